@@ -1,0 +1,1 @@
+"""What XenFlow decides, as values and functions: standard library only, no I/O, no POX."""
