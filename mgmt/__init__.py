@@ -1,0 +1,1 @@
+"""The management entity: reads the network's description, asks controllers, moves routers."""
