@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""Starts XenFlow: `./pox.py xenflow [options]`, under POX where there is one, else alone.
+
+POX is the OpenFlow controller noxrepo/pox. Where no checkout of it is found, the component runs
+unchanged under `runtime/`, a small stand-in for POX's core. The first line on standard output
+says which it is. Nothing is ever written into a POX checkout. `--help` says the rest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+
+ROOT = os.path.dirname(os.path.realpath(__file__))
+COMPONENTS = os.path.join(ROOT, "pox_ext")
+STAND_IN = os.path.join(ROOT, "runtime")
+GUARD = os.path.join(ROOT, "runtime", "guard")
+VENV = os.path.join(ROOT, ".venv")
+OLDEST_PYTHON = (3, 11)
+NEEDED = ("zmq", "netaddr")
+REEXECUTED = "XENFLOW_REEXECUTED"
+LISTENER = "openflow.of_01"
+LOOPBACK = "--address=127.0.0.1"
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+HELP = """\
+NAME
+    pox.py - start the XenFlow controller of one host
+
+SYNOPSIS
+    ./pox.py [OPTION]... COMPONENT [--COMPONENT-OPTION[=VALUE]]... [COMPONENT ...]...
+
+    ./pox.py xenflow --network=FILE
+    ./pox.py --stand-in log.level --DEBUG openflow.of_01 --port=6634 xenflow --network=FILE
+    ./pox.py --pox ../pox log.level --DEBUG forwarding.l2_learning xenflow --network=FILE
+
+DESCRIPTION
+    Runs components under POX, the OpenFlow controller noxrepo/pox (branch halosaur), where a
+    checkout of it is found; else under a small stand-in for POX's core, which comes with
+    XenFlow. The component xenflow is the same under both. The first line on standard output is
+    one of
+
+        core: POX VERSION at DIR
+        core: stand-in
+
+    A checkout is looked for in this order: --pox DIR, $POX_DIR, vendor/pox, ../pox (the last two
+    beside this file). scripts/get-pox fetches one into vendor/pox. The package named "pox" on
+    PyPI is an unrelated file-system library; it is not used.
+
+OPTIONS
+    These come before the first component.
+
+    --pox DIR         use the POX checkout in DIR; an error where it is none
+    --stand-in        use the stand-in even where a POX checkout is found
+    -h, --help        print this help and exit
+    --version         print which core would be used, and exit
+    --verbose         log more, above all about the start
+    --no-openflow     do not load OpenFlow
+    --log-config=F    configure logging from a file
+
+    POX takes these last three, and others of its own. For the help of its components:
+    ./pox.py help --help.
+
+COMPONENTS
+    xenflow           the virtual routers' data plane and its migration
+    openflow.of_01 [--address=A] [--port=N]
+                      where switches connect; may be named several times.
+                      Default: 127.0.0.1, port 6633
+    log.level [--LEVEL] [--NAME=LEVEL]
+                      what is logged (DEBUG, INFO, WARNING, ERROR), by all or by one logger
+
+    Under POX also all others of POX's own, such as forwarding.l2_learning. Any Python module
+    with a function launch() is a component.
+
+ENVIRONMENT
+    POX_DIR           a POX checkout, where --pox is not given
+
+EXIT STATUS
+    0                 ended by SIGTERM, or by a component
+    1                 a component did not start, or the port for switches is taken
+    2                 the command line is wrong, or needs POX where there is none
+    130               ended by Ctrl-C
+
+FILES
+    pox_ext/          the components; on the module search path under both cores
+    runtime/          the stand-in
+    vendor/pox        where scripts/get-pox puts POX
+    .venv/            a virtual environment whose Python is used where this one lacks something
+
+SEE ALSO
+    docs/pox.md
+"""
+
+
+class UsageError(Exception):
+    """The command line cannot be carried out: the operator's mistake."""
+
+
+def use_venv() -> None:
+    """Start again under `.venv/bin/python` where this Python is too old or lacks a module."""
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    too_old = sys.version_info < OLDEST_PYTHON
+    again = os.environ.pop(REEXECUTED, None) is not None
+    if not too_old and not lacking:
+        return
+    python = os.path.join(VENV, "bin", "python")
+    if os.access(python, os.X_OK) and not again:
+        os.environ[REEXECUTED] = "1"
+        os.execv(python, [python, "-u", os.path.join(ROOT, "pox.py"), *sys.argv[1:]])
+    if too_old:
+        wanted = ".".join(map(str, OLDEST_PYTHON))
+        raise UsageError(f"Python {wanted} or later is needed, this is {sys.version.split()[0]}")
+    # Without these the component itself will say what it misses; POX alone needs neither.
+
+
+def is_pox(folder: str) -> bool:
+    """Whether a folder is a checkout of the OpenFlow controller."""
+    parts = ("boot.py", "core.py", os.path.join("openflow", "of_01.py"))
+    return all(os.path.isfile(os.path.join(folder, "pox", part)) for part in parts)
+
+
+def find_pox(asked: str | None) -> str | None:
+    """The POX checkout to use, None where there is none. Raises UsageError for a wrong one."""
+    for origin, folder in (("--pox", asked), ("$POX_DIR", os.environ.get("POX_DIR"))):
+        if not folder:
+            continue
+        if is_pox(folder):
+            return os.path.realpath(folder)
+        if not os.path.isdir(folder):
+            what = "there is no such folder"
+        elif os.path.isfile(os.path.join(folder, "pox", "shutils.py")) or os.path.isfile(
+            os.path.join(folder, "shutils.py")
+        ):
+            what = "that is PyPI's 'pox', an unrelated file-system library"
+        else:
+            what = "that is no checkout of POX (noxrepo/pox, branch halosaur)"
+        raise UsageError(f"{origin} {folder}: {what}. scripts/get-pox fetches POX")
+    for folder in (os.path.join(ROOT, "vendor", "pox"), os.path.join(ROOT, os.pardir, "pox")):
+        if is_pox(folder):
+            return os.path.realpath(folder)
+    return None
+
+
+def step_around_other_pox() -> None:
+    """Make sure that `import pox` cannot mean PyPI's file-system library of that name."""
+    for name in [each for each in sys.modules if each == "pox" or each.startswith("pox.")]:
+        del sys.modules[name]
+    try:
+        found = importlib.util.find_spec("pox")
+    except ValueError:
+        found = None
+    if found is not None and found.origin:
+        print(
+            f"pox.py: {os.path.dirname(found.origin)} is an unrelated package of the name 'pox'; "
+            "it is not used",
+            file=sys.stderr,
+        )
+
+
+def read_own_options(words: list[str]) -> tuple[str | None, bool, bool, list[str]]:
+    """Take the launcher's options out: `--pox` folder, `--stand-in`, `--version`, the rest."""
+    folder: str | None = None
+    stand_in = version = False
+    rest: list[str] = []
+    words = list(words)
+    while words and words[0].startswith("-"):
+        word = words.pop(0)
+        if word in ("-h", "--help"):
+            print(HELP, end="")
+            raise SystemExit(0)
+        if word == "--stand-in":
+            stand_in = True
+        elif word == "--version":
+            version = True
+        elif word == "--pox":
+            if not words:
+                raise UsageError("--pox needs a folder")
+            folder = words.pop(0)
+        elif word.startswith("--pox="):
+            folder = word[len("--pox=") :]
+        else:
+            rest.append(word)
+    if stand_in and folder is not None:
+        raise UsageError("--stand-in and --pox exclude each other")
+    if not words and not version:
+        raise UsageError("no component named; try ./pox.py xenflow, or ./pox.py --help")
+    return folder, stand_in, version, rest + words
+
+
+def split_components(words: list[str]) -> tuple[list[str], list[list[str]]]:
+    """A POX command line as its own options, and each component with its options."""
+    options: list[str] = []
+    components: list[list[str]] = []
+    for word in words:
+        if not word.startswith("-"):
+            components.append([word])
+        elif components:
+            components[-1].append(word)
+        else:
+            options.append(word)
+    return options, components
+
+
+def on_loopback(words: list[str]) -> list[str]:
+    """The command line with the OpenFlow listener on 127.0.0.1 unless it names an address."""
+    options, components = split_components(words)
+    listeners = [each for each in components if each[0].split(":")[0] == LISTENER]
+    for each in listeners:
+        if not any(word.split("=")[0] == "--address" for word in each):
+            each.append(LOOPBACK)
+    if not listeners and "--no-openflow" not in options:
+        # last: it opens its port when all is launched, wherever it stands
+        components.append([LISTENER, LOOPBACK])
+    return options + [word for component in components for word in component]
+
+
+def run_stand_in(words: list[str]) -> int:
+    """Run the stand-in. Returns the exit status."""
+    step_around_other_pox()
+    sys.path[:0] = [STAND_IN, COMPONENTS]
+    print("core: stand-in", flush=True)
+    from pox.boot import boot
+
+    return boot(words)
+
+
+def run_pox(folder: str, words: list[str]) -> int:
+    """Run POX from a checkout. Returns the exit status."""
+    shadow = [
+        os.path.join(folder, place, "xenflow")
+        for place in ("ext", "pox")
+        if os.path.exists(os.path.join(folder, place, "xenflow"))
+    ]
+    if shadow and os.path.realpath(shadow[0]) != os.path.join(COMPONENTS, "xenflow"):
+        raise UsageError(f"{shadow[0]} would be loaded in place of this XenFlow: remove it")
+    step_around_other_pox()
+    # POX takes its own folder from sys.path[0], and puts its ext/ and pox/ before it.
+    sys.path[:0] = [folder, COMPONENTS, GUARD]
+    sys.dont_write_bytecode = True  # nothing is written into the checkout
+    from pox.boot import boot
+    from pox.core import POXCore
+
+    version = ".".join(map(str, POXCore.version))
+    print(f"core: POX {version} at {folder}", flush=True)
+
+    interrupted = False
+
+    def on_interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    options, components = split_components(on_loopback(words))
+    # The guard is launched before all others: docs/pox.md says what it does.
+    guarded = [*options, "xenflow_pox_guard", *(word for each in components for word in each)]
+    status = 0
+    try:
+        boot(guarded)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    return INTERRUPTED if interrupted else status
+
+
+def main() -> int:
+    """Choose the core and run it. Returns the exit status."""
+    try:
+        folder, stand_in, version, words = read_own_options(sys.argv[1:])
+        use_venv()
+        if sys.path and os.path.realpath(sys.path[0] or ".") == ROOT:
+            del sys.path[0]  # this file must not be what `import pox` finds
+        checkout = None if stand_in else find_pox(folder)
+        if version:
+            print(f"core: POX at {checkout}" if checkout else "core: stand-in")
+            return 0
+        if checkout is None:
+            return run_stand_in(words)
+        return run_pox(checkout, words)
+    except UsageError as error:
+        print(f"pox.py: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

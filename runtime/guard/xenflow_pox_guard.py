@@ -1,0 +1,74 @@
+"""A component that `pox.py` launches first under genuine POX: it mends what would hurt XenFlow.
+
+Nothing of POX is changed on disk. docs/pox.md tells of each fault.
+
+1. A listener that cannot bind, or dies, ends the process (POX logs it and goes on without).
+2. `core.openflow.clear_flows_on_connect` is False before any switch can connect.
+3. A connection that ends with output pending no longer ends POX's thread for pending output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from pox.core import core
+
+log = core.getLogger("xenflow.guard")
+
+
+def launch() -> None:
+    """Called by POX before the other components are launched."""
+    if not core.hasComponent("openflow"):
+        return  # --no-openflow
+    core.openflow.clear_flows_on_connect = False
+    import pox.openflow.of_01 as of_01
+
+    guard_listener(of_01)
+    guard_deferred_sender(of_01)
+
+
+def guard_listener(of_01: Any) -> None:
+    """The end of a listener's task while POX runs ends POX, with status 1."""
+    listen = of_01.OpenFlow_01_Task.run
+
+    def run(self: Any) -> Generator[Any, Any, None]:
+        yield from listen(self)
+        if core.running:
+            log.critical("cannot listen for switches at %s:%s", self.address, self.port)
+            core.quit(1)
+
+    of_01.OpenFlow_01_Task.run = run
+
+
+def guard_deferred_sender(of_01: Any) -> None:
+    """The thread that sends what a socket did not take at once survives a socket's end.
+
+    It selects on the sockets of connections with output pending. One that was closed meanwhile
+    makes select() raise, the thread ends, and since `sending` stays True nothing is ever sent
+    again to any switch.
+    """
+    send_pending = of_01.DeferredSender.run
+
+    def run(self: Any) -> None:
+        while core.running:
+            try:
+                send_pending(self)
+            except (ValueError, OSError) as error:
+                log.warning("a connection ended with output pending (%s)", error)
+            drop_ended(self)
+
+    def drop_ended(sender: Any) -> None:
+        with sender._lock:
+            pending = sender._dataForConnection
+            for connection in [each for each in pending if each.disconnected]:
+                del pending[connection]
+            sender.sending = bool(pending)
+
+    of_01.DeferredSender.run = run
+
+    def connection_down(event: Any) -> None:
+        if of_01.deferredSender is not None:
+            drop_ended(of_01.deferredSender)
+
+    core.openflow.addListenerByName("ConnectionDown", connection_down)

@@ -1,0 +1,1 @@
+"""The few of POX's library modules that the component needs."""

@@ -1,0 +1,1 @@
+"""Logging components; only `log.level` is here."""
