@@ -1,0 +1,223 @@
+"""The management boundary: whatever arrives, a Request or a ManagementError comes out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xenflow.pure import management as m
+from xenflow.pure.placement import at_home, to_json
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+GOOD = {
+    "status": {},
+    "routers": {},
+    "routes": {"router": "vr1", "match": "10.0.0.0/8", "offset": 5, "limit": 7},
+    "nexthops": {"router": "vr1"},
+    "links": {},
+    "flows": {"datapath": "host-a", "router": "vr1", "table": 1, "limit": 10},
+    "trace": {"router": "vr1", "packet": {"nw_dst": "10.0.2.2", "nw_ttl": 64, "link": "left"}},
+    "rules": {"datapath": "host-a"},
+    "rule-add": {"datapath": "host-a", "rule": {"id": "r", "match": {}, "actions": []}},
+    "rule-replace": {"datapath": "host-a", "rule": {"id": "r", "priority": 3}},
+    "rule-remove": {"datapath": "host-a", "rule_id": "r"},
+    "place": {"placement": at_home("vr1", "host-a"), "previous_version": 3, "in_force": False},
+    "export": {"router": "vr1"},
+    "import": {"router": "vr1", "frames": [b"", b"XFRT\x00"], "end": True},
+    "mirror": {"router": "vr1", "to": "tcp://10.254.1.12:6640", "on": True},
+    "ready": {"router": "vr1"},
+    "release": {"router": "vr1"},
+    "counters": {"router": "vr1", "datapath": "host-a"},
+    "quiet": {"router": "vr1", "datapath": "host-a"},
+    "lock": {"router": "vr1", "owner": "me", "lease_s": 30.0, "entry": {"step": 1}},
+    "unlock": {"router": "vr1", "owner": "me"},
+    "journal": {"router": "vr1", "owner": "me", "entry": {}, "lease_s": 1.0},
+    "vif": {"router": "vr1", "event": "attached"},
+}
+
+
+def test_every_verb_has_an_example() -> None:
+    assert set(GOOD) == set(m.VERBS)
+
+
+@pytest.mark.parametrize("verb", m.VERBS)
+def test_what_is_written_is_read_back(verb: str) -> None:
+    got = m.parse_request(m.request(verb, "7", **GOOD[verb]))
+    assert (got.id, got.verb) == ("7", verb)
+    assert {k: v for k, v in got.arguments.items() if k in GOOD[verb]} == GOOD[verb]
+    assert set(got.arguments) == set(m.VERBS[verb].arguments)
+
+
+@pytest.mark.parametrize("verb", m.VERBS)
+def test_a_needed_argument_may_not_be_missing(verb: str) -> None:
+    for name, argument in m.VERBS[verb].arguments.items():
+        if argument.needed:
+            fewer = {k: v for k, v in GOOD[verb].items() if k != name}
+            with pytest.raises(m.ManagementError, match=name) as raised:
+                m.request(verb, "1", **fewer)
+            assert raised.value.code == "missing-argument"
+
+
+@pytest.mark.parametrize("verb", m.VERBS)
+def test_documented(verb: str) -> None:
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "messages.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and verb in line]
+    for name in m.VERBS[verb].arguments:
+        assert any(name in row for row in rows), f"docs/messages.md: {verb}: {name} is missing"
+
+
+def frame(**changes: object) -> bytes:
+    return json.dumps({"v": 1, "id": "x", "verb": "routes", "router": "vr1"} | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "says"),
+    [
+        (b"", "malformed", "not JSON"),
+        (b"\xff\xfe", "malformed", "not UTF-8 at octet 0"),
+        (b"[1]", "malformed", "expected an object, found an array"),
+        (b"[" * 100_000, "malformed", "nested too deeply"),
+        (b'{"v": 1, "v": 1}', "malformed", "a key occurs twice"),
+        (b'{"v": NaN}', "malformed", "NaN is not a number"),
+        (b'{"v": 1e999}', "malformed", "out of range"),
+        (b'{"v": ' + b"9" * 5000 + b"}", "malformed", "not JSON"),
+        (b'{"v": 1, "id": 7}', "malformed", "id: expected text"),
+        (b'{"v": 1, "id": "\\ud800"}', "malformed", "id: expected text"),
+        (frame(id="i" * 129), "malformed", "id: expected text of at most 128"),
+        (frame(v=2), "wrong-version", "speaks version 1, the request 2"),
+        (frame(v=True), "wrong-version", "true"),
+        (frame(verb="fly"), "unknown-verb", 'no verb "fly"'),
+        (frame(verb=[]), "unknown-verb", "an array"),
+        (frame(speed=3), "unknown-argument", 'routes: no argument "speed"; arguments: router'),
+        (frame(router=None), "missing-argument", "routes: router: expected a name"),
+        (frame(router=5), "bad-argument", "routes: router: expected a name .*, found 5"),
+        (frame(router=""), "bad-argument", "router"),
+        (frame(router="a\nb"), "bad-argument", "router"),
+        (frame(match="10.0.0.1/8"), "bad-argument", "without host bits"),
+        (frame(match="10.0.0"), "bad-argument", "without host bits"),
+        (frame(limit=0), "bad-argument", "limit: expected a whole number from 1 to"),
+        (frame(limit=True), "bad-argument", "found true"),
+        (frame(limit=10**30), "bad-argument", "a very large number"),
+    ],
+)
+def test_what_is_wrong_is_named(bad: bytes, code: str, says: str) -> None:
+    with pytest.raises(m.ManagementError, match=says) as raised:
+        m.parse_request(bad)
+    assert raised.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "says"),
+    [
+        ("trace", {"packet": {}}, "either router, or datapath and in_port"),
+        ("trace", {"packet": {}, "datapath": "host-a"}, "either router"),
+        ("trace", {"packet": {}, "router": "r", "datapath": "d", "in_port": 1}, "either router"),
+        ("trace", {"packet": {"nw_ttl": 256}, "router": "r"}, "packet: nw_ttl: .* found 256"),
+        ("trace", {"packet": {"ttl": 2}, "router": "r"}, 'packet: "ttl": not one of dl_src'),
+        ("place", {"placement": {"router": "vr1"}}, "placement: mode"),
+        ("place", {"placement": {"mode": []}}, "placement: mode"),
+        ("place", {"placement": to_json(at_home("r", "h")) | {"to": 1}}, "placement: to"),
+        ("mirror", {"router": "r", "on": True, "to": "ipc://x"}, "to: expected"),
+        ("vif", {"router": "r", "event": "lost"}, '"suspended" or "attached", found "lost"'),
+        ("rule-add", {"datapath": "d", "rule": {}}, "rule: id: missing"),
+        ("lock", {"router": "r", "owner": "o", "lease_s": 0}, "lease_s"),
+    ],
+)
+def test_arguments_that_do_not_fit(verb: str, arguments: dict, says: str) -> None:
+    with pytest.raises(m.ManagementError, match=says) as raised:
+        m.request(verb, "1", **arguments)
+    assert raised.value.code == "bad-argument"
+
+
+def test_frames_must_be_base64() -> None:
+    raw = {"v": 1, "id": "1", "verb": "import", "router": "r", "frames": ["a b"]}
+    with pytest.raises(m.ManagementError, match="frames: a frame is not base64"):
+        m.parse_request(json.dumps(raw).encode())
+
+
+def test_only_an_import_may_be_large() -> None:
+    large = [b"\x00" * (1 << 20)] * 3
+    assert m.parse_request(m.request("import", "1", router="r", frames=large)).arguments[
+        "frames"
+    ] == large
+    with pytest.raises(m.ManagementError, match="at most 1048576") as raised:
+        m.parse_request(frame(pad="x" * m.MAX_REQUEST))
+    assert raised.value.code == "too-large"
+    with pytest.raises(m.ManagementError, match="at most 16777216") as raised:
+        m.request("import", "1", router="r", frames=large * 5)
+    assert raised.value.code == "too-large"
+
+
+def test_a_refusal_carries_the_id() -> None:
+    with pytest.raises(m.ManagementError) as raised:
+        m.parse_request(frame(verb="fly"))
+    answer = m.parse_answer(m.error_reply(raised.value.id, raised.value))
+    assert (answer.id, answer.ok, answer.code) == ("x", False, "unknown-verb")
+
+
+def test_answers() -> None:
+    answer = m.parse_answer(m.reply("1", {"total": 3}))
+    assert (answer.ok, answer.result, answer.more) == (True, {"total": 3}, False)
+    answer = m.parse_answer(m.part("1", [b"ab"]))
+    assert answer.more and m.frames_of(answer.result) == [b"ab"]
+    for bad in (b"{}", b'{"v":1}', b'{"v":1,"id":"1","ok":false}', b'{"v":2,"id":"1","ok":true}'):
+        with pytest.raises(m.ManagementError):
+            m.parse_answer(bad)
+
+
+@given(st.binary())
+def test_any_bytes(noise: bytes) -> None:
+    for parse in (m.parse_request, m.parse_answer):
+        with pytest.raises(m.ManagementError):
+            parse(noise)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(sorted(m.VERBS)), st.data())
+def test_any_json(verb: str, data: st.DataObject) -> None:
+    arguments = {
+        name: data.draw(JSON | st.just(_plain(GOOD[verb].get(name))))
+        for name in m.VERBS[verb].arguments
+    }
+    envelope = {"v": 1, "id": data.draw(JSON | st.just("1")), "verb": verb}
+    text = json.dumps(arguments | envelope)
+    try:
+        got = m.parse_request(text.encode())
+    except m.ManagementError as error:
+        m.parse_answer(m.error_reply(error.id, error))
+        return
+    assert set(got.arguments) == set(m.VERBS[verb].arguments)
+    m.reply(got.id)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return ["WEZSVA=="]
+    return value if isinstance(value, str | int | float | dict) else None
+
+
+@given(JSON)
+def test_any_json_answer(value: object) -> None:
+    try:
+        m.parse_answer(json.dumps(value).encode())
+    except m.ManagementError:
+        pass
+
+
+@given(st.binary(max_size=40), st.sampled_from(sorted(m.VERBS)), st.integers(0, 200))
+def test_a_damaged_request(noise: bytes, verb: str, at: int) -> None:
+    good = m.request(verb, "1", **GOOD[verb])
+    try:
+        m.parse_request(good[:at] + noise + good[at + len(noise) :])
+    except m.ManagementError:
+        pass
