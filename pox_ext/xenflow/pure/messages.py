@@ -1,0 +1,550 @@
+"""The route messages between `routerd` and the Rule Table: packed, parsed and checked.
+
+The formats are described in `docs/messages.md`.  Called by `routerd` and by the Rule Table's
+side of the same conversation (`feed.py`), and by whatever keeps routes in a file or hands them
+to another controller.  Nothing here does I/O or knows what the records mean to a switch.
+
+What comes in was written by a virtual router, which need not be honest: everything malformed is
+a `MessageError`, and there is no other exception.  Few records are values with names; routes,
+which come by the million, stay plain tuples straight out of `Struct.iter_unpack`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from itertools import chain
+from typing import Any, TypeVar
+
+MAGIC = b"XFRT"
+VERSION = 1
+
+MAX_BYTES = 1 << 20
+"""Octets in one message, all frames together."""
+MAX_SECTIONS = 256
+"""Section frames in one message."""
+SNAPSHOT_RECORDS = 2000
+"""Records in one part of a snapshot, at most."""
+
+E = TypeVar("E", bound=IntEnum)
+
+_HEADER = struct.Struct("!4sBBHQQ16s")
+_SECTION = struct.Struct("!BBHI")
+_INTERFACE = struct.Struct("!IBBH6s2x16s")
+_LOCAL = struct.Struct("!BB2xI16s")
+_NEXTHOP = struct.Struct("!IBB2xI16s6s2x")
+_LEG = struct.Struct("!IIHH")
+_NEIGHBOUR = struct.Struct("!IBB2x16s6s2x")
+_ROUTE4 = struct.Struct("!IBI")
+_ROUTE6 = struct.Struct("!16sBI")
+_POLICY = struct.Struct("!B3x64s")
+
+
+class MessageError(ValueError):
+    """A message that does not say what it should: `what` is wrong, and `where`.
+
+    The peer's mistake, never ours.  Whoever catches it has changed nothing yet.
+    """
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.what = what
+        self.where = where
+
+
+class Type(IntEnum):
+    """What a message is; below 16 from routerd, from 16 on from the Rule Table."""
+
+    HELLO = 1
+    SNAPSHOT = 2
+    SNAPSHOT_END = 3
+    DELTA = 4
+    HEARTBEAT = 5
+    WELCOME = 16
+    RESYNC = 17
+    ACK = 18
+    ALIVE = 19
+    REFUSED = 20
+
+
+class Kind(IntEnum):
+    """What the records of a section are."""
+
+    INTERFACE = 1
+    LOCAL = 2
+    NEXTHOP = 3
+    LEG = 4
+    NEIGHBOUR = 5
+    ROUTE4 = 6
+    ROUTE6 = 7
+    POLICY = 8
+
+
+class Op(IntEnum):
+    """What is done with the records of a section."""
+
+    SET = 1
+    """Added, or put in the place of the record with the same key."""
+    DELETE = 2
+
+
+class NextHopType(IntEnum):
+    """Where packets of a route go."""
+
+    VIA = 1
+    """To a gateway on a link."""
+    CONNECTED = 2
+    """To the destination itself, which is on the link."""
+    BLACKHOLE = 3
+    UNREACHABLE = 4
+    PROHIBIT = 5
+    VM = 6
+    """To the router's VM, whose kernel decides."""
+    GROUP = 7
+    """To one of several next hops, its legs."""
+
+
+class InterfaceFlag(IntFlag):
+    """State of an interface."""
+
+    UP = 1
+    """Switched on (IFF_UP)."""
+    RUNNING = 2
+    """Has carrier (IFF_LOWER_UP)."""
+    FORWARDING4 = 4
+    """Forwards IPv4 packets that arrive on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An interface of the router, by the kernel's index; `mac` is 48 bits, 0 for none."""
+
+    ifindex: int
+    flags: int
+    mtu: int
+    mac: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A prefix that the kernel delivers to the VM itself (its local table)."""
+
+    family: int
+    length: int
+    ifindex: int
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """A next hop.  `mac` is what the gateway is known by, 0 while it is unresolved."""
+
+    id: int
+    type: NextHopType
+    family: int
+    ifindex: int
+    gateway: int
+    mac: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One next hop `leg` of a group; a share of `weight` in the sum of the group's weights."""
+
+    group: int
+    leg: int
+    weight: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A station on the link of a CONNECTED next hop; `mac` is 0 while it is not `resolved`."""
+
+    ifindex: int
+    family: int
+    resolved: bool
+    address: int
+    mac: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Whether the kernel decides by more than its main table, and why in words."""
+
+    slow: bool
+    reason: str
+
+
+Route = tuple[int, int, int]
+"""(prefix as an integer, prefix length, next hop id), IPv4 or IPv6."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A message's first frame.
+
+    `part` numbers the parts of a snapshot from 0; in SNAPSHOT_END it is how many there were.
+    """
+
+    type: Type
+    epoch: int
+    seq: int
+    router: str
+    part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Records of one kind, to be set or deleted.
+
+    `records` are values of the class named like the kind, except for ROUTE4 and ROUTE6, where
+    they are `Route` tuples.
+    """
+
+    kind: Kind
+    op: Op
+    records: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole message as parsed."""
+
+    header: Header
+    sections: list[Section]
+
+
+Frames = list[bytes]
+"""A message as ZeroMQ carries it."""
+
+# ------------------------------------------------------------------------------ packing
+
+
+def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
+    """A message's frames.
+
+    Raises MessageError for what the formats cannot hold (a name of more than 16 octets, an
+    integer out of range) or when the message would be larger than the limits.
+    """
+    try:
+        frames = [
+            _HEADER.pack(
+                MAGIC,
+                VERSION,
+                header.type,
+                header.part,
+                header.epoch,
+                header.seq,
+                _text(header.router, 16, "header"),
+            )
+        ]
+        frames += [
+            _SECTION.pack(section.kind, section.op, 0, len(section.records))
+            + _PACK[section.kind](section.records)
+            for section in sections
+        ]
+    except (struct.error, OverflowError, TypeError, AttributeError, UnicodeError) as error:
+        raise MessageError(f"cannot be packed: {error}", "message") from error
+    _check_limits(frames)
+    return frames
+
+
+def packed_size(sections: Iterable[Section]) -> int:
+    """Octets that a message with these sections takes."""
+    body = sum(_SECTION.size + SIZES[s.kind] * len(s.records) for s in sections)
+    return _HEADER.size + body
+
+
+def _text(value: str, size: int, where: str) -> bytes:
+    raw = value.encode()
+    if len(raw) > size or b"\0" in raw:
+        raise MessageError(f"{value!r} does not fit {size} octets", where)
+    return raw
+
+
+def _words(value: str, size: int) -> bytes:
+    """A text cut to `size` octets, at a character's end."""
+    return value.replace("\0", " ").encode()[:size].decode(errors="ignore").encode()
+
+
+def _address(family: int, value: int) -> bytes:
+    return value.to_bytes(4, "big").ljust(16, b"\0") if family == 4 else value.to_bytes(16, "big")
+
+
+def _pack_interfaces(records: Sequence[Interface]) -> bytes:
+    return b"".join(
+        _INTERFACE.pack(
+            r.ifindex, r.flags, 0, r.mtu, r.mac.to_bytes(6, "big"), _text(r.name, 16, "interface")
+        )
+        for r in records
+    )
+
+
+def _pack_locals(records: Sequence[Local]) -> bytes:
+    return b"".join(
+        _LOCAL.pack(r.family, r.length, r.ifindex, _address(r.family, r.address)) for r in records
+    )
+
+
+def _pack_nexthops(records: Sequence[NextHop]) -> bytes:
+    return b"".join(
+        _NEXTHOP.pack(
+            r.id,
+            r.type,
+            r.family,
+            r.ifindex,
+            _address(r.family, r.gateway),
+            r.mac.to_bytes(6, "big"),
+        )
+        for r in records
+    )
+
+
+def _pack_legs(records: Sequence[Leg]) -> bytes:
+    return b"".join(_LEG.pack(r.group, r.leg, r.weight, r.index) for r in records)
+
+
+def _pack_neighbours(records: Sequence[Neighbour]) -> bytes:
+    return b"".join(
+        _NEIGHBOUR.pack(
+            r.ifindex, r.family, r.resolved, _address(r.family, r.address), r.mac.to_bytes(6, "big")
+        )
+        for r in records
+    )
+
+
+_FULL_ROUTES4 = struct.Struct("!" + "IBI" * SNAPSHOT_RECORDS)
+
+
+def _pack_routes4(records: Sequence[Route]) -> bytes:
+    if len(records) == SNAPSHOT_RECORDS:
+        return _FULL_ROUTES4.pack(*chain.from_iterable(records))
+    return b"".join([_ROUTE4.pack(*record) for record in records])
+
+
+def _pack_routes6(records: Sequence[Route]) -> bytes:
+    return b"".join(_ROUTE6.pack(net.to_bytes(16, "big"), plen, nh) for net, plen, nh in records)
+
+
+def _pack_policies(records: Sequence[Policy]) -> bytes:
+    return b"".join(_POLICY.pack(r.slow, _words(r.reason, 64)) for r in records)
+
+
+_PACK: dict[Kind, Callable[[Any], bytes]] = {
+    Kind.INTERFACE: _pack_interfaces,
+    Kind.LOCAL: _pack_locals,
+    Kind.NEXTHOP: _pack_nexthops,
+    Kind.LEG: _pack_legs,
+    Kind.NEIGHBOUR: _pack_neighbours,
+    Kind.ROUTE4: _pack_routes4,
+    Kind.ROUTE6: _pack_routes6,
+    Kind.POLICY: _pack_policies,
+}
+
+# ------------------------------------------------------------------------------ parsing
+
+
+def parse(frames: Sequence[bytes]) -> Message:
+    """The message in these frames.
+
+    Raises MessageError.
+    """
+    _check_limits(frames)
+    header = parse_header(frames)
+    return Message(header, [_section(frame, n) for n, frame in enumerate(frames[1:], 1)])
+
+
+def parse_header(frames: Sequence[bytes]) -> Header:
+    """The header alone, for whoever must know the sender before reading on.
+
+    Raises MessageError.
+    """
+    if not frames:
+        raise MessageError("no frame at all", "header")
+    raw = frames[0]
+    if len(raw) != _HEADER.size:
+        raise MessageError(f"{len(raw)} octets, expected {_HEADER.size}", "header")
+    magic, version, code, part, epoch, seq, name = _HEADER.unpack(raw)
+    if magic != MAGIC:
+        raise MessageError(f"magic {magic!r}, expected {MAGIC!r}", "header")
+    if version != VERSION:
+        raise MessageError(f"version {version}, this side speaks {VERSION}", "header")
+    return Header(_enum(Type, code, "type", "header"), epoch, seq, _name(name, "header"), part)
+
+
+def _check_limits(frames: Sequence[bytes]) -> None:
+    if len(frames) > MAX_SECTIONS + 1:
+        raise MessageError(f"{len(frames) - 1} sections, at most {MAX_SECTIONS}", "message")
+    size = sum(map(len, frames))
+    if size > MAX_BYTES:
+        raise MessageError(f"{size} octets, at most {MAX_BYTES}", "message")
+
+
+def _section(frame: bytes, number: int) -> Section:
+    where = f"section {number}"
+    if len(frame) < _SECTION.size:
+        raise MessageError(f"{len(frame)} octets, expected {_SECTION.size} or more", where)
+    code, op_code, reserved, count = _SECTION.unpack_from(frame)
+    kind = _enum(Kind, code, "kind", where)
+    op = _enum(Op, op_code, "op", where)
+    if reserved:
+        raise MessageError(f"reserved field is {reserved}, expected 0", where)
+    body = memoryview(frame)[_SECTION.size :]
+    if len(body) != count * SIZES[kind]:
+        raise MessageError(
+            f"{count} records of {SIZES[kind]} octets announced, {len(body)} octets found", where
+        )
+    return Section(kind, op, _PARSE[kind](body, f"{where} ({kind.name})"))
+
+
+def _enum(kind: type[E], code: int, what: str, where: str) -> E:
+    try:
+        return kind(code)
+    except ValueError:
+        raise MessageError(f"{what} {code} is unknown", where) from None
+
+
+def _name(raw: bytes, where: str) -> str:
+    try:
+        name = raw.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        raise MessageError(f"name {raw!r} is not UTF-8", where) from None
+    if not name or not name.isprintable():
+        raise MessageError(f"name {name!r} is empty or not printable", where)
+    return name
+
+
+def _number(family: int, raw: bytes, where: str) -> int:
+    """An address as an integer."""
+    if family == 4:
+        if any(raw[4:]):
+            raise MessageError("an IPv4 address has more than four octets", where)
+        return int.from_bytes(raw[:4], "big")
+    if family == 6:
+        return int.from_bytes(raw, "big")
+    raise MessageError(f"family {family}, expected 4 or 6", where)
+
+
+def _flag(value: int, where: str) -> bool:
+    if value > 1:
+        raise MessageError(f"a flag is {value}, expected 0 or 1", where)
+    return bool(value)
+
+
+def _parse_interfaces(body: memoryview, where: str) -> list[Interface]:
+    found = []
+    for ifindex, flags, _, mtu, mac, name in _INTERFACE.iter_unpack(body):
+        if not ifindex:
+            raise MessageError("ifindex 0", where)
+        found.append(Interface(ifindex, flags, mtu, int.from_bytes(mac, "big"), _name(name, where)))
+    return found
+
+
+def _parse_locals(body: memoryview, where: str) -> list[Local]:
+    found = []
+    for family, length, ifindex, raw in _LOCAL.iter_unpack(body):
+        address = _number(family, raw, where)
+        hosts = _HOSTS4 if family == 4 else _HOSTS6
+        if length >= len(hosts) or address & hosts[length]:
+            raise MessageError(f"not a prefix: {address:#x} of length {length}", where)
+        found.append(Local(family, length, ifindex, address))
+    return found
+
+
+def _parse_nexthops(body: memoryview, where: str) -> list[NextHop]:
+    found = []
+    for id_, code, family, ifindex, raw, mac in _NEXTHOP.iter_unpack(body):
+        if not id_:
+            raise MessageError("next hop id 0", where)
+        type_ = _enum(NextHopType, code, "type", where)
+        gateway = _number(family, raw, where)
+        if type_ <= NextHopType.CONNECTED and not ifindex:
+            raise MessageError(f"next hop {id_} is {type_.name} without an interface", where)
+        found.append(NextHop(id_, type_, family, ifindex, gateway, int.from_bytes(mac, "big")))
+    return found
+
+
+def _parse_legs(body: memoryview, where: str) -> list[Leg]:
+    found = [Leg(*fields) for fields in _LEG.iter_unpack(body)]
+    for leg in found:
+        if leg.group == leg.leg:
+            raise MessageError(f"group {leg.group} is a leg of itself", where)
+    return found
+
+
+def _parse_neighbours(body: memoryview, where: str) -> list[Neighbour]:
+    return [
+        Neighbour(
+            ifindex,
+            family,
+            _flag(resolved, where),
+            _number(family, raw, where),
+            int.from_bytes(mac, "big"),
+        )
+        for ifindex, family, resolved, raw, mac in _NEIGHBOUR.iter_unpack(body)
+    ]
+
+
+_HOSTS4 = tuple((1 << 32 - plen) - 1 for plen in range(33))
+_HOSTS6 = tuple((1 << 128 - plen) - 1 for plen in range(129))
+
+
+def _parse_routes4(body: memoryview, where: str) -> list[Route]:
+    found: list[Route] = list(_ROUTE4.iter_unpack(body))
+    _check_prefixes(found, _HOSTS4, where)
+    return found
+
+
+def _parse_routes6(body: memoryview, where: str) -> list[Route]:
+    number = int.from_bytes
+    found: list[Route] = [
+        (number(raw, "big"), plen, nh) for raw, plen, nh in _ROUTE6.iter_unpack(body)
+    ]
+    _check_prefixes(found, _HOSTS6, where)
+    return found
+
+
+def _check_prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> None:
+    """Host bits are zero and lengths are possible; the happy case in one pass."""
+    try:
+        bad = any(net & hosts[plen] for net, plen, _ in found)
+    except IndexError:
+        bad = True
+    if bad:
+        net, plen, _ = next(r for r in found if r[1] >= len(hosts) or r[0] & hosts[r[1]])
+        raise MessageError(f"not a prefix: {net:#x} of length {plen}", where)
+
+
+def _parse_policies(body: memoryview, where: str) -> list[Policy]:
+    return [
+        Policy(_flag(slow, where), raw.rstrip(b"\0").decode(errors="replace"))
+        for slow, raw in _POLICY.iter_unpack(body)
+    ]
+
+
+_PARSE: dict[Kind, Callable[[memoryview, str], Sequence[Any]]] = {
+    Kind.INTERFACE: _parse_interfaces,
+    Kind.LOCAL: _parse_locals,
+    Kind.NEXTHOP: _parse_nexthops,
+    Kind.LEG: _parse_legs,
+    Kind.NEIGHBOUR: _parse_neighbours,
+    Kind.ROUTE4: _parse_routes4,
+    Kind.ROUTE6: _parse_routes6,
+    Kind.POLICY: _parse_policies,
+}
+
+SIZES: dict[Kind, int] = {
+    Kind.INTERFACE: _INTERFACE.size,
+    Kind.LOCAL: _LOCAL.size,
+    Kind.NEXTHOP: _NEXTHOP.size,
+    Kind.LEG: _LEG.size,
+    Kind.NEIGHBOUR: _NEIGHBOUR.size,
+    Kind.ROUTE4: _ROUTE4.size,
+    Kind.ROUTE6: _ROUTE6.size,
+    Kind.POLICY: _POLICY.size,
+}
+"""Octets of one record."""
