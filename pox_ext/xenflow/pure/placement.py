@@ -32,8 +32,8 @@ class Placement:
     """Where one router is, for every switch of the network.
 
     forwarders  hosts whose switches hold its routes and forward for it
-    vm          the host where its VM runs and is reached, or None while it is suspended
-    holder      the host that holds packets for the VM while `vm` is None
+    vm          the host where packets for the VM itself go: its vif's host; while the vif does not
+                exist there (the VM is suspended) that host holds them
     to          the host that the other switches send frames for its interfaces to
     also        hosts that the links' trees reach already, though they do not forward yet
     mode        who forwards
@@ -42,9 +42,8 @@ class Placement:
 
     router: str
     forwarders: tuple[str, ...]
-    vm: str | None
+    vm: str
     to: str
-    holder: str | None = None
     also: tuple[str, ...] = ()
     mode: Mode = Mode.XENFLOW
     version: int = 0
@@ -52,13 +51,7 @@ class Placement:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Every host that a link's tree must reach for this router, in a fixed order."""
-        named = {*self.forwarders, *self.also, self.to}
-        named.update(h for h in (self.vm, self.holder) if h)
-        return tuple(sorted(named))
-
-    def slow_path(self) -> str | None:
-        """The host where packets for the VM go: where it runs, else where they are held."""
-        return self.vm or self.holder
+        return tuple(sorted({*self.forwarders, *self.also, self.to, self.vm}))
 
     def step(self, **changes: Any) -> Placement:
         """The next placement."""
@@ -77,7 +70,6 @@ def to_json(placement: Placement) -> dict[str, Any]:
         "forwarders": list(placement.forwarders),
         "vm": placement.vm,
         "to": placement.to,
-        "holder": placement.holder,
         "also": list(placement.also),
         "mode": placement.mode.value,
         "version": placement.version,
@@ -111,9 +103,8 @@ def from_json(value: Any) -> Placement:
     return Placement(
         router=take("router", str),
         forwarders=hosts("forwarders"),
-        vm=take("vm", (str, type(None))),
+        vm=take("vm", str),
         to=take("to", str),
-        holder=take("holder", (str, type(None))),
         also=hosts("also"),
         mode=mode,
         version=take("version", int),

@@ -1,0 +1,288 @@
+"""A migration as data: which placement goes to which switches, in what order, and what is awaited.
+
+`mgmt.migrate` carries the effects out and undoes them; nothing here does anything.  The order is
+the whole secret, so it is written once, for each mode, as a list to be read from top to bottom:
+
+overlapped (the default)
+    prepare   both hosts hold the router's routes; trees and detours reach the destination
+    control   the VM moves (the commit point); packets for it are held, then follow it
+    links     the switches between the hosts are turned, the one nearest the destination first
+    drain     until nothing arrives at the source any more
+    clean     the source forgets the router
+
+report (the report's section 4.2, figure 4.4: strictly control plane, data plane, links)
+    the same effects, but the destination gets the flows, read from the source's switch and
+    translated to its ports, only after the VM has moved
+
+native (the baseline of section 2.4)
+    the VM forwards, behind bridges; nothing is prepared, neighbours learn from a gratuitous ARP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from xenflow.pure.network import Network, NetworkError, Router
+from xenflow.pure.placement import Mode, Placement
+
+
+class Order(Enum):
+    """The order of a migration's stages."""
+
+    OVERLAPPED = "overlapped"
+    REPORT = "report"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Give switches a placement, all at once, and await that it is in force on each."""
+
+    datapaths: tuple[str, ...]
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The destination's controller gets all that the source's knows of the router, and from now
+    on every change, whichever of the two routerd talks to."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFlows:
+    """The router's flows are read from the source's switch, their ports translated to the
+    destination's, and written there."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReady:
+    """Until a host's switch holds, in force, every flow of the router."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveVM:
+    """The hypervisor moves the VM and leaves it paused at the destination."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitVifs:
+    """Until the VM's interfaces exist on a host's switch."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Packets held for the VM at a host go where the placement now says."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpause:
+    """The VM runs on, at the destination."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Until nothing has arrived for the router at a host over two pushes of its counters."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unmirror:
+    """The source is told no more of the router."""
+
+    source: str
+    destination: str
+
+
+Effect = (
+    Apply | Mirror | CopyFlows | AwaitReady | MoveVM | AwaitVifs | Release | Unpause | Drain
+    | Unmirror
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Some effects under a name; `commits` where the VM has moved at its end: before that a
+    failure undoes everything, after that only forward is possible."""
+
+    name: str
+    title: str
+    effects: tuple[Effect, ...]
+    commits: bool = False
+
+
+def switches(network: Network, router: Router) -> tuple[str, ...]:
+    """Every datapath that some link of the router can lie on."""
+    trees = [network.trees[i.link] for i in router.interfaces]
+    return tuple(name for name in network.datapaths if any(t.reaches(name) for t in trees))
+
+
+def stages(network: Network, start: Placement, to: str, order: Order) -> list[Stage]:
+    """The stages that take a router from where it is to host `to`.
+
+    Raises NetworkError where the network does not allow it.
+    """
+    router = network.routers[start.router]
+    source = start.vm
+    check(network, router, source, to)
+    others = tuple(n for n in switches(network, router) if n not in (source, to))
+    if order is Order.NATIVE:
+        return _native(start, source, to, others)
+    both = {"also": tuple(sorted({source, to}))}
+    reached = start.step(mode=Mode.XENFLOW, **both)
+    forwarding = tuple(sorted({source, to}))
+    if order is Order.OVERLAPPED:
+        prepared = reached.step(forwarders=forwarding)
+        moved = prepared.step(vm=to)
+        before: list[Stage] = [
+            Stage("prepare", f"prepare the data plane on {to}", (
+                Mirror(source, to),
+                Apply(others, prepared), Apply((to,), prepared),
+                AwaitReady(to), Apply((source,), prepared),
+            )),
+            _control_plane(moved, source, to),
+        ]  # fmt: skip
+    else:
+        moved = reached.step(vm=to)
+        prepared = moved.step(forwarders=forwarding)
+        before = [
+            Stage("reach", f"extend the virtual links to {to}", (
+                Apply(others, reached), Apply((to,), reached), Apply((source,), reached),
+            )),
+            _control_plane(moved, source, to),
+            Stage("data-plane", f"copy the flows from {source} to {to}", (
+                Mirror(source, to),
+                CopyFlows(source, to), Apply((to,), prepared), AwaitReady(to),
+                Apply((source,), prepared),
+            )),
+        ]  # fmt: skip
+        moved = prepared
+    turned = moved.step(to=to)
+    settled = turned.step(forwarders=(to,), also=())
+    rounds = turn_rounds(network, router, source, to)
+    rest = tuple(n for n in (*others, to, source) if n not in {x for r in rounds for x in r})
+    links = [Apply(tuple(names), turned) for names in rounds]
+    return [
+        *before,
+        Stage("links", f"turn the virtual links to {to}", (*links, Apply(rest, turned))),
+        Stage("drain", f"wait until {source} is quiet", (Drain(source),)),
+        Stage("clean", f"remove the router from {source}", (
+            Apply((source,), settled), Apply((*others, to), settled), Unmirror(source, to),
+        )),
+    ]  # fmt: skip
+
+
+def _control_plane(moved: Placement, source: str, to: str) -> Stage:
+    return Stage(
+        "control",
+        f"move the VM to {to}",
+        (
+            MoveVM(source, to),
+            AwaitVifs(to),
+            # First the destination takes packets for the VM, then the source passes its own on:
+            # the other way round they would meet in the middle.
+            Apply((to,), moved),
+            Release(source),
+            Apply((source,), moved),
+            Release(source),
+            Unpause(to),
+        ),
+        commits=True,
+    )
+
+
+def _native(start: Placement, source: str, to: str, others: tuple[str, ...]) -> list[Stage]:
+    bridged = start.step(mode=Mode.NATIVE, also=tuple(sorted({source, to})))
+    settled = bridged.step(vm=to, to=to, forwarders=(to,), also=())
+    return [
+        Stage("bridge", "bridge the virtual links", (Apply((*others, source, to), bridged),)),
+        Stage("control", f"move the VM to {to}", (MoveVM(source, to), Unpause(to)), commits=True),
+        Stage("settle", "record where it is", (Apply((*others, source, to), settled),)),
+    ]  # fmt: skip
+
+
+def check(network: Network, router: Router, source: str, to: str) -> None:
+    """Raise NetworkError, with the reason, where a router cannot move from source to `to`."""
+    if to not in network.datapaths:
+        known = ", ".join(sorted(network.hosts))
+        raise NetworkError(f"unknown host {to}: the network has {known}")
+    if to not in network.hosts:
+        raise NetworkError(f"{to} is a plain switch: it cannot carry a router")
+    if to == source:
+        raise NetworkError(f"{router.name} is on {to} already")
+    for interface in router.interfaces:
+        tree = network.trees[interface.link]
+        peers = {a.end.datapath for a in network.links[interface.link].access}
+        peers.update(r.home for r, _ in network.members(interface.link) if r is not router)
+        for peer in sorted({source, *peers}):
+            if not (tree.reaches(to) and tree.reaches(peer)):
+                raise NetworkError(
+                    f"no path from {to} to {peer} for virtual link {interface.link}: "
+                    f"{router.name} would lose its neighbour there"
+                )
+
+
+def turn_rounds(network: Network, router: Router, source: str, to: str) -> list[list[str]]:
+    """The switches strictly between two hosts on the links' trees, in rounds.
+
+    Only these send frames for the router another way after the move.  On each link they must be
+    turned from the destination backwards: a switch that is turned then always leads to turned
+    ones, and no frame can bounce between two switches, in whatever moment it comes.
+
+    Raises NetworkError where two links demand opposite orders.
+    """
+    before: dict[str, set[str]] = {}
+    for interface in router.interfaces:
+        between = network.trees[interface.link].path(source, to)[-2:0:-1]
+        for index, name in enumerate(between):
+            before.setdefault(name, set()).update(between[:index])
+    rounds: list[list[str]] = []
+    done: set[str] = set()
+    while len(done) < len(before):
+        ready = sorted(name for name in before if name not in done and before[name] <= done)
+        if not ready:
+            stuck = ", ".join(sorted(set(before) - done))
+            raise NetworkError(
+                f"the virtual links of {router.name} cross {stuck} in opposite orders: "
+                "restrict one link's `cables`"
+            )
+        rounds.append(ready)
+        done.update(ready)
+    return rounds
+
+
+def undo_of(done: Sequence[Effect], start: Placement) -> list[Effect]:
+    """What puts everything back after some effects of the stages before the commit point.
+
+    The switches get the placement they had (under a newer version), the last ones first.
+    """
+    version = max((e.placement.version for e in done if isinstance(e, Apply)), default=0)
+    back = Placement(
+        start.router, start.forwarders, start.vm, start.to, start.also, start.mode, version + 1
+    )
+    undo: list[Effect] = []
+    for effect in reversed(done):
+        if isinstance(effect, Apply):
+            undo.append(Apply(effect.datapaths, back))
+        elif isinstance(effect, Mirror):
+            undo.append(Unmirror(effect.source, effect.destination))
+    return undo

@@ -1,0 +1,579 @@
+"""The tables of a XenFlow switch: from the network, the placements and the routes to flows.
+
+A packet on a host passes, from table to table:
+
+    INGRESS    which virtual link did it arrive on?                   reg3 = arrival link
+    ADMISSION  whose frame is it? a router's here, or in transit      reg1 = router
+    CLASSES    data, or something only the VM can decide?
+    ROUTES     longest-prefix match, and nothing else                 reg0 = next hop
+    NEXT_HOPS  resolved: TTL, MAC addresses                           reg2 = link it leaves on
+    LEGS       which leg of an equal-cost group
+    LINKS      where a virtual link leaves this host
+    VM         packets for the VM: its vif, the host where it is, or held while it is suspended
+
+ROUTES, NEXT_HOPS and LEGS are the same on every host, because routers, links and next hops have
+network-wide ids; only the others, of size O(links), are local.  A plain OpenFlow 1.0 switch has
+one table, which does what INGRESS and LINKS do.
+
+Every function here is pure: the Rule Table calls it after each change and writes the difference.
+docs/pipeline.md tells the reasons; DESIGN names in the text are those of the report's section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+
+from xenflow.pure import flow as f
+from xenflow.pure.flow import Action, Flow, match
+from xenflow.pure.network import Datapath, Interface, Kind, Link, Network, Pipeline, Router
+from xenflow.pure.placement import Mode, Placement
+
+INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, LINKS, VM = range(8)
+TABLE_NAMES = (
+    "ingress", "admission", "classes", "routes", "next-hops", "legs", "links", "vm",
+)  # fmt: skip
+
+ROUTE_PRIORITY = 1000
+"""Priority of a /0 route; a /n has ROUTE_PRIORITY + n."""
+
+REACTIVE_PRIORITY = 20000
+"""Exact flows of the reactive pipeline, in INGRESS; its TTL guards stand above them."""
+
+COOKIE_MAGIC = 0x5846 << 48
+COOKIE_MAGIC_MASK = 0xFFFF << 48
+CHUNKS = 1024
+"""A router's routes are spread over so many cookies, for requests of bounded size."""
+
+MULTICAST = (0x010000000000, 0x010000000000)
+TAGGED = f.VLAN_PRESENT
+VLAN_MASK = 0x1FFF
+OSPF, OSPF_ALL_ROUTERS = 89, 0xE0000005
+
+Flows = dict[tuple[int, int, f.Match], Flow]
+
+
+def cookie(table: int, router: int = 0, chunk: int = 0) -> int:
+    """The cookie of a flow: magic, router (16 bits), table (8), chunk (24)."""
+    return COOKIE_MAGIC | router << 32 | table << 24 | chunk
+
+
+def cookie_router(value: int) -> int:
+    """The router id in a cookie (0: no router's own)."""
+    return value >> 32 & 0xFFFF
+
+
+ROUTER_COOKIE_MASK = COOKIE_MAGIC_MASK | 0xFFFF << 32
+"""Selects every flow of one router: cookie(0, router) under this mask."""
+
+
+def route_chunk(net: int) -> int:
+    """The chunk (0..CHUNKS-1) of the route to a prefix: multiplicative hash of its address."""
+    return (net * 0x9E3779B1 & 0xFFFFFFFF) >> 22
+
+
+@dataclass(frozen=True, slots=True)
+class RouterView:
+    """What the VM's kernel said that decides which packets the switch may route for it.
+
+    locals   (net, prefix length) -> interface name or "" of what the kernel delivers locally
+    down     interfaces through which nothing is forwarded (down, no carrier, forwarding off)
+    slow     why everything must pass through the VM, or ""
+    """
+
+    locals: tuple[tuple[int, int, str], ...] = ()
+    down: tuple[str, ...] = ()
+    slow: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One switch as the planner sees it: its ports by name, and who is where."""
+
+    network: Network
+    datapath: Datapath
+    ports: Mapping[str, int]
+    placements: Mapping[str, Placement]
+    views: Mapping[str, RouterView]
+
+    @property
+    def name(self) -> str:
+        """The datapath's name."""
+        return self.datapath.name
+
+    def tree_ports(self, link: Link) -> list[int]:
+        """Port numbers of the cables that carry a link here, in the order of their names."""
+        terminals = {a.end.datapath for a in link.access}
+        for router, _ in self.network.members(link.name):
+            placement = self.placements.get(router.name)
+            if placement is not None:
+                terminals.update(placement.hosts)
+        ends = self.network.trees[link.name].spanning(terminals).get(self.name, [])
+        return [self.ports[end.port] for end in ends if end.port in self.ports]
+
+    def access_ports(self, link: Link) -> list[int]:
+        """Port numbers of the link's access ports here."""
+        return [
+            self.ports[a.end.port]
+            for a in link.access
+            if a.end.datapath == self.name and a.end.port in self.ports
+        ]
+
+    def toward(self, link: Link, datapath: str) -> int | None:
+        """The port number that leads to another datapath along the link's tree."""
+        return self.ports.get(self.network.trees[link.name].toward(self.name, datapath).port)
+
+    def forwards(self, router: str) -> bool:
+        """Whether this switch forwards for a router."""
+        placement = self.placements.get(router)
+        return (
+            placement is not None
+            and placement.mode is Mode.XENFLOW
+            and self.name in placement.forwarders
+        )
+
+    def native(self, link: Link) -> bool:
+        """Whether a link is bridged, as it is when a router on it runs in native mode."""
+        return any(
+            self.placements[r.name].mode is Mode.NATIVE
+            for r, _ in self.network.members(link.name)
+            if r.name in self.placements
+        )
+
+
+def local_flows(site: Site) -> Flows:
+    """All flows of a switch that are local to it: every table but ROUTES, NEXT_HOPS and LEGS."""
+    if site.datapath.kind is Kind.PLAIN:
+        flows = _plain(site)
+    else:
+        flows = (flow for part in (_ingress, _admission, _classes, _links, _vm)
+                 for flow in part(site))  # fmt: skip
+    return {flow.key: flow for flow in flows}
+
+
+def view_dependent(flow: Flow) -> bool:
+    """Whether a flow follows from what a router's VM said, so that a controller that has not
+    heard of that router yet must leave it alone."""
+    return cookie_router(flow.cookie) != 0 and (
+        flow.table == CLASSES
+        or (flow.table == ADMISSION and flow.priority >= _PRIORITY_ARP_REPLY)
+        or flow.table in (ROUTES, NEXT_HOPS, LEGS)
+        or (flow.table == INGRESS and flow.priority >= REACTIVE_PRIORITY)
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# The local tables of a host
+
+
+def _ingress(site: Site) -> Iterator[Flow]:
+    own = cookie(INGRESS)
+    for link in site.network.links.values():
+        tag = TAGGED | link.vlan
+        if site.native(link):
+            yield from _bridged(site, link)
+            continue
+        for port in site.tree_ports(link):
+            yield Flow(
+                INGRESS, 300, match(in_port=port, vlan_tci=(tag, VLAN_MASK)),
+                (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
+            )  # fmt: skip
+        for port in site.access_ports(link):
+            yield Flow(
+                INGRESS, 300, match(in_port=port, vlan_tci=0),
+                (f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
+            )  # fmt: skip
+        for router, interface in site.network.members(link.name):
+            yield from _detour(site, link, router, interface)
+            port = site.ports.get(interface.vif, 0)
+            if port:
+                yield from _from_vif(link, router, interface, port)
+    if site.datapath.other == "normal":
+        for link in site.network.links.values():
+            for vlan in (link.vlan, link.detour_vlan):
+                stray = match(vlan_tci=(TAGGED | vlan, VLAN_MASK))
+                yield Flow(INGRESS, 200, stray, (), own)
+    yield _other(site)
+
+
+def _from_vif(link: Link, router: Router, interface: Interface, port: int) -> Iterator[Flow]:
+    own = cookie(INGRESS, router.id)
+    onward = (f.load("reg3", link.id), f.load("reg2", link.id), f.resubmit(LINKS))
+    sender: dict[str, int | tuple[int, int]] = {
+        "in_port": port, "vlan_tci": 0, "dl_src": interface.mac,
+    }  # fmt: skip
+    hello = match(**sender, dl_type=f.IPV4, nw_proto=OSPF, nw_dst=OSPF_ALL_ROUTERS)
+    yield Flow(INGRESS, 310, hello, (f.controller(128), *onward), own)
+    yield Flow(INGRESS, 300, match(**sender), onward, own)
+    yield Flow(INGRESS, 290, match(in_port=port), (), own)
+
+
+def _detour(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
+    """What is meant for the VM and reached a forwarder without it crosses to the VM's host.
+
+    Both directions between every two of its hosts are laid, so that they need no change at the
+    moment the VM moves; which end sends into the detour is decided in table VM.
+    """
+    placement = site.placements.get(router.name)
+    if placement is None or placement.mode is Mode.NATIVE:
+        return
+    tree = site.network.trees[link.name]
+    tagged: tuple[int, int] = (TAGGED | link.detour_vlan, VLAN_MASK)
+    own = cookie(INGRESS, router.id)
+    for start, end in permutations(placement.hosts, 2):
+        path = tree.path(start, end)
+        if site.name not in path[1:]:
+            continue
+        came = site.toward(link, path[path.index(site.name) - 1])
+        leave = None if site.name == end else site.toward(link, end)
+        if came is None:
+            continue
+        frame = match(in_port=came, vlan_tci=tagged, dl_dst=interface.mac)
+        if site.name in placement.hosts:
+            arrive = (f.strip_vlan(), f.load("reg1", router.id), f.load("reg3", link.id),
+                      f.load("reg4", 1), f.resubmit(VM))  # fmt: skip
+            yield Flow(INGRESS, 320, frame, arrive, own)
+        elif leave is not None:
+            yield Flow(INGRESS, 320, frame, (f.output(leave),), own)
+
+
+def _bridged(site: Site, link: Link) -> Iterator[Flow]:
+    """Native mode: one learning bridge for the link, on the ports of its tree only."""
+    ports = [*site.access_ports(link)]
+    ports += [site.ports[i.vif] for _, i in site.network.members(link.name) if i.vif in site.ports]
+    tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
+    for port in site.tree_ports(link):
+        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=tagged), (f.normal(),),
+                   cookie(INGRESS))  # fmt: skip
+    for port in ports:
+        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=0), (f.normal(),), cookie(INGRESS))
+
+
+def _other(site: Site) -> Flow:
+    actions = (f.normal(),) if site.datapath.other == "normal" else ()
+    return Flow(INGRESS, 0, match(), actions, cookie(INGRESS))
+
+
+_PRIORITY_ARP_REPLY = 300
+
+
+def _admission(site: Site) -> Iterator[Flow]:
+    for router, interface, link in _interfaces(site):
+        if not site.forwards(router.name):
+            continue
+        own = cookie(ADMISSION, router.id)
+        frame = match(reg3=link.id, dl_dst=interface.mac)
+        yield Flow(
+            ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
+        )
+        if _suspended(site, router, interface):
+            yield from _arp_replies(site, router, interface, link)
+    transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
+    yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
+
+
+def _arp_replies(
+    site: Site, router: Router, interface: Interface, link: Link
+) -> Iterator[Flow]:
+    """ARP for the router's own addresses while its VM is suspended (RFC 826)."""
+    view = site.views.get(router.name)
+    for net, plen, name in view.locals if view else ():
+        if plen != 32 or name != interface.name:
+            continue
+        request = match(reg3=link.id, dl_type=f.ARP, arp_op=1, arp_tpa=net)
+        reply: tuple[Action, ...] = (
+            f.move("dl_src", "dl_dst"), f.set_dl_src(interface.mac),
+            f.load("arp_op", 2), f.move("arp_sha", "arp_tha"), f.load("arp_sha", interface.mac),
+            f.move("arp_spa", "arp_tpa"), f.load("arp_spa", net),
+            f.load("in_port", 0), f.load("reg2", link.id), f.resubmit(LINKS),
+        )  # fmt: skip
+        yield Flow(ADMISSION, _PRIORITY_ARP_REPLY, request, reply, cookie(ADMISSION, router.id))
+
+
+# What an IPv4 router must not forward whatever its table says (RFC 1812, sections 5.3.7 and
+# 4.2.2.11; net/ipv4/route.c, ip_route_input_slow): dropped as the kernel drops it, unheard.
+_MARTIAN_SOURCES = ((0x00000000, 8), (0x7F000000, 8), (0xE0000000, 4), (0xFFFFFFFF, 32))
+_MARTIAN_DESTINATIONS = ((0x00000000, 8), (0x7F000000, 8))
+# What the VM must decide: multicast, the limited broadcast.
+_VM_DESTINATIONS = ((0xE0000000, 4), (0xFFFFFFFF, 32))
+
+
+def prefix_mask(plen: int) -> int:
+    """The 32-bit netmask of a prefix length."""
+    return 0xFFFFFFFF << 32 - plen & 0xFFFFFFFF
+
+
+def _classes(site: Site) -> Iterator[Flow]:
+    own = cookie(CLASSES)
+    to_vm = (f.resubmit(VM),)
+    for net, plen in _MARTIAN_SOURCES:
+        yield Flow(CLASSES, 300, match(dl_type=f.IPV4, nw_src=(net, prefix_mask(plen))), (), own)
+    for net, plen in _VM_DESTINATIONS:
+        yield Flow(CLASSES, 290, match(dl_type=f.IPV4, nw_dst=(net, prefix_mask(plen))), to_vm, own)
+    for net, plen in _MARTIAN_DESTINATIONS:
+        yield Flow(CLASSES, 280, match(dl_type=f.IPV4, nw_dst=(net, prefix_mask(plen))), (), own)
+    for ttl in (0, 1):
+        yield Flow(CLASSES, 270, match(dl_type=f.IPV4, nw_ttl=ttl), to_vm, own)
+    yield Flow(CLASSES, 270, match(dl_type=f.IPV4, nw_proto=0), to_vm, own)
+    yield Flow(CLASSES, 0, match(), to_vm, own)
+    for router in site.network.routers.values():
+        view = site.views.get(router.name)
+        if view is None or view.slow or not site.forwards(router.name):
+            continue
+        own = cookie(CLASSES, router.id)
+        for net, plen, _ in view.locals:
+            prefix = (net, prefix_mask(plen))
+            mine = match(reg1=router.id, dl_type=f.IPV4, nw_dst=prefix)
+            yield Flow(CLASSES, 285, mine, to_vm, own)
+            if plen == 32:
+                spoofed = match(reg1=router.id, dl_type=f.IPV4, nw_src=prefix)
+                yield Flow(CLASSES, 286, spoofed, to_vm, own)
+        for interface in router.interfaces:
+            link = site.network.links[interface.link]
+            if interface.name in view.down:
+                arrived = match(reg1=router.id, reg3=link.id)
+                yield Flow(CLASSES, 275, arrived, to_vm, own)
+        data = match(reg1=router.id, dl_type=f.IPV4)
+        if site.datapath.pipeline is Pipeline.PROACTIVE:
+            yield Flow(CLASSES, 100, data, (f.resubmit(ROUTES),), own)
+        else:
+            for interface in router.interfaces:
+                link = site.network.links[interface.link]
+                arrived = match(reg1=router.id, reg3=link.id, dl_type=f.IPV4)
+                ask = (f.set_vlan(link.vlan), f.controller())
+                yield Flow(CLASSES, 100, arrived, ask, own)
+    yield Flow(ROUTES, 0, match(), to_vm, cookie(CLASSES))
+    yield Flow(NEXT_HOPS, 0, match(), to_vm, cookie(CLASSES))
+
+
+def _links(site: Site) -> Iterator[Flow]:
+    own = cookie(LINKS)
+    for link in site.network.links.values():
+        if site.native(link):
+            continue
+        cables, access = site.tree_ports(link), site.access_ports(link)
+        if not (cables or access) and not any(
+            site.ports.get(i.vif) for _, i in site.network.members(link.name)
+        ):
+            continue
+        for mac, port in _stations(site, link):
+            yield Flow(LINKS, 200, match(reg2=link.id, dl_dst=mac), _send(link, port, access), own)
+        for router, interface in site.network.members(link.name):
+            placement = site.placements.get(router.name)
+            if placement is None:
+                continue
+            frame = match(reg2=link.id, dl_dst=interface.mac)
+            if site.forwards(router.name):
+                onward: tuple[Action, ...] = (f.load("reg3", link.id), f.resubmit(ADMISSION))
+            else:
+                onward = _send(link, _port_to(site, link, placement.to), access)
+            yield Flow(LINKS, 200, frame, onward, cookie(LINKS, router.id))
+        flood: list[Action] = []
+        if cables:
+            flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
+            flood += [f.strip_vlan()]
+        flood += [f.output(port) for port in access]
+        yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
+        for router, _ in site.network.members(link.name):
+            placement = site.placements.get(router.name)
+            if placement is not None and placement.vm == site.name:
+                flood += [f.load("reg3", link.id), f.load("reg1", router.id), f.resubmit(VM)]
+        yield Flow(LINKS, 100, match(reg2=link.id, dl_dst=MULTICAST), tuple(flood), own)
+
+
+def _send(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:
+    if port is None:
+        return ()
+    return (f.output(port),) if port in access else (f.set_vlan(link.vlan), f.output(port))
+
+
+def _port_to(site: Site, link: Link, datapath: str) -> int | None:
+    return None if datapath == site.name else site.toward(link, datapath)
+
+
+def _stations(site: Site, link: Link) -> Iterator[tuple[int, int | None]]:
+    """The end machines of a link: MAC address and the port that leads to it."""
+    for access in link.access:
+        here = access.end.datapath == site.name
+        for mac in access.macs:
+            if here:
+                yield mac, site.ports.get(access.end.port)
+            else:
+                yield mac, site.toward(link, access.end.datapath)
+
+
+def _interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
+    for router in site.network.routers.values():
+        for interface in router.interfaces:
+            yield router, interface, site.network.links[interface.link]
+
+
+def _suspended(site: Site, router: Router, interface: Interface) -> bool:
+    """Whether the VM belongs here but its vif does not exist: packets for it are held."""
+    return site.placements[router.name].vm == site.name and not site.ports.get(interface.vif)
+
+
+def _vm(site: Site) -> Iterator[Flow]:
+    for router, interface, link in _interfaces(site):
+        placement = site.placements.get(router.name)
+        if placement is None or placement.mode is Mode.NATIVE:
+            continue
+        own = cookie(VM, router.id)
+        arrived = {"reg1": router.id, "reg3": link.id}
+        if placement.vm == site.name:
+            port = site.ports.get(interface.vif)
+            hold = (f.set_vlan(link.detour_vlan), f.controller())
+            yield Flow(VM, 100, match(**arrived), (f.output(port),) if port else hold, own)
+        elif site.name in placement.hosts:
+            yield Flow(VM, 200, match(**arrived, dl_dst=MULTICAST), (), own)
+            port = site.toward(link, placement.vm)
+            cross = (
+                (f.load("in_port", 0), f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
+            )
+            # reg4: it came by a detour already, the VM has just moved on; never send it round.
+            yield Flow(VM, 100, match(**arrived, reg4=0), cross, own)
+
+
+# --------------------------------------------------------------------------------------------
+# The one table of a plain switch
+
+
+def _plain(site: Site) -> Iterator[Flow]:
+    own = cookie(INGRESS)
+    for link in site.network.links.values():
+        if site.native(link):
+            yield from _bridged(site, link)
+            continue
+        cables, access = site.tree_ports(link), site.access_ports(link)
+        known = dict(_stations(site, link))
+        owner: dict[int, int] = {}
+        for router, interface in site.network.members(link.name):
+            placement = site.placements.get(router.name)
+            if placement is not None:
+                known[interface.mac] = _port_to(site, link, placement.to)
+                owner[interface.mac] = router.id
+                yield from _detour(site, link, router, interface)
+        for port in (*cables, *access):
+            tag = 0 if port in access else (TAGGED | link.vlan, VLAN_MASK)
+            for mac, out in known.items():
+                actions = () if out in (None, port) else _plain_send(link, out, access)
+                arrived = match(in_port=port, vlan_tci=tag, dl_dst=mac)
+                yield Flow(0, 310, arrived, actions, cookie(INGRESS, owner.get(mac, 0)))
+            flood: list[Action] = []
+            if port in access:
+                flood += [f.set_vlan(link.vlan)]
+            flood += [f.output(out) for out in cables if out != port]
+            flood += [f.strip_vlan(), *(f.output(out) for out in access if out != port)]
+            yield Flow(0, 300, match(in_port=port, vlan_tci=tag), tuple(flood), own)
+    if site.datapath.other == "normal":
+        for link in site.network.links.values():
+            for vlan in (link.vlan, link.detour_vlan):
+                yield Flow(0, 200, match(vlan_tci=(TAGGED | vlan, VLAN_MASK)), (), own)
+    yield _other(site)
+
+
+def _plain_send(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:
+    if port is None:
+        return ()
+    if port in access:
+        return (f.strip_vlan(), f.output(port))
+    return (f.set_vlan(link.vlan), f.output(port))
+
+
+# --------------------------------------------------------------------------------------------
+# Next hops
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopView:
+    """A next hop as a switch needs it.
+
+    id         network-wide within its router
+    action     "vm", "drop", "via" or "group"
+    interface  the router's interface it leaves through (None: none that the network knows)
+    mac        of the gateway, 0 while unresolved
+    neighbours (address, MAC) of a connected next hop's resolved neighbours
+    legs       ids of a group's legs
+    mtu        of the outgoing interface where packets may be larger than that, else 0
+    """
+
+    id: int
+    action: str
+    interface: Interface | None = None
+    mac: int = 0
+    neighbours: tuple[tuple[int, int], ...] = ()
+    legs: tuple[int, ...] = ()
+    mtu: int = 0
+
+
+def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterator[Flow]:
+    """The flows of one next hop: in NEXT_HOPS, and for a group in LEGS.
+
+    An unresolved next hop, and a connected one's unknown neighbours, go unchanged to the VM,
+    whose kernel resolves them.
+    """
+    own = cookie(NEXT_HOPS, router.id)
+    chosen = match(reg1=router.id, reg0=hop.id)
+    to_vm = (f.resubmit(VM),)
+    if hop.action == "drop":
+        yield Flow(NEXT_HOPS, 100, chosen, (), own)
+    elif hop.action == "group" and hop.legs:
+        # The kernel's default hash is over the addresses too; which leg it picks may differ.
+        spread = (f.multipath("symmetric_l3", len(hop.legs), "reg5"), f.resubmit(LEGS))
+        yield Flow(NEXT_HOPS, 100, chosen, spread, own)
+        for index, leg in enumerate(hop.legs):
+            one = match(reg1=router.id, reg0=hop.id, reg5=index)
+            onward = (f.load("reg0", leg), f.resubmit(NEXT_HOPS))
+            yield Flow(LEGS, 100, one, onward, cookie(LEGS, router.id))
+    elif hop.action == "via" and hop.interface is not None:
+        link = network.links[hop.interface.link]
+        gateway = _rewrite(link, hop.interface, hop.mac, hop.mtu) if hop.mac else to_vm
+        yield Flow(NEXT_HOPS, 100, chosen, gateway, own)
+        for address, mac in hop.neighbours:
+            station = match(reg1=router.id, reg0=hop.id, dl_type=f.IPV4, nw_dst=address)
+            yield Flow(NEXT_HOPS, 200, station, _rewrite(link, hop.interface, mac, hop.mtu), own)
+    else:
+        yield Flow(NEXT_HOPS, 100, chosen, to_vm, own)
+
+
+ETHERNET_HEADER = 14
+
+
+def _rewrite(link: Link, interface: Interface, mac: int, mtu: int) -> tuple[Action, ...]:
+    """Route a packet: TTL, addresses, and out, also by the port that it came from."""
+    routed: tuple[Action, ...] = (
+        f.dec_ttl(), f.set_dl_src(interface.mac), f.set_dl_dst(mac),
+        f.load("in_port", 0), f.load("reg2", link.id), f.resubmit(LINKS),
+    )  # fmt: skip
+    return routed
+
+
+def plan(installed: Mapping[tuple[int, int, f.Match], Flow], wanted: Flows,
+         keep: Iterable[int] = ()) -> list[list[tuple[bool, Flow]]]:  # fmt: skip
+    """The batches, a barrier between them, that turn `installed` into `wanted`.
+
+    Each batch is a list of (add, flow): add False deletes.  First everything is added or
+    overwritten, downstream tables before upstream ones, so that no packet is led to a table
+    that does not know it yet; then what is left over is deleted, upstream first.
+    View-dependent flows of the routers whose ids are in `keep` are not deleted.
+    """
+    kept = set(keep)
+    adds = [flow for key, flow in wanted.items() if installed.get(key) != flow]
+    drops = [
+        flow
+        for key, flow in installed.items()
+        if key not in wanted
+        and not (kept and cookie_router(flow.cookie) in kept and view_dependent(flow))
+    ]
+    adds.sort(key=_downstream_first, reverse=True)
+    drops.sort(key=_downstream_first)
+    return [
+        batch
+        for batch in ([(True, flow) for flow in adds], [(False, flow) for flow in drops])
+        if batch
+    ]
+
+
+def _downstream_first(flow: Flow) -> tuple[int, int]:
+    return flow.table, flow.priority
