@@ -5,10 +5,12 @@ Nothing of POX is changed on disk. docs/pox.md tells of each fault.
 1. A listener that cannot bind, or dies, ends the process (POX logs it and goes on without).
 2. `core.openflow.clear_flows_on_connect` is False before any switch can connect.
 3. A connection that ends with output pending no longer ends POX's thread for pending output.
+4. TCP_NODELAY on each connection: two small sends in a row took 40 ms to be answered.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Generator
 from typing import Any
 
@@ -26,6 +28,12 @@ def launch() -> None:
 
     guard_listener(of_01)
     guard_deferred_sender(of_01)
+    core.openflow.addListenerByName("ConnectionHandshakeComplete", send_at_once, priority=1000)
+
+
+def send_at_once(event: Any) -> None:
+    """No waiting for the acknowledgement of what was sent before (Nagle's algorithm)."""
+    event.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def guard_listener(of_01: Any) -> None:
