@@ -353,9 +353,8 @@ def parse(frames: Sequence[bytes]) -> Message:
 
     Raises MessageError.
     """
-    _check_limits(frames)
     header = parse_header(frames)
-    return Message(header, [_section(frame, n) for n, frame in enumerate(frames[1:], 1)])
+    return Message(header, parse_sections(frames))
 
 
 def parse_header(frames: Sequence[bytes]) -> Header:
@@ -374,6 +373,15 @@ def parse_header(frames: Sequence[bytes]) -> Header:
     if version != VERSION:
         raise MessageError(f"version {version}, this side speaks {VERSION}", "header")
     return Header(_enum(Type, code, "type", "header"), epoch, seq, _name(name, "header"), part)
+
+
+def parse_sections(frames: Sequence[bytes]) -> list[Section]:
+    """The sections alone, of a message whose header has been read.
+
+    Raises MessageError.
+    """
+    _check_limits(frames)
+    return [_section(frame, n) for n, frame in enumerate(frames[1:], 1)]
 
 
 def _check_limits(frames: Sequence[bytes]) -> None:
