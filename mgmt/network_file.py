@@ -19,6 +19,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import netaddr
+
+from mgmt.toml_lines import Path, locate, show
 from xenflow.pure.network import (
     DETOUR_VLAN_OFFSET,
     Access,
@@ -34,8 +36,6 @@ from xenflow.pure.network import (
     Pipeline,
     Router,
 )
-
-from mgmt.toml_lines import Path, locate, show
 
 MAX_ID = 65535
 MAX_VLAN = DETOUR_VLAN_OFFSET - 1

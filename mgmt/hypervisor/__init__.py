@@ -1,0 +1,114 @@
+"""Who moves a router's VM: one interface, a driver for each hypervisor.
+
+`mgmt.migrate` asks a driver to move a domain and leave it paused at the destination (`xl migrate
+-p` can do that, and so can libvirt and the lab): that is the moment up to which a migration can
+be undone.  The driver is named by the datapath's `hypervisor` in the network file and made by
+`parse`.  A driver tells what it sees and does what it is told; the order of a migration's steps
+is none of its business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from xenflow.pure.network import NetworkError
+
+SUPPORTED = ("lab:tcp://ADDRESS:PORT",)
+
+
+class HypervisorError(Exception):
+    """The hypervisor did not do what it was asked, and says why."""
+
+
+class JobState(Enum):
+    """How far a live migration is."""
+
+    PRECOPY = "precopy"
+    """Memory is copied while the VM runs at the source."""
+    SUSPENDED = "suspended"
+    """The VM runs nowhere: the rest is copied."""
+    MOVED_PAUSED = "moved_paused"
+    """The VM is at the destination, paused; its interfaces exist there."""
+    RUNNING = "running"
+    """The VM runs at the destination."""
+    FAILED = "failed"
+    """The VM runs at the source, as before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A live migration, as it stood when the driver was asked.
+
+    `suspended_s` is how long the VM has run nowhere so far, where the driver can tell; `detail`
+    is the hypervisor's own words, above all for FAILED.
+    """
+
+    id: str
+    router: str
+    to: str
+    state: JobState
+    detail: str = ""
+    suspended_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A router's VM: where it is ("running", "paused" or "suspended")."""
+
+    router: str
+    host: str
+    state: str
+
+
+class Hypervisor(Protocol):
+    """A driver.  Every method raises HypervisorError.
+
+    `name` is "lab", "xl", ...; `emulated` is true where no VM is involved, so that every output
+    can say so.
+    """
+
+    name: str
+    emulated: bool
+
+    def domains(self) -> list[Domain]:
+        """Every router's VM that this hypervisor has, wherever it is."""
+        ...
+
+    def migrate(self, router: str, to: str) -> Job:
+        """Begin to move a VM to a host; it will be left paused there.  Returns at once."""
+        ...
+
+    def job(self, id: str) -> Job:
+        """How far a migration is."""
+        ...
+
+    def unpause(self, router: str) -> None:
+        """Let a VM that has been moved run on."""
+        ...
+
+    def abort(self, router: str) -> None:
+        """Give up a migration: the VM runs on at the source, if it does not run at the destination
+        already."""
+        ...
+
+    def close(self) -> None:
+        """End the connection."""
+        ...
+
+
+def parse(spec: str) -> Hypervisor:
+    """The driver that a datapath's `hypervisor` names.
+
+    Raises NetworkError where there is none for it.
+    """
+    name, _, where = spec.partition(":")
+    if name == "lab" and where:
+        from mgmt.hypervisor.lab import Lab
+
+        return Lab(where)
+    supported = ", ".join(SUPPORTED)
+    if not spec:
+        raise NetworkError(f"no hypervisor is named for this host; set hypervisor to {supported}")
+    raise NetworkError(f"hypervisor {spec}: this release has no driver for it, only {supported}")

@@ -1,0 +1,92 @@
+"""The lab's emulated hypervisor: routers are network namespaces, moved by a daemon.
+
+The daemon answers JSON over ZeroMQ (docs/lab.md).  Nothing of the lab is imported: to the
+management entity it is a hypervisor like any other, reached over the network.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import zmq
+
+from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
+
+TIMEOUT_S = 10.0
+
+
+class Lab:
+    """The driver for `lab:tcp://ADDRESS:PORT`."""
+
+    name = "lab"
+    emulated = True
+
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        self.url = url
+        self.timeout_s = timeout_s
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def domains(self) -> list[Domain]:
+        answer = self._ask("domains")
+        try:
+            return [Domain(d["router"], d["host"], d["state"]) for d in answer["domains"]]
+        except (KeyError, TypeError) as error:
+            raise HypervisorError(f"{self.url}: domains: unexpected answer: {error!r}") from None
+
+    def migrate(self, router: str, to: str) -> Job:
+        return self._job(self._ask("migrate", router=router, to=to), router, to)
+
+    def job(self, id: str) -> Job:
+        return self._job(self._ask("job", id=id))
+
+    def unpause(self, router: str) -> None:
+        self._ask("unpause", router=router)
+
+    def abort(self, router: str) -> None:
+        self._ask("abort", router=router)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close(0)
+            self._socket = None
+
+    def _job(self, answer: dict[str, Any], router: str = "", to: str = "") -> Job:
+        try:
+            found = answer.get("job", answer)
+            return Job(
+                id=str(found["id"]),
+                router=found.get("router", router),
+                to=found.get("to", to),
+                state=JobState(found["state"]),
+                detail=str(found.get("detail") or ""),
+                suspended_s=found.get("suspended_s"),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise HypervisorError(f"{self.url}: job: unexpected answer: {error!r}") from None
+
+    def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        if self._socket is None:
+            self._socket = zmq.Context.instance().socket(zmq.REQ)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            self._socket.connect(self.url)
+        try:
+            self._socket.send(json.dumps({"verb": verb, **arguments}).encode())
+            if not self._socket.poll(round(self.timeout_s * 1000)):
+                raise HypervisorError(
+                    f"the lab's hypervisor at {self.url} did not answer {verb} within "
+                    f"{self.timeout_s:g} s; is the lab up?"
+                )
+            answer = json.loads(self._socket.recv())
+        except (HypervisorError, zmq.ZMQError, ValueError) as error:
+            self.close()  # a REQ socket without its answer cannot be used again
+            if isinstance(error, HypervisorError):
+                raise
+            raise HypervisorError(f"the lab's hypervisor at {self.url}: {error}") from None
+        if not isinstance(answer, dict):
+            raise HypervisorError(f"the lab's hypervisor at {self.url}: expected an object")
+        if not answer.get("ok", True) or "error" in answer:
+            error = answer.get("error")
+            reason = error.get("message", error) if isinstance(error, dict) else error
+            raise HypervisorError(f"the lab's hypervisor refused {verb}: {reason}")
+        return answer

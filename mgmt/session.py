@@ -1,0 +1,151 @@
+"""One run of the `xenflow` command: the network, and the controllers it can ask.
+
+Every verb gets a `Session`.  It needs nothing but the network file and the controllers'
+management addresses, so the command works the same on every node.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Protocol, TypeVar
+
+from mgmt.client import AskError, Client, Refused, Unreachable, ask_all
+from xenflow.pure.network import Datapath, Network, NetworkError, Router
+from xenflow.pure.placement import Placement, at_home, from_json
+
+Value = TypeVar("Value")
+
+
+class Ask(Protocol):
+    """How a verb or a migration asks one controller; raises `mgmt.client.AskError`."""
+
+    def __call__(
+        self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
+    ) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a router is, as far as the controllers that answered know.
+
+    `believed`: no controller that answered knows it; this is its home by the network file.
+    """
+
+    placement: Placement
+    believed: bool
+    silent: dict[str, AskError]
+
+
+class Session:
+    """The network and open connections to its controllers (each thread has its own)."""
+
+    def __init__(self, network: Network, timeout_s: float) -> None:
+        self.network = network
+        self.timeout_s = timeout_s
+        self._clients: dict[tuple[int, str], Client] = {}
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def client(self, controller: str) -> Client:
+        """This thread's connection to a controller."""
+        key = (threading.get_ident(), controller)
+        if key not in self._clients:
+            url = self.network.controllers[controller].manage
+            self._clients[key] = Client(url, controller, self.timeout_s)
+        return self._clients[key]
+
+    def ask(
+        self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """One verb of one controller; an `Ask`."""
+        return self.client(controller).request(verb, timeout_s=timeout_s, **arguments)
+
+    def ask_all(self, verb: str, /, **arguments: Any) -> dict[str, dict[str, Any] | AskError]:
+        """The same of every controller at once."""
+        urls = {name: c.manage for name, c in self.network.controllers.items()}
+        return ask_all(urls, verb, timeout_s=self.timeout_s, **arguments)
+
+    def ask_datapath(self, datapath: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        """One verb of the controller that looks after a datapath."""
+        return self.ask(self.network.datapaths[datapath].controller, verb, **arguments)
+
+    # --- names on the command line
+
+    def router(self, name: str) -> Router:
+        """Raises NetworkError with the names there are."""
+        return _known("router", name, self.network.routers)
+
+    def datapath(self, name: str) -> Datapath:
+        """Raises NetworkError with the names there are."""
+        return _known("datapath", name, self.network.datapaths)
+
+    def host(self, name: str) -> Datapath:
+        """A datapath that can carry routers.  Raises NetworkError with the names there are."""
+        found = self.datapath(name)
+        if name not in self.network.hosts:
+            hosts = ", ".join(self.network.hosts)
+            raise NetworkError(f"{name} is a plain switch, which carries no routers; hosts: {hosts}")
+        return found
+
+    # --- where routers are
+
+    def whereabouts(self, router: str) -> Whereabouts:
+        """Raises Unreachable where no controller answers at all."""
+        self.router(router)
+        answers = self.ask_all("status")
+        silent = {n: a for n, a in answers.items() if isinstance(a, AskError)}
+        if len(silent) == len(answers):
+            raise next(iter(silent.values()))
+        known = placements(answers)
+        found = known.get(router)
+        if found is None:
+            return Whereabouts(at_home(router, self.network.routers[router].home), True, silent)
+        return Whereabouts(found, False, silent)
+
+    def ask_router(self, router: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        """One verb of the controller of the host where a router's VM is, else, where that one
+        does not know the router or does not answer, of another host that forwards for it."""
+        placement = self.whereabouts(router).placement
+        reason: AskError | None = None
+        for host in dict.fromkeys((placement.vm, *placement.forwarders)):
+            try:
+                return self.ask_datapath(host, verb, **arguments)
+            except Refused as error:
+                if error.code != "unknown-router":
+                    raise
+                reason = reason or error
+            except Unreachable as error:
+                reason = reason or error
+        assert reason is not None
+        raise reason
+
+
+def placements(answers: dict[str, dict[str, Any] | AskError]) -> dict[str, Placement]:
+    """The newest placement of each router in the answers to `status`."""
+    newest: dict[str, Placement] = {}
+    for answer in answers.values():
+        if isinstance(answer, AskError):
+            continue
+        for value in answer.get("placements", ()):
+            try:
+                placement = from_json(value)
+            except NetworkError:
+                continue  # another release's: the controller's own log has more to say about it
+            old = newest.get(placement.router)
+            if old is None or placement.version > old.version:
+                newest[placement.router] = placement
+    return newest
+
+
+def _known(kind: str, name: str, values: dict[str, Value]) -> Value:
+    if name not in values:
+        close = get_close_matches(name, list(values), n=1)
+        meant = f", did you mean {close[0]}?" if close else ""
+        names = ", ".join(values) or "none"
+        raise NetworkError(f"unknown {kind} {name}{meant or f': the network has {names}'}")
+    return values[name]

@@ -1,0 +1,70 @@
+"""How the `xenflow` command prints: plain tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = "") -> str:
+    """Columns as wide as they need to be, two spaces apart; numbers to the right."""
+    lines = [list(headings), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+    numeric = [
+        len(lines) > 1 and all(_is_number(line[i]) for line in lines[1:])
+        for i in range(len(headings))
+    ]
+    return "\n".join(
+        indent
+        + "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def to_json(value: Any) -> str:
+    """As every `--json` prints it."""
+    return json.dumps(value, indent=2)
+
+
+def duration(seconds: Any) -> str:
+    """3661.5 -> "1h01m", 75 -> "1m15s", 0.25 -> "0.25s", None -> "-"."""
+    if not isinstance(seconds, int | float):
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.2f}s"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole // 60 % 60:02}m"
+    return f"{whole // 86400}d{whole // 3600 % 24:02}h"
+
+
+def mac(value: int) -> str:
+    """02:00:00:01:01:01."""
+    return ":".join(f"{value >> shift & 0xFF:02x}" for shift in range(40, -8, -8))
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """1 router, 2 routers."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple | set):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).isdigit()
