@@ -125,9 +125,7 @@ _TRANSPORT = (
     _field("icmpv6_type", 8, 1, 21, "NXM_NX_ICMPV6_TYPE"),
     _field("icmpv6_code", 8, 1, 22, "NXM_NX_ICMPV6_CODE"),
 )
-ACTION_FIELD: dict[str, Field] = {
-    spec.name: spec for spec in _SPECS + _TRANSPORT if spec.nxm_name
-}
+ACTION_FIELD: dict[str, Field] = {spec.name: spec for spec in _SPECS + _TRANSPORT if spec.nxm_name}
 """What load, move and output_reg may name: tp_src and tp_dst only by their protocol's name."""
 
 TRANSPORT: dict[int, tuple[Field, Field]] = {
@@ -268,8 +266,10 @@ def _check_layers(got: dict[str, tuple[str, int, int | None]]) -> None:
             continue
         proto = got["nw_proto"][1] if "nw_proto" in got else None
         pair = TRANSPORT.get(proto) if proto is not None else None
-        if pair is None or (proto == ICMP and dl_type != IPV4) or (
-            proto == ICMPV6 and dl_type != IPV6
+        if (
+            pair is None
+            or (proto == ICMP and dl_type != IPV4)
+            or (proto == ICMPV6 and dl_type != IPV6)
         ):
             raise FlowError(f"{name}: needs {_needs(name)}")
         _, value, mask = got[name]
@@ -502,7 +502,8 @@ def ip_text(address: int) -> str:
     return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
 
 
-def _prefix_len(mask: int, bits: int) -> int | None:
+def prefix_len(mask: int, bits: int) -> int | None:
+    """The prefix length that `mask`, `bits` bits wide, stands for; None where it is no prefix."""
     inverse = mask ^ (1 << bits) - 1
     return None if inverse & (inverse + 1) else bits - inverse.bit_length()
 
@@ -514,14 +515,14 @@ def _mac(value: int, mask: int | None) -> str:
 def _ip(value: int, mask: int | None) -> str:
     if mask is None:
         return ip_text(value)
-    plen = _prefix_len(mask, 32)
+    plen = prefix_len(mask, 32)
     return f"{ip_text(value)}/{ip_text(mask) if plen is None else plen}"
 
 
 def _ip6(value: int, mask: int | None) -> str:
     if mask is None:
         return str(IPv6Address(value))
-    plen = _prefix_len(mask, 128)
+    plen = prefix_len(mask, 128)
     return f"{IPv6Address(value)}/{IPv6Address(mask) if plen is None else plen}"
 
 
