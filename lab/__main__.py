@@ -1,0 +1,26 @@
+"""`python -m lab VERB ...`: the same verbs as `xenflow lab`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from xenflow.pure.network import NetworkError
+
+from lab import cli
+
+
+def main() -> int:
+    """Run one verb; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description=cli.__doc__)
+    cli.add_verbs(parser.add_subparsers(dest="lab_verb", metavar="VERB", required=True))
+    args = parser.parse_args()
+    try:
+        return int(args.run(args))
+    except NetworkError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

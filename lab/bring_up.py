@@ -1,0 +1,565 @@
+"""Brings a network up as namespaces on one machine, and takes it down again.
+
+`up` reads like a recipe: namespaces, wires, switches, routers, controllers, routing, and then
+waits until packets pass from one end to the other.  What it makes is written down before it is
+made (`State`), what it starts right after (`process.py`), so that `down` can sweep after a crash
+at any point.  Nothing is ended or removed that is not on these lists or called `xf-...`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from lab import flows, process, routing, switch, wire
+from lab.description import FABRIC, PREFIX, ROOT, Lab, find_file, load_lab
+from lab.namespace import (
+    NETNS_DIR,
+    Echo,
+    LabError,
+    checksums_in_software,
+    exists,
+    ip,
+    sysctl,
+)
+
+RUN_DIR = Path("/run/xenflow")
+NETWORK_FILE = RUN_DIR / "network.toml"
+"""Where the `xenflow` command looks for the network when it is not told."""
+OPERATOR = PREFIX + "op"
+"""The operator's interface in the root namespace."""
+MANAGEMENT = "mgmt0"
+CABLE_MTU = 1600
+_STATE_FILE = process.STATE_DIR / "state.json"
+_DOMAINS_FILE = process.STATE_DIR / "domains.json"
+_LOCK_FILE = RUN_DIR / "lab.lock"
+_HEADER = "# Written by `xenflow lab up` from "
+_GLOBAL_SETTINGS: dict[str, str | int] = {
+    # a switch's sockets take this as their buffer when ports are added
+    "net/core/rmem_default": 16 << 20,
+    # one table of neighbours for all namespaces: room for a router with thousands of them
+    "net/ipv4/neigh/default/gc_thresh1": 8192,
+    "net/ipv4/neigh/default/gc_thresh2": 16384,
+    "net/ipv4/neigh/default/gc_thresh3": 32768,
+    "net/ipv6/neigh/default/gc_thresh3": 32768,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a lab is brought up.
+
+    controllers        one `./pox.py xenflow` for each; without them fixed flows (`flows.py`)
+    daemon             "bird" or "frr"
+    hello_s, dead_s    OSPF's times
+    max_idle_ms, max_revalidator_ms   how long Open vSwitch keeps cached flows
+    pause_s, precopy_s the emulated hypervisor's times
+    limit_s            how long routing may take to converge
+    keep               leave everything as it is when that fails
+    """
+
+    controllers: bool = True
+    daemon: str = "bird"
+    hello_s: int = 1
+    dead_s: int = 4
+    max_idle_ms: int = 200
+    max_revalidator_ms: int = 100
+    pause_s: float = 0.3
+    precopy_s: float = 0.2
+    limit_s: float = 30.0
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is written down about the lab that is up."""
+
+    phase: str
+    source: str
+    network: str
+    namespaces: tuple[str, ...]
+    since: float
+    options: Options
+    settings_before: dict[str, str] = field(default_factory=dict)
+    cut: tuple[str, ...] = ()
+
+    def write(self) -> None:
+        """Keep it, whole or not at all."""
+        write_json(_STATE_FILE, asdict(self))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file by another in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(value, indent=1) + "\n")
+    new.rename(path)
+
+
+def read_state() -> State | None:
+    """The lab that is up or was left behind, or None."""
+    try:
+        value = json.loads(_STATE_FILE.read_text())
+        value["options"] = Options(**value["options"])
+        value["namespaces"] = tuple(value["namespaces"])
+        value["cut"] = tuple(value["cut"])
+        return State(**value)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{_STATE_FILE}: {error}; `xenflow lab down` sweeps it") from None
+
+
+def current() -> tuple[Lab, State]:
+    """The lab that is up.
+
+    Raises LabError where none is.
+    """
+    state = read_state()
+    if state is None:
+        raise LabError("no lab is up: `xenflow lab up paper` brings one up")
+    if state.phase != "up":
+        raise LabError("the lab is not up (still coming up, or left behind by a failure: "
+                       "`xenflow lab down` sweeps it)")
+    return load_lab(NETWORK_FILE), state
+
+
+def placed() -> dict[str, str]:
+    """Where each router runs now, as the emulated hypervisor last wrote it."""
+    try:
+        domains = json.loads(_DOMAINS_FILE.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {name: entry["host"] for name, entry in domains.items()}
+
+
+@contextmanager
+def lock() -> Iterator[None]:
+    """One change of the lab at a time."""
+    RUN_DIR.mkdir(parents=True, exist_ok=True)
+    with _LOCK_FILE.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LabError("another `xenflow lab` command is changing the lab: try again when it "
+                           "has finished") from None
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- up ------------------------------------------------------------------------------------------
+
+
+def up(
+    file_or_name: str | Path,
+    options: Options | None = None,
+    *,
+    say: Callable[[str], None] = _say,
+    **changes: Any,
+) -> Lab:
+    """Bring a network up; returns once packets pass between the first and the last machine.
+
+    `changes` are fields of `Options`.  Raises NetworkError where the file is wrong, LabError where
+    a lab is up already or this one did not come up; everything is swept then unless `keep`.
+    """
+    options = replace(options or Options(), **changes)
+    path = find_file(file_or_name)
+    lab = load_lab(path)
+    if options.daemon not in routing.DAEMONS:
+        raise LabError(f"daemon {options.daemon}: expected one of {', '.join(routing.DAEMONS)}")
+    if options.controllers and not (ROOT / "pox.py").exists():
+        raise LabError(f"{ROOT / 'pox.py'} does not exist; --static brings the lab up without it")
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root: it makes network namespaces")
+    with lock():
+        _refuse_second()
+        begun = time.monotonic()
+        try:
+            _Builder(lab, path, options, say).build()
+        except BaseException as error:
+            if not options.keep:
+                _sweep()
+            hint = f"logs: {process.LOG_DIR}"
+            if options.keep:
+                hint += "; kept as it is: `xenflow lab down` sweeps it"
+            if isinstance(error, LabError):
+                raise LabError(f"{error}\n{hint}") from None
+            raise
+        say(f"up in {time.monotonic() - begun:.1f} s: {lab.network.name}")
+    return load_lab(NETWORK_FILE)
+
+
+def _refuse_second() -> None:
+    state = read_state()
+    if state is None:
+        left = sorted(p.name for p in NETNS_DIR.glob(PREFIX + "*")) if NETNS_DIR.exists() else []
+        if left:
+            raise LabError(f"namespaces of an earlier lab are left ({', '.join(left)}): "
+                           "`xenflow lab down` sweeps them")
+        return
+    if state.phase == "up":
+        raise LabError(f"a lab is up already ({state.network}, from {state.source}): "
+                       "`xenflow lab down` ends it")
+    raise LabError(f"a lab was left behind half up ({state.network}): `xenflow lab down` sweeps it")
+
+
+class _Builder:
+    """One run of `up`."""
+
+    def __init__(
+        self, lab: Lab, source: Path, options: Options, say: Callable[[str], None]
+    ) -> None:
+        self.lab = lab
+        self.source = source
+        self.options = options
+        self.begun = time.monotonic()
+        self._say = say
+
+    def say(self, text: str) -> None:
+        self._say(f"{time.monotonic() - self.begun:5.1f} s  {text}")
+
+    def build(self) -> None:
+        shutil.rmtree(process.STATE_DIR, ignore_errors=True)
+        process.LOG_DIR.mkdir(parents=True)
+        nodes = self.lab.nodes()
+        state = State(
+            "starting", str(self.source.resolve()), self.lab.network.name,
+            (*dict.fromkeys(n.namespace for n in nodes), FABRIC), time.time(), self.options,
+        )
+        state.write()
+        state = replace(state, settings_before=sysctl(_GLOBAL_SETTINGS))
+        state.write()
+        write_network_file(self.lab, self.source)
+        write_json(
+            _DOMAINS_FILE,
+            {
+                name: {"host": router.home, "state": "running"}
+                for name, router in self.lab.network.routers.items()
+            },
+        )
+        self.make_namespaces(state.namespaces)
+        self.say(f"{len(nodes)} nodes")
+        # An OSPF daemon describes its links anew only after 5 s (MinLSInterval): the earlier it
+        # has begun, the earlier that time is over.
+        self.start_routing()
+        self.make_switches()
+        self.plug_routers()
+        start_hypervisor(self.options)
+        self.start_routerds()
+        self.say("switches, routers and controllers started")
+        self.await_links()
+        self.say("every link passes packets")
+        self.await_ends()
+        replace(state, phase="up", since=time.time()).write()
+
+    def make_namespaces(self, namespaces: tuple[str, ...]) -> None:
+        lab, network = self.lab, self.lab.network
+        ip(f"netns add {name}" for name in namespaces)
+        for name in namespaces:
+            sysctl(
+                {
+                    "net/ipv6/conf/default/disable_ipv6": 1,
+                    "net/ipv6/conf/all/forwarding": 0,
+                    "net/ipv4/ip_forward": 0,
+                    "net/ipv4/conf/all/rp_filter": 0,
+                    "net/ipv4/conf/default/rp_filter": 0,
+                    "net/ipv4/conf/all/accept_redirects": 0,
+                    "net/ipv4/conf/default/accept_redirects": 0,
+                },
+                name,
+            )
+        links: list[str] = []
+        inner: dict[str, list[str]] = {name: ["link set lo up"] for name in namespaces}
+        offload: dict[str, list[str]] = {name: [] for name in namespaces}
+
+        def veth(one: tuple[str, str], other: tuple[str, str], mtu: int, more: str = "") -> None:
+            links.append(
+                f"link add name {one[1]} {more} mtu {mtu} netns {one[0]} "
+                f"type veth peer name {other[1]} mtu {mtu} netns {other[0]}"
+            )
+            for namespace, name in (one, other):
+                inner[namespace].append(f"link set {name} up")
+                offload[namespace].append(name)
+
+        for cable in network.cables.values():
+            a, b = cable.a, cable.b
+            veth((lab.switch_namespace(a.datapath), a.port),
+                 (lab.switch_namespace(b.datapath), b.port), CABLE_MTU)
+        for machine in lab.machines.values():
+            end = machine.access
+            own = PREFIX + machine.name
+            veth((own, "eth0"), (lab.switch_namespace(end.datapath), end.port), 1500,
+                 f"address {wire.mac_text(machine.mac)}")
+            inner[own].append(f"address add {machine.address} broadcast + dev eth0")
+        for router in network.routers.values():
+            links += wire.build(lab, router)
+        links += self.management(inner, veth)
+        ip(links)
+        for name in namespaces:
+            ip(inner[name], name)
+            checksums_in_software(offload[name], name)
+        for router in network.routers.values():
+            wire.raise_router(lab, router)
+        address = IPv4Interface((lab.operator, lab.subnet.prefixlen))
+        ip([f"link set {OPERATOR} up", f"address add {address} broadcast + dev {OPERATOR}"])
+        checksums_in_software([OPERATOR], None)
+
+    def management(
+        self, inner: dict[str, list[str]], veth: Callable[..., None]
+    ) -> list[str]:
+        """A bridge in the lab's own namespace, an interface in every node but the routers."""
+        lab = self.lab
+        here = PREFIX + "lab"
+        for number, (name, address) in enumerate(lab.management.items()):
+            if name != "lab":
+                veth((PREFIX + name, MANAGEMENT), (here, f"m{number}"), 1500)
+                inner[here].append(f"link set m{number} master {MANAGEMENT}")
+            inner[PREFIX + name] += [
+                f"address add {IPv4Interface((address, lab.subnet.prefixlen))} "
+                f"broadcast + dev {MANAGEMENT}"
+            ]
+        inner[here][:0] = [
+            f"link add name {MANAGEMENT} type bridge forward_delay 0",
+            f"link set {MANAGEMENT} up",
+        ]
+        inner[here] += ["link set m-op master " + MANAGEMENT, "link set m-op up"]
+        return [f"link add name {OPERATOR} type veth peer name m-op netns {here}"]
+
+    def make_switches(self) -> None:
+        lab, options = self.lab, self.options
+        template = process.STATE_DIR / "empty.db"
+        switch.make_template(template)
+        datapaths = lab.network.datapaths.values()
+        for datapath in datapaths:
+            node = lab.switch_node(datapath.name)
+            switch.start_database(node, PREFIX + node, template)
+        if options.controllers:
+            for name in lab.network.controllers:
+                start_controller(lab, name)
+        for datapath in datapaths:
+            _await_path(switch.rundir(lab.switch_node(datapath.name)) / "db.sock")
+        switch.finish(
+            [
+                switch.vsctl(
+                    lab.switch_node(d.name),
+                    switch.configuration(
+                        lab, d, controllers=options.controllers, max_idle_ms=options.max_idle_ms,
+                        max_revalidator_ms=options.max_revalidator_ms,
+                    ),
+                    wait=False,
+                )
+                for d in datapaths
+            ]
+        )
+        for datapath in datapaths:
+            node = lab.switch_node(datapath.name)
+            switch.start_daemon(node, PREFIX + node)
+
+    def plug_routers(self) -> None:
+        lab = self.lab
+        routers = lab.network.routers.values()
+        switch.finish([wire.plug(lab, router, router.home) for router in routers])
+        for router in routers:
+            wire.join(lab, router, router.home)
+        if not self.options.controllers:
+            for datapath in lab.network.datapaths:
+                here = [r.name for r in lab.network.routers.values() if r.home == datapath]
+                flows.install(lab, datapath, here)
+
+    def start_routerds(self) -> None:
+        if importlib.util.find_spec("routerd.__main__") if _has_package("routerd") else None:
+            for router in self.lab.network.routers.values():
+                start_routerd(router.name)
+        elif self.options.controllers:
+            raise LabError("routerd cannot be imported; --static brings the lab up without it")
+
+    def start_routing(self) -> None:
+        timers = routing.Timers(self.options.hello_s, self.options.dead_s)
+        for speaker in routing.speakers(self.lab):
+            routing.start(speaker, self.options.daemon, timers)
+
+    # waiting
+
+    def await_links(self) -> None:
+        """Every speaker on a link answers another there."""
+        pairs = []
+        for link in self.lab.network.links:
+            members = self.lab.members(link)
+            pairs += [(members[0], other) for other in members[1:]]
+        self._await([(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs])
+
+    def await_ends(self) -> None:
+        """The first and the last machine reach each other, between all their addresses."""
+        first, *_, last = [*self.lab.machines.values()] * 2
+        wanted = []
+        for one, other in ((first, last), (last, first)):
+            wanted.append((one.name, str(one.address.ip), str(other.address.ip)))
+            if one.stub and other.stub:
+                wanted.append((one.name, str(one.stub.ip), str(other.stub.ip)))
+        self._await(wanted)
+
+    def _await(self, wanted: list[tuple[str, str, str]]) -> None:
+        """Each (node, own address, other address): wait until the other answers."""
+        left = {
+            (node, source, target): Echo(PREFIX + node, source) for node, source, target in wanted
+        }
+        limit = self.begun + self.options.limit_s
+        try:
+            while left:
+                self._check_processes()
+                for (_, _, target), echo in left.items():
+                    echo.send(target)
+                time.sleep(0.05)
+                for key, echo in list(left.items()):
+                    if any(address == key[2] for address, _ in echo.receive()):
+                        left.pop(key).close()
+                if left and time.monotonic() > limit:
+                    missing = "; ".join(f"{n} ({s}) did not reach {t}" for n, s, t in left)
+                    raise LabError(f"not converged after {self.options.limit_s:g} s: {missing}")
+        finally:
+            for echo in left.values():
+                echo.close()
+
+    def _check_processes(self) -> None:
+        for one in process.recorded():
+            if not one.alive:
+                last = one.log.read_text(errors="replace").splitlines()[-5:] \
+                    if one.log.exists() else []
+                raise LabError(
+                    "\n  ".join([f"{one.name} of {one.node} ended ({one.log}):", *last])
+                )
+
+
+def _has_package(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _await_path(path: Path, limit_s: float = 10.0) -> None:
+    end = time.monotonic() + limit_s
+    while not path.exists():
+        if time.monotonic() > end:
+            raise LabError(f"{path} did not appear within {limit_s:g} s")
+        time.sleep(0.002)
+
+
+def write_network_file(lab: Lab, source: Path) -> None:
+    """The file in use, where every other program finds it; where a switch's changes are proven
+    by its revalidator, the copy says where that switch's run directory is."""
+    text = source.read_text()
+    for datapath in lab.network.datapaths.values():
+        if datapath.proof == "revalidator" and not datapath.ovs_rundir:
+            here = switch.rundir(lab.switch_node(datapath.name))
+            header = rf"^(\[\s*datapaths\.\"?{re.escape(datapath.name)}\"?\s*\].*)$"
+            text = re.sub(header, rf'\1\novs_rundir = "{here}"', text, count=1, flags=re.M)
+    NETWORK_FILE.write_text(f"{_HEADER}{source.resolve()}\n{text}")
+
+
+def python_path() -> dict[str, str]:
+    """The environment in which the project's own programs find each other."""
+    return {"PYTHONPATH": f"{ROOT}:{ROOT / 'pox_ext'}", "PYTHONUNBUFFERED": "1"}
+
+
+def start_controller(lab: Lab, name: str) -> process.Process:
+    """Start one `./pox.py xenflow`."""
+    controller = lab.network.controllers[name]
+    node = lab.controller_node(name)
+    state = process.STATE_DIR / node / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    address, port = controller.openflow
+    return process.start(
+        node,
+        "controller",
+        [
+            sys.executable, str(ROOT / "pox.py"),
+            "openflow.of_01", f"--address={address}", f"--port={port}",
+            "xenflow", f"--network={NETWORK_FILE}", f"--controller={name}", f"--state={state}",
+        ],
+        PREFIX + node,
+        environment={**python_path(), **switch.environment(node)},
+    )
+
+
+def start_routerd(router: str) -> process.Process:
+    """Start the daemon that tells the Rule Table a router's routes."""
+    return process.start(
+        router,
+        "routerd",
+        [sys.executable, "-m", "routerd", "--control", wire.CONTROL, "--router", router],
+        PREFIX + router,
+        environment=python_path(),
+    )
+
+
+def start_hypervisor(options: Options) -> process.Process | None:
+    """Start the emulated hypervisor."""
+    if importlib.util.find_spec("lab.hypervisor") is None:
+        return None
+    return process.start(
+        "lab",
+        "hypervisor",
+        [
+            sys.executable, "-m", "lab.hypervisor",
+            f"--pause={options.pause_s}", f"--precopy={options.precopy_s}",
+        ],
+        PREFIX + "lab",
+        environment=python_path(),
+    )
+
+
+# --- down ----------------------------------------------------------------------------------------
+
+
+def down(*, say: Callable[[str], None] = _say) -> None:
+    """End the lab's processes and remove what it made; also after a crash, also twice.
+
+    The logs stay until the next `up`.  Raises LabError where something does not go away.
+    """
+    with lock():
+        if _sweep():
+            say("down")
+        else:
+            say("no lab was up")
+
+
+def _sweep() -> bool:
+    """Returns whether there was anything."""
+    state = None
+    with suppress(LabError):
+        state = read_state()
+    processes = process.recorded()
+    left = {p.name for p in NETNS_DIR.glob(PREFIX + "*")} if NETNS_DIR.exists() else set()
+    process.end(processes)
+    ip([f"link del {OPERATOR}"] if left else [], force=True)
+    ip((f"netns del {name}" for name in sorted(left)), force=True)
+    if state is not None:
+        sysctl(dict(state.settings_before))
+    for path in process.STATE_DIR.glob("*"):
+        if path == process.LOG_DIR:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    process.forget()
+    with suppress(FileNotFoundError):
+        if NETWORK_FILE.read_text().startswith(_HEADER):
+            NETWORK_FILE.unlink()
+    still = [name for name in left if exists(name)]
+    if still:
+        raise LabError(f"not removed: namespaces {', '.join(sorted(still))}")
+    return bool(left or processes or state)

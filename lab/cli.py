@@ -1,0 +1,137 @@
+"""The command: `xenflow lab VERB ...`, or `python -m lab VERB ...`.
+
+Each verb is a function that takes the parsed arguments and returns an exit status; mistakes are
+raised as NetworkError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lab import bring_up, operate, routing
+
+_DEFAULTS = bring_up.Options()
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `lab` and its verbs to the `xenflow` command; each sets `run`."""
+    lab = subparsers.add_parser("lab", help="a network of namespaces on this machine")
+    add_verbs(lab.add_subparsers(dest="lab_verb", metavar="VERB", required=True))
+
+
+def add_verbs(verbs: Any) -> None:
+    """The verbs themselves."""
+    up = verbs.add_parser("up", help="bring a network up")
+    up.add_argument("network", metavar="FILE|NAME", help="a network file, or one in conf/ by name")
+    up.add_argument("--static", action="store_true",
+                    help="no controllers: every virtual link flooded along its tree")
+    up.add_argument("--daemon", choices=routing.DAEMONS, default=_DEFAULTS.daemon)
+    up.add_argument("--keep", action="store_true", help="leave everything when it fails")
+    for name, kind, text in (
+        ("hello", int, "OSPF's hello interval"),
+        ("dead", int, "OSPF's dead interval"),
+        ("pause", float, "how long the emulated hypervisor pauses a router that moves"),
+        ("precopy", float, "how long it copies before"),
+        ("limit", float, "how long routing may take to converge"),
+    ):
+        default = getattr(_DEFAULTS, f"{name}_s")
+        up.add_argument(f"--{name}", type=kind, metavar="S", default=default,
+                        help=f"{text}, in seconds (default %(default)s)")
+    for name in ("max-idle", "max-revalidator"):
+        limit = getattr(_DEFAULTS, name.replace("-", "_") + "_ms")
+        up.add_argument(f"--{name}", type=int, metavar="MS", default=limit,
+                        help=f"Open vSwitch's {name}, in ms (default %(default)s)")
+    up.set_defaults(run=_up)
+
+    down = verbs.add_parser("down", help="end it, also after a crash")
+    down.set_defaults(run=_down)
+
+    nodes = verbs.add_parser("nodes", help="the nodes, their addresses, where routers run")
+    nodes.add_argument("--json", action="store_true")
+    nodes.set_defaults(run=_nodes)
+
+    execute = verbs.add_parser("exec", help="run a program in a node")
+    execute.add_argument("node")
+    execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
+    execute.set_defaults(run=_exec)
+
+    for name, text in (("cut", "take a cable's carrier away"), ("heal", "give it back")):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("link", help="a cable's name, or a virtual link's: its access ports")
+        verb.set_defaults(run=_cut if name == "cut" else _heal)
+
+    status = verbs.add_parser("status", help="what runs, what routing daemons reported")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(run=_status)
+
+
+def _up(args: argparse.Namespace) -> int:
+    bring_up.up(
+        args.network,
+        bring_up.Options(
+            controllers=not args.static, daemon=args.daemon, hello_s=args.hello, dead_s=args.dead,
+            max_idle_ms=args.max_idle, max_revalidator_ms=args.max_revalidator,
+            pause_s=args.pause, precopy_s=args.precopy, limit_s=args.limit, keep=args.keep,
+        ),
+    )
+    return 0
+
+
+def _down(_: argparse.Namespace) -> int:
+    bring_up.down()
+    return 0
+
+
+def _nodes(args: argparse.Namespace) -> int:
+    found = operate.nodes()
+    if args.json:
+        print(json.dumps([{**asdict(n), "addresses": list(n.addresses)} for n in found], indent=1))
+        return 0
+    rows = [("NODE", "KIND", "NAMESPACE", "ADDRESSES", "HOST")]
+    rows += [(n.name, n.kind, n.namespace, " ".join(n.addresses), n.host or "") for n in found]
+    _print_table(rows)
+    return 0
+
+
+def _exec(args: argparse.Namespace) -> int:
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if not command:
+        print("lab exec: no command: `lab exec NODE -- COMMAND ...`", file=sys.stderr)
+        return 2
+    operate.execute(args.node, command)
+
+
+def _cut(args: argparse.Namespace) -> int:
+    operate.cut(args.link)
+    return 0
+
+
+def _heal(args: argparse.Namespace) -> int:
+    operate.heal(args.link)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    found = operate.status()
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for key, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value)) or "none"
+        print(f"{key:18} {value}")
+    return 0
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

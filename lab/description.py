@@ -1,0 +1,437 @@
+"""The lab's part of a network file, checked, and the nodes that follow from it.
+
+`[lab]` says what the network's description leaves open because on real hosts it exists already:
+the management network, the machines at the access ports, the addresses of the routers.  All
+mistakes are reported together, each as `FILE:LINE: KEY: found ..., expected ...`.  Pure but for
+reading the file: nothing here touches the system.
+
+A *node* is one network namespace.  Every datapath is one, named like the datapath; where a machine
+has the datapath's name (an end machine with a switch of its own) the switch's node is called
+`NAME-sw`, so that `lab exec NAME` is the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
+from pathlib import Path
+from typing import Any
+
+from xenflow.pure.network import Datapath, End, Kind, Network, NetworkError, Router
+
+from mgmt.network_file import load_with_lab
+from mgmt.toml_lines import Path as KeyPath
+from mgmt.toml_lines import locate, show
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX = "xf-"
+"""What every namespace of the lab begins with; nothing else on a machine should."""
+FABRIC = PREFIX + "fabric"
+"""The namespace that holds the routers' wires (see `wire.py`); no node, nothing runs there."""
+RESERVED_PORTS = ("lo", "br0", "mgmt0", "ovs-netdev", "ovs-system")
+"""Interfaces that every node has of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """An end machine: a network stack at an access port, with a routing daemon."""
+
+    name: str
+    access: End
+    link: str
+    mac: int
+    address: IPv4Interface
+    stub: IPv4Interface | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One namespace.  `addresses`: the first is the one reached through the routers; the
+    management address is not among them.  `host`: of a router, where it runs now."""
+
+    name: str
+    kind: str
+    namespace: str
+    addresses: tuple[str, ...] = ()
+    host: str | None = None
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A network and all that the lab needs to know of it."""
+
+    file: Path
+    network: Network
+    hypervisor: tuple[str, int]
+    subnet: IPv4Network
+    operator: IPv4Address
+    management: dict[str, IPv4Address]
+    """Each node's address in the management network (routers have none)."""
+    machines: dict[str, Machine]
+    addresses: dict[str, dict[str, IPv4Interface]]
+    """Router -> interface -> address."""
+
+    def switch_node(self, datapath: str) -> str:
+        """The node that a datapath's switch runs in."""
+        return datapath + "-sw" if datapath in self.machines else datapath
+
+    def controller_node(self, controller: str) -> str:
+        """The node that a controller runs in: the datapath of its name, else one of its own."""
+        known = controller in self.network.datapaths
+        return self.switch_node(controller) if known else controller
+
+    def switch_namespace(self, datapath: str) -> str:
+        """The namespace of a datapath's switch."""
+        return PREFIX + self.switch_node(datapath)
+
+    @cached_property
+    def hosts(self) -> list[str]:
+        """The hosts, in the order of the file."""
+        return list(self.network.hosts)
+
+    def members(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
+        """Who speaks a routing protocol on a link: (node, interface, address)."""
+        found = [(m.name, "eth0", m.address) for m in self.machines.values() if m.link == link]
+        for router, interface in self.network.members(link):
+            address = self.addresses[router.name][interface.name]
+            found.append((router.name, interface.name, address))
+        return found
+
+    def nodes(self, placed: dict[str, str] | None = None) -> list[Node]:
+        """Every node; `placed` says where the routers run now (default: at home)."""
+        found = [Node("lab", "lab", PREFIX + "lab")]
+        for machine in self.machines.values():
+            addresses = [str(machine.address.ip)]
+            if machine.stub:
+                addresses.append(str(machine.stub.ip))
+            namespace = PREFIX + machine.name
+            found.append(Node(machine.name, "machine", namespace, tuple(addresses)))
+        for datapath in self.network.datapaths.values():
+            name = self.switch_node(datapath.name)
+            kind = "host" if datapath.kind is Kind.HOST else "switch"
+            found.append(Node(name, kind, PREFIX + name))
+        for router in self.network.routers.values():
+            addresses = [str(self.addresses[router.name][i.name].ip) for i in router.interfaces]
+            host = (placed or {}).get(router.name, router.home)
+            namespace = PREFIX + router.name
+            found.append(Node(router.name, "router", namespace, tuple(addresses), host))
+        for name in self.network.controllers:
+            if name not in self.network.datapaths:
+                found.append(Node(name, "controller", PREFIX + name))
+        return found
+
+
+def find_file(file_or_name: str | Path) -> Path:
+    """A network file by its path, or by the name of one in `conf/`.
+
+    Raises NetworkError where there is none.
+    """
+    path = Path(file_or_name)
+    if path.exists():
+        return path
+    named = ROOT / "conf" / f"{file_or_name}.toml"
+    if re.fullmatch(r"[A-Za-z0-9_.-]+", str(file_or_name)) and named.exists():
+        return named
+    known = ", ".join(sorted(p.stem for p in (ROOT / "conf").glob("*.toml")))
+    raise NetworkError(f"{file_or_name}: no such network file; networks known by name: {known}")
+
+
+def load_lab(path: str | Path) -> Lab:
+    """The lab that a network file describes.
+
+    Raises NetworkError with one line for each mistake.
+    """
+    network, table = load_with_lab(path)
+    return _Reader(str(path), Path(path).read_text(), network, table).read()
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads one `[lab]` table and gathers its mistakes."""
+
+    def __init__(self, file: str, text: str, network: Network, table: dict[str, Any]) -> None:
+        self._file = file
+        self._lines = locate(text)
+        self._network = network
+        self._table = table
+        self._mistakes: list[tuple[int, str]] = []
+
+    def read(self) -> Lab:
+        if not self._table:
+            self._wrong((), "no table [lab]", "one: this network cannot be brought up as a lab")
+        self._only((), self._table, "hypervisor", "management", "machines", "routers")
+        hypervisor = self._hypervisor()
+        machines = self._machines()
+        addresses = self._router_addresses()
+        self._check_names(machines)
+        subnet, operator, management = self._management(machines)
+        self._check_subnets(machines, addresses)
+        self._check_ports()
+        self._raise()
+        path = Path(self._file)
+        lab = Lab(
+            path, self._network, hypervisor, subnet, operator, management, machines, addresses
+        )
+        self._check_controllers(lab)
+        self._raise()
+        return lab
+
+    # mistakes
+
+    def _wrong(self, key: KeyPath, found: Any, expected: str, *, quote: bool = False) -> None:
+        where: KeyPath = ("lab", *key)
+        near = where
+        while near and near not in self._lines:
+            near = near[:-1]
+        line = self._lines.get(near, 1)
+        shown = f'"{found}"' if quote else found
+        text = f"{self._file}:{line}: {show(where)}: found {shown}, expected {expected}"
+        self._mistakes.append((line, text))
+
+    def _raise(self) -> None:
+        if self._mistakes:
+            raise NetworkError("\n".join(text for _, text in sorted(self._mistakes)))
+
+    def _only(self, key: KeyPath, table: dict[str, Any], *known: str) -> None:
+        for name in table:
+            if name not in known:
+                self._wrong((*key, name), "an unknown key", "one of " + ", ".join(known))
+
+    def _tables(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        tables = self._table.get(key, {})
+        if not isinstance(tables, dict):
+            self._wrong((key,), "no table", "a table of tables")
+            return
+        for name, value in tables.items():
+            if isinstance(value, dict):
+                yield name, value
+            else:
+                self._wrong((key, name), "no table", "a table")
+
+    # values
+
+    def _address(self, key: KeyPath, value: Any) -> IPv4Address | None:
+        try:
+            return IPv4Address(value if isinstance(value, str) else "")
+        except AddressValueError:
+            self._wrong(key, value, "an IPv4 address", quote=True)
+            return None
+
+    def _interface(self, key: KeyPath, value: Any) -> IPv4Interface | None:
+        try:
+            if isinstance(value, str) and "/" in value:
+                return IPv4Interface(value)
+        except (AddressValueError, NetmaskValueError):
+            pass
+        self._wrong(key, value, 'an IPv4 address and prefix length such as "10.0.1.2/24"',
+                    quote=True)
+        return None
+
+    def _hypervisor(self) -> tuple[str, int]:
+        value = self._table.get("hypervisor")
+        host, _, port = str(value).rpartition(":")
+        try:
+            return str(IPv4Address(host)), int(port)
+        except ValueError:
+            self._wrong(("hypervisor",), value, '"ADDRESS:PORT"', quote=True)
+            return "", 0
+
+    def _machines(self) -> dict[str, Machine]:
+        places = {
+            access.end: (link, access)
+            for link in self._network.links.values()
+            for access in link.access
+        }
+        found: dict[str, Machine] = {}
+        taken: dict[End, str] = {}
+        for name, values in self._tables("machines"):
+            key = ("machines", name)
+            self._only(key, values, "access", "mac", "address", "stub")
+            end = End(*str(values.get("access")).partition(":")[::2])
+            if end not in places:
+                self._wrong((*key, "access"), values.get("access"),
+                            "an access port of a link, as \"datapath:port\"", quote=True)
+                continue
+            if end in taken:
+                self._wrong((*key, "access"), f'"{end}", where {taken[end]} is already',
+                            "a port of its own")
+            taken[end] = name
+            link, access = places[end]
+            address = self._interface((*key, "address"), values.get("address"))
+            stub = None
+            if "stub" in values:
+                stub = self._interface((*key, "stub"), values["stub"])
+            mac = self._mac((*key, "mac"), values.get("mac"))
+            if mac is not None and mac not in access.macs:
+                self._wrong((*key, "mac"), values["mac"],
+                            f"one of the macs that link {link.name} has at {end}", quote=True)
+            if address and mac is not None:
+                found[name] = Machine(name, end, link.name, mac, address, stub)
+        if not found:
+            self._wrong(("machines",), "no machine", "at least one")
+        return found
+
+    def _mac(self, key: KeyPath, value: Any) -> int | None:
+        if isinstance(value, str) and re.fullmatch(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", value):
+            return int(value.replace(":", ""), 16)
+        self._wrong(key, value, "a MAC address", quote=True)
+        return None
+
+    def _router_addresses(self) -> dict[str, dict[str, IPv4Interface]]:
+        found: dict[str, dict[str, IPv4Interface]] = {}
+        for name, values in self._tables("routers"):
+            router = self._network.routers.get(name)
+            if router is None:
+                self._wrong(("routers", name), "a router that is not in [routers]",
+                            "one of " + ", ".join(self._network.routers))
+                continue
+            self._only(("routers", name), values, "addresses")
+            table = values.get("addresses")
+            if not isinstance(table, dict):
+                self._wrong(("routers", name, "addresses"), "no table",
+                            "{ interface = \"address/length\", ... }")
+                continue
+            found[name] = self._interface_addresses(router, table)
+        for name in self._network.routers:
+            if name not in found:
+                self._wrong(("routers", name), "nothing", "its addresses")
+        return found
+
+    def _interface_addresses(
+        self, router: Router, table: dict[str, Any]
+    ) -> dict[str, IPv4Interface]:
+        found = {}
+        names = [i.name for i in router.interfaces]
+        self._only(("routers", router.name, "addresses"), table, *names)
+        for name in names:
+            address = self._interface(("routers", router.name, "addresses", name), table.get(name))
+            if address:
+                found[name] = address
+        return found
+
+    # what must fit together
+
+    def _check_names(self, machines: dict[str, Machine]) -> None:
+        datapaths, routers = self._network.datapaths, self._network.routers
+        for name in machines:
+            if name in routers:
+                self._wrong(("machines", name), "the name of a router", "a name of its own")
+            if name in self._network.controllers and name not in datapaths:
+                self._wrong(("machines", name), "the name of a controller", "a name of its own")
+            if name + "-sw" in {*datapaths, *routers, *machines, *self._network.controllers}:
+                self._wrong(("machines", name), f'"{name}" beside "{name}-sw"',
+                            "the latter free for its switch")
+        for name in routers:
+            if name in datapaths or name in self._network.controllers:
+                self._wrong(("routers", name), "the name of a datapath or controller too",
+                            "a name of its own")
+        for name in {"lab", "op", "fabric"} & {*datapaths, *routers, *machines,
+                                               *self._network.controllers}:
+            self._wrong(("machines", name), f'a node called "{name}"',
+                        "another name: the lab uses this one")
+
+    def _management(
+        self, machines: dict[str, Machine]
+    ) -> tuple[IPv4Network, IPv4Address, dict[str, IPv4Address]]:
+        none: dict[str, IPv4Address] = {}
+        nowhere = IPv4Network("0.0.0.0/32"), IPv4Address(0), none
+        table = self._table.get("management")
+        if not isinstance(table, dict) or "subnet" not in table:
+            self._wrong(("management",), "no subnet", "{ subnet, operator, lab, NODE... }")
+            return nowhere
+        try:
+            subnet = IPv4Network(table["subnet"])
+        except ValueError:
+            self._wrong(("management", "subnet"), table["subnet"], "an IPv4 subnet", quote=True)
+            return nowhere
+        wanted = ["operator", "lab", *self._node_names(machines)]
+        self._only(("management",), table, "subnet", *wanted)
+        found: dict[str, IPv4Address] = {}
+        for name in wanted:
+            if name not in table:
+                continue
+            key = ("management", name)
+            address = self._address(key, table[name])
+            if address is None:
+                continue
+            if address not in subnet:
+                self._wrong(key, address, f"an address in {subnet}", quote=True)
+            if address in found.values():
+                self._wrong(key, address, "an address of its own", quote=True)
+            found[name] = address
+        free = iter(a for a in reversed(list(subnet.hosts())) if a not in found.values())
+        for name in wanted:
+            if name not in found:
+                found[name] = next(free, IPv4Address(0))
+        if IPv4Address(0) in found.values():
+            self._wrong(("management", "subnet"), subnet, "room for every node", quote=True)
+        if str(found["lab"]) != self._table.get("hypervisor", "").rpartition(":")[0]:
+            self._wrong(("hypervisor",), self._table.get("hypervisor"),
+                        f"the lab's own address, {found['lab']}", quote=True)
+        return subnet, found.pop("operator"), found
+
+    def _node_names(self, machines: dict[str, Machine]) -> list[str]:
+        names = list(machines)
+        names += [d + "-sw" if d in machines else d for d in self._network.datapaths]
+        names += [c for c in self._network.controllers if c not in self._network.datapaths]
+        return names
+
+    def _check_subnets(
+        self, machines: dict[str, Machine], addresses: dict[str, dict[str, IPv4Interface]]
+    ) -> None:
+        members: list[tuple[KeyPath, str, IPv4Interface]] = [
+            (("machines", m.name, "address"), m.link, m.address) for m in machines.values()
+        ]
+        for router in self._network.routers.values():
+            for interface in router.interfaces:
+                address = addresses.get(router.name, {}).get(interface.name)
+                if address:
+                    place: KeyPath = ("routers", router.name, "addresses", interface.name)
+                    members.append((place, interface.link, address))
+        subnets: dict[str, IPv4Network] = {}
+        taken: set[IPv4Address] = set()
+        for key, link, address in members:
+            subnet = subnets.setdefault(link, address.network)
+            if address.network != subnet:
+                self._wrong(key, address, f"an address in {subnet}, as others on link {link}",
+                            quote=True)
+            if address.ip in taken:
+                self._wrong(key, address, "an address of its own", quote=True)
+            taken.add(address.ip)
+
+    def _check_ports(self) -> None:
+        for name, cable in self._network.cables.items():
+            for end in (cable.a, cable.b):
+                if end.port in RESERVED_PORTS:
+                    self._wrong((), f'port "{end}" of cable {name}', "a name the lab does not use")
+
+    def _check_controllers(self, lab: Lab) -> None:
+        for name, controller in self._network.controllers.items():
+            node = lab.controller_node(name)
+            here = str(lab.management[node])
+            manage = controller.manage.removeprefix("tcp://").rpartition(":")[0]
+            if manage not in (here, "127.0.0.1", "localhost"):
+                self._wrong(("management", node), f"{here}, but [controllers.{name}] manage has "
+                            f"{manage}", "the same address")
+            remote = [
+                d.name for d in self._network.datapaths_of(name) if lab.switch_node(d.name) != node
+            ]
+            address = controller.openflow[0]
+            if address.startswith("127.") and not remote:
+                continue
+            if address not in (here, "0.0.0.0"):
+                self._wrong(("management", node), f"{here}, but [controllers.{name}] openflow has "
+                            f"{address}", "an address where its switches can reach it")
+
+
+def controller_target(lab: Lab, datapath: Datapath) -> str:
+    """Where a switch connects to, as Open vSwitch writes it."""
+    host, port = lab.network.controllers[datapath.controller].openflow
+    if host == "0.0.0.0":
+        host = str(lab.management[lab.controller_node(datapath.controller)])
+    return f"tcp:{host}:{port}"

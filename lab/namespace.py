@@ -1,0 +1,218 @@
+"""Network namespaces from inside one process: enter one, make links, set what the kernel offers.
+
+Everything that can be done with a system call is done with one, because a `fork` for each of a few
+hundred settings would make the lab slow to come up; links and addresses go to `ip -batch`, one
+process for many.  `inside` moves the *calling thread* only, and processes started meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xenflow.pure.network import NetworkError
+
+NETNS_DIR = Path("/run/netns")
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LabError(NetworkError):
+    """The lab could not do what was asked; the message says what, where and what to look at."""
+
+
+def enter(namespace: str) -> None:
+    """Move the calling thread into a namespace for good.
+
+    Raises LabError where there is no such namespace.
+    """
+    try:
+        fd = os.open(NETNS_DIR / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise LabError(f"namespace {namespace} does not exist: `xenflow lab up` makes it") from None
+    try:
+        _setns(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def inside(namespace: str | None) -> Iterator[None]:
+    """The calling thread is in a namespace (None: where it is already) for a while."""
+    if namespace is None:
+        yield
+        return
+    back = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(namespace)
+        try:
+            yield
+        finally:
+            _setns(back)
+    finally:
+        os.close(back)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise LabError(f"setns: {os.strerror(number)}: the lab needs root")
+
+
+def exists(namespace: str) -> bool:
+    """Whether a namespace of that name exists."""
+    return (NETNS_DIR / namespace).exists()
+
+
+def ip(commands: Iterable[str], namespace: str | None = None, *, force: bool = False) -> None:
+    """Run `ip` commands in one process; with `force` go on after those that fail.
+
+    Raises LabError with what the tool said.
+    """
+    batch("ip", commands, namespace, force=force)
+
+
+def tc(commands: Iterable[str], namespace: str | None = None, *, force: bool = False) -> None:
+    """The same with `tc`."""
+    batch("tc", commands, namespace, force=force)
+
+
+def batch(
+    tool: str, commands: Iterable[str], namespace: str | None, *, force: bool = False
+) -> None:
+    """Feed commands to `ip` or `tc`."""
+    text = "\n".join(commands)
+    if not text:
+        return
+    argv = [tool, *(["-n", namespace] if namespace else []), *(["-force"] if force else [])]
+    done = subprocess.run([*argv, "-batch", "-"], input=text, capture_output=True, text=True)
+    if done.returncode and not force:
+        raise LabError(f"{' '.join(argv)}: {done.stderr.strip()}\n{text}")
+
+
+def sysctl(settings: dict[str, str | int], namespace: str | None = None) -> dict[str, str]:
+    """Set kernel parameters (names with slashes, below /proc/sys); returns what they were.
+
+    A parameter that this kernel does not have is left out.
+    """
+    before = {}
+    with inside(namespace):
+        for name, value in settings.items():
+            path = Path("/proc/sys", name)
+            with suppress(FileNotFoundError, PermissionError):
+                before[name] = path.read_text().strip()
+                path.write_text(str(value))
+    return before
+
+
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_STXCSUM = 0x17
+
+
+def checksums_in_software(interfaces: Iterable[str], namespace: str | None) -> None:
+    """Turn transmit checksum offload off: with it on, UDP that a userspace switch forwards
+    arrives with checksums that nobody has computed, and is dropped."""
+    with inside(namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for name in interfaces:
+            value = ctypes.create_string_buffer(struct.pack("=II", _ETHTOOL_STXCSUM, 0))
+            request = struct.pack("16sP8x", name.encode(), ctypes.addressof(value))
+            try:
+                fcntl.ioctl(sock, _SIOCETHTOOL, request)
+            except OSError as error:
+                raise LabError(f"{namespace}: {name}: checksum offload: {error}") from None
+
+
+def processes_in(namespace: str) -> list[int]:
+    """The processes whose network namespace this is, whoever started them."""
+    try:
+        wanted = os.stat(NETNS_DIR / namespace)
+    except FileNotFoundError:
+        return []
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError):
+                here = os.stat(f"/proc/{entry}/ns/net")
+                if (here.st_ino, here.st_dev) == (wanted.st_ino, wanted.st_dev):
+                    found.append(int(entry))
+    return found
+
+
+class Echo:
+    """ICMP echo from inside a namespace, without a process for each.
+
+    The socket stays in the namespace it was made in.
+    """
+
+    def __init__(self, namespace: str | None, source: str = "") -> None:
+        with inside(namespace):
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            if source:
+                self._socket.bind((source, 0))
+        self._socket.setblocking(False)
+        self._id = (os.getpid() ^ id(self)) & 0xFFFF
+        self._sequence = 0
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._socket.fileno()
+
+    def send(self, address: str) -> int:
+        """Send one request; returns its sequence number, or -1 where there is no route."""
+        self._sequence = (self._sequence + 1) & 0xFFFF
+        head = struct.pack("!BBHHH", 8, 0, 0, self._id, self._sequence)
+        head = struct.pack("!BBHHH", 8, 0, _checksum(head), self._id, self._sequence)
+        try:
+            self._socket.sendto(head, (address, 0))
+        except OSError:
+            return -1
+        return self._sequence
+
+    def receive(self) -> list[tuple[str, int]]:
+        """The (address, sequence) of the replies that have come."""
+        found: list[tuple[str, int]] = []
+        while True:
+            try:
+                packet, (address, _) = self._socket.recvfrom(2048)
+            except OSError:
+                return found
+            kind, _, _, echo_id, sequence = struct.unpack_from(
+                "!BBHHH", packet, (packet[0] & 15) * 4
+            )
+            if kind == 0 and echo_id == self._id:
+                found.append((address, sequence))
+
+    def reaches(self, address: str, wait_s: float) -> bool:
+        """Whether an address answers one request within a time."""
+        sequence = self.send(address)
+        end = time.monotonic() + wait_s
+        while sequence >= 0 and (left := end - time.monotonic()) > 0:
+            select.select([self], [], [], left)
+            if (address, sequence) in self.receive():
+                return True
+        return False
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def __enter__(self) -> Echo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF

@@ -1,0 +1,133 @@
+"""The lab's processes: started to outlive the command, recorded so that they can be ended.
+
+A process is known by its id *and* its start time, because ids are used again: nothing is ever
+signalled that this record does not hold.  The record is appended to at once after each start, so
+that `lab down` finds them after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lab.namespace import LabError, inside
+
+STATE_DIR = Path("/run/xenflow/lab")
+LOG_DIR = STATE_DIR / "log"
+_RECORD = STATE_DIR / "processes.jsonl"
+_REALTIME_PRIORITY = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One started process; `started` is its start time in the kernel's ticks since boot."""
+
+    node: str
+    name: str
+    pid: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return start_time(self.pid) == self.started
+
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return LOG_DIR / f"{self.node}-{self.name}.log"
+
+
+def start_time(pid: int) -> int | None:
+    """A process's start time, or None where it is gone or only waits to be collected."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def start(
+    node: str,
+    name: str,
+    argv: Sequence[str],
+    namespace: str | None,
+    *,
+    environment: dict[str, str] | None = None,
+    realtime: bool = False,
+) -> Process:
+    """Start a process in a namespace, in a session of its own, its output in the log folder.
+
+    `realtime` asks for SCHED_RR, quietly without it where that is not allowed.
+    """
+    program = shutil.which(argv[0])
+    if program is None:
+        raise LabError(f"{argv[0]}: not installed")
+    LOG_DIR.mkdir(parents=True, exist_ok=True)
+    log = str(LOG_DIR / f"{node}-{name}.log")
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    everything = {**os.environ, **(environment or {})}
+    quiet = {"setsid": True, "setsigdef": (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM)}
+
+    def spawn(**extra: object) -> int:
+        return os.posix_spawn(
+            program, list(argv), everything, file_actions=actions, **quiet, **extra  # type: ignore[arg-type]
+        )
+
+    with inside(namespace):
+        try:
+            extra = (os.SCHED_RR, os.sched_param(_REALTIME_PRIORITY))
+            pid = spawn(scheduler=extra) if realtime else spawn()
+        except PermissionError:
+            pid = spawn()
+    process = Process(node, name, pid, start_time(pid) or 0)
+    with _RECORD.open("a") as record:
+        record.write(json.dumps(asdict(process)) + "\n")
+    return process
+
+
+def recorded() -> list[Process]:
+    """Every process started and not yet forgotten, dead ones too."""
+    found = []
+    with suppress(FileNotFoundError):
+        for line in _RECORD.read_text().splitlines():
+            with suppress(ValueError, TypeError):
+                found.append(Process(**json.loads(line)))
+    return found
+
+
+def end(processes: Iterable[Process], wait_s: float = 2.0) -> None:
+    """End processes: asked first, stopped ones continued so that they hear it, killed at last."""
+    left = [p for p in processes if p.alive]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+                os.kill(process.pid, signal.SIGCONT)
+        limit = time.monotonic() + wait_s
+        while left and time.monotonic() < limit:
+            for process in left:
+                with suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
+            left = [p for p in left if p.alive]
+            time.sleep(0.005)
+        if not left:
+            return
+    raise LabError("not ended: " + ", ".join(f"{p.node} {p.name} (pid {p.pid})" for p in left))
+
+
+def forget() -> None:
+    """Empty the record."""
+    _RECORD.unlink(missing_ok=True)

@@ -1,0 +1,285 @@
+"""A router's wires: how its interfaces reach the switch of the host it runs on, wherever that is.
+
+Moving a veth end from one namespace to another takes it down and away: its carrier, addresses and
+routes go with it.  A virtual machine's interface knows nothing of a move.  So each wire is in three
+pieces, and the router's end is never touched:
+
+    router               fabric namespace                    host
+    eth0  =====veth=====  w1.0  <-tc redirect->  h1.0.0  =====veth=====  vr1.0, a port of its switch
+    ctl0  =====veth=====  w1.c  <-tc redirect->  h1.c.0  =====veth=====  vr1.ctl, in no switch
+
+`plug` makes the right-hand veth on one host, as Xen makes a domain's vifs; `unplug` removes it;
+`join` and `cut` turn the redirection on and off.  While it is off nothing passes in either
+direction, though both ends have carrier.  The fabric has no addresses and answers nothing.
+
+The control wire ends in the host itself, in front of the Rule Table, and is the one way from a
+router into Domain 0.  The filter on it is by vif, so that a router cannot be another: only its own
+MAC and link-local address, only the Rule Table's port, and the neighbour discovery that needs.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+
+from xenflow.pure.network import Interface, Router
+
+from lab import switch
+from lab.description import FABRIC, PREFIX, Lab
+from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl, tc
+
+CONTROL = "ctl0"
+"""The control link's name in the router."""
+RULE_TABLE_ADDRESS = "fe80::1"
+RULE_TABLE_MAC = "02:58:46:00:00:01"
+RULE_TABLE_PORT = 6641
+_VIF_MAC = "fe:ff:ff:ff:ff:ff"
+"""What Xen gives the host's end of every vif."""
+
+
+def control_mac(router: Router) -> str:
+    """The MAC address of a router's end of its control link."""
+    return f"02:58:46:01:{router.id >> 8:02x}:{router.id & 255:02x}"
+
+
+def control_address(router: Router) -> str:
+    """The link-local address of a router's end of its control link."""
+    return f"fe80::1:{router.id:x}"
+
+
+def mac_text(mac: int) -> str:
+    """A MAC address as tools write it."""
+    return ":".join(f"{byte:02x}" for byte in mac.to_bytes(6, "big"))
+
+
+def _pieces(lab: Lab, router: Router, host: str) -> Iterator[tuple[str, str, str]]:
+    """Each wire's (router's piece, host's piece, host's end)."""
+    number = lab.hosts.index(host)
+    for n, interface in enumerate(router.interfaces):
+        yield f"w{router.id}.{n}", f"h{router.id}.{n}.{number}", interface.vif
+    yield f"w{router.id}.c", f"h{router.id}.c.{number}", router.control_vif
+
+
+def build(lab: Lab, router: Router) -> list[str]:
+    """The `ip` commands that make a router's own pieces (for the root namespace)."""
+    own = PREFIX + router.name
+    commands = [
+        f"link add name {i.name} address {mac_text(i.mac)} mtu 1500 netns {own} "
+        f"type veth peer name w{router.id}.{n} mtu 1500 netns {FABRIC}"
+        for n, i in enumerate(router.interfaces)
+    ]
+    commands.append(
+        f"link add name {CONTROL} address {control_mac(router)} mtu 1500 netns {own} "
+        f"type veth peer name w{router.id}.c mtu 1500 netns {FABRIC}"
+    )
+    return commands
+
+
+def raise_router(lab: Lab, router: Router) -> None:
+    """Addresses, and what a router's kernel must and must not do."""
+    own = PREFIX + router.name
+    sysctl(
+        {
+            "net/ipv4/ip_forward": 1,
+            "net/ipv6/conf/all/forwarding": 0,
+            "net/ipv4/conf/all/rp_filter": 0,
+            "net/ipv4/conf/default/rp_filter": 0,
+            "net/ipv4/conf/all/send_redirects": 0,
+            "net/ipv4/conf/default/send_redirects": 0,
+            "net/ipv4/conf/all/accept_redirects": 0,
+            "net/ipv4/conf/default/accept_redirects": 0,
+            "net/ipv4/conf/all/secure_redirects": 0,
+            "net/ipv4/conf/all/accept_source_route": 0,
+            # only ctl0 speaks IPv6, and nothing else speaks on ctl0
+            f"net/ipv6/conf/{CONTROL}/disable_ipv6": 0,
+            f"net/ipv6/conf/{CONTROL}/addr_gen_mode": 1,
+            f"net/ipv6/conf/{CONTROL}/accept_dad": 0,
+            f"net/ipv6/conf/{CONTROL}/accept_ra": 0,
+            f"net/ipv6/conf/{CONTROL}/router_solicitations": 0,
+            f"net/ipv4/conf/{CONTROL}/arp_ignore": 8,
+            f"net/ipv4/conf/{CONTROL}/forwarding": 0,
+            **{
+                f"net/ipv4/conf/{i.name}/{key}": 0
+                for i in router.interfaces
+                for key in ("rp_filter", "send_redirects", "accept_redirects")
+            },
+        },
+        own,
+    )
+    commands = ["link set lo up", f"link set {CONTROL} up"]
+    for interface in router.interfaces:
+        address = lab.addresses[router.name][interface.name]
+        commands += [
+            f"address add {address} broadcast + dev {interface.name}",
+            f"link set {interface.name} up",
+        ]
+    commands.append(f"address add {control_address(router)}/64 dev {CONTROL} nodad")
+    ip(commands, own)
+    checksums_in_software([*(i.name for i in router.interfaces), CONTROL], own)
+    wires = [f"w{router.id}.{n}" for n in (*range(len(router.interfaces)), "c")]
+    ip([f"link set {wire} up" for wire in wires], FABRIC)
+    checksums_in_software(wires, FABRIC)
+
+
+def plug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
+    """Make a router's vifs and control vif on a host, not joined to the router yet.
+
+    The switch is still adding the ports when this returns: `switch.finish` waits for that.
+    """
+    namespace = lab.switch_namespace(host)
+    pieces = list(_pieces(lab, router, host))
+    ip(
+        f"link add name {far} address {_mac_of(router, far)} mtu 1500 netns {namespace} "
+        f"type veth peer name {near} mtu 1500 netns {FABRIC}"
+        for _, near, far in pieces
+    )
+    sysctl(
+        {
+            f"net/ipv6/conf/{router.control_vif}/disable_ipv6": 0,
+            f"net/ipv6/conf/{router.control_vif}/addr_gen_mode": 1,
+            f"net/ipv6/conf/{router.control_vif}/accept_dad": 0,
+            f"net/ipv6/conf/{router.control_vif}/accept_ra": 0,
+            f"net/ipv6/conf/{router.control_vif}/accept_redirects": 0,
+            f"net/ipv6/conf/{router.control_vif}/router_solicitations": 0,
+            f"net/ipv6/conf/{router.control_vif}/forwarding": 0,
+            f"net/ipv4/conf/{router.control_vif}/arp_ignore": 8,
+            f"net/ipv4/conf/{router.control_vif}/forwarding": 0,
+        },
+        namespace,
+    )
+    _guard(router, namespace)
+    ip(
+        [
+            *(f"link set {far} up" for _, _, far in pieces),
+            f"address add {RULE_TABLE_ADDRESS}/64 dev {router.control_vif} nodad",
+        ],
+        namespace,
+    )
+    ip((f"link set {near} up" for _, near, _ in pieces), FABRIC)
+    checksums_in_software((far for _, _, far in pieces), namespace)
+    checksums_in_software((near for _, near, _ in pieces), FABRIC)
+    words: list[str] = []
+    for interface in router.interfaces:
+        words += _add_port(lab, router, interface)
+    return switch.vsctl(lab.switch_node(host), words)
+
+
+def _add_port(lab: Lab, router: Router, interface: Interface) -> list[str]:
+    """As `vif-openvswitch` does it: whatever had that name goes, then the port is added."""
+    return [
+        "--", "--if-exists", "del-port", interface.vif,
+        "--", "add-port", switch.BRIDGE, interface.vif,
+        f"tag={lab.network.links[interface.link].vlan}",
+        "--", "set", "Interface", interface.vif, f"external_ids:xenflow-router={router.name}",
+    ]
+
+
+def unplug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
+    """Remove a router's vifs and control vif from a host; nothing is amiss where there are none.
+
+    The switch is still removing the ports when this returns: `switch.finish` waits for that.
+    """
+    words: list[str] = []
+    for interface in router.interfaces:
+        words += ["--", "--if-exists", "del-port", interface.vif]
+    removing = switch.vsctl(lab.switch_node(host), words)
+    ip((f"link del {near}" for _, near, _ in _pieces(lab, router, host)), FABRIC, force=True)
+    _unguard(router, lab.switch_namespace(host))
+    return removing
+
+
+def join(lab: Lab, router: Router, host: str) -> None:
+    """Let frames pass between a router and the vifs it has on a host."""
+    tc(
+        (
+            line
+            for wire, near, _ in _pieces(lab, router, host)
+            for one, other in ((wire, near), (near, wire))
+            for line in (
+                f"qdisc add dev {one} ingress",
+                f"filter add dev {one} parent ffff: protocol all prio 1 u32 match u32 0 0 "
+                f"action mirred egress redirect dev {other}",
+            )
+        ),
+        FABRIC,
+    )
+
+
+def cut(lab: Lab, router: Router, host: str) -> None:
+    """Let nothing pass any more, in either direction: first what the router sends."""
+    pieces = list(_pieces(lab, router, host))
+    names = [wire for wire, _, _ in pieces] + [near for _, near, _ in pieces]
+    tc((f"qdisc del dev {name} ingress" for name in names), FABRIC, force=True)
+
+
+def plugged(lab: Lab, router: Router) -> list[str]:
+    """The hosts that have vifs of a router now."""
+    with inside(FABRIC):
+        here = {name for _, name in socket.if_nameindex()}
+    return [h for h in lab.hosts if any(near in here for _, near, _ in _pieces(lab, router, h))]
+
+
+def announce(lab: Lab, router: Router) -> None:
+    """One gratuitous ARP for each address, as Xen's network front end sends on resume (the
+    kernel's NETDEV_NOTIFY_PEERS: a broadcast request for the sender's own address)."""
+    with inside(PREFIX + router.name):
+        for interface in router.interfaces:
+            mac = interface.mac.to_bytes(6, "big")
+            address = lab.addresses[router.name][interface.name].ip.packed
+            frame = (
+                b"\xff" * 6 + mac + b"\x08\x06"
+                + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
+                + mac + address + b"\0" * 6 + address
+            )
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+                sock.bind((interface.name, 0))
+                sock.send(frame)
+
+
+# --- the control link's filter -------------------------------------------------------------------
+
+
+def guard_rules(router: Router) -> str:
+    """The nftables rules for one control vif: what a router may say to its host."""
+    vif, own = router.control_vif, control_address(router)
+    return f"""
+add table netdev xenflow-{router.name}
+delete table netdev xenflow-{router.name}
+table netdev xenflow-{router.name} {{
+    chain from-router {{
+        type filter hook ingress device "{vif}" priority 0; policy drop;
+        ether saddr != {control_mac(router)} drop
+        ip6 saddr != {own} drop
+        ip6 daddr {RULE_TABLE_ADDRESS} tcp dport {RULE_TABLE_PORT} accept
+        ip6 daddr {{ {RULE_TABLE_ADDRESS}, ff02::1:ff00:1 }} ip6 hoplimit 255 \
+icmpv6 type nd-neighbor-solicit icmpv6 code 0 accept
+        ip6 daddr {RULE_TABLE_ADDRESS} ip6 hoplimit 255 \
+icmpv6 type nd-neighbor-advert icmpv6 code 0 accept
+    }}
+}}
+"""
+
+
+def _guard(router: Router, namespace: str) -> None:
+    _nft(guard_rules(router), namespace)
+
+
+def _unguard(router: Router, namespace: str) -> None:
+    name = f"netdev xenflow-{router.name}"
+    _nft(f"add table {name}\ndelete table {name}\n", namespace)
+
+
+def _nft(rules: str, namespace: str) -> None:
+    with inside(namespace):
+        try:
+            done = subprocess.run(["nft", "-f", "-"], input=rules, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise LabError("nft is not installed (package nftables)") from None
+    if done.returncode:
+        raise LabError(f"nft in {namespace}: {done.stderr.strip()}")
+
+
+def _mac_of(router: Router, vif: str) -> str:
+    return RULE_TABLE_MAC if vif == router.control_vif else _VIF_MAC
