@@ -12,7 +12,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = 
     lines = [list(headings), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
     numeric = [
-        len(lines) > 1 and all(_is_number(line[i]) for line in lines[1:])
+        all(_is_number(line[i]) for line in lines[1:]) and any(line[i] != "-" for line in lines[1:])
         for i in range(len(headings))
     ]
     return "\n".join(

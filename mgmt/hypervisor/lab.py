@@ -86,7 +86,7 @@ class Lab:
         if not isinstance(answer, dict):
             raise HypervisorError(f"the lab's hypervisor at {self.url}: expected an object")
         if not answer.get("ok", True) or "error" in answer:
-            error = answer.get("error")
-            reason = error.get("message", error) if isinstance(error, dict) else error
+            refusal = answer.get("error")
+            reason = refusal.get("message") if isinstance(refusal, dict) else refusal
             raise HypervisorError(f"the lab's hypervisor refused {verb}: {reason}")
         return answer

@@ -1,0 +1,256 @@
+"""The `xenflow` command: one management entity for the whole network, from any node.
+
+Everything it does is a verb (`mgmt/verbs/`, one file each); the table `VERBS` is the program.
+It needs the network file and the controllers' management addresses, nothing else: no login on
+a host, no switch tools.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from mgmt import network_file
+from mgmt.client import TIMEOUT_S, AskError, BadAnswer, Unreachable
+from mgmt.hypervisor import HypervisorError
+from mgmt.session import Session
+from mgmt.verbs import (
+    Exit,
+    Verb,
+    complain,
+    flows,
+    links,
+    migrate,
+    mode,
+    nexthops,
+    plan,
+    recover,
+    routers,
+    routes,
+    rule,
+    rules,
+    status,
+    topology,
+    trace,
+)
+from xenflow.pure.management import ManagementError
+from xenflow.pure.network import NetworkError
+
+VERBS: tuple[Verb, ...] = tuple(
+    cast(Verb, module)
+    for module in (
+        status,
+        topology,
+        routers,
+        routes,
+        nexthops,
+        links,
+        flows,
+        trace,
+        rules,
+        rule,
+        plan,
+        migrate,
+        mode,
+        recover,
+    )
+)
+
+NETWORK_FILES = (Path("/run/xenflow/network.toml"), Path("/etc/xenflow/network.toml"))
+"""Where the network file is looked for, after --network and $XENFLOW_NETWORK."""
+
+_EPILOG = f"""\
+The network file is FILE of --network, else $XENFLOW_NETWORK, else the first that exists of
+{" and ".join(map(str, NETWORK_FILES))}.
+
+exit status:
+  0    done
+  1    refused or failed, or only a part could be shown; standard error says why
+  2    the command line or the network file is wrong; nothing was asked or changed
+  3    a controller that was needed did not answer
+  130  interrupted (Ctrl-C)
+
+`xenflow VERB --help` explains a verb; docs/cli.md all of them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status.  Raises SystemExit for --help and usage errors."""
+    args = build_parser().parse_args(argv)
+    _log(args.verbose)
+    try:
+        status = _run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`) has gone; without this the interpreter complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    return status
+
+
+def _run(args: Namespace) -> int:
+    if args.module is None:
+        return _run_lab(args)
+    try:
+        network = network_file.load(find_network_file(args.network_file))
+    except NetworkError as error:
+        complain(error)
+        return Exit.USAGE
+    session = Session(network, args.timeout)
+    module: Verb = args.module
+    try:
+        return module.run(args, session)
+    except Unreachable as error:
+        complain(error)
+        return Exit.UNREACHABLE
+    except BadAnswer as error:
+        complain(f"{error}; is the same release installed there?")
+        return Exit.FAILED
+    except ManagementError as error:
+        complain(error.message)  # an argument that no controller would take: it was not sent
+        return Exit.USAGE
+    except (AskError, HypervisorError, NetworkError) as error:
+        complain(error)
+        return Exit.FAILED
+    finally:
+        session.close()
+
+
+def _run_lab(args: Namespace) -> int:
+    try:
+        return int(args.run(args))
+    except NetworkError as error:
+        complain(error)
+        return Exit.FAILED
+
+
+def find_network_file(given: str | None) -> Path:
+    """The file to read.  Raises NetworkError where there is none."""
+    named = given or os.environ.get("XENFLOW_NETWORK")
+    if named:
+        return Path(named)
+    for path in NETWORK_FILES:
+        if path.exists():
+            return path
+    places = " nor ".join(map(str, NETWORK_FILES))
+    raise NetworkError(
+        f"no network file: neither {places} exists; name one with --network or $XENFLOW_NETWORK"
+    )
+
+
+def build_parser() -> ArgumentParser:
+    """The whole command line."""
+    parser = ArgumentParser(
+        prog="xenflow",
+        description="Look at and change a XenFlow network.",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"xenflow {_version()}")
+    _add_common(parser, {"network_file": None, "timeout": TIMEOUT_S, "verbose": 0})
+    parser.set_defaults(module=None)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
+    for module in VERBS:
+        verb = verbs.add_parser(
+            module.NAME,
+            help=module.SUMMARY,
+            description=_description(module),
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        # Given before or after the verb; SUPPRESS keeps the latter from undoing the former.
+        for inner in (verb, *_inner_parsers(verb)):
+            _add_common(inner, dict.fromkeys(("network_file", "timeout", "verbose"), SUPPRESS))
+        verb.set_defaults(module=module)
+    _add_lab(verbs)
+    return parser
+
+
+def _description(module: Verb) -> str:
+    """A verb's docstring, without the `xenflow VERB:` it begins with."""
+    text = (cast(Any, module).__doc__ or module.SUMMARY).strip()
+    start = f"`xenflow {module.NAME}`: "
+    text = text.removeprefix(start)
+    return text[:1].upper() + text[1:]
+
+
+def _inner_parsers(parser: ArgumentParser) -> list[ArgumentParser]:
+    groups = [a for a in parser._actions if hasattr(a, "choices") and isinstance(a.choices, dict)]
+    return [inner for group in groups for inner in cast(Any, group).choices.values()]
+
+
+def _add_common(parser: ArgumentParser, defaults: dict[str, Any]) -> None:
+    common = parser.add_argument_group("for every verb")
+    common.add_argument(
+        "--network",
+        dest="network_file",
+        metavar="FILE",
+        default=defaults["network_file"],
+        help="the network file",
+    )
+    common.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        default=defaults["timeout"],
+        help=f"how long a controller may take to answer, in seconds ({TIMEOUT_S:g})",
+    )
+    common.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=defaults["verbose"],
+        help="say what is asked of whom, on standard error",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise ValueError
+    return value
+
+
+_seconds.__name__ = "time in seconds"
+
+
+def _add_lab(verbs: Any) -> None:
+    """`lab` is a part of its own that an installation may leave out."""
+    try:
+        from lab.cli import add_parser
+    except ImportError as error:
+        reason = str(error)
+        stub = verbs.add_parser("lab", help="a whole network on one machine (not installed)")
+        stub.add_argument("rest", nargs="*", metavar="...")
+        stub.set_defaults(run=lambda _: _no_lab(reason))
+        return
+    add_parser(verbs)
+
+
+def _no_lab(reason: str) -> int:
+    complain(f"lab: not installed here: {reason}")
+    return Exit.FAILED
+
+
+def _log(verbose: int) -> None:
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, stream=sys.stderr, format="xenflow: %(message)s")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("xenflow")
+    except metadata.PackageNotFoundError:
+        return "(not installed, run from its sources)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

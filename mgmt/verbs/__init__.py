@@ -1,0 +1,72 @@
+"""The verbs of the `xenflow` command, one file each.
+
+A verb's module has `NAME`, `SUMMARY` (one line), `add_arguments(parser)` and `run(args, session)`,
+which prints, and returns an `Exit`.  `mgmt.cli` holds the table of them all.  What several verbs
+share on the command line is here.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from enum import IntEnum
+from typing import Any, Protocol
+
+from mgmt.client import AskError
+from mgmt.session import Session
+from mgmt.text import to_json
+
+
+class Exit(IntEnum):
+    """What the command's exit status says."""
+
+    OK = 0
+    FAILED = 1
+    """Refused, or failed, or only a part of the answer; the reason is on standard error."""
+    USAGE = 2
+    """The command line or the network file is wrong; nothing was asked or changed."""
+    UNREACHABLE = 3
+    """A controller that was needed did not answer."""
+    INTERRUPTED = 130
+
+
+class Verb(Protocol):
+    """What each module of this package looks like."""
+
+    NAME: str
+    SUMMARY: str
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The verb's part of the command line."""
+        ...
+
+    def run(self, args: Namespace, session: Session) -> int:
+        """Do it.  Raises NetworkError and AskError, which `mgmt.cli` reports."""
+        ...
+
+
+def add_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/cli.md has its shape)")
+
+
+def add_dry_run(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+
+
+def emit(args: Namespace, value: Any, text: str) -> None:
+    """Print `value` with --json, else `text`."""
+    print(to_json(value) if args.json else text)
+
+
+def complain(message: object) -> None:
+    """A line on standard error."""
+    print(f"xenflow: {message}", file=sys.stderr)
+
+
+def complain_of(silent: dict[str, AskError]) -> Exit:
+    """Say which controllers gave no answer; the exit status that this means."""
+    for error in silent.values():
+        complain(error)
+    return Exit.FAILED if silent else Exit.OK

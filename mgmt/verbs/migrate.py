@@ -1,0 +1,107 @@
+"""`xenflow migrate`: move a router to another host, watched step by step.
+
+Progress goes to standard error, a line for each step with its time; the last line says what came of
+it.  An interrupt (Ctrl-C) before the VM has moved puts everything back.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, TextIO
+
+from mgmt.session import Session
+from mgmt.text import to_json
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from mgmt.verbs.plan import add_mode
+
+if TYPE_CHECKING:
+    from mgmt.migrate import Event, Step
+
+NAME = "migrate"
+SUMMARY = "move a router to another host"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("router", metavar="ROUTER")
+    parser.add_argument("host", metavar="HOST", help="where it shall go")
+    add_mode(parser)
+    parser.add_argument("--step", action="store_true", help="ask before every stage")
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def run(args: Namespace, session: Session) -> int:
+    from mgmt import migrate
+
+    session.router(args.router)
+    session.host(args.host)
+    made = migrate.plan(session.network, args.router, args.host, args.mode, session.ask)
+    if args.dry_run:
+        emit(args, made.json(), made.text())
+        return Exit.OK
+    progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+    result = migrate.run(made, progress, ask_before if args.step else None)
+    progress.close()
+    if args.json:
+        print(to_json(result.json()))
+    complain(result.text())
+    return Exit.OK if result.ok else Exit.INTERRUPTED if result.interrupted else Exit.FAILED
+
+
+class Progress:
+    """Reports each step's beginning and end.  On a terminal a step is one line that is finished
+    when the step is; elsewhere (a log) a line is written at its end only."""
+
+    def __init__(self, out: TextIO, titles: dict[str, str]) -> None:
+        self._out = out
+        self._titles = titles
+        self._terminal = out.isatty()
+        self._began: dict[str, float] = {}
+        self._open = ""
+
+    def __call__(self, event: Event) -> None:
+        title = self._titles.get(event.step, event.step)
+        if event.state == "started":
+            self._began[event.step] = event.time_s
+            if self._terminal:
+                self.close()
+                self._write(f"{event.time_s:9.3f}  {title} ... ")
+                self._open = event.step
+            return
+        took = event.time_s - self._began.get(event.step, event.time_s)
+        ending = f"{event.state} ({took:.3f} s)"
+        if event.detail:
+            ending += f": {event.detail}"
+        if self._open == event.step:
+            self._write(f"{ending}\n")
+            self._open = ""
+        else:
+            self.close()
+            self._write(f"{event.time_s:9.3f}  {title} ... {ending}\n")
+
+    def close(self) -> None:
+        """End a line that is still open."""
+        if self._open:
+            self._write("\n")
+            self._open = ""
+
+    def _write(self, text: str) -> None:
+        self._out.write(text)
+        self._out.flush()
+
+
+def ask_before(step: Step) -> bool:
+    """Whether the operator lets a stage begin; no answer (end of input) is a no."""
+    print(f"\nnext: {step.title}", file=sys.stderr)
+    if step.detail:
+        print(f"      {step.detail}", file=sys.stderr)
+    while True:
+        print("go on? [yes/no] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        if not answer:
+            return False
+        if answer.strip().lower() in ("y", "yes"):
+            return True
+        if answer.strip().lower() in ("n", "no"):
+            return False

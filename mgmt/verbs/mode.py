@@ -1,0 +1,77 @@
+"""`xenflow mode`: who forwards a router's packets: the switches, or the VM itself.
+
+Every switch that the router's links can lie on is told in turn; each proves the change in force
+before the next begins.  If one fails, those told already keep the new mode and running the verb
+again goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from argparse import ArgumentParser, Namespace
+
+from mgmt.client import AskError, Refused
+from mgmt.session import Session
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from xenflow.pure.migration import switches
+from xenflow.pure.network import NetworkError
+from xenflow.pure.placement import Mode, to_json
+
+NAME = "mode"
+SUMMARY = "let the switches (xenflow) or the VM itself (native) forward for a router"
+
+_LEASE_S = 60.0
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("router", metavar="ROUTER")
+    parser.add_argument("mode", choices=[mode.value for mode in Mode])
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def run(args: Namespace, session: Session) -> int:
+    router, mode = session.router(args.router), Mode(args.mode)
+    found = session.whereabouts(router.name)
+    now = found.placement
+    if found.silent:
+        raise next(iter(found.silent.values()))
+    if len(now.hosts) > 1:
+        raise NetworkError(
+            f"{router.name} is between {' and '.join(now.hosts)}: finish its migration first "
+            "(`xenflow status`, `xenflow recover`)"
+        )
+    # The newest placement may not have reached everyone: the same mode is told again.
+    wanted = now.step(mode=mode)
+    controllers = list(
+        dict.fromkeys(
+            session.network.datapaths[name].controller
+            for name in switches(session.network, router)
+        )
+    )
+    value = {"placement": to_json(wanted), "controllers": controllers}
+    if args.dry_run:
+        told = ", ".join(controllers)
+        emit(args, value, f"would tell {told}: {router.name} on {now.vm}, mode {mode.value}")
+        return Exit.OK
+    home = session.network.datapaths[now.vm].controller
+    owner = f"{socket.gethostname()}-{os.getpid()}"[-63:]
+    session.ask(home, "lock", router=router.name, owner=owner, lease_s=_LEASE_S)
+    try:
+        for number, controller in enumerate(controllers):
+            try:
+                session.ask(
+                    controller, "place", timeout_s=max(30.0, session.timeout_s), placement=wanted
+                )
+            except AskError:
+                done = ", ".join(controllers[:number]) or "none"
+                complain(f"told before the failure: {done}; run the same again to go on")
+                raise
+    finally:
+        try:
+            session.ask(home, "unlock", router=router.name, owner=owner)
+        except (Refused, AskError) as error:
+            complain(f"the lock on {router.name} is left, and ends by itself: {error}")
+    emit(args, value, f"{router.name}: {mode.value}")
+    return Exit.OK

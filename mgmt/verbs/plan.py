@@ -1,0 +1,41 @@
+"""`xenflow plan`: what a migration would do, step by step; nothing is changed."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from mgmt.session import Session
+from mgmt.verbs import Exit, add_json, emit
+
+NAME = "plan"
+SUMMARY = "the steps of a migration, or why it cannot be done; changes nothing"
+
+ORDERS = ("overlapped", "report", "native")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("router", metavar="ROUTER")
+    parser.add_argument("host", metavar="HOST", help="where it shall go")
+    add_mode(parser)
+    add_json(parser)
+
+
+def add_mode(parser: ArgumentParser) -> None:
+    """`--mode`, shared with `migrate`."""
+    parser.add_argument(
+        "--mode",
+        choices=ORDERS,
+        default="overlapped",
+        help="overlapped (default): both hosts forward while the VM moves; report: strictly "
+        "control plane, data plane, links; native: the VM forwards, behind bridges (a baseline)",
+    )
+
+
+def run(args: Namespace, session: Session) -> int:
+    from mgmt import migrate
+
+    session.router(args.router)
+    session.host(args.host)
+    made = migrate.plan(session.network, args.router, args.host, args.mode, session.ask)
+    emit(args, made.json(), made.text())
+    return Exit.OK

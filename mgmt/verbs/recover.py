@@ -1,0 +1,53 @@
+"""`xenflow recover`: finish or undo migrations whose management entity was lost.
+
+What is believed is what is observed (where the VM really runs, which flows are really there); the
+journal only says that there is something to look at.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+
+from mgmt.session import Session
+from mgmt.text import to_json
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from mgmt.verbs.migrate import Progress
+
+NAME = "recover"
+SUMMARY = "finish or undo migrations that were interrupted"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("router", metavar="ROUTER", nargs="?", help="default: every router")
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def run(args: Namespace, session: Session) -> int:
+    from mgmt import migrate
+
+    names = [session.router(args.router).name] if args.router else list(session.network.routers)
+    results = []
+    worst = Exit.OK
+    for name in names:
+        made = migrate.plan_recovery(session.network, name, session.ask)
+        if made is None:
+            continue
+        if args.dry_run:
+            results.append(made.json())
+            if not args.json:
+                print(made.text())
+            continue
+        progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+        result = migrate.run(made, progress, None)
+        progress.close()
+        results.append(result.json())
+        complain(result.text())
+        if not result.ok:
+            worst = Exit.INTERRUPTED if result.interrupted else Exit.FAILED
+    if args.json:
+        print(to_json({"recovered": results}))
+    elif not results:
+        emit(args, None, "nothing to recover")
+    return worst

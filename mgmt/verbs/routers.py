@@ -1,0 +1,73 @@
+"""`xenflow routers`: where each router is and what is known of its routes."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any
+
+from mgmt.client import AskError
+from mgmt.session import Session, placements
+from mgmt.text import duration, table
+from mgmt.verbs import Exit, add_json, complain_of, emit
+from mgmt.verbs.status import best_view
+from xenflow.pure.placement import to_json
+
+NAME = "routers"
+SUMMARY = "the routers: where they are, their interfaces, what is known of their routes"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--host", help="only those whose VM is on this host")
+    parser.add_argument("--names", action="store_true", help="print their names only, one a line")
+    add_json(parser)
+
+
+def run(args: Namespace, session: Session) -> int:
+    if args.host:
+        session.host(args.host)
+    answers = session.ask_all("status")
+    silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
+    answered = {name: a for name, a in answers.items() if not isinstance(a, AskError)}
+    if not answered:
+        complain_of(silent)
+        return Exit.UNREACHABLE
+    places = placements(answers)
+    values: list[dict[str, Any]] = []
+    for name, router in session.network.routers.items():
+        place = places.get(name)
+        if args.host and (place is None or place.vm != args.host):
+            continue
+        values.append(
+            {
+                "name": name,
+                "id": router.id,
+                "home": router.home,
+                "interfaces": {i.name: i.link for i in router.interfaces},
+                "placement": to_json(place) if place else None,
+                "table": best_view(name, answered) or None,
+            }
+        )
+    if args.names:
+        if values:
+            print("\n".join(str(value["name"]) for value in values))
+    else:
+        emit(args, {"routers": values}, table(_HEADINGS, map(_row, values)))
+    return complain_of(silent)
+
+
+_HEADINGS = ("ROUTER", "ID", "VM", "FORWARDS", "HOME", "ROUTES", "FED", "AGE", "INTERFACES")
+
+
+def _row(value: dict[str, Any]) -> tuple[object, ...]:
+    place, found = value["placement"] or {}, value["table"] or {}
+    return (
+        value["name"],
+        value["id"],
+        place.get("vm"),
+        place.get("forwarders"),
+        value["home"],
+        found.get("routes"),
+        found.get("feed"),
+        duration(found.get("age_s")),
+        [f"{name} on {link}" for name, link in value["interfaces"].items()],
+    )

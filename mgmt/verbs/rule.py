@@ -1,0 +1,109 @@
+"""`xenflow rule add|replace|remove`: change one rule of a host or switch at run time."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any
+
+from mgmt.session import Session
+from mgmt.text import to_json
+from mgmt.verbs import Exit, add_dry_run, add_json, emit
+from mgmt.verbs.rules import show
+from xenflow.pure.management import request
+from xenflow.pure.network import NetworkError
+
+NAME = "rule"
+SUMMARY = "add, replace or remove a rule of a host or switch"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="change", metavar="CHANGE", required=True)
+    for change, summary in (
+        ("add", "add a rule; refused where one of that id exists"),
+        ("replace", "put a rule in the place of the one with the same id"),
+        ("remove", "remove a rule"),
+    ):
+        verb = actions.add_parser(change, help=summary, description=summary)
+        verb.add_argument("host", metavar="HOST", help="a host or a plain switch")
+        if change == "remove":
+            verb.add_argument("rule_id", metavar="ID")
+        else:
+            verb.add_argument("--id", metavar="ID", help="the rule's name, of the operator's choice")
+            verb.add_argument("--priority", type=int, metavar="N", help="0 to 65535")
+            verb.add_argument(
+                "--match", type=fields, metavar="KEY=VALUE,...", help="what it is for; else all"
+            )
+            verb.add_argument(
+                "--actions", type=actions_of, metavar="ACTION,...", help="what is done; else drop"
+            )
+            verb.add_argument(
+                "--file", type=Path, metavar="FILE", help="the rule as JSON instead; - reads it"
+            )
+        add_dry_run(verb)
+        add_json(verb)
+
+
+def run(args: Namespace, session: Session) -> int:
+    session.datapath(args.host)
+    arguments: dict[str, Any] = {"datapath": args.host}
+    if args.change == "remove":
+        arguments["rule_id"] = args.rule_id
+        text = f"rule {args.rule_id}"
+    else:
+        arguments["rule"] = _rule(args)
+        text = show([arguments["rule"]])
+    verb = f"rule-{args.change}"
+    request(verb, "0", **arguments)  # what the controller would refuse is refused here
+    if args.dry_run:
+        emit(args, {"verb": verb, **arguments}, f"would {args.change} on {args.host}:\n{text}")
+        return Exit.OK
+    answer = session.ask_datapath(args.host, verb, **arguments)
+    emit(args, answer, f"{args.host}: {_PAST[args.change]}:\n{text}")
+    return Exit.OK
+
+
+_PAST = {"add": "added", "replace": "replaced", "remove": "removed"}
+
+
+def _rule(args: Namespace) -> dict[str, Any]:
+    given = {key: getattr(args, key) for key in ("id", "priority", "match", "actions")}
+    rule = {key: value for key, value in given.items() if value is not None}
+    if args.file is not None:
+        rule = {**_read(args.file), **rule}
+    if "id" not in rule:
+        raise NetworkError("the rule has no id: give --id, or `id` in the file")
+    return {"priority": 0x8000, "match": {}, "actions": [], **rule}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = Path("/dev/stdin" if str(path) == "-" else path).read_text()
+        rule = json.loads(text)
+    except OSError as error:
+        raise NetworkError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise NetworkError(f"{path}: not JSON: {error}") from None
+    if not isinstance(rule, dict):
+        raise NetworkError(f"{path}: expected one rule, an object; found {to_json(rule)[:40]}")
+    return rule
+
+
+def fields(text: str) -> dict[str, str | int]:
+    """`nw_dst=10.0.0.0/8,tp_dst=53` as an object; whole numbers become numbers."""
+    found: dict[str, str | int] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key or not value:
+            raise ArgumentTypeError(f"{item!r}: expected KEY=VALUE")
+        if key in found:
+            raise ArgumentTypeError(f"{key}: given twice")
+        found[key] = int(value) if value.isdecimal() else value
+    return found
+
+
+def actions_of(text: str) -> list[str]:
+    """`mod_nw_tos:8,output:3` as a list; `drop` is no action at all."""
+    actions = [action for action in text.split(",") if action]
+    return [] if actions == ["drop"] else actions

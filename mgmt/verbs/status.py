@@ -1,0 +1,147 @@
+"""`xenflow status`: every controller, switch, router and migration of the network.
+
+Controllers that do not answer are named and the rest is printed.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from mgmt.client import AskError
+from mgmt.session import Session, placements
+from mgmt.text import duration, table
+from mgmt.verbs import Exit, add_json, complain_of, emit
+from xenflow.pure.placement import Placement, to_json
+
+NAME = "status"
+SUMMARY = "controllers, switches, routers and migrations at a glance"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_json(parser)
+
+
+def run(args: Namespace, session: Session) -> int:
+    answers = session.ask_all("status")
+    silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
+    answered = {name: a for name, a in answers.items() if not isinstance(a, AskError)}
+    places = placements(answers)
+    value = {
+        "network": session.network.name,
+        "controllers": {
+            name: {"error": {"code": a.code, "message": str(a)}}
+            if isinstance(a, AskError)
+            else a
+            for name, a in answers.items()
+        },
+        "placements": {name: to_json(place) for name, place in places.items()},
+    }
+    emit(args, value, _text(session, answers, answered, places))
+    exit = complain_of(silent)
+    return Exit.UNREACHABLE if not answered else exit
+
+
+def _text(
+    session: Session,
+    answers: dict[str, dict[str, Any] | AskError],
+    answered: dict[str, dict[str, Any]],
+    places: dict[str, Placement],
+) -> str:
+    blocks = [
+        f"network {session.network.name}",
+        table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
+        table(
+            ("DATAPATH", "KIND", "CONTROLLER", "STATE", "PIPELINE", "FLOWS", "PENDING", "DOWN"),
+            _datapaths(session, answers),
+        ),
+    ]
+    if session.network.routers:
+        headings = ("ROUTER", "VM", "FORWARDS", "MODE", "ROUTES", "NEXT HOPS", "FED", "AGE", "NOTE")
+        blocks.append(table(headings, _routers(session, answered, places)))
+    under_way = [
+        (name, m) for name, a in answered.items() for m in a.get("migrations", ()) if m
+    ]
+    if under_way:
+        blocks.append("migrations under way (or left: `xenflow recover`)")
+        blocks.append("\n".join(f"  {_migration(name, m)}" for name, m in under_way))
+    return "\n\n".join(blocks)
+
+
+def _controllers(
+    session: Session, answers: dict[str, dict[str, Any] | AskError]
+) -> Iterator[tuple[Any, ...]]:
+    for name, answer in answers.items():
+        url = session.network.controllers[name].manage
+        if isinstance(answer, AskError):
+            yield name, answer.code, None, None, url
+        else:
+            yield name, "up", answer.get("core"), duration(answer.get("uptime_s")), url
+
+
+def _datapaths(
+    session: Session, answers: dict[str, dict[str, Any] | AskError]
+) -> Iterator[tuple[Any, ...]]:
+    for name, datapath in session.network.datapaths.items():
+        start = name, datapath.kind.value, datapath.controller
+        answer = answers[datapath.controller]
+        if isinstance(answer, AskError):
+            yield *start, "unknown", None, None, None, None
+            continue
+        found = next((d for d in answer.get("datapaths", ()) if d.get("name") == name), None)
+        if found is None:
+            yield *start, "unknown to it", None, None, None, None
+            continue
+        state = (
+            "not connected"
+            if not found.get("connected")
+            else "in sync"
+            if found.get("in_sync")
+            else "catching up"
+        )
+        ports = found.get("ports") or {}
+        down = [port for port, p in ports.items() if not p.get("up")]
+        yield *start, state, found.get("pipeline"), found.get("flows"), found.get("pending"), down
+
+
+def _routers(
+    session: Session, answered: dict[str, dict[str, Any]], places: dict[str, Placement]
+) -> Iterator[tuple[Any, ...]]:
+    for name in session.network.routers:
+        place = places.get(name)
+        found = best_view(name, answered)
+        notes = []
+        if place is None:
+            notes.append("no controller that answered knows it")
+        if found.get("stale"):
+            notes.append("stale")
+        if found.get("slow"):
+            notes.append("slow: " + str(found["slow"]) if found["slow"] is not True else "slow")
+        yield (
+            name,
+            place.vm if place else None,
+            place.forwarders if place else None,
+            place.mode.value if place else None,
+            found.get("routes"),
+            found.get("nexthops"),
+            found.get("feed"),
+            duration(found.get("age_s")),
+            "; ".join(notes),
+        )
+
+
+def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the controller nearest to a router says of it (empty where none knows it)."""
+    nearest = ("local", "mirror", "import", "none")
+    views = [
+        r for answer in answered.values() for r in answer.get("routers", ())
+        if r.get("name") == router
+    ]  # fmt: skip
+    ranked = [(nearest.index(v["feed"]) if v.get("feed") in nearest else 9, v) for v in views]
+    return min(ranked, key=lambda ranked_view: ranked_view[0])[1] if ranked else {}
+
+
+def _migration(controller: str, migration: dict[str, Any]) -> str:
+    shown = ", ".join(f"{key} {value}" for key, value in migration.items() if value is not None)
+    return f"{controller}: {shown}"

@@ -1,0 +1,146 @@
+"""`xenflow trace`: what would be done with a packet, table by table, in words.
+
+Nothing is sent: the controller looks the packet up in the flows it has installed.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from typing import Any
+
+import netaddr
+
+from mgmt.session import Session
+from mgmt.verbs import Exit, add_json, emit
+from xenflow.pure.network import NetworkError
+
+NAME = "trace"
+SUMMARY = "what would happen to a packet, each table's decision explained"
+
+PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "icmp6": 58, "ospf": 89}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "start",
+        metavar="ROUTER",
+        help="the router the packet comes to; or DATAPATH:PORT, the port it comes in by",
+    )
+    parser.add_argument(
+        "packet",
+        metavar="PACKET",
+        type=packet,
+        help="such as src=10.0.1.2,dst=10.0.2.2,ttl=64,proto=udp,sport=5000,dport=53,link=left; "
+        "keys: " + ", ".join(_KEYS),
+    )
+    parser.add_argument("--on", metavar="HOST", help="as this host would (default: where it is)")
+    add_json(parser)
+
+
+def run(args: Namespace, session: Session) -> int:
+    sent = args.packet
+    if "link" in sent and sent["link"] not in session.network.links:
+        known = ", ".join(session.network.links)
+        raise NetworkError(f"unknown link {sent['link']}: the network has {known}")
+    datapath, colon, port = args.start.partition(":")
+    if colon:
+        session.datapath(datapath)
+        in_port: str | int = int(port) if port.isdigit() else port
+        answer = session.ask_datapath(
+            datapath, "trace", datapath=datapath, in_port=in_port, packet=sent
+        )
+    elif args.on:
+        session.router(args.start)
+        session.host(args.on)
+        answer = session.ask_datapath(args.on, "trace", router=args.start, packet=sent)
+    else:
+        answer = session.ask_router(args.start, "trace", router=args.start, packet=sent)
+    value = {"packet": sent, "steps": answer.get("steps", []), "outcome": answer.get("outcome")}
+    emit(args, value, _text(value))
+    return Exit.OK
+
+
+def packet(text: str) -> dict[str, Any]:
+    """PACKET as the management messages carry it.  Raises ArgumentTypeError."""
+    found: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if key not in _KEYS or not equals:
+            raise ArgumentTypeError(f"{item!r}: expected KEY=VALUE, KEY one of {', '.join(_KEYS)}")
+        name, read, expected = _KEYS[key]
+        if name in found:
+            raise ArgumentTypeError(f"{key}: given twice")
+        try:
+            found[name] = read(value)
+        except (ValueError, netaddr.AddrFormatError):
+            raise ArgumentTypeError(f"{key}: expected {expected}, found {value!r}") from None
+    if "nw_dst" not in found:
+        raise ArgumentTypeError("dst=ADDRESS is missing")
+    return found
+
+
+def _within(highest: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        number = int(text, 0)
+        if not 0 <= number <= highest:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _address(text: str) -> str:
+    return str(netaddr.IPAddress(text, flags=netaddr.INET_PTON))
+
+
+def _mac(text: str) -> str:
+    return str(netaddr.EUI(text, version=48, dialect=netaddr.mac_unix_expanded))
+
+
+def _protocol(text: str) -> int:
+    return PROTOCOLS[text] if text in PROTOCOLS else _within(255)(text)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError
+    return text == "yes"
+
+
+_Key = tuple[str, Callable[[str], Any], str]
+_KEYS: dict[str, _Key] = {
+    "src": ("nw_src", _address, "an address"),
+    "dst": ("nw_dst", _address, "an address"),
+    "ttl": ("nw_ttl", _within(255), "0 to 255"),
+    "proto": ("nw_proto", _protocol, f"0 to 255 or {', '.join(PROTOCOLS)}"),
+    "sport": ("tp_src", _within(65535), "0 to 65535"),
+    "dport": ("tp_dst", _within(65535), "0 to 65535"),
+    "tos": ("nw_tos", _within(255), "0 to 255"),
+    "link": ("link", str, "a link's name"),
+    "smac": ("dl_src", _mac, "a MAC address"),
+    "dmac": ("dl_dst", _mac, "a MAC address"),
+    "type": ("dl_type", _within(65535), "an EtherType"),
+    "vlan": ("dl_vlan", _within(4095), "0 to 4095"),
+    "fragment": ("fragment", _yes_or_no, "yes or no"),
+}
+
+
+def _text(value: dict[str, Any]) -> str:
+    lines = []
+    for step in value["steps"]:
+        where = f"{step['datapath']} " if step.get("datapath") else ""
+        name = step.get("name") or ""
+        lines.append(f"{where}table {step.get('table')} {name}: {step.get('explanation')}")
+        if step.get("flow"):
+            lines.append(f"    {_flow(step['flow'])}")
+    outcome = value["outcome"]
+    if isinstance(outcome, dict):
+        outcome = ", ".join(f"{key} {part}" for key, part in outcome.items())
+    return "\n".join([*lines, f"outcome: {outcome}"])
+
+
+def _flow(flow: Any) -> str:
+    if not isinstance(flow, dict):
+        return str(flow)
+    return str(flow.get("text") or ", ".join(f"{k}={v}" for k, v in flow.items()))
