@@ -430,8 +430,7 @@ def _refuse_unknown(
 ) -> None:
     for key in table:
         if key not in known:
-            meant = _meant(key, known)
-            expected = "no such key" + (meant or ", but only " + ", ".join(known))
+            expected = f"one of {', '.join(known)}{_meant(key, known)}"
             document.mistake((*path, key), "an unknown key", expected)
 
 
@@ -640,13 +639,13 @@ def _check_datapaths(document: _Document, found: Found) -> None:
             for key in ("hypervisor", "pipeline"):
                 if key in datapath:
                     shown = _found(datapath[key])
-                    document.mistake((*path, key), shown, 'this only where kind is "host"')
+                    document.mistake((*path, key), shown, 'no such key where kind is "plain"')
         elif datapath.get("nicira") is False and datapath.get("pipeline") != "reactive":
             expected = 'true, or pipeline = "reactive": routes as flows need the extensions'
             document.mistake((*path, "nicira"), "false", expected)
         if datapath.get("proof") != "revalidator" and datapath.get("ovs_rundir"):
             shown = _found(datapath["ovs_rundir"])
-            document.mistake((*path, "ovs_rundir"), shown, 'this only with proof = "revalidator"')
+            document.mistake((*path, "ovs_rundir"), shown, 'it only with proof = "revalidator"')
 
 
 def _check_trees(document: _Document, network: Network) -> None:
