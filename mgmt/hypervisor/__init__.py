@@ -19,7 +19,14 @@ SUPPORTED = ("lab:tcp://ADDRESS:PORT",)
 
 
 class HypervisorError(Exception):
-    """The hypervisor did not do what it was asked, and says why."""
+    """The hypervisor did not do what it was asked, and says why.
+
+    `code` is its own word for the reason where it has one ("busy", "already-there", ...).
+    """
+
+    def __init__(self, message: str, code: str = "failed") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class JobState(Enum):
@@ -42,7 +49,8 @@ class Job:
     """A live migration, as it stood when the driver was asked.
 
     `suspended_s` is how long the VM has run nowhere so far, where the driver can tell; `detail`
-    is the hypervisor's own words, above all for FAILED.
+    is the hypervisor's own words, above all for FAILED.  `events` are the states reached and when,
+    by the hypervisor's own clock, in seconds: only differences between them mean something.
     """
 
     id: str
@@ -51,6 +59,7 @@ class Job:
     state: JobState
     detail: str = ""
     suspended_s: float | None = None
+    events: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,9 @@ class Lab:
                 state=JobState(found["state"]),
                 detail=str(found.get("detail") or ""),
                 suspended_s=found.get("suspended_s"),
+                events=tuple(
+                    (str(e["state"]), float(e["monotonic_s"])) for e in found.get("events", ())
+                ),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise HypervisorError(f"{self.url}: job: unexpected answer: {error!r}") from None
@@ -88,5 +91,6 @@ class Lab:
         if not answer.get("ok", True) or "error" in answer:
             refusal = answer.get("error")
             reason = refusal.get("message") if isinstance(refusal, dict) else refusal
-            raise HypervisorError(f"the lab's hypervisor refused {verb}: {reason}")
+            code = refusal.get("code", "failed") if isinstance(refusal, dict) else "failed"
+            raise HypervisorError(f"the lab's hypervisor refused {verb}: {reason}", str(code))
         return answer

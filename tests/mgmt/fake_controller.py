@@ -1,0 +1,82 @@
+"""A controller for tests: the real boundary (`xenflow.pure.management`), canned answers behind it.
+
+`verbs` maps a verb to a result, or to a function of the request that returns one (or a list of
+parts for an export, or raises ManagementError).  It runs in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from xenflow.pure import management
+from xenflow.pure.management import ManagementError, Request
+
+Behaviour = dict[str, Any] | Callable[[Request], Any]
+
+
+class FakeController:
+    def __init__(self, verbs: dict[str, Behaviour], delay_s: float = 0.0) -> None:
+        self.verbs = verbs
+        self.delay_s = delay_s
+        self.asked: list[Request] = []
+        self.dies_at: str | None = None
+        self.answers_garbage = False
+        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self.url = f"tcp://127.0.0.1:{port}"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def asked_for(self, verb: str) -> list[Request]:
+        return [request for request in self.asked if request.verb == verb]
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            if not self._socket.poll(20):
+                continue
+            sender, empty, frame = self._socket.recv_multipart()
+            time.sleep(self.delay_s)
+            try:
+                request = management.parse_request(frame)
+                self.asked.append(request)
+                if request.verb == self.dies_at:
+                    break
+                answers = self._answers(request)
+            except ManagementError as error:
+                answers = [management.error_reply(error.id or request.id, error)]
+            for answer in answers:
+                self._socket.send_multipart([sender, empty, answer])
+        self._socket.close(0)
+
+    def _answers(self, request: Request) -> list[bytes]:
+        if self.answers_garbage:
+            return [b"{}"]
+        behaviour = self.verbs.get(request.verb)
+        if behaviour is None:
+            raise ManagementError("refused", f"{request.verb}: not in this test", request.id)
+        result = behaviour(request) if callable(behaviour) else behaviour
+        if isinstance(result, list):
+            parts = [management.part(request.id, frames) for frames in result]
+            end = {"more": False, "epoch": 1, "seq": 2, "routes": 3}
+            return [*parts, management.reply(request.id, end)]
+        return [management.reply(request.id, result)]

@@ -1,0 +1,117 @@
+"""The management client against a controller on loopback."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import zmq
+from fake_controller import FakeController
+
+from mgmt import client
+from mgmt.client import BadAnswer, Client, Refused, Unreachable, ask_all, transfer
+from xenflow.pure.management import ManagementError, Request
+
+DEAD = "tcp://127.0.0.1:9"
+
+
+def refuse(request: Request) -> dict:
+    raise ManagementError("unknown-router", f"no router {request.arguments['router']}")
+
+
+def test_request() -> None:
+    with FakeController({"ready": {"ready": True}}) as controller, Client(controller.url) as asked:
+        for _ in range(3):
+            assert asked.request("ready", router="vr1") == {"ready": True}
+        assert controller.asked[0].arguments == {"router": "vr1"}
+
+
+def test_refused() -> None:
+    with FakeController({"ready": refuse}) as controller, Client(controller.url, "c1") as asked:
+        with pytest.raises(Refused, match="c1: no router vr9") as raised:
+            asked.request("ready", router="vr9")
+        assert (raised.value.code, raised.value.message) == ("unknown-router", "no router vr9")
+
+
+def test_what_does_not_fit_is_not_sent() -> None:
+    with FakeController({}) as controller, Client(controller.url) as asked:
+        with pytest.raises(ManagementError, match="unknown-argument"):
+            asked.request("status", router="vr1")
+        assert not controller.asked
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CONNECT_S", 0.2)
+    started = time.monotonic()
+    with Client(DEAD, "c1") as asked, pytest.raises(Unreachable, match="c1 .*does it run") as e:
+        asked.request("status", timeout_s=60)
+    assert time.monotonic() - started < 5
+    assert not e.value.sent
+
+
+def test_no_answer_in_time_and_a_late_one_is_passed_over() -> None:
+    with FakeController({"status": {"n": 1}, "links": {"n": 2}}, delay_s=0.3) as controller:
+        with Client(controller.url) as asked:
+            with pytest.raises(Unreachable, match=r"no answer within 0.1 s; .*may have been done"):
+                asked.request("status", timeout_s=0.1)
+            assert asked.request("links") == {"n": 2}
+
+
+def test_a_controller_that_dies_is_noticed_before_the_time_is_up() -> None:
+    with FakeController({}) as controller, Client(controller.url) as asked:
+        controller.dies_at = "status"
+        started = time.monotonic()
+        with pytest.raises(Unreachable, match="the connection was lost") as raised:
+            asked.request("status", timeout_s=60)
+        assert raised.value.sent
+        assert time.monotonic() - started < 10
+
+
+def test_an_answer_that_cannot_be_read() -> None:
+    with FakeController({}) as controller, Client(controller.url, "c1") as asked:
+        controller.answers_garbage = True
+        with pytest.raises(BadAnswer, match="c1: the answer cannot be read: this side speaks"):
+            asked.request("status")
+
+
+def test_not_an_address() -> None:
+    with pytest.raises(Unreachable, match="not an address"):
+        Client("tcp://nowhere")
+
+
+def test_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "CONNECT_S", 0.3)
+    with FakeController({"status": {"n": 1}}, 0.3) as one, FakeController({"status": refuse_all}, 0.3) as two:
+        started = time.monotonic()
+        answers = ask_all({"a": one.url, "b": two.url, "c": DEAD}, "status")
+        assert time.monotonic() - started < 2
+    assert list(answers) == ["a", "b", "c"]
+    assert answers["a"] == {"n": 1}
+    assert isinstance(answers["b"], Refused)
+    assert isinstance(answers["c"], Unreachable)
+    assert ask_all({}, "status") == {}
+
+
+def refuse_all(_: Request) -> dict:
+    raise ManagementError("refused", "not today")
+
+
+def test_export_and_import() -> None:
+    parts = [[b"XFRT", b"\x00" * 70_000], [b"more"]]
+    with FakeController({"export": lambda _: parts}) as source, FakeController({"import": {"routes": 3}}) as to:
+        with Client(source.url) as one, Client(to.url) as other:
+            got: list[list[bytes]] = []
+            assert one.export("vr1", got.append) == {"epoch": 1, "seq": 2, "routes": 3}
+            assert got == parts
+            assert transfer(one, other, "vr1") == {"routes": 3}
+        imported = [(r.arguments["frames"], r.arguments["end"]) for r in to.asked]
+        assert imported == [(parts[0], False), (parts[1], False), ([], True)]
+
+
+def test_a_req_socket_works_too() -> None:
+    with FakeController({"status": {"n": 1}}) as controller:
+        with zmq.Context.instance().socket(zmq.REQ) as asked:
+            asked.connect(controller.url)
+            asked.send(b'{"v":1,"id":"1","verb":"status"}')
+            assert asked.poll(5000)
+            assert b'"ok":true' in asked.recv()
