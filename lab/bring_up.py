@@ -9,7 +9,6 @@ at any point.  Nothing is ended or removed that is not on these lists or called 
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import json
 import os
 import re
@@ -138,11 +137,21 @@ def current() -> tuple[Lab, State]:
 
 def placed() -> dict[str, str]:
     """Where each router runs now, as the emulated hypervisor last wrote it."""
+    return {name: entry["host"] for name, entry in read_domains().items()}
+
+
+def read_domains() -> dict[str, dict[str, str]]:
+    """Router -> {"host", "state"}, as the emulated hypervisor keeps it."""
     try:
-        domains = json.loads(_DOMAINS_FILE.read_text())
+        found: dict[str, dict[str, str]] = json.loads(_DOMAINS_FILE.read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return {name: entry["host"] for name, entry in domains.items()}
+    return found
+
+
+def write_domains(domains: dict[str, dict[str, str]]) -> None:
+    """The same, written."""
+    write_json(_DOMAINS_FILE, domains)
 
 
 @contextmanager
@@ -245,13 +254,8 @@ class _Builder:
         state = replace(state, settings_before=sysctl(_GLOBAL_SETTINGS))
         state.write()
         write_network_file(self.lab, self.source)
-        write_json(
-            _DOMAINS_FILE,
-            {
-                name: {"host": router.home, "state": "running"}
-                for name, router in self.lab.network.routers.items()
-            },
-        )
+        routers = self.lab.network.routers.items()
+        write_domains({n: {"host": r.home, "state": "running"} for n, r in routers})
         self.make_namespaces(state.namespaces)
         self.say(f"{len(nodes)} nodes")
         # An OSPF daemon describes its links anew only after 5 s (MinLSInterval): the earlier it
@@ -382,7 +386,7 @@ class _Builder:
                 flows.install(lab, datapath, here)
 
     def start_routerds(self) -> None:
-        if importlib.util.find_spec("routerd.__main__") if _has_package("routerd") else None:
+        if (ROOT / "routerd" / "__main__.py").exists():
             for router in self.lab.network.routers.values():
                 start_routerd(router.name)
         elif self.options.controllers:
@@ -445,10 +449,6 @@ class _Builder:
                 )
 
 
-def _has_package(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
 def _await_path(path: Path, limit_s: float = 10.0) -> None:
     end = time.monotonic() + limit_s
     while not path.exists():
@@ -505,10 +505,8 @@ def start_routerd(router: str) -> process.Process:
     )
 
 
-def start_hypervisor(options: Options) -> process.Process | None:
+def start_hypervisor(options: Options) -> process.Process:
     """Start the emulated hypervisor."""
-    if importlib.util.find_spec("lab.hypervisor") is None:
-        return None
     return process.start(
         "lab",
         "hypervisor",

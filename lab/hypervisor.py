@@ -1,0 +1,454 @@
+"""The lab's emulated hypervisor: moves routers between hosts as Xen moves domains.
+
+One daemon in the lab's own namespace answers JSON requests (`docs/lab.md`) from the management
+entity and carries each migration out in a thread.  A router is a namespace, so nothing is copied:
+what is emulated is what a live migration does to everyone else, which is when the router runs, when
+its interfaces exist on which host, and when packets reach it.  Every reply says `emulated`.
+
+    precopy       the router runs at the source; nothing is interrupted
+    suspended     its processes are stopped, then its wires cut: a namespace's kernel would forward
+                  on.  Meanwhile its ports go from the source's switch and come at the destination's
+    moved_paused  plugged in at the destination, still cut and stopped, until `unpause`: up to here
+                  `abort` brings it back
+    running       wires joined, processes continued, one gratuitous ARP for each address
+    failed        it runs at the source as before
+
+What a stopped namespace still does: its kernel's timers run (neighbour entries age and, while the
+wires are cut, fail if they are being probed), and its clock goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from lab import flows, switch, wire
+from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
+from lab.description import PREFIX, Lab, load_lab
+from lab.namespace import LabError, processes_in
+from xenflow.pure.network import Router
+
+log = logging.getLogger("lab.hypervisor")
+
+PRECOPY, SUSPENDED, MOVED_PAUSED = "precopy", "suspended", "moved_paused"
+RUNNING, FAILED, PAUSED = "running", "failed", "paused"
+NEXT = {
+    PRECOPY: (SUSPENDED, FAILED),
+    SUSPENDED: (MOVED_PAUSED, FAILED),
+    MOVED_PAUSED: (RUNNING, FAILED),
+}
+"""Which state of a migration may follow which."""
+MAX_REQUEST = 65536
+
+
+class RefusedError(Exception):
+    """The request cannot be carried out; nothing was changed."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _GaveUpError(Exception):
+    """This migration ends at the source."""
+
+
+@dataclass(slots=True)
+class Settings:
+    """What `set` changes.  `fail_at`: the state that the next migration fails to reach."""
+
+    pause_s: float = 0.3
+    precopy_s: float = 0.2
+    resume_after_s: float = 30.0
+    fail_at: str | None = None
+
+
+@dataclass(slots=True)
+class Job:
+    """One migration.  `events` are (state, CLOCK_MONOTONIC seconds), oldest first."""
+
+    id: str
+    router: str
+    source: str
+    to: str
+    pause_s: float
+    state: str = ""
+    detail: str = ""
+    events: list[tuple[str, float]] = field(default_factory=list)
+    order: str = ""
+    """What the operator wants of it: "unpause", "abort" or nothing."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in (RUNNING, FAILED)
+
+    def advance(self, state: str) -> None:
+        """Note a new state and when it was reached."""
+        if self.state and state not in NEXT[self.state]:
+            raise RuntimeError(f"migration {self.id}: {self.state} -> {state}")
+        self.state = state
+        self.events.append((state, time.monotonic()))
+
+    def suspended_s(self) -> float | None:
+        """How long the router has run nowhere."""
+        begun = next((at for state, at in self.events if state == SUSPENDED), None)
+        if begun is None:
+            return None
+        return (self.events[-1][1] if self.over else time.monotonic()) - begun
+
+    def as_json(self) -> dict[str, Any]:
+        """As replies carry it."""
+        return {
+            "id": self.id, "router": self.router, "from": self.source, "to": self.to,
+            "state": self.state, "detail": self.detail, "suspended_s": self.suspended_s(),
+            "events": [{"state": s, "monotonic_s": at} for s, at in self.events],
+        }
+
+
+# --- what is done to a router --------------------------------------------------------------------
+
+
+class Routers:
+    """The router namespaces of one lab and where they are."""
+
+    def __init__(self, lab: Lab, *, fixed_flows: bool) -> None:
+        self.lab = lab
+        self.domains = read_domains()
+        self._fixed_flows = fixed_flows
+        self._lock = threading.Lock()
+
+    def router(self, name: str) -> Router:
+        """One router by name."""
+        if name not in self.lab.network.routers or name not in self.domains:
+            raise RefusedError("unknown-router", f"{name}: no such router")
+        return self.lab.network.routers[name]
+
+    def note(self, router: Router, host: str, state: str) -> None:
+        """Write down where a router is; what is written outlives this daemon."""
+        with self._lock:
+            self.domains[router.name] = {"host": host, "state": state}
+            write_domains(self.domains)
+
+    def suspend(self, router: Router, host: str) -> None:
+        """Stop a router's processes, then cut its wires."""
+        signal_all(PREFIX + router.name, signal.SIGSTOP)
+        wire.cut(self.lab, router, host)
+
+    def resume(self, router: Router, host: str, *, announce: bool) -> None:
+        """Join a router's wires, then let its processes go on."""
+        wire.join(self.lab, router, host)
+        signal_all(PREFIX + router.name, signal.SIGCONT)
+        if announce:
+            wire.announce(self.lab, router)
+
+    def move_ports(self, router: Router, source: str, to: str) -> None:
+        """Unplug a router at one host and plug it in at another; both switches are done then."""
+        removing = wire.unplug(self.lab, router, source)
+        adding = wire.plug(self.lab, router, to)
+        switch.finish([removing, adding])
+        if self._fixed_flows:
+            for host in (source, to):
+                flows.install(self.lab, host, self._plugged_at(host))
+
+    def _plugged_at(self, host: str) -> list[str]:
+        routers = self.lab.network.routers.values()
+        return [r.name for r in routers if host in wire.plugged(self.lab, r)]
+
+    def recover(self) -> None:
+        """After a restart: believe what is plugged in, finish what was begun.
+
+        A router left at its destination stays paused there until someone decides; one left in the
+        middle runs on at the source.
+        """
+        for name, domain in list(self.domains.items()):
+            if domain["state"] in (RUNNING, PAUSED):
+                continue
+            router, host = self.router(name), domain["host"]
+            log.info("%s was %s: it runs on at %s", name, domain["state"], host)
+            for other in wire.plugged(self.lab, router):
+                wire.cut(self.lab, router, other)
+                switch.finish([wire.unplug(self.lab, router, other)])
+            switch.finish([wire.plug(self.lab, router, host)])
+            if self._fixed_flows:
+                for datapath in self.lab.hosts:
+                    flows.install(self.lab, datapath, self._plugged_at(datapath))
+            self.resume(router, host, announce=True)
+            self.note(router, host, RUNNING)
+
+
+def signal_all(namespace: str, number: signal.Signals) -> None:
+    """Signal every process of a namespace, also those started meanwhile."""
+    done: set[int] = set()
+    while new := set(processes_in(namespace)) - done:
+        for pid in new:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        done |= new
+
+
+# --- migrations ----------------------------------------------------------------------------------
+
+
+class Hypervisor:
+    """Answers requests; each migration is a thread that obeys `Job.order`."""
+
+    def __init__(self, routers: Routers, settings: Settings) -> None:
+        self._routers = routers
+        self._settings = settings
+        self._jobs: dict[str, Job] = {}
+        self._changed = threading.Condition()
+        self._verbs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "hosts": self._hosts, "domains": self._list_domains, "migrate": self._migrate,
+            "job": self._job, "jobs": self._list_jobs, "unpause": self._unpause,
+            "pause": self._pause, "abort": self._abort, "set": self._set,
+        }
+
+    def answer(self, request: bytes) -> dict[str, Any]:
+        """One request in, one reply out; never raises."""
+        try:
+            asked = json.loads(request)
+            if not isinstance(asked, dict):
+                raise RefusedError("bad-request", "expected a JSON object")
+            verb = self._verbs.get(asked.get("verb", ""))
+            if verb is None:
+                known = ", ".join(self._verbs)
+                raise RefusedError("unknown-verb", f"verb {asked.get('verb')!r}: one of {known}")
+            return {"ok": True, "emulated": True, **verb(asked)}
+        except RefusedError as error:
+            return _refusal(error.code, str(error))
+        except ValueError as error:
+            return _refusal("bad-request", str(error))
+        except Exception as error:  # a reply in every case: the other side waits for it
+            log.exception("request %r", request[:200])
+            return _refusal("failed", repr(error))
+
+    # verbs
+
+    def _hosts(self, _: dict[str, Any]) -> dict[str, Any]:
+        domains = self._routers.domains
+        return {
+            "hosts": [
+                {"host": h, "routers": [r for r, d in domains.items() if d["host"] == h]}
+                for h in self._routers.lab.hosts
+            ]
+        }
+
+    def _list_domains(self, _: dict[str, Any]) -> dict[str, Any]:
+        domains = self._routers.domains.items()
+        return {"domains": [{"router": r, **d} for r, d in domains]}
+
+    def _list_jobs(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"jobs": [j.as_json() for j in self._jobs.values()]}
+
+    def _job(self, asked: dict[str, Any]) -> dict[str, Any]:
+        job = self._jobs.get(str(asked.get("id")))
+        if job is None:
+            raise RefusedError("unknown-job", f"{asked.get('id')}: no such migration")
+        return {"job": job.as_json()}
+
+    def _migrate(self, asked: dict[str, Any]) -> dict[str, Any]:
+        router = self._routers.router(str(asked.get("router")))
+        to = str(asked.get("to"))
+        domain = self._routers.domains[router.name]
+        if to not in self._routers.lab.network.hosts:
+            raise RefusedError("unknown-host", f"{to}: no such host")
+        if self._active(router.name):
+            raise RefusedError("busy", f"{router.name} is being migrated already")
+        if domain["host"] == to:
+            raise RefusedError("already-there", f"{router.name} runs on {to} already")
+        if domain["state"] != RUNNING:
+            raise RefusedError("not-running", f"{router.name} is {domain['state']}, not running")
+        pause_s = _seconds(asked, "pause_s", self._settings.pause_s)
+        job = Job(str(len(self._jobs) + 1), router.name, domain["host"], to, pause_s)
+        job.advance(PRECOPY)
+        self._jobs[job.id] = job
+        threading.Thread(target=self._carry_out, args=(job, router), daemon=True).start()
+        return {"job": job.as_json()}
+
+    def _unpause(self, asked: dict[str, Any]) -> dict[str, Any]:
+        router = self._routers.router(str(asked.get("router")))
+        job = self._active(router.name)
+        if job is None:
+            domain = self._routers.domains[router.name]
+            if domain["state"] != PAUSED:
+                raise RefusedError("not-paused", f"{router.name} is {domain['state']}")
+            self._routers.resume(router, domain["host"], announce=False)
+            self._routers.note(router, domain["host"], RUNNING)
+            return {}
+        if job.state != MOVED_PAUSED:
+            raise RefusedError("not-paused", f"{router.name} has not arrived at {job.to} yet: "
+                                             f"{job.state}")
+        if self._settings.fail_at == RUNNING:
+            self._settings.fail_at = None
+            raise RefusedError("failed", f"{router.name} did not start at {job.to} (fail_at)")
+        return self._order(job, "unpause")
+
+    def _abort(self, asked: dict[str, Any]) -> dict[str, Any]:
+        router = self._routers.router(str(asked.get("router")))
+        job = self._active(router.name)
+        if job is None:
+            raise RefusedError("no-migration", f"{router.name} is not being migrated")
+        return self._order(job, "abort")
+
+    def _pause(self, asked: dict[str, Any]) -> dict[str, Any]:
+        router = self._routers.router(str(asked.get("router")))
+        domain = self._routers.domains[router.name]
+        if self._active(router.name) or domain["state"] != RUNNING:
+            raise RefusedError("busy", f"{router.name} is {domain['state']} or being migrated")
+        self._routers.suspend(router, domain["host"])
+        self._routers.note(router, domain["host"], PAUSED)
+        return {}
+
+    def _set(self, asked: dict[str, Any]) -> dict[str, Any]:
+        new = Settings(
+            pause_s=_seconds(asked, "pause_s", self._settings.pause_s),
+            precopy_s=_seconds(asked, "precopy_s", self._settings.precopy_s),
+            resume_after_s=_seconds(asked, "resume_after_s", self._settings.resume_after_s),
+            fail_at=asked.get("fail_at", self._settings.fail_at),
+        )
+        known = (None, *NEXT, RUNNING)
+        if new.fail_at not in known:
+            raise RefusedError("bad-request", f"fail_at: expected one of {known}")
+        self._settings = new
+        return {
+            "settings": {
+                "pause_s": new.pause_s, "precopy_s": new.precopy_s,
+                "resume_after_s": new.resume_after_s, "fail_at": new.fail_at,
+            }
+        }
+
+    # one migration
+
+    def _active(self, router: str) -> Job | None:
+        jobs = self._jobs.values()
+        return next((j for j in jobs if j.router == router and not j.over), None)
+
+    def _order(self, job: Job, order: str) -> dict[str, Any]:
+        """Tell a migration what is wanted and wait until it has happened."""
+        with self._changed:
+            job.order = order
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: job.over, timeout=8):
+                raise RefusedError("late", f"{job.router}: {order} is still being carried out")
+        if order == "unpause" and job.state != RUNNING:
+            raise RefusedError("failed", f"{job.router}: {job.detail}")
+        if order == "abort" and job.state != FAILED:
+            raise RefusedError("too-late", f"{job.router} runs at {job.to} already")
+        return {"job": job.as_json()}
+
+    def _await(self, job: Job, until: float, order: str = "") -> None:
+        """Wait for a time, or for an order; "abort" always counts."""
+        with self._changed:
+            wanted = {"abort", order} - {""}
+            self._changed.wait_for(
+                lambda: job.order in wanted, timeout=max(0.0, until - time.monotonic())
+            )
+        if job.order == "abort":
+            raise _GaveUpError("aborted")
+
+    def _reach(self, job: Job, state: str, do: Callable[[], None]) -> None:
+        """Do what leads to a state, then note it."""
+        self._fail_at(state)
+        do()
+        self._advance(job, state)
+
+    def _fail_at(self, state: str) -> None:
+        if self._settings.fail_at == state:
+            self._settings.fail_at = None
+            raise _GaveUpError(f"made to fail at {state}")
+
+    def _advance(self, job: Job, state: str) -> None:
+        with self._changed:
+            job.advance(state)
+            self._changed.notify_all()
+        log.info("migration %s: %s: %s", job.id, job.router, state)
+
+    def _carry_out(self, job: Job, router: Router) -> None:
+        routers = self._routers
+        stopped = moved = False
+        try:
+            self._fail_at(PRECOPY)
+            self._await(job, job.events[0][1] + self._settings.precopy_s)
+            routers.note(router, job.source, SUSPENDED)
+            stopped = True
+            self._reach(job, SUSPENDED, lambda: routers.suspend(router, job.source))
+            moved = True
+            routers.move_ports(router, job.source, job.to)
+            self._await(job, job.events[-1][1] + job.pause_s)
+            self._reach(job, MOVED_PAUSED, lambda: routers.note(router, job.to, PAUSED))
+            self._await(job, time.monotonic() + self._settings.resume_after_s, "unpause")
+            # From here on there is no way back: the router runs at the destination.
+            routers.resume(router, job.to, announce=True)
+            routers.note(router, job.to, RUNNING)
+            self._advance(job, RUNNING)
+        except (_GaveUpError, LabError, OSError) as error:
+            log.warning("migration %s: %s: %s", job.id, job.router, error)
+            self._go_back(job, router, stopped=stopped, moved=moved)
+            job.detail = str(error)
+            self._advance(job, FAILED)
+
+    def _go_back(self, job: Job, router: Router, *, stopped: bool, moved: bool) -> None:
+        """Undo what a migration has done so far; the router runs on at the source."""
+        routers = self._routers
+        if not stopped:
+            return
+        try:
+            if moved:
+                wire.cut(routers.lab, router, job.to)
+                routers.move_ports(router, job.to, job.source)
+            else:
+                wire.cut(routers.lab, router, job.source)
+            routers.resume(router, job.source, announce=moved)
+            routers.note(router, job.source, RUNNING)
+        except (LabError, OSError):
+            log.exception("%s could not be brought back to %s", router.name, job.source)
+
+
+def _seconds(asked: dict[str, Any], key: str, default: float) -> float:
+    value = asked.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 600:
+        raise RefusedError("bad-request", f"{key}: found {value!r}, expected seconds, 0 to 600")
+    return float(value)
+
+
+def _refusal(code: str, message: str) -> dict[str, Any]:
+    return {"ok": False, "emulated": True, "error": {"code": code, "message": message}}
+
+
+def main() -> None:
+    """Serve requests until ended."""
+    parser = argparse.ArgumentParser(prog="python -m lab.hypervisor", description=__doc__)
+    parser.add_argument("--pause", type=float, default=Settings.pause_s, metavar="S")
+    parser.add_argument("--precopy", type=float, default=Settings.precopy_s, metavar="S")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    state = read_state()
+    fixed_flows = state is not None and not state.options.controllers
+    lab = load_lab(NETWORK_FILE)
+    routers = Routers(lab, fixed_flows=fixed_flows)
+    routers.recover()
+    hypervisor = Hypervisor(routers, Settings(args.pause, args.precopy))
+    socket = zmq.Context.instance().socket(zmq.REP)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)
+    address, port = lab.hypervisor
+    socket.bind(f"tcp://{address}:{port}")
+    log.info("emulated hypervisor at %s:%d", address, port)
+    while True:
+        request = socket.recv_multipart()
+        socket.send(json.dumps(hypervisor.answer(request[0])).encode())
+
+
+if __name__ == "__main__":
+    main()

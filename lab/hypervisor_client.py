@@ -1,0 +1,129 @@
+"""Speaks to the lab's emulated hypervisor: what the lab's own tests and measurements use.
+
+A refusal is a `HypervisorError` with the daemon's code; silence is one with the code "silent".
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import zmq
+
+
+class HypervisorError(Exception):
+    """The hypervisor refused or did not answer."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class HypervisorClient:
+    """One connection.  `url` is "tcp://ADDRESS:PORT" or "ADDRESS:PORT"."""
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        self.url = url if "://" in url else f"tcp://{url}"
+        self._timeout_s = timeout_s
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """[{host, routers}]."""
+        found: list[dict[str, Any]] = self.ask("hosts")["hosts"]
+        return found
+
+    def domains(self) -> list[dict[str, str]]:
+        """[{router, host, state}], state running, paused or suspended."""
+        found: list[dict[str, str]] = self.ask("domains")["domains"]
+        return found
+
+    def host_of(self, router: str) -> str:
+        """Where a router is."""
+        return next(d["host"] for d in self.domains() if d["router"] == router)
+
+    def migrate(self, router: str, to: str, pause_s: float | None = None) -> dict[str, Any]:
+        """Begin a migration; returns the job."""
+        more = {} if pause_s is None else {"pause_s": pause_s}
+        return self._job("migrate", router=router, to=to, **more)
+
+    def job(self, id: str) -> dict[str, Any]:
+        """{id, router, from, to, state, detail, suspended_s, events [{state, monotonic_s}]}."""
+        return self._job("job", id=id)
+
+    def unpause(self, router: str) -> dict[str, Any]:
+        """Let a router that has arrived, or was paused, run."""
+        return self.ask("unpause", router=router).get("job", {})  # type: ignore[no-any-return]
+
+    def pause(self, router: str) -> None:
+        """Stop a router where it is."""
+        self.ask("pause", router=router)
+
+    def abort(self, router: str) -> dict[str, Any]:
+        """Bring a router that is being migrated back; returns the job."""
+        return self._job("abort", router=router)
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Change pause_s, precopy_s, resume_after_s or fail_at; returns all of them."""
+        found: dict[str, Any] = self.ask("set", **settings)["settings"]
+        return found
+
+    def await_state(self, id: str, *states: str, limit_s: float = 30.0) -> dict[str, Any]:
+        """Poll a job until it is in one of some states or over.
+
+        Raises HypervisorError where that takes longer than the limit.
+        """
+        end = time.monotonic() + limit_s
+        while True:
+            job = self.job(id)
+            if job["state"] in states or job["state"] in ("running", "failed"):
+                return job
+            if time.monotonic() > end:
+                raise HypervisorError("late", f"migration {id}: still {job['state']}")
+            time.sleep(0.005)
+
+    def move(self, router: str, to: str, pause_s: float | None = None) -> dict[str, Any]:
+        """A whole migration: begun, waited for, let run.
+
+        Raises HypervisorError where it fails.
+        """
+        job = self.await_state(self.migrate(router, to, pause_s)["id"], "moved_paused")
+        if job["state"] == "failed":
+            raise HypervisorError("failed", f"{router}: {job['detail']}")
+        return self.unpause(router)
+
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """One request and its reply.
+
+        Raises HypervisorError.
+        """
+        if self._socket is None:
+            self._socket = zmq.Context.instance().socket(zmq.REQ)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            self._socket.connect(self.url)
+        self._socket.send(json.dumps({"verb": verb, **arguments}).encode())
+        if not self._socket.poll(round(self._timeout_s * 1000)):
+            self.close()  # a REQ socket that waits for an answer cannot ask again
+            raise HypervisorError("silent", f"{self.url} did not answer {verb} within "
+                                            f"{self._timeout_s:g} s: is the lab up?")
+        reply: dict[str, Any] = json.loads(self._socket.recv())
+        if not reply.get("ok"):
+            error = reply.get("error", {})
+            raise HypervisorError(error.get("code", "?"), error.get("message", str(reply)))
+        return reply
+
+    def _job(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask(verb, **arguments)["job"]
+        return found
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._socket is not None:
+            self._socket.close(0)
+            self._socket = None
+
+    def __enter__(self) -> HypervisorClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
