@@ -273,6 +273,7 @@ DESTINATION = Kind("an address, or a prefix without host bits", _destination)
 MAC = Kind('a MAC address such as "02:00:00:01:01:01"', _mac)
 URL = Kind('"tcp://ADDRESS:PORT"', _tcp_url)
 PORT = Kind("a port's name or number", _port)
+NAMES = Kind("an array of names", lambda value: tuple(_name(n) for n in _list(value)), list)
 FRAMES = Kind(
     "an array of base64 texts", _frames, lambda value: [b64encode(f).decode() for f in value]
 )
@@ -361,7 +362,7 @@ VERBS: dict[str, Verb] = {
     "place": Verb(
         {
             "placement": Argument(PLACEMENT, needed=True),
-            "previous_version": Argument(_whole(0, 1 << 62)),
+            "datapaths": Argument(NAMES, default=()),
             "in_force": Argument(BOOLEAN, default=True),
         }
     ),
@@ -381,7 +382,19 @@ VERBS: dict[str, Verb] = {
         }
     ),
     "ready": Verb({"router": _ROUTER}),
-    "release": Verb({"router": _ROUTER}),
+    "read-flows": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
+    "write-flows": Verb(
+        {
+            "router": _ROUTER,
+            "datapath": _DATAPATH,
+            "flows": Argument(FRAMES, needed=True),
+            "ports": Argument(OBJECT, needed=True),
+        }
+    ),
+    "attached": Verb(
+        {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(_seconds(600), default=10.0)}
+    ),
+    "release": Verb({"router": _ROUTER, "datapath": _DATAPATH, "to": Argument(NAME)}),
     "counters": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "quiet": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "lock": Verb(
@@ -395,9 +408,6 @@ VERBS: dict[str, Verb] = {
             "lease_s": _LEASE,
             "entry": Argument(OBJECT),
         }
-    ),
-    "vif": Verb(
-        {"router": _ROUTER, "event": Argument(_choice("suspended", "attached"), needed=True)}
     ),
 }
 

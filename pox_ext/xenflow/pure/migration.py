@@ -86,9 +86,10 @@ class AwaitVifs:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Packets held for the VM at a host go where the placement now says."""
+    """Packets held for the VM at a host go to the host where it is now."""
 
     host: str
+    to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +202,9 @@ def _control_plane(moved: Placement, source: str, to: str) -> Stage:
             # First the destination takes packets for the VM, then the source passes its own on:
             # the other way round they would meet in the middle.
             Apply((to,), moved),
-            Release(source),
+            Release(source, to),
             Apply((source,), moved),
-            Release(source),
+            Release(source, to),
             Unpause(to),
         ),
         commits=True,

@@ -1,0 +1,88 @@
+"""XenFlow's Rule Table as a POX component: `./pox.py xenflow --network=FILE --controller=NAME`.
+
+`launch` is what POX, or the stand-in, calls.  The parts, from the outside in: `component` (POX and
+sockets), `management_service` and `router_sockets` (what is asked and told), `rule_table` (what is
+known), `switch` (what is written), and `pure` (every decision, without I/O).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
+DEFAULT_MANAGE = "tcp://127.0.0.1:6640"
+
+log = logging.getLogger("xenflow")
+
+
+def launch(
+    network: str = "",
+    controller: str = "",
+    manage: str = "",
+    state: str = "",
+    routers: str = "",
+) -> None:
+    """Start the Rule Table of one controller.
+
+    --network=FILE     the network's description (default: $XENFLOW_NETWORK, then
+                       /run/xenflow/network.toml, then /etc/xenflow/network.toml; without any, the
+                       controller waits with an empty network)
+    --controller=NAME  which of the file's controllers this is (default: the only one, or the one
+                       named like this machine)
+    --manage=URL       where the management socket listens (default: as the file says)
+    --state=DIR        where placements are kept over a restart (default: nowhere)
+    --routers=URL      where routers' sockets listen; {vif} and {router} stand for the names
+    """
+    from mgmt.network_file import load
+    from pox.core import core
+
+    from xenflow import router_sockets
+    from xenflow.component import Component
+    from xenflow.pure.network import Network, NetworkError
+
+    path = network or os.environ.get("XENFLOW_NETWORK", "")
+    path = path or next((name for name in NETWORK_FILES if os.path.exists(name)), "")
+    try:
+        described = load(path) if path else Network("empty", {}, {}, {}, {}, {})
+        name = _controller(described, controller)
+    except (NetworkError, OSError) as error:
+        _stop(str(error))
+    url = manage or (described.controllers[name].manage if name else DEFAULT_MANAGE)
+    if not path:
+        log.warning("no network file: nothing to look after yet (--network=FILE)")
+    version = getattr(core, "version_string", "POX")
+    try:
+        component = Component(
+            described, name, url, Path(state) if state else None,
+            routers or router_sockets.ADDRESS, version,
+        )  # fmt: skip
+    except OSError as error:
+        _stop(f"management: cannot listen on {url}: {error.strerror or error}: "
+              "is another controller running? (--manage=URL)")  # fmt: skip
+    core.register("xenflow", component)
+
+
+def _controller(network: object, wanted: str) -> str:
+    from xenflow.pure.network import Network, NetworkError
+
+    assert isinstance(network, Network)
+    known = network.controllers
+    if wanted:
+        if wanted not in known:
+            raise NetworkError(f"unknown controller {wanted}: the network has {', '.join(known)}")
+        return wanted
+    if len(known) == 1:
+        return next(iter(known))
+    node = os.uname().nodename
+    if node in known or not known:
+        return node if node in known else ""
+    raise NetworkError(f"which of {', '.join(known)} is this? (--controller=NAME)")
+
+
+def _stop(reason: str) -> NoReturn:
+    print(f"xenflow: {reason}", file=sys.stderr, flush=True)
+    sys.exit(1)

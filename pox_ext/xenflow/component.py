@@ -1,0 +1,201 @@
+"""The POX component: everything that touches POX or a socket, and no decision.
+
+Events of the switches go to their `Switch`, packets to the `RuleTable`, requests to the
+`ManagementService`.  Runs unchanged under genuine POX and under the stand-in; docs/pox.md says what it
+may rely on.  Called by `launch` in the package.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import openflow_tap
+import zmq
+from pox.core import core
+from pox.lib.recoco import Timer
+
+from xenflow.management_service import ManagementService
+from xenflow.mirror import Mirrors
+from xenflow.pure import openflow as of
+from xenflow.pure.management import MAX_IMPORT
+from xenflow.pure.network import Kind, Network, Pipeline
+from xenflow.router_sockets import RouterSockets
+from xenflow.rule_table import RuleTable
+from xenflow.switch import Switch
+from xenflow.zmq_pump import Pump
+
+log = logging.getLogger("xenflow")
+
+TICK_S = 0.1
+LOCAL_PORT = 0xFFFE
+
+
+class Component:
+    """See the module."""
+
+    _core_name = "xenflow"
+
+    def __init__(
+        self, network: Network, controller: str, manage: str, state_dir: Path | None,
+        routers_address: str, core_name: str,
+    ) -> None:  # fmt: skip
+        self.network = network
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.table = RuleTable(network, controller, state_dir, _later)
+        self.mirrors = Mirrors(self.context, _later)
+        self.mirrors.state = self.table.state
+        self.management = ManagementService(self.table, core_name, self.mirrors)
+        self._manage = self._listen(manage)
+        self.routers = RouterSockets(network, self.context, self._told, routers_address)
+        self._connections: dict[Any, Switch] = {}
+        for switch in self.table.switches.values():
+            self._announce(switch)
+        core.listen_to_dependencies(self, ["openflow"])
+        self._timer = Timer(TICK_S, self._tick, recurring=True)
+        core.addListenerByName("GoingDownEvent", self._going_down)
+
+    @staticmethod
+    def _announce(switch: Switch) -> None:
+        datapath = switch.datapath
+        if datapath.kind is Kind.HOST and not datapath.nicira:
+            log.warning(
+                "%s: a plain OpenFlow 1.0 switch cannot touch TTLs: packets it routes keep theirs, "
+                "and traceroute does not show this router", datapath.name,
+            )  # fmt: skip
+        if datapath.kind is Kind.HOST and datapath.pipeline is Pipeline.REACTIVE:
+            log.info("%s: reactive: the first packet of each flow comes here", datapath.name)
+
+    def _listen(self, address: str) -> Pump:
+        sock = self.context.socket(zmq.ROUTER)
+        sock.linger = 0
+        sock.ipv6 = True
+        sock.maxmsgsize = MAX_IMPORT
+        sock.bind(address)
+        log.info("management on %s", address)
+
+        def receive(frames: list[bytes]) -> None:
+            peer, body = frames[0], frames[-1]
+            empty = [b""] if len(frames) > 2 else []
+
+            def send(answer: bytes) -> None:
+                pump.send([peer, *empty, answer])
+
+            self.management.take(body, send)
+
+        pump = Pump(sock, receive)
+        return pump
+
+    # --- switches ---------------------------------------------------------------------------------
+
+    def _all_dependencies_met(self) -> None:
+        core.openflow.clear_flows_on_connect = False
+        core.openflow.addListenerByName("ConnectionUp", self._connection_up)
+        core.openflow.addListenerByName("ConnectionDown", self._connection_down)
+
+    def _connection_up(self, event: Any) -> None:
+        datapath = self.network.by_dpid.get(event.dpid)
+        switch = self.table.switches.get(datapath.name) if datapath else None
+        if switch is None:
+            log.info("datapath %016x is none of this controller's: left alone", event.dpid)
+            return
+        connection = event.connection
+        for old in [c for c, s in self._connections.items() if s is switch]:
+            del self._connections[old]
+        self._connections[connection] = switch
+        for kind, receive in (
+            (openflow_tap.OFPT_PACKET_IN, self._packet_in),
+            (openflow_tap.OFPT_STATS_REPLY, self._message),
+            (openflow_tap.OFPT_BARRIER_REPLY, self._message),
+            (openflow_tap.OFPT_ERROR, self._message),
+            (openflow_tap.OFPT_PORT_STATUS, self._message),
+        ):
+            openflow_tap.tap(connection, kind, receive)
+        log.info("%s is connected", switch.name)
+        ports = [_port(p.name, p.port_no, p.config, p.state) for p in event.ofp.ports]
+        switch.connect(connection, [p for p in ports if p[1] != LOCAL_PORT])
+
+    def _connection_down(self, event: Any) -> None:
+        switch = self._connections.pop(event.connection, None)
+        if switch is not None:
+            log.warning("%s has disconnected; it goes on forwarding", switch.name)
+            switch.disconnect()
+
+    def _packet_in(self, connection: Any, raw: bytes) -> bool:
+        switch = self._connections.get(connection)
+        if switch is None:
+            return False
+        try:
+            packet = of.parse_packet_in(raw)
+        except of.WireError as error:
+            log.warning("%s: packet-in: %s", switch.name, error)
+            return True
+        return self.table.packet_in(switch, packet.in_port, packet.data)
+
+    def _message(self, connection: Any, raw: bytes) -> bool:
+        switch = self._connections.get(connection)
+        if switch is None:
+            return False
+        try:
+            message = of.parse(raw)
+        except of.WireError as error:
+            log.warning("%s: %s", switch.name, error)
+            return False
+        if isinstance(message, of.BarrierReply):
+            if message.xid < openflow_tap.FIRST_XID:
+                return False
+            switch.on_barrier(message.xid)
+        elif isinstance(message, of.StatsReply):
+            return switch.on_stats(message)
+        elif isinstance(message, of.ErrorMessage):
+            switch.on_error(message.xid, str(message))
+        elif isinstance(message, of.PortStatus):
+            self._port_status(switch, message)
+            return False
+        return True
+
+    def _port_status(self, switch: Switch, message: of.PortStatus) -> None:
+        port = message.port
+        if port.number == LOCAL_PORT:
+            return
+        deleted = message.reason == 1
+        known = port.name in switch.ports
+        switch.port_changed(port.name, port.number, port.up, deleted)
+        if not deleted and not known:
+            self.table.port_appeared(switch, port.name)
+
+    # --- routers ----------------------------------------------------------------------------------
+
+    def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
+        outcome = self.table.told(router, peer, frames, local=True)
+        self._answer(router, outcome.replies)
+        return outcome.pause_s
+
+    def _answer(self, router: str, replies: list[tuple[Any, list[bytes]]]) -> None:
+        for source, frames in replies:
+            if isinstance(source, bytes):
+                self.routers.send(router, source, frames)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for router, source, frames in self.table.tick(now):
+            self._answer(router, [(source, frames)])
+        self.mirrors.tick(now)
+
+    def _going_down(self, _: Any) -> None:
+        self._timer.cancel()
+        self.routers.close()
+        self.mirrors.close()
+        self._manage.close()
+        self.context.destroy(linger=0)
+
+
+def _port(name: Any, number: int, config: int, state: int) -> tuple[str, int, bool]:
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return text.rstrip("\0"), number, not (config | state) & 1
+
+
+def _later(seconds: float, function: Any, *arguments: Any) -> None:
+    core.callDelayed(seconds, function, *arguments)

@@ -1,0 +1,97 @@
+"""Packets for a VM that is suspended: held here, delivered where it runs next.
+
+While a router's vif does not exist on the host where its placement says the VM is, table VM sends
+what it would have got to the controller (`pipeline`), tagged with the link's detour VLAN.  It is
+kept in the order of arrival, up to a bound, and sent on when the vif appears, or when the router
+has moved, to the host where it is now.  Nothing is delivered twice by this module; a frame may
+be, by the network.
+
+While a migration is under way the router's OSPF hellos are repeated meanwhile (RFC 2328, section
+9.5: neighbours wait RouterDeadInterval for the next one), so that a pause shorter than the
+neighbours' patience is not turned into a lost adjacency by the phase of the hello timer.
+
+Called by `rule_table`; time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from xenflow.pure import packet
+
+MAX_FRAMES = 2000
+MAX_BYTES = 2_000_000
+MAX_REPEATS_S = 30.0
+"""A VM that does not come back must be missed in the end."""
+
+
+@dataclass(slots=True)
+class Held:
+    """What is held for one router: (link id, frame without tag), oldest first."""
+
+    frames: deque[tuple[int, bytes]] = field(default_factory=deque)
+    octets: int = 0
+    held: int = 0
+    dropped: int = 0
+    delivered: int = 0
+
+    def keep(self, link: int, frame: bytes) -> bool:
+        """Keep one more; False (and counted) where there is no room."""
+        if len(self.frames) >= MAX_FRAMES or self.octets + len(frame) > MAX_BYTES:
+            self.dropped += 1
+            return False
+        self.frames.append((link, frame))
+        self.octets += len(frame)
+        self.held += 1
+        return True
+
+    def take(self) -> list[tuple[int, bytes]]:
+        """Everything, in order; they count as delivered."""
+        frames = list(self.frames)
+        self.frames.clear()
+        self.octets = 0
+        self.delivered += len(frames)
+        return frames
+
+
+@dataclass(slots=True)
+class Hello:
+    """A router's last OSPF hello on one link, and when it is due again."""
+
+    frame: bytes
+    interval_s: float
+    due: float
+
+
+class Hellos:
+    """The last hello of every router on every link."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, int], Hello] = {}
+        self._since: dict[str, float] = {}
+
+    def heard(self, router: str, link: int, frame: bytes, now: float) -> None:
+        """The VM has sent a hello itself."""
+        interval_s = packet.hello_interval_s(frame)
+        if interval_s:
+            self._last[router, link] = Hello(frame, interval_s, now + interval_s)
+            self._since.pop(router, None)
+
+    def due(self, router: str, now: float) -> list[tuple[int, bytes]]:
+        """The hellos of a suspended router that must be repeated now: (link id, frame)."""
+        since = self._since.setdefault(router, now)
+        if now - since > MAX_REPEATS_S:
+            return []
+        ready = []
+        for (name, link), hello in self._last.items():
+            if name == router and hello.due <= now:
+                hello.due = now + hello.interval_s
+                ready.append((link, hello.frame))
+        return ready
+
+    def forget(self, router: str) -> None:
+        """The router runs again, here or elsewhere."""
+        self._since.pop(router, None)
+        for key in [key for key in self._last if key[0] == router]:
+            del self._last[key]

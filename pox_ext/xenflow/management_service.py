@@ -1,0 +1,513 @@
+"""The dynamic management interface: what each verb of docs/messages.md does.
+
+`pure.management` has checked a request before it gets here; a verb returns its result, or answers
+later through `later_reply` when the switches must speak first.  Everything a verb refuses it
+refuses before anything has changed.  Called by the `Pump` of the management socket; calls the
+`RuleTable`, and other controllers through `mirror`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from xenflow.leases import Leases, LockedError
+from xenflow.mirror import Mirrors
+from xenflow.pure import flow as fl
+from xenflow.pure import management as mg
+from xenflow.pure import openflow as of
+from xenflow.pure import pipeline
+from xenflow.pure.feed import snapshot_messages
+from xenflow.pure.flow import Flow
+from xenflow.pure.management import ManagementError, Request
+from xenflow.pure.messages import NextHopType
+from xenflow.pure.network import Network, NetworkError, Router
+from xenflow.pure.placement import to_json
+from xenflow.pure.router_state import RouterState
+from xenflow.pure.views import interface_of
+from xenflow.rule_table import RuleTable
+from xenflow.switch import Switch
+from xenflow.trace import trace
+
+log = logging.getLogger("xenflow.management")
+
+Send = Callable[[bytes], None]
+Result = Mapping[str, Any] | None
+Verb = Callable[["ManagementService", dict[str, Any], "Reply"], Result]
+
+QUIET_LIMIT_S = 30.0
+
+
+class Reply:
+    """The answer to one request, given once, now or later."""
+
+    def __init__(self, request: Request, send: Send) -> None:
+        self._id = request.id
+        self._send = send
+
+    def ok(self, **result: Any) -> None:
+        """It was done."""
+        self._send(mg.reply(self._id, result))
+
+    def part(self, frames: list[bytes]) -> None:
+        """One part of an answer; more follows."""
+        self._send(mg.part(self._id, frames))
+
+    def refuse(self, code: str, message: str) -> None:
+        """It was not done."""
+        self._send(mg.error_reply(self._id, ManagementError(code, message)))
+
+    def done(self, error: str | None, **result: Any) -> None:
+        """`ok`, or refused where there is an error."""
+        if error:
+            self.refuse("refused", error)
+        else:
+            self.ok(**result)
+
+
+class ManagementService:
+    """See the module."""
+
+    def __init__(self, table: RuleTable, core_name: str, mirrors: Mirrors) -> None:
+        self.table = table
+        self.network: Network = table.network
+        self.core_name = core_name
+        self.mirrors = mirrors
+        self.leases = Leases()
+        self.started = time.monotonic()
+        table.migrating = self.leases.held
+        table.on_local_message = mirrors.pass_on
+
+    def take(self, frame: bytes, send: Send) -> None:
+        """Deal with one request frame."""
+        try:
+            request = mg.parse_request(frame)
+        except ManagementError as error:
+            send(mg.error_reply(error.id, error))
+            return
+        reply = Reply(request, send)
+        try:
+            result = VERBS[request.verb](self, request.arguments, reply)
+        except ManagementError as error:
+            reply.refuse(error.code, error.message)
+        except LockedError as error:
+            reply.refuse("locked", str(error))
+        except NetworkError as error:
+            reply.refuse("refused", str(error))
+        except Exception as error:
+            log.exception("%s failed", request.verb)
+            reply.refuse("internal", f"{request.verb}: {type(error).__name__}: see the log")
+        else:
+            if result is not None:
+                reply.ok(**result)
+
+    # --- what arguments name ------------------------------------------------------------------
+
+    def _router(self, name: str) -> Router:
+        try:
+            return self.network.routers[name]
+        except KeyError:
+            known = ", ".join(sorted(self.network.routers)) or "none"
+            raise ManagementError("unknown-router", f"unknown router {name}: known: {known}") from None
+
+    def _state(self, router: Router) -> RouterState:
+        state = self.table.state(router.name)
+        if state is None:
+            raise ManagementError(
+                "not-ready", f"{router.name}: its routes are not known to this controller (yet)"
+            )
+        return state
+
+    def _switch(self, name: str, connected: bool = True) -> Switch:
+        switch = self.table.switches.get(name)
+        if switch is None:
+            known = ", ".join(sorted(self.table.switches)) or "none"
+            raise ManagementError(
+                "unknown-datapath", f"datapath {name} is not this controller's: it has {known}"
+            )
+        if connected and switch.connection is None:
+            raise ManagementError("not-connected", f"{name}: the switch is not connected")
+        return switch
+
+    # --- what there is --------------------------------------------------------------------------
+
+    def status(self, _: dict[str, Any], __: Reply) -> Result:
+        return {
+            "controller": self.table.controller,
+            "core": self.core_name,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self.started, 3),
+            "datapaths": [self._datapath_row(s) for s in self.table.switches.values()],
+            "routers": self._router_rows(),
+            "placements": [
+                {"datapath": s.name, **to_json(p)}
+                for s in self.table.switches.values()
+                for p in s.placements.values()
+            ],
+            "migrations": self.leases.rows(),
+        }
+
+    def _datapath_row(self, switch: Switch) -> dict[str, Any]:
+        return {
+            "name": switch.name,
+            "dpid": f"{switch.datapath.dpid:016x}",
+            "kind": switch.datapath.kind.value,
+            "connected": switch.connection is not None,
+            "pipeline": switch.datapath.pipeline.value,
+            "ports": {n: {"number": k, "up": up} for n, (k, up) in sorted(switch.ports.items())},
+            "flows": len(switch.installed)
+            + sum(len(s.routes4) for r in switch.synced if (s := self.table.state(r))),
+            "pending": switch.busy,
+            "in_sync": switch.live and not switch.busy,
+            "flow_mods": switch.flow_mods,
+            "errors": switch.errors,
+        }
+
+    def _router_rows(self) -> list[dict[str, Any]]:
+        now = time.monotonic()
+        rows = []
+        for name, feed in self.table.feeds.items():
+            state = feed.state
+            view = self.table.view(name)
+            held = self.table.held[name]
+            rows.append({
+                "name": name,
+                "epoch": state.epoch,
+                "seq": state.seq,
+                "age_s": None if feed.heard is None else round(now - feed.heard, 3),
+                "stale": feed.stale(now),
+                "phase": feed.phase.value,
+                "routes": len(state.routes4) + len(state.routes6),
+                "nexthops": len(state.nexthops),
+                "neighbours": len(state.neighbours),
+                "slow": view.slow if view else "",
+                "down": list(view.down) if view else [],
+                "feed": "none" if feed.heard is None else self._feed_of(name),
+                "held": {"now": len(held.frames), "held": held.held, "dropped": held.dropped,
+                         "delivered": held.delivered},
+            })  # fmt: skip
+        return rows
+
+    def _feed_of(self, name: str) -> str:
+        return "local" if self.table.last_peer.get(name) == "local" else "mirror"
+
+    def routers(self, _: dict[str, Any], __: Reply) -> Result:
+        return {"routers": self._router_rows()}
+
+    def routes(self, arguments: dict[str, Any], _: Reply) -> Result:
+        state = self._state(self._router(arguments["router"]))
+        rows = _routes(state, arguments["match"])
+        start = arguments["offset"]
+        return {"routes": rows[start : start + arguments["limit"]], "total": len(rows)}
+
+    def nexthops(self, arguments: dict[str, Any], _: Reply) -> Result:
+        router = self._router(arguments["router"])
+        state = self._state(router)
+        rows = []
+        for hop in state.nexthops.values():
+            interface = interface_of(router, state, hop.ifindex)
+            rows.append({
+                "id": hop.id,
+                "type": NextHopType(hop.type).name.lower(),
+                "interface": interface.name if interface else None,
+                "gateway": _address(hop.family, hop.gateway) if hop.gateway else None,
+                "mac": fl.mac_text(hop.mac) if hop.mac else None,
+                "resolved": bool(hop.mac) or hop.type is not NextHopType.VIA,
+                "legs": [leg.leg for leg in state.legs.get(hop.id, {}).values()],
+                "routes": state.uses[hop.id],
+                "neighbours": [
+                    {"address": _address(n.family, n.address), "mac": fl.mac_text(n.mac)}
+                    for n in state.neighbours.values()
+                    if hop.type is NextHopType.CONNECTED and n.ifindex == hop.ifindex and n.resolved
+                ],
+            })  # fmt: skip
+        return {"nexthops": rows}
+
+    def links(self, _: dict[str, Any], __: Reply) -> Result:
+        rows = []
+        for link in self.network.links.values():
+            tree = {}
+            for switch in self.table.switches.values():
+                names = {number: name for name, (number, _) in switch.ports.items()}
+                numbers = switch.site().tree_ports(link) + switch.site().access_ports(link)
+                tree[switch.name] = [names[n] for n in numbers]
+            members = [f"{r.name}:{i.name}" for r, i in self.network.members(link.name)]
+            members += [str(a.end) for a in link.access]
+            rows.append({"name": link.name, "id": link.id, "vlan": link.vlan, "tree": tree,
+                         "members": members})  # fmt: skip
+        return {"links": rows}
+
+    def flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        switch = self._switch(arguments["datapath"])
+        cookie, mask = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
+        if arguments["router"] is not None:
+            cookie = pipeline.cookie(0, self._router(arguments["router"]).id)
+            mask = pipeline.ROUTER_COOKIE_MASK
+        table = of.ALL_TABLES if arguments["table"] is None else arguments["table"]
+
+        def answer(stats: list[of.FlowStats]) -> None:
+            wanted = [s for s in stats if s.flow.cookie & mask == cookie]
+            wanted.sort(key=lambda s: (s.flow.table, -s.flow.priority, s.flow.match))
+            rows = [_flow_row(s) for s in wanted[: arguments["limit"]]]
+            reply.ok(flows=rows, total=len(wanted))
+
+        switch.stats(answer, table, cookie, mask)
+        return None
+
+    def trace(self, arguments: dict[str, Any], _: Reply) -> Result:
+        return trace(self.table, arguments)
+
+    # --- rules ------------------------------------------------------------------------------------
+
+    def rules(self, arguments: dict[str, Any], _: Reply) -> Result:
+        name = arguments["datapath"]
+        switches = [self._switch(name, connected=False)] if name else self.table.switches.values()
+        return {"rules": [{"datapath": s.name, **row} for s in switches for row in s.rules.rows()]}
+
+    def rule_add(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        return self._rule(arguments, reply, replace=False)
+
+    def rule_replace(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        return self._rule(arguments, reply, replace=True)
+
+    def _rule(self, arguments: dict[str, Any], reply: Reply, replace: bool) -> Result:
+        switch = self._switch(arguments["datapath"])
+        row = switch.rules.put(arguments["rule"], switch.site(), replace)
+        self.table.save()
+        switch.refresh()
+        switch.in_force(lambda error: reply.done(error, rule=row))
+        return None
+
+    def rule_remove(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        switch = self._switch(arguments["datapath"])
+        row = switch.rules.remove(arguments["rule_id"])
+        self.table.save()
+        switch.refresh()
+        switch.in_force(lambda error: reply.done(error, rule=row))
+        return None
+
+    # --- migration --------------------------------------------------------------------------------
+
+    def place(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        placement = arguments["placement"]
+        self._router(placement.router)
+        for name in arguments["datapaths"]:
+            self._switch(name)
+        started = time.monotonic()
+
+        def answer(error: str | None) -> None:
+            reply.done(error, in_force_s=round(time.monotonic() - started, 6))
+
+        self.table.place(placement, arguments["datapaths"], arguments["in_force"], answer)
+        return None
+
+    def export(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        router = self._router(arguments["router"])
+        state = self._state(router)
+        for frames in snapshot_messages(state, router.name):
+            reply.part(frames)
+        return {"more": False, "epoch": state.epoch, "seq": state.seq, "routes": len(state.routes4)}
+
+    def import_(self, arguments: dict[str, Any], _: Reply) -> Result:
+        name = self._router(arguments["router"]).name
+        feed = self.table.feeds[name]
+        replies: list[list[bytes]] = []
+        if arguments["frames"]:
+            outcome = self.table.told(name, "mirror", arguments["frames"], local=False)
+            if outcome.error is not None:
+                raise ManagementError("bad-argument", f"frames: {outcome.error}")
+            replies = [frames for _, frames in outcome.replies]
+        return {
+            "phase": feed.phase.value,
+            "epoch": feed.state.epoch,
+            "seq": feed.state.seq,
+            "replies": [[b64encode(frame).decode() for frame in frames] for frames in replies],
+        }
+
+    def mirror(self, arguments: dict[str, Any], _: Reply) -> Result:
+        router = self._router(arguments["router"])
+        if not arguments["on"]:
+            self.mirrors.stop(router.name, arguments["to"])
+            return {}
+        self.mirrors.start(router.name, arguments["to"])
+        return {"known": self.table.state(router.name) is not None}
+
+    def ready(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        router = self._router(arguments["router"])
+        state = self.table.state(router.name)
+        switches = [s for s in self.table.switches.values() if s.forwards(router.name)]
+        if state is None or not switches or not all(s.live for s in switches):
+            return {"ready": False, "seq": None, "routes": 0, "in_force": False}
+        switches[0].in_force(
+            lambda error: reply.ok(
+                ready=error is None and router.name in switches[0].synced,
+                in_force=error is None, seq=state.seq, epoch=state.epoch,
+                routes=len(state.routes4),
+            )
+        )  # fmt: skip
+        return None
+
+    def attached(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        router = self._router(arguments["router"])
+        switch = self._switch(arguments["datapath"])
+        until = time.monotonic() + arguments["wait_s"]
+
+        def look() -> None:
+            if self.table.attached(switch, router):
+                reply.ok(attached=True)
+            elif time.monotonic() >= until:
+                reply.ok(attached=False)
+            else:
+                self.table.later(0.01, look)
+
+        look()
+        return None
+
+    def release(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        router = self._router(arguments["router"])
+        switch = self._switch(arguments["datapath"])
+        count = self.table.deliver(switch, router, arguments["to"])
+        dropped = self.table.held[router.name].dropped
+        switch.confirmed(lambda error: reply.done(error, delivered=count, dropped=dropped))
+        return None
+
+    def read_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        router = self._router(arguments["router"])
+        switch = self._switch(arguments["datapath"])
+
+        def answer(stats: list[of.FlowStats]) -> None:
+            own = [s.flow for s in stats if _moves_along(s.flow, router)]
+            reply.ok(flows=[b64encode(of.flow_mod(flow)).decode() for flow in own])
+
+        switch.stats(answer, cookie=pipeline.cookie(0, router.id), mask=pipeline.ROUTER_COOKIE_MASK)
+        return None
+
+    def write_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        switch = self._switch(arguments["datapath"])
+        ports = {int(key): int(value) for key, value in arguments["ports"].items()}
+        count = switch.adopt(arguments["flows"], ports)
+        switch.confirmed(lambda error: reply.done(error, written=count))
+        return None
+
+    def counters(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        router = self._router(arguments["router"])
+        switch = self._switch(arguments["datapath"])
+        self._arrived(switch, router, lambda n: reply.ok(packets=n),
+                      lambda error: reply.refuse("refused", error))  # fmt: skip
+        return None
+
+    def quiet(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        router = self._router(arguments["router"])
+        switch = self._switch(arguments["datapath"])
+        started = time.monotonic()
+        seen: list[int] = []
+
+        def counted(packets: int) -> None:
+            waited_s = round(time.monotonic() - started, 3)
+            seen.append(packets)
+            if len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]:
+                reply.ok(quiet=True, packets=packets, waited_s=waited_s)
+            elif waited_s > QUIET_LIMIT_S:
+                reply.ok(quiet=False, packets=packets, waited_s=waited_s)
+            else:
+                look()
+
+        def look() -> None:
+            self._arrived(switch, router, counted, lambda error: reply.refuse("refused", error))
+
+        look()
+        return None
+
+    def _arrived(
+        self, switch: Switch, router: Router, then: Callable[[int], None],
+        failed: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """How many packets have arrived for a router on a switch, counted up to now."""
+
+        def read(error: str | None) -> None:
+            if error:
+                failed(error)
+            else:
+                own = pipeline.cookie(pipeline.ADMISSION, router.id)
+                switch.stats(add, pipeline.ADMISSION, own, 0xFFFFFFFFFFFFFFFF)
+
+        def add(stats: list[of.FlowStats]) -> None:
+            then(sum(s.packets for s in stats))
+
+        switch.in_force(read)
+
+    # --- one migration at a time --------------------------------------------------------------------
+
+    def lock(self, arguments: dict[str, Any], _: Reply) -> Result:
+        router = self._router(arguments["router"])
+        lease_s = arguments["lease_s"] or 30.0
+        return self.leases.take(router.name, arguments["owner"], lease_s, arguments["entry"])
+
+    def journal(self, arguments: dict[str, Any], _: Reply) -> Result:
+        router = self._router(arguments["router"])
+        return self.leases.note(
+            router.name, arguments["owner"], arguments["lease_s"], arguments["entry"]
+        )
+
+    def unlock(self, arguments: dict[str, Any], _: Reply) -> Result:
+        self.leases.give_back(self._router(arguments["router"]).name, arguments["owner"])
+        return {}
+
+
+VERBS: dict[str, Verb] = {
+    verb: getattr(ManagementService, {"import": "import_"}.get(verb, verb.replace("-", "_")))
+    for verb in mg.VERBS
+}
+
+
+def _moves_along(flow: Flow, router: Router) -> bool:
+    """Whether a flow is one that a migration in the report's order copies to the destination."""
+    if pipeline.cookie_router(flow.cookie) != router.id:
+        return False
+    exact = flow.table == pipeline.INGRESS and flow.priority == pipeline.REACTIVE_PRIORITY
+    return exact or flow.table in (pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.LEGS)
+
+
+def _address(family: int, value: int) -> str:
+    return str(ipaddress.IPv4Address(value) if family == 4 else ipaddress.IPv6Address(value))
+
+
+def _routes(state: RouterState, what: str | None) -> list[dict[str, Any]]:
+    def row(family: int, key: int, hop: int) -> dict[str, Any]:
+        return {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": hop}
+
+    if what is None:
+        found = [(4, k, h) for k, h in sorted(state.routes4.items())]
+        found += [(6, k, h) for k, h in sorted(state.routes6.items())]
+    else:
+        net = ipaddress.ip_network(what)
+        table = state.routes4 if net.version == 4 else state.routes6
+        bits = net.max_prefixlen
+        base = int(net.network_address)
+        if "/" in what:
+            keys = [base << 8 | net.prefixlen]
+        else:  # every route that covers the address, the longest first
+            keys = [(base >> bits - n << bits - n) << 8 | n for n in range(bits, -1, -1)]
+        found = [(net.version, k, table[k]) for k in keys if k in table]
+    return [row(*each) for each in found]
+
+
+def _flow_row(stats: of.FlowStats) -> dict[str, Any]:
+    flow = stats.flow
+    return {
+        "table": flow.table,
+        "name": pipeline.TABLE_NAMES[flow.table] if flow.table < len(pipeline.TABLE_NAMES) else "",
+        "priority": flow.priority,
+        "match": fl.match_text(flow.match),
+        "actions": fl.actions_text(flow.actions),
+        "cookie": f"{flow.cookie:#018x}",
+        "packets": stats.packets,
+        "bytes": stats.octets,
+        "age_s": round(stats.duration_s, 3),
+        "text": fl.text(flow),
+    }

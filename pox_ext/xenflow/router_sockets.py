@@ -1,0 +1,112 @@
+"""The Rule Table's sockets for virtual routers: one for each, on that router's own link.
+
+A router's control vif is a link between its VM and this Domain 0, and nothing else.  The Rule
+Table listens there at the same link-local address in every Domain 0, so a router that has been
+moved finds the local one again.  Whoever speaks on that socket is the router whose vif it is;
+what a message says of its sender is only checked against that (`pure.feed`).  No management verb
+is understood here.
+
+A vif comes when the VM is created or arrives and goes when it leaves, so the interfaces that the
+network names are looked for again and again.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Generator
+from typing import Any
+
+import zmq
+from pox.lib.recoco import Sleep, Task
+
+from xenflow.pure.messages import MAX_BYTES
+from xenflow.pure.network import Network
+from xenflow.zmq_pump import Pump
+
+log = logging.getLogger("xenflow.routers")
+
+ADDRESS = "tcp://[fe80::1%{vif}]:6641"
+LOOK_S = 0.05
+"""How often a vif is looked for."""
+QUEUE = 1000
+"""Messages that ZeroMQ keeps for a router; then its TCP connection is not read any more."""
+
+Receive = Callable[[str, bytes, list[bytes]], float]
+"""(router, peer, frames) -> for how long not to read from this router (seconds)."""
+
+
+class RouterSockets:
+    """Opens, watches and closes the sockets; gives what arrives to `receive`."""
+
+    def __init__(
+        self, network: Network, context: zmq.Context[Any], receive: Receive, address: str = ADDRESS
+    ) -> None:
+        self._network = network
+        self._context = context
+        self._receive = receive
+        self._address = address
+        self._open: dict[str, tuple[int, Pump]] = {}
+        self._stopped = False
+        if network.routers:
+            Task(target=self._watch).start()
+
+    def send(self, router: str, peer: bytes, frames: list[bytes]) -> None:
+        """Answer one peer on a router's link; lost where it is gone."""
+        found = self._open.get(router)
+        if found is not None:
+            found[1].send([peer, *frames])
+
+    def close(self) -> None:
+        """Close all sockets."""
+        self._stopped = True
+        for _, pump in self._open.values():
+            pump.close()
+        self._open.clear()
+
+    def _watch(self) -> Generator[Any, Any, None]:
+        while not self._stopped:
+            for router in self._network.routers.values():
+                self._look(router.name, router.control_vif)
+            yield Sleep(LOOK_S)
+
+    def _look(self, router: str, vif: str) -> None:
+        index = 1
+        if "%" in self._address:
+            try:
+                index = socket.if_nametoindex(vif)
+            except OSError:
+                index = 0
+        found = self._open.get(router)
+        if found is not None and found[0] != index:
+            log.info("%s: its link %s is gone", router, vif)
+            found[1].close()
+            del self._open[router]
+            found = None
+        if index and found is None:
+            self._bind(router, vif, index)
+
+    def _bind(self, router: str, vif: str, index: int) -> None:
+        sock = self._context.socket(zmq.ROUTER)
+        sock.ipv6 = True
+        sock.linger = 0
+        sock.maxmsgsize = MAX_BYTES
+        sock.rcvhwm = QUEUE
+        sock.heartbeat_ivl = 1000
+        sock.heartbeat_timeout = 3000
+        try:
+            sock.bind(self._address.format(vif=vif, router=router))
+        except zmq.ZMQError as error:
+            # The address is not there yet, or another process listens: look again.
+            log.debug("%s: %s: %s", router, vif, error)
+            sock.close(linger=0)
+            return
+        log.info("%s: listening on %s", router, vif)
+
+        def receive(frames: list[bytes]) -> None:
+            pause_s = self._receive(router, frames[0], frames[1:])
+            if pause_s:
+                pump.pause_s = pause_s
+
+        pump = Pump(sock, receive)
+        self._open[router] = index, pump

@@ -1,0 +1,311 @@
+"""The Rule Table: what every virtual router knows, where every router is, and the switches.
+
+Three things change it, each through one method, which reads as what happens:
+
+    told      a router (or another controller's mirror) sent a route message
+    place     the management entity says where a router is
+    packet_in a switch asks
+
+Each ends in `Switch`es being told what has changed; they write the difference.  Nothing here
+knows a socket; replies are returned or passed to callbacks.  Called by `component.Component` and
+`management_service`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from xenflow.hold import Held, Hellos
+from xenflow.pure import flow as f
+from xenflow.pure import openflow as of
+from xenflow.pure import pipeline
+from xenflow.pure.feed import Feed, Outcome
+from xenflow.pure.network import Interface, Link, Network, NetworkError, Router
+from xenflow.pure.pipeline import RouterView
+from xenflow.pure.placement import Placement, at_home, from_json, to_json
+from xenflow.pure.router_state import Changes, RouterState
+from xenflow.pure.views import router_view
+from xenflow.switch import PACKET_OUT_XID, Done, Switch
+
+log = logging.getLogger("xenflow.rule_table")
+
+
+class RuleTable:
+    """See the module."""
+
+    def __init__(
+        self, network: Network, controller: str, state_dir: Path | None, later: Callable[..., Any]
+    ) -> None:
+        self.network = network
+        self.controller = controller
+        self.later = later
+        self.feeds: dict[str, Feed] = {name: Feed(name) for name in network.routers}
+        self.last_peer: dict[str, str] = {}
+        self.held: dict[str, Held] = {name: Held() for name in network.routers}
+        self.hellos = Hellos()
+        self.migrating: Callable[[str], bool] = lambda router: False
+        self.on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None
+        self._views: dict[str, RouterView] = {}
+        self._state_file = state_dir / "placements.json" if state_dir else None
+        placements = self._load()
+        self.switches: dict[str, Switch] = {
+            datapath.name: Switch(network, datapath, self, later, placements[datapath.name])
+            for datapath in network.datapaths_of(controller)
+        }
+
+    # --- what switches ask ----------------------------------------------------------------------
+
+    def state(self, router: str) -> RouterState | None:
+        """What is known of a router, or None before its first snapshot is complete."""
+        feed = self.feeds.get(router)
+        return feed.state if feed is not None and feed.complete else None
+
+    def view(self, router: str) -> RouterView | None:
+        """What decides which of its packets the switches may route; None as for `state`."""
+        state = self.state(router)
+        if state is None:
+            return None
+        if router not in self._views:
+            self._views[router] = router_view(self.network.routers[router], state)
+        return self._views[router]
+
+    # --- routes -----------------------------------------------------------------------------------
+
+    def told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> Outcome:
+        """A route message came, from the router's own link (`local`) or from a mirror."""
+        feed = self.feeds[router]
+        outcome = feed.receive(frames, time.monotonic(), source)
+        if outcome.error is not None:
+            log.warning("%s: message refused: %s", router, outcome.error)
+            return outcome
+        self.last_peer[router] = "local" if local else str(source)
+        if outcome.changes is not None:
+            self._apply(router, outcome.changes, outcome.ended)
+        if local:
+            self.on_local_message(router, frames)
+        return outcome
+
+    def _apply(self, router: str, changes: Changes, ended: bool) -> None:
+        feed = self.feeds[router]
+        if ended or changes.locals or changes.interfaces or changes.policy:
+            self._views.pop(router, None)
+        if ended:
+            log.info("%s: %s", router, feed.state)
+        for switch in self.switches.values():
+            switch.changed(router, changes, feed.complete, len(feed.state.routes4))
+            if ended:
+                switch.refresh()
+
+    # --- placements -----------------------------------------------------------------------------
+
+    def placements(self, datapath: str) -> dict[str, Placement]:
+        """Where each router is, as one switch has been told."""
+        return self.switches[datapath].placements
+
+    def place(self, placement: Placement, datapaths: Iterable[str], proven: bool, then: Done) -> None:
+        """Give switches a placement; `then(None)` once it is in force on all of them (confirmed,
+        where `proven` is false), else with the reason.
+
+        Raises NetworkError, having changed nothing, where the placement does not fit.
+        """
+        names = list(datapaths) or list(self.switches)
+        self._check(placement, names)
+        for name in names:
+            self.switches[name].placements[placement.router] = placement
+        self.save()
+        if all(placement.vm != name for name in self.switches):
+            self.hellos.forget(placement.router)
+        waiting = set(names)
+        problems: list[str] = []
+
+        def done(name: str) -> Done:
+            def settle(error: str | None) -> None:
+                waiting.discard(name)
+                if error:
+                    problems.append(error)
+                if not waiting:
+                    then("; ".join(problems) or None)
+            return settle
+
+        for name in names:
+            switch = self.switches[name]
+            switch.placed(placement.router)
+            (switch.in_force if proven else switch.confirmed)(done(name))
+
+    def _check(self, placement: Placement, names: list[str]) -> None:
+        if placement.router not in self.network.routers:
+            raise NetworkError(f"unknown router {placement.router}")
+        for host in placement.hosts:
+            if host not in self.network.hosts:
+                raise NetworkError(f"{placement.router}: {host} is not a host of the network")
+        for name in names:
+            switch = self.switches.get(name)
+            if switch is None:
+                raise NetworkError(f"datapath {name} does not belong to this controller")
+            known = switch.placements.get(placement.router)
+            if known is not None and known.version > placement.version:
+                raise NetworkError(
+                    f"{name}: the placement of {placement.router} is at version {known.version}, "
+                    f"not older than {placement.version}: ask for its status and plan again"
+                )
+
+    def _load(self) -> dict[str, dict[str, Placement]]:
+        found: dict[str, dict[str, Placement]] = {
+            d.name: {r.name: at_home(r.name, r.home) for r in self.network.routers.values()}
+            for d in self.network.datapaths_of(self.controller)
+        }
+        if self._state_file is None or not self._state_file.exists():
+            return found
+        try:
+            for name, placements in json.loads(self._state_file.read_text()).items():
+                for placement in map(from_json, placements):
+                    known = placement.router in self.network.routers
+                    if name in found and known and set(placement.hosts) <= set(self.network.hosts):
+                        found[name][placement.router] = placement
+        except (OSError, ValueError) as error:
+            log.error("%s: %s: starting from the network's description", self._state_file, error)
+        return found
+
+    def save(self) -> None:
+        """Keep placements over a restart of the controller."""
+        if self._state_file is None:
+            return
+        value = {
+            name: [to_json(p) for p in switch.placements.values()]
+            for name, switch in self.switches.items()
+        }
+        self._state_file.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._state_file.with_suffix(".new")
+        with draft.open("w") as file:
+            json.dump(value, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._state_file)
+
+    # --- packets ----------------------------------------------------------------------------------
+
+    def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
+        """A frame that a switch sent up: held for a VM, a copy of a hello, or a question.
+        False where it is none of these."""
+        vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if frame[12:14] == b"\x81\x00" else 0
+        if not vlan:
+            return self._hello(switch, in_port, frame)
+        for link in self.network.links.values():
+            if link.detour_vlan == vlan:
+                self._hold(switch, link, frame[:12] + frame[16:])
+                return True
+        return False
+
+    def _hello(self, switch: Switch, in_port: int, frame: bytes) -> bool:
+        name = next((n for n, (number, _) in switch.ports.items() if number == in_port), None)
+        for router in self.network.routers.values():
+            for interface in router.interfaces:
+                if interface.vif == name:
+                    link = self.network.links[interface.link].id
+                    self.hellos.heard(router.name, link, frame, time.monotonic())
+                    return True
+        return False
+
+    def _hold(self, switch: Switch, link: Link, frame: bytes) -> None:
+        target = int.from_bytes(frame[:6], "big")
+        group = bool(frame[0] & 1)
+        for router, interface in self.network.members(link.name):
+            placement = switch.placements.get(router.name)
+            if placement is None or placement.vm != switch.name:
+                continue
+            if group or target == interface.mac:
+                held = self.held[router.name]
+                if switch.ports.get(interface.vif):
+                    held.keep(link.id, frame)
+                    self.deliver(switch, router, None)  # its vif came while the frame was on its way
+                elif not held.keep(link.id, frame) and held.dropped == 1:
+                    log.warning("%s: no room to hold more packets for it", router.name)
+                if group:
+                    continue
+                return
+
+    def deliver(self, switch: Switch, router: Router, to: str | None) -> int:
+        """Send what is held for a router on: to its vif here, or across to host `to`.
+
+        Returns how many frames.  Raises NetworkError where `to` cannot be reached.
+        """
+        messages = []
+        frames = self.held[router.name].take()
+        by_id = {link.id: link for link in self.network.links.values()}
+        for link_id, frame in frames:
+            link = by_id[link_id]
+            interface = router.on(link.name)
+            assert interface is not None
+            actions = self._onward(switch, router, interface, link, to)
+            messages.append(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
+        if messages and switch.connection is not None:
+            for start in range(0, len(messages), 64):
+                switch.connection.send(b"".join(messages[start : start + 64]))
+        return len(frames)
+
+    def _onward(
+        self, switch: Switch, router: Router, interface: Interface, link: Link, to: str | None
+    ) -> f.Actions:
+        if to is None or to == switch.name:
+            return (
+                f.load("reg1", router.id), f.load("reg3", link.id), f.resubmit(pipeline.VM),
+            )  # fmt: skip
+        port = switch.site().toward(link, to)
+        if port is None:
+            raise NetworkError(f"{switch.name}: no way to {to} on virtual link {link.name}")
+        # A detour carries unicast frames; the VM's kernel takes a multicast packet in one as well.
+        return (f.set_dl_dst(interface.mac), f.set_vlan(link.detour_vlan), f.output(port))
+
+    def port_appeared(self, switch: Switch, port: str) -> None:
+        """A port has come: where it is a vif of a router whose VM belongs here, what was held
+        goes to it, once its flows are there."""
+        for router in self.network.routers.values():
+            placement = switch.placements.get(router.name)
+            if placement is None or placement.vm != switch.name:
+                continue
+            if any(i.vif == port for i in router.interfaces) and self.attached(switch, router):
+                self.hellos.forget(router.name)
+                if self.held[router.name].frames:
+                    switch.confirmed(partial(self._deliver_here, switch, router))
+
+    def _deliver_here(self, switch: Switch, router: Router, error: str | None) -> None:
+        if error is None and self.attached(switch, router):
+            count = self.deliver(switch, router, None)
+            log.info("%s: delivered %d held packets", router.name, count)
+
+    def attached(self, switch: Switch, router: Router) -> bool:
+        """Whether all vifs of a router exist on a switch."""
+        return all(i.vif in switch.ports for i in router.interfaces)
+
+    def tick(self, now: float) -> list[tuple[str, Hashable, list[bytes]]]:
+        """What time asks for: heartbeats and acknowledgements to routers, repeated hellos.
+
+        Returns (router, source, frames) to be sent.
+        """
+        replies = []
+        for name, feed in self.feeds.items():
+            replies += [(name, source, frames) for source, frames in feed.tick(now).replies]
+        for switch in self.switches.values():
+            if switch.live:
+                self._repeat_hellos(switch, now)
+        return replies
+
+    def _repeat_hellos(self, switch: Switch, now: float) -> None:
+        for router in self.network.routers.values():
+            placement = switch.placements.get(router.name)
+            if placement is None or placement.vm != switch.name or not self.migrating(router.name):
+                continue
+            if any(i.vif in switch.ports for i in router.interfaces):
+                continue
+            for link_id, frame in self.hellos.due(router.name, now):
+                actions = (
+                    f.load("reg3", link_id), f.load("reg2", link_id), f.resubmit(pipeline.LINKS),
+                )  # fmt: skip
+                switch.connection.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))

@@ -1,0 +1,84 @@
+"""A ZeroMQ socket in the controller's loop.
+
+ZeroMQ's file descriptor is edge-triggered: it says that something may have happened, once.  So
+whoever waits for it must go on until the socket's EVENTS say that nothing is left, also after a
+send, which may swallow the edge.  `Pump` does that, and takes a bounded number of messages a
+turn, so that one socket cannot starve the others.
+
+Called by `management_service` and `router_sockets`, in the controller's own thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from typing import Any
+
+import zmq
+from pox.lib.recoco import Select, Sleep, Task
+
+log = logging.getLogger("xenflow.zmq")
+
+AT_ONCE = 64
+"""Messages taken from one socket before the others have their turn."""
+LOOK_AGAIN_S = 0.5
+"""Should an edge be missed after all, so long it stays unnoticed."""
+
+
+class Pump:
+    """Gives every message of a socket to `receive(frames)`; `send` never blocks."""
+
+    def __init__(self, sock: zmq.Socket[bytes], receive: Callable[[list[bytes]], None]) -> None:
+        self.sock = sock
+        self.closed = False
+        self.pause_s = 0.0
+        self._receive = receive
+        self._task = Task(target=self._run)
+        self._task.start()
+
+    def send(self, frames: list[bytes]) -> bool:
+        """Send one message; False where the peer's queue is full or the peer is gone."""
+        if self.closed:
+            return False
+        try:
+            self.sock.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            log.debug("message not sent: %s", error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket; the task ends by itself."""
+        self.closed = True
+        self.sock.close(linger=0)
+
+    def _readable(self) -> bool:
+        return bool(int(self.sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def _run(self) -> Generator[Any, Any, None]:
+        fd = self.sock.getsockopt(zmq.FD)
+        while not self.closed:
+            taken = 0
+            while taken < AT_ONCE and not self.closed:
+                if not self._readable():
+                    break
+                try:
+                    frames = self.sock.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                taken += 1
+                try:
+                    self._receive(frames)
+                except Exception:
+                    log.exception("a message could not be dealt with")
+                if self.pause_s:
+                    break
+            if self.closed:
+                return
+            if self.pause_s:
+                pause, self.pause_s = self.pause_s, 0.0
+                yield Sleep(pause)
+            elif taken == AT_ONCE or self._readable():
+                yield 0
+            else:
+                yield Select([fd], [], [], LOOK_AGAIN_S)
