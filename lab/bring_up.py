@@ -287,6 +287,13 @@ class _Builder:
                 },
                 name,
             )
+        for datapath in network.datapaths:
+            # A userspace switch reads its ports beside the kernel's own stack: what comes from
+            # the network must not reach the host's addresses, nor be answered by ARP.
+            sysctl(
+                {"net/ipv4/conf/default/rp_filter": 1, "net/ipv4/conf/default/arp_ignore": 8},
+                lab.switch_namespace(datapath),
+            )
         links: list[str] = []
         inner: dict[str, list[str]] = {name: ["link set lo up"] for name in namespaces}
         offload: dict[str, list[str]] = {name: [] for name in namespaces}
@@ -317,6 +324,13 @@ class _Builder:
         for name in namespaces:
             ip(inner[name], name)
             checksums_in_software(offload[name], name)
+            sysctl(
+                {
+                    f"net/ipv4/conf/{MANAGEMENT}/rp_filter": 0,
+                    f"net/ipv4/conf/{MANAGEMENT}/arp_ignore": 1,
+                },
+                name,
+            )
         for router in network.routers.values():
             wire.raise_router(lab, router)
         address = IPv4Interface((lab.operator, lab.subnet.prefixlen))
