@@ -9,18 +9,21 @@ from typing import Any
 from mgmt.session import Session
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, emit
+from xenflow.pure.pipeline import TABLE_NAMES
 
 NAME = "flows"
 SUMMARY = "the flows of a host or switch, read from it"
 
-TABLES = {0: "admission", 1: "routes", 2: "next hops", 3: "links"}
-"""The names of docs/data-plane.md."""
+
+_TABLE_HELP = "only this table's flows: " + ", ".join(
+    f"{number} {name}" for number, name in enumerate(TABLE_NAMES)
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("host", metavar="HOST", help="a host or a plain switch")
     parser.add_argument("--router", help="only this router's flows")
-    parser.add_argument("--table", type=_table, metavar="N", help="only this table's, 0 to 3")
+    parser.add_argument("--table", type=_table, metavar="TABLE", help=_TABLE_HELP)
     parser.add_argument("--limit", type=int, default=1000, metavar="N", help="at most N (1000)")
     add_json(parser)
 
@@ -39,12 +42,13 @@ def run(args: Namespace, session: Session) -> int:
     )
     flows = answer.get("flows", [])
     text = "\n\n".join(
-        f"table {number} {TABLES.get(number, '')}".rstrip() + "\n" + _flows(list(group))
+        f"table {number} {_name(number)}".rstrip() + "\n" + _flows(list(group))
         for number, group in groupby(_in_order(flows), key=lambda flow: flow.get("table", 0))
     )
-    if len(flows) >= args.limit:
-        text += f"\n(the first {len(flows)}; more with --limit)"
-    emit(args, {"datapath": args.host, "flows": flows}, text or "no flows")
+    total = answer.get("total", len(flows))
+    if len(flows) < total:
+        text += f"\n({len(flows)} of {total} flows; more with --limit)"
+    emit(args, {"datapath": args.host, "flows": flows, "total": total}, text or "no flows")
     return Exit.OK
 
 
@@ -59,24 +63,33 @@ def _flows(flows: list[dict[str, Any]]) -> str:
             flow.get("packets"),
             duration(flow.get("age_s")),
             _brief(flow.get("match")),
-            _brief(flow.get("actions")),
-            flow.get("text"),
+            _brief(flow.get("actions")) or "drop",
         )
         for flow in flows
     ]
-    return table(("PRIORITY", "PACKETS", "AGE", "MATCH", "ACTIONS", "WHY"), rows, indent="  ")
+    return table(("PRIORITY", "PACKETS", "AGE", "MATCH", "ACTIONS"), rows, indent="  ")
 
 
 def _brief(value: Any) -> str:
     if isinstance(value, dict):
-        return ",".join(f"{k}={v}" for k, v in value.items()) or "any"
+        return ",".join(f"{k}={v}" for k, v in value.items())
     if isinstance(value, list):
-        return ",".join(map(str, value)) or "drop"
+        return ",".join(map(str, value))
     return "" if value is None else str(value)
 
 
+def _name(table: int) -> str:
+    return TABLE_NAMES[table] if table < len(TABLE_NAMES) else ""
+
+
 def _table(text: str) -> int:
+    """A table by its number or name."""
+    if text in TABLE_NAMES:
+        return TABLE_NAMES.index(text)
     number = int(text)
-    if not 0 <= number <= 254:
+    if not 0 <= number < len(TABLE_NAMES):
         raise ValueError
     return number
+
+
+_table.__name__ = "table"

@@ -32,10 +32,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    from mgmt import migrate
-
     session.router(args.router)
     session.host(args.host)
+    from mgmt import migrate
+
     made = migrate.plan(session.network, args.router, args.host, args.mode, session.ask)
     if args.dry_run:
         emit(args, made.json(), made.text())

@@ -59,8 +59,10 @@ def run(args: Namespace, session: Session) -> int:
     if args.dry_run:
         emit(args, {"verb": verb, **arguments}, f"would {args.change} on {args.host}:\n{text}")
         return Exit.OK
-    answer = session.ask_datapath(args.host, verb, **arguments)
-    emit(args, answer, f"{args.host}: {_PAST[args.change]}:\n{text}")
+    kept = session.ask_datapath(args.host, verb, **arguments).get("rule")
+    if isinstance(kept, dict):
+        text = show([kept])
+    emit(args, {"datapath": args.host, "rule": kept}, f"{args.host}: {_PAST[args.change]}\n{text}")
     return Exit.OK
 
 

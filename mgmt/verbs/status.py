@@ -64,8 +64,8 @@ def _text(
         (name, m) for name, a in answered.items() for m in a.get("migrations", ()) if m
     ]
     if under_way:
-        blocks.append("migrations under way (or left: `xenflow recover`)")
-        blocks.append("\n".join(f"  {_migration(name, m)}" for name, m in under_way))
+        rows = "\n".join(f"  {_migration(name, m)}" for name, m in under_way)
+        blocks.append(f"migrations (`xenflow recover` finishes or undoes one left unfinished)\n{rows}")
     return "\n\n".join(blocks)
 
 
@@ -117,7 +117,11 @@ def _routers(
         if found.get("stale"):
             notes.append("stale")
         if found.get("slow"):
-            notes.append("slow: " + str(found["slow"]) if found["slow"] is not True else "slow")
+            notes.append(f"the VM forwards: {found['slow']}")
+        if found.get("down"):
+            notes.append(f"down: {', '.join(found['down'])}")
+        if (found.get("held") or {}).get("now"):
+            notes.append(f"{found['held']['now']} packets held")
         yield (
             name,
             place.vm if place else None,
@@ -143,5 +147,10 @@ def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any
 
 
 def _migration(controller: str, migration: dict[str, Any]) -> str:
-    shown = ", ".join(f"{key} {value}" for key, value in migration.items() if value is not None)
-    return f"{controller}: {shown}"
+    """A migration's row, and the last thing that its journal says."""
+    state = "under way" if migration.get("held") else "left unfinished"
+    line = f"{migration.get('router')}: {state}, by {migration.get('owner')}, lock at {controller}"
+    journal = migration.get("journal") or []
+    if journal and isinstance(journal[-1], dict):
+        line += "; last " + ", ".join(f"{key} {value}" for key, value in journal[-1].items())
+    return line

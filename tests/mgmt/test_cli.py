@@ -1,0 +1,448 @@
+"""The `xenflow` command: arguments, exit statuses and what is printed, against fake controllers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_controller import FakeController
+
+from mgmt import cli, client
+from mgmt.verbs import trace
+from mgmt.verbs.rule import actions_of, fields
+from xenflow.pure.management import ManagementError, Request
+from xenflow.pure.placement import at_home, to_json
+
+ROOT = Path(__file__).parents[2]
+PAPER = (ROOT / "conf" / "paper.toml").read_text()
+DEAD = "tcp://127.0.0.1:9"
+
+ROUTER = {
+    "name": "vr1", "epoch": 1, "seq": 9, "age_s": 0.4, "stale": False, "routes": 2, "nexthops": 2,
+    "neighbours": 2, "slow": "", "feed": "local",
+}  # fmt: skip
+HOPS = [
+    {"id": 1, "type": "via", "interface": "eth1", "gateway": "10.0.2.2", "resolved": True,
+     "mac": "02:00:00:00:02:02", "routes": 1},
+    {"id": 2, "type": "connected", "interface": "eth0", "gateway": None, "mac": None,
+     "resolved": True, "routes": 1},
+]  # fmt: skip
+ROUTES = [{"prefix": "10.0.1.0/24", "nexthop": 2}, {"prefix": "10.2.0.1/32", "nexthop": 1}]
+
+
+def status_of(name: str, *datapaths: str, **more: Any) -> dict[str, Any]:
+    return {
+        "controller": name, "core": "stand-in", "pid": 1, "uptime_s": 75.0,
+        "datapaths": [
+            {"name": d, "dpid": "1", "kind": "host", "connected": True, "pipeline": "proactive",
+             "ports": {"p1": {"number": 1, "up": True}, "p2": {"number": 2, "up": False}},
+             "flows": 42, "pending": 0, "in_sync": True}
+            for d in datapaths
+        ],
+        "routers": [], "placements": [], "migrations": [], **more,
+    }  # fmt: skip
+
+
+def routes_of(request: Request) -> dict[str, Any]:
+    start, limit = request.arguments["offset"], request.arguments["limit"]
+    found = ROUTES if request.arguments["match"] is None else ROUTES[1:]
+    return {"routes": found[start : start + min(limit, 1)], "total": len(found)}
+
+
+def unknown_router(request: Request) -> dict[str, Any]:
+    raise ManagementError("unknown-router", f"{request.arguments['router']}: not here")
+
+
+class Fakes:
+    """The three controllers of conf/paper.toml, and the command run on them."""
+
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.file = directory / "network.toml"
+        here = to_json(at_home("vr1", "host-a").step())
+        old = to_json(at_home("vr1", "host-b"))
+        one = {"routers": [ROUTER], "placements": [{"datapath": "host-a", **here}]}
+        hosts: dict[str, dict[str, Any]] = {
+            "host-a": {
+                "status": status_of("host-a", "host-a", **one),
+                "routes": routes_of,
+                "nexthops": {"nexthops": HOPS},
+                "links": {"links": [{"name": "left", "tree": {"host-a": ["vr1.0", "to-gen"]}}]},
+                "flows": {"flows": [
+                    {"table": 3, "priority": 1024, "packets": 7, "age_s": 2, "match": "nw_dst=1",
+                     "actions": "drop"},
+                    {"table": 0, "priority": 5, "packets": 0, "age_s": 2, "match": "", "actions": ""},
+                ], "total": 9},
+                "trace": {"steps": [{"table": 3, "name": "routes", "explanation": "10.2.0.1/32",
+                                     "flow": {"text": "table=3 nw_dst=10.2.0.1"}}],
+                          "outcome": "leaves by to-recv"},
+                "rules": {"rules": [{"id": "r1", "priority": 3, "match": {"nw_proto": 17},
+                                     "actions": ["output:3"]}]},
+                "place": {"in_force_s": 0.1},
+                "lock": {}, "unlock": {},
+            },
+            "host-b": {
+                "status": status_of("host-b", "host-b", placements=[old]),
+                "routes": unknown_router, "links": {"links": []}, "place": {"in_force_s": 0.1},
+            },
+            "edge": {
+                "status": status_of("edge", "gen", "recv"),
+                "links": {"links": [{"name": "left", "tree": {"gen": ["access", "to-a"]}}]},
+                "place": {"in_force_s": 0.1},
+            },
+        }  # fmt: skip
+        for change in ("add", "replace", "remove"):
+            hosts["host-a"][f"rule-{change}"] = lambda r: {"rule": r.arguments.get("rule")}
+        self.controllers = {name: FakeController(verbs) for name, verbs in hosts.items()}
+        self._urls = {name: c.url for name, c in self.controllers.items()}
+        self._write()
+
+    def __getitem__(self, name: str) -> FakeController:
+        return self.controllers[name]
+
+    def _write(self) -> None:
+        text = PAPER
+        for number, name in ((11, "host-a"), (12, "host-b"), (3, "edge")):
+            text = text.replace(f"tcp://10.254.1.{number}:6640", self._urls[name])
+        self.file.write_text(text)
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self._urls[name] = f"tcp://127.0.0.1:{9 + list(self._urls).index(name)}"
+        self._write()
+
+    def run(self, *argv: str) -> tuple[int, str, str]:
+        exit = cli.main(["--network", str(self.file), *argv])
+        out, err = self._capsys.readouterr()
+        return exit, out, err
+
+    def json(self, *argv: str) -> Any:
+        exit, out, err = self.run(*argv, "--json")
+        assert (exit, err) == (0, "")
+        return json.loads(out)
+
+    def close(self) -> None:
+        for controller in self.controllers.values():
+            controller.__exit__(None, None, None)
+
+
+@pytest.fixture
+def fakes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fakes]:
+    monkeypatch.setattr(client, "CONNECT_S", 0.3)
+    made = Fakes(tmp_path, capsys)
+    yield made
+    made.close()
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def test_status(fakes: Fakes) -> None:
+    exit, out, err = fakes.run("status")
+    assert (exit, err) == (0, "")
+    for words in (
+        ["host-a", "up", "stand-in", "1m15s"],
+        ["recv", "plain", "edge", "in", "sync", "proactive", "42", "0", "p2"],
+        ["vr1", "host-a", "host-a", "xenflow", "2", "2", "local", "0.40s", "-"],
+    ):
+        assert any(line.split()[: len(words)] == words for line in out.splitlines()), out
+    value = fakes.json("status")
+    assert value["controllers"]["edge"]["datapaths"][1]["name"] == "recv"
+    assert value["placements"]["vr1"]["vm"] == "host-a"
+
+
+def test_status_with_a_dead_controller_shows_the_rest(fakes: Fakes) -> None:
+    fakes.kill("host-b")
+    exit, out, err = fakes.run("status")
+    assert exit == 1
+    assert "host-b (tcp://127.0.0.1:10): no controller answers there" in err
+    assert "vr1" in out and "unreachable" in out
+    exit, out, _ = fakes.run("status", "--json")
+    assert exit == 1
+    assert json.loads(out)["controllers"]["host-b"]["error"]["code"] == "unreachable"
+
+
+def test_status_with_all_dead(fakes: Fakes) -> None:
+    fakes.kill("host-a", "host-b", "edge")
+    assert fakes.run("status")[0] == 3
+
+
+def test_status_names_migrations_left_behind(fakes: Fakes) -> None:
+    left = {"router": "vr1", "owner": "node-7", "held": False, "journal": [{"stage": "links"}]}
+    fakes["host-a"].verbs["status"]["migrations"] = [left]  # type: ignore[index]
+    assert "vr1: left unfinished, by node-7, lock at host-a; last stage links" in fakes.run(
+        "status"
+    )[1]
+
+
+def test_routers(fakes: Fakes) -> None:
+    assert fakes.run("routers", "--host", "host-a", "--names") == (0, "vr1\n", "")
+    assert fakes.run("routers", "--host", "host-b", "--names") == (0, "", "")
+    router = fakes.json("routers")["routers"][0]
+    assert (router["placement"]["version"], router["table"]["feed"]) == (1, "local")
+    assert "gen is a plain switch" in fakes.run("routers", "--host", "gen")[2]
+
+
+def test_routes_come_page_by_page(fakes: Fakes) -> None:
+    exit, out, err = fakes.run("routes", "vr1")
+    assert (exit, err) == (0, "")
+    assert [line.split() for line in out.splitlines()][1:] == [
+        ["10.0.1.0/24", "connected", "on", "eth0"],
+        ["10.2.0.1/32", "10.2.0.1"[:0] + "10.0.2.2", "on", "eth1"],
+    ]
+    assert [r.arguments["offset"] for r in fakes["host-a"].asked_for("routes")] == [0, 1]
+    assert fakes.json("routes", "vr1", "10.2.0.1") == {
+        "router": "vr1",
+        "routes": [{"prefix": "10.2.0.1/32", "nexthop": 1, "via": "10.0.2.2 on eth1"}],
+        "total": 1,
+    }
+    assert "(1 of 2 routes)" in fakes.run("routes", "vr1", "--limit", "1")[1]
+
+
+def test_routes_of_a_router_whose_host_is_dead(fakes: Fakes) -> None:
+    fakes.kill("host-a")
+    exit, _, err = fakes.run("routes", "vr1")
+    assert (exit, err) == (1, "xenflow: host-b: vr1: not here\n")
+
+
+def test_nexthops_links_flows_rules(fakes: Fakes) -> None:
+    assert "02:00:00:00:02:02" in fakes.run("nexthops", "vr1")[1]
+    assert fakes.json("nexthops", "vr1")["nexthops"] == HOPS
+    left = fakes.json("links")["links"][0]
+    assert left["tree"] == {"host-a": ["vr1.0", "to-gen"], "gen": ["access", "to-a"]}
+    assert left["members"] == ["vr1.eth0", "gen:access"]
+    assert "host-a:vr1.0,to-gen  gen:access,to-a" in fakes.run("links")[1]
+    out = fakes.run("flows", "host-a", "--table", "routes", "--router", "vr1")[1]
+    assert out.index("table 0 ingress") < out.index("table 3 routes")
+    assert "(2 of 9 flows" in out
+    assert fakes["host-a"].asked_for("flows")[0].arguments["table"] == 3
+    assert "nw_proto=17" in fakes.run("rules", "host-a")[1]
+    assert fakes.json("rules", "host-a")["rules"][0]["id"] == "r1"
+
+
+def test_trace(fakes: Fakes) -> None:
+    exit, out, _ = fakes.run("trace", "vr1", "src=10.0.1.2,dst=10.2.0.1,ttl=64,proto=udp,link=left")
+    assert exit == 0
+    assert out.splitlines() == [
+        "table 3 routes: 10.2.0.1/32",
+        "    table=3 nw_dst=10.2.0.1",
+        "outcome: leaves by to-recv",
+    ]
+    arguments = fakes["host-a"].asked_for("trace")[0].arguments
+    assert (arguments["router"], arguments["packet"]["nw_proto"]) == ("vr1", 17)
+    fakes.run("trace", "host-a:to-gen", "dst=10.2.0.1")
+    arguments = fakes["host-a"].asked_for("trace")[1].arguments
+    assert (arguments["datapath"], arguments["in_port"]) == ("host-a", "to-gen")
+    assert fakes.run("trace", "vr1", "dst=1.2.3.4,link=middle")[0] == 1
+
+
+def test_topology(fakes: Fakes) -> None:
+    out = fakes.run("topology")[1]
+    assert "└─ router vr1: eth0 on left, eth1 on right" in out
+    assert "├─ gen-a ─ host-a  [vr1.eth0]\n│  └─ recv-a ─ recv" in out
+    assert fakes.run("topology", "--offline") == (0, out, "")
+    assert fakes.run("topology", "--hosts")[1] == "host-a\nhost-b\n"
+    value = fakes.json("topology")
+    assert value["links"][0]["tree"] == ["recv-a", "gen-a", "gen-b"]
+    assert value["routers"][0]["vm"] == "host-a"
+    dot = fakes.run("topology", "--dot")[1]
+    assert dot.startswith('graph "paper" {') and '"router vr1" -- "host-a"' in dot
+    fakes.kill("host-a")
+    exit, out, err = fakes.run("topology")
+    assert exit == 1 and "router vr1" in out and "host-a" in err
+
+
+# --- what is changed -----------------------------------------------------------------------------
+
+
+def test_rule(fakes: Fakes) -> None:
+    add = ("rule", "add", "host-a", "--id", "r1", "--match", "nw_dst=10.0.0.0/8,tp_dst=53",
+           "--actions", "output:3")  # fmt: skip
+    exit, out, _ = fakes.run(*add, "--dry-run")
+    assert exit == 0 and out.startswith("would add on host-a:")
+    assert not fakes["host-a"].asked
+    assert fakes.run(*add)[0] == 0
+    assert fakes["host-a"].asked[0].arguments["rule"] == {
+        "id": "r1",
+        "priority": 0x8000,
+        "match": {"nw_dst": "10.0.0.0/8", "tp_dst": 53},
+        "actions": ["output:3"],
+    }
+    assert fakes.json("rule", "remove", "host-a", "r1") == {"datapath": "host-a", "rule": None}
+    assert fakes["host-a"].asked[1].arguments["rule_id"] == "r1"
+
+
+def test_rule_from_a_file(fakes: Fakes, tmp_path: Path) -> None:
+    file = tmp_path / "rule.json"
+    file.write_text('{"id": "r2", "priority": 7, "match": {"tp_dst": 53}, "actions": []}')
+    assert fakes.run("rule", "replace", "host-a", "--file", str(file), "--priority", "8")[0] == 0
+    assert fakes["host-a"].asked[0].arguments["rule"]["priority"] == 8
+    file.write_text("{")
+    exit, _, err = fakes.run("rule", "add", "host-a", "--file", str(file))
+    assert exit == 1 and "not JSON" in err
+    assert fakes.run("rule", "add", "host-a")[2] == (
+        "xenflow: the rule has no id: give --id, or `id` in the file\n"
+    )
+    exit, _, err = fakes.run("rule", "add", "host-a", "--id", "x", "--priority", "70000")
+    assert exit == 2 and "priority: expected a whole number from 0 to 65535, found 70000" in err
+
+
+def test_mode(fakes: Fakes) -> None:
+    exit, out, _ = fakes.run("mode", "vr1", "native", "--dry-run")
+    assert (exit, out) == (0, "would tell host-a, host-b, edge: vr1 on host-a, mode native\n")
+    assert not fakes["edge"].asked_for("place")
+    assert fakes.run("mode", "vr1", "native") == (0, "vr1: native\n", "")
+    for name in fakes.controllers:
+        (request,) = fakes[name].asked_for("place")
+        placement = request.arguments["placement"]
+        assert (placement.mode.value, placement.vm, placement.version) == ("native", "host-a", 2)
+    assert fakes["host-a"].asked_for("lock") and fakes["host-a"].asked_for("unlock")
+
+
+def test_mode_needs_everybody(fakes: Fakes) -> None:
+    fakes.kill("edge")
+    assert fakes.run("mode", "vr1", "native")[0] == 3
+    assert not fakes["host-a"].asked_for("place")
+
+
+def test_a_refusal(fakes: Fakes) -> None:
+    fakes["edge"].verbs.pop("place")
+    exit, _, err = fakes.run("mode", "vr1", "native")
+    assert exit == 1
+    assert "told before the failure: host-a, host-b" in err
+    assert "xenflow: edge: place: not in this test" in err
+    assert fakes["host-a"].asked_for("unlock")
+
+
+# --- usage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [], ["fly"], ["routes"], ["flows", "host-a", "--table", "nine"], ["migrate", "vr1"],
+        ["trace", "vr1", "dst=nowhere"], ["mode", "vr1", "fast"], ["--timeout", "0", "status"],
+        ["rule", "add"], ["migrate", "vr1", "host-b", "--mode", "slow"], ["topology", "--dot", "--json"],
+    ],
+)  # fmt: skip
+def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(argv)
+    assert raised.value.code == 2
+    assert "usage: xenflow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [module.NAME for module in cli.VERBS])
+def test_every_verb_has_help_and_a_place_in_the_manual(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main([verb, "--help"])
+    assert raised.value.code == 0
+    assert "--timeout" in capsys.readouterr().out
+    assert f"xenflow {verb}" in (ROOT / "docs" / "cli.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["routes", "vr2"], "unknown router vr2, did you mean vr1?"),
+        (["flows", "moon"], "unknown datapath moon: the network has host-a, host-b, gen, recv"),
+        (["migrate", "vr1", "gen"], "gen is a plain switch, which carries no routers"),
+    ],
+)
+def test_names_that_do_not_exist(fakes: Fakes, argv: list[str], says: str) -> None:
+    exit, out, err = fakes.run(*argv)
+    assert (exit, out) == (1, "")
+    assert says in err
+
+
+def test_an_argument_no_controller_would_take(fakes: Fakes) -> None:
+    exit, _, err = fakes.run("routes", "vr1", "10.0.0.1/8")
+    assert exit == 2 and "without host bits" in err
+    assert not fakes["host-a"].asked_for("routes")
+
+
+def test_the_network_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["--network", str(tmp_path / "no.toml"), "status"]) == 2
+    assert "expected a network file" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "NETWORK_FILES", (tmp_path / "a.toml", tmp_path / "b.toml"))
+    monkeypatch.delenv("XENFLOW_NETWORK", raising=False)
+    assert cli.main(["topology"]) == 2
+    assert "name one with --network or $XENFLOW_NETWORK" in capsys.readouterr().err
+    (tmp_path / "b.toml").write_text(PAPER)
+    assert cli.main(["topology", "--offline"]) == 0
+    monkeypatch.setenv("XENFLOW_NETWORK", str(tmp_path / "c.toml"))
+    assert cli.main(["topology", "--offline"]) == 2
+    assert cli.main(["topology", "--offline", "--network", str(tmp_path / "b.toml")]) == 0
+
+
+def test_interrupted(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.status, "run", interrupt)
+    assert fakes.run("status") == (130, "", "xenflow: interrupted\n")
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    file = tmp_path / "network.toml"
+    file.write_text(PAPER)
+    command = f"{sys.executable} -m mgmt.cli topology --offline --network {file} | true"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT}/pox_ext"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stderr == b""
+
+
+# --- what the command line's texts mean ----------------------------------------------------------
+
+
+def test_packet() -> None:
+    assert trace.packet("src=10.0.1.2,dst=10.0.2.2,ttl=64,proto=udp,sport=5,dport=0x35,link=l") == {
+        "nw_src": "10.0.1.2", "nw_dst": "10.0.2.2", "nw_ttl": 64, "nw_proto": 17, "tp_src": 5,
+        "tp_dst": 53, "link": "l",
+    }  # fmt: skip
+    assert trace.packet("dst=fd00::1,smac=2-0-0-1-1-1,fragment=yes") == {
+        "nw_dst": "fd00::1",
+        "dl_src": "02:00:00:01:01:01",
+        "fragment": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "says"),
+    [
+        (trace.packet, "", "dst=ADDRESS is missing"),
+        (trace.packet, "dst", "expected KEY=VALUE"),
+        (trace.packet, "speed=1", "KEY one of src, dst"),
+        (trace.packet, "dst=10.0.0", "dst: expected an address, found '10.0.0'"),
+        (trace.packet, "dst=1.1.1.1,dst=1.1.1.2", "dst: given twice"),
+        (trace.packet, "dst=1.1.1.1,ttl=256", "ttl: expected 0 to 255"),
+        (trace.packet, "dst=1.1.1.1,fragment=maybe", "fragment: expected yes or no"),
+        (fields, "nw_dst", "expected KEY=VALUE"),
+        (fields, "a=1,a=2", "given twice"),
+    ],
+)
+def test_texts_that_mean_nothing(read: Callable[[str], Any], text: str, says: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=says):
+        read(text)
+
+
+def test_actions() -> None:
+    assert actions_of("drop") == []
+    assert actions_of("mod_nw_tos:8,output:3") == ["mod_nw_tos:8", "output:3"]
