@@ -221,6 +221,7 @@ def run_stand_in(words: list[str]) -> int:
     """Run the stand-in. Returns the exit status."""
     step_around_other_pox()
     sys.path[:0] = [STAND_IN, COMPONENTS]
+    sys.path.append(ROOT)  # last: this file must not be what `import pox` finds
     print("core: stand-in", flush=True)
     from pox.boot import boot
 
@@ -239,6 +240,7 @@ def run_pox(folder: str, words: list[str]) -> int:
     step_around_other_pox()
     # POX takes its own folder from sys.path[0], and puts its ext/ and pox/ before it.
     sys.path[:0] = [folder, COMPONENTS, GUARD]
+    sys.path.append(ROOT)
     sys.dont_write_bytecode = True  # nothing is written into the checkout
     from pox.boot import boot
     from pox.core import POXCore

@@ -272,6 +272,8 @@ def _check_layers(got: dict[str, tuple[str, int, int | None]]) -> None:
             or (proto == ICMPV6 and dl_type != IPV6)
         ):
             raise FlowError(f"{name}: needs {_needs(name)}")
+        if "nw_frag" in got and got["nw_frag"][1] & 2:
+            raise FlowError(f"{name}: a later fragment has none")
         _, value, mask = got[name]
         if value & ~pair[i].valid:
             raise FlowError(f"{name}: {value:#x} does not fit {pair[i].name}")
@@ -527,7 +529,8 @@ def _ip6(value: int, mask: int | None) -> str:
 
 
 def _hex(value: int, mask: int | None) -> str:
-    return f"{value:#x}" if mask is None else f"{value:#x}/{mask:#x}"
+    shown = hex(value) if value else "0"
+    return shown if mask is None else f"{shown}/{mask:#x}"
 
 
 def _decimal(value: int, mask: int | None) -> str:
@@ -551,6 +554,7 @@ def _vlan(value: int, mask: int | None) -> str:
 
 _FRAG = {
     (0, None): "no",
+    (0, 1): "no",
     (1, None): "first",
     (3, None): "later",
     (1, 1): "yes",
@@ -646,7 +650,7 @@ def action_text(action: Action) -> str:
         case ("resubmit", table):
             return f"resubmit(,{table})"
         case ("load", name, ofs, nbits, value):
-            return f"load:{value:#x}->{_subfield(name, ofs, nbits)}"
+            return f"load:{value and hex(value)}->{_subfield(name, ofs, nbits)}"
         case ("move", src, src_ofs, dst, dst_ofs, nbits):
             return f"move:{_subfield(src, src_ofs, nbits)}->{_subfield(dst, dst_ofs, nbits)}"
         case ("set_vlan", vid):

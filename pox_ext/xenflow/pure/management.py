@@ -188,6 +188,10 @@ def _address(value: Any) -> str:
     return str(ipaddress.ip_address(_is_text(value, 64)))
 
 
+def _address4(value: Any) -> str:
+    return str(ipaddress.IPv4Address(_is_text(value, 64)))
+
+
 def _destination(value: Any) -> str:
     """An address, or a prefix whose host bits are zero."""
     text = _is_text(value, 64)
@@ -268,7 +272,7 @@ def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
 NAME = Kind(f"a name of 1 to {MAX_NAME} characters", _name)
 BOOLEAN = Kind("true or false", _boolean)
 OBJECT = Kind("an object", _object)
-ADDRESS = Kind("an IPv4 or IPv6 address", _address)
+ADDRESS4 = Kind("an IPv4 address", _address4)
 DESTINATION = Kind("an address, or a prefix without host bits", _destination)
 MAC = Kind('a MAC address such as "02:00:00:01:01:01"', _mac)
 URL = Kind('"tcp://ADDRESS:PORT"', _tcp_url)
@@ -286,8 +290,8 @@ PACKET_FIELDS: dict[str, Argument] = {
     "dl_dst": Argument(MAC),
     "dl_type": Argument(_whole(0, 0xFFFF)),
     "dl_vlan": Argument(_whole(0, 4095)),
-    "nw_src": Argument(ADDRESS),
-    "nw_dst": Argument(ADDRESS),
+    "nw_src": Argument(ADDRESS4),
+    "nw_dst": Argument(ADDRESS4),
     "nw_proto": Argument(_whole(0, 255)),
     "nw_tos": Argument(_whole(0, 255)),
     "nw_ttl": Argument(_whole(0, 255)),

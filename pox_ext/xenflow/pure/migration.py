@@ -221,6 +221,46 @@ def _native(start: Placement, source: str, to: str, others: tuple[str, ...]) -> 
     ]  # fmt: skip
 
 
+def recovery_stages(
+    network: Network, now: Placement, here: str, others: Sequence[str]
+) -> list[Stage]:
+    """What brings all switches of a router to the host where its VM runs, from any mixture of
+    the placements of an interrupted migration.
+
+    Every host that forwards goes on forwarding until the links are turned and it is quiet.
+    """
+    router = network.routers[now.router]
+    names = switches(network, router)
+    hosts = tuple(sorted({here, *others, *now.hosts}))
+    forwarders = tuple(sorted({here, *now.forwarders}))
+    reached = now.step(forwarders=forwarders, vm=here, also=hosts)
+    turned = reached.step(to=here)
+    settled = turned.step(forwarders=(here,), also=())
+    left = [h for h in hosts if h != here]
+    rounds: list[Effect] = []
+    done = {here}
+    for other in left:
+        for group in turn_rounds(network, router, other, here):
+            fresh = tuple(n for n in group if n not in done)
+            done.update(fresh)
+            rounds.append(Apply(fresh, turned))
+    rest = tuple(n for n in names if n not in done)
+    away = tuple(n for n in names if n != here)
+    return [
+        Stage("observe", f"follow the VM to {here}", (
+            Apply((here,), reached), AwaitReady(here), Apply(away, reached),
+        )),
+        Stage("links", f"turn the virtual links to {here}", (
+            Apply((here,), turned), *rounds, Apply(rest, turned),
+        )),
+        Stage("drain", "wait until the others are quiet", tuple(Drain(h) for h in left)),
+        Stage("clean", "remove the router from the others", (
+            *(Apply((h,), settled) for h in left), Apply(names, settled),
+            *(Unmirror(h, here) for h in left),
+        )),
+    ]  # fmt: skip
+
+
 def check(network: Network, router: Router, source: str, to: str) -> None:
     """Raise NetworkError, with the reason, where a router cannot move from source to `to`."""
     if to not in network.datapaths:

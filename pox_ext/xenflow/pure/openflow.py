@@ -227,12 +227,15 @@ def set_flow_format_nxm(xid: int = 0) -> bytes:
 def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
     """NXT_FLOW_MOD; the switch must have seen enable_table_id().
 
-    A deletion carries no actions.  Raises FlowError where the message would exceed 65,535 bytes.
+    A deletion carries no actions.  Raises FlowError where the message would exceed 65,535 bytes,
+    and for a flow that writes ARP fields without matching arp_op: Open vSwitch's userspace
+    datapath would write beyond the end of a truncated frame, and a guest could end the switch.
     """
     packed = pack_match(flow.match)
     match_len = len(packed)
     packed += bytes(-match_len % 8)
     if command < Command.DELETE:
+        _refuse_arp_overflow(flow)
         packed += pack_actions(flow.actions)
     length = 48 + len(packed)
     if length > 0xFFFF:
@@ -255,6 +258,16 @@ def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
         match_len,
     )
     return head + packed
+
+
+def _refuse_arp_overflow(flow: Flow) -> None:
+    for action in flow.actions:
+        kind = action[0]
+        target = action[1] if kind == "load" else action[3] if kind == "move" else ""
+        if target[:4] == "arp_" and not any(
+            name == "arp_op" and value and mask is None for name, value, mask in flow.match
+        ):
+            raise FlowError(f"{target}: written by a flow that does not match arp_op (not 0)")
 
 
 def delete_by_cookie(
@@ -1050,7 +1063,8 @@ def exact_match(frame: bytes, in_port: int, ttl: bool = False) -> Match:
         if ttl:
             entries["nw_ttl"] = seen.nw_ttl
         if seen.nw_proto in (fl.TCP, fl.UDP, fl.ICMP):
-            entries.update(tp_src=seen.tp_src, tp_dst=seen.tp_dst)
+            whole = not seen.nw_frag
+            entries.update(tp_src=seen.tp_src * whole, tp_dst=seen.tp_dst * whole)
     elif seen.dl_type in (fl.ARP, fl.RARP):
         entries.update(arp_spa=seen.arp_spa, arp_tpa=seen.arp_tpa, arp_op=seen.arp_op & 0xFF)
     return fl.match(**entries)

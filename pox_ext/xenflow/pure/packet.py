@@ -39,9 +39,9 @@ class Packet(NamedTuple):
     """The fields of a frame, 0 where the frame has none.
 
     `vlan_tci` is 0 for an untagged frame, else 0x1000 with id and priority of the outer tag.
-    `nw_tos` is without the two ECN bits.  `nw_frag`: 0 none, 1 first fragment, 3 later one; of
-    any fragment `tp_src` and `tp_dst` are 0, as the switch looks it up.  Of ICMP they are type
-    and code.  `l3`, `l4`, `end` are offsets into the frame: network header, transport header (0
+    `nw_tos` is without the two ECN bits.  `nw_frag`: 0 none, 1 first fragment, 3 later one.
+    `tp_src` and `tp_dst` are ports, or of ICMP type and code.  A first fragment has them, but a
+    switch matches every fragment as if they were 0 (its actions do see them).  `l3`, `l4`, `end` are offsets into the frame: network header, transport header (0
     where there is none, as in a later fragment), and the end of the IP packet (padding follows).
     """
 
@@ -200,8 +200,6 @@ def _parse_transport(frame: bytes, packet: Packet, at: int) -> Packet:
         return packet
     if (proto == 1) != (packet.dl_type == ETH_IPV4) and proto in (1, 58):
         return packet
-    if packet.nw_frag:
-        return packet._replace(l4=at)
     if proto in (1, 58):
         return packet._replace(tp_src=frame[at], tp_dst=frame[at + 1], l4=at)
     src, dst = _PORTS.unpack_from(frame, at)

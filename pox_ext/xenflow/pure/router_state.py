@@ -92,10 +92,10 @@ class RouterState:
     """
 
     __slots__ = (
-        "_leg_uses",
         "capacity",
         "epoch",
         "interfaces",
+        "leg_uses",
         "legs",
         "locals",
         "neighbours",
@@ -122,7 +122,30 @@ class RouterState:
         self.policy = NO_POLICY
         self.uses: Counter[int] = Counter()
         """How many routes have each next hop; a next hop without routes may be missing."""
-        self._leg_uses: Counter[int] = Counter()
+        self.leg_uses: Counter[int] = Counter()
+        """How many legs of groups each next hop is."""
+
+    @classmethod
+    def of(
+        cls,
+        interfaces: dict[int, Interface],
+        local: dict[LocalKey, Local],
+        nexthops: dict[int, NextHop],
+        legs: dict[int, dict[int, Leg]],
+        neighbours: dict[NeighbourKey, Neighbour],
+        routes4: dict[int, int],
+        routes6: dict[int, int],
+        policy: Policy,
+    ) -> RouterState:
+        """A state made of tables that are known to fit together."""
+        state = cls()
+        state.interfaces, state.locals, state.policy = interfaces, local, policy
+        state.nexthops, state.legs, state.neighbours = nexthops, legs, neighbours
+        state.routes4, state.routes6 = routes4, routes6
+        state.uses = Counter(routes4.values())
+        state.uses.update(routes6.values())
+        state.leg_uses = Counter(leg.leg for kept in legs.values() for leg in kept.values())
+        return state
 
     def __repr__(self) -> str:
         return (
@@ -415,11 +438,11 @@ class _Update:
 
     def _forget_nexthop(self, key: int) -> None:
         state = self.state
-        if state.uses[key] or state._leg_uses[key]:
+        if state.uses[key] or state.leg_uses[key]:
             raise MessageError(f"next hop {key} is in use and cannot be deleted", "NEXTHOP")
         if self._drop(state.nexthops, key):
             state.uses.pop(key, None)
-            state._leg_uses.pop(key, None)
+            state.leg_uses.pop(key, None)
             self._done.nexthops.add(key)
             for index in list(state.legs.get(key, ())):
                 self._drop_leg(key, index)
@@ -443,16 +466,16 @@ class _Update:
                 state.legs[record.group] = kept
             old = kept.get(record.index)
             if self._put(kept, record.index, record, state.capacity.legs):
-                self._count(state._leg_uses, record.leg, 1)
+                self._count(state.leg_uses, record.leg, 1)
                 if old is not None:
-                    self._count(state._leg_uses, old.leg, -1)
+                    self._count(state.leg_uses, old.leg, -1)
                 self._done.nexthops.add(record.group)
 
     def _drop_leg(self, group: int, index: int) -> None:
         kept = self.state.legs.get(group, {})
         old = kept.get(index)
         if old is not None and self._drop(kept, index):
-            self._count(self.state._leg_uses, old.leg, -1)
+            self._count(self.state.leg_uses, old.leg, -1)
             self._done.nexthops.add(group)
             if not kept:
                 self._drop_empty(group, kept)

@@ -1,0 +1,727 @@
+"""Carrying a migration out: `plan` gathers facts and changes nothing, `run` does it or undoes it.
+
+What is done in which order is `xenflow.pure.migration`; here each of its effects is one method.
+The commit point is the moment the VM is let run at the destination: whatever fails before is
+undone in reverse, after it there is only forward.  What is done is noted in the journal that the
+controllers of both hosts keep, so that `plan_recovery` has something to look at; it believes what
+it observes (where the VM really is, which placements the switches really have), not the journal.
+
+Called by the verbs `plan`, `migrate` and `recover`.  Everything goes over the network: the
+controllers' management sockets, and the hypervisor's driver.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mgmt import hypervisor
+from mgmt.client import AskError
+from mgmt.hypervisor import HypervisorError, Job, JobState
+from mgmt.session import Ask
+from xenflow.pure import migration as mig
+from xenflow.pure.migration import Effect, Order
+from xenflow.pure.network import Network, NetworkError, Router
+from xenflow.pure.placement import Placement, from_json, to_json
+
+LEASE_S = 30.0
+KEEP_LEASE_S = 8.0
+PLACE_TIMEOUT_S = 90.0
+MOVE_TIMEOUT_S = 600.0
+POLL_S = 0.01
+
+
+class MigrationError(RuntimeError):
+    """A step failed; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage as it is shown to people."""
+
+    name: str
+    title: str
+    where: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Progress: `time_s` since the beginning; state is started, done, failed or undone."""
+
+    time_s: float
+    step: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration will do.  Nothing has been changed to make it."""
+
+    network: Network
+    router: Router
+    start: Placement
+    to: str
+    order: Order
+    stages: tuple[mig.Stage, ...]
+    ask: Ask
+    recovery: bool = False
+
+    @property
+    def source(self) -> str:
+        """The host that the VM leaves."""
+        return self.start.vm
+
+    @property
+    def steps(self) -> list[Step]:
+        """The stages, for people."""
+        return [
+            Step(stage.name, stage.title, _where(stage), "; ".join(map(_words, stage.effects)))
+            for stage in self.stages
+        ]
+
+    def text(self) -> str:
+        """The plan, for people."""
+        lines = [f"{self.router.name}: {self.source} -> {self.to} ({self.order.value})"]
+        for number, (step, stage) in enumerate(zip(self.steps, self.stages, strict=True), 1):
+            commit = "   (commit point: before it all is undone, after it all is completed)"
+            lines.append(f"{number}. {step.title}{commit if stage.commits else ''}")
+            lines += [f"     {_words(effect)}" for effect in stage.effects]
+        return "\n".join(lines)
+
+    def json(self) -> dict[str, Any]:
+        """The plan, for programs."""
+        return {
+            "router": self.router.name,
+            "from": self.source,
+            "to": self.to,
+            "mode": self.order.value,
+            "steps": [
+                {"name": step.name, "title": step.title, "where": list(step.where),
+                 "commits": stage.commits, "effects": [_words(e) for e in stage.effects]}
+                for step, stage in zip(self.steps, self.stages, strict=True)
+            ],
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of it."""
+
+    plan: Plan
+    ok: bool = False
+    committed: bool = False
+    interrupted: bool = False
+    undone: bool = False
+    error: str = ""
+    total_s: float = 0.0
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    suspended_s: float | None = None
+    held: int = 0
+    dropped: int = 0
+    emulated: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """One line for people."""
+        name = self.plan.router.name
+        if self.ok:
+            pause = f", VM suspended for {self.suspended_s:.3f} s" if self.suspended_s else ""
+            pause += " (emulated)" if self.emulated and pause else ""
+            return f"{name} is on {self.plan.to}: {self.total_s:.3f} s{pause}"
+        if self.undone:
+            return f"{name} stays on {self.plan.source}: {self.error}; everything was put back"
+        where = f"its VM runs on {self.plan.to}" if self.committed else "its VM did not move"
+        more = "; ".join(self.problems)
+        return (
+            f"{name}: {self.error}; {where}, but switches could not all be told"
+            f"{f' ({more})' if more else ''}: run `xenflow recover {name}`"
+        )
+
+    def json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "router": self.plan.router.name,
+            "from": self.plan.source,
+            "to": self.plan.to,
+            "mode": self.plan.order.value,
+            "ok": self.ok,
+            "committed": self.committed,
+            "interrupted": self.interrupted,
+            "undone": self.undone,
+            "error": self.error,
+            "problems": self.problems,
+            "total_s": round(self.total_s, 6),
+            "suspended_s": self.suspended_s,
+            "suspension_emulated": self.emulated,
+            "held": self.held,
+            "dropped": self.dropped,
+            "steps": self.steps,
+        }
+
+
+# --------------------------------------------------------------------------------------------
+# Planning
+
+
+def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
+    """The plan of a migration.
+
+    Raises NetworkError with the reason where it is impossible, and AskError where a controller
+    that would be needed does not answer.
+    """
+    described = network.routers[router]
+    facts = _facts(network, described, ask)
+    start = facts.placement
+    if len(start.hosts) > 1:
+        raise NetworkError(
+            f"{router} is between {' and '.join(start.hosts)}: "
+            f"a migration was interrupted; run `xenflow recover {router}` first"
+        )
+    mig.check(network, described, start.vm, to)
+    if facts.owner:
+        raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
+    facts.check_cables(network, described, (start.vm, to))
+    order = Order(mode)
+    domain = _domain(network, described, start.vm)
+    if domain is not None and domain != start.vm:
+        raise NetworkError(
+            f"the hypervisor says that {router} is on {domain}, the switches were told "
+            f"{start.vm}: run `xenflow recover {router}` first"
+        )
+    if order is not Order.NATIVE:
+        facts.check_known(network, router, start.vm)
+    stages = mig.stages(network, start, to, order)
+    return Plan(network, described, start, to, order, tuple(stages), ask)
+
+
+def plan_recovery(network: Network, router: str, ask: Ask) -> Plan | None:
+    """What finishes or undoes an interrupted migration, or None where there is nothing to do.
+
+    The VM's host, as the hypervisor sees it, decides: switches follow the VM.
+    """
+    described = network.routers[router]
+    facts = _facts(network, described, ask)
+    if facts.owner:
+        raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
+    now = facts.placement
+    here = _domain(network, described, now.vm, settle=True) or now.vm
+    if now.hosts == (here,) and not facts.uneven:
+        return None
+    others = [h for h in now.hosts if h != here] or [now.vm]
+    start = replace(now, vm=next(iter(others))) if others else now
+    stages = mig.recovery_stages(network, start, here, others)
+    return Plan(
+        network, described, start, here, Order.OVERLAPPED, tuple(stages), ask, recovery=True
+    )
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What the controllers answered."""
+
+    placement: Placement
+    uneven: bool
+    owner: str
+    ports: dict[str, dict[str, Any]]
+    feeds: dict[str, dict[str, Any]]
+
+    def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
+        """Every cable that the router's links need from the new place must be up."""
+        for interface in router.interfaces:
+            tree = network.trees[interface.link]
+            peers = {a.end.datapath for a in network.links[interface.link].access}
+            for peer in sorted(peers | {hosts[0]}):
+                steps = tree.path(hosts[1], peer)
+                for one, other in zip(steps, steps[1:], strict=False):
+                    cable = tree.cable_between(one, other)
+                    for end in (cable.a, cable.b):
+                        port = self.ports.get(end.datapath, {}).get(end.port)
+                        if port is None or not port["up"]:
+                            state = "is missing" if port is None else "has no carrier"
+                            raise NetworkError(
+                                f"no path from {hosts[1]} to {peer} for virtual link "
+                                f"{interface.link}: cable {cable.name}: port {end} {state}"
+                            )
+
+    def check_known(self, network: Network, router: str, host: str) -> None:
+        """The source's controller must know the router's routes."""
+        row = self.feeds.get(network.datapaths[host].controller, {}).get(router)
+        if row is None or row.get("phase") not in ("current", "behind"):
+            raise NetworkError(
+                f"the controller of {host} does not know the routes of {router}: "
+                "does routerd run in its VM? (`xenflow status`)"
+            )
+
+
+def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
+    datapaths = mig.switches(network, router)
+    controllers = sorted({network.datapaths[name].controller for name in datapaths})
+    with ThreadPoolExecutor(len(controllers)) as pool:
+        answers = dict(zip(controllers, pool.map(lambda c: ask(c, "status"), controllers), strict=True))
+    ports: dict[str, dict[str, Any]] = {}
+    placements: dict[str, Placement] = {}
+    owner = ""
+    feeds: dict[str, dict[str, Any]] = {}
+    for controller, answer in answers.items():
+        feeds[controller] = {row["name"]: row for row in answer["routers"]}
+        for row in answer["datapaths"]:
+            if row["name"] in datapaths and not row["connected"]:
+                raise NetworkError(
+                    f"{row['name']}: the switch is not connected to controller {controller}"
+                )
+            ports[row["name"]] = row["ports"]
+        for value in answer["placements"]:
+            if value["router"] == router.name:
+                placements[value["datapath"]] = from_json(value)
+        for row in answer["migrations"]:
+            if row["router"] == router.name and row["held"]:
+                owner = row["owner"]
+    newest = max(placements.values(), key=lambda p: p.version)
+    settled = {
+        name: p for name, p in placements.items()
+        if replace(p, version=0) != replace(newest, version=0)
+    }  # fmt: skip
+    hosts = sorted({h for p in placements.values() for h in p.hosts})
+    if settled:
+        newest = replace(newest, also=tuple(hosts))
+    return _Facts(newest, bool(settled), owner, ports, feeds)
+
+
+def _domain(network: Network, router: Router, host: str, settle: bool = False) -> str | None:
+    """The host where the hypervisor has the router's VM; None where it cannot tell.
+
+    With `settle`, a VM that an interrupted migration left paused is let run first.
+    """
+    spec = network.datapaths[host].hypervisor
+    if not spec:
+        return None
+    driver = hypervisor.parse(spec)
+    try:
+        found = [d for d in driver.domains() if d.router == router.name]
+        if settle and found and found[0].state != "running":
+            driver.abort(router.name)
+            found = [d for d in driver.domains() if d.router == router.name]
+    except HypervisorError as error:
+        raise NetworkError(f"hypervisor of {host}: {error}") from None
+    finally:
+        driver.close()
+    if not found:
+        raise NetworkError(f"the hypervisor of {host} has no VM of the name {router.name}")
+    return found[0].host
+
+
+# --------------------------------------------------------------------------------------------
+# Doing
+
+
+def run(
+    made: Plan,
+    report: Callable[[Event], None],
+    confirm: Callable[[Step], bool] | None = None,
+) -> Result:
+    """Carry a plan out.  Never raises for what fails on the way: the Result says it.
+
+    Ctrl-C (SIGINT) and SIGTERM before the commit point put everything back; after it they only
+    hide, since the migration must be completed.
+    """
+    return _Run(made, report, confirm).run()
+
+
+class _Interrupted(Exception):
+    """The operator wants it to end."""
+
+
+class _Run:
+    """One migration under way."""
+
+    def __init__(
+        self, made: Plan, report: Callable[[Event], None], confirm: Callable[[Step], bool] | None
+    ) -> None:
+        self.plan = made
+        self.network = made.network
+        self.router = made.router.name
+        self.ask = made.ask
+        self.report = report
+        self.confirm = confirm
+        self.result = Result(made, committed=made.recovery)
+        self.owner = f"{socket.gethostname()}-{os.getpid()}"[-63:]
+        self.started = time.monotonic()
+        self.done: list[Effect] = []
+        self.job: Job | None = None
+        self.driver: hypervisor.Hypervisor | None = None
+        self._signal = 0
+        self._at_prompt = False
+        self._stop = threading.Event()
+        self._fault = os.environ.get("XENFLOW_FAULT", "")
+
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.started
+
+    def run(self) -> Result:
+        result = self.result
+        with self._signals():
+            try:
+                self._lock()
+            except AskError as error:
+                result.error, result.undone = str(error), True
+                return result
+            keeper = threading.Thread(target=self._keep_lease, daemon=True)
+            keeper.start()
+            try:
+                self._stages()
+                result.ok = True
+            except _Interrupted:
+                result.interrupted = True
+                result.error = "interrupted"
+            except (AskError, HypervisorError, NetworkError, MigrationError) as error:
+                result.error = str(error)
+            finally:
+                if not result.ok and not result.committed:
+                    self._undo()
+                if self.driver is not None:
+                    self.driver.close()
+                self._stop.set()
+                keeper.join()
+                self._unlock()
+                result.total_s = self.now()
+        return result
+
+    def _stages(self) -> None:
+        for step, stage in zip(self.plan.steps, self.plan.stages, strict=True):
+            self._check_interrupt()
+            if self.confirm is not None and not self._confirmed(step):
+                raise _Interrupted
+            began = self.now()
+            self.report(Event(began, step.name, "started"))
+            try:
+                for effect in stage.effects:
+                    self._check_interrupt()
+                    self._do(effect)
+            except BaseException as error:
+                self._step_over(step, began, "failed", str(error) or "interrupted")
+                raise
+            self._step_over(step, began, "done")
+
+    def _confirmed(self, step: Step) -> bool:
+        assert self.confirm is not None
+        self._at_prompt = True
+        try:
+            return self.confirm(step) or self.result.committed
+        except KeyboardInterrupt:
+            return self.result.committed
+        finally:
+            self._at_prompt = False
+
+    def _step_over(self, step: Step, began: float, state: str, detail: str = "") -> None:
+        now = self.now()
+        self.result.steps.append(
+            {"name": step.name, "state": state, "from_s": round(began, 6), "to_s": round(now, 6)}
+        )
+        self.report(Event(now, step.name, state, detail))
+
+    def _do(self, effect: Effect) -> None:
+        name = type(effect).__name__
+        # Noted first: what was begun may have happened, so it is undone, too.
+        self.done.append(effect)
+        self._note({"effect": name, "words": _words(effect), "at_s": round(self.now(), 3)})
+        if self._fault and self._fault == f"{len(self.done)}":
+            raise MigrationError(f"fault injected at effect {len(self.done)} ({name})")
+        getattr(self, f"_do_{name}")(effect)
+
+    # --- effects ------------------------------------------------------------------------------
+
+    def _do_Apply(self, effect: mig.Apply) -> None:
+        by_controller: dict[str, list[str]] = {}
+        for name in effect.datapaths:
+            by_controller.setdefault(self.network.datapaths[name].controller, []).append(name)
+        if not by_controller:
+            return
+
+        def tell(item: tuple[str, list[str]]) -> None:
+            self.ask(
+                item[0], "place", timeout_s=PLACE_TIMEOUT_S, placement=to_json(effect.placement),
+                datapaths=item[1], in_force=True,
+            )  # fmt: skip
+
+        with ThreadPoolExecutor(len(by_controller)) as pool:
+            list(pool.map(tell, by_controller.items()))
+
+    def _do_Mirror(self, effect: mig.Mirror) -> None:
+        source, destination = self._controller(effect.source), self._controller(effect.destination)
+        if source == destination:
+            return
+        for one, other in ((source, destination), (destination, source)):
+            to = self.network.controllers[other].manage
+            self.ask(one, "mirror", router=self.router, to=to, on=True)
+
+    def _do_Unmirror(self, effect: mig.Unmirror) -> None:
+        source, destination = self._controller(effect.source), self._controller(effect.destination)
+        if source == destination:
+            return
+        for one, other in ((source, destination), (destination, source)):
+            to = self.network.controllers[other].manage
+            self.ask(one, "mirror", router=self.router, to=to, on=False)
+
+    def _do_CopyFlows(self, effect: mig.CopyFlows) -> None:
+        source, destination = self._controller(effect.source), self._controller(effect.destination)
+        read = self.ask(
+            source, "read-flows", timeout_s=PLACE_TIMEOUT_S,
+            router=self.router, datapath=effect.source,
+        )  # fmt: skip
+        self.ask(
+            destination, "write-flows", timeout_s=PLACE_TIMEOUT_S, router=self.router,
+            datapath=effect.destination, flows=[b64decode(text) for text in read["flows"]],
+            ports=self._port_map(effect.source, effect.destination),
+        )  # fmt: skip
+
+    def _port_map(self, source: str, destination: str) -> dict[str, int]:
+        """Ports of the source, by number, to the ports of the destination that lead the same way.
+
+        The report's correspondence of in- and out-ports: two ports correspond when they lead to
+        the same neighbour on the same virtual link.
+        """
+        numbers = {
+            host: {
+                name: port["number"]
+                for row in self.ask(self._controller(host), "status")["datapaths"]
+                if row["name"] == host
+                for name, port in row["ports"].items()
+            }
+            for host in (source, destination)
+        }
+        found: dict[str, int] = {}
+        for interface in self.plan.router.interfaces:
+            tree = self.network.trees[interface.link]
+            peers = {a.end.datapath for a in self.network.links[interface.link].access}
+            peers |= {r.home for r, _ in self.network.members(interface.link)}
+            for peer in sorted(peers - {source, destination}):
+                there = numbers[source].get(tree.toward(source, peer).port)
+                here = numbers[destination].get(tree.toward(destination, peer).port)
+                if there and here:
+                    found.setdefault(str(there), here)
+        return found
+
+    def _do_AwaitReady(self, effect: mig.AwaitReady) -> None:
+        deadline = time.monotonic() + PLACE_TIMEOUT_S
+        while True:
+            answer = self.ask(
+                self._controller(effect.host), "ready", timeout_s=PLACE_TIMEOUT_S,
+                router=self.router,
+            )  # fmt: skip
+            if answer["ready"]:
+                return
+            self._check_interrupt()
+            if time.monotonic() > deadline:
+                raise MigrationError(f"{effect.host}: the router's routes did not get there")
+            time.sleep(0.05)
+
+    def _do_MoveVM(self, effect: mig.MoveVM) -> None:
+        driver = self.driver = hypervisor.parse(self.network.datapaths[effect.source].hypervisor)
+        self.result.emulated = driver.emulated
+        job = self.job = driver.migrate(self.router, effect.destination)
+        deadline = time.monotonic() + MOVE_TIMEOUT_S
+        while job.state in (JobState.PRECOPY, JobState.SUSPENDED):
+            self._check_interrupt()
+            if time.monotonic() > deadline:
+                raise MigrationError(f"the VM has not moved within {MOVE_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+            job = self.job = driver.job(job.id)
+        if job.state is JobState.FAILED:
+            raise MigrationError(f"the hypervisor could not move the VM: {job.detail}")
+
+    def _do_AwaitVifs(self, effect: mig.AwaitVifs) -> None:
+        answer = self.ask(
+            self._controller(effect.host), "attached", timeout_s=30.0,
+            router=self.router, datapath=effect.host, wait_s=10.0,
+        )  # fmt: skip
+        if not answer["attached"]:
+            raise MigrationError(f"{effect.host}: the VM's interfaces did not appear on its switch")
+
+    def _do_Release(self, effect: mig.Release) -> None:
+        answer = self.ask(
+            self._controller(effect.host), "release",
+            router=self.router, datapath=effect.host, to=effect.to,
+        )  # fmt: skip
+        self.result.held += answer["delivered"]
+        self.result.dropped = max(self.result.dropped, answer["dropped"])
+
+    def _do_Unpause(self, effect: mig.Unpause) -> None:
+        assert self.driver is not None and self.job is not None
+        self.result.committed = True
+        self.driver.unpause(self.router)
+        deadline = time.monotonic() + 30.0
+        job = self.driver.job(self.job.id)
+        while job.state is JobState.MOVED_PAUSED and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            job = self.driver.job(self.job.id)
+        self.result.suspended_s = job.suspended_s
+        if job.state is not JobState.RUNNING:
+            raise MigrationError(f"{effect.host}: the VM does not run on: {job.state.value}")
+
+    def _do_Drain(self, effect: mig.Drain) -> None:
+        answer = self.ask(
+            self._controller(effect.host), "quiet", timeout_s=PLACE_TIMEOUT_S,
+            router=self.router, datapath=effect.host,
+        )  # fmt: skip
+        if not answer["quiet"]:
+            raise MigrationError(
+                f"{effect.host}: packets for {self.router} still arrive there; "
+                "its flows are left in place"
+            )
+
+    # --- putting back -------------------------------------------------------------------------
+
+    def _undo(self) -> None:
+        result = self.result
+        if not self.done:
+            result.undone = True
+            return
+        self.report(Event(self.now(), "undo", "started"))
+        if self.driver is not None and self.job is not None:
+            self._try("hypervisor", lambda: self._abort_move())
+        for effect in mig.undo_of(self.done, self.plan.start):
+            self._try(_words(effect), lambda e=effect: getattr(self, f"_do_{type(e).__name__}")(e))
+        result.undone = not result.problems
+        state = "undone" if result.undone else "failed"
+        self.report(Event(self.now(), "undo", state, "; ".join(result.problems)))
+
+    def _abort_move(self) -> None:
+        assert self.driver is not None and self.job is not None
+        self.driver.abort(self.router)
+        deadline = time.monotonic() + 30.0
+        while time.monotonic() < deadline:
+            found = [d for d in self.driver.domains() if d.router == self.router]
+            if found and found[0].state == "running":
+                if found[0].host != self.plan.source:
+                    raise MigrationError(f"the VM runs on {found[0].host} now")
+                return
+            time.sleep(POLL_S)
+        raise MigrationError("the VM does not run again")
+
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (AskError, HypervisorError, NetworkError, MigrationError) as error:
+            self.result.problems.append(f"{what}: {error}")
+
+    # --- lease, journal, signals --------------------------------------------------------------
+
+    def _controllers(self) -> list[str]:
+        hosts = (self.plan.source, self.plan.to)
+        return list(dict.fromkeys(self._controller(host) for host in hosts))
+
+    def _controller(self, host: str) -> str:
+        return self.network.datapaths[host].controller
+
+    def _lock(self) -> None:
+        entry = {"migration": self.plan.json(), "start": to_json(self.plan.start)}
+        taken: list[str] = []
+        try:
+            for name in self._controllers():
+                self.ask(name, "lock", router=self.router, owner=self.owner, lease_s=LEASE_S,
+                         entry=entry)  # fmt: skip
+                taken.append(name)
+        except AskError:
+            for name in taken:
+                self.ask(name, "unlock", router=self.router, owner=self.owner)
+            raise
+
+    def _unlock(self) -> None:
+        for name in self._controllers():
+            self._try(
+                f"unlock at {name}",
+                lambda n=name: self.ask(n, "unlock", router=self.router, owner=self.owner) and None,
+            )
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        for name in self._controllers():
+            try:
+                self.ask(name, "journal", router=self.router, owner=self.owner, entry=entry)
+            except AskError:
+                if not self.result.committed:
+                    raise
+
+    def _keep_lease(self) -> None:
+        while not self._stop.wait(KEEP_LEASE_S):
+            for name in self._controllers():
+                try:
+                    self.ask(name, "journal", router=self.router, owner=self.owner)
+                except AskError:
+                    continue  # the next step says so
+
+    def _check_interrupt(self) -> None:
+        if self._signal and not self.result.committed:
+            raise _Interrupted
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def note(number: int, frame: object) -> None:
+            self._signal = number
+            if self._at_prompt:
+                raise KeyboardInterrupt
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+# --------------------------------------------------------------------------------------------
+# Words
+
+
+def _where(stage: mig.Stage) -> tuple[str, ...]:
+    names: list[str] = []
+    for effect in stage.effects:
+        if isinstance(effect, mig.Apply):
+            names += effect.datapaths
+        else:
+            names += [getattr(effect, key) for key in ("source", "destination", "host")
+                      if hasattr(effect, key)]  # fmt: skip
+    return tuple(dict.fromkeys(names))
+
+
+def _words(effect: Effect) -> str:
+    match effect:
+        case mig.Apply(datapaths, p):
+            forwarders = "+".join(p.forwarders)
+            return (
+                f"{', '.join(datapaths) or 'no switch'}: forwarders {forwarders}, VM {p.vm}, "
+                f"links to {p.to}, {p.mode.value}; in force"
+            )
+        case mig.Mirror(source, destination):
+            return f"{source} tells {destination} its routes, and every change from now on"
+        case mig.Unmirror(source, destination):
+            return f"{source} and {destination} tell each other no more"
+        case mig.CopyFlows(source, destination):
+            return f"flows read from {source}, ports translated, written to {destination}"
+        case mig.AwaitReady(host):
+            return f"{host} holds all flows, in force"
+        case mig.MoveVM(source, destination):
+            return f"the hypervisor moves the VM from {source} to {destination}, paused there"
+        case mig.AwaitVifs(host):
+            return f"the VM's interfaces exist on {host}"
+        case mig.Release(host, to):
+            return f"{host} sends packets held for the VM to {to}"
+        case mig.Unpause(host):
+            return f"the VM runs on {host}"
+        case mig.Drain(host):
+            return f"nothing arrives at {host} for the router any more"
+    raise AssertionError(effect)
