@@ -1,0 +1,202 @@
+"""`python -m routerd`: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from routerd.daemon import Daemon, Options, read_once
+from routerd.rule_table_link import endpoint
+from xenflow.pure.router_state import RouterState
+
+DESCRIPTION = """\
+Watches the routes, next hops, neighbours and interfaces of this virtual router's kernel and tells
+the Rule Table, in the Domain 0 of whatever host the router runs on, so that the host's switch can
+forward for it.  Whatever writes the routes (BIRD, FRR, an operator) need not know of it."""
+
+EPILOG = """\
+what it needs
+  Root (CAP_NET_ADMIN), to keep neighbours resolved and to enlarge its netlink buffers.  A control
+  interface with an IPv6 link-local address, to nothing but the Rule Table.  Neither needs to be
+  there at the start: routerd waits for both, and finds the Rule Table again after a move.
+
+what it tells
+  For every prefix the route that the kernel would use: of several the one with the lowest metric,
+  without legs that are dead.  Gateways are kept resolved (NTF_EXT_MANAGED, from Linux 5.16 on).
+  Where the main table alone does not decide, it says so, and the router's packets go through the
+  VM: further ip rules, routes by TOS, IPv4 forwarding off, rp_filter (set it to 0), nftables
+  or iptables rules, IPsec policies, VRFs and bridges, ingress traffic control, XDP.
+
+what it leaves out
+  The control interface with its routes, addresses and neighbours.
+
+signals
+  SIGTERM, SIGINT: neighbours are released and routerd ends; the Rule Table keeps the routes.
+
+exit status
+  0 ended by a signal, or state printed; 1 netlink refused; 2 wrong usage.
+
+examples
+  python -m routerd --control ctl0 --router vr1
+  python -m routerd --control ctl0 --router vr1 --dump | jq .nexthops
+  python -m routerd --control ctl0 --router vr1 --dry-run"""
+
+
+def _router(value: str) -> str:
+    if not 1 <= len(value.encode()) <= 16 or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{value!r}: 1 to 16 octets, printable")
+    return value
+
+
+def _interface(value: str) -> str:
+    if not 1 <= len(value.encode()) <= 15:
+        raise argparse.ArgumentTypeError(f"{value!r}: an interface name has 1 to 15 octets")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's description."""
+    made = argparse.ArgumentParser(
+        prog="python -m routerd",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "--control",
+        metavar="IF",
+        type=_interface,
+        required=True,
+        help="the interface to the Rule Table",
+    )
+    made.add_argument(
+        "--router",
+        metavar="NAME",
+        type=_router,
+        required=True,
+        help="this router's name in the network's description",
+    )
+    made.add_argument(
+        "--peer",
+        metavar="ADDRESS",
+        default="fe80::1",
+        help="the Rule Table's address, the same on every host (default fe80::1)",
+    )
+    made.add_argument(
+        "--port", metavar="N", type=int, default=6641, help="its TCP port (default 6641)"
+    )
+    made.add_argument(
+        "--log-level",
+        metavar="LEVEL",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="debug, info, warning or error (default info); one line each, on stderr",
+    )
+    made.add_argument(
+        "--receive-buffer",
+        metavar="BYTES",
+        type=int,
+        default=32 << 20,
+        help="for notifications of the kernel (default 32 MiB)",
+    )
+    made.add_argument(
+        "--no-keep-neighbours",
+        action="store_true",
+        help="do not have the kernel keep gateways resolved",
+    )
+    made.add_argument(
+        "--dump", "--once", action="store_true", help="print the state as JSON and end"
+    )
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="connect to nothing, change nothing; print every change as it would be told",
+    )
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format=f"%(asctime)s routerd[{options.router}] %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    if options.dump:
+        json.dump(as_json(read_once(options.control)), sys.stdout, indent=1)
+        print()
+        return 0
+    try:
+        daemon = Daemon(
+            Options(
+                options.control,
+                options.router,
+                endpoint(options.peer, options.control, options.port),
+                options.dry_run,
+                options.receive_buffer,
+                not options.no_keep_neighbours,
+            )
+        )
+        signal.signal(signal.SIGTERM, daemon.stop)
+        signal.signal(signal.SIGINT, daemon.stop)
+        daemon.run()
+    except OSError as error:
+        logging.error("netlink-refused error=%r", str(error))
+        return 1
+    return 0
+
+
+def _address(family: int, value: int) -> str:
+    return str(IPv4Address(value) if family == 4 else IPv6Address(value))
+
+
+def _mac(value: int) -> str:
+    return value.to_bytes(6, "big").hex(":") if value else ""
+
+
+def as_json(state: RouterState) -> dict[str, Any]:
+    """The state for people and scripts: addresses and MACs as text."""
+    return {
+        "slow": state.policy.reason if state.policy.slow else "",
+        "interfaces": [
+            {"ifindex": i.ifindex, "name": i.name, "mac": _mac(i.mac), "mtu": i.mtu}
+            | {"up": bool(i.flags & 1), "running": bool(i.flags & 2)}
+            | {"forwarding": bool(i.flags & 4)}
+            for i in state.interfaces.values()
+        ],
+        "locals": [
+            {"prefix": f"{_address(r.family, r.address)}/{r.length}", "ifindex": r.ifindex}
+            for r in state.locals.values()
+        ],
+        "nexthops": [
+            {"id": n.id, "type": n.type.name.lower(), "ifindex": n.ifindex}
+            | {"gateway": _address(n.family, n.gateway) if n.gateway else ""}
+            | {"mac": _mac(n.mac), "routes": state.uses[n.id]}
+            | {
+                "legs": [
+                    {"id": leg.leg, "weight": leg.weight}
+                    for leg in state.legs.get(n.id, {}).values()
+                ]
+            }
+            for n in state.nexthops.values()
+        ],
+        "neighbours": [
+            {"ifindex": n.ifindex, "address": _address(n.family, n.address), "mac": _mac(n.mac)}
+            for n in state.neighbours.values()
+        ],
+        "routes": [
+            {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": nexthop}
+            for family, table in ((4, state.routes4), (6, state.routes6))
+            for key, nexthop in table.items()
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Looks for what decides about forwarded packets beside the routing tables.
+
+Packet filters (nftables base chains that hook where packets pass, and have rules or drop; tables
+of the older iptables), IPsec policies and ingress traffic control.  The switch knows nothing of
+them, so where one is found the whole router goes through its VM.  Called by `daemon.py` when the
+kernel notifies of a change, and every few seconds for what it does not notify of.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from collections.abc import Collection
+from pathlib import Path
+
+from routerd import rtnetlink as rt
+from routerd.netlink_socket import Requests
+
+_LEGACY = Path("/proc/net/ip_tables_names")
+
+# linux/netfilter_ipv4/ip_tables.h, linux/netfilter/x_tables.h
+_IPT_SO_GET_INFO, _IPT_SO_GET_ENTRIES = 64, 65
+_GETINFO = struct.Struct("=32sI5I5III")
+_GET_ENTRIES_HEAD = 40
+_ENTRY_TARGET_OFFSET, _TARGET_HEAD = 88, 32
+_ACCEPT = -2  # -NF_ACCEPT - 1: the verdict of a standard target
+_ACTING_HOOKS = (0, 2, 4)
+"""NF_INET_PRE_ROUTING, NF_INET_FORWARD, NF_INET_POST_ROUTING."""
+
+
+def reason(data_links: Collection[int]) -> str:
+    """What else decides, in words; "" if nothing does.  `data_links` are interface indexes."""
+    return _nftables() or _legacy() or _ipsec() or _traffic_control(data_links)
+
+
+def _nftables() -> str:
+    try:
+        requests = Requests(rt.NETLINK_NETFILTER)
+    except OSError:
+        return ""  # no netfilter in this kernel
+    try:
+        bodies = requests.bodies(rt.NFT_GETCHAIN, rt.get_chains())
+    except OSError:
+        return ""  # no nf_tables in this kernel
+    finally:
+        requests.close()
+    return next((f"nftables {name}" for name in map(rt.chain, bodies) if name), "")
+
+
+def _legacy() -> str:
+    try:
+        names = _LEGACY.read_text().split()
+    except OSError:
+        return ""
+    return next((f"iptables table {name}" for name in names if _acts(name)), "")
+
+
+def _acts(table: str) -> bool:
+    """Whether an iptables table has rules of its own or a policy other than accept; True where
+    that cannot be found out."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+            empty = table.encode().ljust(32, b"\0") + bytes(_GETINFO.size - 32)
+            raw = _getsockopt(sock, _IPT_SO_GET_INFO, empty)
+            _, valid, *rest = _GETINFO.unpack(raw)
+            underflows, entries, size = rest[5:10], rest[10], rest[11]
+            if entries > valid.bit_count() + 1:
+                return True
+            head = table.encode().ljust(32, b"\0") + struct.pack("=Ixxxx", size)
+            blob = _getsockopt(sock, _IPT_SO_GET_ENTRIES, head + bytes(size))[_GET_ENTRIES_HEAD:]
+    except (OSError, ValueError, struct.error):
+        return True
+    return any(
+        valid >> hook & 1 and _verdict(blob, underflows[hook]) != _ACCEPT for hook in _ACTING_HOOKS
+    )
+
+
+def _verdict(blob: bytes, offset: int) -> int:
+    (target,) = struct.unpack_from("=H", blob, offset + _ENTRY_TARGET_OFFSET)
+    return int(struct.unpack_from("=i", blob, offset + target + _TARGET_HEAD)[0])
+
+
+def _getsockopt(sock: socket.socket, option: int, value: bytes) -> bytes:
+    """getsockopt whose buffer carries a question: Python's own passes an empty one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(value, len(value))
+    length = ctypes.c_uint32(len(value))
+    if libc.getsockopt(sock.fileno(), socket.IPPROTO_IP, option, buffer, ctypes.byref(length)):
+        raise OSError(ctypes.get_errno(), f"getsockopt {option}")
+    return buffer.raw
+
+
+def _ipsec() -> str:
+    try:
+        requests = Requests(rt.NETLINK_XFRM)
+    except OSError:
+        return ""
+    try:
+        policies = rt.spdinfo(requests.ask(rt.XFRM_GETSPDINFO, rt.get_spdinfo()))
+    except OSError:
+        return ""
+    finally:
+        requests.close()
+    return f"{policies} IPsec policies" if policies else ""
+
+
+def _traffic_control(data_links: Collection[int]) -> str:
+    requests = Requests()
+    try:
+        found = map(rt.qdisc, requests.bodies(rt.RTM_GETQDISC, rt.get_qdiscs()))
+        acting = sorted(i for i, kind in found if kind in ("ingress", "clsact"))
+    except OSError:
+        return ""
+    finally:
+        requests.close()
+    for ifindex in acting:
+        if ifindex in data_links:
+            return f"ingress traffic control on interface {ifindex}"
+    return ""

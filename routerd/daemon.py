@@ -1,0 +1,450 @@
+"""routerd's loop: netlink in, one consistent change after another out.
+
+It reads top to bottom: what the kernel notified of goes into the `KernelView`; where that cannot
+follow, tables are dumped again; the difference to what the Rule Table was told becomes one
+delta of the `Sender`; the neighbours that next hops need are kept resolved.
+
+An isolated change is sent at once.  After one was sent the next waits `COALESCE_S`, so that a
+routing daemon's thousand routes become a few messages, and after a dump the next waits as long as
+the last one took, so that a flapping interface cannot keep the VM busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from routerd import beyond_routing
+from routerd import rtnetlink as rt
+from routerd.kernel_view import KernelView
+from routerd.neighbour_keeper import NeighbourKeeper
+from routerd.netlink_socket import Interrupted, Listener, Requests
+from routerd.rule_table_link import Event, RuleTableLink
+from xenflow.pure.feed import Effects, Link, Sender
+from xenflow.pure.messages import NextHopType, Section
+from xenflow.pure.router_state import RouterState
+
+COALESCE_S = 0.004
+BEYOND_S = 5.0
+"""What the kernel does not notify of (iptables, IPsec on old kernels) is looked at this often."""
+KEEP_S = 1.0
+"""Neighbours are looked after this often."""
+_DRAIN = 256
+"""Datagrams read before a change is put together."""
+
+log = logging.getLogger("routerd")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How routerd was called."""
+
+    control: str
+    router: str
+    address: str
+    dry_run: bool = False
+    receive_buffer: int = 32 << 20
+    keep_neighbours: bool = True
+
+
+class Kernel:
+    """The kernel of this network namespace, watched: a `KernelView` that is kept up to date."""
+
+    def __init__(self, control: str, receive_buffer: int = 32 << 20) -> None:
+        self.view = KernelView(control)
+        groups = tuple(rt.GROUPS.values())
+        self._listener = Listener(rt.NETLINK_ROUTE, groups, receive_buffer)
+        self._others = list(_other_listeners())
+        self._requests = Requests()
+        self.dump_all = True
+        self.dump_others = False
+        self.look_beyond = True
+        self.overruns = 0
+        self.dumps = 0
+
+    def filenos(self) -> list[int]:
+        """To poll for reading."""
+        return [listener.fileno() for listener in (self._listener, *self._others)]
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for listener in (self._listener, *self._others):
+            listener.close()
+        self._requests.close()
+
+    def read(self) -> None:
+        """Take in what has arrived."""
+        found, lost = self._listener.drain(_DRAIN)
+        if lost:
+            self.overruns += 1
+            self.dump_all = True
+            log.warning("netlink-overrun count=%d: everything is dumped again", self.overruns)
+        for message in found:
+            if self.dump_all:
+                break  # a dump made after these makes them old
+            handler = _HANDLERS.get(message.type)
+            if handler is not None:
+                handler(self, message)
+        for listener in self._others:
+            messages, lost = listener.drain(_DRAIN)
+            if messages or lost:
+                self.look_beyond = True
+
+    def needs_dump(self) -> bool:
+        """Whether notifications alone do not tell what is true now."""
+        return self.dump_all or self.dump_others
+
+    def dump(self) -> None:
+        """Dump what is needed.
+
+        Raises NetlinkError; what was needed is needed still, then.
+        """
+        self.dumps += 1
+        view, bodies = self.view, self._requests.bodies
+        if self.dump_all:
+            view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()))
+            view.dumped_netconf(bodies(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)))
+            view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
+            self._dump_main()
+        view.dumped_rules(bodies(rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)))
+        view.begin_others()
+        for family, table in (
+            (rt.AF_INET, rt.TABLE_LOCAL),
+            (rt.AF_INET, rt.TABLE_DEFAULT),
+            (rt.AF_INET6, rt.TABLE_LOCAL),
+            (rt.AF_INET6, rt.TABLE_MAIN),
+        ):
+            view.dumped_routes(self._optional(rt.RTM_GETROUTE, rt.get_routes(family, table)))
+        if self.dump_all:
+            view.dumped_neighbours(
+                bodies(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET))
+                + self._optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6))
+            )
+        self.dump_all = self.dump_others = False
+
+    def _dump_main(self) -> None:
+        body = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
+        for _ in range(5):
+            self.view.begin_main()
+            try:
+                for datagram in self._requests.datagrams(rt.RTM_GETROUTE, body):
+                    self.view.dumped_routes4(datagram)
+                return
+            except Interrupted:
+                continue
+            except rt.NetlinkError as error:
+                if error.errno != errno.ENOENT:  # a table that has never had a route
+                    raise
+                return
+        raise Interrupted(errno.EINTR, "the main table never held still")
+
+    def _optional(self, type_: int, body: bytes) -> list[bytes]:
+        """A dump of what this kernel may not have (IPv6, next hop objects, a table)."""
+        try:
+            return self._requests.bodies(type_, body)
+        except Interrupted:
+            raise
+        except rt.NetlinkError as error:
+            if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EINVAL):
+                return []
+            raise
+
+    def refresh_beyond(self) -> bool:
+        """Look for packet filters and the like; True if something changed."""
+        self.look_beyond = False
+        reason = beyond_routing.reason({link.ifindex for link in self.view.data_links()})
+        if reason == self.view.outside:
+            return False
+        self.view.outside = reason
+        self.view.dirty_policy = True
+        return True
+
+    def is_dirty(self) -> bool:
+        """Whether there is a change that needs no dump."""
+        view = self.view
+        return bool(view.dirty4 or view.dirty_neighbours or view.dirty_policy)
+
+    def resolve(self, ifindex: int, family: int, address: int, managed: bool) -> int:
+        """Have the kernel resolve a neighbour; returns the errno, 0 for done."""
+        return self._requests.change(
+            rt.RTM_NEWNEIGH,
+            rt.NLM_F_CREATE | rt.NLM_F_REPLACE,
+            rt.keep_neighbour(ifindex, family, address, managed),
+        )
+
+    # Notifications
+
+    def _on_link(self, message: rt.NetlinkMessage) -> None:
+        link = rt.link(message.body)
+        if link is not None and self.view.link_changed(link, message.type == rt.RTM_DELLINK):
+            self.dump_all = True
+
+    def _on_address(self, message: rt.NetlinkMessage) -> None:
+        self.dump_all = True
+
+    def _on_route(self, message: rt.NetlinkMessage) -> None:
+        info = rt.route(message.body)
+        if info is None:
+            return
+        if self.view.route_changed(info, message.flags, message.type == rt.RTM_DELROUTE):
+            if info.table == rt.TABLE_MAIN and info.family == 4:
+                self.dump_all = True
+            else:
+                self.dump_others = True
+
+    def _on_neighbour(self, message: rt.NetlinkMessage) -> None:
+        entry = rt.neighbour(message.body)
+        if entry is not None:
+            self.view.neighbour_changed(entry, message.type == rt.RTM_DELNEIGH)
+
+    def _on_rule(self, message: rt.NetlinkMessage) -> None:
+        self.dump_others = True
+
+    def _on_netconf(self, message: rt.NetlinkMessage) -> None:
+        if message.body[:1] != bytes((rt.AF_INET,)):
+            return
+        conf = rt.netconf(message.body)
+        if self.view.netconf_changed(conf, message.type == rt.RTM_DELNETCONF):
+            self.dump_all = True
+
+    def _on_nexthop(self, message: rt.NetlinkMessage) -> None:
+        self.dump_all = True
+
+    def _on_qdisc(self, message: rt.NetlinkMessage) -> None:
+        self.look_beyond = True
+
+
+_HANDLERS: dict[int, Callable[[Kernel, rt.NetlinkMessage], None]] = {
+    rt.RTM_NEWLINK: Kernel._on_link,
+    rt.RTM_DELLINK: Kernel._on_link,
+    rt.RTM_NEWADDR: Kernel._on_address,
+    rt.RTM_DELADDR: Kernel._on_address,
+    rt.RTM_NEWROUTE: Kernel._on_route,
+    rt.RTM_DELROUTE: Kernel._on_route,
+    rt.RTM_NEWNEIGH: Kernel._on_neighbour,
+    rt.RTM_DELNEIGH: Kernel._on_neighbour,
+    rt.RTM_NEWRULE: Kernel._on_rule,
+    rt.RTM_DELRULE: Kernel._on_rule,
+    rt.RTM_NEWNETCONF: Kernel._on_netconf,
+    rt.RTM_DELNETCONF: Kernel._on_netconf,
+    rt.RTM_NEWNEXTHOP: Kernel._on_nexthop,
+    rt.RTM_DELNEXTHOP: Kernel._on_nexthop,
+    rt.RTM_NEWQDISC: Kernel._on_qdisc,
+    rt.RTM_DELQDISC: Kernel._on_qdisc,
+}
+
+
+def _other_listeners() -> list[Listener]:
+    """Notifications of packet filters and IPsec policies, where the kernel has them."""
+    found = []
+    for protocol, group in (
+        (rt.NETLINK_NETFILTER, rt.NFNLGRP_NFTABLES),
+        (rt.NETLINK_XFRM, rt.XFRMNLGRP_POLICY),
+    ):
+        with contextlib.suppress(OSError):
+            found.append(Listener(protocol, (group,), 1 << 20))
+    return found
+
+
+class Daemon:
+    """routerd."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.kernel = Kernel(options.control, options.receive_buffer)
+        self.keeper = NeighbourKeeper()
+        epoch = int.from_bytes(os.urandom(8), "big") or 1
+        self.sender = Sender(options.router, epoch)
+        self.link = None if options.dry_run else RuleTableLink(options.address)
+        self._stopped = False
+        self._send_after = 0.0
+        self._dump_after = 0.0
+        self._beyond_at = 0.0
+        self._keep_at = 0.0
+        self._unsent = False
+
+    def stop(self, *_: object) -> None:
+        """End the loop; may be called by a signal handler."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Until `stop`.
+
+        Raises OSError when the kernel refuses netlink altogether.
+        """
+        log.info(
+            "started router=%s control=%s rule-table=%s epoch=%016x",
+            self.options.router,
+            self.options.control,
+            self.options.address if self.link else "none (dry run)",
+            self.sender.state.epoch,
+        )
+        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        try:
+            while not self._stopped:
+                self._wait(woken)
+                self._turn(time.monotonic())
+        finally:
+            signal.set_wakeup_fd(-1)
+            os.close(woken)
+            os.close(wake)
+            self._end()
+
+    def _wait(self, woken: int) -> None:
+        poll = select.poll()
+        for fileno in (*self.kernel.filenos(), *(self.link.filenos() if self.link else ()), woken):
+            poll.register(fileno, select.POLLIN)
+        now = time.monotonic()
+        for fileno, _ in poll.poll(max(0.0, self._next(now) - now) * 1000):
+            if fileno == woken:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(woken, 512)
+
+    def _next(self, now: float) -> float:
+        due = [self._beyond_at, self._keep_at, self.sender.next_tick(now)]
+        if self.kernel.needs_dump():
+            due.append(self._dump_after)
+        elif self.kernel.is_dirty():
+            due.append(self._send_after)
+        if self._unsent:
+            due.append(now + 0.002)
+        return min(due)
+
+    def _turn(self, now: float) -> None:
+        self.kernel.read()
+        self._settle(now)
+        if now >= self._beyond_at or self.kernel.look_beyond:
+            self._beyond_at = now + BEYOND_S
+            if self.kernel.refresh_beyond():
+                self._settle(now)
+        if self.link is not None:
+            self._converse(self.link, time.monotonic())
+        if now >= self._keep_at:
+            self._keep_at = now + KEEP_S
+            self._keep(now)
+
+    def _settle(self, now: float) -> None:
+        """Tell what changed, if it is time."""
+        kernel, told = self.kernel, self.sender.state
+        if kernel.needs_dump():
+            if now < self._dump_after:
+                return
+            try:
+                kernel.dump()
+            except rt.NetlinkError as error:
+                self._dump_after = time.monotonic() + 0.2
+                log.warning("dump-failed error=%r: tried again", str(error))
+                return
+            sections = told.sections_to(kernel.view.state())
+            took = time.monotonic() - now
+            self._dump_after = time.monotonic() + min(took, 5.0)
+            log.debug("dumped routes=%d ms=%.1f", len(kernel.view.routes4), took * 1000)
+        elif kernel.is_dirty():
+            if now < self._send_after:
+                return
+            sections = kernel.view.sections(told)
+        else:
+            return
+        if sections:
+            self._tell(sections)
+
+    def _tell(self, sections: list[Section]) -> None:
+        now = time.monotonic()
+        effects = self.sender.change(sections, now)
+        self._send_after = now + COALESCE_S
+        if self.link is not None:
+            self._carry_out(self.link, effects, now)
+        elif self.options.dry_run:
+            print_sections(sections)
+        log.debug("change seq=%d %s", self.sender.state.seq, describe(sections))
+        if any(section.kind.name in ("NEXTHOP", "INTERFACE") for section in sections):
+            self._keep_at = 0.0
+
+    def _converse(self, link: RuleTableLink, now: float) -> None:
+        for event in link.events():
+            if event is Event.CONNECTED:
+                log.info("connected to=%s seq=%d", link.address, self.sender.state.seq)
+                self._carry_out(link, self.sender.connected(now), now)
+            elif self.sender.link is not Link.DOWN:
+                log.info("disconnected from=%s", link.address)
+                self.sender.disconnected()
+        for frames in link.received():
+            self._carry_out(link, self.sender.receive(frames, now), now)
+        self._carry_out(link, self.sender.tick(now), now)
+        self._unsent = not link.flush()
+
+    def _carry_out(self, link: RuleTableLink, effects: Effects, now: float) -> None:
+        if effects.note:
+            log.info("rule-table %s seq=%d", effects.note, self.sender.state.seq)
+        if not link.send(effects.messages):
+            log.warning("backlog too long: beginning again")
+            self.sender.disconnected()
+            link.reopen()
+        if effects.reconnect:
+            link.reopen()
+
+    def _keep(self, now: float) -> None:
+        if self.options.dry_run or not self.options.keep_neighbours:
+            return
+        view, told = self.kernel.view, self.sender.state
+        connected = {
+            (hop.ifindex, hop.family)
+            for hop in told.nexthops.values()
+            if hop.type is NextHopType.CONNECTED
+        }
+        gateways = view.gateways(told)
+        wanted = list(self.keeper.requests(gateways, connected, view.neighbours, now))
+        for (ifindex, family, address), managed in wanted:
+            number = self.kernel.resolve(ifindex, family, address, managed)
+            if number in (errno.EINVAL, errno.EOPNOTSUPP) and managed:
+                self.keeper.managed = False
+                log.warning("this kernel manages no neighbours (5.16 does): probing them instead")
+                return
+            log.debug(
+                "neighbour ifindex=%d address=%x managed=%s errno=%d",
+                ifindex,
+                address,
+                managed,
+                number,
+            )
+
+    def _end(self) -> None:
+        if not self.options.dry_run and self.options.keep_neighbours:
+            for ifindex, family, address in self.keeper.ours(self.kernel.view.neighbours):
+                with contextlib.suppress(OSError):
+                    self.kernel.resolve(ifindex, family, address, False)
+        if self.link is not None:
+            self.link.close()
+        self.kernel.close()
+        log.info("ended seq=%d", self.sender.state.seq)
+
+
+def describe(sections: list[Section]) -> str:
+    """A delta in a few words, for the log."""
+    return " ".join(f"{s.kind.name}-{s.op.name}={len(s.records)}" for s in sections).lower()
+
+
+def print_sections(sections: list[Section]) -> None:
+    """A delta in full, for a dry run."""
+    for section in sections:
+        for record in section.records:
+            print(section.op.name.lower(), section.kind.name.lower(), record, flush=True)
+
+
+def read_once(control: str) -> RouterState:
+    """The router's state as of now."""
+    kernel = Kernel(control)
+    try:
+        kernel.dump()
+        kernel.refresh_beyond()
+        return kernel.view.state()
+    finally:
+        kernel.close()

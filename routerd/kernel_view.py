@@ -1,0 +1,657 @@
+"""What the VM's kernel would do with a packet, put together from what netlink said.
+
+`KernelView` holds links, settings, rules, next hop objects, neighbours and routes as dumped and
+as changed by notifications since, and derives the router's state from them: which route wins a
+prefix, what its next hop is, whether a neighbour is resolved, and whether the main table decides
+at all (if not, the policy says why, and everything goes through the VM).
+
+Netlink is silent about more than it seems: when an interface goes down or an address is deleted,
+routes vanish without a message each; with the carrier go next hop objects and their routes; a
+group loses a member silently.  So only changes of single routes and neighbours are followed here
+one by one; anything else makes the methods answer "dump again", which is done by `daemon.py`.
+Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from routerd import rtnetlink as rt
+from xenflow.pure.messages import (
+    Interface,
+    InterfaceFlag,
+    Kind,
+    Leg,
+    Local,
+    Neighbour,
+    NextHop,
+    NextHopType,
+    Op,
+    Policy,
+    Route,
+    Section,
+)
+from xenflow.pure.router_state import NO_POLICY, LocalKey, NeighbourKey, RouterState
+
+Spec = tuple[int, int, int, int] | tuple[int, tuple[tuple[int, int], ...]]
+"""What a next hop is: (type, family, ifindex, gateway), or (GROUP, ((leg id, weight), ...))."""
+
+Candidate = tuple[int, int]
+"""(metric, next hop id) of one route; id 0 for a route that the kernel skips (all legs dead)."""
+
+_DEFAULT_RULES = {(0, rt.TABLE_LOCAL), (32766, rt.TABLE_MAIN), (32767, rt.TABLE_DEFAULT)}
+_LOOPBACK = 127 << 24
+
+
+class NextHopIds:
+    """Ids of next hops: a hash of what they are, so that a restarted routerd draws the same."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Spec, int] = {}
+        self._specs: dict[int, Spec] = {}
+
+    def id(self, spec: Spec) -> int:
+        """The id of a next hop, drawn now if it is new."""
+        found = self._ids.get(spec)
+        if found is None:
+            found = zlib.crc32(repr((int(spec[0]), *spec[1:])).encode()) or 1
+            while found in self._specs:
+                found = found % 0xFFFFFFFF + 1
+            self._ids[spec] = found
+            self._specs[found] = spec
+        return found
+
+    def known(self, spec: Spec) -> int | None:
+        """The id of a next hop that has one."""
+        return self._ids.get(spec)
+
+    def spec(self, id_: int) -> Spec:
+        """What an id stands for."""
+        return self._specs[id_]
+
+    def keep(self, used: set[int]) -> None:
+        """Forget all ids but these."""
+        for id_ in self._specs.keys() - used:
+            del self._ids[self._specs.pop(id_)]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+@dataclass(slots=True)
+class KernelView:
+    """See the module.  `control` is the name of the interface to the Rule Table, all of whose
+    routes, addresses and neighbours are left out."""
+
+    control: str
+    ids: NextHopIds = field(default_factory=NextHopIds)
+    links: dict[int, rt.LinkInfo] = field(default_factory=dict)
+    netconf: dict[int, rt.NetconfInfo] = field(default_factory=dict)
+    nexthops: dict[int, rt.NextHopObject] = field(default_factory=dict)
+    rules: set[rt.RuleInfo] = field(default_factory=set)
+    neighbours: dict[NeighbourKey, rt.NeighbourInfo] = field(default_factory=dict)
+    locals: dict[LocalKey, Local] = field(default_factory=dict)
+    routes4: dict[int, Candidate] = field(default_factory=dict)
+    """prefix << 8 | length -> the candidate that wins."""
+    rivals4: dict[int, list[Candidate]] = field(default_factory=dict)
+    """All candidates of those prefixes that have more than one, the winner first."""
+    routes6: dict[int, Candidate] = field(default_factory=dict)
+    tos_routes: int = 0
+    default_table: bool = False
+    outside: str = ""
+    """A reason for the slow path from beyond routing: packet filters, IPsec, traffic control."""
+    dirty4: set[int] = field(default_factory=set)
+    dirty_neighbours: set[NeighbourKey] = field(default_factory=set)
+    dirty_policy: bool = False
+    _tails: dict[tuple[bytes, bytes], Candidate | None] = field(default_factory=dict)
+    _control_index: int = 0
+
+    # ------------------------------------------------------------------ dumps
+
+    def dumped_links(self, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWLINK bodies of a dump."""
+        found = (rt.link(body) for body in bodies)
+        self.links = {link.ifindex: link for link in found if link is not None}
+        named = (i for i, link in self.links.items() if link.name == self.control)
+        self._control_index = next(named, 0)
+
+    def dumped_netconf(self, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWNETCONF bodies of an IPv4 dump."""
+        self.netconf = {conf.ifindex: conf for conf in map(rt.netconf, bodies)}
+
+    def dumped_nexthops(self, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWNEXTHOP bodies of a dump."""
+        self.nexthops = {hop.id: hop for hop in map(rt.nexthop, bodies)}
+
+    def dumped_rules(self, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWRULE bodies of an IPv4 dump."""
+        self.rules = set(map(rt.rule, bodies))
+
+    def dumped_neighbours(self, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWNEIGH bodies of a dump."""
+        self.neighbours = {}
+        for body in bodies:
+            entry = rt.neighbour(body)
+            if entry is not None and entry.ifindex != self._control_index:
+                self.neighbours[(entry.ifindex, entry.family, entry.address)] = entry
+
+    def begin_main(self) -> None:
+        """A dump of the IPv4 main table begins; links, settings and next hop objects are up to
+        date."""
+        self.routes4, self.rivals4, self.tos_routes, self._tails = {}, {}, 0, {}
+
+    def begin_others(self) -> None:
+        """A dump of all other tables begins."""
+        self.locals, self.routes6, self.default_table = {}, {}, False
+
+    def dumped_routes4(self, datagram: bytes) -> list[rt.NetlinkMessage]:
+        """One datagram of a dump of the IPv4 main table; returns its messages that are no
+        routes.  This is the loop that a full table goes through: a microsecond a route."""
+        other = []
+        routes, tails = self.routes4, self._tails
+        for item in rt.bulk_routes4(datagram):
+            if type(item) is not tuple:
+                assert isinstance(item, rt.NetlinkMessage)
+                if item.type == rt.RTM_NEWROUTE:
+                    self._dumped_route(item.body)
+                else:
+                    other.append(item)
+                continue
+            prefix, length, head, tail = item
+            try:
+                candidate = tails[head, tail]
+            except KeyError:
+                candidate = tails[head, tail] = self._first_of_its_kind(item)
+            key = prefix << 8 | length
+            if candidate is None:
+                self._dumped_route(rt.rebuild(*item))
+            elif key in routes:
+                self._add_rival(key, candidate)
+            else:
+                routes[key] = candidate
+        return other
+
+    def _first_of_its_kind(self, item: tuple[int, int, bytes, bytes]) -> Candidate | None:
+        info = rt.route(rt.rebuild(*item))
+        if info is None or info.tos or info.table != rt.TABLE_MAIN or self._ignored(info):
+            return None
+        return info.metric, self.target(info) or 0
+
+    def dumped_routes(self, bodies: Iterable[bytes]) -> None:
+        """RTM_NEWROUTE bodies of a dump of any other table."""
+        for body in bodies:
+            self._dumped_route(body)
+
+    def _dumped_route(self, body: bytes) -> None:
+        info = rt.route(body)
+        if info is None or self._ignored(info):
+            return
+        if info.table == rt.TABLE_LOCAL:
+            self._add_local(info)
+        elif info.table == rt.TABLE_DEFAULT and info.family == 4:
+            self.default_table = True
+        elif info.table == rt.TABLE_MAIN and info.family == 4:
+            if info.tos:
+                self.tos_routes += 1
+            else:
+                self._add4(info.prefix << 8 | info.length, info.metric, self.target(info) or 0)
+        elif info.table == rt.TABLE_MAIN:
+            self._add6(info)
+
+    def _ignored(self, info: rt.RouteInfo) -> bool:
+        """Whether a route leads nowhere but over the control interface."""
+        if info.nexthop:
+            object_ = self.nexthops.get(info.nexthop)
+            hops = [object_.hop] if object_ and object_.hop else []
+        else:
+            hops = list(info.hops)
+        return bool(hops) and all(hop.ifindex == self._control_index for hop in hops)
+
+    def _add_local(self, info: rt.RouteInfo) -> None:
+        if info.family == 4 and info.prefix & 0xFF000000 == _LOOPBACK:
+            return
+        if info.family == 6 and (
+            info.type not in (rt.RTN_LOCAL, rt.RTN_ANYCAST) or info.prefix == 1
+        ):
+            return
+        key = (info.family, info.length, info.prefix)
+        ifindex = info.hops[0].ifindex if info.hops else 0
+        self.locals.setdefault(key, Local(info.family, info.length, ifindex, info.prefix))
+
+    def _add4(self, key: int, metric: int, target: int) -> None:
+        if key in self.routes4:
+            self._add_rival(key, (metric, target))
+        else:
+            self.routes4[key] = (metric, target)
+
+    def _add6(self, info: rt.RouteInfo) -> None:
+        if info.prefix >> 118 == 0xFE80 >> 6 or info.prefix >> 120 == 0xFF:
+            return
+        key = info.prefix << 8 | info.length
+        target = self.target(info)
+        known = self.routes6.get(key)
+        if target and (known is None or info.metric < known[0]):
+            self.routes6[key] = (info.metric, target)
+
+    def _add_rival(self, key: int, candidate: Candidate) -> None:
+        """One more route for a prefix.  Among equal metrics the order of the kernel counts, which
+        is that of the dump; `sort` keeps it."""
+        rivals = self.rivals4.setdefault(key, [self.routes4[key]])
+        rivals.append(candidate)
+        rivals.sort(key=_metric)
+        self.routes4[key] = _winner(rivals)
+
+    # ------------------------------------------------------------------ notifications
+
+    def link_changed(self, link: rt.LinkInfo, gone: bool) -> bool:
+        """RTM_NEWLINK or RTM_DELLINK; True if everything must be dumped again."""
+        if gone:
+            return link.ifindex in self.links
+        return self.links.get(link.ifindex) != link
+
+    def netconf_changed(self, conf: rt.NetconfInfo, gone: bool) -> bool:
+        """RTM_NEWNETCONF or RTM_DELNETCONF, which tell only what changed; True if everything
+        must be dumped again."""
+        if gone:
+            self.netconf.pop(conf.ifindex, None)
+            return False
+        old = self.netconf.get(conf.ifindex, rt.NetconfInfo(conf.ifindex, None, None, None))
+        new = rt.NetconfInfo(
+            conf.ifindex,
+            old.forwarding if conf.forwarding is None else conf.forwarding,
+            old.rp_filter if conf.rp_filter is None else conf.rp_filter,
+            old.ignore_linkdown if conf.ignore_linkdown is None else conf.ignore_linkdown,
+        )
+        self.netconf[conf.ifindex] = new
+        if new == old:
+            return False
+        self.dirty_policy = True
+        return new.ignore_linkdown != old.ignore_linkdown
+
+    def neighbour_changed(self, entry: rt.NeighbourInfo, gone: bool) -> bool:
+        """RTM_NEWNEIGH or RTM_DELNEIGH; True if it matters to the router's state."""
+        if entry.ifindex == self._control_index:
+            return False
+        key = (entry.ifindex, entry.family, entry.address)
+        before = self.mac(key)
+        if gone:
+            self.neighbours.pop(key, None)
+        else:
+            self.neighbours[key] = entry
+        if self.mac(key) == before:
+            return False
+        self.dirty_neighbours.add(key)
+        return True
+
+    def route_changed(self, info: rt.RouteInfo, flags: int, gone: bool) -> bool:
+        """RTM_NEWROUTE (with its netlink flags) or RTM_DELROUTE; True if routes must be dumped
+        again, which is so wherever the notification does not tell what the kernel will do."""
+        if info.table not in (rt.TABLE_MAIN, rt.TABLE_LOCAL, rt.TABLE_DEFAULT):
+            return False
+        if self._ignored(info):
+            return False
+        if info.table != rt.TABLE_MAIN or info.family != 4 or info.tos:
+            return True
+        key = info.prefix << 8 | info.length
+        if key in self.rivals4:
+            return True
+        known = self.routes4.get(key)
+        if gone:
+            if known is None or known[0] != info.metric:
+                return known is not None
+            del self.routes4[key]
+        else:
+            target = self.target(info) or 0
+            if known is None or known == (info.metric, target):
+                self.routes4[key] = (info.metric, target)
+            elif known[0] != info.metric:
+                self._add_rival(key, (info.metric, target))
+            elif flags & rt.NLM_F_REPLACE:
+                self.routes4[key] = (info.metric, target)
+            else:
+                return True
+        self.dirty4.add(key)
+        return False
+
+    # ------------------------------------------------------------------ next hops
+
+    def target(self, info: rt.RouteInfo) -> int | None:
+        """The id of a route's next hop, None if the kernel would skip the route."""
+        family = info.family
+        if info.type in _WITHOUT_HOP:
+            return self.ids.id((_WITHOUT_HOP[info.type], family, 0, 0))
+        vm: Spec = (NextHopType.VM, family, 0, 0)
+        if info.type != rt.RTN_UNICAST:
+            return self.ids.id(vm)
+        hops = self._hops(info)
+        if hops is None:
+            return self.ids.id((NextHopType.BLACKHOLE, family, 0, 0))
+        shares: Counter[Spec] = Counter()
+        for hop in hops:
+            if not self._dead(hop) and hop.ifindex != self._control_index:
+                shares[self._spec(family, hop)] += hop.weight
+        if not shares:
+            return None
+        if vm in shares or self._shrinks(info.mtu, shares):
+            return self.ids.id(vm)
+        if len(shares) == 1:
+            return self.ids.id(next(iter(shares)))
+        legs = sorted((self.ids.id(spec), min(n, 0xFFFF)) for spec, n in shares.items())
+        return self.ids.id((NextHopType.GROUP, tuple(legs)))
+
+    def _hops(self, info: rt.RouteInfo) -> list[rt.Hop] | None:
+        """A route's hops, from its next hop object if it has one; None for a blackhole."""
+        if not info.nexthop:
+            return list(info.hops)
+        object_ = self.nexthops.get(info.nexthop)
+        if object_ is None:
+            return []
+        if object_.blackhole:
+            return None
+        members = object_.group or ((object_.id, 1),)
+        hops = []
+        for id_, weight in members:
+            member = self.nexthops.get(id_)
+            if member is None:
+                continue
+            if member.blackhole:
+                return None
+            if member.hop is not None:
+                hop = member.hop
+                plain = hop.plain and (not hop.gateway or member.family == info.family)
+                hops.append(rt.Hop(hop.ifindex, hop.gateway, hop.flags, weight, plain))
+        return hops
+
+    def _dead(self, hop: rt.Hop) -> bool:
+        if hop.flags & rt.RTNH_F_DEAD:
+            return True
+        return bool(hop.flags & rt.RTNH_F_LINKDOWN) and bool(
+            self._setting(hop.ifindex, "ignore_linkdown")
+        )
+
+    def _spec(self, family: int, hop: rt.Hop) -> Spec:
+        link = self.links.get(hop.ifindex)
+        odd = rt.IFF_LOOPBACK | rt.IFF_NOARP | rt.IFF_POINTOPOINT
+        if not hop.plain or link is None or link.hardware != rt.ARPHRD_ETHER or link.flags & odd:
+            return (NextHopType.VM, family, 0, 0)
+        type_ = NextHopType.VIA if hop.gateway else NextHopType.CONNECTED
+        return (type_, family, hop.ifindex, hop.gateway)
+
+    def _shrinks(self, mtu: int, shares: Iterable[Spec]) -> bool:
+        """Whether a route's own MTU makes the kernel fragment or refuse what the link would
+        carry (ip_dst_mtu_maybe_forward, net/ip.h)."""
+        if not mtu:
+            return False
+        return any(
+            len(spec) == 4 and mtu < self.links[spec[2]].mtu
+            for spec in shares
+            if len(spec) == 4 and spec[2] in self.links
+        )
+
+    def _setting(self, ifindex: int, name: str) -> int:
+        """The larger of a device's own setting and that of "all" (linux/inetdevice.h)."""
+        confs = (self.netconf.get(-1), self.netconf.get(ifindex))
+        return max((getattr(conf, name) or 0 for conf in confs if conf is not None), default=0)
+
+    def mac(self, key: NeighbourKey) -> int:
+        """The MAC of a neighbour, 0 while it is not resolved."""
+        entry = self.neighbours.get(key)
+        return entry.mac if entry is not None and entry.state & rt.NUD_RESOLVED else 0
+
+    # ------------------------------------------------------------------ the router's state
+
+    def state(self) -> RouterState:
+        """The router's state, from everything that is known."""
+        routes4 = {key: cand[1] for key, cand in self.routes4.items() if cand[1]}
+        routes6 = {key: cand[1] for key, cand in self.routes6.items()}
+        used = set(routes4.values()) | set(routes6.values())
+        legs = {id_: self._legs(id_) for id_ in used if self._is_group(id_)}
+        used.update(leg.leg for kept in legs.values() for leg in kept.values())
+        nexthops = {id_: self._nexthop(id_) for id_ in used}
+        self.dirty4.clear()
+        self.dirty_neighbours.clear()
+        self.dirty_policy = False
+        kept_ids = used | {cand[1] for rivals in self.rivals4.values() for cand in rivals}
+        for id_ in list(kept_ids):
+            if id_ and self._is_group(id_):
+                kept_ids.update(leg.leg for leg in self._legs(id_).values())
+        self.ids.keep(kept_ids)
+        return RouterState.of(
+            {i.ifindex: i for i in self._interfaces()},
+            dict(self.locals),
+            nexthops,
+            legs,
+            self._neighbours_on(_connected(nexthops.values())),
+            routes4,
+            routes6,
+            self.policy(),
+        )
+
+    def sections(self, told: RouterState) -> list[Section]:
+        """What to tell to one who knows `told`, after changes of single routes, neighbours and
+        of the policy only; the same as `told.sections_to(self.state())`, but in proportion to
+        the change."""
+        sections: list[Section] = []
+        if self.dirty_policy:
+            policy = self.policy()
+            interfaces = {i.ifindex: i for i in self._interfaces()}
+            changed = [i for n, i in interfaces.items() if told.interfaces.get(n) != i]
+            if policy != told.policy:
+                sections.append(Section(Kind.POLICY, Op.SET, [policy]))
+            if changed:
+                sections.append(Section(Kind.INTERFACE, Op.SET, changed))
+            self.dirty_policy = False
+        routes, gone, balance = self._route_changes(told)
+        fresh, dead = self._nexthop_changes(told, balance)
+        types = {self._type(id_) for id_ in fresh} | {told.nexthops[id_].type for id_ in dead}
+        if NextHopType.CONNECTED in types:
+            return told.sections_to(self.state())
+        moved, neighbours, lost = self._neighbour_changes(told, dead)
+        self.dirty4.clear()
+        self.dirty_neighbours.clear()
+        groups = [id_ for id_ in fresh if self._is_group(id_)]
+        sections += [
+            Section(Kind.NEXTHOP, Op.SET, [self._nexthop(id_) for id_ in fresh + moved]),
+            Section(Kind.LEG, Op.SET, [leg for g in groups for leg in self._legs(g).values()]),
+            Section(Kind.NEIGHBOUR, Op.SET, neighbours),
+            Section(Kind.ROUTE4, Op.SET, routes),
+            Section(Kind.ROUTE4, Op.DELETE, gone),
+            Section(Kind.NEXTHOP, Op.DELETE, [told.nexthops[id_] for id_ in dead]),
+            Section(Kind.NEIGHBOUR, Op.DELETE, lost),
+        ]
+        return [section for section in sections if section.records]
+
+    def _route_changes(self, told: RouterState) -> tuple[list[Route], list[Route], Counter[int]]:
+        routes, gone = [], []
+        balance: Counter[int] = Counter()
+        for key in self.dirty4:
+            now = self.routes4.get(key, (0, 0))[1]
+            was = told.routes4.get(key, 0)
+            if now == was:
+                continue
+            balance[was] -= 1
+            balance[now] += 1
+            if now:
+                routes.append((key >> 8, key & 255, now))
+            else:
+                gone.append((key >> 8, key & 255, was))
+        del balance[0]
+        return routes, gone, balance
+
+    def _nexthop_changes(
+        self, told: RouterState, balance: Counter[int]
+    ) -> tuple[list[int], list[int]]:
+        """(ids not told yet, ids not used any more), each in an order that keeps references."""
+        fresh = [id_ for id_, n in balance.items() if n > 0 and id_ not in told.nexthops]
+        dead = [
+            id_
+            for id_, n in balance.items()
+            if n < 0 and told.uses[id_] + n == 0 and not told.leg_uses[id_]
+        ]
+        legs: Counter[int] = Counter()
+        for id_ in fresh:
+            if self._is_group(id_):
+                legs.update(leg.leg for leg in self._legs(id_).values())
+        fresh = [id_ for id_ in legs if id_ not in told.nexthops and id_ not in fresh] + fresh
+        fresh.sort(key=self._is_group)
+        for id_ in list(dead):
+            for leg in told.legs.get(id_, {}).values():
+                legs[leg.leg] -= 1
+        dead = [id_ for id_ in dead if legs[id_] <= 0]
+        for id_, n in legs.items():
+            if n < 0 and told.leg_uses[id_] + n == 0 and told.uses[id_] + balance[id_] == 0:
+                dead.append(id_)
+        return fresh, sorted(set(dead), key=lambda id_: (id_ not in told.legs, id_))
+
+    def _neighbour_changes(
+        self, told: RouterState, dead: list[int]
+    ) -> tuple[list[int], list[Neighbour], list[Neighbour]]:
+        """(next hops whose MAC changed, neighbours to set, neighbours to delete)."""
+        moved, neighbours, lost = [], [], []
+        connected = _connected(told.nexthops.values()) if self.dirty_neighbours else set()
+        for key in self.dirty_neighbours:
+            ifindex, family, address = key
+            id_ = self.ids.known((NextHopType.VIA, family, ifindex, address))
+            mac = self.mac(key)
+            if id_ in told.nexthops and id_ not in dead and told.nexthops[id_].mac != mac:
+                moved.append(id_)
+            if (ifindex, family) in connected:
+                known = told.neighbours.get(key)
+                if mac and (known is None or known.mac != mac):
+                    neighbours.append(Neighbour(ifindex, family, True, address, mac))
+                elif not mac and known is not None:
+                    lost.append(known)
+        return moved, neighbours, lost
+
+    def _type(self, id_: int) -> int:
+        return self.ids.spec(id_)[0]
+
+    def _is_group(self, id_: int) -> bool:
+        return self.ids.spec(id_)[0] == NextHopType.GROUP
+
+    def _legs(self, group: int) -> dict[int, Leg]:
+        spec = self.ids.spec(group)
+        assert len(spec) == 2
+        return {n: Leg(group, id_, weight, n) for n, (id_, weight) in enumerate(spec[1])}
+
+    def _nexthop(self, id_: int) -> NextHop:
+        spec = self.ids.spec(id_)
+        if len(spec) == 2:
+            family = self.ids.spec(spec[1][0][0])[1]
+            assert isinstance(family, int)
+            return NextHop(id_, NextHopType.GROUP, family, 0, 0, 0)
+        type_, family, ifindex, gateway = spec
+        mac = self.mac((ifindex, family, gateway)) if type_ == NextHopType.VIA else 0
+        return NextHop(id_, NextHopType(type_), family, ifindex, gateway, mac)
+
+    def data_links(self) -> Iterator[rt.LinkInfo]:
+        """The links that carry the router's traffic: all but loopback and control."""
+        for link in self.links.values():
+            if link.ifindex != self._control_index and not link.flags & rt.IFF_LOOPBACK:
+                yield link
+
+    def _interfaces(self) -> Iterator[Interface]:
+        for link in self.data_links():
+            conf = self.netconf.get(link.ifindex)
+            flags = InterfaceFlag(0)
+            if link.flags & rt.IFF_UP:
+                flags |= InterfaceFlag.UP
+            if link.flags & rt.IFF_LOWER_UP:
+                flags |= InterfaceFlag.RUNNING
+            if conf is not None and conf.forwarding:
+                flags |= InterfaceFlag.FORWARDING4
+            yield Interface(link.ifindex, int(flags), min(link.mtu, 0xFFFF), link.mac, link.name)
+
+    def _neighbours_on(self, links: set[tuple[int, int]]) -> dict[NeighbourKey, Neighbour]:
+        return {
+            key: Neighbour(key[0], key[1], True, key[2], entry.mac)
+            for key, entry in self.neighbours.items()
+            if key[:2] in links and entry.mac and entry.state & rt.NUD_RESOLVED
+        }
+
+    # ------------------------------------------------------------------ policy
+
+    def policy(self) -> Policy:
+        """Whether something beside the main table decides, and what."""
+        reason = next(self._reasons(), "")
+        return Policy(True, reason) if reason else NO_POLICY
+
+    def _reasons(self) -> Iterator[str]:
+        plain = {(rule.priority, rule.table) for rule in self.rules if rule.plain}
+        for rule in sorted(self.rules, key=lambda rule: rule.priority):
+            if not rule.plain or (rule.priority, rule.table) not in _DEFAULT_RULES:
+                yield f"ip rule {rule.priority} is not a default one"
+        for priority, table in sorted(_DEFAULT_RULES - plain):
+            if table != rt.TABLE_DEFAULT:
+                yield f"ip rule {priority} (lookup table {table}) is missing"
+        if self.default_table:
+            yield "table default has routes"
+        if self.tos_routes:
+            yield "a route depends on the TOS"
+        for link in self.data_links():
+            yield from self._link_reasons(link)
+        if self.outside:
+            yield self.outside
+
+    def _link_reasons(self, link: rt.LinkInfo) -> Iterator[str]:
+        if not link.flags & rt.IFF_UP or not link.mac:
+            return
+        conf = self.netconf.get(link.ifindex)
+        if link.master:
+            master = self.links.get(link.master)
+            yield f"{link.name} is enslaved to {master.name if master else link.master}"
+        if link.xdp:
+            yield f"{link.name} has an XDP program"
+        if conf is None:
+            return
+        if not conf.forwarding:
+            yield f"IPv4 forwarding is off on {link.name}"
+        check = self._setting(link.ifindex, "rp_filter")
+        if check == 1:
+            yield f"rp_filter is strict on {link.name}"
+        elif check == 2 and not self._default_is_unicast():
+            yield f"rp_filter is loose on {link.name}, and no default route"
+
+    def _default_is_unicast(self) -> bool:
+        """Whether every source is reachable somehow, so that a loose filter passes it."""
+        target = self.routes4.get(0, (0, 0))[1]
+        return bool(target) and self._type(target) not in _WITHOUT_HOP.values()
+
+    # ------------------------------------------------------------------ neighbours to keep
+
+    def gateways(self, told: RouterState) -> set[NeighbourKey]:
+        """The neighbours that next hops go through, on links that are up."""
+        return {
+            (hop.ifindex, hop.family, hop.gateway)
+            for hop in told.nexthops.values()
+            if hop.type is NextHopType.VIA and self._usable(hop.ifindex)
+        }
+
+    def _usable(self, ifindex: int) -> bool:
+        link = self.links.get(ifindex)
+        needed = rt.IFF_UP | rt.IFF_LOWER_UP
+        return link is not None and link.flags & needed == needed
+
+
+_WITHOUT_HOP = {
+    rt.RTN_BLACKHOLE: NextHopType.BLACKHOLE,
+    rt.RTN_UNREACHABLE: NextHopType.UNREACHABLE,
+    rt.RTN_PROHIBIT: NextHopType.PROHIBIT,
+}
+
+
+def _metric(candidate: Candidate) -> int:
+    return candidate[0]
+
+
+def _winner(rivals: list[Candidate]) -> Candidate:
+    """The first that the kernel does not skip."""
+    return next((candidate for candidate in rivals if candidate[1]), rivals[0])
+
+
+def _connected(nexthops: Iterable[NextHop]) -> set[tuple[int, int]]:
+    """The (ifindex, family) where destinations themselves are neighbours."""
+    return {(hop.ifindex, hop.family) for hop in nexthops if hop.type is NextHopType.CONNECTED}

@@ -1,0 +1,185 @@
+"""Netlink sockets: notifications without loss unnoticed, dumps that are consistent.
+
+The only place where routerd speaks to the kernel.  Called by `daemon.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+from routerd import rtnetlink as rt
+
+# linux/netlink.h, asm-generic/socket.h
+_SOL_NETLINK, _ADD_MEMBERSHIP, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 11, 12
+_SO_RCVBUFFORCE = 33
+_DATAGRAM = 1 << 18
+_ANSWER_S = 5.0
+_TRIES = 10
+
+
+class Interrupted(rt.NetlinkError):
+    """A table kept changing while it was dumped, or a dump overran its socket."""
+
+
+def _open(protocol: int, buffer: int) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    sock.bind((0, 0))
+    return sock
+
+
+class Listener:
+    """Notifications of some multicast groups.
+
+    Raises OSError from the constructor where the kernel has no such protocol or group.
+    """
+
+    def __init__(self, protocol: int, groups: tuple[int, ...], buffer: int) -> None:
+        self._sock = _open(protocol, buffer)
+        self._sock.setblocking(False)
+        try:
+            for group in groups:
+                self._sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        except OSError:
+            self._sock.close()
+            raise
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+    def drain(self, datagrams: int) -> tuple[list[rt.NetlinkMessage], bool]:
+        """What has arrived, up to so many datagrams, and whether something was lost."""
+        found: list[rt.NetlinkMessage] = []
+        lost = False
+        for _ in range(datagrams):
+            try:
+                data = self._sock.recv(_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                lost = True
+                continue
+            found.extend(rt.messages(data))
+        return found, lost
+
+
+class Requests:
+    """Requests and their answers, one at a time."""
+
+    def __init__(self, protocol: int = rt.NETLINK_ROUTE) -> None:
+        self._sock = _open(protocol, 4 << 20)
+        self._sock.settimeout(_ANSWER_S)
+        self._seq = int.from_bytes(os.urandom(2), "big")
+        if protocol == rt.NETLINK_ROUTE:
+            self._sock.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+    def datagrams(self, type_: int, body: bytes) -> Iterator[bytes]:
+        """The datagrams of one dump as they come, up to and including the one with NLMSG_DONE.
+
+        Raises NetlinkError (the kernel refused), Interrupted (what came is not consistent and
+        must be dumped again).
+        """
+        self._send(type_, rt.NLM_F_DUMP, body)
+        while True:
+            data = self._receive()
+            last = self._last(data)
+            yield data
+            if last:
+                return
+
+    def _last(self, data: bytes) -> bool:
+        """Whether a datagram ends the dump.  Only its first and last message need a look: the
+        kernel marks an interrupted dump in every message from then on, and NLMSG_DONE comes in
+        a datagram of its own or at the end of one."""
+        type_, flags = rt.first(data)
+        if flags & rt.NLM_F_DUMP_INTR:
+            self._skip(type_ in (rt.NLMSG_DONE, rt.NLMSG_ERROR))
+            raise Interrupted(errno.EINTR, "the table changed during the dump")
+        tail = rt.trailing_done(data)
+        if type_ != rt.NLMSG_ERROR and tail is None:
+            return False
+        number = rt.error_number(data[16:] if type_ == rt.NLMSG_ERROR else tail or b"")
+        if tail is not None and rt.done_flags(data) & rt.NLM_F_DUMP_INTR:
+            raise Interrupted(errno.EINTR, "the table changed during the dump")
+        if number:
+            raise rt.NetlinkError(number, os.strerror(number))
+        return True
+
+    def _skip(self, ended: bool) -> None:
+        while not ended:
+            data = self._receive()
+            ended = rt.trailing_done(data) is not None or rt.first(data)[0] == rt.NLMSG_ERROR
+
+    def bodies(self, type_: int, body: bytes) -> list[bytes]:
+        """The messages of one dump, consistent: repeated when the table changed meanwhile.
+
+        Raises NetlinkError.
+        """
+        for _ in range(_TRIES):
+            try:
+                return [
+                    message.body
+                    for data in self.datagrams(type_, body)
+                    for message in rt.messages(data)
+                    if message.type > rt.NLMSG_OVERRUN
+                ]
+            except Interrupted:
+                continue
+        raise Interrupted(errno.EINTR, "the table never held still")
+
+    def ask(self, type_: int, body: bytes) -> bytes:
+        """The one answer to a request that is no dump.
+
+        Raises NetlinkError.
+        """
+        self._send(type_, 0, body)
+        for message in rt.messages(self._receive()):
+            if message.type != rt.NLMSG_ERROR:
+                return message.body
+            number = rt.error_number(message.body)
+            raise rt.NetlinkError(number, os.strerror(number))
+        raise rt.NetlinkError(errno.EPROTO, "empty answer")
+
+    def change(self, type_: int, flags: int, body: bytes) -> int:
+        """Ask for a change.  Returns the errno, 0 for done."""
+        self._send(type_, flags | rt.NLM_F_ACK, body)
+        for message in rt.messages(self._receive()):
+            if message.type == rt.NLMSG_ERROR:
+                return rt.error_number(message.body)
+        return errno.EPROTO
+
+    def _send(self, type_: int, flags: int, body: bytes) -> None:
+        self._seq = (self._seq + 1) & 0xFFFFFFFF
+        self._sock.send(rt.request(type_, flags, self._seq, body))
+
+    def _receive(self) -> bytes:
+        """The next datagram that answers the last request; those of a request that was given up
+        before are passed over."""
+        while True:
+            try:
+                data = self._sock.recv(_DATAGRAM)
+            except TimeoutError:
+                raise rt.NetlinkError(errno.ETIMEDOUT, "the kernel does not answer") from None
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    raise Interrupted(errno.ENOBUFS, "the dump overran its socket") from None
+                raise
+            if rt.first_seq(data) == self._seq:
+                return data

@@ -1,0 +1,576 @@
+"""Netlink messages as bytes: requests built, answers and notifications decoded.
+
+Formats from linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h,
+linux/nexthop.h, linux/netconf.h, linux/fib_rules.h, linux/netfilter/nf_tables.h and linux/xfrm.h.
+All in host byte order, addresses in network byte order.  Nothing here opens a socket or keeps
+state; what the messages mean for forwarding is decided in `kernel_view.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# linux/netlink.h
+NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x10
+NLM_F_DUMP = 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
+NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 1, 2, 3, 4
+NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
+_NLA_TYPE_MASK = 0x3FFF
+
+# linux/rtnetlink.h
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWNETCONF, RTM_DELNETCONF, RTM_GETNETCONF = 80, 81, 82
+RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
+GROUPS = {
+    "link": 1,
+    "neigh": 3,
+    "tc": 4,
+    "ipv4-addr": 5,
+    "ipv4-route": 7,
+    "ipv4-rule": 8,
+    "ipv6-addr": 9,
+    "ipv6-route": 11,
+    "ipv4-netconf": 24,
+    "nexthop": 32,
+}
+NFNLGRP_NFTABLES, XFRMNLGRP_POLICY = 7, 4
+
+AF_UNSPEC, AF_INET, AF_INET6, AF_BRIDGE = 0, 2, 10, 7
+TABLE_DEFAULT, TABLE_MAIN, TABLE_LOCAL = 253, 254, 255
+RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST = 1, 2, 3, 4, 5
+RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW = 6, 7, 8, 9
+RTNH_F_DEAD, RTNH_F_ONLINK, RTNH_F_LINKDOWN = 1, 4, 16
+RTM_F_CLONED = 0x200
+(RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_MULTIPATH) = (1, 4, 5, 6, 8, 9)
+(RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP, RTA_NH_ID) = (15, 18, 21, 22, 30)
+RTAX_MTU = 2
+
+# linux/if.h, linux/if_link.h
+IFF_UP, IFF_LOOPBACK, IFF_POINTOPOINT, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x8, 0x10, 0x80, 0x10000
+ARPHRD_ETHER = 1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_XDP = 1, 3, 4, 10, 18, 43
+IFLA_INFO_KIND, IFLA_XDP_ATTACHED = 1, 2
+
+# linux/neighbour.h
+NUD_INCOMPLETE, NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE = 1, 2, 4, 8, 16
+NUD_FAILED, NUD_NOARP, NUD_PERMANENT = 32, 64, 128
+NUD_RESOLVED = NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_PERMANENT
+NTF_USE, NTF_PROXY, NTF_EXT_MANAGED = 0x1, 0x8, 0x1
+NDA_DST, NDA_LLADDR, NDA_PROTOCOL, NDA_FLAGS_EXT = 1, 2, 12, 15
+
+_HEADER = struct.Struct("=IHHII")
+_ATTR = struct.Struct("=HH")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_IFINFO = struct.Struct("=BxHiII")
+_NDMSG = struct.Struct("=BxxxiHBB")
+_NHMSG = struct.Struct("=BBBxI")
+_NETCONF = struct.Struct("=B")
+_RTNEXTHOP = struct.Struct("=HBBi")
+_NEXTHOP_GRP = struct.Struct("=IBBxx")
+_TCMSG = struct.Struct("=BxxxiIII")
+_NFGENMSG = struct.Struct("!BBH")
+_U32 = struct.Struct("=I")
+
+
+class NetlinkError(OSError):
+    """The kernel refused a request, or an answer does not have the form it should have."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetlinkMessage:
+    """One message: `body` is what follows the netlink header."""
+
+    type: int
+    flags: int
+    seq: int
+    body: bytes
+
+
+def messages(data: bytes) -> Iterator[NetlinkMessage]:
+    """The messages in one datagram.
+
+    Raises NetlinkError when lengths do not fit.
+    """
+    offset, end = 0, len(data)
+    while offset + 16 <= end:
+        length, type_, flags, seq, _ = _HEADER.unpack_from(data, offset)
+        if length < 16 or offset + length > end:
+            raise NetlinkError(0, f"netlink message of {length} octets in {end - offset}")
+        yield NetlinkMessage(type_, flags, seq, data[offset + 16 : offset + length])
+        offset += (length + 3) & ~3
+
+
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """The attributes from `offset` on, by type; of several of one type the last.
+
+    Raises NetlinkError when lengths do not fit.
+    """
+    found: dict[int, bytes] = {}
+    end = len(data)
+    while offset + 4 <= end:
+        length, type_ = _ATTR.unpack_from(data, offset)
+        if length < 4 or offset + length > end:
+            raise NetlinkError(0, f"attribute {type_} of {length} octets in {end - offset}")
+        found[type_ & _NLA_TYPE_MASK] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def attribute(type_: int, value: bytes) -> bytes:
+    """One attribute, padded."""
+    return _ATTR.pack(len(value) + 4, type_) + value + bytes(-len(value) % 4)
+
+
+def request(type_: int, flags: int, seq: int, body: bytes) -> bytes:
+    """One request."""
+    return _HEADER.pack(16 + len(body), type_, flags | NLM_F_REQUEST, seq, 0) + body
+
+
+def error_number(body: bytes) -> int:
+    """The errno that an NLMSG_ERROR or NLMSG_DONE carries, 0 for success."""
+    return -int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0
+
+
+def u32(raw: bytes | None) -> int:
+    """A u32 attribute, 0 when it is absent or too short."""
+    return int(_U32.unpack_from(raw)[0]) if raw is not None and len(raw) >= 4 else 0
+
+
+def text(raw: bytes) -> str:
+    """A NUL-terminated string."""
+    return raw.split(b"\0", 1)[0].decode(errors="replace")
+
+
+# ------------------------------------------------------------------------------ dump requests
+
+
+def get_routes(family: int, table: int) -> bytes:
+    """Body of a strict RTM_GETROUTE dump of one table."""
+    short = table if table < 256 else 0
+    return _RTMSG.pack(family, 0, 0, 0, short, 0, 0, 0, 0) + attribute(RTA_TABLE, _U32.pack(table))
+
+
+def get_links() -> bytes:
+    """Body of an RTM_GETLINK dump."""
+    return _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0)
+
+
+def get_neighbours(family: int) -> bytes:
+    """Body of an RTM_GETNEIGH dump."""
+    return _NDMSG.pack(family, 0, 0, 0, 0)
+
+
+def get_rules(family: int) -> bytes:
+    """Body of an RTM_GETRULE dump."""
+    return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def get_nexthops() -> bytes:
+    """Body of an RTM_GETNEXTHOP dump."""
+    return _NHMSG.pack(AF_UNSPEC, 0, 0, 0)
+
+
+def get_netconf(family: int) -> bytes:
+    """Body of an RTM_GETNETCONF dump."""
+    return _NETCONF.pack(family) + bytes(3)
+
+
+def get_qdiscs() -> bytes:
+    """Body of an RTM_GETQDISC dump."""
+    return _TCMSG.pack(AF_UNSPEC, 0, 0, 0, 0)
+
+
+# ------------------------------------------------------------------------------ decoded values
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """A link as RTM_NEWLINK tells; what changes without meaning (counters) is left out."""
+
+    ifindex: int
+    name: str
+    flags: int
+    mtu: int
+    mac: int
+    hardware: int
+    master: int
+    kind: str
+    xdp: bool
+
+
+def link(body: bytes) -> LinkInfo | None:
+    """An RTM_NEWLINK or RTM_DELLINK, None for a bridge's port state (AF_BRIDGE)."""
+    family, hardware, ifindex, flags, _ = _IFINFO.unpack_from(body)
+    if family == AF_BRIDGE:
+        return None
+    found = attributes(body, _IFINFO.size)
+    mac = found.get(IFLA_ADDRESS, b"")
+    info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
+    xdp = attributes(found[IFLA_XDP]) if IFLA_XDP in found else {}
+    kept = IFF_UP | IFF_LOOPBACK | IFF_POINTOPOINT | IFF_NOARP | IFF_LOWER_UP
+    return LinkInfo(
+        ifindex,
+        text(found.get(IFLA_IFNAME, b"")),
+        flags & kept,
+        u32(found.get(IFLA_MTU)),
+        int.from_bytes(mac, "big") if len(mac) == 6 else 0,
+        hardware,
+        u32(found.get(IFLA_MASTER)),
+        text(info.get(IFLA_INFO_KIND, b"")),
+        xdp.get(IFLA_XDP_ATTACHED, b"\0") != b"\0",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourInfo:
+    """A neighbour entry.  `family` is 4 or 6; `mac` is 0 where the kernel has none."""
+
+    ifindex: int
+    family: int
+    address: int
+    mac: int
+    state: int
+    managed: bool
+    protocol: int
+
+
+_FAMILIES = {AF_INET: 4, AF_INET6: 6}
+
+
+def neighbour(body: bytes) -> NeighbourInfo | None:
+    """An RTM_NEWNEIGH or RTM_DELNEIGH, None for what is no IP neighbour (bridge, proxy)."""
+    raw_family, ifindex, state, flags, _ = _NDMSG.unpack_from(body)
+    family = _FAMILIES.get(raw_family)
+    if family is None or flags & NTF_PROXY:
+        return None
+    found = attributes(body, _NDMSG.size)
+    mac = found.get(NDA_LLADDR, b"")
+    protocol = found.get(NDA_PROTOCOL, b"\0")
+    return NeighbourInfo(
+        ifindex,
+        family,
+        int.from_bytes(found.get(NDA_DST, b""), "big"),
+        int.from_bytes(mac, "big") if len(mac) == 6 else 0,
+        state,
+        bool(u32(found.get(NDA_FLAGS_EXT)) & NTF_EXT_MANAGED),
+        protocol[0] if protocol else 0,
+    )
+
+
+OUR_PROTOCOL = 0x58
+"""Marks (NDA_PROTOCOL) the neighbour entries that routerd keeps resolved as its own."""
+
+
+def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> bytes:
+    """Body of an RTM_NEWNEIGH (create, replace) that has the kernel resolve an address: for good
+    when `managed` (NTF_EXT_MANAGED, kernel 5.16), else this once (NTF_USE), which also takes
+    the managed flag off again.  Both leave the entry's state and MAC as they are."""
+    raw, size = (AF_INET, 4) if family == 4 else (AF_INET6, 16)
+    body = _NDMSG.pack(raw, ifindex, 0, 0 if managed else NTF_USE, 0)
+    body += attribute(NDA_DST, address.to_bytes(size, "big"))
+    body += attribute(NDA_PROTOCOL, bytes((OUR_PROTOCOL if managed else 0,)))
+    if managed:
+        body += attribute(NDA_FLAGS_EXT, _U32.pack(NTF_EXT_MANAGED))
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One leg of a route.  `gateway` 0: the destination is on the link.  `plain` is false where
+    the packet would not simply be sent there (encapsulation, a gateway of the other family)."""
+
+    ifindex: int
+    gateway: int
+    flags: int
+    weight: int
+    plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouteInfo:
+    """One route; `nexthop` is the id of a next hop object, `mtu` is RTAX_MTU; 0 for none."""
+
+    family: int
+    table: int
+    prefix: int
+    length: int
+    tos: int
+    metric: int
+    type: int
+    flags: int
+    hops: tuple[Hop, ...]
+    nexthop: int
+    mtu: int
+
+
+def _hop(found: dict[int, bytes], ifindex: int, flags: int, weight: int) -> Hop:
+    plain = not (found.keys() & {RTA_VIA, RTA_ENCAP, RTA_ENCAP_TYPE})
+    gateway = int.from_bytes(found.get(RTA_GATEWAY, b""), "big")
+    return Hop(ifindex, gateway, flags, weight, plain)
+
+
+def _multipath(raw: bytes) -> Iterator[Hop]:
+    offset = 0
+    while offset + 8 <= len(raw):
+        length, flags, hops, ifindex = _RTNEXTHOP.unpack_from(raw, offset)
+        if length < 8 or offset + length > len(raw):
+            raise NetlinkError(0, f"leg of {length} octets in {len(raw) - offset}")
+        yield _hop(attributes(raw[offset + 8 : offset + length]), ifindex, flags, hops + 1)
+        offset += (length + 3) & ~3
+
+
+def route(body: bytes) -> RouteInfo | None:
+    """An RTM_NEWROUTE or RTM_DELROUTE, None for what is no IP route of a table (cached entries,
+    multicast forwarding)."""
+    raw, length, _, tos, table, _, _, type_, flags = _RTMSG.unpack_from(body)
+    family = _FAMILIES.get(raw)
+    if family is None or flags & RTM_F_CLONED:
+        return None
+    found = attributes(body, _RTMSG.size)
+    hops: tuple[Hop, ...] = ()
+    if RTA_MULTIPATH in found:
+        hops = tuple(_multipath(found[RTA_MULTIPATH]))
+    elif RTA_OIF in found or RTA_GATEWAY in found:
+        hops = (_hop(found, u32(found.get(RTA_OIF)), flags & 0xFF, 1),)
+    metrics = attributes(found[RTA_METRICS]) if RTA_METRICS in found else {}
+    return RouteInfo(
+        family,
+        u32(found.get(RTA_TABLE)) or table,
+        int.from_bytes(found.get(RTA_DST, b""), "big"),
+        length,
+        tos,
+        u32(found.get(RTA_PRIORITY)),
+        type_,
+        flags,
+        hops,
+        u32(found.get(RTA_NH_ID)),
+        u32(metrics.get(RTAX_MTU)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopObject:
+    """A next hop object of the kernel: one hop, or a group of (id, weight), or a blackhole."""
+
+    id: int
+    family: int
+    hop: Hop | None
+    group: tuple[tuple[int, int], ...]
+    blackhole: bool
+
+
+NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF, NHA_GATEWAY, NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB = (
+    1,
+    2,
+    4,
+    5,
+    6,
+    7,
+    8,
+    11,
+)
+
+
+def nexthop(body: bytes) -> NextHopObject:
+    """An RTM_NEWNEXTHOP or RTM_DELNEXTHOP."""
+    raw, _, _, flags = _NHMSG.unpack_from(body)
+    found = attributes(body, _NHMSG.size)
+    group = tuple(
+        (member, (high << 8 | low) + 1)
+        for member, low, high in (
+            _NEXTHOP_GRP.iter_unpack(found[NHA_GROUP]) if NHA_GROUP in found else ()
+        )
+    )
+    hop = None
+    if NHA_OIF in found:
+        plain = not (found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
+        gateway = int.from_bytes(found.get(NHA_GATEWAY, b""), "big")
+        hop = Hop(u32(found[NHA_OIF]), gateway, flags, 1, plain)
+    return NextHopObject(
+        u32(found.get(NHA_ID)), _FAMILIES.get(raw, 0), hop, group, NHA_BLACKHOLE in found
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NetconfInfo:
+    """A device's IPv4 settings; ifindex -1 is "all", -2 "default"; None where not told."""
+
+    ifindex: int
+    forwarding: int | None
+    rp_filter: int | None
+    ignore_linkdown: int | None
+
+
+def netconf(body: bytes) -> NetconfInfo:
+    """An RTM_NEWNETCONF or RTM_DELNETCONF."""
+    found = {
+        type_: struct.unpack_from("=i", value)[0]
+        for type_, value in attributes(body, 4).items()
+        if len(value) >= 4
+    }
+    return NetconfInfo(found.get(1, 0), found.get(2), found.get(3), found.get(6))
+
+
+@dataclass(frozen=True, slots=True)
+class RuleInfo:
+    """A routing policy rule; `plain` if it selects every packet and looks up `table`."""
+
+    priority: int
+    table: int
+    plain: bool
+
+
+_FRA_PRIORITY, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL = 6, 14, 15, 21
+_FR_ACT_TO_TBL = 1
+_FIB_RULE_INVERT = 2
+
+
+def rule(body: bytes) -> RuleInfo:
+    """An RTM_NEWRULE; its header is struct fib_rule_hdr."""
+    _, dst_len, src_len, tos, table, _, _, action, flags = _RTMSG.unpack_from(body)
+    found = attributes(body, _RTMSG.size)
+    known = {_FRA_PRIORITY, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL}
+    plain = (
+        action == _FR_ACT_TO_TBL
+        and not (dst_len or src_len or tos or flags & _FIB_RULE_INVERT)
+        and not found.keys() - known
+        and found.get(_FRA_SUPPRESS_PREFIXLEN, b"\xff\xff\xff\xff") == b"\xff\xff\xff\xff"
+    )
+    return RuleInfo(u32(found.get(_FRA_PRIORITY)), u32(found.get(_FRA_TABLE)) or table, plain)
+
+
+def qdisc(body: bytes) -> tuple[int, str]:
+    """(ifindex, kind) of an RTM_NEWQDISC."""
+    _, ifindex, _, _, _ = _TCMSG.unpack_from(body)
+    return ifindex, text(attributes(body, _TCMSG.size).get(1, b""))
+
+
+# ------------------------------------------------------------------------------ netfilter, xfrm
+
+NFT_GETCHAIN = 10 << 8 | 4
+_NFTA_TABLE, _NFTA_NAME, _NFTA_HOOK, _NFTA_POLICY, _NFTA_USE = 1, 3, 4, 5, 6
+_NFPROTOS = {1: "inet", 2: "ip", 5: "netdev"}
+_HOOKS = {0: "prerouting", 2: "forward", 4: "postrouting", 5: "ingress"}
+
+
+def get_chains() -> bytes:
+    """Body of an NFT_MSG_GETCHAIN dump over all families."""
+    return _NFGENMSG.pack(AF_UNSPEC, 0, 0)
+
+
+def chain(body: bytes) -> str:
+    """What a chain (NFT_MSG_NEWCHAIN) is called if it sees forwarded IPv4 packets and may do
+    something with them: it hooks where they pass, and has rules or does not accept.  Else ""."""
+    family, _, _ = _NFGENMSG.unpack_from(body)
+    found = attributes(body, _NFGENMSG.size)
+    if family not in _NFPROTOS or _NFTA_HOOK not in found:
+        return ""
+    hook = int.from_bytes(attributes(found[_NFTA_HOOK]).get(1, b""), "big")
+    if family == 5:
+        hook = 5
+    if hook not in _HOOKS:
+        return ""
+    accepts = int.from_bytes(found.get(_NFTA_POLICY, b"\0\0\0\1"), "big") == 1
+    if accepts and not int.from_bytes(found.get(_NFTA_USE, b""), "big"):
+        return ""
+    names = f"{text(found.get(_NFTA_TABLE, b''))} {text(found.get(_NFTA_NAME, b''))}"
+    return f"{_NFPROTOS[family]} {names} ({_HOOKS[hook]})"
+
+
+XFRM_GETSPDINFO, XFRM_NEWSPDINFO = 0x25, 0x24
+
+
+def get_spdinfo() -> bytes:
+    """Body of an XFRM_MSG_GETSPDINFO request."""
+    return _U32.pack(0xFFFFFFFF)
+
+
+def spdinfo(body: bytes) -> int:
+    """How many IPsec policies there are (struct xfrmu_spdinfo: in, out, forward)."""
+    raw = attributes(body, 4).get(1, b"")
+    return sum(struct.unpack_from("=3I", raw)) if len(raw) >= 12 else 0
+
+
+# ------------------------------------------------------------------------------ bulk
+
+_BULK = struct.Struct(">4s4s8xBB22sI")
+"""nlmsghdr; then struct rtmsg from dst_len on, RTA_TABLE (8 octets) and RTA_DST's header; then
+the prefix, the only thing here that is in network byte order."""
+_NEWROUTE_MULTI = struct.pack("=HH", RTM_NEWROUTE, NLM_F_MULTI)
+_HEAD_TABLE_DST = _ATTR.pack(8, RTA_TABLE), _ATTR.pack(8, RTA_DST)
+_SIZES = {n.to_bytes(4, sys.byteorder): n for n in range(44, 4096)}
+
+
+def bulk_routes4(data: bytes) -> Iterator[tuple[int, int, bytes, bytes] | NetlinkMessage]:
+    """The messages of a datagram of an IPv4 route dump.
+
+    A usual route comes as (prefix, length, head, tail), undecoded but for its prefix: two routes
+    with the same head and tail (all of the message beside prefix and length) go to the same
+    place, so that decoding one is enough.  `rebuild` makes a whole body of such a pair.  All else
+    (the end, errors, the default route, which has no prefix) comes as NetlinkMessage.
+    """
+    offset, end = 0, len(data)
+    unpack, sizes = _BULK.unpack_from, _SIZES
+    expected, (table, dst) = _NEWROUTE_MULTI, _HEAD_TABLE_DST
+    good: dict[bytes, bool] = {}
+    while offset < end:
+        if end - offset >= 44:
+            size, kind, family, plen, head, prefix = unpack(data, offset)
+            length = sizes.get(size)
+            if kind == expected and length is not None and family == AF_INET:
+                if head not in good:
+                    good[head] = head[10:14] == table and head[18:22] == dst
+                if good[head]:
+                    yield prefix, plen, head, data[offset + 44 : offset + length]
+                    offset += (length + 3) & ~3
+                    continue
+        (length,) = _U32.unpack_from(data, offset)
+        yield from messages(data[offset : offset + max(16, length)])
+        offset += (max(16, length) + 3) & ~3
+
+
+def rebuild(prefix: int, length: int, head: bytes, tail: bytes) -> bytes:
+    """The RTM_NEWROUTE body that `bulk_routes4` took apart."""
+    return bytes((AF_INET, length)) + head + prefix.to_bytes(4, "big") + tail
+
+
+# ------------------------------------------------------------------------------ ends of dumps
+
+
+def first(data: bytes) -> tuple[int, int]:
+    """(type, flags) of a datagram's first message."""
+    if len(data) < 16:
+        raise NetlinkError(0, f"datagram of {len(data)} octets")
+    _, type_, flags, _, _ = _HEADER.unpack_from(data)
+    return type_, flags
+
+
+def first_seq(data: bytes) -> int:
+    """The sequence number of a datagram's first message."""
+    return int(_HEADER.unpack_from(data)[3]) if len(data) >= 16 else 0
+
+
+def trailing_done(data: bytes) -> bytes | None:
+    """The body of the NLMSG_DONE (20 octets with its header) that ends a datagram, if one does.
+
+    NLMSG_DONE may carry attributes of an extended acknowledgement only when those were asked
+    for, which routerd does not.
+    """
+    if len(data) < 20:
+        return None
+    length, type_, _, _, _ = _HEADER.unpack_from(data, len(data) - 20)
+    return data[-4:] if (length, type_) == (20, NLMSG_DONE) else None
+
+
+def done_flags(data: bytes) -> int:
+    """The flags of the NLMSG_DONE that ends a datagram."""
+    return int(_HEADER.unpack_from(data, len(data) - 20)[2])
