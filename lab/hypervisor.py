@@ -32,12 +32,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
+from xenflow.pure.network import Router
 
 from lab import flows, switch, wire
 from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
 from lab.description import PREFIX, Lab, load_lab
 from lab.namespace import LabError, processes_in
-from xenflow.pure.network import Router
 
 log = logging.getLogger("lab.hypervisor")
 
@@ -430,8 +430,8 @@ def _refusal(code: str, message: str) -> dict[str, Any]:
 def main() -> None:
     """Serve requests until ended."""
     parser = argparse.ArgumentParser(prog="python -m lab.hypervisor", description=__doc__)
-    parser.add_argument("--pause", type=float, default=Settings.pause_s, metavar="S")
-    parser.add_argument("--precopy", type=float, default=Settings.precopy_s, metavar="S")
+    parser.add_argument("--pause", type=float, default=0.3, metavar="S")
+    parser.add_argument("--precopy", type=float, default=0.2, metavar="S")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     state = read_state()
@@ -440,7 +440,7 @@ def main() -> None:
     routers = Routers(lab, fixed_flows=fixed_flows)
     routers.recover()
     hypervisor = Hypervisor(routers, Settings(args.pause, args.precopy))
-    socket = zmq.Context.instance().socket(zmq.REP)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)
     address, port = lab.hypervisor
     socket.bind(f"tcp://{address}:{port}")
