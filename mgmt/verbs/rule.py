@@ -31,12 +31,14 @@ def add_arguments(parser: ArgumentParser) -> None:
             verb.add_argument("rule_id", metavar="ID")
         else:
             verb.add_argument("--id", metavar="ID", help="the rule's name, of the operator's choice")
-            verb.add_argument("--priority", type=int, metavar="N", help="0 to 65535")
+            verb.add_argument("--priority", type=int, metavar="N", help="0 (default) to 8999")
             verb.add_argument(
-                "--match", type=fields, metavar="KEY=VALUE,...", help="what it is for; else all"
+                "--match", type=fields, metavar="KEY=VALUE,...", help="what it is for, else all: in_port=PORT, "
+                "dl_src, dl_dst, dl_vlan, dl_type, nw_src, nw_dst, nw_proto, nw_tos, tp_src, tp_dst",
             )
             verb.add_argument(
-                "--actions", type=actions_of, metavar="ACTION,...", help="what is done; else drop"
+                "--actions", type=actions_of, metavar="ACTION,...", help="what is done, else drop: "
+                "normal, output:PORT, queue:PORT:QUEUE, vlan:ID, strip-vlan, dl-src:MAC, dl-dst:MAC",
             )
             verb.add_argument(
                 "--file", type=Path, metavar="FILE", help="the rule as JSON instead; - reads it"
@@ -76,7 +78,7 @@ def _rule(args: Namespace) -> dict[str, Any]:
         rule = {**_read(args.file), **rule}
     if "id" not in rule:
         raise NetworkError("the rule has no id: give --id, or `id` in the file")
-    return {"priority": 0x8000, "match": {}, "actions": [], **rule}
+    return {"priority": 0, "match": {}, "actions": [], **rule}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def fields(text: str) -> dict[str, str | int]:
-    """`nw_dst=10.0.0.0/8,tp_dst=53` as an object; whole numbers become numbers."""
+    """`dl_type=0x800,nw_dst=10.0.0.0/8` as an object; decimal numbers become numbers."""
     found: dict[str, str | int] = {}
     for item in filter(None, text.split(",")):
         key, equals, value = item.partition("=")
@@ -106,6 +108,6 @@ def fields(text: str) -> dict[str, str | int]:
 
 
 def actions_of(text: str) -> list[str]:
-    """`mod_nw_tos:8,output:3` as a list; `drop` is no action at all."""
+    """`vlan:101,output:to-gen` as a list; `drop` is no action at all."""
     actions = [action for action in text.split(",") if action]
     return [] if actions == ["drop"] else actions

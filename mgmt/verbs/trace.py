@@ -18,7 +18,7 @@ from xenflow.pure.network import NetworkError
 NAME = "trace"
 SUMMARY = "what would happen to a packet, each table's decision explained"
 
-PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "icmp6": 58, "ospf": 89}
+PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "ospf": 89}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def run(args: Namespace, session: Session) -> int:
         answer = session.ask_datapath(args.on, "trace", router=args.start, packet=sent)
     else:
         answer = session.ask_router(args.start, "trace", router=args.start, packet=sent)
-    value = {"packet": sent, "steps": answer.get("steps", []), "outcome": answer.get("outcome")}
+    value = {"packet": sent, **answer}
     emit(args, value, _text(value))
     return Exit.OK
 
@@ -91,7 +91,7 @@ def _within(highest: int) -> Callable[[str], int]:
 
 
 def _address(text: str) -> str:
-    return str(netaddr.IPAddress(text, flags=netaddr.INET_PTON))
+    return str(netaddr.IPAddress(text, version=4, flags=netaddr.INET_PTON))
 
 
 def _mac(text: str) -> str:
@@ -110,8 +110,8 @@ def _yes_or_no(text: str) -> bool:
 
 _Key = tuple[str, Callable[[str], Any], str]
 _KEYS: dict[str, _Key] = {
-    "src": ("nw_src", _address, "an address"),
-    "dst": ("nw_dst", _address, "an address"),
+    "src": ("nw_src", _address, "an IPv4 address"),
+    "dst": ("nw_dst", _address, "an IPv4 address"),
     "ttl": ("nw_ttl", _within(255), "0 to 255"),
     "proto": ("nw_proto", _protocol, f"0 to 255 or {', '.join(PROTOCOLS)}"),
     "sport": ("tp_src", _within(65535), "0 to 65535"),
@@ -127,20 +127,9 @@ _KEYS: dict[str, _Key] = {
 
 
 def _text(value: dict[str, Any]) -> str:
-    lines = []
-    for step in value["steps"]:
-        where = f"{step['datapath']} " if step.get("datapath") else ""
-        name = step.get("name") or ""
-        lines.append(f"{where}table {step.get('table')} {name}: {step.get('explanation')}")
+    lines = [f"on {value.get('datapath')}, come in by {value.get('in_port')}"]
+    for step in value.get("steps", ()):
+        lines.append(f"table {step.get('table')} {step.get('name')}: {step.get('explanation')}")
         if step.get("flow"):
-            lines.append(f"    {_flow(step['flow'])}")
-    outcome = value["outcome"]
-    if isinstance(outcome, dict):
-        outcome = ", ".join(f"{key} {part}" for key, part in outcome.items())
-    return "\n".join([*lines, f"outcome: {outcome}"])
-
-
-def _flow(flow: Any) -> str:
-    if not isinstance(flow, dict):
-        return str(flow)
-    return str(flow.get("text") or ", ".join(f"{k}={v}" for k, v in flow.items()))
+            lines.append(f"    {step['flow']}")
+    return "\n".join([*lines, f"outcome: {value.get('outcome')}"])

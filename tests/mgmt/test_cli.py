@@ -79,8 +79,9 @@ class Fakes:
                      "actions": "drop"},
                     {"table": 0, "priority": 5, "packets": 0, "age_s": 2, "match": "", "actions": ""},
                 ], "total": 9},
-                "trace": {"steps": [{"table": 3, "name": "routes", "explanation": "10.2.0.1/32",
-                                     "flow": {"text": "table=3 nw_dst=10.2.0.1"}}],
+                "trace": {"datapath": "host-a", "in_port": "to-gen",
+                          "steps": [{"table": 3, "name": "routes", "explanation": "10.2.0.1/32",
+                                     "flow": "table=3 nw_dst=10.2.0.1"}],
                           "outcome": "leaves by to-recv"},
                 "rules": {"rules": [{"id": "r1", "priority": 3, "match": {"nw_proto": 17},
                                      "actions": ["output:3"]}]},
@@ -232,6 +233,7 @@ def test_trace(fakes: Fakes) -> None:
     exit, out, _ = fakes.run("trace", "vr1", "src=10.0.1.2,dst=10.2.0.1,ttl=64,proto=udp,link=left")
     assert exit == 0
     assert out.splitlines() == [
+        "on host-a, come in by to-gen",
         "table 3 routes: 10.2.0.1/32",
         "    table=3 nw_dst=10.2.0.1",
         "outcome: leaves by to-recv",
@@ -272,7 +274,7 @@ def test_rule(fakes: Fakes) -> None:
     assert fakes.run(*add)[0] == 0
     assert fakes["host-a"].asked[0].arguments["rule"] == {
         "id": "r1",
-        "priority": 0x8000,
+        "priority": 0,
         "match": {"nw_dst": "10.0.0.0/8", "tp_dst": 53},
         "actions": ["output:3"],
     }
@@ -417,8 +419,8 @@ def test_packet() -> None:
         "nw_src": "10.0.1.2", "nw_dst": "10.0.2.2", "nw_ttl": 64, "nw_proto": 17, "tp_src": 5,
         "tp_dst": 53, "link": "l",
     }  # fmt: skip
-    assert trace.packet("dst=fd00::1,smac=2-0-0-1-1-1,fragment=yes") == {
-        "nw_dst": "fd00::1",
+    assert trace.packet("dst=10.0.0.1,smac=2-0-0-1-1-1,fragment=yes") == {
+        "nw_dst": "10.0.0.1",
         "dl_src": "02:00:00:01:01:01",
         "fragment": True,
     }
@@ -430,7 +432,8 @@ def test_packet() -> None:
         (trace.packet, "", "dst=ADDRESS is missing"),
         (trace.packet, "dst", "expected KEY=VALUE"),
         (trace.packet, "speed=1", "KEY one of src, dst"),
-        (trace.packet, "dst=10.0.0", "dst: expected an address, found '10.0.0'"),
+        (trace.packet, "dst=10.0.0", "dst: expected an IPv4 address, found '10.0.0'"),
+        (trace.packet, "dst=fd00::1", "dst: expected an IPv4 address"),
         (trace.packet, "dst=1.1.1.1,dst=1.1.1.2", "dst: given twice"),
         (trace.packet, "dst=1.1.1.1,ttl=256", "ttl: expected 0 to 255"),
         (trace.packet, "dst=1.1.1.1,fragment=maybe", "fragment: expected yes or no"),
@@ -445,4 +448,4 @@ def test_texts_that_mean_nothing(read: Callable[[str], Any], text: str, says: st
 
 def test_actions() -> None:
     assert actions_of("drop") == []
-    assert actions_of("mod_nw_tos:8,output:3") == ["mod_nw_tos:8", "output:3"]
+    assert actions_of("vlan:101,output:to-gen") == ["vlan:101", "output:to-gen"]

@@ -50,11 +50,11 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_answer_in_time_and_a_late_one_is_passed_over() -> None:
-    with FakeController({"status": {"n": 1}, "links": {"n": 2}}, delay_s=0.3) as controller:
-        with Client(controller.url) as asked:
-            with pytest.raises(Unreachable, match=r"no answer within 0.1 s; .*may have been done"):
-                asked.request("status", timeout_s=0.1)
-            assert asked.request("links") == {"n": 2}
+    verbs = {"status": {"n": 1}, "links": {"n": 2}}
+    with FakeController(verbs, delay_s=0.3) as controller, Client(controller.url) as asked:
+        with pytest.raises(Unreachable, match=r"no answer within 0.1 s; .*may have been done"):
+            asked.request("status", timeout_s=0.1)
+        assert asked.request("links") == {"n": 2}
 
 
 def test_a_controller_that_dies_is_noticed_before_the_time_is_up() -> None:
@@ -81,7 +81,10 @@ def test_not_an_address() -> None:
 
 def test_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "CONNECT_S", 0.3)
-    with FakeController({"status": {"n": 1}}, 0.3) as one, FakeController({"status": refuse_all}, 0.3) as two:
+    with (
+        FakeController({"status": {"n": 1}}, 0.3) as one,
+        FakeController({"status": refuse_all}, 0.3) as two,
+    ):
         started = time.monotonic()
         answers = ask_all({"a": one.url, "b": two.url, "c": DEAD}, "status")
         assert time.monotonic() - started < 2
@@ -98,7 +101,10 @@ def refuse_all(_: Request) -> dict:
 
 def test_export_and_import() -> None:
     parts = [[b"XFRT", b"\x00" * 70_000], [b"more"]]
-    with FakeController({"export": lambda _: parts}) as source, FakeController({"import": {"routes": 3}}) as to:
+    with (
+        FakeController({"export": lambda _: parts}) as source,
+        FakeController({"import": {"routes": 3}}) as to,
+    ):
         with Client(source.url) as one, Client(to.url) as other:
             got: list[list[bytes]] = []
             assert one.export("vr1", got.append) == {"epoch": 1, "seq": 2, "routes": 3}
@@ -109,9 +115,11 @@ def test_export_and_import() -> None:
 
 
 def test_a_req_socket_works_too() -> None:
-    with FakeController({"status": {"n": 1}}) as controller:
-        with zmq.Context.instance().socket(zmq.REQ) as asked:
-            asked.connect(controller.url)
-            asked.send(b'{"v":1,"id":"1","verb":"status"}')
-            assert asked.poll(5000)
-            assert b'"ok":true' in asked.recv()
+    with (
+        FakeController({"status": {"n": 1}}) as controller,
+        zmq.Context.instance().socket(zmq.REQ) as asked,
+    ):
+        asked.connect(controller.url)
+        asked.send(b'{"v":1,"id":"1","verb":"status"}')
+        assert asked.poll(5000)
+        assert b'"ok":true' in asked.recv()

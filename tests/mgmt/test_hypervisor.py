@@ -1,0 +1,129 @@
+"""The hypervisor drivers: which there are, and the lab's against a daemon on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from mgmt.hypervisor import Domain, Hypervisor, HypervisorError, JobState, lab, parse
+from mgmt.hypervisor.fake import Fake
+from xenflow.pure.network import NetworkError
+
+JOB = {
+    "id": "1", "router": "vr1", "from": "host-a", "to": "host-b", "state": "suspended",
+    "detail": "", "suspended_s": 0.2,
+    "events": [{"state": "precopy", "monotonic_s": 5.0}, {"state": "suspended", "monotonic_s": 5.5}],
+}  # fmt: skip
+
+
+class Daemon:
+    """Answers as the lab's does."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.answers: dict[str, Any] = {
+            "domains": {"domains": [{"router": "vr1", "host": "host-a", "state": "running"}]},
+            "migrate": {"job": {**JOB, "state": "precopy", "suspended_s": None}},
+            "job": {"job": JOB},
+            "unpause": {"job": JOB},
+        }
+        self._socket = zmq.Context.instance().socket(zmq.REP)
+        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self.url = f"tcp://127.0.0.1:{port}"
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while not self.stop.is_set():
+            if self._socket.poll(20):
+                asked = json.loads(self._socket.recv())
+                self.asked.append(asked)
+                answer = self.answers.get(asked["verb"])
+                if isinstance(answer, bytes):
+                    self._socket.send(answer)
+                elif answer is None:
+                    error = {"code": "busy", "message": "vr1 is being migrated already"}
+                    self._socket.send(json.dumps({"ok": False, "error": error}).encode())
+                else:
+                    self._socket.send(json.dumps({"ok": True, "emulated": True, **answer}).encode())
+        self._socket.close(0)
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    made = Daemon()
+    yield made
+    made.stop.set()
+    made.thread.join()
+
+
+def test_which_there_are() -> None:
+    assert parse("lab:tcp://10.254.1.2:6650").name == "lab"
+    for spec, says in (
+        ("", "no hypervisor is named for this host; set hypervisor to lab:tcp://ADDRESS:PORT"),
+        ("xl:ssh://host-a", "xl:ssh://host-a: this release has no driver for it, only lab:tcp"),
+        ("libvirt:qemu:///system", "no driver for it"),
+    ):
+        with pytest.raises(NetworkError, match=says):
+            parse(spec)
+
+
+def test_lab(daemon: Daemon) -> None:
+    driver: Hypervisor = parse(f"lab:{daemon.url}")
+    assert driver.emulated
+    assert driver.domains() == [Domain("vr1", "host-a", "running")]
+    job = driver.migrate("vr1", "host-b")
+    assert (job.id, job.router, job.to, job.state) == ("1", "vr1", "host-b", JobState.PRECOPY)
+    job = driver.job("1")
+    assert (job.state, job.suspended_s) == (JobState.SUSPENDED, 0.2)
+    assert job.events == (("precopy", 5.0), ("suspended", 5.5))
+    driver.unpause("vr1")
+    with pytest.raises(HypervisorError, match="refused abort: vr1 is being migrated") as raised:
+        driver.abort("vr1")
+    assert raised.value.code == "busy"
+    assert daemon.asked[1:] == [
+        {"verb": "migrate", "router": "vr1", "to": "host-b"},
+        {"verb": "job", "id": "1"},
+        {"verb": "unpause", "router": "vr1"},
+        {"verb": "abort", "router": "vr1"},
+    ]
+    driver.close()
+
+
+@pytest.mark.parametrize("answer", [b"no JSON", b"[]", b'{"ok": true}', b'{"ok": true, "job": 1}'])
+def test_lab_answers_that_mean_nothing(daemon: Daemon, answer: bytes) -> None:
+    driver = lab.Lab(daemon.url)
+    daemon.answers |= {"domains": answer, "job": answer}
+    for ask in (driver.domains, lambda: driver.job("1")):
+        with pytest.raises(HypervisorError):
+            ask()
+    driver.close()
+
+
+def test_lab_is_not_up() -> None:
+    driver = lab.Lab("tcp://127.0.0.1:9", timeout_s=0.1)
+    for _ in range(2):  # and can be asked again
+        with pytest.raises(HypervisorError, match="did not answer domains within .*is the lab up"):
+            driver.domains()
+    driver.close()
+
+
+def test_fake() -> None:
+    driver: Hypervisor = Fake({"vr1": "host-a"})
+    job = driver.migrate("vr1", "host-b")
+    states = [job.state, *(driver.job(job.id).state for _ in range(3))]
+    assert states == [
+        JobState.PRECOPY, JobState.SUSPENDED, JobState.MOVED_PAUSED, JobState.MOVED_PAUSED
+    ]  # fmt: skip
+    driver.unpause("vr1")
+    assert driver.job(job.id).state is JobState.RUNNING
+    assert driver.domains() == [Domain("vr1", "host-b", "running")]
+    failing: Hypervisor = Fake({"vr1": "host-a"}, fail_in=JobState.PRECOPY)
+    assert failing.job(failing.migrate("vr1", "host-b").id).state is JobState.FAILED
+    assert failing.domains() == [Domain("vr1", "host-a", "running")]

@@ -1,0 +1,210 @@
+"""`plan`, `migrate` and `recover` on the command line, with the orchestration replaced.
+
+What a migration does is tested with it; here it is what the operator types and sees.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import mgmt
+from mgmt import cli
+from mgmt.client import Unreachable
+from mgmt.verbs.migrate import Progress, ask_before
+from xenflow.pure.network import NetworkError
+
+PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    title: str
+    where: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    time_s: float
+    step: str
+    state: str
+    detail: str = ""
+
+
+@dataclass
+class Plan:
+    asked: tuple[Any, ...]
+    steps: list[Step] = field(
+        default_factory=lambda: [
+            Step("prepare", "prepare the data plane on host-b"),
+            Step("control", "move the VM to host-b", detail="emulated"),
+        ]
+    )
+
+    def text(self) -> str:
+        return "1. prepare\n2. control"
+
+    def json(self) -> dict[str, Any]:
+        return {"steps": [step.name for step in self.steps]}
+
+
+@dataclass
+class Result:
+    ok: bool = True
+    interrupted: bool = False
+
+    def text(self) -> str:
+        return "vr1 is on host-b" if self.ok else "vr1 is on host-a, as before"
+
+    def json(self) -> dict[str, Any]:
+        return {"ok": self.ok}
+
+
+class Orchestration(ModuleType):
+    """Stands in for `mgmt.migrate`."""
+
+    def __init__(self) -> None:
+        super().__init__("mgmt.migrate")
+        self.result = Result()
+        self.refuse = ""
+        self.left = True
+        self.confirm: Callable[[Step], bool] | None = None
+        self.ran: list[Plan] = []
+
+    def plan(self, *asked: Any) -> Plan:
+        if self.refuse:
+            raise NetworkError(self.refuse)
+        return Plan(asked)
+
+    def plan_recovery(self, *asked: Any) -> Plan | None:
+        return Plan(asked) if self.left else None
+
+    def run(
+        self, plan: Plan, report: Callable[[Event], None], confirm: Callable[[Step], bool] | None
+    ) -> Result:
+        self.ran.append(plan)
+        self.confirm = confirm
+        report(Event(0.0, "prepare", "started"))
+        report(Event(0.25, "prepare", "done"))
+        report(Event(0.25, "control", "started"))
+        report(Event(1.0, "control", "done" if self.result.ok else "failed", "3 packets held"))
+        return self.result
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Orchestration:
+    module = Orchestration()
+    monkeypatch.setitem(sys.modules, "mgmt.migrate", module)
+    monkeypatch.setattr(mgmt, "migrate", module, raising=False)
+    return module
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    exit = cli.main(["--network", str(PAPER), *argv])
+    out, err = capsys.readouterr()
+    return exit, out, err
+
+
+def test_plan(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "plan", "vr1", "host-b") == (0, "1. prepare\n2. control\n", "")
+    exit, out, _ = run(capsys, "plan", "vr1", "host-b", "--json")
+    assert (exit, json.loads(out)) == (0, {"steps": ["prepare", "control"]})
+    made.refuse = "vr1 is on host-b already"
+    assert run(capsys, "plan", "vr1", "host-b") == (1, "", f"xenflow: {made.refuse}\n")
+
+
+def test_migrate(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
+    exit, out, err = run(capsys, "migrate", "vr1", "host-b", "--mode", "report")
+    assert (exit, out) == (0, "")
+    assert err.splitlines() == [
+        "    0.250  prepare the data plane on host-b ... done (0.250 s)",
+        "    1.000  move the VM to host-b ... done (0.750 s): 3 packets held",
+        "xenflow: vr1 is on host-b",
+    ]
+    network, router, to, mode, ask = made.ran[0].asked
+    assert (network.name, router, to, mode) == ("paper", "vr1", "host-b", "report")
+    assert callable(ask)
+    assert made.confirm is None
+
+
+def test_migrate_as_json_and_dry(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
+    exit, out, err = run(capsys, "migrate", "vr1", "host-b", "--json")
+    assert (exit, json.loads(out)) == (0, {"ok": True})
+    assert err.endswith("xenflow: vr1 is on host-b\n")
+    assert run(capsys, "migrate", "vr1", "host-b", "-n") == (0, "1. prepare\n2. control\n", "")
+    assert len(made.ran) == 1
+
+
+def test_migrate_that_fails(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
+    made.result = Result(ok=False)
+    exit, _, err = run(capsys, "migrate", "vr1", "host-b")
+    assert exit == 1
+    assert "move the VM to host-b ... failed (0.750 s)" in err
+    made.result = Result(ok=False, interrupted=True)
+    exit, _, err = run(capsys, "migrate", "vr1", "host-b")
+    assert (exit, err.splitlines()[-1]) == (130, "xenflow: vr1 is on host-a, as before")
+
+
+def test_migrate_without_a_controller(
+    made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*_: Any) -> Plan:
+        raise Unreachable("host-b", "tcp://x", 2.0, "no controller answers there")
+
+    monkeypatch.setattr(made, "plan", plan)
+    exit, _, err = run(capsys, "migrate", "vr1", "host-b")
+    assert (exit, err) == (3, "xenflow: host-b (tcp://x): no controller answers there\n")
+
+
+def test_step(
+    made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, "migrate", "vr1", "host-b", "--step")
+    assert made.confirm is ask_before
+    step = Step("control", "move the VM to host-b", detail="the VM pauses")
+    for typed, goes_on in (("y\n", True), ("maybe\nyes\n", True), ("no\n", False), ("", False)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        assert ask_before(step) is goes_on  # type: ignore[arg-type]
+    assert "next: move the VM to host-b\n      the VM pauses\n" in capsys.readouterr().err
+
+
+def test_progress_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    progress = Progress(out, {"a": "do a", "b": "do b"})
+    progress(Event(0.0, "a", "started"))  # type: ignore[arg-type]
+    assert out.getvalue() == "    0.000  do a ... "
+    progress(Event(0.5, "a", "done"))  # type: ignore[arg-type]
+    progress(Event(0.5, "b", "started"))  # type: ignore[arg-type]
+    progress(Event(0.7, "a", "undone", "as it was"))  # type: ignore[arg-type]
+    progress.close()
+    assert out.getvalue().splitlines() == [
+        "    0.000  do a ... done (0.500 s)",
+        "    0.500  do b ... ",
+        "    0.700  do a ... undone (0.700 s): as it was",
+    ]
+
+
+def test_recover(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
+    exit, out, err = run(capsys, "recover")
+    assert (exit, out) == (0, "") and "vr1 is on host-b" in err
+    assert run(capsys, "recover", "vr1", "--dry-run")[1] == "1. prepare\n2. control\n"
+    exit, out, _ = run(capsys, "recover", "--json")
+    assert json.loads(out) == {"recovered": [{"ok": True}]}
+    made.result = Result(ok=False)
+    assert run(capsys, "recover")[0] == 1
+    made.left = False
+    assert run(capsys, "recover") == (0, "nothing to recover\n", "")

@@ -1,0 +1,94 @@
+"""The scripts for common jobs, with a recorded `xenflow` in place of the real one."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+XENFLOW = """\
+#!/bin/sh
+echo "$@" >> "$0.log"
+case "$1 $2 $3" in
+    "routers --host host-a") echo vr1; echo vr2 ;;
+    "topology --hosts ") echo host-a; echo host-b; echo host-c ;;
+    "plan vr1 host-b") echo "no way" >&2; exit 1 ;;
+    "plan vr9 host-b") exit 3 ;;
+    "migrate vr2 host-c") exit 1 ;;
+esac
+"""
+
+
+class Run:
+    def __init__(self, directory: Path) -> None:
+        self._xenflow = directory / "xenflow"
+        self._xenflow.write_text(XENFLOW)
+        self._xenflow.chmod(0o755)
+
+    def __call__(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", str(SCRIPTS / argv[0]), *argv[1:]],
+            env={"PATH": "/usr/bin:/bin", "XENFLOW": str(self._xenflow)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def log(self) -> list[str]:
+        return Path(f"{self._xenflow}.log").read_text().splitlines()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["migrate-router", "empty-host"])
+def test_help_and_usage(script: Run, name: str) -> None:
+    assert script(name, "--help").stdout.startswith(f"usage: {name}")
+    for wrong in ((), ("--fly",), ("a", "b", "c"), ("--mode",)):
+        done = script(name, *wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "usage" in done.stderr
+
+
+def test_migrate_router(script: Run) -> None:
+    assert script("migrate-router", "--mode", "report", "vr2", "host-b").returncode == 0
+    assert script.log == [
+        "plan vr2 host-b --mode report",
+        "migrate vr2 host-b --mode report",
+        "routers --host host-b",
+    ]
+
+
+def test_migrate_router_dry_or_impossible(script: Run) -> None:
+    assert script("migrate-router", "-n", "vr2", "host-b").returncode == 0
+    assert script("migrate-router", "vr9", "host-b").returncode == 3
+    assert script.log == ["plan vr2 host-b --mode overlapped", "plan vr9 host-b --mode overlapped"]
+
+
+def test_empty_host(script: Run) -> None:
+    done = script("empty-host", "host-a")
+    assert done.returncode == 0
+    assert "no way" in done.stderr
+    assert [line for line in script.log if line.startswith("migrate")] == [
+        "migrate vr1 host-c --mode overlapped",
+        "migrate vr2 host-b --mode overlapped",
+    ]
+
+
+def test_empty_host_dry(script: Run) -> None:
+    assert script("empty-host", "--dry-run", "host-a").returncode == 0
+    assert not [line for line in script.log if line.startswith("migrate")]
+
+
+def test_empty_host_that_stays_occupied(script: Run) -> None:
+    done = script("empty-host", "--to", "host-b", "host-a")
+    assert done.returncode == 1
+    assert done.stderr.endswith("empty-host: left on host-a: vr1\n")
+    done = script("empty-host", "--to", "host-c", "host-a")
+    assert done.stderr.endswith("empty-host: left on host-a: vr2\n")
