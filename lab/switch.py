@@ -115,7 +115,7 @@ def configuration(
             if access.end.datapath == datapath.name:
                 words += ["--", "add-port", BRIDGE, access.end.port, f"tag={link.vlan}"]
     if controllers:
-        target = controller_target(lab, datapath).replace(":", "\\:")
+        target = controller_target(lab, datapath)
         words += [
             "--", "--id=@controller", "create", "Controller", f'target="{target}"',
             "connection_mode=out-of-band", "max_backoff=1000", "inactivity_probe=5000",
