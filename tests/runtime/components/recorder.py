@@ -23,7 +23,6 @@ class Recorder:
         core.openflow.miss_send_len = 0xFFFF
         core.listen_to_dependencies(self)
         if tick:
-            core.scheduler  # the scheduler is there already when components are launched
             self.tick()
 
     def tick(self):

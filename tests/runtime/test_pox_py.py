@@ -1,0 +1,183 @@
+"""The launcher: which core, the command line, the listener's address, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, core_options, environment, free_port, pox_checkout
+
+
+def run(*words: str, folders: tuple[Path, ...] = (), **extra: str) -> subprocess.CompletedProcess:
+    """Run `pox.py` to its end."""
+    env = {**environment(*folders), **extra}
+    env = {name: value for name, value in env.items() if value}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "pox.py"), *words],
+        capture_output=True, text=True, timeout=30, env=env, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_help_is_a_man_page():
+    done = run("--help")
+    assert done.returncode == 0
+    for heading in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "FILES"):
+        assert f"\n{heading}\n" in "\n" + done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_first_line_names_the_core(start):
+    assert start("stand-in").first_line == "core: stand-in"
+    checkout = pox_checkout()
+    if checkout is not None:
+        assert start("POX").first_line == f"core: POX 0.8.0 at {checkout.resolve()}"
+
+
+def test_goes_up_and_down_in_order(core, start):
+    for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        controller = start(core)
+        controller.wait_for("from a thread")
+        assert controller.stop(number) == status
+        controller.wait_for("Down")
+        names = [e["event"] for e in controller.events if e["event"] != "from a thread"]
+        assert names == ["launch", "GoingUp", "Up", "GoingDown", "Down"]
+
+
+def test_port_in_use_ends_the_process(core):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(*core_options(core), "openflow.of_01", f"--port={port}", "recorder")
+    assert done.returncode == 1
+    assert f"cannot listen for switches at 127.0.0.1:{port}" in done.stderr
+
+
+def test_listens_on_loopback_unless_told_otherwise(core, start):
+    controller = start(core)
+    listening = subprocess.run(
+        ["ss", "-Hltn", f"sport = :{controller.port}"], capture_output=True, text=True
+    ).stdout
+    assert f"127.0.0.1:{controller.port}" in listening
+    port = free_port()
+    words = ["log.level", "--DEBUG", "openflow.of_01", "--address=0.0.0.0", f"--port={port}"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "pox.py"), *core_options(core), *words, "recorder"],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        while '"Up"' not in process.stdout.readline():
+            pass
+        # POX's listener opens a moment after it is up
+        for _ in range(50):
+            listening = subprocess.run(
+                ["ss", "-Hltn", f"sport = :{port}"], capture_output=True, text=True
+            ).stdout
+            if listening:
+                break
+        assert f"0.0.0.0:{port}" in listening
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("wrong", ["missing", "plain", "pypi"])
+def test_a_folder_that_is_no_pox_is_refused(tmp_path, wrong):
+    folder = tmp_path / wrong
+    if wrong != "missing":
+        (folder / "pox").mkdir(parents=True)
+    if wrong == "pypi":
+        (folder / "pox" / "shutils.py").touch()
+    for done in (run(f"--pox={folder}", "recorder"), run("recorder", POX_DIR=str(folder))):
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert str(folder) in done.stderr and "scripts/get-pox" in done.stderr
+        assert ("file-system library" in done.stderr) == (wrong == "pypi")
+
+
+def test_steps_around_the_other_pox(core, tmp_path):
+    (tmp_path / "pox").mkdir()
+    (tmp_path / "pox" / "__init__.py").write_text("raise SystemExit('the wrong pox')\n")
+    words = (*core_options(core), "openflow.of_01", f"--port={free_port()}", "ends_at_once")
+    (tmp_path / "ends_at_once.py").write_text(
+        "from pox.core import core\n"
+        "def launch():\n"
+        "    core.addListenerByName('UpEvent', lambda event: core.quit())\n"
+    )
+    done = run(*words, folders=(tmp_path,))
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/pox is an unrelated package" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["forwarding.l2_learning"], "scripts/get-pox"),
+        (["recorder", "--no-such=1"], "no_such"),
+        (["--no-such", "recorder"], "unknown option --no-such"),
+        ([], "no component named"),
+        (["--pox=x", "recorder"], "exclude each other"),
+        (["recorder", "recorder"], "only once"),
+    ],
+)
+def test_wrong_command_lines(words, says):
+    done = run("--stand-in", *words)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_written_into_the_checkout(start):
+    checkout = pox_checkout()
+    if checkout is None or not (checkout / ".git").exists():
+        pytest.skip("no POX checkout under git")
+    start("POX").stop()
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=checkout, capture_output=True, text=True
+    )
+    assert status.stdout == ""
+
+
+def test_other_components_of_pox_on_the_same_line():
+    done = None
+    options = core_options("POX")
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            sys.executable, str(ROOT / "pox.py"), *options, "log.level", "--DEBUG",
+            "forwarding.l2_learning", "openflow.of_01", f"--port={port}", "recorder",
+        ],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[0].startswith("core: POX")
+        assert '"recorder"' in lines[1]
+    finally:
+        process.terminate()
+        done = process.communicate(timeout=15)
+    assert "Traceback" not in done[1]
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_get_pox_where_there_is_none():
+    script = str(ROOT / "scripts" / "get-pox")
+    if (ROOT / "vendor" / "pox").exists():
+        pytest.skip("vendor/pox is there")
+    for words, status in ((["--from", "/nonexistent"], 0), (["--from=/x", "--require"], 1)):
+        done = subprocess.run([script, *words], capture_output=True, text=True, timeout=30)
+        assert done.returncode == status
+        assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
+    proxy = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [script], capture_output=True, text=True, timeout=60, env={**os.environ, **proxy}
+    )
+    assert done.returncode == 0 and "cannot be reached" in done.stdout
+    assert not (ROOT / "vendor").exists()
