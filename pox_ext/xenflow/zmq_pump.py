@@ -21,7 +21,7 @@ log = logging.getLogger("xenflow.zmq")
 
 AT_ONCE = 64
 """Messages taken from one socket before the others have their turn."""
-LOOK_AGAIN_S = 0.5
+LOOK_AGAIN_S = 0.2
 """Should an edge be missed after all, so long it stays unnoticed."""
 
 
@@ -48,14 +48,20 @@ class Pump:
         return True
 
     def close(self) -> None:
-        """Close the socket; the task ends by itself."""
+        """Take no more; the socket is closed by the task, which may be waiting for its descriptor:
+        a descriptor that is closed under it may be somebody else's the next moment."""
         self.closed = True
-        self.sock.close(linger=0)
 
     def _readable(self) -> bool:
         return bool(int(self.sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _run(self) -> Generator[Any, Any, None]:
+        try:
+            yield from self._take()
+        finally:
+            self.sock.close(linger=0)
+
+    def _take(self) -> Generator[Any, Any, None]:
         fd = self.sock.getsockopt(zmq.FD)
         while not self.closed:
             taken = 0
