@@ -1,0 +1,372 @@
+"""Both sides of the route conversation, wired together without a socket."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from xenflow.pure import messages as m
+from xenflow.pure.feed import Bucket, Feed, Link, Phase, Rates, Sender, snapshot_messages
+from xenflow.pure.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type, pack
+from xenflow.pure.router_state import RouterState
+
+
+def via(id_, mac=0):
+    return NextHop(id_, NextHopType.VIA, 4, 2, id_, mac)
+
+
+def routes(count, nexthop=1, first=0):
+    return Section(
+        Kind.ROUTE4, Op.SET, [(n << 8, 24, nexthop) for n in range(first, first + count)]
+    )
+
+
+def loaded_sender(count=3, epoch=77):
+    sender = Sender("vr1", epoch)
+    sender.change([Section(Kind.NEXTHOP, Op.SET, [via(1), via(2)]), routes(count)], 0.0)
+    return sender
+
+
+class Pair:
+    """A Sender and a Feed with a list in each direction."""
+
+    def __init__(self, sender=None, feed=None):
+        self.sender = sender or loaded_sender()
+        self.feed = feed or Feed("vr1")
+        self.now = 100.0
+        self.up: list[m.Frames] = []
+        self.down: list[m.Frames] = []
+        self.outcomes = []
+
+    def effects(self, effects):
+        self.up += list(effects.messages)
+        return effects
+
+    def connect(self):
+        self.effects(self.sender.connected(self.now))
+        return self
+
+    def outcome(self, out):
+        self.down += [frames for _, frames in out.replies]
+        self.outcomes.append(out)
+        return out
+
+    def settle(self):
+        """Until nothing is under way."""
+        while self.up or self.down:
+            while self.up:
+                self.outcome(self.feed.receive(self.up.pop(0), self.now))
+            while self.down:
+                self.effects(self.sender.receive(self.down.pop(0), self.now))
+        return self
+
+    def pass_time(self, seconds, step=0.5):
+        until = self.now + seconds
+        while self.now < until:
+            self.now += step
+            if self.effects(self.sender.tick(self.now)).reconnect:
+                self.connect()
+            self.outcome(self.feed.tick(self.now))
+            self.settle()
+        return self
+
+    def types(self, frames):
+        return [m.parse_header(f).type for f in frames]
+
+
+def test_a_new_router_is_streamed_and_then_current():
+    pair = Pair(loaded_sender(5000)).connect().settle()
+    assert pair.feed.phase is Phase.CURRENT
+    assert pair.feed.state.same(pair.sender.state)
+    streamed = [o for o in pair.outcomes if o.changes is not None]
+    assert sum(len(o.changes.routes4) for o in streamed) == 5000
+    assert [o.ended for o in streamed] == [False] * (len(streamed) - 1) + [True]
+    assert pair.sender.link is Link.UP
+    assert pair.sender.acked == pair.feed.state.seq == 1
+
+
+def test_welcome_when_nothing_was_missed():
+    pair = Pair().connect().settle()
+    pair.sender.disconnected()
+    pair.connect()
+    assert pair.types(pair.up) == [Type.HELLO]
+    out = pair.outcome(pair.feed.receive(pair.up.pop(), pair.now))
+    assert pair.types(f for _, f in out.replies) == [Type.WELCOME]
+
+
+def test_a_lost_delta_is_found_by_the_next_and_only_the_difference_is_a_change():
+    pair = Pair(loaded_sender(100)).connect().settle()
+    pair.sender.change([routes(1, nexthop=2)], pair.now)  # lost
+    pair.now += 2
+    pair.effects(pair.sender.change([routes(1, nexthop=2, first=200)], pair.now))
+    pair.settle()
+    assert pair.feed.state.same(pair.sender.state)
+    ended = pair.outcomes[-1].changes
+    assert sorted(ended.routes4) == [(0, 24, 2), (200 << 8, 24, 2)]
+
+
+def test_a_lost_last_delta_is_found_by_the_heartbeat():
+    pair = Pair().connect().settle()
+    pair.sender.change([routes(1, nexthop=2)], pair.now)  # lost
+    pair.pass_time(1.5)
+    assert pair.feed.state.same(pair.sender.state)
+
+
+def test_nothing_is_deleted_before_the_end_of_a_snapshot():
+    pair = Pair(loaded_sender(3000)).connect().settle()
+    smaller = loaded_sender(2500, epoch=78)  # routerd was started again
+    messages = list(snapshot_messages(smaller.state, "vr1"))
+    for frames in messages[:-1]:
+        assert pair.feed.receive(frames, pair.now).changes is None
+        assert len(pair.feed.state.routes4) == 3000
+    out = pair.feed.receive(messages[-1], pair.now)
+    assert out.ended
+    assert len(out.changes.gone4) == 500
+    assert not out.changes.routes4
+
+
+def test_what_comes_twice_is_applied_once():
+    pair = Pair().connect().settle()
+    (delta,) = pair.sender.change([routes(1, nexthop=2)], pair.now).messages
+    first = pair.feed.receive(delta, pair.now, "routerd")
+    second = pair.feed.receive(delta, pair.now, "mirror")
+    assert first.changes and second.changes is None and second.error is None
+
+
+def test_deltas_of_a_mirror_keep_a_second_feed_current_for_the_router_that_arrives():
+    pair = Pair().connect().settle()
+    there = Feed("vr1")
+    for frames in snapshot_messages(pair.feed.state, "vr1"):
+        there.receive(frames, pair.now, "import")
+    (delta,) = pair.sender.change([routes(1, nexthop=2)], pair.now).messages
+    assert there.receive(delta, pair.now, "mirror").changes
+    moved = Pair(pair.sender, there).connect()
+    out = there.receive(moved.up.pop(), pair.now, "routerd")
+    assert moved.types(f for _, f in out.replies)[0] is Type.WELCOME
+
+
+def test_another_routers_name_is_refused():
+    pair = Pair()
+    other = Sender("vr2", 5)
+    (hello,) = other.connected(0.0).messages
+    out = pair.feed.receive(hello, 0.0)
+    assert "'vr2' speaks on the link of 'vr1'" in str(out.error)
+    ((_, reply),) = out.replies
+    refusal = m.parse(reply)
+    assert refusal.header.type is Type.REFUSED
+    assert "vr2" in refusal.sections[0].records[0].reason
+    assert pair.feed.heard is None
+    assert "vr1" in other.receive(reply, 0.0).note
+
+
+def test_a_refused_delta_changes_nothing_and_is_made_up_for():
+    pair = Pair().connect().settle()
+    bad = pack(Header(Type.DELTA, 77, 2, "vr1"), [routes(1, nexthop=99)])
+    out = pair.feed.receive(bad, pair.now)
+    assert "no next hop 99" in str(out.error)
+    assert pair.feed.phase is Phase.BEHIND
+    pair.effects(pair.sender.change([routes(1, nexthop=2)], pair.now))
+    pair.settle()
+    assert pair.feed.state.same(pair.sender.state)
+
+
+def test_silence_makes_the_router_stale_and_the_sender_reconnect():
+    pair = Pair().connect().settle()
+    assert not pair.feed.stale(pair.now)
+    assert pair.feed.stale(pair.now + 3.1)
+    assert not pair.sender.tick(pair.now + 2.9).reconnect
+    effects = pair.sender.tick(pair.now + 3.0)
+    assert effects.reconnect and pair.sender.link is Link.DOWN
+    pair.pass_time(10)
+    assert not pair.sender.tick(pair.now).reconnect
+
+
+def test_heartbeats_keep_both_sides_awake():
+    pair = Pair().connect().settle()
+    pair.pass_time(20)
+    assert not pair.feed.stale(pair.now)
+    assert pair.sender.link is Link.UP
+    assert pair.feed.state.seq == pair.sender.state.seq
+
+
+def test_a_change_too_large_for_a_message_is_still_one_change():
+    sender = loaded_sender(120_000)
+    pair = Pair(sender).connect().settle()
+    pair.effects(sender.change([routes(120_000, nexthop=2)], pair.now))
+    pair.settle()
+    assert pair.feed.state.same(sender.state)
+    changed = [o.changes for o in pair.outcomes if o.changes and o.changes.routes4]
+    assert len(changed[-1].routes4) == 120_000
+    assert pair.feed.state.seq == 2
+
+
+def test_a_broken_off_first_snapshot_is_completed_by_the_next():
+    sender = loaded_sender(5000)
+    feed = Feed("vr1")
+    messages = list(snapshot_messages(sender.state, "vr1"))
+    feed.receive(messages[0], 0.0)
+    out = feed.receive(messages[2], 0.0)
+    assert feed.phase is Phase.PARTIAL
+    assert [
+        m.parse_header(f).type for _, f in out.replies
+    ] == []  # asked less than 1 s after a part
+    out = feed.tick(1.1)
+    assert Type.RESYNC in [m.parse_header(f).type for _, f in out.replies]
+    pair = Pair(sender, feed).connect().settle()
+    assert feed.complete and feed.state.same(pair.sender.state)
+
+
+def test_acknowledgements_are_apart():
+    pair = Pair().connect().settle()
+    count = 0
+    for n in range(100):
+        pair.now += 0.001
+        (delta,) = pair.sender.change([routes(1, nexthop=1 + n % 2)], pair.now).messages
+        out = pair.feed.receive(delta, pair.now)
+        count += sum(m.parse_header(f).type is Type.ACK for _, f in out.replies)
+    assert 1 <= count <= 3
+    assert pair.feed.next_tick(pair.now) <= pair.now + 0.05
+    out = pair.feed.tick(pair.now + 0.05)
+    assert pair.feed.state.seq == m.parse_header(out.replies[0][1]).seq == pair.sender.state.seq
+
+
+def test_the_bucket_pauses_a_talkative_router():
+    bucket = Bucket(Rates(messages_per_s=10, messages_burst=5, bytes_per_s=1000, bytes_burst=1000))
+    assert [bucket.take(10, 0.0) for _ in range(5)] == [0.0] * 5
+    assert bucket.take(10, 0.0) == pytest.approx(0.1)
+    assert bucket.take(10, 10.0) == 0.0
+    assert bucket.take(2000, 20.0) == pytest.approx(1.0)
+
+
+def test_rubbish_is_refused_without_an_exception():
+    feed = Feed("vr1")
+    for frames in ([], [b""], [b"x" * 40], [b"XFRT"] * 9, pack(Header(Type.ACK, 1, 1, "vr1"))):
+        out = feed.receive(frames, 0.0)
+        assert out.error is not None
+        assert m.parse_header(out.replies[0][1]).type is Type.REFUSED
+    sender = Sender("vr1", 1)
+    sender.connected(0.0)
+    for frames in ([], [b""], pack(Header(Type.RESYNC, 1, 1, "vr2"))):
+        assert "ignored" in sender.receive(frames, 0.0).note
+
+
+class Conversation(RuleBasedStateMachine):
+    """Changes, restarts and moves, with messages lost, doubled and reordered.
+
+    At every moment a complete Feed holds a state that the Sender had; when all goes well again it
+    holds the one that the Sender has.
+    """
+
+    sent = Bundle("sent")
+
+    def __init__(self):
+        super().__init__()
+        self.epoch = 1
+        self.pair = Pair(Sender("vr1", 1))
+        self.had = {}
+        self.change([], {1: 0, 2: 0})
+        self.pair.connect()
+
+    def change(self, keys, macs):
+        sender = self.pair.sender
+        new = RouterState()
+        new.apply([Section(Kind.NEXTHOP, Op.SET, [via(i, mac) for i, mac in macs.items()])])
+        if macs:
+            ids = sorted(macs)
+            new.apply(
+                [Section(Kind.ROUTE4, Op.SET, [(k << 8, 24, ids[k % len(ids)]) for k in keys])]
+            )
+        self.pair.effects(sender.change(sender.state.sections_to(new), self.pair.now))
+        self.remember()
+
+    def remember(self):
+        state = self.pair.sender.state
+        self.had[state.epoch, state.seq] = (dict(state.routes4), dict(state.nexthops))
+
+    @rule(
+        keys=st.sets(st.integers(0, 6)),
+        macs=st.dictionaries(st.integers(1, 4), st.integers(0, 2), max_size=3),
+    )
+    def changes(self, keys, macs):
+        self.change(keys, macs)
+
+    @rule(count=st.integers(1, 5))
+    def delivered_up(self, count):
+        for _ in range(min(count, len(self.pair.up))):
+            frames = self.pair.up.pop(0)
+            self.pair.outcome(self.pair.feed.receive(frames, self.pair.now))
+
+    @rule(count=st.integers(1, 5))
+    def delivered_down(self, count):
+        for _ in range(min(count, len(self.pair.down))):
+            self.pair.effects(self.pair.sender.receive(self.pair.down.pop(0), self.pair.now))
+
+    @rule(data=st.data(), up=st.booleans())
+    def lost(self, data, up):
+        queue = self.pair.up if up else self.pair.down
+        if queue:
+            del queue[data.draw(st.integers(0, len(queue) - 1))]
+
+    @rule(data=st.data(), up=st.booleans())
+    def doubled(self, data, up):
+        queue = self.pair.up if up else self.pair.down
+        if queue:
+            frames = queue[data.draw(st.integers(0, len(queue) - 1))]
+            queue.insert(data.draw(st.integers(0, len(queue))), frames)
+
+    @rule(data=st.data(), up=st.booleans())
+    def reordered(self, data, up):
+        queue = self.pair.up if up else self.pair.down
+        if queue:
+            frames = queue.pop(data.draw(st.integers(0, len(queue) - 1)))
+            queue.insert(data.draw(st.integers(0, len(queue))), frames)
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1.1, 4.0]))
+    def time_passes(self, seconds):
+        pair = self.pair
+        pair.now += seconds
+        if pair.effects(pair.sender.tick(pair.now)).reconnect:
+            pair.connect()
+        pair.outcome(pair.feed.tick(pair.now))
+
+    @rule()
+    def reconnected(self):
+        self.pair.sender.disconnected()
+        self.pair.connect()
+
+    @rule()
+    def routerd_restarted(self):
+        self.epoch += 1
+        state = self.pair.sender.state
+        self.pair.sender = Sender("vr1", self.epoch)
+        self.pair.sender.change(RouterState().sections_to(state), self.pair.now)
+        self.remember()
+        self.pair.connect()
+
+    @rule()
+    def controller_restarted(self):
+        self.pair.feed = Feed("vr1")
+        self.pair.sender.disconnected()
+        self.pair.connect()
+
+    @invariant()
+    def the_state_is_one_that_was(self):
+        feed = self.pair.feed
+        assert all(out.error is None for out in self.pair.outcomes)
+        self.pair.outcomes.clear()
+        if feed.complete:
+            state = feed.state
+            assert (state.routes4, state.nexthops) == self.had[state.epoch, state.seq]
+
+    def teardown(self):
+        self.pair.settle()
+        self.pair.pass_time(12)
+        assert self.pair.feed.phase is Phase.CURRENT
+        assert self.pair.feed.state.same(self.pair.sender.state)
+        assert self.pair.feed.state.seq == self.pair.sender.state.seq
+
+
+Conversation.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestConversation = Conversation.TestCase

@@ -1,0 +1,185 @@
+"""The route messages: what is packed is parsed again, and nothing but MessageError comes of rubbish."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xenflow.pure import messages as m
+
+PREFIX4 = st.integers(0, 32).flatmap(
+    lambda plen: st.tuples(
+        st.integers(0, (1 << plen) - 1).map(lambda n: n << (32 - plen)),
+        st.just(plen),
+        st.integers(0, 0xFFFFFFFF),
+    )
+)
+PREFIX6 = st.integers(0, 128).flatmap(
+    lambda plen: st.tuples(
+        st.integers(0, (1 << plen) - 1).map(lambda n: n << (128 - plen)),
+        st.just(plen),
+        st.integers(0, 0xFFFFFFFF),
+    )
+)
+U32 = st.integers(1, 0xFFFFFFFF)
+MAC = st.integers(0, (1 << 48) - 1)
+NAME = st.text("abcdefghij0123456789-.", min_size=1, max_size=15)
+
+
+def addressed(build):
+    return st.one_of(
+        st.integers(0, 0xFFFFFFFF).flatmap(lambda a: build(4, a)),
+        st.integers(0, (1 << 128) - 1).flatmap(lambda a: build(6, a)),
+    )
+
+
+RECORDS = {
+    m.Kind.INTERFACE: st.builds(
+        m.Interface, U32, st.integers(0, 7), st.integers(0, 65535), MAC, NAME
+    ),
+    m.Kind.LOCAL: st.one_of(
+        st.tuples(PREFIX4, U32).map(lambda t: m.Local(4, t[0][1], t[1], t[0][0])),
+        st.tuples(PREFIX6, U32).map(lambda t: m.Local(6, t[0][1], t[1], t[0][0])),
+    ),
+    m.Kind.NEXTHOP: addressed(
+        lambda family, a: st.builds(
+            m.NextHop,
+            U32,
+            st.sampled_from(m.NextHopType),
+            st.just(family),
+            U32,
+            st.just(a),
+            MAC,
+        )
+    ),
+    m.Kind.LEG: st.builds(
+        m.Leg, st.just(7), st.integers(8, 99), st.integers(0, 65535), st.integers(0, 65535)
+    ),
+    m.Kind.NEIGHBOUR: addressed(
+        lambda family, a: st.builds(
+            m.Neighbour, U32, st.just(family), st.booleans(), st.just(a), MAC
+        )
+    ),
+    m.Kind.ROUTE4: PREFIX4,
+    m.Kind.ROUTE6: PREFIX6,
+    m.Kind.POLICY: st.builds(m.Policy, st.booleans(), st.text("abc äö", max_size=30)),
+}
+SECTIONS = st.sampled_from(m.Kind).flatmap(
+    lambda kind: st.builds(
+        m.Section, st.just(kind), st.sampled_from(m.Op), st.lists(RECORDS[kind], max_size=5)
+    )
+)
+HEADERS = st.builds(
+    m.Header,
+    st.sampled_from(m.Type),
+    st.integers(0, (1 << 64) - 1),
+    st.integers(0, (1 << 64) - 1),
+    NAME,
+    st.integers(0, 65535),
+)
+
+
+@given(HEADERS, st.lists(SECTIONS, max_size=4))
+def test_what_is_packed_is_parsed(header, sections):
+    frames = m.pack(header, sections)
+    assert m.parse(frames) == m.Message(header, sections)
+    assert sum(map(len, frames)) == m.packed_size(sections)
+
+
+def test_a_full_part_takes_the_bulk_path():
+    routes = [(n << 8, 24, n % 7 + 1) for n in range(m.SNAPSHOT_RECORDS)]
+    section = m.Section(m.Kind.ROUTE4, m.Op.SET, routes)
+    frames = m.pack(m.Header(m.Type.SNAPSHOT, 1, 2, "vr1"), [section])
+    assert m.parse(frames).sections == [section]
+
+
+@given(st.lists(st.binary(max_size=80), max_size=4))
+def test_rubbish_is_a_message_error(frames):
+    with pytest.raises(m.MessageError):
+        m.parse(frames)
+
+
+@settings(max_examples=300)
+@given(HEADERS, st.lists(SECTIONS, min_size=1, max_size=3), st.randoms(use_true_random=False))
+def test_a_damaged_message_is_a_message_error_or_another_message(header, sections, rnd):
+    frames = m.pack(header, sections)
+    for _ in range(rnd.randint(1, 4)):
+        at = rnd.randrange(len(frames))
+        raw = bytearray(frames[at])
+        match rnd.randrange(3):
+            case 0 if raw:
+                raw[rnd.randrange(len(raw))] = rnd.randrange(256)
+            case 1:
+                del raw[rnd.randrange(len(raw) + 1) :]
+            case _:
+                raw += rnd.randbytes(rnd.randint(1, 9))
+        frames[at] = bytes(raw)
+    try:
+        again = m.parse(frames)
+    except m.MessageError as error:
+        assert error.what and error.where
+    else:
+        assert m.parse(m.pack(again.header, again.sections)) == again
+
+
+def route_section(*records):
+    body = b"".join(struct.pack("!IBI", *record) for record in records)
+    return struct.pack("!BBHI", 6, 1, 0, len(records)) + body
+
+
+def header(**changes):
+    return m.pack(m.Header(**{"type": m.Type.DELTA, "epoch": 1, "seq": 1, "router": "a"} | changes))
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ([], "no frame"),
+        ([b"XFRT"], "4 octets, expected 40"),
+        ([b"XFRU" + header()[0][4:]], "magic"),
+        ([b"XFRT\x02" + header()[0][5:]], "version 2, this side speaks 1"),
+        ([b"XFRT\x01\x63" + header()[0][6:]], "type 99"),
+        ([header()[0][:24] + bytes(16)], "name"),
+        ([header()[0][:24] + b"\xff" * 16], "not UTF-8"),
+        ([header()[0][:24] + b"a\0b".ljust(16, b"\0")], "not printable"),
+        ([*header(), b"\1\1"], "section 1: 2 octets"),
+        ([*header(), struct.pack("!BBHI", 99, 1, 0, 0)], "kind 99"),
+        ([*header(), struct.pack("!BBHI", 6, 3, 0, 0)], "op 3"),
+        ([*header(), struct.pack("!BBHI", 6, 1, 1, 0)], "reserved"),
+        ([*header(), struct.pack("!BBHI", 6, 1, 0, 0xFFFFFFFF)], "4294967295 records"),
+        ([*header(), route_section((0, 33, 1))], "length 33"),
+        ([*header(), route_section((10 << 24, 24, 1), (1, 24, 1))], "0x1 of length 24"),
+        ([*header(), *[route_section()] * 257], "257 sections"),
+        ([*header(), bytes(1 << 20)], "at most 1048576"),
+    ],
+)
+def test_the_error_says_what_and_where(frames, words):
+    with pytest.raises(m.MessageError, match=words):
+        m.parse(frames)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        m.Section(m.Kind.INTERFACE, m.Op.SET, [m.Interface(1, 0, 70_000, 0, "e")]),
+        m.Section(m.Kind.INTERFACE, m.Op.SET, [m.Interface(1, 0, 1500, 0, "x" * 17)]),
+        m.Section(m.Kind.NEXTHOP, m.Op.SET, [m.NextHop(-1, m.NextHopType.VM, 4, 0, 0, 0)]),
+        m.Section(m.Kind.NEXTHOP, m.Op.SET, [m.NextHop(1, m.NextHopType.VM, 4, 0, 1 << 32, 0)]),
+        m.Section(m.Kind.ROUTE4, m.Op.SET, [(1 << 32, 32, 1)]),
+        m.Section(m.Kind.ROUTE4, m.Op.SET, [(0, 0, 1)] * 200_000),
+    ],
+)
+def test_what_does_not_fit_is_not_packed(record):
+    with pytest.raises(m.MessageError):
+        m.pack(m.Header(m.Type.DELTA, 1, 1, "vr1"), [record])
+
+
+def test_a_reason_is_cut_at_a_character():
+    reason = "ä" * 40 + random.Random(1).choice("xyz")
+    section = m.Section(m.Kind.POLICY, m.Op.SET, [m.Policy(True, reason)])
+    (policy,) = m.parse(m.pack(m.Header(m.Type.DELTA, 1, 1, "a"), [section])).sections[0].records
+    assert policy == m.Policy(True, "ä" * 32)

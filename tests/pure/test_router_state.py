@@ -1,0 +1,187 @@
+"""The state of a router: applied as a whole or not at all, and any state reachable from any other."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xenflow.pure import messages as m
+from xenflow.pure.messages import Kind, Leg, NextHop, NextHopType, Op, Section
+from xenflow.pure.router_state import Capacity, RouterState
+
+VIA = NextHopType.VIA
+
+
+def via(id_, gateway=1, mac=0):
+    return NextHop(id_, VIA, 4, 2, gateway, mac)
+
+
+def group(id_):
+    return NextHop(id_, NextHopType.GROUP, 4, 0, 0, 0)
+
+
+def put(kind, *records):
+    return Section(kind, Op.SET, list(records))
+
+
+def drop(kind, *records):
+    return Section(kind, Op.DELETE, list(records))
+
+
+@st.composite
+def states(draw):
+    """Any state whose references hold."""
+    flat = draw(st.lists(st.integers(1, 12), unique=True, max_size=6))
+    groups = draw(st.lists(st.integers(20, 25), unique=True, max_size=3)) if flat else []
+    state = RouterState()
+    sections = [
+        put(
+            Kind.NEXTHOP, *[via(i, draw(st.integers(1, 3)), draw(st.integers(0, 2))) for i in flat]
+        ),
+        put(Kind.NEXTHOP, *map(group, groups)),
+    ]
+    for g in groups:
+        legs = draw(st.lists(st.sampled_from(flat), max_size=3))
+        sections.append(put(Kind.LEG, *[Leg(g, leg, 1, n) for n, leg in enumerate(legs)]))
+    targets = flat + groups
+    if targets:
+        keys = draw(st.lists(st.integers(0, 30), unique=True, max_size=12))
+        routes = [(k << 8, 24, draw(st.sampled_from(targets))) for k in keys]
+        sections.append(put(Kind.ROUTE4, *routes))
+        sections.append(put(Kind.ROUTE6, *[(k << 64, 64, nh) for k, _, nh in routes[:4]]))
+    for ifindex in draw(st.lists(st.integers(2, 5), unique=True, max_size=3)):
+        flags = draw(st.integers(0, 7))
+        sections.append(put(Kind.INTERFACE, m.Interface(ifindex, flags, 1500, 5, f"e{ifindex}")))
+        sections.append(put(Kind.LOCAL, m.Local(4, 32, ifindex, draw(st.integers(0, 3)))))
+        sections.append(put(Kind.NEIGHBOUR, m.Neighbour(ifindex, 4, True, 9, flags)))
+    sections.append(put(Kind.POLICY, m.Policy(draw(st.booleans()), "why")))
+    state.apply(sections)
+    return state
+
+
+def held(state):
+    """Everything in it, to be compared."""
+    return (
+        state.interfaces,
+        state.locals,
+        state.nexthops,
+        state.legs,
+        state.neighbours,
+        state.routes4,
+        state.routes6,
+        state.policy,
+        +state.uses,
+        +state.leg_uses,
+    )
+
+
+@given(states(), states())
+def test_sections_lead_from_any_state_to_any_other(old, new):
+    expected = old.diff(new)
+    turned = [s.records for s in old.sections_to(new) if s.kind is Kind.NEXTHOP and s.op is Op.SET]
+    changes = old.apply(old.sections_to(new))
+    assert held(old) == held(new)
+    assert old.same(new)
+    assert not old.sections_to(new)
+    assert sorted(changes.routes4) == sorted(expected.routes4)
+    assert sorted(changes.gone4) == sorted(expected.gone4)
+    assert sorted(changes.routes6) == sorted(expected.routes6)
+    assert changes.nexthops == expected.nexthops, turned
+    assert changes.neighbours == expected.neighbours
+    assert changes.interfaces == expected.interfaces
+    assert changes.locals == expected.locals
+    assert changes.policy == expected.policy
+
+
+@given(states(), st.integers(1, 7))
+def test_a_snapshot_rebuilds_the_state(state, size):
+    again = RouterState()
+    for sections in state.snapshot(size):
+        assert sum(len(s.records) for s in sections) <= size
+        again.apply(sections)
+    assert held(again) == held(state)
+
+
+BAD = [
+    put(Kind.ROUTE4, (0, 0, 99)),
+    put(Kind.ROUTE4, (0, 0, 99), (0, 0, 1)),
+    put(Kind.ROUTE6, (0, 0, 99)),
+    put(Kind.LEG, Leg(99, 1, 1, 0)),
+    put(Kind.NEXTHOP, group(77)),
+]
+
+
+@settings(max_examples=200)
+@given(states(), states(), st.sampled_from(BAD[:-1]))
+def test_a_refused_update_leaves_no_trace(old, new, bad):
+    before = copy.deepcopy(held(old))
+    with pytest.raises(m.MessageError):
+        old.apply([*old.sections_to(new), bad])
+    assert held(old) == before
+
+
+@given(states(), states())
+def test_become_keeps_the_object_and_says_what_changed(old, new):
+    expected, before = held(new), copy.deepcopy(held(old))
+    changes = old.become(new)
+    assert held(old) == expected
+    assert bool(changes) == (before != expected)
+
+
+def loaded():
+    state = RouterState()
+    state.apply([put(Kind.NEXTHOP, via(1), via(2), group(3)), put(Kind.LEG, Leg(3, 2, 1, 0))])
+    state.apply([put(Kind.ROUTE4, (10 << 24, 8, 1), (11 << 24, 8, 3))])
+    return state
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (put(Kind.ROUTE4, (0, 0, 9)), "no next hop 9"),
+        (drop(Kind.NEXTHOP, via(1)), "next hop 1 is in use"),
+        (drop(Kind.NEXTHOP, via(2)), "next hop 2 is in use"),
+        (put(Kind.LEG, Leg(1, 2, 1, 0)), "next hop 1 is no group"),
+        (put(Kind.LEG, Leg(3, 9, 1, 0)), "no next hop 9"),
+        (put(Kind.NEXTHOP, via(3)), "cannot turn"),
+        (put(Kind.NEXTHOP, group(1)), "cannot turn"),
+    ],
+)
+def test_references_hold(section, words):
+    state = loaded()
+    before = copy.deepcopy(held(state))
+    with pytest.raises(m.MessageError, match=words):
+        state.apply([section])
+    assert held(state) == before
+
+
+def test_routes_in_bulk_come_out_as_they_came_in():
+    state = loaded()
+    records = [(n << 8, 24, 1) for n in range(2000)]
+    assert state.apply([put(Kind.ROUTE4, *records)]).routes4 == records
+    assert state.uses[1] == 2001
+
+
+def test_only_what_differs_is_a_change():
+    state = loaded()
+    changes = state.apply([put(Kind.ROUTE4, (10 << 24, 8, 1), (12 << 24, 8, 1))])
+    assert list(changes.routes4) == [(12 << 24, 8, 1)]
+    assert not state.apply([put(Kind.NEXTHOP, via(1))])
+    changes = state.apply([drop(Kind.ROUTE4, (10 << 24, 8, 0)), put(Kind.ROUTE4, (10 << 24, 8, 2))])
+    assert (list(changes.routes4), list(changes.gone4)) == ([(10 << 24, 8, 2)], [])
+    changes = state.apply([drop(Kind.ROUTE4, (10 << 24, 8, 0), (99 << 24, 8, 0))])
+    assert (list(changes.routes4), list(changes.gone4)) == ([], [(10 << 24, 8, 2)])
+
+
+def test_capacity_is_kept():
+    state = RouterState(Capacity(routes=3, nexthops=2, legs=1))
+    state.apply([put(Kind.NEXTHOP, via(1)), put(Kind.ROUTE4, (0, 8, 1), (1 << 24, 8, 1))])
+    with pytest.raises(m.MessageError, match="more than 3"):
+        state.apply([put(Kind.ROUTE4, (2 << 24, 8, 1), (3 << 24, 8, 1))])
+    state.apply([put(Kind.ROUTE4, (2 << 24, 8, 1), (1 << 24, 8, 1))])
+    with pytest.raises(m.MessageError, match="more than 2"):
+        state.apply([put(Kind.NEXTHOP, via(2), via(3))])
+    assert set(state.nexthops) == {1}
