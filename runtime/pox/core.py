@@ -122,7 +122,7 @@ class StandInCore(EventMixin):
     ) -> None:
         """Call back, now or later, once all these components are registered."""
         wanted = [components] if isinstance(components, str) else list(components)
-        label = name or getattr(callback, "__name__", str(callback))
+        label = name or str(getattr(callback, "__name__", callback))
         self._waiters.append(_Waiter(callback, wanted, args, kw or {}, label))
         self._try_waiters()
 
@@ -242,5 +242,5 @@ core: Any = None
 def initialize() -> StandInCore:
     """Make the one core of this process."""
     global core
-    core = StandInCore()
-    return core
+    made = core = StandInCore()
+    return made

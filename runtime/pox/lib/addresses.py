@@ -13,6 +13,7 @@ class EthAddr:
     __slots__ = ("_value",)
 
     def __init__(self, address: bytes | str | EthAddr) -> None:
+        raw: bytes
         if isinstance(address, EthAddr):
             raw = address._value
         elif isinstance(address, str):
@@ -21,7 +22,7 @@ class EthAddr:
             raw = bytes(address)
         if len(raw) != 6:
             raise ValueError(f"no MAC address: {address!r}")
-        self._value = raw
+        self._value: bytes = raw
 
     @property
     def raw(self) -> bytes:

@@ -119,7 +119,7 @@ class ConfigurationReceived(BarrierIn):
 class ConnectionDict(dict[int, Any]):
     """The connections by datapath id. As under POX, iterating gives the connections."""
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.values())
 
     def __contains__(self, item: object) -> bool:

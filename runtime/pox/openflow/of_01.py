@@ -463,30 +463,34 @@ def _error(con: Connection, msg: of.Error) -> None:
         log.error("%s OpenFlow error: %s", con, msg)
 
 
-HANDSHAKE_HANDLERS: list[Handler] = [_ignore] * 22
-HANDLERS: list[Handler] = [_ignore] * 22
-for _kind, _handler in (
-    (of.OFPT_HELLO, _hello),
-    (of.OFPT_ECHO_REQUEST, _echo),
-    (of.OFPT_STATS_REPLY, _handshake_stats),
-    (of.OFPT_FEATURES_REPLY, _handshake_features),
-    (of.OFPT_BARRIER_REPLY, _handshake_barrier),
-    (of.OFPT_ERROR, _handshake_error),
-    (of.OFPT_PORT_STATUS, _handshake_port_status),
-):
-    HANDSHAKE_HANDLERS[_kind] = _handler  # type: ignore[assignment]
-for _kind, _handler in (
-    (of.OFPT_ECHO_REQUEST, _echo),
-    (of.OFPT_FEATURES_REPLY, _features),
-    (of.OFPT_PORT_STATUS, _port_status),
-    (of.OFPT_ERROR, _error),
-    (of.OFPT_PACKET_IN, _raises(openflow.PacketIn)),
-    (of.OFPT_FLOW_REMOVED, _raises(openflow.FlowRemoved)),
-    (of.OFPT_STATS_REPLY, _raises(openflow.RawStatsReply)),
-    (of.OFPT_BARRIER_REPLY, _raises(openflow.BarrierIn)),
-    (of.OFPT_GET_CONFIG_REPLY, _raises(openflow.ConfigurationReceived)),
-):
-    HANDLERS[_kind] = _handler  # type: ignore[assignment]
+def _table(chosen: dict[int, Handler]) -> list[Handler]:
+    return [chosen.get(kind, _ignore) for kind in range(len(of.PARSERS))]
+
+
+HANDSHAKE_HANDLERS = _table(
+    {
+        of.OFPT_HELLO: _hello,
+        of.OFPT_ECHO_REQUEST: _echo,
+        of.OFPT_STATS_REPLY: _handshake_stats,
+        of.OFPT_FEATURES_REPLY: _handshake_features,
+        of.OFPT_BARRIER_REPLY: _handshake_barrier,
+        of.OFPT_ERROR: _handshake_error,
+        of.OFPT_PORT_STATUS: _handshake_port_status,
+    }
+)
+HANDLERS = _table(
+    {
+        of.OFPT_ECHO_REQUEST: _echo,
+        of.OFPT_FEATURES_REPLY: _features,
+        of.OFPT_PORT_STATUS: _port_status,
+        of.OFPT_ERROR: _error,
+        of.OFPT_PACKET_IN: _raises(openflow.PacketIn),
+        of.OFPT_FLOW_REMOVED: _raises(openflow.FlowRemoved),
+        of.OFPT_STATS_REPLY: _raises(openflow.RawStatsReply),
+        of.OFPT_BARRIER_REPLY: _raises(openflow.BarrierIn),
+        of.OFPT_GET_CONFIG_REPLY: _raises(openflow.ConfigurationReceived),
+    }
+)
 
 
 # ---- the listener --------------------------------------------------------------------------

@@ -296,12 +296,12 @@ class Scheduler:
             log.error("%s and %s wait for the same descriptor", previous.task, wait.task)
         self._waits[fd] = wait
         try:
-            self._epoll.modify(fd, mask)
-        except FileNotFoundError:
             try:
+                self._epoll.modify(fd, mask)
+            except FileNotFoundError:
                 self._epoll.register(fd, mask)
-            except PermissionError:  # a plain file: always ready, as for select
-                self._always_ready.append((wait, fd))
+        except PermissionError:  # a plain file: always ready, as for select
+            self._always_ready.append((wait, fd))
 
     # ---- for connections -------------------------------------------------------------------
 
