@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 from mgmt import network_file
-from mgmt.client import TIMEOUT_S, AskError, BadAnswer, Unreachable
+from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import Session
 from mgmt.verbs import (
@@ -81,7 +80,8 @@ exit status:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status.  Raises SystemExit for --help and usage errors."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(with_lab="lab" in argv).parse_args(argv)
     _log(args.verbose)
     try:
         status = _run(args)
@@ -114,8 +114,8 @@ def _run(args: Namespace) -> int:
     except BadAnswer as error:
         complain(f"{error}; is the same release installed there?")
         return Exit.FAILED
-    except ManagementError as error:
-        complain(error.message)  # an argument that no controller would take: it was not sent
+    except (NotSent, ManagementError) as error:
+        complain(error.message)  # an argument that no controller would take
         return Exit.USAGE
     except (AskError, HypervisorError, NetworkError) as error:
         complain(error)
@@ -146,15 +146,17 @@ def find_network_file(given: str | None) -> Path:
     )
 
 
-def build_parser() -> ArgumentParser:
-    """The whole command line."""
+def build_parser(with_lab: bool = True) -> ArgumentParser:
+    """The whole command line; without `with_lab` the lab is only named, which is quicker."""
     parser = ArgumentParser(
         prog="xenflow",
         description="Look at and change a XenFlow network.",
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"xenflow {_version()}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the release and exit"
+    )
     _add_common(parser, {"network_file": None, "timeout": TIMEOUT_S, "verbose": 0})
     parser.set_defaults(module=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
@@ -170,7 +172,10 @@ def build_parser() -> ArgumentParser:
         for inner in (verb, *_inner_parsers(verb)):
             _add_common(inner, dict.fromkeys(("network_file", "timeout", "verbose"), SUPPRESS))
         verb.set_defaults(module=module)
-    _add_lab(verbs)
+    if with_lab:
+        _add_lab(verbs)
+    else:
+        verbs.add_parser("lab", help=_LAB_SUMMARY)
     return parser
 
 
@@ -222,13 +227,16 @@ def _seconds(text: str) -> float:
 _seconds.__name__ = "time in seconds"
 
 
+_LAB_SUMMARY = "a whole network of namespaces on this machine"
+
+
 def _add_lab(verbs: Any) -> None:
     """`lab` is a part of its own that an installation may leave out."""
     try:
         from lab.cli import add_parser
     except ImportError as error:
         reason = str(error)
-        stub = verbs.add_parser("lab", help="a whole network on one machine (not installed)")
+        stub = verbs.add_parser("lab", help=_LAB_SUMMARY)
         stub.add_argument("rest", nargs="*", metavar="...")
         stub.set_defaults(run=lambda _: _no_lab(reason))
         return
@@ -245,11 +253,16 @@ def _log(verbose: int) -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="xenflow: %(message)s")
 
 
-def _version() -> str:
-    try:
-        return metadata.version("xenflow")
-    except metadata.PackageNotFoundError:
-        return "(not installed, run from its sources)"
+class _Version(Action):
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        from importlib import metadata  # slow to import, and for this only
+
+        try:
+            release = metadata.version("xenflow")
+        except metadata.PackageNotFoundError:
+            release = "(not installed, run from its sources)"
+        print(f"xenflow {release}")
+        parser.exit()
 
 
 if __name__ == "__main__":

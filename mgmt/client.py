@@ -52,6 +52,10 @@ class Refused(AskError):
         self.controller = controller
 
 
+class NotSent(Refused):
+    """The arguments do not fit the verb, or are too large: this side did not ask at all."""
+
+
 class Unreachable(AskError):
     """No answer.  `sent`: the request had left, so it may have been carried out."""
 
@@ -137,8 +141,7 @@ class Client:
     ) -> dict[str, Any]:
         """The result of a verb.
 
-        Raises Refused, Unreachable, BadAnswer, and ManagementError where the arguments do not fit
-        the verb (then nothing was sent).
+        Raises Refused (NotSent where the arguments do not fit the verb), Unreachable, BadAnswer.
         """
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
@@ -175,7 +178,10 @@ class Client:
 
     def _send(self, verb: str, timeout_s: float, arguments: Mapping[str, Any]) -> str:
         id = next(self._ids)
-        frame = management.request(verb, id, **arguments)
+        try:
+            frame = management.request(verb, id, **arguments)
+        except ManagementError as error:
+            raise NotSent(error.code, error.message) from None
         self._await_connection(min(CONNECT_S, timeout_s))
         try:
             self._socket.send_multipart([b"", frame], flags=zmq.NOBLOCK)

@@ -7,6 +7,8 @@ management addresses, so the command works the same on every node.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar
@@ -39,31 +41,44 @@ class Whereabouts:
 
 
 class Session:
-    """The network and open connections to its controllers (each thread has its own)."""
+    """The network and open connections to its controllers.
+
+    `ask` may be called from several threads: each borrows a connection that is idle.
+    """
 
     def __init__(self, network: Network, timeout_s: float) -> None:
         self.network = network
         self.timeout_s = timeout_s
-        self._clients: dict[tuple[int, str], Client] = {}
+        self._idle: dict[str, list[Client]] = {name: [] for name in network.controllers}
+        self._lock = threading.Lock()
 
     def close(self) -> None:
-        for client in self._clients.values():
-            client.close()
-        self._clients.clear()
+        """Close the connections; nobody may be asking any more."""
+        with self._lock:
+            for idle in self._idle.values():
+                while idle:
+                    idle.pop().close()
 
-    def client(self, controller: str) -> Client:
-        """This thread's connection to a controller."""
-        key = (threading.get_ident(), controller)
-        if key not in self._clients:
+    @contextmanager
+    def _borrow(self, controller: str) -> Iterator[Client]:
+        with self._lock:
+            idle = self._idle[controller]
+            client = idle.pop() if idle else None
+        if client is None:
             url = self.network.controllers[controller].manage
-            self._clients[key] = Client(url, controller, self.timeout_s)
-        return self._clients[key]
+            client = Client(url, controller, self.timeout_s)
+        try:
+            yield client
+        finally:
+            with self._lock:
+                idle.append(client)
 
     def ask(
         self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
     ) -> dict[str, Any]:
         """One verb of one controller; an `Ask`."""
-        return self.client(controller).request(verb, timeout_s=timeout_s, **arguments)
+        with self._borrow(controller) as client:
+            return client.request(verb, timeout_s=timeout_s, **arguments)
 
     def ask_all(self, verb: str, /, **arguments: Any) -> dict[str, dict[str, Any] | AskError]:
         """The same of every controller at once."""

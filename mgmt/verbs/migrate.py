@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
+from mgmt import migrate as orchestration
+from mgmt.migrate import Event, Step
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from mgmt.verbs.plan import add_mode
-
-if TYPE_CHECKING:
-    from mgmt.migrate import Event, Step
 
 NAME = "migrate"
 SUMMARY = "move a router to another host"
@@ -34,14 +33,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    from mgmt import migrate
-
-    made = migrate.plan(session.network, args.router, args.host, args.mode, session.ask)
+    made = orchestration.plan(session.network, args.router, args.host, args.mode, session.ask)
     if args.dry_run:
         emit(args, made.json(), made.text())
         return Exit.OK
     progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-    result = migrate.run(made, progress, ask_before if args.step else None)
+    result = orchestration.run(made, progress, ask_before if args.step else None)
     progress.close()
     if args.json:
         print(to_json(result.json()))

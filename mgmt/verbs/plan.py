@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from mgmt import migrate as orchestration
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_json, emit
+from xenflow.pure.migration import Order
 
 NAME = "plan"
 SUMMARY = "the steps of a migration, or why it cannot be done; changes nothing"
-
-ORDERS = ("overlapped", "report", "native")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,8 +24,8 @@ def add_mode(parser: ArgumentParser) -> None:
     """`--mode`, shared with `migrate`."""
     parser.add_argument(
         "--mode",
-        choices=ORDERS,
-        default="overlapped",
+        choices=[order.value for order in Order],
+        default=Order.OVERLAPPED.value,
         help="overlapped (default): both hosts forward while the VM moves; report: strictly "
         "control plane, data plane, links; native: the VM forwards, behind bridges (a baseline)",
     )
@@ -34,8 +34,6 @@ def add_mode(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    from mgmt import migrate
-
-    made = migrate.plan(session.network, args.router, args.host, args.mode, session.ask)
+    made = orchestration.plan(session.network, args.router, args.host, args.mode, session.ask)
     emit(args, made.json(), made.text())
     return Exit.OK

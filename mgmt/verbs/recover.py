@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
+from mgmt import migrate as orchestration
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from mgmt.verbs.migrate import Progress
+from xenflow.pure.network import NetworkError
 
 NAME = "recover"
 SUMMARY = "finish or undo migrations that were interrupted"
@@ -25,13 +27,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: Session) -> int:
-    from mgmt import migrate
-
     names = [session.router(args.router).name] if args.router else list(session.network.routers)
     results = []
     worst = Exit.OK
     for name in names:
-        made = migrate.plan_recovery(session.network, name, session.ask)
+        try:
+            made = orchestration.plan_recovery(session.network, name, session.ask)
+        except NetworkError as error:
+            complain(error)
+            worst = Exit.FAILED
+            continue
         if made is None:
             continue
         if args.dry_run:
@@ -40,7 +45,7 @@ def run(args: Namespace, session: Session) -> int:
                 print(made.text())
             continue
         progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-        result = migrate.run(made, progress, None)
+        result = orchestration.run(made, progress, None)
         progress.close()
         results.append(result.json())
         complain(result.text())
@@ -48,6 +53,6 @@ def run(args: Namespace, session: Session) -> int:
             worst = Exit.INTERRUPTED if result.interrupted else Exit.FAILED
     if args.json:
         print(to_json({"recovered": results}))
-    elif not results:
+    elif not results and worst is Exit.OK:
         emit(args, None, "nothing to recover")
     return worst

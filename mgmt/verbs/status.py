@@ -151,6 +151,6 @@ def _migration(controller: str, migration: dict[str, Any]) -> str:
     state = "under way" if migration.get("held") else "left unfinished"
     line = f"{migration.get('router')}: {state}, by {migration.get('owner')}, lock at {controller}"
     journal = migration.get("journal") or []
-    if journal and isinstance(journal[-1], dict):
-        line += "; last " + ", ".join(f"{key} {value}" for key, value in journal[-1].items())
+    if journal and isinstance(journal[-1], dict) and "words" in journal[-1]:
+        line += f"; last begun: {journal[-1]['words']}"
     return line

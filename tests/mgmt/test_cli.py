@@ -177,11 +177,10 @@ def test_status_with_all_dead(fakes: Fakes) -> None:
 
 
 def test_status_names_migrations_left_behind(fakes: Fakes) -> None:
-    left = {"router": "vr1", "owner": "node-7", "held": False, "journal": [{"stage": "links"}]}
+    left = {"router": "vr1", "owner": "node-7", "held": False, "journal": [{"words": "turn the links"}]}
     fakes["host-a"].verbs["status"]["migrations"] = [left]  # type: ignore[index]
-    assert "vr1: left unfinished, by node-7, lock at host-a; last stage links" in fakes.run(
-        "status"
-    )[1]
+    says = "vr1: left unfinished, by node-7, lock at host-a; last begun: turn the links"
+    assert says in fakes.run("status")[1]
 
 
 def test_routers(fakes: Fakes) -> None:
@@ -365,6 +364,25 @@ def test_names_that_do_not_exist(fakes: Fakes, argv: list[str], says: str) -> No
     exit, out, err = fakes.run(*argv)
     assert (exit, out) == (1, "")
     assert says in err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out.startswith("xenflow ")
+
+
+def test_the_lab_is_a_part_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["lab", "--help"])
+    assert raised.value.code == 0
+    assert "up" in capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "lab.cli", None)
+    assert cli.main(["lab", "up", "paper"]) == 1
+    assert capsys.readouterr().err.startswith("xenflow: lab: not installed here: ")
 
 
 def test_an_argument_no_controller_would_take(fakes: Fakes) -> None:

@@ -9,7 +9,7 @@ import zmq
 from fake_controller import FakeController
 
 from mgmt import client
-from mgmt.client import BadAnswer, Client, Refused, Unreachable, ask_all, transfer
+from mgmt.client import BadAnswer, Client, NotSent, Refused, Unreachable, ask_all, transfer
 from xenflow.pure.management import ManagementError, Request
 
 DEAD = "tcp://127.0.0.1:9"
@@ -35,8 +35,9 @@ def test_refused() -> None:
 
 def test_what_does_not_fit_is_not_sent() -> None:
     with FakeController({}) as controller, Client(controller.url) as asked:
-        with pytest.raises(ManagementError, match="unknown-argument"):
+        with pytest.raises(NotSent, match="status: no argument") as raised:
             asked.request("status", router="vr1")
+        assert raised.value.code == "unknown-argument"
         assert not controller.asked
 
 

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-import mgmt
 from mgmt import cli
 from mgmt.client import Unreachable
+from mgmt.verbs import migrate, plan, recover
 from mgmt.verbs.migrate import Progress, ask_before
 from xenflow.pure.network import NetworkError
 
@@ -70,11 +69,10 @@ class Result:
         return {"ok": self.ok}
 
 
-class Orchestration(ModuleType):
+class Orchestration:
     """Stands in for `mgmt.migrate`."""
 
     def __init__(self) -> None:
-        super().__init__("mgmt.migrate")
         self.result = Result()
         self.refuse = ""
         self.left = True
@@ -87,6 +85,8 @@ class Orchestration(ModuleType):
         return Plan(asked)
 
     def plan_recovery(self, *asked: Any) -> Plan | None:
+        if self.refuse:
+            raise NetworkError(self.refuse)
         return Plan(asked) if self.left else None
 
     def run(
@@ -104,8 +104,8 @@ class Orchestration(ModuleType):
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Orchestration:
     module = Orchestration()
-    monkeypatch.setitem(sys.modules, "mgmt.migrate", module)
-    monkeypatch.setattr(mgmt, "migrate", module, raising=False)
+    for verb in (migrate, plan, recover):
+        monkeypatch.setattr(verb, "orchestration", module)
     return module
 
 
@@ -158,10 +158,10 @@ def test_migrate_that_fails(made: Orchestration, capsys: pytest.CaptureFixture[s
 def test_migrate_without_a_controller(
     made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def plan(*_: Any) -> Plan:
+    def silent(*_: Any) -> Plan:
         raise Unreachable("host-b", "tcp://x", 2.0, "no controller answers there")
 
-    monkeypatch.setattr(made, "plan", plan)
+    monkeypatch.setattr(made, "plan", silent)
     exit, _, err = run(capsys, "migrate", "vr1", "host-b")
     assert (exit, err) == (3, "xenflow: host-b (tcp://x): no controller answers there\n")
 
@@ -208,3 +208,5 @@ def test_recover(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(capsys, "recover")[0] == 1
     made.left = False
     assert run(capsys, "recover") == (0, "nothing to recover\n", "")
+    made.refuse = "a migration of vr1 is under way"
+    assert run(capsys, "recover") == (1, "", f"xenflow: {made.refuse}\n")

@@ -26,10 +26,10 @@ from xenflow.pure.placement import Placement, from_json, to_json
 VERSION = 1
 
 MAX_REQUEST = 1 << 20
-"""Octets of a request, of any verb but `import`."""
+"""Octets of a request, of any verb but `import` and `write-flows`."""
 
 MAX_IMPORT = 16 << 20
-"""Octets of one part of an import: so much an export's part may have become in base64."""
+"""Octets of one part of an import, and of one `write-flows`."""
 
 MAX_ANSWER = 32 << 20
 """Octets of an answer; a client refuses to receive more."""
@@ -37,9 +37,9 @@ MAX_ANSWER = 32 << 20
 MAX_ID = 128
 MAX_NAME = 63
 
-_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"import"')
+_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-flows)"')
 _MARK_WITHIN = 512
-"""A frame over MAX_REQUEST is only parsed if it calls itself an import this early."""
+"""A frame over MAX_REQUEST is only parsed if it says this early that it is one that may be."""
 
 
 class ManagementError(ValueError):
