@@ -10,7 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import (
+    REMAINDER,
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -237,7 +244,7 @@ def _add_lab(verbs: Any) -> None:
     except ImportError as error:
         reason = str(error)
         stub = verbs.add_parser("lab", help=_LAB_SUMMARY)
-        stub.add_argument("rest", nargs="*", metavar="...")
+        stub.add_argument("rest", nargs=REMAINDER)
         stub.set_defaults(run=lambda _: _no_lab(reason))
         return
     add_parser(verbs)
