@@ -559,6 +559,7 @@ _FRAG = {
     (3, None): "later",
     (1, 1): "yes",
     (0, 2): "not_later",
+    (2, 2): "later",
 }
 _PROTO_TEXT = {
     (IPV4, ICMP): "icmp",

@@ -79,6 +79,7 @@ __all__ = [
     "pack_actions",
     "packet_out",
     "parse",
+    "parse_flow_mod",
     "parse_packet_in",
     "port_stats_request",
     "set_config",
@@ -699,6 +700,43 @@ def parse_packet_in(data: bytes) -> PacketIn:
     except struct.error:
         raise WireError(f"PACKET_IN: {len(data)} bytes, at least 18 needed") from None
     return PacketIn(xid, buffer_id, total_len, in_port, reason, data[18:])
+
+
+def parse_flow_mod(data: bytes) -> Flow:
+    """The flow of one NXT_FLOW_MOD, as flow_mod() packs it, whatever its command is.
+
+    This is how flows travel between controllers.  Raises WireError where it is anything else.
+    """
+    if len(data) < 48:
+        raise WireError(f"NXT_FLOW_MOD: {len(data)} bytes, at least 48 needed")
+    (
+        version,
+        kind,
+        length,
+        _,
+        vendor,
+        subtype,
+        cookie,
+        command,
+        idle,
+        hard,
+        priority,
+        _,
+        _,
+        flags,
+        match_len,
+    ) = _NX_FLOW_MOD.unpack_from(data)
+    if (version, kind, vendor, subtype) != (VERSION, Type.VENDOR, NX_VENDOR, _NXT_FLOW_MOD):
+        raise WireError(f"NXT_FLOW_MOD: version {version}, type {kind}, {vendor:#x}, {subtype}")
+    if length != len(data):
+        raise WireError(f"NXT_FLOW_MOD: header says {length} bytes, {len(data)} given")
+    what = parse_match(data, 48, match_len)
+    actions_at = 48 + pad8(match_len)
+    if actions_at > length:
+        raise WireError(f"NXT_FLOW_MOD: match of {match_len} bytes without its padding")
+    actions = parse_actions(data, actions_at, length - actions_at)
+    flow = _flow(command >> 8, priority, what, actions, cookie, idle, hard)
+    return replace(flow, flags=flags)
 
 
 def flow_stats(parts: Iterable[StatsReply]) -> list[FlowStats]:

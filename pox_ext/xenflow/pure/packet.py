@@ -41,8 +41,9 @@ class Packet(NamedTuple):
     `vlan_tci` is 0 for an untagged frame, else 0x1000 with id and priority of the outer tag.
     `nw_tos` is without the two ECN bits.  `nw_frag`: 0 none, 1 first fragment, 3 later one.
     `tp_src` and `tp_dst` are ports, or of ICMP type and code.  A first fragment has them, but a
-    switch matches every fragment as if they were 0 (its actions do see them).  `l3`, `l4`, `end` are offsets into the frame: network header, transport header (0
-    where there is none, as in a later fragment), and the end of the IP packet (padding follows).
+    switch matches every fragment as if they were 0 (its actions do see them).  `l3`, `l4`, `end`
+    are offsets into the frame: network header, transport header (0 where there is none, as in a
+    later fragment), and the end of the IP packet (padding follows).
     """
 
     dl_dst: int = 0

@@ -1,0 +1,210 @@
+"""One Open vSwitch of a test's own: run directory, database, sockets and network namespace.
+
+Its bridge runs on the userspace datapath (dpif-netdev) with dummy ports: frames are injected over
+the control socket and what is sent is read back from pcap files, so the kernel sees nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from xenflow.pure import openflow as of
+from xenflow.pure.flow import Flow
+
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+N_PORTS = 6
+
+
+def available() -> bool:
+    """Whether the programs are there and we may make a network namespace."""
+    return (
+        os.geteuid() == 0
+        and SCHEMA.exists()
+        and all(map(shutil.which, ("ovs-vswitchd", "ovsdb-server", "ovs-ofctl", "unshare")))
+    )
+
+
+class Connection:
+    """A controller's end of an OpenFlow connection, blocking."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
+        self.sock.connect(str(path))
+        self.rest = b""
+        self.queue: list[of.Message] = []
+        self.xid = 100
+        self.send(of.hello() + of.set_flow_format_nxm() + of.enable_table_id())
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def receive(self) -> of.Message:
+        """The next message other than a hello; answers echo requests."""
+        while True:
+            while not self.queue:
+                messages, self.rest = of.split(self.rest + self.sock.recv(65536))
+                self.queue += map(of.parse, messages)
+            message = self.queue.pop(0)
+            if isinstance(message, of.EchoRequest):
+                self.send(of.echo_reply(message.data, message.xid))
+            elif not isinstance(message, of.Hello):
+                return message
+
+    def barrier(self) -> list[of.Message]:
+        """What else arrived before the barrier's reply."""
+        self.xid += 1
+        self.send(of.barrier_request(self.xid))
+        seen = []
+        while (message := self.receive()) != of.BarrierReply(self.xid):
+            seen.append(message)
+        return seen
+
+    def add(self, flows: Iterable[Flow]) -> None:
+        self.send(b"".join(map(of.flow_mod, flows)))
+        assert self.barrier() == []
+
+    def stats(self, request: bytes) -> list[of.StatsReply]:
+        """All parts of the reply to `request`."""
+        self.send(request)
+        parts = []
+        while True:
+            message = self.receive()
+            assert isinstance(message, of.StatsReply), message
+            parts.append(message)
+            if not message.more:
+                return parts
+
+
+class Switch:
+    """The running switch; bridge b0 with ports p1..p6 under these OpenFlow numbers."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.bridge = directory / "b0.mgmt"
+        self.control: socket.socket | None = None
+        self.decoder = json.JSONDecoder()
+
+    def connect(self) -> Connection:
+        return Connection(self.bridge)
+
+    def ofctl(self, *arguments: str) -> str:
+        command, *rest = arguments
+        done = subprocess.run(
+            ["ovs-ofctl", "--no-names", command, f"unix:{self.bridge}", *rest],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        return done.stdout
+
+    def appctl(self, method: str, *arguments: str) -> str:
+        """One command over the control socket (JSON-RPC), without starting a program."""
+        if self.control is None:
+            pid = (self.directory / "vswitchd.pid").read_text().strip()
+            self.control = socket.socket(socket.AF_UNIX)
+            self.control.settimeout(10)
+            self.control.connect(str(self.directory / f"ovs-vswitchd.{pid}.ctl"))
+        request = {"id": 0, "method": method, "params": list(arguments)}
+        self.control.sendall(json.dumps(request).encode())
+        buffer = ""
+        while True:
+            buffer += self.control.recv(1 << 20).decode()
+            with contextlib.suppress(json.JSONDecodeError):
+                reply, _ = self.decoder.raw_decode(buffer)
+                break
+        assert reply["error"] is None, reply
+        return str(reply["result"])
+
+    def _pcap(self, port: int) -> Path:
+        return self.directory / f"p{port}.pcap"
+
+    def _received(self) -> int:
+        text = self.appctl("dpif-netdev/pmd-stats-show")
+        return int(text.split("packets received: ")[1].split()[0])
+
+    def inject(self, frame: bytes, in_port: int) -> dict[int, list[bytes]]:
+        """Let `frame` arrive at `in_port`, freshly translated; what each port then sent."""
+        self.appctl("revalidator/purge")
+        before = {port: self._pcap(port).stat().st_size for port in range(1, N_PORTS + 1)}
+        count = self._received()
+        self.appctl("netdev-dummy/receive", f"p{in_port}", frame.hex())
+        deadline = time.monotonic() + 5
+        while self._received() == count:
+            assert time.monotonic() < deadline, "the datapath did not take the frame"
+        self.appctl("version")  # its outputs are written before the next request is answered
+        sent = {}
+        for port, size in before.items():
+            data = self._pcap(port).read_bytes()[size:]
+            frames = []
+            while data:
+                length = struct.unpack_from("<I", data, 8)[0]
+                frames.append(data[16 : 16 + length])
+                data = data[16 + length :]
+            if frames:
+                sent[port] = frames
+        return sent
+
+
+@contextlib.contextmanager
+def switch() -> Iterator[Switch]:
+    """Start a switch, stop it, and remove what it wrote."""
+    directory = Path(tempfile.mkdtemp(prefix="xf-ovs-", dir="/tmp"))
+    env = dict(os.environ, OVS_RUNDIR=str(directory), OVS_DBDIR=str(directory))
+    database = f"unix:{directory}/db.sock"
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*command: str) -> None:
+        with (directory / f"{len(processes)}.log").open("wb") as log:
+            processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log))
+
+    def wait_for(path: Path) -> None:
+        deadline = time.monotonic() + 10
+        while not path.exists():
+            if time.monotonic() > deadline:
+                logs = "".join(p.read_text() for p in directory.glob("*.log"))
+                raise RuntimeError(f"{path.name} did not appear:\n{logs}")
+            time.sleep(0.02)
+
+    def vsctl(*arguments: str) -> None:
+        command = ["ovs-vsctl", f"--db={database}", "--timeout=10", *arguments]
+        subprocess.run(command, check=True, env=env)
+
+    try:
+        conf = directory / "conf.db"
+        subprocess.run(["ovsdb-tool", "create", str(conf), str(SCHEMA)], check=True, env=env)
+        start("ovsdb-server", str(conf), f"--remote=p{database}")
+        wait_for(directory / "db.sock")
+        vsctl("--no-wait", "init")
+        start(
+            *("unshare", "--net", "ovs-vswitchd", "--enable-dummy", database),
+            f"--pidfile={directory}/vswitchd.pid",
+        )
+        wait_for(directory / "vswitchd.pid")
+        setup = ["add-br", "b0", "--", "set", "bridge", "b0", "datapath_type=dummy"]
+        setup += ["fail_mode=secure", "other-config:hwaddr=aa:00:00:00:00:01"]
+        for port in range(1, N_PORTS + 1):
+            setup += ["--", "add-port", "b0", f"p{port}", "--", "set", "interface", f"p{port}"]
+            setup += ["type=dummy", f"ofport_request={port}"]
+            setup += [f"options:tx_pcap={directory}/p{port}.pcap"]
+        vsctl(*setup)
+        wait_for(directory / "b0.mgmt")
+        yield Switch(directory)
+    finally:
+        for process in reversed(processes):
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(10)
+        shutil.rmtree(directory, ignore_errors=True)

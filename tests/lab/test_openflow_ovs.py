@@ -1,0 +1,420 @@
+"""Flows packed by us, held by a real Open vSwitch, come back the same; frames fare as simulated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+import tests.lab.ovs_private as ovs
+import tests.pure.flow_samples as samples
+from xenflow.pure import flow as fl
+from xenflow.pure import openflow as of
+from xenflow.pure import packet as pk
+from xenflow.pure import simulate
+from xenflow.pure.flow import Flow, match
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(not ovs.available(), reason="needs root and Open vSwitch"),
+]
+
+FRAME = samples.frames()[0]
+
+
+@pytest.fixture(scope="module")
+def switch() -> Iterator[ovs.Switch]:
+    with ovs.switch() as running:
+        yield running
+
+
+@pytest.fixture
+def connection(switch: ovs.Switch) -> Iterator[ovs.Connection]:
+    opened = switch.connect()
+    opened.send(of.delete_by_cookie(of.ALL_TABLES, 0, 0))
+    opened.barrier()
+    yield opened
+    opened.sock.close()
+
+
+def held(
+    connection: ovs.Connection, table: int = of.ALL_TABLES, cookie: int = 0, cookie_mask: int = 0
+) -> set[Flow]:
+    parts = connection.stats(of.flow_stats_request(table, cookie, cookie_mask, xid=9))
+    return {entry.flow for entry in of.flow_stats(parts)}
+
+
+EVERY_ACTION = (
+    fl.check_pkt_larger(1500, "reg4", 3),
+    fl.multipath("symmetric_l3", 4, "reg0"),
+    fl.multipath("nw_src", 2, "reg7"),
+    fl.output_reg("reg1"),
+    fl.controller(),
+    fl.controller(128),
+    fl.output(fl.IN_PORT),
+    fl.output(fl.LOCAL),
+    fl.output(3),
+    fl.normal(),
+    fl.enqueue(3, 4),
+    fl.set_queue(7),
+    fl.move("dl_src", "dl_dst"),
+    fl.move_bits("reg0", 0, "in_port", 0, 16),
+    fl.move_bits("nw_ttl", 0, "reg2", 8, 8),
+    fl.dec_ttl(),
+    fl.set_vlan(7),
+    fl.strip_vlan(),
+    fl.set_dl_src(0x00163E000001),
+    fl.set_dl_dst(0xFFFFFFFFFFFF),
+    fl.load("in_port", 0),
+    fl.load("nw_dst", 0x0A000001),
+    fl.load("dl_dst", 5),
+    fl.load("vlan_tci", 0x1005),
+    fl.load_bits("reg4", 5, 1, 1),
+    fl.load("tcp_dst", 80),
+    fl.resubmit(254),
+)
+BY_HAND = [
+    Flow(0, 0x8000, (), ()),
+    Flow(1, 1, match(in_port=fl.LOCAL, vlan_tci=0), (), 0xFFFFFFFFFFFFFFFE, 5, 6),
+    Flow(2, 2, match(dl_type=0x0800, nw_proto=6, nw_frag=(0, 2), tp_dst=179), EVERY_ACTION, 3),
+    Flow(2, 3, match(vlan_tci=(0x1005, 0x1FFF), dl_type=0x0800, nw_proto=1, tp_src=8), ()),
+    Flow(2, 4, match(vlan_tci=0xB005), ()),
+    Flow(2, 5, match(vlan_tci=(0xB000, 0xF000)), ()),
+    Flow(2, 6, match(vlan_tci=(0x1000, 0x1000), dl_src=(1, 3 << 46 | 1)), ()),
+    Flow(2, 7, match(dl_type=0x0806, arp_op=2, arp_tpa=(0x0A000000, 0xFFFFFF00)), ()),
+    Flow(2, 8, match(dl_type=0x86DD, ipv6_dst=(0xFE80 << 112, 0xFFC0 << 112), nw_proto=58), ()),
+    Flow(2, 9, match(dl_type=0x86DD, nw_proto=58, tp_src=135, tp_dst=0, ipv6_src=1), ()),
+    Flow(2, 10, match(dl_type=0x86DD, nw_proto=17, tp_src=(0x1000, 0xF000)), ()),
+    Flow(2, 11, match(dl_type=0x0800, nw_dst=(0x0A000001, 0xFF0000FF), nw_frag=3), ()),
+    Flow(2, 12, match(dl_type=0x0800, nw_frag=(1, 1), nw_tos=0xB8, nw_ttl=1, nw_proto=89), ()),
+    Flow(2, 13, match(dl_type=0x88CC, reg0=1, reg5=(0x10, 0xF0), reg7=0xFFFFFFFF), ()),
+    Flow(2, 14, match(dl_type=0x0806, arp_sha=1, arp_tha=(2, 6), arp_spa=3), ()),
+]
+
+
+def comparable(dump: str) -> set[str]:
+    """The lines of `dump-flows` without counters, in the form of flow.text()."""
+    lines = set()
+    for line in dump.splitlines():
+        if not line.startswith(" "):
+            continue
+        head, _, actions = line.strip().partition(" actions=")
+        head = re.sub(r"(duration|n_packets|n_bytes|idle_age|hard_age)=\S+ ?", "", head)
+        head = head.removeprefix("cookie=0x0, ").replace(" ", "").rstrip(",")
+        if "priority=" not in head:
+            head = re.sub(r"(table=\d+(,(idle|hard)_timeout=\d+)*)", r"\1,priority=32768", head)
+        lines.add(f"{head},actions={actions}")
+    return lines
+
+
+@pytest.mark.parametrize("seed", [None, *range(5)])
+def test_flows_come_back(switch: ovs.Switch, connection: ovs.Connection, seed: int | None) -> None:
+    flows = BY_HAND if seed is None else samples.some_flows(Random(seed), 150)
+    connection.add(flows)
+    assert held(connection) == set(flows)
+    dump = switch.ofctl("dump-flows")
+    assert comparable(dump) == {fl.text(flow) for flow in flows}
+
+
+def test_text_is_what_ovs_ofctl_takes(switch: ovs.Switch, connection: ovs.Connection) -> None:
+    for flow in BY_HAND:
+        switch.ofctl("add-flow", fl.text(flow))
+    assert held(connection) == set(BY_HAND)
+
+
+def test_a_dump_of_many_parts(connection: ovs.Connection) -> None:
+    packer = of.RoutePacker(1, 2, 100)
+    routes = [(i << 12, 20 + i % 13, i % 50) for i in range(3000)]
+    for chunk in packer.pack_adds(7, routes, lambda net, plen: net >> 20):
+        connection.send(chunk)
+    assert connection.barrier() == []
+    parts = connection.stats(of.flow_stats_request(1, xid=3))
+    assert len(parts) > 1 and [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
+    want = {packer.route_flow(7, *route, route[0] >> 20) for route in routes}
+    assert {entry.flow for entry in of.flow_stats(parts)} == want
+
+
+def test_by_cookie(connection: ovs.Connection) -> None:
+    exact = 0xFFFFFFFFFFFFFFFF
+    flows = [Flow(t, p, (), (), cookie=p) for t in (0, 1) for p in range(8)]
+    connection.add(flows)
+    assert held(connection, cookie=3, cookie_mask=exact) == {f for f in flows if f.cookie == 3}
+    assert held(connection, table=1, cookie=1, cookie_mask=1) == {
+        f for f in flows if f.table == 1 and f.cookie & 1
+    }
+    counted = connection.stats(of.aggregate_request(cookie=3, cookie_mask=exact))[0].entries
+    assert counted == (of.Aggregate(0, 0, 2),)
+    connection.send(of.delete_by_cookie(1, 3))
+    connection.send(of.delete_by_cookie(of.ALL_TABLES, 4, 4))
+    assert connection.barrier() == []
+    left = {f for f in flows if not f.cookie & 4 and f.key[:2] != (1, 3)}
+    assert held(connection) == left
+
+
+def test_strict_commands(connection: ovs.Connection) -> None:
+    old = Flow(3, 5, match(in_port=1), (fl.output(2),), 1)
+    new = Flow(3, 5, match(in_port=1), (fl.output(3),), 1)
+    connection.add([old, Flow(3, 6, (), ())])
+    connection.send(of.flow_mod(new, of.Command.MODIFY_STRICT))
+    assert connection.barrier() == [] and new in held(connection)
+    connection.send(of.flow_mod(new, of.Command.DELETE_STRICT))
+    assert connection.barrier() == [] and held(connection) == {Flow(3, 6, (), ())}
+
+
+def test_the_plain_form(connection: ovs.Connection) -> None:
+    flows = [
+        Flow(0, 5, match(in_port=1, vlan_tci=0, dl_type=0x0806, arp_tpa=5), (fl.output(2),), 9),
+        Flow(0, 6, match(vlan_tci=(0x1005, 0x1FFF), dl_src=7), (fl.set_vlan(6), fl.output(3))),
+        Flow(0, 7, match(vlan_tci=0x3005, dl_dst=7), (fl.strip_vlan(), fl.controller(99))),
+        Flow(0, 8, match(vlan_tci=(0x3000, 0xF000)), (fl.enqueue(1, 2),)),
+        Flow(
+            0, 9, match(dl_type=0x800, nw_src=(5 << 24, 255 << 24), nw_proto=17, tp_dst=9), (), 0, 9
+        ),
+    ]
+    # With enable_table_id() the command's high byte is the table here too: 0.
+    connection.send(b"".join(map(of.flow_mod_of10, flows)))
+    assert connection.barrier() == []
+    assert held(connection) == set(flows)
+    parts = connection.stats(of.flow_stats_request_of10(xid=4))
+    assert {entry.flow for entry in of.flow_stats(parts)} == set(flows)
+    counted = connection.stats(of.aggregate_request_of10(match(vlan_tci=0)))[0].entries
+    assert counted == (of.Aggregate(0, 0, 1),)
+
+
+def test_foreign_flows_do_not_spoil_a_dump(switch: ovs.Switch, connection: ovs.Connection) -> None:
+    switch.ofctl("add-flow", "table=9,tun_id=5,metadata=7,actions=learn(table=10),write_metadata:3")
+    switch.ofctl("add-flow", "table=9,ct_state=+trk,ip,actions=ct(commit),mod_nw_tos:4,flood")
+    foreign = held(connection)
+    assert len(foreign) == 2
+    connection.send(b"".join(of.flow_mod(flow, of.Command.DELETE_STRICT) for flow in foreign))
+    assert connection.barrier() == [] and held(connection) == set()
+    connection.add(foreign)
+    assert held(connection) == foreign
+
+
+def test_errors_have_names(connection: ovs.Connection) -> None:
+    bad = of.flow_mod(Flow(1, 1, (), ()))
+    connection.send(bad[:25] + b"\x09" + bad[26:])
+    connection.send(of.packet_out(FRAME, (fl.output(77),), in_port=0xFF77))
+    connection.send(of.flow_mod(Flow(1, 1, (), (fl.load("nw_dst", 1),))))
+    connection.send(of.packet_out(FRAME, (fl.raw(b"\x00\x63\x00\x08\0\0\0\0"),)))
+    errors = [m for m in connection.barrier() if isinstance(m, of.ErrorMessage)]
+    assert [error.name for error in errors] == [
+        "flow_mod failed: unknown command",
+        "bad request: no such port",
+        "bad request: action does not fit the match",
+        "bad action: unknown action",
+    ]
+
+
+def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection) -> None:
+    connection.send(of.features_request(5))
+    features = connection.receive()
+    assert isinstance(features, of.FeaturesReply)
+    assert {port.name for port in features.ports} == {"b0", *(f"p{i}" for i in range(1, 7))}
+    (desc,) = connection.stats(of.desc_request())[0].entries
+    assert isinstance(desc, of.Desc) and desc.manufacturer.startswith("Nicira")
+    connection.send(of.set_config(0xFFFF))
+    connection.send(of.get_config_request(6))
+    assert connection.receive() == of.ConfigReply(6, 0, 0xFFFF)
+    told = Flow(0, 9, match(in_port=1), (fl.controller(), fl.output(2)), 5, flags=fl.SEND_FLOW_REM)
+    connection.add([told])
+    assert switch.inject(FRAME, 1) == {2: [FRAME]}
+    packet_in = connection.receive()
+    assert isinstance(packet_in, of.PacketIn)
+    assert (packet_in.in_port, packet_in.data) == (1, FRAME)
+    connection.send(of.packet_out(FRAME, (fl.output(3),)) + of.port_stats_request(3, 8))
+    reply = connection.receive()
+    assert isinstance(reply, of.StatsReply)
+    (counters,) = reply.entries
+    assert isinstance(counters, of.PortStats) and counters.port == 3
+    connection.send(of.flow_mod(told, of.Command.DELETE_STRICT))
+    removed = connection.receive()
+    assert isinstance(removed, of.FlowRemoved)
+    assert (removed.flow, removed.reason) == (Flow(0, 9, match(in_port=1), (), 5), 2)
+    switch.appctl("netdev-dummy/set-admin-state", "p6", "down")
+    status = connection.receive()
+    assert isinstance(status, of.PortStatus)
+    assert (status.port.name, status.port.up, status.reason) == ("p6", False, 2)
+    switch.appctl("netdev-dummy/set-admin-state", "p6", "up")
+
+
+def test_a_packet_answered_once(switch: ovs.Switch, connection: ovs.Connection) -> None:
+    """The reactive answer catches the next frame of the same twelve fields, and only those."""
+    actions = of.pack_actions((fl.dec_ttl(), fl.output(4)))
+    for frame in samples.frames():
+        connection.send(of.delete_by_cookie(of.ALL_TABLES, 0, 0))
+        connection.send(of.ExactFlowPacker(0, 5, 10, ttl=True).pack(frame, 1, actions, 3))
+        assert connection.barrier() == [], frame.hex()
+        (flow,) = held(connection)
+        assert flow.match == of.exact_match(frame, 1, ttl=True)
+        sent = simulate.run(simulate.Tables([flow]), frame, 1).outputs
+        assert switch.inject(frame, 1).get(4, []) == [data for _, data in sent]
+        assert switch.inject(frame, 2) == {}
+
+
+def fate(verdict: simulate.Verdict) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for port, frame in verdict.outputs:
+        if isinstance(port, int) and 1 <= port <= ovs.N_PORTS:
+            found.setdefault(port, []).append(frame)
+    return found
+
+
+def traced_ports(switch: ovs.Switch, frame: bytes, in_port: int) -> list[int]:
+    text = switch.appctl("ofproto/trace", "b0", f"in_port={in_port}", frame.hex())
+    actions = text.split("Datapath actions: ")[1].splitlines()[0]
+    while (shorter := re.sub(r"\([^()]*\)", "", actions)) != actions:
+        actions = shorter
+    shown = re.findall(r"\s(\d+)/(\d+): \(dummy\)", switch.appctl("dpif/show"))
+    ports = {datapath_port: int(port) for port, datapath_port in shown}
+    return [ports[a] for a in actions.split(",") if a in ports]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_frames_fare_as_simulated(
+    switch: ovs.Switch, connection: ovs.Connection, seed: int
+) -> None:
+    flows = samples.some_flows(Random(seed), 60)
+    connection.add(flows)
+    tables = simulate.Tables(flows)
+    for frame in samples.frames():
+        for in_port in (1, 2):
+            verdict = simulate.run(tables, frame, in_port)
+            assert switch.inject(frame, in_port) == fate(verdict), (in_port, frame.hex())
+            assert traced_ports(switch, frame, in_port) == [
+                port for port in verdict.ports if isinstance(port, int) and port <= ovs.N_PORTS
+            ]
+
+
+SETTINGS: dict[str, list[Flow]] = {
+    "resubmit goes on": [
+        Flow(0, 1, (), (fl.resubmit(1), fl.output_reg("reg0"), fl.output(3))),
+        Flow(1, 1, (), (fl.load("reg0", 2), fl.set_dl_src(9))),
+    ],
+    "depth": [Flow(0, 1, (), (fl.output(2), fl.resubmit(0)))],
+    "depth 64": [
+        *(Flow(i, 1, (), (fl.resubmit(i + 1),)) for i in range(64)),
+        Flow(64, 1, (), (fl.output(2),)),
+    ],
+    "depth 65": [
+        Flow(0, 1, (), (fl.output(3), fl.resubmit(1))),
+        *(Flow(i, 1, (), (fl.resubmit(i + 1),)) for i in range(1, 65)),
+        Flow(65, 1, (), (fl.output(2),)),
+    ],
+    "breadth": [
+        Flow(0, 1, (), (fl.output(3), *[fl.resubmit(1)] * 65)),
+        Flow(1, 1, (), (fl.resubmit(2),) * 65),
+        Flow(2, 1, (), (fl.load("reg0", 1),)),
+    ],
+    "misses": [Flow(0, 1, (), (fl.resubmit(1), fl.resubmit(2), fl.output(2)))],
+    "ingress": [
+        Flow(
+            0,
+            1,
+            (),
+            (fl.output(1), fl.output(fl.IN_PORT), fl.load("in_port", 0), fl.output(1)),
+        )
+    ],
+    "ttl": [
+        Flow(0, 1, (), (fl.resubmit(1), fl.output(3))),
+        Flow(1, 1, match(dl_type=0x800), (fl.dec_ttl(), fl.set_dl_src(5), fl.output(2))),
+        Flow(1, 2, match(dl_type=0x86DD), (fl.dec_ttl(), fl.output(2))),
+        Flow(1, 0, (), (fl.dec_ttl(), fl.output(2))),
+    ],
+    "ttl twice": [
+        Flow(
+            0, 1, match(dl_type=0x800), (fl.dec_ttl(), fl.resubmit(1), fl.dec_ttl(), fl.output(2))
+        ),
+        Flow(1, 1, match(dl_type=0x800, nw_ttl=63), (fl.output(3),)),
+    ],
+    "a router's answer to ARP": [
+        Flow(
+            0,
+            1,
+            match(dl_type=0x806, arp_op=1, arp_tpa=samples.IP[1]),
+            (
+                fl.move("dl_src", "dl_dst"),
+                fl.set_dl_src(0x0A),
+                fl.load("arp_op", 2),
+                fl.move("arp_sha", "arp_tha"),
+                fl.load("arp_sha", 0x0A),
+                fl.move("arp_spa", "arp_tpa"),
+                fl.load("arp_spa", samples.IP[1]),
+                fl.output(fl.IN_PORT),
+            ),
+        )
+    ],
+    "fields not there": [
+        Flow(
+            0,
+            1,
+            match(dl_type=0x800, nw_proto=17),
+            (fl.load("nw_dst", 1), fl.load("nw_ttl", 9), fl.load("udp_dst", 5), fl.output(2)),
+        )
+    ],
+    "vlan": [
+        Flow(0, 1, match(in_port=1), (fl.set_vlan(9), fl.output(2), fl.strip_vlan(), fl.output(3))),
+        Flow(0, 2, match(in_port=2), (fl.load("vlan_tci", 0x7005), fl.output(3), fl.output(1))),
+        Flow(0, 3, match(in_port=3), (fl.load("vlan_tci", 0), fl.output(2))),
+    ],
+    "too large": [
+        Flow(0, 1, (), (fl.resubmit(1), fl.resubmit(2), fl.output(5))),
+        Flow(1, 1, (), (fl.load("reg1", 7), fl.check_pkt_larger(100, "reg0", 0), fl.resubmit(2))),
+        Flow(2, 2, match(reg0=(1, 1)), (fl.set_dl_src(1), fl.output(3))),
+        Flow(2, 1, (), (fl.set_dl_src(2), fl.output(4))),
+    ],
+    "too large, tagged first": [
+        Flow(0, 1, (), (fl.set_vlan(5), fl.check_pkt_larger(72, "reg0", 0), fl.resubmit(2))),
+        Flow(2, 2, match(reg0=(1, 1)), (fl.output(3),)),
+        Flow(2, 1, (), (fl.output(4),)),
+    ],
+    "reserved ports from a register": [
+        Flow(0, 1, (), (fl.load("reg0", fl.IN_PORT), fl.output_reg("reg0"))),
+        Flow(
+            0, 2, match(in_port=2), (fl.load("reg0", 0x10003), fl.output_reg("reg0"), fl.output(1))
+        ),
+    ],
+    "fragments and ports": [
+        Flow(0, 3, match(dl_type=0x800, nw_proto=17, tp_dst=53), (fl.output(2),)),
+        Flow(0, 2, match(dl_type=0x800, nw_proto=17, tp_dst=0), (fl.output(3),)),
+        Flow(0, 1, (), (fl.output(4),)),
+    ],
+    "queues": [Flow(0, 1, (), (fl.set_queue(3), fl.output(2), fl.enqueue(3, 1), fl.enqueue(1, 1)))],
+    "protocol 0": [
+        Flow(
+            0,
+            1,
+            match(dl_type=0x800),
+            (fl.dec_ttl(), fl.load("nw_dst", 3), fl.set_dl_dst(1), fl.output(2), fl.resubmit(1)),
+        ),
+        Flow(1, 1, match(dl_type=0x800, nw_ttl=63), (fl.output(3),)),
+    ],
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_fare_as_simulated(
+    switch: ovs.Switch, connection: ovs.Connection, setting: str
+) -> None:
+    connection.add(SETTINGS[setting])
+    tables = simulate.Tables(SETTINGS[setting])
+    for frame in samples.frames():
+        for in_port in (1, 2, 3):
+            verdict = simulate.run(tables, frame, in_port)
+            assert switch.inject(frame, in_port) == fate(verdict), (in_port, frame.hex())
+
+
+def test_multipath_takes_one_of_its_links(switch: ovs.Switch, connection: ovs.Connection) -> None:
+    flow = Flow(0, 1, (), (fl.multipath("symmetric_l3", 3, "reg0"), fl.resubmit(1)))
+    ends = [Flow(1, 1, match(reg0=i), (fl.output(2 + i),)) for i in range(3)]
+    connection.add([flow, *ends])
+    tables = simulate.Tables([flow, *ends])
+    for dst in range(20):
+        packet = pk.ipv4(1, dst, 17, pk.udp(1, dst, 5, 6))
+        frame = pk.ethernet(1, 2, 0x800, packet)
+        (port,) = switch.inject(frame, 1)
+        assert port in (2, 3, 4)
+        assert simulate.run(tables, frame, 1).ports[0] in (2, 3, 4)
