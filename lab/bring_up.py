@@ -129,7 +129,7 @@ def current() -> tuple[Lab, State]:
     state = read_state()
     if state is None:
         raise LabError("no lab is up: `xenflow lab up paper` brings one up")
-    if state.phase != "up":
+    if state.phase == "starting":
         raise LabError("the lab is not up (still coming up, or left behind by a failure: "
                        "`xenflow lab down` sweeps it)")
     return load_lab(NETWORK_FILE), state
@@ -201,7 +201,9 @@ def up(
         try:
             _Builder(lab, path, options, say).build()
         except BaseException as error:
-            if not options.keep:
+            if options.keep:
+                _note_kept()
+            else:
                 _sweep()
             hint = f"logs: {process.LOG_DIR}"
             if options.keep:
@@ -211,6 +213,12 @@ def up(
             raise
         say(f"up in {time.monotonic() - begun:.1f} s: {lab.network.name}")
     return load_lab(NETWORK_FILE)
+
+
+def _note_kept() -> None:
+    state = read_state()
+    if state is not None:
+        replace(state, phase="kept").write()
 
 
 def _refuse_second() -> None:
@@ -370,7 +378,7 @@ class _Builder:
             for name in lab.network.controllers:
                 start_controller(lab, name)
         for datapath in datapaths:
-            _await_path(switch.rundir(lab.switch_node(datapath.name)) / "db.sock")
+            process.await_path(switch.rundir(lab.switch_node(datapath.name)) / "db.sock")
         switch.finish(
             [
                 switch.vsctl(
@@ -408,8 +416,7 @@ class _Builder:
 
     def start_routing(self) -> None:
         timers = routing.Timers(self.options.hello_s, self.options.dead_s)
-        for speaker in routing.speakers(self.lab):
-            routing.start(speaker, self.options.daemon, timers)
+        routing.start(self.lab, self.options.daemon, timers)
 
     # waiting
 
@@ -461,14 +468,6 @@ class _Builder:
                 raise LabError(
                     "\n  ".join([f"{one.name} of {one.node} ended ({one.log}):", *last])
                 )
-
-
-def _await_path(path: Path, limit_s: float = 10.0) -> None:
-    end = time.monotonic() + limit_s
-    while not path.exists():
-        if time.monotonic() > end:
-            raise LabError(f"{path} did not appear within {limit_s:g} s")
-        time.sleep(0.002)
 
 
 def write_network_file(lab: Lab, source: Path) -> None:

@@ -98,6 +98,18 @@ def start(
     return process
 
 
+def await_path(path: Path, limit_s: float = 10.0) -> None:
+    """Wait for a file that a process makes once it serves.
+
+    Raises LabError where it does not.
+    """
+    end = time.monotonic() + limit_s
+    while not path.exists():
+        if time.monotonic() > end:
+            raise LabError(f"{path} did not appear within {limit_s:g} s; logs: {LOG_DIR}")
+        time.sleep(0.002)
+
+
 def recorded() -> list[Process]:
     """Every process started and not yet forgotten, dead ones too."""
     found = []

@@ -71,12 +71,18 @@ def speakers(lab: Lab) -> list[Speaker]:
     return found
 
 
-def start(speaker: Speaker, daemon: str, timers: Timers) -> None:
-    """Start a node's routing daemon."""
-    speaker.directory.mkdir(parents=True, exist_ok=True)
-    if speaker.stub:
-        ip([f"address replace {speaker.stub} dev lo"], PREFIX + speaker.node)
-    (_start_bird if daemon == "bird" else _start_frr)(speaker, timers)
+def start(lab: Lab, daemon: str, timers: Timers) -> None:
+    """Start the routing daemon of every node that has one."""
+    everyone = speakers(lab)
+    for speaker in everyone:
+        speaker.directory.mkdir(parents=True, exist_ok=True)
+        if speaker.stub:
+            ip([f"address replace {speaker.stub} dev lo"], PREFIX + speaker.node)
+    if daemon == "bird":
+        for speaker in everyone:
+            _start_bird(speaker, timers)
+    else:
+        _start_frr(everyone, timers)
 
 
 # --- BIRD ----------------------------------------------------------------------------------------
@@ -134,8 +140,8 @@ def _start_bird(speaker: Speaker, timers: Timers) -> None:
 # --- FRR -----------------------------------------------------------------------------------------
 
 
-def frr_configuration(speaker: Speaker, timers: Timers) -> str:
-    """A node's `frr.conf`, for zebra and ospfd."""
+def ospfd_configuration(speaker: Speaker, timers: Timers) -> str:
+    """A node's `ospfd.conf`; zebra needs to be told nothing."""
     interfaces = "".join(
         f"""interface {name}
  ip ospf area 0
@@ -151,7 +157,7 @@ def frr_configuration(speaker: Speaker, timers: Timers) -> str:
     return f"""\
 hostname {speaker.node}
 log timestamp precision 6
-log file {process.LOG_DIR}/{speaker.node}-frr.log informational
+log stdout informational
 !
 {interfaces}{stub}router ospf
  ospf router-id {speaker.router_id}
@@ -162,24 +168,34 @@ log file {process.LOG_DIR}/{speaker.node}-frr.log informational
 """
 
 
-def _start_frr(speaker: Speaker, timers: Timers) -> None:
+def _start_frr(everyone: list[Speaker], timers: Timers) -> None:
     if not (_FRR_DIR / "ospfd").exists():
         raise LabError("FRR is not installed (package frr)")
+    for speaker in everyone:
+        here = speaker.directory / "frr"
+        here.mkdir()
+        (here / "zebra.conf").write_text("log timestamp precision 6\nlog stdout informational\n")
+        (here / "ospfd.conf").write_text(ospfd_configuration(speaker, timers))
+        for path in (here, *here.iterdir()):
+            shutil.chown(path, "frr", "frr")
+        _start_frr_daemon(speaker, "zebra")
+    for speaker in everyone:
+        # an ospfd that does not find zebra tries again only after 10 s
+        process.await_path(speaker.directory / "frr" / "zserv.api")
+        _start_frr_daemon(speaker, "ospfd")
+
+
+def _start_frr_daemon(speaker: Speaker, name: str) -> None:
     here = speaker.directory / "frr"
-    here.mkdir(exist_ok=True)
-    (here / "frr.conf").write_text(frr_configuration(speaker, timers))
-    for path in (here, here / "frr.conf"):
-        shutil.chown(path, "frr", "frr")
-    for name in ("zebra", "ospfd"):
-        process.start(
-            speaker.node,
-            name,
-            [
-                str(_FRR_DIR / name), "-f", str(here / "frr.conf"), "-i", str(here / f"{name}.pid"),
-                "-z", str(here / "zserv.api"), "--vty_socket", str(here), "-A", "127.0.0.1",
-            ],
-            PREFIX + speaker.node,
-        )
+    process.start(
+        speaker.node,
+        name,
+        [
+            str(_FRR_DIR / name), "-f", str(here / f"{name}.conf"), "-i", str(here / f"{name}.pid"),
+            "-z", str(here / "zserv.api"), "--vty_socket", str(here), "-A", "127.0.0.1",
+        ],
+        PREFIX + speaker.node,
+    )
 
 
 # --- reports -------------------------------------------------------------------------------------
@@ -208,7 +224,7 @@ def neighbour_changes(lab: Lab, since: datetime | None = None) -> list[Neighbour
     local time, as the logs are."""
     found = []
     for speaker in speakers(lab):
-        for name in DAEMONS:
+        for name in ("bird", "ospfd"):
             log = process.LOG_DIR / f"{speaker.node}-{name}.log"
             if log.exists():
                 found += parse_changes(speaker.node, log.read_text(errors="replace"))
