@@ -60,14 +60,20 @@ def environment(*folders: Path) -> dict[str, str]:
 
 
 class Controller:
-    """A running `pox.py` whose component is the recorder."""
+    """A running `pox.py` with a component of the tests', the recorder unless named."""
 
-    def __init__(self, core: str, words: list[str], before: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        core: str,
+        words: list[str],
+        before: list[str] | None = None,
+        component: str = "recorder",
+    ) -> None:
         self.port = free_port()
         self.process = subprocess.Popen(
             [
                 *(before or []), sys.executable, str(ROOT / "pox.py"), *core_options(core),
-                "openflow.of_01", f"--port={self.port}", "recorder", *words,
+                "openflow.of_01", f"--port={self.port}", component, *words,
             ],
             cwd=ROOT, env=environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -135,8 +141,8 @@ def start() -> Iterator[Callable[..., Controller]]:
     """Starts controllers, `start(core, *options of the recorder)`, and ends them."""
     running: list[Controller] = []
 
-    def start(core: str, *words: str, before: list[str] | None = None) -> Controller:
-        running.append(Controller(core, list(words), before))
+    def start(core: str, *words: str, **options: Any) -> Controller:
+        running.append(Controller(core, list(words), **options))
         running[-1].wait_for("Up")
         return running[-1]
 

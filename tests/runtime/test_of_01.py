@@ -166,6 +166,7 @@ def test_malformed_messages_are_dropped_and_logged(start):
         switch.send(message(kind, 0, b"\0"))
     switch.send(packet_in(b"hello"))
     assert controller.wait_for("PacketIn")["data"] == "hello"
+    controller.wait_for_log("malformed OpenFlow message of type 17")
     assert sum("malformed OpenFlow message" in line for line in controller.log) == 8
     switch.send(message(10, 0, b"\0") * 20)
     assert switch.ended()
