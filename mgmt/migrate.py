@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from mgmt import hypervisor
@@ -38,6 +40,7 @@ KEEP_LEASE_S = 8.0
 PLACE_TIMEOUT_S = 90.0
 MOVE_TIMEOUT_S = 600.0
 POLL_S = 0.01
+FLOWS_AT_ONCE = 2000
 
 
 class MigrationError(RuntimeError):
@@ -243,7 +246,7 @@ class _Facts:
             peers = {a.end.datapath for a in network.links[interface.link].access}
             for peer in sorted(peers | {hosts[0]}):
                 steps = tree.path(hosts[1], peer)
-                for one, other in zip(steps, steps[1:], strict=False):
+                for one, other in pairwise(steps):
                     cable = tree.cable_between(one, other)
                     for end in (cable.a, cable.b):
                         port = self.ports.get(end.datapath, {}).get(end.port)
@@ -480,11 +483,14 @@ class _Run:
             source, "read-flows", timeout_s=PLACE_TIMEOUT_S,
             router=self.router, datapath=effect.source,
         )  # fmt: skip
-        self.ask(
-            destination, "write-flows", timeout_s=PLACE_TIMEOUT_S, router=self.router,
-            datapath=effect.destination, flows=[b64decode(text) for text in read["flows"]],
-            ports=self._port_map(effect.source, effect.destination),
-        )  # fmt: skip
+        ports = self._port_map(effect.source, effect.destination)
+        flows = [b64decode(text) for text in read["flows"]]
+        for start in range(0, len(flows), FLOWS_AT_ONCE):
+            self.ask(
+                destination, "write-flows", timeout_s=PLACE_TIMEOUT_S, router=self.router,
+                datapath=effect.destination, flows=flows[start : start + FLOWS_AT_ONCE],
+                ports=ports,
+            )  # fmt: skip
 
     def _port_map(self, source: str, destination: str) -> dict[str, int]:
         """Ports of the source, by number, to the ports of the destination that lead the same way.
@@ -590,9 +596,9 @@ class _Run:
             return
         self.report(Event(self.now(), "undo", "started"))
         if self.driver is not None and self.job is not None:
-            self._try("hypervisor", lambda: self._abort_move())
+            self._try("hypervisor", self._abort_move)
         for effect in mig.undo_of(self.done, self.plan.start):
-            self._try(_words(effect), lambda e=effect: getattr(self, f"_do_{type(e).__name__}")(e))
+            self._try(_words(effect), partial(getattr(self, f"_do_{type(effect).__name__}"), effect))
         result.undone = not result.problems
         state = "undone" if result.undone else "failed"
         self.report(Event(self.now(), "undo", state, "; ".join(result.problems)))
@@ -640,10 +646,10 @@ class _Run:
 
     def _unlock(self) -> None:
         for name in self._controllers():
-            self._try(
-                f"unlock at {name}",
-                lambda n=name: self.ask(n, "unlock", router=self.router, owner=self.owner) and None,
-            )
+            self._try(f"unlock at {name}", partial(self._unlock_at, name))
+
+    def _unlock_at(self, controller: str) -> None:
+        self.ask(controller, "unlock", router=self.router, owner=self.owner)
 
     def _note(self, entry: dict[str, Any]) -> None:
         for name in self._controllers():

@@ -469,7 +469,7 @@ def _moves_along(flow: Flow, router: Router) -> bool:
     """Whether a flow is one that a migration in the report's order copies to the destination."""
     if pipeline.cookie_router(flow.cookie) != router.id:
         return False
-    exact = flow.table == pipeline.INGRESS and flow.priority == pipeline.REACTIVE_PRIORITY
+    exact = flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND
     return exact or flow.table in (pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.LEGS)
 
 

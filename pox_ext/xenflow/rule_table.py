@@ -27,7 +27,14 @@ from xenflow.pure import flow as f
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
 from xenflow.pure.feed import Feed, Outcome
-from xenflow.pure.network import Interface, Link, Network, NetworkError, Router
+from xenflow.pure.network import (
+    DETOUR_VLAN_OFFSET,
+    Interface,
+    Link,
+    Network,
+    NetworkError,
+    Router,
+)
 from xenflow.pure.pipeline import RouterView
 from xenflow.pure.placement import Placement, at_home, from_json, to_json
 from xenflow.pure.router_state import Changes, RouterState
@@ -194,7 +201,10 @@ class RuleTable:
     def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
         """A frame that a switch sent up: held for a VM, a copy of a hello, or a question.
         False where it is none of these."""
-        vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if frame[12:14] == b"\x81\x00" else 0
+        tagged = frame[12:14] == b"\x81\x00"
+        vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
+        if 0 < vlan < DETOUR_VLAN_OFFSET:
+            return switch.answer(in_port, frame)
         if not vlan:
             return self._hello(switch, in_port, frame)
         for link in self.network.links.values():

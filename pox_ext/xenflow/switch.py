@@ -29,12 +29,13 @@ from typing import Any, Protocol
 from xenflow import proof
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
-from xenflow.pure.flow import Flow, match
+from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output
 from xenflow.pure.network import Datapath, Kind, Network, Pipeline, Router
 from xenflow.pure.pipeline import Flows, RouterView
 from xenflow.pure.placement import Mode, Placement
 from xenflow.pure.router_state import Changes, RouterState
 from xenflow.pure.views import affected_hops, next_hop_view
+from xenflow.reactive import Reactive
 from xenflow.rules import Rules
 
 log = logging.getLogger("xenflow.switch")
@@ -54,6 +55,8 @@ FIRST_XID = 0x80000000
 PACKET_OUT_XID = 0xFFFF0000
 """Of packets sent through the switch; a refused one changes nothing that the switch holds."""
 BULK = 4 * 1024
+MANY_DECISIONS = 64
+"""When more routes change at once, all exact flows of the router are asked for again."""
 
 
 class Routers(Protocol):
@@ -130,6 +133,7 @@ class Switch:
         self.live = False
         self.flow_mods = 0
         self.errors = 0
+        self._answers: Reactive | None = None
         self._found: dict[str, dict[int, int]] = {}
         self._streamed: dict[str, int] = {}
         self._promises: list[_Promise] = []
@@ -197,6 +201,7 @@ class Switch:
         `complete` is False while its first snapshot streams in, whose routes are written as they
         come where the switch holds none yet.
         """
+        self._answers = None
         if not self.live or not self.forwards(router):
             return
         if router in self.synced:
@@ -212,6 +217,7 @@ class Switch:
 
     def placed(self, router: str) -> None:
         """The placement of a router on this switch has changed."""
+        self._answers = None
         if not self.live:
             return
         if not self.forwards(router):
@@ -228,6 +234,7 @@ class Switch:
 
     def refresh(self) -> None:
         """Something that local flows depend on has changed."""
+        self._answers = None
         if self.live:
             self.submit(self._write_small())
 
@@ -277,6 +284,25 @@ class Switch:
     ) -> None:
         """Read flows with their counters, beside the jobs; [] where the switch goes away."""
         self._ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
+
+    def answer(self, in_port: int, frame: bytes) -> bool:
+        """Answer a packet-in of the reactive pipeline; False where it is for no router here."""
+        if self._answers is None:
+            states = {
+                name: state
+                for name in self.synced
+                if (state := self.routers.state(name)) is not None
+            }
+            site = self.site()
+            known = {n: p for n, p in site.placements.items() if n in states or n not in
+                     self.network.routers or not self.forwards(n)}  # fmt: skip
+            self._answers = Reactive(
+                replace(site, placements=known), states, self.datapath.nicira
+            )
+        messages = self._answers.answer(in_port, frame)
+        if messages is not None:
+            self._send(messages)
+        return messages is not None
 
     def _stats_request(
         self, table: int, cookie: int, mask: int, what: tuple[Any, ...] = ()
@@ -493,6 +519,8 @@ class Switch:
         pack = of.flow_mod_of10 if self._plain else of.flow_mod
         self.flow_mods += 1
         self._write(pack(flow, command))
+        if flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND:
+            return
         if add:
             self.installed[flow.key] = flow
         else:
@@ -502,8 +530,12 @@ class Switch:
 
     def adopt(self, flows: Sequence[bytes], ports: Mapping[int, int]) -> int:
         """Write flows that were read from another switch, their ports translated; returns how
-        many.  Raises WireError where they are no flows."""
-        taken = [translated(of.parse_flow_mod(data), ports) for data in flows]
+        many (those through a port without a counterpart are left out).
+
+        Raises WireError where they are no flows.
+        """
+        found = [translated(of.parse_flow_mod(data), ports) for data in flows]
+        taken = [flow for flow in found if flow is not None]
         self.submit(self._adopt(taken))
         return len(taken)
 
@@ -560,7 +592,9 @@ class Switch:
 
     def _take(self, flows: Sequence[Flow]) -> None:
         for flow in flows:
-            if flow.cookie & pipeline.COOKIE_MAGIC_MASK == pipeline.COOKIE_MAGIC:
+            if flow.cookie & pipeline.COOKIE_MAGIC_MASK != pipeline.COOKIE_MAGIC:
+                continue
+            if flow.cookie >> 24 & 0xFF != pipeline.REACTIVE_KIND:
                 self.installed[flow.key] = flow
 
     def _read_routes(self) -> Job:
@@ -635,11 +669,43 @@ class Switch:
 
     def _write_small(self) -> Job:
         batches = self._plan_small()
+        if batches and self.reactive:
+            self._forget_decisions()
         for batch in batches:
             for add, flow in batch:
                 self._write_flow(add, flow)
             self._fence_fragments()
             yield ROOM
+
+    # The reactive pipeline's exact flows: deleted where they may have become wrong, asked for again
+
+    def _forget_decisions(self, router: int | None = None, hop: int | None = None) -> None:
+        if self._plain:
+            self._write(of.flow_mod_of10(
+                Flow(0, pipeline.REACTIVE_PRIORITY, match(), ()), of.Command.DELETE))  # fmt: skip
+            return
+        kind, mask = pipeline.cookie(pipeline.REACTIVE_KIND), pipeline.REACTIVE_COOKIE_MASK
+        if router is not None:
+            kind, mask = kind | router << 32, mask | 0xFFFF << 32
+        if router is not None and hop is not None:
+            kind, mask = pipeline.reactive_cookie(router, hop), 0xFFFFFFFFFFFFFFFF
+        self._write(of.delete_by_cookie(pipeline.INGRESS, kind, mask))
+        self.flow_mods += 1
+
+    def _change_decisions(self, router: Router, state: RouterState, changes: Changes) -> None:
+        routes = [*changes.routes4, *changes.gone4]
+        hops = list(affected_hops(state, changes))
+        if len(routes) + len(hops) > MANY_DECISIONS:
+            self._forget_decisions(router.id)
+            return
+        for hop in hops:
+            self._forget_decisions(router.id, hop)
+        for net, plen, _ in routes:
+            prefix = match(dl_type=IPV4, nw_dst=(net, pipeline.prefix_mask(plen)))
+            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
+            mask = pipeline.REACTIVE_COOKIE_MASK | 0xFFFF << 32
+            self._write(of.delete_matching(pipeline.INGRESS, prefix, own, mask))
+            self.flow_mods += 1
 
     # Routes
 
@@ -662,6 +728,8 @@ class Switch:
             adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
             gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
             yield from self._write_routes(router.id, adds, gone, ordered=bool(found))
+        if self.reactive:
+            self._forget_decisions(router.id)
         for batch in self._plan_small():
             for add, flow in batch:
                 self._write_flow(add, flow)
@@ -680,6 +748,8 @@ class Switch:
         if state is None or name not in self.hops:
             return
         stale: list[Flow] = []
+        if self.reactive:
+            self._change_decisions(router, state, changes)
         if not (self.reactive or self._plain):
             if self._in_flight_bytes >= IN_FLIGHT_BYTES:
                 yield ROOM
@@ -772,14 +842,18 @@ def _prefix_length(route: tuple[int, int, int]) -> int:
     return route[1]
 
 
-def translated(flow: Flow, ports: Mapping[int, int]) -> Flow:
-    """The flow with its port numbers replaced; ports that are not named stay."""
+def translated(flow: Flow, ports: Mapping[int, int]) -> Flow | None:
+    """The flow with its ports replaced; None where it uses one that has no counterpart."""
+    used = {value for name, value, _ in flow.match if name == "in_port"}
+    used |= {a[1] for a in flow.actions if a[0] == "output" and a[1] < PORT_MAX}
+    if not used <= ports.keys():
+        return None
     what = tuple(
-        (name, ports.get(value, value) if name == "in_port" else value, mask)
+        (name, ports[value] if name == "in_port" else value, mask)
         for name, value, mask in flow.match
     )
     actions = tuple(
-        ("output", ports.get(a[1], a[1])) if a[0] == "output" else a for a in flow.actions
+        output(ports[a[1]]) if a[0] == "output" and a[1] < PORT_MAX else a for a in flow.actions
     )
     return replace(flow, match=what, actions=actions)
 

@@ -18,7 +18,6 @@ an import.  The numbers are the same everywhere, so what comes twice is ignored.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -26,6 +25,7 @@ from enum import Enum
 from xenflow.pure.messages import (
     MAX_BYTES,
     MAX_SECTIONS,
+    SNAPSHOT_RECORDS,
     Frames,
     Header,
     Kind,
@@ -170,7 +170,7 @@ class Feed:
         self._sources: dict[Hashable, float] = {}
         self._staging: dict[Hashable, _Staging] = {}
         self._asked: dict[Hashable, float] = {}
-        self._retired: deque[int] = deque(maxlen=8)
+        self._retired: dict[int, float] = {}
         self._epoch: int | None = None
         self._acked_at = float("-inf")
         self._ack_to: dict[Hashable, None] = {}
@@ -239,7 +239,7 @@ class Feed:
     def _hello(
         self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
     ) -> None:
-        self._enter_epoch(header.epoch)
+        self._enter_epoch(header.epoch, now)
         self._abandon(source)
         if self._is_current(header):
             self.phase = Phase.CURRENT
@@ -252,9 +252,9 @@ class Feed:
     def _snapshot(
         self, header: Header, frames: Sequence[bytes], now: float, source: Hashable, out: Outcome
     ) -> None:
-        if self._is_old(header):
+        if self._is_old(header, now):
             return
-        self._enter_epoch(header.epoch)
+        self._enter_epoch(header.epoch, now)
         if header.part == 0:
             self._abandon(source)
             if self.phase is Phase.NEW:
@@ -281,7 +281,7 @@ class Feed:
     def _snapshot_end(
         self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
     ) -> None:
-        if self._is_old(header):
+        if self._is_old(header, now):
             self._abandon(source)
             return
         staging = self._staging.get(source)
@@ -318,7 +318,7 @@ class Feed:
             if header.seq <= state.seq:
                 self._ack_to[source] = None
                 return
-        elif header.epoch in self._retired:
+        elif self._is_over(header.epoch, now):
             return
         self._fall_behind()
         self._ask(source, now, out)
@@ -326,7 +326,7 @@ class Feed:
     def _heartbeat(
         self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
     ) -> None:
-        if self._is_old(header):
+        if self._is_old(header, now):
             return
         if self._is_current(header):
             self.phase = Phase.CURRENT
@@ -340,21 +340,26 @@ class Feed:
         state = self.state
         return self.complete and (header.epoch, header.seq) == (state.epoch, state.seq)
 
-    def _is_old(self, header: Header) -> bool:
+    def _is_old(self, header: Header, now: float) -> bool:
         """Whether a snapshot or heartbeat tells of a time before the state in use."""
         state = self.state
-        if header.epoch in self._retired:
+        if self._is_over(header.epoch, now):
             return True
         return self.complete and header.epoch == state.epoch and header.seq < state.seq
 
-    def _enter_epoch(self, epoch: int) -> None:
-        """Only routerd's start makes an epoch, so the one before is over for good."""
-        if epoch == self._epoch:
-            return
-        if epoch in self._retired:  # a late HELLO; the Sender says HELLO again if it is true
+    def _is_over(self, epoch: int, now: float) -> bool:
+        """Whether an epoch was followed by another, so that its late messages do not count.  Not
+        for good: a late HELLO may have made the true epoch look like an old one."""
+        return now - self._retired.get(epoch, float("-inf")) < self.timing.silence_s
+
+    def _enter_epoch(self, epoch: int, now: float) -> None:
+        """Only routerd's start makes an epoch, so the one before is over."""
+        if epoch == self._epoch or self._is_over(epoch, now):
             return
         if self._epoch is not None:
-            self._retired.append(self._epoch)
+            self._retired = {e: t for e, t in self._retired.items() if self._is_over(e, now)}
+            self._retired[self._epoch] = now
+        self._retired.pop(epoch, None)
         self._epoch = epoch
 
     def _fall_behind(self) -> None:
@@ -414,11 +419,13 @@ _RECEIVE: dict[Type, _Receive] = {
 # ------------------------------------------------------------------------------ routerd
 
 
-def snapshot_messages(state: RouterState, router: str) -> Iterator[Frames]:
+def snapshot_messages(
+    state: RouterState, router: str, part_records: int = SNAPSHOT_RECORDS
+) -> Iterator[Frames]:
     """The messages that carry a whole state: to the Rule Table, into a file, to another
     controller.  The state must not change before the last one is taken."""
     count = 0
-    for count, sections in enumerate(state.snapshot(), 1):
+    for count, sections in enumerate(state.snapshot(part_records), 1):
         header = Header(Type.SNAPSHOT, state.epoch, state.seq, router, count - 1)
         yield pack(header, sections)
     yield pack(Header(Type.SNAPSHOT_END, state.epoch, state.seq, router, count))
@@ -449,8 +456,15 @@ class Effects:
 class Sender:
     """routerd's side.  `state` is what the Rule Table should know; `change` changes it."""
 
-    def __init__(self, router: str, epoch: int, timing: Timing | None = None) -> None:
+    def __init__(
+        self,
+        router: str,
+        epoch: int,
+        timing: Timing | None = None,
+        part_records: int = SNAPSHOT_RECORDS,
+    ) -> None:
         self.router = router
+        self.part_records = part_records
         self.timing = timing or Timing()
         self.state = RouterState()
         self.state.epoch = epoch
@@ -555,4 +569,4 @@ class Sender:
 
     def _snapshot(self, now: float) -> Iterator[Frames]:
         self._snapshot_at = now
-        return snapshot_messages(self.state, self.router)
+        return snapshot_messages(self.state, self.router, self.part_records)

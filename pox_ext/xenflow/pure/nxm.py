@@ -98,6 +98,14 @@ for _pair in fl.TRANSPORT.values():
             _DECODED[_spec.nxm | _HASMASK | _spec.size * 2] = (_name, _spec.size, True)
 
 
+_ROUTE = struct.Struct("!10sII4sI")
+_HOST_ROUTE = struct.Struct("!10sI4sI")
+_DL_TYPE_IPV4: tuple[str, int, int | None] = ("dl_type", fl.IPV4, None)
+_ROUTE_HEAD = _CODED["dl_type"].exact + b"\x08\0" + _CODED["nw_dst"].masked
+_HOST_ROUTE_HEAD = _CODED["dl_type"].exact + b"\x08\0" + _CODED["nw_dst"].exact
+_REG1 = _CODED["reg1"].exact
+
+
 def parse_match(data: bytes, start: int, length: int) -> Match:
     """Parse `length` bytes of nx_match entries at `start`; a cookie entry is skipped.
 
@@ -107,6 +115,14 @@ def parse_match(data: bytes, start: int, length: int) -> Match:
     end = start + length
     if end > len(data):
         raise WireError(f"match at byte {start}: {length} bytes, {len(data) - start} left")
+    if length == 26:  # a route's match, of which a dump may hold a million
+        head, net, mask, reg1, router = _ROUTE.unpack_from(data, start)
+        if head == _ROUTE_HEAD and reg1 == _REG1 and 0 < mask < 0xFFFFFFFF and not net & ~mask:
+            return (_DL_TYPE_IPV4, ("nw_dst", net, mask), ("reg1", router, None))
+    elif length == 22:  # a host route's
+        head, net, reg1, router = _HOST_ROUTE.unpack_from(data, start)
+        if head == _HOST_ROUTE_HEAD and reg1 == _REG1:
+            return (_DL_TYPE_IPV4, ("nw_dst", net, None), ("reg1", router, None))
     entries: list[tuple[str, int, int | None]] = []
     at = start
     while at < end:
@@ -128,10 +144,10 @@ def parse_match(data: bytes, start: int, length: int) -> Match:
         if after > end:
             raise WireError(f"match at byte {at}: {name} truncated")
         value = int.from_bytes(data[at : at + size], "big")
-        mask = int.from_bytes(data[at + size : after], "big") if masked else None
-        if mask is not None and value & ~mask:
-            raise WireError(f"match at byte {at}: {name} {value:#x} outside its mask {mask:#x}")
-        entries.append((name, value, mask))
+        bits = int.from_bytes(data[at + size : after], "big") if masked else None
+        if bits is not None and value & ~bits:
+            raise WireError(f"match at byte {at}: {name} {value:#x} outside its mask {bits:#x}")
+        entries.append((name, value, bits))
         at = after
     try:
         return fl.canonical(entries)

@@ -64,6 +64,7 @@ __all__ = [
     "aggregate_request_of10",
     "barrier_request",
     "delete_by_cookie",
+    "delete_matching",
     "desc_request",
     "echo_reply",
     "echo_request",
@@ -271,30 +272,21 @@ def _refuse_arp_overflow(flow: Flow) -> None:
             raise FlowError(f"{target}: written by a flow that does not match arp_op (not 0)")
 
 
-def delete_by_cookie(
-    table: int, cookie: int, mask: int = 0xFFFFFFFFFFFFFFFF, xid: int = 0
-) -> bytes:
+def delete_by_cookie(table: int, cookie: int, mask: int = 0xFFFFFFFFFFFFFFFF, xid: int = 0) -> bytes:
     """NXT_FLOW_MOD that deletes every flow of `table` (ALL_TABLES: of all) with this cookie."""
-    packed = pack_match((), cookie, mask)
+    return delete_matching(table, (), cookie, mask, xid)
+
+
+def delete_matching(table: int, what: Match, cookie: int, mask: int, xid: int = 0) -> bytes:
+    """NXT_FLOW_MOD that deletes the flows of `table` with this cookie under `mask` whose match is
+    `what` or narrower."""
+    packed = pack_match(what, cookie, mask)
     match_len = len(packed)
     packed += bytes(-match_len % 8)
     head = _NX_FLOW_MOD.pack(
-        VERSION,
-        Type.VENDOR,
-        48 + len(packed),
-        xid,
-        NX_VENDOR,
-        _NXT_FLOW_MOD,
-        0,
-        table << 8 | Command.DELETE,
-        0,
-        0,
-        0,
-        NO_BUFFER,
-        fl.PORT_NONE,
-        0,
-        match_len,
-    )
+        VERSION, Type.VENDOR, 48 + len(packed), xid, NX_VENDOR, _NXT_FLOW_MOD, 0,
+        table << 8 | Command.DELETE, 0, 0, 0, NO_BUFFER, fl.PORT_NONE, 0, match_len,
+    )  # fmt: skip
     return head + packed
 
 

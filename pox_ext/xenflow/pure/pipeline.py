@@ -41,6 +41,10 @@ ROUTE_PRIORITY = 1000
 REACTIVE_PRIORITY = 20000
 """Exact flows of the reactive pipeline, in INGRESS; its TTL guards stand above them."""
 
+REACTIVE_KIND = 0x80
+"""In place of the table in the cookies of these flows: they are no part of what is planned."""
+REACTIVE_COOKIE_MASK = 0xFFFF << 48 | 0xFF << 24
+
 COOKIE_MAGIC = 0x5846 << 48
 COOKIE_MAGIC_MASK = 0xFFFF << 48
 CHUNKS = 1024
@@ -57,6 +61,11 @@ Flows = dict[tuple[int, int, f.Match], Flow]
 def cookie(table: int, router: int = 0, chunk: int = 0) -> int:
     """The cookie of a flow: magic, router (16 bits), table (8), chunk (24)."""
     return COOKIE_MAGIC | router << 32 | table << 24 | chunk
+
+
+def reactive_cookie(router: int, hop: int) -> int:
+    """The cookie of an exact flow of the reactive pipeline, by the next hop it follows from."""
+    return cookie(REACTIVE_KIND, router, (hop & 0xFFFFFF) or 1)
 
 
 def cookie_router(value: int) -> int:
@@ -159,7 +168,6 @@ def view_dependent(flow: Flow) -> bool:
         flow.table == CLASSES
         or (flow.table == ADMISSION and flow.priority >= _PRIORITY_ARP_REPLY)
         or flow.table in (ROUTES, NEXT_HOPS, LEGS)
-        or (flow.table == INGRESS and flow.priority >= REACTIVE_PRIORITY)
     )
 
 
@@ -189,12 +197,35 @@ def _ingress(site: Site) -> Iterator[Flow]:
             port = site.ports.get(interface.vif, 0)
             if port:
                 yield from _from_vif(link, router, interface, port)
+    if site.datapath.pipeline is Pipeline.REACTIVE:
+        yield from _ttl_guards(site)
     if site.datapath.other == "normal":
         for link in site.network.links.values():
             for vlan in (link.vlan, link.detour_vlan):
                 stray = match(vlan_tci=(TAGGED | vlan, VLAN_MASK))
                 yield Flow(INGRESS, 200, stray, (), own)
     yield _other(site)
+
+
+def _ttl_guards(site: Site) -> Iterator[Flow]:
+    """An exact flow must not catch the packet whose TTL runs out: that one takes the tables."""
+    for router, interface, link in _interfaces(site):
+        if not site.forwards(router.name) or site.native(link):
+            continue
+        tables = (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION))
+        arrivals: list[tuple[int, int | tuple[int, int]]] = [
+            *((port, (TAGGED | link.vlan, VLAN_MASK)) for port in site.tree_ports(link)),
+            *((port, 0) for port in site.access_ports(link)),
+            *((site.ports[i.vif], 0) for r, i in site.network.members(link.name)
+              if r is not router and i.vif in site.ports),
+        ]  # fmt: skip
+        for port, tag in arrivals:
+            for ttl in (0, 1):
+                expiring = match(
+                    in_port=port, vlan_tci=tag, dl_dst=interface.mac, dl_type=f.IPV4, nw_ttl=ttl
+                )
+                yield Flow(INGRESS, REACTIVE_PRIORITY + 1, expiring, tables,
+                           cookie(INGRESS, router.id))  # fmt: skip
 
 
 def _from_vif(link: Link, router: Router, interface: Interface, port: int) -> Iterator[Flow]:
@@ -401,6 +432,17 @@ def _stations(site: Site, link: Link) -> Iterator[tuple[int, int | None]]:
                 yield mac, site.ports.get(access.end.port)
             else:
                 yield mac, site.toward(link, access.end.datapath)
+
+
+def port_of(site: Site, link: Link, mac: int) -> int | None:
+    """The port by which a station or a router elsewhere is reached on a link; None where it is a
+    router that this switch forwards for, or nobody known."""
+    for router, interface in site.network.members(link.name):
+        if interface.mac == mac and router.name in site.placements:
+            if site.forwards(router.name):
+                return None
+            return _port_to(site, link, site.placements[router.name].to)
+    return dict(_stations(site, link)).get(mac)
 
 
 def _interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
