@@ -49,7 +49,7 @@ class Pair:
         return self
 
     def outcome(self, out):
-        self.down += [frames for _, frames in out.replies]
+        self.down += [frames for source, frames in out.replies if source is None]
         self.outcomes.append(out)
         return out
 
@@ -264,7 +264,7 @@ class Conversation(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.epoch = 1
-        self.pair = Pair(Sender("vr1", 1))
+        self.pair = Pair(Sender("vr1", 1, part_records=2))
         self.had = {}
         self.change([], {1: 0, 2: 0})
         self.pair.connect()
@@ -297,6 +297,14 @@ class Conversation(RuleBasedStateMachine):
         for _ in range(min(count, len(self.pair.up))):
             frames = self.pair.up.pop(0)
             self.pair.outcome(self.pair.feed.receive(frames, self.pair.now))
+
+    @rule(data=st.data())
+    def mirrored(self, data):
+        """Another controller passes something on, whatever becomes of it on the direct way."""
+        if self.pair.up:
+            frames = self.pair.up[data.draw(st.integers(0, len(self.pair.up) - 1))]
+            out = self.pair.feed.receive(frames, self.pair.now, "mirror")
+            self.pair.outcomes.append(out)
 
     @rule(count=st.integers(1, 5))
     def delivered_down(self, count):
@@ -340,7 +348,7 @@ class Conversation(RuleBasedStateMachine):
     def routerd_restarted(self):
         self.epoch += 1
         state = self.pair.sender.state
-        self.pair.sender = Sender("vr1", self.epoch)
+        self.pair.sender = Sender("vr1", self.epoch, part_records=2)
         self.pair.sender.change(RouterState().sections_to(state), self.pair.now)
         self.remember()
         self.pair.connect()

@@ -144,6 +144,7 @@ class _Staging:
 
 
 _MAX_SOURCES = 4
+_MAX_RETIRED = 8
 
 
 class Feed:
@@ -357,7 +358,8 @@ class Feed:
         if epoch == self._epoch or self._is_over(epoch, now):
             return
         if self._epoch is not None:
-            self._retired = {e: t for e, t in self._retired.items() if self._is_over(e, now)}
+            while len(self._retired) >= _MAX_RETIRED:
+                self._retired.pop(next(iter(self._retired)))
             self._retired[self._epoch] = now
         self._retired.pop(epoch, None)
         self._epoch = epoch
