@@ -26,7 +26,7 @@ def launch() -> None:
     if not core.hasComponent("openflow"):
         return  # --no-openflow
     core.openflow.clear_flows_on_connect = False
-    import pox.openflow.of_01 as of_01
+    from pox.openflow import of_01
 
     guard_listener(of_01)
     guard_deferred_sender(of_01)

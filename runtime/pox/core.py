@@ -3,6 +3,7 @@
 The subset of POX's core that `docs/pox.md` lists. `pox.boot` makes it before it loads the first
 component. `call_later` and `quit` may be called from any thread, all else from the loop's only.
 """
+# ruff: noqa: N802, N815 - the names are POX's
 
 from __future__ import annotations
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import threading
 import time
+from itertools import pairwise
 
 import pytest
 from loopback_switch import LoopbackSwitch, message, packet_in, port
@@ -211,7 +213,6 @@ def test_a_flood_starves_neither_timers_nor_another_switch(start):
     worst_s = 0.0
     loud.sock.settimeout(0.2)
     end = time.monotonic() + 1.5
-    import threading
 
     def shout():
         try:
@@ -231,5 +232,5 @@ def test_a_flood_starves_neither_timers_nor_another_switch(start):
     ticks = [e for e in controller.events if e["event"] == "tick"]
     controller.wait_for("tick")
     assert worst_s < 0.3, worst_s
-    gaps = [b["at"] - a["at"] for a, b in zip(ticks, ticks[1:], strict=False)]
+    gaps = [b["at"] - a["at"] for a, b in pairwise(ticks)]
     assert all(gap < 0.5 for gap in gaps), max(gaps)

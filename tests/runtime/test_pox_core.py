@@ -1,4 +1,5 @@
 """The stand-in's events and registry."""
+# ruff: noqa: N802, N815 - the names are POX's
 
 from __future__ import annotations
 
@@ -126,7 +127,7 @@ def test_addresses_and_datapath_ids():
     assert mac == EthAddr(b"\x02\0\0\0\0\x0a") == "02-00-00-00-00-0a"
     assert str(mac) == "02:00:00:00:00:0a" and mac.raw[-1] == 10
     assert mac != "no address" and len({mac, EthAddr(mac)}) == 1
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no MAC address"):
         EthAddr(b"short")
     for dpid in (1, 0xAB << 48 | 5):
         assert str_to_dpid(dpid_to_str(dpid)) == dpid

@@ -1,4 +1,5 @@
 """`EthAddr`, the type of a port's `hw_addr`: the part of POX's class that the component uses."""
+# ruff: noqa: N802 - the names are POX's
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """Small conversions that POX offers in `pox.lib.util`: datapath ids and command-line booleans."""
+# ruff: noqa: N816 - the names are POX's
 
 from __future__ import annotations
 

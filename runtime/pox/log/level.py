@@ -1,4 +1,5 @@
 """Component `log.level --LEVEL --NAME=LEVEL`: what is logged, of everything or of one logger."""
+# ruff: noqa: N803 - the names are POX's
 
 from __future__ import annotations
 

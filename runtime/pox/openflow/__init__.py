@@ -2,6 +2,7 @@
 
 An event is raised on `core.openflow` first and then, unless halted, on its connection.
 """
+# ruff: noqa: N802, N815 - the names are POX's
 
 from __future__ import annotations
 

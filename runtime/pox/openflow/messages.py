@@ -262,7 +262,7 @@ class FlowRemovedMessage(Message):
 
     @property
     def match(self) -> bytes:
-        """ofp_match, 40 bytes. (Under POX it is an object.)"""
+        """The flow's ofp_match, 40 bytes; under POX it is an object."""
         return self._rest(8)[:40]
 
     @property
@@ -362,7 +362,7 @@ class Description:
 Parser = Callable[[bytes, int], tuple[int, Any]]
 
 
-class MalformedMessage(ValueError):
+class MalformedMessageError(ValueError):
     """A switch sent a message shorter than its type allows: the peer's mistake."""
 
 
@@ -370,7 +370,9 @@ def _parser(kind: type[Message], shortest: int) -> Parser:
     def parse(buffer: bytes, offset: int) -> tuple[int, Any]:
         length = _length_at(buffer, offset + 2)[0]
         if length < shortest:
-            raise MalformedMessage(f"{kind.__name__} of {length} bytes, at least {shortest} needed")
+            raise MalformedMessageError(
+                f"{kind.__name__} of {length} bytes, at least {shortest} needed"
+            )
         return offset + length, kind(buffer, offset, length)
 
     return parse

@@ -8,6 +8,7 @@ component may copy and replace on one connection in order to see messages raw (d
 
 What a switch sends can end its own connection, never the process.
 """
+# ruff: noqa: N802, N803, N815 - the names are POX's
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-import pox.openflow as openflow
+from pox import openflow
 from pox.core import core
 from pox.lib.recoco import Scheduler, Timer
 from pox.lib.revent import EventMixin
@@ -53,7 +54,7 @@ class PortCollection(dict[int, of.PhyPort]):
 
     def __missing__(self, key: object) -> of.PhyPort:
         for port in self.values():
-            if port.name == key or port.hw_addr == key:
+            if key in (port.name, port.hw_addr):
                 return port
         raise IndexError(f"no port {key}")
 
@@ -212,9 +213,9 @@ class Connection(EventMixin):
         budget = MESSAGES_PER_TURN
         while end - offset >= 8 and not self.disconnected:
             version, kind, length = _header_at(buffer, offset)
-            if version != of.OFP_VERSION or length < 8 or kind >= len(self.unpackers):
-                if not self._tolerates(version, kind, length, buffer, offset):
-                    return
+            ordinary = version == of.OFP_VERSION and length >= 8 and kind < len(self.unpackers)
+            if not ordinary and not self._tolerates(version, kind, length, buffer, offset):
+                return
             if end - offset < length:
                 break
             if not budget:
@@ -224,7 +225,7 @@ class Connection(EventMixin):
             start, offset = offset, offset + length
             try:
                 self.handlers[kind](self, self.unpackers[kind](buffer, start)[1])
-            except of.MalformedMessage as error:
+            except of.MalformedMessageError as error:
                 self._bad_message(kind, error)
             except Exception:
                 log.exception("%s Exception while handling OpenFlow message %d", self, kind)

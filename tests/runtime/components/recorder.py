@@ -1,4 +1,5 @@
 """A component for tests: prints what it sees of OpenFlow, one JSON object a line."""
+# ruff: noqa: N802 - the names are POX's
 
 import json
 import struct

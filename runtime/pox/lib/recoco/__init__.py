@@ -10,6 +10,7 @@ flood of packets cannot starve a management task, nor one switch another.
 
 Only `Scheduler.callLater` and `Scheduler.quit` may be called from other threads.
 """
+# ruff: noqa: N802, N803, N816 - the names are POX's
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ conventions. A handler may return `EventHalt` (or True) to keep the event from l
 `EventRemove` (or False) to be removed, or nothing.
 Weak references and deferred events are left out.
 """
+# ruff: noqa: N802, N803, N815 - the names are POX's
 
 from __future__ import annotations
 
@@ -171,7 +172,8 @@ class EventMixin:
 
     def removeListeners(self, listeners: Iterable[Any]) -> bool:
         """Remove several; True when any was there."""
-        return any([self.removeListener(each) for each in listeners])
+        removed = [self.removeListener(each) for each in listeners]
+        return any(removed)
 
     def addListeners(
         self, sink: Any, prefix: str = "", weak: bool = False, priority: int = 0
