@@ -41,6 +41,7 @@ Result = Mapping[str, Any] | None
 Verb = Callable[["ManagementService", dict[str, Any], "Reply"], Result]
 
 QUIET_LIMIT_S = 30.0
+EXACT = 0xFFFFFFFFFFFFFFFF
 
 
 class Reply:
@@ -434,10 +435,16 @@ class ManagementService:
                 failed(error)
             else:
                 own = pipeline.cookie(pipeline.ADMISSION, router.id)
-                switch.stats(add, pipeline.ADMISSION, own, 0xFFFFFFFFFFFFFFFF)
+                switch.stats(add, pipeline.ADMISSION, own, EXACT)
 
-        def add(stats: list[of.FlowStats]) -> None:
-            then(sum(s.packets for s in stats))
+        def add(admitted: list[of.FlowStats]) -> None:
+            if not switch.reactive:
+                then(_packets(admitted))
+                return
+            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
+            mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
+            total = _packets(admitted)
+            switch.stats(lambda exact: then(total + _packets(exact)), pipeline.INGRESS, own, mask)
 
         switch.in_force(read)
 
@@ -463,6 +470,10 @@ VERBS: dict[str, Verb] = {
     verb: getattr(ManagementService, {"import": "import_"}.get(verb, verb.replace("-", "_")))
     for verb in mg.VERBS
 }
+
+
+def _packets(stats: list[of.FlowStats]) -> int:
+    return sum(s.packets for s in stats)
 
 
 def _moves_along(flow: Flow, router: Router) -> bool:

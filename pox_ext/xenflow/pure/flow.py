@@ -477,8 +477,8 @@ class Flow:
             raise FlowError(f"table: no table {self.table}")
         if not 0 <= self.priority <= 0xFFFF:
             raise FlowError(f"priority: {self.priority} does not fit in 16 bits")
-        if not 0 <= self.cookie < 1 << 64 or self.cookie == 0xFFFFFFFFFFFFFFFF:
-            raise FlowError(f"cookie: {self.cookie:#x} is no cookie (all ones is reserved)")
+        if not 0 <= self.cookie < 1 << 64:
+            raise FlowError(f"cookie: {self.cookie:#x} does not fit in 64 bits")
         if not (0 <= self.idle_timeout <= 0xFFFF and 0 <= self.hard_timeout <= 0xFFFF):
             raise FlowError("timeout: does not fit in 16 bits")
         if not 0 <= self.flags <= 0xFFFF:
@@ -495,12 +495,12 @@ class Flow:
 
 
 def mac_text(mac: int) -> str:
-    """00:16:3e:00:00:01"""
+    """Colon-separated, as in 00:16:3e:00:00:01."""
     return mac.to_bytes(6, "big").hex(":")
 
 
 def ip_text(address: int) -> str:
-    """10.0.0.1"""
+    """Dotted, as in 10.0.0.1."""
     return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
 
 

@@ -65,6 +65,7 @@ __all__ = [
     "barrier_request",
     "delete_by_cookie",
     "delete_matching",
+    "delete_matching",
     "desc_request",
     "echo_reply",
     "echo_request",
@@ -92,6 +93,7 @@ VERSION = 1
 HEADER_LEN = 8
 ALL_TABLES = 0xFF
 NO_BUFFER = 0xFFFFFFFF
+_KEEP_COOKIE = 0xFFFFFFFFFFFFFFFF
 
 
 class Type(IntEnum):
@@ -229,10 +231,13 @@ def set_flow_format_nxm(xid: int = 0) -> bytes:
 def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
     """NXT_FLOW_MOD; the switch must have seen enable_table_id().
 
-    A deletion carries no actions.  Raises FlowError where the message would exceed 65,535 bytes,
-    and for a flow that writes ARP fields without matching arp_op: Open vSwitch's userspace
-    datapath would write beyond the end of a truncated frame, and a guest could end the switch.
+    A deletion carries no actions.  Raises FlowError where the message would exceed 65,535 bytes;
+    for a modification to cookie 2**64 - 1, which a switch reads as "leave the cookie"; and for a
+    flow that writes ARP fields without matching arp_op: Open vSwitch's userspace datapath would
+    write beyond the end of a truncated frame, and a guest could end the switch.
     """
+    if flow.cookie == _KEEP_COOKIE and command in (Command.MODIFY, Command.MODIFY_STRICT):
+        raise FlowError(f"cookie: {flow.cookie:#x} in a modification leaves the cookie as it is")
     packed = pack_match(flow.match)
     match_len = len(packed)
     packed += bytes(-match_len % 8)
@@ -272,14 +277,18 @@ def _refuse_arp_overflow(flow: Flow) -> None:
             raise FlowError(f"{target}: written by a flow that does not match arp_op (not 0)")
 
 
-def delete_by_cookie(table: int, cookie: int, mask: int = 0xFFFFFFFFFFFFFFFF, xid: int = 0) -> bytes:
+def delete_by_cookie(
+    table: int, cookie: int, mask: int = 0xFFFFFFFFFFFFFFFF, xid: int = 0
+) -> bytes:
     """NXT_FLOW_MOD that deletes every flow of `table` (ALL_TABLES: of all) with this cookie."""
     return delete_matching(table, (), cookie, mask, xid)
 
 
 def delete_matching(table: int, what: Match, cookie: int, mask: int, xid: int = 0) -> bytes:
-    """NXT_FLOW_MOD that deletes the flows of `table` with this cookie under `mask` whose match is
-    `what` or narrower."""
+    """NXT_FLOW_MOD that deletes the flows of `table` with this cookie and a match under `what`.
+
+    Those go whose cookie agrees under `mask` and whose match is `what` or narrower.
+    """
     packed = pack_match(what, cookie, mask)
     match_len = len(packed)
     packed += bytes(-match_len % 8)
@@ -408,20 +417,28 @@ class Hello(NamedTuple):
 
 
 class EchoRequest(NamedTuple):
+    """To be answered with echo_reply(data, xid)."""
+
     xid: int
     data: bytes
 
 
 class EchoReply(NamedTuple):
+    """Carries what the request carried."""
+
     xid: int
     data: bytes
 
 
 class BarrierReply(NamedTuple):
+    """All messages before the request are processed; which does not mean: in force."""
+
     xid: int
 
 
 class ConfigReply(NamedTuple):
+    """`flags` says how fragments fare (0: as other packets), `miss_send_len` is in bytes."""
+
     xid: int
     flags: int
     miss_send_len: int
@@ -457,6 +474,8 @@ class Port(NamedTuple):
 
 
 class FeaturesReply(NamedTuple):
+    """The switch: `dpid` 64 bits, bitmaps as in the specification (5.3.1), its ports."""
+
     xid: int
     dpid: int
     n_buffers: int
@@ -528,12 +547,16 @@ class PortStats(NamedTuple):
 
 
 class Aggregate(NamedTuple):
+    """Packets and bytes of all the flows asked about, and their number."""
+
     packets: int
     octets: int
     flows: int
 
 
 class Desc(NamedTuple):
+    """The switch in words (5.3.5, ofp_desc_stats)."""
+
     manufacturer: str
     hardware: str
     software: str
@@ -1106,8 +1129,11 @@ _TP = ("tp_src", "tp_dst")
 
 
 class _ExactForm(NamedTuple):
-    """Exact flows of one IP protocol: how to pack, the size before the actions, the least IP
-    length, the bytes of a port, and the constants between the fields."""
+    """Exact flows of one IP protocol.
+
+    How to pack, the size before the actions, the least IP length, the bytes of a port, and the
+    constants between the fields.
+    """
 
     pack: Callable[..., bytes]
     size: int

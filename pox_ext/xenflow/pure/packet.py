@@ -109,7 +109,7 @@ def parse(frame: bytes) -> Packet:
             and version_ihl & 15 == 5
             and not frag & 0x3FFF
             and 20 + _L4_MIN.get(proto, 0) <= length <= size - 14
-            and (proto == 17 or proto == 6)
+            and proto in (17, 6)
         ):
             return _new(
                 Packet,
