@@ -26,7 +26,7 @@ from routerd import rtnetlink as rt
 from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.netlink_socket import Interrupted, Listener, Requests
-from routerd.rule_table_link import Event, RuleTableLink
+from routerd.rule_table_link import Event, RuleTableLink, hasten_discovery
 from xenflow.pure.feed import Effects, Link, Sender
 from xenflow.pure.messages import NextHopType, Section
 from xenflow.pure.router_state import RouterState
@@ -344,6 +344,8 @@ class Daemon:
                 log.warning("dump-failed error=%r: tried again", str(error))
                 return
             sections = told.sections_to(kernel.view.state())
+            if not self.options.dry_run:
+                hasten_discovery(self.options.control)
             took = time.monotonic() - now
             self._dump_after = time.monotonic() + min(took, 5.0)
             log.debug("dumped routes=%d ms=%.1f", len(kernel.view.routes4), took * 1000)

@@ -1,0 +1,594 @@
+"""routerd against a real kernel: whatever is done to it, the Rule Table ends with what it would do.
+
+Own network namespaces, root; the Rule Table is `RuleTableStub`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.rule_table_stub import RuleTableStub
+from xenflow.pure.messages import NextHopType, Type
+from xenflow.pure.router_state import RouterState
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter(namespace: str) -> None:
+    """Move the calling thread into a network namespace."""
+    fd = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(fd, 0x40000000):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    finally:
+        os.close(fd)
+
+
+class Lab:
+    """A router's namespace with two data links to a peer's, and a control link to a host's."""
+
+    def __init__(self) -> None:
+        tag = f"rd{os.getpid() % 100000}"
+        self.router, self.peer = f"{tag}r", f"{tag}p"
+        self.hosts = [f"{tag}h", f"{tag}i"]
+        self.processes: list[subprocess.Popen[Any]] = []
+        self.stubs: list[RuleTableStub] = []
+        for name in (self.router, self.peer, *self.hosts):
+            self.sh(f"ip netns add {name}; ip -n {name} link set lo up")
+        for n in (0, 1):
+            self.sh(
+                f"ip link add name eth{n} netns {self.router} type veth"
+                f" peer name p{n} netns {self.peer}"
+            )
+            self.ip(f"addr add 10.0.{n}.1/24 dev eth{n}")
+            self.ip(f"link set eth{n} up")
+            self.sh(f"ip -n {self.peer} addr add 10.0.{n}.2/24 dev p{n}")
+            self.sh(f"ip -n {self.peer} addr add 10.0.{n}.3/24 dev p{n}")
+            self.sh(f"ip -n {self.peer} link set p{n} up")
+        self.sh(f"ip netns exec {self.router} sysctl -qw net.ipv4.ip_forward=1")
+
+    def plug(self, host: int, mac: str = "02:00:00:00:00:01") -> None:
+        """A control link to a host, at the same address everywhere."""
+        name = self.hosts[host]
+        self.sh(
+            f"ip link add name ctl0 netns {self.router} type veth peer name vif netns {name};"
+            f"ip -n {name} link set vif address {mac};"
+            f"ip -n {name} addr add fe80::1/64 dev vif nodad;"
+            f"ip -n {name} link set vif up;"
+            f"ip netns exec {self.router} sysctl -qw net.ipv6.conf.ctl0.accept_dad=0;"
+            f"ip -n {self.router} link set ctl0 up"
+        )
+
+    def stub(self, host: int = 0) -> RuleTableStub:
+        made = RuleTableStub("tcp://[fe80::1%vif]:6641")
+        self.stubs.append(made)
+        return made.start(lambda: enter(self.hosts[host]))
+
+    def routerd(self, *options: str) -> subprocess.Popen[Any]:
+        process = subprocess.Popen(
+            [
+                *("ip", "netns", "exec", self.router, sys.executable, "-m", "routerd"),
+                *("--control", "ctl0", "--router", "vr1", *options),
+            ],
+            cwd=ROOT,
+        )
+        self.processes.append(process)
+        return process
+
+    def sh(self, command: str, check: bool = True) -> None:
+        subprocess.run(
+            command, shell=True, check=check, stderr=None if check else subprocess.DEVNULL
+        )
+
+    def ip(self, command: str, check: bool = True) -> None:
+        self.sh(f"ip -n {self.router} {command}", check)
+
+    def json(self, command: str) -> list[dict[str, Any]]:
+        text = subprocess.run(
+            f"ip -j -d -n {self.router} {command}", shell=True, check=True, stdout=subprocess.PIPE
+        ).stdout
+        return [entry for entry in json.loads(text or b"[]") if entry]
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for stub in self.stubs:
+            stub.stop()
+        for name in (self.router, self.peer, *self.hosts):
+            self.sh(f"ip netns del {name}", check=False)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+# ------------------------------------------------------------------------- the kernel's own view
+
+
+def expected_routes(lab: Lab) -> dict[str, object]:
+    """prefix -> what routerd should say of it, from `ip -j` alone."""
+    index = {link["ifname"]: link["ifindex"] for link in lab.json("link show")}
+    objects = {o["id"]: o for o in lab.json("nexthop show")}
+    found: dict[str, tuple[int, object]] = {}
+    for route in lab.json("route show table main"):
+        if route.get("dev") == "ctl0":
+            continue
+        prefix = "0.0.0.0/0" if route["dst"] == "default" else route["dst"]
+        prefix = prefix if "/" in prefix else f"{prefix}/32"
+        metric = route.get("metric", 0)
+        target = target_of(route, objects, index)
+        if target is not None and (prefix not in found or metric < found[prefix][0]):
+            found[prefix] = (metric, target)
+    return {prefix: target for prefix, (_, target) in found.items()}
+
+
+def target_of(route: dict[str, Any], objects: dict[int, Any], index: dict[str, int]) -> object:
+    kind = route.get("type", "unicast")
+    if kind in ("blackhole", "unreachable", "prohibit"):
+        return kind
+    if kind != "unicast":
+        return "vm"
+    if "nhid" in route:
+        own = objects[route["nhid"]]
+        if "blackhole" in own:
+            return "blackhole"
+        members = [(g["id"], g.get("weight", 1)) for g in own.get("group", [])]
+        hops = [(objects[i], w) for i, w in members or [(route["nhid"], 1)]]
+        if any("blackhole" in hop for hop, _ in hops):
+            return "blackhole"
+    else:
+        hops = [(hop, hop.get("weight", 1)) for hop in route.get("nexthops", [route])]
+    legs: dict[object, int] = {}
+    for hop, weight in hops:
+        if "dead" in hop.get("flags", []) or hop.get("dev") == "ctl0":
+            continue
+        via = hop.get("via", {})
+        if via or "encap" in hop or ":" in hop.get("gateway", "") or hop["dev"] == "lo":
+            return "vm"
+        leg = (index[hop["dev"]], hop.get("gateway", ""))
+        legs[leg] = legs.get(leg, 0) + weight
+    if not legs:
+        return None
+    if "mtu" in str(route.get("metrics", "")):
+        return "vm"
+    return frozenset(legs.items()) if len(legs) > 1 else next(iter(legs))
+
+
+def told_routes(state: RouterState) -> dict[str, object]:
+    def target(id_: int) -> object:
+        hop = state.nexthops[id_]
+        if hop.type is NextHopType.GROUP:
+            legs = state.legs[id_].values()
+            return frozenset((target(leg.leg), leg.weight) for leg in legs)
+        if hop.type in (NextHopType.VIA, NextHopType.CONNECTED):
+            return (hop.ifindex, str(IPv4Address(hop.gateway)) if hop.gateway else "")
+        return hop.type.name.lower()
+
+    return {
+        str(IPv4Network((key >> 8, key & 255))): target(id_) for key, id_ in state.routes4.items()
+    }
+
+
+def expected_macs(lab: Lab) -> dict[tuple[int, str], str]:
+    index = {link["ifname"]: link["ifindex"] for link in lab.json("link show")}
+    good = {"REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"}
+    return {
+        (index[n["dev"]], n["dst"]): n["lladdr"]
+        for n in lab.json("-4 neigh show")
+        if "lladdr" in n and good & set(n["state"]) and n["dev"] != "ctl0"
+    }
+
+
+def differences(lab: Lab, state: RouterState) -> list[str]:
+    """What the Rule Table believes and the kernel does not, in words."""
+    found = []
+    told, real = told_routes(state), expected_routes(lab)
+    for prefix in sorted(told.keys() | real.keys()):
+        if told.get(prefix) != real.get(prefix):
+            found.append(f"{prefix}: told {told.get(prefix)}, is {real.get(prefix)}")
+    macs = expected_macs(lab)
+    for hop in state.nexthops.values():
+        if hop.type is NextHopType.VIA:
+            mac = macs.get((hop.ifindex, str(IPv4Address(hop.gateway))), "")
+            if mac != (hop.mac.to_bytes(6, "big").hex(":") if hop.mac else ""):
+                found.append(f"{hop}: is {mac or 'unresolved'}")
+    used = set(state.routes4.values()) | set(state.routes6.values())
+    used |= {leg.leg for legs in state.legs.values() for leg in legs.values()}
+    if used != set(state.nexthops):
+        found.append(f"next hops {used ^ set(state.nexthops)} without use")
+    links = {
+        (link["ifname"], "UP" in link["flags"], "LOWER_UP" in link["flags"], link["mtu"])
+        for link in lab.json("link show")
+        if link["ifname"] not in ("lo", "ctl0")
+    }
+    told_links = {
+        (i.name, bool(i.flags & 1), bool(i.flags & 2), i.mtu) for i in state.interfaces.values()
+    }
+    if links != told_links:
+        found.append(f"interfaces: told {told_links}, are {links}")
+    locals_ = {
+        (r["dst"] if "/" in r["dst"] else f"{r['dst']}/32")
+        for r in lab.json("-4 route show table local")
+        if r.get("dev") != "ctl0" and not r["dst"].startswith("127.")
+    }
+    told_locals = {f"{IPv4Address(key[2])}/{key[1]}" for key in state.locals if key[0] == 4}
+    if locals_ != told_locals:
+        found.append(f"locals: told {told_locals}, are {locals_}")
+    return found
+
+
+def settled(lab: Lab, stub: RuleTableStub, timeout_s: float = 5.0) -> None:
+    """Until both agree."""
+    until = time.monotonic() + timeout_s
+    while True:
+        with stub.lock:
+            found = differences(lab, stub.feed.state) if stub.feed.complete else ["not complete"]
+        if not found:
+            assert not stub.errors
+            return
+        assert time.monotonic() < until, "\n".join(found)
+        time.sleep(0.05)
+
+
+def after(stub: RuleTableStub, action: Callable[[], None], timeout_s: float = 5.0) -> float:
+    """Seconds from the end of an action until the Rule Table has applied something."""
+    before = len(stub.applied)
+    action()
+    began = time.monotonic()
+    while len(stub.applied) == before:
+        assert time.monotonic() < began + timeout_s
+        time.sleep(0.0005)
+    return stub.applied[before][0] - began
+
+
+# ------------------------------------------------------------------------- tests
+
+
+def test_the_first_snapshot_then_single_changes(lab: Lab) -> None:
+    lab.plug(0)
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: len(s.routes4) == 2)
+    settled(lab, stub)
+    waits = []
+    for n in range(20):
+        time.sleep(0.02)
+        waits.append(after(stub, lambda n=n: lab.ip(f"route add 10.9.{n}.0/24 via 10.0.0.2")))
+    settled(lab, stub)
+    assert sorted(waits)[10] < 0.02
+
+
+SILENT = {
+    "interface-down": (
+        "link set eth1 down",
+        "link set eth1 up; {ip} route add 10.7.0.0/16 via 10.0.1.2",
+    ),
+    "address-deleted": ("addr del 10.0.1.1/24 dev eth1", "addr add 10.0.1.1/24 dev eth1"),
+    "carrier": ("!peer link set p1 down", "!peer link set p1 up"),
+    "nexthop-deleted": ("nexthop del id 5", "nexthop add id 5 via 10.0.1.2 dev eth1"),
+    "nexthop-replaced": ("nexthop replace id 5 via 10.0.1.3 dev eth1", "nexthop del id 5"),
+    "group-member": ("nexthop del id 4", "nexthop add id 4 via 10.0.0.3 dev eth0"),
+    "leg-dies": ("link set eth1 down", "link set eth1 up"),
+    "mtu": ("link set eth1 mtu 1400", "link set eth1 mtu 1500"),
+    "interface-gone": ("link del eth1", "link show"),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_what_netlink_is_silent_about(lab: Lab, case: str) -> None:
+    lab.plug(0)
+    for command in (
+        "nexthop add id 4 via 10.0.0.3 dev eth0",
+        "nexthop add id 5 via 10.0.1.2 dev eth1",
+        "nexthop add id 6 group 4/5,3",
+        "route add 10.20.0.0/16 nhid 5",
+        "route add 10.21.0.0/16 nhid 6",
+        "route add 10.22.0.0/16 via 10.0.1.2",
+        "route add 10.23.0.0/16 nexthop via 10.0.0.2 weight 2 nexthop via 10.0.1.3",
+    ):
+        lab.ip(command)
+    stub = lab.stub()
+    lab.routerd()
+    settled(lab, stub)
+    for command in SILENT[case]:
+        if command.startswith("!peer "):
+            lab.sh(f"ip -n {lab.peer} {command[6:]}")
+        else:
+            lab.ip(command.format(ip=f"ip -n {lab.router}"), check=False)
+        settled(lab, stub)
+
+
+def random_command(rnd: random.Random) -> str:
+    gateway = f"10.0.{rnd.randint(0, 1)}.{rnd.choice((2, 3, 3, 77))}"
+    other = f"10.0.{rnd.randint(0, 1)}.{rnd.choice((2, 3))}"
+    eth = f"eth{rnd.randint(0, 1)}"
+    prefix = f"10.{rnd.randint(30, 33)}.0.0/{rnd.choice((15, 16, 24))}"
+    prefix = str(IPv4Network(prefix, strict=False))
+    metric = rnd.choice(("", "", "metric 20", "metric 30"))
+    verb = rnd.choice(("add", "replace", "append", "prepend", "del"))
+    hop = rnd.choice(
+        (
+            f"via {gateway}",
+            f"via {gateway}",
+            f"dev {eth}",
+            f"via 10.77.0.1 dev {eth} onlink",
+            f"nexthop via {gateway} weight {rnd.randint(1, 4)} nexthop via {other}",
+            f"nhid {rnd.randint(1, 4)}",
+            f"via inet6 fe80::99 dev {eth}",
+            f"via {gateway} mtu lock 1000",
+        )
+    )
+    kind = rnd.choice(("blackhole", "unreachable", "prohibit", "throw"))
+    return rnd.choice(
+        [f"route {verb} {prefix} {hop} {metric}"] * 10
+        + [f"route {verb} {kind} {prefix} {metric}"] * 2
+        + [f"route del {prefix}"] * 2
+        + [
+            f"route flush root 10.32.0.0/14 {metric}",
+            f"nexthop replace id {rnd.randint(1, 3)} via 10.0.0.2 dev eth0",
+            f"nexthop replace id {rnd.randint(1, 3)} via 10.0.1.3 dev eth1",
+            "nexthop replace id 3 blackhole",
+            "nexthop replace id 4 group 1,2/2",
+            f"nexthop del id {rnd.randint(1, 4)}",
+            f"addr add 10.0.{rnd.randint(0, 1)}.{rnd.randint(9, 11)}/24 dev {eth}",
+            f"addr del 10.0.{rnd.randint(0, 1)}.{rnd.randint(9, 11)}/24 dev {eth}",
+            f"addr add 10.88.0.{rnd.randint(1, 2)}/32 dev lo",
+            f"addr del 10.88.0.{rnd.randint(1, 2)}/32 dev lo",
+            f"link set {eth} down",
+            f"link set {eth} up",
+            f"link set {eth} up",
+            f"link set {eth} mtu {rnd.choice((1400, 1500))}",
+            f"neigh replace {gateway} lladdr 02:aa:00:00:00:0{rnd.randint(1, 9)} dev {eth}",
+            f"neigh replace {gateway} lladdr 02:aa:00:00:00:07 nud stale dev {eth}",
+            f"neigh del {gateway} dev {eth}",
+            f"neigh flush dev {eth}",
+            f"-6 route {verb} 2001:db8:{rnd.randint(1, 3)}::/48 via fe80::9 dev {eth}",
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_commands(lab: Lab, seed: int) -> None:
+    rnd = random.Random(seed)
+    lab.plug(0)
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: len(s.routes4) == 2)
+    for _ in range(25):
+        commands = [random_command(rnd) for _ in range(rnd.randint(1, 12))]
+        batch = "\n".join(commands)
+        subprocess.run(
+            ["ip", "-n", lab.router, "-force", "-batch", "-"],
+            input=batch,
+            text=True,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        try:
+            settled(lab, stub)
+        except AssertionError as error:
+            raise AssertionError(f"after\n{batch}\n{error}") from None
+
+
+def test_reasons_for_the_slow_path(lab: Lab) -> None:
+    lab.plug(0)
+    lab.ip("route add default via 10.0.0.2")
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: len(s.routes4) == 3 and not s.policy.slow)
+    run = f"ip netns exec {lab.router} "
+    ip = f"ip -n {lab.router} "
+    sysctl = f"{run} sysctl -qw net.ipv4.conf."
+    cases = [
+        (f"{ip} rule add from 10.9.0.0/16 lookup 7", f"{ip} rule del from 10.9.0.0/16", "ip rule"),
+        (f"{ip} rule del lookup main", f"{ip} rule add lookup main prio 32766", "missing"),
+        (
+            f"{ip} route add 10.3.0.0/16 tos 4 via 10.0.0.2",
+            f"{ip} route del 10.3.0.0/16 tos 4",
+            "TOS",
+        ),
+        (
+            f"{ip} route add 10.3.0.0/16 via 10.0.0.2 table 253",
+            f"{ip} route flush table 253",
+            "default",
+        ),
+        (f"{sysctl}eth0.forwarding=0", f"{sysctl}eth0.forwarding=1", "forwarding is off on eth0"),
+        (f"{sysctl}all.forwarding=0", f"{sysctl}all.forwarding=1", "forwarding is off"),
+        (f"{sysctl}eth1.rp_filter=1", f"{sysctl}eth1.rp_filter=0", "rp_filter is strict on eth1"),
+        (
+            f"{ip} xfrm policy add dir fwd src 10.9.0.0/16 dst 10.8.0.0/16 action block",
+            f"{ip} xfrm policy flush",
+            "IPsec",
+        ),
+    ]
+    if shutil.which("nft"):
+        chain = "{ type filter hook forward priority 0; policy accept; }"
+        lab.sh(f"{run} nft add table ip t; {run} nft add chain ip t c '{chain}'")
+        cases.append(
+            (
+                f"{run} nft add rule ip t c ip saddr 10.1.1.1 drop",
+                f"{run} nft flush ruleset",
+                "nftables ip t c",
+            )
+        )
+    if shutil.which("tc"):
+        cases.append(
+            (
+                f"{run} tc qdisc add dev eth0 clsact",
+                f"{run} tc qdisc del dev eth0 clsact",
+                "traffic control",
+            )
+        )
+    for do, undo, words in cases:
+        lab.sh(do)
+        stub.wait(lambda s, words=words: s.policy.slow and words in s.policy.reason)
+        lab.sh(undo)
+        stub.wait(lambda s: not s.policy.slow)
+
+
+def test_neighbours_are_kept_and_released(lab: Lab) -> None:
+    lab.plug(0)
+    lab.ip("route add 10.5.0.0/16 via 10.0.0.2")
+    stub = lab.stub()
+    routerd = lab.routerd()
+    gateway = int(IPv4Address("10.0.0.2"))
+    resolved = lambda s: any(h.gateway == gateway and h.mac for h in s.nexthops.values())  # noqa: E731
+    stub.wait(resolved)
+    (entry,) = [n for n in lab.json("-4 neigh show") if n["dst"] == "10.0.0.2"]
+    assert "managed" in entry
+    # its MAC changes, and it says so
+    lab.sh(f"ip -n {lab.peer} link set p0 address 02:00:00:00:aa:01")
+    lab.sh(f"ip netns exec {lab.peer} ping -c1 -w1 10.0.0.1 >/dev/null", check=False)
+    lab.ip("neigh flush dev eth0", check=False)
+    stub.wait(
+        lambda s: any(h.gateway == gateway and h.mac == 0x02000000AA01 for h in s.nexthops.values())
+    )
+    lab.ip("route del 10.5.0.0/16")
+    deadline = time.monotonic() + 5
+    while any("managed" in n for n in lab.json("-4 neigh show")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    lab.ip("route add 10.5.0.0/16 via 10.0.0.2")
+    stub.wait(resolved)
+    time.sleep(0.3)
+    routerd.send_signal(signal.SIGTERM)
+    assert routerd.wait(5) == 0
+    assert not any("managed" in n for n in lab.json("-4 neigh show"))
+
+
+def test_a_flapping_interface(lab: Lab) -> None:
+    lab.plug(0)
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: len(s.routes4) == 2)
+    for n in range(60):
+        lab.ip(f"link set eth1 {'down' if n % 2 else 'up'}")
+    lab.ip("link set eth1 up")
+    lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
+    settled(lab, stub)
+
+
+def test_a_small_buffer_overruns_and_is_made_up_for(lab: Lab) -> None:
+    lab.plug(0)
+    stub = lab.stub()
+    routerd = lab.routerd("--receive-buffer", "2304")
+    stub.wait(lambda s: len(s.routes4) == 2)
+    children = [int(p) for p in _children(routerd.pid)] or [routerd.pid]
+    for pid in children:
+        os.kill(pid, signal.SIGSTOP)
+    batch = "\n".join(
+        f"route add 10.{50 + n // 250}.{n % 250}.0/24 via 10.0.0.2" for n in range(2000)
+    )
+    subprocess.run(["ip", "-n", lab.router, "-batch", "-"], input=batch, text=True, check=True)
+    for pid in children:
+        os.kill(pid, signal.SIGCONT)
+    stub.wait(lambda s: len(s.routes4) == 2002)
+    settled(lab, stub)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_stopped_for_five_seconds_it_goes_on(lab: Lab) -> None:
+    lab.plug(0)
+    stub = lab.stub()
+    routerd = lab.routerd()
+    stub.wait(lambda s: len(s.routes4) == 2)
+    os.kill(routerd.pid, signal.SIGSTOP)
+    time.sleep(4)
+    lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
+    assert stub.feed.stale(time.monotonic())
+    os.kill(routerd.pid, signal.SIGCONT)
+    stub.wait(lambda s: len(s.routes4) == 3, 3)
+    assert not stub.feed.stale(time.monotonic())
+
+
+def test_it_starts_before_its_interface_and_its_rule_table(lab: Lab) -> None:
+    lab.routerd()
+    time.sleep(1)
+    lab.plug(0)
+    time.sleep(1)
+    stub = lab.stub()
+    stub.wait(lambda s: len(s.routes4) == 2, 5)
+    settled(lab, stub)
+
+
+def test_a_move_to_another_host(lab: Lab) -> None:
+    lab.plug(0)
+    first = lab.stub(0)
+    lab.routerd()
+    first.wait(lambda s: len(s.routes4) == 2)
+    waits = []
+    source = 0
+    time.sleep(0.5)
+    first.stop()
+    for _ in range(5):
+        there = 1 - source
+        lab.sh(f"ip -n {lab.hosts[source]} link set vif netns {lab.hosts[there]}")
+        lab.sh(f"ip -n {lab.hosts[there]} addr add fe80::1/64 dev vif nodad")
+        stub = lab.stub(there)
+        lab.sh(f"ip -n {lab.hosts[there]} link set vif up")
+        plugged = time.monotonic()
+        stub.wait(lambda s: len(s.routes4) == 2)
+        hello = next(at for at, type_ in stub.heard if type_ is Type.HELLO)
+        waits.append(hello - plugged)
+        time.sleep(0.5)
+        stub.stop()
+        source = there
+    print("seconds from the link's return to HELLO:", [f"{w:.3f}" for w in waits])
+    assert sorted(waits)[2] < 0.5
+
+
+@pytest.mark.skipif(not shutil.which("bird"), reason="needs BIRD")
+def test_bird_feeds_ten_thousand_routes(lab: Lab, tmp_path: Path) -> None:
+    lab.plug(0)
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: len(s.routes4) == 2)
+    routes = "\n".join(
+        f"  route 10.{100 + n // 250}.{n % 250}.0/24 via 10.0.{n % 2}.{2 + n % 2};"
+        for n in range(10_000)
+    )
+    config = tmp_path / "bird.conf"
+    config.write_text(
+        "router id 1.1.1.1;\nprotocol device {}\n"
+        "protocol kernel { ipv4 { export all; }; }\n"
+        f"protocol static {{ ipv4;\n{routes}\n}}\n"
+    )
+    bird = subprocess.Popen(
+        ["ip", "netns", "exec", lab.router, "bird", "-f", "-c", config, "-s", tmp_path / "ctl"]
+    )
+    lab.processes.append(bird)
+    stub.wait(lambda s: len(s.routes4) == 10_002, 30)
+    settled(lab, stub)
+    bird.terminate()
+    stub.wait(lambda s: len(s.routes4) == 2, 30)
+    settled(lab, stub)
