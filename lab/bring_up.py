@@ -130,8 +130,10 @@ def current() -> tuple[Lab, State]:
     if state is None:
         raise LabError("no lab is up: `xenflow lab up paper` brings one up")
     if state.phase == "starting":
-        raise LabError("the lab is not up (still coming up, or left behind by a failure: "
-                       "`xenflow lab down` sweeps it)")
+        raise LabError(
+            "the lab is not up (still coming up, or left behind by a failure: "
+            "`xenflow lab down` sweeps it)"
+        )
     return load_lab(NETWORK_FILE), state
 
 
@@ -162,8 +164,9 @@ def lock() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise LabError("another `xenflow lab` command is changing the lab: try again when it "
-                           "has finished") from None
+            raise LabError(
+                "another `xenflow lab` command is changing the lab: try again when it has finished"
+            ) from None
         yield
 
 
@@ -226,12 +229,16 @@ def _refuse_second() -> None:
     if state is None:
         left = sorted(p.name for p in NETNS_DIR.glob(PREFIX + "*")) if NETNS_DIR.exists() else []
         if left:
-            raise LabError(f"namespaces of an earlier lab are left ({', '.join(left)}): "
-                           "`xenflow lab down` sweeps them")
+            raise LabError(
+                f"namespaces of an earlier lab are left ({', '.join(left)}): "
+                "`xenflow lab down` sweeps them"
+            )
         return
     if state.phase == "up":
-        raise LabError(f"a lab is up already ({state.network}, from {state.source}): "
-                       "`xenflow lab down` ends it")
+        raise LabError(
+            f"a lab is up already ({state.network}, from {state.source}): "
+            "`xenflow lab down` ends it"
+        )
     raise LabError(f"a lab was left behind half up ({state.network}): `xenflow lab down` sweeps it")
 
 
@@ -255,8 +262,12 @@ class _Builder:
         process.LOG_DIR.mkdir(parents=True)
         nodes = self.lab.nodes()
         state = State(
-            "starting", str(self.source.resolve()), self.lab.network.name,
-            (*dict.fromkeys(n.namespace for n in nodes), FABRIC), time.time(), self.options,
+            "starting",
+            str(self.source.resolve()),
+            self.lab.network.name,
+            (*dict.fromkeys(n.namespace for n in nodes), FABRIC),
+            time.time(),
+            self.options,
         )
         state.write()
         state = replace(state, settings_before=sysctl(_GLOBAL_SETTINGS))
@@ -317,13 +328,20 @@ class _Builder:
 
         for cable in network.cables.values():
             a, b = cable.a, cable.b
-            veth((lab.switch_namespace(a.datapath), a.port),
-                 (lab.switch_namespace(b.datapath), b.port), CABLE_MTU)
+            veth(
+                (lab.switch_namespace(a.datapath), a.port),
+                (lab.switch_namespace(b.datapath), b.port),
+                CABLE_MTU,
+            )
         for machine in lab.machines.values():
             end = machine.access
             own = PREFIX + machine.name
-            veth((own, "eth0"), (lab.switch_namespace(end.datapath), end.port), 1500,
-                 f"address {wire.mac_text(machine.mac)}")
+            veth(
+                (own, "eth0"),
+                (lab.switch_namespace(end.datapath), end.port),
+                1500,
+                f"address {wire.mac_text(machine.mac)}",
+            )
             inner[own].append(f"address add {machine.address} broadcast + dev eth0")
         for router in network.routers.values():
             links += wire.build(lab, router)
@@ -345,9 +363,7 @@ class _Builder:
         ip([f"link set {OPERATOR} up", f"address add {address} broadcast + dev {OPERATOR}"])
         checksums_in_software([OPERATOR], None)
 
-    def management(
-        self, inner: dict[str, list[str]], veth: Callable[..., None]
-    ) -> list[str]:
+    def management(self, inner: dict[str, list[str]], veth: Callable[..., None]) -> list[str]:
         """A bridge in the lab's own namespace, an interface in every node but the routers."""
         lab = self.lab
         here = PREFIX + "lab"
@@ -355,10 +371,8 @@ class _Builder:
             if name != "lab":
                 veth((PREFIX + name, MANAGEMENT), (here, f"m{number}"), 1500)
                 inner[here].append(f"link set m{number} master {MANAGEMENT}")
-            inner[PREFIX + name] += [
-                f"address add {IPv4Interface((address, lab.subnet.prefixlen))} "
-                f"broadcast + dev {MANAGEMENT}"
-            ]
+            own = IPv4Interface((address, lab.subnet.prefixlen))
+            inner[PREFIX + name].append(f"address add {own} broadcast + dev {MANAGEMENT}")
         inner[here][:0] = [
             f"link add name {MANAGEMENT} type bridge forward_delay 0",
             f"link set {MANAGEMENT} up",
@@ -384,7 +398,10 @@ class _Builder:
                 switch.vsctl(
                     lab.switch_node(d.name),
                     switch.configuration(
-                        lab, d, controllers=options.controllers, max_idle_ms=options.max_idle_ms,
+                        lab,
+                        d,
+                        controllers=options.controllers,
+                        max_idle_ms=options.max_idle_ms,
                         max_revalidator_ms=options.max_revalidator_ms,
                     ),
                     wait=False,
@@ -463,11 +480,12 @@ class _Builder:
     def _check_processes(self) -> None:
         for one in process.recorded():
             if not one.alive:
-                last = one.log.read_text(errors="replace").splitlines()[-5:] \
-                    if one.log.exists() else []
-                raise LabError(
-                    "\n  ".join([f"{one.name} of {one.node} ended ({one.log}):", *last])
+                last = (
+                    one.log.read_text(errors="replace").splitlines()[-5:]
+                    if one.log.exists()
+                    else []
                 )
+                raise LabError("\n  ".join([f"{one.name} of {one.node} ended ({one.log}):", *last]))
 
 
 def write_network_file(lab: Lab, source: Path) -> None:
@@ -498,9 +516,15 @@ def start_controller(lab: Lab, name: str) -> process.Process:
         node,
         "controller",
         [
-            sys.executable, str(ROOT / "pox.py"),
-            "openflow.of_01", f"--address={address}", f"--port={port}",
-            "xenflow", f"--network={NETWORK_FILE}", f"--controller={name}", f"--state={state}",
+            sys.executable,
+            str(ROOT / "pox.py"),
+            "openflow.of_01",
+            f"--address={address}",
+            f"--port={port}",
+            "xenflow",
+            f"--network={NETWORK_FILE}",
+            f"--controller={name}",
+            f"--state={state}",
         ],
         PREFIX + node,
         environment={**python_path(), **switch.environment(node)},
@@ -524,8 +548,11 @@ def start_hypervisor(options: Options) -> process.Process:
         "lab",
         "hypervisor",
         [
-            sys.executable, "-m", "lab.hypervisor",
-            f"--pause={options.pause_s}", f"--precopy={options.precopy_s}",
+            sys.executable,
+            "-m",
+            "lab.hypervisor",
+            f"--pause={options.pause_s}",
+            f"--precopy={options.precopy_s}",
         ],
         PREFIX + "lab",
         environment=python_path(),

@@ -28,8 +28,11 @@ def add_verbs(verbs: Any) -> None:
     """The verbs themselves."""
     up = verbs.add_parser("up", help="bring a network up")
     up.add_argument("network", metavar="FILE|NAME", help="a network file, or one in conf/ by name")
-    up.add_argument("--static", action="store_true",
-                    help="no controllers: every virtual link flooded along its tree")
+    up.add_argument(
+        "--static",
+        action="store_true",
+        help="no controllers: every virtual link flooded along its tree",
+    )
     up.add_argument("--daemon", choices=routing.DAEMONS, default=_DEFAULTS.daemon)
     up.add_argument("--keep", action="store_true", help="leave everything when it fails")
     for name, kind, text in (
@@ -40,12 +43,22 @@ def add_verbs(verbs: Any) -> None:
         ("limit", float, "how long routing may take to converge"),
     ):
         default = getattr(_DEFAULTS, f"{name}_s")
-        up.add_argument(f"--{name}", type=kind, metavar="S", default=default,
-                        help=f"{text}, in seconds (default %(default)s)")
+        up.add_argument(
+            f"--{name}",
+            type=kind,
+            metavar="S",
+            default=default,
+            help=f"{text}, in seconds (default %(default)s)",
+        )
     for name in ("max-idle", "max-revalidator"):
         limit = getattr(_DEFAULTS, name.replace("-", "_") + "_ms")
-        up.add_argument(f"--{name}", type=int, metavar="MS", default=limit,
-                        help=f"Open vSwitch's {name}, in ms (default %(default)s)")
+        up.add_argument(
+            f"--{name}",
+            type=int,
+            metavar="MS",
+            default=limit,
+            help=f"Open vSwitch's {name}, in ms (default %(default)s)",
+        )
     up.set_defaults(run=_up)
 
     down = verbs.add_parser("down", help="end it, also after a crash")
@@ -74,9 +87,16 @@ def _up(args: argparse.Namespace) -> int:
     bring_up.up(
         args.network,
         bring_up.Options(
-            controllers=not args.static, daemon=args.daemon, hello_s=args.hello, dead_s=args.dead,
-            max_idle_ms=args.max_idle, max_revalidator_ms=args.max_revalidator,
-            pause_s=args.pause, precopy_s=args.precopy, limit_s=args.limit, keep=args.keep,
+            controllers=not args.static,
+            daemon=args.daemon,
+            hello_s=args.hello,
+            dead_s=args.dead,
+            max_idle_ms=args.max_idle,
+            max_revalidator_ms=args.max_revalidator,
+            pause_s=args.pause,
+            precopy_s=args.precopy,
+            limit_s=args.limit,
+            keep=args.keep,
         ),
     )
     return 0
@@ -103,7 +123,7 @@ def _exec(args: argparse.Namespace) -> int:
     if not command:
         print("lab exec: no command: `lab exec NODE -- COMMAND ...`", file=sys.stderr)
         return 2
-    operate.execute(args.node, command)
+    return operate.execute(args.node, command)
 
 
 def _cut(args: argparse.Namespace) -> int:
@@ -122,12 +142,16 @@ def _status(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
         return 0
     for key, value in found.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(map(str, value)) or "none"
-        print(f"{key:18} {value}")
+        print(f"{key:18} {_shown(value)}")
     return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -228,8 +228,9 @@ class _Reader:
                 return IPv4Interface(value)
         except (AddressValueError, NetmaskValueError):
             pass
-        self._wrong(key, value, 'an IPv4 address and prefix length such as "10.0.1.2/24"',
-                    quote=True)
+        self._wrong(
+            key, value, 'an IPv4 address and prefix length such as "10.0.1.2/24"', quote=True
+        )
         return None
 
     def _hypervisor(self) -> tuple[str, int]:
@@ -254,12 +255,17 @@ class _Reader:
             self._only(key, values, "access", "mac", "address", "stub")
             end = End(*str(values.get("access")).partition(":")[::2])
             if end not in places:
-                self._wrong((*key, "access"), values.get("access"),
-                            "an access port of a link, as \"datapath:port\"", quote=True)
+                self._wrong(
+                    (*key, "access"),
+                    values.get("access"),
+                    'an access port of a link, as "datapath:port"',
+                    quote=True,
+                )
                 continue
             if end in taken:
-                self._wrong((*key, "access"), f'"{end}", where {taken[end]} is already',
-                            "a port of its own")
+                self._wrong(
+                    (*key, "access"), f'"{end}", where {taken[end]} is already', "a port of its own"
+                )
             taken[end] = name
             link, access = places[end]
             address = self._interface((*key, "address"), values.get("address"))
@@ -268,8 +274,12 @@ class _Reader:
                 stub = self._interface((*key, "stub"), values["stub"])
             mac = self._mac((*key, "mac"), values.get("mac"))
             if mac is not None and mac not in access.macs:
-                self._wrong((*key, "mac"), values["mac"],
-                            f"one of the macs that link {link.name} has at {end}", quote=True)
+                self._wrong(
+                    (*key, "mac"),
+                    values["mac"],
+                    f"one of the macs that link {link.name} has at {end}",
+                    quote=True,
+                )
             if address and mac is not None:
                 found[name] = Machine(name, end, link.name, mac, address, stub)
         if not found:
@@ -287,14 +297,20 @@ class _Reader:
         for name, values in self._tables("routers"):
             router = self._network.routers.get(name)
             if router is None:
-                self._wrong(("routers", name), "a router that is not in [routers]",
-                            "one of " + ", ".join(self._network.routers))
+                self._wrong(
+                    ("routers", name),
+                    "a router that is not in [routers]",
+                    "one of " + ", ".join(self._network.routers),
+                )
                 continue
             self._only(("routers", name), values, "addresses")
             table = values.get("addresses")
             if not isinstance(table, dict):
-                self._wrong(("routers", name, "addresses"), "no table",
-                            "{ interface = \"address/length\", ... }")
+                self._wrong(
+                    ("routers", name, "addresses"),
+                    "no table",
+                    '{ interface = "address/length", ... }',
+                )
                 continue
             found[name] = self._interface_addresses(router, table)
         for name in self._network.routers:
@@ -324,16 +340,27 @@ class _Reader:
             if name in self._network.controllers and name not in datapaths:
                 self._wrong(("machines", name), "the name of a controller", "a name of its own")
             if name + "-sw" in {*datapaths, *routers, *machines, *self._network.controllers}:
-                self._wrong(("machines", name), f'"{name}" beside "{name}-sw"',
-                            "the latter free for its switch")
+                self._wrong(
+                    ("machines", name),
+                    f'"{name}" beside "{name}-sw"',
+                    "the latter free for its switch",
+                )
         for name in routers:
             if name in datapaths or name in self._network.controllers:
-                self._wrong(("routers", name), "the name of a datapath or controller too",
-                            "a name of its own")
-        for name in {"lab", "op", "fabric"} & {*datapaths, *routers, *machines,
-                                               *self._network.controllers}:
-            self._wrong(("machines", name), f'a node called "{name}"',
-                        "another name: the lab uses this one")
+                self._wrong(
+                    ("routers", name),
+                    "the name of a datapath or controller too",
+                    "a name of its own",
+                )
+        for name in {"lab", "op", "fabric"} & {
+            *datapaths,
+            *routers,
+            *machines,
+            *self._network.controllers,
+        }:
+            self._wrong(
+                ("machines", name), f'a node called "{name}"', "another name: the lab uses this one"
+            )
 
     def _management(
         self, machines: dict[str, Machine]
@@ -371,8 +398,12 @@ class _Reader:
         if IPv4Address(0) in found.values():
             self._wrong(("management", "subnet"), subnet, "room for every node", quote=True)
         if str(found["lab"]) != self._table.get("hypervisor", "").rpartition(":")[0]:
-            self._wrong(("hypervisor",), self._table.get("hypervisor"),
-                        f"the lab's own address, {found['lab']}", quote=True)
+            self._wrong(
+                ("hypervisor",),
+                self._table.get("hypervisor"),
+                f"the lab's own address, {found['lab']}",
+                quote=True,
+            )
         return subnet, found.pop("operator"), found
 
     def _node_names(self, machines: dict[str, Machine]) -> list[str]:
@@ -398,8 +429,9 @@ class _Reader:
         for key, link, address in members:
             subnet = subnets.setdefault(link, address.network)
             if address.network != subnet:
-                self._wrong(key, address, f"an address in {subnet}, as others on link {link}",
-                            quote=True)
+                self._wrong(
+                    key, address, f"an address in {subnet}, as others on link {link}", quote=True
+                )
             if address.ip in taken:
                 self._wrong(key, address, "an address of its own", quote=True)
             taken.add(address.ip)
@@ -416,8 +448,11 @@ class _Reader:
             here = str(lab.management[node])
             manage = controller.manage.removeprefix("tcp://").rpartition(":")[0]
             if manage not in (here, "127.0.0.1", "localhost"):
-                self._wrong(("management", node), f"{here}, but [controllers.{name}] manage has "
-                            f"{manage}", "the same address")
+                self._wrong(
+                    ("management", node),
+                    f"{here}, but [controllers.{name}] manage has {manage}",
+                    "the same address",
+                )
             remote = [
                 d.name for d in self._network.datapaths_of(name) if lab.switch_node(d.name) != node
             ]
@@ -425,8 +460,11 @@ class _Reader:
             if address.startswith("127.") and not remote:
                 continue
             if address not in (here, "0.0.0.0"):
-                self._wrong(("management", node), f"{here}, but [controllers.{name}] openflow has "
-                            f"{address}", "an address where its switches can reach it")
+                self._wrong(
+                    ("management", node),
+                    f"{here}, but [controllers.{name}] openflow has {address}",
+                    "an address where its switches can reach it",
+                )
 
 
 def controller_target(lab: Lab, datapath: Datapath) -> str:

@@ -111,8 +111,13 @@ class Job:
     def as_json(self) -> dict[str, Any]:
         """As replies carry it."""
         return {
-            "id": self.id, "router": self.router, "from": self.source, "to": self.to,
-            "state": self.state, "detail": self.detail, "suspended_s": self.suspended_s(),
+            "id": self.id,
+            "router": self.router,
+            "from": self.source,
+            "to": self.to,
+            "state": self.state,
+            "detail": self.detail,
+            "suspended_s": self.suspended_s(),
             "events": [{"state": s, "monotonic_s": at} for s, at in self.events],
         }
 
@@ -210,9 +215,15 @@ class Hypervisor:
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
         self._verbs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "hosts": self._hosts, "domains": self._list_domains, "migrate": self._migrate,
-            "job": self._job, "jobs": self._list_jobs, "unpause": self._unpause,
-            "pause": self._pause, "abort": self._abort, "set": self._set,
+            "hosts": self._hosts,
+            "domains": self._list_domains,
+            "migrate": self._migrate,
+            "job": self._job,
+            "jobs": self._list_jobs,
+            "unpause": self._unpause,
+            "pause": self._pause,
+            "abort": self._abort,
+            "set": self._set,
         }
 
     def answer(self, request: bytes) -> dict[str, Any]:
@@ -288,8 +299,9 @@ class Hypervisor:
             self._routers.note(router, domain["host"], RUNNING)
             return {}
         if job.state != MOVED_PAUSED:
-            raise RefusedError("not-paused", f"{router.name} has not arrived at {job.to} yet: "
-                                             f"{job.state}")
+            raise RefusedError(
+                "not-paused", f"{router.name} has not arrived at {job.to} yet: {job.state}"
+            )
         if self._settings.fail_at == RUNNING:
             self._settings.fail_at = None
             raise RefusedError("failed", f"{router.name} did not start at {job.to} (fail_at)")
@@ -324,8 +336,10 @@ class Hypervisor:
         self._settings = new
         return {
             "settings": {
-                "pause_s": new.pause_s, "precopy_s": new.precopy_s,
-                "resume_after_s": new.resume_after_s, "fail_at": new.fail_at,
+                "pause_s": new.pause_s,
+                "precopy_s": new.precopy_s,
+                "resume_after_s": new.resume_after_s,
+                "fail_at": new.fail_at,
             }
         }
 

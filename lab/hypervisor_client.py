@@ -104,8 +104,10 @@ class HypervisorClient:
         self._socket.send(json.dumps({"verb": verb, **arguments}).encode())
         if not self._socket.poll(round(self._timeout_s * 1000)):
             self.close()  # a REQ socket that waits for an answer cannot ask again
-            raise HypervisorError("silent", f"{self.url} did not answer {verb} within "
-                                            f"{self._timeout_s:g} s: is the lab up?")
+            raise HypervisorError(
+                "silent",
+                f"{self.url} did not answer {verb} within {self._timeout_s:g} s: is the lab up?",
+            )
         reply: dict[str, Any] = json.loads(self._socket.recv())
         if not reply.get("ok"):
             error = reply.get("error", {})

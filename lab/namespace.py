@@ -94,7 +94,9 @@ def batch(
     if not text:
         return
     argv = [tool, *(["-n", namespace] if namespace else []), *(["-force"] if force else [])]
-    done = subprocess.run([*argv, "-batch", "-"], input=text, capture_output=True, text=True)
+    done = subprocess.run(
+        [*argv, "-batch", "-"], input=text, capture_output=True, text=True, check=False
+    )
     if done.returncode and not force:
         raise LabError(f"{' '.join(argv)}: {done.stderr.strip()}\n{text}")
 
@@ -134,16 +136,16 @@ def checksums_in_software(interfaces: Iterable[str], namespace: str | None) -> N
 def processes_in(namespace: str) -> list[int]:
     """The processes whose network namespace this is, whoever started them."""
     try:
-        wanted = os.stat(NETNS_DIR / namespace)
+        wanted = (NETNS_DIR / namespace).stat()
     except FileNotFoundError:
         return []
     found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             with suppress(OSError):
-                here = os.stat(f"/proc/{entry}/ns/net")
+                here = (entry / "ns/net").stat()
                 if (here.st_ino, here.st_dev) == (wanted.st_ino, wanted.st_dev):
-                    found.append(int(entry))
+                    found.append(int(entry.name))
     return found
 
 

@@ -57,7 +57,7 @@ def run(name: str, argv: Sequence[str], **options: Any) -> subprocess.CompletedP
     settings: dict[str, Any] = {"capture_output": True, "text": True, "check": False, **options}
     settings["env"] = {**os.environ, **_environment(node), **settings.get("env", {})}
     with inside(node.namespace):
-        return subprocess.run(list(argv), **settings)
+        return subprocess.run(list(argv), **settings)  # noqa: PLW1510 (in settings)
 
 
 def popen(name: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
@@ -127,9 +127,7 @@ def status(since: datetime | None = None) -> dict[str, Any]:
         "hypervisor": "emulated",
         "cut": list(state.cut),
         "routers": placed(),
-        "switches": {
-            d: switch.connected(lab.switch_node(d)) for d in lab.network.datapaths
-        },
+        "switches": {d: switch.connected(lab.switch_node(d)) for d in lab.network.datapaths},
         "dead": [f"{p.node} {p.name}" for p in processes if not p.alive],
         "processes": len(processes),
         "neighbour_changes": {

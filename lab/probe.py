@@ -48,6 +48,11 @@ HEADER = struct.Struct("!IIQ")
 RECORD = struct.Struct("<IQQ")
 """In a record file: sequence number, time sent, time received (0: never)."""
 _ARRIVAL = struct.Struct("=IQQ")
+MIN_FRAME, MAX_FRAME = 64, 1518
+FULL_PACKET = 1500
+"""A size that means the IP packet's."""
+OVERHEAD = 46
+"""Ethernet 14 and 4, IPv4 20, UDP 8."""
 _PORT = 7777
 _TICK_S = 0.001
 _COLLECT_S = 0.004
@@ -60,9 +65,9 @@ def payload_size(size: int) -> int:
 
     Raises LabError outside 64 to 1518.
     """
-    if not 64 <= size <= 1518:
-        raise LabError(f"size {size}: expected 64 to 1518")
-    return 1472 if size == 1500 else size - 46
+    if not MIN_FRAME <= size <= MAX_FRAME:
+        raise LabError(f"size {size}: expected {MIN_FRAME} to {MAX_FRAME}")
+    return (MAX_FRAME if size == FULL_PACKET else size) - OVERHEAD
 
 
 # --- the result ----------------------------------------------------------------------------------
@@ -133,16 +138,21 @@ def judge(
             highest = sequence
     rows = bytes(seen).split(b"\x01")
     return Result(
-        sent=len(sent), received=received, lost=len(sent) - received, duplicated=duplicated,
-        reordered=reordered, longest_gap_s=gap / 1e9, longest_loss=max(map(len, rows)),
-        overflowed=overflowed, late_s=late_s,
-        first_ns=sent[0] if sent else 0, last_ns=sent[-1] if sent else 0,
+        sent=len(sent),
+        received=received,
+        lost=len(sent) - received,
+        duplicated=duplicated,
+        reordered=reordered,
+        longest_gap_s=gap / 1e9,
+        longest_loss=max(map(len, rows)),
+        overflowed=overflowed,
+        late_s=late_s,
+        first_ns=sent[0] if sent else 0,
+        last_ns=sent[-1] if sent else 0,
     )
 
 
-def write_records(
-    path: Path, sent: Sequence[int], arrivals: Sequence[tuple[int, int]]
-) -> None:
+def write_records(path: Path, sent: Sequence[int], arrivals: Sequence[tuple[int, int]]) -> None:
     """One RECORD for each arrival, in order of arrival, then one for each packet lost."""
     arrived = set()
     with path.open("wb") as file:
@@ -218,11 +228,16 @@ class _Message(ctypes.Structure):
     """struct mmsghdr, a struct msghdr and a length."""
 
     _fields_ = (
-        ("name", ctypes.c_void_p), ("name_length", ctypes.c_uint32),
-        ("iov", ctypes.POINTER(_Iovec)), ("iov_length", ctypes.c_size_t),
-        ("control", ctypes.c_void_p), ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int), ("_hole", ctypes.c_int),
-        ("length", ctypes.c_uint32), ("_end", ctypes.c_int),
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("iov", ctypes.POINTER(_Iovec)),
+        ("iov_length", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("_hole", ctypes.c_int),
+        ("length", ctypes.c_uint32),
+        ("_end", ctypes.c_int),
     )
 
 
@@ -349,35 +364,62 @@ class ProbePair:
         self._senders: list[subprocess.Popen[str]] = []
 
     def start(self, seconds: float = 600.0) -> None:
-        """Begin; ends by itself after a time."""
+        """Begin; returns when packets are being sent.  Ends by itself after a time."""
         run = int.from_bytes(os.urandom(4), "big")
         self._receivers = [
             self._begin(
-                i, "recv", "--bind", self._addresses[i], "--seconds", str(seconds + 60),
-                "--run", str(run), "--records", str(self.directory / f"arrivals-{i}.bin"),
+                i,
+                "recv",
+                "--bind",
+                self._addresses[i],
+                "--seconds",
+                str(seconds + 60),
+                "--run",
+                str(run),
+                "--records",
+                str(self.directory / f"arrivals-{i}.bin"),
             )
             for i in (0, 1)
         ]
-        for receiver in self._receivers:
-            if receiver.stdout is None or receiver.stdout.readline() != "ready\n":
-                self._kill()
-                raise LabError(f"the receiver did not start: {' '.join(map(str, receiver.args))}")  # type: ignore[arg-type]
+        self._await_ready(self._receivers)
         self._senders = [
             self._begin(
-                i, "send", "--to", self._addresses[1 - i], "--source", self._addresses[i],
-                "--rate", str(self._rate_pps), "--size", str(self._size),
-                "--seconds", str(seconds), "--run", str(run),
-                "--records", str(self.directory / f"sent-{i}.bin"),
+                i,
+                "send",
+                "--to",
+                self._addresses[1 - i],
+                "--source",
+                self._addresses[i],
+                "--rate",
+                str(self._rate_pps),
+                "--size",
+                str(self._size),
+                "--seconds",
+                str(seconds),
+                "--run",
+                str(run),
+                "--records",
+                str(self.directory / f"sent-{i}.bin"),
             )
             for i in (0, 1)
         ]
+        self._await_ready(self._senders)
+
+    def _await_ready(self, processes: list[subprocess.Popen[str]]) -> None:
+        for one in processes:
+            if one.stdout is None or one.stdout.readline() != "ready\n":
+                self._kill()
+                raise LabError(f"a probe did not start: {one.args!r}")
 
     def _begin(self, i: int, *words: str) -> subprocess.Popen[str]:
         realtime = ["--realtime"] if self._realtime else []
         with inside(self._namespaces[i]):
             return subprocess.Popen(
                 [sys.executable, "-m", "lab.probe", *words, "--port", str(self._port), *realtime],
-                stdout=subprocess.PIPE, text=True, env={**os.environ, **python_path()}, cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **python_path()},
+                cwd=ROOT,
             )
 
     def stop(self, linger_s: float = 0.5) -> tuple[Result, Result]:
@@ -396,17 +438,17 @@ class ProbePair:
         self._senders, self._receivers = [], []
         return self._judge(0, sent, received), self._judge(1, sent, received)
 
-    def _judge(
-        self, i: int, sent: list[dict[str, Any]], received: list[dict[str, Any]]
-    ) -> Result:
+    def _judge(self, i: int, sent: list[dict[str, Any]], received: list[dict[str, Any]]) -> Result:
         times = array("Q")
         times.frombytes((self.directory / f"sent-{i}.bin").read_bytes())
         data = (self.directory / f"arrivals-{1 - i}.bin").read_bytes()
         arrivals = [(number, at) for number, _, at in _ARRIVAL.iter_unpack(data)]
         write_records(self.directory / ("there.bin", "back.bin")[i], times, arrivals)
         return judge(
-            times, arrivals,
-            overflowed=received[1 - i]["overflowed"], late_s=sent[i]["late_s"],
+            times,
+            arrivals,
+            overflowed=received[1 - i]["overflowed"],
+            late_s=sent[i]["late_s"],
         )
 
     def run(self, seconds: float) -> tuple[Result, Result]:
@@ -423,12 +465,15 @@ class ProbePair:
         results = self.run(seconds)
         slowest = min(r.rate_pps for r in results)
         if slowest < 0.95 * self._rate_pps:
-            raise LabError(f"invalid: the machine is too busy, it sends {slowest:.0f} packets/s "
-                           f"instead of {self._rate_pps:g}")
+            raise LabError(
+                f"invalid: the machine is too busy, it sends {slowest:.0f} packets/s "
+                f"instead of {self._rate_pps:g}"
+            )
         if any(r.lost or not r.sent for r in results):
             lost = ", ".join(f"{r.lost} of {r.sent}" for r in results)
-            raise LabError(f"invalid: the machine is too busy, {lost} packets were lost while "
-                           "nothing happened")
+            raise LabError(
+                f"invalid: the machine is too busy, {lost} packets were lost while nothing happened"
+            )
         return results
 
     def _kill(self) -> None:
@@ -524,8 +569,12 @@ def main() -> int:
         one = verbs.add_parser(verb)
         one.add_argument("--port", type=int, default=_PORT)
         one.add_argument("--seconds", type=float, default=10.0)
-        one.add_argument("--realtime", action=argparse.BooleanOptionalAction,
-                         default=verb == "pair", help="SCHED_RR, where allowed")
+        one.add_argument(
+            "--realtime",
+            action=argparse.BooleanOptionalAction,
+            default=verb == "pair",
+            help="SCHED_RR, where allowed",
+        )
         one.add_argument("--run", type=int, default=0, help="packets of other runs do not count")
         one.add_argument("--records", type=Path, help="where each packet's record goes")
         if verb == "recv":
@@ -539,8 +588,13 @@ def main() -> int:
             one.add_argument("--count", type=int)
         else:
             one.add_argument("nodes", nargs=2, metavar="NODE")
-            one.add_argument("--baseline", type=float, metavar="S", default=0.0,
-                             help="so long without anything first; the run is refused if it loses")
+            one.add_argument(
+                "--baseline",
+                type=float,
+                metavar="S",
+                default=0.0,
+                help="so long without anything first; the run is refused if it loses",
+            )
     args = parser.parse_args()
     gc.disable()
     if args.realtime and args.verb != "pair":
@@ -550,9 +604,15 @@ def main() -> int:
 
 
 def _send(args: argparse.Namespace) -> int:
+    print("ready", flush=True)
     count = args.count or max(1, round(args.seconds * args.rate))
     times, late = send(
-        args.to, args.port, rate_pps=args.rate, size=args.size, count=count, run=args.run,
+        args.to,
+        args.port,
+        rate_pps=args.rate,
+        size=args.size,
+        count=count,
+        run=args.run,
         source=args.source,
     )
     if args.records:
@@ -569,27 +629,40 @@ def _recv(args: argparse.Namespace) -> int:
     arrivals = list(_ARRIVAL.iter_unpack(found.arrivals))
     highest = max((number for number, _, _ in arrivals), default=-1)
     seen = judge(range(highest + 1), [(number, at) for number, _, at in arrivals])
-    print(json.dumps({
-        "received": seen.received, "missing": seen.lost, "duplicated": seen.duplicated,
-        "reordered": seen.reordered, "longest_gap_s": seen.longest_gap_s,
-        "overflowed": found.overflowed,
-    }))
+    print(
+        json.dumps(
+            {
+                "received": seen.received,
+                "missing": seen.lost,
+                "duplicated": seen.duplicated,
+                "reordered": seen.reordered,
+                "longest_gap_s": seen.longest_gap_s,
+                "overflowed": found.overflowed,
+            }
+        )
+    )
     return 0
 
 
 def _pair(args: argparse.Namespace) -> int:
     with ProbePair(
-        *args.nodes, rate_pps=args.rate, size=args.size, port=args.port, realtime=args.realtime,
+        *args.nodes,
+        rate_pps=args.rate,
+        size=args.size,
+        port=args.port,
+        realtime=args.realtime,
         directory=args.records,
     ) as pair:
         if args.baseline:
             pair.baseline(args.baseline)
         there, back = pair.run(args.seconds)
     found = {"there": there, "back": back}
-    print(json.dumps(
-        {name: {**asdict(r), "rate_pps": round(r.rate_pps, 1)} for name, r in found.items()},
-        indent=1,
-    ))
+    print(
+        json.dumps(
+            {name: {**asdict(r), "rate_pps": round(r.rate_pps, 1)} for name, r in found.items()},
+            indent=1,
+        )
+    )
     return 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lab.namespace import LabError, inside
 
@@ -78,20 +79,20 @@ def start(
         (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
+    settings: dict[str, Any] = {
+        "file_actions": actions,
+        "setsid": True,
+        "setsigdef": (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM),
+    }
     everything = {**os.environ, **(environment or {})}
-    quiet = {"setsid": True, "setsigdef": (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM)}
-
-    def spawn(**extra: object) -> int:
-        return os.posix_spawn(
-            program, list(argv), everything, file_actions=actions, **quiet, **extra  # type: ignore[arg-type]
-        )
-
+    if realtime:
+        settings["scheduler"] = (os.SCHED_RR, os.sched_param(_REALTIME_PRIORITY))
     with inside(namespace):
         try:
-            extra = (os.SCHED_RR, os.sched_param(_REALTIME_PRIORITY))
-            pid = spawn(scheduler=extra) if realtime else spawn()
+            pid = os.posix_spawn(program, list(argv), everything, **settings)
         except PermissionError:
-            pid = spawn()
+            settings.pop("scheduler", None)
+            pid = os.posix_spawn(program, list(argv), everything, **settings)
     process = Process(node, name, pid, start_time(pid) or 0)
     with _RECORD.open("a") as record:
         record.write(json.dumps(asdict(process)) + "\n")

@@ -43,7 +43,7 @@ def make_template(path: Path) -> None:
 
     Raises LabError where Open vSwitch is not installed.
     """
-    schema = next((s for s in _SCHEMAS if os.path.exists(s)), None)
+    schema = next((s for s in _SCHEMAS if Path(s).exists()), None)
     if schema is None or shutil.which("ovsdb-tool") is None:
         raise LabError("Open vSwitch is not installed (package openvswitch-switch)")
     path.unlink(missing_ok=True)
@@ -59,7 +59,8 @@ def start_database(node: str, namespace: str, template: Path) -> None:
         node,
         "ovsdb-server",
         [
-            "ovsdb-server", str(here / "conf.db"),
+            "ovsdb-server",
+            str(here / "conf.db"),
             f"--remote=punix:{here}/db.sock",
             f"--pidfile={here}/ovsdb-server.pid",
             "-vconsole:info",
@@ -77,10 +78,13 @@ def start_daemon(node: str, namespace: str) -> None:
         node,
         "ovs-vswitchd",
         [
-            "ovs-vswitchd", f"unix:{here}/db.sock",
+            "ovs-vswitchd",
+            f"unix:{here}/db.sock",
             f"--pidfile={here}/ovs-vswitchd.pid",
-            "--disable-system", "--disable-system-route",
-            "-vconsole:info", "-vrconn:console:warn",
+            "--disable-system",
+            "--disable-system-route",
+            "-vconsole:info",
+            "-vrconn:console:warn",
         ],
         namespace,
         environment=environment(node),
@@ -97,14 +101,23 @@ def configuration(
     their link's VLAN as tag, which only NORMAL regards.
     """
     words = [
-        "set", "Open_vSwitch", ".",
+        "set",
+        "Open_vSwitch",
+        ".",
         f"other_config:max-idle={max_idle_ms}",
         f"other_config:max-revalidator={max_revalidator_ms}",
         "other_config:n-revalidator-threads=1",
         "other_config:n-handler-threads=1",
-        "--", "add-br", BRIDGE,
-        "--", "set", "Bridge", BRIDGE,
-        "datapath_type=netdev", "fail_mode=secure", "protocols=OpenFlow10",
+        "--",
+        "add-br",
+        BRIDGE,
+        "--",
+        "set",
+        "Bridge",
+        BRIDGE,
+        "datapath_type=netdev",
+        "fail_mode=secure",
+        "protocols=OpenFlow10",
         f"other_config:datapath-id={datapath.dpid:016x}",
         "other_config:disable-in-band=true",
     ]
@@ -117,9 +130,19 @@ def configuration(
     if controllers:
         target = controller_target(lab, datapath)
         words += [
-            "--", "--id=@controller", "create", "Controller", f'target="{target}"',
-            "connection_mode=out-of-band", "max_backoff=1000", "inactivity_probe=5000",
-            "--", "set", "Bridge", BRIDGE, "controller=@controller",
+            "--",
+            "--id=@controller",
+            "create",
+            "Controller",
+            f'target="{target}"',
+            "connection_mode=out-of-band",
+            "max_backoff=1000",
+            "inactivity_probe=5000",
+            "--",
+            "set",
+            "Bridge",
+            BRIDGE,
+            "controller=@controller",
         ]
     return words
 
@@ -129,10 +152,16 @@ def vsctl(node: str, words: Sequence[str], *, wait: bool = True) -> subprocess.P
     switch to have carried it out."""
     return subprocess.Popen(
         [
-            "ovs-vsctl", f"--db=unix:{rundir(node)}/db.sock", f"--timeout={TIMEOUT_S}",
-            *([] if wait else ["--no-wait"]), "--", *words,
+            "ovs-vsctl",
+            f"--db=unix:{rundir(node)}/db.sock",
+            f"--timeout={TIMEOUT_S}",
+            *([] if wait else ["--no-wait"]),
+            "--",
+            *words,
         ],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -156,7 +185,11 @@ def ofctl(node: str, *words: str, text: str | None = None) -> str:
     Raises LabError with what the tool said.
     """
     done = subprocess.run(
-        ["ovs-ofctl", *words], input=text, capture_output=True, text=True,
+        ["ovs-ofctl", *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, **environment(node)},
     )
     if done.returncode:

@@ -169,10 +169,20 @@ def plug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
 def _add_port(lab: Lab, router: Router, interface: Interface) -> list[str]:
     """As `vif-openvswitch` does it: whatever had that name goes, then the port is added."""
     return [
-        "--", "--if-exists", "del-port", interface.vif,
-        "--", "add-port", switch.BRIDGE, interface.vif,
+        "--",
+        "--if-exists",
+        "del-port",
+        interface.vif,
+        "--",
+        "add-port",
+        switch.BRIDGE,
+        interface.vif,
         f"tag={lab.network.links[interface.link].vlan}",
-        "--", "set", "Interface", interface.vif, f"external_ids:xenflow-router={router.name}",
+        "--",
+        "set",
+        "Interface",
+        interface.vif,
+        f"external_ids:xenflow-router={router.name}",
     ]
 
 
@@ -199,11 +209,17 @@ def join(lab: Lab, router: Router, host: str) -> None:
             for one, other in ((wire, near), (near, wire))
             for line in (
                 f"qdisc add dev {one} ingress",
-                f"filter add dev {one} parent ffff: protocol all prio 1 u32 match u32 0 0 "
-                f"action mirred egress redirect dev {other}",
+                _redirect(one, other),
             )
         ),
         FABRIC,
+    )
+
+
+def _redirect(one: str, other: str) -> str:
+    return (
+        f"filter add dev {one} parent ffff: protocol all prio 1 u32 match u32 0 0 "
+        f"action mirred egress redirect dev {other}"
     )
 
 
@@ -229,9 +245,14 @@ def announce(lab: Lab, router: Router) -> None:
             mac = interface.mac.to_bytes(6, "big")
             address = lab.addresses[router.name][interface.name].ip.packed
             frame = (
-                b"\xff" * 6 + mac + b"\x08\x06"
+                b"\xff" * 6
+                + mac
+                + b"\x08\x06"
                 + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
-                + mac + address + b"\0" * 6 + address
+                + mac
+                + address
+                + b"\0" * 6
+                + address
             )
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
                 sock.bind((interface.name, 0))
@@ -274,7 +295,9 @@ def _unguard(router: Router, namespace: str) -> None:
 def _nft(rules: str, namespace: str) -> None:
     with inside(namespace):
         try:
-            done = subprocess.run(["nft", "-f", "-"], input=rules, capture_output=True, text=True)
+            done = subprocess.run(
+                ["nft", "-f", "-"], input=rules, capture_output=True, text=True, check=False
+            )
         except FileNotFoundError:
             raise LabError("nft is not installed (package nftables)") from None
     if done.returncode:

@@ -1,0 +1,99 @@
+"""The lab's part of a network file: what follows from it, and every mistake by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.description import ROOT, find_file, load_lab
+from xenflow.pure.network import NetworkError
+
+PAPER = (ROOT / "conf" / "paper.toml").read_text()
+
+
+def write(tmp_path: Path, old: str, new: str) -> Path:
+    assert old in PAPER
+    path = tmp_path / "paper.toml"
+    path.write_text(PAPER.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("name", ["paper", "path"])
+def test_shipped_networks_are_sound(name: str) -> None:
+    lab = load_lab(find_file(name))
+    kinds = {n.name: n.kind for n in lab.nodes()}
+    assert kinds["gen"] == "machine"
+    assert kinds["gen-sw"] == "switch"
+    assert kinds["host-a"] == "host"
+    assert kinds["vr1"] == "router"
+    assert kinds["edge"] == "controller"
+    namespaces = [n.namespace for n in lab.nodes()]
+    assert len(set(namespaces)) == len(namespaces)
+    assert all(n.startswith("xf-") for n in namespaces)
+    everyone = {n.name for n in lab.nodes() if n.kind != "router"}
+    assert set(lab.management) == everyone
+    assert len(set(lab.management.values())) == len(everyone)
+
+
+def test_first_address_is_the_routed_one() -> None:
+    nodes = {n.name: n for n in load_lab(find_file("paper")).nodes({"vr1": "host-b"})}
+    assert nodes["gen"].addresses == ("10.0.1.2", "10.1.0.1")
+    assert nodes["vr1"].host == "host-b"
+    assert nodes["gen"].host is None
+
+
+def test_path_has_a_transit_host_and_two_plain_switches() -> None:
+    network = load_lab(find_file("path")).network
+    assert network.trees["left"].path("gen", "host-b") == ["gen", "s1", "host-c", "s2", "host-b"]
+    neighbours = {
+        h: {c.far(h).datapath for c in network.cables_of[h]} for h in ("host-a", "host-b")
+    }
+    assert not neighbours["host-a"] & neighbours["host-b"]
+    assert network.routers["vr2"].home == "host-c"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "expected"),
+    [
+        ('address = "10.0.1.2/24"', 'address = "10.0.1.2"', "lab.machines.gen.address", "prefix"),
+        ('address = "10.0.1.2/24"', 'address = "10.9.1.2/24"', "eth0", "an address in"),
+        ('access = "gen:access"', 'access = "gen:nowhere"', "lab.machines.gen.access", "access"),
+        (
+            'mac = "02:00:00:00:01:02"\naddress',
+            'mac = "02:00:00:00:09:09"\naddress',
+            "lab.machines.gen.mac",
+            "one of the macs",
+        ),
+        ('eth1 = "10.0.2.1/24" }', 'eth7 = "10.0.2.1/24" }', "eth7", "an unknown key"),
+        ('stub = "10.1.0.1/32"', 'stob = "10.1.0.1/32"', "lab.machines.gen.stob", "unknown key"),
+        ('edge = "10.254.1.3"', 'edge = "10.254.1.4"', "lab.management.edge", "manage"),
+        ('host-a = "10.254.1.11"', 'host-a = "10.254.2.11"', "lab.management.host-a", "10.254.1"),
+        ('gen = "10.254.1.21"', 'gen = "10.254.1.22"', "lab.management", "of its own"),
+        ('hypervisor = "10.254.1.2:6650"\nm', 'hypervisor = "here"\nm', "lab.hypervisor", "PORT"),
+        ("[lab.routers.vr1]", "[lab.routers.vr9]", "lab.routers.vr1", "its addresses"),
+    ],
+)
+def test_mistakes_name_file_line_and_key(
+    tmp_path: Path, old: str, new: str, key: str, expected: str
+) -> None:
+    path = write(tmp_path, old, new)
+    with pytest.raises(NetworkError) as raised:
+        load_lab(path)
+    lines = [line for line in str(raised.value).splitlines() if key in line]
+    assert lines, str(raised.value)
+    assert any(expected in line for line in lines), lines
+    number = int(lines[0].removeprefix(f"{path}:").partition(":")[0])
+    assert 1 <= number <= len(path.read_text().splitlines())
+
+
+def test_no_lab_table(tmp_path: Path) -> None:
+    path = tmp_path / "bare.toml"
+    path.write_text(PAPER[: PAPER.index("[lab]")])
+    with pytest.raises(NetworkError, match=r"no table \[lab\]"):
+        load_lab(path)
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(NetworkError, match="paper, path"):
+        find_file("nosuch")
