@@ -77,7 +77,7 @@ EVERY_ACTION = (
 )
 BY_HAND = [
     Flow(0, 0x8000, (), ()),
-    Flow(1, 1, match(in_port=fl.LOCAL, vlan_tci=0), (), 0xFFFFFFFFFFFFFFFE, 5, 6),
+    Flow(1, 1, match(in_port=fl.LOCAL, vlan_tci=0), (), 0xFFFFFFFFFFFFFFFF, 5, 6),
     Flow(2, 2, match(dl_type=0x0800, nw_proto=6, nw_frag=(0, 2), tp_dst=179), EVERY_ACTION, 3),
     Flow(2, 3, match(vlan_tci=(0x1005, 0x1FFF), dl_type=0x0800, nw_proto=1, tp_src=8), ()),
     Flow(2, 4, match(vlan_tci=0xB005), ()),
@@ -150,6 +150,11 @@ def test_by_cookie(connection: ovs.Connection) -> None:
     connection.send(of.delete_by_cookie(of.ALL_TABLES, 4, 4))
     assert connection.barrier() == []
     left = {f for f in flows if not f.cookie & 4 and f.key[:2] != (1, 3)}
+    assert held(connection) == left
+    narrow = Flow(0, 9, match(reg1=5, in_port=1), (), cookie=1)
+    connection.add([narrow])
+    connection.send(of.delete_matching(0, match(reg1=5), 1, exact))
+    assert connection.barrier() == []
     assert held(connection) == left
 
 

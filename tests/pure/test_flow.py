@@ -75,7 +75,7 @@ def test_refusals_name_the_field(fields: dict[str, Any], name: str) -> None:
         lambda: fl.check_pkt_larger(1500, "reg0", 32),
         lambda: Flow(255, 0, (), ()),
         lambda: Flow(0, 65536, (), ()),
-        lambda: Flow(0, 0, (), (), 0xFFFFFFFFFFFFFFFF),
+        lambda: Flow(0, 0, (), (), 1 << 64),
         lambda: Flow(0, 0, (), (), 0, 65536),
     ],
 )

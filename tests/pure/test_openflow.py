@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from random import Random
 
@@ -119,6 +120,13 @@ def test_a_guests_truncated_arp_must_not_meet_a_rewrite() -> None:
             of.flow_mod(Flow(0, 0, what, rewrite))
         of.flow_mod(Flow(0, 0, what, rewrite), of.Command.DELETE_STRICT)
     of.flow_mod(Flow(0, 0, match(dl_type=0x806, arp_op=1), rewrite))
+
+
+def test_a_modification_cannot_set_every_bit_of_a_cookie() -> None:
+    flow = Flow(0, 0, (), (), 0xFFFFFFFFFFFFFFFF)
+    assert of.parse_flow_mod(of.flow_mod(flow)) == flow
+    with pytest.raises(FlowError, match="cookie"):
+        of.flow_mod(flow, of.Command.MODIFY_STRICT)
 
 
 @given(
@@ -315,10 +323,8 @@ VALID = [
 
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_or_read(data: bytes) -> None:
-    try:
+    with contextlib.suppress(of.WireError):
         of.parse(data)
-    except of.WireError:
-        pass
 
 
 @settings(max_examples=600)
@@ -341,14 +347,10 @@ def test_damaged_messages_are_refused_or_read(
         del damaged[max(8, cut) :]
     damaged[0] = 1
     damaged[2:4] = len(damaged).to_bytes(2, "big")
-    try:
+    with contextlib.suppress(of.WireError):
         of.parse(bytes(damaged))
-    except of.WireError as error:
-        assert str(error)
-    try:
+    with contextlib.suppress(of.WireError):
         of.parse_flow_mod(bytes(damaged))
-    except of.WireError as error:
-        assert str(error)
 
 
 @given(st.binary(max_size=120))

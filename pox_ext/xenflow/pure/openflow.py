@@ -65,7 +65,6 @@ __all__ = [
     "barrier_request",
     "delete_by_cookie",
     "delete_matching",
-    "delete_matching",
     "desc_request",
     "echo_reply",
     "echo_request",
