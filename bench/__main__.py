@@ -1,0 +1,116 @@
+"""`python -m bench`: chooses measurements, runs them one after the other, prints and writes.
+
+Called by `scripts/bench`, which has made the set-up and the namespaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import results
+from bench.open_vswitch import BenchError
+from bench.results import Found, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured.  `core` are the options of `pox.py` that choose its core."""
+
+    directory: Path
+    core: tuple[str, ...]
+    pox: str
+    runs: int
+    routes: int
+    quick: bool
+    profile: str
+
+
+def _socket(plan: Plan) -> Found:
+    from bench import route_speed
+
+    return route_speed.socket_to_switch(
+        plan.directory, plan.core, plan.runs, plan.routes, plan.quick, plan.profile
+    )
+
+
+def _kernel(plan: Plan) -> Found:
+    from bench import route_speed
+
+    return route_speed.kernel_to_switch(
+        plan.directory, plan.core, plan.runs, plan.routes, plan.quick, plan.profile
+    )
+
+
+MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
+    "routes_socket_to_switch": _socket,
+    "routes_kernel_to_switch": _kernel,
+}
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measures XenFlow against limits and peers in the same run. Root; needs Open "
+        "vSwitch. Writes bench/out/results.json and bench/out/sweeps.json.",
+        epilog="measurements: " + ", ".join(MEASUREMENTS),
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer runs and routes, for a first look")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="only this (may be repeated)"
+    )
+    parser.add_argument("--pox", metavar="DIR", default="", help="under this POX checkout")
+    parser.add_argument("--runs", metavar="N", type=int, default=0, help="interleaved runs (5)")
+    parser.add_argument("--routes", metavar="N", type=int, default=0, help="routes (100000)")
+    parser.add_argument("--keep", metavar="DIR", default="", help="keep logs in this folder")
+    parser.add_argument("--profile", metavar="FILE", default="", help=argparse.SUPPRESS)
+    found = parser.parse_args(words)
+    for name in found.only:
+        if name not in MEASUREMENTS:
+            parser.error(f"--only {name}: known are {', '.join(MEASUREMENTS)}")
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 1 where a measurement could not be made."""
+    asked = _arguments(words)
+    if os.geteuid() != 0:
+        print("bench: needs root: it makes network namespaces", file=sys.stderr)
+        return 1
+    rows: list[Row] = []
+    sweeps: dict[str, Any] = {"load_before": os.getloadavg()[0], "cores": os.cpu_count()}
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="xf-bench-", dir="/tmp") as scratch:
+        for name in asked.only or MEASUREMENTS:
+            directory = Path(asked.keep or scratch) / name
+            directory.mkdir(parents=True, exist_ok=True)
+            plan = Plan(
+                directory, ("--pox", asked.pox) if asked.pox else ("--stand-in",), asked.pox,
+                asked.runs or (3 if asked.quick else 5),
+                asked.routes or (20_000 if asked.quick else 100_000), asked.quick, asked.profile,
+            )  # fmt: skip
+            begun = time.monotonic()
+            try:
+                found = MEASUREMENTS[name](plan)
+            except BenchError as error:
+                print(f"bench: {name}: {error}", file=sys.stderr)
+                failed = True
+                continue
+            rows += found.rows
+            sweeps |= found.sweep
+            print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    if not asked.only:
+        results.write(rows, sweeps)
+    print(results.table(rows))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The controller that is measured: a real `./pox.py xenflow` process, and a router that speaks.
+
+`Router` is a DEALER that says what routerd would say, packed beforehand.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+
+from bench.components.bench_witness import REPORT
+from bench.open_vswitch import BenchError, OpenVSwitch
+from mgmt.client import AskError, Client
+from xenflow.pure import messages as m
+
+ROOT = Path(__file__).resolve().parents[1]
+MANAGE = "tcp://127.0.0.1:6640"
+OPENFLOW_PORT = 6633
+RAW_PORT = 6634
+DPID = 0xB1
+ROUTER = "vr1"
+CONTROL = "vr1.ctl"
+LINKS = 2
+
+_NETWORK = """\
+[network]
+name = "bench"
+
+[controllers.bench]
+openflow = "127.0.0.1:{openflow}"
+manage = "{manage}"
+
+[datapaths.bench]
+kind = "host"
+dpid = "{dpid:016x}"
+controller = "bench"
+pipeline = "{pipeline}"
+proof = "bound"
+proof_bound_s = 0.1
+other = "drop"
+
+[links.left]
+id = 1
+vlan = 101
+access = [{{ at = "bench:p1", macs = ["02:00:00:00:01:02"] }}]
+
+[links.right]
+id = 2
+vlan = 102
+access = [{{ at = "bench:p2", macs = ["02:00:00:00:02:02"] }}]
+
+[routers.vr1]
+id = 1
+home = "bench"
+control_vif = "vr1.ctl"
+interfaces = [
+    {{ name = "eth0", link = "left", mac = "02:00:00:01:01:01", vif = "vr1.0" }},
+    {{ name = "eth1", link = "right", mac = "02:00:00:01:02:01", vif = "vr1.1" }},
+]
+"""
+
+
+class Controller:
+    """One `./pox.py xenflow` with the witness beside it, from `with` to its end."""
+
+    def __init__(
+        self, directory: Path, core: Sequence[str], *, pipeline: str = "proactive",
+        routers: str = "", profile: str = "",
+    ) -> None:  # fmt: skip
+        self.directory = directory
+        network = directory / "network.toml"
+        network.write_text(
+            _NETWORK.format(openflow=OPENFLOW_PORT, manage=MANAGE, dpid=DPID, pipeline=pipeline)
+        )
+        self._witness = directory / "witness"
+        self._witness.unlink(missing_ok=True)
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(str(self._witness))
+        words = [sys.executable]
+        words += ["-m", "cProfile", "-o", profile] if profile else []
+        words += [str(ROOT / "pox.py"), *core]
+        words += ["xenflow", f"--network={network}"]
+        words += [f"--routers={routers}"] if routers else []
+        words += ["bench_witness", f"--to={self._witness}"]
+        components = str(ROOT / "bench" / "components")
+        path = os.pathsep.join([components, os.environ.get("PYTHONPATH", "")])
+        with (directory / "controller.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                words, stdout=log, stderr=log, env=dict(os.environ, PYTHONPATH=path)
+            )
+
+    def __enter__(self) -> Controller:
+        self.client = Client(MANAGE, "bench")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.process.terminate()
+        self.process.wait(10)
+        self._sock.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def wait_connected(self, switch: OpenVSwitch) -> None:
+        """Connect a switch, and wait until it is read back and up to date."""
+        told = False
+        limit = time.monotonic() + 15
+        while time.monotonic() < limit:
+            if self.process.poll() is not None:
+                raise BenchError(f"the controller has ended: see {self.directory}/controller.log")
+            try:
+                row = self.client.request("status")["datapaths"][0]
+            except AskError:
+                continue
+            if not told:
+                switch.use_controller(OPENFLOW_PORT)
+                told = True
+            if row["connected"] and row["in_sync"]:
+                return
+            time.sleep(0.02)
+        raise BenchError(f"the switch did not connect: see {self.directory}/controller.log")
+
+    def confirmed(self, kind: m.Type, seq: int | None = None, wait_s: float = 60.0) -> int:
+        """Wait for the witness's report of a message; the controller's clock then (ns).
+
+        Raises BenchError where it does not come.
+        """
+        self._sock.settimeout(wait_s)
+        while True:
+            try:
+                code, number, at = REPORT.unpack(self._sock.recv(64))
+            except TimeoutError:
+                raise BenchError(f"{kind.name} {seq} was not confirmed in {wait_s:g} s") from None
+            if code == kind and seq in (None, number):
+                return int(at)
+
+    def drop_reports(self) -> None:
+        """Forget reports that have come."""
+        self._sock.setblocking(False)
+        try:
+            while True:
+                self._sock.recv(64)
+        except BlockingIOError:
+            return
+
+    def exported(self) -> list[list[bytes]]:
+        """All messages that carry what it knows of the router, in its order."""
+        parts: list[list[bytes]] = []
+        self.client.export(ROUTER, parts.append, timeout_s=30)
+        return parts
+
+
+class Router:
+    """A ZeroMQ DEALER on the Rule Table's socket for the router."""
+
+    def __init__(self, address: str) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.sndhwm = 100_000
+        self._socket.connect(address)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+    def hello(self, epoch: int, seq: int) -> m.Type:
+        """Say HELLO and return what is answered."""
+        self.send(m.pack(m.Header(m.Type.HELLO, epoch, seq, ROUTER)))
+        if not self._socket.poll(10_000):
+            raise BenchError("the Rule Table did not answer HELLO")
+        return m.parse(self._socket.recv_multipart()).header.type
+
+    def send(self, frames: list[bytes]) -> None:
+        """Send one message."""
+        self._socket.send_multipart(frames)

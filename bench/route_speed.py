@@ -1,0 +1,280 @@
+"""How long 100,000 routes take into the switch: `routes_socket_to_switch`, `routes_kernel_to_switch`.
+
+Measured: from the first message sent to the Rule Table's socket (or from the start of the routerd
+process, in a namespace whose kernel holds the routes already) until the controller has the
+switch's barrier reply behind the last flow, as `bench_witness` reports it.
+
+Baseline: the same flow messages, byte for byte, packed beforehand and written to the same switch
+by `RawController`, which does nothing else; in the same run, in turns, at the fastest of three
+chunk sizes.  That the messages are the same is checked by comparing dumps of the switch's flows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from bench import open_vswitch
+from bench.controller import (
+    CONTROL,
+    DPID,
+    OPENFLOW_PORT,
+    RAW_PORT,
+    ROOT,
+    ROUTER,
+    Controller,
+    Router,
+)
+from bench.internet_routes import internet_routes, text
+from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
+from bench.raw_controller import RawController, in_chunks
+from bench.results import Found, Row
+from xenflow.pure import messages as m
+from xenflow.pure import openflow as of
+from xenflow.pure import pipeline
+from xenflow.pure.feed import snapshot_messages
+from xenflow.pure.router_state import NO_POLICY, RouterState
+
+CHUNKS = (4 << 10, 32 << 10, 1 << 20)
+GATEWAYS = 16
+SOCKET = "tcp://127.0.0.1:6641"
+ROUTER_ID = 1
+_MAC = 0x020000010101
+_WORKING = 7
+
+
+def router_state(routes: Sequence[tuple[int, int]]) -> RouterState:
+    """A router on two links, its routes spread over resolved gateways."""
+    interfaces = {
+        2: m.Interface(2, _WORKING, 1500, _MAC, "eth0"),
+        3: m.Interface(3, _WORKING, 1500, _MAC + 0x100, "eth1"),
+    }
+    local = {(4, 32, a): m.Local(4, 32, i, a) for i, a in ((2, 0x0A000101), (3, 0x0A000201))}
+    via = m.NextHopType.VIA
+    hops = [
+        m.NextHop(10 + n, via, 4, 2 + n % 2, 0x0A000102 + n + 256 * (n % 2), 0x020000AA0000 + n)
+        for n in range(GATEWAYS)
+    ]
+    table = {net << 8 | plen: 10 + n * 7 % GATEWAYS for n, (net, plen) in enumerate(routes)}
+    state = RouterState.of(
+        interfaces, local, {hop.id: hop for hop in hops}, {}, {}, table, {}, NO_POLICY
+    )
+    state.epoch, state.seq = 0x5846, 1
+    return state
+
+
+def prepacked(told: Sequence[list[bytes]]) -> bytes:
+    """The flow messages for the routes in these route messages, in their order."""
+    packer = of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+    sections = [section for frames in told for section in m.parse_sections(frames)]
+    return b"".join(
+        packer.add(
+            ROUTER_ID, net, plen, hop,
+            pipeline.cookie(pipeline.ROUTES, ROUTER_ID, pipeline.route_chunk(net)),
+        )
+        for section in sections if section.kind is m.Kind.ROUTE4
+        for net, plen, hop in section.records
+    )  # fmt: skip
+
+
+class Contest:
+    """One switch that the controller and the raw one fill in turns."""
+
+    def __init__(self, switch: OpenVSwitch, raw: RawController, quick: bool) -> None:
+        self.switch = switch
+        self.raw = raw
+        self.chunks = CHUNKS[1:2] if quick else CHUNKS
+        self.ours: list[float] = []
+        self.cpu: list[tuple[float, float]] = []
+        self.limits: dict[int, list[float]] = {size: [] for size in self.chunks}
+        self.warm = False
+
+    def wipe(self) -> None:
+        """Remove all routes from the switch and let it come to rest."""
+        mask = pipeline.ROUTER_COOKIE_MASK
+        everything = of.delete_by_cookie(pipeline.ROUTES, pipeline.cookie(0, ROUTER_ID), mask)
+        self.raw.write([everything])
+        self.switch.rest()
+
+    def take(self, seconds: float, controller_s: float, switch_s: float) -> None:
+        """One run of the controller's: wall clock, CPU of the controller and of the switch."""
+        self.ours.append(seconds)
+        self.cpu.append((controller_s, switch_s))
+
+    def limit(self, flows: bytes, expected: list[str]) -> None:
+        """The raw controller's turn, once for each chunk size."""
+        self.switch.use_controller(RAW_PORT)
+        self.raw.accept()
+        if not self.warm:
+            self.wipe()
+            self.raw.write(in_chunks(flows, CHUNKS[1]))
+            self.warm = True
+        for size in self.chunks:
+            self.wipe()
+            self.limits[size].append(self.raw.write(in_chunks(flows, size)))
+        if self.switch.dump(pipeline.ROUTES) != expected:
+            raise BenchError("the raw controller's flows are not those of XenFlow")
+        self.wipe()
+        self.raw.hang_up()
+
+    def result(self, name: str, routes: int) -> Found:
+        """The row, and what else was seen."""
+        size = min(self.chunks, key=lambda size: median(self.limits[size]))
+        row = Row.against(
+            name, self.ours, "s", f"s, prepacked bytes, {size >> 10} KiB a write",
+            self.limits[size],
+        )  # fmt: skip
+        sweep = {
+            "routes": routes,
+            "runs_s": [round(each, 4) for each in self.ours],
+            "limit_runs_s": {
+                str(size): [round(each, 4) for each in runs] for size, runs in self.limits.items()
+            },
+            "controller_cpu_us_a_route": round(median(c for c, _ in self.cpu) / routes * 1e6, 2),
+            "switch_cpu_us_a_route": round(median(s for _, s in self.cpu) / routes * 1e6, 2),
+        }
+        return Found([row], {name: sweep})
+
+
+def socket_to_switch(
+    directory: Path, core: Sequence[str], runs: int, routes: int, quick: bool, profile: str = ""
+) -> Found:
+    """See the module.  `core` are options of `pox.py` that choose POX or the stand-in."""
+    state = router_state(internet_routes(routes))
+    told = list(snapshot_messages(state, ROUTER))
+    flows = prepacked(told)
+    raw = RawController(RAW_PORT)
+    with open_vswitch.running(directory / "ovs", DPID) as switch:
+        contest = Contest(switch, raw, quick)
+        for _ in range(runs):
+            with Controller(directory, core, routers=SOCKET, profile=profile) as controller:
+                controller.wait_connected(switch)
+                router = Router(SOCKET)
+                if router.hello(state.epoch, state.seq) is not m.Type.RESYNC:
+                    raise BenchError("the Rule Table asked for no snapshot")
+                switch.rest()
+                before = cpu_s(controller.pid), cpu_s(switch.pid)
+                started = time.perf_counter()
+                for frames in told:
+                    router.send(frames)
+                controller.confirmed(m.Type.SNAPSHOT_END)
+                took = time.perf_counter() - started
+                contest.take(took, cpu_s(controller.pid) - before[0], cpu_s(switch.pid) - before[1])
+                router.close()
+                expected = switch.dump(pipeline.ROUTES)
+            contest.limit(flows, expected)
+        raw.close()
+        return contest.result("routes_socket_to_switch", routes)
+
+
+def kernel_to_switch(
+    directory: Path, core: Sequence[str], runs: int, routes: int, quick: bool, profile: str = ""
+) -> Found:
+    """See the module."""
+    table = internet_routes(routes)
+    raw = RawController(RAW_PORT)
+    with (
+        open_vswitch.running(directory / "ovs", DPID) as switch,
+        VirtualRouter(switch) as router,
+    ):
+        router.learn(table)
+        contest = Contest(switch, raw, quick)
+        for _ in range(runs):
+            with Controller(directory, core) as controller:
+                controller.wait_connected(switch)
+                switch.rest()
+                before = cpu_s(controller.pid), cpu_s(switch.pid)
+                started = time.perf_counter()
+                with router.routerd(directory, profile):
+                    controller.confirmed(m.Type.SNAPSHOT_END)
+                    took = time.perf_counter() - started
+                contest.take(took, cpu_s(controller.pid) - before[0], cpu_s(switch.pid) - before[1])
+                expected = switch.dump(pipeline.ROUTES)
+                flows = prepacked(controller.exported())
+            contest.limit(flows, expected)
+        raw.close()
+        return contest.result("routes_kernel_to_switch", routes)
+
+
+class VirtualRouter:
+    """A namespace with a kernel's routes, its vifs on the switch, its control link to here."""
+
+    NAME = "bench-vr1"
+
+    def __init__(self, switch: OpenVSwitch) -> None:
+        self.switch = switch
+
+    def __enter__(self) -> VirtualRouter:
+        inside = ["ip", "netns", "exec", self.NAME]
+        run = subprocess.run
+        run(["ip", "netns", "add", self.NAME], check=True)
+        batch = [
+            f"link add {CONTROL} type veth peer name ctl0 netns {self.NAME}",
+            f"addr add fe80::1/64 dev {CONTROL} nodad",
+            f"link set {CONTROL} up",
+        ]
+        inner = ["link set lo up", "link set ctl0 addrgenmode none",
+                 "addr add fe80::2/64 dev ctl0 nodad", "link set ctl0 up"]  # fmt: skip
+        for n in range(2):
+            batch += [
+                f"link add vr1.{n} type veth peer name eth{n} address 02:00:00:01:0{n + 1}:01"
+                f" netns {self.NAME}",
+                f"link set vr1.{n} up",
+            ]
+            inner += [f"link set eth{n} up", f"addr add 10.0.{n + 1}.1/24 dev eth{n}"]
+            inner += [
+                f"neigh replace 10.0.{n + 1}.{2 + g} lladdr 02:00:00:aa:0{n}:{g:02x} dev eth{n}"
+                " nud permanent"
+                for g in range(GATEWAYS)
+            ]
+        run(["ip", "-batch", "-"], input="\n".join(batch), text=True, check=True)
+        settings = "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0"
+        run([*inside, "sh", "-c", settings], check=True)
+        run([*inside, "ip", "-batch", "-"], input="\n".join(inner), text=True, check=True)
+        for n in range(2):
+            self.switch.add_port(f"vr1.{n}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["ip", "netns", "del", self.NAME], check=True)
+
+    def learn(self, routes: Sequence[tuple[int, int]]) -> float:
+        """Have the kernel hold these routes; seconds that `ip -batch` took."""
+        lines = [
+            f"route add {text(net, plen)} via 10.0.{1 + n % 2}.{2 + n * 7 % GATEWAYS}"
+            for n, (net, plen) in enumerate(routes)
+        ]
+        started = time.perf_counter()
+        subprocess.run(
+            ["ip", "-n", self.NAME, "-batch", "-"], input="\n".join(lines), text=True, check=True
+        )
+        return time.perf_counter() - started
+
+    def routerd(self, directory: Path, profile: str = "") -> _Running:
+        """A routerd process in there, ended with the `with`."""
+        words = ["ip", "netns", "exec", self.NAME, sys.executable]
+        words += ["-m", "cProfile", "-o", profile] if profile else []
+        words += ["-m", "routerd", "--control=ctl0", f"--router={ROUTER}"]
+        return _Running(words, directory / "routerd.log")
+
+
+class _Running:
+    """A process for the length of a `with`."""
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                words, stdout=file, stderr=file, cwd=ROOT, env=dict(os.environ)
+            )
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(10)
