@@ -105,6 +105,14 @@ def parser() -> argparse.ArgumentParser:
         help="for notifications of the kernel (default 32 MiB)",
     )
     made.add_argument(
+        "--carrier-grace",
+        metavar="SECONDS",
+        type=float,
+        default=5.0,
+        help="how long neighbours count as resolved after the carrier was lost, as it is in every"
+        " live migration (default 5)",
+    )
+    made.add_argument(
         "--no-keep-neighbours",
         action="store_true",
         help="do not have the kernel keep gateways resolved",
@@ -141,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.dry_run,
                 options.receive_buffer,
                 not options.no_keep_neighbours,
+                options.carrier_grace,
             )
         )
         signal.signal(signal.SIGTERM, daemon.stop)

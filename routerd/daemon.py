@@ -52,13 +52,16 @@ class Options:
     dry_run: bool = False
     receive_buffer: int = 32 << 20
     keep_neighbours: bool = True
+    carrier_grace_s: float = 5.0
 
 
 class Kernel:
     """The kernel of this network namespace, watched: a `KernelView` that is kept up to date."""
 
-    def __init__(self, control: str, receive_buffer: int = 32 << 20) -> None:
-        self.view = KernelView(control)
+    def __init__(
+        self, control: str, receive_buffer: int = 32 << 20, carrier_grace_s: float = 0.0
+    ) -> None:
+        self.view = KernelView(control, carrier_grace_s)
         groups = tuple(rt.GROUPS.values())
         self._listener = Listener(rt.NETLINK_ROUTE, groups, receive_buffer)
         self._others = list(_other_listeners())
@@ -87,8 +90,8 @@ class Kernel:
             self.dump_all = True
             log.warning("netlink-overrun count=%d: everything is dumped again", self.overruns)
         for message in found:
-            if self.dump_all:
-                break  # a dump made after these makes them old
+            if self.dump_all and message.type not in (rt.RTM_NEWLINK, rt.RTM_DELNEIGH):
+                continue  # a dump made after these makes them old; carriers come and go quickly
             handler = _HANDLERS.get(message.type)
             if handler is not None:
                 handler(self, message)
@@ -125,7 +128,8 @@ class Kernel:
         if self.dump_all:
             view.dumped_neighbours(
                 bodies(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET))
-                + self._optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6))
+                + self._optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6)),
+                time.monotonic(),
             )
         self.dump_all = self.dump_others = False
 
@@ -183,7 +187,9 @@ class Kernel:
 
     def _on_link(self, message: rt.NetlinkMessage) -> None:
         link = rt.link(message.body)
-        if link is not None and self.view.link_changed(link, message.type == rt.RTM_DELLINK):
+        if link is not None and self.view.link_changed(
+            link, message.type == rt.RTM_DELLINK, time.monotonic()
+        ):
             self.dump_all = True
 
     def _on_address(self, message: rt.NetlinkMessage) -> None:
@@ -202,7 +208,8 @@ class Kernel:
     def _on_neighbour(self, message: rt.NetlinkMessage) -> None:
         entry = rt.neighbour(message.body)
         if entry is not None:
-            self.view.neighbour_changed(entry, message.type == rt.RTM_DELNEIGH)
+            gone = message.type == rt.RTM_DELNEIGH
+            self.view.neighbour_changed(entry, gone, time.monotonic())
 
     def _on_rule(self, message: rt.NetlinkMessage) -> None:
         self.dump_others = True
@@ -258,7 +265,7 @@ class Daemon:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.kernel = Kernel(options.control, options.receive_buffer)
+        self.kernel = Kernel(options.control, options.receive_buffer, options.carrier_grace_s)
         self.keeper = NeighbourKeeper()
         epoch = int.from_bytes(os.urandom(8), "big") or 1
         self.sender = Sender(options.router, epoch)
@@ -269,6 +276,7 @@ class Daemon:
         self._beyond_at = 0.0
         self._keep_at = 0.0
         self._unsent = False
+        self._grace_until: float | None = None
 
     def stop(self, *_: object) -> None:
         """End the loop; may be called by a signal handler."""
@@ -310,6 +318,8 @@ class Daemon:
 
     def _next(self, now: float) -> float:
         due = [self._beyond_at, self._keep_at, self.sender.next_tick(now)]
+        if self._grace_until is not None:
+            due.append(self._grace_until)
         if self.kernel.needs_dump():
             due.append(self._dump_after)
         elif self.kernel.is_dirty():
@@ -320,6 +330,7 @@ class Daemon:
 
     def _turn(self, now: float) -> None:
         self.kernel.read()
+        self._grace_until = self.kernel.view.expire(now)
         self._settle(now)
         if now >= self._beyond_at or self.kernel.look_beyond:
             self._beyond_at = now + BEYOND_S

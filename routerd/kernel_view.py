@@ -84,9 +84,16 @@ class NextHopIds:
 @dataclass(slots=True)
 class KernelView:
     """See the module.  `control` is the name of the interface to the Rule Table, all of whose
-    routes, addresses and neighbours are left out."""
+    routes, addresses and neighbours are left out.
+
+    When an interface that stays switched on loses its carrier the kernel forgets its neighbours.
+    That happens in every live migration, while the data plane, which is not the VM's, goes on; so
+    for `carrier_grace_s` such a neighbour counts as resolved still, unless the kernel has learnt
+    better by then.
+    """
 
     control: str
+    carrier_grace_s: float = 0.0
     ids: NextHopIds = field(default_factory=NextHopIds)
     links: dict[int, rt.LinkInfo] = field(default_factory=dict)
     netconf: dict[int, rt.NetconfInfo] = field(default_factory=dict)
@@ -108,6 +115,9 @@ class KernelView:
     dirty_policy: bool = False
     _tails: dict[tuple[bytes, bytes], Candidate | None] = field(default_factory=dict)
     _control_index: int = 0
+    _carrier_lost: dict[int, float] = field(default_factory=dict)
+    _vanished: dict[NeighbourKey, tuple[int, float]] = field(default_factory=dict)
+    _held: dict[NeighbourKey, tuple[int, float]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ dumps
 
@@ -130,13 +140,27 @@ class KernelView:
         """All RTM_NEWRULE bodies of an IPv4 dump."""
         self.rules = set(map(rt.rule, bodies))
 
-    def dumped_neighbours(self, bodies: Iterable[bytes]) -> None:
+    def dumped_neighbours(self, bodies: Iterable[bytes], now: float) -> None:
         """All RTM_NEWNEIGH bodies of a dump."""
+        before = {key: mac for key, (mac, at) in self._vanished.items() if now - at < 1}
+        before |= {key: self.mac(key) for key in self.neighbours}
+        self._vanished.clear()
         self.neighbours = {}
         for body in bodies:
             entry = rt.neighbour(body)
             if entry is not None and entry.ifindex != self._control_index:
                 self.neighbours[(entry.ifindex, entry.family, entry.address)] = entry
+        for key, mac in before.items():
+            until = self._carrier_lost.get(key[0], now) + self.carrier_grace_s
+            if mac and now < until and key[0] in self._carrier_lost and not self.mac(key):
+                self._held.setdefault(key, (mac, until))
+
+    def expire(self, now: float) -> float | None:
+        """End the grace of those whose time is over; returns when the next one's is."""
+        for key in [key for key, (_, until) in self._held.items() if until <= now]:
+            del self._held[key]
+            self.dirty_neighbours.add(key)
+        return min((until for _, until in self._held.values()), default=None)
 
     def begin_main(self) -> None:
         """A dump of the IPv4 main table begins; links, settings and next hop objects are up to
@@ -246,8 +270,14 @@ class KernelView:
 
     # ------------------------------------------------------------------ notifications
 
-    def link_changed(self, link: rt.LinkInfo, gone: bool) -> bool:
+    def link_changed(self, link: rt.LinkInfo, gone: bool, now: float) -> bool:
         """RTM_NEWLINK or RTM_DELLINK; True if everything must be dumped again."""
+        if gone or not link.flags & rt.IFF_UP:
+            self._carrier_lost.pop(link.ifindex, None)
+            for key in [key for key in self._held if key[0] == link.ifindex]:
+                del self._held[key]
+        elif not link.flags & rt.IFF_LOWER_UP and self.carrier_grace_s:
+            self._carrier_lost[link.ifindex] = now
         if gone:
             return link.ifindex in self.links
         return self.links.get(link.ifindex) != link
@@ -271,7 +301,7 @@ class KernelView:
         self.dirty_policy = True
         return new.ignore_linkdown != old.ignore_linkdown
 
-    def neighbour_changed(self, entry: rt.NeighbourInfo, gone: bool) -> bool:
+    def neighbour_changed(self, entry: rt.NeighbourInfo, gone: bool, now: float) -> bool:
         """RTM_NEWNEIGH or RTM_DELNEIGH; True if it matters to the router's state."""
         if entry.ifindex == self._control_index:
             return False
@@ -279,8 +309,12 @@ class KernelView:
         before = self.mac(key)
         if gone:
             self.neighbours.pop(key, None)
+            if before and self.carrier_grace_s:  # perhaps because the carrier went
+                self._vanished[key] = (before, now)
         else:
             self.neighbours[key] = entry
+            if entry.state & (rt.NUD_RESOLVED | rt.NUD_FAILED):
+                self._held.pop(key, None)
         if self.mac(key) == before:
             return False
         self.dirty_neighbours.add(key)
@@ -399,7 +433,9 @@ class KernelView:
     def mac(self, key: NeighbourKey) -> int:
         """The MAC of a neighbour, 0 while it is not resolved."""
         entry = self.neighbours.get(key)
-        return entry.mac if entry is not None and entry.state & rt.NUD_RESOLVED else 0
+        if entry is not None and entry.state & rt.NUD_RESOLVED:
+            return entry.mac
+        return self._held[key][0] if key in self._held else 0
 
     # ------------------------------------------------------------------ the router's state
 
@@ -567,9 +603,9 @@ class KernelView:
 
     def _neighbours_on(self, links: set[tuple[int, int]]) -> dict[NeighbourKey, Neighbour]:
         return {
-            key: Neighbour(key[0], key[1], True, key[2], entry.mac)
-            for key, entry in self.neighbours.items()
-            if key[:2] in links and entry.mac and entry.state & rt.NUD_RESOLVED
+            key: Neighbour(key[0], key[1], True, key[2], mac)
+            for key in self.neighbours.keys() | self._held.keys()
+            if key[:2] in links and (mac := self.mac(key))
         }
 
     # ------------------------------------------------------------------ policy

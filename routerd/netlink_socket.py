@@ -80,10 +80,15 @@ class Requests:
     """Requests and their answers, one at a time."""
 
     def __init__(self, protocol: int = rt.NETLINK_ROUTE) -> None:
-        self._sock = _open(protocol, 4 << 20)
-        self._sock.settimeout(_ANSWER_S)
+        self._protocol = protocol
         self._seq = int.from_bytes(os.urandom(2), "big")
-        if protocol == rt.NETLINK_ROUTE:
+        self._open()
+
+    def _open(self) -> None:
+        self._sock = _open(self._protocol, 4 << 20)
+        self._sock.settimeout(_ANSWER_S)
+        self._dumping = False
+        if self._protocol == rt.NETLINK_ROUTE:
             self._sock.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
 
     def close(self) -> None:
@@ -97,9 +102,12 @@ class Requests:
         must be dumped again).
         """
         self._send(type_, rt.NLM_F_DUMP, body)
+        self._dumping = True
         while True:
             data = self._receive()
             last = self._last(data)
+            if last:
+                self._dumping = False
             yield data
             if last:
                 return
@@ -110,7 +118,6 @@ class Requests:
         a datagram of its own or at the end of one."""
         type_, flags = rt.first(data)
         if flags & rt.NLM_F_DUMP_INTR:
-            self._skip(type_ in (rt.NLMSG_DONE, rt.NLMSG_ERROR))
             raise Interrupted(errno.EINTR, "the table changed during the dump")
         tail = rt.trailing_done(data)
         if type_ != rt.NLMSG_ERROR and tail is None:
@@ -121,11 +128,6 @@ class Requests:
         if number:
             raise rt.NetlinkError(number, os.strerror(number))
         return True
-
-    def _skip(self, ended: bool) -> None:
-        while not ended:
-            data = self._receive()
-            ended = rt.trailing_done(data) is not None or rt.first(data)[0] == rt.NLMSG_ERROR
 
     def bodies(self, type_: int, body: bytes) -> list[bytes]:
         """The messages of one dump, consistent: repeated when the table changed meanwhile.
@@ -166,12 +168,14 @@ class Requests:
         return errno.EPROTO
 
     def _send(self, type_: int, flags: int, body: bytes) -> None:
+        if self._dumping:  # broken off: the kernel would answer EBUSY
+            self.close()
+            self._open()
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         self._sock.send(rt.request(type_, flags, self._seq, body))
 
     def _receive(self) -> bytes:
-        """The next datagram that answers the last request; those of a request that was given up
-        before are passed over."""
+        """The next datagram that answers the last request."""
         while True:
             try:
                 data = self._sock.recv(_DATAGRAM)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 # linux/netlink.h
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x10
-NLM_F_DUMP = 0x300
+NLM_F_DUMP, NLM_F_DUMP_FILTERED = 0x300, 0x20
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 1, 2, 3, 4
 NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
@@ -505,7 +505,10 @@ def spdinfo(body: bytes) -> int:
 _BULK = struct.Struct(">4s4s8xBB22sI")
 """nlmsghdr; then struct rtmsg from dst_len on, RTA_TABLE (8 octets) and RTA_DST's header; then
 the prefix, the only thing here that is in network byte order."""
-_NEWROUTE_MULTI = struct.pack("=HH", RTM_NEWROUTE, NLM_F_MULTI)
+_NEWROUTE_MULTI = frozenset(
+    struct.pack("=HH", RTM_NEWROUTE, NLM_F_MULTI | filtered)
+    for filtered in (0, NLM_F_DUMP_FILTERED)
+)
 _HEAD_TABLE_DST = _ATTR.pack(8, RTA_TABLE), _ATTR.pack(8, RTA_DST)
 _SIZES = {n.to_bytes(4, sys.byteorder): n for n in range(44, 4096)}
 
@@ -526,7 +529,7 @@ def bulk_routes4(data: bytes) -> Iterator[tuple[int, int, bytes, bytes] | Netlin
         if end - offset >= 44:
             size, kind, family, plen, head, prefix = unpack(data, offset)
             length = sizes.get(size)
-            if kind == expected and length is not None and family == AF_INET:
+            if kind in expected and length is not None and family == AF_INET:
                 if head not in good:
                     good[head] = head[10:14] == table and head[18:22] == dst
                 if good[head]:

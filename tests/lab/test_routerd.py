@@ -315,7 +315,7 @@ def test_what_netlink_is_silent_about(lab: Lab, case: str) -> None:
     ):
         lab.ip(command)
     stub = lab.stub()
-    lab.routerd()
+    lab.routerd("--carrier-grace", "0")
     settled(lab, stub)
     for command in SILENT[case]:
         if command.startswith("!peer "):
@@ -481,6 +481,32 @@ def test_neighbours_are_kept_and_released(lab: Lab) -> None:
     routerd.send_signal(signal.SIGTERM)
     assert routerd.wait(5) == 0
     assert not any("managed" in n for n in lab.json("-4 neigh show"))
+
+
+def test_neighbours_outlast_a_carrier_that_comes_back(lab: Lab) -> None:
+    lab.plug(0)
+    lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
+    stub = lab.stub()
+    lab.routerd("--carrier-grace", "1.5")
+    gateway = int(IPv4Address("10.0.1.2"))
+
+    def macs(state: RouterState) -> list[int]:
+        return [hop.mac for hop in state.nexthops.values() if hop.gateway == gateway]
+
+    stub.wait(lambda s: macs(s) not in ([0], []))
+    settled(lab, stub)
+    before = len(stub.applied)
+    lab.sh(f"ip -n {lab.peer} link set p1 down")
+    time.sleep(0.5)
+    lab.sh(f"ip -n {lab.peer} link set p1 up")
+    time.sleep(0.5)
+    settled(lab, stub)
+    with stub.lock:
+        told = [changes for _, changes in stub.applied[before:]]
+    assert any(changes.interfaces for changes in told)
+    assert not any(changes.nexthops for changes in told), "it was unresolved meanwhile"
+    lab.sh(f"ip -n {lab.peer} link set p1 down")
+    stub.wait(lambda s: macs(s) == [0])
 
 
 def test_a_flapping_interface(lab: Lab) -> None:
