@@ -1,0 +1,84 @@
+"""Records netlink datagrams of this kernel into netlink_samples.txt, for test_netlink.py.
+
+unshare -n python tests/routerd/record_netlink.py       (root)
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "pox_ext")]
+
+from routerd import rtnetlink as rt  # noqa: E402
+from routerd.netlink_socket import Listener, Requests  # noqa: E402
+
+SETUP = """
+link set lo up
+link add name eth0 type veth peer name p0
+link add name eth1 type veth peer name p1
+link set eth0 address 02:00:00:00:00:10 up
+link set eth1 address 02:00:00:00:00:11 up
+link set p0 up
+link set p1 up
+addr add 10.0.0.1/24 dev eth0
+addr add 10.0.1.1/24 dev eth1
+nexthop add id 4 via 10.0.0.3 dev eth0
+nexthop add id 5 via 10.0.1.2 dev eth1
+nexthop add id 6 group 4/5,3
+nexthop add id 7 blackhole
+route add default via 10.0.0.2
+route add 10.20.0.0/16 nhid 5
+route add 10.21.0.0/16 nhid 6
+route add 10.22.0.0/16 via 10.0.1.2 metric 32
+route add 10.22.0.0/16 via 10.0.0.2 metric 20
+route add 10.23.0.0/16 nexthop via 10.0.0.2 weight 2 nexthop via 10.0.1.3
+route add 10.24.0.0/16 via 10.0.0.2 mtu lock 1000
+route add 10.25.0.0/16 via inet6 fe80::9 dev eth0
+route add 10.26.0.0/16 tos 8 via 10.0.0.2
+route add blackhole 10.27.0.0/16
+route add unreachable 10.28.0.0/16
+route add prohibit 10.29.0.0/16
+route add throw 10.30.0.0/16
+route add 10.31.0.0/16 dev eth1
+route add 10.32.0.0/16 encap ip id 7 dst 10.0.0.9 via 10.0.0.2 dev eth0
+route add 10.33.0.0/16 via 10.77.0.1 dev eth1 onlink
+neigh add 10.0.0.2 lladdr 02:aa:00:00:00:02 dev eth0
+neigh add 10.0.0.3 lladdr 02:aa:00:00:00:03 nud stale dev eth0
+neigh add 10.0.1.2 dev eth1 managed
+rule add from 10.9.0.0/16 lookup 7
+"""
+
+DUMPS = {
+    "links": (rt.RTM_GETLINK, rt.get_links()),
+    "netconf": (rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)),
+    "nexthops": (rt.RTM_GETNEXTHOP, rt.get_nexthops()),
+    "rules": (rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)),
+    "main": (rt.RTM_GETROUTE, rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)),
+    "local": (rt.RTM_GETROUTE, rt.get_routes(rt.AF_INET, rt.TABLE_LOCAL)),
+    "neighbours": (rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET)),
+}
+
+
+def main() -> None:
+    """Set up, dump, write."""
+    subprocess.run(["ip", "-force", "-batch", "-"], input=SETUP, text=True, check=False)
+    lines = []
+    for name, (type_, body) in DUMPS.items():
+        lines += [f"{name} {data.hex()}" for data in Requests().datagrams(type_, body)]
+    listener = Listener(rt.NETLINK_ROUTE, tuple(rt.GROUPS.values()), 1 << 20)
+    for command in ("route add 10.40.0.0/16 via 10.0.0.2", "route del 10.40.0.0/16"):
+        subprocess.run(["ip", *command.split()], check=True)
+    found, _ = listener.drain(99)
+    lines += [
+        f"event {rt.request(m.type, m.flags, m.seq, m.body).hex()}"
+        for m in found
+        if m.type in (rt.RTM_NEWROUTE, rt.RTM_DELROUTE)
+    ]
+    Path(__file__).with_name("netlink_samples.txt").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Netlink as recorded from a kernel (netlink_samples.txt, made by record_netlink.py), without root."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routerd import rtnetlink as rt
+from routerd.kernel_view import KernelView, NextHopIds
+from routerd.neighbour_keeper import NeighbourKeeper
+from xenflow.pure.messages import NextHopType
+from xenflow.pure.router_state import RouterState
+
+SAMPLES: dict[str, list[bytes]] = {}
+for line in Path(__file__).with_name("netlink_samples.txt").read_text().splitlines():
+    name, raw = line.split()
+    SAMPLES.setdefault(name, []).append(bytes.fromhex(raw))
+
+
+def bodies(name: str) -> list[bytes]:
+    return [
+        message.body
+        for datagram in SAMPLES[name]
+        for message in rt.messages(datagram)
+        if message.type > rt.NLMSG_OVERRUN
+    ]
+
+
+@pytest.fixture
+def view() -> KernelView:
+    made = KernelView("ctl0")
+    made.dumped_links(bodies("links"))
+    made.dumped_netconf(bodies("netconf"))
+    made.dumped_nexthops(bodies("nexthops"))
+    made.dumped_rules(bodies("rules"))
+    made.begin_main()
+    for datagram in SAMPLES["main"]:
+        made.dumped_routes4(datagram)
+    made.begin_others()
+    made.dumped_routes(bodies("local"))
+    made.dumped_neighbours(bodies("neighbours"), 0.0)
+    return made
+
+
+def ifindex(view: KernelView, name: str) -> int:
+    return next(link.ifindex for link in view.links.values() if link.name == name)
+
+
+def told(view: KernelView, state: RouterState) -> dict[str, object]:
+    names = {link.ifindex: link.name for link in view.links.values()}
+
+    def target(id_: int) -> object:
+        hop = state.nexthops[id_]
+        if hop.type is NextHopType.GROUP:
+            return {target(leg.leg): leg.weight for leg in state.legs[id_].values()}
+        if hop.type is NextHopType.VIA:
+            return f"{IPv4Address(hop.gateway)} {names[hop.ifindex]}"
+        if hop.type is NextHopType.CONNECTED:
+            return names[hop.ifindex]
+        return hop.type.name
+
+    return {
+        str(IPv4Network((key >> 8, key & 255))): target(id_) for key, id_ in state.routes4.items()
+    }
+
+
+def test_every_kind_of_route(view: KernelView) -> None:
+    assert told(view, view.state()) == {
+        "0.0.0.0/0": "10.0.0.2 eth0",
+        "10.0.0.0/24": "eth0",
+        "10.0.1.0/24": "eth1",
+        "10.20.0.0/16": "10.0.1.2 eth1",
+        "10.21.0.0/16": {"10.0.0.3 eth0": 1, "10.0.1.2 eth1": 3},
+        "10.22.0.0/16": "10.0.0.2 eth0",
+        "10.23.0.0/16": {"10.0.0.2 eth0": 2, "10.0.1.3 eth1": 1},
+        "10.24.0.0/16": "VM",
+        "10.25.0.0/16": "VM",
+        "10.27.0.0/16": "BLACKHOLE",
+        "10.28.0.0/16": "UNREACHABLE",
+        "10.29.0.0/16": "PROHIBIT",
+        "10.30.0.0/16": "VM",
+        "10.31.0.0/16": "eth1",
+        "10.32.0.0/16": "VM",
+        "10.33.0.0/16": "10.77.0.1 eth1",
+    }
+
+
+def test_the_rest_of_the_state(view: KernelView) -> None:
+    state = view.state()
+    eth0, eth1 = ifindex(view, "eth0"), ifindex(view, "eth1")
+    assert {i.name for i in state.interfaces.values()} == {"eth0", "eth1", "p0", "p1"}
+    assert state.interfaces[eth0].mac == 0x020000000010
+    assert state.interfaces[eth0].flags & 3 == 3
+    ten = int(IPv4Address("10.0.0.0"))
+    assert {(key[2] - ten, key[1]) for key in state.locals} == {
+        (1, 32),
+        (255, 32),
+        (257, 32),
+        (511, 32),
+    }
+    macs = {h.gateway - ten: h.mac for h in state.nexthops.values() if h.gateway}
+    assert macs[2] == 0x02AA00000002
+    assert macs[3] == 0x02AA00000003
+    assert macs[0x102] == 0
+    assert {key[:2] for key in state.neighbours} == {(eth0, 4)}
+    assert eth1 in {h.ifindex for h in state.nexthops.values()}
+    assert state.policy.slow
+    assert state.policy.reason.startswith("ip rule ")
+
+
+def test_rivals_and_tos(view: KernelView) -> None:
+    key = int(IPv4Address("10.22.0.0")) << 8 | 16
+    assert [metric for metric, _ in view.rivals4[key]] == [20, 32]
+    assert view.tos_routes == 1
+
+
+def test_single_changes_are_told_in_proportion(view: KernelView) -> None:
+    state = view.state()
+    add, delete = (next(rt.messages(datagram)) for datagram in SAMPLES["event"])
+    info = rt.route(add.body)
+    assert info is not None
+    assert not view.route_changed(info, add.flags, False)
+    (section,) = view.sections(state)
+    assert (section.kind.name, section.op.name, len(section.records)) == ("ROUTE4", "SET", 1)
+    state.apply([section])
+    assert state.same(view.state())
+    gone = rt.route(delete.body)
+    assert gone is not None
+    assert not view.route_changed(gone, delete.flags, True)
+    state.apply(view.sections(state))
+    assert state.same(view.state())
+
+
+def test_a_rival_means_another_dump(view: KernelView) -> None:
+    view.state()
+    for message in (m for d in SAMPLES["main"] for m in rt.messages(d)):
+        info = rt.route(message.body) if message.type == rt.RTM_NEWROUTE else None
+        if info is not None and info.prefix == int(IPv4Address("10.22.0.0")):
+            assert view.route_changed(info, 0, True)
+
+
+def test_the_bulk_path_agrees_with_the_thorough_one(view: KernelView) -> None:
+    again = KernelView("ctl0")
+    again.dumped_links(bodies("links"))
+    again.dumped_nexthops(bodies("nexthops"))
+    again.begin_main()
+    again.dumped_routes(bodies("main"))
+    assert again.routes4 == view.routes4
+    assert again.rivals4 == view.rivals4
+    assert again.tos_routes == view.tos_routes
+
+
+def test_ids_are_the_same_after_a_restart() -> None:
+    specs = [(NextHopType.VIA, 4, 2, gateway) for gateway in range(1000)]
+    one, other = NextHopIds(), NextHopIds()
+    first = [one.id(spec) for spec in specs]
+    assert sorted(other.id(spec) for spec in reversed(specs)) == sorted(first)
+    assert len(set(first)) == len(first)
+    one.keep(set(first[:5]))
+    assert len(one) == 5
+
+
+@given(st.binary(max_size=200))
+def test_rubbish_is_a_netlink_error_at_most(data: bytes) -> None:
+    for parse in (lambda d: list(rt.messages(d)), rt.attributes):
+        try:
+            parse(data)
+        except rt.NetlinkError:
+            pass
+
+
+def test_who_is_kept_resolved(view: KernelView) -> None:
+    eth0 = ifindex(view, "eth0")
+    state = view.state()
+    keeper = NeighbourKeeper()
+    gateways = view.gateways(state)
+    asked = dict(keeper.requests(gateways, set(), view.neighbours, 0.0))
+    two = (eth0, 4, int(IPv4Address("10.0.0.2")))
+    three = (eth0, 4, int(IPv4Address("10.0.0.3")))
+    assert two not in asked  # permanent: an operator's
+    assert asked[three] is True
+    assert not list(keeper.requests(gateways, set(), view.neighbours, 0.5))
+    assert dict(keeper.requests(gateways, set(), view.neighbours, 1.5))[three]
+    # not needed any more: released, if it is ours
+    ours = rt.NeighbourInfo(*three, 5, rt.NUD_REACHABLE, True, rt.OUR_PROTOCOL)
+    theirs = rt.NeighbourInfo(*two, 5, rt.NUD_REACHABLE, True, 0)
+    assert list(NeighbourKeeper().requests(set(), set(), {three: ours, two: theirs}, 0.0)) == [
+        (three, False)
+    ]
+    # a stale station on a connected link is probed, but not for ever
+    stale = rt.NeighbourInfo(*three, 5, rt.NUD_STALE, False, 0)
+    failed = rt.NeighbourInfo(*two, 0, rt.NUD_FAILED, False, 0)
+    entries = {three: stale, two: failed}
+    assert list(NeighbourKeeper().requests(set(), {(eth0, 4)}, entries, 0.0)) == [(three, False)]
+
+
+def test_the_request_that_manages_a_neighbour() -> None:
+    body = rt.keep_neighbour(3, 4, int(IPv4Address("10.0.0.2")), True)
+    assert body.hex() == (
+        "02000000"
+        "03000000"
+        "0000"
+        "00"
+        "00"  # struct ndmsg
+        "08000100"
+        "0a000002"  # NDA_DST
+        "05000c00"
+        "58000000"  # NDA_PROTOCOL
+        "08000f00"
+        "01000000"  # NDA_FLAGS_EXT: NTF_EXT_MANAGED
+    )
