@@ -529,7 +529,11 @@ def _check_prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> N
 
 def _parse_policies(body: memoryview, where: str) -> list[Policy]:
     return [
-        Policy(_flag(slow, where), raw.rstrip(b"\0").decode(errors="replace"))
+        Policy(
+            _flag(slow, where),
+            # as the sender should have written it: packed again it must be the same
+            _words(raw.rstrip(b"\0").decode(errors="replace"), 64).decode(),
+        )
         for slow, raw in _POLICY.iter_unpack(body)
     ]
 
