@@ -77,6 +77,7 @@ COMPONENTS
 
 ENVIRONMENT
     POX_DIR           a POX checkout, where --pox is not given
+    XENFLOW_STAND_IN  where set, as --stand-in, unless --pox is given
 
 EXIT STATUS
     0                 ended by SIGTERM, or by a component
@@ -274,6 +275,7 @@ def main() -> int:
         use_venv()
         if sys.path and os.path.realpath(sys.path[0] or ".") == ROOT:
             del sys.path[0]  # this file must not be what `import pox` finds
+        stand_in = stand_in or (folder is None and bool(os.environ.get("XENFLOW_STAND_IN")))
         checkout = None if stand_in else find_pox(folder)
         if version:
             print(f"core: POX at {checkout}" if checkout else "core: stand-in")

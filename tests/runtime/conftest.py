@@ -28,7 +28,9 @@ for folder in (HERE, ROOT / "runtime"):  # `import pox` must not find pox.py
 
 
 def pox_checkout() -> Path | None:
-    """The POX checkout that `pox.py` would use."""
+    """The POX checkout that `pox.py` would use; `scripts/test --stand-in` wants none."""
+    if os.environ.get("XENFLOW_STAND_IN"):
+        return None
     named = os.environ.get("POX_DIR")
     for folder in ([Path(named)] if named else []) + [ROOT / "vendor/pox", ROOT.parent / "pox"]:
         if (folder / "pox" / "boot.py").is_file():
