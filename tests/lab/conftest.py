@@ -1,0 +1,67 @@
+"""One lab at a time, brought up once and handed from test to test.
+
+`lab_up("paper")` gives a lab of that name and those options: the one that is up where it is the
+same, has its routers at home and all its processes alive, else a new one.  Tests that break theirs
+call `lab_down()`.  `scripts/test` runs all of it in namespaces of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lab import bring_up, operate, process
+from lab.bring_up import Options
+from lab.description import Lab
+from lab.namespace import LabError
+
+
+class OneLab:
+    """The lab that is up, if any."""
+
+    def __init__(self) -> None:
+        self._wanted: tuple[str, Options] | None = None
+        self._lab: Lab | None = None
+
+    def up(self, name: str, **changes: Any) -> Lab:
+        """A lab of this name with these fields of `lab.bring_up.Options`."""
+        wanted = (name, Options(**changes))
+        if self._lab is None or wanted != self._wanted or not self._is_as_new():
+            self.down()
+            self._lab = bring_up.up(name, wanted[1], say=lambda _: None)
+            self._wanted = wanted
+        return self._lab
+
+    def _is_as_new(self) -> bool:
+        try:
+            lab, state = bring_up.current()
+        except LabError:
+            return False
+        homes = {name: router.home for name, router in lab.network.routers.items()}
+        alive = all(one.alive for one in process.recorded())
+        return alive and not state.cut and bring_up.placed() == homes
+
+    def down(self) -> None:
+        """End it."""
+        if self._lab is not None:
+            bring_up.down(say=lambda _: None)
+        self._lab = None
+
+
+@pytest.fixture(scope="module")
+def one_lab() -> Iterator[OneLab]:
+    one = OneLab()
+    yield one
+    one.down()
+
+
+@pytest.fixture
+def lab_up(one_lab: OneLab) -> Callable[..., Lab]:
+    return one_lab.up
+
+
+@pytest.fixture
+def lab_down(one_lab: OneLab) -> Callable[[], None]:
+    return one_lab.down
