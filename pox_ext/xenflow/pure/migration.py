@@ -21,7 +21,7 @@ native (the baseline of section 2.4)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from xenflow.pure.network import Network, NetworkError, Router
@@ -157,7 +157,9 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
         before: list[Stage] = [
             Stage("prepare", f"prepare the data plane on {to}", (
                 Mirror(source, to),
-                Apply(others, prepared), Apply((to,), prepared),
+                # The source takes detours before the destination sends any: where that lies on
+                # the way already, or carries a neighbour, it forwards from its first flow on.
+                Apply(others, prepared), Apply((source,), reached), Apply((to,), prepared),
                 AwaitReady(to), Apply((source,), prepared),
             )),
             _control_plane(moved, source, to),
@@ -312,18 +314,23 @@ def turn_rounds(network: Network, router: Router, source: str, to: str) -> list[
 
 
 def undo_of(done: Sequence[Effect], start: Placement) -> list[Effect]:
-    """What puts everything back after some effects of the stages before the commit point.
+    """What puts everything back after some effects of the stages before the commit point, once
+    the VM runs at the source again.
 
-    The switches get the placement they had (under a newer version), the last ones first.
+    It is the same way backwards: each switch gets the placement it had before (under a newer
+    version), the last ones first, so that no moment of it is one that going forward had not had.
     """
-    version = max((e.placement.version for e in done if isinstance(e, Apply)), default=0)
-    back = Placement(
-        start.router, start.forwarders, start.vm, start.to, start.also, start.mode, version + 1
-    )
+    had = {name: start for effect in done if isinstance(effect, Apply) for name in effect.datapaths}
+    back: list[tuple[Apply, Placement]] = []
+    for effect in done:
+        if isinstance(effect, Apply) and effect.datapaths:
+            back.append((effect, had[effect.datapaths[0]]))
+            had.update(dict.fromkeys(effect.datapaths, effect.placement))
+    version = max((effect.placement.version for effect, _ in back), default=0)
     undo: list[Effect] = []
-    for effect in reversed(done):
-        if isinstance(effect, Apply):
-            undo.append(Apply(effect.datapaths, back))
-        elif isinstance(effect, Mirror):
-            undo.append(Unmirror(effect.source, effect.destination))
+    for number, (effect, before) in enumerate(reversed(back), 1):
+        undo.append(Apply(effect.datapaths, replace(before, version=version + number)))
+        if effect.placement.vm in effect.datapaths and before.vm != effect.placement.vm:
+            undo.append(Release(effect.placement.vm, before.vm))  # what it has held meanwhile
+    undo += [Unmirror(e.source, e.destination) for e in done if isinstance(e, Mirror)]
     return undo
