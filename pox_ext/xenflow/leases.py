@@ -87,6 +87,9 @@ class Leases:
     def rows(self) -> list[dict[str, Any]]:
         """For `status`."""
         return [
-            {"router": name, "owner": lease.owner, "held": self.held(name), "journal": lease.journal}
+            {
+                "router": name, "owner": lease.owner, "held": self.held(name),
+                "journal": lease.journal,
+            }
             for name, lease in self._leases.items()
         ]

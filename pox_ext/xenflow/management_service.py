@@ -41,7 +41,6 @@ Result = Mapping[str, Any] | None
 Verb = Callable[["ManagementService", dict[str, Any], "Reply"], Result]
 
 QUIET_LIMIT_S = 30.0
-EXACT = 0xFFFFFFFFFFFFFFFF
 
 
 class Reply:
@@ -114,7 +113,8 @@ class ManagementService:
             return self.network.routers[name]
         except KeyError:
             known = ", ".join(sorted(self.network.routers)) or "none"
-            raise ManagementError("unknown-router", f"unknown router {name}: known: {known}") from None
+            message = f"unknown router {name}: known: {known}"
+            raise ManagementError("unknown-router", message) from None
 
     def _state(self, router: Router) -> RouterState:
         state = self.table.state(router.name)
@@ -434,21 +434,11 @@ class ManagementService:
             if error:
                 failed(error)
             else:
-                own = pipeline.cookie(pipeline.ADMISSION, router.id)
-                switch.stats(add, pipeline.ADMISSION, own, EXACT)
-
-        def add(admitted: list[of.FlowStats]) -> None:
-            if not switch.reactive:
-                then(_packets(admitted))
-                return
-            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
-            mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
-            total = _packets(admitted)
-            switch.stats(lambda exact: then(total + _packets(exact)), pipeline.INGRESS, own, mask)
+                switch.arrivals(router, then)
 
         switch.in_force(read)
 
-    # --- one migration at a time --------------------------------------------------------------------
+    # --- one migration at a time ------------------------------------------------------------------
 
     def lock(self, arguments: dict[str, Any], _: Reply) -> Result:
         router = self._router(arguments["router"])
@@ -470,10 +460,6 @@ VERBS: dict[str, Verb] = {
     verb: getattr(ManagementService, {"import": "import_"}.get(verb, verb.replace("-", "_")))
     for verb in mg.VERBS
 }
-
-
-def _packets(stats: list[of.FlowStats]) -> int:
-    return sum(s.packets for s in stats)
 
 
 def _moves_along(flow: Flow, router: Router) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from xenflow.pure import flow as f
 from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
+from xenflow.pure import pipeline, plain_host
 from xenflow.pure.flow import Action
 from xenflow.pure.network import Interface, Link, Router
 from xenflow.pure.pipeline import Site
@@ -109,6 +109,8 @@ class Reactive:
         rewrite: list[Action] = [f.dec_ttl()] if self.nicira else []
         rewrite += [f.set_dl_src(interface.mac), f.set_dl_dst(mac)]
         port = pipeline.port_of(site, link, mac)
+        if port is None and not self.nicira:
+            return b"", 0  # two routers behind one plain switch cannot be each other's next hop
         if port is None:
             through = (f.strip_vlan(), *rewrite, f.load("in_port", 0), f.load("reg2", link.id),
                        f.resubmit(pipeline.LINKS))  # fmt: skip
@@ -118,6 +120,8 @@ class Reactive:
         return of.pack_actions((*rewrite, tag, out)), cookie
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
+        if not self.nicira:
+            return of.pack_actions(plain_host.to_vm(self.site, router, link)), 0
         to_vm = (
             f.strip_vlan(), f.load("reg1", router.id), f.load("reg3", link.id),
             f.resubmit(pipeline.VM),

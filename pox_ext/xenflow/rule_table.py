@@ -25,7 +25,7 @@ from typing import Any
 from xenflow.hold import Held, Hellos
 from xenflow.pure import flow as f
 from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
+from xenflow.pure import pipeline, plain_host
 from xenflow.pure.feed import Feed, Outcome
 from xenflow.pure.network import (
     DETOUR_VLAN_OFFSET,
@@ -116,7 +116,9 @@ class RuleTable:
         """Where each router is, as one switch has been told."""
         return self.switches[datapath].placements
 
-    def place(self, placement: Placement, datapaths: Iterable[str], proven: bool, then: Done) -> None:
+    def place(
+        self, placement: Placement, datapaths: Iterable[str], proven: bool, then: Done
+    ) -> None:
         """Give switches a placement; `then(None)` once it is in force on all of them (confirmed,
         where `proven` is false), else with the reason.
 
@@ -234,7 +236,7 @@ class RuleTable:
                 held = self.held[router.name]
                 if switch.ports.get(interface.vif):
                     held.keep(link.id, frame)
-                    self.deliver(switch, router, None)  # its vif came while the frame was on its way
+                    self.deliver(switch, router, None)  # its vif came meanwhile
                 elif not held.keep(link.id, frame) and held.dropped == 1:
                     log.warning("%s: no room to hold more packets for it", router.name)
                 if group:
@@ -263,6 +265,8 @@ class RuleTable:
     def _onward(
         self, switch: Switch, router: Router, interface: Interface, link: Link, to: str | None
     ) -> f.Actions:
+        if (to is None or to == switch.name) and not switch.datapath.nicira:
+            return plain_host.to_vm(switch.site(), router, link)
         if to is None or to == switch.name:
             return (
                 f.load("reg1", router.id), f.load("reg3", link.id), f.resubmit(pipeline.VM),
@@ -315,7 +319,10 @@ class RuleTable:
             if any(i.vif in switch.ports for i in router.interfaces):
                 continue
             for link_id, frame in self.hellos.due(router.name, now):
-                actions = (
+                actions: f.Actions = (
                     f.load("reg3", link_id), f.load("reg2", link_id), f.resubmit(pipeline.LINKS),
                 )  # fmt: skip
+                if not switch.datapath.nicira:
+                    link = next(k for k in self.network.links.values() if k.id == link_id)
+                    actions = plain_host.flood(switch.site(), link)
                 switch.connection.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from xenflow import proof
 from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
+from xenflow.pure import pipeline, plain_host
 from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output
 from xenflow.pure.network import Datapath, Kind, Network, Pipeline, Router
 from xenflow.pure.pipeline import Flows, RouterView
@@ -50,11 +50,13 @@ datapath, whose main thread also forwards."""
 PACE_S = 0.002
 """Pause between two chunks."""
 NUDGE_TABLE = 63
+EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 FIRST_XID = 0x80000000
 """The cores count their own transaction ids below that."""
 PACKET_OUT_XID = 0xFFFF0000
 """Of packets sent through the switch; a refused one changes nothing that the switch holds."""
 BULK = 4 * 1024
+MAX_EXACT = 10_000
 MANY_DECISIONS = 64
 """When more routes change at once, all exact flows of the router are asked for again."""
 
@@ -151,6 +153,9 @@ class Switch:
         self._fragment_bytes = 0
         self._packer = pipeline_packer()
         self._plain = datapath.kind is Kind.PLAIN or not datapath.nicira
+        self._plain_host = self._plain and datapath.kind is Kind.HOST
+        self._exact: set[bytes] = set()
+        """On a plain host: the matches of the exact flows it was given."""
 
     # --- what happens to it -------------------------------------------------------------------
 
@@ -248,7 +253,7 @@ class Switch:
     @property
     def reactive(self) -> bool:
         """Whether routes are looked up by the controller, packet by packet."""
-        return self.datapath.pipeline is Pipeline.REACTIVE
+        return self.datapath.pipeline is Pipeline.REACTIVE or self._plain_host
 
     @property
     def busy(self) -> int:
@@ -285,6 +290,28 @@ class Switch:
         """Read flows with their counters, beside the jobs; [] where the switch goes away."""
         self._ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
 
+    def arrivals(self, router: Router, then: Callable[[int], None]) -> None:
+        """Count the packets that have arrived for a router, as far as the counters know."""
+        if self._plain:
+            macs = {interface.mac for interface in router.interfaces}
+            self.stats(lambda stats: then(_packets(
+                s for s in stats
+                if any(name == "dl_dst" and value in macs for name, value, _ in s.flow.match)
+            )))  # fmt: skip
+            return
+
+        def add(admitted: list[of.FlowStats]) -> None:
+            if not self.reactive:
+                then(_packets(admitted))
+                return
+            total = _packets(admitted)
+            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
+            mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
+            self.stats(lambda exact: then(total + _packets(exact)), pipeline.INGRESS, own, mask)
+
+        own = pipeline.cookie(pipeline.ADMISSION, router.id)
+        self.stats(add, pipeline.ADMISSION, own, EXACT_COOKIE)
+
     def answer(self, in_port: int, frame: bytes) -> bool:
         """Answer a packet-in of the reactive pipeline; False where it is for no router here."""
         if self._answers is None:
@@ -302,6 +329,10 @@ class Switch:
         messages = self._answers.answer(in_port, frame)
         if messages is not None:
             self._send(messages)
+            if self._plain_host and messages[1] == of.Type.FLOW_MOD:
+                self._exact.add(messages[of.MATCH10])
+                if len(self._exact) > MAX_EXACT:
+                    self._forget_decisions()
         return messages is not None
 
     def _stats_request(
@@ -607,7 +638,7 @@ class Switch:
             flows = yield self._stats_request(pipeline.ROUTES, magic, mask)
             self._take_routes(flows)
             return
-        full = 0xFFFFFFFFFFFFFFFF
+        full = EXACT_COOKIE
         yield from self._read_chunk(pipeline.cookie(pipeline.CLASSES), full)
         for router in self.network.routers.values():
             for chunk in range(pipeline.CHUNKS):
@@ -638,7 +669,7 @@ class Switch:
 
     def _plan_small(self) -> list[list[tuple[bool, Flow]]]:
         site = self.site()
-        wanted = pipeline.local_flows(site)
+        wanted = (plain_host if self._plain_host else pipeline).local_flows(site)
         wanted.update(self.rules.flows(site))
         keep = []
         for router in self.network.routers.values():
@@ -681,8 +712,11 @@ class Switch:
 
     def _forget_decisions(self, router: int | None = None, hop: int | None = None) -> None:
         if self._plain:
-            self._write(of.flow_mod_of10(
-                Flow(0, pipeline.REACTIVE_PRIORITY, match(), ()), of.Command.DELETE))  # fmt: skip
+            nothing = Flow(0, pipeline.REACTIVE_PRIORITY, (), ())
+            form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
+            for what in self._exact:
+                self._write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
+            self._exact.clear()
             return
         kind, mask = pipeline.cookie(pipeline.REACTIVE_KIND), pipeline.REACTIVE_COOKIE_MASK
         if router is not None:
@@ -695,7 +729,7 @@ class Switch:
     def _change_decisions(self, router: Router, state: RouterState, changes: Changes) -> None:
         routes = [*changes.routes4, *changes.gone4]
         hops = list(affected_hops(state, changes))
-        if len(routes) + len(hops) > MANY_DECISIONS:
+        if self._plain or len(routes) + len(hops) > MANY_DECISIONS:
             self._forget_decisions(router.id)
             return
         for hop in hops:
@@ -836,6 +870,10 @@ class Switch:
             self.flow_mods += 1
             yield ROOM
             yield PACE_S
+
+
+def _packets(stats: Iterable[of.FlowStats]) -> int:
+    return sum(s.packets for s in stats)
 
 
 def _prefix_length(route: tuple[int, int, int]) -> int:

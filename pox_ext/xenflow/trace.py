@@ -90,7 +90,8 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
             length = key & 255
             if length and address >> 32 - length == key >> 8 + 32 - length:
                 record = state.nexthops[hop]
-                mac = state.interfaces[record.ifindex].mac if record.ifindex in state.interfaces else 0
+                known = record.ifindex in state.interfaces
+                mac = state.interfaces[record.ifindex].mac if known else 0
                 for interface in router.interfaces:
                     if interface.mac == mac:
                         return interface.link

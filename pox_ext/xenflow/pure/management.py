@@ -483,7 +483,7 @@ def _check_size(frame: bytes) -> None:
 
 
 def _parse_object(frame: bytes) -> dict[str, Any]:
-    """The JSON object of a frame; the rules are stricter than Python's (RFC 8259 and unique keys)."""
+    """The JSON object of a frame; stricter than Python's (RFC 8259, unique keys)."""
     try:
         value = json.loads(
             frame.decode(),

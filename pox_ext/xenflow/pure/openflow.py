@@ -90,6 +90,8 @@ __all__ = [
 
 VERSION = 1
 HEADER_LEN = 8
+MATCH10 = slice(8, 48)
+"""Where the ofp_match of an OFPT_FLOW_MOD stands (5.3.3)."""
 ALL_TABLES = 0xFF
 NO_BUFFER = 0xFFFFFFFF
 _KEEP_COOKIE = 0xFFFFFFFFFFFFFFFF

@@ -180,7 +180,7 @@ def _ingress(site: Site) -> Iterator[Flow]:
     for link in site.network.links.values():
         tag = TAGGED | link.vlan
         if site.native(link):
-            yield from _bridged(site, link)
+            yield from bridged(site, link)
             continue
         for port in site.tree_ports(link):
             yield Flow(
@@ -193,7 +193,7 @@ def _ingress(site: Site) -> Iterator[Flow]:
                 (f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
             )  # fmt: skip
         for router, interface in site.network.members(link.name):
-            yield from _detour(site, link, router, interface)
+            yield from detours(site, link, router, interface)
             port = site.ports.get(interface.vif, 0)
             if port:
                 yield from _from_vif(link, router, interface, port)
@@ -204,7 +204,7 @@ def _ingress(site: Site) -> Iterator[Flow]:
             for vlan in (link.vlan, link.detour_vlan):
                 stray = match(vlan_tci=(TAGGED | vlan, VLAN_MASK))
                 yield Flow(INGRESS, 200, stray, (), own)
-    yield _other(site)
+    yield other(site)
 
 
 def _ttl_guards(site: Site) -> Iterator[Flow]:
@@ -240,7 +240,7 @@ def _from_vif(link: Link, router: Router, interface: Interface, port: int) -> It
     yield Flow(INGRESS, 290, match(in_port=port), (), own)
 
 
-def _detour(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
+def detours(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
     """What is meant for the VM and reached a forwarder without it crosses to the VM's host.
 
     Both directions between every two of its hosts are laid, so that they need no change at the
@@ -269,7 +269,7 @@ def _detour(site: Site, link: Link, router: Router, interface: Interface) -> Ite
             yield Flow(INGRESS, 320, frame, (f.output(leave),), own)
 
 
-def _bridged(site: Site, link: Link) -> Iterator[Flow]:
+def bridged(site: Site, link: Link) -> Iterator[Flow]:
     """Native mode: one learning bridge for the link, on the ports of its tree only."""
     ports = [*site.access_ports(link)]
     ports += [site.ports[i.vif] for _, i in site.network.members(link.name) if i.vif in site.ports]
@@ -281,7 +281,7 @@ def _bridged(site: Site, link: Link) -> Iterator[Flow]:
         yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=0), (f.normal(),), cookie(INGRESS))
 
 
-def _other(site: Site) -> Flow:
+def other(site: Site) -> Flow:
     actions = (f.normal(),) if site.datapath.other == "normal" else ()
     return Flow(INGRESS, 0, match(), actions, cookie(INGRESS))
 
@@ -324,10 +324,10 @@ def _arp_replies(
 
 # What an IPv4 router must not forward whatever its table says (RFC 1812, sections 5.3.7 and
 # 4.2.2.11; net/ipv4/route.c, ip_route_input_slow): dropped as the kernel drops it, unheard.
-_MARTIAN_SOURCES = ((0x00000000, 8), (0x7F000000, 8), (0xE0000000, 4), (0xFFFFFFFF, 32))
-_MARTIAN_DESTINATIONS = ((0x00000000, 8), (0x7F000000, 8))
+MARTIAN_SOURCES = ((0x00000000, 8), (0x7F000000, 8), (0xE0000000, 4), (0xFFFFFFFF, 32))
+MARTIAN_DESTINATIONS = ((0x00000000, 8), (0x7F000000, 8))
 # What the VM must decide: multicast, the limited broadcast.
-_VM_DESTINATIONS = ((0xE0000000, 4), (0xFFFFFFFF, 32))
+VM_DESTINATIONS = ((0xE0000000, 4), (0xFFFFFFFF, 32))
 
 
 def prefix_mask(plen: int) -> int:
@@ -338,11 +338,11 @@ def prefix_mask(plen: int) -> int:
 def _classes(site: Site) -> Iterator[Flow]:
     own = cookie(CLASSES)
     to_vm = (f.resubmit(VM),)
-    for net, plen in _MARTIAN_SOURCES:
+    for net, plen in MARTIAN_SOURCES:
         yield Flow(CLASSES, 300, match(dl_type=f.IPV4, nw_src=(net, prefix_mask(plen))), (), own)
-    for net, plen in _VM_DESTINATIONS:
+    for net, plen in VM_DESTINATIONS:
         yield Flow(CLASSES, 290, match(dl_type=f.IPV4, nw_dst=(net, prefix_mask(plen))), to_vm, own)
-    for net, plen in _MARTIAN_DESTINATIONS:
+    for net, plen in MARTIAN_DESTINATIONS:
         yield Flow(CLASSES, 280, match(dl_type=f.IPV4, nw_dst=(net, prefix_mask(plen))), (), own)
     for ttl in (0, 1):
         yield Flow(CLASSES, 270, match(dl_type=f.IPV4, nw_ttl=ttl), to_vm, own)
@@ -388,7 +388,7 @@ def _links(site: Site) -> Iterator[Flow]:
             site.ports.get(i.vif) for _, i in site.network.members(link.name)
         ):
             continue
-        for mac, port in _stations(site, link):
+        for mac, port in stations(site, link):
             yield Flow(LINKS, 200, match(reg2=link.id, dl_dst=mac), _send(link, port, access), own)
         for router, interface in site.network.members(link.name):
             placement = site.placements.get(router.name)
@@ -423,7 +423,7 @@ def _port_to(site: Site, link: Link, datapath: str) -> int | None:
     return None if datapath == site.name else site.toward(link, datapath)
 
 
-def _stations(site: Site, link: Link) -> Iterator[tuple[int, int | None]]:
+def stations(site: Site, link: Link) -> Iterator[tuple[int, int | None]]:
     """The end machines of a link: MAC address and the port that leads to it."""
     for access in link.access:
         here = access.end.datapath == site.name
@@ -442,7 +442,7 @@ def port_of(site: Site, link: Link, mac: int) -> int | None:
             if site.forwards(router.name):
                 return None
             return _port_to(site, link, site.placements[router.name].to)
-    return dict(_stations(site, link)).get(mac)
+    return dict(stations(site, link)).get(mac)
 
 
 def _interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
@@ -485,21 +485,21 @@ def _plain(site: Site) -> Iterator[Flow]:
     own = cookie(INGRESS)
     for link in site.network.links.values():
         if site.native(link):
-            yield from _bridged(site, link)
+            yield from bridged(site, link)
             continue
         cables, access = site.tree_ports(link), site.access_ports(link)
-        known = dict(_stations(site, link))
+        known = dict(stations(site, link))
         owner: dict[int, int] = {}
         for router, interface in site.network.members(link.name):
             placement = site.placements.get(router.name)
             if placement is not None:
                 known[interface.mac] = _port_to(site, link, placement.to)
                 owner[interface.mac] = router.id
-                yield from _detour(site, link, router, interface)
+                yield from detours(site, link, router, interface)
         for port in (*cables, *access):
             tag = 0 if port in access else (TAGGED | link.vlan, VLAN_MASK)
             for mac, out in known.items():
-                actions = () if out in (None, port) else _plain_send(link, out, access)
+                actions = () if out in (None, port) else plain_send(site, link, out)
                 arrived = match(in_port=port, vlan_tci=tag, dl_dst=mac)
                 yield Flow(0, 310, arrived, actions, cookie(INGRESS, owner.get(mac, 0)))
             flood: list[Action] = []
@@ -512,13 +512,14 @@ def _plain(site: Site) -> Iterator[Flow]:
         for link in site.network.links.values():
             for vlan in (link.vlan, link.detour_vlan):
                 yield Flow(0, 200, match(vlan_tci=(TAGGED | vlan, VLAN_MASK)), (), own)
-    yield _other(site)
+    yield other(site)
 
 
-def _plain_send(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:
+def plain_send(site: Site, link: Link, port: int | None) -> tuple[Action, ...]:
+    """Actions of OpenFlow 1.0 that send a frame out by a port of a link, tagged on a cable."""
     if port is None:
         return ()
-    if port in access:
+    if port in site.access_ports(link):
         return (f.strip_vlan(), f.output(port))
     return (f.set_vlan(link.vlan), f.output(port))
 
