@@ -37,9 +37,9 @@ def launch(
     --state=DIR        where placements are kept over a restart (default: nowhere)
     --routers=URL      where routers' sockets listen; {vif} and {router} stand for the names
     """
-    from mgmt.network_file import load
     from pox.core import core
 
+    from mgmt.network_file import load
     from xenflow import router_sockets
     from xenflow.component import Component
     from xenflow.pure.network import Network, NetworkError

@@ -1,8 +1,8 @@
 """The POX component: everything that touches POX or a socket, and no decision.
 
 Events of the switches go to their `Switch`, packets to the `RuleTable`, requests to the
-`ManagementService`.  Runs unchanged under genuine POX and under the stand-in; docs/pox.md says what it
-may rely on.  Called by `launch` in the package.
+`ManagementService`.  Runs unchanged under genuine POX and under the stand-in; docs/pox.md says
+what it may rely on.  Called by `launch` in the package.
 """
 
 from __future__ import annotations

@@ -239,22 +239,22 @@ def recovery_stages(
     turned = reached.step(to=here)
     settled = turned.step(forwarders=(here,), also=())
     left = [h for h in hosts if h != here]
-    rounds: list[Effect] = []
+    rounds = [(here,)]
     done = {here}
     for other in left:
         for group in turn_rounds(network, router, other, here):
-            fresh = tuple(n for n in group if n not in done)
-            done.update(fresh)
-            rounds.append(Apply(fresh, turned))
-    rest = tuple(n for n in names if n not in done)
-    away = tuple(n for n in names if n != here)
+            rounds.append(tuple(n for n in group if n not in done))
+            done.update(group)
+    rounds.append(tuple(n for n in names if n not in done))
+
+    def everywhere(placement: Placement) -> list[Effect]:
+        """Some switches may be turned already: whatever turns the others keeps to the order."""
+        return [Apply(group, placement) for group in rounds if group]
+
+    first, *rest = everywhere(reached)
     return [
-        Stage("observe", f"follow the VM to {here}", (
-            Apply((here,), reached), AwaitReady(here), Apply(away, reached),
-        )),
-        Stage("links", f"turn the virtual links to {here}", (
-            Apply((here,), turned), *rounds, Apply(rest, turned),
-        )),
+        Stage("observe", f"follow the VM to {here}", (first, AwaitReady(here), *rest)),
+        Stage("links", f"turn the virtual links to {here}", tuple(everywhere(turned))),
         Stage("drain", "wait until the others are quiet", tuple(Drain(h) for h in left)),
         Stage("clean", "remove the router from the others", (
             *(Apply((h,), settled) for h in left), Apply(names, settled),

@@ -380,10 +380,15 @@ def _classes(site: Site) -> Iterator[Flow]:
 
 def _links(site: Site) -> Iterator[Flow]:
     own = cookie(LINKS)
+    flood: list[Action]
     for link in site.network.links.values():
-        if site.native(link):
-            continue
         cables, access = site.tree_ports(link), site.access_ports(link)
+        if site.native(link):
+            # What a router of this switch sends there: the bridges of the others know the way.
+            flood = [f.set_vlan(link.vlan), *(f.output(port) for port in cables), f.strip_vlan()]
+            flood += [f.output(port) for port in (*access, *_vif_ports(site, link))]
+            yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
+            continue
         if not (cables or access) and not any(
             site.ports.get(i.vif) for _, i in site.network.members(link.name)
         ):
@@ -400,7 +405,7 @@ def _links(site: Site) -> Iterator[Flow]:
             else:
                 onward = _send(link, _port_to(site, link, placement.to), access)
             yield Flow(LINKS, 200, frame, onward, cookie(LINKS, router.id))
-        flood: list[Action] = []
+        flood = []
         if cables:
             flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
             flood += [f.strip_vlan()]
