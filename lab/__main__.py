@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from xenflow.pure.network import NetworkError
-
 from lab import cli
+from xenflow.pure.network import NetworkError
 
 
 def main() -> int:

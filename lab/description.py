@@ -20,11 +20,10 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from xenflow.pure.network import Datapath, End, Kind, Network, NetworkError, Router
-
 from mgmt.network_file import load_with_lab
 from mgmt.toml_lines import Path as KeyPath
 from mgmt.toml_lines import locate, show
+from xenflow.pure.network import Datapath, End, Kind, Network, NetworkError, Router
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "xf-"

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xenflow.pure.network import Kind
-
 from lab import switch
 from lab.description import Lab
+from xenflow.pure.network import Kind
 
 
 def fixed_flows(lab: Lab, datapath: str, routers: Iterable[str]) -> list[str]:

@@ -57,7 +57,7 @@ def run(name: str, argv: Sequence[str], **options: Any) -> subprocess.CompletedP
     settings: dict[str, Any] = {"capture_output": True, "text": True, "check": False, **options}
     settings["env"] = {**os.environ, **_environment(node), **settings.get("env", {})}
     with inside(node.namespace):
-        return subprocess.run(list(argv), **settings)  # noqa: PLW1510 (in settings)
+        return subprocess.run(list(argv), **settings)
 
 
 def popen(name: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:

@@ -13,11 +13,10 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xenflow.pure.network import Datapath
-
 from lab import process
 from lab.description import Lab, controller_target
 from lab.namespace import LabError
+from xenflow.pure.network import Datapath
 
 BRIDGE = "br0"
 TIMEOUT_S = 15

@@ -24,11 +24,10 @@ import struct
 import subprocess
 from collections.abc import Iterator
 
-from xenflow.pure.network import Interface, Router
-
 from lab import switch
 from lab.description import FABRIC, PREFIX, Lab
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl, tc
+from xenflow.pure.network import Interface, Router
 
 CONTROL = "ctl0"
 """The control link's name in the router."""

@@ -271,7 +271,8 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     datapaths = mig.switches(network, router)
     controllers = sorted({network.datapaths[name].controller for name in datapaths})
     with ThreadPoolExecutor(len(controllers)) as pool:
-        answers = dict(zip(controllers, pool.map(lambda c: ask(c, "status"), controllers), strict=True))
+        found = pool.map(lambda c: ask(c, "status"), controllers)
+        answers = dict(zip(controllers, found, strict=True))
     ports: dict[str, dict[str, Any]] = {}
     placements: dict[str, Placement] = {}
     owner = ""
@@ -598,7 +599,8 @@ class _Run:
         if self.driver is not None and self.job is not None:
             self._try("hypervisor", self._abort_move)
         for effect in mig.undo_of(self.done, self.plan.start):
-            self._try(_words(effect), partial(getattr(self, f"_do_{type(effect).__name__}"), effect))
+            undo = partial(getattr(self, f"_do_{type(effect).__name__}"), effect)
+            self._try(_words(effect), undo)
         result.undone = not result.problems
         state = "undone" if result.undone else "failed"
         self.report(Event(self.now(), "undo", state, "; ".join(result.problems)))

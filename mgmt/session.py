@@ -104,7 +104,7 @@ class Session:
         found = self.datapath(name)
         if name not in self.network.hosts:
             hosts = ", ".join(self.network.hosts)
-            raise NetworkError(f"{name} is a plain switch, which carries no routers; hosts: {hosts}")
+            raise NetworkError(f"{name} is a plain switch, it carries no routers; hosts: {hosts}")
         return found
 
     # --- where routers are

@@ -46,7 +46,7 @@ class Verb(Protocol):
 
 
 def add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON (docs/cli.md has its shape)")
+    parser.add_argument("--json", action="store_true", help="print JSON (shape: docs/cli.md)")
 
 
 def add_dry_run(parser: ArgumentParser) -> None:

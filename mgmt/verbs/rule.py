@@ -30,15 +30,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         if change == "remove":
             verb.add_argument("rule_id", metavar="ID")
         else:
-            verb.add_argument("--id", metavar="ID", help="the rule's name, of the operator's choice")
+            verb.add_argument("--id", metavar="ID", help="the rule's name, as you like")
             verb.add_argument("--priority", type=int, metavar="N", help="0 (default) to 8999")
             verb.add_argument(
-                "--match", type=fields, metavar="KEY=VALUE,...", help="what it is for, else all: in_port=PORT, "
-                "dl_src, dl_dst, dl_vlan, dl_type, nw_src, nw_dst, nw_proto, nw_tos, tp_src, tp_dst",
+                "--match", type=fields, metavar="KEY=VALUE,...",
+                help="what it is for, else all: in_port=PORT, dl_src, dl_dst, dl_vlan, dl_type, "
+                "nw_src, nw_dst, nw_proto, nw_tos, tp_src, tp_dst",
             )
             verb.add_argument(
                 "--actions", type=actions_of, metavar="ACTION,...", help="what is done, else drop: "
-                "normal, output:PORT, queue:PORT:QUEUE, vlan:ID, strip-vlan, dl-src:MAC, dl-dst:MAC",
+                "normal, output:PORT, queue:PORT:QUEUE, vlan:ID, strip-vlan, dl-src:MAC, "
+                "dl-dst:MAC",
             )
             verb.add_argument(
                 "--file", type=Path, metavar="FILE", help="the rule as JSON instead; - reads it"

@@ -65,7 +65,8 @@ def _text(
     ]
     if under_way:
         rows = "\n".join(f"  {_migration(name, m)}" for name, m in under_way)
-        blocks.append(f"migrations (`xenflow recover` finishes or undoes one left unfinished)\n{rows}")
+        title = "migrations (`xenflow recover` finishes or undoes one left unfinished)"
+        blocks.append(f"{title}\n{rows}")
     return "\n\n".join(blocks)
 
 

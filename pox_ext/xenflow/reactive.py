@@ -1,9 +1,9 @@
 """The reactive pipeline: the first packet of a flow comes here, as in the report (section 4.1).
 
 The switch has classified it already (`pipeline`, tables INGRESS to CLASSES): it is data for a
-router of this host, tagged with the VLAN of the link it arrived on.  The answer is one exact flow of the
-twelve OpenFlow 1.0 fields, with an idle timeout, and the packet itself, in one write.  What the
-tables cannot decide goes to the VM, and no flow is made.
+router of this host, tagged with the VLAN of the link it arrived on.  The answer is one exact flow
+of the twelve OpenFlow 1.0 fields, with an idle timeout, and the packet itself, in one write.  What
+the tables cannot decide goes to the VM, and no flow is made.
 
 A decision depends on the link, the destination and the port the packet came from, never on more;
 so decisions are kept until something changes.  When a route, a next hop or a placement changes,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab import bring_up, operate, process
+from lab import bring_up, process
 from lab.bring_up import Options
 from lab.description import Lab
 from lab.namespace import LabError

@@ -77,7 +77,10 @@ class Fakes:
                 "flows": {"flows": [
                     {"table": 3, "priority": 1024, "packets": 7, "age_s": 2, "match": "nw_dst=1",
                      "actions": "drop"},
-                    {"table": 0, "priority": 5, "packets": 0, "age_s": 2, "match": "", "actions": ""},
+                    {
+                        "table": 0, "priority": 5, "packets": 0, "age_s": 2, "match": "",
+                        "actions": "",
+                    },
                 ], "total": 9},
                 "trace": {"datapath": "host-a", "in_port": "to-gen",
                           "steps": [{"table": 3, "name": "routes", "explanation": "10.2.0.1/32",
@@ -177,7 +180,8 @@ def test_status_with_all_dead(fakes: Fakes) -> None:
 
 
 def test_status_names_migrations_left_behind(fakes: Fakes) -> None:
-    left = {"router": "vr1", "owner": "node-7", "held": False, "journal": [{"words": "turn the links"}]}
+    journal = [{"words": "turn the links"}]
+    left = {"router": "vr1", "owner": "node-7", "held": False, "journal": journal}
     fakes["host-a"].verbs["status"]["migrations"] = [left]  # type: ignore[index]
     says = "vr1: left unfinished, by node-7, lock at host-a; last begun: turn the links"
     assert says in fakes.run("status")[1]
@@ -331,7 +335,8 @@ def test_a_refusal(fakes: Fakes) -> None:
     [
         [], ["fly"], ["routes"], ["flows", "host-a", "--table", "nine"], ["migrate", "vr1"],
         ["trace", "vr1", "dst=nowhere"], ["mode", "vr1", "fast"], ["--timeout", "0", "status"],
-        ["rule", "add"], ["migrate", "vr1", "host-b", "--mode", "slow"], ["topology", "--dot", "--json"],
+        ["rule", "add"], ["migrate", "vr1", "host-b", "--mode", "slow"],
+        ["topology", "--dot", "--json"],
     ],
 )  # fmt: skip
 def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

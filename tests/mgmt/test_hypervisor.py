@@ -17,7 +17,9 @@ from xenflow.pure.network import NetworkError
 JOB = {
     "id": "1", "router": "vr1", "from": "host-a", "to": "host-b", "state": "suspended",
     "detail": "", "suspended_s": 0.2,
-    "events": [{"state": "precopy", "monotonic_s": 5.0}, {"state": "suspended", "monotonic_s": 5.5}],
+    "events": [
+        {"state": "precopy", "monotonic_s": 5.0}, {"state": "suspended", "monotonic_s": 5.5},
+    ],
 }  # fmt: skip
 
 

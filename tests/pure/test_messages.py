@@ -1,4 +1,4 @@
-"""The route messages: what is packed is parsed again, and nothing but MessageError comes of rubbish."""
+"""The route messages: what is packed is parsed again, rubbish is a MessageError."""
 
 from __future__ import annotations
 

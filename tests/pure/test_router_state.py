@@ -1,4 +1,4 @@
-"""The state of a router: applied as a whole or not at all, and any state reachable from any other."""
+"""The state of a router: applied whole or not at all, any state reachable from any other."""
 
 from __future__ import annotations
 

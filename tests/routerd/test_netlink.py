@@ -1,4 +1,4 @@
-"""Netlink as recorded from a kernel (netlink_samples.txt, made by record_netlink.py), without root."""
+"""Netlink as recorded from a kernel (netlink_samples.txt, by record_netlink.py), without root."""
 
 from __future__ import annotations
 
