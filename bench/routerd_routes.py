@@ -8,7 +8,6 @@ What it prints is the table in docs/routerd.md.  Each figure is the median of fi
 from __future__ import annotations
 
 import gc
-import os
 import random
 import resource
 import socket
@@ -147,7 +146,6 @@ def main() -> None:
             fed.receive(frames, 0.0)
 
     row("Rule Table: Feed, staged, nothing changed", timed(again))
-    del sections, fed
     gc.collect()
     before = resident()
     kept = feed()
@@ -177,5 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.nice(0)
     main()
