@@ -60,6 +60,10 @@ _BEHIND_S = 0.01
 """A sender that falls further behind leaves the rest out: bursts would measure something else."""
 
 
+class TooBusyError(LabError):
+    """The same traffic lost packets while nothing happened: what is measured now means nothing."""
+
+
 def payload_size(size: int) -> int:
     """The UDP payload of a packet called `size`.
 
@@ -459,21 +463,19 @@ class ProbePair:
     def baseline(self, seconds: float = 3.0) -> tuple[Result, Result]:
         """The same traffic while nothing happens.
 
-        Raises LabError where a packet was lost, or could not be sent in time: a measurement now
-        would be worth nothing.
+        Raises TooBusyError where a packet was lost or doubled, or could not be sent in time: a
+        measurement now would be worth nothing.
         """
         results = self.run(seconds)
         slowest = min(r.rate_pps for r in results)
         if slowest < 0.95 * self._rate_pps:
-            raise LabError(
-                f"invalid: the machine is too busy, it sends {slowest:.0f} packets/s "
-                f"instead of {self._rate_pps:g}"
-            )
-        if any(r.lost or not r.sent for r in results):
-            lost = ", ".join(f"{r.lost} of {r.sent}" for r in results)
-            raise LabError(
-                f"invalid: the machine is too busy, {lost} packets were lost while nothing happened"
-            )
+            raise TooBusyError(f"invalid: the machine is too busy, it sends {slowest:.0f} "
+                               f"packets/s instead of {self._rate_pps:g}")
+        if any(r.lost or r.duplicated or not r.sent for r in results):
+            counts = " and ".join(f"{r.lost} of {r.sent} lost, {r.duplicated} duplicated"
+                                  for r in results)
+            raise TooBusyError(f"invalid: the machine is too busy; while nothing happened, "
+                               f"there and back: {counts}")
         return results
 
     def _kill(self) -> None:
