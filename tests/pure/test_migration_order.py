@@ -19,6 +19,7 @@ What must hold, at each moment:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import combinations, permutations
 from random import Random
 from typing import Any
@@ -30,9 +31,12 @@ from xenflow.pure import migration as mig
 from xenflow.pure import packet as pk
 from xenflow.pure.migration import Order
 from xenflow.pure.network import Router
-from xenflow.pure.placement import at_home
+from xenflow.pure.placement import Mode, at_home
 
 MAX_SUBSETS = 32
+"""As many mixtures of old and new placements are tried for one change of many switches..."""
+FEW_SUBSETS = 5
+"""...or as few, where a change is the beginning of many ways on."""
 TTL = 64
 HELLO = 0xE0000005
 HELLO_MAC = 0x01005E000005
@@ -45,7 +49,7 @@ UDP_PAYLOAD = b"a datagram"
 
 
 def moments(
-    start: WholeNetwork, router: str, effects: Iterable[mig.Effect]
+    start: WholeNetwork, router: str, effects: Iterable[mig.Effect], subsets: int = MAX_SUBSETS
 ) -> Iterator[tuple[str, WholeNetwork]]:
     """Every state the network can be in while effects are carried out for a router, with a name
     for it.  The last one is when all is done."""
@@ -53,17 +57,17 @@ def moments(
     yield "before", now
     for number, effect in enumerate(effects, 1):
         name = f"{number} {effect}"
-        for label, then in _during(now, router, effect):
+        for label, then in _during(now, router, effect, subsets):
             yield f"{name}: {label}", then
         now = after(now, router, effect)
         yield f"{name}: done", now
 
 
 def _during(
-    now: WholeNetwork, router: str, effect: mig.Effect
+    now: WholeNetwork, router: str, effect: mig.Effect, subsets: int
 ) -> Iterator[tuple[str, WholeNetwork]]:
     if isinstance(effect, mig.Apply):
-        for some in _subsets(effect.datapaths):
+        for some in _subsets(effect.datapaths, subsets):
             then = now.copy()
             then.place(effect.placement, *some)
             yield f"only {', '.join(some)}", then
@@ -95,10 +99,10 @@ def moved(now: WholeNetwork, router: str, host: str | None, *, runs: bool) -> Wh
     return then
 
 
-def _subsets(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _subsets(names: tuple[str, ...], limit: int) -> Iterator[tuple[str, ...]]:
     """Some, but not all and not none; by chance where there are too many."""
     every = [some for n in range(1, len(names)) for some in combinations(names, n)]
-    yield from Random(1).sample(every, min(len(every), MAX_SUBSETS))
+    yield from Random(1).sample(every, min(len(every), limit))
 
 
 # --------------------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ class Checks:
 
     def all(self) -> None:
         """All of it, unless a network in this very state has been asked before."""
-        key = self.network.name, self.now.key
+        key = type(self).__name__, self.network.name, self.now.key
         if key in _PASSED:
             return
         self.machines_reach_machines()
@@ -289,6 +293,32 @@ class Checks:
             self.fail(f"what {sender} sends to {owner} must arrive once", journey)
 
 
+class NativeChecks(Checks):
+    """What holds while a router is bridged: nothing goes round, nothing arrives twice."""
+
+    def one_datagram(self, one: Machine, other: Machine, target: int, ttl: int) -> None:
+        journey = self.now.from_machine(one.name, self.datagram(one, target, ttl))
+        self.not_twice(journey)
+
+    def one_for_the_vm(
+        self, one: Machine, router: Router, packet: bytes, mac: int, what: str
+    ) -> None:
+        self.not_twice(
+            self.now.from_machine(one.name, pk.ethernet(mac, one.mac, pk.ETH_IPV4, packet))
+        )
+
+    def heard(self, sender: str, link: str, journey: Journey, frame: bytes) -> None:
+        self.not_twice(journey)
+
+    def reached(self, sender: str, mac: int, journey: Journey, frame: bytes) -> None:
+        self.not_twice(journey)
+
+    def not_twice(self, journey: Journey) -> None:
+        """No end has more than one copy, and nothing is on its way for ever."""
+        if journey.looped or len(set(journey.ends)) < len(journey.ends):
+            self.fail("nothing may arrive twice", journey)
+
+
 # --------------------------------------------------------------------------------------------
 # The proof
 
@@ -353,3 +383,63 @@ def test_nothing_is_lost_while_all_is_put_back(
         for name_, placements in then.placed.items():
             same = placements[router] == start.placed[name_][router]
             assert same, (name_, effects[number])
+
+
+@each_order
+@each_move
+def test_recovery_loses_nothing_either(
+    name: str, router: str, source: str, to: str, order: Order
+) -> None:
+    """From wherever a migration was left, switches follow the VM."""
+    start = at(name, router, source)
+    effects = effects_of(start, router, to, order)
+    left, newest = start, start.placed[to][router]
+    for effect in effects:
+        left = after(left, router, effect)
+        if isinstance(effect, mig.Apply):
+            newest = effect.placement
+        here = to if router in left.running and left.vifs[router] == to else source
+        found = moved(left, router, here, runs=True)
+        found.known[router].add(here)
+        hosts = {h for placements in left.placed.values() for h in placements[router].hosts}
+        if len({placements[router] for placements in left.placed.values()}) > 1:
+            newest = replace(newest, also=tuple(sorted(hosts)))
+        others = [h for h in newest.hosts if h != here]
+        stages = mig.recovery_stages(left.network, newest, here, others)
+        recovery = [e for stage in stages for e in stage.effects]
+        for label, then in moments(found, router, recovery, FEW_SUBSETS):
+            Checks(then, f"recovering after {effect}: {label}").all()
+        assert {p[router] for p in then.placed.values()} == {at_home(router, here)}
+
+
+@each_move
+def test_native_mode_never_multiplies_a_frame(
+    name: str, router: str, source: str, to: str
+) -> None:
+    """It may lose what is sent meanwhile; at rest, bridged, everything arrives again."""
+    start = at(name, router, source)
+    effects = effects_of(start, router, to, Order.NATIVE)
+    for label, now in moments(start, router, effects):
+        NativeChecks(now, label).all()
+    for host in (source, to):
+        at_rest = moved(start, router, host, runs=True)
+        at_rest.place(
+            replace(at_home(router, host), mode=Mode.NATIVE), *at_rest.network.datapaths
+        )
+        Checks(at_rest, f"native on {host}").all()
+
+
+@each_move
+def test_what_was_held_follows_the_vm(name: str, router: str, source: str, to: str) -> None:
+    """A held frame, sent into the detour, reaches the VM, also before the source knows."""
+    now = at(name, router, source)
+    released = 0
+    for effect in effects_of(now, router, to, Order.OVERLAPPED):
+        if isinstance(effect, mig.Release):
+            for interface in now.network.routers[router].interfaces:
+                released += 1
+                for target in (interface.mac, HELLO_MAC):
+                    journey = now.release(router, interface.name, effect.host, effect.to, target)
+                    assert journey.ends == [f"vm:{router}"], f"{effect}: {journey}"
+        now = after(now, router, effect)
+    assert released

@@ -140,8 +140,8 @@ def _far(made: Plan, router: Router) -> Iterator[tuple[int, int, Interface, int,
         link, out, gateway, gateway_mac = queue.popleft()
         for machine in made.machines.values():
             if machine.link == link:
-                first = (gateway, gateway_mac) if gateway else (int(machine.address.ip), machine.mac)
-                yield machine.stub, 32, out, *first
+                own = int(machine.address.ip), machine.mac
+                yield machine.stub, 32, out, *((gateway, gateway_mac) if gateway else own)
         for other, there in made.network.members(link):
             first = (gateway, gateway_mac) if gateway else (
                 int(made.addresses[other.name][there.name].ip), there.mac
@@ -299,8 +299,25 @@ class WholeNetwork:
         found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
         return self._follow(End(host, found.vif), frame)
 
-    def _follow(self, end: End, frame: bytes) -> Journey:
+    def release(self, router: str, interface: str, host: str, to: str, target: int) -> Journey:
+        """A frame that host's controller held for a VM is sent across to another host, as
+        `rule_table` does it; it was for MAC address `target`."""
+        found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
+        link = self.network.links[found.link]
+        port = self.site(host).toward(link, to)
+        assert port is not None
+        onward = (fl.set_dl_dst(found.mac), fl.set_vlan(link.detour_vlan), fl.output(port))
+        frame = pk.ethernet(target, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b"held"))
+        verdict = simulate.run_actions(self.tables(host), frame, fl.CONTROLLER, onward)
+        names = {number: name for name, number in self.ports(host).items()}
         journey = Journey()
+        for number, sent in verdict.outputs:
+            for end, copy in self._leave(End(host, names[int(number)]), sent, journey):
+                self._follow(end, copy, journey)
+        return journey
+
+    def _follow(self, end: End, frame: bytes, journey: Journey | None = None) -> Journey:
+        journey = journey or Journey()
         queue = deque([(end, frame)])
         while queue:
             end, frame = queue.popleft()

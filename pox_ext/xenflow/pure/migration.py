@@ -239,7 +239,7 @@ def recovery_stages(
     turned = reached.step(to=here)
     settled = turned.step(forwarders=(here,), also=())
     left = [h for h in hosts if h != here]
-    rounds = [(here,)]
+    rounds: list[tuple[str, ...]] = [(here,)]
     done = {here}
     for other in left:
         for group in turn_rounds(network, router, other, here):

@@ -98,13 +98,18 @@ class RouterView:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One switch as the planner sees it: its ports by name, and who is where."""
+    """One switch as the planner sees it: its ports by name, and who is where.
+
+    `silent` are ports without carrier: a vif that has none belongs to a VM that is suspended, or
+    has not connected to it yet, and what is sent there is lost.
+    """
 
     network: Network
     datapath: Datapath
     ports: Mapping[str, int]
     placements: Mapping[str, Placement]
     views: Mapping[str, RouterView]
+    silent: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -128,6 +133,10 @@ class Site:
             for a in link.access
             if a.end.datapath == self.name and a.end.port in self.ports
         ]
+
+    def vif(self, interface: Interface) -> int | None:
+        """The port number of a router's interface whose VM takes frames here, else None."""
+        return None if interface.vif in self.silent else self.ports.get(interface.vif)
 
     def toward(self, link: Link, datapath: str) -> int | None:
         """The port number that leads to another datapath along the link's tree."""
@@ -181,6 +190,7 @@ def _ingress(site: Site) -> Iterator[Flow]:
         tag = TAGGED | link.vlan
         if site.native(link):
             yield from bridged(site, link)
+            yield from _beside_the_bridge(site, link)
             continue
         for port in site.tree_ports(link):
             yield Flow(
@@ -271,14 +281,34 @@ def detours(site: Site, link: Link, router: Router, interface: Interface) -> Ite
 
 def bridged(site: Site, link: Link) -> Iterator[Flow]:
     """Native mode: one learning bridge for the link, on the ports of its tree only."""
-    ports = [*site.access_ports(link)]
-    ports += [site.ports[i.vif] for _, i in site.network.members(link.name) if i.vif in site.ports]
+    own = cookie(INGRESS)
     tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
     for port in site.tree_ports(link):
-        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=tagged), (f.normal(),),
-                   cookie(INGRESS))  # fmt: skip
-    for port in ports:
-        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=0), (f.normal(),), cookie(INGRESS))
+        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=tagged), (f.normal(),), own)
+    for port in (*site.access_ports(link), *_vif_ports(site, link)):
+        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=0), (f.normal(),), own)
+
+
+def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
+    """On a bridged link, what is for another router that this switch forwards for is its, as
+    ever."""
+    own = cookie(INGRESS)
+    arrive = (f.load("reg3", link.id), f.resubmit(ADMISSION))
+    tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
+    for router, interface in site.network.members(link.name):
+        if not site.forwards(router.name):
+            continue
+        for port in site.tree_ports(link):
+            frame = match(in_port=port, vlan_tci=tagged, dl_dst=interface.mac)
+            yield Flow(INGRESS, 310, frame, (f.strip_vlan(), *arrive), own)
+        for port in (*site.access_ports(link), *_vif_ports(site, link)):
+            frame = match(in_port=port, vlan_tci=0, dl_dst=interface.mac)
+            yield Flow(INGRESS, 310, frame, arrive, own)
+
+
+def _vif_ports(site: Site, link: Link) -> list[int]:
+    members = site.network.members(link.name)
+    return [site.ports[i.vif] for _, i in members if i.vif in site.ports]
 
 
 def other(site: Site) -> Flow:
@@ -457,8 +487,8 @@ def _interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
 
 
 def _suspended(site: Site, router: Router, interface: Interface) -> bool:
-    """Whether the VM belongs here but its vif does not exist: packets for it are held."""
-    return site.placements[router.name].vm == site.name and not site.ports.get(interface.vif)
+    """Whether the VM belongs here but takes nothing from its vif: packets for it are held."""
+    return site.placements[router.name].vm == site.name and not site.vif(interface)
 
 
 def _vm(site: Site) -> Iterator[Flow]:
@@ -469,7 +499,7 @@ def _vm(site: Site) -> Iterator[Flow]:
         own = cookie(VM, router.id)
         arrived = {"reg1": router.id, "reg3": link.id}
         if placement.vm == site.name:
-            port = site.ports.get(interface.vif)
+            port = site.vif(interface)
             hold = (f.set_vlan(link.detour_vlan), f.controller())
             yield Flow(VM, 100, match(**arrived), (f.output(port),) if port else hold, own)
         elif site.name in placement.hosts:
