@@ -34,7 +34,8 @@ def launch(
     --controller=NAME  which of the file's controllers this is (default: the only one, or the one
                        named like this machine)
     --manage=URL       where the management socket listens (default: as the file says)
-    --state=DIR        where placements are kept over a restart (default: nowhere)
+    --state=DIR        where placements and rules are kept over a restart (default: with a network
+                       file in /etc/xenflow /var/lib/xenflow, else nowhere)
     --routers=URL      where routers' sockets listen; {vif} and {router} stand for the names
     """
     from pox.core import core
@@ -52,6 +53,10 @@ def launch(
     except (NetworkError, OSError) as error:
         _stop(str(error))
     url = manage or (described.controllers[name].manage if name else DEFAULT_MANAGE)
+    if not state and path.startswith("/etc/xenflow/"):
+        state = "/var/lib/xenflow"
+    if path and not state:
+        log.warning("placements are not kept over a restart (--state=DIR)")
     if not path:
         log.warning("no network file: nothing to look after yet (--network=FILE)")
     version = getattr(core, "version_string", "POX")

@@ -13,9 +13,7 @@ knows a socket; replies are returned or passed to callbacks.  Called by `compone
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Hashable, Iterable
 from functools import partial
@@ -36,9 +34,10 @@ from xenflow.pure.network import (
     Router,
 )
 from xenflow.pure.pipeline import RouterView
-from xenflow.pure.placement import Placement, at_home, from_json, to_json
+from xenflow.pure.placement import Placement, at_home
 from xenflow.pure.router_state import Changes, RouterState
 from xenflow.pure.views import router_view
+from xenflow.state_file import StateFile
 from xenflow.switch import PACKET_OUT_XID, Done, Switch
 
 log = logging.getLogger("xenflow.rule_table")
@@ -60,12 +59,15 @@ class RuleTable:
         self.migrating: Callable[[str], bool] = lambda router: False
         self.on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None
         self._views: dict[str, RouterView] = {}
-        self._state_file = state_dir / "placements.json" if state_dir else None
-        placements = self._load()
-        self.switches: dict[str, Switch] = {
-            datapath.name: Switch(network, datapath, self, later, placements[datapath.name])
-            for datapath in network.datapaths_of(controller)
-        }
+        self._kept = StateFile(state_dir)
+        placements, rules = self._kept.load(network)
+        homes = {r.name: at_home(r.name, r.home) for r in network.routers.values()}
+        self.switches: dict[str, Switch] = {}
+        for datapath in network.datapaths_of(controller):
+            known = {**homes, **placements.get(datapath.name, {})}
+            switch = Switch(network, datapath, self, later, known)
+            switch.rules.restore(rules.get(datapath.name, []))
+            self.switches[datapath.name] = switch
 
     # --- what switches ask ----------------------------------------------------------------------
 
@@ -165,38 +167,12 @@ class RuleTable:
                     f"not older than {placement.version}: ask for its status and plan again"
                 )
 
-    def _load(self) -> dict[str, dict[str, Placement]]:
-        found: dict[str, dict[str, Placement]] = {
-            d.name: {r.name: at_home(r.name, r.home) for r in self.network.routers.values()}
-            for d in self.network.datapaths_of(self.controller)
-        }
-        if self._state_file is None or not self._state_file.exists():
-            return found
-        try:
-            for name, placements in json.loads(self._state_file.read_text()).items():
-                for placement in map(from_json, placements):
-                    known = placement.router in self.network.routers
-                    if name in found and known and set(placement.hosts) <= set(self.network.hosts):
-                        found[name][placement.router] = placement
-        except (OSError, ValueError) as error:
-            log.error("%s: %s: starting from the network's description", self._state_file, error)
-        return found
-
     def save(self) -> None:
-        """Keep placements over a restart of the controller."""
-        if self._state_file is None:
-            return
-        value = {
-            name: [to_json(p) for p in switch.placements.values()]
-            for name, switch in self.switches.items()
-        }
-        self._state_file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._state_file.with_suffix(".new")
-        with draft.open("w") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._state_file)
+        """Keep placements and rules over a restart of the controller."""
+        self._kept.save(
+            {name: switch.placements for name, switch in self.switches.items()},
+            {name: switch.rules.rows() for name, switch in self.switches.items()},
+        )
 
     # --- packets ----------------------------------------------------------------------------------
 
@@ -234,7 +210,7 @@ class RuleTable:
                 continue
             if group or target == interface.mac:
                 held = self.held[router.name]
-                if switch.ports.get(interface.vif):
+                if switch.takes(interface.vif):
                     held.keep(link.id, frame)
                     self.deliver(switch, router, None)  # its vif came meanwhile
                 elif not held.keep(link.id, frame) and held.dropped == 1:
@@ -278,21 +254,25 @@ class RuleTable:
         return (f.set_dl_dst(interface.mac), f.set_vlan(link.detour_vlan), f.output(port))
 
     def port_appeared(self, switch: Switch, port: str) -> None:
-        """A port has come: where it is a vif of a router whose VM belongs here, what was held
-        goes to it, once its flows are there."""
+        """A port has come, or has carrier now: where it is a vif of a router whose VM belongs
+        here, what was held goes to it, once its flows are there."""
         for router in self.network.routers.values():
             placement = switch.placements.get(router.name)
             if placement is None or placement.vm != switch.name:
                 continue
-            if any(i.vif == port for i in router.interfaces) and self.attached(switch, router):
+            if any(i.vif == port for i in router.interfaces) and self._runs(switch, router):
                 self.hellos.forget(router.name)
                 if self.held[router.name].frames:
                     switch.confirmed(partial(self._deliver_here, switch, router))
 
     def _deliver_here(self, switch: Switch, router: Router, error: str | None) -> None:
-        if error is None and self.attached(switch, router):
+        if error is None and self._runs(switch, router):
             count = self.deliver(switch, router, None)
             log.info("%s: delivered %d held packets", router.name, count)
+
+    def _runs(self, switch: Switch, router: Router) -> bool:
+        """Whether all vifs of a router take frames on a switch."""
+        return all(switch.takes(i.vif) for i in router.interfaces)
 
     def attached(self, switch: Switch, router: Router) -> bool:
         """Whether all vifs of a router exist on a switch."""
@@ -316,7 +296,7 @@ class RuleTable:
             placement = switch.placements.get(router.name)
             if placement is None or placement.vm != switch.name or not self.migrating(router.name):
                 continue
-            if any(i.vif in switch.ports for i in router.interfaces):
+            if any(switch.takes(i.vif) for i in router.interfaces):
                 continue
             for link_id, frame in self.hellos.due(router.name, now):
                 actions: f.Actions = (

@@ -34,6 +34,10 @@ class Rules:
         """As they were given."""
         return list(self._rules.values())
 
+    def restore(self, rules: list[Rule]) -> None:
+        """Take over rules that were accepted before."""
+        self._rules = {rule["id"]: rule for rule in rules}
+
     def put(self, rule: Rule, site: Site, replace: bool) -> Rule:
         """Add a rule, or replace the one with its id.
 
