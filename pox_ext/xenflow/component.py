@@ -161,9 +161,9 @@ class Component:
         if port.number == LOCAL_PORT:
             return
         deleted = message.reason == 1
-        known = port.name in switch.ports
+        worked = switch.takes(port.name)
         switch.port_changed(port.name, port.number, port.up, deleted)
-        if not deleted and not known:
+        if switch.takes(port.name) and not worked:
             self.table.port_appeared(switch, port.name)
 
     # --- routers ----------------------------------------------------------------------------------

@@ -277,7 +277,12 @@ class Switch:
             if (view := self.routers.view(name)) is not None
         }
         ports = {name: number for name, (number, _) in self.ports.items()}
-        return pipeline.Site(self.network, self.datapath, ports, self.placements, views)
+        silent = frozenset(name for name, (_, up) in self.ports.items() if not up)
+        return pipeline.Site(self.network, self.datapath, ports, self.placements, views, silent)
+
+    def takes(self, port: str) -> bool:
+        """Whether a port exists and has carrier: what is sent there arrives somewhere."""
+        return self.ports.get(port, (0, False))[1]
 
     def stats(
         self,
@@ -818,22 +823,17 @@ class Switch:
         new match is there before any shorter one changes, and its longest old match stays until
         all that could take over from it is in place.
         """
-        base = pipeline.cookie(pipeline.ROUTES, router)
-        chunk = pipeline.route_chunk
-
-        def cookie_of(net: int, plen: int) -> int:
-            return base | chunk(net)
-
         if adds:
             self.flow_mods += len(adds)
             routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
             if len(routes) < 8:
-                for net, plen, hop in routes:
-                    self._write(self._packer.add(router, net, plen, hop, cookie_of(net, plen)))
+                for route, own in zip(routes, pipeline.route_cookies(router, routes), strict=True):
+                    self._write(self._packer.add(router, *route, own))
             else:
                 for start in range(0, len(routes), BULK):
                     part = routes[start : start + BULK]
-                    for piece in self._packer.pack_adds(router, part, cookie_of, PIECE_BYTES):
+                    cookies = pipeline.route_cookies(router, part)
+                    for piece in self._packer.pack_adds(router, part, cookies, PIECE_BYTES):
                         self._write(piece)
                         yield ROOM
         if gone:

@@ -21,7 +21,7 @@ docs/pipeline.md tells the reasons; DESIGN names in the text are those of the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -47,8 +47,9 @@ REACTIVE_COOKIE_MASK = 0xFFFF << 48 | 0xFF << 24
 
 COOKIE_MAGIC = 0x5846 << 48
 COOKIE_MAGIC_MASK = 0xFFFF << 48
-CHUNKS = 1024
-"""A router's routes are spread over so many cookies, for requests of bounded size."""
+CHUNKS = 1021
+"""A router's routes are spread over so many cookies, for requests of bounded size.  A prime, so that
+prefixes of any length are spread evenly."""
 
 MULTICAST = (0x010000000000, 0x010000000000)
 TAGGED = f.VLAN_PRESENT
@@ -78,8 +79,15 @@ ROUTER_COOKIE_MASK = COOKIE_MAGIC_MASK | 0xFFFF << 32
 
 
 def route_chunk(net: int) -> int:
-    """The chunk (0..CHUNKS-1) of the route to a prefix: multiplicative hash of its address."""
-    return (net * 0x9E3779B1 & 0xFFFFFFFF) >> 22
+    """The chunk (0..CHUNKS-1) of the route to a prefix."""
+    return net % CHUNKS
+
+
+def route_cookies(router: int, routes: Sequence[tuple[int, int, int]]) -> list[int]:
+    """The cookie of each route (net, prefix length, next hop) in table ROUTES; `route_chunk`
+    written out, for there may be a million."""
+    base, chunks = cookie(ROUTES, router), CHUNKS
+    return [base + net % chunks for net, _, _ in routes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def to_vm(site: Site, router: Router, link: Link) -> Actions:
     """Actions that bring a frame of a link to a router's VM: its vif, its host, or held."""
     placement = site.placements[router.name]
     interface = router.on(link.name)
-    vif = site.ports.get(interface.vif) if interface else None
+    vif = site.vif(interface) if interface else None
     if placement.vm == site.name:
         if vif:
             return f.strip_vlan(), f.output(vif)
@@ -60,7 +60,7 @@ def flood(site: Site, link: Link, came: int | None = None) -> Actions:
     held = False
     for router, interface in site.network.members(link.name):
         placement = site.placements.get(router.name)
-        vif = site.ports.get(interface.vif)
+        vif = site.vif(interface)
         if placement is None or placement.vm != site.name:
             continue
         held = held or not vif
