@@ -53,7 +53,9 @@ class StateFile:
         if self.path is None:
             return
         value = {
-            "placements": {n: [to_json(p) for p in rows.values()] for n, rows in placements.items()},
+            "placements": {
+                name: [to_json(p) for p in rows.values()] for name, rows in placements.items()
+            },
             "rules": rules,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
