@@ -1,0 +1,154 @@
+"""Migrations carried out in the lab as `xenflow migrate` does it, watched from outside.
+
+Used by the demo, the soak and tests.  What is added to the management entity's own account: the
+moment it began on the clock the probe uses, and how long the router itself did not answer.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+from lab.bring_up import NETWORK_FILE, placed
+from lab.description import Lab
+from lab.hypervisor_client import HypervisorClient
+from lab.namespace import LabError
+from lab.probe import OutageWatch
+from mgmt import migrate, network_file
+from mgmt.client import TIMEOUT_S
+from mgmt.migrate import Event, Plan
+from mgmt.session import Session
+from mgmt.verbs import mode as mode_verb
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage of a migration; seconds since the migration began."""
+
+    name: str
+    title: str
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One migration that succeeded.
+
+    began_ns     CLOCK_MONOTONIC
+    total_s      until `migrate` returned: the source is clean
+    suspended_s  how long the VM ran nowhere, by the hypervisor's account
+    paused_s     the same as (from, to), in seconds since the migration began
+    emulated     whether the hypervisor is, and so its pause
+    outage_s     the longest time the router's own address did not answer, measured
+    """
+
+    router: str
+    source: str
+    to: str
+    mode: str
+    began_ns: int
+    total_s: float
+    suspended_s: float
+    paused_s: tuple[float, float]
+    emulated: bool
+    outage_s: float
+    steps: tuple[Step, ...]
+
+
+class Mover:
+    """Moves one router of the lab that is up; the node `watcher` asks whether it answers."""
+
+    def __init__(self, lab: Lab, session: Session, router: str, watcher: str) -> None:
+        self.lab = lab
+        self.session = session
+        self.router = router
+        self._watcher = watcher
+        watched = lab.machines[watcher].address.network
+        addresses = [address.ip for address in lab.addresses[router].values()]
+        near = [address for address in addresses if address in watched]
+        self._address = str((near or addresses)[0])
+
+    @property
+    def host(self) -> str:
+        """Where the router is."""
+        return placed()[self.router]
+
+    def other_host(self) -> str:
+        """The host that it moves to and fro with: not where it is, nor another router's home."""
+        network = self.lab.network
+        taken = {r.home for r in network.routers.values() if r.name != self.router}
+        free = [h for h in network.hosts if h != self.host and h not in taken]
+        if not free:
+            raise LabError(f"{self.router} has no other host to move to")
+        return free[0]
+
+    def forward_by(self, mode: str) -> None:
+        """As `xenflow mode`: "xenflow", the switches forward, or "native", the VM itself.
+
+        Raises NetworkError where it is refused.
+        """
+        with redirect_stdout(sys.stderr):
+            mode_verb.run(
+                Namespace(router=self.router, mode=mode, dry_run=False, json=False), self.session
+            )
+
+    def plan(self, to: str, mode: str) -> Plan:
+        """As `xenflow plan`.  Raises NetworkError where it is refused."""
+        return migrate.plan(self.session.network, self.router, to, mode, self.session.ask)
+
+    def move(
+        self, to: str, mode: str, report: Callable[[Event], None] = lambda event: None
+    ) -> Move:
+        """Carry a migration out.
+
+        Raises LabError where it failed, KeyboardInterrupt where it was interrupted (and undone).
+        """
+        made = self.plan(to, mode)
+        with OutageWatch(self._watcher, self._address) as watch:
+            time.sleep(0.1)
+            began_ns = time.monotonic_ns()
+            result = migrate.run(made, report)
+            time.sleep(0.1)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        if not result.ok:
+            raise LabError(f"the migration failed: {result.text()}")
+        titles = {step.name: step.title for step in made.steps}
+        steps = tuple(
+            Step(s["name"], titles[s["name"]], s["from_s"], s["to_s"]) for s in result.steps
+        )
+        return Move(
+            self.router, made.source, to, mode, began_ns, result.total_s,
+            result.suspended_s or 0.0, self._paused(began_ns), result.emulated,
+            watch.outage_s, steps,
+        )
+
+    def _paused(self, began_ns: int) -> tuple[float, float]:
+        address, port = self.lab.hypervisor
+        with HypervisorClient(f"{address}:{port}") as client:
+            job: dict[str, Any] = client.ask("jobs")["jobs"][-1]
+        at = {e["state"]: e["monotonic_s"] - began_ns / 1e9 for e in job["events"]}
+        return at["suspended"], at["running"]
+
+
+@contextmanager
+def mover(lab: Lab, router: str | None = None) -> Iterator[Mover]:
+    """A mover for the lab that is up; the first router unless one is named."""
+    network = network_file.load(NETWORK_FILE)
+    session = Session(network, TIMEOUT_S)
+    try:
+        yield Mover(lab, session, router or next(iter(lab.network.routers)), ends(lab)[0])
+    finally:
+        session.close()
+
+
+def ends(lab: Lab) -> tuple[str, str]:
+    """The machines that traffic runs between: the first and the last."""
+    first, *_, last = lab.machines
+    return first, last

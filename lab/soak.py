@@ -1,0 +1,285 @@
+"""Many migrations under traffic: `scripts/soak TOPOLOGY MOVES RATE`.
+
+First the same traffic while nothing happens: where that already loses a packet the run is invalid,
+not passed.  Then the router moves MOVES times back and forth under the traffic.  What is lost or
+doubled is counted for each move and in sum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lab import bring_up, judge, operate
+from lab.bring_up import Options
+from lab.description import ROOT, Lab, find_file
+from lab.judge import Counts, Verdict
+from lab.moves import Move, ends, mover
+from lab.probe import ProbePair, Result, TooBusyError
+from xenflow.pure.migration import Order
+from xenflow.pure.network import NetworkError
+
+_LONGEST_S = 4 * 3600.0
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for.
+
+    rate_pps   packets/s, each way
+    pause_s    how long the emulated hypervisor pauses the VM
+    pipeline   of all hosts; None: as the network file says
+    between_s  from the end of a move to the beginning of the next
+    """
+
+    topology: str
+    moves: int
+    rate_pps: float
+    mode: str = Order.OVERLAPPED.value
+    size: int = 64
+    pause_s: float = Options().pause_s
+    pipeline: str | None = None
+    max_revalidator_ms: int = Options().max_revalidator_ms
+    between_s: float = 1.0
+    baseline_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was measured.  `there` and `back` are the two directions' counts: those of the packets
+    sent before the first move, then one of each move."""
+
+    wanted: Wanted
+    nodes: tuple[str, str]
+    baseline: tuple[Result, Result]
+    moves: list[Move]
+    there: list[Counts]
+    back: list[Counts]
+    neighbour_changes: dict[str, int]
+
+    def directions(self) -> dict[str, Counts]:
+        """Everything that was sent, by direction."""
+        one, other = self.nodes
+        return {
+            f"{one} to {other}": judge.total(self.there),
+            f"{other} to {one}": judge.total(self.back),
+        }
+
+    def per_move(self) -> list[Counts]:
+        """Both directions of each move."""
+        return [t + b for t, b in zip(self.there[1:], self.back[1:], strict=True)]
+
+    def verdict(self) -> Verdict:
+        """Passed, or failed."""
+        return judge.verdict(self.directions().values())
+
+    def json(self) -> dict[str, Any]:
+        """For programs."""
+        times = [move.total_s for move in self.moves]
+        return {
+            "verdict": self.verdict().name.lower(),
+            "emulated": ["hypervisor", "pause of stop-and-copy"],
+            **asdict(self.wanted),
+            "baseline": [asdict(result) for result in self.baseline],
+            "moves": [
+                {
+                    "from": move.source, "to": move.to, "total_s": round(move.total_s, 6),
+                    "suspended_s": round(move.suspended_s, 6),
+                    "outage_s": round(move.outage_s, 6), **asdict(judge.rounded(counts)),
+                }
+                for move, counts in zip(self.moves, self.per_move(), strict=True)
+            ],
+            "directions": {n: asdict(judge.rounded(c)) for n, c in self.directions().items()},
+            "sum": asdict(judge.rounded(judge.total(list(self.directions().values())))),
+            "move_s": {
+                "min": min(times), "median": statistics.median(times), "max": max(times),
+            },
+            "neighbour_changes": self.neighbour_changes,
+        }
+
+    def text(self) -> str:
+        """For people."""
+        lines = ["", "MOVE  FROM      TO        TOTAL    SILENT     SENT  LOST  DOUBLED  "
+                     "REORDERED  LONGEST GAP"]
+        for number, (move, c) in enumerate(zip(self.moves, self.per_move(), strict=True), 1):
+            lines.append(
+                f"{number:4}  {move.source:8}  {move.to:8}  {move.total_s:5.3f} s  "
+                f"{move.outage_s:5.3f} s  {_counts(c)}"
+            )
+        lines.append("")
+        lines += [f"{name + ':':36}{_counts(c)}" for name, c in self.directions().items()]
+        times = [move.total_s for move in self.moves]
+        changes = sum(self.neighbour_changes.values())
+        lines += [
+            f"a move takes {min(times):.3f} s to {max(times):.3f} s, "
+            f"median {statistics.median(times):.3f} s",
+            f"neighbour state changes in the routing daemons' logs: {changes}",
+            f"the hypervisor is emulated, and so is its pause of {self.wanted.pause_s:g} s; SILENT "
+            "is how long the router's own address did not answer",
+        ]
+        total = judge.total(list(self.directions().values()))
+        lines.append(
+            f"{self.verdict().name.lower()}: {len(self.moves)} moves in {self.wanted.topology}, "
+            f"{self.wanted.mode}, {self.wanted.rate_pps:g} packets/s each way of "
+            f"{self.wanted.size} bytes: {total.lost} lost, {total.duplicated} duplicated, "
+            f"{total.reordered} reordered of {total.sent}"
+        )
+        return "\n".join(lines)
+
+
+def _counts(c: Counts) -> str:
+    return (f"{c.sent:7}  {c.lost:4}  {c.duplicated:7}  {c.reordered:9}  "
+            f"{c.longest_gap_s * 1000:8.1f} ms")
+
+
+def soak(wanted: Wanted, records: Path) -> Outcome:
+    """Bring the network up, measure, take it down.
+
+    Raises TooBusyError where the traffic alone loses, NetworkError where anything fails.
+    """
+    options = Options(pause_s=wanted.pause_s, max_revalidator_ms=wanted.max_revalidator_ms)
+    with tempfile.TemporaryDirectory(prefix="xf-soak-") as folder:
+        lab = bring_up.up(_network_file(wanted, Path(folder)), options, say=say)
+    try:
+        return measure(lab, wanted, records)
+    finally:
+        bring_up.down(say=say)
+
+
+def _network_file(wanted: Wanted, folder: Path) -> Path:
+    """The network file, its hosts with the pipeline that is asked for."""
+    path = find_file(wanted.topology)
+    if wanted.pipeline is None:
+        return path
+    text = re.sub(r"^pipeline\s*=.*\n", "", path.read_text(), flags=re.M)
+    host = re.compile(r'^(kind\s*=\s*"host".*)$', re.M)
+    new = folder / path.name
+    new.write_text(host.sub(rf'\1\npipeline = "{wanted.pipeline}"', text))
+    return new
+
+
+def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
+    """The same in a lab that is up."""
+    nodes = ends(lab)
+    moves: list[Move] = []
+    with (
+        mover(lab) as router,
+        ProbePair(*nodes, rate_pps=wanted.rate_pps, size=wanted.size, directory=records) as pair,
+    ):
+        if wanted.mode == Order.NATIVE.value:
+            router.forward_by("native")
+        say(f"{wanted.baseline_s:g} s of the same traffic without a move")
+        baseline = pair.baseline(wanted.baseline_s)
+        pair.start(_LONGEST_S)
+        time.sleep(1.0)
+        hosts = [router.other_host(), router.host]
+        for number in range(wanted.moves):
+            move = router.move(hosts[number % 2], wanted.mode)
+            moves.append(move)
+            say(f"move {number + 1} of {wanted.moves}: {move.source} to {move.to}, "
+                f"{move.total_s:.3f} s")
+            time.sleep(wanted.between_s)
+        pair.stop()
+    there, back = judge.read(records, [move.began_ns for move in moves])
+    changes = operate.status()["neighbour_changes"]
+    return Outcome(wanted, nodes, baseline, moves, there, back, changes)
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM is like Ctrl-C from now on: what was brought up is taken down."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    args = _arguments(argv)
+    end_on_sigterm()
+    wanted = Wanted(
+        args.topology, args.moves, args.rate, args.mode, args.size, args.pause, args.pipeline,
+        args.max_revalidator, args.between, args.baseline,
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = args.out / "result.json"
+    result.unlink(missing_ok=True)
+    value: dict[str, Any]
+    try:
+        outcome = soak(wanted, args.out)
+    except TooBusyError as error:
+        value = {"verdict": "invalid", "reason": str(error), **asdict(wanted)}
+        text, status = str(error), Verdict.INVALID
+    except NetworkError as error:
+        value = {"verdict": "failed", "reason": str(error), **asdict(wanted)}
+        text, status = f"failed: {error}", Verdict.FAILED
+    except KeyboardInterrupt:
+        say("soak: interrupted")
+        return INTERRUPTED
+    else:
+        value, text, status = outcome.json(), outcome.text(), outcome.verdict()
+    result.write_text(json.dumps(value, indent=1) + "\n")
+    print(json.dumps(value, indent=1) if args.json else text)
+    return status
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    default = Wanted("", 0, 0)
+    parser = argparse.ArgumentParser(
+        prog="scripts/soak", description=__doc__,
+        epilog="exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong "
+        "command line; 3 invalid, the traffic alone already loses; 130 interrupted",
+    )
+    parser.add_argument("topology", metavar="TOPOLOGY", help="paper, path, or a network file")
+    parser.add_argument("moves", type=_count, metavar="MOVES")
+    parser.add_argument("rate", type=float, metavar="RATE", help="packets/s, each way")
+    parser.add_argument("--mode", choices=[order.value for order in Order], default=default.mode)
+    parser.add_argument("--size", type=int, default=default.size, metavar="BYTES",
+                        help="of a frame; 1500 is an IP packet's (default %(default)s)")
+    parser.add_argument("--pipeline", choices=("proactive", "reactive"),
+                        help="of all hosts (default: as the network file says)")
+    for name, text in (
+        ("pause", "how long the emulated hypervisor pauses the VM"),
+        ("between", "between two moves"),
+        ("baseline", "how long the same traffic runs without a move first"),
+    ):
+        parser.add_argument(f"--{name}", type=float, default=getattr(default, f"{name}_s"),
+                            metavar="S", help=f"{text}, seconds (default %(default)s)")
+    parser.add_argument("--max-revalidator", type=int, default=default.max_revalidator_ms,
+                        metavar="MS", help="Open vSwitch's setting (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "soak", metavar="DIR",
+                        help="where result.json and the probe's records go (default out/soak)")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    return parser.parse_args(argv)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number of moves"
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        sys.exit(main())
