@@ -436,7 +436,7 @@ class ManagementService:
             else:
                 switch.arrivals(router, then)
 
-        switch.in_force(read)
+        switch.counted(read)
 
     # --- one migration at a time ------------------------------------------------------------------
 

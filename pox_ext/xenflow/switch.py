@@ -147,6 +147,9 @@ class Switch:
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
         self._unfenced = 0
+        self._written = 0
+        self._proven = -1
+        """How many messages had been written when they were last proven in force."""
         self._xids = count(FIRST_XID)
         self._generation = 0
         self._fragments: list[bytes] = []
@@ -181,6 +184,7 @@ class Switch:
         self._jobs.clear()
         self._in_flight.clear()
         self._in_flight_bytes = self._unfenced = 0
+        self._proven = -1
         self._fragments, self._fragment_bytes = [], 0
         self.installed, self.hops, self._streamed = {}, {}, {}
         self.synced.clear()
@@ -352,23 +356,37 @@ class Switch:
 
     def in_force(self, then: Done) -> None:
         """Call `then(None)` once everything submitted so far is in force on the switch, or with
-        the reason why that cannot be said (see `proof`).  By then the counters, too, count every
-        packet that had arrived when this was called."""
+        the reason why that cannot be said (see `proof`).  What was proven already is not proven
+        again: where nothing has been written since, the switch's barrier is enough."""
+        self._prove(then, lambda: self._proven == self._written)
+
+    def counted(self, then: Done) -> None:
+        """Call `then(None)` once the counters count every packet that had arrived by now (they
+        are pushed when the cached flows are checked), and everything is in force."""
+        self._prove(then, lambda: False)
+
+    def _prove(self, then: Done, needless: Callable[[], bool]) -> None:
         promise = self._promise(then)
 
         def prove(error: str | None) -> None:
+            written = self._written
+
+            def finish() -> None:
+                if not promise.settled:
+                    self._proven = max(self._proven, written)
+                refused = f"{self.name}: the switch refused a flow"
+                promise.settle(None if self.live else refused)
+
             if error or promise.settled:
                 promise.settle(error)
+            elif needless():
+                finish()
             elif self.datapath.proof == "revalidator":
                 self._round(promise, lambda: self._round(promise, finish))
             else:
                 self._nudge()
                 bound_s = self.datapath.proof_bound_s
                 self._ask(self._barrier(), lambda _: self.later(bound_s, finish))
-
-        def finish() -> None:
-            refused = not self.live and not promise.settled
-            promise.settle(f"{self.name}: the switch refused a flow" if refused else None)
 
         self._after_jobs(promise, prove)
 
@@ -528,6 +546,7 @@ class Switch:
 
     def _write(self, data: bytes) -> None:
         """Queue one message; many leave as one piece, with a barrier behind it."""
+        self._written += 1
         self._fragments.append(data)
         self._fragment_bytes += len(data)
         if self._fragment_bytes >= PIECE_BYTES:
