@@ -11,6 +11,7 @@ Called by `management_service` and `router_sockets`, in the controller's own thr
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -21,6 +22,8 @@ log = logging.getLogger("xenflow.zmq")
 
 AT_ONCE = 64
 """Messages taken from one socket before the others have their turn."""
+AT_ONCE_S = 0.002
+"""For how long; a switch must not wait for its next piece while a router's snapshot is read."""
 LOOK_AGAIN_S = 0.2
 """Should an edge be missed after all, so long it stays unnoticed."""
 
@@ -65,6 +68,7 @@ class Pump:
         fd = self.sock.getsockopt(zmq.FD)
         while not self.closed:
             taken = 0
+            until = time.monotonic() + AT_ONCE_S
             while taken < AT_ONCE and not self.closed:
                 if not self._readable():
                     break
@@ -77,7 +81,7 @@ class Pump:
                     self._receive(frames)
                 except Exception:
                     log.exception("a message could not be dealt with")
-                if self.pause_s:
+                if self.pause_s or time.monotonic() >= until:
                     break
             if self.closed:
                 return

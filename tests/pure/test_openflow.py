@@ -150,14 +150,17 @@ def test_routes_in_bulk() -> None:
     packer = of.RoutePacker(1, 2, 1000)
     random = Random(1)
     routes = [(random.getrandbits(32), random.randrange(33), i) for i in range(2000)]
-    chunks = packer.pack_adds(7, iter(routes), lambda net, plen: net >> 24 | plen << 8)
+    routes += [(random.getrandbits(32), random.choice((24, 24, 24, 32)), i) for i in range(2000)]
+    routes += [(random.getrandbits(32), 22, 0xFFFFFFFF - i) for i in range(2000)]
+    cookies = [n >> 24 | p << 8 | random.getrandbits(32) << 32 for n, p, _ in routes]
+    chunks = packer.pack_adds(7, routes, cookies)
     assert all(len(chunk) <= 34000 for chunk in chunks) and len(chunks[0]) > 30000
-    one_by_one = [packer.add(7, n, p, hop, n >> 24 | p << 8) for n, p, hop in routes]
+    one_by_one = [packer.add(7, *r, own) for r, own in zip(routes, cookies, strict=True)]
     assert b"".join(chunks) == b"".join(one_by_one)
     for chunk in chunks:
         messages, rest = of.split(chunk)
         assert messages and not rest
-    assert packer.pack_adds(7, [], lambda net, plen: 0) == []
+    assert packer.pack_adds(7, [], []) == []
 
 
 @pytest.mark.parametrize("form", [{}, {"ttl": True}, {"nicira": False}])

@@ -13,9 +13,10 @@ include/openflow/nicira-ext.h and include/openvswitch/ofp-errors.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from enum import IntEnum
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from xenflow.pure import flow as fl
@@ -35,6 +36,7 @@ from xenflow.pure.nxm import (
     parse_match,
     parse_match10,
 )
+from xenflow.pure.route_columns import RouteColumns
 
 __all__ = [
     "ALL_TABLES",
@@ -989,6 +991,7 @@ class RoutePacker:
         self.base_priority = base_priority
         self._tail = pack_action(fl.resubmit(next_table))
         self._forms = [self._form(plen) for plen in range(33)]
+        self._columns = tuple(self._columns_for(plen) for plen in (0, 24, 32))
 
     def route_flow(self, router: int, net: int, plen: int, nexthop: int, cookie: int) -> Flow:
         """The same route as a Flow."""
@@ -1030,6 +1033,28 @@ class RoutePacker:
             add[router_at + 4 : nexthop_at],
         )
 
+    def _columns_for(self, plen: int) -> RouteColumns:
+        """For all prefix lengths whose messages have the same fields as this one's."""
+        # Places are found by what stands there when all octets of a field are 0xff.
+        message = self.add(0, 0, plen, 0, 0)
+
+        def place(**ones: int) -> int:
+            fields = {"router": 0, "net": 0, "plen": plen, "nexthop": 0, "cookie": 0, **ones}
+            other = self.add(**fields)
+            return next(i for i, (a, b) in enumerate(zip(message, other, strict=True)) if a != b)
+
+        net_at = place(net=0xFFFFFFFF) if plen else None
+        return RouteColumns(
+            message,
+            self.base_priority,
+            cookie_at=16,
+            priority_at=30,
+            net_at=net_at,
+            mask_at=net_at + 4 if net_at is not None and plen < 32 else None,
+            router_at=place(router=0xFFFFFFFF),
+            nexthop_at=place(nexthop=0xFFFFFFFF),
+        )
+
     def add(self, router: int, net: int, plen: int, nexthop: int, cookie: int) -> bytes:
         """One route added or overwritten; struct.error or IndexError for values out of range."""
         form = self._forms[plen]
@@ -1060,41 +1085,49 @@ class RoutePacker:
     def pack_adds(
         self,
         router: int,
-        routes: Iterable[tuple[int, int, int]],
-        cookie_of: Callable[[int, int], int],
+        routes: Sequence[tuple[int, int, int]],
+        cookies: Sequence[int],
         chunk_bytes: int = 32768,
     ) -> list[bytes]:
-        """Many routes (net, plen, nexthop) as chunks of about `chunk_bytes`, whole messages each.
-
-        `cookie_of(net, plen)` gives each route's cookie.
+        """Many routes (net, plen, nexthop), each with its cookie, in this order, as chunks of
+        about `chunk_bytes`, whole messages each; struct.error for values out of range.
         """
-        forms = self._forms
-        tail = self._tail
-        per_chunk = max(1, chunk_bytes // len(self.add(0, 0, 24, 0, 0)))
+        if not routes:
+            return []
+        nets, lengths, nexthops = zip(*routes, strict=True)
+        plens = bytes(lengths)
         chunks = []
-        batch: list[bytes] = []
-        append = batch.append
-        for net, plen, nexthop in routes:
-            mask, pack, _, head, command, _, _, before, after = forms[plen]
-            append(
-                pack(
-                    head,
-                    cookie_of(net, plen),
-                    command,
-                    net & mask if plen else b"",
-                    before,
-                    router,
-                    after,
-                    nexthop,
-                    tail,
-                )
+        chunk = bytearray()
+        start = 0
+        for form, length in _runs(plens.translate(_FORM)):
+            columns = self._columns[form]
+            end = start + length
+            messages = columns.pack(
+                router, nets[start:end], plens[start:end], nexthops[start:end], cookies[start:end]
             )
-            if len(batch) >= per_chunk:
-                chunks.append(b"".join(batch))
-                batch.clear()
-        if batch:
-            chunks.append(b"".join(batch))
+            start = end
+            at = 0
+            while at < len(messages):
+                room = max(1, (chunk_bytes - len(chunk)) // columns.size) * columns.size
+                chunk += messages[at : at + room]
+                at += room
+                if len(chunk) + columns.size > chunk_bytes:
+                    chunks.append(bytes(chunk))
+                    chunk.clear()
+        if chunk:
+            chunks.append(bytes(chunk))
         return chunks
+
+
+def _runs(values: bytes) -> Iterable[tuple[int, int]]:
+    """(value, how many) of each run of equal octets."""
+    if values.count(values[:1]) == len(values):
+        return [(values[0], len(values))]
+    return ((value, sum(1 for _ in run)) for value, run in groupby(values))
+
+
+_FORM = bytes(0 if not plen else 1 if plen < 32 else 2 for plen in range(33)).ljust(256, b"\xff")
+"""Prefix length -> index of RoutePacker._columns: no prefix, a prefix with netmask, one address."""
 
 
 def exact_match(frame: bytes, in_port: int, ttl: bool = False) -> Match:

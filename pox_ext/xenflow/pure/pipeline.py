@@ -48,8 +48,8 @@ REACTIVE_COOKIE_MASK = 0xFFFF << 48 | 0xFF << 24
 COOKIE_MAGIC = 0x5846 << 48
 COOKIE_MAGIC_MASK = 0xFFFF << 48
 CHUNKS = 1021
-"""A router's routes are spread over so many cookies, for requests of bounded size.  A prime, so that
-prefixes of any length are spread evenly."""
+"""A router's routes are spread over so many cookies, for requests of bounded size.  A prime, so
+that prefixes of any length are spread evenly."""
 
 MULTICAST = (0x010000000000, 0x010000000000)
 TAGGED = f.VLAN_PRESENT
