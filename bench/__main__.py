@@ -62,7 +62,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "vSwitch. Writes bench/out/results.json and bench/out/sweeps.json.",
         epilog="measurements: " + ", ".join(MEASUREMENTS),
     )
-    parser.add_argument("--quick", action="store_true", help="fewer runs and routes, for a first look")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer runs and routes, for a first look"
+    )
     parser.add_argument(
         "--only", metavar="NAME", action="append", default=[], help="only this (may be repeated)"
     )
@@ -106,8 +108,7 @@ def main(words: Sequence[str] | None = None) -> int:
             rows += found.rows
             sweeps |= found.sweep
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    if not asked.only:
-        results.write(rows, sweeps)
+    results.write(rows, sweeps, whole=not asked.only)
     print(results.table(rows))
     return 1 if failed else 0
 

@@ -131,18 +131,19 @@ class Controller:
         raise BenchError(f"the switch did not connect: see {self.directory}/controller.log")
 
     def confirmed(self, kind: m.Type, seq: int | None = None, wait_s: float = 60.0) -> int:
-        """Wait for the witness's report of a message; the controller's clock then (ns).
+        """Wait for the witness's report of a message: its CLOCK_MONOTONIC then (ns).
 
         Raises BenchError where it does not come.
         """
         self._sock.settimeout(wait_s)
         while True:
             try:
-                code, number, at = REPORT.unpack(self._sock.recv(64))
+                report: tuple[int, int, int] = REPORT.unpack(self._sock.recv(64))
             except TimeoutError:
                 raise BenchError(f"{kind.name} {seq} was not confirmed in {wait_s:g} s") from None
+            code, number, at = report
             if code == kind and seq in (None, number):
-                return int(at)
+                return at
 
     def drop_reports(self) -> None:
         """Forget reports that have come."""

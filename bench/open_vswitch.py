@@ -108,9 +108,7 @@ def running(directory: Path, dpid: int) -> Iterator[OpenVSwitch]:
             time.sleep(0.01)
 
     try:
-        subprocess.run(
-            ["ovsdb-tool", "create", str(directory / "conf.db"), schema], check=True
-        )
+        subprocess.run(["ovsdb-tool", "create", str(directory / "conf.db"), schema], check=True)
         start("ovsdb-server", str(directory / "conf.db"), f"--remote=p{database}")
         wait_for("db.sock")
         switch = OpenVSwitch(directory, "br0", 0)

@@ -49,11 +49,25 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def write(rows: Sequence[Row], sweeps: dict[str, Any]) -> None:
-    """Replace `bench/out/results.json` and `bench/out/sweeps.json`."""
+def write(rows: Sequence[Row], sweeps: dict[str, Any], whole: bool) -> None:
+    """Write `bench/out/results.json` and `bench/out/sweeps.json`; what was not measured this time
+    stays unless it was a `whole` run."""
     OUT.mkdir(exist_ok=True)
-    for name, value in (("results", [asdict(row) for row in rows]), ("sweeps", sweeps)):
+    kept: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
+    if not whole:
+        kept = {row["name"]: row for row in _read("results", [])}
+        seen = _read("sweeps", {})
+    kept |= {row.name: asdict(row) for row in rows}
+    for name, value in (("results", list(kept.values())), ("sweeps", seen | sweeps)):
         (OUT / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
+
+
+def _read(name: str, otherwise: Any) -> Any:
+    try:
+        return json.loads((OUT / f"{name}.json").read_text())
+    except (OSError, ValueError):
+        return otherwise
 
 
 def table(rows: Sequence[Row]) -> str:

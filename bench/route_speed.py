@@ -1,4 +1,4 @@
-"""How long 100,000 routes take into the switch: `routes_socket_to_switch`, `routes_kernel_to_switch`.
+"""`routes_socket_to_switch`, `routes_kernel_to_switch`: how long 100,000 routes take.
 
 Measured: from the first message sent to the Rule Table's socket (or from the start of the routerd
 process, in a namespace whose kernel holds the routes already) until the controller has the
@@ -23,7 +23,6 @@ from bench import open_vswitch
 from bench.controller import (
     CONTROL,
     DPID,
-    OPENFLOW_PORT,
     RAW_PORT,
     ROOT,
     ROUTER,

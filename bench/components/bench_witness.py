@@ -26,6 +26,7 @@ def launch(to: str) -> None:
 
 def _watch(to: str) -> None:
     from pox.core import core
+
     from xenflow.pure.messages import parse_header
 
     table = core.components["xenflow"].table
