@@ -1,0 +1,280 @@
+"""The first thing to run: `scripts/demo`.
+
+Brings `paper` up, shows what its router knows and what the switch makes of it, then moves the
+router there and back under traffic, first behind bridges (`native`, the baseline), then with its
+data plane overlapped, and ends with a table.  Leaves result.json, a picture and every packet's
+record in out/demo.  Needs root; takes the lab down in any case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lab import bring_up, judge
+from lab.bring_up import Options
+from lab.description import ROOT, Lab
+from lab.judge import Counts, Verdict
+from lab.moves import Move, Mover, ends, mover
+from lab.probe import ProbePair, TooBusyError
+from lab.soak import INTERRUPTED, end_on_sigterm
+from mgmt import cli
+from mgmt.verbs.migrate import Progress
+from xenflow.pure.network import NetworkError
+
+SIZES = (64, 1500)
+RATE_PPS = 5000.0
+LOWEST_PPS = 600.0
+BASELINE_S = 3.0
+AROUND_S = 1.0
+"""How long traffic runs before and after each migration."""
+EMULATED = "the hypervisor is emulated, and so is the pause of its stop-and-copy"
+_FORWARDERS = {"native": "native", "overlapped": "xenflow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One migration under traffic; `counts` by direction."""
+
+    move: Move
+    size: int
+    rate_pps: float
+    records: Path
+    counts: dict[str, Counts]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As result.json has it: an object for each direction."""
+        move = self.move
+        return [
+            {
+                "mode": move.mode, "size": self.size, "direction": direction,
+                **asdict(judge.rounded(counts)),
+                "outage_s": round(move.outage_s, 6), "total_s": round(move.total_s, 6),
+                "move": f"{move.source} to {move.to}", "rate_pps": self.rate_pps,
+                "suspended_s": round(move.suspended_s, 6), "emulated": EMULATED,
+                "began_ns": move.began_ns, "records": self.records.name,
+            }
+            for direction, counts in self.counts.items()
+        ]
+
+
+class Demo:
+    """One run of it; everything is said on standard output."""
+
+    def __init__(self, lab: Lab, router: Mover, out: Path) -> None:
+        self.lab = lab
+        self.router = router
+        self.out = out
+        self.nodes = ends(lab)
+        self.runs: list[Run] = []
+
+    def show(self) -> None:
+        """What the router knows, and what its host's switch makes of it."""
+        router, host = self.router.router, self.router.host
+        heading(f"The network: {router} runs on {host}")
+        command("lab", "nodes")
+        heading("What the routing daemon in the router has learnt, as the Rule Table has it")
+        command("routes", router)
+        heading(f"The same as flows of {host}'s switch, before any packet asks for them")
+        command("flows", host, "--router", router, "--table", "routes")
+        say("A route chooses a next hop (reg0); in the table after this one the next hop decrements "
+            "the\nTTL, writes the two MAC addresses and chooses the link (reg2).  What is not "
+            "resolved goes\nto the router's own kernel.  `xenflow trace` says what would be done with "
+            f"a packet; here\none from {self.nodes[0]} to {self.nodes[1]}:\n")
+        link = self.lab.machines[self.nodes[0]].link
+        one, other = (self.lab.machines[name].address.ip for name in self.nodes)
+        command("trace", router, f"src={one},dst={other},ttl=64,proto=udp,dport=7777,link={link}")
+
+    def migrate_all(self, mode: str) -> None:
+        """There and back with each size.
+
+        Raises TooBusyError where even the lowest rate loses without a move.
+        """
+        words = {
+            "native": "the VM itself forwards, behind bridges: the baseline",
+            "overlapped": "both hosts' switches forward while the VM moves",
+        }
+        heading(f"Mode {mode}: {words[mode]}")
+        say(f"$ xenflow mode {self.router.router} {_FORWARDERS[mode]}")
+        self.router.forward_by(_FORWARDERS[mode])
+        rate_pps = self.clean_rate()
+        for size in SIZES:
+            for _ in ("there", "and back"):
+                self.runs.append(self.migrate(mode, size, rate_pps))
+
+    def clean_rate(self) -> float:
+        """The rate at which nothing is lost while nothing happens, halved until it is so."""
+        rate_pps = RATE_PPS
+        while True:
+            try:
+                for size in SIZES:
+                    with ProbePair(*self.nodes, rate_pps=rate_pps, size=size) as pair:
+                        pair.baseline(BASELINE_S)
+                    say(f"without a move: {rate_pps:g} packets/s each way of {size} bytes for "
+                        f"{BASELINE_S:g} s, nothing lost")
+                return rate_pps
+            except TooBusyError as error:
+                say(f"without a move: {rate_pps:g} packets/s each way: {error}")
+                if rate_pps / 2 < LOWEST_PPS:
+                    raise
+                rate_pps /= 2
+                say(f"the rate is halved: {rate_pps:g} packets/s each way")
+
+    def migrate(self, mode: str, size: int, rate_pps: float) -> Run:
+        """One migration under traffic."""
+        to = self.router.other_host()
+        say(f"\n{rate_pps:g} packets/s each way of {size} bytes between {' and '.join(self.nodes)}")
+        say(f"$ xenflow migrate {self.router.router} {to} --mode {mode}")
+        folder = self.out / f"{mode}-{size}-{self.router.host}-{to}"
+        titles = {step.name: step.title for step in self.router.plan(to, mode).steps}
+        progress = Progress(sys.stdout, titles)
+        with ProbePair(*self.nodes, rate_pps=rate_pps, size=size, directory=folder) as pair:
+            pair.start()
+            time.sleep(AROUND_S)
+            move = self.router.move(to, mode, progress)
+            progress.close()
+            time.sleep(AROUND_S)
+            pair.stop()
+        for name in ("sent", "arrivals"):
+            for path in folder.glob(f"{name}-*.bin"):
+                path.unlink()  # the records have both
+        one, other = self.nodes
+        counts = [judge.total(c) for c in judge.read(folder, [])]
+        run = Run(move, size, rate_pps, folder,
+                  {f"{one} to {other}": counts[0], f"{other} to {one}": counts[1]})
+        say(f"          {move.to} after {move.total_s:.3f} s, VM paused for "
+            f"{move.suspended_s:.3f} s (emulated); lost "
+            + ", ".join(f"{c.lost} of {c.sent} {name}" for name, c in run.counts.items()))
+        return run
+
+    def verdict(self) -> Verdict:
+        """`overlapped` must lose nothing and double nothing; of `native` that is not expected."""
+        runs = [r for r in self.runs if r.move.mode == "overlapped"]
+        return judge.verdict(c for r in runs for c in r.counts.values())
+
+    def table(self) -> str:
+        """All runs."""
+        rows = [("MODE", "SIZE", "MOVE", "DIRECTION", "SENT", "LOST", "DUPL.", "REORD.",
+                 "LONGEST GAP", "OUTAGE", "TOTAL")]
+        rows += [
+            (row["mode"], str(row["size"]), row["move"], row["direction"], str(row["sent"]),
+             str(row["lost"]), str(row["duplicated"]), str(row["reordered"]),
+             f"{row['longest_gap_s']:.3f} s", f"{row['outage_s']:.3f} s", f"{row['total_s']:.3f} s")
+            for run in self.runs for row in run.rows()
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        left = (0, 2, 3)
+        return "\n".join(
+            "  ".join(
+                f"{cell:<{width}}" if place in left else f"{cell:>{width}}"
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        )
+
+    def write(self) -> None:
+        """result.json: what there is, whole or not."""
+        rows = [row for run in self.runs for row in run.rows()]
+        (self.out / "result.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def heading(text: str) -> None:
+    """A new part."""
+    say(f"\n=== {text}\n")
+
+
+def command(*words: str) -> None:
+    """Run one `xenflow` command, shown as it is typed."""
+    say(f"$ xenflow {' '.join(words)}")
+    cli.main(words)
+    sys.stdout.flush()
+    if words[0] == "flows":
+        say("")
+
+
+def say(text: str) -> None:
+    """A line of the demo."""
+    print(text, flush=True)
+
+
+def demo(out: Path, options: Options) -> Verdict:
+    """All of it.
+
+    Raises TooBusyError where the traffic alone loses, NetworkError where anything fails.
+    """
+    from lab import picture  # matplotlib takes a second; nobody waits for it to see a usage text
+
+    heading("XenFlow on one machine: each host a namespace with a switch of its own; real switches,"
+            f"\n    routing daemons and traffic; {EMULATED}")
+    lab = bring_up.up("paper", options, say=say)
+    try:
+        with mover(lab) as router, redirect_stdout(sys.stdout):
+            one = Demo(lab, router, out)
+            one.show()
+            try:
+                for mode in ("native", "overlapped"):
+                    one.migrate_all(mode)
+            finally:
+                one.write()
+    finally:
+        bring_up.down(say=say)
+    heading("Result")
+    say(one.table())
+    say("\nOUTAGE: the longest time in which the router's own address did not answer.\n"
+        f"{EMULATED[0].upper()}{EMULATED[1:]}: {options.pause_s:g} s, and the time\n"
+        "that its interfaces take from one switch to the other.")
+    path = picture.draw([r for r in one.runs if r.size == SIZES[0]], out / "migration.png")
+    say(f"\n{_relative(out / 'result.json')}: these figures; {_relative(path)}: a picture;\n"
+        f"{_relative(out)}/MODE-SIZE-FROM-TO/: every packet's record")
+    return one.verdict()
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description=__doc__,
+        epilog="exit status: 0 overlapped lost and doubled nothing; 1 it did, or something failed; "
+        "3 invalid, the traffic without a move already loses; 130 interrupted",
+    )
+    parser.add_argument("--pause", type=float, metavar="S", default=Options().pause_s,
+                        help="the emulated pause, in seconds (default %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", default=ROOT / "out" / "demo",
+                        help="where results go; it is emptied (default out/demo)")
+    args = parser.parse_args(argv)
+    end_on_sigterm()
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    begun = time.monotonic()
+    try:
+        verdict = demo(args.out, replace(Options(), pause_s=args.pause))
+    except KeyboardInterrupt:
+        say("\ndemo: interrupted; everything was taken down")
+        return INTERRUPTED
+    except TooBusyError as error:
+        say(f"\ndemo: {error}")
+        return Verdict.INVALID
+    except NetworkError as error:
+        say(f"\ndemo: failed: {error}")
+        return Verdict.FAILED
+    words = {
+        Verdict.PASSED: "overlapped lost nothing and doubled nothing",
+        Verdict.FAILED: "FAILED: overlapped lost or doubled packets",
+    }
+    say(f"\n{words[verdict]} ({time.monotonic() - begun:.0f} s)")
+    return verdict
+
+
+if __name__ == "__main__":
+    sys.exit(main())
