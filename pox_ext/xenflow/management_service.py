@@ -467,7 +467,7 @@ def _moves_along(flow: Flow, router: Router) -> bool:
     if pipeline.cookie_router(flow.cookie) != router.id:
         return False
     exact = flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND
-    return exact or flow.table in (pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.LEGS)
+    return exact or pipeline.ROUTES <= flow.table <= pipeline.SIZES
 
 
 def _address(family: int, value: int) -> str:

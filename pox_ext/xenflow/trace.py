@@ -26,6 +26,7 @@ EXPLAIN = {
     pipeline.ROUTES: "the longest prefix that covers the destination",
     pipeline.NEXT_HOPS: "is the next hop resolved? then TTL and MAC addresses are rewritten",
     pipeline.LEGS: "which leg of the equal-cost group",
+    pipeline.SIZES: "too large for a narrow interface?",
     pipeline.LINKS: "where the virtual link leaves this host",
     pipeline.VM: "to the VM: its vif, the host where it is, or held while it is suspended",
 }

@@ -8,10 +8,11 @@ A packet on a host passes, from table to table:
     ROUTES     longest-prefix match, and nothing else                 reg0 = next hop
     NEXT_HOPS  resolved: TTL, MAC addresses                           reg2 = link it leaves on
     LEGS       which leg of an equal-cost group
+    SIZES      too large for a narrow interface?
     LINKS      where a virtual link leaves this host
     VM         packets for the VM: its vif, the host where it is, or held while it is suspended
 
-ROUTES, NEXT_HOPS and LEGS are the same on every host, because routers, links and next hops have
+ROUTES to SIZES are the same on every host, because routers, links and next hops have
 network-wide ids; only the others, of size O(links), are local.  A plain OpenFlow 1.0 switch has
 one table, which does what INGRESS and LINKS do.
 
@@ -30,9 +31,9 @@ from xenflow.pure.flow import Action, Flow, match
 from xenflow.pure.network import Datapath, Interface, Kind, Link, Network, Pipeline, Router
 from xenflow.pure.placement import Mode, Placement
 
-INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, LINKS, VM = range(8)
+INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
 TABLE_NAMES = (
-    "ingress", "admission", "classes", "routes", "next-hops", "legs", "links", "vm",
+    "ingress", "admission", "classes", "routes", "next-hops", "legs", "sizes", "links", "vm",
 )  # fmt: skip
 
 ROUTE_PRIORITY = 1000
@@ -169,7 +170,8 @@ class Site:
 
 
 def local_flows(site: Site) -> Flows:
-    """All flows of a switch that are local to it: every table but ROUTES, NEXT_HOPS and LEGS."""
+    """All flows of a switch that are local to it: every table but ROUTES, NEXT_HOPS,
+    LEGS and SIZES."""
     if site.datapath.kind is Kind.PLAIN:
         flows = _plain(site)
     else:
@@ -184,7 +186,7 @@ def view_dependent(flow: Flow) -> bool:
     return cookie_router(flow.cookie) != 0 and (
         flow.table == CLASSES
         or (flow.table == ADMISSION and flow.priority >= _PRIORITY_ARP_REPLY)
-        or flow.table in (ROUTES, NEXT_HOPS, LEGS)
+        or flow.table in (ROUTES, NEXT_HOPS, LEGS, SIZES)
     )
 
 
@@ -594,7 +596,8 @@ class NextHopView:
 
 
 def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterator[Flow]:
-    """The flows of one next hop: in NEXT_HOPS, and for a group in LEGS.
+    """The flows of one next hop: in NEXT_HOPS, of a group in LEGS, of a narrow interface in
+    SIZES; those that others lead to come first.
 
     An unresolved next hop, and a connected one's unknown neighbours, go unchanged to the VM,
     whose kernel resolves them.
@@ -605,20 +608,22 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
     if hop.action == "drop":
         yield Flow(NEXT_HOPS, 100, chosen, (), own)
     elif hop.action == "group" and hop.legs:
-        # The kernel's default hash is over the addresses too; which leg it picks may differ.
-        spread = (f.multipath("symmetric_l3", len(hop.legs), "reg5"), f.resubmit(LEGS))
-        yield Flow(NEXT_HOPS, 100, chosen, spread, own)
         for index, leg in enumerate(hop.legs):
             one = match(reg1=router.id, reg0=hop.id, reg5=index)
             onward = (f.load("reg0", leg), f.resubmit(NEXT_HOPS))
             yield Flow(LEGS, 100, one, onward, cookie(LEGS, router.id))
+        # The kernel's default hash is over the addresses too; which leg it picks may differ.
+        spread = (f.multipath("symmetric_l3", len(hop.legs), "reg5"), f.resubmit(LEGS))
+        yield Flow(NEXT_HOPS, 100, chosen, spread, own)
     elif hop.action == "via" and hop.interface is not None:
-        link = network.links[hop.interface.link]
-        gateway = _rewrite(link, hop.interface, hop.mac, hop.mtu) if hop.mac else to_vm
-        yield Flow(NEXT_HOPS, 100, chosen, gateway, own)
-        for address, mac in hop.neighbours:
-            station = match(reg1=router.id, reg0=hop.id, dl_type=f.IPV4, nw_dst=address)
-            yield Flow(NEXT_HOPS, 200, station, _rewrite(link, hop.interface, mac, hop.mtu), own)
+        table = SIZES if hop.mtu else NEXT_HOPS
+        yield from _stations_and_gateway(network, router, hop, hop.interface, table)
+        if hop.mtu:
+            # Fragmented or refused by the VM's kernel (net/ipv4/ip_forward.c, ip_exceeds_mtu).
+            larger = match(reg1=router.id, reg0=hop.id, reg6=(1, 1))
+            yield Flow(SIZES, 300, larger, to_vm, cookie(SIZES, router.id))
+            measure = f.check_pkt_larger(ETHERNET_HEADER + hop.mtu, "reg6", 0)
+            yield Flow(NEXT_HOPS, 100, chosen, (measure, f.resubmit(SIZES)), own)
     else:
         yield Flow(NEXT_HOPS, 100, chosen, to_vm, own)
 
@@ -626,7 +631,19 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
 ETHERNET_HEADER = 14
 
 
-def _rewrite(link: Link, interface: Interface, mac: int, mtu: int) -> tuple[Action, ...]:
+def _stations_and_gateway(
+    network: Network, router: Router, hop: NextHopView, out: Interface, table: int
+) -> Iterator[Flow]:
+    link = network.links[out.link]
+    own = cookie(table, router.id)
+    for address, mac in hop.neighbours:
+        station = match(reg1=router.id, reg0=hop.id, dl_type=f.IPV4, nw_dst=address)
+        yield Flow(table, 200, station, _rewrite(link, out, mac), own)
+    onward = _rewrite(link, out, hop.mac) if hop.mac else (f.resubmit(VM),)
+    yield Flow(table, 100, match(reg1=router.id, reg0=hop.id), onward, own)
+
+
+def _rewrite(link: Link, interface: Interface, mac: int) -> tuple[Action, ...]:
     """Route a packet: TTL, addresses, and out, also by the port that it came from."""
     routed: tuple[Action, ...] = (
         f.dec_ttl(), f.set_dl_src(interface.mac), f.set_dl_dst(mac),
