@@ -85,10 +85,10 @@ class Demo:
         command("routes", router)
         heading(f"The same as flows of {host}'s switch, before any packet asks for them")
         command("flows", host, "--router", router, "--table", "routes")
-        say("A route chooses a next hop (reg0); in the table after this one the next hop decrements "
-            "the\nTTL, writes the two MAC addresses and chooses the link (reg2).  What is not "
-            "resolved goes\nto the router's own kernel.  `xenflow trace` says what would be done with "
-            f"a packet; here\none from {self.nodes[0]} to {self.nodes[1]}:\n")
+        say("A route chooses a next hop (reg0); in the next table that decrements the TTL, writes\n"
+            "the two MAC addresses and chooses the link (reg2).  What is not resolved goes to the\n"
+            "router's own kernel.  `xenflow trace` says what would be done with a packet; here\n"
+            f"one from {self.nodes[0]} to {self.nodes[1]}:\n")
         link = self.lab.machines[self.nodes[0]].link
         one, other = (self.lab.machines[name].address.ip for name in self.nodes)
         command("trace", router, f"src={one},dst={other},ttl=64,proto=udp,dport=7777,link={link}")
