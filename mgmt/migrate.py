@@ -129,6 +129,7 @@ class Result:
     error: str = ""
     total_s: float = 0.0
     steps: list[dict[str, Any]] = field(default_factory=list)
+    effects: list[dict[str, Any]] = field(default_factory=list)
     suspended_s: float | None = None
     held: int = 0
     dropped: int = 0
@@ -170,6 +171,7 @@ class Result:
             "held": self.held,
             "dropped": self.dropped,
             "steps": self.steps,
+            "effects": self.effects,
         }
 
 
@@ -442,7 +444,14 @@ class _Run:
         self._note({"effect": name, "words": _words(effect), "at_s": round(self.now(), 3)})
         if self._fault and self._fault == f"{len(self.done)}":
             raise MigrationError(f"fault injected at effect {len(self.done)} ({name})")
-        getattr(self, f"_do_{name}")(effect)
+        began = self.now()
+        try:
+            getattr(self, f"_do_{name}")(effect)
+        finally:
+            self.result.effects.append(
+                {"effect": name, "words": _words(effect), "from_s": round(began, 6),
+                 "to_s": round(self.now(), 6)}
+            )  # fmt: skip
 
     # --- effects ------------------------------------------------------------------------------
 
@@ -456,7 +465,7 @@ class _Run:
         def tell(item: tuple[str, list[str]]) -> None:
             self.ask(
                 item[0], "place", timeout_s=PLACE_TIMEOUT_S, placement=to_json(effect.placement),
-                datapaths=item[1], in_force=True,
+                datapaths=item[1], in_force=effect.proven,
             )  # fmt: skip
 
         with ThreadPoolExecutor(len(by_controller)) as pool:
@@ -708,11 +717,11 @@ def _where(stage: mig.Stage) -> tuple[str, ...]:
 
 def _words(effect: Effect) -> str:
     match effect:
-        case mig.Apply(datapaths, p):
+        case mig.Apply(datapaths, p, proven):
             forwarders = "+".join(p.forwarders)
             return (
                 f"{', '.join(datapaths) or 'no switch'}: forwarders {forwarders}, VM {p.vm}, "
-                f"links to {p.to}, {p.mode.value}; in force"
+                f"links to {p.to}, {p.mode.value}; {'in force' if proven else 'confirmed'}"
             )
         case mig.Mirror(source, destination):
             return f"{source} tells {destination} its routes, and every change from now on"

@@ -362,7 +362,7 @@ def test_every_verb_has_help_and_a_place_in_the_manual(
     [
         (["routes", "vr2"], "unknown router vr2, did you mean vr1?"),
         (["flows", "moon"], "unknown datapath moon: the network has host-a, host-b, gen, recv"),
-        (["migrate", "vr1", "gen"], "gen is a plain switch, which carries no routers"),
+        (["migrate", "vr1", "gen"], "gen is a plain switch, it carries no routers"),
     ],
 )
 def test_names_that_do_not_exist(fakes: Fakes, argv: list[str], says: str) -> None:

@@ -45,7 +45,7 @@ def test_the_paper_network() -> None:
     assert network.datapaths["host-a"].dpid == 0xA1
     assert network.datapaths["host-a"].kind is Kind.HOST
     assert network.datapaths["host-a"].pipeline is Pipeline.PROACTIVE
-    assert network.datapaths["gen"].proof_bound_s == 0.5
+    assert network.datapaths["gen"].proof_bound_s == 0.35
     assert str(network.cables["gen-a"].b) == "host-a:to-gen"
     assert network.links["left"].access[0].macs == (0x020000000102,)
     assert network.routers["vr1"].on("right").mac == 0x020000010201

@@ -38,10 +38,12 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Give switches a placement, all at once, and await that it is in force on each."""
+    """Give switches a placement, all at once, and await that it is in force on each; or, where
+    nothing that follows depends on that, only that each has confirmed it."""
 
     datapaths: tuple[str, ...]
     placement: Placement
+    proven: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
         Stage("links", f"turn the virtual links to {to}", (*links, Apply(rest, turned))),
         Stage("drain", f"wait until {source} is quiet", (Drain(source),)),
         Stage("clean", f"remove the router from {source}", (
-            Apply((source,), settled), Apply((*others, to), settled), Unmirror(source, to),
+            Apply((source,), settled), Apply((*others, to), settled, proven=False),
+            Unmirror(source, to),
         )),
     ]  # fmt: skip
 
