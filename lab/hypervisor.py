@@ -26,18 +26,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
-from xenflow.pure.network import Router
 
 from lab import flows, switch, wire
 from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
 from lab.description import PREFIX, Lab, load_lab
 from lab.namespace import LabError, processes_in
+from xenflow.pure.network import Router
 
 log = logging.getLogger("lab.hypervisor")
 
@@ -50,6 +50,10 @@ NEXT = {
 }
 """Which state of a migration may follow which."""
 MAX_REQUEST = 65536
+THAW_S = 0.05
+"""A guest's devices are back before its processes are thawed, and its monotonic clock stood still
+while it was suspended.  Ours goes on: what has waited for the router must be there first, or its
+daemons' timers would run out before they look at their sockets."""
 
 
 class RefusedError(Exception):
@@ -148,13 +152,14 @@ class Routers:
 
     def suspend(self, router: Router, host: str) -> None:
         """Stop a router's processes, then cut its wires."""
-        signal_all(PREFIX + router.name, signal.SIGSTOP)
+        stop_all(PREFIX + router.name)
         wire.cut(self.lab, router, host)
 
     def resume(self, router: Router, host: str, *, announce: bool) -> None:
         """Join a router's wires, then let its processes go on."""
         wire.join(self.lab, router, host)
-        signal_all(PREFIX + router.name, signal.SIGCONT)
+        time.sleep(THAW_S)
+        continue_all(PREFIX + router.name)
         if announce:
             wire.announce(self.lab, router)
 
@@ -193,14 +198,23 @@ class Routers:
             self.note(router, host, RUNNING)
 
 
-def signal_all(namespace: str, number: signal.Signals) -> None:
-    """Signal every process of a namespace, also those started meanwhile."""
+def stop_all(namespace: str) -> None:
+    """Stop every process of a namespace, also those started meanwhile."""
     done: set[int] = set()
     while new := set(processes_in(namespace)) - done:
-        for pid in new:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        _signal(new, signal.SIGSTOP)
         done |= new
+
+
+def continue_all(namespace: str) -> None:
+    """Let the processes of a namespace go on; what is stopped cannot start others meanwhile."""
+    _signal(processes_in(namespace), signal.SIGCONT)
+
+
+def _signal(processes: Iterable[int], number: signal.Signals) -> None:
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 # --- migrations ----------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ pieces, and the router's end is never touched:
 
 `plug` makes the right-hand veth on one host, as Xen makes a domain's vifs; `unplug` removes it;
 `join` and `cut` turn the redirection on and off.  While it is off nothing passes in either
-direction, though both ends have carrier.  The fabric has no addresses and answers nothing.
+direction.  The router's ends keep their carrier; the vifs have it only while they are joined, as
+Xen's have while a front end is connected: so a host can tell whether a VM takes what it is sent.
+The fabric has no addresses and answers nothing.
 
 The control wire ends in the host itself, in front of the Rule Table, and is the one way from a
 router into Domain 0.  The filter on it is by vif, so that a router cannot be another: only its own
@@ -156,7 +158,7 @@ def plug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
         ],
         namespace,
     )
-    ip((f"link set {near} up" for _, near, _ in pieces), FABRIC)
+    ip([f"link set {pieces[-1][1]} up"], FABRIC)
     checksums_in_software((far for _, _, far in pieces), namespace)
     checksums_in_software((near for _, near, _ in pieces), FABRIC)
     words: list[str] = []
@@ -213,6 +215,12 @@ def join(lab: Lab, router: Router, host: str) -> None:
         ),
         FABRIC,
     )
+    _carrier(lab, router, host, "up")
+
+
+def _carrier(lab: Lab, router: Router, host: str, way: str) -> None:
+    *data, _ = _pieces(lab, router, host)
+    ip((f"link set {near} {way}" for _, near, _ in data), FABRIC, force=True)
 
 
 def _redirect(one: str, other: str) -> str:
@@ -224,6 +232,7 @@ def _redirect(one: str, other: str) -> str:
 
 def cut(lab: Lab, router: Router, host: str) -> None:
     """Let nothing pass any more, in either direction: first what the router sends."""
+    _carrier(lab, router, host, "down")
     pieces = list(_pieces(lab, router, host))
     names = [wire for wire, _, _ in pieces] + [near for _, near, _ in pieces]
     tc((f"qdisc del dev {name} ingress" for name in names), FABRIC, force=True)
