@@ -49,9 +49,19 @@ def _kernel(plan: Plan) -> Found:
     )
 
 
+def _change(plan: Plan) -> Found:
+    from bench import change_latency
+
+    samples = 50 if plan.quick else 300
+    return change_latency.route_change_latency(
+        plan.directory, plan.core, samples, plan.routes, plan.profile
+    )
+
+
 MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "routes_socket_to_switch": _socket,
     "routes_kernel_to_switch": _kernel,
+    "route_change_latency": _change,
 }
 
 

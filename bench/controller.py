@@ -111,8 +111,9 @@ class Controller:
         """Its process id."""
         return self.process.pid
 
-    def wait_connected(self, switch: OpenVSwitch) -> None:
-        """Connect a switch, and wait until it is read back and up to date."""
+    def wait_connected(self, switch: OpenVSwitch, ports: Sequence[int] = (OPENFLOW_PORT,)) -> None:
+        """Have a switch connect to these controllers; wait until this one has read it back and
+        brought it up to date."""
         told = False
         limit = time.monotonic() + 15
         while time.monotonic() < limit:
@@ -123,7 +124,7 @@ class Controller:
             except AskError:
                 continue
             if not told:
-                switch.use_controller(OPENFLOW_PORT)
+                switch.use_controller(*ports)
                 told = True
             if row["connected"] and row["in_sync"]:
                 return
@@ -138,12 +139,12 @@ class Controller:
         self._sock.settimeout(wait_s)
         while True:
             try:
-                report: tuple[int, int, int] = REPORT.unpack(self._sock.recv(64))
+                report = self._sock.recv(64)
             except TimeoutError:
                 raise BenchError(f"{kind.name} {seq} was not confirmed in {wait_s:g} s") from None
-            code, number, at = report
-            if code == kind and seq in (None, number):
-                return at
+            code, number, at = REPORT.unpack(report)
+            if code == int(kind) and seq in (None, number):
+                return int(at)
 
     def drop_reports(self) -> None:
         """Forget reports that have come."""
@@ -166,8 +167,8 @@ class Router:
 
     def __init__(self, address: str) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.sndhwm = 100_000
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 100_000)
         self._socket.connect(address)
 
     def close(self) -> None:

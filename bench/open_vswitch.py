@@ -48,10 +48,10 @@ class OpenVSwitch:
         command = ["ovs-vsctl", f"--db=unix:{self.directory}/db.sock", "--timeout=10", *words]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    def use_controller(self, port: int) -> None:
-        """Connect to the controller on this loopback port, which listens already, and to no other
+    def use_controller(self, *ports: int) -> None:
+        """Connect to the controllers on these loopback ports, who listen already, and to no other
         any more; the flows stay."""
-        self.vsctl("set-controller", self.bridge, f"tcp:127.0.0.1:{port}")
+        self.vsctl("set-controller", self.bridge, *(f"tcp:127.0.0.1:{port}" for port in ports))
 
     def add_port(self, name: str) -> None:
         """Add a network interface of this namespace."""

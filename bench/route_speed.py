@@ -11,9 +11,6 @@ chunk sizes.  That the messages are the same is checked by comparing dumps of th
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,15 +21,15 @@ from bench.controller import (
     CONTROL,
     DPID,
     RAW_PORT,
-    ROOT,
     ROUTER,
     Controller,
     Router,
 )
-from bench.internet_routes import internet_routes, text
+from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.raw_controller import RawController, in_chunks
 from bench.results import Found, Row
+from bench.virtual_router import GATEWAYS, VirtualRouter
 from xenflow.pure import messages as m
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
@@ -40,7 +37,6 @@ from xenflow.pure.feed import snapshot_messages
 from xenflow.pure.router_state import NO_POLICY, RouterState
 
 CHUNKS = (4 << 10, 32 << 10, 1 << 20)
-GATEWAYS = 16
 SOCKET = "tcp://127.0.0.1:6641"
 ROUTER_ID = 1
 _MAC = 0x020000010101
@@ -179,8 +175,10 @@ def kernel_to_switch(
     raw = RawController(RAW_PORT)
     with (
         open_vswitch.running(directory / "ovs", DPID) as switch,
-        VirtualRouter(switch) as router,
+        VirtualRouter("bench-vr1", CONTROL, ("vr1.0", "vr1.1")) as router,
     ):
+        for vif in router.vifs:
+            switch.add_port(vif)
         router.learn(table)
         contest = Contest(switch, raw, quick)
         for _ in range(runs):
@@ -198,82 +196,3 @@ def kernel_to_switch(
             contest.limit(flows, expected)
         raw.close()
         return contest.result("routes_kernel_to_switch", routes)
-
-
-class VirtualRouter:
-    """A namespace with a kernel's routes, its vifs on the switch, its control link to here."""
-
-    NAME = "bench-vr1"
-
-    def __init__(self, switch: OpenVSwitch) -> None:
-        self.switch = switch
-
-    def __enter__(self) -> VirtualRouter:
-        inside = ["ip", "netns", "exec", self.NAME]
-        run = subprocess.run
-        run(["ip", "netns", "add", self.NAME], check=True)
-        batch = [
-            f"link add {CONTROL} type veth peer name ctl0 netns {self.NAME}",
-            f"addr add fe80::1/64 dev {CONTROL} nodad",
-            f"link set {CONTROL} up",
-        ]
-        inner = ["link set lo up", "link set ctl0 addrgenmode none",
-                 "addr add fe80::2/64 dev ctl0 nodad", "link set ctl0 up"]  # fmt: skip
-        for n in range(2):
-            batch += [
-                f"link add vr1.{n} type veth peer name eth{n} address 02:00:00:01:0{n + 1}:01"
-                f" netns {self.NAME}",
-                f"link set vr1.{n} up",
-            ]
-            inner += [f"link set eth{n} up", f"addr add 10.0.{n + 1}.1/24 dev eth{n}"]
-            inner += [
-                f"neigh replace 10.0.{n + 1}.{2 + g} lladdr 02:00:00:aa:0{n}:{g:02x} dev eth{n}"
-                " nud permanent"
-                for g in range(GATEWAYS)
-            ]
-        run(["ip", "-batch", "-"], input="\n".join(batch), text=True, check=True)
-        settings = "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0"
-        run([*inside, "sh", "-c", settings], check=True)
-        run([*inside, "ip", "-batch", "-"], input="\n".join(inner), text=True, check=True)
-        for n in range(2):
-            self.switch.add_port(f"vr1.{n}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["ip", "netns", "del", self.NAME], check=True)
-
-    def learn(self, routes: Sequence[tuple[int, int]]) -> float:
-        """Have the kernel hold these routes; seconds that `ip -batch` took."""
-        lines = [
-            f"route add {text(net, plen)} via 10.0.{1 + n % 2}.{2 + n * 7 % GATEWAYS}"
-            for n, (net, plen) in enumerate(routes)
-        ]
-        started = time.perf_counter()
-        subprocess.run(
-            ["ip", "-n", self.NAME, "-batch", "-"], input="\n".join(lines), text=True, check=True
-        )
-        return time.perf_counter() - started
-
-    def routerd(self, directory: Path, profile: str = "") -> _Running:
-        """A routerd process in there, ended with the `with`."""
-        words = ["ip", "netns", "exec", self.NAME, sys.executable]
-        words += ["-m", "cProfile", "-o", profile] if profile else []
-        words += ["-m", "routerd", "--control=ctl0", f"--router={ROUTER}"]
-        return _Running(words, directory / "routerd.log")
-
-
-class _Running:
-    """A process for the length of a `with`."""
-
-    def __init__(self, words: Sequence[str], log: Path) -> None:
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                words, stdout=file, stderr=file, cwd=ROOT, env=dict(os.environ)
-            )
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        return self.process
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(10)

@@ -1,0 +1,132 @@
+"""A namespace that stands for a virtual router: its kernel's routes, its links, its routerd."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from bench.controller import ROOT, ROUTER
+from bench.internet_routes import text
+from lab.namespace import inside
+
+GATEWAYS = 16
+RTM_NEWROUTE = 24
+_REPLACE = 0x1 | 0x4 | 0x100 | 0x400
+"""NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_CREATE."""
+_ROUTE = struct.Struct("=IHHII BBBBBBBBI HHI HHI HHI")
+
+
+class VirtualRouter:
+    """The namespace `name`, with a control link to here called `control`, and two data links
+    whose ends here are called `vifs`; ends with the `with`."""
+
+    def __init__(self, name: str, control: str, vifs: Sequence[str]) -> None:
+        self.name = name
+        self.control = control
+        self.vifs = vifs
+
+    def __enter__(self) -> VirtualRouter:
+        run = subprocess.run
+        run(["ip", "netns", "add", self.name], check=True)
+        batch = [
+            f"link add {self.control} type veth peer name ctl0 netns {self.name}",
+            f"addr add fe80::1/64 dev {self.control} nodad",
+            f"link set {self.control} up",
+        ]
+        inner = ["link set lo up", "link set ctl0 addrgenmode none",
+                 "addr add fe80::2/64 dev ctl0 nodad", "link set ctl0 up"]  # fmt: skip
+        for n, vif in enumerate(self.vifs):
+            batch += [
+                f"link add {vif} type veth peer name eth{n} address 02:00:00:01:0{n + 1}:01"
+                f" netns {self.name}",
+                f"link set {vif} up",
+            ]
+            inner += [f"link set eth{n} up", f"addr add 10.0.{n + 1}.1/24 dev eth{n}"]
+            inner += [
+                f"neigh replace 10.0.{n + 1}.{2 + g} lladdr 02:00:00:aa:0{n}:{g:02x} dev eth{n}"
+                " nud permanent"
+                for g in range(GATEWAYS)
+            ]
+        run(["ip", "-batch", "-"], input="\n".join(batch), text=True, check=True)
+        settings = ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0"]
+        run(["ip", "netns", "exec", self.name, "sysctl", "-qw", *settings], check=True)
+        run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(inner), text=True, check=True)
+        with inside(self.name):
+            self._kernel = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE
+            )  # fmt: skip
+            self._indexes = [socket.if_nametoindex(f"eth{n}") for n in range(len(self.vifs))]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kernel.close()
+        subprocess.run(["ip", "netns", "del", self.name], check=True)
+
+    def learn(self, routes: Sequence[tuple[int, int]]) -> float:
+        """Have the kernel hold these routes; seconds that `ip -batch` took."""
+        self._routes = list(routes)
+        self._hops = list(range(len(routes)))
+        lines = [
+            f"route add {text(net, plen)} via {gateway(n)}" for n, (net, plen) in enumerate(routes)
+        ]
+        started = time.perf_counter()
+        subprocess.run(
+            ["ip", "-n", self.name, "-batch", "-"], input="\n".join(lines), text=True, check=True
+        )
+        return time.perf_counter() - started
+
+    def change(self, index: int) -> float:
+        """`ip route replace` of one route, which gets another gateway, by one system call;
+        `time.perf_counter` before it."""
+        number = self._hops[index] = self._hops[index] + 1
+        via = gateway(number)
+        net, plen = self._routes[index]
+        message = _ROUTE.pack(
+            _ROUTE.size, RTM_NEWROUTE, _REPLACE, number, 0,
+            socket.AF_INET, plen, 0, 0, 254, 3, 0, 1, 0,
+            8, 1, socket.htonl(net), 8, 5, socket.htonl(int(via)),
+            8, 4, self._indexes[number % 2],
+        )  # fmt: skip
+        started = time.perf_counter()
+        self._kernel.send(message)
+        error = struct.unpack_from("=i", self._kernel.recv(4096), 16)[0]
+        if error:
+            raise OSError(-error, os.strerror(-error))
+        return started
+
+    def run(self, words: Sequence[str], log: Path) -> Running:
+        """A Python module (`words[0]`) in there, ended with the `with`."""
+        return Running(["ip", "netns", "exec", self.name, sys.executable, *words], log)
+
+    def routerd(self, directory: Path, profile: str = "") -> Running:
+        """The router's routerd."""
+        words = ["-m", "cProfile", "-o", profile] if profile else []
+        words += ["-m", "routerd", "--control=ctl0", f"--router={ROUTER}"]
+        return self.run(words, directory / "routerd.log")
+
+
+def gateway(number: int) -> IPv4Address:
+    """One of the gateways on both links; even numbers are on the first."""
+    return IPv4Address(0x0A000102 + 256 * (number % 2) + number * 7 % GATEWAYS)
+
+
+class Running:
+    """A process for the length of a `with`."""
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(words, stdout=file, stderr=file, cwd=ROOT)
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(10)
