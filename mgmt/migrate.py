@@ -35,11 +35,13 @@ from xenflow.pure.migration import Effect, Order
 from xenflow.pure.network import Network, NetworkError, Router
 from xenflow.pure.placement import Placement, from_json, to_json
 
-LEASE_S = 30.0
-KEEP_LEASE_S = 8.0
+LEASE_S = 10.0
+KEEP_LEASE_S = 2.5
 PLACE_TIMEOUT_S = 90.0
 MOVE_TIMEOUT_S = 600.0
 POLL_S = 0.01
+RETRY_S = (0.5, 1.0, 2.0, 4.0)
+"""Once the VM has moved there is no way back: what fails is tried again after these pauses."""
 FLOWS_AT_ONCE = 2000
 
 
@@ -315,8 +317,9 @@ def _domain(network: Network, router: Router, host: str, settle: bool = False) -
     driver = hypervisor.parse(spec)
     try:
         found = [d for d in driver.domains() if d.router == router.name]
-        if settle and found and found[0].state != "running":
-            driver.abort(router.name)
+        if settle and found:
+            # It may be under way still, though the VM runs: the hypervisor knows no lease.
+            _give_up(driver, router.name)
             found = [d for d in driver.domains() if d.router == router.name]
     except HypervisorError as error:
         raise NetworkError(f"hypervisor of {host}: {error}") from None
@@ -325,6 +328,15 @@ def _domain(network: Network, router: Router, host: str, settle: bool = False) -
     if not found:
         raise NetworkError(f"the hypervisor of {host} has no VM of the name {router.name}")
     return found[0].host
+
+
+def _give_up(driver: hypervisor.Hypervisor, router: str) -> None:
+    """End a migration of the VM, if there is one; it runs on where it was."""
+    try:
+        driver.abort(router)
+    except HypervisorError as error:
+        if error.code not in ("no-migration", "too-late"):
+            raise
 
 
 # --------------------------------------------------------------------------------------------
@@ -342,6 +354,10 @@ def run(
     hide, since the migration must be completed.
     """
     return _Run(made, report, confirm).run()
+
+
+class _FinalError(MigrationError):
+    """Trying again would not help."""
 
 
 class _Interrupted(Exception):
@@ -442,16 +458,30 @@ class _Run:
         # Noted first: what was begun may have happened, so it is undone, too.
         self.done.append(effect)
         self._note({"effect": name, "words": _words(effect), "at_s": round(self.now(), 3)})
-        if self._fault and self._fault == f"{len(self.done)}":
-            raise MigrationError(f"fault injected at effect {len(self.done)} ({name})")
         began = self.now()
         try:
-            getattr(self, f"_do_{name}")(effect)
+            self._carry_out(effect, self._fault == f"{len(self.done)}")
         finally:
             self.result.effects.append(
                 {"effect": name, "words": _words(effect), "from_s": round(began, 6),
                  "to_s": round(self.now(), 6)}
             )  # fmt: skip
+
+    def _carry_out(self, effect: Effect, fault: bool) -> None:
+        """One effect; with `fault` it fails the first time."""
+        name = type(effect).__name__
+        for pause_s in (*RETRY_S, None):
+            try:
+                if fault:
+                    fault = False
+                    raise MigrationError(f"fault injected at effect {len(self.done)} ({name})")
+                getattr(self, f"_do_{name}")(effect)
+                return
+            except (AskError, HypervisorError, MigrationError) as error:
+                if not self.result.committed or pause_s is None or isinstance(error, _FinalError):
+                    raise
+                self.report(Event(self.now(), name, "failed", f"{error}; once more"))
+                time.sleep(pause_s)
 
     # --- effects ------------------------------------------------------------------------------
 
@@ -592,7 +622,7 @@ class _Run:
             router=self.router, datapath=effect.host,
         )  # fmt: skip
         if not answer["quiet"]:
-            raise MigrationError(
+            raise _FinalError(
                 f"{effect.host}: packets for {self.router} still arrive there; "
                 "its flows are left in place"
             )
@@ -616,7 +646,7 @@ class _Run:
 
     def _abort_move(self) -> None:
         assert self.driver is not None and self.job is not None
-        self.driver.abort(self.router)
+        _give_up(self.driver, self.router)
         deadline = time.monotonic() + 30.0
         while time.monotonic() < deadline:
             found = [d for d in self.driver.domains() if d.router == self.router]
