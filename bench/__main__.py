@@ -58,10 +58,19 @@ def _change(plan: Plan) -> Found:
     )
 
 
+def _packets(plan: Plan) -> Found:
+    from bench import packet_in
+
+    return packet_in.packet_in_rate(
+        plan.directory, ("--stand-in",), plan.runs, 5_000 if plan.quick else 40_000, plan.profile
+    )
+
+
 MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "routes_socket_to_switch": _socket,
     "routes_kernel_to_switch": _kernel,
     "route_change_latency": _change,
+    "packet_in_rate": _packets,
 }
 
 

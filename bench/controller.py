@@ -49,12 +49,12 @@ other = "drop"
 [links.left]
 id = 1
 vlan = 101
-access = [{{ at = "bench:p1", macs = ["02:00:00:00:01:02"] }}]
+access = [{{ at = "bench:p1", macs = [{left}] }}]
 
 [links.right]
 id = 2
 vlan = 102
-access = [{{ at = "bench:p2", macs = ["02:00:00:00:02:02"] }}]
+access = [{{ at = "bench:p2", macs = [{right}] }}]
 
 [routers.vr1]
 id = 1
@@ -65,6 +65,15 @@ interfaces = [
     {{ name = "eth1", link = "right", mac = "02:00:00:01:02:01", vif = "vr1.1" }},
 ]
 """
+
+GATEWAYS = 16
+GATEWAY_MAC = 0x020000AA0000
+"""Gateway n of the router has this plus n; even numbers are on the first link."""
+
+
+def _stations(link: int) -> str:
+    macs = [(GATEWAY_MAC + n).to_bytes(6, "big").hex(":") for n in range(link, GATEWAYS, LINKS)]
+    return ", ".join(f'"{mac}"' for mac in macs)
 
 
 class Controller:
@@ -77,7 +86,14 @@ class Controller:
         self.directory = directory
         network = directory / "network.toml"
         network.write_text(
-            _NETWORK.format(openflow=OPENFLOW_PORT, manage=MANAGE, dpid=DPID, pipeline=pipeline)
+            _NETWORK.format(
+                openflow=OPENFLOW_PORT,
+                manage=MANAGE,
+                dpid=DPID,
+                pipeline=pipeline,
+                left=_stations(0),
+                right=_stations(1),
+            )
         )
         self._witness = directory / "witness"
         self._witness.unlink(missing_ok=True)

@@ -20,6 +20,8 @@ from bench import open_vswitch
 from bench.controller import (
     CONTROL,
     DPID,
+    GATEWAY_MAC,
+    GATEWAYS,
     RAW_PORT,
     ROUTER,
     Controller,
@@ -29,7 +31,7 @@ from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.raw_controller import RawController, in_chunks
 from bench.results import Found, Row
-from bench.virtual_router import GATEWAYS, VirtualRouter
+from bench.virtual_router import VirtualRouter
 from xenflow.pure import messages as m
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
@@ -52,7 +54,7 @@ def router_state(routes: Sequence[tuple[int, int]]) -> RouterState:
     local = {(4, 32, a): m.Local(4, 32, i, a) for i, a in ((2, 0x0A000101), (3, 0x0A000201))}
     via = m.NextHopType.VIA
     hops = [
-        m.NextHop(10 + n, via, 4, 2 + n % 2, 0x0A000102 + n + 256 * (n % 2), 0x020000AA0000 + n)
+        m.NextHop(10 + n, via, 4, 2 + n % 2, 0x0A000102 + n + 256 * (n % 2), GATEWAY_MAC + n)
         for n in range(GATEWAYS)
     ]
     table = {net << 8 | plen: 10 + n * 7 % GATEWAYS for n, (net, plen) in enumerate(routes)}

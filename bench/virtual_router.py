@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from bench.controller import ROOT, ROUTER
+from bench.controller import GATEWAYS, ROOT, ROUTER
 from bench.internet_routes import text
 from lab.namespace import inside
 
-GATEWAYS = 16
 RTM_NEWROUTE = 24
 _REPLACE = 0x1 | 0x4 | 0x100 | 0x400
 """NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_CREATE."""

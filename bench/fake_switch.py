@@ -1,0 +1,146 @@
+"""A switch that is nothing but packet-ins: made beforehand, sent with a window, answers counted.
+
+It says what an OpenFlow 1.0 switch without flows says to a controller that has just connected,
+and takes every flow.  A packet-in counts as answered when its packet-out has come.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from bench.open_vswitch import BenchError
+from xenflow.pure import openflow as of
+
+_PORT = struct.Struct("!H6s16s6I")
+_FLOW_MODS = (of.Type.FLOW_MOD, of.Type.VENDOR)
+_DESC, _AGGREGATE, _VENDOR_STATS, _NXST_AGGREGATE = 0, 2, 0xFFFF, 1
+NX_VENDOR = 0x2320
+WAIT_S = 30.0
+
+
+def packet_in(in_port: int, frame: bytes) -> bytes:
+    """An unbuffered packet-in with the whole frame, sent by an action."""
+    head = struct.pack("!IHHBx", 0xFFFFFFFF, len(frame), in_port, 1)
+    return struct.pack("!BBHI", 1, of.Type.PACKET_IN, 18 + len(frame), 0) + head + frame
+
+
+class FakeSwitch:
+    """Connects to the controller on loopback port `port`; `ports` are names, numbered from 1."""
+
+    def __init__(self, port: int, dpid: int, ports: Sequence[str]) -> None:
+        self._dpid = dpid
+        self._ports = ports
+        self._rest = b""
+        self.flow_mods = 0
+        self.packet_outs = 0
+        limit = time.monotonic() + 15
+        while True:
+            try:
+                self._sock = socket.create_connection(("127.0.0.1", port))
+                break
+            except ConnectionRefusedError:
+                if time.monotonic() > limit:
+                    raise BenchError(f"nobody listens on port {port}") from None
+                time.sleep(0.05)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock.sendall(of.hello())
+
+    def close(self) -> None:
+        """Hang up."""
+        self._sock.close()
+
+    def settle(self, quiet_s: float = 0.3) -> None:
+        """Answer what the controller asks until it has asked nothing for a while."""
+        while select.select([self._sock], [], [], quiet_s)[0]:
+            self._take()
+
+    def tell(self, message: bytes) -> None:
+        """Send one message of which no answer is counted."""
+        self._sock.sendall(message)
+        self.settle()
+        self.flow_mods = self.packet_outs = 0
+
+    def burst(self, packets: Sequence[bytes], window: int) -> float:
+        """Send all packet-ins, at most `window` of them unanswered; seconds until the last answer.
+
+        Raises BenchError where not each was answered by a flow and the packet.
+        """
+        self.flow_mods = self.packet_outs = 0
+        total = len(packets)
+        sent = 0
+        started = time.perf_counter()
+        while self.packet_outs < total:
+            until = min(total, self.packet_outs + window)
+            if until > sent:
+                self._sock.sendall(b"".join(packets[sent:until]))
+                sent = until
+            self._take()
+        took = time.perf_counter() - started
+        if (self.flow_mods, self.packet_outs) != (total, total):
+            raise BenchError(
+                f"{total} packet-ins brought {self.flow_mods} flows, {self.packet_outs} packets"
+            )
+        return took
+
+    def _take(self) -> None:
+        self._sock.settimeout(WAIT_S)
+        try:
+            data = self._rest + self._sock.recv(262144)
+        except TimeoutError:
+            raise BenchError(f"a packet-in was not answered in {WAIT_S:g} s") from None
+        at, end = 0, len(data)
+        if end == len(self._rest):
+            raise BenchError("the controller has hung up")
+        mods = outs = 0
+        while at + 8 <= end:
+            kind = data[at + 1]
+            after = at + (data[at + 2] << 8 | data[at + 3])
+            if after > end:
+                break
+            if kind == of.Type.PACKET_OUT:
+                outs += 1
+            elif kind in _FLOW_MODS:
+                mods += 1
+            else:
+                self._answer(kind, data[at:after])
+            at = after
+        self._rest = data[at:]
+        self.flow_mods += mods
+        self.packet_outs += outs
+
+    def _answer(self, kind: int, message: bytes) -> None:
+        xid = message[4:8]
+
+        def reply(type_: of.Type, body: bytes = b"") -> None:
+            head = struct.pack("!BBH", 1, type_, 8 + len(body))
+            self._sock.sendall(head + xid + body)
+
+        if kind == of.Type.ECHO_REQUEST:
+            reply(of.Type.ECHO_REPLY, message[8:])
+        elif kind == of.Type.FEATURES_REQUEST:
+            ports = b"".join(
+                _PORT.pack(n, bytes((2, 0, 0, 0, 9, n)), name.encode(), 0, 0, 0, 0, 0, 0)
+                for n, name in enumerate(self._ports, 1)
+            )
+            head = struct.pack("!QIB3xII", self._dpid, 0, 8, 0xC7, 0xFFF)
+            reply(of.Type.FEATURES_REPLY, head + ports)
+        elif kind == of.Type.BARRIER_REQUEST:
+            reply(of.Type.BARRIER_REPLY)
+        elif kind == of.Type.GET_CONFIG_REQUEST:
+            reply(of.Type.GET_CONFIG_REPLY, struct.pack("!HH", 0, 0xFFFF))
+        elif kind == of.Type.STATS_REQUEST:
+            what = struct.unpack_from("!H", message, 8)[0]
+            body = message[8:10] + bytes(2)
+            if what == _DESC:
+                body += bytes(1056)
+            elif what == _AGGREGATE:
+                body += bytes(24)
+            elif what == _VENDOR_STATS:
+                body += message[12:20] + bytes(4)
+                if struct.unpack_from("!I", message, 16)[0] == _NXST_AGGREGATE:
+                    body += bytes(24)
+            reply(of.Type.STATS_REPLY, body)
