@@ -6,9 +6,10 @@ of the twelve OpenFlow 1.0 fields, with an idle timeout, and the packet itself, 
 the tables cannot decide goes to the VM, and no flow is made.
 
 A decision depends on the link, the destination and the port the packet came from, never on more;
-so decisions are kept until something changes.  When a route, a next hop or a placement changes,
-`Switch` deletes the flows that may follow from it, by prefix or by cookie; the next packet of
-each asks again.
+so decisions are kept until something changes.  Mostly it is the same for all destinations of one
+next hop, so a destination that is new costs little more than its longest prefix.  When a route, a
+next hop or a placement changes, `Switch` deletes the flows that may follow from it, by prefix or by
+cookie; the next packet of each asks again.
 
 A next hop that is another router of this same host is left to the tables: the packet is sent
 through them, one by one, without a flow.
@@ -45,6 +46,7 @@ class Reactive:
         self._arrivals: dict[bytes, tuple[Router, Link]] = {}
         self._lengths: dict[str, list[tuple[int, int]]] = {}
         self._decisions: dict[tuple[int, bytes, bytes], Decision] = {}
+        self._of_hop: dict[tuple[str, int, int, int | None], Decision] = {}
         self._untagged: set[int] = set()
         for link in site.network.links.values():
             self._untagged.update(site.access_ports(link))
@@ -81,27 +83,40 @@ class Reactive:
 
     def _decide(self, router: Router, link: Link, in_port: int, target: int) -> Decision:
         hop = self._lookup(router.name, target)
+        key = router.name, link.id, in_port, hop
+        decision = self._of_hop.get(key)
+        if decision is None:
+            decision, any_target = self._decide_hop(router, link, in_port, target, hop)
+            if any_target:
+                self._of_hop[key] = decision
+        return decision
+
+    def _decide_hop(
+        self, router: Router, link: Link, in_port: int, target: int, hop: int | None
+    ) -> tuple[Decision, bool]:
+        """The decision, and whether it is the same for all destinations of this next hop."""
         state = self.states[router.name]
         record = state.nexthops.get(hop) if hop is not None else None
         if record is None:
-            return self._to_vm(router, link)
+            return self._to_vm(router, link), True
         view = next_hop_view(router, state, record)
+        any_target = view.action != "group" and not view.neighbours
         for _ in range(8):  # groups of groups do not exist; a bound all the same
             if view.action != "group" or not view.legs:
                 break
             leg = state.nexthops.get(view.legs[target % len(view.legs)])
             if leg is None:
-                return self._to_vm(router, link)
+                return self._to_vm(router, link), any_target
             view = next_hop_view(router, state, leg)
         cookie = pipeline.reactive_cookie(router.id, hop or 0)
         if view.action == "drop":
-            return b"", cookie
+            return (b"", cookie), any_target
         mac = dict(view.neighbours).get(target, view.mac)
         if view.action != "via" or view.interface is None or not mac:
-            return self._to_vm(router, link)
+            return self._to_vm(router, link), any_target
         if view.mtu:  # who is too large for it only the VM can tell
-            return self._to_vm(router, link)
-        return self._route(view.interface, mac, in_port, cookie)
+            return self._to_vm(router, link), any_target
+        return self._route(view.interface, mac, in_port, cookie), any_target
 
     def _route(self, interface: Interface, mac: int, in_port: int, cookie: int) -> Decision:
         site = self.site
