@@ -93,12 +93,13 @@ def batch(
     text = "\n".join(commands)
     if not text:
         return
-    argv = [tool, *(["-n", namespace] if namespace else []), *(["-force"] if force else [])]
-    done = subprocess.run(
-        [*argv, "-batch", "-"], input=text, capture_output=True, text=True, check=False
-    )
+    argv = [tool, *(["-force"] if force else []), "-batch", "-"]
+    # not `ip -n`: that mounts /sys anew, which cannot be done in a chroot
+    with inside(namespace):
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
     if done.returncode and not force:
-        raise LabError(f"{' '.join(argv)}: {done.stderr.strip()}\n{text}")
+        where = f" in {namespace}" if namespace else ""
+        raise LabError(f"{' '.join(argv)}{where}: {done.stderr.strip()}\n{text}")
 
 
 def sysctl(settings: dict[str, str | int], namespace: str | None = None) -> dict[str, str]:
