@@ -209,7 +209,17 @@ class Kernel:
         entry = rt.neighbour(message.body)
         if entry is not None:
             gone = message.type == rt.RTM_DELNEIGH
-            self.view.neighbour_changed(entry, gone, time.monotonic())
+            mattered = self.view.neighbour_changed(entry, gone, time.monotonic())
+            if gone and mattered and self.view.carrier_grace_s and not self.dump_all:
+                self._ask_link(entry.ifindex)
+
+    def _ask_link(self, ifindex: int) -> None:
+        """The kernel forgets neighbours before it tells that the carrier went: ask, so that they
+        are not told as lost in between."""
+        with contextlib.suppress(rt.NetlinkError):
+            link = rt.link(self._requests.ask(rt.RTM_GETLINK, rt.get_link(ifindex)))
+            if link is not None and self.view.link_changed(link, False, time.monotonic()):
+                self.dump_all = True
 
     def _on_rule(self, message: rt.NetlinkMessage) -> None:
         self.dump_others = True

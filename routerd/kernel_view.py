@@ -149,11 +149,20 @@ class KernelView:
         for body in bodies:
             entry = rt.neighbour(body)
             if entry is not None and entry.ifindex != self._control_index:
-                self.neighbours[(entry.ifindex, entry.family, entry.address)] = entry
+                key = (entry.ifindex, entry.family, entry.address)
+                self.neighbours[key] = entry
+                self._learn(key, entry)
         for key, mac in before.items():
             until = self._carrier_lost.get(key[0], now) + self.carrier_grace_s
             if mac and now < until and key[0] in self._carrier_lost and not self.mac(key):
                 self._held.setdefault(key, (mac, until))
+
+    def _learn(self, key: NeighbourKey, entry: rt.NeighbourInfo) -> None:
+        """End the grace of a neighbour that the kernel knows about again; that it does not answer
+        says something only while there is a carrier."""
+        failed = entry.state & rt.NUD_FAILED and self._usable(entry.ifindex)
+        if failed or entry.state & rt.NUD_RESOLVED:
+            self._held.pop(key, None)
 
     def expire(self, now: float) -> float | None:
         """End the grace of those whose time is over; returns when the next one's is."""
@@ -278,6 +287,10 @@ class KernelView:
                 del self._held[key]
         elif not link.flags & rt.IFF_LOWER_UP and self.carrier_grace_s:
             self._carrier_lost[link.ifindex] = now
+            for key, (mac, at) in list(self._vanished.items()):
+                if key[0] == link.ifindex and now - at < 1:
+                    self._held.setdefault(key, (mac, now + self.carrier_grace_s))
+                    del self._vanished[key]
         if gone:
             return link.ifindex in self.links
         return self.links.get(link.ifindex) != link
@@ -313,8 +326,7 @@ class KernelView:
                 self._vanished[key] = (before, now)
         else:
             self.neighbours[key] = entry
-            if entry.state & (rt.NUD_RESOLVED | rt.NUD_FAILED):
-                self._held.pop(key, None)
+            self._learn(key, entry)
         if self.mac(key) == before:
             return False
         self.dirty_neighbours.add(key)

@@ -164,6 +164,11 @@ def get_links() -> bytes:
     return _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0)
 
 
+def get_link(ifindex: int) -> bytes:
+    """Body of an RTM_GETLINK request for one link."""
+    return _IFINFO.pack(AF_UNSPEC, 0, ifindex, 0, 0)
+
+
 def get_neighbours(family: int) -> bytes:
     """Body of an RTM_GETNEIGH dump."""
     return _NDMSG.pack(family, 0, 0, 0, 0)

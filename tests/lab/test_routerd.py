@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.lab.rule_table_stub import RuleTableStub
-from xenflow.pure.messages import NextHopType, Type
+from xenflow.pure.messages import InterfaceFlag, NextHopType, Type
 from xenflow.pure.router_state import RouterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -486,7 +486,7 @@ def test_neighbours_outlast_a_carrier_that_comes_back(lab: Lab) -> None:
     lab.plug(0)
     lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
     stub = lab.stub()
-    lab.routerd("--carrier-grace", "1.5")
+    lab.routerd("--carrier-grace", "3")
     gateway = int(IPv4Address("10.0.1.2"))
 
     def macs(state: RouterState) -> list[int]:
@@ -495,17 +495,21 @@ def test_neighbours_outlast_a_carrier_that_comes_back(lab: Lab) -> None:
     stub.wait(lambda s: macs(s) not in ([0], []))
     settled(lab, stub)
     before = len(stub.applied)
+
+    def carrier(state: RouterState) -> bool:
+        return all(i.flags & InterfaceFlag.RUNNING for i in state.interfaces.values())
+
     lab.sh(f"ip -n {lab.peer} link set p1 down")
-    time.sleep(0.5)
+    stub.wait(lambda s: not carrier(s))  # the kernel takes up to a second to notice
     lab.sh(f"ip -n {lab.peer} link set p1 up")
-    time.sleep(0.5)
+    stub.wait(carrier)
     settled(lab, stub)
     with stub.lock:
         told = [changes for _, changes in stub.applied[before:]]
-    assert any(changes.interfaces for changes in told)
     assert not any(changes.nexthops for changes in told), "it was unresolved meanwhile"
     lab.sh(f"ip -n {lab.peer} link set p1 down")
-    stub.wait(lambda s: macs(s) == [0])
+    lost = stub.wait(lambda s: not carrier(s))
+    assert stub.wait(lambda s: macs(s) == [0]) - lost > 1
 
 
 def test_a_flapping_interface(lab: Lab) -> None:
