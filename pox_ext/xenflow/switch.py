@@ -776,10 +776,12 @@ class Switch:
         found = self._found.pop(name, {})
         streamed = self._streamed.pop(name, None)
         self._make_hops(router)
-        batches = self._plan_small()
-        for add, flow in (entry for batch in batches[:1] for entry in batch):
-            if add:
-                self._write_flow(add, flow)
+        # What leads packets to the routes comes last: on a host that lies on the way of others
+        # they would meet an empty table.
+        for flows in self.hops[name].values():
+            for flow in flows:
+                if self.installed.get(flow.key) != flow:
+                    self._write_flow(True, flow)
         self._fence_fragments()
         routes = state.routes4
         if not (self.reactive or self._plain or (streamed == len(routes) and not found)):

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 
 from xenflow.pure import flow as f
 from xenflow.pure.flow import Action, Flow, match
@@ -55,6 +55,9 @@ that prefixes of any length are spread evenly."""
 MULTICAST = (0x010000000000, 0x010000000000)
 TAGGED = f.VLAN_PRESENT
 VLAN_MASK = 0x1FFF
+UNTAGGED: tuple[int | tuple[int, int], ...] = (0, (TAGGED, VLAN_MASK))
+"""How a frame without a VLAN looks: no tag, or one with VLAN id 0, which gives a priority only
+(IEEE 802.1Q, 9.6; net/core/dev.c, __netif_receive_skb_core takes it off)."""
 OSPF, OSPF_ALL_ROUTERS = 89, 0xE0000005
 
 Flows = dict[tuple[int, int, f.Match], Flow]
@@ -197,20 +200,20 @@ def view_dependent(flow: Flow) -> bool:
 def _ingress(site: Site) -> Iterator[Flow]:
     own = cookie(INGRESS)
     for link in site.network.links.values():
-        tag = TAGGED | link.vlan
+        tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
         if site.native(link):
             yield from bridged(site, link)
             yield from _beside_the_bridge(site, link)
             continue
         for port in site.tree_ports(link):
             yield Flow(
-                INGRESS, 300, match(in_port=port, vlan_tci=(tag, VLAN_MASK)),
+                INGRESS, 300, match(in_port=port, vlan_tci=tagged),
                 (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
             )  # fmt: skip
-        for port in site.access_ports(link):
+        for port, tag in product(site.access_ports(link), UNTAGGED):
             yield Flow(
-                INGRESS, 300, match(in_port=port, vlan_tci=0),
-                (f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
+                INGRESS, 300, match(in_port=port, vlan_tci=tag),
+                (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
             )  # fmt: skip
         for router, interface in site.network.members(link.name):
             yield from detours(site, link, router, interface)
@@ -295,8 +298,8 @@ def bridged(site: Site, link: Link) -> Iterator[Flow]:
     tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
     for port in site.tree_ports(link):
         yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=tagged), (f.normal(),), own)
-    for port in (*site.access_ports(link), *_vif_ports(site, link)):
-        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=0), (f.normal(),), own)
+    for port, tag in product((*site.access_ports(link), *_vif_ports(site, link)), UNTAGGED):
+        yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=tag), (f.normal(),), own)
 
 
 def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
@@ -311,9 +314,9 @@ def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
         for port in site.tree_ports(link):
             frame = match(in_port=port, vlan_tci=tagged, dl_dst=interface.mac)
             yield Flow(INGRESS, 310, frame, (f.strip_vlan(), *arrive), own)
-        for port in (*site.access_ports(link), *_vif_ports(site, link)):
-            frame = match(in_port=port, vlan_tci=0, dl_dst=interface.mac)
-            yield Flow(INGRESS, 310, frame, arrive, own)
+        for port, tag in product((*site.access_ports(link), *_vif_ports(site, link)), UNTAGGED):
+            frame = match(in_port=port, vlan_tci=tag, dl_dst=interface.mac)
+            yield Flow(INGRESS, 310, frame, (f.strip_vlan(), *arrive), own)
 
 
 def _vif_ports(site: Site, link: Link) -> list[int]:
@@ -364,10 +367,13 @@ def _arp_replies(
 
 # What an IPv4 router must not forward whatever its table says (RFC 1812, sections 5.3.7 and
 # 4.2.2.11; net/ipv4/route.c, ip_route_input_slow): dropped as the kernel drops it, unheard.
-MARTIAN_SOURCES = ((0x00000000, 8), (0x7F000000, 8), (0xE0000000, 4), (0xFFFFFFFF, 32))
-MARTIAN_DESTINATIONS = ((0x00000000, 8), (0x7F000000, 8))
-# What the VM must decide: multicast, the limited broadcast.
-VM_DESTINATIONS = ((0xE0000000, 4), (0xFFFFFFFF, 32))
+MARTIAN_SOURCES = ((0x7F000000, 8), (0x00000000, 32))
+MULTICAST_SOURCES = ((0xE0000000, 4), (0xFFFFFFFF, 32))
+MARTIAN_DESTINATIONS = ((0x7F000000, 8),)
+# What the VM must decide: multicast, broadcast, also by its old address 0.0.0.0; and 0/8, unicast
+# since Linux 5.3 (include/linux/in.h, ipv4_is_zeronet).
+VM_SOURCES = ((0x00000000, 8),)
+VM_DESTINATIONS = ((0xE0000000, 4), (0xFFFFFFFF, 32), (0x00000000, 8))
 
 
 def prefix_mask(plen: int) -> int:
@@ -378,12 +384,17 @@ def prefix_mask(plen: int) -> int:
 def _classes(site: Site) -> Iterator[Flow]:
     own = cookie(CLASSES)
     to_vm = (f.resubmit(VM),)
-    for net, plen in MARTIAN_SOURCES:
-        yield Flow(CLASSES, 300, match(dl_type=f.IPV4, nw_src=(net, prefix_mask(plen))), (), own)
-    for net, plen in VM_DESTINATIONS:
-        yield Flow(CLASSES, 290, match(dl_type=f.IPV4, nw_dst=(net, prefix_mask(plen))), to_vm, own)
-    for net, plen in MARTIAN_DESTINATIONS:
-        yield Flow(CLASSES, 280, match(dl_type=f.IPV4, nw_dst=(net, prefix_mask(plen))), (), own)
+    # In the kernel's order: a broadcast may come from 0.0.0.0, nothing from a multicast address.
+    for priority, field, prefixes, actions in (
+        (300, "nw_src", MULTICAST_SOURCES, ()),
+        (295, "nw_dst", VM_DESTINATIONS, to_vm),
+        (290, "nw_src", MARTIAN_SOURCES, ()),
+        (280, "nw_dst", MARTIAN_DESTINATIONS, ()),
+        (275, "nw_src", VM_SOURCES, to_vm),
+    ):
+        for net, plen in prefixes:
+            what = match(dl_type=f.IPV4, **{field: (net, prefix_mask(plen))})
+            yield Flow(CLASSES, priority, what, actions, own)
     for ttl in (0, 1):
         yield Flow(CLASSES, 270, match(dl_type=f.IPV4, nw_ttl=ttl), to_vm, own)
     yield Flow(CLASSES, 270, match(dl_type=f.IPV4, nw_proto=0), to_vm, own)
@@ -397,9 +408,8 @@ def _classes(site: Site) -> Iterator[Flow]:
             prefix = (net, prefix_mask(plen))
             mine = match(reg1=router.id, dl_type=f.IPV4, nw_dst=prefix)
             yield Flow(CLASSES, 285, mine, to_vm, own)
-            if plen == 32:
-                spoofed = match(reg1=router.id, dl_type=f.IPV4, nw_src=prefix)
-                yield Flow(CLASSES, 286, spoofed, to_vm, own)
+            spoofed = match(reg1=router.id, dl_type=f.IPV4, nw_src=prefix)
+            yield Flow(CLASSES, 286, spoofed, to_vm, own)
         for interface in router.interfaces:
             link = site.network.links[interface.link]
             if interface.name in view.down:
@@ -541,8 +551,8 @@ def _plain(site: Site) -> Iterator[Flow]:
                 known[interface.mac] = _port_to(site, link, placement.to)
                 owner[interface.mac] = router.id
                 yield from detours(site, link, router, interface)
-        for port in (*cables, *access):
-            tag = 0 if port in access else (TAGGED | link.vlan, VLAN_MASK)
+        tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
+        for port, tag in (*((port, tagged) for port in cables), *product(access, UNTAGGED)):
             for mac, out in known.items():
                 actions = () if out in (None, port) else plain_send(site, link, out)
                 arrived = match(in_port=port, vlan_tci=tag, dl_dst=mac)
@@ -678,5 +688,8 @@ def plan(installed: Mapping[tuple[int, int, f.Match], Flow], wanted: Flows,
     ]
 
 
-def _downstream_first(flow: Flow) -> tuple[int, int]:
-    return flow.table, flow.priority
+def _downstream_first(flow: Flow) -> tuple[float, int]:
+    """Tables in the order a packet meets them; a flow of LINKS that leads back to ADMISSION stands
+    before that one: followed too early it would lead a packet round and round."""
+    back = flow.table == LINKS and f.resubmit(ADMISSION) in flow.actions
+    return ADMISSION - 0.5 if back else flow.table, flow.priority
