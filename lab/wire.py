@@ -163,11 +163,18 @@ def plug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
     checksums_in_software((near for _, near, _ in pieces), FABRIC)
     words: list[str] = []
     for interface in router.interfaces:
-        words += _add_port(lab, router, interface)
+        words += _add_port(lab, router, interface, host)
     return switch.vsctl(lab.switch_node(host), words)
 
 
-def _add_port(lab: Lab, router: Router, interface: Interface) -> list[str]:
+def _port_number(lab: Lab, interface: Interface, host: str) -> int:
+    """A vif's OpenFlow port number: another on every host, but the same whenever it comes back,
+    so that a switch's flows can be compared with those before."""
+    everyone = [i.vif for r in lab.network.routers.values() for i in r.interfaces]
+    return 1000 + lab.hosts.index(host) * len(everyone) + everyone.index(interface.vif)
+
+
+def _add_port(lab: Lab, router: Router, interface: Interface, host: str) -> list[str]:
     """As `vif-openvswitch` does it: whatever had that name goes, then the port is added."""
     return [
         "--",
@@ -183,6 +190,7 @@ def _add_port(lab: Lab, router: Router, interface: Interface) -> list[str]:
         "set",
         "Interface",
         interface.vif,
+        f"ofport_request={_port_number(lab, interface, host)}",
         f"external_ids:xenflow-router={router.name}",
     ]
 
