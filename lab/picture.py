@@ -39,7 +39,7 @@ def draw(runs: Sequence[Run], path: Path) -> Path:
         _draw_run(run, axes[0][column], axes[1][column])
     axes[0][0].set_ylabel("packets lost in 20 ms")
     axes[1][0].set_ylabel("longest time between arrivals, ms")
-    axes[1][0].legend(loc="upper left", fontsize=8, framealpha=1)
+    axes[1][0].legend(loc="upper right", fontsize=8, framealpha=1)
     axes[0][0].set_ylim(bottom=0, top=max(10, 1.3 * axes[0][0].get_ylim()[1]))
     end = max(run.move.total_s for run in first.values()) + _MARGIN_S
     for axis in axes.flat:
