@@ -1,0 +1,270 @@
+"""A lab with controllers as the tests of the whole see it: the command, flows, traffic, processes.
+
+Everything here looks from outside: what `xenflow` prints and returns, what `ovs-ofctl` says the
+switches hold, what machines send one another.  Nothing knows how the controllers work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from lab import bring_up, operate, process, switch
+from lab.description import ROOT, Lab
+from lab.hypervisor_client import HypervisorClient
+from lab.namespace import LabError
+from lab.probe import ProbePair, Result
+
+COMMAND = [sys.executable, "-m", "mgmt.cli"]
+RATE_PPS = 500
+
+
+def settle(done: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
+    """Wait until something is so; fails with `what` was waited for."""
+    end = time.monotonic() + limit_s
+    while not done():
+        assert time.monotonic() < end, f"not within {limit_s:g} s: {what}"
+        time.sleep(0.05)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, **bring_up.python_path(), **more}
+
+
+def xenflow(*words: str, limit_s: float = 90.0, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command and wait for it."""
+    return subprocess.run(
+        [*COMMAND, *words], capture_output=True, text=True, cwd=ROOT, check=False,
+        timeout=limit_s, env=_environment(**env),
+    )  # fmt: skip
+
+
+class Running:
+    """A `xenflow` under way, whose progress is read as on a terminal."""
+
+    def __init__(self, *words: str, **env: str) -> None:
+        self._terminal, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=theirs, cwd=ROOT, env=_environment(**env),
+        )  # fmt: skip
+        os.close(theirs)
+        self.text = ""
+
+    def await_text(self, wanted: str, limit_s: float = 30.0) -> None:
+        """Until it has printed that."""
+        end = time.monotonic() + limit_s
+        while wanted not in self.text:
+            assert time.monotonic() < end and self._read(), f"no {wanted!r} in:\n{self.text}"
+
+    def _read(self) -> bool:
+        try:
+            part = os.read(self._terminal, 4096)
+        except OSError:
+            return False
+        self.text += part.decode().replace("\r\n", "\n")
+        return bool(part)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def end(self, limit_s: float = 60.0) -> int:
+        """Its exit status; all it printed is in `text` then."""
+        while self._read():
+            pass
+        return self.process.wait(limit_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        os.close(self._terminal)
+
+
+# --- what the controllers say --------------------------------------------------------------------
+
+
+def status() -> dict[str, Any]:
+    """`xenflow status`, also where a controller does not answer."""
+    found: dict[str, Any] = json.loads(xenflow("status", "--json").stdout)
+    return found
+
+
+def datapaths() -> dict[str, dict[str, Any]]:
+    """Every datapath's row in the status, by name."""
+    answers = status()["controllers"].values()
+    return {row["name"]: row for answer in answers for row in answer.get("datapaths", ())}
+
+
+def flow_mods() -> dict[str, int]:
+    """How many flow changes each controller has written to each of its switches since it began."""
+    return {name: row["flow_mods"] for name, row in datapaths().items()}
+
+
+def router_row(controller: str, router: str) -> dict[str, Any]:
+    """What a controller knows of a router."""
+    rows = status()["controllers"][controller].get("routers", [])
+    found: dict[str, Any] = next((row for row in rows if row["name"] == router), {})
+    return found
+
+
+def in_sync(lab: Lab) -> bool:
+    """Whether every switch holds what it shall."""
+    rows = datapaths()
+    return rows.keys() == lab.network.datapaths.keys() and all(
+        row["connected"] and row["in_sync"] for row in rows.values()
+    )
+
+
+# --- what the switches hold ----------------------------------------------------------------------
+
+
+def flows(lab: Lab, *names: str) -> dict[str, list[str]]:
+    """Every flow of every switch as `ovs-ofctl` prints it, counters and ages apart."""
+    return {
+        name: sorted(
+            line.strip()
+            for line in switch.ofctl(
+                lab.switch_node(name), "--no-stats", "dump-flows", switch.BRIDGE
+            ).splitlines()
+            if "actions=" in line and "idle_timeout" not in line
+        )
+        for name in names or lab.network.datapaths
+    }
+
+
+def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> list[str]:
+    """What is not the same, a line each, to be read in a failed test."""
+    found = []
+    for name in before:
+        found += [f"{name}: - {line}" for line in before[name] if line not in after[name]]
+        found += [f"{name}: + {line}" for line in after[name] if line not in before[name]]
+    return found
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def running(node: str, name: str) -> process.Process:
+    """One process of the lab that is alive."""
+    return next(p for p in process.recorded() if (p.node, p.name) == (node, name) and p.alive)
+
+
+def kill(node: str, name: str) -> None:
+    """End one process of the lab without warning, and wait until it is gone."""
+    one = running(node, name)
+    os.kill(one.pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(one.pid, 0)
+    settle(lambda: not one.alive, f"{name} of {node} is gone")
+
+
+def restart_controller(lab: Lab, name: str) -> None:
+    """Start a controller again and wait until its switches are as they shall be."""
+    bring_up.start_controller(lab, name)
+    settle(lambda: in_sync(lab), f"controller {name} is back, its switches in sync")
+
+
+@contextmanager
+def hypervisor(lab: Lab) -> Iterator[HypervisorClient]:
+    """The emulated hypervisor; its settings are as in the lab's options before and after."""
+    address, port = lab.hypervisor
+    _, state = bring_up.current()
+    usual = {
+        "pause_s": state.options.pause_s, "precopy_s": state.options.precopy_s,
+        "resume_after_s": 30.0, "fail_at": None,
+    }  # fmt: skip
+    with HypervisorClient(f"{address}:{port}") as client:
+        client.set(**usual)
+        yield client
+        client.set(**usual)
+
+
+def bring_home(lab: Lab, router: str = "vr1") -> None:
+    """Migrate a router home if it is elsewhere."""
+    home = lab.network.routers[router].home
+    if bring_up.placed()[router] != home:
+        done = xenflow("migrate", router, home)
+        assert done.returncode == 0, done.stderr
+
+
+# --- traffic -------------------------------------------------------------------------------------
+
+
+class Traffic:
+    """Packets both ways between the first and the last machine while the block runs.
+
+    `there` and `back` are known afterwards.
+    """
+
+    def __init__(self, rate_pps: float = RATE_PPS) -> None:
+        self._pair = ProbePair("gen", "recv", rate_pps=rate_pps)
+        self.there: Result
+        self.back: Result
+
+    def __enter__(self) -> Self:
+        self._pair.start()
+        time.sleep(0.2)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.there, self.back = self._pair.stop()
+        finally:
+            self._pair.close()
+
+    def assert_nothing_lost(self) -> None:
+        """Not lost, not doubled."""
+        for result in (self.there, self.back):
+            assert result.sent > 0
+            counted = result.lost, result.duplicated
+            busy = f"load average {os.getloadavg()[0]:.1f}"
+            assert counted == (0, 0), f"lost, doubled: {counted} of {result}; {busy}"
+
+
+def assert_machine_quiet_enough(rate_pps: float = RATE_PPS, seconds: float = 2.0) -> None:
+    """The same traffic while nothing happens, tried three times: where that loses, what would be
+    measured now is invalid, and has not passed."""
+    for attempt in range(3):
+        with ProbePair("gen", "recv", rate_pps=rate_pps) as pair:
+            try:
+                pair.baseline(seconds)
+                return
+            except LabError:
+                if attempt == 2:
+                    raise
+
+
+def reaches(node: str, address: str, limit_s: float = 20.0) -> None:
+    """Until a node gets an answer from an address."""
+    settle(
+        lambda: operate.run(node, ["ping", "-c1", "-W1", address]).returncode == 0,
+        f"{node} reaches {address}", limit_s,
+    )  # fmt: skip

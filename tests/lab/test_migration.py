@@ -1,0 +1,331 @@
+"""Migrations in a whole lab: what a pause costs, and what is left when one is broken off.
+
+At a modest rate, so that a busy machine is not mistaken for a fault: how it does at speed is for
+`scripts/soak`.  Each test leaves the router at home.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import pytest
+
+from lab import bring_up, operate, routing
+from lab.description import Lab
+from lab.namespace import Echo
+from lab.probe import OutageWatch
+from tests.lab.live import (
+    Running,
+    Traffic,
+    assert_machine_quiet_enough,
+    bring_home,
+    difference,
+    flows,
+    hypervisor,
+    in_sync,
+    kill,
+    reaches,
+    restart_controller,
+    settle,
+    status,
+    xenflow,
+)
+
+PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
+]
+
+BEFORE_COMMIT = {"overlapped": 13, "report": 10}
+"""The effects up to and with the one that lets the VM run at the destination: `xenflow plan` shows
+them.  A fault at the last one strikes before it is begun."""
+
+
+@pytest.fixture
+def paper(lab_up: Callable[..., Lab]) -> Iterator[Lab]:
+    """The paper's network, short pauses, the router at home before and after."""
+    lab = lab_up("paper", pause_s=0.1, precopy_s=0.1)
+    settle(lambda: in_sync(lab), "every switch in sync")
+    yield lab
+    bring_home(lab)
+
+
+def test_machine_is_quiet_enough(paper: Lab) -> None:
+    assert_machine_quiet_enough()
+
+
+# --- the pause -----------------------------------------------------------------------------------
+
+
+class Pings(Echo):
+    """Which echo requests were answered."""
+
+    def __init__(self, namespace: str | None, source: str = "") -> None:
+        super().__init__(namespace, source)
+        self.answered: list[int] = []
+
+    def receive(self) -> list[tuple[str, int]]:
+        found = super().receive()
+        self.answered += [sequence for _, sequence in found]
+        return found
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "moves"), [(0.3, 2), (3.0, 3), pytest.param(3.0, 10, marks=pytest.mark.slow)]
+)
+def test_routing_does_not_notice_a_pause(
+    paper: Lab, monkeypatch: pytest.MonkeyPatch, pause_s: float, moves: int
+) -> None:
+    """Hello 1 s, dead 4 s: no neighbour changes its state, in no daemon's log.  Pings to the router
+    itself are held over the pause and answered after it."""
+    monkeypatch.setattr("lab.probe.Echo", Pings)
+    _, state = bring_up.current()
+    assert (state.options.hello_s, state.options.dead_s) == (1, 4)
+    since = datetime.now()
+    with hypervisor(paper) as xen, Traffic() as traffic:
+        xen.set(pause_s=pause_s)
+        for to in ["host-b", "host-a"] * (moves // 2) + ["host-b"] * (moves % 2):
+            with OutageWatch("gen", "10.0.1.1") as watch:
+                done = xenflow("migrate", "vr1", to, "--json")
+                time.sleep(0.3)
+            pings = watch._echo
+            assert isinstance(pings, Pings)
+            assert done.returncode == 0, done.stderr
+            assert pause_s < watch.outage_s < pause_s + 0.8
+            # What is on its way into the VM at the moment it is suspended is gone.
+            lost = pings._sequence - len(set(pings.answered))
+            assert lost <= 5, f"{lost} of {pings._sequence} pings unanswered: {done.stdout}"
+            assert json.loads(done.stdout)["held"] + 5 > pause_s * 40
+    traffic.assert_nothing_lost()
+    time.sleep(1.5)
+    assert routing.neighbour_changes(paper, since) == []
+
+
+def test_router_answers_arp_while_it_is_suspended(paper: Lab) -> None:
+    def entry() -> str:
+        return operate.run("gen", ["ip", "neigh", "show", "10.0.1.1"]).stdout.lower()
+
+    with hypervisor(paper) as xen, Traffic() as traffic:
+        xen.set(pause_s=2.0)
+        with Running("migrate", "vr1", "host-b") as move:
+            settle(lambda: xen.domains()[0]["state"] == "suspended", "vr1 is suspended")
+            time.sleep(0.3)
+            operate.run("gen", ["ip", "neigh", "flush", "to", "10.0.1.1"])
+            settle(lambda: "02:00:00:01:01:01" in entry(), "gen has vr1's MAC address again", 1.0)
+            assert xen.domains()[0]["state"] == "suspended"
+            assert move.end() == 0
+    traffic.assert_nothing_lost()
+
+
+# --- broken off before the VM has moved ----------------------------------------------------------
+
+
+def assert_put_back(lab: Lab, before: dict[str, list[str]]) -> None:
+    left = difference(before, flows(lab))
+    assert left == []
+    assert bring_up.placed()["vr1"] == "host-a"
+    assert not any(row["held"] for row in migrations())
+
+
+def migrations() -> list[dict[str, object]]:
+    return [row for a in status()["controllers"].values() for row in a.get("migrations", ())]
+
+
+@pytest.mark.parametrize(
+    ("mode", "effect"),
+    [(mode, n) for mode, last in BEFORE_COMMIT.items() for n in range(1, last + 1)],
+)
+def test_fault_before_the_vm_has_moved(paper: Lab, mode: str, effect: int) -> None:
+    before = flows(paper)
+    with Traffic() as traffic:
+        done = xenflow("migrate", "vr1", "host-b", "--mode", mode, XENFLOW_FAULT=str(effect))
+    assert done.returncode == 1, done.stderr
+    assert f"fault injected at effect {effect}" in done.stderr
+    assert "everything was put back" in done.stderr
+    assert_put_back(paper, before)
+    traffic.assert_nothing_lost()
+
+
+def test_every_effect_before_the_commit_point_is_tried(paper: Lab) -> None:
+    """The numbers above are those of the plan."""
+    for mode, count in BEFORE_COMMIT.items():
+        plan = json.loads(xenflow("plan", "vr1", "host-b", "--mode", mode, "--json").stdout)
+        stages = plan["steps"]
+        upto = next(i for i, stage in enumerate(stages) if stage["commits"])
+        assert sum(len(stage["effects"]) for stage in stages[: upto + 1]) == count
+
+
+@pytest.mark.parametrize("state", ["precopy", "suspended", "moved_paused"])
+def test_hypervisor_fails(paper: Lab, state: str) -> None:
+    before = flows(paper)
+    with hypervisor(paper) as xen, Traffic() as traffic:
+        xen.set(fail_at=state)
+        done = xenflow("migrate", "vr1", "host-b")
+    assert done.returncode == 1, done.stderr
+    assert f"made to fail at {state}" in done.stderr
+    assert "everything was put back" in done.stderr
+    assert_put_back(paper, before)
+    traffic.assert_nothing_lost()
+
+
+STAGES = {
+    "prepare": ("prepare the data plane on host-b ... ", 0.0),
+    "copying": ("move the VM to host-b ... ", 0.1),
+    "suspended": ("move the VM to host-b ... ", 0.8),
+    "links": ("turn the virtual links to host-b ... ", 0.0),
+    "drain": ("wait until host-a is quiet ... ", 0.0),
+    "clean": ("remove the router from host-a ... ", 0.0),
+    "reach": ("extend the virtual links to host-b ... ", 0.0),
+    "data-plane": ("copy the flows from host-a to host-b ... ", 0.0),
+}
+"""What a migration prints when it begins a stage, and how long to wait then, with a hypervisor that
+copies for 0.5 s and then pauses for 1 s."""
+
+
+def at(stage: str, move: Running) -> None:
+    """Until a migration is in a stage."""
+    text, wait_s = STAGES[stage]
+    move.await_text(text)
+    time.sleep(wait_s)
+
+
+@pytest.mark.parametrize(
+    ("mode", "stage"),
+    [("overlapped", "prepare"), ("overlapped", "copying"), ("overlapped", "suspended"),
+     ("report", "reach"), ("report", "suspended")],
+)  # fmt: skip
+def test_interrupt_before_the_vm_has_moved(paper: Lab, mode: str, stage: str) -> None:
+    before = flows(paper)
+    with hypervisor(paper) as xen, Traffic() as traffic:
+        xen.set(precopy_s=0.5, pause_s=1.0)
+        with Running("migrate", "vr1", "host-b", "--mode", mode) as move:
+            at(stage, move)
+            move.send(signal.SIGINT)
+            assert move.end() == 130, move.text
+    assert "interrupted; everything was put back" in move.text
+    assert_put_back(paper, before)
+    traffic.assert_nothing_lost()
+
+
+# --- broken off after it -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["links", "drain", "clean"])
+def test_interrupt_after_the_vm_has_moved(paper: Lab, stage: str) -> None:
+    with Traffic() as traffic:
+        with Running("migrate", "vr1", "host-b") as move:
+            at(stage, move)
+            move.send(signal.SIGINT)
+            assert move.end() == 0, move.text
+        assert bring_up.placed()["vr1"] == "host-b"
+        bring_home(paper)
+    traffic.assert_nothing_lost()
+
+
+@pytest.mark.parametrize("effect", [14, 16, 18])
+def test_fault_after_the_vm_has_moved(paper: Lab, effect: int) -> None:
+    with Traffic() as traffic:
+        done = xenflow("migrate", "vr1", "host-b", XENFLOW_FAULT=str(effect))
+        assert done.returncode == 0, done.stderr
+        assert f"fault injected at effect {effect}" in done.stderr
+        assert bring_up.placed()["vr1"] == "host-b"
+        bring_home(paper)
+    traffic.assert_nothing_lost()
+
+
+def test_hypervisor_does_not_let_it_run_at_once(paper: Lab) -> None:
+    with hypervisor(paper) as xen, Traffic() as traffic:
+        xen.set(fail_at="running")
+        done = xenflow("migrate", "vr1", "host-b")
+        assert done.returncode == 0, done.stderr
+        assert "did not start" in done.stderr
+    traffic.assert_nothing_lost()
+
+
+def test_there_and_back_leaves_every_switch_as_it_was(paper: Lab) -> None:
+    before = flows(paper)
+    assert xenflow("migrate", "vr1", "host-b").returncode == 0
+    assert xenflow("migrate", "vr1", "host-a").returncode == 0
+    assert difference(before, flows(paper)) == []
+
+
+# --- its management entity killed ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "prepare",
+        "suspended",
+        "links",
+        pytest.param("copying", marks=pytest.mark.slow),
+        pytest.param("drain", marks=pytest.mark.slow),
+        pytest.param("clean", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_then_recovered(paper: Lab, stage: str) -> None:
+    """The router ends on exactly one host, and nothing of it is left on the other."""
+    before = flows(paper)
+    with hypervisor(paper) as xen, Traffic() as traffic:
+        xen.set(precopy_s=0.5, pause_s=1.0)
+        with Running("migrate", "vr1", "host-b") as move:
+            at(stage, move)
+            move.send(signal.SIGKILL)
+            move.end()
+        refused = xenflow("migrate", "vr1", "host-b")
+        assert refused.returncode == 1
+        settle(lambda: not any(row["held"] for row in migrations()), "its lease is over")
+        done = xenflow("recover", "vr1")
+        assert done.returncode == 0, done.stderr
+        host = bring_up.placed()["vr1"]
+        assert xen.domains() == [{"router": "vr1", "host": host, "state": "running"}]
+        assert "nothing to recover" in xenflow("recover").stdout
+        bring_home(paper)
+    assert difference(before, flows(paper)) == []
+    traffic.assert_nothing_lost()
+
+
+# --- two at once ---------------------------------------------------------------------------------
+
+
+def test_second_migration_of_the_same_router_is_refused(paper: Lab) -> None:
+    with hypervisor(paper) as xen:
+        xen.set(precopy_s=1.0)
+        with Running("migrate", "vr1", "host-b") as first:
+            at("copying", first)
+            during = flows(paper)
+            second = xenflow("migrate", "vr1", "host-b")
+            assert difference(during, flows(paper)) == []
+            assert second.returncode == 1
+            assert "under way" in second.stderr or "between host-a and host-b" in second.stderr
+            assert first.end() == 0, first.text
+
+
+# --- a controller killed -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("controller", ["host-b", "host-a"])
+def test_controller_killed_while_preparing(paper: Lab, controller: str) -> None:
+    """The migration ends with the reason; when the controller is back, `recover` clears up."""
+    before = flows(paper)
+    with Traffic() as traffic:
+        with Running("migrate", "vr1", "host-b") as move:
+            at("prepare", move)
+            kill(controller, "controller")
+            assert move.end() == 1, move.text
+        assert controller in move.text
+        restart_controller(paper, controller)
+        done = xenflow("recover", "vr1")
+        assert done.returncode == 0, done.stderr
+        settle(lambda: difference(before, flows(paper)) == [], "flows as before")
+    assert bring_up.placed()["vr1"] == "host-a"
+    traffic.assert_nothing_lost()
+    reaches("gen", "10.2.0.1")
