@@ -44,7 +44,7 @@ class RuleTableStub:
         self._stop.set()
         self._thread.join(5)
 
-    def wait(self, condition: Callable[[RouterState], bool], timeout_s: float = 10.0) -> float:
+    def wait(self, condition: Callable[[RouterState], bool], timeout_s: float = 30.0) -> float:
         """Until the state is complete and as it should be; returns when that was seen.
 
         Raises AssertionError.
