@@ -101,11 +101,13 @@ class RouterView:
     locals   (net, prefix length) -> interface name or "" of what the kernel delivers locally
     down     interfaces through which nothing is forwarded (down, no carrier, forwarding off)
     slow     why everything must pass through the VM, or ""
+    off      those of `down` that the VM has switched off itself
     """
 
     locals: tuple[tuple[int, int, str], ...] = ()
     down: tuple[str, ...] = ()
     slow: str = ""
+    off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,13 @@ class Site:
     def vif(self, interface: Interface) -> int | None:
         """The port number of a router's interface whose VM takes frames here, else None."""
         return None if interface.vif in self.silent else self.ports.get(interface.vif)
+
+    def holds(self, router: Router, interface: Interface) -> bool:
+        """Whether the VM belongs here but takes nothing from its vif, being suspended: packets
+        for it are held.  For an interface that the VM has switched off they are not."""
+        placement, view = self.placements.get(router.name), self.views.get(router.name)
+        away = placement is not None and placement.vm == self.name and not self.vif(interface)
+        return away and not (view is not None and interface.name in view.off)
 
     def toward(self, link: Link, datapath: str) -> int | None:
         """The port number that leads to another datapath along the link's tree."""
@@ -341,7 +350,7 @@ def _admission(site: Site) -> Iterator[Flow]:
         yield Flow(
             ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
         )
-        if _suspended(site, router, interface):
+        if site.holds(router, interface):
             yield from _arp_replies(site, router, interface, link)
     transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
     yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
@@ -506,11 +515,6 @@ def _interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
             yield router, interface, site.network.links[interface.link]
 
 
-def _suspended(site: Site, router: Router, interface: Interface) -> bool:
-    """Whether the VM belongs here but takes nothing from its vif: packets for it are held."""
-    return site.placements[router.name].vm == site.name and not site.vif(interface)
-
-
 def _vm(site: Site) -> Iterator[Flow]:
     for router, interface, link in _interfaces(site):
         placement = site.placements.get(router.name)
@@ -520,8 +524,10 @@ def _vm(site: Site) -> Iterator[Flow]:
         arrived = {"reg1": router.id, "reg3": link.id}
         if placement.vm == site.name:
             port = site.vif(interface)
-            hold = (f.set_vlan(link.detour_vlan), f.controller())
-            yield Flow(VM, 100, match(**arrived), (f.output(port),) if port else hold, own)
+            send: tuple[Action, ...] = (f.output(port),) if port else ()
+            if site.holds(router, interface):
+                send = (f.set_vlan(link.detour_vlan), f.controller())
+            yield Flow(VM, 100, match(**arrived), send, own)
         elif site.name in placement.hosts:
             yield Flow(VM, 200, match(**arrived, dl_dst=MULTICAST), (), own)
             port = site.toward(link, placement.vm)

@@ -48,7 +48,9 @@ def to_vm(site: Site, router: Router, link: Link) -> Actions:
     if placement.vm == site.name:
         if vif:
             return f.strip_vlan(), f.output(vif)
-        return f.set_vlan(link.detour_vlan), f.controller()
+        if interface and site.holds(router, interface):
+            return f.set_vlan(link.detour_vlan), f.controller()
+        return ()
     port = site.toward(link, placement.vm)
     return (f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
 
@@ -63,7 +65,7 @@ def flood(site: Site, link: Link, came: int | None = None) -> Actions:
         vif = site.vif(interface)
         if placement is None or placement.vm != site.name:
             continue
-        held = held or not vif
+        held = held or site.holds(router, interface)
         if vif and vif != came:
             untagged.append(vif)
     actions: list[Action] = []
@@ -126,10 +128,11 @@ def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -
         return
     ask = (f.set_vlan(link.vlan), f.controller())
     yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), ask, own)
-    for net, plen in (*pipeline.MARTIAN_SOURCES, *((n, p) for n, p, _ in view.locals if p == 32)):
+    targets = [(net, plen) for net, plen, _ in view.locals]
+    martians = (*pipeline.MULTICAST_SOURCES, *pipeline.MARTIAN_SOURCES, *pipeline.VM_SOURCES)
+    for net, plen in (*martians, *targets):
         source = (net, pipeline.prefix_mask(plen))
         yield Flow(0, OWN, match(**frame, dl_type=f.IPV4, nw_src=source), vm, own)
-    targets = [(net, plen) for net, plen, _ in view.locals]
     for net, plen in (*pipeline.VM_DESTINATIONS, *pipeline.MARTIAN_DESTINATIONS, *targets):
         target = (net, pipeline.prefix_mask(plen))
         yield Flow(0, OWN, match(**frame, dl_type=f.IPV4, nw_dst=target), vm, own)

@@ -30,19 +30,23 @@ def router_view(router: Router, state: RouterState) -> RouterView:
     """What decides which packets the switches may route for this router."""
     names: dict[int, str] = {}
     down: set[str] = {i.name for i in router.interfaces}
+    off: set[str] = set()
     for ifindex, told in state.interfaces.items():
         interface = interface_of(router, state, ifindex)
         if interface is not None:
             names[ifindex] = interface.name
             if told.flags & _WORKING == _WORKING:
                 down.discard(interface.name)
+            if not told.flags & InterfaceFlag.UP:
+                off.add(interface.name)
     mine = sorted(
         (local.address, local.length, names.get(local.ifindex, ""))
         for local in state.locals.values()
         if local.family == 4 and not _is_loopback(local.address, local.length)
     )
     policy = state.policy
-    return RouterView(tuple(mine), tuple(sorted(down)), policy.reason if policy.slow else "")
+    slow = policy.reason if policy.slow else ""
+    return RouterView(tuple(mine), tuple(sorted(down)), slow, tuple(sorted(off)))
 
 
 def _is_loopback(address: int, length: int) -> bool:
