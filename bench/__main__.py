@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,13 +20,15 @@ from bench import results
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row
 
+STAND_IN = ("--stand-in",)
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured.  `core` are the options of `pox.py` that choose its core."""
+    """How much is measured.  `pox` is the folder of a POX checkout, or ""."""
 
     directory: Path
-    core: tuple[str, ...]
     pox: str
     runs: int
     routes: int
@@ -37,15 +40,24 @@ def _socket(plan: Plan) -> Found:
     from bench import route_speed
 
     return route_speed.socket_to_switch(
-        plan.directory, plan.core, plan.runs, plan.routes, plan.quick, plan.profile
+        plan.directory, STAND_IN, plan.runs, plan.routes, plan.quick, plan.profile
     )
+
+
+def _socket_pox(plan: Plan) -> Found:
+    from bench import route_speed
+
+    return route_speed.socket_to_switch(
+        plan.directory, ("--pox", plan.pox), plan.runs, plan.routes, plan.quick, plan.profile,
+        "routes_socket_to_switch_pox",
+    )  # fmt: skip
 
 
 def _kernel(plan: Plan) -> Found:
     from bench import route_speed
 
     return route_speed.kernel_to_switch(
-        plan.directory, plan.core, plan.runs, plan.routes, plan.quick, plan.profile
+        plan.directory, STAND_IN, plan.runs, plan.routes, plan.quick, plan.profile
     )
 
 
@@ -54,7 +66,7 @@ def _change(plan: Plan) -> Found:
 
     samples = 50 if plan.quick else 300
     return change_latency.route_change_latency(
-        plan.directory, plan.core, samples, plan.routes, plan.profile
+        plan.directory, STAND_IN, samples, plan.routes, plan.profile
     )
 
 
@@ -62,8 +74,22 @@ def _packets(plan: Plan) -> Found:
     from bench import packet_in
 
     return packet_in.packet_in_rate(
-        plan.directory, ("--stand-in",), plan.runs, 5_000 if plan.quick else 40_000, plan.profile
+        plan.directory, STAND_IN, plan.runs, 5_000 if plan.quick else 40_000, plan.profile
     )
+
+
+def _packets_pox(plan: Plan) -> Found:
+    from bench import packet_in
+
+    return packet_in.packet_in_rate_pox(
+        plan.directory, plan.pox, plan.runs, 5_000 if plan.quick else 40_000, plan.profile
+    )
+
+
+def _migration(plan: Plan) -> Found:
+    from bench import migration
+
+    return migration.migration_lost(plan.directory, plan.quick)
 
 
 MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
@@ -71,7 +97,11 @@ MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "routes_kernel_to_switch": _kernel,
     "route_change_latency": _change,
     "packet_in_rate": _packets,
+    "packet_in_rate_pox": _packets_pox,
+    "routes_socket_to_switch_pox": _socket_pox,
+    "migration_lost": _migration,
 }
+UNDER_POX = ("packet_in_rate_pox", "routes_socket_to_switch_pox")
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -87,7 +117,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", metavar="NAME", action="append", default=[], help="only this (may be repeated)"
     )
-    parser.add_argument("--pox", metavar="DIR", default="", help="under this POX checkout")
+    parser.add_argument("--pox", metavar="DIR", default="", help="also under this POX checkout")
     parser.add_argument("--runs", metavar="N", type=int, default=0, help="interleaved runs (5)")
     parser.add_argument("--routes", metavar="N", type=int, default=0, help="routes (100000)")
     parser.add_argument("--keep", metavar="DIR", default="", help="keep logs in this folder")
@@ -99,6 +129,16 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     return found
 
 
+def _find_pox(asked: str) -> str:
+    """The checkout that `./pox.py` would use, "" where there is none."""
+    options = ["--pox", asked] if asked else []
+    command = [sys.executable, str(ROOT / "pox.py"), *options, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"bench: {done.stderr.strip()}")
+    return done.stdout.strip().partition("core: POX at ")[2]
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 where a measurement could not be made."""
     asked = _arguments(words)
@@ -108,19 +148,22 @@ def main(words: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     sweeps: dict[str, Any] = {"load_before": os.getloadavg()[0], "cores": os.cpu_count()}
     failed = False
+    pox = _find_pox(asked.pox)
     with tempfile.TemporaryDirectory(prefix="xf-bench-", dir="/tmp") as scratch:
         for name in asked.only or MEASUREMENTS:
+            if name in UNDER_POX and not pox:
+                print(f"{name}: left out: no POX here (scripts/get-pox)", file=sys.stderr)
+                continue
             directory = Path(asked.keep or scratch) / name
             directory.mkdir(parents=True, exist_ok=True)
             plan = Plan(
-                directory, ("--pox", asked.pox) if asked.pox else ("--stand-in",), asked.pox,
-                asked.runs or (3 if asked.quick else 5),
+                directory, pox, asked.runs or (3 if asked.quick else 5),
                 asked.routes or (20_000 if asked.quick else 100_000), asked.quick, asked.profile,
             )  # fmt: skip
             begun = time.monotonic()
             try:
                 found = MEASUREMENTS[name](plan)
-            except BenchError as error:
+            except (BenchError, OSError, subprocess.CalledProcessError) as error:
                 print(f"bench: {name}: {error}", file=sys.stderr)
                 failed = True
                 continue

@@ -16,7 +16,7 @@ from pathlib import Path
 import zmq
 
 from bench.components.bench_witness import REPORT
-from bench.open_vswitch import BenchError, OpenVSwitch
+from bench.open_vswitch import BenchError, OpenVSwitch, end
 from mgmt.client import AskError, Client
 from xenflow.pure import messages as m
 
@@ -118,8 +118,7 @@ class Controller:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self.process.terminate()
-        self.process.wait(10)
+        end(self.process)
         self._sock.close()
 
     @property

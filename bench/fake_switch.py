@@ -1,7 +1,7 @@
 """A switch that is nothing but packet-ins: made beforehand, sent with a window, answers counted.
 
 It says what an OpenFlow 1.0 switch without flows says to a controller that has just connected,
-and takes every flow.  A packet-in counts as answered when its packet-out has come.
+and takes every flow.
 """
 
 from __future__ import annotations
@@ -29,9 +29,16 @@ def packet_in(in_port: int, frame: bytes) -> bytes:
 
 
 class FakeSwitch:
-    """Connects to the controller on loopback port `port`; `ports` are names, numbered from 1."""
+    """Connects to the controller on loopback port `port`; `ports` are names, numbered from 1.
 
-    def __init__(self, port: int, dpid: int, ports: Sequence[str]) -> None:
+    A packet-in counts as answered when its packet-out has come, or, where the controller is one
+    that sends none (`sends_packets` false), its flow.
+    """
+
+    def __init__(
+        self, port: int, dpid: int, ports: Sequence[str], *, sends_packets: bool = True
+    ) -> None:
+        self._sends_packets = sends_packets
         self._dpid = dpid
         self._ports = ports
         self._rest = b""
@@ -58,14 +65,19 @@ class FakeSwitch:
         while select.select([self._sock], [], [], quiet_s)[0]:
             self._take()
 
-    def tell(self, message: bytes) -> None:
-        """Send one message of which no answer is counted."""
-        self._sock.sendall(message)
-        self.settle()
-        self.flow_mods = self.packet_outs = 0
+    @property
+    def answered(self) -> int:
+        """Packet-ins of the present burst that have been answered."""
+        return self.packet_outs if self._sends_packets else self.flow_mods
 
-    def burst(self, packets: Sequence[bytes], window: int) -> float:
-        """Send all packet-ins, at most `window` of them unanswered; seconds until the last answer.
+    def tell(self, messages: bytes) -> None:
+        """Send messages whose answers are not counted."""
+        self._sock.sendall(messages)
+        self.settle()
+
+    def burst(self, packets: Sequence[bytes], window: int, limit_s: float = WAIT_S) -> float:
+        """Send packet-ins, at most `window` of them unanswered, until all are sent or `limit_s` has
+        passed; seconds an answered packet, until the last answer.
 
         Raises BenchError where not each was answered by a flow and the packet.
         """
@@ -73,18 +85,20 @@ class FakeSwitch:
         total = len(packets)
         sent = 0
         started = time.perf_counter()
-        while self.packet_outs < total:
-            until = min(total, self.packet_outs + window)
+        while self.answered < total:
+            until = min(total, self.answered + window)
             if until > sent:
                 self._sock.sendall(b"".join(packets[sent:until]))
                 sent = until
             self._take()
+            if time.perf_counter() - started > limit_s:
+                total = sent
         took = time.perf_counter() - started
-        if (self.flow_mods, self.packet_outs) != (total, total):
+        if (self.flow_mods, self.packet_outs) != (total, total * self._sends_packets):
             raise BenchError(
                 f"{total} packet-ins brought {self.flow_mods} flows, {self.packet_outs} packets"
             )
-        return took
+        return took / total
 
     def _take(self) -> None:
         self._sock.settimeout(WAIT_S)

@@ -31,6 +31,16 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process: asked first, killed where it does not hear."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class OpenVSwitch:
     """The running switch; `running` makes one."""
 
@@ -123,6 +133,4 @@ def running(directory: Path, dpid: int) -> Iterator[OpenVSwitch]:
         yield switch
     finally:
         for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            process.wait(10)
+            end(process)

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from bench.open_vswitch import BenchError
+from bench.open_vswitch import BenchError, OpenVSwitch
 from xenflow.pure import openflow as of
 
 WAIT_S = 60.0
@@ -21,11 +21,18 @@ class RawController:
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", port))
-        self._listener.settimeout(15)
+        self._port = port
         self._xid = 0x70000000
 
-    def accept(self) -> None:
-        """Wait for the switch, which has been told to connect here."""
+    def accept(self, switch: OpenVSwitch) -> None:
+        """Have the switch connect here."""
+        self._listener.setblocking(False)
+        try:
+            while True:  # what it tried while it was to connect elsewhere
+                self._listener.accept()[0].close()
+        except BlockingIOError:
+            self._listener.settimeout(15)
+        switch.use_controller(self._port)
         self._rest = b""
         self._sock, _ = self._listener.accept()
         self._sock.settimeout(WAIT_S)

@@ -105,8 +105,7 @@ class Contest:
 
     def limit(self, flows: bytes, expected: list[str]) -> None:
         """The raw controller's turn, once for each chunk size."""
-        self.switch.use_controller(RAW_PORT)
-        self.raw.accept()
+        self.raw.accept(self.switch)
         if not self.warm:
             self.wipe()
             self.raw.write(in_chunks(flows, CHUNKS[1]))
@@ -139,7 +138,13 @@ class Contest:
 
 
 def socket_to_switch(
-    directory: Path, core: Sequence[str], runs: int, routes: int, quick: bool, profile: str = ""
+    directory: Path,
+    core: Sequence[str],
+    runs: int,
+    routes: int,
+    quick: bool,
+    profile: str = "",
+    name: str = "routes_socket_to_switch",
 ) -> Found:
     """See the module.  `core` are options of `pox.py` that choose POX or the stand-in."""
     state = router_state(internet_routes(routes))
@@ -166,7 +171,7 @@ def socket_to_switch(
                 expected = switch.dump(pipeline.ROUTES)
             contest.limit(flows, expected)
         raw.close()
-        return contest.result("routes_socket_to_switch", routes)
+        return contest.result(name, routes)
 
 
 def kernel_to_switch(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.controller import GATEWAYS, ROOT, ROUTER
 from bench.internet_routes import text
+from bench.open_vswitch import end
 from lab.namespace import inside
 
 RTM_NEWROUTE = 24
@@ -127,5 +128,4 @@ class Running:
         return self.process
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(10)
+        end(self.process)
