@@ -56,6 +56,7 @@ class Component:
         core.listen_to_dependencies(self, ["openflow"])
         self._timer = Timer(TICK_S, self._tick, recurring=True)
         core.addListenerByName("GoingDownEvent", self._going_down)
+        core.addListenerByName("DownEvent", self._down)
 
     @staticmethod
     def _announce(switch: Switch) -> None:
@@ -189,6 +190,10 @@ class Component:
         self.routers.close()
         self.mirrors.close()
         self._manage.close()
+
+    def _down(self, _: Any) -> None:
+        # Not before: POX may still wait for the sockets' descriptors, in a thread of its own, which
+        # does not survive that they are closed under it.
         self.context.destroy(linger=0)
 
 
