@@ -36,6 +36,9 @@ TABLE_NAMES = (
     "ingress", "admission", "classes", "routes", "next-hops", "legs", "sizes", "links", "vm",
 )  # fmt: skip
 
+NETWORK_WIDE = (ROUTES, NEXT_HOPS, LEGS, SIZES)
+"""The tables that are the same on every host that forwards for a router."""
+
 ROUTE_PRIORITY = 1000
 """Priority of a /0 route; a /n has ROUTE_PRIORITY + n."""
 
@@ -198,7 +201,7 @@ def view_dependent(flow: Flow) -> bool:
     return cookie_router(flow.cookie) != 0 and (
         flow.table == CLASSES
         or (flow.table == ADMISSION and flow.priority >= _PRIORITY_ARP_REPLY)
-        or flow.table in (ROUTES, NEXT_HOPS, LEGS, SIZES)
+        or flow.table in NETWORK_WIDE
     )
 
 
