@@ -6,6 +6,12 @@ moved finds the local one again.  Whoever speaks on that socket is the router wh
 what a message says of its sender is only checked against that (`pure.feed`).  No management verb
 is understood here.
 
+A router that says more than it may is cut off for a moment: its socket is closed, with all that
+waits in it.  To stop reading instead is no choice.  libzmq (4.3) ends the process by an assertion
+where the peer of a connection that it has stopped reading goes away and something is to be written
+there, be it the answer to the peer's own ping (zeromq/libzmq issues 4364 and 4841); so its queue
+has no bound, and it sends no heartbeats here.
+
 A vif comes when the VM is created or arrives and goes when it leaves, so the interfaces that the
 network names are looked for again and again.
 """
@@ -14,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -29,11 +36,11 @@ log = logging.getLogger("xenflow.routers")
 ADDRESS = "tcp://[fe80::1%{vif}]:6641"
 LOOK_S = 0.05
 """How often a vif is looked for."""
-QUEUE = 1000
-"""Messages that ZeroMQ keeps for a router; then its TCP connection is not read any more."""
+CUT_OFF_S = 1.0
+"""How long a router that floods its socket is not listened to."""
 
 Receive = Callable[[str, bytes, list[bytes]], float]
-"""(router, peer, frames) -> for how long not to read from this router (seconds)."""
+"""(router, peer, frames) -> more than 0 where this router has said more than it may."""
 
 
 class RouterSockets:
@@ -47,6 +54,7 @@ class RouterSockets:
         self._receive = receive
         self._address = address
         self._open: dict[str, tuple[int, Pump]] = {}
+        self._cut_off: dict[str, float] = {}
         self._stopped = False
         if network.routers:
             Task(target=self._watch).start()
@@ -83,7 +91,7 @@ class RouterSockets:
             found[1].close()
             del self._open[router]
             found = None
-        if index and found is None:
+        if index and found is None and self._cut_off.get(router, 0.0) <= time.monotonic():
             self._bind(router, vif, index)
 
     def _bind(self, router: str, vif: str, index: int) -> None:
@@ -91,9 +99,11 @@ class RouterSockets:
         sock.ipv6 = True
         sock.linger = 0
         sock.maxmsgsize = MAX_BYTES
-        sock.rcvhwm = QUEUE
-        sock.heartbeat_ivl = 1000
-        sock.heartbeat_timeout = 3000
+        sock.rcvhwm = 0
+        sock.tcp_keepalive = 1
+        sock.tcp_keepalive_idle = 3
+        sock.tcp_keepalive_intvl = 1
+        sock.tcp_keepalive_cnt = 3
         try:
             sock.bind(self._address.format(vif=vif, router=router))
         except zmq.ZMQError as error:
@@ -104,9 +114,11 @@ class RouterSockets:
         log.info("%s: listening on %s", router, vif)
 
         def receive(frames: list[bytes]) -> None:
-            pause_s = self._receive(router, frames[0], frames[1:])
-            if pause_s:
-                pump.pause_s = pause_s
+            if self._receive(router, frames[0], frames[1:]) > 0 and not pump.closed:
+                log.warning("%s: floods its link: not listened to for %g s", router, CUT_OFF_S)
+                self._cut_off[router] = time.monotonic() + CUT_OFF_S
+                pump.close()
+                self._open.pop(router, None)
 
         pump = Pump(sock, receive)
         self._open[router] = index, pump

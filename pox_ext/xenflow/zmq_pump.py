@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import zmq
-from pox.lib.recoco import Select, Sleep, Task
+from pox.lib.recoco import Select, Task
 
 log = logging.getLogger("xenflow.zmq")
 
@@ -34,7 +34,6 @@ class Pump:
     def __init__(self, sock: zmq.Socket[bytes], receive: Callable[[list[bytes]], None]) -> None:
         self.sock = sock
         self.closed = False
-        self.pause_s = 0.0
         self._receive = receive
         self._task = Task(target=self._run)
         self._task.start()
@@ -81,14 +80,11 @@ class Pump:
                     self._receive(frames)
                 except Exception:
                     log.exception("a message could not be dealt with")
-                if self.pause_s or time.monotonic() >= until:
+                if time.monotonic() >= until:
                     break
             if self.closed:
                 return
-            if self.pause_s:
-                pause, self.pause_s = self.pause_s, 0.0
-                yield Sleep(pause)
-            elif taken == AT_ONCE or self._readable():
+            if taken == AT_ONCE or self._readable():
                 yield 0
             else:
                 yield Select([fd], [], [], LOOK_AGAIN_S)
