@@ -1,0 +1,309 @@
+"""What fails while routers route: controllers, routerd, switches, routing daemons, floods.
+
+What must hold: what switches have been told goes on being forwarded, and whoever comes back finds
+out the difference and writes only that.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab import bring_up, operate, process, switch
+from lab.description import PREFIX, ROOT, Lab
+from tests.lab.live import (
+    Traffic,
+    datapaths,
+    difference,
+    flow_mods,
+    flows,
+    in_sync,
+    kill,
+    reaches,
+    restart_controller,
+    router_row,
+    running,
+    settle,
+    xenflow,
+)
+
+PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
+]
+
+SPARE = "10.77.0.0/24"
+"""A prefix that nobody else uses."""
+
+
+@pytest.fixture
+def paper(lab_up: Callable[..., Lab]) -> Lab:
+    lab = lab_up("paper", pause_s=0.1, precopy_s=0.1)
+    settle(lambda: in_sync(lab), "every switch in sync")
+    return lab
+
+
+def route(verb: str, prefix: str = SPARE, via: str = "10.0.2.2", router: str = "vr1") -> None:
+    """Change a route in a router's kernel."""
+    done = operate.run(router, ["ip", "route", verb, prefix, "via", via, "proto", "static"])
+    assert done.returncode == 0, done.stderr
+
+
+def has_flow(lab: Lab, host: str, prefix: str = SPARE) -> bool:
+    return any(f"nw_dst={prefix}" in line for line in flows(lab, host)[host])
+
+
+def mods_since(before: dict[str, int]) -> int:
+    """Flow changes written since, to all switches together."""
+    return sum(flow_mods().values()) - sum(before.values())
+
+
+# --- a controller --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("controller", ["host-a", "edge"])
+def test_controller_killed(paper: Lab, controller: str) -> None:
+    """Nothing is lost; when it is back, and nothing has changed, it writes nothing."""
+    before = flows(paper)
+    with Traffic() as traffic:
+        kill(controller, "controller")
+        time.sleep(2.0)
+        restart_controller(paper, controller)
+        time.sleep(2.0)
+    traffic.assert_nothing_lost()
+    assert difference(before, flows(paper)) == []
+    own = [d.name for d in paper.network.datapaths_of(controller)]
+    assert {name: datapaths()[name]["flow_mods"] for name in own} == dict.fromkeys(own, 0)
+
+
+def test_route_changed_while_the_controller_was_away(paper: Lab) -> None:
+    """At most three flow changes for one route."""
+    with Traffic() as traffic:
+        kill("host-a", "controller")
+        route("add")
+        time.sleep(0.5)
+        restart_controller(paper, "host-a")
+        settle(lambda: has_flow(paper, "host-a"), "the new route is a flow")
+        time.sleep(1.0)
+    traffic.assert_nothing_lost()
+    assert 1 <= datapaths()["host-a"]["flow_mods"] <= 3
+    kill("host-a", "controller")
+    route("del")
+    restart_controller(paper, "host-a")
+    settle(lambda: not has_flow(paper, "host-a"), "the route is no flow any more")
+    time.sleep(1.0)
+    assert 1 <= datapaths()["host-a"]["flow_mods"] <= 3
+
+
+def test_controller_remembers_where_routers_are(paper: Lab) -> None:
+    """Killed while the router is away from home: its placement is kept, nothing is written."""
+    assert xenflow("migrate", "vr1", "host-b").returncode == 0
+    try:
+        before = flows(paper)
+        with Traffic() as traffic:
+            for name in ("host-a", "host-b", "edge"):
+                kill(name, "controller")
+            time.sleep(1.0)
+            for name in ("host-a", "host-b", "edge"):
+                bring_up.start_controller(paper, name)
+            settle(lambda: in_sync(paper), "all controllers are back")
+            settle(lambda: router_row("host-b", "vr1")["phase"] == "current", "vr1 has told all")
+            time.sleep(1.0)
+        traffic.assert_nothing_lost()
+        assert difference(before, flows(paper)) == []
+        assert set(flow_mods().values()) == {0}
+    finally:
+        assert xenflow("migrate", "vr1", "host-a").returncode == 0
+
+
+# --- routerd -------------------------------------------------------------------------------------
+
+
+def test_routerd_killed(paper: Lab) -> None:
+    """Its routes stay and are marked stale; when it is back only the difference is written."""
+    before = flows(paper)
+    with Traffic() as traffic:
+        kill("vr1", "routerd")
+        settle(lambda: router_row("host-a", "vr1")["stale"], "vr1 is marked stale")
+        assert difference(before, flows(paper)) == []
+        mods = flow_mods()
+        bring_up.start_routerd("vr1")
+        settle(lambda: not router_row("host-a", "vr1")["stale"], "vr1 is heard again")
+        settle(lambda: router_row("host-a", "vr1")["phase"] == "current", "vr1 has told all")
+        time.sleep(1.0)
+        assert mods_since(mods) == 0
+        kill("vr1", "routerd")
+        route("add")
+        mods = flow_mods()
+        bring_up.start_routerd("vr1")
+        settle(lambda: has_flow(paper, "host-a"), "the new route is a flow")
+        time.sleep(1.0)
+        assert mods_since(mods) <= 3
+        route("del")
+        settle(lambda: not has_flow(paper, "host-a"), "the route is no flow any more")
+    traffic.assert_nothing_lost()
+    assert difference(before, flows(paper)) == []
+
+
+# --- a switch ------------------------------------------------------------------------------------
+
+
+def test_connection_of_a_switch_is_dropped(paper: Lab) -> None:
+    before, mods = flows(paper), flow_mods()
+    with Traffic() as traffic:
+        done = operate.run("host-a", ["ovs-appctl", "bridge/reconnect", switch.BRIDGE])
+        assert done.returncode == 0, done.stderr
+        time.sleep(0.2)
+        settle(lambda: in_sync(paper), "host-a is back")
+    traffic.assert_nothing_lost()
+    assert difference(before, flows(paper)) == []
+    assert mods_since(mods) == 0
+
+
+@pytest.mark.parametrize("datapath", ["host-a", "gen"])
+def test_switch_restarted(paper: Lab, datapath: str) -> None:
+    """A restarted switch holds nothing; its controller fills it again."""
+    before = flows(paper)
+    node = paper.switch_node(datapath)
+    kill(node, "ovs-vswitchd")
+    settle(lambda: not datapaths()[datapath]["connected"], f"{datapath} is gone")
+    (switch.rundir(node) / "ovs-vswitchd.pid").unlink(missing_ok=True)
+    switch.start_daemon(node, PREFIX + node)
+    settle(lambda: in_sync(paper), f"{datapath} is back")
+    settle(lambda: difference(before, flows(paper)) == [], "flows as before")
+    reaches("gen", "10.2.0.1")
+    with Traffic() as traffic:
+        time.sleep(1.0)
+    traffic.assert_nothing_lost()
+
+
+# --- routing -------------------------------------------------------------------------------------
+
+
+def test_bird_restarted(paper: Lab) -> None:
+    """Routes are withdrawn and come back, and so do their flows."""
+    before = flows(paper)
+    bird = running("vr1", "bird-output")
+    os.kill(bird.pid, signal.SIGTERM)
+    settle(lambda: not bird.alive, "BIRD has ended")
+    settle(lambda: not has_flow(paper, "host-a", "10.2.0.1"), "its routes are withdrawn")
+    here = process.STATE_DIR / "vr1"
+    process.start(
+        "vr1", "bird-output",
+        ["bird", "-f", "-c", str(here / "bird.conf"), "-s", str(here / "bird.ctl")],
+        PREFIX + "vr1",
+    )  # fmt: skip
+    settle(lambda: difference(before, flows(paper)) == [], "flows as before", 40.0)
+    reaches("gen", "10.2.0.1")
+
+
+def test_route_flaps(paper: Lab) -> None:
+    """A route that comes and goes a hundred times: others are not disturbed, the end is right."""
+    before = flows(paper)
+    script = f"""
+        for i in $(seq 100); do
+            ip route add {SPARE} via 10.0.2.2 proto static; ip route del {SPARE}
+        done
+        ip route add {SPARE} via 10.0.2.2 proto static
+    """
+    with Traffic() as traffic:
+        mods = flow_mods()
+        assert operate.run("vr1", ["sh", "-c", script]).returncode == 0
+        settle(lambda: has_flow(paper, "host-a"), "the route is a flow")
+        time.sleep(1.0)
+        assert has_flow(paper, "host-a")
+        assert mods_since(mods) <= 205
+        route("del")
+        settle(lambda: not has_flow(paper, "host-a"), "the route is no flow any more")
+    traffic.assert_nothing_lost()
+    assert difference(before, flows(paper)) == []
+
+
+# --- a flood -------------------------------------------------------------------------------------
+
+FLOOD = """
+import os, signal, sys, time, zmq
+from xenflow.pure.messages import Header, Type, pack
+garbage = sys.argv[1] == "garbage"
+ended = []
+signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+sockets = []
+for _ in range(4):
+    one = zmq.Context.instance().socket(zmq.DEALER)
+    one.ipv6, one.linger = 1, 0
+    one.connect("tcp://[fe80::1%ctl0]:6641")
+    sockets.append(one)
+print("begun", flush=True)
+end = time.monotonic() + 120
+sent = 0
+while not ended and time.monotonic() < end:
+    epoch = int.from_bytes(os.urandom(8), "big")
+    frames = [os.urandom(40), os.urandom(500)] if garbage else pack(
+        Header(Type.HELLO, epoch, sent, "vr1"))
+    for one in sockets:
+        try:
+            one.send_multipart(frames, zmq.NOBLOCK)
+            sent += 1
+        except zmq.Again:
+            time.sleep(0.001)
+print(sent, flush=True)
+"""
+"""Floods the Rule Table from inside vr1, with what looks like messages of vr1 or with garbage."""
+BOUND_S = 2.0
+
+
+@pytest.fixture
+def shared_host(lab_up: Callable[..., Lab]) -> Iterator[Lab]:
+    """`path` with vr1 on host-c, beside vr2: both routers have one Rule Table."""
+    lab = lab_up("path", pause_s=0.1, precopy_s=0.1)
+    settle(lambda: in_sync(lab), "every switch in sync")
+    moved = xenflow("migrate", "vr1", "host-c")
+    assert moved.returncode == 0, moved.stderr
+    yield lab
+    back = xenflow("migrate", "vr1", "host-a")
+    assert back.returncode == 0, back.stderr
+
+
+@pytest.mark.parametrize("kind", ["messages", "garbage"])
+def test_flood_does_not_starve_another_router(shared_host: Lab, kind: str) -> None:
+    """Its neighbour's route changes still become flows within a bound, and data is not touched."""
+
+    def seconds_for_a_change() -> float:
+        begun = time.monotonic()
+        route("add", via="10.0.3.2", router="vr2")
+        settle(lambda: has_flow(shared_host, "host-c"), "vr2's route is a flow")
+        took = time.monotonic() - begun
+        route("del", via="10.0.3.2", router="vr2")
+        settle(lambda: not has_flow(shared_host, "host-c"), "vr2's route is no flow any more")
+        return took
+
+    quiet_s = seconds_for_a_change()
+    with Traffic() as traffic:
+        flood = operate.popen(
+            "vr1", [sys.executable, "-c", FLOOD, kind], stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env=bring_up.python_path(),
+        )  # fmt: skip
+        assert flood.stdout is not None
+        assert flood.stdout.readline() == "begun\n"
+        time.sleep(0.5)
+        times = [seconds_for_a_change() for _ in range(3)]
+        flood.terminate()
+        said = int(flood.communicate()[0])
+    traffic.assert_nothing_lost()
+    assert said > 4000, "that was no flood"
+    assert max(times) < BOUND_S, f"{times} under flood, {quiet_s} without"
+    # And the router whose link was flooded is heard again afterwards.
+    settle(lambda: router_row("host-c", "vr1")["phase"] == "current", "vr1 has told all again")
+    route("add", via="10.0.2.2")
+    settle(lambda: has_flow(shared_host, "host-c"), "vr1's route is a flow")
+    route("del", via="10.0.2.2")
+    settle(lambda: not has_flow(shared_host, "host-c"), "vr1's route is no flow any more")
