@@ -29,13 +29,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 from lab import flows, switch, wire
 from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
-from lab.description import PREFIX, Lab, load_lab
+from lab.description import FABRIC, PREFIX, Lab, load_lab
 from lab.namespace import LabError, processes_in
 from xenflow.pure.network import Router
 
@@ -182,6 +183,7 @@ class Routers:
         A router left at its destination stays paused there until someone decides; one left in the
         middle runs on at the source.
         """
+        _await_orphans()
         for name, domain in list(self.domains.items()):
             if domain["state"] in (RUNNING, PAUSED):
                 continue
@@ -196,6 +198,27 @@ class Routers:
                     flows.install(self.lab, datapath, self._plugged_at(datapath))
             self.resume(router, host, announce=True)
             self.note(router, host, RUNNING)
+
+
+def _await_orphans(limit_s: float = 20.0) -> None:
+    """Wait for the tools of a daemon that was killed: what it had begun would be carried out in
+    the middle of what we do."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        running = [p for n in (PREFIX + "lab", FABRIC) for p in processes_in(n)]
+        if not any(_program(pid) in _TOOLS for pid in running):
+            return
+        time.sleep(0.02)
+    log.warning("tools of an earlier daemon still run")
+
+
+_TOOLS = ("ovs-vsctl", "ovs-ofctl", "ip", "tc")
+
+
+def _program(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
 
 
 def stop_all(namespace: str) -> None:
@@ -309,6 +332,8 @@ class Hypervisor:
             domain = self._routers.domains[router.name]
             if domain["state"] != PAUSED:
                 raise RefusedError("not-paused", f"{router.name} is {domain['state']}")
+            # a daemon that was killed may have joined the wires already
+            wire.cut(self._routers.lab, router, domain["host"])
             self._routers.resume(router, domain["host"], announce=False)
             self._routers.note(router, domain["host"], RUNNING)
             return {}

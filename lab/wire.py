@@ -24,6 +24,7 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 
 from lab import switch
@@ -257,22 +258,23 @@ def announce(lab: Lab, router: Router) -> None:
     """One gratuitous ARP for each address, as Xen's network front end sends on resume (the
     kernel's NETDEV_NOTIFY_PEERS: a broadcast request for the sender's own address)."""
     with inside(PREFIX + router.name):
-        for interface in router.interfaces:
-            mac = interface.mac.to_bytes(6, "big")
-            address = lab.addresses[router.name][interface.name].ip.packed
-            frame = (
-                b"\xff" * 6
-                + mac
-                + b"\x08\x06"
-                + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
-                + mac
-                + address
-                + b"\0" * 6
-                + address
-            )
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-                sock.bind((interface.name, 0))
-                sock.send(frame)
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    for interface in router.interfaces:
+        mac = interface.mac.to_bytes(6, "big")
+        address = lab.addresses[router.name][interface.name].ip.packed
+        frame = (
+            b"\xff" * 6
+            + mac
+            + b"\x08\x06"
+            + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
+            + mac
+            + address
+            + b"\0" * 6
+            + address
+        )
+        sock.sendto(frame, (interface.name, 0))
+    # closing a packet socket waits until no processor can be using it: 10 to 20 ms
+    threading.Thread(target=sock.close).start()
 
 
 # --- the control link's filter -------------------------------------------------------------------
