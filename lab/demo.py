@@ -26,7 +26,7 @@ from lab.description import ROOT, Lab
 from lab.judge import Counts, Verdict
 from lab.moves import Move, Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
-from lab.soak import INTERRUPTED, end_on_sigterm
+from lab.soak import INTERRUPTED, begin
 from mgmt import cli
 from mgmt.verbs.migrate import Progress
 from xenflow.pure.network import NetworkError
@@ -268,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", default=ROOT / "out" / "demo",
                         help="where results go; it is emptied (default out/demo)")
     args = parser.parse_args(argv)
-    end_on_sigterm()
+    begin()
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)
     begun = time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
 import statistics
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab import bring_up, judge, operate
+from lab import bring_up, judge, operate, process
 from lab.bring_up import Options
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
@@ -202,8 +203,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def end_on_sigterm() -> None:
-    """SIGTERM is like Ctrl-C from now on: what was brought up is taken down."""
+def begin() -> None:
+    """SIGTERM is like Ctrl-C from now on: what was brought up is taken down.  And the migration,
+    which runs in this process, goes before what else runs on the machine, as the lab does."""
+    process.go_first(os.getpid())
 
     def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -214,7 +217,7 @@ def end_on_sigterm() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     args = _arguments(argv)
-    end_on_sigterm()
+    begin()
     wanted = Wanted(
         args.topology, args.moves, args.rate, args.mode, args.size, args.pause, args.pipeline,
         args.max_revalidator, args.between, args.baseline,
