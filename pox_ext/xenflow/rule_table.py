@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from xenflow.channel import PACKET_OUT_XID, Done
 from xenflow.hold import Held, Hellos
 from xenflow.pure import flow as f
 from xenflow.pure import openflow as of
@@ -38,7 +39,7 @@ from xenflow.pure.placement import Placement, at_home
 from xenflow.pure.router_state import Changes, RouterState
 from xenflow.pure.views import router_view
 from xenflow.state_file import StateFile
-from xenflow.switch import PACKET_OUT_XID, Done, Switch
+from xenflow.switch import Switch
 
 log = logging.getLogger("xenflow.rule_table")
 

@@ -1,13 +1,8 @@
 """One datapath: what it holds, what it shall hold, and its only writer.
 
 The Rule Table says what has changed; a `Switch` turns that into flow messages and writes them in
-an order in which no packet that was deliverable, and will be, is lost in between.  Work is done
-by *jobs*: generators that run one after the other, so that the order in which changes were made
-is the order in which the switch sees them.  A job yields what it waits for:
-
-    ROOM             until few enough bytes are on their way to the switch
-    a Request        until its reply (statistics or barrier) has come
-    a number         for so many seconds
+an order in which no packet that was deliverable, and will be, is lost in between.  Each change is a
+job of its `Channel`; jobs run one after the other.
 
 After a connection the first job is always `_resync`: read what the switch holds, compare, and
 write the difference.  Nothing is ever wiped, and nothing of a router is deleted before its state
@@ -20,13 +15,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from xenflow import proof
+from xenflow.channel import IN_FLIGHT_BYTES, PIECE_BYTES, ROOM, Channel, Job, Request
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline, plain_host
 from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output
@@ -40,21 +33,12 @@ from xenflow.rules import Rules
 
 log = logging.getLogger("xenflow.switch")
 
-PIECE_BYTES = 32 * 1024
-IN_FLIGHT_BYTES = 8 * PIECE_BYTES
-"""More than that is not sent before the switch's barrier reply: a queue in the controller or in
-the socket would delay everything behind it."""
 READ_WHOLE = 4000
 """A table of more flows is read and deleted chunk by chunk: a big request stops the userspace
 datapath, whose main thread also forwards."""
 PACE_S = 0.002
 """Pause between two chunks."""
-NUDGE_TABLE = 63
 EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
-FIRST_XID = 0x80000000
-"""The cores count their own transaction ids below that."""
-PACKET_OUT_XID = 0xFFFF0000
-"""Of packets sent through the switch; a refused one changes nothing that the switch holds."""
 BULK = 4 * 1024
 MAX_EXACT = 10_000
 MANY_DECISIONS = 64
@@ -71,45 +55,7 @@ class Routers(Protocol):
         """The same as its classes need it."""
 
 
-@dataclass(slots=True)
-class Request:
-    """A message with its transaction id; the job that yields it gets the reply."""
-
-    xid: int
-    message: bytes
-    entries: list[Any] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Wait until less than IN_FLIGHT_BYTES are on their way."""
-
-
-ROOM = Room()
-Awaited = Request | Room | float
-Job = Generator[Awaited, Any, None]
-Done = Callable[[str | None], None]
-
-
-class _Promise:
-    """An answer that is given exactly once, whatever happens to the switch."""
-
-    __slots__ = ("_then",)
-
-    def __init__(self, then: Done) -> None:
-        self._then: Done | None = then
-
-    def settle(self, error: str | None = None) -> None:
-        then, self._then = self._then, None
-        if then is not None:
-            then(error)
-
-    @property
-    def settled(self) -> bool:
-        return self._then is None
-
-
-class Switch:
+class Switch(Channel):
     """See the module."""
 
     def __init__(
@@ -120,43 +66,21 @@ class Switch:
         later: Callable[..., Any],
         placements: dict[str, Placement],
     ) -> None:
+        super().__init__(datapath, later)
         self.network = network
-        self.datapath = datapath
         self.routers = routers
-        self.later = later
         self.placements = placements
-        self.connection: Any = None
-        self.connected_since = 0.0
         self.ports: dict[str, tuple[int, bool]] = {}
         self.installed: Flows = {}
         self.hops: dict[str, dict[int, tuple[Flow, ...]]] = {}
         self.synced: set[str] = set()
         self.rules = Rules()
-        self.live = False
         self.flow_mods = 0
-        self.errors = 0
         self._answers: Reactive | None = None
         self._found: dict[str, dict[int, int]] = {}
         self._streamed: dict[str, int] = {}
-        self._promises: list[_Promise] = []
-        self._jobs: deque[Job] = deque()
-        self._job: Job | None = None
-        self._running = False
-        self._awaiting: Awaited | None = None
-        self._replies: dict[int, tuple[Request, Callable[[list[Any]], None]]] = {}
-        self._in_flight: deque[tuple[int, int]] = deque()
-        self._in_flight_bytes = 0
-        self._unfenced = 0
-        self._written = 0
-        self._proven = -1
-        """How many messages had been written when they were last proven in force."""
-        self._xids = count(FIRST_XID)
-        self._generation = 0
-        self._fragments: list[bytes] = []
-        self._fragment_bytes = 0
         self._packer = pipeline_packer()
-        self._plain = datapath.kind is Kind.PLAIN or not datapath.nicira
-        self._plain_host = self._plain and datapath.kind is Kind.HOST
+        self._plain_host = self.plain and datapath.kind is Kind.HOST
         self._exact: set[bytes] = set()
         """On a plain host: the matches of the exact flows it was given."""
 
@@ -165,36 +89,15 @@ class Switch:
     def connect(self, connection: Any, ports: Iterable[tuple[str, int, bool]]) -> None:
         """The switch has connected: read it back, then write the difference."""
         self.disconnect()
-        self.connection = connection
-        self.connected_since = time.monotonic()
+        self._open(connection)
         self.ports = {name: (number, up) for name, number, up in ports}
-        if not self._plain:
-            self._send(of.enable_table_id())
-        self._send(of.set_config(0xFFFF))
         self.submit(self._resync())
 
     def disconnect(self) -> None:
         """The connection is gone, and with it everything that was on its way."""
-        self._generation += 1
-        self.connection = None
-        self.live = False
-        waiting, self._replies = self._replies, {}
-        jobs = [job for job in (self._job, *self._jobs) if job is not None]
-        self._job, self._awaiting = None, None
-        self._jobs.clear()
-        self._in_flight.clear()
-        self._in_flight_bytes = self._unfenced = 0
-        self._proven = -1
-        self._fragments, self._fragment_bytes = [], 0
         self.installed, self.hops, self._streamed = {}, {}, {}
         self.synced.clear()
-        for job in jobs:
-            job.close()
-        for _, then in waiting.values():
-            then([])
-        promises, self._promises = self._promises, []
-        for promise in promises:
-            promise.settle(f"{self.name}: the switch went away")
+        self._close()
 
     def port_changed(self, name: str, number: int, up: bool, deleted: bool) -> None:
         """A port came, went, or changed its state."""
@@ -250,19 +153,9 @@ class Switch:
     # --- questions ----------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        """The datapath's name."""
-        return self.datapath.name
-
-    @property
     def reactive(self) -> bool:
         """Whether routes are looked up by the controller, packet by packet."""
         return self.datapath.pipeline is Pipeline.REACTIVE or self._plain_host
-
-    @property
-    def busy(self) -> int:
-        """Jobs that are not finished."""
-        return len(self._jobs) + (self._job is not None)
 
     def forwards(self, router: str) -> bool:
         """Whether this switch forwards for a router."""
@@ -301,7 +194,7 @@ class Switch:
 
     def arrivals(self, router: Router, then: Callable[[int], None]) -> None:
         """Count the packets that have arrived for a router, as far as the counters know."""
-        if self._plain:
+        if self.plain:
             macs = {interface.mac for interface in router.interfaces}
             self.stats(lambda stats: then(_packets(
                 s for s in stats
@@ -348,230 +241,13 @@ class Switch:
         self, table: int, cookie: int, mask: int, what: tuple[Any, ...] = ()
     ) -> Request:
         xid = next(self._xids)
-        if self._plain:
+        if self.plain:
             return Request(xid, of.flow_stats_request_of10(xid=xid))
         return Request(xid, of.flow_stats_request(table, cookie, mask, what, xid))
 
-    # --- in force -----------------------------------------------------------------------------
-
-    def in_force(self, then: Done) -> None:
-        """Call `then(None)` once everything submitted so far is in force on the switch, or with
-        the reason why that cannot be said (see `proof`).  What was proven already is not proven
-        again: where nothing has been written since, the switch's barrier is enough."""
-        self._prove(then, lambda: self._proven == self._written)
-
-    def counted(self, then: Done) -> None:
-        """Call `then(None)` once the counters count every packet that had arrived by now (they
-        are pushed when the cached flows are checked), and everything is in force."""
-        self._prove(then, lambda: False)
-
-    def _prove(self, then: Done, needless: Callable[[], bool]) -> None:
-        promise = self._promise(then)
-
-        def prove(error: str | None) -> None:
-            written = self._written
-
-            def finish() -> None:
-                if not promise.settled:
-                    self._proven = max(self._proven, written)
-                refused = f"{self.name}: the switch refused a flow"
-                promise.settle(None if self.live else refused)
-
-            if error or promise.settled:
-                promise.settle(error)
-            elif needless():
-                finish()
-            elif self.datapath.proof == "revalidator":
-                self._round(promise, lambda: self._round(promise, finish))
-            else:
-                self._nudge()
-                bound_s = self.datapath.proof_bound_s
-                self._ask(self._barrier(), lambda _: self.later(bound_s, finish))
-
-        self._after_jobs(promise, prove)
-
-    def confirmed(self, then: Done) -> None:
-        """Call `then(None)` once the switch has confirmed everything submitted so far."""
-        promise = self._promise(then)
-        self._after_jobs(promise, promise.settle)
-
-    def _promise(self, then: Done) -> _Promise:
-        self._promises = [p for p in self._promises if not p.settled]
-        promise = _Promise(then)
-        self._promises.append(promise)
-        return promise
-
-    def _after_jobs(self, promise: _Promise, then: Done) -> None:
-        if self.connection is None:
-            promise.settle(f"{self.name}: the switch is not connected")
-        else:
-            self.submit(self._fence(then))
-
-    def _round(self, promise: _Promise, then: Callable[[], None]) -> None:
-        """One whole round of the revalidators that began after now."""
-        rundir = self.datapath.ovs_rundir or proof.default_rundir()
-
-        def asked(error: str | None) -> None:
-            if error or promise.settled:
-                promise.settle(error)
-            else:
-                then()
-
-        self._nudge()
-        self._ask(self._barrier(), lambda _: proof.ask(rundir, "revalidator/wait", asked))
-
-    def _nudge(self) -> None:
-        """A change that touches no packet, so that cached flows are checked again soon."""
-        if self._plain:
-            nudge = Flow(0, 1, match(dl_type=0x88B5), (), pipeline.COOKIE_MAGIC)
-            pack = of.flow_mod_of10
-        else:
-            nudge = Flow(NUDGE_TABLE, 1, match(), (), pipeline.COOKIE_MAGIC)
-            pack = of.flow_mod
-        self._send(pack(nudge, of.Command.ADD) + pack(nudge, of.Command.DELETE_STRICT))
-
-    # --- jobs: the machinery ------------------------------------------------------------------
-
-    def submit(self, job: Job) -> None:
-        """Append a job; it starts at once where nothing else is under way."""
-        self._jobs.append(job)
-        if not self._running and self._awaiting is None:
-            self._run()
-
-    def _run(self, value: Any = None) -> None:
-        self._running, self._awaiting = True, None
-        generation = self._generation
-        try:
-            while generation == self._generation:
-                if self._job is None:
-                    if not self._jobs:
-                        break
-                    self._job = self._jobs.popleft()
-                    value = None
-                try:
-                    awaited = self._job.send(value)
-                except StopIteration:
-                    self._job = None
-                    continue
-                except Exception:
-                    log.exception("%s: a job failed; the switch is read again", self.name)
-                    self._job = self._resync(pause_s=1.0)
-                    continue
-                if generation != self._generation:
-                    return
-                value = None
-                if isinstance(awaited, Room):
-                    self._fence_fragments()
-                    if self._in_flight_bytes < IN_FLIGHT_BYTES:
-                        continue
-                    self._awaiting = awaited
-                    return
-                self._flush_fragments()
-                self._awaiting = awaited
-                if isinstance(awaited, Request):
-                    self._ask(awaited, self._resume)
-                else:
-                    self.later(awaited, self._resume_if, generation)
-                return
-            if generation == self._generation:
-                self._flush_fragments()
-        finally:
-            self._running = False
-
-    def _resume(self, value: Any) -> None:
-        if self._running or self._awaiting is None:
-            return
-        self._run(value)
-
-    def _resume_if(self, generation: int) -> None:
-        if generation == self._generation:
-            self._resume(None)
-
-    def _ask(self, request: Request, then: Callable[[list[Any]], None]) -> None:
-        if self.connection is None:
-            then([])
-            return
-        self._flush_fragments()
-        self._replies[request.xid] = (request, then)
-        self._send(request.message)
-
-    def _barrier(self) -> Request:
-        xid = next(self._xids)
-        return Request(xid, of.barrier_request(xid))
-
-    def on_barrier(self, xid: int) -> None:
-        """A barrier reply."""
-        while self._in_flight and self._in_flight[0][0] <= xid:
-            self._in_flight_bytes -= self._in_flight.popleft()[1]
-        if isinstance(self._awaiting, Room) and self._in_flight_bytes < IN_FLIGHT_BYTES // 2:
-            self._resume(None)
-        waiting = self._replies.pop(xid, None)
-        if waiting is not None:
-            waiting[1](waiting[0].entries)
-
-    def on_stats(self, reply: of.StatsReply) -> bool:
-        """One part of a statistics reply; False where it was not asked for here."""
-        waiting = self._replies.get(reply.xid)
-        if waiting is None:
-            return False
-        request, then = waiting
-        request.entries.extend(reply.entries)
-        if not reply.more:
-            del self._replies[reply.xid]
-            then(request.entries)
-        return True
-
-    def on_error(self, xid: int, text: str) -> None:
-        """The switch refused something: what it holds is not what is thought any more."""
-        log.error("%s: %s (xid %#x)", self.name, text, xid)
-        if xid == PACKET_OUT_XID:
-            return
-        self.errors += 1
-        waiting = self._replies.pop(xid, None)
-        if waiting is not None:
-            waiting[1]([])
-        elif self.live:
-            self.live = False
-            self.later(1.0, self._read_again, self._generation)
-
-    def _read_again(self, generation: int) -> None:
-        if generation == self._generation and not self.live:
-            self.submit(self._resync())
-
-    # --- sending ------------------------------------------------------------------------------
-
-    def _send(self, data: bytes) -> None:
-        if self.connection is not None:
-            self.connection.send(data)
-
-    def _write(self, data: bytes) -> None:
-        """Queue one message; many leave as one piece, with a barrier behind it."""
-        self._written += 1
-        self._fragments.append(data)
-        self._fragment_bytes += len(data)
-        if self._fragment_bytes >= PIECE_BYTES:
-            self._fence_fragments()
-
-    def _flush_fragments(self) -> None:
-        if self._fragments:
-            self._unfenced += self._fragment_bytes
-            self._send(b"".join(self._fragments))
-            self._fragments, self._fragment_bytes = [], 0
-            if self._unfenced >= PIECE_BYTES:
-                self._fence_fragments()
-
-    def _fence_fragments(self) -> None:
-        self._flush_fragments()
-        if self._unfenced:
-            xid = next(self._xids)
-            self._in_flight.append((xid, self._unfenced))
-            self._in_flight_bytes += self._unfenced
-            self._unfenced = 0
-            self._send(of.barrier_request(xid))
-
     def _write_flow(self, add: bool, flow: Flow) -> None:
         command = of.Command.ADD if add else of.Command.DELETE_STRICT
-        pack = of.flow_mod_of10 if self._plain else of.flow_mod
+        pack = of.flow_mod_of10 if self.plain else of.flow_mod
         self.flow_mods += 1
         self._write(pack(flow, command))
         if flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND:
@@ -605,10 +281,6 @@ class Switch:
         self._fence_fragments()
         yield ROOM
 
-    def _fence(self, then: Done) -> Job:
-        yield self._barrier()
-        then(None)
-
     def _resync(self, pause_s: float = 0.0) -> Job:
         """Read what the switch holds of ours; then write what differs."""
         self.live = False
@@ -617,7 +289,7 @@ class Switch:
         started = time.monotonic()
         self.installed, self.hops, self._found = {}, {}, {}
         self.synced.clear()
-        if self._plain:
+        if self.plain:
             flows = yield self._stats_request(0, 0, 0)
             self._take([s.flow for s in flows])
         else:
@@ -708,7 +380,7 @@ class Switch:
     def _make_hops(self, router: Router) -> None:
         state = self.routers.state(router.name)
         assert state is not None
-        if self.reactive or self._plain:
+        if self.reactive or self.plain:
             self.hops[router.name] = {}
             return
         self.hops[router.name] = {
@@ -735,7 +407,7 @@ class Switch:
     # The reactive pipeline's exact flows: deleted where they may have become wrong, asked for again
 
     def _forget_decisions(self, router: int | None = None, hop: int | None = None) -> None:
-        if self._plain:
+        if self.plain:
             nothing = Flow(0, pipeline.REACTIVE_PRIORITY, (), ())
             form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
             for what in self._exact:
@@ -753,7 +425,7 @@ class Switch:
     def _change_decisions(self, router: Router, state: RouterState, changes: Changes) -> None:
         routes = [*changes.routes4, *changes.gone4]
         hops = list(affected_hops(state, changes))
-        if self._plain or len(routes) + len(hops) > MANY_DECISIONS:
+        if self.plain or len(routes) + len(hops) > MANY_DECISIONS:
             self._forget_decisions(router.id)
             return
         for hop in hops:
@@ -784,7 +456,7 @@ class Switch:
                     self._write_flow(True, flow)
         self._fence_fragments()
         routes = state.routes4
-        if not (self.reactive or self._plain or (streamed == len(routes) and not found)):
+        if not (self.reactive or self.plain or (streamed == len(routes) and not found)):
             adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
             gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
             yield from self._write_routes(router.id, adds, gone, ordered=bool(found))
@@ -810,7 +482,7 @@ class Switch:
         stale: list[Flow] = []
         if self.reactive:
             self._change_decisions(router, state, changes)
-        if not (self.reactive or self._plain):
+        if not (self.reactive or self.plain):
             if self._in_flight_bytes >= IN_FLIGHT_BYTES:
                 yield ROOM
             for hop in affected_hops(state, changes):
@@ -872,7 +544,7 @@ class Switch:
             return
         self._found.pop(name, None)
         self.hops.pop(name, None)
-        if self._plain:
+        if self.plain:
             return
         for batch in self._plan_small():
             for add, flow in batch:
