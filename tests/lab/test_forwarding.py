@@ -18,6 +18,7 @@ from lab import bring_up, operate
 from lab.description import ROOT, Lab
 from mgmt.network_file import load
 from mgmt.session import Session
+from xenflow.pure.pipeline import ADMISSION, LINKS
 
 pytestmark = [
     pytest.mark.lab,
@@ -169,9 +170,9 @@ class TestPath:
         """Packets on host-c: transit on the link gen-vr1, and arrivals at vr2."""
         flows = ask("flows", on="host-c", datapath="host-c", limit=1000)["flows"]
         return {
-            "switched": sum(f["packets"] for f in flows if f["table"] == 6 and "reg2=0x1," in
+            "switched": sum(f["packets"] for f in flows if f["table"] == LINKS and "reg2=0x1," in
                             f["match"] and "02:00:00:01:01:01" in f["match"]),
-            "routed": sum(f["packets"] for f in flows if f["table"] == 1
+            "routed": sum(f["packets"] for f in flows if f["table"] == ADMISSION
                           and "dl_dst=02:00:00:02" in f["match"]),
         }  # fmt: skip
 
