@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from routerd import rtnetlink as rt
@@ -71,6 +71,10 @@ class NextHopIds:
     def spec(self, id_: int) -> Spec:
         """What an id stands for."""
         return self._specs[id_]
+
+    def of_types(self, types: Collection[int]) -> set[int]:
+        """The ids of all next hops of some types."""
+        return {id_ for id_, spec in self._specs.items() if spec[0] in types}
 
     def keep(self, used: set[int]) -> None:
         """Forget all ids but these."""
@@ -360,6 +364,7 @@ class KernelView:
             else:
                 return True
         self.dirty4.add(key)
+        self.dirty_policy = self.dirty_policy or self._is_loose()
         return False
 
     # ------------------------------------------------------------------ next hops
@@ -660,13 +665,21 @@ class KernelView:
         check = self._setting(link.ifindex, "rp_filter")
         if check == 1:
             yield f"rp_filter is strict on {link.name}"
-        elif check == 2 and not self._default_is_unicast():
-            yield f"rp_filter is loose on {link.name}, and no default route"
+        elif check == 2 and not self._reaches_every_source():
+            yield f"rp_filter is loose on {link.name}, and not every source has a route"
 
-    def _default_is_unicast(self) -> bool:
-        """Whether every source is reachable somehow, so that a loose filter passes it."""
-        target = self.routes4.get(0, (0, 0))[1]
-        return bool(target) and self._type(target) not in _WITHOUT_HOP.values()
+    def _reaches_every_source(self) -> bool:
+        """Whether a loose filter passes every source: a default route, and no route under it that
+        is none (net/ipv4/fib_frontend.c, __fib_validate_source)."""
+        if not self.routes4.get(0, (0, 0))[1]:
+            return False
+        without = self.ids.of_types((*_WITHOUT_HOP.values(), NextHopType.VM))
+        if not without:
+            return True
+        return not any(candidate[1] in without for candidate in self.routes4.values())
+
+    def _is_loose(self) -> bool:
+        return any(self._setting(link.ifindex, "rp_filter") == 2 for link in self.data_links())
 
     # ------------------------------------------------------------------ neighbours to keep
 

@@ -267,7 +267,7 @@ def _strict(made: Configuration) -> None:
 def _loose(made: Configuration) -> None:
     name = f"net/ipv4/conf/e{_port(made)}/rp_filter"
     made.settings[name], made.restore[name] = 2, 0
-    made.slow = not any("route add 0.0.0.0/0" in line for line in made.commands)
+    made.slow = True  # not every source has a route: the rig's own mark is none
 
 
 def _rule(made: Configuration) -> None:
