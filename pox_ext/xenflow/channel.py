@@ -35,6 +35,8 @@ IN_FLIGHT_BYTES = 8 * PIECE_BYTES
 """More than that is not sent before the switch's barrier reply: a queue in the controller or in
 the socket would delay everything behind it."""
 NUDGE_TABLE = 63
+NUDGE_S = 0.02
+"""How often a round of the revalidators is provoked while one is waited for."""
 FIRST_XID = 0x80000000
 """The cores count their own transaction ids below that."""
 PACKET_OUT_XID = 0xFFFF0000
@@ -211,15 +213,29 @@ class Channel:
     def _round(self, promise: _Promise, then: Callable[[], None]) -> None:
         """One whole round of the revalidators that began after now."""
         rundir = self.datapath.ovs_rundir or proof.default_rundir()
+        answered = False
+
+        def ask(_: object) -> None:
+            proof.ask(rundir, "revalidator/wait", asked)
+            self.later(NUDGE_S, again)
 
         def asked(error: str | None) -> None:
+            nonlocal answered
+            answered = True
             if error or promise.settled:
                 promise.settle(error)
             else:
                 then()
 
+        def again() -> None:
+            # The round that the first nudge started may have been over before the question was
+            # there: without another, the answer would come after `max-revalidator`.
+            if not answered and not promise.settled:
+                self._nudge()
+                self.later(NUDGE_S, again)
+
         self._nudge()
-        self._ask(self._barrier(), lambda _: proof.ask(rundir, "revalidator/wait", asked))
+        self._ask(self._barrier(), ask)
 
     def _nudge(self) -> None:
         """A change that touches no packet, so that cached flows are checked again soon."""
