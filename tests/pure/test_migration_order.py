@@ -326,10 +326,11 @@ class NativeChecks(Checks):
 NETWORKS: dict[str, Plan] = {name: load(name) for name in ("paper", "path")}
 ROUTERS = [(name, router) for name in NETWORKS for router in NETWORKS[name].network.routers]
 MOVES = [
-    (name, router, one, other)
+    pytest.param(name, router, one, other, marks=[pytest.mark.slow] if router == "vr2" else [])
     for name, router in ROUTERS
     for one, other in permutations(NETWORKS[name].network.hosts, 2)
 ]
+"""Every move of every router in both networks."""
 each_move = pytest.mark.parametrize(("name", "router", "source", "to"), MOVES)
 each_order = pytest.mark.parametrize("order", [Order.OVERLAPPED, Order.REPORT])
 

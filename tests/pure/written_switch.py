@@ -1,0 +1,102 @@
+"""A switch that is only written to: it stands where a connection does and applies what is sent.
+
+What `xenflow.switch.Switch` writes is taken apart into single messages, in the order in which a
+real switch would carry them out, and applied to simulated tables one by one; after each of them
+`watch` is called, so that a test sees every state that packets could meet.  Barriers and questions
+are answered when the writer has nothing more to say.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from tests.conftest import ROOT
+from xenflow.pure import openflow as of
+from xenflow.pure.flow import Flow
+from xenflow.pure.simulate import Tables
+
+# `switch` asks `proof`, which asks the switch's process from the core's own loop.  Before the
+# repository's root, where the launcher has the core's name.
+if str(ROOT / "runtime") not in sys.path:
+    sys.path.insert(0, str(ROOT / "runtime"))
+
+from xenflow.switch import Switch
+
+# Where things are in an NXT_FLOW_MOD and in a Nicira statistics request (nicira-ext.h).
+_COMMAND_AT, _MATCH_LENGTH_AT, _MATCH_AT = 24, 40, 48
+_COOKIE_ENTRY = struct.Struct("!IQQ")
+_SUBTYPE_AT = 16
+_NXT_FLOW_MOD, _NXST_AGGREGATE = 13, 1
+
+
+class WrittenSwitch:
+    """The connection that a `Switch` is given."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.messages: list[str] = []
+        """What was sent, in words."""
+        self.watch: Callable[[], None] = lambda: None
+        self._later: deque[Callable[[], None]] = deque()
+        self.switch: Switch
+
+    def attach(self, switch: Switch, ports: dict[str, int]) -> None:
+        """Connect the writer, and let it write all it knows."""
+        self.switch = switch
+        switch.connect(self, [(name, number, True) for name, number in ports.items()])
+        self.run()
+
+    def later(self, delay_s: float, call: Callable[..., Any], *arguments: Any) -> None:
+        """In place of the core's `call_delayed`: at once, but not now."""
+        self._later.append(lambda: call(*arguments))
+
+    def run(self) -> None:
+        """Until nothing more is to be done."""
+        while self._later:
+            self._later.popleft()()
+
+    def send(self, data: bytes) -> None:
+        """What the writer sends."""
+        messages, rest = of.split(data)
+        assert not rest, "half a message"
+        for message in messages:
+            self._take(message)
+
+    def _take(self, message: bytes) -> None:
+        kind, xid = message[1], int.from_bytes(message[4:8], "big")
+        if kind == of.Type.BARRIER_REQUEST:
+            self._later.append(lambda: self.switch.on_barrier(xid))
+        elif kind == of.Type.STATS_REQUEST:
+            (subtype,) = struct.unpack_from("!I", message, _SUBTYPE_AT)
+            entries = [of.Aggregate(0, 0, 0)] if subtype == _NXST_AGGREGATE else []
+            reply = of.StatsReply(xid, False, entries)
+            self._later.append(lambda: self.switch.on_stats(reply))
+        elif kind == of.Type.VENDOR and message[15] == _NXT_FLOW_MOD:
+            self._apply(message)
+            self.watch()
+
+    def _apply(self, message: bytes) -> None:
+        (command,) = struct.unpack_from("!H", message, _COMMAND_AT)
+        if command & 0xFF == of.Command.DELETE:
+            self._delete_many(message)
+            return
+        flow: Flow = of.parse_flow_mod(message)
+        self.messages.append(f"{of.Command(command & 0xFF).name} {flow}")
+        if command & 0xFF == of.Command.ADD:
+            self.tables.add(flow)
+        else:
+            assert command & 0xFF == of.Command.DELETE_STRICT
+            self.tables.delete_strict(*flow.key)
+
+    def _delete_many(self, message: bytes) -> None:
+        """By cookie and nothing else, as the writer does it."""
+        (length,) = struct.unpack_from("!H", message, _MATCH_LENGTH_AT)
+        assert length == _COOKIE_ENTRY.size, "a delete that matches more than a cookie"
+        _, cookie, mask = _COOKIE_ENTRY.unpack_from(message, _MATCH_AT)
+        table = message[_COMMAND_AT]
+        self.messages.append(f"DELETE table {table}, cookie {cookie:#x}/{mask:#x}")
+        self.tables.delete_by_cookie(None if table == of.ALL_TABLES else table, cookie, mask)
