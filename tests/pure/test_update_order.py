@@ -146,10 +146,10 @@ def states(draw: st.DrawFn) -> RouterState:
     ]  # fmt: skip
     legs = draw(st.lists(st.sampled_from((3, 4, 5, 6)), min_size=1, max_size=3))
     sections.append(Section(Kind.LEG, Op.SET, [m.Leg(9, leg, 1, n) for n, leg in enumerate(legs)]))
-    sections.append(Section(Kind.NEIGHBOUR, Op.SET, [
-        m.Neighbour(SECOND, 4, True, address, mac)
-        for address, mac in ((0x0A000202, RECV), (0x0A000207, 0x0200000000AA)) if draw(st.booleans())
-    ]))  # fmt: skip
+    stations = [(0x0A000202, RECV), (0x0A000207, 0x0200000000AA)]
+    known = [(address, mac) for address, mac in stations if draw(st.booleans())]
+    neighbours = [m.Neighbour(SECOND, 4, True, address, mac) for address, mac in known]
+    sections.append(Section(Kind.NEIGHBOUR, Op.SET, neighbours))
     sections.append(Section(Kind.ROUTE4, Op.SET, [
         (net, plen, hop) for net, plen in PREFIXES
         if (hop := draw(st.sampled_from((0, *HOPS[:10]))))
