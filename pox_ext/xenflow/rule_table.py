@@ -212,8 +212,9 @@ class RuleTable:
             if group or target == interface.mac:
                 held = self.held[router.name]
                 if switch.takes(interface.vif):
-                    held.keep(link.id, frame)
-                    self.deliver(switch, router, None)  # its vif came meanwhile
+                    if not group:  # its vif came meanwhile; a group's frame was for another router
+                        held.keep(link.id, frame)
+                        self.deliver(switch, router, None)
                 elif not held.keep(link.id, frame) and held.dropped == 1:
                     log.warning("%s: no room to hold more packets for it", router.name)
                 if group:
