@@ -31,7 +31,7 @@ import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -189,12 +189,17 @@ def send(
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     if source:
         sock.bind((source, 0))
-    sock.connect((to, port))
+    try:
+        sock.connect((to, port))
+        transmit: Callable[[bytearray], int] = sock.send
+    except OSError:  # no route at this moment; what is sent until there is one is lost
+        def transmit(data: bytearray) -> int:
+            return sock.sendto(data, (to, port))
     packet = bytearray(payload_size(size))
     times = array("Q")
     tick = max(_TICK_S, 1 / rate_pps)
     late = 0.0
-    clock, clock_ns, pack, transmit = time.monotonic, time.monotonic_ns, HEADER.pack_into, sock.send
+    clock, clock_ns, pack = time.monotonic, time.monotonic_ns, HEADER.pack_into
     begun = clock()
     number = 0
     while number < count and not stopping:
@@ -481,7 +486,9 @@ class ProbePair:
     def _kill(self) -> None:
         for one in self._senders + self._receivers:
             one.kill()
-            one.communicate()
+            one.wait()
+            if one.stdout:
+                one.stdout.close()
         self._senders, self._receivers = [], []
 
     def close(self) -> None:
