@@ -193,6 +193,18 @@ class Channel:
 
         self._after_jobs(promise, prove)
 
+    def alive(self, then: Callable[[bool], None], limit_s: float) -> None:
+        """Call `then` with whether the switch has answered a barrier within a time."""
+        open_answers = [then]
+
+        def answer(yes: bool) -> None:
+            if open_answers:
+                open_answers.pop()(yes)
+
+        generation = self._generation
+        self._ask(self._barrier(), lambda _: answer(generation == self._generation))
+        self.later(limit_s, answer, False)
+
     def confirmed(self, then: Done) -> None:
         """Call `then(None)` once the switch has confirmed everything submitted so far."""
         promise = self._promise(then)
@@ -272,7 +284,7 @@ class Channel:
                     continue
                 except Exception:
                     log.exception("%s: a job failed; the switch is read again", self.name)
-                    self._job = self._resync(pause_s=1.0)
+                    self._job, value = self._resync(pause_s=1.0), None
                     continue
                 if generation != self._generation:
                     return

@@ -1,0 +1,107 @@
+"""A job that fails is one job's failure: the switch is read again, and the channel goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mgmt.network_file import load
+from tests.conftest import ROOT
+from xenflow.pure import openflow as of
+
+if str(ROOT / "runtime") not in sys.path:
+    sys.path.insert(0, str(ROOT / "runtime"))
+
+from xenflow.channel import ROOM, Channel, Job
+
+
+class Reader(Channel):
+    """Its resync asks one question."""
+
+    def __init__(self) -> None:
+        network = load(Path(ROOT) / "conf" / "paper.toml")
+        self.calls: deque[tuple[float, Callable[..., Any], tuple[Any, ...]]] = deque()
+        self.sent: list[bytes] = []
+        self.resyncs = 0
+        super().__init__(network.datapaths["host-a"], self.call)
+        self._open(self)
+
+    def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
+        self.calls.append((seconds, function, arguments))
+
+    def send(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def _resync(self, pause_s: float = 0.0) -> Job:
+        self.resyncs += 1
+        if pause_s:
+            yield pause_s
+        yield self._barrier()
+        self.live = True
+
+    def answer_barriers(self) -> None:
+        for data in self.sent:
+            for message in of.split(data)[0]:
+                if message[1] == of.Type.BARRIER_REQUEST:
+                    self.on_barrier(int.from_bytes(message[4:8], "big"))
+        self.sent.clear()
+
+
+def failing(channel: Reader) -> Job:
+    yield channel._barrier()
+    raise ValueError("what the switch answered makes no sense")
+
+
+def test_a_failed_job_leads_to_one_resync_after_a_pause() -> None:
+    channel = Reader()
+    done: list[str | None] = []
+    channel.submit(failing(channel))
+    channel.confirmed(done.append)
+    channel.answer_barriers()
+    assert channel.resyncs == 1
+    ((pause_s, function, arguments),) = channel.calls
+    assert pause_s == 1.0
+    assert not done
+    function(*arguments)
+    channel.answer_barriers()
+    assert channel.live
+    channel.answer_barriers()
+    assert done == [None]
+    assert channel.resyncs == 1
+
+
+def test_what_was_promised_is_answered_when_the_switch_goes_away() -> None:
+    channel = Reader()
+    done: list[str | None] = []
+    channel.in_force(done.append)
+    channel.confirmed(done.append)
+    channel._close()
+    assert done == ["host-a: the switch went away"] * 2
+    channel.confirmed(done.append)
+    assert done[-1] == "host-a: the switch is not connected"
+
+
+def test_a_job_waits_for_room() -> None:
+    channel = Reader()
+    steps: list[int] = []
+
+    def bulk() -> Job:
+        for number in range(20):
+            channel._write(bytes(32 * 1024))
+            steps.append(number)
+            yield ROOM
+
+    channel.submit(bulk())
+    before = len(steps)
+    assert 0 < before < 20, "no more than some pieces are on their way"
+    barriers = 0
+    while len(steps) < 20 and barriers < 100:
+        barriers += 1
+        for data in list(channel.sent):
+            if len(data) == 8:
+                channel.on_barrier(int.from_bytes(data[4:8], "big"))
+        channel.sent = channel.sent[-1:]
+    assert len(steps) == 20
