@@ -35,7 +35,7 @@ IN_FLIGHT_BYTES = 8 * PIECE_BYTES
 """More than that is not sent before the switch's barrier reply: a queue in the controller or in
 the socket would delay everything behind it."""
 NUDGE_TABLE = 63
-NUDGE_S = 0.02
+NUDGE_S = 0.05
 """How often a round of the revalidators is provoked while one is waited for."""
 FIRST_XID = 0x80000000
 """The cores count their own transaction ids below that."""
