@@ -22,6 +22,7 @@ log = logging.getLogger("openflow_tap")
 
 OFPT_ERROR = 1
 OFPT_VENDOR = 4
+OFPT_FEATURES_REPLY = 6
 OFPT_PACKET_IN = 10
 OFPT_FLOW_REMOVED = 11
 OFPT_PORT_STATUS = 12

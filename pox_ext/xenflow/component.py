@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ from xenflow.zmq_pump import Pump
 log = logging.getLogger("xenflow")
 
 TICK_S = 0.1
+RIVAL_S = 2.0
+"""How long a switch may take to answer, before one that says it is the same takes its place."""
 LOCAL_PORT = 0xFFFE
+PORTS_XID = 0xFFFF0001
+PORT_DELETED = 1
+"""A reason in OFPT_PORT_STATUS (OpenFlow 1.0, section 5.4.3)."""
 
 
 class Component:
@@ -102,9 +108,35 @@ class Component:
         if switch is None:
             log.info("datapath %016x is none of this controller's: left alone", event.dpid)
             return
+        if switch.connection is not None:
+            self._rival(switch, event)
+        else:
+            self._take(switch, event)
+
+    def _rival(self, switch: Switch, event: Any) -> None:
+        """A second connection with the same datapath id: either the switch has come back before its
+        old connection was found dead, or two switches have the same id.  Who answers stays."""
+        old, new = switch.connection, event.connection
+        log.warning("%s: a second connection as %016x", switch.name, event.dpid)
+
+        def decide(alive: bool) -> None:
+            if new.disconnected or switch.connection is new:
+                return
+            if alive and switch.connection is old:
+                log.error(
+                    "%s: two switches say that they are %016x: the second one is sent away",
+                    switch.name, event.dpid,
+                )  # fmt: skip
+                new.disconnect()
+                return
+            self._connections.pop(old, None)
+            self._take(switch, event)
+            old.disconnect()
+
+        switch.alive(decide, RIVAL_S)
+
+    def _take(self, switch: Switch, event: Any) -> None:
         connection = event.connection
-        for old in [c for c, s in self._connections.items() if s is switch]:
-            del self._connections[old]
         self._connections[connection] = switch
         for kind, receive in (
             (openflow_tap.OFPT_PACKET_IN, self._packet_in),
@@ -112,11 +144,14 @@ class Component:
             (openflow_tap.OFPT_BARRIER_REPLY, self._message),
             (openflow_tap.OFPT_ERROR, self._message),
             (openflow_tap.OFPT_PORT_STATUS, self._message),
+            (openflow_tap.OFPT_FEATURES_REPLY, self._message),
         ):
             openflow_tap.tap(connection, kind, receive)
         log.info("%s is connected", switch.name)
         ports = [_port(p.name, p.port_no, p.config, p.state) for p in event.ofp.ports]
         switch.connect(connection, [p for p in ports if p[1] != LOCAL_PORT])
+        # What happened to a port since the handshake's own question was told to nobody here.
+        connection.send(of.features_request(PORTS_XID))
 
     def _connection_down(self, event: Any) -> None:
         switch = self._connections.pop(event.connection, None)
@@ -153,15 +188,24 @@ class Component:
         elif isinstance(message, of.ErrorMessage):
             switch.on_error(message.xid, str(message))
         elif isinstance(message, of.PortStatus):
-            self._port_status(switch, message)
+            self._port_status(switch, message.port, message.reason == PORT_DELETED)
             return False
+        elif isinstance(message, of.FeaturesReply):
+            if message.xid != PORTS_XID:
+                return False
+            self._ports_read(switch, message.ports)
         return True
 
-    def _port_status(self, switch: Switch, message: of.PortStatus) -> None:
-        port = message.port
+    def _ports_read(self, switch: Switch, ports: Sequence[of.Port]) -> None:
+        for port in ports:
+            if switch.ports.get(port.name) != (port.number, port.up):
+                self._port_status(switch, port, False)
+        for name in switch.ports.keys() - {port.name for port in ports}:
+            switch.port_changed(name, 0, False, True)
+
+    def _port_status(self, switch: Switch, port: of.Port, deleted: bool) -> None:
         if port.number == LOCAL_PORT:
             return
-        deleted = message.reason == 1
         worked = switch.takes(port.name)
         switch.port_changed(port.name, port.number, port.up, deleted)
         if switch.takes(port.name) and not worked:

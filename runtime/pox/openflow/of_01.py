@@ -416,9 +416,8 @@ def _finish(con: Connection) -> None:
     previous = con.ofnexus.connections.get(con.dpid)
     if previous is not None:
         # The switch came back before its old connection was seen to end, or two switches share
-        # a datapath id. The old one goes first: who listens sees down, then up.
-        log.warning("%s replaces %s of the same datapath", con, previous)
-        previous.disconnect("replaced by a newer connection")
+        # a datapath id. As in POX both stay; which of them it is, components find out.
+        log.warning("%s is a second connection of the same datapath as %s", con, previous)
     con.ofnexus._connect(con)
     log.info("%s connected", con)
     con.connect_time = time.time()
