@@ -38,6 +38,7 @@ def launch(
                        file in /etc/xenflow /var/lib/xenflow, else nowhere)
     --routers=URL      where routers' sockets listen; {vif} and {router} stand for the names
     """
+    import zmq
     from pox.core import core
 
     from mgmt.network_file import load
@@ -65,7 +66,7 @@ def launch(
             described, name, url, Path(state) if state else None,
             routers or router_sockets.ADDRESS, version,
         )  # fmt: skip
-    except OSError as error:
+    except (OSError, zmq.ZMQError) as error:
         _stop(f"management: cannot listen on {url}: {error.strerror or error}: "
               "is another controller running? (--manage=URL)")  # fmt: skip
     core.register("xenflow", component)

@@ -391,7 +391,10 @@ class ManagementService:
     def write_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])
         ports = {int(key): int(value) for key, value in arguments["ports"].items()}
-        count = switch.adopt(arguments["flows"], ports)
+        try:
+            count = switch.adopt(arguments["flows"], ports)
+        except of.WireError as error:
+            raise ManagementError("bad-argument", f"flows: {error}") from None
         switch.confirmed(lambda error: reply.done(error, written=count))
         return None
 
