@@ -14,6 +14,7 @@ import signal
 import sys
 
 ROOT = os.path.dirname(os.path.realpath(__file__))
+PROGRAM = os.path.realpath(__file__)
 COMPONENTS = os.path.join(ROOT, "pox_ext")
 STAND_IN = os.path.join(ROOT, "runtime")
 GUARD = os.path.join(ROOT, "runtime", "guard")
@@ -153,7 +154,7 @@ def step_around_other_pox() -> None:
         found = importlib.util.find_spec("pox")
     except ValueError:
         found = None
-    if found is not None and found.origin:
+    if found is not None and found.origin and os.path.realpath(found.origin) != PROGRAM:
         print(
             f"pox.py: {os.path.dirname(found.origin)} is an unrelated package of the name 'pox'; "
             "it is not used",
