@@ -27,7 +27,7 @@ from itertools import pairwise
 from typing import Any
 
 from mgmt import hypervisor
-from mgmt.client import AskError
+from mgmt.client import AskError, Unreachable
 from mgmt.hypervisor import HypervisorError, Job, JobState
 from mgmt.session import Ask
 from xenflow.pure import migration as mig
@@ -276,7 +276,12 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     controllers = sorted({network.datapaths[name].controller for name in datapaths})
     with ThreadPoolExecutor(len(controllers)) as pool:
         found = pool.map(lambda c: ask(c, "status"), controllers)
-        answers = dict(zip(controllers, found, strict=True))
+        try:
+            answers = dict(zip(controllers, found, strict=True))
+        except Unreachable as error:
+            raise NetworkError(
+                f"{error}\nEvery switch of {router.name}'s links must be told of a move"
+            ) from None
     ports: dict[str, dict[str, Any]] = {}
     placements: dict[str, Placement] = {}
     owner = ""
