@@ -15,7 +15,7 @@ from conftest import ROOT, core_options, environment, free_port, pox_checkout
 
 def run(*words: str, folders: tuple[Path, ...] = (), **extra: str) -> subprocess.CompletedProcess:
     """Run `pox.py` to its end."""
-    env = {**environment(*folders), **extra}
+    env = {**environment(*folders), "XENFLOW_STAND_IN": "", **extra}
     env = {name: value for name, value in env.items() if value}
     return subprocess.run(
         [sys.executable, str(ROOT / "pox.py"), *words],
