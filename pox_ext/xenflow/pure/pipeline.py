@@ -175,6 +175,16 @@ class Site:
             and self.name in placement.forwarders
         )
 
+    def takes_in(self, router: str) -> bool:
+        """Whether frames for a router that begin here, from its neighbours on this host, are its
+        own affair.  Once the VM is elsewhere and the links are turned they go there, as from all
+        other switches, though this one still forwards what is on its way to it: it would never
+        fall quiet.  The host where the VM is takes them in before it is turned: the switches around
+        it, which are turned first, would send them back."""
+        return self.forwards(router) and self.name in (
+            self.placements[router].to, self.placements[router].vm
+        )  # fmt: skip
+
     def native(self, link: Link) -> bool:
         """Whether a link is bridged, as it is when a router on it runs in native mode."""
         return any(
@@ -462,7 +472,7 @@ def _links(site: Site) -> Iterator[Flow]:
             if placement is None:
                 continue
             frame = match(reg2=link.id, dl_dst=interface.mac)
-            if site.forwards(router.name):
+            if site.takes_in(router.name):
                 onward: tuple[Action, ...] = (f.load("reg3", link.id), f.resubmit(ADMISSION))
             else:
                 onward = _send(link, _port_to(site, link, placement.to), access)
@@ -503,10 +513,10 @@ def stations(site: Site, link: Link) -> Iterator[tuple[int, int | None]]:
 
 def port_of(site: Site, link: Link, mac: int) -> int | None:
     """The port by which a station or a router elsewhere is reached on a link; None where it is a
-    router that this switch forwards for, or nobody known."""
+    router whose frames this switch takes in itself, or nobody known."""
     for router, interface in site.network.members(link.name):
         if interface.mac == mac and router.name in site.placements:
-            if site.forwards(router.name):
+            if site.takes_in(router.name):
                 return None
             return _port_to(site, link, site.placements[router.name].to)
     return dict(stations(site, link)).get(mac)
