@@ -29,6 +29,9 @@ OFPT_PORT_STATUS = 12
 OFPT_STATS_REPLY = 17
 OFPT_BARRIER_REPLY = 19
 
+HEADER = 8
+"""Octets of an OpenFlow header, the shortest message."""
+
 # POX counts its own transaction ids from 1 to 0x7fffffff, and so does the stand-in.
 FIRST_XID = 0x8000_0000
 LAST_XID = 0xFFFF_FFFF
@@ -53,8 +56,10 @@ def tap(connection: Any, message_type: int, receive: Receiver) -> None:
     usual_handle = handlers[message_type]
 
     def unpack(buffer: bytes, offset: int) -> tuple[int, bytes]:
-        end = offset + _length_at(buffer, offset + 2)[0]
-        return end, buffer[offset:end]
+        length = _length_at(buffer, offset + 2)[0]
+        if length < HEADER:  # POX would never get past it
+            raise ValueError(f"no OpenFlow: a message of length {length}")
+        return offset + length, buffer[offset : offset + length]
 
     def handle(con: Any, raw: bytes) -> None:
         try:

@@ -6,7 +6,9 @@ Nothing of POX is changed on disk. docs/pox.md tells of each fault.
 2. `core.openflow.clear_flows_on_connect` is False before any switch can connect.
 3. A connection that ends with output pending no longer ends POX's thread for pending output.
 4. ConnectionDown is raised in POX's co-operative thread, never in the one for pending output.
-5. TCP_NODELAY on each connection: two small sends in a row took 40 ms to be answered.
+5. A message that says it is shorter than its own header ends its connection; POX would read it
+   again and again, for ever.
+6. TCP_NODELAY on each connection: two small sends in a row took 40 ms to be answered.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from pox.core import core
 
 log = core.getLogger("xenflow.guard")
 
+HEADER = 8
+"""Octets of an OpenFlow header, the shortest message."""
+
 
 def launch() -> None:
     """Called by POX before the other components are launched."""
@@ -30,6 +35,7 @@ def launch() -> None:
 
     guard_listener(of_01)
     guard_deferred_sender(of_01)
+    guard_unpackers(of_01)
     core.openflow.addListenerByName("ConnectionHandshakeComplete", send_at_once, priority=1000)
 
 
@@ -49,6 +55,21 @@ def guard_listener(of_01: Any) -> None:
             core.quit(1)
 
     of_01.OpenFlow_01_Task.run = run
+
+
+def guard_unpackers(of_01: Any) -> None:
+    """What an unpacker raises ends the connection."""
+
+    def guarded(unpack: Any) -> Any:
+        def checked(buffer: bytes, offset: int) -> Any:
+            length = buffer[offset + 2] << 8 | buffer[offset + 3]
+            if length < HEADER:
+                raise ValueError(f"no OpenFlow: a message of length {length}")
+            return unpack(buffer, offset)
+
+        return checked
+
+    of_01.unpackers[:] = [each and guarded(each) for each in of_01.unpackers]
 
 
 def guard_deferred_sender(of_01: Any) -> None:
