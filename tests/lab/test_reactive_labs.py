@@ -1,0 +1,57 @@
+"""The reactive pipeline in a whole lab: first packets become flows, and routers move."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lab import operate, switch
+from lab.description import Lab, find_file
+from tests.lab.conftest import OneLab
+from tests.lab.live import Traffic, bring_home, in_sync, reaches, settle, xenflow
+
+PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
+]
+ROUTERS_BETWEEN = {"paper": 1, "path": 2}
+
+
+@pytest.fixture(scope="module", params=ROUTERS_BETWEEN)
+def reactive(request: pytest.FixtureRequest, one_lab: OneLab) -> Lab:
+    """A network of ours, its hosts with `pipeline = "reactive"`."""
+    name = request.param
+    copy = Path("/tmp", f"xenflow-reactive-{name}-{os.getpid()}.toml")
+    text = find_file(name).read_text()
+    copy.write_text(text.replace('kind = "host"\n', 'kind = "host"\npipeline = "reactive"\n'))
+    try:
+        lab = one_lab.up(str(copy), pause_s=0.1, precopy_s=0.1)
+    finally:
+        copy.unlink()
+    settle(lambda: in_sync(lab), "every switch in sync")
+    return lab
+
+
+def test_first_packets_become_exact_flows(reactive: Lab) -> None:
+    reaches("gen", "10.2.0.1")
+    done = operate.run("gen", ["ping", "-c2", "-W2", "-t64", "10.2.0.1"])
+    ttl = int(done.stdout.split("ttl=")[1].split()[0])
+    assert ttl == 64 - ROUTERS_BETWEEN[reactive.network.name]
+    exact = switch.ofctl("host-a", "dump-flows", switch.BRIDGE)
+    assert "idle_timeout=10" in exact
+    assert "nw_dst=10.2.0.1" in exact
+
+
+@pytest.mark.parametrize("mode", ["overlapped", "report"])
+def test_moves_lose_nothing(reactive: Lab, mode: str) -> None:
+    with Traffic() as traffic:
+        for to in ("host-b", "host-a"):
+            done = xenflow("migrate", "vr1", to, "--mode", mode)
+            assert done.returncode == 0, done.stderr
+    traffic.assert_nothing_lost()
+    bring_home(reactive)
