@@ -20,10 +20,10 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from mgmt.network_file import load_with_lab
-from mgmt.toml_lines import Path as KeyPath
-from mgmt.toml_lines import locate, show
+from xenflow.network_file import load_with_lab
 from xenflow.pure.network import Datapath, End, Kind, Network, NetworkError, Router
+from xenflow.toml_lines import Path as KeyPath
+from xenflow.toml_lines import locate, show
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "xf-"

@@ -19,11 +19,12 @@ from lab.description import Lab
 from lab.hypervisor_client import HypervisorClient
 from lab.namespace import LabError
 from lab.probe import OutageWatch
-from mgmt import migrate, network_file
+from mgmt import migrate
 from mgmt.client import TIMEOUT_S
 from mgmt.migrate import Event, Plan
 from mgmt.session import Session
 from mgmt.verbs import mode as mode_verb
+from xenflow import network_file
 
 
 @dataclass(frozen=True, slots=True)

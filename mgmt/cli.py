@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from mgmt import network_file
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import Session
@@ -45,6 +44,7 @@ from mgmt.verbs import (
     topology,
     trace,
 )
+from xenflow import network_file
 from xenflow.pure.management import ManagementError
 from xenflow.pure.network import NetworkError
 

@@ -41,9 +41,9 @@ def launch(
     import zmq
     from pox.core import core
 
-    from mgmt.network_file import load
     from xenflow import router_sockets
     from xenflow.component import Component
+    from xenflow.network_file import load
     from xenflow.pure.network import Network, NetworkError
 
     path = network or os.environ.get("XENFLOW_NETWORK", "")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mgmt.network_file import load
 from tests.conftest import ROOT
+from xenflow.network_file import load
 from xenflow.pure import openflow as of
 
 if str(ROOT / "runtime") not in sys.path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mgmt.network_file import load
+from xenflow.network_file import load
 from xenflow.pure.network import Network
 from xenflow.pure.placement import at_home
 from xenflow.rules import Rules

@@ -16,8 +16,8 @@ import pytest
 
 from lab import bring_up, operate
 from lab.description import ROOT, Lab
-from mgmt.network_file import load
 from mgmt.session import Session
+from xenflow.network_file import load
 from xenflow.pure.pipeline import ADMISSION, LINKS
 
 pytestmark = [

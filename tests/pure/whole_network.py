@@ -18,7 +18,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from mgmt.network_file import load_with_lab
+from xenflow.network_file import load_with_lab
 from xenflow.pure import flow as fl
 from xenflow.pure import messages as m
 from xenflow.pure import openflow as of

@@ -1,8 +1,8 @@
 """The network's description as values: what is cabled to what, and which router lives where.
 
-Made by `mgmt.network_file` from one commented TOML file, shared by the Rule Table, the management
-entity and the lab.  Nothing here changes while the system runs: what does change (where a router
-is) is a `Placement`, in `placement.py`.
+Made by `xenflow.network_file` from one commented TOML file, shared by the Rule Table, the
+management entity and the lab.  Nothing here changes while the system runs: what does change (where
+a router is) is a `Placement`, in `placement.py`.
 
 A *datapath* is a switch: of kind HOST (the Open vSwitch of a Xen Domain 0, which may carry
 routers and speaks the Nicira extensions) or PLAIN (any OpenFlow 1.0 switch, which only switches).
@@ -159,7 +159,7 @@ class Router:
 @dataclass(frozen=True)
 class Network:
     """The whole description.  Every name in it refers to something that exists
-    (`mgmt.network_file` has checked that)."""
+    (`xenflow.network_file` has checked that)."""
 
     name: str
     controllers: dict[str, Controller]

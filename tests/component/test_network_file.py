@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgmt.network_file import load, load_with_lab, parse
-from mgmt.toml_lines import locate, show
+from xenflow.network_file import load, load_with_lab, parse
 from xenflow.pure.network import Kind, NetworkError, Pipeline
+from xenflow.toml_lines import locate, show
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-ERRORS = sorted(p for p in (HERE / "errors").glob("*.toml") if p.name != "good.toml")
-GOOD = (HERE / "errors" / "good.toml").read_text()
+ERRORS = sorted(p for p in (HERE / "network_file_errors").glob("*.toml") if p.name != "good.toml")
+GOOD = (HERE / "network_file_errors" / "good.toml").read_text()
 
 
 @pytest.mark.parametrize("path", ERRORS, ids=lambda path: path.stem)

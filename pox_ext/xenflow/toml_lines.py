@@ -2,7 +2,7 @@
 
 The standard library's parser gives values without their lines, and an error message without a
 line makes the operator search.  `locate` walks over a text that the parser has already accepted
-and notes the line of every key, table and array element; `mgmt.network_file` puts them into its
+and notes the line of every key, table and array element; `xenflow.network_file` puts them into its
 messages.  It never judges the text: where it loses its way it returns what it has found so far.
 """
 

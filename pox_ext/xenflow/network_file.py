@@ -20,7 +20,6 @@ from typing import Any
 
 import netaddr
 
-from mgmt.toml_lines import Path, locate, show
 from xenflow.pure.network import (
     DETOUR_VLAN_OFFSET,
     Access,
@@ -36,6 +35,7 @@ from xenflow.pure.network import (
     Pipeline,
     Router,
 )
+from xenflow.toml_lines import Path, locate, show
 
 MAX_ID = 65535
 MAX_VLAN = DETOUR_VLAN_OFFSET - 1
