@@ -33,6 +33,7 @@ from lab.namespace import (
     ip,
     sysctl,
 )
+from xenflow.pure import control_link
 
 RUN_DIR = Path("/run/xenflow")
 NETWORK_FILE = RUN_DIR / "network.toml"
@@ -536,7 +537,7 @@ def start_routerd(router: str) -> process.Process:
     return process.start(
         router,
         "routerd",
-        [sys.executable, "-m", "routerd", "--control", wire.CONTROL, "--router", router],
+        [sys.executable, "-m", "routerd", "--control", control_link.INTERFACE, "--router", router],
         PREFIX + router,
         environment=python_path(),
     )

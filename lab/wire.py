@@ -30,25 +30,12 @@ from collections.abc import Iterator
 from lab import switch
 from lab.description import FABRIC, PREFIX, Lab
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl, tc
+from xenflow.pure import control_link
 from xenflow.pure.network import Interface, Router
 
-CONTROL = "ctl0"
-"""The control link's name in the router."""
-RULE_TABLE_ADDRESS = "fe80::1"
-RULE_TABLE_MAC = "02:58:46:00:00:01"
-RULE_TABLE_PORT = 6641
+CONTROL = control_link.INTERFACE
 _VIF_MAC = "fe:ff:ff:ff:ff:ff"
 """What Xen gives the host's end of every vif."""
-
-
-def control_mac(router: Router) -> str:
-    """The MAC address of a router's end of its control link."""
-    return f"02:58:46:01:{router.id >> 8:02x}:{router.id & 255:02x}"
-
-
-def control_address(router: Router) -> str:
-    """The link-local address of a router's end of its control link."""
-    return f"fe80::1:{router.id:x}"
 
 
 def mac_text(mac: int) -> str:
@@ -73,7 +60,7 @@ def build(lab: Lab, router: Router) -> list[str]:
         for n, i in enumerate(router.interfaces)
     ]
     commands.append(
-        f"link add name {CONTROL} address {control_mac(router)} mtu 1500 netns {own} "
+        f"link add name {CONTROL} address {control_link.mac(router)} mtu 1500 netns {own} "
         f"type veth peer name w{router.id}.c mtu 1500 netns {FABRIC}"
     )
     return commands
@@ -117,7 +104,7 @@ def raise_router(lab: Lab, router: Router) -> None:
             f"address add {address} broadcast + dev {interface.name}",
             f"link set {interface.name} up",
         ]
-    commands.append(f"address add {control_address(router)}/64 dev {CONTROL} nodad")
+    commands.append(f"address add {control_link.address(router)}/64 dev {CONTROL} nodad")
     ip(commands, own)
     checksums_in_software([*(i.name for i in router.interfaces), CONTROL], own)
     wires = [f"w{router.id}.{n}" for n in (*range(len(router.interfaces)), "c")]
@@ -155,7 +142,7 @@ def plug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
     ip(
         [
             *(f"link set {far} up" for _, _, far in pieces),
-            f"address add {RULE_TABLE_ADDRESS}/64 dev {router.control_vif} nodad",
+            f"address add {control_link.RULE_TABLE_ADDRESS}/64 dev {router.control_vif} nodad",
         ],
         namespace,
     )
@@ -282,19 +269,19 @@ def announce(lab: Lab, router: Router) -> None:
 
 def guard_rules(router: Router) -> str:
     """The nftables rules for one control vif: what a router may say to its host."""
-    vif, own = router.control_vif, control_address(router)
+    vif, own = router.control_vif, control_link.address(router)
     return f"""
 add table netdev xenflow-{router.name}
 delete table netdev xenflow-{router.name}
 table netdev xenflow-{router.name} {{
     chain from-router {{
         type filter hook ingress device "{vif}" priority 0; policy drop;
-        ether saddr != {control_mac(router)} drop
+        ether saddr != {control_link.mac(router)} drop
         ip6 saddr != {own} drop
-        ip6 daddr {RULE_TABLE_ADDRESS} tcp dport {RULE_TABLE_PORT} accept
-        ip6 daddr {{ {RULE_TABLE_ADDRESS}, ff02::1:ff00:1 }} ip6 hoplimit 255 \
+        ip6 daddr {control_link.RULE_TABLE_ADDRESS} tcp dport {control_link.RULE_TABLE_PORT} accept
+        ip6 daddr {{ {control_link.RULE_TABLE_ADDRESS}, ff02::1:ff00:1 }} ip6 hoplimit 255 \
 icmpv6 type nd-neighbor-solicit icmpv6 code 0 accept
-        ip6 daddr {RULE_TABLE_ADDRESS} ip6 hoplimit 255 \
+        ip6 daddr {control_link.RULE_TABLE_ADDRESS} ip6 hoplimit 255 \
 icmpv6 type nd-neighbor-advert icmpv6 code 0 accept
     }}
 }}
@@ -323,4 +310,4 @@ def _nft(rules: str, namespace: str) -> None:
 
 
 def _mac_of(router: Router, vif: str) -> str:
-    return RULE_TABLE_MAC if vif == router.control_vif else _VIF_MAC
+    return control_link.RULE_TABLE_MAC if vif == router.control_vif else _VIF_MAC

@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest
 
-from lab import bring_up, operate, process, routing, wire
+from lab import bring_up, operate, process, routing
 from lab.description import FABRIC, ROOT, Lab, load_lab
 from lab.hypervisor_client import HypervisorClient, HypervisorError
 from lab.namespace import NETNS_DIR, Echo, LabError, inside, ip
 from lab.probe import OutageWatch, ProbePair, suspension_s
+from xenflow.pure import control_link
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
 pytestmark = [
@@ -228,8 +229,8 @@ def connects(port: int, source: str = "") -> bool:
 
 
 def test_control_link_reaches_the_rule_table_and_nothing_else(lab: Lab) -> None:
-    with Host(lab, "host-a", wire.RULE_TABLE_PORT), Host(lab, "host-a", 6640):
-        assert connects(wire.RULE_TABLE_PORT)
+    with Host(lab, "host-a", control_link.RULE_TABLE_PORT), Host(lab, "host-a", 6640):
+        assert connects(control_link.RULE_TABLE_PORT)
         assert not connects(6640)
     with inside("xf-vr1"):
         ping = subprocess.run(
@@ -239,27 +240,27 @@ def test_control_link_reaches_the_rule_table_and_nothing_else(lab: Lab) -> None:
 
 
 def test_control_link_refuses_other_addresses(lab: Lab) -> None:
-    own = wire.control_address(lab.network.routers["vr1"])
-    with Host(lab, "host-a", wire.RULE_TABLE_PORT):
+    own = control_link.address(lab.network.routers["vr1"])
+    with Host(lab, "host-a", control_link.RULE_TABLE_PORT):
         ip(["address add fe80::1:7/64 dev ctl0 nodad"], "xf-vr1")
         try:
-            assert not connects(wire.RULE_TABLE_PORT, "fe80::1:7")
-            assert connects(wire.RULE_TABLE_PORT, own)
+            assert not connects(control_link.RULE_TABLE_PORT, "fe80::1:7")
+            assert connects(control_link.RULE_TABLE_PORT, own)
         finally:
             ip(["address del fe80::1:7/64 dev ctl0"], "xf-vr1")
         ip(["link set ctl0 address 02:58:46:01:00:99"], "xf-vr1")
         try:
-            assert not connects(wire.RULE_TABLE_PORT)
+            assert not connects(control_link.RULE_TABLE_PORT)
         finally:
-            mac = wire.control_mac(lab.network.routers["vr1"])
+            mac = control_link.mac(lab.network.routers["vr1"])
             ip([f"link set ctl0 address {mac}"], "xf-vr1")
-        assert connects(wire.RULE_TABLE_PORT)
+        assert connects(control_link.RULE_TABLE_PORT)
 
 
 def test_control_link_carries_no_ipv4(lab: Lab) -> None:
     commands = [
         "route add 10.254.1.11/32 dev ctl0",
-        f"neigh add 10.254.1.11 lladdr {wire.RULE_TABLE_MAC} dev ctl0",
+        f"neigh add 10.254.1.11 lladdr {control_link.RULE_TABLE_MAC} dev ctl0",
     ]
     ip(commands, "xf-vr1")
     try:
@@ -292,8 +293,8 @@ def test_move_there_and_back(lab: Lab, xen: HypervisorClient) -> None:
         assert "vr1.ctl" not in operate.run(other, ["ip", "-o", "link"]).stdout
         assert {n.name: n.host for n in operate.nodes()}["vr1"] == to
         assert reaches("gen", "10.2.0.1", 2)
-        with Host(lab, to, wire.RULE_TABLE_PORT):
-            assert connects(wire.RULE_TABLE_PORT)
+        with Host(lab, to, control_link.RULE_TABLE_PORT):
+            assert connects(control_link.RULE_TABLE_PORT)
     monitor.kill()
     out, _ = monitor.communicate()
     assert out == "", "the router's kernel noticed that it was moved"

@@ -1,0 +1,106 @@
+"""The command line of `scripts/router-image`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from xen.image.build import INITRD, KERNEL, ROOT, Builder
+from xen.image.debian import BuildError
+
+NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="scripts/router-image",
+        description=f"Builds the virtual router's image ({KERNEL}, {INITRD}) from Debian packages"
+        " and this folder's routerd; nothing is installed, and no root is needed.  With --config:"
+        " writes ROUTER.cfg, with which `xl create` starts that router, and ROUTER.initrd.",
+        epilog="exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted",
+    )
+    cache = Path(os.environ.get("XENFLOW_CACHE") or ROOT / ".cache")
+    made.add_argument(
+        "--cache", type=Path, default=cache, metavar="DIR",
+        help="where packages and the image are kept (default $XENFLOW_CACHE, else .cache here);"
+        " the image is in DIR/router",
+    )  # fmt: skip
+    made.add_argument("--again", action="store_true", help="build even where nothing has changed")
+    made.add_argument("--image", type=Path, metavar="DIR",
+                      help="with --config: the image is there; none is built")  # fmt: skip
+    made.add_argument("--config", metavar="ROUTER", help="a router of the network file")
+    made.add_argument(
+        "--network", metavar="FILE", default=os.environ.get("XENFLOW_NETWORK", ""),
+        help=f"the network file (default $XENFLOW_NETWORK, {', '.join(NETWORK_FILES)})",
+    )  # fmt: skip
+    made.add_argument(
+        "--address", action="append", default=[], metavar="IF=ADDRESS/LENGTH", type=_address,
+        help="an interface's address (default: as [lab.routers.ROUTER] in the network file says)",
+    )  # fmt: skip
+    made.add_argument("--bird", type=Path, metavar="FILE",
+                      help="BIRD's configuration (default: OSPF on every interface)")  # fmt: skip
+    made.add_argument("--memory", type=int, default=128, metavar="MIB",
+                      help="the domain's memory (default 128)")  # fmt: skip
+    made.add_argument("--out", type=Path, metavar="DIR", default=Path("."),
+                      help="where the two files go (default: here)")  # fmt: skip
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    made = parser()
+    options = made.parse_args(arguments)
+    image = options.image or options.cache / "router"
+    if options.image is not None and options.config is None:
+        made.error("--image goes with --config")
+    try:
+        if options.image is None:
+            Builder(options.cache, image, _say).build(again=options.again)
+        if options.config is not None:
+            _configure(options, image)
+    except (BuildError, OSError) as error:
+        _say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _configure(options: argparse.Namespace, image: Path) -> None:
+    # Not before: the builder needs Python's own library only, the network file netaddr.
+    from mgmt.network_file import load_with_lab
+    from xen.image import router_config
+    from xenflow.pure.network import NetworkError
+
+    file = options.network or next((f for f in NETWORK_FILES if Path(f).exists()), "")
+    if not file:
+        raise BuildError("no network file: --network FILE")
+    try:
+        network, lab = load_with_lab(file)
+        known = lab.get("routers", {}).get(options.config, {}).get("addresses", {})
+        made = router_config.guest(
+            network, options.config, {**known, **dict(options.address)},
+            options.bird.read_text() if options.bird else None, options.memory,
+        )  # fmt: skip
+        config, _ = router_config.write(network, made, image.resolve(), options.out.resolve())
+    except (NetworkError, router_config.ConfigError) as error:
+        raise BuildError(str(error)) from None
+    _say(f"xl create {config}")
+
+
+def _address(text: str) -> tuple[str, str]:
+    interface, equals, address = text.partition("=")
+    if not interface or not equals:
+        raise argparse.ArgumentTypeError(f"{text}: expected IF=ADDRESS/LENGTH")
+    return interface, address
+
+
+def _say(text: str) -> None:
+    print(f"router-image: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
