@@ -64,6 +64,7 @@ class Options:
     controllers        one `./pox.py xenflow` for each; without them fixed flows (`flows.py`)
     daemon             "bird" or "frr"
     hello_s, dead_s    OSPF's times
+    bgp                BGP beside OSPF (BIRD only)
     max_idle_ms, max_revalidator_ms   how long Open vSwitch keeps cached flows
     pause_s, precopy_s the emulated hypervisor's times
     limit_s            how long routing may take to converge
@@ -74,6 +75,7 @@ class Options:
     daemon: str = "bird"
     hello_s: int = 1
     dead_s: int = 4
+    bgp: bool = False
     max_idle_ms: int = 200
     max_revalidator_ms: int = 100
     pause_s: float = 0.3
@@ -187,6 +189,7 @@ def up(
 ) -> Lab:
     """Bring a network up; returns once packets pass between the first and the last machine.
 
+    Where hosts are elsewhere it returns before: `await_ends` waits, once they are there.
     `changes` are fields of `Options`.  Raises NetworkError where the file is wrong, LabError where
     a lab is up already or this one did not come up; everything is swept then unless `keep`.
     """
@@ -274,7 +277,7 @@ class _Builder:
         state = replace(state, settings_before=sysctl(_GLOBAL_SETTINGS))
         state.write()
         write_network_file(self.lab, self.source)
-        routers = self.lab.network.routers.items()
+        routers = self.lab.routers.items()
         write_domains({n: {"host": r.home, "state": "running"} for n, r in routers})
         self.make_namespaces(state.namespaces)
         self.say(f"{len(nodes)} nodes")
@@ -283,12 +286,17 @@ class _Builder:
         self.start_routing()
         self.make_switches()
         self.plug_routers()
-        start_hypervisor(self.options)
+        if self.lab.routers:
+            start_hypervisor(self.options)
         self.start_routerds()
         self.say("switches, routers and controllers started")
-        self.await_links()
-        self.say("every link passes packets")
-        self.await_ends()
+        if self.lab.elsewhere:
+            self.say(f"not waited for: {', '.join(self.lab.elsewhere)}, not the lab's own")
+        else:
+            limit = self.begun + self.options.limit_s
+            await_links(self.lab, limit - time.monotonic())
+            self.say("every link passes packets")
+            await_ends(self.lab, limit - time.monotonic())
         replace(state, phase="up", since=time.time()).write()
 
     def make_namespaces(self, namespaces: tuple[str, ...]) -> None:
@@ -344,7 +352,7 @@ class _Builder:
                 f"address {wire.mac_text(machine.mac)}",
             )
             inner[own].append(f"address add {machine.address} broadcast + dev eth0")
-        for router in network.routers.values():
+        for router in lab.routers.values():
             links += wire.build(lab, router)
         links += self.management(inner, veth)
         ip(links)
@@ -358,7 +366,7 @@ class _Builder:
                 },
                 name,
             )
-        for router in network.routers.values():
+        for router in lab.routers.values():
             wire.raise_router(lab, router)
         address = IPv4Interface((lab.operator, lab.subnet.prefixlen))
         ip([f"link set {OPERATOR} up", f"address add {address} broadcast + dev {OPERATOR}"])
@@ -372,6 +380,8 @@ class _Builder:
             if name != "lab":
                 veth((PREFIX + name, MANAGEMENT), (here, f"m{number}"), 1500)
                 inner[here].append(f"link set m{number} master {MANAGEMENT}")
+            if name in lab.elsewhere:
+                continue  # the address is the host's own
             own = IPv4Interface((address, lab.subnet.prefixlen))
             inner[PREFIX + name].append(f"address add {own} broadcast + dev {MANAGEMENT}")
         inner[here][:0] = [
@@ -385,12 +395,12 @@ class _Builder:
         lab, options = self.lab, self.options
         template = process.STATE_DIR / "empty.db"
         switch.make_template(template)
-        datapaths = lab.network.datapaths.values()
+        datapaths = lab.datapaths
         for datapath in datapaths:
             node = lab.switch_node(datapath.name)
             switch.start_database(node, PREFIX + node, template)
         if options.controllers:
-            for name in lab.network.controllers:
+            for name in lab.controllers:
                 start_controller(lab, name)
         for datapath in datapaths:
             process.await_path(switch.rundir(lab.switch_node(datapath.name)) / "db.sock")
@@ -416,84 +426,89 @@ class _Builder:
 
     def plug_routers(self) -> None:
         lab = self.lab
-        routers = lab.network.routers.values()
+        routers = lab.routers.values()
         switch.finish([wire.plug(lab, router, router.home) for router in routers])
         for router in routers:
             wire.join(lab, router, router.home)
         if not self.options.controllers:
-            for datapath in lab.network.datapaths:
-                here = [r.name for r in lab.network.routers.values() if r.home == datapath]
-                flows.install(lab, datapath, here)
+            for datapath in lab.datapaths:
+                here = [r.name for r in routers if r.home == datapath.name]
+                flows.install(lab, datapath.name, here)
 
     def start_routerds(self) -> None:
         if (ROOT / "routerd" / "__main__.py").exists():
-            for router in self.lab.network.routers.values():
-                start_routerd(router.name)
+            for router in self.lab.routers:
+                start_routerd(router)
         elif self.options.controllers:
             raise LabError("routerd cannot be imported; --static brings the lab up without it")
 
     def start_routing(self) -> None:
         timers = routing.Timers(self.options.hello_s, self.options.dead_s)
-        routing.start(self.lab, self.options.daemon, timers)
+        routing.start(self.lab, self.options.daemon, timers, bgp=self.options.bgp)
 
-    # waiting
 
-    def await_links(self) -> None:
-        """Every speaker on a link answers another there."""
-        pairs = []
-        for link in self.lab.network.links:
-            members = self.lab.members(link)
-            pairs += [(members[0], other) for other in members[1:]]
-        self._await([(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs])
+# --- waiting -------------------------------------------------------------------------------------
 
-    def await_ends(self) -> None:
-        """The first and the last machine reach each other, between all their addresses."""
-        first, *_, last = [*self.lab.machines.values()] * 2
-        wanted = []
-        for one, other in ((first, last), (last, first)):
-            wanted.append((one.name, str(one.address.ip), str(other.address.ip)))
-            if one.stub and other.stub:
-                wanted.append((one.name, str(one.stub.ip), str(other.stub.ip)))
-        self._await(wanted)
 
-    def _await(self, wanted: list[tuple[str, str, str]]) -> None:
-        """Each (node, own address, other address): wait until the other answers."""
-        left = {
-            (node, source, target): Echo(PREFIX + node, source) for node, source, target in wanted
-        }
-        limit = self.begun + self.options.limit_s
-        try:
-            while left:
-                self._check_processes()
-                for (_, _, target), echo in left.items():
-                    echo.send(target)
-                time.sleep(0.05)
-                for key, echo in list(left.items()):
-                    if any(address == key[2] for address, _ in echo.receive()):
-                        left.pop(key).close()
-                if left and time.monotonic() > limit:
-                    missing = "; ".join(f"{n} ({s}) did not reach {t}" for n, s, t in left)
-                    raise LabError(f"not converged after {self.options.limit_s:g} s: {missing}")
-        finally:
-            for echo in left.values():
-                echo.close()
+def await_links(lab: Lab, limit_s: float) -> None:
+    """Until every speaker on a link answers another there.
 
-    def _check_processes(self) -> None:
-        for one in process.recorded():
-            if not one.alive:
-                last = (
-                    one.log.read_text(errors="replace").splitlines()[-5:]
-                    if one.log.exists()
-                    else []
-                )
-                raise LabError("\n  ".join([f"{one.name} of {one.node} ended ({one.log}):", *last]))
+    Raises LabError where that does not come about, or a process ends.
+    """
+    pairs = []
+    for link in lab.network.links:
+        first, *others = lab.members(link)
+        pairs += [(first, other) for other in others]
+    _await([(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs], limit_s)
+
+
+def await_ends(lab: Lab, limit_s: float) -> None:
+    """Until the first and the last machine reach each other, between all their addresses.
+
+    Raises LabError as `await_links`.
+    """
+    first, *_, last = [*lab.machines.values()] * 2
+    wanted = []
+    for one, other in ((first, last), (last, first)):
+        wanted.append((one.name, str(one.address.ip), str(other.address.ip)))
+        if one.stub and other.stub:
+            wanted.append((one.name, str(one.stub.ip), str(other.stub.ip)))
+    _await(wanted, limit_s)
+
+
+def _await(wanted: list[tuple[str, str, str]], limit_s: float) -> None:
+    """Each (node, own address, other address): wait until the other answers."""
+    left = {(node, source, target): Echo(PREFIX + node, source) for node, source, target in wanted}
+    limit = time.monotonic() + limit_s
+    try:
+        while left:
+            _check_processes()
+            for (_, _, target), echo in left.items():
+                echo.send(target)
+            time.sleep(0.05)
+            for key, echo in list(left.items()):
+                if any(address == key[2] for address, _ in echo.receive()):
+                    left.pop(key).close()
+            if left and time.monotonic() > limit:
+                missing = "; ".join(f"{n} ({s}) did not reach {t}" for n, s, t in left)
+                raise LabError(f"not converged after {limit_s:.0f} s: {missing}")
+    finally:
+        for echo in left.values():
+            echo.close()
+
+
+def _check_processes() -> None:
+    for one in process.recorded():
+        if not one.alive:
+            last = one.log.read_text(errors="replace").splitlines()[-5:] if one.log.exists() else []
+            raise LabError("\n  ".join([f"{one.name} of {one.node} ended ({one.log}):", *last]))
 
 
 def write_network_file(lab: Lab, source: Path) -> None:
     """The file in use, where every other program finds it; where a switch's changes are proven
     by its revalidator, the copy says where that switch's run directory is."""
     text = source.read_text()
-    for datapath in lab.network.datapaths.values():
+    for datapath in lab.datapaths:
         if datapath.proof == "revalidator" and not datapath.ovs_rundir:
             here = switch.rundir(lab.switch_node(datapath.name))
             header = rf"^(\[\s*datapaths\.\"?{re.escape(datapath.name)}\"?\s*\].*)$"

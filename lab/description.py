@@ -8,6 +8,10 @@ reading the file: nothing here touches the system.
 A *node* is one network namespace.  Every datapath is one, named like the datapath; where a machine
 has the datapath's name (an end machine with a switch of its own) the switch's node is called
 `NAME-sw`, so that `lab exec NAME` is the machine.
+
+A host whose `hypervisor` is not the lab's is *elsewhere*: its node holds the ends of its cables and
+of its management link, for whoever brings that host (`xen/bed/`), and nothing runs there.  So are
+the routers that are at home there: they have no node.
 """
 
 from __future__ import annotations
@@ -21,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from xenflow.network_file import load_with_lab
-from xenflow.pure.network import Datapath, End, Kind, Network, NetworkError, Router
+from xenflow.pure.network import (
+    Controller,
+    Datapath,
+    End,
+    Kind,
+    Network,
+    NetworkError,
+    Router,
+)
 from xenflow.toml_lines import Path as KeyPath
 from xenflow.toml_lines import locate, show
 
@@ -65,6 +77,7 @@ class Lab:
     file: Path
     network: Network
     hypervisor: tuple[str, int]
+    """Address and port of the emulated one; empty where every host is elsewhere."""
     subnet: IPv4Network
     operator: IPv4Address
     management: dict[str, IPv4Address]
@@ -91,6 +104,28 @@ class Lab:
         """The hosts, in the order of the file."""
         return list(self.network.hosts)
 
+    @cached_property
+    def elsewhere(self) -> list[str]:
+        """The hosts that are not the lab's own."""
+        return _elsewhere(self.network)
+
+    @cached_property
+    def datapaths(self) -> list[Datapath]:
+        """The datapaths whose switches the lab runs."""
+        return [d for d in self.network.datapaths.values() if d.name not in self.elsewhere]
+
+    @cached_property
+    def controllers(self) -> dict[str, Controller]:
+        """The controllers that the lab runs."""
+        controllers = self.network.controllers.items()
+        return {n: c for n, c in controllers if self.controller_node(n) not in self.elsewhere}
+
+    @cached_property
+    def routers(self) -> dict[str, Router]:
+        """The routers that are the lab's own."""
+        routers = self.network.routers.items()
+        return {n: r for n, r in routers if r.home not in self.elsewhere}
+
     def members(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
         """Who speaks a routing protocol on a link: (node, interface, address)."""
         found = [(m.name, "eth0", m.address) for m in self.machines.values() if m.link == link]
@@ -111,8 +146,9 @@ class Lab:
         for datapath in self.network.datapaths.values():
             name = self.switch_node(datapath.name)
             kind = "host" if datapath.kind is Kind.HOST else "switch"
+            kind = "elsewhere" if name in self.elsewhere else kind
             found.append(Node(name, kind, PREFIX + name))
-        for router in self.network.routers.values():
+        for router in self.routers.values():
             addresses = [str(self.addresses[router.name][i.name].ip) for i in router.interfaces]
             host = (placed or {}).get(router.name, router.home)
             namespace = PREFIX + router.name
@@ -129,13 +165,17 @@ def find_file(file_or_name: str | Path) -> Path:
     Raises NetworkError where there is none.
     """
     path = Path(file_or_name)
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return path
     named = ROOT / "conf" / f"{file_or_name}.toml"
     if re.fullmatch(r"[A-Za-z0-9_.-]+", str(file_or_name)) and named.exists():
         return named
     known = ", ".join(sorted(p.stem for p in (ROOT / "conf").glob("*.toml")))
     raise NetworkError(f"{file_or_name}: no such network file; networks known by name: {known}")
+
+
+def _elsewhere(network: Network) -> list[str]:
+    return [h.name for h in network.hosts.values() if h.hypervisor.startswith(("xl:", "libvirt:"))]
 
 
 def load_lab(path: str | Path) -> Lab:
@@ -233,6 +273,10 @@ class _Reader:
         return None
 
     def _hypervisor(self) -> tuple[str, int]:
+        if "hypervisor" not in self._table and set(self._network.hosts) == set(
+            _elsewhere(self._network)
+        ):
+            return "", 0
         value = self._table.get("hypervisor")
         host, _, port = str(value).rpartition(":")
         try:
@@ -396,7 +440,8 @@ class _Reader:
                 found[name] = next(free, IPv4Address(0))
         if IPv4Address(0) in found.values():
             self._wrong(("management", "subnet"), subnet, "room for every node", quote=True)
-        if str(found["lab"]) != self._table.get("hypervisor", "").rpartition(":")[0]:
+        hypervisor = self._table.get("hypervisor", f"{found['lab']}:").rpartition(":")[0]
+        if str(found["lab"]) != hypervisor:
             self._wrong(
                 ("hypervisor",),
                 self._table.get("hypervisor"),

@@ -127,7 +127,7 @@ def status(since: datetime | None = None) -> dict[str, Any]:
         "hypervisor": "emulated",
         "cut": list(state.cut),
         "routers": placed(),
-        "switches": {d: switch.connected(lab.switch_node(d)) for d in lab.network.datapaths},
+        "switches": {d.name: switch.connected(lab.switch_node(d.name)) for d in lab.datapaths},
         "dead": [f"{p.node} {p.name}" for p in processes if not p.alive],
         "processes": len(processes),
         "neighbour_changes": {

@@ -3,15 +3,19 @@
 OSPF on every link between the machines and the routers.  Times are short (hello 1 s, dead 4 s)
 and the interface's carrier is not asked (`check link no`), so that a pause or a move that lasts
 longer than the dead interval shows, and a carrier that blinks does not.
+
+With BGP (an option, BIRD only) everyone is an autonomous system of its own and has a session with
+each other speaker on its links; a machine announces the /24 around its stub address.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from itertools import permutations
 from pathlib import Path
 
 from lab import process
@@ -24,21 +28,31 @@ _FRR_DIR = Path("/usr/lib/frr")
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """OSPF's times, in seconds."""
+    """OSPF's times, and how long BGP waits for the other side, in seconds."""
 
     hello_s: int = 1
     dead_s: int = 4
+    bgp_hold_s: int = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """One node that speaks OSPF: its interfaces with their addresses, its stub prefixes."""
+    """One node that speaks OSPF: its interfaces with their addresses, its stub prefixes; and its
+    neighbours in BGP."""
 
     node: str
     router_id: str
     interfaces: tuple[tuple[str, IPv4Interface, bool], ...]
     """(name, address, whether exactly one other speaks there)."""
     stub: IPv4Interface | None = None
+    autonomous_system: int = 0
+    peers: tuple[tuple[str, IPv4Address, int], ...] = ()
+    """BGP: (node, address, autonomous system)."""
+
+    @property
+    def announced(self) -> IPv4Network | None:
+        """The prefix that it announces by BGP."""
+        return IPv4Interface(f"{self.stub.ip}/24").network if self.stub else None
 
     @property
     def directory(self) -> Path:
@@ -55,8 +69,8 @@ class NeighbourChange:
     text: str
 
 
-def speakers(lab: Lab) -> list[Speaker]:
-    """Every node that speaks OSPF."""
+def speakers(lab: Lab, *, bgp: bool = False) -> list[Speaker]:
+    """Every node that speaks OSPF, and, if that is wanted, BGP."""
     pair = {link: len(lab.members(link)) == 2 for link in lab.network.links}
     found = [
         Speaker(m.name, str(m.address.ip), (("eth0", m.address, pair[m.link]),), m.stub)
@@ -68,16 +82,35 @@ def speakers(lab: Lab) -> list[Speaker]:
         )
         router_id = f"10.255.{router.id >> 8}.{router.id & 255}"
         found.append(Speaker(router.name, router_id, interfaces))
-    return found
+    return _with_peers(lab, found) if bgp else found
 
 
-def start(lab: Lab, daemon: str, timers: Timers) -> None:
-    """Start the routing daemon of every node that has one."""
-    everyone = speakers(lab)
+def _with_peers(lab: Lab, everyone: list[Speaker]) -> list[Speaker]:
+    numbers = {speaker.node: _FIRST_AS + n for n, speaker in enumerate(everyone)}
+    peers: dict[str, list[tuple[str, IPv4Address, int]]] = {node: [] for node in numbers}
+    for link in lab.network.links:
+        for (one, _, _), (other, _, address) in permutations(lab.members(link), 2):
+            peers[one].append((other, address.ip, numbers[other]))
+    return [
+        replace(s, autonomous_system=numbers[s.node], peers=tuple(peers[s.node])) for s in everyone
+    ]
+
+
+def start(lab: Lab, daemon: str, timers: Timers, *, bgp: bool = False) -> None:
+    """Start the routing daemon of every node that has one here.
+
+    Raises LabError where a daemon is asked for what is not provided for it.
+    """
+    if bgp and daemon != "bird":
+        raise LabError("BGP is provided for BIRD only")
+    nodes = {node.name for node in lab.nodes()}
+    everyone = [s for s in speakers(lab, bgp=bgp) if s.node in nodes]
     for speaker in everyone:
         speaker.directory.mkdir(parents=True, exist_ok=True)
         if speaker.stub:
             ip([f"address replace {speaker.stub} dev lo"], PREFIX + speaker.node)
+        if speaker.peers and speaker.announced:
+            ip([f"route replace local {speaker.announced} dev lo"], PREFIX + speaker.node)
     if daemon == "bird":
         for speaker in everyone:
             _start_bird(speaker, timers)
@@ -88,8 +121,9 @@ def start(lab: Lab, daemon: str, timers: Timers) -> None:
 # --- BIRD ----------------------------------------------------------------------------------------
 
 
-def bird_configuration(speaker: Speaker, timers: Timers) -> str:
-    """A node's `bird.conf`.
+def bird_configuration(speaker: Speaker, timers: Timers, log: str = "") -> str:
+    """A node's `bird.conf`; `log` is where it reports to (default: the lab's folder of logs), as
+    BIRD writes it.
 
     With one other speaker a link is point-to-point: no designated router has to be waited for.
     """
@@ -104,8 +138,9 @@ def bird_configuration(speaker: Speaker, timers: Timers) -> str:
         for name, _, pair in speaker.interfaces
     )
     stub = f"\n        stubnet {speaker.stub.network};" if speaker.stub else ""
+    log = log or f'"{process.LOG_DIR}/{speaker.node}-bird.log"'
     return f"""\
-log "{process.LOG_DIR}/{speaker.node}-bird.log" all;
+log {log} all;
 timeformat log iso long us;
 router id {speaker.router_id};
 protocol device {{ scan time 10; }}
@@ -120,10 +155,31 @@ protocol ospf v2 ospf1 {{
     area 0 {{{stub}{interfaces}
     }};
 }}
+{_bgp_configuration(speaker, timers)}"""
+
+
+def _bgp_configuration(speaker: Speaker, timers: Timers) -> str:
+    if not speaker.peers:
+        return ""
+    route = f"\n    route {speaker.announced} blackhole;" if speaker.announced else ""
+    text = f"protocol static {{\n    ipv4;{route}\n}}\n"
+    for node, address, autonomous_system in speaker.peers:
+        text += f"""\
+protocol bgp bgp_{re.sub(r"[^A-Za-z0-9]", "_", node)} {{
+    debug {{ states, events }};
+    local as {speaker.autonomous_system};
+    neighbor {address} as {autonomous_system};
+    hold time {timers.bgp_hold_s};
+    connect retry time 5; connect delay time 1; error wait time 1, 10;
+    ipv4 {{ import all; export where source ~ [ RTS_STATIC, RTS_BGP ]; next hop self; }};
+}}
 """
+    return text
 
 
 _TICK_S = 1
+_FIRST_AS = 64512
+"""The first of the private ones (RFC 6996)."""
 
 
 def _start_bird(speaker: Speaker, timers: Timers) -> None:
@@ -210,7 +266,8 @@ def _start_frr_daemon(speaker: Speaker, name: str) -> None:
 # --- reports -------------------------------------------------------------------------------------
 
 _BIRD_CHANGE = re.compile(
-    r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) <TRACE> \w+: (Neighbor .* changed state .*)$"
+    r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) <TRACE> "
+    r"((?:\w+: Neighbor .* changed state .*)|(?:bgp_\w+: BGP session (?:established|closed)))$"
 )
 _FRR_CHANGE = re.compile(
     r"^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d(?:\.\d+)?) OSPF: (?:\[[^]]*\] )?(.*AdjChg.*)$"

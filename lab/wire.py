@@ -206,7 +206,7 @@ def join(lab: Lab, router: Router, host: str) -> None:
             for one, other in ((wire, near), (near, wire))
             for line in (
                 f"qdisc add dev {one} ingress",
-                _redirect(one, other),
+                redirect(one, other),
             )
         ),
         FABRIC,
@@ -219,7 +219,8 @@ def _carrier(lab: Lab, router: Router, host: str, way: str) -> None:
     ip((f"link set {near} {way}" for _, near, _ in data), FABRIC, force=True)
 
 
-def _redirect(one: str, other: str) -> str:
+def redirect(one: str, other: str) -> str:
+    """The `tc filter` command by which what comes in at one interface goes out at another."""
     return (
         f"filter add dev {one} parent ffff: protocol all prio 1 u32 match u32 0 0 "
         f"action mirred egress redirect dev {other}"

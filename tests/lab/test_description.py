@@ -97,3 +97,21 @@ def test_no_lab_table(tmp_path: Path) -> None:
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(NetworkError, match="paper, path"):
         find_file("nosuch")
+
+
+def test_hosts_of_another_hypervisor_are_elsewhere() -> None:
+    lab = load_lab(find_file("xen"))
+    kinds = {n.name: n.kind for n in lab.nodes()}
+    assert lab.elsewhere == ["host-a", "host-b"]
+    assert kinds["host-a"] == "elsewhere"
+    assert "vr1" not in kinds and not lab.routers
+    assert [d.name for d in lab.datapaths] == ["gen", "recv"]
+    assert list(lab.controllers) == ["edge"]
+
+
+def test_with_a_host_of_its_own_the_lab_needs_its_hypervisor(tmp_path: Path) -> None:
+    text = find_file("xen").read_text()
+    path = tmp_path / "mixed.toml"
+    path.write_text(text.replace("xl:ssh://root@10.254.1.12", "lab:tcp://10.254.1.2:6650"))
+    with pytest.raises(NetworkError, match="lab.hypervisor"):
+        load_lab(path)
