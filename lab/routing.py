@@ -132,7 +132,7 @@ def bird_configuration(speaker: Speaker, timers: Timers, log: str = "") -> str:
         interface "{name}" {{
             type {"ptp" if pair else "broadcast"};
             hello {timers.hello_s}; dead {timers.dead_s}; wait {max(2, timers.hello_s)};
-            retransmit {max(2, timers.hello_s)};
+            retransmit {min(5, max(2, timers.hello_s))};
             check link no;
         }};"""
         for name, _, pair in speaker.interfaces

@@ -46,6 +46,11 @@ INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic")
 _IMAGE_MIB = 800
 _FILES = Path(__file__).resolve().parent / "dom0"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_CONTAINED = (
+    "setpriv", "--pdeathsig", "KILL",
+    "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+)  # fmt: skip
+"""What a program mounts and starts ends with it, and it with us."""
 _LEFT_OUT = (
     "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/i18n",
     "var/cache/apt", "var/lib/apt", "boot",
@@ -99,7 +104,7 @@ def _make_root(folder: Path) -> None:
     packages = folder.parent / "packages"
     packages.mkdir(exist_ok=True)
     _run(
-        "debootstrap", "--variant=minbase", f"--cache-dir={packages}",
+        *_CONTAINED, "debootstrap", "--variant=minbase", f"--cache-dir={packages}",
         f"--include={','.join(PACKAGES)}", SUITE, str(folder / "tree"), _mirror(),
     )  # fmt: skip
 
