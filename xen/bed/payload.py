@@ -15,7 +15,7 @@ from lab.description import ROOT, Lab
 from xen.bed.machine import Machine
 
 BRIDGE = "xenflow0"
-INSTALLED = ("pox.py", "pox_ext", "runtime", "mgmt")
+INSTALLED = ("pox.py", "pox_ext", "runtime")
 """What of the project runs in a Domain 0."""
 
 
