@@ -55,6 +55,9 @@ THAW_S = 0.05
 """A guest's devices are back before its processes are thawed, and its monotonic clock stood still
 while it was suspended.  Ours goes on: what has waited for the router must be there first, or its
 daemons' timers would run out before they look at their sockets."""
+LONG_S = 1.0
+"""From this on something has waited on every link that has a neighbour with hellos (1 s, mostly),
+or comes within as much again: a router that was suspended so long is thawed when it is there."""
 
 
 class RefusedError(Exception):
@@ -138,6 +141,7 @@ class Routers:
         self.domains = read_domains()
         self._fixed_flows = fixed_flows
         self._lock = threading.Lock()
+        self._stopped: dict[str, float] = {}
 
     def router(self, name: str) -> Router:
         """One router by name."""
@@ -154,15 +158,27 @@ class Routers:
     def suspend(self, router: Router, host: str) -> None:
         """Stop a router's processes, then cut its wires."""
         stop_all(PREFIX + router.name)
+        self._stopped[router.name] = time.monotonic()
         wire.cut(self.lab, router, host)
 
     def resume(self, router: Router, host: str, *, announce: bool) -> None:
         """Join a router's wires, then let its processes go on."""
+        before = wire.heard(router)
         wire.join(self.lab, router, host)
         time.sleep(THAW_S)
+        if time.monotonic() - self._stopped.pop(router.name, 0.0) > LONG_S:
+            self._await_held(router, before)
         continue_all(PREFIX + router.name)
         if announce:
             wire.announce(self.lab, router)
+
+    def _await_held(self, router: Router, before: dict[str, int]) -> None:
+        """Wait until each of a router's links has brought something, LONG_S at most."""
+        end = time.monotonic() + LONG_S
+        while time.monotonic() < end:
+            if all(count > before[name] for name, count in wire.heard(router).items()):
+                return
+            time.sleep(THAW_S)
 
     def move_ports(self, router: Router, source: str, to: str) -> None:
         """Unplug a router at one host and plug it in at another; both switches are done then."""

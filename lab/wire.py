@@ -26,6 +26,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from lab import switch
 from lab.description import FABRIC, PREFIX, Lab
@@ -233,6 +234,14 @@ def cut(lab: Lab, router: Router, host: str) -> None:
     pieces = list(_pieces(lab, router, host))
     names = [wire for wire, _, _ in pieces] + [near for _, near, _ in pieces]
     tc((f"qdisc del dev {name} ingress" for name in names), FABRIC, force=True)
+
+
+def heard(router: Router) -> dict[str, int]:
+    """How many packets each interface of a router has received."""
+    with inside(PREFIX + router.name):
+        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
+    rows = {line.partition(":")[0].strip(): line.partition(":")[2].split() for line in lines}
+    return {interface.name: int(rows[interface.name][1]) for interface in router.interfaces}
 
 
 def plugged(lab: Lab, router: Router) -> list[str]:
