@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from xenflow.pure.network import Network, NetworkError
+
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
 DEFAULT_MANAGE = "tcp://127.0.0.1:6640"
 
@@ -44,13 +46,12 @@ def launch(
     from xenflow import router_sockets
     from xenflow.component import Component
     from xenflow.network_file import load
-    from xenflow.pure.network import Network, NetworkError
 
     path = network or os.environ.get("XENFLOW_NETWORK", "")
     path = path or next((name for name in NETWORK_FILES if os.path.exists(name)), "")
     try:
         described = load(path) if path else Network("empty", {}, {}, {}, {}, {})
-        name = _controller(described, controller)
+        name = this_controller(described, controller)
     except (NetworkError, OSError) as error:
         _stop(str(error))
     url = manage or (described.controllers[name].manage if name else DEFAULT_MANAGE)
@@ -72,10 +73,12 @@ def launch(
     core.register("xenflow", component)
 
 
-def _controller(network: object, wanted: str) -> str:
-    from xenflow.pure.network import Network, NetworkError
+def this_controller(network: Network, wanted: str) -> str:
+    """Which of the network's controllers this is: the one asked for, the only one, or the one
+    named like this machine; "" where the network has none.
 
-    assert isinstance(network, Network)
+    Raises NetworkError where that does not say.
+    """
     known = network.controllers
     if wanted:
         if wanted not in known:

@@ -1,0 +1,162 @@
+"""Brings a host into the state that the network file says, before its controller starts.
+
+Its bridge with the cables' ports, and the filter on the routers' control links: a router may speak
+there as itself, to the Rule Table, and to nobody else.  What is so already stays as it is: flows
+and ports of routers that run are not touched.  Called by `xenflow.service`; `bridge` and `guard`
+are pure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+
+from xenflow import this_controller
+from xenflow.network_file import load
+from xenflow.pure import control_link
+from xenflow.pure.network import Datapath, Kind, Network, NetworkError
+
+BRIDGE = "xenflow0"
+NETWORK_FILE = "/etc/xenflow/network.toml"
+_TIMEOUT_S = 60
+
+
+def datapath(network: Network, controller: str) -> Datapath:
+    """The host that a controller looks after.
+
+    Raises NetworkError unless there is exactly one.
+    """
+    found = [d for d in network.datapaths_of(controller) if d.kind is Kind.HOST]
+    if len(found) != 1:
+        names = ", ".join(d.name for d in found) or "none"
+        raise NetworkError(f"controller {controller}: expected one host, found {names}")
+    return found[0]
+
+
+def bridge(network: Network, here: Datapath) -> list[str]:
+    """The command that makes the bridge as the network file says."""
+    address, port = network.controllers[here.controller].openflow
+    shown = f"[{address}]" if ":" in address else address
+    words = [
+        "ovs-vsctl", f"--timeout={_TIMEOUT_S}",
+        "--", "--may-exist", "add-br", BRIDGE,
+        "--", "set", "Bridge", BRIDGE, "fail_mode=secure", "protocols=OpenFlow10",
+        f"other_config:datapath-id={here.dpid:016x}", "other_config:disable-in-band=true",
+        "--", "set-controller", BRIDGE, f"tcp:{shown}:{port}",
+        "--", "set", "Controller", BRIDGE, "connection_mode=out-of-band", "max_backoff=1000",
+        "inactivity_probe=5000",
+    ]  # fmt: skip
+    for cable in network.cables_of[here.name]:
+        words += ["--", "--may-exist", "add-port", BRIDGE, cable.near(here.name).port]
+    for link in network.links.values():
+        for access in link.access:
+            if access.end.datapath == here.name:
+                port_name = access.end.port
+                words += ["--", "--may-exist", "add-port", BRIDGE, port_name,
+                          "--", "set", "Port", port_name, f"tag={link.vlan}"]  # fmt: skip
+    return words
+
+
+def nics(network: Network, here: Datapath) -> list[str]:
+    """The commands that switch the cables' and access ports' interfaces on."""
+    names = [cable.near(here.name).port for cable in network.cables_of[here.name]]
+    names += [
+        access.end.port
+        for link in network.links.values()
+        for access in link.access
+        if access.end.datapath == here.name
+    ]
+    return [f"link set dev {name} up" for name in names]
+
+
+def guard(network: Network) -> str:
+    """nftables rules for the control link of every router of the network, wherever it is now."""
+    routers = network.routers.values()
+    if not routers:
+        return "add table inet xenflow\ndelete table inet xenflow\n"
+    links = ", ".join(f'"{router.control_vif}"' for router in routers)
+    senders = ", ".join(
+        f'"{r.control_vif}" . {control_link.mac(r)} . {control_link.address(r)}' for r in routers
+    )
+    here, port = control_link.RULE_TABLE_ADDRESS, control_link.RULE_TABLE_PORT
+    return f"""\
+add table inet xenflow
+delete table inet xenflow
+table inet xenflow {{
+    set links {{
+        type ifname
+        elements = {{ {links} }}
+    }}
+    set senders {{
+        type ifname . ether_addr . ipv6_addr
+        elements = {{ {senders} }}
+    }}
+    chain from-router {{
+        ip6 daddr {here} tcp dport {port} accept
+        ip6 daddr {{ {here}, ff02::1:ff00:1 }} ip6 hoplimit 255 \
+icmpv6 type nd-neighbor-solicit accept
+        ip6 daddr {here} ip6 hoplimit 255 icmpv6 type nd-neighbor-advert accept
+    }}
+    chain input {{
+        type filter hook input priority -10; policy accept;
+        iifname != @links accept
+        iifname . ether saddr . ip6 saddr @senders jump from-router
+        drop
+    }}
+    chain forward {{
+        type filter hook forward priority -10; policy accept;
+        iifname @links drop
+        oifname @links drop
+    }}
+}}
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python3 -m xen.dom0.host", description=__doc__.partition("\n\n")[0],
+        epilog="exit status: 0 done, 1 failed, 2 wrong usage",
+    )  # fmt: skip
+    parser.add_argument("--network", metavar="FILE", default=NETWORK_FILE,
+                        help=f"the network file (default {NETWORK_FILE})")  # fmt: skip
+    parser.add_argument(
+        "--controller", metavar="NAME", default="",
+        help="which of its controllers this is (default: as pox.py decides)",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done")
+    options = parser.parse_args(arguments)
+    try:
+        network = load(options.network)
+        here = datapath(network, this_controller(network, options.controller))
+    except NetworkError as error:
+        print(f"xen.dom0.host: {error}", file=sys.stderr)
+        return 1
+    steps: list[tuple[list[str], str]] = [
+        (bridge(network, here), ""),
+        (["ip", "-batch", "-"], "".join(line + "\n" for line in nics(network, here))),
+        (["nft", "-f", "-"], guard(network)),
+    ]
+    for words, text in steps:
+        if options.dry_run:
+            print(shlex.join(words) + (f" <<END\n{text}END" if text else ""))
+        elif not _run(words, text):
+            return 1
+    return 0
+
+
+def _run(words: list[str], text: str) -> bool:
+    try:
+        done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        print(f"xen.dom0.host: {words[0]} is not installed", file=sys.stderr)
+        return False
+    if done.returncode:
+        print(f"xen.dom0.host: {words[0]}: {done.stderr.strip()}", file=sys.stderr)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
