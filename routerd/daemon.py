@@ -100,6 +100,13 @@ class Kernel:
             if messages or lost:
                 self.look_beyond = True
 
+    def expire(self, now: float) -> float | None:
+        """End what was told in spite of a carrier's loss; returns when the next of it ends."""
+        until = self.view.expire(now)
+        if self.view.dirty_links:
+            self.view.dirty_links, self.dump_all = False, True
+        return until
+
     def needs_dump(self) -> bool:
         """Whether notifications alone do not tell what is true now."""
         return self.dump_all or self.dump_others
@@ -112,7 +119,7 @@ class Kernel:
         self.dumps += 1
         view, bodies = self.view, self._requests.bodies
         if self.dump_all:
-            view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()))
+            view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
             view.dumped_netconf(bodies(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)))
             view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
             self._dump_main()
@@ -340,7 +347,7 @@ class Daemon:
 
     def _turn(self, now: float) -> None:
         self.kernel.read()
-        self._grace_until = self.kernel.view.expire(now)
+        self._grace_until = self.kernel.expire(now)
         self._settle(now)
         if now >= self._beyond_at or self.kernel.look_beyond:
             self._beyond_at = now + BEYOND_S

@@ -92,8 +92,8 @@ class KernelView:
 
     When an interface that stays switched on loses its carrier the kernel forgets its neighbours.
     That happens in every live migration, while the data plane, which is not the VM's, goes on; so
-    for `carrier_grace_s` such a neighbour counts as resolved still, unless the kernel has learnt
-    better by then.
+    for `carrier_grace_s` such an interface counts as one with carrier still, and its neighbours as
+    resolved, unless the kernel has learnt better by then.
     """
 
     control: str
@@ -120,17 +120,31 @@ class KernelView:
     _tails: dict[tuple[bytes, bytes], Candidate | None] = field(default_factory=dict)
     _control_index: int = 0
     _carrier_lost: dict[int, float] = field(default_factory=dict)
+    _running_until: dict[int, float] = field(default_factory=dict)
+    """Links without carrier that count as having it."""
+    dirty_links: bool = False
+    """Some of these have not any more."""
     _vanished: dict[NeighbourKey, tuple[int, float]] = field(default_factory=dict)
     _held: dict[NeighbourKey, tuple[int, float]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ dumps
 
-    def dumped_links(self, bodies: Iterable[bytes]) -> None:
+    def dumped_links(self, bodies: Iterable[bytes], now: float) -> None:
         """All RTM_NEWLINK bodies of a dump."""
-        found = (rt.link(body) for body in bodies)
-        self.links = {link.ifindex: link for link in found if link is not None}
+        found = [link for link in map(rt.link, bodies) if link is not None]
+        for link in found:
+            self._note_carrier(link, now)
+        self.links = {link.ifindex: link for link in found}
         named = (i for i, link in self.links.items() if link.name == self.control)
         self._control_index = next(named, 0)
+
+    def _note_carrier(self, link: rt.LinkInfo, now: float) -> None:
+        """What becomes of the grace of a link, which is known as it was before."""
+        before = self.links.get(link.ifindex)
+        if link.flags & rt.IFF_LOWER_UP or not link.flags & rt.IFF_UP:
+            self._running_until.pop(link.ifindex, None)
+        elif self.carrier_grace_s and before is not None and before.flags & rt.IFF_LOWER_UP:
+            self._running_until.setdefault(link.ifindex, now + self.carrier_grace_s)
 
     def dumped_netconf(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNETCONF bodies of an IPv4 dump."""
@@ -170,10 +184,14 @@ class KernelView:
 
     def expire(self, now: float) -> float | None:
         """End the grace of those whose time is over; returns when the next one's is."""
+        for ifindex in [i for i, until in self._running_until.items() if until <= now]:
+            del self._running_until[ifindex]
+            self.dirty_links = True
         for key in [key for key, (_, until) in self._held.items() if until <= now]:
             del self._held[key]
             self.dirty_neighbours.add(key)
-        return min((until for _, until in self._held.values()), default=None)
+        times = [until for _, until in self._held.values()]
+        return min([*times, *self._running_until.values()], default=None)
 
     def begin_main(self) -> None:
         """A dump of the IPv4 main table begins; links, settings and next hop objects are up to
@@ -285,8 +303,10 @@ class KernelView:
 
     def link_changed(self, link: rt.LinkInfo, gone: bool, now: float) -> bool:
         """RTM_NEWLINK or RTM_DELLINK; True if everything must be dumped again."""
+        self._note_carrier(link, now)
         if gone or not link.flags & rt.IFF_UP:
             self._carrier_lost.pop(link.ifindex, None)
+            self._running_until.pop(link.ifindex, None)
             for key in [key for key in self._held if key[0] == link.ifindex]:
                 del self._held[key]
         elif not link.flags & rt.IFF_LOWER_UP and self.carrier_grace_s:
@@ -612,7 +632,7 @@ class KernelView:
             flags = InterfaceFlag(0)
             if link.flags & rt.IFF_UP:
                 flags |= InterfaceFlag.UP
-            if link.flags & rt.IFF_LOWER_UP:
+            if link.flags & rt.IFF_LOWER_UP or link.ifindex in self._running_until:
                 flags |= InterfaceFlag.RUNNING
             if conf is not None and conf.forwarding:
                 flags |= InterfaceFlag.FORWARDING4

@@ -27,6 +27,7 @@ def launch(
     manage: str = "",
     state: str = "",
     routers: str = "",
+    xenstore: str = "",
 ) -> None:
     """Start the Rule Table of one controller.
 
@@ -39,6 +40,8 @@ def launch(
     --state=DIR        where placements and rules are kept over a restart (default: with a network
                        file in /etc/xenflow /var/lib/xenflow, else nowhere)
     --routers=URL      where routers' sockets listen; {vif} and {router} stand for the names
+    --xenstore=PATH    xenstored's socket, where the hypervisor is Xen (default:
+                       /run/xenstored/socket)
     """
     import zmq
     from pox.core import core
@@ -46,6 +49,7 @@ def launch(
     from xenflow import router_sockets
     from xenflow.component import Component
     from xenflow.network_file import load
+    from xenflow.xenstore import socket_path
 
     path = network or os.environ.get("XENFLOW_NETWORK", "")
     path = path or next((name for name in NETWORK_FILES if os.path.exists(name)), "")
@@ -65,7 +69,7 @@ def launch(
     try:
         component = Component(
             described, name, url, Path(state) if state else None,
-            routers or router_sockets.ADDRESS, version,
+            routers or router_sockets.ADDRESS, version, xenstore or socket_path(),
         )  # fmt: skip
     except (OSError, zmq.ZMQError) as error:
         _stop(f"management: cannot listen on {url}: {error.strerror or error}: "

@@ -18,6 +18,7 @@ import zmq
 from pox.core import core
 from pox.lib.recoco import Timer
 
+from xenflow.domains import Domains, on_xen
 from xenflow.management_service import ManagementService
 from xenflow.mirror import Mirrors
 from xenflow.pure import openflow as of
@@ -46,7 +47,7 @@ class Component:
 
     def __init__(
         self, network: Network, controller: str, manage: str, state_dir: Path | None,
-        routers_address: str, core_name: str,
+        routers_address: str, core_name: str, xenstore: str,
     ) -> None:  # fmt: skip
         self.network = network
         self.context: zmq.Context[Any] = zmq.Context()
@@ -56,6 +57,7 @@ class Component:
         self.management = ManagementService(self.table, core_name, self.mirrors)
         self._manage = self._listen(manage)
         self.routers = RouterSockets(network, self.context, self._told, routers_address)
+        self._domains = self._watch_domains(xenstore)
         self._connections: dict[Any, Switch] = {}
         for switch in self.table.switches.values():
             self._announce(switch)
@@ -94,6 +96,29 @@ class Component:
 
         pump = Pump(sock, receive)
         return pump
+
+    def _watch_domains(self, xenstore: str) -> Domains | None:
+        if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
+            return None
+        vifs = {i.vif: r.name for r in self.network.routers.values() for i in r.interfaces}
+        domains = Domains(xenstore, vifs, self._vifs_are_still)
+        self.table.spoken = lambda router: domains.heard(
+            {vif for vif, name in vifs.items() if name == router}
+        )
+        return domains
+
+    def _vifs_are_still(self, vifs: frozenset[str]) -> None:
+        """The hypervisor says which vifs take nothing now: some more, or some less."""
+        for switch in self.table.switches.values():
+            if not on_xen(switch.datapath):
+                continue
+            took = {port for port in switch.ports if switch.takes(port)}
+            switch.still = vifs
+            takes = {port for port in switch.ports if switch.takes(port)}
+            if takes != took:
+                switch.refresh()
+            for port in takes - took:
+                self.table.port_appeared(switch, port)
 
     # --- switches ---------------------------------------------------------------------------------
 
@@ -214,6 +239,7 @@ class Component:
     # --- routers ----------------------------------------------------------------------------------
 
     def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
+        self.table.spoken(router)
         outcome = self.table.told(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s
@@ -232,6 +258,8 @@ class Component:
     def _going_down(self, _: Any) -> None:
         self._timer.cancel()
         self.routers.close()
+        if self._domains is not None:
+            self._domains.close()
         self.mirrors.close()
         self._manage.close()
 

@@ -58,6 +58,8 @@ class RuleTable:
         self.held: dict[str, Held] = {name: Held() for name in network.routers}
         self.hellos = Hellos()
         self.migrating: Callable[[str], bool] = lambda router: False
+        self.spoken: Callable[[str], None] = lambda router: None
+        """Called when a router that is here has said something itself."""
         self.on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None
         self._views: dict[str, RouterView] = {}
         self._kept = StateFile(state_dir)
@@ -198,6 +200,7 @@ class RuleTable:
             for interface in router.interfaces:
                 if interface.vif == name:
                     link = self.network.links[interface.link].id
+                    self.spoken(router.name)
                     self.hellos.heard(router.name, link, frame, time.monotonic())
                     return True
         return False

@@ -71,6 +71,8 @@ class Switch(Channel):
         self.routers = routers
         self.placements = placements
         self.ports: dict[str, tuple[int, bool]] = {}
+        self.still: frozenset[str] = frozenset()
+        """Vifs that take nothing though they may have carrier, as the hypervisor says."""
         self.installed: Flows = {}
         self.hops: dict[str, dict[int, tuple[Flow, ...]]] = {}
         self.synced: set[str] = set()
@@ -174,12 +176,12 @@ class Switch(Channel):
             if (view := self.routers.view(name)) is not None
         }
         ports = {name: number for name, (number, _) in self.ports.items()}
-        silent = frozenset(name for name, (_, up) in self.ports.items() if not up)
+        silent = frozenset(name for name in self.ports if not self.takes(name))
         return pipeline.Site(self.network, self.datapath, ports, self.placements, views, silent)
 
     def takes(self, port: str) -> bool:
-        """Whether a port exists and has carrier: what is sent there arrives somewhere."""
-        return self.ports.get(port, (0, False))[1]
+        """Whether a port exists, has carrier, and what is sent there arrives somewhere."""
+        return self.ports.get(port, (0, False))[1] and port not in self.still
 
     def stats(
         self,

@@ -33,7 +33,7 @@ def bodies(name: str) -> list[bytes]:
 @pytest.fixture
 def view() -> KernelView:
     made = KernelView("ctl0")
-    made.dumped_links(bodies("links"))
+    made.dumped_links(bodies("links"), 0.0)
     made.dumped_netconf(bodies("netconf"))
     made.dumped_nexthops(bodies("nexthops"))
     made.dumped_rules(bodies("rules"))
@@ -145,7 +145,7 @@ def test_a_rival_means_another_dump(view: KernelView) -> None:
 
 def test_the_bulk_path_agrees_with_the_thorough_one(view: KernelView) -> None:
     again = KernelView("ctl0")
-    again.dumped_links(bodies("links"))
+    again.dumped_links(bodies("links"), 0.0)
     again.dumped_nexthops(bodies("nexthops"))
     again.begin_main()
     again.dumped_routes(bodies("main"))

@@ -1,0 +1,193 @@
+"""Which routers' vifs take frames now, as Xen says: what is for the others is held (`hold.py`).
+
+A vif has carrier as long as its domain exists, also while that is suspended, and what is put into
+it then is lost with it.  The moments are in xenstore:
+
+    /local/domain/ID/control/shutdown = suspend    libxl is about to suspend the domain: from now on
+    /local/domain/0/backend/vif/ID/N/state = 4     the domain's front end is connected to this vif:
+                                                   from now on it takes frames (io/xenbus.h)
+
+A domain that was to move and did not is resumed at the source, of which xenstore says nothing: its
+router is running again when it says something (`heard`), be it a heartbeat of routerd or an OSPF
+hello.  What it said just before it was suspended may arrive after that, so a moment is waited.
+
+Called by `component`; `changed` gets the names of all vifs of `known` that take nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from xenflow.pure.network import Datapath
+from xenflow.xenstore import Xenstore
+
+log = logging.getLogger("xenflow.domains")
+
+BACKENDS = "/local/domain/0/backend/vif"
+RELEASED = "@releaseDomain"
+"""Some domain has been stopped or destroyed (docs/misc/xenstore.txt)."""
+CONNECTED = "4"
+RESUMED_S = 1.0
+"""After a domain was stopped: what comes from it later has been said after it was resumed."""
+NOT_STOPPED_S = 10.0
+"""After a domain was asked to suspend: what still speaks then has not done it."""
+
+Vif = tuple[str, str]
+"""Domain id and number, as xenstore's folders are called."""
+
+
+def on_xen(datapath: Datapath) -> bool:
+    """Whether a host's routers are Xen's domains."""
+    return datapath.hypervisor.startswith(("xl:", "libvirt:xen"))
+
+
+@dataclass(slots=True)
+class Suspension:
+    """A domain that was asked to suspend."""
+
+    asked: float
+    stopped: float | None = None
+
+    def over(self, now: float) -> bool:
+        """Whether who speaks now has spoken after it."""
+        if self.stopped is None:
+            return now - self.asked >= NOT_STOPPED_S
+        return now - self.stopped >= RESUMED_S
+
+
+@dataclass(slots=True)
+class Backend:
+    """One vif: its name, and the state of its connection with the domain ("": not read yet)."""
+
+    name: str = ""
+    state: str = ""
+
+
+class Domains:
+    """See the module."""
+
+    def __init__(
+        self, path: str, known: Collection[str], changed: Callable[[frozenset[str]], None]
+    ) -> None:
+        self._known = known
+        self._changed = changed
+        self._vifs: dict[Vif, Backend] = {}
+        self._watched: set[str] = set()
+        self._suspended: dict[str, Suspension] = {}
+        self._still: frozenset[str] = frozenset()
+        self._store = Xenstore(path, self._begin, self._forget)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._store.close()
+
+    def heard(self, vifs: Collection[str]) -> None:
+        """The router with these vifs has said something."""
+        if not self._suspended:
+            return
+        now = time.monotonic()
+        for domain in {d for (d, _), backend in self._vifs.items() if backend.name in vifs}:
+            found = self._suspended.get(domain)
+            if found is not None and found.over(now):
+                log.info("domain %s runs on", domain)
+                del self._suspended[domain]
+        self._tell()
+
+    # --- what xenstore says ---------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._store.watch(BACKENDS, self._backend_changed)
+        self._store.watch(RELEASED, self._released)
+
+    def _forget(self) -> None:
+        self._vifs.clear()
+        self._watched.clear()
+        self._suspended.clear()
+        self._tell()
+
+    def _backend_changed(self, path: str) -> None:
+        below = path.removeprefix(BACKENDS).strip("/").split("/")
+        if len(below) < 2:
+            self._look_at(below[0])
+        elif len(below) == 2 or below[2] in ("vifname", "state"):
+            self._read((below[0], below[1]))
+
+    def _look_at(self, domain: str) -> None:
+        """A domain's folder, or all of them, came or went."""
+        if not domain:
+            self._store.list(BACKENDS, lambda found: self._domains_are(set(found)))
+            return
+        self._store.list(f"{BACKENDS}/{domain}", lambda found: self._numbers_are(domain, found))
+
+    def _domains_are(self, found: set[str]) -> None:
+        for domain in found | {d for d, _ in self._vifs}:
+            self._look_at(domain)
+
+    def _numbers_are(self, domain: str, found: list[str]) -> None:
+        for vif in {(domain, number) for number in found} | set(self._vifs):
+            if vif[0] == domain:
+                self._read(vif)
+
+    def _read(self, vif: Vif) -> None:
+        folder = f"{BACKENDS}/{vif[0]}/{vif[1]}"
+        self._store.read(f"{folder}/vifname", lambda name: self._named(vif, name))
+        self._store.read(f"{folder}/state", lambda state: self._stands(vif, state))
+
+    def _named(self, vif: Vif, name: str | None) -> None:
+        if name is None:
+            self._vifs.pop(vif, None)
+            if not any(domain == vif[0] for domain, _ in self._vifs):
+                self._suspended.pop(vif[0], None)
+                self._store.unwatch(_shutdown(vif[0]))
+                self._watched.discard(vif[0])
+        elif name in self._known:
+            self._vifs.setdefault(vif, Backend()).name = name
+            self._watch(vif[0])
+        self._tell()
+
+    def _stands(self, vif: Vif, state: str | None) -> None:
+        backend = self._vifs.get(vif)
+        if backend is None or state is None:
+            return
+        if backend.state not in ("", CONNECTED) and state == CONNECTED:
+            log.info("%s: domain %s has connected to it", backend.name, vif[0])
+            # A domain that connects anew runs, whatever was asked of it before.
+            self._suspended.pop(vif[0], None)
+        backend.state = state
+        self._tell()
+
+    def _watch(self, domain: str) -> None:
+        if domain not in self._watched:
+            self._watched.add(domain)
+            self._store.watch(_shutdown(domain), lambda _: self._read_shutdown(domain))
+
+    def _read_shutdown(self, domain: str) -> None:
+        self._store.read(_shutdown(domain), lambda order: self._ordered(domain, order))
+
+    def _ordered(self, domain: str, order: str | None) -> None:
+        if order == "suspend":
+            log.info("domain %s is being suspended", domain)
+            self._suspended[domain] = Suspension(time.monotonic())
+            self._tell()
+
+    def _released(self, _: str) -> None:
+        now = time.monotonic()
+        for suspension in self._suspended.values():
+            suspension.stopped = now
+
+    def _tell(self) -> None:
+        still = frozenset(
+            backend.name
+            for (domain, _), backend in self._vifs.items()
+            if backend.state not in ("", CONNECTED) or domain in self._suspended
+        )
+        if still != self._still:
+            self._still = still
+            self._changed(still)
+
+
+def _shutdown(domain: str) -> str:
+    return f"/local/domain/{domain}/control/shutdown"

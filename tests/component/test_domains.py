@@ -1,0 +1,203 @@
+"""Which vifs take frames, as xenstore says: a domain suspended, moved here, resumed, destroyed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+if str(ROOT / "runtime") not in sys.path:
+    sys.path.insert(0, str(ROOT / "runtime"))
+
+from pox.lib import recoco
+
+from tests.component.xenstored import Xenstored
+from xenflow import domains
+from xenflow.domains import BACKENDS, Domains
+
+VIFS = ("vr1.0", "vr1.1")
+MARK = "mark"
+"""A vif whose coming and going says that what was written before it has been seen."""
+LIMIT_S = 10.0
+
+
+class World:
+    """A xenstored, and the watcher in a loop of its own."""
+
+    def __init__(self, folder: Path, loop: recoco.Scheduler) -> None:
+        self.path = folder / "socket"
+        self.store = Xenstored(self.path)
+        self.loop = loop
+        self.told: list[frozenset[str]] = []
+        self.domains = Domains(str(self.path), {*VIFS, MARK}, self.told.append)
+
+    @property
+    def still(self) -> frozenset[str]:
+        return self.told[-1] - {MARK} if self.told else frozenset()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.time() + LIMIT_S
+        while not condition():
+            assert time.time() < deadline, f"not so after {LIMIT_S} s: {self.told}"
+            self.loop.turn(0.02)
+
+    def settle(self) -> None:
+        """Until all that was written before has been seen."""
+        self.vif(999, 0, MARK, 2)
+        self.until(lambda: bool(self.told) and MARK in self.told[-1])
+        self.store.remove(f"{BACKENDS}/999")
+        self.until(lambda: MARK not in self.told[-1])
+
+    def vif(self, domain: int, number: int, name: str, state: int) -> None:
+        folder = f"{BACKENDS}/{domain}/{number}"
+        self.store.put(f"{folder}/state", str(state))
+        self.store.put(f"{folder}/vifname", name)
+
+    def router(self, domain: int, state: int) -> None:
+        self.store.put(_order(domain), "")
+        for number, name in enumerate(VIFS):
+            self.vif(domain, number, name, state)
+
+
+def _order(domain: int) -> str:
+    return f"/local/domain/{domain}/control/shutdown"
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(recoco, "defaultScheduler", None)  # put back afterwards
+    loop = recoco.Scheduler()
+    made = World(tmp_path, loop)
+    yield made
+    made.domains.close()
+    made.store.close()
+
+
+def test_vifs_take_frames_from_the_state_connected_on(world: World) -> None:
+    world.settle()
+    world.router(3, 1)
+    world.until(lambda: world.still == set(VIFS))
+    for state in (2, 4):
+        assert world.still == set(VIFS)
+        world.store.put(f"{BACKENDS}/3/0/state", str(state))
+        world.settle()
+    assert world.still == {VIFS[1]}
+    world.store.put(f"{BACKENDS}/3/1/state", "4")
+    world.until(lambda: not world.still)
+
+
+def test_what_was_there_before_is_found(world: World) -> None:
+    world.router(1, 4)
+    world.router(2, 2)
+    world.vif(7, 0, "another", 2)
+    world.settle()
+    assert world.still == set(VIFS)
+    world.store.remove(f"{BACKENDS}/2")
+    world.until(lambda: not world.still)
+
+
+def test_a_suspended_domain_takes_nothing_until_it_is_gone(world: World) -> None:
+    world.router(1, 4)
+    world.settle()
+    assert not world.still
+    world.store.put(_order(1), "suspend")
+    world.until(lambda: world.still == set(VIFS))
+    world.store.put(_order(1), "")  # the guest has heard it
+    world.store.release()
+    world.settle()
+    assert world.still == set(VIFS)
+    world.store.remove("/local/domain/1")
+    world.store.remove(f"{BACKENDS}/1")
+    world.until(lambda: not world.still)
+    # Back again one day, under another number: nothing is left of it.
+    world.router(5, 4)
+    world.settle()
+    assert not world.still
+
+
+@pytest.mark.parametrize("order", ["poweroff", "reboot", ""])
+def test_other_orders_are_none_of_its_business(world: World, order: str) -> None:
+    world.router(1, 4)
+    world.store.put(_order(1), order)
+    world.settle()
+    assert not world.still
+
+
+def test_a_domain_that_was_resumed_is_heard(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+    world.router(1, 4)
+    world.settle()
+    world.store.put(_order(1), "suspend")
+    world.settle()
+    world.domains.heard({VIFS[0]})
+    assert world.still == set(VIFS), "it had said that before it was suspended"
+    now[0] += domains.RESUMED_S
+    world.domains.heard({VIFS[0]})
+    assert world.still == set(VIFS), "it has not even been suspended"
+    world.store.release()
+    world.settle()
+    world.domains.heard({VIFS[0]})
+    assert world.still == set(VIFS), "it had said that before it was suspended"
+    now[0] += domains.RESUMED_S
+    world.domains.heard({"another"})
+    assert world.still == set(VIFS)
+    world.domains.heard({VIFS[0]})
+    assert not world.still
+
+
+def test_a_domain_that_does_not_suspend_is_served_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+    world.router(1, 4)
+    world.store.put(_order(1), "suspend")
+    world.until(lambda: world.still == set(VIFS))
+    now[0] += domains.NOT_STOPPED_S
+    world.domains.heard({VIFS[1]})
+    assert not world.still
+
+
+def test_a_domain_that_connects_anew_runs(world: World) -> None:
+    world.router(1, 4)
+    world.store.put(_order(1), "suspend")
+    world.until(lambda: world.still == set(VIFS))
+    for state in (5, 2, 4):
+        for number in range(len(VIFS)):
+            world.store.put(f"{BACKENDS}/1/{number}/state", str(state))
+        world.settle()
+    assert not world.still
+
+
+def test_without_xenstored_nothing_is_known_and_all_of_it_again_afterwards(world: World) -> None:
+    world.router(1, 2)
+    world.until(lambda: world.still == set(VIFS))
+    world.store.drop()
+    world.until(lambda: not world.still)
+    world.until(lambda: world.still == set(VIFS))
+
+
+def test_garbage_ends_the_connection_and_nothing_else(world: World) -> None:
+    world.router(1, 2)
+    world.until(lambda: world.still == set(VIFS))
+    with world.store.lock:
+        world.store.clients[0].sock.sendall(b"\xff" * 64)
+    world.until(lambda: not world.still)
+    world.until(lambda: world.still == set(VIFS))
+
+
+def test_watches_of_domains_that_are_gone_are_given_up(world: World) -> None:
+    for domain in range(10, 20):
+        world.router(domain, 4)
+        world.settle()
+        world.store.remove(f"{BACKENDS}/{domain}")
+        world.settle()
+    with world.store.lock:
+        watched = {path for path, _ in world.store.clients[0].watches}
+    assert watched - {_order(999)} == {BACKENDS, domains.RELEASED}
