@@ -39,6 +39,8 @@ LEASE_S = 10.0
 KEEP_LEASE_S = 2.5
 PLACE_TIMEOUT_S = 90.0
 MOVE_TIMEOUT_S = 600.0
+RUN_TIMEOUT_S = 120.0
+"""How long a VM may take to run once it is let."""
 POLL_S = 0.01
 RETRY_S = (0.5, 1.0, 2.0, 4.0)
 """Once the VM has moved there is no way back: what fails is tried again after these pauses."""
@@ -61,7 +63,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Progress: `time_s` since the beginning; state is started, done, failed or undone."""
+    """Progress: `time_s` since the beginning; state is started, done, failed or undone, or note
+    for the hypervisor's words on how far it is."""
 
     time_s: float
     step: str
@@ -200,7 +203,7 @@ def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
         raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
     facts.check_cables(network, described, (start.vm, to))
     order = Order(mode)
-    domain = _domain(network, described, start.vm)
+    domain = _domain(network, described, start.vm, to=to)
     if domain is not None and domain != start.vm:
         raise NetworkError(
             f"the hypervisor says that {router} is on {domain}, the switches were told "
@@ -311,21 +314,25 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     return _Facts(newest, bool(settled), owner, ports, feeds)
 
 
-def _domain(network: Network, router: Router, host: str, settle: bool = False) -> str | None:
+def _domain(
+    network: Network, router: Router, host: str, settle: bool = False, to: str = ""
+) -> str | None:
     """The host where the hypervisor has the router's VM; None where it cannot tell.
 
-    With `settle`, a VM that an interrupted migration left paused is let run first.
+    With `settle`, what an interrupted migration of the VM left is cleared up first.  With `to`,
+    that host must be able to take the VM.
     """
-    spec = network.datapaths[host].hypervisor
-    if not spec:
+    if not network.datapaths[host].hypervisor:
         return None
-    driver = hypervisor.parse(spec)
+    driver = hypervisor.of(network, host)
     try:
         found = [d for d in driver.domains() if d.router == router.name]
         if settle and found:
             # It may be under way still, though the VM runs: the hypervisor knows no lease.
             _give_up(driver, router.name)
             found = [d for d in driver.domains() if d.router == router.name]
+        if to and [d.host for d in found] == [host]:
+            driver.check(router.name, to)
     except HypervisorError as error:
         raise NetworkError(f"hypervisor of {host}: {error}") from None
     finally:
@@ -579,7 +586,7 @@ class _Run:
             time.sleep(0.05)
 
     def _do_MoveVM(self, effect: mig.MoveVM) -> None:
-        driver = self.driver = hypervisor.parse(self.network.datapaths[effect.source].hypervisor)
+        driver = self.driver = hypervisor.of(self.network, effect.source)
         self.result.emulated = driver.emulated
         job = self.job = driver.migrate(self.router, effect.destination)
         deadline = time.monotonic() + MOVE_TIMEOUT_S
@@ -588,7 +595,10 @@ class _Run:
             if time.monotonic() > deadline:
                 raise MigrationError(f"the VM has not moved within {MOVE_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
-            job = self.job = driver.job(job.id)
+            before, job = job, driver.job(job.id)
+            self.job = job
+            if job.detail and job.detail != before.detail:
+                self.report(Event(self.now(), "hypervisor", "note", job.detail))
         if job.state is JobState.FAILED:
             raise MigrationError(f"the hypervisor could not move the VM: {job.detail}")
 
@@ -612,12 +622,15 @@ class _Run:
         assert self.driver is not None and self.job is not None
         self.result.committed = True
         self.driver.unpause(self.router)
-        deadline = time.monotonic() + 30.0
+        deadline = time.monotonic() + RUN_TIMEOUT_S
         job = self.driver.job(self.job.id)
         while job.state is JobState.MOVED_PAUSED and time.monotonic() < deadline:
             time.sleep(POLL_S)
             job = self.driver.job(self.job.id)
         self.result.suspended_s = job.suspended_s
+        if job.state is JobState.FAILED:
+            self.result.committed = False  # it runs at the source, so all can be put back
+            raise MigrationError(f"the VM could not be started on {effect.host}: {job.detail}")
         if job.state is not JobState.RUNNING:
             raise MigrationError(f"{effect.host}: the VM does not run on: {job.state.value}")
 

@@ -1,10 +1,10 @@
 """Who moves a router's VM: one interface, a driver for each hypervisor.
 
-`mgmt.migrate` asks a driver to move a domain and leave it paused at the destination (`xl migrate
--p` can do that, and so can libvirt and the lab): that is the moment up to which a migration can
-be undone.  The driver is named by the datapath's `hypervisor` in the network file and made by
-`parse`.  A driver tells what it sees and does what it is told; the order of a migration's steps
-is none of its business.
+`mgmt.migrate` asks a driver to move a domain and leave it paused at the destination: that is the
+moment up to which a migration can be undone, by every driver.  The driver is named by the
+datapath's `hypervisor` in the network file (`xenflow.pure.hypervisor_spec`) and made by `of`.  A
+driver tells what it sees and does what it is told; the order of a migration's steps is none of its
+business.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from xenflow.pure.network import NetworkError
-
-SUPPORTED = ("lab:tcp://ADDRESS:PORT",)
+from xenflow.pure import hypervisor_spec
+from xenflow.pure.hypervisor_spec import LabSpec, LibvirtSpec, SpecError, XlSpec
+from xenflow.pure.network import Network, NetworkError
 
 
 class HypervisorError(Exception):
@@ -85,6 +85,11 @@ class Hypervisor(Protocol):
         """Every router's VM that this hypervisor has, wherever it is."""
         ...
 
+    def check(self, router: str, to: str) -> None:
+        """Whether a host can take a VM, as far as can be told without changing anything; the error
+        says what it lacks."""
+        ...
+
     def migrate(self, router: str, to: str) -> Job:
         """Begin to move a VM to a host; it will be left paused there.  Returns at once."""
         ...
@@ -98,8 +103,9 @@ class Hypervisor(Protocol):
         ...
 
     def abort(self, router: str) -> None:
-        """Give up a migration: the VM runs on at the source, if it does not run at the destination
-        already."""
+        """Give up a migration, whoever began it: the VM runs on at the source, if it does not run
+        at the destination already ("too-late"), and nothing of it is left elsewhere.  Where there
+        is nothing to give up: "no-migration"."""
         ...
 
     def close(self) -> None:
@@ -107,17 +113,35 @@ class Hypervisor(Protocol):
         ...
 
 
-def parse(spec: str) -> Hypervisor:
-    """The driver that a datapath's `hypervisor` names.
+def of(network: Network, host: str) -> Hypervisor:
+    """The driver for a host's VMs; it knows the network's other hosts of the same kind.
 
-    Raises NetworkError where there is none for it.
+    Raises NetworkError where the network file names none.
     """
-    name, _, where = spec.partition(":")
-    if name == "lab" and where:
-        from mgmt.hypervisor.lab import Lab
+    spec = _spec(network, host)
+    match spec:
+        case LabSpec(url):
+            from mgmt.hypervisor.lab import Lab
 
-        return Lab(where)
-    supported = ", ".join(SUPPORTED)
-    if not spec:
-        raise NetworkError(f"no hypervisor is named for this host; set hypervisor to {supported}")
-    raise NetworkError(f"hypervisor {spec}: this release has no driver for it, only {supported}")
+            return Lab(url)
+        case XlSpec():
+            from mgmt.hypervisor.xl import Xl
+
+            found = {h: s for h in network.hosts if isinstance(s := _spec(network, h), XlSpec)}
+            return Xl(found, network.routers)
+        case LibvirtSpec():
+            raise NetworkError(f"{host}: hypervisor libvirt: there is no driver for it yet")
+        case None:
+            raise NetworkError(
+                f"no hypervisor is named for {host}; set hypervisor to {hypervisor_spec.FORMS}"
+            )
+
+
+def _spec(network: Network, host: str) -> hypervisor_spec.Spec | None:
+    text = network.datapaths[host].hypervisor
+    if not text:
+        return None
+    try:
+        return hypervisor_spec.parse(text)
+    except SpecError as error:
+        raise NetworkError(f"{host}: hypervisor {text}: {error}") from None

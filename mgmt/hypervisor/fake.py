@@ -25,6 +25,9 @@ class Fake:
     def domains(self) -> list[Domain]:
         return [Domain(router, host, "running") for router, host in self.hosts.items()]
 
+    def check(self, router: str, to: str) -> None:
+        pass
+
     def migrate(self, router: str, to: str) -> Job:
         self.calls.append(("migrate", router, to))
         if router not in self.hosts:

@@ -34,6 +34,9 @@ class Lab:
         except (KeyError, TypeError) as error:
             raise HypervisorError(f"{self.url}: domains: unexpected answer: {error!r}") from None
 
+    def check(self, router: str, to: str) -> None:
+        """The lab's hosts lack nothing."""
+
     def migrate(self, router: str, to: str) -> Job:
         return self._job(self._ask("migrate", router=router, to=to), router, to)
 

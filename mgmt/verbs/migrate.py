@@ -59,6 +59,10 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         title = self._titles.get(event.step, event.step)
+        if event.state == "note":
+            self.close()
+            self._write(f"{event.time_s:9.3f}    {title}: {event.detail}\n")
+            return
         if event.state == "started":
             self._began[event.step] = event.time_s
             if self._terminal:

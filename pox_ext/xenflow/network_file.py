@@ -20,6 +20,7 @@ from typing import Any
 
 import netaddr
 
+from xenflow.pure import hypervisor_spec
 from xenflow.pure.network import (
     DETOUR_VLAN_OFFSET,
     Access,
@@ -304,12 +305,14 @@ def _tcp_url(value: Any) -> str:
 
 
 def _hypervisor(value: Any) -> str:
-    driver, colon, where = _text(value).partition(":")
-    if driver == "lab" and colon:
-        _tcp_url(where)
-    elif driver not in ("xl", "libvirt") or not where:
-        raise _UnfitError
-    return str(value)
+    text = _text(value)
+    try:
+        spec = hypervisor_spec.parse(text)
+    except hypervisor_spec.SpecError:
+        raise _UnfitError from None
+    if isinstance(spec, hypervisor_spec.LabSpec):
+        _tcp_url(spec.url)
+    return text
 
 
 _NAMED = _Scalar(_name, "a name of letters, digits, '.', '_' and '-'")
@@ -337,7 +340,7 @@ _DATAPATH = {
     "pipeline": _Field(_choice("proactive", "reactive")),
     "nicira": _Field(_BOOLEAN),
     "hypervisor": _Field(
-        _Scalar(_hypervisor, '"lab:tcp://ADDRESS:PORT", "xl:ssh://HOST" or "libvirt:URI"')
+        _Scalar(_hypervisor, hypervisor_spec.FORMS)
     ),
     "proof": _Field(_choice("revalidator", "bound")),
     "proof_bound_s": _Field(_Scalar(_seconds, "seconds, more than 0 and at most 60")),

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
-from mgmt.hypervisor import Domain, Hypervisor, HypervisorError, JobState, lab, parse
+from mgmt.hypervisor import Domain, Hypervisor, HypervisorError, JobState, lab, of
 from mgmt.hypervisor.fake import Fake
-from xenflow.pure.network import NetworkError
+from xenflow.network_file import load
+from xenflow.pure.network import Network, NetworkError
+
+PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 
 JOB = {
     "id": "1", "router": "vr1", "from": "host-a", "to": "host-b", "state": "suspended",
@@ -65,19 +70,22 @@ def daemon() -> Iterator[Daemon]:
     made.thread.join()
 
 
+def network(spec: str) -> Network:
+    """`paper`, its hosts under another hypervisor."""
+    made = load(PAPER)
+    hosts = {name: replace(made.datapaths[name], hypervisor=spec) for name in made.hosts}
+    return replace(made, datapaths={**made.datapaths, **hosts})
+
+
 def test_which_there_are() -> None:
-    assert parse("lab:tcp://10.254.1.2:6650").name == "lab"
-    for spec, says in (
-        ("", "no hypervisor is named for this host; set hypervisor to lab:tcp://ADDRESS:PORT"),
-        ("xl:ssh://host-a", "xl:ssh://host-a: this release has no driver for it, only lab:tcp"),
-        ("libvirt:qemu:///system", "no driver for it"),
-    ):
-        with pytest.raises(NetworkError, match=says):
-            parse(spec)
+    assert of(load(PAPER), "host-a").name == "lab"
+    assert of(network("xl:ssh://host-a"), "host-a").name == "xl"
+    with pytest.raises(NetworkError, match='is named for host-a; set hypervisor to "lab:tcp:'):
+        of(network(""), "host-a")
 
 
 def test_lab(daemon: Daemon) -> None:
-    driver: Hypervisor = parse(f"lab:{daemon.url}")
+    driver: Hypervisor = of(network(f"lab:{daemon.url}"), "host-a")
     assert driver.emulated
     assert driver.domains() == [Domain("vr1", "host-a", "running")]
     job = driver.migrate("vr1", "host-b")

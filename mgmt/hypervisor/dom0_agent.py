@@ -1,0 +1,537 @@
+"""What runs in a Domain 0 while the `xl` driver is connected to it: does what it is told there.
+
+Started by `mgmt.hypervisor.dom0`, which sends this text through the connection: the Domain 0 needs
+Python 3.9 and `xl`, nothing of XenFlow.  One JSON object a line: requests come in by standard
+input, answers and events go out by standard output; `at` is this machine's monotonic clock.
+
+The way back from the receiver of a migration goes through a gate (`rune`): the receiver's word that
+it has the whole domain, paused, with its devices, is kept until the management entity says `go`.
+Till then `xl` puts everything back by itself when the connection to the receiver ends, so that is
+how a migration is given up: by `end`, and by the end of the management entity, of its connection
+or of this process.  xl is never killed before it had the time to let the domain run on.
+
+Sources: tools/xl/xl_migrate.c and tools/xl/xl.h of Xen 4.17 for what the two xl say to each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from xenflow.pure import xenstore
+
+READY_BYTES = len("domain received, ready to unpause")
+GATE_S = 60.0
+"""How long a domain that has arrived waits for `go` before it runs on at the source."""
+END_S = 60.0
+"""How long xl may take to let a domain run on after its receiver is gone."""
+COPIED_EVERY_S = 0.5
+XENSTORE_SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket", "/dev/xen/xenbus")
+BACKENDS = "/local/domain/0/backend/vif"
+
+Tell = Callable[..., None]
+
+
+class AgentError(Exception):
+    """What was asked cannot be done."""
+
+
+# --- xenstore ------------------------------------------------------------------------------------
+
+
+class Xenstore:
+    """A connection to xenstored whose watches call back, each in the reading thread."""
+
+    def __init__(self) -> None:
+        self._fd = _open_xenstore()
+        self._lock = threading.Lock()
+        self._answers: dict[int, xenstore.Message] = {}
+        self._arrived = threading.Condition(self._lock)
+        self._watches: dict[str, Callable[[str], None]] = {}
+        self._events: list[tuple[str, str]] = []
+        self._id = 0
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._call_back, daemon=True).start()
+
+    def read(self, path: str) -> str:
+        """A value; "" where there is none."""
+        answer = self._ask(xenstore.READ, path)
+        return "" if answer.type == xenstore.ERROR else answer.payload
+
+    def watch(self, path: str, call: Callable[[str], None]) -> None:
+        """`call` gets the path of everything that changes at or below `path`, and once `path`."""
+        self._watches[path] = call
+        self._ask(xenstore.WATCH, path, path)
+
+    def _ask(self, type: int, *words: str) -> xenstore.Message:
+        with self._lock:
+            self._id += 1
+            id = self._id
+            os.write(self._fd, xenstore.request(type, id, *words))
+            if not self._arrived.wait_for(lambda: id in self._answers, timeout=20):
+                raise AgentError("xenstored does not answer")
+            return self._answers.pop(id)
+
+    def _read(self) -> None:
+        reader = xenstore.Reader()
+        while data := os.read(self._fd, 4096):
+            for message in reader.feed(data):
+                with self._lock:
+                    if message.type == xenstore.WATCH_EVENT:
+                        path, token = message.parts[:2]
+                        self._events.append((token, path))
+                    else:
+                        self._answers[message.request] = message
+                    self._arrived.notify_all()
+
+    def _call_back(self) -> None:
+        while True:
+            with self._lock:
+                self._arrived.wait_for(lambda: bool(self._events))
+                token, path = self._events.pop(0)
+            try:
+                self._watches[token](path)
+            except (AgentError, OSError):
+                return
+
+
+def _open_xenstore() -> int:
+    wanted = os.environ.get("XENSTORED_PATH")
+    for path in [wanted] if wanted else XENSTORE_SOCKETS:
+        try:
+            if path.startswith("/dev/"):
+                return os.open(path, os.O_RDWR)
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.connect(path)
+            return connection.detach()
+        except OSError:
+            continue
+    raise AgentError("xenstored cannot be reached: is this a Xen Domain 0?")
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def run(argv: list[str], timeout_s: float) -> dict[str, Any]:
+    """A program's end: {status, out, err}.  Raises AgentError where it cannot be run at all."""
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise AgentError(f"{shlex.join(argv)} has not ended within {timeout_s:g} s") from None
+    except OSError as error:
+        raise AgentError(f"{argv[0]}: {error.strerror}") from None
+    return {
+        "status": done.returncode,
+        "out": done.stdout.decode(errors="replace"),
+        "err": done.stderr.decode(errors="replace"),
+    }
+
+
+def processes() -> Iterator[tuple[int, int, list[str]]]:
+    """Every process: its id, its parent's and its words."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+        if words:
+            yield int(folder.name), parent, words
+
+
+def _is_xl(words: list[str], verb: str) -> bool:
+    """A program may be run by an interpreter: then its own name comes second."""
+    for index, word in enumerate(words[:2]):
+        if os.path.basename(word) == "xl":
+            return verb in words[index + 1 :]
+    return False
+
+
+def _is_saver(words: list[str]) -> bool:
+    return any(os.path.basename(word) == "libxl-save-helper" for word in words[:2])
+
+
+def _below(pid: int, all_of_them: list[tuple[int, int, list[str]]]) -> list[int]:
+    """The descendants of a process, but for libxl's own helper."""
+    found: list[int] = []
+    for child, parent, words in all_of_them:
+        if parent == pid and not _is_saver(words):
+            found += [child, *_below(child, all_of_them)]
+    return found
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _await_end(pids: list[int], limit_s: float) -> list[int]:
+    """Those that still run after the time."""
+    deadline = time.monotonic() + limit_s
+    while pids and time.monotonic() < deadline:
+        pids = [pid for pid in pids if _runs(pid)]
+        time.sleep(0.02)
+    return pids
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def end_senders(domain: str) -> list[int]:
+    """End every `xl migrate` of a domain, whoever began it: its connection to the receiver first,
+    so that it lets the domain run on; what is left of it after a while, by force."""
+    everything = list(processes())
+    senders = [p for p, _, words in everything if _is_xl(words, "migrate") and domain in words]
+    for pid in senders:
+        _signal(_below(pid, everything), signal.SIGTERM)
+    for pid in _await_end(senders, END_S):
+        _signal([p for p, parent, w in processes() if parent == pid and _is_saver(w)], 9)
+        _signal([pid], signal.SIGKILL)
+    _await_end(senders, 5.0)
+    return senders
+
+
+def end_receivers(patience_s: float) -> list[int]:
+    """End every `xl migrate-receive` that does not end by itself."""
+    found = [p for p, _, words in processes() if _is_xl(words, "migrate-receive")]
+    late = _await_end(found, patience_s)
+    savers = [p for p, parent, words in processes() if parent in late and _is_saver(words)]
+    _signal([*savers, *late], signal.SIGTERM)
+    for pid in _await_end(late, 5.0):
+        _signal([pid], signal.SIGKILL)
+    return found
+
+
+# --- a migration ---------------------------------------------------------------------------------
+
+
+def rune(receiver: str, gate: str) -> str:
+    """The shell command that xl runs to reach the receiver.
+
+    A session of its own, so that it can be ended as a whole.  What comes back passes the gate: the
+    banner at once, "ready" after a line from the pipe `gate`; its end means no.
+    """
+    script = f"""
+        echo "xenflow: transport $$" >&2
+        exec 9<{shlex.quote(gate)}
+        {{ {receiver}
+           echo "xenflow: gone" >&2
+        }} 9<&- | {{
+            IFS= read -r banner && printf '%s\\n' "$banner" || exit 1
+            ready=$(head -c {READY_BYTES})
+            [ "${{#ready}}" -eq {READY_BYTES} ] || exit 1
+            echo "xenflow: received" >&2
+            read -r go <&9 || exit 1
+            printf %s "$ready"
+            exec cat
+        }}"""
+    return f"exec setsid sh -c {shlex.quote(script)}"
+
+
+class Move:
+    """One `xl migrate`."""
+
+    def __init__(self, domain: str, domid: int, receiver: str, store: Xenstore, tell: Tell) -> None:
+        self._tell = tell
+        self._store = store
+        self._domid = domid
+        self._folder = tempfile.mkdtemp(prefix="xenflow-xl-")
+        self._transport = 0
+        self._went = False
+        self._given_up = False
+        self._suspended = False
+        self._lock = threading.Lock()
+        self._control = f"/local/domain/{domid}/control/shutdown"
+        fifo = os.path.join(self._folder, "gate")
+        os.mkfifo(fifo, 0o600)
+        self._gate = os.open(fifo, os.O_RDWR)
+        store.watch(self._control, self._shutdown_changed)
+        self._xl = subprocess.Popen(
+            ["xl", "migrate", "-s", "", domain, rune(receiver, fifo)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        self._ended = threading.Event()
+        threading.Thread(target=self._read_lines).start()
+        threading.Thread(target=self._watch_copying, daemon=True).start()
+
+    def go(self) -> None:
+        """The receiver may have the domain.  Raises AgentError where it is too late for that."""
+        with self._lock:
+            if self._gate < 0:
+                raise AgentError("the receiver is gone")
+            self._went = True
+            os.write(self._gate, b"go\n")
+
+    def end(self) -> None:
+        """Give it up, unless `go` was said; returns when xl has ended."""
+        with self._lock:
+            if self._went:
+                raise AgentError("the destination has the domain already")
+            self._given_up = True
+            self._close_gate()
+            self._cut()
+        if not self._ended.wait(END_S):
+            raise AgentError(f"xl has not ended within {END_S:g} s")
+
+    def left_alone(self) -> None:
+        """The management entity is gone."""
+        try:
+            self.end()
+        except AgentError:
+            self._ended.wait(END_S)
+
+    def _cut(self) -> None:
+        """End the connection to the receiver; xl notices and lets the domain run on."""
+        if self._transport:
+            try:
+                os.killpg(self._transport, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+
+    def _close_gate(self) -> None:
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+
+    def _shutdown_changed(self, path: str) -> None:
+        at = time.monotonic()
+        if not self._suspended and self._store.read(path) == "suspend":
+            self._suspended = True
+            self._tell("suspended", at=at)
+
+    def _read_lines(self) -> None:
+        assert self._xl.stdout is not None
+        for line in _lines(self._xl.stdout.fileno()):
+            kind, _, rest = line.partition(": ")
+            if kind != "xenflow":
+                self._tell("line", text=line)
+            elif rest == "received":
+                self._tell("received")
+                threading.Thread(target=self._limit_gate, daemon=True).start()
+            elif rest == "gone":
+                with self._lock:
+                    self._close_gate()  # xl then finds that nobody is there
+            elif rest.startswith("transport "):
+                with self._lock:
+                    self._transport = int(rest.split()[1])
+                    if self._given_up:
+                        self._cut()
+        status = self._xl.wait()
+        with self._lock:
+            self._close_gate()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._ended.set()
+        self._tell("ended", status=status)
+
+    def _limit_gate(self) -> None:
+        if not self._ended.wait(GATE_S) and not self._went:
+            try:
+                self.end()
+            except AgentError:
+                return
+
+    def _watch_copying(self) -> None:
+        """How much libxl's helper has sent so far."""
+        before = 0
+        helper = 0
+        while not self._ended.wait(COPIED_EVERY_S):
+            helper = helper or next(
+                (p for p, parent, w in processes() if parent == self._xl.pid and _is_saver(w)), 0
+            )
+            copied = _written(helper) if helper else 0
+            if copied > before:
+                before = copied
+                self._tell("copied", bytes=copied)
+            elif helper and not _runs(helper):
+                return
+
+
+def _lines(fd: int) -> Iterator[str]:
+    """What a program prints, line by line; a carriage return ends one, too."""
+    rest = b""
+    while data := os.read(fd, 4096):
+        *whole, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole if line.strip())
+    if rest.strip():
+        yield rest.decode(errors="replace")
+
+
+def _written(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/io").read_text()
+    except OSError:
+        return 0
+    return next((int(x.split()[1]) for x in text.splitlines() if x.startswith("wchar:")), 0)
+
+
+# --- libxl ---------------------------------------------------------------------------------------
+
+
+def resume(domid: int) -> None:
+    """Let a domain run on that was suspended and not moved.
+
+    `xl` has a verb for that from Xen 4.20 on, libxl always had the call.  Source:
+    libxl_domain_resume in tools/include/libxl.h.  Raises AgentError.
+    """
+    if "\n resume " in run(["xl", "help"], 20.0)["out"]:
+        done = run(["xl", "resume", str(domid)], 60.0)
+        if done["status"]:
+            raise AgentError(f"xl resume {domid}: {done['err'].strip()}")
+        return
+    library = ctypes.util.find_library("xenlight")
+    toollog = ctypes.util.find_library("xentoollog")
+    if library is None or toollog is None:
+        raise AgentError("libxenlight is missing: is this a Xen Domain 0?")
+    libxl, log = ctypes.CDLL(library), ctypes.CDLL(toollog)
+    log.xtl_createlogger_stdiostream.restype = ctypes.c_void_p
+    stderr = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
+    logger = ctypes.c_void_p(log.xtl_createlogger_stdiostream(stderr, 5, 0))
+    context = ctypes.c_void_p()
+    if libxl.libxl_ctx_alloc(ctypes.byref(context), 0, 0, logger):
+        raise AgentError("libxl cannot be used")
+    try:
+        status = libxl.libxl_domain_resume(context, ctypes.c_uint32(domid), 1, None)
+    finally:
+        libxl.libxl_ctx_free(context)
+    if status:
+        raise AgentError(f"libxl could not resume domain {domid} (rc={status})")
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+class Agent:
+    """Answers requests, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._out = threading.Lock()
+        self._store: Xenstore | None = None
+        self._move: Move | None = None
+
+    def serve(self) -> None:
+        """Until the management entity's end of the connection is closed."""
+        for line in sys.stdin.buffer:
+            asked = json.loads(line)
+            threading.Thread(target=self._answer, args=(asked,), daemon=True).start()
+        if self._move is not None:
+            self._move.left_alone()
+
+    def _answer(self, asked: dict[str, Any]) -> None:
+        id, verb = asked.pop("id"), asked.pop("do")
+        try:
+            found = getattr(self, f"do_{verb}")(**asked)
+            self._write({"id": id, "ok": True, **(found or {})})
+        except (AgentError, OSError, xenstore.XenstoreError) as error:
+            self._write({"id": id, "ok": False, "error": str(error)})
+
+    def _tell(self, event: str, **more: Any) -> None:
+        self._write({"event": event, "at": time.monotonic(), **more})
+
+    def _write(self, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode() + b"\n"
+        with self._out:
+            try:
+                while data:
+                    data = data[os.write(1, data) :]
+            except OSError:
+                return  # nobody listens any more; what was begun is ended in order
+
+    def _xenstore(self) -> Xenstore:
+        if self._store is None:
+            self._store = Xenstore()
+        return self._store
+
+    def do_run(self, argv: list[str], timeout_s: float) -> dict[str, Any]:
+        """A program's end."""
+        return run(argv, timeout_s)
+
+    def do_look(self, paths: list[str], folders: list[str]) -> dict[str, Any]:
+        """Which paths exist, and how many bytes are free where."""
+        free = {}
+        for folder in folders:
+            try:
+                found = os.statvfs(folder)
+                free[folder] = found.f_bavail * found.f_frsize
+            except OSError:
+                continue
+        return {"there": [path for path in paths if os.path.exists(path)], "free": free}
+
+    def do_migrate(self, domain: str, domid: int, receiver: str) -> None:
+        """Begin a migration; events tell how it goes on."""
+        if self._move is not None:
+            raise AgentError("this connection has a migration already")
+        self._move = Move(domain, domid, receiver, self._xenstore(), self._tell)
+
+    def do_go(self) -> None:
+        """Let the migration come to its end."""
+        self._moving().go()
+
+    def do_end(self) -> None:
+        """Give the migration up."""
+        self._moving().end()
+
+    def do_watch(self, domain: str) -> None:
+        """From now on tell each state of a vif's backend of a domain that arrives here."""
+        store = self._xenstore()
+
+        def changed(path: str) -> None:
+            at = time.monotonic()
+            words = path[len(BACKENDS) + 1 :].split("/")
+            if len(words) == 3 and words[2] == "state":
+                name = store.read(f"/local/domain/{words[0]}/name")
+                if name in (domain, f"{domain}--incoming"):
+                    state = store.read(path)
+                    self._tell("vif", at=at, domid=words[0], vif=words[1], state=state)
+
+        store.watch(BACKENDS, changed)
+
+    def do_sweep(self, domain: str) -> dict[str, Any]:
+        """End every migration of a domain from here."""
+        return {"ended": end_senders(domain)}
+
+    def do_sweep_receivers(self, patience_s: float) -> dict[str, Any]:
+        """End every receiver here that does not end by itself."""
+        return {"ended": end_receivers(patience_s)}
+
+    def do_resume(self, domid: int) -> None:
+        """Let a suspended domain run on."""
+        resume(domid)
+
+    def _moving(self) -> Move:
+        if self._move is None:
+            raise AgentError("there is no migration here")
+        return self._move
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    Agent().serve()
+    os._exit(0)

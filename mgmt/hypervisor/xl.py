@@ -1,0 +1,468 @@
+"""Xen, by `xl` in the Domain 0 of each host.
+
+A migration is one `xl migrate` in the source's Domain 0, begun by the agent there
+(`mgmt.hypervisor.dom0_agent`); a second agent at the destination watches the domain's vifs.  The
+destination's xl reports that it has the whole domain, paused, with its devices; that report is kept
+back, and this is the state MOVED_PAUSED.  `unpause` passes it on: the source's xl gives its copy
+away, the destination's lets the domain run.  Until then the source's copy is whole, and `abort` has
+it run on.  (`xl migrate -p` would leave the domain paused as well, but only after its copy at the
+source has been destroyed: then nothing could be undone any more, and one more `xl` would have to be
+started while the router stands still.)
+
+The suspension begins when `control/shutdown` in the source's xenstore says "suspend", and ends when
+the last of the domain's vifs is connected (backend state 4) at the destination.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from mgmt.hypervisor import Domain, HypervisorError, Job, JobState, xl_output, xl_settle
+from mgmt.hypervisor.dom0 import Dom0, ssh
+from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
+from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, Unpause
+from xenflow.pure.hypervisor_spec import XlSpec
+
+STALL_S = 90.0
+"""How long nothing may happen in a migration before it is given up."""
+SETTLE_S = 120.0
+"""How long xl may take to end after its receiver is gone."""
+VIFS_S = 30.0
+"""How long after xl's success the domain's vifs are waited for."""
+SCRIPTS = "/etc/xen/scripts"
+STATE_FOLDERS = ("/var/lib/xen", "/run", "/tmp")
+NEEDED_BYTES = 1 << 20
+OVERHEAD_MIB = 8
+"""What a domain takes beside its memory, at least: page tables, grant tables."""
+CONNECTED = "4"
+"""XenbusStateConnected.  Source: xen/include/public/io/xenbus.h."""
+SHARED_THERE = "/run/xenflow-ssh-"
+"""Where a source's Domain 0 keeps its shared ssh connections."""
+RECEIVER_S = 5.0
+"""How long a receiver may take to destroy its copy by itself."""
+
+
+_UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
+
+
+@dataclass(slots=True)
+class _Move:
+    """One migration as the agents' events tell it; times by this machine's clock."""
+
+    router: str
+    source: str
+    to: str
+    login: str
+    memory_mib: int
+    state: JobState = JobState.PRECOPY
+    detail: str = ""
+    given_up: str = ""
+    events: list[tuple[str, float]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    vifs: dict[str, str] = field(default_factory=dict)
+    heard_at: float = 0.0
+    succeeded_at: float | None = None
+    connected_at: float | None = None
+    went: bool = False
+    ended: bool = False
+    source_lost: bool = False
+
+    def advance(self, state: JobState, at: float) -> None:
+        """Note a new state and when it was reached."""
+        self.state = state
+        self.events.append((state.value, at))
+
+    @property
+    def suspended_s(self) -> float | None:
+        """How long the domain has run nowhere."""
+        begun = next((at for state, at in self.events if state == JobState.SUSPENDED.value), None)
+        if begun is None:
+            return None
+        over = self.state in (JobState.RUNNING, JobState.FAILED)
+        return (self.events[-1][1] if over else time.monotonic()) - begun
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Take an event of an agent in."""
+        at = self.heard_at = max(self.heard_at, event["local_at"])
+        match event["event"]:
+            case "line":
+                self.lines.append(event["text"])
+                self._line(event["text"])
+            case "copied":
+                copied = event["bytes"] / (1 << 20)
+                self.detail = f"{copied:.0f} MiB of {self.memory_mib} MiB and more copied"
+            case "suspended" if self.state is JobState.PRECOPY:
+                self.detail = "suspended at the source, the rest is copied"
+                self.advance(JobState.SUSPENDED, event["local_at"])
+            case "received":
+                self.detail = "whole at the destination"
+                self.advance(JobState.MOVED_PAUSED, at)
+            case "vif":
+                self._vif(event)
+            case "ended":
+                self.ended = True
+                if event["status"] == 0:
+                    self.succeeded_at = self.succeeded_at or at
+            case "lost" if event["host"] == self.source:
+                self.source_lost = True
+        self._maybe_running(at)
+
+    def _line(self, line: str) -> None:
+        found = xl_output.mark(line)
+        if found in (Mark.STARTED, Mark.SUCCESS):
+            self.succeeded_at = self.succeeded_at or self.heard_at
+        if found is not None and self.state is not JobState.RUNNING:
+            self.detail = found.value
+
+    def _vif(self, event: Mapping[str, Any]) -> None:
+        self.vifs[f"{event['domid']}/{event['vif']}"] = event["state"]
+        if self.vifs and all(state == CONNECTED for state in self.vifs.values()):
+            self.connected_at = event["local_at"]
+
+    def _maybe_running(self, now: float) -> None:
+        """The domain runs when xl says so and its vifs are connected, or do not come."""
+        if self.succeeded_at is None or self.state is JobState.RUNNING:
+            return
+        if self.connected_at is not None:
+            self.advance(JobState.RUNNING, self.connected_at)
+        elif now > self.succeeded_at + VIFS_S:
+            self.detail = f"runs, but its vifs are not connected after {VIFS_S:g} s"
+            self.advance(JobState.RUNNING, now)
+
+    def tick(self) -> None:
+        """Time goes by."""
+        self._maybe_running(time.monotonic())
+
+
+class Xl:
+    """The driver.  `hosts`: every host of the network that has Xen, by its name."""
+
+    name = "xl"
+    emulated = False
+
+    def __init__(self, hosts: Mapping[str, XlSpec], routers: Iterable[str]) -> None:
+        self._specs = dict(hosts)
+        self._routers = tuple(routers)
+        self._dom0s: dict[str, Dom0] = {}
+        self._lock = threading.RLock()
+        self._moves: dict[str, _Move] = {}
+
+    # --- the interface ------------------------------------------------------------------------
+
+    def domains(self) -> list[Domain]:
+        """Every router's VM, wherever it is.
+
+        A host that does not answer is passed over where the routers are found without it.
+        """
+        seen, silent = self._look()
+        found = []
+        for router in self._routers:
+            try:
+                host, copy = xl_settle.whereabouts(router, seen, silent)
+            except xl_settle.UnclearError as error:
+                if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
+                    why = "; ".join(str(e) for e in silent.values())
+                    raise HypervisorError(f"{error}{f' ({why})' if why else ''}") from None
+                continue
+            found.append(Domain(router, host, copy.state))
+        return found
+
+    def check(self, router: str, to: str) -> None:
+        """The destination must have what the domain needs."""
+        source = self._host_of(router)
+        for listed in self._look()[0].items():
+            self._refuse_leftovers(router, *listed)
+        try:
+            wanted = xl_output.config(self._dom0(source).output("xl", "list", "-l", router))
+            paths = [f"/sys/class/net/{bridge}" for bridge in wanted.bridges]
+            paths += [os.path.join(SCRIPTS, script) for script in wanted.scripts]
+            with ThreadPoolExecutor(2) as pool:
+                here, there = pool.map(partial(self._facts, paths=paths), (source, to))
+        except xl_output.OutputError as error:
+            raise HypervisorError(str(error)) from None
+        for problem in _problems(source, to, wanted, here, there):
+            raise HypervisorError(problem, "refused")
+        self._check_way(source, to)
+
+    def migrate(self, router: str, to: str) -> Job:
+        source = self._host_of(router)
+        if source == to:
+            raise HypervisorError(f"{router} is on {to} already", "already-there")
+        dom0 = self._dom0(source)
+        listed = self._list(source)
+        domain = next(d for d in listed if d.name == router)
+        move = _Move(router, source, to, self._specs[to].login, domain.memory_mib)
+        move.advance(JobState.PRECOPY, time.monotonic())
+        move.heard_at = time.monotonic()
+        with self._lock:
+            self._moves[router] = move
+        self._dom0(to).ask("watch", domain=router)
+        receiver = self._receiver(source, to, "xl migrate-receive")
+        dom0.ask("migrate", domain=router, domid=domain.domid, receiver=receiver)
+        return self.job(router)
+
+    def job(self, id: str) -> Job:
+        move = self._moves[id]
+        with self._lock:
+            move.tick()
+        # Without the lock: an answer could not come while an event waits for it.
+        self._notice_end(move)
+        if move.state in _UNDER_WAY and time.monotonic() > move.heard_at + STALL_S:
+            move.given_up = f"nothing got to {move.to} for {STALL_S:g} s"
+            self._dom0(move.source).ask("end", SETTLE_S)
+        return Job(
+            id, move.router, move.to, move.state, move.detail, move.suspended_s, tuple(move.events)
+        )
+
+    def unpause(self, router: str) -> None:
+        move = self._moves.get(router)
+        if move is not None and move.state is JobState.MOVED_PAUSED:
+            if not move.went:
+                self._dom0(move.source).ask("go")
+                move.went = True
+            return
+        host, copy = self._find(router)
+        if copy.state == "paused":
+            self._dom0(host).output("xl", "unpause", str(copy.domid))
+        elif copy.state != "running":
+            raise HypervisorError(f"{router} on {host} is {copy.state}, not paused")
+
+    def abort(self, router: str) -> None:
+        move = self._moves.get(router)
+        if move is not None and move.state is JobState.RUNNING:
+            raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
+        ended = self._end_migrations(router, move)
+        settled = self._settle(router)
+        if move is not None:
+            with self._lock:
+                if move.state is not JobState.FAILED:
+                    move.detail = "given up"
+                    move.advance(JobState.FAILED, time.monotonic())
+            if settled.host == move.to and move.went:
+                raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
+        elif not ended and not settled.steps:
+            raise HypervisorError(f"{router} is not being migrated", "no-migration")
+
+    def close(self) -> None:
+        with ThreadPoolExecutor(max(1, len(self._dom0s))) as pool:
+            list(pool.map(Dom0.close, self._dom0s.values()))
+        self._dom0s.clear()
+
+    # --- Domain 0s ----------------------------------------------------------------------------
+
+    def _dom0(self, host: str) -> Dom0:
+        if host not in self._specs:
+            raise HypervisorError(
+                f"{host} has no hypervisor of the kind xl: a VM cannot move between kinds"
+            )
+        with self._lock:
+            if host not in self._dom0s:
+                self._dom0s[host] = Dom0(host, self._specs[host], self._heard)
+            return self._dom0s[host]
+
+    def _list(self, host: str) -> list[Listed]:
+        try:
+            return xl_output.domains(self._dom0(host).output("xl", "list"))
+        except xl_output.OutputError as error:
+            raise HypervisorError(f"{host}: {error}") from None
+
+    def _look(self) -> tuple[dict[str, list[Listed]], dict[str, HypervisorError]]:
+        """What each host lists, and why others list nothing."""
+
+        def ask(host: str) -> list[Listed] | HypervisorError:
+            try:
+                return self._list(host)
+            except HypervisorError as error:
+                self._forget(host)
+                return error
+
+        with ThreadPoolExecutor(len(self._specs)) as pool:
+            answers = dict(zip(self._specs, pool.map(ask, self._specs), strict=True))
+        silent = {h: a for h, a in answers.items() if isinstance(a, HypervisorError)}
+        return {h: a for h, a in answers.items() if not isinstance(a, HypervisorError)}, silent
+
+    def _forget(self, host: str) -> None:
+        with self._lock:
+            lost = self._dom0s.pop(host, None)
+        if lost is not None:
+            lost.close()
+
+    def _find(self, router: str) -> tuple[str, Listed]:
+        seen, silent = self._look()
+        try:
+            return xl_settle.whereabouts(router, seen, silent)
+        except xl_settle.UnclearError as error:
+            raise HypervisorError(str(error), "unclear") from None
+
+    def _host_of(self, router: str) -> str:
+        host, copy = self._find(router)
+        if copy.name != router or copy.state != "running":
+            raise HypervisorError(f"{copy.name} on {host} is {copy.state}, not running")
+        return host
+
+    # --- before a migration -------------------------------------------------------------------
+
+    def _refuse_leftovers(self, router: str, host: str, listed: list[Listed]) -> None:
+        for copy in listed:
+            if copy.is_of(router) and copy.name != router:
+                raise HypervisorError(
+                    f"{host} has {copy.name} from a migration that was interrupted: "
+                    f"run `xenflow recover {router}` first",
+                    "refused",
+                )
+
+    def _facts(self, host: str, paths: list[str]) -> _Facts:
+        dom0 = self._dom0(host)
+        info = xl_output.info(dom0.output("xl", "info"))
+        found = dom0.ask("look", paths=paths, folders=list(STATE_FOLDERS))
+        return _Facts(info, frozenset(found["there"]), dict(found["free"]))
+
+    def _receiver(self, source: str, to: str, command: str) -> str:
+        """The shell command that runs another at the destination, from the source."""
+        spec = self._specs[to]
+        if not spec.host:
+            raise HypervisorError(
+                f"{source} cannot reach {to}: its hypervisor is named xl:, which is only this "
+                "machine's own; name it xl:ssh://HOST",
+                "refused",
+            )
+        if spec.transport:
+            return f"{spec.transport} {shlex.quote(spec.host)} {command}"
+        words = [*ssh(SHARED_THERE), "-T", "-p", str(spec.port), spec.login]
+        return f"{shlex.join(words)} {command}"
+
+    def _check_way(self, source: str, to: str) -> None:
+        """From the source's Domain 0 to the destination's; a transport of one's own is not tried,
+        since it may lead to nothing but a receiver."""
+        command = self._receiver(source, to, "true")
+        if self._specs[to].transport:
+            return
+        done = self._dom0(source).run("sh", "-c", command)
+        if done["status"]:
+            login = self._specs[to].login
+            said = done["err"].strip()
+            why = xl_output.ssh_problem(said, login) or said or f"status {done['status']}"
+            raise HypervisorError(
+                f"Domain 0 of {source} cannot log in to {login} ({to}): {why}", "refused"
+            )
+
+    # --- events -------------------------------------------------------------------------------
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        with self._lock:
+            for move in self._moves.values():
+                if move.state is not JobState.FAILED and event["host"] in (move.source, move.to):
+                    move.heard(event)
+
+    def _notice_end(self, move: _Move) -> None:
+        """Whether it has failed; after `go` only a look can tell."""
+        if move.state in (JobState.RUNNING, JobState.FAILED) or move.succeeded_at is not None:
+            return
+        if move.source_lost:
+            move.given_up = f"the connection to Domain 0 of {move.source} was lost"
+        elif not move.ended:
+            return
+        move.detail = move.given_up or xl_output.reason(move.lines, move.login)
+        if not move.went:
+            move.advance(JobState.FAILED, time.monotonic())
+            return
+        where, copy = self._find(move.router)
+        if where == move.to and copy.name == move.router:
+            if copy.state == "paused":
+                self._dom0(where).output("xl", "unpause", str(copy.domid))
+            move.succeeded_at = time.monotonic()
+        else:
+            self._settle(move.router)
+            move.advance(JobState.FAILED, time.monotonic())
+
+    # --- putting back -------------------------------------------------------------------------
+
+    def _end_migrations(self, router: str, move: _Move | None) -> bool:
+        """End every migration of a domain, wherever it was begun; whether there was one."""
+        if move is not None and not move.ended and not move.source_lost:
+            self._dom0(move.source).ask("end", SETTLE_S)
+        found = False
+        for host in self._specs:
+            try:
+                found |= bool(self._dom0(host).ask("sweep", SETTLE_S, domain=router)["ended"])
+            except HypervisorError:
+                self._forget(host)  # it is silent: what that means is decided by `settle`
+        return found
+
+    def _settle(self, router: str) -> xl_settle.Settlement:
+        """Have the domain run at exactly one host, and nothing of it elsewhere."""
+        seen, silent = self._look()
+        try:
+            settled = xl_settle.settle(router, seen, silent)
+        except xl_settle.UnclearError as error:
+            raise HypervisorError(str(error), "unclear") from None
+        for step in settled.steps:
+            self._take(step)
+        return settled
+
+    def _take(self, step: Step) -> None:
+        dom0 = self._dom0(step.host)
+        match step:
+            case Destroy(host, copy):
+                self._destroy(host, copy)
+            case Rename(_, copy, name):
+                dom0.output("xl", "rename", str(copy.domid), name)
+            case Resume(_, domid):
+                dom0.ask("resume", domid=domid)
+            case Unpause(_, domid):
+                dom0.output("xl", "unpause", str(domid))
+
+    def _destroy(self, host: str, copy: Listed) -> None:
+        """A receiver whose sender is gone destroys its copy by itself, if it lives and hears of
+        it; where it is the only one there, it is this copy's."""
+        dom0 = self._dom0(host)
+        incoming = [d for d in self._list(host) if d.name.endswith(INCOMING)]
+        if [d.domid for d in incoming] == [copy.domid]:
+            dom0.ask("sweep_receivers", SETTLE_S, patience_s=RECEIVER_S)
+        if all(d.domid != copy.domid for d in self._list(host)):
+            return
+        done = dom0.run("xl", "destroy", str(copy.domid))
+        if any(d.domid == copy.domid and d.state != "dying" for d in self._list(host)):
+            raise HypervisorError(f"{host}: xl destroy {copy.name}: {done['err'].strip()}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """Of one host."""
+
+    info: Info
+    there: frozenset[str]
+    free: dict[str, int]
+
+
+def _problems(source: str, to: str, wanted: Config, here: _Facts, there: _Facts) -> list[str]:
+    """Why a destination cannot take a domain."""
+    found = []
+    if there.info.version < here.info.version:
+        found.append(
+            f"{to} runs Xen {there.info.release}, older than {source}'s {here.info.release}: "
+            "a domain moves to the same or a newer Xen only"
+        )
+    need = wanted.memory_mib + OVERHEAD_MIB
+    if not there.info.balloons and there.info.free_mib < need:
+        found.append(
+            f"{to} has too little memory: {there.info.free_mib} MiB free, {need} MiB needed"
+        )
+    for path in sorted(here.there - there.there):
+        folder, _, name = path.rpartition("/")
+        kind = "hotplug script" if folder == SCRIPTS else "bridge"
+        found.append(f"{to} has no {kind} {name}, which the domain uses on {source}")
+    found += [
+        f"{to}: {folder} is full: {free // 1024} KiB free"
+        for folder, free in there.free.items()
+        if free < NEEDED_BYTES
+    ]
+    return found

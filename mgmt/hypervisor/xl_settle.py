@@ -1,0 +1,116 @@
+"""Where a domain is, and what brings it to run at exactly one host: decided from what is seen.
+
+Pure.  The `xl` driver asks after every migration that did not end well, and `xenflow recover` does,
+when no `xl migrate` of the domain is left: what `xl list` shows everywhere is then the whole truth.
+Why it can be decided is the order in which two xl hand a domain over (tools/xl/xl_migrate.c): the
+source renames its copy away *before* it lets the destination go on, the destination takes the
+domain's own name *before* it runs, and the source destroys its copy *after* it has been told so.
+So whoever has the domain's own name has the domain; where nobody has, the source ran it last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from mgmt.hypervisor.xl_output import AWAY, INCOMING, Listed
+
+
+class UnclearError(Exception):
+    """It cannot be decided; the message says what an operator has to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """A copy that is not the domain."""
+
+    host: str
+    copy: Listed
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """The domain gets its own name back."""
+
+    host: str
+    copy: Listed
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A suspended domain runs on."""
+
+    host: str
+    domid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpause:
+    """A paused domain runs on."""
+
+    host: str
+    domid: int
+
+
+Step = Destroy | Rename | Resume | Unpause
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The host where the domain runs once the steps are done."""
+
+    host: str
+    steps: tuple[Step, ...]
+
+
+def whereabouts(
+    domain: str, seen: Mapping[str, Sequence[Listed]], silent: Collection[str] = ()
+) -> tuple[str, Listed]:
+    """The host that has a domain, and the copy there that is the domain.
+
+    `seen` is what each host lists, `silent` the hosts that did not answer.  Raises UnclearError.
+    """
+    copies = [(host, copy) for host, listed in seen.items() for copy in listed]
+    own = [(host, copy) for host, copy in copies if copy.name == domain]
+    if len(own) > 1:
+        where = " and ".join(f"{host} (domain {copy.domid})" for host, copy in own)
+        raise UnclearError(
+            f"{domain} exists on {where}: destroy the one that is not the router by hand"
+        )
+    if own:
+        return own[0]
+    unknown = f"; {', '.join(sorted(silent))} did not answer and may have it" if silent else ""
+    away = [(host, copy) for host, copy in copies if copy.name == domain + AWAY]
+    if len(away) == 1 and not silent:
+        return away[0]
+    left = [f"{copy.name} on {host}" for host, copy in copies if copy.is_of(domain)]
+    if left:
+        raise UnclearError(f"there is no domain {domain}, only {' and '.join(left)}{unknown}")
+    raise UnclearError(f"no host has a domain {domain}{unknown}")
+
+
+def settle(
+    domain: str, seen: Mapping[str, Sequence[Listed]], silent: Collection[str] = ()
+) -> Settlement:
+    """What to do so that a domain runs at one host and nothing of it is left at another.
+
+    The copy that is not the domain goes first: it has the domain's memory, and maybe the names of
+    its vifs.  Raises UnclearError.
+    """
+    host, copy = whereabouts(domain, seen, silent)
+    steps: list[Step] = [
+        Destroy(other, found)
+        for other, listed in seen.items()
+        for found in listed
+        if found.name in (domain + INCOMING, domain + AWAY) and found is not copy
+    ]
+    if copy.name != domain:
+        steps.append(Rename(host, copy, domain))
+    if copy.state == "suspended":
+        steps.append(Resume(host, copy.domid))
+    elif copy.state == "paused":
+        steps.append(Unpause(host, copy.domid))
+    elif copy.state != "running":
+        raise UnclearError(f"{domain} on {host} is {copy.state}: it must be started anew there")
+    return Settlement(host, tuple(steps))

@@ -1,0 +1,314 @@
+"""The `xl` driver on pretended hosts: every way a migration ends, each with the VM on one host."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pretended_xen import PretendedXen
+
+from mgmt.hypervisor import Domain, HypervisorError, Job, JobState, xl
+from mgmt.hypervisor.xl import Xl
+
+MOVED, RUNNING, FAILED = JobState.MOVED_PAUSED, JobState.RUNNING, JobState.FAILED
+HOME = {"host-a": ["vr1 -b----"], "host-b": []}
+AWAY = {"host-a": [], "host-b": ["vr1 -b----"]}
+
+
+@pytest.fixture
+def xen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedXen]:
+    made = PretendedXen(tmp_path, monkeypatch)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def driver(xen: PretendedXen) -> Iterator[Xl]:
+    made = xen.driver()
+    yield made
+    made.close()
+
+
+def until(driver: Xl, *states: JobState, limit_s: float = 60.0) -> Job:
+    deadline = time.monotonic() + limit_s
+    while (job := driver.job("vr1")).state not in (*states, FAILED):
+        assert time.monotonic() < deadline, job
+        time.sleep(0.01)
+    return job
+
+
+def give_up(driver: Xl) -> None:
+    """As `xenflow recover` does, also where there is nothing left to give up."""
+    try:
+        driver.abort("vr1")
+    except HypervisorError as error:
+        assert error.code == "no-migration", error
+
+
+def move(driver: Xl) -> Job:
+    driver.migrate("vr1", "host-b")
+    return until(driver, MOVED)
+
+
+def test_there_and_back(xen: PretendedXen, driver: Xl) -> None:
+    assert driver.domains() == [Domain("vr1", "host-a", "running")]
+    driver.check("vr1", "host-b")
+    assert driver.migrate("vr1", "host-b").state is JobState.PRECOPY
+    job = until(driver, MOVED)
+    assert job.state is MOVED, job
+    assert xen.names() == {"host-a": ["vr1 ---ss-"], "host-b": ["vr1--incoming --p---"]}
+    assert driver.domains() == [Domain("vr1", "host-a", "suspended")]
+    driver.unpause("vr1")
+    job = until(driver, RUNNING)
+    assert [state for state, _ in job.events] == ["precopy", "suspended", "moved_paused", "running"]
+    assert job.suspended_s == pytest.approx(job.events[3][1] - job.events[1][1])
+    assert job.suspended_s > 0.1
+    with pytest.raises(HypervisorError, match="runs on host-b already") as raised:
+        driver.abort("vr1")
+    assert raised.value.code == "too-late"
+    driver.close()
+    assert xen.names() == AWAY
+    other = xen.driver()
+    other.migrate("vr1", "host-a")
+    until(other, MOVED)
+    other.unpause("vr1")
+    assert until(other, RUNNING).state is RUNNING
+    other.close()
+    assert xen.names() == HOME
+
+
+@pytest.mark.parametrize("state", [JobState.PRECOPY, JobState.SUSPENDED, MOVED])
+def test_given_up(xen: PretendedXen, driver: Xl, state: JobState) -> None:
+    xen.set("host-a", precopy_s=1.0 if state is JobState.PRECOPY else 0.1, stop_and_copy_s=0.5)
+    driver.migrate("vr1", "host-b")
+    until(driver, state)
+    driver.abort("vr1")
+    assert xen.names() == HOME
+    assert driver.job("vr1").state is FAILED
+    assert driver.domains() == [Domain("vr1", "host-a", "running")]
+    with pytest.raises(HypervisorError, match="not being migrated"):
+        xen.driver().abort("vr1")
+
+
+@pytest.mark.parametrize("state", [JobState.PRECOPY, JobState.SUSPENDED, MOVED])
+def test_the_management_entity_is_killed(xen: PretendedXen, state: JobState) -> None:
+    """Its connections end; nobody gives anything up, and yet the router runs on."""
+    xen.set("host-a", precopy_s=1.0 if state is JobState.PRECOPY else 0.1, stop_and_copy_s=0.5)
+    killed = xen.driver()
+    killed.migrate("vr1", "host-b")
+    until(killed, state)
+    for dom0 in killed._dom0s.values():
+        dom0._process.stdin.close()  # type: ignore[union-attr]
+    await_some(lambda: xen.names()["host-a"] == HOME["host-a"])
+    recovering = xen.driver()
+    give_up(recovering)  # a receiver that has lost its connection leaves its copy
+    assert xen.names() == HOME
+    recovering.close()
+    killed.close()
+
+
+@pytest.mark.parametrize("state", [JobState.PRECOPY, JobState.SUSPENDED, MOVED])
+def test_agents_are_killed(xen: PretendedXen, state: JobState) -> None:
+    """All that was begun is found and ended by another."""
+    xen.set("host-a", precopy_s=3.0 if state is JobState.PRECOPY else 0.1, stop_and_copy_s=1.0)
+    killed = xen.driver()
+    killed.migrate("vr1", "host-b")
+    until(killed, state)
+    for dom0 in killed._dom0s.values():
+        os.kill(dom0._process.pid, signal.SIGKILL)
+    recovering = xen.driver()
+    give_up(recovering)
+    assert recovering.domains() == [Domain("vr1", "host-a", "running")]
+    recovering.close()
+    await_names(xen, HOME)
+    killed.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "facts"),
+    [
+        (JobState.PRECOPY, {"precopy_s": 2.0}),
+        (JobState.SUSPENDED, {"stop_and_copy_s": 2.0}),
+        (MOVED, {}),
+    ],
+)
+def test_receiver_killed(
+    xen: PretendedXen, driver: Xl, state: JobState, facts: dict[str, float]
+) -> None:
+    """Before the suspension, after it, and when it has the whole domain."""
+    xen.set("host-a", **facts)
+    driver.migrate("vr1", "host-b")
+    until(driver, state)
+    if state is JobState.PRECOPY:
+        await_some(lambda: "copied" in driver.job("vr1").detail)
+    for pid in xen.processes("migrate-receive"):
+        os.kill(pid, signal.SIGKILL)
+    job = until(driver, RUNNING)
+    assert job.state is FAILED
+    assert "the connection to the destination ended" in job.detail
+    driver.abort("vr1")
+    assert xen.names() == HOME
+
+
+def test_receiver_dies_with_the_domain_running(xen: PretendedXen, driver: Xl) -> None:
+    """The report that it runs gets lost: the source cannot know, a look can."""
+    xen.set("host-b", receiver_dies="before report")
+    move(driver)
+    driver.unpause("vr1")
+    assert until(driver, RUNNING).state is RUNNING
+    driver.close()
+    recovering = xen.driver()
+    recovering.abort("vr1")
+    assert xen.names() == AWAY
+    recovering.close()
+
+
+def test_destination_cannot_start_it(xen: PretendedXen, driver: Xl) -> None:
+    move(driver)
+    xen.set("host-b", start_fails=True)
+    driver.unpause("vr1")
+    job = until(driver, RUNNING)
+    assert (job.state, xen.names()) == (FAILED, HOME)
+
+
+@pytest.mark.parametrize(
+    ("when", "ends"), [("suspended", HOME), ("handed over", HOME)], ids=["copied", "renamed"]
+)
+def test_sender_killed(
+    xen: PretendedXen, driver: Xl, when: str, ends: dict[str, list[str]]
+) -> None:
+    """xl itself by force, so that nobody lets the domain run on: `recover` does."""
+    xen.set("host-a", sender_dies=when)
+    job = move(driver)
+    if job.state is MOVED:
+        driver.unpause("vr1")
+        job = until(driver, RUNNING)
+    assert job.state is FAILED
+    driver.close()
+    recovering = xen.driver()
+    give_up(recovering)
+    assert xen.names() == ends
+    recovering.close()
+
+
+def test_nothing_gets_through(
+    xen: PretendedXen, driver: Xl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network between the hosts is cut: nobody hears of it."""
+    monkeypatch.setattr(xl, "STALL_S", 1.0)
+    xen.set("host-a", stuck=True)
+    job = move(driver)
+    assert job.state is FAILED
+    assert "nothing got to host-b for 1 s" in job.detail
+    driver.abort("vr1")
+    assert xen.names() == HOME
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"version": [4, 14]}, "host-b runs Xen 4.14.5, older than host-a's 4.17.5"),
+        ({"free": 39}, "host-b has too little memory: 39 MiB free, 40 MiB needed"),
+    ],
+)
+def test_refused_before_anything_changes(
+    xen: PretendedXen, driver: Xl, facts: dict[str, object], says: str
+) -> None:
+    xen.set("host-b", **facts)
+    with pytest.raises(HypervisorError, match=says):
+        driver.check("vr1", "host-b")
+    assert xen.names() == HOME
+
+
+@pytest.mark.parametrize(
+    ("ssh_says", "says"),
+    [
+        ("Host key verification failed.", "host key is unknown or has changed"),
+        ("root@host-b: Permission denied (publickey).", "the login was refused"),
+        ("ssh: connect to host host-b port 22: Connection refused", "nothing listens"),
+        ("ssh: connect to host host-b port 22: Connection timed out", "it does not answer"),
+        ("bash: line 1: python3: command not found", "python3 is missing"),
+    ],
+)
+def test_no_ssh(xen: PretendedXen, driver: Xl, ssh_says: str, says: str) -> None:
+    xen.ssh_says("host-b", ssh_says, seen_from="host-a")
+    with pytest.raises(HypervisorError, match=f"host-a cannot log in to .*host-b.*{says}"):
+        driver.check("vr1", "host-b")
+    job = move(driver)
+    assert job.state is FAILED
+    assert says in job.detail
+    assert xen.names() == HOME
+    xen.ssh_says("host-b", ssh_says)
+    blind = xen.driver()
+    assert blind.domains() == [Domain("vr1", "host-a", "running")]
+    with pytest.raises(HypervisorError, match=f"Domain 0 of host-b: .*{says}"):
+        blind.check("vr1", "host-b")
+    blind.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("libxl: error: libxl_utils.c:439: No space left on device", "a disk .* is full"),
+        ("xc: error: populate_physmap failed: Cannot allocate memory", "too little free memory"),
+    ],
+)
+def test_the_receiver_says_why(xen: PretendedXen, driver: Xl, error: str, says: str) -> None:
+    xen.set("host-b", receive=error)
+    job = move(driver)
+    assert job.state is FAILED
+    assert job.detail.startswith(("a disk", "the destination"))
+    driver.abort("vr1")
+    assert xen.names() == HOME
+
+
+def test_leftovers(xen: PretendedXen, driver: Xl) -> None:
+    """What earlier migrations have left is cleared away."""
+    xen.write("host-b", {"7": xen.domain("vr1--incoming", "--p---")})
+    with pytest.raises(HypervisorError, match="vr1--incoming .* run `xenflow recover vr1` first"):
+        driver.check("vr1", "host-b")
+    driver.abort("vr1")
+    assert xen.names() == HOME
+    xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
+    assert driver.domains() == [Domain("vr1", "host-a", "suspended")]
+    driver.abort("vr1")
+    assert xen.names() == HOME
+    xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
+    xen.write("host-b", {"3": xen.domain("vr1", "--p---")})
+    driver.abort("vr1")
+    assert xen.names() == AWAY
+
+
+def test_a_silent_host_may_have_it(xen: PretendedXen, driver: Xl) -> None:
+    xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
+    xen.ssh_says("host-b", "ssh: connect to host host-b port 22: No route to host")
+    with pytest.raises(HypervisorError, match="host-b did not answer and may have it"):
+        driver.domains()
+    with pytest.raises(HypervisorError, match="only vr1--migratedaway on host-a; host-b did not"):
+        driver.abort("vr1")
+    assert xen.names()["host-a"] == ["vr1--migratedaway ---ss-"]
+
+
+def test_two_of_them(xen: PretendedXen, driver: Xl) -> None:
+    xen.write("host-b", {"3": xen.domain("vr1", "--p---")})
+    for ask in (driver.domains, lambda: driver.abort("vr1")):
+        with pytest.raises(HypervisorError, match=r"host-a \(domain 1\) and host-b \(domain 3\)"):
+            ask()
+
+
+def await_names(xen: PretendedXen, wanted: dict[str, list[str]], limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while xen.names() != wanted:
+        assert time.monotonic() < deadline, xen.names()
+        time.sleep(0.05)
+
+
+def await_some(look: Callable[[], bool], limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
