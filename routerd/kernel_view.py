@@ -274,7 +274,9 @@ class KernelView:
             return
         key = (info.family, info.length, info.prefix)
         ifindex = info.hops[0].ifindex if info.hops else 0
-        self.locals.setdefault(key, Local(info.family, info.length, ifindex, info.prefix))
+        broadcast = info.type == rt.RTN_BROADCAST
+        local = Local(info.family, info.length, ifindex, info.prefix, broadcast)
+        self.locals.setdefault(key, local)
 
     def _add4(self, key: int, metric: int, target: int) -> None:
         if key in self.routes4:

@@ -134,7 +134,7 @@ class RuleTable:
         for name in names:
             self.switches[name].placements[placement.router] = placement
         self.save()
-        if all(placement.vm != name for name in self.switches):
+        if not {placement.vm, placement.to} & self.switches.keys():
             self.hellos.forget(placement.router)
         waiting = set(names)
         problems: list[str] = []
@@ -299,9 +299,12 @@ class RuleTable:
     def _repeat_hellos(self, switch: Switch, now: float) -> None:
         for router in self.network.routers.values():
             placement = switch.placements.get(router.name)
-            if placement is None or placement.vm != switch.name or not self.migrating(router.name):
+            if placement is None or not self.migrating(router.name):
                 continue
-            if any(switch.takes(i.vif) for i in router.interfaces):
+            if placement.vm == switch.name:
+                if any(switch.takes(i.vif) for i in router.interfaces):
+                    continue
+            elif placement.to != switch.name:  # else the VM may not be connected yet where it is
                 continue
             for link_id, frame in self.hellos.due(router.name, now):
                 actions: f.Actions = (

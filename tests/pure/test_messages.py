@@ -42,7 +42,9 @@ RECORDS = {
         m.Interface, U32, st.integers(0, 7), st.integers(0, 65535), MAC, NAME
     ),
     m.Kind.LOCAL: st.one_of(
-        st.tuples(PREFIX4, U32).map(lambda t: m.Local(4, t[0][1], t[1], t[0][0])),
+        st.tuples(PREFIX4, U32, st.booleans()).map(
+            lambda t: m.Local(4, t[0][1], t[1], t[0][0], t[2])
+        ),
         st.tuples(PREFIX6, U32).map(lambda t: m.Local(6, t[0][1], t[1], t[0][0])),
     ),
     m.Kind.NEXTHOP: addressed(

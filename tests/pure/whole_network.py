@@ -119,7 +119,8 @@ def _state(made: Plan, router: Router) -> RouterState:
         net = own.network
         sections[Kind.INTERFACE].append(m.Interface(here, 7, 1500, interface.mac, interface.name))
         for address in (int(own.ip), int(net.broadcast_address)):
-            sections[Kind.LOCAL].append(m.Local(4, 32, here, address))
+            broadcast = address == int(net.broadcast_address)
+            sections[Kind.LOCAL].append(m.Local(4, 32, here, address, broadcast))
         for address, mac in made.neighbours(interface.link):
             if mac != interface.mac:
                 sections[Kind.NEIGHBOUR].append(m.Neighbour(here, 4, True, address, mac))

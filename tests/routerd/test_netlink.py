@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -213,3 +214,35 @@ def test_the_request_that_manages_a_neighbour() -> None:
         "08000f00"
         "01000000"  # NDA_FLAGS_EXT: NTF_EXT_MANAGED
     )
+
+
+def test_broadcast_addresses_are_told_from_its_own(view: KernelView) -> None:
+    shown = {(str(IPv4Address(local.address)), local.broadcast) for local in view.locals.values()}
+    assert shown == {
+        ("10.0.0.1", False), ("10.0.0.255", True), ("10.0.1.1", False), ("10.0.1.255", True),
+    }  # fmt: skip
+
+
+def test_a_carrier_lost_is_told_after_the_grace(view: KernelView) -> None:
+    def running() -> bool:
+        return bool(next(i for i in view._interfaces() if i.ifindex == eth0.ifindex).flags & 2)
+
+    view.carrier_grace_s = 5.0
+    eth0 = view.links[ifindex(view, "eth0")]
+    without = replace(eth0, flags=eth0.flags & ~rt.IFF_LOWER_UP)
+    assert running()
+    assert view.link_changed(without, False, 100.0)
+    view.links[eth0.ifindex] = without
+    assert running()
+    assert view.link_changed(without, False, 104.0) is False  # says nothing new
+    assert view.expire(104.9) == 105.0
+    assert running()
+    view.expire(105.0)
+    assert view.dirty_links and not running()
+    # Back again, and switched off: that is told at once.
+    view.link_changed(eth0, False, 106.0)
+    view.links[eth0.ifindex] = eth0
+    off = replace(eth0, flags=eth0.flags & ~(rt.IFF_LOWER_UP | rt.IFF_UP))
+    view.link_changed(off, False, 107.0)
+    view.links[eth0.ifindex] = off
+    assert not running()

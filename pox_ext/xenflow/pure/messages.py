@@ -33,7 +33,8 @@ E = TypeVar("E", bound=IntEnum)
 _HEADER = struct.Struct("!4sBBHQQ16s")
 _SECTION = struct.Struct("!BBHI")
 _INTERFACE = struct.Struct("!IBBH6s2x16s")
-_LOCAL = struct.Struct("!BB2xI16s")
+_LOCAL = struct.Struct("!BBBxI16s")
+_BROADCAST = 1
 _NEXTHOP = struct.Struct("!IBB2xI16s6s2x")
 _LEG = struct.Struct("!IIHH")
 _NEIGHBOUR = struct.Struct("!IBB2x16s6s2x")
@@ -130,12 +131,14 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A prefix that the kernel delivers to the VM itself (its local table)."""
+    """A prefix that the kernel delivers to the VM itself (its local table).  `broadcast`: it is no
+    address of the router's own, which would be answered for in ARP."""
 
     family: int
     length: int
     ifindex: int
     address: int
+    broadcast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +289,10 @@ def _pack_interfaces(records: Sequence[Interface]) -> bytes:
 
 def _pack_locals(records: Sequence[Local]) -> bytes:
     return b"".join(
-        _LOCAL.pack(r.family, r.length, r.ifindex, _address(r.family, r.address)) for r in records
+        _LOCAL.pack(
+            r.family, r.length, _BROADCAST * r.broadcast, r.ifindex, _address(r.family, r.address)
+        )
+        for r in records
     )
 
 
@@ -454,12 +460,12 @@ def _parse_interfaces(body: memoryview, where: str) -> list[Interface]:
 
 def _parse_locals(body: memoryview, where: str) -> list[Local]:
     found = []
-    for family, length, ifindex, raw in _LOCAL.iter_unpack(body):
+    for family, length, flags, ifindex, raw in _LOCAL.iter_unpack(body):
         address = _number(family, raw, where)
         hosts = _HOSTS4 if family == 4 else _HOSTS6
         if length >= len(hosts) or address & hosts[length]:
             raise MessageError(f"not a prefix: {address:#x} of length {length}", where)
-        found.append(Local(family, length, ifindex, address))
+        found.append(Local(family, length, ifindex, address, bool(flags & _BROADCAST)))
     return found
 
 

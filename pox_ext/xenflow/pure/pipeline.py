@@ -101,7 +101,8 @@ def route_cookies(router: int, routes: Sequence[tuple[int, int, int]]) -> list[i
 class RouterView:
     """What the VM's kernel said that decides which packets the switch may route for it.
 
-    locals   (net, prefix length) -> interface name or "" of what the kernel delivers locally
+    locals   (net, prefix length, name) of what the kernel delivers locally; the name is that of the
+             interface whose own address it is, "" of broadcast addresses and others
     down     interfaces through which nothing is forwarded (down, no carrier, forwarding off)
     slow     why everything must pass through the VM, or ""
     off      those of `down` that the VM has switched off itself
@@ -161,6 +162,12 @@ class Site:
         placement, view = self.placements.get(router.name), self.views.get(router.name)
         away = placement is not None and placement.vm == self.name and not self.vif(interface)
         return away and not (view is not None and interface.name in view.off)
+
+    def stands_in(self, router: Router) -> bool:
+        """Whether frames for a router come here though its VM is elsewhere: in the middle of a
+        move, when it may not have been connected there yet."""
+        placement = self.placements.get(router.name)
+        return placement is not None and placement.to == self.name != placement.vm
 
     def toward(self, link: Link, datapath: str) -> int | None:
         """The port number that leads to another datapath along the link's tree."""
@@ -363,7 +370,7 @@ def _admission(site: Site) -> Iterator[Flow]:
         yield Flow(
             ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
         )
-        if site.holds(router, interface):
+        if site.holds(router, interface) or site.stands_in(router):
             yield from _arp_replies(site, router, interface, link)
     transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
     yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
@@ -372,7 +379,8 @@ def _admission(site: Site) -> Iterator[Flow]:
 def _arp_replies(
     site: Site, router: Router, interface: Interface, link: Link
 ) -> Iterator[Flow]:
-    """ARP for the router's own addresses while its VM is suspended (RFC 826)."""
+    """ARP for the router's own addresses while its VM is suspended, or being moved (RFC 826).  Not
+    for its broadcast addresses, which the kernel delivers to it as well."""
     view = site.views.get(router.name)
     for net, plen, name in view.locals if view else ():
         if plen != 32 or name != interface.name:
