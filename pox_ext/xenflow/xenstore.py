@@ -13,12 +13,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any
 
 from pox.lib.recoco import Select, Sleep, Task
 
-from xenflow.pure import xenstore_wire as wire
-from xenflow.pure.xenstore_wire import Message, Type
+from xenflow.pure import xenstore as wire
+from xenflow.pure.xenstore import Message
 
 log = logging.getLogger("xenflow.xenstore")
 
@@ -61,35 +62,38 @@ class Xenstore:
 
     def read(self, path: str, then: Then) -> None:
         """A node's value."""
-        self._ask(Type.READ, (path,), lambda m: then(None if m.type == Type.ERROR else m.text))
+        self._ask(wire.READ, (path,), lambda m: then(None if m.type == wire.ERROR else m.payload))
 
     def list(self, path: str, then: Callable[[list[str]], None]) -> None:
         """The names of a node's children; none where there is no such node."""
-        self._ask(
-            Type.DIRECTORY, (path,), lambda m: then([] if m.type == Type.ERROR else m.texts)
-        )
+
+        def listed(answer: Message) -> None:
+            then([] if answer.type == wire.ERROR else [name for name in answer.parts if name])
+
+        self._ask(wire.DIRECTORY, (path,), listed)
 
     def watch(self, path: str, changed: Callable[[str], None]) -> None:
         """Call `changed(path)` at once, and whenever this node or one below it has changed."""
         self._watches[path] = changed
-        self._ask(Type.WATCH, (path, path), lambda m: self._watched(path, m))
+        self._ask(wire.WATCH, (path, path), lambda m: self._watched(path, m))
 
     def unwatch(self, path: str) -> None:
         """Hear no more of a node."""
         if self._watches.pop(path, None) is not None:
-            self._ask(Type.UNWATCH, (path, path), lambda _: None)
+            self._ask(wire.UNWATCH, (path, path), lambda _: None)
 
     def _watched(self, path: str, answer: Message) -> None:
-        if answer.type == Type.ERROR:
-            log.error("%s cannot be watched: %s", path, answer.text)
+        if answer.type == wire.ERROR:
+            log.error("%s cannot be watched: %s", path, answer.payload)
 
-    def _ask(self, type_: Type, texts: tuple[str, ...], then: Callable[[Message], None]) -> None:
+    def _ask(self, type_: int, texts: tuple[str, ...], then: Callable[[Message], None]) -> None:
         if self._sock is None:
             return
         self._requests = self._requests + 1 & 0xFFFFFFFF
         self._waiting[self._requests] = then
-        self._out += wire.pack(type_, self._requests, *texts)
-        self._flush(self._sock)
+        self._out += wire.request(type_, self._requests, *texts)
+        with suppress(OSError):  # the task will see it
+            self._flush(self._sock)
 
     # --- the connection ---------------------------------------------------------------------------
 
@@ -105,7 +109,7 @@ class Xenstore:
                 self._sock = sock
                 self._connected()
                 yield from self._serve(sock)
-            except (OSError, wire.WireError) as error:
+            except (OSError, wire.XenstoreError) as error:
                 if not self._closed and not said:
                     log.warning("xenstore: %s: %s", self._path, error)
                     said = True
@@ -120,7 +124,7 @@ class Xenstore:
                 yield Sleep(AGAIN_S)
 
     def _serve(self, sock: socket.socket) -> Generator[Any, Any, None]:
-        data = bytearray()
+        reader = wire.Reader()
         while not self._closed:
             self._flush(sock)
             ready, _, _ = yield Select([sock], [], [], LOOK_S)
@@ -132,10 +136,7 @@ class Xenstore:
                 continue
             if not more:
                 raise ConnectionError("xenstored has closed the connection")
-            data += more
-            messages, used = wire.split(data)
-            del data[:used]
-            for message in messages:
+            for message in reader.feed(more):
                 self._take(message)
 
     def _flush(self, sock: socket.socket) -> None:
@@ -149,8 +150,8 @@ class Xenstore:
 
     def _take(self, message: Message) -> None:
         try:
-            if message.type == Type.WATCH_EVENT:
-                path, token = message.texts[:2]
+            if message.type == wire.WATCH_EVENT:
+                path, token = message.parts[:2]
                 if token in self._watches:
                     self._watches[token](path)
                 return

@@ -1,8 +1,9 @@
 """xenstore's wire format: requests packed, answers and watch events read.
 
-The same on xenstored's Unix socket and on /dev/xen/xenbus.  Used by `mgmt.hypervisor.dom0_agent`,
-which is sent as text to a Domain 0 where no XenFlow needs to be: nothing is imported that is not
-in the standard library.  Does no input or output.
+The same on xenstored's Unix socket and on /dev/xen/xenbus.  Used by the controller
+(`xenflow.xenstore`) and by `mgmt.hypervisor.dom0_agent`, which is sent as text to a Domain 0 where
+no XenFlow needs to be: nothing is imported that is not in the standard library.  Does no input or
+output.
 
 Source: xen/include/public/io/xs_wire.h and docs/misc/xenstore.txt of Xen 4.17.
 """
@@ -15,6 +16,7 @@ from struct import Struct
 DIRECTORY = 1
 READ = 2
 WATCH = 4
+UNWATCH = 5
 WATCH_EVENT = 15
 ERROR = 16
 MAX_PAYLOAD = 4096
