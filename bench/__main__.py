@@ -26,12 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured.  `pox` is the folder of a POX checkout, or ""."""
+    """How much is measured.  `pox` is the folder of a POX checkout, or ""; `many` are the routes
+    of a full table."""
 
     directory: Path
     pox: str
     runs: int
     routes: int
+    many: int
     quick: bool
     profile: str
 
@@ -61,12 +63,39 @@ def _kernel(plan: Plan) -> Found:
     )
 
 
+def _socket_1m(plan: Plan) -> Found:
+    from bench import route_speed
+
+    return route_speed.socket_to_switch(
+        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile,
+        "routes_1m_socket_to_switch",
+    )  # fmt: skip
+
+
+def _kernel_1m(plan: Plan) -> Found:
+    from bench import route_speed
+
+    return route_speed.kernel_to_switch(
+        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile,
+        "routes_1m_kernel_to_switch",
+    )  # fmt: skip
+
+
 def _change(plan: Plan) -> Found:
     from bench import change_latency
 
     samples = 50 if plan.quick else 300
     return change_latency.route_change_latency(
         plan.directory, STAND_IN, samples, plan.routes, plan.profile
+    )
+
+
+def _change_1m(plan: Plan) -> Found:
+    from bench import change_latency
+
+    samples = 50 if plan.quick else 300
+    return change_latency.route_change_latency(
+        plan.directory, STAND_IN, samples, plan.many, plan.profile, "route_change_latency_1m"
     )
 
 
@@ -96,6 +125,9 @@ MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "routes_socket_to_switch": _socket,
     "routes_kernel_to_switch": _kernel,
     "route_change_latency": _change,
+    "routes_1m_socket_to_switch": _socket_1m,
+    "routes_1m_kernel_to_switch": _kernel_1m,
+    "route_change_latency_1m": _change_1m,
     "packet_in_rate": _packets,
     "packet_in_rate_pox": _packets_pox,
     "routes_socket_to_switch_pox": _socket_pox,
@@ -158,7 +190,9 @@ def main(words: Sequence[str] | None = None) -> int:
             directory.mkdir(parents=True, exist_ok=True)
             plan = Plan(
                 directory, pox, asked.runs or (3 if asked.quick else 5),
-                asked.routes or (20_000 if asked.quick else 100_000), asked.quick, asked.profile,
+                asked.routes or (20_000 if asked.quick else 100_000),
+                asked.routes or (100_000 if asked.quick else 1_000_000), asked.quick,
+                asked.profile,
             )  # fmt: skip
             begun = time.monotonic()
             try:

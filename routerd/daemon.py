@@ -32,6 +32,8 @@ from xenflow.pure.messages import NextHopType, Section
 from xenflow.pure.router_state import RouterState
 
 COALESCE_S = 0.004
+FIRST_S = 0.02
+"""What is told first has so long to pass before a dump keeps a core busy."""
 BEYOND_S = 5.0
 """What the kernel does not notify of (iptables, IPsec on old kernels) is looked at this often."""
 KEEP_S = 1.0
@@ -68,6 +70,9 @@ class Kernel:
         self._requests = Requests()
         self.dump_all = True
         self.dump_others = False
+        self.look_first = False
+        """Links or next hop objects have changed: what they say now is told before all is dumped
+        again, since that takes as long as the table is large."""
         self.look_beyond = True
         self.overruns = 0
         self.dumps = 0
@@ -90,7 +95,7 @@ class Kernel:
             self.dump_all = True
             log.warning("netlink-overrun count=%d: everything is dumped again", self.overruns)
         for message in found:
-            if self.dump_all and message.type not in (rt.RTM_NEWLINK, rt.RTM_DELNEIGH):
+            if self.dump_all and message.type not in _ALWAYS_HEARD:
                 continue  # a dump made after these makes them old; carriers come and go quickly
             handler = _HANDLERS.get(message.type)
             if handler is not None:
@@ -138,7 +143,18 @@ class Kernel:
                 + self._optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6)),
                 time.monotonic(),
             )
-        self.dump_all = self.dump_others = False
+        self.dump_all = self.dump_others = self.look_first = False
+
+    def dump_hops(self) -> None:
+        """Dump links and next hop objects alone; the work is in proportion to their number.
+
+        Raises NetlinkError.
+        """
+        view, bodies = self.view, self._requests.bodies
+        view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()))
+        view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
+        view.dirty_policy = True
+        self.look_first = False
 
     def _dump_main(self) -> None:
         body = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
@@ -197,7 +213,7 @@ class Kernel:
         if link is not None and self.view.link_changed(
             link, message.type == rt.RTM_DELLINK, time.monotonic()
         ):
-            self.dump_all = True
+            self.dump_all = self.look_first = True
 
     def _on_address(self, message: rt.NetlinkMessage) -> None:
         self.dump_all = True
@@ -226,7 +242,7 @@ class Kernel:
         with contextlib.suppress(rt.NetlinkError):
             link = rt.link(self._requests.ask(rt.RTM_GETLINK, rt.get_link(ifindex)))
             if link is not None and self.view.link_changed(link, False, time.monotonic()):
-                self.dump_all = True
+                self.dump_all = self.look_first = True
 
     def _on_rule(self, message: rt.NetlinkMessage) -> None:
         self.dump_others = True
@@ -239,12 +255,16 @@ class Kernel:
             self.dump_all = True
 
     def _on_nexthop(self, message: rt.NetlinkMessage) -> None:
-        self.dump_all = True
+        gone = message.type == rt.RTM_DELNEXTHOP
+        if self.view.nexthop_changed(rt.nexthop(message.body), gone):
+            self.dump_all = True
+        self.look_first = True
 
     def _on_qdisc(self, message: rt.NetlinkMessage) -> None:
         self.look_beyond = True
 
 
+_ALWAYS_HEARD = (rt.RTM_NEWLINK, rt.RTM_DELNEIGH, rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP)
 _HANDLERS: dict[int, Callable[[Kernel, rt.NetlinkMessage], None]] = {
     rt.RTM_NEWLINK: Kernel._on_link,
     rt.RTM_DELLINK: Kernel._on_link,
@@ -337,6 +357,8 @@ class Daemon:
         due = [self._beyond_at, self._keep_at, self.sender.next_tick(now)]
         if self._grace_until is not None:
             due.append(self._grace_until)
+        if self.kernel.look_first:
+            due.append(self._send_after)
         if self.kernel.needs_dump():
             due.append(self._dump_after)
         elif self.kernel.is_dirty():
@@ -362,6 +384,10 @@ class Daemon:
     def _settle(self, now: float) -> None:
         """Tell what changed, if it is time."""
         kernel, told = self.kernel, self.sender.state
+        if kernel.look_first and (told.nexthops or not kernel.needs_dump()):
+            self._tell_first(now)
+            if kernel.look_first:
+                return
         if kernel.needs_dump():
             if now < self._dump_after:
                 return
@@ -385,6 +411,24 @@ class Daemon:
             return
         if sections:
             self._tell(sections)
+
+    def _tell_first(self, now: float) -> None:
+        """Tell what links and next hop objects say, while the routes are as they were told."""
+        kernel, told = self.kernel, self.sender.state
+        if now < self._send_after:
+            return
+        try:
+            kernel.dump_hops()
+        except rt.NetlinkError as error:
+            log.warning("dump-failed error=%r: everything is dumped again", str(error))
+            kernel.look_first, kernel.dump_all = False, True
+            return
+        objects, unclear = kernel.view.object_sections(told)
+        kernel.dump_all |= unclear
+        sections = kernel.view.link_sections(told) + objects
+        if sections:
+            self._tell(sections)
+            self._dump_after = max(self._dump_after, now + FIRST_S)
 
     def _tell(self, sections: list[Section]) -> None:
         now = time.monotonic()

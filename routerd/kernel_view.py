@@ -9,7 +9,10 @@ Netlink is silent about more than it seems: when an interface goes down or an ad
 routes vanish without a message each; with the carrier go next hop objects and their routes; a
 group loses a member silently.  So only changes of single routes and neighbours are followed here
 one by one; anything else makes the methods answer "dump again", which is done by `daemon.py`.
-Nothing here does I/O.
+
+Routes by way of a next hop object have a next hop that stands for the object.  So what an object
+says, and whether a link works, is told in proportion to the number of next hops, before the routes
+are dumped again: `object_sections`.  Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -37,7 +40,11 @@ from xenflow.pure.messages import (
 from xenflow.pure.router_state import NO_POLICY, LocalKey, NeighbourKey, RouterState
 
 Spec = tuple[int, int, int, int] | tuple[int, tuple[tuple[int, int], ...]]
-"""What a next hop is: (type, family, ifindex, gateway), or (GROUP, ((leg id, weight), ...))."""
+"""What a next hop is: (type, family, ifindex, gateway), or (GROUP, ((leg id, weight), ...)), or
+(OBJECT, family, the kernel's id, type): what a next hop object says, which may change under the
+routes that use it, as long as its type (VIA or GROUP) stays."""
+OBJECT = 0x100
+_CHANGEABLE = (NextHopType.VIA, NextHopType.GROUP)
 
 Candidate = tuple[int, int]
 """(metric, next hop id) of one route; id 0 for a route that the kernel skips (all legs dead)."""
@@ -75,6 +82,10 @@ class NextHopIds:
     def of_types(self, types: Collection[int]) -> set[int]:
         """The ids of all next hops of some types."""
         return {id_ for id_, spec in self._specs.items() if spec[0] in types}
+
+    def objects(self) -> set[int]:
+        """The ids that stand for next hop objects."""
+        return self.of_types((OBJECT,))
 
     def keep(self, used: set[int]) -> None:
         """Forget all ids but these."""
@@ -118,6 +129,8 @@ class KernelView:
     dirty_neighbours: set[NeighbourKey] = field(default_factory=set)
     dirty_policy: bool = False
     _tails: dict[tuple[bytes, bytes], Candidate | None] = field(default_factory=dict)
+    _bound: bool = False
+    """Some route's way was derived from what a next hop object said when it was looked up."""
     _control_index: int = 0
     _carrier_lost: dict[int, float] = field(default_factory=dict)
     _running_until: dict[int, float] = field(default_factory=dict)
@@ -153,6 +166,19 @@ class KernelView:
     def dumped_nexthops(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNEXTHOP bodies of a dump."""
         self.nexthops = {hop.id: hop for hop in map(rt.nexthop, bodies)}
+
+    def nexthop_changed(self, object_: rt.NextHopObject, gone: bool) -> bool:
+        """RTM_NEWNEXTHOP or RTM_DELNEXTHOP; True if routes must be dumped again, since some may
+        have gone with it silently, or lead elsewhere.  Which groups have lost a member only a
+        dump of all objects tells."""
+        if not gone:
+            self.nexthops[object_.id] = object_
+            return self._bound
+        self.nexthops.pop(object_.id, None)
+        return self._bound or any(
+            self.ids.known((OBJECT, family, object_.id, int(type_))) is not None
+            for family in (4, 6) for type_ in _CHANGEABLE
+        )  # fmt: skip
 
     def dumped_rules(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWRULE bodies of an IPv4 dump."""
@@ -197,6 +223,7 @@ class KernelView:
         """A dump of the IPv4 main table begins; links, settings and next hop objects are up to
         date."""
         self.routes4, self.rivals4, self.tos_routes, self._tails = {}, {}, 0, {}
+        self._bound = False
 
     def begin_others(self) -> None:
         """A dump of all other tables begins."""
@@ -377,7 +404,9 @@ class KernelView:
             del self.routes4[key]
         else:
             target = self.target(info) or 0
-            if known is None or known == (info.metric, target):
+            if known == (info.metric, target):  # repeated, as for a replaced next hop object
+                return False
+            if known is None:
                 self.routes4[key] = (info.metric, target)
             elif known[0] != info.metric:
                 self._add_rival(key, (info.metric, target))
@@ -399,34 +428,60 @@ class KernelView:
         vm: Spec = (NextHopType.VM, family, 0, 0)
         if info.type != rt.RTN_UNICAST:
             return self.ids.id(vm)
-        hops = self._hops(info)
+        if not info.nexthop:
+            spec = self._way(family, info.hops)
+        else:
+            spec = self._object(family, info.nexthop)
+            changeable = spec is not None and spec[0] in _CHANGEABLE
+            self._bound = self._bound or not changeable or bool(info.mtu)
+            if spec is not None and changeable and not self._shrinks(info.mtu, spec):
+                return self.ids.id((OBJECT, family, info.nexthop, int(spec[0])))
+        if spec is None:
+            return None
+        return self.ids.id(vm if self._shrinks(info.mtu, spec) else spec)
+
+    def _object(self, family: int, number: int) -> Spec | None:
+        """What a next hop object says for routes of a family; None if the kernel skips them."""
+        object_ = self.nexthops.get(number)
+        if object_ is None:
+            return None
+        hops = self._hops(object_, family)
         if hops is None:
-            return self.ids.id((NextHopType.BLACKHOLE, family, 0, 0))
+            return (NextHopType.BLACKHOLE, family, 0, 0)
+        return self._way(family, hops, grouped=bool(object_.group))
+
+    def _way(self, family: int, hops: Iterable[rt.Hop], grouped: bool = False) -> Spec | None:
+        """Where hops lead; None where all are dead.  One of several is told as what it is, unless
+        `grouped`: the group may get more."""
         shares: Counter[Spec] = Counter()
         for hop in hops:
             if not self._dead(hop) and hop.ifindex != self._control_index:
                 shares[self._spec(family, hop)] += hop.weight
         if not shares:
             return None
-        if vm in shares or self._shrinks(info.mtu, shares):
-            return self.ids.id(vm)
-        if len(shares) == 1:
-            return self.ids.id(next(iter(shares)))
+        vm: Spec = (NextHopType.VM, family, 0, 0)
+        if vm in shares:
+            return vm
+        if len(shares) == 1 and not grouped:
+            return next(iter(shares))
         legs = sorted((self.ids.id(spec), min(n, 0xFFFF)) for spec, n in shares.items())
-        return self.ids.id((NextHopType.GROUP, tuple(legs)))
+        return (NextHopType.GROUP, tuple(legs))
 
-    def _hops(self, info: rt.RouteInfo) -> list[rt.Hop] | None:
-        """A route's hops, from its next hop object if it has one; None for a blackhole."""
-        if not info.nexthop:
-            return list(info.hops)
-        object_ = self.nexthops.get(info.nexthop)
-        if object_ is None:
-            return []
+    def _meaning(self, id_: int) -> Spec:
+        """What an id stands for now, looked up where it stands for a next hop object."""
+        spec = self.ids.spec(id_)
+        if spec[0] != OBJECT:
+            return spec
+        assert len(spec) == 4
+        now = self._object(spec[1], spec[2])
+        return now if now is not None and now[0] == spec[3] else (NextHopType.VM, spec[1], 0, 0)
+
+    def _hops(self, object_: rt.NextHopObject, family: int) -> list[rt.Hop] | None:
+        """The hops of a next hop object, or of a group's members; None for a blackhole."""
         if object_.blackhole:
             return None
-        members = object_.group or ((object_.id, 1),)
         hops = []
-        for id_, weight in members:
+        for id_, weight in object_.group or ((object_.id, 1),):
             member = self.nexthops.get(id_)
             if member is None:
                 continue
@@ -434,7 +489,7 @@ class KernelView:
                 return None
             if member.hop is not None:
                 hop = member.hop
-                plain = hop.plain and (not hop.gateway or member.family == info.family)
+                plain = hop.plain and (not hop.gateway or member.family == family)
                 hops.append(rt.Hop(hop.ifindex, hop.gateway, hop.flags, weight, plain))
         return hops
 
@@ -453,15 +508,14 @@ class KernelView:
         type_ = NextHopType.VIA if hop.gateway else NextHopType.CONNECTED
         return (type_, family, hop.ifindex, hop.gateway)
 
-    def _shrinks(self, mtu: int, shares: Iterable[Spec]) -> bool:
+    def _shrinks(self, mtu: int, spec: Spec) -> bool:
         """Whether a route's own MTU makes the kernel fragment or refuse what the link would
         carry (ip_dst_mtu_maybe_forward, net/ip.h)."""
         if not mtu:
             return False
+        ways = [spec] if len(spec) == 4 else [self.ids.spec(leg) for leg, _ in spec[1]]
         return any(
-            len(spec) == 4 and mtu < self.links[spec[2]].mtu
-            for spec in shares
-            if len(spec) == 4 and spec[2] in self.links
+            len(way) == 4 and way[2] in self.links and mtu < self.links[way[2]].mtu for way in ways
         )
 
     def _setting(self, ifindex: int, name: str) -> int:
@@ -509,16 +563,7 @@ class KernelView:
         """What to tell to one who knows `told`, after changes of single routes, neighbours and
         of the policy only; the same as `told.sections_to(self.state())`, but in proportion to
         the change."""
-        sections: list[Section] = []
-        if self.dirty_policy:
-            policy = self.policy()
-            interfaces = {i.ifindex: i for i in self._interfaces()}
-            changed = [i for n, i in interfaces.items() if told.interfaces.get(n) != i]
-            if policy != told.policy:
-                sections.append(Section(Kind.POLICY, Op.SET, [policy]))
-            if changed:
-                sections.append(Section(Kind.INTERFACE, Op.SET, changed))
-            self.dirty_policy = False
+        sections = self.link_sections(told) if self.dirty_policy else []
         routes, gone, balance = self._route_changes(told)
         fresh, dead = self._nexthop_changes(told, balance)
         types = {self._type(id_) for id_ in fresh} | {told.nexthops[id_].type for id_ in dead}
@@ -587,12 +632,15 @@ class KernelView:
         """(next hops whose MAC changed, neighbours to set, neighbours to delete)."""
         moved, neighbours, lost = [], [], []
         connected = _connected(told.nexthops.values()) if self.dirty_neighbours else set()
+        if self.dirty_neighbours:
+            for hop in told.nexthops.values():
+                key = (hop.ifindex, hop.family, hop.gateway)
+                gateway = hop.type is NextHopType.VIA and key in self.dirty_neighbours
+                if gateway and hop.id not in dead and hop.mac != self.mac(key):
+                    moved.append(hop.id)
         for key in self.dirty_neighbours:
             ifindex, family, address = key
-            id_ = self.ids.known((NextHopType.VIA, family, ifindex, address))
             mac = self.mac(key)
-            if id_ in told.nexthops and id_ not in dead and told.nexthops[id_].mac != mac:
-                moved.append(id_)
             if (ifindex, family) in connected:
                 known = told.neighbours.get(key)
                 if mac and (known is None or known.mac != mac):
@@ -601,19 +649,70 @@ class KernelView:
                     lost.append(known)
         return moved, neighbours, lost
 
+    def link_sections(self, told: RouterState) -> list[Section]:
+        """What to tell of interfaces that are new or changed, and of the policy."""
+        self.dirty_policy = False
+        sections: list[Section] = []
+        policy = self.policy()
+        interfaces = {i.ifindex: i for i in self._interfaces()}
+        changed = [i for n, i in interfaces.items() if told.interfaces.get(n) != i]
+        if policy != told.policy:
+            sections.append(Section(Kind.POLICY, Op.SET, [policy]))
+        if changed:
+            sections.append(Section(Kind.INTERFACE, Op.SET, changed))
+        return sections
+
+    def object_sections(self, told: RouterState) -> tuple[list[Section], bool]:
+        """What to tell first when next hop objects or links have changed, in proportion to the
+        number of next hops; and whether there are objects that are gone or have become something
+        of another type: they are left as told, and the routes must be dumped."""
+        unclear = False
+        hops: list[NextHop] = []
+        legs: list[Leg] = []
+        dropped: list[Leg] = []
+        uses: Counter[int] = Counter()
+        for id_ in told.nexthops.keys() & self.ids.objects():
+            kind = self.ids.spec(id_)[-1]
+            if self._meaning(id_)[0] != kind:
+                unclear = True
+                continue
+            if kind != NextHopType.GROUP:
+                hops.append(self._nexthop(id_))
+                continue
+            old, new = told.legs.get(id_, {}), self._legs(id_)
+            uses.update(leg.leg for leg in new.values())
+            uses.subtract(leg.leg for leg in old.values())
+            legs += [leg for index, leg in new.items() if old.get(index) != leg]
+            dropped += [leg for index, leg in old.items() if index not in new]
+        hops += [self._nexthop(leg.leg) for leg in legs]
+        known = told.nexthops
+        hops = list({hop.id: hop for hop in hops if known.get(hop.id) != hop}.values())
+        dead = [
+            known[id_]
+            for id_, n in uses.items()
+            if n < 0 and told.leg_uses[id_] + n == 0 and not told.uses[id_]
+        ]
+        sections = [
+            Section(Kind.NEXTHOP, Op.SET, hops),
+            Section(Kind.LEG, Op.SET, legs),
+            Section(Kind.LEG, Op.DELETE, dropped),
+            Section(Kind.NEXTHOP, Op.DELETE, dead),
+        ]
+        return [section for section in sections if section.records], unclear
+
     def _type(self, id_: int) -> int:
-        return self.ids.spec(id_)[0]
+        return self._meaning(id_)[0]
 
     def _is_group(self, id_: int) -> bool:
-        return self.ids.spec(id_)[0] == NextHopType.GROUP
+        return self._meaning(id_)[0] == NextHopType.GROUP
 
     def _legs(self, group: int) -> dict[int, Leg]:
-        spec = self.ids.spec(group)
+        spec = self._meaning(group)
         assert len(spec) == 2
         return {n: Leg(group, id_, weight, n) for n, (id_, weight) in enumerate(spec[1])}
 
     def _nexthop(self, id_: int) -> NextHop:
-        spec = self.ids.spec(id_)
+        spec = self._meaning(id_)
         if len(spec) == 2:
             family = self.ids.spec(spec[1][0][0])[1]
             assert isinstance(family, int)

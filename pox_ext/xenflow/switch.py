@@ -27,7 +27,7 @@ from xenflow.pure.network import Datapath, Kind, Network, Pipeline, Router
 from xenflow.pure.pipeline import Flows, RouterView
 from xenflow.pure.placement import Mode, Placement
 from xenflow.pure.router_state import Changes, RouterState
-from xenflow.pure.views import affected_hops, next_hop_view
+from xenflow.pure.views import affected_hops, interface_of, next_hop_view
 from xenflow.reactive import Reactive
 from xenflow.rules import Rules
 
@@ -394,9 +394,38 @@ class Switch(Channel):
         if record is None:
             return ()
         view = next_hop_view(router, state, record)
+        if view.action == "group":
+            view = replace(view, legs=self._legs_out(router, state, view.legs))
         return tuple(pipeline.next_hop_flows(self.network, router, view))
 
+    def _legs_out(
+        self, router: Router, state: RouterState, legs: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """The legs of a group that leave by a port with carrier; all of them where none does."""
+        silent = {number for number, up in self.ports.values() if not up}
+        if not silent:
+            return legs
+        site = self.site()
+        dead = set()
+        for leg in set(legs):
+            hop = state.nexthops.get(leg)
+            interface = interface_of(router, state, hop.ifindex) if hop is not None else None
+            if hop is not None and interface is not None:
+                link = self.network.links[interface.link]
+                if pipeline.port_of(site, link, hop.mac) in silent:
+                    dead.add(leg)
+        return tuple(leg for leg in legs if leg not in dead) or legs
+
+    def _remake_groups(self) -> None:
+        """Groups avoid ports without carrier."""
+        for name, kept in self.hops.items():
+            router, state = self.network.routers[name], self.routers.state(name)
+            if state is not None:
+                for group in state.legs.keys() & kept.keys():
+                    kept[group] = self._hop_flows(router, state, group)
+
     def _write_small(self) -> Job:
+        self._remake_groups()
         batches = self._plan_small()
         if batches and self.reactive:
             self._forget_decisions()

@@ -185,6 +185,8 @@ def told_routes(state: RouterState) -> dict[str, object]:
         hop = state.nexthops[id_]
         if hop.type is NextHopType.GROUP:
             legs = state.legs[id_].values()
+            if len(legs) == 1:  # what is left of a next hop object's group
+                return target(next(iter(legs)).leg)
             return frozenset((target(leg.leg), leg.weight) for leg in legs)
         if hop.type in (NextHopType.VIA, NextHopType.CONNECTED):
             return (hop.ifindex, str(IPv4Address(hop.gateway)) if hop.gateway else "")

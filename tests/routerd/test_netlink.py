@@ -246,3 +246,39 @@ def test_a_carrier_lost_is_told_after_the_grace(view: KernelView) -> None:
     view.link_changed(off, False, 107.0)
     view.links[eth0.ifindex] = off
     assert not running()
+
+
+def test_what_an_object_says_is_told_without_its_routes(view: KernelView) -> None:
+    state = view.state()
+    routes = dict(state.routes4)
+    group = next(id_ for id_ in view.ids.objects() if state.nexthops[id_].type is NextHopType.GROUP)
+    lost = view.nexthops.pop(4)
+    sections, unclear = view.object_sections(state)
+    assert not unclear
+    assert not {"ROUTE4", "ROUTE6"} & {section.kind.name for section in sections}
+    state.apply(sections)
+    assert [state.nexthops[leg.leg].gateway for leg in state.legs[group].values()] == [0x0A000102]
+    assert state.same(view.state()) and state.routes4 == routes
+    view.nexthops[4] = lost
+    state.apply(view.object_sections(state)[0])
+    assert len(state.legs[group]) == 2 and state.same(view.state())
+
+
+def test_an_object_that_is_gone_is_left_as_told_and_asks_for_a_dump(view: KernelView) -> None:
+    state = view.state()
+    gone = view.nexthops[5]
+    assert view.nexthop_changed(gone, True)
+    sections, unclear = view.object_sections(state)
+    assert unclear
+    assert {section.kind.name for section in sections} <= {"LEG", "NEXTHOP"}
+    state.apply(sections)
+    assert state.routes4 == view.state().routes4
+
+
+def test_a_repeated_route_is_no_change(view: KernelView) -> None:
+    state = view.state()
+    for message in (m for d in SAMPLES["main"] for m in rt.messages(d)):
+        info = rt.route(message.body) if message.type == rt.RTM_NEWROUTE else None
+        if info is not None and info.prefix == int(IPv4Address("10.21.0.0")):
+            assert not view.route_changed(info, message.flags, False)
+    assert not view.dirty4 and state.same(view.state())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xenflow.pure.messages import InterfaceFlag, NextHop, NextHopType
+from xenflow.pure.messages import InterfaceFlag, Leg, NextHop, NextHopType
 from xenflow.pure.network import Interface, Router
 from xenflow.pure.pipeline import NextHopView, RouterView
 from xenflow.pure.router_state import Changes, RouterState
@@ -60,6 +60,9 @@ def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopVi
         return NextHopView(hop.id, "drop")
     if hop.type is NextHopType.GROUP:
         legs = sorted(state.legs.get(hop.id, {}).values(), key=lambda leg: leg.index)
+        # The kernel takes a leg out of every route's group when its interface goes down, which is
+        # told route by route; here it is known at once.  Where no leg works all of them stay.
+        legs = [leg for leg in legs if _leg_works(state, leg)] or legs
         shares = tuple(leg.leg for leg in legs for _ in range(max(1, leg.weight)))
         return NextHopView(hop.id, "group", legs=shares)
     interface = interface_of(router, state, hop.ifindex)
@@ -77,6 +80,11 @@ def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopVi
         return NextHopView(hop.id, "via", interface, 0, near, mtu=mtu)
     # Unreachable and prohibit are answered by the VM's kernel; IPv6 gateways are its business too.
     return NextHopView(hop.id, "vm")
+
+
+def _leg_works(state: RouterState, leg: Leg) -> bool:
+    hop = state.nexthops.get(leg.leg)
+    return hop is None or hop.ifindex not in state.interfaces or _usable(state, hop.ifindex)
 
 
 def _usable(state: RouterState, ifindex: int) -> bool:
