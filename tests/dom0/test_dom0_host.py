@@ -1,0 +1,81 @@
+"""What the service does to a host before the controller starts, from the network file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xen.dom0 import host
+from xenflow.network_file import load
+from xenflow.pure.network import Network, NetworkError
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "xen" / "dom0" / "network.toml.example"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Network:
+    return load(EXAMPLE)
+
+
+def test_the_example_is_a_network_in_which_the_router_can_move(pair: Network) -> None:
+    from xenflow.pure.migration import Order, stages
+    from xenflow.pure.placement import at_home
+
+    assert stages(pair, at_home("vr1", "host-a"), "host-b", Order.OVERLAPPED)
+
+
+def test_bridge(pair: Network) -> None:
+    words = " ".join(host.bridge(pair, pair.datapaths["host-a"]))
+    assert "add-br xenflow0" in words
+    assert "fail_mode=secure" in words
+    assert "other_config:datapath-id=00000000000000a1" in words
+    assert "set-controller xenflow0 tcp:127.0.0.1:6633" in words
+    assert "add-port xenflow0 enp3s0" in words
+    assert "add-port xenflow0 enp2s0 -- set Port enp2s0 tag=101" in words
+    assert "vr1" not in words, "a router's ports are the hotplug script's"
+
+
+def test_a_controller_without_one_host_is_refused() -> None:
+    paper = load(ROOT / "conf" / "paper.toml")
+    assert host.datapath(paper, "host-b").name == "host-b"
+    with pytest.raises(NetworkError, match="expected one host, found none"):
+        host.datapath(paper, "edge")
+
+
+def test_guard_is_one_that_nft_takes(pair: Network) -> None:
+    for network in (pair, Network("empty", {}, {}, {}, {}, {})):
+        if shutil.which("nft") is None or os.geteuid() != 0:
+            pytest.skip("nft, or root, is not here")
+        done = subprocess.run(
+            ["unshare", "--net", "nft", "-c", "-f", "-"],
+            input=host.guard(network), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'pox_ext'}"}
+    return subprocess.run(
+        [sys.executable, "-m", "xen.dom0.host", *arguments],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+
+
+def test_dry_run_and_mistakes(tmp_path: Path) -> None:
+    done = run("--network", str(EXAMPLE), "--controller", "host-b", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ovs-vsctl ")
+    assert "nft -f -" in done.stdout
+    done = run("--network", str(tmp_path / "none.toml"))
+    assert done.returncode == 1
+    assert "none.toml" in done.stderr
+    done = run("--network", str(EXAMPLE), "--controller", "host-z")
+    assert done.returncode == 1
+    assert "unknown controller host-z" in done.stderr
+    assert run("--nonsense").returncode == 2
