@@ -151,7 +151,7 @@ class Kernel:
         Raises NetlinkError.
         """
         view, bodies = self.view, self._requests.bodies
-        view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()))
+        view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
         view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
         view.dirty_policy = True
         self.look_first = False
