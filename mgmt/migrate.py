@@ -18,9 +18,9 @@ import socket
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -394,6 +394,7 @@ class _Run:
         self.done: list[Effect] = []
         self.job: Job | None = None
         self.driver: hypervisor.Hypervisor | None = None
+        self._held_before: dict[str, dict[str, int]] = {}
         self._signal = 0
         self._at_prompt = False
         self._stop = threading.Event()
@@ -588,6 +589,7 @@ class _Run:
     def _do_MoveVM(self, effect: mig.MoveVM) -> None:
         driver = self.driver = hypervisor.of(self.network, effect.source)
         self.result.emulated = driver.emulated
+        self._held_before = self._held((effect.source, effect.destination))
         job = self.job = driver.migrate(self.router, effect.destination)
         deadline = time.monotonic() + MOVE_TIMEOUT_S
         while job.state in (JobState.PRECOPY, JobState.SUSPENDED):
@@ -633,6 +635,25 @@ class _Run:
             raise MigrationError(f"the VM could not be started on {effect.host}: {job.detail}")
         if job.state is not JobState.RUNNING:
             raise MigrationError(f"{effect.host}: the VM does not run on: {job.state.value}")
+
+    def _held(self, hosts: Iterable[str]) -> dict[str, dict[str, int]]:
+        """Each host's counters of packets for the router; without those that do not answer."""
+        found = {}
+        for host in hosts:
+            with suppress(AskError):
+                rows = self.ask(self._controller(host), "routers")["routers"]
+                for row in rows:
+                    if row["name"] == self.router:
+                        found[host] = row["held"]
+        return found
+
+    def _count_held(self) -> None:
+        """What was held while the VM was suspended: at the source, and most of that once more where
+        it was sent, at the destination."""
+        result, before = self.result, self._held_before
+        for host, now in self._held(before).items():
+            result.held = max(result.held, now["held"] - before[host]["held"])
+            result.dropped = max(result.dropped, now["dropped"] - before[host]["dropped"])
 
     def _do_Drain(self, effect: mig.Drain) -> None:
         answer = self.ask(
