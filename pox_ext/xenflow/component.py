@@ -101,24 +101,11 @@ class Component:
         if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             return None
         vifs = {i.vif: r.name for r in self.network.routers.values() for i in r.interfaces}
-        domains = Domains(xenstore, vifs, self._vifs_are_still)
+        domains = Domains(xenstore, vifs, self.table.vifs_are_still)
         self.table.spoken = lambda router: domains.heard(
             {vif for vif, name in vifs.items() if name == router}
         )
         return domains
-
-    def _vifs_are_still(self, vifs: frozenset[str]) -> None:
-        """The hypervisor says which vifs take nothing now: some more, or some less."""
-        for switch in self.table.switches.values():
-            if not on_xen(switch.datapath):
-                continue
-            took = {port for port in switch.ports if switch.takes(port)}
-            switch.still = vifs
-            takes = {port for port in switch.ports if switch.takes(port)}
-            if takes != took:
-                switch.refresh()
-            for port in takes - took:
-                self.table.port_appeared(switch, port)
 
     # --- switches ---------------------------------------------------------------------------------
 

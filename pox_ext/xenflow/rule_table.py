@@ -270,6 +270,17 @@ class RuleTable:
                 if self.held[router.name].frames:
                     switch.confirmed(partial(self._deliver_here, switch, router))
 
+    def vifs_are_still(self, vifs: frozenset[str]) -> None:
+        """The hypervisor says which vifs take nothing now, though they may have carrier."""
+        for switch in self.switches.values():
+            took = {port for port in switch.ports if switch.takes(port)}
+            switch.still = vifs
+            takes = {port for port in switch.ports if switch.takes(port)}
+            if takes != took:
+                switch.refresh()
+            for port in takes - took:
+                self.port_appeared(switch, port)
+
     def _deliver_here(self, switch: Switch, router: Router, error: str | None) -> None:
         if error is None and self._runs(switch, router):
             count = self.deliver(switch, router, None)

@@ -1,0 +1,138 @@
+"""What is for a VM that is suspended is held, in order, and given to it when it takes frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pure.written_switch import WrittenSwitch
+from xenflow import rule_table
+from xenflow.network_file import load
+from xenflow.pure import openflow as of
+from xenflow.pure import packet as pk
+from xenflow.pure import pipeline
+from xenflow.pure.placement import Placement, at_home
+from xenflow.rule_table import RuleTable
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
+VIFS = frozenset(("vr1.0", "vr1.1"))
+MAC, MACHINE = 0x020000010101, 0x020000000102
+LEFT = 1
+
+
+class Host:
+    """host-a's Rule Table and its switch."""
+
+    def __init__(self) -> None:
+        network = load(ROOT / "conf" / "paper.toml")
+        self.wire = WrittenSwitch()
+        self.table = RuleTable(network, "host-a", None, self.wire.later)
+        self.switch = self.table.switches["host-a"]
+        self.wire.attach(self.switch, PORTS)
+        self.wire.run()
+
+    def still(self, vifs: frozenset[str]) -> None:
+        self.table.vifs_are_still(vifs)
+        self.wire.run()
+
+    def held(self) -> list[bytes]:
+        return [frame for _, frame in self.table.held["vr1"].frames]
+
+    def to_vm(self) -> set[str]:
+        """What table VM does with frames for the router's left interface: "holds" or "delivers"."""
+        found = set()
+        for flow in self.switch.installed.values():
+            if flow.table == pipeline.VM and ("reg3", LEFT) in [(n, v) for n, v, _ in flow.match]:
+                kinds = {action[0] for action in flow.actions}
+                found.add("holds" if "controller" in kinds else "delivers")
+        return found
+
+    def ping(self, number: int) -> bytes:
+        """A ping to the router, as table VM sends it up; returns it as it was on the link."""
+        body = pk.ipv4(0x0A000102, 0x0A000101, 1, bytes([8, 0, 0, 0, 0, 0, 0, number]))
+        frame = pk.ethernet(MAC, MACHINE, pk.ETH_IPV4, body)
+        vlan = next(iter(self.table.network.links.values())).detour_vlan
+        tagged = frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
+        assert self.table.packet_in(self.switch, 1, tagged)
+        return frame
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+def test_from_its_suspension_on_packets_are_held(host: Host) -> None:
+    assert host.to_vm() == {"delivers"}
+    host.still(VIFS)
+    assert host.to_vm() == {"holds"}
+    assert host.switch.takes("to-gen"), "other ports are none of its business"
+    frames = [host.ping(n) for n in range(3)]
+    assert host.held() == frames
+    host.still(frozenset())
+    assert host.to_vm() == {"delivers"}
+    assert host.held() == []
+    assert host.table.held["vr1"].delivered == 3
+
+
+def test_nothing_is_given_to_a_vm_of_which_one_vif_is_not_connected(host: Host) -> None:
+    host.still(VIFS)
+    host.ping(1)
+    host.still(frozenset(("vr1.1",)))
+    assert len(host.held()) == 1
+    host.still(frozenset())
+    assert host.held() == []
+
+
+def test_carrier_alone_does_not_do(host: Host) -> None:
+    host.still(VIFS)
+    for port in VIFS:
+        host.switch.port_changed(port, PORTS[port], True, False)
+    host.wire.run()
+    assert host.to_vm() == {"holds"}
+
+
+def test_the_flows_are_there_before_what_was_held_is_sent(host: Host) -> None:
+    host.still(VIFS)
+    host.ping(1)
+    seen: list[set[str]] = []
+    send = host.wire.send
+
+    def watched(data: bytes) -> None:
+        if any(m[1] == of.Type.PACKET_OUT for m in of.split(data)[0]):
+            seen.append(host.to_vm())
+        send(data)
+
+    host.wire.send = watched  # type: ignore[method-assign]
+    host.still(frozenset())
+    assert seen == [{"delivers"}]
+
+
+def test_hellos_are_repeated_until_the_links_are_turned(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = ("host-a", "host-b")
+    prepared = at_home("vr1", "host-a").step(forwarders=both, also=both)
+    host.table.migrating = lambda router: router == "vr1"
+    body = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(0x0A000101, 10), ttl=1)
+    hello = pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, body)
+    monkeypatch.setattr(rule_table.time, "monotonic", lambda: 1000.0)
+    assert host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
+    sent: list[bytes] = []
+    monkeypatch.setattr(host.wire, "send", sent.append)
+
+    def repeated(placement: Placement, now: float) -> int:
+        host.switch.placements["vr1"] = placement
+        sent.clear()
+        host.table.tick(now)
+        return sum(hello in data for data in sent)
+
+    assert repeated(prepared, 1011.0) == 0, "the VM runs"
+    host.switch.still = VIFS
+    assert repeated(prepared, 1011.0) == 1
+    assert repeated(prepared, 1012.0) == 0, "not due yet"
+    moved = prepared.step(vm="host-b")
+    assert repeated(moved, 1022.0) == 1, "it may not be connected there yet"
+    assert repeated(moved.step(to="host-b"), 1033.0) == 0
