@@ -29,7 +29,7 @@ def network() -> Network:
 
 
 def unpacked(octets: bytes, folder: Path) -> Path:
-    """As the kernel reads an archive (init/initramfs.c): heads in hexadecimal, parts aligned to 4."""
+    """As the kernel reads archives (init/initramfs.c): heads in hexadecimal, parts padded to 4."""
     at = 0
     while True:
         assert octets[at : at + 6] == b"070701", "a newc archive"
