@@ -150,7 +150,7 @@ class Result:
             return f"{name} is on {self.plan.to}: {self.total_s:.3f} s{pause}"
         if self.undone:
             return f"{name} stays on {self.plan.source}: {self.error}; everything was put back"
-        where = f"its VM runs on {self.plan.to}" if self.committed else "its VM did not move"
+        where = f"its VM belongs to {self.plan.to}" if self.committed else "its VM did not move"
         more = "; ".join(self.problems)
         return (
             f"{name}: {self.error}; {where}, but switches could not all be told"
@@ -203,7 +203,7 @@ def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
         raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
     facts.check_cables(network, described, (start.vm, to))
     order = Order(mode)
-    domain = _domain(network, described, start.vm, to=to)
+    domain = _domain(network, described, start.vm, None, to)
     if domain is not None and domain != start.vm:
         raise NetworkError(
             f"the hypervisor says that {router} is on {domain}, the switches were told "
@@ -215,17 +215,20 @@ def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
     return Plan(network, described, start, to, order, tuple(stages), ask)
 
 
-def plan_recovery(network: Network, router: str, ask: Ask) -> Plan | None:
+def plan_recovery(
+    network: Network, router: str, ask: Ask, say: Callable[[str], None] | None
+) -> Plan | None:
     """What finishes or undoes an interrupted migration, or None where there is nothing to do.
 
-    The VM's host, as the hypervisor sees it, decides: switches follow the VM.
+    The VM's host, as the hypervisor sees it, decides: switches follow the VM.  What the hypervisor
+    has left of a migration is cleared up first, and said; without `say` nothing is changed.
     """
     described = network.routers[router]
     facts = _facts(network, described, ask)
     if facts.owner:
         raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
     now = facts.placement
-    here = _domain(network, described, now.vm, settle=True) or now.vm
+    here = _domain(network, described, now.vm, say) or now.vm
     if now.hosts == (here,) and not facts.uneven:
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
@@ -315,21 +318,26 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
 
 
 def _domain(
-    network: Network, router: Router, host: str, settle: bool = False, to: str = ""
+    network: Network,
+    router: Router,
+    host: str,
+    say: Callable[[str], None] | None,
+    to: str = "",
 ) -> str | None:
     """The host where the hypervisor has the router's VM; None where it cannot tell.
 
-    With `settle`, what an interrupted migration of the VM left is cleared up first.  With `to`,
-    that host must be able to take the VM.
+    With `say`, what an interrupted migration of the VM left is cleared up first, and said.  With
+    `to`, that host must be able to take the VM.
     """
     if not network.datapaths[host].hypervisor:
         return None
     driver = hypervisor.of(network, host)
     try:
         found = [d for d in driver.domains() if d.router == router.name]
-        if settle and found:
+        if say is not None and found:
             # It may be under way still, though the VM runs: the hypervisor knows no lease.
-            _give_up(driver, router.name)
+            for words in _give_up(driver, router.name):
+                say(f"{router.name}: {words}")
             found = [d for d in driver.domains() if d.router == router.name]
         if to and [d.host for d in found] == [host]:
             driver.check(router.name, to)
@@ -342,13 +350,15 @@ def _domain(
     return found[0].host
 
 
-def _give_up(driver: hypervisor.Hypervisor, router: str) -> None:
-    """End a migration of the VM, if there is one; it runs on where it was."""
+def _give_up(driver: hypervisor.Hypervisor, router: str) -> list[str]:
+    """End a migration of the VM, if there is one; it runs on where it was.  Returns what was done
+    for that."""
     try:
-        driver.abort(router)
+        return driver.abort(router)
     except HypervisorError as error:
         if error.code not in ("no-migration", "too-late"):
             raise
+        return []
 
 
 # --------------------------------------------------------------------------------------------

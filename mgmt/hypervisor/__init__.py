@@ -102,10 +102,10 @@ class Hypervisor(Protocol):
         """Let a VM that has been moved run on."""
         ...
 
-    def abort(self, router: str) -> None:
+    def abort(self, router: str) -> list[str]:
         """Give up a migration, whoever began it: the VM runs on at the source, if it does not run
         at the destination already ("too-late"), and nothing of it is left elsewhere.  Where there
-        is nothing to give up: "no-migration"."""
+        is nothing to give up: "no-migration".  Returns what was done, for people."""
         ...
 
     def close(self) -> None:
@@ -130,7 +130,19 @@ def of(network: Network, host: str) -> Hypervisor:
             found = {h: s for h in network.hosts if isinstance(s := _spec(network, h), XlSpec)}
             return Xl(found, network.routers)
         case LibvirtSpec():
-            raise NetworkError(f"{host}: hypervisor libvirt: there is no driver for it yet")
+            try:
+                from mgmt.hypervisor.libvirt_driver import Libvirt
+            except ImportError:
+                raise NetworkError(
+                    f"{host}: hypervisor libvirt needs libvirt-python: "
+                    "install XenFlow with its extra, pip install xenflow[libvirt]"
+                ) from None
+            uris = {}
+            for name in network.hosts:
+                other = _spec(network, name)
+                if isinstance(other, LibvirtSpec):
+                    uris[name] = other.uri
+            return Libvirt(uris, network.routers)
         case None:
             raise NetworkError(
                 f"no hypervisor is named for {host}; set hypervisor to {hypervisor_spec.FORMS}"

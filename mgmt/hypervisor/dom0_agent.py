@@ -277,7 +277,9 @@ class Move:
             start_new_session=True,
         )  # fmt: skip
         self._ended = threading.Event()
-        threading.Thread(target=self._read_lines).start()
+        self._reader = threading.Thread(target=self._read_lines)
+        self._reader.start()
+        threading.Thread(target=self._await_end).start()
         threading.Thread(target=self._watch_copying, daemon=True).start()
 
     def go(self) -> None:
@@ -342,9 +344,16 @@ class Move:
                     self._transport = int(rest.split()[1])
                     if self._given_up:
                         self._cut()
+
+    def _await_end(self) -> None:
+        """xl's end; where it was killed, what it started would go on."""
         status = self._xl.wait()
         with self._lock:
+            self._given_up = True
             self._close_gate()
+            if status:
+                self._cut()
+        self._reader.join(END_S)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._ended.set()
         self._tell("ended", status=status)

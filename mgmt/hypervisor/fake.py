@@ -54,11 +54,12 @@ class Fake:
             if job.router == router and job.state is JobState.MOVED_PAUSED:
                 self._jobs[id] = replace(job, state=JobState.RUNNING)
 
-    def abort(self, router: str) -> None:
+    def abort(self, router: str) -> list[str]:
         self.calls.append(("abort", router))
         for id, job in self._jobs.items():
             if job.router == router and job.state in _NEXT:
                 self._jobs[id] = replace(job, state=JobState.FAILED, detail="aborted")
+        return []
 
     def close(self) -> None:
         pass

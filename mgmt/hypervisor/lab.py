@@ -46,8 +46,9 @@ class Lab:
     def unpause(self, router: str) -> None:
         self._ask("unpause", router=router)
 
-    def abort(self, router: str) -> None:
+    def abort(self, router: str) -> list[str]:
         self._ask("abort", router=router)
+        return [f"the migration of {router} was ended"]
 
     def close(self) -> None:
         if self._socket is not None:

@@ -16,6 +16,7 @@ the last of the domain's vifs is connected (backend state 4) at the destination.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import threading
 import time
@@ -31,7 +32,7 @@ from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
 from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, Unpause
 from xenflow.pure.hypervisor_spec import XlSpec
 
-STALL_S = 90.0
+STALL_S = 60.0
 """How long nothing may happen in a migration before it is given up."""
 SETTLE_S = 120.0
 """How long xl may take to end after its receiver is gone."""
@@ -111,6 +112,8 @@ class _Move:
                 self.ended = True
                 if event["status"] == 0:
                     self.succeeded_at = self.succeeded_at or at
+                elif event["status"] < 0:
+                    self.given_up = f"xl was ended by signal {-event['status']}"
             case "lost" if event["host"] == self.source:
                 self.source_lost = True
         self._maybe_running(at)
@@ -182,7 +185,8 @@ class Xl:
             self._refuse_leftovers(router, *listed)
         try:
             wanted = xl_output.config(self._dom0(source).output("xl", "list", "-l", router))
-            paths = [f"/sys/class/net/{bridge}" for bridge in wanted.bridges]
+            bridges = {name for full in wanted.bridges for name in (full, _switch(full))}
+            paths = [f"/sys/class/net/{bridge}" for bridge in sorted(bridges)]
             paths += [os.path.join(SCRIPTS, script) for script in wanted.scripts]
             with ThreadPoolExecutor(2) as pool:
                 here, there = pool.map(partial(self._facts, paths=paths), (source, to))
@@ -226,8 +230,7 @@ class Xl:
         move = self._moves.get(router)
         if move is not None and move.state is JobState.MOVED_PAUSED:
             if not move.went:
-                self._dom0(move.source).ask("go")
-                move.went = True
+                self._go(move)
             return
         host, copy = self._find(router)
         if copy.state == "paused":
@@ -235,11 +238,11 @@ class Xl:
         elif copy.state != "running":
             raise HypervisorError(f"{router} on {host} is {copy.state}, not paused")
 
-    def abort(self, router: str) -> None:
+    def abort(self, router: str) -> list[str]:
         move = self._moves.get(router)
         if move is not None and move.state is JobState.RUNNING:
             raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
-        ended = self._end_migrations(router, move)
+        did = self._end_migrations(router, move)
         settled = self._settle(router)
         if move is not None:
             with self._lock:
@@ -248,8 +251,9 @@ class Xl:
                     move.advance(JobState.FAILED, time.monotonic())
             if settled.host == move.to and move.went:
                 raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
-        elif not ended and not settled.steps:
+        elif not did and not settled.steps:
             raise HypervisorError(f"{router} is not being migrated", "no-migration")
+        return [*did, *settled.words]
 
     def close(self) -> None:
         with ThreadPoolExecutor(max(1, len(self._dom0s))) as pool:
@@ -305,7 +309,11 @@ class Xl:
     def _host_of(self, router: str) -> str:
         host, copy = self._find(router)
         if copy.name != router or copy.state != "running":
-            raise HypervisorError(f"{copy.name} on {host} is {copy.state}, not running")
+            raise HypervisorError(
+                f"{copy.name} on {host} is {copy.state}, not running; if a migration was "
+                f"interrupted, run `xenflow recover {router}`",
+                "refused",
+            )
         return host
 
     # --- before a migration -------------------------------------------------------------------
@@ -383,16 +391,29 @@ class Xl:
             self._settle(move.router)
             move.advance(JobState.FAILED, time.monotonic())
 
+    def _go(self, move: _Move) -> None:
+        """Let the destination have the domain; where that is too late, the source keeps it."""
+        try:
+            self._dom0(move.source).ask("go")
+            move.went = True
+        except HypervisorError as error:
+            self._end_migrations(move.router, move)
+            self._settle(move.router)
+            move.detail = str(error)
+            with self._lock:
+                move.advance(JobState.FAILED, time.monotonic())
+
     # --- putting back -------------------------------------------------------------------------
 
-    def _end_migrations(self, router: str, move: _Move | None) -> bool:
-        """End every migration of a domain, wherever it was begun; whether there was one."""
+    def _end_migrations(self, router: str, move: _Move | None) -> list[str]:
+        """End every migration of a domain, wherever it was begun; returns which there were."""
         if move is not None and not move.ended and not move.source_lost:
             self._dom0(move.source).ask("end", SETTLE_S)
-        found = False
+        found = []
         for host in self._specs:
             try:
-                found |= bool(self._dom0(host).ask("sweep", SETTLE_S, domain=router)["ended"])
+                if self._dom0(host).ask("sweep", SETTLE_S, domain=router)["ended"]:
+                    found.append(f"ended an xl migrate of {router} on {host}")
             except HypervisorError:
                 self._forget(host)  # it is silent: what that means is decided by `settle`
         return found
@@ -441,6 +462,11 @@ class _Facts:
     info: Info
     there: frozenset[str]
     free: dict[str, int]
+
+
+def _switch(bridge: str) -> str:
+    """Of a vif's `bridge` BRIDGE.VLAN or BRIDGE:TRUNK, as Open vSwitch's scripts take it."""
+    return re.split("[.:]", bridge)[0]
 
 
 def _problems(source: str, to: str, wanted: Config, here: _Facts, there: _Facts) -> list[str]:

@@ -27,6 +27,9 @@ class Destroy:
     host: str
     copy: Listed
 
+    def __str__(self) -> str:
+        return f"destroyed {self.copy.name} on {self.host}"
+
 
 @dataclass(frozen=True, slots=True)
 class Rename:
@@ -36,6 +39,9 @@ class Rename:
     copy: Listed
     name: str
 
+    def __str__(self) -> str:
+        return f"renamed {self.copy.name} on {self.host} back to {self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class Resume:
@@ -44,6 +50,9 @@ class Resume:
     host: str
     domid: int
 
+    def __str__(self) -> str:
+        return f"domain {self.domid} on {self.host} was suspended and runs on"
+
 
 @dataclass(frozen=True, slots=True)
 class Unpause:
@@ -51,6 +60,9 @@ class Unpause:
 
     host: str
     domid: int
+
+    def __str__(self) -> str:
+        return f"domain {self.domid} on {self.host} was paused and runs on"
 
 
 Step = Destroy | Rename | Resume | Unpause
@@ -62,6 +74,13 @@ class Settlement:
 
     host: str
     steps: tuple[Step, ...]
+    silent: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """For people, when it is done."""
+        left = [f"{host} did not answer: a copy may be left there" for host in self.silent]
+        return [*map(str, self.steps), *left]
 
 
 def whereabouts(
@@ -113,4 +132,4 @@ def settle(
         steps.append(Unpause(host, copy.domid))
     elif copy.state != "running":
         raise UnclearError(f"{domain} on {host} is {copy.state}: it must be started anew there")
-    return Settlement(host, tuple(steps))
+    return Settlement(host, tuple(steps), tuple(sorted(silent)))

@@ -29,10 +29,18 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     names = [session.router(args.router).name] if args.router else list(session.network.routers)
     results = []
+    cleared: list[str] = []
+
+    def say(words: str) -> None:
+        cleared.append(words)
+        complain(words)
+
     worst = Exit.OK
     for name in names:
         try:
-            made = orchestration.plan_recovery(session.network, name, session.ask)
+            made = orchestration.plan_recovery(
+                session.network, name, session.ask, None if args.dry_run else say
+            )
         except NetworkError as error:
             complain(error)
             worst = Exit.FAILED
@@ -52,7 +60,7 @@ def run(args: Namespace, session: Session) -> int:
         if not result.ok:
             worst = Exit.INTERRUPTED if result.interrupted else Exit.FAILED
     if args.json:
-        print(to_json({"recovered": results}))
-    elif not results and worst is Exit.OK:
+        print(to_json({"recovered": results, "hypervisor": cleared}))
+    elif not results and not cleared and worst is Exit.OK:
         emit(args, None, "nothing to recover")
     return worst

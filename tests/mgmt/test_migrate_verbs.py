@@ -203,7 +203,7 @@ def test_recover(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> Non
     assert (exit, out) == (0, "") and "vr1 is on host-b" in err
     assert run(capsys, "recover", "vr1", "--dry-run")[1] == "1. prepare\n2. control\n"
     exit, out, _ = run(capsys, "recover", "--json")
-    assert json.loads(out) == {"recovered": [{"ok": True}]}
+    assert json.loads(out) == {"recovered": [{"ok": True}], "hypervisor": []}
     made.result = Result(ok=False)
     assert run(capsys, "recover")[0] == 1
     made.left = False

@@ -1,0 +1,383 @@
+"""Any hypervisor that libvirt can migrate with: Xen, QEMU.
+
+Needs libvirt-python, the extra `libvirt`.  The management entity is connected to both hosts'
+daemons, and the migration belongs to its connection: when that ends, libvirt has the domain run on
+at the source.  libvirt leaves the domain paused at the destination and nothing at the source, so
+that giving up there means bringing it back, paused as it is.
+
+The suspension begins with the source's event SUSPENDED and ends with the destination's RESUMED.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import libvirt
+
+from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
+
+ABORT_S = 60.0
+"""How long libvirt may take to give a migration up."""
+PROGRESS_S = 0.5
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
+}
+_UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
+
+
+@dataclass(slots=True)
+class _Move:
+    """One migration; times by this machine's clock."""
+
+    router: str
+    source: str
+    to: str
+    state: JobState = JobState.PRECOPY
+    detail: str = ""
+    events: list[tuple[str, float]] = field(default_factory=list)
+    thread: threading.Thread | None = None
+    looked_at: float = 0.0
+
+    def advance(self, state: JobState) -> None:
+        """Note a new state, once."""
+        if self.state is not state or not self.events:
+            self.state = state
+            self.events.append((state.value, time.monotonic()))
+
+    @property
+    def suspended_s(self) -> float | None:
+        """How long the domain has run nowhere."""
+        begun = next((at for state, at in self.events if state == JobState.SUSPENDED.value), None)
+        if begun is None:
+            return None
+        over = self.state in (JobState.RUNNING, JobState.FAILED)
+        return (self.events[-1][1] if over else time.monotonic()) - begun
+
+
+class Libvirt:
+    """The driver.  `hosts`: the connection URI of every host of the network that has libvirt."""
+
+    name = "libvirt"
+    emulated = False
+
+    def __init__(self, hosts: Mapping[str, str], routers: Iterable[str]) -> None:
+        _run_event_loop()
+        self._uris = dict(hosts)
+        self._routers = tuple(routers)
+        self._connections: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._moves: dict[str, _Move] = {}
+
+    # --- the interface ------------------------------------------------------------------------
+
+    def domains(self) -> list[Domain]:
+        """Every router's VM; a host that does not answer is passed over where the routers are
+        found without it."""
+        seen, silent = self._look()
+        found = []
+        for router in self._routers:
+            at = seen.get(router, {})
+            if not at and silent:
+                why = "; ".join(str(error) for error in silent.values())
+                raise HypervisorError(f"{router} is on no host that answers ({why})")
+            if at:
+                host = _host_of(router, at)
+                found.append(Domain(router, host, at[host][0]))
+        return found
+
+    def check(self, router: str, to: str) -> None:
+        """Same kind of hypervisor, no other domain of that name, and, where memory is not
+        overcommitted (Xen), enough of it."""
+        source, domain = self._find(router)
+        here, there = self._connection(source), self._connection(to)
+        with _errors(to):
+            if here.getType() != there.getType():
+                raise HypervisorError(
+                    f"{to} has {there.getType()}, {source} {here.getType()}: "
+                    "a domain moves between hypervisors of one kind only"
+                )
+            if any(d.name() == router for d in there.listAllDomains()):
+                raise HypervisorError(f"{to} has a domain {router} of its own: undefine it there")
+            need = domain.maxMemory() // 1024
+            free = there.getFreeMemory() >> 20 if there.getType() == "Xen" else need
+        if free < need:
+            raise HypervisorError(
+                f"{to} has too little memory: {free} MiB free, {need} MiB needed"
+            )
+
+    def migrate(self, router: str, to: str) -> Job:
+        source, domain = self._find(router)
+        if source == to:
+            raise HypervisorError(f"{router} is on {to} already", "already-there")
+        if _state(domain) != "running":
+            raise HypervisorError(f"{router} on {source} is {_state(domain)}, not running")
+        move = _Move(router, source, to)
+        move.advance(JobState.PRECOPY)
+        with self._lock:
+            self._moves[router] = move
+        move.thread = threading.Thread(
+            target=self._carry_out, args=(move, domain, self._connection(to)), daemon=True
+        )
+        move.thread.start()
+        return self.job(router)
+
+    def job(self, id: str) -> Job:
+        move = self._moves[id]
+        now = time.monotonic()
+        if move.state in _UNDER_WAY and now > move.looked_at + PROGRESS_S:
+            move.looked_at = now
+            move.detail = self._progress(move) or move.detail
+        with self._lock:
+            return Job(
+                id, id, move.to, move.state, move.detail, move.suspended_s, tuple(move.events)
+            )
+
+    def unpause(self, router: str) -> None:
+        host, domain = self._find(router)
+        if _state(domain) != "running":
+            with _errors(host):
+                domain.resume()
+        move = self._moves.get(router)
+        if move is not None and host == move.to:
+            with self._lock:
+                move.advance(JobState.RUNNING)
+
+    def abort(self, router: str) -> list[str]:
+        move = self._moves.get(router)
+        if move is not None and move.state is JobState.RUNNING:
+            raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
+        did = [f"the migration of {router} was ended"] if self._abort_job(router) else []
+        if move is not None and move.thread is not None:
+            move.thread.join(ABORT_S)
+            if move.thread.is_alive():
+                raise HypervisorError(f"{router}: libvirt does not end the migration")
+            if move.state is JobState.MOVED_PAUSED:
+                self._bring_back(move)
+                did.append(f"{router} was brought back to {move.source}")
+        did += self._settle(router)
+        if move is None and not did:
+            raise HypervisorError(f"{router} is not being migrated", "no-migration")
+        return did
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            try:
+                connection.close()
+            except libvirt.libvirtError:
+                pass  # it was lost before
+        self._connections.clear()
+
+    # --- connections --------------------------------------------------------------------------
+
+    def _connection(self, host: str) -> Any:
+        if host not in self._uris:
+            raise HypervisorError(
+                f"{host} has no hypervisor of the kind libvirt: a VM cannot move between kinds"
+            )
+        with self._lock:
+            found = self._connections.get(host)
+            if found is None or not found.isAlive():
+                with _errors(host):
+                    found = libvirt.open(self._uris[host])
+                    found.domainEventRegisterAny(
+                        None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened, host
+                    )
+                self._connections[host] = found
+            return found
+
+    def _look(self) -> tuple[dict[str, dict[str, tuple[str, Any]]], dict[str, HypervisorError]]:
+        """Router -> host -> its state and itself, of the domains that exist; and silent hosts."""
+        seen: dict[str, dict[str, tuple[str, Any]]] = {}
+        silent = {}
+        for host in self._uris:
+            try:
+                with _errors(host):
+                    active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+                    for domain in self._connection(host).listAllDomains(active):
+                        seen.setdefault(domain.name(), {})[host] = (_state(domain), domain)
+            except HypervisorError as error:
+                silent[host] = error
+        return seen, silent
+
+    def _find(self, router: str) -> tuple[str, Any]:
+        seen, silent = self._look()
+        at = seen.get(router)
+        if not at:
+            unknown = "; ".join(str(error) for error in silent.values())
+            raise HypervisorError(
+                f"no host has a domain {router} that is not shut off"
+                f"{f' ({unknown})' if unknown else ''}"
+            )
+        host = _host_of(router, at)
+        return host, at[host][1]
+
+    # --- a migration --------------------------------------------------------------------------
+
+    def _carry_out(self, move: _Move, domain: Any, to: Any) -> None:
+        try:
+            domain.migrate3(to, self._parameters(move.to), _flags(domain, live=True))
+        except libvirt.libvirtError as error:
+            with self._lock:
+                move.detail = f"libvirt: {error.get_error_message() or error}"
+                move.advance(JobState.FAILED)
+            return
+        with self._lock:
+            move.detail = "whole at the destination"
+            move.advance(JobState.MOVED_PAUSED)
+
+    def _parameters(self, to: str) -> dict[str, str]:
+        """Where the destination receives: as its own URI says, not as it calls itself."""
+        host = urlsplit(self._uris[to]).hostname
+        if not host:
+            return {}
+        shown = f"[{host}]" if ":" in host else host
+        return {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{shown}"}
+
+    def _happened(self, _: Any, domain: Any, event: int, detail: int, host: str) -> None:
+        with self._lock:
+            move = self._moves.get(domain.name())
+            if move is None or move.state not in _UNDER_WAY or host != move.source:
+                return
+            if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
+                move.detail = "suspended at the source, the rest is copied"
+                move.advance(JobState.SUSPENDED)
+
+    def _progress(self, move: _Move) -> str:
+        try:
+            stats = self._connection(move.source).lookupByName(move.router).jobStats()
+        except (libvirt.libvirtError, HypervisorError):
+            return ""
+        total = stats.get("memory_total", stats.get("data_total", 0))
+        done = stats.get("memory_processed", stats.get("data_processed", 0))
+        return f"{done >> 20} MiB of {total >> 20} MiB and more copied" if total else ""
+
+    # --- putting back -------------------------------------------------------------------------
+
+    def _abort_job(self, router: str) -> bool:
+        """End a migration that is under way at any host; whether there was one."""
+        ended = False
+        for host, (_, domain) in self._look()[0].get(router, {}).items():
+            try:
+                if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                    domain.abortJob()
+                    ended = True
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (
+                    libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID,
+                ):  # fmt: skip
+                    raise _wrapped(host, error) from None
+        return ended
+
+    def _bring_back(self, move: _Move) -> None:
+        """A paused domain is migrated as it is."""
+        domain = self._connection(move.to).lookupByName(move.router)
+        with _errors(move.to):
+            domain.migrate3(
+                self._connection(move.source), self._parameters(move.source),
+                _flags(domain, live=False),
+            )  # fmt: skip
+        with self._lock:
+            move.detail = "brought back"
+            move.advance(JobState.FAILED)
+
+    def _settle(self, router: str) -> list[str]:
+        """Have the domain run at exactly one host; returns what had to be done for that."""
+        seen, _ = self._look()
+        at = seen.get(router, {})
+        if not at:
+            self._find(router)  # says why
+        host = _host_of(router, at)
+        did = []
+        for other, (_, domain) in at.items():
+            if other != host:
+                with _errors(other):
+                    domain.destroy()
+                did.append(f"destroyed the copy of {router} on {other}")
+        state, domain = at[host]
+        if state != "running":
+            with _errors(host):
+                domain.resume()
+            did.append(f"{router} runs on, on {host}")
+        return did
+
+
+def _host_of(router: str, at: Mapping[str, tuple[str, Any]]) -> str:
+    """Where a domain is; of two the one that runs, else the one that is not paused as the source
+    of a migration.
+
+    Raises HypervisorError where that does not decide.
+    """
+    if len(at) == 1:
+        return next(iter(at))
+    running = [host for host, (state, _) in at.items() if state == "running"]
+    arrived = [
+        host for host, (_, domain) in at.items()
+        if domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_MIGRATION
+    ]  # fmt: skip
+    for found in (running, arrived):
+        if len(found) == 1:
+            return found[0]
+    raise HypervisorError(
+        f"{router} exists on {' and '.join(at)}: destroy the one that is not the router by hand",
+        "unclear",
+    )
+
+
+def _state(domain: Any) -> str:
+    return _STATES.get(domain.state()[0], "shut down")
+
+
+def _flags(domain: Any, *, live: bool) -> int:
+    """A domain that is defined stays defined where it is, and there only."""
+    flags: int = libvirt.VIR_MIGRATE_PAUSED
+    if live:
+        flags |= libvirt.VIR_MIGRATE_LIVE
+    if domain.isPersistent():
+        flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    return flags
+
+
+class _errors:  # noqa: N801  # reads as a statement
+    """libvirt's errors as the interface's."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, libvirt.libvirtError):
+            raise _wrapped(self._host, error) from None
+
+
+def _wrapped(host: str, error: Any) -> HypervisorError:
+    unreachable = error.get_error_code() in (
+        libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT,
+        libvirt.VIR_ERR_AUTH_FAILED,
+    )  # fmt: skip
+    code = "unreachable" if unreachable else "failed"
+    return HypervisorError(f"{host}: libvirt: {error.get_error_message() or error}", code)
+
+
+@cache
+def _run_event_loop() -> None:
+    """Once a process, before the first connection: events come only then."""
+    libvirt.registerErrorHandler(lambda *_: None, None)  # they are raised; no copy on stderr
+    libvirt.virEventRegisterDefaultImpl()
+
+    def loop() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=loop, daemon=True).start()
