@@ -99,6 +99,13 @@ def _change_1m(plan: Plan) -> Found:
     )
 
 
+def _next_hop(plan: Plan) -> Found:
+    from bench import next_hop_loss
+
+    sizes = (plan.many // 100, plan.many)
+    return next_hop_loss.next_hop_lost(plan.directory, STAND_IN, plan.runs, sizes)
+
+
 def _packets(plan: Plan) -> Found:
     from bench import packet_in
 
@@ -115,6 +122,22 @@ def _packets_pox(plan: Plan) -> Found:
     )
 
 
+def _packets_raw(plan: Plan) -> Found:
+    from bench import packet_in_limits
+
+    return packet_in_limits.packet_in_rate_vs_raw(
+        plan.directory, STAND_IN, plan.runs, 10_000 if plan.quick else 100_000, plan.profile
+    )
+
+
+def _latency(plan: Plan) -> Found:
+    from bench import packet_in_limits
+
+    return packet_in_limits.packet_in_latency(
+        plan.directory, STAND_IN, plan.pox, 220 if plan.quick else 2_020
+    )
+
+
 def _migration(plan: Plan) -> Found:
     from bench import migration
 
@@ -128,7 +151,10 @@ MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "routes_1m_socket_to_switch": _socket_1m,
     "routes_1m_kernel_to_switch": _kernel_1m,
     "route_change_latency_1m": _change_1m,
+    "next_hop_lost": _next_hop,
     "packet_in_rate": _packets,
+    "packet_in_rate_vs_raw": _packets_raw,
+    "packet_in_latency": _latency,
     "packet_in_rate_pox": _packets_pox,
     "routes_socket_to_switch_pox": _socket_pox,
     "migration_lost": _migration,

@@ -22,9 +22,13 @@ NX_VENDOR = 0x2320
 WAIT_S = 30.0
 
 
-def packet_in(in_port: int, frame: bytes) -> bytes:
-    """An unbuffered packet-in with the whole frame, sent by an action."""
-    head = struct.pack("!IHHBx", 0xFFFFFFFF, len(frame), in_port, 1)
+BY_ACTION, NO_MATCH = 1, 0
+"""Why a switch sends a packet-in (OpenFlow 1.0, 5.4.1)."""
+
+
+def packet_in(in_port: int, frame: bytes, reason: int = BY_ACTION) -> bytes:
+    """An unbuffered packet-in with the whole frame."""
+    head = struct.pack("!IHHBx", 0xFFFFFFFF, len(frame), in_port, reason)
     return struct.pack("!BBHI", 1, of.Type.PACKET_IN, 18 + len(frame), 0) + head + frame
 
 
@@ -74,6 +78,18 @@ class FakeSwitch:
         """Send messages whose answers are not counted."""
         self._sock.sendall(messages)
         self.settle()
+
+    def sample(self, packet: bytes) -> list[bytes]:
+        """The messages, flow and packet, with which a packet-in is answered."""
+        self._sock.sendall(packet)
+        found: list[bytes] = []
+        data = b""
+        while [message[1] for message in found].count(of.Type.PACKET_OUT) == 0:
+            if not select.select([self._sock], [], [], WAIT_S)[0]:
+                raise BenchError(f"a packet-in was not answered in {WAIT_S:g} s")
+            messages, data = of.split(data + self._sock.recv(65536))
+            found += [m for m in messages if m[1] in (*_FLOW_MODS, of.Type.PACKET_OUT)]
+        return found
 
     def burst(self, packets: Sequence[bytes], window: int, limit_s: float = WAIT_S) -> float:
         """Send packet-ins, at most `window` of them unanswered, until all are sent or `limit_s` has

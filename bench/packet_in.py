@@ -38,8 +38,8 @@ WINDOW = 64
 LIMIT_S = 1.5
 """How long one turn may take: a controller drops a switch that does not speak for a while."""
 PORTS = ("p1", "p2")
-_ROUTER_MAC = bytes.fromhex("020000010101")
-_STATION_MAC = bytes.fromhex("020000aa0000")
+ROUTER_MAC = bytes.fromhex("020000010101")
+STATION_MAC = bytes.fromhex("020000aa0000")
 _LEFT_VLAN = 101
 
 
@@ -59,12 +59,13 @@ def frames(addresses: Sequence[int], seed: int, *, tagged: bool = True) -> list[
         source = 0x0A000102 + draw.randrange(200)
         ip = struct.pack("!BBHHHBBHII", 0x45, 0, 42, number & 0xFFFF, 0, 64, 17, 0, source, target)
         ports = struct.pack("!HHHH", draw.randrange(1024, 65536), 1024 + number % 60000, 22, 0)
-        made.append(_ROUTER_MAC + _STATION_MAC + tag + ip + ports + bytes(14))
+        made.append(ROUTER_MAC + STATION_MAC + tag + ip + ports + bytes(14))
     return made
 
 
 @contextmanager
-def _xenflow(directory: Path, core: Sequence[str], profile: str) -> Iterator[FakeSwitch]:
+def xenflow(directory: Path, core: Sequence[str], profile: str = "") -> Iterator[FakeSwitch]:
+    """XenFlow, reactive, with a router of 10,000 routes, and a switch connected to it."""
     state = router_state(internet_routes(ROUTES))
     with Controller(
         directory, core, pipeline="reactive", routers=SOCKET, profile=profile
@@ -84,19 +85,21 @@ def _xenflow(directory: Path, core: Sequence[str], profile: str) -> Iterator[Fak
 
 
 @contextmanager
-def _os_ken(directory: Path) -> Iterator[FakeSwitch]:
+def os_ken(directory: Path) -> Iterator[FakeSwitch]:
+    """A learning switch on os-ken that knows the destination, and a switch connected to it."""
     words = [sys.executable, "-m", "bench.learning_switch", str(PEER_PORT)]
     with Running(words, directory / "os-ken.log"):
         switch = FakeSwitch(PEER_PORT, DPID, PORTS)
         switch.settle(1.0)
-        learned = _STATION_MAC + _ROUTER_MAC + b"\x08\x06" + bytes(46)
+        learned = STATION_MAC + ROUTER_MAC + b"\x08\x06" + bytes(46)
         switch.tell(packet_in(2, learned))
         yield switch
         switch.close()
 
 
 @contextmanager
-def _l3_learning(directory: Path, pox: str, hosts: Sequence[int]) -> Iterator[FakeSwitch]:
+def l3_learning(directory: Path, pox: str, hosts: Sequence[int]) -> Iterator[FakeSwitch]:
+    """l3_learning of POX that knows the hosts, and a switch connected to it."""
     words = [sys.executable, str(Path(pox) / "pox.py"), "log.level", "--CRITICAL"]
     words += ["openflow.of_01", "--address=127.0.0.1", f"--port={PEER_PORT}"]
     with Running([*words, "forwarding.l3_learning"], directory / "pox.log"):
@@ -104,8 +107,8 @@ def _l3_learning(directory: Path, pox: str, hosts: Sequence[int]) -> Iterator[Fa
         switch.settle(1.0)
         learned = b""
         for host in hosts:
-            told = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + _ROUTER_MAC + host.to_bytes(4, "big")
-            arp = b"\xff" * 6 + _ROUTER_MAC + b"\x08\x06" + told + bytes(28)
+            told = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + ROUTER_MAC + host.to_bytes(4, "big")
+            arp = b"\xff" * 6 + ROUTER_MAC + b"\x08\x06" + told + bytes(28)
             learned += packet_in(2, arp)
         switch.tell(learned)
         yield switch
@@ -122,7 +125,7 @@ def packet_in_rate(
         found = frames(targets(routes, number, seed), seed)
         return [packet_in(1, frame) for frame in found]
 
-    with _xenflow(directory, core, profile) as ours, _os_ken(directory) as peer:
+    with xenflow(directory, core, profile) as ours, os_ken(directory) as peer:
         contest = _Contest(ours, peer)
         for run in range(runs + 1):
             both = packets(run, count)
@@ -144,8 +147,8 @@ def packet_in_rate_pox(
         return [packet_in(1, frame) for frame in found]
 
     with (
-        _xenflow(directory, ("--pox", pox), profile) as ours,
-        _l3_learning(directory, pox, hosts) as peer,
+        xenflow(directory, ("--pox", pox), profile) as ours,
+        l3_learning(directory, pox, hosts) as peer,
     ):
         contest = _Contest(ours, peer)
         for run in range(runs + 1):

@@ -17,9 +17,13 @@ from bench.internet_routes import text
 from bench.open_vswitch import end
 from lab.namespace import inside
 
-RTM_NEWROUTE = 24
+RTM_NEWROUTE, RTM_DELNEXTHOP = 24, 105
+_REQUEST_ACK = 0x1 | 0x4
 _REPLACE = 0x1 | 0x4 | 0x100 | 0x400
 """NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_CREATE."""
+_NEXTHOP = struct.Struct("=IHHII BBBBI HHI")
+MEMBERS, GROUP = (1, 2), 10
+"""Ids of next hop objects: two gateways on different links, and the group of both."""
 _ROUTE = struct.Struct("=IHHII BBBBBBBBI HHI HHI HHI")
 
 
@@ -77,10 +81,41 @@ class VirtualRouter:
             f"route add {text(net, plen)} via {gateway(n)}" for n, (net, plen) in enumerate(routes)
         ]
         started = time.perf_counter()
+        self._batch(lines)
+        return time.perf_counter() - started
+
+    def learn_by_group(self, routes: Sequence[tuple[int, int]]) -> None:
+        """Have the kernel hold these routes by way of one group of two next hop objects on
+        different links, as FRR does."""
+        command = ["ip", "netns", "exec", self.name, "sysctl", "-qw"]
+        subprocess.run([*command, "net.ipv4.nexthop_compat_mode=0"], check=True)
+        self.regain()
+        self._batch([f"route add {text(net, plen)} nhid {GROUP}" for net, plen in routes])
+
+    def regain(self) -> None:
+        """Both next hop objects are there, and in the group."""
+        lines = [f"nexthop replace id {m} via {gateway(m)} dev eth{m % 2}" for m in MEMBERS]
+        self._batch([*lines, f"nexthop replace id {GROUP} group {'/'.join(map(str, MEMBERS))}"])
+
+    def lose(self) -> float:
+        """`ip nexthop del` of the first one, by one system call; `time.perf_counter` before it."""
+        message = _NEXTHOP.pack(
+            _NEXTHOP.size, RTM_DELNEXTHOP, _REQUEST_ACK, 1, 0, 0, 0, 0, 0, 0, 8, 1, MEMBERS[0]
+        )
+        started = time.perf_counter()
+        self._ask(message)
+        return started
+
+    def _batch(self, lines: Sequence[str]) -> None:
         subprocess.run(
             ["ip", "-n", self.name, "-batch", "-"], input="\n".join(lines), text=True, check=True
         )
-        return time.perf_counter() - started
+
+    def _ask(self, message: bytes) -> None:
+        self._kernel.send(message)
+        error = struct.unpack_from("=i", self._kernel.recv(4096), 16)[0]
+        if error:
+            raise OSError(-error, os.strerror(-error))
 
     def change(self, index: int) -> float:
         """`ip route replace` of one route, which gets another gateway, by one system call;
@@ -95,10 +130,7 @@ class VirtualRouter:
             8, 4, self._indexes[number % 2],
         )  # fmt: skip
         started = time.perf_counter()
-        self._kernel.send(message)
-        error = struct.unpack_from("=i", self._kernel.recv(4096), 16)[0]
-        if error:
-            raise OSError(-error, os.strerror(-error))
+        self._ask(message)
         return started
 
     def run(self, words: Sequence[str], log: Path) -> Running:
@@ -123,6 +155,11 @@ class Running:
     def __init__(self, words: Sequence[str], log: Path) -> None:
         with log.open("ab") as file:
             self.process = subprocess.Popen(words, stdout=file, stderr=file, cwd=ROOT)
+
+    @classmethod
+    def python(cls, words: Sequence[str], log: Path) -> Running:
+        """A Python module of this project, here."""
+        return cls([sys.executable, *words], log)
 
     def __enter__(self) -> subprocess.Popen[bytes]:
         return self.process

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import select
@@ -397,20 +398,16 @@ class Daemon:
                 self._dump_after = time.monotonic() + 0.2
                 log.warning("dump-failed error=%r: tried again", str(error))
                 return
-            sections = told.sections_to(kernel.view.state())
+            self._tell_all(kernel.view.state())
             if not self.options.dry_run:
                 hasten_discovery(self.options.control)
             took = time.monotonic() - now
             self._dump_after = time.monotonic() + min(took, 5.0)
             log.debug("dumped routes=%d ms=%.1f", len(kernel.view.routes4), took * 1000)
-        elif kernel.is_dirty():
-            if now < self._send_after:
-                return
+        elif kernel.is_dirty() and now >= self._send_after:
             sections = kernel.view.sections(told)
-        else:
-            return
-        if sections:
-            self._tell(sections)
+            if sections:
+                self._tell(sections)
 
     def _tell_first(self, now: float) -> None:
         """Tell what links and next hop objects say, while the routes are as they were told."""
@@ -429,6 +426,23 @@ class Daemon:
         if sections:
             self._tell(sections)
             self._dump_after = max(self._dump_after, now + FIRST_S)
+
+    def _tell_all(self, state: RouterState) -> None:
+        """Tell what a dump has brought."""
+        if self.options.dry_run:
+            sections = self.sender.state.sections_to(state)
+            if sections:
+                self._tell(sections)
+            return
+        now = time.monotonic()
+        effects = self.sender.become(state, now)
+        if self.link is not None:
+            self._carry_out(self.link, effects, now)
+        self._send_after = now + COALESCE_S
+        self._keep_at = 0.0
+        # Nothing of a full table is ever garbage in a circle: looking through it for some, again
+        # and again, would hold up what happens meanwhile for a tenth of a second.
+        gc.freeze()
 
     def _tell(self, sections: list[Section]) -> None:
         now = time.monotonic()

@@ -546,6 +546,26 @@ def bulk_routes4(data: bytes) -> Iterator[tuple[int, int, bytes, bytes] | Netlin
         offset += (max(16, length) + 3) & ~3
 
 
+_ALIKE = {size: struct.Struct(f">16xxB22sI{size - 44}s") for size in range(44, 512, 4)}
+"""By a message's size: as _BULK, for messages whose first 17 octets are known."""
+
+
+def alike_routes4(data: bytes) -> Iterator[tuple[int, bytes, int, bytes]] | None:
+    """The routes of a datagram whose messages are all usual routes of one size, as nearly all are
+    in a large table: (length, head, prefix, tail), as `bulk_routes4` has them, for a fraction of
+    its time.  None for any other datagram.  The caller must know the heads from `bulk_routes4`.
+    """
+    size, end = u32(data), len(data)
+    rows = _ALIKE.get(size)
+    if rows is None or end % size or data[4:8] not in _NEWROUTE_MULTI or data[16] != AF_INET:
+        return None
+    count = end // size
+    if any(data[octet::size] != data[octet : octet + 1] * count for octet in range(17)):
+        return None
+    found: Iterator[tuple[int, bytes, int, bytes]] = rows.iter_unpack(data)
+    return found
+
+
 def rebuild(prefix: int, length: int, head: bytes, tail: bytes) -> bytes:
     """The RTM_NEWROUTE body that `bulk_routes4` took apart."""
     return bytes((AF_INET, length)) + head + prefix.to_bytes(4, "big") + tail

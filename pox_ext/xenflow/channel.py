@@ -95,6 +95,8 @@ class Channel:
         self.plain = datapath.kind is Kind.PLAIN or not datapath.nicira
         """Whether the switch knows OpenFlow 1.0 alone."""
         self._promises: list[_Promise] = []
+        self._many_promises = 64
+        """From so many on those that were kept are sorted out."""
         self._jobs: deque[Job] = deque()
         self._job: Job | None = None
         self._running = False
@@ -211,7 +213,9 @@ class Channel:
         self._after_jobs(promise, promise.settle)
 
     def _promise(self, then: Done) -> _Promise:
-        self._promises = [p for p in self._promises if not p.settled]
+        if len(self._promises) >= self._many_promises:
+            self._promises = [p for p in self._promises if not p.settled]
+            self._many_promises = max(64, 2 * len(self._promises))
         promise = _Promise(then)
         self._promises.append(promise)
         return promise

@@ -32,6 +32,9 @@ from xenflow.zmq_pump import Pump
 log = logging.getLogger("xenflow")
 
 TICK_S = 0.1
+MAX_BACKLOG = 8
+"""Changes of a router, of 2,000 routes at most, that wait for a switch while more are read: enough
+that it never waits, and a bound on what a snapshot of a million routes takes."""
 RIVAL_S = 2.0
 """How long a switch may take to answer, before one that says it is the same takes its place."""
 LOCAL_PORT = 0xFFFE
@@ -56,7 +59,9 @@ class Component:
         self.mirrors.state = self.table.state
         self.management = ManagementService(self.table, core_name, self.mirrors)
         self._manage = self._listen(manage)
-        self.routers = RouterSockets(network, self.context, self._told, routers_address)
+        self.routers = RouterSockets(
+            network, self.context, self._told, self._full, routers_address
+        )
         self._domains = self._watch_domains(xenstore)
         self._connections: dict[Any, Switch] = {}
         for switch in self.table.switches.values():
@@ -230,6 +235,9 @@ class Component:
         outcome = self.table.told(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s
+
+    def _full(self, router: str) -> bool:
+        return self.table.backlog(router) > MAX_BACKLOG
 
     def _answer(self, router: str, replies: list[tuple[Any, list[bytes]]]) -> None:
         for source, frames in replies:

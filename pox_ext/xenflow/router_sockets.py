@@ -44,14 +44,21 @@ Receive = Callable[[str, bytes, list[bytes]], float]
 
 
 class RouterSockets:
-    """Opens, watches and closes the sockets; gives what arrives to `receive`."""
+    """Opens, watches and closes the sockets; gives what arrives to `receive`, and waits with that
+    while `full(router)` says that no more of this router should come."""
 
     def __init__(
-        self, network: Network, context: zmq.Context[Any], receive: Receive, address: str = ADDRESS
+        self,
+        network: Network,
+        context: zmq.Context[Any],
+        receive: Receive,
+        full: Callable[[str], bool],
+        address: str = ADDRESS,
     ) -> None:
         self._network = network
         self._context = context
         self._receive = receive
+        self._full = full
         self._address = address
         self._open: dict[str, tuple[int, Pump]] = {}
         self._cut_off: dict[str, float] = {}
@@ -120,5 +127,5 @@ class RouterSockets:
                 pump.close()
                 self._open.pop(router, None)
 
-        pump = Pump(sock, receive)
+        pump = Pump(sock, receive, lambda: self._full(router))
         self._open[router] = index, pump

@@ -115,6 +115,12 @@ class RuleTable:
             if ended:
                 switch.refresh()
 
+    def backlog(self, router: str) -> int:
+        """How many changes of a router the slowest of its switches has not taken yet."""
+        return max(
+            (s.busy for s in self.switches.values() if s.live and s.forwards(router)), default=0
+        )
+
     # --- placements -----------------------------------------------------------------------------
 
     def placements(self, datapath: str) -> dict[str, Placement]:

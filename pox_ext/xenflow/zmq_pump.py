@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import zmq
-from pox.lib.recoco import Select, Task
+from pox.lib.recoco import Select, Sleep, Task
 
 log = logging.getLogger("xenflow.zmq")
 
@@ -24,17 +24,30 @@ AT_ONCE = 64
 """Messages taken from one socket before the others have their turn."""
 AT_ONCE_S = 0.002
 """For how long; a switch must not wait for its next piece while a router's snapshot is read."""
+PAUSE_S = 0.002
+"""Between two looks whether there is room for more again."""
+PATIENCE_S = 0.5
+"""After so long one more message is taken although there is no room: it may be what makes some."""
 LOOK_AGAIN_S = 0.2
 """Should an edge be missed after all, so long it stays unnoticed."""
 
 
 class Pump:
-    """Gives every message of a socket to `receive(frames)`; `send` never blocks."""
+    """Gives every message of a socket to `receive(frames)`; `send` never blocks.
 
-    def __init__(self, sock: zmq.Socket[bytes], receive: Callable[[list[bytes]], None]) -> None:
+    While `full()` says so, messages stay in ZeroMQ's queue, where they are small.
+    """
+
+    def __init__(
+        self,
+        sock: zmq.Socket[bytes],
+        receive: Callable[[list[bytes]], None],
+        full: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.sock = sock
         self.closed = False
         self._receive = receive
+        self._full = full
         self._task = Task(target=self._run)
         self._task.start()
 
@@ -63,10 +76,16 @@ class Pump:
         finally:
             self.sock.close(linger=0)
 
+    def _wait_for_room(self) -> Generator[Any, Any, None]:
+        until = time.monotonic() + PATIENCE_S
+        while self._full() and not self.closed and time.monotonic() < until:
+            yield Sleep(PAUSE_S)
+
     def _take(self) -> Generator[Any, Any, None]:
         fd = self.sock.getsockopt(zmq.FD)
         while not self.closed:
             taken = 0
+            yield from self._wait_for_room()
             until = time.monotonic() + AT_ONCE_S
             while taken < AT_ONCE and not self.closed:
                 if not self._readable():
@@ -80,7 +99,7 @@ class Pump:
                     self._receive(frames)
                 except Exception:
                     log.exception("a message could not be dealt with")
-                if time.monotonic() >= until:
+                if time.monotonic() >= until or self._full():
                     break
             if self.closed:
                 return

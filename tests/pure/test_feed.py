@@ -378,3 +378,40 @@ class Conversation(RuleBasedStateMachine):
 
 Conversation.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestConversation = Conversation.TestCase
+
+
+def state_with(count, nexthop=1):
+    state = RouterState()
+    state.apply([Section(Kind.NEXTHOP, Op.SET, [via(1), via(2)]), routes(count, nexthop)])
+    return state
+
+
+def test_the_first_whole_state_is_taken_and_a_later_one_told_as_its_difference():
+    sender = Sender("vr1", 77)
+    assert not list(sender.become(state_with(5), 0.0).messages)
+    assert (sender.state.seq, sender.state.epoch, len(sender.state.routes4)) == (1, 77, 5)
+    pair = Pair(sender)
+    pair.connect()
+    pair.settle()
+    assert pair.feed.state.same(sender.state)
+    (delta,) = sender.become(state_with(6), pair.now).messages
+    (section,) = m.parse(delta).sections
+    pair.up.append(delta)
+    assert section.records == [(5 << 8, 24, 1)]
+    pair.settle()
+    assert pair.feed.state.same(sender.state) and pair.feed.state.seq == 2
+
+
+def test_a_whole_state_that_says_nothing_new_has_no_number():
+    sender = loaded_sender(5)
+    seq = sender.state.seq
+    assert not list(sender.become(state_with(5), 0.0).messages)
+    assert sender.state.seq == seq
+
+
+def test_the_first_whole_state_goes_as_a_snapshot_to_one_who_listens_already():
+    pair = Pair(Sender("vr1", 77))
+    pair.connect()
+    pair.effects(pair.sender.become(state_with(5), pair.now))
+    pair.settle()
+    assert pair.feed.state.same(pair.sender.state) and pair.feed.phase is Phase.CURRENT

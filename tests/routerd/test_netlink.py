@@ -282,3 +282,41 @@ def test_a_repeated_route_is_no_change(view: KernelView) -> None:
         if info is not None and info.prefix == int(IPv4Address("10.21.0.0")):
             assert not view.route_changed(info, message.flags, False)
     assert not view.dirty4 and state.same(view.state())
+
+
+def datagram(*bodies_: bytes) -> bytes:
+    """One of a dump, of route messages."""
+    kind, flags = rt.RTM_NEWROUTE, rt.NLM_F_MULTI
+    return b"".join(
+        (16 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little")
+        + flags.to_bytes(2, "little") + bytes(8) + body
+        for body in bodies_
+    )  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.sampled_from([16, 24]), st.sampled_from("abc")),
+        max_size=30,
+    ),
+    st.integers(1, 8),
+)
+def test_datagrams_of_one_kind_are_read_as_any_others(
+    routes: list[tuple[int, int, str]], size: int
+) -> None:
+    gateways = {"a": 0x0A000002, "b": 0x0A000003, "c": 0x0A000102}
+    sent = [
+        rt._RTMSG.pack(rt.AF_INET, plen, 0, 0, rt.TABLE_MAIN, 3, 0, rt.RTN_UNICAST, 0)
+        + rt.attribute(rt.RTA_TABLE, rt._U32.pack(rt.TABLE_MAIN))
+        + rt.attribute(rt.RTA_DST, (net << 24).to_bytes(4, "big"))
+        + (rt.attribute(rt.RTA_PRIORITY, rt._U32.pack(7)) if gateway == "c" else b"")
+        + rt.attribute(rt.RTA_GATEWAY, gateways[gateway].to_bytes(4, "big"))
+        + rt.attribute(rt.RTA_OIF, rt._U32.pack(3))
+        for net, plen, gateway in routes
+    ]
+    quick, thorough = KernelView("ctl0"), KernelView("ctl0")
+    for start in range(0, len(sent), size):
+        assert not quick.dumped_routes4(datagram(*sent[start : start + size]))
+    for body in sent:
+        thorough.dumped_routes([body])
+    assert (quick.routes4, quick.rivals4) == (thorough.routes4, thorough.rivals4)

@@ -502,6 +502,23 @@ class Sender:
         Raises MessageError when the sections do not fit the state; nothing has changed then.
         """
         self.state.apply(sections)
+        return self._told(sections, now)
+
+    def become(self, new: RouterState, now: float) -> Effects:
+        """The same for a whole state, which must not be used afterwards.  The first is not
+        compared with anything: whoever listens asks for a snapshot."""
+        first = not self.state.seq
+        sections = [] if first else self.state.sections_to(new)
+        if not (first or sections):
+            return Effects()
+        new.epoch, new.seq = self.state.epoch, self.state.seq
+        self.state.take(new)
+        if first and self.link is not Link.DOWN:
+            self.state.seq, self._said = 1, now
+            return Effects(self._snapshot(now))
+        return self._told(sections, now)
+
+    def _told(self, sections: Sequence[Section], now: float) -> Effects:
         self.state.seq += 1
         if self.link is Link.DOWN:
             return Effects()

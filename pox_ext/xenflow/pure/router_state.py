@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 from xenflow.pure.messages import (
@@ -200,10 +201,9 @@ class RouterState:
             for start in range(0, len(records), size):
                 yield Section(kind, Op.SET, records[start : start + size])
         for kind, table in ((Kind.ROUTE4, self.routes4), (Kind.ROUTE6, self.routes6)):
-            items = list(table.items())
-            for start in range(0, len(items), size):
-                part = items[start : start + size]
-                yield Section(kind, Op.SET, [(key >> 8, key & 255, nh) for key, nh in part])
+            items = iter(table.items())
+            while part := [(key >> 8, key & 255, nh) for key, nh in islice(items, size)]:
+                yield Section(kind, Op.SET, part)
 
     def diff(self, new: RouterState) -> Changes:
         """What changes on the way from this state to `new`."""
@@ -263,10 +263,14 @@ class RouterState:
         """Take over everything from `new`, which must not be used afterwards; returns what that
         changed.  The object stays the same, for those who hold on to it."""
         changes = self.diff(new)
+        self.take(new)
+        return changes
+
+    def take(self, new: RouterState) -> None:
+        """The same where nobody asks what changed."""
         for name in RouterState.__slots__:
             if name != "capacity":
                 setattr(self, name, getattr(new, name))
-        return changes
 
     def clear(self) -> Changes:
         """Forget everything."""
