@@ -13,6 +13,7 @@ switches between hosts are the lab's (`lab/`), whose hosts of other hypervisors 
     payload.py   what differs from run to run: XenFlow itself, the network file, the router
     machine.py   one host: its QEMU and its cables
     dom0.py      commands in a Domain 0
+    router.py    the routers, from image to running domain
     bed.py       all of it, up and down
 """
 

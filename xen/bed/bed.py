@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from lab import bring_up, process
 from lab.bring_up import Options
 from lab.description import Lab, find_file, load_lab
 from lab.namespace import LabError
-from xen.bed import dom0, machine, payload
+from mgmt.client import TIMEOUT_S, AskError
+from mgmt.session import Session
+from xen.bed import dom0, machine, payload, router
 from xen.bed.build import build
 from xen.bed.dom0 import Dom0
 
 OSPF = {"hello_s": 10, "dead_s": 40}
 """The protocol's default times (RFC 2328, appendix C.3)."""
 BOOT_LIMIT_S = 300.0
+CONVERGED_LIMIT_S = 300.0
 
 Say = Callable[[str], None]
 
@@ -36,7 +40,7 @@ class Bed:
 
 
 def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any) -> Bed:
-    """Bring lab and hosts up; returns when every Domain 0 answers over ssh.
+    """Bring lab, hosts and routers up; returns once packets pass from end to end.
 
     `options` are fields of `lab.bring_up.Options`.  Raises NetworkError where the file is wrong,
     LabError where something does not come up; everything is taken down then unless `keep`.
@@ -48,24 +52,58 @@ def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any
 
     if not load_lab(find_file(file_or_name)).elsewhere:
         raise LabError(f"{file_or_name}: no host in it has hypervisor = \"xl:...\"")
-    built = build(tell)
-    lab = bring_up.up(file_or_name, Options(**{**OSPF, **options}), say=tell)
+    built, image = build(tell), router.image(tell)
+    wanted = Options(**{**OSPF, "bgp": True, **options})
+    lab = bring_up.up(file_or_name, wanted, say=tell)
     try:
         hosts = machine.machines(lab)
         running = []
         for host in hosts:
             archive = process.STATE_DIR / host.name / "payload.tar"
-            payload.write(lab, host, archive, {})
+            payload.write(lab, host, archive, router.files(lab, host.name, wanted, image))
             running.append(host.start(built, archive))
         machine.await_ready(hosts, running, BOOT_LIMIT_S)
         tell("every Domain 0 is up")
         found = dom0.connect(lab, built)
         tell("every Domain 0 answers")
+        await_controllers(lab, BOOT_LIMIT_S)
+        tell("every switch is in sync")
+        router.start(lab, found)
+        tell("every router is up")
+        bring_up.await_links(lab, CONVERGED_LIMIT_S)
+        bring_up.await_ends(lab, CONVERGED_LIMIT_S)
+        tell("packets pass from end to end")
     except BaseException:
         if not keep:
             bring_up.down(say=lambda _: None)
         raise
     return Bed(lab, found)
+
+
+def await_controllers(lab: Lab, limit_s: float) -> None:
+    """Until every switch is connected to its controller and holds what it shall.
+
+    Raises LabError where one does not within the limit.
+    """
+    end = time.monotonic() + limit_s
+    while missing := not_in_sync(lab):
+        if time.monotonic() > end:
+            raise LabError(f"not in sync within {limit_s:.0f} s: {', '.join(sorted(missing))}")
+        time.sleep(0.5)
+
+
+def not_in_sync(lab: Lab) -> set[str]:
+    """The datapaths that are not connected to their controllers, or lack flows."""
+    session = Session(lab.network, TIMEOUT_S)
+    missing = set(lab.network.datapaths)
+    try:
+        for controller in lab.network.controllers:
+            with suppress(AskError):
+                rows = session.ask(controller, "status")["datapaths"]
+                missing -= {r["name"] for r in rows if r["connected"] and r["in_sync"]}
+    finally:
+        session.close()
+    return missing
 
 
 def current() -> Bed:

@@ -26,6 +26,7 @@ from xen.bed.build import Built
 
 MEMORY_MIB = 768
 DOM0_MIB = 320
+MANAGEMENT_MTU = 1500
 READY = "bed: ready"
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
@@ -94,7 +95,7 @@ class Machine:
             command += [
                 "-netdev", f"tap,id=net{number},fd={file}",
                 "-device", f"virtio-net-pci,netdev=net{number},romfile=,mac={mac},"
-                f"host_mtu={CABLE_MTU}",
+                f"host_mtu={CABLE_MTU if number else MANAGEMENT_MTU}",
             ]  # fmt: skip
         return command
 

@@ -26,9 +26,10 @@ def write(lab: Lab, machine: Machine, path: Path, more: dict[str, Path]) -> None
         for name in INSTALLED:
             archive.add(ROOT / name, f"opt/xenflow/{name}", filter=_code)
         archive.add(NETWORK_FILE, "etc/xenflow/network.toml")
+        archive.add(ROOT / "xen/dom0/vif-xenflow", "etc/xen/scripts/vif-xenflow")
         _add(archive, "etc/xenflow-bed", environment(lab, machine))
         for name, file in more.items():
-            archive.add(file, name)
+            archive.add(file, name.lstrip("/"))
 
 
 def environment(lab: Lab, machine: Machine) -> str:

@@ -1,0 +1,100 @@
+"""The routers of a bed: real domains, made from the image and started with `xl create`.
+
+Their BIRD is configured as the lab configures its machines' (`lab/routing.py`), and reports on the
+guest's console, which Domain 0 keeps in a file.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lab import process, routing
+from lab.bring_up import Options
+from lab.description import Lab
+from lab.namespace import LabError
+from lab.routing import NeighbourChange
+from xen.bed.cache import directory
+from xen.bed.dom0 import Dom0
+from xen.image import router_config
+from xen.image.build import INITRD, KERNEL, Builder
+
+FOLDER = "/etc/xen"
+"""Where a Domain 0 has what its routers start from."""
+START_LIMIT_S = 180.0
+_UP = re.compile(r"^ROUTER (\S+) UP \S+ TOKEN (\w+)", re.M)
+
+Say = Callable[[str], None]
+
+
+def image(say: Say) -> Path:
+    """The folder with the routers' image, built if it is not there."""
+    cache = directory().parent
+    Builder(cache, cache / "router", say).build()
+    return cache / "router"
+
+
+def files(lab: Lab, host: str, options: Options, made: Path) -> dict[str, Path]:
+    """What the routers at home on a host start from: files here, by their names there."""
+    found: dict[str, Path] = {}
+    for speaker in routing.speakers(lab, bgp=options.bgp):
+        router = lab.network.routers.get(speaker.node)
+        if router is None or router.home != host:
+            continue
+        timers = routing.Timers(options.hello_s, options.dead_s)
+        addresses = {name: str(a) for name, a in lab.addresses[router.name].items()}
+        bird = routing.bird_configuration(speaker, timers, log="stderr")
+        guest = router_config.guest(lab.network, router.name, addresses, bird)
+        here = process.STATE_DIR / router.name
+        here.mkdir(parents=True, exist_ok=True)
+        ramdisk, config = here / "initrd", here / "cfg"
+        ramdisk.write_bytes((made / INITRD).read_bytes() + router_config.archive(guest))
+        there = f"{FOLDER}/{router.name}"
+        config.write_text(
+            router_config.domain(lab.network, guest, f"{FOLDER}/{KERNEL}", f"{there}.initrd")
+        )
+        found |= {f"{there}.cfg": config, f"{there}.initrd": ramdisk}
+        found[f"{FOLDER}/{KERNEL}"] = made / KERNEL
+    return found
+
+
+def start(lab: Lab, hosts: dict[str, Dom0]) -> None:
+    """Start every router at home; returns when each has said that it is up.
+
+    Raises LabError where one has not.
+    """
+    wanted = [r for r in lab.network.routers.values() if r.home in hosts]
+    for router in wanted:
+        hosts[router.home].ask(f"xl create {FOLDER}/{router.name}.cfg", limit_s=START_LIMIT_S)
+    end = time.monotonic() + START_LIMIT_S
+    for router in wanted:
+        while token(hosts, router.name) is None:
+            if time.monotonic() > end:
+                last = "\n  ".join(console(hosts, router.name).splitlines()[-15:])
+                raise LabError(f"{router.name}: not up within {START_LIMIT_S:.0f} s:\n  {last}")
+            time.sleep(1.0)
+
+
+def console(hosts: dict[str, Dom0], router: str) -> str:
+    """All that a router has written on its console, host by host."""
+    path = f"/var/log/xen/console/guest-{router}.log"
+    return "".join(
+        one.ask(f"cat {path} {path[:-4]}--incoming.log 2>/dev/null || true")
+        for one in hosts.values()
+    )
+
+
+def token(hosts: dict[str, Dom0], router: str) -> str | None:
+    """What the guest made up when it started, as it said it then."""
+    found = _UP.findall(console(hosts, router))
+    return found[-1][1] if found else None
+
+
+def neighbour_changes(hosts: dict[str, Dom0], routers: Iterable[str]) -> list[NeighbourChange]:
+    """Every change of a neighbour's state that the routers' daemons have reported."""
+    return [
+        change for router in routers
+        for change in routing.parse_changes(router, console(hosts, router))
+    ]  # fmt: skip
