@@ -15,6 +15,13 @@ for directory in (ROOT, ROOT / "pox_ext"):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the tests that are marked slow, too")
+    parser.addoption("--xen", action="store_true", help="tests/xen: see scripts/test-xen")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The acceptance tests on genuine Xen need a bed, which only scripts/test-xen prepares."""
+    bed = collection_path == ROOT / "tests" / "xen"
+    return True if bed and not config.getoption("--xen") else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,9 +1,11 @@
-"""Builds what a host boots: hypervisor, kernel, Domain 0's root image.  All from Debian packages.
+"""Builds what a host boots: hypervisor, kernel, Domain 0's root image.
+
+All of it comes from Debian packages, and XenFlow as `scripts/install-dom0` installs it.
 
 Domain 0 runs Debian's generic kernel (the cloud one is built without CONFIG_XEN_DOM0).  Kernel and
 hypervisor are unpacked here, because to unpack them under emulation takes long; QEMU's multiboot
-loader takes the hypervisor as it is then.  The pieces change only with this file and `dom0/`: what
-changes with the project or the network comes with each start (`payload.py`).
+loader takes the hypervisor as it is then.  What is of one host or network comes with each start
+(`payload.py`).
 
 Everything is done in a folder; nothing of this machine's own system is touched.  Needs root, and
 the programs that `scripts/test-xen` installs.
@@ -24,7 +26,7 @@ from inspect import getsource
 from pathlib import Path
 
 from lab.namespace import LabError
-from xen.bed.cache import piece
+from xen.bed.cache import ROOT, piece
 
 SUITE = "bookworm"
 XEN = "4.17"
@@ -43,6 +45,10 @@ MODULES = (
     "act_police", "nf_tables",
 )  # fmt: skip
 INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic")
+INSTALLED = (
+    "pox.py", "pox_ext", "runtime", "mgmt", "routerd", "lab", "xen", "conf", "scripts", "vendor",
+)  # fmt: skip
+"""What `scripts/install-dom0` copies: a change in it makes another image."""
 _IMAGE_MIB = 800
 _FILES = Path(__file__).resolve().parent / "dom0"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -88,7 +94,9 @@ def build(say: Say) -> Built:
         partial(_make_boot, root=root, kernel=kernel), say,
     )  # fmt: skip
     image = piece(
-        "dom0-image", [root.name, kernel.name, keys.name, getsource(_make_image), _FILES],
+        "dom0-image",
+        [root.name, kernel.name, keys.name, getsource(_make_image), getsource(_install), _FILES,
+         *(ROOT / name for name in INSTALLED)],
         partial(_make_image, root=root, kernel=kernel, keys=keys), say,
     )  # fmt: skip
     return Built(
@@ -245,6 +253,7 @@ def _make_image(folder: Path, root: Path, kernel: Path, keys: Path) -> None:
         shutil.copy(_FILES / name, tree / to)
     (tree / "sbin/bed-init").chmod(0o755)
     _give_keys(keys, tree)
+    _install(tree)
     schema = tree / "usr/share/openvswitch/vswitch.ovsschema"
     _run("ovsdb-tool", "create", str(tree / "etc/openvswitch/empty.db"), str(schema))
     # a loaded database forgets nothing from host to host: each begins with an empty one
@@ -255,6 +264,16 @@ def _make_image(folder: Path, root: Path, kernel: Path, keys: Path) -> None:
     _run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-L", "dom0",
          "-d", str(tree), str(image))  # fmt: skip
     shutil.rmtree(tree)
+
+
+def _install(tree: Path) -> None:
+    """XenFlow, by the project's own installer, run in the image's tree."""
+    _run(
+        *_CONTAINED, "sh", "-ec",
+        'mount --bind -o ro "$1" "$2/mnt"; exec chroot "$2" /mnt/scripts/install-dom0 '
+        "--no-packages --no-start",
+        "install", str(ROOT), str(tree),
+    )  # fmt: skip
 
 
 def _give_keys(keys: Path, tree: Path) -> None:

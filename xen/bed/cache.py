@@ -29,7 +29,7 @@ def digest(parts: Iterable[str | bytes | Path]) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            for path in [part] if part.is_file() else sorted(p for p in part.rglob("*")):
+            for path in [part] if part.is_file() else sorted(part.rglob("*")):
                 if path.is_file() and "__pycache__" not in path.parts:
                     mode = path.stat().st_mode & 0o111
                     total.update(f"{path.relative_to(part)} {mode}\0".encode())

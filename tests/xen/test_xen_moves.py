@@ -1,0 +1,311 @@
+"""The main job on genuine Xen: the router moves between two hosts that share its neighbours.
+
+One journey of ten moves under traffic, of which each test looks at one side; then the same move in
+native mode, which must lose; and requests that cannot be met.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import judge, operate
+from lab.description import ROOT
+from lab.judge import Counts
+from lab.probe import ProbePair
+from tests.lab.live import difference, flows, settle, xenflow
+from tests.xen.bed_live import (
+    BRIDGE,
+    NeighbourProber,
+    PingCount,
+    Pings,
+    adjacency_changes,
+    bring_home,
+    carried_rate,
+    data_vifs,
+    in_sync,
+    migrate,
+    other,
+    ports,
+    switch_flows,
+    token,
+    vif_packets,
+    where,
+)
+from xen.bed.bed import Bed
+
+TOPOLOGY = "xen"
+MOVES = 10
+ENDS = ("gen", "recv")
+BY_BGP = ("10.1.0.77", "10.2.0.77")
+"""Addresses of the machines that the router knows by BGP."""
+ROUTER = "10.0.1.1"
+OUT = ROOT / "out" / "xen"
+
+Figure = Callable[[str, object], None]
+
+
+# --- what is there -------------------------------------------------------------------------------
+
+
+def test_both_hosts_are_genuine_xen(bed: Bed) -> None:
+    for host, one in bed.hosts.items():
+        info = dict(
+            map(str.strip, line.split(":", 1)) for line in one.ask("xl info").splitlines()
+            if ":" in line
+        )  # fmt: skip
+        assert (info["xen_major"], info["xen_minor"]) == ("4", "17"), host
+        assert one.ask("cat /sys/hypervisor/type").strip() == "xen"
+    assert where(bed) == ["host-a"]
+
+
+def test_switches_are_the_kernels(bed: Bed) -> None:
+    for one in bed.hosts.values():
+        assert "openvswitch" in one.ask("cut -d ' ' -f 1 /proc/modules").split()
+        assert one.ask(f"ovs-vsctl get Bridge {BRIDGE} datapath_type").strip() in ('""', "system")
+        assert "system@ovs-system" in one.ask("ovs-appctl dpctl/show")
+
+
+def test_adjacencies_are_up(bed: Bed) -> None:
+    """Each of OSPF's and BGP's, at both ends: what is counted later can be seen."""
+    wanted = ["Neighbor .* to Full", "BGP session established"]
+    changes = adjacency_changes(bed)
+    for node, sessions in (("gen", 1), ("recv", 1), ("vr1", 2)):
+        own = [c for c in changes if c.startswith(f"{node}:")]
+        assert sum(c.endswith("to Full") for c in own) >= sessions, (wanted[0], own)
+        assert sum(c.endswith("established") for c in own) >= sessions, (wanted[1], own)
+
+
+def test_routes_are_flows_of_the_switch(bed: Bed) -> None:
+    """Connected, by OSPF and by BGP."""
+    text = "\n".join(switch_flows(bed.hosts["host-a"]))
+    for prefix in ("10.0.1.0/24", "10.0.2.0/24", "10.1.0.1", "10.2.0.1", "10.1.0.0/24",
+                   "10.2.0.0/24"):  # fmt: skip
+        assert f"nw_dst={prefix}" in text, text
+
+
+def test_data_packets_do_not_pass_the_vm(bed: Bed, figure: Figure) -> None:
+    """The kernel's datapath has a flow for them, and the vifs' counters hardly move."""
+    dom0, vifs = bed.hosts["host-a"], data_vifs(bed)
+    with ProbePair(*ENDS, rate_pps=100) as pair:
+        pair.start(60)
+        time.sleep(2.0)
+        before = vif_packets(dom0, vifs)
+        time.sleep(6.0)
+        cached = dom0.ask("ovs-appctl dpctl/dump-flows system@ovs-system")
+        through = vif_packets(dom0, vifs) - before
+        there, back = pair.stop()
+    sent = there.sent + back.sent
+    figure("data packets sent, packets that passed the VM's vifs meanwhile", f"{sent}, {through}")
+    assert there.lost == back.lost == 0
+    assert through < 40, f"{through} packets passed the vifs while {sent} were forwarded"
+    forwarding = [x for x in cached.splitlines() if "ttl=" in x and "actions:drop" not in x]
+    assert any("set(ipv4(ttl=" in line for line in forwarding), cached
+
+
+# --- the journey ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Journey:
+    """Ten moves there and back, and everything that was watched meanwhile."""
+
+    rate_pps: int
+    moves: list[dict[str, Any]]
+    counts: list[tuple[Counts, Counts]]
+    """(there, back): before the first move, then of each."""
+    pings: PingCount
+    tokens: list[str]
+    neighbour_states: set[str]
+    adjacency: list[str]
+    """What the daemons had reported before, and after."""
+    adjacency_after: list[str]
+    flows: tuple[dict[str, list[str]], dict[str, list[str]]]
+    places: list[list[str]]
+    times_s: list[float]
+
+
+@pytest.fixture(scope="module")
+def journey(bed: Bed, figure: Figure) -> Iterator[Journey]:
+    bring_home(bed)
+    in_sync(bed)
+    rate = carried_rate(ENDS, BY_BGP)
+    records = OUT / "journey"
+    before, flows_before = adjacency_changes(bed), flows(bed.lab, *ENDS)
+    moves, begins, times, places, tokens = [], [], [], [], [token(bed)]
+    with (
+        ProbePair(*ENDS, rate_pps=rate, addresses=BY_BGP, directory=records) as pair,
+        Pings("gen", ROUTER) as pings,
+        NeighbourProber("recv", "10.0.2.1") as prober,
+    ):
+        pair.start(4 * 3600)
+        time.sleep(3.0)
+        host = "host-a"
+        for _ in range(MOVES):
+            host = other(bed, host)
+            begins.append(time.monotonic_ns())
+            moves.append(migrate(host))
+            times.append((time.monotonic_ns() - begins[-1]) / 1e9)
+            places.append(where(bed))
+            tokens.append(token(bed))
+        time.sleep(3.0)
+        pair.stop(2.0)
+    there, back = judge.read(Path(records), begins)
+    found = Journey(
+        rate, moves, list(zip(there, back, strict=True)), pings.count, tokens, prober.states,
+        before, adjacency_changes(bed), (flows_before, flows(bed.lab, *ENDS)), places, times,
+    )  # fmt: skip
+    _note(found, figure)
+    yield found
+    bring_home(bed)
+
+
+def _note(found: Journey, figure: Figure) -> None:
+    total = sum((t + b for t, b in found.counts), Counts())
+    pauses = [move["suspended_s"] or 0.0 for move in found.moves]
+    figure(
+        f"{len(found.moves)} moves by xl migrate under {found.rate_pps} packets/s each way",
+        f"{total.lost} lost, {total.duplicated} duplicated, {total.reordered} reordered of "
+        f"{total.sent}; longest gap {total.longest_gap_s:.2f} s",
+    )
+    figure("a move took", f"{min(found.times_s):.1f} to {max(found.times_s):.1f} s")
+    figure("the VM was suspended for", f"{min(pauses):.2f} to {max(pauses):.2f} s")
+    figure(
+        "pings to the router itself",
+        f"{found.pings.sent} sent, {found.pings.lost} lost, {found.pings.duplicated} duplicated, "
+        f"longest time without a reply {found.pings.longest_s:.1f} s",
+    )
+    figure(
+        "packets for the VM held over the pauses",
+        f"{sum(m['held'] for m in found.moves)} held, {sum(m['dropped'] for m in found.moves)} "
+        "dropped",
+    )
+
+
+def test_nothing_routed_is_lost_or_doubled(journey: Journey) -> None:
+    assert len(journey.moves) == MOVES
+    for number, (there, back) in enumerate(journey.counts):
+        assert there.sent > 0 and back.sent > 0
+        for way, count in (("there", there), ("back", back)):
+            counted = count.lost, count.duplicated
+            assert counted == (0, 0), f"move {number}, {way}: lost, duplicated: {counted}"
+
+
+def test_router_was_on_one_host_after_each_move(journey: Journey) -> None:
+    assert journey.places == [["host-b"], ["host-a"]] * (MOVES // 2)
+
+
+def test_it_is_the_same_guest(journey: Journey) -> None:
+    assert len(set(journey.tokens)) == 1
+    assert len(journey.tokens[0]) >= 16
+
+
+def test_no_adjacency_was_lost(journey: Journey) -> None:
+    """OSPF with its default times, BGP: no change of a neighbour's state, at either end."""
+    assert journey.adjacency_after == journey.adjacency
+
+
+def test_packets_for_the_router_itself_are_not_lost(journey: Journey) -> None:
+    assert journey.pings.sent > 0
+    assert journey.pings.lost == 0, journey.pings
+    assert sum(move["held"] for move in journey.moves) > 0
+    assert sum(move["dropped"] for move in journey.moves) == 0
+
+
+def test_end_hosts_neighbour_entry_in_probe_is_kept(journey: Journey) -> None:
+    assert "PROBE" in journey.neighbour_states
+    assert not journey.neighbour_states & {"FAILED", "INCOMPLETE", "none"}
+
+
+def test_edge_switches_end_as_they_began(journey: Journey) -> None:
+    assert difference(*journey.flows) == []
+
+
+# --- the baseline --------------------------------------------------------------------------------
+
+
+def test_native_migration_loses(bed: Bed, figure: Figure) -> None:
+    """The same two moves where the VM forwards; so the tests above are able to fail."""
+    bring_home(bed)
+    done = xenflow("mode", "vr1", "native", limit_s=120)
+    assert done.returncode == 0, done.stderr
+    try:
+        with ProbePair(*ENDS, rate_pps=75) as pair:
+            pair.start(3600)
+            time.sleep(3.0)
+            moves = [migrate(host, "--mode", "native") for host in ("host-b", "host-a")]
+            time.sleep(5.0)
+            there, back = pair.stop(2.0)
+    finally:
+        back_again = xenflow("mode", "vr1", "xenflow", limit_s=120)
+    assert back_again.returncode == 0, back_again.stderr
+    lost, sent = there.lost + back.lost, there.sent + back.sent
+    pauses = ", ".join(f"{m['suspended_s'] or 0.0:.2f}" for m in moves)
+    figure(
+        "native: 2 moves under 75 packets/s each way",
+        f"{lost} of {sent} lost, in a row {max(there.longest_loss, back.longest_loss)} "
+        f"({max(there.longest_loss, back.longest_loss) / 75:.1f} s); suspended for {pauses} s",
+    )
+    assert there.lost > 0 and back.lost > 0
+
+
+# --- what cannot be done -------------------------------------------------------------------------
+
+
+def test_too_little_memory_at_the_destination(bed: Bed, figure: Figure) -> None:
+    bring_home(bed)
+    host = bed.hosts["host-b"]
+    free = int(host.ask("xl info free_memory"))
+    config = f'name="hog"\ntype="pv"\nkernel="/etc/xen/hog"\nmemory={free - 100}\n'
+    _give_kernel(bed)
+    host.run("cat >/etc/xen/hog.cfg", text=config)
+    host.ask("xl create -p /etc/xen/hog.cfg")
+    try:
+        done = xenflow("migrate", "vr1", "host-b", limit_s=300)
+    finally:
+        host.ask("xl destroy hog")
+    figure("too little memory", done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 1
+    assert "memory" in done.stderr
+    assert_as_before(bed)
+
+
+def _give_kernel(bed: Bed) -> None:
+    """host-b gets a kernel for a domain that only takes room."""
+    path = next(iter(bed.hosts["host-a"].ask("ls /etc/xen/vmlinuz-router").split()))
+    source, to = bed.hosts["host-a"], bed.hosts["host-b"]
+    source.ask(f"scp -q {path} {to.address}:/etc/xen/hog", limit_s=300)
+
+
+def test_no_such_bridge_at_the_destination(bed: Bed, figure: Figure) -> None:
+    bring_home(bed)
+    host = bed.hosts["host-b"]
+    host.ask(f"ovs-vsctl del-br {BRIDGE}")
+    try:
+        done = xenflow("migrate", "vr1", "host-b", limit_s=300)
+    finally:
+        host.ask(
+            "cd /opt/xenflow && PYTHONPATH=/opt/xenflow:/opt/xenflow/pox_ext "
+            "python3 -m xen.dom0.host --network=/etc/xenflow/network.toml"
+        )
+    figure("no such bridge", done.stderr.strip().splitlines()[-1])
+    assert done.returncode == 1
+    in_sync(bed)
+    assert_as_before(bed)
+
+
+def assert_as_before(bed: Bed) -> None:
+    """The router runs at home and forwards; nothing of it is elsewhere."""
+    assert where(bed) == ["host-a"]
+    assert not ports(bed.hosts["host-b"]) & set(data_vifs(bed))
+    settle(lambda: _reaches("10.2.0.1"), "gen reaches recv through the router", 60)
+    assert len(token(bed)) >= 16
+
+
+def _reaches(address: str) -> bool:
+    return operate.run("gen", ["ping", "-c1", "-W2", address]).returncode == 0
