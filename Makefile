@@ -1,9 +1,10 @@
 # Only names for the scripts; each says more with --help.
 
-.PHONY: setup demo test soak bench
+.PHONY: setup demo test test-xen soak bench
 
 setup: ; scripts/setup
 demo:  ; scripts/demo
 test:  ; scripts/test
+test-xen: ; scripts/test-xen
 soak:  ; scripts/soak paper 20 5000
 bench: ; scripts/bench

@@ -1,0 +1,63 @@
+"""Genuine Xen beyond one local network: plain switches between the hosts, no shared neighbour.
+
+The hosts of vr1 have no cable in common with each other nor with what the other one is cabled to;
+a third host, the lab's, is on the way, and routes the same packets for its own router as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lab import judge
+from lab.description import ROOT
+from lab.judge import Counts
+from lab.probe import ProbePair
+from tests.xen.bed_live import (
+    adjacency_changes,
+    carried_rate,
+    in_sync,
+    migrate,
+    token,
+    where,
+)
+from xen.bed.bed import Bed
+
+TOPOLOGY = "xen-path"
+ENDS = ("gen", "recv")
+OUT = ROOT / "out" / "xen" / "path"
+
+Figure = Callable[[str, object], None]
+
+
+def test_hosts_share_no_neighbour(bed: Bed) -> None:
+    cables = bed.lab.network.cables_of
+    neighbours = [{c.far(host).datapath for c in cables[host]} for host in bed.hosts]
+    assert neighbours == [{"s1"}, {"s2"}]
+
+
+def test_there_and_back_under_traffic(bed: Bed, figure: Figure) -> None:
+    in_sync(bed)
+    rate = carried_rate(ENDS)
+    guest, adjacency = token(bed), adjacency_changes(bed)
+    begins = []
+    with ProbePair(*ENDS, rate_pps=rate, directory=OUT) as pair:
+        pair.start(3600)
+        time.sleep(3.0)
+        for host in ("host-b", "host-a"):
+            begins.append(time.monotonic_ns())
+            migrate(host)
+            assert where(bed) == [host]
+            assert token(bed) == guest
+        time.sleep(3.0)
+        pair.stop(2.0)
+    there, back = judge.read(Path(OUT), begins)
+    total = sum([*there, *back], Counts())
+    figure(
+        f"plain switches between the hosts: 2 moves under {rate} packets/s each way",
+        f"{total.lost} lost, {total.duplicated} duplicated of {total.sent}",
+    )
+    assert total.sent > 0
+    assert (total.lost, total.duplicated) == (0, 0)
+    assert adjacency_changes(bed) == adjacency
