@@ -455,9 +455,10 @@ def await_links(lab: Lab, limit_s: float) -> None:
 
     Raises LabError where that does not come about, or a process ends.
     """
+    here = {node.name for node in lab.nodes()}
     pairs = []
     for link in lab.network.links:
-        first, *others = lab.members(link)
+        first, *others = sorted(lab.members(link), key=lambda m: m[0] not in here)
         pairs += [(first, other) for other in others]
     _await([(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs], limit_s)
 

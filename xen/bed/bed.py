@@ -57,10 +57,11 @@ def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any
     lab = bring_up.up(file_or_name, wanted, say=tell)
     try:
         hosts = machine.machines(lab)
+        files = router.files(lab, wanted, image)
         running = []
         for host in hosts:
             archive = process.STATE_DIR / host.name / "payload.tar"
-            payload.write(lab, host, archive, router.files(lab, host.name, wanted, image))
+            payload.write(lab, host, archive, files)
             running.append(host.start(built, archive))
         machine.await_ready(hosts, running, BOOT_LIMIT_S)
         tell("every Domain 0 is up")

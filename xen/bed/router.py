@@ -36,12 +36,12 @@ def image(say: Say) -> Path:
     return cache / "router"
 
 
-def files(lab: Lab, host: str, options: Options, made: Path) -> dict[str, Path]:
-    """What the routers at home on a host start from: files here, by their names there."""
-    found: dict[str, Path] = {}
+def files(lab: Lab, options: Options, made: Path) -> dict[str, Path]:
+    """What the bed's routers start from: files here, by their names in every Domain 0."""
+    found: dict[str, Path] = {f"{FOLDER}/{KERNEL}": made / KERNEL}
     for speaker in routing.speakers(lab, bgp=options.bgp):
         router = lab.network.routers.get(speaker.node)
-        if router is None or router.home != host:
+        if router is None or router.home not in lab.elsewhere:
             continue
         timers = routing.Timers(options.hello_s, options.dead_s)
         addresses = {name: str(a) for name, a in lab.addresses[router.name].items()}
@@ -56,7 +56,6 @@ def files(lab: Lab, host: str, options: Options, made: Path) -> dict[str, Path]:
             router_config.domain(lab.network, guest, f"{FOLDER}/{KERNEL}", f"{there}.initrd")
         )
         found |= {f"{there}.cfg": config, f"{there}.initrd": ramdisk}
-        found[f"{FOLDER}/{KERNEL}"] = made / KERNEL
     return found
 
 
