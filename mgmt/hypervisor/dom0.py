@@ -41,7 +41,7 @@ module.main()
 
 SSH_OPTIONS = (
     "BatchMode=yes",
-    "ConnectTimeout=30",
+    "ConnectTimeout=20",
     "ServerAliveInterval=10",
     "ServerAliveCountMax=3",
     "ControlMaster=auto",
@@ -84,6 +84,11 @@ class Dom0:
         for reader in self._readers:
             reader.start()
         self._send(_sources())
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended."""
+        return self._lost or self._process.poll() is not None
 
     def ask(self, do: str, timeout_s: float = ANSWER_S, /, **arguments: Any) -> dict[str, Any]:
         """The agent's answer to a request."""

@@ -36,6 +36,8 @@ STALL_S = 60.0
 """How long nothing may happen in a migration before it is given up."""
 SETTLE_S = 120.0
 """How long xl may take to end after its receiver is gone."""
+LOOK_S = 2.0
+"""After this time without its vifs it is asked whether the domain was left paused."""
 VIFS_S = 30.0
 """How long after xl's success the domain's vifs are waited for."""
 SCRIPTS = "/etc/xen/scripts"
@@ -75,6 +77,7 @@ class _Move:
     went: bool = False
     ended: bool = False
     source_lost: bool = False
+    looked: bool = False
 
     def advance(self, state: JobState, at: float) -> None:
         """Note a new state and when it was reached."""
@@ -98,8 +101,10 @@ class _Move:
                 self.lines.append(event["text"])
                 self._line(event["text"])
             case "copied":
-                copied = event["bytes"] / (1 << 20)
-                self.detail = f"{copied:.0f} MiB of {self.memory_mib} MiB and more copied"
+                quarters = (event["bytes"] >> 18) // max(1, self.memory_mib)
+                if quarters and self.state in _UNDER_WAY:  # a line at each, no more
+                    copied = "all" if quarters >= 4 else f"{25 * quarters} %"
+                    self.detail = f"{copied} of its {self.memory_mib} MiB copied"
             case "suspended" if self.state is JobState.PRECOPY:
                 self.detail = "suspended at the source, the rest is copied"
                 self.advance(JobState.SUSPENDED, event["local_at"])
@@ -157,6 +162,7 @@ class Xl:
         self._dom0s: dict[str, Dom0] = {}
         self._lock = threading.RLock()
         self._moves: dict[str, _Move] = {}
+        self._silent: dict[str, HypervisorError] = {}
 
     # --- the interface ------------------------------------------------------------------------
 
@@ -219,6 +225,7 @@ class Xl:
             move.tick()
         # Without the lock: an answer could not come while an event waits for it.
         self._notice_end(move)
+        self._notice_paused(move)
         if move.state in _UNDER_WAY and time.monotonic() > move.heard_at + STALL_S:
             move.given_up = f"nothing got to {move.to} for {STALL_S:g} s"
             self._dom0(move.source).ask("end", SETTLE_S)
@@ -268,9 +275,10 @@ class Xl:
                 f"{host} has no hypervisor of the kind xl: a VM cannot move between kinds"
             )
         with self._lock:
-            if host not in self._dom0s:
-                self._dom0s[host] = Dom0(host, self._specs[host], self._heard)
-            return self._dom0s[host]
+            found = self._dom0s.get(host)
+            if found is None or found.lost:
+                found = self._dom0s[host] = Dom0(host, self._specs[host], self._heard)
+            return found
 
     def _list(self, host: str) -> list[Listed]:
         try:
@@ -278,10 +286,17 @@ class Xl:
         except xl_output.OutputError as error:
             raise HypervisorError(f"{host}: {error}") from None
 
-    def _look(self) -> tuple[dict[str, list[Listed]], dict[str, HypervisorError]]:
-        """What each host lists, and why others list nothing."""
+    def _look(
+        self, anew: bool = False
+    ) -> tuple[dict[str, list[Listed]], dict[str, HypervisorError]]:
+        """What each host lists, and why others list nothing.
+
+        A host that was silent before is not waited for again, but `anew`.
+        """
 
         def ask(host: str) -> list[Listed] | HypervisorError:
+            if host in self._silent and not anew:
+                return self._silent[host]
             try:
                 return self._list(host)
             except HypervisorError as error:
@@ -291,6 +306,7 @@ class Xl:
         with ThreadPoolExecutor(len(self._specs)) as pool:
             answers = dict(zip(self._specs, pool.map(ask, self._specs), strict=True))
         silent = {h: a for h, a in answers.items() if isinstance(a, HypervisorError)}
+        self._silent = silent
         return {h: a for h, a in answers.items() if not isinstance(a, HypervisorError)}, silent
 
     def _forget(self, host: str) -> None:
@@ -391,6 +407,16 @@ class Xl:
             self._settle(move.router)
             move.advance(JobState.FAILED, time.monotonic())
 
+    def _notice_paused(self, move: _Move) -> None:
+        """A transport may have its receivers leave domains paused (`xl migrate-receive -p`)."""
+        if move.succeeded_at is None or move.looked or move.state is JobState.RUNNING:
+            return
+        if time.monotonic() > move.succeeded_at + LOOK_S:
+            move.looked = True
+            for copy in self._list(move.to):
+                if copy.name == move.router and copy.state == "paused":
+                    self._dom0(move.to).output("xl", "unpause", str(copy.domid))
+
     def _go(self, move: _Move) -> None:
         """Let the destination have the domain; where that is too late, the source keeps it."""
         try:
@@ -420,7 +446,7 @@ class Xl:
 
     def _settle(self, router: str) -> xl_settle.Settlement:
         """Have the domain run at exactly one host, and nothing of it elsewhere."""
-        seen, silent = self._look()
+        seen, silent = self._look(anew=True)
         try:
             settled = xl_settle.settle(router, seen, silent)
         except xl_settle.UnclearError as error:

@@ -13,6 +13,7 @@ from pretended_xen import PretendedXen
 
 from mgmt.hypervisor import Domain, HypervisorError, Job, JobState, xl
 from mgmt.hypervisor.xl import Xl
+from xenflow.pure.hypervisor_spec import XlSpec
 
 MOVED, RUNNING, FAILED = JobState.MOVED_PAUSED, JobState.RUNNING, JobState.FAILED
 HOME = {"host-a": ["vr1 -b----"], "host-b": []}
@@ -144,7 +145,7 @@ def test_receiver_killed(
     driver.migrate("vr1", "host-b")
     until(driver, state)
     if state is JobState.PRECOPY:
-        await_some(lambda: "copied" in driver.job("vr1").detail)
+        await_some(lambda: "memory is copied" in driver.job("vr1").detail)
     for pid in xen.processes("migrate-receive"):
         os.kill(pid, signal.SIGKILL)
     job = until(driver, RUNNING)
@@ -165,6 +166,43 @@ def test_receiver_dies_with_the_domain_running(xen: PretendedXen, driver: Xl) ->
     recovering.abort("vr1")
     assert xen.names() == AWAY
     recovering.close()
+
+
+def test_receiver_leaves_it_paused(xen: PretendedXen, driver: Xl) -> None:
+    xen.set("host-b", leaves_paused=True)
+    move(driver)
+    driver.unpause("vr1")
+    assert until(driver, RUNNING).state is RUNNING
+    assert xen.names() == AWAY
+
+
+def test_transport(xen: PretendedXen) -> None:
+    """Another command than ssh from host to host: it gets the host and the command."""
+    spec = XlSpec("host-b", "root", transport="env WAY=mine ssh")
+    driver = Xl({"host-a": XlSpec("host-a"), "host-b": spec}, ("vr1",))
+    xen.ssh_says("host-a", "nothing", seen_from="host-b")
+    driver.check("vr1", "host-b")
+    move(driver)
+    driver.unpause("vr1")
+    assert until(driver, RUNNING).state is RUNNING
+    with pytest.raises(HypervisorError, match="host-b cannot log in to host-a .host-a.: nothing"):
+        driver.check("vr1", "host-a")
+    driver.close()
+
+
+def test_on_this_machine(xen: PretendedXen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source is where the command runs; nobody can send it anything back."""
+    monkeypatch.setenv("PRETENDED_HOST", "host-a")
+    monkeypatch.setenv("XENSTORED_PATH", str(xen.folder / "host-a" / "xenstored"))
+    driver = Xl({"host-a": XlSpec(), "host-b": XlSpec("host-b")}, ("vr1",))
+    driver.check("vr1", "host-b")
+    move(driver)
+    driver.unpause("vr1")
+    assert until(driver, RUNNING).state is RUNNING
+    with pytest.raises(HypervisorError, match="host-b cannot reach host-a: .* name it xl:ssh"):
+        driver.check("vr1", "host-a")
+    driver.close()
+    assert xen.names() == AWAY
 
 
 def test_destination_cannot_start_it(xen: PretendedXen, driver: Xl) -> None:
