@@ -1,0 +1,84 @@
+"""scripts/install-dom0, in a mount namespace where the folders it writes to are copies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "install-dom0"
+WRITTEN = (
+    "/opt/xenflow/pox.py",
+    "/opt/xenflow/xen/dom0/host.py",
+    "/etc/xen/scripts/vif-xenflow",
+    "/etc/systemd/system/xenflow.service",
+    "/etc/systemd/system/multi-user.target.wants/xenflow.service",
+    "/usr/local/bin/xenflow",
+)
+COPIES = """
+set -e
+mkdir "$1/etc"
+cp -a /etc/. "$1/etc"
+mount --bind "$1/etc" /etc
+for folder in /opt /usr/local/bin /var/lib; do mount -t tmpfs tmpfs $folder; done
+"""
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SCRIPT, *words], capture_output=True, text=True)
+
+
+def installed(folder: Path, commands: str) -> str:
+    """What commands print where everything that is written is a copy."""
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", COPIES + commands]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*words, "sh", str(folder), str(SCRIPT)], capture_output=True, text=True, env=environment,
+        cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_usage() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--dry-run" in done.stdout
+    done = run("--nonsense")
+    assert done.returncode == 2
+    assert "--nonsense" in done.stderr
+
+
+def test_a_dry_run_says_everything_and_does_nothing() -> None:
+    there = {path for path in WRITTEN if Path(path).exists()}
+    done = run("--dry-run", "--no-packages")
+    assert done.returncode == 0, done.stderr
+    for word in ("/opt/xenflow", "vif-xenflow", "xenflow.service", "/usr/local/bin/xenflow"):
+        assert word in done.stdout
+    assert {path for path in WRITTEN if Path(path).exists()} == there
+
+
+@pytest.mark.lab
+def test_installed_twice_and_removed(tmp_path: Path) -> None:
+    files = " ".join(WRITTEN)
+    state = f'for file in {files}; do [ ! -e $file ] || echo "$file"; done; echo --'
+    found = "find /opt /etc/xen /usr/local/bin -type f ! -name '*.pyc'"
+    digest = f"{found} | sort | xargs cat | sha256sum"
+    said = installed(tmp_path, f"""
+        {state}
+        "$2" --no-packages --no-start; {state}; {digest}
+        "$2" --no-packages --no-start; {digest}
+        /opt/xenflow/scripts/install-dom0 --no-packages --no-start; {digest}
+        /usr/local/bin/xenflow --help >/dev/null; /opt/xenflow/pox.py --stand-in --version
+        "$2" --remove; {state}
+    """)  # fmt: skip
+    before, after, rest = said.split("--\n", 2)
+    assert before == ""
+    assert after.split() == list(WRITTEN)
+    *digests, core = rest.removesuffix("--\n").splitlines()
+    assert len(set(digests)) == 1
+    assert core == "core: stand-in"
