@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, core_options, environment, free_port, pox_checkout
+from launched import ROOT, core_options, environment, free_port, pox_checkout
 
 
 def run(*words: str, folders: tuple[Path, ...] = (), **extra: str) -> subprocess.CompletedProcess:
