@@ -144,11 +144,18 @@ def run(argv: list[str], timeout_s: float) -> dict[str, Any]:
 
 
 def processes() -> Iterator[tuple[int, int, list[str]]]:
-    """Every process: its id, its parent's and its words."""
+    """Every process: its id, its parent's and its words.
+
+    Where $XENSTORED_PATH says which xenstored is meant, those that mean another are passed over.
+    """
+    mine = os.environ.get("XENSTORED_PATH")
+    mark = f"\0XENSTORED_PATH={mine}\0".encode()
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
+            if mine and mark not in b"\0" + (folder / "environ").read_bytes():
+                continue
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError, ValueError):

@@ -63,6 +63,10 @@ class Controllers:
             assert from_json(placement).version >= self.placements[name].version
             self.placements[name] = from_json(placement)
 
+    def on_routers(self, _: str) -> dict[str, Any]:
+        held = dict.fromkeys(("held", "delivered", "repeated", "dropped"), 0)
+        return {"routers": [{"name": "vr1", "held": held}]}
+
     def _other(self, controller: str, **arguments: Any) -> dict[str, Any]:
         return {
             "ready": True, "attached": True, "quiet": True, "delivered": 0, "dropped": 0,
