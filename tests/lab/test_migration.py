@@ -114,12 +114,15 @@ def test_router_answers_arp_while_it_is_suspended(paper: Lab) -> None:
         return operate.run("gen", ["ip", "neigh", "show", "10.0.1.1"]).stdout.lower()
 
     with hypervisor(paper) as xen, Traffic() as traffic:
-        xen.set(pause_s=2.0)
+        xen.set(pause_s=3.0)
         with Running("migrate", "vr1", "host-b") as move:
             settle(lambda: xen.domains()[0]["state"] == "suspended", "vr1 is suspended")
             time.sleep(0.3)
             operate.run("gen", ["ip", "neigh", "flush", "to", "10.0.1.1"])
             settle(lambda: "02:00:00:01:01:01" in entry(), "gen has vr1's MAC address again", 1.0)
+            known = ["10.0.1.1", "lladdr", "02:00:00:01:01:01", "dev", "eth0"]
+            operate.run("gen", ["ip", "neigh", "replace", *known, "nud", "probe"])
+            settle(lambda: "reachable" in entry(), "what gen asks vr1 alone is answered", 1.0)
             assert xen.domains()[0]["state"] == "suspended"
             assert move.end() == 0
     traffic.assert_nothing_lost()
