@@ -202,9 +202,10 @@ class ManagementService:
 
     def routes(self, arguments: dict[str, Any], _: Reply) -> Result:
         state = self._state(self._router(arguments["router"]))
-        rows = _routes(state, arguments["match"])
+        keys = _route_keys(state, arguments["match"])
         start = arguments["offset"]
-        return {"routes": rows[start : start + arguments["limit"]], "total": len(rows)}
+        rows = [_route_row(state, *key) for key in keys[start : start + arguments["limit"]]]
+        return {"routes": rows, "total": len(keys)}
 
     def nexthops(self, arguments: dict[str, Any], _: Reply) -> Result:
         router = self._router(arguments["router"])
@@ -251,13 +252,13 @@ class ManagementService:
             mask = pipeline.ROUTER_COOKIE_MASK
         table = of.ALL_TABLES if arguments["table"] is None else arguments["table"]
 
-        def answer(stats: list[of.FlowStats]) -> None:
+        def answer(stats: list[of.FlowStats], total: int) -> None:
             wanted = [s for s in stats if s.flow.cookie & mask == cookie]
             wanted.sort(key=lambda s: (s.flow.table, -s.flow.priority, s.flow.match))
             rows = [_flow_row(s) for s in wanted[: arguments["limit"]]]
-            reply.ok(flows=rows, total=len(wanted))
+            reply.ok(flows=rows, total=total - (len(stats) - len(wanted)))
 
-        switch.stats(answer, table, cookie, mask)
+        switch.show(table, cookie, mask, arguments["limit"], answer)
         return None
 
     def trace(self, arguments: dict[str, Any], _: Reply) -> Result:
@@ -309,10 +310,21 @@ class ManagementService:
 
     def export(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
-        state = self._state(router)
-        for frames in snapshot_messages(state, router.name):
-            reply.part(frames)
-        return {"more": False, "epoch": state.epoch, "seq": state.seq, "routes": len(state.routes4)}
+        state = self._state(router).copy()
+        parts = snapshot_messages(state, router.name)
+
+        def go_on() -> None:  # everybody else has a turn between two parts
+            frames = next(parts, None)
+            if frames is not None:
+                reply.part(frames)
+                self.table.later(0.0, go_on)
+            else:
+                reply.ok(
+                    more=False, epoch=state.epoch, seq=state.seq, routes=len(state.routes4)
+                )  # fmt: skip
+
+        go_on()
+        return None
 
     def import_(self, arguments: dict[str, Any], _: Reply) -> Result:
         name = self._router(arguments["router"]).name
@@ -477,24 +489,25 @@ def _address(family: int, value: int) -> str:
     return str(ipaddress.IPv4Address(value) if family == 4 else ipaddress.IPv6Address(value))
 
 
-def _routes(state: RouterState, what: str | None) -> list[dict[str, Any]]:
-    def row(family: int, key: int, hop: int) -> dict[str, Any]:
-        return {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": hop}
-
+def _route_keys(state: RouterState, what: str | None) -> list[tuple[int, int]]:
+    """(family, key in the state's table) of the routes that are asked for, in order."""
     if what is None:
-        found = [(4, k, h) for k, h in sorted(state.routes4.items())]
-        found += [(6, k, h) for k, h in sorted(state.routes6.items())]
-    else:
-        net = ipaddress.ip_network(what)
-        table = state.routes4 if net.version == 4 else state.routes6
-        bits = net.max_prefixlen
-        base = int(net.network_address)
-        if "/" in what:
-            keys = [base << 8 | net.prefixlen]
-        else:  # every route that covers the address, the longest first
-            keys = [(base >> bits - n << bits - n) << 8 | n for n in range(bits, -1, -1)]
-        found = [(net.version, k, table[k]) for k in keys if k in table]
-    return [row(*each) for each in found]
+        keys = [(4, key) for key in sorted(state.routes4)]
+        return keys + [(6, key) for key in sorted(state.routes6)]
+    net = ipaddress.ip_network(what)
+    table = state.routes4 if net.version == 4 else state.routes6
+    bits = net.max_prefixlen
+    base = int(net.network_address)
+    if "/" in what:
+        wanted = [base << 8 | net.prefixlen]
+    else:  # every route that covers the address, the longest first
+        wanted = [(base >> bits - n << bits - n) << 8 | n for n in range(bits, -1, -1)]
+    return [(net.version, key) for key in wanted if key in table]
+
+
+def _route_row(state: RouterState, family: int, key: int) -> dict[str, Any]:
+    table = state.routes4 if family == 4 else state.routes6
+    return {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": table[key]}
 
 
 def _flow_row(stats: of.FlowStats) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -42,6 +42,7 @@ class Mirror:
         self.to = to
         self._state = state
         self._later = later
+        self._snapshot: Iterator[list[bytes]] = iter(())
         self._queue: deque[list[bytes]] = deque()
         self._ids = count(1)
         self._waiting: tuple[str, float] | None = None
@@ -53,11 +54,13 @@ class Mirror:
         self.send_snapshot()
 
     def send_snapshot(self) -> None:
-        """The whole state, in place of whatever was still to be sent."""
+        """The whole state as of now, in place of whatever was still to be sent.  Its messages are
+        made one by one: all of a full table's at once would hold everybody up."""
         state = self._state(self.router)
         self._queue.clear()
+        self._snapshot = iter(())
         if state is not None:
-            self._queue.extend(snapshot_messages(state, self.router))
+            self._snapshot = snapshot_messages(state.copy(), self.router)
         self._next()
 
     def send(self, frames: list[bytes]) -> None:
@@ -68,6 +71,7 @@ class Mirror:
     def close(self) -> None:
         """Stop."""
         self._queue.clear()
+        self._snapshot = iter(())
         self._pump.close()
 
     def tick(self, now: float) -> None:
@@ -78,9 +82,13 @@ class Mirror:
             self.send_snapshot()
 
     def _next(self) -> None:
-        if self._waiting is not None or not self._queue or self._pump.closed:
+        if self._waiting is not None or self._pump.closed:
             return
-        frames = self._queue.popleft()
+        frames = next(self._snapshot, None)
+        if frames is None and self._queue:
+            frames = self._queue.popleft()
+        if frames is None:
+            return
         ident = f"mirror-{next(self._ids)}"
         self._waiting = ident, time.monotonic() + ANSWER_S
         self._pump.send([b"", mg.request("import", ident, router=self.router, frames=frames)])
@@ -97,10 +105,10 @@ class Mirror:
         if not answer.ok:
             log.warning("%s: %s refuses: %s", self.router, self.to, answer.message)
             self._later(1.0, self.send_snapshot)
-        elif not self._queue and answer.result.get("phase") != Phase.CURRENT.value:
-            self._later(0.1, self.send_snapshot)
         else:
             self._next()
+            if self._waiting is None and answer.result.get("phase") != Phase.CURRENT.value:
+                self._later(0.1, self.send_snapshot)
 
 
 class Mirrors:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 from xenflow.channel import IN_FLIGHT_BYTES, PIECE_BYTES, ROOM, Channel, Job, Request
@@ -193,6 +194,53 @@ class Switch(Channel):
     ) -> None:
         """Read flows with their counters, beside the jobs; [] where the switch goes away."""
         self._ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
+
+    def show(
+        self, table: int, cookie: int, mask: int, limit: int,
+        then: Callable[[list[of.FlowStats], int], None],
+    ) -> None:  # fmt: skip
+        """Read flows with their counters, beside the jobs: `then(some, how many there are)`.  All
+        of them, where they are few; of many routes no more than `limit`, chunk by chunk, so that
+        neither the switch nor the controller stands still meanwhile."""
+        reader = self._read_some(table, cookie, mask, limit)
+
+        def go_on(value: Any = None) -> None:
+            try:
+                awaited = reader.send(value)
+            except StopIteration as end:
+                then(*end.value)
+                return
+            if isinstance(awaited, Request):
+                self._ask(awaited, go_on)
+            else:
+                self.later(awaited, go_on)
+
+        go_on()
+
+    def _read_some(
+        self, table: int, cookie: int, mask: int, limit: int
+    ) -> Generator[Request | float, Any, tuple[list[of.FlowStats], int]]:
+        routes = 0
+        if not self.plain and table in (of.ALL_TABLES, pipeline.ROUTES):
+            xid = next(self._xids)
+            found = yield Request(xid, of.aggregate_request(pipeline.ROUTES, cookie, mask, xid=xid))
+            routes = found[0].flows if found else 0
+        if routes <= READ_WHOLE:
+            flows = yield self._stats_request(table, cookie, mask)
+            return flows, len(flows)
+        some: list[of.FlowStats] = []
+        if table == of.ALL_TABLES:
+            for other in (t for t in range(pipeline.VM + 1) if t != pipeline.ROUTES):
+                some += yield self._stats_request(other, cookie, mask)
+        total = len(some) + routes
+        for router in self.network.routers.values():
+            for chunk in range(pipeline.CHUNKS):
+                own = pipeline.cookie(pipeline.ROUTES, router.id, chunk)
+                if len(some) >= limit or own & mask != cookie & mask:
+                    break
+                some += yield self._stats_request(pipeline.ROUTES, own, EXACT_COOKIE)
+                yield PACE_S
+        return some, total
 
     def arrivals(self, router: Router, then: Callable[[int], None]) -> None:
         """Count the packets that have arrived for a router, as far as the counters know."""
@@ -488,9 +536,14 @@ class Switch(Channel):
         self._fence_fragments()
         routes = state.routes4
         if not (self.reactive or self.plain or (streamed == len(routes) and not found)):
-            adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
-            gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
-            yield from self._write_routes(router.id, adds, gone, ordered=bool(found))
+            if found:
+                adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
+                gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
+                yield from self._write_routes(router.id, adds, gone)
+            else:
+                items = iter(dict(routes).items())  # as of now; what changes meanwhile comes after
+                while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
+                    yield from self._write_routes(router.id, part, (), ordered=False)
         if self.reactive:
             self._forget_decisions(router.id)
         for batch in self._plan_small():

@@ -272,6 +272,16 @@ class RouterState:
             if name != "capacity":
                 setattr(self, name, getattr(new, name))
 
+    def copy(self) -> RouterState:
+        """The same as of now; the records themselves are shared, since they never change."""
+        other = RouterState(self.capacity)
+        other.epoch, other.seq, other.policy = self.epoch, self.seq, self.policy
+        for name in ("interfaces", "locals", "nexthops", "neighbours", "routes4", "routes6"):
+            setattr(other, name, dict(getattr(self, name)))
+        other.legs = {group: dict(kept) for group, kept in self.legs.items()}
+        other.uses, other.leg_uses = self.uses.copy(), self.leg_uses.copy()
+        return other
+
     def clear(self) -> Changes:
         """Forget everything."""
         return self.become(RouterState())
