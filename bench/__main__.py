@@ -138,10 +138,22 @@ def _latency(plan: Plan) -> Found:
     )
 
 
+def _flood(plan: Plan) -> Found:
+    from bench import flood
+
+    return flood.under_flood(plan.directory, STAND_IN, 100 if plan.quick else 1000)
+
+
 def _migration(plan: Plan) -> Found:
     from bench import migration
 
     return migration.migration_lost(plan.directory, plan.quick)
+
+
+def _migration_1m(plan: Plan) -> Found:
+    from bench import migration_scale
+
+    return migration_scale.migration_link_turn(plan.directory, plan.many)
 
 
 MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
@@ -155,9 +167,11 @@ MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "packet_in_rate": _packets,
     "packet_in_rate_vs_raw": _packets_raw,
     "packet_in_latency": _latency,
+    "route_change_under_flood": _flood,
     "packet_in_rate_pox": _packets_pox,
     "routes_socket_to_switch_pox": _socket_pox,
     "migration_lost": _migration,
+    "migration_1m_link_turn": _migration_1m,
 }
 UNDER_POX = ("packet_in_rate_pox", "routes_socket_to_switch_pox")
 

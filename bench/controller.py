@@ -29,15 +29,17 @@ ROUTER = "vr1"
 CONTROL = "vr1.ctl"
 LINKS = 2
 
-_NETWORK = """\
+_HEAD = """\
 [network]
 name = "bench"
 
 [controllers.bench]
 openflow = "127.0.0.1:{openflow}"
 manage = "{manage}"
+"""
 
-[datapaths.bench]
+_HOST = """
+[datapaths.{name}]
 kind = "host"
 dpid = "{dpid:016x}"
 controller = "bench"
@@ -45,56 +47,87 @@ pipeline = "{pipeline}"
 proof = "bound"
 proof_bound_s = 0.1
 other = "drop"
+"""
 
-[links.left]
-id = 1
-vlan = 101
-access = [{{ at = "bench:p1", macs = [{left}] }}]
+_ROUTER = """
+[links.left{n}]
+id = {left_id}
+vlan = {left_vlan}
+access = [{{ at = "{host}:p{left_port}", macs = [{left}] }}]
 
-[links.right]
-id = 2
-vlan = 102
-access = [{{ at = "bench:p2", macs = [{right}] }}]
+[links.right{n}]
+id = {right_id}
+vlan = {right_vlan}
+access = [{{ at = "{host}:p{right_port}", macs = [{right}] }}]
 
-[routers.vr1]
-id = 1
-home = "bench"
-control_vif = "vr1.ctl"
+[routers.vr{n}]
+id = {n}
+home = "{host}"
+control_vif = "vr{n}.ctl"
 interfaces = [
-    {{ name = "eth0", link = "left", mac = "02:00:00:01:01:01", vif = "vr1.0" }},
-    {{ name = "eth1", link = "right", mac = "02:00:00:01:02:01", vif = "vr1.1" }},
+    {{ name = "eth0", link = "left{n}", mac = "{mac0}", vif = "vr{n}.0" }},
+    {{ name = "eth1", link = "right{n}", mac = "{mac1}", vif = "vr{n}.1" }},
 ]
 """
 
 GATEWAYS = 16
 GATEWAY_MAC = 0x020000AA0000
-"""Gateway n of the router has this plus n; even numbers are on the first link."""
+"""Gateway n of the first router has this plus n; even numbers are on its first link."""
 
 
-def _stations(link: int) -> str:
-    macs = [(GATEWAY_MAC + n).to_bytes(6, "big").hex(":") for n in range(link, GATEWAYS, LINKS)]
+def host_name(number: int) -> str:
+    """The host with this number, from 0; its datapath id is DPID plus it."""
+    return f"bench{number + 1}" if number else "bench"
+
+
+def describe(pipelines: Sequence[str] = ("proactive",), routers: int = 1) -> str:
+    """A network file: a host for each pipeline, and routers that are spread over them, `vr1` on the
+    first; each has two links of its own, which nothing joins."""
+    text = _HEAD.format(openflow=OPENFLOW_PORT, manage=MANAGE)
+    for number, pipeline in enumerate(pipelines):
+        text += _HOST.format(name=host_name(number), dpid=DPID + number, pipeline=pipeline)
+    for index in range(routers):
+        port = 2 * (index // len(pipelines))
+        text += _ROUTER.format(
+            n=index + 1,
+            host=host_name(index % len(pipelines)),
+            left_id=2 * index + 1, left_vlan=101 + 2 * index, left_port=port + 1,
+            right_id=2 * index + 2, right_vlan=102 + 2 * index, right_port=port + 2,
+            left=_stations(index, 0), right=_stations(index, 1),
+            mac0=_mac(interface_mac(index, 0)), mac1=_mac(interface_mac(index, 1)),
+        )  # fmt: skip
+    return text
+
+
+def interface_mac(router: int, interface: int) -> int:
+    """The MAC of an interface of the router with this number, from 0."""
+    return 0x020000010101 + (router << 16) + (interface << 8)
+
+
+def gateway_mac(router: int, number: int) -> int:
+    """The MAC of one of a router's gateways."""
+    return GATEWAY_MAC + (router << 8) + number
+
+
+def _stations(router: int, link: int) -> str:
+    macs = [_mac(gateway_mac(router, n)) for n in range(link, GATEWAYS, LINKS)]
     return ", ".join(f'"{mac}"' for mac in macs)
+
+
+def _mac(value: int) -> str:
+    return value.to_bytes(6, "big").hex(":")
 
 
 class Controller:
     """One `./pox.py xenflow` with the witness beside it, from `with` to its end."""
 
     def __init__(
-        self, directory: Path, core: Sequence[str], *, pipeline: str = "proactive",
+        self, directory: Path, core: Sequence[str], *, description: str = "",
         routers: str = "", profile: str = "",
     ) -> None:  # fmt: skip
         self.directory = directory
         network = directory / "network.toml"
-        network.write_text(
-            _NETWORK.format(
-                openflow=OPENFLOW_PORT,
-                manage=MANAGE,
-                dpid=DPID,
-                pipeline=pipeline,
-                left=_stations(0),
-                right=_stations(1),
-            )
-        )
+        network.write_text(description or describe())
         self._witness = directory / "witness"
         self._witness.unlink(missing_ok=True)
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -135,13 +168,13 @@ class Controller:
             if self.process.poll() is not None:
                 raise BenchError(f"the controller has ended: see {self.directory}/controller.log")
             try:
-                row = self.client.request("status")["datapaths"][0]
+                rows = self.client.request("status")["datapaths"]
             except AskError:
                 continue
             if not told:
                 switch.use_controller(*ports)
                 told = True
-            if row["connected"] and row["in_sync"]:
+            if all(row["connected"] and row["in_sync"] for row in rows[: len(switch.bridges)]):
                 return
             time.sleep(0.02)
         raise BenchError(f"the switch did not connect: see {self.directory}/controller.log")
@@ -180,7 +213,8 @@ class Controller:
 class Router:
     """A ZeroMQ DEALER on the Rule Table's socket for the router."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, name: str = ROUTER) -> None:
+        self._name = name
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 100_000)
@@ -192,7 +226,7 @@ class Router:
 
     def hello(self, epoch: int, seq: int) -> m.Type:
         """Say HELLO and return what is answered."""
-        self.send(m.pack(m.Header(m.Type.HELLO, epoch, seq, ROUTER)))
+        self.send(m.pack(m.Header(m.Type.HELLO, epoch, seq, self._name)))
         if not self._socket.poll(10_000):
             raise BenchError("the Rule Table did not answer HELLO")
         return m.parse(self._socket.recv_multipart()).header.type

@@ -10,7 +10,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench.open_vswitch import BenchError
 from xenflow.pure import openflow as of
@@ -115,6 +115,25 @@ class FakeSwitch:
                 f"{total} packet-ins brought {self.flow_mods} flows, {self.packet_outs} packets"
             )
         return took / total
+
+    def flood(self, packets: Sequence[bytes], stop: Callable[[], bool]) -> float:
+        """Send packet-ins over and over, as fast as the controller takes them, until `stop()`;
+        answers a second."""
+        self.flow_mods = self.packet_outs = 0
+        chunks = [b"".join(packets[n : n + 64]) for n in range(0, len(packets), 64)]
+        pending, number = b"", 0
+        started = time.perf_counter()
+        while not stop():
+            readable, writable, _ = select.select([self._sock], [self._sock], [], 0.05)
+            if readable:
+                self._take()
+            if writable:
+                if not pending:
+                    pending, number = chunks[number % len(chunks)], number + 1
+                pending = pending[self._sock.send(pending, socket.MSG_DONTWAIT) :]
+        rate = self.answered / (time.perf_counter() - started)
+        self._sock.sendall(pending)  # the rest of a message that was begun
+        return rate
 
     def _take(self) -> None:
         self._sock.settimeout(WAIT_S)

@@ -47,6 +47,7 @@ class OpenVSwitch:
     def __init__(self, directory: Path, bridge: str, pid: int) -> None:
         self.directory = directory
         self.bridge = bridge
+        self.bridges = [bridge]
         self.pid = pid
         self.environment = dict(
             os.environ, OVS_RUNDIR=str(directory), OVS_DBDIR=str(directory),
@@ -67,7 +68,14 @@ class OpenVSwitch:
             words += ["--", f"--id=@c{port}", "create", "controller", "inactivity_probe=0",
                       f'target="tcp:127.0.0.1:{port}"']  # fmt: skip
         chosen = ",".join(f"@c{port}" for port in ports)
-        self.vsctl(*words, "--", "set", "bridge", self.bridge, f"controller=[{chosen}]")
+        for bridge in self.bridges:
+            self.vsctl(*words, "--", "set", "bridge", bridge, f"controller=[{chosen}]")
+
+    def add_bridge(self, dpid: int) -> None:
+        """One more bridge, a datapath of its own."""
+        name = f"br{len(self.bridges)}"
+        self.vsctl(*new_bridge(name, dpid))
+        self.bridges.append(name)
 
     def add_port(self, name: str) -> None:
         """Add a network interface of this namespace."""
@@ -91,6 +99,13 @@ class OpenVSwitch:
             if now - before < 0.015:
                 return
             before = now
+
+
+def new_bridge(name: str, dpid: int) -> list[str]:
+    """Words for `ovs-vsctl`."""
+    return ["add-br", name, "--", "set", "bridge", name, "datapath_type=netdev",
+            "fail_mode=secure", "protocols=OpenFlow10", f"other_config:datapath-id={dpid:016x}",
+            "other_config:disable-in-band=true"]  # fmt: skip
 
 
 @contextmanager
@@ -130,11 +145,7 @@ def running(directory: Path, dpid: int) -> Iterator[OpenVSwitch]:
         switch = OpenVSwitch(directory, "br0", 0)
         switch.vsctl("--no-wait", "init")
         switch.pid = start("ovs-vswitchd", database, "--disable-system").pid
-        words = ["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev",
-                 "fail_mode=secure", "protocols=OpenFlow10",
-                 f"other_config:datapath-id={dpid:016x}",
-                 "other_config:disable-in-band=true"]  # fmt: skip
-        switch.vsctl(*words)
+        switch.vsctl(*new_bridge("br0", dpid))
         wait_for("br0.mgmt")
         yield switch
     finally:

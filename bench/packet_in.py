@@ -22,7 +22,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.controller import DPID, OPENFLOW_PORT, ROUTER, Controller, Router
+from bench.controller import (
+    DPID,
+    OPENFLOW_PORT,
+    ROUTER,
+    Controller,
+    Router,
+    describe,
+    gateway_mac,
+    interface_mac,
+)
 from bench.fake_switch import FakeSwitch, packet_in
 from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError
@@ -38,8 +47,8 @@ WINDOW = 64
 LIMIT_S = 1.5
 """How long one turn may take: a controller drops a switch that does not speak for a while."""
 PORTS = ("p1", "p2")
-ROUTER_MAC = bytes.fromhex("020000010101")
-STATION_MAC = bytes.fromhex("020000aa0000")
+ROUTER_MAC = interface_mac(0, 0).to_bytes(6, "big")
+STATION_MAC = gateway_mac(0, 0).to_bytes(6, "big")
 _LEFT_VLAN = 101
 
 
@@ -50,16 +59,26 @@ def targets(routes: Sequence[tuple[int, int]], count: int, seed: int) -> list[in
     return [net | draw.getrandbits(32 - plen) for net, plen in chosen]
 
 
-def frames(addresses: Sequence[int], seed: int, *, tagged: bool = True) -> list[bytes]:
-    """For each address a UDP packet of 64 octets with its tag and checksum."""
+def routed_targets(count: int, seed: int) -> list[int]:
+    """Addresses that the routes of the benchmark's routers lead to."""
+    return targets(internet_routes(ROUTES), count, seed)
+
+
+def frames(
+    addresses: Sequence[int], seed: int, *, tagged: bool = True, router: int = 0
+) -> list[bytes]:
+    """For each address a UDP packet of 64 octets with its tag and checksum, from a neighbour on
+    the first link of the router with this number."""
     draw = random.Random(seed)
-    tag = struct.pack("!HHH", 0x8100, _LEFT_VLAN, 0x0800) if tagged else b"\x08\0"
+    head = interface_mac(router, 0).to_bytes(6, "big") + gateway_mac(router, 0).to_bytes(6, "big")
+    vlan = struct.pack("!HHH", 0x8100, _LEFT_VLAN + 2 * router, 0x0800)
+    head += vlan if tagged else b"\x08\0"
     made = []
     for number, target in enumerate(addresses):
         source = 0x0A000102 + draw.randrange(200)
         ip = struct.pack("!BBHHHBBHII", 0x45, 0, 42, number & 0xFFFF, 0, 64, 17, 0, source, target)
         ports = struct.pack("!HHHH", draw.randrange(1024, 65536), 1024 + number % 60000, 22, 0)
-        made.append(ROUTER_MAC + STATION_MAC + tag + ip + ports + bytes(14))
+        made.append(head + ip + ports + bytes(14))
     return made
 
 
@@ -68,7 +87,7 @@ def xenflow(directory: Path, core: Sequence[str], profile: str = "") -> Iterator
     """XenFlow, reactive, with a router of 10,000 routes, and a switch connected to it."""
     state = router_state(internet_routes(ROUTES))
     with Controller(
-        directory, core, pipeline="reactive", routers=SOCKET, profile=profile
+        directory, core, description=describe(["reactive"]), routers=SOCKET, profile=profile
     ) as controller:
         switch = FakeSwitch(OPENFLOW_PORT, DPID, PORTS)
         switch.settle(1.0)

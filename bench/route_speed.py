@@ -26,12 +26,13 @@ from bench import open_vswitch
 from bench.controller import (
     CONTROL,
     DPID,
-    GATEWAY_MAC,
     GATEWAYS,
     RAW_PORT,
     ROUTER,
     Controller,
     Router,
+    gateway_mac,
+    interface_mac,
 )
 from bench.internet_routes import internet_routes
 from bench.memory import kernel_route_octets, status_octets
@@ -50,20 +51,20 @@ SOCKET = "tcp://127.0.0.1:6641"
 ROUTER_ID = 1
 LARGE = 500_000
 """From so many routes on a round costs minutes."""
-_MAC = 0x020000010101
 _WORKING = 7
 
 
-def router_state(routes: Sequence[tuple[int, int]]) -> RouterState:
-    """A router on two links, its routes spread over resolved gateways."""
+def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterState:
+    """The router with this number, from 0, on two links, its routes spread over resolved
+    gateways."""
     interfaces = {
-        2: m.Interface(2, _WORKING, 1500, _MAC, "eth0"),
-        3: m.Interface(3, _WORKING, 1500, _MAC + 0x100, "eth1"),
+        2: m.Interface(2, _WORKING, 1500, interface_mac(number, 0), "eth0"),
+        3: m.Interface(3, _WORKING, 1500, interface_mac(number, 1), "eth1"),
     }
     local = {(4, 32, a): m.Local(4, 32, i, a) for i, a in ((2, 0x0A000101), (3, 0x0A000201))}
     via = m.NextHopType.VIA
     hops = [
-        m.NextHop(10 + n, via, 4, 2 + n % 2, 0x0A000102 + n + 256 * (n % 2), GATEWAY_MAC + n)
+        m.NextHop(10 + n, via, 4, 2 + n % 2, 0x0A000102 + n + 256 * (n % 2), gateway_mac(number, n))
         for n in range(GATEWAYS)
     ]
     table = {net << 8 | plen: 10 + n * 7 % GATEWAYS for n, (net, plen) in enumerate(routes)}

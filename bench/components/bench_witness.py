@@ -1,9 +1,9 @@
 """A component beside `xenflow` that says when a switch has confirmed what a router told.
 
 `./pox.py xenflow --network=FILE bench_witness --to=PATH`: after every snapshot and every delta of
-a local router it asks the switch for a barrier behind all that came before, and sends one datagram
-to the socket PATH when the reply is there: message type, sequence number and the controller's
-CLOCK_MONOTONIC in nanoseconds.  Nothing else is added to what runs.
+a local router it asks its switches for a barrier behind all that came before, and sends one
+datagram to the socket PATH when the last reply is there: message type, sequence number and the
+controller's CLOCK_MONOTONIC in nanoseconds.  Nothing else is added to what runs.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ def _watch(to: str) -> None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.connect(to)
     pass_on = table.on_local_message
-    (switch,) = table.switches.values()
 
     def told(router: str, frames: list[bytes]) -> None:
         pass_on(router, frames)
         header = parse_header(frames)
         if header.type in (SNAPSHOT_END, DELTA):
             kind, seq = int(header.type), header.seq
+            waiting = [s for s in table.switches.values() if s.connection and s.forwards(router)]
 
             def confirmed(error: str | None) -> Any:
-                if error is None:
+                waiting.pop()
+                if error is None and not waiting:
                     sock.send(REPORT.pack(kind, seq, time.monotonic_ns()))
 
-            switch.confirmed(confirmed)
+            for switch in list(waiting):
+                switch.confirmed(confirmed)
 
     table.on_local_message = told

@@ -372,13 +372,20 @@ class Scheduler:
         for _ in range(len(self._ready)):
             self._step(self._ready.popleft())
 
-        if self.backlog:
-            todo = list(self.backlog)
-            self.backlog.clear()
-            for each in todo:
-                self._serve(each.work_on)
+        # Who floods is served last, and what the others have to say leaves before.
+        self._flush()
+        todo = list(self.backlog)
         for watched, mask in sockets:
             self._serve(watched.on_ready, mask)
+        if todo:
+            self._flush()
+        for each in todo:
+            if each in self.backlog:
+                del self.backlog[each]
+                self._serve(each.work_on)
+        self._flush()
+
+    def _flush(self) -> None:
         if self.unflushed:
             dirty = self.unflushed
             self.unflushed = []
