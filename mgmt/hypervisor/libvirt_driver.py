@@ -32,6 +32,12 @@ _STATES = {
     libvirt.VIR_DOMAIN_PAUSED: "paused",
     libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
 }
+_NO_JOB = (
+    libvirt.VIR_ERR_NO_SUPPORT,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED,  # of a destination
+    libvirt.VIR_ERR_NO_DOMAIN,
+)
 _UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
 
 
@@ -164,6 +170,8 @@ class Libvirt:
             if move.state is JobState.MOVED_PAUSED:
                 self._bring_back(move)
                 did.append(f"{router} was brought back to {move.source}")
+        if did:
+            self._await_one_copy(router)
         did += self._settle(router)
         if move is None and not did:
             raise HypervisorError(f"{router} is not being migrated", "no-migration")
@@ -272,11 +280,15 @@ class Libvirt:
                     domain.abortJob()
                     ended = True
             except libvirt.libvirtError as error:
-                if error.get_error_code() not in (
-                    libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_INVALID,
-                ):  # fmt: skip
+                if error.get_error_code() not in _NO_JOB:
                     raise _wrapped(host, error) from None
         return ended
+
+    def _await_one_copy(self, router: str) -> None:
+        """The destination's copy of a migration that was ended goes a moment later."""
+        deadline = time.monotonic() + ABORT_S
+        while len(self._look()[0].get(router, {})) > 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _bring_back(self, move: _Move) -> None:
         """A paused domain is migrated as it is."""

@@ -193,7 +193,7 @@ _SSH: Sequence[tuple[str, str]] = (
     ),
     (r"Permission denied", "the login was refused; it needs a key without a password prompt"),
     (r"Could not resolve hostname", "the name cannot be resolved"),
-    (r"Connection refused", "nothing listens at its ssh port"),
+    (r"Connection refused", "nothing listens there"),
     (r"No route to host|Network is unreachable", "there is no way to it"),
     (r"timed out|Connection timeout|not responding", "it does not answer"),
     (r"python3: (?:command )?not found|python3: No such file", "python3 is missing there"),

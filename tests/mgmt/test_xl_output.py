@@ -81,7 +81,7 @@ def test_marks() -> None:
     ("name", "says"),
     [
         ("noroute", "the source cannot reach root@host-b: it does not answer (ssh: connect to"),
-        ("refused", "the source cannot reach root@host-b: nothing listens at its ssh port (ssh"),
+        ("refused", "the source cannot reach root@host-b: nothing listens there (ssh"),
         ("noresolve", "the source cannot reach root@host-b: the name cannot be resolved (ssh: C"),
         ("hostkey", "the source cannot reach root@host-b: its host key is unknown or has changed; "
                     "compare it, then log in once by `ssh root@host-b` (No ED25519 host key"),
