@@ -244,7 +244,7 @@ def run_pox(folder: str, words: list[str]) -> int:
     sys.path[:0] = [folder, COMPONENTS, GUARD]
     sys.path.append(ROOT)
     sys.dont_write_bytecode = True  # nothing is written into the checkout
-    from pox.boot import boot
+    from pox import boot
     from pox.core import POXCore
 
     version = ".".join(map(str, POXCore.version))
@@ -261,12 +261,32 @@ def run_pox(folder: str, words: list[str]) -> int:
     options, components = split_components(on_loopback(words))
     # The guard is launched before all others: docs/pox.md says what it does.
     guarded = [*options, "xenflow_pox_guard", *(word for each in components for word in each)]
+    launch = boot._do_launch
+
+    def launch_or_end(words: list[str]) -> bool:
+        """POX forgets the status of a component that ends the process as it is launched, and
+        waits for the threads of those launched before."""
+        try:
+            return bool(launch(words))
+        except SystemExit as end:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_status(end))
+
+    boot._do_launch = launch_or_end
     status = 0
     try:
-        boot(guarded)
+        boot.boot(guarded)
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        status = _status(end)
     return INTERRUPTED if interrupted else status
+
+
+def _status(end: SystemExit) -> int:
+    """What the process that this ends returns."""
+    if end.code is None:
+        return 0
+    return end.code if isinstance(end.code, int) else 1
 
 
 def main() -> int:
