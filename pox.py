@@ -12,6 +12,7 @@ import importlib.util
 import os
 import signal
 import sys
+from importlib import import_module
 
 ROOT = os.path.dirname(os.path.realpath(__file__))
 PROGRAM = os.path.realpath(__file__)
@@ -244,9 +245,9 @@ def run_pox(folder: str, words: list[str]) -> int:
     sys.path[:0] = [folder, COMPONENTS, GUARD]
     sys.path.append(ROOT)
     sys.dont_write_bytecode = True  # nothing is written into the checkout
-    from pox import boot
     from pox.core import POXCore
 
+    boot = import_module("pox.boot")
     version = ".".join(map(str, POXCore.version))
     print(f"core: POX {version} at {folder}", flush=True)
 
