@@ -48,7 +48,9 @@ def tap(connection: Any, message_type: int, receive: Receiver) -> None:
     message; any other lets the core and the other components have it. What `receive` raises is
     logged, and counts as taken. The latest tap of a type is asked first.
 
-    Holds for this connection only: call it at each ConnectionUp.
+    Holds for this connection only: call it at each ConnectionUp.  What came before that, a port's
+    change during the handshake, the core shows afterwards as an object of its own: that goes the
+    usual way, and whoever needs it asks the switch again.
     """
     unpackers = connection.unpackers = list(connection.unpackers)
     handlers = connection.handlers = list(connection.handlers)
@@ -61,7 +63,10 @@ def tap(connection: Any, message_type: int, receive: Receiver) -> None:
             raise ValueError(f"no OpenFlow: a message of length {length}")
         return offset + length, buffer[offset : offset + length]
 
-    def handle(con: Any, raw: bytes) -> None:
+    def handle(con: Any, raw: Any) -> None:
+        if not isinstance(raw, bytes):
+            usual_handle(con, raw)
+            return
         try:
             if receive(con, raw):
                 return

@@ -73,8 +73,8 @@ class LoopbackSwitch:
                 return got
         raise AssertionError(f"the connection ended before a message of type {kind}")
 
-    def handshake(self) -> LoopbackSwitch:
-        """Answer until the controller's barrier."""
+    def handshake(self, before_barrier: bytes = b"") -> LoopbackSwitch:
+        """Answer until the controller's barrier; `before_barrier` is sent just before that."""
         while True:
             got = self.receive()
             assert got is not None, "the controller closed the connection in the handshake"
@@ -85,7 +85,7 @@ class LoopbackSwitch:
             elif got[1] == 16:
                 self.send(message(17, xid, struct.pack("!HH", 0, 0) + bytes(1056)))
             elif got[1] == 18:
-                self.send(message(19, xid))
+                self.send(before_barrier + message(19, xid))
                 return self
 
     def ended(self) -> bool:

@@ -85,6 +85,16 @@ def test_tap_shows_vendor_messages_and_statistics_raw(core, start):
     assert not [e for e in controller.events if e.get("data") == "mine"]
 
 
+def test_a_port_that_changes_in_the_handshake_is_no_raw_message(core, start):
+    controller = start(core, "--tap=12")
+    early = message(12, 0, struct.pack("!B7x", 2) + port(7))
+    switch = LoopbackSwitch(controller.port).handshake(before_barrier=early)
+    assert controller.wait_for("PortStatus")["port"] == 7
+    switch.send(message(12, 0, struct.pack("!B7x", 2) + port(8)))
+    assert controller.wait_for("raw", type=12)
+    assert not [line for line in controller.log if "Exception" in line]
+
+
 def test_a_handler_that_raises_ends_nothing(core, start):
     controller = start(core)
     switch = LoopbackSwitch(controller.port).handshake()
