@@ -38,6 +38,8 @@ SETTLE_S = 120.0
 """How long xl may take to end after its receiver is gone."""
 LOOK_S = 2.0
 """After this time without its vifs it is asked whether the domain was left paused."""
+LEFT_S = 20.0
+"""How long the copy that has moved away may take to go."""
 VIFS_S = 30.0
 """How long after xl's success the domain's vifs are waited for."""
 SCRIPTS = "/etc/xen/scripts"
@@ -187,8 +189,7 @@ class Xl:
     def check(self, router: str, to: str) -> None:
         """The destination must have what the domain needs."""
         source = self._host_of(router)
-        for listed in self._look()[0].items():
-            self._refuse_leftovers(router, *listed)
+        self._refuse_leftovers(router)
         try:
             wanted = xl_output.config(self._dom0(source).output("xl", "list", "-l", router))
             bridges = {name for full in wanted.bridges for name in (full, _switch(full))}
@@ -334,14 +335,23 @@ class Xl:
 
     # --- before a migration -------------------------------------------------------------------
 
-    def _refuse_leftovers(self, router: str, host: str, listed: list[Listed]) -> None:
-        for copy in listed:
-            if copy.is_of(router) and copy.name != router:
+    def _refuse_leftovers(self, router: str) -> None:
+        """The last migration's copy at its source goes a moment after the router runs."""
+        deadline = time.monotonic() + LEFT_S
+        while left := [
+            (host, copy.name)
+            for host, listed in self._look()[0].items()
+            for copy in listed
+            if copy.is_of(router) and copy.name != router
+        ]:
+            if time.monotonic() > deadline:
+                host, name = left[0]
                 raise HypervisorError(
-                    f"{host} has {copy.name} from a migration that was interrupted: "
+                    f"{host} has {name} from a migration that was interrupted: "
                     f"run `xenflow recover {router}` first",
                     "refused",
                 )
+            time.sleep(0.5)
 
     def _facts(self, host: str, paths: list[str]) -> _Facts:
         dom0 = self._dom0(host)

@@ -34,7 +34,7 @@ def driver(xen: PretendedXen) -> Iterator[Xl]:
     made.close()
 
 
-def until(driver: Xl, *states: JobState, limit_s: float = 60.0) -> Job:
+def until(driver: Xl, *states: JobState, limit_s: float = 180.0) -> Job:
     deadline = time.monotonic() + limit_s
     while (job := driver.job("vr1")).state not in (*states, FAILED):
         assert time.monotonic() < deadline, job
@@ -304,8 +304,11 @@ def test_the_receiver_says_why(xen: PretendedXen, driver: Xl, error: str, says: 
     assert xen.names() == HOME
 
 
-def test_leftovers(xen: PretendedXen, driver: Xl) -> None:
+def test_leftovers(
+    xen: PretendedXen, driver: Xl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What earlier migrations have left is cleared away."""
+    monkeypatch.setattr(xl, "LEFT_S", 0.5)
     xen.write("host-b", {"7": xen.domain("vr1--incoming", "--p---")})
     with pytest.raises(HypervisorError, match="vr1--incoming .* run `xenflow recover vr1` first"):
         driver.check("vr1", "host-b")
@@ -338,14 +341,14 @@ def test_two_of_them(xen: PretendedXen, driver: Xl) -> None:
             ask()
 
 
-def await_names(xen: PretendedXen, wanted: dict[str, list[str]], limit_s: float = 30.0) -> None:
+def await_names(xen: PretendedXen, wanted: dict[str, list[str]], limit_s: float = 120.0) -> None:
     deadline = time.monotonic() + limit_s
     while xen.names() != wanted:
         assert time.monotonic() < deadline, xen.names()
         time.sleep(0.05)
 
 
-def await_some(look: Callable[[], bool], limit_s: float = 30.0) -> None:
+def await_some(look: Callable[[], bool], limit_s: float = 120.0) -> None:
     deadline = time.monotonic() + limit_s
     while not look():
         assert time.monotonic() < deadline
