@@ -373,7 +373,7 @@ class Move:
                 return
 
     def _watch_copying(self) -> None:
-        """How much libxl's helper has sent so far."""
+        """How much libxl's helper has sent so far, and when that is all."""
         before = 0
         helper = 0
         while not self._ended.wait(COPIED_EVERY_S):
@@ -385,6 +385,7 @@ class Move:
                 before = copied
                 self._tell("copied", bytes=copied)
             elif helper and not _runs(helper):
+                self._tell("sent")
                 return
 
 

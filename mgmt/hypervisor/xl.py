@@ -33,7 +33,9 @@ from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, Unpause
 from xenflow.pure.hypervisor_spec import XlSpec
 
 STALL_S = 60.0
-"""How long nothing may happen in a migration before it is given up."""
+"""How long nothing may be sent in a migration before it is given up."""
+READY_S = 180.0
+"""How long the destination may take with its devices once all has been sent."""
 SETTLE_S = 120.0
 """How long xl may take to end after its receiver is gone."""
 LOOK_S = 2.0
@@ -80,6 +82,7 @@ class _Move:
     ended: bool = False
     source_lost: bool = False
     looked: bool = False
+    sent: bool = False
 
     def advance(self, state: JobState, at: float) -> None:
         """Note a new state and when it was reached."""
@@ -107,6 +110,8 @@ class _Move:
                 if quarters and self.state in _UNDER_WAY:  # a line at each, no more
                     copied = "all" if quarters >= 4 else f"{25 * quarters} %"
                     self.detail = f"{copied} of its {self.memory_mib} MiB copied"
+            case "sent":
+                self.sent = True
             case "suspended" if self.state is JobState.PRECOPY:
                 self.detail = "suspended at the source, the rest is copied"
                 self.advance(JobState.SUSPENDED, event["local_at"])
@@ -227,8 +232,9 @@ class Xl:
         # Without the lock: an answer could not come while an event waits for it.
         self._notice_end(move)
         self._notice_paused(move)
-        if move.state in _UNDER_WAY and time.monotonic() > move.heard_at + STALL_S:
-            move.given_up = f"nothing got to {move.to} for {STALL_S:g} s"
+        limit_s = READY_S if move.sent else STALL_S
+        if move.state in _UNDER_WAY and time.monotonic() > move.heard_at + limit_s:
+            move.given_up = f"nothing got to {move.to} for {limit_s:g} s"
             self._dom0(move.source).ask("end", SETTLE_S)
         return Job(
             id, move.router, move.to, move.state, move.detail, move.suspended_s, tuple(move.events)
