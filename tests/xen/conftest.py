@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ FIGURES = ROOT / "out" / "xen" / "figures.json"
 _begun = time.monotonic()
 _figures: dict[str, str] = {}
 _passed: set[str] = set()
+_past_capture: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Progress goes past pytest's capture."""
+    global _past_capture
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        _past_capture = capture.global_and_fixture_disabled
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -58,7 +68,8 @@ def figure() -> Callable[[str, object], None]:
 
 def _say(text: str) -> None:
     at = time.monotonic() - _begun
-    print(f"[{at:6.1f} s] {text}", file=sys.__stderr__, flush=True)
+    with _past_capture():
+        print(f"[{at:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:

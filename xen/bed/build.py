@@ -249,9 +249,10 @@ def _make_image(folder: Path, root: Path, kernel: Path, keys: Path) -> None:
     _run("cp", "-a", f"{kernel}/modules/lib/modules", str(tree / "usr/lib"))
     for name in _LEFT_OUT:
         shutil.rmtree(tree / name, ignore_errors=True)
-    for name, to in (("bed-init", "sbin/bed-init"), ("sshd_config", "etc/ssh/sshd_config")):
-        shutil.copy(_FILES / name, tree / to)
-    (tree / "sbin/bed-init").chmod(0o755)
+    for name in ("bed-init", "bed-transport"):
+        shutil.copy(_FILES / name, tree / "usr/sbin" / name)
+        (tree / "usr/sbin" / name).chmod(0o755)
+    shutil.copy(_FILES / "sshd_config", tree / "etc/ssh/sshd_config")
     _give_keys(keys, tree)
     _install(tree)
     schema = tree / "usr/share/openvswitch/vswitch.ovsschema"
