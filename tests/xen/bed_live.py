@@ -27,7 +27,7 @@ from xen.bed.dom0 import Dom0
 
 MOVE_LIMIT_S = 600.0
 """How long a move may take before something hangs: about twenty times what it takes."""
-RATES_PPS = (300, 150, 75)
+RATES_PPS = (100, 50, 25)
 """Tried in turn: the first that the emulation carries without a loss."""
 BRIDGE = "xenflow0"
 
