@@ -35,7 +35,7 @@ from typing import Any
 from xenflow.pure import xenstore
 
 READY_BYTES = len("domain received, ready to unpause")
-GATE_S = 60.0
+GATE_S = 120.0
 """How long a domain that has arrived waits for `go` before it runs on at the source."""
 END_S = 60.0
 """How long xl may take to let a domain run on after its receiver is gone."""
