@@ -189,6 +189,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--only", metavar="NAME", action="append", default=[], help="only this (may be repeated)"
     )
+    parser.add_argument(
+        "--sweep", action="store_true",
+        help="instead: how cost grows with routes, routers and switches; draws docs/figures",
+    )  # fmt: skip
     parser.add_argument("--pox", metavar="DIR", default="", help="also under this POX checkout")
     parser.add_argument("--runs", metavar="N", type=int, default=0, help="interleaved runs (5)")
     parser.add_argument("--routes", metavar="N", type=int, default=0, help="routes (100000)")
@@ -211,12 +215,30 @@ def _find_pox(asked: str) -> str:
     return done.stdout.strip().partition("core: POX at ")[2]
 
 
+def _sweep(asked: argparse.Namespace) -> int:
+    from bench import plots, sweep
+
+    with tempfile.TemporaryDirectory(prefix="xf-sweep-", dir="/tmp") as scratch:
+        directory = Path(asked.keep or scratch)
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            sweep.sweep(directory, STAND_IN, asked.runs or (1 if asked.quick else 3), asked.quick)
+        except (BenchError, OSError, subprocess.CalledProcessError) as error:
+            print(f"bench: sweep: {error}", file=sys.stderr)
+            return 1
+    for path in plots.draw():
+        print(path.relative_to(ROOT), file=sys.stderr)
+    return 0
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 where a measurement could not be made."""
     asked = _arguments(words)
     if os.geteuid() != 0:
         print("bench: needs root: it makes network namespaces", file=sys.stderr)
         return 1
+    if asked.sweep:
+        return _sweep(asked)
     rows: list[Row] = []
     sweeps: dict[str, Any] = {"load_before": os.getloadavg()[0], "cores": os.cpu_count()}
     failed = False

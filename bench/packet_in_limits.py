@@ -165,9 +165,8 @@ def _one_by_one(peers: dict[str, tuple[FakeSwitch, list[bytes]]]) -> dict[str, l
             switch.burst([packet], 1)
     for number in range(20, min(len(packets) for _, packets in peers.values())):
         for name, (switch, packets) in peers.items():
+            switch.settle(0.0)
             found[name].append(switch.burst([packets[number]], 1))
-            if number % 200 == 0:
-                switch.settle(0.01)
     return found
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from bench.open_vswitch import BenchError, OpenVSwitch
 from xenflow.pure import openflow as of
+from xenflow.pure import pipeline
 
 WAIT_S = 60.0
 
@@ -56,6 +57,12 @@ class RawController:
             send(piece)
         self.barrier()
         return time.perf_counter() - started
+
+    def wipe(self, switch: OpenVSwitch) -> None:
+        """Remove all routes of all routers and let the switch come to rest."""
+        mark = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
+        self.write([of.delete_by_cookie(pipeline.ROUTES, *mark)])
+        switch.rest()
 
     def barrier(self) -> None:
         """Raises BenchError where the switch refuses anything before its reply."""

@@ -106,10 +106,7 @@ class Contest:
 
     def wipe(self) -> None:
         """Remove all routes from the switch and let it come to rest."""
-        mask = pipeline.ROUTER_COOKIE_MASK
-        everything = of.delete_by_cookie(pipeline.ROUTES, pipeline.cookie(0, ROUTER_ID), mask)
-        self.raw.write([everything])
-        self.switch.rest()
+        self.raw.wipe(self.switch)
 
     def take(self, seconds: float, controller_s: float, switch_s: float) -> None:
         """One run of the controller's: wall clock, CPU of the controller and of the switch."""

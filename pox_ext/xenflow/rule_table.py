@@ -111,8 +111,8 @@ class RuleTable:
         if ended:
             log.info("%s: %s", router, feed.state)
         for switch in self.switches.values():
-            switch.changed(router, changes, feed.complete, len(feed.state.routes4))
-            if ended:
+            written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))
+            if ended and not written:
                 switch.refresh()
 
     def backlog(self, router: str) -> int:

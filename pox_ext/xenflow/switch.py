@@ -110,25 +110,28 @@ class Switch(Channel):
             self.ports[name] = (number, up)
         self.refresh()
 
-    def changed(self, router: str, changes: Changes, complete: bool, total: int) -> None:
-        """A router's state has changed; it has `total` routes now.
+    def changed(self, router: str, changes: Changes, complete: bool, total: int) -> bool:
+        """A router's state has changed; it has `total` routes now.  True where everything that
+        depends on it is written, so that no `refresh` is needed.
 
         `complete` is False while its first snapshot streams in, whose routes are written as they
         come where the switch holds none yet.
         """
         self._answers = None
         if not self.live or not self.forwards(router):
-            return
+            return False
         if router in self.synced:
             self.submit(self._update(router, changes))
         elif complete:
             self.synced.add(router)
             self.submit(self._sync_router(router))
+            return True
         elif not self._found.get(router) and not self.reactive and changes.routes4:
             streamed = self._streamed.get(router, 0) + len(changes.routes4)
             if streamed == total:  # otherwise some came before this switch did
                 self._streamed[router] = streamed
                 self.submit(self._stream(router, changes))
+        return False
 
     def placed(self, router: str) -> None:
         """The placement of a router on this switch has changed."""
