@@ -54,7 +54,7 @@ class VirtualRouter:
             ]
             inner += [f"link set eth{n} up", f"addr add 10.0.{n + 1}.1/24 dev eth{n}"]
             inner += [
-                f"neigh replace 10.0.{n + 1}.{2 + g} lladdr 02:00:00:aa:0{n}:{g:02x} dev eth{n}"
+                f"neigh replace 10.0.{n + 1}.{2 + g} lladdr 02:00:00:aa:00:{g:02x} dev eth{n}"
                 " nud permanent"
                 for g in range(GATEWAYS)
             ]
