@@ -1,6 +1,6 @@
 # Only names for the scripts; each says more with --help.
 
-.PHONY: setup demo test test-xen soak bench
+.PHONY: setup demo test test-xen soak bench experiments
 
 setup: ; scripts/setup
 demo:  ; scripts/demo
@@ -8,3 +8,4 @@ test:  ; scripts/test
 test-xen: ; scripts/test-xen
 soak:  ; scripts/soak paper 20 5000
 bench: ; scripts/bench
+experiments: ; scripts/experiments

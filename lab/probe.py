@@ -230,17 +230,17 @@ def send(
 # --- the receiver --------------------------------------------------------------------------------
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Message(ctypes.Structure):
+class Message(ctypes.Structure):
     """struct mmsghdr, a struct msghdr and a length."""
 
     _fields_ = (
         ("name", ctypes.c_void_p),
         ("name_length", ctypes.c_uint32),
-        ("iov", ctypes.POINTER(_Iovec)),
+        ("iov", ctypes.POINTER(Iovec)),
         ("iov_length", ctypes.c_size_t),
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
@@ -275,8 +275,8 @@ class _Collector:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._data = ctypes.create_string_buffer(self._DATA * self.BATCH)
         self._control = ctypes.create_string_buffer(self._CONTROL * self.BATCH)
-        self._vectors = (_Iovec * self.BATCH)()
-        self._messages = (_Message * self.BATCH)()
+        self._vectors = (Iovec * self.BATCH)()
+        self._messages = (Message * self.BATCH)()
         for i, (vector, message) in enumerate(zip(self._vectors, self._messages, strict=True)):
             vector.base = ctypes.addressof(self._data) + i * self._DATA
             vector.length = self._DATA

@@ -1,0 +1,210 @@
+"""The report's claims beside what was measured, as Markdown; and where it stands in docs.  Pure,
+but for `rewrite`.
+
+Only what was measured is said: a claim for which there are no runs has "not measured".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from bench.experiments.confidence import Estimate, estimate
+from bench.experiments.points import DESIGNS, LIMIT, MODES, SIZES
+from bench.experiments.store import Row
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+NOT = "not measured"
+_MODE = {"native": "native", "domain0": "Domain 0's kernel", "xenflow": "XenFlow"}
+_DESIGN = {
+    "host": "(a) the host's kernel", "vm": "(b) the VM forwards",
+    "domain0": "(c) Domain 0's kernel forwards", "xenflow": "(d) XenFlow",
+    LIMIT: "no router: one cable",
+}  # fmt: skip
+
+
+def measured(rows: Sequence[Row], refused: Sequence[Row]) -> str:
+    """The generated part of docs/experiments.md."""
+    moves = [row for row in rows if row.key.experiment == "migration"]
+    routers = [row for row in rows if row.key.experiment == "design"]
+    parts = ["## The report's claims and what was measured", "", *_claims(moves, routers), "",
+             "## Which runs these are", "", *_runs(rows, refused)]  # fmt: skip
+    if moves:
+        parts += ["", "## Migrations", "", *_migrations(moves)]
+    if routers:
+        parts += ["", "## Designs", "", *_designs(routers)]
+    return "\n".join(parts)
+
+
+def _of(rows: Iterable[Row], value: str, *, what: str, size: int | None = None,
+        traffic: str | None = None, rate: int | None = None) -> list[float]:
+    return [
+        row.values[value] for row in rows
+        if row.key.what == what and value in row.values
+        and (size is None or row.key.size == size)
+        and (traffic is None or row.key.traffic == traffic)
+        and (rate is None or row.key.rate_pps == rate)
+    ]  # fmt: skip
+
+
+def _said(values: Sequence[float], text: Callable[[Estimate], str]) -> str:
+    return text(estimate(values)) if values else NOT
+
+
+def _seconds(e: Estimate) -> str:
+    return f"{e.text()} s ({e.least:.2f} to {e.most:.2f}, {e.runs} runs)"
+
+
+def _lost(rows: Sequence[Row], mode: str) -> str:
+    lost, sent = _of(rows, "lost", what=mode), _of(rows, "sent", what=mode)
+    doubled = _of(rows, "duplicated", what=mode)
+    if not sent:
+        return NOT
+    clean = sum(not one for one in lost)
+    return (f"{sum(lost):,.0f} of {sum(sent):,.0f} in {len(lost)} runs, "
+            f"{clean} of these without any loss; {sum(doubled):,.0f} doubled")
+
+
+def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
+    parts = []
+    for rate in sorted({r.key.rate_pps for r in rows}):
+        values = _of(rows, "lost_there", what=mode, traffic=traffic, rate=rate)
+        if values:
+            parts.append(f"{estimate(values).text(0)} at {rate:,}/s")
+    return "; ".join(parts) or NOT
+
+
+def ratio(rows: Sequence[Row], mode: str, size: int) -> str:
+    """A mode's total time over that of `native`, at the rates that both have."""
+    found = []
+    for rate in sorted({r.key.rate_pps for r in rows}):
+        one = _of(rows, "total_s", what=mode, size=size, rate=rate)
+        base = _of(rows, "total_s", what="native", size=size, rate=rate)
+        if one and base:
+            found.append(estimate(one).mean / estimate(base).mean)
+    if not found:
+        return NOT
+    return f"{min(found):.1f} to {max(found):.1f}"
+
+
+def _claims(moves: Sequence[Row], routers: Sequence[Row]) -> list[str]:
+    lines = ["| figure | the report | here | measured |", "| --- | --- | --- | --- |"]
+
+    def line(figure: str, claim: str, here: str, value: str) -> None:
+        lines.append(f"| {figure} | {claim} | {here} | {value} |")
+
+    for mode, claim in (
+        ("xenflow", "control plane suspended for nearly no time, whatever the packet's size"),
+        ("native", "suspended for up to about 40 s"),
+        ("domain0", "no figure"),
+    ):
+        for size in SIZES:
+            line("5.2", claim, f"{_MODE[mode]}, {size} bytes",
+                 _said(_of(moves, "silent_s", what=mode, size=size), _seconds))
+    for mode, claim in (
+        ("xenflow", "up to 4 times native's total time"), ("domain0", "no figure"),
+    ):
+        for size in SIZES:
+            line("5.3", claim, f"{_MODE[mode]} / native, {size} bytes", ratio(moves, mode, size))
+    for mode, claim in (
+        ("xenflow", "no packet lost, at any rate; some may be doubled or out of order"),
+        ("domain0", "no packet lost, on one LAN"),
+        ("native", "about 100 packets lost in each migration"),
+    ):
+        line("5.4", claim, f"{_MODE[mode]}, both sizes, all rates, both ways", _lost(moves, mode))
+    for traffic in ("probe", "iperf"):
+        line("5.4", "native loses more at higher rates", f"native, {traffic}, there",
+             _by_rate(moves, "native", traffic))
+    for size in SIZES:
+        rates = {d: _of(routers, "forwarded_pps", what=d, size=size) for d in DESIGNS}
+        for design in ("domain0", "xenflow"):
+            value = NOT
+            if rates[design] and rates["vm"]:
+                many = estimate(rates[design]).mean / estimate(rates["vm"]).mean
+                value = f"{many:.2f} times the VM's forwarding rate"
+            line("1.5", "forwarding outside the VM saves its detour",
+                 f"{_DESIGN[design]}, {size} bytes", value)
+    return lines
+
+
+def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
+    if not rows:
+        return ["None yet."]
+    lines = [
+        f"{len(rows)} runs, made from {min(r.at for r in rows)} to {max(r.at for r in rows)} "
+        "(UTC). Every run is in [runs.csv](figures/runs.csv).", "",
+        "| backend | experiment | what | traffic | points | runs | runs a point |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in rows:
+        key = row.key
+        groups.setdefault((key.backend, key.experiment, key.what, key.traffic), []).append(row)
+    for names, group in sorted(groups.items()):
+        per_point = Counter((r.key.size, r.key.rate_pps) for r in group)
+        least, most = min(per_point.values()), max(per_point.values())
+        count = str(least) if least == most else f"{least} to {most}"
+        lines.append(f"| {' | '.join(names)} | {len(per_point)} | {len(group)} | {count} |")
+    points = Counter((r.key.what, r.key.traffic, r.key.size, r.key.rate_pps) for r in refused)
+    if points:
+        lines += ["", "Tried and invalid, because the same traffic already lost packets while "
+                  "nothing moved (these are no runs, and count nowhere):", ""]
+        lines += [f"- {what}, {traffic}, {size} bytes, {rate:,} packets/s: {count} runs"
+                  for (what, traffic, size, rate), count in sorted(points.items())]
+    return lines
+
+
+def _migrations(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        "Means of the runs of a point, ± half of the 95 % confidence interval. Lost: there "
+        "(generator to receiver); doubled: both ways, all runs of the point.", "",
+        "| mode | traffic | bytes | packets/s | runs | silent, s | total, s | lost | doubled |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    points: dict[tuple[int, str, int, int], list[Row]] = {}
+    for row in rows:
+        key = row.key
+        place = (MODES.index(key.what), key.traffic, key.size, key.rate_pps)
+        points.setdefault(place, []).append(row)
+    for (mode, traffic, size, rate), group in sorted(points.items()):
+        cells = [estimate([r.values[v] for r in group]).text(d)
+                 for v, d in (("silent_s", 3), ("total_s", 3), ("lost_there", 1))]
+        doubled = sum(r.values["duplicated"] for r in group)
+        lines.append(f"| {MODES[mode]} | {traffic} | {size} | {rate:,} | {len(group)} | "
+                     f"{' | '.join(cells)} | {doubled:.0f} |")
+    return lines
+
+
+def _designs(rows: Sequence[Row]) -> list[str]:
+    lines = ["| design | bytes | runs | forwarded, packets/s | latency, median, µs | 99 %, µs |",
+             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for design in (*DESIGNS, LIMIT):
+        for size in sorted({r.key.size for r in rows}):
+            group = [r for r in rows if (r.key.what, r.key.size) == (design, size)]
+            if group:
+                cells = [estimate([r.values[v] for r in group]).text(d) for v, d in (
+                    ("forwarded_pps", 0), ("latency_p50_us", 0), ("latency_p99_us", 0))]
+                lines.append(f"| {_DESIGN[design]} | {size} | {len(group)} | {' | '.join(cells)} |")
+    return lines
+
+
+def replaced(text: str, part: str) -> str:
+    """A document with the generated part in its place.
+
+    Raises ValueError where the two marks are not in it, once each and in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"expected one {BEGIN} and behind it one {END}")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n\n{part}\n\n{END}{after}"
+
+
+def rewrite(path: Path, part: str) -> None:
+    """The same in a file, whole or not at all.
+
+    Raises ValueError as `replaced`.
+    """
+    new = path.with_suffix(".new")
+    new.write_text(replaced(path.read_text(), part))
+    new.rename(path)

@@ -1,0 +1,178 @@
+"""The figures: each a .png, a .svg and a .csv, drawn from the rows and nothing else.
+
+5.2 to 5.4 have two parts as in the report, (a) packets of 64 bytes and (b) of 1500; what iperf sent
+and tcpdump counted stands beside the probe's, hollow.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from bench.experiments.confidence import Estimate, estimate
+from bench.experiments.points import DESIGNS, LIMIT, MODES, TRAFFICS
+from bench.experiments.store import Key, Row
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+NAMES = {
+    "native": "native: the VM forwards",
+    "domain0": "plane separation: Domain 0's kernel forwards",
+    "xenflow": "XenFlow: the switch forwards",
+}
+DESIGN_NAMES = {
+    "host": "(a) host's kernel", "vm": "(b) VM forwards", "domain0": "(c) Domain 0's\nkernel",
+    "xenflow": "(d) XenFlow", LIMIT: "no router",
+}  # fmt: skip
+_COLOURS = {"native": "#cc0000", "domain0": "#e69138", "xenflow": "#0b5394"}
+_FORMATS = (".png", ".svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One of the report's figures: which value of a run, as what."""
+
+    name: str
+    value: str
+    title: str
+    axis: str
+
+
+MIGRATION_FIGURES = (
+    Figure("fig5_2", "silent_s", "Control plane suspended during a migration",
+           "router's own address silent, s"),
+    Figure("fig5_3", "total_s", "Total time of a migration", "total time, s"),
+    Figure("fig5_4", "lost_there", "Packets lost in a migration",
+           "packets lost, generator to receiver"),
+)  # fmt: skip
+DESIGN_VALUES = {
+    "forwarded_pps": "forwarding rate, packets/s",
+    "latency_p50_us": "latency, median, µs",
+    "latency_p99_us": "latency, 99th percentile, µs",
+}
+
+Point = tuple[str, str, int, int]
+"""What, traffic, size, rate."""
+
+
+def points(rows: Iterable[Row], experiment: str, value: str) -> dict[Point, Estimate]:
+    """Each point's estimate of a value, as far as it was measured."""
+    found: dict[Point, list[float]] = {}
+    for row in rows:
+        key = row.key
+        if key.experiment == experiment and value in row.values:
+            point = (key.what, key.traffic, key.size, key.rate_pps)
+            found.setdefault(point, []).append(row.values[value])
+    return {point: estimate(values) for point, values in found.items()}
+
+
+def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Every figure that there are rows for; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    with pyplot.rc_context({"svg.hashsalt": "xenflow", "font.size": 9}):
+        for figure in MIGRATION_FIGURES:
+            if found := points(rows, "migration", figure.value):
+                files += _write_csv(folder / f"{figure.name}.csv", {figure.value: found})
+                files += _save(_migration(figure, found), folder / figure.name)
+        measured = {v: points(rows, "design", v) for v in DESIGN_VALUES}
+        if any(measured.values()):
+            files += _write_csv(folder / "fig1_5.csv", measured)
+            files += _save(_designs(measured), folder / "fig1_5")
+    return files
+
+
+def _save(figure: Any, stem: Path) -> list[Path]:
+    files = [stem.with_suffix(suffix) for suffix in _FORMATS]
+    for file in files:
+        metadata = {"Date": None} if file.suffix == ".svg" else None
+        figure.savefig(file, dpi=110, bbox_inches="tight", metadata=metadata)
+    pyplot.close(figure)
+    return files
+
+
+def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> list[Path]:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["what", "traffic", "size_bytes", "rate_pps", "value", "runs", "mean",
+                         "half_width_95", "least", "most"])
+        for value, found in measured.items():
+            for (what, traffic, size, rate), e in sorted(found.items()):
+                half = "" if e.half is None else f"{e.half:.6g}"
+                writer.writerow([what, traffic, size, rate, value, e.runs, f"{e.mean:.6g}", half,
+                                 f"{e.least:.6g}", f"{e.most:.6g}"])
+    return [path]
+
+
+def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
+    sizes = sorted({size for _, _, size, _ in found})
+    drawn, axes = pyplot.subplots(1, len(sizes), figsize=(5.2 * len(sizes), 3.8), sharey=True,
+                                  squeeze=False)
+    for axis, size, letter in zip(axes[0], sizes, "abcdefgh", strict=False):
+        for mode in MODES:
+            for traffic in TRAFFICS:
+                line = sorted((rate, e) for (what, by, at, rate), e in found.items()
+                              if (what, by, at) == (mode, traffic, size))
+                if line:
+                    _curve(axis, line, _COLOURS[mode], traffic, NAMES[mode])
+        axis.set_title(f"({letter}) packets of {size} bytes")
+        axis.set_xlabel("packets/s")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel(figure.axis)
+    drawn.suptitle(f"{figure.title} (lab; mean and 95 % confidence interval)", y=1.02)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
+    return drawn
+
+
+def _curve(
+    axis: Any, line: list[tuple[int, Estimate]], colour: str, traffic: str, name: str
+) -> None:
+    hollow = traffic == "iperf"
+    axis.errorbar(
+        [rate for rate, _ in line], [e.mean for _, e in line], [e.half or 0.0 for _, e in line],
+        color=colour, marker="s" if hollow else "o", markersize=5, capsize=3, linewidth=1.2,
+        linestyle=":" if hollow else "-", markerfacecolor="white" if hollow else colour,
+        label=f"{name} ({'iperf, tcpdump' if hollow else 'probe'})",
+    )
+
+
+def _designs(measured: dict[str, dict[Point, Estimate]]) -> Any:
+    order = [d for d in (*DESIGNS, LIMIT) if any(p[0] == d for v in measured.values() for p in v)]
+    drawn, axes = pyplot.subplots(1, 3, figsize=(14, 3.8))
+    for axis, (value, title) in zip(axes, DESIGN_VALUES.items(), strict=True):
+        sizes = sorted({point[2] for point in measured[value]})
+        width = 0.8 / max(1, len(sizes))
+        for number, size in enumerate(sizes):
+            bars = [(order.index(p[0]) + (number - (len(sizes) - 1) / 2) * width, e)
+                    for p, e in measured[value].items() if p[2] == size]
+            axis.bar([at for at, _ in bars], [e.mean for _, e in bars], width,
+                     yerr=[e.half or 0.0 for _, e in bars], capsize=3, label=f"{size} bytes",
+                     color=("#0b5394", "#9fc5e8", "#cccccc")[number % 3])
+        axis.set_xticks(range(len(order)), [DESIGN_NAMES[d] for d in order], fontsize=8)
+        axis.set_ylabel(title)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    drawn.suptitle("Four designs of a router (lab; mean and 95 % confidence interval)", y=1.02)
+    return drawn
+
+
+def runs_csv(rows: Iterable[Row], path: Path) -> Path:
+    """Every run, one line each."""
+    rows = list(rows)
+    values = list(dict.fromkeys(name for row in rows for name in row.values))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*Key.__dataclass_fields__, "at", *values])
+        for row in rows:
+            key = [getattr(row.key, name) for name in Key.__dataclass_fields__]
+            writer.writerow([*key, row.at, *(row.values.get(name, "") for name in values)])
+    return path

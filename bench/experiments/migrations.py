@@ -1,0 +1,139 @@
+"""Moves a router in the lab under traffic: the runs of figures 5.2, 5.3 and 5.4.
+
+The two labs, with XenFlow's switches (modes `native` and `xenflow`) and with Domain 0's kernels
+(`domain0`), are brought up when a session needs them and stay as long as the next needs the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.experiments import traffic
+from bench.experiments.domain0_kernel import KernelMover, separated
+from bench.experiments.points import BASELINE_S, BETWEEN_S, Session
+from bench.experiments.store import Row
+from lab import bring_up
+from lab.judge import Counts
+from lab.moves import Mover, ends, mover
+from lab.probe import TooBusyError
+from xenflow.pure.migration import Order
+
+TOPOLOGY = "paper"
+"""The report's figure 5.1."""
+_BEFORE_S = 0.7
+_ORDERS = {"native": Order.NATIVE, "xenflow": Order.OVERLAPPED}
+
+Moved = tuple[float, float, float]
+"""Seconds: in all, the router's address silent, the VM suspended."""
+
+
+def now() -> str:
+    """The time of a row."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Migrations:
+    """Makes sessions; everything is taken down at the end of the `with`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._up = ExitStack()
+        self._which = ""
+        self._xenflow: Mover | None = None
+        self._kernel: KernelMover | None = None
+        self._mode = ""
+
+    def __enter__(self) -> Migrations:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._down()
+
+    def _down(self) -> None:
+        self._up.close()
+        self._which = self._mode = ""
+        self._xenflow = self._kernel = None
+
+    def _switch_to(self, mode: str) -> Callable[[], Moved]:
+        """The lab that a mode needs, in that mode; returns what moves its router."""
+        which = "kernel" if mode == "domain0" else "switches"
+        if which != self._which:
+            self._down()
+            if which == "kernel":
+                self._kernel = self._up.enter_context(separated(TOPOLOGY))
+            else:
+                self._xenflow = self._up.enter_context(_switches())
+            self._which = which
+        if self._kernel:
+            return self._kernel.move
+        assert self._xenflow is not None
+        if mode != self._mode:
+            self._xenflow.forward_by(mode)
+            self._mode = mode
+        return lambda: self._move(mode)
+
+    def _move(self, mode: str) -> Moved:
+        assert self._xenflow is not None
+        move = self._xenflow.move(self._xenflow.other_host(), _ORDERS[mode].value)
+        return move.total_s, move.outage_s, move.suspended_s
+
+    def make(self, session: Session, said: Callable[[str], None]) -> Iterator[Row]:
+        """The session's rows; where it is interrupted, those that are whole before that goes on.
+
+        Raises NetworkError where the lab or a migration fails.
+        """
+        move = self._switch_to(session.key.what)
+        lab = (self._kernel or self._xenflow).lab  # type: ignore[union-attr]
+        key = session.key
+        begun_ns: list[int] = []
+        done: list[Moved] = []
+        with traffic.make(key.traffic, ends(lab), key.rate_pps, key.size, self._folder) as sender:
+            try:
+                sender.baseline(BASELINE_S)
+                sender.start()
+                time.sleep(_BEFORE_S)
+                try:
+                    for _ in session.keys:
+                        begun_ns.append(time.monotonic_ns())
+                        done.append(move())
+                        time.sleep(BETWEEN_S)
+                finally:
+                    sender.stop()
+                    if done:
+                        yield from _rows(session, done, sender.counts(begun_ns))
+            except TooBusyError as error:
+                said(str(error))
+                yield from (Row(k, invalid=str(error), at=now()) for k in session.keys)
+
+
+def _rows(
+    session: Session, moves: list[Moved], counts: list[tuple[Counts, Counts]]
+) -> Iterator[Row]:
+    """A row for each migration that came to its end; the first of `counts` is of what was sent
+    before any, the last perhaps of one that failed."""
+    for key, (total_s, silent_s, suspended_s), (there, back) in zip(
+        session.keys, moves, counts[1:], strict=False
+    ):
+        both = there + back
+        yield Row(key, {
+            "total_s": round(total_s, 6), "silent_s": round(silent_s, 6),
+            "suspended_s": round(suspended_s, 6),
+            "sent": both.sent, "lost": both.lost, "lost_there": there.lost,
+            "duplicated": both.duplicated, "reordered": both.reordered,
+            "longest_gap_s": round(both.longest_gap_s, 6),
+        }, at=now())  # fmt: skip
+
+
+@contextmanager
+def _switches() -> Iterator[Mover]:
+    """A lab with XenFlow's switches."""
+    lab = bring_up.up(TOPOLOGY, say=lambda _: None)
+    try:
+        with mover(lab) as router:
+            yield router
+    finally:
+        bring_up.down(say=lambda _: None)

@@ -1,0 +1,107 @@
+"""What is to be measured, in what order, and what of it is missing.  Pure.
+
+A *point* is a place on a figure's axis: a mode, a traffic, a size, a rate.  Runs of a point that
+follow each other share one baseline and one traffic: a *session*.  Sessions go round all points
+before a point has its next one, so that a series that is interrupted has something of everything,
+and a machine that is slow for a while is slow for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from bench.experiments.store import Key
+
+MODES = ("native", "domain0", "xenflow")
+"""The VM forwards behind bridges; Domain 0's kernel forwards; XenFlow's switch forwards."""
+_TOGETHER = ("native", "xenflow", "domain0")
+"""The same, modes that share a lab beside each other."""
+DESIGNS = ("host", "vm", "domain0", "xenflow")
+"""Figure 1.5, (a) to (d)."""
+LIMIT = "direct"
+"""Beside the designs: generator and receiver on one cable."""
+TRAFFICS = ("probe", "iperf")
+SIZES = (64, 1500)
+RATES_PPS = (500, 1000, 2000, 4000)
+RUNS = 10
+AT_ONCE = 5
+"""Runs of one session."""
+BASELINE_S = 2.0
+BETWEEN_S = 1.0
+DESIGN_S = 6.5
+_AROUND_S = 3.5
+_FIRST_GUESS_S = {"native": 1.0, "domain0": 1.2, "xenflow": 2.3}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for."""
+
+    runs: int = RUNS
+    rates: tuple[int, ...] = RATES_PPS
+    sizes: tuple[int, ...] = SIZES
+    modes: tuple[str, ...] = MODES
+    traffics: tuple[str, ...] = TRAFFICS
+    designs: tuple[str, ...] = (*DESIGNS, LIMIT)
+    backend: str = "lab"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Runs that are made one after the other, under the same traffic."""
+
+    keys: tuple[Key, ...]
+
+    @property
+    def key(self) -> Key:
+        """The first."""
+        return self.keys[0]
+
+
+def migrations(wanted: Wanted) -> Iterator[list[Key]]:
+    """The runs of each point of figures 5.2 to 5.4."""
+    for what in sorted(wanted.modes, key=_TOGETHER.index):
+        for traffic in wanted.traffics:
+            for size in wanted.sizes:
+                for rate in wanted.rates:
+                    yield [
+                        Key("migration", wanted.backend, what, traffic, size, rate, run)
+                        for run in range(1, wanted.runs + 1)
+                    ]
+
+
+def designs(wanted: Wanted) -> Iterator[list[Key]]:
+    """The runs of figure 1.5; the three that need no controller beside each other."""
+    for what in wanted.designs:
+        for size in wanted.sizes:
+            yield [
+                Key("design", wanted.backend, what, "flood", size, 0, run)
+                for run in range(1, wanted.runs + 1)
+            ]
+
+
+def sessions(
+    series: Iterable[list[Key]], made: Container[Key], at_once: int = AT_ONCE
+) -> list[list[Session]]:
+    """What is missing, round by round."""
+    rounds: list[list[Session]] = []
+    for keys in series:
+        for begin in range(0, len(keys), at_once):
+            missing = tuple(k for k in keys[begin : begin + at_once] if k not in made)
+            number = begin // at_once
+            while len(rounds) <= number:
+                rounds.append([])
+            if missing:
+                rounds[number].append(Session(missing))
+    return [one for one in rounds if one]
+
+
+def expected_s(session: Session, took_s: Mapping[str, float]) -> float:
+    """How long a session will take; `took_s`: the mean time of a migration by its mode, as far as
+    some were made."""
+    key, count = session.key, len(session.keys)
+    if key.experiment == "design":
+        return DESIGN_S * count
+    one = took_s.get(key.what, _FIRST_GUESS_S[key.what]) + 0.3 + BETWEEN_S
+    return BASELINE_S + _AROUND_S + one * count

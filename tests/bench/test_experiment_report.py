@@ -1,0 +1,116 @@
+"""Tables, figures and their place in the documents: from rows alone."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from bench.experiments import claims, figures
+from bench.experiments.store import Key, Row
+
+
+def migration(mode: str, run: int, lost: float, total_s: float = 1.0, *, size: int = 64,
+              traffic: str = "probe", rate: int = 1000) -> Row:
+    return Row(
+        Key("migration", "lab", mode, traffic, size, rate, run),
+        {"silent_s": 0.5, "total_s": total_s, "lost": 2 * lost, "lost_there": lost, "sent": 4000,
+         "duplicated": 0},
+        at=f"2030-01-0{run}",
+    )  # fmt: skip
+
+
+def design(what: str, run: int, rate: float) -> Row:
+    values = {"forwarded_pps": rate, "latency_p50_us": 50.0, "latency_p99_us": 90.0}
+    return Row(Key("design", "lab", what, "flood", 64, 0, run), values, at="2030-01-01")
+
+
+ROWS = [
+    *(migration("native", run, 100 + run) for run in (1, 2)),
+    *(migration("xenflow", run, 0, 2.5) for run in (1, 2, 3)),
+    design("vm", 1, 100.0), design("xenflow", 1, 250.0),
+]  # fmt: skip
+
+
+def line(text: str, *words: str) -> str:
+    found = [one for one in text.splitlines() if all(word in one for word in words)]
+    assert len(found) == 1, (words, found)
+    return found[0]
+
+
+def test_losses_are_summed_over_the_runs_of_a_mode() -> None:
+    text = claims.measured(ROWS, [])
+    assert "0 of 12,000 in 3 runs, 3 of these without any loss" in line(text, "XenFlow, both sizes")
+    assert "406 of 8,000 in 2 runs, 0 of these" in line(text, "native, both sizes")
+    assert "102 ± 6 at 1,000/s" in line(text, "native, probe, there")
+
+
+def test_what_was_not_measured_is_called_so() -> None:
+    text = claims.measured(ROWS, [])
+    for words in (("XenFlow / native, 1500",), ("Domain 0's kernel, 64 bytes",),
+                  ("native, iperf, there",), ("(c) Domain 0's kernel forwards, 64",)):
+        assert line(text, *words).endswith(f"| {claims.NOT} |")
+    assert "None yet." in claims.measured([], [])
+
+
+def test_total_time_is_compared_at_rates_that_both_have() -> None:
+    rows = [migration("native", 1, 0, 1.0), migration("xenflow", 1, 0, 3.0),
+            migration("native", 1, 0, 2.0, rate=2000), migration("xenflow", 1, 0, 3.0, rate=2000),
+            migration("xenflow", 1, 0, 99.0, rate=4000)]  # fmt: skip
+    assert claims.ratio(rows, "xenflow", 64) == "1.5 to 3.0"
+    assert claims.ratio(rows, "domain0", 64) == claims.NOT
+
+
+def test_a_loss_of_xenflow_is_not_hidden() -> None:
+    text = claims.measured([*ROWS, migration("xenflow", 4, 3)], [])
+    assert "6 of 16,000 in 4 runs, 3 of these" in line(text, "XenFlow, both sizes")
+
+
+def test_runs_are_counted_and_refused_ones_are_named() -> None:
+    refused = [Row(Key("migration", "lab", "native", "probe", 64, 9000, run), invalid="busy")
+               for run in (1, 2)]  # fmt: skip
+    text = claims.measured(ROWS, refused)
+    assert "7 runs, made from 2030-01-01 to 2030-01-03" in text
+    assert "| lab | migration | xenflow | probe | 1 | 3 | 3 |" in text
+    assert "- native, probe, 64 bytes, 9,000 packets/s: 2 runs" in text
+
+
+def test_the_generated_part_replaces_only_itself(tmp_path: Path) -> None:
+    document = tmp_path / "experiments.md"
+    document.write_text(f"before\n{claims.BEGIN}\nold\n{claims.END}\nafter\n")
+    claims.rewrite(document, "new")
+    claims.rewrite(document, "newer")
+    assert document.read_text() == f"before\n{claims.BEGIN}\n\nnewer\n\n{claims.END}\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["", claims.BEGIN, f"{claims.END}{claims.BEGIN}",
+                                  f"{claims.BEGIN}{claims.BEGIN}{claims.END}"])
+def test_a_document_without_its_marks_stays_as_it_is(text: str, tmp_path: Path) -> None:
+    document = tmp_path / "experiments.md"
+    document.write_text(text)
+    with pytest.raises(ValueError, match="measured: begin"):
+        claims.rewrite(document, "new")
+    assert document.read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["experiments.md"]
+
+
+def test_each_figure_is_drawn_in_three_forms_with_its_data(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = {path.name for path in figures.draw(ROWS, tmp_path)}
+    assert files == {f"{name}{suffix}" for name in ("fig5_2", "fig5_3", "fig5_4", "fig1_5")
+                     for suffix in (".png", ".svg", ".csv")}  # fmt: skip
+    assert all((tmp_path / name).stat().st_size for name in files)
+    with (tmp_path / "fig5_4.csv").open() as file:
+        rows = {row["what"]: row for row in csv.DictReader(file)}
+    assert (rows["native"]["mean"], rows["native"]["runs"]) == ("101.5", "2")
+    assert float(rows["native"]["half_width_95"]) == pytest.approx(12.706 * 0.5)
+    assert rows["xenflow"]["mean"] == "0"
+
+
+def test_every_run_is_a_line_of_the_data(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with figures.runs_csv(ROWS, tmp_path / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(ROWS)
+    assert rows[0]["lost_there"] == "101" and rows[0]["forwarded_pps"] == ""
