@@ -1,4 +1,4 @@
-"""Sends UDP packets as fast as one processor can; `python -m bench.experiments.flood`.
+"""Sends UDP packets, up to as fast as one processor can; `python -m bench.experiments.flood`.
 
 Started by designs.py in the generator's namespace.  Many packets with one system call, so that
 what is measured is the router rather than the sender.
@@ -20,11 +20,12 @@ _PORT = 9
 
 
 def main() -> int:
-    """Send for a time, print how many were sent."""
+    """Send at one rate after another; prints each as it begins."""
     parser = argparse.ArgumentParser(prog="python -m bench.experiments.flood", description=__doc__)
     parser.add_argument("--to", required=True)
     parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--step", type=float, required=True, help="how long each rate, seconds")
+    parser.add_argument("--rates", required=True, help="packets/s, with commas; 0: all it can")
     args = parser.parse_args()
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((args.to, _PORT))
@@ -34,11 +35,16 @@ def main() -> int:
     for message in messages:
         message.iov, message.iov_length = ctypes.pointer(vector), 1
     libc = ctypes.CDLL(None, use_errno=True)
-    sent = 0
-    end = time.monotonic() + args.seconds
-    while time.monotonic() < end:
-        sent += max(0, libc.sendmmsg(sock.fileno(), messages, _BATCH, 0))
-    print(sent)
+    for rate_pps in map(int, args.rates.split(",")):
+        print(rate_pps, flush=True)
+        begun = time.monotonic()
+        sent = 0
+        while (passed := time.monotonic() - begun) < args.step:
+            due = min(_BATCH, int(passed * rate_pps) - sent) if rate_pps else _BATCH
+            if due <= 0:
+                time.sleep(0.0002)
+                continue
+            sent += max(0, libc.sendmmsg(sock.fileno(), messages, due, 0))
     return 0
 
 
