@@ -31,10 +31,15 @@ def measured(rows: Sequence[Row], refused: Sequence[Row]) -> str:
     parts = ["## The report's claims and what was measured", "", *_claims(moves, routers), "",
              "## Which runs these are", "", *_runs(rows, refused)]  # fmt: skip
     if moves:
-        parts += ["", "## Migrations", "", *_migrations(moves)]
+        pictures = map(_picture, ("5.2", "5.3", "5.4"))
+        parts += ["", "## Migrations", "", *pictures, *_migrations(moves)]
     if routers:
-        parts += ["", "## Designs", "", *_designs(routers)]
+        parts += ["", "## Designs", "", _picture("1.5"), *_designs(routers)]
     return "\n".join(parts)
+
+
+def _picture(number: str) -> str:
+    return f"![Figure {number}](figures/fig{number.replace('.', '_')}.svg)\n"
 
 
 def _of(rows: Iterable[Row], value: str, *, what: str, size: int | None = None,

@@ -51,7 +51,9 @@ def test_what_was_not_measured_is_called_so() -> None:
     for words in (("XenFlow / native, 1500",), ("Domain 0's kernel, 64 bytes",),
                   ("native, iperf, there",), ("(c) Domain 0's kernel forwards, 64",)):
         assert line(text, *words).endswith(f"| {claims.NOT} |")
-    assert "None yet." in claims.measured([], [])
+    empty = claims.measured([], [])
+    assert "None yet." in empty and "figures/fig" not in empty
+    assert "figures/fig5_4.svg" in text and "figures/fig1_5.svg" in text
 
 
 def test_total_time_is_compared_at_rates_that_both_have() -> None:
