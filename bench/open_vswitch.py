@@ -139,6 +139,7 @@ def running(directory: Path, dpid: int) -> Iterator[OpenVSwitch]:
             time.sleep(0.01)
 
     try:
+        (directory / "conf.db").unlink(missing_ok=True)  # kept from a run before
         subprocess.run(["ovsdb-tool", "create", str(directory / "conf.db"), schema], check=True)
         start("ovsdb-server", str(directory / "conf.db"), f"--remote=p{database}")
         wait_for("db.sock")

@@ -108,6 +108,14 @@ class Contest:
         """Remove all routes from the switch and let it come to rest."""
         self.raw.wipe(self.switch)
 
+    def warm_up(self, flows: bytes) -> None:
+        """Before the first round of a large table: the switch has held as much once.  Getting the
+        memory costs it a third of the time."""
+        self.raw.accept(self.switch)
+        self.raw.write(in_chunks(flows, CHUNKS[1]))
+        self.wipe()
+        self.raw.hang_up()
+
     def take(self, seconds: float, controller_s: float, switch_s: float) -> None:
         """One run of the controller's: wall clock, CPU of the controller and of the switch."""
         self.ours.append(seconds)
@@ -119,10 +127,10 @@ class Contest:
         compared = not (self.large and self.warm)
         expected = self.switch.dump(pipeline.ROUTES) if compared else []
         self.raw.accept(self.switch)
-        if not self.warm:
+        if not (self.warm or self.large):
             self.wipe()
             self.raw.write(in_chunks(flows, CHUNKS[1]))
-            self.warm = True
+        self.warm = True
         for size in self.chunks:
             self.wipe()
             self.limits[size].append(self.raw.write(in_chunks(flows, size)))
@@ -172,6 +180,8 @@ def socket_to_switch(
     raw = RawController(RAW_PORT)
     with open_vswitch.running(directory / "ovs", DPID) as switch:
         contest = Contest(switch, raw, quick, routes)
+        if contest.large:
+            contest.warm_up(flows)
         for _ in range(runs):
             with Controller(directory, core, routers=SOCKET, profile=profile) as controller:
                 controller.wait_connected(switch)
@@ -218,6 +228,8 @@ def kernel_to_switch(
                 empty = _resident(controller.pid, daemon.pid)
         learned_s = router.learn(table)
         contest = Contest(switch, raw, quick, routes)
+        if contest.large:
+            contest.warm_up(prepacked(list(snapshot_messages(router_state(table), ROUTER))))
         for _ in range(runs):
             with Controller(directory, core) as controller:
                 controller.wait_connected(switch)
