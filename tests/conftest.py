@@ -6,11 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 for directory in (ROOT, ROOT / "pox_ext"):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
+
+
+# No test is timed: another program on the machine must not be able to fail it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
