@@ -27,8 +27,6 @@ from xen.bed.build import Built
 MEMORY_MIB = 768
 DOM0_MIB = 320
 MANAGEMENT_MTU = 1500
-CPU = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq"
-"""With what ciphers are quick by."""
 READY = "bed: ready"
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -84,7 +82,7 @@ class Machine:
         )
         linux = f"{built.vmlinux} console=hvc0 quiet mitigations=off"
         command = [
-            "qemu-system-x86_64", "-accel", "tcg,thread=single,tb-size=192", "-cpu", CPU,
+            "qemu-system-x86_64", "-accel", "tcg,thread=single,tb-size=192", "-cpu", "qemu64",
             "-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-display", "none", "-no-reboot",
             "-kernel", str(built.xen), "-append", xen, "-initrd", f"{linux},{built.initramfs}",
             "-serial", f"file:{self.console}",
