@@ -109,8 +109,8 @@ class Contest:
         self.raw.wipe(self.switch)
 
     def warm_up(self, flows: bytes) -> None:
-        """Before the first round of a large table: the switch has held as much once.  Getting the
-        memory costs it a third of the time."""
+        """Before the first round of a large table: the switch has held as much once, and need not
+        get the memory for it within a round."""
         self.raw.accept(self.switch)
         self.raw.write(in_chunks(flows, CHUNKS[1]))
         self.wipe()
