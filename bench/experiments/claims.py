@@ -138,7 +138,7 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
         return ["None yet."]
     lines = [
         f"{len(rows)} runs, made from {min(r.at for r in rows)} to {max(r.at for r in rows)} "
-        "(UTC). Every run is in [runs.csv](figures/runs.csv).", "",
+        f"(UTC){_load(rows)}. Every run is in [runs.csv](figures/runs.csv).", "",
         "| backend | experiment | what | traffic | points | runs | runs a point |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
@@ -158,6 +158,11 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
         lines += [f"- {what}, {traffic}, {size} bytes, {rate:,} packets/s: {count} runs"
                   for (what, traffic, size, rate), count in sorted(points.items())]
     return lines
+
+
+def _load(rows: Sequence[Row]) -> str:
+    found = [row.values["load"] for row in rows if "load" in row.values]
+    return f", at a load of {min(found):.1f} to {max(found):.1f}" if found else ""
 
 
 def _migrations(rows: Sequence[Row]) -> list[str]:

@@ -25,9 +25,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.experiments.domain0_kernel import Copier, Domain0
-from bench.experiments.migrations import now
 from bench.experiments.points import DESIGNS, LIMIT, Session
-from bench.experiments.store import Row
+from bench.experiments.store import Row, measured
 from bench.results import percentile
 from lab import bring_up, switch, wire
 from lab.bring_up import Options, python_path
@@ -83,7 +82,7 @@ class Designs:
         for key in session.keys:
             rate = _forwarding_rate(self._lab, key.size, direct)
             latency = _latency_us(self._lab, key.size, direct)
-            yield Row(key, {"forwarded_pps": round(rate), **latency}, at=now())
+            yield measured(key, forwarded_pps=round(rate), **latency)
 
 
 @contextmanager

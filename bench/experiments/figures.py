@@ -27,10 +27,12 @@ NAMES = {
     "xenflow": "XenFlow: the switch forwards",
 }
 DESIGN_NAMES = {
-    "host": "(a) host's kernel", "vm": "(b) VM forwards", "domain0": "(c) Domain 0's\nkernel",
-    "xenflow": "(d) XenFlow", LIMIT: "no router",
+    "host": "(a) host's\nkernel", "vm": "(b) VM\nforwards", "domain0": "(c) Domain 0's\nkernel",
+    "xenflow": "(d) XenFlow\n(user space)", LIMIT: "no router",
 }  # fmt: skip
 _COLOURS = {"native": "#cc0000", "domain0": "#e69138", "xenflow": "#0b5394"}
+_MARKS = {"native": ("o", 5), "domain0": ("^", 9), "xenflow": ("s", 4)}
+"""Mark and its size: modes that lose nothing lie on each other."""
 _FORMATS = (".png", ".svg")
 
 
@@ -120,7 +122,7 @@ def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
                 line = sorted((rate, e) for (what, by, at, rate), e in found.items()
                               if (what, by, at) == (mode, traffic, size))
                 if line:
-                    _curve(axis, line, _COLOURS[mode], traffic, NAMES[mode])
+                    _curve(axis, line, mode, hollow=traffic == "iperf")
         axis.set_title(f"({letter}) packets of {size} bytes")
         axis.set_xlabel("packets/s")
         axis.set_ylim(bottom=0)
@@ -133,21 +135,19 @@ def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
     return drawn
 
 
-def _curve(
-    axis: Any, line: list[tuple[int, Estimate]], colour: str, traffic: str, name: str
-) -> None:
-    hollow = traffic == "iperf"
+def _curve(axis: Any, line: list[tuple[int, Estimate]], mode: str, *, hollow: bool) -> None:
+    colour, (mark, width) = _COLOURS[mode], _MARKS[mode]
     axis.errorbar(
         [rate for rate, _ in line], [e.mean for _, e in line], [e.half or 0.0 for _, e in line],
-        color=colour, marker="s" if hollow else "o", markersize=5, capsize=3, linewidth=1.2,
+        color=colour, marker=mark, markersize=width, capsize=3, linewidth=1.2,
         linestyle=":" if hollow else "-", markerfacecolor="white" if hollow else colour,
-        label=f"{name} ({'iperf, tcpdump' if hollow else 'probe'})",
+        label=f"{NAMES[mode]} ({'iperf, tcpdump' if hollow else 'probe'})",
     )
 
 
 def _designs(measured: dict[str, dict[Point, Estimate]]) -> Any:
     order = [d for d in (*DESIGNS, LIMIT) if any(p[0] == d for v in measured.values() for p in v)]
-    drawn, axes = pyplot.subplots(1, 3, figsize=(14, 3.8))
+    drawn, axes = pyplot.subplots(1, 3, figsize=(14, 3.8), layout="constrained")
     for axis, (value, title) in zip(axes, DESIGN_VALUES.items(), strict=True):
         sizes = sorted({point[2] for point in measured[value]})
         width = 0.8 / max(1, len(sizes))
@@ -159,9 +159,10 @@ def _designs(measured: dict[str, dict[Point, Estimate]]) -> Any:
                      color=("#0b5394", "#9fc5e8", "#cccccc")[number % 3])
         axis.set_xticks(range(len(order)), [DESIGN_NAMES[d] for d in order], fontsize=8)
         axis.set_ylabel(title)
+        axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
-    drawn.suptitle("Four designs of a router (lab; mean and 95 % confidence interval)", y=1.02)
+    drawn.suptitle("Four designs of a router (lab; mean and 95 % confidence interval)")
     return drawn
 
 

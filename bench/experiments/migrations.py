@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.experiments import traffic
 from bench.experiments.domain0_kernel import KernelMover, separated
 from bench.experiments.points import BASELINE_S, BETWEEN_S, Session
-from bench.experiments.store import Row
+from bench.experiments.store import Row, measured, refused
 from lab import bring_up
 from lab.judge import Counts
 from lab.moves import Mover, ends, mover
@@ -29,11 +28,6 @@ _ORDERS = {"native": Order.NATIVE, "xenflow": Order.OVERLAPPED}
 
 Moved = tuple[float, float, float]
 """Seconds: in all, the router's address silent, the VM suspended."""
-
-
-def now() -> str:
-    """The time of a row."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Migrations:
@@ -107,7 +101,7 @@ class Migrations:
                         yield from _rows(session, done, sender.counts(begun_ns))
             except TooBusyError as error:
                 said(str(error))
-                yield from (Row(k, invalid=str(error), at=now()) for k in session.keys)
+                yield from (refused(key, str(error)) for key in session.keys)
 
 
 def _rows(
@@ -119,13 +113,13 @@ def _rows(
         session.keys, moves, counts[1:], strict=False
     ):
         both = there + back
-        yield Row(key, {
-            "total_s": round(total_s, 6), "silent_s": round(silent_s, 6),
-            "suspended_s": round(suspended_s, 6),
-            "sent": both.sent, "lost": both.lost, "lost_there": there.lost,
-            "duplicated": both.duplicated, "reordered": both.reordered,
-            "longest_gap_s": round(both.longest_gap_s, 6),
-        }, at=now())  # fmt: skip
+        yield measured(
+            key, total_s=round(total_s, 6), silent_s=round(silent_s, 6),
+            suspended_s=round(suspended_s, 6),
+            sent=both.sent, lost=both.lost, lost_there=there.lost,
+            duplicated=both.duplicated, reordered=both.reordered,
+            longest_gap_s=round(both.longest_gap_s, 6),
+        )  # fmt: skip
 
 
 @contextmanager

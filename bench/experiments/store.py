@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 
@@ -49,6 +50,17 @@ class Row:
         """As the file has it."""
         rest = {"at": self.at} | ({"invalid": self.invalid} if self.invalid else {})
         return json.dumps(asdict(self.key) | rest | {"values": self.values})
+
+
+def measured(key: Key, **values: float) -> Row:
+    """A run that has just ended, with how busy the machine was then (`load`, of one minute)."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Row(key, {**values, "load": round(os.getloadavg()[0], 2)}, at=at)
+
+
+def refused(key: Key, why: str) -> Row:
+    """A run that could not be made, just now."""
+    return Row(key, invalid=why, at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 _KEY = tuple(Key.__dataclass_fields__)
