@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.experiments.confidence import Estimate, estimate
-from bench.experiments.points import DESIGNS, LIMIT, MODES, SIZES
+from bench.experiments.points import DESIGNS, LIMIT, MODES, RUNS, SIZES
 from bench.experiments.store import Row
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -151,6 +152,10 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
         least, most = min(per_point.values()), max(per_point.values())
         count = str(least) if least == most else f"{least} to {most}"
         lines.append(f"| {' | '.join(names)} | {len(per_point)} | {len(group)} | {count} |")
+    fewest = min(Counter(replace(row.key, run=0) for row in rows).values())
+    if fewest < RUNS:
+        lines += ["", f"The report made {RUNS} runs of each point; some points here have only "
+                  f"{fewest}, and intervals of so few are wide."]
     points = Counter((r.key.what, r.key.traffic, r.key.size, r.key.rate_pps) for r in refused)
     if points:
         lines += ["", "Tried and invalid, because the same traffic already lost packets while "

@@ -73,6 +73,7 @@ def test_runs_are_counted_and_refused_ones_are_named() -> None:
     refused = [Row(Key("migration", "lab", "native", "probe", 64, 9000, run), invalid="busy")
                for run in (1, 2)]  # fmt: skip
     text = claims.measured(ROWS, refused)
+    assert "some points here have only 1," in text
     assert "7 runs, made from 2030-01-01 to 2030-01-03" in text
     assert "| lab | migration | xenflow | probe | 1 | 3 | 3 |" in text
     assert "- native, probe, 64 bytes, 9,000 packets/s: 2 runs" in text
