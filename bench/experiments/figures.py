@@ -114,8 +114,8 @@ def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> list[P
 
 def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
     sizes = sorted({size for _, _, size, _ in found})
-    drawn, axes = pyplot.subplots(1, len(sizes), figsize=(5.2 * len(sizes), 3.8), sharey=True,
-                                  squeeze=False)
+    drawn, axes = pyplot.subplots(1, len(sizes), figsize=(5.2 * len(sizes), 3.8), sharex=True,
+                                  sharey=True, squeeze=False)
     for axis, size, letter in zip(axes[0], sizes, "abcdefgh", strict=False):
         for mode in MODES:
             for traffic in TRAFFICS:
@@ -130,8 +130,12 @@ def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel(figure.axis)
     drawn.suptitle(f"{figure.title} (lab; mean and 95 % confidence interval)", y=1.02)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2)
+    named = [axis.get_legend_handles_labels() for axis in axes[0]]
+    labels = {label: handle for some, names in named
+              for handle, label in zip(some, names, strict=True)}
+    drawn.legend(
+        labels.values(), labels.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2
+    )
     return drawn
 
 
