@@ -195,12 +195,16 @@ def _forwarding_rate(lab: Lab, size: int, direct: bool) -> float:
     assert sender.stdout is not None
     found = []
     with sender:
-        for _ in sender.stdout:  # a line as each rate begins
-            time.sleep(_WARM_S)
-            begun, before = time.monotonic(), _received(receiver, interface)
-            time.sleep(_STEP_S - 2 * _WARM_S)
-            arrived = _received(receiver, interface) - before
-            found.append(arrived / (time.monotonic() - begun))
+        try:
+            for _ in sender.stdout:  # a line as each rate begins
+                time.sleep(_WARM_S)
+                begun, before = time.monotonic(), _received(receiver, interface)
+                time.sleep(_STEP_S - 2 * _WARM_S)
+                arrived = _received(receiver, interface) - before
+                found.append(arrived / (time.monotonic() - begun))
+        except BaseException:
+            sender.kill()
+            raise
     if sender.returncode or len(found) != len(OFFERED_PPS) or not max(found):
         raise LabError(f"the sender ended with status {sender.returncode}, or nothing arrived")
     return max(found)

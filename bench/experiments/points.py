@@ -29,7 +29,7 @@ AT_ONCE = 5
 """Runs of one session."""
 BASELINE_S = 2.0
 BETWEEN_S = 1.0
-DESIGN_S = 9.0
+DESIGN_S = 11.0
 _AROUND_S = 3.5
 _FIRST_GUESS_S = {"native": 1.0, "domain0": 1.2, "xenflow": 2.3}
 
