@@ -441,7 +441,7 @@ class Xl:
         except HypervisorError as error:
             self._end_migrations(move.router, move)
             self._settle(move.router)
-            move.detail = str(error)
+            move.detail = move.given_up or str(error)
             with self._lock:
                 move.advance(JobState.FAILED, time.monotonic())
 
