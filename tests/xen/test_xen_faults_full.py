@@ -123,7 +123,7 @@ def recover(bed: Bed) -> None:
 def test_receiver_killed(bed: Bed, home: str, stage: str, figure: Figure) -> None:
     with Running("migrate", "vr1", "host-b") as move:
         await_stage(bed, move, stage)
-        kill(bed.hosts["host-b"], "xl migrate-receive|libxl-save-helper")
+        kill(bed.hosts["host-b"], "^([^ ]*/)?(xl migrate-receive|libxl-save-helper)")
         status = move.end(MOVE_LIMIT_S)
     figure(f"receiver killed, {stage}", move.text.strip().splitlines()[-1])
     if status:

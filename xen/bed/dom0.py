@@ -17,10 +17,9 @@ from xen.bed.build import Built
 
 CONFIG = process.STATE_DIR / "ssh_config"
 """What ssh needs to know to enter the bed's hosts."""
-SSH = ("ssh", "-F", str(CONFIG))
+SSH = ("ssh", "-F", str(CONFIG), "-o", f"ControlPath={process.STATE_DIR}/ssh-%h")
 ENVIRONMENT = {"XENFLOW_SSH": " ".join(SSH)}
-"""In which `xenflow` finds its way into the hosts."""
-_SHARED = ("-o", f"ControlPath={process.STATE_DIR}/ssh-%h")
+"""In which `xenflow` finds its way into the hosts, over the connections that are open."""
 
 
 class Dom0Error(LabError):
@@ -43,7 +42,7 @@ class Dom0:
         """
         try:
             done = subprocess.run(
-                [*SSH, *_SHARED, self.address, command], capture_output=True, text=True,
+                [*SSH, self.address, command], capture_output=True, text=True,
                 check=False, timeout=limit_s, input=text or "",
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -63,7 +62,7 @@ class Dom0:
     def popen(self, command: str) -> subprocess.Popen[str]:
         """Begin a command."""
         return subprocess.Popen(
-            [*SSH, *_SHARED, self.address, command], text=True,
+            [*SSH, self.address, command], text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -86,7 +85,7 @@ def connect(lab: Lab, built: Built, limit_s: float = 60.0) -> dict[str, Dom0]:
     _write_config(lab, built)
     found = dom0s(lab)
     for one in found.values():
-        process.start(one.host, "ssh", [*SSH, *_SHARED, "-M", "-N", one.address], None)
+        process.start(one.host, "ssh", [*SSH, "-M", "-N", one.address], None)
     end = time.monotonic() + limit_s
     for one in found.values():
         while one.run("true", check=False).returncode:

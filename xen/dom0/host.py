@@ -20,6 +20,9 @@ from xenflow.pure.network import Datapath, Kind, Network, NetworkError
 
 BRIDGE = "xenflow0"
 NETWORK_FILE = "/etc/xenflow/network.toml"
+INACTIVITY_MS = 30_000
+"""How long a controller that answers nothing is kept: it may be short of the processor while
+domains are built, and who it has lost reads all flows again.  Its end is noticed at once."""
 _TIMEOUT_S = 60
 
 
@@ -46,7 +49,7 @@ def bridge(network: Network, here: Datapath) -> list[str]:
         f"other_config:datapath-id={here.dpid:016x}", "other_config:disable-in-band=true",
         "--", "set-controller", BRIDGE, f"tcp:{shown}:{port}",
         "--", "set", "Controller", BRIDGE, "connection_mode=out-of-band", "max_backoff=1000",
-        "inactivity_probe=5000",
+        f"inactivity_probe={INACTIVITY_MS}",
     ]  # fmt: skip
     for cable in network.cables_of[here.name]:
         words += ["--", "--may-exist", "add-port", BRIDGE, cable.near(here.name).port]
