@@ -59,9 +59,10 @@ class RawController:
         return time.perf_counter() - started
 
     def wipe(self, switch: OpenVSwitch) -> None:
-        """Remove all routes of all routers and let the switch come to rest."""
-        mark = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
-        self.write([of.delete_by_cookie(pipeline.ROUTES, *mark)])
+        """Remove all routes of all routers, and nothing else of that table, and let the switch come
+        to rest."""
+        routes = pipeline.cookie(pipeline.ROUTES), pipeline.COOKIE_MAGIC_MASK | 0xFF << 24
+        self.write([of.delete_by_cookie(pipeline.ROUTES, *routes)])
         switch.rest()
 
     def barrier(self) -> None:
