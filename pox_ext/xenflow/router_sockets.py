@@ -81,17 +81,14 @@ class RouterSockets:
 
     def _watch(self) -> Generator[Any, Any, None]:
         while not self._stopped:
+            # All of them: to ask for one that is not there starts a modprobe each time.
+            indices = {name: index for index, name in socket.if_nameindex()}
             for router in self._network.routers.values():
-                self._look(router.name, router.control_vif)
+                vif = router.control_vif
+                self._look(router.name, vif, indices.get(vif, 0) if "%" in self._address else 1)
             yield Sleep(LOOK_S)
 
-    def _look(self, router: str, vif: str) -> None:
-        index = 1
-        if "%" in self._address:
-            try:
-                index = socket.if_nametoindex(vif)
-            except OSError:
-                index = 0
+    def _look(self, router: str, vif: str, index: int) -> None:
         found = self._open.get(router)
         if found is not None and found[0] != index:
             log.info("%s: its link %s is gone", router, vif)
