@@ -38,8 +38,9 @@ READY_S = 180.0
 """How long the destination may take with its devices once all has been sent."""
 SETTLE_S = 120.0
 """How long xl may take to end after its receiver is gone."""
-LOOK_S = 2.0
-"""After this time without its vifs it is asked whether the domain was left paused."""
+LOOK_S = 5.0
+"""After this time without news of its vifs it is asked whether the domain was left paused: not
+earlier, since the question keeps the destination from what it is waited for."""
 LEFT_S = 20.0
 """How long the copy that has moved away may take to go."""
 VIFS_S = 30.0
@@ -427,7 +428,7 @@ class Xl:
         """A transport may have its receivers leave domains paused (`xl migrate-receive -p`)."""
         if move.succeeded_at is None or move.looked or move.state is JobState.RUNNING:
             return
-        if time.monotonic() > move.succeeded_at + LOOK_S:
+        if time.monotonic() > move.heard_at + LOOK_S:
             move.looked = True
             for copy in self._list(move.to):
                 if copy.name == move.router and copy.state == "paused":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -95,7 +96,9 @@ class PretendedXen:
             self.stores[host] = Xenstored(folder / host / "xenstored")
         self.write("host-a", {"1": self.domain("vr1")})
         patch.setenv("PRETENDED", str(folder))
-        patch.setenv("PATH", f"{PROGRAMS}:{os.environ['PATH']}")
+        (folder / "bin").mkdir()
+        (folder / "bin/python3").symlink_to(sys.executable)  # what is first in PATH may be slow
+        patch.setenv("PATH", f"{PROGRAMS}:{folder}/bin:{os.environ['PATH']}")
         patch.setenv("PYTHONPATH", f"{ROOT}/pox_ext")
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
         patch.delenv("XENFLOW_SSH", raising=False)
