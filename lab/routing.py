@@ -169,7 +169,7 @@ protocol bgp bgp_{re.sub(r"[^A-Za-z0-9]", "_", node)} {{
     debug {{ states, events }};
     local as {speaker.autonomous_system};
     neighbor {address} as {autonomous_system};
-    hold time {timers.bgp_hold_s};
+    hold time {timers.bgp_hold_s}; check link no;
     connect retry time 5; connect delay time 1; error wait time 1, 10;
     ipv4 {{ import all; export where source ~ [ RTS_STATIC, RTS_BGP ]; next hop self; }};
 }}
