@@ -137,6 +137,7 @@ class Result:
     effects: list[dict[str, Any]] = field(default_factory=list)
     suspended_s: float | None = None
     held: int = 0
+    repeated: int = 0
     dropped: int = 0
     emulated: bool = False
     problems: list[str] = field(default_factory=list)
@@ -174,6 +175,7 @@ class Result:
             "suspended_s": self.suspended_s,
             "suspension_emulated": self.emulated,
             "held": self.held,
+            "repeated": self.repeated,
             "dropped": self.dropped,
             "steps": self.steps,
             "effects": self.effects,
@@ -426,6 +428,7 @@ class _Run:
             keeper.start()
             try:
                 self._stages()
+                self._count_held()
                 result.ok = True
             except _Interrupted:
                 result.interrupted = True
@@ -663,6 +666,7 @@ class _Run:
         result, before = self.result, self._held_before
         for host, now in self._held(before).items():
             result.held = max(result.held, now["held"] - before[host]["held"])
+            result.repeated += now["repeated"] - before[host]["repeated"]
             result.dropped = max(result.dropped, now["dropped"] - before[host]["dropped"])
 
     def _do_Drain(self, effect: mig.Drain) -> None:

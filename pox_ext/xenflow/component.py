@@ -218,15 +218,23 @@ class Component:
             if switch.ports.get(port.name) != (port.number, port.up):
                 self._port_status(switch, port, False)
         for name in switch.ports.keys() - {port.name for port in ports}:
-            switch.port_changed(name, 0, False, True)
+            self._port_changed(switch, name, 0, False, True)
 
     def _port_status(self, switch: Switch, port: of.Port, deleted: bool) -> None:
         if port.number == LOCAL_PORT:
             return
-        worked = switch.takes(port.name)
-        switch.port_changed(port.name, port.number, port.up, deleted)
-        if switch.takes(port.name) and not worked:
-            self.table.port_appeared(switch, port.name)
+        self._port_changed(switch, port.name, port.number, port.up, deleted)
+
+    def _port_changed(
+        self, switch: Switch, name: str, number: int, up: bool, deleted: bool
+    ) -> None:
+        took = switch.takes(name)
+        switch.port_changed(name, number, up, deleted)
+        takes = switch.takes(name)
+        if takes and not took:
+            self.table.port_appeared(switch, name)
+        elif took and not takes:
+            self.table.port_stopped(switch, name)
 
     # --- routers ----------------------------------------------------------------------------------
 

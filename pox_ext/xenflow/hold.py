@@ -3,8 +3,12 @@
 While a router's vif does not exist on the host where its placement says the VM is, table VM sends
 what it would have got to the controller (`pipeline`), tagged with the link's detour VLAN.  It is
 kept in the order of arrival, up to a bound, and sent on when the vif appears, or when the router
-has moved, to the host where it is now.  Nothing is delivered twice by this module; a frame may
-be, by the network.
+has moved, to the host where it is now.
+
+Before that, from the moment a migration is prepared, the controller gets a copy of what is put
+into the vif.  When the vif takes nothing any more, what was put into it last may not have been
+read: the copies of the last `RECENT_S` are held as well.  So a packet for the VM is delivered at
+least once, and these perhaps twice; they are counted (`repeated`).
 
 While a migration is under way the router's OSPF hellos are repeated meanwhile (RFC 2328, section
 9.5: neighbours wait RouterDeadInterval for the next one), so that a pause shorter than the
@@ -22,6 +26,8 @@ from xenflow.pure import packet
 
 MAX_FRAMES = 2000
 MAX_BYTES = 2_000_000
+RECENT_S = 0.5
+"""What was put into a vif so long before it was known to take nothing is held, too."""
 MAX_REPEATS_S = 30.0
 """A VM that does not come back must be missed in the end."""
 
@@ -35,6 +41,22 @@ class Held:
     held: int = 0
     dropped: int = 0
     delivered: int = 0
+    repeated: int = 0
+    _recent: deque[tuple[float, int, bytes]] = field(default_factory=deque)
+
+    def copied(self, link: int, frame: bytes, now: float) -> None:
+        """A frame has been put into the vif."""
+        recent = self._recent
+        recent.append((now, link, frame))
+        while len(recent) > MAX_FRAMES or recent[0][0] < now - RECENT_S:
+            recent.popleft()
+
+    def stopped(self, now: float) -> None:
+        """The vif takes nothing any more: hold what it may not have passed on."""
+        for at, link, frame in self._recent:
+            if at >= now - RECENT_S and self.keep(link, frame):
+                self.repeated += 1
+        self._recent.clear()
 
     def keep(self, link: int, frame: bytes) -> bool:
         """Keep one more; False (and counted) where there is no room."""

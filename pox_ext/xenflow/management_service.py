@@ -190,7 +190,7 @@ class ManagementService:
                 "down": list(view.down) if view else [],
                 "feed": "none" if feed.heard is None else self._feed_of(name),
                 "held": {"now": len(held.frames), "held": held.held, "dropped": held.dropped,
-                         "delivered": held.delivered},
+                         "delivered": held.delivered, "repeated": held.repeated},
             })  # fmt: skip
         return rows
 

@@ -186,17 +186,17 @@ class RuleTable:
     # --- packets ----------------------------------------------------------------------------------
 
     def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
-        """A frame that a switch sent up: held for a VM, a copy of a hello, or a question.
-        False where it is none of these."""
+        """A frame that a switch sent up: held for a VM, a copy of what a VM got or of its hello, or
+        a question.  False where it is none of these."""
         tagged = frame[12:14] == b"\x81\x00"
         vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
-        if 0 < vlan < DETOUR_VLAN_OFFSET:
-            return switch.answer(in_port, frame)
         if not vlan:
             return self._hello(switch, in_port, frame)
+        if vlan < DETOUR_VLAN_OFFSET and switch.reactive:
+            return switch.answer(in_port, frame)
         for link in self.network.links.values():
-            if link.detour_vlan == vlan:
-                self._hold(switch, link, frame[:12] + frame[16:])
+            if vlan in (link.detour_vlan, link.vlan):
+                self._hold(switch, link, frame[:12] + frame[16:], vlan == link.vlan)
                 return True
         return False
 
@@ -211,7 +211,8 @@ class RuleTable:
                     return True
         return False
 
-    def _hold(self, switch: Switch, link: Link, frame: bytes) -> None:
+    def _hold(self, switch: Switch, link: Link, frame: bytes, copied: bool) -> None:
+        """Keep a frame for the VMs that it is for; `copied`: their vifs have got it, too."""
         target = int.from_bytes(frame[:6], "big")
         group = bool(frame[0] & 1)
         for router, interface in self.network.members(link.name):
@@ -221,7 +222,9 @@ class RuleTable:
             if group or target == interface.mac:
                 held = self.held[router.name]
                 if switch.takes(interface.vif):
-                    if not group:  # its vif came meanwhile; a group's frame was for another router
+                    if copied:
+                        held.copied(link.id, frame, time.monotonic())
+                    elif not group:  # its vif came meanwhile; a group's was for another router
                         held.keep(link.id, frame)
                         self.deliver(switch, router, None)
                 elif not held.keep(link.id, frame) and held.dropped == 1:
@@ -264,6 +267,12 @@ class RuleTable:
         # A detour carries unicast frames; the VM's kernel takes a multicast packet in one as well.
         return (f.set_dl_dst(interface.mac), f.set_vlan(link.detour_vlan), f.output(port))
 
+    def port_stopped(self, switch: Switch, port: str) -> None:
+        """A port takes nothing any more: where it is a vif, its VM has been suspended."""
+        for router in self.network.routers.values():
+            if any(i.vif == port for i in router.interfaces):
+                self.held[router.name].stopped(time.monotonic())
+
     def port_appeared(self, switch: Switch, port: str) -> None:
         """A port has come, or has carrier now: where it is a vif of a router whose VM belongs
         here, what was held goes to it, once its flows are there."""
@@ -284,6 +293,8 @@ class RuleTable:
             takes = {port for port in switch.ports if switch.takes(port)}
             if takes != took:
                 switch.refresh()
+            for port in took - takes:
+                self.port_stopped(switch, port)
             for port in takes - took:
                 self.port_appeared(switch, port)
 

@@ -41,19 +41,23 @@ class Host:
         return [frame for _, frame in self.table.held["vr1"].frames]
 
     def to_vm(self) -> set[str]:
-        """What table VM does with frames for the router's left interface: "holds" or "delivers"."""
+        """What table VM does with frames for the router's left interface: "holds", "delivers" or
+        "delivers and copies"."""
         found = set()
         for flow in self.switch.installed.values():
             if flow.table == pipeline.VM and ("reg3", LEFT) in [(n, v) for n, v, _ in flow.match]:
-                kinds = {action[0] for action in flow.actions}
-                found.add("holds" if "controller" in kinds else "delivers")
+                kinds = [action[0] for action in flow.actions]
+                words = {"output": "delivers", "set_vlan": "", "controller": "holds"}
+                said = " and ".join(filter(None, (words[kind] for kind in kinds)))
+                found.add(said.replace("and holds", "and copies"))
         return found
 
-    def ping(self, number: int) -> bytes:
+    def ping(self, number: int, copied: bool = False) -> bytes:
         """A ping to the router, as table VM sends it up; returns it as it was on the link."""
         body = pk.ipv4(0x0A000102, 0x0A000101, 1, bytes([8, 0, 0, 0, 0, 0, 0, number]))
         frame = pk.ethernet(MAC, MACHINE, pk.ETH_IPV4, body)
-        vlan = next(iter(self.table.network.links.values())).detour_vlan
+        link = next(iter(self.table.network.links.values()))
+        vlan = link.vlan if copied else link.detour_vlan
         tagged = frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
         assert self.table.packet_in(self.switch, 1, tagged)
         return frame
@@ -136,3 +140,20 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     moved = prepared.step(vm="host-b")
     assert repeated(moved, 1022.0) == 1, "it may not be connected there yet"
     assert repeated(moved.step(to="host-b"), 1033.0) == 0
+
+
+def test_during_a_migration_what_a_vif_has_just_got_is_held_too(host: Host) -> None:
+    """It may be in the ring of a VM that has been suspended meanwhile."""
+    both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
+    host.switch.placements["vr1"] = both
+    host.switch.placed("vr1")
+    host.wire.run()
+    assert host.to_vm() == {"delivers and copies"}
+    got = host.ping(1, copied=True)
+    assert host.held() == []
+    host.still(VIFS)
+    assert host.to_vm() == {"holds"}
+    late = host.ping(2, copied=True)  # it was put into the vif before the switch knew
+    last = host.ping(3)
+    assert host.held() == [got, late, last]
+    assert host.table.held["vr1"].repeated == 1

@@ -27,7 +27,7 @@ from xen.bed.dom0 import Dom0
 
 MOVE_LIMIT_S = 600.0
 """How long a move may take before something hangs: about twenty times what it takes."""
-RATES_PPS = (40, 20)
+RATES_PPS = (25, 10)
 """Tried in turn: the first that the emulation carries without a loss.  At 100 a move takes twice as
 long as at 25, since the packets and `xl` share one emulated processor."""
 BRIDGE = "xenflow0"

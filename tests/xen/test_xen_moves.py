@@ -186,10 +186,12 @@ def _note(found: Journey, figure: Figure) -> None:
         f"{found.pings.sent} sent, {found.pings.lost} lost, {found.pings.duplicated} duplicated, "
         f"longest time without a reply {found.pings.longest_s:.1f} s",
     )
+    held, repeated, dropped = (
+        sum(move[what] for move in found.moves) for what in ("held", "repeated", "dropped")
+    )
     figure(
         "packets for the VM held over the pauses",
-        f"{sum(m['held'] for m in found.moves)} held, {sum(m['dropped'] for m in found.moves)} "
-        "dropped",
+        f"{held} held, {repeated} of them perhaps for the second time, {dropped} dropped",
     )
 
 

@@ -163,6 +163,18 @@ class Site:
         away = placement is not None and placement.vm == self.name and not self.vif(interface)
         return away and not (view is not None and interface.name in view.off)
 
+    def copies(self, router: Router) -> bool:
+        """Whether the controller gets a copy of each packet for the VM here, which is about to be
+        suspended: what has just been put into its vif then would be lost.  Not in the reactive
+        pipeline, where such a packet is a question."""
+        placement = self.placements.get(router.name)
+        return (
+            placement is not None
+            and placement.vm == self.name == placement.to
+            and len(placement.forwarders) > 1
+            and self.datapath.pipeline is Pipeline.PROACTIVE
+        )
+
     def stands_in(self, router: Router) -> bool:
         """Whether frames for a router come here though its VM is elsewhere: in the middle of a
         move, when it may not have been connected there yet."""
@@ -546,6 +558,8 @@ def _vm(site: Site) -> Iterator[Flow]:
         if placement.vm == site.name:
             port = site.vif(interface)
             send: tuple[Action, ...] = (f.output(port),) if port else ()
+            if port and site.copies(router):
+                send += (f.set_vlan(link.vlan), f.controller())
             if site.holds(router, interface):
                 send = (f.set_vlan(link.detour_vlan), f.controller())
             yield Flow(VM, 100, match(**arrived), send, own)
