@@ -193,6 +193,8 @@ def up(
     `changes` are fields of `Options`.  Raises NetworkError where the file is wrong, LabError where
     a lab is up already or this one did not come up; everything is swept then unless `keep`.
     """
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root: it makes network namespaces")
     options = replace(options or Options(), **changes)
     path = find_file(file_or_name)
     lab = load_lab(path)
@@ -200,8 +202,6 @@ def up(
         raise LabError(f"daemon {options.daemon}: expected one of {', '.join(routing.DAEMONS)}")
     if options.controllers and not (ROOT / "pox.py").exists():
         raise LabError(f"{ROOT / 'pox.py'} does not exist; --static brings the lab up without it")
-    if os.geteuid() != 0:
-        raise LabError("the lab needs root: it makes network namespaces")
     with lock():
         _refuse_second()
         begun = time.monotonic()
