@@ -47,8 +47,8 @@ class Host:
         for flow in self.switch.installed.values():
             if flow.table == pipeline.VM and ("reg3", LEFT) in [(n, v) for n, v, _ in flow.match]:
                 kinds = [action[0] for action in flow.actions]
-                words = {"output": "delivers", "set_vlan": "", "controller": "holds"}
-                said = " and ".join(filter(None, (words[kind] for kind in kinds)))
+                words = {"output": "delivers", "controller": "holds"}
+                said = " and ".join(words[kind] for kind in kinds if kind in words)
                 found.add(said.replace("and holds", "and copies"))
         return found
 

@@ -352,6 +352,7 @@ class WholeNetwork:
             if end in (cable.a, cable.b):
                 yield cable.far(end.datapath), frame
                 return
+        assert not pk.parse(frame).vlan_tci, f"{end} gets a tagged frame"
         for machine in self.plan.machines.values():
             if machine.end == end:
                 for_it = frame[0] & 1 or frame[:6] == machine.mac.to_bytes(6, "big")

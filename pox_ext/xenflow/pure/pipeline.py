@@ -558,10 +558,11 @@ def _vm(site: Site) -> Iterator[Flow]:
         if placement.vm == site.name:
             port = site.vif(interface)
             send: tuple[Action, ...] = (f.output(port),) if port else ()
+            # Untagged again: in a flood other vifs of the link follow.
             if port and site.copies(router):
-                send += (f.set_vlan(link.vlan), f.controller())
+                send += (f.set_vlan(link.vlan), f.controller(), f.strip_vlan())
             if site.holds(router, interface):
-                send = (f.set_vlan(link.detour_vlan), f.controller())
+                send = (f.set_vlan(link.detour_vlan), f.controller(), f.strip_vlan())
             yield Flow(VM, 100, match(**arrived), send, own)
         elif site.name in placement.hosts:
             yield Flow(VM, 200, match(**arrived, dl_dst=MULTICAST), (), own)
