@@ -110,8 +110,7 @@ class Mover:
 
         Raises LabError where it failed, KeyboardInterrupt where it was interrupted (and undone).
         """
-        made = self.plan(to, mode)
-        with OutageWatch(self._watcher, self._address) as watch:
+        with self.plan(to, mode) as made, OutageWatch(self._watcher, self._address) as watch:
             time.sleep(0.1)
             began_ns = time.monotonic_ns()
             result = migrate.run(made, report)

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from mgmt import hypervisor
 from mgmt.client import AskError, Unreachable
@@ -84,6 +84,15 @@ class Plan:
     stages: tuple[mig.Stage, ...]
     ask: Ask
     recovery: bool = False
+    driver: hypervisor.Hypervisor | None = None
+    """The hypervisor's, opened while planning; it is closed with the plan (`with`)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.driver is not None:
+            self.driver.close()
 
     @property
     def source(self) -> str:
@@ -205,16 +214,16 @@ def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
         raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
     facts.check_cables(network, described, (start.vm, to))
     order = Order(mode)
-    domain = _domain(network, described, start.vm, None, to)
-    if domain is not None and domain != start.vm:
-        raise NetworkError(
-            f"the hypervisor says that {router} is on {domain}, the switches were told "
-            f"{start.vm}: run `xenflow recover {router}` first"
-        )
-    if order is not Order.NATIVE:
-        facts.check_known(network, router, start.vm)
     stages = mig.stages(network, start, to, order)
-    return Plan(network, described, start, to, order, tuple(stages), ask)
+    driver = _driver_for(network, described, start.vm, to)
+    made = Plan(network, described, start, to, order, tuple(stages), ask, driver=driver)
+    if order is not Order.NATIVE:
+        try:
+            facts.check_known(network, router, start.vm)
+        except NetworkError:
+            made.__exit__()
+            raise
+    return made
 
 
 def plan_recovery(
@@ -230,7 +239,7 @@ def plan_recovery(
     if facts.owner:
         raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
     now = facts.placement
-    here = _domain(network, described, now.vm, say) or now.vm
+    here = _settled_at(network, described, now.vm, say) or now.vm
     if now.hosts == (here,) and not facts.uneven:
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
@@ -319,37 +328,65 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     return _Facts(newest, bool(settled), owner, ports, feeds)
 
 
-def _domain(
-    network: Network,
-    router: Router,
-    host: str,
-    say: Callable[[str], None] | None,
-    to: str = "",
+def _driver_for(
+    network: Network, router: Router, host: str, to: str
+) -> hypervisor.Hypervisor | None:
+    """The driver that can move the router's VM from a host to another; None where the network file
+    names no hypervisor."""
+    if not network.datapaths[host].hypervisor:
+        return None
+    driver = hypervisor.of(network, host)
+    try:
+        with _as_network_error(host):
+            domain = _where_is(driver, router.name, host)
+            if domain != host:
+                raise NetworkError(
+                    f"the hypervisor says that {router.name} is on {domain}, the switches were "
+                    f"told {host}: run `xenflow recover {router.name}` first"
+                )
+            driver.check(router.name, to)
+    except BaseException:
+        driver.close()
+        raise
+    return driver
+
+
+def _settled_at(
+    network: Network, router: Router, host: str, say: Callable[[str], None] | None
 ) -> str | None:
     """The host where the hypervisor has the router's VM; None where it cannot tell.
 
-    With `say`, what an interrupted migration of the VM left is cleared up first, and said.  With
-    `to`, that host must be able to take the VM.
+    With `say`, what an interrupted migration of the VM left is cleared up first, and said.
     """
     if not network.datapaths[host].hypervisor:
         return None
     driver = hypervisor.of(network, host)
     try:
-        found = [d for d in driver.domains() if d.router == router.name]
-        if say is not None and found:
-            # It may be under way still, though the VM runs: the hypervisor knows no lease.
-            for words in _give_up(driver, router.name):
-                say(f"{router.name}: {words}")
-            found = [d for d in driver.domains() if d.router == router.name]
-        if to and [d.host for d in found] == [host]:
-            driver.check(router.name, to)
-    except HypervisorError as error:
-        raise NetworkError(f"hypervisor of {host}: {error}") from None
+        with _as_network_error(host):
+            found = _where_is(driver, router.name, host)
+            if say is not None:
+                # It may be under way still, though the VM runs: the hypervisor knows no lease.
+                for words in _give_up(driver, router.name):
+                    say(f"{router.name}: {words}")
+                found = _where_is(driver, router.name, host)
+            return found
     finally:
         driver.close()
+
+
+def _where_is(driver: hypervisor.Hypervisor, router: str, host: str) -> str:
+    found = [d.host for d in driver.domains() if d.router == router]
     if not found:
-        raise NetworkError(f"the hypervisor of {host} has no VM of the name {router.name}")
-    return found[0].host
+        raise NetworkError(f"the hypervisor of {host} has no VM of the name {router}")
+    return found[0]
+
+
+@contextmanager
+def _as_network_error(host: str) -> Iterator[None]:
+    try:
+        yield
+    except HypervisorError as error:
+        raise NetworkError(f"hypervisor of {host}: {error}") from None
 
 
 def _give_up(driver: hypervisor.Hypervisor, router: str) -> list[str]:
@@ -405,7 +442,7 @@ class _Run:
         self.started = time.monotonic()
         self.done: list[Effect] = []
         self.job: Job | None = None
-        self.driver: hypervisor.Hypervisor | None = None
+        self.driver = made.driver
         self._held_before: dict[str, dict[str, int]] = {}
         self._signal = 0
         self._at_prompt = False
@@ -438,8 +475,6 @@ class _Run:
             finally:
                 if not result.ok and not result.committed:
                     self._undo()
-                if self.driver is not None:
-                    self.driver.close()
                 self._stop.set()
                 keeper.join()
                 self._unlock()
@@ -600,7 +635,7 @@ class _Run:
             time.sleep(0.05)
 
     def _do_MoveVM(self, effect: mig.MoveVM) -> None:
-        driver = self.driver = hypervisor.of(self.network, effect.source)
+        driver = self.driver = self.driver or hypervisor.of(self.network, effect.source)
         self.result.emulated = driver.emulated
         self._held_before = self._held((effect.source, effect.destination))
         job = self.job = driver.migrate(self.router, effect.destination)

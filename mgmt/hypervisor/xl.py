@@ -194,8 +194,7 @@ class Xl:
 
     def check(self, router: str, to: str) -> None:
         """The destination must have what the domain needs."""
-        source = self._host_of(router)
-        self._refuse_leftovers(router)
+        source = self._refuse_leftovers(router)
         try:
             wanted = xl_output.config(self._dom0(source).output("xl", "list", "-l", router))
             bridges = {name for full in wanted.bridges for name in (full, _switch(full))}
@@ -210,12 +209,10 @@ class Xl:
         self._check_way(source, to)
 
     def migrate(self, router: str, to: str) -> Job:
-        source = self._host_of(router)
+        source, domain = _running(router, *self._find(router))
         if source == to:
             raise HypervisorError(f"{router} is on {to} already", "already-there")
         dom0 = self._dom0(source)
-        listed = self._list(source)
-        domain = next(d for d in listed if d.name == router)
         move = _Move(router, source, to, self._specs[to].login, domain.memory_mib)
         move.advance(JobState.PRECOPY, time.monotonic())
         move.heard_at = time.monotonic()
@@ -324,33 +321,25 @@ class Xl:
             lost.close()
 
     def _find(self, router: str) -> tuple[str, Listed]:
-        seen, silent = self._look()
-        try:
-            return xl_settle.whereabouts(router, seen, silent)
-        except xl_settle.UnclearError as error:
-            raise HypervisorError(str(error), "unclear") from None
-
-    def _host_of(self, router: str) -> str:
-        host, copy = self._find(router)
-        if copy.name != router or copy.state != "running":
-            raise HypervisorError(
-                f"{copy.name} on {host} is {copy.state}, not running; if a migration was "
-                f"interrupted, run `xenflow recover {router}`",
-                "refused",
-            )
-        return host
+        return _whereabouts(router, *self._look())
 
     # --- before a migration -------------------------------------------------------------------
 
-    def _refuse_leftovers(self, router: str) -> None:
-        """The last migration's copy at its source goes a moment after the router runs."""
+    def _refuse_leftovers(self, router: str) -> str:
+        """The host where the router runs; of its last migration nothing may be left.  That one's
+        copy at its source goes a moment after the router runs."""
         deadline = time.monotonic() + LEFT_S
-        while left := [
-            (host, copy.name)
-            for host, listed in self._look()[0].items()
-            for copy in listed
-            if copy.is_of(router) and copy.name != router
-        ]:
+        while True:
+            seen, silent = self._look()
+            source, _ = _running(router, *_whereabouts(router, seen, silent))
+            left = [
+                (host, copy.name)
+                for host, listed in seen.items()
+                for copy in listed
+                if copy.is_of(router) and copy.name != router
+            ]
+            if not left:
+                return source
             if time.monotonic() > deadline:
                 host, name = left[0]
                 raise HypervisorError(
@@ -505,6 +494,26 @@ class _Facts:
     info: Info
     there: frozenset[str]
     free: dict[str, int]
+
+
+def _whereabouts(
+    router: str, seen: Mapping[str, list[Listed]], silent: Mapping[str, HypervisorError]
+) -> tuple[str, Listed]:
+    try:
+        return xl_settle.whereabouts(router, seen, silent)
+    except xl_settle.UnclearError as error:
+        raise HypervisorError(str(error), "unclear") from None
+
+
+def _running(router: str, host: str, copy: Listed) -> tuple[str, Listed]:
+    """A router's copy that may be moved."""
+    if copy.name != router or copy.state != "running":
+        raise HypervisorError(
+            f"{copy.name} on {host} is {copy.state}, not running; if a migration was "
+            f"interrupted, run `xenflow recover {router}`",
+            "refused",
+        )
+    return host, copy
 
 
 def _switch(bridge: str) -> str:

@@ -33,13 +33,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    made = orchestration.plan(session.network, args.router, args.host, args.mode, session.ask)
-    if args.dry_run:
-        emit(args, made.json(), made.text())
-        return Exit.OK
-    progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-    result = orchestration.run(made, progress, ask_before if args.step else None)
-    progress.close()
+    with orchestration.plan(
+        session.network, args.router, args.host, args.mode, session.ask
+    ) as made:
+        if args.dry_run:
+            emit(args, made.json(), made.text())
+            return Exit.OK
+        progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+        result = orchestration.run(made, progress, ask_before if args.step else None)
+        progress.close()
     if args.json:
         print(to_json(result.json()))
     complain(result.text())

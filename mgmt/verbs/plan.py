@@ -34,6 +34,8 @@ def add_mode(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    made = orchestration.plan(session.network, args.router, args.host, args.mode, session.ask)
-    emit(args, made.json(), made.text())
+    with orchestration.plan(
+        session.network, args.router, args.host, args.mode, session.ask
+    ) as made:
+        emit(args, made.json(), made.text())
     return Exit.OK

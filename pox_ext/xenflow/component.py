@@ -110,6 +110,7 @@ class Component:
         self.table.spoken = lambda router: domains.heard(
             {vif for vif, name in vifs.items() if name == router}
         )
+        self.table.sent = domains.sent
         return domains
 
     # --- switches ---------------------------------------------------------------------------------
@@ -257,6 +258,8 @@ class Component:
         for router, source, frames in self.table.tick(now):
             self._answer(router, [(source, frames)])
         self.mirrors.tick(now)
+        if self._domains is not None:
+            self._domains.tick(now)
 
     def _going_down(self, _: Any) -> None:
         self._timer.cancel()

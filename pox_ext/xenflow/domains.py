@@ -4,14 +4,20 @@ A vif has carrier as long as its domain exists, also while that is suspended, an
 it then is lost with it.  The moments are in xenstore:
 
     /local/domain/ID/control/shutdown = suspend    libxl is about to suspend the domain: from now on
-    /local/domain/0/backend/vif/ID/N/state = 4     the domain's front end is connected to this vif:
-                                                   from now on it takes frames (io/xenbus.h)
+    /local/domain/0/backend/vif/ID/N/state = 4     the domain's front end is connected to this vif
+                                                   (io/xenbus.h)
+
+Then the guest's own network stack has still to learn that it has carrier; until it has, it takes
+requests and drops its answers.  Linux says when it is ready: it sends a gratuitous ARP from each
+interface that a migration has connected anew.  So a vif takes frames from the first frame on that
+comes out of it (`sent`), or `ANNOUNCED_S` after it was connected.
 
 A domain that was to move and did not is resumed at the source, of which xenstore says nothing: its
 router is running again when it says something (`heard`), be it a heartbeat of routerd or an OSPF
 hello.  What it said just before it was suspended may arrive after that, so a moment is waited.
 
-Called by `component`; `changed` gets the names of all vifs of `known` that take nothing.
+Called by `component` and `rule_table`; `changed` gets the names of all vifs of `known` that take
+nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +40,8 @@ RESUMED_S = 1.0
 """After a domain was stopped: what comes from it later has been said after it was resumed."""
 NOT_STOPPED_S = 10.0
 """After a domain was asked to suspend: what still speaks then has not done it."""
+ANNOUNCED_S = 1.0
+"""A guest that has been connected and says nothing takes frames from then on."""
 
 Vif = tuple[str, str]
 """Domain id and number, as xenstore's folders are called."""
@@ -60,10 +68,12 @@ class Suspension:
 
 @dataclass(slots=True)
 class Backend:
-    """One vif: its name, and the state of its connection with the domain ("": not read yet)."""
+    """One vif: its name, the state of its connection with the domain ("": not read yet), and until
+    when its first frame is awaited."""
 
     name: str = ""
     state: str = ""
+    awaited_until: float = 0.0
 
 
 class Domains:
@@ -95,6 +105,23 @@ class Domains:
                 log.info("domain %s runs on", domain)
                 del self._suspended[domain]
         self._tell()
+
+    def sent(self, vif: str) -> None:
+        """A frame has come out of a vif."""
+        self._awaited_no_more([b for b in self._awaited() if b.name == vif])
+
+    def tick(self, now: float) -> None:
+        """A guest that has been connected for long enough need not announce itself."""
+        self._awaited_no_more([b for b in self._awaited() if b.awaited_until <= now])
+
+    def _awaited(self) -> list[Backend]:
+        return [backend for backend in self._vifs.values() if backend.awaited_until]
+
+    def _awaited_no_more(self, backends: list[Backend]) -> None:
+        for backend in backends:
+            backend.awaited_until = 0.0
+        if backends:
+            self._tell()
 
     # --- what xenstore says ---------------------------------------------------------------------
 
@@ -156,6 +183,7 @@ class Domains:
             log.info("%s: domain %s has connected to it", backend.name, vif[0])
             # A domain that connects anew runs, whatever was asked of it before.
             self._suspended.pop(vif[0], None)
+            backend.awaited_until = time.monotonic() + ANNOUNCED_S
         backend.state = state
         self._tell()
 
@@ -182,7 +210,9 @@ class Domains:
         still = frozenset(
             backend.name
             for (domain, _), backend in self._vifs.items()
-            if backend.state not in ("", CONNECTED) or domain in self._suspended
+            if backend.state not in ("", CONNECTED)
+            or backend.awaited_until
+            or domain in self._suspended
         )
         if still != self._still:
             self._still = still

@@ -59,6 +59,7 @@ class RuleTable:
         self.hellos = Hellos()
         self.migrating: Callable[[str], bool] = lambda router: False
         self.spoken: Callable[[str], None] = lambda router: None
+        self.sent: Callable[[str], None] = lambda vif: None
         """Called when a router that is here has said something itself."""
         self.on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None
         self._views: dict[str, RouterView] = {}
@@ -186,12 +187,12 @@ class RuleTable:
     # --- packets ----------------------------------------------------------------------------------
 
     def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
-        """A frame that a switch sent up: held for a VM, a copy of what a VM got or of its hello, or
-        a question.  False where it is none of these."""
+        """A frame that a switch sent up: held for a VM, a copy of what a VM got or sent, or a
+        question.  False where it is none of these."""
         tagged = frame[12:14] == b"\x81\x00"
         vlan = int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
         if not vlan:
-            return self._hello(switch, in_port, frame)
+            return self._from_vm(switch, in_port, frame)
         if vlan < DETOUR_VLAN_OFFSET and switch.reactive:
             return switch.answer(in_port, frame)
         for link in self.network.links.values():
@@ -200,13 +201,14 @@ class RuleTable:
                 return True
         return False
 
-    def _hello(self, switch: Switch, in_port: int, frame: bytes) -> bool:
+    def _from_vm(self, switch: Switch, in_port: int, frame: bytes) -> bool:
         name = next((n for n, (number, _) in switch.ports.items() if number == in_port), None)
         for router in self.network.routers.values():
             for interface in router.interfaces:
                 if interface.vif == name:
                     link = self.network.links[interface.link].id
                     self.spoken(router.name)
+                    self.sent(interface.vif)
                     self.hellos.heard(router.name, link, frame, time.monotonic())
                     return True
         return False

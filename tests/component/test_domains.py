@@ -86,9 +86,30 @@ def test_vifs_take_frames_from_the_state_connected_on(world: World) -> None:
         assert world.still == set(VIFS)
         world.store.put(f"{BACKENDS}/3/0/state", str(state))
         world.settle()
+    assert world.still == set(VIFS), "connected, but the guest has not said so yet"
+    world.domains.sent(VIFS[1])
+    assert world.still == set(VIFS), "that one is not even connected"
+    world.domains.sent(VIFS[0])
     assert world.still == {VIFS[1]}
     world.store.put(f"{BACKENDS}/3/1/state", "4")
-    world.until(lambda: not world.still)
+    world.settle()
+    world.domains.sent(VIFS[1])
+    assert not world.still
+
+
+def test_a_guest_that_does_not_announce_itself_is_served_after_a_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+    world.router(3, 2)
+    world.settle()
+    world.router(3, 4)
+    world.settle()
+    world.domains.tick(now[0] + domains.ANNOUNCED_S / 2)
+    assert world.still == set(VIFS)
+    world.domains.tick(now[0] + domains.ANNOUNCED_S)
+    assert not world.still
 
 
 def test_what_was_there_before_is_found(world: World) -> None:
@@ -172,6 +193,8 @@ def test_a_domain_that_connects_anew_runs(world: World) -> None:
         for number in range(len(VIFS)):
             world.store.put(f"{BACKENDS}/1/{number}/state", str(state))
         world.settle()
+    for vif in VIFS:
+        world.domains.sent(vif)
     assert not world.still
 
 

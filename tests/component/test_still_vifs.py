@@ -11,7 +11,7 @@ from xenflow import rule_table
 from xenflow.network_file import load
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
-from xenflow.pure import pipeline
+from xenflow.pure import pipeline, simulate
 from xenflow.pure.placement import Placement, at_home
 from xenflow.rule_table import RuleTable
 
@@ -112,6 +112,23 @@ def test_the_flows_are_there_before_what_was_held_is_sent(host: Host) -> None:
     host.wire.send = watched  # type: ignore[method-assign]
     host.still(frozenset())
     assert seen == [{"delivers"}]
+
+
+def test_the_first_frame_that_leaves_a_still_vif_is_told(host: Host) -> None:
+    """The switch sends it up and on; from a vif that takes frames, hellos alone."""
+    sent: list[str] = []
+    host.table.sent = sent.append
+    arp = pk.ethernet(pk.BROADCAST, MAC, 0x0806, pk.arp(1, MAC, 0x0A000101, 0, 0x0A000101))
+
+    def leaves() -> set[int | str]:
+        verdict = simulate.run(host.wire.tables, arp, PORTS["vr1.0"])
+        return {port for port, _ in verdict.outputs}
+
+    assert leaves() == {PORTS["to-gen"]}
+    host.still(VIFS)
+    assert leaves() == {PORTS["to-gen"], "controller"}
+    assert host.table.packet_in(host.switch, PORTS["vr1.0"], arp)
+    assert sent == ["vr1.0"]
 
 
 def test_hellos_are_repeated_until_the_links_are_turned(

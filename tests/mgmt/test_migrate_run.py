@@ -97,8 +97,8 @@ def controllers() -> Controllers:
 
 
 def migrate(controllers: Controllers, to: str = "host-b", mode: str = "overlapped") -> Result:
-    plan = orchestration.plan(controllers.network, "vr1", to, mode, controllers)
-    return orchestration.run(plan, lambda event: None)
+    with orchestration.plan(controllers.network, "vr1", to, mode, controllers) as plan:
+        return orchestration.run(plan, lambda event: None)
 
 
 def recover(controllers: Controllers) -> tuple[Result | None, list[str]]:
@@ -110,8 +110,8 @@ def recover(controllers: Controllers) -> tuple[Result | None, list[str]]:
 @pytest.mark.parametrize("mode", ["overlapped", "report", "native"])
 def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) -> None:
     notes: list[Event] = []
-    plan = orchestration.plan(controllers.network, "vr1", "host-b", mode, controllers)
-    result = orchestration.run(plan, notes.append)
+    with orchestration.plan(controllers.network, "vr1", "host-b", mode, controllers) as plan:
+        result = orchestration.run(plan, notes.append)
     assert result.ok, result.text()
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
     assert any(e.state == "note" and "memory is copied" in e.detail for e in notes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,13 @@ class Plan:
             Step("control", "move the VM to host-b", detail="emulated"),
         ]
     )
+    closed: bool = False
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
 
     def text(self) -> str:
         return "1. prepare\n2. control"
@@ -78,11 +85,13 @@ class Orchestration:
         self.left = True
         self.confirm: Callable[[Step], bool] | None = None
         self.ran: list[Plan] = []
+        self.planned: list[Plan] = []
 
     def plan(self, *asked: Any) -> Plan:
         if self.refuse:
             raise NetworkError(self.refuse)
-        return Plan(asked)
+        self.planned.append(Plan(asked))
+        return self.planned[-1]
 
     def plan_recovery(self, *asked: Any) -> Plan | None:
         if self.refuse:
@@ -102,11 +111,12 @@ class Orchestration:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Orchestration:
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Orchestration]:
     module = Orchestration()
     for verb in (migrate, plan, recover):
         monkeypatch.setattr(verb, "orchestration", module)
-    return module
+    yield module
+    assert all(plan.closed for plan in module.planned), "a hypervisor was left open"
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
