@@ -99,6 +99,12 @@ def _change_1m(plan: Plan) -> Found:
     )
 
 
+def _live(plan: Plan) -> Found:
+    from bench import live_learning
+
+    return live_learning.live(plan.directory, STAND_IN, min(plan.runs, 3), plan.many)
+
+
 def _next_hop(plan: Plan) -> Found:
     from bench import next_hop_loss
 
@@ -162,6 +168,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "route_change_latency": _change,
     "routes_1m_socket_to_switch": _socket_1m,
     "routes_1m_kernel_to_switch": _kernel_1m,
+    "routes_1m_live": _live,
     "route_change_latency_1m": _change_1m,
     "next_hop_lost": _next_hop,
     "packet_in_rate": _packets,

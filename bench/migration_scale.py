@@ -7,6 +7,10 @@ move, while `xenflow flows` shows the host's flows, and while its switch connect
 back.  Measured is how long the stage takes that turns the links, and how many flow-mods all
 switches get in it.
 
+OSPF has its default times: the routing daemon looks through the whole table of its kernel every
+ten seconds, which takes longer with a million routes than the neighbours of the lab's usual OSPF
+wait.  How often a neighbour changed its state meanwhile is counted (`adjacency_changes`).
+
 The hypervisor of the lab is emulated.
 """
 
@@ -22,7 +26,7 @@ from typing import Any
 from bench.internet_routes import internet_routes, text
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row
-from lab import bring_up, judge, operate, switch
+from lab import bring_up, judge, operate, routing, switch
 from lab.bring_up import Options
 from lab.description import Lab
 from lab.moves import Mover, ends, mover
@@ -47,6 +51,7 @@ class _Trial:
     turn_s: float = 0.0
     turn_flow_mods: int = 0
     lost: dict[str, dict[str, Any]] = field(default_factory=dict)
+    adjacency_changes: int = 0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -88,6 +93,7 @@ def migration_link_turn(directory: Path, routes: int) -> Found:
             "turn_s": round(trial.turn_s, 6),
             "turn_flow_mods": trial.turn_flow_mods,
             "seconds": trial.seconds,
+            "adjacency_changes": trial.adjacency_changes,
             "phases": trial.lost,
         }
         for size, (rate, trial) in ((FEW, few), (routes, many))
@@ -99,7 +105,7 @@ def _at_a_rate(directory: Path, routes: int) -> tuple[float, _Trial]:
     directory.mkdir(parents=True, exist_ok=True)
     busy = ""
     for rate_pps in RATES_PPS:
-        lab = bring_up.up("paper", Options())
+        lab = bring_up.up("paper", Options(hello_s=10, dead_s=40))
         try:
             return rate_pps, _trial(lab, directory, routes, rate_pps)
         except TooBusyError as error:
@@ -114,6 +120,7 @@ def _at_a_rate(directory: Path, routes: int) -> tuple[float, _Trial]:
 def _trial(lab: Lab, directory: Path, routes: int, rate_pps: float) -> _Trial:
     found = _Trial()
     nodes = ends(lab)
+    before = len(routing.neighbour_changes(lab))
     with mover(lab) as router, ProbePair(*nodes, rate_pps=rate_pps, directory=directory) as pair:
         pair.baseline(3.0)
         pair.start(900.0)
@@ -148,6 +155,7 @@ def _trial(lab: Lab, directory: Path, routes: int, rate_pps: float) -> _Trial:
         if source == to:
             raise BenchError("the router did not move")
         pair.stop(2.0)
+    found.adjacency_changes = len(routing.neighbour_changes(lab)) - before
     found.count(directory)
     return found
 

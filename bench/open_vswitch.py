@@ -49,6 +49,7 @@ class OpenVSwitch:
         self.bridge = bridge
         self.bridges = [bridge]
         self.pid = pid
+        self._patience = 0
         self.environment = dict(
             os.environ, OVS_RUNDIR=str(directory), OVS_DBDIR=str(directory),
             OVS_LOGDIR=str(directory),
@@ -61,8 +62,7 @@ class OpenVSwitch:
 
     def use_controller(self, *ports: int) -> None:
         """Connect to the controllers on these loopback ports, who listen already, and to no other
-        any more; the flows stay.  It does not hang up on one who is silent: whoever measures does
-        not answer while the switch comes to rest."""
+        any more; the flows stay."""
         words: list[str] = []
         for port in ports:
             words += ["--", f"--id=@c{port}", "create", "controller", "inactivity_probe=0",
@@ -70,6 +70,14 @@ class OpenVSwitch:
         chosen = ",".join(f"@c{port}" for port in ports)
         for bridge in self.bridges:
             self.vsctl(*words, "--", "set", "bridge", bridge, f"controller=[{chosen}]")
+
+    def be_patient(self) -> None:
+        """To be called once it is connected: from then on it does not hang up on a controller that
+        is silent.  (What `use_controller` says of it comes into force with the next change of the
+        bridge that happens while it is connected, no matter which: seen with Open vSwitch 3.1.)"""
+        self._patience += 1
+        for bridge in self.bridges:
+            self.vsctl("set", "bridge", bridge, f"external_ids:patience={self._patience}")
 
     def add_bridge(self, dpid: int) -> None:
         """One more bridge, a datapath of its own."""

@@ -40,6 +40,7 @@ class RawController:
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock.sendall(of.hello() + of.set_flow_format_nxm() + of.enable_table_id())
         self.barrier()
+        switch.be_patient()  # it gets no answer while flows are dumped, or while it comes to rest
 
     def hang_up(self) -> None:
         """End this connection, ready for the next."""

@@ -71,6 +71,9 @@ class VirtualRouter:
 
     def __exit__(self, *_: object) -> None:
         self._kernel.close()
+        # The links first: with the namespace alone they would go a moment later.
+        lines = [f"link del {name}" for name in (self.control, *self.vifs)]
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
         subprocess.run(["ip", "netns", "del", self.name], check=True)
 
     def learn(self, routes: Sequence[tuple[int, int]]) -> float:

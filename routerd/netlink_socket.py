@@ -59,10 +59,15 @@ class Listener:
         self._sock.close()
 
     def drain(self, datagrams: int) -> tuple[list[rt.NetlinkMessage], bool]:
-        """What has arrived, up to so many datagrams, and whether something was lost."""
+        """What has arrived, up to so many datagrams, and whether something was lost.
+
+        Once something was lost everything that waits is read: until then the kernel drops what
+        comes and does not say so again (NETLINK_S_CONGESTED; net/netlink/af_netlink.c).
+        """
         found: list[rt.NetlinkMessage] = []
         lost = False
-        for _ in range(datagrams):
+        while lost or datagrams > 0:
+            datagrams -= 1
             try:
                 data = self._sock.recv(_DATAGRAM)
             except BlockingIOError:

@@ -113,7 +113,7 @@ class RuleTable:
             log.info("%s: %s", router, feed.state)
         for switch in self.switches.values():
             written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))
-            if ended and not written:
+            if ended and not written and switch.concerned_by(router):
                 switch.refresh()
 
     def backlog(self, router: str) -> int:

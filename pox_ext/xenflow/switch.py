@@ -163,6 +163,18 @@ class Switch(Channel):
         """Whether routes are looked up by the controller, packet by packet."""
         return self.datapath.pipeline is Pipeline.REACTIVE or self._plain_host
 
+    def concerned_by(self, router: str) -> bool:
+        """Whether what a router's VM says may change the small tables: it is here, or comes or
+        goes, or they have something that follows from what it once said."""
+        placement = self.placements.get(router)
+        if placement is not None and self.name in placement.hosts:
+            return True
+        number = self.network.routers[router].id
+        return any(
+            pipeline.cookie_router(flow.cookie) == number and pipeline.view_dependent(flow)
+            for flow in self.installed.values()
+        )
+
     def forwards(self, router: str) -> bool:
         """Whether this switch forwards for a router."""
         placement = self.placements.get(router)

@@ -21,6 +21,9 @@ from typing import Any
 
 import pytest
 
+from lab.namespace import inside
+from routerd import rtnetlink
+from routerd.netlink_socket import Listener
 from tests.lab.rule_table_stub import RuleTableStub
 from xenflow.pure.messages import InterfaceFlag, NextHopType, Type
 from xenflow.pure.router_state import RouterState
@@ -546,6 +549,23 @@ def test_a_small_buffer_overruns_and_is_made_up_for(lab: Lab) -> None:
         os.kill(pid, signal.SIGCONT)
     stub.wait(lambda s: len(s.routes4) == 2002)
     settled(lab, stub)
+
+
+def test_after_an_overrun_nothing_is_lost_unsaid(lab: Lab) -> None:
+    """Until its queue has been empty once the kernel drops what comes, and says so no more."""
+    lab.plug(0)
+    with inside(lab.router):
+        listener = Listener(rtnetlink.NETLINK_ROUTE, tuple(rtnetlink.GROUPS.values()), 1 << 15)
+    try:
+        batch = "\n".join(f"route add 10.50.{n}.0/24 via 10.0.0.2" for n in range(250))
+        subprocess.run(["ip", "-n", lab.router, "-batch", "-"], input=batch, text=True, check=True)
+        assert listener.drain(1)[1], "the buffer was large enough for everything"
+        lab.ip("route add 10.51.0.0/16 via 10.0.0.2")
+        found, lost = listener.drain(1000)
+    finally:
+        listener.close()
+    told = [rtnetlink.route(m.body) for m in found if m.type == rtnetlink.RTM_NEWROUTE]
+    assert lost or IPv4Address("10.51.0.0") in [IPv4Address(r.prefix) for r in told if r]
 
 
 def _children(pid: int) -> list[str]:
