@@ -119,11 +119,14 @@ def _mac(value: int) -> str:
 
 
 class Controller:
-    """One `./pox.py xenflow` with the witness beside it, from `with` to its end."""
+    """One `./pox.py xenflow` with the witness beside it, from `with` to its end.
+
+    The witness's reports must be read (`confirmed`, `drop_reports`): the controller waits for that.
+    """
 
     def __init__(
         self, directory: Path, core: Sequence[str], *, description: str = "",
-        routers: str = "", profile: str = "",
+        routers: str = "", profile: str = "", witness: bool = True,
     ) -> None:  # fmt: skip
         self.directory = directory
         network = directory / "network.toml"
@@ -137,7 +140,7 @@ class Controller:
         words += [str(ROOT / "pox.py"), *core]
         words += ["xenflow", f"--network={network}"]
         words += [f"--routers={routers}"] if routers else []
-        words += ["bench_witness", f"--to={self._witness}"]
+        words += ["bench_witness", f"--to={self._witness}"] if witness else []
         components = str(ROOT / "bench" / "components")
         path = os.pathsep.join([components, os.environ.get("PYTHONPATH", "")])
         with (directory / "controller.log").open("ab") as log:

@@ -21,7 +21,6 @@ from bench.raw_controller import RawController
 from bench.results import Found, Row
 from bench.virtual_router import VirtualRouter, gateway
 from lab.namespace import inside
-from xenflow.pure import messages as m
 
 LIMIT_S = 600.0
 POLL_S = 0.1
@@ -92,12 +91,16 @@ def _followed(
     directory: Path, core: Sequence[str], switch: OpenVSwitch, words: Sequence[str], routes: int
 ) -> tuple[float, float]:
     """With routerd and a controller: seconds until the kernel holds all, until the switch does."""
-    with Controller(directory, core) as controller, _router() as router:
+    with Controller(directory, core, witness=False) as controller, _router() as router:
         for vif in router.vifs:
             switch.add_port(vif)
         controller.wait_connected(switch)
         with router.routerd(directory):
-            controller.confirmed(m.Type.SNAPSHOT_END)
+            deadline = time.monotonic() + LIMIT_S
+            while _known(controller)[0] < len(router.vifs):  # its connected networks
+                if time.monotonic() > deadline:
+                    raise BenchError("routerd has told nothing")
+                time.sleep(POLL_S)
             switch.rest()
             before = _known(controller)[0]
 
@@ -105,8 +108,7 @@ def _followed(
                 known, in_sync = _known(controller)
                 return known >= before + routes and in_sync
 
-            # The witness waits for whom it tells, and the controller for the witness.
-            found = _timed(router, words, routes, settled, controller.drop_reports)
+            found = _timed(router, words, routes, settled)
         for vif in router.vifs:
             switch.vsctl("del-port", vif)
     return found
@@ -120,9 +122,8 @@ def _known(controller: Controller) -> tuple[int, bool]:
 
 
 def _timed(
-    router: VirtualRouter, words: Sequence[str], routes: int, settled: Callable[[], bool],
-    meanwhile: Callable[[], None] = lambda: None,
-) -> tuple[float, float]:  # fmt: skip
+    router: VirtualRouter, words: Sequence[str], routes: int, settled: Callable[[], bool]
+) -> tuple[float, float]:
     wanted = _prefixes(router.name) + routes
     started = time.perf_counter()
     learner = subprocess.Popen(
@@ -130,21 +131,18 @@ def _timed(
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        _until(lambda: _prefixes(router.name) >= wanted, learner, meanwhile)
+        _until(lambda: _prefixes(router.name) >= wanted, learner)
         in_kernel = time.perf_counter() - started
-        _until(settled, learner, meanwhile)
+        _until(settled, learner)
         return round(in_kernel, 3), round(time.perf_counter() - started, 3)
     finally:
         learner.kill()
         learner.communicate()
 
 
-def _until(
-    done: Callable[[], bool], learner: subprocess.Popen[str], meanwhile: Callable[[], None]
-) -> None:
+def _until(done: Callable[[], bool], learner: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not done():
-        meanwhile()
         if learner.poll():
             said = learner.communicate()[1].strip()[-300:]
             raise BenchError(f"{learner.args} ended with {learner.returncode}: {said}")
