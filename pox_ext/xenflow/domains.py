@@ -40,7 +40,7 @@ RESUMED_S = 1.0
 """After a domain was stopped: what comes from it later has been said after it was resumed."""
 NOT_STOPPED_S = 10.0
 """After a domain was asked to suspend: what still speaks then has not done it."""
-ANNOUNCED_S = 1.0
+ANNOUNCED_S = 3.0
 """A guest that has been connected and says nothing takes frames from then on."""
 
 Vif = tuple[str, str]

@@ -219,21 +219,30 @@ class RuleTable:
         group = bool(frame[0] & 1)
         for router, interface in self.network.members(link.name):
             placement = switch.placements.get(router.name)
-            if placement is None or placement.vm != switch.name:
+            if placement is None or not (group or target == interface.mac):
                 continue
-            if group or target == interface.mac:
-                held = self.held[router.name]
-                if switch.takes(interface.vif):
-                    if copied:
-                        held.copied(link.id, frame, time.monotonic())
-                    elif not group:  # its vif came meanwhile; a group's was for another router
-                        held.keep(link.id, frame)
-                        self.deliver(switch, router, None)
-                elif not held.keep(link.id, frame) and held.dropped == 1:
-                    log.warning("%s: no room to hold more packets for it", router.name)
-                if group:
-                    continue
+            held = self.held[router.name]
+            if placement.vm != switch.name:
+                if not copied and switch.name in placement.hosts:
+                    # Sent up while the VM belonged here; what was held has gone to it already.
+                    held.keep(link.id, frame)
+                    self._deliver_late(switch, router, placement.vm)
+            elif switch.takes(interface.vif):
+                if copied:
+                    held.copied(link.id, frame, time.monotonic())
+                elif not group:  # its vif came meanwhile; a group's was for another router
+                    held.keep(link.id, frame)
+                    self.deliver(switch, router, None)
+            elif not held.keep(link.id, frame) and held.dropped == 1:
+                log.warning("%s: no room to hold more packets for it", router.name)
+            if not group:
                 return
+
+    def _deliver_late(self, switch: Switch, router: Router, to: str) -> None:
+        try:
+            self.deliver(switch, router, to)
+        except NetworkError as error:
+            log.warning("%s: a packet for it is lost: %s", router.name, error)
 
     def deliver(self, switch: Switch, router: Router, to: str | None) -> int:
         """Send what is held for a router on: to its vif here, or across to host `to`.

@@ -159,6 +159,27 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     assert repeated(moved.step(to="host-b"), 1033.0) == 0
 
 
+def test_what_is_sent_up_late_follows_what_was_held(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment that the source is told where the VM is and the one that its flows say so,
+    packets still come up; and some are on their way to the controller then."""
+    sent: list[bytes] = []
+    host.still(VIFS)
+    host.ping(1)
+    away = Placement("vr1", ("host-a", "host-b"), "host-b", "host-a", version=5)
+    host.switch.placements["vr1"] = away
+    monkeypatch.setattr(host.wire, "send", sent.append)
+    late = host.ping(2)
+    outs = [m for data in sent for m in of.split(data)[0] if m[1] == of.Type.PACKET_OUT]
+    assert [late in m for m in outs] == [False, True], "both, in order"
+    assert host.held() == []
+    host.switch.placements["vr1"] = at_home("vr1", "host-b")
+    host.ping(3)
+    assert host.held() == [], "nothing is held for a router that is elsewhere"
+    assert len([m for d in sent for m in of.split(d)[0] if m[1] == of.Type.PACKET_OUT]) == 2
+
+
 def test_during_a_migration_what_a_vif_has_just_got_is_held_too(host: Host) -> None:
     """It may be in the ring of a VM that has been suspended meanwhile."""
     both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
