@@ -12,11 +12,9 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
 
 from lab.bring_up import NETWORK_FILE, placed
 from lab.description import Lab
-from lab.hypervisor_client import HypervisorClient
 from lab.namespace import LabError
 from lab.probe import OutageWatch
 from mgmt import migrate
@@ -44,7 +42,7 @@ class Move:
     began_ns     CLOCK_MONOTONIC
     total_s      until `migrate` returned: the source is clean
     suspended_s  how long the VM ran nowhere, by the hypervisor's account
-    paused_s     the same as (from, to), in seconds since the migration began
+    paused_s     from when to when the VM ran nowhere, in seconds since the migration began
     emulated     whether the hypervisor is, and so its pause
     outage_s     the longest time the router's own address did not answer, measured
     """
@@ -63,13 +61,16 @@ class Move:
 
 
 class Mover:
-    """Moves one router of the lab that is up; the node `watcher` asks whether it answers."""
+    """Moves one router of the lab that is up; the node `watcher` asks whether it answers, every
+    `watch_s` seconds."""
 
-    def __init__(self, lab: Lab, session: Session, router: str, watcher: str) -> None:
+    def __init__(
+        self, lab: Lab, session: Session, router: str, watcher: str, watch_s: float = 0.02
+    ) -> None:
         self.lab = lab
         self.session = session
         self.router = router
-        self._watcher = watcher
+        self._watcher, self._watch_s = watcher, watch_s
         watched = lab.machines[watcher].address.network
         addresses = [address.ip for address in lab.addresses[router].values()]
         near = [address for address in addresses if address in watched]
@@ -110,7 +111,10 @@ class Mover:
 
         Raises LabError where it failed, KeyboardInterrupt where it was interrupted (and undone).
         """
-        with self.plan(to, mode) as made, OutageWatch(self._watcher, self._address) as watch:
+        with (
+            self.plan(to, mode) as made,
+            OutageWatch(self._watcher, self._address, self._watch_s) as watch,
+        ):
             time.sleep(0.1)
             began_ns = time.monotonic_ns()
             result = migrate.run(made, report)
@@ -119,22 +123,16 @@ class Mover:
             raise KeyboardInterrupt
         if not result.ok:
             raise LabError(f"the migration failed: {result.text()}")
+        at = {reached["state"]: reached["at_s"] for reached in result.states}
         titles = {step.name: step.title for step in made.steps}
         steps = tuple(
             Step(s["name"], titles[s["name"]], s["from_s"], s["to_s"]) for s in result.steps
         )
         return Move(
             self.router, made.source, to, mode, began_ns, result.total_s,
-            result.suspended_s or 0.0, self._paused(began_ns), result.emulated,
+            result.suspended_s or 0.0, (at["suspended"], at["running"]), result.emulated,
             watch.outage_s, steps,
         )
-
-    def _paused(self, began_ns: int) -> tuple[float, float]:
-        address, port = self.lab.hypervisor
-        with HypervisorClient(f"{address}:{port}") as client:
-            job: dict[str, Any] = client.ask("jobs")["jobs"][-1]
-        at = {e["state"]: e["monotonic_s"] - began_ns / 1e9 for e in job["events"]}
-        return at["suspended"], at["running"]
 
 
 @contextmanager

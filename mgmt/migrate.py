@@ -145,6 +145,8 @@ class Result:
     steps: list[dict[str, Any]] = field(default_factory=list)
     effects: list[dict[str, Any]] = field(default_factory=list)
     suspended_s: float | None = None
+    states: list[dict[str, Any]] = field(default_factory=list)
+    """The hypervisor's, each {state, at_s}: seconds since the migration began."""
     held: int = 0
     repeated: int = 0
     dropped: int = 0
@@ -183,6 +185,7 @@ class Result:
             "total_s": round(self.total_s, 6),
             "suspended_s": self.suspended_s,
             "suspension_emulated": self.emulated,
+            "hypervisor_states": self.states,
             "held": self.held,
             "repeated": self.repeated,
             "dropped": self.dropped,
@@ -678,6 +681,9 @@ class _Run:
             time.sleep(POLL_S)
             job = self.driver.job(self.job.id)
         self.result.suspended_s = job.suspended_s
+        self.result.states = [
+            {"state": state, "at_s": round(at - self.started, 6)} for state, at in job.events
+        ]
         if job.state is JobState.FAILED:
             self.result.committed = False  # it runs at the source, so all can be put back
             raise MigrationError(f"the VM could not be started on {effect.host}: {job.detail}")

@@ -42,13 +42,13 @@ class Series:
         self.failed = 0
         self.out_of_time = False
 
-    def took_s(self) -> dict[str, float]:
-        """The mean time of a migration, by mode."""
-        found: dict[str, list[float]] = {}
+    def took_s(self) -> dict[tuple[str, str], float]:
+        """The mean time of a migration, by backend and mode."""
+        found: dict[tuple[str, str], list[float]] = {}
         for row in self._store.rows():
             if "total_s" in row.values:
-                found.setdefault(row.key.what, []).append(row.values["total_s"])
-        return {mode: fmean(values) for mode, values in found.items()}
+                found.setdefault((row.key.backend, row.key.what), []).append(row.values["total_s"])
+        return {which: fmean(values) for which, values in found.items()}
 
     def left_s(self) -> float:
         """How long the rest will take."""
@@ -80,7 +80,7 @@ def describe(session: Session) -> str:
     key = session.key
     runs = ", ".join(str(k.run) for k in session.keys)
     rate = f", {key.traffic} at {key.rate_pps} packets/s" if key.rate_pps else ""
-    return f"{key.experiment} {key.what}, {key.size} bytes{rate}: run {runs}"
+    return f"{key.backend}: {key.experiment} {key.what}, {key.size} bytes{rate}: run {runs}"
 
 
 def outcome(row: Row) -> str:
@@ -129,7 +129,7 @@ def measure(args: argparse.Namespace, store: Store, rounds: dict[str, list[list[
     for part, missing in rounds.items():
         series = Series(store, missing, until)
         if part == "migrations":
-            with Migrations(args.out / "traffic") as moves:
+            with Migrations(args.on, args.out / "traffic", say) as moves:
                 series.run(moves.make)
         else:
             with Designs() as routers:
@@ -194,19 +194,25 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "command line; 130 interrupted",
     )
     default = Wanted()
-    parser.add_argument("--on", choices=("lab",), default=default.backend,
-                        help="where routers run (default %(default)s)")
+    parser.add_argument("--on", choices=tuple(points.BACKENDS), default=default.backend,
+                        help="where routers run (default %(default)s); xen: two hosts under QEMU, "
+                        "which scripts/test-xen --build has built")
     parser.add_argument("--runs", type=_positive, default=default.runs, metavar="N",
                         help="of each point (default %(default)s)")
     for name, kind, choices, known in (
-        ("rates", _positive, None, default.rates), ("sizes", _size, None, default.sizes),
-        ("modes", str, points.MODES, default.modes),
+        ("sizes", _size, None, default.sizes),
         ("traffic", str, points.TRAFFICS, default.traffics),
         ("designs", str, default.designs, default.designs), ("only", str, PARTS, PARTS),
     ):
         words_ = ",".join(map(str, known))
         parser.add_argument(f"--{name}", type=_list(kind, choices), default=known, metavar="A,B",
                             help=f"{_HELP[name]} (default {words_})")
+    for name, known_, kind, choices in (
+        ("rates", "500,1000,2000,4000; on xen 10,25,50", _positive, None),
+        ("modes", "all; domain0 is not measured on xen", str, points.MODES),
+    ):
+        parser.add_argument(f"--{name}", type=_list(kind, choices), default=(), metavar="A,B",
+                            help=f"{_HELP[name]} (default {known_})")
     parser.add_argument("--again", action="store_true", help="measure also what is kept already")
     parser.add_argument("--seconds", type=float, default=0.0, metavar="S",
                         help="begin nothing that would end later than after so long")
@@ -215,7 +221,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
                         help="where runs are kept (default out/experiments)")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", metavar="DIR",
                         help="where figures and experiments.md are written (default docs)")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if wrong := set(args.modes) - set(points.BACKENDS[args.on].modes):
+        parser.error(f"--modes {','.join(wrong)}: not measured on {args.on}")
+    return args
 
 
 _HELP = {

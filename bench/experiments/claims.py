@@ -7,12 +7,12 @@ Only what was measured is said: a claim for which there are no runs has "not mea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench.experiments.confidence import Estimate, estimate
-from bench.experiments.points import DESIGNS, LIMIT, MODES, RUNS, SIZES
+from bench.experiments.points import BACKENDS, DESIGNS, LIMIT, MODES, RUNS, SIZES
 from bench.experiments.store import Row
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -95,33 +95,49 @@ def ratio(rows: Sequence[Row], mode: str, size: int) -> str:
 
 
 def _claims(moves: Sequence[Row], routers: Sequence[Row]) -> list[str]:
-    lines = ["| figure | the report | here | measured |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| figure | the report | here | measured |",
+        "| --- | --- | --- | --- |",
+        *_claims_of_moves([row for row in moves if row.key.backend == "lab"], ""),
+    ]
+    for name, backend in BACKENDS.items():
+        if name != "lab" and (found := [row for row in moves if row.key.backend == name]):
+            lines += _claims_of_moves(found, f"{backend.title}: ")
+    return [*lines, *_claims_of_designs(routers)]
 
-    def line(figure: str, claim: str, here: str, value: str) -> None:
-        lines.append(f"| {figure} | {claim} | {here} | {value} |")
 
+def _line(figure: str, claim: str, here: str, value: str) -> str:
+    return f"| {figure} | {claim} | {here} | {value} |"
+
+
+def _claims_of_moves(moves: Sequence[Row], where: str) -> Iterator[str]:
     for mode, claim in (
         ("xenflow", "control plane suspended for nearly no time, whatever the packet's size"),
         ("native", "suspended for up to about 40 s"),
         ("domain0", "no figure"),
     ):
         for size in SIZES:
-            line("5.2", claim, f"{_MODE[mode]}, {size} bytes",
-                 _said(_of(moves, "silent_s", what=mode, size=size), _seconds))
+            yield _line("5.2", claim, f"{where}{_MODE[mode]}, {size} bytes",
+                        _said(_of(moves, "silent_s", what=mode, size=size), _seconds))
     for mode, claim in (
         ("xenflow", "up to 4 times native's total time"), ("domain0", "no figure"),
     ):
         for size in SIZES:
-            line("5.3", claim, f"{_MODE[mode]} / native, {size} bytes", ratio(moves, mode, size))
+            yield _line("5.3", claim, f"{where}{_MODE[mode]} / native, {size} bytes",
+                        ratio(moves, mode, size))
     for mode, claim in (
         ("xenflow", "no packet lost, at any rate; some may be doubled or out of order"),
         ("domain0", "no packet lost, on one LAN"),
         ("native", "about 100 packets lost in each migration"),
     ):
-        line("5.4", claim, f"{_MODE[mode]}, both sizes, all rates, both ways", _lost(moves, mode))
+        yield _line("5.4", claim, f"{where}{_MODE[mode]}, both sizes, all rates, both ways",
+                    _lost(moves, mode))
     for traffic in ("probe", "iperf"):
-        line("5.4", "native loses more at higher rates", f"native, {traffic}, there",
-             _by_rate(moves, "native", traffic))
+        yield _line("5.4", "native loses more at higher rates", f"{where}native, {traffic}, there",
+                    _by_rate(moves, "native", traffic))
+
+
+def _claims_of_designs(routers: Sequence[Row]) -> Iterator[str]:
     for size in SIZES:
         rates = {d: _of(routers, "forwarded_pps", what=d, size=size) for d in DESIGNS}
         for design in ("domain0", "xenflow"):
@@ -129,9 +145,8 @@ def _claims(moves: Sequence[Row], routers: Sequence[Row]) -> list[str]:
             if rates[design] and rates["vm"]:
                 many = estimate(rates[design]).mean / estimate(rates["vm"]).mean
                 value = f"{many:.2f} times the VM's forwarding rate"
-            line("1.5", "forwarding outside the VM saves its detour",
-                 f"{_DESIGN[design]}, {size} bytes", value)
-    return lines
+            yield _line("1.5", "forwarding outside the VM saves its detour",
+                        f"{_DESIGN[design]}, {size} bytes", value)
 
 
 def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
@@ -156,12 +171,12 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
     if fewest < RUNS:
         lines += ["", f"The report made {RUNS} runs of each point; some points here have only "
                   f"{fewest}, and intervals of so few are wide."]
-    points = Counter((r.key.what, r.key.traffic, r.key.size, r.key.rate_pps) for r in refused)
+    points = Counter(replace(r.key, run=0) for r in refused)
     if points:
         lines += ["", "Tried and invalid, because the same traffic already lost packets while "
                   "nothing moved (these are no runs, and count nowhere):", ""]
-        lines += [f"- {what}, {traffic}, {size} bytes, {rate:,} packets/s: {count} runs"
-                  for (what, traffic, size, rate), count in sorted(points.items())]
+        lines += [f"- {k.backend}, {k.what}, {k.traffic}, {k.size} bytes, "
+                  f"{k.rate_pps:,} packets/s: {count} runs" for k, count in sorted(points.items())]
     return lines
 
 
@@ -174,20 +189,21 @@ def _migrations(rows: Sequence[Row]) -> list[str]:
     lines = [
         "Means of the runs of a point, ± half of the 95 % confidence interval. Lost: there "
         "(generator to receiver); doubled: both ways, all runs of the point.", "",
-        "| mode | traffic | bytes | packets/s | runs | silent, s | total, s | lost | doubled |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| where | mode | traffic | bytes | packets/s | runs | silent, s | total, s | lost | "
+        "doubled |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    points: dict[tuple[int, str, int, int], list[Row]] = {}
+    points: dict[tuple[str, int, str, int, int], list[Row]] = {}
     for row in rows:
         key = row.key
-        place = (MODES.index(key.what), key.traffic, key.size, key.rate_pps)
+        place = (key.backend, MODES.index(key.what), key.traffic, key.size, key.rate_pps)
         points.setdefault(place, []).append(row)
-    for (mode, traffic, size, rate), group in sorted(points.items()):
+    for (backend, mode, traffic, size, rate), group in sorted(points.items()):
         cells = [estimate([r.values[v] for r in group]).text(d)
                  for v, d in (("silent_s", 3), ("total_s", 3), ("lost_there", 1))]
         doubled = sum(r.values["duplicated"] for r in group)
-        lines.append(f"| {MODES[mode]} | {traffic} | {size} | {rate:,} | {len(group)} | "
-                     f"{' | '.join(cells)} | {doubled:.0f} |")
+        lines.append(f"| {BACKENDS[backend].title} | {MODES[mode]} | {traffic} | {size} | "
+                     f"{rate:,} | {len(group)} | {' | '.join(cells)} | {doubled:.0f} |")
     return lines
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 
 from bench.experiments.confidence import Estimate, estimate
-from bench.experiments.points import DESIGNS, LIMIT, MODES, TRAFFICS
+from bench.experiments.points import BACKENDS, DESIGNS, LIMIT, MODES, TRAFFICS
 from bench.experiments.store import Key, Row
 
 matplotlib.use("Agg")
@@ -59,8 +59,8 @@ DESIGN_VALUES = {
     "latency_p99_us": "latency, 99th percentile, µs",
 }
 
-Point = tuple[str, str, int, int]
-"""What, traffic, size, rate."""
+Point = tuple[str, str, str, int, int]
+"""Backend, what, traffic, size, rate."""
 
 
 def points(rows: Iterable[Row], experiment: str, value: str) -> dict[Point, Estimate]:
@@ -69,7 +69,7 @@ def points(rows: Iterable[Row], experiment: str, value: str) -> dict[Point, Esti
     for row in rows:
         key = row.key
         if key.experiment == experiment and value in row.values:
-            point = (key.what, key.traffic, key.size, key.rate_pps)
+            point = (key.backend, key.what, key.traffic, key.size, key.rate_pps)
             found.setdefault(point, []).append(row.values[value])
     return {point: estimate(values) for point, values in found.items()}
 
@@ -102,41 +102,48 @@ def _save(figure: Any, stem: Path) -> list[Path]:
 def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> list[Path]:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["what", "traffic", "size_bytes", "rate_pps", "value", "runs", "mean",
-                         "half_width_95", "least", "most"])
+        writer.writerow(["backend", "what", "traffic", "size_bytes", "rate_pps", "value", "runs",
+                         "mean", "half_width_95", "least", "most"])
         for value, found in measured.items():
-            for (what, traffic, size, rate), e in sorted(found.items()):
+            for point, e in sorted(found.items()):
                 half = "" if e.half is None else f"{e.half:.6g}"
-                writer.writerow([what, traffic, size, rate, value, e.runs, f"{e.mean:.6g}", half,
+                writer.writerow([*point, value, e.runs, f"{e.mean:.6g}", half,
                                  f"{e.least:.6g}", f"{e.most:.6g}"])
     return [path]
 
 
 def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
-    sizes = sorted({size for _, _, size, _ in found})
-    drawn, axes = pyplot.subplots(1, len(sizes), figsize=(5.2 * len(sizes), 3.8), sharex=True,
-                                  sharey=True, squeeze=False)
-    for axis, size, letter in zip(axes[0], sizes, "abcdefgh", strict=False):
-        for mode in MODES:
-            for traffic in TRAFFICS:
-                line = sorted((rate, e) for (what, by, at, rate), e in found.items()
-                              if (what, by, at) == (mode, traffic, size))
-                if line:
-                    _curve(axis, line, mode, hollow=traffic == "iperf")
-        axis.set_title(f"({letter}) packets of {size} bytes")
-        axis.set_xlabel("packets/s")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel(figure.axis)
-    drawn.suptitle(f"{figure.title} (lab; mean and 95 % confidence interval)", y=1.02)
-    named = [axis.get_legend_handles_labels() for axis in axes[0]]
-    labels = {label: handle for some, names in named
-              for handle, label in zip(some, names, strict=True)}
-    drawn.legend(
-        labels.values(), labels.keys(), loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2
-    )
+    """A row of axes for each backend, a column for each size."""
+    backends = [name for name in BACKENDS if any(point[0] == name for point in found)]
+    sizes = sorted({size for *_, size, _ in found})
+    drawn, axes = pyplot.subplots(
+        len(backends), len(sizes), figsize=(5.2 * len(sizes), 3.8 * len(backends)),
+        sharex="row", sharey="row", squeeze=False, layout="constrained",
+    )  # fmt: skip
+    labels: dict[str, Any] = {}
+    for row, backend in zip(axes, backends, strict=True):
+        for axis, size, letter in zip(row, sizes, "abcdefgh", strict=False):
+            _curves(axis, {point[1:]: e for point, e in found.items() if point[0] == backend}, size)
+            axis.set_title(f"({letter}) packets of {size} bytes, {BACKENDS[backend].title}")
+            axis.set_xlabel("packets/s")
+            axis.set_ylim(bottom=0)
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+            handles, names = axis.get_legend_handles_labels()
+            labels |= dict(zip(names, handles, strict=True))
+        row[0].set_ylabel(figure.axis)
+    drawn.suptitle(f"{figure.title} (mean and 95 % confidence interval)")
+    drawn.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=2)
     return drawn
+
+
+def _curves(axis: Any, found: dict[tuple[str, str, int, int], Estimate], size: int) -> None:
+    for mode in MODES:
+        for traffic in TRAFFICS:
+            line = sorted((rate, e) for (what, by, at, rate), e in found.items()
+                          if (what, by, at) == (mode, traffic, size))
+            if line:
+                _curve(axis, line, mode, hollow=traffic == "iperf")
 
 
 def _curve(axis: Any, line: list[tuple[int, Estimate]], mode: str, *, hollow: bool) -> None:
@@ -150,14 +157,14 @@ def _curve(axis: Any, line: list[tuple[int, Estimate]], mode: str, *, hollow: bo
 
 
 def _designs(measured: dict[str, dict[Point, Estimate]]) -> Any:
-    order = [d for d in (*DESIGNS, LIMIT) if any(p[0] == d for v in measured.values() for p in v)]
+    order = [d for d in (*DESIGNS, LIMIT) if any(p[1] == d for v in measured.values() for p in v)]
     drawn, axes = pyplot.subplots(1, 3, figsize=(14, 3.8), layout="constrained")
     for axis, (value, title) in zip(axes, DESIGN_VALUES.items(), strict=True):
-        sizes = sorted({point[2] for point in measured[value]})
+        sizes = sorted({point[3] for point in measured[value]})
         width = 0.8 / max(1, len(sizes))
         for number, size in enumerate(sizes):
-            bars = [(order.index(p[0]) + (number - (len(sizes) - 1) / 2) * width, e)
-                    for p, e in measured[value].items() if p[2] == size]
+            bars = [(order.index(p[1]) + (number - (len(sizes) - 1) / 2) * width, e)
+                    for p, e in measured[value].items() if p[3] == size]
             axis.bar([at for at, _ in bars], [e.mean for _, e in bars], width,
                      yerr=[e.half or 0.0 for _, e in bars], capsize=3, label=f"{size} bytes",
                      color=("#0b5394", "#9fc5e8", "#cccccc")[number % 3])

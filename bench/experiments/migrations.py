@@ -1,7 +1,8 @@
-"""Moves a router in the lab under traffic: the runs of figures 5.2, 5.3 and 5.4.
+"""Moves a router under traffic: the runs of figures 5.2, 5.3 and 5.4.
 
-The two labs, with XenFlow's switches (modes `native` and `xenflow`) and with Domain 0's kernels
-(`domain0`), are brought up when a session needs them and stay as long as the next needs the same.
+In the lab there are two networks, with XenFlow's switches (modes `native` and `xenflow`) and with
+Domain 0's kernels (`domain0`); they are brought up when a session needs them and stay as long as
+the next needs the same.  On genuine Xen there is the first kind only.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.experiments import traffic
+from bench.experiments import on_xen, traffic
 from bench.experiments.domain0_kernel import KernelMover, separated
-from bench.experiments.points import BASELINE_S, BETWEEN_S, Session
+from bench.experiments.points import BACKENDS, BETWEEN_S, Session
 from bench.experiments.store import Row, measured, refused
 from lab import bring_up
 from lab.judge import Counts
@@ -33,13 +34,14 @@ Moved = tuple[float, float, float]
 class Migrations:
     """Makes sessions; everything is taken down at the end of the `with`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, backend: str, folder: Path, say: Callable[[str], None]) -> None:
+        self._backend = backend
         self._folder = folder
+        self._say = say
         self._up = ExitStack()
         self._which = ""
         self._xenflow: Mover | None = None
         self._kernel: KernelMover | None = None
-        self._mode = ""
 
     def __enter__(self) -> Migrations:
         return self
@@ -49,7 +51,7 @@ class Migrations:
 
     def _down(self) -> None:
         self._up.close()
-        self._which = self._mode = ""
+        self._which = ""
         self._xenflow = self._kernel = None
 
     def _switch_to(self, mode: str) -> Callable[[], Moved]:
@@ -60,14 +62,13 @@ class Migrations:
             if which == "kernel":
                 self._kernel = self._up.enter_context(separated(TOPOLOGY))
             else:
-                self._xenflow = self._up.enter_context(_switches())
+                switches = _switches() if self._backend == "lab" else on_xen.bed(self._say)
+                self._xenflow = self._up.enter_context(switches)
             self._which = which
         if self._kernel:
             return self._kernel.move
         assert self._xenflow is not None
-        if mode != self._mode:
-            self._xenflow.forward_by(mode)
-            self._mode = mode
+        self._xenflow.forward_by(mode)
         return lambda: self._move(mode)
 
     def _move(self, mode: str) -> Moved:
@@ -87,7 +88,7 @@ class Migrations:
         done: list[Moved] = []
         with traffic.make(key.traffic, ends(lab), key.rate_pps, key.size, self._folder) as sender:
             try:
-                sender.baseline(BASELINE_S)
+                sender.baseline(BACKENDS[key.backend].baseline_s)
                 sender.start()
                 time.sleep(_BEFORE_S)
                 try:

@@ -23,25 +23,51 @@ LIMIT = "direct"
 """Beside the designs: generator and receiver on one cable."""
 TRAFFICS = ("probe", "iperf")
 SIZES = (64, 1500)
-RATES_PPS = (500, 1000, 2000, 4000)
 RUNS = 10
 AT_ONCE = 5
 """Runs of one session."""
-BASELINE_S = 2.0
 BETWEEN_S = 1.0
 DESIGN_S = 11.0
 _AROUND_S = 3.5
-_FIRST_GUESS_S = {"native": 1.0, "domain0": 1.2, "xenflow": 2.3}
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where routers run, and what can be measured there.
+
+    rates_pps      packets/s unless others are asked for
+    baseline_s     how long each session's traffic runs while nothing moves
+    first_guess_s  how long a migration takes, by its mode, until some were made
+    """
+
+    title: str
+    modes: tuple[str, ...]
+    rates_pps: tuple[int, ...]
+    baseline_s: float
+    first_guess_s: Mapping[str, float]
+    designs: bool
+
+
+BACKENDS = {
+    "lab": Backend(
+        "lab", MODES, (500, 1000, 2000, 4000), 2.0,
+        {"native": 1.0, "domain0": 1.2, "xenflow": 2.3}, True,
+    ),
+    "xen": Backend(
+        "genuine Xen", ("native", "xenflow"), (10, 25, 50), 8.0,
+        {"native": 40.0, "xenflow": 40.0}, False,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for."""
+    """What is asked for; no rates, or no modes, are all that the backend has."""
 
     runs: int = RUNS
-    rates: tuple[int, ...] = RATES_PPS
+    rates: tuple[int, ...] = ()
     sizes: tuple[int, ...] = SIZES
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = ()
     traffics: tuple[str, ...] = TRAFFICS
     designs: tuple[str, ...] = (*DESIGNS, LIMIT)
     backend: str = "lab"
@@ -61,10 +87,11 @@ class Session:
 
 def migrations(wanted: Wanted) -> Iterator[list[Key]]:
     """The runs of each point of figures 5.2 to 5.4."""
-    for what in sorted(wanted.modes, key=_TOGETHER.index):
+    backend = BACKENDS[wanted.backend]
+    for what in sorted(wanted.modes or backend.modes, key=_TOGETHER.index):
         for traffic in wanted.traffics:
             for size in wanted.sizes:
-                for rate in wanted.rates:
+                for rate in wanted.rates or backend.rates_pps:
                     yield [
                         Key("migration", wanted.backend, what, traffic, size, rate, run)
                         for run in range(1, wanted.runs + 1)
@@ -73,7 +100,7 @@ def migrations(wanted: Wanted) -> Iterator[list[Key]]:
 
 def designs(wanted: Wanted) -> Iterator[list[Key]]:
     """The runs of figure 1.5; the three that need no controller beside each other."""
-    for what in wanted.designs:
+    for what in wanted.designs if BACKENDS[wanted.backend].designs else ():
         for size in wanted.sizes:
             yield [
                 Key("design", wanted.backend, what, "flood", size, 0, run)
@@ -97,11 +124,12 @@ def sessions(
     return [one for one in rounds if one]
 
 
-def expected_s(session: Session, took_s: Mapping[str, float]) -> float:
-    """How long a session will take; `took_s`: the mean time of a migration by its mode, as far as
-    some were made."""
+def expected_s(session: Session, took_s: Mapping[tuple[str, str], float]) -> float:
+    """How long a session will take; `took_s`: the mean time of a migration by its backend and its
+    mode, as far as some were made."""
     key, count = session.key, len(session.keys)
     if key.experiment == "design":
         return DESIGN_S * count
-    one = took_s.get(key.what, _FIRST_GUESS_S[key.what]) + 0.3 + BETWEEN_S
-    return BASELINE_S + _AROUND_S + one * count
+    backend = BACKENDS[key.backend]
+    one = took_s.get((key.backend, key.what), backend.first_guess_s[key.what]) + 0.3 + BETWEEN_S
+    return backend.baseline_s + _AROUND_S + one * count

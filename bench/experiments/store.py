@@ -19,7 +19,7 @@ class Key:
     """Which run.
 
     experiment  "migration" or "design"
-    backend     "lab"
+    backend     where routers run (points.BACKENDS)
     what        the mode of forwarding, or the router's design
     traffic     who sends and who counts
     size        bytes of a packet

@@ -12,8 +12,8 @@ where the peer of a connection that it has stopped reading goes away and somethi
 there, be it the answer to the peer's own ping (zeromq/libzmq issues 4364 and 4841); so its queue
 has no bound, and it sends no heartbeats here.
 
-A vif comes when the VM is created or arrives and goes when it leaves, so the interfaces that the
-network names are looked for again and again.
+A vif comes when the VM is created or arrives and goes when it leaves: the interfaces that the
+network names are looked for whenever the kernel says that links have changed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any
 
 import zmq
-from pox.lib.recoco import Sleep, Task
+from pox.lib.recoco import Select, Task
 
 from xenflow.pure.messages import MAX_BYTES
 from xenflow.pure.network import Network
@@ -34,8 +35,12 @@ from xenflow.zmq_pump import Pump
 log = logging.getLogger("xenflow.routers")
 
 ADDRESS = "tcp://[fe80::1%{vif}]:6641"
-LOOK_S = 0.05
-"""How often a vif is looked for."""
+RTMGRP_LINK, RTMGRP_IPV6_IFADDR = 0x1, 0x100
+"""Source: linux/rtnetlink.h."""
+LOOK_S = 1.0
+"""How often vifs are looked for, should a change have gone unnoticed."""
+AGAIN_S = 0.05
+"""How soon a vif is tried again that is there and cannot be listened on yet."""
 CUT_OFF_S = 1.0
 """How long a router that floods its socket is not listened to."""
 
@@ -80,13 +85,23 @@ class RouterSockets:
         self._open.clear()
 
     def _watch(self) -> Generator[Any, Any, None]:
-        while not self._stopped:
-            # All of them: to ask for one that is not there starts a modprobe each time.
-            indices = {name: index for index, name in socket.if_nameindex()}
-            for router in self._network.routers.values():
-                vif = router.control_vif
-                self._look(router.name, vif, indices.get(vif, 0) if "%" in self._address else 1)
-            yield Sleep(LOOK_S)
+        with _link_changes() as changes:
+            while not self._stopped:
+                awaited = self._look_for_all()
+                yield Select([changes], [], [], AGAIN_S if awaited else LOOK_S)
+                _swallow(changes)
+
+    def _look_for_all(self) -> bool:
+        """Whether a vif is there and not listened on."""
+        # All of them: to ask for one that is not there starts a modprobe each time.
+        indices = {name: index for index, name in socket.if_nameindex()}
+        awaited = False
+        for router in self._network.routers.values():
+            vif = router.control_vif
+            index = indices.get(vif, 0) if "%" in self._address else 1
+            self._look(router.name, vif, index)
+            awaited |= index > 0 and router.name not in self._open
+        return awaited
 
     def _look(self, router: str, vif: str, index: int) -> None:
         found = self._open.get(router)
@@ -126,3 +141,18 @@ class RouterSockets:
 
         pump = Pump(sock, receive, lambda: self._full(router))
         self._open[router] = index, pump
+
+
+def _link_changes() -> socket.socket:
+    """Readable whenever a link or an IPv6 address has come, changed or gone (rtnetlink(7))."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    sock.bind((0, RTMGRP_LINK | RTMGRP_IPV6_IFADDR))
+    sock.setblocking(False)
+    return sock
+
+
+def _swallow(sock: socket.socket) -> None:
+    """What has changed does not matter, nor does that some of it was lost (ENOBUFS)."""
+    with suppress(OSError):
+        while True:
+            sock.recv(65536)

@@ -12,9 +12,9 @@ from bench.experiments.store import Key, Row
 
 
 def migration(mode: str, run: int, lost: float, total_s: float = 1.0, *, size: int = 64,
-              traffic: str = "probe", rate: int = 1000) -> Row:
+              traffic: str = "probe", rate: int = 1000, backend: str = "lab") -> Row:
     return Row(
-        Key("migration", "lab", mode, traffic, size, rate, run),
+        Key("migration", backend, mode, traffic, size, rate, run),
         {"silent_s": 0.5, "total_s": total_s, "lost": 2 * lost, "lost_there": lost, "sent": 4000,
          "duplicated": 0},
         at=f"2030-01-0{run}",
@@ -69,6 +69,13 @@ def test_a_loss_of_xenflow_is_not_hidden() -> None:
     assert "6 of 16,000 in 4 runs, 3 of these" in line(text, "XenFlow, both sizes")
 
 
+def test_genuine_xen_stands_beside_the_lab_and_is_not_mixed_with_it() -> None:
+    text = claims.measured([*ROWS, migration("xenflow", 1, 2, rate=25, backend="xen")], [])
+    assert "0 of 12,000 in 3 runs" in line(text, "| XenFlow, both sizes")
+    assert "4 of 4,000 in 1 runs" in line(text, "| genuine Xen: XenFlow, both sizes")
+    assert line(text, "| genuine Xen | xenflow | probe | 64 | 25 | 1 |")
+
+
 def test_runs_are_counted_and_refused_ones_are_named() -> None:
     refused = [Row(Key("migration", "lab", "native", "probe", 64, 9000, run), invalid="busy")
                for run in (1, 2)]  # fmt: skip
@@ -76,7 +83,7 @@ def test_runs_are_counted_and_refused_ones_are_named() -> None:
     assert "some points here have only 1," in text
     assert "7 runs, made from 2030-01-01 to 2030-01-03" in text
     assert "| lab | migration | xenflow | probe | 1 | 3 | 3 |" in text
-    assert "- native, probe, 64 bytes, 9,000 packets/s: 2 runs" in text
+    assert "- lab, native, probe, 64 bytes, 9,000 packets/s: 2 runs" in text
 
 
 def test_the_generated_part_replaces_only_itself(tmp_path: Path) -> None:

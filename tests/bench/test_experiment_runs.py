@@ -120,8 +120,17 @@ def test_nothing_is_begun_that_would_end_too_late(tmp_path: Path) -> None:
 
 def test_the_rest_is_estimated_from_what_was_measured() -> None:
     session = points.sessions(points.migrations(SMALL), ())[0][0]
-    slow = points.expected_s(session, {"native": 10.0})
-    assert slow - points.expected_s(session, {"native": 2.0}) == pytest.approx(8.0 * 5)
+    slow = points.expected_s(session, {("lab", "native"): 10.0})
+    fast = points.expected_s(session, {("lab", "native"): 2.0, ("xen", "native"): 10.0})
+    assert slow - fast == pytest.approx(8.0 * 5)
+
+
+def test_on_xen_less_is_measured_and_no_design() -> None:
+    wanted = Wanted(runs=1, traffics=("probe",), backend="xen")
+    found = [keys[0] for keys in points.migrations(wanted)]
+    assert {(k.backend, k.what) for k in found} == {("xen", "native"), ("xen", "xenflow")}
+    assert {k.rate_pps for k in found} == set(points.BACKENDS["xen"].rates_pps)
+    assert not list(points.designs(wanted))
 
 
 def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +146,8 @@ def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "words",
     [["--modes", "bridge"], ["--rates", "0"], ["--rates", "1.5"], ["--sizes", "63"],
-     ["--runs", "-1"], ["--traffic", "udp"], ["--only", "everything"], ["--on", "moon"]],
+     ["--runs", "-1"], ["--traffic", "udp"], ["--only", "everything"], ["--on", "moon"],
+     ["--modes", "domain0", "--on", "xen"]],
 )  # fmt: skip
 def test_wrong_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:

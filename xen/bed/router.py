@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import time
+import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lab import process, routing
 from lab.bring_up import Options
 from lab.description import Lab
-from lab.namespace import LabError
+from lab.namespace import LabError, inside
+from lab.operate import find_node
 from lab.routing import NeighbourChange
 from xen.bed.cache import directory
 from xen.bed.dom0 import Dom0
@@ -64,16 +66,49 @@ def start(lab: Lab, hosts: dict[str, Dom0]) -> None:
 
     Raises LabError where one has not.
     """
-    wanted = [r for r in lab.network.routers.values() if r.home in hosts]
-    for router in wanted:
-        hosts[router.home].ask(f"xl create {FOLDER}/{router.name}.cfg", limit_s=START_LIMIT_S)
+    _start({r.name: hosts[r.home] for r in lab.network.routers.values() if r.home in hosts}, hosts)
+
+
+def renew(hosts: dict[str, Dom0], router: str) -> None:
+    """Put a new guest in a router's place; returns when it has said that it is up.
+
+    Raises LabError where it has not.
+    """
+    host = next(one for one in hosts.values() if router in one.domains())
+    host.ask(f"xl destroy {router}")
+    _start({router: host}, hosts)
+
+
+def _start(wanted: dict[str, Dom0], hosts: dict[str, Dom0]) -> None:
+    before = {name: token(hosts, name) for name in wanted}
+    for name, host in wanted.items():
+        host.ask(f"xl create {FOLDER}/{name}.cfg", limit_s=START_LIMIT_S)
     end = time.monotonic() + START_LIMIT_S
-    for router in wanted:
-        while token(hosts, router.name) is None:
+    for name in wanted:
+        while token(hosts, name) == before[name]:
             if time.monotonic() > end:
-                last = "\n  ".join(console(hosts, router.name).splitlines()[-15:])
-                raise LabError(f"{router.name}: not up within {START_LIMIT_S:.0f} s:\n  {last}")
+                last = "\n  ".join(console(hosts, name).splitlines()[-15:])
+                raise LabError(f"{name}: not up within {START_LIMIT_S:.0f} s:\n  {last}")
             time.sleep(1.0)
+
+
+def ask(lab: Lab, router: str, page: str, node: str | None = None) -> str:
+    """A page of the router's own account of itself, asked for by one of the machines (the first
+    unless another is named): by TCP, with the router as an end.
+
+    Raises OSError where it does not answer.
+    """
+    address = next(iter(lab.addresses[router].values())).ip
+    with inside(find_node(node or next(iter(lab.machines))).namespace):
+        reply = urllib.request.urlopen(f"http://{address}:7070/{page}", timeout=60)
+        return str(reply.read().decode())
+
+
+def available_mib(lab: Lab, router: str) -> int:
+    """How much memory the guest could still use, by its own account."""
+    state = ask(lab, router, "cgi-bin/state")
+    available = next(line for line in state.splitlines() if line.startswith("MemAvailable:"))
+    return int(available.split()[1]) // 1024
 
 
 def console(hosts: dict[str, Dom0], router: str) -> str:

@@ -1,0 +1,64 @@
+"""Moves a router between genuine Xen hosts: the test bed (`xen.bed`) in the place of the lab.
+
+The guest is what wears out: each move costs it memory for good (docs/xen.md), so between sessions
+one that has little left is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lab.bring_up import NETWORK_FILE, await_ends
+from lab.moves import Mover
+from mgmt.client import TIMEOUT_S
+from mgmt.session import Session
+from xen.bed import bed as beds
+from xen.bed import router as guests
+from xen.bed.bed import CONVERGED_LIMIT_S, Bed
+from xen.bed.dom0 import ENVIRONMENT
+from xenflow import network_file
+
+TOPOLOGY = "xen"
+"""The report's figure 5.1, as the lab's `paper`."""
+WATCH_S = 0.2
+"""Between two echo requests: more would keep the emulated processors from moving the router."""
+WORN_MIB = 25
+"""With less available a guest is replaced: five moves cost 15."""
+
+
+class XenMover(Mover):
+    """Moves the bed's first router, with `xl migrate`."""
+
+    def __init__(self, bed: Bed, session: Session) -> None:
+        lab = bed.lab
+        super().__init__(
+            lab, session, next(iter(lab.network.routers)), next(iter(lab.machines)), WATCH_S
+        )
+        self._bed = bed
+
+    @property
+    def host(self) -> str:
+        """Where the router is, by the hosts' own lists."""
+        return next(h for h, one in self._bed.hosts.items() if self.router in one.domains())
+
+    def forward_by(self, mode: str) -> None:
+        """As the lab's; before it a guest that has not enough memory for a session is replaced."""
+        if guests.available_mib(self.lab, self.router) < WORN_MIB:
+            guests.renew(self._bed.hosts, self.router)
+            await_ends(self.lab, CONVERGED_LIMIT_S)
+        super().forward_by(mode)
+
+
+@contextmanager
+def bed(say: Callable[[str], None]) -> Iterator[XenMover]:
+    """Both hosts up, and the router; taken down at the end."""
+    os.environ.update(ENVIRONMENT)
+    up = beds.up(TOPOLOGY, say)
+    session = Session(network_file.load(NETWORK_FILE), TIMEOUT_S)
+    try:
+        yield XenMover(up, session)
+    finally:
+        session.close()
+        beds.down(lambda _: None)
