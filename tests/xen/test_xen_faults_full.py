@@ -177,7 +177,7 @@ def test_network_cut(bed: Bed, home: str, stage: str, figure: Figure) -> None:
             status = move.end(MOVE_LIMIT_S)
         finally:
             ip(["link set mgmt0 up"], namespace)
-    figure(f"network cut, {stage}", move.text.strip().splitlines()[-1])
     assert status != 0
     recover(bed)
-    assert_settled(bed, home)
+    said = move.text.strip().splitlines()[-1]
+    figure(f"network cut, {stage}", f"ended on {assert_settled(bed, home)}; {said}")
