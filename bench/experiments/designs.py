@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.experiments.domain0_kernel import Copier, Domain0
+from bench.experiments.domain0_kernel import Domain0, Follower
 from bench.experiments.points import DESIGNS, LIMIT, Session
 from bench.experiments.store import Row, measured
 from bench.results import percentile
@@ -109,7 +109,7 @@ def _designed(what: str) -> Iterator[Lab]:
 def _by_domain0(lab: Lab, more: ExitStack) -> None:
     (router,) = lab.routers.values()
     host = Domain0(lab, router, lab.hosts[0])
-    copier = Copier(router.name)
+    copier = Follower(router.name)
     more.callback(copier.close)
     host.take_ports()
     copier.copy_to([host])

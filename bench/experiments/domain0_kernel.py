@@ -13,20 +13,24 @@ the host's own MAC as their source, as with any kernel that forwards, so that on
 the switches where it is, and a gratuitous ARP turns the links at once; the destination's copy is
 there before the VM moves, and the source's is removed only when nothing arrives there any more.
 
-What it needs, by its nature: every link of the router reaches both hosts as one LAN.  In the lab
-the edge switches are learning switches for it.  Left out: routes with several next hops, and next
-hops that the VM has not resolved.
+What it needs, by its nature: every link of the router reaches both hosts as one LAN.  The edge
+switches are learning switches for it.  Left out: routes with several next hops, and next hops that
+the VM has not resolved.  Here is what both backends share, and the lab's part; the rest of genuine
+Xen's is in `domain0_on_xen`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lab import bring_up, switch, wire
@@ -34,7 +38,7 @@ from lab.bring_up import Options, read_domains
 from lab.description import PREFIX, Lab
 from lab.hypervisor import RUNNING, SUSPENDED, Routers
 from lab.moves import ends
-from lab.namespace import LabError, inside, ip, sysctl
+from lab.namespace import LabError, inside
 from lab.probe import OutageWatch
 from xenflow.pure.network import Kind, Router
 
@@ -129,12 +133,19 @@ class LinkEnd:
 # --- what is done --------------------------------------------------------------------------------
 
 
-class Domain0:
-    """One host whose kernel forwards for a router."""
+Run = Callable[[str, str], str]
+"""Runs a shell script on a host, with an input, and returns what it prints.  Raises LabError."""
+Shown = list[dict[str, Any]]
+"""What `ip -4 -j` shows."""
 
-    def __init__(self, lab: Lab, router: Router, host: str) -> None:
+
+class Domain0:
+    """One host whose kernel forwards for a router; `run` is the way to it, the lab's by default."""
+
+    def __init__(self, lab: Lab, router: Router, host: str, run: Run | None = None) -> None:
         self.lab, self.router, self.host = lab, router, host
         self.namespace = lab.switch_namespace(host)
+        self._run = run or partial(_run_in_lab, lab, host)
         self.ends = list(self._link_ends())
         self._outer = {end.interface: end.outer for end in self.ends}
 
@@ -158,58 +169,43 @@ class Domain0:
     def take_ports(self) -> None:
         """From the switch to the kernel; and what a kernel that forwards needs."""
         self.release([end.outer for end in self.ends])
-        sysctl(
-            {
-                "net/ipv4/ip_forward": 1,
-                "net/ipv4/conf/all/rp_filter": 0,
-                "net/ipv4/conf/all/send_redirects": 0,
-                **{
-                    f"net/ipv4/conf/{end.outer}/{name}": value
-                    for end in self.ends
-                    for name, value in (
-                        ("rp_filter", 0), ("send_redirects", 0), ("arp_ignore", 8),
-                        ("forwarding", 1),
-                    )
-                },
-            },
-            self.namespace,
-        )  # fmt: skip
-        ip([f"rule add iif {end.outer} lookup {TABLE}" for end in self.ends], self.namespace)
+        values = {"ip_forward": 1, "conf/all/rp_filter": 0, "conf/all/send_redirects": 0}
+        for end in self.ends:
+            for name, value in (
+                ("rp_filter", 0), ("send_redirects", 0), ("arp_ignore", 8), ("forwarding", 1),
+            ):  # fmt: skip
+                values[f"conf/{end.outer}/{name}"] = value
+        lines = [f"echo {value} >/proc/sys/net/ipv4/{name}" for name, value in values.items()]
+        self._run("\n".join([*lines, "ip -batch -"]), _batch(
+            line for end in self.ends
+            # frames to the VM's MAC address are for another host, as a network card sees it
+            for line in (f"link set {end.outer} promisc on up",
+                         f"rule add iif {end.outer} lookup {TABLE}")
+        ))  # fmt: skip
 
     def release(self, ports: Iterable[str]) -> None:
         """The switch has these no more."""
         words = [word for port in ports for word in ("--", "--if-exists", "del-port", port)]
-        switch.finish([switch.vsctl(self.lab.switch_node(self.host), words)])
+        self._run(f"ovs-vsctl --timeout={switch.TIMEOUT_S} {' '.join(words)}", "")
 
-    def copy(self) -> None:
-        """The VM's routes and neighbours as they are now."""
-        vm = PREFIX + self.router.name
-        commands = copied_routes(_shown(vm, "route", "show", "table", "main"), self._outer)
-        commands += copied_neighbours(_shown(vm, "neighbour"), self._outer)
-        ip(commands, self.namespace)
+    def copy(self, routes: Shown, neighbours: Shown) -> None:
+        """The VM's routes and neighbours, as they are now."""
+        self._run("ip -batch -", _batch([*copied_routes(routes, self._outer),
+                                         *copied_neighbours(neighbours, self._outer)]))
 
     def forward(self, *, vm_here: bool) -> None:
         """Frames of the router are taken from now on, those for the VM too where it is here."""
         if vm_here:
             self.release([end.vif for end in self.ends])
-        with inside(self.namespace):
-            done = subprocess.run(
-                ["nft", "-f", "-"], input=rules(self.ends, vm_here), capture_output=True, text=True
-            )
-        if done.returncode:
-            raise LabError(f"nft on {self.host}: {done.stderr.strip()}")
+        self._run("nft -f -", rules(self.ends, vm_here))
 
     def forwarded(self) -> int:
         """How many packets the kernel has been given."""
-        with inside(self.namespace):
-            shown = subprocess.run(
-                ["nft", "-j", "list", "counter", "netdev", _NFT, "data"],
-                capture_output=True, text=True, check=True,
-            ).stdout  # fmt: skip
+        shown = self._run(f"nft -j list counter netdev {_NFT} data", "")
         (found,) = (c["counter"] for c in json.loads(shown)["nftables"] if "counter" in c)
         return int(found["packets"])
 
-    def await_quiet(self) -> None:
+    def await_quiet(self, quiet_s: float) -> None:
         """Until nothing arrives any more.
 
         Raises LabError where that does not come about.
@@ -220,39 +216,73 @@ class Domain0:
             if time.monotonic() > end:
                 raise LabError(f"{self.host} still forwards after {_QUIET_LIMIT_S:g} s")
             before = now
-            time.sleep(_QUIET_S)
+            time.sleep(quiet_s)
 
     def clear(self) -> None:
         """Nothing is taken any more, nothing of the copy left."""
-        with inside(self.namespace):
-            subprocess.run(["nft", "delete", "table", "netdev", _NFT], check=True)
-        ip([f"route flush table {TABLE}", *(f"neighbour flush dev {end.outer} nud permanent"
-                                           for end in self.ends)], self.namespace, force=True)
+        self._run(f"nft delete table netdev {_NFT}\nip -force -batch - || true", _batch([
+            f"route flush table {TABLE}",
+            *(f"neighbour flush dev {end.outer} nud permanent" for end in self.ends),
+        ]))  # fmt: skip
 
 
-def _shown(namespace: str, *words: str) -> list[dict[str, Any]]:
-    with inside(namespace):
-        text = subprocess.run(
-            ["ip", "-4", "-j", *words], capture_output=True, text=True, check=True
-        ).stdout
-    found: list[dict[str, Any]] = json.loads(text or "[]")
-    return found
+def _batch(commands: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in commands)
+
+
+def _run_in_lab(lab: Lab, host: str, script: str, text: str) -> str:
+    environment = {**os.environ, **switch.environment(lab.switch_node(host))}
+    with inside(lab.switch_namespace(host)):
+        done = subprocess.run(["sh", "-ec", script], input=text, capture_output=True, text=True,
+                              check=False, env=environment)  # fmt: skip
+    if done.returncode:
+        raise LabError(f"{script} on {host}: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Copier:
-    """Follows the VM's routes and neighbours: whatever changes is copied to the hosts that hold
-    the router.  Its watcher runs in the VM and is suspended with it."""
+    """Copies the VM's routes and neighbours, which `guest` tells, to the hosts that hold the
+    router."""
 
-    def __init__(self, router: str) -> None:
+    def __init__(self, guest: Callable[[], tuple[Shown, Shown]]) -> None:
         self.hosts: tuple[Domain0, ...] = ()
         self.error: Exception | None = None
-        with inside(PREFIX + router):
+        self._guest = guest
+        self._lock = threading.Lock()
+
+    def copy_to(self, hosts: Iterable[Domain0]) -> None:
+        """Copy now."""
+        with self._lock:
+            routes, neighbours = self._guest()
+            for host in hosts:
+                host.copy(routes, neighbours)
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Follower(Copier):
+    """The lab's: whatever changes is copied at once.  Its watcher runs in the VM and is suspended
+    with it."""
+
+    def __init__(self, router: str) -> None:
+        self._vm = PREFIX + router
+        super().__init__(lambda: (self._shown("route", "show", "table", "main"),
+                                  self._shown("neighbour")))  # fmt: skip
+        with inside(self._vm):
             self._watcher = subprocess.Popen(
                 ["ip", "-4", "monitor", "route", "neigh"], stdout=subprocess.PIPE, text=True
             )
-        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
+
+    def _shown(self, *words: str) -> Shown:
+        with inside(self._vm):
+            text = subprocess.run(
+                ["ip", "-4", "-j", *words], capture_output=True, text=True, check=True
+            ).stdout
+        found: Shown = json.loads(text or "[]")
+        return found
 
     def _follow(self) -> None:
         assert self._watcher.stdout is not None
@@ -263,12 +293,6 @@ class Copier:
                 self.error = error
                 return
 
-    def copy_to(self, hosts: Iterable[Domain0]) -> None:
-        """Copy now."""
-        with self._lock:
-            for host in hosts:
-                host.copy()
-
     def close(self) -> None:
         """End it."""
         self._watcher.kill()
@@ -276,28 +300,37 @@ class Copier:
         self._thread.join()
 
 
-class KernelMover:
-    """Moves a router whose data plane is in the hosts' kernels."""
+class KernelMover(ABC):
+    """Moves a router whose data plane is in the hosts' kernels.
 
-    def __init__(self, lab: Lab, options: Options) -> None:
-        ((name, self._router),) = lab.routers.items()
-        self.lab, self._options = lab, options
+    A machine asks every `watch_s` seconds whether the router answers; the source is quiet when for
+    `quiet_s` nothing came.
+    """
+
+    watch_s = 0.02
+    quiet_s = 0.1
+
+    def __init__(self, lab: Lab, hosts: Mapping[str, Domain0], copier: Copier) -> None:
+        self.lab, self._hosts, self._copier = lab, hosts, copier
         self._watcher = ends(lab)[0]
         watched = lab.machines[self._watcher].address.network
+        self.router = next(iter(hosts.values())).router
         self._address = str(next(
-            a.ip for a in lab.addresses[name].values() if a.ip in watched
-        ))
-        self._routers = Routers(lab, fixed_flows=False)
-        self._hosts = {host: Domain0(lab, self._router, host) for host in lab.hosts}
-        self._copier = Copier(name)
+            a.ip for a in lab.addresses[self.router.name].values() if a.ip in watched
+        ))  # fmt: skip
 
     @property
+    @abstractmethod
     def host(self) -> str:
         """Where the router is."""
-        return read_domains()[self._router.name]["host"]
+
+    @abstractmethod
+    def carry(self, source: Domain0, to: Domain0) -> float:
+        """Move the VM; `to` is told that it is there before it runs.  Returns how long it was
+        suspended, in seconds."""
 
     def begin(self) -> None:
-        """From the lab's fixed flows to plane separation; returns when packets pass."""
+        """From OpenFlow to plane separation; returns when packets pass."""
         for host in self._hosts.values():
             host.take_ports()
         for datapath in self.lab.network.datapaths.values():
@@ -313,7 +346,7 @@ class KernelMover:
         """To the other host: how long in all, the router's address silent, the VM suspended."""
         source = self.host
         to = next(host for host in self._hosts if host != source)
-        with OutageWatch(self._watcher, self._address) as watch:
+        with OutageWatch(self._watcher, self._address, self.watch_s) as watch:
             time.sleep(0.1)
             begun = time.monotonic()
             suspended_s = self._move(self._hosts[source], self._hosts[to])
@@ -324,11 +357,37 @@ class KernelMover:
         return total_s, watch.outage_s, suspended_s
 
     def _move(self, source: Domain0, to: Domain0) -> float:
-        routers, router = self._routers, self._router
         # The destination forwards before anything is sent there; changes go to both.
         self._copier.copy_to([to])
         self._copier.hosts = (source, to)
         to.forward(vm_here=False)
+        suspended_s = self.carry(source, to)
+        source.await_quiet(self.quiet_s)
+        self._copier.hosts = (to,)
+        source.clear()
+        return suspended_s
+
+    def close(self) -> None:
+        """End what follows the VM's routes."""
+        self._copier.close()
+
+
+class LabMover(KernelMover):
+    """In the lab: what its hypervisor does, step by step."""
+
+    def __init__(self, lab: Lab, options: Options) -> None:
+        ((name, router),) = lab.routers.items()
+        hosts = {host: Domain0(lab, router, host) for host in lab.hosts}
+        super().__init__(lab, hosts, Follower(name))
+        self._options = options
+        self._routers = Routers(lab, fixed_flows=False)
+
+    @property
+    def host(self) -> str:
+        return read_domains()[self.router.name]["host"]
+
+    def carry(self, source: Domain0, to: Domain0) -> float:
+        routers, router = self._routers, self.router
         time.sleep(self._options.precopy_s)
         routers.note(router, source.host, SUSPENDED)
         begun = time.monotonic()
@@ -339,14 +398,7 @@ class KernelMover:
         routers.resume(router, to.host, announce=True)
         suspended_s = time.monotonic() - begun
         routers.note(router, to.host, RUNNING)
-        source.await_quiet()
-        self._copier.hosts = (to,)
-        source.clear()
         return suspended_s
-
-    def close(self) -> None:
-        """End what follows the VM's routes."""
-        self._copier.close()
 
 
 def learn(lab: Lab, datapath: str) -> None:
@@ -360,7 +412,8 @@ def learn(lab: Lab, datapath: str) -> None:
     if len(access) != 1:
         raise LabError(f"{datapath} is in {len(access)} links: not a LAN of one link")
     node = lab.switch_node(datapath)
-    switch.finish([switch.vsctl(node, ["clear", "Port", access[0], "tag"])])
+    switch.finish([switch.vsctl(node, ["clear", "Port", access[0], "tag", "--",
+                                       "del-controller", switch.BRIDGE])])  # fmt: skip
     switch.ofctl(node, "replace-flows", switch.BRIDGE, "-", text="actions=NORMAL\n")
 
 
@@ -370,7 +423,7 @@ def separated(topology: str) -> Iterator[KernelMover]:
     options = Options(controllers=False)
     lab = bring_up.up(topology, options, say=lambda _: None)
     try:
-        mover = KernelMover(lab, options)
+        mover = LabMover(lab, options)
         try:
             mover.begin()
             yield mover

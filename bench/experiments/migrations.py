@@ -1,8 +1,8 @@
 """Moves a router under traffic: the runs of figures 5.2, 5.3 and 5.4.
 
-In the lab there are two networks, with XenFlow's switches (modes `native` and `xenflow`) and with
-Domain 0's kernels (`domain0`); they are brought up when a session needs them and stay as long as
-the next needs the same.  On genuine Xen there is the first kind only.
+There are two kinds of network, with XenFlow's switches (modes `native` and `xenflow`) and with
+Domain 0's kernels (`domain0`); one is brought up when a session needs it and stays as long as the
+next needs the same.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bench.experiments import on_xen, traffic
-from bench.experiments.domain0_kernel import KernelMover, separated
+from bench.experiments import domain0_kernel, domain0_on_xen, on_xen, traffic
+from bench.experiments.domain0_kernel import KernelMover
 from bench.experiments.points import BACKENDS, BETWEEN_S, Session
 from bench.experiments.store import Row, measured, refused
 from lab import bring_up
@@ -59,11 +59,16 @@ class Migrations:
         which = "kernel" if mode == "domain0" else "switches"
         if which != self._which:
             self._down()
+            in_lab = self._backend == "lab"
             if which == "kernel":
-                self._kernel = self._up.enter_context(separated(TOPOLOGY))
+                self._kernel = self._up.enter_context(
+                    domain0_kernel.separated(TOPOLOGY) if in_lab
+                    else domain0_on_xen.separated(self._say)
+                )  # fmt: skip
             else:
-                switches = _switches() if self._backend == "lab" else on_xen.bed(self._say)
-                self._xenflow = self._up.enter_context(switches)
+                self._xenflow = self._up.enter_context(
+                    _switches() if in_lab else on_xen.switches(self._say)
+                )
             self._which = which
         if self._kernel:
             return self._kernel.move

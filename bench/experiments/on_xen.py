@@ -41,7 +41,7 @@ class XenMover(Mover):
     @property
     def host(self) -> str:
         """Where the router is, by the hosts' own lists."""
-        return next(h for h, one in self._bed.hosts.items() if self.router in one.domains())
+        return guests.host_of(self._bed.hosts, self.router)
 
     def forward_by(self, mode: str) -> None:
         """As the lab's; before it a guest that has not enough memory for a session is replaced."""
@@ -52,13 +52,21 @@ class XenMover(Mover):
 
 
 @contextmanager
-def bed(say: Callable[[str], None]) -> Iterator[XenMover]:
+def standing(topology: str, say: Callable[[str], None]) -> Iterator[Bed]:
     """Both hosts up, and the router; taken down at the end."""
     os.environ.update(ENVIRONMENT)
-    up = beds.up(TOPOLOGY, say)
-    session = Session(network_file.load(NETWORK_FILE), TIMEOUT_S)
     try:
-        yield XenMover(up, session)
+        yield beds.up(topology, say)
     finally:
-        session.close()
         beds.down(lambda _: None)
+
+
+@contextmanager
+def switches(say: Callable[[str], None]) -> Iterator[XenMover]:
+    """Both hosts with XenFlow's switches."""
+    with standing(TOPOLOGY, say) as up:
+        session = Session(network_file.load(NETWORK_FILE), TIMEOUT_S)
+        try:
+            yield XenMover(up, session)
+        finally:
+            session.close()

@@ -10,26 +10,25 @@ Till then `xl` puts everything back by itself when the connection to the receive
 how a migration is given up: by `end`, and by the end of the management entity, of its connection
 or of this process.  xl is never killed before it had the time to let the domain run on.
 
+A migration waits for the agents to start, and on a slow machine each imported module costs tenths
+of a second: hence neither pathlib nor tempfile nor dataclasses, and ctypes only for `resume`.
+
 Sources: tools/xl/xl_migrate.c and tools/xl/xl.h of Xen 4.17 for what the two xl say to each other.
 """
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from xenflow.pure import xenstore
@@ -150,18 +149,21 @@ def processes() -> Iterator[tuple[int, int, list[str]]]:
     """
     mine = os.environ.get("XENSTORED_PATH")
     mark = f"\0XENSTORED_PATH={mine}\0".encode()
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
+    for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if mine and mark not in b"\0" + (folder / "environ").read_bytes():
+            if mine and mark not in b"\0" + _read(f"/proc/{name}/environ"):
                 continue
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            words = _read(f"/proc/{name}/cmdline").decode(errors="replace").split("\0")[:-1]
+            parent = int(_read(f"/proc/{name}/stat").rpartition(b")")[2].split()[1])
         except (OSError, IndexError, ValueError):
             continue
         if words:
-            yield int(folder.name), parent, words
+            yield int(name), parent, words
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _is_xl(words: list[str], verb: str) -> bool:
@@ -204,7 +206,7 @@ def _await_end(pids: list[int], limit_s: float) -> list[int]:
 
 def _runs(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0] != b"Z"
     except OSError:
         return False
 
@@ -267,19 +269,21 @@ class Move:
         self._tell = tell
         self._store = store
         self._domid = domid
-        self._folder = tempfile.mkdtemp(prefix="xenflow-xl-")
+        place = os.environ.get("TMPDIR", "/tmp")
+        self._folder = os.path.join(place, f"xenflow-xl-{os.urandom(8).hex()}")
+        os.mkdir(self._folder, 0o700)
         self._transport = 0
         self._went = False
         self._given_up = False
         self._suspended = False
         self._lock = threading.Lock()
         self._control = f"/local/domain/{domid}/control/shutdown"
-        fifo = os.path.join(self._folder, "gate")
-        os.mkfifo(fifo, 0o600)
-        self._gate = os.open(fifo, os.O_RDWR)
+        self._fifo = os.path.join(self._folder, "gate")
+        os.mkfifo(self._fifo, 0o600)
+        self._gate = os.open(self._fifo, os.O_RDWR)
         store.watch(self._control, self._shutdown_changed)
         self._xl = subprocess.Popen(
-            ["xl", "migrate", "-s", "", domain, rune(receiver, fifo)],
+            ["xl", "migrate", "-s", "", domain, rune(receiver, self._fifo)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
@@ -361,7 +365,9 @@ class Move:
             if status:
                 self._cut()
         self._reader.join(END_S)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # somebody has tidied up /tmp
+            os.unlink(self._fifo)
+            os.rmdir(self._folder)
         self._ended.set()
         self._tell("ended", status=status)
 
@@ -401,10 +407,10 @@ def _lines(fd: int) -> Iterator[str]:
 
 def _written(pid: int) -> int:
     try:
-        text = Path(f"/proc/{pid}/io").read_text()
+        text = _read(f"/proc/{pid}/io")
     except OSError:
         return 0
-    return next((int(x.split()[1]) for x in text.splitlines() if x.startswith("wchar:")), 0)
+    return next((int(x.split()[1]) for x in text.splitlines() if x.startswith(b"wchar:")), 0)
 
 
 # --- libxl ---------------------------------------------------------------------------------------
@@ -421,6 +427,8 @@ def resume(domid: int) -> None:
         if done["status"]:
             raise AgentError(f"xl resume {domid}: {done['err'].strip()}")
         return
+    import ctypes.util
+
     library = ctypes.util.find_library("xenlight")
     toollog = ctypes.util.find_library("xentoollog")
     if library is None or toollog is None:

@@ -40,8 +40,9 @@ RESUMED_S = 1.0
 """After a domain was stopped: what comes from it later has been said after it was resumed."""
 NOT_STOPPED_S = 10.0
 """After a domain was asked to suspend: what still speaks then has not done it."""
-ANNOUNCED_S = 3.0
-"""A guest that has been connected and says nothing takes frames from then on."""
+ANNOUNCED_S = 15.0
+"""A guest that has been connected and says nothing takes frames from then on.  A router says
+something earlier: if the gratuitous ARP was not sent, because the link was not up yet, a hello."""
 
 Vif = tuple[str, str]
 """Domain id and number, as xenstore's folders are called."""
@@ -68,12 +69,12 @@ class Suspension:
 
 @dataclass(slots=True)
 class Backend:
-    """One vif: its name, the state of its connection with the domain ("": not read yet), and until
+    """One vif: its name, the state of its connection with the domain ("": not read yet), and since
     when its first frame is awaited."""
 
     name: str = ""
     state: str = ""
-    awaited_until: float = 0.0
+    awaited_since: float | None = None
 
 
 class Domains:
@@ -108,19 +109,23 @@ class Domains:
 
     def sent(self, vif: str) -> None:
         """A frame has come out of a vif."""
-        self._awaited_no_more([b for b in self._awaited() if b.name == vif])
+        self._end_waiting(time.monotonic(), lambda backend, _: backend.name == vif)
 
     def tick(self, now: float) -> None:
         """A guest that has been connected for long enough need not announce itself."""
-        self._awaited_no_more([b for b in self._awaited() if b.awaited_until <= now])
+        self._end_waiting(now, lambda _, waited_s: waited_s >= ANNOUNCED_S)
 
-    def _awaited(self) -> list[Backend]:
-        return [backend for backend in self._vifs.values() if backend.awaited_until]
-
-    def _awaited_no_more(self, backends: list[Backend]) -> None:
-        for backend in backends:
-            backend.awaited_until = 0.0
-        if backends:
+    def _end_waiting(self, now: float, over: Callable[[Backend, float], bool]) -> None:
+        changed = False
+        for backend in self._vifs.values():
+            if backend.awaited_since is None:
+                continue
+            waited_s = now - backend.awaited_since
+            if over(backend, waited_s):
+                log.info("%s: takes frames %.1f s after it was connected", backend.name, waited_s)
+                backend.awaited_since = None
+                changed = True
+        if changed:
             self._tell()
 
     # --- what xenstore says ---------------------------------------------------------------------
@@ -183,7 +188,7 @@ class Domains:
             log.info("%s: domain %s has connected to it", backend.name, vif[0])
             # A domain that connects anew runs, whatever was asked of it before.
             self._suspended.pop(vif[0], None)
-            backend.awaited_until = time.monotonic() + ANNOUNCED_S
+            backend.awaited_since = time.monotonic()
         backend.state = state
         self._tell()
 
@@ -211,7 +216,7 @@ class Domains:
             backend.name
             for (domain, _), backend in self._vifs.items()
             if backend.state not in ("", CONNECTED)
-            or backend.awaited_until
+            or backend.awaited_since is not None
             or domain in self._suspended
         )
         if still != self._still:

@@ -125,11 +125,12 @@ def test_the_rest_is_estimated_from_what_was_measured() -> None:
     assert slow - fast == pytest.approx(8.0 * 5)
 
 
-def test_on_xen_less_is_measured_and_no_design() -> None:
-    wanted = Wanted(runs=1, traffics=("probe",), backend="xen")
+def test_on_xen_it_is_iperf_at_rates_it_carries_and_no_design() -> None:
+    wanted = Wanted(runs=1, backend="xen")
     found = [keys[0] for keys in points.migrations(wanted)]
-    assert {(k.backend, k.what) for k in found} == {("xen", "native"), ("xen", "xenflow")}
+    assert {(k.backend, k.what) for k in found} == {("xen", mode) for mode in points.MODES}
     assert {k.rate_pps for k in found} == set(points.BACKENDS["xen"].rates_pps)
+    assert {k.traffic for k in found} == {"iperf"}
     assert not list(points.designs(wanted))
 
 
@@ -147,7 +148,7 @@ def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     "words",
     [["--modes", "bridge"], ["--rates", "0"], ["--rates", "1.5"], ["--sizes", "63"],
      ["--runs", "-1"], ["--traffic", "udp"], ["--only", "everything"], ["--on", "moon"],
-     ["--modes", "domain0", "--on", "xen"]],
+     ["--on", "vmware"]],
 )  # fmt: skip
 def test_wrong_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:

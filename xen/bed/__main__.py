@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from lab.namespace import LabError
-from xen.bed import bed
+from xen.bed import bed, router
 from xen.bed.build import build
 from xen.bed.dom0 import ENVIRONMENT, SSH
 from xenflow.pure.network import NetworkError
@@ -34,6 +34,7 @@ def _down(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     build(_say)
+    router.image(_say)
     return 0
 
 

@@ -42,7 +42,7 @@ MODULES = (
     "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-privcmd", "xenfs", "xen-netback",
     "openvswitch", "bridge", "8021q", "tun", "veth", "ifb",
     "sch_ingress", "sch_htb", "sch_netem", "sch_plug", "cls_matchall", "cls_u32", "act_mirred",
-    "act_police", "nf_tables",
+    "act_police", "nf_tables", "nft_objref", "nft_fwd_netdev",
 )  # fmt: skip
 INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic")
 INSTALLED = (

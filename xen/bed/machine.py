@@ -80,7 +80,7 @@ class Machine:
             f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M "
             "loglvl=warning guest_loglvl=warning noreboot spec-ctrl=no xpti=off"
         )
-        linux = f"{built.vmlinux} console=hvc0 quiet mitigations=off"
+        linux = f"{built.vmlinux} console=hvc0 quiet mitigations=off norandmaps"
         command = [
             "qemu-system-x86_64", "-accel", "tcg,thread=single,tb-size=192", "-cpu", "qemu64",
             "-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-display", "none", "-no-reboot",

@@ -69,12 +69,23 @@ def start(lab: Lab, hosts: dict[str, Dom0]) -> None:
     _start({r.name: hosts[r.home] for r in lab.network.routers.values() if r.home in hosts}, hosts)
 
 
+def host_of(hosts: dict[str, Dom0], router: str) -> str:
+    """The host whose list of domains has a router.
+
+    Raises LabError where none has.
+    """
+    found = [name for name, one in hosts.items() if router in one.domains()]
+    if not found:
+        raise LabError(f"{router} is on no host")
+    return found[0]
+
+
 def renew(hosts: dict[str, Dom0], router: str) -> None:
     """Put a new guest in a router's place; returns when it has said that it is up.
 
     Raises LabError where it has not.
     """
-    host = next(one for one in hosts.values() if router in one.domains())
+    host = hosts[host_of(hosts, router)]
     host.ask(f"xl destroy {router}")
     _start({router: host}, hosts)
 

@@ -10,8 +10,8 @@ Source: xen/include/public/io/xs_wire.h and docs/misc/xenstore.txt of Xen 4.17.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 DIRECTORY = 1
 READ = 2
@@ -28,8 +28,7 @@ class XenstoreError(Exception):
     """The other side does not speak xenstore's protocol."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """An answer, or a watch event.  `payload` is without the NUL at its end."""
 
     type: int
