@@ -137,6 +137,8 @@ Run = Callable[[str, str], str]
 """Runs a shell script on a host, with an input, and returns what it prints.  Raises LabError."""
 Shown = list[dict[str, Any]]
 """What `ip -4 -j` shows."""
+Moved = tuple[float, float, float]
+"""Seconds: in all, the router's address silent, the VM suspended."""
 
 
 class Domain0:
@@ -331,19 +333,22 @@ class KernelMover(ABC):
 
     def begin(self) -> None:
         """From OpenFlow to plane separation; returns when packets pass."""
+        here = self._hosts[self.host]
+        self._copier.copy_to([here])  # as long as the VM can be asked
+        self._copier.hosts = (here,)
         for host in self._hosts.values():
             host.take_ports()
         for datapath in self.lab.network.datapaths.values():
             if datapath.kind is Kind.PLAIN:
                 learn(self.lab, datapath.name)
-        here = self._hosts[self.host]
-        self._copier.copy_to([here])
-        self._copier.hosts = (here,)
         here.forward(vm_here=True)
         bring_up.await_ends(self.lab, _CONVERGE_S)
 
-    def move(self) -> tuple[float, float, float]:
-        """To the other host: how long in all, the router's address silent, the VM suspended."""
+    def refresh(self) -> None:
+        """Before a session: what wears out is replaced."""
+
+    def move(self) -> Moved:
+        """To the other host."""
         source = self.host
         to = next(host for host in self._hosts if host != source)
         with OutageWatch(self._watcher, self._address, self.watch_s) as watch:

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bench.experiments.domain0_kernel import Copier, Domain0, KernelMover, Shown
-from bench.experiments.on_xen import TOPOLOGY, WATCH_S, standing
+from bench.experiments.domain0_kernel import Copier, Domain0, KernelMover, Moved, Shown
+from bench.experiments.on_xen import TOPOLOGY, WATCH_S, WORN_MIB, standing
+from lab import bring_up
 from lab.bring_up import NETWORK_FILE
 from lab.namespace import LabError
 from mgmt import hypervisor
 from mgmt.hypervisor import HypervisorError, Job, JobState
 from xen.bed import router as guests
-from xen.bed.bed import Bed
+from xen.bed.bed import CONVERGED_LIMIT_S, Bed
 from xenflow import network_file
 
 _LIMIT_S = 600.0
@@ -52,19 +53,29 @@ class XenMover(KernelMover):
     def host(self) -> str:
         return guests.host_of(self._bed.hosts, self.router.name)
 
-    def carry(self, source: Domain0, to: Domain0) -> float:
-        name = self.router.name
-        driver = hypervisor.of(self._network, source.host)
+    def refresh(self) -> None:
+        if guests.available_mib(self.lab, self.router.name) < WORN_MIB:
+            guests.renew(self._bed.hosts, self.router.name)
+            self._hosts[self.host].forward(vm_here=True)
+            bring_up.await_ends(self.lab, CONVERGED_LIMIT_S)
+
+    def move(self) -> Moved:
+        self._driver = hypervisor.of(self._network, self.host)
         try:
-            job = driver.migrate(name, to.host)
-            job = _until(driver, job, (JobState.MOVED_PAUSED, JobState.RUNNING))
-            to.forward(vm_here=True)
-            driver.unpause(name)
-            return _until(driver, job, (JobState.RUNNING,)).suspended_s or 0.0
+            self._driver.domains()  # its agents are there then, as they are after `xenflow plan`
+            return super().move()
         except HypervisorError as error:
             raise LabError(f"the VM did not move: {error}") from None
         finally:
-            driver.close()
+            self._driver.close()
+
+    def carry(self, source: Domain0, to: Domain0) -> float:
+        name, driver = self.router.name, self._driver
+        job = driver.migrate(name, to.host)
+        job = _until(driver, job, (JobState.MOVED_PAUSED, JobState.RUNNING))
+        to.forward(vm_here=True)
+        driver.unpause(name)
+        return _until(driver, job, (JobState.RUNNING,)).suspended_s or 0.0
 
 
 def _until(driver: hypervisor.Hypervisor, job: Job, states: tuple[JobState, ...]) -> Job:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.experiments import domain0_kernel, domain0_on_xen, on_xen, traffic
-from bench.experiments.domain0_kernel import KernelMover
+from bench.experiments.domain0_kernel import KernelMover, Moved
 from bench.experiments.points import BACKENDS, BETWEEN_S, Session
 from bench.experiments.store import Row, measured, refused
 from lab import bring_up
@@ -26,9 +26,6 @@ TOPOLOGY = "paper"
 """The report's figure 5.1."""
 _BEFORE_S = 0.7
 _ORDERS = {"native": Order.NATIVE, "xenflow": Order.OVERLAPPED}
-
-Moved = tuple[float, float, float]
-"""Seconds: in all, the router's address silent, the VM suspended."""
 
 
 class Migrations:
@@ -71,6 +68,7 @@ class Migrations:
                 )
             self._which = which
         if self._kernel:
+            self._kernel.refresh()
             return self._kernel.move
         assert self._xenflow is not None
         self._xenflow.forward_by(mode)
