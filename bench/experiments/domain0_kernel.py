@@ -344,6 +344,7 @@ class KernelMover(ABC):
         here.forward(vm_here=True)
         bring_up.await_ends(self.lab, _CONVERGE_S)
 
+    @abstractmethod
     def refresh(self) -> None:
         """Before a session: what wears out is replaced."""
 
@@ -390,6 +391,9 @@ class LabMover(KernelMover):
     @property
     def host(self) -> str:
         return read_domains()[self.router.name]["host"]
+
+    def refresh(self) -> None:
+        """Nothing of the lab's wears out."""
 
     def carry(self, source: Domain0, to: Domain0) -> float:
         routers, router = self._routers, self.router
