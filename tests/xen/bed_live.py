@@ -191,11 +191,13 @@ class Pings:
 
 
 class NeighbourProber:
-    """Keeps an end host's entry for the router in PROBE, and notes which states it was seen in."""
+    """Puts an end host's entry for the router into PROBE whenever it has left it: only an answer
+    leads out of there.  Counts how often, and notes which states it was seen in."""
 
     def __init__(self, node: str, address: str) -> None:
         self._node, self._address = node, address
         self.states: set[str] = set()
+        self.probed = 0
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -211,6 +213,7 @@ class NeighbourProber:
                     ["ip", "neigh", "replace", self._address, "lladdr", mac, "dev", "eth0",
                      "nud", "probe"],
                 )  # fmt: skip
+                self.probed += 1
 
     def __enter__(self) -> Self:
         self._thread.start()
