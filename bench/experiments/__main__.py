@@ -207,7 +207,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=_list(kind, choices), default=known, metavar="A,B",
                             help=f"{_HELP[name]} (default {words_})")
     for name, known_, kind, choices in (
-        ("rates", "500,1000,2000,4000; on xen 10,25,50", _positive, None),
+        ("rates", "500,1000,2000,4000; on xen 10,50", _positive, None),
         ("traffic", "probe,iperf; on xen iperf", str, points.TRAFFICS),
     ):
         parser.add_argument(f"--{name}", type=_list(kind, choices), default=(), metavar="A,B",

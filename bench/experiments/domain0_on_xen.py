@@ -15,13 +15,13 @@ from contextlib import contextmanager
 
 from bench.experiments.domain0_kernel import Copier, Domain0, KernelMover, Moved, Shown
 from bench.experiments.on_xen import TOPOLOGY, WATCH_S, WORN_MIB, standing
-from lab import bring_up
 from lab.bring_up import NETWORK_FILE
 from lab.namespace import LabError
 from mgmt import hypervisor
 from mgmt.hypervisor import HypervisorError, Job, JobState
+from xen.bed import bed as beds
 from xen.bed import router as guests
-from xen.bed.bed import CONVERGED_LIMIT_S, Bed
+from xen.bed.bed import Bed
 from xenflow import network_file
 
 _LIMIT_S = 600.0
@@ -55,9 +55,10 @@ class XenMover(KernelMover):
 
     def refresh(self) -> None:
         if guests.available_mib(self.lab, self.router.name) < WORN_MIB:
+            here = self._hosts[self.host]
             guests.renew(self._bed.hosts, self.router.name)
-            self._hosts[self.host].forward(vm_here=True)
-            bring_up.await_ends(self.lab, CONVERGED_LIMIT_S)
+            here.forward(vm_here=True)
+            beds.settled(self.lab)
 
     def move(self) -> Moved:
         self._driver = hypervisor.of(self._network, self.host)

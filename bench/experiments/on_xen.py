@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lab.bring_up import NETWORK_FILE, await_ends
+from lab.bring_up import NETWORK_FILE
 from lab.moves import Mover
 from mgmt.client import TIMEOUT_S
 from mgmt.session import Session
 from xen.bed import bed as beds
 from xen.bed import router as guests
-from xen.bed.bed import CONVERGED_LIMIT_S, Bed
+from xen.bed.bed import Bed
 from xen.bed.dom0 import ENVIRONMENT
 from xenflow import network_file
 
@@ -46,8 +46,7 @@ class XenMover(Mover):
     def forward_by(self, mode: str) -> None:
         """As the lab's; before it a guest that has not enough memory for a session is replaced."""
         if guests.available_mib(self.lab, self.router) < WORN_MIB:
-            guests.renew(self._bed.hosts, self.router)
-            await_ends(self.lab, CONVERGED_LIMIT_S)
+            beds.renew(self._bed, self.router)
         super().forward_by(mode)
 
 

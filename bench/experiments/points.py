@@ -55,7 +55,7 @@ BACKENDS = {
         {"native": 1.0, "domain0": 1.2, "xenflow": 2.3}, True,
     ),
     "xen": Backend(
-        "genuine Xen", (10, 25, 50), ("iperf",), 8.0,
+        "genuine Xen", (10, 50), ("iperf",), 8.0,
         {"native": 25.0, "domain0": 25.0, "xenflow": 30.0}, False,
     ),
 }  # fmt: skip

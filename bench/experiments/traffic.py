@@ -24,6 +24,7 @@ from lab.probe import ProbePair, TooBusyError, payload_size
 _LONGEST_S = 1800.0
 _PORT = 5201
 _LINGER_S = 0.5
+_SOLICITATIONS = 60
 _BEGIN_LIMIT_S = 10.0
 
 
@@ -97,6 +98,11 @@ class IperfTraffic:
         self._iperf: list[subprocess.Popen[str]] = []
         self._offset_ns = 0
         self._begun_ns = 0
+        # iperf3 ends at the first packet that cannot be sent: the kernel must go on asking for a
+        # router that is away for long, as it goes on sending to it meanwhile
+        operate.run(
+            self._one, ["sysctl", "-qw", f"net.ipv4.neigh.eth0.ucast_solicit={_SOLICITATIONS}"]
+        )
 
     def baseline(self, seconds: float) -> None:
         self.start()
@@ -159,6 +165,9 @@ class IperfTraffic:
 
     def stop(self) -> None:
         client = self._iperf[-1]
+        if client.poll() is not None:
+            said = (self._folder / "iperf-client.log").read_text().strip()[-300:]
+            raise LabError(f"iperf gave up; it says: {said}")
         client.send_signal(signal.SIGINT)
         client.wait(_BEGIN_LIMIT_S)
         time.sleep(_LINGER_S)

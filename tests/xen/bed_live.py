@@ -15,14 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from lab import bring_up, operate, routing
+from lab import operate, routing
 from lab.namespace import Echo, LabError
 from lab.operate import find_node
 from lab.probe import ProbePair
 from tests.lab.live import settle, xenflow
 from xen.bed import bed as whole
 from xen.bed import router as guests
-from xen.bed.bed import CONVERGED_LIMIT_S, Bed
+from xen.bed.bed import Bed
 from xen.bed.dom0 import Dom0
 
 MOVE_LIMIT_S = 600.0
@@ -62,8 +62,7 @@ def bring_home(bed: Bed, router: str = "vr1") -> None:
     if where(bed, router) != [home]:
         migrate(home, router=router)
     if guests.available_mib(bed.lab, router) < WORN_MIB:
-        guests.renew(bed.hosts, router)
-        bring_up.await_ends(bed.lab, CONVERGED_LIMIT_S)
+        whole.renew(bed, router)
 
 
 def in_sync(bed: Bed) -> None:
@@ -126,11 +125,20 @@ def carried_rate(ends: tuple[str, str], addresses: tuple[str, str] | None = None
     Raises LabError where none does: the machine is too busy, and nothing can be said.
     """
     for rate in RATES_PPS:
-        for _ in range(2):
-            with ProbePair(*ends, rate_pps=rate, addresses=addresses) as pair, suppress(LabError):
-                pair.baseline(8.0)
-                return rate
+        if carries(ends, rate, addresses):
+            return rate
     raise LabError(f"invalid: the machine is too busy for {RATES_PPS[-1]} packets/s")
+
+
+def carries(
+    ends: tuple[str, str], rate_pps: int, addresses: tuple[str, str] | None = None
+) -> bool:
+    """Whether a rate passes without a loss while nothing happens: in one of two attempts."""
+    for _ in range(2):
+        with ProbePair(*ends, rate_pps=rate_pps, addresses=addresses) as pair, suppress(LabError):
+            pair.baseline(8.0)
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ from xen.bed.dom0 import Dom0
 
 OSPF = {"hello_s": 10, "dead_s": 40}
 """The protocol's default times (RFC 2328, appendix C.3)."""
+MIN_LS_INTERVAL_S = 5.0
+"""A router's account of its links comes no sooner after the one before (RFC 2328, appendix B)."""
 BOOT_LIMIT_S = 300.0
 CONVERGED_LIMIT_S = 300.0
 
@@ -105,6 +107,26 @@ def not_in_sync(lab: Lab) -> set[str]:
     finally:
         session.close()
     return missing
+
+
+def renew(bed: Bed, name: str) -> None:
+    """Put a new guest in a router's place; returns once packets pass from end to end.
+
+    Raises LabError where it does not come up.
+    """
+    router.renew(bed.hosts, name)
+    settled(bed.lab)
+
+
+def settled(lab: Lab) -> None:
+    """Until packets pass from end to end, and for good: what a router's neighbours knew of an
+    earlier guest is believed until OSPF has told them all of the new one.
+
+    Raises LabError where they do not.
+    """
+    for _ in range(2):
+        bring_up.await_ends(lab, CONVERGED_LIMIT_S)
+        time.sleep(2 * MIN_LS_INTERVAL_S)
 
 
 def current() -> Bed:
