@@ -124,9 +124,9 @@ def settled(lab: Lab) -> None:
 
     Raises LabError where they do not.
     """
-    for _ in range(2):
-        bring_up.await_ends(lab, CONVERGED_LIMIT_S)
-        time.sleep(2 * MIN_LS_INTERVAL_S)
+    bring_up.await_ends(lab, CONVERGED_LIMIT_S)
+    time.sleep(2 * MIN_LS_INTERVAL_S)
+    bring_up.await_ends(lab, CONVERGED_LIMIT_S)
 
 
 def current() -> Bed:
