@@ -147,8 +147,7 @@ def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "words",
     [["--modes", "bridge"], ["--rates", "0"], ["--rates", "1.5"], ["--sizes", "63"],
-     ["--runs", "-1"], ["--traffic", "udp"], ["--only", "everything"], ["--on", "moon"],
-     ["--on", "vmware"]],
+     ["--runs", "-1"], ["--traffic", "udp"], ["--only", "everything"], ["--on", "moon"]],
 )  # fmt: skip
 def test_wrong_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import select
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -125,20 +126,11 @@ def carried_rate(ends: tuple[str, str], addresses: tuple[str, str] | None = None
     Raises LabError where none does: the machine is too busy, and nothing can be said.
     """
     for rate in RATES_PPS:
-        if carries(ends, rate, addresses):
-            return rate
+        for _ in range(2):
+            with ProbePair(*ends, rate_pps=rate, addresses=addresses) as pair, suppress(LabError):
+                pair.baseline(8.0)
+                return rate
     raise LabError(f"invalid: the machine is too busy for {RATES_PPS[-1]} packets/s")
-
-
-def carries(
-    ends: tuple[str, str], rate_pps: int, addresses: tuple[str, str] | None = None
-) -> bool:
-    """Whether a rate passes without a loss while nothing happens: in one of two attempts."""
-    for _ in range(2):
-        with ProbePair(*ends, rate_pps=rate_pps, addresses=addresses) as pair, suppress(LabError):
-            pair.baseline(8.0)
-            return True
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,33 +192,52 @@ class Pings:
 
 class NeighbourProber:
     """Puts an end host's entry for the router into PROBE whenever it has left it: only an answer
-    leads out of there.  Counts how often, and notes which states it was seen in."""
+    leads out of there.  Notes every state that its kernel tells of, however short."""
 
     def __init__(self, node: str, address: str) -> None:
         self._node, self._address = node, address
         self.states: set[str] = set()
-        self.probed = 0
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._threads = [
+            threading.Thread(target=run, daemon=True) for run in (self._probe, self._follow)
+        ]
 
-    def _run(self) -> None:
+    def _probe(self) -> None:
         while not self._ending.wait(0.4):
             shown = operate.run(self._node, ["ip", "neigh", "show", self._address]).stdout
-            state = re.search(r"\b([A-Z]+)\s*$", shown.strip())
-            self.states.add(state.group(1) if state else "none")
-            if state and state.group(1) in ("REACHABLE", "STALE", "DELAY"):
+            state = self._note(shown)
+            if state in ("REACHABLE", "STALE", "DELAY"):
                 mac = shown.split("lladdr ")[1].split()[0]
                 operate.run(
                     self._node,
                     ["ip", "neigh", "replace", self._address, "lladdr", mac, "dev", "eth0",
                      "nud", "probe"],
                 )  # fmt: skip
-                self.probed += 1
+
+    def _follow(self) -> None:
+        assert self._monitor.stdout is not None
+        for line in self._monitor.stdout:
+            if line.startswith(f"{self._address} "):
+                self._note(line)
+
+    def _note(self, shown: str) -> str:
+        found = re.search(r"\b([A-Z]+)\s*$", shown.strip())
+        state = found.group(1) if found else "none"
+        self.states.add(state)
+        return state
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._monitor = operate.popen(
+            self._node, ["ip", "monitor", "neigh", "dev", "eth0"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join()
+        self._monitor.kill()
+        self._monitor.wait()
+        for thread in self._threads:
+            thread.join()

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from lab.namespace import LabError
-from xen.bed import bed, router
-from xen.bed.build import build
+from xen.bed import bed
 from xen.bed.dom0 import ENVIRONMENT, SSH
 from xenflow.pure.network import NetworkError
 
@@ -33,8 +32,7 @@ def _down(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    build(_say)
-    router.image(_say)
+    bed.prepare(_say)
     return 0
 
 

@@ -20,7 +20,7 @@ from lab.namespace import LabError
 from mgmt.client import TIMEOUT_S, AskError
 from mgmt.session import Session
 from xen.bed import dom0, machine, payload, router
-from xen.bed.build import build
+from xen.bed.build import Built, build
 from xen.bed.dom0 import Dom0
 
 OSPF = {"hello_s": 10, "dead_s": 40}
@@ -41,6 +41,15 @@ class Bed:
     hosts: dict[str, Dom0]
 
 
+def prepare(say: Say) -> tuple[Built, Path]:
+    """All that is booted, built as far as it is not there: the hosts' files, the folder with the
+    routers' image.  Needs the network, which `up` need not have then.
+
+    Raises BuildError.
+    """
+    return build(say), router.image(say)
+
+
 def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any) -> Bed:
     """Bring lab, hosts and routers up; returns once packets pass from end to end.
 
@@ -54,7 +63,7 @@ def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any
 
     if not load_lab(find_file(file_or_name)).elsewhere:
         raise LabError(f"{file_or_name}: no host in it has hypervisor = \"xl:...\"")
-    built, image = build(tell), router.image(tell)
+    built, image = prepare(tell)
     wanted = Options(**{**OSPF, "bgp": True, **options})
     lab = bring_up.up(file_or_name, wanted, say=tell)
     try:
