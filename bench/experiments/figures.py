@@ -126,12 +126,12 @@ def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
             _curves(axis, {point[1:]: e for point, e in found.items() if point[0] == backend}, size)
             axis.set_title(f"({letter}) packets of {size} bytes, {BACKENDS[backend].title}")
             axis.set_xlabel("packets/s")
-            axis.set_ylim(bottom=0)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
             handles, names = axis.get_legend_handles_labels()
             labels |= dict(zip(names, handles, strict=True))
         row[0].set_ylabel(figure.axis)
+        row[0].set_ylim(bottom=0)  # only now: a limit ends the fitting to the curves
     drawn.suptitle(f"{figure.title} (mean and 95 % confidence interval)")
     drawn.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=2)
     return drawn

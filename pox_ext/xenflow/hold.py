@@ -12,7 +12,9 @@ least once, and these perhaps twice; they are counted (`repeated`).
 
 While a migration is under way the router's OSPF hellos are repeated meanwhile (RFC 2328, section
 9.5: neighbours wait RouterDeadInterval for the next one), so that a pause shorter than the
-neighbours' patience is not turned into a lost adjacency by the phase of the hello timer.
+neighbours' patience is not turned into a lost adjacency by the phase of the hello timer.  Only its
+last hello is, and only where it names a neighbour: one that leaves a neighbour out ends that
+adjacency at once (section 10.5).
 
 Called by `rule_table`; time is an argument.
 """
@@ -94,11 +96,14 @@ class Hellos:
         self._since: dict[str, float] = {}
 
     def heard(self, router: str, link: int, frame: bytes, now: float) -> None:
-        """The VM has sent a hello itself."""
-        interval_s = packet.hello_interval_s(frame)
-        if interval_s:
-            self._last[router, link] = Hello(frame, interval_s, now + interval_s)
-            self._since.pop(router, None)
+        """The VM has sent something itself."""
+        said = packet.hello(frame)
+        if said is None or not said.interval_s:
+            return
+        self._since.pop(router, None)
+        self._last.pop((router, link), None)
+        if said.neighbours:
+            self._last[router, link] = Hello(frame, said.interval_s, now + said.interval_s)
 
     def due(self, router: str, now: float) -> list[tuple[int, bytes]]:
         """The hellos of a suspended router that must be repeated now: (link id, frame)."""
@@ -113,7 +118,7 @@ class Hellos:
         return ready
 
     def forget(self, router: str) -> None:
-        """The router runs again, here or elsewhere."""
+        """The router runs again, here or elsewhere, or its hellos are not heard any more."""
         self._since.pop(router, None)
         for key in [key for key in self._last if key[0] == router]:
             del self._last[key]

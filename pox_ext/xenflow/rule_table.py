@@ -35,7 +35,7 @@ from xenflow.pure.network import (
     Router,
 )
 from xenflow.pure.pipeline import RouterView
-from xenflow.pure.placement import Placement, at_home
+from xenflow.pure.placement import Mode, Placement, at_home
 from xenflow.pure.router_state import Changes, RouterState
 from xenflow.pure.views import router_view
 from xenflow.state_file import StateFile
@@ -141,7 +141,7 @@ class RuleTable:
         for name in names:
             self.switches[name].placements[placement.router] = placement
         self.save()
-        if not {placement.vm, placement.to} & self.switches.keys():
+        if placement.mode is Mode.NATIVE or not {placement.vm, placement.to} & self.switches.keys():
             self.hellos.forget(placement.router)
         waiting = set(names)
         problems: list[str] = []
@@ -339,6 +339,8 @@ class RuleTable:
         for router in self.network.routers.values():
             placement = switch.placements.get(router.name)
             if placement is None or not self.migrating(router.name):
+                continue
+            if placement.mode is Mode.NATIVE:  # the VM alone speaks
                 continue
             if placement.vm == switch.name:
                 if any(switch.takes(i.vif) for i in router.interfaces):

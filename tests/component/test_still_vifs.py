@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from xenflow.network_file import load
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
 from xenflow.pure import pipeline, simulate
-from xenflow.pure.placement import Placement, at_home
+from xenflow.pure.placement import Mode, Placement, at_home
 from xenflow.rule_table import RuleTable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,8 +138,7 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     both = ("host-a", "host-b")
     prepared = at_home("vr1", "host-a").step(forwarders=both, also=both)
     host.table.migrating = lambda router: router == "vr1"
-    body = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(0x0A000101, 10), ttl=1)
-    hello = pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, body)
+    hello = ospf_hello(0x0A000102)
     monkeypatch.setattr(rule_table.time, "monotonic", lambda: 1000.0)
     assert host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
     sent: list[bytes] = []
@@ -148,7 +148,7 @@ def test_hellos_are_repeated_until_the_links_are_turned(
         host.switch.placements["vr1"] = placement
         sent.clear()
         host.table.tick(now)
-        return sum(hello in data for data in sent)
+        return sum(hello[:14] in data for data in sent)
 
     assert repeated(prepared, 1011.0) == 0, "the VM runs"
     host.switch.still = VIFS
@@ -157,6 +157,44 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     moved = prepared.step(vm="host-b")
     assert repeated(moved, 1022.0) == 1, "it may not be connected there yet"
     assert repeated(moved.step(to="host-b"), 1033.0) == 0
+    assert repeated(moved.step(mode=Mode.NATIVE), 1033.0) == 0, "the VM alone speaks"
+    assert repeated(moved, 1033.0) == 1, "or nothing above says anything"
+
+    host.table.packet_in(host.switch, PORTS["vr1.0"], ospf_hello())
+    assert repeated(moved, 1044.0) == 0, "this would end the adjacency"
+
+
+def test_what_was_said_before_native_mode_is_not_repeated_after_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM has said something else meanwhile, which was not heard here."""
+    sent: list[bytes] = []
+    host.table.migrating = lambda router: True
+    hello = ospf_hello(0x0A000102)
+
+    def repeated(*, native_between: bool) -> bool:
+        host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
+        home = host.switch.placements["vr1"]
+        for mode in (Mode.NATIVE, Mode.XENFLOW) if native_between else ():
+            home = home.step(mode=mode)
+            host.table.place(home, [], False, lambda error: None)
+            host.wire.run()
+        host.switch.still = VIFS
+        sent.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(host.wire, "send", sent.append)
+            host.table.tick(time.monotonic() + 11)
+        return any(hello in data for data in sent)
+
+    assert repeated(native_between=False)
+    assert not repeated(native_between=True)
+
+
+def ospf_hello(*neighbours: int) -> bytes:
+    """The VM's, on the left link."""
+    body = pk.ospf_hello(0x0A000101, 10, neighbours=neighbours)
+    ip = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, body, ttl=1)
+    return pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, ip)
 
 
 def test_what_is_sent_up_late_follows_what_was_held(

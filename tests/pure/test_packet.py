@@ -67,16 +67,20 @@ def test_icmp_arp_and_ipv6() -> None:
     assert (six.nw_proto, six.nw_frag) == (44, 3)
 
 
-def test_hello_interval() -> None:
+def test_hello() -> None:
     hello = pk.ethernet(0x01005E000005, 1, 0x800, pk.ipv4(A, 0xE0000005, 89, pk.ospf_hello(A, 10)))
-    assert pk.hello_interval_s(hello) == 10
-    assert pk.hello_interval_s(pk.vlan(hello, 5)) == 10
-    assert pk.hello_interval_s(hello[:60]) is None
-    assert pk.hello_interval_s(hello[:35] + b"\x02" + hello[36:]) is None
+    assert pk.hello(hello) == (10, 0)
+    assert pk.hello(pk.vlan(hello, 5)) == (10, 0)
+    assert pk.hello(hello[:60]) is None
+    assert pk.hello(hello[:35] + b"\x02" + hello[36:]) is None
+    many = pk.ospf_hello(A, 1, neighbours=range(20))
+    for octets, found in ((many, (1, 20)), (many[:-1], None)):
+        ip = pk.ipv4(A, 0xE0000005, 89, octets)
+        assert pk.hello(pk.ethernet(0x01005E000005, 1, 0x800, ip)) == found
     v3 = bytes((3, 1, 0, 36)) + bytes(12) + bytes((0, 0, 0, 1, 1, 0, 0, 0, 0, 5, 0, 20)) + bytes(8)
-    assert pk.hello_interval_s(pk.ethernet(1, 2, 0x86DD, pk.ipv6(1, 2, 89, v3))) == 5
-    others = [pk.hello_interval_s(frame) for frame in samples.frames()]
-    assert [interval for interval in others if interval is not None] == [10]
+    assert pk.hello(pk.ethernet(1, 2, 0x86DD, pk.ipv6(1, 2, 89, v3))) == (5, 0)
+    others = [pk.hello(frame) for frame in samples.frames()]
+    assert [found for found in others if found is not None] == [(10, 0)]
 
 
 def test_fields() -> None:
@@ -88,7 +92,7 @@ def test_fields() -> None:
 @given(st.binary(max_size=100))
 def test_nothing_raises(noise: bytes) -> None:
     pk.parse(noise)
-    pk.hello_interval_s(noise)
+    pk.hello(noise)
 
 
 @given(st.sampled_from(samples.frames()), st.integers(0, 80), st.binary(max_size=30))
@@ -96,8 +100,8 @@ def test_nothing_raises_on_damaged_frames(frame: bytes, at: int, noise: bytes) -
     damaged = frame[:at] + noise + frame[at + len(noise) :]
     found = pk.parse(damaged)
     assert 0 <= found.l4 <= len(damaged) and found.l3 <= found.end <= len(damaged)
-    pk.hello_interval_s(damaged)
-    pk.hello_interval_s(damaged[:at])
+    pk.hello(damaged)
+    pk.hello(damaged[:at])
     pk.fields(damaged[:at], 1)
 
 

@@ -11,6 +11,7 @@ The builders raise PacketError on arguments that do not fit their headers.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 ETH_VLAN = 0x8100
@@ -27,6 +28,8 @@ VLAN_PRESENT = 0x1000
 FRAG_ANY = 1
 FRAG_LATER = 2
 OSPF = 89
+_HELLO_BYTES = 20
+"""Of an OSPF hello after its header, without the neighbours (RFC 2328, A.3.2; RFC 5340, A.3.2)."""
 DONT_FRAGMENT = 0x4000
 MORE_FRAGMENTS = 0x2000
 
@@ -272,8 +275,16 @@ def fields(frame: bytes, in_port: int) -> dict[str, int]:
     return found
 
 
-def hello_interval_s(frame: bytes) -> int | None:
-    """The interval in seconds an OSPF hello announces; None for any other frame.
+class OspfHello(NamedTuple):
+    """What an OSPF hello announces."""
+
+    interval_s: int
+    neighbours: int
+    """How many routers it says its sender has heard of."""
+
+
+def hello(frame: bytes) -> OspfHello | None:
+    """An OSPF hello, whole; None for any other frame.
 
     OSPFv2 in IPv4 (RFC 2328, A.3.2) or OSPFv3 in IPv6 (RFC 5340, A.3.2).
     """
@@ -281,12 +292,16 @@ def hello_interval_s(frame: bytes) -> int | None:
     if packet.nw_proto != OSPF or packet.nw_frag & FRAG_LATER:
         return None
     if packet.dl_type == ETH_IPV4:
-        at, version, where = packet.l3 + (frame[packet.l3] & 15) * 4, 2, 28
+        at, version, header, where = packet.l3 + (frame[packet.l3] & 15) * 4, 2, 24, 28
     else:
-        at, version, where = packet.l3 + 40, 3, 24
-    if at + where + 2 > packet.end or frame[at] != version or frame[at + 1] != 1:
+        at, version, header, where = packet.l3 + 40, 3, 16, 24
+    if at + header > packet.end or frame[at] != version or frame[at + 1] != 1:
         return None
-    return frame[at + where] << 8 | frame[at + where + 1]
+    length = frame[at + 2] << 8 | frame[at + 3]
+    if length < header + _HELLO_BYTES or at + length > packet.end:
+        return None
+    interval_s = frame[at + where] << 8 | frame[at + where + 1]
+    return OspfHello(interval_s, (length - header - _HELLO_BYTES) // 4)
 
 
 def checksum(data: bytes) -> int:
@@ -428,12 +443,14 @@ def ipv6(src: int, dst: int, proto: int, payload: bytes = b"", *, hops: int = 64
 
 
 def ospf_hello(
-    router_id: int, interval_s: int, *, netmask: int = 0xFFFFFF00, area: int = 0
+    router_id: int, interval_s: int, *, netmask: int = 0xFFFFFF00, area: int = 0,
+    neighbours: Sequence[int] = (),
 ) -> bytes:
-    """An OSPFv2 hello without neighbours (RFC 2328, A.3.2); dead after four times `interval_s`."""
+    """An OSPFv2 hello (RFC 2328, A.3.2); dead after four times `interval_s`."""
     body = struct.pack(
-        "!IHBBIII", netmask, _fits("interval_s", interval_s, 16), 2, 1, interval_s * 4, 0, 0
-    )
+        f"!IHBBIII{len(neighbours)}I", netmask, _fits("interval_s", interval_s, 16), 2, 1,
+        interval_s * 4, 0, 0, *neighbours,
+    )  # fmt: skip
     head = (2, 1, 24 + len(body), _fits("router_id", router_id, 32), _fits("area", area, 32))
     total = checksum(struct.pack("!BBHIIHH", *head, 0, 0) + body)
     return struct.pack("!BBHIIHH8x", *head, total, 0) + body

@@ -294,15 +294,15 @@ def _ttl_guards(site: Site) -> Iterator[Flow]:
 def _from_vif(
     site: Site, link: Link, router: Router, interface: Interface
 ) -> Iterator[Flow]:
-    """What a VM sends.  The controller gets its hellos, to repeat them; and of a vif that takes
-    nothing yet all, because the first frame says that the VM is there."""
+    """What a VM sends.  The controller gets its hellos, whole, to repeat them; and of a vif that
+    takes nothing yet all, because the first frame says that the VM is there."""
     own, port = cookie(INGRESS, router.id), site.ports[interface.vif]
     onward = (f.load("reg3", link.id), f.load("reg2", link.id), f.resubmit(LINKS))
     sender: dict[str, int | tuple[int, int]] = {
         "in_port": port, "vlan_tci": 0, "dl_src": interface.mac,
     }  # fmt: skip
     hello = match(**sender, dl_type=f.IPV4, nw_proto=OSPF, nw_dst=OSPF_ALL_ROUTERS)
-    yield Flow(INGRESS, 310, hello, (f.controller(128), *onward), own)
+    yield Flow(INGRESS, 310, hello, (f.controller(), *onward), own)
     told = (f.controller(128),) if interface.vif in site.silent else ()
     yield Flow(INGRESS, 300, match(**sender), (*told, *onward), own)
     yield Flow(INGRESS, 290, match(in_port=port), (), own)

@@ -102,7 +102,7 @@ def _arrivals(
         hello = match(
             **came, dl_type=f.IPV4, nw_proto=pipeline.OSPF, nw_dst=pipeline.OSPF_ALL_ROUTERS
         )
-        yield Flow(0, FRAME + 5, hello, (f.controller(128), *everybody), _cookie(owner))
+        yield Flow(0, FRAME + 5, hello, (f.controller(), *everybody), _cookie(owner))
     yield Flow(0, FLOOD, match(**came), everybody, _cookie(owner))
     for mac, out in pipeline.stations(site, link):
         send = () if out in (None, port) else pipeline.plain_send(site, link, out)
