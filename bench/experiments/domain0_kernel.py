@@ -378,7 +378,7 @@ class KernelMover(ABC):
         self._copier.close()
 
 
-class LabMover(KernelMover):
+class LabKernelMover(KernelMover):
     """In the lab: what its hypervisor does, step by step."""
 
     def __init__(self, lab: Lab, options: Options) -> None:
@@ -432,7 +432,7 @@ def separated(topology: str) -> Iterator[KernelMover]:
     options = Options(controllers=False)
     lab = bring_up.up(topology, options, say=lambda _: None)
     try:
-        mover = LabMover(lab, options)
+        mover = LabKernelMover(lab, options)
         try:
             mover.begin()
             yield mover

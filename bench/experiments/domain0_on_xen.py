@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bench.experiments.domain0_kernel import Copier, Domain0, KernelMover, Moved, Shown
-from bench.experiments.on_xen import TOPOLOGY, WATCH_S, WORN_MIB, standing
+from bench.experiments.on_xen import SESSION_MOVES, TOPOLOGY, WATCH_S, standing
 from lab.bring_up import NETWORK_FILE
 from lab.namespace import LabError
 from mgmt import hypervisor
@@ -28,7 +28,7 @@ _LIMIT_S = 600.0
 _POLL_S = 0.05
 
 
-class XenMover(KernelMover):
+class XenKernelMover(KernelMover):
     """Moves the bed's first router."""
 
     watch_s = WATCH_S
@@ -54,7 +54,7 @@ class XenMover(KernelMover):
         return guests.host_of(self._bed.hosts, self.router.name)
 
     def refresh(self) -> None:
-        if guests.available_mib(self.lab, self.router.name) < WORN_MIB:
+        if guests.is_worn(self.lab, self.router.name, SESSION_MOVES):
             here = self._hosts[self.host]
             guests.renew(self._bed.hosts, self.router.name)
             here.forward(vm_here=True)
@@ -90,9 +90,9 @@ def _until(driver: hypervisor.Hypervisor, job: Job, states: tuple[JobState, ...]
 
 
 @contextmanager
-def separated(say: Callable[[str], None]) -> Iterator[XenMover]:
+def separated(say: Callable[[str], None]) -> Iterator[XenKernelMover]:
     """Both hosts up, their kernels forwarding; taken down at the end."""
     with standing(TOPOLOGY, say) as bed:
-        mover = XenMover(bed)
+        mover = XenKernelMover(bed)
         mover.begin()
         yield mover

@@ -24,8 +24,8 @@ TOPOLOGY = "xen"
 """The report's figure 5.1, as the lab's `paper`."""
 WATCH_S = 0.2
 """Between two echo requests: more would keep the emulated processors from moving the router."""
-WORN_MIB = 25
-"""With less available a guest is replaced: five moves cost 15."""
+SESSION_MOVES = 5
+"""At most; a guest too worn for so many is replaced."""
 
 
 class XenMover(Mover):
@@ -44,8 +44,8 @@ class XenMover(Mover):
         return guests.host_of(self._bed.hosts, self.router)
 
     def forward_by(self, mode: str) -> None:
-        """As the lab's; before it a guest that has not enough memory for a session is replaced."""
-        if guests.available_mib(self.lab, self.router) < WORN_MIB:
+        """As the lab's; before it a guest too worn for a session is replaced."""
+        if guests.is_worn(self.lab, self.router, SESSION_MOVES):
             beds.renew(self._bed, self.router)
         super().forward_by(mode)
 

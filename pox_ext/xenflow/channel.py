@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class _Promise:
         return self._then is None
 
 
-class Channel:
+class Channel(ABC):
     """See the module."""
 
     def __init__(self, datapath: Datapath, later: Callable[..., Any]) -> None:
@@ -153,9 +154,9 @@ class Channel:
         for promise in promises:
             promise.settle(f"{self.name}: the switch went away")
 
+    @abstractmethod
     def _resync(self, pause_s: float = 0.0) -> Job:
         """The job that finds out what the switch holds and writes what differs."""
-        raise NotImplementedError
 
     # --- in force -----------------------------------------------------------------------------
 

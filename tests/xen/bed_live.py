@@ -31,8 +31,6 @@ MOVE_LIMIT_S = 600.0
 RATES_PPS = (25, 10)
 """Tried in turn: the first that the emulation carries without a loss.  At 100 a move takes twice as
 long as at 25, since the packets and `xl` share one emulated processor."""
-WORN_MIB = 20
-"""Each move costs the guest 3 MiB for good (docs/xen.md); with less than this it is replaced."""
 BRIDGE = "xenflow0"
 
 
@@ -57,12 +55,13 @@ def migrate(to: str, *options: str, router: str = "vr1") -> dict[str, Any]:
     return found
 
 
-def bring_home(bed: Bed, router: str = "vr1") -> None:
-    """Migrate a router home if it is elsewhere; where it has little memory left, a new guest."""
+def bring_home(bed: Bed, router: str = "vr1", moves: int = 2) -> None:
+    """Migrate a router home if it is elsewhere; a new guest where it is too worn for the moves to
+    come."""
     home = bed.lab.network.routers[router].home
     if where(bed, router) != [home]:
         migrate(home, router=router)
-    if guests.available_mib(bed.lab, router) < WORN_MIB:
+    if guests.is_worn(bed.lab, router, moves):
         whole.renew(bed, router)
 
 

@@ -134,7 +134,7 @@ class Journey:
 
 @pytest.fixture(scope="module")
 def journey(bed: Bed, figure: Figure) -> Iterator[Journey]:
-    bring_home(bed)
+    bring_home(bed, moves=MOVES)
     in_sync(bed)
     rate = carried_rate(ENDS, BY_BGP)
     records = OUT / "journey"

@@ -26,6 +26,10 @@ from xen.image.build import INITRD, KERNEL, Builder
 FOLDER = "/etc/xen"
 """Where a Domain 0 has what its routers start from."""
 START_LIMIT_S = 180.0
+MOVE_MIB = 3
+"""What each move costs a guest for good (docs/xen.md)."""
+SPARE_MIB = 10
+"""With less than this available a guest is slow, and a move of it."""
 _UP = re.compile(r"^ROUTER (\S+) UP \S+ TOKEN (\w+)", re.M)
 
 Say = Callable[[str], None]
@@ -113,6 +117,11 @@ def ask(lab: Lab, router: str, page: str, node: str | None = None) -> str:
     with inside(find_node(node or next(iter(lab.machines))).namespace):
         reply = urllib.request.urlopen(f"http://{address}:7070/{page}", timeout=60)
         return str(reply.read().decode())
+
+
+def is_worn(lab: Lab, router: str, moves: int) -> bool:
+    """Whether a guest has not the memory left for so many moves."""
+    return available_mib(lab, router) < moves * MOVE_MIB + SPARE_MIB
 
 
 def available_mib(lab: Lab, router: str) -> int:
