@@ -1,4 +1,5 @@
-"""Genuine Xen beyond one local network: plain switches between the hosts, no shared neighbour.
+"""Genuine Xen beyond one local network: plain switches between the hosts, no shared neighbour; then
+the same moves in native mode, which must lose.
 
 The hosts of vr1 have no cable in common with each other nor with what the other one is cabled to;
 a third host, the lab's, is on the way, and routes the same packets for its own router as well.
@@ -14,8 +15,11 @@ from lab import judge
 from lab.description import ROOT
 from lab.judge import Counts
 from lab.probe import ProbePair
+from tests.lab.live import xenflow
 from tests.xen.bed_live import (
+    RATES_PPS,
     adjacency_changes,
+    bring_home,
     carried_rate,
     in_sync,
     migrate,
@@ -61,3 +65,29 @@ def test_there_and_back_under_traffic(bed: Bed, figure: Figure) -> None:
     assert total.sent > 0
     assert (total.lost, total.duplicated) == (0, 0)
     assert adjacency_changes(bed) == adjacency
+
+
+def test_native_migration_loses(bed: Bed, figure: Figure) -> None:
+    """Where the VM forwards; so the tests that nothing is lost are able to fail."""
+    bring_home(bed)
+    done = xenflow("mode", "vr1", "native", limit_s=120)
+    assert done.returncode == 0, done.stderr
+    try:
+        with ProbePair(*ENDS, rate_pps=RATES_PPS[0]) as pair:
+            pair.start(3600)
+            time.sleep(3.0)
+            moves = [migrate(host, "--mode", "native") for host in ("host-b", "host-a")]
+            time.sleep(5.0)
+            there, back = pair.stop(2.0)
+    finally:
+        back_again = xenflow("mode", "vr1", "xenflow", limit_s=120)
+    assert back_again.returncode == 0, back_again.stderr
+    lost, sent = there.lost + back.lost, there.sent + back.sent
+    pauses = ", ".join(f"{m['suspended_s'] or 0.0:.2f}" for m in moves)
+    row = max(there.longest_loss, back.longest_loss)
+    figure(
+        f"the same 2 moves in native mode under {RATES_PPS[0]} packets/s each way",
+        f"{lost} of {sent} lost, in a row {row} ({row / RATES_PPS[0]:.1f} s); "
+        f"suspended for {pauses} s",
+    )
+    assert there.lost > 0 and back.lost > 0
