@@ -61,7 +61,8 @@ VLAN_MASK = 0x1FFF
 UNTAGGED: tuple[int | tuple[int, int], ...] = (0, (TAGGED, VLAN_MASK))
 """How a frame without a VLAN looks: no tag, or one with VLAN id 0, which gives a priority only
 (IEEE 802.1Q, 9.6; net/core/dev.c, __netif_receive_skb_core takes it off)."""
-OSPF, OSPF_ALL_ROUTERS = 89, 0xE0000005
+OSPF_HELLO = {"dl_type": f.IPV4, "nw_proto": 89, "nw_dst": 0xE0000005}
+"""To AllSPFRouters (RFC 2328, appendix A.1)."""
 
 Flows = dict[tuple[int, int, f.Match], Flow]
 
@@ -301,8 +302,7 @@ def _from_vif(
     sender: dict[str, int | tuple[int, int]] = {
         "in_port": port, "vlan_tci": 0, "dl_src": interface.mac,
     }  # fmt: skip
-    hello = match(**sender, dl_type=f.IPV4, nw_proto=OSPF, nw_dst=OSPF_ALL_ROUTERS)
-    yield Flow(INGRESS, 310, hello, (f.controller(), *onward), own)
+    yield Flow(INGRESS, 310, match(**sender, **OSPF_HELLO), (f.controller(), *onward), own)
     told = (f.controller(128),) if interface.vif in site.silent else ()
     yield Flow(INGRESS, 300, match(**sender), (*told, *onward), own)
     yield Flow(INGRESS, 290, match(in_port=port), (), own)
