@@ -18,9 +18,10 @@ from lab.description import Lab
 from lab.namespace import LabError, inside
 from lab.operate import find_node
 from lab.routing import NeighbourChange
+from xen.bed.build import BuildError
 from xen.bed.cache import directory
 from xen.bed.dom0 import Dom0
-from xen.image import router_config
+from xen.image import debian, router_config
 from xen.image.build import INITRD, KERNEL, Builder
 
 FOLDER = "/etc/xen"
@@ -36,9 +37,15 @@ Say = Callable[[str], None]
 
 
 def image(say: Say) -> Path:
-    """The folder with the routers' image, built if it is not there."""
+    """The folder with the routers' image, built if it is not there.
+
+    Raises BuildError.
+    """
     cache = directory().parent
-    Builder(cache, cache / "router", say).build()
+    try:
+        Builder(cache, cache / "router", say).build()
+    except debian.BuildError as error:
+        raise BuildError(str(error)) from None
     return cache / "router"
 
 
