@@ -16,7 +16,7 @@ if str(ROOT / "runtime") not in sys.path:
 
 from pox.lib import recoco
 
-from tests.component.xenstored import Xenstored
+from tests.xenstored import Xenstored
 from xenflow import domains
 from xenflow.domains import BACKENDS, Domains
 
@@ -47,8 +47,15 @@ class World:
             self.loop.turn(0.02)
 
     def settle(self) -> None:
-        """Until all that was written before has been seen."""
-        self.vif(999, 0, MARK, 2)
+        """Until all that was written before has been seen, and all that was asked then answered.
+
+        The mark is one event: of two, the second's question may be answered when the mark is gone
+        again, and end the wait before its turn.
+        """
+        folder = f"{BACKENDS}/999/0"
+        with self.store.lock:
+            self.store.nodes[f"{folder}/vifname"] = MARK
+            self.store.put(f"{folder}/state", "2")
         self.until(lambda: bool(self.told) and MARK in self.told[-1])
         self.store.remove(f"{BACKENDS}/999")
         self.until(lambda: MARK not in self.told[-1])

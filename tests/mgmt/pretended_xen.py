@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,69 +15,11 @@ from typing import Any
 import pytest
 
 from mgmt.hypervisor.xl import Xl
-from xenflow.pure import xenstore
+from tests.xenstored import Xenstored
 from xenflow.pure.hypervisor_spec import XlSpec
 
 PROGRAMS = Path(__file__).with_name("pretended")
 ROOT = Path(__file__).parents[2]
-WRITE = 11
-
-
-class Xenstored:
-    """Reads, writes and watches, as xenstored does; no directories, no permissions."""
-
-    def __init__(self, path: Path) -> None:
-        self.values: dict[str, str] = {}
-        self._watches: list[tuple[socket.socket, str, str]] = []
-        self._lock = threading.Lock()
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(path))
-        self._socket.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        reader = xenstore.Reader()
-        while data := connection.recv(4096):
-            for message in reader.feed(data):
-                with self._lock:
-                    self._answer(connection, message)
-        with self._lock:
-            self._watches = [w for w in self._watches if w[0] is not connection]
-
-    def _answer(self, connection: socket.socket, message: xenstore.Message) -> None:
-        path = message.parts[0]
-        match message.type:
-            case xenstore.READ if path not in self.values:
-                connection.sendall(xenstore.request(xenstore.ERROR, message.request, "ENOENT"))
-            case xenstore.READ:
-                value = self.values[path].encode()
-                head = xenstore._HEADER.pack(xenstore.READ, message.request, 0, len(value))
-                connection.sendall(head + value)
-            case xenstore.WATCH:
-                self._watches.append((connection, path, message.parts[1]))
-                connection.sendall(xenstore.request(xenstore.WATCH, message.request, "OK"))
-                self._event(connection, path, message.parts[1])
-            case _:
-                assert message.type == WRITE
-                self.values[path] = message.parts[1] if len(message.parts) > 1 else ""
-                connection.sendall(xenstore.request(WRITE, message.request, "OK"))
-                for watcher, watched, token in self._watches:
-                    if path == watched or path.startswith(watched + "/"):
-                        self._event(watcher, path, token)
-
-    def _event(self, connection: socket.socket, path: str, token: str) -> None:
-        connection.sendall(xenstore.request(xenstore.WATCH_EVENT, 0, path, token))
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 class PretendedXen:

@@ -1,6 +1,7 @@
 """A xenstored with a real socket and the real wire format, for tests: nodes, watches, no rights.
 
-It is told what to change from outside (`put`, `remove`, `release`), as libxl and guests would.
+It is told what to change from outside (`put`, `remove`, `release`), as libxl and guests would, or
+by a client that writes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HEADER = struct.Struct("=IIII")
-DIRECTORY, READ, WATCH, UNWATCH, EVENT, ERROR = 1, 2, 4, 5, 15, 16
+DIRECTORY, READ, WATCH, UNWATCH, WRITE, EVENT, ERROR = 1, 2, 4, 5, 11, 15, 16
 
 
 @dataclass(eq=False)
@@ -66,6 +67,8 @@ class Xenstored:
             while len(head := stream.read(HEADER.size)) == HEADER.size:
                 type_, request, _, length = HEADER.unpack(head)
                 self._answer(client, type_, request, stream.read(length))
+        with self.lock, contextlib.suppress(ValueError):  # not there after `drop`
+            self.clients.remove(client)
 
     def _answer(self, client: Client, type_: int, request: int, payload: bytes) -> None:
         texts = [text.decode() for text in payload.split(b"\0")]
@@ -82,6 +85,9 @@ class Xenstored:
             elif type_ == UNWATCH:
                 client.watches.remove((path, texts[1]))
                 client.say(UNWATCH, request, b"OK\0")
+            elif type_ == WRITE:
+                client.say(WRITE, request, b"OK\0")
+                self.put(path, texts[1])
             else:
                 client.say(ERROR, request, b"ENOENT\0")
 
