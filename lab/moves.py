@@ -17,9 +17,10 @@ from lab.bring_up import NETWORK_FILE, placed
 from lab.description import Lab
 from lab.namespace import LabError
 from lab.probe import OutageWatch
-from mgmt import migrate
+from mgmt import migrate, planning
 from mgmt.client import TIMEOUT_S
-from mgmt.migrate import Event, Plan
+from mgmt.migrate import Event
+from mgmt.planning import Plan
 from mgmt.session import Session
 from mgmt.verbs import mode as mode_verb
 from xenflow import network_file
@@ -102,7 +103,7 @@ class Mover:
 
     def plan(self, to: str, mode: str) -> Plan:
         """As `xenflow plan`.  Raises NetworkError where it is refused."""
-        return migrate.plan(self.session.network, self.router, to, mode, self.session.ask)
+        return planning.plan(self.session.network, self.router, to, mode, self.session.ask)
 
     def move(
         self, to: str, mode: str, report: Callable[[Event], None] = lambda event: None

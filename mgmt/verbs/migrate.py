@@ -10,8 +10,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import TextIO
 
-from mgmt import migrate as orchestration
-from mgmt.migrate import Event, Step
+from mgmt import migrate, planning
+from mgmt.migrate import Event
+from mgmt.planning import Step
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
@@ -33,14 +34,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    with orchestration.plan(
+    with planning.plan(
         session.network, args.router, args.host, args.mode, session.ask
     ) as made:
         if args.dry_run:
             emit(args, made.json(), made.text())
             return Exit.OK
         progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-        result = orchestration.run(made, progress, ask_before if args.step else None)
+        result = migrate.run(made, progress, ask_before if args.step else None)
         progress.close()
     if args.json:
         print(to_json(result.json()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from mgmt import migrate as orchestration
+from mgmt import planning
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_json, emit
 from xenflow.pure.migration import Order
@@ -34,7 +34,7 @@ def add_mode(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    with orchestration.plan(
+    with planning.plan(
         session.network, args.router, args.host, args.mode, session.ask
     ) as made:
         emit(args, made.json(), made.text())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
-from mgmt import migrate as orchestration
+from mgmt import migrate, planning
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
@@ -38,7 +38,7 @@ def run(args: Namespace, session: Session) -> int:
     worst = Exit.OK
     for name in names:
         try:
-            made = orchestration.plan_recovery(
+            made = planning.plan_recovery(
                 session.network, name, session.ask, None if args.dry_run else say
             )
         except NetworkError as error:
@@ -53,7 +53,7 @@ def run(args: Namespace, session: Session) -> int:
                 print(made.text())
             continue
         progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-        result = orchestration.run(made, progress, None)
+        result = migrate.run(made, progress, None)
         progress.close()
         results.append(result.json())
         complain(result.text())

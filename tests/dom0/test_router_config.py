@@ -134,13 +134,15 @@ ELF = b"\x7fELF" + bytes(range(256)) * 20
 
 
 def image(payload: bytes, version: int = 0x20F) -> bytes:
-    """As small as a bzImage can be."""
+    """As small as a bzImage can be.  Gzip has the unpacked size at its end already."""
+    if not payload.startswith(b"\x1f\x8b"):
+        payload += struct.pack("<I", len(ELF))
     setup = bytearray(5 * 512)
     setup[0x1F1] = 4
     setup[0x202:0x206] = b"HdrS"
     struct.pack_into("<H", setup, 0x206, version)
-    struct.pack_into("<II", setup, 0x248, 64, len(payload) + 4)
-    return bytes(setup) + bytes(64) + payload + struct.pack("<I", len(ELF)) + b"rest"
+    struct.pack_into("<II", setup, 0x248, 64, len(payload))
+    return bytes(setup) + bytes(64) + payload + b"rest"
 
 
 def no_lz4(_: bytes) -> bytes:
@@ -161,6 +163,8 @@ def test_kernels_are_unpacked() -> None:
         (image(lzma.compress(ELF), 0x205), "older than 2.08"),
         (image(b"BZh9" + bytes(99)), "unknown way"),
         (image(lzma.compress(b"no kernel")), "not ELF"),
+        (image(lzma.compress(ELF)[:40] + bytes(60)), "cannot be unpacked"),
+        (image(gzip.compress(ELF)[:60]), "cannot be unpacked"),
     ],
 )
 def test_what_is_no_kernel_is_said_so(what: bytes, said: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pretended_xen import PretendedXen
 
-from mgmt import migrate as orchestration
+from mgmt import planning
 from mgmt.hypervisor import xl
-from mgmt.migrate import Event, Result
+from mgmt.migrate import Event, Result, run
 from xenflow.network_file import load
 from xenflow.pure.network import Network, NetworkError
 from xenflow.pure.placement import Placement, at_home, from_json, to_json
@@ -97,21 +97,21 @@ def controllers() -> Controllers:
 
 
 def migrate(controllers: Controllers, to: str = "host-b", mode: str = "overlapped") -> Result:
-    with orchestration.plan(controllers.network, "vr1", to, mode, controllers) as plan:
-        return orchestration.run(plan, lambda event: None)
+    with planning.plan(controllers.network, "vr1", to, mode, controllers) as plan:
+        return run(plan, lambda event: None)
 
 
 def recover(controllers: Controllers) -> tuple[Result | None, list[str]]:
     said: list[str] = []
-    plan = orchestration.plan_recovery(controllers.network, "vr1", controllers, said.append)
-    return (orchestration.run(plan, lambda event: None) if plan else None), said
+    plan = planning.plan_recovery(controllers.network, "vr1", controllers, said.append)
+    return (run(plan, lambda event: None) if plan else None), said
 
 
 @pytest.mark.parametrize("mode", ["overlapped", "report", "native"])
 def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) -> None:
     notes: list[Event] = []
-    with orchestration.plan(controllers.network, "vr1", "host-b", mode, controllers) as plan:
-        result = orchestration.run(plan, notes.append)
+    with planning.plan(controllers.network, "vr1", "host-b", mode, controllers) as plan:
+        result = run(plan, notes.append)
     assert result.ok, result.text()
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
     assert any(e.state == "note" and "memory is copied" in e.detail for e in notes)
@@ -188,7 +188,7 @@ def test_recover(
     both = ("host-a", "host-b")
     middle = Placement("vr1", both, vm="host-a", to="host-a", also=both, version=5)
     controllers.placements = dict.fromkeys(controllers.placements, middle)
-    dry = orchestration.plan_recovery(controllers.network, "vr1", controllers, None)
+    dry = planning.plan_recovery(controllers.network, "vr1", controllers, None)
     assert dry is not None and dry.to == host
     assert xen.names()["host-a"] == ([a] if a else [])
     result, words = recover(controllers)

@@ -77,7 +77,7 @@ class Result:
 
 
 class Orchestration:
-    """Stands in for `mgmt.migrate`."""
+    """Stands in for `mgmt.planning` and `mgmt.migrate`."""
 
     def __init__(self) -> None:
         self.result = Result()
@@ -114,7 +114,9 @@ class Orchestration:
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Orchestration]:
     module = Orchestration()
     for verb in (migrate, plan, recover):
-        monkeypatch.setattr(verb, "orchestration", module)
+        monkeypatch.setattr(verb, "planning", module)
+    for verb in (migrate, recover):
+        monkeypatch.setattr(verb, "migrate", module)
     yield module
     assert all(plan.closed for plan in module.planned), "a hypervisor was left open"
 

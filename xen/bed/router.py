@@ -18,10 +18,10 @@ from lab.description import Lab
 from lab.namespace import LabError, inside
 from lab.operate import find_node
 from lab.routing import NeighbourChange
-from xen.bed.build import BuildError
+from xen.bed.build import bed_errors
 from xen.bed.cache import directory
 from xen.bed.dom0 import Dom0
-from xen.image import debian, router_config
+from xen.image import router_config
 from xen.image.build import INITRD, KERNEL, Builder
 
 FOLDER = "/etc/xen"
@@ -42,10 +42,8 @@ def image(say: Say) -> Path:
     Raises BuildError.
     """
     cache = directory().parent
-    try:
+    with bed_errors():
         Builder(cache, cache / "router", say).build()
-    except debian.BuildError as error:
-        raise BuildError(str(error)) from None
     return cache / "router"
 
 

@@ -7,9 +7,9 @@ which under emulation takes seconds.  Where the payload lies says the kernel's o
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import struct
+import zlib
 from collections.abc import Callable
 
 from xen.image.debian import BuildError
@@ -17,13 +17,15 @@ from xen.image.debian import BuildError
 _MAGIC_AT, _MAGIC, _VERSION_AT, _OLDEST = 0x202, b"HdrS", 0x206, 0x208
 _SETUP_SECTORS_AT, _PAYLOAD_AT = 0x1F1, 0x248
 _UNPACKED_SIZE = 4
-"""Octets behind the packed data that say how long it is unpacked."""
+"""Octets at the end that say how long it is unpacked: gzip's own, behind what others have packed
+(arch/x86/boot/compressed/Makefile)."""
+_GZIP_HEADER = 16 + zlib.MAX_WBITS
 
 
 def vmlinux(image: bytes, lz4: Callable[[bytes], bytes]) -> bytes:
     """The ELF file; `lz4` unpacks what Python's library does not.
 
-    Raises BuildError where it is no bzImage, or packed in a way that is not known here.
+    Raises BuildError where it is no bzImage, or packed in a way that is not known here, or damaged.
     """
     if image[_MAGIC_AT : _MAGIC_AT + 4] != _MAGIC:
         raise BuildError("the kernel is no bzImage")
@@ -33,14 +35,17 @@ def vmlinux(image: bytes, lz4: Callable[[bytes], bytes]) -> bytes:
     offset, length = struct.unpack_from("<II", image, _PAYLOAD_AT)
     start = ((image[_SETUP_SECTORS_AT] or 4) + 1) * 512 + offset
     payload = image[start : start + length]
-    unpack = next((how for magic, how in (
-        (b"\xfd7zXZ\0", lambda data: lzma.LZMADecompressor().decompress(data)),
-        (b"\x1f\x8b", gzip.decompress),
-        (b"\x02\x21\x4c\x18", lz4),
-    ) if payload.startswith(magic)), None)  # fmt: skip
-    if unpack is None:
-        raise BuildError(f"the kernel is packed in an unknown way: {payload[:6].hex()}")
-    found = unpack(payload[:-_UNPACKED_SIZE])
+    try:
+        if payload.startswith(b"\xfd7zXZ\0"):
+            found = lzma.LZMADecompressor().decompress(payload)  # what follows is left alone
+        elif payload.startswith(b"\x1f\x8b"):
+            found = zlib.decompress(payload, _GZIP_HEADER)
+        elif payload.startswith(b"\x02\x21\x4c\x18"):
+            found = lz4(payload[:-_UNPACKED_SIZE])
+        else:
+            raise BuildError(f"the kernel is packed in an unknown way: {payload[:6].hex()}")
+    except (lzma.LZMAError, zlib.error) as error:
+        raise BuildError(f"the kernel cannot be unpacked: {error}") from None
     if found[:4] != b"\x7fELF":
         raise BuildError("what the bzImage holds is not ELF")
     return found

@@ -1,0 +1,342 @@
+"""Planning a migration: what will be done is made out of facts, or the reason why it cannot be.
+
+What is done in which order is `xenflow.pure.migration`; here the facts for it are gathered, from
+the controllers and from the hypervisor, and what is impossible is refused.  Nothing is changed, but
+by `plan_recovery` what the hypervisor has left of an interrupted migration.  It believes what it
+observes (where the VM really is, which placements the switches really have), not the journal.
+
+Called by the verbs `plan`, `migrate` and `recover`; `mgmt.migrate` carries a plan out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Self
+
+from mgmt import hypervisor
+from mgmt.client import Unreachable
+from mgmt.hypervisor import HypervisorError
+from mgmt.session import Ask
+from xenflow.pure import migration as mig
+from xenflow.pure.migration import Effect, Order
+from xenflow.pure.network import Network, NetworkError, Router
+from xenflow.pure.placement import Placement, from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One stage as it is shown to people."""
+
+    name: str
+    title: str
+    where: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a migration will do.  Nothing has been changed to make it."""
+
+    network: Network
+    router: Router
+    start: Placement
+    to: str
+    order: Order
+    stages: tuple[mig.Stage, ...]
+    ask: Ask
+    recovery: bool = False
+    driver: hypervisor.Hypervisor | None = None
+    """The hypervisor's, opened while planning; it is closed with the plan (`with`)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.driver is not None:
+            self.driver.close()
+
+    @property
+    def source(self) -> str:
+        """The host that the VM leaves."""
+        return self.start.vm
+
+    @property
+    def steps(self) -> list[Step]:
+        """The stages, for people."""
+        return [
+            Step(stage.name, stage.title, _where(stage), "; ".join(map(words, stage.effects)))
+            for stage in self.stages
+        ]
+
+    def text(self) -> str:
+        """The plan, for people."""
+        lines = [f"{self.router.name}: {self.source} -> {self.to} ({self.order.value})"]
+        for number, (step, stage) in enumerate(zip(self.steps, self.stages, strict=True), 1):
+            commit = "   (commit point: before it all is undone, after it all is completed)"
+            lines.append(f"{number}. {step.title}{commit if stage.commits else ''}")
+            lines += [f"     {words(effect)}" for effect in stage.effects]
+        return "\n".join(lines)
+
+    def json(self) -> dict[str, Any]:
+        """The plan, for programs."""
+        return {
+            "router": self.router.name,
+            "from": self.source,
+            "to": self.to,
+            "mode": self.order.value,
+            "steps": [
+                {"name": step.name, "title": step.title, "where": list(step.where),
+                 "commits": stage.commits, "effects": [words(e) for e in stage.effects]}
+                for step, stage in zip(self.steps, self.stages, strict=True)
+            ],
+        }  # fmt: skip
+
+
+def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
+    """The plan of a migration.
+
+    Raises NetworkError with the reason where it is impossible, and AskError where a controller
+    that would be needed does not answer.
+    """
+    described = network.routers[router]
+    facts = _facts(network, described, ask)
+    start = facts.placement
+    if len(start.hosts) > 1:
+        raise NetworkError(
+            f"{router} is between {' and '.join(start.hosts)}: "
+            f"a migration was interrupted; run `xenflow recover {router}` first"
+        )
+    mig.check(network, described, start.vm, to)
+    if facts.owner:
+        raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
+    facts.check_cables(network, described, (start.vm, to))
+    order = Order(mode)
+    stages = mig.stages(network, start, to, order)
+    driver = _driver_for(network, described, start.vm, to)
+    made = Plan(network, described, start, to, order, tuple(stages), ask, driver=driver)
+    if order is not Order.NATIVE:
+        try:
+            facts.check_known(network, router, start.vm)
+        except NetworkError:
+            made.__exit__()
+            raise
+    return made
+
+
+def plan_recovery(
+    network: Network, router: str, ask: Ask, say: Callable[[str], None] | None
+) -> Plan | None:
+    """What finishes or undoes an interrupted migration, or None where there is nothing to do.
+
+    The VM's host, as the hypervisor sees it, decides: switches follow the VM.  What the hypervisor
+    has left of a migration is cleared up first, and said; without `say` nothing is changed.
+    """
+    described = network.routers[router]
+    facts = _facts(network, described, ask)
+    if facts.owner:
+        raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
+    now = facts.placement
+    here = _settled_at(network, described, now.vm, say) or now.vm
+    if now.hosts == (here,) and not facts.uneven:
+        return None
+    others = [h for h in now.hosts if h != here] or [now.vm]
+    start = replace(now, vm=others[0])
+    stages = mig.recovery_stages(network, start, here, others)
+    return Plan(
+        network, described, start, here, Order.OVERLAPPED, tuple(stages), ask, recovery=True
+    )
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What the controllers answered."""
+
+    placement: Placement
+    uneven: bool
+    owner: str
+    ports: dict[str, dict[str, Any]]
+    feeds: dict[str, dict[str, Any]]
+
+    def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
+        """Every cable that the router's links need from the new place must be up."""
+        for interface in router.interfaces:
+            tree = network.trees[interface.link]
+            peers = {a.end.datapath for a in network.links[interface.link].access}
+            for peer in sorted(peers | {hosts[0]}):
+                steps = tree.path(hosts[1], peer)
+                for one, other in pairwise(steps):
+                    cable = tree.cable_between(one, other)
+                    for end in (cable.a, cable.b):
+                        port = self.ports.get(end.datapath, {}).get(end.port)
+                        if port is None or not port["up"]:
+                            state = "is missing" if port is None else "has no carrier"
+                            raise NetworkError(
+                                f"no path from {hosts[1]} to {peer} for virtual link "
+                                f"{interface.link}: cable {cable.name}: port {end} {state}"
+                            )
+
+    def check_known(self, network: Network, router: str, host: str) -> None:
+        """The source's controller must know the router's routes."""
+        row = self.feeds.get(network.datapaths[host].controller, {}).get(router)
+        if row is None or row.get("phase") not in ("current", "behind"):
+            raise NetworkError(
+                f"the controller of {host} does not know the routes of {router}: "
+                "does routerd run in its VM? (`xenflow status`)"
+            )
+
+
+def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
+    datapaths = mig.switches(network, router)
+    controllers = sorted({network.datapaths[name].controller for name in datapaths})
+    with ThreadPoolExecutor(len(controllers)) as pool:
+        found = pool.map(lambda c: ask(c, "status"), controllers)
+        try:
+            answers = dict(zip(controllers, found, strict=True))
+        except Unreachable as error:
+            raise NetworkError(
+                f"{error}\nEvery switch of {router.name}'s links must be told of a move"
+            ) from None
+    ports: dict[str, dict[str, Any]] = {}
+    placements: dict[str, Placement] = {}
+    owner = ""
+    feeds: dict[str, dict[str, Any]] = {}
+    for controller, answer in answers.items():
+        feeds[controller] = {row["name"]: row for row in answer["routers"]}
+        for row in answer["datapaths"]:
+            if row["name"] in datapaths and not row["connected"]:
+                raise NetworkError(
+                    f"{row['name']}: the switch is not connected to controller {controller}"
+                )
+            ports[row["name"]] = row["ports"]
+        for value in answer["placements"]:
+            if value["router"] == router.name:
+                placements[value["datapath"]] = from_json(value)
+        for row in answer["migrations"]:
+            if row["router"] == router.name and row["held"]:
+                owner = row["owner"]
+    newest = max(placements.values(), key=lambda p: p.version)
+    settled = {
+        name: p for name, p in placements.items()
+        if replace(p, version=0) != replace(newest, version=0)
+    }  # fmt: skip
+    hosts = sorted({h for p in placements.values() for h in p.hosts})
+    if settled:
+        newest = replace(newest, also=tuple(hosts))
+    return _Facts(newest, bool(settled), owner, ports, feeds)
+
+
+def _driver_for(
+    network: Network, router: Router, host: str, to: str
+) -> hypervisor.Hypervisor | None:
+    """The driver that can move the router's VM from a host to another; None where the network file
+    names no hypervisor."""
+    if not network.datapaths[host].hypervisor:
+        return None
+    driver = hypervisor.of(network, host)
+    try:
+        with _as_network_error(host):
+            domain = _where_is(driver, router.name, host)
+            if domain != host:
+                raise NetworkError(
+                    f"the hypervisor says that {router.name} is on {domain}, the switches were "
+                    f"told {host}: run `xenflow recover {router.name}` first"
+                )
+            driver.check(router.name, to)
+    except BaseException:
+        driver.close()
+        raise
+    return driver
+
+
+def _settled_at(
+    network: Network, router: Router, host: str, say: Callable[[str], None] | None
+) -> str | None:
+    """The host where the hypervisor has the router's VM; None where it cannot tell.
+
+    With `say`, what an interrupted migration of the VM left is cleared up first, and said.
+    """
+    if not network.datapaths[host].hypervisor:
+        return None
+    driver = hypervisor.of(network, host)
+    try:
+        with _as_network_error(host):
+            found = _where_is(driver, router.name, host)
+            if say is not None:
+                # It may be under way still, though the VM runs: the hypervisor knows no lease.
+                for cleared in give_up(driver, router.name):
+                    say(f"{router.name}: {cleared}")
+                found = _where_is(driver, router.name, host)
+            return found
+    finally:
+        driver.close()
+
+
+def _where_is(driver: hypervisor.Hypervisor, router: str, host: str) -> str:
+    found = [d.host for d in driver.domains() if d.router == router]
+    if not found:
+        raise NetworkError(f"the hypervisor of {host} has no VM of the name {router}")
+    return found[0]
+
+
+@contextmanager
+def _as_network_error(host: str) -> Iterator[None]:
+    try:
+        yield
+    except HypervisorError as error:
+        raise NetworkError(f"hypervisor of {host}: {error}") from None
+
+
+def give_up(driver: hypervisor.Hypervisor, router: str) -> list[str]:
+    """End a migration of the VM, if there is one; it runs on where it was.  Returns what was done
+    for that."""
+    try:
+        return driver.abort(router)
+    except HypervisorError as error:
+        if error.code not in ("no-migration", "too-late"):
+            raise
+        return []
+
+
+def _where(stage: mig.Stage) -> tuple[str, ...]:
+    names: list[str] = []
+    for effect in stage.effects:
+        if isinstance(effect, mig.Apply):
+            names += effect.datapaths
+        else:
+            names += [getattr(effect, key) for key in ("source", "destination", "host")
+                      if hasattr(effect, key)]  # fmt: skip
+    return tuple(dict.fromkeys(names))
+
+
+def words(effect: Effect) -> str:
+    """What an effect does, for people."""
+    match effect:
+        case mig.Apply(datapaths, p, proven):
+            forwarders = "+".join(p.forwarders)
+            return (
+                f"{', '.join(datapaths) or 'no switch'}: forwarders {forwarders}, VM {p.vm}, "
+                f"links to {p.to}, {p.mode.value}; {'in force' if proven else 'confirmed'}"
+            )
+        case mig.Mirror(source, destination):
+            return f"{source} tells {destination} its routes, and every change from now on"
+        case mig.Unmirror(source, destination):
+            return f"{source} and {destination} tell each other no more"
+        case mig.CopyFlows(source, destination):
+            return f"flows read from {source}, ports translated, written to {destination}"
+        case mig.AwaitReady(host):
+            return f"{host} holds all flows, in force"
+        case mig.MoveVM(source, destination):
+            return f"the hypervisor moves the VM from {source} to {destination}, paused there"
+        case mig.AwaitVifs(host):
+            return f"the VM's interfaces exist on {host}"
+        case mig.Release(host, to):
+            return f"{host} sends packets held for the VM to {to}"
+        case mig.Unpause(host):
+            return f"the VM runs on {host}"
+        case mig.Drain(host):
+            return f"nothing arrives at {host} for the router any more"
+    raise AssertionError(effect)
