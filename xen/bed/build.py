@@ -53,8 +53,7 @@ _IMAGE_MIB = 800
 _FILES = Path(__file__).resolve().parent / "dom0"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _CONTAINED = (
-    "setpriv", "--pdeathsig", "KILL",
-    "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+    "setpriv", "--pdeathsig", "KILL", f"{ROOT}/scripts/isolated", "--host-network",
 )  # fmt: skip
 """What a program mounts and starts ends with it, and it with us."""
 _LEFT_OUT = (
