@@ -68,9 +68,19 @@ OPTIONS
 
 COMPONENTS
     xenflow           the virtual routers' data plane and its migration
+        --network=FILE      the network file (default: $XENFLOW_NETWORK, else
+                            /run/xenflow/network.toml, else /etc/xenflow/network.toml)
+        --controller=NAME   which of its controllers this is (default: the only one, or the one
+                            named as this machine)
+        --manage=URL        where `xenflow` reaches it (default: as the file says)
+        --state=DIR         where placements and rules are kept over a restart (default:
+                            /var/lib/xenflow where the file is in /etc/xenflow, else nowhere)
+        --routers=URL       where routers' sockets listen; {vif} and {router} stand for names
+        --xenstore=PATH     xenstored's socket (default: /run/xenstored/socket)
     openflow.of_01 [--address=A] [--port=N]
-                      where switches connect; may be named several times.
-                      Default: 127.0.0.1, port 6633
+                      where switches connect; may be named several times. Default: where the
+                      network file has it (`openflow` of the controller), else 127.0.0.1, port
+                      6633
     log.level [--LEVEL] [--NAME=LEVEL]
                       what is logged (DEBUG, INFO, WARNING, ERROR), by all or by one logger
 
@@ -207,8 +217,9 @@ def split_components(words: list[str]) -> tuple[list[str], list[list[str]]]:
     return options, components
 
 
-def on_loopback(words: list[str]) -> list[str]:
-    """The command line with the OpenFlow listener on 127.0.0.1 unless it names an address."""
+def with_listener(words: list[str]) -> list[str]:
+    """The command line with an OpenFlow listener: on 127.0.0.1 where it names no address, where
+    the network file says if it names no listener."""
     options, components = split_components(words)
     listeners = [each for each in components if each[0].split(":")[0] == LISTENER]
     for each in listeners:
@@ -216,8 +227,22 @@ def on_loopback(words: list[str]) -> list[str]:
             each.append(LOOPBACK)
     if not listeners and "--no-openflow" not in options:
         # last: it opens its port when all is launched, wherever it stands
-        components.append([LISTENER, LOOPBACK])
+        components.append([LISTENER, *listens_at(components)])
     return options + [word for component in components for word in component]
+
+
+def listens_at(components: list[list[str]]) -> list[str]:
+    """The listener's options, by the network file that `xenflow` is given."""
+    options = next((each[1:] for each in components if each[0] == "xenflow"), None)
+    if options is None:
+        return [LOOPBACK]
+    try:
+        from xenflow import switches_connect_to
+    except ImportError:  # the component itself will say what it misses
+        return [LOOPBACK]
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in options)
+    address, port = switches_connect_to(given.get("network", ""), given.get("controller", ""))
+    return [f"--address={address}", f"--port={port}"]
 
 
 def run_stand_in(words: list[str]) -> int:
@@ -228,7 +253,7 @@ def run_stand_in(words: list[str]) -> int:
     print("core: stand-in", flush=True)
     from pox.boot import boot
 
-    return boot(words)
+    return boot(with_listener(words))
 
 
 def run_pox(folder: str, words: list[str]) -> int:
@@ -259,7 +284,7 @@ def run_pox(folder: str, words: list[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, on_interrupt)
-    options, components = split_components(on_loopback(words))
+    options, components = split_components(with_listener(words))
     # The guard is launched before all others: docs/pox.md says what it does.
     guarded = [*options, "xenflow_pox_guard", *(word for each in components for word in each)]
     launch = boot._do_launch

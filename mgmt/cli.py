@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from mgmt import RELEASE
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import Session
@@ -262,13 +263,7 @@ def _log(verbose: int) -> None:
 
 class _Version(Action):
     def __call__(self, parser: ArgumentParser, *_: Any) -> None:
-        from importlib import metadata  # slow to import, and for this only
-
-        try:
-            release = metadata.version("xenflow")
-        except metadata.PackageNotFoundError:
-            release = "(not installed, run from its sources)"
-        print(f"xenflow {release}")
+        print(f"xenflow {RELEASE}")
         parser.exit()
 
 

@@ -134,8 +134,8 @@ def of(network: Network, host: str) -> Hypervisor:
                 from mgmt.hypervisor.libvirt_driver import Libvirt
             except ImportError:
                 raise NetworkError(
-                    f"{host}: hypervisor libvirt needs libvirt-python: "
-                    "install XenFlow with its extra, pip install xenflow[libvirt]"
+                    f"{host}: hypervisor libvirt needs libvirt-python: apt-get install "
+                    "python3-libvirt, or from XenFlow's sources scripts/setup"
                 ) from None
             uris = {}
             for name in network.hosts:

@@ -22,8 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "match",
         nargs="?",
         metavar="PREFIX|ADDRESS",
-        help="an address: the routes that contain it, the longest first; a prefix: it and those "
-        "inside it",
+        help="an address: the routes that contain it, the longest first; a prefix: that route",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="print at most N routes")
     add_json(parser)

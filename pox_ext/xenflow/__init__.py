@@ -17,6 +17,7 @@ from xenflow.pure.network import Network, NetworkError
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
 DEFAULT_MANAGE = "tcp://127.0.0.1:6640"
+DEFAULT_OPENFLOW = ("127.0.0.1", 6633)
 
 log = logging.getLogger("xenflow")
 
@@ -48,14 +49,11 @@ def launch(
 
     from xenflow import router_sockets
     from xenflow.component import Component
-    from xenflow.network_file import load
     from xenflow.xenstore import socket_path
 
-    path = network or os.environ.get("XENFLOW_NETWORK", "")
-    path = path or next((name for name in NETWORK_FILES if os.path.exists(name)), "")
+    path = _network_file(network)
     try:
-        described = load(path) if path else Network("empty", {}, {}, {}, {}, {})
-        name = this_controller(described, controller)
+        described, name = _described(path, controller)
     except (NetworkError, OSError) as error:
         _stop(str(error))
     url = manage or (described.controllers[name].manage if name else DEFAULT_MANAGE)
@@ -75,6 +73,33 @@ def launch(
         _stop(f"management: cannot listen on {url}: {error.strerror or error}: "
               "is another controller running? (--manage=URL)")  # fmt: skip
     core.register("xenflow", component)
+
+
+def switches_connect_to(network: str, controller: str) -> tuple[str, int]:
+    """Where the switches of a controller connect: address and port, as the network file says;
+    (127.0.0.1, 6633) where it does not, or is wrong, which `launch` will say.
+
+    `network` and `controller` are as for `launch`.  Called by `pox.py`, which starts the listener.
+    """
+    try:
+        described, name = _described(_network_file(network), controller)
+    except (NetworkError, OSError):
+        return DEFAULT_OPENFLOW
+    return described.controllers[name].openflow if name else DEFAULT_OPENFLOW
+
+
+def _network_file(named: str) -> str:
+    """The path of the network file: the one named, or where it is looked for; "" for none."""
+    path = named or os.environ.get("XENFLOW_NETWORK", "")
+    return path or next((name for name in NETWORK_FILES if os.path.exists(name)), "")
+
+
+def _described(path: str, controller: str) -> tuple[Network, str]:
+    """The network, and which of its controllers this is."""
+    from xenflow.network_file import load
+
+    described = load(path) if path else Network("empty", {}, {}, {}, {}, {})
+    return described, this_controller(described, controller)
 
 
 def this_controller(network: Network, wanted: str) -> str:

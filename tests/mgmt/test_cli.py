@@ -7,6 +7,7 @@ import subprocess
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +376,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         cli.main(["--version"])
     assert raised.value.code == 0
-    assert capsys.readouterr().out.startswith("xenflow ")
+    assert capsys.readouterr().out == f"xenflow {metadata.version('xenflow')}\n"
 
 
 def test_the_lab_is_a_part_of_its_own(

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,10 +61,7 @@ def test_port_in_use_ends_the_process(core):
 
 def test_listens_on_loopback_unless_told_otherwise(core, start):
     controller = start(core)
-    listening = subprocess.run(
-        ["ss", "-Hltn", f"sport = :{controller.port}"], capture_output=True, text=True
-    ).stdout
-    assert f"127.0.0.1:{controller.port}" in listening
+    assert f"127.0.0.1:{controller.port}" in _listening(controller.port)
     port = free_port()
     words = ["log.level", "--DEBUG", "openflow.of_01", "--address=0.0.0.0", f"--port={port}"]
     process = subprocess.Popen(
@@ -76,15 +74,49 @@ def test_listens_on_loopback_unless_told_otherwise(core, start):
             pass
         # POX's listener opens a moment after it is up
         for _ in range(50):
-            listening = subprocess.run(
-                ["ss", "-Hltn", f"sport = :{port}"], capture_output=True, text=True
-            ).stdout
-            if listening:
+            if _listening(port):
                 break
-        assert f"0.0.0.0:{port}" in listening
+            time.sleep(0.1)
+        assert f"0.0.0.0:{port}" in _listening(port)
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("controller", ["host-a", "edge", None])
+def test_listens_where_the_network_file_says(core, tmp_path, controller):
+    text = (ROOT / "conf/paper.toml").read_text()
+    port = free_port()
+    for where in ("127.0.0.1:6633", "10.254.1.3:6633"):
+        assert where in text
+    text = text.replace("127.0.0.1:6633", f"127.0.0.2:{port}")
+    text = text.replace("10.254.1.3:6633", f"127.0.0.3:{port}")
+    (tmp_path / "network.toml").write_text(text)
+    words = ["xenflow", f"--network={tmp_path}/network.toml", f"--manage=ipc://{tmp_path}/manage"]
+    words += [f"--controller={controller}"] if controller else []
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "pox.py"), *core_options(core), *words],
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        if controller is None:
+            assert process.wait(30) == 1
+            assert "which of host-a, host-b, edge is this?" in process.stderr.read()
+            return
+        wanted = f"127.0.0.{2 if controller == 'host-a' else 3}:{port}"
+        end = time.monotonic() + 30
+        while wanted not in _listening(port):
+            assert time.monotonic() < end and process.poll() is None, _listening(port)
+            time.sleep(0.05)
+        assert len(_listening(port).splitlines()) == 1
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _listening(port):
+    command = ["ss", "-Hltn", f"sport = :{port}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("wrong", ["missing", "plain", "pypi"])
