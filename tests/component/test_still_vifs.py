@@ -218,8 +218,11 @@ def test_what_is_sent_up_late_follows_what_was_held(
     assert len([m for d in sent for m in of.split(d)[0] if m[1] == of.Type.PACKET_OUT]) == 2
 
 
-def test_during_a_migration_what_a_vif_has_just_got_is_held_too(host: Host) -> None:
+def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may be in the ring of a VM that has been suspended meanwhile."""
+    monkeypatch.setattr(rule_table.time, "monotonic", lambda: 1000.0)
     both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
     host.switch.placements["vr1"] = both
     host.switch.placed("vr1")

@@ -281,12 +281,18 @@ def test_the_first_snapshot_then_single_changes(lab: Lab) -> None:
     lab.routerd()
     stub.wait(lambda s: len(s.routes4) == 2)
     settled(lab, stub)
-    waits = []
-    for n in range(20):
-        time.sleep(0.02)
-        waits.append(after(stub, lambda n=n: lab.ip(f"route add 10.9.{n}.0/24 via 10.0.0.2")))
-    settled(lab, stub)
-    assert sorted(waits)[10] < 0.02
+    medians = []
+    for attempt in range(3):  # another program may hold one up
+        waits = []
+        for n in range(20):
+            time.sleep(0.02)
+            route = f"10.{9 + attempt}.{n}.0/24 via 10.0.0.2"
+            waits.append(after(stub, lambda route=route: lab.ip(f"route add {route}")))
+        settled(lab, stub)
+        medians.append(sorted(waits)[10])
+        if medians[-1] < 0.02:
+            return
+    raise AssertionError(medians)
 
 
 SILENT = {

@@ -141,7 +141,7 @@ class Fakes:
 def fakes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fakes]:
-    monkeypatch.setattr(client, "CONNECT_S", 0.3)
+    monkeypatch.setattr(client, "CONNECT_S", 1.0)
     made = Fakes(tmp_path, capsys)
     yield made
     made.close()

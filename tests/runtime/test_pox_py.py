@@ -61,7 +61,7 @@ def test_port_in_use_ends_the_process(core):
 
 def test_listens_on_loopback_unless_told_otherwise(core, start):
     controller = start(core)
-    assert f"127.0.0.1:{controller.port}" in _listening(controller.port)
+    assert f"127.0.0.1:{controller.port}" in _await_listening(controller.port)
     port = free_port()
     words = ["log.level", "--DEBUG", "openflow.of_01", "--address=0.0.0.0", f"--port={port}"]
     process = subprocess.Popen(
@@ -72,12 +72,7 @@ def test_listens_on_loopback_unless_told_otherwise(core, start):
         assert process.stdout
         while '"Up"' not in process.stdout.readline():
             pass
-        # POX's listener opens a moment after it is up
-        for _ in range(50):
-            if _listening(port):
-                break
-            time.sleep(0.1)
-        assert f"0.0.0.0:{port}" in _listening(port)
+        assert f"0.0.0.0:{port}" in _await_listening(port)
     finally:
         process.kill()
         process.wait()
@@ -104,19 +99,23 @@ def test_listens_where_the_network_file_says(core, tmp_path, controller):
             assert "which of host-a, host-b, edge is this?" in process.stderr.read()
             return
         wanted = f"127.0.0.{2 if controller == 'host-a' else 3}:{port}"
-        end = time.monotonic() + 30
-        while wanted not in _listening(port):
-            assert time.monotonic() < end and process.poll() is None, _listening(port)
-            time.sleep(0.05)
-        assert len(_listening(port).splitlines()) == 1
+        listening = _await_listening(port)
+        assert wanted in listening
+        assert len(listening.splitlines()) == 1
     finally:
         process.kill()
         process.communicate()
 
 
-def _listening(port):
+def _await_listening(port):
+    """Who listens there, once somebody does: POX's listener opens a moment after it is up."""
     command = ["ss", "-Hltn", f"sport = :{port}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    end = time.monotonic() + 30
+    while True:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        if found or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("wrong", ["missing", "plain", "pypi"])
