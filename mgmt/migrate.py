@@ -447,6 +447,9 @@ class _Run:
         self.report(Event(self.now(), "undo", "started"))
         if self.driver is not None and self.job is not None:
             self._try("hypervisor", self._abort_move)
+            if result.committed:  # the switches stay with the VM
+                self.report(Event(self.now(), "undo", "failed", f"the VM runs on {self.plan.to}"))
+                return
         for effect in mig.undo_of(self.done, self.plan.start):
             undo = partial(getattr(self, f"_do_{type(effect).__name__}"), effect)
             self._try(words(effect), undo)
@@ -459,10 +462,9 @@ class _Run:
         give_up(self.driver, self.router)
         deadline = time.monotonic() + 30.0
         while time.monotonic() < deadline:
-            found = [d for d in self.driver.domains() if d.router == self.router]
-            if found and found[0].state == "running":
-                if found[0].host != self.plan.source:
-                    raise MigrationError(f"the VM runs on {found[0].host} now")
+            found = self.driver.domain(self.router)
+            if found is not None and found.state == "running":
+                self.result.committed = found.host == self.plan.to
                 return
             time.sleep(POLL_S)
         raise MigrationError("the VM does not run again")

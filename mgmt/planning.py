@@ -111,8 +111,7 @@ def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
             f"a migration was interrupted; run `xenflow recover {router}` first"
         )
     mig.check(network, described, start.vm, to)
-    if facts.owner:
-        raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
+    facts.refuse_held(router)
     facts.check_cables(network, described, (start.vm, to))
     order = Order(mode)
     stages = mig.stages(network, start, to, order)
@@ -137,10 +136,9 @@ def plan_recovery(
     """
     described = network.routers[router]
     facts = _facts(network, described, ask)
-    if facts.owner:
-        raise NetworkError(f"a migration of {router} is under way (by {facts.owner})")
+    facts.refuse_held(router)
     now = facts.placement
-    here = _settled_at(network, described, now.vm, say) or now.vm
+    here = _settled_at(network, described, now.vm, ask, say) or now.vm
     if now.hosts == (here,) and not facts.uneven:
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
@@ -160,6 +158,11 @@ class _Facts:
     owner: str
     ports: dict[str, dict[str, Any]]
     feeds: dict[str, dict[str, Any]]
+
+    def refuse_held(self, router: str) -> None:
+        """Nobody may be migrating it."""
+        if self.owner:
+            raise NetworkError(f"a migration of {router} is under way (by {self.owner})")
 
     def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
         """Every cable that the router's links need from the new place must be up."""
@@ -218,6 +221,11 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
         for row in answer["migrations"]:
             if row["router"] == router.name and row["held"]:
                 owner = row["owner"]
+    if not placements:
+        raise NetworkError(
+            f"no controller knows {router.name}: do all have this network file, and were they "
+            "restarted since it has the router?"
+        )
     newest = max(placements.values(), key=lambda p: p.version)
     settled = {
         name: p for name, p in placements.items()
@@ -253,7 +261,7 @@ def _driver_for(
 
 
 def _settled_at(
-    network: Network, router: Router, host: str, say: Callable[[str], None] | None
+    network: Network, router: Router, host: str, ask: Ask, say: Callable[[str], None] | None
 ) -> str | None:
     """The host where the hypervisor has the router's VM; None where it cannot tell.
 
@@ -266,7 +274,9 @@ def _settled_at(
         with _as_network_error(host):
             found = _where_is(driver, router.name, host)
             if say is not None:
-                # It may be under way still, though the VM runs: the hypervisor knows no lease.
+                # The hypervisor knows no lease, and to log in to all hosts took a while.
+                _facts(network, router, ask).refuse_held(router.name)
+                # It may be under way still, though the VM runs.
                 for cleared in give_up(driver, router.name):
                     say(f"{router.name}: {cleared}")
                 found = _where_is(driver, router.name, host)
@@ -276,10 +286,10 @@ def _settled_at(
 
 
 def _where_is(driver: hypervisor.Hypervisor, router: str, host: str) -> str:
-    found = [d.host for d in driver.domains() if d.router == router]
-    if not found:
+    found = driver.domain(router)
+    if found is None:
         raise NetworkError(f"the hypervisor of {host} has no VM of the name {router}")
-    return found[0]
+    return found.host
 
 
 @contextmanager

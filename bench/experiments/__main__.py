@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from bench.experiments import claims, points
 from bench.experiments.points import Session, Wanted
-from bench.experiments.store import Row, Store
+from bench.experiments.store import Row, Store, refused
 from lab import process
 from xenflow.pure.network import NetworkError
 
@@ -72,6 +72,9 @@ class Series:
             except NetworkError as error:
                 self.failed += 1
                 say(f"    failed: {error}")
+                self._store.add(
+                    refused(k, f"failed: {error}") for k in session.keys if k not in self._store
+                )
             self._left.remove(session)
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from bench.experiments.confidence import Estimate, estimate
 from bench.experiments.points import BACKENDS, DESIGNS, LIMIT, MODES, RUNS, SIZES
@@ -39,8 +40,17 @@ def measured(rows: Sequence[Row], refused: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
+_CAPTIONS = {
+    "5.2": "The longest time in which the router's own address did not answer during a migration",
+    "5.3": "The time from a migration's first step until its command returns",
+    "5.4": "Packets lost on the way from the generator to the receiver, in one migration",
+    "1.5": "Forwarding rate and latency of the four designs, and of a cable alone",
+}
+
+
 def _picture(number: str) -> str:
-    return f"![Figure {number}](figures/fig{number.replace('.', '_')}.svg)\n"
+    file = f"figures/fig{number.replace('.', '_')}.svg"
+    return f"![Figure {number}]({file})\n\n*Figure {number}: {_CAPTIONS[number]}.*\n"
 
 
 def _of(rows: Iterable[Row], value: str, *, what: str, size: int | None = None,
@@ -65,11 +75,22 @@ def _seconds(e: Estimate) -> str:
 def _lost(rows: Sequence[Row], mode: str) -> str:
     lost, sent = _of(rows, "lost", what=mode), _of(rows, "sent", what=mode)
     doubled = _of(rows, "duplicated", what=mode)
+    reordered = _of(rows, "reordered", what=mode)
+    gaps = _of(rows, "longest_gap_s", what=mode)
     if not sent:
         return NOT
     clean = sum(not one for one in lost)
     return (f"{sum(lost):,.0f} of {sum(sent):,.0f} in {len(lost)} runs, "
-            f"{clean} of these without any loss; {sum(doubled):,.0f} doubled")
+            f"{clean} of these without any loss; {sum(doubled):,.0f} doubled, "
+            f"{sum(reordered):,.0f} out of order; no packet for {median(gaps):.3f} s at most in "
+            f"half of the runs, for {max(gaps):.2f} s in all")
+
+
+def _ways(rows: Sequence[Row]) -> str:
+    """Of which packets a number of losses is, by who counted them."""
+    by = {row.key.traffic for row in rows}
+    return {frozenset({"probe"}): "both ways", frozenset({"iperf"}): "generator to receiver"}.get(
+        frozenset(by), "both ways, iperf's generator to receiver")
 
 
 def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
@@ -81,12 +102,12 @@ def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
     return "; ".join(parts) or NOT
 
 
-def ratio(rows: Sequence[Row], mode: str, size: int) -> str:
-    """A mode's total time over that of `native`, at the rates that both have."""
+def ratio(rows: Sequence[Row], mode: str, beside: str, size: int) -> str:
+    """A mode's total time over that of another, at the rates that both have."""
     found = []
     for rate in sorted({r.key.rate_pps for r in rows}):
         one = _of(rows, "total_s", what=mode, size=size, rate=rate)
-        base = _of(rows, "total_s", what="native", size=size, rate=rate)
+        base = _of(rows, "total_s", what=beside, size=size, rate=rate)
         if one and base:
             found.append(estimate(one).mean / estimate(base).mean)
     if not found:
@@ -119,18 +140,19 @@ def _claims_of_moves(moves: Sequence[Row], where: str) -> Iterator[str]:
         for size in SIZES:
             yield _line("5.2", claim, f"{where}{_MODE[mode]}, {size} bytes",
                         _said(_of(moves, "silent_s", what=mode, size=size), _seconds))
-    for mode, claim in (
-        ("xenflow", "up to 4 times native's total time"), ("domain0", "no figure"),
+    for mode, beside, claim in (
+        ("xenflow", "native", "up to 4 times native's total time"),
+        ("xenflow", "domain0", "no figure"), ("domain0", "native", "no figure"),
     ):
         for size in SIZES:
-            yield _line("5.3", claim, f"{where}{_MODE[mode]} / native, {size} bytes",
-                        ratio(moves, mode, size))
+            yield _line("5.3", claim, f"{where}{_MODE[mode]} / {_MODE[beside]}, {size} bytes",
+                        ratio(moves, mode, beside, size))
     for mode, claim in (
         ("xenflow", "no packet lost, at any rate; some may be doubled or out of order"),
         ("domain0", "no packet lost, on one LAN"),
         ("native", "about 100 packets lost in each migration"),
     ):
-        yield _line("5.4", claim, f"{where}{_MODE[mode]}, both sizes, all rates, both ways",
+        yield _line("5.4", claim, f"{where}{_MODE[mode]}, both sizes, all rates, {_ways(moves)}",
                     _lost(moves, mode))
     for traffic in ("probe", "iperf"):
         yield _line("5.4", "native loses more at higher rates", f"{where}native, {traffic}, there",
@@ -139,14 +161,16 @@ def _claims_of_moves(moves: Sequence[Row], where: str) -> Iterator[str]:
 
 def _claims_of_designs(routers: Sequence[Row]) -> Iterator[str]:
     for size in SIZES:
-        rates = {d: _of(routers, "forwarded_pps", what=d, size=size) for d in DESIGNS}
         for design in ("domain0", "xenflow"):
-            value = NOT
-            if rates[design] and rates["vm"]:
-                many = estimate(rates[design]).mean / estimate(rates["vm"]).mean
-                value = f"{many:.2f} times the VM's forwarding rate"
+            values = []
+            for name, what in (("forwarded_pps", "forwarding rate"),
+                               ("latency_p50_us", "median latency")):
+                one, base = (_of(routers, name, what=d, size=size) for d in (design, "vm"))
+                if one and base:
+                    many = estimate(one).mean / estimate(base).mean
+                    values.append(f"{many:.2f} times the VM's {what}")
             yield _line("1.5", "forwarding outside the VM saves its detour",
-                        f"{_DESIGN[design]}, {size} bytes", value)
+                        f"{_DESIGN[design]}, {size} bytes", ", ".join(values) or NOT)
 
 
 def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
@@ -171,24 +195,28 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
     if fewest < RUNS:
         lines += ["", f"The report made {RUNS} runs of each point; some points here have only "
                   f"{fewest}, and intervals of so few are wide."]
-    points = Counter(replace(r.key, run=0) for r in refused)
-    if points:
-        lines += ["", "Tried and invalid, because the same traffic already lost packets while "
-                  "nothing moved (these are no runs, and count nowhere):", ""]
-        lines += [f"- {k.backend}, {k.what}, {k.traffic}, {k.size} bytes, "
-                  f"{k.rate_pps:,} packets/s: {count} runs" for k, count in sorted(points.items())]
+    whys = Counter((replace(r.key, run=0), r.invalid) for r in refused)
+    if whys:
+        lines += ["", "Tried without becoming a run (these count nowhere; most were made at the "
+                  "next try):", ""]
+        lines += [f"- {k.backend}, {k.what}, {k.traffic}, {k.size} bytes, {k.rate_pps:,} "
+                  f"packets/s, {count} {'runs' if count > 1 else 'run'}: {why}"
+                  for (k, why), count in sorted(whys.items())]
     return lines
 
 
 def _load(rows: Sequence[Row]) -> str:
     found = [row.values["load"] for row in rows if "load" in row.values]
-    return f", at a load of {min(found):.1f} to {max(found):.1f}" if found else ""
+    if not found:
+        return ""
+    known = "" if len(found) == len(rows) else f" (known of {len(found)} of them)"
+    return f", at a load of {min(found):.1f} to {max(found):.1f}{known}"
 
 
 def _migrations(rows: Sequence[Row]) -> list[str]:
     lines = [
         "Means of the runs of a point, ± half of the 95 % confidence interval. Lost: there "
-        "(generator to receiver); doubled: both ways, all runs of the point.", "",
+        "(generator to receiver); doubled: in all runs of the point, the probe's both ways.", "",
         "| where | mode | traffic | bytes | packets/s | runs | silent, s | total, s | lost | "
         "doubled |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

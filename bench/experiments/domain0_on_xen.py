@@ -63,7 +63,7 @@ class XenKernelMover(KernelMover):
     def move(self) -> Moved:
         self._driver = hypervisor.of(self._network, self.host)
         try:
-            self._driver.domains()  # its agents are there then, as they are after `xenflow plan`
+            self._driver.domain(self.router.name)  # its agents are there then, as after a plan
             return super().move()
         except HypervisorError as error:
             raise LabError(f"the VM did not move: {error}") from None

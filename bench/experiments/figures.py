@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib
@@ -27,12 +28,13 @@ NAMES = {
     "xenflow": "XenFlow: the switch forwards",
 }
 DESIGN_NAMES = {
-    "host": "(a) host's\nkernel", "vm": "(b) VM\nforwards", "domain0": "(c) Domain 0's\nkernel",
-    "xenflow": "(d) XenFlow\n(user space)", LIMIT: "no router",
+    "host": "(a)\nhost's\nkernel", "vm": "(b)\nVM\nforwards",
+    "domain0": "(c)\nDomain 0's\nkernel", "xenflow": "(d)\nXenFlow\n(user space)",
+    LIMIT: "no\nrouter",
 }  # fmt: skip
 _COLOURS = {"native": "#cc0000", "domain0": "#e69138", "xenflow": "#0b5394"}
-_MARKS = {"native": ("o", 5), "domain0": ("^", 9), "xenflow": ("s", 4)}
-"""Mark and its size: modes that lose nothing lie on each other."""
+_MARKS = {"native": ("o", 5), "domain0": ("^", 4), "xenflow": ("s", 9)}
+"""Mark and its size: modes that lose nothing lie on each other, the smaller above."""
 _FORMATS = (".png", ".svg")
 
 
@@ -121,8 +123,9 @@ def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
         sharex="row", sharey="row", squeeze=False, layout="constrained",
     )  # fmt: skip
     labels: dict[str, Any] = {}
+    letters = iter(ascii_lowercase)
     for row, backend in zip(axes, backends, strict=True):
-        for axis, size, letter in zip(row, sizes, "abcdefgh", strict=False):
+        for axis, size, letter in zip(row, sizes, letters, strict=False):
             _curves(axis, {point[1:]: e for point, e in found.items() if point[0] == backend}, size)
             axis.set_title(f"({letter}) packets of {size} bytes, {BACKENDS[backend].title}")
             axis.set_xlabel("packets/s")
@@ -153,6 +156,7 @@ def _curve(axis: Any, line: list[tuple[int, Estimate]], mode: str, *, hollow: bo
         color=colour, marker=mark, markersize=width, capsize=3, linewidth=1.2,
         linestyle=":" if hollow else "-", markerfacecolor="white" if hollow else colour,
         label=f"{NAMES[mode]} ({'iperf, tcpdump' if hollow else 'probe'})",
+        zorder=4 if mode == "domain0" else 3,
     )
 
 

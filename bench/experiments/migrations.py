@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from bench.experiments import domain0_kernel, domain0_on_xen, on_xen, traffic
@@ -25,6 +26,8 @@ from xenflow.pure.migration import Order
 TOPOLOGY = "paper"
 """The report's figure 5.1."""
 _BEFORE_S = 0.7
+_SENT_AT_LEAST = 0.9
+"""Of a run's packets, or nothing can be said of them."""
 _ORDERS = {"native": Order.NATIVE, "xenflow": Order.OVERLAPPED}
 
 
@@ -100,23 +103,30 @@ class Migrations:
                         done.append(move())
                         time.sleep(BETWEEN_S)
                 finally:
+                    begun_ns.append(time.monotonic_ns())
                     sender.stop()
                     if done:
-                        yield from _rows(session, done, sender.counts(begun_ns))
+                        yield from _rows(session, done, begun_ns, sender.counts(begun_ns))
             except TooBusyError as error:
                 said(str(error))
                 yield from (refused(key, str(error)) for key in session.keys)
 
 
 def _rows(
-    session: Session, moves: list[Moved], counts: list[tuple[Counts, Counts]]
+    session: Session, moves: list[Moved], begun_ns: list[int], counts: list[tuple[Counts, Counts]]
 ) -> Iterator[Row]:
-    """A row for each migration that came to its end; the first of `counts` is of what was sent
-    before any, the last perhaps of one that failed."""
-    for key, (total_s, silent_s, suspended_s), (there, back) in zip(
-        session.keys, moves, counts[1:], strict=False
+    """A row for each migration that came to its end; `begun_ns` has when each began, then when the
+    last had ended; the first of `counts` is of what was sent before any, the last of what was sent
+    after all."""
+    for key, (total_s, silent_s, suspended_s), window_ns, (there, back) in zip(
+        session.keys, moves, pairwise(begun_ns), counts[1:], strict=False
     ):
         both = there + back
+        should = key.rate_pps * (window_ns[1] - window_ns[0]) / 1e9
+        if there.sent < _SENT_AT_LEAST * should:
+            yield refused(key, f"invalid: the machine is too busy, {there.sent} packets were sent "
+                          f"instead of {should:.0f}; lost of them: {there.lost}")
+            continue
         yield measured(
             key, total_s=round(total_s, 6), silent_s=round(silent_s, 6),
             suspended_s=round(suspended_s, 6),

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from bench.experiments.store import Key
 
 MODES = ("native", "domain0", "xenflow")
 """The VM forwards behind bridges; Domain 0's kernel forwards; XenFlow's switch forwards."""
-_TOGETHER = ("native", "xenflow", "domain0")
-"""The same, modes that share a lab beside each other."""
+_TOGETHER = (("native", "xenflow"), ("domain0",))
+"""The same, by the network that they share; within one a point is measured in all its modes before
+the next point is."""
 DESIGNS = ("host", "vm", "domain0", "xenflow")
 """Figure 1.5, (a) to (d)."""
 LIMIT = "direct"
@@ -89,14 +91,15 @@ class Session:
 def migrations(wanted: Wanted) -> Iterator[list[Key]]:
     """The runs of each point of figures 5.2 to 5.4."""
     backend = BACKENDS[wanted.backend]
-    for what in sorted(wanted.modes, key=_TOGETHER.index):
-        for traffic in wanted.traffics or backend.traffics:
-            for size in wanted.sizes:
-                for rate in wanted.rates or backend.rates_pps:
-                    yield [
-                        Key("migration", wanted.backend, what, traffic, size, rate, run)
-                        for run in range(1, wanted.runs + 1)
-                    ]
+    for together in _TOGETHER:
+        for traffic, size, rate, what in product(
+            wanted.traffics or backend.traffics, wanted.sizes, wanted.rates or backend.rates_pps,
+            (mode for mode in together if mode in wanted.modes),
+        ):
+            yield [
+                Key("migration", wanted.backend, what, traffic, size, rate, run)
+                for run in range(1, wanted.runs + 1)
+            ]
 
 
 def designs(wanted: Wanted) -> Iterator[list[Key]]:

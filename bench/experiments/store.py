@@ -1,7 +1,8 @@
 """The rows: one for each run, appended to a file as soon as it is known, read at every start.
 
 One JSON object a line.  A line that was cut off when the machine went down is left out; where the
-same run stands twice the later one counts.  What was invalid is kept as well, and is no run.
+same run stands twice the later one counts.  What was invalid or failed is kept as well, and
+is no run.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run: what was measured, by name; or, where the traffic alone already lost, why not."""
+    """One run: what was measured, by name; or why it is none (`invalid`)."""
 
     key: Key
     values: dict[str, float] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._rows: dict[Key, Row] = {}
-        self._refused: dict[Key, Row] = {}
+        self._refused: list[Row] = []
         self._whole = True
         if path.exists():
             text = path.read_text()
@@ -92,10 +93,9 @@ class Store:
 
     def _note(self, row: Row) -> None:
         if row.invalid:
-            self._refused[row.key] = row
+            self._refused.append(row)
         else:
             self._rows[row.key] = row
-            self._refused.pop(row.key, None)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Keep runs; they are on the disk when this returns."""
@@ -116,11 +116,10 @@ class Store:
         return iter(sorted(self._rows.values(), key=lambda row: row.key))
 
     def refused(self) -> Iterator[Row]:
-        """The runs that were tried, whose traffic already lost without a migration."""
-        return iter(sorted(self._refused.values(), key=lambda row: row.key))
+        """What was tried and became no run, also where a later try did, in the order of trying."""
+        return iter(self._refused)
 
     def forget(self, keys: Iterable[Key]) -> None:
         """These are to be made again: what replaces them counts, until then nothing."""
         for key in keys:
             self._rows.pop(key, None)
-            self._refused.pop(key, None)

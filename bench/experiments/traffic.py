@@ -24,6 +24,8 @@ from lab.probe import ProbePair, TooBusyError, payload_size
 _LONGEST_S = 1800.0
 _PORT = 5201
 _LINGER_S = 0.5
+_CAPTURE_S = 1.5
+"""tcpdump gets what its kernel captured once a second; ended before, it never sees the rest."""
 _SOLICITATIONS = 60
 _BEGIN_LIMIT_S = 10.0
 
@@ -170,7 +172,7 @@ class IperfTraffic:
             raise LabError(f"iperf gave up; it says: {said}")
         client.send_signal(signal.SIGINT)
         client.wait(_BEGIN_LIMIT_S)
-        time.sleep(_LINGER_S)
+        time.sleep(_CAPTURE_S)
         for dump in self._dumps:
             dump.send_signal(signal.SIGINT)
             dump.wait(_BEGIN_LIMIT_S)

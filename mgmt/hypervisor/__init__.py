@@ -81,8 +81,8 @@ class Hypervisor(Protocol):
     name: str
     emulated: bool
 
-    def domains(self) -> list[Domain]:
-        """Every router's VM that this hypervisor has, wherever it is."""
+    def domain(self, router: str) -> Domain | None:
+        """A router's VM, wherever it is; None where no host of this hypervisor has it."""
         ...
 
     def check(self, router: str, to: str) -> None:
@@ -128,7 +128,7 @@ def of(network: Network, host: str) -> Hypervisor:
             from mgmt.hypervisor.xl import Xl
 
             found = {h: s for h in network.hosts if isinstance(s := _spec(network, h), XlSpec)}
-            return Xl(found, network.routers)
+            return Xl(found)
         case LibvirtSpec():
             try:
                 from mgmt.hypervisor.libvirt_driver import Libvirt
@@ -142,7 +142,7 @@ def of(network: Network, host: str) -> Hypervisor:
                 other = _spec(network, name)
                 if isinstance(other, LibvirtSpec):
                     uris[name] = other.uri
-            return Libvirt(uris, network.routers)
+            return Libvirt(uris)
         case None:
             raise NetworkError(
                 f"no hypervisor is named for {host}; set hypervisor to {hypervisor_spec.FORMS}"

@@ -166,10 +166,11 @@ class Dom0:
             with self._changed:
                 self._answers[value["id"]] = value
                 self._changed.notify_all()
+        # First of all: whoever waits for an answer then knows why there is none.
+        self._on_event({"event": "lost", "host": self.host, "local_at": time.monotonic()})
         with self._changed:
             self._lost = True
             self._changed.notify_all()
-        self._on_event({"event": "lost", "host": self.host, "local_at": time.monotonic()})
 
     def _here(self, value: dict[str, Any], now: float) -> float:
         """The clocks differ by no more than the quickest message took."""

@@ -178,6 +178,14 @@ def _is_saver(words: list[str]) -> bool:
     return any(os.path.basename(word) == "libxl-save-helper" for word in words[:2])
 
 
+def _is_monitor(pid: int) -> bool:
+    """A receiver's standard input is its connection, a monitor's is nothing."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+    except OSError:
+        return True  # it has ended
+
+
 def _below(pid: int, all_of_them: list[tuple[int, int, list[str]]]) -> list[int]:
     """The descendants of a process, but for libxl's own helper."""
     found: list[int] = []
@@ -226,8 +234,11 @@ def end_senders(domain: str) -> list[int]:
 
 
 def end_receivers(patience_s: float) -> list[int]:
-    """End every `xl migrate-receive` that does not end by itself."""
-    found = [p for p, _, words in processes() if _is_xl(words, "migrate-receive")]
+    """End every `xl migrate-receive` that does not end by itself, but for the processes of that
+    name that xl leaves behind to look after each domain that has arrived (`do_daemonize`)."""
+    found = [
+        p for p, _, words in processes() if _is_xl(words, "migrate-receive") and not _is_monitor(p)
+    ]
     late = _await_end(found, patience_s)
     savers = [p for p, parent, words in processes() if parent in late and _is_saver(words)]
     _signal([*savers, *late], signal.SIGTERM)
@@ -294,8 +305,11 @@ class Move:
         threading.Thread(target=self._watch_copying, daemon=True).start()
 
     def go(self) -> None:
-        """The receiver may have the domain.  Raises AgentError where it is too late for that."""
+        """The receiver may have the domain; to say it again changes nothing.  Raises AgentError
+        where it is too late for that."""
         with self._lock:
+            if self._went:
+                return
             if self._gate < 0:
                 raise AgentError("the receiver is gone")
             self._went = True

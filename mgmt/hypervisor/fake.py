@@ -22,8 +22,8 @@ class Fake:
         self.calls: list[tuple[str, ...]] = []
         self._jobs: dict[str, Job] = {}
 
-    def domains(self) -> list[Domain]:
-        return [Domain(router, host, "running") for router, host in self.hosts.items()]
+    def domain(self, router: str) -> Domain | None:
+        return Domain(router, self.hosts[router], "running") if router in self.hosts else None
 
     def check(self, router: str, to: str) -> None:
         pass

@@ -27,12 +27,13 @@ class Lab:
         self.timeout_s = timeout_s
         self._socket: zmq.Socket[bytes] | None = None
 
-    def domains(self) -> list[Domain]:
+    def domain(self, router: str) -> Domain | None:
         answer = self._ask("domains")
         try:
-            return [Domain(d["router"], d["host"], d["state"]) for d in answer["domains"]]
+            found = [Domain(d["router"], d["host"], d["state"]) for d in answer["domains"]]
         except (KeyError, TypeError) as error:
             raise HypervisorError(f"{self.url}: domains: unexpected answer: {error!r}") from None
+        return next((domain for domain in found if domain.router == router), None)
 
     def check(self, router: str, to: str) -> None:
         """The lab's hosts lack nothing."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -76,30 +76,26 @@ class Libvirt:
     name = "libvirt"
     emulated = False
 
-    def __init__(self, hosts: Mapping[str, str], routers: Iterable[str]) -> None:
+    def __init__(self, hosts: Mapping[str, str]) -> None:
         _run_event_loop()
         self._uris = dict(hosts)
-        self._routers = tuple(routers)
         self._connections: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._moves: dict[str, _Move] = {}
 
     # --- the interface ------------------------------------------------------------------------
 
-    def domains(self) -> list[Domain]:
-        """Every router's VM; a host that does not answer is passed over where the routers are
-        found without it."""
+    def domain(self, router: str) -> Domain | None:
+        """A host that does not answer is passed over where the router is found without it."""
         seen, silent = self._look()
-        found = []
-        for router in self._routers:
-            at = seen.get(router, {})
-            if not at and silent:
-                why = "; ".join(str(error) for error in silent.values())
-                raise HypervisorError(f"{router} is on no host that answers ({why})")
-            if at:
-                host = _host_of(router, at)
-                found.append(Domain(router, host, at[host][0]))
-        return found
+        at = seen.get(router, {})
+        if at:
+            host = _host_of(router, at)
+            return Domain(router, host, at[host][0])
+        if silent:
+            why = "; ".join(str(error) for error in silent.values())
+            raise HypervisorError(f"{router} is on no host that answers ({why})")
+        return None
 
     def check(self, router: str, to: str) -> None:
         """Same kind of hypervisor, no other domain of that name, and, where memory is not

@@ -20,7 +20,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -164,9 +164,8 @@ class Xl:
     name = "xl"
     emulated = False
 
-    def __init__(self, hosts: Mapping[str, XlSpec], routers: Iterable[str]) -> None:
+    def __init__(self, hosts: Mapping[str, XlSpec]) -> None:
         self._specs = dict(hosts)
-        self._routers = tuple(routers)
         self._dom0s: dict[str, Dom0] = {}
         self._lock = threading.RLock()
         self._moves: dict[str, _Move] = {}
@@ -174,23 +173,17 @@ class Xl:
 
     # --- the interface ------------------------------------------------------------------------
 
-    def domains(self) -> list[Domain]:
-        """Every router's VM, wherever it is.
-
-        A host that does not answer is passed over where the routers are found without it.
-        """
+    def domain(self, router: str) -> Domain | None:
+        """A host that does not answer is passed over where the router is found without it."""
         seen, silent = self._look()
-        found = []
-        for router in self._routers:
-            try:
-                host, copy = xl_settle.whereabouts(router, seen, silent)
-            except xl_settle.UnclearError as error:
-                if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
-                    why = "; ".join(str(e) for e in silent.values())
-                    raise HypervisorError(f"{error}{f' ({why})' if why else ''}") from None
-                continue
-            found.append(Domain(router, host, copy.state))
-        return found
+        try:
+            host, copy = xl_settle.whereabouts(router, seen, silent)
+        except xl_settle.UnclearError as error:
+            if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
+                why = "; ".join(str(e) for e in silent.values())
+                raise HypervisorError(f"{error}{f' ({why})' if why else ''}") from None
+            return None
+        return Domain(router, host, copy.state)
 
     def check(self, router: str, to: str) -> None:
         """The destination must have what the domain needs."""
@@ -404,13 +397,23 @@ class Xl:
         if not move.went:
             move.advance(JobState.FAILED, time.monotonic())
             return
-        where, copy = self._find(move.router)
-        if where == move.to and copy.name == move.router:
+        if move.source_lost:
+            self._end_migrations(move.router, move)  # what is seen after it stays so
+        self._look_who_has_it(move)
+
+    def _look_who_has_it(self, move: _Move) -> None:
+        """No xl at the source tells what came of it.  Its copy there is left alone where the
+        destination has the domain: should that one fail to start, `recover` still has it."""
+        host, copy = self._find(move.router)
+        if host == move.to and copy.name == move.router:
             if copy.state == "paused":
-                self._dom0(where).output("xl", "unpause", str(copy.domid))
-            move.succeeded_at = time.monotonic()
-        else:
-            self._settle(move.router)
+                self._dom0(host).output("xl", "unpause", str(copy.domid))
+            with self._lock:
+                move.went = True
+                move.succeeded_at = time.monotonic()
+            return
+        self._settle(move.router)
+        with self._lock:
             move.advance(JobState.FAILED, time.monotonic())
 
     def _notice_paused(self, move: _Move) -> None:
@@ -424,16 +427,15 @@ class Xl:
                     self._dom0(move.to).output("xl", "unpause", str(copy.domid))
 
     def _go(self, move: _Move) -> None:
-        """Let the destination have the domain; where that is too late, the source keeps it."""
+        """Let the destination have the domain; where that is too late, the source keeps it.  Where
+        the answer is lost, it may have been heard."""
         try:
             self._dom0(move.source).ask("go")
             move.went = True
         except HypervisorError as error:
             self._end_migrations(move.router, move)
-            self._settle(move.router)
             move.detail = move.given_up or str(error)
-            with self._lock:
-                move.advance(JobState.FAILED, time.monotonic())
+            self._look_who_has_it(move)
 
     # --- putting back -------------------------------------------------------------------------
 

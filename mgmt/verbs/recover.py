@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from mgmt import migrate, planning
+from mgmt.client import AskError
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
@@ -41,7 +42,7 @@ def run(args: Namespace, session: Session) -> int:
             made = planning.plan_recovery(
                 session.network, name, session.ask, None if args.dry_run else say
             )
-        except NetworkError as error:
+        except (AskError, NetworkError) as error:
             complain(error)
             worst = Exit.FAILED
             continue

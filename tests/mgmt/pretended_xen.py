@@ -49,7 +49,7 @@ class PretendedXen:
         return {"name": name, "flags": flags, "memory": 32, "nics": nics}
 
     def driver(self) -> Xl:
-        return Xl({host: XlSpec(host, "root") for host in self.hosts}, ("vr1",))
+        return Xl({host: XlSpec(host, "root") for host in self.hosts})
 
     def set(self, host: str, **facts: Any) -> None:
         """How a host is, and misbehaves (pretended/xl)."""
@@ -86,7 +86,16 @@ class PretendedXen:
                 continue
         return [pid for pid in found if pid != os.getpid()]
 
+    def monitors(self) -> set[int]:
+        """Those of them that look after a domain that has arrived."""
+        return {
+            pid for pid in self.processes("migrate-receive")
+            if os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+        }  # fmt: skip
+
     def close(self) -> None:
+        for host in self.hosts:
+            self.write(host, {})  # the monitors end
         deadline = time.monotonic() + 10
         while self.processes("xl") and time.monotonic() < deadline:
             time.sleep(0.05)

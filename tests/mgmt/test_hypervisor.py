@@ -87,7 +87,7 @@ def test_which_there_are() -> None:
 def test_lab(daemon: Daemon) -> None:
     driver: Hypervisor = of(network(f"lab:{daemon.url}"), "host-a")
     assert driver.emulated
-    assert driver.domains() == [Domain("vr1", "host-a", "running")]
+    assert driver.domain("vr1") == Domain("vr1", "host-a", "running")
     job = driver.migrate("vr1", "host-b")
     assert (job.id, job.router, job.to, job.state) == ("1", "vr1", "host-b", JobState.PRECOPY)
     job = driver.job("1")
@@ -110,7 +110,7 @@ def test_lab(daemon: Daemon) -> None:
 def test_lab_answers_that_mean_nothing(daemon: Daemon, answer: bytes) -> None:
     driver = lab.Lab(daemon.url)
     daemon.answers |= {"domains": answer, "job": answer}
-    for ask in (driver.domains, lambda: driver.job("1")):
+    for ask in (lambda: driver.domain("vr1"), lambda: driver.job("1")):
         with pytest.raises(HypervisorError):
             ask()
     driver.close()
@@ -120,7 +120,7 @@ def test_lab_is_not_up() -> None:
     driver = lab.Lab("tcp://127.0.0.1:9", timeout_s=0.1)
     for _ in range(2):  # and can be asked again
         with pytest.raises(HypervisorError, match="did not answer domains within .*is the lab up"):
-            driver.domains()
+            driver.domain("vr1")
     driver.close()
 
 
@@ -133,7 +133,7 @@ def test_fake() -> None:
     ]  # fmt: skip
     driver.unpause("vr1")
     assert driver.job(job.id).state is JobState.RUNNING
-    assert driver.domains() == [Domain("vr1", "host-b", "running")]
+    assert driver.domain("vr1") == Domain("vr1", "host-b", "running")
     failing: Hypervisor = Fake({"vr1": "host-a"}, fail_in=JobState.PRECOPY)
     assert failing.job(failing.migrate("vr1", "host-b").id).state is JobState.FAILED
-    assert failing.domains() == [Domain("vr1", "host-a", "running")]
+    assert failing.domain("vr1") == Domain("vr1", "host-a", "running")

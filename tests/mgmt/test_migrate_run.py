@@ -5,7 +5,8 @@ controllers' answers are made up.  Whatever happens, the switches follow the VM.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from pretended_xen import PretendedXen
 
 from mgmt import planning
-from mgmt.hypervisor import xl
+from mgmt.hypervisor import Domain, JobState, xl
+from mgmt.hypervisor.dom0 import Dom0
 from mgmt.migrate import Event, Result, run
 from xenflow.network_file import load
 from xenflow.pure.network import Network, NetworkError
@@ -53,9 +55,12 @@ class Controllers:
             "routers": [{"name": "vr1", "phase": "current"}],
             "datapaths": [{"name": d.name, "connected": True, "ports": ports} for d in mine],
             "placements": [
-                {**to_json(self.placements[d.name]), "datapath": d.name} for d in mine
+                {**to_json(self.placements[d.name]), "datapath": d.name}
+                for d in mine if d.name in self.placements
             ],
-            "migrations": [],
+            "migrations": [
+                {"router": r, "owner": owner, "held": True} for r, owner in self.held.items()
+            ],
         }
 
     def on_place(self, _: str, placement: Any, datapaths: list[str], in_force: bool) -> None:
@@ -99,6 +104,13 @@ def controllers() -> Controllers:
 def migrate(controllers: Controllers, to: str = "host-b", mode: str = "overlapped") -> Result:
     with planning.plan(controllers.network, "vr1", to, mode, controllers) as plan:
         return run(plan, lambda event: None)
+
+
+def until(seen: Callable[[], bool], limit_s: float = 120.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def recover(controllers: Controllers) -> tuple[Result | None, list[str]]:
@@ -164,6 +176,30 @@ def test_the_report_of_the_start_is_lost(xen: PretendedXen, controllers: Control
     assert xen.names() == AWAY
 
 
+def test_the_connection_is_lost_when_the_destination_has_it(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`go` was heard, its answer was not: the switches follow the VM."""
+    real = Dom0.ask
+
+    def ask(dom0: Dom0, do: str, *words: Any, **arguments: Any) -> dict[str, Any]:
+        if do != "go":
+            return real(dom0, do, *words, **arguments)
+        heard = dom0._on_event
+        dom0._on_event = lambda event: heard(event) if event["event"] == "lost" else None
+        dom0._send({"id": 0, "do": "go"})
+        until(lambda: xen.names()["host-b"] == AWAY["host-b"])
+        dom0._process.kill()
+        return real(dom0, "run", argv=["true"], timeout_s=1.0)
+
+    monkeypatch.setattr(Dom0, "ask", ask)
+    result = migrate(controllers)
+    assert result.ok, result.text()
+    assert controllers.where == {("host-b", ("host-b",))}
+    recover(controllers)
+    assert xen.names() == AWAY
+
+
 @pytest.mark.parametrize(
     ("a", "b", "host", "said"),
     [
@@ -198,6 +234,35 @@ def test_recover(
         HOME if host == "host-a" else AWAY, {(host, (host,))}
     )  # fmt: skip
     assert recover(controllers) == (None, [])
+
+
+def test_recover_leaves_alone_what_began_while_it_looked(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = xen.driver()
+    real = xl.Xl.domain
+
+    def domain(driver: xl.Xl, router: str) -> Domain | None:
+        if not controllers.held:
+            controllers.held["vr1"] = "somebody"
+            other.migrate("vr1", "host-b")
+            until(lambda: other.job("vr1").state is JobState.MOVED_PAUSED)
+        return real(driver, router)
+
+    monkeypatch.setattr(xl.Xl, "domain", domain)
+    with pytest.raises(NetworkError, match="a migration of vr1 is under way .by somebody"):
+        recover(controllers)
+    other.unpause("vr1")
+    until(lambda: other.job("vr1").state is JobState.RUNNING)
+    other.close()
+    assert xen.names() == AWAY
+
+
+def test_a_router_that_no_controller_knows(xen: PretendedXen, controllers: Controllers) -> None:
+    controllers.placements = {}
+    for ask in (migrate, recover):
+        with pytest.raises(NetworkError, match="no controller knows vr1: do all have this network"):
+            ask(controllers)
 
 
 def test_refused(xen: PretendedXen, controllers: Controllers) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from mgmt import cli
-from mgmt.client import Unreachable
+from mgmt.client import Refused, Unreachable
 from mgmt.verbs import migrate, plan, recover
 from mgmt.verbs.migrate import Progress, ask_before
+from xenflow.network_file import load
 from xenflow.pure.network import NetworkError
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
@@ -222,3 +223,22 @@ def test_recover(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(capsys, "recover") == (0, "nothing to recover\n", "")
     made.refuse = "a migration of vr1 is under way"
     assert run(capsys, "recover") == (1, "", f"xenflow: {made.refuse}\n")
+
+
+def test_recover_goes_on_with_the_next_router(
+    made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = PAPER.with_name("path.toml")
+    first, *others = load(network).routers
+    whole = made.plan_recovery
+
+    def plan_recovery(network: Any, router: str, *asked: Any) -> Plan | None:
+        if router == first:
+            raise Refused("failed", "something went wrong there", "host-a")
+        return whole(network, router, *asked)
+
+    monkeypatch.setattr(made, "plan_recovery", plan_recovery)
+    exit = cli.main(["--network", str(network), "recover", "--json"])
+    out, err = capsys.readouterr()
+    assert (exit, json.loads(out)["recovered"]) == (1, [{"ok": True}] * len(others))
+    assert others and "something went wrong there" in err

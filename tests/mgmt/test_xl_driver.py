@@ -34,9 +34,9 @@ def driver(xen: PretendedXen) -> Iterator[Xl]:
     made.close()
 
 
-def until(driver: Xl, *states: JobState, limit_s: float = 180.0) -> Job:
+def until(driver: Xl, *states: JobState, limit_s: float = 180.0, router: str = "vr1") -> Job:
     deadline = time.monotonic() + limit_s
-    while (job := driver.job("vr1")).state not in (*states, FAILED):
+    while (job := driver.job(router)).state not in (*states, FAILED):
         assert time.monotonic() < deadline, job
         time.sleep(0.01)
     return job
@@ -56,13 +56,13 @@ def move(driver: Xl) -> Job:
 
 
 def test_there_and_back(xen: PretendedXen, driver: Xl) -> None:
-    assert driver.domains() == [Domain("vr1", "host-a", "running")]
+    assert driver.domain("vr1") == Domain("vr1", "host-a", "running")
     driver.check("vr1", "host-b")
     assert driver.migrate("vr1", "host-b").state is JobState.PRECOPY
     job = until(driver, MOVED)
     assert job.state is MOVED, job
     assert xen.names() == {"host-a": ["vr1 ---ss-"], "host-b": ["vr1--incoming --p---"]}
-    assert driver.domains() == [Domain("vr1", "host-a", "suspended")]
+    assert driver.domain("vr1") == Domain("vr1", "host-a", "suspended")
     driver.unpause("vr1")
     job = until(driver, RUNNING)
     assert [state for state, _ in job.events] == ["precopy", "suspended", "moved_paused", "running"]
@@ -90,7 +90,7 @@ def test_given_up(xen: PretendedXen, driver: Xl, state: JobState) -> None:
     driver.abort("vr1")
     assert xen.names() == HOME
     assert driver.job("vr1").state is FAILED
-    assert driver.domains() == [Domain("vr1", "host-a", "running")]
+    assert driver.domain("vr1") == Domain("vr1", "host-a", "running")
     with pytest.raises(HypervisorError, match="not being migrated"):
         xen.driver().abort("vr1")
 
@@ -123,7 +123,7 @@ def test_agents_are_killed(xen: PretendedXen, state: JobState) -> None:
         os.kill(dom0._process.pid, signal.SIGKILL)
     recovering = xen.driver()
     give_up(recovering)
-    assert recovering.domains() == [Domain("vr1", "host-a", "running")]
+    assert recovering.domain("vr1") == Domain("vr1", "host-a", "running")
     recovering.close()
     await_names(xen, HOME)
     killed.close()
@@ -179,7 +179,7 @@ def test_receiver_leaves_it_paused(xen: PretendedXen, driver: Xl) -> None:
 def test_transport(xen: PretendedXen) -> None:
     """Another command than ssh from host to host: it gets the host and the command."""
     spec = XlSpec("host-b", "root", transport="env WAY=mine ssh")
-    driver = Xl({"host-a": XlSpec("host-a"), "host-b": spec}, ("vr1",))
+    driver = Xl({"host-a": XlSpec("host-a"), "host-b": spec})
     xen.ssh_says("host-a", "nothing", seen_from="host-b")
     driver.check("vr1", "host-b")
     move(driver)
@@ -194,7 +194,7 @@ def test_on_this_machine(xen: PretendedXen, monkeypatch: pytest.MonkeyPatch) -> 
     """The source is where the command runs; nobody can send it anything back."""
     monkeypatch.setenv("PRETENDED_HOST", "host-a")
     monkeypatch.setenv("XENSTORED_PATH", str(xen.folder / "host-a" / "xenstored"))
-    driver = Xl({"host-a": XlSpec(), "host-b": XlSpec("host-b")}, ("vr1",))
+    driver = Xl({"host-a": XlSpec(), "host-b": XlSpec("host-b")})
     driver.check("vr1", "host-b")
     move(driver)
     driver.unpause("vr1")
@@ -282,7 +282,7 @@ def test_no_ssh(xen: PretendedXen, driver: Xl, ssh_says: str, says: str) -> None
     assert xen.names() == HOME
     xen.ssh_says("host-b", ssh_says)
     blind = xen.driver()
-    assert blind.domains() == [Domain("vr1", "host-a", "running")]
+    assert blind.domain("vr1") == Domain("vr1", "host-a", "running")
     with pytest.raises(HypervisorError, match=f"Domain 0 of host-b: .*{says}"):
         blind.check("vr1", "host-b")
     blind.close()
@@ -315,7 +315,7 @@ def test_leftovers(
     driver.abort("vr1")
     assert xen.names() == HOME
     xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
-    assert driver.domains() == [Domain("vr1", "host-a", "suspended")]
+    assert driver.domain("vr1") == Domain("vr1", "host-a", "suspended")
     driver.abort("vr1")
     assert xen.names() == HOME
     xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
@@ -324,11 +324,45 @@ def test_leftovers(
     assert xen.names() == AWAY
 
 
+def test_what_xl_leaves_to_look_after_other_domains_lives_on(
+    xen: PretendedXen, driver: Xl
+) -> None:
+    """They are called like receivers, and restart a router that has crashed."""
+    xen.write("host-a", {"1": xen.domain("vr1"), "2": xen.domain("vr2")})
+    driver.migrate("vr2", "host-b")
+    until(driver, MOVED, router="vr2")
+    driver.unpause("vr2")
+    assert until(driver, RUNNING, router="vr2").state is RUNNING
+    driver.close()
+    (monitor,) = xen.monitors()
+    other = xen.driver()
+    move(other)
+    other.abort("vr1")
+    other.close()
+    assert xen.names() == {"host-a": ["vr1 -b----"], "host-b": ["vr2 -b----"]}
+    await_some(lambda: len(xen.monitors()) < 2)  # vr1's has ended with its copy
+    assert xen.monitors() == {monitor}
+
+
+def test_another_router_in_trouble(xen: PretendedXen, driver: Xl) -> None:
+    """It keeps nobody from moving this one."""
+    xen.write("host-a", {"1": xen.domain("vr1"), "2": xen.domain("vr2")})
+    xen.write("host-b", {"7": xen.domain("vr2"), "8": xen.domain("vr3--incoming", "--p---")})
+    for router, says in (("vr2", "exists on host-a"), ("vr3", "only vr3--incoming on host-b")):
+        with pytest.raises(HypervisorError, match=says):
+            driver.domain(router)
+    assert driver.domain("vr1") == Domain("vr1", "host-a", "running")
+    assert driver.domain("vr4") is None
+    move(driver)
+    driver.unpause("vr1")
+    assert until(driver, RUNNING).state is RUNNING
+
+
 def test_a_silent_host_may_have_it(xen: PretendedXen, driver: Xl) -> None:
     xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
     xen.ssh_says("host-b", "ssh: connect to host host-b port 22: No route to host")
     with pytest.raises(HypervisorError, match="host-b did not answer and may have it"):
-        driver.domains()
+        driver.domain("vr1")
     with pytest.raises(HypervisorError, match="only vr1--migratedaway on host-a; host-b did not"):
         driver.abort("vr1")
     assert xen.names()["host-a"] == ["vr1--migratedaway ---ss-"]
@@ -336,7 +370,7 @@ def test_a_silent_host_may_have_it(xen: PretendedXen, driver: Xl) -> None:
 
 def test_two_of_them(xen: PretendedXen, driver: Xl) -> None:
     xen.write("host-b", {"3": xen.domain("vr1", "--p---")})
-    for ask in (driver.domains, lambda: driver.abort("vr1")):
+    for ask in (lambda: driver.domain("vr1"), lambda: driver.abort("vr1")):
         with pytest.raises(HypervisorError, match=r"host-a \(domain 1\) and host-b \(domain 3\)"):
             ask()
 

@@ -75,6 +75,8 @@ def guest(
         )
     found = {}
     for interface in names:
+        if "/" not in addresses[interface]:
+            raise ConfigError(f"{name}: {interface}: {addresses[interface]} has no /LENGTH")
         try:
             found[interface] = IPv4Interface(addresses[interface])
         except ValueError as error:
