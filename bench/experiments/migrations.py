@@ -17,9 +17,10 @@ from bench.experiments import domain0_kernel, domain0_on_xen, on_xen, traffic
 from bench.experiments.domain0_kernel import KernelMover, Moved
 from bench.experiments.points import BACKENDS, BETWEEN_S, Session
 from bench.experiments.store import Row, measured, refused
-from lab import bring_up
+from lab import bring_up, operate
 from lab.judge import Counts
 from lab.moves import Mover, ends, mover
+from lab.namespace import LabError
 from lab.probe import TooBusyError
 from xenflow.pure.migration import Order
 
@@ -90,6 +91,7 @@ class Migrations:
         move = self._switch_to(session.key.what)
         lab = (self._kernel or self._xenflow).lab  # type: ignore[union-attr]
         key = session.key
+        _acquaint(*ends(lab))
         begun_ns: list[int] = []
         done: list[Moved] = []
         with traffic.make(key.traffic, ends(lab), key.rate_pps, key.size, self._folder) as sender:
@@ -110,6 +112,15 @@ class Migrations:
             except TooBusyError as error:
                 said(str(error))
                 yield from (refused(key, str(error)) for key in session.keys)
+
+
+def _acquaint(one: str, other: str) -> None:
+    """A VM that has not forwarded until now knows neither machine: while it asks for them, its
+    kernel drops what does not fit into its queue."""
+    address = operate.find_node(other).addresses[0]
+    asked = operate.run(one, ["ping", "-c3", "-i0.3", "-W5", address])
+    if asked.returncode:
+        raise LabError(f"{one} does not reach {other}: {asked.stdout.strip()[-200:]}")
 
 
 def _rows(
