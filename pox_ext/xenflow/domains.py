@@ -7,10 +7,15 @@ it then is lost with it.  The moments are in xenstore:
     /local/domain/0/backend/vif/ID/N/state = 4     the domain's front end is connected to this vif
                                                    (io/xenbus.h)
 
-Then the guest's own network stack has still to learn that it has carrier; until it has, it takes
-requests and drops its answers.  Linux says when it is ready: it sends a gratuitous ARP from each
-interface that a migration has connected anew.  So a vif takes frames from the first frame on that
-comes out of it (`sent`), or `ANNOUNCED_S` after it was connected.
+The order is seen in that the node changes, not in what it holds: a guest empties it as soon as it
+has read it (Linux: drivers/xen/manage.c, shutdown_handler), often before it can be read here.
+
+Once a vif is connected the guest's own network stack has still to learn that it has carrier; until
+it has, it takes requests and drops its answers.  Linux says when it is ready: it sends a gratuitous
+ARP from each interface that a migration has connected anew.  So a vif takes frames from the first
+frame on that comes out of it (`sent`), or `ANNOUNCED_S` after it was connected.  The first vif to
+be ready waits for the others of its domain: what is given to a router by one of them may have to
+leave by another.
 
 A domain that was to move and did not is resumed at the source, of which xenstore says nothing: its
 router is running again when it says something (`heard`), be it a heartbeat of routerd or an OSPF
@@ -35,7 +40,7 @@ log = logging.getLogger("xenflow.domains")
 BACKENDS = "/local/domain/0/backend/vif"
 RELEASED = "@releaseDomain"
 """Some domain has been stopped or destroyed (docs/misc/xenstore.txt)."""
-CONNECTED = "4"
+CONNECTING, CONNECTED = ("1", "2", "3"), "4"
 RESUMED_S = 1.0
 """After a domain was stopped: what comes from it later has been said after it was resumed."""
 NOT_STOPPED_S = 10.0
@@ -69,12 +74,23 @@ class Suspension:
 
 @dataclass(slots=True)
 class Backend:
-    """One vif: its name, the state of its connection with the domain ("": not read yet), and since
-    when its first frame is awaited."""
+    """One vif.
+
+    name           as the switch calls it
+    state          of its connection with the domain ("": not read yet)
+    spoke          a frame has come out of it before it was known to be connected
+    awaited_since  when it was connected, until a frame has come out of it
+    """
 
     name: str = ""
     state: str = ""
+    spoke: bool = False
     awaited_since: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the guest at its other end takes frames, unless it is suspended."""
+        return self.state in ("", CONNECTED) and self.awaited_since is None
 
 
 class Domains:
@@ -87,6 +103,8 @@ class Domains:
         self._changed = changed
         self._vifs: dict[Vif, Backend] = {}
         self._watched: set[str] = set()
+        self._orders: dict[str, str] = {}
+        """What control/shutdown held when it was last read, by domain."""
         self._suspended: dict[str, Suspension] = {}
         self._still: frozenset[str] = frozenset()
         self._store = Xenstore(path, self._begin, self._forget)
@@ -109,6 +127,9 @@ class Domains:
 
     def sent(self, vif: str) -> None:
         """A frame has come out of a vif."""
+        for backend in self._vifs.values():
+            if backend.name == vif and backend.state in CONNECTING:
+                backend.spoke = True  # that it is connected has not been read yet
         self._end_waiting(time.monotonic(), lambda backend, _: backend.name == vif)
 
     def tick(self, now: float) -> None:
@@ -137,6 +158,7 @@ class Domains:
     def _forget(self) -> None:
         self._vifs.clear()
         self._watched.clear()
+        self._orders.clear()
         self._suspended.clear()
         self._tell()
 
@@ -173,6 +195,7 @@ class Domains:
             self._vifs.pop(vif, None)
             if not any(domain == vif[0] for domain, _ in self._vifs):
                 self._suspended.pop(vif[0], None)
+                self._orders.pop(vif[0], None)
                 self._store.unwatch(_shutdown(vif[0]))
                 self._watched.discard(vif[0])
         elif name in self._known:
@@ -188,7 +211,8 @@ class Domains:
             log.info("%s: domain %s has connected to it", backend.name, vif[0])
             # A domain that connects anew runs, whatever was asked of it before.
             self._suspended.pop(vif[0], None)
-            backend.awaited_since = time.monotonic()
+            backend.awaited_since = None if backend.spoke else time.monotonic()
+            backend.spoke = False
         backend.state = state
         self._tell()
 
@@ -201,7 +225,13 @@ class Domains:
         self._store.read(_shutdown(domain), lambda order: self._ordered(domain, order))
 
     def _ordered(self, domain: str, order: str | None) -> None:
-        if order == "suspend":
+        """The node was read, as it is after each of its changes and when it is first watched."""
+        if order is None or domain not in self._watched:
+            return
+        before = self._orders.get(domain)
+        self._orders[domain] = order
+        missed = order == before == "" and domain not in self._suspended
+        if (order == "suspend" and before != order) or missed:
             log.info("domain %s is being suspended", domain)
             self._suspended[domain] = Suspension(time.monotonic())
             self._tell()
@@ -212,13 +242,9 @@ class Domains:
             suspension.stopped = now
 
     def _tell(self) -> None:
-        still = frozenset(
-            backend.name
-            for (domain, _), backend in self._vifs.items()
-            if backend.state not in ("", CONNECTED)
-            or backend.awaited_since is not None
-            or domain in self._suspended
-        )
+        busy = {domain for (domain, _), backend in self._vifs.items() if not backend.ready}
+        busy |= self._suspended.keys()
+        still = frozenset(b.name for (domain, _), b in self._vifs.items() if domain in busy)
         if still != self._still:
             self._still = still
             self._changed(still)
