@@ -30,7 +30,7 @@ from tests.pure.whole_network import Journey, Machine, Plan, WholeNetwork, load
 from xenflow.pure import migration as mig
 from xenflow.pure import packet as pk
 from xenflow.pure.migration import Order
-from xenflow.pure.network import Router
+from xenflow.pure.network import Interface, Router
 from xenflow.pure.placement import Mode, at_home
 
 MAX_SUBSETS = 32
@@ -253,10 +253,20 @@ class Checks:
             answers = sum(pk.parse(a.frame).arp_op == 2 for a in journey.arrivals)
             if wanted == address and answers:
                 continue  # answered in its place
+            if wanted == address and held and self.could_answer(router, interface):
+                self.fail(f"{sender}'s question for {router.name} is held, not answered", journey)
             if count == 0:
                 self.fail(f"{router.name} does not hear {sender}", journey)
             if count > 1 and self.agreed():
                 self.fail(f"{router.name} hears {sender} {count} times", journey)
+
+    def could_answer(self, router: Router, interface: Interface) -> bool:
+        """Whether a host holds packets for a router and knows its addresses."""
+        return any(
+            site.holds(router, interface) and site.forwards(router.name)
+            and router.name in site.views
+            for site in map(self.now.site, self.network.hosts)
+        )
 
     def agreed(self) -> bool:
         """Whether all hosts know where the VMs are, so that nothing is held for one."""

@@ -220,7 +220,7 @@ def local_flows(site: Site) -> Flows:
     if site.datapath.kind is Kind.PLAIN:
         flows = _plain(site)
     else:
-        flows = (flow for part in (_ingress, _admission, _classes, _links, _vm)
+        flows = (flow for part in (_ingress, _admission, _classes, _links, vm_flows)
                  for flow in part(site))  # fmt: skip
     return {flow.key: flow for flow in flows}
 
@@ -230,7 +230,7 @@ def view_dependent(flow: Flow) -> bool:
     heard of that router yet must leave it alone."""
     return cookie_router(flow.cookie) != 0 and (
         flow.table == CLASSES
-        or (flow.table == ADMISSION and flow.priority >= _PRIORITY_ARP_REPLY)
+        or (flow.table in (ADMISSION, LINKS) and flow.priority == _PRIORITY_ARP_REPLY)
         or flow.table in NETWORK_WIDE
     )
 
@@ -386,29 +386,32 @@ def _admission(site: Site) -> Iterator[Flow]:
         yield Flow(
             ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
         )
-        if site.holds(router, interface) or site.stands_in(router):
-            yield from _arp_replies(site, router, interface, link)
+        yield from _arp_replies(site, router, interface, ADMISSION, "reg3")
     transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
     yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
 
 
 def _arp_replies(
-    site: Site, router: Router, interface: Interface, link: Link
+    site: Site, router: Router, interface: Interface, table: int, link_in: str
 ) -> Iterator[Flow]:
     """ARP for the router's own addresses while its VM is suspended, or being moved (RFC 826).  Not
-    for its broadcast addresses, which the kernel delivers to it as well."""
+    for its broadcast addresses, which the kernel delivers to it as well.  `link_in`: the register
+    that has the link there."""
     view = site.views.get(router.name)
-    for net, plen, name in view.locals if view else ():
+    if view is None or not (site.holds(router, interface) or site.stands_in(router)):
+        return
+    link = site.network.links[interface.link].id
+    for net, plen, name in view.locals:
         if plen != 32 or name != interface.name:
             continue
-        request = match(reg3=link.id, dl_type=f.ARP, arp_op=1, arp_tpa=net)
+        request = match(**{link_in: link}, dl_type=f.ARP, arp_op=1, arp_tpa=net)
         reply: tuple[Action, ...] = (
             f.move("dl_src", "dl_dst"), f.set_dl_src(interface.mac),
             f.load("arp_op", 2), f.move("arp_sha", "arp_tha"), f.load("arp_sha", interface.mac),
             f.move("arp_spa", "arp_tpa"), f.load("arp_spa", net),
-            f.load("in_port", 0), f.load("reg2", link.id), f.resubmit(LINKS),
+            f.load("in_port", 0), f.load("reg2", link), f.resubmit(LINKS),
         )  # fmt: skip
-        yield Flow(ADMISSION, _PRIORITY_ARP_REPLY, request, reply, cookie(ADMISSION, router.id))
+        yield Flow(table, _PRIORITY_ARP_REPLY, request, reply, cookie(table, router.id))
 
 
 # What an IPv4 router must not forward whatever its table says (RFC 1812, sections 5.3.7 and
@@ -507,7 +510,9 @@ def _links(site: Site) -> Iterator[Flow]:
             flood += [f.strip_vlan()]
         flood += [f.output(port) for port in access]
         yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
-        for router, _ in site.network.members(link.name):
+        for router, interface in site.network.members(link.name):
+            if site.forwards(router.name):  # asked by a neighbour on this same host
+                yield from _arp_replies(site, router, interface, LINKS, "reg2")
             placement = site.placements.get(router.name)
             if placement is not None and placement.vm == site.name:
                 flood += [f.load("reg3", link.id), f.load("reg1", router.id), f.resubmit(VM)]
@@ -552,7 +557,9 @@ def _interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
             yield router, interface, site.network.links[interface.link]
 
 
-def _vm(site: Site) -> Iterator[Flow]:
+def vm_flows(site: Site) -> Iterator[Flow]:
+    """Table VM: what a router's VM gets, what is held for it, what crosses to it.  It leads to no
+    other table."""
     for router, interface, link in _interfaces(site):
         placement = site.placements.get(router.name)
         if placement is None or placement.mode is Mode.NATIVE:
