@@ -1,9 +1,9 @@
 """Packets for a VM that is suspended: held here, delivered where it runs next.
 
-While a router's vif does not exist on the host where its placement says the VM is, table VM sends
+While a router's vif takes nothing on the host where its placement says the VM is, table VM sends
 what it would have got to the controller (`pipeline`), tagged with the link's detour VLAN.  It is
-kept in the order of arrival, up to a bound, and sent on when the vif appears, or when the router
-has moved, to the host where it is now.
+kept in the order of arrival, up to a bound in number and in age, and sent on when that vif takes
+frames, or when the router has moved, to the host where it is now.
 
 Before that, from the moment a migration is prepared, the controller gets a copy of what is put
 into the vif.  When the vif takes nothing any more, what was put into it last may not have been
@@ -30,53 +30,83 @@ MAX_FRAMES = 2000
 MAX_BYTES = 2_000_000
 RECENT_S = 0.5
 """What was put into a vif so long before it was known to take nothing is held, too."""
+MAX_AGE_S = 60.0
+"""Older frames help nobody: who sent them has asked again, or given up."""
 MAX_REPEATS_S = 30.0
 """A VM that does not come back must be missed in the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A frame without tag, the id of the link on which it came, and when."""
+
+    link: int
+    frame: bytes
+    at: float
+
+
 @dataclass(slots=True)
 class Held:
-    """What is held for one router: (link id, frame without tag), oldest first."""
+    """What is held for one router, oldest first."""
 
-    frames: deque[tuple[int, bytes]] = field(default_factory=deque)
+    frames: list[Kept] = field(default_factory=list)
     octets: int = 0
     held: int = 0
     dropped: int = 0
     delivered: int = 0
     repeated: int = 0
-    _recent: deque[tuple[float, int, bytes]] = field(default_factory=deque)
+    _recent: deque[Kept] = field(default_factory=deque)
 
     def copied(self, link: int, frame: bytes, now: float) -> None:
         """A frame has been put into the vif."""
         recent = self._recent
-        recent.append((now, link, frame))
-        while len(recent) > MAX_FRAMES or recent[0][0] < now - RECENT_S:
+        recent.append(Kept(link, frame, now))
+        while len(recent) > MAX_FRAMES or recent[0].at < now - RECENT_S:
             recent.popleft()
 
     def stopped(self, now: float) -> None:
         """The vif takes nothing any more: hold what it may not have passed on."""
-        for at, link, frame in self._recent:
-            if at >= now - RECENT_S and self.keep(link, frame):
+        for one in self._recent:
+            if one.at >= now - RECENT_S and self.keep(one.link, one.frame, now):
                 self.repeated += 1
         self._recent.clear()
 
-    def keep(self, link: int, frame: bytes) -> bool:
+    def keep(self, link: int, frame: bytes, now: float) -> bool:
         """Keep one more; False (and counted) where there is no room."""
-        if len(self.frames) >= MAX_FRAMES or self.octets + len(frame) > MAX_BYTES:
+        if self._full(frame):
+            self._drop_old(now)
+        if self._full(frame):
             self.dropped += 1
             return False
-        self.frames.append((link, frame))
+        self.frames.append(Kept(link, frame, now))
         self.octets += len(frame)
         self.held += 1
         return True
 
-    def take(self) -> list[tuple[int, bytes]]:
-        """Everything, in order; they count as delivered."""
-        frames = list(self.frames)
-        self.frames.clear()
-        self.octets = 0
+    def _full(self, frame: bytes) -> bool:
+        return len(self.frames) >= MAX_FRAMES or self.octets + len(frame) > MAX_BYTES
+
+    def _drop_old(self, now: float) -> None:
+        if not self.frames or now - self.frames[0].at <= MAX_AGE_S:
+            return
+        young = [one for one in self.frames if now - one.at <= MAX_AGE_S]
+        self.dropped += len(self.frames) - len(young)
+        self._remain(young)
+
+    def _remain(self, frames: list[Kept]) -> None:
+        self.frames = frames
+        self.octets = sum(len(one.frame) for one in frames)
+
+    def of(self, link: int | None, now: float) -> list[Kept]:
+        """What is to be sent on, of one link or of all, in order; the old is dropped."""
+        self._drop_old(now)
+        return [one for one in self.frames if link in (None, one.link)]
+
+    def sent(self, frames: list[Kept]) -> None:
+        """Some of it has been sent on."""
+        gone = set(map(id, frames))
+        self._remain([one for one in self.frames if id(one) not in gone])
         self.delivered += len(frames)
-        return frames
 
 
 @dataclass(slots=True)

@@ -384,7 +384,7 @@ class ManagementService:
     def release(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
         switch = self._switch(arguments["datapath"])
-        count = self.table.deliver(switch, router, arguments["to"])
+        count = self.table.deliver(switch, router, arguments["to"] or switch.name)
         dropped = self.table.held[router.name].dropped
         switch.confirmed(lambda error: reply.done(error, delivered=count, dropped=dropped))
         return None

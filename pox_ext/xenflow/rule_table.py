@@ -43,6 +43,10 @@ from xenflow.switch import Switch
 
 log = logging.getLogger("xenflow.rule_table")
 
+LATE_S = 1.0
+"""How long after a switch was told that a vif takes frames some that it had sent up before may
+still come: cached flows live on for a moment."""
+
 
 class RuleTable:
     """See the module."""
@@ -57,6 +61,10 @@ class RuleTable:
         self.last_peer: dict[str, str] = {}
         self.held: dict[str, Held] = {name: Held() for name in network.routers}
         self.hellos = Hellos()
+        self._opening: set[tuple[str, str]] = set()
+        """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
+        self._opened: dict[tuple[str, str], float] = {}
+        """When the switch was told."""
         self.migrating: Callable[[str], bool] = lambda router: False
         self.spoken: Callable[[str], None] = lambda router: None
         self.sent: Callable[[str], None] = lambda vif: None
@@ -138,9 +146,13 @@ class RuleTable:
         """
         names = list(datapaths) or list(self.switches)
         self._check(placement, names)
+        left = [n for n in names if self._vm(n, placement.router) == n != placement.vm]
         for name in names:
             self.switches[name].placements[placement.router] = placement
         self.save()
+        for name in left:  # what is held there follows the VM, before what its flows send after it
+            self._deliver_late(self.switches[name], self.network.routers[placement.router],
+                               placement.vm)
         if placement.mode is Mode.NATIVE or not {placement.vm, placement.to} & self.switches.keys():
             self.hellos.forget(placement.router)
         waiting = set(names)
@@ -159,6 +171,11 @@ class RuleTable:
             switch = self.switches[name]
             switch.placed(placement.router)
             (switch.in_force if proven else switch.confirmed)(done(name))
+
+    def _vm(self, datapath: str, router: str) -> str:
+        """Where a router's VM is, as a switch was told last; "" where it was told nothing."""
+        placement = self.switches[datapath].placements.get(router)
+        return placement.vm if placement is not None else ""
 
     def _check(self, placement: Placement, names: list[str]) -> None:
         if placement.router not in self.network.routers:
@@ -217,58 +234,73 @@ class RuleTable:
         """Keep a frame for the VMs that it is for; `copied`: their vifs have got it, too."""
         target = int.from_bytes(frame[:6], "big")
         group = bool(frame[0] & 1)
+        now = time.monotonic()
         for router, interface in self.network.members(link.name):
             placement = switch.placements.get(router.name)
             if placement is None or not (group or target == interface.mac):
                 continue
             held = self.held[router.name]
+            takes = switch.takes(interface.vif)
+            end = (switch.name, interface.vif)
             if placement.vm != switch.name:
                 if not copied and switch.name in placement.hosts:
                     # Sent up while the VM belonged here; what was held has gone to it already.
-                    held.keep(link.id, frame)
+                    held.keep(link.id, frame, now)
                     self._deliver_late(switch, router, placement.vm)
-            elif switch.takes(interface.vif):
-                if copied:
-                    held.copied(link.id, frame, time.monotonic())
-                elif not group:  # its vif came meanwhile; a group's was for another router
-                    held.keep(link.id, frame)
-                    self.deliver(switch, router, None)
-            elif not held.keep(link.id, frame) and held.dropped == 1:
-                log.warning("%s: no room to hold more packets for it", router.name)
+            elif takes and copied:
+                held.copied(link.id, frame, now)
+            elif not takes or end in self._opening:
+                if not held.keep(link.id, frame, now) and held.dropped == 1:
+                    log.warning("%s: no room to hold more packets for it", router.name)
+            elif not group or now - self._opened.get(end, 0.0) < LATE_S:
+                # Sent up before the switch knew.  A group's may be held for another router alone:
+                # then this one gets it twice.
+                held.keep(link.id, frame, now)
+                self._deliver_late(switch, router, switch.name, link)
             if not group:
                 return
 
-    def _deliver_late(self, switch: Switch, router: Router, to: str) -> None:
-        try:
-            self.deliver(switch, router, to)
-        except NetworkError as error:
-            log.warning("%s: a packet for it is lost: %s", router.name, error)
+    def deliver(
+        self, switch: Switch, router: Router, to: str, only: Link | None = None
+    ) -> int:
+        """Send what is held for a router on, of one link or of all: to its vifs where `to` is this
+        host, else across to that one.
 
-    def deliver(self, switch: Switch, router: Router, to: str | None) -> int:
-        """Send what is held for a router on: to its vif here, or across to host `to`.
-
-        Returns how many frames.  Raises NetworkError where `to` cannot be reached.
+        Returns how many frames.  Raises NetworkError, everything being held still, where `to`
+        cannot be reached.
         """
-        messages = []
-        frames = self.held[router.name].take()
+        if switch.connection is None:
+            raise NetworkError(f"{switch.name}: the switch is not connected")
+        held = self.held[router.name]
         by_id = {link.id: link for link in self.network.links.values()}
-        for link_id, frame in frames:
-            link = by_id[link_id]
-            interface = router.on(link.name)
-            assert interface is not None
-            actions = self._onward(switch, router, interface, link, to)
-            messages.append(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
-        if messages and switch.connection is not None:
-            for start in range(0, len(messages), 64):
-                switch.connection.send(b"".join(messages[start : start + 64]))
+        frames = held.of(only.id if only else None, time.monotonic())
+        onward = {
+            link: self._onward(switch, router, by_id[link], to) for link in {k.link for k in frames}
+        }
+        messages = [
+            of.packet_out(kept.frame, onward[kept.link], xid=PACKET_OUT_XID) for kept in frames
+        ]
+        for start in range(0, len(messages), 64):
+            switch.connection.send(b"".join(messages[start : start + 64]))
+        held.sent(frames)
         return len(frames)
 
-    def _onward(
-        self, switch: Switch, router: Router, interface: Interface, link: Link, to: str | None
-    ) -> f.Actions:
-        if (to is None or to == switch.name) and not switch.datapath.nicira:
+    def _deliver_late(
+        self, switch: Switch, router: Router, to: str, only: Link | None = None
+    ) -> int:
+        """The same where nobody is there to be told that it failed."""
+        try:
+            return self.deliver(switch, router, to, only)
+        except NetworkError as error:
+            log.warning("%s: what is held for it stays held: %s", router.name, error)
+            return 0
+
+    def _onward(self, switch: Switch, router: Router, link: Link, to: str) -> f.Actions:
+        interface = router.on(link.name)
+        assert interface is not None
+        if to == switch.name and not switch.datapath.nicira:
             return plain_host.to_vm(switch.site(), router, link)
-        if to is None or to == switch.name:
+        if to == switch.name:
             return (
                 f.load("reg1", router.id), f.load("reg3", link.id), f.resubmit(pipeline.VM),
             )  # fmt: skip
@@ -280,43 +312,58 @@ class RuleTable:
 
     def port_stopped(self, switch: Switch, port: str) -> None:
         """A port takes nothing any more: where it is a vif, its VM has been suspended."""
+        self._opening.discard((switch.name, port))
         for router in self.network.routers.values():
             if any(i.vif == port for i in router.interfaces):
                 self.held[router.name].stopped(time.monotonic())
 
     def port_appeared(self, switch: Switch, port: str) -> None:
-        """A port has come, or has carrier now: where it is a vif of a router whose VM belongs
-        here, what was held goes to it, once its flows are there."""
-        for router in self.network.routers.values():
-            placement = switch.placements.get(router.name)
-            if placement is None or placement.vm != switch.name:
+        """A port has come, or takes frames now: where it is a vif of a router whose VM belongs
+        here, what was held for it goes to it once the switch knows."""
+        for router, interface in self._here(switch):
+            if interface.vif != port:
                 continue
-            if any(i.vif == port for i in router.interfaces) and self._runs(switch, router):
+            if all(switch.takes(i.vif) for i in router.interfaces):
                 self.hellos.forget(router.name)
-                if self.held[router.name].frames:
-                    switch.confirmed(partial(self._deliver_here, switch, router))
+            self._opening.add((switch.name, port))
+            switch.sent(partial(self._open, switch, router, interface))
+
+    def _open(
+        self, switch: Switch, router: Router, interface: Interface, error: str | None
+    ) -> None:
+        """A vif takes frames and the switch gives it those that come."""
+        end = (switch.name, interface.vif)
+        if error is not None or not switch.takes(interface.vif):
+            return  # `caught_up` comes back to it, or its next appearance
+        self._opening.discard(end)
+        self._opened[end] = time.monotonic()
+        link = self.network.links[interface.link]
+        if self.held[router.name].frames:
+            count = self._deliver_late(switch, router, switch.name, link)
+            log.info("%s: delivered %d held packets on %s", router.name, count, link.name)
+
+    def caught_up(self, switch: Switch) -> None:
+        """A switch that was away, or was read anew, has all its flows again: whichever vif has come
+        meanwhile gets what was held for it."""
+        for router, interface in self._here(switch):
+            self._open(switch, router, interface, None)
+
+    def _here(self, switch: Switch) -> list[tuple[Router, Interface]]:
+        """The interfaces of the routers whose VM belongs to a switch."""
+        return [
+            (router, interface) for router in self.network.routers.values()
+            if self._vm(switch.name, router.name) == switch.name
+            for interface in router.interfaces
+        ]  # fmt: skip
 
     def vifs_are_still(self, vifs: frozenset[str]) -> None:
         """The hypervisor says which vifs take nothing now, though they may have carrier."""
         for switch in self.switches.values():
-            took = {port for port in switch.ports if switch.takes(port)}
-            switch.still = vifs
-            takes = {port for port in switch.ports if switch.takes(port)}
-            if takes != took:
-                switch.refresh()
-            for port in took - takes:
+            take_now, stopped = switch.vifs_are_still(vifs)
+            for port in stopped:
                 self.port_stopped(switch, port)
-            for port in takes - took:
+            for port in take_now:
                 self.port_appeared(switch, port)
-
-    def _deliver_here(self, switch: Switch, router: Router, error: str | None) -> None:
-        if error is None and self._runs(switch, router):
-            count = self.deliver(switch, router, None)
-            log.info("%s: delivered %d held packets", router.name, count)
-
-    def _runs(self, switch: Switch, router: Router) -> bool:
-        """Whether all vifs of a router take frames on a switch."""
-        return all(switch.takes(i.vif) for i in router.interfaces)
 
     def attached(self, switch: Switch, router: Router) -> bool:
         """Whether all vifs of a router exist on a switch."""

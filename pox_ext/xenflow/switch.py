@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
-from xenflow.channel import IN_FLIGHT_BYTES, PIECE_BYTES, ROOM, Channel, Job, Request
+from xenflow.channel import IN_FLIGHT_BYTES, PIECE_BYTES, ROOM, Channel, Done, Job, Request
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline, plain_host
 from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output
@@ -54,6 +54,9 @@ class Routers(Protocol):
 
     def view(self, router: str) -> RouterView | None:
         """The same as its classes need it."""
+
+    def caught_up(self, switch: Switch) -> None:
+        """A switch that was read back has all its flows again."""
 
 
 class Switch(Channel):
@@ -108,7 +111,38 @@ class Switch(Channel):
             self.ports.pop(name, None)
         else:
             self.ports[name] = (number, up)
+        self._vifs_changed()
+
+    def vifs_are_still(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
+        """The hypervisor says which vifs take nothing, though they may have carrier.  Returns the
+        ports that take frames now and did not, and those that did and do not now."""
+        took = {port for port in self.ports if self.takes(port)}
+        self.still = vifs
+        takes = {port for port in self.ports if self.takes(port)}
+        if takes != took:
+            self._vifs_changed()
+        return takes - took, took - takes
+
+    def _vifs_changed(self) -> None:
+        """Table VM follows at once, before jobs that are under way or wait: while a full table
+        is written for one router, another's packets must not be lost.  It leads to no other table,
+        so that its flows can be replaced at any time."""
+        if self.live and not self.plain:
+            for flow in pipeline.vm_flows(self.site()):
+                if self.installed.get(flow.key) != flow:
+                    self._write_flow(True, flow)
+            self._fence_fragments()
         self.refresh()
+
+    def sent(self, then: Done) -> None:
+        """Call `then(None)` once the switch has all that was written, whatever jobs wait; or with
+        the reason why that cannot be said."""
+        if not self.live:
+            then(f"{self.name}: what the switch holds is not known")
+            return
+        generation = self._generation
+        self._ask(self._barrier(), lambda _: then(
+            None if generation == self._generation else f"{self.name}: the switch went away"))
 
     def changed(self, router: str, changes: Changes, complete: bool, total: int) -> bool:
         """A router's state has changed; it has `total` routes now.  True where everything that
@@ -379,6 +413,7 @@ class Switch(Channel):
                 self.synced.add(router.name)
                 jobs.append(self._sync_router(router.name))
         jobs.append(self._write_small())
+        jobs.append(self._fence(lambda _: self.routers.caught_up(self)))
         # Before whatever waits to be told that the switch is up to date.
         self._jobs.extendleft(reversed(jobs))
 
@@ -434,9 +469,9 @@ class Switch(Channel):
         wanted.update(self.rules.flows(site))
         keep = []
         for router in self.network.routers.values():
-            known = self.routers.state(router.name) is not None
-            if not known:
-                keep.append(router.id)
+            if self.routers.state(router.name) is None:
+                if self.forwards(router.name):
+                    keep.append(router.id)
                 continue
             for flows in self.hops.get(router.name, {}).values():
                 wanted.update((flow.key, flow) for flow in flows)

@@ -6,13 +6,20 @@ from xenflow import hold
 from xenflow.hold import Held
 
 
+def taken(held: Held, now: float, link: int | None = None) -> list[tuple[int, bytes]]:
+    """What is sent on."""
+    frames = held.of(link, now)
+    held.sent(frames)
+    return [(kept.link, kept.frame) for kept in frames]
+
+
 def test_what_was_just_put_into_the_vif_is_held_too() -> None:
     held = Held()
     for second, frame in ((0.0, b"old"), (10.0, b"one"), (10.2, b"two")):
         held.copied(7, frame, second)
     held.stopped(10.4)
-    held.keep(7, b"three")
-    assert held.take() == [(7, b"one"), (7, b"two"), (7, b"three")]
+    held.keep(7, b"three", 10.5)
+    assert taken(held, 10.6) == [(7, b"one"), (7, b"two"), (7, b"three")]
     assert (held.held, held.repeated, held.delivered, held.dropped) == (3, 2, 3, 0)
 
 
@@ -21,7 +28,7 @@ def test_it_is_held_once() -> None:
     held.copied(7, b"one", 1.0)
     held.stopped(1.1)
     held.stopped(1.2)
-    assert held.take() == [(7, b"one")]
+    assert taken(held, 1.3) == [(7, b"one")]
 
 
 def test_copies_are_bounded() -> None:
@@ -29,7 +36,7 @@ def test_copies_are_bounded() -> None:
     for n in range(hold.MAX_FRAMES + 10):
         held.copied(7, b"%d" % n, 1.0)
     held.stopped(1.0)
-    frames = held.take()
+    frames = taken(held, 1.0)
     assert len(frames) == hold.MAX_FRAMES
     assert frames[0] == (7, b"10")
 
@@ -40,3 +47,35 @@ def test_room_is_bounded() -> None:
     held.copied(7, b"too much", 1.0)
     held.stopped(1.0)
     assert (held.repeated, held.dropped) == (1, 1)
+
+
+def test_what_is_old_makes_room_and_is_not_sent() -> None:
+    held = Held()
+    for n in range(hold.MAX_FRAMES):
+        assert held.keep(7, b"%d" % n, n / 100)
+    assert not held.keep(7, b"no room", hold.MAX_AGE_S)
+    assert held.keep(7, b"room", hold.MAX_AGE_S + 5.001)
+    assert held.dropped == 1 + 501
+    assert [frame for _, frame in taken(held, hold.MAX_AGE_S + 19.501)] == [
+        *(b"%d" % n for n in range(1951, 2000)), b"room",
+    ]  # fmt: skip
+    assert held.dropped == 1 + 1951
+    assert held.octets == 0
+
+
+def test_one_link_s_are_sent_alone_and_in_order() -> None:
+    held = Held()
+    for link, frame in ((7, b"one"), (8, b"two"), (7, b"one")):
+        held.keep(link, frame, 1.0)
+    assert taken(held, 1.0, 7) == [(7, b"one"), (7, b"one")]
+    assert held.octets == 3
+    held.keep(8, b"three", 1.0)
+    assert taken(held, 1.0) == [(8, b"two"), (8, b"three")]
+    assert (held.delivered, held.octets) == (4, 0)
+
+
+def test_what_could_not_be_sent_is_held_still() -> None:
+    held = Held()
+    held.keep(7, b"one", 1.0)
+    assert held.of(None, 1.0) == held.frames
+    assert (held.delivered, len(held.frames)) == (0, 1)

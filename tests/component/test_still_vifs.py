@@ -9,18 +9,42 @@ import pytest
 
 from tests.pure.written_switch import WrittenSwitch
 from xenflow import rule_table
+from xenflow.channel import Job, Request
 from xenflow.network_file import load
+from xenflow.pure import flow as f
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
 from xenflow.pure import pipeline, simulate
+from xenflow.pure.network import NetworkError
 from xenflow.pure.placement import Mode, Placement, at_home
 from xenflow.rule_table import RuleTable
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 VIFS = frozenset(("vr1.0", "vr1.1"))
-MAC, MACHINE = 0x020000010101, 0x020000000102
+MAC, RIGHT_MAC, MACHINE = 0x020000010101, 0x020000010201, 0x020000000102
 LEFT = 1
+
+
+class Wire(WrittenSwitch):
+    """A switch that carries packet-outs out by its tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[tuple[int | str, bytes]] = []
+        """(port, frame): what has left by packet-outs, in order."""
+
+    def send(self, data: bytes) -> None:
+        super().send(data)
+        for message in of.split(data)[0]:
+            if message[1] == of.Type.PACKET_OUT:
+                length = int.from_bytes(message[14:16], "big")
+                actions, frame = of.parse_actions(message, 16, length), message[16 + length :]
+                self.came += simulate.run_actions(self.tables, frame, f.PORT_NONE, actions).outputs
+
+    def to(self, *ports: str) -> list[bytes]:
+        """The frames that have left by some ports."""
+        return [frame for port, frame in self.came if port in [PORTS[name] for name in ports]]
 
 
 class Host:
@@ -28,7 +52,7 @@ class Host:
 
     def __init__(self) -> None:
         network = load(ROOT / "conf" / "paper.toml")
-        self.wire = WrittenSwitch()
+        self.wire = Wire()
         self.table = RuleTable(network, "host-a", None, self.wire.later)
         self.switch = self.table.switches["host-a"]
         self.wire.attach(self.switch, PORTS)
@@ -39,7 +63,7 @@ class Host:
         self.wire.run()
 
     def held(self) -> list[bytes]:
-        return [frame for _, frame in self.table.held["vr1"].frames]
+        return [kept.frame for kept in self.table.held["vr1"].frames]
 
     def to_vm(self) -> set[str]:
         """What table VM does with frames for the router's left interface: "holds", "delivers" or
@@ -53,15 +77,24 @@ class Host:
                 found.add(said.replace("and holds", "and copies"))
         return found
 
-    def ping(self, number: int, copied: bool = False) -> bytes:
-        """A ping to the router, as table VM sends it up; returns it as it was on the link."""
-        body = pk.ipv4(0x0A000102, 0x0A000101, 1, bytes([8, 0, 0, 0, 0, 0, 0, number]))
-        frame = pk.ethernet(MAC, MACHINE, pk.ETH_IPV4, body)
-        link = next(iter(self.table.network.links.values()))
-        vlan = link.vlan if copied else link.detour_vlan
+    def comes(self, frame: bytes, link: str = "left", copied: bool = False) -> bytes:
+        """A frame for the router, as table VM sends it up; returns it as it was on the link."""
+        found = self.table.network.links[link]
+        vlan = found.vlan if copied else found.detour_vlan
         tagged = frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
         assert self.table.packet_in(self.switch, 1, tagged)
         return frame
+
+    def ping(self, number: int, link: str = "left", copied: bool = False) -> bytes:
+        """A ping to the router."""
+        body = pk.ipv4(0x0A000102, 0x0A000101, 1, bytes([8, 0, 0, 0, 0, 0, 0, number]))
+        mac = MAC if link == "left" else RIGHT_MAC
+        return self.comes(pk.ethernet(mac, MACHINE, pk.ETH_IPV4, body), link, copied)
+
+    def hello(self) -> bytes:
+        """A neighbour's, on the left link."""
+        ip = pk.ipv4(0x0A000102, 0xE0000005, pk.OSPF, pk.ospf_hello(0x0A000102, 10), ttl=1)
+        return self.comes(pk.ethernet(0x01005E000005, MACHINE, pk.ETH_IPV4, ip))
 
 
 @pytest.fixture
@@ -82,13 +115,88 @@ def test_from_its_suspension_on_packets_are_held(host: Host) -> None:
     assert host.table.held["vr1"].delivered == 3
 
 
-def test_nothing_is_given_to_a_vm_of_which_one_vif_is_not_connected(host: Host) -> None:
+def test_what_was_held_on_a_link_is_there_before_what_comes_on_it_later(host: Host) -> None:
+    """Each link's goes with its own vif, or newer frames of the same sender would overtake it."""
     host.still(VIFS)
-    host.ping(1)
+    first, second = host.ping(1), host.ping(2, link="right")
     host.still(frozenset(("vr1.1",)))
-    assert len(host.held()) == 1
+    assert host.to_vm() == {"delivers"}
+    assert host.held() == [second] and host.wire.to(*VIFS) == [first]
     host.still(frozenset())
+    assert host.held() == [] and host.wire.to(*VIFS) == [first, second]
+
+
+def test_while_the_switch_is_not_told_yet_what_comes_is_held_in_its_order(host: Host) -> None:
+    """What was held must not come round and round, nor a group's be taken for another router's."""
+    host.still(VIFS)
+    came = [host.ping(1), host.hello()]
+    host.table.vifs_are_still(frozenset())
+    came += [host.hello(), host.ping(2)]
+    assert (host.held(), host.wire.came) == (came, [])
+    host.wire.run()
+    assert (host.held(), host.wire.to("vr1.0")) == ([], came)
+    late = [host.ping(3), host.hello()]
+    assert (host.held(), host.wire.to("vr1.0")) == ([], came + late)
+
+
+def test_a_group_s_frame_is_not_given_to_a_router_that_has_had_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent up for another router of the link that is suspended."""
+    now = [1000.0]
+    monkeypatch.setattr(rule_table.time, "monotonic", lambda: now[0])
+    host.still(VIFS)
+    host.still(frozenset())
+    now[0] += rule_table.LATE_S
+    host.hello()
+    assert (host.held(), host.wire.came) == ([], [])
+
+
+def test_another_router_s_long_job_delays_nothing(host: Host) -> None:
+    """A full table takes seconds to be written."""
+
+    def long() -> Job:
+        yield Request(1, b"")  # which is never answered
+
+    host.switch.submit(long())
+    host.still(VIFS)
+    assert host.to_vm() == {"holds"}
+    held = host.ping(1)
+    host.still(frozenset())
+    assert host.to_vm() == {"delivers"}
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_what_was_held_is_given_to_a_vif_that_came_while_the_switch_was_away(host: Host) -> None:
+    host.still(VIFS)
+    held = host.ping(1)
+    host.switch.disconnect()
+    host.table.vifs_are_still(frozenset())
+    assert host.held() == [held]
+    host.wire.attach(host.switch, PORTS)
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
+    """Whoever says so, `migrate` or `recover`: no host keeps it for a VM that is not there."""
+    both = ("host-a", "host-b")
+    host.table.place(at_home("vr1", "host-a").step(also=both), [], False, lambda error: None)
+    host.still(VIFS)
+    held = host.ping(1)
+    host.table.place(Placement("vr1", both, "host-b", "host-a", version=5, also=both), [], False,
+                     lambda error: None)  # fmt: skip
+    host.wire.run()
     assert host.held() == []
+    assert [held[14:] in frame for frame in host.wire.to("to-gen", "to-recv")] == [True]
+
+
+def test_what_cannot_be_sent_on_is_held_still(host: Host) -> None:
+    host.still(VIFS)
+    held = host.ping(1)
+    del host.switch.ports["to-gen"]
+    with pytest.raises(NetworkError, match="no way to host-b"):
+        host.table.deliver(host.switch, host.table.network.routers["vr1"], "host-b")
+    assert host.held() == [held] and host.table.held["vr1"].delivered == 0
 
 
 def test_carrier_alone_does_not_do(host: Host) -> None:

@@ -61,6 +61,9 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
         def view(self, name: str) -> None:
             return None
 
+        def caught_up(self, switch: Switch) -> None:
+            raise AssertionError("it was never connected")
+
     datapath = network.datapaths[router.home]
     homes = {each.name: at_home(each.name, each.home) for each in network.routers.values()}
     switch = Switch(network, datapath, Known(), lambda *_: None, homes)
