@@ -1,8 +1,8 @@
 """The `xenflow` command: one management entity for the whole network, from any node.
 
 Everything it does is a verb (`mgmt/verbs/`, one file each); the table `VERBS` is the program.
-It needs the network file and the controllers' management addresses, nothing else: no login on
-a host, no switch tools.
+It needs the network file and the controllers' management addresses, and no switch tools; what moves
+virtual machines (plan, migrate, recover) a login on the hosts, where the hypervisor is Xen's.
 """
 
 from __future__ import annotations

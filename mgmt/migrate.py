@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from base64 import b64decode
@@ -27,14 +26,13 @@ from typing import Any
 from mgmt import hypervisor
 from mgmt.client import AskError
 from mgmt.hypervisor import HypervisorError, Job, JobState
+from mgmt.lease import Lease
 from mgmt.planning import Plan, Step, give_up, words
 from xenflow.pure import migration as mig
 from xenflow.pure.migration import Effect
 from xenflow.pure.network import NetworkError
 from xenflow.pure.placement import to_json
 
-LEASE_S = 10.0
-KEEP_LEASE_S = 2.5
 PLACE_TIMEOUT_S = 90.0
 MOVE_TIMEOUT_S = 600.0
 RUN_TIMEOUT_S = 120.0
@@ -43,6 +41,8 @@ POLL_S = 0.01
 RETRY_S = (0.5, 1.0, 2.0, 4.0)
 """Once the VM has moved there is no way back: what fails is tried again after these pauses."""
 FLOWS_AT_ONCE = 2000
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a kill, a terminal that has gone."""
 
 
 class MigrationError(RuntimeError):
@@ -69,6 +69,8 @@ class Result:
     committed: bool = False
     interrupted: bool = False
     undone: bool = False
+    refused: bool = False
+    """Nothing was begun: somebody else holds the lease, or it could not be taken."""
     error: str = ""
     total_s: float = 0.0
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -81,16 +83,22 @@ class Result:
     dropped: int = 0
     emulated: bool = False
     problems: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Copies of the VM that are, or may be, on other hosts still."""
 
     def text(self) -> str:
         """One line for people."""
         name = self.plan.router.name
+        left = f"; {', '.join(self.left)}: run `xenflow recover {name}`" if self.left else ""
+        if self.refused:
+            return f"{name}: {self.error}; nothing was changed"
         if self.ok:
             pause = f", VM suspended for {self.suspended_s:.3f} s" if self.suspended_s else ""
             pause += " (emulated)" if self.emulated and pause else ""
-            return f"{name} is on {self.plan.to}: {self.total_s:.3f} s{pause}"
+            return f"{name} is on {self.plan.to}: {self.total_s:.3f} s{pause}{left}"
         if self.undone:
-            return f"{name} stays on {self.plan.source}: {self.error}; everything was put back"
+            source = self.plan.source
+            return f"{name} stays on {source}: {self.error}; everything was put back{left}"
         where = f"its VM belongs to {self.plan.to}" if self.committed else "its VM did not move"
         more = "; ".join(self.problems)
         return (
@@ -111,6 +119,7 @@ class Result:
             "undone": self.undone,
             "error": self.error,
             "problems": self.problems,
+            "left": self.left,
             "total_s": round(self.total_s, 6),
             "suspended_s": self.suspended_s,
             "suspension_emulated": self.emulated,
@@ -130,8 +139,8 @@ def run(
 ) -> Result:
     """Carry a plan out.  Never raises for what fails on the way: the Result says it.
 
-    Ctrl-C (SIGINT) and SIGTERM before the commit point put everything back; after it they only
-    hide, since the migration must be completed.
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP before the commit point put everything back; after it they
+    change nothing, since the migration must be completed.  Nor does a `report` that fails.
     """
     return _Run(made, report, confirm).run()
 
@@ -154,10 +163,9 @@ class _Run:
         self.network = made.network
         self.router = made.router.name
         self.ask = made.ask
-        self.report = report
+        self._report = report
         self.confirm = confirm
         self.result = Result(made, committed=made.recovery)
-        self.owner = f"{socket.gethostname()}-{os.getpid()}"[-63:]
         self.started = time.monotonic()
         self.done: list[Effect] = []
         self.job: Job | None = None
@@ -165,38 +173,44 @@ class _Run:
         self._held_before: dict[str, dict[str, int]] = {}
         self._signal = 0
         self._at_prompt = False
-        self._stop = threading.Event()
+        self._lease = Lease(
+            made.ask, map(self._controller, (made.source, made.to)), self.router,
+            {"migration": made.json(), "start": to_json(made.start)},
+        )  # fmt: skip
         self._fault = os.environ.get("XENFLOW_FAULT", "")
 
     def now(self) -> float:
         """Seconds since the beginning."""
         return time.monotonic() - self.started
 
+    def report(self, event: Event) -> None:
+        """Say how far it is; who listened may have gone, which is no reason to stop half way."""
+        with suppress(OSError, ValueError):
+            self._report(event)
+
     def run(self) -> Result:
         result = self.result
         with self._signals():
             try:
-                self._lock()
+                self._lease.__enter__()
             except AskError as error:
-                result.error, result.undone = str(error), True
+                result.error, result.refused = str(error), True
                 return result
-            keeper = threading.Thread(target=self._keep_lease, daemon=True)
-            keeper.start()
             try:
                 self._stages()
                 self._count_held()
                 result.ok = True
             except _Interrupted:
-                result.interrupted = True
                 result.error = "interrupted"
             except (AskError, HypervisorError, NetworkError, MigrationError) as error:
                 result.error = str(error)
             finally:
                 if not result.ok and not result.committed:
                     self._undo()
-                self._stop.set()
-                keeper.join()
-                self._unlock()
+                result.problems += self._lease.give_back()
+                result.interrupted = result.error == "interrupted" or (
+                    self.plan.recovery and bool(self._signal)
+                )
                 result.total_s = self.now()
         return result
 
@@ -221,7 +235,7 @@ class _Run:
         self._at_prompt = True
         try:
             return self.confirm(step) or self.result.committed
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):
             return self.result.committed
         finally:
             self._at_prompt = False
@@ -237,7 +251,8 @@ class _Run:
         name = type(effect).__name__
         # Noted first: what was begun may have happened, so it is undone, too.
         self.done.append(effect)
-        self._note({"effect": name, "words": words(effect), "at_s": round(self.now(), 3)})
+        note = {"effect": name, "words": words(effect), "at_s": round(self.now(), 3)}
+        self._lease.note(note, needed=not self.result.committed)
         began = self.now()
         try:
             self._carry_out(effect, self._fault == f"{len(self.done)}")
@@ -385,7 +400,6 @@ class _Run:
             router=self.router, datapath=effect.host, to=effect.to,
         )  # fmt: skip
         self.result.held += answer["delivered"]
-        self.result.dropped = max(self.result.dropped, answer["dropped"])
 
     def _do_Unpause(self, effect: mig.Unpause) -> None:
         assert self.driver is not None and self.job is not None
@@ -405,6 +419,7 @@ class _Run:
             raise MigrationError(f"the VM could not be started on {effect.host}: {job.detail}")
         if job.state is not JobState.RUNNING:
             raise MigrationError(f"{effect.host}: the VM does not run on: {job.state.value}")
+        self.result.left = list(job.left)
 
     def _held(self, hosts: Iterable[str]) -> dict[str, dict[str, int]]:
         """Each host's counters of packets for the router; without those that do not answer."""
@@ -459,7 +474,8 @@ class _Run:
 
     def _abort_move(self) -> None:
         assert self.driver is not None and self.job is not None
-        give_up(self.driver, self.router)
+        self.result.left = [word for word in give_up(self.driver, self.router)
+                            if word.endswith(hypervisor.MAY_BE_LEFT)]  # fmt: skip
         deadline = time.monotonic() + 30.0
         while time.monotonic() < deadline:
             found = self.driver.domain(self.router)
@@ -475,50 +491,10 @@ class _Run:
         except (AskError, HypervisorError, NetworkError, MigrationError) as error:
             self.result.problems.append(f"{what}: {error}")
 
-    # --- lease, journal, signals --------------------------------------------------------------
-
-    def _controllers(self) -> list[str]:
-        hosts = (self.plan.source, self.plan.to)
-        return list(dict.fromkeys(self._controller(host) for host in hosts))
+    # --- controllers, signals -----------------------------------------------------------------
 
     def _controller(self, host: str) -> str:
         return self.network.datapaths[host].controller
-
-    def _lock(self) -> None:
-        entry = {"migration": self.plan.json(), "start": to_json(self.plan.start)}
-        taken: list[str] = []
-        try:
-            for name in self._controllers():
-                self.ask(name, "lock", router=self.router, owner=self.owner, lease_s=LEASE_S,
-                         entry=entry)  # fmt: skip
-                taken.append(name)
-        except AskError:
-            for name in taken:
-                self.ask(name, "unlock", router=self.router, owner=self.owner)
-            raise
-
-    def _unlock(self) -> None:
-        for name in self._controllers():
-            self._try(f"unlock at {name}", partial(self._unlock_at, name))
-
-    def _unlock_at(self, controller: str) -> None:
-        self.ask(controller, "unlock", router=self.router, owner=self.owner)
-
-    def _note(self, entry: dict[str, Any]) -> None:
-        for name in self._controllers():
-            try:
-                self.ask(name, "journal", router=self.router, owner=self.owner, entry=entry)
-            except AskError:
-                if not self.result.committed:
-                    raise
-
-    def _keep_lease(self) -> None:
-        while not self._stop.wait(KEEP_LEASE_S):
-            for name in self._controllers():
-                try:
-                    self.ask(name, "journal", router=self.router, owner=self.owner)
-                except AskError:
-                    continue  # the next step says so
 
     def _check_interrupt(self) -> None:
         if self._signal and not self.result.committed:
@@ -534,7 +510,7 @@ class _Run:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+        before = {n: signal.signal(n, note) for n in _SIGNALS}
         try:
             yield
         finally:

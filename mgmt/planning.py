@@ -20,6 +20,7 @@ from typing import Any, Self
 from mgmt import hypervisor
 from mgmt.client import Unreachable
 from mgmt.hypervisor import HypervisorError
+from mgmt.lease import Lease
 from mgmt.session import Ask
 from xenflow.pure import migration as mig
 from xenflow.pure.migration import Effect, Order
@@ -138,7 +139,7 @@ def plan_recovery(
     facts = _facts(network, described, ask)
     facts.refuse_held(router)
     now = facts.placement
-    here = _settled_at(network, described, now.vm, ask, say) or now.vm
+    here = _settled_at(network, described, now, ask, say) or now.vm
     if now.hosts == (here,) and not facts.uneven:
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
@@ -227,14 +228,11 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
             "restarted since it has the router?"
         )
     newest = max(placements.values(), key=lambda p: p.version)
-    settled = {
-        name: p for name, p in placements.items()
-        if replace(p, version=0) != replace(newest, version=0)
-    }  # fmt: skip
-    hosts = sorted({h for p in placements.values() for h in p.hosts})
-    if settled:
+    uneven = len({replace(p, version=0) for p in placements.values()}) > 1
+    if uneven:
+        hosts = sorted({h for p in placements.values() for h in p.hosts})
         newest = replace(newest, also=tuple(hosts))
-    return _Facts(newest, bool(settled), owner, ports, feeds)
+    return _Facts(newest, uneven, owner, ports, feeds)
 
 
 def _driver_for(
@@ -261,12 +259,15 @@ def _driver_for(
 
 
 def _settled_at(
-    network: Network, router: Router, host: str, ask: Ask, say: Callable[[str], None] | None
+    network: Network, router: Router, now: Placement, ask: Ask, say: Callable[[str], None] | None
 ) -> str | None:
     """The host where the hypervisor has the router's VM; None where it cannot tell.
 
-    With `say`, what an interrupted migration of the VM left is cleared up first, and said.
+    With `say`, what an interrupted migration of the VM left is cleared up first, and said; the
+    lease is held meanwhile, or a migration that has just begun would be taken for such.  Raises
+    AskError where somebody else holds it.
     """
+    host = now.vm
     if not network.datapaths[host].hypervisor:
         return None
     driver = hypervisor.of(network, host)
@@ -274,12 +275,12 @@ def _settled_at(
         with _as_network_error(host):
             found = _where_is(driver, router.name, host)
             if say is not None:
-                # The hypervisor knows no lease, and to log in to all hosts took a while.
-                _facts(network, router, ask).refuse_held(router.name)
-                # It may be under way still, though the VM runs.
-                for cleared in give_up(driver, router.name):
-                    say(f"{router.name}: {cleared}")
-                found = _where_is(driver, router.name, host)
+                controllers = [network.datapaths[h].controller for h in (host, *now.hosts)]
+                with Lease(ask, controllers, router.name, {"recovery": router.name}):
+                    # It may be under way still, though the VM runs: the hypervisor knows no lease.
+                    for cleared in give_up(driver, router.name):
+                        say(f"{router.name}: {cleared}")
+                    found = _where_is(driver, router.name, host)
             return found
     finally:
         driver.close()
@@ -288,7 +289,10 @@ def _settled_at(
 def _where_is(driver: hypervisor.Hypervisor, router: str, host: str) -> str:
     found = driver.domain(router)
     if found is None:
-        raise NetworkError(f"the hypervisor of {host} has no VM of the name {router}")
+        raise NetworkError(
+            f"no host of that kind of hypervisor has a VM of the name {router}: start it on one of "
+            f"them (Xen: `xl create`), then run `xenflow recover {router}`"
+        )
     return found.host
 
 

@@ -29,6 +29,10 @@ class HypervisorError(Exception):
         self.code = code
 
 
+MAY_BE_LEFT = "did not answer: a copy may be left there"
+"""How what is said of a host ends that could not be cleared up."""
+
+
 class JobState(Enum):
     """How far a live migration is."""
 
@@ -51,6 +55,7 @@ class Job:
     `suspended_s` is how long the VM has run nowhere so far, where the driver can tell; `detail`
     is the hypervisor's own words, above all for FAILED.  `events` are the states reached and when,
     by the hypervisor's own clock, in seconds: only differences between them mean something.
+    `left`: which copies are, or may be, on other hosts once it runs.
     """
 
     id: str
@@ -60,6 +65,7 @@ class Job:
     detail: str = ""
     suspended_s: float | None = None
     events: tuple[tuple[str, float], ...] = ()
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,11 +234,14 @@ def end_senders(domain: str) -> list[int]:
 
 
 def end_receivers(patience_s: float) -> list[int]:
-    """End every `xl migrate-receive` that does not end by itself, but for the processes of that
-    name that xl leaves behind to look after each domain that has arrived (`do_daemonize`)."""
+    """End the `xl migrate-receive` that there is, unless it ends by itself; none where there are
+    several: another's may have no domain yet.  The processes of that name that xl leaves behind to
+    look after each domain that has arrived (`do_daemonize`) are none."""
     found = [
         p for p, _, words in processes() if _is_xl(words, "migrate-receive") and not _is_monitor(p)
     ]
+    if len(found) != 1:
+        return []
     late = _await_end(found, patience_s)
     savers = [p for p, parent, words in processes() if parent in late and _is_saver(words)]
     _signal([*savers, *late], signal.SIGTERM)
@@ -254,7 +257,8 @@ def rune(receiver: str, gate: str) -> str:
     """The shell command that xl runs to reach the receiver.
 
     A session of its own, so that it can be ended as a whole.  What comes back passes the gate: the
-    banner at once, "ready" after a line from the pipe `gate`; its end means no.
+    banner at once, "ready" after a line from the pipe `gate`.  Its end means no, also where this
+    process has been killed: then the transport ends itself, or xl would wait for ever.
     """
     script = f"""
         echo "xenflow: transport $$" >&2
@@ -266,7 +270,7 @@ def rune(receiver: str, gate: str) -> str:
             ready=$(head -c {READY_BYTES})
             [ "${{#ready}}" -eq {READY_BYTES} ] || exit 1
             echo "xenflow: received" >&2
-            read -r go <&9 || exit 1
+            read -r go <&9 || {{ kill 0; exit 1; }}
             printf %s "$ready"
             exec cat
         }}"""
@@ -287,6 +291,7 @@ class Move:
         self._went = False
         self._given_up = False
         self._suspended = False
+        self._order: str | None = None
         self._lock = threading.Lock()
         self._control = f"/local/domain/{domid}/control/shutdown"
         self._fifo = os.path.join(self._folder, "gate")
@@ -347,8 +352,12 @@ class Move:
             self._gate = -1
 
     def _shutdown_changed(self, path: str) -> None:
+        """A guest empties the node as soon as it has read it, maybe before it is read here: that it
+        has changed is enough, but for the first time, which says that it is watched."""
         at = time.monotonic()
-        if not self._suspended and self._store.read(path) == "suspend":
+        order, before = self._store.read(path), self._order
+        self._order = order
+        if not self._suspended and (order == "suspend" or order == before == ""):
             self._suspended = True
             self._tell("suspended", at=at)
 

@@ -20,13 +20,21 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mgmt.hypervisor import Domain, HypervisorError, Job, JobState, xl_output, xl_settle
+from mgmt.hypervisor import (
+    MAY_BE_LEFT,
+    Domain,
+    HypervisorError,
+    Job,
+    JobState,
+    xl_output,
+    xl_settle,
+)  # fmt: skip
 from mgmt.hypervisor.dom0 import Dom0, ssh
 from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
 from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, Unpause
@@ -84,6 +92,7 @@ class _Move:
     source_lost: bool = False
     looked: bool = False
     sent: bool = False
+    left: tuple[str, ...] = ()
 
     def advance(self, state: JobState, at: float) -> None:
         """Note a new state and when it was reached."""
@@ -228,8 +237,9 @@ class Xl:
             move.given_up = f"nothing got to {move.to} for {limit_s:g} s"
             self._dom0(move.source).ask("end", SETTLE_S)
         return Job(
-            id, move.router, move.to, move.state, move.detail, move.suspended_s, tuple(move.events)
-        )
+            id, move.router, move.to, move.state, move.detail, move.suspended_s,
+            tuple(move.events), move.left,
+        )  # fmt: skip
 
     def unpause(self, router: str) -> None:
         move = self._moves.get(router)
@@ -314,7 +324,7 @@ class Xl:
             lost.close()
 
     def _find(self, router: str) -> tuple[str, Listed]:
-        return _whereabouts(router, *self._look())
+        return xl_settle.whereabouts(router, *self._look())
 
     # --- before a migration -------------------------------------------------------------------
 
@@ -324,7 +334,7 @@ class Xl:
         deadline = time.monotonic() + LEFT_S
         while True:
             seen, silent = self._look()
-            source, _ = _running(router, *_whereabouts(router, seen, silent))
+            source, _ = _running(router, *xl_settle.whereabouts(router, seen, silent))
             left = [
                 (host, copy.name)
                 for host, listed in seen.items()
@@ -404,17 +414,19 @@ class Xl:
     def _look_who_has_it(self, move: _Move) -> None:
         """No xl at the source tells what came of it.  Its copy there is left alone where the
         destination has the domain: should that one fail to start, `recover` still has it."""
-        host, copy = self._find(move.router)
+        seen, silent = self._look(anew=True)
+        host, copy = xl_settle.whereabouts(move.router, seen, silent)
         if host == move.to and copy.name == move.router:
             if copy.state == "paused":
                 self._dom0(host).output("xl", "unpause", str(copy.domid))
+            move.left = _left(move.router, copy, seen, silent)
+        elif self._settle(move.router).host != move.to:
             with self._lock:
-                move.went = True
-                move.succeeded_at = time.monotonic()
+                move.advance(JobState.FAILED, time.monotonic())
             return
-        self._settle(move.router)
         with self._lock:
-            move.advance(JobState.FAILED, time.monotonic())
+            move.went = True
+            move.succeeded_at = time.monotonic()
 
     def _notice_paused(self, move: _Move) -> None:
         """A transport may have its receivers leave domains paused (`xl migrate-receive -p`)."""
@@ -454,11 +466,7 @@ class Xl:
 
     def _settle(self, router: str) -> xl_settle.Settlement:
         """Have the domain run at exactly one host, and nothing of it elsewhere."""
-        seen, silent = self._look(anew=True)
-        try:
-            settled = xl_settle.settle(router, seen, silent)
-        except xl_settle.UnclearError as error:
-            raise HypervisorError(str(error), "unclear") from None
+        settled = xl_settle.settle(router, *self._look(anew=True))
         for step in settled.steps:
             self._take(step)
         return settled
@@ -477,16 +485,34 @@ class Xl:
 
     def _destroy(self, host: str, copy: Listed) -> None:
         """A receiver whose sender is gone destroys its copy by itself, if it lives and hears of
-        it; where it is the only one there, it is this copy's."""
+        it; where it is the only one there, it is this copy's.  A copy that has another name by now
+        is another's business: it may have become the router."""
         dom0 = self._dom0(host)
         incoming = [d for d in self._list(host) if d.name.endswith(INCOMING)]
         if [d.domid for d in incoming] == [copy.domid]:
             dom0.ask("sweep_receivers", SETTLE_S, patience_s=RECEIVER_S)
-        if all(d.domid != copy.domid for d in self._list(host)):
+        names = [d.name for d in self._list(host) if d.domid == copy.domid]
+        if not names:
             return
+        if names != [copy.name]:
+            raise HypervisorError(
+                f"{host}: {copy.name} has become {names[0]}: it is being moved; look again later",
+                "unclear",
+            )
         done = dom0.run("xl", "destroy", str(copy.domid))
         if any(d.domid == copy.domid and d.state != "dying" for d in self._list(host)):
             raise HypervisorError(f"{host}: xl destroy {copy.name}: {done['err'].strip()}")
+
+
+def _left(
+    router: str, own: Listed, seen: Mapping[str, list[Listed]], silent: Iterable[str]
+) -> tuple[str, ...]:
+    """What there is, or may be, of a domain beside its own copy."""
+    copies = [(h, copy) for h, listed in seen.items() for copy in listed if copy.is_of(router)]
+    return (
+        *(f"{host} still has {copy.name}" for host, copy in copies if copy is not own),
+        *(f"{host} {MAY_BE_LEFT}" for host in silent),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,15 +522,6 @@ class _Facts:
     info: Info
     there: frozenset[str]
     free: dict[str, int]
-
-
-def _whereabouts(
-    router: str, seen: Mapping[str, list[Listed]], silent: Mapping[str, HypervisorError]
-) -> tuple[str, Listed]:
-    try:
-        return xl_settle.whereabouts(router, seen, silent)
-    except xl_settle.UnclearError as error:
-        raise HypervisorError(str(error), "unclear") from None
 
 
 def _running(router: str, host: str, copy: Listed) -> tuple[str, Listed]:

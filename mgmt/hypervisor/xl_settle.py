@@ -13,11 +13,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from mgmt.hypervisor import MAY_BE_LEFT, HypervisorError
 from mgmt.hypervisor.xl_output import AWAY, INCOMING, Listed
 
 
-class UnclearError(Exception):
+class UnclearError(HypervisorError):
     """It cannot be decided; the message says what an operator has to look at."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "unclear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Settlement:
     @property
     def words(self) -> list[str]:
         """For people, when it is done."""
-        left = [f"{host} did not answer: a copy may be left there" for host in self.silent]
+        left = [f"{host} {MAY_BE_LEFT}" for host in self.silent]
         return [*map(str, self.steps), *left]
 
 
@@ -105,7 +109,9 @@ def whereabouts(
         return away[0]
     left = [f"{copy.name} on {host}" for host, copy in copies if copy.is_of(domain)]
     if left:
-        raise UnclearError(f"there is no domain {domain}, only {' and '.join(left)}{unknown}")
+        start = f"`xl create` {domain} on a host, then run `xenflow recover {domain}`"
+        what = unknown or f", maybe half of it: {start}"
+        raise UnclearError(f"there is no domain {domain}, only {' and '.join(left)}{what}")
     raise UnclearError(f"no host has a domain {domain}{unknown}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -61,8 +62,9 @@ def emit(args: Namespace, value: Any, text: str) -> None:
 
 
 def complain(message: object) -> None:
-    """A line on standard error."""
-    print(f"xenflow: {message}", file=sys.stderr)
+    """A line on standard error, if anybody reads it."""
+    with suppress(OSError):
+        print(f"xenflow: {message}", file=sys.stderr, flush=True)
 
 
 def complain_of(silent: dict[str, AskError]) -> Exit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from typing import TextIO
 
 from mgmt import migrate, planning
@@ -91,8 +92,9 @@ class Progress:
             self._open = ""
 
     def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        with suppress(OSError):  # nobody reads it: no reason to leave a router half way
+            self._out.write(text)
+            self._out.flush()
 
 
 def ask_before(step: Step) -> bool:

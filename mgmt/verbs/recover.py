@@ -48,18 +48,22 @@ def run(args: Namespace, session: Session) -> int:
             continue
         if made is None:
             continue
-        if args.dry_run:
-            results.append(made.json())
-            if not args.json:
-                print(made.text())
-            continue
-        progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-        result = migrate.run(made, progress, None)
+        with made:
+            if args.dry_run:
+                results.append(made.json())
+                if not args.json:
+                    print(made.text())
+                continue
+            progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+            result = migrate.run(made, progress, None)
         progress.close()
         results.append(result.json())
         complain(result.text())
+        if result.interrupted:
+            worst = Exit.INTERRUPTED
+            break
         if not result.ok:
-            worst = Exit.INTERRUPTED if result.interrupted else Exit.FAILED
+            worst = Exit.FAILED
     if args.json:
         print(to_json({"recovered": results, "hypervisor": cleared}))
     elif not results and not cleared and worst is Exit.OK:

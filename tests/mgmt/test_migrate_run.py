@@ -4,6 +4,8 @@ controllers' answers are made up.  Whatever happens, the switches follow the VM.
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ import pytest
 from pretended_xen import PretendedXen
 
 from mgmt import planning
+from mgmt.client import AskError, Refused
 from mgmt.hypervisor import Domain, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.migrate import Event, Result, run
@@ -36,6 +39,11 @@ class Controllers:
         start = at_home("vr1", "host-a")
         self.placements = dict.fromkeys(network.datapaths, start)
         self.held: dict[str, str] = {}
+        self.released: list[tuple[str, str]] = []
+        self.counters = {
+            host: dict.fromkeys(("held", "delivered", "repeated", "dropped"), 100)
+            for host in network.hosts
+        }
         self._lock = threading.Lock()
 
     def __call__(
@@ -68,14 +76,31 @@ class Controllers:
             assert from_json(placement).version >= self.placements[name].version
             self.placements[name] = from_json(placement)
 
-    def on_routers(self, _: str) -> dict[str, Any]:
-        held = dict.fromkeys(("held", "delivered", "repeated", "dropped"), 0)
-        return {"routers": [{"name": "vr1", "held": held}]}
+    def on_routers(self, controller: str) -> dict[str, Any]:
+        return {"routers": [{"name": "vr1", "held": dict(self.counters[controller])}]}
+
+    def on_release(self, _: str, router: str, datapath: str, to: str) -> dict[str, Any]:
+        """What was held at the source is held once more at the destination."""
+        self.released.append((datapath, to))
+        counts = self.counters
+        if len(self.released) == 1:
+            counts[datapath]["held"] += 5
+            counts[to]["held"] += 3
+            counts[to]["repeated"] += 2
+            counts[to]["dropped"] += 1
+        return {"delivered": 0, "dropped": counts[datapath]["dropped"]}
+
+    def on_lock(self, _: str, router: str, owner: str, lease_s: float, entry: object) -> None:
+        if self.held.setdefault(router, owner) != owner:
+            raise Refused("locked", f"a migration of vr1 is under way (by {self.held[router]})")
+
+    def on_unlock(self, _: str, router: str, owner: str) -> None:
+        if self.held.get(router) == owner:
+            del self.held[router]
 
     def _other(self, controller: str, **arguments: Any) -> dict[str, Any]:
         return {
-            "ready": True, "attached": True, "quiet": True, "delivered": 0, "dropped": 0,
-            "flows": [],
+            "ready": True, "attached": True, "quiet": True, "flows": [],
         }  # fmt: skip
 
     @property
@@ -126,7 +151,10 @@ def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) 
         result = run(plan, notes.append)
     assert result.ok, result.text()
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
-    assert any(e.state == "note" and "memory is copied" in e.detail for e in notes)
+    assert any(e.state == "note" and "copied" in e.detail for e in notes)
+    if mode != "native":
+        assert controllers.released == [("host-a", "host-b")] * 2
+        assert (result.held, result.repeated, result.dropped) == (5, 2, 1)
     assert (xen.names(), controllers.where) == (AWAY, {("host-b", ("host-b",))})
     assert migrate(controllers, "host-a", mode).ok
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
@@ -158,6 +186,8 @@ def test_it_fails(
     assert (result.ok, result.undone, result.problems) == (False, True, [])
     assert says in result.error
     assert result.text().endswith("everything was put back")
+    if "started" in says:  # the destination had been told that the VM is there
+        assert controllers.released[-1] == ("host-b", "host-a")
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
     xen.set("host-a")
     xen.set("host-b")
@@ -169,6 +199,8 @@ def test_the_report_of_the_start_is_lost(xen: PretendedXen, controllers: Control
     xen.set("host-b", receiver_dies="before report")
     result = migrate(controllers)
     assert result.ok, result.text()
+    assert result.left == ["host-a still has vr1--migratedaway"]
+    assert result.text().endswith("--migratedaway: run `xenflow recover vr1`")
     assert controllers.where == {("host-b", ("host-b",))}
     result_of, said = recover(controllers)
     assert result_of is None
@@ -250,12 +282,115 @@ def test_recover_leaves_alone_what_began_while_it_looked(
         return real(driver, router)
 
     monkeypatch.setattr(xl.Xl, "domain", domain)
-    with pytest.raises(NetworkError, match="a migration of vr1 is under way .by somebody"):
+    with pytest.raises(AskError, match="a migration of vr1 is under way .by somebody"):
         recover(controllers)
     other.unpause("vr1")
     until(lambda: other.job("vr1").state is JobState.RUNNING)
     other.close()
     assert xen.names() == AWAY
+
+
+def test_recover_keeps_others_out_while_it_clears_up(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xen.write("host-a", {"1": xen.domain("vr1", "---ss-")})
+    real = xl.Xl.abort
+    refused: list[Result] = []
+
+    def abort(driver: xl.Xl, router: str) -> list[str]:
+        with pytest.raises(NetworkError, match="a migration of vr1 is under way"):
+            migrate(controllers)
+        refused.append(Result(None))  # type: ignore[arg-type]
+        return real(driver, router)
+
+    monkeypatch.setattr(xl.Xl, "abort", abort)
+    assert recover(controllers)[1] == ["vr1: domain 1 on host-a was suspended and runs on"]
+    assert refused and not controllers.held
+
+
+def test_a_copy_that_has_become_the_router_is_not_destroyed(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the deed, somebody's migration of it went on."""
+    xen.write("host-a", {"1": xen.domain("vr1", "---ss-")})
+    xen.write("host-b", {"9": xen.domain("vr1--incoming", "--p---")})
+    real = xl.Xl._look
+
+    def look(driver: xl.Xl, anew: bool = False) -> Any:
+        seen = real(driver, anew)
+        if anew:
+            xen.write("host-a", {})
+            xen.write("host-b", {"9": xen.domain("vr1", "-b----")})
+        return seen
+
+    monkeypatch.setattr(xl.Xl, "_look", look)
+    with pytest.raises(NetworkError, match="host-b: vr1--incoming has become vr1"):
+        recover(controllers)
+    assert xen.names() == AWAY
+
+
+def test_what_cannot_begin_changes_nothing_and_says_so(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    for made in (
+        planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers),
+        _recovery_to_b(xen, controllers),
+    ):
+        controllers.held["vr1"] = "somebody"
+        before = dict(controllers.placements)
+        with made:
+            result = run(made, lambda event: None)
+        assert (result.ok, result.refused, controllers.placements) == (False, True, before)
+        assert result.text() == (
+            "vr1: a migration of vr1 is under way (by somebody); nothing was changed"
+        )
+        del controllers.held["vr1"]
+
+
+def _recovery_to_b(xen: PretendedXen, controllers: Controllers) -> planning.Plan:
+    """The VM is on host-b, the switches think that it is on host-a."""
+    xen.write("host-a", {})
+    xen.write("host-b", {"1": xen.domain("vr1", "-b----")})
+    made = planning.plan_recovery(controllers.network, "vr1", controllers, [].append)
+    assert made is not None
+    return made
+
+
+def test_nobody_listening_is_no_reason_to_stop(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    def closed(_: Event) -> None:
+        raise BrokenPipeError
+
+    for to, fails in (("host-b", {}), ("host-a", {"start_fails": True})):
+        xen.set(to, **fails)
+        with planning.plan(controllers.network, "vr1", to, "overlapped", controllers) as plan:
+            result = run(plan, closed)
+        assert result.ok or result.undone, result.text()
+        assert (xen.names(), controllers.where) == (AWAY, {("host-b", ("host-b",))})
+        assert not controllers.held
+
+
+def test_a_terminal_that_goes_is_an_interrupt(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    def hang_up(event: Event) -> None:
+        if event.step == "control" and event.state == "started":
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        result = run(plan, hang_up)
+    assert (result.interrupted, result.undone) == (True, True)
+    assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
+
+
+def test_an_interrupted_recovery_is_completed_and_says_so(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    made = _recovery_to_b(xen, controllers)
+    result = run(made, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert (result.ok, result.interrupted) == (True, True)
+    assert controllers.where == {("host-b", ("host-b",))}
 
 
 def test_a_router_that_no_controller_knows(xen: PretendedXen, controllers: Controllers) -> None:
@@ -270,6 +405,6 @@ def test_refused(xen: PretendedXen, controllers: Controllers) -> None:
     with pytest.raises(NetworkError, match="hypervisor of host-a: host-b runs Xen 4.16.5, older"):
         migrate(controllers)
     xen.write("host-a", {})
-    with pytest.raises(NetworkError, match="the hypervisor of host-a has no VM of the name vr1"):
+    with pytest.raises(NetworkError, match="no host .* has a VM of the name vr1: start it on one"):
         migrate(controllers)
     assert controllers.where == {("host-a", ("host-a",))}

@@ -97,7 +97,10 @@ class Orchestration:
     def plan_recovery(self, *asked: Any) -> Plan | None:
         if self.refuse:
             raise NetworkError(self.refuse)
-        return Plan(asked) if self.left else None
+        if not self.left:
+            return None
+        self.planned.append(Plan(asked))
+        return self.planned[-1]
 
     def run(
         self, plan: Plan, report: Callable[[Event], None], confirm: Callable[[Step], bool] | None
@@ -242,3 +245,21 @@ def test_recover_goes_on_with_the_next_router(
     out, err = capsys.readouterr()
     assert (exit, json.loads(out)["recovered"]) == (1, [{"ok": True}] * len(others))
     assert others and "something went wrong there" in err
+
+
+def test_an_interrupted_recover_ends_after_the_router_that_it_was_at(
+    made: Orchestration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.result = Result(interrupted=True)
+    exit = cli.main(["--network", str(PAPER.with_name("path.toml")), "recover"])
+    assert (exit, len(made.ran)) == (130, 1)
+
+
+def test_progress_that_nobody_reads_is_passed_over() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    progress = Progress(Closed(), {})
+    for state in ("started", "note", "done"):
+        progress(Event(0.0, "prepare", state))  # type: ignore[arg-type]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from pretended_xen import PretendedXen
 
-from mgmt.hypervisor import Domain, HypervisorError, Job, JobState, xl
+from mgmt.hypervisor import Domain, HypervisorError, Job, JobState, dom0_agent, xl
 from mgmt.hypervisor.xl import Xl
 from xenflow.pure.hypervisor_spec import XlSpec
 
@@ -114,13 +116,14 @@ def test_the_management_entity_is_killed(xen: PretendedXen, state: JobState) -> 
 
 @pytest.mark.parametrize("state", [JobState.PRECOPY, JobState.SUSPENDED, MOVED])
 def test_agents_are_killed(xen: PretendedXen, state: JobState) -> None:
-    """All that was begun is found and ended by another."""
+    """The router runs on by itself, and what is left is found and ended by another."""
     xen.set("host-a", precopy_s=3.0 if state is JobState.PRECOPY else 0.1, stop_and_copy_s=1.0)
     killed = xen.driver()
     killed.migrate("vr1", "host-b")
     until(killed, state)
     for dom0 in killed._dom0s.values():
         os.kill(dom0._process.pid, signal.SIGKILL)
+    await_some(lambda: xen.names()["host-a"] == HOME["host-a"])
     recovering = xen.driver()
     give_up(recovering)
     assert recovering.domain("vr1") == Domain("vr1", "host-a", "running")
@@ -342,6 +345,76 @@ def test_what_xl_leaves_to_look_after_other_domains_lives_on(
     assert xen.names() == {"host-a": ["vr1 -b----"], "host-b": ["vr2 -b----"]}
     await_some(lambda: len(xen.monitors()) < 2)  # vr1's has ended with its copy
     assert xen.monitors() == {monitor}
+
+
+def test_the_transport_ends_where_nobody_keeps_its_gate(tmp_path: Path) -> None:
+    """Or xl would wait for ever, with the domain suspended."""
+    fifo = str(tmp_path / "gate")
+    os.mkfifo(fifo)
+    gate = os.open(fifo, os.O_RDWR)
+    receiver = "echo banner; printf 'domain received, ready to unpause'; exec sleep 600"
+    with subprocess.Popen(
+        ["sh", "-c", dom0_agent.rune(receiver, fifo)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as transport:  # fmt: skip
+        assert transport.stdout is not None and transport.stderr is not None
+        assert transport.stdout.readline() == "banner\n"
+        while "received" not in transport.stderr.readline():
+            continue
+        os.close(gate)
+        try:
+            assert transport.communicate(timeout=10)[0] == ""
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(transport.pid, signal.SIGKILL)
+
+
+def test_a_receiver_is_ended_only_where_it_is_certain_whose_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XENSTORED_PATH", str(tmp_path / "of this test alone"))
+    program = tmp_path / "xl"
+    program.write_text("read line\n")
+    one, other = (
+        subprocess.Popen(["sh", str(program), "migrate-receive"], stdin=subprocess.PIPE)
+        for _ in range(2)
+    )
+    assert dom0_agent.end_receivers(0.1) == []
+    assert (one.poll(), other.poll()) == (None, None)
+    other.communicate(b"")
+    assert dom0_agent.end_receivers(0.1) == [one.pid]
+    assert one.wait(10) == -signal.SIGTERM
+
+
+def test_who_has_it_is_asked_again_of_hosts_that_were_silent(
+    xen: PretendedXen, driver: Xl
+) -> None:
+    xen.write("host-a", {})
+    xen.write("host-b", {"9": xen.domain("vr1")})
+    driver._silent = {host: HypervisorError("away") for host in HOME}
+    found = handed_over()
+    driver._look_who_has_it(found)
+    assert found.state is not FAILED and found.succeeded_at is not None
+
+
+def test_it_gets_to_the_destination_while_it_is_being_looked_for(
+    xen: PretendedXen, driver: Xl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
+    xen.write("host-b", {"9": xen.domain("vr1--incoming", "--p---")})
+    looks = [driver._look(anew=True)]
+    xen.write("host-b", {"9": xen.domain("vr1")})
+    real = driver._look
+    monkeypatch.setattr(driver, "_look", lambda anew: looks.pop() if looks else real(anew))
+    found = handed_over()
+    driver._look_who_has_it(found)
+    assert found.state is not FAILED and found.succeeded_at is not None
+    assert xen.names() == AWAY
+
+
+def handed_over() -> xl._Move:
+    """A migration of which only a look at the hosts can tell what came of it."""
+    return xl._Move("vr1", "host-a", "host-b", "root@host-b", 128, MOVED, went=True, ended=True)
 
 
 def test_another_router_in_trouble(xen: PretendedXen, driver: Xl) -> None:
