@@ -266,6 +266,7 @@ def rune(receiver: str, gate: str) -> str:
         {{ {receiver}
            echo "xenflow: gone" >&2
         }} 9<&- | {{
+            trap '' PIPE
             IFS= read -r banner && printf '%s\\n' "$banner" || exit 1
             ready=$(head -c {READY_BYTES})
             [ "${{#ready}}" -eq {READY_BYTES} ] || exit 1

@@ -347,23 +347,30 @@ def test_what_xl_leaves_to_look_after_other_domains_lives_on(
     assert xen.monitors() == {monitor}
 
 
-def test_the_transport_ends_where_nobody_keeps_its_gate(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["while memory is copied", "when all is there"])
+def test_the_transport_ends_where_nobody_keeps_its_gate(tmp_path: Path, killed: str) -> None:
     """Or xl would wait for ever, with the domain suspended."""
     fifo = str(tmp_path / "gate")
     os.mkfifo(fifo)
     gate = os.open(fifo, os.O_RDWR)
-    receiver = "echo banner; printf 'domain received, ready to unpause'; exec sleep 600"
+    receiver = "echo banner; read -r all; printf 'domain received, ready to unpause'; sleep 600"
     with subprocess.Popen(
         ["sh", "-c", dom0_agent.rune(receiver, fifo)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as transport:  # fmt: skip
-        assert transport.stdout is not None and transport.stderr is not None
-        assert transport.stdout.readline() == "banner\n"
-        while "received" not in transport.stderr.readline():
-            continue
-        os.close(gate)
+        assert transport.stdin and transport.stdout and transport.stderr
         try:
-            assert transport.communicate(timeout=10)[0] == ""
+            assert transport.stdout.readline() == "banner\n"
+            if killed == "when all is there":
+                print("all", file=transport.stdin, flush=True)
+                while "received" not in transport.stderr.readline():
+                    continue
+            os.close(gate)
+            transport.stderr.close()
+            if killed == "while memory is copied":
+                print("all", file=transport.stdin, flush=True)
+            transport.wait(timeout=10)
+            assert transport.stdout.read() == ""
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(transport.pid, signal.SIGKILL)
