@@ -103,16 +103,16 @@ def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
 
 
 def ratio(rows: Sequence[Row], mode: str, beside: str, size: int) -> str:
-    """A mode's total time over that of another, at the rates that both have."""
+    """A mode's total time over that of another, at the points (traffic, rate) that both have."""
     found = []
-    for rate in sorted({r.key.rate_pps for r in rows}):
-        one = _of(rows, "total_s", what=mode, size=size, rate=rate)
-        base = _of(rows, "total_s", what=beside, size=size, rate=rate)
+    for traffic, rate in sorted({(r.key.traffic, r.key.rate_pps) for r in rows}):
+        one, base = (_of(rows, "total_s", what=what, size=size, traffic=traffic, rate=rate)
+                     for what in (mode, beside))
         if one and base:
             found.append(estimate(one).mean / estimate(base).mean)
     if not found:
         return NOT
-    return f"{min(found):.1f} to {max(found):.1f}"
+    return f"{min(found):.1f} to {max(found):.1f} ({len(found)} points)"
 
 
 def _claims(moves: Sequence[Row], routers: Sequence[Row]) -> list[str]:

@@ -72,13 +72,20 @@ def test_what_was_not_measured_is_called_so() -> None:
     assert "figures/fig5_4.svg" in text and "figures/fig1_5.svg" in text
 
 
-def test_total_time_is_compared_at_rates_that_both_have() -> None:
+def test_total_time_is_compared_at_points_that_both_have() -> None:
     rows = [migration("native", 1, 0, 1.0), migration("xenflow", 1, 0, 3.0),
             migration("native", 1, 0, 2.0, rate=2000), migration("xenflow", 1, 0, 3.0, rate=2000),
             migration("xenflow", 1, 0, 99.0, rate=4000)]  # fmt: skip
-    assert claims.ratio(rows, "xenflow", "native", 64) == "1.5 to 3.0"
+    assert claims.ratio(rows, "xenflow", "native", 64) == "1.5 to 3.0 (2 points)"
     assert claims.ratio(rows, "domain0", "native", 64) == claims.NOT
     assert claims.ratio(rows, "xenflow", "domain0", 64) == claims.NOT
+
+
+def test_total_times_of_different_traffic_are_not_mixed() -> None:
+    rows = [migration("native", 1, 0, 1.0), migration("xenflow", 1, 0, 4.0),
+            migration("native", 1, 0, 2.0, traffic="iperf"), migration("xenflow", 2, 0, 4.0),
+            migration("xenflow", 1, 0, 2.0, traffic="iperf")]  # fmt: skip
+    assert claims.ratio(rows, "xenflow", "native", 64) == "1.0 to 4.0 (2 points)"
 
 
 def test_a_loss_of_xenflow_is_not_hidden() -> None:
