@@ -142,6 +142,22 @@ def test_each_figure_is_drawn_in_three_forms_with_its_data(tmp_path: Path) -> No
     assert rows["xenflow"]["mean"] == "0"
 
 
+def test_each_curve_and_its_intervals_stay_in_the_panel_and_aside_of_the_others() -> None:
+    pytest.importorskip("matplotlib")
+    rows = [migration(mode, run, 100 * run, rate=rate) for mode in ("native", "xenflow")
+            for run in (1, 2, 3) for rate in (1000, 2000)]  # fmt: skip
+    rows += [migration("domain0", run, 0, rate=rate) for run in (1, 2) for rate in (1000, 2000)]
+    figure = figures.MIGRATION_FIGURES[2]
+    axis = figures.migration(figure, figures.points(rows, "migration", figure.value)).axes[0]
+    low, high = axis.get_ylim()
+    ends = [y for bars in axis.collections for one in bars.get_segments() for _, y in one]
+    assert low < min(ends) < 0 and high > max(ends) > 400
+    first = [curve.lines[0].get_xdata()[0] for curve in axis.containers]
+    assert len(first) == len(set(first)) == 3
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.close("all")
+
+
 def test_every_run_is_a_line_of_the_data(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with figures.runs_csv(ROWS, tmp_path / "runs.csv").open() as file:
