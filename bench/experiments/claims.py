@@ -1,4 +1,4 @@
-"""The report's claims beside what was measured, as Markdown; and where it stands in docs.  Pure,
+"""The report's claims beside what was measured, as Markdown; and the page where it stands.  Pure,
 but for `rewrite`.
 
 Only what was measured is said: a claim for which there are no runs has "not measured".
@@ -18,6 +18,14 @@ from bench.experiments.store import Row
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NOT = "not measured"
+PAGE = f"""# The report's experiments, as measured here
+
+Written by `scripts/experiments`; docs/experiments.md says how it is measured and what it shows.
+
+{BEGIN}
+{END}
+"""
+"""A page of one's own measurements, before the first."""
 _MODE = {"native": "native", "domain0": "Domain 0's kernel", "xenflow": "XenFlow"}
 _DESIGN = {
     "host": "(a) the host's kernel", "vm": "(b) the VM forwards",
@@ -27,7 +35,7 @@ _DESIGN = {
 
 
 def measured(rows: Sequence[Row], refused: Sequence[Row]) -> str:
-    """The generated part of docs/experiments.md."""
+    """The generated part of experiments.md."""
     moves = [row for row in rows if row.key.experiment == "migration"]
     routers = [row for row in rows if row.key.experiment == "design"]
     parts = ["## The report's claims and what was measured", "", *_claims(moves, routers), "",
@@ -178,7 +186,8 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
         return ["None yet."]
     lines = [
         f"{len(rows)} runs, made from {min(r.at for r in rows)} to {max(r.at for r in rows)} "
-        f"(UTC){_load(rows)}. Every run is in [runs.csv](figures/runs.csv).", "",
+        f"(UTC){_load(rows)}. Every run, and what was tried in vain, is in "
+        "[runs.csv](figures/runs.csv).", "",
         "| backend | experiment | what | traffic | points | runs | runs a point |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
@@ -260,10 +269,10 @@ def replaced(text: str, part: str) -> str:
 
 
 def rewrite(path: Path, part: str) -> None:
-    """The same in a file, whole or not at all.
+    """The same in a file, whole or not at all; where there is none a new page.
 
     Raises ValueError as `replaced`.
     """
     new = path.with_suffix(".new")
-    new.write_text(replaced(path.read_text(), part))
+    new.write_text(replaced(path.read_text() if path.exists() else PAGE, part))
     new.rename(path)

@@ -18,7 +18,7 @@ import matplotlib
 
 from bench.experiments.confidence import Estimate, estimate
 from bench.experiments.points import BACKENDS, DESIGNS, LIMIT, MODES, TRAFFICS
-from bench.experiments.store import Key, Row
+from bench.experiments.store import Row
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -192,16 +192,3 @@ def _designs(measured: dict[str, dict[Point, Estimate]]) -> Any:
     axes[0].legend(frameon=False)
     drawn.suptitle("Four designs of a router (lab; mean and 95 % confidence interval)")
     return drawn
-
-
-def runs_csv(rows: Iterable[Row], path: Path) -> Path:
-    """Every run, one line each."""
-    rows = list(rows)
-    values = list(dict.fromkeys(name for row in rows for name in row.values))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Key.__dataclass_fields__, "at", *values])
-        for row in rows:
-            key = [getattr(row.key, name) for name in Key.__dataclass_fields__]
-            writer.writerow([*key, row.at, *(row.values.get(name, "") for name in values)])
-    return path

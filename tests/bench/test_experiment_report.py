@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.experiments import claims, figures
-from bench.experiments.store import Key, Row
+from bench.experiments.store import Key, Row, TableError, read_csv, write_csv
 
 
 def migration(mode: str, run: int, lost: float, total_s: float = 1.0, *, size: int = 64,
@@ -118,6 +118,14 @@ def test_the_generated_part_replaces_only_itself(tmp_path: Path) -> None:
     assert document.read_text() == f"before\n{claims.BEGIN}\n\nnewer\n\n{claims.END}\nafter\n"
 
 
+def test_a_page_that_is_not_there_is_begun(tmp_path: Path) -> None:
+    document = tmp_path / "experiments.md"
+    claims.rewrite(document, "new")
+    claims.rewrite(document, "newer")
+    assert document.read_text().startswith("# ")
+    assert f"{claims.BEGIN}\n\nnewer\n\n{claims.END}" in document.read_text()
+
+
 @pytest.mark.parametrize("text", ["", claims.BEGIN, f"{claims.END}{claims.BEGIN}",
                                   f"{claims.BEGIN}{claims.BEGIN}{claims.END}"])
 def test_a_document_without_its_marks_stays_as_it_is(text: str, tmp_path: Path) -> None:
@@ -158,9 +166,31 @@ def test_each_curve_and_its_intervals_stay_in_the_panel_and_aside_of_the_others(
     pyplot.close("all")
 
 
-def test_every_run_is_a_line_of_the_data(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    with figures.runs_csv(ROWS, tmp_path / "runs.csv").open() as file:
+def test_every_run_is_a_line_of_the_data_and_can_be_read_again(tmp_path: Path) -> None:
+    tried = Row(migration("native", 9, 0).key, {}, "invalid: busy,\nvery", "2030-01-02")
+    path = write_csv([*ROWS, tried], tmp_path / "runs.csv")
+    assert read_csv(path) == [*ROWS, tried]
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(ROWS)
+    assert len(rows) == len(ROWS) + 1
     assert rows[0]["lost_there"] == "101" and rows[0]["forwarded_pps"] == ""
+    before = path.read_bytes()
+    assert write_csv(read_csv(path), path).read_bytes() == before
+    assert not read_csv(tmp_path / "none.csv")
+
+
+def test_a_table_without_tries_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("experiment,backend,what,traffic,size,rate_pps,run,at,lost,forwarded_pps\n"
+                    "migration,lab,native,probe,64,500,1,2030,3,\n")
+    key = Key("migration", "lab", "native", "probe", 64, 500, 1)
+    assert read_csv(path) == [Row(key, {"lost": 3}, at="2030")]
+
+
+@pytest.mark.parametrize("damage", ["migration,lab,native", "migration,lab,native,probe,64,x,1,2,,",
+                                    "<<<<<<< ours"])
+def test_a_damaged_table_is_named_and_not_read(damage: str, tmp_path: Path) -> None:
+    path = write_csv(ROWS, tmp_path / "runs.csv")
+    path.write_text(path.read_text() + damage + "\n")
+    with pytest.raises(TableError, match="runs.csv, line 9: not a run"):
+        read_csv(path)
