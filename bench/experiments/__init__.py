@@ -2,10 +2,11 @@
 
 A *run* is one migration under traffic; its result is a row, kept in out/experiments, and never made
 again unless that is asked for.  So a series may be interrupted anywhere, and goes on with the next
-call.  Figures and tables are drawn from the rows alone.
+call.  Figures and tables are drawn from the rows alone, beside them or, where that is asked for, in
+docs; what is published there counts as kept, so that nobody's first look replaces it.
 
     points.py          what is to be measured, in what order, what of it is still missing
-    store.py           the rows
+    store.py           the rows, and the table of them that is published
     confidence.py      mean and 95 % confidence interval
     traffic.py         the lab's probe; iperf, counted by tcpdump at both ends as in the report
     capture.py         packets of a capture file
@@ -14,5 +15,5 @@ call.  Figures and tables are drawn from the rows alone.
     designs.py         figure 1.5: four designs of a router, forwarding rate and latency
     flood.py           a sender that is as fast as it can be
     figures.py         .png, .svg and .csv
-    claims.py          the report's claims beside what was measured: docs/experiments.md
+    claims.py          the report's claims beside what was measured: experiments.md
 """

@@ -17,13 +17,14 @@ from typing import NoReturn
 
 from bench.experiments import claims, points
 from bench.experiments.points import Session, Wanted
-from bench.experiments.store import Row, Store, refused
+from bench.experiments.store import Key, Row, Store, TableError, read_csv, refused, write_csv
 from lab import process
 from xenflow.pure.network import NetworkError
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = 130
 PARTS = ("migrations", "designs", "figures")
+PAGE, RUNS_CSV = "experiments.md", "runs.csv"
 
 Make = Callable[[Session, Callable[[str], None]], Iterator[Row]]
 
@@ -65,15 +66,17 @@ class Series:
                 return
             number = total - len(self._left) + 1
             say(f"[{number}/{total}] {describe(session)}; {duration(self.left_s())} left")
+            made: set[Key] = set()
             try:
                 for row in make(session, say):
                     self._store.add([row])
+                    made.add(row.key)
                     say(f"    {outcome(row)}")
             except NetworkError as error:
                 self.failed += 1
                 say(f"    failed: {error}")
                 self._store.add(
-                    refused(k, f"failed: {error}") for k in session.keys if k not in self._store
+                    refused(key, f"failed: {error}") for key in session.keys if key not in made
                 )
             self._left.remove(session)
 
@@ -99,16 +102,15 @@ def duration(seconds: float) -> str:
 
 
 def planned(args: argparse.Namespace, store: Store) -> dict[str, list[list[Session]]]:
-    """What is missing of each part."""
+    """What is to be made of each part: what is missing, or all of it again."""
     wanted = Wanted(args.runs, args.rates, args.sizes, args.modes, args.traffic, args.designs,
                     args.on)
     series = {
         "migrations": list(points.migrations(wanted)), "designs": list(points.designs(wanted)),
     }  # fmt: skip
     chosen = {part: series[part] for part in series if part in args.only}
-    if args.again:
-        store.forget(key for keys in chosen.values() for one in keys for key in one)
-    return {part: points.sessions(keys, store) for part, keys in chosen.items()}
+    made = () if args.again else store
+    return {part: points.sessions(keys, made) for part, keys in chosen.items()}
 
 
 def dry_run(rounds: dict[str, list[list[Session]]], store: Store) -> None:
@@ -143,16 +145,16 @@ def measure(args: argparse.Namespace, store: Store, rounds: dict[str, list[list[
     return status
 
 
-def publish(store: Store, docs: Path) -> None:
+def publish(store: Store, folder: Path) -> None:
     """Figures, their data and the tables, of all runs that are kept."""
     from bench.experiments import figures  # matplotlib takes a second
 
-    rows = list(store.rows())
-    files = figures.draw(rows, docs / "figures")
-    if rows:
-        files.append(figures.runs_csv(rows, docs / "figures" / "runs.csv"))
-    claims.rewrite(docs / "experiments.md", claims.measured(rows, list(store.refused())))
-    print(f"{len(rows)} runs: {docs / 'experiments.md'}, {len(files)} files in {docs / 'figures'}")
+    rows, tried = list(store.rows()), list(store.refused())
+    drawn = folder / "figures"
+    drawn.mkdir(parents=True, exist_ok=True)
+    files = [write_csv([*rows, *tried], drawn / RUNS_CSV), *figures.draw(rows, drawn)]
+    claims.rewrite(folder / PAGE, claims.measured(rows, tried))
+    print(f"{len(rows)} runs: {folder / PAGE}, {len(files)} files in {drawn}")
 
 
 def begin() -> None:
@@ -169,7 +171,21 @@ def begin() -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = _arguments(words)
-    store = Store(args.out / "runs.jsonl")
+    try:
+        return _series(args)
+    except TableError as error:
+        say(f"experiments: {error}")
+        return 1
+
+
+def _kept(args: argparse.Namespace) -> Store:
+    """The runs of `--out`, and those that are published where `--docs` says."""
+    published = read_csv(args.docs / "figures" / RUNS_CSV) if args.docs else ()
+    return Store(args.out / "runs.jsonl", published)
+
+
+def _series(args: argparse.Namespace) -> int:
+    store = _kept(args)
     rounds = planned(args, store)
     if args.dry_run:
         dry_run(rounds, store)
@@ -177,7 +193,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if rounds and os.geteuid() != 0:
         say("experiments: needs root: it makes network namespaces")
         return 1
-    begin()
+    if rounds:
+        begin()
     status = 0
     try:
         status = measure(args, store, rounds)
@@ -185,7 +202,7 @@ def main(words: Sequence[str] | None = None) -> int:
         say("experiments: interrupted; what was measured is kept, the next call goes on")
         status = INTERRUPTED
     if "figures" in args.only:
-        publish(store, args.docs)
+        publish(_kept(args), args.docs or args.out)  # what was published meanwhile stays, too
     return status
 
 
@@ -193,8 +210,11 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/experiments", description="The report's experiments: figures 5.2, 5.3, 5.4 "
         "and 1.5. What was measured is kept in out/experiments and not measured again.",
-        epilog="exit status: 0 all that was tried was measured or invalid; 1 a run failed; 2 wrong "
-        "command line; 130 interrupted",
+        epilog="scripts/setup runs first, which needs root and installs what is missing, also for "
+        "--only figures (matplotlib); not for --dry-run, which changes nothing. Exit status: 0 all "
+        "that was tried was measured or invalid; 1 a run failed, or what is published cannot be "
+        "read; 2 wrong command line; 130 interrupted",
+        allow_abbrev=False,
     )
     default = Wanted()
     parser.add_argument("--on", choices=tuple(points.BACKENDS), default=default.backend,
@@ -215,14 +235,18 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", type=_list(kind, choices), default=(), metavar="A,B",
                             help=f"{_HELP[name]} (default {known_})")
-    parser.add_argument("--again", action="store_true", help="measure also what is kept already")
+    parser.add_argument("--again", action="store_true",
+                        help="measure also what is kept already; until a run is replaced the old "
+                        "one counts")
     parser.add_argument("--seconds", type=float, default=0.0, metavar="S",
                         help="begin nothing that would end later than after so long")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "experiments", metavar="DIR",
-                        help="where runs are kept (default out/experiments)")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", metavar="DIR",
-                        help="where figures and experiments.md are written (default docs)")
+                        help="where runs are kept, and figures and experiments.md written (default "
+                        "out/experiments)")
+    parser.add_argument("--docs", type=_documents, metavar="DIR",
+                        help="write figures and experiments.md there instead; the runs of its "
+                        "figures/runs.csv count as kept, of two of the same the later")
     return parser.parse_args(words)
 
 
@@ -230,7 +254,8 @@ _HELP = {
     "rates": "packets/s", "sizes": "bytes of a packet; 1500 is an IP packet's",
     "modes": "who forwards while a router moves", "traffic": "who sends and counts",
     "designs": "of figure 1.5",
-    "only": "migrations: figures 5.2 to 5.4; designs: figure 1.5; figures: draw and write docs",
+    "only": "migrations: figures 5.2 to 5.4; designs: figure 1.5; figures: draw them and write "
+    "the tables",
 }
 
 
@@ -242,6 +267,15 @@ def _list(kind: Callable[[str], object], known: Sequence[object] | None) -> Call
         return found
 
     return read
+
+
+def _documents(text: str) -> Path:
+    folder, page = Path(text), Path(text) / PAGE
+    try:
+        claims.replaced(page.read_text(), "")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{page}: {error}") from error
+    return folder
 
 
 def _positive(text: str) -> int:

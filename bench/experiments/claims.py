@@ -1,4 +1,4 @@
-"""The report's claims beside what was measured, as Markdown; and where it stands in docs.  Pure,
+"""The report's claims beside what was measured, as Markdown; and the page where it stands.  Pure,
 but for `rewrite`.
 
 Only what was measured is said: a claim for which there are no runs has "not measured".
@@ -18,6 +18,14 @@ from bench.experiments.store import Row
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NOT = "not measured"
+PAGE = f"""# The report's experiments, as measured here
+
+Written by `scripts/experiments`; docs/experiments.md says how it is measured and what it shows.
+
+{BEGIN}
+{END}
+"""
+"""A page of one's own measurements, before the first."""
 _MODE = {"native": "native", "domain0": "Domain 0's kernel", "xenflow": "XenFlow"}
 _DESIGN = {
     "host": "(a) the host's kernel", "vm": "(b) the VM forwards",
@@ -27,7 +35,7 @@ _DESIGN = {
 
 
 def measured(rows: Sequence[Row], refused: Sequence[Row]) -> str:
-    """The generated part of docs/experiments.md."""
+    """The generated part of experiments.md."""
     moves = [row for row in rows if row.key.experiment == "migration"]
     routers = [row for row in rows if row.key.experiment == "design"]
     parts = ["## The report's claims and what was measured", "", *_claims(moves, routers), "",
@@ -103,16 +111,16 @@ def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
 
 
 def ratio(rows: Sequence[Row], mode: str, beside: str, size: int) -> str:
-    """A mode's total time over that of another, at the rates that both have."""
+    """A mode's total time over that of another, at the points (traffic, rate) that both have."""
     found = []
-    for rate in sorted({r.key.rate_pps for r in rows}):
-        one = _of(rows, "total_s", what=mode, size=size, rate=rate)
-        base = _of(rows, "total_s", what=beside, size=size, rate=rate)
+    for traffic, rate in sorted({(r.key.traffic, r.key.rate_pps) for r in rows}):
+        one, base = (_of(rows, "total_s", what=what, size=size, traffic=traffic, rate=rate)
+                     for what in (mode, beside))
         if one and base:
             found.append(estimate(one).mean / estimate(base).mean)
     if not found:
         return NOT
-    return f"{min(found):.1f} to {max(found):.1f}"
+    return f"{min(found):.1f} to {max(found):.1f} ({len(found)} points)"
 
 
 def _claims(moves: Sequence[Row], routers: Sequence[Row]) -> list[str]:
@@ -178,7 +186,8 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
         return ["None yet."]
     lines = [
         f"{len(rows)} runs, made from {min(r.at for r in rows)} to {max(r.at for r in rows)} "
-        f"(UTC){_load(rows)}. Every run is in [runs.csv](figures/runs.csv).", "",
+        f"(UTC){_load(rows)}. Every run, and what was tried in vain, is in "
+        "[runs.csv](figures/runs.csv).", "",
         "| backend | experiment | what | traffic | points | runs | runs a point |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
@@ -260,10 +269,10 @@ def replaced(text: str, part: str) -> str:
 
 
 def rewrite(path: Path, part: str) -> None:
-    """The same in a file, whole or not at all.
+    """The same in a file, whole or not at all; where there is none a new page.
 
     Raises ValueError as `replaced`.
     """
     new = path.with_suffix(".new")
-    new.write_text(replaced(path.read_text(), part))
+    new.write_text(replaced(path.read_text() if path.exists() else PAGE, part))
     new.rename(path)

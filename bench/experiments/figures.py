@@ -1,7 +1,7 @@
 """The figures: each a .png, a .svg and a .csv, drawn from the rows and nothing else.
 
 5.2 to 5.4 have two parts as in the report, (a) packets of 64 bytes and (b) of 1500; what iperf sent
-and tcpdump counted stands beside the probe's, hollow.
+and tcpdump counted stands beside the probe's, hollow.  Curves are drawn a little aside of the rate.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -17,7 +18,7 @@ import matplotlib
 
 from bench.experiments.confidence import Estimate, estimate
 from bench.experiments.points import BACKENDS, DESIGNS, LIMIT, MODES, TRAFFICS
-from bench.experiments.store import Key, Row
+from bench.experiments.store import Row
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -33,8 +34,9 @@ DESIGN_NAMES = {
     LIMIT: "no\nrouter",
 }  # fmt: skip
 _COLOURS = {"native": "#cc0000", "domain0": "#e69138", "xenflow": "#0b5394"}
-_MARKS = {"native": ("o", 5), "domain0": ("^", 4), "xenflow": ("s", 9)}
-"""Mark and its size: modes that lose nothing lie on each other, the smaller above."""
+_MARKS = {"native": "o", "domain0": "^", "xenflow": "s"}
+_BESIDE = 0.012
+"""Of the axis: points of one rate stand side by side, so that none hides another's interval."""
 _FORMATS = (".png", ".svg")
 
 
@@ -84,7 +86,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
         for figure in MIGRATION_FIGURES:
             if found := points(rows, "migration", figure.value):
                 files += _write_csv(folder / f"{figure.name}.csv", {figure.value: found})
-                files += _save(_migration(figure, found), folder / figure.name)
+                files += _save(migration(figure, found), folder / figure.name)
         measured = {v: points(rows, "design", v) for v in DESIGN_VALUES}
         if any(measured.values()):
             files += _write_csv(folder / "fig1_5.csv", measured)
@@ -114,7 +116,7 @@ def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> list[P
     return [path]
 
 
-def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
+def migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
     """A row of axes for each backend, a column for each size."""
     backends = [name for name in BACKENDS if any(point[0] == name for point in found)]
     sizes = sorted({size for *_, size, _ in found})
@@ -125,8 +127,11 @@ def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
     labels: dict[str, Any] = {}
     letters = iter(ascii_lowercase)
     for row, backend in zip(axes, backends, strict=True):
+        here = {point[1:]: e for point, e in found.items() if point[0] == backend}
+        rates = sorted({rate for *_, rate in here})
         for axis, size, letter in zip(row, sizes, letters, strict=False):
-            _curves(axis, {point[1:]: e for point, e in found.items() if point[0] == backend}, size)
+            _curves(axis, here, size, rates)
+            axis.set_xticks(rates, [f"{rate:,}" for rate in rates])
             axis.set_title(f"({letter}) packets of {size} bytes, {BACKENDS[backend].title}")
             axis.set_xlabel("packets/s")
             axis.grid(alpha=0.25)
@@ -134,29 +139,37 @@ def _migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
             handles, names = axis.get_legend_handles_labels()
             labels |= dict(zip(names, handles, strict=True))
         row[0].set_ylabel(figure.axis)
-        row[0].set_ylim(bottom=0)  # only now: a limit ends the fitting to the curves
+        _from_zero(row[0])
     drawn.suptitle(f"{figure.title} (mean and 95 % confidence interval)")
     drawn.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=2)
     return drawn
 
 
-def _curves(axis: Any, found: dict[tuple[str, str, int, int], Estimate], size: int) -> None:
-    for mode in MODES:
-        for traffic in TRAFFICS:
-            line = sorted((rate, e) for (what, by, at, rate), e in found.items()
-                          if (what, by, at) == (mode, traffic, size))
-            if line:
-                _curve(axis, line, mode, hollow=traffic == "iperf")
+def _from_zero(axis: Any) -> None:
+    """Zero is on the axis, and no interval leaves it.  To be called when all is drawn: a limit ends
+    the fitting to the curves."""
+    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
 
 
-def _curve(axis: Any, line: list[tuple[int, Estimate]], mode: str, *, hollow: bool) -> None:
-    colour, (mark, width) = _COLOURS[mode], _MARKS[mode]
+def _curves(axis: Any, found: dict[tuple[str, str, int, int], Estimate], size: int,
+            rates: list[int]) -> None:
+    curves = {which: line for which in product(MODES, TRAFFICS) if (line := sorted(
+        (rate, e) for (what, by, at, rate), e in found.items() if (what, by, at) == (*which, size)
+    ))}  # fmt: skip
+    span = (rates[-1] - rates[0]) or 1
+    for number, ((mode, traffic), line) in enumerate(curves.items()):
+        aside = (number - (len(curves) - 1) / 2) * _BESIDE * span
+        beside = [(rate + aside, e) for rate, e in line]
+        _curve(axis, beside, mode, hollow=traffic == "iperf")
+
+
+def _curve(axis: Any, line: list[tuple[float, Estimate]], mode: str, *, hollow: bool) -> None:
+    colour = _COLOURS[mode]
     axis.errorbar(
         [rate for rate, _ in line], [e.mean for _, e in line], [e.half or 0.0 for _, e in line],
-        color=colour, marker=mark, markersize=width, capsize=3, linewidth=1.2,
+        color=colour, marker=_MARKS[mode], markersize=5, capsize=3, linewidth=1.2,
         linestyle=":" if hollow else "-", markerfacecolor="white" if hollow else colour,
         label=f"{NAMES[mode]} ({'iperf, tcpdump' if hollow else 'probe'})",
-        zorder=4 if mode == "domain0" else 3,
     )
 
 
@@ -174,21 +187,8 @@ def _designs(measured: dict[str, dict[Point, Estimate]]) -> Any:
                      color=("#0b5394", "#9fc5e8", "#cccccc")[number % 3])
         axis.set_xticks(range(len(order)), [DESIGN_NAMES[d] for d in order], fontsize=8)
         axis.set_ylabel(title)
-        axis.set_ylim(bottom=0)
+        _from_zero(axis)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     drawn.suptitle("Four designs of a router (lab; mean and 95 % confidence interval)")
     return drawn
-
-
-def runs_csv(rows: Iterable[Row], path: Path) -> Path:
-    """Every run, one line each."""
-    rows = list(rows)
-    values = list(dict.fromkeys(name for row in rows for name in row.values))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Key.__dataclass_fields__, "at", *values])
-        for row in rows:
-            key = [getattr(row.key, name) for name in Key.__dataclass_fields__]
-            writer.writerow([*key, row.at, *(row.values.get(name, "") for name in values)])
-    return path

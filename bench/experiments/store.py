@@ -3,16 +3,21 @@
 One JSON object a line.  A line that was cut off when the machine went down is left out; where the
 same run stands twice the later one counts.  What was invalid or failed is kept as well, and
 is no run.
+
+What is published is a table, `runs.csv`, of the same rows; it is read again before it is written,
+so that a series goes on where its file is not.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,10 +82,59 @@ def parse(line: str) -> Row | None:
         return None
 
 
-class Store:
-    """The file, and what it said when it was opened, and what was added since."""
+class TableError(Exception):
+    """A published table that cannot be read."""
 
-    def __init__(self, path: Path) -> None:
+
+def write_csv(rows: Iterable[Row], path: Path) -> Path:
+    """Every row a line, those that are no run with the reason; whole or not at all."""
+    rows = list(rows)
+    values = list(dict.fromkeys(name for row in rows for name in row.values))
+    new = path.with_suffix(".new")
+    with new.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*_KEY, "at", "invalid", *values])
+        for row in rows:
+            key = [getattr(row.key, name) for name in _KEY]
+            numbers = [row.values.get(name, "") for name in values]
+            writer.writerow([*key, row.at, row.invalid, *numbers])
+    new.rename(path)
+    return path
+
+
+def read_csv(path: Path) -> list[Row]:
+    """What `write_csv` wrote, none where there is no such file; older tables have no `invalid`.
+
+    Raises TableError where a line is none of its.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        return [_row(words, f"{path}, line {reader.line_num}") for words in reader]
+
+
+def _row(words: dict[str, Any], where: str) -> Row:
+    try:
+        if None in words.values():
+            raise ValueError("cut off")
+        for name in ("size", "rate_pps", "run"):
+            words[name] = int(words[name])
+        key = Key(**{name: words.pop(name) for name in _KEY})
+        at, invalid = words.pop("at"), words.pop("invalid", "")
+        return Row(key, {n: json.loads(text) for n, text in words.items() if text}, invalid, at)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{where}: not a run ({error!r}); restore the file") from error
+
+
+class Store:
+    """The file, and what it said when it was opened, and what was added since.
+
+    published  rows that stand elsewhere and count like the file's; where both have a run the later
+               counts.  They are not written to the file.
+    """
+
+    def __init__(self, path: Path, published: Iterable[Row] = ()) -> None:
         self.path = path
         self._rows: dict[Key, Row] = {}
         self._refused: list[Row] = []
@@ -89,6 +143,10 @@ class Store:
             text = path.read_text()
             self._whole = not text or text.endswith("\n")
             for row in filter(None, map(parse, text.splitlines())):
+                self._note(row)
+        for row in published:
+            mine = self._rows.get(row.key)
+            if row not in self._refused if row.invalid else mine is None or mine.at < row.at:
                 self._note(row)
 
     def _note(self, row: Row) -> None:
@@ -117,9 +175,4 @@ class Store:
 
     def refused(self) -> Iterator[Row]:
         """What was tried and became no run, also where a later try did, in the order of trying."""
-        return iter(self._refused)
-
-    def forget(self, keys: Iterable[Key]) -> None:
-        """These are to be made again: what replaces them counts, until then nothing."""
-        for key in keys:
-            self._rows.pop(key, None)
+        return iter(sorted(self._refused, key=lambda row: row.at))

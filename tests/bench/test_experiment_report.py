@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.experiments import claims, figures
-from bench.experiments.store import Key, Row
+from bench.experiments.store import Key, Row, TableError, read_csv, write_csv
 
 
 def migration(mode: str, run: int, lost: float, total_s: float = 1.0, *, size: int = 64,
@@ -72,13 +72,20 @@ def test_what_was_not_measured_is_called_so() -> None:
     assert "figures/fig5_4.svg" in text and "figures/fig1_5.svg" in text
 
 
-def test_total_time_is_compared_at_rates_that_both_have() -> None:
+def test_total_time_is_compared_at_points_that_both_have() -> None:
     rows = [migration("native", 1, 0, 1.0), migration("xenflow", 1, 0, 3.0),
             migration("native", 1, 0, 2.0, rate=2000), migration("xenflow", 1, 0, 3.0, rate=2000),
             migration("xenflow", 1, 0, 99.0, rate=4000)]  # fmt: skip
-    assert claims.ratio(rows, "xenflow", "native", 64) == "1.5 to 3.0"
+    assert claims.ratio(rows, "xenflow", "native", 64) == "1.5 to 3.0 (2 points)"
     assert claims.ratio(rows, "domain0", "native", 64) == claims.NOT
     assert claims.ratio(rows, "xenflow", "domain0", 64) == claims.NOT
+
+
+def test_total_times_of_different_traffic_are_not_mixed() -> None:
+    rows = [migration("native", 1, 0, 1.0), migration("xenflow", 1, 0, 4.0),
+            migration("native", 1, 0, 2.0, traffic="iperf"), migration("xenflow", 2, 0, 4.0),
+            migration("xenflow", 1, 0, 2.0, traffic="iperf")]  # fmt: skip
+    assert claims.ratio(rows, "xenflow", "native", 64) == "1.0 to 4.0 (2 points)"
 
 
 def test_a_loss_of_xenflow_is_not_hidden() -> None:
@@ -111,6 +118,14 @@ def test_the_generated_part_replaces_only_itself(tmp_path: Path) -> None:
     assert document.read_text() == f"before\n{claims.BEGIN}\n\nnewer\n\n{claims.END}\nafter\n"
 
 
+def test_a_page_that_is_not_there_is_begun(tmp_path: Path) -> None:
+    document = tmp_path / "experiments.md"
+    claims.rewrite(document, "new")
+    claims.rewrite(document, "newer")
+    assert document.read_text().startswith("# ")
+    assert f"{claims.BEGIN}\n\nnewer\n\n{claims.END}" in document.read_text()
+
+
 @pytest.mark.parametrize("text", ["", claims.BEGIN, f"{claims.END}{claims.BEGIN}",
                                   f"{claims.BEGIN}{claims.BEGIN}{claims.END}"])
 def test_a_document_without_its_marks_stays_as_it_is(text: str, tmp_path: Path) -> None:
@@ -135,9 +150,47 @@ def test_each_figure_is_drawn_in_three_forms_with_its_data(tmp_path: Path) -> No
     assert rows["xenflow"]["mean"] == "0"
 
 
-def test_every_run_is_a_line_of_the_data(tmp_path: Path) -> None:
+def test_each_curve_and_its_intervals_stay_in_the_panel_and_aside_of_the_others() -> None:
     pytest.importorskip("matplotlib")
-    with figures.runs_csv(ROWS, tmp_path / "runs.csv").open() as file:
+    rows = [migration(mode, run, 100 * run, rate=rate) for mode in ("native", "xenflow")
+            for run in (1, 2, 3) for rate in (1000, 2000)]  # fmt: skip
+    rows += [migration("domain0", run, 0, rate=rate) for run in (1, 2) for rate in (1000, 2000)]
+    figure = figures.MIGRATION_FIGURES[2]
+    axis = figures.migration(figure, figures.points(rows, "migration", figure.value)).axes[0]
+    low, high = axis.get_ylim()
+    ends = [y for bars in axis.collections for one in bars.get_segments() for _, y in one]
+    assert low < min(ends) < 0 and high > max(ends) > 400
+    first = [curve.lines[0].get_xdata()[0] for curve in axis.containers]
+    assert len(first) == len(set(first)) == 3
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.close("all")
+
+
+def test_every_run_is_a_line_of_the_data_and_can_be_read_again(tmp_path: Path) -> None:
+    tried = Row(migration("native", 9, 0).key, {}, "invalid: busy,\nvery", "2030-01-02")
+    path = write_csv([*ROWS, tried], tmp_path / "runs.csv")
+    assert read_csv(path) == [*ROWS, tried]
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(ROWS)
+    assert len(rows) == len(ROWS) + 1
     assert rows[0]["lost_there"] == "101" and rows[0]["forwarded_pps"] == ""
+    before = path.read_bytes()
+    assert write_csv(read_csv(path), path).read_bytes() == before
+    assert not read_csv(tmp_path / "none.csv")
+
+
+def test_a_table_without_tries_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("experiment,backend,what,traffic,size,rate_pps,run,at,lost,forwarded_pps\n"
+                    "migration,lab,native,probe,64,500,1,2030,3,\n")
+    key = Key("migration", "lab", "native", "probe", 64, 500, 1)
+    assert read_csv(path) == [Row(key, {"lost": 3}, at="2030")]
+
+
+@pytest.mark.parametrize("damage", ["migration,lab,native", "migration,lab,native,probe,64,x,1,2,,",
+                                    "<<<<<<< ours"])
+def test_a_damaged_table_is_named_and_not_read(damage: str, tmp_path: Path) -> None:
+    path = write_csv(ROWS, tmp_path / "runs.csv")
+    path.write_text(path.read_text() + damage + "\n")
+    with pytest.raises(TableError, match="runs.csv, line 9: not a run"):
+        read_csv(path)
