@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
 
 XENFLOW = """\
 #!/bin/sh
@@ -92,3 +94,21 @@ def test_empty_host_that_stays_occupied(script: Run) -> None:
     assert done.stderr.endswith("empty-host: left on host-a: vr1\n")
     done = script("empty-host", "--to", "host-c", "host-a")
     assert done.stderr.endswith("empty-host: left on host-a: vr2\n")
+
+
+@pytest.mark.parametrize(
+    "words", [("xenflow", "plan", "vr9", "host-b"), ("migrate-router", "--dry-run", "vr9", "host-b"),
+              ("empty-host", "--dry-run", "vr9")],
+)  # fmt: skip
+def test_from_the_sources_with_nothing_installed(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Neither XENFLOW nor an installed `xenflow`; what is asked for is not in the network file."""
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    network = str(ROOT / "conf" / "paper.toml")
+    done = subprocess.run(
+        [str(SCRIPTS / words[0]), *words[1:]], cwd=tmp_path, capture_output=True, text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "XENFLOW_NETWORK": network},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert " vr9" in done.stderr and done.stderr.startswith("xenflow: unknown ")
