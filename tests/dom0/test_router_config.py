@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from xen.image import __main__ as router_image
 from xen.image import bzimage, router_config
 from xen.image.cpio import Archive
 from xen.image.debian import BuildError
@@ -112,6 +113,14 @@ def test_without_an_image_nothing_is_written(network: Network, tmp_path: Path) -
     with pytest.raises(ConfigError, match="no image"):
         router_config.write(network, guest, tmp_path / "image", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("memory", ["-5", "95", "128M", ""])
+def test_too_little_memory_is_refused(memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        router_image.main(["--config", "vr1", "--memory", memory])
+    assert end.value.code == 2
+    assert f"--memory: {memory}: a router needs 96 MiB at least" in capsys.readouterr().err
 
 
 def test_an_archive_may_be_followed_by_another(tmp_path: Path) -> None:
