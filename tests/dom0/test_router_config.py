@@ -115,6 +115,11 @@ def test_without_an_image_nothing_is_written(network: Network, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_installed_one_keeps_the_image_where_an_upgrade_leaves_it() -> None:
+    assert router_image.cache_of(Path("/opt/xenflow")) == Path("/var/lib/xenflow")
+    assert router_image.cache_of(ROOT) == ROOT / ".cache"
+
+
 @pytest.mark.parametrize("memory", ["-5", "95", "128M", ""])
 def test_too_little_memory_is_refused(memory: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -11,6 +11,10 @@ from xen.image.build import INITRD, KERNEL, ROOT, Builder
 from xen.image.debian import BuildError
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
+INSTALLED = Path("/opt/xenflow")
+KEPT = Path("/var/lib/xenflow")
+"""Where an installed XenFlow keeps packages and image: the next `install-dom0` replaces INSTALLED,
+and a router's configuration names the image's kernel."""
 MIN_MEMORY_MIB = 96
 """Of 128 MiB 43 are free with a handful of routes, and below 10 a guest is slow (docs/xen.md)."""
 
@@ -24,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
         " writes ROUTER.cfg, with which `xl create` starts that router, and ROUTER.initrd.",
         epilog="exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted",
     )
-    cache = Path(os.environ.get("XENFLOW_CACHE") or ROOT / ".cache")
+    cache = Path(os.environ.get("XENFLOW_CACHE") or cache_of(ROOT))
     made.add_argument(
         "--cache", type=Path, default=cache, metavar="DIR",
-        help="where packages and the image are kept (default $XENFLOW_CACHE, else .cache here);"
+        help=f"where packages and the image are kept (default $XENFLOW_CACHE, else {cache});"
         " the image is in DIR/router",
     )  # fmt: skip
     made.add_argument("--again", action="store_true", help="build even where nothing has changed")
@@ -49,6 +53,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, metavar="DIR", default=Path("."),
                       help="where the two files go (default: here)")  # fmt: skip
     return made
+
+
+def cache_of(root: Path) -> Path:
+    """Where packages and the image are kept by the XenFlow that lies in `root`."""
+    return KEPT if root == INSTALLED else root / ".cache"
 
 
 def main(arguments: list[str] | None = None) -> int:
