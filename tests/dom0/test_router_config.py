@@ -14,6 +14,7 @@ import pytest
 
 from xen.image import __main__ as router_image
 from xen.image import bzimage, router_config
+from xen.image.build import INITRD, KERNEL
 from xen.image.cpio import Archive
 from xen.image.debian import BuildError
 from xen.image.router_config import ConfigError
@@ -64,6 +65,26 @@ def test_archive(network: Network, tmp_path: Path) -> None:
     bird = (folder / "bird.conf").read_text()
     assert "router id 10.0.1.1;" in bird
     assert "check link no" in bird
+
+
+def test_it_tells_of_itself_only_where_it_is_asked_to(network: Network, tmp_path: Path) -> None:
+    for http in (False, True):
+        guest = router_config.guest(network, "vr1", ADDRESSES, http=http)
+        (tmp_path / str(http)).mkdir()
+        folder = unpacked(router_config.archive(guest), tmp_path / str(http)) / "router"
+        assert (folder / "http").exists() == http
+
+
+def test_what_may_hold_passwords_is_for_root_alone(network: Network, tmp_path: Path) -> None:
+    for name in (KERNEL, INITRD):
+        (tmp_path / name).write_bytes(b"image")
+    (tmp_path / "vr1.initrd").touch(0o644)
+    guest = router_config.guest(network, "vr1", ADDRESSES, "# password")
+    config, ramdisk = router_config.write(network, guest, tmp_path, tmp_path)
+    assert stat.S_IMODE(ramdisk.stat().st_mode) == 0o600
+    assert ramdisk.read_bytes() == b"image" + router_config.archive(guest)
+    assert f'ramdisk = "{ramdisk}"' in config.read_text()
+    assert {p.name for p in tmp_path.iterdir()} == {KERNEL, INITRD, "vr1.cfg", "vr1.initrd"}
 
 
 def test_default_configuration_is_one_that_bird_takes(network: Network, tmp_path: Path) -> None:

@@ -49,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--bird", type=Path, metavar="FILE",
                       help="BIRD's configuration (default: OSPF on every interface)")  # fmt: skip
     made.add_argument("--memory", type=_memory, default=128, metavar="MIB",
-                      help=f"the domain's memory (default 128, {MIN_MEMORY_MIB}+)")  # fmt: skip
+                      help="the domain's memory"
+                      f" (default 128, {MIN_MEMORY_MIB} at least)")  # fmt: skip
+    made.add_argument("--http", action="store_true",
+                      help="the router shows its routes, neighbours and memory to whoever asks at"
+                      " port 7070 of any of its addresses")  # fmt: skip
     made.add_argument("--out", type=Path, metavar="DIR", default=Path("."),
                       help="where the two files go (default: here)")  # fmt: skip
     return made
@@ -95,6 +99,7 @@ def _configure(options: argparse.Namespace, image: Path) -> None:
         made = router_config.guest(
             network, options.config, {**known, **dict(options.address)},
             options.bird.read_text() if options.bird else None, options.memory,
+            http=options.http,
         )  # fmt: skip
         config, _ = router_config.write(network, made, image.resolve(), options.out.resolve())
     except (NetworkError, router_config.ConfigError) as error:
