@@ -16,6 +16,7 @@ WRITTEN = (
     "/opt/xenflow/xen/dom0/host.py",
     "/etc/xen/scripts/vif-xenflow",
     "/etc/systemd/system/xenflow.service",
+    "/etc/systemd/system/nftables.service.d/xenflow.conf",
     "/etc/systemd/system/multi-user.target.wants/xenflow.service",
     "/usr/local/bin/xenflow",
 )
