@@ -59,6 +59,22 @@ def test_guard_is_one_that_nft_takes(pair: Network) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("named", "status", "said"),
+    [("", 1, "which of host-a, host-b is this?"), ("host-b", 0, "tag=102")],
+)
+def test_the_unit_takes_the_name_from_etc_default(named: str, status: int, said: str) -> None:
+    """As systemd, and the test bed's first process, read the unit."""
+    unit = (ROOT / "xen/dom0/xenflow.service").read_text()
+    assert "XENFLOW_CONTROLLER=\nEnvironmentFile=-/etc/default/xenflow\n" in unit
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if line.startswith("Exec"))
+    assert lines["ExecStart"].endswith(" --controller=${XENFLOW_CONTROLLER}")
+    words = lines["ExecStartPre"].replace("${XENFLOW_CONTROLLER}", named).split()[3:]
+    done = run(*words, "--network", str(EXAMPLE), "--dry-run")
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout + done.stderr
+
+
 def test_nftables_puts_the_guard_back_whatever_it_did() -> None:
     lines = (ROOT / "xen/dom0/nftables-xenflow.conf").read_text().splitlines()
     loads = f"-/usr/sbin/nft -f {host.GUARD_FILE}"
