@@ -59,6 +59,29 @@ def test_guard_is_one_that_nft_takes(pair: Network) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("named", "status", "said"),
+    [("", 1, "which of host-a, host-b is this?"), ("host-b", 0, "tag=102")],
+)
+def test_the_unit_takes_the_name_from_etc_default(named: str, status: int, said: str) -> None:
+    """As systemd, and the test bed's first process, read the unit."""
+    unit = (ROOT / "xen/dom0/xenflow.service").read_text()
+    assert "XENFLOW_CONTROLLER=\nEnvironmentFile=-/etc/default/xenflow\n" in unit
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if line.startswith("Exec"))
+    assert lines["ExecStart"].endswith(" --controller=${XENFLOW_CONTROLLER}")
+    words = lines["ExecStartPre"].replace("${XENFLOW_CONTROLLER}", named).split()[3:]
+    done = run(*words, "--network", str(EXAMPLE), "--dry-run")
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout + done.stderr
+
+
+def test_nftables_puts_the_guard_back_whatever_it_did() -> None:
+    lines = (ROOT / "xen/dom0/nftables-xenflow.conf").read_text().splitlines()
+    loads = f"-/usr/sbin/nft -f {host.GUARD_FILE}"
+    for moment in ("ExecStartPost", "ExecReload", "ExecStopPost"):
+        assert f"{moment}={loads}" in lines
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'pox_ext'}"}
     return subprocess.run(
@@ -70,8 +93,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_dry_run_and_mistakes(tmp_path: Path) -> None:
     done = run("--network", str(EXAMPLE), "--controller", "host-b", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("ovs-vsctl ")
-    assert "nft -f -" in done.stdout
+    order = ["nft -f -", f"/dev/stdin {host.GUARD_FILE}", "\novs-vsctl ", "\nip -batch -"]
+    places = [done.stdout.find(word) for word in order]
+    assert places == sorted(places) and places[0] == 0, "the filter does not wait for interfaces"
     done = run("--network", str(tmp_path / "none.toml"))
     assert done.returncode == 1
     assert "none.toml" in done.stderr

@@ -16,6 +16,7 @@ WRITTEN = (
     "/opt/xenflow/xen/dom0/host.py",
     "/etc/xen/scripts/vif-xenflow",
     "/etc/systemd/system/xenflow.service",
+    "/etc/systemd/system/nftables.service.d/xenflow.conf",
     "/etc/systemd/system/multi-user.target.wants/xenflow.service",
     "/usr/local/bin/xenflow",
 )
@@ -28,8 +29,14 @@ for folder in /opt /usr/local/bin /var/lib; do mount -t tmpfs tmpfs $folder; don
 """
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SCRIPT, *words], capture_output=True, text=True)
+def run(*words: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
+    return subprocess.run([SCRIPT, *words], capture_output=True, text=True, env=environment)
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
 
 
 def installed(folder: Path, commands: str) -> str:
@@ -62,6 +69,33 @@ def test_a_dry_run_says_everything_and_does_nothing() -> None:
     assert {path for path in WRITTEN if Path(path).exists()} == there
 
 
+def test_a_dry_run_does_not_say_that_it_has_removed_anything() -> None:
+    done = run("--remove", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "rm -rf /opt/xenflow" in done.stdout
+    assert "nothing is removed yet" in done.stderr
+    assert "install-dom0: removed" not in done.stderr
+
+
+def test_it_is_not_removed_from_below_routers_that_run(tmp_path: Path) -> None:
+    """What xenstore has of two routers, and of a domain with another hotplug script."""
+    lines = "\n".join(
+        f'/local/domain/0/backend/vif/{vif} = "{value}"'
+        for vif, value in (
+            ("3", ""), ("3/0", ""), ("3/0/script", "/etc/xen/scripts/vif-xenflow"),
+            ("3/1/script", "/etc/xen/scripts/vif-xenflow"), ("3/1/bridge", "xenflow0.101"),
+            ("4/0/script", "/etc/xen/scripts/vif-bridge"),
+            ("12/0/script", "/etc/xen/scripts/vif-xenflow"),
+        )
+    )  # fmt: skip
+    program(tmp_path, "xenstore-ls", f"cat <<'END'\n{lines}\nEND")
+    program(tmp_path, "xl", 'echo "vr$2"')
+    done = run("--remove", "--dry-run", path=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "vr3,vr12." in done.stderr and "empty-host" in done.stderr and "--force" in done.stderr
+    assert run("--remove", "--dry-run", "--force", path=str(tmp_path)).returncode == 0
+
+
 @pytest.mark.lab
 def test_installed_twice_and_removed(tmp_path: Path) -> None:
     files = " ".join(WRITTEN)
@@ -74,7 +108,7 @@ def test_installed_twice_and_removed(tmp_path: Path) -> None:
         "$2" --no-packages --no-start; {digest}
         /opt/xenflow/scripts/install-dom0 --no-packages --no-start; {digest}
         /usr/local/bin/xenflow --help >/dev/null; /opt/xenflow/pox.py --stand-in --version
-        "$2" --remove; {state}
+        "$2" --remove; {state}; "$2" --remove
     """)  # fmt: skip
     before, after, rest = said.split("--\n", 2)
     assert before == ""

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from xen.image import __main__ as router_image
 from xen.image import bzimage, router_config
+from xen.image.build import INITRD, KERNEL
 from xen.image.cpio import Archive
 from xen.image.debian import BuildError
 from xen.image.router_config import ConfigError
@@ -65,6 +67,26 @@ def test_archive(network: Network, tmp_path: Path) -> None:
     assert "check link no" in bird
 
 
+def test_it_tells_of_itself_only_where_it_is_asked_to(network: Network, tmp_path: Path) -> None:
+    for http in (False, True):
+        guest = router_config.guest(network, "vr1", ADDRESSES, http=http)
+        (tmp_path / str(http)).mkdir()
+        folder = unpacked(router_config.archive(guest), tmp_path / str(http)) / "router"
+        assert (folder / "http").exists() == http
+
+
+def test_what_may_hold_passwords_is_for_root_alone(network: Network, tmp_path: Path) -> None:
+    for name in (KERNEL, INITRD):
+        (tmp_path / name).write_bytes(b"image")
+    (tmp_path / "vr1.initrd").touch(0o644)
+    guest = router_config.guest(network, "vr1", ADDRESSES, "# password")
+    config, ramdisk = router_config.write(network, guest, tmp_path, tmp_path)
+    assert stat.S_IMODE(ramdisk.stat().st_mode) == 0o600
+    assert ramdisk.read_bytes() == b"image" + router_config.archive(guest)
+    assert f'ramdisk = "{ramdisk}"' in config.read_text()
+    assert {p.name for p in tmp_path.iterdir()} == {KERNEL, INITRD, "vr1.cfg", "vr1.initrd"}
+
+
 def test_default_configuration_is_one_that_bird_takes(network: Network, tmp_path: Path) -> None:
     if shutil.which("bird") is None:
         pytest.skip("bird is not installed")
@@ -112,6 +134,19 @@ def test_without_an_image_nothing_is_written(network: Network, tmp_path: Path) -
     with pytest.raises(ConfigError, match="no image"):
         router_config.write(network, guest, tmp_path / "image", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installed_one_keeps_the_image_where_an_upgrade_leaves_it() -> None:
+    assert router_image.cache_of(Path("/opt/xenflow")) == Path("/var/lib/xenflow")
+    assert router_image.cache_of(ROOT) == ROOT / ".cache"
+
+
+@pytest.mark.parametrize("memory", ["-5", "95", "128M", ""])
+def test_too_little_memory_is_refused(memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        router_image.main(["--config", "vr1", "--memory", memory])
+    assert end.value.code == 2
+    assert f"--memory: {memory}: a router needs 96 MiB at least" in capsys.readouterr().err
 
 
 def test_an_archive_may_be_followed_by_another(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
 
 XENFLOW = """\
 #!/bin/sh
@@ -39,7 +41,8 @@ class Run:
 
     @property
     def log(self) -> list[str]:
-        return Path(f"{self._xenflow}.log").read_text().splitlines()
+        log = Path(f"{self._xenflow}.log")
+        return log.read_text().splitlines() if log.exists() else []
 
 
 @pytest.fixture
@@ -92,3 +95,39 @@ def test_empty_host_that_stays_occupied(script: Run) -> None:
     assert done.stderr.endswith("empty-host: left on host-a: vr1\n")
     done = script("empty-host", "--to", "host-c", "host-a")
     assert done.stderr.endswith("empty-host: left on host-a: vr2\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--mode", "nonsense", "host-a"), "--mode nonsense"),
+     (("--to", "nosuch", "host-a"), "nosuch is no host of the network; hosts: host-a host-b"),
+     (("--to", "host-a", "host-a"), "--to host-a"), (("nosuch",), "nosuch is no host"),
+     (("",), " is no host"), (("--to", "host.a", "host-b"), "host.a is no host")],
+)  # fmt: skip
+def test_empty_host_refuses_at_once(script: Run, words: tuple[str, ...], said: str) -> None:
+    done = script("empty-host", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert all(line == "topology --hosts" for line in script.log)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(("xenflow", "plan", "vr9", "host-b"), 1),
+     (("migrate-router", "--dry-run", "vr9", "host-b"), 1),
+     (("empty-host", "--dry-run", "vr9"), 2)],
+)  # fmt: skip
+def test_from_the_sources_with_nothing_installed(
+    tmp_path: Path, words: tuple[str, ...], status: int
+) -> None:
+    """Neither XENFLOW nor an installed `xenflow`; what is asked for is not in the network file."""
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    network = str(ROOT / "conf" / "paper.toml")
+    done = subprocess.run(
+        [str(SCRIPTS / words[0]), *words[1:]], cwd=tmp_path, capture_output=True, text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "XENFLOW_NETWORK": network},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (status, "")
+    assert "unknown router vr9" in done.stderr or "vr9 is no host of the network" in done.stderr

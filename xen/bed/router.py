@@ -57,7 +57,7 @@ def files(lab: Lab, options: Options, made: Path) -> dict[str, Path]:
         timers = routing.Timers(options.hello_s, options.dead_s)
         addresses = {name: str(a) for name, a in lab.addresses[router.name].items()}
         bird = routing.bird_configuration(speaker, timers, log="stderr")
-        guest = router_config.guest(lab.network, router.name, addresses, bird)
+        guest = router_config.guest(lab.network, router.name, addresses, bird, http=True)
         here = process.STATE_DIR / router.name
         here.mkdir(parents=True, exist_ok=True)
         ramdisk, config = here / "initrd", here / "cfg"

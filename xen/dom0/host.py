@@ -1,7 +1,7 @@
 """Brings a host into the state that the network file says, before its controller starts.
 
-Its bridge with the cables' ports, and the filter on the routers' control links: a router may speak
-there as itself, to the Rule Table, and to nobody else.  What is so already stays as it is: flows
+The filter on the routers' control links (a router may speak there as itself, to the Rule Table, and
+to nobody else), and its bridge with the cables' ports.  What is so already stays as it is: flows
 and ports of routers that run are not touched.  Called by `xenflow.service`; `bridge` and `guard`
 are pure.
 """
@@ -19,6 +19,9 @@ from xenflow.pure import control_link
 from xenflow.pure.network import Datapath, Kind, Network, NetworkError
 
 BRIDGE = "xenflow0"
+GUARD_FILE = "/var/lib/xenflow/guard.nft"
+"""The filter as it was loaded last: nftables.service, which empties the whole ruleset, puts it back
+from there (`nftables-xenflow.conf`)."""
 NETWORK_FILE = "/etc/xenflow/network.toml"
 INACTIVITY_MS = 30_000
 """How long a controller that answers nothing is kept: it may be short of the processor while
@@ -137,10 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     except NetworkError as error:
         print(f"xen.dom0.host: {error}", file=sys.stderr)
         return 1
+    rules = guard(network)
     steps: list[tuple[list[str], str]] = [
+        # First: an interface that is missing must not leave the control links without it.
+        (["nft", "-f", "-"], rules),
+        (["install", "-D", "-m", "644", "/dev/stdin", GUARD_FILE], rules),
         (bridge(network, here), ""),
         (["ip", "-batch", "-"], "".join(line + "\n" for line in nics(network, here))),
-        (["nft", "-f", "-"], guard(network)),
     ]
     for words, text in steps:
         if options.dry_run:

@@ -11,6 +11,12 @@ from xen.image.build import INITRD, KERNEL, ROOT, Builder
 from xen.image.debian import BuildError
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
+INSTALLED = Path("/opt/xenflow")
+KEPT = Path("/var/lib/xenflow")
+"""Where an installed XenFlow keeps packages and image: the next `install-dom0` replaces INSTALLED,
+and a router's configuration names the image's kernel."""
+MIN_MEMORY_MIB = 96
+"""Of 128 MiB 43 are free with a handful of routes, and below 10 a guest is slow (docs/xen.md)."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
         " writes ROUTER.cfg, with which `xl create` starts that router, and ROUTER.initrd.",
         epilog="exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted",
     )
-    cache = Path(os.environ.get("XENFLOW_CACHE") or ROOT / ".cache")
+    cache = Path(os.environ.get("XENFLOW_CACHE") or cache_of(ROOT))
     made.add_argument(
         "--cache", type=Path, default=cache, metavar="DIR",
-        help="where packages and the image are kept (default $XENFLOW_CACHE, else .cache here);"
+        help=f"where packages and the image are kept (default $XENFLOW_CACHE, else {cache});"
         " the image is in DIR/router",
     )  # fmt: skip
     made.add_argument("--again", action="store_true", help="build even where nothing has changed")
@@ -42,11 +48,20 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--bird", type=Path, metavar="FILE",
                       help="BIRD's configuration (default: OSPF on every interface)")  # fmt: skip
-    made.add_argument("--memory", type=int, default=128, metavar="MIB",
-                      help="the domain's memory (default 128)")  # fmt: skip
+    made.add_argument("--memory", type=_memory, default=128, metavar="MIB",
+                      help="the domain's memory"
+                      f" (default 128, {MIN_MEMORY_MIB} at least)")  # fmt: skip
+    made.add_argument("--http", action="store_true",
+                      help="the router shows its routes, neighbours and memory to whoever asks at"
+                      " port 7070 of any of its addresses")  # fmt: skip
     made.add_argument("--out", type=Path, metavar="DIR", default=Path("."),
                       help="where the two files go (default: here)")  # fmt: skip
     return made
+
+
+def cache_of(root: Path) -> Path:
+    """Where packages and the image are kept by the XenFlow that lies in `root`."""
+    return KEPT if root == INSTALLED else root / ".cache"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,6 +99,7 @@ def _configure(options: argparse.Namespace, image: Path) -> None:
         made = router_config.guest(
             network, options.config, {**known, **dict(options.address)},
             options.bird.read_text() if options.bird else None, options.memory,
+            http=options.http,
         )  # fmt: skip
         config, _ = router_config.write(network, made, image.resolve(), options.out.resolve())
     except (NetworkError, router_config.ConfigError) as error:
@@ -96,6 +112,15 @@ def _address(text: str) -> tuple[str, str]:
     if not interface or not equals:
         raise argparse.ArgumentTypeError(f"{text}: expected IF=ADDRESS/LENGTH")
     return interface, address
+
+
+def _memory(text: str) -> int:
+    if not text.isdecimal() or int(text) < MIN_MEMORY_MIB:
+        raise argparse.ArgumentTypeError(
+            f"{text}: a router needs {MIN_MEMORY_MIB} MiB at least, and more with many routes or "
+            "moves: give a whole number of MiB"
+        )
+    return int(text)
 
 
 def _say(text: str) -> None:

@@ -129,7 +129,7 @@ class Builder:
             shutil.copy2(tree.root / path, root / "bin" / name)
         for name in MODULES:
             shutil.copy2(self._module(name), root / "lib/modules")
-        for name in ("start", "again", "routerd", "state", "forwarding"):
+        for name in ("start", "again", "routerd", "www", "state", "forwarding"):
             _program(GUEST / name, root / "sbin" / name)
         shutil.copy(GUEST / "inittab", root / "etc/inittab")
         (root / "etc/passwd").write_text("root::0:0:root:/run:/bin/sh\n")

@@ -6,6 +6,7 @@ The archive is appended to the image's (the kernel unpacks both) and holds, in /
     interfaces   NAME MAC ADDRESS/LENGTH..., a line for each; the control link comes first
     bird.conf    for BIRD
     routerd      options for routerd
+    http         where it is there, the router tells of itself at port 7070
 
 A kernel's command line would be too short for BIRD's configuration, and xenstore needs a
 program in the guest that reads it.  At a move the archive is not needed: it is in the guest's
@@ -14,6 +15,7 @@ memory.  Pure but for `write`; called by `scripts/router-image --config`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ class Guest:
     """Interface -> address."""
     bird: str
     memory_mib: int = MEMORY_MIB
+    http: bool = False
+    """Whether it shows its routes, neighbours and memory to whoever asks at port 7070."""
 
 
 def guest(
@@ -56,6 +60,8 @@ def guest(
     addresses: Mapping[str, str],
     bird: str | None = None,
     memory_mib: int = MEMORY_MIB,
+    *,
+    http: bool = False,
 ) -> Guest:
     """A router of the network, its interfaces' addresses as text; without a configuration for
     BIRD it speaks OSPF on all of them.
@@ -82,7 +88,7 @@ def guest(
         except ValueError as error:
             raise ConfigError(f"{name}: {interface}: {error}") from None
     first = next(iter(found.values()))
-    return Guest(router, found, bird or ospf(str(first.ip)), memory_mib)
+    return Guest(router, found, bird or ospf(str(first.ip)), memory_mib, http)
 
 
 def ospf(router_id: str) -> str:
@@ -126,6 +132,8 @@ def archive(of: Guest) -> bytes:
         ("routerd", options),
     ):
         made.file(f"router/{name}", text.encode())
+    if of.http:
+        made.file("router/http", b"")
     return made.octets()
 
 
@@ -162,10 +170,19 @@ def write(network: Network, of: Guest, image: Path, out: Path) -> tuple[Path, Pa
         raise ConfigError(f"{image}: no image there: scripts/router-image builds it")
     out.mkdir(parents=True, exist_ok=True)
     ramdisk = out / f"{of.router.name}.initrd"
-    ramdisk.write_bytes((image / INITRD).read_bytes() + archive(of))
+    _write_secret(ramdisk, (image / INITRD).read_bytes() + archive(of))
     config = out / f"{of.router.name}.cfg"
     config.write_text(domain(network, of, str(image / KERNEL), str(ramdisk)))
     return config, ramdisk
+
+
+def _write_secret(path: Path, octets: bytes) -> None:
+    """For root alone: BIRD's configuration may hold passwords.  Whole, or as it was."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(octets)
+    new.rename(path)
 
 
 def _mac(value: int) -> str:
