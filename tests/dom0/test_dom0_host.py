@@ -93,7 +93,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_dry_run_and_mistakes(tmp_path: Path) -> None:
     done = run("--network", str(EXAMPLE), "--controller", "host-b", "--dry-run")
     assert done.returncode == 0, done.stderr
-    order = ["nft -f -", f"/dev/stdin {host.GUARD_FILE}", "\novs-vsctl ", "\nip -batch -"]
+    order = ["nft -f -", f"dd of={host.GUARD_FILE}", "\novs-vsctl ", "\nip -batch -"]
     places = [done.stdout.find(word) for word in order]
     assert places == sorted(places) and places[0] == 0, "the filter does not wait for interfaces"
     done = run("--network", str(tmp_path / "none.toml"))

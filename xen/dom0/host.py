@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     steps: list[tuple[list[str], str]] = [
         # First: an interface that is missing must not leave the control links without it.
         (["nft", "-f", "-"], rules),
-        (["install", "-D", "-m", "644", "/dev/stdin", GUARD_FILE], rules),
+        (["dd", f"of={GUARD_FILE}", "status=none"], rules),
         (bridge(network, here), ""),
         (["ip", "-batch", "-"], "".join(line + "\n" for line in nics(network, here))),
     ]
