@@ -40,7 +40,7 @@ log = logging.getLogger("xenflow.domains")
 BACKENDS = "/local/domain/0/backend/vif"
 RELEASED = "@releaseDomain"
 """Some domain has been stopped or destroyed (docs/misc/xenstore.txt)."""
-CONNECTING, CONNECTED = ("1", "2", "3"), "4"
+CONNECTING, CONNECTED = ("", "1", "2", "3"), "4"
 RESUMED_S = 1.0
 """After a domain was stopped: what comes from it later has been said after it was resumed."""
 NOT_STOPPED_S = 10.0
@@ -212,7 +212,7 @@ class Domains:
             # A domain that connects anew runs, whatever was asked of it before.
             self._suspended.pop(vif[0], None)
             backend.awaited_since = None if backend.spoke else time.monotonic()
-            backend.spoke = False
+        backend.spoke = backend.spoke and state != CONNECTED
         backend.state = state
         self._tell()
 
