@@ -25,7 +25,7 @@ from typing import Any, cast
 from mgmt import RELEASE
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
 from mgmt.hypervisor import HypervisorError
-from mgmt.session import Session
+from mgmt.session import Session, UsageError
 from mgmt.verbs import (
     Exit,
     Verb,
@@ -124,6 +124,9 @@ def _run(args: Namespace) -> int:
         return Exit.FAILED
     except (NotSent, ManagementError) as error:
         complain(error.message)  # an argument that no controller would take
+        return Exit.USAGE
+    except UsageError as error:
+        complain(error)
         return Exit.USAGE
     except (AskError, HypervisorError, NetworkError) as error:
         complain(error)

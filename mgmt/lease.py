@@ -4,7 +4,8 @@ It is kept by the controllers of the hosts concerned, each for `LEASE_S` after i
 so that a management entity that was killed holds nothing for long.  With it they keep the journal:
 what was begun, for `xenflow recover` to have something to look at.
 
-Called by `migrate`, and by `planning` while it clears up what an interrupted migration left.
+Called by `migrate`, by `planning` while it clears up what an interrupted migration left, and by the
+verb `mode`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Lease:
     """
 
     def __init__(
-        self, ask: Ask, controllers: Iterable[str], router: str, entry: dict[str, Any]
+        self, ask: Ask, controllers: Iterable[str], router: str, entry: dict[str, Any] | None
     ) -> None:
         self._ask = ask
         self._controllers = list(dict.fromkeys(controllers))

@@ -220,7 +220,7 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
             if value["router"] == router.name:
                 placements[value["datapath"]] = from_json(value)
         for row in answer["migrations"]:
-            if row["router"] == router.name and row["held"]:
+            if row["router"] == router.name and row["under_way"]:
                 owner = row["owner"]
     if not placements:
         raise NetworkError(

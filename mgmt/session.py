@@ -14,10 +14,14 @@ from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar
 
 from mgmt.client import AskError, Client, Refused, Unreachable, ask_all
-from xenflow.pure.network import Datapath, Network, NetworkError, Router
+from xenflow.pure.network import Datapath, Link, Network, NetworkError, Router
 from xenflow.pure.placement import Placement, at_home, from_json
 
 Value = TypeVar("Value")
+
+
+class UsageError(NetworkError):
+    """The command line is wrong for this network; nothing was asked of anybody."""
 
 
 class Ask(Protocol):
@@ -92,19 +96,23 @@ class Session:
     # --- names on the command line
 
     def router(self, name: str) -> Router:
-        """Raises NetworkError with the names there are."""
+        """Raises UsageError with the names there are."""
         return _known("router", name, self.network.routers)
 
+    def link(self, name: str) -> Link:
+        """Raises UsageError with the names there are."""
+        return _known("link", name, self.network.links)
+
     def datapath(self, name: str) -> Datapath:
-        """Raises NetworkError with the names there are."""
+        """Raises UsageError with the names there are."""
         return _known("datapath", name, self.network.datapaths)
 
     def host(self, name: str) -> Datapath:
-        """A datapath that can carry routers.  Raises NetworkError with the names there are."""
+        """A datapath that can carry routers.  Raises UsageError with the names there are."""
         found = self.datapath(name)
         if name not in self.network.hosts:
             hosts = ", ".join(self.network.hosts)
-            raise NetworkError(f"{name} is a plain switch, it carries no routers; hosts: {hosts}")
+            raise UsageError(f"{name} is a plain switch, it carries no routers; hosts: {hosts}")
         return found
 
     # --- where routers are
@@ -162,5 +170,5 @@ def _known(kind: str, name: str, values: dict[str, Value]) -> Value:
         close = get_close_matches(name, list(values), n=1)
         meant = f", did you mean {close[0]}?" if close else ""
         names = ", ".join(values) or "none"
-        raise NetworkError(f"unknown {kind} {name}{meant or f': the network has {names}'}")
+        raise UsageError(f"unknown {kind} {name}{meant or f': the network has {names}'}")
     return values[name]

@@ -7,11 +7,10 @@ again goes on from there.
 
 from __future__ import annotations
 
-import os
-import socket
 from argparse import ArgumentParser, Namespace
 
-from mgmt.client import AskError, Refused
+from mgmt.client import AskError
+from mgmt.lease import Lease
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from xenflow.pure.migration import switches
@@ -20,8 +19,6 @@ from xenflow.pure.placement import Mode, to_json
 
 NAME = "mode"
 SUMMARY = "let the switches (xenflow) or the VM itself (native) forward for a router"
-
-_LEASE_S = 60.0
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -56,9 +53,7 @@ def run(args: Namespace, session: Session) -> int:
         emit(args, value, f"would tell {told}: {router.name} on {now.vm}, mode {mode.value}")
         return Exit.OK
     home = session.network.datapaths[now.vm].controller
-    owner = f"{socket.gethostname()}-{os.getpid()}"[-63:]
-    session.ask(home, "lock", router=router.name, owner=owner, lease_s=_LEASE_S)
-    try:
+    with Lease(session.ask, [home], router.name, None):
         for number, controller in enumerate(controllers):
             try:
                 session.ask(
@@ -68,10 +63,5 @@ def run(args: Namespace, session: Session) -> int:
                 done = ", ".join(controllers[:number]) or "none"
                 complain(f"told before the failure: {done}; run the same again to go on")
                 raise
-    finally:
-        try:
-            session.ask(home, "unlock", router=router.name, owner=owner)
-        except (Refused, AskError) as error:
-            complain(f"the lock on {router.name} is left, and ends by itself: {error}")
     emit(args, value, f"{router.name}: {mode.value}")
     return Exit.OK

@@ -7,12 +7,11 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from mgmt.session import Session
+from mgmt.session import Session, UsageError
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, emit
 from mgmt.verbs.rules import show
 from xenflow.pure.management import request
-from xenflow.pure.network import NetworkError
 
 NAME = "rule"
 SUMMARY = "add, replace or remove a rule of a host or switch"
@@ -79,7 +78,7 @@ def _rule(args: Namespace) -> dict[str, Any]:
     if args.file is not None:
         rule = {**_read(args.file), **rule}
     if "id" not in rule:
-        raise NetworkError("the rule has no id: give --id, or `id` in the file")
+        raise UsageError("the rule has no id: give --id, or `id` in the file")
     return {"priority": 0, "match": {}, "actions": [], **rule}
 
 
@@ -88,11 +87,11 @@ def _read(path: Path) -> dict[str, Any]:
         text = Path("/dev/stdin" if str(path) == "-" else path).read_text()
         rule = json.loads(text)
     except OSError as error:
-        raise NetworkError(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{path}: {error.strerror}") from None
     except ValueError as error:
-        raise NetworkError(f"{path}: not JSON: {error}") from None
+        raise UsageError(f"{path}: not JSON: {error}") from None
     if not isinstance(rule, dict):
-        raise NetworkError(f"{path}: expected one rule, an object; found {to_json(rule)[:40]}")
+        raise UsageError(f"{path}: expected one rule, an object; found {to_json(rule)[:40]}")
     return rule
 
 

@@ -149,7 +149,7 @@ def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any
 
 def _migration(controller: str, migration: dict[str, Any]) -> str:
     """A migration's row, and the last thing that its journal says."""
-    state = "under way" if migration.get("held") else "left unfinished"
+    state = "under way" if migration.get("under_way") else "left unfinished"
     line = f"{migration.get('router')}: {state}, by {migration.get('owner')}, lock at {controller}"
     journal = migration.get("journal") or []
     if journal and isinstance(journal[-1], dict) and "words" in journal[-1]:

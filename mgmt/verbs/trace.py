@@ -13,7 +13,6 @@ import netaddr
 
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_json, emit
-from xenflow.pure.network import NetworkError
 
 NAME = "trace"
 SUMMARY = "what would happen to a packet, each table's decision explained"
@@ -40,9 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     sent = args.packet
-    if "link" in sent and sent["link"] not in session.network.links:
-        known = ", ".join(session.network.links)
-        raise NetworkError(f"unknown link {sent['link']}: the network has {known}")
+    if "link" in sent:
+        session.link(sent["link"])
     datapath, colon, port = args.start.partition(":")
     if colon:
         session.datapath(datapath)

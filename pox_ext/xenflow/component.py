@@ -19,6 +19,7 @@ from pox.core import core
 from pox.lib.recoco import Timer
 
 from xenflow.domains import Domains, on_xen
+from xenflow.leases import Leases
 from xenflow.management_service import ManagementService
 from xenflow.mirror import Mirrors
 from xenflow.pure import openflow as of
@@ -54,10 +55,13 @@ class Component:
     ) -> None:  # fmt: skip
         self.network = network
         self.context: zmq.Context[Any] = zmq.Context()
-        self.table = RuleTable(network, controller, state_dir, _later)
+        leases = Leases()
         self.mirrors = Mirrors(self.context, _later)
-        self.mirrors.state = self.table.state
-        self.management = ManagementService(self.table, core_name, self.mirrors)
+        self.table = RuleTable(
+            network, controller, state_dir, _later,
+            leases.under_way, self.mirrors.pass_on, self._vif_spoke,
+        )  # fmt: skip
+        self.management = ManagementService(self.table, leases, core_name, self.mirrors)
         self._manage = self._listen(manage)
         self.routers = RouterSockets(
             network, self.context, self._told, self._full, routers_address
@@ -105,13 +109,8 @@ class Component:
     def _watch_domains(self, xenstore: str) -> Domains | None:
         if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             return None
-        vifs = {i.vif: r.name for r in self.network.routers.values() for i in r.interfaces}
-        domains = Domains(xenstore, vifs, self.table.vifs_are_still)
-        self.table.spoken = lambda router: domains.heard(
-            {vif for vif, name in vifs.items() if name == router}
-        )
-        self.table.sent = domains.sent
-        return domains
+        vifs = {i.vif for r in self.network.routers.values() for i in r.interfaces}
+        return Domains(xenstore, vifs, self.table.packets.vifs_are_still)
 
     # --- switches ---------------------------------------------------------------------------------
 
@@ -233,17 +232,22 @@ class Component:
         switch.port_changed(name, number, up, deleted)
         takes = switch.takes(name)
         if takes and not took:
-            self.table.port_appeared(switch, name)
+            self.table.packets.port_appeared(switch, name)
         elif took and not takes:
-            self.table.port_stopped(switch, name)
+            self.table.packets.port_stopped(switch, name)
 
     # --- routers ----------------------------------------------------------------------------------
 
     def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
-        self.table.spoken(router)
+        if self._domains is not None:
+            self._domains.heard([i.vif for i in self.network.routers[router].interfaces])
         outcome = self.table.told(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s
+
+    def _vif_spoke(self, vif: str) -> None:
+        if self._domains is not None:
+            self._domains.sent(vif)
 
     def _full(self, router: str) -> bool:
         return self.table.backlog(router) > MAX_BACKLOG

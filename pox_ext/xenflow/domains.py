@@ -126,7 +126,8 @@ class Domains:
         self._tell()
 
     def sent(self, vif: str) -> None:
-        """A frame has come out of a vif."""
+        """A frame has come out of a vif: its router has said something."""
+        self.heard((vif,))
         for backend in self._vifs.values():
             if backend.name == vif and backend.state in CONNECTING:
                 backend.spoke = True  # that it is connected has not been read yet

@@ -33,7 +33,7 @@ class Leases:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
 
-    def held(self, router: str) -> bool:
+    def under_way(self, router: str) -> bool:
         """Whether a migration of this router is under way."""
         lease = self._leases.get(router)
         return lease is not None and lease.until > time.monotonic()
@@ -47,7 +47,7 @@ class Leases:
         ended without giving its lease back, as `left`.
         """
         lease = self._leases.get(router)
-        if lease is not None and lease.owner != owner and self.held(router):
+        if lease is not None and lease.owner != owner and self.under_way(router):
             raise LockedError(f"a migration of {router} is under way (by {lease.owner})")
         left = lease.journal if lease is not None and lease.owner != owner else []
         until = time.monotonic() + lease_s
@@ -67,7 +67,7 @@ class Leases:
         """
         lease = self._leases.get(router)
         if owner is None:
-            return {"journal": lease.journal if lease else [], "held": self.held(router)}
+            return {"journal": lease.journal if lease else [], "under_way": self.under_way(router)}
         if lease is None or lease.owner != owner:
             raise LockedError(f"{owner} does not hold the lease of {router} (any more)")
         lease.until = time.monotonic() + (lease_s or lease.lease_s)
@@ -80,7 +80,7 @@ class Leases:
         lease = self._leases.get(router)
         if lease is None:
             return
-        if lease.owner != owner and self.held(router):
+        if lease.owner != owner and self.under_way(router):
             raise LockedError(f"the lease of {router} belongs to {lease.owner}")
         del self._leases[router]
 
@@ -88,7 +88,7 @@ class Leases:
         """For `status`."""
         return [
             {
-                "router": name, "owner": lease.owner, "held": self.held(name),
+                "router": name, "owner": lease.owner, "under_way": self.under_way(name),
                 "journal": lease.journal,
             }
             for name, lease in self._leases.items()

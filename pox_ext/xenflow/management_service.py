@@ -73,15 +73,15 @@ class Reply:
 class ManagementService:
     """See the module."""
 
-    def __init__(self, table: RuleTable, core_name: str, mirrors: Mirrors) -> None:
+    def __init__(
+        self, table: RuleTable, leases: Leases, core_name: str, mirrors: Mirrors
+    ) -> None:
         self.table = table
         self.network: Network = table.network
         self.core_name = core_name
         self.mirrors = mirrors
-        self.leases = Leases()
+        self.leases = leases
         self.started = time.monotonic()
-        table.migrating = self.leases.held
-        table.on_local_message = mirrors.pass_on
 
     def take(self, frame: bytes, send: Send) -> None:
         """Deal with one request frame."""
@@ -175,7 +175,7 @@ class ManagementService:
         for name, feed in self.table.feeds.items():
             state = feed.state
             view = self.table.view(name)
-            held = self.table.held[name]
+            held = self.table.packets.held[name]
             rows.append({
                 "name": name,
                 "epoch": state.epoch,
@@ -347,7 +347,7 @@ class ManagementService:
         if not arguments["on"]:
             self.mirrors.stop(router.name, arguments["to"])
             return {}
-        self.mirrors.start(router.name, arguments["to"])
+        self.mirrors.start(router.name, arguments["to"], self.table.state)
         return {"known": self.table.state(router.name) is not None}
 
     def ready(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -384,8 +384,8 @@ class ManagementService:
     def release(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
         switch = self._switch(arguments["datapath"])
-        count = self.table.deliver(switch, router, arguments["to"] or switch.name)
-        dropped = self.table.held[router.name].dropped
+        count = self.table.packets.deliver(switch, router, arguments["to"] or switch.name)
+        dropped = self.table.packets.held[router.name].dropped
         switch.confirmed(lambda error: reply.done(error, delivered=count, dropped=dropped))
         return None
 

@@ -118,15 +118,16 @@ class Mirrors:
         self._context = context
         self._later = later
         self._mirrors: dict[tuple[str, str], Mirror] = {}
-        self.state: Callable[[str], RouterState | None] = lambda router: None
 
-    def start(self, router: str, to: str) -> None:
-        """Begin, or send everything again where it runs already."""
+    def start(
+        self, router: str, to: str, state: Callable[[str], RouterState | None]
+    ) -> None:
+        """Begin, or send everything again where it runs already; `state` gives what is known."""
         key = router, to
         if key in self._mirrors:
             self._mirrors[key].send_snapshot()
         else:
-            self._mirrors[key] = Mirror(self._context, router, to, self.state, self._later)
+            self._mirrors[key] = Mirror(self._context, router, to, state, self._later)
 
     def stop(self, router: str, to: str) -> None:
         """End it; nothing happens where there is none."""

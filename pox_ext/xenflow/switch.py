@@ -218,6 +218,11 @@ class Switch(Channel):
             and placement.mode is Mode.XENFLOW
         )
 
+    def vm_of(self, router: str) -> str:
+        """Where a router's VM is, as this switch was told last; "" where it was told nothing."""
+        placement = self.placements.get(router)
+        return placement.vm if placement is not None else ""
+
     def site(self) -> pipeline.Site:
         """This switch as the planner sees it."""
         views = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.pure.written_switch import WrittenSwitch
-from xenflow import rule_table
+from xenflow import vm_packets
 from xenflow.channel import Job, Request
 from xenflow.network_file import load
 from xenflow.pure import flow as f
@@ -53,17 +53,22 @@ class Host:
     def __init__(self) -> None:
         network = load(ROOT / "conf" / "paper.toml")
         self.wire = Wire()
-        self.table = RuleTable(network, "host-a", None, self.wire.later)
+        self.spoke: list[str] = []
+        self.migrating = False
+        self.table = RuleTable(
+            network, "host-a", None, self.wire.later,
+            migrating=lambda router: self.migrating, spoke=self.spoke.append,
+        )  # fmt: skip
         self.switch = self.table.switches["host-a"]
         self.wire.attach(self.switch, PORTS)
         self.wire.run()
 
     def still(self, vifs: frozenset[str]) -> None:
-        self.table.vifs_are_still(vifs)
+        self.table.packets.vifs_are_still(vifs)
         self.wire.run()
 
     def held(self) -> list[bytes]:
-        return [kept.frame for kept in self.table.held["vr1"].frames]
+        return [kept.frame for kept in self.table.packets.held["vr1"].frames]
 
     def to_vm(self) -> set[str]:
         """What table VM does with frames for the router's left interface: "holds", "delivers" or
@@ -112,7 +117,7 @@ def test_from_its_suspension_on_packets_are_held(host: Host) -> None:
     host.still(frozenset())
     assert host.to_vm() == {"delivers"}
     assert host.held() == []
-    assert host.table.held["vr1"].delivered == 3
+    assert host.table.packets.held["vr1"].delivered == 3
 
 
 def test_what_was_held_on_a_link_is_there_before_what_comes_on_it_later(host: Host) -> None:
@@ -130,7 +135,7 @@ def test_while_the_switch_is_not_told_yet_what_comes_is_held_in_its_order(host: 
     """What was held must not come round and round, nor a group's be taken for another router's."""
     host.still(VIFS)
     came = [host.ping(1), host.hello()]
-    host.table.vifs_are_still(frozenset())
+    host.table.packets.vifs_are_still(frozenset())
     came += [host.hello(), host.ping(2)]
     assert (host.held(), host.wire.came) == (came, [])
     host.wire.run()
@@ -144,10 +149,10 @@ def test_a_group_s_frame_is_not_given_to_a_router_that_has_had_it(
 ) -> None:
     """It is sent up for another router of the link that is suspended."""
     now = [1000.0]
-    monkeypatch.setattr(rule_table.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: now[0])
     host.still(VIFS)
     host.still(frozenset())
-    now[0] += rule_table.LATE_S
+    now[0] += vm_packets.LATE_S
     host.hello()
     assert (host.held(), host.wire.came) == ([], [])
 
@@ -171,7 +176,7 @@ def test_what_was_held_is_given_to_a_vif_that_came_while_the_switch_was_away(hos
     host.still(VIFS)
     held = host.ping(1)
     host.switch.disconnect()
-    host.table.vifs_are_still(frozenset())
+    host.table.packets.vifs_are_still(frozenset())
     assert host.held() == [held]
     host.wire.attach(host.switch, PORTS)
     assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
@@ -195,8 +200,8 @@ def test_what_cannot_be_sent_on_is_held_still(host: Host) -> None:
     held = host.ping(1)
     del host.switch.ports["to-gen"]
     with pytest.raises(NetworkError, match="no way to host-b"):
-        host.table.deliver(host.switch, host.table.network.routers["vr1"], "host-b")
-    assert host.held() == [held] and host.table.held["vr1"].delivered == 0
+        host.table.packets.deliver(host.switch, host.table.network.routers["vr1"], "host-b")
+    assert host.held() == [held] and host.table.packets.held["vr1"].delivered == 0
 
 
 def test_carrier_alone_does_not_do(host: Host) -> None:
@@ -225,8 +230,6 @@ def test_the_flows_are_there_before_what_was_held_is_sent(host: Host) -> None:
 
 def test_the_first_frame_that_leaves_a_still_vif_is_told(host: Host) -> None:
     """The switch sends it up and on; from a vif that takes frames, hellos alone."""
-    sent: list[str] = []
-    host.table.sent = sent.append
     arp = pk.ethernet(pk.BROADCAST, MAC, 0x0806, pk.arp(1, MAC, 0x0A000101, 0, 0x0A000101))
 
     def leaves() -> set[int | str]:
@@ -237,7 +240,7 @@ def test_the_first_frame_that_leaves_a_still_vif_is_told(host: Host) -> None:
     host.still(VIFS)
     assert leaves() == {PORTS["to-gen"], "controller"}
     assert host.table.packet_in(host.switch, PORTS["vr1.0"], arp)
-    assert sent == ["vr1.0"]
+    assert host.spoke == ["vr1.0"]
 
 
 def test_hellos_are_repeated_until_the_links_are_turned(
@@ -245,9 +248,9 @@ def test_hellos_are_repeated_until_the_links_are_turned(
 ) -> None:
     both = ("host-a", "host-b")
     prepared = at_home("vr1", "host-a").step(forwarders=both, also=both)
-    host.table.migrating = lambda router: router == "vr1"
+    host.migrating = True
     hello = ospf_hello(0x0A000102)
-    monkeypatch.setattr(rule_table.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
     assert host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
     sent: list[bytes] = []
     monkeypatch.setattr(host.wire, "send", sent.append)
@@ -277,7 +280,7 @@ def test_what_was_said_before_native_mode_is_not_repeated_after_it(
 ) -> None:
     """The VM has said something else meanwhile, which was not heard here."""
     sent: list[bytes] = []
-    host.table.migrating = lambda router: True
+    host.migrating = True
     hello = ospf_hello(0x0A000102)
 
     def repeated(*, native_between: bool) -> bool:
@@ -330,7 +333,7 @@ def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be in the ring of a VM that has been suspended meanwhile."""
-    monkeypatch.setattr(rule_table.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
     both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
     host.switch.placements["vr1"] = both
     host.switch.placed("vr1")
@@ -343,4 +346,4 @@ def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
     late = host.ping(2, copied=True)  # it was put into the vif before the switch knew
     last = host.ping(3)
     assert host.held() == [got, late, last]
-    assert host.table.held["vr1"].repeated == 1
+    assert host.table.packets.held["vr1"].repeated == 1

@@ -404,14 +404,14 @@ def test_switch_that_says_nonsense(paper: Lab) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        ("migrate vr9 host-b", 1, "unknown router vr9"),
-        ("migrate vr1 host-z", 1, "unknown datapath host-z"),
-        ("migrate vr1 gen", 1, "plain switch"),
+        ("migrate vr9 host-b", 2, "unknown router vr9"),
+        ("migrate vr1 host-z", 2, "unknown datapath host-z"),
+        ("migrate vr1 gen", 2, "plain switch"),
         ("migrate vr1 host-a", 1, "on host-a already"),
         ("migrate vr1", 2, "usage"),
         ("migrate vr1 host-b --mode sideways", 2, "sideways"),
         ("plan vr1 host-a", 1, "on host-a already"),
-        ("recover vr9", 1, "unknown router vr9"),
+        ("recover vr9", 2, "unknown router vr9"),
         ("--network /nonexistent.toml status", 2, "/nonexistent.toml"),
         ("--network tests/component/network_file_errors/syntax.toml status", 2, "syntax.toml:"),
         ("lab up paper", 1, "up already"),

@@ -145,7 +145,7 @@ def assert_put_back(lab: Lab, before: dict[str, list[str]]) -> None:
     left = difference(before, flows(lab))
     assert left == []
     assert bring_up.placed()["vr1"] == "host-a"
-    assert not any(row["held"] for row in migrations())
+    assert not any(row["under_way"] for row in migrations())
 
 
 def migrations() -> list[dict[str, object]]:
@@ -300,7 +300,7 @@ def test_killed_then_recovered(paper: Lab, stage: str) -> None:
         xen.set(precopy_s=0.1, pause_s=0.1)
         refused = xenflow("migrate", "vr1", "host-b")
         assert refused.returncode == 1
-        settle(lambda: not any(row["held"] for row in migrations()), "its lease is over")
+        settle(lambda: not any(row["under_way"] for row in migrations()), "its lease is over")
         done = xenflow("recover", "vr1")
         assert done.returncode == 0, done.stderr
         host = bring_up.placed()["vr1"]

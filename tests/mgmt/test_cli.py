@@ -182,7 +182,7 @@ def test_status_with_all_dead(fakes: Fakes) -> None:
 
 def test_status_names_migrations_left_behind(fakes: Fakes) -> None:
     journal = [{"words": "turn the links"}]
-    left = {"router": "vr1", "owner": "node-7", "held": False, "journal": journal}
+    left = {"router": "vr1", "owner": "node-7", "under_way": False, "journal": journal}
     fakes["host-a"].verbs["status"]["migrations"] = [left]  # type: ignore[index]
     says = "vr1: left unfinished, by node-7, lock at host-a; last begun: turn the links"
     assert says in fakes.run("status")[1]
@@ -247,7 +247,7 @@ def test_trace(fakes: Fakes) -> None:
     fakes.run("trace", "host-a:to-gen", "dst=10.2.0.1")
     arguments = fakes["host-a"].asked_for("trace")[1].arguments
     assert (arguments["datapath"], arguments["in_port"]) == ("host-a", "to-gen")
-    assert fakes.run("trace", "vr1", "dst=1.2.3.4,link=middle")[0] == 1
+    assert fakes.run("trace", "vr1", "dst=1.2.3.4,link=middle")[0] == 2
 
 
 def test_topology(fakes: Fakes) -> None:
@@ -293,7 +293,7 @@ def test_rule_from_a_file(fakes: Fakes, tmp_path: Path) -> None:
     assert fakes["host-a"].asked[0].arguments["rule"]["priority"] == 8
     file.write_text("{")
     exit, _, err = fakes.run("rule", "add", "host-a", "--file", str(file))
-    assert exit == 1 and "not JSON" in err
+    assert exit == 2 and "not JSON" in err
     assert fakes.run("rule", "add", "host-a")[2] == (
         "xenflow: the rule has no id: give --id, or `id` in the file\n"
     )
@@ -364,12 +364,16 @@ def test_every_verb_has_help_and_a_place_in_the_manual(
         (["routes", "vr2"], "unknown router vr2, did you mean vr1?"),
         (["flows", "moon"], "unknown datapath moon: the network has host-a, host-b, gen, recv"),
         (["migrate", "vr1", "gen"], "gen is a plain switch, it carries no routers"),
+        (["recover", "vr2"], "unknown router vr2, did you mean vr1?"),
+        (["trace", "vr1", "dst=10.2.0.1,link=lft"], "unknown link lft, did you mean left?"),
+        (["rule", "add", "host-a"], "the rule has no id"),
     ],
 )
 def test_names_that_do_not_exist(fakes: Fakes, argv: list[str], says: str) -> None:
     exit, out, err = fakes.run(*argv)
-    assert (exit, out) == (1, "")
+    assert (exit, out) == (2, "")
     assert says in err
+    assert not any(fakes[name].asked for name in fakes.controllers)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ class Controllers:
                 for d in mine if d.name in self.placements
             ],
             "migrations": [
-                {"router": r, "owner": owner, "held": True} for r, owner in self.held.items()
+                {"router": r, "owner": owner, "under_way": True} for r, owner in self.held.items()
             ],
         }
 

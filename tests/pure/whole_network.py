@@ -302,7 +302,7 @@ class WholeNetwork:
 
     def release(self, router: str, interface: str, host: str, to: str, target: int) -> Journey:
         """A frame that host's controller held for a VM is sent across to another host, as
-        `rule_table` does it; it was for MAC address `target`."""
+        `vm_packets` does it; it was for MAC address `target`."""
         found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
         link = self.network.links[found.link]
         port = self.site(host).toward(link, to)
@@ -364,17 +364,15 @@ class WholeNetwork:
                     yield from self._kernel(router, interface, frame, journey)
 
     def _held(self, datapath: str, frame: bytes, journey: Journey) -> None:
-        """As `rule_table` does with what a switch sends up: tagged with a detour's VLAN it is
-        held for a VM; untagged it is the copy of a hello."""
-        tag = pk.parse(frame).vlan_tci & 0xFFF
-        for link in self.network.links.values():
-            if link.detour_vlan != tag:
-                continue
-            plain = frame[:12] + frame[16:]
-            for router, interface in self.network.members(link.name):
-                mine = plain[:6] == interface.mac.to_bytes(6, "big") or plain[0] & 1
-                if mine and self.placed[datapath][router.name].vm == datapath:
-                    journey.arrivals.append(Arrival(f"held:{router.name}", plain))
+        """As `vm_packets` does with what a switch sends up: a frame for a VM is held; another is
+        the copy of a hello."""
+        what = pipeline.sent_up(self.network, "", frame)
+        if not isinstance(what, pipeline.ForVm) or what.copied:
+            return
+        for router, interface in self.network.members(what.link.name):
+            mine = what.frame[:6] == interface.mac.to_bytes(6, "big") or what.frame[0] & 1
+            if mine and self.placed[datapath][router.name].vm == datapath:
+                journey.arrivals.append(Arrival(f"held:{router.name}", what.frame))
 
     def _bridge(self, end: End, frame: bytes) -> Iterator[tuple[str, bytes]]:
         """NORMAL without anything learned: to every port of the VLAN but its own; an access port

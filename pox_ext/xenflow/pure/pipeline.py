@@ -28,7 +28,16 @@ from itertools import permutations, product
 
 from xenflow.pure import flow as f
 from xenflow.pure.flow import Action, Flow, match
-from xenflow.pure.network import Datapath, Interface, Kind, Link, Network, Pipeline, Router
+from xenflow.pure.network import (
+    DETOUR_VLAN_OFFSET,
+    Datapath,
+    Interface,
+    Kind,
+    Link,
+    Network,
+    Pipeline,
+    Router,
+)
 from xenflow.pure.placement import Mode, Placement
 
 INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
@@ -471,8 +480,7 @@ def _classes(site: Site) -> Iterator[Flow]:
             for interface in router.interfaces:
                 link = site.network.links[interface.link]
                 arrived = match(reg1=router.id, reg3=link.id, dl_type=f.IPV4)
-                ask = (f.set_vlan(link.vlan), f.controller())
-                yield Flow(CLASSES, 100, arrived, ask, own)
+                yield Flow(CLASSES, 100, arrived, to_be_told(link), own)
     yield Flow(ROUTES, 0, match(), to_vm, cookie(CLASSES))
     yield Flow(NEXT_HOPS, 0, match(), to_vm, cookie(CLASSES))
 
@@ -571,9 +579,9 @@ def vm_flows(site: Site) -> Iterator[Flow]:
             send: tuple[Action, ...] = (f.output(port),) if port else ()
             # Untagged again: in a flood other vifs of the link follow.
             if port and site.copies(router):
-                send += (f.set_vlan(link.vlan), f.controller(), f.strip_vlan())
+                send += (*to_be_told(link), f.strip_vlan())
             if site.holds(router, interface):
-                send = (f.set_vlan(link.detour_vlan), f.controller(), f.strip_vlan())
+                send = (*to_be_held(link), f.strip_vlan())
             yield Flow(VM, 100, match(**arrived), send, own)
         elif site.name in placement.hosts:
             yield Flow(VM, 200, match(**arrived, dl_dst=MULTICAST), (), own)
@@ -583,6 +591,66 @@ def vm_flows(site: Site) -> Iterator[Flow]:
             )
             # reg4: it came by a detour already, the VM has just moved on; never send it round.
             yield Flow(VM, 100, match(**arrived, reg4=0), cross, own)
+
+
+# --------------------------------------------------------------------------------------------
+# What a host sends up to its controller, and how the controller knows what it is
+
+
+def to_be_held(link: Link) -> tuple[Action, ...]:
+    """Up goes a frame for a VM that takes nothing now."""
+    return (f.set_vlan(link.detour_vlan), f.controller())
+
+
+def to_be_told(link: Link) -> tuple[Action, ...]:
+    """Up goes the copy of a frame that a VM gets; in the reactive pipeline, data that it asks
+    about."""
+    return (f.set_vlan(link.vlan), f.controller())
+
+
+@dataclass(frozen=True, slots=True)
+class ForVm:
+    """A frame, untagged, for the VMs of a link that it is addressed to; `copied` where their vifs
+    have got it as well."""
+
+    link: Link
+    frame: bytes
+    copied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FromVm:
+    """A frame, or its beginning, that came out of a VM's vif."""
+
+    router: Router
+    interface: Interface
+    frame: bytes
+
+
+def is_question(frame: bytes) -> bool:
+    """Whether a frame that a reactive host sent up asks where it goes."""
+    return 0 < _vlan(frame) < DETOUR_VLAN_OFFSET
+
+
+def sent_up(network: Network, port: str, frame: bytes) -> ForVm | FromVm | None:
+    """What a frame is that a host sent up and that `is_question` not; None where nothing here sends
+    such a one.  `port` is the name of the one on which it came into the switch."""
+    vlan = _vlan(frame)
+    if not vlan:
+        for router in network.routers.values():
+            for interface in router.interfaces:
+                if interface.vif == port:
+                    return FromVm(router, interface, frame)
+    for link in network.links.values() if vlan else ():
+        if vlan in (link.vlan, link.detour_vlan):
+            return ForVm(link, frame[:12] + frame[16:], vlan == link.vlan)
+    return None
+
+
+def _vlan(frame: bytes) -> int:
+    """A frame's VLAN id; 0 where it has no tag."""
+    tagged = frame[12:14] == b"\x81\x00"
+    return int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0
 
 
 # --------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def to_vm(site: Site, router: Router, link: Link) -> Actions:
         if vif:
             return f.strip_vlan(), f.output(vif)
         if interface and site.holds(router, interface):
-            return f.set_vlan(link.detour_vlan), f.controller()
+            return pipeline.to_be_held(link)
         return ()
     port = site.toward(link, placement.vm)
     return (f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
@@ -72,7 +72,7 @@ def flood(site: Site, link: Link, came: int | None = None) -> Actions:
     if cables:
         actions += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
     if held:
-        actions += [f.set_vlan(link.detour_vlan), f.controller()]
+        actions += pipeline.to_be_held(link)
     if untagged:
         actions += [f.strip_vlan(), *(f.output(port) for port in untagged)]
     return tuple(actions)
@@ -124,8 +124,7 @@ def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -
     interface = router.on(link.name)
     if view is None or view.slow or interface is None or interface.name in view.down:
         return
-    ask = (f.set_vlan(link.vlan), f.controller())
-    yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), ask, own)
+    yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), pipeline.to_be_told(link), own)
     targets = [(net, plen) for net, plen, _ in view.locals]
     martians = (*pipeline.MULTICAST_SOURCES, *pipeline.MARTIAN_SOURCES, *pipeline.VM_SOURCES)
     for net, plen in (*martians, *targets):
