@@ -21,6 +21,9 @@ from typing import Any, Self
 from mgmt.client import AskError
 from mgmt.session import Ask
 
+Problem = tuple[str, str]
+"""What could not be done, and why."""
+
 LEASE_S = 10.0
 KEEP_S = 2.5
 
@@ -62,16 +65,16 @@ class Lease:
     ) -> None:
         self.give_back()
 
-    def give_back(self) -> list[str]:
-        """Nobody holds it any more; returns where that could not be said."""
+    def give_back(self) -> list[Problem]:
+        """Nobody holds it any more; returns what could not be done."""
         self._over.set()
         self._keeper.join()
-        problems = []
+        problems: list[Problem] = []
         for name in self._controllers:
             try:
                 self._unlock(name)
             except AskError as error:
-                problems.append(f"unlock at {name}: {error}")
+                problems.append((f"unlock at {name}", str(error)))
         return problems
 
     def note(self, entry: dict[str, Any], *, needed: bool) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from mgmt import hypervisor
 from mgmt.client import AskError
 from mgmt.hypervisor import HypervisorError, Job, JobState
-from mgmt.lease import Lease
+from mgmt.lease import Lease, Problem
 from mgmt.planning import Plan, Step, give_up, words
 from xenflow.pure import migration as mig
 from xenflow.pure.migration import Effect
@@ -60,6 +60,16 @@ class Event:
     detail: str = ""
 
 
+def in_words(problems: Iterable[Problem]) -> str:
+    """What could not be done, each reason once."""
+    by_reason: dict[str, list[str]] = {}
+    for what, reason in problems:
+        by_reason.setdefault(reason, []).append(what)
+    return "; ".join(
+        f"not done: {'; '.join(whats)}, because of {reason}" for reason, whats in by_reason.items()
+    )
+
+
 @dataclass(slots=True)
 class Result:
     """What came of it."""
@@ -82,7 +92,7 @@ class Result:
     repeated: int = 0
     dropped: int = 0
     emulated: bool = False
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     """Copies of the VM that are, or may be, on other hosts still."""
 
@@ -100,10 +110,10 @@ class Result:
             source = self.plan.source
             return f"{name} stays on {source}: {self.error}; everything was put back{left}"
         where = f"its VM belongs to {self.plan.to}" if self.committed else "its VM did not move"
-        more = "; ".join(self.problems)
+        more = f" ({in_words(self.problems)})" if self.problems else ""
         return (
-            f"{name}: {self.error}; {where}, but switches could not all be told"
-            f"{f' ({more})' if more else ''}: run `xenflow recover {name}`"
+            f"{name}: {self.error}; {where}, but switches could not all be told{more}: "
+            f"run `xenflow recover {name}`"
         )
 
     def json(self) -> dict[str, Any]:
@@ -118,7 +128,7 @@ class Result:
             "interrupted": self.interrupted,
             "undone": self.undone,
             "error": self.error,
-            "problems": self.problems,
+            "problems": [f"{what}: {reason}" for what, reason in self.problems],
             "left": self.left,
             "total_s": round(self.total_s, 6),
             "suspended_s": self.suspended_s,
@@ -470,7 +480,7 @@ class _Run:
             self._try(words(effect), undo)
         result.undone = not result.problems
         state = "undone" if result.undone else "failed"
-        self.report(Event(self.now(), "undo", state, "; ".join(result.problems)))
+        self.report(Event(self.now(), "undo", state, in_words(result.problems)))
 
     def _abort_move(self) -> None:
         assert self.driver is not None and self.job is not None
@@ -489,7 +499,7 @@ class _Run:
         try:
             action()
         except (AskError, HypervisorError, NetworkError, MigrationError) as error:
-            self.result.problems.append(f"{what}: {error}")
+            self.result.problems.append((what, str(error)))
 
     # --- controllers, signals -----------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import pytest
 from pretended_xen import PretendedXen
 
 from mgmt import planning
-from mgmt.client import AskError, Refused
+from mgmt.client import AskError, Refused, Unreachable
 from mgmt.hypervisor import Domain, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.migrate import Event, Result, run
@@ -39,6 +39,7 @@ class Controllers:
         start = at_home("vr1", "host-a")
         self.placements = dict.fromkeys(network.datapaths, start)
         self.held: dict[str, str] = {}
+        self.silent: set[str] = set()
         self.released: list[tuple[str, str]] = []
         self.counters = {
             host: dict.fromkeys(("held", "delivered", "repeated", "dropped"), 100)
@@ -49,6 +50,8 @@ class Controllers:
     def __call__(
         self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
     ) -> dict[str, Any]:
+        if controller in self.silent:
+            raise Unreachable(controller, f"tcp://{controller}", 2.0, "no answer")
         with self._lock:
             return getattr(self, f"on_{verb}", self._other)(controller, **arguments) or {}
 
@@ -192,6 +195,29 @@ def test_it_fails(
     xen.set("host-a")
     xen.set("host-b")
     assert migrate(controllers).ok
+
+
+def test_what_could_not_be_put_back_is_said_with_its_reason_once(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """The destination is cut off in the middle: several things cannot be said to it."""
+    xen.set("host-a", sender_dies="suspended")
+
+    def cut(event: Event) -> None:
+        if event.step == "hypervisor":
+            controllers.silent.add("host-b")
+
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        result = run(plan, cut)
+    assert not result.undone and len(result.problems) >= 3
+    said = result.text().replace(result.error, "the error", 1)
+    assert said.count("host-b (tcp://host-b): no answer") == 1
+    for what, _ in result.problems:
+        assert said.count(what) == 1
+    assert result.text().endswith("run `xenflow recover vr1`")
+    controllers.silent.clear()
+    assert recover(controllers)[0] is not None
+    assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
 
 
 def test_the_report_of_the_start_is_lost(xen: PretendedXen, controllers: Controllers) -> None:
