@@ -66,7 +66,9 @@ class Lease:
         self.give_back()
 
     def give_back(self) -> list[Problem]:
-        """Nobody holds it any more; returns what could not be done."""
+        """Nobody holds it any more, which may be said twice; returns what could not be done."""
+        if self._over.is_set():
+            return []
         self._over.set()
         self._keeper.join()
         problems: list[Problem] = []

@@ -65,9 +65,7 @@ def in_words(problems: Iterable[Problem]) -> str:
     by_reason: dict[str, list[str]] = {}
     for what, reason in problems:
         by_reason.setdefault(reason, []).append(what)
-    return "; ".join(
-        f"not done: {'; '.join(whats)}, because of {reason}" for reason, whats in by_reason.items()
-    )
+    return "; ".join(f"{'; '.join(whats)}: {reason}" for reason, whats in by_reason.items())
 
 
 @dataclass(slots=True)

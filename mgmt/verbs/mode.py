@@ -53,7 +53,7 @@ def run(args: Namespace, session: Session) -> int:
         emit(args, value, f"would tell {told}: {router.name} on {now.vm}, mode {mode.value}")
         return Exit.OK
     home = session.network.datapaths[now.vm].controller
-    with Lease(session.ask, [home], router.name, None):
+    with Lease(session.ask, [home], router.name, None) as lease:
         for number, controller in enumerate(controllers):
             try:
                 session.ask(
@@ -63,5 +63,7 @@ def run(args: Namespace, session: Session) -> int:
                 done = ", ".join(controllers[:number]) or "none"
                 complain(f"told before the failure: {done}; run the same again to go on")
                 raise
+        for what, reason in lease.give_back():
+            complain(f"{what}: {reason}; the lease on {router.name} ends by itself")
     emit(args, value, f"{router.name}: {mode.value}")
     return Exit.OK

@@ -60,11 +60,11 @@ def _text(
     if session.network.routers:
         headings = ("ROUTER", "VM", "FORWARDS", "MODE", "ROUTES", "NEXT HOPS", "FED", "AGE", "NOTE")
         blocks.append(table(headings, _routers(session, answered, places)))
-    under_way = [
+    migrations = [
         (name, m) for name, a in answered.items() for m in a.get("migrations", ()) if m
     ]
-    if under_way:
-        rows = "\n".join(f"  {_migration(name, m)}" for name, m in under_way)
+    if migrations:
+        rows = "\n".join(f"  {_migration(name, m)}" for name, m in migrations)
         title = "migrations (`xenflow recover` finishes or undoes one left unfinished)"
         blocks.append(f"{title}\n{rows}")
     return "\n\n".join(blocks)

@@ -2,7 +2,8 @@
 
 `launch` is what POX, or the stand-in, calls.  The parts, from the outside in: `component` (POX and
 sockets), `management_service` and `router_sockets` (what is asked and told), `rule_table` (what is
-known), `switch` (what is written), and `pure` (every decision, without I/O).
+known), `vm_packets` (what is held for VMs), `switch` (what is written), and `pure` (every decision,
+without I/O).
 """
 
 from __future__ import annotations

@@ -53,6 +53,8 @@ class Component:
         self, network: Network, controller: str, manage: str, state_dir: Path | None,
         routers_address: str, core_name: str, xenstore: str,
     ) -> None:  # fmt: skip
+        # Under POX the loop may run already, in a thread of its own: nothing is started before
+        # everything is there.
         self.network = network
         self.context: zmq.Context[Any] = zmq.Context()
         leases = Leases()
@@ -66,10 +68,14 @@ class Component:
         self.routers = RouterSockets(
             network, self.context, self._told, self._full, routers_address
         )
-        self._domains = self._watch_domains(xenstore)
+        self._domains = self._make_domains(xenstore)
         self._connections: dict[Any, Switch] = {}
         for switch in self.table.switches.values():
             self._announce(switch)
+        self._manage.start()
+        self.routers.start()
+        if self._domains is not None:
+            self._domains.start()
         core.listen_to_dependencies(self, ["openflow"])
         self._timer = Timer(TICK_S, self._tick, recurring=True)
         core.addListenerByName("GoingDownEvent", self._going_down)
@@ -106,7 +112,7 @@ class Component:
         pump = Pump(sock, receive)
         return pump
 
-    def _watch_domains(self, xenstore: str) -> Domains | None:
+    def _make_domains(self, xenstore: str) -> Domains | None:
         if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             return None
         vifs = {i.vif for r in self.network.routers.values() for i in r.interfaces}
@@ -240,7 +246,8 @@ class Component:
 
     def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
         if self._domains is not None:
-            self._domains.heard([i.vif for i in self.network.routers[router].interfaces])
+            vifs = [i.vif for i in self.network.routers[router].interfaces]
+            self._domains.heard(vifs, self.routers.empty_at(router))
         outcome = self.table.told(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s

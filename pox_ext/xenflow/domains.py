@@ -20,9 +20,9 @@ leave by another.
 A domain that was to move and did not is resumed at the source, of which xenstore says nothing: its
 router is running again when it says something (`heard`), be it a heartbeat of routerd or an OSPF
 hello.  What it said just before it was suspended may arrive after that, so a moment is waited.
+That some domain has stopped does not say which: what was taken for running again may stop yet.
 
-Called by `component` and `rule_table`; `changed` gets the names of all vifs of `known` that take
-nothing.
+Called by `component`; `changed` gets the names of all vifs of `known` that take nothing.
 """
 
 from __future__ import annotations
@@ -60,16 +60,25 @@ def on_xen(datapath: Datapath) -> bool:
 
 @dataclass(slots=True)
 class Suspension:
-    """A domain that was asked to suspend."""
+    """A domain that was asked to suspend.  `ended`: it has spoken after it."""
 
     asked: float
     stopped: float | None = None
+    ended: bool = False
 
-    def over(self, now: float) -> bool:
-        """Whether who speaks now has spoken after it."""
+    def heard(self, at: float) -> bool:
+        """Its router has said something, not before `at`; whether that ends it."""
         if self.stopped is None:
-            return now - self.asked >= NOT_STOPPED_S
-        return now - self.stopped >= RESUMED_S
+            over = at - self.asked >= NOT_STOPPED_S
+        else:
+            over = at - self.stopped >= RESUMED_S
+        ends, self.ended = over and not self.ended, self.ended or over
+        return ends
+
+    def released(self, now: float) -> None:
+        """Some domain has stopped, maybe this one."""
+        if not self.ended or now - self.asked < NOT_STOPPED_S:
+            self.stopped, self.ended = now, False
 
 
 @dataclass(slots=True)
@@ -109,25 +118,27 @@ class Domains:
         self._still: frozenset[str] = frozenset()
         self._store = Xenstore(path, self._begin, self._forget)
 
+    def start(self) -> None:
+        """Begin to look."""
+        self._store.start()
+
     def close(self) -> None:
         """End the connection."""
         self._store.close()
 
-    def heard(self, vifs: Collection[str]) -> None:
-        """The router with these vifs has said something."""
+    def heard(self, vifs: Collection[str], at: float) -> None:
+        """The router with these vifs has said something, not before `at` (monotonic clock)."""
         if not self._suspended:
             return
-        now = time.monotonic()
         for domain in {d for (d, _), backend in self._vifs.items() if backend.name in vifs}:
             found = self._suspended.get(domain)
-            if found is not None and found.over(now):
+            if found is not None and found.heard(at):
                 log.info("domain %s runs on", domain)
-                del self._suspended[domain]
         self._tell()
 
     def sent(self, vif: str) -> None:
         """A frame has come out of a vif: its router has said something."""
-        self.heard((vif,))
+        self.heard((vif,), time.monotonic())
         for backend in self._vifs.values():
             if backend.name == vif and backend.state in CONNECTING:
                 backend.spoke = True  # that it is connected has not been read yet
@@ -231,7 +242,7 @@ class Domains:
             return
         before = self._orders.get(domain)
         self._orders[domain] = order
-        missed = order == before == "" and domain not in self._suspended
+        missed = order == before == "" and not self._is_suspended(domain)
         if (order == "suspend" and before != order) or missed:
             log.info("domain %s is being suspended", domain)
             self._suspended[domain] = Suspension(time.monotonic())
@@ -240,11 +251,16 @@ class Domains:
     def _released(self, _: str) -> None:
         now = time.monotonic()
         for suspension in self._suspended.values():
-            suspension.stopped = now
+            suspension.released(now)
+        self._tell()
+
+    def _is_suspended(self, domain: str) -> bool:
+        found = self._suspended.get(domain)
+        return found is not None and not found.ended
 
     def _tell(self) -> None:
         busy = {domain for (domain, _), backend in self._vifs.items() if not backend.ready}
-        busy |= self._suspended.keys()
+        busy |= set(filter(self._is_suspended, self._suspended))
         still = frozenset(b.name for (domain, _), b in self._vifs.items() if domain in busy)
         if still != self._still:
             self._still = still

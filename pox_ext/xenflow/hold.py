@@ -16,7 +16,7 @@ neighbours' patience is not turned into a lost adjacency by the phase of the hel
 last hello is, and only where it names a neighbour: one that leaves a neighbour out ends that
 adjacency at once (section 10.5).
 
-Called by `rule_table`; time is an argument.
+Called by `vm_packets`; time is an argument.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ RECENT_S = 0.5
 """What was put into a vif so long before it was known to take nothing is held, too."""
 MAX_AGE_S = 60.0
 """Older frames help nobody: who sent them has asked again, or given up."""
+SAME_S = 0.02
+"""A group's frame that comes again so soon is another copy of the same one."""
 MAX_REPEATS_S = 30.0
 """A VM that does not come back must be missed in the end."""
 
@@ -82,6 +84,12 @@ class Held:
         self.octets += len(frame)
         self.held += 1
         return True
+
+    def has_just_kept(self, link: int, frame: bytes, now: float) -> bool:
+        """Whether this is what was kept last, a moment ago."""
+        last = self.frames[-1] if self.frames else None
+        return last is not None and (last.link, last.frame) == (link, frame) \
+            and now - last.at < SAME_S
 
     def _full(self, frame: bytes) -> bool:
         return len(self.frames) >= MAX_FRAMES or self.octets + len(frame) > MAX_BYTES

@@ -3,7 +3,7 @@
 A lease is taken before a migration begins and kept alive while it lasts; it ends by itself when
 its owner dies, so nothing stays locked.  The journal is kept with it, and stays when the lease
 ends without having been given back: it is what `xenflow recover` reads.
-Called by `management_service`.
+Called by `management_service`; `vm_packets` asks whether a migration is under way.
 """
 
 from __future__ import annotations

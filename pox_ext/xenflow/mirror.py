@@ -51,6 +51,7 @@ class Mirror:
         sock.ipv6 = True
         sock.connect(to)
         self._pump = Pump(sock, self._answered)
+        self._pump.start()
         self.send_snapshot()
 
     def send_snapshot(self) -> None:

@@ -49,8 +49,8 @@ Receive = Callable[[str, bytes, list[bytes]], float]
 
 
 class RouterSockets:
-    """Opens, watches and closes the sockets; gives what arrives to `receive`, and waits with that
-    while `full(router)` says that no more of this router should come."""
+    """Opens, watches and closes the sockets, from `start` on; gives what arrives to `receive`, and
+    waits with that while `full(router)` says that no more of this router should come."""
 
     def __init__(
         self,
@@ -68,8 +68,17 @@ class RouterSockets:
         self._open: dict[str, tuple[int, Pump]] = {}
         self._cut_off: dict[str, float] = {}
         self._stopped = False
-        if network.routers:
+
+    def start(self) -> None:
+        """Begin to listen."""
+        if self._network.routers:
             Task(target=self._watch).start()
+
+    def empty_at(self, router: str) -> float:
+        """When nothing that a router had said waited here any more (monotonic clock): what is given
+        to `receive` now it has said after that."""
+        found = self._open.get(router)
+        return found[1].empty_at if found is not None else float("-inf")
 
     def send(self, router: str, peer: bytes, frames: list[bytes]) -> None:
         """Answer one peer on a router's link; lost where it is gone."""
@@ -141,6 +150,7 @@ class RouterSockets:
 
         pump = Pump(sock, receive, lambda: self._full(router))
         self._open[router] = index, pump
+        pump.start()
 
 
 def _link_changes() -> socket.socket:

@@ -189,8 +189,12 @@ class RuleTable:
             return switch.answer(in_port, frame)
         return self.packets.sent_up(switch, in_port, frame)
 
+    def read_anew(self, switch: Switch) -> None:
+        """A switch is being read back: what it holds is not known."""
+        self.packets.read_anew(switch)
+
     def caught_up(self, switch: Switch) -> None:
-        """A switch that was read back has all its flows again."""
+        """A switch that was read back gives the VMs their packets again."""
         self.packets.caught_up(switch)
 
     def attached(self, switch: Switch, router: Router) -> bool:

@@ -8,7 +8,7 @@ After a connection the first job is always `_resync`: read what the switch holds
 write the difference.  Nothing is ever wiped, and nothing of a router is deleted before its state
 is known.
 
-Called by `rule_table.RuleTable` and, for the switch's messages, by `component.Component`.
+Called by `rule_table` and `vm_packets` and, for the switch's messages, by `component`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,11 @@ class Routers(Protocol):
     def view(self, router: str) -> RouterView | None:
         """The same as its classes need it."""
 
+    def read_anew(self, switch: Switch) -> None:
+        """A switch is being read back: what it holds is not known."""
+
     def caught_up(self, switch: Switch) -> None:
-        """A switch that was read back has all its flows again."""
+        """A switch that was read back gives the VMs their packets again."""
 
 
 class Switch(Channel):
@@ -128,13 +131,16 @@ class Switch(Channel):
         is written for one router, another's packets must not be lost.  It leads to no other table,
         so that its flows can be replaced at any time."""
         if self.live and not self.plain:
-            for flow in pipeline.vm_flows(self.site()):
-                if self.installed.get(flow.key) != flow:
-                    self._write_flow(True, flow)
-            self._fence_fragments()
+            self._write_vm()
         self.refresh()
 
-    def sent(self, then: Done) -> None:
+    def _write_vm(self) -> None:
+        for flow in pipeline.vm_flows(self.site()):
+            if self.installed.get(flow.key) != flow:
+                self._write_flow(True, flow)
+        self._fence_fragments()
+
+    def once_told(self, then: Done) -> None:
         """Call `then(None)` once the switch has all that was written, whatever jobs wait; or with
         the reason why that cannot be said."""
         if not self.live:
@@ -217,6 +223,10 @@ class Switch(Channel):
             and self.name in placement.forwarders
             and placement.mode is Mode.XENFLOW
         )
+
+    def port_name(self, number: int) -> str:
+        """The name of a port, "" where there is none of that number."""
+        return next((name for name, (n, _) in self.ports.items() if n == number), "")
 
     def vm_of(self, router: str) -> str:
         """Where a router's VM is, as this switch was told last; "" where it was told nothing."""
@@ -388,6 +398,7 @@ class Switch(Channel):
     def _resync(self, pause_s: float = 0.0) -> Job:
         """Read what the switch holds of ours; then write what differs."""
         self.live = False
+        self.routers.read_anew(self)
         if pause_s:
             yield pause_s
         started = time.monotonic()
@@ -418,7 +429,12 @@ class Switch(Channel):
                 self.synced.add(router.name)
                 jobs.append(self._sync_router(router.name))
         jobs.append(self._write_small())
-        jobs.append(self._fence(lambda _: self.routers.caught_up(self)))
+        gives_to_vms = self._fence(lambda _: self.routers.caught_up(self))
+        if self.plain:
+            jobs.append(gives_to_vms)
+        else:  # it need not wait for the routes
+            self._write_vm()
+            jobs.insert(0, gives_to_vms)
         # Before whatever waits to be told that the switch is up to date.
         self._jobs.extendleft(reversed(jobs))
 

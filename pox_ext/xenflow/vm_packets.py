@@ -9,7 +9,7 @@ A vif takes frames, or not, as the switch (carrier) and the hypervisor (`vifs_ar
 was held for it goes to it once the switch knows as well: earlier it would come up again.  In
 between, and for a moment after it, frames still come up that were sent before the switch knew.
 
-Called by `rule_table`.
+Called by `rule_table`, `management_service`, `domains`, and by `component` when a port changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from xenflow.channel import PACKET_OUT_XID
-from xenflow.hold import Held, Hellos
+from xenflow.hold import MAX_AGE_S, Held, Hellos
 from xenflow.pure import flow as f
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline, plain_host
@@ -59,13 +59,13 @@ class VmPackets:
         """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
         self._opened: dict[tuple[str, str], float] = {}
         """When the switch was told."""
+        self._full_since: dict[str, float] = {}
 
     # --- what comes up ----------------------------------------------------------------------------
 
     def sent_up(self, switch: Switch, in_port: int, frame: bytes) -> bool:
         """A switch sent a frame up; False where it is none of the three kinds."""
-        port = next((n for n, (number, _) in switch.ports.items() if number == in_port), "")
-        what = pipeline.sent_up(self._network, port, frame)
+        what = pipeline.sent_up(self._network, switch.port_name, in_port, frame)
         if isinstance(what, ForVm):
             self._for_vm(switch, what)
         elif what is not None:
@@ -94,8 +94,7 @@ class VmPackets:
             elif takes and what.copied:
                 held.copied(link.id, frame, now)
             elif not takes or end in self._opening:
-                if not held.keep(link.id, frame, now) and held.dropped == 1:
-                    log.warning("%s: no room to hold more packets for it", router.name)
+                self._keep(router, link, what, now)
             elif not group or now - self._opened.get(end, 0.0) < LATE_S:
                 # Sent up before the switch knew.  A group's may be held for another router alone:
                 # then this one gets it twice.
@@ -103,6 +102,17 @@ class VmPackets:
                 self._deliver_late(switch, router, switch.name, link)
             if not group:
                 return
+
+    def _keep(self, router: Router, link: Link, what: ForVm, now: float) -> None:
+        held = self.held[router.name]
+        # Table VM sends a group's frame up once for each router of the link that it holds for.
+        if what.frame[0] & 1 and held.has_just_kept(link.id, what.frame, now):
+            return
+        if held.keep(link.id, what.frame, now):
+            held.repeated += what.copied
+        elif now - self._full_since.get(router.name, float("-inf")) > MAX_AGE_S:
+            self._full_since[router.name] = now
+            log.warning("%s: no room to hold more packets for it", router.name)
 
     # --- what goes on -----------------------------------------------------------------------------
 
@@ -158,6 +168,7 @@ class VmPackets:
 
     def moved(self, switch: Switch, router: str, to: str) -> None:
         """A VM is not at a switch any more: what is held there follows it to host `to`."""
+        self._opening -= {(switch.name, i.vif) for i in self._network.routers[router].interfaces}
         self._deliver_late(switch, self._network.routers[router], to)
 
     def unheard(self, router: str) -> None:
@@ -189,7 +200,7 @@ class VmPackets:
             if all(switch.takes(i.vif) for i in router.interfaces):
                 self._hellos.forget(router.name)
             self._opening.add((switch.name, port))
-            switch.sent(partial(self._open, switch, router, interface))
+            switch.once_told(partial(self._open, switch, router, interface))
 
     def _open(
         self, switch: Switch, router: Router, interface: Interface, error: str | None
@@ -205,8 +216,13 @@ class VmPackets:
             count = self._deliver_late(switch, router, switch.name, link)
             log.info("%s: delivered %d held packets on %s", router.name, count, link.name)
 
+    def read_anew(self, switch: Switch) -> None:
+        """A switch is being read back: until it has caught up it may hold for vifs that take
+        frames."""
+        self._opening |= {(switch.name, i.vif) for _, i in self._here(switch)}
+
     def caught_up(self, switch: Switch) -> None:
-        """A switch that was away, or was read anew, has all its flows again: whichever vif has come
+        """A switch that was read back gives the VMs their packets again: whichever vif has come
         meanwhile gets what was held for it."""
         for router, interface in self._here(switch):
             self._open(switch, router, interface, None)
@@ -225,11 +241,11 @@ class VmPackets:
         """Send those that are due of the routers that cannot do it themselves now."""
         for switch in self._switches.values():
             for router in self._network.routers if switch.live else ():
-                if self._migrating(router) and self._stands_in(switch, router):
+                if self._migrating(router) and self._speaks_for(switch, router):
                     for link_id, frame in self._hellos.due(router, now):
-                        self._flood(switch, link_id, frame)
+                        self._say(switch, link_id, frame)
 
-    def _stands_in(self, switch: Switch, router: str) -> bool:
+    def _speaks_for(self, switch: Switch, router: str) -> bool:
         """Whether a router's hellos must come from here: its VM belongs here and takes nothing, or
         it is at its new host already, where it may not be connected yet, and the links lead here
         still.  In native mode the VM alone speaks."""
@@ -240,7 +256,7 @@ class VmPackets:
             return not any(switch.takes(i.vif) for i in self._network.routers[router].interfaces)
         return placement.to == switch.name
 
-    def _flood(self, switch: Switch, link_id: int, frame: bytes) -> None:
+    def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
         actions: f.Actions = (
             f.load("reg3", link_id), f.load("reg2", link_id), f.resubmit(pipeline.LINKS),
         )  # fmt: skip

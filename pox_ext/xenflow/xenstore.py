@@ -54,6 +54,9 @@ class Xenstore:
         self._waiting: dict[int, Callable[[Message], None]] = {}
         self._watches: dict[str, Callable[[str], None]] = {}
         self._closed = False
+
+    def start(self) -> None:
+        """Begin to connect."""
         Task(target=self._run).start()
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ whoever waits for it must go on until the socket's EVENTS say that nothing is le
 send, which may swallow the edge.  `Pump` does that, and takes a bounded number of messages a
 turn, so that one socket cannot starve the others.
 
-Called by `management_service` and `router_sockets`, in the controller's own thread.
+Called by `component`, `router_sockets` and `mirror`, in the controller's own thread.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ LOOK_AGAIN_S = 0.2
 
 
 class Pump:
-    """Gives every message of a socket to `receive(frames)`; `send` never blocks.
+    """Gives every message of a socket to `receive(frames)`, from `start` on; `send` never blocks.
 
-    While `full()` says so, messages stay in ZeroMQ's queue, where they are small.
+    While `full()` says so, messages stay in ZeroMQ's queue, where they are small.  `empty_at` is
+    when nothing waited there last (monotonic clock): what is received now has come after it.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class Pump:
     ) -> None:
         self.sock = sock
         self.closed = False
+        self.empty_at = float("-inf")
         self._receive = receive
         self._full = full
-        self._task = Task(target=self._run)
-        self._task.start()
+
+    def start(self) -> None:
+        """Begin to take what comes."""
+        Task(target=self._run).start()
 
     def send(self, frames: list[bytes]) -> bool:
         """Send one message; False where the peer's queue is full or the peer is gone."""
@@ -106,4 +110,5 @@ class Pump:
             if taken == AT_ONCE or self._readable():
                 yield 0
             else:
+                self.empty_at = time.monotonic()
                 yield Select([fd], [], [], LOOK_AGAIN_S)

@@ -35,6 +35,7 @@ class World:
         self.loop = loop
         self.told: list[frozenset[str]] = []
         self.domains = Domains(str(self.path), {*VIFS, MARK}, self.told.append)
+        self.domains.start()
 
     @property
     def still(self) -> frozenset[str]:
@@ -204,7 +205,7 @@ def test_an_order_that_is_read_twice_is_one(world: World, monkeypatch: pytest.Mo
     world.store.put(_order(1), "")
     world.settle()
     now[0] += domains.RESUMED_S
-    world.domains.heard(set(VIFS))
+    world.domains.heard(set(VIFS), domains.time.monotonic())
     assert not world.still, "the order was taken for a second one"
 
 
@@ -218,7 +219,7 @@ def test_a_domain_is_suspended_again(world: World, monkeypatch: pytest.MonkeyPat
         world.store.put(_order(1), written)
         world.settle()
         now[0] += domains.NOT_STOPPED_S - 1
-    world.domains.heard(set(VIFS))
+    world.domains.heard(set(VIFS), domains.time.monotonic())
     assert world.still == set(VIFS), "it had said that before it was suspended"
 
 
@@ -229,20 +230,65 @@ def test_a_domain_that_was_resumed_is_heard(world: World, monkeypatch: pytest.Mo
     world.settle()
     world.store.put(_order(1), "suspend")
     world.settle()
-    world.domains.heard({VIFS[0]})
+    world.domains.heard({VIFS[0]}, domains.time.monotonic())
     assert world.still == set(VIFS), "it had said that before it was suspended"
     now[0] += domains.RESUMED_S
-    world.domains.heard({VIFS[0]})
+    world.domains.heard({VIFS[0]}, domains.time.monotonic())
     assert world.still == set(VIFS), "it has not even been suspended"
     world.store.release()
     world.settle()
-    world.domains.heard({VIFS[0]})
+    world.domains.heard({VIFS[0]}, domains.time.monotonic())
     assert world.still == set(VIFS), "it had said that before it was suspended"
     now[0] += domains.RESUMED_S
-    world.domains.heard({"another"})
+    world.domains.heard({"another"}, domains.time.monotonic())
     assert world.still == set(VIFS)
-    world.domains.heard({VIFS[0]})
+    world.domains.heard({VIFS[0]}, domains.time.monotonic())
     assert not world.still
+
+
+def test_what_was_said_before_and_is_read_late_ends_no_suspension(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages wait while a switch has no room for more routes."""
+    now = [1000.0]
+    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+    world.router(1, 4)
+    world.settle()
+    world.store.put(_order(1), "suspend")
+    world.settle()
+    world.store.release()
+    world.settle()
+    now[0] += domains.RESUMED_S
+    world.domains.heard(VIFS, 1000.0)
+    assert world.still == set(VIFS)
+    world.domains.heard(VIFS, now[0])
+    assert not world.still
+
+
+def test_another_domain_that_stops_is_not_this_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are moved at once, and this one takes its time."""
+    now = [1000.0]
+    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+    world.router(1, 4)
+    world.settle()
+    world.store.put(_order(1), "suspend")
+    world.settle()
+    world.store.release()
+    world.settle()
+    now[0] += domains.RESUMED_S
+    world.domains.sent(VIFS[0])
+    assert not world.still, "it seems to have been resumed"
+    world.store.release()
+    world.settle()
+    assert world.still == set(VIFS)
+    now[0] += domains.RESUMED_S
+    world.domains.sent(VIFS[0])
+    now[0] += domains.NOT_STOPPED_S
+    world.store.release()
+    world.settle()
+    assert not world.still, "that was another, long after"
 
 
 def test_a_domain_that_does_not_suspend_is_served_on(
@@ -254,7 +300,7 @@ def test_a_domain_that_does_not_suspend_is_served_on(
     world.store.put(_order(1), "suspend")
     world.until(lambda: world.still == set(VIFS))
     now[0] += domains.NOT_STOPPED_S
-    world.domains.heard({VIFS[1]})
+    world.domains.heard({VIFS[1]}, domains.time.monotonic())
     assert not world.still
 
 

@@ -91,6 +91,9 @@ class Other:
         self.asked: list[Any] = []
         self.closed = False
 
+    def start(self) -> None:
+        """As a pump has it."""
+
     def send(self, frames: list[bytes]) -> None:
         self.asked.append(mg.parse_request(frames[-1]))
 

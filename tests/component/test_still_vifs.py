@@ -136,7 +136,7 @@ def test_while_the_switch_is_not_told_yet_what_comes_is_held_in_its_order(host: 
     host.still(VIFS)
     came = [host.ping(1), host.hello()]
     host.table.packets.vifs_are_still(frozenset())
-    came += [host.hello(), host.ping(2)]
+    came += [host.ping(2), host.hello()]
     assert (host.held(), host.wire.came) == (came, [])
     host.wire.run()
     assert (host.held(), host.wire.to("vr1.0")) == ([], came)
@@ -180,6 +180,42 @@ def test_what_was_held_is_given_to_a_vif_that_came_while_the_switch_was_away(hos
     assert host.held() == [held]
     host.wire.attach(host.switch, PORTS)
     assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_what_comes_up_while_a_switch_is_read_back_does_not_go_round(host: Host) -> None:
+    """It holds still what the vif, which has come meanwhile, could take."""
+    host.still(VIFS)
+    host.switch.disconnect()
+    host.table.packets.vifs_are_still(frozenset())
+    host.switch.connect(host.wire, [(name, number, True) for name, number in PORTS.items()])
+    came = [host.ping(1), host.hello(), host.ping(2)]
+    assert (host.held(), host.wire.came) == (came, [])
+    host.wire.run()
+    assert (host.held(), host.wire.to("vr1.0")) == ([], came)
+
+
+def test_vifs_get_their_packets_before_the_routes_are_written(host: Host) -> None:
+    """A full table takes seconds."""
+    host.still(VIFS)
+    held = host.ping(1)
+    host.switch.disconnect()
+    host.table.packets.vifs_are_still(frozenset())
+
+    def long() -> Job:
+        yield Request(1, b"")  # which is never answered
+
+    host.switch._write_small = long  # type: ignore[method-assign]
+    host.wire.attach(host.switch, PORTS)
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_a_group_s_frame_that_is_sent_up_for_each_of_two_routers_is_held_once(host: Host) -> None:
+    host.still(VIFS)
+    first = host.hello()
+    host.hello()
+    ping = host.ping(1)
+    host.ping(1)
+    assert host.held() == [first, ping, ping]
 
 
 def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
@@ -346,4 +382,4 @@ def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
     late = host.ping(2, copied=True)  # it was put into the vif before the switch knew
     last = host.ping(3)
     assert host.held() == [got, late, last]
-    assert host.table.packets.held["vr1"].repeated == 1
+    assert host.table.packets.held["vr1"].repeated == 2, "the late one, too"

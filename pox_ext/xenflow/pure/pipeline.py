@@ -16,13 +16,14 @@ ROUTES to SIZES are the same on every host, because routers, links and next hops
 network-wide ids; only the others, of size O(links), are local.  A plain OpenFlow 1.0 switch has
 one table, which does what INGRESS and LINKS do.
 
-Every function here is pure: the Rule Table calls it after each change and writes the difference.
+Every function here is pure: a `Switch` asks it for its flows after each change and writes the
+difference; `vm_packets` asks what a frame means that these flows sent up.
 docs/pipeline.md tells the reasons; DESIGN names in the text are those of the report's section 4.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 
@@ -480,7 +481,7 @@ def _classes(site: Site) -> Iterator[Flow]:
             for interface in router.interfaces:
                 link = site.network.links[interface.link]
                 arrived = match(reg1=router.id, reg3=link.id, dl_type=f.IPV4)
-                yield Flow(CLASSES, 100, arrived, to_be_told(link), own)
+                yield Flow(CLASSES, 100, arrived, asked(link), own)
     yield Flow(ROUTES, 0, match(), to_vm, cookie(CLASSES))
     yield Flow(NEXT_HOPS, 0, match(), to_vm, cookie(CLASSES))
 
@@ -579,7 +580,7 @@ def vm_flows(site: Site) -> Iterator[Flow]:
             send: tuple[Action, ...] = (f.output(port),) if port else ()
             # Untagged again: in a flood other vifs of the link follow.
             if port and site.copies(router):
-                send += (*to_be_told(link), f.strip_vlan())
+                send += (*copied_up(link), f.strip_vlan())
             if site.holds(router, interface):
                 send = (*to_be_held(link), f.strip_vlan())
             yield Flow(VM, 100, match(**arrived), send, own)
@@ -602,9 +603,13 @@ def to_be_held(link: Link) -> tuple[Action, ...]:
     return (f.set_vlan(link.detour_vlan), f.controller())
 
 
-def to_be_told(link: Link) -> tuple[Action, ...]:
-    """Up goes the copy of a frame that a VM gets; in the reactive pipeline, data that it asks
-    about."""
+def copied_up(link: Link) -> tuple[Action, ...]:
+    """Up goes the copy of a frame that a VM gets, in the proactive pipeline."""
+    return (f.set_vlan(link.vlan), f.controller())
+
+
+def asked(link: Link) -> tuple[Action, ...]:
+    """Up goes a packet that the controller is to say the way of, in the reactive pipeline."""
     return (f.set_vlan(link.vlan), f.controller())
 
 
@@ -628,22 +633,26 @@ class FromVm:
 
 
 def is_question(frame: bytes) -> bool:
-    """Whether a frame that a reactive host sent up asks where it goes."""
+    """Whether a frame that a host with the reactive pipeline sent up was `asked`."""
     return 0 < _vlan(frame) < DETOUR_VLAN_OFFSET
 
 
-def sent_up(network: Network, port: str, frame: bytes) -> ForVm | FromVm | None:
-    """What a frame is that a host sent up and that `is_question` not; None where nothing here sends
-    such a one.  `port` is the name of the one on which it came into the switch."""
+def sent_up(
+    network: Network, port_name: Callable[[int], str], in_port: int, frame: bytes
+) -> ForVm | FromVm | None:
+    """What a frame that came into a host by `in_port` and was sent up is, where it is no question;
+    None where the tables send nothing like it."""
     vlan = _vlan(frame)
-    if not vlan:
-        for router in network.routers.values():
-            for interface in router.interfaces:
-                if interface.vif == port:
-                    return FromVm(router, interface, frame)
-    for link in network.links.values() if vlan else ():
-        if vlan in (link.vlan, link.detour_vlan):
-            return ForVm(link, frame[:12] + frame[16:], vlan == link.vlan)
+    if vlan:
+        for link in network.links.values():
+            if vlan in (link.vlan, link.detour_vlan):
+                return ForVm(link, frame[:12] + frame[16:], vlan == link.vlan)
+        return None
+    port = port_name(in_port)
+    for router in network.routers.values():
+        for interface in router.interfaces:
+            if interface.vif == port:
+                return FromVm(router, interface, frame)
     return None
 
 

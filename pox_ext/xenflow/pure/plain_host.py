@@ -124,7 +124,7 @@ def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -
     interface = router.on(link.name)
     if view is None or view.slow or interface is None or interface.name in view.down:
         return
-    yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), pipeline.to_be_told(link), own)
+    yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), pipeline.asked(link), own)
     targets = [(net, plen) for net, plen, _ in view.locals]
     martians = (*pipeline.MULTICAST_SOURCES, *pipeline.MARTIAN_SOURCES, *pipeline.VM_SOURCES)
     for net, plen in (*martians, *targets):
