@@ -61,6 +61,9 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
         def view(self, name: str) -> None:
             return None
 
+        def read_anew(self, switch: Switch) -> None:
+            pass
+
         def caught_up(self, switch: Switch) -> None:
             raise AssertionError("it was never connected")
 

@@ -59,6 +59,9 @@ class Known:
         state = self.states.get(router)
         return router_view(self.network.routers[router], state) if state else None
 
+    def read_anew(self, switch: Switch) -> None:
+        pass
+
     def caught_up(self, switch: Switch) -> None:
         """Nothing is held here."""
 
