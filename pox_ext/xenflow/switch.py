@@ -398,9 +398,9 @@ class Switch(Channel):
     def _resync(self, pause_s: float = 0.0) -> Job:
         """Read what the switch holds of ours; then write what differs."""
         self.live = False
-        self.routers.read_anew(self)
         if pause_s:
             yield pause_s
+        self.routers.read_anew(self)
         started = time.monotonic()
         self.installed, self.hops, self._found = {}, {}, {}
         self.synced.clear()
