@@ -250,8 +250,8 @@ class Traffic:
 
 
 def assert_machine_quiet_enough(rate_pps: float = RATE_PPS, seconds: float = 2.0) -> None:
-    """The same traffic while nothing happens, tried again for a minute: where that loses, what would
-    be measured now is invalid, and has not passed."""
+    """The same traffic while nothing happens, tried again for a minute: where that loses, what
+    would be measured now is invalid, and has not passed."""
     end = time.monotonic() + 60.0
     while True:
         with ProbePair("gen", "recv", rate_pps=rate_pps) as pair:
