@@ -66,14 +66,11 @@ class Suspension:
     stopped: float | None = None
     ended: bool = False
 
-    def heard(self, at: float) -> bool:
-        """Its router has said something, not before `at`; whether that ends it."""
+    def over(self, at: float) -> bool:
+        """Whether who spoke, not before `at`, has spoken after it."""
         if self.stopped is None:
-            over = at - self.asked >= NOT_STOPPED_S
-        else:
-            over = at - self.stopped >= RESUMED_S
-        ends, self.ended = over and not self.ended, self.ended or over
-        return ends
+            return at - self.asked >= NOT_STOPPED_S
+        return at - self.stopped >= RESUMED_S
 
     def released(self, now: float) -> None:
         """Some domain has stopped, maybe this one."""
@@ -131,9 +128,9 @@ class Domains:
         if not self._suspended:
             return
         for domain in {d for (d, _), backend in self._vifs.items() if backend.name in vifs}:
-            found = self._suspended.get(domain)
-            if found is not None and found.heard(at):
+            if self._is_suspended(domain) and self._suspended[domain].over(at):
                 log.info("domain %s runs on", domain)
+                self._suspended[domain].ended = True
         self._tell()
 
     def sent(self, vif: str) -> None:

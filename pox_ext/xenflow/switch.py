@@ -224,10 +224,6 @@ class Switch(Channel):
             and placement.mode is Mode.XENFLOW
         )
 
-    def port_name(self, number: int) -> str:
-        """The name of a port, "" where there is none of that number."""
-        return next((name for name, (n, _) in self.ports.items() if n == number), "")
-
     def vm_of(self, router: str) -> str:
         """Where a router's VM is, as this switch was told last; "" where it was told nothing."""
         placement = self.placements.get(router)

@@ -51,6 +51,7 @@ class VmPackets:
     ) -> None:  # fmt: skip
         self.held: dict[str, Held] = {name: Held() for name in network.routers}
         self._network = network
+        self._link = {link.id: link for link in network.links.values()}
         self._switches = switches
         self._migrating = migrating
         self._spoke = spoke
@@ -59,13 +60,14 @@ class VmPackets:
         """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
         self._opened: dict[tuple[str, str], float] = {}
         """When the switch was told."""
-        self._full_since: dict[str, float] = {}
+        self._warned: dict[str, float] = {}
+        """When it was said last that there is no room for a router's packets."""
 
     # --- what comes up ----------------------------------------------------------------------------
 
     def sent_up(self, switch: Switch, in_port: int, frame: bytes) -> bool:
         """A switch sent a frame up; False where it is none of the three kinds."""
-        what = pipeline.sent_up(self._network, switch.port_name, in_port, frame)
+        what = pipeline.sent_up(self._network, switch.ports, in_port, frame)
         if isinstance(what, ForVm):
             self._for_vm(switch, what)
         elif what is not None:
@@ -110,8 +112,8 @@ class VmPackets:
             return
         if held.keep(link.id, what.frame, now):
             held.repeated += what.copied
-        elif now - self._full_since.get(router.name, float("-inf")) > MAX_AGE_S:
-            self._full_since[router.name] = now
+        elif now - self._warned.get(router.name, float("-inf")) > MAX_AGE_S:
+            self._warned[router.name] = now
             log.warning("%s: no room to hold more packets for it", router.name)
 
     # --- what goes on -----------------------------------------------------------------------------
@@ -126,10 +128,10 @@ class VmPackets:
         if switch.connection is None:
             raise NetworkError(f"{switch.name}: the switch is not connected")
         held = self.held[router.name]
-        by_id = {link.id: link for link in self._network.links.values()}
         frames = held.of(only.id if only else None, time.monotonic())
         onward = {
-            link: self._onward(switch, router, by_id[link], to) for link in {k.link for k in frames}
+            link: self._onward(switch, router, self._link[link], to)
+            for link in {kept.link for kept in frames}
         }
         messages = [
             of.packet_out(kept.frame, onward[kept.link], xid=PACKET_OUT_XID) for kept in frames
@@ -261,6 +263,5 @@ class VmPackets:
             f.load("reg3", link_id), f.load("reg2", link_id), f.resubmit(pipeline.LINKS),
         )  # fmt: skip
         if not switch.datapath.nicira:
-            link = next(k for k in self._network.links.values() if k.id == link_id)
-            actions = plain_host.flood(switch.site(), link)
+            actions = plain_host.flood(switch.site(), self._link[link_id])
         switch.connection.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))

@@ -71,6 +71,20 @@ class World:
         self.store.put(f"{BACKENDS}/{domain}/{number}/state", str(state))
         self.settle()
 
+    def order(self, written: str) -> None:
+        """Domain 1's order is written, and that has been read."""
+        self.store.put(_order(1), written)
+        self.settle()
+
+    def release(self) -> None:
+        """Some domain stops, and that has been told."""
+        self.store.release()
+        self.settle()
+
+    def hear(self, vifs: set[str]) -> None:
+        """The router with these vifs says something."""
+        self.domains.heard(vifs, domains.time.monotonic())
+
     def router(self, domain: int, state: int) -> None:
         self.store.put(_order(domain), "")
         for number, name in enumerate(VIFS):
@@ -89,6 +103,14 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     yield made
     made.domains.close()
     made.store.close()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock, which a test turns on."""
+    now = [1000.0]
+    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+    return now
 
 
 def test_vifs_take_frames_once_all_are_connected_and_the_guest_has_said_so(world: World) -> None:
@@ -129,10 +151,8 @@ def test_what_a_vif_said_before_it_lost_its_domain_is_no_announcement(world: Wor
 
 
 def test_a_guest_that_does_not_announce_itself_is_served_after_a_moment(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, now: list[float]
 ) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
     world.router(3, 2)
     world.settle()
     world.router(3, 4)
@@ -160,8 +180,7 @@ def test_a_suspended_domain_takes_nothing_until_it_is_gone(world: World) -> None
     world.store.put(_order(1), "suspend")
     world.until(lambda: world.still == set(VIFS))
     world.store.put(_order(1), "")  # the guest has heard it
-    world.store.release()
-    world.settle()
+    world.release()
     assert world.still == set(VIFS)
     world.store.remove("/local/domain/1")
     world.store.remove(f"{BACKENDS}/1")
@@ -177,8 +196,7 @@ def test_other_orders_are_none_of_its_business(world: World, order: str) -> None
     world.router(1, 4)
     world.settle()
     for written in (order, ""):  # the guest empties it when it has read it
-        world.store.put(_order(1), written)
-        world.settle()
+        world.order(written)
         assert not world.still
 
 
@@ -192,72 +210,56 @@ def test_a_guest_may_obey_before_the_order_can_be_read(world: World) -> None:
     assert world.still == set(VIFS)
 
 
-def test_an_order_that_is_read_twice_is_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_that_is_read_twice_is_one(world: World, now: list[float]) -> None:
     """Both changes of the node are told, and the first may be read late: it is suspended once."""
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
     world.router(1, 4)
     world.settle()
-    world.store.put(_order(1), "suspend")
-    world.settle()
-    world.store.release()
-    world.settle()
-    world.store.put(_order(1), "")
-    world.settle()
+    world.order("suspend")
+    world.release()
+    world.order("")
     now[0] += domains.RESUMED_S
-    world.domains.heard(set(VIFS), domains.time.monotonic())
+    world.hear(set(VIFS))
     assert not world.still, "the order was taken for a second one"
 
 
-def test_a_domain_is_suspended_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_domain_is_suspended_again(world: World, now: list[float]) -> None:
     """It was resumed, but not heard yet, when it is asked once more."""
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
     world.router(1, 4)
     world.settle()
     for written in ("suspend", "", "suspend"):
-        world.store.put(_order(1), written)
-        world.settle()
+        world.order(written)
         now[0] += domains.NOT_STOPPED_S - 1
-    world.domains.heard(set(VIFS), domains.time.monotonic())
+    world.hear(set(VIFS))
     assert world.still == set(VIFS), "it had said that before it was suspended"
 
 
-def test_a_domain_that_was_resumed_is_heard(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+def test_a_domain_that_was_resumed_is_heard(world: World, now: list[float]) -> None:
     world.router(1, 4)
     world.settle()
-    world.store.put(_order(1), "suspend")
-    world.settle()
-    world.domains.heard({VIFS[0]}, domains.time.monotonic())
+    world.order("suspend")
+    world.hear({VIFS[0]})
     assert world.still == set(VIFS), "it had said that before it was suspended"
     now[0] += domains.RESUMED_S
-    world.domains.heard({VIFS[0]}, domains.time.monotonic())
+    world.hear({VIFS[0]})
     assert world.still == set(VIFS), "it has not even been suspended"
-    world.store.release()
-    world.settle()
-    world.domains.heard({VIFS[0]}, domains.time.monotonic())
+    world.release()
+    world.hear({VIFS[0]})
     assert world.still == set(VIFS), "it had said that before it was suspended"
     now[0] += domains.RESUMED_S
-    world.domains.heard({"another"}, domains.time.monotonic())
+    world.hear({"another"})
     assert world.still == set(VIFS)
-    world.domains.heard({VIFS[0]}, domains.time.monotonic())
+    world.hear({VIFS[0]})
     assert not world.still
 
 
 def test_what_was_said_before_and_is_read_late_ends_no_suspension(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, now: list[float]
 ) -> None:
     """Messages wait while a switch has no room for more routes."""
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
     world.router(1, 4)
     world.settle()
-    world.store.put(_order(1), "suspend")
-    world.settle()
-    world.store.release()
-    world.settle()
+    world.order("suspend")
+    world.release()
     now[0] += domains.RESUMED_S
     world.domains.heard(VIFS, 1000.0)
     assert world.still == set(VIFS)
@@ -265,42 +267,30 @@ def test_what_was_said_before_and_is_read_late_ends_no_suspension(
     assert not world.still
 
 
-def test_another_domain_that_stops_is_not_this_one(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_domain_that_stops_is_not_this_one(world: World, now: list[float]) -> None:
     """Both are moved at once, and this one takes its time."""
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
     world.router(1, 4)
     world.settle()
-    world.store.put(_order(1), "suspend")
-    world.settle()
-    world.store.release()
-    world.settle()
+    world.order("suspend")
+    world.release()
     now[0] += domains.RESUMED_S
     world.domains.sent(VIFS[0])
     assert not world.still, "it seems to have been resumed"
-    world.store.release()
-    world.settle()
+    world.release()
     assert world.still == set(VIFS)
     now[0] += domains.RESUMED_S
     world.domains.sent(VIFS[0])
     now[0] += domains.NOT_STOPPED_S
-    world.store.release()
-    world.settle()
+    world.release()
     assert not world.still, "that was another, long after"
 
 
-def test_a_domain_that_does_not_suspend_is_served_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
+def test_a_domain_that_does_not_suspend_is_served_on(world: World, now: list[float]) -> None:
     world.router(1, 4)
     world.store.put(_order(1), "suspend")
     world.until(lambda: world.still == set(VIFS))
     now[0] += domains.NOT_STOPPED_S
-    world.domains.heard({VIFS[1]}, domains.time.monotonic())
+    world.hear({VIFS[1]})
     assert not world.still
 
 

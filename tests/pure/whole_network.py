@@ -366,7 +366,7 @@ class WholeNetwork:
     def _held(self, datapath: str, frame: bytes, journey: Journey) -> None:
         """As `vm_packets` does with what a switch sends up: a frame for a VM is held; another is
         the copy of a hello."""
-        what = pipeline.sent_up(self.network, lambda _: "", 0, frame)
+        what = pipeline.sent_up(self.network, {}, 0, frame)
         if not isinstance(what, pipeline.ForVm) or what.copied:
             return
         for router, interface in self.network.members(what.link.name):

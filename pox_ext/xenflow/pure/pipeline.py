@@ -23,7 +23,7 @@ docs/pipeline.md tells the reasons; DESIGN names in the text are those of the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 
@@ -638,20 +638,19 @@ def is_question(frame: bytes) -> bool:
 
 
 def sent_up(
-    network: Network, port_name: Callable[[int], str], in_port: int, frame: bytes
+    network: Network, ports: Mapping[str, tuple[int, bool]], in_port: int, frame: bytes
 ) -> ForVm | FromVm | None:
     """What a frame that came into a host by `in_port` and was sent up is, where it is no question;
-    None where the tables send nothing like it."""
+    None where the tables send nothing like it.  `ports`: number and carrier, by name."""
     vlan = _vlan(frame)
     if vlan:
         for link in network.links.values():
             if vlan in (link.vlan, link.detour_vlan):
                 return ForVm(link, frame[:12] + frame[16:], vlan == link.vlan)
         return None
-    port = port_name(in_port)
     for router in network.routers.values():
         for interface in router.interfaces:
-            if interface.vif == port:
+            if interface.vif in ports and ports[interface.vif][0] == in_port:
                 return FromVm(router, interface, frame)
     return None
 
