@@ -60,6 +60,9 @@ def _text(
     if session.network.routers:
         headings = ("ROUTER", "VM", "FORWARDS", "MODE", "ROUTES", "NEXT HOPS", "FED", "AGE", "NOTE")
         blocks.append(table(headings, _routers(session, answered, places)))
+    problems = list(_problems(session, answered))
+    if problems:
+        blocks.append("problems\n" + "\n".join(f"  {line}" for line in problems))
     migrations = [
         (name, m) for name, a in answered.items() for m in a.get("migrations", ()) if m
     ]
@@ -134,6 +137,20 @@ def _routers(
             duration(found.get("age_s")),
             "; ".join(notes),
         )
+
+
+def _problems(session: Session, answered: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What the controllers say is not as it should be: theirs, their switches', the routers'."""
+    for name, answer in answered.items():
+        yield from (f"{name}: {words}" for words in answer.get("problems", ()))
+        for row in answer.get("datapaths", ()):
+            yield from (f"{row.get('name')}: {words}" for words in row.get("problems", ()))
+    for router in session.network.routers:
+        found = [
+            words for answer in answered.values() for row in answer.get("routers", ())
+            if row.get("name") == router for words in row.get("problems", ())
+        ]  # fmt: skip
+        yield from (f"{router}: {words}" for words in dict.fromkeys(found))
 
 
 def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any]:

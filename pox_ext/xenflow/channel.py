@@ -24,6 +24,7 @@ from itertools import count
 from typing import Any
 
 from xenflow import proof
+from xenflow.problems import Problems
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
 from xenflow.pure.flow import Flow, match
@@ -35,6 +36,10 @@ PIECE_BYTES = 32 * 1024
 IN_FLIGHT_BYTES = 8 * PIECE_BYTES
 """More than that is not sent before the switch's barrier reply: a queue in the controller or in
 the socket would delay everything behind it."""
+LONGEST_PAUSE_S = 60.0
+"""Between two tries of what fails again and again."""
+FAILED = "job"
+"""The cause of a `Problems` entry: jobs fail."""
 NUDGE_TABLE = 63
 NUDGE_S = 0.05
 """How often a round of the revalidators is provoked while one is waited for."""
@@ -93,6 +98,7 @@ class Channel(ABC):
         self.live = False
         """Whether what the switch holds is known."""
         self.errors = 0
+        self.problems = Problems(datapath.name)
         self.plain = datapath.kind is Kind.PLAIN or not datapath.nicira
         """Whether the switch knows OpenFlow 1.0 alone."""
         self._promises: list[_Promise] = []
@@ -113,6 +119,8 @@ class Channel(ABC):
         self._generation = 0
         self._fragments: list[bytes] = []
         self._fragment_bytes = 0
+        self._failures = 0
+        self._failed_at = float("-inf")
 
     @property
     def name(self) -> str:
@@ -138,6 +146,8 @@ class Channel(ABC):
         self._generation += 1
         self.connection = None
         self.live = False
+        self._failures = 0
+        self.problems.clear()
         waiting, self._replies = self._replies, {}
         jobs = [job for job in (self._job, *self._jobs) if job is not None]
         self._job, self._awaiting = None, None
@@ -279,6 +289,7 @@ class Channel(ABC):
             while generation == self._generation:
                 if self._job is None:
                     if not self._jobs:
+                        self.problems.end(FAILED)
                         break
                     self._job = self._jobs.popleft()
                     value = None
@@ -287,9 +298,8 @@ class Channel(ABC):
                 except StopIteration:
                     self._job = None
                     continue
-                except Exception:
-                    log.exception("%s: a job failed; the switch is read again", self.name)
-                    self._job, value = self._resync(pause_s=1.0), None
+                except Exception as error:
+                    self._job, value = self._resync(self._failed(error)), None
                     continue
                 if generation != self._generation:
                     return
@@ -311,6 +321,21 @@ class Channel(ABC):
                 self._flush_fragments()
         finally:
             self._running = False
+
+    def _failed(self, error: Exception) -> float:
+        """A job has failed; returns how long to wait before the switch is read again.  What fails
+        again and again does so ever more rarely, and is said once."""
+        now = time.monotonic()
+        if now - self._failed_at > 2 * LONGEST_PAUSE_S:
+            self._failures = 0
+        self._failed_at = now
+        pause_s = min(LONGEST_PAUSE_S, 2.0**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        reason = f"{type(error).__name__}: {error}"
+        words = f"what it shall hold could not be written ({reason}); it is read again"
+        if self.problems.begin(FAILED, words):
+            log.error("%s: a job failed", self.name, exc_info=error)
+        return pause_s
 
     def _resume(self, value: Any) -> None:
         if self._running or self._awaiting is None:

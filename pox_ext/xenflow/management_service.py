@@ -151,6 +151,7 @@ class ManagementService:
                 for p in s.placements.values()
             ],
             "migrations": self.leases.rows(),
+            "problems": self.table.problems.of(),
         }
 
     def _datapath_row(self, switch: Switch) -> dict[str, Any]:
@@ -167,6 +168,7 @@ class ManagementService:
             "in_sync": switch.live and not switch.busy,
             "flow_mods": switch.flow_mods,
             "errors": switch.errors,
+            "problems": switch.problems.of(),
         }
 
     def _router_rows(self) -> list[dict[str, Any]]:
@@ -188,6 +190,7 @@ class ManagementService:
                 "neighbours": len(state.neighbours),
                 "slow": view.slow if view else "",
                 "down": list(view.down) if view else [],
+                "problems": self.table.problems_of(name),
                 "feed": "none" if feed.heard is None else self._feed_of(name),
                 "held": {"now": len(held.frames), "held": held.held, "dropped": held.dropped,
                          "delivered": held.delivered, "repeated": held.repeated},

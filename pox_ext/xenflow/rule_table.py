@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xenflow.channel import Done
+from xenflow.problems import Problems
 from xenflow.pure import pipeline
 from xenflow.pure.feed import Feed, Outcome
 from xenflow.pure.network import Network, NetworkError, Router
@@ -54,6 +55,8 @@ class RuleTable:
         self.on_local_message = on_local_message
         self.feeds: dict[str, Feed] = {name: Feed(name) for name in network.routers}
         self.last_peer: dict[str, str] = {}
+        self.problems = Problems(controller)
+        """What concerns a router, or all, and no single switch."""
         self._views: dict[str, RouterView] = {}
         self._kept = StateFile(state_dir)
         placements, rules = self._kept.load(network)
@@ -81,6 +84,13 @@ class RuleTable:
         if router not in self._views:
             self._views[router] = router_view(self.network.routers[router], state)
         return self._views[router]
+
+    def problems_of(self, router: str) -> list[str]:
+        """What is not as it should be with a router, here and on each switch."""
+        found = self.problems.of(router)
+        for switch in self.switches.values():
+            found += [f"{switch.name}: {words}" for words in switch.problems.of(router)]
+        return found
 
     # --- routes -----------------------------------------------------------------------------------
 

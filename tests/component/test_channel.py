@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import ROOT
 from xenflow.network_file import load
 from xenflow.pure import openflow as of
@@ -105,3 +107,35 @@ def test_a_job_waits_for_room() -> None:
                 channel.on_barrier(int.from_bytes(data[4:8], "big"))
         channel.sent = channel.sent[-1:]
     assert len(steps) == 20
+
+
+def test_what_fails_again_and_again_does_so_ever_more_rarely_and_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    channel = Reader()
+    pauses: list[float] = []
+    for _ in range(9):
+        channel.submit(failing(channel))  # there is always more to do
+    for _ in range(8):
+        while not channel.calls:
+            channel.answer_barriers()
+        pause_s, function, arguments = channel.calls.popleft()
+        pauses.append(pause_s)
+        (words,) = channel.problems.of()
+        assert "what the switch answered makes no sense" in words
+        function(*arguments)
+    assert pauses[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert max(pauses) == pauses[-1] == 60.0
+    assert len([r for r in caplog.records if r.exc_info]) == 1
+
+
+def test_a_failure_is_over_when_there_is_nothing_left_to_do() -> None:
+    channel = Reader()
+    channel.submit(failing(channel))
+    channel.answer_barriers()
+    assert channel.problems.of()
+    _, function, arguments = channel.calls.popleft()
+    function(*arguments)
+    channel.answer_barriers()
+    assert channel.busy == 0
+    assert channel.problems.of() == []
