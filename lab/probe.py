@@ -560,14 +560,6 @@ class OutageWatch:
         return max(b - a for a, b in pairwise(times))
 
 
-def suspension_s(job: dict[str, Any]) -> float | None:
-    """How long a migration's router ran nowhere, by the hypervisor's own events."""
-    times = {e["state"]: e["monotonic_s"] for e in job["events"]}
-    if "suspended" not in times:
-        return None
-    return float(times.get("running", times.get("failed", 0.0)) - times["suspended"])
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 

@@ -237,19 +237,6 @@ class Client:
             raise BadAnswer(self.controller, error) from None
 
 
-def transfer(source: Client, destination: Client, router: str) -> dict[str, Any]:
-    """Copy all that one controller knows of a router to another, part by part.
-
-    Returns what the destination answered to the closing part.
-    """
-
-    def pass_on(frames: list[bytes]) -> None:
-        destination.request("import", router=router, frames=frames)
-
-    source.export(router, pass_on)
-    return destination.request("import", router=router, frames=[], end=True)
-
-
 def ask_all(
     urls: Mapping[str, str], verb: str, /, timeout_s: float = TIMEOUT_S, **arguments: Any
 ) -> dict[str, dict[str, Any] | AskError]:

@@ -34,13 +34,10 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """Where a router is, as far as the controllers that answered know.
-
-    `believed`: no controller that answered knows it; this is its home by the network file.
-    """
+    """Where a router is, as far as the controllers that answered know; where none of them knows
+    it, its home by the network file."""
 
     placement: Placement
-    believed: bool
     silent: dict[str, AskError]
 
 
@@ -125,10 +122,8 @@ class Session:
         if len(silent) == len(answers):
             raise next(iter(silent.values()))
         known = placements(answers)
-        found = known.get(router)
-        if found is None:
-            return Whereabouts(at_home(router, self.network.routers[router].home), True, silent)
-        return Whereabouts(found, False, silent)
+        found = known.get(router) or at_home(router, self.network.routers[router].home)
+        return Whereabouts(found, silent)
 
     def ask_router(self, router: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
         """One verb of the controller of the host where a router's VM is, else, where that one

@@ -15,7 +15,6 @@ IN_FLIGHT_BYTES before its reply: nothing blocks, and nothing is queued without 
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator
@@ -94,7 +93,6 @@ class Channel(ABC):
         self.datapath = datapath
         self.later = later
         self.connection: Any = None
-        self.connected_since = 0.0
         self.live = False
         """Whether what the switch holds is known."""
         self.errors = 0
@@ -136,7 +134,6 @@ class Channel(ABC):
 
     def _open(self, connection: Any) -> None:
         self.connection = connection
-        self.connected_since = time.monotonic()
         if not self.plain:
             self._send(of.enable_table_id())
         self._send(of.set_config(0xFFFF))

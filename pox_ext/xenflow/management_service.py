@@ -413,13 +413,6 @@ class ManagementService:
         switch.confirmed(lambda error: reply.done(error, written=count))
         return None
 
-    def counters(self, arguments: dict[str, Any], reply: Reply) -> Result:
-        router = self._router(arguments["router"])
-        switch = self._switch(arguments["datapath"])
-        self._arrived(switch, router, lambda n: reply.ok(packets=n),
-                      lambda error: reply.refuse("refused", error))  # fmt: skip
-        return None
-
     def quiet(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
         switch = self._switch(arguments["datapath"])

@@ -127,10 +127,6 @@ class RuleTable:
 
     # --- placements -----------------------------------------------------------------------------
 
-    def placements(self, datapath: str) -> dict[str, Placement]:
-        """Where each router is, as one switch has been told."""
-        return self.switches[datapath].placements
-
     def place(
         self, placement: Placement, datapaths: Iterable[str], proven: bool, then: Done
     ) -> None:

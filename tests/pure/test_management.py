@@ -38,7 +38,6 @@ GOOD = {
     "write-flows": {"router": "vr1", "datapath": "host-b", "flows": [b"x"], "ports": {"1": 2}},
     "attached": {"router": "vr1", "datapath": "host-a", "wait_s": 2.0},
     "release": {"router": "vr1", "datapath": "host-a", "to": "host-b"},
-    "counters": {"router": "vr1", "datapath": "host-a"},
     "quiet": {"router": "vr1", "datapath": "host-a"},
     "lock": {"router": "vr1", "owner": "me", "lease_s": 30.0, "entry": {"step": 1}},
     "unlock": {"router": "vr1", "owner": "me"},

@@ -471,8 +471,6 @@ class Sender:
         self.state = RouterState()
         self.state.epoch = epoch
         self.link = Link.DOWN
-        self.acked = 0
-        """The last delta that the Rule Table said it has applied, in this epoch."""
         self._heard = 0.0
         self._said = 0.0
         self._hello_at = 0.0
@@ -551,7 +549,6 @@ class Sender:
             return Effects(note=f"refused: {'; '.join(reasons)}")
         if header.type in (Type.WELCOME, Type.ACK) and header.epoch == self.state.epoch:
             was, self.link = self.link, Link.UP
-            self.acked = header.seq
             return Effects(note="in sync" if was is not Link.UP else "")
         return Effects()
 

@@ -375,7 +375,6 @@ VERBS: dict[str, Verb] = {
         {
             "router": _ROUTER,
             "frames": Argument(FRAMES, needed=True),
-            "end": Argument(BOOLEAN, default=False),
         }
     ),
     "mirror": Verb(
@@ -399,7 +398,6 @@ VERBS: dict[str, Verb] = {
         {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(_seconds(600), default=10.0)}
     ),
     "release": Verb({"router": _ROUTER, "datapath": _DATAPATH, "to": Argument(NAME)}),
-    "counters": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "quiet": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "lock": Verb(
         {"router": _ROUTER, "owner": _OWNER, "lease_s": _LEASE, "entry": Argument(OBJECT)}

@@ -282,10 +282,6 @@ class RouterState:
         other.uses, other.leg_uses = self.uses.copy(), self.leg_uses.copy()
         return other
 
-    def clear(self) -> Changes:
-        """Forget everything."""
-        return self.become(RouterState())
-
 
 # ------------------------------------------------------------------------------ differences
 
