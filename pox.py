@@ -97,6 +97,8 @@ EXIT STATUS
     2                 the command line is wrong, or needs POX where there is none
     130               ended by Ctrl-C
 
+    SIGHUP does not end it: xenflow says in its log that nothing is read anew.
+
 FILES
     pox_ext/          the components; on the module search path under both cores
     runtime/          the stand-in
@@ -223,12 +225,22 @@ def with_listener(words: list[str]) -> list[str]:
     options, components = split_components(words)
     listeners = [each for each in components if each[0].split(":")[0] == LISTENER]
     for each in listeners:
+        check_port(each)
         if not any(word.split("=")[0] == "--address" for word in each):
             each.append(LOOPBACK)
     if not listeners and "--no-openflow" not in options:
         # last: it opens its port when all is launched, wherever it stands
         components.append([LISTENER, *listens_at(components)])
     return options + [word for component in components for word in component]
+
+
+def check_port(listener: list[str]) -> None:
+    """Raises UsageError where a listener's port is none: the cores would fail later, or not say."""
+    for word in listener[1:]:
+        option, _, value = word.partition("=")
+        # isdecimal also takes digits of other scripts, and so does int
+        if option == "--port" and not (value.isdecimal() and int(value) <= 65535):
+            raise UsageError(f"{listener[0]} {word}: a TCP port is a number from 0 to 65535")
 
 
 def listens_at(components: list[list[str]]) -> list[str]:

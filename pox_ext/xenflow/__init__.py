@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -74,6 +75,9 @@ def launch(
         _stop(f"management: cannot listen on {url}: {error.strerror or error}: "
               "is another controller running? (--manage=URL)")  # fmt: skip
     core.register("xenflow", component)
+    # A controller outlives the terminal that started it, and a SIGHUP meant as "read your file".
+    signal.signal(signal.SIGHUP, lambda *_: log.warning(
+        "SIGHUP: nothing is read anew; a changed network file takes a restart"))  # fmt: skip
 
 
 def switches_connect_to(network: str, controller: str) -> tuple[str, int]:

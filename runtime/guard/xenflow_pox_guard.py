@@ -9,6 +9,7 @@ Nothing of POX is changed on disk. docs/pox.md tells of each fault.
 5. A message that says it is shorter than its own header ends its connection; POX would read it
    again and again, for ever.
 6. TCP_NODELAY on each connection: two small sends in a row took 40 ms to be answered.
+7. A task whose function has come to its end ends quietly: since PEP 479 POX prints a traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Generator
 from typing import Any
 
 from pox.core import core
+from pox.lib.recoco import recoco
 
 log = core.getLogger("xenflow.guard")
 
@@ -28,6 +30,7 @@ HEADER = 8
 
 def launch() -> None:
     """Called by POX before the other components are launched."""
+    recoco.Task.run = run_to_the_end
     if not core.hasComponent("openflow"):
         return  # --no-openflow
     core.openflow.clear_flows_on_connect = False
@@ -37,6 +40,11 @@ def launch() -> None:
     guard_deferred_sender(of_01)
     guard_unpackers(of_01)
     core.openflow.addListenerByName("ConnectionHandshakeComplete", send_at_once, priority=1000)
+
+
+def run_to_the_end(task: Any) -> Generator[Any, Any, None]:
+    """A task of a function that yields what it waits for."""
+    yield from task.target(*task.args, **task.kwargs)
 
 
 def send_at_once(event: Any) -> None:
@@ -49,7 +57,10 @@ def guard_listener(of_01: Any) -> None:
     listen = of_01.OpenFlow_01_Task.run
 
     def run(self: Any) -> Generator[Any, Any, None]:
-        yield from listen(self)
+        try:
+            yield from listen(self)
+        except Exception:
+            log.exception("the listener failed")
         if core.running:
             log.critical("cannot listen for switches at %s:%s", self.address, self.port)
             core.quit(1)

@@ -49,6 +49,63 @@ def test_goes_up_and_down_in_order(core, start):
         assert names == ["launch", "GoingUp", "Up", "GoingDown", "Down"]
 
 
+def test_a_task_that_is_over_ends_quietly(core, start):
+    controller = start(core)
+    controller.wait_for("task over")
+    controller.stop()
+    assert not [line for line in controller.log if "StopIteration" in line or "Traceback" in line]
+
+
+def test_sighup_does_not_end_a_controller(core, tmp_path):
+    words = [*core_options(core), "openflow.of_01", f"--port={free_port()}", "xenflow"]
+    words += [f"--network={ROOT}/conf/paper.toml", "--controller=edge"]
+    words += [f"--manage=ipc://{tmp_path}/manage", f"--routers=ipc://{tmp_path}/{{router}}"]
+    log = tmp_path / "log"
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "pox.py"), *words],
+            env=environment(), stdout=subprocess.DEVNULL, stderr=written,
+        )  # fmt: skip
+    try:
+        _until(process, lambda: "placements are not kept" in log.read_text())
+        _until(process, lambda: _handles(process.pid, signal.SIGHUP))
+        process.send_signal(signal.SIGHUP)
+        _until(process, lambda: "SIGHUP: nothing is read anew" in log.read_text())
+        process.terminate()
+        assert process.wait(15) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _until(process, condition, limit_s=30):
+    """Wait for a condition while a process lives."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _handles(pid, number):
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    return caught >> (number - 1) & 1
+
+
+@pytest.mark.parametrize("port", ["70000", "-1", "many", ""])
+def test_a_port_that_is_none_is_a_usage_error(core, port):
+    done = run(*core_options(core), "openflow.of_01", f"--port={port}", "recorder")
+    assert done.returncode == 2
+    assert f"--port={port}: a TCP port is a number from 0 to 65535" in done.stderr
+
+
+def test_a_listener_that_fails_ends_the_process(core):
+    done = run(*core_options(core), "openflow.of_01", "--address=no.such.name", "recorder")
+    assert done.returncode == 1
+    assert "cannot listen for switches at no.such.name:6633" in done.stderr
+
+
 def test_port_in_use_ends_the_process(core):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -8,6 +8,7 @@ import time
 
 import openflow_tap
 from pox.core import core
+from pox.lib.recoco import Sleep, Task
 
 log = core.getLogger("recorder")
 
@@ -26,6 +27,10 @@ class Recorder:
         if tick:
             self.tick()
 
+    def short(self):
+        yield Sleep(0.01)
+        core.call_delayed(0.05, say, "task over")
+
     def tick(self):
         say("tick", at=time.monotonic(), packets=self.packets)
         core.call_delayed(0.05, self.tick)
@@ -35,6 +40,7 @@ class Recorder:
 
     def _handle_core_UpEvent(self, event):
         say("Up")
+        Task(target=self.short).start()
         threading.Thread(target=core.call_later, args=(say, "from a thread"), daemon=True).start()
 
     def _handle_core_GoingDownEvent(self, event):
