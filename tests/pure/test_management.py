@@ -31,7 +31,7 @@ GOOD = {
     "rule-remove": {"datapath": "host-a", "rule_id": "r"},
     "place": {"placement": at_home("vr1", "h"), "datapaths": ("gen", "recv"), "in_force": False},
     "export": {"router": "vr1"},
-    "import": {"router": "vr1", "frames": [b"", b"XFRT\x00"], "end": True},
+    "import": {"router": "vr1", "frames": [b"", b"XFRT\x00"]},
     "mirror": {"router": "vr1", "to": "tcp://10.254.1.12:6640", "on": True},
     "ready": {"router": "vr1"},
     "read-flows": {"router": "vr1", "datapath": "host-a"},
