@@ -15,6 +15,7 @@ IN_FLIGHT_BYTES before its reply: nothing blocks, and nothing is queued without 
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator
