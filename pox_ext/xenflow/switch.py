@@ -27,6 +27,15 @@ from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output
 from xenflow.pure.network import Datapath, Kind, Network, Pipeline, Router
 from xenflow.pure.pipeline import Flows, RouterView
 from xenflow.pure.placement import Mode, Placement
+from xenflow.pure.route_reading import (
+    READ_WHOLE,
+    Chunks,
+    Count,
+    Question,
+    Reading,
+    chunk_questions,
+    reading,
+)
 from xenflow.pure.router_state import Changes, RouterState
 from xenflow.pure.views import affected_hops, interface_of, next_hop_view
 from xenflow.reactive import Reactive
@@ -34,11 +43,10 @@ from xenflow.rules import Rules
 
 log = logging.getLogger("xenflow.switch")
 
-READ_WHOLE = 4000
-"""A table of more flows is read and deleted chunk by chunk: a big request stops the userspace
-datapath, whose main thread also forwards."""
 PACE_S = 0.002
-"""Pause between two chunks."""
+"""Pause between two parts of a large table that is read or deleted."""
+COUNT_PACE_S = 0.02
+"""Pause after a question for which the switch looked at every flow of a table."""
 EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 BULK = 4 * 1024
 MAX_EXACT = 10_000
@@ -293,13 +301,14 @@ class Switch(Channel):
             for other in (t for t in range(pipeline.VM + 1) if t != pipeline.ROUTES):
                 some += yield self._stats_request(other, cookie, mask)
         total = len(some) + routes
-        for router in self.network.routers.values():
-            for chunk in range(pipeline.CHUNKS):
-                own = pipeline.cookie(pipeline.ROUTES, router.id, chunk)
-                if len(some) >= limit or own & mask != cookie & mask:
-                    break
-                some += yield self._stats_request(pipeline.ROUTES, own, EXACT_COOKIE)
-                yield PACE_S
+        one = pipeline.cookie_router(cookie & mask)
+        questions = chunk_questions(one) if one else reading(routes, self._likely())
+
+        def take(flows: list[of.FlowStats]) -> bool:
+            some.extend(flows)
+            return len(some) < limit
+
+        yield from self._read(questions, take)
         return some, total
 
     def arrivals(self, router: Router, then: Callable[[int], None]) -> None:
@@ -404,12 +413,16 @@ class Switch(Channel):
             flows = yield self._stats_request(0, 0, 0)
             self._take([s.flow for s in flows])
         else:
+            xid = next(self._xids)
+            tables = yield Request(xid, of.table_stats_request(xid))
             for table in range(pipeline.VM + 1):
                 if table != pipeline.ROUTES:
                     magic = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
                     flows = yield self._stats_request(table, *magic)
                     self._take([s.flow for s in flows])
-            yield from self._read_routes()
+            yield from self._read_routes(sum(
+                entry.flows for entry in tables if entry.table == pipeline.ROUTES
+            ))  # fmt: skip
         self.live = True
         known = sum(map(len, self._found.values()))
         log.info(
@@ -441,30 +454,57 @@ class Switch(Channel):
             if flow.cookie >> 24 & 0xFF != pipeline.REACTIVE_KIND:
                 self.installed[flow.key] = flow
 
-    def _read_routes(self) -> Job:
-        """The routes it holds, one exact-cookie request after the other where there are many."""
-        magic, mask = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
-        request = Request(next(self._xids), b"")
-        request.message = of.aggregate_request(pipeline.ROUTES, xid=request.xid)
-        total = yield request
-        if total and total[0].flows <= READ_WHOLE:
-            flows = yield self._stats_request(pipeline.ROUTES, magic, mask)
-            self._take_routes(flows)
+    def _read_routes(self, total: int) -> Job:
+        """The routes it holds, in parts where there are many."""
+        def take(flows: list[of.FlowStats]) -> bool:
+            self._take_route_flows([stats.flow for stats in flows])
+            return True
+
+        yield from self._read(reading(total, self._likely()), take)
+
+    def _likely(self) -> set[int]:
+        """The ids of the routers that probably have routes here: they have next hops."""
+        return {
+            pipeline.cookie_router(flow.cookie)
+            for flow in self.installed.values()
+            if flow.table == pipeline.NEXT_HOPS
+        }
+
+    def _read(
+        self, questions: Reading, take: Callable[[list[of.FlowStats]], bool]
+    ) -> Generator[Request | float, Any, None]:
+        """Ask the questions one after the other, with pauses; `take` says whether to go on."""
+        try:
+            question = next(questions)
+            while True:
+                count, flows = yield from self._read_part(question)
+                if not take(flows):
+                    return
+                yield COUNT_PACE_S if isinstance(question, Count) else PACE_S
+                question = questions.send(count)
+        except StopIteration:
             return
-        full = EXACT_COOKIE
-        yield from self._read_chunk(pipeline.cookie(pipeline.CLASSES), full)
-        for router in self.network.routers.values():
-            for chunk in range(pipeline.CHUNKS):
-                own = pipeline.cookie(pipeline.ROUTES, router.id, chunk)
-                yield from self._read_chunk(own, full)
-                yield PACE_S
 
-    def _read_chunk(self, cookie: int, mask: int) -> Job:
-        flows = yield self._stats_request(pipeline.ROUTES, cookie, mask)
-        self._take_routes(flows)
-
-    def _take_routes(self, flows: Iterable[of.FlowStats]) -> None:
-        self._take_route_flows([stats.flow for stats in flows])
+    def _read_part(
+        self, question: Question
+    ) -> Generator[Request, Any, tuple[int, list[of.FlowStats]]]:
+        if isinstance(question, Count):
+            xid = next(self._xids)
+            where = pipeline.ROUTES, question.cookie, question.mask
+            counted = yield Request(xid, of.aggregate_request(*where, xid=xid))
+            return (counted[0].flows if counted else 0), []
+        if not isinstance(question, Chunks):
+            flows = yield self._stats_request(pipeline.ROUTES, question.cookie, question.mask)
+            return len(flows), flows
+        *others, last = (
+            self._stats_request(pipeline.ROUTES, cookie, EXACT_COOKIE)
+            for cookie in question.cookies
+        )
+        flows = []
+        for request in others:
+            self._ask(request, flows.extend)
+        flows += yield last
+        return len(flows), flows
 
     def _take_route_flows(self, flows: Iterable[Flow]) -> None:
         names = {router.id: router.name for router in self.network.routers.values()}

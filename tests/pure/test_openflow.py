@@ -233,6 +233,7 @@ def test_messages_to_the_switch_have_their_length() -> None:
         of.aggregate_request(),
         of.flow_stats_request_of10(match(in_port=1)),
         of.aggregate_request_of10(),
+        of.table_stats_request(),
         of.port_stats_request(),
         of.desc_request(),
         *map(of.flow_mod, FLOWS),

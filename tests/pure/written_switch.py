@@ -29,7 +29,8 @@ from xenflow.switch import Switch
 # Where things are in an NXT_FLOW_MOD and in a Nicira statistics request (nicira-ext.h).
 _COMMAND_AT, _MATCH_LENGTH_AT, _MATCH_AT = 24, 40, 48
 _COOKIE_ENTRY = struct.Struct("!IQQ")
-_SUBTYPE_AT = 16
+_STATS_TYPE_AT, _SUBTYPE_AT = 8, 16
+_OFPST_TABLE = 3
 _NXT_FLOW_MOD, _NXST_AGGREGATE = 13, 1
 
 
@@ -71,13 +72,18 @@ class WrittenSwitch:
         if kind == of.Type.BARRIER_REQUEST:
             self._later.append(lambda: self.switch.on_barrier(xid))
         elif kind == of.Type.STATS_REQUEST:
-            (subtype,) = struct.unpack_from("!I", message, _SUBTYPE_AT)
-            entries = [of.Aggregate(0, 0, 0)] if subtype == _NXST_AGGREGATE else []
-            reply = of.StatsReply(xid, False, entries)
+            reply = of.StatsReply(xid, False, self._statistics(message))
             self._later.append(lambda: self.switch.on_stats(reply))
         elif kind == of.Type.VENDOR and message[15] == _NXT_FLOW_MOD:
             self._apply(message)
             self.watch()
+
+    def _statistics(self, message: bytes) -> tuple[of.StatsEntry, ...]:
+        """All is empty when it is asked for."""
+        if message[_STATS_TYPE_AT] << 8 | message[_STATS_TYPE_AT + 1] == _OFPST_TABLE:
+            return ()
+        (subtype,) = struct.unpack_from("!I", message, _SUBTYPE_AT)
+        return (of.Aggregate(0, 0, 0),) if subtype == _NXST_AGGREGATE else ()
 
     def _apply(self, message: bytes) -> None:
         (command,) = struct.unpack_from("!H", message, _COMMAND_AT)

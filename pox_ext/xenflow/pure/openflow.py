@@ -61,6 +61,7 @@ __all__ = [
     "PortStatus",
     "RoutePacker",
     "StatsReply",
+    "TableStats",
     "WireError",
     "aggregate_request",
     "aggregate_request_of10",
@@ -88,6 +89,7 @@ __all__ = [
     "set_config",
     "set_flow_format_nxm",
     "split",
+    "table_stats_request",
 ]
 
 VERSION = 1
@@ -135,7 +137,8 @@ class Command(IntEnum):
 
 
 _NXT_SET_FLOW_FORMAT, _NXT_FLOW_MOD, _NXT_FLOW_REMOVED, _NXT_FLOW_MOD_TABLE_ID = 12, 13, 14, 15
-_STATS_DESC, _STATS_FLOW, _STATS_AGGREGATE, _STATS_PORT, _STATS_VENDOR = 0, 1, 2, 4, 0xFFFF
+_STATS_DESC, _STATS_FLOW, _STATS_AGGREGATE, _STATS_TABLE = 0, 1, 2, 3
+_STATS_PORT, _STATS_VENDOR = 4, 0xFFFF
 _NXST_FLOW, _NXST_AGGREGATE = 0, 1
 _REPLY_MORE = 1
 
@@ -154,6 +157,7 @@ _PORT = struct.Struct("!H6s16sIIIIII")
 _FEATURES = struct.Struct("!QIB3xII")
 _PORT_STATS = struct.Struct("!H6x12Q")
 _AGGREGATE = struct.Struct("!QQI4x")
+_TABLE_STATS = struct.Struct("!B3x32xIIIQQ")
 _DESC = struct.Struct("!256s256s256s32s256s")
 
 
@@ -398,6 +402,12 @@ def aggregate_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int 
     return _stats_request(_STATS_AGGREGATE, body, xid)
 
 
+def table_stats_request(xid: int = 0) -> bytes:
+    """OFPST_TABLE request (5.3.5): how many flows each table has.  Open vSwitch keeps count, and
+    looks at no flow for it."""
+    return _stats_request(_STATS_TABLE, b"", xid)
+
+
 def port_stats_request(port: int = fl.PORT_NONE, xid: int = 0) -> bytes:
     """OFPST_PORT request (5.3.5); PORT_NONE asks for all ports."""
     return _stats_request(_STATS_PORT, struct.pack("!H6x", port), xid)
@@ -557,6 +567,13 @@ class Aggregate(NamedTuple):
     flows: int
 
 
+class TableStats(NamedTuple):
+    """The number of flows in one table (5.3.5, ofp_table_stats)."""
+
+    table: int
+    flows: int
+
+
 class Desc(NamedTuple):
     """The switch in words (5.3.5, ofp_desc_stats)."""
 
@@ -567,7 +584,7 @@ class Desc(NamedTuple):
     datapath: str
 
 
-StatsEntry = FlowStats | PortStats | Aggregate | Desc
+StatsEntry = FlowStats | PortStats | Aggregate | TableStats | Desc
 
 
 class StatsReply(NamedTuple):
@@ -878,6 +895,11 @@ def _read_stats(data: bytes, xid: int) -> Message:
             at += _PORT_STATS.size
     elif kind == _STATS_AGGREGATE:
         entries.append(Aggregate(*_whole(data, at, _AGGREGATE, "aggregate")))
+    elif kind == _STATS_TABLE:
+        while at < len(data):
+            table, _, _, flows, _, _ = _whole(data, at, _TABLE_STATS, "table")
+            entries.append(TableStats(table, flows))
+            at += _TABLE_STATS.size
     elif kind == _STATS_DESC:
         entries.append(Desc(*map(_string, _whole(data, at, _DESC, "description"))))
     else:
