@@ -106,6 +106,28 @@ def test_a_root_that_is_no_mount_is_no_hindrance(options: list[str], tmp_path: P
     assert list((tmp_path / "tmp").iterdir()) == [], "its copy of the root is left"
 
 
+def test_the_last_of_several_puts_the_buffer_back(tmp_path: Path) -> None:
+    """A file stands for the kernel's value, in a mount namespace where /run is empty."""
+    (tmp_path / "value").write_text("212992\n")
+    script = """
+        mount -t tmpfs tmpfs /run && mount --bind "$1" /proc/sys/net/core/rmem_default || exit 77
+        look() { cat /proc/sys/net/core/rmem_default; }
+        mkfifo /run/go
+        "$2" sh -c 'echo ready; read x' </run/go >/run/said &
+        exec 5>/run/go
+        until grep -q ready /run/said; do sleep 0.05; done
+        look; "$2" true; look
+        echo end >&5; wait; look
+    """
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path / "value"), ISOLATED]
+    done = subprocess.run(
+        command, env=OUTSIDE, capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip("no mount over /proc/sys here")
+    assert done.stdout.split() == ["16777216", "16777216", "212992"], done.stderr
+
+
 @pytest.mark.parametrize("words", [[], ["--host-network"]])
 def test_without_a_command_it_says_how(words: list[str]) -> None:
     said = isolated(*words)
