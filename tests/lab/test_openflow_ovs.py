@@ -186,7 +186,8 @@ def test_the_plain_form(connection: ovs.Connection) -> None:
     assert {entry.flow for entry in of.flow_stats(parts)} == set(flows)
     counted = connection.stats(of.aggregate_request_of10(match(vlan_tci=0)))[0].entries
     assert counted == (of.Aggregate(0, 0, 1),)
-    tables = [entry for part in connection.stats(of.table_stats_request()) for entry in part.entries]
+    parts = connection.stats(of.table_stats_request())
+    tables = [entry for part in parts for entry in part.entries]
     assert [entry for entry in tables if entry.flows] == [of.TableStats(0, len(flows))]
 
 
