@@ -23,12 +23,14 @@ import argparse
 import json
 import logging
 import os
+import resource
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ NEXT = {
 }
 """Which state of a migration may follow which."""
 MAX_REQUEST = 65536
+HANDSHAKE_MS = 2000
 THAW_S = 0.05
 """A guest's devices are back before its processes are thawed, and its monotonic clock stood still
 while it was suspended.  Ours goes on: what has waited for the router must be there first, or its
@@ -189,6 +192,22 @@ class Routers:
             for host in (source, to):
                 flows.install(self.lab, host, self._plugged_at(host))
 
+    def bring_back(self, router: Router, host: str, *, moved: bool) -> None:
+        """Let a suspended router run on at a host; `moved` where its ports may be elsewhere, or
+        half anywhere.  It can be tried again after it failed."""
+        if moved:
+            for other in wire.plugged(self.lab, router):
+                wire.cut(self.lab, router, other)
+                switch.finish([wire.unplug(self.lab, router, other)])
+            switch.finish([wire.plug(self.lab, router, host)])
+            if self._fixed_flows:
+                for datapath in self.lab.hosts:
+                    flows.install(self.lab, datapath, self._plugged_at(datapath))
+        else:
+            wire.cut(self.lab, router, host)
+        self.resume(router, host, announce=moved)
+        self.note(router, host, RUNNING)
+
     def _plugged_at(self, host: str) -> list[str]:
         routers = self.lab.network.routers.values()
         return [r.name for r in routers if host in wire.plugged(self.lab, r)]
@@ -205,15 +224,7 @@ class Routers:
                 continue
             router, host = self.router(name), domain["host"]
             log.info("%s was %s: it runs on at %s", name, domain["state"], host)
-            for other in wire.plugged(self.lab, router):
-                wire.cut(self.lab, router, other)
-                switch.finish([wire.unplug(self.lab, router, other)])
-            switch.finish([wire.plug(self.lab, router, host)])
-            if self._fixed_flows:
-                for datapath in self.lab.hosts:
-                    flows.install(self.lab, datapath, self._plugged_at(datapath))
-            self.resume(router, host, announce=True)
-            self.note(router, host, RUNNING)
+            self.bring_back(router, host, moved=True)
 
 
 def _await_orphans(limit_s: float = 20.0) -> None:
@@ -464,25 +475,25 @@ class Hypervisor:
             self._advance(job, RUNNING)
         except (_GaveUpError, LabError, OSError) as error:
             log.warning("migration %s: %s: %s", job.id, job.router, error)
-            self._go_back(job, router, stopped=stopped, moved=moved)
+            if stopped:
+                self._go_back(job, router, moved=moved)
             job.detail = str(error)
             self._advance(job, FAILED)
 
-    def _go_back(self, job: Job, router: Router, *, stopped: bool, moved: bool) -> None:
-        """Undo what a migration has done so far; the router runs on at the source."""
-        routers = self._routers
-        if not stopped:
-            return
-        try:
-            if moved:
-                wire.cut(routers.lab, router, job.to)
-                routers.move_ports(router, job.to, job.source)
-            else:
-                wire.cut(routers.lab, router, job.source)
-            routers.resume(router, job.source, announce=moved)
-            routers.note(router, job.source, RUNNING)
-        except (LabError, OSError):
-            log.exception("%s could not be brought back to %s", router.name, job.source)
+    def _go_back(self, job: Job, router: Router, *, moved: bool) -> None:
+        """Undo what a migration has done so far; the router runs on at the source.  It is tried
+        until it succeeds: what is in the way (no descriptor left, a switch that is restarted) may
+        go, and nobody else lets a suspended router run."""
+        for again_s in chain((0.1, 0.2, 0.5, 1.0), repeat(2.0)):
+            try:
+                self._routers.bring_back(router, job.source, moved=moved)
+                return
+            except (LabError, OSError) as error:
+                reason = f"not brought back to {job.source} yet: {error}"
+            if not job.detail.endswith(reason):
+                job.detail = f"{router.name} is suspended, {reason}"
+                log.error("migration %s: %s", job.id, job.detail)
+            time.sleep(again_s)
 
 
 def _seconds(asked: dict[str, Any], key: str, default: float) -> float:
@@ -511,6 +522,10 @@ def main() -> None:
     hypervisor = Hypervisor(routers, Settings(args.pause, args.precopy))
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)
+    # A connection that says nothing, or no ZeroMQ, must not keep a descriptor: moving takes some.
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     address, port = lab.hypervisor
     socket.bind(f"tcp://{address}:{port}")
     log.info("emulated hypervisor at %s:%d", address, port)

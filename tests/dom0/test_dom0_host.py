@@ -75,6 +75,20 @@ def test_the_unit_takes_the_name_from_etc_default(named: str, status: int, said:
     assert said in done.stdout + done.stderr
 
 
+def test_by_hand_it_is_named_as_for_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = tmp_path / "xenflow"
+    monkeypatch.delenv("XENFLOW_CONTROLLER", raising=False)
+    assert host.named_here(str(defaults)) == ""
+    defaults.write_text('# which\nXENFLOW_CONTROLLER="host-b"\nOTHER=x\n')
+    assert host.named_here(str(defaults)) == "host-b"
+    monkeypatch.setenv("XENFLOW_CONTROLLER", "host-a")
+    assert host.named_here(str(defaults)) == "host-a"
+    done = run("--network", str(EXAMPLE), "--dry-run")
+    assert done.returncode == 0 and "tag=101" in done.stdout, done.stderr
+
+
 def test_nftables_puts_the_guard_back_whatever_it_did() -> None:
     lines = (ROOT / "xen/dom0/nftables-xenflow.conf").read_text().splitlines()
     loads = f"-/usr/sbin/nft -f {host.GUARD_FILE}"

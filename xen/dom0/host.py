@@ -9,9 +9,11 @@ are pure.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 
 from xenflow import this_controller
 from xenflow.network_file import load
@@ -23,6 +25,8 @@ GUARD_FILE = "/var/lib/xenflow/guard.nft"
 """The filter as it was loaded last: nftables.service, which empties the whole ruleset, puts it back
 from there (`nftables-xenflow.conf`)."""
 NETWORK_FILE = "/etc/xenflow/network.toml"
+DEFAULTS_FILE = "/etc/default/xenflow"
+"""What the unit reads before it starts the controller: NAME=VALUE lines, systemd.exec(5)."""
 INACTIVITY_MS = 30_000
 """How long a controller that answers nothing is kept: it may be short of the processor while
 domains are built, and who it has lost reads all flows again.  Its end is noticed at once."""
@@ -39,6 +43,21 @@ def datapath(network: Network, controller: str) -> Datapath:
         names = ", ".join(d.name for d in found) or "none"
         raise NetworkError(f"controller {controller}: expected one host, found {names}")
     return found[0]
+
+
+def named_here(defaults: str = DEFAULTS_FILE) -> str:
+    """Which controller the operator says that this host's is: XENFLOW_CONTROLLER in the
+    environment, as the unit sets it, else in the unit's own file, for whoever calls by hand; ""
+    where neither says."""
+    if "XENFLOW_CONTROLLER" in os.environ:
+        return os.environ["XENFLOW_CONTROLLER"]
+    found = ""
+    with suppress(OSError), open(defaults, encoding="utf-8") as lines:
+        for line in lines:
+            name, _, value = line.strip().partition("=")
+            if name.strip() == "XENFLOW_CONTROLLER":
+                found = value.strip().strip("\"'")
+    return found
 
 
 def bridge(network: Network, here: Datapath) -> list[str]:
@@ -129,14 +148,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--network", metavar="FILE", default=NETWORK_FILE,
                         help=f"the network file (default {NETWORK_FILE})")  # fmt: skip
     parser.add_argument(
-        "--controller", metavar="NAME", default="",
-        help="which of its controllers this is (default: as pox.py decides)",
+        "--controller", metavar="NAME", default=None,
+        help="which of its controllers this is (default: XENFLOW_CONTROLLER, from the environment "
+        f"or {DEFAULTS_FILE}, else as pox.py decides)",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     options = parser.parse_args(arguments)
     try:
         network = load(options.network)
-        here = datapath(network, this_controller(network, options.controller))
+        wanted = named_here() if options.controller is None else options.controller
+        here = datapath(network, this_controller(network, wanted))
     except NetworkError as error:
         print(f"xen.dom0.host: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,74 @@
+"""The lab's hypervisor lets a router run on whatever stood in the way for a while.
+
+`Routers` stands for the namespaces here: what a lack of descriptors does to them can be made to
+happen at one moment only in this way.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab import hypervisor
+from tests.conftest import ROOT
+from xenflow.network_file import load
+
+
+class Namespaces:
+    """One router that cannot be plugged in at the destination, nor, `failures` times, at home."""
+
+    def __init__(self, failures: int) -> None:
+        network = load(str(ROOT / "conf/paper.toml"))
+        self.lab = SimpleNamespace(network=network, hosts=["host-a", "host-b"])
+        self.domains = {"vr1": {"host": "host-a", "state": hypervisor.RUNNING}}
+        self.failures = failures
+
+    def router(self, name: str) -> Any:
+        return self.lab.network.routers[name]
+
+    def note(self, router: Any, host: str, state: str) -> None:
+        self.domains[router.name] = {"host": host, "state": state}
+
+    def suspend(self, router: Any, host: str) -> None:
+        pass
+
+    def move_ports(self, router: Any, source: str, to: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def bring_back(self, router: Any, host: str, *, moved: bool) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        self.note(router, host, hypervisor.RUNNING)
+
+
+def test_a_router_runs_on_once_it_can_be_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    routers = Namespaces(failures=3)
+    machine = hypervisor.Hypervisor(routers, hypervisor.Settings(precopy_s=0.0))
+
+    def ask(**request: Any) -> dict[str, Any]:
+        return machine.answer(json.dumps(request).encode())
+
+    real = time.sleep
+
+    def sleep(_: float) -> None:
+        said.append(ask(verb="job", id="1")["job"]["detail"])
+        real(0)
+
+    monkeypatch.setattr(hypervisor, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    assert ask(verb="migrate", router="vr1", to="host-b", pause_s=0)["ok"]
+    end = time.monotonic() + 30
+    while (job := ask(verb="job", id="1")["job"])["state"] != hypervisor.FAILED:
+        assert time.monotonic() < end
+        real(0.01)
+    assert said == [
+        "vr1 is suspended, not brought back to host-a yet: [Errno 24] Too many open files"
+    ] * 3
+    assert "Too many open files" in job["detail"]
+    assert routers.domains["vr1"] == {"host": "host-a", "state": hypervisor.RUNNING}
