@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from routerd import beyond_routing
 from routerd import rtnetlink as rt
+from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.netlink_socket import Interrupted, Listener, Requests
@@ -65,6 +66,7 @@ class Kernel:
         self, control: str, receive_buffer: int = 32 << 20, carrier_grace_s: float = 0.0
     ) -> None:
         self.view = KernelView(control, carrier_grace_s)
+        self._control_address = ControlAddress()
         groups = tuple(rt.GROUPS.values())
         self._listener = Listener(rt.NETLINK_ROUTE, groups, receive_buffer)
         self._others = list(_other_listeners())
@@ -157,6 +159,21 @@ class Kernel:
         view.dirty_policy = True
         self.look_first = False
 
+    def mend_control(self) -> None:
+        """Put back the control link's address where it went when the link was switched off."""
+        link = self.view.control_link()
+        if link is None:
+            return
+        bodies = self._optional(rt.RTM_GETADDR, rt.get_addresses(rt.AF_INET6))
+        found = [a for a in map(rt.address, bodies) if a.ifindex == link.ifindex]
+        local = [a for a in found if a.scope == rt.RT_SCOPE_LINK]
+        on = bool(link.flags & rt.IFF_UP)
+        for lost in self._control_address.lacks(link.ifindex, on, local):
+            body = rt.add_address6(lost.ifindex, lost.length, lost.address)
+            flags = rt.NLM_F_CREATE | rt.NLM_F_REPLACE
+            number = self._requests.change(rt.RTM_NEWADDR, flags, body)
+            log.info("control-address put back after the link was off: errno=%d", number)
+
     def _dump_main(self) -> None:
         body = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
         for _ in range(5):
@@ -211,9 +228,11 @@ class Kernel:
 
     def _on_link(self, message: rt.NetlinkMessage) -> None:
         link = rt.link(message.body)
-        if link is not None and self.view.link_changed(
-            link, message.type == rt.RTM_DELLINK, time.monotonic()
-        ):
+        if link is None:
+            return
+        if link.name == self.view.control:
+            self._control_address.switched(bool(link.flags & rt.IFF_UP))
+        if self.view.link_changed(link, message.type == rt.RTM_DELLINK, time.monotonic()):
             self.dump_all = self.look_first = True
 
     def _on_address(self, message: rt.NetlinkMessage) -> None:
@@ -401,6 +420,8 @@ class Daemon:
             self._tell_all(kernel.view.state())
             if not self.options.dry_run:
                 hasten_discovery(self.options.control)
+                with contextlib.suppress(rt.NetlinkError):
+                    kernel.mend_control()
             took = time.monotonic() - now
             self._dump_after = time.monotonic() + min(took, 5.0)
             log.debug("dumped routes=%d ms=%.1f", len(kernel.view.routes4), took * 1000)

@@ -281,6 +281,8 @@ class KernelView:
 
     def _first_of_its_kind(self, item: tuple[int, int, bytes, bytes]) -> Candidate | None:
         info = rt.route(rt.rebuild(*item))
+        if info is not None:
+            self._bind(info)
         if info is None or info.tos or info.table != rt.TABLE_MAIN or self._ignored(info):
             return None
         return info.metric, self.target(info) or 0
@@ -292,7 +294,10 @@ class KernelView:
 
     def _dumped_route(self, body: bytes) -> None:
         info = rt.route(body)
-        if info is None or self._ignored(info):
+        if info is None:
+            return
+        self._bind(info)
+        if self._ignored(info):
             return
         if info.table == rt.TABLE_LOCAL:
             self._add_local(info)
@@ -413,11 +418,14 @@ class KernelView:
         again, which is so wherever the notification does not tell what the kernel will do."""
         if info.table not in (rt.TABLE_MAIN, rt.TABLE_LOCAL, rt.TABLE_DEFAULT):
             return False
-        if self._ignored(info):
-            return False
+        self._bind(info)
+        key = info.prefix << 8 | info.length
+        if self._ignored(info):  # but it may have taken the place of one that was not
+            replaced = bool(flags & rt.NLM_F_REPLACE) and not gone
+            return replaced and (info.table != rt.TABLE_MAIN or info.family != 4 or bool(info.tos)
+                                 or key in self.routes4)  # fmt: skip
         if info.table != rt.TABLE_MAIN or info.family != 4 or info.tos:
             return True
-        key = info.prefix << 8 | info.length
         if key in self.rivals4:
             return True
         known = self.routes4.get(key)
@@ -446,22 +454,38 @@ class KernelView:
     def target(self, info: rt.RouteInfo) -> int | None:
         """The id of a route's next hop, None if the kernel would skip the route."""
         family = info.family
-        if info.type in _WITHOUT_HOP:
+        stand_in = self._stand_in(info)
+        if stand_in is not None:
+            return self.ids.id(stand_in)
+        if info.type in _WITHOUT_HOP:  # also by way of an object that is a blackhole
             return self.ids.id((_WITHOUT_HOP[info.type], family, 0, 0))
         vm: Spec = (NextHopType.VM, family, 0, 0)
         if info.type != rt.RTN_UNICAST:
             return self.ids.id(vm)
-        if not info.nexthop:
-            spec = self._way(family, info.hops)
-        else:
-            spec = self._object(family, info.nexthop)
-            changeable = spec is not None and spec[0] in _CHANGEABLE
-            self._bound = self._bound or not changeable or bool(info.mtu)
-            if spec is not None and changeable and not self._shrinks(info.mtu, spec):
-                return self.ids.id((OBJECT, family, info.nexthop, int(spec[0])))
+        object_ = info.nexthop
+        spec = self._object(family, object_) if object_ else self._way(family, info.hops)
         if spec is None:
             return None
         return self.ids.id(vm if self._shrinks(info.mtu, spec) else spec)
+
+    def _stand_in(self, info: rt.RouteInfo) -> Spec | None:
+        """What stands for a route's next hop object, whatever that says from now on; None for a
+        route that has none, or has to be looked at again when the object changes."""
+        if not info.nexthop or info.type != rt.RTN_UNICAST:
+            return None
+        spec = self._object(info.family, info.nexthop)
+        if spec is None or spec[0] not in _CHANGEABLE or self._shrinks(info.mtu, spec):
+            return None
+        return (OBJECT, info.family, info.nexthop, int(spec[0]))
+
+    def _bind(self, info: rt.RouteInfo) -> None:
+        """Note that what is made of a route follows from what its next hop object says now: with
+        a later word of the object the routes are dumped again.  Called for each route before
+        anything is made of it."""
+        if info.nexthop and not self._bound:
+            followed = info.table == rt.TABLE_MAIN and not (info.tos or info.mtu)
+            followed = followed and not self._ignored(info) and self._stand_in(info) is not None
+            self._bound = not followed
 
     def _object(self, family: int, number: int) -> Spec | None:
         """What a next hop object says for routes of a family; None if the kernel skips them."""
@@ -743,6 +767,10 @@ class KernelView:
         type_, family, ifindex, gateway = spec
         mac = self.mac((ifindex, family, gateway)) if type_ == NextHopType.VIA else 0
         return NextHop(id_, NextHopType(type_), family, ifindex, gateway, mac)
+
+    def control_link(self) -> rt.LinkInfo | None:
+        """The interface to the Rule Table, where there is one."""
+        return self.links.get(self._control_index)
 
     def data_links(self) -> Iterator[rt.LinkInfo]:
         """The links that carry the router's traffic: all but loopback and control."""

@@ -71,6 +71,7 @@ _HEADER = struct.Struct("=IHHII")
 _ATTR = struct.Struct("=HH")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _IFINFO = struct.Struct("=BxHiII")
+_IFADDR = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _NHMSG = struct.Struct("=BBBxI")
 _NETCONF = struct.Struct("=B")
@@ -174,6 +175,11 @@ def get_neighbours(family: int) -> bytes:
     return _NDMSG.pack(family, 0, 0, 0, 0)
 
 
+def get_addresses(family: int) -> bytes:
+    """Body of an RTM_GETADDR dump."""
+    return _IFADDR.pack(family, 0, 0, 0, 0)
+
+
 def get_rules(family: int) -> bytes:
     """Body of an RTM_GETRULE dump."""
     return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -232,6 +238,37 @@ def link(body: bytes) -> LinkInfo | None:
         u32(found.get(IFLA_MASTER)),
         text(info.get(IFLA_INFO_KIND, b"")),
         xdp.get(IFLA_XDP_ATTACHED, b"\0") != b"\0",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AddressInfo:
+    """An address of an interface, as an integer; `scope` is RT_SCOPE_LINK for link-local."""
+
+    ifindex: int
+    length: int
+    address: int
+    scope: int
+
+
+IFA_ADDRESS, IFA_LOCAL, IFA_F_NODAD = 1, 2, 0x02
+RT_SCOPE_LINK = 253
+
+
+def address(body: bytes) -> AddressInfo:
+    """An RTM_NEWADDR or RTM_DELADDR."""
+    _, length, _, scope, ifindex = _IFADDR.unpack_from(body)
+    found = attributes(body, _IFADDR.size)
+    raw = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b"")
+    return AddressInfo(ifindex, length, int.from_bytes(raw, "big"), scope)
+
+
+def add_address6(ifindex: int, length: int, address_: int) -> bytes:
+    """Body of an RTM_NEWADDR for an IPv6 link-local address, in use at once (no duplicate address
+    detection)."""
+    raw = address_.to_bytes(16, "big")
+    return _IFADDR.pack(AF_INET6, length, IFA_F_NODAD, RT_SCOPE_LINK, ifindex) + attribute(
+        IFA_LOCAL, raw
     )
 
 

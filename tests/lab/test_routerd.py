@@ -307,6 +307,7 @@ SILENT = {
     "group-member": ("nexthop del id 4", "nexthop add id 4 via 10.0.0.3 dev eth0"),
     "leg-dies": ("link set eth1 down", "link set eth1 up"),
     "mtu": ("link set eth1 mtu 1400", "link set eth1 mtu 1500"),
+    "blackhole-object": ("nexthop del id 12", "nexthop flush"),
     "interface-gone": ("link del eth1", "link show"),
 }
 
@@ -318,6 +319,8 @@ def test_what_netlink_is_silent_about(lab: Lab, case: str) -> None:
         "nexthop add id 4 via 10.0.0.3 dev eth0",
         "nexthop add id 5 via 10.0.1.2 dev eth1",
         "nexthop add id 6 group 4/5,3",
+        "nexthop add id 12 blackhole",
+        "route add 10.24.0.0/16 nhid 12",
         "route add 10.20.0.0/16 nhid 5",
         "route add 10.21.0.0/16 nhid 6",
         "route add 10.22.0.0/16 via 10.0.1.2",
@@ -600,6 +603,26 @@ def test_it_starts_before_its_interface_and_its_rule_table(lab: Lab) -> None:
     stub = lab.stub()
     stub.wait(lambda s: len(s.routes4) == 2)
     settled(lab, stub)
+
+
+def test_the_control_link_is_switched_off_and_on(lab: Lab) -> None:
+    """Its address is not the kernel's own, as in the lab and in the router's image."""
+    lab.plug(0)
+    lab.sh(f"ip netns exec {lab.router} sysctl -qw net.ipv6.conf.ctl0.addr_gen_mode=1")
+    lab.ip("-6 addr flush dev ctl0")
+    lab.ip("addr add fe80::1:7/64 dev ctl0 nodad")
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: len(s.routes4) == 2)
+    lab.ip("link set ctl0 down")
+    lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
+    lab.ip("link set ctl0 up")
+    stub.wait(lambda s: len(s.routes4) == 3, 15)
+    # While it is on nobody's decision is undone.
+    lab.ip("addr del fe80::1:7/64 dev ctl0")
+    lab.ip("route add 10.6.0.0/16 via 10.0.1.2")
+    time.sleep(0.3)
+    assert "fe80" not in str(lab.json("-6 addr show dev ctl0"))
 
 
 def test_a_move_to_another_host(lab: Lab) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routerd import rtnetlink as rt
+from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView, NextHopIds
 from routerd.neighbour_keeper import NeighbourKeeper
 from xenflow.pure.messages import NextHopType
@@ -320,3 +321,81 @@ def test_datagrams_of_one_kind_are_read_as_any_others(
     for body in sent:
         thorough.dumped_routes([body])
     assert (quick.routes4, quick.rivals4) == (thorough.routes4, thorough.rivals4)
+
+
+BLACKHOLE = rt.NextHopObject(12, 4, None, (), True)
+
+
+def route_by(object_: int, **other: int) -> rt.RouteInfo:
+    """The route to 10.92.0.0/16 by way of a next hop object, as the kernel tells it."""
+    kept = {"table": rt.TABLE_MAIN, "tos": 0, "type": rt.RTN_UNICAST, "mtu": 0, **other}
+    return rt.RouteInfo(
+        4, kept["table"], int(IPv4Address("10.92.0.0")), 16, kept["tos"], 0, kept["type"], 0, (),
+        object_, kept["mtu"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        route_by(12, type=rt.RTN_BLACKHOLE),
+        route_by(13, tos=8),
+        route_by(13, table=rt.TABLE_DEFAULT),
+        route_by(13, mtu=1000),
+        route_by(13, mtu=9000),
+        route_by(9),
+        route_by(77),
+    ],
+    ids=["blackhole", "tos", "default table", "narrow", "wide", "control", "unknown"],
+)
+def test_what_a_next_hop_object_takes_along_is_dumped_again(
+    view: KernelView, info: rt.RouteInfo
+) -> None:
+    """With an object its routes go without a message each, and what was made of them must go as
+    well, whatever that was."""
+    view.links[90] = replace(view.links[ifindex(view, "eth0")], ifindex=90, name="ctl0")
+    view._control_index = 90
+    view.nexthops[12] = BLACKHOLE
+    view.nexthops[13] = replace(view.nexthops[5], id=13)
+    view.nexthops[9] = rt.NextHopObject(9, 4, rt.Hop(90, 0x0A4D0001, 0, 1, True), (), False)
+    view.begin_main()
+    view.route_changed(info, 0, False)
+    gone = view.nexthops.get(info.nexthop) or rt.NextHopObject(77, 4, None, (), False)
+    assert view.nexthop_changed(gone, True)
+
+
+def test_routes_that_follow_their_objects_need_no_dump(view: KernelView) -> None:
+    view.begin_main()
+    view.route_changed(route_by(5), 0, False)
+    assert not view.nexthop_changed(view.nexthops[5], False)
+
+
+def test_a_route_that_is_replaced_by_one_over_the_control_link(view: KernelView) -> None:
+    eth0 = ifindex(view, "eth0")
+    view.links[90] = replace(view.links[eth0], ifindex=90, name="ctl0")
+    view._control_index = 90
+    for key in list(view.routes4)[:3]:
+        over = rt.RouteInfo(
+            4, rt.TABLE_MAIN, key >> 8, key & 255, 0, 0, rt.RTN_UNICAST, 0,
+            (rt.Hop(90, 0, 0, 1, True),), 0, 0,
+        )  # fmt: skip
+        assert not view.route_changed(over, 0, False)
+        assert view.route_changed(over, rt.NLM_F_REPLACE, False)
+
+
+def test_when_the_control_link_gets_its_address_back() -> None:
+    own = rt.AddressInfo(4, 64, 0xFE80 << 112 | 0x10007, rt.RT_SCOPE_LINK)
+    kept = ControlAddress()
+    assert not kept.lacks(4, True, [own])
+    assert not kept.lacks(4, False, [])
+    assert kept.lacks(4, True, []) == [own]
+    assert kept.lacks(5, True, []) == [replace(own, ifindex=5)]  # not there yet, or made anew
+    assert not kept.lacks(5, True, [replace(own, ifindex=5)])
+    # Off and on between two looks; then somebody removes it while the link is on.
+    kept.switched(False)
+    kept.switched(True)
+    assert kept.lacks(5, True, [])
+    assert not kept.lacks(5, True, [own])
+    assert not kept.lacks(5, True, [])
+    kept.switched(False)
+    assert not kept.lacks(5, True, [])
