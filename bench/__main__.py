@@ -19,6 +19,7 @@ from typing import Any
 from bench import results
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row
+from lab import own_folder
 
 STAND_IN = ("--stand-in",)
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,6 +210,11 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     for name in found.only:
         if name not in MEASUREMENTS:
             parser.error(f"--only {name}: known are {', '.join(MEASUREMENTS)}")
+    if found.keep:
+        try:
+            own_folder.take(Path(found.keep), ".xenflow-bench")
+        except own_folder.NotOurFolderError as error:
+            parser.error(f"--keep {error}")
     return found
 
 

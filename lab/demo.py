@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import bring_up, judge
+from lab import bring_up, judge, own_folder
 from lab.bring_up import Options
 from lab.description import ROOT, Lab
 from lab.judge import Counts, Verdict
@@ -40,6 +39,9 @@ BASELINE_S = 3.0
 AROUND_S = 1.0
 """How long traffic runs before and after each migration."""
 EMULATED = "the hypervisor is emulated, and so is the pause of its stop-and-copy"
+_MARK = ".xenflow-demo"
+_MADE = ("result.json", "migration.png", "native-*", "overlapped-*")
+"""What a run leaves in its folder, and the next one there replaces."""
 _FORWARDERS = {"native": "native", "overlapped": "xenflow"}
 
 
@@ -172,16 +174,17 @@ class Demo:
 
     def table(self) -> str:
         """All runs."""
-        rows = [("MODE", "SIZE", "MOVE", "DIRECTION", "SENT", "LOST", "DUPL.", "REORD.",
+        rows = [("MODE", "SIZE", "RATE/S", "MOVE", "DIRECTION", "SENT", "LOST", "DUPL.", "REORD.",
                  "LONGEST GAP", "OUTAGE", "TOTAL")]
         rows += [
-            (row["mode"], str(row["size"]), row["move"], row["direction"], str(row["sent"]),
-             str(row["lost"]), str(row["duplicated"]), str(row["reordered"]),
+            (row["mode"], str(row["size"]), f"{row['rate_pps']:g}", row["move"],
+             row["direction"],
+             *(str(row[n]) for n in ("sent", "lost", "duplicated", "reordered")),
              f"{row['longest_gap_s']:.3f} s", f"{row['outage_s']:.3f} s", f"{row['total_s']:.3f} s")
             for run in self.runs for row in run.rows()
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        left = (0, 2, 3)
+        left = (0, 3, 4)
         return "\n".join(
             "  ".join(
                 f"{cell:<{width}}" if place in left else f"{cell:>{width}}"
@@ -244,7 +247,9 @@ def demo(out: Path, options: Options) -> Verdict:
         bring_up.down(say=say)
     heading("Result")
     say(one.table())
-    say("\nOUTAGE: the longest time in which the router's own address did not answer.\n"
+    say(f"\nRATE/S: packets/s each way, in each mode {RATE_PPS:g} halved until nothing\n"
+        "is lost without a move.\n"
+        "OUTAGE: the longest time in which the router's own address did not answer.\n"
         f"{EMULATED[0].upper()}{EMULATED[1:]}: {options.pause_s:g} s, and the time\n"
         "that its interfaces take from one switch to the other.")
     path = picture.draw([r for r in one.runs if r.size == SIZES[0]], out / "migration.png")
@@ -267,11 +272,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pause", type=float, metavar="S", default=Options().pause_s,
                         help="the emulated pause, in seconds (default %(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", default=ROOT / "out" / "demo",
-                        help="where results go; it is emptied (default out/demo)")
+                        help="where results go: a new or empty folder, or an earlier demo's, whose "
+                        "results are replaced (default out/demo)")
     args = parser.parse_args(argv)
+    try:
+        own_folder.take(args.out, _MARK, _MADE, own=ROOT / "out" / "demo")
+    except own_folder.NotOurFolderError as error:
+        parser.error(f"--out {error}")
     begin()
-    shutil.rmtree(args.out, ignore_errors=True)
-    args.out.mkdir(parents=True)
     begun = time.monotonic()
     try:
         verdict = demo(args.out, replace(Options(), pause_s=args.pause))

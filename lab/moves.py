@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
@@ -137,17 +137,34 @@ class Mover:
 
 
 @contextmanager
-def mover(lab: Lab, router: str | None = None) -> Iterator[Mover]:
-    """A mover for the lab that is up; the first router unless one is named."""
+def mover(
+    lab: Lab, router: str | None = None, watcher: str | None = None
+) -> Iterator[Mover]:
+    """A mover for the lab that is up; the first router, watched from the first machine, unless
+    others are named.
+
+    Raises LabError where there is none of that name.
+    """
+    router = _named("router", router or next(iter(lab.network.routers)), lab.routers)
+    watcher = _named("machine", watcher or ends(lab)[0], lab.machines)
     network = network_file.load(NETWORK_FILE)
     session = Session(network, TIMEOUT_S)
     try:
-        yield Mover(lab, session, router or next(iter(lab.network.routers)), ends(lab)[0])
+        yield Mover(lab, session, router, watcher)
     finally:
         session.close()
 
 
-def ends(lab: Lab) -> tuple[str, str]:
-    """The machines that traffic runs between: the first and the last."""
-    first, *_, last = lab.machines
-    return first, last
+def ends(lab: Lab, named: tuple[str, str] | None = None) -> tuple[str, str]:
+    """The machines that traffic runs between: the first and the last unless others are named.
+
+    Raises LabError where there is none of that name.
+    """
+    first, *_, last = named or lab.machines
+    return _named("machine", first, lab.machines), _named("machine", last, lab.machines)
+
+
+def _named(kind: str, name: str, known: Collection[str]) -> str:
+    if name not in known:
+        raise LabError(f"{name}: no such {kind} of the lab; there are {', '.join(known) or 'none'}")
+    return name

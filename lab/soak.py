@@ -22,17 +22,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lab import bring_up, judge, operate, process
+from lab import bring_up, judge, operate, own_folder, process
 from lab.bring_up import Options
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
 from lab.moves import Move, ends, mover
 from lab.probe import ProbePair, Result, TooBusyError
+from xenflow.network_file import read_text
 from xenflow.pure.migration import Order
 from xenflow.pure.network import NetworkError
 
 _LONGEST_S = 4 * 3600.0
 INTERRUPTED = 130
+_MARK = ".xenflow-soak"
+_MADE = ("result.json", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01].bin")
+"""What a run leaves in its folder, and the next one there replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Wanted:
     pause_s    how long the emulated hypervisor pauses the VM
     pipeline   of all hosts; None: as the network file says
     between_s  from the end of a move to the beginning of the next
+    router     which one moves; None: the first
+    machines   between which traffic runs; None: the first and the last
     """
 
     topology: str
@@ -55,6 +61,8 @@ class Wanted:
     max_revalidator_ms: int = Options().max_revalidator_ms
     between_s: float = 1.0
     baseline_s: float = 30.0
+    router: str | None = None
+    machines: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +172,7 @@ def _network_file(wanted: Wanted, folder: Path) -> Path:
     path = find_file(wanted.topology)
     if wanted.pipeline is None:
         return path
-    text = re.sub(r"^pipeline\s*=.*\n", "", path.read_text(), flags=re.M)
+    text = re.sub(r"^pipeline\s*=.*\n", "", read_text(path), flags=re.M)
     host = re.compile(r'^(kind\s*=\s*"host".*)$', re.M)
     new = folder / path.name
     new.write_text(host.sub(rf'\1\npipeline = "{wanted.pipeline}"', text))
@@ -173,10 +181,10 @@ def _network_file(wanted: Wanted, folder: Path) -> Path:
 
 def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
     """The same in a lab that is up."""
-    nodes = ends(lab)
+    nodes = ends(lab, wanted.machines)
     moves: list[Move] = []
     with (
-        mover(lab) as router,
+        mover(lab, wanted.router, nodes[0]) as router,
         ProbePair(*nodes, rate_pps=wanted.rate_pps, size=wanted.size, directory=records) as pair,
     ):
         if wanted.mode == Order.NATIVE.value:
@@ -220,11 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin()
     wanted = Wanted(
         args.topology, args.moves, args.rate, args.mode, args.size, args.pause, args.pipeline,
-        args.max_revalidator, args.between, args.baseline,
+        args.max_revalidator, args.between, args.baseline, args.router, args.machines,
     )
-    args.out.mkdir(parents=True, exist_ok=True)
     result = args.out / "result.json"
-    result.unlink(missing_ok=True)
     value: dict[str, Any]
     try:
         outcome = soak(wanted, args.out)
@@ -254,6 +260,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("topology", metavar="TOPOLOGY", help="paper, path, or a network file")
     parser.add_argument("moves", type=_count, metavar="MOVES")
     parser.add_argument("rate", type=float, metavar="RATE", help="packets/s, each way")
+    parser.add_argument("--router", metavar="NAME", help="which one moves (default: the first)")
+    parser.add_argument("--machines", type=_two, metavar="A,B",
+                        help="between which traffic runs (default: the first and the last)")
     parser.add_argument("--mode", choices=[order.value for order in Order], default=default.mode)
     parser.add_argument("--size", type=int, default=default.size, metavar="BYTES",
                         help="of a frame; 1500 is an IP packet's (default %(default)s)")
@@ -269,9 +278,25 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-revalidator", type=int, default=default.max_revalidator_ms,
                         metavar="MS", help="Open vSwitch's setting (default %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "soak", metavar="DIR",
-                        help="where result.json and the probe's records go (default out/soak)")
+                        help="where result.json and the probe's records go: a new or empty folder, "
+                        "or an earlier soak's, whose results are replaced (default out/soak)")
     parser.add_argument("--json", action="store_true", help="the result as JSON")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    try:
+        own_folder.take(args.out, _MARK, _MADE, own=ROOT / "out" / "soak")
+    except own_folder.NotOurFolderError as error:
+        parser.error(f"--out {error}")
+    return args
+
+
+def _two(text: str) -> tuple[str, str]:
+    one, other = text.split(",")
+    if not one or not other or one == other:
+        raise ValueError
+    return one, other
+
+
+_two.__name__ = "pair of machines"
 
 
 def _count(text: str) -> int:

@@ -18,11 +18,12 @@ from typing import NoReturn
 from bench.experiments import claims, points
 from bench.experiments.points import Session, Wanted
 from bench.experiments.store import Key, Row, Store, TableError, read_csv, refused, write_csv
-from lab import process
+from lab import own_folder, process
 from xenflow.pure.network import NetworkError
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = 130
+_OUT = ROOT / "out" / "experiments"
 PARTS = ("migrations", "designs", "figures")
 PAGE, RUNS_CSV = "experiments.md", "runs.csv"
 
@@ -241,13 +242,19 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.0, metavar="S",
                         help="begin nothing that would end later than after so long")
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "experiments", metavar="DIR",
+    parser.add_argument("--out", type=Path, default=_OUT, metavar="DIR",
                         help="where runs are kept, and figures and experiments.md written (default "
                         "out/experiments)")
     parser.add_argument("--docs", type=_documents, metavar="DIR",
                         help="write figures and experiments.md there instead; the runs of its "
                         "figures/runs.csv count as kept, of two of the same the later")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if not args.dry_run:
+        try:
+            own_folder.take(args.out, "runs.jsonl", own=_OUT)
+        except own_folder.NotOurFolderError as error:
+            parser.error(f"--out {error}")
+    return args
 
 
 _HELP = {

@@ -116,3 +116,19 @@ def test_installed_twice_and_removed(tmp_path: Path) -> None:
     *digests, core = rest.removesuffix("--\n").splitlines()
     assert len(set(digests)) == 1
     assert core == "core: stand-in"
+
+
+@pytest.mark.lab
+def test_a_folder_with_other_things_in_it_is_neither_replaced_nor_removed(tmp_path: Path) -> None:
+    """A clone in /opt/xenflow, and what an operator has put beside the installed programs."""
+    said = installed(tmp_path, """
+        mkdir -p /opt/xenflow/.git /opt/xenflow.old/kept; echo mine >/opt/xenflow/.git/HEAD
+        "$2" --no-packages --no-start 2>&1 || echo "status $?"
+        "$2" --remove 2>&1 || echo "status $?"
+        rm -r /opt/xenflow; "$2" --no-packages --no-start 2>/dev/null
+        touch /opt/xenflow/notes; "$2" --no-packages --no-start 2>&1 || echo "status $?"
+        rm /opt/xenflow/notes; "$2" --no-packages --no-start 2>/dev/null; ls /opt/xenflow.old
+    """)  # fmt: skip
+    assert said.count("status 1") == 3, said
+    assert said.count("(.git)") == 2 and said.count("(notes)") == 1, said
+    assert said.endswith("kept\n")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
+from lab.own_folder import NotOurFolderError, take
 from xen.image import bzimage, debian
 from xen.image.cpio import Archive
 from xen.image.debian import BuildError, Tree, run
@@ -48,6 +49,7 @@ STDLIB_UNUSED = (
 )  # fmt: skip
 EXTENSIONS = ("_ctypes", "_json", "_opcode", "_queue", "mmap")
 """Of the standard library's extension modules, those that are used and not built in."""
+_MARK = "CACHEDIR.TAG"
 ZMQ_UNUSED = ("tests", "green", "eventloop", "auth", "devices", "log", "ssh", "asyncio")
 
 
@@ -75,8 +77,10 @@ class Builder:
         ):
             self._say(f"{self._out}: up to date")
             return
-        shutil.rmtree(self._work, ignore_errors=True)
-        self._work.mkdir(parents=True)
+        try:
+            take(self._work, _MARK, ("*",))
+        except NotOurFolderError as error:
+            raise BuildError(str(error)) from None
         tree = self._unpacked()
         kernel = self._kernel(tree)
         initrd = self._initrd(tree, self._root(tree))
