@@ -20,6 +20,8 @@ from xenflow.pure.network import Datapath
 
 BRIDGE = "br0"
 TIMEOUT_S = 15
+MAX_BACKOFF_MS = 1000
+"""How long a switch waits before it tries to connect again, and lets a connection come about."""
 _SCHEMAS = (
     "/usr/share/openvswitch/vswitch.ovsschema",
     "/usr/local/share/openvswitch/vswitch.ovsschema",
@@ -135,7 +137,7 @@ def configuration(
             "Controller",
             f'target="{target}"',
             "connection_mode=out-of-band",
-            "max_backoff=1000",
+            f"max_backoff={MAX_BACKOFF_MS}",
             "inactivity_probe=5000",
             "--",
             "set",

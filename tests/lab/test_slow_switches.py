@@ -91,21 +91,23 @@ def answers_late(lab: Lab, datapath: str, delay_s: float) -> Iterator[None]:
     controller = lab.network.controllers[lab.network.datapaths[datapath].controller].openflow
     proxy = LateProxy(PREFIX + node, controller, delay_s)
 
-    def connect(host: str, port: int) -> None:
+    def connect(host: str, port: int, patience_ms: int) -> None:
         words = ["set", "Controller", switch.BRIDGE, f'target="tcp:{host}:{port}"']
+        # Also so long a connection may take to come about, at most (docs/openflow.md).
+        words.append(f"max_backoff={patience_ms}")
         # By the bridge's record: to take all controllers away would flush its flows.
         found = switch.vsctl(node, ["--columns=_uuid", "find", "Controller"])
         out, _ = found.communicate()
         words[2] = out.split(":", 1)[1].strip()
         switch.finish([switch.vsctl(node, words)])
 
-    connect("127.0.0.1", proxy.port)
+    connect("127.0.0.1", proxy.port, 4 * int(1000 * LATE_S))
     try:
         settle(lambda: not in_sync(lab), f"{datapath} connects anew", 5.0)
         settle(lambda: in_sync(lab), f"{datapath} is in sync", 40.0)
         yield
     finally:
-        connect(*controller)
+        connect(*controller, switch.MAX_BACKOFF_MS)
         proxy.close()
         settle(lambda: datapaths()[datapath]["connected"], f"{datapath} is back")
 
