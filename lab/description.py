@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
 from pathlib import Path
 from typing import Any
 
-from xenflow.network_file import load_with_lab
+from xenflow.network_file import load_with_lab, read_text
 from xenflow.pure.network import (
     Controller,
     Datapath,
@@ -35,13 +36,14 @@ from xenflow.pure.network import (
     Router,
 )
 from xenflow.toml_lines import Path as KeyPath
-from xenflow.toml_lines import locate, show
+from xenflow.toml_lines import locate, show, show_value
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "xf-"
 """What every namespace of the lab begins with; nothing else on a machine should."""
 FABRIC = PREFIX + "fabric"
 """The namespace that holds the routers' wires (see `wire.py`); no node, nothing runs there."""
+_ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
 RESERVED_PORTS = ("lo", "br0", "mgmt0", "ovs-netdev", "ovs-system")
 """Interfaces that every node has of its own."""
 
@@ -184,7 +186,7 @@ def load_lab(path: str | Path) -> Lab:
     Raises NetworkError with one line for each mistake.
     """
     network, table = load_with_lab(path)
-    return _Reader(str(path), Path(path).read_text(), network, table).read()
+    return _Reader(str(path), read_text(path), network, table).read()
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ class _Reader:
         machines = self._machines()
         addresses = self._router_addresses()
         self._check_names(machines)
-        subnet, operator, management = self._management(machines)
+        subnet, operator, management = self._management(machines, hypervisor[0])
         self._check_subnets(machines, addresses)
         self._check_ports()
         self._raise()
@@ -228,7 +230,8 @@ class _Reader:
         while near and near not in self._lines:
             near = near[:-1]
         line = self._lines.get(near, 1)
-        shown = f'"{found}"' if quote else found
+        value = str(found) if isinstance(found, _ADDRESSES) else found
+        shown = show_value(value) if quote else found
         text = f"{self._file}:{line}: {show(where)}: found {shown}, expected {expected}"
         self._mistakes.append((line, text))
 
@@ -278,12 +281,14 @@ class _Reader:
         ):
             return "", 0
         value = self._table.get("hypervisor")
-        host, _, port = str(value).rpartition(":")
-        try:
-            return str(IPv4Address(host)), int(port)
-        except ValueError:
-            self._wrong(("hypervisor",), value, '"ADDRESS:PORT"', quote=True)
-            return "", 0
+        if isinstance(value, str) and (found := re.fullmatch(r"([\d.]+):(\d{1,5})", value, re.A)):
+            host, port = found.groups()
+            with suppress(AddressValueError):
+                if 0 < int(port) <= 65535:
+                    return str(IPv4Address(host)), int(port)
+        shown = "nothing" if value is None else value
+        self._wrong(("hypervisor",), shown, '"ADDRESS:PORT"', quote=value is not None)
+        return "", 0
 
     def _machines(self) -> dict[str, Machine]:
         places = {
@@ -295,6 +300,8 @@ class _Reader:
         taken: dict[End, str] = {}
         for name, values in self._tables("machines"):
             key = ("machines", name)
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                self._wrong(key, name, "a name of letters, digits, '.', '_' and '-'", quote=True)
             self._only(key, values, "access", "mac", "address", "stub")
             end = End(*str(values.get("access")).partition(":")[::2])
             if end not in places:
@@ -406,7 +413,7 @@ class _Reader:
             )
 
     def _management(
-        self, machines: dict[str, Machine]
+        self, machines: dict[str, Machine], hypervisor: str
     ) -> tuple[IPv4Network, IPv4Address, dict[str, IPv4Address]]:
         none: dict[str, IPv4Address] = {}
         nowhere = IPv4Network("0.0.0.0/32"), IPv4Address(0), none
@@ -415,6 +422,8 @@ class _Reader:
             self._wrong(("management",), "no subnet", "{ subnet, operator, lab, NODE... }")
             return nowhere
         try:
+            if not isinstance(table["subnet"], str):
+                raise ValueError
             subnet = IPv4Network(table["subnet"])
         except ValueError:
             self._wrong(("management", "subnet"), table["subnet"], "an IPv4 subnet", quote=True)
@@ -434,14 +443,14 @@ class _Reader:
             if address in found.values():
                 self._wrong(key, address, "an address of its own", quote=True)
             found[name] = address
-        free = iter(a for a in reversed(list(subnet.hosts())) if a not in found.values())
+        last = subnet.num_addresses - (1 if subnet.prefixlen >= 31 else 2)
+        free = (subnet[n] for n in range(last, 0, -1) if subnet[n] not in found.values())
         for name in wanted:
             if name not in found:
                 found[name] = next(free, IPv4Address(0))
         if IPv4Address(0) in found.values():
             self._wrong(("management", "subnet"), subnet, "room for every node", quote=True)
-        hypervisor = self._table.get("hypervisor", f"{found['lab']}:").rpartition(":")[0]
-        if str(found["lab"]) != hypervisor:
+        if hypervisor and str(found["lab"]) != hypervisor:
             self._wrong(
                 ("hypervisor",),
                 self._table.get("hypervisor"),

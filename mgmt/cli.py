@@ -22,10 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from mgmt import RELEASE
+from mgmt import (
+    RELEASE,
+    needed,  # noqa: F401  # first
+)
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import Session, UsageError
+from mgmt.text import not_printed, show_everything
 from mgmt.verbs import (
     Exit,
     Verb,
@@ -89,17 +93,22 @@ exit status:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status.  Raises SystemExit for --help and usage errors."""
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser(with_lab="lab" in argv).parse_args(argv)
-    _log(args.verbose)
+    show_everything()
     try:
-        status = _run(args)
-        sys.stdout.flush()
+        try:
+            args = build_parser(with_lab="lab" in argv).parse_args(argv)
+            _log(args.verbose)
+            status = _run(args)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         complain("interrupted")
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`head`) has gone; without this the interpreter complains at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not not_printed(error):
+            raise
+        if not isinstance(error, BrokenPipeError):  # then the reader (`head`) has gone
+            complain(f"standard output: {error.strerror}")
         return Exit.FAILED
     return status
 

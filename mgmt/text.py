@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +27,27 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = 
         ).rstrip()
         for line in lines
     )
+
+
+def show_everything() -> None:
+    """A character that the terminal does not have is printed as its number (`\\xe9`); a standard
+    output that is closed is none that fails."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def not_printed(error: OSError) -> bool:
+    """Whether an error is that of an output that takes no more, as a full disk and a pipe without a
+    reader; what is printed is dropped from now on, so that the interpreter has nothing to complain
+    of at its end."""
+    full = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    if error.filename is not None or error.errno not in full:
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def to_json(value: Any) -> str:

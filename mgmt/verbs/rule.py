@@ -84,7 +84,7 @@ def _rule(args: Namespace) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = Path("/dev/stdin" if str(path) == "-" else path).read_text()
+        text = Path("/dev/stdin" if str(path) == "-" else path).read_text("utf-8-sig")
         rule = json.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None

@@ -36,7 +36,7 @@ from xenflow.pure.network import (
     Pipeline,
     Router,
 )
-from xenflow.toml_lines import Path, locate, show
+from xenflow.toml_lines import Path, locate, show, show_value
 
 MAX_ID = 65535
 MAX_VLAN = DETOUR_VLAN_OFFSET - 1
@@ -59,8 +59,16 @@ def load_with_lab(path: str | FilePath) -> tuple[Network, dict[str, Any]]:
 
     Raises NetworkError with one line for each mistake.
     """
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: str | FilePath) -> str:
+    """A network file's text, without the byte-order mark that some editors begin it with.
+
+    Raises NetworkError where there is no file, or no text in it.
+    """
     try:
-        text = FilePath(path).read_bytes().decode()
+        return FilePath(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         reason = error.strerror or str(error)
         raise NetworkError(f"{path}:1: file: found {reason}, expected a network file") from None
@@ -69,7 +77,6 @@ def load_with_lab(path: str | FilePath) -> tuple[Network, dict[str, Any]]:
             f"{path}:1: file: found byte {error.object[error.start]:#04x} at offset "
             f"{error.start}, expected UTF-8 text"
         ) from None
-    return parse(text, str(path))
 
 
 def parse(text: str, file: str) -> tuple[Network, dict[str, Any]]:
@@ -99,7 +106,7 @@ def _syntax_error(text: str, file: str, error: tomllib.TOMLDecodeError) -> str:
         line, column = int(where.group(1)), int(where.group(2))
     reason = re.sub(r" \(at [^()]*\)$", "", str(error))
     near = lines[line - 1].strip() if line <= len(lines) else ""
-    found = _found(near) if near else "the end of the line"
+    found = show_value(near) if near else "the end of the line"
     return (
         f"{file}:{line}: column {column}: found {found}, expected TOML ({reason[:1].lower()}"
         f"{reason[1:]})"
@@ -132,18 +139,6 @@ class _Document:
         if self._mistakes:
             self._mistakes.sort(key=lambda mistake: mistake[0])
             raise NetworkError("\n".join(text for _, text in self._mistakes))
-
-
-def _found(value: Any) -> str:
-    """A value as a message shows it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "an array" if value else "an empty array"
-    shown = f'"{value}"' if isinstance(value, str) else str(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _meant(name: str, names: Iterable[str]) -> str:
@@ -195,7 +190,7 @@ def _text(value: Any) -> str:
 
 
 def _filled_text(value: Any) -> str:
-    if not _text(value):
+    if not _text(value) or not value.isprintable():
         raise _UnfitError
     return str(value)
 
@@ -402,11 +397,11 @@ def _read_tables(document: _Document, tables: dict[str, Any]) -> Found:
     found: Found = {section: {} for section in _SECTIONS}
     found["network"] = _read_table(document, ("network",), tables.get("network"), _NETWORK)
     if not isinstance(tables.get("lab", {}), dict):
-        document.mistake(("lab",), _found(tables["lab"]), "a table")
+        document.mistake(("lab",), show_value(tables["lab"]), "a table")
     for section, (entry, needed) in _SECTIONS.items():
         table = tables.get(section, {})
         if not isinstance(table, dict):
-            document.mistake((section,), _found(table), "a table")
+            document.mistake((section,), show_value(table), "a table")
             continue
         if needed and not table:
             document.mistake((section,), "nothing", f"at least one [{section}.NAME]")
@@ -444,7 +439,7 @@ def _read_table(
         document.mistake(path, "nothing", "a table")
         return {}
     if not isinstance(table, dict):
-        document.mistake(path, _found(table), "a table")
+        document.mistake(path, show_value(table), "a table")
         return {}
     _refuse_unknown(document, path, table, fields)
     found: dict[str, Any] = {}
@@ -467,7 +462,7 @@ def _read_scalar(document: _Document, path: Path, value: Any, scalar: _Scalar) -
     try:
         return scalar.read(value)
     except ValueError:
-        document.mistake(path, _found(value), scalar.expected)
+        document.mistake(path, show_value(value), scalar.expected)
         return None
 
 
@@ -476,7 +471,7 @@ def _read_list(
 ) -> list[Any] | None:
     """The elements (None for one that is wrong: its place in the list is kept)."""
     if not isinstance(value, list):
-        document.mistake(path, _found(value), wanted.expected)
+        document.mistake(path, show_value(value), wanted.expected)
         return None
     if wanted.length is not None and len(value) != wanted.length:
         document.mistake(path, f"{len(value)} elements", wanted.expected)
@@ -565,7 +560,7 @@ def _check_uniqueness(document: _Document, found: Found) -> None:
         taken = _Taken(document, expected)
         for name, entry in found[section].items():
             if key in entry:
-                taken.take((section, name, key), entry[key], _found(entry[key]))
+                taken.take((section, name, key), entry[key], show_value(entry[key]))
     taken = _Taken(document, "a datapath id of its own")
     for name, datapath in found["datapaths"].items():
         if "dpid" in datapath:
@@ -641,13 +636,13 @@ def _check_datapaths(document: _Document, found: Found) -> None:
         if datapath.get("kind") == "plain":
             for key in ("hypervisor", "pipeline"):
                 if key in datapath:
-                    shown = _found(datapath[key])
+                    shown = show_value(datapath[key])
                     document.mistake((*path, key), shown, 'no such key where kind is "plain"')
         elif datapath.get("nicira") is False and datapath.get("pipeline") != "reactive":
             expected = 'true, or pipeline = "reactive": routes as flows need the extensions'
             document.mistake((*path, "nicira"), "false", expected)
         if datapath.get("proof") != "revalidator" and datapath.get("ovs_rundir"):
-            shown = _found(datapath["ovs_rundir"])
+            shown = show_value(datapath["ovs_rundir"])
             document.mistake((*path, "ovs_rundir"), shown, 'it only with proof = "revalidator"')
 
 

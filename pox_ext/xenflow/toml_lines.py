@@ -8,8 +8,10 @@ messages.  It never judges the text: where it loses its way it returns what it h
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
+from typing import Any
 
 Path = tuple[str | int, ...]
 """Keys and array indexes from the top of the document: ("routers", "vr1", "interfaces", 0)."""
@@ -42,8 +44,26 @@ def show(path: Path) -> str:
         if isinstance(part, int):
             shown += f"[{part}]"
         else:
+            part = part if part.isprintable() else quoted(part)
             shown += f".{part}" if shown else part
     return shown
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, in one line whatever is in it."""
+    return f'"{text}"' if text.isprintable() else json.dumps(text)
+
+
+def show_value(value: Any) -> str:
+    """A value as a message shows it, in one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "an array" if value else "an empty array"
+    shown = quoted(value) if isinstance(value, str) else str(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 class _LostError(Exception):

@@ -439,6 +439,62 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("topology --offline --network {} >/dev/full", "standard output: No space left on device"),
+        ("topology --offline --json --network {} >/dev/full", "standard output: No space left"),
+        ("--version >/dev/full", "standard output: No space left on device"),
+    ],
+)
+def test_a_full_disk(tmp_path: Path, command: str, says: str) -> None:
+    file = tmp_path / "network.toml"
+    file.write_text(PAPER)
+    done = command_line(command.format(file))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"xenflow: {says}") and done.stderr.count("\n") == 1
+
+
+def test_no_standard_output(tmp_path: Path) -> None:
+    file = tmp_path / "network.toml"
+    file.write_text(PAPER)
+    done = command_line(f"topology --offline --network {file} >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_ascii_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "network.toml"
+    file.write_text(PAPER.replace('name = "paper"', 'name = "pap\u00e9r"'))
+    done = command_line(
+        f"topology --offline --network {file}", PYTHONUTF8="0", PYTHONIOENCODING="ascii"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(r"pap\xe9r: 2 hosts")
+
+
+def test_a_package_that_is_missing(tmp_path: Path) -> None:
+    """Under a Python that has none but its own, as `scripts/xenflow` may find one."""
+    done = command_line("status", options="-S -E -c 'import sys; sys.path.insert(0, sys.argv[1]); "
+                        f"import mgmt.cli' {ROOT}")  # fmt: skip
+    assert done.returncode == 1
+    assert "apt-get install python3-zmq python3-netaddr" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def command_line(
+    words: str, options: str = "-m mgmt.cli", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command as a shell runs it."""
+    return subprocess.run(
+        ["sh", "-c", f"{sys.executable} {options} {words}"],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT}/pox_ext", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 # --- what the command line's texts mean ----------------------------------------------------------
 
 

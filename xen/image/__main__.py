@@ -98,7 +98,7 @@ def _configure(options: argparse.Namespace, image: Path) -> None:
         known = lab.get("routers", {}).get(options.config, {}).get("addresses", {})
         made = router_config.guest(
             network, options.config, {**known, **dict(options.address)},
-            options.bird.read_text() if options.bird else None, options.memory,
+            options.bird.read_text("utf-8-sig") if options.bird else None, options.memory,
             http=options.http,
         )  # fmt: skip
         config, _ = router_config.write(network, made, image.resolve(), options.out.resolve())
