@@ -33,11 +33,14 @@ from lab.namespace import (
     ip,
     sysctl,
 )
+from xenflow.network_file import read_text
 from xenflow.pure import control_link
 
 RUN_DIR = Path("/run/xenflow")
 NETWORK_FILE = RUN_DIR / "network.toml"
 """Where the `xenflow` command looks for the network when it is not told."""
+HOSTS_OWN_FILE = Path("/etc/xenflow/network.toml")
+"""What a host's Domain 0 has (docs/xen.md), where the command looks after NETWORK_FILE."""
 OPERATOR = PREFIX + "op"
 """The operator's interface in the root namespace."""
 MANAGEMENT = "mgmt0"
@@ -196,6 +199,7 @@ def up(
     if os.geteuid() != 0:
         raise LabError("the lab needs root: it makes network namespaces")
     options = replace(options or Options(), **changes)
+    _refuse_host()
     path = find_file(file_or_name)
     lab = load_lab(path)
     if options.daemon not in routing.DAEMONS:
@@ -226,6 +230,15 @@ def _note_kept() -> None:
     state = read_state()
     if state is not None:
         replace(state, phase="kept").write()
+
+
+def _refuse_host() -> None:
+    """On a host of a network `xenflow` means that network, and shall go on to do so."""
+    if HOSTS_OWN_FILE.exists() and "XENFLOW_ISOLATED" not in os.environ:
+        raise LabError(
+            f"this machine is a host of a network ({HOSTS_OWN_FILE}), and beside a lab `xenflow` "
+            "would mean the lab's: bring it up in a shell of its own, `scripts/isolated sh`"
+        )
 
 
 def _refuse_second() -> None:
@@ -460,7 +473,7 @@ def await_links(lab: Lab, limit_s: float) -> None:
     for link in lab.network.links:
         first, *others = sorted(lab.members(link), key=lambda m: m[0] not in here)
         pairs += [(first, other) for other in others]
-    _await([(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs], limit_s)
+    _await(lab, [(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs], limit_s)
 
 
 def await_ends(lab: Lab, limit_s: float) -> None:
@@ -474,10 +487,10 @@ def await_ends(lab: Lab, limit_s: float) -> None:
         wanted.append((one.name, str(one.address.ip), str(other.address.ip)))
         if one.stub and other.stub:
             wanted.append((one.name, str(one.stub.ip), str(other.stub.ip)))
-    _await(wanted, limit_s)
+    _await(lab, wanted, limit_s)
 
 
-def _await(wanted: list[tuple[str, str, str]], limit_s: float) -> None:
+def _await(lab: Lab, wanted: list[tuple[str, str, str]], limit_s: float) -> None:
     """Each (node, own address, other address): wait until the other answers."""
     left = {(node, source, target): Echo(PREFIX + node, source) for node, source, target in wanted}
     limit = time.monotonic() + limit_s
@@ -492,10 +505,26 @@ def _await(wanted: list[tuple[str, str, str]], limit_s: float) -> None:
                     left.pop(key).close()
             if left and time.monotonic() > limit:
                 missing = "; ".join(f"{n} ({s}) did not reach {t}" for n, s, t in left)
-                raise LabError(f"not converged after {limit_s:.0f} s: {missing}")
+                why = [f"not converged after {limit_s:.0f} s: {missing}", *_complaints(lab)]
+                raise LabError("\n  ".join(why))
     finally:
         for echo in left.values():
             echo.close()
+
+
+def _complaints(lab: Lab) -> list[str]:
+    """What may be the reason where packets do not pass: who is not connected, what logs say."""
+    nodes = [lab.switch_node(datapath.name) for datapath in lab.datapaths]
+    found = [
+        f"the switch of {node} is not connected to its controller"
+        for node in nodes
+        if switch.connected(node) is False
+    ]
+    for one in process.recorded():
+        with suppress(OSError):
+            if said := process.complaint(one.log.read_text(errors="replace")):
+                found.append(f"{one.name} of {one.node}: {said} ({one.log})")
+    return found
 
 
 def _check_processes() -> None:
@@ -508,7 +537,7 @@ def _check_processes() -> None:
 def write_network_file(lab: Lab, source: Path) -> None:
     """The file in use, where every other program finds it; where a switch's changes are proven
     by its revalidator, the copy says where that switch's run directory is."""
-    text = source.read_text()
+    text = read_text(source)
     for datapath in lab.datapaths:
         if datapath.proof == "revalidator" and not datapath.ovs_rundir:
             here = switch.rundir(lab.switch_node(datapath.name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -23,6 +24,8 @@ from lab.namespace import LabError, inside
 STATE_DIR = Path("/run/xenflow/lab")
 LOG_DIR = STATE_DIR / "log"
 _RECORD = STATE_DIR / "processes.jsonl"
+_ERROR = re.compile(r"\|(?:ERR|EMER)\||^(?:ERROR|CRITICAL):| <(?:FATAL|BUG|ERR)> ")
+"""As Open vSwitch, controllers and BIRD log errors."""
 _REALTIME_PRIORITY = 1
 NICE = -10
 """Switches go before everything; what must answer in time to move a router, before what else runs
@@ -77,7 +80,9 @@ def start(
         raise LabError(f"{argv[0]}: not installed")
     LOG_DIR.mkdir(parents=True, exist_ok=True)
     log = str(LOG_DIR / f"{node}-{name}.log")
-    actions = [
+    # What the caller has open, a lock for instance, ends with the caller.
+    actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()]
+    actions += [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
@@ -101,6 +106,30 @@ def start(
     with _RECORD.open("a") as record:
         record.write(json.dumps(asdict(process)) + "\n")
     return process
+
+
+def _inherited() -> list[int]:
+    """The descriptors beyond the standard ones that a program started here would have too."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one of the listing itself is closed again
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
+
+
+def complaint(text: str) -> str:
+    """The last thing a program's log complains of, "" where there is none: what a Python traceback
+    ends with, or a line that is logged as an error."""
+    found, traceback = "", False
+    for line in text.splitlines():
+        if line.startswith("Traceback "):
+            traceback = True
+        elif traceback and line and not line[0].isspace():
+            found, traceback = line, False
+        elif _ERROR.search(line):
+            found = line
+    return found
 
 
 def await_path(path: Path, limit_s: float = 10.0) -> None:
