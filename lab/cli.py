@@ -75,7 +75,9 @@ def add_verbs(verbs: Any) -> None:
 
     for name, text in (("cut", "take a cable's carrier away"), ("heal", "give it back")):
         verb = verbs.add_parser(name, help=text)
-        verb.add_argument("link", help="a cable's name, or a virtual link's: its access ports")
+        verb.add_argument(
+            "link", help="a cable's name, or that of a virtual link with access ports: these"
+        )
         verb.set_defaults(run=_cut if name == "cut" else _heal)
 
     status = verbs.add_parser("status", help="what runs, what routing daemons reported")

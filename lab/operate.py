@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from lab import process, routing, switch
 from lab.bring_up import State, current, lock, placed
 from lab.description import Lab, Node
 from lab.namespace import LabError, enter, inside, ip
+from xenflow.pure.network import End
 
 
 def nodes() -> list[Node]:
@@ -74,7 +75,7 @@ def popen(name: str, argv: Sequence[str], **options: Any) -> subprocess.Popen[An
 def cut(link: str) -> None:
     """Take a cable's carrier away at both ends; of a virtual link, that of its access ports.
 
-    Raises LabError where there is neither of that name.
+    Raises LabError where there is neither of that name, or the link has no access port.
     """
     _turn(link, "down")
 
@@ -87,22 +88,33 @@ def heal(link: str) -> None:
 def _turn(name: str, way: str) -> None:
     with lock():
         lab, state = current()
-        for namespace, port in _ends(lab, name):
-            ip([f"link set {port} {way}"], namespace)
+        for end in ends_of(lab, name, placed()):
+            ip([f"link set {end.port} {way}"], lab.switch_namespace(end.datapath))
         gone = [n for n in state.cut if n != name] + ([name] if way == "down" else [])
         replace(state, cut=tuple(gone)).write()
 
 
-def _ends(lab: Lab, name: str) -> list[tuple[str, str]]:
-    cable = lab.network.cables.get(name)
-    if cable:
-        ends = [cable.a, cable.b]
-    elif name in lab.network.links:
-        ends = [access.end for access in lab.network.links[name].access]
-    else:
-        known = ", ".join([*lab.network.cables, *lab.network.links])
+def ends_of(lab: Lab, name: str, places: Mapping[str, str]) -> list[End]:
+    """The ports that `cut` takes the carrier from; `places`: the host of each router.
+
+    Raises LabError where there are none.  The cables of a link are not cut in its place: they
+    carry other links too.
+    """
+    network = lab.network
+    if name in network.cables:
+        return [network.cables[name].a, network.cables[name].b]
+    if name not in network.links:
+        known = ", ".join([*network.cables, *network.links])
         raise LabError(f"{name}: no such cable or link; there are {known}")
-    return [(lab.switch_namespace(e.datapath), e.port) for e in ends]
+    if access := network.links[name].access:
+        return [one.end for one in access]
+    hosts = {places.get(router.name, router.home) for router, _ in network.members(name)}
+    ends = {end for ends in network.trees[name].spanning(hosts).values() for end in ends}
+    cables = [cable.name for cable in network.cables.values() if cable.a in ends]
+    lies = f"it lies on {', '.join(cables)} now: cut one of these" if cables else (
+        "it lies on no cable now, its routers are on one host"
+    )
+    raise LabError(f"link {name} has no access ports whose carrier could be taken away; {lies}")
 
 
 # --- status --------------------------------------------------------------------------------------
@@ -118,6 +130,8 @@ def status(since: datetime | None = None) -> dict[str, Any]:
     since = since or _came_up(state)
     changes = routing.neighbour_changes(lab, since)
     processes = process.recorded()
+    alive = {(p.node, p.name) for p in processes if p.alive}
+    dead = [one for p in processes if (one := (p.node, p.name)) not in alive]
     return {
         "network": state.network,
         "source": state.source,
@@ -127,14 +141,26 @@ def status(since: datetime | None = None) -> dict[str, Any]:
         "hypervisor": "emulated",
         "cut": list(state.cut),
         "routers": placed(),
-        "switches": {d.name: switch.connected(lab.switch_node(d.name)) for d in lab.datapaths},
-        "dead": [f"{p.node} {p.name}" for p in processes if not p.alive],
+        "switches": {d.name: switch_state(lab.switch_node(d.name), dead) for d in lab.datapaths},
+        "dead": [f"{node} {name}" for node, name in dead],
         "processes": len(processes),
         "neighbour_changes": {
             s.node: sum(c.node == s.node for c in changes) for s in routing.speakers(lab)
         },
         "logs": str(process.LOG_DIR),
     }
+
+
+def switch_state(node: str, dead: Sequence[tuple[str, str]]) -> str:
+    """Of a switch, in words.  What its database says is asked of the living only: it keeps what a
+    dead one has said last."""
+    gone = [name for where, name in dead if where == node and name in switch.DAEMONS]
+    if gone:
+        return f"dead ({', '.join(gone)})"
+    return _CONNECTED[switch.connected(node)]
+
+
+_CONNECTED = {True: "connected", False: "not connected", None: "no controller"}
 
 
 def _came_up(state: State) -> datetime:

@@ -45,6 +45,7 @@ from mgmt.verbs import (
     routes,
     rule,
     rules,
+    seconds,
     status,
     topology,
     trace,
@@ -85,6 +86,7 @@ exit status:
   1    refused or failed, or only a part could be shown; standard error says why
   2    the command line or the network file is wrong; nothing was asked or changed
   3    a controller that was needed did not answer
+  4    `status`: everybody answered, and the network is not healthy
   130  interrupted (Ctrl-C)
 
 `xenflow VERB --help` explains a verb; docs/cli.md all of them."""
@@ -223,7 +225,7 @@ def _add_common(parser: ArgumentParser, defaults: dict[str, Any]) -> None:
     )
     common.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         metavar="S",
         default=defaults["timeout"],
         help=f"how long a controller may take to answer, in seconds ({TIMEOUT_S:g})",
@@ -235,16 +237,6 @@ def _add_common(parser: ArgumentParser, defaults: dict[str, Any]) -> None:
         default=defaults["verbose"],
         help="say what is asked of whom, on standard error",
     )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 86400:
-        raise ValueError
-    return value
-
-
-_seconds.__name__ = "time in seconds"
 
 
 _LAB_SUMMARY = "a whole network of namespaces on this machine"

@@ -28,6 +28,8 @@ class Exit(IntEnum):
     """The command line or the network file is wrong; nothing was asked or changed."""
     UNREACHABLE = 3
     """A controller that was needed did not answer."""
+    UNHEALTHY = 4
+    """Of `status`: everybody answered, and something in the network is not as it should be."""
     INTERRUPTED = 130
 
 
@@ -54,6 +56,17 @@ def add_dry_run(parser: ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="say what would be done, and do nothing"
     )
+
+
+def seconds(text: str) -> float:
+    """A time on the command line: more than 0, at most a day.  Raises ValueError."""
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise ValueError
+    return value
+
+
+seconds.__name__ = "time in seconds"
 
 
 def emit(args: Namespace, value: Any, text: str) -> None:

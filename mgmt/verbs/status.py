@@ -1,35 +1,72 @@
-"""`xenflow status`: every controller, switch, router and migration of the network.
+"""`xenflow status`: whether the network is well; every controller, switch, router and migration.
 
-Controllers that do not answer are named and the rest is printed.
+The first line is the verdict (`mgmt.health`), which the exit status follows.  Controllers that do
+not answer are named and the rest is printed.  With --wait it asks until the network is well.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
 
+from mgmt import health
 from mgmt.client import AskError
+from mgmt.health import Cause
 from mgmt.session import Session, placements
 from mgmt.text import duration, table
-from mgmt.verbs import Exit, add_json, complain_of, emit
+from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
 from xenflow.pure.placement import Placement, to_json
 
 NAME = "status"
 SUMMARY = "controllers, switches, routers and migrations at a glance"
 
 
+ASK_AGAIN_S = 0.5
+"""Pause between two questions while --wait waits."""
+
+
 def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait", type=seconds, nargs="?", const=math.inf, metavar="S",
+        help="ask until the network is healthy, at most S seconds where S is given",
+    )  # fmt: skip
     add_json(parser)
 
 
 def run(args: Namespace, session: Session) -> int:
     answers = session.ask_all("status")
+    causes = health.causes(session.network, answers)
+    until = time.monotonic() + (args.wait or 0.0)
+    said = ""
+    while causes and time.monotonic() < until:
+        words = health.verdict(session.network, causes, {})
+        if words != said:
+            complain(f"waiting: {words}")
+            said = words
+        time.sleep(min(ASK_AGAIN_S, max(0.0, until - time.monotonic())))
+        answers = session.ask_all("status")
+        causes = health.causes(session.network, answers)
+    _show(args, session, answers, causes)
     silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
+    exit = complain_of(silent)
+    if len(silent) == len(answers) and silent:
+        return Exit.UNREACHABLE
+    return exit or (Exit.UNHEALTHY if causes else Exit.OK)
+
+
+def _show(
+    args: Namespace, session: Session, answers: dict[str, dict[str, Any] | AskError],
+    causes: list[Cause],
+) -> None:  # fmt: skip
     answered = {name: a for name, a in answers.items() if not isinstance(a, AskError)}
     places = placements(answers)
     value = {
         "network": session.network.name,
+        "healthy": not causes,
+        "causes": [{"where": cause.where, "what": cause.what} for cause in causes],
         "controllers": {
             name: {"error": {"code": a.code, "message": str(a)}}
             if isinstance(a, AskError)
@@ -38,9 +75,7 @@ def run(args: Namespace, session: Session) -> int:
         },
         "placements": {name: to_json(place) for name, place in places.items()},
     }
-    emit(args, value, _text(session, answers, answered, places))
-    exit = complain_of(silent)
-    return Exit.UNREACHABLE if not answered else exit
+    emit(args, value, _text(session, answers, answered, places, causes))
 
 
 def _text(
@@ -48,9 +83,12 @@ def _text(
     answers: dict[str, dict[str, Any] | AskError],
     answered: dict[str, dict[str, Any]],
     places: dict[str, Placement],
+    causes: list[Cause],
 ) -> str:
-    blocks = [
-        f"network {session.network.name}",
+    blocks = [health.verdict(session.network, causes, health.moving(answers))]
+    if len(causes) > 1:
+        blocks.append("what is wrong\n" + "\n".join(f"  {cause}" for cause in causes))
+    blocks += [
         table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
         table(
             ("DATAPATH", "KIND", "CONTROLLER", "STATE", "PIPELINE", "FLOWS", "PENDING", "DOWN"),
@@ -60,9 +98,6 @@ def _text(
     if session.network.routers:
         headings = ("ROUTER", "VM", "FORWARDS", "MODE", "ROUTES", "NEXT HOPS", "FED", "AGE", "NOTE")
         blocks.append(table(headings, _routers(session, answered, places)))
-    problems = list(_problems(session, answered))
-    if problems:
-        blocks.append("problems\n" + "\n".join(f"  {line}" for line in problems))
     migrations = [
         (name, m) for name, a in answered.items() for m in a.get("migrations", ()) if m
     ]
@@ -137,20 +172,6 @@ def _routers(
             duration(found.get("age_s")),
             "; ".join(notes),
         )
-
-
-def _problems(session: Session, answered: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """What the controllers say is not as it should be: theirs, their switches', the routers'."""
-    for name, answer in answered.items():
-        yield from (f"{name}: {words}" for words in answer.get("problems", ()))
-        for row in answer.get("datapaths", ()):
-            yield from (f"{row.get('name')}: {words}" for words in row.get("problems", ()))
-    for router in session.network.routers:
-        found = [
-            words for answer in answered.values() for row in answer.get("routers", ())
-            if row.get("name") == router for words in row.get("problems", ())
-        ]  # fmt: skip
-        yield from (f"{router}: {words}" for words in dict.fromkeys(found))
 
 
 def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any]:

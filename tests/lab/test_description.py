@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lab import operate, switch
 from lab.description import ROOT, find_file, load_lab
+from lab.namespace import LabError
+from lab.operate import ends_of
 from xenflow.pure.network import NetworkError
 
 PAPER = (ROOT / "conf" / "paper.toml").read_text()
@@ -115,3 +118,29 @@ def test_with_a_host_of_its_own_the_lab_needs_its_hypervisor(tmp_path: Path) -> 
     path.write_text(text.replace("xl:ssh://root@10.254.1.12?transport=bed-transport", "lab:tcp://10.254.1.2:6650"))
     with pytest.raises(NetworkError, match="lab.hypervisor"):
         load_lab(path)
+
+
+def test_a_link_is_cut_at_its_access_ports_and_refused_where_it_has_none() -> None:
+    lab = load_lab(find_file("path"))
+    assert [str(end) for end in ends_of(lab, "s1-c", {})] == ["s1:to-c", "host-c:to-s1"]
+    assert [str(end) for end in ends_of(lab, "left", {})] == ["gen:access"]
+    with pytest.raises(LabError, match="middle has no access ports .*; it lies on a-s1, s1-c now:"):
+        ends_of(lab, "middle", {})
+    with pytest.raises(LabError, match="it lies on c-s2, b-s2 now: cut one of these"):
+        ends_of(lab, "middle", {"vr1": "host-b"})
+    with pytest.raises(LabError, match="it lies on no cable now"):
+        ends_of(lab, "middle", {"vr1": "host-c"})
+    with pytest.raises(LabError, match="nosuch: no such cable or link; there are gen-s1"):
+        ends_of(lab, "nosuch", {})
+
+
+@pytest.mark.parametrize("dead", ["ovsdb-server", "ovs-vswitchd"])
+def test_a_switch_whose_daemon_is_dead_is_not_called_connected(
+    dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What ovs-vsctl says of a dead switch is what it said last.
+    monkeypatch.setattr(switch, "connected", {"host-a": True, "gen-sw": False, "lone": None}.get)
+    assert operate.switch_state("host-a", [("host-b", dead)]) == "connected"
+    assert operate.switch_state("host-a", [("host-a", dead)]) == f"dead ({dead})"
+    assert operate.switch_state("gen-sw", []) == "not connected"
+    assert operate.switch_state("lone", [("lone", "bird")]) == "no controller"

@@ -15,7 +15,7 @@ import pytest
 from fake_controller import FakeController
 
 from mgmt import cli, client
-from mgmt.verbs import trace
+from mgmt.verbs import status, trace
 from mgmt.verbs.rule import actions_of, fields
 from xenflow.pure.management import ManagementError, Request
 from xenflow.pure.placement import at_home, to_json
@@ -26,7 +26,11 @@ DEAD = "tcp://127.0.0.1:9"
 
 ROUTER = {
     "name": "vr1", "epoch": 1, "seq": 9, "age_s": 0.4, "stale": False, "routes": 2, "nexthops": 2,
-    "neighbours": 2, "slow": "", "feed": "local",
+    "neighbours": 2, "slow": "", "feed": "local", "phase": "current",
+}
+PORTS = {
+    "host-a": ("to-gen", "to-recv", "vr1.0", "vr1.1"), "host-b": ("to-gen", "to-recv"),
+    "gen": ("access", "to-a", "to-b"), "recv": ("access", "to-a", "to-b"),
 }  # fmt: skip
 HOPS = [
     {"id": 1, "type": "via", "interface": "eth1", "gateway": "10.0.2.2", "resolved": True,
@@ -42,7 +46,7 @@ def status_of(name: str, *datapaths: str, **more: Any) -> dict[str, Any]:
         "controller": name, "core": "stand-in", "pid": 1, "uptime_s": 75.0,
         "datapaths": [
             {"name": d, "dpid": "1", "kind": "host", "connected": True, "pipeline": "proactive",
-             "ports": {"p1": {"number": 1, "up": True}, "p2": {"number": 2, "up": False}},
+             "ports": {p: {"number": n, "up": True} for n, p in enumerate(PORTS[d], 1)},
              "flows": 42, "pending": 0, "in_sync": True}
             for d in datapaths
         ],
@@ -67,7 +71,7 @@ class Fakes:
         self._capsys = capsys
         self.file = directory / "network.toml"
         here = to_json(at_home("vr1", "host-a").step())
-        old = to_json(at_home("vr1", "host-b"))
+        old = to_json(at_home("vr1", "host-a"))
         one = {"routers": [ROUTER], "placements": [{"datapath": "host-a", **here}]}
         hosts: dict[str, dict[str, Any]] = {
             "host-a": {
@@ -93,7 +97,7 @@ class Fakes:
                 "lock": {}, "unlock": {},
             },
             "host-b": {
-                "status": status_of("host-b", "host-b", placements=[old]),
+                "status": status_of("host-b", "host-b", placements=[{"datapath": "host-b", **old}]),
                 "routes": unknown_router, "links": {"links": []}, "place": {"in_force_s": 0.1},
             },
             "edge": {
@@ -155,11 +159,13 @@ def test_status(fakes: Fakes) -> None:
     assert (exit, err) == (0, "")
     for words in (
         ["host-a", "up", "stand-in", "1m15s"],
-        ["recv", "plain", "edge", "in", "sync", "proactive", "42", "0", "p2"],
+        ["recv", "plain", "edge", "in", "sync", "proactive", "42", "0", "-"],
         ["vr1", "host-a", "host-a", "xenflow", "2", "2", "local", "0.40s", "-"],
     ):
         assert any(line.split()[: len(words)] == words for line in out.splitlines()), out
+    assert out.splitlines()[0] == "network paper: healthy"
     value = fakes.json("status")
+    assert (value["healthy"], value["causes"]) == (True, [])
     assert value["controllers"]["edge"]["datapaths"][1]["name"] == "recv"
     assert value["placements"]["vr1"]["vm"] == "host-a"
 
@@ -173,6 +179,51 @@ def test_status_with_a_dead_controller_shows_the_rest(fakes: Fakes) -> None:
     exit, out, _ = fakes.run("status", "--json")
     assert exit == 1
     assert json.loads(out)["controllers"]["host-b"]["error"]["code"] == "unreachable"
+
+
+def status_row(fakes: Fakes, controller: str, datapath: int = 0) -> dict[str, Any]:
+    answer: Any = fakes[controller].verbs["status"]
+    row: dict[str, Any] = answer["datapaths"][datapath]
+    return row
+
+
+def test_status_says_first_whether_the_network_is_well(fakes: Fakes) -> None:
+    status_row(fakes, "host-a")["ports"]["to-recv"]["up"] = False
+    status_row(fakes, "host-b")["in_sync"] = False
+    exit, out, err = fakes.run("status")
+    assert (exit, err) == (4, "")
+    assert out.startswith(
+        "network paper: NOT HEALTHY: host-b: catching up, 0 changes to be written (and 1 more)\n\n"
+        "what is wrong\n"
+        "  host-b: catching up, 0 changes to be written\n"
+        "  cable recv-a: host-a:to-recv has no carrier\n\n"
+    )
+    exit, out, _ = fakes.run("status", "--json")
+    assert exit == 4
+    assert json.loads(out)["causes"][1] == {
+        "where": "cable recv-a", "what": "host-a:to-recv has no carrier"
+    }  # fmt: skip
+
+
+def test_status_waits_until_the_network_is_well(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = status_row(fakes, "host-a")
+    row["connected"] = False
+    assert fakes.run("status", "--wait", "0.1")[0] == 4
+    monkeypatch.setattr(status, "ASK_AGAIN_S", 0.01)
+    said: list[object] = []
+
+    def connects(message: object) -> None:
+        said.append(message)
+        row["connected"] = True
+
+    monkeypatch.setattr(status, "complain", connects)
+    exit, out, _ = fakes.run("status", "--wait")
+    assert exit == 0 and out.startswith("network paper: healthy\n")
+    assert said == [
+        "waiting: network paper: NOT HEALTHY: host-a: the switch is not connected to host-a"
+    ]
 
 
 def test_status_with_all_dead(fakes: Fakes) -> None:
@@ -214,6 +265,8 @@ def test_routes_come_page_by_page(fakes: Fakes) -> None:
 
 def test_routes_of_a_router_whose_host_is_dead(fakes: Fakes) -> None:
     fakes.kill("host-a")
+    there = {"datapath": "host-b", **to_json(at_home("vr1", "host-b"))}
+    fakes["host-b"].verbs["status"]["placements"] = [there]  # type: ignore[index]
     exit, _, err = fakes.run("routes", "vr1")
     assert (exit, err) == (1, "xenflow: host-b: vr1: not here\n")
 

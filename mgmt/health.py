@@ -1,0 +1,209 @@
+"""Whether a network is well: what the controllers answered, judged.
+
+`causes` is the one place that decides it; the verb `status` prints them and ends accordingly.
+A router that is being migrated is judged when its migration is over: meanwhile its switches differ
+and its VM is away on purpose.  Nothing here asks anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mgmt.client import AskError
+from mgmt.text import count, duration
+from xenflow.pure.migration import switches
+from xenflow.pure.network import End, Network, NetworkError
+from xenflow.pure.placement import Placement, from_json
+
+Answers = Mapping[str, dict[str, Any] | AskError]
+"""What each controller answered to `status`, or why it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One reason why the network is not well: `where` names a controller, datapath, cable, virtual
+    link or router, `what` is for people."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def causes(network: Network, answers: Answers) -> list[Cause]:
+    """Everything that is wrong, in the order: controllers, datapaths, cables, links, routers."""
+    seen = _Seen(network, answers)
+    return [
+        *seen.controllers(), *seen.datapaths(), *seen.cables(), *seen.access(), *seen.routers(),
+    ]  # fmt: skip
+
+
+def moving(answers: Answers) -> dict[str, str]:
+    """The routers whose migration is under way, and by whom."""
+    return {
+        row["router"]: str(row.get("owner"))
+        for row in _migrations(answers)
+        if row.get("under_way")
+    }
+
+
+def verdict(network: Network, found: list[Cause], under_way: Mapping[str, str]) -> str:
+    """All of it in one line."""
+    moves = "".join(
+        f"; {router} is being migrated (by {owner})" for router, owner in under_way.items()
+    )
+    if not found:
+        return f"network {network.name}: healthy{moves}"
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"network {network.name}: NOT HEALTHY: {found[0]}{more}{moves}"
+
+
+def _migrations(answers: Answers) -> Iterator[dict[str, Any]]:
+    for answer in answers.values():
+        if not isinstance(answer, AskError):
+            yield from (row for row in answer.get("migrations", ()) if row)
+
+
+class _Seen:
+    """The answers, by what they are about."""
+
+    def __init__(self, network: Network, answers: Answers) -> None:
+        self.network = network
+        self.answers = answers
+        self.moving = moving(answers)
+        self.known = {n: a for n, a in answers.items() if not isinstance(a, AskError)}
+        self.rows: dict[str, dict[str, Any]] = {}
+        for name, datapath in network.datapaths.items():
+            told = self.known.get(datapath.controller, {}).get("datapaths", ())
+            self.rows.update((name, row) for row in told if row.get("name") == name)
+        self.placed: dict[str, dict[str, Placement]] = {}
+        """Router -> datapath -> where that datapath was told the router is."""
+        for answer in self.known.values():
+            for value in answer.get("placements", ()):
+                try:
+                    placement = from_json(value)
+                except NetworkError:
+                    continue  # another release's
+                told_to = self.placed.setdefault(placement.router, {})
+                told_to[str(value.get("datapath"))] = placement
+
+    # --- controllers and switches
+
+    def controllers(self) -> Iterator[Cause]:
+        for name, answer in self.answers.items():
+            if isinstance(answer, AskError):
+                yield Cause(f"controller {name}", "gives no answer")
+            else:
+                problems = answer.get("problems") or ()
+                yield from (Cause(f"controller {name}", str(words)) for words in problems)
+
+    def datapaths(self) -> Iterator[Cause]:
+        for name, datapath in self.network.datapaths.items():
+            if datapath.controller not in self.known:
+                continue
+            row = self.rows.get(name)
+            if row is None:
+                yield Cause(name, f"controller {datapath.controller} does not know it: has it "
+                            "another network file?")  # fmt: skip
+                continue
+            if not row.get("connected"):
+                yield Cause(name, f"the switch is not connected to {datapath.controller}")
+            elif not row.get("in_sync"):
+                waiting = count(row.get("pending") or 0, "change")
+                yield Cause(name, f"catching up, {waiting} to be written")
+            for problem in row.get("problems") or ():
+                yield Cause(name, str(problem))
+            for rule in row.get("sweeping") or ():
+                yield Cause(name, f"the operator's rule {rule} takes everything")
+
+    def _port(self, end: End) -> str:
+        """What is wrong with a port; "" where nothing is, or nothing is known."""
+        row = self.rows.get(end.datapath)
+        if row is None or not row.get("connected"):
+            return ""
+        port = (row.get("ports") or {}).get(end.port)
+        if port is None:
+            return f"{end} does not exist"
+        return "" if port.get("up") else f"{end} has no carrier"
+
+    def cables(self) -> Iterator[Cause]:
+        for cable in self.network.cables.values():
+            wrong = [words for end in (cable.a, cable.b) if (words := self._port(end))]
+            if wrong:
+                yield Cause(f"cable {cable.name}", ", ".join(wrong))
+
+    def access(self) -> Iterator[Cause]:
+        for link in self.network.links.values():
+            for access in link.access:
+                if words := self._port(access.end):
+                    yield Cause(f"link {link.name}", f"access port {words}")
+
+    # --- routers
+
+    def routers(self) -> Iterator[Cause]:
+        left = {row["router"]: row for row in _migrations(self.answers) if not row.get("under_way")}
+        for name in self.network.routers:
+            yield from (Cause(name, words) for words in self._problems(name))
+            if name in self.moving:
+                continue
+            if name in left:
+                yield Cause(name, f"a migration by {left[name].get('owner')} was left unfinished "
+                            f"(`xenflow recover {name}`)")  # fmt: skip
+            concerned = switches(self.network, self.network.routers[name])
+            told = {d: p for d, p in self.placed.get(name, {}).items() if d in concerned}
+            if not told:
+                if self.known:
+                    yield Cause(name, "no controller that answered knows it")
+                continue
+            newest = max(told.values(), key=lambda placement: placement.version)
+            yield from self._placed(name, newest, told, name in left)
+            yield from self._vm(name, newest)
+
+    def _problems(self, router: str) -> list[str]:
+        """What any controller names of a router, each once."""
+        rows = (row for answer in self.known.values() for row in answer.get("routers", ()))
+        mine = (row.get("problems") or () for row in rows if row.get("name") == router)
+        return list(dict.fromkeys(str(words) for problems in mine for words in problems))
+
+    def _placed(
+        self, name: str, newest: Placement, told: Mapping[str, Placement], left: bool
+    ) -> Iterator[Cause]:
+        others = [d for d, p in told.items() if replace(p, version=newest.version) != newest]
+        if others:
+            yield Cause(
+                name, f"the switches disagree about where it is: {', '.join(others)} "
+                f"{'has' if len(others) == 1 else 'have'} another placement than the newest "
+                f"(`xenflow recover {name}`)",
+            )  # fmt: skip
+        elif len(newest.hosts) > 1 and not left:
+            yield Cause(name, f"it is between {' and '.join(newest.hosts)}, and nobody moves it "
+                        f"(`xenflow recover {name}`)")  # fmt: skip
+
+    def _vm(self, name: str, place: Placement) -> Iterator[Cause]:
+        """What is wrong with the VM, as its host sees it."""
+        host = self.network.datapaths.get(place.vm)
+        answer = self.known.get(host.controller) if host is not None else None
+        if answer is None:
+            return
+        vifs = [
+            words
+            for interface in self.network.routers[name].interfaces
+            if (words := self._port(End(place.vm, interface.vif)))
+        ]
+        if vifs:
+            yield Cause(name, f"its VM is not there, or suspended: {', '.join(vifs)}")
+        rows: list[dict[str, Any]] = answer.get("routers", [])
+        row = next((r for r in rows if r.get("name") == name), {})
+        if not row or row.get("feed") == "none" or row.get("phase") == "new":
+            yield Cause(name, f"controller {host.controller if host else ''} was never told its "
+                        "routes: does routerd run in its VM?")  # fmt: skip
+            return
+        if row.get("stale"):
+            yield Cause(name, f"stale: nothing heard of it for {duration(row.get('age_s'))}")
+        if row.get("phase") in ("streaming", "partial", "behind"):
+            yield Cause(name, "its routes are not all known yet")
+        if row.get("down"):
+            yield Cause(name, f"in its VM, nothing is forwarded by {', '.join(row['down'])}")
