@@ -14,11 +14,13 @@ from argparse import (
     REMAINDER,
     SUPPRESS,
     Action,
+    ArgumentError,
     ArgumentParser,
     Namespace,
     RawDescriptionHelpFormatter,
 )
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -168,9 +170,23 @@ def find_network_file(given: str | None) -> Path:
     )
 
 
+class _Parser(ArgumentParser):
+    """Of a word that is none of those there are it says which one may be meant; verbs, and all
+    below them, are parsed by the same class."""
+
+    def _check_value(self, action: Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except ArgumentError as error:
+            names = [str(choice) for choice in action.choices or ()]
+            close = get_close_matches(str(value), names, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+            raise ArgumentError(action, f"unknown: {value}, {meant}") from error
+
+
 def build_parser(with_lab: bool = True) -> ArgumentParser:
     """The whole command line; without `with_lab` the lab is only named, which is quicker."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="xenflow",
         description="Look at and change a XenFlow network.",
         epilog=_EPILOG,

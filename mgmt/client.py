@@ -8,9 +8,11 @@ repeats a request by itself: whether that is harmless only the caller knows.
 
 from __future__ import annotations
 
+import getpass
 import itertools
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,15 @@ TIMEOUT_S = 5.0
 
 CONNECT_S = 2.0
 """How long a controller may take to accept the connection."""
+
+def _asker() -> str:
+    """Who asks, for the controllers' logs: user@machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user here
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[: management.MAX_ID]
+
 
 HEARTBEAT_MS = 2000
 HEARTBEAT_TIMEOUT_MS = 6000
@@ -94,6 +105,7 @@ class Client:
         self.controller = controller or url
         self.timeout_s = timeout_s
         self._ids = (f"{os.getpid()}-{id(self):x}-{n}" for n in itertools.count(1))
+        self._by = _asker()
         self._connected = False
         self._losses = 0
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -179,7 +191,7 @@ class Client:
     def _send(self, verb: str, timeout_s: float, arguments: Mapping[str, Any]) -> str:
         id = next(self._ids)
         try:
-            frame = management.request(verb, id, **arguments)
+            frame = management.request(verb, id, by=self._by, **arguments)
         except ManagementError as error:
             raise NotSent(error.code, error.message) from None
         self._await_connection(min(CONNECT_S, timeout_s))

@@ -80,6 +80,20 @@ def complain(message: object) -> None:
         print(f"xenflow: {message}", file=sys.stderr, flush=True)
 
 
+def confirm(words: object) -> bool:
+    """Ask on the terminal; no answer (end of input) is a no."""
+    complain(words)
+    while True:
+        print("go on? [yes/no] ", end="", file=sys.stderr, flush=True)
+        answer = sys.stdin.readline()
+        if not answer:
+            return False
+        if answer.strip().lower() in ("y", "yes"):
+            return True
+        if answer.strip().lower() in ("n", "no"):
+            return False
+
+
 def complain_of(silent: dict[str, AskError]) -> Exit:
     """Say which controllers gave no answer; the exit status that this means."""
     for error in silent.values():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
 from mgmt.session import Session, UsageError
 from mgmt.text import to_json
-from mgmt.verbs import Exit, add_dry_run, add_json, emit
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, confirm, emit
 from mgmt.verbs.rules import show
 from xenflow.pure.management import request
+from xenflow.pure.operator_rule import sweep
 
 NAME = "rule"
 SUMMARY = "add, replace or remove a rule of a host or switch"
@@ -33,8 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
             verb.add_argument("--priority", type=int, metavar="N", help="0 (default) to 8999")
             verb.add_argument(
                 "--match", type=fields, metavar="KEY=VALUE,...",
-                help="what it is for, else all: in_port=PORT, dl_src, dl_dst, dl_vlan, dl_type, "
-                "nw_src, nw_dst, nw_proto, nw_tos, tp_src, tp_dst",
+                help="what it is for, else everything: in_port=PORT, dl_src, dl_dst, dl_vlan, "
+                "dl_type, nw_src, nw_dst, nw_proto, nw_tos, tp_src, tp_dst",
             )
             verb.add_argument(
                 "--actions", type=actions_of, metavar="ACTION,...", help="what is done, else drop: "
@@ -44,6 +46,10 @@ def add_arguments(parser: ArgumentParser) -> None:
             verb.add_argument(
                 "--file", type=Path, metavar="FILE", help="the rule as JSON instead; - reads it"
             )
+            verb.add_argument(
+                "--force", action="store_true",
+                help="also a rule that is for everything, without being asked",
+            )  # fmt: skip
         add_dry_run(verb)
         add_json(verb)
 
@@ -59,6 +65,11 @@ def run(args: Namespace, session: Session) -> int:
         text = show([arguments["rule"]])
     verb = f"rule-{args.change}"
     request(verb, "0", **arguments)  # what the controller would refuse is refused here
+    if not (args.dry_run or args.change == "remove" or args.force):
+        takes = sweep(arguments["rule"]["match"])
+        if takes and not _wanted(args, arguments["rule"], takes):
+            complain("nothing was changed")
+            return Exit.FAILED
     if args.dry_run:
         emit(args, {"verb": verb, **arguments}, f"would {args.change} on {args.host}:\n{text}")
         return Exit.OK
@@ -67,6 +78,20 @@ def run(args: Namespace, session: Session) -> int:
         text = show([kept])
     emit(args, {"datapath": args.host, "rule": kept}, f"{args.host}: {_PAST[args.change]}\n{text}")
     return Exit.OK
+
+
+def _wanted(args: Namespace, rule: dict[str, Any], takes: str) -> bool:
+    """Whether the operator wants a rule that decides for everything.  Raises UsageError where
+    nobody can be asked."""
+    does = ",".join(map(str, rule["actions"])) or "drop"
+    words = (
+        f"rule {rule['id']} is for {takes}: {args.host} would do no more with it than: {does}; "
+        "no router of it would get a packet"
+    )
+    reads_rule = args.file is not None and str(args.file) == "-"
+    if reads_rule or not sys.stdin.isatty():
+        raise UsageError(f"{words}. Give --match, or --force if that is what you want")
+    return confirm(words)
 
 
 _PAST = {"add": "added", "replace": "replaced", "remove": "removed"}

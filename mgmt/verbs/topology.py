@@ -6,6 +6,7 @@ the file has it where none answers.
 
 from __future__ import annotations
 
+import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +26,10 @@ SUMMARY = "the network drawn: hosts, switches, cables, virtual links, routers"
 def add_arguments(parser: ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     add_json(form)  # type: ignore[arg-type]
-    form.add_argument("--dot", action="store_true", help="print Graphviz, for `dot -Tsvg`")
+    form.add_argument(
+        "--dot", action="store_true",
+        help="print Graphviz: `xenflow topology --dot | dot -Tsvg >FILE` (package graphviz)",
+    )  # fmt: skip
     form.add_argument("--hosts", action="store_true", help="print the hosts' names, one a line")
     parser.add_argument(
         "--offline", action="store_true", help="ask no controller: routers at home, as in the file"
@@ -41,6 +45,9 @@ def run(args: Namespace, session: Session) -> int:
     if args.json:
         print(json_text(as_json(network, places)))
     elif args.dot:
+        if shutil.which("dot") is None:
+            complain("this is Graphviz's language; what draws it, dot, is not installed here: "
+                     "package graphviz, or take the output to a machine that has it")  # fmt: skip
         print(as_dot(network, places))
     else:
         print(as_text(network, places))

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,6 +54,7 @@ def launch(
     from xenflow.component import Component
     from xenflow.xenstore import socket_path
 
+    _stamp_log(logging.getLogger().handlers)
     path = _network_file(network)
     try:
         described, name = _described(path, controller)
@@ -124,6 +126,18 @@ def this_controller(network: Network, wanted: str) -> str:
     if node in known or not known:
         return node if node in known else ""
     raise NetworkError(f"which of {', '.join(known)} is this? (--controller=NAME)")
+
+
+def _stamp_log(handlers: Iterable[logging.Handler]) -> None:
+    """Give the log's lines a time, where nobody has chosen a format: not the journal, which has
+    its own."""
+    if "JOURNAL_STREAM" in os.environ:
+        return
+    for handler in handlers:
+        if getattr(handler.formatter, "_fmt", None) == logging.BASIC_FORMAT:
+            handler.setFormatter(logging.Formatter(
+                f"%(asctime)s.%(msecs)03d {logging.BASIC_FORMAT}", "%Y-%m-%d %H:%M:%S"
+            ))  # fmt: skip
 
 
 def _stop(reason: str) -> NoReturn:

@@ -107,9 +107,9 @@ class Component:
             def send(answer: bytes) -> None:
                 pump.send([peer, *empty, answer])
 
-            self.management.take(body, send)
+            self.management.take(body, send, pump.peer)
 
-        pump = Pump(sock, receive)
+        pump = Pump(sock, receive, names_peers=True)
         return pump
 
     def _make_domains(self, xenstore: str) -> Domains | None:

@@ -41,17 +41,29 @@ Result = Mapping[str, Any] | None
 Verb = Callable[["ManagementService", dict[str, Any], "Reply"], Result]
 
 QUIET_LIMIT_S = 30.0
+LONGEST_LINE = 1000
+"""Of the log: a rule may have any number of actions."""
 
 
 class Reply:
-    """The answer to one request, given once, now or later."""
+    """The answer to one request, given once, now or later; of one that changes something the log
+    gets a line: what, who asked from where, what came of it."""
 
-    def __init__(self, request: Request, send: Send) -> None:
+    def __init__(self, request: Request, send: Send, peer: str = "") -> None:
         self._id = request.id
         self._send = send
+        self._what = change_in_words(request)
+        self._who = " from ".join(filter(None, (request.by or "somebody", peer)))
+
+    def _note(self, outcome: str) -> None:
+        if self._what:
+            line = f"{self._what}: {outcome}"
+            line = line if line.isprintable() else ascii(line)
+            log.info("%s (by %s)", line[:LONGEST_LINE], self._who)
 
     def ok(self, **result: Any) -> None:
         """It was done."""
+        self._note("done")
         self._send(mg.reply(self._id, result))
 
     def part(self, frames: list[bytes]) -> None:
@@ -60,6 +72,7 @@ class Reply:
 
     def refuse(self, code: str, message: str) -> None:
         """It was not done."""
+        self._note(f"refused: {message}")
         self._send(mg.error_reply(self._id, ManagementError(code, message)))
 
     def done(self, error: str | None, **result: Any) -> None:
@@ -83,14 +96,14 @@ class ManagementService:
         self.leases = leases
         self.started = time.monotonic()
 
-    def take(self, frame: bytes, send: Send) -> None:
-        """Deal with one request frame."""
+    def take(self, frame: bytes, send: Send, peer: str = "") -> None:
+        """Deal with one request frame, which came from an address."""
         try:
             request = mg.parse_request(frame)
         except ManagementError as error:
             send(mg.error_reply(error.id, error))
             return
-        reply = Reply(request, send)
+        reply = Reply(request, send, peer)
         try:
             result = VERBS[request.verb](self, request.arguments, reply)
         except ManagementError as error:
@@ -169,6 +182,7 @@ class ManagementService:
             "flow_mods": switch.flow_mods,
             "errors": switch.errors,
             "problems": switch.problems.of(),
+            "sweeping": switch.rules.sweeping(),
         }
 
     def _router_rows(self) -> list[dict[str, Any]]:
@@ -471,6 +485,45 @@ VERBS: dict[str, Verb] = {
     verb: getattr(ManagementService, {"import": "import_"}.get(verb, verb.replace("-", "_")))
     for verb in mg.VERBS
 }
+
+
+def change_in_words(request: Request) -> str:
+    """What a request changes, for the log; "" where nothing, or where it only goes on with what
+    another has begun."""
+    given = request.arguments
+    match request.verb:
+        case "rule-add" | "rule-replace":
+            rule = given["rule"]
+            named = ",".join(f"{k}={v}" for k, v in rule.get("match", {}).items()) or "everything"
+            does = ",".join(map(str, rule.get("actions", ()))) or "drop"
+            return (
+                f"{request.verb} on {given['datapath']}: {rule['id']}, priority "
+                f"{rule.get('priority', 0)}: {named}: {does}"
+            )
+        case "rule-remove":
+            return f"rule-remove on {given['datapath']}: {given['rule_id']}"
+        case "place":
+            place = given["placement"]
+            where = ", ".join(given["datapaths"]) or "all switches here"
+            return (
+                f"place {place.router} (version {place.version}) on {where}: mode "
+                f"{place.mode.value}, VM {place.vm}, forwarders {', '.join(place.forwarders)}, "
+                f"links to {place.to}"
+            )
+        case "mirror":
+            on = "begins" if given["on"] else "ends"
+            return f"mirror of {given['router']} to {given['to']} {on}"
+        case "write-flows":
+            count = len(given["flows"])
+            return f"write-flows on {given['datapath']}: {count} of {given['router']}"
+        case "release":
+            to = given["to"] or given["datapath"]
+            return f"release on {given['datapath']}: packets held for {given['router']} go to {to}"
+        case "lock" | "unlock":
+            return f"{request.verb} {given['router']} for {given['owner']}"
+        case "journal" if given["entry"] and "words" in given["entry"]:
+            return f"migration of {given['router']}: {str(given['entry']['words'])[:200]!r}"
+    return ""
 
 
 def _moves_along(flow: Flow, router: Router) -> bool:

@@ -9,12 +9,14 @@ Called by `management_service` and `switch`.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Any
 
 from xenflow.pure import flow as f
 from xenflow.pure import pipeline
 from xenflow.pure.flow import Action, Flow, FlowError
 from xenflow.pure.management import ManagementError
+from xenflow.pure.operator_rule import sweep
 from xenflow.pure.pipeline import Site
 
 LOWEST = 1000
@@ -57,6 +59,10 @@ class Rules:
         self._rules[name] = kept
         return kept
 
+    def sweeping(self) -> list[str]:
+        """The ids of the rules that decide for everything (`operator_rule.sweep`)."""
+        return [name for name, rule in self._rules.items() if sweep(rule["match"])]
+
     def remove(self, name: str) -> Rule:
         """Remove a rule; ManagementError where there is none."""
         if name not in self._rules:
@@ -66,14 +72,19 @@ class Rules:
 
     def flows(self, site: Site) -> pipeline.Flows:
         """The flows of all rules whose ports exist now."""
-        flows = {}
-        for rule in self._rules.values():
+        return {flow.key: flow for _, flow in self._named(site)}
+
+    def names(self, site: Site) -> dict[tuple[int, int, f.Match], str]:
+        """Which rule a flow is, by the flow's key."""
+        return {flow.key: name for name, flow in self._named(site)}
+
+    def _named(self, site: Site) -> Iterator[tuple[str, Flow]]:
+        for name, rule in self._rules.items():
             try:
                 flow = _flow(rule, site)
             except ValueError:
                 continue  # a port that is gone; the rule waits for it
-            flows[flow.key] = flow
-        return flows
+            yield name, flow
 
 
 def _flow(rule: Rule, site: Site) -> Flow:

@@ -35,7 +35,8 @@ LOOK_AGAIN_S = 0.2
 class Pump:
     """Gives every message of a socket to `receive(frames)`, from `start` on; `send` never blocks.
 
-    While `full()` says so, messages stay in ZeroMQ's queue, where they are small.  `empty_at` is
+    With `names_peers`, `peer` is the address that the message which is received came from.  While
+    `full()` says so, messages stay in ZeroMQ's queue, where they are small.  `empty_at` is
     when nothing waited there last (monotonic clock): what is received now has come after it.
     """
 
@@ -44,8 +45,11 @@ class Pump:
         sock: zmq.Socket[bytes],
         receive: Callable[[list[bytes]], None],
         full: Callable[[], bool] = lambda: False,
+        names_peers: bool = False,
     ) -> None:
         self.sock = sock
+        self.peer = ""
+        self._names_peers = names_peers
         self.closed = False
         self.empty_at = float("-inf")
         self._receive = receive
@@ -74,6 +78,16 @@ class Pump:
     def _readable(self) -> bool:
         return bool(int(self.sock.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
+    def _read(self) -> list[bytes]:
+        if not self._names_peers:
+            return self.sock.recv_multipart(zmq.NOBLOCK)
+        parts = self.sock.recv_multipart(zmq.NOBLOCK, copy=False)
+        try:
+            self.peer = str(parts[-1].get("Peer-Address"))
+        except zmq.ZMQError:  # of a socket in the file system, say
+            self.peer = ""
+        return [part.bytes for part in parts]
+
     def _run(self) -> Generator[Any, Any, None]:
         try:
             yield from self._take()
@@ -95,7 +109,7 @@ class Pump:
                 if not self._readable():
                     break
                 try:
-                    frames = self.sock.recv_multipart(zmq.NOBLOCK)
+                    frames = self._read()
                 except zmq.Again:
                     break
                 taken += 1

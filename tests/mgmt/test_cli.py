@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
+import socket
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -303,7 +306,7 @@ def test_trace(fakes: Fakes) -> None:
     assert fakes.run("trace", "vr1", "dst=1.2.3.4,link=middle")[0] == 2
 
 
-def test_topology(fakes: Fakes) -> None:
+def test_topology(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     out = fakes.run("topology")[1]
     assert "└─ router vr1: eth0 on left, eth1 on right" in out
     assert "├─ gen-a ─ host-a  [vr1.eth0]\n│  └─ recv-a ─ recv" in out
@@ -314,6 +317,11 @@ def test_topology(fakes: Fakes) -> None:
     assert value["routers"][0]["vm"] == "host-a"
     dot = fakes.run("topology", "--dot")[1]
     assert dot.startswith('graph "paper" {') and '"router vr1" -- "host-a"' in dot
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    exit, out, err = fakes.run("topology", "--dot")
+    assert (exit, out) == (0, dot) and "dot, is not installed here: package graphviz" in err
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/dot")
+    assert fakes.run("topology", "--dot") == (0, dot, "")
     fakes.kill("host-a")
     exit, out, err = fakes.run("topology")
     assert exit == 1 and "router vr1" in out and "host-a" in err
@@ -329,6 +337,7 @@ def test_rule(fakes: Fakes) -> None:
     assert exit == 0 and out.startswith("would add on host-a:")
     assert not fakes["host-a"].asked
     assert fakes.run(*add)[0] == 0
+    assert fakes["host-a"].asked[0].by.endswith(f"@{socket.gethostname()}")
     assert fakes["host-a"].asked[0].arguments["rule"] == {
         "id": "r1",
         "priority": 0,
@@ -352,6 +361,34 @@ def test_rule_from_a_file(fakes: Fakes, tmp_path: Path) -> None:
     )
     exit, _, err = fakes.run("rule", "add", "host-a", "--id", "x", "--priority", "70000")
     assert exit == 2 and "priority: expected a whole number from 0 to 65535, found 70000" in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_rule_for_everything_is_asked_for(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    everything = ("rule", "add", "host-a", "--id", "x")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))  # no terminal: nobody is asked
+    exit, _, err = fakes.run(*everything)
+    assert exit == 2 and "rule x is for every frame: host-a would do no more with it" in err
+    exit, _, err = fakes.run(*everything, "--match", "dl_type=0x800", "--actions", "normal")
+    assert exit == 2 and "than: normal;" in err
+    file = tmp_path / "rule.json"
+    file.write_text('{"id": "y"}')
+    assert fakes.run("rule", "replace", "host-a", "--file", str(file))[0] == 2
+    monkeypatch.setattr(sys, "stdin", Terminal("maybe\nno\n"))
+    exit, _, err = fakes.run(*everything)
+    assert exit == 1 and err.endswith("xenflow: nothing was changed\n")
+    assert not fakes["host-a"].asked
+    assert fakes.run(*everything, "--dry-run")[0] == 0
+    monkeypatch.setattr(sys, "stdin", Terminal("yes\n"))
+    assert fakes.run(*everything)[0] == 0
+    assert fakes.run(*everything, "--force")[0] == 0
+    assert len(fakes["host-a"].asked_for("rule-add")) == 2
 
 
 def test_mode(fakes: Fakes) -> None:
@@ -398,6 +435,27 @@ def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> No
         cli.main(argv)
     assert raised.value.code == 2
     assert "usage: xenflow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["statsu"], "argument VERB: unknown: statsu, did you mean status?"),
+        (["migrat", "vr1", "host-b"], "did you mean migrate?"),
+        (["rule", "ad", "host-a"], "argument CHANGE: unknown: ad, did you mean add?"),
+        (["mode", "vr1", "nativ"], "unknown: nativ, did you mean native?"),
+        (["lab", "statu"], "argument VERB: unknown: statu, did you mean status?"),
+        (["plan", "vr1", "host-b", "--mode", "reprot"], "did you mean report?"),
+        (["xyzzy"], "unknown: xyzzy, there are status, topology, routers"),
+    ],
+)
+def test_a_word_that_is_nearly_right(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(argv)
+    assert raised.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", [module.NAME for module in cli.VERBS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -68,6 +69,8 @@ def test_sighup_does_not_end_a_controller(core, tmp_path):
         )  # fmt: skip
     try:
         _until(process, lambda: "placements are not kept" in log.read_text())
+        assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} WARNING:xenflow:placements",
+                         log.read_text(), re.MULTILINE)  # fmt: skip
         _until(process, lambda: _handles(process.pid, signal.SIGHUP))
         process.send_signal(signal.SIGHUP)
         _until(process, lambda: "SIGHUP: nothing is read anew" in log.read_text())

@@ -64,12 +64,13 @@ class Request:
     """One request that is well formed.
 
     `arguments` has every argument of the verb: what was left out has its default (None where
-    the table names no other).
+    the table names no other).  `by`: who asks, as the asker says; for the log.
     """
 
     id: str
     verb: str
     arguments: dict[str, Any]
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +414,7 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
-_ENVELOPE = frozenset(("v", "id", "verb"))
+_ENVELOPE = frozenset(("v", "id", "verb", "by"))
 """Keys of a request beside its arguments."""
 
 
@@ -529,7 +530,12 @@ def _read_request(value: dict[str, Any], id: str) -> Request:
     if verb is None or not isinstance(name, str):
         raise ManagementError("unknown-verb", f"no verb {_quote(name)}; verbs: {', '.join(VERBS)}")
     given = {key: v for key, v in value.items() if key not in _ENVELOPE}
-    return Request(id, name, _read_arguments(name, verb, given))
+    by = value.get("by", "")
+    if not isinstance(by, str) or len(by) > MAX_ID or not by.isprintable():
+        raise ManagementError(
+            "malformed", f"by: expected at most {MAX_ID} printable characters, found {_quote(by)}"
+        )
+    return Request(id, name, _read_arguments(name, verb, given), by)
 
 
 def _read_arguments(name: str, verb: Verb, given: dict[str, Any]) -> dict[str, Any]:
