@@ -104,7 +104,7 @@ class Reactive:
         for _ in range(8):  # groups of groups do not exist; a bound all the same
             if view.action != "group" or not view.legs:
                 break
-            leg = state.nexthops.get(view.legs[target % len(view.legs)])
+            leg = state.nexthops.get(view.legs[_spread(router.id, target) % len(view.legs)])
             if leg is None:
                 return self._to_vm(router, link), any_target
             view = next_hop_view(router, state, leg)
@@ -155,3 +155,12 @@ class Reactive:
             if hop is not None:
                 return hop
         return None
+
+
+def _spread(router: int, target: int) -> int:
+    """A number for a group's leg, each router with an order of its own: of two in a row the second
+    would else use one leg only (the finalizer of MurmurHash3, so that no bit follows another)."""
+    x = target ^ router * 0x9E3779B1 & 0xFFFFFFFF
+    x = (x ^ x >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    x = (x ^ x >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return x ^ x >> 16

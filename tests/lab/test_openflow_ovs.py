@@ -49,7 +49,7 @@ def held(
 EVERY_ACTION = (
     fl.check_pkt_larger(1500, "reg4", 3),
     fl.multipath("symmetric_l3", 4, "reg0"),
-    fl.multipath("nw_src", 2, "reg7"),
+    fl.multipath("nw_src", 2, "reg7", 0xFFFF),
     fl.output_reg("reg1"),
     fl.controller(),
     fl.controller(128),
@@ -426,3 +426,21 @@ def test_multipath_takes_one_of_its_links(switch: ovs.Switch, connection: ovs.Co
         (port,) = switch.inject(frame, 1)
         assert port in (2, 3, 4)
         assert simulate.run(tables, frame, 1).ports[0] in (2, 3, 4)
+
+
+def test_a_second_group_spreads_what_the_first_sent_one_way(
+    switch: ovs.Switch, connection: ovs.Connection
+) -> None:
+    """Two routers in a row, each with a basis of its own: every pair of legs is used."""
+    first = Flow(0, 1, (), (fl.multipath("symmetric_l3", 2, "reg0", 1), fl.resubmit(1)))
+    second = Flow(1, 1, (), (fl.multipath("symmetric_l3", 2, "reg1", 2), fl.resubmit(2)))
+    ends = [
+        Flow(2, 1, match(reg0=i, reg1=j), (fl.output(2 + i), *([fl.output(4)] if j else [])))
+        for i in range(2) for j in range(2)
+    ]  # fmt: skip
+    connection.add([first, second, *ends])
+    fates = set()
+    for dst in range(48):
+        frame = pk.ethernet(1, 2, 0x800, pk.ipv4(1, dst, 17, pk.udp(1, dst, 5, 6)))
+        fates.add(tuple(sorted(switch.inject(frame, 1))))
+    assert fates == {(2,), (2, 4), (3,), (3, 4)}

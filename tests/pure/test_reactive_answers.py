@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.pure.test_group_legs import two_ways
 from tests.pure.whole_network import Plan, load, router_flows
 from xenflow.pure import flow as fl
 from xenflow.pure import messages as m
@@ -171,6 +172,30 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
             expected.dl_src, expected.dl_dst, expected.vlan_tci,
         )  # fmt: skip
         assert seen.nw_ttl == 64
+
+
+def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: Plan) -> None:
+    """What the first one sends by one leg, the second spreads over both of its own."""
+
+    def legs(router_id: int) -> list[int | str]:
+        router = replace(paper.network.routers["vr1"], id=router_id)
+        network = replace(paper.network, routers={"vr1": router})
+        state = two_ways(router, mac=0x020000000202)
+        state.nexthops[10] = replace(state.nexthops[10], mac=0x020000000102)
+        here = replace(network.datapaths["host-a"], pipeline=Pipeline.REACTIVE)
+        home = {"vr1": at_home("vr1", "host-a")}
+        answers = Reactive(Site(network, here, PORTS, home, {}), {"vr1": state})
+        found = []
+        for target in range(0x0A020000, 0x0A020040):
+            packet = pk.ipv4(0x0A000102, target, 17, pk.udp(1, 2, 3, 4))
+            frame = pk.ethernet(router.interfaces[0].mac, 0x020000000102, pk.ETH_IPV4, packet)
+            answer = answers.answer(3, pk.vlan(frame, 101))
+            assert answer is not None
+            ((port, _),) = put_to_work(answer, simulate.Tables())
+            found.append(port)
+        return found
+
+    assert set(zip(legs(1), legs(2), strict=True)) == {(1, 1), (1, 2), (2, 1), (2, 2)}
 
 
 def test_another_routers_frame_is_not_answered(paper: Plan) -> None:

@@ -144,6 +144,16 @@ def test_multipath_is_steady_symmetric_and_spreads() -> None:
     assert all(link(1, dst) == link(dst, 1) for dst in range(50))
 
 
+def test_multipath_with_another_basis_spreads_each_leg_again() -> None:
+    first = Flow(0, 1, (), (fl.multipath("symmetric_l3", 2, "reg0", 1), fl.resubmit(1)))
+    second = Flow(1, 1, (), (fl.multipath("symmetric_l3", 2, "reg1", 2), fl.resubmit(2)))
+    legs = set()
+    for dst in range(50):
+        frame = pk.ethernet(1, 2, 0x800, pk.ipv4(1, dst, 17, pk.udp(1, dst, 3, 4)))
+        legs.add(run(Tables([first, second]), frame, 1).trace[2].registers[:2])
+    assert legs == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
 def test_a_frame_too_large() -> None:
     tables = Tables(
         [

@@ -404,11 +404,12 @@ HASH_FIELDS = {
 }
 
 
-def multipath(hash_fields: str, n_links: int, reg: str) -> Action:
+def multipath(hash_fields: str, n_links: int, reg: str, basis: int = 0) -> Action:
     """Put a link number 0..n_links-1, chosen by hash, into `reg`.
 
     `hash_fields` is one of HASH_FIELDS; the algorithm is highest random weight, so that a flow
-    keeps its link as long as that link stays among the first n_links.
+    keeps its link as long as that link stays among the first n_links.  `basis` (16 bits) begins
+    the hash: with another one the same packets are spread in another way.
     """
     if hash_fields not in HASH_FIELDS:
         raise FlowError(f"multipath: no hash fields {hash_fields}")
@@ -418,7 +419,9 @@ def multipath(hash_fields: str, n_links: int, reg: str) -> Action:
     bits = ACTION_FIELD[reg].bits
     if n_links > 1 << bits:
         raise FlowError(f"multipath: {n_links} links do not fit in {reg}")
-    return ("multipath", hash_fields, n_links, reg)
+    if not 0 <= basis <= 0xFFFF:
+        raise FlowError(f"multipath: basis {basis}")
+    return ("multipath", hash_fields, n_links, reg, basis)
 
 
 def check_pkt_larger(length: int, reg: str, bit: int) -> Action:
@@ -660,9 +663,9 @@ def action_text(action: Action) -> str:
             return f"mod_dl_src:{mac_text(mac)}"
         case ("set_dl_dst", mac):
             return f"mod_dl_dst:{mac_text(mac)}"
-        case ("multipath", hash_fields, n_links, reg):
+        case ("multipath", hash_fields, n_links, reg, basis):
             into = _subfield(reg, 0, ACTION_FIELD[reg].bits)
-            return f"multipath({hash_fields},0,hrw,{n_links},0,{into})"
+            return f"multipath({hash_fields},{basis},hrw,{n_links},0,{into})"
         case ("check_pkt_larger", length, reg, bit):
             return f"check_pkt_larger({length})->{_subfield(reg, bit, 1)}"
         case ("normal",):

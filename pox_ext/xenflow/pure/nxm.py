@@ -375,11 +375,11 @@ def pack_action(action: Action) -> bytes:
         case ("move", src, src_ofs, dst, dst_ofs, nbits):
             headers = _FIELD_HEADER[src], _FIELD_HEADER[dst]
             return _S_MOVE.pack(_VENDOR, 24, NX_VENDOR, _NX_MOVE, nbits, src_ofs, dst_ofs, *headers)
-        case ("multipath", hash_fields, n_links, reg):
+        case ("multipath", hash_fields, n_links, reg, basis):
             fields = fl.HASH_FIELDS[hash_fields]
             into = (fl.ACTION_FIELD[reg].bits - 1, _FIELD_HEADER[reg])
             return _S_MULTIPATH.pack(
-                _VENDOR, 32, NX_VENDOR, _NX_MULTIPATH, fields, 0, _HRW, n_links - 1, 0, *into
+                _VENDOR, 32, NX_VENDOR, _NX_MULTIPATH, fields, basis, _HRW, n_links - 1, 0, *into
             )
         case ("check_pkt_larger", length, reg, bit):
             header = _FIELD_HEADER[reg]
@@ -466,8 +466,8 @@ def _read_action(data: bytes) -> Action | None:
     if subtype == _NX_OUTPUT_REG:
         return fl.output_reg(_HEADER_FIELD[_S_OUTPUT_REG.unpack(data)[5]])
     if subtype == _NX_MULTIPATH:
-        fields, _, _, max_link, _, _, header = _S_MULTIPATH.unpack(data)[4:]
-        return fl.multipath(_HASH_NAMES[fields], max_link + 1, _HEADER_FIELD[header])
+        fields, basis, _, max_link, _, _, header = _S_MULTIPATH.unpack(data)[4:]
+        return fl.multipath(_HASH_NAMES[fields], max_link + 1, _HEADER_FIELD[header], basis)
     if subtype == _NX_CHECK_PKT_LARGER:
         length, bit, header = _S_CHECK.unpack(data)[4:]
         return fl.check_pkt_larger(length, _HEADER_FIELD[header], bit)

@@ -751,8 +751,11 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
             one = match(reg1=router.id, reg0=hop.id, reg5=index)
             onward = (f.load("reg0", leg), f.resubmit(NEXT_HOPS))
             yield Flow(LEGS, 100, one, onward, cookie(LEGS, router.id))
-        # The kernel's default hash is over the addresses too; which leg it picks may differ.
-        spread = (f.multipath("symmetric_l3", len(hop.legs), "reg5"), f.resubmit(LEGS))
+        # The kernel's default hash is over the addresses too; which leg it picks may differ.  Each
+        # router has its own: of two in a row the second would else use one leg only.
+        spread = (
+            f.multipath("symmetric_l3", len(hop.legs), "reg5", router.id), f.resubmit(LEGS)
+        )  # fmt: skip
         yield Flow(NEXT_HOPS, 100, chosen, spread, own)
     elif hop.action == "via" and hop.interface is not None:
         table = SIZES if hop.mtu else NEXT_HOPS

@@ -25,9 +25,9 @@ its own: which link a real switch takes cannot be foretold, only that it is one 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2s
 from typing import Any, NamedTuple
 
 from xenflow.pure import flow as fl
@@ -311,14 +311,16 @@ class _Run:
     def do_set_dl_dst(self, mac: int) -> None:
         self.fields["dl_dst"] = mac
 
-    def do_multipath(self, hash_fields: str, n_links: int, reg: str) -> None:
-        """CRC-32 of the fields (for the symmetric ones in sorted order), modulo the links."""
+    def do_multipath(self, hash_fields: str, n_links: int, reg: str, basis: int) -> None:
+        """A hash of the fields (for the symmetric ones in sorted order), modulo the links.  Not
+        CRC-32: over that a basis would turn all flows of a leg to one other leg alike."""
         fields = self.fields
         names = _HASHED[hash_fields]
         values = [[fields[name] for name in pair] for pair in names]
         if hash_fields.startswith("symmetric"):
             values = [sorted(pair) for pair in values]
-        link = zlib.crc32(repr(values).encode()) % n_links
+        digest = blake2s(repr((basis, values)).encode(), digest_size=4).digest()
+        link = int.from_bytes(digest, "big") % n_links
         self.write(reg, 0, fl.ACTION_FIELD[reg].bits, link)
 
     def dec_ttl(self) -> bool:
