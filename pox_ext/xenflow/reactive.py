@@ -95,6 +95,8 @@ class Reactive:
         self, router: Router, link: Link, in_port: int, target: int, hop: int | None
     ) -> tuple[Decision, bool]:
         """The decision, and whether it is the same for all destinations of this next hop."""
+        if not self.site.admits(router.name, link, in_port):
+            return self._onward(router, link), True
         state = self.states[router.name]
         record = state.nexthops.get(hop) if hop is not None else None
         if record is None:
@@ -133,6 +135,16 @@ class Reactive:
         tag = f.strip_vlan() if port in self._untagged else f.set_vlan(link.vlan)
         out = f.output(f.IN_PORT if port == in_port else port)
         return of.pack_actions((*rewrite, tag, out)), cookie
+
+    def _onward(self, router: Router, link: Link) -> Decision:
+        """It was asked before the links were turned: it goes where they lead now, and no flow is
+        made, which would go on after it."""
+        if not self.nicira:
+            interface = router.on(link.name)
+            port = pipeline.port_of(self.site, link, interface.mac) if interface else None
+            return of.pack_actions(pipeline.plain_send(self.site, link, port)), 0
+        onward = f.strip_vlan(), f.load("reg2", link.id), f.resubmit(pipeline.LINKS)
+        return of.pack_actions(onward), 0
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
         if not self.nicira:

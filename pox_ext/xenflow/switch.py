@@ -314,10 +314,8 @@ class Switch(Channel):
     def arrivals(self, router: Router, then: Callable[[int], None]) -> None:
         """Count the packets that have arrived for a router, as far as the counters know."""
         if self.plain:
-            macs = {interface.mac for interface in router.interfaces}
             self.stats(lambda stats: then(_packets(
-                s for s in stats
-                if any(name == "dl_dst" and value in macs for name, value, _ in s.flow.match)
+                s for s in stats if pipeline.taken_in(s.flow.cookie) == router.id
             )))  # fmt: skip
             return
 

@@ -261,6 +261,18 @@ print(sent, flush=True)
 BOUND_S = 2.0
 
 
+def test_a_host_on_the_way_falls_quiet_under_traffic(lab_up: Callable[..., Lab]) -> None:
+    """vr2's links lead on through host-c, which it leaves: what recv goes on sending to it there is
+    switched, not routed, so that the move can finish."""
+    lab = lab_up("path", pause_s=0.1, precopy_s=0.1)
+    settle(lambda: in_sync(lab), "every switch in sync")
+    with Traffic() as traffic:
+        for to in ("host-a", "host-c"):
+            done = xenflow("migrate", "vr2", to)
+            assert done.returncode == 0, done.stderr
+    traffic.assert_nothing_lost()
+
+
 @pytest.fixture
 def shared_host(lab_up: Callable[..., Lab]) -> Iterator[Lab]:
     """`path` with vr1 on host-c, beside vr2: both routers have one Rule Table."""

@@ -23,12 +23,14 @@ from xenflow.pure import flow as fl
 from xenflow.pure import messages as m
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, simulate
+from xenflow.pure import pipeline, plain_host, simulate
 from xenflow.pure.messages import Kind, NextHopType, Op, Section
-from xenflow.pure.network import End, Interface, Network, Router
+from xenflow.pure.network import End, Interface, Network, Pipeline, Router
+from xenflow.pure.network import Kind as DatapathKind
 from xenflow.pure.placement import Placement, at_home
 from xenflow.pure.router_state import RouterState
 from xenflow.pure.views import next_hop_view, router_view
+from xenflow.reactive import Reactive
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MAX_HOPS = 200
@@ -177,6 +179,8 @@ class Journey:
     """The routers whose VM forwarded it, in order."""
     path: list[str] = field(default_factory=list)
     looped: bool = False
+    taken_in: set[tuple[str, str]] = field(default_factory=set)
+    """(datapath, router) where it was counted as an arrival for that router."""
 
     @property
     def ends(self) -> list[str]:
@@ -282,7 +286,11 @@ class WholeNetwork:
 
     def _flows(self, datapath: str) -> Iterator[fl.Flow]:
         site = self.site(datapath)
-        yield from pipeline.local_flows(site).values()
+        here = site.datapath
+        plain = here.kind is DatapathKind.HOST and not here.nicira
+        yield from (plain_host if plain else pipeline).local_flows(site).values()
+        if plain or here.pipeline is Pipeline.REACTIVE:
+            return
         for router in self.network.routers.values():
             if site.forwards(router.name) and router.name in site.views:
                 yield from router_flows(self.network, router, self.plan.states[router.name])
@@ -335,8 +343,17 @@ class WholeNetwork:
         verdict = simulate.run(self.tables(end.datapath), frame, numbers[end.port])
         assert not verdict.error, f"{end}: {verdict.error}"
         left = []
-        for port, sent in verdict.outputs:
-            if port == "controller":
+        routers = {router.id: router.name for router in self.network.routers.values()}
+        for step in verdict.trace:
+            counted = pipeline.taken_in(step.flow.cookie) if step.flow else 0
+            if counted:
+                journey.taken_in.add((end.datapath, routers[counted]))
+        outputs = deque(verdict.outputs)
+        while outputs:
+            port, sent = outputs.popleft()
+            if port == "controller" and self._asks(end.datapath, sent):
+                outputs.extend(self._answered(end.datapath, numbers[end.port], sent, journey))
+            elif port == "controller":
                 self._held(end.datapath, sent, journey)
             elif port == "normal":
                 for name, copy in self._bridge(end, sent):
@@ -362,6 +379,36 @@ class WholeNetwork:
             for interface in router.interfaces:
                 if interface.vif == end.port:
                     yield from self._kernel(router, interface, frame, journey)
+
+    def _asks(self, datapath: str, frame: bytes) -> bool:
+        here = self.network.datapaths[datapath]
+        reactive = here.pipeline is Pipeline.REACTIVE or not here.nicira
+        return reactive and pipeline.is_question(frame)
+
+    def _answered(
+        self, datapath: str, in_port: int, frame: bytes, journey: Journey
+    ) -> list[tuple[int | str, bytes]]:
+        """What the reactive pipeline's answer makes of a packet; a flow that is made counts."""
+        site = self.site(datapath)
+        states = {name: self.plan.states[name] for name in site.views if site.forwards(name)}
+        answer = Reactive(site, states, site.datapath.nicira).answer(in_port, frame)
+        if answer is None:
+            return []
+        messages, _ = of.split(answer)
+        if len(messages) > 1:
+            links = self.network.links.values()
+            vlan = pk.parse(frame).vlan_tci & 0xFFF
+            name = next(link.name for link in links if link.vlan == vlan)
+            journey.taken_in.update(
+                (datapath, router.name) for router, i in self.network.members(name)
+                if frame[:6] == i.mac.to_bytes(6, "big")
+            )  # fmt: skip
+        out = messages[-1]
+        at, length = 16, int.from_bytes(out[14:16], "big")
+        came = int.from_bytes(out[12:14], "big")
+        actions = of.parse_actions(out, at, length)
+        packet = out[at + length :]
+        return simulate.run_actions(self.tables(datapath), packet, came, actions).outputs
 
     def _held(self, datapath: str, frame: bytes, journey: Journey) -> None:
         """As `vm_packets` does with what a switch sends up: a frame for a VM is held; another is

@@ -92,6 +92,13 @@ def cookie_router(value: int) -> int:
     return value >> 32 & 0xFFFF
 
 
+def taken_in(value: int) -> int:
+    """The id of the router whose arrivals a flow with this cookie counts; 0 where it counts none's:
+    what is only passed on to where the links lead is no arrival."""
+    counts = value >> 24 & 0xFF in (ADMISSION, REACTIVE_KIND)
+    return cookie_router(value) if counts else 0
+
+
 ROUTER_COOKIE_MASK = COOKIE_MAGIC_MASK | 0xFFFF << 32
 """Selects every flow of one router: cookie(0, router) under this mask."""
 
@@ -214,6 +221,24 @@ class Site:
         return self.forwards(router) and self.name in (
             self.placements[router].to, self.placements[router].vm
         )  # fmt: skip
+
+    def inlet(self, router: str, link: Link) -> dict[str, int | tuple[int, int]] | None:
+        """By which ports frames for a router that come here on a link are its own affair, as what
+        a flow must match besides: {} by all, one `in_port`, None by none.
+
+        Where they are not taken in, the links lead elsewhere: this switch forwards what was sent
+        to it before, and that comes from there.  The rest is in transit, from a neighbour beyond
+        this switch, or on it: taken in it would never end, and this switch never fall quiet.
+        """
+        if self.takes_in(router):
+            return {}
+        port = self.toward(link, self.placements[router].to) if self.forwards(router) else None
+        return None if port is None else {"in_port": port}
+
+    def admits(self, router: str, link: Link, port: int) -> bool:
+        """Whether what comes by a port for a router is its own affair here."""
+        inlet = self.inlet(router, link)
+        return inlet is not None and inlet.get("in_port", port) == port
 
     def native(self, link: Link) -> bool:
         """Whether a link is bridged, as it is when a router on it runs in native mode."""
@@ -359,19 +384,23 @@ def bridged(site: Site, link: Link) -> Iterator[Flow]:
 
 def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
     """On a bridged link, what is for another router that this switch forwards for is its, as
-    ever."""
+    ever; or, where the links lead elsewhere, in transit."""
     own = cookie(INGRESS)
     arrive = (f.load("reg3", link.id), f.resubmit(ADMISSION))
     tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
+    ports: list[tuple[int, int | tuple[int, int]]] = [
+        *((port, tagged) for port in site.tree_ports(link)),
+        *product((*site.access_ports(link), *_vif_ports(site, link)), UNTAGGED),
+    ]
     for router, interface in site.network.members(link.name):
         if not site.forwards(router.name):
             continue
-        for port in site.tree_ports(link):
-            frame = match(in_port=port, vlan_tci=tagged, dl_dst=interface.mac)
-            yield Flow(INGRESS, 310, frame, (f.strip_vlan(), *arrive), own)
-        for port, tag in product((*site.access_ports(link), *_vif_ports(site, link)), UNTAGGED):
+        pass_on = _send(link, port_of(site, link, interface.mac), site.access_ports(link))
+        for port, tag in ports:
             frame = match(in_port=port, vlan_tci=tag, dl_dst=interface.mac)
-            yield Flow(INGRESS, 310, frame, (f.strip_vlan(), *arrive), own)
+            admitted = site.admits(router.name, link, port)
+            actions = (f.strip_vlan(), *arrive) if admitted else pass_on
+            yield Flow(INGRESS, 310, frame, actions, own)
 
 
 def _vif_ports(site: Site, link: Link) -> list[int]:
@@ -392,10 +421,12 @@ def _admission(site: Site) -> Iterator[Flow]:
         if not site.forwards(router.name):
             continue
         own = cookie(ADMISSION, router.id)
-        frame = match(reg3=link.id, dl_dst=interface.mac)
-        yield Flow(
-            ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
-        )
+        inlet = site.inlet(router.name, link)
+        if inlet is not None:
+            frame = match(**inlet, reg3=link.id, dl_dst=interface.mac)
+            yield Flow(
+                ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
+            )
         yield from _arp_replies(site, router, interface, ADMISSION, "reg3")
     transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
     yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))

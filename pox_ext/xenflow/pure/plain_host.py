@@ -109,7 +109,7 @@ def _arrivals(
         if router.name not in site.placements or (sender and sender[0] is router):
             continue
         frame = {**came, "dl_dst": interface.mac}
-        if not site.forwards(router.name):
+        if not site.admits(router.name, link, port):
             out = pipeline.port_of(site, link, interface.mac)
             send = () if out in (None, port) else pipeline.plain_send(site, link, out)
             yield Flow(0, FRAME, match(**frame), send, _cookie(router.id))
@@ -118,7 +118,7 @@ def _arrivals(
 
 
 def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -> Iterator[Flow]:
-    vm, own = to_vm(site, router, link), _cookie(router.id)
+    vm, own = to_vm(site, router, link), pipeline.cookie(pipeline.ADMISSION, router.id)
     view: RouterView | None = site.views.get(router.name)
     yield Flow(0, FRAME, match(**frame), vm, own)
     interface = router.on(link.name)
