@@ -1,21 +1,24 @@
-"""`xenflow trace`: what would be done with a packet, table by table, in words.
+"""`xenflow trace`: what would become of a packet, switch by switch and table by table, in words.
 
-Nothing is sent: the controller looks the packet up in the flows it has installed.
+Nothing is sent: each switch's controller looks the packet up in the flows it has installed, and
+what leaves by a cable is looked up at its other end (`mgmt.journey`).
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import netaddr
 
+from mgmt import journey
+from mgmt.journey import Hop, Journey
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_json, emit
 
 NAME = "trace"
-SUMMARY = "what would happen to a packet, each table's decision explained"
+SUMMARY = "what would become of a packet in the network, each decision explained"
 
 PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "ospf": 89}
 
@@ -54,9 +57,15 @@ def run(args: Namespace, session: Session) -> int:
         answer = session.ask_datapath(args.on, "trace", router=args.start, packet=sent)
     else:
         answer = session.ask_router(args.start, "trace", router=args.start, packet=sent)
-    value = {"packet": sent, **answer}
-    emit(args, value, _text(value))
-    return Exit.OK
+
+    def look(datapath: str, port: str, frame: bytes) -> dict[str, Any]:
+        return session.ask_datapath(
+            datapath, "trace", datapath=datapath, in_port=port, frame=frame
+        )
+
+    found = journey.follow(session.network, answer, look)
+    emit(args, {"packet": sent, **found.json()}, _text(found))
+    return Exit.OK if found.complete else Exit.FAILED
 
 
 def packet(text: str) -> dict[str, Any]:
@@ -93,7 +102,10 @@ def _address(text: str) -> str:
 
 
 def _mac(text: str) -> str:
-    return str(netaddr.EUI(text, version=48, dialect=netaddr.mac_unix_expanded))
+    mac = netaddr.EUI(text, version=48, dialect=netaddr.mac_unix_expanded)
+    if not int(mac):
+        raise ValueError  # nobody's (IEEE 802, 8.2.2)
+    return str(mac)
 
 
 def _protocol(text: str) -> int:
@@ -116,18 +128,26 @@ _KEYS: dict[str, _Key] = {
     "dport": ("tp_dst", _within(65535), "0 to 65535"),
     "tos": ("nw_tos", _within(255), "0 to 255"),
     "link": ("link", str, "a link's name"),
-    "smac": ("dl_src", _mac, "a MAC address"),
-    "dmac": ("dl_dst", _mac, "a MAC address"),
+    "smac": ("dl_src", _mac, "a station's MAC address"),
+    "dmac": ("dl_dst", _mac, "a station's MAC address"),
     "type": ("dl_type", _within(65535), "an EtherType"),
     "vlan": ("dl_vlan", _within(4095), "0 to 4095"),
     "fragment": ("fragment", _yes_or_no, "yes or no"),
 }
 
 
-def _text(value: dict[str, Any]) -> str:
-    lines = [f"on {value.get('datapath')}, come in by {value.get('in_port')}"]
-    for step in value.get("steps", ()):
-        lines.append(f"table {step.get('table')} {step.get('name')}: {step.get('explanation')}")
+def _text(found: Journey) -> str:
+    lines: list[str] = []
+    for number, hop in enumerate(found.hops, 1):
+        lines += [f"{number}. {hop.datapath}, {hop.came}", *(f"   {line}" for line in _steps(hop))]
+    return "\n".join([*lines, f"outcome: {found.outcome}"])
+
+
+def _steps(hop: Hop) -> Iterator[str]:
+    for step in hop.answer.get("steps", ()):
+        table = step.get("table")
+        where = step.get("name") if table is None else f"table {table} {step.get('name')}"
+        yield f"{where}: {step.get('explanation')}"
         if step.get("flow"):
-            lines.append(f"    {step['flow']}")
-    return "\n".join([*lines, f"outcome: {value.get('outcome')}"])
+            yield f"    {step['flow']}"
+    yield f"=> {hop.answer.get('outcome')}"

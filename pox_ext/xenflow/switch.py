@@ -331,8 +331,9 @@ class Switch(Channel):
         own = pipeline.cookie(pipeline.ADMISSION, router.id)
         self.stats(add, pipeline.ADMISSION, own, EXACT_COOKIE)
 
-    def answer(self, in_port: int, frame: bytes) -> bool:
-        """Answer a packet-in of the reactive pipeline; False where it is for no router here."""
+    def decide(self, in_port: int, frame: bytes) -> bytes | None:
+        """The messages that answer a packet-in of the reactive pipeline; None where it is for no
+        router here."""
         if self._answers is None:
             states = {
                 name: state
@@ -345,7 +346,11 @@ class Switch(Channel):
             self._answers = Reactive(
                 replace(site, placements=known), states, self.datapath.nicira
             )
-        messages = self._answers.answer(in_port, frame)
+        return self._answers.answer(in_port, frame)
+
+    def answer(self, in_port: int, frame: bytes) -> bool:
+        """Answer a packet-in of the reactive pipeline; False where it is for no router here."""
+        messages = self.decide(in_port, frame)
         if messages is not None:
             self._send(messages)
             if self._plain_host and messages[1] == of.Type.FLOW_MOD:

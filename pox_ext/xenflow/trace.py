@@ -2,68 +2,70 @@
 
 Nothing is sent.  The packet runs through the flows as they are installed, by `pure.simulate`,
 which does what Open vSwitch does; of the routes only those that cover its destination are looked
-at, however many there are.  Called by `management_service`.
+at, however many there are.  What a switch leaves to others is followed as far as it is known here:
+the controller's answer in the reactive pipeline, a bridged link (native mode), a VM that forwards
+by its own routes.  What leaves by a port is followed by whoever asks, who asks the next switch
+(`mgmt.journey`).  Called by `management_service`.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Any
 
+from xenflow.pure import explain, pipeline, simulate
 from xenflow.pure import flow as fl
+from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, simulate
 from xenflow.pure.management import ManagementError
-from xenflow.pure.network import Router
+from xenflow.pure.network import End, Interface, Link, Router
+from xenflow.pure.nxm import parse_actions
 from xenflow.pure.openflow import RoutePacker
+from xenflow.pure.placement import Mode
+from xenflow.pure.views import interface_of, next_hop_view
+from xenflow.reactive import IDLE_TIMEOUT_S
 from xenflow.rule_table import RuleTable
 from xenflow.switch import Switch
 
-EXPLAIN = {
-    pipeline.INGRESS: "which virtual link did it arrive on?",
-    pipeline.ADMISSION: "whose frame is it: a router's of this host, or in transit?",
-    pipeline.CLASSES: "data, or something only the VM can decide?",
-    pipeline.ROUTES: "the longest prefix that covers the destination",
-    pipeline.NEXT_HOPS: "is the next hop resolved? then TTL and MAC addresses are rewritten",
-    pipeline.LEGS: "which leg of the equal-cost group",
-    pipeline.SIZES: "too large for a narrow interface?",
-    pipeline.LINKS: "where the virtual link leaves this host",
-    pipeline.VM: "to the VM: its vif, the host where it is, or held while it is suspended",
-}
+SOURCE_MAC = 0x020000000001
+"""Of a packet whose sender is not known."""
+BROADCAST = 0xFFFFFFFFFFFF
+FIRST_FRAGMENT = 0x2000
+"""The flag *more fragments* (RFC 791, section 3.1)."""
 
 
 def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Steps and outcome for the packet of a `trace` request.
+    """Steps, and what comes out, for the packet or frame of a `trace` request.
 
-    Raises ManagementError where the request does not fit the network.
+    Raises ManagementError where the request does not fit the network, or what the switch holds is
+    not known.
     """
-    packet = arguments["packet"]
     if arguments["router"] is not None:
         switch, router = _where(table, arguments["router"])
-        link = _arrival_link(table, router, packet)
-        interface = router.on(link)
-        assert interface is not None
-        numbers = switch.site().tree_ports(table.network.links[link])
-        numbers += switch.site().access_ports(table.network.links[link])
-        in_port = numbers[0] if numbers else 0
-        tagged = in_port in switch.site().tree_ports(table.network.links[link])
-        vlan = table.network.links[link].vlan if tagged else 0
-        frame = _frame(packet, interface.mac, vlan)
     else:
-        found = table.switches.get(arguments["datapath"])
-        if found is None:
-            raise ManagementError("unknown-datapath", f"no datapath {arguments['datapath']} here")
-        switch = found
+        switch, router = _switch(table, arguments["datapath"]), None
+    if not switch.live:
+        raise ManagementError(
+            "not-connected", f"{switch.name}: what the switch holds is not known: it "
+            + ("is being read" if switch.connection is not None else "is not connected"),
+        )  # fmt: skip
+    if router is not None:
+        in_port, frame = _at_router(table, switch, router, arguments["packet"])
+    else:
         in_port = _port(switch, arguments["in_port"])
-        frame = _frame(packet, 0, packet.get("dl_vlan", 0))
-    verdict = simulate.run(_tables(table, switch, frame), frame, in_port)
-    names = {number: name for name, (number, _) in switch.ports.items()}
-    return {
-        "datapath": switch.name,
-        "in_port": names.get(in_port, str(in_port)),
-        "steps": [_step(step) for step in verdict.trace],
-        "outcome": _outcome(verdict, names),
-    }
+        if arguments["frame"] is not None:
+            frame = arguments["frame"]
+        else:
+            frame = _at_port(table, switch, in_port, arguments["packet"])
+    return _Trace(table, switch).run(in_port, frame)
+
+
+def _switch(table: RuleTable, name: str) -> Switch:
+    found = table.switches.get(name)
+    if found is None:
+        raise ManagementError("unknown-datapath", f"no datapath {name} here")
+    return found
 
 
 def _where(table: RuleTable, name: str) -> tuple[Switch, Router]:
@@ -73,7 +75,36 @@ def _where(table: RuleTable, name: str) -> tuple[Switch, Router]:
     for switch in table.switches.values():
         if switch.forwards(name):
             return switch, router
+    for switch in table.switches.values():  # in native mode the VM forwards
+        if switch.vm_of(name) == switch.name:
+            return switch, router
     raise ManagementError("refused", f"no switch of this controller forwards for {name}")
+
+
+def _port(switch: Switch, name: str | int) -> int:
+    if isinstance(name, int):
+        return name
+    if name not in switch.ports:
+        known = ", ".join(sorted(switch.ports))
+        raise ManagementError("bad-argument", f"{switch.name} has no port {name}: it has {known}")
+    return switch.ports[name][0]
+
+
+# --------------------------------------------------------------------------------------------
+# The frame
+
+
+def _at_router(
+    table: RuleTable, switch: Switch, router: Router, packet: dict[str, Any]
+) -> tuple[int, bytes]:
+    """The packet as a router gets it from the link that it arrives on, and the port there."""
+    link = table.network.links[_arrival_link(table, router, packet)]
+    interface = router.on(link.name)
+    assert interface is not None
+    cables, access = switch.site().tree_ports(link), switch.site().access_ports(link)
+    in_port = next(iter(cables + access), 0)
+    vlan = link.vlan if in_port in cables else 0
+    return in_port, _frame(packet, SOURCE_MAC, interface.mac, packet.get("dl_vlan", vlan))
 
 
 def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> str:
@@ -86,27 +117,106 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
     source = packet.get("nw_src")
     state = table.state(router.name)
     if source and state and ":" not in source:
-        address = int(ipaddress.IPv4Address(source))
-        for key, hop in sorted(state.routes4.items(), key=lambda item: -(item[0] & 255)):
-            length = key & 255
-            if length and address >> 32 - length == key >> 8 + 32 - length:
-                record = state.nexthops[hop]
-                known = record.ifindex in state.interfaces
-                mac = state.interfaces[record.ifindex].mac if known else 0
-                for interface in router.interfaces:
-                    if interface.mac == mac:
-                        return interface.link
+        hop = state.longest4(int(ipaddress.IPv4Address(source)))
+        record = state.nexthops.get(hop[1]) if hop else None
+        interface = interface_of(router, state, record.ifindex) if record else None
+        if interface is not None:
+            return interface.link
     return router.interfaces[0].link
 
 
-def _frame(packet: dict[str, Any], to_mac: int, vlan: int) -> bytes:
+def _at_port(
+    table: RuleTable, switch: Switch, in_port: int, packet: dict[str, Any]
+) -> bytes:
+    """The packet as it comes in by a port, to whom a station there would send it."""
+    name = _names(switch).get(in_port, "")
+    link, sender, tagged = _link_at(table, switch, name, packet)
+    target = packet.get("nw_dst")
+    if "dl_dst" in packet or packet.get("dl_type", fl.IPV4) == fl.ARP:
+        to = BROADCAST
+    elif link is None:
+        links = ", ".join(table.network.links)
+        raise ManagementError(
+            "bad-argument", f"{switch.name}:{name or in_port} carries virtual links by VLAN: give "
+            f"link ({links}) or dl_vlan, or dl_dst, whom the frame is for",
+        )  # fmt: skip
+    else:
+        to = _addressee(table, link, int(ipaddress.IPv4Address(target or 0)), sender)
+    vlan = packet.get("dl_vlan", link.vlan if link is not None and tagged else 0)
+    return _frame(packet, sender or SOURCE_MAC, to, vlan)
+
+
+def _link_at(
+    table: RuleTable, switch: Switch, port: str, packet: dict[str, Any]
+) -> tuple[Link | None, int, bool]:
+    """The virtual link that a frame comes from by a port, the MAC address of who is there (0: not
+    known), and whether it has the link's VLAN tag."""
+    network = table.network
+    given = packet.get("link")
+    if given is not None and given not in network.links:
+        raise ManagementError("bad-argument", f"no virtual link {given}")
+    for link in network.links.values():
+        for access in link.access:
+            if access.end == End(switch.name, port):
+                return link, next(iter(access.macs), 0), False
+        for _, interface in network.members(link.name):
+            if interface.vif == port:
+                return link, interface.mac, False
+    if given is not None:
+        return network.links[given], 0, True
+    vlan = packet.get("dl_vlan", 0)
+    links = network.links.values()
+    return next((k for k in links if vlan in (k.vlan, k.detour_vlan)), None), 0, True
+
+
+def _addressee(table: RuleTable, link: Link, target: int, sender: int) -> int:
+    """The MAC address that a station of a link sends a packet to: that of the station that has
+    the address, as some router knows it, else of the only router there."""
+    if target >> 28 == 0xE:
+        return 0x01005E000000 | target & 0x7FFFFF  # RFC 1112, section 6.4
+    if target == 0xFFFFFFFF:
+        return BROADCAST
+    members = [(r, i) for r, i in table.network.members(link.name) if i.mac != sender]
+    for router, interface in table.network.members(link.name):
+        view, state = table.view(router.name), table.state(router.name)
+        if view is None or state is None:
+            continue
+        if (target, 32, interface.name) in view.locals and interface.mac != sender:
+            return interface.mac
+        for near in state.neighbours.values():
+            if near.family == 4 and near.address == target and near.mac:
+                there = interface_of(router, state, near.ifindex)
+                if there is not None and there.link == link.name:
+                    return near.mac
+    if len(members) == 1:
+        return members[0][1].mac
+    known = ", ".join(f"{fl.mac_text(i.mac)} ({r.name})" for r, i in members)
+    raise ManagementError(
+        "bad-argument", f"link {link.name}: whom is it for? give dl_dst: {known or 'nobody known'}"
+    )
+
+
+def _frame(packet: dict[str, Any], from_mac: int, to_mac: int, vlan: int) -> bytes:
     def mac(key: str, default: int) -> int:
-        return int(packet[key].replace(":", ""), 16) if key in packet else default
+        if key not in packet:
+            return default
+        value = int(packet[key].replace(":", ""), 16)
+        if not value or (key == "dl_src" and value >> 40 & 1):
+            raise ManagementError("bad-argument", f"{key}: {packet[key]} is no station's address")
+        return value
 
     def address(key: str, default: str) -> int:
         return int(ipaddress.IPv4Address(packet.get(key, default)))
 
     src, dst = address("nw_src", "192.0.2.1"), address("nw_dst", "192.0.2.2")
+    source_mac, target_mac = mac("dl_src", from_mac), mac("dl_dst", to_mac)
+    dl_type = packet.get("dl_type", fl.IPV4)
+    whole = pk.arp(1, source_mac, src, 0, dst) if dl_type == fl.ARP else _ipv4(packet, src, dst)
+    frame = pk.ethernet(target_mac, source_mac, dl_type, whole)
+    return pk.vlan(frame, vlan) if vlan else frame
+
+
+def _ipv4(packet: dict[str, Any], src: int, dst: int) -> bytes:
     proto = packet.get("nw_proto", fl.UDP)
     sport, dport = packet.get("tp_src", 0), packet.get("tp_dst", 0)
     body = b""
@@ -116,57 +226,245 @@ def _frame(packet: dict[str, Any], to_mac: int, vlan: int) -> bytes:
         body = pk.tcp(src, dst, sport, dport)
     elif proto == fl.ICMP:
         body = pk.icmp(sport or 8, dport)
-    whole = pk.ipv4(src, dst, proto, body, ttl=packet.get("nw_ttl", 64))
-    source_mac, target_mac = mac("dl_src", 0x020000000001), mac("dl_dst", to_mac)
-    frame = pk.ethernet(target_mac, source_mac, packet.get("dl_type", fl.IPV4), whole)
-    return pk.vlan(frame, vlan) if vlan else frame
+    flags = FIRST_FRAGMENT if packet.get("fragment") else 0
+    ttl, tos = packet.get("nw_ttl", 64), packet.get("nw_tos", 0)
+    return pk.ipv4(src, dst, proto, body, ttl=ttl, tos=tos, flags=flags)
 
 
-def _port(switch: Switch, name: str | int) -> int:
-    if isinstance(name, int):
-        return name
-    if name not in switch.ports:
-        known = ", ".join(sorted(switch.ports))
-        raise ManagementError("bad-argument", f"{switch.name} has no port {name}: it has {known}")
-    return switch.ports[name][0]
+# --------------------------------------------------------------------------------------------
+# What becomes of it
 
 
-def _tables(table: RuleTable, switch: Switch, frame: bytes) -> simulate.Tables:
-    tables = simulate.Tables(switch.installed.values())
-    packer = RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
-    target = pk.parse(frame).nw_dst
-    for name in switch.synced:
-        state = table.state(name)
-        router = table.network.routers[name]
-        if state is None:
-            continue
-        for plen in range(33):
-            net = target & pipeline.prefix_mask(plen)
-            hop = state.routes4.get(net << 8 | plen)
-            if hop is not None:
-                tables.add(packer.route_flow(router.id, net, plen, hop, 0))
-    return tables
+def _names(switch: Switch) -> dict[int, str]:
+    return {number: name for name, (number, _) in switch.ports.items()}
 
 
-def _step(step: simulate.Step) -> dict[str, Any]:
-    number = step.table
-    known = number < len(pipeline.TABLE_NAMES)
-    return {
-        "table": number,
-        "name": pipeline.TABLE_NAMES[number] if known else "",
-        "flow": fl.text(step.flow) if step.flow else None,
-        "explanation": EXPLAIN.get(number, "") if step.flow else "no flow matches: dropped",
-    }
+class _Trace:
+    """One packet through one switch."""
+
+    def __init__(self, table: RuleTable, switch: Switch) -> None:
+        self.table = table
+        self.network = table.network
+        self.switch = switch
+        self.site = switch.site()
+        self.ports = _names(switch)
+        slow = {name: view.slow for name, view in self.site.views.items()
+                if switch.forwards(name)}  # fmt: skip
+        self.words = explain.Names(self.network, switch.name, self.ports, slow)
+        self.rules = switch.rules.names(self.site)
+        self.steps: list[dict[str, Any]] = []
+
+    def run(self, in_port: int, frame: bytes) -> dict[str, Any]:
+        tables = self._tables(frame)
+        verdict = simulate.run(tables, frame, in_port)
+        outputs = list(self._outputs(tables, in_port, verdict))
+        dropped = verdict.error or "dropped"
+        return {
+            "datapath": self.switch.name,
+            "in_port": self.ports.get(in_port, str(in_port)),
+            "steps": self.steps,
+            "outputs": outputs,
+            "outcome": "; ".join(out["words"] for out in outputs) or dropped,
+        }
+
+    def _tables(self, frame: bytes) -> simulate.Tables:
+        """The flows that are installed, and of the routes those that cover the destination."""
+        tables = simulate.Tables(self.switch.installed.values())
+        if self.switch.reactive:
+            return tables
+        packer = RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+        target = pk.parse(frame).nw_dst
+        for name in self.switch.synced:
+            state = self.table.state(name)
+            router = self.network.routers[name]
+            if state is None:
+                continue
+            for plen in range(33):
+                net = target & pipeline.prefix_mask(plen)
+                hop = state.routes4.get(net << 8 | plen)
+                if hop is not None:
+                    tables.add(packer.route_flow(router.id, net, plen, hop, 0))
+        return tables
+
+    def _outputs(
+        self, tables: simulate.Tables, in_port: int, verdict: simulate.Verdict
+    ) -> Iterator[dict[str, Any]]:
+        self.steps += map(self._step, verdict.trace)
+        for where, frame in verdict.outputs:
+            if where == "controller":
+                yield from self._sent_up(tables, in_port, frame)
+            elif where == "normal":
+                yield from self._bridged(in_port, frame)
+            elif isinstance(where, int):
+                yield self._leaves(where, frame)
+
+    def _step(self, step: simulate.Step) -> dict[str, Any]:
+        number = step.table
+        known = number < len(pipeline.TABLE_NAMES)
+        rule = self.rules.get(step.flow.key) if step.flow and number == pipeline.INGRESS else None
+        found = {
+            "table": number,
+            "name": pipeline.TABLE_NAMES[number] if known else "",
+            "flow": fl.text(step.flow) if step.flow else None,
+            "explanation": explain.explain(step, self.words),
+        }
+        if rule is not None:
+            found["rule"] = rule
+            found["explanation"] = f"the operator's rule {rule}: {explain.does(step, self.words)}"
+        return found
+
+    # --- by a port
+
+    def _leaves(self, number: int, frame: bytes) -> dict[str, Any]:
+        name = self.ports.get(number)
+        for router in self.network.routers.values():
+            for interface in router.interfaces:
+                if interface.vif == name:
+                    return self._to_vm(router, interface, frame)
+        up = name is not None and self.switch.ports[name][1]
+        carrier = "" if up else ", which has no carrier" if name else ", which does not exist"
+        return {
+            "kind": "port", "port": name or str(number), "up": up, "frame": frame.hex(),
+            "words": f"out by {name or number}{carrier} {_about(frame)}",
+        }  # fmt: skip
+
+    def _bridged(self, in_port: int, frame: bytes) -> Iterator[dict[str, Any]]:
+        """What NORMAL does on a bridged link, once the bridge has learned where everybody is."""
+        link = self._link_of(in_port, frame)
+        if link is None or not self.site.native(link):
+            yield {
+                "kind": "bridge",
+                "words": f"left to the switch's own bridge, which is not followed {_about(frame)}",
+            }
+            return
+        bare = frame[:12] + frame[16:] if pk.parse(frame).vlan_tci else frame
+        cables = self.site.tree_ports(link)
+        for port in pipeline.bridge_ports(self.site, link, pk.parse(frame).dl_dst):
+            if port != in_port:
+                yield self._leaves(port, pk.vlan(bare, link.vlan) if port in cables else bare)
+
+    def _link_of(self, in_port: int, frame: bytes) -> Link | None:
+        vlan = pk.parse(frame).vlan_tci & 0xFFF
+        for link in self.network.links.values():
+            if vlan and vlan == link.vlan and in_port in self.site.tree_ports(link):
+                return link
+            own = [self.site.ports.get(i.vif) for _, i in self.network.members(link.name)]
+            if not vlan and in_port in (*self.site.access_ports(link), *own):
+                return link
+        return None
+
+    # --- to the controller
+
+    def _sent_up(
+        self, tables: simulate.Tables, in_port: int, frame: bytes
+    ) -> Iterator[dict[str, Any]]:
+        if self.switch.reactive and pipeline.is_question(frame):
+            yield from self._asked(tables, in_port, frame)
+            return
+        what = pipeline.sent_up(self.network, self.switch.ports, in_port, frame)
+        if isinstance(what, pipeline.FromVm):
+            words = f"a copy to the controller, which knows by it how {what.router.name} is"
+            yield {"kind": "copy", "words": words}
+        elif isinstance(what, pipeline.ForVm) and what.copied:
+            words = "a copy to the controller, as the VM is about to be suspended"
+            yield {"kind": "copy", "words": words}
+        elif isinstance(what, pipeline.ForVm):
+            to = pk.parse(what.frame).dl_dst
+            for router, interface in self.network.members(what.link.name):
+                mine = to == interface.mac or to >> 40 & 1
+                if mine and self.switch.vm_of(router.name) == self.switch.name:
+                    words = f"held by the controller until {router.name}'s VM takes frames again"
+                    yield {"kind": "held", "router": router.name, "words": words}
+        else:
+            yield {"kind": "copy", "words": "to the controller, which does nothing with it"}
+
+    def _asked(
+        self, tables: simulate.Tables, in_port: int, frame: bytes
+    ) -> Iterator[dict[str, Any]]:
+        """The reactive pipeline: what the controller answers to the first packet of a flow."""
+        answer = self.switch.decide(in_port, frame)
+        if answer is None:
+            self._controller_says("it knows no router here that this is for: dropped")
+            return
+        messages = of.split(answer)[0]
+        for message in messages:
+            if message[1] != of.Type.PACKET_OUT:
+                continue
+            length = int.from_bytes(message[14:16], "big")
+            actions, sent = parse_actions(message, 16, length), message[16 + length :]
+            said = f"by the router's longest prefix it decides: {fl.actions_text(actions)}; "
+            self._controller_says(said + (
+                "the packet is sent so, and an exact flow written, which takes the next ones of "
+                f"its kind until none came for {IDLE_TIMEOUT_S} s"
+                if len(messages) > 1 else "for this packet alone, without a flow"
+            ))  # fmt: skip
+            verdict = simulate.run_actions(tables, sent, in_port, actions)
+            yield from self._outputs(tables, in_port, verdict)
+
+    def _controller_says(self, words: str) -> None:
+        step = {"table": None, "name": "controller", "flow": None, "explanation": words}
+        self.steps.append(step)
+
+    # --- to a VM
+
+    def _to_vm(self, router: Router, interface: Interface, frame: bytes) -> dict[str, Any]:
+        name = interface.vif
+        words = f"to {router.name}'s VM, its interface {interface.name} (vif {name})"
+        found: dict[str, Any] = {"kind": "vm", "router": router.name, "interface": interface.name}
+        if not self.switch.takes(name):
+            return {**found, "words": f"{words}, which takes nothing now"}
+        placement = self.switch.placements.get(router.name)
+        view = self.table.view(router.name)
+        if view is not None and view.slow:
+            words += f", which forwards for itself ({view.slow})"
+        elif placement is not None and placement.mode is Mode.NATIVE:
+            said, onward = self._by_kernel(router, interface, frame)
+            words += f", which forwards itself (native mode): {said}"
+            if onward is not None:
+                found["onward"] = onward
+        return {**found, "words": f"{words} {_about(frame)}"}
+
+    def _by_kernel(
+        self, router: Router, interface: Interface, frame: bytes
+    ) -> tuple[str, dict[str, Any] | None]:
+        """What the VM's kernel does with a frame by its routes, and the frame that it sends on, at
+        its vif; None where that ends there or is not known."""
+        packet, state = pk.parse(frame), self.table.state(router.name)
+        view = self.table.view(router.name)
+        if state is None or view is None:
+            return "its routes are not known here", None
+        mine = any(
+            packet.nw_dst >> 32 - plen == net >> 32 - plen for net, plen, _ in view.locals if plen
+        )
+        if packet.dl_dst != interface.mac or packet.dl_type != fl.IPV4 or mine:
+            return "for itself", None
+        if packet.nw_ttl <= 1:
+            return "its TTL runs out, which it answers", None
+        route = state.longest4(packet.nw_dst)
+        if route is None:
+            return "no route, which it answers", None
+        plen, to = route
+        said = f"by its route {fl.ip_text(packet.nw_dst & pipeline.prefix_mask(plen))}/{plen}"
+        hop = next_hop_view(router, state, state.nexthops[to])
+        if hop.action == "group" and hop.legs:
+            said += f", one of {len(hop.legs)} by equal cost, here the first"
+            hop = next_hop_view(router, state, state.nexthops[hop.legs[0]])
+        mac = dict(hop.neighbours).get(packet.nw_dst, hop.mac)
+        out = hop.interface
+        if hop.action == "drop":
+            return f"{said}, a blackhole: dropped", None
+        if hop.action != "via" or out is None:
+            return f"{said}, which is unreachable: it answers", None
+        if not mac:
+            return f"{said}, whose next hop it asks for by ARP", None
+        fields = pk.fields(frame, 0)
+        fields.update(nw_ttl=packet.nw_ttl - 1, dl_src=out.mac, dl_dst=mac)
+        sent = simulate.rewrite(frame, packet, fields)
+        return f"{said} on by {out.name}", {"port": out.vif, "frame": sent.hex()}
 
 
-def _outcome(verdict: simulate.Verdict, names: dict[int, str]) -> str:
-    if not verdict.outputs:
-        return "dropped"
-    parts = []
-    for where, frame in verdict.outputs:
-        sent = pk.parse(frame)
-        to = names.get(where, str(where)) if isinstance(where, int) else where
-        tag = f", VLAN {sent.vlan_tci & 0xFFF}" if sent.vlan_tci else ""
-        ttl = f", TTL {sent.nw_ttl}" if sent.dl_type == fl.IPV4 else ""
-        parts.append(f"out by {to} to {fl.mac_text(sent.dl_dst)}{tag}{ttl}")
-    return "; ".join(parts)
+def _about(frame: bytes) -> str:
+    sent = pk.parse(frame)
+    tag = f", VLAN {sent.vlan_tci & 0xFFF}" if sent.vlan_tci else ""
+    ttl = f", TTL {sent.nw_ttl}" if sent.dl_type == fl.IPV4 else ""
+    return f"to {fl.mac_text(sent.dl_dst)}{tag}{ttl}"

@@ -83,7 +83,8 @@ class Pump:
             return self.sock.recv_multipart(zmq.NOBLOCK)
         parts = self.sock.recv_multipart(zmq.NOBLOCK, copy=False)
         try:
-            self.peer = str(parts[-1].get("Peer-Address"))
+            # An IPv4 peer of an IPv6 socket (RFC 4291, section 2.5.5.2).
+            self.peer = str(parts[-1].get("Peer-Address")).removeprefix("::ffff:")
         except zmq.ZMQError:  # of a socket in the file system, say
             self.peer = ""
         return [part.bytes for part in parts]

@@ -93,7 +93,9 @@ class Fakes:
                 "trace": {"datapath": "host-a", "in_port": "to-gen",
                           "steps": [{"table": 3, "name": "routes", "explanation": "10.2.0.1/32",
                                      "flow": "table=3 nw_dst=10.2.0.1"}],
-                          "outcome": "leaves by to-recv"},
+                          "outputs": [{"kind": "port", "port": "to-recv", "up": True,
+                                       "frame": "00" * 14, "words": "out by to-recv"}],
+                          "outcome": "out by to-recv"},
                 "rules": {"rules": [{"id": "r1", "priority": 3, "match": {"nw_proto": 17},
                                      "actions": ["output:3"]}]},
                 "place": {"in_force_s": 0.1},
@@ -106,6 +108,9 @@ class Fakes:
             "edge": {
                 "status": status_of("edge", "gen", "recv"),
                 "links": {"links": [{"name": "left", "tree": {"gen": ["access", "to-a"]}}]},
+                "trace": {"datapath": "recv", "in_port": "to-a", "steps": [], "outputs": [
+                    {"kind": "port", "port": "access", "up": True, "frame": "00" * 14,
+                     "words": "out by access"}], "outcome": "out by access"},
                 "place": {"in_force_s": 0.1},
             },
         }  # fmt: skip
@@ -293,17 +298,29 @@ def test_trace(fakes: Fakes) -> None:
     exit, out, _ = fakes.run("trace", "vr1", "src=10.0.1.2,dst=10.2.0.1,ttl=64,proto=udp,link=left")
     assert exit == 0
     assert out.splitlines() == [
-        "on host-a, come in by to-gen",
-        "table 3 routes: 10.2.0.1/32",
-        "    table=3 nw_dst=10.2.0.1",
-        "outcome: leaves by to-recv",
+        "1. host-a, comes in by to-gen",
+        "   table 3 routes: 10.2.0.1/32",
+        "       table=3 nw_dst=10.2.0.1",
+        "   => out by to-recv",
+        "2. recv, comes in by to-a (cable recv-a, from host-a)",
+        "   => out by access",
+        "outcome: recv: out by access, where link right ends",
     ]
+    arguments = fakes["edge"].asked_for("trace")[0].arguments
+    assert (arguments["datapath"], arguments["in_port"]) == ("recv", "to-a")
+    assert arguments["frame"] == bytes(14)
     arguments = fakes["host-a"].asked_for("trace")[0].arguments
     assert (arguments["router"], arguments["packet"]["nw_proto"]) == ("vr1", 17)
     fakes.run("trace", "host-a:to-gen", "dst=10.2.0.1")
     arguments = fakes["host-a"].asked_for("trace")[1].arguments
     assert (arguments["datapath"], arguments["in_port"]) == ("host-a", "to-gen")
+    value = fakes.json("trace", "vr1", "dst=10.2.0.1")
+    assert [hop["datapath"] for hop in value["hops"]] == ["host-a", "recv"]
+    assert value["ends"][0]["kind"] == "left"
     assert fakes.run("trace", "vr1", "dst=1.2.3.4,link=middle")[0] == 2
+    fakes["edge"].verbs.pop("trace")
+    exit, out, _ = fakes.run("trace", "vr1", "dst=10.2.0.1")
+    assert exit == 1 and "outcome: recv: not known what becomes of it: edge: trace: not in" in out
 
 
 def test_topology(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -631,6 +648,8 @@ def test_packet() -> None:
         (trace.packet, "dst=fd00::1", "dst: expected an IPv4 address"),
         (trace.packet, "dst=1.1.1.1,dst=1.1.1.2", "dst: given twice"),
         (trace.packet, "dst=1.1.1.1,ttl=256", "ttl: expected 0 to 255"),
+        (trace.packet, "dst=1.1.1.1,dmac=00:00:00:00:00:00", "dmac: expected a station's MAC"),
+        (trace.packet, "dst=1.1.1.1,smac=0", "smac: expected a station's MAC address"),
         (trace.packet, "dst=1.1.1.1,fragment=maybe", "fragment: expected yes or no"),
         (fields, "nw_dst", "expected KEY=VALUE"),
         (fields, "a=1,a=2", "given twice"),

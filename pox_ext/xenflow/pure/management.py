@@ -233,6 +233,13 @@ def _frames(value: Any) -> list[bytes]:
     return frames
 
 
+def _frame(value: Any) -> bytes:
+    frame = bytes.fromhex(_is_text(value, 2 * 65549))
+    if len(frame) < 14:
+        raise _UnfitError
+    return frame
+
+
 def _placement(value: Any) -> Placement:
     try:
         return from_json(value)
@@ -282,6 +289,7 @@ NAMES = Kind("an array of names", lambda value: tuple(_name(n) for n in _list(va
 FRAMES = Kind(
     "an array of base64 texts", _frames, lambda value: [b64encode(f).decode() for f in value]
 )
+FRAME = Kind("a frame of 14 to 65549 octets in hexadecimal", _frame, bytes.hex)
 PLACEMENT = Kind(
     "a placement", _placement, lambda value: value if isinstance(value, dict) else to_json(value)
 )
@@ -322,6 +330,10 @@ def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
     half = (arguments["datapath"] is None) != (arguments["in_port"] is None)
     if half or at_port == (arguments["router"] is not None):
         raise _UnfitError("expected either router, or datapath and in_port")
+    if (arguments["packet"] is None) == (arguments["frame"] is None):
+        raise _UnfitError("expected either packet or frame")
+    if arguments["frame"] is not None and not at_port:
+        raise _UnfitError("a frame comes in by a port: expected datapath and in_port with it")
 
 
 _ROUTER = Argument(NAME, needed=True)
@@ -356,7 +368,8 @@ VERBS: dict[str, Verb] = {
             "router": Argument(NAME),
             "datapath": Argument(NAME),
             "in_port": Argument(PORT),
-            "packet": Argument(PACKET, needed=True),
+            "packet": Argument(PACKET),
+            "frame": Argument(FRAME),
         },
         _trace_has_one_start,
     ),

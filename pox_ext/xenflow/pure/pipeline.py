@@ -580,6 +580,23 @@ def stations(site: Site, link: Link) -> Iterator[tuple[int, int | None]]:
                 yield mac, site.toward(link, access.end.datapath)
 
 
+def bridge_ports(site: Site, link: Link, mac: int) -> list[int]:
+    """The ports by which a bridged link's learning bridge sends a frame to a MAC address, once it
+    has learned where that is: one, or, of a group or nobody known, all of the link's here."""
+    known = dict(stations(site, link))
+    for router, interface in site.network.members(link.name):
+        placement = site.placements.get(router.name)
+        if placement is None:
+            continue
+        at = placement.vm if placement.mode is Mode.NATIVE else placement.to
+        here = at == site.name
+        known[interface.mac] = site.vif(interface) if here else site.toward(link, at)
+    if mac in known:
+        port = known[mac]
+        return [] if port is None else [port]
+    return [*site.tree_ports(link), *site.access_ports(link), *_vif_ports(site, link)]
+
+
 def port_of(site: Site, link: Link, mac: int) -> int | None:
     """The port by which a station or a router elsewhere is reached on a link; None where it is a
     router whose frames this switch takes in itself, or nobody known."""

@@ -272,6 +272,14 @@ class RouterState:
             if name != "capacity":
                 setattr(self, name, getattr(new, name))
 
+    def longest4(self, address: int) -> tuple[int, int] | None:
+        """Prefix length and next hop of the IPv4 route that decides for an address, if any."""
+        for plen in range(32, -1, -1):
+            hop = self.routes4.get((address >> 32 - plen << 32 - plen) << 8 | plen)
+            if hop is not None:
+                return plen, hop
+        return None
+
     def copy(self) -> RouterState:
         """The same as of now; the records themselves are shared, since they never change."""
         other = RouterState(self.capacity)
