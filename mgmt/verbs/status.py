@@ -91,7 +91,8 @@ def _text(
     blocks += [
         table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
         table(
-            ("DATAPATH", "KIND", "CONTROLLER", "STATE", "PIPELINE", "FLOWS", "PENDING", "DOWN"),
+            ("DATAPATH", "KIND", "CONTROLLER", "STATE", "PIPELINE", "FLOWS", "PENDING", "LOOKED",
+             "MENDED", "DOWN"),
             _datapaths(session, answers),
         ),
     ]
@@ -126,11 +127,11 @@ def _datapaths(
         start = name, datapath.kind.value, datapath.controller
         answer = answers[datapath.controller]
         if isinstance(answer, AskError):
-            yield *start, "unknown", None, None, None, None
+            yield *start, "unknown", *[None] * 6
             continue
         found = next((d for d in answer.get("datapaths", ()) if d.get("name") == name), None)
         if found is None:
-            yield *start, "unknown to it", None, None, None, None
+            yield *start, "unknown to it", *[None] * 6
             continue
         state = (
             "not connected"
@@ -141,7 +142,12 @@ def _datapaths(
         )
         ports = found.get("ports") or {}
         down = [port for port, p in ports.items() if not p.get("up")]
-        yield *start, state, found.get("pipeline"), found.get("flows"), found.get("pending"), down
+        audit = found.get("audit") or {}
+        looked, mended = duration(audit.get("looked_s")), audit.get("mended") or 0
+        if mended:
+            mended = f"{mended} ({duration(audit.get('mended_s'))} ago)"
+        yield (*start, state, found.get("pipeline"), found.get("flows"), found.get("pending"),
+               looked, mended, down)  # fmt: skip
 
 
 def _routers(

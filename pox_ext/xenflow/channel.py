@@ -352,6 +352,25 @@ class Channel(ABC):
         self._replies[request.xid] = (request, then)
         self._send(request.message)
 
+    @property
+    def generation(self) -> int:
+        """Another number for each connection."""
+        return self._generation
+
+    @property
+    def written(self) -> int:
+        """How many messages have been written."""
+        return self._written
+
+    def ask(self, request: Request, then: Callable[[list[Any]], None]) -> None:
+        """Ask beside the jobs; `then` gets [] where the switch goes away."""
+        self._ask(request, then)
+
+    def tell(self, data: bytes) -> None:
+        """Send something that changes no flow, behind what has been written."""
+        self._flush_fragments()
+        self._send(data)
+
     def _barrier(self) -> Request:
         xid = next(self._xids)
         return Request(xid, of.barrier_request(xid))

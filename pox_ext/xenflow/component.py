@@ -197,6 +197,9 @@ class Component:
         switch = self._connections.get(connection)
         if switch is None:
             return False
+        if of.is_flow_updates(raw):
+            switch.audit.take(raw)
+            return True
         try:
             message = of.parse(raw)
         except of.WireError as error:

@@ -181,6 +181,7 @@ class ManagementService:
             "in_sync": switch.live and not switch.busy,
             "flow_mods": switch.flow_mods,
             "errors": switch.errors,
+            "audit": switch.audit.row(time.monotonic()),
             "problems": switch.problems.of(),
             "sweeping": switch.rules.sweeping(),
         }

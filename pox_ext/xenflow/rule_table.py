@@ -216,4 +216,6 @@ class RuleTable:
         for name, feed in self.feeds.items():
             replies += [(name, source, frames) for source, frames in feed.tick(now).replies]
         self.packets.repeat_hellos(now)
+        for switch in self.switches.values():
+            switch.audit.tick(now)
         return replies

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
+from xenflow.audit import MONITOR_XID, Audit
 from xenflow.channel import IN_FLIGHT_BYTES, PIECE_BYTES, ROOM, Channel, Done, Job, Request
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline, plain_host
-from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output
+from xenflow.pure.audit import ODD
+from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output, resubmit
 from xenflow.pure.network import Datapath, Kind, Network, Pipeline, Router
 from xenflow.pure.pipeline import Flows, RouterView
 from xenflow.pure.placement import Mode, Placement
@@ -49,6 +51,7 @@ COUNT_PACE_S = 0.02
 """Pause after a question for which the switch looked at every flow of a table."""
 EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 BULK = 4 * 1024
+_TO_NEXT_HOPS = resubmit(pipeline.NEXT_HOPS)
 MAX_EXACT = 10_000
 MANY_DECISIONS = 64
 """When more routes change at once, all exact flows of the router are asked for again."""
@@ -93,10 +96,14 @@ class Switch(Channel):
         self.synced: set[str] = set()
         self.rules = Rules()
         self.flow_mods = 0
+        self.audit = Audit(self)
+        self.edits = 0
+        """How often what is believed of the small tables has changed."""
         self._answers: Reactive | None = None
         self._found: dict[str, dict[int, int]] = {}
         self._streamed: dict[str, int] = {}
-        self._packer = pipeline_packer()
+        self._names = {router.id: router.name for router in network.routers.values()}
+        self.packer = pipeline_packer()
         self._plain_host = self.plain and datapath.kind is Kind.HOST
         self._exact: set[bytes] = set()
         """On a plain host: the matches of the exact flows it was given."""
@@ -108,6 +115,7 @@ class Switch(Channel):
         self.disconnect()
         self._open(connection)
         self.ports = {name: (number, up) for name, number, up in ports}
+        self.audit.connected()
         self.submit(self._resync())
 
     def disconnect(self) -> None:
@@ -359,6 +367,95 @@ class Switch(Channel):
                     self._forget_decisions()
         return messages is not None
 
+    # --- for the audit ------------------------------------------------------------------------
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the switch holds what is believed: nothing is on its way."""
+        return self.live and not self.busy and not self._in_flight_bytes
+
+    def count_request(self) -> Request:
+        """How many flows are there?"""
+        xid = next(self._xids)
+        ask = of.aggregate_request_of10 if self.plain else of.table_stats_request
+        return Request(xid, ask(xid=xid))
+
+    def table_request(self, table: int, large: Container[int]) -> Request:
+        """All flows of a table, or ours alone where it is one of the large ones."""
+        if table in large:
+            magic = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
+            return self._stats_request(table, *magic)
+        return self._stats_request(table, 0, 0)
+
+    def route_count(self) -> int:
+        """How many routes there should be."""
+        if self.reactive or self.plain:
+            return 0
+        known = sum(
+            len(state.routes4)
+            for name in self.synced
+            if (state := self.routers.state(name)) is not None
+        )
+        return known + sum(map(len, self._found.values()))
+
+    def expected_route(self, router: int, key: int) -> int | None:
+        """The next hop that a router's route (net << 8 | prefix length) leads to, once everything
+        is written; None where there is no such route."""
+        name = self._names.get(router)
+        hop = self._expected(name).get(key, ODD) if name is not None else ODD
+        return None if hop == ODD else hop
+
+    def _expected(self, name: str) -> Mapping[int, int]:
+        """The routes that the switch shall have of a router: those it was found with, until what
+        the router says is known."""
+        if self.reactive or self.plain:
+            return {}
+        if name not in self.synced:
+            return self._found.get(name, {})
+        state = self.routers.state(name)
+        return state.routes4 if state is not None else {}
+
+    def mend_routes(self, router: int, seen: Mapping[int, int | None]) -> int:
+        """Somebody else has changed routes to these next hops (None: deleted them).  Write what
+        differs; returns how many that are."""
+        name = self._names.get(router)
+        if name is None:
+            return 0
+        adds, gone = [], []
+        expected = self._expected(name)
+        for key, hop in seen.items():
+            wanted = expected.get(key)
+            if wanted == ODD:
+                continue
+            if wanted is None and hop is not None and name in self.synced:
+                gone.append((key >> 8, key & 255, 0))
+            elif wanted is not None and wanted != hop:
+                adds.append((key >> 8, key & 255, wanted))
+        if name not in self.synced:
+            self._streamed.pop(name, None)  # those that are there already are written again
+        if adds or gone:
+            self.submit(self._write_routes(router, adds, gone))
+        return len(adds) + len(gone)
+
+    def write_beside(self, batches: Iterable[Iterable[tuple[bool, Flow]]]) -> None:
+        """Write changes of the small tables at once, whatever jobs wait."""
+        for batch in batches:
+            for add, flow in batch:
+                self._write_flow(add, flow)
+            self._fence_fragments()
+
+    def read_again(self) -> None:
+        """What the switch holds is not what is thought, and nobody knows where."""
+        log.warning("%s: it holds other flows than it should; it is read again", self.name)
+        self.submit(self._resync())
+
+    def on_error(self, xid: int, text: str) -> None:
+        """The switch refused something."""
+        if xid == MONITOR_XID:
+            self.audit.refused()
+        else:
+            super().on_error(xid, text)
+
     def _stats_request(
         self, table: int, cookie: int, mask: int, what: tuple[Any, ...] = ()
     ) -> Request:
@@ -371,6 +468,7 @@ class Switch(Channel):
         command = of.Command.ADD if add else of.Command.DELETE_STRICT
         pack = of.flow_mod_of10 if self.plain else of.flow_mod
         self.flow_mods += 1
+        self.edits += 1
         self._write(pack(flow, command))
         if flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND:
             return
@@ -411,6 +509,7 @@ class Switch(Channel):
         self.routers.read_anew(self)
         started = time.monotonic()
         self.installed, self.hops, self._found = {}, {}, {}
+        self.edits += 1
         self.synced.clear()
         if self.plain:
             flows = yield self._stats_request(0, 0, 0)
@@ -418,10 +517,10 @@ class Switch(Channel):
         else:
             xid = next(self._xids)
             tables = yield Request(xid, of.table_stats_request(xid))
+            large = {entry.table for entry in tables if entry.flows > READ_WHOLE}
             for table in range(pipeline.VM + 1):
                 if table != pipeline.ROUTES:
-                    magic = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
-                    flows = yield self._stats_request(table, *magic)
+                    flows = yield self.table_request(table, large)
                     self._take([s.flow for s in flows])
             yield from self._read_routes(sum(
                 entry.flows for entry in tables if entry.table == pipeline.ROUTES
@@ -451,6 +550,7 @@ class Switch(Channel):
         self._jobs.extendleft(reversed(jobs))
 
     def _take(self, flows: Sequence[Flow]) -> None:
+        self.audit.found(flows)
         for flow in flows:
             if flow.cookie & pipeline.COOKIE_MAGIC_MASK != pipeline.COOKIE_MAGIC:
                 continue
@@ -510,15 +610,15 @@ class Switch(Channel):
         return len(flows), flows
 
     def _take_route_flows(self, flows: Iterable[Flow]) -> None:
-        names = {router.id: router.name for router in self.network.routers.values()}
         for flow in flows:
-            name = names.get(pipeline.cookie_router(flow.cookie))
+            name = self._names.get(pipeline.cookie_router(flow.cookie))
             if name is None:
                 self.installed[flow.key] = flow
                 continue
             net = next((value for field, value, _ in flow.match if field == "nw_dst"), 0)
             plen = flow.priority - pipeline.ROUTE_PRIORITY
-            hop = next((a[4] for a in flow.actions if a[0] == "load"), 0)
+            leads_on = len(flow.actions) == 2 and flow.actions[1] == _TO_NEXT_HOPS
+            hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
             self._found.setdefault(name, {})[net << 8 | plen] = hop
 
     # Small tables: everything but ROUTES
@@ -715,19 +815,20 @@ class Switch(Channel):
             routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
             if len(routes) < 8:
                 for route, own in zip(routes, pipeline.route_cookies(router, routes), strict=True):
-                    self._write(self._packer.add(router, *route, own))
+                    self._write(self.packer.add(router, *route, own))
             else:
+                self.audit.bulk()
                 for start in range(0, len(routes), BULK):
                     part = routes[start : start + BULK]
                     cookies = pipeline.route_cookies(router, part)
-                    for piece in self._packer.pack_adds(router, part, cookies, PIECE_BYTES):
+                    for piece in self.packer.pack_adds(router, part, cookies, PIECE_BYTES):
                         self._write(piece)
                         yield ROOM
         if gone:
             self._fence_fragments()
             self.flow_mods += len(gone)
             for i, (net, plen, _) in enumerate(sorted(gone, key=_prefix_length)):
-                self._write(self._packer.delete(router, net, plen))
+                self._write(self.packer.delete(router, net, plen))
                 if i % 256 == 255:
                     yield ROOM
 

@@ -186,6 +186,19 @@ def test_switch_restarted(paper: Lab, datapath: str) -> None:
     traffic.assert_nothing_lost()
 
 
+@pytest.mark.parametrize("datapath", ["host-a", "gen"])
+def test_flows_deleted_by_somebody_else(paper: Lab, datapath: str) -> None:
+    """They are written back while the connection stands, and status says so."""
+    before = flows(paper)
+    mended = datapaths()[datapath]["audit"]["mended"]
+    node = paper.switch_node(datapath)
+    done = operate.run(node, ["ovs-ofctl", "del-flows", switch.BRIDGE])
+    assert done.returncode == 0, done.stderr
+    settle(lambda: difference(before, flows(paper)) == [], "flows as before")
+    settle(lambda: datapaths()[datapath]["audit"]["mended"] > mended, "status says so")
+    assert datapaths()[datapath]["connected"]
+
+
 # --- routing -------------------------------------------------------------------------------------
 
 

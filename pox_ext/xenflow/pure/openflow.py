@@ -40,6 +40,9 @@ from xenflow.pure.route_columns import RouteColumns
 
 __all__ = [
     "ALL_TABLES",
+    "MONITOR_ADD",
+    "MONITOR_DELETE",
+    "MONITOR_MODIFY",
     "Aggregate",
     "BarrierReply",
     "Command",
@@ -52,6 +55,8 @@ __all__ = [
     "FeaturesReply",
     "FlowRemoved",
     "FlowStats",
+    "FlowUpdate",
+    "FlowUpdates",
     "Hello",
     "Message",
     "Other",
@@ -60,8 +65,10 @@ __all__ = [
     "PortStats",
     "PortStatus",
     "RoutePacker",
+    "RouteUpdate",
     "StatsReply",
     "TableStats",
+    "UpdateEvent",
     "WireError",
     "aggregate_request",
     "aggregate_request_of10",
@@ -75,11 +82,14 @@ __all__ = [
     "features_request",
     "flow_mod",
     "flow_mod_of10",
+    "flow_monitor_cancel",
+    "flow_monitor_request",
     "flow_stats",
     "flow_stats_request",
     "flow_stats_request_of10",
     "get_config_request",
     "hello",
+    "is_flow_updates",
     "pack_actions",
     "packet_out",
     "parse",
@@ -126,6 +136,14 @@ class Type(IntEnum):
     BARRIER_REPLY = 19
 
 
+class UpdateEvent(IntEnum):
+    """enum nx_flow_update_event (nicira-ext.h)."""
+
+    ADDED = 0
+    DELETED = 1
+    MODIFIED = 2
+
+
 class Command(IntEnum):
     """ofp_flow_mod_command (5.3.3)."""
 
@@ -139,7 +157,9 @@ class Command(IntEnum):
 _NXT_SET_FLOW_FORMAT, _NXT_FLOW_MOD, _NXT_FLOW_REMOVED, _NXT_FLOW_MOD_TABLE_ID = 12, 13, 14, 15
 _STATS_DESC, _STATS_FLOW, _STATS_AGGREGATE, _STATS_TABLE = 0, 1, 2, 3
 _STATS_PORT, _STATS_VENDOR = 4, 0xFFFF
-_NXST_FLOW, _NXST_AGGREGATE = 0, 1
+_NXT_FLOW_MONITOR_CANCEL = 21
+_NXST_FLOW, _NXST_AGGREGATE, _NXST_FLOW_MONITOR = 0, 1, 2
+_NXFME_ABBREV = 3
 _REPLY_MORE = 1
 
 _HEADER = struct.Struct("!BBHI")
@@ -148,6 +168,15 @@ _NX_FLOW_MOD = struct.Struct("!BBHIIIQHHHHIHHH6x")
 _FLOW_MOD_TAIL = struct.Struct("!QHHHHIHH")
 _PACKET_OUT = struct.Struct("!BBHIIHH")
 _NX_STATS_REQUEST = struct.Struct("!BBHIHHII4xHHB3x")
+_UPDATES_HEAD = struct.pack("!II", NX_VENDOR, _NXST_FLOW_MONITOR)
+_NX_FLOW_UPDATE = struct.Struct("!HHHHHHHBxQ")
+_UPDATES_AT = 24
+_UPDATED = {
+    14: struct.Struct("!IHII"),
+    22: struct.Struct("!IHIIII"),
+    26: struct.Struct("!IHIIIII"),
+}
+"""The matches of routes as Open vSwitch puts them: Ethernet type, prefix, register 1."""
 _NX_FLOW_STATS = struct.Struct("!HBxIIHHHHHHQQQ")
 _FLOW_STATS10_TAIL = struct.Struct("!IIHHH6xQQQ")
 _PACKET_IN = struct.Struct("!BBHIIHHBx")
@@ -402,6 +431,26 @@ def aggregate_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int 
     return _stats_request(_STATS_AGGREGATE, body, xid)
 
 
+MONITOR_ADD, MONITOR_DELETE, MONITOR_MODIFY = 2, 4, 8
+_MONITOR_ACTIONS = 16
+"""enum nx_flow_monitor_flags (nicira-ext.h), without INITIAL and OWN."""
+
+
+def flow_monitor_request(monitor: int, table: int, flags: int, xid: int = 0) -> bytes:
+    """NXST_FLOW_MONITOR request: tell what happens to the flows of `table` from now on.
+
+    `flags` are MONITOR_ bits.  What this connection itself does comes as its transaction id only.
+    """
+    body = struct.pack("!IHHHB5x", monitor, flags | _MONITOR_ACTIONS, fl.PORT_NONE, 0, table)
+    head = struct.pack("!II4x", NX_VENDOR, _NXST_FLOW_MONITOR)
+    return _stats_request(_STATS_VENDOR, head + body, xid)
+
+
+def flow_monitor_cancel(monitor: int, xid: int = 0) -> bytes:
+    """NXT_FLOW_MONITOR_CANCEL: tell no more."""
+    return _vendor(_NXT_FLOW_MONITOR_CANCEL, struct.pack("!I", monitor), xid)
+
+
 def table_stats_request(xid: int = 0) -> bytes:
     """OFPST_TABLE request (5.3.5): how many flows each table has.  Open vSwitch keeps count, and
     looks at no flow for it."""
@@ -541,6 +590,35 @@ class FlowStats(NamedTuple):
     idle_age_s: int | None
 
 
+class FlowUpdate(NamedTuple):
+    """What somebody else did to a flow, as a flow monitor says.  `event` is one of UpdateEvent;
+    `flow` is the flow as it is now, or was, with its actions."""
+
+    event: UpdateEvent
+    flow: Flow
+
+
+class RouteUpdate(NamedTuple):
+    """What somebody else did to a route.  `event` as in FlowUpdate; `nexthop` -1: its actions are
+    no route's."""
+
+    event: int
+    router: int
+    net: int
+    plen: int
+    nexthop: int
+    cookie: int
+
+
+class FlowUpdates(NamedTuple):
+    """NXST_FLOW_MONITOR reply (nicira-ext.h).  `own` are the transaction ids of messages of this
+    very connection that changed flows; None stands for an update that could not be read."""
+
+    xid: int
+    updates: tuple[FlowUpdate, ...]
+    own: tuple[int | None, ...]
+
+
 class PortStats(NamedTuple):
     """Counters of one port (5.3.5); 2**64 - 1 where the switch does not count."""
 
@@ -615,6 +693,7 @@ Message = (
     | PortStatus
     | FlowRemoved
     | StatsReply
+    | FlowUpdates
     | Other
 )
 
@@ -683,6 +762,11 @@ _NX_ERROR_CODES = {
     (5, 256): "hardware error",
     (5, 257): "no such table",
 }
+
+
+def is_flow_updates(data: bytes) -> bool:
+    """Whether a whole message is an NXST_FLOW_MONITOR reply."""
+    return data[8:10] == b"\xff\xff" and data[12:20] == _UPDATES_HEAD and data[1] == 17
 
 
 def split(buffer: bytes) -> tuple[list[bytes], bytes]:
@@ -880,6 +964,8 @@ def _read_stats(data: bytes, xid: int) -> Message:
         if len(data) < 24:
             raise WireError(f"STATS_REPLY: {len(data)} bytes, a vendor's has at least 24")
         vendor, subtype = struct.unpack_from("!II", data, 12)
+        if vendor == NX_VENDOR and subtype == _NXST_FLOW_MONITOR:
+            return _read_flow_updates(data, xid)
         if vendor != NX_VENDOR or subtype not in (_NXST_FLOW, _NXST_AGGREGATE):
             return Other(xid, Type.STATS_REPLY, data[8:])
         if subtype == _NXST_FLOW:
@@ -953,6 +1039,36 @@ def _nx_flows(data: bytes) -> list[FlowStats]:
     return found
 
 
+def _read_flow_updates(data: bytes, xid: int) -> FlowUpdates:
+    updates: list[FlowUpdate] = []
+    own: list[int | None] = []
+    at, end = 24, len(data)
+    while at < end:
+        if at + 8 > end:
+            raise WireError(f"NXST_FLOW_MONITOR: update at byte {at} truncated")
+        length, event = struct.unpack_from("!HH", data, at)
+        if length < 8 or at + length > end:
+            raise WireError(f"NXST_FLOW_MONITOR: update at byte {at} of {length} bytes")
+        if event == _NXFME_ABBREV:
+            own.append(struct.unpack_from("!I", data, at + 4)[0])
+        else:
+            try:
+                updates.append(_read_flow_update(data[at : at + length]))
+            except (WireError, ValueError, struct.error):
+                own.append(None)
+        at += length
+    return FlowUpdates(xid, tuple(updates), tuple(own))
+
+
+def _read_flow_update(data: bytes) -> FlowUpdate:
+    _, event, _, priority, idle, hard, match_len, table, cookie = _NX_FLOW_UPDATE.unpack_from(data)
+    actions_at = 24 + pad8(match_len)
+    what = parse_match(data, 24, match_len)
+    actions = parse_actions(data, actions_at, len(data) - actions_at)
+    flow = _flow(table, priority, what, actions, cookie, idle, hard)
+    return FlowUpdate(UpdateEvent(event), flow)
+
+
 def _read_flow_stats10(data: bytes, at: int) -> tuple[FlowStats, int]:
     if at + 88 > len(data):
         raise WireError(f"STATS_REPLY: flow at byte {at} truncated")
@@ -1012,6 +1128,7 @@ class RoutePacker:
         self.next_table = next_table
         self.base_priority = base_priority
         self._tail = pack_action(fl.resubmit(next_table))
+        self._head = pack_action(fl.load("reg0", 0))[:20]
         self._forms = [self._form(plen) for plen in range(33)]
         self._columns = tuple(self._columns_for(plen) for plen in (0, 24, 32))
 
@@ -1103,6 +1220,65 @@ class RoutePacker:
             form.before_router,
             router,
         )
+
+    def read_updates(self, data: bytes) -> tuple[list[RouteUpdate], FlowUpdates]:
+        """What a flow monitor's message (`is_flow_updates`) says about routes, and the rest.
+
+        There may be a million of them.  What is in the table and no route is in the rest.
+        Raises WireError.
+        """
+        routes: list[RouteUpdate] = []
+        rest = [data[:_UPDATES_AT]]
+        at, end = _UPDATES_AT, len(data)
+        while at + _NX_FLOW_UPDATE.size <= end:
+            fields = _NX_FLOW_UPDATE.unpack_from(data, at)
+            length, event, _, priority, _, _, match_len, table, cookie = fields
+            if length < 8 or at + length > end:
+                break
+            route = None
+            if event != _NXFME_ABBREV and table == self.table:
+                route = self._updated(data, at, match_len, priority - self.base_priority)
+            if route is None:
+                rest.append(data[at : at + length])
+            else:
+                hop = 0
+                if event != UpdateEvent.DELETED:
+                    actions = data[at + 24 + pad8(match_len) : at + length]
+                    hop = self._leads_to(actions)
+                routes.append(RouteUpdate(event, *route, hop, cookie))
+            at += length
+        rest.append(data[at:])
+        return routes, _read_flow_updates(b"".join(rest), int.from_bytes(data[4:8], "big"))
+
+    def _updated(
+        self, data: bytes, at: int, match_len: int, plen: int
+    ) -> tuple[int, int, int] | None:
+        """(router, prefix, its length) of an update whose match reads as a route's."""
+        if not 0 <= plen <= 32 or at + 24 + match_len > len(data):
+            return None
+        form = _UPDATED.get(match_len)
+        if form is None:
+            return None
+        found = form.unpack_from(data, at + 24)
+        if match_len == 26:
+            *heads, net, mask, reg1, router = found
+            right = heads == [0x602, fl.IPV4, 0x1108] and mask == 0xFFFFFFFF << 32 - plen & (
+                0xFFFFFFFF
+            )
+        elif match_len == 22:
+            *heads, net, reg1, router = found
+            right = heads == [0x602, fl.IPV4, 0x1004] and plen == 32
+        else:
+            *heads, reg1, router = found
+            net = 0
+            right = heads == [0x602, fl.IPV4] and plen == 0
+        return (router, net, plen) if right and reg1 == 0x10204 else None
+
+    def _leads_to(self, actions: bytes) -> int:
+        """The next hop that a route's actions lead to; -1 where they are no route's."""
+        if actions[:20] != self._head or actions[24:] != self._tail:
+            return -1
+        return int.from_bytes(actions[20:24], "big")
 
     def pack_adds(
         self,
