@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from typing import Any
 
 from mgmt.client import AskError
@@ -10,7 +11,8 @@ from mgmt.session import Session, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain_of, emit
 from mgmt.verbs.status import best_view
-from xenflow.pure.placement import to_json
+from xenflow.pure.network import NetworkError
+from xenflow.pure.placement import from_json, to_json
 
 NAME = "routers"
 SUMMARY = "the routers: where they are, their interfaces, what is known of their routes"
@@ -18,13 +20,19 @@ SUMMARY = "the routers: where they are, their interfaces, what is known of their
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--host", help="only those whose VM is on this host")
+    parser.add_argument(
+        "--needs",
+        metavar="HOST",
+        help="only those that need this host: by what any switch was told their VM is there, it "
+        "forwards for them, or their links lead there",
+    )
     parser.add_argument("--names", action="store_true", help="print their names only, one a line")
     add_json(parser)
 
 
 def run(args: Namespace, session: Session) -> int:
-    if args.host:
-        session.host(args.host)
+    for host in filter(None, (args.host, args.needs)):
+        session.host(host)
     answers = session.ask_all("status")
     silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
     answered = {name: a for name, a in answers.items() if not isinstance(a, AskError)}
@@ -36,6 +44,8 @@ def run(args: Namespace, session: Session) -> int:
     for name, router in session.network.routers.items():
         place = places.get(name)
         if args.host and (place is None or place.vm != args.host):
+            continue
+        if args.needs and args.needs not in hosts_of(name, answered):
             continue
         values.append(
             {
@@ -53,6 +63,18 @@ def run(args: Namespace, session: Session) -> int:
     else:
         emit(args, {"routers": values}, table(_HEADINGS, map(_row, values)))
     return complain_of(silent)
+
+
+def hosts_of(router: str, answered: dict[str, dict[str, Any]]) -> set[str]:
+    """Every host that a router needs: all that any switch was told, not the newest word alone."""
+    told: set[str] = set()
+    for answer in answered.values():
+        for value in answer.get("placements", ()):
+            with suppress(NetworkError):
+                placement = from_json(value)
+                if placement.router == router:
+                    told.update(placement.hosts)
+    return told
 
 
 _HEADINGS = ("ROUTER", "ID", "VM", "FORWARDS", "HOME", "ROUTES", "FED", "AGE", "INTERFACES")
