@@ -87,13 +87,15 @@ class Settings:
 
 @dataclass(slots=True)
 class Job:
-    """One migration.  `events` are (state, CLOCK_MONOTONIC seconds), oldest first."""
+    """One migration.  `events` are (state, CLOCK_MONOTONIC seconds), oldest first; `owner` is who
+    began it, where that was said."""
 
     id: str
     router: str
     source: str
     to: str
     pause_s: float
+    owner: str = ""
     state: str = ""
     detail: str = ""
     events: list[tuple[str, float]] = field(default_factory=list)
@@ -277,6 +279,8 @@ class Hypervisor:
         self._routers = routers
         self._settings = settings
         self._jobs: dict[str, Job] = {}
+        self._gave_up: set[str] = set()
+        """Owners that gave their migration up: what they asked for before comes too late."""
         self._changed = threading.Condition()
         self._verbs: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "hosts": self._hosts,
@@ -345,8 +349,11 @@ class Hypervisor:
             raise RefusedError("already-there", f"{router.name} runs on {to} already")
         if domain["state"] != RUNNING:
             raise RefusedError("not-running", f"{router.name} is {domain['state']}, not running")
+        owner = str(asked.get("owner", ""))
+        if owner in self._gave_up:
+            raise RefusedError("given-up", f"{owner} has given this up")
         pause_s = _seconds(asked, "pause_s", self._settings.pause_s)
-        job = Job(str(len(self._jobs) + 1), router.name, domain["host"], to, pause_s)
+        job = Job(str(len(self._jobs) + 1), router.name, domain["host"], to, pause_s, owner)
         job.advance(PRECOPY)
         self._jobs[job.id] = job
         threading.Thread(target=self._carry_out, args=(job, router), daemon=True).start()
@@ -364,6 +371,7 @@ class Hypervisor:
             self._routers.resume(router, domain["host"], announce=False)
             self._routers.note(router, domain["host"], RUNNING)
             return {}
+        self._refuse_others(job, asked)
         if job.state != MOVED_PAUSED:
             raise RefusedError(
                 "not-paused", f"{router.name} has not arrived at {job.to} yet: {job.state}"
@@ -374,10 +382,14 @@ class Hypervisor:
         return self._order(job, "unpause")
 
     def _abort(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Without an owner everybody's; else that owner's, and it begins none any more."""
         router = self._routers.router(str(asked.get("router")))
+        if owner := str(asked.get("owner", "")):
+            self._gave_up.add(owner)
         job = self._active(router.name)
         if job is None:
             raise RefusedError("no-migration", f"{router.name} is not being migrated")
+        self._refuse_others(job, asked)
         return self._order(job, "abort")
 
     def _pause(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -414,6 +426,12 @@ class Hypervisor:
     def _active(self, router: str) -> Job | None:
         jobs = self._jobs.values()
         return next((j for j in jobs if j.router == router and not j.over), None)
+
+    def _refuse_others(self, job: Job, asked: dict[str, Any]) -> None:
+        """A job that was begun in somebody's name is not for another, who names itself."""
+        owner = asked.get("owner", "")
+        if owner and job.owner and owner != job.owner:
+            raise RefusedError("not-yours", f"{job.router} is being migrated by {job.owner}")
 
     def _order(self, job: Job, order: str) -> dict[str, Any]:
         """Tell a migration what is wanted and wait until it has happened."""

@@ -1,8 +1,14 @@
 """The lease on a router: who holds it may move the router, everybody else must not.
 
-It is kept by the controllers of the hosts concerned, each for `LEASE_S` after it was last heard of,
-so that a management entity that was killed holds nothing for long.  With it they keep the journal:
-what was begun, for `xenflow recover` to have something to look at.
+It is kept by the controllers of all switches concerned, each for `LEASE_S` after it was last heard
+of, so that a management entity that was killed holds nothing for long.  Whoever wants it needs it
+from every one of them.  With it the controllers of the two hosts keep the journal: what was begun,
+for `xenflow status` to show.
+
+Every effect goes through the lease (`ask`, and `check` for a hypervisor, which knows no leases) and
+is refused when somebody else has taken over: one that was stopped meanwhile (Ctrl-Z, an ssh that
+hung) does no harm when it goes on.  A controller that was restarted has forgotten the lease; it is
+told again as long as nobody can have taken over.
 
 Called by `migrate`, by `planning` while it clears up what an interrupted migration left, and by the
 verb `mode`.
@@ -10,15 +16,18 @@ verb `mode`.
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from mgmt.client import AskError
+from mgmt.client import AskError, Refused
 from mgmt.session import Ask
 
 Problem = tuple[str, str]
@@ -26,33 +35,47 @@ Problem = tuple[str, str]
 
 LEASE_S = 10.0
 KEEP_S = 2.5
+ASK_AT_ONCE = 16
+
+
+class LostError(AskError):
+    """The lease is not this one's any more: nothing more may be done, not even put back."""
+
+    code = "lost"
 
 
 class Lease:
     """One router's, at some controllers.  `with` takes it and gives it back.
 
-    Raises AskError, holding nothing, where somebody else has it or a controller does not answer.
+    `entry` is what it is taken for (`xenflow.pure.migration.purpose`); `journal_at`: the
+    controllers that keep the journal, else all.  Raises AskError, holding nothing, where somebody
+    else has it or a controller does not answer.
     """
 
     def __init__(
-        self, ask: Ask, controllers: Iterable[str], router: str, entry: dict[str, Any] | None
-    ) -> None:
+        self, ask: Ask, controllers: Iterable[str], router: str, entry: dict[str, Any],
+        journal_at: Iterable[str] | None = None,
+    ) -> None:  # fmt: skip
         self._ask = ask
         self._controllers = list(dict.fromkeys(controllers))
-        owner = f"{socket.gethostname()}-{os.getpid()}"[-63:]
-        self._about: dict[str, Any] = {"router": router, "owner": owner}
+        self._journal_at = list(dict.fromkeys(self._controllers if journal_at is None
+                                              else journal_at))  # fmt: skip
+        self.router = router
+        self.owner = _owner()
+        self._about: dict[str, Any] = {"router": router, "owner": self.owner}
         self._entry = entry
+        self._instances: dict[str, str] = {}
+        self._heard = 0.0
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> Self:
-        taken: list[str] = []
+        first, *others = self._controllers
         try:
-            for name in self._controllers:
-                self._ask(name, "lock", lease_s=LEASE_S, entry=self._entry, **self._about)
-                taken.append(name)
+            self._lock(first)  # of two that want it, the first controller decides
+            self._at(others, self._lock)
         except AskError:
-            for name in taken:
+            for name in self._instances:
                 with suppress(AskError):
                     self._unlock(name)
             raise
@@ -63,10 +86,11 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        self.give_back()
+        self.give_back(unfinished=kind is not None)
 
-    def give_back(self) -> list[Problem]:
-        """Nobody holds it any more, which may be said twice; returns what could not be done."""
+    def give_back(self, unfinished: bool = False) -> list[Problem]:
+        """Nobody holds it any more, which may be said twice; returns what could not be done.  What
+        is `unfinished` stays noted at the controllers."""
         if self._over.is_set():
             return []
         self._over.set()
@@ -74,26 +98,106 @@ class Lease:
         problems: list[Problem] = []
         for name in self._controllers:
             try:
-                self._unlock(name)
+                self._unlock(name, unfinished)
             except AskError as error:
                 problems.append((f"unlock at {name}", str(error)))
         return problems
 
+    def ask(
+        self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """An effect at a controller, in this owner's name.
+
+        Raises AskError, LostError where somebody else has taken over.
+        """
+        for again in (True, False):
+            try:
+                done = self._ask(
+                    controller, verb, timeout_s=timeout_s, owner=self.owner, **arguments
+                )
+                self._heard = time.monotonic()
+                return done
+            except Refused as error:
+                if error.code != "locked":
+                    raise
+                if not again:
+                    raise LostError(error.message) from None
+                self._regain(controller, error)
+        raise AssertionError
+
+    def check(self) -> None:
+        """Raise LostError unless the lease is this one's still: asked right before something is
+        done that no controller can refuse.
+
+        The hosts' are asked: whoever takes over needs all, and a VM may be waiting meanwhile.
+        """
+        for error in self._at(self._journal_at, self._confirm):
+            if isinstance(error, LostError):
+                raise error
+        if time.monotonic() - self._heard > LEASE_S:
+            raise LostError(
+                f"no controller has said for {LEASE_S:g} s that the lease of {self.router} is held"
+            )
+
     def note(self, entry: dict[str, Any], *, needed: bool) -> None:
         """Add to the journal.  Where it is `needed`, raises AskError if a controller does not
         keep it."""
-        for name in self._controllers:
-            try:
-                self._ask(name, "journal", entry=entry, **self._about)
-            except AskError:
-                if needed:
-                    raise
 
-    def _unlock(self, controller: str) -> None:
-        self._ask(controller, "unlock", **self._about)
+        def tell(name: str) -> AskError | None:
+            try:
+                self.ask(name, "journal", entry=entry, router=self.router)
+            except AskError as error:
+                return error
+            return None
+
+        for error in self._at(self._journal_at, tell):
+            if isinstance(error, LostError) or (error is not None and needed):
+                raise error
+
+    def _at(self, names: list[str], do: Callable[[str], Any]) -> list[Any]:
+        if len(names) < 2:
+            return [do(name) for name in names]
+        with ThreadPoolExecutor(min(len(names), ASK_AT_ONCE)) as pool:
+            return list(pool.map(do, names))
+
+    def _lock(self, name: str) -> None:
+        answer = self._ask(name, "lock", lease_s=LEASE_S, entry=self._entry, **self._about)
+        self._instances[name] = answer.get("instance", "")
+        self._heard = time.monotonic()
+
+    def _unlock(self, controller: str, unfinished: bool = False) -> None:
+        self._ask(controller, "unlock", unfinished=unfinished, **self._about)
+
+    def _confirm(self, name: str) -> AskError | None:
+        try:
+            self.ask(name, "journal", router=self.router)
+        except AskError as error:
+            return error
+        return None
+
+    def _regain(self, name: str, refusal: Refused) -> None:
+        """A controller says that the lease is not this one's.  One that was restarted since may
+        have it again while another has confirmed it within its time: nobody had it in between."""
+        found = self._ask(name, "journal", router=self.router)
+        restarted = found.get("instance", "") != self._instances.get(name)
+        if not restarted or time.monotonic() - self._heard > LEASE_S:
+            raise LostError(refusal.message)
+        try:
+            self._lock(name)
+        except Refused as error:
+            raise LostError(error.message) from None
 
     def _keep(self) -> None:
         while not self._over.wait(KEEP_S):
-            for name in self._controllers:
-                with suppress(AskError):  # the next thing that is asked says so
-                    self._ask(name, "journal", **self._about)
+            # What fails here the next thing that is asked says.
+            self._at(self._controllers, self._confirm)
+
+
+def _owner() -> str:
+    """Who this is, for people; no other is called so."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid{os.getuid()}"
+    own = f":{os.getpid()}-{os.urandom(2).hex()}"
+    return f"{user}@{socket.gethostname()}"[: 63 - len(own)] + own

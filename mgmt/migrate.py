@@ -3,7 +3,11 @@
 What is done in which order is `xenflow.pure.migration`; here each of its effects is one method.
 The commit point is the moment the VM is let run at the destination: whatever fails before is
 undone in reverse, after it there is only forward.  What is done is noted in the journal that the
-controllers of both hosts keep, so that `xenflow recover` has something to look at.
+controllers of both hosts keep, for `xenflow status`.  Every effect is done in the name of the
+lease's owner; where somebody else has taken over, nothing more is done, not even undone.
+
+Where the hypervisor does not answer it is not known where the VM is: it is asked again until it is
+known, and the switches stay as they are meanwhile.
 
 Called by the verbs `migrate` and `recover`.  Everything goes over the network: the controllers'
 management sockets, and the hypervisor's driver.
@@ -21,13 +25,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from mgmt import hypervisor
-from mgmt.client import AskError
+from mgmt.client import AskError, Refused
 from mgmt.hypervisor import HypervisorError, Job, JobState
-from mgmt.lease import Lease, Problem
-from mgmt.planning import Plan, Step, give_up, words
+from mgmt.lease import Lease, LostError, Problem
+from mgmt.planning import Plan, Step, concerned, words
 from xenflow.pure import migration as mig
 from xenflow.pure.migration import Effect
 from xenflow.pure.network import NetworkError
@@ -40,7 +44,13 @@ RUN_TIMEOUT_S = 120.0
 POLL_S = 0.01
 RETRY_S = (0.5, 1.0, 2.0, 4.0)
 """Once the VM has moved there is no way back: what fails is tried again after these pauses."""
+UNDO_S = 10.0
+"""How long a switch or a controller that comes back is waited for while all is put back."""
+UNDO_POLL_S = 0.25
+KNOWN_S = 600.0
+"""How long a hypervisor that does not answer is asked where the VM is."""
 FLOWS_AT_ONCE = 2000
+Answer = TypeVar("Answer")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a kill, a terminal that has gone."""
 
@@ -79,6 +89,10 @@ class Result:
     undone: bool = False
     refused: bool = False
     """Nothing was begun: somebody else holds the lease, or it could not be taken."""
+    lost: bool = False
+    """Somebody else has taken over: nothing more was done."""
+    unknown: str = ""
+    """Why it is not known where the VM is; "" where it is known."""
     error: str = ""
     total_s: float = 0.0
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -103,7 +117,17 @@ class Result:
         if self.ok:
             pause = f", VM suspended for {self.suspended_s:.3f} s" if self.suspended_s else ""
             pause += " (emulated)" if self.emulated and pause else ""
-            return f"{name} is on {self.plan.to}: {self.total_s:.3f} s{pause}{left}"
+            mode = f"; {self.plan.new_mode}" if self.plan.new_mode else ""
+            return f"{name} is on {self.plan.to}: {self.total_s:.3f} s{pause}{mode}{left}"
+        if self.lost:
+            return (
+                f"{name}: {self.error}: somebody else has taken over, so nothing more was done here"
+            )
+        if self.unknown:
+            return (
+                f"{name}: {self.error}; where its VM is, is not known ({self.unknown}): the "
+                f"switches were left as they are; run `xenflow recover {name}`"
+            )
         if self.undone:
             source = self.plan.source
             return f"{name} stays on {source}: {self.error}; everything was put back{left}"
@@ -125,6 +149,10 @@ class Result:
             "committed": self.committed,
             "interrupted": self.interrupted,
             "undone": self.undone,
+            "refused": self.refused,
+            "lost": self.lost,
+            "unknown": self.unknown,
+            "new_mode": self.plan.new_mode,
             "error": self.error,
             "problems": [f"{what}: {reason}" for what, reason in self.problems],
             "left": self.left,
@@ -143,18 +171,24 @@ class Result:
 def run(
     made: Plan,
     report: Callable[[Event], None],
-    confirm: Callable[[Step], bool] | None = None,
+    confirm: Callable[[Step, bool], bool] | None = None,
 ) -> Result:
     """Carry a plan out.  Never raises for what fails on the way: the Result says it.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGHUP before the commit point put everything back; after it they
-    change nothing, since the migration must be completed.  Nor does a `report` that fails.
+    `confirm` is asked before each stage, and whether the commit point is behind it: then what it
+    answers changes nothing.  SIGINT (Ctrl-C), SIGTERM and SIGHUP before the commit point put
+    everything back; after it they change nothing, since the migration must be completed; it is
+    reported.  Nor does a `report` that fails.
     """
     return _Run(made, report, confirm).run()
 
 
 class _FinalError(MigrationError):
     """Trying again would not help."""
+
+
+class _NotKnownError(_FinalError):
+    """The hypervisor does not say where the VM is."""
 
 
 class _Interrupted(Exception):
@@ -165,8 +199,9 @@ class _Run:
     """One migration under way."""
 
     def __init__(
-        self, made: Plan, report: Callable[[Event], None], confirm: Callable[[Step], bool] | None
-    ) -> None:
+        self, made: Plan, report: Callable[[Event], None],
+        confirm: Callable[[Step, bool], bool] | None,
+    ) -> None:  # fmt: skip
         self.plan = made
         self.network = made.network
         self.router = made.router.name
@@ -178,12 +213,17 @@ class _Run:
         self.done: list[Effect] = []
         self.job: Job | None = None
         self.driver = made.driver
+        self._moves = False
+        """The hypervisor was asked to move the VM: it may, whatever it answered."""
         self._held_before: dict[str, dict[str, int]] = {}
         self._signal = 0
+        self._signals_seen = self._signals_told = 0
         self._at_prompt = False
         self._lease = Lease(
-            made.ask, map(self._controller, (made.source, made.to)), self.router,
-            {"migration": made.json(), "start": to_json(made.start)},
+            made.ask, concerned(made.network, made.router), self.router,
+            {"words": f"a recovery of {self.router}"} if made.recovery
+            else {"migration": made.json(), "start": to_json(made.start)},
+            journal_at=map(self._controller, (made.source, made.to)),
         )  # fmt: skip
         self._fault = os.environ.get("XENFLOW_FAULT", "")
 
@@ -202,20 +242,31 @@ class _Run:
             try:
                 self._lease.__enter__()
             except AskError as error:
-                result.error, result.refused = str(error), True
+                # Who has it is said by any controller alike.
+                locked = isinstance(error, Refused) and error.code == "locked"
+                result.error = getattr(error, "message", "") if locked else str(error)
+                result.refused = True
                 return result
+            if self.driver is not None:
+                self.driver.claim = self._lease
             try:
                 self._stages()
                 self._count_held()
                 result.ok = True
             except _Interrupted:
                 result.error = "interrupted"
+            except LostError as error:
+                result.error, result.lost = str(error), True
+            except _NotKnownError as error:
+                result.error, result.unknown = "the VM was let run", str(error)
             except (AskError, HypervisorError, NetworkError, MigrationError) as error:
                 result.error = str(error)
             finally:
-                if not result.ok and not result.committed:
+                if not result.ok and not result.committed and not result.lost:
                     self._undo()
-                result.problems += self._lease.give_back()
+                problems = self._lease.give_back(unfinished=not (result.ok or result.undone))
+                if not result.lost:
+                    result.problems += problems
                 result.interrupted = result.error == "interrupted" or (
                     self.plan.recovery and bool(self._signal)
                 )
@@ -226,7 +277,9 @@ class _Run:
         for step, stage in zip(self.plan.steps, self.plan.stages, strict=True):
             self._check_interrupt()
             if self.confirm is not None and not self._confirmed(step):
-                raise _Interrupted
+                if not self.result.committed:
+                    raise _Interrupted
+                self._no_way_back()
             began = self.now()
             self.report(Event(began, step.name, "started"))
             try:
@@ -242,11 +295,16 @@ class _Run:
         assert self.confirm is not None
         self._at_prompt = True
         try:
-            return self.confirm(step) or self.result.committed
+            return self.confirm(step, self.result.committed)
         except (KeyboardInterrupt, OSError):
-            return self.result.committed
+            return False
         finally:
             self._at_prompt = False
+
+    def _no_way_back(self) -> None:
+        """Somebody wanted it to end, too late."""
+        said = f"the VM belongs to {self.plan.to}: there is no way back, it is completed"
+        self.report(Event(self.now(), "migration", "note", said))
 
     def _step_over(self, step: Step, began: float, state: str, detail: str = "") -> None:
         now = self.now()
@@ -281,7 +339,8 @@ class _Run:
                 getattr(self, f"_do_{name}")(effect)
                 return
             except (AskError, HypervisorError, MigrationError) as error:
-                if not self.result.committed or pause_s is None or isinstance(error, _FinalError):
+                final = isinstance(error, _FinalError | LostError)
+                if not self.result.committed or pause_s is None or final:
                     raise
                 self.report(Event(self.now(), name, "failed", f"{error}; once more"))
                 time.sleep(pause_s)
@@ -296,7 +355,7 @@ class _Run:
             return
 
         def tell(item: tuple[str, list[str]]) -> None:
-            self.ask(
+            self._lease.ask(
                 item[0], "place", timeout_s=PLACE_TIMEOUT_S, placement=to_json(effect.placement),
                 datapaths=item[1], in_force=effect.proven,
             )  # fmt: skip
@@ -310,7 +369,7 @@ class _Run:
             return
         for one, other in ((source, destination), (destination, source)):
             to = self.network.controllers[other].manage
-            self.ask(one, "mirror", router=self.router, to=to, on=True)
+            self._lease.ask(one, "mirror", router=self.router, to=to, on=True)
 
     def _do_Unmirror(self, effect: mig.Unmirror) -> None:
         source, destination = self._controller(effect.source), self._controller(effect.destination)
@@ -318,7 +377,7 @@ class _Run:
             return
         for one, other in ((source, destination), (destination, source)):
             to = self.network.controllers[other].manage
-            self.ask(one, "mirror", router=self.router, to=to, on=False)
+            self._lease.ask(one, "mirror", router=self.router, to=to, on=False)
 
     def _do_CopyFlows(self, effect: mig.CopyFlows) -> None:
         source, destination = self._controller(effect.source), self._controller(effect.destination)
@@ -329,7 +388,7 @@ class _Run:
         ports = self._port_map(effect.source, effect.destination)
         flows = [b64decode(text) for text in read["flows"]]
         for start in range(0, len(flows), FLOWS_AT_ONCE):
-            self.ask(
+            self._lease.ask(
                 destination, "write-flows", timeout_s=PLACE_TIMEOUT_S, router=self.router,
                 datapath=effect.destination, flows=flows[start : start + FLOWS_AT_ONCE],
                 ports=ports,
@@ -379,7 +438,9 @@ class _Run:
     def _do_MoveVM(self, effect: mig.MoveVM) -> None:
         driver = self.driver = self.driver or hypervisor.of(self.network, effect.source)
         self.result.emulated = driver.emulated
+        driver.claim = self._lease
         self._held_before = self._held((effect.source, effect.destination))
+        self._moves = True
         job = self.job = driver.migrate(self.router, effect.destination)
         deadline = time.monotonic() + MOVE_TIMEOUT_S
         while job.state in (JobState.PRECOPY, JobState.SUSPENDED):
@@ -403,7 +464,7 @@ class _Run:
             raise MigrationError(f"{effect.host}: the VM's interfaces did not appear on its switch")
 
     def _do_Release(self, effect: mig.Release) -> None:
-        answer = self.ask(
+        answer = self._lease.ask(
             self._controller(effect.host), "release",
             router=self.router, datapath=effect.host, to=effect.to,
         )  # fmt: skip
@@ -411,23 +472,65 @@ class _Run:
 
     def _do_Unpause(self, effect: mig.Unpause) -> None:
         assert self.driver is not None and self.job is not None
-        self.result.committed = True
-        self.driver.unpause(self.router)
-        deadline = time.monotonic() + RUN_TIMEOUT_S
-        job = self.driver.job(self.job.id)
-        while job.state is JobState.MOVED_PAUSED and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-            job = self.driver.job(self.job.id)
-        self.result.suspended_s = job.suspended_s
-        self.result.states = [
+        driver, result = self.driver, self.result
+        result.committed = True
+        try:
+            self._until_known(partial(driver.unpause, self.router))
+            job = self._once_it_runs(self.job.id)
+        except HypervisorError:
+            # Refused; or it was done, and the answer to that got lost.
+            found = self._until_known(partial(driver.domain, self.router))
+            if found is None or found.state != "running":
+                raise
+            if found.host != effect.host:
+                result.committed = False
+                raise MigrationError(f"the VM runs on {found.host}, not on {effect.host}") from None
+            return
+        result.suspended_s = job.suspended_s
+        result.states = [
             {"state": state, "at_s": round(at - self.started, 6)} for state, at in job.events
         ]
         if job.state is JobState.FAILED:
-            self.result.committed = False  # it runs at the source, so all can be put back
+            result.committed = False  # it runs at the source, so all can be put back
             raise MigrationError(f"the VM could not be started on {effect.host}: {job.detail}")
         if job.state is not JobState.RUNNING:
             raise MigrationError(f"{effect.host}: the VM does not run on: {job.state.value}")
-        self.result.left = list(job.left)
+        result.left = list(job.left)
+
+    def _once_it_runs(self, id: str) -> Job:
+        """The hypervisor's job, when its VM runs or will not."""
+        assert self.driver is not None
+        deadline = time.monotonic() + RUN_TIMEOUT_S
+        while True:
+            job = self._until_known(partial(self.driver.job, id))
+            if job.state is not JobState.MOVED_PAUSED or time.monotonic() > deadline:
+                return job
+            time.sleep(POLL_S)
+
+    def _until_known(self, ask: Callable[[], Answer]) -> Answer:
+        """What the hypervisor answers; one that does not answer is asked again until it does, or
+        the operator has enough of it.
+
+        Raises _NotKnownError then.
+        """
+        signals = self._signals_seen
+        deadline = time.monotonic() + KNOWN_S
+        said = False
+        while True:
+            try:
+                return ask()
+            except HypervisorError as error:
+                if error.code not in hypervisor.UNKNOWN:
+                    raise
+                if not said:
+                    said = True
+                    self.report(Event(self.now(), "hypervisor", "note", (
+                        f"{error}; where the VM is, is not known: asked again until it is "
+                        f"(Ctrl-C leaves that to `xenflow recover {self.router}`)"
+                    )))  # fmt: skip
+                if self._signals_seen > signals or time.monotonic() > deadline:
+                    raise _NotKnownError(str(error)) from None
+                time.sleep(UNDO_POLL_S)
 
     def _held(self, hosts: Iterable[str]) -> dict[str, dict[str, int]]:
         """Each host's counters of packets for the router; without those that do not answer."""
@@ -468,36 +571,77 @@ class _Run:
             result.undone = True
             return
         self.report(Event(self.now(), "undo", "started"))
-        if self.driver is not None and self.job is not None:
-            self._try("hypervisor", self._abort_move)
-            if result.committed:  # the switches stay with the VM
-                self.report(Event(self.now(), "undo", "failed", f"the VM runs on {self.plan.to}"))
-                return
+        try:
+            self._put_back()
+        except LostError as error:
+            result.lost = True
+            result.problems.append(("the lease", str(error)))
+        result.undone = not (result.problems or result.unknown or result.committed)
+        state = "undone" if result.undone else "failed"
+        why = in_words(result.problems) or result.unknown
+        if result.committed:
+            why = f"the VM runs on {self.plan.to}"
+        self.report(Event(self.now(), "undo", state, why))
+
+    def _put_back(self) -> None:
+        """Everything, as far as it can be; problems are noted.  Raises LostError."""
+        self._lease.check()
+        if self.driver is not None and self._moves:
+            try:
+                self._abort_move()
+            except (HypervisorError, MigrationError) as error:
+                self.result.unknown = str(error)
+            if self.result.unknown or self.result.committed:
+                return  # the switches stay with the VM
+        deadline = time.monotonic() + UNDO_S
         for effect in mig.undo_of(self.done, self.plan.start):
             undo = partial(getattr(self, f"_do_{type(effect).__name__}"), effect)
-            self._try(words(effect), undo)
-        result.undone = not result.problems
-        state = "undone" if result.undone else "failed"
-        self.report(Event(self.now(), "undo", state, in_words(result.problems)))
+            self._try(words(effect), undo, deadline)
 
     def _abort_move(self) -> None:
-        assert self.driver is not None and self.job is not None
-        self.result.left = [word for word in give_up(self.driver, self.router)
-                            if word.endswith(hypervisor.MAY_BE_LEFT)]  # fmt: skip
+        """End the VM's move, and find out on which host it runs then.
+
+        Raises MigrationError or HypervisorError where that is not known.
+        """
+        driver = self.driver
+        assert driver is not None
+        try:
+            did = self._until_known(partial(driver.abort, self.router, own=True))
+        except HypervisorError as error:
+            if error.code not in ("no-migration", "too-late"):
+                raise
+            begun, did = error.code == "too-late" or self.job is not None, []
+        else:
+            begun = True
+        self.result.left = [word for word in did if word.endswith(hypervisor.MAY_BE_LEFT)]
         deadline = time.monotonic() + 30.0
-        while time.monotonic() < deadline:
-            found = self.driver.domain(self.router)
-            if found is not None and found.state == "running":
+        while True:
+            found = self._until_known(partial(driver.domain, self.router))
+            if found is not None and (found.state == "running" or not begun):
                 self.result.committed = found.host == self.plan.to
                 return
+            if time.monotonic() > deadline:
+                where = f"is {found.state} on {found.host}" if found else "is nowhere"
+                raise MigrationError(f"the VM does not run again: it {where}")
             time.sleep(POLL_S)
-        raise MigrationError("the VM does not run again")
 
-    def _try(self, what: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except (AskError, HypervisorError, NetworkError, MigrationError) as error:
-            self.result.problems.append((what, str(error)))
+    def _try(self, what: str, action: Callable[[], None], deadline: float) -> None:
+        """Do it; a switch or a controller that is just coming back is waited for.
+
+        Raises LostError.
+        """
+        signals = self._signals_seen
+        while True:
+            try:
+                action()
+                return
+            except LostError:
+                raise
+            except (AskError, HypervisorError, NetworkError, MigrationError) as error:
+                if time.monotonic() > deadline or self._signals_seen > signals:
+                    self.result.problems.append((what, str(error)))
+                    return
+                time.sleep(UNDO_POLL_S)
 
     # --- controllers, signals -----------------------------------------------------------------
 
@@ -505,13 +649,19 @@ class _Run:
         return self.network.datapaths[host].controller
 
     def _check_interrupt(self) -> None:
-        if self._signal and not self.result.committed:
+        if not self._signal:
+            return
+        if not self.result.committed:
             raise _Interrupted
+        if not self.plan.recovery and self._signals_seen > self._signals_told:
+            self._signals_told = self._signals_seen
+            self._no_way_back()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def note(number: int, frame: object) -> None:
             self._signal = number
+            self._signals_seen += 1
             if self._at_prompt:
                 raise KeyboardInterrupt
 

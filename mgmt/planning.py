@@ -25,7 +25,7 @@ from mgmt.session import Ask
 from xenflow.pure import migration as mig
 from xenflow.pure.migration import Effect, Order
 from xenflow.pure.network import Network, NetworkError, Router
-from xenflow.pure.placement import Placement, from_json
+from xenflow.pure.placement import Mode, Placement, from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,18 @@ class Plan:
             self.driver.close()
 
     @property
+    def new_mode(self) -> str:
+        """In words, where the router's mode is another one afterwards; "" where it stays."""
+        after = self._ends_in().value
+        return "" if self.start.mode.value == after else (
+            f"its mode becomes {after}, it was {self.start.mode.value}"
+        )
+
+    def _ends_in(self) -> Mode:
+        applied = [e for stage in self.stages for e in stage.effects if isinstance(e, mig.Apply)]
+        return applied[-1].placement.mode if applied else self.start.mode
+
+    @property
     def source(self) -> str:
         """The host that the VM leaves."""
         return self.start.vm
@@ -75,7 +87,8 @@ class Plan:
 
     def text(self) -> str:
         """The plan, for people."""
-        lines = [f"{self.router.name}: {self.source} -> {self.to} ({self.order.value})"]
+        mode = f"; {self.new_mode}" if self.new_mode else ""
+        lines = [f"{self.router.name}: {self.source} -> {self.to} ({self.order.value}){mode}"]
         for number, (step, stage) in enumerate(zip(self.steps, self.stages, strict=True), 1):
             commit = "   (commit point: before it all is undone, after it all is completed)"
             lines.append(f"{number}. {step.title}{commit if stage.commits else ''}")
@@ -89,6 +102,7 @@ class Plan:
             "from": self.source,
             "to": self.to,
             "mode": self.order.value,
+            "new_mode": self.new_mode,
             "steps": [
                 {"name": step.name, "title": step.title, "where": list(step.where),
                  "commits": stage.commits, "effects": [words(e) for e in stage.effects]}
@@ -106,13 +120,13 @@ def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
     described = network.routers[router]
     facts = _facts(network, described, ask)
     start = facts.placement
+    facts.refuse_held()
     if len(start.hosts) > 1:
         raise NetworkError(
             f"{router} is between {' and '.join(start.hosts)}: "
             f"a migration was interrupted; run `xenflow recover {router}` first"
         )
     mig.check(network, described, start.vm, to)
-    facts.refuse_held(router)
     facts.check_cables(network, described, (start.vm, to))
     order = Order(mode)
     stages = mig.stages(network, start, to, order)
@@ -133,14 +147,25 @@ def plan_recovery(
     """What finishes or undoes an interrupted migration, or None where there is nothing to do.
 
     The VM's host, as the hypervisor sees it, decides: switches follow the VM.  What the hypervisor
-    has left of a migration is cleared up first, and said; without `say` nothing is changed.
+    has left of a migration is cleared up first, and said, with the lease held, or one that has just
+    begun would be taken for such; without `say` nothing is changed.
     """
     described = network.routers[router]
     facts = _facts(network, described, ask)
-    facts.refuse_held(router)
+    facts.refuse_held()
     now = facts.placement
-    here = _settled_at(network, described, now, ask, say) or now.vm
-    if now.hosts == (here,) and not facts.uneven:
+    if say is None:
+        here = _settled_at(network, described, now, None, None)
+        nothing = now.hosts == (here,) and not facts.uneven
+    else:
+        entry = {"words": f"a recovery of {router}"}
+        with Lease(ask, concerned(network, described), router, entry) as lease:
+            here = _settled_at(network, described, now, lease, say)
+            nothing = now.hosts == (here,) and not facts.uneven
+            # Of what was left unfinished nothing is to be said any more, if it is nothing.
+            for problem in lease.give_back(unfinished=not nothing):
+                say(f"{router}: {': '.join(problem)}")
+    if nothing:
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
     start = replace(now, vm=others[0])
@@ -156,14 +181,14 @@ class _Facts:
 
     placement: Placement
     uneven: bool
-    owner: str
+    held: str
     ports: dict[str, dict[str, Any]]
     feeds: dict[str, dict[str, Any]]
 
-    def refuse_held(self, router: str) -> None:
+    def refuse_held(self) -> None:
         """Nobody may be migrating it."""
-        if self.owner:
-            raise NetworkError(f"a migration of {router} is under way (by {self.owner})")
+        if self.held:
+            raise NetworkError(self.held)
 
     def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
         """Every cable that the router's links need from the new place must be up."""
@@ -206,7 +231,7 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
             ) from None
     ports: dict[str, dict[str, Any]] = {}
     placements: dict[str, Placement] = {}
-    owner = ""
+    held = ""
     feeds: dict[str, dict[str, Any]] = {}
     for controller, answer in answers.items():
         feeds[controller] = {row["name"]: row for row in answer["routers"]}
@@ -221,7 +246,9 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
                 placements[value["datapath"]] = from_json(value)
         for row in answer["migrations"]:
             if row["router"] == router.name and row["under_way"]:
-                owner = row["owner"]
+                journal = row.get("journal") or [None]
+                what = mig.purpose(router.name, journal[0])
+                held = mig.under_way(what, row.get("since_s", 0.0), row["owner"])
     if not placements:
         raise NetworkError(
             f"no controller knows {router.name}: do all have this network file, and were they "
@@ -232,7 +259,13 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     if uneven:
         hosts = sorted({h for p in placements.values() for h in p.hosts})
         newest = replace(newest, also=tuple(hosts))
-    return _Facts(newest, uneven, owner, ports, feeds)
+    return _Facts(newest, uneven, held, ports, feeds)
+
+
+def concerned(network: Network, router: Router) -> list[str]:
+    """The controllers of all switches that a router's links can lie on, in the network's order."""
+    names = mig.switches(network, router)
+    return list(dict.fromkeys(network.datapaths[name].controller for name in names))
 
 
 def _driver_for(
@@ -259,28 +292,27 @@ def _driver_for(
 
 
 def _settled_at(
-    network: Network, router: Router, now: Placement, ask: Ask, say: Callable[[str], None] | None
-) -> str | None:
-    """The host where the hypervisor has the router's VM; None where it cannot tell.
+    network: Network, router: Router, now: Placement, lease: Lease | None,
+    say: Callable[[str], None] | None,
+) -> str:  # fmt: skip
+    """The host where the hypervisor has the router's VM, or where the switches think it is, where
+    there is none.
 
-    With `say`, what an interrupted migration of the VM left is cleared up first, and said; the
-    lease is held meanwhile, or a migration that has just begun would be taken for such.  Raises
-    AskError where somebody else holds it.
+    With the lease, what an interrupted migration of the VM left is cleared up first, and said.
     """
     host = now.vm
     if not network.datapaths[host].hypervisor:
-        return None
+        return host
     driver = hypervisor.of(network, host)
     try:
         with _as_network_error(host):
             found = _where_is(driver, router.name, host)
-            if say is not None:
-                controllers = [network.datapaths[h].controller for h in (host, *now.hosts)]
-                with Lease(ask, controllers, router.name, {"recovery": router.name}):
-                    # It may be under way still, though the VM runs: the hypervisor knows no lease.
-                    for cleared in give_up(driver, router.name):
-                        say(f"{router.name}: {cleared}")
-                    found = _where_is(driver, router.name, host)
+            if lease is not None and say is not None:
+                driver.claim = lease
+                # It may be under way still, though the VM runs: the hypervisor knows no lease.
+                for cleared in give_up(driver, router.name):
+                    say(f"{router.name}: {cleared}")
+                found = _where_is(driver, router.name, host)
             return found
     finally:
         driver.close()

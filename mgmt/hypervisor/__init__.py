@@ -29,6 +29,9 @@ class HypervisorError(Exception):
         self.code = code
 
 
+UNKNOWN = ("silent", "unreachable", "late")
+"""Codes of errors after which it is not known whether what was asked has been, or will be, done."""
+
 MAY_BE_LEFT = "did not answer: a copy may be left there"
 """How what is said of a host ends that could not be cleared up."""
 
@@ -77,15 +80,36 @@ class Domain:
     state: str
 
 
+class Claim(Protocol):
+    """The right to do something with a router's VM: a `mgmt.lease.Lease`."""
+
+    owner: str
+
+    def check(self) -> None:
+        """Raise where it has gone to somebody else."""
+        ...
+
+
+class Unclaimed:
+    """Nobody else is there."""
+
+    owner = ""
+
+    def check(self) -> None:
+        """Always."""
+
+
 class Hypervisor(Protocol):
     """A driver.  Every method raises HypervisorError.
 
     `name` is "lab", "xl", ...; `emulated` is true where no VM is involved, so that every output
-    can say so.
+    can say so.  `claim` is checked right before anything is done; what the check raises goes
+    through.
     """
 
     name: str
     emulated: bool
+    claim: Claim
 
     def domain(self, router: str) -> Domain | None:
         """A router's VM, wherever it is; None where no host of this hypervisor has it."""
@@ -108,10 +132,12 @@ class Hypervisor(Protocol):
         """Let a VM that has been moved run on."""
         ...
 
-    def abort(self, router: str) -> list[str]:
-        """Give up a migration, whoever began it: the VM runs on at the source, if it does not run
-        at the destination already ("too-late"), and nothing of it is left elsewhere.  Where there
-        is nothing to give up: "no-migration".  Returns what was done, for people."""
+    def abort(self, router: str, own: bool = False) -> list[str]:
+        """Give up a migration, whoever began it or only if this driver did (`own`): the VM runs on
+        at the source, if it does not run at the destination already ("too-late"), and nothing of
+        it is left elsewhere.  Where there is nothing to give up: "no-migration"; what of its own
+        was asked for and has not begun yet does not begin later.  Returns what was done, for
+        people."""
         ...
 
     def close(self) -> None:

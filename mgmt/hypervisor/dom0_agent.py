@@ -482,6 +482,8 @@ class Agent:
         self._out = threading.Lock()
         self._store: Xenstore | None = None
         self._move: Move | None = None
+        self._begins = threading.Lock()
+        self._over = False
 
     def serve(self) -> None:
         """Until the management entity's end of the connection is closed."""
@@ -533,17 +535,23 @@ class Agent:
 
     def do_migrate(self, domain: str, domid: int, receiver: str) -> None:
         """Begin a migration; events tell how it goes on."""
-        if self._move is not None:
-            raise AgentError("this connection has a migration already")
-        self._move = Move(domain, domid, receiver, self._xenstore(), self._tell)
+        with self._begins:
+            if self._over:
+                raise AgentError("this migration was given up before it began")
+            if self._move is not None:
+                raise AgentError("this connection has a migration already")
+            self._move = Move(domain, domid, receiver, self._xenstore(), self._tell)
 
     def do_go(self) -> None:
         """Let the migration come to its end."""
         self._moving().go()
 
     def do_end(self) -> None:
-        """Give the migration up."""
-        self._moving().end()
+        """Give the migration up; one that has not begun yet does not begin any more."""
+        with self._begins:
+            self._over = True
+        if self._move is not None:
+            self._move.end()
 
     def do_watch(self, domain: str) -> None:
         """From now on tell each state of a vif's backend of a domain that arrives here."""

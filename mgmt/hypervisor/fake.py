@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
+from mgmt.hypervisor import Claim, Domain, HypervisorError, Job, JobState, Unclaimed
 
 _NEXT = {JobState.PRECOPY: JobState.SUSPENDED, JobState.SUSPENDED: JobState.MOVED_PAUSED}
 
@@ -19,6 +19,7 @@ class Fake:
     def __init__(self, hosts: dict[str, str], fail_in: JobState | None = None) -> None:
         self.hosts = dict(hosts)
         self.fail_in = fail_in
+        self.claim: Claim = Unclaimed()
         self.calls: list[tuple[str, ...]] = []
         self._jobs: dict[str, Job] = {}
 
@@ -54,7 +55,7 @@ class Fake:
             if job.router == router and job.state is JobState.MOVED_PAUSED:
                 self._jobs[id] = replace(job, state=JobState.RUNNING)
 
-    def abort(self, router: str) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> list[str]:
         self.calls.append(("abort", router))
         for id, job in self._jobs.items():
             if job.router == router and job.state in _NEXT:

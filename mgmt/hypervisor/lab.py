@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
+from mgmt.hypervisor import Claim, Domain, HypervisorError, Job, JobState, Unclaimed
 
 TIMEOUT_S = 10.0
 
@@ -25,6 +25,7 @@ class Lab:
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url
         self.timeout_s = timeout_s
+        self.claim: Claim = Unclaimed()
         self._socket: zmq.Socket[bytes] | None = None
 
     def domain(self, router: str) -> Domain | None:
@@ -39,22 +40,30 @@ class Lab:
         """The lab's hosts lack nothing."""
 
     def migrate(self, router: str, to: str) -> Job:
-        return self._job(self._ask("migrate", router=router, to=to), router, to)
+        self.claim.check()
+        return self._job(self._ask("migrate", router=router, to=to, **self._owner), router, to)
 
     def job(self, id: str) -> Job:
         return self._job(self._ask("job", id=id))
 
     def unpause(self, router: str) -> None:
-        self._ask("unpause", router=router)
+        self.claim.check()
+        self._ask("unpause", router=router, **self._owner)
 
-    def abort(self, router: str) -> list[str]:
-        self._ask("abort", router=router)
+    def abort(self, router: str, own: bool = False) -> list[str]:
+        self.claim.check()
+        self._ask("abort", router=router, **(self._owner if own else {}))
         return [f"the migration of {router} was ended"]
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close(0)
             self._socket = None
+
+    @property
+    def _owner(self) -> dict[str, str]:
+        """Whose job it is; the daemon keeps it from others."""
+        return {"owner": self.claim.owner} if self.claim.owner else {}
 
     def _job(self, answer: dict[str, Any], router: str = "", to: str = "") -> Job:
         try:
@@ -83,14 +92,17 @@ class Lab:
             if not self._socket.poll(round(self.timeout_s * 1000)):
                 raise HypervisorError(
                     f"the lab's hypervisor at {self.url} did not answer {verb} within "
-                    f"{self.timeout_s:g} s; is the lab up?"
+                    f"{self.timeout_s:g} s; is the lab up?",
+                    "silent",
                 )
             answer = json.loads(self._socket.recv())
         except (HypervisorError, zmq.ZMQError, ValueError) as error:
             self.close()  # a REQ socket without its answer cannot be used again
             if isinstance(error, HypervisorError):
                 raise
-            raise HypervisorError(f"the lab's hypervisor at {self.url}: {error}") from None
+            raise HypervisorError(
+                f"the lab's hypervisor at {self.url}: {error}", "unreachable"
+            ) from None
         if not isinstance(answer, dict):
             raise HypervisorError(f"the lab's hypervisor at {self.url}: expected an object")
         if not answer.get("ok", True) or "error" in answer:

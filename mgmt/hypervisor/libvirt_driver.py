@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import libvirt
 
-from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
+from mgmt.hypervisor import Claim, Domain, HypervisorError, Job, JobState, Unclaimed
 
 ABORT_S = 60.0
 """How long libvirt may take to give a migration up."""
@@ -82,6 +82,7 @@ class Libvirt:
         self._connections: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._moves: dict[str, _Move] = {}
+        self.claim: Claim = Unclaimed()
 
     # --- the interface ------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Libvirt:
             return Domain(router, host, at[host][0])
         if silent:
             why = "; ".join(str(error) for error in silent.values())
-            raise HypervisorError(f"{router} is on no host that answers ({why})")
+            raise HypervisorError(f"{router} is on no host that answers ({why})", "unreachable")
         return None
 
     def check(self, router: str, to: str) -> None:
@@ -127,6 +128,7 @@ class Libvirt:
         move.advance(JobState.PRECOPY)
         with self._lock:
             self._moves[router] = move
+        self.claim.check()
         move.thread = threading.Thread(
             target=self._carry_out, args=(move, domain, self._connection(to)), daemon=True
         )
@@ -147,6 +149,7 @@ class Libvirt:
     def unpause(self, router: str) -> None:
         host, domain = self._find(router)
         if _state(domain) != "running":
+            self.claim.check()
             with _errors(host):
                 domain.resume()
         move = self._moves.get(router)
@@ -154,8 +157,10 @@ class Libvirt:
             with self._lock:
                 move.advance(JobState.RUNNING)
 
-    def abort(self, router: str) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> list[str]:
         move = self._moves.get(router)
+        if own and move is None:
+            raise HypervisorError(f"{router} is not being migrated from here", "no-migration")
         if move is not None and move.state is JobState.RUNNING:
             raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
         did = [f"the migration of {router} was ended"] if self._abort_job(router) else []
@@ -220,7 +225,8 @@ class Libvirt:
             unknown = "; ".join(str(error) for error in silent.values())
             raise HypervisorError(
                 f"no host has a domain {router} that is not shut off"
-                f"{f' ({unknown})' if unknown else ''}"
+                f"{f' ({unknown})' if unknown else ''}",
+                "unreachable" if silent else "failed",
             )
         host = _host_of(router, at)
         return host, at[host][1]
@@ -273,6 +279,7 @@ class Libvirt:
         for host, (_, domain) in self._look()[0].get(router, {}).items():
             try:
                 if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                    self.claim.check()
                     domain.abortJob()
                     ended = True
             except libvirt.libvirtError as error:
@@ -288,6 +295,7 @@ class Libvirt:
 
     def _bring_back(self, move: _Move) -> None:
         """A paused domain is migrated as it is."""
+        self.claim.check()
         domain = self._connection(move.to).lookupByName(move.router)
         with _errors(move.to):
             domain.migrate3(
@@ -306,6 +314,7 @@ class Libvirt:
             self._find(router)  # says why
         host = _host_of(router, at)
         did = []
+        self.claim.check()
         for other, (_, domain) in at.items():
             if other != host:
                 with _errors(other):

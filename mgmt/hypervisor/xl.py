@@ -28,10 +28,12 @@ from typing import Any
 
 from mgmt.hypervisor import (
     MAY_BE_LEFT,
+    Claim,
     Domain,
     HypervisorError,
     Job,
     JobState,
+    Unclaimed,
     xl_output,
     xl_settle,
 )  # fmt: skip
@@ -179,6 +181,7 @@ class Xl:
         self._lock = threading.RLock()
         self._moves: dict[str, _Move] = {}
         self._silent: dict[str, HypervisorError] = {}
+        self.claim: Claim = Unclaimed()
 
     # --- the interface ------------------------------------------------------------------------
 
@@ -190,7 +193,9 @@ class Xl:
         except xl_settle.UnclearError as error:
             if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
                 why = "; ".join(str(e) for e in silent.values())
-                raise HypervisorError(f"{error}{f' ({why})' if why else ''}") from None
+                raise HypervisorError(
+                    f"{error}{f' ({why})' if why else ''}", error.code
+                ) from None
             return None
         return Domain(router, host, copy.state)
 
@@ -222,6 +227,7 @@ class Xl:
             self._moves[router] = move
         self._dom0(to).ask("watch", domain=router)
         receiver = self._receiver(source, to, "xl migrate-receive")
+        self.claim.check()
         dom0.ask("migrate", domain=router, domid=domain.domid, receiver=receiver)
         return self.job(router)
 
@@ -249,12 +255,15 @@ class Xl:
             return
         host, copy = self._find(router)
         if copy.state == "paused":
+            self.claim.check()
             self._dom0(host).output("xl", "unpause", str(copy.domid))
         elif copy.state != "running":
             raise HypervisorError(f"{router} on {host} is {copy.state}, not paused")
 
-    def abort(self, router: str) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> list[str]:
         move = self._moves.get(router)
+        if own and move is None:
+            raise HypervisorError(f"{router} is not being migrated from here", "no-migration")
         if move is not None and move.state is JobState.RUNNING:
             raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
         did = self._end_migrations(router, move)
@@ -418,6 +427,7 @@ class Xl:
         host, copy = xl_settle.whereabouts(move.router, seen, silent)
         if host == move.to and copy.name == move.router:
             if copy.state == "paused":
+                self.claim.check()
                 self._dom0(host).output("xl", "unpause", str(copy.domid))
             move.left = _left(move.router, copy, seen, silent)
         elif self._settle(move.router).host != move.to:
@@ -441,6 +451,7 @@ class Xl:
     def _go(self, move: _Move) -> None:
         """Let the destination have the domain; where that is too late, the source keeps it.  Where
         the answer is lost, it may have been heard."""
+        self.claim.check()
         try:
             self._dom0(move.source).ask("go")
             move.went = True
@@ -457,6 +468,7 @@ class Xl:
             self._dom0(move.source).ask("end", SETTLE_S)
         found = []
         for host in self._specs:
+            self.claim.check()
             try:
                 if self._dom0(host).ask("sweep", SETTLE_S, domain=router)["ended"]:
                     found.append(f"ended an xl migrate of {router} on {host}")
@@ -472,6 +484,7 @@ class Xl:
         return settled
 
     def _take(self, step: Step) -> None:
+        self.claim.check()
         dom0 = self._dom0(step.host)
         match step:
             case Destroy(host, copy):

@@ -18,10 +18,11 @@ from mgmt.hypervisor.xl_output import AWAY, INCOMING, Listed
 
 
 class UnclearError(HypervisorError):
-    """It cannot be decided; the message says what an operator has to look at."""
+    """It cannot be decided; the message says what an operator has to look at.  Where a host is
+    silent, the next look may decide it."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "unclear")
+    def __init__(self, message: str, silent: Collection[str] = ()) -> None:
+        super().__init__(message, "unreachable" if silent else "unclear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,10 @@ def whereabouts(
     if left:
         start = f"`xl create` {domain} on a host, then run `xenflow recover {domain}`"
         what = unknown or f", maybe half of it: {start}"
-        raise UnclearError(f"there is no domain {domain}, only {' and '.join(left)}{what}")
-    raise UnclearError(f"no host has a domain {domain}{unknown}")
+        raise UnclearError(
+            f"there is no domain {domain}, only {' and '.join(left)}{what}", silent
+        )
+    raise UnclearError(f"no host has a domain {domain}{unknown}", silent)
 
 
 def settle(

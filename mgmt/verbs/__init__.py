@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any, Protocol
 
 from mgmt.client import AskError
-from mgmt.session import Session
+from mgmt.hypervisor import HypervisorError
+from mgmt.session import Session, UsageError
 from mgmt.text import to_json
+from xenflow.pure.network import NetworkError
 
 
 class Exit(IntEnum):
@@ -72,6 +75,19 @@ seconds.__name__ = "time in seconds"
 def emit(args: Namespace, value: Any, text: str) -> None:
     """Print `value` with --json, else `text`."""
     print(to_json(value) if args.json else text)
+
+
+@contextmanager
+def refusal_as_json(args: Namespace, **asked: Any) -> Iterator[None]:
+    """With --json, print what was asked and why it is refused; the error goes on to `mgmt.cli`."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (AskError, HypervisorError, NetworkError) as error:
+        if args.json:
+            print(to_json({**asked, "ok": False, "refused": True, "error": str(error)}))
+        raise
 
 
 def complain(message: object) -> None:

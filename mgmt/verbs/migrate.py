@@ -16,7 +16,7 @@ from mgmt.migrate import Event
 from mgmt.planning import Step
 from mgmt.session import Session
 from mgmt.text import to_json
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, refusal_as_json
 from mgmt.verbs.plan import add_mode
 
 NAME = "migrate"
@@ -35,12 +35,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    with planning.plan(
-        session.network, args.router, args.host, args.mode, session.ask
-    ) as made:
+    with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
+        made = planning.plan(session.network, args.router, args.host, args.mode, session.ask)
+    with made:
         if args.dry_run:
             emit(args, made.json(), made.text())
             return Exit.OK
+        if made.new_mode:
+            complain(f"{args.router}: {made.new_mode}")
         progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
         result = migrate.run(made, progress, ask_before if args.step else None)
         progress.close()
@@ -51,8 +53,9 @@ def run(args: Namespace, session: Session) -> int:
 
 
 class Progress:
-    """Reports each step's beginning and end.  On a terminal a step is one line that is finished
-    when the step is; elsewhere (a log) a line is written at its end only."""
+    """Reports each step's beginning and end; the time of a line is that of the beginning.  On a
+    terminal a step is one line that is finished when the step is; elsewhere (a log) a line is
+    written at its end only."""
 
     def __init__(self, out: TextIO, titles: dict[str, str]) -> None:
         self._out = out
@@ -74,7 +77,8 @@ class Progress:
                 self._write(f"{event.time_s:9.3f}  {title} ... ")
                 self._open = event.step
             return
-        took = event.time_s - self._began.get(event.step, event.time_s)
+        began = self._began.get(event.step, event.time_s)
+        took = event.time_s - began
         ending = f"{event.state} ({took:.3f} s)"
         if event.detail:
             ending += f": {event.detail}"
@@ -83,7 +87,7 @@ class Progress:
             self._open = ""
         else:
             self.close()
-            self._write(f"{event.time_s:9.3f}  {title} ... {ending}\n")
+            self._write(f"{began:9.3f}  {title} ... {ending}\n")
 
     def close(self) -> None:
         """End a line that is still open."""
@@ -97,17 +101,23 @@ class Progress:
             self._out.flush()
 
 
-def ask_before(step: Step) -> bool:
-    """Whether the operator lets a stage begin; no answer (end of input) is a no."""
+def ask_before(step: Step, committed: bool) -> bool:
+    """Whether the operator lets a stage begin; no answer (end of input) is a no.
+
+    Once the VM has moved there is nothing to be decided any more: it is only waited for.
+    """
     print(f"\nnext: {step.title}", file=sys.stderr)
     if step.detail:
         print(f"      {step.detail}", file=sys.stderr)
+    question = "go on? [yes/no] "
+    if committed:
+        question = "the VM has moved, there is no way back: press Enter to go on "
     while True:
-        print("go on? [yes/no] ", end="", file=sys.stderr, flush=True)
+        print(question, end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline()
         if not answer:
             return False
-        if answer.strip().lower() in ("y", "yes"):
+        if answer.strip().lower() in ("y", "yes") or (committed and not answer.strip()):
             return True
         if answer.strip().lower() in ("n", "no"):
             return False

@@ -52,11 +52,11 @@ def run(args: Namespace, session: Session) -> int:
         told = ", ".join(controllers)
         emit(args, value, f"would tell {told}: {router.name} on {now.vm}, mode {mode.value}")
         return Exit.OK
-    home = session.network.datapaths[now.vm].controller
-    with Lease(session.ask, [home], router.name, None) as lease:
+    entry = {"words": f"a change of {router.name}'s mode to {mode.value}"}
+    with Lease(session.ask, controllers, router.name, entry) as lease:
         for number, controller in enumerate(controllers):
             try:
-                session.ask(
+                lease.ask(
                     controller, "place", timeout_s=max(30.0, session.timeout_s), placement=wanted
                 )
             except AskError:

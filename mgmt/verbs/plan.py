@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from mgmt import planning
 from mgmt.session import Session
-from mgmt.verbs import Exit, add_json, emit
+from mgmt.verbs import Exit, add_json, emit, refusal_as_json
 from xenflow.pure.migration import Order
 
 NAME = "plan"
@@ -34,8 +34,8 @@ def add_mode(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    with planning.plan(
-        session.network, args.router, args.host, args.mode, session.ask
-    ) as made:
+    with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
+        made = planning.plan(session.network, args.router, args.host, args.mode, session.ask)
+    with made:
         emit(args, made.json(), made.text())
     return Exit.OK

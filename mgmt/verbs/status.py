@@ -18,6 +18,7 @@ from mgmt.health import Cause
 from mgmt.session import Session, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
+from xenflow.pure.migration import purpose
 from xenflow.pure.placement import Placement, to_json
 
 NAME = "status"
@@ -99,11 +100,9 @@ def _text(
     if session.network.routers:
         headings = ("ROUTER", "VM", "FORWARDS", "MODE", "ROUTES", "NEXT HOPS", "FED", "AGE", "NOTE")
         blocks.append(table(headings, _routers(session, answered, places)))
-    migrations = [
-        (name, m) for name, a in answered.items() for m in a.get("migrations", ()) if m
-    ]
+    migrations = list(_migrations(answered))
     if migrations:
-        rows = "\n".join(f"  {_migration(name, m)}" for name, m in migrations)
+        rows = "\n".join(f"  {row}" for row in migrations)
         title = "migrations (`xenflow recover` finishes or undoes one left unfinished)"
         blocks.append(f"{title}\n{rows}")
     return "\n\n".join(blocks)
@@ -191,11 +190,26 @@ def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any
     return min(ranked, key=lambda ranked_view: ranked_view[0])[1] if ranked else {}
 
 
-def _migration(controller: str, migration: dict[str, Any]) -> str:
-    """A migration's row, and the last thing that its journal says."""
-    state = "under way" if migration.get("under_way") else "left unfinished"
-    line = f"{migration.get('router')}: {state}, by {migration.get('owner')}, lock at {controller}"
-    journal = migration.get("journal") or []
-    if journal and isinstance(journal[-1], dict) and "words" in journal[-1]:
-        line += f"; last begun: {journal[-1]['words']}"
-    return line
+def _migrations(answered: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A row for each, and the last thing that its journal says; several controllers know it."""
+    kept: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+    for name, answer in answered.items():
+        for row in answer.get("migrations", ()):
+            if row:
+                kept.setdefault((str(row.get("router")), str(row.get("owner"))), []).append(
+                    (name, row)
+                )
+    for (router, owner), rows in kept.items():
+        journals = [row.get("journal") or [] for _, row in rows]
+        longest = max(journals, key=len)
+        since = duration(max(row.get("since_s", 0.0) for _, row in rows))
+        state = "left unfinished"
+        if any(row.get("under_way") for _, row in rows):
+            state = f"under way for {since}"
+        line = (
+            f"{purpose(router, longest[0] if longest else None)}: {state}, by {owner}, "
+            f"lock at {', '.join(name for name, _ in rows)}"
+        )
+        if len(longest) > 1 and isinstance(longest[-1], dict) and "words" in longest[-1]:
+            line += f"; last begun: {longest[-1]['words']}"
+        yield line

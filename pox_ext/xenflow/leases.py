@@ -1,42 +1,70 @@
 """One migration of a router at a time, and what it noted down.
 
 A lease is taken before a migration begins and kept alive while it lasts; it ends by itself when
-its owner dies, so nothing stays locked.  The journal is kept with it, and stays when the lease
-ends without having been given back: it is what `xenflow recover` reads.
+its owner dies, so nothing stays locked.  Whatever changes something for a router names its owner,
+and is refused when the lease is not that owner's any more: one that was stopped, and goes on after
+somebody else has taken over, does no harm.  The journal is kept with the lease, and stays when that
+ends without the work having been finished: it is what `xenflow status` shows.
 Called by `management_service`; `vm_packets` asks whether a migration is under way.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from xenflow.pure.migration import purpose, under_way
+
+log = logging.getLogger("xenflow.leases")
+
 
 class LockedError(RuntimeError):
-    """Another migration of this router is under way."""
+    """Another migration of this router is under way, or the lease is not the owner's."""
 
 
 @dataclass(slots=True)
 class Lease:
-    """Who migrates a router, until when (monotonic clock), and its journal."""
+    """Who migrates a router, since and until when (monotonic clock), and its journal."""
 
     owner: str
+    since: float
     until: float
     lease_s: float
     journal: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Leases:
-    """The leases of this controller, by router."""
+    """The leases of this controller, by router.
+
+    `instance` tells one run of the controller from the next, which has forgotten them.
+    """
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
+        self.instance = os.urandom(8).hex()
 
     def under_way(self, router: str) -> bool:
         """Whether a migration of this router is under way."""
         lease = self._leases.get(router)
         return lease is not None and lease.until > time.monotonic()
+
+    def check(self, router: str, owner: str | None) -> None:
+        """Raise LockedError where an owner may not change anything for a router: its lease is
+        somebody else's, or nobody's.  Without an owner: where anybody migrates it.
+
+        What an owner does is a sign of life, too.
+        """
+        lease = self._leases.get(router)
+        if owner is None:
+            if lease is not None and self.under_way(router):
+                raise self._busy(router, lease)
+            return
+        if lease is None or lease.owner != owner:
+            raise LockedError(f"{owner} does not hold the lease of {router} (any more)")
+        lease.until = max(lease.until, time.monotonic() + lease.lease_s)
 
     def take(
         self, router: str, owner: str, lease_s: float, entry: dict[str, Any] | None
@@ -44,19 +72,23 @@ class Leases:
         """Take or prolong a lease.
 
         Raises LockedError where somebody else has it.  Returns the journal of a migration that
-        ended without giving its lease back, as `left`.
+        ended without giving its lease back, as `left`, and `instance`.
         """
         lease = self._leases.get(router)
-        if lease is not None and lease.owner != owner and self.under_way(router):
-            raise LockedError(f"a migration of {router} is under way (by {lease.owner})")
-        left = lease.journal if lease is not None and lease.owner != owner else []
-        until = time.monotonic() + lease_s
-        if lease is None or lease.owner != owner:
-            lease = self._leases[router] = Lease(owner, until, lease_s)
-        lease.until = until
+        others = lease is not None and lease.owner != owner
+        if lease is not None and others and self.under_way(router):
+            raise self._busy(router, lease)
+        left = lease.journal if lease is not None and others else []
+        now = time.monotonic()
+        if lease is None or others:
+            if lease is not None:
+                log.info("%s: what %s left unfinished is taken over", router, lease.owner)
+            log.info("%s: %s begins %s", router, owner, purpose(router, entry))
+            lease = self._leases[router] = Lease(owner, now, now, lease_s)
+        lease.until = now + lease_s
         if entry is not None:
             lease.journal.append(entry)
-        return {"left": left}
+        return {"left": left, "instance": self.instance}
 
     def note(
         self, router: str, owner: str | None, lease_s: float | None, entry: dict[str, Any] | None
@@ -67,29 +99,45 @@ class Leases:
         """
         lease = self._leases.get(router)
         if owner is None:
-            return {"journal": lease.journal if lease else [], "under_way": self.under_way(router)}
-        if lease is None or lease.owner != owner:
-            raise LockedError(f"{owner} does not hold the lease of {router} (any more)")
+            journal = lease.journal if lease else []
+            under_way = self.under_way(router)
+            return {"journal": journal, "under_way": under_way, "instance": self.instance}
+        self.check(router, owner)
+        assert lease is not None
         lease.until = time.monotonic() + (lease_s or lease.lease_s)
         if entry is not None:
             lease.journal.append(entry)
         return {}
 
-    def give_back(self, router: str, owner: str) -> None:
-        """End a lease; LockedError where somebody else has it."""
+    def give_back(self, router: str, owner: str, unfinished: bool = False) -> None:
+        """End a lease; LockedError where somebody else has it.  What is unfinished stays noted."""
         lease = self._leases.get(router)
         if lease is None:
             return
-        if lease.owner != owner and self.under_way(router):
+        if lease.owner != owner:
             raise LockedError(f"the lease of {router} belongs to {lease.owner}")
-        del self._leases[router]
+        lasted = f"after {time.monotonic() - lease.since:.3f} s"
+        if unfinished:
+            log.info("%s: %s ends %s, with more to be done", router, owner, lasted)
+            lease.until = time.monotonic()
+        else:
+            log.info("%s: %s ends %s", router, owner, lasted)
+            del self._leases[router]
 
     def rows(self) -> list[dict[str, Any]]:
         """For `status`."""
+        now = time.monotonic()
         return [
             {
                 "router": name, "owner": lease.owner, "under_way": self.under_way(name),
-                "journal": lease.journal,
+                "since_s": round(now - lease.since, 3), "journal": lease.journal,
             }
             for name, lease in self._leases.items()
-        ]
+        ]  # fmt: skip
+
+    @staticmethod
+    def _busy(router: str, lease: Lease) -> LockedError:
+        what = purpose(router, lease.journal[0] if lease.journal else None)
+        return LockedError(under_way(what, time.monotonic() - lease.since, lease.owner))
+
+

@@ -105,6 +105,8 @@ class ManagementService:
             return
         reply = Reply(request, send, peer)
         try:
+            if request.verb in mg.OWNED:
+                self._check_owner(request.arguments)
             result = VERBS[request.verb](self, request.arguments, reply)
         except ManagementError as error:
             reply.refuse(error.code, error.message)
@@ -118,6 +120,11 @@ class ManagementService:
         else:
             if result is not None:
                 reply.ok(**result)
+
+    def _check_owner(self, arguments: dict[str, Any]) -> None:
+        placement = arguments.get("placement")
+        router = arguments["router"] if placement is None else placement.router
+        self.leases.check(router, arguments["owner"])
 
     # --- what arguments name ------------------------------------------------------------------
 
@@ -478,7 +485,8 @@ class ManagementService:
         )
 
     def unlock(self, arguments: dict[str, Any], _: Reply) -> Result:
-        self.leases.give_back(self._router(arguments["router"]).name, arguments["owner"])
+        router = self._router(arguments["router"])
+        self.leases.give_back(router.name, arguments["owner"], arguments["unfinished"])
         return {}
 
 

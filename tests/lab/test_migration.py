@@ -323,7 +323,7 @@ def test_second_migration_of_the_same_router_is_refused(paper: Lab) -> None:
             second = xenflow("migrate", "vr1", "host-b")
             assert difference(during, flows(paper)) == []
             assert second.returncode == 1
-            assert "under way" in second.stderr or "between host-a and host-b" in second.stderr
+            assert "of vr1 from host-a to host-b (overlapped) is under way, for" in second.stderr
             assert first.end() == 0, first.text
 
 

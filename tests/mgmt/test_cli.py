@@ -104,6 +104,7 @@ class Fakes:
             "host-b": {
                 "status": status_of("host-b", "host-b", placements=[{"datapath": "host-b", **old}]),
                 "routes": unknown_router, "links": {"links": []}, "place": {"in_force_s": 0.1},
+                "lock": {}, "unlock": {},
             },
             "edge": {
                 "status": status_of("edge", "gen", "recv"),
@@ -111,7 +112,7 @@ class Fakes:
                 "trace": {"datapath": "recv", "in_port": "to-a", "steps": [], "outputs": [
                     {"kind": "port", "port": "access", "up": True, "frame": "00" * 14,
                      "words": "out by access"}], "outcome": "out by access"},
-                "place": {"in_force_s": 0.1},
+                "place": {"in_force_s": 0.1}, "lock": {}, "unlock": {},
             },
         }  # fmt: skip
         for change in ("add", "replace", "remove"):
@@ -240,11 +241,18 @@ def test_status_with_all_dead(fakes: Fakes) -> None:
 
 
 def test_status_names_migrations_left_behind(fakes: Fakes) -> None:
-    journal = [{"words": "turn the links"}]
-    left = {"router": "vr1", "owner": "node-7", "under_way": False, "journal": journal}
-    fakes["host-a"].verbs["status"]["migrations"] = [left]  # type: ignore[index]
-    says = "vr1: left unfinished, by node-7, lock at host-a; last begun: turn the links"
-    assert says in fakes.run("status")[1]
+    migration = {"migration": {"from": "host-a", "to": "host-b", "mode": "overlapped"}}
+    journal = [migration, {"words": "turn the links"}]
+    left = {"router": "vr1", "owner": "node-7", "under_way": False, "since_s": 75.0}
+    fakes["edge"].verbs["status"]["migrations"] = [{**left, "journal": [migration]}]  # type: ignore[index]
+    fakes["host-a"].verbs["status"]["migrations"] = [{**left, "journal": journal}]  # type: ignore[index]
+    what = "a migration of vr1 from host-a to host-b (overlapped)"
+    more = "by node-7, lock at host-a, edge; last begun: turn the links"
+    assert f"{what}: left unfinished, {more}\n" in fakes.run("status")[1]
+    left["under_way"] = True
+    for name, entries in (("edge", [migration]), ("host-a", journal)):
+        fakes[name].verbs["status"]["migrations"] = [{**left, "journal": entries}]  # type: ignore[index]
+    assert f"{what}: under way for 1m15s, {more}\n" in fakes.run("status")[1]
 
 
 def test_routers(fakes: Fakes) -> None:
@@ -253,6 +261,21 @@ def test_routers(fakes: Fakes) -> None:
     router = fakes.json("routers")["routers"][0]
     assert (router["placement"]["version"], router["table"]["feed"]) == (1, "local")
     assert "gen is a plain switch" in fakes.run("routers", "--host", "gen")[2]
+
+
+def test_routers_that_need_a_host(fakes: Fakes) -> None:
+    """What any switch was told counts: host-b's has another placement, and an older one."""
+    old = [{"datapath": "host-b", **to_json(at_home("vr1", "host-b"))}]
+    fakes["host-b"].verbs["status"]["placements"] = old  # type: ignore[index]
+    assert fakes.run("routers", "--needs", "host-a", "--names") == (0, "vr1\n", "")
+    assert fakes.run("routers", "--needs", "host-b", "--names") == (0, "vr1\n", "")
+    fakes["host-b"].verbs["status"]["placements"] = []  # type: ignore[index]
+    assert fakes.run("routers", "--needs", "host-b", "--names") == (0, "", "")
+    between = to_json(at_home("vr1", "host-a").step(forwarders=("host-a", "host-b")))
+    rows = [{"datapath": "host-a", **between}]
+    fakes["host-a"].verbs["status"]["placements"] = rows  # type: ignore[index]
+    assert fakes.run("routers", "--host", "host-b", "--names") == (0, "", "")
+    assert fakes.run("routers", "--needs", "host-b", "--names") == (0, "vr1\n", "")
 
 
 def test_routes_come_page_by_page(fakes: Fakes) -> None:
@@ -417,7 +440,9 @@ def test_mode(fakes: Fakes) -> None:
         (request,) = fakes[name].asked_for("place")
         placement = request.arguments["placement"]
         assert (placement.mode.value, placement.vm, placement.version) == ("native", "host-a", 2)
-    assert fakes["host-a"].asked_for("lock") and fakes["host-a"].asked_for("unlock")
+        owners = {r.arguments["owner"] for v in ("lock", "place", "unlock")
+                  for r in fakes[name].asked_for(v)}  # fmt: skip
+        assert len(owners) == 1, "each is asked in the lease's owner's name"
 
 
 def test_mode_needs_everybody(fakes: Fakes) -> None:

@@ -5,6 +5,7 @@ controllers' answers are made up.  Whatever happens, the switches follow the VM.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -16,14 +17,17 @@ from typing import Any
 import pytest
 from pretended_xen import PretendedXen
 
-from mgmt import planning
-from mgmt.client import AskError, Refused, Unreachable
+from mgmt import lease, planning
+from mgmt.client import Refused, Unreachable
 from mgmt.hypervisor import Domain, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
+from mgmt.lease import LostError
 from mgmt.migrate import Event, Result, run
+from xenflow.leases import Leases, LockedError
 from xenflow.network_file import load
+from xenflow.pure import management as mg
 from xenflow.pure.network import Network, NetworkError
-from xenflow.pure.placement import Placement, at_home, from_json, to_json
+from xenflow.pure.placement import Mode, Placement, at_home, to_json
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 HOME = {"host-a": ["vr1 -b----"], "host-b": []}
@@ -32,14 +36,18 @@ AWAY = {"host-a": [], "host-b": ["vr1 -b----"]}
 
 class Controllers:
     """Every controller of `paper`, as far as a migration asks: each switch has the placement that
-    it was given last.  An `Ask`."""
+    it was given last; requests and leases are the real ones.  An `Ask`."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         start = at_home("vr1", "host-a")
         self.placements = dict.fromkeys(network.datapaths, start)
-        self.held: dict[str, str] = {}
+        self.leases = {name: Leases() for name in network.controllers}
         self.silent: set[str] = set()
+        self.not_connected: dict[str, int] = {}
+        """How often more a host's switch is not connected when it is to be told something."""
+        self.mirrors: set[tuple[str, str]] = set()
+        self.quiet = True
         self.released: list[tuple[str, str]] = []
         self.counters = {
             host: dict.fromkeys(("held", "delivered", "repeated", "dropped"), 100)
@@ -52,8 +60,44 @@ class Controllers:
     ) -> dict[str, Any]:
         if controller in self.silent:
             raise Unreachable(controller, f"tcp://{controller}", 2.0, "no answer")
+        asked = mg.parse_request(mg.request(verb, "id", **arguments)).arguments
         with self._lock:
-            return getattr(self, f"on_{verb}", self._other)(controller, **arguments) or {}
+            try:
+                if verb in mg.OWNED:
+                    router = asked["placement"].router if verb == "place" else asked["router"]
+                    self.leases[controller].check(router, asked.pop("owner"))
+                return getattr(self, f"on_{verb}", self._other)(controller, **asked) or {}
+            except LockedError as error:
+                raise Refused("locked", str(error), controller) from None
+
+    @property
+    def held(self) -> set[str]:
+        """Who holds a lease somewhere."""
+        rows = [row for leases in self.leases.values() for row in leases.rows()]
+        return {row["owner"] for row in rows if row["under_way"]}
+
+    @property
+    def left_unfinished(self) -> bool:
+        """Whether `status` says so of a migration."""
+        rows = [row for leases in self.leases.values() for row in leases.rows()]
+        return any(not row["under_way"] for row in rows)
+
+    def take(self, owner: str = "somebody") -> None:
+        """Somebody begins to migrate vr1."""
+        entry = {"migration": {"from": "host-a", "to": "host-b", "mode": "overlapped"}}
+        for leases in self.leases.values():
+            leases.take("vr1", owner, 30.0, entry)
+
+    def give_back(self, owner: str = "somebody") -> None:
+        """And has done so."""
+        for leases in self.leases.values():
+            leases.give_back("vr1", owner)
+
+    def expire(self) -> None:
+        """Whoever holds a lease has not been heard of for its time."""
+        for leases in self.leases.values():
+            for held in leases._leases.values():
+                held.until = time.monotonic()
 
     def on_status(self, controller: str) -> dict[str, Any]:
         mine = [d for d in self.network.datapaths.values() if d.controller == controller]
@@ -69,15 +113,19 @@ class Controllers:
                 {**to_json(self.placements[d.name]), "datapath": d.name}
                 for d in mine if d.name in self.placements
             ],
-            "migrations": [
-                {"router": r, "owner": owner, "under_way": True} for r, owner in self.held.items()
-            ],
+            "migrations": self.leases[controller].rows(),
         }
 
-    def on_place(self, _: str, placement: Any, datapaths: list[str], in_force: bool) -> None:
+    def on_place(
+        self, _: str, placement: Placement, datapaths: list[str], in_force: bool
+    ) -> None:
         for name in datapaths:
-            assert from_json(placement).version >= self.placements[name].version
-            self.placements[name] = from_json(placement)
+            if self.not_connected.get(name):
+                self.not_connected[name] -= 1
+                raise Refused("not-connected", f"{name}: the switch is not connected")
+        for name in datapaths:
+            assert placement.version >= self.placements[name].version
+            self.placements[name] = placement
 
     def on_routers(self, controller: str) -> dict[str, Any]:
         return {"routers": [{"name": "vr1", "held": dict(self.counters[controller])}]}
@@ -93,17 +141,21 @@ class Controllers:
             counts[to]["dropped"] += 1
         return {"delivered": 0, "dropped": counts[datapath]["dropped"]}
 
-    def on_lock(self, _: str, router: str, owner: str, lease_s: float, entry: object) -> None:
-        if self.held.setdefault(router, owner) != owner:
-            raise Refused("locked", f"a migration of vr1 is under way (by {self.held[router]})")
+    def on_mirror(self, controller: str, router: str, to: str, on: bool) -> None:
+        (self.mirrors.add if on else self.mirrors.discard)((controller, to))
 
-    def on_unlock(self, _: str, router: str, owner: str) -> None:
-        if self.held.get(router) == owner:
-            del self.held[router]
+    def on_lock(self, controller: str, **asked: Any) -> dict[str, Any]:
+        return self.leases[controller].take(**asked)
+
+    def on_journal(self, controller: str, **asked: Any) -> dict[str, Any]:
+        return self.leases[controller].note(**asked)
+
+    def on_unlock(self, controller: str, **asked: Any) -> None:
+        self.leases[controller].give_back(**asked)
 
     def _other(self, controller: str, **arguments: Any) -> dict[str, Any]:
         return {
-            "ready": True, "attached": True, "quiet": True, "flows": [],
+            "ready": True, "attached": True, "quiet": self.quiet, "flows": [],
         }  # fmt: skip
 
     @property
@@ -198,9 +250,10 @@ def test_it_fails(
 
 
 def test_what_could_not_be_put_back_is_said_with_its_reason_once(
-    xen: PretendedXen, controllers: Controllers
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The destination is cut off in the middle: several things cannot be said to it."""
+    monkeypatch.setattr("mgmt.migrate.UNDO_S", 0.0)
     xen.set("host-a", sender_dies="suspended")
 
     def cut(event: Event) -> None:
@@ -216,6 +269,7 @@ def test_what_could_not_be_put_back_is_said_with_its_reason_once(
         assert said.count(what) == 1
     assert result.text().endswith("run `xenflow recover vr1`")
     controllers.silent.clear()
+    controllers.expire()  # host-b was not told that it is over
     assert recover(controllers)[0] is not None
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
 
@@ -297,18 +351,22 @@ def test_recover(
 def test_recover_leaves_alone_what_began_while_it_looked(
     xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It was stopped just before, and somebody has taken over."""
     other = xen.driver()
+    beginning: list[bool] = []
     real = xl.Xl.domain
 
     def domain(driver: xl.Xl, router: str) -> Domain | None:
-        if not controllers.held:
-            controllers.held["vr1"] = "somebody"
+        if not beginning:
+            beginning.append(True)
+            controllers.expire()
+            controllers.take()
             other.migrate("vr1", "host-b")
             until(lambda: other.job("vr1").state is JobState.MOVED_PAUSED)
         return real(driver, router)
 
     monkeypatch.setattr(xl.Xl, "domain", domain)
-    with pytest.raises(AskError, match="a migration of vr1 is under way .by somebody"):
+    with pytest.raises(LostError, match="does not hold the lease of vr1 .any more"):
         recover(controllers)
     other.unpause("vr1")
     until(lambda: other.job("vr1").state is JobState.RUNNING)
@@ -324,7 +382,7 @@ def test_recover_keeps_others_out_while_it_clears_up(
     refused: list[Result] = []
 
     def abort(driver: xl.Xl, router: str) -> list[str]:
-        with pytest.raises(NetworkError, match="a migration of vr1 is under way"):
+        with pytest.raises(NetworkError, match="a recovery of vr1 is under way, for . s now, by"):
             migrate(controllers)
         refused.append(Result(None))  # type: ignore[arg-type]
         return real(driver, router)
@@ -362,15 +420,16 @@ def test_what_cannot_begin_changes_nothing_and_says_so(
         planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers),
         _recovery_to_b(xen, controllers),
     ):
-        controllers.held["vr1"] = "somebody"
+        controllers.take()
         before = dict(controllers.placements)
         with made:
             result = run(made, lambda event: None)
         assert (result.ok, result.refused, controllers.placements) == (False, True, before)
-        assert result.text() == (
-            "vr1: a migration of vr1 is under way (by somebody); nothing was changed"
-        )
-        del controllers.held["vr1"]
+        assert re.fullmatch(
+            r"vr1: a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s "
+            "now, by somebody: wait for it, or end it there; nothing was changed", result.text(),
+        )  # fmt: skip
+        controllers.give_back()
 
 
 def _recovery_to_b(xen: PretendedXen, controllers: Controllers) -> planning.Plan:
@@ -434,3 +493,221 @@ def test_refused(xen: PretendedXen, controllers: Controllers) -> None:
     with pytest.raises(NetworkError, match="no host .* has a VM of the name vr1: start it on one"):
         migrate(controllers)
     assert controllers.where == {("host-a", ("host-a",))}
+
+
+# --- somebody else has taken over ----------------------------------------------------------------
+
+
+def stopped_at(
+    controllers: Controllers, step: str, state: str, meanwhile: Callable[[], None]
+) -> tuple[Result, list[Event]]:
+    """A migration to host-b that is stopped at a moment, until `meanwhile` has happened."""
+    events: list[Event] = []
+
+    def report(event: Event) -> None:
+        first = (step, state) not in {(e.step, e.state) for e in events}
+        events.append(event)
+        if first and (event.step, event.state) == (step, state):
+            controllers.expire()
+            meanwhile()
+
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        result = run(plan, report)
+    return result, events
+
+
+def test_one_that_was_stopped_does_not_abort_the_move_of_who_took_over(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """Stopped while memory was copied; then somebody recovered, and moves the router again."""
+    other = xen.driver()
+    mirrors = controllers.mirrors
+
+    def meanwhile() -> None:
+        assert recover(controllers)[0] is not None
+        assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
+        assert not mirrors
+        controllers.take()
+        controllers("host-a", "mirror", router="vr1", to="tcp://b:1", on=True, owner="somebody")
+        other.migrate("vr1", "host-b")
+        until(lambda: other.job("vr1").state is JobState.MOVED_PAUSED)
+
+    result, _ = stopped_at(controllers, "hypervisor", "note", meanwhile)
+    assert (result.ok, result.lost, result.undone) == (False, True, False)
+    assert "somebody else has taken over, so nothing more was done here" in result.text()
+    assert other.job("vr1").state is JobState.MOVED_PAUSED
+    assert mirrors == {("host-a", "tcp://b:1")} and controllers.held == {"somebody"}
+    assert controllers.where == {("host-a", ("host-a",))}
+    other.unpause("vr1")
+    until(lambda: other.job("vr1").state is JobState.RUNNING)
+    other.close()
+    assert xen.names() == AWAY
+
+
+@pytest.mark.parametrize("step", ["prepare", "control", "links", "drain", "clean"])
+def test_one_that_was_stopped_changes_nothing_once_another_has_the_lease(
+    xen: PretendedXen, controllers: Controllers, step: str
+) -> None:
+    before: list[Any] = []
+
+    def meanwhile() -> None:
+        controllers.take()
+        before.extend([dict(controllers.placements), xen.names(), set(controllers.mirrors)])
+
+    result, _ = stopped_at(controllers, step, "started", meanwhile)
+    assert (result.ok, result.lost, result.undone) == (False, True, False)
+    assert [dict(controllers.placements), xen.names(), controllers.mirrors] == before
+    assert controllers.held == {"somebody"}
+
+
+def test_one_that_was_stopped_goes_on_where_nobody_has_taken_over(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    assert stopped_at(controllers, "links", "started", lambda: None)[0].ok
+    assert not controllers.held and not controllers.left_unfinished
+
+
+def test_a_controller_that_was_restarted_is_told_of_the_lease_again(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    for step in ("prepare", "links"):
+
+        def restart(event: Event, step: str = step) -> None:
+            if (event.step, event.state) == (step, "started"):
+                controllers.leases["host-b"] = Leases()
+
+        to = "host-b" if controllers.where == {("host-a", ("host-a",))} else "host-a"
+        with planning.plan(controllers.network, "vr1", to, "overlapped", controllers) as plan:
+            result = run(plan, restart)
+        assert result.ok, result.text()
+    assert controllers.where == {("host-a", ("host-a",))} and not controllers.held
+
+
+def test_a_restarted_controller_takes_no_lease_that_may_have_been_anothers(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that knew better was restarted; too long ago for anybody to say what was."""
+
+    def meanwhile() -> None:
+        monkeypatch.setattr(lease, "LEASE_S", -1.0)
+        controllers.leases = {name: Leases() for name in controllers.leases}
+
+    result, _ = stopped_at(controllers, "links", "started", meanwhile)
+    assert (result.ok, result.lost) == (False, True)
+
+
+# --- what is said of one that is under way, or left ----------------------------------------------
+
+
+def test_one_under_way_is_not_called_interrupted(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """It says that it runs, since when and by whom."""
+    both = ("host-a", "host-b")
+    middle = Placement("vr1", both, vm="host-a", to="host-a", also=both, version=5)
+    controllers.placements = dict.fromkeys(controllers.placements, middle)
+    controllers.take("root@node-7:77-abcd")
+    for ask in (migrate, recover):
+        with pytest.raises(NetworkError) as refused:
+            ask(controllers)
+        assert re.fullmatch(
+            r"a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s now, "
+            "by root@node-7:77-abcd: wait for it, or end it there", str(refused.value),
+        )  # fmt: skip
+    controllers.expire()
+    with pytest.raises(NetworkError, match="was interrupted; run `xenflow recover vr1` first"):
+        migrate(controllers)
+
+
+def test_after_a_recovery_nothing_is_left_unfinished(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """Killed before it had changed anything, or after all of it."""
+    controllers.take()
+    controllers.expire()
+    assert controllers.left_unfinished
+    assert planning.plan_recovery(controllers.network, "vr1", controllers, None) is None
+    assert controllers.left_unfinished, "a dry run changes nothing"
+    assert recover(controllers) == (None, [])
+    assert not controllers.left_unfinished
+
+
+def test_what_could_not_be_finished_is_left_unfinished(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controllers, "quiet", False)
+    result = migrate(controllers)
+    assert (result.ok, result.committed, controllers.left_unfinished) == (False, True, True)
+    monkeypatch.setattr(controllers, "quiet", True)
+    assert recover(controllers)[0] is not None
+    assert not controllers.left_unfinished
+
+
+def test_a_no_after_the_commit_point_is_answered(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def confirm(step: planning.Step, committed: bool) -> bool:
+        asked.append((step.name, committed))
+        return not committed
+
+    events: list[Event] = []
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        assert run(plan, events.append, confirm).ok
+    assert asked == [("prepare", False), ("control", False), ("links", True), ("drain", True),
+                     ("clean", True)]  # fmt: skip
+    said = [event.detail for event in events if event.step == "migration"]
+    assert said == ["the VM belongs to host-b: there is no way back, it is completed"] * 3
+
+
+def test_ctrl_c_after_the_commit_point_is_answered(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    events: list[Event] = []
+
+    def report(event: Event) -> None:
+        events.append(event)
+        if (event.step, event.state) == ("links", "started"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        assert run(plan, report).ok
+    said = [event.detail for event in events if event.step == "migration"]
+    assert said == ["the VM belongs to host-b: there is no way back, it is completed"]
+
+
+def test_a_router_in_native_mode_is_said_to_change_it(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    native = replace(at_home("vr1", "host-a"), mode=Mode.NATIVE)
+    controllers.placements = dict.fromkeys(controllers.placements, native)
+    said = {}
+    for order in ("overlapped", "report", "native"):
+        with planning.plan(controllers.network, "vr1", "host-b", order, controllers) as plan:
+            said[order] = plan.new_mode
+            assert plan.json()["new_mode"] == plan.new_mode
+            assert not plan.new_mode or plan.new_mode in plan.text()
+            assert not plan.new_mode or plan.new_mode in Result(plan, ok=True).text()
+    becomes = "its mode becomes xenflow, it was native"
+    assert said == {"overlapped": becomes, "report": becomes, "native": ""}
+
+
+# --- putting back --------------------------------------------------------------------------------
+
+
+def test_a_switch_that_comes_back_is_waited_for(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went away in the middle, and is read back when it is to be told what it was before."""
+    monkeypatch.setenv("XENFLOW_FAULT", "7")
+
+    def away(event: Event) -> None:
+        if (event.step, event.state) == ("control", "failed"):
+            controllers.not_connected = {"host-a": 3, "host-b": 2}
+
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        result = run(plan, away)
+    assert controllers.not_connected == {"host-a": 0, "host-b": 0}
+    assert (result.undone, result.problems) == (True, []), result.text()
+    assert controllers.where == {("host-a", ("host-a",))} and not controllers.left_unfinished

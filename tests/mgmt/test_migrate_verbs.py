@@ -51,6 +51,7 @@ class Plan:
         ]
     )
     closed: bool = False
+    new_mode: str = ""
 
     def __enter__(self) -> Plan:
         return self
@@ -83,15 +84,16 @@ class Orchestration:
     def __init__(self) -> None:
         self.result = Result()
         self.refuse = ""
+        self.new_mode = ""
         self.left = True
-        self.confirm: Callable[[Step], bool] | None = None
+        self.confirm: Callable[[Step, bool], bool] | None = None
         self.ran: list[Plan] = []
         self.planned: list[Plan] = []
 
     def plan(self, *asked: Any) -> Plan:
         if self.refuse:
             raise NetworkError(self.refuse)
-        self.planned.append(Plan(asked))
+        self.planned.append(Plan(asked, new_mode=self.new_mode))
         return self.planned[-1]
 
     def plan_recovery(self, *asked: Any) -> Plan | None:
@@ -103,7 +105,8 @@ class Orchestration:
         return self.planned[-1]
 
     def run(
-        self, plan: Plan, report: Callable[[Event], None], confirm: Callable[[Step], bool] | None
+        self, plan: Plan, report: Callable[[Event], None],
+        confirm: Callable[[Step, bool], bool] | None,
     ) -> Result:
         self.ran.append(plan)
         self.confirm = confirm
@@ -143,8 +146,8 @@ def test_migrate(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> Non
     exit, out, err = run(capsys, "migrate", "vr1", "host-b", "--mode", "report")
     assert (exit, out) == (0, "")
     assert err.splitlines() == [
-        "    0.250  prepare the data plane on host-b ... done (0.250 s)",
-        "    1.000  move the VM to host-b ... done (0.750 s): 3 packets held",
+        "    0.000  prepare the data plane on host-b ... done (0.250 s)",
+        "    0.250  move the VM to host-b ... done (0.750 s): 3 packets held",
         "xenflow: vr1 is on host-b",
     ]
     network, router, to, mode, ask = made.ran[0].asked
@@ -159,6 +162,27 @@ def test_migrate_as_json_and_dry(made: Orchestration, capsys: pytest.CaptureFixt
     assert err.endswith("xenflow: vr1 is on host-b\n")
     assert run(capsys, "migrate", "vr1", "host-b", "-n") == (0, "1. prepare\n2. control\n", "")
     assert len(made.ran) == 1
+
+
+def test_a_refusal_is_json_too(
+    made: Orchestration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.refuse = "vr1 is on host-b already"
+    for verb in ("migrate", "plan"):
+        exit, out, err = run(capsys, verb, "vr1", "host-b", "--json")
+        assert (exit, err) == (1, f"xenflow: {made.refuse}\n")
+        assert json.loads(out) == {
+            "router": "vr1", "to": "host-b", "mode": "overlapped", "ok": False, "refused": True,
+            "error": made.refuse,
+        }  # fmt: skip
+
+
+def test_a_new_mode_is_said_first(
+    made: Orchestration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.new_mode = "its mode becomes xenflow, it was native"
+    err = run(capsys, "migrate", "vr1", "host-b")[2]
+    assert err.startswith(f"xenflow: vr1: {made.new_mode}\n")
 
 
 def test_migrate_that_fails(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +214,13 @@ def test_step(
     step = Step("control", "move the VM to host-b", detail="the VM pauses")
     for typed, goes_on in (("y\n", True), ("maybe\nyes\n", True), ("no\n", False), ("", False)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        assert ask_before(step) is goes_on  # type: ignore[arg-type]
+        assert ask_before(step, False) is goes_on  # type: ignore[arg-type]
+    for typed, goes_on in (("\n", True), ("yes\n", True), ("no\n", False), ("", False)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        assert ask_before(step, True) is goes_on  # type: ignore[arg-type]
+        assert "no way back: press Enter" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("no\n"))
+    ask_before(step, False)  # type: ignore[arg-type]
     assert "next: move the VM to host-b\n      the VM pauses\n" in capsys.readouterr().err
 
 
@@ -210,7 +240,7 @@ def test_progress_on_a_terminal() -> None:
     assert out.getvalue().splitlines() == [
         "    0.000  do a ... done (0.500 s)",
         "    0.500  do b ... ",
-        "    0.700  do a ... undone (0.700 s): as it was",
+        "    0.000  do a ... undone (0.700 s): as it was",
     ]
 
 

@@ -382,6 +382,7 @@ VERBS: dict[str, Verb] = {
             "placement": Argument(PLACEMENT, needed=True),
             "datapaths": Argument(NAMES, default=()),
             "in_force": Argument(BOOLEAN, default=True),
+            "owner": Argument(NAME),
         }
     ),
     "export": Verb({"router": _ROUTER}),
@@ -396,6 +397,7 @@ VERBS: dict[str, Verb] = {
             "router": _ROUTER,
             "to": Argument(URL, needed=True),
             "on": Argument(BOOLEAN, needed=True),
+            "owner": Argument(NAME),
         }
     ),
     "ready": Verb({"router": _ROUTER}),
@@ -406,17 +408,27 @@ VERBS: dict[str, Verb] = {
             "datapath": _DATAPATH,
             "flows": Argument(FRAMES, needed=True),
             "ports": Argument(OBJECT, needed=True),
+            "owner": Argument(NAME),
         }
     ),
     "attached": Verb(
         {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(_seconds(600), default=10.0)}
     ),
-    "release": Verb({"router": _ROUTER, "datapath": _DATAPATH, "to": Argument(NAME)}),
+    "release": Verb(
+        {
+            "router": _ROUTER,
+            "datapath": _DATAPATH,
+            "to": Argument(NAME),
+            "owner": Argument(NAME),
+        }
+    ),
     "quiet": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "lock": Verb(
         {"router": _ROUTER, "owner": _OWNER, "lease_s": _LEASE, "entry": Argument(OBJECT)}
     ),
-    "unlock": Verb({"router": _ROUTER, "owner": _OWNER}),
+    "unlock": Verb(
+        {"router": _ROUTER, "owner": _OWNER, "unfinished": Argument(BOOLEAN, default=False)}
+    ),
     "journal": Verb(
         {
             "router": _ROUTER,
@@ -426,6 +438,10 @@ VERBS: dict[str, Verb] = {
         }
     ),
 }
+
+OWNED = frozenset(("place", "mirror", "write-flows", "release"))
+"""The verbs that change something for a router: only who holds its lease may, or anybody while
+nobody does."""
 
 _ENVELOPE = frozenset(("v", "id", "verb", "by"))
 """Keys of a request beside its arguments."""

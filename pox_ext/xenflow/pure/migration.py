@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from xenflow.pure.network import Network, NetworkError, Router
 from xenflow.pure.placement import Mode, Placement
@@ -314,6 +315,21 @@ def turn_rounds(network: Network, router: Router, source: str, to: str) -> list[
         rounds.append(ready)
         done.update(ready)
     return rounds
+
+
+def purpose(router: str, entry: Any) -> str:
+    """What somebody does with a router, in words: the first entry of the journal says it."""
+    match entry:
+        case {"migration": {"from": source, "to": to, "mode": mode}}:
+            return f"a migration of {router} from {source} to {to} ({mode})"
+        case {"words": str(words)}:
+            return words
+    return f"a migration of {router}"
+
+
+def under_way(what: str, since_s: float, owner: str) -> str:
+    """That `what` (`purpose`) goes on just now, since when and by whom."""
+    return f"{what} is under way, for {since_s:.0f} s now, by {owner}: wait for it, or end it there"
 
 
 def undo_of(done: Sequence[Effect], start: Placement) -> list[Effect]:

@@ -1,0 +1,229 @@
+"""A migration whose hypervisor does not answer for a while: the lab's own, but for what it does to
+namespaces, behind the driver's own protocol.  Nothing is said of the VM that is not known.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import zmq
+from test_migrate_run import Controllers, recover, until
+
+from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
+from mgmt import migrate, planning
+from mgmt.hypervisor import HypervisorError, lab
+from mgmt.migrate import Event, Result, run
+from xenflow.network_file import load
+from xenflow.pure.network import Network, NetworkError, Router
+
+PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
+HOME = {"vr1": {"host": "host-a", "state": "running"}}
+AWAY = {"vr1": {"host": "host-b", "state": "running"}}
+
+
+class NoNamespaces:
+    """`Routers` that are only written down."""
+
+    def __init__(self, network: Network) -> None:
+        self.lab = self
+        self.network = network
+        self.hosts = list(network.hosts)
+        self.domains = {name: dict(domain) for name, domain in HOME.items()}
+
+    def router(self, name: str) -> Router:
+        return self.network.routers[name]
+
+    def note(self, router: Router, host: str, state: str) -> None:
+        self.domains[router.name] = {"host": host, "state": state}
+
+    def suspend(self, router: Router, host: str) -> None:
+        pass
+
+    def bring_back(self, router: Router, host: str, *, moved: bool) -> None:
+        self.note(router, host, "running")
+
+    def resume(self, router: Router, host: str, *, announce: bool) -> None:
+        pass
+
+    def move_ports(self, router: Router, source: str, to: str) -> None:
+        pass
+
+
+class Daemon:
+    """Serves as `lab.hypervisor.main` does; while it does not `answer`, requests wait for it."""
+
+    def __init__(self, network: Network) -> None:
+        self.routers = NoNamespaces(network)
+        settings = Settings(pause_s=0.05, precopy_s=0.05, resume_after_s=60.0)
+        self.hypervisor = Hypervisor(cast(Routers, self.routers), settings)
+        self.asked: list[str] = []
+        self.answers = threading.Event()
+        self.answers.set()
+        self.deaf_to = ""
+        self._over = threading.Event()
+        self._socket = zmq.Context.instance().socket(zmq.REP)
+        self.port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            if not self._socket.poll(20):
+                continue
+            request = self._socket.recv()
+            verb = json.loads(request)["verb"]
+            self.asked.append(verb)
+            if verb == self.deaf_to:
+                self.deaf_to = ""
+                self.answers.clear()
+            while not self.answers.wait(0.02):
+                if self._over.is_set():
+                    break
+            self._socket.send(json.dumps(self.hypervisor.answer(request)).encode())
+        self._socket.close(0)
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def jobs(self) -> list[str]:
+        return [job.state for job in self.hypervisor._jobs.values()]
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    made = Daemon(load(PAPER))
+    monkeypatch.setattr(lab, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(lab.Lab.__init__, "__defaults__", (0.3,))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def controllers(daemon: Daemon) -> Controllers:
+    paper = load(PAPER)
+    spec = f"lab:tcp://127.0.0.1:{daemon.port}"
+    hosts = {name: replace(paper.datapaths[name], hypervisor=spec) for name in paper.hosts}
+    return Controllers(replace(paper, datapaths={**paper.datapaths, **hosts}))
+
+
+def move(
+    controllers: Controllers, seen: Callable[[Event], None] = lambda event: None
+) -> Result:
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        return run(plan, seen)
+
+
+def is_unknown(event: Event) -> bool:
+    return event.step == "hypervisor" and "is not known: asked again until it is" in event.detail
+
+
+@pytest.mark.parametrize("verb", ["migrate", "job"])
+def test_what_is_not_known_is_looked_at_until_it_is(
+    daemon: Daemon, controllers: Controllers, verb: str
+) -> None:
+    """It does not answer whether it has begun, or how far it is.  When it does again, what it was
+    asked before is not done any more: "everything was put back" is true, and stays true."""
+    daemon.deaf_to = verb
+    unknown: list[Event] = []
+
+    def seen(event: Event) -> None:
+        if is_unknown(event):
+            unknown.append(event)
+            # The VM may be anywhere: nothing was put back yet.
+            assert controllers.where == {("host-a", ("host-a", "host-b"))}
+            daemon.answers.set()
+
+    result = move(controllers, seen)
+    assert unknown and (result.undone, result.unknown) == (True, "")
+    assert result.text().endswith("everything was put back")
+    assert controllers.where == {("host-a", ("host-a",))} and not controllers.left_unfinished
+    until(lambda: not daemon._socket.poll(0))
+    assert daemon.jobs in ([], [FAILED]) and daemon.routers.domains == HOME
+
+
+def test_what_stays_unknown_is_not_called_put_back(
+    daemon: Daemon, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "KNOWN_S", 0.5)
+    daemon.deaf_to = "migrate"
+    result = move(controllers)
+    assert (result.ok, result.undone) == (False, False)
+    assert "did not answer abort" in result.unknown and "did not answer migrate" in result.error
+    assert "where its VM is, is not known" in result.text() and "put back" not in result.text()
+    assert result.text().endswith("the switches were left as they are; run `xenflow recover vr1`")
+    assert result.json()["unknown"] == result.unknown
+    assert controllers.left_unfinished
+    assert controllers.where == {("host-a", ("host-a", "host-b"))}
+    with pytest.raises(NetworkError, match="did not answer domains"):
+        recover(controllers)
+    assert controllers.left_unfinished
+    daemon.answers.set()
+    until(lambda: daemon.asked.count("domains") >= 2)
+    recovered = recover(controllers)[0]
+    assert recovered is not None and recovered.ok
+    # Wherever the VM is now: the switches are there.
+    where = daemon.routers.domains["vr1"]["host"]
+    assert controllers.where == {(where, (where,))} and not controllers.left_unfinished
+
+
+def test_it_lets_the_vm_run_and_does_not_say_so(daemon: Daemon, controllers: Controllers) -> None:
+    daemon.deaf_to = "unpause"
+    unknown: list[Event] = []
+
+    def seen(event: Event) -> None:
+        if is_unknown(event):
+            unknown.append(event)
+            daemon.answers.set()
+
+    result = move(controllers, seen)
+    assert unknown and result.ok, result.text()
+    assert daemon.jobs == [RUNNING] and daemon.routers.domains == AWAY
+    assert controllers.where == {("host-b", ("host-b",))}
+
+
+def test_it_never_says_whether_the_vm_runs(
+    daemon: Daemon, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "KNOWN_S", 0.5)
+    daemon.deaf_to = "unpause"
+    result = move(controllers)
+    assert not result.ok and "did not answer unpause" in result.unknown
+    assert "where its VM is, is not known" in result.text()
+    assert controllers.left_unfinished
+
+
+def test_a_job_is_its_owners(daemon: Daemon, controllers: Controllers) -> None:
+    """One that has lost its lease cannot even be told from the name of the router alone."""
+
+    class Owner:
+        def __init__(self, owner: str) -> None:
+            self.owner = owner
+
+        def check(self) -> None:
+            """Stopped right after this."""
+
+    mine, yours = (lab.Lab(f"tcp://127.0.0.1:{daemon.port}", 5.0) for _ in range(2))
+    mine.claim, yours.claim = Owner("me"), Owner("you")
+    daemon.hypervisor._settings.precopy_s = daemon.hypervisor._settings.resume_after_s = 60.0
+    yours.migrate("vr1", "host-b")
+    for refused in (lambda: mine.abort("vr1", own=True), lambda: mine.unpause("vr1")):
+        with pytest.raises(HypervisorError, match="vr1 is being migrated by you"):
+            refused()
+    assert mine.abort("vr1") == ["the migration of vr1 was ended"]  # as `recover` does
+    assert daemon.jobs == [FAILED]
+    with pytest.raises(HypervisorError, match="me has given this up"):
+        mine.migrate("vr1", "host-b")  # on its way when it was given up
+    yours.migrate("vr1", "host-b")
+    assert yours.abort("vr1", own=True)
+    for driver in (mine, yours):
+        driver.close()
+
+
