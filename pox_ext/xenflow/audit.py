@@ -181,6 +181,11 @@ class Audit:
         else:
             self._overfull.add(flow.table)
 
+    @property
+    def pending(self) -> bool:
+        """Whether it is known that the switch does not hold what it should."""
+        return bool(self._seen or self._routes)
+
     # --- time ------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:

@@ -185,7 +185,7 @@ class ManagementService:
             "flows": len(switch.installed)
             + sum(len(s.routes4) for r in switch.synced if (s := self.table.state(r))),
             "pending": switch.busy,
-            "in_sync": switch.live and not switch.busy,
+            "in_sync": switch.live and not switch.busy and not switch.audit.pending,
             "flow_mods": switch.flow_mods,
             "errors": switch.errors,
             "audit": switch.audit.row(time.monotonic()),

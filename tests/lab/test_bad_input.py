@@ -65,6 +65,8 @@ def lasting() -> dict[str, Any]:
         for row in answer.get("datapaths", ()):
             for key in ("pending", "errors", "flow_mods", "in_sync"):
                 row.pop(key, None)
+            for key in ("looked_s", "mended_s"):
+                row["audit"].pop(key)
     return found
 
 
