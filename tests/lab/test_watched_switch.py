@@ -91,6 +91,18 @@ def test_foreign_flows_that_cover_ours_are_named_and_left(host: Audited) -> None
     assert audit.row(time.monotonic())["foreign"] == 0
 
 
+def test_what_is_added_to_the_routes_during_a_bulk_write_is_counted(host: Audited) -> None:
+    audit = host.switch.audit
+    audit.bulk()
+    host.confirmed()
+    host.running.ofctl("add-flow", "table=3,priority=1025,ip,nw_dst=20.0.0.0/25,actions=drop")
+    host.looked()
+    assert audit.row(time.monotonic())["foreign"] == 1
+    host.running.ofctl("add-flow", "table=3,priority=1025,ip,nw_dst=20.0.1.0/25,actions=drop")
+    host.until(lambda: len(audit.covering) == 1)  # told again
+    assert audit.row(time.monotonic())["mended"] == 0
+
+
 def test_another_component_on_the_same_connection_is_noticed(host: Audited) -> None:
     """As POX's forwarding.hub, whose flow-mods carry POX's transaction ids."""
     hub = Flow(0, 0x8000, (), (f.normal(),))
