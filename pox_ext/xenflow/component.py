@@ -18,6 +18,7 @@ import zmq
 from pox.core import core
 from pox.lib.recoco import Timer
 
+from xenflow.asking import Asking
 from xenflow.domains import Domains, on_xen
 from xenflow.leases import Leases
 from xenflow.management_service import ManagementService
@@ -69,6 +70,9 @@ class Component:
             network, self.context, self._told, self._full, routers_address
         )
         self._domains = self._make_domains(xenstore)
+        self._asking: Asking | None = None
+        if self.table.searching():
+            self._asking = Asking(self.context, self.table.others, self.table.heard_from)
         self._connections: dict[Any, Switch] = {}
         for switch in self.table.switches.values():
             self._announce(switch)
@@ -272,8 +276,17 @@ class Component:
         for router, source, frames in self.table.tick(now):
             self._answer(router, [(source, frames)])
         self.mirrors.tick(now)
+        if self._asking is not None:
+            self._ask(self._asking, now)
         if self._domains is not None:
             self._domains.tick(now)
+
+    def _ask(self, asking: Asking, now: float) -> None:
+        if self.table.searching():
+            asking.tick(now)
+        else:
+            asking.close()
+            self._asking = None
 
     def _going_down(self, _: Any) -> None:
         self._timer.cancel()
@@ -281,6 +294,8 @@ class Component:
         if self._domains is not None:
             self._domains.close()
         self.mirrors.close()
+        if self._asking is not None:
+            self._asking.close()
         self._manage.close()
 
     def _down(self, _: Any) -> None:

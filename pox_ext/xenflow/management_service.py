@@ -31,6 +31,7 @@ from xenflow.pure.placement import to_json
 from xenflow.pure.router_state import RouterState
 from xenflow.pure.views import interface_of
 from xenflow.rule_table import RuleTable
+from xenflow.state_file import StateError
 from xenflow.switch import Switch
 from xenflow.trace import trace
 
@@ -112,7 +113,7 @@ class ManagementService:
             reply.refuse(error.code, error.message)
         except LockedError as error:
             reply.refuse("locked", str(error))
-        except NetworkError as error:
+        except (NetworkError, StateError) as error:
             reply.refuse("refused", str(error))
         except Exception as error:
             log.exception("%s failed", request.verb)
@@ -163,6 +164,7 @@ class ManagementService:
             "core": self.core_name,
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self.started, 3),
+            "searching": self.table.searching(),
             "datapaths": [self._datapath_row(s) for s in self.table.switches.values()],
             "routers": self._router_rows(),
             "placements": [
@@ -304,17 +306,15 @@ class ManagementService:
 
     def _rule(self, arguments: dict[str, Any], reply: Reply, replace: bool) -> Result:
         switch = self._switch(arguments["datapath"])
-        row = switch.rules.put(arguments["rule"], switch.site(), replace)
-        self.table.save()
-        switch.refresh()
+        row, rows = switch.rules.with_rule(arguments["rule"], switch.site(), replace)
+        self.table.rule(switch, rows)
         switch.in_force(lambda error: reply.done(error, rule=row))
         return None
 
     def rule_remove(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])
-        row = switch.rules.remove(arguments["rule_id"])
-        self.table.save()
-        switch.refresh()
+        row, rows = switch.rules.without(arguments["rule_id"])
+        self.table.rule(switch, rows)
         switch.in_force(lambda error: reply.done(error, rule=row))
         return None
 

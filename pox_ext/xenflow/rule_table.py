@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from xenflow.pure.network import Network, NetworkError, Router
 from xenflow.pure.pipeline import RouterView
 from xenflow.pure.placement import Mode, Placement, at_home
 from xenflow.pure.router_state import Changes, RouterState
+from xenflow.pure.search import Search, newest
 from xenflow.pure.views import router_view
-from xenflow.state_file import StateFile
+from xenflow.state_file import StateError, StateFile
 from xenflow.switch import Switch
 from xenflow.vm_packets import VmPackets
 
@@ -58,14 +59,23 @@ class RuleTable:
         self.problems = Problems(controller)
         """What concerns a router, or all, and no single switch."""
         self._views: dict[str, RouterView] = {}
-        self._kept = StateFile(state_dir)
-        placements, rules = self._kept.load(network)
+        self._file = StateFile(state_dir)
+        kept = self._file.load(network)
+        self.others = {
+            name: described.manage for name, described in network.controllers.items()
+            if name != controller and network.datapaths_of(name)
+        }  # fmt: skip
+        """The management addresses of the other controllers, by name."""
+        self._search: Search | None = None
+        if kept.trouble:
+            self._search = Search(kept.trouble, set(self.others), time.monotonic())
+            self._say_search()
         homes = {r.name: at_home(r.name, r.home) for r in network.routers.values()}
         self.switches: dict[str, Switch] = {}
         for datapath in network.datapaths_of(controller):
-            known = {**homes, **placements.get(datapath.name, {})}
+            known = {**homes, **kept.placements.get(datapath.name, {})}
             switch = Switch(network, datapath, self, later, known)
-            switch.rules.restore(rules.get(datapath.name, []))
+            switch.rules.restore(kept.rules.get(datapath.name, []))
             self.switches[datapath.name] = switch
         self.packets = VmPackets(network, self.switches, migrating, spoke)
 
@@ -133,18 +143,13 @@ class RuleTable:
         """Give switches a placement; `then(None)` once it is in force on all of them (confirmed,
         where `proven` is false), else with the reason.
 
-        Raises NetworkError, having changed nothing, where the placement does not fit.
+        Raises NetworkError, or StateError where it cannot be kept, having changed nothing.
         """
         names = list(datapaths) or list(self.switches)
         self._check(placement, names)
-        left = [n for n in names if self.switches[n].vm_of(placement.router) == n != placement.vm]
-        for name in names:
-            self.switches[name].placements[placement.router] = placement
-        self.save()
-        for name in left:  # what is held there follows the VM, before what its flows send after it
-            self.packets.moved(self.switches[name], placement.router, placement.vm)
-        if placement.mode is Mode.NATIVE or not {placement.vm, placement.to} & self.switches.keys():
-            self.packets.unheard(placement.router)
+        # On the disk first, in memory second, in the switch third.
+        self._save(placed=dict.fromkeys(names, placement))
+        self._place(placement, names)
         waiting = set(names)
         problems: list[str] = []
 
@@ -159,10 +164,22 @@ class RuleTable:
 
         for name in names:
             switch = self.switches[name]
-            switch.placed(placement.router)
             (switch.in_force if proven else switch.confirmed)(done(name))
 
+    def _place(self, placement: Placement, names: Iterable[str]) -> None:
+        left = [n for n in names if self.switches[n].vm_of(placement.router) == n != placement.vm]
+        for name in names:
+            self.switches[name].placements[placement.router] = placement
+        for name in left:  # what is held there follows the VM, before what its flows send after it
+            self.packets.moved(self.switches[name], placement.router, placement.vm)
+        if placement.mode is Mode.NATIVE or not {placement.vm, placement.to} & self.switches.keys():
+            self.packets.unheard(placement.router)
+        for name in names:
+            self.switches[name].placed(placement.router)
+
     def _check(self, placement: Placement, names: list[str]) -> None:
+        if searching := self.searching():
+            raise NetworkError(searching)
         if placement.router not in self.network.routers:
             raise NetworkError(f"unknown router {placement.router}")
         for host in placement.hosts:
@@ -179,12 +196,63 @@ class RuleTable:
                     f"not older than {placement.version}: ask for its status and plan again"
                 )
 
-    def save(self) -> None:
-        """Keep placements and rules over a restart of the controller."""
-        self._kept.save(
-            {name: switch.placements for name, switch in self.switches.items()},
-            {name: switch.rules.rows() for name, switch in self.switches.items()},
+    def rule(self, switch: Switch, rows: list[dict[str, Any]]) -> None:
+        """Let a switch have these rules.  Raises StateError, nothing being changed, where they
+        cannot be kept."""
+        self._save(rules={switch.name: rows})
+        switch.rules.restore(rows)
+        switch.refresh()
+
+    def _save(
+        self, placed: Mapping[str, Placement] | None = None,
+        rules: Mapping[str, list[dict[str, Any]]] | None = None,
+    ) -> None:  # fmt: skip
+        """Keep placements and rules over a restart of the controller: those there are, and in
+        place of them what is about to be changed, by datapath."""
+        changed = {name: {p.router: p} for name, p in (placed or {}).items()}
+        self._file.save(
+            {name: {**s.placements, **changed.get(name, {})} for name, s in self.switches.items()},
+            {name: s.rules.rows() for name, s in self.switches.items()} | dict(rules or {}),
+            complete=not self.searching(),
         )
+
+    # --- where routers are, where that was lost ---------------------------------------------------
+
+    def searching(self) -> str:
+        """Why other controllers are asked where routers are, and which; "" where they are not."""
+        return self._search.words(time.monotonic()) if self._search is not None else ""
+
+    def _say_search(self) -> None:
+        if words := self.searching():
+            self.problems.begin("placements", words)
+        else:
+            self.problems.end("placements")
+
+    def must_wait(self, holds_flows: bool) -> bool:
+        """Whether a switch that holds flows, or none, must not be written to yet."""
+        search = self._search
+        return search is not None and search.must_wait(holds_flows, time.monotonic())
+
+    def heard_from(self, controller: str, answer: Mapping[str, Any]) -> None:
+        """Another controller has said where routers are: what is newer than what is known here
+        holds here, too."""
+        search = self._search
+        if search is None:
+            return
+        for placement in newest(self.network, answer.get("placements", ())).values():
+            names = [
+                name for name, switch in self.switches.items()
+                if switch.placements[placement.router].version < placement.version
+            ]  # fmt: skip
+            if names:
+                log.info("%s: %s says that it is at %s", placement.router, controller, placement.vm)
+                self._place(placement, names)
+        search.answered(controller, not answer.get("searching"))
+        self._say_search()
+        try:
+            self._save()
+        except StateError as error:
+            log.error("%s", error)
 
     # --- packets ----------------------------------------------------------------------------------
 
@@ -218,4 +286,5 @@ class RuleTable:
         self.packets.repeat_hellos(now)
         for switch in self.switches.values():
             switch.audit.tick(now)
+        self._say_search()
         return replies

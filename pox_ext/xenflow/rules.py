@@ -37,11 +37,12 @@ class Rules:
         return list(self._rules.values())
 
     def restore(self, rules: list[Rule]) -> None:
-        """Take over rules that were accepted before."""
+        """Have these rules, which were accepted and kept before, and no others."""
         self._rules = {rule["id"]: rule for rule in rules}
 
-    def put(self, rule: Rule, site: Site, replace: bool) -> Rule:
-        """Add a rule, or replace the one with its id.
+    def with_rule(self, rule: Rule, site: Site, replace: bool) -> tuple[Rule, list[Rule]]:
+        """The rule as it is kept, and all rules with it added, or in place of the one with its id.
+        Nothing is changed.
 
         Raises ManagementError where it cannot be a flow, or is (not) there already.
         """
@@ -56,19 +57,18 @@ class Rules:
             _flow(kept, site)
         except (FlowError, KeyError, ValueError, TypeError) as error:
             raise ManagementError("bad-argument", f"rule {name}: {error}") from None
-        self._rules[name] = kept
-        return kept
+        return kept, list({**self._rules, name: kept}.values())
 
     def sweeping(self) -> list[str]:
         """The ids of the rules that decide for everything (`operator_rule.sweep`)."""
         return [name for name, rule in self._rules.items() if sweep(rule["match"])]
 
-    def remove(self, name: str) -> Rule:
-        """Remove a rule; ManagementError where there is none."""
+    def without(self, name: str) -> tuple[Rule, list[Rule]]:
+        """A rule, and all the others.  Nothing is changed.  ManagementError where there is none."""
         if name not in self._rules:
             known = ", ".join(self._rules) or "none"
             raise ManagementError("unknown-rule", f"no rule {name}: there is {known}")
-        return self._rules.pop(name)
+        return self._rules[name], [rule for rule in self._rules.values() if rule["id"] != name]
 
     def flows(self, site: Site) -> pipeline.Flows:
         """The flows of all rules whose ports exist now."""

@@ -49,6 +49,8 @@ PACE_S = 0.002
 """Pause between two parts of a large table that is read or deleted."""
 COUNT_PACE_S = 0.02
 """Pause after a question for which the switch looked at every flow of a table."""
+LOOK_AGAIN_S = 0.05
+"""Pause between two looks whether where the routers are is known."""
 EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 BULK = 4 * 1024
 _TO_NEXT_HOPS = resubmit(pipeline.NEXT_HOPS)
@@ -65,6 +67,10 @@ class Routers(Protocol):
 
     def view(self, router: str) -> RouterView | None:
         """The same as its classes need it."""
+
+    def must_wait(self, holds_flows: bool) -> bool:
+        """Whether a switch that holds flows, or none, must not be written to yet, because where
+        the routers are is not known."""
 
     def read_anew(self, switch: Switch) -> None:
         """A switch is being read back: what it holds is not known."""
@@ -525,6 +531,8 @@ class Switch(Channel):
             yield from self._read_routes(sum(
                 entry.flows for entry in tables if entry.table == pipeline.ROUTES
             ))  # fmt: skip
+        while self.routers.must_wait(bool(self.installed or self._found)):
+            yield LOOK_AGAIN_S
         self.live = True
         known = sum(map(len, self._found.values()))
         log.info(

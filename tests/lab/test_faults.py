@@ -104,14 +104,18 @@ def test_route_changed_while_the_controller_was_away(paper: Lab) -> None:
     assert 1 <= datapaths()["host-a"]["flow_mods"] <= 3
 
 
-def test_controller_remembers_where_routers_are(paper: Lab) -> None:
-    """Killed while the router is away from home: its placement is kept, nothing is written."""
+def test_controller_remembers_where_routers_are_or_asks(paper: Lab) -> None:
+    """Killed while the router is away from home: its placement is kept, nothing is written.  Who
+    finds no state file, or one that is damaged, asks those that have theirs."""
     assert xenflow("migrate", "vr1", "host-b").returncode == 0
     try:
         before = flows(paper)
         with Traffic() as traffic:
             for name in ("host-a", "host-b", "edge"):
                 kill(name, "controller")
+            (process.STATE_DIR / "host-a" / "state" / "state.json").unlink()
+            damaged = process.STATE_DIR / "edge" / "state" / "state.json"
+            damaged.write_text('{"placements": {}, "rules": {"edge": 5}}')
             time.sleep(1.0)
             for name in ("host-a", "host-b", "edge"):
                 bring_up.start_controller(paper, name)

@@ -64,6 +64,9 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
         def read_anew(self, switch: Switch) -> None:
             pass
 
+        def must_wait(self, holds_flows: bool) -> bool:
+            return False
+
         def caught_up(self, switch: Switch) -> None:
             raise AssertionError("it was never connected")
 

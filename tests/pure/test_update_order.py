@@ -62,6 +62,9 @@ class Known:
     def read_anew(self, switch: Switch) -> None:
         pass
 
+    def must_wait(self, holds_flows: bool) -> bool:
+        return False
+
     def caught_up(self, switch: Switch) -> None:
         """Nothing is held here."""
 

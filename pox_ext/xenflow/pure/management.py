@@ -322,6 +322,15 @@ RULE_FIELDS: dict[str, Argument] = {
 RULE = Kind("an object of id, priority, match, actions", _record(RULE_FIELDS))
 
 
+def rule_fault(value: Any) -> str:
+    """What makes a value no rule, in words; "" where it is one."""
+    try:
+        RULE.read(value)
+    except ValueError as error:
+        return f"expected {RULE.expected}: {error or type(value).__name__}"
+    return ""
+
+
 # --- the verbs -----------------------------------------------------------------------------------
 
 
