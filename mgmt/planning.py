@@ -26,6 +26,11 @@ from xenflow.pure import migration as mig
 from xenflow.pure.migration import Effect, Order
 from xenflow.pure.network import Network, NetworkError, Router
 from xenflow.pure.placement import Mode, Placement, from_json
+from xenflow.pure.sessions import falls
+from xenflow.pure.sessions import words as words_of
+
+PAUSE_S = 1.0
+"""How long a VM is suspended by a move, where the operator does not say (`--pause`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,10 @@ class Plan:
     recovery: bool = False
     driver: hypervisor.Hypervisor | None = None
     """The hypervisor's, opened while planning; it is closed with the plan (`with`)."""
+    pause_s: float = PAUSE_S
+    """How long the VM is expected to be suspended."""
+    sessions: tuple[dict[str, Any], ...] = ()
+    """The router's BFD and BGP sessions, as `status` shows them."""
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +87,29 @@ class Plan:
         return self.start.vm
 
     @property
+    def falling(self) -> list[str]:
+        """The sessions that would fall, in words."""
+        return [words_of(row) for row in self.sessions if falls(row, self.pause_s)]
+
+    def refuse_falling(self) -> None:
+        """No session may fall; NetworkError names those that would."""
+        if falling := self.falling:
+            raise NetworkError(
+                f"{self.router.name}: its VM is expected to be suspended for {self.pause_s:g} s, "
+                f"in which would fall: {'; '.join(falling)}: give them longer times, say with "
+                "--pause that it is shorter, or move it all the same (--force)"
+            )
+
+    def _sessions_text(self) -> list[str]:
+        falling = self.falling
+        kept = ["OSPF and IS-IS (hellos are repeated)"]
+        kept += [w for row in self.sessions if (w := words_of(row)) not in falling]
+        lines = [f"over a suspension of {self.pause_s:g} s (--pause) are kept: {'; '.join(kept)}"]
+        if falling:
+            lines.append(f"fall: {'; '.join(falling)}   (refused without --force)")
+        return lines
+
+    @property
     def steps(self) -> list[Step]:
         """The stages, for people."""
         return [
@@ -93,6 +125,7 @@ class Plan:
             commit = "   (commit point: before it all is undone, after it all is completed)"
             lines.append(f"{number}. {step.title}{commit if stage.commits else ''}")
             lines += [f"     {words(effect)}" for effect in stage.effects]
+        lines += self._sessions_text()
         return "\n".join(lines)
 
     def json(self) -> dict[str, Any]:
@@ -103,6 +136,8 @@ class Plan:
             "to": self.to,
             "mode": self.order.value,
             "new_mode": self.new_mode,
+            "pause_s": self.pause_s,
+            "sessions": [{**row, "falls": falls(row, self.pause_s)} for row in self.sessions],
             "steps": [
                 {"name": step.name, "title": step.title, "where": list(step.where),
                  "commits": stage.commits, "effects": [words(e) for e in stage.effects]}
@@ -111,8 +146,10 @@ class Plan:
         }  # fmt: skip
 
 
-def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
-    """The plan of a migration.
+def plan(
+    network: Network, router: str, to: str, mode: str, ask: Ask, pause_s: float = PAUSE_S
+) -> Plan:
+    """The plan of a migration; `pause_s`: how long the VM is expected to be suspended (seconds).
 
     Raises NetworkError with the reason where it is impossible, and AskError where a controller
     that would be needed does not answer.
@@ -131,7 +168,9 @@ def plan(network: Network, router: str, to: str, mode: str, ask: Ask) -> Plan:
     order = Order(mode)
     stages = mig.stages(network, start, to, order)
     driver = _driver_for(network, described, start.vm, to)
-    made = Plan(network, described, start, to, order, tuple(stages), ask, driver=driver)
+    sessions = facts.sessions(network, router, start.vm)
+    made = Plan(network, described, start, to, order, tuple(stages), ask, driver=driver,
+                pause_s=pause_s, sessions=sessions)  # fmt: skip
     if order is not Order.NATIVE:
         try:
             facts.check_known(network, router, start.vm)
@@ -207,6 +246,11 @@ class _Facts:
                                 f"no path from {hosts[1]} to {peer} for virtual link "
                                 f"{interface.link}: cable {cable.name}: port {end} {state}"
                             )
+
+    def sessions(self, network: Network, router: str, host: str) -> tuple[dict[str, Any], ...]:
+        """The router's BFD and BGP sessions, as the controller of the VM's host has seen them."""
+        row = self.feeds.get(network.datapaths[host].controller, {}).get(router, {})
+        return tuple(row.get("sessions", ()))
 
     def check_known(self, network: Network, router: str, host: str) -> None:
         """The source's controller must know the router's routes."""

@@ -17,7 +17,7 @@ from mgmt.planning import Step
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, refusal_as_json
-from mgmt.verbs.plan import add_mode
+from mgmt.verbs.plan import add_mode, add_pause
 
 NAME = "migrate"
 SUMMARY = "move a router to another host"
@@ -27,6 +27,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("router", metavar="ROUTER")
     parser.add_argument("host", metavar="HOST", help="where it shall go")
     add_mode(parser)
+    add_pause(parser)
+    parser.add_argument(
+        "--force", action="store_true", help="also where a session with a neighbour would fall"
+    )
     parser.add_argument("--step", action="store_true", help="ask before every stage")
     add_dry_run(parser)
     add_json(parser)
@@ -36,11 +40,16 @@ def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
     with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
-        made = planning.plan(session.network, args.router, args.host, args.mode, session.ask)
+        made = planning.plan(
+            session.network, args.router, args.host, args.mode, session.ask, args.pause
+        )
     with made:
         if args.dry_run:
             emit(args, made.json(), made.text())
             return Exit.OK
+        if not args.force:
+            with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
+                made.refuse_falling()
         if made.new_mode:
             complain(f"{args.router}: {made.new_mode}")
         progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})

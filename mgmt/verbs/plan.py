@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from mgmt import planning
+from mgmt.planning import PAUSE_S
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_json, emit, refusal_as_json
 from xenflow.pure.migration import Order
@@ -17,6 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("router", metavar="ROUTER")
     parser.add_argument("host", metavar="HOST", help="where it shall go")
     add_mode(parser)
+    add_pause(parser)
     add_json(parser)
 
 
@@ -31,11 +33,22 @@ def add_mode(parser: ArgumentParser) -> None:
     )
 
 
+def add_pause(parser: ArgumentParser) -> None:
+    """`--pause`, shared with `migrate`."""
+    parser.add_argument(
+        "--pause", metavar="SECONDS", type=float, default=PAUSE_S,
+        help="how long the VM is expected to be suspended (default: %(default)g): which of its "
+        "sessions with neighbours fall in it (BFD, BGP)",
+    )  # fmt: skip
+
+
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
     with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
-        made = planning.plan(session.network, args.router, args.host, args.mode, session.ask)
+        made = planning.plan(
+            session.network, args.router, args.host, args.mode, session.ask, args.pause
+        )
     with made:
         emit(args, made.json(), made.text())
     return Exit.OK

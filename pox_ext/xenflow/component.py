@@ -34,9 +34,13 @@ from xenflow.zmq_pump import Pump
 log = logging.getLogger("xenflow")
 
 TICK_S = 0.1
-MAX_BACKLOG = 8
-"""Changes of a router, of 2,000 routes at most, that wait for a switch while more are read: enough
-that it never waits, and a bound on what a snapshot of a million routes takes."""
+MANY_WAITING = 16_000
+"""Routes of a router that wait for a switch before no more are read: enough that it never waits."""
+TOO_MANY_WAITING = 32_000
+"""The bound on what a router that changes its routes faster than the switch takes them may keep
+here, and on how long other routers' changes wait behind its own."""
+PATIENCE_S = 0.5
+"""In between: one more message may be what makes room."""
 RIVAL_S = 2.0
 """How long a switch may take to answer, before one that says it is the same takes its place."""
 LOCAL_PORT = 0xFFFE
@@ -62,13 +66,11 @@ class Component:
         self.mirrors = Mirrors(self.context, _later)
         self.table = RuleTable(
             network, controller, state_dir, _later,
-            leases.under_way, self.mirrors.pass_on, self._vif_spoke,
+            leases.unfinished, self.mirrors.pass_on, self._vif_spoke, asks=True,
         )  # fmt: skip
         self.management = ManagementService(self.table, leases, core_name, self.mirrors)
         self._manage = self._listen(manage)
-        self.routers = RouterSockets(
-            network, self.context, self._told, self._full, routers_address
-        )
+        self.routers = RouterSockets(network, self._told, self._patience_s, routers_address)
         self._domains = self._make_domains(xenstore)
         self._asking: Asking | None = None
         if self.table.searching():
@@ -254,7 +256,7 @@ class Component:
     def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
         if self._domains is not None:
             vifs = [i.vif for i in self.network.routers[router].interfaces]
-            self._domains.heard(vifs, self.routers.empty_at(router))
+            self._domains.heard(vifs, self.routers.empty_at(router, peer))
         outcome = self.table.told(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s
@@ -263,8 +265,11 @@ class Component:
         if self._domains is not None:
             self._domains.sent(vif)
 
-    def _full(self, router: str) -> bool:
-        return self.table.backlog(router) > MAX_BACKLOG
+    def _patience_s(self, router: str) -> float:
+        backlog = self.table.backlog(router)
+        if backlog <= MANY_WAITING:
+            return 0.0
+        return PATIENCE_S if backlog <= TOO_MANY_WAITING else float("inf")
 
     def _answer(self, router: str, replies: list[tuple[Any, list[bytes]]]) -> None:
         for source, frames in replies:

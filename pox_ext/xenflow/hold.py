@@ -10,11 +10,12 @@ into the vif.  When the vif takes nothing any more, what was put into it last ma
 read: the copies of the last `RECENT_S` are held as well.  So a packet for the VM is delivered at
 least once, and these perhaps twice; they are counted (`repeated`).
 
-While a migration is under way the router's OSPF hellos are repeated meanwhile (RFC 2328, section
-9.5: neighbours wait RouterDeadInterval for the next one), so that a pause shorter than the
-neighbours' patience is not turned into a lost adjacency by the phase of the hello timer.  Only its
-last hello is, and only where it names a neighbour: one that leaves a neighbour out ends that
-adjacency at once (section 10.5).
+From a migration's beginning until it has been finished, or undone, the router's OSPF and IS-IS
+hellos are repeated meanwhile (RFC 2328, section 9.5: neighbours wait RouterDeadInterval for the
+next one; ISO/IEC 10589, 8.4.2: for the hold time that the last one has), so that a pause shorter
+than the neighbours' patience is not turned into a lost adjacency by the phase of the hello timer.
+Only its last hello is, of each kind, and only where it names a neighbour: one that leaves a
+neighbour out ends that adjacency at once (RFC 2328, section 10.5).
 
 Called by `vm_packets`; time is an argument.
 """
@@ -119,7 +120,7 @@ class Held:
 
 @dataclass(slots=True)
 class Hello:
-    """A router's last OSPF hello on one link, and when it is due again."""
+    """A router's last hello of one kind on one link, and when it is due again."""
 
     frame: bytes
     interval_s: float
@@ -127,21 +128,22 @@ class Hello:
 
 
 class Hellos:
-    """The last hello of every router on every link."""
+    """The last hello of every router on every link, of each kind."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, int], Hello] = {}
+        self._last: dict[tuple[str, int, int], Hello] = {}
         self._since: dict[str, float] = {}
 
     def heard(self, router: str, link: int, frame: bytes, now: float) -> None:
         """The VM has sent something itself."""
-        said = packet.hello(frame)
-        if said is None or not said.interval_s:
+        said = _hello(frame)
+        if said is None:
             return
+        kind, interval_s, neighbours = said
         self._since.pop(router, None)
-        self._last.pop((router, link), None)
-        if said.neighbours:
-            self._last[router, link] = Hello(frame, said.interval_s, now + said.interval_s)
+        self._last.pop((router, link, kind), None)
+        if neighbours:
+            self._last[router, link, kind] = Hello(frame, interval_s, now + interval_s)
 
     def due(self, router: str, now: float) -> list[tuple[int, bytes]]:
         """The hellos of a suspended router that must be repeated now: (link id, frame)."""
@@ -149,7 +151,7 @@ class Hellos:
         if now - since > MAX_REPEATS_S:
             return []
         ready = []
-        for (name, link), hello in self._last.items():
+        for (name, link, _), hello in self._last.items():
             if name == router and hello.due <= now:
                 hello.due = now + hello.interval_s
                 ready.append((link, hello.frame))
@@ -160,3 +162,17 @@ class Hellos:
         self._since.pop(router, None)
         for key in [key for key in self._last if key[0] == router]:
             del self._last[key]
+
+
+_OSPF = 0
+"""The kind of OSPF's hellos; IS-IS has its own numbers."""
+ISIS_SHARE = 3
+"""An IS-IS hello has the hold time, not the interval: usual are three to ten hellos in it."""
+
+
+def _hello(frame: bytes) -> tuple[int, float, int] | None:
+    """Kind, how often it is repeated (seconds), how many neighbours it names."""
+    if (isis := packet.isis_hello(frame)) is not None:
+        return (isis.kind, isis.hold_s / ISIS_SHARE, isis.neighbours) if isis.hold_s else None
+    ospf = packet.hello(frame)
+    return (_OSPF, ospf.interval_s, ospf.neighbours) if ospf and ospf.interval_s else None

@@ -66,6 +66,11 @@ class Leases:
             raise LockedError(f"{owner} does not hold the lease of {router} (any more)")
         lease.until = max(lease.until, time.monotonic() + lease.lease_s)
 
+    def unfinished(self, router: str) -> bool:
+        """Whether a migration of this router is under way, or was left without having been
+        finished or undone."""
+        return router in self._leases
+
     def take(
         self, router: str, owner: str, lease_s: float, entry: dict[str, Any] | None
     ) -> dict[str, Any]:

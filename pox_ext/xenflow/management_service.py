@@ -215,6 +215,7 @@ class ManagementService:
                 "slow": view.slow if view else "",
                 "down": list(view.down) if view else [],
                 "problems": self.table.problems_of(name),
+                "sessions": self.table.packets.sessions[name].rows(now),
                 "feed": "none" if feed.heard is None else self._feed_of(name),
                 "held": {"now": len(held.frames), "held": held.held, "dropped": held.dropped,
                          "delivered": held.delivered, "repeated": held.repeated},

@@ -42,6 +42,7 @@ class RuleTable:
     later             calls a function after some seconds
     on_local_message  called with a router and the frames of each message that it sent itself
     migrating, spoke  see `VmPackets`
+    asks              whether the other controllers are asked where routers are, should that be lost
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RuleTable:
         migrating: Callable[[str], bool] = lambda router: False,
         on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None,
         spoke: Callable[[str], None] = lambda vif: None,
+        asks: bool = False,
     ) -> None:  # fmt: skip
         self.network = network
         self.controller = controller
@@ -67,7 +69,7 @@ class RuleTable:
         }  # fmt: skip
         """The management addresses of the other controllers, by name."""
         self._search: Search | None = None
-        if kept.trouble:
+        if kept.trouble and asks:
             self._search = Search(kept.trouble, set(self.others), time.monotonic())
             self._say_search()
         homes = {r.name: at_home(r.name, r.home) for r in network.routers.values()}
@@ -130,9 +132,10 @@ class RuleTable:
                 switch.refresh()
 
     def backlog(self, router: str) -> int:
-        """How many changes of a router the slowest of its switches has not taken yet."""
+        """How many routes of a router the slowest of its switches has still to take."""
         return max(
-            (s.busy for s in self.switches.values() if s.live and s.forwards(router)), default=0
+            (s.waiting(router) for s in self.switches.values() if s.live and s.forwards(router)),
+            default=0,
         )
 
     # --- placements -----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from xenflow.pure import pipeline, plain_host
 from xenflow.pure.audit import ODD
 from xenflow.pure.flow import IPV4, PORT_MAX, Flow, match, output, resubmit
 from xenflow.pure.network import Datapath, Kind, Network, Pipeline, Router
-from xenflow.pure.pipeline import Flows, RouterView
+from xenflow.pure.pipeline import Flows, FromVm, RouterView
 from xenflow.pure.placement import Mode, Placement
 from xenflow.pure.route_reading import (
     READ_WHOLE,
@@ -109,6 +109,10 @@ class Switch(Channel):
         self._found: dict[str, dict[int, int]] = {}
         self._streamed: dict[str, int] = {}
         self._names = {router.id: router.name for router in network.routers.values()}
+        self.hushed_until = 0.0
+        """Until then (monotonic clock) there may be flows in INGRESS that end by themselves."""
+        self._waiting: dict[str, int] = {}
+        """Routes of each router's changes that are not written yet."""
         self.packer = pipeline_packer()
         self._plain_host = self.plain and datapath.kind is Kind.HOST
         self._exact: set[bytes] = set()
@@ -127,6 +131,7 @@ class Switch(Channel):
     def disconnect(self) -> None:
         """The connection is gone, and with it everything that was on its way."""
         self.installed, self.hops, self._streamed = {}, {}, {}
+        self._waiting.clear()
         self.synced.clear()
         self._close()
 
@@ -162,6 +167,13 @@ class Switch(Channel):
                 self._write_flow(True, flow)
         self._fence_fragments()
 
+    def hush(self, what: FromVm, session: Mapping[str, int], seconds: int) -> None:
+        """Nothing more of a VM's session is sent up for some seconds."""
+        if self.live and not self.plain and what.interface.vif in self.ports:
+            self.hushed_until = time.monotonic() + seconds + 2.0
+            self._write(of.flow_mod(pipeline.quiet(self.site(), what, session, seconds)))
+            self._fence_fragments()
+
     def once_told(self, then: Done) -> None:
         """Call `then(None)` once the switch has all that was written, whatever jobs wait; or with
         the reason why that cannot be said."""
@@ -183,7 +195,7 @@ class Switch(Channel):
         if not self.live or not self.forwards(router):
             return False
         if router in self.synced:
-            self.submit(self._update(router, changes))
+            self._submit_change(router, changes, self._update(router, changes))
         elif complete:
             self.synced.add(router)
             self.submit(self._sync_router(router))
@@ -192,8 +204,23 @@ class Switch(Channel):
             streamed = self._streamed.get(router, 0) + len(changes.routes4)
             if streamed == total:  # otherwise some came before this switch did
                 self._streamed[router] = streamed
-                self.submit(self._stream(router, changes))
+                self._submit_change(router, changes, self._stream(router, changes))
         return False
+
+    def waiting(self, router: str) -> int:
+        """How many of a router's routes have changed and are not written yet."""
+        return self._waiting.get(router, 0)
+
+    def _submit_change(self, router: str, changes: Changes, job: Job) -> None:
+        size = 1 + len(changes.routes4) + len(changes.gone4)
+        self._waiting[router] = self._waiting.get(router, 0) + size
+        self.submit(self._counted(router, size, job))
+
+    def _counted(self, router: str, size: int, job: Job) -> Job:
+        try:
+            yield from job
+        finally:
+            self._waiting[router] = max(0, self._waiting.get(router, 0) - size)
 
     def placed(self, router: str) -> None:
         """The placement of a router on this switch has changed."""

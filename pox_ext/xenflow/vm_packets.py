@@ -27,6 +27,7 @@ from xenflow.pure import pipeline, plain_host
 from xenflow.pure.network import Interface, Link, Network, NetworkError, Router
 from xenflow.pure.pipeline import ForVm
 from xenflow.pure.placement import Mode
+from xenflow.pure.sessions import QUIET_S, Sessions
 from xenflow.switch import Switch
 
 log = logging.getLogger("xenflow.vm_packets")
@@ -41,7 +42,7 @@ BURST = 64
 class VmPackets:
     """See the module.
 
-    migrating  whether a migration of a router is under way, by its name
+    migrating  whether a migration of a router is under way or unfinished, by its name
     spoke      called with the name of a vif when a frame that came out of it was seen
     """
 
@@ -50,6 +51,7 @@ class VmPackets:
         spoke: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.held: dict[str, Held] = {name: Held() for name in network.routers}
+        self.sessions: dict[str, Sessions] = {name: Sessions() for name in network.routers}
         self._network = network
         self._link = {link.id: link for link in network.links.values()}
         self._switches = switches
@@ -73,7 +75,11 @@ class VmPackets:
         elif what is not None:
             self._spoke(what.interface.vif)
             link = self._network.links[what.interface.link]
-            self._hellos.heard(what.router.name, link.id, what.frame, time.monotonic())
+            now = time.monotonic()
+            self._hellos.heard(what.router.name, link.id, what.frame, now)
+            session = self.sessions[what.router.name].heard(what.frame, now)
+            if session is not None:
+                switch.hush(what, session, QUIET_S)
         return what is not None
 
     def _for_vm(self, switch: Switch, what: ForVm) -> None:

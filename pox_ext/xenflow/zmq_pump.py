@@ -5,7 +5,7 @@ whoever waits for it must go on until the socket's EVENTS say that nothing is le
 send, which may swallow the edge.  `Pump` does that, and takes a bounded number of messages a
 turn, so that one socket cannot starve the others.
 
-Called by `component`, `router_sockets` and `mirror`, in the controller's own thread.
+Called by `component`, `asking` and `mirror`, in the controller's own thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import zmq
-from pox.lib.recoco import Select, Sleep, Task
+from pox.lib.recoco import Select, Task
 
 log = logging.getLogger("xenflow.zmq")
 
@@ -24,10 +24,8 @@ AT_ONCE = 64
 """Messages taken from one socket before the others have their turn."""
 AT_ONCE_S = 0.002
 """For how long; a switch must not wait for its next piece while a router's snapshot is read."""
-PAUSE_S = 0.002
-"""Between two looks whether there is room for more again."""
-PATIENCE_S = 0.5
-"""After so long one more message is taken although there is no room: it may be what makes some."""
+COMPLAIN_S = 10.0
+"""How often it is said that a message could not be dealt with."""
 LOOK_AGAIN_S = 0.2
 """Should an edge be missed after all, so long it stays unnoticed."""
 
@@ -35,25 +33,22 @@ LOOK_AGAIN_S = 0.2
 class Pump:
     """Gives every message of a socket to `receive(frames)`, from `start` on; `send` never blocks.
 
-    With `names_peers`, `peer` is the address that the message which is received came from.  While
-    `full()` says so, messages stay in ZeroMQ's queue, where they are small.  `empty_at` is
-    when nothing waited there last (monotonic clock): what is received now has come after it.
+    With `names_peers`, `peer` is the address that the message which is received came from.
+    Its peers are trusted not to flood it: ZeroMQ's queue takes more than is read.
     """
 
     def __init__(
         self,
         sock: zmq.Socket[bytes],
         receive: Callable[[list[bytes]], None],
-        full: Callable[[], bool] = lambda: False,
         names_peers: bool = False,
     ) -> None:
         self.sock = sock
         self.peer = ""
         self._names_peers = names_peers
         self.closed = False
-        self.empty_at = float("-inf")
         self._receive = receive
-        self._full = full
+        self._complained = float("-inf")
 
     def start(self) -> None:
         """Begin to take what comes."""
@@ -95,16 +90,17 @@ class Pump:
         finally:
             self.sock.close(linger=0)
 
-    def _wait_for_room(self) -> Generator[Any, Any, None]:
-        until = time.monotonic() + PATIENCE_S
-        while self._full() and not self.closed and time.monotonic() < until:
-            yield Sleep(PAUSE_S)
+    def _complain(self) -> None:
+        """Once for many: what fails for one message may fail for all that follow."""
+        now = time.monotonic()
+        if now - self._complained >= COMPLAIN_S:
+            self._complained = now
+            log.exception("a message could not be dealt with")
 
     def _take(self) -> Generator[Any, Any, None]:
         fd = self.sock.getsockopt(zmq.FD)
         while not self.closed:
             taken = 0
-            yield from self._wait_for_room()
             until = time.monotonic() + AT_ONCE_S
             while taken < AT_ONCE and not self.closed:
                 if not self._readable():
@@ -117,13 +113,12 @@ class Pump:
                 try:
                     self._receive(frames)
                 except Exception:
-                    log.exception("a message could not be dealt with")
-                if time.monotonic() >= until or self._full():
+                    self._complain()
+                if time.monotonic() >= until:
                     break
             if self.closed:
                 return
             if taken == AT_ONCE or self._readable():
                 yield 0
             else:
-                self.empty_at = time.monotonic()
                 yield Select([fd], [], [], LOOK_AGAIN_S)

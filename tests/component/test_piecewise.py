@@ -1,77 +1,19 @@
-"""A full table never has to be in two places at once: back-pressure, and mirrors piece by piece."""
+"""A full table never has to be in two places at once: mirrors send it piece by piece."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import pytest
 import zmq
 
 from tests.pure.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
-from xenflow import mirror, zmq_pump
+from xenflow import mirror
 from xenflow.pure import management as mg
 from xenflow.pure import messages as m
 from xenflow.pure.feed import Feed, Phase
 from xenflow.pure.messages import Kind, NextHopType, Op, Section
 from xenflow.pure.router_state import RouterState
-
-
-class Socket:
-    """As much of a ZeroMQ socket as a pump looks at."""
-
-    def __init__(self, count: int) -> None:
-        self.waiting = deque([b"%d" % n] for n in range(count))
-
-    def getsockopt(self, option: int) -> int:
-        return (zmq.POLLIN if self.waiting else 0) if option == zmq.EVENTS else 0
-
-    def recv_multipart(self, _: int) -> list[bytes]:
-        return self.waiting.popleft()
-
-
-class Turns:
-    """A pump whose turns a test takes."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-        self.taken: list[list[bytes]] = []
-        self.full = False
-        self.socket = Socket(count)
-        monkeypatch.setattr(zmq_pump, "Task", lambda target: self)
-        self.pump = zmq_pump.Pump(self.socket, self.taken.append, lambda: self.full)  # type: ignore[arg-type]
-        self.steps = self.pump._take()
-
-    def start(self) -> None:
-        """As a task has it."""
-
-    def turn(self) -> Any:
-        """What the pump waits for next."""
-        return next(self.steps)
-
-
-def test_messages_stay_in_their_queue_while_there_is_no_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    turns = Turns(monkeypatch, 3)
-    turns.full = True
-    assert isinstance(turns.turn(), zmq_pump.Sleep)
-    assert isinstance(turns.turn(), zmq_pump.Sleep)
-    assert len(turns.socket.waiting) == 3
-    turns.full = False
-    turns.turn()
-    assert turns.taken == [[b"0"], [b"1"], [b"2"]]
-
-
-def test_one_more_is_taken_when_there_is_no_room_for_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(zmq_pump, "PATIENCE_S", 0.0)
-    turns = Turns(monkeypatch, 3)
-    turns.full = True
-    turns.turn()
-    assert turns.taken == [[b"0"]]
-    turns.turn()
-    assert len(turns.taken) == 2
 
 
 def known(routes: int) -> RouterState:

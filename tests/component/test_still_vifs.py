@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from pathlib import Path
 
@@ -279,13 +280,38 @@ def test_the_first_frame_that_leaves_a_still_vif_is_told(host: Host) -> None:
     assert host.spoke == ["vr1.0"]
 
 
+def ospf_hello(*neighbours: int) -> bytes:
+    """The VM's, on the left link."""
+    body = pk.ospf_hello(0x0A000101, 10, neighbours=neighbours)
+    ip = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, body, ttl=1)
+    return pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, ip)
+
+
+def isis_hello(neighbours: bytes = b"") -> bytes:
+    """Of level 1 on a LAN, to be heard again within 30 s (ISO/IEC 10589, 9.5)."""
+    tlv = bytes((6, len(neighbours))) + neighbours
+    pdu = struct.pack("!BBBBBBBBB6sHHB7s", 0x83, 27, 1, 0, 15, 1, 0, 0, 1, b"source", 30,
+                      27 + len(tlv), 64, b"lan") + tlv  # fmt: skip
+    return pk.ethernet(pk.ISIS_GROUPS[0], MAC, 3 + len(pdu), b"\xfe\xfe\x03" + pdu)
+
+
+def sends_up(host: Host, frame: bytes) -> bool:
+    """Whether the switch sends a frame of the VM to the controller, and on."""
+    ports = {port for port, _ in simulate.run(host.wire.tables, frame, PORTS["vr1.0"]).outputs}
+    return ports == {"controller", PORTS["to-gen"]}
+
+
+@pytest.mark.parametrize(
+    ("hello", "lonely"),
+    [(ospf_hello(0x0A000102), ospf_hello()), (isis_hello(b"sixmac"), isis_hello())],
+)
 def test_hellos_are_repeated_until_the_links_are_turned(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: Host, monkeypatch: pytest.MonkeyPatch, hello: bytes, lonely: bytes
 ) -> None:
+    assert sends_up(host, hello)
     both = ("host-a", "host-b")
     prepared = at_home("vr1", "host-a").step(forwarders=both, also=both)
     host.migrating = True
-    hello = ospf_hello(0x0A000102)
     monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
     assert host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
     sent: list[bytes] = []
@@ -307,7 +333,7 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     assert repeated(moved.step(mode=Mode.NATIVE), 1033.0) == 0, "the VM alone speaks"
     assert repeated(moved, 1033.0) == 1, "or nothing above says anything"
 
-    host.table.packet_in(host.switch, PORTS["vr1.0"], ospf_hello())
+    host.table.packet_in(host.switch, PORTS["vr1.0"], lonely)
     assert repeated(moved, 1044.0) == 0, "this would end the adjacency"
 
 
@@ -335,13 +361,6 @@ def test_what_was_said_before_native_mode_is_not_repeated_after_it(
 
     assert repeated(native_between=False)
     assert not repeated(native_between=True)
-
-
-def ospf_hello(*neighbours: int) -> bytes:
-    """The VM's, on the left link."""
-    body = pk.ospf_hello(0x0A000101, 10, neighbours=neighbours)
-    ip = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, body, ttl=1)
-    return pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, ip)
 
 
 def test_what_is_sent_up_late_follows_what_was_held(

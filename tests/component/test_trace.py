@@ -228,7 +228,8 @@ def test_a_switch_without_extensions_is_reactive_too(tmp_path: Path) -> None:
 
 def test_the_operators_rule_is_named(path: Whole) -> None:
     switch = path.table("host-c").switches["host-c"]
-    switch.rules.put({"id": "block"}, switch.site(), False)
+    _, rows = switch.rules.with_rule({"id": "block"}, switch.site(), False)
+    switch.rules.restore(rows)
     switch.refresh()
     path.wires["host-c"].run()
     found = path.at_port("gen", "access", nw_dst=RECV)

@@ -48,6 +48,7 @@ class Controllers:
         """How often more a host's switch is not connected when it is to be told something."""
         self.mirrors: set[tuple[str, str]] = set()
         self.quiet = True
+        self.sessions: list[dict[str, Any]] = []
         self.released: list[tuple[str, str]] = []
         self.counters = {
             host: dict.fromkeys(("held", "delivered", "repeated", "dropped"), 100)
@@ -107,7 +108,7 @@ class Controllers:
             for end in (cable.a, cable.b)
         }
         return {
-            "routers": [{"name": "vr1", "phase": "current"}],
+            "routers": [{"name": "vr1", "phase": "current", "sessions": self.sessions}],
             "datapaths": [{"name": d.name, "connected": True, "ports": ports} for d in mine],
             "placements": [
                 {**to_json(self.placements[d.name]), "datapath": d.name}
@@ -197,6 +198,34 @@ def recover(controllers: Controllers) -> tuple[Result | None, list[str]]:
     said: list[str] = []
     plan = planning.plan_recovery(controllers.network, "vr1", controllers, said.append)
     return (run(plan, lambda event: None) if plan else None), said
+
+
+def test_a_plan_says_which_sessions_are_kept_and_which_fall(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    ends = {"local": "10.0.1.1", "remote": "10.0.1.2"}
+    controllers.sessions = [
+        {"protocol": "BFD", **ends, "wait_s": 0.3, "interval_s": 0.1},
+        {"protocol": "BGP", **ends, "wait_s": 180.0, "interval_s": 60.0},
+        {"protocol": "BGP", **ends, "wait_s": None, "interval_s": None},
+    ]
+
+    def planned(pause_s: float) -> planning.Plan:
+        with planning.plan(
+            controllers.network, "vr1", "host-b", "overlapped", controllers, pause_s
+        ) as plan:
+            return plan
+
+    short, long = planned(0.15), planned(0.41)
+    assert not short.falling
+    short.refuse_falling()
+    assert "fall:" not in short.text()
+    assert long.falling == ["BFD 10.0.1.1 - 10.0.1.2 (its neighbour waits 0.3 s)"]
+    assert "over a suspension of 0.41 s (--pause) are kept: OSPF and IS-IS" in long.text()
+    assert "BGP 10.0.1.1 - 10.0.1.2 (hold time not seen)" in long.text()
+    assert [row["falls"] for row in long.json()["sessions"]] == [True, False, False]
+    with pytest.raises(NetworkError, match=r"suspended for 0.41 s, in which would fall: BFD"):
+        long.refuse_falling()
 
 
 @pytest.mark.parametrize("mode", ["overlapped", "report", "native"])

@@ -52,6 +52,7 @@ class Plan:
     )
     closed: bool = False
     new_mode: str = ""
+    falls: str = ""
 
     def __enter__(self) -> Plan:
         return self
@@ -64,6 +65,10 @@ class Plan:
 
     def json(self) -> dict[str, Any]:
         return {"steps": [step.name for step in self.steps]}
+
+    def refuse_falling(self) -> None:
+        if self.falls:
+            raise NetworkError(self.falls)
 
 
 @dataclass
@@ -85,6 +90,7 @@ class Orchestration:
         self.result = Result()
         self.refuse = ""
         self.new_mode = ""
+        self.falls = ""
         self.left = True
         self.confirm: Callable[[Step, bool], bool] | None = None
         self.ran: list[Plan] = []
@@ -93,7 +99,7 @@ class Orchestration:
     def plan(self, *asked: Any) -> Plan:
         if self.refuse:
             raise NetworkError(self.refuse)
-        self.planned.append(Plan(asked, new_mode=self.new_mode))
+        self.planned.append(Plan(asked, new_mode=self.new_mode, falls=self.falls))
         return self.planned[-1]
 
     def plan_recovery(self, *asked: Any) -> Plan | None:
@@ -134,6 +140,19 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     return exit, out, err
 
 
+def test_a_move_in_which_a_session_falls_is_refused_without_force(
+    made: Orchestration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.falls = "BFD would fall"
+    exit, _, err = run(capsys, "migrate", "vr1", "host-b", "--pause", "0.4")
+    assert (exit, made.ran) == (1, [])
+    assert "BFD would fall" in err
+    assert made.planned[0].asked[-1] == 0.4
+    assert run(capsys, "plan", "vr1", "host-b")[0] == 0
+    assert run(capsys, "migrate", "vr1", "host-b", "--force")[0] == 0
+    assert len(made.ran) == 1
+
+
 def test_plan(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "plan", "vr1", "host-b") == (0, "1. prepare\n2. control\n", "")
     exit, out, _ = run(capsys, "plan", "vr1", "host-b", "--json")
@@ -150,7 +169,7 @@ def test_migrate(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> Non
         "    0.250  move the VM to host-b ... done (0.750 s): 3 packets held",
         "xenflow: vr1 is on host-b",
     ]
-    network, router, to, mode, ask = made.ran[0].asked
+    network, router, to, mode, ask, _ = made.ran[0].asked
     assert (network.name, router, to, mode) == ("paper", "vr1", "host-b", "report")
     assert callable(ask)
     assert made.confirm is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,3 +130,37 @@ def test_builders_refuse(arguments: dict[str, object]) -> None:
         pk.vlan(bytes(14), 4096)
     with pytest.raises(pk.PacketError, match="13 bytes"):
         pk.vlan(bytes(13), 1)
+
+
+def isis(kind: int, hold_s: int, tlvs: bytes, dst: int = pk.ISIS_GROUPS[0]) -> bytes:
+    fixed = bytes(7) if kind in (15, 16) else bytes(1)
+    fixed_size = 27 if kind in (15, 16) else 20
+    body = struct.pack("!BBBBBBBBB6sHH", 0x83, fixed_size, 1, 0, kind, 1, 0, 0, 3, b"source",
+                       hold_s, fixed_size + len(tlvs)) + (b"\x40" + fixed)[: fixed_size - 19]
+    body = b"\xfe\xfe\x03" + (body + b"\0" * 8)[:fixed_size] + tlvs + bytes(10)
+    return pk.ethernet(dst, 1, len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tlvs", "neighbours"),
+    [
+        (15, b"", 0),
+        (15, b"\x01\x02ab" + b"\x06\x06sixmac", 1),
+        (16, b"\x06\x0ctwelve octets", 2),
+        (16, b"\x06\x06cut", 0),
+        (17, b"", 1),
+        (17, b"\xf0\x01\x00", 1),
+        (17, b"\xf0\x01\x01", 0),
+    ],
+)
+def test_isis_hello(kind: int, tlvs: bytes, neighbours: int) -> None:
+    assert pk.isis_hello(isis(kind, 30, tlvs)) == (kind, 30, neighbours)
+
+
+def test_other_frames_are_no_isis_hello() -> None:
+    assert pk.isis_hello(isis(18, 30, b"")) is None  # a link state PDU
+    assert pk.isis_hello(isis(15, 30, b"")[:30]) is None
+    assert [pk.isis_hello(frame) for frame in samples.frames()] == [None] * len(samples.frames())
+    good = isis(15, 30, b"\x06\x06sixmac")
+    for cut in range(len(good)):
+        pk.isis_hello(good[:cut])

@@ -144,6 +144,8 @@ class _Staging:
 
 
 _MAX_SOURCES = 4
+_MAX_STAGED = 2
+"""Snapshots on their way in at once: the router's own, and a mirror's of it."""
 _MAX_RETIRED = 8
 
 
@@ -258,6 +260,8 @@ class Feed:
         self._enter_epoch(header.epoch, now)
         if header.part == 0:
             self._abandon(source)
+            if len(self._staging) >= _MAX_STAGED:
+                self._abandon(next(iter(self._staging)))
             if self.phase is Phase.NEW:
                 self.phase = Phase.STREAMING
                 state = self.state

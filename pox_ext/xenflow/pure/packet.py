@@ -304,6 +304,58 @@ def hello(frame: bytes) -> OspfHello | None:
     return OspfHello(interval_s, (length - header - _HELLO_BYTES) // 4)
 
 
+ISIS_GROUPS = (0x0180C2000014, 0x0180C2000015, 0x09002B000005)
+"""AllL1ISs, AllL2ISs, AllISs (ISO/IEC 10589, 8.4.8; RFC 5309, 4.1)."""
+_ISIS = b"\xfe\xfe\x03\x83"
+"""LLC (DSAP, SSAP, UI) and the intradomain routeing protocol discriminator."""
+_ISIS_LAN, _ISIS_POINT_TO_POINT = (15, 16), 17
+_ISIS_NEIGHBOURS, _ISIS_THREE_WAY = 6, 240
+"""TLVs: the neighbours' MACs on a LAN; the state of a point-to-point adjacency (RFC 5303)."""
+
+
+class IsisHello(NamedTuple):
+    """What an IS-IS hello announces."""
+
+    kind: int
+    """15: level 1, 16: level 2, on a LAN; 17: point-to-point."""
+    hold_s: int
+    """So long its neighbours wait for the next one."""
+    neighbours: int
+    """How many systems it says its sender hears; 1 of a point-to-point adjacency that is up."""
+
+
+def isis_hello(frame: bytes) -> IsisHello | None:
+    """An IS-IS hello, whole (ISO/IEC 10589, 9.5 to 9.7); None for any other frame."""
+    length = frame[12] << 8 | frame[13] if len(frame) >= 14 else 0
+    end = 14 + length
+    if not (4 <= length < 0x600 and end <= len(frame) and frame[14:18] == _ISIS):
+        return None
+    pdu = 17
+    if end < pdu + 20:
+        return None
+    kind, hold_s = frame[pdu + 4] & 31, frame[pdu + 15] << 8 | frame[pdu + 16]
+    if kind in _ISIS_LAN:
+        at = pdu + 27
+    elif kind == _ISIS_POINT_TO_POINT:
+        at = pdu + 20
+    else:
+        return None
+    if at > end:
+        return None
+    end = min(end, pdu + (frame[pdu + 17] << 8 | frame[pdu + 18]))
+    neighbours, three_way = 0, False
+    while at + 2 <= end and at + 2 + frame[at + 1] <= end:
+        code, size = frame[at], frame[at + 1]
+        if code == _ISIS_NEIGHBOURS and kind in _ISIS_LAN:
+            neighbours += size // 6
+        elif code == _ISIS_THREE_WAY and kind == _ISIS_POINT_TO_POINT and size:
+            three_way, neighbours = True, int(frame[at + 2] == 0)
+        at += 2 + size
+    if kind == _ISIS_POINT_TO_POINT and not three_way:
+        neighbours = 1  # it is up by being heard (ISO/IEC 10589, 8.2.4)
+    return IsisHello(kind, hold_s, neighbours)
+
+
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071) of `data`: 0 over a header that carries a right one."""
     if len(data) % 2:

@@ -39,7 +39,9 @@ from xenflow.pure.network import (
     Pipeline,
     Router,
 )
+from xenflow.pure.packet import ISIS_GROUPS
 from xenflow.pure.placement import Mode, Placement
+from xenflow.pure.sessions import BFD_PORTS, BGP_PORT
 
 INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
 TABLE_NAMES = (
@@ -58,6 +60,8 @@ REACTIVE_PRIORITY = 20000
 REACTIVE_KIND = 0x80
 """In place of the table in the cookies of these flows: they are no part of what is planned."""
 REACTIVE_COOKIE_MASK = 0xFFFF << 48 | 0xFF << 24
+QUIET_CHUNK = 0xFFFFFF
+"""With that kind, too: flows that end by themselves (`quiet`)."""
 
 COOKIE_MAGIC = 0x5846 << 48
 COOKIE_MAGIC_MASK = 0xFFFF << 48
@@ -71,8 +75,19 @@ VLAN_MASK = 0x1FFF
 UNTAGGED: tuple[int | tuple[int, int], ...] = (0, (TAGGED, VLAN_MASK))
 """How a frame without a VLAN looks: no tag, or one with VLAN id 0, which gives a priority only
 (IEEE 802.1Q, 9.6; net/core/dev.c, __netif_receive_skb_core takes it off)."""
-OSPF_HELLO = {"dl_type": f.IPV4, "nw_proto": 89, "nw_dst": 0xE0000005}
-"""To AllSPFRouters (RFC 2328, appendix A.1)."""
+HELLOS: tuple[dict[str, int], ...] = (
+    {"dl_type": f.IPV4, "nw_proto": 89, "nw_dst": 0xE0000005},
+    *({"dl_dst": group} for group in ISIS_GROUPS),
+)
+"""What hellos come in: OSPF's to AllSPFRouters (RFC 2328, appendix A.1), and all of IS-IS, whose
+kinds of message a switch cannot tell apart."""
+
+SESSIONS: tuple[dict[str, int], ...] = (
+    *({"dl_type": f.IPV4, "nw_proto": 17, "tp_dst": port} for port in BFD_PORTS),
+    {"dl_type": f.IPV4, "nw_proto": 6, "tp_dst": BGP_PORT},
+    {"dl_type": f.IPV4, "nw_proto": 6, "tp_src": BGP_PORT},
+)
+"""What shows how long a router's neighbours wait for it (`sessions`)."""
 
 Flows = dict[tuple[int, int, f.Match], Flow]
 
@@ -337,10 +352,24 @@ def _from_vif(
     sender: dict[str, int | tuple[int, int]] = {
         "in_port": port, "vlan_tci": 0, "dl_src": interface.mac,
     }  # fmt: skip
-    yield Flow(INGRESS, 310, match(**sender, **OSPF_HELLO), (f.controller(), *onward), own)
+    for hello in HELLOS:
+        yield Flow(INGRESS, 310, match(**sender, **hello), (f.controller(), *onward), own)
+    for kind in SESSIONS:
+        yield Flow(INGRESS, 305, match(**sender, **kind), (f.controller(), *onward), own)
     told = (f.controller(128),) if interface.vif in site.silent else ()
     yield Flow(INGRESS, 300, match(**sender), (*told, *onward), own)
     yield Flow(INGRESS, 290, match(in_port=port), (), own)
+
+
+def quiet(site: Site, what: FromVm, session: Mapping[str, int], seconds: int) -> Flow:
+    """A flow by which nothing more of a session is sent up for some seconds."""
+    link = site.network.links[what.interface.link]
+    sender = match(
+        in_port=site.ports[what.interface.vif], vlan_tci=0, dl_src=what.interface.mac, **session
+    )
+    onward = (f.load("reg3", link.id), f.load("reg2", link.id), f.resubmit(LINKS))
+    own = cookie(REACTIVE_KIND, what.router.id, QUIET_CHUNK)
+    return Flow(INGRESS, 308, sender, onward, own, hard_timeout=seconds)
 
 
 def detours(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:

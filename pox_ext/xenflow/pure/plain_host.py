@@ -99,8 +99,9 @@ def _arrivals(
     if sender is not None:
         yield Flow(0, 290, match(in_port=port), (), _cookie(owner))
         came["dl_src"] = sender[1].mac
-        hello = match(**came, **pipeline.OSPF_HELLO)
-        yield Flow(0, FRAME + 5, hello, (f.controller(), *everybody), _cookie(owner))
+        for kind in pipeline.HELLOS:
+            hello = match(**came, **kind)
+            yield Flow(0, FRAME + 5, hello, (f.controller(), *everybody), _cookie(owner))
     yield Flow(0, FLOOD, match(**came), everybody, _cookie(owner))
     for mac, out in pipeline.stations(site, link):
         send = () if out in (None, port) else pipeline.plain_send(site, link, out)

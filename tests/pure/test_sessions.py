@@ -1,0 +1,111 @@
+"""Which of a router's sessions fall in a suspension is read from its own packets."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xenflow.pure import packet as pk
+from xenflow.pure import pipeline, sessions
+from xenflow.pure.sessions import QUIET_S, Sessions, falls, words
+
+ME, HER = 0x0A000101, 0x0A000102
+MARKER = b"\xff" * 16
+
+
+def ip(proto: int, payload: bytes) -> bytes:
+    return pk.ethernet(2, 1, pk.ETH_IPV4, pk.ipv4(ME, HER, proto, payload))
+
+
+def bfd(interval_us: int = 100_000, times: int = 3, state: int = 3) -> bytes:
+    said = struct.pack("!BBBBIIIII", 1 << 5, state << 6, times, 24, 1, 2, interval_us, 300_000, 0)
+    return ip(17, pk.udp(ME, HER, 49152, 3784, said))
+
+
+def tcp(payload: bytes = b"", flags: int = 0x18, port: int = 40000) -> bytes:
+    header = struct.pack("!HHIIBBHHH", port, 179, 1, 1, 5 << 4, flags, 1000, 0, 0)
+    return ip(6, header + payload)
+
+
+def open_message(hold_s: int) -> bytes:
+    return MARKER + struct.pack("!HBBHHIB", 29, 1, 4, 65000, hold_s, ME, 0)
+
+
+def one(known: Sessions, now: float = 0.0) -> dict[str, Any]:
+    (row,) = known.rows(now)
+    return row
+
+
+def test_a_bfd_session_is_read_and_then_no_more_is_sent_up() -> None:
+    known = Sessions()
+    assert known.heard(bfd(), 0.0) == {
+        "dl_type": 0x800, "nw_proto": 17, "nw_src": ME, "nw_dst": HER, "tp_dst": 3784,
+    }  # fmt: skip
+    row = one(known)
+    assert row == {"protocol": "BFD", "local": "10.0.1.1", "remote": "10.0.1.2", "wait_s": 0.3,
+                   "interval_s": 0.1} or abs(row["wait_s"] - 0.3) < 1e-9  # fmt: skip
+    assert falls(row, 0.41)
+    assert not falls(row, 0.1)
+    assert known.rows(sessions.FORGET_S + 1) == []
+    known.heard(bfd(state=1), 1.0)
+    assert known.rows(1.0) == []
+
+
+def test_bgp_has_its_hold_time_from_the_open() -> None:
+    known = Sessions()
+    assert known.heard(tcp(flags=2), 0.0) is None
+    assert known.heard(tcp(flags=0x10), 0.0) is None
+    found = known.heard(tcp(open_message(3)), 0.0)
+    assert found is not None
+    assert (found["tp_src"], found["tp_dst"]) == (40000, 179)
+    assert words(one(known)) == "BGP 10.0.1.1 - 10.0.1.2 (its neighbour waits 3 s)"
+    known.heard(tcp(b"later"), QUIET_S + 1.0)
+    row = one(known, 30.0)
+    assert falls(row, 2.5)
+    assert not falls(row, 1.5)
+    known.heard(tcp(flags=1), 31.0)
+    assert known.rows(31.0) == []
+
+
+def test_of_an_older_bgp_session_the_hold_time_is_not_known() -> None:
+    known = Sessions()
+    assert known.heard(tcp(b"x" * 100), 0.0) is not None
+    row = one(known)
+    assert words(row) == "BGP 10.0.1.1 - 10.0.1.2 (hold time not seen)"
+    assert not falls(row, 100.0)
+
+
+def test_a_hold_time_of_zero_never_ends() -> None:
+    known = Sessions()
+    known.heard(tcp(open_message(0)), 0.0)
+    assert not falls(one(known), 1000.0)
+
+
+def test_what_never_opens_is_given_up() -> None:
+    known = Sessions()
+    known.heard(tcp(flags=2), 0.0)
+    assert any(known.heard(tcp(b"x"), 0.0) for _ in range(sessions.OPEN_WITHIN))
+
+
+def test_a_vm_cannot_fill_the_table() -> None:
+    known = Sessions()
+    quiet = 0
+    for n in range(5000):
+        quiet += known.heard(tcp(b"x", port=1000 + n), n / 1000) is not None
+    assert quiet == sessions.MAX_SESSIONS
+    assert len(known.rows(5.0)) <= sessions.MAX_SESSIONS
+
+
+@given(st.binary(max_size=80))
+def test_nothing_that_is_said_raises(noise: bytes) -> None:
+    for frame in (noise, bfd()[:42] + noise, tcp()[:34] + noise, tcp(MARKER + noise)):
+        Sessions().heard(frame, 0.0)
+
+
+def test_what_is_watched_is_sent_up() -> None:
+    """What `Sessions` understands is what `pipeline` sends up, and no more."""
+    ports = {kind.get("tp_dst", kind.get("tp_src")) for kind in pipeline.SESSIONS}
+    assert ports == {3784, 4784, 179}
