@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from lab import cli
+from mgmt.text import run_program
 from xenflow.pure.network import NetworkError
 
 
@@ -22,4 +23,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("lab", main))

@@ -27,6 +27,7 @@ from lab.moves import Move, Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
 from lab.soak import INTERRUPTED, begin
 from mgmt import cli
+from mgmt.text import run_program
 from mgmt.verbs.migrate import Progress
 from xenflow.pure.network import NetworkError
 
@@ -301,4 +302,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program("demo", main))

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +27,7 @@ from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
 from lab.moves import Move, ends, mover
 from lab.probe import ProbePair, Result, TooBusyError
+from mgmt.text import run_program
 from xenflow.network_file import read_text
 from xenflow.pure.migration import Order
 from xenflow.pure.network import NetworkError
@@ -309,5 +309,4 @@ def _count(text: str) -> int:
 _count.__name__ = "number of moves"
 
 if __name__ == "__main__":
-    with suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(run_program("soak", main))

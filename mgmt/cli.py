@@ -31,7 +31,7 @@ from mgmt import (
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import Session, UsageError
-from mgmt.text import not_printed, show_everything
+from mgmt.text import run_program
 from mgmt.verbs import (
     Exit,
     Verb,
@@ -97,24 +97,17 @@ exit status:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status.  Raises SystemExit for --help and usage errors."""
     argv = sys.argv[1:] if argv is None else argv
-    show_everything()
+    return run_program("xenflow", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str]) -> int:
     try:
-        try:
-            args = build_parser(with_lab="lab" in argv).parse_args(argv)
-            _log(args.verbose)
-            status = _run(args)
-        finally:
-            sys.stdout.flush()
+        args = build_parser(with_lab="lab" in argv).parse_args(argv)
+        _log(args.verbose)
+        return _run(args)
     except KeyboardInterrupt:
         complain("interrupted")
         return Exit.INTERRUPTED
-    except OSError as error:
-        if not not_printed(error):
-            raise
-        if not isinstance(error, BrokenPipeError):  # then the reader (`head`) has gone
-            complain(f"standard output: {error.strerror}")
-        return Exit.FAILED
-    return status
 
 
 def _run(args: Namespace) -> int:

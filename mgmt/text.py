@@ -7,7 +7,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 
@@ -48,6 +49,24 @@ def not_printed(error: OSError) -> bool:
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
+
+
+def run_program(name: str, main: Callable[[], int]) -> int:
+    """A program's `main`, whose exit status it returns; where standard output takes no more, that
+    is said in a line."""
+    show_everything()
+    try:
+        try:
+            return main()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if not not_printed(error):
+            raise
+        if not isinstance(error, BrokenPipeError):  # then the reader (`head`) has gone
+            with suppress(OSError):
+                print(f"{name}: standard output: {error.strerror}", file=sys.stderr, flush=True)
+        return 1
 
 
 def to_json(value: Any) -> str:
