@@ -364,7 +364,7 @@ class _Builder:
                 1500,
                 f"address {wire.mac_text(machine.mac)}",
             )
-            inner[own].append(f"address add {machine.address} broadcast + dev eth0")
+            inner[own].append(f"address add {lab.assigned(machine.link, machine.address)} dev eth0")
         for router in lab.routers.values():
             links += wire.build(lab, router)
         links += self.management(inner, veth)
@@ -520,10 +520,9 @@ def _complaints(lab: Lab) -> list[str]:
         for node in nodes
         if switch.connected(node) is False
     ]
-    for one in process.recorded():
-        with suppress(OSError):
-            if said := process.complaint(one.log.read_text(errors="replace")):
-                found.append(f"{one.name} of {one.node}: {said} ({one.log})")
+    for path in sorted(process.LOG_DIR.glob("*.log")):
+        if said := process.complaint(path.read_text(errors="replace")):
+            found.append(f"{path.stem}: {said}")
     return found
 
 

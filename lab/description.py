@@ -136,6 +136,14 @@ class Lab:
             found.append((router.name, interface.name, address))
         return found
 
+    def assigned(self, link: str, address: IPv4Interface) -> str:
+        """A speaker's address on a link as `ip address add` takes it; on an unnumbered link (a /32
+        at each end) with the other end, to which there is a route by that."""
+        if address.network.prefixlen < 32:
+            return f"{address} broadcast +"
+        (peer,) = (far.ip for _, _, far in self.members(link) if far != address)
+        return f"{address.ip} peer {peer}/32"
+
     def nodes(self, placed: dict[str, str] | None = None) -> list[Node]:
         """Every node; `placed` says where the routers run now (default: at home)."""
         found = [Node("lab", "lab", PREFIX + "lab")]
@@ -468,26 +476,33 @@ class _Reader:
     def _check_subnets(
         self, machines: dict[str, Machine], addresses: dict[str, dict[str, IPv4Interface]]
     ) -> None:
-        members: list[tuple[KeyPath, str, IPv4Interface]] = [
-            (("machines", m.name, "address"), m.link, m.address) for m in machines.values()
+        members: list[tuple[KeyPath, str, str, IPv4Interface]] = [
+            (("machines", m.name, "address"), m.name, m.link, m.address) for m in machines.values()
         ]
         for router in self._network.routers.values():
             for interface in router.interfaces:
                 address = addresses.get(router.name, {}).get(interface.name)
                 if address:
                     place: KeyPath = ("routers", router.name, "addresses", interface.name)
-                    members.append((place, interface.link, address))
+                    members.append((place, router.name, interface.link, address))
         subnets: dict[str, IPv4Network] = {}
-        taken: set[IPv4Address] = set()
-        for key, link, address in members:
+        taken: dict[IPv4Address, tuple[str, bool]] = {}
+        for key, node, link, address in members:
             subnet = subnets.setdefault(link, address.network)
-            if address.network != subnet:
+            unnumbered = address.network.prefixlen == 32
+            if address.network != subnet and not (unnumbered and subnet.prefixlen == 32):
                 self._wrong(
                     key, address, f"an address in {subnet}, as others on link {link}", quote=True
                 )
-            if address.ip in taken:
+            # A router may have one address on all of its unnumbered links.
+            if address.ip in taken and (taken[address.ip] != (node, True) or not unnumbered):
                 self._wrong(key, address, "an address of its own", quote=True)
-            taken.add(address.ip)
+            taken[address.ip] = node, unnumbered
+            others = [m[1] for m in members if m[2] == link and m[0] != key]
+            if unnumbered and (len(others) != 1 or node in others):
+                self._wrong(
+                    key, address, f"a subnet: link {link} has not two ends", quote=True
+                )
 
     def _check_ports(self) -> None:
         for name, cable in self._network.cables.items():

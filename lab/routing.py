@@ -50,6 +50,13 @@ class Speaker:
     """BGP: (node, address, autonomous system)."""
 
     @property
+    def stubs(self) -> list[IPv4Interface]:
+        """What it has on lo and announces as its own: the stub address, and what it is called by
+        on unnumbered links, of which no subnet is announced."""
+        lent = (a for _, a, _ in self.interfaces if a.network.prefixlen == 32)
+        return [*([self.stub] if self.stub else []), *dict.fromkeys(lent)]
+
+    @property
     def announced(self) -> IPv4Network | None:
         """The prefix that it announces by BGP."""
         return IPv4Interface(f"{self.stub.ip}/24").network if self.stub else None
@@ -107,8 +114,7 @@ def start(lab: Lab, daemon: str, timers: Timers, *, bgp: bool = False) -> None:
     everyone = [s for s in speakers(lab, bgp=bgp) if s.node in nodes]
     for speaker in everyone:
         speaker.directory.mkdir(parents=True, exist_ok=True)
-        if speaker.stub:
-            ip([f"address replace {speaker.stub} dev lo"], PREFIX + speaker.node)
+        ip([f"address replace {stub} dev lo" for stub in speaker.stubs], PREFIX + speaker.node)
         if speaker.peers and speaker.announced:
             ip([f"route replace local {speaker.announced} dev lo"], PREFIX + speaker.node)
     if daemon == "bird":
@@ -137,7 +143,7 @@ def bird_configuration(speaker: Speaker, timers: Timers, log: str = "") -> str:
         }};"""
         for name, _, pair in speaker.interfaces
     )
-    stub = f"\n        stubnet {speaker.stub.network};" if speaker.stub else ""
+    stub = "".join(f"\n        stubnet {stub.network};" for stub in speaker.stubs)
     log = log or f'"{process.LOG_DIR}/{speaker.node}-bird.log"'
     return f"""\
 log {log} all;
@@ -209,7 +215,7 @@ def ospfd_configuration(speaker: Speaker, timers: Timers) -> str:
 """
         for name, _, pair in speaker.interfaces
     )
-    stub = "interface lo\n ip ospf area 0\n!\n" if speaker.stub else ""
+    stub = "interface lo\n ip ospf area 0\n!\n" if speaker.stubs else ""
     return f"""\
 hostname {speaker.node}
 log timestamp precision 6

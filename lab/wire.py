@@ -102,7 +102,7 @@ def raise_router(lab: Lab, router: Router) -> None:
     for interface in router.interfaces:
         address = lab.addresses[router.name][interface.name]
         commands += [
-            f"address add {address} broadcast + dev {interface.name}",
+            f"address add {lab.assigned(interface.link, address)} dev {interface.name}",
             f"link set {interface.name} up",
         ]
     commands.append(f"address add {control_link.address(router)}/64 dev {CONTROL} nodad")

@@ -47,7 +47,6 @@ def test_what_is_started_does_not_hold_what_the_caller_has_open(folders: Path) -
         end = time.monotonic() + 10
         while program.read_text() != "sleep\n" and time.monotonic() < end:
             time.sleep(0.001)
-        assert sorted(os.listdir(f"/proc/{started.pid}/fd")) == ["0", "1", "2"]
         with lock.open() as again:
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:

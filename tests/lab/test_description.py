@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,42 @@ def test_mistakes_name_file_line_and_key(
     assert any(expected in line for line in lines), lines
     number = int(lines[0].removeprefix(f"{path}:").partition(":")[0])
     assert 1 <= number <= len(path.read_text().splitlines())
+
+
+def test_unnumbered_links(tmp_path: Path) -> None:
+    """A /32 at each end; a router may have one address on all of them."""
+    path = tmp_path / "unnumbered.toml"
+    text = re.sub(r'address = "(10.0.[12].2)/24"', r'address = "\1/32"', PAPER)
+    old = 'eth0 = "10.0.1.1/24", eth1 = "10.0.2.1/24"'
+    path.write_text(text.replace(old, 'eth0 = "10.0.0.1/32", eth1 = "10.0.0.1/32"'))
+    lab = load_lab(path)
+    assert {
+        (node, interface): lab.assigned(link, address)
+        for link in lab.network.links
+        for node, interface, address in lab.members(link)
+    } == {
+        ("gen", "eth0"): "10.0.1.2 peer 10.0.0.1/32",
+        ("recv", "eth0"): "10.0.2.2 peer 10.0.0.1/32",
+        ("vr1", "eth0"): "10.0.0.1 peer 10.0.1.2/32",
+        ("vr1", "eth1"): "10.0.0.1 peer 10.0.2.2/32",
+    }
+    for new, expected in (
+        ('eth0 = "10.0.0.1/32", eth1 = "10.0.1.2/32"', "an address of its own"),
+        ('eth0 = "10.0.0.1/32", eth1 = "10.0.0.1/24"', "as others on link right"),
+        ('eth0 = "10.0.1.2/32", eth1 = "10.0.0.1/32"', "an address of its own"),
+    ):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(NetworkError, match=expected):
+            load_lab(path)
+
+
+def test_an_unnumbered_link_has_two_ends(tmp_path: Path) -> None:
+    path = tmp_path / "path.toml"
+    text = find_file("path").read_text()
+    text = text.replace('{ name = "eth0", link = "middle"', '{ name = "eth0", link = "left"')
+    path.write_text(text.replace('address = "10.0.1.2/24"', 'address = "10.0.1.2/32"'))
+    with pytest.raises(NetworkError, match="link left has not two ends"):
+        load_lab(path)
 
 
 def test_no_lab_table(tmp_path: Path) -> None:
