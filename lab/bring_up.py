@@ -22,12 +22,13 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from lab import flows, process, routing, switch, wire
+from lab import flows, neighbours, process, routing, switch, wire
 from lab.description import FABRIC, PREFIX, ROOT, Lab, find_file, load_lab
 from lab.namespace import (
     NETNS_DIR,
     Echo,
     LabError,
+    at_least,
     checksums_in_software,
     exists,
     ip,
@@ -49,14 +50,9 @@ _STATE_FILE = process.STATE_DIR / "state.json"
 _DOMAINS_FILE = process.STATE_DIR / "domains.json"
 _LOCK_FILE = RUN_DIR / "lab.lock"
 _HEADER = "# Written by `xenflow lab up` from "
-_GLOBAL_SETTINGS: dict[str, str | int] = {
+_GLOBAL_SETTINGS: dict[str, int] = {
     # a switch's sockets take this as their buffer when ports are added
     "net/core/rmem_default": 16 << 20,
-    # one table of neighbours for all namespaces: room for a router with thousands of them
-    "net/ipv4/neigh/default/gc_thresh1": 8192,
-    "net/ipv4/neigh/default/gc_thresh2": 16384,
-    "net/ipv4/neigh/default/gc_thresh3": 32768,
-    "net/ipv6/neigh/default/gc_thresh3": 32768,
 }
 
 
@@ -287,8 +283,14 @@ class _Builder:
             self.options,
         )
         state.write()
-        state = replace(state, settings_before=sysctl(_GLOBAL_SETTINGS))
+        room = neighbours.settings(neighbours.needed(self.lab))
+        state = replace(state, settings_before=at_least({**_GLOBAL_SETTINGS, **room}))
         state.write()
+        for name, before in state.settings_before.items():
+            if name in room:
+                parameter = name.replace("/", ".")
+                self.say(f"{parameter} {before} -> {room[name]}, until `lab down`")
+        neighbours.check(self.lab)
         write_network_file(self.lab, self.source)
         routers = self.lab.routers.items()
         write_domains({n: {"host": r.home, "state": "running"} for n, r in routers})

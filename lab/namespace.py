@@ -15,7 +15,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -114,6 +114,20 @@ def sysctl(settings: dict[str, str | int], namespace: str | None = None) -> dict
             with suppress(FileNotFoundError, PermissionError):
                 before[name] = path.read_text().strip()
                 path.write_text(str(value))
+    return before
+
+
+def at_least(settings: Mapping[str, int]) -> dict[str, str]:
+    """Raise kernel parameters of this namespace (named as for `sysctl`) to values that they are
+    below of; returns what those that were raised have been."""
+    before = {}
+    for name, value in settings.items():
+        path = Path("/proc/sys", name)
+        with suppress(OSError, ValueError):
+            was = path.read_text().strip()
+            if int(was) < value:
+                path.write_text(str(value))
+                before[name] = was
     return before
 
 

@@ -30,7 +30,8 @@ what it tells
   without legs that are dead.  Gateways are kept resolved (NTF_EXT_MANAGED, from Linux 5.16 on).
   Where the main table alone does not decide, it says so, and the router's packets go through the
   VM: further ip rules, routes by TOS, IPv4 forwarding off, rp_filter (set it to 0), nftables
-  or iptables rules, IPsec policies, VRFs and bridges, ingress traffic control, XDP.
+  or iptables rules, IPsec policies, VRFs and bridges, traffic control (ingress, and queueing
+  disciplines that hold packets back), BPF programs at XDP, tcx or netfilter.
 
 what it leaves out
   The control interface with its routes, addresses and neighbours.
@@ -173,6 +174,7 @@ def as_json(state: RouterState) -> dict[str, Any]:
     """The state for people and scripts: addresses and MACs as text."""
     return {
         "slow": state.policy.reason if state.policy.slow else "",
+        "remarks": [remark.words for remark in state.policy.remarks],
         "interfaces": [
             {"ifindex": i.ifindex, "name": i.name, "mac": _mac(i.mac), "mtu": i.mtu}
             | {"up": bool(i.flags & 1), "running": bool(i.flags & 2)}

@@ -1,7 +1,7 @@
 """Looks for what decides about forwarded packets beside the routing tables.
 
 Packet filters (nftables base chains that hook where packets pass, and have rules or drop; tables
-of the older iptables), IPsec policies and ingress traffic control.  The switch knows nothing of
+of the older iptables), IPsec policies, traffic control, BPF programs.  The switch knows nothing of
 them, so where one is found the whole router goes through its VM.  Called by `daemon.py` when the
 kernel notifies of a change, and every few seconds for what it does not notify of.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from routerd import bpf_programs
 from routerd import rtnetlink as rt
 from routerd.netlink_socket import Requests
 
@@ -29,9 +30,21 @@ _ACTING_HOOKS = (0, 2, 4)
 """NF_INET_PRE_ROUTING, NF_INET_FORWARD, NF_INET_POST_ROUTING."""
 
 
-def reason(data_links: Collection[int]) -> str:
-    """What else decides, in words; "" if nothing does.  `data_links` are interface indexes."""
-    return _nftables() or _legacy() or _ipsec() or _traffic_control(data_links)
+_PLAIN_QDISCS = frozenset(("noqueue", "noop", "mq", "pfifo", "bfifo", "pfifo_fast", "fq_codel"))
+"""Those that send whatever there is, in its order within a flow: like a switch's port."""
+
+
+def reasons(data_links: Mapping[int, str]) -> tuple[str, ...]:
+    """What else decides, in words.  `data_links`: the interfaces' names, by index."""
+    found = [_nftables(), _legacy(), _ipsec(), *_traffic_control(data_links)]
+    found += [
+        f"{hook} program on {name}"
+        for ifindex, name in data_links.items()
+        if (hook := bpf_programs.at_tcx(ifindex))
+    ]
+    if bpf_programs.in_netfilter():
+        found.append("netfilter BPF program")
+    return tuple(filter(None, found))
 
 
 def _nftables() -> str:
@@ -105,16 +118,19 @@ def _ipsec() -> str:
     return f"{policies} IPsec policies" if policies else ""
 
 
-def _traffic_control(data_links: Collection[int]) -> str:
+def _traffic_control(data_links: Mapping[int, str]) -> Iterator[str]:
     requests = Requests()
     try:
-        found = map(rt.qdisc, requests.bodies(rt.RTM_GETQDISC, rt.get_qdiscs()))
-        acting = sorted(i for i, kind in found if kind in ("ingress", "clsact"))
+        found = list(map(rt.qdisc, requests.bodies(rt.RTM_GETQDISC, rt.get_qdiscs())))
     except OSError:
-        return ""
+        return
     finally:
         requests.close()
-    for ifindex in acting:
-        if ifindex in data_links:
-            return f"ingress traffic control on interface {ifindex}"
-    return ""
+    for each in found:
+        name = data_links.get(each.ifindex)
+        if name is None:
+            continue
+        if each.kind in ("ingress", "clsact"):
+            yield f"ingress traffic control on {name}"
+        elif each.handle and each.kind not in _PLAIN_QDISCS:
+            yield f"queueing discipline {each.kind} on {name}"

@@ -21,12 +21,14 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from routerd import beyond_routing
 from routerd import rtnetlink as rt
 from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
+from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import Interrupted, Listener, Requests
 from routerd.rule_table_link import Event, RuleTableLink, hasten_discovery
 from xenflow.pure.feed import Effects, Link, Sender
@@ -40,6 +42,7 @@ BEYOND_S = 5.0
 """What the kernel does not notify of (iptables, IPsec on old kernels) is looked at this often."""
 KEEP_S = 1.0
 """Neighbours are looked after this often."""
+_HASH_POLICY = Path("/proc/sys/net/ipv4/fib_multipath_hash_policy")
 _DRAIN = 256
 """Datagrams read before a change is put together."""
 
@@ -67,6 +70,7 @@ class Kernel:
     ) -> None:
         self.view = KernelView(control, carrier_grace_s)
         self._control_address = ControlAddress()
+        self._neighbour_tables = NeighbourTables()
         groups = tuple(rt.GROUPS.values())
         self._listener = Listener(rt.NETLINK_ROUTE, groups, receive_buffer)
         self._others = list(_other_listeners())
@@ -129,7 +133,9 @@ class Kernel:
         if self.dump_all:
             view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
             view.dumped_netconf(bodies(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)))
+            view.dumped_netconf6(self._optional(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET6)))
             view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
+            view.hash_policy = _hash_policy()
             self._dump_main()
         view.dumped_rules(bodies(rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)))
         view.begin_others()
@@ -201,14 +207,32 @@ class Kernel:
                 return []
             raise
 
-    def refresh_beyond(self) -> bool:
-        """Look for packet filters and the like; True if something changed."""
+    def refresh_beyond(self, now: float) -> bool:
+        """Look at what the kernel does not notify of, or not in full; True if something changed
+        that needs no dump.  What does need one is noted.
+
+        Raises NetlinkError.
+        """
         self.look_beyond = False
-        reason = beyond_routing.reason({link.ifindex for link in self.view.data_links()})
-        if reason == self.view.outside:
+        view, bodies = self.view, self._requests.bodies
+        xdp = {link.ifindex for link in view.links.values() if link.xdp}
+        links = filter(None, map(rt.link, bodies(rt.RTM_GETLINK, rt.get_links())))
+        if xdp != {link.ifindex for link in links if link.xdp}:
+            self.dump_all = self.look_first = True
+        if view.hash_policy != _hash_policy():
+            self.dump_all = True
+        outside = beyond_routing.reasons({link.ifindex: link.name for link in view.data_links()})
+        tables = [
+            table
+            for family in (rt.AF_INET, rt.AF_INET6)
+            for body in self._optional(rt.RTM_GETNEIGHTBL, rt.get_neighbour_tables(family))
+            if (table := rt.neighbour_table(body)) is not None
+        ]
+        faults = self._neighbour_tables.faults(tables, now)
+        if (outside, faults) == (view.outside, view.faults):
             return False
-        self.view.outside = reason
-        self.view.dirty_policy = True
+        view.outside, view.faults = outside, faults
+        view.dirty_policy = True
         return True
 
     def is_dirty(self) -> bool:
@@ -268,9 +292,12 @@ class Kernel:
         self.dump_others = True
 
     def _on_netconf(self, message: rt.NetlinkMessage) -> None:
+        conf = rt.netconf(message.body)
+        if message.body[:1] == bytes((rt.AF_INET6,)):
+            self.view.netconf6_changed(conf, message.type == rt.RTM_DELNETCONF)
+            return
         if message.body[:1] != bytes((rt.AF_INET,)):
             return
-        conf = rt.netconf(message.body)
         if self.view.netconf_changed(conf, message.type == rt.RTM_DELNETCONF):
             self.dump_all = True
 
@@ -303,6 +330,15 @@ _HANDLERS: dict[int, Callable[[Kernel, rt.NetlinkMessage], None]] = {
     rt.RTM_NEWQDISC: Kernel._on_qdisc,
     rt.RTM_DELQDISC: Kernel._on_qdisc,
 }
+
+
+def _hash_policy() -> int:
+    """What chooses the leg of a route that has several (ip-sysctl.rst); 0, by the addresses, where
+    the kernel does not say."""
+    try:
+        return int(_HASH_POLICY.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def _other_listeners() -> list[Listener]:
@@ -393,7 +429,12 @@ class Daemon:
         self._settle(now)
         if now >= self._beyond_at or self.kernel.look_beyond:
             self._beyond_at = now + BEYOND_S
-            if self.kernel.refresh_beyond():
+            try:
+                changed = self.kernel.refresh_beyond(now)
+            except rt.NetlinkError as error:
+                log.warning("look-failed error=%r: tried again", str(error))
+                changed = False
+            if changed or self.kernel.needs_dump():
                 self._settle(now)
         if self.link is not None:
             self._converse(self.link, time.monotonic())
@@ -553,7 +594,7 @@ def read_once(control: str) -> RouterState:
     kernel = Kernel(control)
     try:
         kernel.dump()
-        kernel.refresh_beyond()
+        kernel.refresh_beyond(time.monotonic())
         return kernel.view.state()
     finally:
         kernel.close()

@@ -24,8 +24,10 @@ from dataclasses import dataclass, field
 
 from routerd import rtnetlink as rt
 from xenflow.pure.messages import (
+    MAX_REMARKS,
     Interface,
     InterfaceFlag,
+    InterfaceKind,
     Kind,
     Leg,
     Local,
@@ -34,16 +36,26 @@ from xenflow.pure.messages import (
     NextHopType,
     Op,
     Policy,
+    Remark,
     Route,
     Section,
+    VmReason,
 )
-from xenflow.pure.router_state import NO_POLICY, LocalKey, NeighbourKey, RouterState
+from xenflow.pure.router_state import LocalKey, NeighbourKey, RouterState
 
 Spec = tuple[int, int, int, int] | tuple[int, tuple[tuple[int, int], ...]]
 """What a next hop is: (type, family, ifindex, gateway), or (GROUP, ((leg id, weight), ...)), or
 (OBJECT, family, the kernel's id, type): what a next hop object says, which may change under the
 routes that use it, as long as its type (VIA or GROUP) stays."""
 OBJECT = 0x100
+_KINDS = {
+    "": InterfaceKind.CARD,
+    "veth": InterfaceKind.CARD,
+    "netkit": InterfaceKind.CARD,
+    "vlan": InterfaceKind.VLAN,
+    "macvlan": InterfaceKind.MACVLAN,
+    "macvtap": InterfaceKind.MACVLAN,
+}
 _CHANGEABLE = (NextHopType.VIA, NextHopType.GROUP)
 
 Candidate = tuple[int, int]
@@ -112,6 +124,10 @@ class KernelView:
     ids: NextHopIds = field(default_factory=NextHopIds)
     links: dict[int, rt.LinkInfo] = field(default_factory=dict)
     netconf: dict[int, rt.NetconfInfo] = field(default_factory=dict)
+    forwards6: set[int] = field(default_factory=set)
+    """The links that forward IPv6."""
+    hash_policy: int = 0
+    """fib_multipath_hash_policy: what beside the addresses chooses a leg."""
     nexthops: dict[int, rt.NextHopObject] = field(default_factory=dict)
     rules: set[rt.RuleInfo] = field(default_factory=set)
     neighbours: dict[NeighbourKey, rt.NeighbourInfo] = field(default_factory=dict)
@@ -123,8 +139,10 @@ class KernelView:
     routes6: dict[int, Candidate] = field(default_factory=dict)
     tos_routes: int = 0
     default_table: bool = False
-    outside: str = ""
-    """A reason for the slow path from beyond routing: packet filters, IPsec, traffic control."""
+    outside: tuple[str, ...] = ()
+    """Reasons for the slow path from beyond routing: packet filters, IPsec, traffic control."""
+    faults: tuple[str, ...] = ()
+    """What is amiss in the kernel, in words."""
     dirty4: set[int] = field(default_factory=set)
     dirty_neighbours: set[NeighbourKey] = field(default_factory=set)
     dirty_policy: bool = False
@@ -164,6 +182,22 @@ class KernelView:
     def dumped_netconf(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNETCONF bodies of an IPv4 dump."""
         self.netconf = {conf.ifindex: conf for conf in map(rt.netconf, bodies)}
+
+    def dumped_netconf6(self, bodies: Iterable[bytes]) -> None:
+        """All RTM_NEWNETCONF bodies of an IPv6 dump."""
+        confs = map(rt.netconf, bodies)
+        self.forwards6 = {conf.ifindex for conf in confs if conf.forwarding}
+
+    def netconf6_changed(self, conf: rt.NetconfInfo, gone: bool) -> None:
+        """RTM_NEWNETCONF or RTM_DELNETCONF of IPv6."""
+        if conf.forwarding is None and not gone:
+            return
+        before = conf.ifindex in self.forwards6
+        if gone or not conf.forwarding:
+            self.forwards6.discard(conf.ifindex)
+        else:
+            self.forwards6.add(conf.ifindex)
+        self.dirty_policy |= before is not (conf.ifindex in self.forwards6)
 
     def dumped_nexthops(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNEXTHOP bodies of a dump."""
@@ -459,14 +493,15 @@ class KernelView:
             return self.ids.id(stand_in)
         if info.type in _WITHOUT_HOP:  # also by way of an object that is a blackhole
             return self.ids.id((_WITHOUT_HOP[info.type], family, 0, 0))
-        vm: Spec = (NextHopType.VM, family, 0, 0)
         if info.type != rt.RTN_UNICAST:
-            return self.ids.id(vm)
+            return self.ids.id(_vm(family, VmReason.TYPE))
         object_ = info.nexthop
         spec = self._object(family, object_) if object_ else self._way(family, info.hops)
         if spec is None:
             return None
-        return self.ids.id(vm if self._shrinks(info.mtu, spec) else spec)
+        if self._shrinks(info.mtu, spec):
+            spec = _vm(family, VmReason.MTU)
+        return self.ids.id(spec)
 
     def _stand_in(self, info: rt.RouteInfo) -> Spec | None:
         """What stands for a route's next hop object, whatever that says from now on; None for a
@@ -506,11 +541,13 @@ class KernelView:
                 shares[self._spec(family, hop)] += hop.weight
         if not shares:
             return None
-        vm: Spec = (NextHopType.VM, family, 0, 0)
-        if vm in shares:
-            return vm
+        odd = [spec for spec in shares if spec[0] == NextHopType.VM]
+        if odd:
+            return min(odd)
         if len(shares) == 1 and not grouped:
             return next(iter(shares))
+        if len(shares) > 1 and self.hash_policy and family == 4:
+            return _vm(family, VmReason.SPREAD)
         legs = sorted((self.ids.id(spec), min(n, 0xFFFF)) for spec, n in shares.items())
         return (NextHopType.GROUP, tuple(legs))
 
@@ -521,7 +558,7 @@ class KernelView:
             return spec
         assert len(spec) == 4
         now = self._object(spec[1], spec[2])
-        return now if now is not None and now[0] == spec[3] else (NextHopType.VM, spec[1], 0, 0)
+        return now if now is not None and now[0] == spec[3] else _vm(spec[1], VmReason.UNSAID)
 
     def _hops(self, object_: rt.NextHopObject, family: int) -> list[rt.Hop] | None:
         """The hops of a next hop object, or of a group's members; None for a blackhole."""
@@ -537,7 +574,9 @@ class KernelView:
             if member.hop is not None:
                 hop = member.hop
                 plain = hop.plain and (not hop.gateway or member.family == family)
-                hops.append(rt.Hop(hop.ifindex, hop.gateway, hop.flags, weight, plain))
+                hops.append(
+                    rt.Hop(hop.ifindex, hop.gateway, hop.flags, weight, plain, hop.encapsulated)
+                )
         return hops
 
     def _dead(self, hop: rt.Hop) -> bool:
@@ -550,8 +589,11 @@ class KernelView:
     def _spec(self, family: int, hop: rt.Hop) -> Spec:
         link = self.links.get(hop.ifindex)
         odd = rt.IFF_LOOPBACK | rt.IFF_NOARP | rt.IFF_POINTOPOINT
-        if not hop.plain or link is None or link.hardware != rt.ARPHRD_ETHER or link.flags & odd:
-            return (NextHopType.VM, family, 0, 0)
+        if not hop.plain:
+            reason = VmReason.ENCAPSULATION if hop.encapsulated else VmReason.GATEWAY6
+            return _vm(family, reason)
+        if link is None or link.hardware != rt.ARPHRD_ETHER or link.flags & odd:
+            return _vm(family, VmReason.DEVICE)
         type_ = NextHopType.VIA if hop.gateway else NextHopType.CONNECTED
         return (type_, family, hop.ifindex, hop.gateway)
 
@@ -788,7 +830,22 @@ class KernelView:
                 flags |= InterfaceFlag.RUNNING
             if conf is not None and conf.forwarding:
                 flags |= InterfaceFlag.FORWARDING4
-            yield Interface(link.ifindex, int(flags), min(link.mtu, 0xFFFF), link.mac, link.name)
+            if link.ifindex in self.forwards6:
+                flags |= InterfaceFlag.FORWARDING6
+            mtu = min(link.mtu, 0xFFFF)
+            yield Interface(
+                link.ifindex, int(flags), mtu, link.mac, link.name, int(self._kind(link))
+            )
+
+    def _kind(self, link: rt.LinkInfo) -> InterfaceKind:
+        """What a link is.  One that stands on a device in another network namespace is a card as
+        far as this one can tell."""
+        kind = _KINDS.get(link.kind, InterfaceKind.OTHER)
+        if kind is InterfaceKind.CARD or link.parent_elsewhere:
+            return InterfaceKind.CARD
+        parent = self.links.get(link.parent)
+        on_card = parent is not None and self._kind(parent) is InterfaceKind.CARD
+        return kind if on_card else InterfaceKind.OTHER
 
     def _neighbours_on(self, links: set[tuple[int, int]]) -> dict[NeighbourKey, Neighbour]:
         return {
@@ -800,9 +857,11 @@ class KernelView:
     # ------------------------------------------------------------------ policy
 
     def policy(self) -> Policy:
-        """Whether something beside the main table decides, and what."""
-        reason = next(self._reasons(), "")
-        return Policy(True, reason) if reason else NO_POLICY
+        """Whether something beside the main table decides, and what; and what is amiss."""
+        reasons = list(dict.fromkeys(self._reasons()))
+        remarks = [Remark(True, words) for words in self.faults]
+        remarks += [Remark(False, words) for words in reasons[1:]]
+        return Policy(bool(reasons), reasons[0] if reasons else "", tuple(remarks[:MAX_REMARKS]))
 
     def _reasons(self) -> Iterator[str]:
         plain = {(rule.priority, rule.table) for rule in self.rules if rule.plain}
@@ -818,8 +877,7 @@ class KernelView:
             yield "a route depends on the TOS"
         for link in self.data_links():
             yield from self._link_reasons(link)
-        if self.outside:
-            yield self.outside
+        yield from self.outside
 
     def _link_reasons(self, link: rt.LinkInfo) -> Iterator[str]:
         if not link.flags & rt.IFF_UP or not link.mac:
@@ -874,6 +932,11 @@ _WITHOUT_HOP = {
     rt.RTN_UNREACHABLE: NextHopType.UNREACHABLE,
     rt.RTN_PROHIBIT: NextHopType.PROHIBIT,
 }
+
+
+def _vm(family: int, reason: VmReason) -> Spec:
+    """What leads to the VM, and why."""
+    return (NextHopType.VM, family, 0, int(reason))
 
 
 def _metric(candidate: Candidate) -> int:

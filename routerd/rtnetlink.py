@@ -28,6 +28,7 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
+RTM_NEWNEIGHTBL, RTM_GETNEIGHTBL = 64, 66
 RTM_NEWNETCONF, RTM_DELNETCONF, RTM_GETNETCONF = 80, 81, 82
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 GROUPS = {
@@ -40,6 +41,7 @@ GROUPS = {
     "ipv6-addr": 9,
     "ipv6-route": 11,
     "ipv4-netconf": 24,
+    "ipv6-netconf": 25,
     "nexthop": 32,
 }
 NFNLGRP_NFTABLES, XFRMNLGRP_POLICY = 7, 4
@@ -59,6 +61,7 @@ IFF_UP, IFF_LOOPBACK, IFF_POINTOPOINT, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x8, 0x10,
 ARPHRD_ETHER = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_XDP = 1, 3, 4, 10, 18, 43
 IFLA_INFO_KIND, IFLA_XDP_ATTACHED = 1, 2
+IFLA_LINK, IFLA_LINK_NETNSID = 5, 37
 
 # linux/neighbour.h
 NUD_INCOMPLETE, NUD_REACHABLE, NUD_STALE, NUD_DELAY, NUD_PROBE = 1, 2, 4, 8, 16
@@ -195,6 +198,11 @@ def get_netconf(family: int) -> bytes:
     return _NETCONF.pack(family) + bytes(3)
 
 
+def get_neighbour_tables(family: int) -> bytes:
+    """Body of an RTM_GETNEIGHTBL dump."""
+    return struct.pack("=Bxxx", family)
+
+
 def get_qdiscs() -> bytes:
     """Body of an RTM_GETQDISC dump."""
     return _TCMSG.pack(AF_UNSPEC, 0, 0, 0, 0)
@@ -205,7 +213,12 @@ def get_qdiscs() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """A link as RTM_NEWLINK tells; what changes without meaning (counters) is left out."""
+    """A link as RTM_NEWLINK tells; what changes without meaning (counters) is left out.
+
+    kind    of a device that is made by software, as `ip link add type` names it; "" of a card
+    parent  the index of the device in this network namespace that it stands on; 0 for none, or
+            one elsewhere: as in a container, whose card may be a device on the host's
+    """
 
     ifindex: int
     name: str
@@ -216,6 +229,8 @@ class LinkInfo:
     master: int
     kind: str
     xdp: bool
+    parent: int = 0
+    parent_elsewhere: bool = False
 
 
 def link(body: bytes) -> LinkInfo | None:
@@ -238,6 +253,8 @@ def link(body: bytes) -> LinkInfo | None:
         u32(found.get(IFLA_MASTER)),
         text(info.get(IFLA_INFO_KIND, b"")),
         xdp.get(IFLA_XDP_ATTACHED, b"\0") != b"\0",
+        0 if IFLA_LINK_NETNSID in found else u32(found.get(IFLA_LINK)),
+        IFLA_LINK_NETNSID in found,
     )
 
 
@@ -328,13 +345,14 @@ def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> by
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One leg of a route.  `gateway` 0: the destination is on the link.  `plain` is false where
-    the packet would not simply be sent there (encapsulation, a gateway of the other family)."""
+    the packet would not simply be sent there: encapsulated, or to a gateway of the other family."""
 
     ifindex: int
     gateway: int
     flags: int
     weight: int
     plain: bool
+    encapsulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,9 +373,10 @@ class RouteInfo:
 
 
 def _hop(found: dict[int, bytes], ifindex: int, flags: int, weight: int) -> Hop:
-    plain = not (found.keys() & {RTA_VIA, RTA_ENCAP, RTA_ENCAP_TYPE})
+    encapsulated = bool(found.keys() & {RTA_ENCAP, RTA_ENCAP_TYPE})
+    plain = not encapsulated and RTA_VIA not in found
     gateway = int.from_bytes(found.get(RTA_GATEWAY, b""), "big")
-    return Hop(ifindex, gateway, flags, weight, plain)
+    return Hop(ifindex, gateway, flags, weight, plain, encapsulated)
 
 
 def _multipath(raw: bytes) -> Iterator[Hop]:
@@ -436,7 +455,7 @@ def nexthop(body: bytes) -> NextHopObject:
     if NHA_OIF in found:
         plain = not (found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
         gateway = int.from_bytes(found.get(NHA_GATEWAY, b""), "big")
-        hop = Hop(u32(found[NHA_OIF]), gateway, flags, 1, plain)
+        hop = Hop(u32(found[NHA_OIF]), gateway, flags, 1, plain, not plain)
     return NextHopObject(
         u32(found.get(NHA_ID)), _FAMILIES.get(raw, 0), hop, group, NHA_BLACKHOLE in found
     )
@@ -444,7 +463,7 @@ def nexthop(body: bytes) -> NextHopObject:
 
 @dataclass(frozen=True, slots=True)
 class NetconfInfo:
-    """A device's IPv4 settings; ifindex -1 is "all", -2 "default"; None where not told."""
+    """A device's settings for one family; ifindex -1 is "all", -2 "default"; None: not told."""
 
     ifindex: int
     forwarding: int | None
@@ -490,10 +509,47 @@ def rule(body: bytes) -> RuleInfo:
     return RuleInfo(u32(found.get(_FRA_PRIORITY)), u32(found.get(_FRA_TABLE)) or table, plain)
 
 
-def qdisc(body: bytes) -> tuple[int, str]:
-    """(ifindex, kind) of an RTM_NEWQDISC."""
-    _, ifindex, _, _, _ = _TCMSG.unpack_from(body)
-    return ifindex, text(attributes(body, _TCMSG.size).get(1, b""))
+@dataclass(frozen=True, slots=True)
+class Qdisc:
+    """A queueing discipline; `handle` is 0 of one that the kernel chose itself."""
+
+    ifindex: int
+    kind: str
+    handle: int
+
+
+def qdisc(body: bytes) -> Qdisc:
+    """An RTM_NEWQDISC."""
+    _, ifindex, handle, _, _ = _TCMSG.unpack_from(body)
+    return Qdisc(ifindex, text(attributes(body, _TCMSG.size).get(1, b"")), handle)
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourTable:
+    """One of the kernel's tables of neighbours, which all network namespaces share.
+
+    most   entries that it takes (gc_thresh3)
+    full   how many times an entry found no room since the kernel started
+    """
+
+    name: str
+    most: int
+    full: int
+
+
+_NDTA_NAME, _NDTA_THRESH3, _NDTA_STATS = 1, 4, 7
+_NDT_STATS = struct.Struct("=11Q")
+"""struct ndt_stats (linux/neighbour.h); ndts_table_fulls comes last."""
+
+
+def neighbour_table(body: bytes) -> NeighbourTable | None:
+    """An RTM_NEWNEIGHTBL, None for one of a device's parameters."""
+    found = attributes(body, 4)
+    raw = found.get(_NDTA_STATS, b"")
+    if len(raw) < _NDT_STATS.size:
+        return None
+    full = int(_NDT_STATS.unpack_from(raw)[-1])
+    return NeighbourTable(text(found.get(_NDTA_NAME, b"")), u32(found.get(_NDTA_THRESH3)), full)
 
 
 # ------------------------------------------------------------------------------ netfilter, xfrm

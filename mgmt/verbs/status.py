@@ -162,6 +162,8 @@ def _routers(
             notes.append("stale")
         if found.get("slow"):
             notes.append(f"the VM forwards: {found['slow']}")
+        if found.get("through_vm"):
+            notes.append(f"through the VM: {', '.join(found['through_vm'])}")
         if found.get("down"):
             notes.append(f"down: {', '.join(found['down'])}")
         if (found.get("held") or {}).get("now"):

@@ -29,7 +29,7 @@ from xenflow.pure.messages import NextHopType
 from xenflow.pure.network import Network, NetworkError, Router
 from xenflow.pure.placement import to_json
 from xenflow.pure.router_state import RouterState
-from xenflow.pure.views import interface_of
+from xenflow.pure.views import interface_of, problems, through_vm
 from xenflow.rule_table import RuleTable
 from xenflow.state_file import StateError
 from xenflow.switch import Switch
@@ -199,7 +199,7 @@ class ManagementService:
         now = time.monotonic()
         rows = []
         for name, feed in self.table.feeds.items():
-            state = feed.state
+            state, router = feed.state, self.network.routers[name]
             view = self.table.view(name)
             held = self.table.packets.held[name]
             rows.append({
@@ -214,7 +214,9 @@ class ManagementService:
                 "neighbours": len(state.neighbours),
                 "slow": view.slow if view else "",
                 "down": list(view.down) if view else [],
-                "problems": self.table.problems_of(name),
+                "problems": self.table.problems_of(name)
+                + (problems(router, state) if view else []),
+                "through_vm": through_vm(router, state) if view else [],
                 "sessions": self.table.packets.sessions[name].rows(now),
                 "feed": "none" if feed.heard is None else self._feed_of(name),
                 "held": {"now": len(held.frames), "held": held.held, "dropped": held.dropped,
@@ -245,7 +247,8 @@ class ManagementService:
                 "id": hop.id,
                 "type": NextHopType(hop.type).name.lower(),
                 "interface": interface.name if interface else None,
-                "gateway": _address(hop.family, hop.gateway) if hop.gateway else None,
+                "gateway": _address(hop.family, hop.gateway)
+                if hop.gateway and hop.type is not NextHopType.VM else None,
                 "mac": fl.mac_text(hop.mac) if hop.mac else None,
                 "resolved": bool(hop.mac) or hop.type is not NextHopType.VIA,
                 "legs": [leg.leg for leg in state.legs.get(hop.id, {}).values()],

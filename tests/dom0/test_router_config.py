@@ -52,6 +52,17 @@ def unpacked(octets: bytes, folder: Path) -> Path:
         at = -(-(begin + size) // 4) * 4
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "said"), [(96, "1536 3072 6144"), (1024, "16384 32768 65536")]
+)
+def test_room_for_neighbours_grows_with_the_memory(
+    network: Network, memory_mib: int, said: str
+) -> None:
+    guest = router_config.guest(network, "vr1", ADDRESSES, memory_mib=memory_mib)
+    assert router_config.neighbours(guest) == said + "\n"
+    assert f"{said}\n".encode() in router_config.archive(guest)
+
+
 def test_archive(network: Network, tmp_path: Path) -> None:
     guest = router_config.guest(network, "vr1", ADDRESSES)
     folder = unpacked(router_config.archive(guest), tmp_path) / "router"

@@ -8,9 +8,11 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -23,9 +25,10 @@ import pytest
 
 from lab.namespace import inside
 from routerd import rtnetlink
+from routerd.daemon import Kernel
 from routerd.netlink_socket import Listener
 from tests.lab.rule_table_stub import RuleTableStub
-from xenflow.pure.messages import InterfaceFlag, NextHopType, Type
+from xenflow.pure.messages import InterfaceFlag, InterfaceKind, NextHopType, Type
 from xenflow.pure.router_state import RouterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -459,11 +462,101 @@ def test_reasons_for_the_slow_path(lab: Lab) -> None:
                 "traffic control",
             )
         )
+        cases.append(
+            (
+                f"{run} tc qdisc add dev eth1 root tbf rate 1mbit burst 10k latency 50ms",
+                f"{run} tc qdisc del dev eth1 root",
+                "queueing discipline tbf on eth1",
+            )
+        )
     for do, undo, words in cases:
         lab.sh(do)
         stub.wait(lambda s, words=words: s.policy.slow and words in s.policy.reason)
         lab.sh(undo)
         stub.wait(lambda s: not s.policy.slow)
+
+
+def test_devices_and_ipv6_are_told_as_what_they_are(lab: Lab) -> None:
+    lab.plug(0)
+    kinds = {"eth0": InterfaceKind.CARD, "eth1": InterfaceKind.CARD}
+    for name, kind, command in (
+        ("eth0.5", InterfaceKind.VLAN, "link eth0 name eth0.5 type vlan id 5"),
+        ("vrrp4", InterfaceKind.MACVLAN, "link eth1 name vrrp4 type macvlan mode bridge"),
+        ("xf-br", InterfaceKind.OTHER, "name xf-br type bridge"),
+        ("xf-dummy", InterfaceKind.OTHER, "name xf-dummy type dummy"),
+    ):
+        lab.ip(f"link add {command}", check=False)  # not every kernel has them all
+        if any(link["ifname"] == name for link in lab.json("link show")):
+            kinds[name] = kind
+    assert len(kinds) > 2
+    stub = lab.stub()
+    lab.routerd()
+    stub.wait(lambda s: {i.name: i.kind for i in s.interfaces.values()} == kinds)
+    forwards6 = lambda s: {i.name for i in s.interfaces.values() if i.flags & 8}  # noqa: E731
+    stub.wait(lambda s: not forwards6(s))
+    lab.sh(f"ip netns exec {lab.router} sysctl -qw net.ipv6.conf.all.forwarding=1")
+    stub.wait(lambda s: forwards6(s) == set(kinds))
+
+
+SCHED_CLS, XDP = 3, 6
+TCX_INGRESS, XDP_LINK = 46, 37
+TCX_NEXT, XDP_PASS = -1, 2
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="bpf(2) by its number there")
+@pytest.mark.parametrize(
+    ("kind", "returns", "attach", "flags", "words"),
+    [
+        (SCHED_CLS, TCX_NEXT, TCX_INGRESS, 0, "tcx ingress program on eth0"),
+        (XDP, XDP_PASS, XDP_LINK, 2, "eth0 has an XDP program"),
+    ],
+    ids=["tcx", "xdp"],
+)
+def test_programs_on_links_of_their_own_are_found(
+    lab: Lab, kind: int, returns: int, attach: int, flags: int, words: str
+) -> None:
+    """Of neither the kernel notifies."""
+
+    def bpf(command: int, layout: str, *fields: int) -> int:
+        attributes = ctypes.create_string_buffer(struct.pack(layout, *fields), 128)
+        found = int(_libc.syscall(321, command, attributes, 128))
+        if found < 0:
+            pytest.skip(f"bpf {command}: {os.strerror(ctypes.get_errno())}")
+        return found
+
+    lab.plug(0)
+    with inside(lab.router):
+        kernel = Kernel("ctl0")
+        try:
+            kernel.dump()
+            kernel.refresh_beyond(0.0)
+            assert not kernel.needs_dump() and words not in said(kernel)
+            eth0 = next(i for i, link in kernel.view.links.items() if link.name == "eth0")
+            code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, returns, 0x95, 0, 0, 0)
+            code_, license_ = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+            program = bpf(
+                5, "=IIQQIIQII16sII", kind, 2, ctypes.addressof(code_), ctypes.addressof(license_),
+                0, 0, 0, 0, 0, b"xf", 0, attach,
+            )  # fmt: skip
+            link = bpf(28, "=IIII", program, eth0, attach, flags)
+            kernel.refresh_beyond(5.0)
+            if kernel.needs_dump():
+                kernel.dump()
+            assert words in said(kernel)
+            os.close(link)
+            os.close(program)
+            kernel.refresh_beyond(10.0)
+            if kernel.needs_dump():
+                kernel.dump()
+            assert words not in said(kernel)
+        finally:
+            kernel.close()
+
+
+def said(kernel: Kernel) -> list[str]:
+    """All reasons for the slow path."""
+    policy = kernel.view.policy()
+    return [policy.reason, *(remark.words for remark in policy.remarks)]
 
 
 def test_neighbours_are_kept_and_released(lab: Lab) -> None:

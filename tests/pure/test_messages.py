@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given, settings
@@ -37,6 +38,7 @@ def addressed(build):
     )
 
 
+WORDS = st.text("abc äö", max_size=30)
 RECORDS = {
     m.Kind.INTERFACE: st.builds(
         m.Interface, U32, st.integers(0, 7), st.integers(0, 65535), MAC, NAME
@@ -68,11 +70,19 @@ RECORDS = {
     ),
     m.Kind.ROUTE4: PREFIX4,
     m.Kind.ROUTE6: PREFIX6,
-    m.Kind.POLICY: st.builds(m.Policy, st.booleans(), st.text("abc äö", max_size=30)),
+    m.Kind.POLICY: st.builds(
+        m.Policy,
+        st.booleans(),
+        WORDS,
+        st.lists(st.builds(m.Remark, st.booleans(), WORDS), max_size=3).map(tuple),
+    ),
 }
 SECTIONS = st.sampled_from(m.Kind).flatmap(
     lambda kind: st.builds(
-        m.Section, st.just(kind), st.sampled_from(m.Op), st.lists(RECORDS[kind], max_size=5)
+        m.Section,
+        st.just(kind),
+        st.sampled_from(m.Op),
+        st.lists(RECORDS[kind], max_size=1 if kind is m.Kind.POLICY else 5),
     )
 )
 HEADERS = st.builds(
@@ -185,3 +195,23 @@ def test_a_reason_is_cut_at_a_character():
     section = m.Section(m.Kind.POLICY, m.Op.SET, [m.Policy(True, reason)])
     (policy,) = m.parse(m.pack(m.Header(m.Type.DELTA, 1, 1, "a"), [section])).sections[0].records
     assert policy == m.Policy(True, "ä" * 32)
+
+
+def test_remarks_stand_before_the_policy_that_an_older_receiver_takes():
+    """It takes the last record, and skips the three octets after the first."""
+    remarks = (m.Remark(True, "neighbours overflow"), m.Remark(False, "tbf on eth1"))
+    section = m.Section(m.Kind.POLICY, m.Op.SET, [m.Policy(True, "ip rule 5", remarks)])
+    frame = m.pack(m.Header(m.Type.DELTA, 1, 2, "vr1"), [section])[1]
+    assert struct.unpack_from("!BBHI", frame) == (8, 1, 0, 3)
+    records = list(struct.iter_unpack("!B3x64s", frame[8:]))
+    assert (records[-1][0], records[-1][1].rstrip(b"\0")) == (1, b"ip rule 5")
+    assert [slow for slow, _ in records] == [0, 0, 1]
+
+
+def test_a_policy_with_too_many_remarks_is_refused():
+    most = tuple(m.Remark(False, "why") for _ in range(m.MAX_REMARKS))
+    for remarks, refused in ((most, False), ((*most, most[0]), True)):
+        section = m.Section(m.Kind.POLICY, m.Op.SET, [m.Policy(False, "", remarks)])
+        frames = m.pack(m.Header(m.Type.DELTA, 1, 2, "vr1"), [section])
+        with pytest.raises(m.MessageError, match="remarks") if refused else nullcontext():
+            m.parse(frames)

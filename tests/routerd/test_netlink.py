@@ -14,7 +14,8 @@ from routerd import rtnetlink as rt
 from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView, NextHopIds
 from routerd.neighbour_keeper import NeighbourKeeper
-from xenflow.pure.messages import NextHopType
+from routerd.neighbour_tables import SAID_S, NeighbourTables
+from xenflow.pure.messages import InterfaceKind, NextHopType, VmReason
 from xenflow.pure.router_state import RouterState
 
 SAMPLES: dict[str, list[bytes]] = {}
@@ -399,3 +400,102 @@ def test_when_the_control_link_gets_its_address_back() -> None:
     assert not kept.lacks(5, True, [])
     kept.switched(False)
     assert not kept.lacks(5, True, [])
+
+
+def test_what_kind_of_device_an_interface_is(view: KernelView) -> None:
+    eth0 = view.links[ifindex(view, "eth0")]
+    made = {
+        90: replace(eth0, ifindex=90, name="eth0.5", kind="vlan", parent=eth0.ifindex),
+        91: replace(eth0, ifindex=91, name="vrrp4", kind="macvlan", parent=eth0.ifindex),
+        92: replace(eth0, ifindex=92, name="br0.5", kind="vlan", parent=93),
+        93: replace(eth0, ifindex=93, name="br0", kind="bridge"),
+        94: replace(eth0, ifindex=94, name="net1", kind="macvlan", parent_elsewhere=True),
+    }
+    view.links.update(made)
+    kinds = {i.name: i.kind for i in view._interfaces() if i.ifindex in {*made, eth0.ifindex}}
+    assert kinds == {
+        "eth0": InterfaceKind.CARD,
+        "eth0.5": InterfaceKind.VLAN,
+        "vrrp4": InterfaceKind.MACVLAN,
+        "br0.5": InterfaceKind.OTHER,
+        "br0": InterfaceKind.OTHER,
+        "net1": InterfaceKind.CARD,
+    }
+
+
+def reason_of(view: KernelView, prefix: str) -> object:
+    state = view.state()
+    net = IPv4Network(prefix)
+    hop = state.nexthops[state.routes4[int(net.network_address) << 8 | net.prefixlen]]
+    return VmReason(hop.gateway) if hop.type is NextHopType.VM else hop.type
+
+
+def test_why_a_route_goes_through_the_vm(view: KernelView) -> None:
+    found = {prefix: reason_of(view, prefix) for prefix, to in told(view, view.state()).items()
+             if to == "VM"}  # fmt: skip
+    assert found == {
+        "10.24.0.0/16": VmReason.MTU,
+        "10.25.0.0/16": VmReason.GATEWAY6,
+        "10.30.0.0/16": VmReason.TYPE,
+        "10.32.0.0/16": VmReason.ENCAPSULATION,
+    }
+
+
+def test_legs_that_are_chosen_by_ports_are_left_to_the_kernel(view: KernelView) -> None:
+    view.hash_policy = 1
+    view.begin_main()
+    view.dumped_routes(bodies("main"))
+    groups = {p: reason_of(view, p) for p in ("10.21.0.0/16", "10.23.0.0/16", "10.20.0.0/16")}
+    assert groups == {
+        "10.21.0.0/16": VmReason.SPREAD,
+        "10.23.0.0/16": VmReason.SPREAD,
+        "10.20.0.0/16": NextHopType.VIA,
+    }
+
+
+def test_all_reasons_are_told_and_faults_make_nothing_slow(view: KernelView) -> None:
+    view.rules = {rt.RuleInfo(p, t, True) for p, t in ((0, 255), (32766, 254), (32767, 253))}
+    view.tos_routes, view.default_table, view.outside = 0, False, ()
+    view.netconf = {
+        n: replace(conf, forwarding=1, rp_filter=0) for n, conf in view.netconf.items()
+    }
+    view.faults = ("IPv4 neighbours overflow",)
+    policy = view.policy()
+    assert (policy.slow, [r.fault for r in policy.remarks]) == (False, [True])
+    view.outside = ("queueing discipline tbf on eth1", "tcx ingress program on eth0")
+    policy = view.policy()
+    assert policy.slow and policy.reason == "queueing discipline tbf on eth1"
+    assert [(r.fault, r.words) for r in policy.remarks] == [
+        (True, "IPv4 neighbours overflow"), (False, "tcx ingress program on eth0"),
+    ]  # fmt: skip
+
+
+def test_ipv6_forwarding_is_told_of_each_interface(view: KernelView) -> None:
+    eth0 = ifindex(view, "eth0")
+    view.netconf6_changed(rt.NetconfInfo(eth0, 1, None, None), False)
+    assert view.dirty_policy
+    assert {i.ifindex for i in view._interfaces() if i.flags & 8} == {eth0}
+    view.netconf6_changed(rt.NetconfInfo(eth0, None, None, 0), False)
+    assert {i.ifindex for i in view._interfaces() if i.flags & 8} == {eth0}
+    view.netconf6_changed(rt.NetconfInfo(eth0, None, None, None), True)
+    assert not any(i.flags & 8 for i in view._interfaces())
+
+
+def test_the_neighbour_tables_fault_is_said_while_it_overflows() -> None:
+    def counted(full: int) -> list[rt.NeighbourTable]:
+        return [rt.NeighbourTable("arp_cache", 1024, full), rt.NeighbourTable("xxx", 1, full)]
+
+    kept = NeighbourTables()
+    assert kept.faults(counted(7), 0.0) == ()  # before this routerd's time
+    assert kept.faults(counted(7), 5.0) == ()
+    assert kept.faults(counted(9), 10.0) == ("IPv4 neighbours overflow: gc_thresh3 is 1024",)
+    assert kept.faults(counted(9), 10.0 + SAID_S - 1) != ()
+    assert kept.faults(counted(9), 10.0 + SAID_S) == ()
+
+
+def test_a_neighbour_table_as_the_kernel_tells_it() -> None:
+    stats = rt.attribute(7, rt._NDT_STATS.pack(*range(10), 42))
+    name, most = rt.attribute(1, b"arp_cache\0"), rt.attribute(4, rt._U32.pack(1024))
+    table = rt.neighbour_table(bytes((rt.AF_INET, 0, 0, 0)) + name + most + stats)
+    assert table == rt.NeighbourTable("arp_cache", 1024, 42)
+    assert rt.neighbour_table(bytes((rt.AF_INET, 0, 0, 0)) + name) is None

@@ -4,6 +4,7 @@ The archive is appended to the image's (the kernel unpacks both) and holds, in /
 
     name         the router's name
     interfaces   NAME MAC ADDRESS/LENGTH..., a line for each; the control link comes first
+    neighbours   gc_thresh1, 2 and 3: how many neighbours its kernel keeps
     bird.conf    for BIRD
     routerd      options for routerd
     http         where it is there, the router tells of itself at port 7070
@@ -26,6 +27,7 @@ from xen.image.build import INITRD, KERNEL
 from xen.image.cpio import Archive
 from xenflow.pure import control_link
 from xenflow.pure.network import Network, Router
+from xenflow.pure.router_state import Capacity
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "dom0" / "router.cfg.in"
 BRIDGE = "xenflow0"
@@ -120,6 +122,17 @@ def interfaces(of: Guest) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+NEIGHBOURS_PER_MIB = 64
+"""At most so many neighbours for each MiB of memory: they take up to a thirtieth of it."""
+
+
+def neighbours(of: Guest) -> str:
+    """The archive's `neighbours`: what its kernel takes grows with the memory that the router was
+    given for what it is for, up to what a Rule Table takes from one router."""
+    most = max(1024, min(Capacity().neighbours, of.memory_mib * NEIGHBOURS_PER_MIB))
+    return f"{most // 4} {most // 2} {most}\n"
+
+
 def archive(of: Guest) -> bytes:
     """The router's own archive."""
     options = f"--control {control_link.INTERFACE} --router {of.router.name} {ROUTERD}\n"
@@ -128,6 +141,7 @@ def archive(of: Guest) -> bytes:
     for name, text in (
         ("name", of.router.name + "\n"),
         ("interfaces", interfaces(of)),
+        ("neighbours", neighbours(of)),
         ("bird.conf", of.bird),
         ("routerd", options),
     ):

@@ -27,6 +27,8 @@ MAX_SECTIONS = 256
 """Section frames in one message."""
 SNAPSHOT_RECORDS = 2000
 """Records in one part of a snapshot, at most."""
+MAX_REMARKS = 32
+"""Remarks beside a policy, at most."""
 
 E = TypeVar("E", bound=IntEnum)
 
@@ -40,7 +42,7 @@ _LEG = struct.Struct("!IIHH")
 _NEIGHBOUR = struct.Struct("!IBB2x16s6s2x")
 _ROUTE4 = struct.Struct("!IBI")
 _ROUTE6 = struct.Struct("!16sBI")
-_POLICY = struct.Struct("!B3x64s")
+_POLICY = struct.Struct("!BB2x64s")
 
 
 class MessageError(ValueError):
@@ -116,17 +118,51 @@ class InterfaceFlag(IntFlag):
     """Has carrier (IFF_LOWER_UP)."""
     FORWARDING4 = 4
     """Forwards IPv4 packets that arrive on it."""
+    FORWARDING6 = 8
+    """Forwards IPv6 packets that arrive on it."""
+
+
+class InterfaceKind(IntEnum):
+    """What an interface is; a number that is not listed here stands for OTHER."""
+
+    CARD = 0
+    """A network card, as the router has one for each of its links."""
+    VLAN = 1
+    """An 802.1Q device on a card: its frames are tagged."""
+    MACVLAN = 2
+    """A device on a card with a MAC address of its own, as VRRP has one."""
+    OTHER = 3
+    """Anything else that stands on other devices, or on none."""
+
+
+class VmReason(IntEnum):
+    """Why a route goes through the VM: the gateway of a next hop of type VM."""
+
+    UNSAID = 0
+    GATEWAY6 = 1
+    """An IPv4 route whose gateway is an IPv6 address (RFC 8950)."""
+    ENCAPSULATION = 2
+    DEVICE = 3
+    """The device is not Ethernet, or does without ARP."""
+    MTU = 4
+    """The route's own MTU is smaller than the link's."""
+    TYPE = 5
+    """A type that leads to no neighbour: throw, or local in table main."""
+    SPREAD = 6
+    """Several legs, chosen by more than the addresses (fib_multipath_hash_policy)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An interface of the router, by the kernel's index; `mac` is 48 bits, 0 for none."""
+    """An interface of the router, by the kernel's index; `mac` is 48 bits, 0 for none; `kind` is
+    an InterfaceKind or another number."""
 
     ifindex: int
     flags: int
     mtu: int
     mac: int
     name: str
+    kind: int = InterfaceKind.CARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +179,8 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """A next hop.  `mac` is what the gateway is known by, 0 while it is unresolved."""
+    """A next hop.  `mac` is what the gateway is known by, 0 while it is unresolved.  Of one of type
+    VM `gateway` is a VmReason or another number."""
 
     id: int
     type: NextHopType
@@ -175,11 +212,22 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that decides beside the first reason, or a `fault`: something that loses packets.
+    Cut to 64 octets on the way."""
+
+    fault: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """Whether the kernel decides by more than its main table, and why in words."""
+    """Whether the kernel decides by more than its main table, and why in words; and what else is
+    to be said of the router."""
 
     slow: bool
     reason: str
+    remarks: tuple[Remark, ...] = ()
 
 
 Route = tuple[int, int, int]
@@ -246,7 +294,7 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
             )
         ]
         frames += [
-            _SECTION.pack(section.kind, section.op, 0, len(section.records))
+            _SECTION.pack(section.kind, section.op, 0, _count(section))
             + _PACK[section.kind](section.records)
             for section in sections
         ]
@@ -258,8 +306,16 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
 
 def packed_size(sections: Iterable[Section]) -> int:
     """Octets that a message with these sections takes."""
-    body = sum(_SECTION.size + SIZES[s.kind] * len(s.records) for s in sections)
+    body = sum(_SECTION.size + SIZES[s.kind] * _count(s) for s in sections)
     return _HEADER.size + body
+
+
+def _count(section: Section) -> int:
+    """How many records a section has on its way: a policy's remarks are records before it."""
+    count = len(section.records)
+    if section.kind is Kind.POLICY:
+        count += sum(len(policy.remarks) for policy in section.records)
+    return count
 
 
 def _text(value: str, size: int, where: str) -> bytes:
@@ -281,7 +337,12 @@ def _address(family: int, value: int) -> bytes:
 def _pack_interfaces(records: Sequence[Interface]) -> bytes:
     return b"".join(
         _INTERFACE.pack(
-            r.ifindex, r.flags, 0, r.mtu, r.mac.to_bytes(6, "big"), _text(r.name, 16, "interface")
+            r.ifindex,
+            r.flags,
+            r.kind,
+            r.mtu,
+            r.mac.to_bytes(6, "big"),
+            _text(r.name, 16, "interface"),
         )
         for r in records
     )
@@ -337,7 +398,15 @@ def _pack_routes6(records: Sequence[Route]) -> bytes:
 
 
 def _pack_policies(records: Sequence[Policy]) -> bytes:
-    return b"".join(_POLICY.pack(r.slow, _words(r.reason, 64)) for r in records)
+    """A receiver that knows no remarks takes the last record it finds: the policy itself."""
+    return b"".join(
+        _POLICY.pack(slow, fault, _words(words, 64))
+        for r in records
+        for slow, fault, words in (
+            *((False, remark.fault, remark.words) for remark in r.remarks),
+            (r.slow, False, r.reason),
+        )
+    )
 
 
 _PACK: dict[Kind, Callable[[Any], bytes]] = {
@@ -451,10 +520,12 @@ def _flag(value: int, where: str) -> bool:
 
 def _parse_interfaces(body: memoryview, where: str) -> list[Interface]:
     found = []
-    for ifindex, flags, _, mtu, mac, name in _INTERFACE.iter_unpack(body):
+    for ifindex, flags, kind, mtu, mac, name in _INTERFACE.iter_unpack(body):
         if not ifindex:
             raise MessageError("ifindex 0", where)
-        found.append(Interface(ifindex, flags, mtu, int.from_bytes(mac, "big"), _name(name, where)))
+        found.append(
+            Interface(ifindex, flags, mtu, int.from_bytes(mac, "big"), _name(name, where), kind)
+        )
     return found
 
 
@@ -534,14 +605,19 @@ def _check_prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> N
 
 
 def _parse_policies(body: memoryview, where: str) -> list[Policy]:
-    return [
-        Policy(
-            _flag(slow, where),
-            # as the sender should have written it: packed again it must be the same
-            _words(raw.rstrip(b"\0").decode(errors="replace"), 64).decode(),
-        )
-        for slow, raw in _POLICY.iter_unpack(body)
+    """One policy: the last record; those before are its remarks."""
+    found = [
+        # as the sender should have written it: packed again it must be the same
+        (_flag(slow, where), bool(fault), _words(raw.rstrip(b"\0").decode(errors="replace"), 64))
+        for slow, fault, raw in _POLICY.iter_unpack(body)
     ]
+    if not found:
+        return []
+    if len(found) > MAX_REMARKS + 1:
+        raise MessageError(f"{len(found) - 1} remarks, at most {MAX_REMARKS}", where)
+    remarks = tuple(Remark(fault, words.decode()) for _, fault, words in found[:-1])
+    slow, _, reason = found[-1]
+    return [Policy(slow, reason.decode(), remarks)]
 
 
 _PARSE: dict[Kind, Callable[[memoryview, str], Sequence[Any]]] = {

@@ -1,14 +1,25 @@
 """From what a router's VM told to what its switches need: `RouterState` -> views.
 
 The VM knows interfaces by the kernel's index, the network's description by name and MAC; here the
-two meet.  Called by the Rule Table for what has changed, and by nobody else.
+two meet.  `router_view` and what follows it is called by the Rule Table for what has changed;
+`through_vm` and `problems` say in words, for `status`, what the switches leave to the VM, and what
+neither of them does.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
-from xenflow.pure.messages import InterfaceFlag, Leg, NextHop, NextHopType
+from xenflow.pure.flow import mac_text
+from xenflow.pure.messages import (
+    InterfaceFlag,
+    InterfaceKind,
+    Leg,
+    NextHop,
+    NextHopType,
+    VmReason,
+)
 from xenflow.pure.network import Interface, Router
 from xenflow.pure.pipeline import NextHopView, RouterView
 from xenflow.pure.router_state import Changes, RouterState
@@ -19,11 +30,21 @@ _DROPPING = {NextHopType.BLACKHOLE}
 
 
 def interface_of(router: Router, state: RouterState, ifindex: int) -> Interface | None:
-    """The network's interface behind a kernel index, by its MAC address."""
+    """The network's interface behind a kernel index: the network card with its MAC address; of
+    several the one with its name, else the oldest.  A device that stands on a card (802.1Q, a
+    macvlan, ...) is none, though it has the card's MAC address as a rule."""
     found = state.interfaces.get(ifindex)
-    if found is None:
+    if found is None or found.kind != InterfaceKind.CARD:
         return None
-    return next((i for i in router.interfaces if i.mac == found.mac), None)
+    mine = next((i for i in router.interfaces if i.mac == found.mac), None)
+    if mine is None:
+        return None
+    alike = [
+        (told.name != mine.name, told.ifindex)
+        for told in state.interfaces.values()
+        if told.mac == found.mac and told.kind == InterfaceKind.CARD
+    ]
+    return mine if min(alike) == (found.name != mine.name, ifindex) else None
 
 
 def router_view(router: Router, state: RouterState) -> RouterView:
@@ -113,3 +134,80 @@ def affected_hops(state: RouterState, changes: Changes) -> Iterable[int]:
             if hop.type is NextHopType.CONNECTED and hop.ifindex in stale
         )
     return ids
+
+
+# --------------------------------------------------------------------------------------------
+# In words
+
+_WHY: dict[int, str] = {
+    VmReason.GATEWAY6: "by an IPv6 next hop",
+    VmReason.ENCAPSULATION: "with encapsulation",
+    VmReason.DEVICE: "by a device that is not Ethernet or does without ARP",
+    VmReason.MTU: "with an MTU of their own",
+    VmReason.TYPE: "of a type that leads to no neighbour",
+    VmReason.SPREAD: "of several legs (fib_multipath_hash_policy is not 0)",
+}
+
+
+def through_vm(router: Router, state: RouterState) -> list[str]:
+    """What the switches leave to the VM beside what `RouterView.slow` says: further reasons for
+    all packets, routes that only the kernel can follow, IPv6."""
+    said = [remark.words for remark in state.policy.remarks if not remark.fault]
+    routes: Counter[str] = Counter()
+    used = Counter({id_: n for id_, n in state.uses.items() if n > 0})
+    for group, legs in state.legs.items():
+        for leg in {leg.leg for leg in legs.values()}:
+            used[leg] += state.uses[group]
+    for hop in state.nexthops.values():
+        if hop.family != 4 or not used[hop.id]:
+            continue
+        if hop.type is NextHopType.VM:
+            routes[_WHY.get(hop.gateway, "that only the kernel can follow")] += used[hop.id]
+        elif hop.type in _BY_INTERFACE and interface_of(router, state, hop.ifindex) is None:
+            told = state.interfaces.get(hop.ifindex)
+            name = told.name if told else f"interface {hop.ifindex}"
+            routes[f"by {name}, which stands for no interface of the network"] += used[hop.id]
+    said += [f"{_counted(n)} {words}" for words, n in sorted(routes.items())]
+    forwards6 = any(i.flags & InterfaceFlag.FORWARDING6 for i in state.interfaces.values())
+    if forwards6 and state.routes6:
+        said.append(f"IPv6 ({_counted(len(state.routes6))})")
+    return said
+
+
+def problems(router: Router, state: RouterState) -> list[str]:
+    """What is lost, and why: interfaces that the VM has with another MAC address or not at all,
+    devices whose frames no switch passes, what routerd said is amiss in the kernel."""
+    said = [remark.words for remark in state.policy.remarks if remark.fault]
+    there = {i.name for n in state.interfaces if (i := interface_of(router, state, n)) is not None}
+    named = {told.name: told for told in state.interfaces.values()}
+    for interface in router.interfaces:
+        if interface.name in there:
+            continue
+        told = named.get(interface.name)
+        wanted = mac_text(interface.mac)
+        if told is not None and told.mac != interface.mac:
+            said.append(
+                f"{interface.name} has the MAC address {mac_text(told.mac)} in the VM and {wanted} "
+                "in the network: its packets are dropped"
+            )
+        else:
+            said.append(f"{interface.name}: no network card in the VM has its address {wanted}")
+    own = {interface.mac for interface in router.interfaces}
+    for told in sorted(state.interfaces.values(), key=lambda told: told.ifindex):
+        if not told.flags & InterfaceFlag.UP:
+            continue
+        if told.kind == InterfaceKind.VLAN:
+            said.append(f"{told.name} is an 802.1Q device: no switch passes its tagged frames")
+        elif told.kind == InterfaceKind.MACVLAN and told.mac not in own:
+            said.append(
+                f"{told.name} has a MAC address of its own, {mac_text(told.mac)}: no switch passes "
+                "its frames (VRRP: without a virtual MAC address)"
+            )
+    return said
+
+
+_BY_INTERFACE = {NextHopType.VIA, NextHopType.CONNECTED}
+
+
+def _counted(number: int) -> str:
+    return "1 route" if number == 1 else f"{number} routes"
