@@ -45,6 +45,8 @@ AGAIN_S = 0.05
 
 MAX_CONNECTIONS = 4
 """Of one router; the one that was heard longest ago makes room for a new one."""
+MAX_FRAMES = 4 * MAX_SECTIONS
+"""In one message: what has more sections than it may is refused in words, up to this."""
 PIECE_BYTES = 64 * 1024
 """So much is read at once; what is read and not yet looked at is at most that."""
 RECEIVE_BUFFER = 512 * 1024
@@ -82,7 +84,7 @@ class _Peer:
         self._listener = listener
         self._sock = sock
         self._since = self.heard_at
-        self._zmtp = zmtp.Connection(b"ROUTER", MAX_BYTES, MAX_SECTIONS + 1)
+        self._zmtp = zmtp.Connection(b"ROUTER", MAX_BYTES, MAX_FRAMES)
         self._unsent = bytearray(self._zmtp.opening)
         self.closed = False
         Task(target=self._run).start()
