@@ -19,7 +19,7 @@ Answer = dict[str, Any]
 Look = Callable[[str, str, bytes], Answer]
 """(datapath, port it comes in by, frame) -> what its controller answers; raises AskError."""
 
-MAX_HOPS = 100
+MAX_HOPS = 1000
 """After so many switches what is left is not followed any more."""
 
 
@@ -92,8 +92,11 @@ class _Follower:
         while self.queue:
             end, frame, came = self.queue.popleft()
             key = end.datapath, end.port, frame
-            if key in self.seen or len(self.journey.hops) >= MAX_HOPS:
+            if key in self.seen:
                 self._stop("loop", end.datapath, f"comes in by {end.port} again: it goes round")
+                continue
+            if len(self.journey.hops) >= MAX_HOPS:
+                self._stop("unknown", end.datapath, f"not followed beyond {MAX_HOPS} switches")
                 continue
             self.seen.add(key)
             try:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from xenflow.pure import explain, pipeline, simulate
 from xenflow.pure import flow as fl
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
+from xenflow.pure.flow import FlowError
 from xenflow.pure.management import ManagementError
 from xenflow.pure.network import End, Interface, Link, Router
 from xenflow.pure.nxm import parse_actions
@@ -252,12 +254,20 @@ class _Trace:
                 if switch.forwards(name)}  # fmt: skip
         self.words = explain.Names(self.network, switch.name, self.ports, slow)
         self.rules = switch.rules.names(self.site)
+        self.foreign = switch.audit.foreign
+        """Flows of somebody else, as far as they are known."""
         self.steps: list[dict[str, Any]] = []
 
     def run(self, in_port: int, frame: bytes) -> dict[str, Any]:
         tables = self._tables(frame)
-        verdict = simulate.run(tables, frame, in_port)
-        outputs = list(self._outputs(tables, in_port, verdict))
+        try:
+            verdict = simulate.run(tables, frame, in_port)
+            outputs = list(self._outputs(tables, in_port, verdict))
+        except FlowError as error:  # ours have no such actions
+            raise ManagementError(
+                "refused", f"{self.switch.name}: it meets a flow of somebody else, and what that "
+                f"does cannot be foretold: {error}",
+            ) from None  # fmt: skip
         dropped = verdict.error or "dropped"
         return {
             "datapath": self.switch.name,
@@ -270,6 +280,9 @@ class _Trace:
     def _tables(self, frame: bytes) -> simulate.Tables:
         """The flows that are installed, and of the routes those that cover the destination."""
         tables = simulate.Tables(self.switch.installed.values())
+        for flow in self.foreign.values():
+            with suppress(FlowError):  # it looks at what no frame here has a name for
+                tables.add(flow)
         if self.switch.reactive:
             return tables
         packer = RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
@@ -308,7 +321,9 @@ class _Trace:
             "flow": fl.text(step.flow) if step.flow else None,
             "explanation": explain.explain(step, self.words),
         }
-        if rule is not None:
+        if step.flow is not None and step.flow.key in self.foreign:
+            found["explanation"] = f"a flow of somebody else: {explain.does(step, self.words)}"
+        elif rule is not None:
             found["rule"] = rule
             found["explanation"] = f"the operator's rule {rule}: {explain.does(step, self.words)}"
         return found
@@ -363,7 +378,10 @@ class _Trace:
             return
         what = pipeline.sent_up(self.network, self.switch.ports, in_port, frame)
         if isinstance(what, pipeline.FromVm):
-            words = f"a copy to the controller, which knows by it how {what.router.name} is"
+            words = (
+                f"a copy to the controller, as {what.router.name}'s VM runs: a hello, to be "
+                "repeated while it is suspended, or the first sign of it"
+            )
             yield {"kind": "copy", "words": words}
         elif isinstance(what, pipeline.ForVm) and what.copied:
             words = "a copy to the controller, as the VM is about to be suspended"

@@ -20,7 +20,9 @@ from mgmt.journey import Journey
 from tests.pure.whole_network import plan
 from tests.pure.written_switch import ROOT, WrittenSwitch
 from xenflow.network_file import load_with_lab
+from xenflow.pure import flow as fl
 from xenflow.pure import management as mg
+from xenflow.pure import pipeline
 from xenflow.pure.feed import snapshot_messages
 from xenflow.pure.flow import mac_text
 from xenflow.pure.management import ManagementError
@@ -236,6 +238,18 @@ def test_the_operators_rule_is_named(path: Whole) -> None:
     assert way(found) == "gen s1 host-a s1 host-c"
     assert found.hops[-1].answer["steps"][0]["rule"] == "block"
     assert found.outcome == "host-c: the operator's rule block: dropped"
+
+
+def test_a_flow_of_somebody_else_is_named(path: Whole) -> None:
+    switch = path.table("host-c").switches["host-c"]
+    foreign = fl.Flow(pipeline.INGRESS, 40000, fl.match(in_port=1), (fl.output(2),), 7)
+    switch.audit.foreign[foreign.key] = foreign
+    found = path.at_port("gen", "access", nw_dst=RECV)
+    assert words(found, 4) == ["a flow of somebody else: output:2"]
+    odd = replace(foreign, actions=(("raw", b"x"),))
+    switch.audit.foreign[odd.key] = odd
+    found = path.at_port("gen", "access", nw_dst=RECV)
+    assert "what that does cannot be foretold" in found.outcome and not found.complete
 
 
 def test_what_is_cut_or_not_known_is_said(path: Whole) -> None:

@@ -97,6 +97,18 @@ def test_traceroute_shows_the_router(paper: tuple[str, Lab]) -> None:
     assert hops("10.0.2.2") == [*through, "10.0.2.2"]
 
 
+def test_trace_says_what_the_packets_do(paper: tuple[str, Lab]) -> None:
+    pipeline, _ = paper
+    healthy = xenflow("status", "--wait", "20")
+    assert healthy.returncode == 0 and healthy.stdout.startswith("network paper: healthy\n")
+    packet = "src=10.1.0.1,dst=10.2.0.1,ttl=64"
+    found = json.loads(xenflow("trace", "gen:access", packet, "--json").stdout)
+    assert [hop["datapath"] for hop in found["hops"]] == ["gen", "host-a", "recv"]
+    assert [end["kind"] for end in found["ends"]] == ["left"]
+    ttl = 64 if pipeline == "openflow10" else 63
+    assert f"to 02:00:00:00:02:02, TTL {ttl}, where link right ends" in found["outcome"]
+
+
 def test_the_vm_answers_for_itself_and_for_what_is_unreachable(paper: tuple[str, Lab]) -> None:
     answers, ttls = ping("gen", "10.0.2.1", 5)
     assert (answers, ttls) == (5, {64})
