@@ -29,6 +29,7 @@ from xenflow.pure.placement import Mode, Placement, at_home
 from xenflow.pure.router_state import Changes, RouterState
 from xenflow.pure.search import Search, newest
 from xenflow.pure.views import router_view
+from xenflow.refused import Refused
 from xenflow.state_file import StateError, StateFile
 from xenflow.switch import Switch
 from xenflow.vm_packets import VmPackets
@@ -80,6 +81,7 @@ class RuleTable:
             switch.rules.restore(kept.rules.get(datapath.name, []))
             self.switches[datapath.name] = switch
         self.packets = VmPackets(network, self.switches, migrating, spoke)
+        self._refused = Refused(network, self.switches)
 
     # --- what switches ask ----------------------------------------------------------------------
 
@@ -287,6 +289,7 @@ class RuleTable:
         for name, feed in self.feeds.items():
             replies += [(name, source, frames) for source, frames in feed.tick(now).replies]
         self.packets.repeat_hellos(now)
+        self._refused.tick(now)
         for switch in self.switches.values():
             switch.audit.tick(now)
         self._say_search()

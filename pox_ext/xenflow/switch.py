@@ -354,10 +354,12 @@ class Switch(Channel):
 
     def arrivals(self, router: Router, then: Callable[[int], None]) -> None:
         """Count the packets that have arrived for a router, as far as the counters know."""
+
+        def arrived(stats: Iterable[of.FlowStats]) -> int:
+            return _packets(s for s in stats if pipeline.taken_in(s.flow.cookie) == router.id)
+
         if self.plain:
-            self.stats(lambda stats: then(_packets(
-                s for s in stats if pipeline.taken_in(s.flow.cookie) == router.id
-            )))  # fmt: skip
+            self.stats(lambda stats: then(arrived(stats)))
             return
 
         def add(admitted: list[of.FlowStats]) -> None:
@@ -367,7 +369,7 @@ class Switch(Channel):
             total = _packets(admitted)
             own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
             mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
-            self.stats(lambda exact: then(total + _packets(exact)), pipeline.INGRESS, own, mask)
+            self.stats(lambda exact: then(total + arrived(exact)), pipeline.INGRESS, own, mask)
 
         own = pipeline.cookie(pipeline.ADMISSION, router.id)
         self.stats(add, pipeline.ADMISSION, own, EXACT_COOKIE)

@@ -85,7 +85,7 @@ class VmPackets:
     def _for_vm(self, switch: Switch, what: ForVm) -> None:
         link, frame = what.link, what.frame
         target = int.from_bytes(frame[:6], "big")
-        group = bool(frame[0] & 1)
+        group = pipeline.to_a_group(frame)
         now = time.monotonic()
         for router, interface in self._network.members(link.name):
             placement = switch.placements.get(router.name)
@@ -114,7 +114,7 @@ class VmPackets:
     def _keep(self, router: Router, link: Link, what: ForVm, now: float) -> None:
         held = self.held[router.name]
         # Table VM sends a group's frame up once for each router of the link that it holds for.
-        if what.frame[0] & 1 and held.has_just_kept(link.id, what.frame, now):
+        if pipeline.to_a_group(what.frame) and held.has_just_kept(link.id, what.frame, now):
             return
         if held.keep(link.id, what.frame, now):
             held.repeated += what.copied

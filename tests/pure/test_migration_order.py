@@ -251,8 +251,10 @@ class Checks:
                 continue
             address = int(self.plan.addresses[router.name][interface.name].ip)
             answers = sum(pk.parse(a.frame).arp_op == 2 for a in journey.arrivals)
-            if wanted == address and answers:
-                continue  # answered in its place
+            if wanted == address and answers:  # answered in its place
+                if answers + count > 1 and self.agreed():
+                    self.fail(f"{sender}'s question for {router.name} is answered twice", journey)
+                continue
             if wanted == address and held and self.could_answer(router, interface):
                 self.fail(f"{sender}'s question for {router.name} is held, not answered", journey)
             if count == 0:

@@ -70,6 +70,9 @@ CHUNKS = 1021
 that prefixes of any length are spread evenly."""
 
 MULTICAST = (0x010000000000, 0x010000000000)
+VIRTUAL_ROUTERS = ((0x00005E000100, 0xFFFFFFFFFF00), (0x00005E000200, 0xFFFFFFFFFF00))
+"""VRRP's MAC addresses (RFC 9568, section 7.3).  Which VM of a link has one now only the VMs know:
+what is for one goes to all of them, and through them."""
 TAGGED = f.VLAN_PRESENT
 VLAN_MASK = 0x1FFF
 UNTAGGED: tuple[int | tuple[int, int], ...] = (0, (TAGGED, VLAN_MASK))
@@ -107,10 +110,29 @@ def cookie_router(value: int) -> int:
     return value >> 32 & 0xFFFF
 
 
+_REFUSED = 0x010000
+REFUSED_TAG, REFUSED_SOURCE = 1, 2
+"""What is not taken from a vif: 802.1Q tags, which belong to the links; and a MAC address of
+somebody else."""
+REFUSED_MASK = COOKIE_MAGIC_MASK | 0xFF << 24 | 0xFF0000
+
+
+def refused_cookie(router: int = 0, why: int = 0) -> int:
+    """The cookie of a flow that refuses what a VM sends; under REFUSED_MASK, of all of them."""
+    return cookie(INGRESS, router, _REFUSED | why)
+
+
+def refused(value: int) -> tuple[int, int] | None:
+    """(router id, why) of what a flow with this cookie refuses; None where it refuses nothing."""
+    if value & REFUSED_MASK != refused_cookie():
+        return None
+    return cookie_router(value), value & 0xFFFF
+
+
 def taken_in(value: int) -> int:
     """The id of the router whose arrivals a flow with this cookie counts; 0 where it counts none's:
     what is only passed on to where the links lead is no arrival."""
-    counts = value >> 24 & 0xFF in (ADMISSION, REACTIVE_KIND)
+    counts = value >> 24 & 0xFF in (ADMISSION, REACTIVE_KIND) and value & 0xFFFFFF != QUIET_CHUNK
     return cookie_router(value) if counts else 0
 
 
@@ -135,7 +157,8 @@ class RouterView:
     """What the VM's kernel said that decides which packets the switch may route for it.
 
     locals   (net, prefix length, name) of what the kernel delivers locally; the name is that of the
-             interface whose own address it is, "" of broadcast addresses and others
+             interface whose own address it is ("lo" where it is none of the network's), "" of
+             broadcast addresses
     down     interfaces through which nothing is forwarded (down, no carrier, forwarding off)
     slow     why everything must pass through the VM, or ""
     off      those of `down` that the VM has switched off itself
@@ -280,7 +303,7 @@ def view_dependent(flow: Flow) -> bool:
     heard of that router yet must leave it alone."""
     return cookie_router(flow.cookie) != 0 and (
         flow.table == CLASSES
-        or (flow.table in (ADMISSION, LINKS) and flow.priority == _PRIORITY_ARP_REPLY)
+        or (flow.table in (ADMISSION, LINKS) and flow.priority >= _PRIORITY_ARP_REPLY)
         or flow.table in NETWORK_WIDE
     )
 
@@ -349,16 +372,23 @@ def _from_vif(
     takes nothing yet all, because the first frame says that the VM is there."""
     own, port = cookie(INGRESS, router.id), site.ports[interface.vif]
     onward = (f.load("reg3", link.id), f.load("reg2", link.id), f.resubmit(LINKS))
-    sender: dict[str, int | tuple[int, int]] = {
-        "in_port": port, "vlan_tci": 0, "dl_src": interface.mac,
-    }  # fmt: skip
-    for hello in HELLOS:
-        yield Flow(INGRESS, 310, match(**sender, **hello), (f.controller(), *onward), own)
-    for kind in SESSIONS:
-        yield Flow(INGRESS, 305, match(**sender, **kind), (f.controller(), *onward), own)
     told = (f.controller(128),) if interface.vif in site.silent else ()
-    yield Flow(INGRESS, 300, match(**sender), (*told, *onward), own)
-    yield Flow(INGRESS, 290, match(in_port=port), (), own)
+    for tag in UNTAGGED:
+        bare = (f.strip_vlan(),) if tag else ()
+        for source in (interface.mac, *VIRTUAL_ROUTERS):
+            sender: dict[str, int | tuple[int, int]] = {
+                "in_port": port, "vlan_tci": tag, "dl_src": source,
+            }  # fmt: skip
+            yield Flow(INGRESS, 300, match(**sender), (*bare, *told, *onward), own)
+        for hello in HELLOS:
+            heard = match(in_port=port, vlan_tci=tag, dl_src=interface.mac, **hello)
+            yield Flow(INGRESS, 310, heard, (*bare, f.controller(), *onward), own)
+    for kind in SESSIONS:
+        session = match(in_port=port, vlan_tci=0, dl_src=interface.mac, **kind)
+        yield Flow(INGRESS, 305, session, (f.controller(), *onward), own)
+    tagged = match(in_port=port, vlan_tci=(TAGGED, TAGGED))
+    yield Flow(INGRESS, 295, tagged, (), refused_cookie(router.id, REFUSED_TAG))
+    yield Flow(INGRESS, 290, match(in_port=port), (), refused_cookie(router.id, REFUSED_SOURCE))
 
 
 def quiet(site: Site, what: FromVm, session: Mapping[str, int], seconds: int) -> Flow:
@@ -442,10 +472,14 @@ def other(site: Site) -> Flow:
     return Flow(INGRESS, 0, match(), actions, cookie(INGRESS))
 
 
-_PRIORITY_ARP_REPLY = 300
+_PRIORITY_ARP_REPLY, _PRIORITY_ARP_CLAIM = 300, 301
+MAX_ARP_REPLIES = 2000
+"""A router with more addresses, times its interfaces, is answered for by each interface for that
+one's own addresses and those of no link (a loopback's) only."""
 
 
 def _admission(site: Site) -> Iterator[Flow]:
+    transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
     for router, interface, link in _interfaces(site):
         if not site.forwards(router.name):
             continue
@@ -456,32 +490,52 @@ def _admission(site: Site) -> Iterator[Flow]:
             yield Flow(
                 ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
             )
-        yield from _arp_replies(site, router, interface, ADMISSION, "reg3")
-    transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
+        onward = {"group": transit, "own": (f.load("reg1", router.id), f.resubmit(CLASSES))}
+        yield from _arp_replies(site, router, interface, ADMISSION, "reg3", onward)
     yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
 
 
 def _arp_replies(
-    site: Site, router: Router, interface: Interface, table: int, link_in: str
-) -> Iterator[Flow]:
-    """ARP for the router's own addresses while its VM is suspended, or being moved (RFC 826).  Not
-    for its broadcast addresses, which the kernel delivers to it as well.  `link_in`: the register
-    that has the link there."""
-    view = site.views.get(router.name)
-    if view is None or not (site.holds(router, interface) or site.stands_in(router)):
+    site: Site, router: Router, interface: Interface, table: int, link_in: str,
+    onward: Mapping[str, tuple[Action, ...]],
+) -> Iterator[Flow]:  # fmt: skip
+    """ARP for the router's own addresses while its VM is suspended, or being moved (RFC 826).
+
+    As the kernel answers (net/ipv4/arp.c, arp_process; arp_ignore 0): on every link for every
+    address, but for broadcast ones; not who claims an address of the router for itself, who goes
+    `onward` like everybody.  While the VM is elsewhere only what is asked of the router alone is
+    answered: what is asked of all reaches the VM's host too, which answers.  `link_in`: the
+    register that has the link there; `onward`: by whom it is addressed to, all or the router.
+    """
+    view, holds = site.views.get(router.name), site.holds(router, interface)
+    if view is None or not (holds or site.stands_in(router)):
         return
     link = site.network.links[interface.link].id
-    for net, plen, name in view.locals:
-        if plen != 32 or name != interface.name:
+    own = cookie(table, router.id)
+    targets: dict[str, int | tuple[int, int]] = {"group": MULTICAST, "own": interface.mac}
+    for to, target in targets.items():
+        if to not in onward or (to == "group" and not holds):
             continue
-        request = match(**{link_in: link}, dl_type=f.ARP, arp_op=1, arp_tpa=net)
-        reply: tuple[Action, ...] = (
-            f.move("dl_src", "dl_dst"), f.set_dl_src(interface.mac),
-            f.load("arp_op", 2), f.move("arp_sha", "arp_tha"), f.load("arp_sha", interface.mac),
-            f.move("arp_spa", "arp_tpa"), f.load("arp_spa", net),
-            f.load("in_port", 0), f.load("reg2", link), f.resubmit(LINKS),
-        )  # fmt: skip
-        yield Flow(table, _PRIORITY_ARP_REPLY, request, reply, cookie(table, router.id))
+        asked_of = {link_in: link, "dl_dst": target, "dl_type": f.ARP, "arp_op": 1}
+        for address in _answered_for(router, interface, view):
+            reply: tuple[Action, ...] = (
+                f.move("dl_src", "dl_dst"), f.set_dl_src(interface.mac),
+                f.load("arp_op", 2), f.move("arp_sha", "arp_tha"),
+                f.load("arp_sha", interface.mac),
+                f.move("arp_spa", "arp_tpa"), f.load("arp_spa", address),
+                f.load("in_port", 0), f.load("reg2", link), f.resubmit(LINKS),
+            )  # fmt: skip
+            yield Flow(table, _PRIORITY_ARP_REPLY, match(**asked_of, arp_tpa=address), reply, own)
+            claim = match(**asked_of, arp_spa=address)
+            yield Flow(table, _PRIORITY_ARP_CLAIM, claim, onward[to], own)
+
+
+def _answered_for(router: Router, interface: Interface, view: RouterView) -> list[int]:
+    addresses = [(net, name) for net, plen, name in view.locals if plen == 32 and name]
+    if len(addresses) * len(router.interfaces) > MAX_ARP_REPLIES:
+        others = {i.name for i in router.interfaces if i is not interface}
+        addresses = [(net, name) for net, name in addresses if name not in others]
+    return [net for net, _ in addresses]
 
 
 # What an IPv4 router must not forward whatever its table says (RFC 1812, sections 5.3.7 and
@@ -569,23 +623,26 @@ def _links(site: Site) -> Iterator[Flow]:
                 continue
             frame = match(reg2=link.id, dl_dst=interface.mac)
             if site.takes_in(router.name):
-                onward: tuple[Action, ...] = (f.load("reg3", link.id), f.resubmit(ADMISSION))
+                send: tuple[Action, ...] = (f.load("reg3", link.id), f.resubmit(ADMISSION))
             else:
-                onward = _send(link, _port_to(site, link, placement.to), access)
-            yield Flow(LINKS, 200, frame, onward, cookie(LINKS, router.id))
+                send = _send(link, _port_to(site, link, placement.to), access)
+            yield Flow(LINKS, 200, frame, send, cookie(LINKS, router.id))
         flood = []
         if cables:
             flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
             flood += [f.strip_vlan()]
         flood += [f.output(port) for port in access]
         yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
-        for router, interface in site.network.members(link.name):
-            if site.forwards(router.name):  # asked by a neighbour on this same host
-                yield from _arp_replies(site, router, interface, LINKS, "reg2")
+        for router, _ in site.network.members(link.name):
             placement = site.placements.get(router.name)
             if placement is not None and placement.vm == site.name:
                 flood += [f.load("reg3", link.id), f.load("reg1", router.id), f.resubmit(VM)]
-        yield Flow(LINKS, 100, match(reg2=link.id, dl_dst=MULTICAST), tuple(flood), own)
+        for group in (MULTICAST, *VIRTUAL_ROUTERS):
+            yield Flow(LINKS, 100, match(reg2=link.id, dl_dst=group), tuple(flood), own)
+        for router, interface in site.network.members(link.name):
+            if site.forwards(router.name):  # asked by a neighbour on this same host
+                onward = {"group": tuple(flood)}
+                yield from _arp_replies(site, router, interface, LINKS, "reg2", onward)
 
 
 def _send(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:
@@ -662,7 +719,8 @@ def vm_flows(site: Site) -> Iterator[Flow]:
                 send = (*to_be_held(link), f.strip_vlan())
             yield Flow(VM, 100, match(**arrived), send, own)
         elif site.name in placement.hosts:
-            yield Flow(VM, 200, match(**arrived, dl_dst=MULTICAST), (), own)
+            for group in (MULTICAST, *VIRTUAL_ROUTERS):
+                yield Flow(VM, 200, match(**arrived, dl_dst=group), (), own)
             port = site.toward(link, placement.vm)
             cross = (
                 (f.load("in_port", 0), f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
@@ -707,6 +765,12 @@ class FromVm:
     router: Router
     interface: Interface
     frame: bytes
+
+
+def to_a_group(frame: bytes) -> bool:
+    """Whether a frame is for whoever of a link wants it: multicast, or for a virtual router."""
+    target = int.from_bytes(frame[:6], "big")
+    return any(target & mask == value for value, mask in (MULTICAST, *VIRTUAL_ROUTERS))
 
 
 def is_question(frame: bytes) -> bool:

@@ -12,6 +12,7 @@ Called by `switch` in place of `pipeline.local_flows`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from xenflow.pure import flow as f
 from xenflow.pure import pipeline
@@ -82,12 +83,12 @@ def _ports(site: Site, link: Link) -> Iterator[tuple[int, Tag, tuple[Router, Int
     """Where frames of a link come from: port, tag, and the router whose vif it is."""
     for port in site.tree_ports(link):
         yield port, (TAGGED | link.vlan, VLAN_MASK), None
-    for port in site.access_ports(link):
-        yield port, 0, None
+    for port, tag in product(site.access_ports(link), pipeline.UNTAGGED):
+        yield port, tag, None
     for router, interface in site.network.members(link.name):
         vif = site.ports.get(interface.vif)
-        if vif:
-            yield vif, 0, (router, interface)
+        for tag in pipeline.UNTAGGED if vif else ():
+            yield vif or 0, tag, (router, interface)
 
 
 def _arrivals(
@@ -97,7 +98,8 @@ def _arrivals(
     owner = sender[0].id if sender else 0
     everybody = flood(site, link, port)
     if sender is not None:
-        yield Flow(0, 290, match(in_port=port), (), _cookie(owner))
+        strange = pipeline.refused_cookie(owner, pipeline.REFUSED_SOURCE)
+        yield Flow(0, 290, match(in_port=port), (), strange)
         came["dl_src"] = sender[1].mac
         for kind in pipeline.HELLOS:
             hello = match(**came, **kind)

@@ -61,7 +61,7 @@ def router_view(router: Router, state: RouterState) -> RouterView:
             if not told.flags & InterfaceFlag.UP:
                 off.add(interface.name)
     mine = sorted(
-        (local.address, local.length, "" if local.broadcast else names.get(local.ifindex, ""))
+        (local.address, local.length, "" if local.broadcast else names.get(local.ifindex, "lo"))
         for local in state.locals.values()
         if local.family == 4 and not _is_loopback(local.address, local.length)
     )
