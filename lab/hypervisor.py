@@ -6,8 +6,9 @@ what is emulated is what a live migration does to everyone else, which is when t
 its interfaces exist on which host, and when packets reach it.  Every reply says `emulated`.
 
     precopy       the router runs at the source; nothing is interrupted
-    suspended     its processes are stopped, then its wires cut: a namespace's kernel would forward
-                  on.  Meanwhile its ports go from the source's switch and come at the destination's
+    suspended     its host's controller is told; its processes are stopped, then its wires cut: a
+                  namespace's kernel would forward on.  Meanwhile its ports go from the source's
+                  switch and come at the destination's
     moved_paused  plugged in at the destination, still cut and stopped, until `unpause`: up to here
                   `abort` brings it back
     running       wires joined, processes continued, one gratuitous ARP for each address
@@ -40,6 +41,7 @@ from lab import flows, switch, wire
 from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
 from lab.description import FABRIC, PREFIX, Lab, load_lab
 from lab.namespace import LabError, processes_in
+from mgmt.client import AskError, Client
 from xenflow.pure.network import Router
 
 log = logging.getLogger("lab.hypervisor")
@@ -58,6 +60,8 @@ THAW_S = 0.05
 """A guest's devices are back before its processes are thawed, and its monotonic clock stood still
 while it was suspended.  Ours goes on: what has waited for the router must be there first, or its
 daemons' timers would run out before they look at their sockets."""
+SAY_S = 1.0
+"""A controller that does not answer within so long is not waited for."""
 LONG_S = 1.0
 """From this on something has waited on every link that has a neighbour with hellos (1 s, mostly),
 or comes within as much again: a router that was suspended so long is thawed when it is there."""
@@ -161,7 +165,9 @@ class Routers:
             write_domains(self.domains)
 
     def suspend(self, router: Router, host: str) -> None:
-        """Stop a router's processes, then cut its wires."""
+        """Stop a router's processes, then cut its wires; its host's controller knows before, as
+        Domain 0 does by xenstore."""
+        self._say(router, host, still=True)
         stop_all(PREFIX + router.name)
         self._stopped[router.name] = time.monotonic()
         wire.cut(self.lab, router, host)
@@ -169,13 +175,31 @@ class Routers:
     def resume(self, router: Router, host: str, *, announce: bool) -> None:
         """Join a router's wires, then let its processes go on."""
         before = wire.heard(router)
+        # The controller gives none of its vifs anything until all of its wires are joined.
+        told = self._say(router, host, still=True)
         wire.join(self.lab, router, host)
+        if told:
+            self._say(router, host, still=False)
         time.sleep(THAW_S)
         if time.monotonic() - self._stopped.pop(router.name, 0.0) > LONG_S:
             self._await_held(router, before)
         continue_all(PREFIX + router.name)
         if announce:
             wire.announce(self.lab, router)
+
+    def _say(self, router: Router, host: str, *, still: bool) -> bool:
+        """Tell a host's controller; False where it does not answer, and carrier tells it."""
+        if self._fixed_flows:
+            return False
+        network = self.lab.network
+        controller = network.controllers[network.datapaths[host].controller]
+        try:
+            with Client(controller.manage, controller.name, SAY_S) as client:
+                client.request("suspending", router=router.name, datapath=host, still=still)
+        except AskError as error:
+            log.warning("%s: %s is not told: %s", router.name, host, error)
+            return False
+        return True
 
     def _await_held(self, router: Router, before: dict[str, int]) -> None:
         """Wait until each of a router's links has brought something, LONG_S at most."""

@@ -6,9 +6,11 @@ kept in the order of arrival, up to a bound in number and in age, and sent on wh
 frames, or when the router has moved, to the host where it is now.
 
 Before that, from the moment a migration is prepared, the controller gets a copy of what is put
-into the vif.  When the vif takes nothing any more, what was put into it last may not have been
-read: the copies of the last `RECENT_S` are held as well.  So a packet for the VM is delivered at
-least once, and these perhaps twice; they are counted (`repeated`).
+into the vif for the VM itself.  When the vif takes nothing any more, what was put into it last may
+not have been read: the copies of the last `RECENT_S` are held as well, as long as there is room for
+them beside what nobody has had yet.  So a packet for the VM itself is delivered at least once, and
+these perhaps twice; they are counted (`repeated`).  Who suspends a VM and says so before he does
+(`announced`) leaves nothing unread: then no copy is delivered.
 
 From a migration's beginning until it has been finished, or undone, the router's OSPF and IS-IS
 hellos are repeated meanwhile (RFC 2328, section 9.5: neighbours wait RouterDeadInterval for the
@@ -29,8 +31,10 @@ from xenflow.pure import packet
 
 MAX_FRAMES = 2000
 MAX_BYTES = 2_000_000
-RECENT_S = 0.5
-"""What was put into a vif so long before it was known to take nothing is held, too."""
+RECENT_S = 0.1
+"""What was put into a vif so long before it was known to take nothing is held, too: a vif holds a
+few hundred frames, and a VM that runs reads them within milliseconds.  The rest is the time until
+it is known here."""
 MAX_AGE_S = 60.0
 """Older frames help nobody: who sent them has asked again, or given up."""
 SAME_S = 0.02
@@ -46,6 +50,8 @@ class Kept:
     link: int
     frame: bytes
     at: float
+    copy: bool = False
+    """Its vif has had it as well: what nobody has had yet goes before it."""
 
 
 @dataclass(slots=True)
@@ -70,20 +76,27 @@ class Held:
     def stopped(self, now: float) -> None:
         """The vif takes nothing any more: hold what it may not have passed on."""
         for one in self._recent:
-            if one.at >= now - RECENT_S and self.keep(one.link, one.frame, now):
-                self.repeated += 1
+            if one.at >= now - RECENT_S:
+                self.keep(one.link, one.frame, now, copy=True)
         self._recent.clear()
 
-    def keep(self, link: int, frame: bytes, now: float) -> bool:
-        """Keep one more; False (and counted) where there is no room."""
+    def announced(self) -> None:
+        """The VM will be stopped once the vif gets nothing any more: it reads what it was given."""
+        self._recent.clear()
+
+    def keep(self, link: int, frame: bytes, now: float, copy: bool = False) -> bool:
+        """Keep one more; False (and counted, but for a copy) where there is no room."""
         if self._full(frame):
             self._drop_old(now)
+        if not copy and self._full(frame):
+            self._drop_copies(len(frame))
         if self._full(frame):
-            self.dropped += 1
+            self.dropped += not copy
             return False
-        self.frames.append(Kept(link, frame, now))
+        self.frames.append(Kept(link, frame, now, copy))
         self.octets += len(frame)
         self.held += 1
+        self.repeated += copy
         return True
 
     def has_just_kept(self, link: int, frame: bytes, now: float) -> bool:
@@ -94,6 +107,19 @@ class Held:
 
     def _full(self, frame: bytes) -> bool:
         return len(self.frames) >= MAX_FRAMES or self.octets + len(frame) > MAX_BYTES
+
+    def _drop_copies(self, octets: int) -> None:
+        """Make room for a frame, and some, out of the oldest copies."""
+        room, count = max(octets, MAX_BYTES // 8), max(1, MAX_FRAMES // 8)
+        kept = []
+        for one in self.frames:
+            if one.copy and (room > 0 or count > 0):
+                room, count = room - len(one.frame), count - 1
+                self.held -= 1
+                self.repeated -= 1
+            else:
+                kept.append(one)
+        self._remain(kept)
 
     def _drop_old(self, now: float) -> None:
         if not self.frames or now - self.frames[0].at <= MAX_AGE_S:

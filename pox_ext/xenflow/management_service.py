@@ -475,6 +475,19 @@ class ManagementService:
 
         switch.counted(read)
 
+    def suspending(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        switch = self._switch(arguments["datapath"])
+        router = self._router(arguments["router"])
+
+        def told(error: str | None) -> None:
+            if error:
+                reply.refuse("refused", error)
+            else:
+                reply.ok()
+
+        self.table.packets.announced(switch, router, arguments["still"], told)
+        return None
+
     # --- one migration at a time ------------------------------------------------------------------
 
     def lock(self, arguments: dict[str, Any], _: Reply) -> Result:

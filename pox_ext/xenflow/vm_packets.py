@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from xenflow.channel import PACKET_OUT_XID
+from xenflow.channel import PACKET_OUT_XID, Done
 from xenflow.hold import MAX_AGE_S, Held, Hellos
 from xenflow.pure import flow as f
 from xenflow.pure import openflow as of
@@ -35,6 +35,8 @@ log = logging.getLogger("xenflow.vm_packets")
 LATE_S = 1.0
 """How long after a switch was told that a vif takes frames some that it had sent up before may
 still come: cached flows live on for a moment."""
+ANNOUNCED_S = 120.0
+"""So long an announced suspension may last before it is believed that nobody will end it."""
 BURST = 64
 """So many held frames are written at once."""
 
@@ -60,6 +62,9 @@ class VmPackets:
         self._hellos = Hellos()
         self._opening: set[tuple[str, str]] = set()
         """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
+        self._still: frozenset[str] = frozenset()
+        self._announced: dict[str, float] = {}
+        """Vifs whose VM is suspended by somebody who says so, and since when."""
         self._opened: dict[tuple[str, str], float] = {}
         """When the switch was told."""
         self._warned: dict[str, float] = {}
@@ -99,6 +104,8 @@ class VmPackets:
                     # Sent up while the VM belonged here; what was held has gone to it already.
                     held.keep(link.id, frame, now)
                     self._deliver_late(switch, router, placement.vm)
+            elif what.copied and interface.vif in self._announced:
+                pass  # it was given to a VM that ran on until the switch held
             elif takes and what.copied:
                 held.copied(link.id, frame, now)
             elif not takes or end in self._opening:
@@ -116,9 +123,9 @@ class VmPackets:
         # Table VM sends a group's frame up once for each router of the link that it holds for.
         if pipeline.to_a_group(what.frame) and held.has_just_kept(link.id, what.frame, now):
             return
-        if held.keep(link.id, what.frame, now):
-            held.repeated += what.copied
-        elif now - self._warned.get(router.name, float("-inf")) > MAX_AGE_S:
+        if held.keep(link.id, what.frame, now, what.copied) or what.copied:
+            return
+        if now - self._warned.get(router.name, float("-inf")) > MAX_AGE_S:
             self._warned[router.name] = now
             log.warning("%s: no room to hold more packets for it", router.name)
 
@@ -184,9 +191,39 @@ class VmPackets:
         self._hellos.forget(router)
 
     def vifs_are_still(self, vifs: frozenset[str]) -> None:
-        """The hypervisor says which vifs take nothing now, though they may have carrier."""
+        """The hypervisor's host says which vifs take nothing now, though they may have carrier."""
+        self._still = vifs
+        self._stand()
+
+    def announced(self, switch: Switch, router: Router, still: bool, then: Done) -> None:
+        """Who suspends VMs says that he will suspend a router's, once `then` is called: its vifs
+        get nothing from then on, and what they were given it will have read.  Or (not `still`) that
+        it runs with all of its vifs."""
+        vifs = {interface.vif: time.monotonic() for interface in router.interfaces}
+        took = any(switch.takes(vif) for vif in vifs)
+        for vif in vifs:
+            self._announced.pop(vif, None)
+        if still:
+            self._announced |= vifs
+            self.held[router.name].announced()
+        self._stand()
+        if still and took:
+            switch.in_force(then)
+        else:  # nothing is given to them anyway, or need not be waited for
+            then(None)
+
+    def forget_announced(self, now: float) -> None:
+        """Who announced a suspension and never ended it has gone: carrier says it then."""
+        late = [vif for vif, at in self._announced.items() if now - at > ANNOUNCED_S]
+        for vif in late:
+            del self._announced[vif]
+        if late:
+            self._stand()
+
+    def _stand(self) -> None:
+        vifs = self._still | self._announced.keys()
         for switch in self._switches.values():
-            take_now, stopped = switch.vifs_are_still(vifs)
+            take_now, stopped = switch.vifs_are_still(frozenset(vifs))
             for port in stopped:
                 self.port_stopped(switch, port)
             for port in take_now:
@@ -247,6 +284,7 @@ class VmPackets:
 
     def repeat_hellos(self, now: float) -> None:
         """Send those that are due of the routers that cannot do it themselves now."""
+        self.forget_announced(now)
         for switch in self._switches.values():
             for router in self._network.routers if switch.live else ():
                 if self._migrating(router) and self._speaks_for(switch, router):

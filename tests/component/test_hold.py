@@ -15,20 +15,20 @@ def taken(held: Held, now: float, link: int | None = None) -> list[tuple[int, by
 
 def test_what_was_just_put_into_the_vif_is_held_too() -> None:
     held = Held()
-    for second, frame in ((0.0, b"old"), (10.0, b"one"), (10.2, b"two")):
+    for second, frame in ((0.0, b"old"), (10.0, b"one"), (10.05, b"two")):
         held.copied(7, frame, second)
-    held.stopped(10.4)
-    held.keep(7, b"three", 10.5)
-    assert taken(held, 10.6) == [(7, b"one"), (7, b"two"), (7, b"three")]
+    held.stopped(10.09)
+    held.keep(7, b"three", 10.1)
+    assert taken(held, 10.2) == [(7, b"one"), (7, b"two"), (7, b"three")]
     assert (held.held, held.repeated, held.delivered, held.dropped) == (3, 2, 3, 0)
 
 
 def test_it_is_held_once() -> None:
     held = Held()
     held.copied(7, b"one", 1.0)
+    held.stopped(1.05)
     held.stopped(1.1)
-    held.stopped(1.2)
-    assert taken(held, 1.3) == [(7, b"one")]
+    assert taken(held, 1.2) == [(7, b"one")]
 
 
 def test_copies_are_bounded() -> None:
@@ -46,7 +46,31 @@ def test_room_is_bounded() -> None:
     held.copied(7, bytes(hold.MAX_BYTES), 1.0)
     held.copied(7, b"too much", 1.0)
     held.stopped(1.0)
-    assert (held.repeated, held.dropped) == (1, 1)
+    assert (held.repeated, held.dropped) == (1, 0)
+
+
+def test_copies_make_room_for_what_nobody_has_had() -> None:
+    """The oldest first; they are not counted as dropped."""
+    held = Held()
+    for n in range(hold.MAX_FRAMES):
+        held.copied(7, b"copy %d" % n, 1.0)
+    held.stopped(1.0)
+    for n in range(hold.MAX_FRAMES):
+        assert held.keep(7, b"%d" % n, 1.01)
+    assert (held.repeated, held.dropped) == (0, 0)
+    assert not held.keep(7, b"one too many", 1.02)
+    assert held.dropped == 1
+    assert [frame for _, frame in taken(held, 1.03)] == [
+        b"%d" % n for n in range(hold.MAX_FRAMES)
+    ]
+
+
+def test_who_announces_a_suspension_leaves_nothing_unread() -> None:
+    held = Held()
+    held.copied(7, b"one", 1.0)
+    held.announced()
+    held.stopped(1.01)
+    assert taken(held, 1.02) == []
 
 
 def test_what_is_old_makes_room_and_is_not_sent() -> None:

@@ -393,7 +393,7 @@ def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
     host.switch.placements["vr1"] = both
     host.switch.placed("vr1")
     host.wire.run()
-    assert host.to_vm() == {"delivers and copies"}
+    assert host.to_vm() == {"delivers", "delivers and copies"}, "copies what is for the VM itself"
     got = host.ping(1, copied=True)
     assert host.held() == []
     host.still(VIFS)
@@ -402,3 +402,51 @@ def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
     last = host.ping(3)
     assert host.held() == [got, late, last]
     assert host.table.packets.held["vr1"].repeated == 2, "the late one, too"
+
+
+def test_what_a_vm_was_given_before_an_announced_suspension_it_has_read(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy of it is delivered; who suspends waits until the switch gives the vifs nothing."""
+    monkeypatch.setattr(host.switch, "in_force", host.switch.once_told)
+    router = host.table.network.routers["vr1"]
+    said: list[tuple[str | None, set[str]]] = []
+
+    def told(error: str | None) -> None:
+        said.append((error, host.to_vm()))
+
+    both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
+    host.switch.placements["vr1"] = both
+    host.switch.placed("vr1")
+    host.wire.run()
+    host.ping(1, copied=True)
+    host.table.packets.announced(host.switch, router, True, told)
+    assert said == []
+    host.ping(2, copied=True)
+    host.wire.run()
+    assert said == [(None, {"holds"})]
+    held = host.ping(3)
+    assert host.held() == [held]
+    host.table.packets.announced(host.switch, router, True, told)
+    assert said[1:] == [(None, {"holds"})], "at once, where nothing is given to it anyway"
+    host.table.packets.announced(host.switch, router, False, told)
+    host.wire.run()
+    assert [error for error, _ in said[2:]] == [None]
+    assert host.to_vm() == {"delivers", "delivers and copies"}
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_an_announced_suspension_that_nobody_ends_is_over_in_the_end(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(host.switch, "in_force", host.switch.once_told)
+    router = host.table.network.routers["vr1"]
+    host.table.packets.announced(host.switch, router, True, lambda error: None)
+    host.wire.run()
+    host.table.tick(now[0] + vm_packets.ANNOUNCED_S)
+    assert host.to_vm() == {"holds"}
+    host.table.tick(now[0] + vm_packets.ANNOUNCED_S + 1.0)
+    host.wire.run()
+    assert host.to_vm() == {"delivers"}

@@ -39,6 +39,7 @@ GOOD = {
     "attached": {"router": "vr1", "datapath": "host-a", "wait_s": 2.0},
     "release": {"router": "vr1", "datapath": "host-a", "to": "host-b"},
     "quiet": {"router": "vr1", "datapath": "host-a"},
+    "suspending": {"router": "vr1", "datapath": "host-a", "still": True},
     "lock": {"router": "vr1", "owner": "me", "lease_s": 30.0, "entry": {"step": 1}},
     "unlock": {"router": "vr1", "owner": "me"},
     "journal": {"router": "vr1", "owner": "me", "entry": {}, "lease_s": 1.0},

@@ -420,6 +420,9 @@ VERBS: dict[str, Verb] = {
             "owner": Argument(NAME),
         }
     ),
+    "suspending": Verb(
+        {"router": _ROUTER, "datapath": _DATAPATH, "still": Argument(BOOLEAN, needed=True)}
+    ),
     "attached": Verb(
         {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(_seconds(600), default=10.0)}
     ),

@@ -220,8 +220,8 @@ class Site:
         return away and not (view is not None and interface.name in view.off)
 
     def copies(self, router: Router) -> bool:
-        """Whether the controller gets a copy of each packet for the VM here, which is about to be
-        suspended: what has just been put into its vif then would be lost.  Not in the reactive
+        """Whether the controller gets a copy of what is for the VM itself here, which is about to
+        be suspended: what has just been put into its vif then would be lost.  Not in the reactive
         pipeline, where such a packet is a question."""
         placement = self.placements.get(router.name)
         return (
@@ -713,11 +713,13 @@ def vm_flows(site: Site) -> Iterator[Flow]:
             port = site.vif(interface)
             send: tuple[Action, ...] = (f.output(port),) if port else ()
             # Untagged again: in a flood other vifs of the link follow.
-            if port and site.copies(router):
-                send += (*copied_up(link), f.strip_vlan())
+            copied = (*send, *copied_up(link), f.strip_vlan()) if port else ()
             if site.holds(router, interface):
-                send = (*to_be_held(link), f.strip_vlan())
+                send = copied = (*to_be_held(link), f.strip_vlan())
             yield Flow(VM, 100, match(**arrived), send, own)
+            if site.copies(router):
+                for what in _its_own(site, router):
+                    yield Flow(VM, 110, match(**arrived, **what), copied, own)
         elif site.name in placement.hosts:
             for group in (MULTICAST, *VIRTUAL_ROUTERS):
                 yield Flow(VM, 200, match(**arrived, dl_dst=group), (), own)
@@ -727,6 +729,24 @@ def vm_flows(site: Site) -> Iterator[Flow]:
             )
             # reg4: it came by a detour already, the VM has just moved on; never send it round.
             yield Flow(VM, 100, match(**arrived, reg4=0), cross, own)
+
+
+MAX_COPIED = 2000
+"""Of a router with more addresses, times its interfaces, only what is for all is copied."""
+LINK_LOCAL6 = (0xFE80 << 112, 0xFFC0 << 112)
+
+
+def _its_own(site: Site, router: Router) -> Iterator[dict[str, int | tuple[int, int]]]:
+    """What is for the VM itself, not to be forwarded by it, as flows match it.  A forwarded packet
+    that was copied would arrive twice where it goes."""
+    yield {"dl_type": f.ARP}
+    for group in (MULTICAST, *VIRTUAL_ROUTERS):
+        yield {"dl_dst": group}
+    yield {"dl_type": f.IPV6, "ipv6_dst": LINK_LOCAL6}
+    view = site.views.get(router.name)
+    if view is not None and len(view.locals) * len(router.interfaces) <= MAX_COPIED:
+        for net, plen, _ in view.locals:
+            yield {"dl_type": f.IPV4, "nw_dst": (net, prefix_mask(plen))}
 
 
 # --------------------------------------------------------------------------------------------

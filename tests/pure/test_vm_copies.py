@@ -1,0 +1,67 @@
+"""While a VM is about to be suspended, what is for itself is copied up, not what it forwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xenflow.network_file import load
+from xenflow.pure import packet as pk
+from xenflow.pure import pipeline
+from xenflow.pure.network import Network
+from xenflow.pure.pipeline import RouterView, Site
+from xenflow.pure.placement import at_home
+from xenflow.pure.simulate import Tables, run
+
+ROOT = Path(__file__).resolve().parents[2]
+LEFT, LEFT_BROADCAST, FAR, GEN = 0x0A000101, 0x0A0001FF, 0x0A020001, 0x0A000102
+MAC, GEN_MAC = 0x020000010101, 0x020000000102
+VIEW = RouterView(((LEFT, 32, "eth0"), (LEFT_BROADCAST, 32, "")), slow="a packet filter")
+PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
+BOTH = ("host-a", "host-b")
+PREPARED = at_home("vr1", "host-a").step(forwarders=BOTH, also=BOTH)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load(ROOT / "conf" / "paper.toml")
+
+
+def ends(network: Network, frame: bytes, silent: frozenset[str] = frozenset()) -> list[object]:
+    """Where a frame from gen's side goes."""
+    here = network.datapaths["host-a"]
+    site = Site(network, here, PORTS, {"vr1": PREPARED}, {"vr1": VIEW}, silent)
+    tables = Tables(pipeline.local_flows(site).values())
+    return list(run(tables, pk.vlan(frame, 101), PORTS["to-gen"]).ports)
+
+
+def ip(target: int, mac: int = MAC, ttl: int = 64) -> bytes:
+    return pk.ethernet(mac, GEN_MAC, pk.ETH_IPV4, pk.ipv4(GEN, target, 17, b"x" * 8, ttl=ttl))
+
+
+ITS_OWN = {
+    "its address": ip(LEFT),
+    "a hello": ip(0xE0000005, 0x01005E000005),
+    "an ARP request": pk.ethernet(MAC, GEN_MAC, pk.ETH_ARP, pk.arp(1, GEN_MAC, GEN, 0, LEFT)),
+    "a broadcast": pk.ethernet(pk.BROADCAST, GEN_MAC, pk.ETH_ARP,
+                               pk.arp(1, GEN_MAC, GEN, 0, LEFT)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ITS_OWN)
+def test_what_is_for_the_vm_itself_is_copied(network: Network, what: str) -> None:
+    found = ends(network, ITS_OWN[what])
+    assert PORTS["vr1.0"] in found
+    assert "controller" in found
+
+
+def test_what_the_vm_forwards_is_not(network: Network) -> None:
+    assert ends(network, ip(FAR)) == [PORTS["vr1.0"]]
+    assert ends(network, ip(FAR, ttl=1)) == [PORTS["vr1.0"]]
+
+
+def test_a_suspended_vm_has_everything_held(network: Network) -> None:
+    still = frozenset(("vr1.0", "vr1.1"))
+    for frame in (ip(FAR), ip(LEFT), ITS_OWN["a hello"]):
+        assert ends(network, frame, still) == ["controller"]
