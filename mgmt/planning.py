@@ -55,6 +55,8 @@ class Plan:
     stages: tuple[mig.Stage, ...]
     ask: Ask
     recovery: bool = False
+    notes: tuple[str, ...] = ()
+    """What the operator should know before."""
     driver: hypervisor.Hypervisor | None = None
     """The hypervisor's, opened while planning; it is closed with the plan (`with`)."""
     pause_s: float = PAUSE_S
@@ -126,6 +128,7 @@ class Plan:
             lines.append(f"{number}. {step.title}{commit if stage.commits else ''}")
             lines += [f"     {words(effect)}" for effect in stage.effects]
         lines += self._sessions_text()
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def json(self) -> dict[str, Any]:
@@ -143,6 +146,7 @@ class Plan:
                  "commits": stage.commits, "effects": [words(e) for e in stage.effects]}
                 for step, stage in zip(self.steps, self.stages, strict=True)
             ],
+            "notes": list(self.notes),
         }  # fmt: skip
 
 
@@ -169,8 +173,10 @@ def plan(
     stages = mig.stages(network, start, to, order)
     driver = _driver_for(network, described, start.vm, to)
     sessions = facts.sessions(network, router, start.vm)
-    made = Plan(network, described, start, to, order, tuple(stages), ask, driver=driver,
-                pause_s=pause_s, sessions=sessions)  # fmt: skip
+    bounds = facts.notes(network, router, start.vm, pause_s)
+    notes = () if order is Order.NATIVE else tuple(bounds)
+    made = Plan(network, described, start, to, order, tuple(stages), ask, notes=notes,
+                driver=driver, pause_s=pause_s, sessions=sessions)  # fmt: skip
     if order is not Order.NATIVE:
         try:
             facts.check_known(network, router, start.vm)
@@ -259,6 +265,21 @@ class _Facts:
             raise NetworkError(
                 f"the controller of {host} does not know the routes of {router}: "
                 "does routerd run in its VM? (`xenflow status`)"
+            )
+
+    def notes(
+        self, network: Network, router: str, host: str, pause_s: float
+    ) -> Iterator[str]:
+        """What a move costs that other moves do not."""
+        row = self.feeds.get(network.datapaths[host].controller, {}).get(router, {})
+        room = row.get("held", {})
+        if row.get("slow") and "room_frames" in room and pause_s > 0:
+            frames, octets = room["room_frames"], room["room_bytes"]
+            yield (
+                f"the packets of {router} pass through its VM ({row['slow']}): while it is "
+                f"suspended {frames:,} of them are held, {octets / 1e6:g} MB at most, so that over "
+                f"{pause_s:g} s nothing is lost up to {frames / pause_s:,.0f} packets/s and "
+                f"{octets / pause_s / 1e6:g} MB/s, over a longer suspension less"
             )
 
 

@@ -52,6 +52,8 @@ def run(args: Namespace, session: Session) -> int:
                 made.refuse_falling()
         if made.new_mode:
             complain(f"{args.router}: {made.new_mode}")
+        for note in made.notes:
+            complain(f"note: {note}")
         progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
         result = migrate.run(made, progress, ask_before if args.step else None)
         progress.close()

@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from xenflow import hold
 from xenflow.leases import Leases, LockedError
 from xenflow.mirror import Mirrors
 from xenflow.pure import flow as fl
@@ -220,7 +221,8 @@ class ManagementService:
                 "sessions": self.table.packets.sessions[name].rows(now),
                 "feed": "none" if feed.heard is None else self._feed_of(name),
                 "held": {"now": len(held.frames), "held": held.held, "dropped": held.dropped,
-                         "delivered": held.delivered, "repeated": held.repeated},
+                         "delivered": held.delivered, "repeated": held.repeated,
+                         "room_frames": hold.MAX_FRAMES, "room_bytes": hold.MAX_BYTES},
             })  # fmt: skip
         return rows
 

@@ -34,6 +34,7 @@ from tests.lab.live import (
     kill,
     reaches,
     restart_controller,
+    router_row,
     settle,
     status,
     xenflow,
@@ -117,6 +118,26 @@ def test_routing_does_not_notice_a_pause(
     traffic.assert_nothing_lost()
     time.sleep(1.5)
     assert routing.neighbour_changes(paper, since) == []
+
+
+def test_a_router_whose_packets_pass_through_its_vm(paper: Lab) -> None:
+    """What it forwards is held while it is suspended: it arrives, and once."""
+    rule = ["from", "10.9.9.9", "lookup", "100"]
+    operate.run("vr1", ["ip", "rule", "add", *rule])
+    try:
+        settle(lambda: "rule" in router_row("host-a", "vr1")["slow"], "vr1's VM forwards")
+        assert "through its VM" in xenflow("plan", "vr1", "host-b").stdout
+        with Traffic() as traffic:
+            for to in ("host-b", "host-a"):
+                done = xenflow("migrate", "vr1", to, "--json")
+                assert done.returncode == 0, done.stderr
+                moved = json.loads(done.stdout)
+                assert moved["held"] > 0
+                assert (moved["repeated"], moved["dropped"]) == (0, 0)
+        traffic.assert_nothing_lost()
+    finally:
+        operate.run("vr1", ["ip", "rule", "del", *rule])
+    settle(lambda: not router_row("host-a", "vr1")["slow"], "the switch forwards")
 
 
 def test_router_answers_arp_while_it_is_suspended(paper: Lab) -> None:

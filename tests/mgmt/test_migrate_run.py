@@ -244,6 +244,27 @@ def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) 
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
 
 
+def test_up_to_which_rate_nothing_is_lost_is_said_where_the_vm_forwards(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notes() -> tuple[str, ...]:
+        with planning.plan(
+            controllers.network, "vr1", "host-b", "overlapped", controllers
+        ) as plan:
+            assert plan.json()["notes"] == list(plan.notes)
+            assert all(note in plan.text() for note in plan.notes)
+            return plan.notes
+
+    assert notes() == ()
+    status = controllers.on_status
+    room = {"room_frames": 2000, "room_bytes": 2_000_000}
+    row = {"name": "vr1", "phase": "current", "slow": "a packet filter", "held": room}
+    monkeypatch.setattr(controllers, "on_status", lambda name: {**status(name), "routers": [row]})
+    (note,) = notes()
+    assert "over 1 s nothing is lost up to 2,000 packets/s and 2 MB/s" in note
+    assert "a packet filter" in note
+
+
 @pytest.mark.parametrize(
     ("source", "destination", "says"),
     [

@@ -53,6 +53,7 @@ class Plan:
     closed: bool = False
     new_mode: str = ""
     falls: str = ""
+    notes: tuple[str, ...] = ()
 
     def __enter__(self) -> Plan:
         return self
