@@ -1,0 +1,248 @@
+"""Routers that move anywhere, under traffic between all machines: `scripts/random-moves`.
+
+Each move takes a router and another host by chance; every two machines send to each other all the
+time, so that in `conf/campus.toml` every router is passed between every two of its neighbours.
+First the same traffic while nothing happens: where that already loses a packet the run is invalid,
+not passed.  Then every move must end, and nothing may be lost or arrive twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from lab import bring_up, judge, operate, own_folder
+from lab.bring_up import Options
+from lab.description import ROOT, Lab, find_file
+from lab.judge import Counts, Verdict
+from lab.moves import Move, mover
+from lab.namespace import LabError
+from lab.probe import ProbePair, Result, TooBusyError
+from lab.soak import INTERRUPTED, begin, say
+from xenflow.pure.migration import Order
+from xenflow.pure.network import NetworkError
+
+_MARK, _MADE = ".xenflow-random-moves", ("result.json", "[0-9]", "[0-9][0-9]")
+_OUT = ROOT / "out" / "random-moves"
+_PORT = 7800
+_LONGEST_S = 4 * 3600.0
+RULE = ("from", "192.0.2.254", "lookup", "100")
+"""A policy rule, which decides nothing here, but makes a router's VM forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for.
+
+    rate_pps    packets/s, each way, between every two machines
+    through_vm  routers whose packets pass through their VM
+    """
+
+    topology: str = "campus"
+    moves: int = 20
+    rate_pps: float = 200.0
+    seed: int = 1
+    through_vm: tuple[str, ...] = ("r2",)
+    between_s: float = 0.5
+    baseline_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was measured: the packets sent before the first move, then of each move, all pairs."""
+
+    wanted: Wanted
+    moves: list[Move]
+    counts: list[Counts]
+
+    def verdict(self) -> Verdict:
+        """Passed, or failed."""
+        return judge.verdict([judge.total(self.counts)])
+
+    def json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "verdict": self.verdict().name.lower(),
+            **asdict(self.wanted),
+            "moves": [
+                {"router": move.router, "from": move.source, "to": move.to,
+                 "total_s": round(move.total_s, 6), **asdict(judge.rounded(counts))}
+                for move, counts in zip(self.moves, self.counts[1:], strict=True)
+            ],
+            "sum": asdict(judge.rounded(judge.total(self.counts))),
+        }  # fmt: skip
+
+    def text(self) -> str:
+        """For people."""
+        lines = ["", "MOVE  ROUTER  FROM      TO          TOTAL     SENT  LOST  DOUBLED  REORDERED"]
+        for number, (move, c) in enumerate(zip(self.moves, self.counts[1:], strict=True), 1):
+            lines.append(
+                f"{number:4}  {move.router:6}  {move.source:8}  {move.to:8}  {move.total_s:5.3f} s"
+                f"  {c.sent:7}  {c.lost:4}  {c.duplicated:7}  {c.reordered:9}"
+            )
+        total = judge.total(self.counts)
+        lines.append(
+            f"{self.verdict().name.lower()}: {len(self.moves)} moves in {self.wanted.topology} "
+            f"(seed {self.wanted.seed}, through its VM: {', '.join(self.wanted.through_vm) or '-'}"
+            f"), {self.wanted.rate_pps:g} packets/s each way between every two machines: "
+            f"{total.lost} lost, {total.duplicated} duplicated, {total.reordered} reordered of "
+            f"{total.sent}"
+        )
+        return "\n".join(lines)
+
+
+def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
+    """Move routers of a lab that is up.
+
+    Raises TooBusyError where the traffic alone loses, LabError where a move fails.
+    """
+    dice = Random(wanted.seed)
+    moves: list[Move] = []
+    with ExitStack() as stack:
+        stack.enter_context(_through_vm(lab, wanted.through_vm))
+        pairs = [
+            stack.enter_context(ProbePair(
+                *nodes, rate_pps=wanted.rate_pps, port=_PORT + n, directory=records / str(n)
+            ))
+            for n, nodes in enumerate(combinations(lab.machines, 2))
+        ]  # fmt: skip
+        say(f"{wanted.baseline_s:g} s of the same traffic without a move")
+        _baseline(pairs, wanted)
+        for pair in pairs:
+            pair.start(_LONGEST_S)
+        time.sleep(1.0)
+        for number in range(wanted.moves):
+            moves.append(_move(lab, dice))
+            last = moves[-1]
+            say(f"move {number + 1} of {wanted.moves}: {last.router} from {last.source} to "
+                f"{last.to}, {last.total_s:.3f} s")
+            time.sleep(wanted.between_s)
+        for pair in pairs:
+            pair.stop()
+    begins = [move.began_ns for move in moves]
+    counts = [Counts()] * (len(moves) + 1)
+    for pair in pairs:
+        for direction in judge.read(pair.directory, begins):
+            counts = [a + b for a, b in zip(counts, direction, strict=True)]
+    return Outcome(wanted, moves, counts)
+
+
+def _move(lab: Lab, dice: Random) -> Move:
+    router = dice.choice(list(lab.network.routers))
+    with mover(lab, router) as one:
+        to = dice.choice([host for host in lab.hosts if host != one.host])
+        return one.move(to, Order.OVERLAPPED.value)
+
+
+def _baseline(pairs: Sequence[ProbePair], wanted: Wanted) -> None:
+    for pair in pairs:
+        pair.start(_LONGEST_S)
+    time.sleep(wanted.baseline_s)
+    results: list[Result] = [result for pair in pairs for result in pair.stop()]
+    slowest = min(result.rate_pps for result in results)
+    lost = sum(r.lost + r.duplicated for r in results)
+    if lost or slowest < 0.95 * wanted.rate_pps:
+        raise TooBusyError(
+            f"invalid: the machine is too busy; while nothing happened {lost} packets were lost or "
+            f"doubled, and {slowest:.0f} were sent each second instead of {wanted.rate_pps:g}"
+        )
+
+
+@contextmanager
+def _through_vm(lab: Lab, routers: Sequence[str]) -> Iterator[None]:
+    """Some routers forward by their VMs meanwhile; their controllers know."""
+    for router in routers:
+        operate.run(router, ["ip", "rule", "add", *RULE])
+    try:
+        for router in routers:
+            _await_slow(lab, router)
+        yield
+    finally:
+        for router in routers:
+            operate.run(router, ["ip", "rule", "del", *RULE])
+
+
+def _await_slow(lab: Lab, router: str, limit_s: float = 10.0) -> None:
+    end = time.monotonic() + limit_s
+    with mover(lab, router) as one:
+        controller = lab.network.datapaths[one.host].controller
+        while True:
+            rows = one.session.ask(controller, "routers")["routers"]
+            if next(row for row in rows if row["name"] == router)["slow"]:
+                return
+            if time.monotonic() > end:
+                raise LabError(f"{router}: its packets do not pass through its VM")
+            time.sleep(0.1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    args = _arguments(argv)
+    begin()
+    names = tuple(name for name in args.through_vm.split(",") if name)
+    wanted = Wanted(args.topology, args.moves, args.rate, args.seed, names)
+    value: dict[str, Any]
+    try:
+        lab = bring_up.up(find_file(wanted.topology), Options(), say=say)
+        try:
+            outcome = measure(lab, wanted, args.out)
+        finally:
+            bring_up.down(say=say)
+    except TooBusyError as error:
+        value, text, status = _no(wanted, "invalid", error), str(error), Verdict.INVALID
+    except NetworkError as error:
+        value, text, status = _no(wanted, "failed", error), f"failed: {error}", Verdict.FAILED
+    except KeyboardInterrupt:
+        say("random-moves: interrupted")
+        return INTERRUPTED
+    else:
+        value, text, status = outcome.json(), outcome.text(), outcome.verdict()
+    (args.out / "result.json").write_text(json.dumps(value, indent=1) + "\n")
+    print(json.dumps(value, indent=1) if args.json else text)
+    return status
+
+
+def _no(wanted: Wanted, verdict: str, error: Exception) -> dict[str, Any]:
+    return {"verdict": verdict, "reason": str(error), **asdict(wanted)}
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    default = Wanted()
+    parser = argparse.ArgumentParser(
+        prog="scripts/random-moves", description=__doc__,
+        epilog="exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong "
+        "command line; 3 invalid, the traffic alone already loses; 130 interrupted",
+    )  # fmt: skip
+    parser.add_argument("topology", nargs="?", default=default.topology, metavar="TOPOLOGY",
+                        help="a network in conf/, or a network file (default %(default)s)")
+    parser.add_argument("--moves", type=int, default=default.moves, metavar="N")
+    parser.add_argument("--rate", type=float, default=default.rate_pps, metavar="PPS",
+                        help="each way, between every two machines (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="N",
+                        help="the same moves again (default %(default)s)")
+    parser.add_argument("--through-vm", default=",".join(default.through_vm), metavar="ROUTER,...",
+                        help="routers that their VM forwards for (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=_OUT, metavar="DIR",
+                        help="where result.json and the probe's records go: a new or empty folder, "
+                        "or an earlier run's, whose results are replaced")
+    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    args = parser.parse_args(argv)
+    try:
+        own_folder.take(args.out, _MARK, _MADE, own=_OUT)
+    except own_folder.NotOurFolderError as error:
+        parser.error(f"--out {error}")
+    return args
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        sys.exit(main())
