@@ -86,10 +86,11 @@ def test_an_interface_with_another_mac_address_is_named() -> None:
 def test_devices_whose_frames_no_switch_passes_are_named() -> None:
     vlan = told(9, FIRST.mac, "eth0.5", kind=InterfaceKind.VLAN)
     vrrp = told(10, 0x00005E000105, "vrrp4", kind=InterfaceKind.MACVLAN)
+    other = told(12, 0x02000000AB05, "macvlan0", kind=InterfaceKind.MACVLAN)
     tunnel = told(11, 0x02, "gre1", kind=InterfaceKind.OTHER)
-    said = problems(ROUTER, state_of([*cards(), vlan, vrrp, tunnel]))
-    assert [words.split(" ")[0] for words in said] == ["eth0.5", "vrrp4"]
-    assert "802.1Q" in said[0] and "00:00:5e:00:01:05" in said[1]
+    said = problems(ROUTER, state_of([*cards(), vlan, vrrp, tunnel, other]))
+    assert [words.split(" ")[0] for words in said] == ["eth0.5", "macvlan0"], "VRRP's pass"
+    assert "802.1Q" in said[0] and "02:00:00:00:ab:05" in said[1]
     off = told(9, FIRST.mac, "eth0.5", 0, InterfaceKind.VLAN)
     assert problems(ROUTER, state_of([*cards(), off])) == []
 

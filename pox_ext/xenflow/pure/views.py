@@ -9,7 +9,7 @@ neither of them does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from xenflow.pure.flow import mac_text
 from xenflow.pure.messages import (
@@ -21,7 +21,7 @@ from xenflow.pure.messages import (
     VmReason,
 )
 from xenflow.pure.network import Interface, Router
-from xenflow.pure.pipeline import NextHopView, RouterView
+from xenflow.pure.pipeline import VIRTUAL_ROUTERS, NextHopView, RouterView
 from xenflow.pure.router_state import Changes, RouterState
 
 _WORKING = InterfaceFlag.UP | InterfaceFlag.RUNNING | InterfaceFlag.FORWARDING4
@@ -198,12 +198,17 @@ def problems(router: Router, state: RouterState) -> list[str]:
             continue
         if told.kind == InterfaceKind.VLAN:
             said.append(f"{told.name} is an 802.1Q device: no switch passes its tagged frames")
-        elif told.kind == InterfaceKind.MACVLAN and told.mac not in own:
+        elif told.kind == InterfaceKind.MACVLAN and not _passes(told.mac, own):
             said.append(
                 f"{told.name} has a MAC address of its own, {mac_text(told.mac)}: no switch passes "
-                "its frames (VRRP: without a virtual MAC address)"
+                "its frames (VRRP's virtual MAC addresses pass)"
             )
     return said
+
+
+def _passes(mac: int, own: Container[int]) -> bool:
+    """Whether switches let frames with this source pass from the VM (`pipeline`)."""
+    return mac in own or any(mac & mask == value for value, mask in VIRTUAL_ROUTERS)
 
 
 _BY_INTERFACE = {NextHopType.VIA, NextHopType.CONNECTED}
