@@ -38,8 +38,10 @@ IN_FLIGHT_BYTES = 8 * PIECE_BYTES
 the socket would delay everything behind it."""
 LONGEST_PAUSE_S = 60.0
 """Between two tries of what fails again and again."""
-FAILED = "job"
-"""The cause of a `Problems` entry: jobs fail."""
+LONGEST_REFUSED_S = 10.0
+"""The same where the switch refuses flows: it may have room at any time."""
+FAILED, REFUSED = "job", "refused"
+"""Causes of `Problems` entries: jobs fail, or the switch refuses what it is told."""
 NUDGE_TABLE = 63
 NUDGE_S = 0.05
 """How often a round of the revalidators is provoked while one is waited for."""
@@ -110,6 +112,8 @@ class Channel(ABC):
         self._replies: dict[int, tuple[Request, Callable[[list[Any]], None]]] = {}
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
+        self._window = IN_FLIGHT_BYTES
+        """So many bytes may be on their way; few at first where many may be refused."""
         self._unfenced = 0
         self._written = 0
         self._proven = -1
@@ -152,6 +156,7 @@ class Channel(ABC):
         self._jobs.clear()
         self._in_flight.clear()
         self._in_flight_bytes = self._unfenced = 0
+        self._window = IN_FLIGHT_BYTES
         self._proven = -1
         self._fragments, self._fragment_bytes = [], 0
         for job in jobs:
@@ -304,7 +309,7 @@ class Channel(ABC):
                 value = None
                 if isinstance(awaited, Room):
                     self._fence_fragments()
-                    if self._in_flight_bytes < IN_FLIGHT_BYTES:
+                    if self._in_flight_bytes < self._window:
                         continue
                     self._awaiting = awaited
                     return
@@ -321,18 +326,23 @@ class Channel(ABC):
             self._running = False
 
     def _failed(self, error: Exception) -> float:
-        """A job has failed; returns how long to wait before the switch is read again.  What fails
-        again and again does so ever more rarely, and is said once."""
+        """A job has failed, which is said once; returns how long to wait before the switch is read
+        again."""
+        reason = f"{type(error).__name__}: {error}"
+        words = f"what it shall hold could not be written ({reason}); it is read again"
+        if self.problems.begin(FAILED, words):
+            log.error("%s: a job failed", self.name, exc_info=error)
+        return self._pause_s()
+
+    def _pause_s(self) -> float:
+        """How long to wait before the next try: what fails again and again does so ever more
+        rarely."""
         now = time.monotonic()
         if now - self._failed_at > 2 * LONGEST_PAUSE_S:
             self._failures = 0
         self._failed_at = now
         pause_s = min(LONGEST_PAUSE_S, 2.0**self._failures)
         self._failures = min(self._failures + 1, 16)
-        reason = f"{type(error).__name__}: {error}"
-        words = f"what it shall hold could not be written ({reason}); it is read again"
-        if self.problems.begin(FAILED, words):
-            log.error("%s: a job failed", self.name, exc_info=error)
         return pause_s
 
     def _resume(self, value: Any) -> None:
@@ -379,7 +389,8 @@ class Channel(ABC):
         """A barrier reply."""
         while self._in_flight and self._in_flight[0][0] <= xid:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
-        if isinstance(self._awaiting, Room) and self._in_flight_bytes < IN_FLIGHT_BYTES // 2:
+        self._window = min(IN_FLIGHT_BYTES, 2 * self._window)
+        if isinstance(self._awaiting, Room) and self._in_flight_bytes < self._window // 2:
             self._resume(None)
         waiting = self._replies.pop(xid, None)
         if waiting is not None:
@@ -397,18 +408,27 @@ class Channel(ABC):
             then(request.entries)
         return True
 
-    def on_error(self, xid: int, text: str) -> None:
-        """The switch refused something: what it holds is not what is thought any more."""
-        log.error("%s: %s (xid %#x)", self.name, text, xid)
+    def on_error(self, xid: int, text: str, data: bytes = b"") -> None:
+        """The switch refused something, of which `data` is the beginning: what it holds is not what
+        is thought any more."""
         if xid == PACKET_OUT_XID:
+            log.error("%s: %s (a packet-out)", self.name, text)
             return
         self.errors += 1
         waiting = self._replies.pop(xid, None)
         if waiting is not None:
+            log.error("%s: %s (xid %#x)", self.name, text, xid)
             waiting[1]([])
         elif self.live:
             self.live = False
-            self.later(1.0, self._read_again, self._generation)
+            words = f"the switch refuses what it shall hold ({text}); it is read again"
+            self.problems.begin(REFUSED, words)
+            pause_s = min(self._pause_s(), LONGEST_REFUSED_S)
+            self.later(pause_s, self._read_again, self._generation)
+
+    def _narrow(self) -> None:
+        """Little is sent at first, because much of it may be refused."""
+        self._window = PIECE_BYTES // 8
 
     def _read_again(self, generation: int) -> None:
         if generation == self._generation and not self.live:

@@ -218,7 +218,7 @@ class Component:
         elif isinstance(message, of.StatsReply):
             return switch.on_stats(message)
         elif isinstance(message, of.ErrorMessage):
-            switch.on_error(message.xid, str(message))
+            switch.on_error(message.xid, message.name, message.data)
         elif isinstance(message, of.PortStatus):
             self._port_status(switch, message.port, message.reason == PORT_DELETED)
             return False

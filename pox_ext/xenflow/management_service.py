@@ -386,10 +386,12 @@ class ManagementService:
         state = self.table.state(router.name)
         switches = [s for s in self.table.switches.values() if s.forwards(router.name)]
         if state is None or not switches or not all(s.live for s in switches):
-            return {"ready": False, "seq": None, "routes": 0, "in_force": False}
+            return {"ready": False, "seq": None, "routes": 0, "in_force": False, "problems": []}
         switches[0].in_force(
             lambda error: reply.ok(
-                ready=error is None and router.name in switches[0].synced,
+                problems=switches[0].problems.of(router.name),
+                ready=error is None and router.name in switches[0].synced
+                and not switches[0].refuses(router.name),
                 in_force=error is None, seq=state.seq, epoch=state.epoch,
                 routes=len(state.routes4),
             )

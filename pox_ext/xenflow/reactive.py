@@ -106,7 +106,8 @@ class Reactive:
         for _ in range(8):  # groups of groups do not exist; a bound all the same
             if view.action != "group" or not view.legs:
                 break
-            leg = state.nexthops.get(view.legs[_spread(router.id, target) % len(view.legs)])
+            shares = pipeline.Shares.of(view.legs)
+            leg = state.nexthops.get(shares.leg(_spread(router.id, target) % shares.count))
             if leg is None:
                 return self._to_vm(router, link), any_target
             view = next_hop_view(router, state, leg)

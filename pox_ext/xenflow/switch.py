@@ -8,6 +8,11 @@ After a connection the first job is always `_resync`: read what the switch holds
 write the difference.  Nothing is ever wiped, and nothing of a router is deleted before its state
 is known.
 
+What a router says is compiled, and written, for that router alone.  Where that fails, or where the
+switch refuses its routes, the router is *set aside*: its packets pass through its VM, whose kernel
+decides, `problems` says so and why, and it is tried again when it has changed or when there may be
+room.  The other routers never notice.
+
 Called by `rule_table` and `vm_packets` and, for the switch's messages, by `component`.
 """
 
@@ -16,12 +21,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
 from xenflow.audit import MONITOR_XID, Audit
-from xenflow.channel import IN_FLIGHT_BYTES, PIECE_BYTES, ROOM, Channel, Done, Job, Request
+from xenflow.channel import (
+    IN_FLIGHT_BYTES,
+    PIECE_BYTES,
+    REFUSED,
+    ROOM,
+    Channel,
+    Done,
+    Job,
+    Request,
+)
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline, plain_host
 from xenflow.pure.audit import ODD
@@ -57,6 +71,34 @@ _TO_NEXT_HOPS = resubmit(pipeline.NEXT_HOPS)
 MAX_EXACT = 10_000
 MANY_DECISIONS = 64
 """When more routes change at once, all exact flows of the router are asked for again."""
+
+
+TRY_AGAIN_S, TRY_AGAIN_MAX_S = 1.0, 30.0
+"""How long a router that was set aside waits for its next try; twice as long each time."""
+PROBE_XID = 0xFFFF0002
+"""Of the flow that asks whether there is room in table ROUTES."""
+COMPILE, VIEW, TABLE = "compile", "view", "table"
+"""Causes of `Problems` entries: what a router says makes no flows, be it about next hops and routes
+or about itself; the switch refuses flows."""
+EXACT_REFUSED_S = 10.0
+"""For so long it is said that the switch refuses flows of the reactive pipeline."""
+
+
+THROUGH_VM = "everything passes through its VM"
+
+
+class RefusedError(RuntimeError):
+    """The switch does not take a router's flows; the words say why."""
+
+
+@dataclass(slots=True)
+class Aside:
+    """A router that is set aside.  `refused`: the switch does not take all its flows."""
+
+    words: str
+    refused: bool
+    pause_s: float = TRY_AGAIN_S
+    waits: bool = False
 
 
 class Routers(Protocol):
@@ -106,6 +148,15 @@ class Switch(Channel):
         self.edits = 0
         """How often what is believed of the small tables has changed."""
         self._answers: Reactive | None = None
+        self.aside: dict[str, Aside] = {}
+        self._odd_views: dict[str, tuple[RouterView, RouterView]] = {}
+        """By router: the view that made no flows, and what stands for it."""
+        self._sound_views: dict[str, RouterView] = {}
+        self._trying: set[str] = set()
+        """Routers all of whose routes are being written."""
+        self._refusals: dict[str, str] = {}
+        """Why the switch has refused flows of one of these."""
+        self._no_room = False
         self._found: dict[str, dict[int, int]] = {}
         self._streamed: dict[str, int] = {}
         self._names = {router.id: router.name for router in network.routers.values()}
@@ -133,6 +184,9 @@ class Switch(Channel):
         self.installed, self.hops, self._streamed = {}, {}, {}
         self._waiting.clear()
         self.synced.clear()
+        self.aside.clear()
+        self._odd_views.clear()
+        self._refusals.clear()
         self._close()
 
     def port_changed(self, name: str, number: int, up: bool, deleted: bool) -> None:
@@ -194,17 +248,21 @@ class Switch(Channel):
         self._answers = None
         if not self.live or not self.forwards(router):
             return False
-        if router in self.synced:
-            self._submit_change(router, changes, self._update(router, changes))
+        if router in self.aside:
+            self._try_later(router)
+        elif router in self.synced:
+            job = self._of(router, self._update(router, changes))
+            self._submit_change(router, changes, job)
         elif complete:
             self.synced.add(router)
-            self.submit(self._sync_router(router))
+            self.submit(self._of(router, self._sync_router(router)))
             return True
         elif not self._found.get(router) and not self.reactive and changes.routes4:
             streamed = self._streamed.get(router, 0) + len(changes.routes4)
             if streamed == total:  # otherwise some came before this switch did
                 self._streamed[router] = streamed
-                self._submit_change(router, changes, self._stream(router, changes))
+                job = self._of(router, self._stream(router, changes))
+                self._submit_change(router, changes, job)
         return False
 
     def waiting(self, router: str) -> int:
@@ -230,12 +288,13 @@ class Switch(Channel):
         if not self.forwards(router):
             leaving = router in self.synced or bool(self._found.get(router))
             self.synced.discard(router)
+            self._restored(router)
             self.refresh()
             if leaving:
                 self.submit(self._forget(router))
         elif router not in self.synced and self.routers.state(router) is not None:
             self.synced.add(router)
-            self.submit(self._sync_router(router))
+            self.submit(self._of(router, self._sync_router(router)))
         else:
             self.refresh()
 
@@ -273,6 +332,11 @@ class Switch(Channel):
             and placement.mode is Mode.XENFLOW
         )
 
+    def refuses(self, router: str) -> bool:
+        """Whether the switch refuses flows of a router, all of whose packets pass through its VM
+        therefore."""
+        return router in self.aside and self.aside[router].refused
+
     def vm_of(self, router: str) -> str:
         """Where a router's VM is, as this switch was told last; "" where it was told nothing."""
         placement = self.placements.get(router)
@@ -281,13 +345,24 @@ class Switch(Channel):
     def site(self) -> pipeline.Site:
         """This switch as the planner sees it."""
         views = {
-            name: view
+            name: self._compilable(name, view)
             for name in self.network.routers
             if (view := self.routers.view(name)) is not None
         }
         ports = {name: number for name, (number, _) in self.ports.items()}
         silent = frozenset(name for name in self.ports if not self.takes(name))
         return pipeline.Site(self.network, self.datapath, ports, self.placements, views, silent)
+
+    def _compilable(self, router: str, view: RouterView) -> RouterView:
+        """What a router's VM says as far as it makes flows."""
+        if router in self._odd_views:
+            odd, instead = self._odd_views[router]
+            if odd == view:
+                return instead
+            del self._odd_views[router]
+            self.problems.end(VIEW, router)
+        aside = self.aside.get(router)
+        return replace(view, slow=view.slow or aside.words) if aside is not None else view
 
     def takes(self, port: str) -> bool:
         """Whether a port exists, has carrier, and what is sent there arrives somewhere."""
@@ -546,6 +621,9 @@ class Switch(Channel):
         self.installed, self.hops, self._found = {}, {}, {}
         self.edits += 1
         self.synced.clear()
+        self._refusals.clear()
+        if any(aside.refused for aside in self.aside.values()):
+            self._narrow()
         if self.plain:
             flows = yield self._stats_request(0, 0, 0)
             self._take([s.flow for s in flows])
@@ -575,7 +653,7 @@ class Switch(Channel):
                     jobs.append(self._forget(router.name))
             elif self.routers.state(router.name) is not None:
                 self.synced.add(router.name)
-                jobs.append(self._sync_router(router.name))
+                jobs.append(self._of(router.name, self._sync_router(router.name)))
         jobs.append(self._write_small())
         gives_to_vms = self._fence(lambda _: self.routers.caught_up(self))
         if self.plain:
@@ -583,8 +661,13 @@ class Switch(Channel):
         else:  # it need not wait for the routes
             self._write_vm()
             jobs.insert(0, gives_to_vms)
+        jobs.append(self._fence(self._took_all))
         # Before whatever waits to be told that the switch is up to date.
         self._jobs.extendleft(reversed(jobs))
+
+    def _took_all(self, _: str | None) -> None:
+        if self.live:
+            self.problems.end(REFUSED)
 
     def _take(self, flows: Sequence[Flow]) -> None:
         self.audit.found(flows)
@@ -596,11 +679,11 @@ class Switch(Channel):
 
     def _read_routes(self, total: int) -> Job:
         """The routes it holds, in parts where there are many."""
-        def take(flows: list[of.FlowStats]) -> bool:
-            self._take_route_flows([stats.flow for stats in flows])
-            return True
+        yield from self._read(reading(total, self._likely()), self._take_all_routes)
 
-        yield from self._read(reading(total, self._likely()), take)
+    def _take_all_routes(self, flows: list[of.FlowStats]) -> bool:
+        self._take_route_flows([stats.flow for stats in flows])
+        return True
 
     def _likely(self) -> set[int]:
         """The ids of the routers that probably have routes here: they have next hops."""
@@ -661,8 +744,7 @@ class Switch(Channel):
     # Small tables: everything but ROUTES
 
     def _plan_small(self) -> list[list[tuple[bool, Flow]]]:
-        site = self.site()
-        wanted = (plain_host if self._plain_host else pipeline).local_flows(site)
+        site, wanted = self._local_flows()
         wanted.update(self.rules.flows(site))
         keep = []
         for router in self.network.routers.values():
@@ -673,6 +755,28 @@ class Switch(Channel):
             for flows in self.hops.get(router.name, {}).values():
                 wanted.update((flow.key, flow) for flow in flows)
         return pipeline.plan(self.installed, wanted, keep)
+
+    def _local_flows(self) -> tuple[pipeline.Site, Flows]:
+        """The flows of the small tables.  A router whose words make none gets those of one whose
+        packets all pass through its VM."""
+        make = (plain_host if self._plain_host else pipeline).local_flows
+        site = self.site()
+        try:
+            return site, make(site)
+        except Exception:
+            for name in site.views:
+                view = self.routers.view(name)
+                if view is None or self._sound_views.get(name) is view:
+                    continue
+                try:
+                    make(replace(site, views={name: view}))
+                    self._sound_views[name] = view
+                except Exception as error:
+                    words = f"{THROUGH_VM}: {_reason(error)}"
+                    self._odd_views[name] = view, RouterView(slow=words, off=view.off)
+                    self.problems.begin(VIEW, words, name)
+            site = self.site()
+            return site, make(site)
 
     def _make_hops(self, router: Router) -> None:
         state = self.routers.state(router.name)
@@ -694,30 +798,34 @@ class Switch(Channel):
         return tuple(pipeline.next_hop_flows(self.network, router, view))
 
     def _legs_out(
-        self, router: Router, state: RouterState, legs: tuple[int, ...]
-    ) -> tuple[int, ...]:
+        self, router: Router, state: RouterState, legs: tuple[tuple[int, int], ...]
+    ) -> tuple[tuple[int, int], ...]:
         """The legs of a group that leave by a port with carrier; all of them where none does."""
         silent = {number for number, up in self.ports.values() if not up}
         if not silent:
             return legs
         site = self.site()
         dead = set()
-        for leg in set(legs):
+        for leg, _ in legs:
             hop = state.nexthops.get(leg)
             interface = interface_of(router, state, hop.ifindex) if hop is not None else None
             if hop is not None and interface is not None:
                 link = self.network.links[interface.link]
                 if pipeline.port_of(site, link, hop.mac) in silent:
                     dead.add(leg)
-        return tuple(leg for leg in legs if leg not in dead) or legs
+        return tuple((leg, weight) for leg, weight in legs if leg not in dead) or legs
 
     def _remake_groups(self) -> None:
         """Groups avoid ports without carrier."""
-        for name, kept in self.hops.items():
+        for name, kept in list(self.hops.items()):
             router, state = self.network.routers[name], self.routers.state(name)
-            if state is not None:
+            if state is None:
+                continue
+            try:
                 for group in state.legs.keys() & kept.keys():
                     kept[group] = self._hop_flows(router, state, group)
+            except Exception as error:
+                self._set_aside(name, _reason(error), False)
 
     def _write_small(self) -> Job:
         self._remake_groups()
@@ -763,16 +871,130 @@ class Switch(Channel):
             self._write(of.delete_matching(pipeline.INGRESS, prefix, own, mask))
             self.flow_mods += 1
 
+    # Routers that are set aside
+
+    def _of(self, name: str, job: Job) -> Job:
+        """A job that concerns one router: where it fails, that router is set aside, and no more."""
+        try:
+            yield from job
+        except Exception as error:
+            refused = isinstance(error, RefusedError)
+            new = self._set_aside(name, str(error) if refused else _reason(error), refused)
+            if new and not refused:
+                log.error("%s: %s: a job failed", self.name, name, exc_info=error)
+            yield from self._write_small()
+
+    def _set_aside(self, name: str, words: str, refused: bool) -> bool:
+        """From the next write of the small tables on its packets pass through its VM.  True where
+        that is new."""
+        before = self.aside.get(name)
+        pause_s = min(TRY_AGAIN_MAX_S, 2 * before.pause_s) if before else TRY_AGAIN_S
+        words = f"{THROUGH_VM}: {words}"
+        self.aside[name] = Aside(words, refused, pause_s)
+        self.hops[name] = {}
+        self._answers = None
+        self.problems.end(COMPILE if refused else TABLE, name)
+        if refused:
+            self._try_later(name)
+        return self.problems.begin(TABLE if refused else COMPILE, words, name)
+
+    def _restored(self, name: str) -> None:
+        """A router is no longer set aside."""
+        if self.aside.pop(name, None) is not None:
+            self.problems.end(TABLE, name)
+            self.problems.end(COMPILE, name)
+
+    def _try_later(self, name: str) -> None:
+        aside = self.aside[name]
+        if not aside.waits:
+            aside.waits = True
+            self.later(aside.pause_s, self._try_again, name, self._generation)
+
+    def _try_again(self, name: str, generation: int) -> None:
+        aside = self.aside.get(name)
+        if generation != self._generation or aside is None:
+            return
+        aside.waits = False
+        if self.live and self.forwards(name):
+            self.submit(self._of(name, self._renew(name)))
+        else:
+            self._try_later(name)
+
+    def _renew(self, name: str) -> Job:
+        """Try with a router that is set aside.  What the switch holds of its routes is read first:
+        some were refused, or some are no more."""
+        aside = self.aside.get(name)
+        if aside is None:
+            return
+        if aside.refused and not (yield from self._has_room()):
+            self._try_later(name)
+            return
+        if not (self.reactive or self.plain):
+            self._found.pop(name, None)
+            router = self.network.routers[name]
+            yield from self._read(chunk_questions(router.id), self._take_all_routes)
+        self._narrow()
+        yield from self._sync_router(name)
+
+    def _has_room(self) -> Generator[Any, Any, bool]:
+        """Whether table ROUTES takes one flow more, which no packet matches."""
+        probe = Flow(pipeline.ROUTES, 1, match(reg1=0xFFFFFFFF), (), pipeline.COOKIE_MAGIC)
+        self._no_room = False
+        self._write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
+        yield self._barrier()
+        self._write(of.flow_mod(probe, of.Command.DELETE_STRICT))
+        return not self._no_room
+
+    def _check_refused(self, name: str) -> None:
+        if name in self._refusals:
+            raise RefusedError(self._refusals.pop(name))
+
+    def on_error(self, xid: int, text: str, data: bytes = b"") -> None:
+        """The switch refused something.  A router's own flow is that router's affair: it is set
+        aside.  Whatever else it is, the switch is read again."""
+        if xid == PROBE_XID:
+            self._no_room = True
+            return
+        cookie = of.cookie_of(data)
+        kind = cookie >> 24 & 0xFF
+        names = {router.id: name for name, router in self.network.routers.items()}
+        name = names.get(pipeline.cookie_router(cookie))
+        if cookie & pipeline.COOKIE_MAGIC_MASK != pipeline.COOKIE_MAGIC:
+            name = None
+        if name is None or kind not in (*pipeline.NETWORK_WIDE, pipeline.REACTIVE_KIND):
+            super().on_error(xid, text, data)
+            return
+        self.errors += 1
+        words = f"the switch refuses its flows ({text})"
+        if kind == pipeline.REACTIVE_KIND:  # the packet that asked was sent all the same
+            if self.problems.begin(TABLE, words, name):
+                self.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
+        elif name in self._trying or name in self._streamed:
+            self._refusals[name] = words
+        elif name in self.synced and name not in self.aside:
+            self._set_aside(name, words, True)
+            self.submit(self._write_small())
+
     # Routes
 
     def _sync_router(self, name: str) -> Job:
         """Make the switch hold exactly the router's routes and next hops, from whatever it has."""
+        self._trying.add(name)
+        try:
+            yield from self._sync(name)
+        finally:
+            self._trying.discard(name)
+
+    def _sync(self, name: str) -> Job:
         router = self.network.routers[name]
         state = self.routers.state(name)
         if state is None or not self.forwards(name):
             return
         found = self._found.pop(name, {})
         streamed = self._streamed.pop(name, None)
+        if streamed is not None:
+            self._check_refused(name)
+        self._refusals.pop(name, None)
         self._make_hops(router)
         # What leads packets to the routes comes last: on a host that lies on the way of others
         # they would meet an empty table.
@@ -786,11 +1008,15 @@ class Switch(Channel):
             if found:
                 adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
                 gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
-                yield from self._write_routes(router.id, adds, gone)
+                yield from self._write_routes(router, adds, gone)
             else:
                 items = iter(dict(routes).items())  # as of now; what changes meanwhile comes after
                 while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
-                    yield from self._write_routes(router.id, part, (), ordered=False)
+                    yield from self._write_routes(router, part, (), ordered=False)
+        if not (self.reactive or self.plain):
+            yield self._barrier()
+            self._check_refused(name)
+        self._restored(name)
         if self.reactive:
             self._forget_decisions(router.id)
         for batch in self._plan_small():
@@ -802,13 +1028,13 @@ class Switch(Channel):
     def _stream(self, name: str, changes: Changes) -> Job:
         """Routes of a first snapshot, written as they come: nothing is there to be preserved."""
         router = self.network.routers[name]
-        yield from self._write_routes(router.id, changes.routes4, (), ordered=False)
+        yield from self._write_routes(router, changes.routes4, (), ordered=False)
 
     def _update(self, name: str, changes: Changes) -> Job:
         """One change of a router: what it needs first, then routes, then what is left over."""
         router = self.network.routers[name]
         state = self.routers.state(name)
-        if state is None or name not in self.hops:
+        if state is None or name not in self.hops or name in self.aside:
             return
         stale: list[Flow] = []
         if self.reactive:
@@ -828,7 +1054,7 @@ class Switch(Channel):
                     if self.installed.get(flow.key) != flow:
                         self._write_flow(True, flow)
                 stale += [flow for flow in old if flow.key not in keys]
-            yield from self._write_routes(router.id, changes.routes4, changes.gone4)
+            yield from self._write_routes(router, changes.routes4, changes.gone4)
         for flow in stale:
             self._write_flow(False, flow)
         if changes.locals or changes.interfaces or changes.policy:
@@ -836,7 +1062,7 @@ class Switch(Channel):
 
     def _write_routes(
         self,
-        router: int,
+        described: Router,
         adds: Sequence[tuple[int, int, int]],
         gone: Sequence[tuple[int, int, int]],
         ordered: bool = True,
@@ -845,8 +1071,10 @@ class Switch(Channel):
 
         So every packet is decided at every moment either as before or as after: its longest
         new match is there before any shorter one changes, and its longest old match stays until
-        all that could take over from it is in place.
+        all that could take over from it is in place.  Raises RefusedError where the switch has said
+        that it does not take them.
         """
+        router, name = described.id, described.name
         if adds:
             self.flow_mods += len(adds)
             routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
@@ -858,9 +1086,11 @@ class Switch(Channel):
                 for start in range(0, len(routes), BULK):
                     part = routes[start : start + BULK]
                     cookies = pipeline.route_cookies(router, part)
-                    for piece in self.packer.pack_adds(router, part, cookies, PIECE_BYTES):
+                    size = min(PIECE_BYTES, self._window)
+                    for piece in self.packer.pack_adds(router, part, cookies, size):
                         self._write(piece)
                         yield ROOM
+                        self._check_refused(name)
         if gone:
             self._fence_fragments()
             self.flow_mods += len(gone)
@@ -895,6 +1125,11 @@ class Switch(Channel):
             self.flow_mods += 1
             yield ROOM
             yield PACE_S
+
+
+def _reason(error: Exception) -> str:
+    """Why a router cannot be compiled."""
+    return f"what it says makes no flows ({type(error).__name__}: {error})"
 
 
 def _packets(stats: Iterable[of.FlowStats]) -> int:

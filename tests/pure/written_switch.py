@@ -3,14 +3,16 @@
 What `xenflow.switch.Switch` writes is taken apart into single messages, in the order in which a
 real switch would carry them out, and applied to simulated tables one by one; after each of them
 `watch` is called, so that a test sees every state that packets could meet.  Barriers and questions
-are answered when the writer has nothing more to say.
+are answered when the writer has nothing more to say.  A table may have a limit, beyond which flows
+are refused as Open vSwitch refuses them (ovs-vswitchd.conf.db(5), Flow_Table, overflow_policy).
+What the writer puts off for a second or more waits until the test lets that time pass.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +34,10 @@ _COOKIE_ENTRY = struct.Struct("!IQQ")
 _STATS_TYPE_AT, _SUBTYPE_AT = 8, 16
 _OFPST_TABLE = 3
 _NXT_FLOW_MOD, _NXST_AGGREGATE = 13, 1
+_REQUEST_TABLE_AT, _REQUEST_MATCH_AT = 28, 32
+_ERROR_BYTES = 64
+"""So much of a refused message comes back (lib/ofp-errors.c, ofperr_encode_msg__)."""
+LONG_S = 1.0
 
 
 class WrittenSwitch:
@@ -42,6 +48,11 @@ class WrittenSwitch:
         self.messages: list[str] = []
         """What was sent, in words."""
         self.watch: Callable[[], None] = lambda: None
+        self.limits: dict[int, int] = {}
+        """How many flows a table takes."""
+        self.refused = 0
+        self.waiting: deque[tuple[float, Callable[[], None]]] = deque()
+        """What was put off, and for how many seconds."""
         self._later: deque[Callable[[], None]] = deque()
         self.switch: Switch
 
@@ -53,7 +64,17 @@ class WrittenSwitch:
 
     def later(self, delay_s: float, call: Callable[..., Any], *arguments: Any) -> None:
         """In place of the core's `call_delayed`: at once, but not now."""
-        self._later.append(lambda: call(*arguments))
+        if delay_s >= LONG_S:
+            self.waiting.append((delay_s, lambda: call(*arguments)))
+        else:
+            self._later.append(lambda: call(*arguments))
+
+    def pass_time(self) -> float:
+        """Let the time pass until the first of what was put off; returns how long that took."""
+        delay_s, call = self.waiting.popleft()
+        call()
+        self.run()
+        return delay_s
 
     def run(self) -> None:
         """Until nothing more is to be done."""
@@ -72,18 +93,42 @@ class WrittenSwitch:
         if kind == of.Type.BARRIER_REQUEST:
             self._later.append(lambda: self.switch.on_barrier(xid))
         elif kind == of.Type.STATS_REQUEST:
-            reply = of.StatsReply(xid, False, self._statistics(message))
+            reply = of.StatsReply(xid, False, self._stats(message))
             self._later.append(lambda: self.switch.on_stats(reply))
         elif kind == of.Type.VENDOR and message[15] == _NXT_FLOW_MOD:
+            if self._too_many(message):
+                self.refused += 1
+                text, data = "FLOW_MOD_FAILED: ALL_TABLES_FULL", message[:_ERROR_BYTES]
+                self._later.append(lambda: self.switch.on_error(xid, text, data))
+                return
             self._apply(message)
             self.watch()
 
-    def _statistics(self, message: bytes) -> tuple[of.StatsEntry, ...]:
-        """All is empty when it is asked for."""
+    def _stats(self, message: bytes) -> list[Any]:
         if message[_STATS_TYPE_AT] << 8 | message[_STATS_TYPE_AT + 1] == _OFPST_TABLE:
-            return ()
+            held = Counter(flow.table for flow in self.tables)
+            return [of.TableStats(n, held[n]) for n in sorted(held)]
         (subtype,) = struct.unpack_from("!I", message, _SUBTYPE_AT)
-        return (of.Aggregate(0, 0, 0),) if subtype == _NXST_AGGREGATE else ()
+        table = message[_REQUEST_TABLE_AT]
+        cookie = mask = 0
+        if len(message) >= _REQUEST_MATCH_AT + _COOKIE_ENTRY.size:
+            _, cookie, mask = _COOKIE_ENTRY.unpack_from(message, _REQUEST_MATCH_AT)
+        found = [
+            flow for flow in self.tables
+            if table in (flow.table, of.ALL_TABLES) and flow.cookie & mask == cookie & mask
+        ]  # fmt: skip
+        if subtype == _NXST_AGGREGATE:
+            return [of.Aggregate(0, 0, len(found))]
+        return [of.FlowStats(flow, 0, 0, 0.0, None) for flow in found]
+
+    def _too_many(self, message: bytes) -> bool:
+        (command,) = struct.unpack_from("!H", message, _COMMAND_AT)
+        limit = self.limits.get(command >> 8)
+        if limit is None or command & 0xFF != of.Command.ADD:
+            return False
+        flow = of.parse_flow_mod(message)
+        held = [each for each in self.tables if each.table == flow.table]
+        return len(held) >= limit and all(each.key != flow.key for each in held)
 
     def _apply(self, message: bytes) -> None:
         (command,) = struct.unpack_from("!H", message, _COMMAND_AT)

@@ -917,6 +917,23 @@ def _read_error(data: bytes, xid: int) -> Message:
     return ErrorMessage(xid, kind, code, f"{group}: {what}", rest)
 
 
+_COOKIE_AT: dict[tuple[int, int], int] = {(Type.VENDOR, 13): 16, (Type.FLOW_MOD, 0): 48}
+"""Where the cookie is in an NXT_FLOW_MOD (nicira-ext.h) and in an OFPT_FLOW_MOD (5.3.3)."""
+
+
+def cookie_of(data: bytes) -> int:
+    """The cookie of a flow modification of which this is the beginning (as in an error's `data`);
+    0 where it is something else, or too little of it."""
+    if len(data) < 16:
+        return 0
+    vendor = data[1] == Type.VENDOR
+    (subtype,) = struct.unpack_from("!I", data, 12) if vendor else (0,)
+    at = _COOKIE_AT.get((data[1], subtype))
+    if at is None or len(data) < at + 8:
+        return 0
+    return int.from_bytes(data[at : at + 8], "big")
+
+
 def _read_port(data: bytes, at: int) -> Port:
     number, mac, name, *bitmaps = _PORT.unpack_from(data, at)
     return Port(number, int.from_bytes(mac, "big"), _string(name), *bitmaps)

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from math import gcd
 
 from xenflow.pure import flow as f
 from xenflow.pure.flow import Action, Flow, match
@@ -882,7 +883,7 @@ class NextHopView:
     interface  the router's interface it leaves through (None: none that the network knows)
     mac        of the gateway, 0 while unresolved
     neighbours (address, MAC) of a connected next hop's resolved neighbours
-    legs       ids of a group's legs
+    legs       ids of a group's legs, each with its weight (1 or more)
     mtu        of the outgoing interface where packets may be larger than that, else 0
     """
 
@@ -891,8 +892,72 @@ class NextHopView:
     interface: Interface | None = None
     mac: int = 0
     neighbours: tuple[tuple[int, int], ...] = ()
-    legs: tuple[int, ...] = ()
+    legs: tuple[tuple[int, int], ...] = ()
     mtu: int = 0
+
+
+EXACT_SHARES = 64
+"""Legs whose weights add up to no more are numbered one by one."""
+SHARES = 1024
+"""So many numbers are dealt out among legs of any other weights; a power of two.  The switch hashes
+once for each number, with the first packet of a connection: some 3 us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How the numbers 0 .. count-1, one of which is drawn by hash, are dealt out among legs.
+
+    `blocks` are (first number, how many: a power of two that divides the first number, leg), which
+    is what one flow can match.  They are few whatever the weights.
+    """
+
+    count: int
+    blocks: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, legs: Sequence[tuple[int, int]]) -> Shares:
+        """The shares of (leg, weight), in proportion to the weights: exactly, where they are small
+        numbers or multiples of such; otherwise to 1/1024, and a leg has that at least.
+
+        A flow stays with its leg as long as that leg's numbers do not move.
+        """
+        common = gcd(*(weight for _, weight in legs))
+        weights = [weight // common for _, weight in legs]
+        if sum(weights) <= max(EXACT_SHARES, len(legs)):
+            owners = [leg for (leg, _), n in zip(legs, weights, strict=True) for _ in range(n)]
+            return cls(len(owners), tuple((n, 1, leg) for n, leg in enumerate(owners)))
+        return cls(SHARES, tuple(_blocks(legs, _apportioned(weights, SHARES))))
+
+    def leg(self, number: int) -> int:
+        """The leg that a number (0 .. count-1) belongs to."""
+        return next(leg for start, size, leg in self.blocks if start <= number < start + size)
+
+
+def _apportioned(weights: Sequence[int], seats: int) -> list[int]:
+    """`seats` dealt out in proportion to the weights, at least one each (largest remainders)."""
+    total, free = sum(weights), seats - len(weights)
+    given = [1 + free * weight // total for weight in weights]
+    order = sorted(range(len(weights)), key=lambda n: (-(free * weights[n] % total), n))
+    for n in order[: seats - sum(given)]:
+        given[n] += 1
+    return given
+
+
+def _blocks(
+    legs: Sequence[tuple[int, int]], given: Sequence[int]
+) -> Iterator[tuple[int, int, int]]:
+    """Each leg's numbers as powers of two, the largest first, so that each begins at a multiple of
+    itself."""
+    parts = [
+        (1 << bit, n)
+        for n, numbers in enumerate(given)
+        for bit in range(numbers.bit_length())
+        if numbers >> bit & 1
+    ]
+    start = 0
+    for size, n in sorted(parts, key=lambda part: (-part[0], part[1])):
+        yield start, size, legs[n][0]
+        start += size
 
 
 def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterator[Flow]:
@@ -908,14 +973,16 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
     if hop.action == "drop":
         yield Flow(NEXT_HOPS, 100, chosen, (), own)
     elif hop.action == "group" and hop.legs:
-        for index, leg in enumerate(hop.legs):
-            one = match(reg1=router.id, reg0=hop.id, reg5=index)
+        shares = Shares.of(hop.legs)
+        for start, size, leg in shares.blocks:
+            number = (start, ~(size - 1) & 0xFFFFFFFF) if size > 1 else start
+            one = match(reg1=router.id, reg0=hop.id, reg5=number)
             onward = (f.load("reg0", leg), f.resubmit(NEXT_HOPS))
             yield Flow(LEGS, 100, one, onward, cookie(LEGS, router.id))
         # The kernel's default hash is over the addresses too; which leg it picks may differ.  Each
         # router has its own: of two in a row the second would else use one leg only.
         spread = (
-            f.multipath("symmetric_l3", len(hop.legs), "reg5", router.id), f.resubmit(LEGS)
+            f.multipath("symmetric_l3", shares.count, "reg5", router.id), f.resubmit(LEGS)
         )  # fmt: skip
         yield Flow(NEXT_HOPS, 100, chosen, spread, own)
     elif hop.action == "via" and hop.interface is not None:
@@ -925,7 +992,9 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
             # Fragmented or refused by the VM's kernel (net/ipv4/ip_forward.c, ip_exceeds_mtu).
             larger = match(reg1=router.id, reg0=hop.id, reg6=(1, 1))
             yield Flow(SIZES, 300, larger, to_vm, cookie(SIZES, router.id))
-            measure = f.check_pkt_larger(ETHERNET_HEADER + hop.mtu, "reg6", 0)
+            # No frame that is larger than the action can measure is known to fit: the VM's, too.
+            largest = min(ETHERNET_HEADER + hop.mtu, 0xFFFF)
+            measure = f.check_pkt_larger(largest, "reg6", 0)
             yield Flow(NEXT_HOPS, 100, chosen, (measure, f.resubmit(SIZES)), own)
     else:
         yield Flow(NEXT_HOPS, 100, chosen, to_vm, own)

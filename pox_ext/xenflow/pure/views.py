@@ -84,8 +84,8 @@ def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopVi
         # The kernel takes a leg out of every route's group when its interface goes down, which is
         # told route by route; here it is known at once.  Where no leg works all of them stay.
         legs = [leg for leg in legs if _leg_works(state, leg)] or legs
-        shares = tuple(leg.leg for leg in legs for _ in range(max(1, leg.weight)))
-        return NextHopView(hop.id, "group", legs=shares)
+        weighted = tuple((leg.leg, max(1, leg.weight)) for leg in legs)
+        return NextHopView(hop.id, "group", legs=weighted)
     interface = interface_of(router, state, hop.ifindex)
     if interface is None or not _usable(state, hop.ifindex):
         return NextHopView(hop.id, "vm")
