@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from mgmt import hypervisor
@@ -42,6 +43,8 @@ MOVE_TIMEOUT_S = 600.0
 RUN_TIMEOUT_S = 120.0
 """How long a VM may take to run once it is let."""
 POLL_S = 0.01
+INTERRUPT_S = 0.1
+"""How soon an interrupt is noticed while an answer is waited for."""
 RETRY_S = (0.5, 1.0, 2.0, 4.0)
 """Once the VM has moved there is no way back: what fails is tried again after these pauses."""
 UNDO_S = 10.0
@@ -205,7 +208,7 @@ class _Run:
         self.plan = made
         self.network = made.network
         self.router = made.router.name
-        self.ask = made.ask
+        self.ask = self._ask
         self._report = report
         self.confirm = confirm
         self.result = Result(made, committed=made.recovery)
@@ -218,9 +221,11 @@ class _Run:
         self._held_before: dict[str, dict[str, int]] = {}
         self._signal = 0
         self._signals_seen = self._signals_told = 0
+        self._undoing_since: int | None = None
+        """How many signals had come when the undoing began."""
         self._at_prompt = False
         self._lease = Lease(
-            made.ask, concerned(made.network, made.router), self.router,
+            self._ask, concerned(made.network, made.router), self.router,
             {"words": f"a recovery of {self.router}"} if made.recovery
             else {"migration": made.json(), "start": to_json(made.start)},
             journal_at=map(self._controller, (made.source, made.to)),
@@ -430,6 +435,8 @@ class _Run:
             )  # fmt: skip
             if answer["ready"]:
                 return
+            if answer.get("problems"):
+                raise MigrationError(f"{effect.host}: {answer['problems'][0]}")
             self._check_interrupt()
             if time.monotonic() > deadline:
                 raise MigrationError(f"{effect.host}: the router's routes did not get there")
@@ -571,6 +578,7 @@ class _Run:
             result.undone = True
             return
         self.report(Event(self.now(), "undo", "started"))
+        self._undoing_since = self._signals_seen
         try:
             self._put_back()
         except LostError as error:
@@ -637,6 +645,9 @@ class _Run:
                 return
             except LostError:
                 raise
+            except _Interrupted:
+                self.result.problems.append((what, "interrupted"))
+                return
             except (AskError, HypervisorError, NetworkError, MigrationError) as error:
                 if time.monotonic() > deadline or self._signals_seen > signals:
                     self.result.problems.append((what, str(error)))
@@ -649,6 +660,13 @@ class _Run:
         return self.network.datapaths[host].controller
 
     def _check_interrupt(self) -> None:
+        """Raises _Interrupted where a signal asks for the end, which it may before the commit
+        point; while all is put back only one more signal does."""
+        if self._undoing_since is not None:
+            if self._signals_seen > self._undoing_since:
+                self._undoing_since = self._signals_seen
+                raise _Interrupted
+            return
         if not self._signal:
             return
         if not self.result.committed:
@@ -656,6 +674,31 @@ class _Run:
         if not self.plan.recovery and self._signals_seen > self._signals_told:
             self._signals_told = self._signals_seen
             self._no_way_back()
+
+    def _ask(
+        self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """As `Ask`; where the answer may take long an interrupt ends the waiting for it."""
+        if timeout_s is None:
+            return self.plan.ask(controller, verb, **arguments)
+        answers: Queue[dict[str, Any] | Exception] = Queue()
+
+        def ask() -> None:
+            try:
+                answers.put(self.plan.ask(controller, verb, timeout_s=timeout_s, **arguments))
+            except Exception as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        while True:
+            try:
+                answer = answers.get(timeout=INTERRUPT_S)
+            except Empty:
+                self._check_interrupt()
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ Called by the verbs `plan`, `migrate` and `recover`; `mgmt.migrate` carries a pl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +32,10 @@ from xenflow.pure.sessions import words as words_of
 
 PAUSE_S = 1.0
 """How long a VM is suspended by a move, where the operator does not say (`--pause`)."""
+
+SYNC_S = 5.0
+"""For so long a switch may be busy with other changes before a migration is refused for it."""
+SYNC_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ def plan(
     that would be needed does not answer.
     """
     described = network.routers[router]
-    facts = _facts(network, described, ask)
+    facts = _facts_in_sync(network, described, ask)
     start = facts.placement
     facts.refuse_held()
     if len(start.hosts) > 1:
@@ -229,6 +234,9 @@ class _Facts:
     held: str
     ports: dict[str, dict[str, Any]]
     feeds: dict[str, dict[str, Any]]
+    behind: dict[str, list[str]]
+    """Switches concerned that do not hold what they shall, with their problems; there may be none,
+    where a switch is only busy."""
 
     def refuse_held(self) -> None:
         """Nobody may be migrating it."""
@@ -298,6 +306,7 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     placements: dict[str, Placement] = {}
     held = ""
     feeds: dict[str, dict[str, Any]] = {}
+    behind: dict[str, list[str]] = {}
     for controller, answer in answers.items():
         feeds[controller] = {row["name"]: row for row in answer["routers"]}
         for row in answer["datapaths"]:
@@ -305,6 +314,8 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
                 raise NetworkError(
                     f"{row['name']}: the switch is not connected to controller {controller}"
                 )
+            if row["name"] in datapaths and not row.get("in_sync", True):
+                behind[row["name"]] = list(row.get("problems", ()))
             ports[row["name"]] = row["ports"]
         for value in answer["placements"]:
             if value["router"] == router.name:
@@ -324,13 +335,33 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     if uneven:
         hosts = sorted({h for p in placements.values() for h in p.hosts})
         newest = replace(newest, also=tuple(hosts))
-    return _Facts(newest, uneven, held, ports, feeds)
+    return _Facts(newest, uneven, held, ports, feeds, behind)
 
 
 def concerned(network: Network, router: Router) -> list[str]:
     """The controllers of all switches that a router's links can lie on, in the network's order."""
     names = mig.switches(network, router)
     return list(dict.fromkeys(network.datapaths[name].controller for name in names))
+
+
+def _facts_in_sync(network: Network, router: Router, ask: Ask) -> _Facts:
+    """The same once every switch concerned holds what it shall: one that does not carries out
+    nothing that it is told.  Raises NetworkError, with the reason, where one stays behind."""
+    deadline = time.monotonic() + SYNC_S
+    while True:
+        facts = _facts(network, router, ask)
+        problems = any(facts.behind.values())
+        if not facts.behind:
+            return facts
+        if problems or time.monotonic() > deadline:
+            break
+        time.sleep(SYNC_POLL_S)
+    words = [
+        f"{name}: the switch is not in sync: " + ("; ".join(why) or "it is still catching up")
+        for name, why in facts.behind.items()
+        if why or not problems
+    ]
+    raise NetworkError("\n".join(words))
 
 
 def _driver_for(

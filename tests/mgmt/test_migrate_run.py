@@ -49,6 +49,8 @@ class Controllers:
         self.mirrors: set[tuple[str, str]] = set()
         self.quiet = True
         self.sessions: list[dict[str, Any]] = []
+        self.behind: dict[str, list[str]] = {}
+        """Switches that are not in sync, with their problems."""
         self.released: list[tuple[str, str]] = []
         self.counters = {
             host: dict.fromkeys(("held", "delivered", "repeated", "dropped"), 100)
@@ -109,7 +111,11 @@ class Controllers:
         }
         return {
             "routers": [{"name": "vr1", "phase": "current", "sessions": self.sessions}],
-            "datapaths": [{"name": d.name, "connected": True, "ports": ports} for d in mine],
+            "datapaths": [
+                {"name": d.name, "connected": True, "ports": ports,
+                 "in_sync": d.name not in self.behind, "problems": self.behind.get(d.name, [])}
+                for d in mine
+            ],
             "placements": [
                 {**to_json(self.placements[d.name]), "datapath": d.name}
                 for d in mine if d.name in self.placements
@@ -761,3 +767,94 @@ def test_a_switch_that_comes_back_is_waited_for(
     assert controllers.not_connected == {"host-a": 0, "host-b": 0}
     assert (result.undone, result.problems) == (True, []), result.text()
     assert controllers.where == {("host-a", ("host-a",))} and not controllers.left_unfinished
+
+
+def test_a_switch_that_is_not_in_sync_is_refused_and_named(controllers: Controllers) -> None:
+    controllers.behind["host-b"] = ["what it shall hold could not be written (FlowError)"]
+    with pytest.raises(NetworkError) as refused:
+        planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
+    words = str(refused.value)
+    assert words.startswith("host-b: the switch is not in sync: ")
+    assert "FlowError" in words
+
+
+def test_a_switch_that_is_busy_for_a_moment_is_waited_for(
+    controllers: Controllers, xen: PretendedXen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controllers.behind["host-b"] = []
+    monkeypatch.setattr(planning, "SYNC_POLL_S", 0.0)
+    ask = controllers.on_status
+    asked: list[str] = []
+
+    def status(controller: str) -> dict[str, Any]:
+        asked.append(controller)
+        if len(asked) > 20:
+            controllers.behind.clear()
+        return ask(controller)
+
+    monkeypatch.setattr(controllers, "on_status", status)
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers):
+        assert len(asked) > 20
+
+
+def test_a_switch_that_stays_busy_is_refused(
+    controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controllers.behind["gen"] = []
+    monkeypatch.setattr(planning, "SYNC_S", 0.0)
+    with pytest.raises(NetworkError, match="gen: the switch is not in sync: it is still catching"):
+        planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
+
+
+@pytest.mark.parametrize("verb", ["place", "ready"])
+def test_an_interrupt_ends_the_waiting_for_an_answer(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """A controller that does not answer (its switch does not) holds nobody for a minute."""
+    answers = threading.Event()
+    asked = threading.Event()
+    real = getattr(controllers, f"on_{verb}", controllers._other)
+    first = threading.Lock()
+
+    def late(controller: str, **arguments: Any) -> Any:
+        if not asked.is_set() and first.acquire(blocking=False):
+            asked.set()
+            os.kill(os.getpid(), signal.SIGINT)
+            controllers._lock.release()
+            assert answers.wait(60.0)
+            controllers._lock.acquire()
+        return real(controller, **arguments)
+
+    monkeypatch.setattr(controllers, f"on_{verb}", late, raising=False)
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        result = run(plan, lambda event: None)
+    assert not answers.is_set(), "it was not waited for"
+    answers.set()
+    assert (result.interrupted, result.undone, result.problems) == (True, True, [])
+    assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
+
+
+def test_a_second_interrupt_ends_the_putting_back(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not put back then is said."""
+    answers = threading.Event()
+    real = controllers.on_place
+    asked: list[str] = []
+
+    def late(controller: str, **arguments: Any) -> None:
+        asked.append(controller)
+        if len(asked) >= 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            controllers._lock.release()
+            assert answers.wait(60.0)
+            controllers._lock.acquire()
+        real(controller, **arguments)
+
+    monkeypatch.setattr(controllers, "on_place", late)
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        result = run(plan, lambda event: None)
+    answers.set()
+    assert result.interrupted and not result.undone
+    assert any(reason == "interrupted" for _, reason in result.problems)
+    assert "run `xenflow recover vr1`" in result.text()
