@@ -32,12 +32,14 @@ from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import Interrupted, Listener, Requests
 from routerd.rule_table_link import Event, RuleTableLink, hasten_discovery
 from xenflow.pure.feed import Effects, Link, Sender
-from xenflow.pure.messages import NextHopType, Section
+from xenflow.pure.messages import MessageError, NextHopType, Section
 from xenflow.pure.router_state import RouterState
 
 COALESCE_S = 0.004
 FIRST_S = 0.02
 """What is told first has so long to pass before a dump keeps a core busy."""
+REFUSED_S = 1.0
+"""A change that does not fit what was told leads to a dump after so long."""
 BEYOND_S = 5.0
 """What the kernel does not notify of (iptables, IPsec on old kernels) is looked at this often."""
 KEEP_S = 1.0
@@ -508,7 +510,14 @@ class Daemon:
 
     def _tell(self, sections: list[Section]) -> None:
         now = time.monotonic()
-        effects = self.sender.change(sections, now)
+        try:
+            effects = self.sender.change(sections, now)
+        except MessageError as error:
+            # Nothing has changed; what a dump says is never more than may be told.
+            log.warning("change-refused error=%r: everything is dumped again", str(error))
+            self.kernel.dump_all = True
+            self._dump_after = max(self._dump_after, now + REFUSED_S)
+            return
         self._send_after = now + COALESCE_S
         if self.link is not None:
             self._carry_out(self.link, effects, now)

@@ -21,6 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from routerd import rtnetlink as rt
 from xenflow.pure.messages import (
@@ -41,7 +42,7 @@ from xenflow.pure.messages import (
     Section,
     VmReason,
 )
-from xenflow.pure.router_state import LocalKey, NeighbourKey, RouterState
+from xenflow.pure.router_state import Capacity, LocalKey, NeighbourKey, RouterState
 
 Spec = tuple[int, int, int, int] | tuple[int, tuple[tuple[int, int], ...]]
 """What a next hop is: (type, family, ifindex, gateway), or (GROUP, ((leg id, weight), ...)), or
@@ -139,6 +140,9 @@ class KernelView:
     routes6: dict[int, Candidate] = field(default_factory=dict)
     tos_routes: int = 0
     default_table: bool = False
+    capacity: Capacity = field(default_factory=Capacity)
+    """What the Rule Table takes of one router.  A group that is too large is left to the VM's
+    kernel, and so is what leads through an interface, or to a neighbour, that is not told."""
     outside: tuple[str, ...] = ()
     """Reasons for the slow path from beyond routing: packet filters, IPsec, traffic control."""
     faults: tuple[str, ...] = ()
@@ -159,6 +163,8 @@ class KernelView:
     """Some of these have not any more."""
     _vanished: dict[NeighbourKey, tuple[int, float]] = field(default_factory=dict)
     _held: dict[NeighbourKey, tuple[int, float]] = field(default_factory=dict)
+    _too_many: set[str] = field(default_factory=set)
+    """Of what there is more than the capacity, so that some of it passes through the VM."""
 
     # ------------------------------------------------------------------ dumps
 
@@ -259,6 +265,7 @@ class KernelView:
         """A dump of the IPv4 main table begins; links, settings and next hop objects are up to
         date."""
         self.routes4, self.rivals4, self.tos_routes, self._tails = {}, {}, 0, {}
+        self._too_many.clear()
         self._bound, self._quick = False, {}
 
     def begin_others(self) -> None:
@@ -546,10 +553,18 @@ class KernelView:
             return min(odd)
         if len(shares) == 1 and not grouped:
             return next(iter(shares))
+        if len(shares) > self.capacity.legs:
+            return _vm(family, VmReason.SIZE)
         if len(shares) > 1 and self.hash_policy and family == 4:
             return _vm(family, VmReason.SPREAD)
         legs = sorted((self.ids.id(spec), min(n, 0xFFFF)) for spec, n in shares.items())
         return (NextHopType.GROUP, tuple(legs))
+
+    def _note(self, words: str) -> None:
+        """Of something there is too much to be told."""
+        if words not in self._too_many:
+            self._too_many.add(words)
+            self.dirty_policy = True
 
     def _meaning(self, id_: int) -> Spec:
         """What an id stands for now, looked up where it stands for a next hop object."""
@@ -625,6 +640,7 @@ class KernelView:
         """The router's state, from everything that is known."""
         routes4 = {key: cand[1] for key, cand in self.routes4.items() if cand[1]}
         routes6 = {key: cand[1] for key, cand in self.routes6.items()}
+        interfaces = {i.ifindex: i for i in self._interfaces()}
         used = set(routes4.values()) | set(routes6.values())
         legs = {id_: self._legs(id_) for id_ in used if self._is_group(id_)}
         used.update(leg.leg for kept in legs.values() for leg in kept.values())
@@ -637,16 +653,20 @@ class KernelView:
             if id_ and self._is_group(id_):
                 kept_ids.update(leg.leg for leg in self._legs(id_).values())
         self.ids.keep(kept_ids)
-        return RouterState.of(
-            {i.ifindex: i for i in self._interfaces()},
-            dict(self.locals),
-            nexthops,
-            legs,
-            self._neighbours_on(_connected(nexthops.values())),
-            routes4,
-            routes6,
+        neighbours = self._neighbours_on(_connected(nexthops.values()))
+        state = RouterState.of(
+            interfaces, dict(self.locals), nexthops, legs, neighbours, routes4, routes6,
             self.policy(),
-        )
+        )  # fmt: skip
+        state.capacity = self.capacity
+        # Without all local prefixes, or all routes, a switch would not decide as the kernel does.
+        excess = state.excess()
+        return self._little(interfaces, excess) if excess else state
+
+    @staticmethod
+    def _little(interfaces: dict[int, Interface], reason: str) -> RouterState:
+        """A state in which everything passes through the VM."""
+        return RouterState.of(interfaces, {}, {}, {}, {}, {}, {}, Policy(True, reason))
 
     def sections(self, told: RouterState) -> list[Section]:
         """What to tell to one who knows `told`, after changes of single routes, neighbours and
@@ -656,7 +676,7 @@ class KernelView:
         routes, gone, balance = self._route_changes(told)
         fresh, dead = self._nexthop_changes(told, balance)
         types = {self._type(id_) for id_ in fresh} | {told.nexthops[id_].type for id_ in dead}
-        if NextHopType.CONNECTED in types:
+        if NextHopType.CONNECTED in types or self._grows(told, len(fresh), len(routes)):
             return told.sections_to(self.state())
         moved, neighbours, lost = self._neighbour_changes(told, dead)
         self.dirty4.clear()
@@ -672,6 +692,13 @@ class KernelView:
             Section(Kind.NEIGHBOUR, Op.DELETE, lost),
         ]
         return [section for section in sections if section.records]
+
+    def _grows(self, told: RouterState, hops: int, routes: int) -> bool:
+        """Whether there may be more than the capacity after a change, or was before it."""
+        told_routes = len(told.routes4) + len(told.routes6)
+        fuller = len(told.nexthops) + hops > self.capacity.nexthops
+        fuller = fuller or told_routes + routes > self.capacity.routes
+        return fuller or bool(self.routes4 and not told.routes4)
 
     def _route_changes(self, told: RouterState) -> tuple[list[Route], list[Route], Counter[int]]:
         routes, gone = [], []
@@ -719,7 +746,10 @@ class KernelView:
         self, told: RouterState, dead: list[int]
     ) -> tuple[list[int], list[Neighbour], list[Neighbour]]:
         """(next hops whose MAC changed, neighbours to set, neighbours to delete)."""
-        moved, neighbours, lost = [], [], []
+        moved: list[int] = []
+        neighbours: list[Neighbour] = []
+        lost: list[Neighbour] = []
+        most = self.capacity.neighbours
         connected = _connected(told.nexthops.values()) if self.dirty_neighbours else set()
         if self.dirty_neighbours:
             for hop in told.nexthops.values():
@@ -732,7 +762,9 @@ class KernelView:
             mac = self.mac(key)
             if (ifindex, family) in connected:
                 known = told.neighbours.get(key)
-                if mac and (known is None or known.mac != mac):
+                if mac and known is None and len(told.neighbours) + len(neighbours) >= most:
+                    self._note(f"neighbours over {most}")
+                elif mac and (known is None or known.mac != mac):
                     neighbours.append(Neighbour(ifindex, family, True, address, mac))
                 elif not mac and known is not None:
                     lost.append(known)
@@ -821,7 +853,11 @@ class KernelView:
                 yield link
 
     def _interfaces(self) -> Iterator[Interface]:
-        for link in self.data_links():
+        """As many as may be told: what the network describes is there before what a VM adds."""
+        links = sorted(self.data_links(), key=lambda link: link.ifindex)
+        if len(links) > self.capacity.interfaces:
+            self._note(f"interfaces over {self.capacity.interfaces}")
+        for link in links[: self.capacity.interfaces]:
             conf = self.netconf.get(link.ifindex)
             flags = InterfaceFlag(0)
             if link.flags & rt.IFF_UP:
@@ -848,11 +884,16 @@ class KernelView:
         return kind if on_card else InterfaceKind.OTHER
 
     def _neighbours_on(self, links: set[tuple[int, int]]) -> dict[NeighbourKey, Neighbour]:
-        return {
+        found = {
             key: Neighbour(key[0], key[1], True, key[2], mac)
             for key in self.neighbours.keys() | self._held.keys()
             if key[:2] in links and (mac := self.mac(key))
         }
+        most = self.capacity.neighbours
+        if len(found) > most:
+            self._note(f"neighbours over {most}")
+            return dict(islice(found.items(), most))
+        return found
 
     # ------------------------------------------------------------------ policy
 
@@ -860,7 +901,7 @@ class KernelView:
         """Whether something beside the main table decides, and what; and what is amiss."""
         reasons = list(dict.fromkeys(self._reasons()))
         remarks = [Remark(True, words) for words in self.faults]
-        remarks += [Remark(False, words) for words in reasons[1:]]
+        remarks += [Remark(False, words) for words in (*reasons[1:], *sorted(self._too_many))]
         return Policy(bool(reasons), reasons[0] if reasons else "", tuple(remarks[:MAX_REMARKS]))
 
     def _reasons(self) -> Iterator[str]:

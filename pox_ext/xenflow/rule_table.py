@@ -36,6 +36,9 @@ from xenflow.vm_packets import VmPackets
 
 log = logging.getLogger("xenflow.rule_table")
 
+REFUSED = "message"
+"""The cause of a `Problems` entry: a router says what cannot be."""
+
 
 class RuleTable:
     """See the module.
@@ -113,10 +116,11 @@ class RuleTable:
         feed = self.feeds[router]
         outcome = feed.receive(frames, time.monotonic(), source)
         if outcome.error is not None:
-            log.warning("%s: message refused: %s", router, outcome.error)
+            self.problems.begin(REFUSED, f"its message was refused: {outcome.error}", router)
             return outcome
         self.last_peer[router] = "local" if local else str(source)
         if outcome.changes is not None:
+            self.problems.end(REFUSED, router)
             self._apply(router, outcome.changes, outcome.ended)
         if local:
             self.on_local_message(router, frames)

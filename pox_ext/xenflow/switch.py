@@ -503,7 +503,7 @@ class Switch(Channel):
             return 0
         known = sum(
             len(state.routes4)
-            for name in self.synced
+            for name in self.synced - self.aside.keys()
             if (state := self.routers.state(name)) is not None
         )
         return known + sum(map(len, self._found.values()))
@@ -518,7 +518,7 @@ class Switch(Channel):
     def _expected(self, name: str) -> Mapping[int, int]:
         """The routes that the switch shall have of a router: those it was found with, until what
         the router says is known."""
-        if self.reactive or self.plain:
+        if self.reactive or self.plain or name in self.aside:
             return {}
         if name not in self.synced:
             return self._found.get(name, {})
@@ -529,7 +529,7 @@ class Switch(Channel):
         """Somebody else has changed routes to these next hops (None: deleted them).  Write what
         differs; returns how many that are."""
         name = self._names.get(router)
-        if name is None:
+        if name is None or name in self.aside:
             return 0
         adds, gone = [], []
         expected = self._expected(name)
@@ -544,7 +544,8 @@ class Switch(Channel):
         if name not in self.synced:
             self._streamed.pop(name, None)  # those that are there already are written again
         if adds or gone:
-            self.submit(self._write_routes(router, adds, gone))
+            described = self.network.routers[name]
+            self.submit(self._of(name, self._write_routes(described, adds, gone)))
         return len(adds) + len(gone)
 
     def write_beside(self, batches: Iterable[Iterable[tuple[bool, Flow]]]) -> None:
@@ -558,13 +559,6 @@ class Switch(Channel):
         """What the switch holds is not what is thought, and nobody knows where."""
         log.warning("%s: it holds other flows than it should; it is read again", self.name)
         self.submit(self._resync())
-
-    def on_error(self, xid: int, text: str) -> None:
-        """The switch refused something."""
-        if xid == MONITOR_XID:
-            self.audit.refused()
-        else:
-            super().on_error(xid, text)
 
     def _stats_request(
         self, table: int, cookie: int, mask: int, what: tuple[Any, ...] = ()
@@ -952,6 +946,9 @@ class Switch(Channel):
     def on_error(self, xid: int, text: str, data: bytes = b"") -> None:
         """The switch refused something.  A router's own flow is that router's affair: it is set
         aside.  Whatever else it is, the switch is read again."""
+        if xid == MONITOR_XID:
+            self.audit.refused()
+            return
         if xid == PROBE_XID:
             self._no_room = True
             return

@@ -466,7 +466,7 @@ class _Trace:
         hop = next_hop_view(router, state, state.nexthops[to])
         if hop.action == "group" and hop.legs:
             said += f", one of {len(hop.legs)} by equal cost, here the first"
-            hop = next_hop_view(router, state, state.nexthops[hop.legs[0]])
+            hop = next_hop_view(router, state, state.nexthops[hop.legs[0][0]])
         mac = dict(hop.neighbours).get(packet.nw_dst, hop.mac)
         out = hop.interface
         if hop.action == "drop":

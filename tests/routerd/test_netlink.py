@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routerd import kernel_view
 from routerd import rtnetlink as rt
 from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView, NextHopIds
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import SAID_S, NeighbourTables
-from xenflow.pure.messages import InterfaceKind, NextHopType, VmReason
-from xenflow.pure.router_state import RouterState
+from xenflow.pure.messages import InterfaceKind, NextHopType, Remark, VmReason
+from xenflow.pure.router_state import Capacity, RouterState
 
 SAMPLES: dict[str, list[bytes]] = {}
 for line in Path(__file__).with_name("netlink_samples.txt").read_text().splitlines():
@@ -499,3 +500,86 @@ def test_a_neighbour_table_as_the_kernel_tells_it() -> None:
     table = rt.neighbour_table(bytes((rt.AF_INET, 0, 0, 0)) + name + most + stats)
     assert table == rt.NeighbourTable("arp_cache", 1024, 42)
     assert rt.neighbour_table(bytes((rt.AF_INET, 0, 0, 0)) + name) is None
+
+
+@pytest.fixture
+def plain(view: KernelView) -> KernelView:
+    """The same without what sends everything through the VM."""
+    view.rules = {
+        rule for rule in view.rules
+        if rule.plain and (rule.priority, rule.table) in kernel_view._DEFAULT_RULES
+    }  # fmt: skip
+    view.tos_routes, view.default_table = 0, False
+    view.links = {n: replace(link, master=0, xdp=False) for n, link in view.links.items()}
+    view.netconf = {n: rt.NetconfInfo(n, 1, 0, 0) for n in (-1, *view.links)}
+    assert not view.policy().slow
+    return view
+
+
+def many_hops(view: KernelView, count: int) -> rt.RouteInfo:
+    """A route of table main with so many next hops, as a notification tells it."""
+    template = rt.route(bodies("main")[0]) if "main" in SAMPLES else None
+    assert template is not None
+    first = ifindex(view, "eth0")
+    hops = tuple(rt.Hop(first, 0x0A000100 + n, 0, 1, True) for n in range(count))
+    return replace(template, family=4, table=rt.TABLE_MAIN, type=rt.RTN_UNICAST, nexthop=0, mtu=0,
+                   tos=0, metric=0, prefix=0x0A580000, length=16, hops=hops)  # fmt: skip
+
+
+def test_a_group_that_is_too_large_is_left_to_the_vm(plain: KernelView) -> None:
+    """The kernel takes more members than 256."""
+    known = plain.state()
+    for count, kind in ((256, NextHopType.GROUP), (257, NextHopType.VM)):
+        plain.routes4.pop(0x0A580000 << 8 | 16, None)
+        plain.route_changed(many_hops(plain, count), 0, False)
+        known.apply(plain.sections(known))
+        known.apply(plain.sections(known))
+        hop = known.nexthops[known.routes4[0x0A580000 << 8 | 16]]
+        assert hop.type is kind
+        assert not known.policy.slow
+    assert hop.gateway == VmReason.SIZE
+    assert known.same(plain.state())
+    assert not plain.state().excess()
+
+
+def test_more_interfaces_than_may_be_told(plain: KernelView) -> None:
+    link = plain.links[ifindex(plain, "eth0")]
+    for n in range(1000, 1264):
+        plain.links[n] = replace(link, ifindex=n, name=f"dummy{n}")
+    state = plain.state()
+    assert len(state.interfaces) == 256
+    assert not state.excess()
+    assert ifindex(plain, "eth0") in state.interfaces and ifindex(plain, "eth1") in state.interfaces
+    assert not state.policy.slow
+    assert state.policy.remarks == (Remark(False, "interfaces over 256"),)
+    assert told(plain, state) == told(plain, replace_links(plain, 1000).state())
+
+
+def replace_links(plain: KernelView, below: int) -> KernelView:
+    plain.links = {n: link for n, link in plain.links.items() if n < below}
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Capacity(locals=2), "more than 2 local prefixes"),
+        (Capacity(routes=3), "more than 3 routes"),
+        (Capacity(nexthops=2), "more than 2 next hops"),
+    ],
+)
+def test_what_would_be_a_silent_difference_sends_everything_through_the_vm(
+    view: KernelView, limits: Capacity, words: str
+) -> None:
+    view.capacity = limits
+    state = view.state()
+    assert (state.policy.slow, state.policy.reason) == (True, words)
+    assert not state.routes4 and state.interfaces
+    view.capacity = Capacity()
+    assert view.state().routes4
+
+
+def test_more_neighbours_than_may_be_told(plain: KernelView) -> None:
+    plain.capacity = Capacity(neighbours=1)
+    assert len(plain.state().neighbours) == 1
+    assert plain.policy().remarks == (Remark(False, "neighbours over 1"),)

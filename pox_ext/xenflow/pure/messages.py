@@ -150,6 +150,8 @@ class VmReason(IntEnum):
     """A type that leads to no neighbour: throw, or local in table main."""
     SPREAD = 6
     """Several legs, chosen by more than the addresses (fib_multipath_hash_policy)."""
+    SIZE = 7
+    """More legs than a group may have."""
 
 
 @dataclass(frozen=True, slots=True)

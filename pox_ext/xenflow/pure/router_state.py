@@ -220,6 +220,21 @@ class RouterState:
             policy=self.policy != new.policy,
         )
 
+    def excess(self) -> str:
+        """Which limit of its capacity the state exceeds, in words; "" where none."""
+        limits = self.capacity
+        for what, count, limit in (
+            ("interfaces", len(self.interfaces), limits.interfaces),
+            ("local prefixes", len(self.locals), limits.locals),
+            ("next hops", len(self.nexthops), limits.nexthops),
+            ("legs of a group", max(map(len, self.legs.values()), default=0), limits.legs),
+            ("neighbours", len(self.neighbours), limits.neighbours),
+            ("routes", len(self.routes4) + len(self.routes6), limits.routes),
+        ):
+            if count > limit:
+                return f"more than {limit} {what}"
+        return ""
+
     def same(self, other: RouterState) -> bool:
         """Whether both hold the same records, whatever their epoch and number."""
         return not self.diff(other)

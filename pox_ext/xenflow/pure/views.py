@@ -145,6 +145,7 @@ _WHY: dict[int, str] = {
     VmReason.DEVICE: "by a device that is not Ethernet or does without ARP",
     VmReason.MTU: "with an MTU of their own",
     VmReason.TYPE: "of a type that leads to no neighbour",
+    VmReason.SIZE: "of more legs than a group may have",
     VmReason.SPREAD: "of several legs (fib_multipath_hash_policy is not 0)",
 }
 
