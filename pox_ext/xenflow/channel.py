@@ -40,8 +40,10 @@ LONGEST_PAUSE_S = 60.0
 """Between two tries of what fails again and again."""
 LONGEST_REFUSED_S = 10.0
 """The same where the switch refuses flows: it may have room at any time."""
-FAILED, REFUSED = "job", "refused"
-"""Causes of `Problems` entries: jobs fail, or the switch refuses what it is told."""
+SILENT_S = 20.0
+"""A switch that owes answers and has given none for so long is waited for by nobody any more."""
+FAILED, REFUSED, SILENT = "job", "refused", "silent"
+"""Causes of `Problems` entries: jobs fail, the switch refuses what it is told, or is silent."""
 NUDGE_TABLE = 63
 NUDGE_S = 0.05
 """How often a round of the revalidators is provoked while one is waited for."""
@@ -124,6 +126,11 @@ class Channel(ABC):
         self._fragment_bytes = 0
         self._failures = 0
         self._failed_at = float("-inf")
+        self._silent = ""
+        """Why nobody waits for the switch; "" while it answers."""
+        self._owes_since: float | None = None
+        """When the switch was asked, or gave its last answer, while it owes more."""
+        self._watched = False
 
     @property
     def name(self) -> str:
@@ -149,6 +156,7 @@ class Channel(ABC):
         self.connection = None
         self.live = False
         self._failures = 0
+        self._silent, self._owes_since = "", None
         self.problems.clear()
         waiting, self._replies = self._replies, {}
         jobs = [job for job in (self._job, *self._jobs) if job is not None]
@@ -237,6 +245,8 @@ class Channel(ABC):
     def _after_jobs(self, promise: _Promise, then: Done) -> None:
         if self.connection is None:
             promise.settle(f"{self.name}: the switch is not connected")
+        elif self._silent:
+            promise.settle(self._silent)
         else:
             self.submit(self._fence(then))
 
@@ -361,6 +371,41 @@ class Channel(ABC):
         self._flush_fragments()
         self._replies[request.xid] = (request, then)
         self._send(request.message)
+        self._owes()
+
+    def _owes(self) -> None:
+        """The switch owes an answer."""
+        if self._owes_since is None:
+            self._owes_since = time.monotonic()
+        if not self._watched:
+            self._watched = True
+            self.later(SILENT_S, self._watch, self._generation)
+
+    def _answered(self) -> None:
+        """The switch has given an answer; perhaps it owes others."""
+        owes = bool(self._replies or self._in_flight)
+        self._owes_since = time.monotonic() if owes else None
+        if self._silent:
+            self._silent = ""
+            self.problems.end(SILENT)
+        if owes:
+            self._owes()
+
+    def _watch(self, generation: int) -> None:
+        self._watched = False
+        if self._owes_since is None:
+            return
+        left_s = SILENT_S - (time.monotonic() - self._owes_since)
+        if left_s > 0:
+            self._watched = True
+            self.later(left_s, self._watch, generation)
+        elif not self._silent:
+            words = f"the switch has not answered for {SILENT_S:.0f} s"
+            self._silent = f"{self.name}: {words}"
+            self.problems.begin(SILENT, words)
+            promises, self._promises = self._promises, []
+            for promise in promises:
+                promise.settle(self._silent)
 
     @property
     def generation(self) -> int:
@@ -390,9 +435,10 @@ class Channel(ABC):
         while self._in_flight and self._in_flight[0][0] <= xid:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
         self._window = min(IN_FLIGHT_BYTES, 2 * self._window)
+        waiting = self._replies.pop(xid, None)
+        self._answered()
         if isinstance(self._awaiting, Room) and self._in_flight_bytes < self._window // 2:
             self._resume(None)
-        waiting = self._replies.pop(xid, None)
         if waiting is not None:
             waiting[1](waiting[0].entries)
 
@@ -405,6 +451,8 @@ class Channel(ABC):
         request.entries.extend(reply.entries)
         if not reply.more:
             del self._replies[reply.xid]
+        self._answered()
+        if not reply.more:
             then(request.entries)
         return True
 
@@ -468,3 +516,4 @@ class Channel(ABC):
             self._in_flight_bytes += self._unfenced
             self._unfenced = 0
             self._send(of.barrier_request(xid))
+            self._owes()

@@ -17,7 +17,7 @@ from xenflow.pure import openflow as of
 if str(ROOT / "runtime") not in sys.path:
     sys.path.insert(0, str(ROOT / "runtime"))
 
-from xenflow.channel import ROOM, Channel, Job
+from xenflow.channel import ROOM, SILENT_S, Channel, Job
 
 
 class Reader(Channel):
@@ -26,13 +26,16 @@ class Reader(Channel):
     def __init__(self) -> None:
         network = load(Path(ROOT) / "conf" / "paper.toml")
         self.calls: deque[tuple[float, Callable[..., Any], tuple[Any, ...]]] = deque()
+        self.watches: deque[tuple[float, Callable[..., Any], tuple[Any, ...]]] = deque()
+        """Calls that look whether the switch answers at all."""
         self.sent: list[bytes] = []
         self.resyncs = 0
         super().__init__(network.datapaths["host-a"], self.call)
         self._open(self)
 
     def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
-        self.calls.append((seconds, function, arguments))
+        calls = self.watches if function == self._watch else self.calls
+        calls.append((seconds, function, arguments))
 
     def send(self, data: bytes) -> None:
         self.sent.append(data)
@@ -139,3 +142,50 @@ def test_a_failure_is_over_when_there_is_nothing_left_to_do() -> None:
     channel.answer_barriers()
     assert channel.busy == 0
     assert channel.problems.of() == []
+
+
+def test_a_switch_that_never_answers_is_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = Reader()
+    done: list[str | None] = []
+    channel.confirmed(done.append)
+    wait_s, watch, arguments = channel.watches.popleft()
+    assert wait_s == SILENT_S <= 25.0
+    watch(*arguments)
+    assert not done, "the time is not over"
+    _, watch, arguments = channel.watches.popleft()
+    monkeypatch.setattr("xenflow.channel.SILENT_S", 0.0)
+    watch(*arguments)
+    (reason,) = done
+    assert reason is not None and reason.startswith("host-a: the switch has not answered for")
+    assert channel.problems.of()
+    channel.in_force(done.append)
+    assert done[1] == reason, "nor by anybody else"
+    monkeypatch.undo()
+    channel.answer_barriers()
+    assert channel.problems.of() == []
+    channel.confirmed(done.append)
+    channel.answer_barriers()
+    assert done[2:] == [None]
+
+
+def test_a_switch_that_answers_something_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Reader()
+    done: list[str | None] = []
+    for _ in range(3):
+        channel.confirmed(done.append)
+    (first,) = (data for data in channel.sent if len(data) == 8)
+    _, watch, arguments = channel.watches.popleft()
+    since = channel._owes_since
+    channel.on_barrier(int.from_bytes(first[4:8], "big"))
+    assert since is not None and channel._owes_since is not None
+    assert channel._owes_since >= since
+    watch(*arguments)
+    assert not channel._silent
+    (again,) = channel.watches
+    assert 0 < again[0] <= SILENT_S
+    while channel.busy:
+        channel.answer_barriers()
+    assert channel._owes_since is None
+    assert done == [None] * 3
