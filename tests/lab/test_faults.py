@@ -173,6 +173,40 @@ def test_connection_of_a_switch_is_dropped(paper: Lab) -> None:
     assert mods_since(mods) == 0
 
 
+def test_a_full_table_of_routes(paper: Lab) -> None:
+    """The VM forwards until there is room; what it says and how often is bounded."""
+    node = paper.switch_node("host-a")
+    held = sum("table=3" in line for line in flows(paper, "host-a")["host-a"])
+    nets = [f"10.78.{n}.0/24" for n in range(200)]
+    batch = "".join(f"route {{}} {net} via 10.0.2.2 proto static\n" for net in nets)
+    limit = ["--id=@full", "create", "Flow_Table", f"flow_limit={held + 50}",
+             "overflow_policy=refuse", "--", "set", "Bridge", switch.BRIDGE, "flow_tables:3=@full"]
+    try:
+        with Traffic() as traffic:
+            switch.finish([switch.vsctl(node, limit)])
+            change_routes(batch.format(*["add"] * len(nets)))
+            settle(lambda: bool(router_row("host-a", "vr1")["problems"]), "it is said")
+            assert "through its VM" in router_row("host-a", "vr1")["problems"][0]
+            errors = datapaths()["host-a"]["errors"]
+            time.sleep(2.0)  # a pause that is judged below, not waited for
+            assert datapaths()["host-a"]["errors"] - errors <= 5
+            assert in_sync(paper)
+            switch.finish([switch.vsctl(node, ["clear", "Bridge", switch.BRIDGE, "flow_tables"])])
+            settle(lambda: not router_row("host-a", "vr1")["problems"], "there is room", 40.0)
+            assert all(has_flow(paper, "host-a", net) for net in nets)
+        traffic.assert_nothing_lost()
+    finally:
+        switch.finish([switch.vsctl(node, ["clear", "Bridge", switch.BRIDGE, "flow_tables"])])
+        change_routes(batch.format(*["del"] * len(nets)))
+        settle(lambda: not has_flow(paper, "host-a", nets[-1]), "its routes are gone", 40.0)
+
+
+def change_routes(batch: str) -> None:
+    """Lines for `ip -batch` in vr1."""
+    done = operate.run("vr1", ["sh", "-c", f"ip -force -batch - <<'END'\n{batch}END"])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("datapath", ["host-a", "gen"])
 def test_switch_restarted(paper: Lab, datapath: str) -> None:
     """A restarted switch holds nothing; its controller fills it again."""
