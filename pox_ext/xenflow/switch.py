@@ -69,6 +69,8 @@ EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 BULK = 4 * 1024
 _TO_NEXT_HOPS = resubmit(pipeline.NEXT_HOPS)
 MAX_EXACT = 10_000
+MANY_ROUTES = 256
+"""Packets are led to more routes than that once the switch has confirmed that it holds them."""
 MANY_DECISIONS = 64
 """When more routes change at once, all exact flows of the router are asked for again."""
 
@@ -992,6 +994,7 @@ class Switch(Channel):
         if streamed is not None:
             self._check_refused(name)
         self._refusals.pop(name, None)
+        before = self._written
         self._make_hops(router)
         # What leads packets to the routes comes last: on a host that lies on the way of others
         # they would meet an empty table.
@@ -1010,7 +1013,8 @@ class Switch(Channel):
                 items = iter(dict(routes).items())  # as of now; what changes meanwhile comes after
                 while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
                     yield from self._write_routes(router, part, (), ordered=False)
-        if not (self.reactive or self.plain):
+        # Of few routes a refusal is heard soon enough: a late switch is not waited for then.
+        if name in self.aside or (len(routes) > MANY_ROUTES and self._written > before):
             yield self._barrier()
             self._check_refused(name)
         self._restored(name)
