@@ -10,10 +10,11 @@ import pytest
 
 import tests.lab.ovs_private as ovs
 import tests.pure.flow_samples as samples
+from tests.pure.whole_network import load
 from xenflow.pure import flow as fl
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
-from xenflow.pure import simulate
+from xenflow.pure import pipeline, simulate
 from xenflow.pure.flow import Flow, match
 
 pytestmark = [
@@ -261,6 +262,36 @@ def test_a_packet_answered_once(switch: ovs.Switch, connection: ovs.Connection) 
         sent = simulate.run(simulate.Tables([flow]), frame, 1).outputs
         assert switch.inject(frame, 1).get(4, []) == [data for _, data in sent]
         assert switch.inject(frame, 2) == {}
+
+
+@pytest.mark.parametrize("weights", [(32769, 32768), (3000, 1001), (65535,) * 256])
+def test_groups_of_any_weights(
+    switch: ovs.Switch, connection: ovs.Connection, weights: tuple[int, ...]
+) -> None:
+    """What the pipeline makes of a weighted group is taken, and gives each leg its share."""
+    network = load("paper").network
+    router = network.routers["vr1"]
+    legs = tuple((100 + n, weight) for n, weight in enumerate(weights))
+    flows = list(pipeline.next_hop_flows(
+        network, router, pipeline.NextHopView(30, "group", legs=legs)
+    ))  # fmt: skip
+    wide = pipeline.NextHopView(1, "via", router.interfaces[0], 0x02AA, mtu=65530)
+    flows += pipeline.next_hop_flows(network, router, wide)
+    enter = (fl.load("reg1", router.id), fl.load("reg0", 30), fl.resubmit(pipeline.NEXT_HOPS))
+    ends = [
+        Flow(pipeline.NEXT_HOPS, 1, match(reg0=leg), (fl.output(2 + n % 2),))
+        for n, (leg, _) in enumerate(legs)
+    ]
+    connection.add([*flows, Flow(0, 1, (), enter), *ends])
+    assert set(flows) <= held(connection)
+    counts = {2: 0, 3: 0}
+    for n in range(300):
+        packet = pk.ipv4(0x0A000001 + 77 * n, 0x0A000102, 17, b"to somewhere")
+        sent = switch.inject(pk.ethernet(0x02AA, 0x02BB, pk.ETH_IPV4, packet), 1)
+        ((port, _),) = sent.items()
+        counts[port] += 1
+    exact = sum(weights[::2]) / sum(weights)
+    assert abs(counts[2] / 300 - exact) < 0.13
 
 
 def fate(verdict: simulate.Verdict) -> dict[int, list[bytes]]:
