@@ -273,8 +273,9 @@ class Audit:
         self._large = {table for table, flows in small.items() if flows > READ_WHOLE}
         routes = small.pop(pipeline.ROUTES, 0)
         wanted = self.switch.route_count() + expected.pop(pipeline.ROUTES, 0)
-        some_aside = bool(self.switch.aside)  # how many routes of theirs are there nobody knows
-        self.beside = 0 if some_aside else max(0, routes - wanted)  # there before, or added while that was not told
+        # There before, or added while that was not told; of a router that is set aside it is not
+        # known how many are there.
+        self.beside = 0 if self.switch.aside else max(0, routes - wanted)
         self._missing = routes < wanted
         if self._missing:
             return False
