@@ -65,6 +65,8 @@ class Lease:
         self._about: dict[str, Any] = {"router": router, "owner": self.owner}
         self._entry = entry
         self._instances: dict[str, str] = {}
+        self._left: set[str] = set()
+        """Controllers that had noted something unfinished when the lease was taken."""
         self._heard = 0.0
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
@@ -77,7 +79,7 @@ class Lease:
         except AskError:
             for name in self._instances:
                 with suppress(AskError):
-                    self._unlock(name)
+                    self._unlock(name, name in self._left)
             raise
         self._keeper.start()
         return self
@@ -163,6 +165,8 @@ class Lease:
     def _lock(self, name: str) -> None:
         answer = self._ask(name, "lock", lease_s=LEASE_S, entry=self._entry, **self._about)
         self._instances[name] = answer.get("instance", "")
+        if answer.get("left"):
+            self._left.add(name)
         self._heard = time.monotonic()
 
     def _unlock(self, controller: str, unfinished: bool = False) -> None:

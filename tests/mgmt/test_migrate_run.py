@@ -687,6 +687,23 @@ def test_after_a_recovery_nothing_is_left_unfinished(
     assert not controllers.left_unfinished
 
 
+def test_what_was_left_unfinished_is_so_after_another_could_not_begin(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """It took some leases before one controller did not answer."""
+    controllers.take()
+    controllers.expire()
+    made = planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers)
+    controllers.silent.add(list(controllers.leases)[-1])
+    with made:
+        result = run(made, lambda event: None)
+    assert result.refused
+    controllers.silent.clear()
+    assert all(leases.rows() for leases in controllers.leases.values())
+    assert recover(controllers) == (None, [])
+    assert not controllers.left_unfinished
+
+
 def test_what_could_not_be_finished_is_left_unfinished(
     xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
