@@ -123,3 +123,12 @@ def test_libzmq_understands_it(dealer: tuple[zmq.Socket[bytes], socket.socket]) 
     accepted.sendall(zmtp.message(said))
     assert one.poll(60_000)
     assert one.recv_multipart() == said
+
+
+def test_commands_are_no_way_to_keep_the_reader_busy() -> None:
+    """The smallest have two octets, and each takes a microsecond from the other routers."""
+    peer = connection()
+    heard(peer, peer.opening + zmtp.frame(b"\4PING\0\0", command=True) * 8)
+    with pytest.raises(zmtp.ZmtpError, match="commands"):
+        heard(peer, zmtp.frame(b"", command=True) * 10_000)
+    assert peer.buffered > 19_000

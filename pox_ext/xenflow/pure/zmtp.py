@@ -22,6 +22,9 @@ MORE, LONG, COMMAND = 1, 2, 4
 MAX_COMMAND = 1024
 """Octets in a command: READY has a handful of properties, PING at most 16 octets of context."""
 
+MAX_COMMANDS = 64
+"""In one piece of input: a peer has a handful to say in all, and a PING every few seconds."""
+
 
 class ZmtpError(ValueError):
     """The peer does not speak ZMTP 3, or says more at once than it may."""
@@ -66,10 +69,12 @@ class Connection:
         self._frames: list[bytes] = []
         self._octets = 0
         self._answers: list[bytes] = []
+        self._commands = 0
 
     def feed(self, data: bytes) -> None:
         """Take a piece of what came."""
         self._input += data
+        self._commands = 0
 
     def answers(self) -> bytes:
         """What must be sent now: PONGs.  Asked for after `messages`."""
@@ -144,6 +149,9 @@ class Connection:
         return flags, body
 
     def _command(self, body: bytes) -> None:
+        self._commands += 1
+        if self._commands > MAX_COMMANDS:
+            raise ZmtpError(f"more than {MAX_COMMANDS} commands at once")
         name = body[1 : 1 + body[0]] if body else b""
         if name == b"READY":
             self.established = True
