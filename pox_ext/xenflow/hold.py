@@ -64,6 +64,8 @@ class Held:
     dropped: int = 0
     delivered: int = 0
     repeated: int = 0
+    _copies: int = 0
+    """How many of `frames` are copies."""
     _recent: deque[Kept] = field(default_factory=deque)
 
     def copied(self, link: int, frame: bytes, now: float) -> None:
@@ -97,6 +99,7 @@ class Held:
         self.octets += len(frame)
         self.held += 1
         self.repeated += copy
+        self._copies += copy
         return True
 
     def has_just_kept(self, link: int, frame: bytes, now: float) -> bool:
@@ -110,6 +113,8 @@ class Held:
 
     def _drop_copies(self, octets: int) -> None:
         """Make room for a frame, and some, out of the oldest copies."""
+        if not self._copies:
+            return  # a store that is full is asked for every frame that comes
         room, count = max(octets, MAX_BYTES // 8), max(1, MAX_FRAMES // 8)
         kept = []
         for one in self.frames:
@@ -131,6 +136,7 @@ class Held:
     def _remain(self, frames: list[Kept]) -> None:
         self.frames = frames
         self.octets = sum(len(one.frame) for one in frames)
+        self._copies = sum(one.copy for one in frames)
 
     def of(self, link: int | None, now: float) -> list[Kept]:
         """What is to be sent on, of one link or of all, in order; the old is dropped."""

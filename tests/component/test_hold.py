@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from xenflow import hold
 from xenflow.hold import Held
 
@@ -103,3 +105,23 @@ def test_what_could_not_be_sent_is_held_still() -> None:
     held.keep(7, b"one", 1.0)
     assert held.of(None, 1.0) == held.frames
     assert (held.delivered, len(held.frames)) == (0, 1)
+
+
+def test_a_full_store_is_not_gone_through_for_every_frame_that_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a VM that forwards is suspended, thousands a second find no room."""
+    held = Held()
+    for number in range(hold.MAX_FRAMES):
+        held.keep(7, b"x", 1.0, copy=number < 2)
+    gone_through: list[int] = []
+    remain = Held._remain
+
+    def counted(self: Held, frames: list[hold.Kept]) -> None:
+        gone_through.append(len(frames))
+        remain(self, frames)
+
+    monkeypatch.setattr(Held, "_remain", counted)
+    assert [held.keep(7, b"y", 1.0) for _ in range(1000)] == [True] * 2 + [False] * 998
+    assert len(gone_through) == 1
+    assert held.dropped == 998
