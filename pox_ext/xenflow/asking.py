@@ -64,8 +64,8 @@ class Asking:
         if not answer.ok:
             log.warning("%s does not say where the routers are: %s", name, answer.message)
         elif name in self._pumps:
+            self._heard(name, answer.result)  # where this fails it is asked again
             self._pumps.pop(name).close()
-            self._heard(name, answer.result)
 
     def close(self) -> None:
         """Ask nobody any more."""

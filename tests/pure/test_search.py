@@ -56,3 +56,5 @@ def test_the_newest_placement_that_fits_counts() -> None:
     rows = [to_json(moved), to_json(home), {"router": "vr1"}, 5,
             to_json(at_home("vr9", "host-a")), to_json(at_home("vr1", "host-z").step().step())]
     assert newest(network, rows) == {"vr1": moved}
+    for rows in (None, 5, {"router": "vr1"}, "vr1"):
+        assert newest(network, rows) == {}

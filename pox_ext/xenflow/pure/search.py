@@ -8,7 +8,6 @@ heard later is still taken.  Called by `rule_table`, which is told what the othe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,11 +55,11 @@ class Search:
         return f"{self.reason}: asks {', '.join(sorted(self.awaits))} where the routers are"
 
 
-def newest(network: Network, rows: Iterable[Any]) -> dict[str, Placement]:
+def newest(network: Network, rows: Any) -> dict[str, Placement]:
     """The newest placement of each router among those of an answer to `status`; what does not fit
     the network is left out."""
     found: dict[str, Placement] = {}
-    for row in rows:
+    for row in rows if isinstance(rows, list | tuple) else ():
         try:
             placement = from_json(row)
         except NetworkError:
