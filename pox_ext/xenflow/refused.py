@@ -59,7 +59,7 @@ class Refused:
         counts: dict[_Key, int] = {}
         for each in stats:
             found = pipeline.refused(each.flow.cookie)
-            if found is not None:
+            if found is not None and found[0] in self._names and found[1] in CAUSES:
                 key = switch.name, *found
                 counts[key] = counts.get(key, 0) + each.packets
         for key, count in counts.items():

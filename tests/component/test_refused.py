@@ -12,6 +12,7 @@ from xenflow.network_file import load
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
 from xenflow.pure import pipeline, simulate
+from xenflow.pure.flow import Flow, match
 from xenflow.rule_table import RuleTable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,3 +88,14 @@ def test_tags_and_strangers_are_refused_and_said(monkeypatch: pytest.MonkeyPatch
     assert len(host.tick(20.0, monkeypatch)) == 2
     assert len(host.tick(20.0 + refused.QUIET_S - 5, monkeypatch)) == 1
     assert host.tick(20.0 + refused.QUIET_S, monkeypatch) == []
+
+
+def test_a_cookie_that_names_nobody_is_nobody_s_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's flow may have any."""
+    host = Host()
+    for cookie in (pipeline.refused_cookie(999, 1), pipeline.refused_cookie(1, 77)):
+        stats = [of.FlowStats(Flow(0, 1, match(in_port=3), (), cookie), 5, 0, 0, 0)]
+        monkeypatch.setattr(host.switch, "stats", lambda then, *_, said=stats: then(said))
+        host.table._refused._due = 0.0
+        host.table._refused.tick(100.0)
+    assert host.table.problems_of("vr1") == []
