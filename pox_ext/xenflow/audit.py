@@ -309,6 +309,9 @@ class Audit:
                     again = yield from self._read(table)
                     for key in mended:
                         form = (again or {}).get(key)
+                        # What is none of ours, or was told of since, somebody else has put back.
+                        if key not in switch.installed or key in self._seen:
+                            continue
                         if form is not None and form == seen.get(key):
                             self._accept(key, form)
             self.looked_at = now

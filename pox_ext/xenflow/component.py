@@ -20,6 +20,7 @@ from pox.lib.recoco import Timer
 
 from xenflow.asking import Asking
 from xenflow.domains import Domains, on_xen
+from xenflow.guarded import Guarded
 from xenflow.leases import Leases
 from xenflow.management_service import ManagementService
 from xenflow.mirror import Mirrors
@@ -76,6 +77,7 @@ class Component:
         if self.table.searching():
             self._asking = Asking(self.context, self.table.others, self.table.heard_from)
         self._connections: dict[Any, Switch] = {}
+        self._guarded = Guarded()
         for switch in self.table.switches.values():
             self._announce(switch)
         self._manage.start()
@@ -278,13 +280,16 @@ class Component:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        self._guarded.call("the table's tick", self._tick_table, now)
+        self._guarded.call("mirroring", self.mirrors.tick, now)
+        if self._asking is not None:
+            self._guarded.call("asking where routers are", self._ask, self._asking, now)
+        if self._domains is not None:
+            self._guarded.call("watching the domains", self._domains.tick, now)
+
+    def _tick_table(self, now: float) -> None:
         for router, source, frames in self.table.tick(now):
             self._answer(router, [(source, frames)])
-        self.mirrors.tick(now)
-        if self._asking is not None:
-            self._ask(self._asking, now)
-        if self._domains is not None:
-            self._domains.tick(now)
 
     def _ask(self, asking: Asking, now: float) -> None:
         if self.table.searching():

@@ -12,8 +12,13 @@ docs/messages.md, verb status.
 from __future__ import annotations
 
 import logging
+import time
 
 log = logging.getLogger("xenflow.problems")
+
+LINES, LINES_PER_S = 10, 0.2
+"""Of one cause: so many lines at once, then one now and then.  What others say may make a problem
+come and go, or read otherwise, a thousand times a second."""
 
 
 class Problems:
@@ -22,20 +27,30 @@ class Problems:
     def __init__(self, where: str) -> None:
         self.where = where
         self._words: dict[tuple[str, str], str] = {}
+        self._lines: dict[tuple[str, str], tuple[float, float]] = {}
+        """How many lines of each are left, and since when (monotonic clock)."""
 
     def begin(self, cause: str, words: str, router: str = "") -> bool:
         """There is a problem, which lasts until `end`.  True where it is new."""
         if self._words.get((router, cause)) == words:
             return False
         self._words[router, cause] = words
-        log.error("%s: %s%s", self.where, f"{router}: " if router else "", words)
+        if self._has_line(router, cause):
+            log.error("%s: %s%s", self.where, f"{router}: " if router else "", words)
         return True
 
     def end(self, cause: str, router: str = "") -> None:
         """It is over, or never was."""
         words = self._words.pop((router, cause), None)
-        if words is not None:
+        if words is not None and self._has_line(router, cause):
             log.info("%s: %sover: %s", self.where, f"{router}: " if router else "", words)
+
+    def _has_line(self, router: str, cause: str) -> bool:
+        now = time.monotonic()
+        left, at = self._lines.get((router, cause), (LINES, now))
+        left = min(LINES, left + (now - at) * LINES_PER_S)
+        self._lines[router, cause] = max(0.0, left - 1) if left >= 1 else left, now
+        return left >= 1
 
     def clear(self) -> None:
         """Nothing is known any more, neither good nor bad."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xenflow.channel import Done
+from xenflow.guarded import Guarded
 from xenflow.problems import Problems
 from xenflow.pure import pipeline
 from xenflow.pure.feed import Feed, Outcome
@@ -85,6 +86,7 @@ class RuleTable:
             self.switches[datapath.name] = switch
         self.packets = VmPackets(network, self.switches, migrating, spoke)
         self._refused = Refused(network, self.switches)
+        self._guarded = Guarded()
 
     # --- what switches ask ----------------------------------------------------------------------
 
@@ -292,9 +294,9 @@ class RuleTable:
         replies = []
         for name, feed in self.feeds.items():
             replies += [(name, source, frames) for source, frames in feed.tick(now).replies]
-        self.packets.repeat_hellos(now)
-        self._refused.tick(now)
-        for switch in self.switches.values():
-            switch.audit.tick(now)
+        self._guarded.call("repeating hellos", self.packets.repeat_hellos, now)
+        self._guarded.call("looking at what is refused", self._refused.tick, now)
+        for name, switch in self.switches.items():
+            self._guarded.call(f"{name}: the audit", switch.audit.tick, now)
         self._say_search()
         return replies

@@ -1,0 +1,123 @@
+"""What others say or do ends no tick, floods no log, and is not taken for the switch's manners."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from tests.pure.written_switch import ROOT, WrittenSwitch
+from xenflow.audit import READS
+from xenflow.network_file import load
+from xenflow.problems import LINES, Problems
+from xenflow.pure import openflow as of
+from xenflow.pure import pipeline
+from xenflow.pure.flow import Flow, match, output
+from xenflow.rule_table import RuleTable
+
+PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
+
+
+class Host:
+    """host-a and its switch."""
+
+    def __init__(self) -> None:
+        self.wire = WrittenSwitch()
+        self.table = RuleTable(
+            load(ROOT / "conf" / "paper.toml"), "host-a", None, self.wire.later
+        )
+        self.switch = self.table.switches["host-a"]
+        self.wire.attach(self.switch, PORTS)
+
+    def look(self, *again: Flow, tells: bool = False) -> None:
+        """The audit reads every small table and finds these flows in it each time, whatever was
+        written; `tells`: the switch says that somebody else puts them there."""
+        audit = self.switch.audit
+        steps = audit._look(100.0)
+        keys = {flow.key for flow in again}
+        tables = [table for table in range(pipeline.VM + 1) if table != pipeline.ROUTES]
+        asked: list[int] = []
+        real = self.switch.table_request
+
+        def request(table: int, large: Any) -> Any:
+            asked.append(table)
+            return real(table, large)
+
+        self.switch.table_request = request  # type: ignore[method-assign]
+        answer: Any = None
+        try:
+            while True:
+                steps.send(answer)
+                flows = [
+                    *(f for f in self.wire.tables if f.table == asked[-1] and f.key not in keys),
+                    *(f for f in again if f.table == asked[-1]),
+                ]
+                if tells:
+                    for flow in again:
+                        audit._small(of.UpdateEvent.ADDED, flow)
+                answer = [of.FlowStats(flow, 0, 0, 0, 0) for flow in flows]
+        except StopIteration:
+            pass
+        assert set(asked) == set(tables)
+
+
+def test_a_stray_flow_that_comes_back_at_once_ends_no_look() -> None:
+    host = Host()
+    host.look(Flow(7, 77, match(in_port=9), (), pipeline.cookie(7)))
+    assert host.switch.audit._accepted == {}
+
+
+def test_what_somebody_else_puts_back_is_not_how_the_switch_reads() -> None:
+    host = Host()
+    mine = next(flow for flow in host.wire.tables if flow.table == pipeline.LINKS)
+    other = Flow(mine.table, mine.priority, mine.match, (output(9),), 0)
+    host.look(other, tells=True)
+    assert host.switch.audit._accepted == {}
+    host.switch.audit._seen.clear()
+    host.look(other)
+    assert host.switch.audit._accepted == {mine.key: other}
+    host.switch.problems.end(READS)
+
+
+def test_a_part_that_fails_does_not_end_the_tick(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the timer would end every router's heartbeats."""
+    host = Host()
+    ticked: list[float] = []
+
+    def fail(now: float) -> None:
+        raise KeyError(now)
+
+    monkeypatch.setattr(host.table._refused, "tick", fail)
+    monkeypatch.setattr(host.switch.audit, "tick", ticked.append)
+    for now in (1.0, 2.0, 3.0):
+        host.table.tick(now)
+    assert ticked == [1.0, 2.0, 3.0]
+    assert len([r for r in caplog.records if r.name == "xenflow.guarded"]) == 1
+
+
+def test_a_problem_that_comes_and_goes_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    problems = Problems("here")
+    with caplog.at_level(logging.INFO):
+        for number in range(1000):
+            problems.begin("message", f"refused: {number}", "vr1")
+            if number % 3 == 0:
+                problems.end("message", "vr1")
+        problems.begin("table", "full", "vr2")
+    assert len(caplog.records) <= LINES + 2
+    assert problems.of("vr1") == [] and problems.of("vr2") == ["full"]
+
+
+def test_a_router_that_talks_nonsense_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = Host()
+    for number in range(1000):
+        outcome = host.table.told("vr1", b"peer", [b"nonsense", b"%d" % number], local=True)
+        assert outcome.error is not None
+    assert 1 <= len(caplog.records) <= LINES
+    assert "refused" in host.table.problems_of("vr1")[0]
