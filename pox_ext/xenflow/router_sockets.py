@@ -45,6 +45,9 @@ AGAIN_S = 0.05
 
 MAX_CONNECTIONS = 4
 """Of one router; the one that was heard longest ago makes room for a new one."""
+MAX_LIVING = 2 * MAX_CONNECTIONS
+"""With those that are closed and not gone yet: one that is not read for a while has its descriptor
+for as long."""
 MAX_FRAMES = 4 * MAX_SECTIONS
 """In one message: what has more sections than it may is refused in words, up to this."""
 PIECE_BYTES = 64 * 1024
@@ -87,6 +90,7 @@ class _Peer:
         self._zmtp = zmtp.Connection(b"ROUTER", MAX_BYTES, MAX_FRAMES)
         self._unsent = bytearray(self._zmtp.opening)
         self.closed = False
+        listener.living += 1
         Task(target=self._run).start()
 
     def send(self, frames: list[bytes]) -> None:
@@ -126,6 +130,7 @@ class _Peer:
         finally:
             self.closed = True
             self._listener.peers.pop(self.ident, None)
+            self._listener.living -= 1
             self._sock.close()
 
     def _take(self) -> Generator[Any, Any, None]:
@@ -182,6 +187,7 @@ class _Listener:
     ) -> None:
         self.router = router
         self.peers: dict[bytes, _Peer] = {}
+        self.living = 0
         self._sock = sock
         self._receive = receive
         self._patience_s = patience_s
@@ -235,6 +241,8 @@ class _Listener:
             self._sock.close()
 
     def _accept(self) -> None:
+        if self.living >= MAX_LIVING:
+            return  # it waits in the kernel
         try:
             sock, _ = self._sock.accept()
         except OSError:

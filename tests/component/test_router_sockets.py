@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +99,45 @@ def test_what_cannot_be_dealt_with_ends_the_connection_and_is_said_once(
         link.listener.give(b"peer", [b"x"])
     assert link.peer.closed
     assert caplog.text.count("Traceback") == 1
+
+
+def test_connections_that_are_closed_and_not_gone_yet_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that is not read for a second keeps its descriptor so long, and a router may connect
+    hundreds of times in that."""
+    tasks: list[Any] = []
+
+    class Task:
+        def __init__(self, target: Any) -> None:
+            tasks.append(target)
+
+        def start(self) -> None:
+            """Whoever waits does not go on."""
+
+    monkeypatch.setattr(router_sockets, "Task", Task)
+    path = tmp_path / "vr1"
+    accepting = router_sockets.listening_socket(f"ipc://{path}")
+    listener = router_sockets._Listener("vr1", accepting, lambda *_: 0.0, lambda _: 0.0)
+    clients = []
+    for _ in range(40):
+        client = socket.socket(socket.AF_UNIX)
+        client.setblocking(False)
+        with suppress(BlockingIOError):
+            client.connect(str(path))
+        clients.append(client)
+        listener._accept()
+    running = tasks[1:]
+    assert len(running) == router_sockets.MAX_LIVING
+    assert len(listener.peers) == router_sockets.MAX_CONNECTIONS
+    for run in running[: router_sockets.MAX_CONNECTIONS]:  # they are closed: they end at once
+        assert list(run()) == []
+    listener._accept()
+    assert len(tasks[1:]) == router_sockets.MAX_LIVING + 1
+    for run in tasks[1 + router_sockets.MAX_CONNECTIONS:]:
+        run.__self__.close()
+        list(run())
+    assert listener.living == 0
+    accepting.close()
+    for client in clients:
+        client.close()
