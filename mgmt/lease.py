@@ -193,8 +193,10 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._over.wait(KEEP_S):
-            # What fails here the next thing that is asked says.
-            self._at(self._controllers, self._confirm)
+            # What fails here the next thing that is asked says; the lease must be kept still, also
+            # where it is this process that lacks something (a descriptor, a thread).
+            with suppress(Exception):
+                self._at(self._controllers, self._confirm)
 
 
 def _owner() -> str:

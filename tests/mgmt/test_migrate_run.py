@@ -687,6 +687,26 @@ def test_after_a_recovery_nothing_is_left_unfinished(
     assert not controllers.left_unfinished
 
 
+def test_a_lease_is_kept_after_this_process_lacked_something(
+    controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "KEEP_S", 0.01)
+    failed = 0
+
+    def ask(controller: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        nonlocal failed
+        if verb == "journal" and failed < 3:
+            failed += 1
+            raise OSError(24, "Too many open files")
+        return controllers(controller, verb, **arguments)
+
+    with lease.Lease(ask, ["host-a"], "vr1", {"words": "a test"}) as held:
+        until(lambda: failed == 3)
+        controllers.expire()
+        until(lambda: controllers.leases["host-a"].under_way("vr1"), 20.0)
+        held.check()
+
+
 def test_what_was_left_unfinished_is_so_after_another_could_not_begin(
     xen: PretendedXen, controllers: Controllers
 ) -> None:
