@@ -213,8 +213,8 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
 def _description(module: Verb) -> str:
     """A verb's docstring, without the `xenflow VERB:` it begins with."""
     text = (cast(Any, module).__doc__ or module.SUMMARY).strip()
-    start = f"`xenflow {module.NAME}`: "
-    text = text.removeprefix(start)
+    if text.startswith(f"`xenflow {module.NAME}"):
+        text = text.partition("`: ")[2]
     return text[:1].upper() + text[1:]
 
 

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from mgmt import planning
 from mgmt.planning import PAUSE_S
 from mgmt.session import Session
-from mgmt.verbs import Exit, add_json, emit, refusal_as_json
+from mgmt.verbs import Exit, add_json, emit, refusal_as_json, seconds
 from xenflow.pure.migration import Order
 
 NAME = "plan"
@@ -36,7 +36,7 @@ def add_mode(parser: ArgumentParser) -> None:
 def add_pause(parser: ArgumentParser) -> None:
     """`--pause`, shared with `migrate`."""
     parser.add_argument(
-        "--pause", metavar="SECONDS", type=float, default=PAUSE_S,
+        "--pause", metavar="SECONDS", type=seconds, default=PAUSE_S,
         help="how long the VM is expected to be suspended (default: %(default)g): which of its "
         "sessions with neighbours fall in it (BFD, BGP)",
     )  # fmt: skip

@@ -14,7 +14,7 @@ import netaddr
 
 from mgmt import journey
 from mgmt.journey import Hop, Journey
-from mgmt.session import Session
+from mgmt.session import Session, UsageError
 from mgmt.verbs import Exit, add_json, emit
 
 NAME = "trace"
@@ -26,8 +26,8 @@ PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "gre": 47, "ospf": 89}
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "start",
-        metavar="ROUTER",
-        help="the router the packet comes to; or DATAPATH:PORT, the port it comes in by",
+        metavar="ROUTER|DATAPATH:PORT",
+        help="the router that the packet comes to, or the port that it comes in by",
     )
     parser.add_argument(
         "packet",
@@ -45,6 +45,8 @@ def run(args: Namespace, session: Session) -> int:
     if "link" in sent:
         session.link(sent["link"])
     datapath, colon, port = args.start.partition(":")
+    if colon and args.on:
+        raise UsageError("--on is of a ROUTER; DATAPATH:PORT names the switch already")
     if colon:
         session.datapath(datapath)
         in_port: str | int = int(port) if port.isdigit() else port

@@ -500,6 +500,15 @@ def test_a_word_that_is_nearly_right(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["plan", "migrate"])
+@pytest.mark.parametrize("pause", ["-1", "0", "nan", "inf", "long"])
+def test_a_pause_that_is_none(verb: str, pause: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main([verb, "vr1", "host-b", "--pause", pause])
+    assert raised.value.code == 2
+    assert f"--pause: invalid time in seconds value: '{pause}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", [module.NAME for module in cli.VERBS])
 def test_every_verb_has_help_and_a_place_in_the_manual(
     verb: str, capsys: pytest.CaptureFixture[str]
@@ -507,7 +516,8 @@ def test_every_verb_has_help_and_a_place_in_the_manual(
     with pytest.raises(SystemExit) as raised:
         cli.main([verb, "--help"])
     assert raised.value.code == 0
-    assert "--timeout" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "--timeout" in text and f"\n`xenflow {verb}" not in text  # described without its name
     assert f"xenflow {verb}" in (ROOT / "docs" / "cli.md").read_text()
 
 
@@ -520,6 +530,7 @@ def test_every_verb_has_help_and_a_place_in_the_manual(
         (["recover", "vr2"], "unknown router vr2, did you mean vr1?"),
         (["trace", "vr1", "dst=10.2.0.1,link=lft"], "unknown link lft, did you mean left?"),
         (["rule", "add", "host-a"], "the rule has no id"),
+        (["trace", "gen:access", "dst=10.2.0.1", "--on", "host-a"], "--on is of a ROUTER"),
     ],
 )
 def test_names_that_do_not_exist(fakes: Fakes, argv: list[str], says: str) -> None:
