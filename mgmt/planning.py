@@ -111,9 +111,9 @@ class Plan:
         falling = self.falling
         kept = ["OSPF and IS-IS (hellos are repeated)"]
         kept += [w for row in self.sessions if (w := words_of(row)) not in falling]
-        lines = [f"over a suspension of {self.pause_s:g} s (--pause) are kept: {'; '.join(kept)}"]
+        lines = [f"kept over a suspension of {self.pause_s:g} s (--pause): {'; '.join(kept)}"]
         if falling:
-            lines.append(f"fall: {'; '.join(falling)}   (refused without --force)")
+            lines.append(f"would fall: {'; '.join(falling)}   (refused without --force)")
         return lines
 
     @property

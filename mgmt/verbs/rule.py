@@ -85,8 +85,8 @@ def _wanted(args: Namespace, rule: dict[str, Any], takes: str) -> bool:
     nobody can be asked."""
     does = ",".join(map(str, rule["actions"])) or "drop"
     words = (
-        f"rule {rule['id']} is for {takes}: {args.host} would do no more with it than: {does}; "
-        "no router or virtual link would have any of it"
+        f"rule {rule['id']} is for {takes}: {args.host} would do only this with it: {does}; "
+        "no router or virtual link would get any of it"
     )
     reads_rule = args.file is not None and str(args.file) == "-"
     if reads_rule or not sys.stdin.isatty():

@@ -71,7 +71,7 @@ def read_text(path: str | FilePath) -> str:
         return FilePath(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         reason = error.strerror or str(error)
-        raise NetworkError(f"{path}:1: file: found {reason}, expected a network file") from None
+        raise NetworkError(f"{path}: expected a network file: {reason}") from None
     except UnicodeDecodeError as error:
         raise NetworkError(
             f"{path}:1: file: found byte {error.object[error.start]:#04x} at offset "

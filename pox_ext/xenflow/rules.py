@@ -50,7 +50,7 @@ class Rules:
         if replace and name not in self._rules:
             raise ManagementError("unknown-rule", f"{site.name} has no rule {name} to replace")
         if not replace and name in self._rules:
-            raise ManagementError("refused", f"{site.name} has a rule {name}: use rule-replace")
+            raise ManagementError("refused", f"{site.name} has a rule {name} already: replace it")
         kept = {"id": name, "priority": rule.get("priority", 0), "match": rule.get("match", {}),
                 "actions": rule.get("actions", [])}  # fmt: skip
         try:

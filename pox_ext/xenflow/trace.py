@@ -140,7 +140,7 @@ def _at_port(
         links = ", ".join(table.network.links)
         raise ManagementError(
             "bad-argument", f"{switch.name}:{name or in_port} carries virtual links by VLAN: give "
-            f"link ({links}) or dl_vlan, or dl_dst, whom the frame is for",
+            f"its link ({links}), its VLAN id, or the MAC address that it is for",
         )  # fmt: skip
     else:
         to = _addressee(table, link, int(ipaddress.IPv4Address(target or 0)), sender)
@@ -194,7 +194,8 @@ def _addressee(table: RuleTable, link: Link, target: int, sender: int) -> int:
         return members[0][1].mac
     known = ", ".join(f"{fl.mac_text(i.mac)} ({r.name})" for r, i in members)
     raise ManagementError(
-        "bad-argument", f"link {link.name}: whom is it for? give dl_dst: {known or 'nobody known'}"
+        "bad-argument",
+        f"link {link.name}: whom is it for? give its MAC address: {known or 'nobody known'}",
     )
 
 

@@ -70,7 +70,7 @@ def test_every_change_is_a_line(
     assert caplog.messages == [
         f"rule-add on host-a: x, priority 7: in_port=to-gen: output:to-recv: done {WHO}",
         "rule-add on host-a: x, priority 7: in_port=to-gen: output:to-recv: refused: "
-        f"host-a has a rule x: use rule-replace {WHO}",
+        f"host-a has a rule x already: replace it {WHO}",
         f"rule-remove on host-a: x: done {WHO}",
         "place vr1 (version 1) on all switches here: mode xenflow, VM host-b, "
         f"forwarders host-b, links to host-b: done {WHO}",

@@ -265,7 +265,7 @@ def test_what_is_cut_or_not_known_is_said(path: Whole) -> None:
         "s1: not known what becomes of it: s1: s1: what the switch holds is not known: "
         "it is not connected"
     )
-    with pytest.raises(Refused, match="host-a:to-s1 carries virtual links by VLAN: give link"):
+    with pytest.raises(Refused, match="host-a:to-s1 carries virtual links by VLAN: give its link"):
         path.at_port("host-a", "to-s1", nw_dst=RECV)
     assert path.at_port("host-a", "to-s1", nw_dst=RECV, link="left").hops
     with pytest.raises(Refused, match="dl_dst: 00:00:00:00:00:00 is no station's address"):
@@ -280,7 +280,7 @@ def test_where_several_routers_are_on_a_link_the_one_with_the_address_is_meant(
     found = path.at_port("host-c", "to-s1", nw_dst="10.0.2.2", link="middle")
     assert [(s.kind, s.datapath) for s in found.stops] == [("vm", "host-c")]
     macs = [mac_text(i.mac) for _, i in path.network.members("middle")]
-    with pytest.raises(Refused, match=f"whom is it for. give dl_dst: {macs[0]} .vr1., {macs[1]}"):
+    with pytest.raises(Refused, match=f"give its MAC address: {macs[0]} .vr1., {macs[1]}"):
         path.at_port("host-c", "to-s1", nw_dst=RECV, link="middle")
 
 

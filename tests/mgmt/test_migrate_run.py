@@ -227,7 +227,7 @@ def test_a_plan_says_which_sessions_are_kept_and_which_fall(
     short.refuse_falling()
     assert "fall:" not in short.text()
     assert long.falling == ["BFD 10.0.1.1 - 10.0.1.2 (its neighbour waits 0.3 s)"]
-    assert "over a suspension of 0.41 s (--pause) are kept: OSPF and IS-IS" in long.text()
+    assert "kept over a suspension of 0.41 s (--pause): OSPF and IS-IS" in long.text()
     assert "BGP 10.0.1.1 - 10.0.1.2 (hold time not seen)" in long.text()
     assert [row["falls"] for row in long.json()["sessions"]] == [True, False, False]
     with pytest.raises(NetworkError, match=r"suspended for 0.41 s, in which would fall: BFD"):
