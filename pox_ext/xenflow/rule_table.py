@@ -23,7 +23,7 @@ from xenflow.channel import Done
 from xenflow.guarded import Guarded
 from xenflow.problems import Problems
 from xenflow.pure import pipeline
-from xenflow.pure.feed import Feed, Outcome
+from xenflow.pure.feed import Feed, Outcome, Phase
 from xenflow.pure.network import Network, NetworkError, Router
 from xenflow.pure.pipeline import RouterView
 from xenflow.pure.placement import Mode, Placement, at_home
@@ -118,11 +118,13 @@ class RuleTable:
         feed = self.feeds[router]
         outcome = feed.receive(frames, time.monotonic(), source)
         if outcome.error is not None:
-            self.problems.begin(REFUSED, f"its message was refused: {outcome.error}", router)
+            if local:  # else it is the asker's mistake, who is told
+                self.problems.begin(REFUSED, f"its message was refused: {outcome.error}", router)
             return outcome
         self.last_peer[router] = "local" if local else str(source)
-        if outcome.changes is not None:
+        if feed.phase is Phase.CURRENT:  # it is known whole, whatever was refused before
             self.problems.end(REFUSED, router)
+        if outcome.changes is not None:
             self._apply(router, outcome.changes, outcome.ended)
         if local:
             self.on_local_message(router, frames)
