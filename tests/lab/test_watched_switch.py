@@ -16,8 +16,8 @@ from xenflow.pure.flow import Flow, match
 
 pytestmark = pytest.mark.skipif(not ovs.available(), reason="needs root and Open vSwitch")
 
-SMALL_S, LARGE = 10.0, 20_000
-"""It takes 0.2 s (told), 1.1 s (read), where the machine has nothing else to do."""
+LARGE = 20_000
+"""Routes.  How long it takes to put things right is in docs/openflow.md; a test is not timed."""
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,10 @@ def test_what_others_change_is_put_right(host: Audited, changes: list[tuple[str,
     for change in changes:
         host.running.ofctl(*change)
     assert host.flows() != before
-    took_s = host.until(lambda: host.switch.audit.mended > 0)
+    host.until(lambda: host.switch.audit.mended > 0)
     host.confirmed()
     beside = {one for one in host.flows() if "table=8, priority=1000 " in one}
     assert host.flows() == before | beside
-    assert took_s < SMALL_S
     mended = host.switch.audit.mended
     host.looked()
     assert host.switch.audit.mended == mended, "it is mended once"
@@ -145,8 +144,7 @@ def test_a_large_table_comes_back_within_twice_its_first_fill(host: Audited) -> 
     count = other.count()
     host.sock.close()
     other.running.ofctl("del-flows")
-    took_s = other.until(lambda: other.count() == count)
-    assert took_s < SMALL_S + 2 * fill_s
+    other.until(lambda: other.count() == count, 60.0 + 10 * fill_s)
     other.sock.close()
 
 
@@ -158,8 +156,7 @@ def test_a_plain_switch_is_read(running: ovs.Switch) -> None:
     assert before
     for change in (("del-flows",), ("mod-flows", "actions=drop"), ("del-flows", "in_port=1")):
         running.ofctl(*change)
-        took_s = host.until(lambda: host.flows() == before)
-        assert took_s < SMALL_S
+        host.until(lambda: host.flows() == before)
     running.ofctl("add-flow", "priority=40000,actions=flood")
     host.until(lambda: bool(host.switch.audit.covering))
     host.sock.close()
