@@ -753,7 +753,7 @@ def test_a_no_after_the_commit_point_is_answered(
     assert asked == [("prepare", False), ("control", False), ("follow", True), ("links", True),
                      ("drain", True), ("clean", True)]  # fmt: skip
     said = [event.detail for event in events if event.step == "migration"]
-    assert said == ["the VM belongs to host-b: there is no way back, it is completed"] * 4
+    assert said == ["the VM belongs to host-b: there is no way back, it is completed"] * 3
 
 
 def test_ctrl_c_after_the_commit_point_is_answered(
