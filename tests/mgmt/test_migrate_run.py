@@ -750,8 +750,8 @@ def test_a_no_after_the_commit_point_is_answered(
     events: list[Event] = []
     with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
         assert run(plan, events.append, confirm).ok
-    assert asked == [("prepare", False), ("control", False), ("follow", True), ("links", True),
-                     ("drain", True), ("clean", True)]  # fmt: skip
+    assert asked == [("prepare", False), ("control", False), ("links", True), ("drain", True),
+                     ("clean", True)]  # fmt: skip
     said = [event.detail for event in events if event.step == "migration"]
     assert said == ["the VM belongs to host-b: there is no way back, it is completed"] * 3
 
