@@ -380,18 +380,6 @@ def test_nothing_is_lost_at_any_moment(
 
 @each_order
 @each_move
-def test_no_switch_is_waited_for_while_the_vm_is_suspended(
-    name: str, router: str, source: str, to: str, order: Order
-) -> None:
-    """One that answers late would hold the VM up: its neighbours would give it up."""
-    effects = effects_of(at(name, router, source), router, to, order)
-    begin = next(n for n, e in enumerate(effects) if isinstance(e, mig.MoveVM))
-    end = next(n for n, e in enumerate(effects) if isinstance(e, mig.Unpause))
-    assert [type(effect) for effect in effects[begin + 1 : end]] == [mig.AwaitVifs]
-
-
-@each_order
-@each_move
 def test_nothing_is_lost_while_all_is_put_back(
     name: str, router: str, source: str, to: str, order: Order
 ) -> None:

@@ -5,8 +5,7 @@ the whole secret, so it is written once, for each mode, as a list to be read fro
 
 overlapped (the default)
     prepare   both hosts hold the router's routes; trees and detours reach the destination
-    control   the VM moves and runs on (the commit point); packets for it are held
-    follow    they go to the destination, and so do all that come
+    control   the VM moves (the commit point); packets for it are held, then follow it
     links     the switches between the hosts are turned, the one nearest the destination first
     drain     until nothing arrives at the source any more
     clean     the source forgets the router
@@ -166,7 +165,7 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
                 Apply(others, prepared), Apply((source,), reached), Apply((to,), prepared),
                 AwaitReady(to), Apply((source,), prepared),
             )),
-            *_control_plane(moved, source, to),
+            _control_plane(moved, source, to),
         ]  # fmt: skip
     else:
         moved = reached.step(vm=to)
@@ -175,7 +174,7 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
             Stage("reach", f"extend the virtual links to {to}", (
                 Apply(others, reached), Apply((to,), reached), Apply((source,), reached),
             )),
-            *_control_plane(moved, source, to),
+            _control_plane(moved, source, to),
             Stage("data-plane", f"copy the flows from {source} to {to}", (
                 Mirror(source, to),
                 CopyFlows(source, to), Apply((to,), prepared), AwaitReady(to),
@@ -199,23 +198,23 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
     ]  # fmt: skip
 
 
-def _control_plane(moved: Placement, source: str, to: str) -> list[Stage]:
-    return [
-        # No switch is waited for while the VM is suspended, for one may be late.  What is for the
-        # VM is held at the source until the destination takes it.
-        Stage("control", f"move the VM to {to}", (
-            MoveVM(source, to), AwaitVifs(to), Unpause(to),
-        ), commits=True),
-        Stage("follow", f"pass packets for the VM on to {to}", (
-            Apply((to,), moved, proven=False),
-            Release(source, to),
+def _control_plane(moved: Placement, source: str, to: str) -> Stage:
+    return Stage(
+        "control",
+        f"move the VM to {to}",
+        (
+            MoveVM(source, to),
+            AwaitVifs(to),
             # First the destination takes packets for the VM, then the source passes its own on:
             # the other way round they would meet in the middle.
             Apply((to,), moved),
+            Release(source, to),
             Apply((source,), moved),
             Release(source, to),
-        )),
-    ]  # fmt: skip
+            Unpause(to),
+        ),
+        commits=True,
+    )
 
 
 def _native(start: Placement, source: str, to: str, others: tuple[str, ...]) -> list[Stage]:
@@ -350,5 +349,7 @@ def undo_of(done: Sequence[Effect], start: Placement) -> list[Effect]:
     undo: list[Effect] = []
     for number, (effect, before) in enumerate(reversed(back), 1):
         undo.append(Apply(effect.datapaths, replace(before, version=version + number)))
+        if effect.placement.vm in effect.datapaths and before.vm != effect.placement.vm:
+            undo.append(Release(effect.placement.vm, before.vm))  # what it has held meanwhile
     undo += [Unmirror(e.source, e.destination) for e in done if isinstance(e, Mirror)]
     return undo
