@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import Any, Protocol
@@ -99,14 +99,19 @@ def complain(message: object) -> None:
 def confirm(words: object) -> bool:
     """Ask on the terminal; no answer (end of input) is a no."""
     complain(words)
+    return answered("go on? [yes/no] ", ("y", "yes"))
+
+
+def answered(question: str, yes: Collection[str]) -> bool:
+    """Ask until the line typed is one of `yes` (small letters), or n or no; no answer (end of
+    input) is a no."""
     while True:
-        print("go on? [yes/no] ", end="", file=sys.stderr, flush=True)
-        answer = sys.stdin.readline()
-        if not answer:
-            return False
-        if answer.strip().lower() in ("y", "yes"):
+        print(question, end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        answer = line.strip().lower()
+        if line and answer in yes:
             return True
-        if answer.strip().lower() in ("n", "no"):
+        if not line or answer in ("n", "no"):
             return False
 
 

@@ -16,7 +16,7 @@ from mgmt.migrate import Event
 from mgmt.planning import Step
 from mgmt.session import Session
 from mgmt.text import to_json
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, refusal_as_json
+from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json
 from mgmt.verbs.plan import add_mode, add_pause
 
 NAME = "migrate"
@@ -120,15 +120,7 @@ def ask_before(step: Step, committed: bool) -> bool:
     print(f"\nnext: {step.title}", file=sys.stderr)
     if step.detail:
         print(f"      {step.detail}", file=sys.stderr)
-    question = "go on? [yes/no] "
     if committed:
         question = "the VM has moved, there is no way back: press Enter to go on "
-    while True:
-        print(question, end="", file=sys.stderr, flush=True)
-        answer = sys.stdin.readline()
-        if not answer:
-            return False
-        if answer.strip().lower() in ("y", "yes") or (committed and not answer.strip()):
-            return True
-        if answer.strip().lower() in ("n", "no"):
-            return False
+        return answered(question, ("", "y", "yes"))
+    return answered("go on? [yes/no] ", ("y", "yes"))
