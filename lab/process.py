@@ -69,10 +69,12 @@ def start(
     namespace: str | None,
     *,
     environment: dict[str, str] | None = None,
+    files: Sequence[int] = (),
     realtime: bool = False,
 ) -> Process:
     """Start a process in a namespace, in a session of its own, its output in the log folder.
 
+    It has the descriptors of `files`, by the same numbers, and no others of the caller's.
     `realtime` asks for SCHED_RR, quietly without it where that is not allowed.
     """
     program = shutil.which(argv[0])
@@ -81,7 +83,8 @@ def start(
     LOG_DIR.mkdir(parents=True, exist_ok=True)
     log = str(LOG_DIR / f"{node}-{name}.log")
     # What the caller has open, a lock for instance, ends with the caller.
-    actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()]
+    actions: list[Any] = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited() if fd not in files]
+    actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in files]  # which makes them inheritable
     actions += [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),

@@ -53,6 +53,21 @@ def test_what_is_started_does_not_hold_what_the_caller_has_open(folders: Path) -
         process.end([started])
 
 
+def test_what_is_started_has_the_files_it_was_given(folders: Path) -> None:
+    """A machine of the Xen bed has its network cards as descriptors."""
+    told = folders / "told"
+    with told.open("w") as file:
+        say = ["sh", "-c", f"echo through it >/proc/self/fd/{file.fileno()}"]
+        started = process.start("node", "sh", say, None, files=(file.fileno(),))
+    try:
+        end = time.monotonic() + 10
+        while not told.read_text() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert told.read_text() == "through it\n"
+    finally:
+        process.end([started])
+
+
 @pytest.mark.parametrize(
     ("log", "said"),
     [

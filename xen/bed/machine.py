@@ -59,8 +59,9 @@ class Machine:
         self.console.unlink(missing_ok=True)
         try:
             return process.start(
-                self.name, "qemu", self._command(built, payload, files), self.namespace
-            )
+                self.name, "qemu", self._command(built, payload, files), self.namespace,
+                files=files,
+            )  # fmt: skip
         finally:
             for file in files:
                 os.close(file)
@@ -137,10 +138,9 @@ def await_ready(hosts: list[Machine], running: list[process.Process], limit_s: f
 
 
 def _tap(namespace: str, name: str, flags: int) -> int:
-    """A tap device; it is there as long as this file, or one inherited from it, is open."""
+    """A tap device; it is there as long as this file, or a process's that was given it, is open."""
     with inside(namespace):
         file = os.open("/dev/net/tun", os.O_RDWR)
         request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | flags)
         fcntl.ioctl(file, _TUNSETIFF, request)
-    os.set_inheritable(file, True)
     return file
