@@ -7,28 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.pure.written_switch import ROOT, WrittenSwitch
+from tests.pure.written_switch import Host
 from xenflow.audit import READS
-from xenflow.network_file import load
 from xenflow.problems import LINES, Problems
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
 from xenflow.pure.flow import Flow, match, output
-from xenflow.rule_table import RuleTable
-
-PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 
 
-class Host:
-    """host-a and its switch."""
-
-    def __init__(self) -> None:
-        self.wire = WrittenSwitch()
-        self.table = RuleTable(
-            load(ROOT / "conf" / "paper.toml"), "host-a", None, self.wire.later
-        )
-        self.switch = self.table.switches["host-a"]
-        self.wire.attach(self.switch, PORTS)
+class AuditedHost(Host):
+    """Whose tables somebody else changes, too."""
 
     def look(self, *again: Flow, tells: bool = False) -> None:
         """The audit reads every small table and finds these flows in it each time, whatever was
@@ -63,13 +51,13 @@ class Host:
 
 
 def test_a_stray_flow_that_comes_back_at_once_ends_no_look() -> None:
-    host = Host()
+    host = AuditedHost()
     host.look(Flow(7, 77, match(in_port=9), (), pipeline.cookie(7)))
     assert host.switch.audit._accepted == {}
 
 
 def test_what_somebody_else_puts_back_is_not_how_the_switch_reads() -> None:
-    host = Host()
+    host = AuditedHost()
     mine = next(flow for flow in host.wire.tables if flow.table == pipeline.LINKS)
     other = Flow(mine.table, mine.priority, mine.match, (output(9),), 0)
     host.look(other, tells=True)

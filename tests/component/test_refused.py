@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.pure.written_switch import WrittenSwitch
+from tests.pure.written_switch import Host
 from xenflow import refused
-from xenflow.network_file import load
 from xenflow.pure import openflow as of
 from xenflow.pure import packet as pk
 from xenflow.pure import pipeline, simulate
 from xenflow.pure.flow import Flow, match
-from xenflow.rule_table import RuleTable
 
-ROOT = Path(__file__).resolve().parents[2]
-PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
+PORTS = Host.PORTS
 OWN, GEN = 0x020000010101, 0x020000000102
 VIRTUAL, STRANGER = 0x00005E000105, 0x020000999999
 
 
-class Host:
-    """host-a, whose switch's counters are what `counted` says."""
+class CountingHost(Host):
+    """Whose switch's counters are what `counted` says."""
 
     def __init__(self) -> None:
-        self.wire = WrittenSwitch()
-        self.table = RuleTable(
-            load(ROOT / "conf" / "paper.toml"), "host-a", None, self.wire.later
-        )
-        self.switch = self.table.switches["host-a"]
-        self.wire.attach(self.switch, PORTS)
+        super().__init__()
         self.counted: dict[int, int] = {}
 
     def says(self, frame: bytes, port: str = "vr1.0") -> list[tuple[int | str, bytes]]:
@@ -62,24 +52,24 @@ def frame(source: int, vlan: int | None = None, target: int = GEN) -> bytes:
 @pytest.mark.parametrize("vlan", [None, 0])
 def test_its_own_and_a_virtual_router_s_frames_pass(source: int, vlan: int | None) -> None:
     """Also with a tag that gives a priority only, as from a machine."""
-    ((port, sent),) = Host().says(frame(source, vlan))
+    ((port, sent),) = CountingHost().says(frame(source, vlan))
     assert (port, pk.parse(sent).dl_src) == (PORTS["to-gen"], source)
     assert pk.parse(sent).vlan_tci & 0xFFF == 101
 
 
 def test_what_is_for_a_virtual_router_reaches_the_vm() -> None:
-    sent = Host().says(pk.vlan(frame(GEN, target=VIRTUAL), 101), "to-gen")
+    sent = CountingHost().says(pk.vlan(frame(GEN, target=VIRTUAL), 101), "to-gen")
     assert sent == [(PORTS["vr1.0"], frame(GEN, target=VIRTUAL))]
 
 
 def test_a_repeated_hello_has_no_tag() -> None:
     hello = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(1, 1), ttl=1)
     tagged = pk.vlan(pk.ethernet(0x01005E000005, OWN, pk.ETH_IPV4, hello), 0)
-    assert ("controller", tagged[:12] + tagged[16:]) in Host().says(tagged)
+    assert ("controller", tagged[:12] + tagged[16:]) in CountingHost().says(tagged)
 
 
 def test_tags_and_strangers_are_refused_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host()
+    host = CountingHost()
     assert host.tick(1.0, monkeypatch) == []
     assert host.says(frame(OWN, 7)) == []
     (words,) = host.tick(10.0, monkeypatch)
@@ -92,7 +82,7 @@ def test_tags_and_strangers_are_refused_and_said(monkeypatch: pytest.MonkeyPatch
 
 def test_a_cookie_that_names_nobody_is_nobody_s_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's flow may have any."""
-    host = Host()
+    host = CountingHost()
     for cookie in (pipeline.refused_cookie(999, 1), pipeline.refused_cookie(1, 77)):
         stats = [of.FlowStats(Flow(0, 1, match(in_port=3), (), cookie), 5, 0, 0, 0)]
         monkeypatch.setattr(host.switch, "stats", lambda then, *_, said=stats: then(said))

@@ -14,9 +14,10 @@ import struct
 import sys
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.conftest import ROOT
+from xenflow.network_file import load
 from xenflow.pure import openflow as of
 from xenflow.pure.flow import Flow
 from xenflow.pure.simulate import Tables
@@ -26,6 +27,7 @@ from xenflow.pure.simulate import Tables
 if str(ROOT / "runtime") not in sys.path:
     sys.path.insert(0, str(ROOT / "runtime"))
 
+from xenflow.rule_table import RuleTable
 from xenflow.switch import Switch
 
 # Where things are in an NXT_FLOW_MOD and in a Nicira statistics request (nicira-ext.h).
@@ -153,3 +155,17 @@ class WrittenSwitch:
         table = message[_COMMAND_AT]
         self.messages.append(f"DELETE table {table}, cookie {cookie:#x}/{mask:#x}")
         self.tables.delete_by_cookie(None if table == of.ALL_TABLES else table, cookie, mask)
+
+
+class Host:
+    """host-a of conf/paper.toml, its Rule Table and its switch, which has these ports."""
+
+    PORTS: ClassVar = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
+
+    def __init__(self) -> None:
+        self.wire = WrittenSwitch()
+        self.table = RuleTable(
+            load(ROOT / "conf" / "paper.toml"), "host-a", None, self.wire.later
+        )
+        self.switch = self.table.switches["host-a"]
+        self.wire.attach(self.switch, self.PORTS)
