@@ -61,7 +61,7 @@ def script(tmp_path: Path) -> Run:
 @pytest.mark.parametrize("name", ["migrate-router", "empty-host"])
 def test_help_and_usage(script: Run, name: str) -> None:
     assert script(name, "--help").stdout.startswith(f"usage: {name}")
-    for wrong in ((), ("--fly",), ("a", "b", "c"), ("--mode",)):
+    for wrong in ((), ("--fly",), ("a", "b", "c"), ("--mode",), ("--pause",)):
         done = script(name, *wrong)
         assert (done.returncode, done.stdout) == (2, "")
         assert "usage" in done.stderr
@@ -74,6 +74,17 @@ def test_migrate_router(script: Run) -> None:
         "migrate vr2 host-b --mode report",
         "routers --host host-b",
     ]
+
+
+def test_what_a_migration_takes_is_passed_on(script: Run) -> None:
+    told = ("--force", "--pause", "0.2", "--step")
+    assert script("migrate-router", "vr2", *told, "host-b").returncode == 0
+    assert script("empty-host", *told, "--to", "host-b", "host-a").returncode == 0
+    moves = [line for line in script.log if line.startswith(("plan vr2", "migrate vr2"))]
+    assert moves == [
+        "plan vr2 host-b --mode overlapped --pause 0.2",
+        "migrate vr2 host-b --mode overlapped --pause 0.2 --force --step",
+    ] * 2
 
 
 def test_migrate_router_dry_or_impossible(script: Run) -> None:
@@ -135,6 +146,7 @@ def test_empty_host_that_stays_occupied(script: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [(("--mode", "nonsense", "host-a"), "--mode nonsense"),
+     (("--pause", "long", "host-a"), "--pause long: expected a time in seconds"),
      (("--to", "nosuch", "host-a"), "nosuch is no host of the network; hosts: host-a host-b"),
      (("--to", "host-a", "host-a"), "--to host-a"), (("nosuch",), "nosuch is no host"),
      (("",), " is no host"), (("--to", "host.a", "host-b"), "host.a is no host")],
