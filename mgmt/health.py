@@ -15,7 +15,7 @@ from mgmt.client import AskError
 from mgmt.text import count, duration
 from xenflow.pure.migration import switches
 from xenflow.pure.network import End, Network, NetworkError
-from xenflow.pure.placement import Placement, from_json
+from xenflow.pure.placement import Mode, Placement, from_json
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""
@@ -197,7 +197,10 @@ class _Seen:
             yield Cause(name, f"its VM is not there, or suspended: {', '.join(vifs)}")
         rows: list[dict[str, Any]] = answer.get("routers", [])
         row = next((r for r in rows if r.get("name") == name), {})
-        if not row or row.get("feed") == "none" or row.get("phase") == "new":
+        never = not row or row.get("feed") == "none" or row.get("phase") == "new"
+        if place.mode is Mode.NATIVE and (never or row.get("stale")):
+            return  # its VM forwards by its own routes, which no controller needs
+        if never:
             yield Cause(name, f"controller {host.controller if host else ''} was never told its "
                         "routes: does routerd run in its VM?")  # fmt: skip
             return

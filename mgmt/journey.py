@@ -116,7 +116,11 @@ class _Follower:
         if not outputs:
             self._stop("dropped", hop.datapath, _why_dropped(hop.answer))
         for out in outputs:
-            self._goes(hop.datapath, out)
+            try:
+                self._goes(hop.datapath, out)
+            except (KeyError, TypeError, ValueError):
+                self._stop("unknown", hop.datapath, "not known what becomes of it: its "
+                           "controller's answer cannot be read")  # fmt: skip
 
     def _goes(self, datapath: str, out: dict[str, Any]) -> None:
         kind, words = str(out.get("kind")), str(out.get("words"))

@@ -110,8 +110,10 @@ class Lease:
     ) -> dict[str, Any]:
         """An effect at a controller, in this owner's name.
 
-        Raises AskError, LostError where somebody else has taken over.
+        Raises AskError, LostError where somebody else has taken over, or it was given back.
         """
+        if self._over.is_set():
+            raise LostError(f"{self.owner} has given the lease of {self.router} back")
         for again in (True, False):
             try:
                 done = self._ask(

@@ -19,7 +19,7 @@ from mgmt.session import Session, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
 from xenflow.pure.migration import purpose
-from xenflow.pure.placement import Placement, to_json
+from xenflow.pure.placement import Mode, Placement, to_json
 
 NAME = "status"
 SUMMARY = "controllers, switches, routers and migrations at a glance"
@@ -158,7 +158,8 @@ def _routers(
         notes = []
         if place is None:
             notes.append("no controller that answered knows it")
-        if found.get("stale"):
+        needless = place is not None and place.mode is Mode.NATIVE and found.get("feed") == "none"
+        if found.get("stale") and not needless:
             notes.append("stale")
         if found.get("slow"):
             notes.append(f"the VM forwards: {found['slow']}")

@@ -13,12 +13,16 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from xenflow.pure.migration import purpose, under_way
 
 log = logging.getLogger("xenflow.leases")
+
+FORMER = 1000
+"""So many owners that have a lease no more are remembered; each has a name of its own."""
 
 
 class LockedError(RuntimeError):
@@ -44,6 +48,9 @@ class Leases:
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
+        self._former: deque[tuple[str, str]] = deque(maxlen=FORMER)
+        """Routers and owners whose lease is over: given back, or somebody else's.  What of theirs
+        comes later was on its way meanwhile."""
         self.instance = os.urandom(8).hex()
 
     def under_way(self, router: str) -> bool:
@@ -62,7 +69,7 @@ class Leases:
             if lease is not None and self.under_way(router):
                 raise self._busy(router, lease)
             return
-        if lease is None or lease.owner != owner:
+        if lease is None or lease.owner != owner or (router, owner) in self._former:
             raise LockedError(f"{owner} does not hold the lease of {router} (any more)")
         lease.until = max(lease.until, time.monotonic() + lease.lease_s)
 
@@ -76,9 +83,12 @@ class Leases:
     ) -> dict[str, Any]:
         """Take or prolong a lease.
 
-        Raises LockedError where somebody else has it.  Returns the journal of a migration that
-        ended without giving its lease back, as `left`, and `instance`.
+        Raises LockedError where somebody else has it, or this owner had it and has it no more.
+        Returns the journal of a migration that ended without giving its lease back, as `left`, and
+        `instance`.
         """
+        if (router, owner) in self._former:
+            raise LockedError(f"{owner} does not hold the lease of {router} any more")
         lease = self._leases.get(router)
         others = lease is not None and lease.owner != owner
         if lease is not None and others and self.under_way(router):
@@ -88,6 +98,7 @@ class Leases:
         if lease is None or others:
             if lease is not None:
                 log.info("%s: what %s left unfinished is taken over", router, lease.owner)
+                self._former.append((router, lease.owner))
             log.info("%s: %s begins %s", router, owner, purpose(router, entry))
             lease = self._leases[router] = Lease(owner, now, now, lease_s)
         lease.until = now + lease_s
@@ -117,10 +128,11 @@ class Leases:
     def give_back(self, router: str, owner: str, unfinished: bool = False) -> None:
         """End a lease; LockedError where somebody else has it.  What is unfinished stays noted."""
         lease = self._leases.get(router)
+        if lease is not None and lease.owner != owner:
+            raise LockedError(f"the lease of {router} belongs to {lease.owner}")
+        self._former.append((router, owner))
         if lease is None:
             return
-        if lease.owner != owner:
-            raise LockedError(f"the lease of {router} belongs to {lease.owner}")
         lasted = f"after {time.monotonic() - lease.since:.3f} s"
         if unfinished:
             log.info("%s: %s ends %s, with more to be done", router, owner, lasted)

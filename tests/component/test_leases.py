@@ -59,6 +59,28 @@ def test_one_that_was_taken_over_is_not_its_owners_ever_again() -> None:
     assert leases.rows() == []
 
 
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_what_comes_after_its_end_revives_no_lease(unfinished: bool) -> None:
+    """An effect, a sign of life or a lock that was on its way when its owner gave it back."""
+    leases = Leases()
+    leases.take("vr1", "me", 10.0, MOVE)
+    leases.give_back("vr1", "me", unfinished)
+    for late in (
+        lambda: leases.check("vr1", "me"),
+        lambda: leases.note("vr1", "me", 10.0, {}),
+        lambda: leases.take("vr1", "me", 10.0, None),
+    ):
+        with pytest.raises(LockedError, match="me does not hold the lease of vr1"):
+            late()
+        assert not leases.under_way("vr1")
+    assert leases.unfinished("vr1") == unfinished
+    leases.give_back("vr1", "me", unfinished)  # may be said twice
+    leases.take("vr1", "you", 10.0, None)
+    leases.give_back("vr1", "you")
+    with pytest.raises(LockedError):
+        leases.take("vr1", "me", 10.0, None)
+
+
 def test_nobody_gives_back_anothers() -> None:
     leases = Leases()
     leases.take("vr1", "me", 10.0, MOVE)

@@ -295,3 +295,26 @@ def test_a_loop_ends(path: Whole) -> None:
     first = look("gen", "to-s1", bytes(14))
     found = journey.follow(looping, first, look)
     assert found.stops[-1].kind == "loop" and not found.complete
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        {"kind": "port", "port": "to-s1", "up": True, "words": "out", "frame": "no frame"},
+        {"kind": "port", "port": "to-s1", "up": True, "words": "out"},
+        {"kind": "vm", "router": "vr1", "words": "to its VM", "onward": {"port": "vr1.0"}},
+        {"kind": "vm", "router": "vr1", "words": "to its VM", "onward": "nowhere"},
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_where_the_journey_ends(
+    path: Whole, out: dict[str, Any]
+) -> None:
+    """That of another release, say; what the others answered is shown."""
+    dropped = {"kind": "bridge", "words": "bridged"}
+    first = {"datapath": "gen", "in_port": "access", "steps": [], "outputs": [out, dropped]}
+    found = journey.follow(path.network, first, path.look)
+    assert [stop.kind for stop in found.stops] == ["unknown", "bridge"]
+    assert found.outcome.startswith(
+        "gen: not known what becomes of it: its controller's answer cannot be read"
+    )
+    assert not found.complete, "exit status 1: a part of it only"

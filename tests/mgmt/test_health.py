@@ -218,6 +218,19 @@ def test_a_network_at_work_is_well(answers: Answers) -> None:
     assert words(answers) == []
 
 
+def test_a_native_router_needs_no_routerd(answers: Answers) -> None:
+    """Its VM forwards by its own routes.  Its VM is needed as that of any other."""
+    no_daemon(answers)
+    tell(answers, at_home("vr1", "host-a").step(mode=Mode.NATIVE), *EVERYWHERE)
+    assert words(answers) == []
+    stale(answers)
+    assert words(answers) == []
+    no_vm(answers)
+    assert words(answers) == [
+        "vr1: its VM is not there, or suspended: host-a:vr1.0 does not exist"
+    ]
+
+
 def test_a_router_on_its_way_is_judged_when_it_has_arrived(answers: Answers) -> None:
     tell(answers, BETWEEN, "host-a", "host-b")
     for name in ("vr1.0", "vr1.1"):

@@ -475,20 +475,20 @@ def test_a_copy_that_has_become_the_router_is_not_destroyed(
 def test_what_cannot_begin_changes_nothing_and_says_so(
     xen: PretendedXen, controllers: Controllers
 ) -> None:
-    for made in (
-        planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers),
-        _recovery_to_b(xen, controllers),
+    for owner, made in (
+        ("one", planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers)),
+        ("two", _recovery_to_b(xen, controllers)),
     ):
-        controllers.take()
+        controllers.take(owner)
         before = dict(controllers.placements)
         with made:
             result = run(made, lambda event: None)
         assert (result.ok, result.refused, controllers.placements) == (False, True, before)
         assert re.fullmatch(
             r"vr1: a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s "
-            "now, by somebody: wait for it, or end it there; nothing was changed", result.text(),
+            f"now, by {owner}: wait for it, or end it there; nothing was changed", result.text(),
         )  # fmt: skip
-        controllers.give_back()
+        controllers.give_back(owner)
 
 
 def _recovery_to_b(xen: PretendedXen, controllers: Controllers) -> planning.Plan:
@@ -709,6 +709,18 @@ def test_a_lease_is_kept_after_this_process_lacked_something(
         controllers.expire()
         until(lambda: controllers.leases["host-a"].under_way("vr1"), 20.0)
         held.check()
+
+
+def test_nothing_is_done_with_a_lease_that_was_given_back(controllers: Controllers) -> None:
+    """Also where its controller is another by then, which knows of no end."""
+    with lease.Lease(controllers, ["host-a"], "vr1", {"words": "a test"}) as held:
+        held.give_back(unfinished=True)
+        controllers.leases["host-a"] = Leases()
+        with pytest.raises(LostError, match="given the lease of vr1 back"):
+            held.ask("host-a", "journal", router="vr1")
+        with pytest.raises(LostError):
+            held.check()
+        assert not controllers.held
 
 
 def test_what_was_left_unfinished_is_so_after_another_could_not_begin(
