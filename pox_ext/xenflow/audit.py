@@ -23,6 +23,7 @@ from dataclasses import replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
+from xenflow.channel import NotAnsweredError, Request, advance
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
 from xenflow.pure.audit import ODD, Key, against, covering, difference, ours, reactive, route_of
@@ -31,7 +32,6 @@ from xenflow.pure.openflow import UpdateEvent
 from xenflow.pure.route_reading import READ_WHOLE
 
 if TYPE_CHECKING:
-    from xenflow.channel import Request
     from xenflow.switch import Switch
 
 log = logging.getLogger("xenflow.audit")
@@ -46,6 +46,8 @@ OTHERS_XIDS = range(1, 0x80000000)
 """What the flow-mods of other components on this connection carry; ours carry 0, or more."""
 ADDED_ROUTES = 100
 """The flow monitor of additions to table ROUTES; the others have their table's number."""
+REFUSED_S = 10.0
+"""How long a switch that refuses a question is not asked it again."""
 ANEW_S = 60.0
 """How often a switch whose count stays wrong is read again altogether."""
 MANY, SETTLE_S = 5000, 0.2
@@ -223,7 +225,7 @@ class Audit:
                 steps.close()
                 return
             try:
-                awaited = steps.send(value)
+                awaited = advance(steps, value)
             except StopIteration:
                 return
             self.switch.ask(awaited, go_on)
@@ -260,6 +262,8 @@ class Audit:
             elif self._missing and self._miscounted > 4 and now >= self._anew_at:
                 self._anew_at = now + ANEW_S
                 switch.read_again()
+        except NotAnsweredError:
+            self._count_at = now + REFUSED_S
         finally:
             self._counting = False
 
@@ -293,7 +297,7 @@ class Audit:
         """Read the small tables, put right what differs, and read that again: what then reads as
         before is in force and reads otherwise in this switch, whose form of it is accepted."""
         switch = self.switch
-        count = 0
+        count, pause_s = 0, COUNT_S
         try:
             tables = [0] if switch.plain else [
                 table for table in range(pipeline.VM + 1) if table != pipeline.ROUTES
@@ -315,9 +319,11 @@ class Audit:
                         if form is not None and form == seen.get(key):
                             self._accept(key, form)
             self.looked_at = now
+        except NotAnsweredError:
+            self._doubt, pause_s = True, REFUSED_S
         finally:
             self._reading = False
-            self._read_at = now + max(COUNT_S, count * READ_S / READ_SHARE)
+            self._read_at = now + max(pause_s, count * READ_S / READ_SHARE)
 
     def _read(self, table: int) -> Generator[Request, Any, dict[Key, Flow | None] | None]:
         """What a small table holds; None where it does not stand still meanwhile."""

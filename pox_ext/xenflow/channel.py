@@ -7,6 +7,9 @@ changes were made is the order in which the switch sees them.  A job yields what
     a Request        until its reply (statistics or barrier) has come
     a number         for so many seconds
 
+A question that the switch refuses is no answer: whoever asked gets a `NotAnsweredError`, a job has
+it raised.  A job that does not know what to do about it ends, and the switch is read again.
+
 What the jobs are is decided by `switch.Switch`, which is a `Channel`; here nothing is known of
 routers.  Many messages leave as one piece, with a barrier behind it, and no more than
 IN_FLIGHT_BYTES before its reply: nothing blocks, and nothing is queued without a bound.
@@ -42,8 +45,11 @@ LONGEST_REFUSED_S = 10.0
 """The same where the switch refuses flows: it may have room at any time."""
 SILENT_S = 20.0
 """A switch that owes answers and has given none for so long is waited for by nobody any more."""
-FAILED, REFUSED, SILENT = "job", "refused", "silent"
-"""Causes of `Problems` entries: jobs fail, the switch refuses what it is told, or is silent."""
+UNANSWERED_S = 30.0
+"""For so long after it has refused a question it is said that a switch does."""
+FAILED, REFUSED, SILENT, UNANSWERED = "job", "refused", "silent", "unanswered"
+"""Causes of `Problems` entries: jobs fail, the switch refuses what it is told, or what it is asked,
+or is silent."""
 NUDGE_TABLE = 63
 NUDGE_S = 0.05
 """How often a round of the revalidators is provoked while one is waited for."""
@@ -51,6 +57,11 @@ FIRST_XID = 0x80000000
 """The cores count their own transaction ids below that."""
 PACKET_OUT_XID = 0xFFFF0000
 """Of packets sent through the switch; a refused one changes nothing that the switch holds."""
+
+
+class NotAnsweredError(RuntimeError):
+    """The switch has refused a question, or is not there: nothing is known.  A barrier that is
+    refused confirms nothing (OpenFlow 1.0, 5.3.7: the reply alone says that all was done)."""
 
 
 @dataclass(slots=True)
@@ -71,6 +82,13 @@ ROOM = Room()
 Awaited = Request | Room | float
 Job = Generator[Awaited, Any, None]
 Done = Callable[[str | None], None]
+Answer = list[Any] | NotAnsweredError
+Steps = Generator[Any, Any, Any]
+
+
+def advance(steps: Steps, answer: Any) -> Any:
+    """Go on with what asks questions; what is no `Answer` but an error is raised in it."""
+    return steps.throw(answer) if isinstance(answer, NotAnsweredError) else steps.send(answer)
 
 
 class _Promise:
@@ -111,7 +129,7 @@ class Channel(ABC):
         self._job: Job | None = None
         self._running = False
         self._awaiting: Awaited | None = None
-        self._replies: dict[int, tuple[Request, Callable[[list[Any]], None]]] = {}
+        self._replies: dict[int, tuple[Request, Callable[[Answer], None]]] = {}
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
         self._window = IN_FLIGHT_BYTES
@@ -131,6 +149,8 @@ class Channel(ABC):
         self._owes_since: float | None = None
         """When the switch was asked, or gave its last answer, while it owes more."""
         self._watched = False
+        self._refused_at = float("-inf")
+        """When the switch has refused a question last."""
 
     @property
     def name(self) -> str:
@@ -169,11 +189,10 @@ class Channel(ABC):
         self._fragments, self._fragment_bytes = [], 0
         for job in jobs:
             job.close()
+        gone = f"{self.name}: the switch went away"
+        self._settle_all(gone)
         for _, then in waiting.values():
-            then([])
-        promises, self._promises = self._promises, []
-        for promise in promises:
-            promise.settle(f"{self.name}: the switch went away")
+            then(NotAnsweredError(gone))
 
     @abstractmethod
     def _resync(self, pause_s: float = 0.0) -> Job:
@@ -213,7 +232,7 @@ class Channel(ABC):
             else:
                 self._nudge()
                 bound_s = self.datapath.proof_bound_s
-                self._ask(self._barrier(), lambda _: self.later(bound_s, finish))
+                self._confirm(promise, lambda: self.later(bound_s, finish))
 
         self._after_jobs(promise, prove)
 
@@ -242,6 +261,12 @@ class Channel(ABC):
         self._promises.append(promise)
         return promise
 
+    def _settle_all(self, reason: str) -> None:
+        """Nobody waits any more, because nothing can be confirmed."""
+        promises, self._promises = self._promises, []
+        for promise in promises:
+            promise.settle(reason)
+
     def _after_jobs(self, promise: _Promise, then: Done) -> None:
         if self.connection is None:
             promise.settle(f"{self.name}: the switch is not connected")
@@ -255,7 +280,7 @@ class Channel(ABC):
         rundir = self.datapath.ovs_rundir or proof.default_rundir()
         answered = False
 
-        def ask(_: object) -> None:
+        def ask() -> None:
             proof.ask(rundir, "revalidator/wait", asked)
             self.later(NUDGE_S, again)
 
@@ -275,7 +300,18 @@ class Channel(ABC):
                 self.later(NUDGE_S, again)
 
         self._nudge()
-        self._ask(self._barrier(), ask)
+        self._confirm(promise, ask)
+
+    def _confirm(self, promise: _Promise, then: Callable[[], None]) -> None:
+        """Call `then` once the switch has confirmed what it was sent."""
+
+        def answered(answer: Answer) -> None:
+            if isinstance(answer, NotAnsweredError):
+                promise.settle(str(answer))
+            else:
+                then()
+
+        self._ask(self._barrier(), answered)
 
     def _nudge(self) -> None:
         """A change that touches no packet, so that cached flows are checked again soon."""
@@ -307,7 +343,7 @@ class Channel(ABC):
                     self._job = self._jobs.popleft()
                     value = None
                 try:
-                    awaited = self._job.send(value)
+                    awaited = advance(self._job, value)
                 except StopIteration:
                     self._job = None
                     continue
@@ -340,7 +376,10 @@ class Channel(ABC):
         again."""
         reason = f"{type(error).__name__}: {error}"
         words = f"what it shall hold could not be written ({reason}); it is read again"
-        if self.problems.begin(FAILED, words):
+        if isinstance(error, NotAnsweredError):
+            self.problems.begin(FAILED, f"what it holds is not known ({error}); it is asked again")
+            self._settle_all(str(error))
+        elif self.problems.begin(FAILED, words):
             log.error("%s: a job failed", self.name, exc_info=error)
         return self._pause_s()
 
@@ -364,9 +403,9 @@ class Channel(ABC):
         if generation == self._generation:
             self._resume(None)
 
-    def _ask(self, request: Request, then: Callable[[list[Any]], None]) -> None:
+    def _ask(self, request: Request, then: Callable[[Answer], None]) -> None:
         if self.connection is None:
-            then([])
+            then(NotAnsweredError(f"{self.name}: the switch is not connected"))
             return
         self._flush_fragments()
         self._replies[request.xid] = (request, then)
@@ -403,9 +442,7 @@ class Channel(ABC):
             words = f"the switch has not answered for {SILENT_S:.0f} s"
             self._silent = f"{self.name}: {words}"
             self.problems.begin(SILENT, words)
-            promises, self._promises = self._promises, []
-            for promise in promises:
-                promise.settle(self._silent)
+            self._settle_all(self._silent)
 
     @property
     def generation(self) -> int:
@@ -417,8 +454,9 @@ class Channel(ABC):
         """How many messages have been written."""
         return self._written
 
-    def ask(self, request: Request, then: Callable[[list[Any]], None]) -> None:
-        """Ask beside the jobs; `then` gets [] where the switch goes away."""
+    def ask(self, request: Request, then: Callable[[Answer], None]) -> None:
+        """Ask beside the jobs; `then` gets a NotAnsweredError where the switch refuses the question
+        or goes away."""
         self._ask(request, then)
 
     def tell(self, data: bytes) -> None:
@@ -432,15 +470,19 @@ class Channel(ABC):
 
     def on_barrier(self, xid: int) -> None:
         """A barrier reply."""
-        while self._in_flight and self._in_flight[0][0] <= xid:
-            self._in_flight_bytes -= self._in_flight.popleft()[1]
         self._window = min(IN_FLIGHT_BYTES, 2 * self._window)
         waiting = self._replies.pop(xid, None)
+        self._arrived(xid)
+        if waiting is not None:
+            waiting[1](waiting[0].entries)
+
+    def _arrived(self, xid: int) -> None:
+        """What was sent before a barrier is not on its way any more."""
+        while self._in_flight and self._in_flight[0][0] <= xid:
+            self._in_flight_bytes -= self._in_flight.popleft()[1]
         self._answered()
         if isinstance(self._awaiting, Room) and self._in_flight_bytes < self._window // 2:
             self._resume(None)
-        if waiting is not None:
-            waiting[1](waiting[0].entries)
 
     def on_stats(self, reply: of.StatsReply) -> bool:
         """One part of a statistics reply; False where it was not asked for here."""
@@ -465,14 +507,34 @@ class Channel(ABC):
         self.errors += 1
         waiting = self._replies.pop(xid, None)
         if waiting is not None:
-            log.error("%s: %s (xid %#x)", self.name, text, xid)
-            waiting[1]([])
-        elif self.live:
+            self._answered()
+            self._refuses_answer(text)
+            waiting[1](NotAnsweredError(f"{self.name}: the switch refuses to answer ({text})"))
+            return
+        if any(fence == xid for fence, _ in self._in_flight):
+            self._arrived(xid)  # or what waits for room would wait for ever
+        if self.live:
             self.live = False
             words = f"the switch refuses what it shall hold ({text}); it is read again"
             self.problems.begin(REFUSED, words)
             pause_s = min(self._pause_s(), LONGEST_REFUSED_S)
             self.later(pause_s, self._read_again, self._generation)
+
+    def _refuses_answer(self, text: str) -> None:
+        self._refused_at = time.monotonic()
+        words = f"the switch refuses to answer what it is asked ({text})"
+        if self.problems.begin(UNANSWERED, words):
+            self.later(UNANSWERED_S, self._answers_again, self._generation)
+
+    def _answers_again(self, generation: int) -> None:
+        """Nothing may have been refused for a while."""
+        left_s = UNANSWERED_S - (time.monotonic() - self._refused_at)
+        if generation != self._generation:
+            return
+        if left_s > 0:
+            self.later(left_s, self._answers_again, generation)
+        else:
+            self.problems.end(UNANSWERED)
 
     def _narrow(self) -> None:
         """Little is sent at first, because much of it may be refused."""
@@ -483,7 +545,11 @@ class Channel(ABC):
             self.submit(self._resync())
 
     def _fence(self, then: Done) -> Job:
-        yield self._barrier()
+        try:
+            yield self._barrier()
+        except NotAnsweredError as error:
+            then(str(error))
+            raise
         then(None)
 
     # --- sending ------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xenflow import hold
+from xenflow.channel import Answer, NotAnsweredError
 from xenflow.leases import Leases, LockedError
 from xenflow.mirror import Mirrors
 from xenflow.pure import flow as fl
@@ -285,7 +286,10 @@ class ManagementService:
             mask = pipeline.ROUTER_COOKIE_MASK
         table = of.ALL_TABLES if arguments["table"] is None else arguments["table"]
 
-        def answer(stats: list[of.FlowStats], total: int) -> None:
+        def answer(stats: Answer, total: int) -> None:
+            if isinstance(stats, NotAnsweredError):
+                reply.refuse("refused", str(stats))
+                return
             wanted = [s for s in stats if s.flow.cookie & mask == cookie]
             wanted.sort(key=lambda s: (s.flow.table, -s.flow.priority, s.flow.match))
             rows = [_flow_row(s) for s in wanted[: arguments["limit"]]]
@@ -426,7 +430,10 @@ class ManagementService:
         router = self._router(arguments["router"])
         switch = self._switch(arguments["datapath"])
 
-        def answer(stats: list[of.FlowStats]) -> None:
+        def answer(stats: Answer) -> None:
+            if isinstance(stats, NotAnsweredError):
+                reply.refuse("refused", str(stats))
+                return
             own = [s.flow for s in stats if _moves_along(s.flow, router)]
             reply.ok(flows=[b64encode(of.flow_mod(flow)).decode() for flow in own])
 
@@ -475,7 +482,13 @@ class ManagementService:
             if error:
                 failed(error)
             else:
-                switch.arrivals(router, then)
+                switch.arrivals(router, give)
+
+        def give(packets: int | NotAnsweredError) -> None:
+            if isinstance(packets, NotAnsweredError):
+                failed(str(packets))
+            else:
+                then(packets)
 
         switch.counted(read)
 

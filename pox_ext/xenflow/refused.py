@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from xenflow.pure import openflow as of
+from xenflow.channel import Answer, NotAnsweredError
 from xenflow.pure import pipeline
 from xenflow.pure.network import Kind, Network
 from xenflow.switch import Switch
@@ -55,7 +55,9 @@ class Refused:
                     pipeline.refused_cookie(), pipeline.REFUSED_MASK,
                 )  # fmt: skip
 
-    def _read(self, switch: Switch, now: float, stats: list[of.FlowStats]) -> None:
+    def _read(self, switch: Switch, now: float, stats: Answer) -> None:
+        if isinstance(stats, NotAnsweredError):
+            return  # which is said already
         counts: dict[_Key, int] = {}
         for each in stats:
             found = pipeline.refused(each.flow.cookie)

@@ -31,10 +31,13 @@ from xenflow.channel import (
     PIECE_BYTES,
     REFUSED,
     ROOM,
+    Answer,
     Channel,
     Done,
     Job,
+    NotAnsweredError,
     Request,
+    advance,
 )
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline, plain_host
@@ -236,9 +239,8 @@ class Switch(Channel):
         if not self.live:
             then(f"{self.name}: what the switch holds is not known")
             return
-        generation = self._generation
-        self._ask(self._barrier(), lambda _: then(
-            None if generation == self._generation else f"{self.name}: the switch went away"))
+        self._ask(self._barrier(), lambda answer: then(
+            str(answer) if isinstance(answer, NotAnsweredError) else None))
 
     def changed(self, router: str, changes: Changes, complete: bool, total: int) -> bool:
         """A router's state has changed; it has `total` routes now.  True where everything that
@@ -372,18 +374,18 @@ class Switch(Channel):
 
     def stats(
         self,
-        then: Callable[[list[of.FlowStats]], None],
+        then: Callable[[list[of.FlowStats] | NotAnsweredError], None],
         table: int = of.ALL_TABLES,
         cookie: int = 0,
         mask: int = 0,
         what: Mapping[str, Any] | None = None,
     ) -> None:
-        """Read flows with their counters, beside the jobs; [] where the switch goes away."""
+        """Read flows with their counters, beside the jobs."""
         self._ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
 
     def show(
         self, table: int, cookie: int, mask: int, limit: int,
-        then: Callable[[list[of.FlowStats], int], None],
+        then: Callable[[list[of.FlowStats] | NotAnsweredError, int], None],
     ) -> None:  # fmt: skip
         """Read flows with their counters, beside the jobs: `then(some, how many there are)`.  All
         of them, where they are few; of many routes no more than `limit`, chunk by chunk, so that
@@ -392,9 +394,12 @@ class Switch(Channel):
 
         def go_on(value: Any = None) -> None:
             try:
-                awaited = reader.send(value)
+                awaited = advance(reader, value)
             except StopIteration as end:
                 then(*end.value)
+                return
+            except NotAnsweredError as error:
+                then(error, 0)
                 return
             if isinstance(awaited, Request):
                 self._ask(awaited, go_on)
@@ -429,24 +434,30 @@ class Switch(Channel):
         yield from self._read(questions, take)
         return some, total
 
-    def arrivals(self, router: Router, then: Callable[[int], None]) -> None:
+    def arrivals(self, router: Router, then: Callable[[int | NotAnsweredError], None]) -> None:
         """Count the packets that have arrived for a router, as far as the counters know."""
 
         def arrived(stats: Iterable[of.FlowStats]) -> int:
             return _packets(s for s in stats if pipeline.taken_in(s.flow.cookie) == router.id)
 
+        def give(answer: Answer, count: Callable[[Iterable[of.FlowStats]], int]) -> None:
+            then(answer if isinstance(answer, NotAnsweredError) else count(answer))
+
         if self.plain:
-            self.stats(lambda stats: then(arrived(stats)))
+            self.stats(lambda stats: give(stats, arrived))
             return
 
-        def add(admitted: list[of.FlowStats]) -> None:
-            if not self.reactive:
-                then(_packets(admitted))
+        def add(admitted: Answer) -> None:
+            if isinstance(admitted, NotAnsweredError) or not self.reactive:
+                give(admitted, _packets)
                 return
             total = _packets(admitted)
             own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
             mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
-            self.stats(lambda exact: then(total + arrived(exact)), pipeline.INGRESS, own, mask)
+            self.stats(
+                lambda exact: give(exact, lambda stats: total + arrived(stats)),
+                pipeline.INGRESS, own, mask,
+            )  # fmt: skip
 
         own = pipeline.cookie(pipeline.ADMISSION, router.id)
         self.stats(add, pipeline.ADMISSION, own, EXACT_COOKIE)
@@ -651,7 +662,7 @@ class Switch(Channel):
                 self.synced.add(router.name)
                 jobs.append(self._of(router.name, self._sync_router(router.name)))
         jobs.append(self._write_small())
-        gives_to_vms = self._fence(lambda _: self.routers.caught_up(self))
+        gives_to_vms = self._fence(self._gives_to_vms)
         if self.plain:
             jobs.append(gives_to_vms)
         else:  # it need not wait for the routes
@@ -661,8 +672,12 @@ class Switch(Channel):
         # Before whatever waits to be told that the switch is up to date.
         self._jobs.extendleft(reversed(jobs))
 
-    def _took_all(self, _: str | None) -> None:
-        if self.live:
+    def _gives_to_vms(self, error: str | None) -> None:
+        if not error:
+            self.routers.caught_up(self)
+
+    def _took_all(self, error: str | None) -> None:
+        if self.live and not error:
             self.problems.end(REFUSED)
 
     def _take(self, flows: Sequence[Flow]) -> None:
@@ -719,10 +734,15 @@ class Switch(Channel):
             self._stats_request(pipeline.ROUTES, cookie, EXACT_COOKIE)
             for cookie in question.cookies
         )
-        flows = []
+        answers: list[Answer] = []
         for request in others:
-            self._ask(request, flows.extend)
-        flows += yield last
+            self._ask(request, answers.append)
+        answers.append((yield last))
+        flows = []
+        for answer in answers:
+            if isinstance(answer, NotAnsweredError):
+                raise answer
+            flows += answer
         return len(flows), flows
 
     def _take_route_flows(self, flows: Iterable[Flow]) -> None:
@@ -873,6 +893,8 @@ class Switch(Channel):
         """A job that concerns one router: where it fails, that router is set aside, and no more."""
         try:
             yield from job
+        except NotAnsweredError:
+            raise  # that is the switch's affair
         except Exception as error:
             refused = isinstance(error, RefusedError)
             new = self._set_aside(name, str(error) if refused else _reason(error), refused)

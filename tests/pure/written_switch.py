@@ -53,6 +53,8 @@ class WrittenSwitch:
         self.limits: dict[int, int] = {}
         """How many flows a table takes."""
         self.refused = 0
+        self.refuses: set[int] = set()
+        """Types of the questions that are refused: `of.Type.STATS_REQUEST`, `BARRIER_REQUEST`."""
         self.waiting: deque[tuple[float, Callable[[], None]]] = deque()
         """What was put off, and for how many seconds."""
         self._later: deque[Callable[[], None]] = deque()
@@ -94,7 +96,10 @@ class WrittenSwitch:
 
     def _take(self, message: bytes) -> None:
         kind, xid = message[1], int.from_bytes(message[4:8], "big")
-        if kind == of.Type.BARRIER_REQUEST:
+        if kind in self.refuses:
+            text, data = "BAD_REQUEST: BAD_TYPE", message[:_ERROR_BYTES]
+            self._later.append(lambda: self.switch.on_error(xid, text, data))
+        elif kind == of.Type.BARRIER_REQUEST:
             self._later.append(lambda: self.switch.on_barrier(xid))
         elif kind == of.Type.STATS_REQUEST:
             reply = of.StatsReply(xid, False, self._stats(message))
