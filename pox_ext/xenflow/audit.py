@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ ADDED_ROUTES = 100
 """The flow monitor of additions to table ROUTES; the others have their table's number."""
 REFUSED_S = 10.0
 """How long a switch that refuses a question is not asked it again."""
+ACCEPTED_S = 30.0
+"""How often the small tables are read while a form of a flow is accepted."""
 ANEW_S = 60.0
 """How often a switch whose count stays wrong is read again altogether."""
 MANY, SETTLE_S = 5000, 0.2
@@ -82,7 +84,7 @@ class Audit:
         self.covering: list[Flow] = []
         self.beside = 0
         """Flows in table ROUTES that were there before and are not ours."""
-        self._accepted: dict[Key, Flow] = {}
+        self._accepted: dict[Key, tuple[Flow, Flow]] = {}
         self._seen: dict[Key, Flow | None] = {}
         self._routes: dict[int, dict[int, int | None]] = {}
         self._large: set[int] = set()
@@ -199,6 +201,9 @@ class Audit:
         if (self._seen or self._routes) and self._credit >= 1:
             self._credit -= 1
             self._mend(now)
+        if self._accepted:
+            self._keep_accepted({})
+            self._doubt |= now >= self._read_at + ACCEPTED_S
         if not self._reading and now >= self._read_at and (self._doubt or not self.told):
             self._doubt = False
             self._reading = True
@@ -343,14 +348,30 @@ class Audit:
                         kept.append(flow)
                     else:
                         self._is_foreign(flow)
-                return against(table, kept, switch.installed)
+                found = against(table, kept, switch.installed)
+                self._keep_accepted(found)
+                return found
         return None
 
     def _accept(self, key: Key, form: Flow) -> None:
-        self._accepted[key] = form
-        written = text(self.switch.installed[key])
-        words = f"the switch reads {written} back as {text(form)}: a change to that is not noticed"
-        self.switch.problems.begin(READS, words)
+        self._accepted[key] = self.switch.installed[key], form
+        self._say_accepted()
+
+    def _keep_accepted(self, seen: Mapping[Key, Flow | None]) -> None:
+        """A form is accepted until another flow is wanted, or the switch reads it otherwise."""
+        for key, (wanted, form) in list(self._accepted.items()):
+            now = seen.get(key)
+            if self.switch.installed.get(key) != wanted or (now is not None and now != form):
+                del self._accepted[key]
+        self._say_accepted()
+
+    def _say_accepted(self) -> None:
+        for wanted, form in self._accepted.values():
+            others = ", and others otherwise" if len(self._accepted) > 1 else ""
+            words = f"the switch reads {text(wanted)} back as {text(form)}{others}"
+            self.switch.problems.begin(READS, f"{words}: a change to that is not noticed")
+            return
+        self.switch.problems.end(READS)
 
     # --- mending ---------------------------------------------------------------------------------
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.pure.written_switch import Host
-from xenflow.audit import READS
+from xenflow.audit import ACCEPTED_S
 from xenflow.problems import LINES, Problems
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline
-from xenflow.pure.flow import Flow, match, output
+from xenflow.pure.flow import Flow, match, output, text
 
 
 class AuditedHost(Host):
@@ -64,8 +65,32 @@ def test_what_somebody_else_puts_back_is_not_how_the_switch_reads() -> None:
     assert host.switch.audit._accepted == {}
     host.switch.audit._seen.clear()
     host.look(other)
-    assert host.switch.audit._accepted == {mine.key: other}
-    host.switch.problems.end(READS)
+    assert host.switch.audit._accepted == {mine.key: (mine, other)}
+
+
+def test_that_a_flow_reads_otherwise_is_said_while_it_is_so() -> None:
+    host = AuditedHost()
+    audit, problems = host.switch.audit, host.switch.problems
+    one, two = [flow for flow in host.wire.tables if flow.table == pipeline.LINKS][:2]
+    odd = {flow: replace(flow, actions=()) for flow in (one, two)}
+    host.look(*odd.values())
+    (words,) = problems.of()
+    assert "and others otherwise" in words
+    host.look(odd[one])  # the other one is as it should be
+    assert list(audit._accepted) == [one.key]
+    (words,) = problems.of()
+    assert words.startswith(f"the switch reads {text(one)} back as {text(odd[one])}: ")
+    audit.told, audit._read_at, audit._reading = True, 100.0, False
+    audit.tick(100.0 + ACCEPTED_S)
+    assert audit._reading, "it is looked at now and then, or its end would not be seen"
+
+    wanted = replace(one, actions=(output(7),))
+    host.switch._write_flow(True, wanted)
+    audit.tick(200.0)
+    assert audit._accepted == {} and problems.of() == []
+    mended = audit.mended
+    host.look(odd[one])
+    assert audit.mended > mended, "what is wanted now was never seen to read so"
 
 
 def test_a_part_that_fails_does_not_end_the_tick(

@@ -43,10 +43,21 @@ def test_nothing_is_done_where_nothing_differs() -> None:
 
 def test_a_form_that_was_accepted_is_left_but_no_other() -> None:
     form = own(300, in_port=1)
-    assert difference({LEFT.key: form}, BELIEVED, {LEFT.key: form}).mended == 0
-    assert difference({LEFT.key: None}, BELIEVED, {LEFT.key: form}).mended == 1
+    accepted = {LEFT.key: (LEFT, form)}
+    assert difference({LEFT.key: form}, BELIEVED, accepted).mended == 0
+    assert difference({LEFT.key: None}, BELIEVED, accepted).mended == 1
     other = own(300, f.output(2), in_port=1)
-    assert difference({LEFT.key: other}, BELIEVED, {LEFT.key: form}).mended == 1
+    assert difference({LEFT.key: other}, BELIEVED, accepted).mended == 1
+
+
+def test_what_was_accepted_of_another_flow_is_not_of_this_one() -> None:
+    """The old form would be what the switch still holds of the flow before."""
+    form = own(300, in_port=1)
+    now_wanted = own(300, f.output(2), in_port=1)
+    found = difference({LEFT.key: form}, {LEFT.key: now_wanted}, {LEFT.key: (LEFT, form)})
+    assert found.batches == [[(True, now_wanted)]]
+    # One that was accepted and is wanted no more is deleted.
+    assert difference({LEFT.key: form}, {}, {LEFT.key: (LEFT, form)}).batches == [[(False, form)]]
 
 
 def test_exact_flows_of_the_reactive_pipeline_come_and_go() -> None:

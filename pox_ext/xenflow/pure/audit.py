@@ -18,6 +18,8 @@ from xenflow.pure.flow import Flow
 from xenflow.pure.pipeline import Flows
 
 Key = tuple[int, int, f.Match]
+Accepted = Mapping[Key, tuple[Flow, Flow]]
+"""(what was wanted, the form in which the switch reads it back, though it is in force)."""
 
 ODD = -1
 """In place of a next hop's id: a route's flow that says something else than a next hop."""
@@ -72,15 +74,15 @@ class Difference:
 
 
 def difference(
-    seen: Mapping[Key, Flow | None], believed: Flows, accepted: Mapping[Key, Flow]
+    seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accepted
 ) -> Difference:
     """What makes the flows that were seen (None: gone) those that are believed to be there.
 
-    `accepted` are the forms in which some of ours read back, though they are in force.
+    What was accepted holds for the flow that was wanted then, and for no other of its key.
     """
     wanted = {key: believed[key] for key in seen if key in believed}
     there = {
-        key: wanted.get(key, now) if now == accepted.get(key) else now
+        key: wanted[key] if accepted.get(key) == (wanted.get(key), now) else now
         for key, now in seen.items()
         if now is not None and (key in believed or (ours(now) and not reactive(now)))
     }
