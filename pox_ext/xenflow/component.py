@@ -194,6 +194,8 @@ class Component:
         switch = self._connections.get(connection)
         if switch is None:
             return False
+        if not switch.packet_ins.admits(of.packet_in_port(raw), time.monotonic()):
+            return True
         try:
             packet = of.parse_packet_in(raw)
         except of.WireError as error:

@@ -195,6 +195,7 @@ class ManagementService:
             "audit": switch.audit.row(time.monotonic()),
             "problems": switch.problems.of(),
             "sweeping": switch.rules.sweeping(),
+            "packet_ins_dropped": switch.packet_ins.dropped,
         }
 
     def _router_rows(self) -> list[dict[str, Any]]:

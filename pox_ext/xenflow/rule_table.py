@@ -300,5 +300,6 @@ class RuleTable:
         self._guarded.call("looking at what is refused", self._refused.tick, now)
         for name, switch in self.switches.items():
             self._guarded.call(f"{name}: the audit", switch.audit.tick, now)
+            self._guarded.call(f"{name}: packet-ins", switch.packet_ins.tick, now)
         self._say_search()
         return replies

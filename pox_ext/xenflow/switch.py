@@ -39,6 +39,7 @@ from xenflow.channel import (
     Request,
     advance,
 )
+from xenflow.packet_ins import PacketIns
 from xenflow.pure import openflow as of
 from xenflow.pure import pipeline, plain_host
 from xenflow.pure.audit import ODD
@@ -150,6 +151,7 @@ class Switch(Channel):
         self.rules = Rules()
         self.flow_mods = 0
         self.audit = Audit(self)
+        self.packet_ins = PacketIns(network, self.problems)
         self.edits = 0
         """How often what is believed of the small tables has changed."""
         self._answers: Reactive | None = None
@@ -181,6 +183,7 @@ class Switch(Channel):
         self.disconnect()
         self._open(connection)
         self.ports = {name: (number, up) for name, number, up in ports}
+        self.packet_ins.ports_are(self.ports)
         self.audit.connected()
         self.submit(self._resync())
 
@@ -200,6 +203,7 @@ class Switch(Channel):
             self.ports.pop(name, None)
         else:
             self.ports[name] = (number, up)
+        self.packet_ins.ports_are(self.ports)
         self._vifs_changed()
 
     def vifs_are_still(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:

@@ -812,6 +812,12 @@ def parse(data: bytes) -> Message:
     return read(data, xid)
 
 
+def packet_in_port(data: bytes) -> int:
+    """The in_port of an OFPT_PACKET_IN (5.4.1), whose rest is not looked at; 0, which is no port,
+    where it is too short."""
+    return int.from_bytes(data[14:16], "big") if len(data) >= 16 else 0
+
+
 def parse_packet_in(data: bytes) -> PacketIn:
     """Parse an OFPT_PACKET_IN (5.4.1) known to be one by its type byte; WireError if short."""
     try:
