@@ -22,14 +22,14 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
 from mgmt import hypervisor
-from mgmt.client import AskError, Refused
+from mgmt.client import AskError, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError, Job, JobState
 from mgmt.lease import Lease, LostError, Problem
 from mgmt.planning import Plan, Step, concerned, words
@@ -40,6 +40,10 @@ from xenflow.pure.placement import to_json
 
 PLACE_TIMEOUT_S = 90.0
 MOVE_TIMEOUT_S = 600.0
+RELEASE_S = 10.0
+"""How long a switch may take to confirm that what was held is sent."""
+PASS_ON_S = 0.1
+"""How often what is held is passed on by the controllers while a switch is late."""
 RUN_TIMEOUT_S = 120.0
 """How long a VM may take to run once it is let."""
 POLL_S = 0.01
@@ -194,8 +198,16 @@ class _NotKnownError(_FinalError):
     """The hypervisor does not say where the VM is."""
 
 
+class _LateError(Exception):
+    """A switch did not answer in the time that a suspended VM has for it."""
+
+
 class _Interrupted(Exception):
     """The operator wants it to end."""
+
+
+def _is_prompt(effect: Effect) -> bool:
+    return getattr(effect, "prompt", False)
 
 
 class _Run:
@@ -218,6 +230,10 @@ class _Run:
         self.driver = made.driver
         self._moves = False
         """The hypervisor was asked to move the VM: it may, whatever it answered."""
+        self._prompt_until = 0.0
+        """Until when, as `now`, the suspended VM waits for switches."""
+        self._late = False
+        """A switch was late: the VM waits for none any more."""
         self._held_before: dict[str, dict[str, int]] = {}
         self._signal = 0
         self._signals_seen = self._signals_told = 0
@@ -320,6 +336,8 @@ class _Run:
 
     def _do(self, effect: Effect) -> None:
         name = type(effect).__name__
+        if self._late and _is_prompt(effect):
+            return
         # Noted first: what was begun may have happened, so it is undone, too.
         self.done.append(effect)
         note = {"effect": name, "words": words(effect), "at_s": round(self.now(), 3)}
@@ -343,6 +361,11 @@ class _Run:
                     raise MigrationError(f"fault injected at effect {len(self.done)} ({name})")
                 getattr(self, f"_do_{name}")(effect)
                 return
+            except _LateError as error:
+                self._late = True
+                said = f"{error}: the VM does not wait for it"
+                self.report(Event(self.now(), name, "note", said))
+                return
             except (AskError, HypervisorError, MigrationError) as error:
                 final = isinstance(error, _FinalError | LostError)
                 if not self.result.committed or pause_s is None or final:
@@ -352,6 +375,22 @@ class _Run:
 
     # --- effects ------------------------------------------------------------------------------
 
+    @contextmanager
+    def _time_for(self, effect: Effect, usual_s: float) -> Iterator[float]:
+        """How long an effect may take.  Raises _LateError where a prompt one took longer."""
+        if not _is_prompt(effect):
+            yield usual_s
+            return
+        left_s = self._prompt_until - self.now()
+        if left_s <= 0:
+            raise _LateError(f"the switches took {mig.PATIENCE_S:g} s")
+        try:
+            yield min(usual_s, left_s)
+        except Unreachable as error:
+            if self.now() < self._prompt_until:
+                raise
+            raise _LateError(str(error)) from None
+
     def _do_Apply(self, effect: mig.Apply) -> None:
         by_controller: dict[str, list[str]] = {}
         for name in effect.datapaths:
@@ -360,13 +399,58 @@ class _Run:
             return
 
         def tell(item: tuple[str, list[str]]) -> None:
-            self._lease.ask(
-                item[0], "place", timeout_s=PLACE_TIMEOUT_S, placement=to_json(effect.placement),
-                datapaths=item[1], in_force=effect.proven,
-            )  # fmt: skip
+            with self._time_for(effect, PLACE_TIMEOUT_S) as timeout_s:
+                self._lease.ask(
+                    item[0], "place", timeout_s=timeout_s, placement=to_json(effect.placement),
+                    datapaths=item[1], in_force=effect.proven,
+                )  # fmt: skip
 
-        with ThreadPoolExecutor(len(by_controller)) as pool:
+        late = self._late and effect.datapaths == (self.plan.to,)
+        with (
+            self._passing_on() if late else nullcontext(),
+            ThreadPoolExecutor(len(by_controller)) as pool,
+        ):
             list(pool.map(tell, by_controller.items()))
+
+    @contextmanager
+    def _passing_on(self) -> Iterator[None]:
+        """Meanwhile what the source holds for the VM goes to it by way of the controllers: its
+        switch does not know it yet."""
+        over = threading.Event()
+
+        def pass_on() -> None:
+            passed = {interface.link: 0 for interface in self.plan.router.interfaces}
+            ended = False
+            while not ended:
+                ended = over.wait(PASS_ON_S)
+                for link in passed:
+                    try:
+                        passed[link] = self._pass_on(link, passed[link], last=ended)
+                    except AskError as error:
+                        if isinstance(error, LostError):
+                            return
+
+        thread = threading.Thread(target=pass_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _pass_on(self, link: str, passed: int, *, last: bool) -> int:
+        """Returns up to which number they have been passed on; the last time this is only said."""
+        source, to = self.plan.source, self.plan.to
+        held = self._lease.ask(
+            self._controller(source), "read-held", router=self.router, link=link, passed=passed
+        )
+        if last or not held["frames"]:
+            return passed
+        given = self._lease.ask(
+            self._controller(to), "write-held", router=self.router, datapath=to, link=link,
+            frames=[b64decode(text) for text in held["frames"]],
+        )  # fmt: skip
+        return int(held["upto"]) if given["taken"] else passed
 
     def _do_Mirror(self, effect: mig.Mirror) -> None:
         source, destination = self._controller(effect.source), self._controller(effect.destination)
@@ -469,12 +553,14 @@ class _Run:
         )  # fmt: skip
         if not answer["attached"]:
             raise MigrationError(f"{effect.host}: the VM's interfaces did not appear on its switch")
+        self._prompt_until = self.now() + mig.PATIENCE_S
 
     def _do_Release(self, effect: mig.Release) -> None:
-        answer = self._lease.ask(
-            self._controller(effect.host), "release",
-            router=self.router, datapath=effect.host, to=effect.to,
-        )  # fmt: skip
+        with self._time_for(effect, RELEASE_S) as timeout_s:
+            answer = self._lease.ask(
+                self._controller(effect.host), "release", timeout_s=timeout_s,
+                router=self.router, datapath=effect.host, to=effect.to,
+            )  # fmt: skip
         self.result.held += answer["delivered"]
 
     def _do_Unpause(self, effect: mig.Unpause) -> None:

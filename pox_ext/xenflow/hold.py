@@ -52,6 +52,8 @@ class Kept:
     at: float
     copy: bool = False
     """Its vif has had it as well: what nobody has had yet goes before it."""
+    number: int = 0
+    """One more than that of the frame kept before."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class Held:
     dropped: int = 0
     delivered: int = 0
     repeated: int = 0
+    _last: int = 0
+    """The number of the frame kept last."""
     _copies: int = 0
     """How many of `frames` are copies."""
     _recent: deque[Kept] = field(default_factory=deque)
@@ -95,7 +99,8 @@ class Held:
         if self._full(frame):
             self.dropped += not copy
             return False
-        self.frames.append(Kept(link, frame, now, copy))
+        self._last += 1
+        self.frames.append(Kept(link, frame, now, copy, self._last))
         self.octets += len(frame)
         self.held += 1
         self.repeated += copy
@@ -148,6 +153,10 @@ class Held:
         gone = set(map(id, frames))
         self._remain([one for one in self.frames if id(one) not in gone])
         self.delivered += len(frames)
+
+    def passed_on(self, link: int, upto: int) -> None:
+        """Another host's controller has delivered those of a link with numbers up to `upto`."""
+        self.sent([one for one in self.frames if one.link == link and one.number <= upto])
 
 
 @dataclass(slots=True)

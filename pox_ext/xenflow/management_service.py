@@ -28,7 +28,7 @@ from xenflow.pure.feed import snapshot_messages
 from xenflow.pure.flow import Flow
 from xenflow.pure.management import ManagementError, Request
 from xenflow.pure.messages import NextHopType
-from xenflow.pure.network import Network, NetworkError, Router
+from xenflow.pure.network import Link, Network, NetworkError, Router
 from xenflow.pure.placement import to_json
 from xenflow.pure.router_state import RouterState
 from xenflow.pure.views import interface_of, problems, through_vm
@@ -427,6 +427,27 @@ class ManagementService:
         switch.confirmed(lambda error: reply.done(error, delivered=count, dropped=dropped))
         return None
 
+    def read_held(self, arguments: dict[str, Any], _: Reply) -> Result:
+        router, link = self._on_link(arguments)
+        held = self.table.packets.held[router.name]
+        held.passed_on(link.id, arguments["passed"])
+        kept = held.of(link.id, time.monotonic())
+        return {
+            "frames": [b64encode(one.frame).decode() for one in kept],
+            "upto": kept[-1].number if kept else arguments["passed"],
+        }
+
+    def write_held(self, arguments: dict[str, Any], _: Reply) -> Result:
+        router, link = self._on_link(arguments)
+        switch = self._switch(arguments["datapath"])
+        return {"taken": self.table.packets.give(switch, router, link, arguments["frames"])}
+
+    def _on_link(self, arguments: dict[str, Any]) -> tuple[Router, Link]:
+        router, name = self._router(arguments["router"]), arguments["link"]
+        if router.on(name) is None:
+            raise ManagementError("bad-argument", f"link: {router.name} is not on {name!r}")
+        return router, self.network.links[name]
+
     def read_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
         switch = self._switch(arguments["datapath"])
@@ -560,6 +581,9 @@ def change_in_words(request: Request) -> str:
         case "write-flows":
             count = len(given["flows"])
             return f"write-flows on {given['datapath']}: {count} of {given['router']}"
+        case "write-held" if given["frames"]:
+            count = len(given["frames"])
+            return f"write-held on {given['datapath']}: {count} for {given['router']}"
         case "release":
             to = given["to"] or given["datapath"]
             return f"release on {given['datapath']}: packets held for {given['router']} go to {to}"

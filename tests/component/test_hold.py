@@ -100,6 +100,18 @@ def test_one_link_s_are_sent_alone_and_in_order() -> None:
     assert (held.delivered, held.octets) == (4, 0)
 
 
+def test_what_another_controller_has_passed_on_is_forgotten_on_that_link_alone() -> None:
+    held = Held()
+    for link, frame in ((7, b"a"), (8, b"b"), (7, b"c"), (7, b"d")):
+        held.keep(link, frame, 1.0)
+    numbers = [kept.number for kept in held.of(7, 1.0)]
+    assert numbers == sorted(set(numbers))
+    held.passed_on(7, numbers[1])
+    held.passed_on(7, numbers[1])
+    assert taken(held, 1.0) == [(8, b"b"), (7, b"d")]
+    assert held.delivered == 4
+
+
 def test_what_could_not_be_sent_is_held_still() -> None:
     held = Held()
     held.keep(7, b"one", 1.0)

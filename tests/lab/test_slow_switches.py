@@ -5,6 +5,7 @@ Whoever waits for a fixed time instead of a proof loses packets here.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -122,6 +123,21 @@ def slow(lab_up: Callable[..., Lab]) -> Iterator[Lab]:
     settle(lambda: in_sync(lab), "every switch in sync")
     yield lab
     bring_home(lab)
+
+
+def test_a_late_destination_holds_no_vm_up(slow: Lab) -> None:
+    """Its switch is waited for before and after the suspension, and not for long within; meanwhile
+    the VM hears its neighbours, who wait for 4 s."""
+    with answers_late(slow, "host-b", 1.0), Traffic() as traffic:
+        done = xenflow("migrate", "vr1", "host-b", "--json")
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+    print(f"suspended for {result['suspended_s']:.3f} of {result['total_s']:.1f} s")
+    traffic.assert_nothing_lost()
+    apply = [e for e in result["effects"] if "VM host-b, links to host-a" in e["words"]]
+    took = [e["to_s"] - e["from_s"] for e in apply]
+    assert max(took) > 2.0, "more than one answer is waited for, after the suspension"
+    assert result["suspended_s"] < 1.5
 
 
 @pytest.mark.parametrize("moves", [2, pytest.param(10, marks=pytest.mark.slow)])

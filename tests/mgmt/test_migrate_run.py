@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from mgmt.migrate import Event, Result, run
 from xenflow.leases import Leases, LockedError
 from xenflow.network_file import load
 from xenflow.pure import management as mg
+from xenflow.pure.migration import PATIENCE_S
 from xenflow.pure.network import Network, NetworkError
 from xenflow.pure.placement import Mode, Placement, at_home, to_json
 
@@ -44,6 +46,10 @@ class Controllers:
         self.placements = dict.fromkeys(network.datapaths, start)
         self.leases = {name: Leases() for name in network.controllers}
         self.silent: set[str] = set()
+        self.late: dict[str, str] = {}
+        """Verbs that a host's switch does not answer within a second, until the VM has moved."""
+        self.vm_waits: Callable[[], bool] = lambda: False
+        """Whether the VM is suspended."""
         self.not_connected: dict[str, int] = {}
         """How often more a host's switch is not connected when it is to be told something."""
         self.mirrors: set[tuple[str, str]] = set()
@@ -56,6 +62,11 @@ class Controllers:
             host: dict.fromkeys(("held", "delivered", "repeated", "dropped"), 100)
             for host in network.hosts
         }
+        self.answers: Callable[[], bool] = lambda: True
+        """When host-b's switch answers."""
+        self.kept: dict[str, list[int]] = {}
+        """What the source holds for a VM: numbers by link."""
+        self.passed_on: list[str] = []
         self._lock = threading.Lock()
 
     def __call__(
@@ -64,12 +75,20 @@ class Controllers:
         if controller in self.silent:
             raise Unreachable(controller, f"tcp://{controller}", 2.0, "no answer")
         asked = mg.parse_request(mg.request(verb, "id", **arguments)).arguments
+        host = asked["datapaths"][-1] if verb == "place" else asked.get("datapath")
+        if verb == "place" and host == "host-b" and not self.vm_waits():
+            until(self.answers)
+        if host is not None and self.late.get(verb) == host and self.vm_waits():
+            assert timeout_s is not None and timeout_s <= PATIENCE_S
+            time.sleep(timeout_s)
+            raise Unreachable(controller, f"tcp://{controller}", timeout_s, "no answer", sent=True)
         with self._lock:
             try:
                 if verb in mg.OWNED:
                     router = asked["placement"].router if verb == "place" else asked["router"]
                     self.leases[controller].check(router, asked.pop("owner"))
-                return getattr(self, f"on_{verb}", self._other)(controller, **asked) or {}
+                do = getattr(self, f"on_{verb.replace('-', '_')}", self._other)
+                return do(controller, **asked) or {}
             except LockedError as error:
                 raise Refused("locked", str(error), controller) from None
 
@@ -147,6 +166,19 @@ class Controllers:
             counts[to]["repeated"] += 2
             counts[to]["dropped"] += 1
         return {"delivered": 0, "dropped": counts[datapath]["dropped"]}
+
+    def on_read_held(self, _: str, router: str, link: str, passed: int) -> dict[str, Any]:
+        if self.kept.get(link) and self.kept[link][-1] <= passed:
+            del self.kept[link]
+        frames = [b64encode(bytes(14)).decode() for _ in self.kept.get(link, ())]
+        return {"frames": frames, "upto": max(self.kept.get(link, (passed,)))}
+
+    def on_write_held(
+        self, controller: str, router: str, datapath: str, link: str, frames: list[bytes]
+    ) -> dict[str, Any]:
+        assert (controller, datapath, len(frames)) == ("host-b", "host-b", len(self.kept[link]))
+        self.passed_on.append(link)
+        return {"taken": True}
 
     def on_mirror(self, controller: str, router: str, to: str, on: bool) -> None:
         (self.mirrors.add if on else self.mirrors.discard)((controller, to))
@@ -243,7 +275,7 @@ def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) 
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
     assert any(e.state == "note" and "copied" in e.detail for e in notes)
     if mode != "native":
-        assert controllers.released == [("host-a", "host-b")] * 2
+        assert controllers.released == [("host-a", "host-b")] * 4
         assert (result.held, result.repeated, result.dropped) == (5, 2, 1)
     assert (xen.names(), controllers.where) == (AWAY, {("host-b", ("host-b",))})
     assert migrate(controllers, "host-a", mode).ok
@@ -306,6 +338,40 @@ def test_it_fails(
     xen.set("host-b")
     again = migrate(controllers)
     assert again.ok, again.text()
+
+
+@pytest.mark.parametrize(
+    ("verb", "host", "released"),
+    [("place", "host-b", 2), ("release", "host-a", 2), ("place", "host-a", 3)],
+)
+def test_a_suspended_vm_waits_for_no_late_switch(
+    xen: PretendedXen, controllers: Controllers, verb: str, host: str, released: int
+) -> None:
+    """What it had no time for follows once the VM runs."""
+    controllers.late = {verb: host}
+    controllers.vm_waits = lambda: xen.names()["host-b"] not in ([], AWAY["host-b"])
+    notes: list[Event] = []
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
+        result = run(plan, notes.append)
+    assert result.ok, result.text()
+    late = [e for e in notes if e.detail.endswith("the VM does not wait for it")]
+    assert len(late) == 1
+    assert len(controllers.released) == released
+    assert (xen.names(), controllers.where) == (AWAY, {("host-b", ("host-b",))})
+
+
+def test_while_the_destination_is_late_the_controllers_pass_on_what_is_held(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """Until its switch has answered, and each packet once."""
+    controllers.late = {"place": "host-b"}
+    controllers.vm_waits = lambda: xen.names()["host-b"] not in ([], AWAY["host-b"])
+    controllers.answers = lambda: xen.names()["host-b"] != AWAY["host-b"] or not any(
+        controllers.kept.values()
+    )
+    controllers.kept = {"left": [1, 2], "right": [3]}
+    assert migrate(controllers).ok
+    assert controllers.passed_on == ["left", "right"]
 
 
 def test_what_could_not_be_put_back_is_said_with_its_reason_once(

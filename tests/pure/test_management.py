@@ -38,6 +38,8 @@ GOOD = {
     "write-flows": {"router": "vr1", "datapath": "host-b", "flows": [b"x"], "ports": {"1": 2}},
     "attached": {"router": "vr1", "datapath": "host-a", "wait_s": 2.0},
     "release": {"router": "vr1", "datapath": "host-a", "to": "host-b"},
+    "read-held": {"router": "vr1", "link": "left", "passed": 7},
+    "write-held": {"router": "vr1", "datapath": "host-b", "link": "left", "frames": [b"x"]},
     "quiet": {"router": "vr1", "datapath": "host-a"},
     "suspending": {"router": "vr1", "datapath": "host-a", "still": True},
     "lock": {"router": "vr1", "owner": "me", "lease_s": 30.0, "entry": {"step": 1}},

@@ -356,10 +356,18 @@ def at(name: str, router: str, host: str) -> WholeNetwork:
     return now
 
 
-def effects_of(now: WholeNetwork, router: str, to: str, order: Order) -> list[mig.Effect]:
-    """What moves a router from where it is."""
+def effects_of(
+    now: WholeNetwork, router: str, to: str, order: Order, prompt: int | None = None
+) -> list[mig.Effect]:
+    """What moves a router from where it is; of the prompt effects only the first `prompt`."""
     start = now.placed[to][router]
-    return [e for stage in mig.stages(now.network, start, to, order) for e in stage.effects]
+    every = [e for stage in mig.stages(now.network, start, to, order) for e in stage.effects]
+    late = [e for e in every if is_prompt(e)][prompt if prompt is not None else len(every) :]
+    return [e for e in every if not any(e is left for left in late)]
+
+
+def is_prompt(effect: mig.Effect) -> bool:
+    return getattr(effect, "prompt", False)
 
 
 @pytest.mark.parametrize(("name", "router"), ROUTERS)
@@ -376,6 +384,37 @@ def test_nothing_is_lost_at_any_moment(
     start = at(name, router, source)
     for label, now in moments(start, router, effects_of(start, router, to, order)):
         Checks(now, label).all()
+
+
+@each_order
+@each_move
+def test_nothing_is_lost_where_the_vm_waits_for_no_switch(
+    name: str, router: str, source: str, to: str, order: Order
+) -> None:
+    """From any of the prompt effects on a switch may be late."""
+    start = at(name, router, source)
+    every = effects_of(start, router, to, order)
+    *_, (_, end) = moments(start, router, every)
+    for prompt in range(sum(map(is_prompt, every))):
+        for label, now in moments(start, router, effects_of(start, router, to, order, prompt)):
+            Checks(now, f"{prompt} done in time: {label}").all()
+        assert now.key == end.key
+
+
+@each_order
+@each_move
+def test_only_prompt_effects_are_waited_for_while_the_vm_is_suspended(
+    name: str, router: str, source: str, to: str, order: Order
+) -> None:
+    effects = effects_of(at(name, router, source), router, to, order)
+    begin = next(n for n, e in enumerate(effects) if isinstance(e, mig.MoveVM))
+    end = next(n for n, e in enumerate(effects) if isinstance(e, mig.Unpause))
+    vifs, *within = effects[begin + 1 : end]
+    after_it = effects[end + 1 :]
+    assert isinstance(vifs, mig.AwaitVifs), "without them nothing could be said by the VM"
+    assert within and all(map(is_prompt, within))
+    again = [replace(effect, prompt=False) for effect in within]
+    assert after_it[: len(again)] == again, "what was left out is done first"
 
 
 @each_order
@@ -398,14 +437,15 @@ def test_nothing_is_lost_while_all_is_put_back(
             assert same, (name_, effects[number])
 
 
+@pytest.mark.parametrize("prompt", [None, 0])
 @each_order
 @each_move
 def test_recovery_loses_nothing_either(
-    name: str, router: str, source: str, to: str, order: Order
+    name: str, router: str, source: str, to: str, order: Order, prompt: int | None
 ) -> None:
     """From wherever a migration was left, switches follow the VM."""
     start = at(name, router, source)
-    effects = effects_of(start, router, to, order)
+    effects = effects_of(start, router, to, order, prompt)
     left, newest = start, start.placed[to][router]
     for effect in effects:
         left = after(left, router, effect)

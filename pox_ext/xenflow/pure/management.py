@@ -26,10 +26,10 @@ from xenflow.pure.placement import Placement, from_json, to_json
 VERSION = 1
 
 MAX_REQUEST = 1 << 20
-"""Octets of a request, of any verb but `import` and `write-flows`."""
+"""Octets of a request, of any verb but `import`, `write-flows` and `write-held`."""
 
 MAX_IMPORT = 16 << 20
-"""Octets of one part of an import, and of one `write-flows`."""
+"""Octets of one part of an import, of one `write-flows` and one `write-held`."""
 
 MAX_ANSWER = 32 << 20
 """Octets of an answer; a client refuses to receive more."""
@@ -37,7 +37,7 @@ MAX_ANSWER = 32 << 20
 MAX_ID = 128
 MAX_NAME = 63
 
-_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-flows)"')
+_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held))"')
 _MARK_WITHIN = 512
 """A frame over MAX_REQUEST is only parsed if it says this early that it is one that may be."""
 
@@ -434,6 +434,23 @@ VERBS: dict[str, Verb] = {
             "owner": Argument(NAME),
         }
     ),
+    "read-held": Verb(
+        {
+            "router": _ROUTER,
+            "link": Argument(NAME, needed=True),
+            "passed": Argument(_whole(0, 1 << 53), default=0),
+            "owner": Argument(NAME),
+        }
+    ),
+    "write-held": Verb(
+        {
+            "router": _ROUTER,
+            "datapath": _DATAPATH,
+            "link": Argument(NAME, needed=True),
+            "frames": Argument(FRAMES, needed=True),
+            "owner": Argument(NAME),
+        }
+    ),
     "quiet": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "lock": Verb(
         {"router": _ROUTER, "owner": _OWNER, "lease_s": _LEASE, "entry": Argument(OBJECT)}
@@ -451,7 +468,9 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
-OWNED = frozenset(("place", "mirror", "write-flows", "release"))
+OWNED = frozenset(
+    ("place", "mirror", "write-flows", "release", "read-held", "write-held")
+)
 """The verbs that change something for a router: only who holds its lease may, or anybody while
 nobody does."""
 

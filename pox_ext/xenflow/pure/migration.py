@@ -6,7 +6,8 @@ the whole secret, so it is written once, for each mode, as a list to be read fro
 overlapped (the default)
     prepare   both hosts hold the router's routes; trees and detours reach the destination
     control   the VM moves (the commit point); packets for it are held, then follow it
-    links     the switches between the hosts are turned, the one nearest the destination first
+    links     the switches between the hosts are turned, the one nearest the destination first;
+              before that, where a switch was late, what it had no time for while the VM waited
     drain     until nothing arrives at the source any more
     clean     the source forgets the router
 
@@ -37,14 +38,25 @@ class Order(Enum):
     NATIVE = "native"
 
 
+PATIENCE_S = 0.5
+"""So long, in seconds, a VM that is suspended is kept waiting for switches, by all prompt effects
+together: well below the dead interval of a routing protocol's neighbours."""
+
+
 @dataclass(frozen=True, slots=True)
 class Apply:
     """Give switches a placement, all at once, and await that it is in force on each; or, where
-    nothing that follows depends on that, only that each has confirmed it."""
+    nothing that follows depends on that, only that each has confirmed it.
+
+    `prompt`, here and below: the VM is suspended, so it is done as far as the switches answer
+    within PATIENCE_S.  From the first that does not on, prompt effects are left out; the same
+    effects follow when the VM runs, and until then the controllers pass on what is held for it.
+    """
 
     datapaths: tuple[str, ...]
     placement: Placement
     proven: bool = True
+    prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,7 @@ class Release:
 
     host: str
     to: str
+    prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +170,7 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
     if order is Order.OVERLAPPED:
         prepared = reached.step(forwarders=forwarding)
         moved = prepared.step(vm=to)
+        late = _follow(moved, source, to, prompt=False)
         before: list[Stage] = [
             Stage("prepare", f"prepare the data plane on {to}", (
                 Mirror(source, to),
@@ -169,6 +183,7 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
         ]  # fmt: skip
     else:
         moved = reached.step(vm=to)
+        late = _follow(moved, source, to, prompt=False)
         prepared = moved.step(forwarders=forwarding)
         before = [
             Stage("reach", f"extend the virtual links to {to}", (
@@ -176,12 +191,12 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
             )),
             _control_plane(moved, source, to),
             Stage("data-plane", f"copy the flows from {source} to {to}", (
-                Mirror(source, to),
+                *late, Mirror(source, to),
                 CopyFlows(source, to), Apply((to,), prepared), AwaitReady(to),
                 Apply((source,), prepared),
             )),
         ]  # fmt: skip
-        moved = prepared
+        moved, late = prepared, ()
     turned = moved.step(to=to)
     settled = turned.step(forwarders=(to,), also=())
     rounds = turn_rounds(network, router, source, to)
@@ -189,7 +204,7 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
     links = [Apply(tuple(names), turned) for names in rounds]
     return [
         *before,
-        Stage("links", f"turn the virtual links to {to}", (*links, Apply(rest, turned))),
+        Stage("links", f"turn the virtual links to {to}", (*late, *links, Apply(rest, turned))),
         Stage("drain", f"wait until {source} is quiet", (Drain(source),)),
         Stage("clean", f"remove the router from {source}", (
             Apply((source,), settled), Apply((*others, to), settled, proven=False),
@@ -205,15 +220,24 @@ def _control_plane(moved: Placement, source: str, to: str) -> Stage:
         (
             MoveVM(source, to),
             AwaitVifs(to),
-            # First the destination takes packets for the VM, then the source passes its own on:
-            # the other way round they would meet in the middle.
-            Apply((to,), moved),
-            Release(source, to),
-            Apply((source,), moved),
-            Release(source, to),
+            *_follow(moved, source, to, prompt=True),
             Unpause(to),
         ),
         commits=True,
+    )
+
+
+def _follow(moved: Placement, source: str, to: str, *, prompt: bool) -> tuple[Effect, ...]:
+    """Packets for the VM go where it is.
+
+    First the destination takes them, then the source passes its own on: the other way round they
+    would meet in the middle.
+    """
+    return (
+        Apply((to,), moved, prompt=prompt),
+        Release(source, to, prompt),
+        Apply((source,), moved, prompt=prompt),
+        Release(source, to, prompt),
     )
 
 
