@@ -285,6 +285,8 @@ class _Run:
             finally:
                 if not result.ok and not result.committed and not result.lost:
                     self._undo()
+                    if result.committed:
+                        self._complete()
                 problems = self._lease.give_back(unfinished=not (result.ok or result.undone))
                 if not result.lost:
                     result.problems += problems
@@ -294,8 +296,28 @@ class _Run:
                 result.total_s = self.now()
         return result
 
-    def _stages(self) -> None:
-        for step, stage in zip(self.plan.steps, self.plan.stages, strict=True):
+    def _complete(self) -> None:
+        """The VM was found at the destination, though its move had failed or was given up: there
+        is only forward."""
+        said = f"its VM runs on {self.plan.to}: the migration is completed"
+        self.report(Event(self.now(), "migration", "note", said))
+        self._undoing_since = None
+        self._signals_told = self._signals_seen
+        try:
+            self._stages(only_after_commit=True)
+        except LostError as error:
+            self.result.lost = True
+            self.result.problems.append(("the lease", str(error)))
+        except (AskError, HypervisorError, NetworkError, MigrationError) as error:
+            self.result.problems.append(("the rest of it", str(error)))
+        else:
+            self.result.ok, self.result.error = True, ""
+
+    def _stages(self, only_after_commit: bool = False) -> None:
+        steps = list(zip(self.plan.steps, self.plan.stages, strict=True))
+        if only_after_commit:
+            steps = steps[[stage.commits for _, stage in steps].index(True) + 1 :]
+        for step, stage in steps:
             self._check_interrupt()
             if self.confirm is not None and not self._confirmed(step):
                 if not self.result.committed:

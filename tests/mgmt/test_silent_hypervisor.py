@@ -227,3 +227,23 @@ def test_a_job_is_its_owners(daemon: Daemon, controllers: Controllers) -> None:
         driver.close()
 
 
+
+
+def test_a_vm_that_is_found_at_the_destination_is_followed(
+    daemon: Daemon, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its move was given up, too late: there is only forward, and no `recover` is needed."""
+    monkeypatch.setenv("XENFLOW_FAULT", "9")  # the VM is at the destination, paused
+    said: list[Event] = []
+
+    def somebody_lets_it_run(event: Event) -> None:
+        said.append(event)
+        if (event.step, event.state) == ("control", "failed"):
+            daemon.routers.domains = dict(AWAY)
+            for job in daemon.hypervisor._jobs.values():
+                job.state = RUNNING
+
+    result = move(controllers, somebody_lets_it_run)
+    assert (result.ok, result.committed, result.error) == (True, True, ""), result.text()
+    assert any("its VM runs on host-b: the migration is completed" in e.detail for e in said)
+    assert controllers.where == {("host-b", ("host-b",))} and not controllers.left_unfinished
