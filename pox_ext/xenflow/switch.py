@@ -164,6 +164,8 @@ class Switch(Channel):
         self._refusals: dict[str, str] = {}
         """Why the switch has refused flows of one of these."""
         self._no_room = False
+        self._after_reading: set[Job] = set()
+        """The jobs that follow from the last reading."""
         self._found: dict[str, dict[int, int]] = {}
         self._streamed: dict[str, int] = {}
         self._names = {router.id: router.name for router in network.routers.values()}
@@ -673,8 +675,12 @@ class Switch(Channel):
             self._write_vm()
             jobs.insert(0, gives_to_vms)
         jobs.append(self._fence(self._took_all))
-        # Before whatever waits to be told that the switch is up to date.
-        self._jobs.extendleft(reversed(jobs))
+        # Before whatever waits to be told that the switch is up to date, and in place of what an
+        # earlier reading has left to be done.
+        left = [job for job in self._jobs if job not in self._after_reading]
+        self._jobs.clear()
+        self._jobs.extend([*jobs, *left])
+        self._after_reading = set(jobs)
 
     def _gives_to_vms(self, error: str | None) -> None:
         if not error:

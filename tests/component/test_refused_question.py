@@ -103,6 +103,7 @@ def test_a_refused_barrier_confirms_nothing(host: Host) -> None:
     assert pause_s == 1.0
     pauses = [host.wire.pass_time() for _ in range(12)]
     assert max(pauses) >= 8.0, "ever more rarely"
+    assert host.switch.busy <= 8, "what is to be done does not grow with the tries"
     assert any("what it holds is not known" in words for words in host.switch.problems.of())
     host.wire.refuses = set()
     for _ in range(20):
