@@ -99,6 +99,16 @@ class Switch:
     def connect(self) -> Connection:
         return Connection(self.bridge)
 
+    def pid(self) -> int:
+        """The process that ovs-vswitchd is now."""
+        return int((self.directory / "ovs-vswitchd.pid").read_text())
+
+    def forget(self) -> None:
+        """It was restarted: the control socket is another one."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+
     def ofctl(self, *arguments: str) -> str:
         command, *rest = arguments
         done = subprocess.run(
@@ -113,10 +123,9 @@ class Switch:
     def appctl(self, method: str, *arguments: str) -> str:
         """One command over the control socket (JSON-RPC), without starting a program."""
         if self.control is None:
-            pid = (self.directory / "vswitchd.pid").read_text().strip()
             self.control = socket.socket(socket.AF_UNIX)
             self.control.settimeout(10)
-            self.control.connect(str(self.directory / f"ovs-vswitchd.{pid}.ctl"))
+            self.control.connect(str(self.directory / f"ovs-vswitchd.{self.pid()}.ctl"))
         request = {"id": 0, "method": method, "params": list(arguments)}
         self.control.sendall(json.dumps(request).encode())
         buffer = ""
@@ -190,9 +199,9 @@ def switch() -> Iterator[Switch]:
         vsctl("--no-wait", "init")
         start(
             *("unshare", "--net", "ovs-vswitchd", "--enable-dummy", database),
-            f"--pidfile={directory}/vswitchd.pid",
+            f"--pidfile={directory}/ovs-vswitchd.pid",
         )
-        wait_for(directory / "vswitchd.pid")
+        wait_for(directory / "ovs-vswitchd.pid")
         setup = ["add-br", "b0", "--", "set", "bridge", "b0", "datapath_type=dummy"]
         setup += ["fail_mode=secure", "other-config:hwaddr=aa:00:00:00:00:01"]
         for port in range(1, N_PORTS + 1):

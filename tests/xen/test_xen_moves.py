@@ -19,9 +19,10 @@ from lab import judge, operate
 from lab.description import ROOT
 from lab.judge import Counts
 from lab.probe import ProbePair
-from tests.lab.live import difference, flows, settle, xenflow
+from tests.lab.live import datapaths, difference, flows, settle, xenflow
 from tests.xen.bed_live import (
     BRIDGE,
+    RATES_PPS,
     NeighbourProber,
     PingCount,
     Pings,
@@ -231,6 +232,58 @@ def test_end_hosts_neighbour_entry_in_probe_is_kept(journey: Journey) -> None:
 
 def test_edge_switches_end_as_they_began(journey: Journey) -> None:
     assert difference(*journey.flows) == []
+
+
+# --- Open vSwitch is restarted --------------------------------------------------------------------
+
+KILL = (
+    "kill -9 $(cat /run/openvswitch/ovs-vswitchd.pid); nice -n -10 ovs-vswitchd "
+    "unix:/run/openvswitch/db.sock --pidfile --detach --no-chdir --log-file -vconsole:off"
+)
+RESTARTS = {
+    "killed and started": KILL,
+    "restarted by the script": "/opt/xenflow/scripts/restart-openvswitch",
+}
+
+
+def test_open_vswitch_is_restarted(bed: Bed, figure: Figure) -> None:
+    """The script loses nothing, and the controller finds the flows; a plain restart loses."""
+    bring_home(bed, moves=0)
+    in_sync(bed)
+    host, lost, written = bed.hosts["host-a"], {}, {}
+    rate, held = RATES_PPS[0], len(switch_flows(host))
+    for how, command in RESTARTS.items():
+        pid, before = host.ask("cat /run/openvswitch/ovs-vswitchd.pid"), _written()
+        with ProbePair(*ENDS, rate_pps=rate, addresses=BY_BGP) as pair:
+            pair.start(3600)
+            time.sleep(2.0)
+            host.ask(command)
+            settle(lambda: datapaths()["host-a"]["connected"], "host-a is connected", 120)
+            in_sync(bed)
+            time.sleep(2.0)
+            there, back = pair.stop(2.0)
+        assert host.ask("cat /run/openvswitch/ovs-vswitchd.pid") != pid
+        lost[how], written[how] = (there.lost, back.lost), _written() - before
+        gap = max(there.longest_gap_s, back.longest_gap_s)
+        figure(
+            f"Open vSwitch {how} under {rate} packets/s each way",
+            f"{sum(lost[how])} lost, {there.duplicated + back.duplicated} duplicated of "
+            f"{there.sent + back.sent}; longest gap {gap:.2f} s; flows written anew: "
+            f"{written[how]} of {held}",
+        )
+    plain, script = RESTARTS
+    assert lost[script] == (0, 0)
+    assert written[script] < held // 2, "the controller found the flows"
+    # so this is able to fail
+    assert min(lost[plain]) > 0
+    assert written[plain] > held // 2
+
+
+def _written() -> int:
+    """Flow changes of host-a's switch, but for those in answer to what an Open vSwitch that ends
+    tells of its tables."""
+    row = datapaths()["host-a"]
+    return int(row["flow_mods"]) - int(row["audit"]["mended"])
 
 
 # --- what cannot be done -------------------------------------------------------------------------

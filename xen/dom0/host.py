@@ -61,7 +61,13 @@ def named_here(defaults: str = DEFAULTS_FILE) -> str:
 
 
 def bridge(network: Network, here: Datapath) -> list[str]:
-    """The command that makes the bridge as the network file says."""
+    """The command that makes the bridge as the network file says.
+
+    The controller is a *service*: Open vSwitch deletes all flows of a bridge that gets its first
+    primary controller or loses its last one (connmgr_set_controllers), so also when it stops
+    waiting for flows to be restored (`scripts/restart-openvswitch`).  A service is told of what
+    happens once it has sent OFPT_SET_CONFIG, as ours does.
+    """
     address, port = network.controllers[here.controller].openflow
     shown = f"[{address}]" if ":" in address else address
     words = [
@@ -70,8 +76,8 @@ def bridge(network: Network, here: Datapath) -> list[str]:
         "--", "set", "Bridge", BRIDGE, "fail_mode=secure", "protocols=OpenFlow10",
         f"other_config:datapath-id={here.dpid:016x}", "other_config:disable-in-band=true",
         "--", "set-controller", BRIDGE, f"tcp:{shown}:{port}",
-        "--", "set", "Controller", BRIDGE, "connection_mode=out-of-band", "max_backoff=1000",
-        f"inactivity_probe={INACTIVITY_MS}",
+        "--", "set", "Controller", BRIDGE, "type=service", "connection_mode=out-of-band",
+        "max_backoff=1000", f"inactivity_probe={INACTIVITY_MS}",
     ]  # fmt: skip
     for cable in network.cables_of[here.name]:
         words += ["--", "--may-exist", "add-port", BRIDGE, cable.near(here.name).port]
