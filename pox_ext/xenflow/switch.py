@@ -235,7 +235,7 @@ class Switch(Channel):
     def hush(self, what: FromVm, session: Mapping[str, int], seconds: int) -> None:
         """Nothing more of a VM's session is sent up for some seconds."""
         if self.live and not self.plain and what.interface.vif in self.ports:
-            self.hushed_until = time.monotonic() + seconds + 2.0
+            self.hushed_until = max(self.hushed_until, time.monotonic() + seconds + 2.0)
             self._write(of.flow_mod(pipeline.quiet(self.site(), what, session, seconds)))
             self._fence_fragments()
 

@@ -27,7 +27,7 @@ from xenflow.pure import pipeline, plain_host
 from xenflow.pure.network import Interface, Link, Network, NetworkError, Router
 from xenflow.pure.pipeline import ForVm
 from xenflow.pure.placement import Mode
-from xenflow.pure.sessions import QUIET_S, Sessions
+from xenflow.pure.sessions import Sessions
 from xenflow.switch import Switch
 
 log = logging.getLogger("xenflow.vm_packets")
@@ -82,9 +82,9 @@ class VmPackets:
             link = self._network.links[what.interface.link]
             now = time.monotonic()
             self._hellos.heard(what.router.name, link.id, what.frame, now)
-            session = self.sessions[what.router.name].heard(what.frame, now)
-            if session is not None:
-                switch.hush(what, session, QUIET_S)
+            quiet = self.sessions[what.router.name].heard(what.frame, now)
+            if quiet is not None:
+                switch.hush(what, quiet.match, quiet.seconds)
         return what is not None
 
     def _for_vm(self, switch: Switch, what: ForVm) -> None:

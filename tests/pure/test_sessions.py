@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xenflow.pure import packet as pk
 from xenflow.pure import pipeline, sessions
-from xenflow.pure.sessions import QUIET_S, Sessions, falls, words
+from xenflow.pure.sessions import QUIET_S, SETTLING_S, Sessions, falls, words
 
 ME, HER = 0x0A000101, 0x0A000102
 MARKER = b"\xff" * 16
@@ -41,9 +41,9 @@ def one(known: Sessions, now: float = 0.0) -> dict[str, Any]:
 
 def test_a_bfd_session_is_read_and_then_no_more_is_sent_up() -> None:
     known = Sessions()
-    assert known.heard(bfd(), 0.0) == {
-        "dl_type": 0x800, "nw_proto": 17, "nw_src": ME, "nw_dst": HER, "tp_dst": 3784,
-    }  # fmt: skip
+    matched = {"dl_type": 0x800, "nw_proto": 17, "nw_src": ME, "nw_dst": HER, "tp_dst": 3784}
+    assert known.heard(bfd(), 0.0) == (matched, SETTLING_S)
+    assert known.heard(bfd(), 1.0) == (matched, QUIET_S)
     row = one(known)
     assert row == {"protocol": "BFD", "local": "10.0.1.1", "remote": "10.0.1.2", "wait_s": 0.3,
                    "interval_s": 0.1} or abs(row["wait_s"] - 0.3) < 1e-9  # fmt: skip
@@ -54,13 +54,31 @@ def test_a_bfd_session_is_read_and_then_no_more_is_sent_up() -> None:
     assert known.rows(1.0) == []
 
 
+def test_a_bfd_session_that_begins_is_known_within_two_seconds() -> None:
+    """As FRR begins one: down, then up at a packet a second, then at ten."""
+    known, hushed, sent_up = Sessions(), 0.0, 0
+    said = [(0.0, bfd(1_000_000, state=1)), (0.4, bfd(1_000_000, state=2)), (0.5, bfd(1_000_000))]
+    said += [(0.6 + n / 10, bfd()) for n in range(100)]
+    for at, frame in said:
+        if at >= hushed and (quiet := known.heard(frame, at)) is not None:
+            hushed, sent_up = at + quiet.seconds, sent_up + 1
+        if at > 2.0:
+            assert abs(one(known, at)["wait_s"] - 0.3) < 1e-9
+    assert sent_up == 3
+    known.heard(bfd(1_000_000), 20.0)
+    quiet = known.heard(bfd(), 21.0)
+    assert quiet is not None
+    assert quiet.seconds == SETTLING_S, "another time than before is read again"
+
+
 def test_bgp_has_its_hold_time_from_the_open() -> None:
     known = Sessions()
     assert known.heard(tcp(flags=2), 0.0) is None
     assert known.heard(tcp(flags=0x10), 0.0) is None
     found = known.heard(tcp(open_message(3)), 0.0)
     assert found is not None
-    assert (found["tp_src"], found["tp_dst"]) == (40000, 179)
+    assert (found.match["tp_src"], found.match["tp_dst"]) == (40000, 179)
+    assert found.seconds == QUIET_S
     assert words(one(known)) == "BGP 10.0.1.1 - 10.0.1.2 (its neighbour waits 3 s)"
     known.heard(tcp(b"later"), QUIET_S + 1.0)
     row = one(known, 30.0)

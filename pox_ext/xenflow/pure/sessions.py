@@ -3,7 +3,8 @@
 Nobody can answer for the VM in these: BFD's packets come many a second and say who is alive, BGP's
 are TCP.  So the operator is told, before a move, how long the neighbour waits and whether the
 expected suspension is longer (`mgmt.planning`).  The switch sends up a session's packets until what
-is wanted has been read, then none for QUIET_S (`pipeline.watched`).
+is wanted has been read, then none for QUIET_S (`pipeline.watched`).  What BFD says is read twice
+first: a session that begins is down, and then up at the slow rate of one that is not.
 
 Sources: RFC 5880, sections 4.1 and 6.8.4 (BFD), RFC 5881 and 5883 (its ports); RFC 4271, sections
 4.2 and 4.4 (BGP).  Called by `vm_packets`; time is an argument.
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, NamedTuple
 
 from xenflow.pure import flow as f
 from xenflow.pure import packet as pk
@@ -25,6 +26,9 @@ BFD_PORTS = (3784, 4784)
 BGP_PORT = 179
 QUIET_S = 10
 """So long nothing more is sent up of a session that has been read."""
+SETTLING_S = 1
+"""So long, of a BFD session that is not up, or says another time than before: until it is up it
+sends a packet a second (RFC 5880, section 6.8.3), and says so in its first packets afterwards."""
 FORGET_S = 4.0 * QUIET_S
 """A session of which nothing was sent for so long is none any more; BGP's quiet sessions send at
 least every third of the hold time, usually 60 s."""
@@ -59,6 +63,13 @@ class Session:
                 "wait_s": self.wait_s, "interval_s": self.interval_s}  # fmt: skip
 
 
+class Quiet(NamedTuple):
+    """What of a session need not be sent up, and for how many seconds."""
+
+    match: Mapping[str, int]
+    seconds: int
+
+
 class Sessions:
     """The sessions of one router."""
 
@@ -66,14 +77,16 @@ class Sessions:
         self._known: dict[tuple[str, int, int], Session] = {}
         self._quieted: deque[float] = deque(maxlen=MAX_SESSIONS)
 
-    def heard(self, frame: bytes, now: float) -> Mapping[str, int] | None:
-        """The VM has sent something.  Returns the match of what need not be sent up for QUIET_S;
-        None where more is wanted, or it is no session's."""
+    def heard(self, frame: bytes, now: float) -> Quiet | None:
+        """The VM has sent something.  Returns what need not be sent up for a while; None where more
+        is wanted, or it is no session's."""
         packet = pk.parse(frame)
         if packet.dl_type != pk.ETH_IPV4 or not packet.l4:
             return None
+        seconds = QUIET_S
         if packet.nw_proto == UDP and packet.tp_dst in BFD_PORTS:
-            self._bfd(frame, packet, now)
+            if not self._bfd(frame, packet, now):
+                seconds = SETTLING_S
         elif packet.nw_proto == TCP and BGP_PORT in (packet.tp_src, packet.tp_dst):
             if not self._bgp(frame, packet, now):
                 return None
@@ -84,17 +97,22 @@ class Sessions:
         self._quieted.append(now)
         found = {"dl_type": f.IPV4, "nw_proto": packet.nw_proto, "nw_src": packet.nw_src,
                  "nw_dst": packet.nw_dst, "tp_dst": packet.tp_dst}  # fmt: skip
-        return found if packet.nw_proto == UDP else {**found, "tp_src": packet.tp_src}
+        if packet.nw_proto == TCP:
+            found["tp_src"] = packet.tp_src
+        return Quiet(found, seconds)
 
-    def _bfd(self, frame: bytes, packet: pk.Packet, now: float) -> None:
+    def _bfd(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
+        """Whether it is up, and says the same as before."""
         said = frame[packet.l4 + 8 : packet.end]
         key = "BFD", packet.nw_src, packet.nw_dst
         if len(said) < 24 or said[0] >> 5 != 1 or said[1] >> 6 != _UP:
             self._known.pop(key, None)
-            return
+            return False
         # The neighbour waits for at least this: its own required interval may be longer.
         interval_s = int.from_bytes(said[12:16], "big") / 1e6
-        self._put(key, packet, said[2] * interval_s, interval_s, now)
+        wait_s, before = said[2] * interval_s, self._known.get(key)
+        self._put(key, packet, wait_s, interval_s, now)
+        return before is not None and before.wait_s == wait_s
 
     def _bgp(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
         """Whether enough has been read."""
