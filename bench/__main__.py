@@ -51,9 +51,14 @@ def _socket_pox(plan: Plan) -> Found:
     from bench import route_speed
 
     return route_speed.socket_to_switch(
-        plan.directory, ("--pox", plan.pox), plan.runs, plan.routes, plan.quick, plan.profile,
+        plan.directory,
+        ("--pox", plan.pox),
+        plan.runs,
+        plan.routes,
+        plan.quick,
+        plan.profile,
         "routes_socket_to_switch_pox",
-    )  # fmt: skip
+    )
 
 
 def _kernel(plan: Plan) -> Found:
@@ -68,18 +73,28 @@ def _socket_1m(plan: Plan) -> Found:
     from bench import route_speed
 
     return route_speed.socket_to_switch(
-        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile,
+        plan.directory,
+        STAND_IN,
+        plan.runs,
+        plan.many,
+        plan.quick,
+        plan.profile,
         "routes_1m_socket_to_switch",
-    )  # fmt: skip
+    )
 
 
 def _kernel_1m(plan: Plan) -> Found:
     from bench import route_speed
 
     return route_speed.kernel_to_switch(
-        plan.directory, STAND_IN, plan.runs, plan.many, plan.quick, plan.profile,
+        plan.directory,
+        STAND_IN,
+        plan.runs,
+        plan.many,
+        plan.quick,
+        plan.profile,
         "routes_1m_kernel_to_switch",
-    )  # fmt: skip
+    )
 
 
 def _change(plan: Plan) -> Found:
@@ -198,9 +213,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "--only", metavar="NAME", action="append", default=[], help="only this (may be repeated)"
     )
     parser.add_argument(
-        "--sweep", action="store_true",
+        "--sweep",
+        action="store_true",
         help="instead: how cost grows with routes, routers and switches; draws docs/figures",
-    )  # fmt: skip
+    )
     parser.add_argument("--pox", metavar="DIR", default="", help="also under this POX checkout")
     parser.add_argument("--runs", metavar="N", type=int, default=0, help="interleaved runs (5)")
     parser.add_argument("--routes", metavar="N", type=int, default=0, help="routes (100000)")
@@ -264,11 +280,14 @@ def main(words: Sequence[str] | None = None) -> int:
             directory = Path(asked.keep or scratch) / name
             directory.mkdir(parents=True, exist_ok=True)
             plan = Plan(
-                directory, pox, asked.runs or (3 if asked.quick else 5),
+                directory,
+                pox,
+                asked.runs or (3 if asked.quick else 5),
                 asked.routes or (20_000 if asked.quick else 100_000),
-                asked.routes or (100_000 if asked.quick else 1_000_000), asked.quick,
+                asked.routes or (100_000 if asked.quick else 1_000_000),
+                asked.quick,
                 asked.profile,
-            )  # fmt: skip
+            )
             begun = time.monotonic()
             try:
                 found = MEASUREMENTS[name](plan)

@@ -91,11 +91,17 @@ def describe(pipelines: Sequence[str] = ("proactive",), routers: int = 1) -> str
         text += _ROUTER.format(
             n=index + 1,
             host=host_name(index % len(pipelines)),
-            left_id=2 * index + 1, left_vlan=101 + 2 * index, left_port=port + 1,
-            right_id=2 * index + 2, right_vlan=102 + 2 * index, right_port=port + 2,
-            left=_stations(index, 0), right=_stations(index, 1),
-            mac0=_mac(interface_mac(index, 0)), mac1=_mac(interface_mac(index, 1)),
-        )  # fmt: skip
+            left_id=2 * index + 1,
+            left_vlan=101 + 2 * index,
+            left_port=port + 1,
+            right_id=2 * index + 2,
+            right_vlan=102 + 2 * index,
+            right_port=port + 2,
+            left=_stations(index, 0),
+            right=_stations(index, 1),
+            mac0=_mac(interface_mac(index, 0)),
+            mac1=_mac(interface_mac(index, 1)),
+        )
     return text
 
 
@@ -125,9 +131,15 @@ class Controller:
     """
 
     def __init__(
-        self, directory: Path, core: Sequence[str], *, description: str = "",
-        routers: str = "", profile: str = "", witness: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        directory: Path,
+        core: Sequence[str],
+        *,
+        description: str = "",
+        routers: str = "",
+        profile: str = "",
+        witness: bool = True,
+    ) -> None:
         self.directory = directory
         network = directory / "network.toml"
         network.write_text(description or describe())

@@ -43,8 +43,14 @@ class _Flooder:
     """The process that floods."""
 
     def __init__(self, log: Path) -> None:
-        words = [sys.executable, "-m", "bench.flooder", str(OPENFLOW_PORT), str(DPID + FLOODED),
-                 str(FLOODED)]  # fmt: skip
+        words = [
+            sys.executable,
+            "-m",
+            "bench.flooder",
+            str(OPENFLOW_PORT),
+            str(DPID + FLOODED),
+            str(FLOODED),
+        ]
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, cwd=ROOT
@@ -100,9 +106,13 @@ def under_flood(directory: Path, core: Sequence[str], samples: int) -> Found:
 
 
 def _measure(
-    controller: Controller, calm: FakeSwitch, flooder: _Flooder, router: Router,
-    state: RouterState, samples: int,
-) -> Found:  # fmt: skip
+    controller: Controller,
+    calm: FakeSwitch,
+    flooder: _Flooder,
+    router: Router,
+    state: RouterState,
+    samples: int,
+) -> Found:
     idle: dict[str, list[float]] = {name: [] for name in MEASURED}
     flooded: dict[str, list[float]] = {name: [] for name in MEASURED}
     keys = list(state.routes4.items())
@@ -125,12 +135,21 @@ def _measure(
                 rates.append(float(flooder.heard()))
     rows = []
     for name, row in zip(
-        MEASURED, ("route_change_under_flood", "packet_in_beside_flood", "request_under_flood"),
+        MEASURED,
+        ("route_change_under_flood", "packet_in_beside_flood", "request_under_flood"),
         strict=True,
-    ):  # fmt: skip
+    ):
         worst, usual = percentile(flooded[name], 0.99), percentile(idle[name], 0.99)
-        rows.append(Row(row, round(worst, 6), "s", "s, without the flood (both p99)",
-                        round(usual, 6), round(worst / usual, 3)))  # fmt: skip
+        rows.append(
+            Row(
+                row,
+                round(worst, 6),
+                "s",
+                "s, without the flood (both p99)",
+                round(usual, 6),
+                round(worst / usual, 3),
+            )
+        )
     sweep = {
         "flood_answers_a_second": [round(rate) for rate in rates],
         **{
@@ -144,9 +163,12 @@ def _measure(
 
 
 def _change(
-    controller: Controller, router: Router, state: RouterState, keys: list[tuple[int, int]],
+    controller: Controller,
+    router: Router,
+    state: RouterState,
+    keys: list[tuple[int, int]],
     number: int,
-) -> float:  # fmt: skip
+) -> float:
     key, hop = keys[number % len(keys)]
     hops = sorted(state.nexthops)
     other = hops[(hops.index(hop) + 1 + number // len(keys)) % len(hops)]

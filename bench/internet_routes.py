@@ -9,9 +9,16 @@ import random
 from ipaddress import IPv4Address
 
 SHARES = (
-    (24, 0.60), (22, 0.12), (23, 0.10), (21, 0.05), (20, 0.05), (19, 0.03), (18, 0.02),
-    (17, 0.015), (16, 0.015),
-)  # fmt: skip
+    (24, 0.60),
+    (22, 0.12),
+    (23, 0.10),
+    (21, 0.05),
+    (20, 0.05),
+    (19, 0.03),
+    (18, 0.02),
+    (17, 0.015),
+    (16, 0.015),
+)
 _FIRST, _LAST = 0x0B000000, 0xDE000000
 """Unicast addresses outside 10/8, where the benchmark's own links are."""
 

@@ -45,16 +45,24 @@ class LearningSwitch(app_manager.OSKenApp):  # type: ignore[misc]
                 in_port=message.in_port, dl_src=_octets(seen.src), dl_dst=_octets(seen.dst)
             )
             flow = parser.OFPFlowMod(
-                datapath=datapath, match=match, cookie=0, command=protocol.OFPFC_ADD,
-                idle_timeout=10, hard_timeout=0, priority=protocol.OFP_DEFAULT_PRIORITY,
+                datapath=datapath,
+                match=match,
+                cookie=0,
+                command=protocol.OFPFC_ADD,
+                idle_timeout=10,
+                hard_timeout=0,
+                priority=protocol.OFP_DEFAULT_PRIORITY,
                 actions=actions,
-            )  # fmt: skip
+            )
             datapath.send_msg(flow)
         data = message.data if message.buffer_id == protocol.OFP_NO_BUFFER else None
         out = parser.OFPPacketOut(
-            datapath=datapath, buffer_id=message.buffer_id, in_port=message.in_port,
-            actions=actions, data=data,
-        )  # fmt: skip
+            datapath=datapath,
+            buffer_id=message.buffer_id,
+            in_port=message.in_port,
+            actions=actions,
+            data=data,
+        )
         datapath.send_msg(out)
 
 

@@ -47,8 +47,11 @@ def live(directory: Path, core: Sequence[str], runs: int, routes: int) -> Found:
             title = f"s, {words[0]} alone, into the kernel"
             rows.append(Row.against(f"routes_1m_live_{name}", whole, "s", title, alone))
             sweep[f"routes_1m_live_{name}"] = {
-                "routes": routes, "alone_s": alone, "kernel_s": kernel, "switch_s": whole,
-            }  # fmt: skip
+                "routes": routes,
+                "alone_s": alone,
+                "kernel_s": kernel,
+                "switch_s": whole,
+            }
     raw.close()
     return Found(rows, sweep)
 
@@ -56,9 +59,10 @@ def live(directory: Path, core: Sequence[str], runs: int, routes: int) -> Found:
 def _ip(directory: Path, table: Table) -> list[str]:
     lines = directory / "routes.batch"
     lines.write_text(
-        "".join(f"route add {text(net, plen)} via {gateway(n)}\n"
-                for n, (net, plen) in enumerate(table))
-    )  # fmt: skip
+        "".join(
+            f"route add {text(net, plen)} via {gateway(n)}\n" for n, (net, plen) in enumerate(table)
+        )
+    )
     return ["ip", "-batch", str(lines)]
 
 
@@ -73,8 +77,16 @@ def _bird(directory: Path, table: Table) -> list[str]:
         "protocol kernel { scan time 600; ipv4 { import none; export all; }; }\n"
         f"protocol static {{ ipv4;\n{routes}}}\n"
     )
-    return ["bird", "-f", "-c", str(config), "-s", str(directory / "bird.ctl"),
-            "-P", str(directory / "bird.pid")]  # fmt: skip
+    return [
+        "bird",
+        "-f",
+        "-c",
+        str(config),
+        "-s",
+        str(directory / "bird.ctl"),
+        "-P",
+        str(directory / "bird.pid"),
+    ]
 
 
 def _router() -> VirtualRouter:
@@ -128,8 +140,10 @@ def _timed(
     started = time.perf_counter()
     learner = subprocess.Popen(
         ["ip", "netns", "exec", router.name, *words],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         _until(lambda: _prefixes(router.name) >= wanted, learner)
         in_kernel = time.perf_counter() - started

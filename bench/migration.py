@@ -32,7 +32,10 @@ def migration_lost(directory: Path, quick: bool) -> Found:
         except NetworkError as error:
             raise BenchError(str(error)) from None
         total = judge.total(list(outcome.directions().values()))
-        return Found([Row("migration_lost", total.lost, "packets")], {
-            "migration_lost": outcome.json(),
-        })  # fmt: skip
+        return Found(
+            [Row("migration_lost", total.lost, "packets")],
+            {
+                "migration_lost": outcome.json(),
+            },
+        )
     raise BenchError(f"the machine is too busy, without any migration: {busy}")

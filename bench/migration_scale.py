@@ -83,9 +83,13 @@ def migration_link_turn(directory: Path, routes: int) -> Found:
     """See the module."""
     few, many = (_at_a_rate(directory / str(size), size) for size in (FEW, routes))
     row = Row(
-        "migration_1m_link_turn", round(many[1].turn_s, 6), "s", f"s, {FEW} routes",
-        round(few[1].turn_s, 6), round(many[1].turn_s / few[1].turn_s, 3),
-    )  # fmt: skip
+        "migration_1m_link_turn",
+        round(many[1].turn_s, 6),
+        "s",
+        f"s, {FEW} routes",
+        round(few[1].turn_s, 6),
+        round(many[1].turn_s / few[1].turn_s, 3),
+    )
     rows = [row, Row("migration_1m_lost", many[1].total_lost(), "packets")]
     sweep = {
         str(size): {

@@ -49,9 +49,7 @@ class _Series:
     flow_mods: dict[str, set[int]] = field(default_factory=lambda: {name: set() for name in LOST})
 
 
-def next_hop_lost(
-    directory: Path, core: Sequence[str], runs: int, sizes: tuple[int, int]
-) -> Found:
+def next_hop_lost(directory: Path, core: Sequence[str], runs: int, sizes: tuple[int, int]) -> Found:
     """See the module; `sizes` are the routes of the small and of the large table."""
     small, large = (_measure(directory / str(size), core, runs, size) for size in sizes)
     for name in LOST:
@@ -63,10 +61,13 @@ def next_hop_lost(
     rows = [
         Row.against(
             "next_hop_lost" if name == "member" else f"next_hop_lost_{name}",
-            large.seconds[name], "s", f"s, {sizes[0]} routes", small.seconds[name],
+            large.seconds[name],
+            "s",
+            f"s, {sizes[0]} routes",
+            small.seconds[name],
         )
         for name in LOST
-    ]  # fmt: skip
+    ]
     sweep = {
         "routes": list(sizes),
         **{f"{name}_flow_mods": next(iter(large.flow_mods[name])) for name in LOST},
@@ -116,17 +117,18 @@ class _Trial:
     """One way of losing a next hop after the other, on a controller that is up."""
 
     def __init__(
-        self, controller: Controller, switch: OpenVSwitch, router: VirtualRouter,
+        self,
+        controller: Controller,
+        switch: OpenVSwitch,
+        router: VirtualRouter,
         busy: tuple[int, ...],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._controller = controller
         self._switch = switch
         self._router = router
         self._busy = busy
 
-    def measure(
-        self, lose: Callable[[], float], restore: Callable[[], None]
-    ) -> tuple[float, int]:
+    def measure(self, lose: Callable[[], float], restore: Callable[[], None]) -> tuple[float, int]:
         """(seconds, flow-mods) of one loss; everything is as before, and quiet, afterwards."""
         self._both_legs()
         self._quiet()

@@ -51,9 +51,11 @@ class OpenVSwitch:
         self.pid = pid
         self._patience = 0
         self.environment = dict(
-            os.environ, OVS_RUNDIR=str(directory), OVS_DBDIR=str(directory),
+            os.environ,
+            OVS_RUNDIR=str(directory),
+            OVS_DBDIR=str(directory),
             OVS_LOGDIR=str(directory),
-        )  # fmt: skip
+        )
 
     def vsctl(self, *words: str) -> str:
         """One transaction of `ovs-vsctl`; what it prints."""
@@ -65,8 +67,14 @@ class OpenVSwitch:
         any more; the flows stay."""
         words: list[str] = []
         for port in ports:
-            words += ["--", f"--id=@c{port}", "create", "controller", "inactivity_probe=0",
-                      f'target="tcp:127.0.0.1:{port}"']  # fmt: skip
+            words += [
+                "--",
+                f"--id=@c{port}",
+                "create",
+                "controller",
+                "inactivity_probe=0",
+                f'target="tcp:127.0.0.1:{port}"',
+            ]
         chosen = ",".join(f"@c{port}" for port in ports)
         for bridge in self.bridges:
             self.vsctl(*words, "--", "set", "bridge", bridge, f"controller=[{chosen}]")
@@ -92,10 +100,18 @@ class OpenVSwitch:
     def dump(self, table: int) -> list[str]:
         """The flows of a table without their counters, sorted."""
         done = subprocess.run(
-            ["ovs-ofctl", "--no-names", "--no-stats", "dump-flows",
-             f"unix:{self.directory}/{self.bridge}.mgmt", f"table={table}"],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
+            [
+                "ovs-ofctl",
+                "--no-names",
+                "--no-stats",
+                "dump-flows",
+                f"unix:{self.directory}/{self.bridge}.mgmt",
+                f"table={table}",
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         return sorted(line.strip() for line in done.stdout.splitlines() if "table=" in line)
 
     def rest(self) -> None:
@@ -111,9 +127,19 @@ class OpenVSwitch:
 
 def new_bridge(name: str, dpid: int) -> list[str]:
     """Words for `ovs-vsctl`."""
-    return ["add-br", name, "--", "set", "bridge", name, "datapath_type=netdev",
-            "fail_mode=secure", "protocols=OpenFlow10", f"other_config:datapath-id={dpid:016x}",
-            "other_config:disable-in-band=true"]  # fmt: skip
+    return [
+        "add-br",
+        name,
+        "--",
+        "set",
+        "bridge",
+        name,
+        "datapath_type=netdev",
+        "fail_mode=secure",
+        "protocols=OpenFlow10",
+        f"other_config:datapath-id={dpid:016x}",
+        "other_config:disable-in-band=true",
+    ]
 
 
 @contextmanager
@@ -134,9 +160,7 @@ def running(directory: Path, dpid: int) -> Iterator[OpenVSwitch]:
 
     def start(*command: str) -> subprocess.Popen[bytes]:
         with (directory / f"{command[0]}.log").open("wb") as log:
-            processes.append(
-                subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-            )  # fmt: skip
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         return processes[-1]
 
     def wait_for(name: str) -> None:

@@ -58,8 +58,13 @@ def _raw(directory: Path, port: int, sizes: tuple[int, int]) -> Iterator[FakeSwi
 
 @contextmanager
 def _testcontroller(directory: Path, program: str) -> Iterator[FakeSwitch]:
-    words = [program, f"ptcp:{C_PORT}:127.0.0.1", f"--unixctl={directory}/testcontroller.ctl",
-             "--max-idle=10", "-vconsole:warn"]  # fmt: skip
+    words = [
+        program,
+        f"ptcp:{C_PORT}:127.0.0.1",
+        f"--unixctl={directory}/testcontroller.ctl",
+        "--max-idle=10",
+        "-vconsole:warn",
+    ]
     with (directory / "testcontroller.log").open("ab") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log)
     try:
@@ -102,9 +107,12 @@ def packet_in_rate_vs_raw(
                     switch.settle(0.05)
                     rates[name].append(1 / switch.burst(packets, WINDOW, LIMIT_S))
     row = Row.against(
-        "packet_in_rate_vs_raw", rates["xenflow"][1:], "1/s", "1/s, raw-socket responder",
+        "packet_in_rate_vs_raw",
+        rates["xenflow"][1:],
+        "1/s",
+        "1/s, raw-socket responder",
         rates["raw"][1:],
-    )  # fmt: skip
+    )
     sweep = {
         "window": WINDOW,
         "answer_octets": [len(flow), len(packet)],
@@ -139,12 +147,15 @@ def packet_in_latency(
             found |= _one_by_one({"xenflow_pox": (ours, many)})
     rows = [
         Row(
-            f"packet_in_latency{suffix}", round(_at(found, "xenflow", share), 6), "s",
-            "s, learning switch on os-ken", round(_at(found, "os_ken", share), 6),
+            f"packet_in_latency{suffix}",
+            round(_at(found, "xenflow", share), 6),
+            "s",
+            "s, learning switch on os-ken",
+            round(_at(found, "os_ken", share), 6),
             round(_at(found, "xenflow", share) / _at(found, "os_ken", share), 3),
         )
         for suffix, share in (("", 0.5), ("_p99", 0.99))
-    ]  # fmt: skip
+    ]
     sweep = {
         "packets": count,
         **{

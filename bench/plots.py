@@ -19,15 +19,22 @@ WIDTH, HEIGHT = 9.0, 3.4
 Line = tuple[str, str, float]
 """(column, label, factor)."""
 
-_TITLES = {"routes": "routes", "routers": "routers (64,000 routes in all)",
-           "switches": "switches (64,000 routes in all)"}  # fmt: skip
+_TITLES = {
+    "routes": "routes",
+    "routers": "routers (64,000 routes in all)",
+    "switches": "switches (64,000 routes in all)",
+}
 _PANELS: tuple[tuple[str, Sequence[Line]], ...] = (
     ("until confirmed, s", (("seconds", "XenFlow", 1), ("raw_s", "raw, prepacked", 1))),
     ("one changed route, ms", (("change_p50_s", "median", 1e3), ("change_p99_s", "p99", 1e3))),
-    ("CPU, µs a route", (
-        ("controller_cpu_us_a_route", "controller", 1), ("switch_cpu_us_a_route", "switch", 1),
-    )),
-)  # fmt: skip
+    (
+        "CPU, µs a route",
+        (
+            ("controller_cpu_us_a_route", "controller", 1),
+            ("switch_cpu_us_a_route", "switch", 1),
+        ),
+    ),
+)
 
 
 def draw(folder: Path = FIGURES) -> list[Path]:

@@ -81,20 +81,22 @@ def prepacked(told: Sequence[list[bytes]]) -> bytes:
     sections = [section for frames in told for section in m.parse_sections(frames)]
     return b"".join(
         packer.add(
-            ROUTER_ID, net, plen, hop,
+            ROUTER_ID,
+            net,
+            plen,
+            hop,
             pipeline.cookie(pipeline.ROUTES, ROUTER_ID, pipeline.route_chunk(net)),
         )
-        for section in sections if section.kind is m.Kind.ROUTE4
+        for section in sections
+        if section.kind is m.Kind.ROUTE4
         for net, plen, hop in section.records
-    )  # fmt: skip
+    )
 
 
 class Contest:
     """One switch that the controller and the raw one fill in turns."""
 
-    def __init__(
-        self, switch: OpenVSwitch, raw: RawController, quick: bool, routes: int
-    ) -> None:
+    def __init__(self, switch: OpenVSwitch, raw: RawController, quick: bool, routes: int) -> None:
         self.switch = switch
         self.raw = raw
         self.large = routes >= LARGE
@@ -149,9 +151,12 @@ class Contest:
         """The row, and what else was seen."""
         size = self.fastest()
         row = Row.against(
-            name, self.ours, "s", f"s, prepacked bytes, {size >> 10} KiB a write",
+            name,
+            self.ours,
+            "s",
+            f"s, prepacked bytes, {size >> 10} KiB a write",
             self.limits[size],
-        )  # fmt: skip
+        )
         sweep = {
             "routes": routes,
             "runs_s": [round(each, 4) for each in self.ours],

@@ -85,9 +85,14 @@ def write(points: Sequence[Point]) -> None:
 
 
 def _point(
-    directory: Path, core: Sequence[str], runs: int, name: str, routes: int, routers: int,
+    directory: Path,
+    core: Sequence[str],
+    runs: int,
+    name: str,
+    routes: int,
+    routers: int,
     switches: int,
-) -> Point:  # fmt: skip
+) -> Point:
     directory.mkdir(parents=True, exist_ok=True)
     table = internet_routes(routes)
     states = [router_state(table[n::routers], n) for n in range(routers)]
@@ -117,9 +122,13 @@ def _raw(switch: OpenVSwitch, told: Sequence[Sequence[list[bytes]]]) -> float:
 
 
 def _run(
-    directory: Path, core: Sequence[str], switch: OpenVSwitch, states: Sequence[RouterState],
-    told: Sequence[Sequence[list[bytes]]], switches: int,
-) -> list[float]:  # fmt: skip
+    directory: Path,
+    core: Sequence[str],
+    switch: OpenVSwitch,
+    states: Sequence[RouterState],
+    told: Sequence[Sequence[list[bytes]]],
+    switches: int,
+) -> list[float]:
     routes = sum(len(state.routes4) for state in states)
     description = describe(["proactive"] * switches, len(states))
     address = f"ipc://{directory}/{{router}}"
@@ -149,10 +158,13 @@ def _run(
             router.close()
     states[0].seq = 1
     return [
-        round(took, 6), round(percentile(changes, 0.5), 6), round(percentile(changes, 0.99), 6),
-        round(used[0] / routes * 1e6, 3), round(used[1] / routes * 1e6, 3),
+        round(took, 6),
+        round(percentile(changes, 0.5), 6),
+        round(percentile(changes, 0.99), 6),
+        round(used[0] / routes * 1e6, 3),
+        round(used[1] / routes * 1e6, 3),
         round(held / routes, 1),
-    ]  # fmt: skip
+    ]
 
 
 def _change(controller: Controller, router: Router, state: RouterState, number: int) -> float:

@@ -44,8 +44,12 @@ class VirtualRouter:
             f"addr add fe80::1/64 dev {self.control} nodad",
             f"link set {self.control} up",
         ]
-        inner = ["link set lo up", "link set ctl0 addrgenmode none",
-                 "addr add fe80::2/64 dev ctl0 nodad", "link set ctl0 up"]  # fmt: skip
+        inner = [
+            "link set lo up",
+            "link set ctl0 addrgenmode none",
+            "addr add fe80::2/64 dev ctl0 nodad",
+            "link set ctl0 up",
+        ]
         for n, vif in enumerate(self.vifs):
             batch += [
                 f"link add {vif} type veth peer name eth{n} address 02:00:00:01:0{n + 1}:01"
@@ -63,9 +67,7 @@ class VirtualRouter:
         run(["ip", "netns", "exec", self.name, "sysctl", "-qw", *settings], check=True)
         run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(inner), text=True, check=True)
         with inside(self.name):
-            self._kernel = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE
-            )  # fmt: skip
+            self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             self._indexes = [socket.if_nametoindex(f"eth{n}") for n in range(len(self.vifs))]
         return self
 
@@ -127,11 +129,30 @@ class VirtualRouter:
         via = gateway(number)
         net, plen = self._routes[index]
         message = _ROUTE.pack(
-            _ROUTE.size, RTM_NEWROUTE, _REPLACE, number, 0,
-            socket.AF_INET, plen, 0, 0, 254, 3, 0, 1, 0,
-            8, 1, socket.htonl(net), 8, 5, socket.htonl(int(via)),
-            8, 4, self._indexes[number % 2],
-        )  # fmt: skip
+            _ROUTE.size,
+            RTM_NEWROUTE,
+            _REPLACE,
+            number,
+            0,
+            socket.AF_INET,
+            plen,
+            0,
+            0,
+            254,
+            3,
+            0,
+            1,
+            0,
+            8,
+            1,
+            socket.htonl(net),
+            8,
+            5,
+            socket.htonl(int(via)),
+            8,
+            4,
+            self._indexes[number % 2],
+        )
         started = time.perf_counter()
         self._ask(message)
         return started

@@ -61,12 +61,18 @@ class Run:
         move = self.move
         return [
             {
-                "mode": move.mode, "size": self.size, "direction": direction,
+                "mode": move.mode,
+                "size": self.size,
+                "direction": direction,
                 **asdict(judge.rounded(counts)),
-                "outage_s": round(move.outage_s, 6), "total_s": round(move.total_s, 6),
-                "move": f"{move.source} to {move.to}", "rate_pps": self.rate_pps,
-                "suspended_s": round(move.suspended_s, 6), "emulated": EMULATED,
-                "began_ns": move.began_ns, "records": self.records.name,
+                "outage_s": round(move.outage_s, 6),
+                "total_s": round(move.total_s, 6),
+                "move": f"{move.source} to {move.to}",
+                "rate_pps": self.rate_pps,
+                "suspended_s": round(move.suspended_s, 6),
+                "emulated": EMULATED,
+                "began_ns": move.began_ns,
+                "records": self.records.name,
             }
             for direction, counts in self.counts.items()
         ]
@@ -91,10 +97,12 @@ class Demo:
         command("routes", router)
         heading(f"The same as flows of {host}'s switch, before any packet asks for them")
         command("flows", host, "--router", router, "--table", "routes")
-        say("A route chooses a next hop (reg0); in the next table that decrements the TTL, writes\n"
+        say(
+            "A route chooses a next hop (reg0); in the next table that decrements the TTL, writes\n"
             "the two MAC addresses and chooses the link (reg2).  What is not resolved goes to the\n"
             "router's own kernel.  `xenflow trace` says what would be done with a packet; here\n"
-            f"one from {self.nodes[0]} to {self.nodes[1]}:\n")
+            f"one from {self.nodes[0]} to {self.nodes[1]}:\n"
+        )
         link = self.lab.machines[self.nodes[0]].link
         one, other = (self.lab.machines[name].address.ip for name in self.nodes)
         command("trace", router, f"src={one},dst={other},ttl=64,proto=udp,dport=7777,link={link}")
@@ -126,8 +134,10 @@ class Demo:
                 for size in SIZES:
                     with ProbePair(*self.nodes, rate_pps=rate_pps, size=size) as pair:
                         pair.baseline(BASELINE_S)
-                    say(f"without a move: {rate_pps:g} packets/s each way of {size} bytes for "
-                        f"{BASELINE_S:g} s, nothing lost")
+                    say(
+                        f"without a move: {rate_pps:g} packets/s each way of {size} bytes for "
+                        f"{BASELINE_S:g} s, nothing lost"
+                    )
                 took_s = os.times().elapsed - before[0].elapsed
                 idle = (idle_s() - before[1]) / took_s / (os.cpu_count() or 1)
                 if idle >= LEAST_IDLE or rate_pps / 2 < LOWEST_PPS:
@@ -161,11 +171,18 @@ class Demo:
                 path.unlink()  # the records have both
         one, other = self.nodes
         counts = [judge.total(c) for c in judge.read(folder, [])]
-        run = Run(move, size, rate_pps, folder,
-                  {f"{one} to {other}": counts[0], f"{other} to {one}": counts[1]})
-        say(f"          {move.to} after {move.total_s:.3f} s, VM paused for "
+        run = Run(
+            move,
+            size,
+            rate_pps,
+            folder,
+            {f"{one} to {other}": counts[0], f"{other} to {one}": counts[1]},
+        )
+        say(
+            f"          {move.to} after {move.total_s:.3f} s, VM paused for "
             f"{move.suspended_s:.3f} s (emulated); lost "
-            + ", ".join(f"{c.lost} of {c.sent} {name}" for name, c in run.counts.items()))
+            + ", ".join(f"{c.lost} of {c.sent} {name}" for name, c in run.counts.items())
+        )
         return run
 
     def verdict(self) -> Verdict:
@@ -175,14 +192,36 @@ class Demo:
 
     def table(self) -> str:
         """All runs."""
-        rows = [("MODE", "SIZE", "RATE/S", "MOVE", "DIRECTION", "SENT", "LOST", "DUPL.", "REORD.",
-                 "LONGEST GAP", "OUTAGE", "TOTAL")]
+        rows = [
+            (
+                "MODE",
+                "SIZE",
+                "RATE/S",
+                "MOVE",
+                "DIRECTION",
+                "SENT",
+                "LOST",
+                "DUPL.",
+                "REORD.",
+                "LONGEST GAP",
+                "OUTAGE",
+                "TOTAL",
+            )
+        ]
         rows += [
-            (row["mode"], str(row["size"]), f"{row['rate_pps']:g}", row["move"],
-             row["direction"],
-             *(str(row[n]) for n in ("sent", "lost", "duplicated", "reordered")),
-             f"{row['longest_gap_s']:.3f} s", f"{row['outage_s']:.3f} s", f"{row['total_s']:.3f} s")
-            for run in self.runs for row in run.rows()
+            (
+                row["mode"],
+                str(row["size"]),
+                f"{row['rate_pps']:g}",
+                row["move"],
+                row["direction"],
+                *(str(row[n]) for n in ("sent", "lost", "duplicated", "reordered")),
+                f"{row['longest_gap_s']:.3f} s",
+                f"{row['outage_s']:.3f} s",
+                f"{row['total_s']:.3f} s",
+            )
+            for run in self.runs
+            for row in run.rows()
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         left = (0, 3, 4)
@@ -232,8 +271,10 @@ def demo(out: Path, options: Options) -> Verdict:
     """
     from lab import picture  # matplotlib takes a second; nobody waits for it to see a usage text
 
-    heading("XenFlow on one machine: each host a namespace with a switch of its own; real switches,"
-            f"\n    routing daemons and traffic; {EMULATED}")
+    heading(
+        "XenFlow on one machine: each host a namespace with a switch of its own; real switches,"
+        f"\n    routing daemons and traffic; {EMULATED}"
+    )
     lab = bring_up.up("paper", options, say=say)
     try:
         with mover(lab) as router, redirect_stdout(sys.stdout):
@@ -248,14 +289,18 @@ def demo(out: Path, options: Options) -> Verdict:
         bring_up.down(say=say)
     heading("Result")
     say(one.table())
-    say(f"\nRATE/S: packets/s each way, in each mode {RATE_PPS:g} halved until nothing\n"
+    say(
+        f"\nRATE/S: packets/s each way, in each mode {RATE_PPS:g} halved until nothing\n"
         "is lost without a move.\n"
         "OUTAGE: the longest time in which the router's own address did not answer.\n"
         f"{EMULATED[0].upper()}{EMULATED[1:]}: {options.pause_s:g} s, and the time\n"
-        "that its interfaces take from one switch to the other.")
+        "that its interfaces take from one switch to the other."
+    )
     path = picture.draw([r for r in one.runs if r.size == SIZES[0]], out / "migration.png")
-    say(f"\n{_relative(out / 'result.json')}: these figures; {_relative(path)}: a picture;\n"
-        f"{_relative(out)}/MODE-SIZE-FROM-TO/: every packet's record")
+    say(
+        f"\n{_relative(out / 'result.json')}: these figures; {_relative(path)}: a picture;\n"
+        f"{_relative(out)}/MODE-SIZE-FROM-TO/: every packet's record"
+    )
     return one.verdict()
 
 
@@ -266,15 +311,26 @@ def _relative(path: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="scripts/demo", description=__doc__,
+        prog="scripts/demo",
+        description=__doc__,
         epilog="exit status: 0 overlapped lost and doubled nothing; 1 it did, or something failed; "
         "3 invalid, the traffic without a move already loses; 130 interrupted",
     )
-    parser.add_argument("--pause", type=float, metavar="S", default=Options().pause_s,
-                        help="the emulated pause, in seconds (default %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=ROOT / "out" / "demo",
-                        help="where results go: a new or empty folder, or an earlier demo's, whose "
-                        "results are replaced (default out/demo)")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        metavar="S",
+        default=Options().pause_s,
+        help="the emulated pause, in seconds (default %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=ROOT / "out" / "demo",
+        help="where results go: a new or empty folder, or an earlier demo's, whose "
+        "results are replaced (default out/demo)",
+    )
     args = parser.parse_args(argv)
     try:
         own_folder.take(args.out, _MARK, _MADE, own=ROOT / "out" / "demo")

@@ -500,9 +500,7 @@ class _Reader:
             taken[address.ip] = node, unnumbered
             others = [m[1] for m in members if m[2] == link and m[0] != key]
             if unnumbered and (len(others) != 1 or node in others):
-                self._wrong(
-                    key, address, f"a subnet: link {link} has not two ends", quote=True
-                )
+                self._wrong(key, address, f"a subnet: link {link} has not two ends", quote=True)
 
     def _check_ports(self) -> None:
         for name, cable in self._network.cables.items():

@@ -46,9 +46,12 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
-            self.sent + other.sent, self.lost + other.lost, self.duplicated + other.duplicated,
-            self.reordered + other.reordered, max(self.longest_gap_s, other.longest_gap_s),
-        )  # fmt: skip
+            self.sent + other.sent,
+            self.lost + other.lost,
+            self.duplicated + other.duplicated,
+            self.reordered + other.reordered,
+            max(self.longest_gap_s, other.longest_gap_s),
+        )
 
 
 def verdict(counts: Iterable[Counts]) -> Verdict:

@@ -130,16 +130,22 @@ class Mover:
             Step(s["name"], titles[s["name"]], s["from_s"], s["to_s"]) for s in result.steps
         )
         return Move(
-            self.router, made.source, to, mode, began_ns, result.total_s,
-            result.suspended_s or 0.0, (at["suspended"], at["running"]), result.emulated,
-            watch.outage_s, steps,
+            self.router,
+            made.source,
+            to,
+            mode,
+            began_ns,
+            result.total_s,
+            result.suspended_s or 0.0,
+            (at["suspended"], at["running"]),
+            result.emulated,
+            watch.outage_s,
+            steps,
         )
 
 
 @contextmanager
-def mover(
-    lab: Lab, router: str | None = None, watcher: str | None = None
-) -> Iterator[Mover]:
+def mover(lab: Lab, router: str | None = None, watcher: str | None = None) -> Iterator[Mover]:
     """A mover for the lab that is up; the first router, watched from the first machine, unless
     others are named.
 

@@ -111,8 +111,10 @@ def ends_of(lab: Lab, name: str, places: Mapping[str, str]) -> list[End]:
     hosts = {places.get(router.name, router.home) for router, _ in network.members(name)}
     ends = {end for ends in network.trees[name].spanning(hosts).values() for end in ends}
     cables = [cable.name for cable in network.cables.values() if cable.a in ends]
-    lies = f"it lies on {', '.join(cables)} now: cut one of these" if cables else (
-        "it lies on no cable now, its routers are on one host"
+    lies = (
+        f"it lies on {', '.join(cables)} now: cut one of these"
+        if cables
+        else ("it lies on no cable now, its routers are on one host")
     )
     raise LabError(f"link {name} has no access ports whose carrier could be taken away; {lies}")
 

@@ -32,7 +32,12 @@ def draw(runs: Sequence[Run], path: Path) -> Path:
     for run in runs:
         first.setdefault(run.move.mode, run)
     figure, axes = pyplot.subplots(
-        2, len(first), sharex="col", sharey="row", figsize=(6.4 * len(first), 6.2), squeeze=False,
+        2,
+        len(first),
+        sharex="col",
+        sharey="row",
+        figsize=(6.4 * len(first), 6.2),
+        squeeze=False,
         gridspec_kw={"height_ratios": (1, 1.3), "hspace": 0.12, "wspace": 0.06},
     )
     for column, run in enumerate(first.values()):
@@ -63,20 +68,28 @@ def _draw_run(run: Run, above: Any, below: Any) -> None:
         _COLOURS, zip(run.counts, ("there.bin", "back.bin"), strict=True), strict=True
     ):
         found = [
-            b for b in judge.bins(read_records(run.records / name), move.began_ns)
+            b
+            for b in judge.bins(read_records(run.records / name), move.began_ns)
             if -_MARGIN_S <= b.at_s <= move.total_s + _MARGIN_S
         ]
         for one in found:
             lost[one.at_s] = lost.get(one.at_s, 0) + one.lost
         below.step(
-            [b.at_s for b in found], [max(b.longest_gap_s * 1000, 0.05) for b in found],
-            where="post", color=colour, linewidth=1.2, label=direction,
+            [b.at_s for b in found],
+            [max(b.longest_gap_s * 1000, 0.05) for b in found],
+            where="post",
+            color=colour,
+            linewidth=1.2,
+            label=direction,
         )
     above.bar(list(lost), list(lost.values()), width=0.02, align="edge", color=_LOST)
     total = sum(c.lost for c in run.counts.values())
     sent = sum(c.sent for c in run.counts.values())
-    above.set_title(f"{move.mode}: {total} of {sent} packets lost ({run.rate_pps:g}/s each way)",
-                    fontsize=10, color=_LOST if total else "black")
+    above.set_title(
+        f"{move.mode}: {total} of {sent} packets lost ({run.rate_pps:g}/s each way)",
+        fontsize=10,
+        color=_LOST if total else "black",
+    )
     for axis in (above, below):
         for number, step in enumerate(move.steps):
             axis.axvspan(step.from_s, step.to_s, color=_STEPS[number % 2], zorder=0, linewidth=0)
@@ -85,12 +98,25 @@ def _draw_run(run: Run, above: Any, below: Any) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for step in move.steps:
         below.annotate(
-            step.name, ((step.from_s + step.to_s) / 2, 0.985), xycoords=below.get_xaxis_transform(),
-            rotation=90, va="top", ha="center", fontsize=8, color="#444444",
+            step.name,
+            ((step.from_s + step.to_s) / 2, 0.985),
+            xycoords=below.get_xaxis_transform(),
+            rotation=90,
+            va="top",
+            ha="center",
+            fontsize=8,
+            color="#444444",
         )
     middle = sum(move.paused_s) / 2
-    above.annotate("VM paused\n(emulated)", (middle, 0.97), xycoords=above.get_xaxis_transform(),
-                   va="top", ha="center", fontsize=8, color="#444444")
+    above.annotate(
+        "VM paused\n(emulated)",
+        (middle, 0.97),
+        xycoords=above.get_xaxis_transform(),
+        va="top",
+        ha="center",
+        fontsize=8,
+        color="#444444",
+    )
     below.set_yscale("log")
     below.set_ylim(0.3, 5000)
     below.set_xlabel("seconds since the migration began; its steps shaded")

@@ -195,8 +195,10 @@ def send(
         sock.connect((to, port))
         transmit: Callable[[bytearray], int] = sock.send
     except OSError:  # no route at this moment; what is sent until there is one is lost
+
         def transmit(data: bytearray) -> int:
             return sock.sendto(data, (to, port))
+
     packet = bytearray(payload_size(size))
     times = array("Q")
     late = 0.0
@@ -475,13 +477,18 @@ class ProbePair:
         results = self.run(seconds)
         slowest = min(r.rate_pps for r in results)
         if slowest < 0.95 * self._rate_pps:
-            raise TooBusyError(f"invalid: the machine is too busy, it sends {slowest:.0f} "
-                               f"packets/s instead of {self._rate_pps:g}")
+            raise TooBusyError(
+                f"invalid: the machine is too busy, it sends {slowest:.0f} "
+                f"packets/s instead of {self._rate_pps:g}"
+            )
         if any(r.lost or r.duplicated or not r.sent for r in results):
-            counts = " and ".join(f"{r.lost} of {r.sent} lost, {r.duplicated} duplicated"
-                                  for r in results)
-            raise TooBusyError(f"invalid: the machine is too busy; while nothing happened, "
-                               f"there and back: {counts}")
+            counts = " and ".join(
+                f"{r.lost} of {r.sent} lost, {r.duplicated} duplicated" for r in results
+            )
+            raise TooBusyError(
+                f"invalid: the machine is too busy; while nothing happened, "
+                f"there and back: {counts}"
+            )
         return results
 
     def _kill(self) -> None:

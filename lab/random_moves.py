@@ -74,12 +74,17 @@ class Outcome:
             "verdict": self.verdict().name.lower(),
             **asdict(self.wanted),
             "moves": [
-                {"router": move.router, "from": move.source, "to": move.to,
-                 "total_s": round(move.total_s, 6), **asdict(judge.rounded(counts))}
+                {
+                    "router": move.router,
+                    "from": move.source,
+                    "to": move.to,
+                    "total_s": round(move.total_s, 6),
+                    **asdict(judge.rounded(counts)),
+                }
                 for move, counts in zip(self.moves, self.counts[1:], strict=True)
             ],
             "sum": asdict(judge.rounded(judge.total(self.counts))),
-        }  # fmt: skip
+        }
 
     def text(self) -> str:
         """For people."""
@@ -110,11 +115,13 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
     with ExitStack() as stack:
         stack.enter_context(_through_vm(lab, wanted.through_vm))
         pairs = [
-            stack.enter_context(ProbePair(
-                *nodes, rate_pps=wanted.rate_pps, port=_PORT + n, directory=records / str(n)
-            ))
+            stack.enter_context(
+                ProbePair(
+                    *nodes, rate_pps=wanted.rate_pps, port=_PORT + n, directory=records / str(n)
+                )
+            )
             for n, nodes in enumerate(combinations(lab.machines, 2))
-        ]  # fmt: skip
+        ]
         say(f"{wanted.baseline_s:g} s of the same traffic without a move")
         _baseline(pairs, wanted)
         for pair in pairs:
@@ -123,8 +130,10 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
         for number in range(wanted.moves):
             moves.append(_move(lab, dice))
             last = moves[-1]
-            say(f"move {number + 1} of {wanted.moves}: {last.router} from {last.source} to "
-                f"{last.to}, {last.total_s:.3f} s")
+            say(
+                f"move {number + 1} of {wanted.moves}: {last.router} from {last.source} to "
+                f"{last.to}, {last.total_s:.3f} s"
+            )
             time.sleep(wanted.between_s)
         for pair in pairs:
             pair.stop()
@@ -218,22 +227,47 @@ def _no(wanted: Wanted, verdict: str, error: Exception) -> dict[str, Any]:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     default = Wanted()
     parser = argparse.ArgumentParser(
-        prog="scripts/random-moves", description=__doc__,
+        prog="scripts/random-moves",
+        description=__doc__,
         epilog="exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong "
         "command line; 3 invalid, the traffic alone already loses; 130 interrupted",
-    )  # fmt: skip
-    parser.add_argument("topology", nargs="?", default=default.topology, metavar="TOPOLOGY",
-                        help="a network in conf/, or a network file (default %(default)s)")
+    )
+    parser.add_argument(
+        "topology",
+        nargs="?",
+        default=default.topology,
+        metavar="TOPOLOGY",
+        help="a network in conf/, or a network file (default %(default)s)",
+    )
     parser.add_argument("--moves", type=int, default=default.moves, metavar="N")
-    parser.add_argument("--rate", type=float, default=default.rate_pps, metavar="PPS",
-                        help="each way, between every two machines (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=default.seed, metavar="N",
-                        help="the same moves again (default %(default)s)")
-    parser.add_argument("--through-vm", default=",".join(default.through_vm), metavar="ROUTER,...",
-                        help="routers that their VM forwards for (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=_OUT, metavar="DIR",
-                        help="where result.json and the probe's records go: a new or empty folder, "
-                        "or an earlier run's, whose results are replaced")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=default.rate_pps,
+        metavar="PPS",
+        help="each way, between every two machines (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=default.seed,
+        metavar="N",
+        help="the same moves again (default %(default)s)",
+    )
+    parser.add_argument(
+        "--through-vm",
+        default=",".join(default.through_vm),
+        metavar="ROUTER,...",
+        help="routers that their VM forwards for (default %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=_OUT,
+        metavar="DIR",
+        help="where result.json and the probe's records go: a new or empty folder, "
+        "or an earlier run's, whose results are replaced",
+    )
     parser.add_argument("--json", action="store_true", help="the result as JSON")
     args = parser.parse_args(argv)
     try:

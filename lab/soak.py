@@ -104,24 +104,32 @@ class Outcome:
             "baseline": [asdict(result) for result in self.baseline],
             "moves": [
                 {
-                    "from": move.source, "to": move.to, "total_s": round(move.total_s, 6),
+                    "from": move.source,
+                    "to": move.to,
+                    "total_s": round(move.total_s, 6),
                     "suspended_s": round(move.suspended_s, 6),
-                    "outage_s": round(move.outage_s, 6), **asdict(judge.rounded(counts)),
+                    "outage_s": round(move.outage_s, 6),
+                    **asdict(judge.rounded(counts)),
                 }
                 for move, counts in zip(self.moves, self.per_move(), strict=True)
             ],
             "directions": {n: asdict(judge.rounded(c)) for n, c in self.directions().items()},
             "sum": asdict(judge.rounded(judge.total(list(self.directions().values())))),
             "move_s": {
-                "min": min(times), "median": statistics.median(times), "max": max(times),
+                "min": min(times),
+                "median": statistics.median(times),
+                "max": max(times),
             },
             "neighbour_changes": self.neighbour_changes,
         }
 
     def text(self) -> str:
         """For people."""
-        lines = ["", "MOVE  FROM      TO        TOTAL    SILENT     SENT  LOST  DOUBLED  "
-                     "REORDERED  LONGEST GAP"]
+        lines = [
+            "",
+            "MOVE  FROM      TO        TOTAL    SILENT     SENT  LOST  DOUBLED  "
+            "REORDERED  LONGEST GAP",
+        ]
         for number, (move, c) in enumerate(zip(self.moves, self.per_move(), strict=True), 1):
             lines.append(
                 f"{number:4}  {move.source:8}  {move.to:8}  {move.total_s:5.3f} s  "
@@ -149,8 +157,10 @@ class Outcome:
 
 
 def _counts(c: Counts) -> str:
-    return (f"{c.sent:7}  {c.lost:4}  {c.duplicated:7}  {c.reordered:9}  "
-            f"{c.longest_gap_s * 1000:8.1f} ms")
+    return (
+        f"{c.sent:7}  {c.lost:4}  {c.duplicated:7}  {c.reordered:9}  "
+        f"{c.longest_gap_s * 1000:8.1f} ms"
+    )
 
 
 def soak(wanted: Wanted, records: Path) -> Outcome:
@@ -197,8 +207,10 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
         for number in range(wanted.moves):
             move = router.move(hosts[number % 2], wanted.mode)
             moves.append(move)
-            say(f"move {number + 1} of {wanted.moves}: {move.source} to {move.to}, "
-                f"{move.total_s:.3f} s")
+            say(
+                f"move {number + 1} of {wanted.moves}: {move.source} to {move.to}, "
+                f"{move.total_s:.3f} s"
+            )
             time.sleep(wanted.between_s)
         pair.stop()
     there, back = judge.read(records, [move.began_ns for move in moves])
@@ -227,8 +239,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     begin()
     wanted = Wanted(
-        args.topology, args.moves, args.rate, args.mode, args.size, args.pause, args.pipeline,
-        args.max_revalidator, args.between, args.baseline, args.router, args.machines,
+        args.topology,
+        args.moves,
+        args.rate,
+        args.mode,
+        args.size,
+        args.pause,
+        args.pipeline,
+        args.max_revalidator,
+        args.between,
+        args.baseline,
+        args.router,
+        args.machines,
     )
     result = args.out / "result.json"
     value: dict[str, Any]
@@ -253,7 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     default = Wanted("", 0, 0)
     parser = argparse.ArgumentParser(
-        prog="scripts/soak", description=__doc__,
+        prog="scripts/soak",
+        description=__doc__,
         epilog="exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong "
         "command line; 3 invalid, the traffic alone already loses; 130 interrupted",
     )
@@ -261,25 +284,52 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("moves", type=_count, metavar="MOVES")
     parser.add_argument("rate", type=float, metavar="RATE", help="packets/s, each way")
     parser.add_argument("--router", metavar="NAME", help="which one moves (default: the first)")
-    parser.add_argument("--machines", type=_two, metavar="A,B",
-                        help="between which traffic runs (default: the first and the last)")
+    parser.add_argument(
+        "--machines",
+        type=_two,
+        metavar="A,B",
+        help="between which traffic runs (default: the first and the last)",
+    )
     parser.add_argument("--mode", choices=[order.value for order in Order], default=default.mode)
-    parser.add_argument("--size", type=int, default=default.size, metavar="BYTES",
-                        help="of a frame; 1500 is an IP packet's (default %(default)s)")
-    parser.add_argument("--pipeline", choices=("proactive", "reactive"),
-                        help="of all hosts (default: as the network file says)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=default.size,
+        metavar="BYTES",
+        help="of a frame; 1500 is an IP packet's (default %(default)s)",
+    )
+    parser.add_argument(
+        "--pipeline",
+        choices=("proactive", "reactive"),
+        help="of all hosts (default: as the network file says)",
+    )
     for name, text in (
         ("pause", "how long the emulated hypervisor pauses the VM"),
         ("between", "between two moves"),
         ("baseline", "how long the same traffic runs without a move first"),
     ):
-        parser.add_argument(f"--{name}", type=float, default=getattr(default, f"{name}_s"),
-                            metavar="S", help=f"{text}, seconds (default %(default)s)")
-    parser.add_argument("--max-revalidator", type=int, default=default.max_revalidator_ms,
-                        metavar="MS", help="Open vSwitch's setting (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "soak", metavar="DIR",
-                        help="where result.json and the probe's records go: a new or empty folder, "
-                        "or an earlier soak's, whose results are replaced (default out/soak)")
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            default=getattr(default, f"{name}_s"),
+            metavar="S",
+            help=f"{text}, seconds (default %(default)s)",
+        )
+    parser.add_argument(
+        "--max-revalidator",
+        type=int,
+        default=default.max_revalidator_ms,
+        metavar="MS",
+        help="Open vSwitch's setting (default %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "out" / "soak",
+        metavar="DIR",
+        help="where result.json and the probe's records go: a new or empty folder, "
+        "or an earlier soak's, whose results are replaced (default out/soak)",
+    )
     parser.add_argument("--json", action="store_true", help="the result as JSON")
     args = parser.parse_args(argv)
     try:

@@ -185,9 +185,7 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action=_Version, nargs=0, help="print the release and exit"
-    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the release and exit")
     _add_common(parser, {"network_file": None, "timeout": TIMEOUT_S, "verbose": 0})
     parser.set_defaults(module=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")

@@ -33,6 +33,7 @@ TIMEOUT_S = 5.0
 CONNECT_S = 2.0
 """How long a controller may take to accept the connection."""
 
+
 def _asker() -> str:
     """Who asks, for the controllers' logs: user@machine."""
     try:

@@ -37,16 +37,18 @@ def causes(network: Network, answers: Answers) -> list[Cause]:
     """Everything that is wrong, in the order: controllers, datapaths, cables, links, routers."""
     seen = _Seen(network, answers)
     return [
-        *seen.controllers(), *seen.datapaths(), *seen.cables(), *seen.access(), *seen.routers(),
-    ]  # fmt: skip
+        *seen.controllers(),
+        *seen.datapaths(),
+        *seen.cables(),
+        *seen.access(),
+        *seen.routers(),
+    ]
 
 
 def moving(answers: Answers) -> dict[str, str]:
     """The routers whose migration is under way, and by whom."""
     return {
-        row["router"]: str(row.get("owner"))
-        for row in _migrations(answers)
-        if row.get("under_way")
+        row["router"]: str(row.get("owner")) for row in _migrations(answers) if row.get("under_way")
     }
 
 
@@ -106,8 +108,11 @@ class _Seen:
                 continue
             row = self.rows.get(name)
             if row is None:
-                yield Cause(name, f"controller {datapath.controller} does not know it: has it "
-                            "another network file?")  # fmt: skip
+                yield Cause(
+                    name,
+                    f"controller {datapath.controller} does not know it: has it "
+                    "another network file?",
+                )
                 continue
             if not row.get("connected"):
                 yield Cause(name, f"the switch is not connected to {datapath.controller}")
@@ -150,8 +155,11 @@ class _Seen:
             if name in self.moving:
                 continue
             if name in left:
-                yield Cause(name, f"a migration by {left[name].get('owner')} was left unfinished "
-                            f"(`xenflow recover {name}`)")  # fmt: skip
+                yield Cause(
+                    name,
+                    f"a migration by {left[name].get('owner')} was left unfinished "
+                    f"(`xenflow recover {name}`)",
+                )
             concerned = switches(self.network, self.network.routers[name])
             told = {d: p for d, p in self.placed.get(name, {}).items() if d in concerned}
             if not told:
@@ -174,13 +182,17 @@ class _Seen:
         others = [d for d, p in told.items() if replace(p, version=newest.version) != newest]
         if others:
             yield Cause(
-                name, f"the switches disagree about where it is: {', '.join(others)} "
+                name,
+                f"the switches disagree about where it is: {', '.join(others)} "
                 f"{'has' if len(others) == 1 else 'have'} another placement than the newest "
                 f"(`xenflow recover {name}`)",
-            )  # fmt: skip
+            )
         elif len(newest.hosts) > 1 and not left:
-            yield Cause(name, f"it is between {' and '.join(newest.hosts)}, and nobody moves it "
-                        f"(`xenflow recover {name}`)")  # fmt: skip
+            yield Cause(
+                name,
+                f"it is between {' and '.join(newest.hosts)}, and nobody moves it "
+                f"(`xenflow recover {name}`)",
+            )
 
     def _vm(self, name: str, place: Placement) -> Iterator[Cause]:
         """What is wrong with the VM, as its host sees it."""
@@ -201,8 +213,11 @@ class _Seen:
         if place.mode is Mode.NATIVE and (never or row.get("stale")):
             return  # its VM forwards by its own routes, which no controller needs
         if never:
-            yield Cause(name, f"controller {host.controller if host else ''} was never told its "
-                        "routes: does routerd run in its VM?")  # fmt: skip
+            yield Cause(
+                name,
+                f"controller {host.controller if host else ''} was never told its "
+                "routes: does routerd run in its VM?",
+            )
             return
         if row.get("stale"):
             yield Cause(name, f"stale: nothing heard of it for {duration(row.get('age_s'))}")

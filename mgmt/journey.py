@@ -119,8 +119,11 @@ class _Follower:
             try:
                 self._goes(hop.datapath, out)
             except (KeyError, TypeError, ValueError):
-                self._stop("unknown", hop.datapath, "not known what becomes of it: its "
-                           "controller's answer cannot be read")  # fmt: skip
+                self._stop(
+                    "unknown",
+                    hop.datapath,
+                    "not known what becomes of it: its controller's answer cannot be read",
+                )
 
     def _goes(self, datapath: str, out: dict[str, Any]) -> None:
         kind, words = str(out.get("kind")), str(out.get("words"))

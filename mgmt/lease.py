@@ -53,13 +53,18 @@ class Lease:
     """
 
     def __init__(
-        self, ask: Ask, controllers: Iterable[str], router: str, entry: dict[str, Any],
+        self,
+        ask: Ask,
+        controllers: Iterable[str],
+        router: str,
+        entry: dict[str, Any],
         journal_at: Iterable[str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ask = ask
         self._controllers = list(dict.fromkeys(controllers))
-        self._journal_at = list(dict.fromkeys(self._controllers if journal_at is None
-                                              else journal_at))  # fmt: skip
+        self._journal_at = list(
+            dict.fromkeys(self._controllers if journal_at is None else journal_at)
+        )
         self.router = router
         self.owner = _owner()
         self._about: dict[str, Any] = {"router": router, "owner": self.owner}
@@ -85,7 +90,9 @@ class Lease:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
         self.give_back(unfinished=kind is not None)

@@ -214,9 +214,11 @@ class _Run:
     """One migration under way."""
 
     def __init__(
-        self, made: Plan, report: Callable[[Event], None],
+        self,
+        made: Plan,
+        report: Callable[[Event], None],
         confirm: Callable[[Step, bool], bool] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.plan = made
         self.network = made.network
         self.router = made.router.name
@@ -241,11 +243,14 @@ class _Run:
         """How many signals had come when the undoing began."""
         self._at_prompt = False
         self._lease = Lease(
-            self._ask, concerned(made.network, made.router), self.router,
-            {"words": f"a recovery of {self.router}"} if made.recovery
+            self._ask,
+            concerned(made.network, made.router),
+            self.router,
+            {"words": f"a recovery of {self.router}"}
+            if made.recovery
             else {"migration": made.json(), "start": to_json(made.start)},
             journal_at=map(self._controller, (made.source, made.to)),
-        )  # fmt: skip
+        )
         self._fault = os.environ.get("XENFLOW_FAULT", "")
 
     def now(self) -> float:
@@ -369,9 +374,13 @@ class _Run:
             self._carry_out(effect, self._fault == f"{len(self.done)}")
         finally:
             self.result.effects.append(
-                {"effect": name, "words": words(effect), "from_s": round(began, 6),
-                 "to_s": round(self.now(), 6)}
-            )  # fmt: skip
+                {
+                    "effect": name,
+                    "words": words(effect),
+                    "from_s": round(began, 6),
+                    "to_s": round(self.now(), 6),
+                }
+            )
 
     def _carry_out(self, effect: Effect, fault: bool) -> None:
         """One effect; with `fault` it fails the first time."""
@@ -423,9 +432,13 @@ class _Run:
         def tell(item: tuple[str, list[str]]) -> None:
             with self._time_for(effect, PLACE_TIMEOUT_S) as timeout_s:
                 self._lease.ask(
-                    item[0], "place", timeout_s=timeout_s, placement=to_json(effect.placement),
-                    datapaths=item[1], in_force=effect.proven,
-                )  # fmt: skip
+                    item[0],
+                    "place",
+                    timeout_s=timeout_s,
+                    placement=to_json(effect.placement),
+                    datapaths=item[1],
+                    in_force=effect.proven,
+                )
 
         late = self._late and effect.datapaths == (self.plan.to,)
         with (
@@ -469,9 +482,13 @@ class _Run:
         if last or not held["frames"]:
             return passed
         given = self._lease.ask(
-            self._controller(to), "write-held", router=self.router, datapath=to, link=link,
+            self._controller(to),
+            "write-held",
+            router=self.router,
+            datapath=to,
+            link=link,
             frames=[b64decode(text) for text in held["frames"]],
-        )  # fmt: skip
+        )
         return int(held["upto"]) if given["taken"] else passed
 
     def _do_Mirror(self, effect: mig.Mirror) -> None:
@@ -493,17 +510,24 @@ class _Run:
     def _do_CopyFlows(self, effect: mig.CopyFlows) -> None:
         source, destination = self._controller(effect.source), self._controller(effect.destination)
         read = self.ask(
-            source, "read-flows", timeout_s=PLACE_TIMEOUT_S,
-            router=self.router, datapath=effect.source,
-        )  # fmt: skip
+            source,
+            "read-flows",
+            timeout_s=PLACE_TIMEOUT_S,
+            router=self.router,
+            datapath=effect.source,
+        )
         ports = self._port_map(effect.source, effect.destination)
         flows = [b64decode(text) for text in read["flows"]]
         for start in range(0, len(flows), FLOWS_AT_ONCE):
             self._lease.ask(
-                destination, "write-flows", timeout_s=PLACE_TIMEOUT_S, router=self.router,
-                datapath=effect.destination, flows=flows[start : start + FLOWS_AT_ONCE],
+                destination,
+                "write-flows",
+                timeout_s=PLACE_TIMEOUT_S,
+                router=self.router,
+                datapath=effect.destination,
+                flows=flows[start : start + FLOWS_AT_ONCE],
                 ports=ports,
-            )  # fmt: skip
+            )
 
     def _port_map(self, source: str, destination: str) -> dict[str, int]:
         """Ports of the source, by number, to the ports of the destination that lead the same way.
@@ -536,9 +560,11 @@ class _Run:
         deadline = time.monotonic() + PLACE_TIMEOUT_S
         while True:
             answer = self.ask(
-                self._controller(effect.host), "ready", timeout_s=PLACE_TIMEOUT_S,
+                self._controller(effect.host),
+                "ready",
+                timeout_s=PLACE_TIMEOUT_S,
                 router=self.router,
-            )  # fmt: skip
+            )
             if answer["ready"]:
                 return
             if answer.get("problems"):
@@ -570,9 +596,13 @@ class _Run:
 
     def _do_AwaitVifs(self, effect: mig.AwaitVifs) -> None:
         answer = self.ask(
-            self._controller(effect.host), "attached", timeout_s=30.0,
-            router=self.router, datapath=effect.host, wait_s=10.0,
-        )  # fmt: skip
+            self._controller(effect.host),
+            "attached",
+            timeout_s=30.0,
+            router=self.router,
+            datapath=effect.host,
+            wait_s=10.0,
+        )
         if not answer["attached"]:
             raise MigrationError(f"{effect.host}: the VM's interfaces did not appear on its switch")
         self._prompt_until = self.now() + mig.PATIENCE_S
@@ -580,9 +610,13 @@ class _Run:
     def _do_Release(self, effect: mig.Release) -> None:
         with self._time_for(effect, RELEASE_S) as timeout_s:
             answer = self._lease.ask(
-                self._controller(effect.host), "release", timeout_s=timeout_s,
-                router=self.router, datapath=effect.host, to=effect.to,
-            )  # fmt: skip
+                self._controller(effect.host),
+                "release",
+                timeout_s=timeout_s,
+                router=self.router,
+                datapath=effect.host,
+                to=effect.to,
+            )
         self.result.held += answer["delivered"]
 
     def _do_Unpause(self, effect: mig.Unpause) -> None:
@@ -639,10 +673,17 @@ class _Run:
                     raise
                 if not said:
                     said = True
-                    self.report(Event(self.now(), "hypervisor", "note", (
-                        f"{error}; where the VM is, is not known: asked again until it is "
-                        f"(Ctrl-C leaves that to `xenflow recover {self.router}`)"
-                    )))  # fmt: skip
+                    self.report(
+                        Event(
+                            self.now(),
+                            "hypervisor",
+                            "note",
+                            (
+                                f"{error}; where the VM is, is not known: asked again until it is "
+                                f"(Ctrl-C leaves that to `xenflow recover {self.router}`)"
+                            ),
+                        )
+                    )
                 if self._signals_seen > signals or time.monotonic() > deadline:
                     raise _NotKnownError(str(error)) from None
                 time.sleep(UNDO_POLL_S)
@@ -669,9 +710,12 @@ class _Run:
 
     def _do_Drain(self, effect: mig.Drain) -> None:
         answer = self.ask(
-            self._controller(effect.host), "quiet", timeout_s=PLACE_TIMEOUT_S,
-            router=self.router, datapath=effect.host,
-        )  # fmt: skip
+            self._controller(effect.host),
+            "quiet",
+            timeout_s=PLACE_TIMEOUT_S,
+            router=self.router,
+            datapath=effect.host,
+        )
         if not answer["quiet"]:
             raise _FinalError(
                 f"{effect.host}: packets for {self.router} still arrive there; "

@@ -80,8 +80,10 @@ class Plan:
     def new_mode(self) -> str:
         """In words, where the router's mode is another one afterwards; "" where it stays."""
         after = self._ends_in().value
-        return "" if self.start.mode.value == after else (
-            f"its mode becomes {after}, it was {self.start.mode.value}"
+        return (
+            ""
+            if self.start.mode.value == after
+            else (f"its mode becomes {after}, it was {self.start.mode.value}")
         )
 
     def _ends_in(self) -> Mode:
@@ -147,12 +149,17 @@ class Plan:
             "pause_s": self.pause_s,
             "sessions": [{**row, "falls": falls(row, self.pause_s)} for row in self.sessions],
             "steps": [
-                {"name": step.name, "title": step.title, "where": list(step.where),
-                 "commits": stage.commits, "effects": [words(e) for e in stage.effects]}
+                {
+                    "name": step.name,
+                    "title": step.title,
+                    "where": list(step.where),
+                    "commits": stage.commits,
+                    "effects": [words(e) for e in stage.effects],
+                }
                 for step, stage in zip(self.steps, self.stages, strict=True)
             ],
             "notes": list(self.notes),
-        }  # fmt: skip
+        }
 
 
 def plan(
@@ -180,8 +187,19 @@ def plan(
     sessions = facts.sessions(network, router, start.vm)
     bounds = facts.notes(network, router, start.vm, pause_s)
     notes = () if order is Order.NATIVE else tuple(bounds)
-    made = Plan(network, described, start, to, order, tuple(stages), ask, notes=notes,
-                driver=driver, pause_s=pause_s, sessions=sessions)  # fmt: skip
+    made = Plan(
+        network,
+        described,
+        start,
+        to,
+        order,
+        tuple(stages),
+        ask,
+        notes=notes,
+        driver=driver,
+        pause_s=pause_s,
+        sessions=sessions,
+    )
     if order is not Order.NATIVE:
         try:
             facts.check_known(network, router, start.vm)
@@ -275,9 +293,7 @@ class _Facts:
                 "does routerd run in its VM? (`xenflow status`)"
             )
 
-    def notes(
-        self, network: Network, router: str, host: str, pause_s: float
-    ) -> Iterator[str]:
+    def notes(self, network: Network, router: str, host: str, pause_s: float) -> Iterator[str]:
         """What a move costs that other moves do not."""
         row = self.feeds.get(network.datapaths[host].controller, {}).get(router, {})
         room = row.get("held", {})
@@ -388,9 +404,12 @@ def _driver_for(
 
 
 def _settled_at(
-    network: Network, router: Router, now: Placement, lease: Lease | None,
+    network: Network,
+    router: Router,
+    now: Placement,
+    lease: Lease | None,
     say: Callable[[str], None] | None,
-) -> str:  # fmt: skip
+) -> str:
     """The host where the hypervisor has the router's VM, or where the switches think it is, where
     there is none.
 
@@ -449,8 +468,11 @@ def _where(stage: mig.Stage) -> tuple[str, ...]:
         if isinstance(effect, mig.Apply):
             names += effect.datapaths
         else:
-            names += [getattr(effect, key) for key in ("source", "destination", "host")
-                      if hasattr(effect, key)]  # fmt: skip
+            names += [
+                getattr(effect, key)
+                for key in ("source", "destination", "host")
+                if hasattr(effect, key)
+            ]
     return tuple(dict.fromkeys(names))
 
 

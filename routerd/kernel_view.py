@@ -219,8 +219,9 @@ class KernelView:
         self.nexthops.pop(object_.id, None)
         return self._bound or any(
             self.ids.known((OBJECT, family, object_.id, int(type_))) is not None
-            for family in (4, 6) for type_ in _CHANGEABLE
-        )  # fmt: skip
+            for family in (4, 6)
+            for type_ in _CHANGEABLE
+        )
 
     def dumped_rules(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWRULE bodies of an IPv4 dump."""
@@ -463,8 +464,12 @@ class KernelView:
         key = info.prefix << 8 | info.length
         if self._ignored(info):  # but it may have taken the place of one that was not
             replaced = bool(flags & rt.NLM_F_REPLACE) and not gone
-            return replaced and (info.table != rt.TABLE_MAIN or info.family != 4 or bool(info.tos)
-                                 or key in self.routes4)  # fmt: skip
+            return replaced and (
+                info.table != rt.TABLE_MAIN
+                or info.family != 4
+                or bool(info.tos)
+                or key in self.routes4
+            )
         if info.table != rt.TABLE_MAIN or info.family != 4 or info.tos:
             return True
         if key in self.rivals4:
@@ -655,9 +660,15 @@ class KernelView:
         self.ids.keep(kept_ids)
         neighbours = self._neighbours_on(_connected(nexthops.values()))
         state = RouterState.of(
-            interfaces, dict(self.locals), nexthops, legs, neighbours, routes4, routes6,
+            interfaces,
+            dict(self.locals),
+            nexthops,
+            legs,
+            neighbours,
+            routes4,
+            routes6,
             self.policy(),
-        )  # fmt: skip
+        )
         state.capacity = self.capacity
         # Without all local prefixes, or all routes, a switch would not decide as the kernel does.
         excess = state.excess()

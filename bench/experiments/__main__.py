@@ -104,11 +104,13 @@ def duration(seconds: float) -> str:
 
 def planned(args: argparse.Namespace, store: Store) -> dict[str, list[list[Session]]]:
     """What is to be made of each part: what is missing, or all of it again."""
-    wanted = Wanted(args.runs, args.rates, args.sizes, args.modes, args.traffic, args.designs,
-                    args.on)
+    wanted = Wanted(
+        args.runs, args.rates, args.sizes, args.modes, args.traffic, args.designs, args.on
+    )
     series = {
-        "migrations": list(points.migrations(wanted)), "designs": list(points.designs(wanted)),
-    }  # fmt: skip
+        "migrations": list(points.migrations(wanted)),
+        "designs": list(points.designs(wanted)),
+    }
     chosen = {part: series[part] for part in series if part in args.only}
     made = () if args.again else store
     return {part: points.sessions(keys, made) for part, keys in chosen.items()}
@@ -209,7 +211,8 @@ def _series(args: argparse.Namespace) -> int:
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="scripts/experiments", description="The report's experiments: figures 5.2, 5.3, 5.4 "
+        prog="scripts/experiments",
+        description="The report's experiments: figures 5.2, 5.3, 5.4 "
         "and 1.5. What was measured is kept in out/experiments and not measured again.",
         epilog="scripts/setup runs first, which needs root and installs what is missing, also for "
         "--only figures (matplotlib); not for --dry-run, which changes nothing. Exit status: 0 all "
@@ -218,36 +221,73 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     default = Wanted()
-    parser.add_argument("--on", choices=tuple(points.BACKENDS), default=default.backend,
-                        help="where routers run (default %(default)s); xen: two hosts under QEMU, "
-                        "which scripts/test-xen --build has built")
-    parser.add_argument("--runs", type=_positive, default=default.runs, metavar="N",
-                        help="of each point (default %(default)s)")
+    parser.add_argument(
+        "--on",
+        choices=tuple(points.BACKENDS),
+        default=default.backend,
+        help="where routers run (default %(default)s); xen: two hosts under QEMU, "
+        "which scripts/test-xen --build has built",
+    )
+    parser.add_argument(
+        "--runs",
+        type=_positive,
+        default=default.runs,
+        metavar="N",
+        help="of each point (default %(default)s)",
+    )
     for name, kind, choices, known in (
-        ("sizes", _size, None, default.sizes), ("modes", str, points.MODES, default.modes),
-        ("designs", str, default.designs, default.designs), ("only", str, PARTS, PARTS),
+        ("sizes", _size, None, default.sizes),
+        ("modes", str, points.MODES, default.modes),
+        ("designs", str, default.designs, default.designs),
+        ("only", str, PARTS, PARTS),
     ):
         words_ = ",".join(map(str, known))
-        parser.add_argument(f"--{name}", type=_list(kind, choices), default=known, metavar="A,B",
-                            help=f"{_HELP[name]} (default {words_})")
+        parser.add_argument(
+            f"--{name}",
+            type=_list(kind, choices),
+            default=known,
+            metavar="A,B",
+            help=f"{_HELP[name]} (default {words_})",
+        )
     for name, known_, kind, choices in (
         ("rates", "500,1000,2000,4000; on xen 10,50", _positive, None),
         ("traffic", "probe,iperf; on xen iperf", str, points.TRAFFICS),
     ):
-        parser.add_argument(f"--{name}", type=_list(kind, choices), default=(), metavar="A,B",
-                            help=f"{_HELP[name]} (default {known_})")
-    parser.add_argument("--again", action="store_true",
-                        help="measure also what is kept already; until a run is replaced the old "
-                        "one counts")
-    parser.add_argument("--seconds", type=float, default=0.0, metavar="S",
-                        help="begin nothing that would end later than after so long")
+        parser.add_argument(
+            f"--{name}",
+            type=_list(kind, choices),
+            default=(),
+            metavar="A,B",
+            help=f"{_HELP[name]} (default {known_})",
+        )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="measure also what is kept already; until a run is replaced the old one counts",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="begin nothing that would end later than after so long",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be measured")
-    parser.add_argument("--out", type=Path, default=_OUT, metavar="DIR",
-                        help="where runs are kept, and figures and experiments.md written (default "
-                        "out/experiments)")
-    parser.add_argument("--docs", type=_documents, metavar="DIR",
-                        help="write figures and experiments.md there instead; the runs of its "
-                        "figures/runs.csv count as kept, of two of the same the later")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=_OUT,
+        metavar="DIR",
+        help="where runs are kept, and figures and experiments.md written (default "
+        "out/experiments)",
+    )
+    parser.add_argument(
+        "--docs",
+        type=_documents,
+        metavar="DIR",
+        help="write figures and experiments.md there instead; the runs of its "
+        "figures/runs.csv count as kept, of two of the same the later",
+    )
     args = parser.parse_args(words)
     if not args.dry_run:
         try:
@@ -258,8 +298,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 _HELP = {
-    "rates": "packets/s", "sizes": "bytes of a packet; 1500 is an IP packet's",
-    "modes": "who forwards while a router moves", "traffic": "who sends and counts",
+    "rates": "packets/s",
+    "sizes": "bytes of a packet; 1500 is an IP packet's",
+    "modes": "who forwards while a router moves",
+    "traffic": "who sends and counts",
     "designs": "of figure 1.5",
     "only": "migrations: figures 5.2 to 5.4; designs: figure 1.5; figures: draw them and write "
     "the tables",

@@ -28,18 +28,27 @@ Written by `scripts/experiments`; docs/experiments.md says how it is measured an
 """A page of one's own measurements, before the first."""
 _MODE = {"native": "native", "domain0": "Domain 0's kernel", "xenflow": "XenFlow"}
 _DESIGN = {
-    "host": "(a) the host's kernel", "vm": "(b) the VM forwards",
-    "domain0": "(c) Domain 0's kernel forwards", "xenflow": "(d) XenFlow",
+    "host": "(a) the host's kernel",
+    "vm": "(b) the VM forwards",
+    "domain0": "(c) Domain 0's kernel forwards",
+    "xenflow": "(d) XenFlow",
     LIMIT: "no router: one cable",
-}  # fmt: skip
+}
 
 
 def measured(rows: Sequence[Row], refused: Sequence[Row]) -> str:
     """The generated part of experiments.md."""
     moves = [row for row in rows if row.key.experiment == "migration"]
     routers = [row for row in rows if row.key.experiment == "design"]
-    parts = ["## The report's claims and what was measured", "", *_claims(moves, routers), "",
-             "## Which runs these are", "", *_runs(rows, refused)]  # fmt: skip
+    parts = [
+        "## The report's claims and what was measured",
+        "",
+        *_claims(moves, routers),
+        "",
+        "## Which runs these are",
+        "",
+        *_runs(rows, refused),
+    ]
     if moves:
         pictures = map(_picture, ("5.2", "5.3", "5.4"))
         parts += ["", "## Migrations", "", *pictures, *_migrations(moves)]
@@ -61,15 +70,24 @@ def _picture(number: str) -> str:
     return f"![Figure {number}]({file})\n\n*Figure {number}: {_CAPTIONS[number]}.*\n"
 
 
-def _of(rows: Iterable[Row], value: str, *, what: str, size: int | None = None,
-        traffic: str | None = None, rate: int | None = None) -> list[float]:
+def _of(
+    rows: Iterable[Row],
+    value: str,
+    *,
+    what: str,
+    size: int | None = None,
+    traffic: str | None = None,
+    rate: int | None = None,
+) -> list[float]:
     return [
-        row.values[value] for row in rows
-        if row.key.what == what and value in row.values
+        row.values[value]
+        for row in rows
+        if row.key.what == what
+        and value in row.values
         and (size is None or row.key.size == size)
         and (traffic is None or row.key.traffic == traffic)
         and (rate is None or row.key.rate_pps == rate)
-    ]  # fmt: skip
+    ]
 
 
 def _said(values: Sequence[float], text: Callable[[Estimate], str]) -> str:
@@ -88,17 +106,20 @@ def _lost(rows: Sequence[Row], mode: str) -> str:
     if not sent:
         return NOT
     clean = sum(not one for one in lost)
-    return (f"{sum(lost):,.0f} of {sum(sent):,.0f} in {len(lost)} runs, "
-            f"{clean} of these without any loss; {sum(doubled):,.0f} doubled, "
-            f"{sum(reordered):,.0f} out of order; no packet for {median(gaps):.3f} s at most in "
-            f"half of the runs, for {max(gaps):.2f} s in all")
+    return (
+        f"{sum(lost):,.0f} of {sum(sent):,.0f} in {len(lost)} runs, "
+        f"{clean} of these without any loss; {sum(doubled):,.0f} doubled, "
+        f"{sum(reordered):,.0f} out of order; no packet for {median(gaps):.3f} s at most in "
+        f"half of the runs, for {max(gaps):.2f} s in all"
+    )
 
 
 def _ways(rows: Sequence[Row]) -> str:
     """Of which packets a number of losses is, by who counted them."""
     by = {row.key.traffic for row in rows}
     return {frozenset({"probe"}): "both ways", frozenset({"iperf"}): "generator to receiver"}.get(
-        frozenset(by), "both ways, iperf's generator to receiver")
+        frozenset(by), "both ways, iperf's generator to receiver"
+    )
 
 
 def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
@@ -114,8 +135,10 @@ def ratio(rows: Sequence[Row], mode: str, beside: str, size: int) -> str:
     """A mode's total time over that of another, at the points (traffic, rate) that both have."""
     found = []
     for traffic, rate in sorted({(r.key.traffic, r.key.rate_pps) for r in rows}):
-        one, base = (_of(rows, "total_s", what=what, size=size, traffic=traffic, rate=rate)
-                     for what in (mode, beside))
+        one, base = (
+            _of(rows, "total_s", what=what, size=size, traffic=traffic, rate=rate)
+            for what in (mode, beside)
+        )
         if one and base:
             found.append(estimate(one).mean / estimate(base).mean)
     if not found:
@@ -146,39 +169,62 @@ def _claims_of_moves(moves: Sequence[Row], where: str) -> Iterator[str]:
         ("domain0", "no figure"),
     ):
         for size in SIZES:
-            yield _line("5.2", claim, f"{where}{_MODE[mode]}, {size} bytes",
-                        _said(_of(moves, "silent_s", what=mode, size=size), _seconds))
+            yield _line(
+                "5.2",
+                claim,
+                f"{where}{_MODE[mode]}, {size} bytes",
+                _said(_of(moves, "silent_s", what=mode, size=size), _seconds),
+            )
     for mode, beside, claim in (
         ("xenflow", "native", "up to 4 times native's total time"),
-        ("xenflow", "domain0", "no figure"), ("domain0", "native", "no figure"),
+        ("xenflow", "domain0", "no figure"),
+        ("domain0", "native", "no figure"),
     ):
         for size in SIZES:
-            yield _line("5.3", claim, f"{where}{_MODE[mode]} / {_MODE[beside]}, {size} bytes",
-                        ratio(moves, mode, beside, size))
+            yield _line(
+                "5.3",
+                claim,
+                f"{where}{_MODE[mode]} / {_MODE[beside]}, {size} bytes",
+                ratio(moves, mode, beside, size),
+            )
     for mode, claim in (
         ("xenflow", "no packet lost, at any rate; some may be doubled or out of order"),
         ("domain0", "no packet lost, on one LAN"),
         ("native", "about 100 packets lost in each migration"),
     ):
-        yield _line("5.4", claim, f"{where}{_MODE[mode]}, both sizes, all rates, {_ways(moves)}",
-                    _lost(moves, mode))
+        yield _line(
+            "5.4",
+            claim,
+            f"{where}{_MODE[mode]}, both sizes, all rates, {_ways(moves)}",
+            _lost(moves, mode),
+        )
     for traffic in ("probe", "iperf"):
-        yield _line("5.4", "native loses more at higher rates", f"{where}native, {traffic}, there",
-                    _by_rate(moves, "native", traffic))
+        yield _line(
+            "5.4",
+            "native loses more at higher rates",
+            f"{where}native, {traffic}, there",
+            _by_rate(moves, "native", traffic),
+        )
 
 
 def _claims_of_designs(routers: Sequence[Row]) -> Iterator[str]:
     for size in SIZES:
         for design in ("domain0", "xenflow"):
             values = []
-            for name, what in (("forwarded_pps", "forwarding rate"),
-                               ("latency_p50_us", "median latency")):
+            for name, what in (
+                ("forwarded_pps", "forwarding rate"),
+                ("latency_p50_us", "median latency"),
+            ):
                 one, base = (_of(routers, name, what=d, size=size) for d in (design, "vm"))
                 if one and base:
                     many = estimate(one).mean / estimate(base).mean
                     values.append(f"{many:.2f} times the VM's {what}")
-            yield _line("1.5", "forwarding outside the VM saves its detour",
-                        f"{_DESIGN[design]}, {size} bytes", ", ".join(values) or NOT)
+            yield _line(
+                "1.5",
+                "forwarding outside the VM saves its detour",
+                f"{_DESIGN[design]}, {size} bytes",
+                ", ".join(values) or NOT,
+            )
 
 
 def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
@@ -187,10 +233,11 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
     lines = [
         f"{len(rows)} runs, made from {min(r.at for r in rows)} to {max(r.at for r in rows)} "
         f"(UTC){_load(rows)}. Every run, and what was tried in vain, is in "
-        "[runs.csv](figures/runs.csv).", "",
+        "[runs.csv](figures/runs.csv).",
+        "",
         "| backend | experiment | what | traffic | points | runs | runs a point |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
+    ]
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
         key = row.key
@@ -202,15 +249,23 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
         lines.append(f"| {' | '.join(names)} | {len(per_point)} | {len(group)} | {count} |")
     fewest = min(Counter(replace(row.key, run=0) for row in rows).values())
     if fewest < RUNS:
-        lines += ["", f"The report made {RUNS} runs of each point; some points here have only "
-                  f"{fewest}, and intervals of so few are wide."]
+        lines += [
+            "",
+            f"The report made {RUNS} runs of each point; some points here have only "
+            f"{fewest}, and intervals of so few are wide.",
+        ]
     whys = Counter((replace(r.key, run=0), r.invalid) for r in refused)
     if whys:
-        lines += ["", "Tried without becoming a run (these count nowhere; most were made at the "
-                  "next try):", ""]
-        lines += [f"- {k.backend}, {k.what}, {k.traffic}, {k.size} bytes, {k.rate_pps:,} "
-                  f"packets/s, {count} {'runs' if count > 1 else 'run'}: {why}"
-                  for (k, why), count in sorted(whys.items())]
+        lines += [
+            "",
+            "Tried without becoming a run (these count nowhere; most were made at the next try):",
+            "",
+        ]
+        lines += [
+            f"- {k.backend}, {k.what}, {k.traffic}, {k.size} bytes, {k.rate_pps:,} "
+            f"packets/s, {count} {'runs' if count > 1 else 'run'}: {why}"
+            for (k, why), count in sorted(whys.items())
+        ]
     return lines
 
 
@@ -225,34 +280,43 @@ def _load(rows: Sequence[Row]) -> str:
 def _migrations(rows: Sequence[Row]) -> list[str]:
     lines = [
         "Means of the runs of a point, ± half of the 95 % confidence interval. Lost: there "
-        "(generator to receiver); doubled: in all runs of the point, the probe's both ways.", "",
+        "(generator to receiver); doubled: in all runs of the point, the probe's both ways.",
+        "",
         "| where | mode | traffic | bytes | packets/s | runs | silent, s | total, s | lost | "
         "doubled |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
+    ]
     points: dict[tuple[str, int, str, int, int], list[Row]] = {}
     for row in rows:
         key = row.key
         place = (key.backend, MODES.index(key.what), key.traffic, key.size, key.rate_pps)
         points.setdefault(place, []).append(row)
     for (backend, mode, traffic, size, rate), group in sorted(points.items()):
-        cells = [estimate([r.values[v] for r in group]).text(d)
-                 for v, d in (("silent_s", 3), ("total_s", 3), ("lost_there", 1))]
+        cells = [
+            estimate([r.values[v] for r in group]).text(d)
+            for v, d in (("silent_s", 3), ("total_s", 3), ("lost_there", 1))
+        ]
         doubled = sum(r.values["duplicated"] for r in group)
-        lines.append(f"| {BACKENDS[backend].title} | {MODES[mode]} | {traffic} | {size} | "
-                     f"{rate:,} | {len(group)} | {' | '.join(cells)} | {doubled:.0f} |")
+        lines.append(
+            f"| {BACKENDS[backend].title} | {MODES[mode]} | {traffic} | {size} | "
+            f"{rate:,} | {len(group)} | {' | '.join(cells)} | {doubled:.0f} |"
+        )
     return lines
 
 
 def _designs(rows: Sequence[Row]) -> list[str]:
-    lines = ["| design | bytes | runs | forwarded, packets/s | latency, median, µs | 99 %, µs |",
-             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    lines = [
+        "| design | bytes | runs | forwarded, packets/s | latency, median, µs | 99 %, µs |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for design in (*DESIGNS, LIMIT):
         for size in sorted({r.key.size for r in rows}):
             group = [r for r in rows if (r.key.what, r.key.size) == (design, size)]
             if group:
-                cells = [estimate([r.values[v] for r in group]).text(d) for v, d in (
-                    ("forwarded_pps", 0), ("latency_p50_us", 0), ("latency_p99_us", 0))]
+                cells = [
+                    estimate([r.values[v] for r in group]).text(d)
+                    for v, d in (("forwarded_pps", 0), ("latency_p50_us", 0), ("latency_p99_us", 0))
+                ]
                 lines.append(f"| {_DESIGN[design]} | {size} | {len(group)} | {' | '.join(cells)} |")
     return lines
 

@@ -127,9 +127,10 @@ def _by_vm(lab: Lab) -> None:
         bridge = f"xenbr{number}"
         commands += [
             f"link add name {bridge} type bridge forward_delay 0",
-            f"link set {end.outer} master {bridge}", f"link set {end.vif} master {bridge}",
+            f"link set {end.outer} master {bridge}",
+            f"link set {end.vif} master {bridge}",
             f"link set {bridge} up",
-        ]  # fmt: skip
+        ]
     ip(commands, host.namespace)
 
 
@@ -146,15 +147,24 @@ def _by_host(lab: Lab) -> None:
     for end in host.ends:
         address = lab.addresses[router.name][end.interface]
         commands += [
-            f"link set {end.outer} down", f"link set {end.outer} address {end.mac}",
-            f"link set {end.outer} up", f"address add {address} broadcast + dev {end.outer}",
-        ]  # fmt: skip
+            f"link set {end.outer} down",
+            f"link set {end.outer} address {end.mac}",
+            f"link set {end.outer} up",
+            f"address add {address} broadcast + dev {end.outer}",
+        ]
     ip(commands, host.namespace)
-    sysctl({
-        "net/ipv4/ip_forward": 1, "net/ipv4/conf/all/rp_filter": 0,
-        **{f"net/ipv4/conf/{end.outer}/{name}": 0 for end in host.ends
-           for name in ("rp_filter", "arp_ignore")},
-    }, host.namespace)  # fmt: skip
+    sysctl(
+        {
+            "net/ipv4/ip_forward": 1,
+            "net/ipv4/conf/all/rp_filter": 0,
+            **{
+                f"net/ipv4/conf/{end.outer}/{name}": 0
+                for end in host.ends
+                for name in ("rp_filter", "arp_ignore")
+            },
+        },
+        host.namespace,
+    )
     ip([f"route add {m.stub} via {m.address.ip}" for m in (one, other) if m.stub], host.namespace)
     for machine, far in ((one, other), (other, one)):
         gateway = next(
@@ -187,11 +197,24 @@ def _forwarding_rate(lab: Lab, size: int, direct: bool) -> float:
         raise LabError(f"nft in {receiver}: {done.stderr.strip()}")
     with inside(PREFIX + next(iter(lab.machines))):
         sender = subprocess.Popen(
-            [sys.executable, "-m", "bench.experiments.flood", "--to", address,
-             "--size", str(size), "--step", str(_STEP_S),
-             "--rates", ",".join(map(str, OFFERED_PPS))],
-            stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **python_path()},
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "bench.experiments.flood",
+                "--to",
+                address,
+                "--size",
+                str(size),
+                "--step",
+                str(_STEP_S),
+                "--rates",
+                ",".join(map(str, OFFERED_PPS)),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **python_path()},
+        )
     assert sender.stdout is not None
     found = []
     with sender:
@@ -214,8 +237,9 @@ def _received(namespace: str, interface: str) -> int:
     """How many packets an interface has received (/proc/net/dev)."""
     with inside(namespace):
         lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
-    (counts,) = (line.split(":")[1].split() for line in lines
-                 if line.strip().startswith(interface + ":"))
+    (counts,) = (
+        line.split(":")[1].split() for line in lines if line.strip().startswith(interface + ":")
+    )
     return int(counts[1])
 
 
@@ -225,12 +249,16 @@ def _latency_us(lab: Lab, size: int, direct: bool) -> dict[str, float]:
     addresses = (_DIRECT["gen"], _DIRECT["recv"]) if direct else None
     with (
         tempfile.TemporaryDirectory(prefix="xf-design-") as folder,
-        ProbePair(first, last, rate_pps=_LATENCY_PPS, size=size, directory=folder,
-                  addresses=addresses) as pair,
+        ProbePair(
+            first, last, rate_pps=_LATENCY_PPS, size=size, directory=folder, addresses=addresses
+        ) as pair,
     ):
         pair.run(_LATENCY_S)
-        times = [(received - sent) / 1000 for _, sent, received
-                 in read_records(Path(folder) / "there.bin") if received]
+        times = [
+            (received - sent) / 1000
+            for _, sent, received in read_records(Path(folder) / "there.bin")
+            if received
+        ]
     if not times:
         raise LabError("no packet of the latency's measurement arrived")
     return {

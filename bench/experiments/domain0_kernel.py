@@ -158,15 +158,19 @@ class Domain0:
             here = [a.end.port for a in link.access if a.end.datapath == self.host]
             sides = {a.end.datapath for a in link.access}
             here += [
-                c.near(self.host).port for c in network.cables_of[self.host]
+                c.near(self.host).port
+                for c in network.cables_of[self.host]
                 if sides & {c.a.datapath, c.b.datapath} - {self.host}
             ]
             if len(here) != 1:
-                raise LabError(f"link {link.name} does not reach {self.host} as one LAN: plane "
-                               "separation in Domain 0's kernel needs that")
+                raise LabError(
+                    f"link {link.name} does not reach {self.host} as one LAN: plane "
+                    "separation in Domain 0's kernel needs that"
+                )
             address = self.lab.addresses[self.router.name][interface.name].ip
-            yield LinkEnd(interface.name, here[0], interface.vif,
-                          wire.mac_text(interface.mac), str(address))
+            yield LinkEnd(
+                interface.name, here[0], interface.vif, wire.mac_text(interface.mac), str(address)
+            )
 
     def take_ports(self) -> None:
         """From the switch to the kernel; and what a kernel that forwards needs."""
@@ -174,16 +178,25 @@ class Domain0:
         values = {"ip_forward": 1, "conf/all/rp_filter": 0, "conf/all/send_redirects": 0}
         for end in self.ends:
             for name, value in (
-                ("rp_filter", 0), ("send_redirects", 0), ("arp_ignore", 8), ("forwarding", 1),
-            ):  # fmt: skip
+                ("rp_filter", 0),
+                ("send_redirects", 0),
+                ("arp_ignore", 8),
+                ("forwarding", 1),
+            ):
                 values[f"conf/{end.outer}/{name}"] = value
         lines = [f"echo {value} >/proc/sys/net/ipv4/{name}" for name, value in values.items()]
-        self._run("\n".join([*lines, "ip -batch -"]), _batch(
-            line for end in self.ends
-            # frames to the VM's MAC address are for another host, as a network card sees it
-            for line in (f"link set {end.outer} promisc on up",
-                         f"rule add iif {end.outer} lookup {TABLE}")
-        ))  # fmt: skip
+        self._run(
+            "\n".join([*lines, "ip -batch -"]),
+            _batch(
+                line
+                for end in self.ends
+                # frames to the VM's MAC address are for another host, as a network card sees it
+                for line in (
+                    f"link set {end.outer} promisc on up",
+                    f"rule add iif {end.outer} lookup {TABLE}",
+                )
+            ),
+        )
 
     def release(self, ports: Iterable[str]) -> None:
         """The switch has these no more."""
@@ -192,8 +205,12 @@ class Domain0:
 
     def copy(self, routes: Shown, neighbours: Shown) -> None:
         """The VM's routes and neighbours, as they are now."""
-        self._run("ip -batch -", _batch([*copied_routes(routes, self._outer),
-                                         *copied_neighbours(neighbours, self._outer)]))
+        self._run(
+            "ip -batch -",
+            _batch(
+                [*copied_routes(routes, self._outer), *copied_neighbours(neighbours, self._outer)]
+            ),
+        )
 
     def forward(self, *, vm_here: bool) -> None:
         """Frames of the router are taken from now on, those for the VM too where it is here."""
@@ -222,10 +239,15 @@ class Domain0:
 
     def clear(self) -> None:
         """Nothing is taken any more, nothing of the copy left."""
-        self._run(f"nft delete table netdev {_NFT}\nip -force -batch - || true", _batch([
-            f"route flush table {TABLE}",
-            *(f"neighbour flush dev {end.outer} nud permanent" for end in self.ends),
-        ]))  # fmt: skip
+        self._run(
+            f"nft delete table netdev {_NFT}\nip -force -batch - || true",
+            _batch(
+                [
+                    f"route flush table {TABLE}",
+                    *(f"neighbour flush dev {end.outer} nud permanent" for end in self.ends),
+                ]
+            ),
+        )
 
 
 def _batch(commands: Iterable[str]) -> str:
@@ -235,8 +257,14 @@ def _batch(commands: Iterable[str]) -> str:
 def _run_in_lab(lab: Lab, host: str, script: str, text: str) -> str:
     environment = {**os.environ, **switch.environment(lab.switch_node(host))}
     with inside(lab.switch_namespace(host)):
-        done = subprocess.run(["sh", "-ec", script], input=text, capture_output=True, text=True,
-                              check=False, env=environment)  # fmt: skip
+        done = subprocess.run(
+            ["sh", "-ec", script],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
     if done.returncode:
         raise LabError(f"{script} on {host}: {done.stderr.strip()}")
     return done.stdout
@@ -269,8 +297,9 @@ class Follower(Copier):
 
     def __init__(self, router: str) -> None:
         self._vm = PREFIX + router
-        super().__init__(lambda: (self._shown("route", "show", "table", "main"),
-                                  self._shown("neighbour")))  # fmt: skip
+        super().__init__(
+            lambda: (self._shown("route", "show", "table", "main"), self._shown("neighbour"))
+        )
         with inside(self._vm):
             self._watcher = subprocess.Popen(
                 ["ip", "-4", "monitor", "route", "neigh"], stdout=subprocess.PIPE, text=True
@@ -317,9 +346,9 @@ class KernelMover(ABC):
         self._watcher = ends(lab)[0]
         watched = lab.machines[self._watcher].address.network
         self.router = next(iter(hosts.values())).router
-        self._address = str(next(
-            a.ip for a in lab.addresses[self.router.name].values() if a.ip in watched
-        ))  # fmt: skip
+        self._address = str(
+            next(a.ip for a in lab.addresses[self.router.name].values() if a.ip in watched)
+        )
 
     @property
     @abstractmethod
@@ -416,13 +445,22 @@ def learn(lab: Lab, datapath: str) -> None:
     Only where it is in a single link: its cables would join links otherwise.
     """
     network = lab.network
-    access = [a.end.port for link in network.links.values() for a in link.access
-              if a.end.datapath == datapath]
+    access = [
+        a.end.port
+        for link in network.links.values()
+        for a in link.access
+        if a.end.datapath == datapath
+    ]
     if len(access) != 1:
         raise LabError(f"{datapath} is in {len(access)} links: not a LAN of one link")
     node = lab.switch_node(datapath)
-    switch.finish([switch.vsctl(node, ["clear", "Port", access[0], "tag", "--",
-                                       "del-controller", switch.BRIDGE])])  # fmt: skip
+    switch.finish(
+        [
+            switch.vsctl(
+                node, ["clear", "Port", access[0], "tag", "--", "del-controller", switch.BRIDGE]
+            )
+        ]
+    )
     switch.ofctl(node, "replace-flows", switch.BRIDGE, "-", text="actions=NORMAL\n")
 
 

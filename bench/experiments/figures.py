@@ -29,10 +29,12 @@ NAMES = {
     "xenflow": "XenFlow: the switch forwards",
 }
 DESIGN_NAMES = {
-    "host": "(a)\nhost's\nkernel", "vm": "(b)\nVM\nforwards",
-    "domain0": "(c)\nDomain 0's\nkernel", "xenflow": "(d)\nXenFlow\n(user space)",
+    "host": "(a)\nhost's\nkernel",
+    "vm": "(b)\nVM\nforwards",
+    "domain0": "(c)\nDomain 0's\nkernel",
+    "xenflow": "(d)\nXenFlow\n(user space)",
     LIMIT: "no\nrouter",
-}  # fmt: skip
+}
 _COLOURS = {"native": "#cc0000", "domain0": "#e69138", "xenflow": "#0b5394"}
 _MARKS = {"native": "o", "domain0": "^", "xenflow": "s"}
 _BESIDE = 0.012
@@ -51,12 +53,17 @@ class Figure:
 
 
 MIGRATION_FIGURES = (
-    Figure("fig5_2", "silent_s", "Control plane suspended during a migration",
-           "router's own address silent, s"),
+    Figure(
+        "fig5_2",
+        "silent_s",
+        "Control plane suspended during a migration",
+        "router's own address silent, s",
+    ),
     Figure("fig5_3", "total_s", "Total time of a migration", "total time, s"),
-    Figure("fig5_4", "lost_there", "Packets lost in a migration",
-           "packets lost, generator to receiver"),
-)  # fmt: skip
+    Figure(
+        "fig5_4", "lost_there", "Packets lost in a migration", "packets lost, generator to receiver"
+    ),
+)
 DESIGN_VALUES = {
     "forwarded_pps": "forwarding rate, packets/s",
     "latency_p50_us": "latency, median, µs",
@@ -106,13 +113,35 @@ def _save(figure: Any, stem: Path) -> list[Path]:
 def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> list[Path]:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["backend", "what", "traffic", "size_bytes", "rate_pps", "value", "runs",
-                         "mean", "half_width_95", "least", "most"])
+        writer.writerow(
+            [
+                "backend",
+                "what",
+                "traffic",
+                "size_bytes",
+                "rate_pps",
+                "value",
+                "runs",
+                "mean",
+                "half_width_95",
+                "least",
+                "most",
+            ]
+        )
         for value, found in measured.items():
             for point, e in sorted(found.items()):
                 half = "" if e.half is None else f"{e.half:.6g}"
-                writer.writerow([*point, value, e.runs, f"{e.mean:.6g}", half,
-                                 f"{e.least:.6g}", f"{e.most:.6g}"])
+                writer.writerow(
+                    [
+                        *point,
+                        value,
+                        e.runs,
+                        f"{e.mean:.6g}",
+                        half,
+                        f"{e.least:.6g}",
+                        f"{e.most:.6g}",
+                    ]
+                )
     return [path]
 
 
@@ -121,9 +150,14 @@ def migration(figure: Figure, found: dict[Point, Estimate]) -> Any:
     backends = [name for name in BACKENDS if any(point[0] == name for point in found)]
     sizes = sorted({size for *_, size, _ in found})
     drawn, axes = pyplot.subplots(
-        len(backends), len(sizes), figsize=(5.2 * len(sizes), 3.8 * len(backends)),
-        sharex="row", sharey="row", squeeze=False, layout="constrained",
-    )  # fmt: skip
+        len(backends),
+        len(sizes),
+        figsize=(5.2 * len(sizes), 3.8 * len(backends)),
+        sharex="row",
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
     labels: dict[str, Any] = {}
     letters = iter(ascii_lowercase)
     for row, backend in zip(axes, backends, strict=True):
@@ -151,11 +185,20 @@ def _from_zero(axis: Any) -> None:
     axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
 
 
-def _curves(axis: Any, found: dict[tuple[str, str, int, int], Estimate], size: int,
-            rates: list[int]) -> None:
-    curves = {which: line for which in product(MODES, TRAFFICS) if (line := sorted(
-        (rate, e) for (what, by, at, rate), e in found.items() if (what, by, at) == (*which, size)
-    ))}  # fmt: skip
+def _curves(
+    axis: Any, found: dict[tuple[str, str, int, int], Estimate], size: int, rates: list[int]
+) -> None:
+    curves = {
+        which: line
+        for which in product(MODES, TRAFFICS)
+        if (
+            line := sorted(
+                (rate, e)
+                for (what, by, at, rate), e in found.items()
+                if (what, by, at) == (*which, size)
+            )
+        )
+    }
     span = (rates[-1] - rates[0]) or 1
     for number, ((mode, traffic), line) in enumerate(curves.items()):
         aside = (number - (len(curves) - 1) / 2) * _BESIDE * span
@@ -166,9 +209,16 @@ def _curves(axis: Any, found: dict[tuple[str, str, int, int], Estimate], size: i
 def _curve(axis: Any, line: list[tuple[float, Estimate]], mode: str, *, hollow: bool) -> None:
     colour = _COLOURS[mode]
     axis.errorbar(
-        [rate for rate, _ in line], [e.mean for _, e in line], [e.half or 0.0 for _, e in line],
-        color=colour, marker=_MARKS[mode], markersize=5, capsize=3, linewidth=1.2,
-        linestyle=":" if hollow else "-", markerfacecolor="white" if hollow else colour,
+        [rate for rate, _ in line],
+        [e.mean for _, e in line],
+        [e.half or 0.0 for _, e in line],
+        color=colour,
+        marker=_MARKS[mode],
+        markersize=5,
+        capsize=3,
+        linewidth=1.2,
+        linestyle=":" if hollow else "-",
+        markerfacecolor="white" if hollow else colour,
         label=f"{NAMES[mode]} ({'iperf, tcpdump' if hollow else 'probe'})",
     )
 
@@ -180,11 +230,20 @@ def _designs(measured: dict[str, dict[Point, Estimate]]) -> Any:
         sizes = sorted({point[3] for point in measured[value]})
         width = 0.8 / max(1, len(sizes))
         for number, size in enumerate(sizes):
-            bars = [(order.index(p[1]) + (number - (len(sizes) - 1) / 2) * width, e)
-                    for p, e in measured[value].items() if p[3] == size]
-            axis.bar([at for at, _ in bars], [e.mean for _, e in bars], width,
-                     yerr=[e.half or 0.0 for _, e in bars], capsize=3, label=f"{size} bytes",
-                     color=("#0b5394", "#9fc5e8", "#cccccc")[number % 3])
+            bars = [
+                (order.index(p[1]) + (number - (len(sizes) - 1) / 2) * width, e)
+                for p, e in measured[value].items()
+                if p[3] == size
+            ]
+            axis.bar(
+                [at for at, _ in bars],
+                [e.mean for _, e in bars],
+                width,
+                yerr=[e.half or 0.0 for _, e in bars],
+                capsize=3,
+                label=f"{size} bytes",
+                color=("#0b5394", "#9fc5e8", "#cccccc")[number % 3],
+            )
         axis.set_xticks(range(len(order)), [DESIGN_NAMES[d] for d in order], fontsize=8)
         axis.set_ylabel(title)
         _from_zero(axis)

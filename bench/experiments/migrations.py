@@ -63,9 +63,10 @@ class Migrations:
             in_lab = self._backend == "lab"
             if which == "kernel":
                 self._kernel = self._up.enter_context(
-                    domain0_kernel.separated(TOPOLOGY) if in_lab
+                    domain0_kernel.separated(TOPOLOGY)
+                    if in_lab
                     else domain0_on_xen.separated(self._say)
-                )  # fmt: skip
+                )
             else:
                 self._xenflow = self._up.enter_context(
                     _switches() if in_lab else on_xen.switches(self._say)
@@ -135,16 +136,24 @@ def _rows(
         both = there + back
         should = key.rate_pps * (window_ns[1] - window_ns[0]) / 1e9
         if there.sent < _SENT_AT_LEAST * should:
-            yield refused(key, f"invalid: the machine is too busy, {there.sent} packets were sent "
-                          f"instead of {should:.0f}; lost of them: {there.lost}")
+            yield refused(
+                key,
+                f"invalid: the machine is too busy, {there.sent} packets were sent "
+                f"instead of {should:.0f}; lost of them: {there.lost}",
+            )
             continue
         yield measured(
-            key, total_s=round(total_s, 6), silent_s=round(silent_s, 6),
+            key,
+            total_s=round(total_s, 6),
+            silent_s=round(silent_s, 6),
             suspended_s=round(suspended_s, 6),
-            sent=both.sent, lost=both.lost, lost_there=there.lost,
-            duplicated=both.duplicated, reordered=both.reordered,
+            sent=both.sent,
+            lost=both.lost,
+            lost_there=there.lost,
+            duplicated=both.duplicated,
+            reordered=both.reordered,
             longest_gap_s=round(both.longest_gap_s, 6),
-        )  # fmt: skip
+        )
 
 
 @contextmanager

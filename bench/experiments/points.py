@@ -53,14 +53,22 @@ class Backend:
 
 BACKENDS = {
     "lab": Backend(
-        "lab", (500, 1000, 2000, 4000), TRAFFICS, 2.0,
-        {"native": 1.0, "domain0": 1.2, "xenflow": 2.3}, True,
+        "lab",
+        (500, 1000, 2000, 4000),
+        TRAFFICS,
+        2.0,
+        {"native": 1.0, "domain0": 1.2, "xenflow": 2.3},
+        True,
     ),
     "xen": Backend(
-        "genuine Xen", (10, 50), ("iperf",), 8.0,
-        {"native": 25.0, "domain0": 25.0, "xenflow": 30.0}, False,
+        "genuine Xen",
+        (10, 50),
+        ("iperf",),
+        8.0,
+        {"native": 25.0, "domain0": 25.0, "xenflow": 30.0},
+        False,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,9 @@ def migrations(wanted: Wanted) -> Iterator[list[Key]]:
     backend = BACKENDS[wanted.backend]
     for together in _TOGETHER:
         for traffic, size, rate, what in product(
-            wanted.traffics or backend.traffics, wanted.sizes, wanted.rates or backend.rates_pps,
+            wanted.traffics or backend.traffics,
+            wanted.sizes,
+            wanted.rates or backend.rates_pps,
             (mode for mode in together if mode in wanted.modes),
         ):
             yield [

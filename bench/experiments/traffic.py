@@ -48,7 +48,9 @@ class Traffic(Protocol):
     def __enter__(self) -> Traffic: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         where: TracebackType | None,
     ) -> None: ...
 
@@ -113,12 +115,16 @@ class IperfTraffic:
         self.stop()
         ((there, _),) = self.counts([])
         if there.sent < 0.9 * self._rate_pps * took_s:
-            raise TooBusyError(f"invalid: the machine is too busy, iperf sends {there.sent} "
-                               f"packets in {took_s:.1f} s instead of {self._rate_pps} a second")
+            raise TooBusyError(
+                f"invalid: the machine is too busy, iperf sends {there.sent} "
+                f"packets in {took_s:.1f} s instead of {self._rate_pps} a second"
+            )
         if there.lost or there.duplicated:
-            raise TooBusyError(f"invalid: the machine is too busy; while nothing happened, "
-                               f"{there.lost} of {there.sent} of iperf's packets lost, "
-                               f"{there.duplicated} duplicated")
+            raise TooBusyError(
+                f"invalid: the machine is too busy; while nothing happened, "
+                f"{there.lost} of {there.sent} of iperf's packets lost, "
+                f"{there.duplicated} duplicated"
+            )
 
     def start(self) -> None:
         self._offset_ns = time.monotonic_ns() - time.clock_gettime_ns(time.CLOCK_REALTIME)
@@ -128,20 +134,52 @@ class IperfTraffic:
         server = ["iperf3", "-s", "-1", "-B", self._to, "-p", str(_PORT), "--forceflush"]
         self._iperf.append(self._begin(self._other, server, "iperf-server.log"))
         self._await_text(self._folder / "iperf-server.log", "Server listening", "iperf's server")
-        self._iperf.append(self._begin(self._one, [
-            "iperf3", "-c", self._to, "-B", self._from, "-p", str(_PORT), "-u",
-            "-b", str(self._rate_pps * self._payload * 8), "-l", str(self._payload),
-            "-t", str(round(_LONGEST_S)), "-i", "0", "--forceflush",
-        ], "iperf-client.log"))  # fmt: skip
+        self._iperf.append(
+            self._begin(
+                self._one,
+                [
+                    "iperf3",
+                    "-c",
+                    self._to,
+                    "-B",
+                    self._from,
+                    "-p",
+                    str(_PORT),
+                    "-u",
+                    "-b",
+                    str(self._rate_pps * self._payload * 8),
+                    "-l",
+                    str(self._payload),
+                    "-t",
+                    str(round(_LONGEST_S)),
+                    "-i",
+                    "0",
+                    "--forceflush",
+                ],
+                "iperf-client.log",
+            )
+        )
         self._await_packets()
         self._begun_ns = time.monotonic_ns()
 
     def _dump(self, node: str, file: Path) -> subprocess.Popen[str]:
         command = [
-            "tcpdump", "-i", "eth0", "-n", "-U", "-Z", "root", "-s", str(capture.SNAP),
-            "-B", "16384", "--time-stamp-precision=nano", "-w", str(file),
+            "tcpdump",
+            "-i",
+            "eth0",
+            "-n",
+            "-U",
+            "-Z",
+            "root",
+            "-s",
+            str(capture.SNAP),
+            "-B",
+            "16384",
+            "--time-stamp-precision=nano",
+            "-w",
+            str(file),
             f"udp and src host {self._from} and dst host {self._to} and dst port {_PORT}",
-        ]  # fmt: skip
+        ]
         begun = self._begin(node, command, file.stem + ".log")
         self._await_text(self._folder / (file.stem + ".log"), "listening on", f"{node}'s tcpdump")
         return begun

@@ -72,9 +72,12 @@ class Dom0:
         self._writing = threading.Lock()
         try:
             self._process = subprocess.Popen(
-                _command(spec), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, start_new_session=True,
-            )  # fmt: skip
+                _command(spec),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
         except OSError as error:
             raise HypervisorError(f"{host}: {error}") from None
         self._readers = [

@@ -301,9 +301,11 @@ class Move:
         store.watch(self._control, self._shutdown_changed)
         self._xl = subprocess.Popen(
             ["xl", "migrate", "-s", "", domain, rune(receiver, self._fifo)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         self._ended = threading.Event()
         self._reader = threading.Thread(target=self._read_lines)
         self._reader.start()

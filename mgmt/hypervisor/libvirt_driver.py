@@ -114,9 +114,7 @@ class Libvirt:
             need = domain.maxMemory() // 1024
             free = there.getFreeMemory() >> 20 if there.getType() == "Xen" else need
         if free < need:
-            raise HypervisorError(
-                f"{to} has too little memory: {free} MiB free, {need} MiB needed"
-            )
+            raise HypervisorError(f"{to} has too little memory: {free} MiB free, {need} MiB needed")
 
     def migrate(self, router: str, to: str) -> Job:
         source, domain = self._find(router)
@@ -299,9 +297,10 @@ class Libvirt:
         domain = self._connection(move.to).lookupByName(move.router)
         with _errors(move.to):
             domain.migrate3(
-                self._connection(move.source), self._parameters(move.source),
+                self._connection(move.source),
+                self._parameters(move.source),
                 _flags(domain, live=False),
-            )  # fmt: skip
+            )
         with self._lock:
             move.detail = "brought back"
             move.advance(JobState.FAILED)
@@ -338,9 +337,10 @@ def _host_of(router: str, at: Mapping[str, tuple[str, Any]]) -> str:
         return next(iter(at))
     running = [host for host, (state, _) in at.items() if state == "running"]
     arrived = [
-        host for host, (_, domain) in at.items()
+        host
+        for host, (_, domain) in at.items()
         if domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_MIGRATION
-    ]  # fmt: skip
+    ]
     for found in (running, arrived):
         if len(found) == 1:
             return found[0]
@@ -380,9 +380,11 @@ class _errors:  # noqa: N801  # reads as a statement
 
 def _wrapped(host: str, error: Any) -> HypervisorError:
     unreachable = error.get_error_code() in (
-        libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT,
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        libvirt.VIR_ERR_RPC,
+        libvirt.VIR_ERR_NO_CONNECT,
         libvirt.VIR_ERR_AUTH_FAILED,
-    )  # fmt: skip
+    )
     code = "unreachable" if unreachable else "failed"
     return HypervisorError(f"{host}: libvirt: {error.get_error_message() or error}", code)
 

@@ -36,7 +36,7 @@ from mgmt.hypervisor import (
     Unclaimed,
     xl_output,
     xl_settle,
-)  # fmt: skip
+)
 from mgmt.hypervisor.dom0 import Dom0, ssh
 from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
 from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, Unpause
@@ -193,9 +193,7 @@ class Xl:
         except xl_settle.UnclearError as error:
             if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
                 why = "; ".join(str(e) for e in silent.values())
-                raise HypervisorError(
-                    f"{error}{f' ({why})' if why else ''}", error.code
-                ) from None
+                raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
             return None
         return Domain(router, host, copy.state)
 
@@ -243,9 +241,15 @@ class Xl:
             move.given_up = f"nothing got to {move.to} for {limit_s:g} s"
             self._dom0(move.source).ask("end", SETTLE_S)
         return Job(
-            id, move.router, move.to, move.state, move.detail, move.suspended_s,
-            tuple(move.events), move.left,
-        )  # fmt: skip
+            id,
+            move.router,
+            move.to,
+            move.state,
+            move.detail,
+            move.suspended_s,
+            tuple(move.events),
+            move.left,
+        )
 
     def unpause(self, router: str) -> None:
         move = self._moves.get(router)

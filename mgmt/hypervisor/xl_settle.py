@@ -112,9 +112,7 @@ def whereabouts(
     if left:
         start = f"`xl create` {domain} on a host, then run `xenflow recover {domain}`"
         what = unknown or f", maybe half of it: {start}"
-        raise UnclearError(
-            f"there is no domain {domain}, only {' and '.join(left)}{what}", silent
-        )
+        raise UnclearError(f"there is no domain {domain}, only {' and '.join(left)}{what}", silent)
     raise UnclearError(f"no host has a domain {domain}{unknown}", silent)
 
 

@@ -43,8 +43,7 @@ def run(args: Namespace, session: Session) -> int:
     wanted = now.step(mode=mode)
     controllers = list(
         dict.fromkeys(
-            session.network.datapaths[name].controller
-            for name in switches(session.network, router)
+            session.network.datapaths[name].controller for name in switches(session.network, router)
         )
     )
     value = {"placement": to_json(wanted), "controllers": controllers}

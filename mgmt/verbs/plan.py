@@ -36,10 +36,13 @@ def add_mode(parser: ArgumentParser) -> None:
 def add_pause(parser: ArgumentParser) -> None:
     """`--pause`, shared with `migrate`."""
     parser.add_argument(
-        "--pause", metavar="SECONDS", type=seconds, default=PAUSE_S,
+        "--pause",
+        metavar="SECONDS",
+        type=seconds,
+        default=PAUSE_S,
         help="how long the VM is expected to be suspended (default: %(default)g): which of its "
         "sessions with neighbours fall in it (BFD, BGP)",
-    )  # fmt: skip
+    )
 
 
 def run(args: Namespace, session: Session) -> int:

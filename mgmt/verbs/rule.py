@@ -34,12 +34,17 @@ def add_arguments(parser: ArgumentParser) -> None:
             verb.add_argument("--id", metavar="ID", help="the rule's name, as you like")
             verb.add_argument("--priority", type=int, metavar="N", help="0 (default) to 8999")
             verb.add_argument(
-                "--match", type=fields, metavar="KEY=VALUE,...",
+                "--match",
+                type=fields,
+                metavar="KEY=VALUE,...",
                 help="what it is for, else everything: in_port=PORT, dl_src, dl_dst, dl_vlan, "
                 "dl_type, nw_src, nw_dst, nw_proto, nw_tos, tp_src, tp_dst",
             )
             verb.add_argument(
-                "--actions", type=actions_of, metavar="ACTION,...", help="what is done, else drop: "
+                "--actions",
+                type=actions_of,
+                metavar="ACTION,...",
+                help="what is done, else drop: "
                 "normal, output:PORT, queue:PORT:QUEUE, vlan:ID, strip-vlan, dl-src:MAC, "
                 "dl-dst:MAC",
             )
@@ -47,9 +52,10 @@ def add_arguments(parser: ArgumentParser) -> None:
                 "--file", type=Path, metavar="FILE", help="the rule as JSON instead; - reads it"
             )
             verb.add_argument(
-                "--force", action="store_true",
+                "--force",
+                action="store_true",
                 help="also a rule that is for everything, without being asked",
-            )  # fmt: skip
+            )
         add_dry_run(verb)
         add_json(verb)
 

@@ -31,9 +31,13 @@ ASK_AGAIN_S = 0.5
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--wait", type=seconds, nargs="?", const=math.inf, metavar="S",
+        "--wait",
+        type=seconds,
+        nargs="?",
+        const=math.inf,
+        metavar="S",
         help="ask until the network is healthy, at most S seconds where S is given",
-    )  # fmt: skip
+    )
     add_json(parser)
 
 
@@ -59,9 +63,11 @@ def run(args: Namespace, session: Session) -> int:
 
 
 def _show(
-    args: Namespace, session: Session, answers: dict[str, dict[str, Any] | AskError],
+    args: Namespace,
+    session: Session,
+    answers: dict[str, dict[str, Any] | AskError],
     causes: list[Cause],
-) -> None:  # fmt: skip
+) -> None:
     answered = {name: a for name, a in answers.items() if not isinstance(a, AskError)}
     places = placements(answers)
     value = {
@@ -69,9 +75,7 @@ def _show(
         "healthy": not causes,
         "causes": [{"where": cause.where, "what": cause.what} for cause in causes],
         "controllers": {
-            name: {"error": {"code": a.code, "message": str(a)}}
-            if isinstance(a, AskError)
-            else a
+            name: {"error": {"code": a.code, "message": str(a)}} if isinstance(a, AskError) else a
             for name, a in answers.items()
         },
         "placements": {name: to_json(place) for name, place in places.items()},
@@ -92,8 +96,18 @@ def _text(
     blocks += [
         table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
         table(
-            ("DATAPATH", "KIND", "CONTROLLER", "STATE", "PIPELINE", "FLOWS", "PENDING", "LOOKED",
-             "MENDED", "DOWN"),
+            (
+                "DATAPATH",
+                "KIND",
+                "CONTROLLER",
+                "STATE",
+                "PIPELINE",
+                "FLOWS",
+                "PENDING",
+                "LOOKED",
+                "MENDED",
+                "DOWN",
+            ),
             _datapaths(session, answers),
         ),
     ]
@@ -145,8 +159,16 @@ def _datapaths(
         looked, mended = duration(audit.get("looked_s")), audit.get("mended") or 0
         if mended:
             mended = f"{mended} ({duration(audit.get('mended_s'))} ago)"
-        yield (*start, state, found.get("pipeline"), found.get("flows"), found.get("pending"),
-               looked, mended, down)  # fmt: skip
+        yield (
+            *start,
+            state,
+            found.get("pipeline"),
+            found.get("flows"),
+            found.get("pending"),
+            looked,
+            mended,
+            down,
+        )
 
 
 def _routers(
@@ -186,9 +208,11 @@ def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any
     """What the controller nearest to a router says of it (empty where none knows it)."""
     nearest = ("local", "mirror", "import", "none")
     views = [
-        r for answer in answered.values() for r in answer.get("routers", ())
+        r
+        for answer in answered.values()
+        for r in answer.get("routers", ())
         if r.get("name") == router
-    ]  # fmt: skip
+    ]
     ranked = [(nearest.index(v["feed"]) if v.get("feed") in nearest else 9, v) for v in views]
     return min(ranked, key=lambda ranked_view: ranked_view[0])[1] if ranked else {}
 

@@ -27,9 +27,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     add_json(form)  # type: ignore[arg-type]
     form.add_argument(
-        "--dot", action="store_true",
+        "--dot",
+        action="store_true",
         help="print Graphviz: `xenflow topology --dot | dot -Tsvg >FILE` (package graphviz)",
-    )  # fmt: skip
+    )
     form.add_argument("--hosts", action="store_true", help="print the hosts' names, one a line")
     parser.add_argument(
         "--offline", action="store_true", help="ask no controller: routers at home, as in the file"
@@ -46,8 +47,10 @@ def run(args: Namespace, session: Session) -> int:
         print(json_text(as_json(network, places)))
     elif args.dot:
         if shutil.which("dot") is None:
-            complain("this is Graphviz's language; what draws it, dot, is not installed here: "
-                     "package graphviz, or take the output to a machine that has it")  # fmt: skip
+            complain(
+                "this is Graphviz's language; what draws it, dot, is not installed here: "
+                "package graphviz, or take the output to a machine that has it"
+            )
         print(as_dot(network, places))
     else:
         print(as_text(network, places))
@@ -168,9 +171,7 @@ def root_of(network: Network, link: Link) -> str | None:
     return members[0][0].home if members else None
 
 
-def branches_of(
-    network: Network, link: Link, root: str, here: str
-) -> Iterator[tuple[str, str]]:
+def branches_of(network: Network, link: Link, root: str, here: str) -> Iterator[tuple[str, str]]:
     """The cables of a link's tree that lead away from its root, and where to."""
     tree = network.trees[link.name]
     seen: set[str] = set()
@@ -200,9 +201,7 @@ def as_json(network: Network, places: dict[str, Placement]) -> dict[str, Any]:
             }
             for d in network.datapaths.values()
         ],
-        "cables": [
-            {"name": c.name, "ends": [str(c.a), str(c.b)]} for c in network.cables.values()
-        ],
+        "cables": [{"name": c.name, "ends": [str(c.a), str(c.b)]} for c in network.cables.values()],
         "links": [
             {
                 "name": link.name,

@@ -61,9 +61,7 @@ def run(args: Namespace, session: Session) -> int:
         answer = session.ask_router(args.start, "trace", router=args.start, packet=sent)
 
     def look(datapath: str, port: str, frame: bytes) -> dict[str, Any]:
-        return session.ask_datapath(
-            datapath, "trace", datapath=datapath, in_port=port, frame=frame
-        )
+        return session.ask_datapath(datapath, "trace", datapath=datapath, in_port=port, frame=frame)
 
     found = journey.follow(session.network, answer, look)
     emit(args, {"packet": sent, **found.json()}, _text(found))

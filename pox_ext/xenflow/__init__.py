@@ -70,16 +70,27 @@ def launch(
     version = getattr(core, "version_string", "POX")
     try:
         component = Component(
-            described, name, url, Path(state) if state else None,
-            routers or router_sockets.ADDRESS, version, xenstore or socket_path(),
-        )  # fmt: skip
+            described,
+            name,
+            url,
+            Path(state) if state else None,
+            routers or router_sockets.ADDRESS,
+            version,
+            xenstore or socket_path(),
+        )
     except (OSError, zmq.ZMQError) as error:
-        _stop(f"management: cannot listen on {url}: {error.strerror or error}: "
-              "is another controller running? (--manage=URL)")  # fmt: skip
+        _stop(
+            f"management: cannot listen on {url}: {error.strerror or error}: "
+            "is another controller running? (--manage=URL)"
+        )
     core.register("xenflow", component)
     # A controller outlives the terminal that started it, and a SIGHUP meant as "read your file".
-    signal.signal(signal.SIGHUP, lambda *_: log.warning(
-        "SIGHUP: nothing is read anew; a changed network file takes a restart"))  # fmt: skip
+    signal.signal(
+        signal.SIGHUP,
+        lambda *_: log.warning(
+            "SIGHUP: nothing is read anew; a changed network file takes a restart"
+        ),
+    )
 
 
 def switches_connect_to(network: str, controller: str) -> tuple[str, int]:
@@ -135,9 +146,11 @@ def _stamp_log(handlers: Iterable[logging.Handler]) -> None:
         return
     for handler in handlers:
         if getattr(handler.formatter, "_fmt", None) == logging.BASIC_FORMAT:
-            handler.setFormatter(logging.Formatter(
-                f"%(asctime)s.%(msecs)03d {logging.BASIC_FORMAT}", "%Y-%m-%d %H:%M:%S"
-            ))  # fmt: skip
+            handler.setFormatter(
+                logging.Formatter(
+                    f"%(asctime)s.%(msecs)03d {logging.BASIC_FORMAT}", "%Y-%m-%d %H:%M:%S"
+                )
+            )
 
 
 def _stop(reason: str) -> NoReturn:

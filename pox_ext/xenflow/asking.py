@@ -28,9 +28,7 @@ Heard = Callable[[str, Mapping[str, Any]], None]
 class Asking:
     """See the module.  `others`: the controllers' management addresses, by name."""
 
-    def __init__(
-        self, context: zmq.Context[Any], others: Mapping[str, str], heard: Heard
-    ) -> None:
+    def __init__(self, context: zmq.Context[Any], others: Mapping[str, str], heard: Heard) -> None:
         self._heard = heard
         self._asked_at = dict.fromkeys(others, float("-inf"))
         self._ids = count(1)

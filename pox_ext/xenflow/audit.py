@@ -112,13 +112,17 @@ class Audit:
         if self.switch.plain:
             return
         every = of.MONITOR_ADD | of.MONITOR_DELETE | of.MONITOR_MODIFY
-        self.switch.tell(b"".join(
-            of.flow_monitor_request(
-                table, table, every & ~of.MONITOR_ADD if table == pipeline.ROUTES else every,
-                MONITOR_XID,
+        self.switch.tell(
+            b"".join(
+                of.flow_monitor_request(
+                    table,
+                    table,
+                    every & ~of.MONITOR_ADD if table == pipeline.ROUTES else every,
+                    MONITOR_XID,
+                )
+                for table in range(pipeline.VM + 1)
             )
-            for table in range(pipeline.VM + 1)
-        ))  # fmt: skip
+        )
         self._tells_additions = False
 
     def refused(self) -> None:
@@ -213,8 +217,11 @@ class Audit:
             self._counting = True
             self._begin(self._count(now))
             if self._unsaid and now - (self.mended_at or 0) > 3 * COUNT_S:
-                log.warning("%s: %d flows that somebody else had changed were written back",
-                            self.switch.name, self._unsaid)  # fmt: skip
+                log.warning(
+                    "%s: %d flows that somebody else had changed were written back",
+                    self.switch.name,
+                    self._unsaid,
+                )
                 self._unsaid = 0
                 self.switch.problems.end(CHANGED)
         if now >= self._name_at:
@@ -252,9 +259,11 @@ class Audit:
             if not self.switch.plain and not self._tells_additions:
                 self._tells_additions = self.told
                 if self.told:
-                    switch.tell(of.flow_monitor_request(
-                        ADDED_ROUTES, pipeline.ROUTES, of.MONITOR_ADD, MONITOR_XID
-                    ))  # fmt: skip
+                    switch.tell(
+                        of.flow_monitor_request(
+                            ADDED_ROUTES, pipeline.ROUTES, of.MONITOR_ADD, MONITOR_XID
+                        )
+                    )
             if not self._seen and not self._routes and self._as_many(reply):
                 self._miscounted = 0
                 if self.told:
@@ -304,9 +313,11 @@ class Audit:
         switch = self.switch
         count, pause_s = 0, COUNT_S
         try:
-            tables = [0] if switch.plain else [
-                table for table in range(pipeline.VM + 1) if table != pipeline.ROUTES
-            ]  # fmt: skip
+            tables = (
+                [0]
+                if switch.plain
+                else [table for table in range(pipeline.VM + 1) if table != pipeline.ROUTES]
+            )
             for table in tables:
                 seen = yield from self._read(table)
                 if seen is None:
@@ -408,8 +419,9 @@ class Audit:
         self.mended += count
         self.mended_at = now
         if not self._unsaid:
-            log.warning("%s: somebody else changes its flows: they are written back",
-                        self.switch.name)  # fmt: skip
+            log.warning(
+                "%s: somebody else changes its flows: they are written back", self.switch.name
+            )
         self._unsaid += count
         if self._streak >= AGAIN:
             self.switch.problems.begin(CHANGED, "somebody else changes its flows again and again")
@@ -442,4 +454,3 @@ class Audit:
             "foreign": len(self.foreign) + self.beside,
             "covering": [text(flow) for flow in self.covering],
         }
-

@@ -56,9 +56,15 @@ class Component:
     _core_name = "xenflow"
 
     def __init__(
-        self, network: Network, controller: str, manage: str, state_dir: Path | None,
-        routers_address: str, core_name: str, xenstore: str,
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        controller: str,
+        manage: str,
+        state_dir: Path | None,
+        routers_address: str,
+        core_name: str,
+        xenstore: str,
+    ) -> None:
         # Under POX the loop may run already, in a thread of its own: nothing is started before
         # everything is there.
         self.network = network
@@ -66,9 +72,15 @@ class Component:
         leases = Leases()
         self.mirrors = Mirrors(self.context, _later)
         self.table = RuleTable(
-            network, controller, state_dir, _later,
-            leases.unfinished, self.mirrors.pass_on, self._vif_spoke, asks=True,
-        )  # fmt: skip
+            network,
+            controller,
+            state_dir,
+            _later,
+            leases.unfinished,
+            self.mirrors.pass_on,
+            self._vif_spoke,
+            asks=True,
+        )
         self.management = ManagementService(self.table, leases, core_name, self.mirrors)
         self._manage = self._listen(manage)
         self.routers = RouterSockets(network, self._told, self._patience_s, routers_address)
@@ -95,8 +107,9 @@ class Component:
         if datapath.kind is Kind.HOST and not datapath.nicira:
             log.warning(
                 "%s: a plain OpenFlow 1.0 switch cannot touch TTLs: packets it routes keep theirs, "
-                "and traceroute does not show this router", datapath.name,
-            )  # fmt: skip
+                "and traceroute does not show this router",
+                datapath.name,
+            )
         if datapath.kind is Kind.HOST and datapath.pipeline is Pipeline.REACTIVE:
             log.info("%s: reactive: the first packet of each flow comes here", datapath.name)
 
@@ -156,8 +169,9 @@ class Component:
             if alive and switch.connection is old:
                 log.error(
                     "%s: two switches say that they are %016x: the second one is sent away",
-                    switch.name, event.dpid,
-                )  # fmt: skip
+                    switch.name,
+                    event.dpid,
+                )
                 new.disconnect()
                 return
             self._connections.pop(old, None)

@@ -110,8 +110,9 @@ class Held:
     def has_just_kept(self, link: int, frame: bytes, now: float) -> bool:
         """Whether this is what was kept last, a moment ago."""
         last = self.frames[-1] if self.frames else None
-        return last is not None and (last.link, last.frame) == (link, frame) \
-            and now - last.at < SAME_S
+        return (
+            last is not None and (last.link, last.frame) == (link, frame) and now - last.at < SAME_S
+        )
 
     def _full(self, frame: bytes) -> bool:
         return len(self.frames) >= MAX_FRAMES or self.octets + len(frame) > MAX_BYTES

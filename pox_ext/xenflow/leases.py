@@ -146,15 +146,16 @@ class Leases:
         now = time.monotonic()
         return [
             {
-                "router": name, "owner": lease.owner, "under_way": self.under_way(name),
-                "since_s": round(now - lease.since, 3), "journal": lease.journal,
+                "router": name,
+                "owner": lease.owner,
+                "under_way": self.under_way(name),
+                "since_s": round(now - lease.since, 3),
+                "journal": lease.journal,
             }
             for name, lease in self._leases.items()
-        ]  # fmt: skip
+        ]
 
     @staticmethod
     def _busy(router: str, lease: Lease) -> LockedError:
         what = purpose(router, lease.journal[0] if lease.journal else None)
         return LockedError(under_way(what, time.monotonic() - lease.since, lease.owner))
-
-

@@ -89,9 +89,7 @@ class Reply:
 class ManagementService:
     """See the module."""
 
-    def __init__(
-        self, table: RuleTable, leases: Leases, core_name: str, mirrors: Mirrors
-    ) -> None:
+    def __init__(self, table: RuleTable, leases: Leases, core_name: str, mirrors: Mirrors) -> None:
         self.table = table
         self.network: Network = table.network
         self.core_name = core_name
@@ -205,27 +203,35 @@ class ManagementService:
             state, router = feed.state, self.network.routers[name]
             view = self.table.view(name)
             held = self.table.packets.held[name]
-            rows.append({
-                "name": name,
-                "epoch": state.epoch,
-                "seq": state.seq,
-                "age_s": None if feed.heard is None else round(now - feed.heard, 3),
-                "stale": feed.stale(now),
-                "phase": feed.phase.value,
-                "routes": len(state.routes4) + len(state.routes6),
-                "nexthops": len(state.nexthops),
-                "neighbours": len(state.neighbours),
-                "slow": view.slow if view else "",
-                "down": list(view.down) if view else [],
-                "problems": self.table.problems_of(name)
-                + (problems(router, state) if view else []),
-                "through_vm": through_vm(router, state) if view else [],
-                "sessions": self.table.packets.sessions[name].rows(now),
-                "feed": "none" if feed.heard is None else self._feed_of(name),
-                "held": {"now": len(held.frames), "held": held.held, "dropped": held.dropped,
-                         "delivered": held.delivered, "repeated": held.repeated,
-                         "room_frames": hold.MAX_FRAMES, "room_bytes": hold.MAX_BYTES},
-            })  # fmt: skip
+            rows.append(
+                {
+                    "name": name,
+                    "epoch": state.epoch,
+                    "seq": state.seq,
+                    "age_s": None if feed.heard is None else round(now - feed.heard, 3),
+                    "stale": feed.stale(now),
+                    "phase": feed.phase.value,
+                    "routes": len(state.routes4) + len(state.routes6),
+                    "nexthops": len(state.nexthops),
+                    "neighbours": len(state.neighbours),
+                    "slow": view.slow if view else "",
+                    "down": list(view.down) if view else [],
+                    "problems": self.table.problems_of(name)
+                    + (problems(router, state) if view else []),
+                    "through_vm": through_vm(router, state) if view else [],
+                    "sessions": self.table.packets.sessions[name].rows(now),
+                    "feed": "none" if feed.heard is None else self._feed_of(name),
+                    "held": {
+                        "now": len(held.frames),
+                        "held": held.held,
+                        "dropped": held.dropped,
+                        "delivered": held.delivered,
+                        "repeated": held.repeated,
+                        "room_frames": hold.MAX_FRAMES,
+                        "room_bytes": hold.MAX_BYTES,
+                    },
+                }
+            )
         return rows
 
     def _feed_of(self, name: str) -> str:
@@ -247,22 +253,27 @@ class ManagementService:
         rows = []
         for hop in state.nexthops.values():
             interface = interface_of(router, state, hop.ifindex)
-            rows.append({
-                "id": hop.id,
-                "type": NextHopType(hop.type).name.lower(),
-                "interface": interface.name if interface else None,
-                "gateway": _address(hop.family, hop.gateway)
-                if hop.gateway and hop.type is not NextHopType.VM else None,
-                "mac": fl.mac_text(hop.mac) if hop.mac else None,
-                "resolved": bool(hop.mac) or hop.type is not NextHopType.VIA,
-                "legs": [leg.leg for leg in state.legs.get(hop.id, {}).values()],
-                "routes": state.uses[hop.id],
-                "neighbours": [
-                    {"address": _address(n.family, n.address), "mac": fl.mac_text(n.mac)}
-                    for n in state.neighbours.values()
-                    if hop.type is NextHopType.CONNECTED and n.ifindex == hop.ifindex and n.resolved
-                ],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "id": hop.id,
+                    "type": NextHopType(hop.type).name.lower(),
+                    "interface": interface.name if interface else None,
+                    "gateway": _address(hop.family, hop.gateway)
+                    if hop.gateway and hop.type is not NextHopType.VM
+                    else None,
+                    "mac": fl.mac_text(hop.mac) if hop.mac else None,
+                    "resolved": bool(hop.mac) or hop.type is not NextHopType.VIA,
+                    "legs": [leg.leg for leg in state.legs.get(hop.id, {}).values()],
+                    "routes": state.uses[hop.id],
+                    "neighbours": [
+                        {"address": _address(n.family, n.address), "mac": fl.mac_text(n.mac)}
+                        for n in state.neighbours.values()
+                        if hop.type is NextHopType.CONNECTED
+                        and n.ifindex == hop.ifindex
+                        and n.resolved
+                    ],
+                }
+            )
         return {"nexthops": rows}
 
     def links(self, _: dict[str, Any], __: Reply) -> Result:
@@ -275,8 +286,15 @@ class ManagementService:
                 tree[switch.name] = [names[n] for n in numbers]
             members = [f"{r.name}:{i.name}" for r, i in self.network.members(link.name)]
             members += [str(a.end) for a in link.access]
-            rows.append({"name": link.name, "id": link.id, "vlan": link.vlan, "tree": tree,
-                         "members": members})  # fmt: skip
+            rows.append(
+                {
+                    "name": link.name,
+                    "id": link.id,
+                    "vlan": link.vlan,
+                    "tree": tree,
+                    "members": members,
+                }
+            )
         return {"links": rows}
 
     def flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -355,9 +373,7 @@ class ManagementService:
                 reply.part(frames)
                 self.table.later(0.0, go_on)
             else:
-                reply.ok(
-                    more=False, epoch=state.epoch, seq=state.seq, routes=len(state.routes4)
-                )  # fmt: skip
+                reply.ok(more=False, epoch=state.epoch, seq=state.seq, routes=len(state.routes4))
 
         go_on()
         return None
@@ -395,12 +411,15 @@ class ManagementService:
         switches[0].in_force(
             lambda error: reply.ok(
                 problems=switches[0].problems.of(router.name),
-                ready=error is None and router.name in switches[0].synced
+                ready=error is None
+                and router.name in switches[0].synced
                 and not switches[0].refuses(router.name),
-                in_force=error is None, seq=state.seq, epoch=state.epoch,
+                in_force=error is None,
+                seq=state.seq,
+                epoch=state.epoch,
                 routes=len(state.routes4),
             )
-        )  # fmt: skip
+        )
         return None
 
     def attached(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -495,9 +514,12 @@ class ManagementService:
         return None
 
     def _arrived(
-        self, switch: Switch, router: Router, then: Callable[[int], None],
+        self,
+        switch: Switch,
+        router: Router,
+        then: Callable[[int], None],
         failed: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """How many packets have arrived for a router on a switch, counted up to now."""
 
         def read(error: str | None) -> None:

@@ -35,9 +35,13 @@ class Mirror:
     """One router's messages to one controller."""
 
     def __init__(
-        self, context: zmq.Context[Any], router: str, to: str,
-        state: Callable[[str], RouterState | None], later: Callable[..., Any],
-    ) -> None:  # fmt: skip
+        self,
+        context: zmq.Context[Any],
+        router: str,
+        to: str,
+        state: Callable[[str], RouterState | None],
+        later: Callable[..., Any],
+    ) -> None:
         self.router = router
         self.to = to
         self._state = state
@@ -120,9 +124,7 @@ class Mirrors:
         self._later = later
         self._mirrors: dict[tuple[str, str], Mirror] = {}
 
-    def start(
-        self, router: str, to: str, state: Callable[[str], RouterState | None]
-    ) -> None:
+    def start(self, router: str, to: str, state: Callable[[str], RouterState | None]) -> None:
         """Begin, or send everything again where it runs already; `state` gives what is known."""
         key = router, to
         if key in self._mirrors:

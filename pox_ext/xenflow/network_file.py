@@ -142,7 +142,7 @@ class _Document:
 
 
 def _meant(name: str, names: Iterable[str]) -> str:
-    """", did you mean ...?" where a name resembles one that exists."""
+    """ ", did you mean ...?" where a name resembles one that exists."""
     close = get_close_matches(name, list(names), n=1)
     return f' (did you mean "{close[0]}"?)' if close else ""
 
@@ -334,9 +334,7 @@ _DATAPATH = {
     "controller": _Field(_NAMED, needed=True),
     "pipeline": _Field(_choice("proactive", "reactive")),
     "nicira": _Field(_BOOLEAN),
-    "hypervisor": _Field(
-        _Scalar(_hypervisor, hypervisor_spec.FORMS)
-    ),
+    "hypervisor": _Field(_Scalar(_hypervisor, hypervisor_spec.FORMS)),
     "proof": _Field(_choice("revalidator", "bound")),
     "proof_bound_s": _Field(_Scalar(_seconds, "seconds, more than 0 and at most 60")),
     "ovs_rundir": _Field(_Scalar(_text, "a directory")),
@@ -466,9 +464,7 @@ def _read_scalar(document: _Document, path: Path, value: Any, scalar: _Scalar) -
         return None
 
 
-def _read_list(
-    document: _Document, path: Path, value: Any, wanted: _ListOf
-) -> list[Any] | None:
+def _read_list(document: _Document, path: Path, value: Any, wanted: _ListOf) -> list[Any] | None:
     """The elements (None for one that is wrong: its place in the list is kept)."""
     if not isinstance(value, list):
         document.mistake(path, show_value(value), wanted.expected)
@@ -477,9 +473,7 @@ def _read_list(
         document.mistake(path, f"{len(value)} elements", wanted.expected)
         return None
     if isinstance(wanted.element, dict):
-        return [
-            _read_table(document, (*path, i), v, wanted.element) for i, v in enumerate(value)
-        ]
+        return [_read_table(document, (*path, i), v, wanted.element) for i, v in enumerate(value)]
     return [_read_scalar(document, (*path, i), v, wanted.element) for i, v in enumerate(value)]
 
 

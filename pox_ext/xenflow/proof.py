@@ -52,9 +52,7 @@ def ask(rundir: str, method: str, then: Callable[[str | None], None]) -> None:
     Task(target=_ask, args=(rundir, method, then)).start()
 
 
-def _ask(
-    rundir: str, method: str, then: Callable[[str | None], None]
-) -> Generator[Any, Any, None]:
+def _ask(rundir: str, method: str, then: Callable[[str | None], None]) -> Generator[Any, Any, None]:
     error: str | None = None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

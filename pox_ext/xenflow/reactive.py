@@ -130,8 +130,13 @@ class Reactive:
         if port is None and not self.nicira:
             return b"", 0  # two routers behind one plain switch cannot be each other's next hop
         if port is None:
-            through = (f.strip_vlan(), *rewrite, f.load("in_port", 0), f.load("reg2", link.id),
-                       f.resubmit(pipeline.LINKS))  # fmt: skip
+            through = (
+                f.strip_vlan(),
+                *rewrite,
+                f.load("in_port", 0),
+                f.load("reg2", link.id),
+                f.resubmit(pipeline.LINKS),
+            )
             return of.pack_actions(through), 0
         tag = f.strip_vlan() if port in self._untagged else f.set_vlan(link.vlan)
         out = f.output(f.IN_PORT if port == in_port else port)
@@ -151,9 +156,11 @@ class Reactive:
         if not self.nicira:
             return of.pack_actions(plain_host.to_vm(self.site, router, link)), 0
         to_vm = (
-            f.strip_vlan(), f.load("reg1", router.id), f.load("reg3", link.id),
+            f.strip_vlan(),
+            f.load("reg1", router.id),
+            f.load("reg3", link.id),
             f.resubmit(pipeline.VM),
-        )  # fmt: skip
+        )
         return of.pack_actions(to_vm), 0
 
     def _lookup(self, name: str, target: int) -> int | None:

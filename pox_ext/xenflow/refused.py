@@ -51,9 +51,11 @@ class Refused:
         for switch in self._switches:
             if switch.live:
                 switch.stats(
-                    partial(self._read, switch, now), pipeline.INGRESS,
-                    pipeline.refused_cookie(), pipeline.REFUSED_MASK,
-                )  # fmt: skip
+                    partial(self._read, switch, now),
+                    pipeline.INGRESS,
+                    pipeline.refused_cookie(),
+                    pipeline.REFUSED_MASK,
+                )
 
     def _read(self, switch: Switch, now: float, stats: Answer) -> None:
         if isinstance(stats, NotAnsweredError):

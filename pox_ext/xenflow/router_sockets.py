@@ -254,9 +254,11 @@ class _Listener:
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             for option, value in (
-                (socket.TCP_NODELAY, 1), (socket.TCP_KEEPIDLE, 3), (socket.TCP_KEEPINTVL, 1),
+                (socket.TCP_NODELAY, 1),
+                (socket.TCP_KEEPIDLE, 3),
+                (socket.TCP_KEEPINTVL, 1),
                 (socket.TCP_KEEPCNT, 3),
-            ):  # fmt: skip
+            ):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         ident = next(self._idents).to_bytes(5, "big")
@@ -268,9 +270,12 @@ class RouterSockets:
     waits with the next message for as long as `patience_s(router)` says (0: there is room)."""
 
     def __init__(
-        self, network: Network, receive: Receive, patience_s: Callable[[str], float],
+        self,
+        network: Network,
+        receive: Receive,
+        patience_s: Callable[[str], float],
         address: str = ADDRESS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._network = network
         self._receive = receive
         self._patience_s = patience_s

@@ -51,12 +51,16 @@ class RuleTable:
     """
 
     def __init__(
-        self, network: Network, controller: str, state_dir: Path | None, later: Callable[..., Any],
+        self,
+        network: Network,
+        controller: str,
+        state_dir: Path | None,
+        later: Callable[..., Any],
         migrating: Callable[[str], bool] = lambda router: False,
         on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None,
         spoke: Callable[[str], None] = lambda vif: None,
         asks: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.network = network
         self.controller = controller
         self.later = later
@@ -69,9 +73,10 @@ class RuleTable:
         self._file = StateFile(state_dir)
         kept = self._file.load(network)
         self.others = {
-            name: described.manage for name, described in network.controllers.items()
+            name: described.manage
+            for name, described in network.controllers.items()
             if name != controller and network.datapaths_of(name)
-        }  # fmt: skip
+        }
         """The management addresses of the other controllers, by name."""
         self._search: Search | None = None
         if kept.trouble and asks:
@@ -173,6 +178,7 @@ class RuleTable:
                     problems.append(error)
                 if not waiting:
                     then("; ".join(problems) or None)
+
             return settle
 
         for name in names:
@@ -217,9 +223,10 @@ class RuleTable:
         switch.refresh()
 
     def _save(
-        self, placed: Mapping[str, Placement] | None = None,
+        self,
+        placed: Mapping[str, Placement] | None = None,
         rules: Mapping[str, list[dict[str, Any]]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Keep placements and rules over a restart of the controller: those there are, and in
         place of them what is about to be changed, by datapath."""
         changed = {name: {p.router: p} for name, p in (placed or {}).items()}
@@ -254,9 +261,10 @@ class RuleTable:
             return
         for placement in newest(self.network, answer.get("placements", ())).values():
             names = [
-                name for name, switch in self.switches.items()
+                name
+                for name, switch in self.switches.items()
                 if switch.placements[placement.router].version < placement.version
-            ]  # fmt: skip
+            ]
             if names:
                 log.info("%s: %s says that it is at %s", placement.router, controller, placement.vm)
                 self._place(placement, names)

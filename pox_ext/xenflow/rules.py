@@ -51,8 +51,12 @@ class Rules:
             raise ManagementError("unknown-rule", f"{site.name} has no rule {name} to replace")
         if not replace and name in self._rules:
             raise ManagementError("refused", f"{site.name} has a rule {name} already: replace it")
-        kept = {"id": name, "priority": rule.get("priority", 0), "match": rule.get("match", {}),
-                "actions": rule.get("actions", [])}  # fmt: skip
+        kept = {
+            "id": name,
+            "priority": rule.get("priority", 0),
+            "match": rule.get("match", {}),
+            "actions": rule.get("actions", []),
+        }
         try:
             _flow(kept, site)
         except (FlowError, KeyError, ValueError, TypeError) as error:

@@ -245,8 +245,10 @@ class Switch(Channel):
         if not self.live:
             then(f"{self.name}: what the switch holds is not known")
             return
-        self._ask(self._barrier(), lambda answer: then(
-            str(answer) if isinstance(answer, NotAnsweredError) else None))
+        self._ask(
+            self._barrier(),
+            lambda answer: then(str(answer) if isinstance(answer, NotAnsweredError) else None),
+        )
 
     def changed(self, router: str, changes: Changes, complete: bool, total: int) -> bool:
         """A router's state has changed; it has `total` routes now.  True where everything that
@@ -390,9 +392,13 @@ class Switch(Channel):
         self._ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
 
     def show(
-        self, table: int, cookie: int, mask: int, limit: int,
+        self,
+        table: int,
+        cookie: int,
+        mask: int,
+        limit: int,
         then: Callable[[list[of.FlowStats] | NotAnsweredError, int], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Read flows with their counters, beside the jobs: `then(some, how many there are)`.  All
         of them, where they are few; of many routes no more than `limit`, chunk by chunk, so that
         neither the switch nor the controller stands still meanwhile."""
@@ -462,8 +468,10 @@ class Switch(Channel):
             mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
             self.stats(
                 lambda exact: give(exact, lambda stats: total + arrived(stats)),
-                pipeline.INGRESS, own, mask,
-            )  # fmt: skip
+                pipeline.INGRESS,
+                own,
+                mask,
+            )
 
         own = pipeline.cookie(pipeline.ADMISSION, router.id)
         self.stats(add, pipeline.ADMISSION, own, EXACT_COOKIE)
@@ -478,11 +486,12 @@ class Switch(Channel):
                 if (state := self.routers.state(name)) is not None
             }
             site = self.site()
-            known = {n: p for n, p in site.placements.items() if n in states or n not in
-                     self.network.routers or not self.forwards(n)}  # fmt: skip
-            self._answers = Reactive(
-                replace(site, placements=known), states, self.datapath.nicira
-            )
+            known = {
+                n: p
+                for n, p in site.placements.items()
+                if n in states or n not in self.network.routers or not self.forwards(n)
+            }
+            self._answers = Reactive(replace(site, placements=known), states, self.datapath.nicira)
         return self._answers.answer(in_port, frame)
 
     def answer(self, in_port: int, frame: bytes) -> bool:
@@ -648,17 +657,20 @@ class Switch(Channel):
                 if table != pipeline.ROUTES:
                     flows = yield self.table_request(table, large)
                     self._take([s.flow for s in flows])
-            yield from self._read_routes(sum(
-                entry.flows for entry in tables if entry.table == pipeline.ROUTES
-            ))  # fmt: skip
+            yield from self._read_routes(
+                sum(entry.flows for entry in tables if entry.table == pipeline.ROUTES)
+            )
         while self.routers.must_wait(bool(self.installed or self._found)):
             yield LOOK_AGAIN_S
         self.live = True
         known = sum(map(len, self._found.values()))
         log.info(
             "%s: holds %d local flows and %d routes, read in %.3f s",
-            self.name, len(self.installed), known, time.monotonic() - started,
-        )  # fmt: skip
+            self.name,
+            len(self.installed),
+            known,
+            time.monotonic() - started,
+        )
         jobs: list[Job] = []
         for router in self.network.routers.values():
             if not self.forwards(router.name):

@@ -49,9 +49,10 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
         switch, router = _switch(table, arguments["datapath"]), None
     if not switch.live:
         raise ManagementError(
-            "not-connected", f"{switch.name}: what the switch holds is not known: it "
+            "not-connected",
+            f"{switch.name}: what the switch holds is not known: it "
             + ("is being read" if switch.connection is not None else "is not connected"),
-        )  # fmt: skip
+        )
     if router is not None:
         in_port, frame = _at_router(table, switch, router, arguments["packet"])
     else:
@@ -127,9 +128,7 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
     return router.interfaces[0].link
 
 
-def _at_port(
-    table: RuleTable, switch: Switch, in_port: int, packet: dict[str, Any]
-) -> bytes:
+def _at_port(table: RuleTable, switch: Switch, in_port: int, packet: dict[str, Any]) -> bytes:
     """The packet as it comes in by a port, to whom a station there would send it."""
     name = _names(switch).get(in_port, "")
     link, sender, tagged = _link_at(table, switch, name, packet)
@@ -139,9 +138,10 @@ def _at_port(
     elif link is None:
         links = ", ".join(table.network.links)
         raise ManagementError(
-            "bad-argument", f"{switch.name}:{name or in_port} carries virtual links by VLAN: give "
+            "bad-argument",
+            f"{switch.name}:{name or in_port} carries virtual links by VLAN: give "
             f"its link ({links}), its VLAN id, or the MAC address that it is for",
-        )  # fmt: skip
+        )
     else:
         to = _addressee(table, link, int(ipaddress.IPv4Address(target or 0)), sender)
     vlan = packet.get("dl_vlan", link.vlan if link is not None and tagged else 0)
@@ -251,8 +251,7 @@ class _Trace:
         self.switch = switch
         self.site = switch.site()
         self.ports = _names(switch)
-        slow = {name: view.slow for name, view in self.site.views.items()
-                if switch.forwards(name)}  # fmt: skip
+        slow = {name: view.slow for name, view in self.site.views.items() if switch.forwards(name)}
         self.words = explain.Names(self.network, switch.name, self.ports, slow)
         self.rules = switch.rules.names(self.site)
         self.foreign = switch.audit.foreign
@@ -266,9 +265,10 @@ class _Trace:
             outputs = list(self._outputs(tables, in_port, verdict))
         except FlowError as error:  # ours have no such actions
             raise ManagementError(
-                "refused", f"{self.switch.name}: it meets a flow of somebody else, and what that "
+                "refused",
+                f"{self.switch.name}: it meets a flow of somebody else, and what that "
                 f"does cannot be foretold: {error}",
-            ) from None  # fmt: skip
+            ) from None
         dropped = verdict.error or "dropped"
         return {
             "datapath": self.switch.name,
@@ -340,9 +340,12 @@ class _Trace:
         up = name is not None and self.switch.ports[name][1]
         carrier = "" if up else ", which has no carrier" if name else ", which does not exist"
         return {
-            "kind": "port", "port": name or str(number), "up": up, "frame": frame.hex(),
+            "kind": "port",
+            "port": name or str(number),
+            "up": up,
+            "frame": frame.hex(),
             "words": f"out by {name or number}{carrier} {_about(frame)}",
-        }  # fmt: skip
+        }
 
     def _bridged(self, in_port: int, frame: bytes) -> Iterator[dict[str, Any]]:
         """What NORMAL does on a bridged link, once the bridge has learned where everybody is."""
@@ -412,11 +415,15 @@ class _Trace:
             length = int.from_bytes(message[14:16], "big")
             actions, sent = parse_actions(message, 16, length), message[16 + length :]
             said = f"by the router's longest prefix it decides: {fl.actions_text(actions)}; "
-            self._controller_says(said + (
-                "the packet is sent so, and an exact flow written, which takes the next ones of "
-                f"its kind until none came for {IDLE_TIMEOUT_S} s"
-                if len(messages) > 1 else "for this packet alone, without a flow"
-            ))  # fmt: skip
+            self._controller_says(
+                said
+                + (
+                    "the packet is sent so, and an exact flow written, which takes the next ones "
+                    f"of its kind until none came for {IDLE_TIMEOUT_S} s"
+                    if len(messages) > 1
+                    else "for this packet alone, without a flow"
+                )
+            )
             verdict = simulate.run_actions(tables, sent, in_port, actions)
             yield from self._outputs(tables, in_port, verdict)
 

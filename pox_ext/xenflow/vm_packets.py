@@ -49,9 +49,12 @@ class VmPackets:
     """
 
     def __init__(
-        self, network: Network, switches: Mapping[str, Switch], migrating: Callable[[str], bool],
+        self,
+        network: Network,
+        switches: Mapping[str, Switch],
+        migrating: Callable[[str], bool],
         spoke: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.held: dict[str, Held] = {name: Held() for name in network.routers}
         self.sessions: dict[str, Sessions] = {name: Sessions() for name in network.routers}
         self._network = network
@@ -185,8 +188,10 @@ class VmPackets:
             return plain_host.to_vm(switch.site(), router, link)
         if to == switch.name:
             return (
-                f.load("reg1", router.id), f.load("reg3", link.id), f.resubmit(pipeline.VM),
-            )  # fmt: skip
+                f.load("reg1", router.id),
+                f.load("reg3", link.id),
+                f.resubmit(pipeline.VM),
+            )
         port = switch.site().toward(link, to)
         if port is None:
             raise NetworkError(f"{switch.name}: no way to {to} on virtual link {link.name}")
@@ -289,10 +294,11 @@ class VmPackets:
     def _here(self, switch: Switch) -> list[tuple[Router, Interface]]:
         """The interfaces of the routers whose VM belongs to a switch."""
         return [
-            (router, interface) for router in self._network.routers.values()
+            (router, interface)
+            for router in self._network.routers.values()
             if switch.vm_of(router.name) == switch.name
             for interface in router.interfaces
-        ]  # fmt: skip
+        ]
 
     # --- hellos -----------------------------------------------------------------------------------
 
@@ -318,8 +324,10 @@ class VmPackets:
 
     def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
         actions: f.Actions = (
-            f.load("reg3", link_id), f.load("reg2", link_id), f.resubmit(pipeline.LINKS),
-        )  # fmt: skip
+            f.load("reg3", link_id),
+            f.load("reg2", link_id),
+            f.resubmit(pipeline.LINKS),
+        )
         if not switch.datapath.nicira:
             actions = plain_host.flood(switch.site(), self._link[link_id])
         switch.connection.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))

@@ -18,8 +18,14 @@ from bench.experiments.store import Key, Row, Store, parse, read_csv, write_csv
 from lab.namespace import LabError
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = Wanted(runs=7, rates=(500, 1000), sizes=(64,), modes=("native", "xenflow"),
-               traffics=("probe",), designs=("host",))
+SMALL = Wanted(
+    runs=7,
+    rates=(500, 1000),
+    sizes=(64,),
+    modes=("native", "xenflow"),
+    traffics=("probe",),
+    designs=("host",),
+)
 
 
 def keys(session: Session) -> list[int]:
@@ -29,8 +35,9 @@ def keys(session: Session) -> list[int]:
 def test_every_point_has_its_first_session_before_any_has_its_second() -> None:
     rounds = points.sessions(points.migrations(SMALL), ())
     assert [[keys(s) for s in one] for one in rounds] == [
-        [[1, 2, 3, 4, 5]] * 4, [[6, 7]] * 4,
-    ]  # fmt: skip
+        [[1, 2, 3, 4, 5]] * 4,
+        [[6, 7]] * 4,
+    ]
     assert len({s.key for one in rounds for s in one}) == 8
 
 
@@ -38,9 +45,13 @@ def test_a_point_is_measured_in_all_modes_of_one_network_before_the_next_point_i
     wanted = Wanted(runs=1, rates=(500, 1000), sizes=(64,), traffics=("iperf",))
     order = [(found[0].what, found[0].rate_pps) for found in points.migrations(wanted)]
     assert order == [
-        ("native", 500), ("xenflow", 500), ("native", 1000), ("xenflow", 1000),
-        ("domain0", 500), ("domain0", 1000),
-    ]  # fmt: skip
+        ("native", 500),
+        ("xenflow", 500),
+        ("native", 1000),
+        ("xenflow", 1000),
+        ("domain0", 500),
+        ("domain0", 1000),
+    ]
     only = list(points.migrations(Wanted(runs=1, modes=("xenflow",))))
     assert {found[0].what for found in only} == {"xenflow"}
 
@@ -146,8 +157,23 @@ def test_on_xen_it_is_iperf_at_rates_it_carries_and_no_design() -> None:
 
 
 def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--dry-run", "--runs", "1", "--rates", "500", "--sizes", "64", "--modes", "native",
-             "--traffic", "iperf", "--only", "migrations", "--out", str(tmp_path / "out")]
+    words = [
+        "--dry-run",
+        "--runs",
+        "1",
+        "--rates",
+        "500",
+        "--sizes",
+        "64",
+        "--modes",
+        "native",
+        "--traffic",
+        "iperf",
+        "--only",
+        "migrations",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert command.main(words) == 0
     said = capsys.readouterr().out
     assert "native, 64 bytes, iperf at 500 packets/s: run 1" in said
@@ -199,8 +225,16 @@ def test_what_is_measured_is_published_beside_it_and_not_in_the_documents(
 
 
 def migration_row(run: int) -> Row:
-    values = {"total_s": 1.0, "silent_s": 0.5, "sent": 9, "lost": 0, "lost_there": 0,
-              "duplicated": 0, "reordered": 0, "longest_gap_s": 0.1}  # fmt: skip
+    values = {
+        "total_s": 1.0,
+        "silent_s": 0.5,
+        "sent": 9,
+        "lost": 0,
+        "lost_there": 0,
+        "duplicated": 0,
+        "reordered": 0,
+        "longest_gap_s": 0.1,
+    }
     return Row(replace(FIRST.key, run=run), values, at="2030-02")
 
 
@@ -220,8 +254,20 @@ def test_a_published_run_is_not_lost_where_others_are_published(
     assert not (tmp_path / "out" / "experiments.md").exists()
 
 
-WORDS = ["--runs", "2", "--rates", "500", "--sizes", "64", "--modes", "native", "--traffic",
-         "iperf", "--only", "migrations"]
+WORDS = [
+    "--runs",
+    "2",
+    "--rates",
+    "500",
+    "--sizes",
+    "64",
+    "--modes",
+    "native",
+    "--traffic",
+    "iperf",
+    "--only",
+    "migrations",
+]
 
 
 def test_dry_run_sees_what_is_published(
@@ -315,8 +361,11 @@ def run_script(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
     path = f"{checkout / 'bin'}:{os.environ['PATH']}"
     return subprocess.run(
         [checkout / "scripts" / "experiments", *words, "--out", str(checkout / "out")],
-        env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(("word", "says"), [("--dry-run", "run 1, 2"), ("--help", "scripts/setup")])
@@ -335,9 +384,18 @@ def test_everything_else_is_set_up_first(words: tuple[str, ...], checkout: Path)
 
 @pytest.mark.parametrize(
     "words",
-    [["--dry"], ["--modes", "bridge"], ["--rates", "0"], ["--rates", "1.5"], ["--sizes", "63"],
-     ["--runs", "-1"], ["--traffic", "udp"], ["--only", "everything"], ["--on", "moon"]],
-)  # fmt: skip
+    [
+        ["--dry"],
+        ["--modes", "bridge"],
+        ["--rates", "0"],
+        ["--rates", "1.5"],
+        ["--sizes", "63"],
+        ["--runs", "-1"],
+        ["--traffic", "udp"],
+        ["--only", "everything"],
+        ["--on", "moon"],
+    ],
+)
 def test_wrong_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         command.main(words)

@@ -57,9 +57,12 @@ def switch() -> Asked:
 def show(switch: Asked, table: int, limit: int) -> tuple[int, int]:
     found: list[tuple[int, int]] = []
     switch.show(
-        table, pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK, limit,
+        table,
+        pipeline.COOKIE_MAGIC,
+        pipeline.COOKIE_MAGIC_MASK,
+        limit,
         lambda some, total: found.append((len(some), total)),
-    )  # fmt: skip
+    )
     return found[0]
 
 

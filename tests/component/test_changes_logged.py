@@ -32,9 +32,7 @@ class Controller:
         later = self.switch.later
         self.context: zmq.Context[Any] = zmq.Context()
         table = RuleTable(load(file), "host-a", None, later)
-        self.management = ManagementService(
-            table, Leases(), "test", Mirrors(self.context, later)
-        )  # fmt: skip
+        self.management = ManagementService(table, Leases(), "test", Mirrors(self.context, later))
         self.switch.attach(table.switches["host-a"], {"to-gen": 1, "to-recv": 2})
         self.answers: list[dict[str, Any]] = []
 
@@ -55,9 +53,7 @@ def controller(tmp_path: Path) -> Iterator[Controller]:
 WHO = "(by ada@op from 10.254.1.1)"
 
 
-def test_every_change_is_a_line(
-    controller: Controller, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_every_change_is_a_line(controller: Controller, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "xenflow.management")
     rule = {"id": "x", "priority": 7, "match": {"in_port": "to-gen"}, "actions": ["output:to-recv"]}
     assert controller.ask("rule-add", datapath="host-a", rule=rule)["ok"]

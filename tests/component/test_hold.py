@@ -62,9 +62,7 @@ def test_copies_make_room_for_what_nobody_has_had() -> None:
     assert (held.repeated, held.dropped) == (0, 0)
     assert not held.keep(7, b"one too many", 1.02)
     assert held.dropped == 1
-    assert [frame for _, frame in taken(held, 1.03)] == [
-        b"%d" % n for n in range(hold.MAX_FRAMES)
-    ]
+    assert [frame for _, frame in taken(held, 1.03)] == [b"%d" % n for n in range(hold.MAX_FRAMES)]
 
 
 def test_who_announces_a_suspension_leaves_nothing_unread() -> None:
@@ -83,8 +81,9 @@ def test_what_is_old_makes_room_and_is_not_sent() -> None:
     assert held.keep(7, b"room", hold.MAX_AGE_S + 5.001)
     assert held.dropped == 1 + 501
     assert [frame for _, frame in taken(held, hold.MAX_AGE_S + 19.501)] == [
-        *(b"%d" % n for n in range(1951, 2000)), b"room",
-    ]  # fmt: skip
+        *(b"%d" % n for n in range(1951, 2000)),
+        b"room",
+    ]
     assert held.dropped == 1 + 1951
     assert held.octets == 0
 

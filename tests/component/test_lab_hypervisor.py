@@ -67,8 +67,9 @@ def test_a_router_runs_on_once_it_can_be_brought_back(monkeypatch: pytest.Monkey
     while (job := ask(verb="job", id="1")["job"])["state"] != hypervisor.FAILED:
         assert time.monotonic() < end
         real(0.01)
-    assert said == [
-        "vr1 is suspended, not brought back to host-a yet: [Errno 24] Too many open files"
-    ] * 3
+    assert (
+        said
+        == ["vr1 is suspended, not brought back to host-a yet: [Errno 24] Too many open files"] * 3
+    )
     assert "Too many open files" in job["detail"]
     assert routers.domains["vr1"] == {"host": "host-a", "state": hypervisor.RUNNING}

@@ -83,8 +83,10 @@ def test_any_damage_is_a_network_error(at: int, cut: int, noise: str) -> None:
 
 _VALUES = st.recursive(
     st.sampled_from([0, 1, 70000, True, 1.5, "", "h1", "h1:p1", "left", "02:00:00:01:01:01"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["name", "link", "at", "macs", "id"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "link", "at", "macs", "id"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -144,12 +146,34 @@ y = 1979-05-27 07:32:00
 def test_lines() -> None:
     found = {show(path): line for path, line in locate(SHAPES).items()}
     assert found == {
-        "top": 1, "a": 2, "a.b": 2, "a.b.c": 3, "a.b.c.d": 3, "a.b.c.e": 3, "a.b.c.e[0]": 3,
-        "a.b.c.e[1]": 3, "a.b.quoted key": 4, "a.b.f": 5, "a.b.f.g": 5, "a.b.h": 6, "a.b.h[0]": 8,
-        "a.b.h[0].i": 8, "a.b.h[0].j": 8, "a.b.h[1]": 8, "a.b.h[1].i": 8, "a.b.h[2]": 10,
-        "a.b.h[3]": 10, "a.b.h[3][0]": 11, "t": 14, "t[0]": 14, "t[0].u": 15, "t[1]": 18,
-        "t[1].u": 19, "t[1].x": 21, "t[1].x.y": 22,
-    }  # fmt: skip
+        "top": 1,
+        "a": 2,
+        "a.b": 2,
+        "a.b.c": 3,
+        "a.b.c.d": 3,
+        "a.b.c.e": 3,
+        "a.b.c.e[0]": 3,
+        "a.b.c.e[1]": 3,
+        "a.b.quoted key": 4,
+        "a.b.f": 5,
+        "a.b.f.g": 5,
+        "a.b.h": 6,
+        "a.b.h[0]": 8,
+        "a.b.h[0].i": 8,
+        "a.b.h[0].j": 8,
+        "a.b.h[1]": 8,
+        "a.b.h[1].i": 8,
+        "a.b.h[2]": 10,
+        "a.b.h[3]": 10,
+        "a.b.h[3][0]": 11,
+        "t": 14,
+        "t[0]": 14,
+        "t[0].u": 15,
+        "t[1]": 18,
+        "t[1].u": 19,
+        "t[1].x": 21,
+        "t[1].x.y": 22,
+    }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.toml")), ids=lambda p: p.stem)

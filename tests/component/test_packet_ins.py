@@ -14,9 +14,11 @@ from xenflow.pure.port_budget import BURST, RATE_PER_S
 
 OWN = 0x020000010101
 HELLO = pk.ethernet(
-    0x01005E000005, OWN, pk.ETH_IPV4,
+    0x01005E000005,
+    OWN,
+    pk.ETH_IPV4,
     pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(1, 1), ttl=1),
-)  # fmt: skip
+)
 VIF, CABLE = Host.PORTS["vr1.0"], Host.PORTS["to-gen"]
 FLOOD = 20_000
 

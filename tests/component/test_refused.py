@@ -35,9 +35,10 @@ class CountingHost(Host):
         """The router's problems after the switch was asked."""
         stats = [
             of.FlowStats(flow, self.counted.get(flow.cookie, 0), 0, 0, 0)
-            for flow in self.wire.tables if flow.cookie & pipeline.REFUSED_MASK
-            == pipeline.refused_cookie() and {n: v for n, v, _ in flow.match}["in_port"] == 3
-        ]  # fmt: skip
+            for flow in self.wire.tables
+            if flow.cookie & pipeline.REFUSED_MASK == pipeline.refused_cookie()
+            and {n: v for n, v, _ in flow.match}["in_port"] == 3
+        ]
         monkeypatch.setattr(self.switch, "stats", lambda then, *_: then(stats))
         self.table._refused.tick(now)
         return self.table.problems_of("vr1")

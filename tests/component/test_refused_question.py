@@ -67,10 +67,12 @@ def test_a_table_that_cannot_be_read_is_not_empty(
 
 @pytest.mark.parametrize(
     ("verb", "arguments"),
-    [("flows", {"datapath": "host-a", "limit": 10}),
-     ("read-flows", {"router": "vr1", "datapath": "host-a"}),
-     ("quiet", {"router": "vr1", "datapath": "host-a"})],
-)  # fmt: skip
+    [
+        ("flows", {"datapath": "host-a", "limit": 10}),
+        ("read-flows", {"router": "vr1", "datapath": "host-a"}),
+        ("quiet", {"router": "vr1", "datapath": "host-a"}),
+    ],
+)
 def test_who_asks_is_told_that_nothing_is_known(
     host: Host, verb: str, arguments: dict[str, Any]
 ) -> None:

@@ -134,7 +134,7 @@ def test_connections_that_are_closed_and_not_gone_yet_are_bounded(
         assert list(run()) == []
     listener._accept()
     assert len(tasks[1:]) == router_sockets.MAX_LIVING + 1
-    for run in tasks[1 + router_sockets.MAX_CONNECTIONS:]:
+    for run in tasks[1 + router_sockets.MAX_CONNECTIONS :]:
         run.__self__.close()
         list(run())
     assert listener.living == 0

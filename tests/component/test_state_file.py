@@ -57,12 +57,22 @@ def test_what_does_not_fit_the_network_any_more_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", "[" * 100_000, '{"placements": []}', '{"placements": {"a": 1}}',
-             '{"placements": {"a": [{"router": 1}]}, "rules": {}}', "\udcff",
-             '{"placements": {}, "rules": {"host-a": 5}}',
-             '{"placements": {}, "rules": {"host-a": [{"id": 5}]}}',
-             '{"placements": {}, "rules": {"host-a": [{"id": "x", "actions": [5], "match": []}]}}'],
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"placements": []}',
+        '{"placements": {"a": 1}}',
+        '{"placements": {"a": [{"router": 1}]}, "rules": {}}',
+        "\udcff",
+        '{"placements": {}, "rules": {"host-a": 5}}',
+        '{"placements": {}, "rules": {"host-a": [{"id": 5}]}}',
+        '{"placements": {}, "rules": {"host-a": [{"id": "x", "actions": [5], "match": []}]}}',
+    ],
+)
 def test_a_damaged_file_is_said_passed_over_and_kept(
     tmp_path: Path, network: Network, text: str
 ) -> None:
@@ -131,7 +141,6 @@ class Wire(WrittenSwitch):
 
     def flows(self) -> list[Flow]:
         return sorted(self.tables, key=lambda flow: flow.key)
-
 
     def run(self) -> None:
         """For a while: a switch that waits to be written to is looked at again and again."""

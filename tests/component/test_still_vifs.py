@@ -57,9 +57,13 @@ class Host:
         self.spoke: list[str] = []
         self.migrating = False
         self.table = RuleTable(
-            network, "host-a", None, self.wire.later,
-            migrating=lambda router: self.migrating, spoke=self.spoke.append,
-        )  # fmt: skip
+            network,
+            "host-a",
+            None,
+            self.wire.later,
+            migrating=lambda router: self.migrating,
+            spoke=self.spoke.append,
+        )
         self.switch = self.table.switches["host-a"]
         self.wire.attach(self.switch, PORTS)
         self.wire.run()
@@ -225,8 +229,12 @@ def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
     host.table.place(at_home("vr1", "host-a").step(also=both), [], False, lambda error: None)
     host.still(VIFS)
     held = host.ping(1)
-    host.table.place(Placement("vr1", both, "host-b", "host-a", version=5, also=both), [], False,
-                     lambda error: None)  # fmt: skip
+    host.table.place(
+        Placement("vr1", both, "host-b", "host-a", version=5, also=both),
+        [],
+        False,
+        lambda error: None,
+    )
     host.wire.run()
     assert host.held() == []
     assert [held[14:] in frame for frame in host.wire.to("to-gen", "to-recv")] == [True]
@@ -290,8 +298,26 @@ def ospf_hello(*neighbours: int) -> bytes:
 def isis_hello(neighbours: bytes = b"") -> bytes:
     """Of level 1 on a LAN, to be heard again within 30 s (ISO/IEC 10589, 9.5)."""
     tlv = bytes((6, len(neighbours))) + neighbours
-    pdu = struct.pack("!BBBBBBBBB6sHHB7s", 0x83, 27, 1, 0, 15, 1, 0, 0, 1, b"source", 30,
-                      27 + len(tlv), 64, b"lan") + tlv  # fmt: skip
+    pdu = (
+        struct.pack(
+            "!BBBBBBBBB6sHHB7s",
+            0x83,
+            27,
+            1,
+            0,
+            15,
+            1,
+            0,
+            0,
+            1,
+            b"source",
+            30,
+            27 + len(tlv),
+            64,
+            b"lan",
+        )
+        + tlv
+    )
     return pk.ethernet(pk.ISIS_GROUPS[0], MAC, 3 + len(pdu), b"\xfe\xfe\x03" + pdu)
 
 

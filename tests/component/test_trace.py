@@ -121,13 +121,9 @@ def test_through_every_switch_to_the_station(path: Whole) -> None:
     assert way(found) == "gen s1 host-a s1 host-c s2 recv"
     (stop,) = found.stops
     assert (stop.kind, stop.datapath) == ("left", "recv")
-    assert found.outcome == (
-        f"recv: out by access to {STATION}, TTL 7, where link right ends"
-    )
+    assert found.outcome == (f"recv: out by access to {STATION}, TTL 7, where link right ends")
     assert found.hops[2].came == "comes in by to-s1 (cable a-s1, from s1)"
-    assert words(found, 0) == [
-        "switched on its virtual link to router vr1: out by to-s1"
-    ]
+    assert words(found, 0) == ["switched on its virtual link to router vr1: out by to-s1"]
     assert words(found, 2)[:3] == [
         "it comes in on link left",
         "for router vr1, which this switch forwards for",
@@ -188,8 +184,9 @@ def test_native_mode_by_bridges_and_the_vms_own_routes(path: Whole) -> None:
     path.place(Placement("vr1", ("host-a",), "host-a", "host-a", mode=Mode.NATIVE, version=5))
     found = path.at_port("gen", "access", nw_src=GEN, nw_dst=RECV, nw_ttl=9)
     assert way(found) == "gen s1 host-a host-a s1 host-c s2 recv"
-    assert "which forwards itself (native mode): by its route 10.2.0.1/32 on by eth1" in (
-        found.hops[2].answer["outcome"]
+    assert (
+        "which forwards itself (native mode): by its route 10.2.0.1/32 on by eth1"
+        in (found.hops[2].answer["outcome"])
     )
     assert found.hops[3].came == "comes from vr1's VM by vr1.1"
     assert "TTL 7, where link right ends" in found.outcome

@@ -56,10 +56,22 @@ class Ip:
         options = self.options + bytes(-len(self.options) % 4)
         words = 5 + len(options) // 4 if self.header_words is None else self.header_words
         length = 20 + len(options) + len(self.payload) if self.length is None else self.length
-        head = struct.pack(
-            "!BBHHHBBHII", self.version << 4 | words, self.tos, length & 0xFFFF, self.ident,
-            self.flags | self.offset // 8, self.ttl, self.proto, 0, self.src, self.dst,
-        ) + options  # fmt: skip
+        head = (
+            struct.pack(
+                "!BBHHHBBHII",
+                self.version << 4 | words,
+                self.tos,
+                length & 0xFFFF,
+                self.ident,
+                self.flags | self.offset // 8,
+                self.ttl,
+                self.proto,
+                0,
+                self.src,
+                self.dst,
+            )
+            + options
+        )
         total = pk.checksum(head) ^ self.checksum_error
         return head[:10] + struct.pack("!H", total) + head[12:] + self.payload
 
@@ -152,9 +164,16 @@ class _Draw:
         src = self.source()
         dst = self.destination() if dst is None else dst
         proto, payload = self.transport(src, dst, size)
-        return Ip(src, dst, proto, payload, ttl=self.ttl(), ident=self.number & 0xFFFF,
-                  tos=self.random.choice((0, 0, 0, 1, 0x10, 0xB8, 0xFF)),
-                  flags=self.random.choice((0, pk.DONT_FRAGMENT)))  # fmt: skip
+        return Ip(
+            src,
+            dst,
+            proto,
+            payload,
+            ttl=self.ttl(),
+            ident=self.number & 0xFFFF,
+            tos=self.random.choice((0, 0, 0, 1, 0x10, 0xB8, 0xFF)),
+            flags=self.random.choice((0, pk.DONT_FRAGMENT)),
+        )
 
     def frame(self, packet: Ip | bytes, dst: int | None = None, dl_type: int = 0x800) -> bytes:
         """The frame from a station, to the router unless a MAC address is given."""
@@ -187,11 +206,21 @@ def _fragment(draw: _Draw) -> bytes:
 def _options(draw: _Draw) -> bytes:
     packet = draw.packet()
     hop = struct.pack("!I", draw.own())
-    packet.options = draw.random.choice((
-        b"\x01\x01\x01\x01", b"\x00", b"\x94\x04\x00\x00", b"\x07\x07\x04" + bytes(4),
-        b"\x44\x0c\x05\x00" + bytes(8), b"\x83\x07\x04" + hop, b"\x89\x07\x04" + hop,
-        b"\x88\x04\x00\x01", b"\x07\xff\x04", b"\x20\x03\x00", b"\x82\x0b" + bytes(9),
-    ))  # fmt: skip
+    packet.options = draw.random.choice(
+        (
+            b"\x01\x01\x01\x01",
+            b"\x00",
+            b"\x94\x04\x00\x00",
+            b"\x07\x07\x04" + bytes(4),
+            b"\x44\x0c\x05\x00" + bytes(8),
+            b"\x83\x07\x04" + hop,
+            b"\x89\x07\x04" + hop,
+            b"\x88\x04\x00\x01",
+            b"\x07\xff\x04",
+            b"\x20\x03\x00",
+            b"\x82\x0b" + bytes(9),
+        )
+    )
     return draw.frame(packet)
 
 
@@ -238,18 +267,40 @@ def _martian_source(draw: _Draw) -> bytes:
     random = draw.random
     net = random.choice(draw.config.own)[1].network
     packet = draw.packet(dst=draw.own() if random.random() < 0.2 else None)
-    packet.src = random.choice((
-        0, 0x00010203, 0x7F000001, 0x7F010203, 0xE0000001, 0xEF010101, 0xFFFFFFFF, 0xF0000001,
-        draw.own(), int(net.broadcast_address), int(net.network_address),
-        random.choice(draw.config.hot),
-    ))  # fmt: skip
+    packet.src = random.choice(
+        (
+            0,
+            0x00010203,
+            0x7F000001,
+            0x7F010203,
+            0xE0000001,
+            0xEF010101,
+            0xFFFFFFFF,
+            0xF0000001,
+            draw.own(),
+            int(net.broadcast_address),
+            int(net.network_address),
+            random.choice(draw.config.hot),
+        )
+    )
     return draw.frame(packet)
 
 
 def _martian_destination(draw: _Draw) -> bytes:
-    packet = draw.packet(dst=draw.random.choice((
-        0, 0x00010203, 0x7F000001, 0x7F010203, 0xF0000001, 0xFFFFFFFE, 0xFFFFFFFF, 0xA9FE0102,
-    )))  # fmt: skip
+    packet = draw.packet(
+        dst=draw.random.choice(
+            (
+                0,
+                0x00010203,
+                0x7F000001,
+                0x7F010203,
+                0xF0000001,
+                0xFFFFFFFE,
+                0xFFFFFFFF,
+                0xA9FE0102,
+            )
+        )
+    )
     if draw.random.random() < 0.3:
         packet.src = 0
     return draw.frame(packet)
@@ -292,9 +343,14 @@ def _odd_protocol(draw: _Draw) -> bytes:
 
 
 def _wrong_mac(draw: _Draw) -> bytes:
-    mac = draw.random.choice((
-        router_mac((draw.port + 1) % PORTS), draw.station()[1], 0x020000000001, 0,
-    ))  # fmt: skip
+    mac = draw.random.choice(
+        (
+            router_mac((draw.port + 1) % PORTS),
+            draw.station()[1],
+            0x020000000001,
+            0,
+        )
+    )
     return draw.frame(draw.packet(dst=draw.own() if draw.random.random() < 0.3 else None), mac)
 
 
@@ -304,16 +360,21 @@ def _arp(draw: _Draw) -> bytes:
     address, mac = draw.station()
     if random.random() < 0.2:
         address = random.choice((0, random.randrange(1 << 24, 224 << 24), draw.own()))
-    target = random.choice((
-        draw.own(), int(random.choice(draw.config.on(draw.port)).ip), draw.station()[0],
-        draw.destination(), address,
-    ))  # fmt: skip
+    target = random.choice(
+        (
+            draw.own(),
+            int(random.choice(draw.config.on(draw.port)).ip),
+            draw.station()[0],
+            draw.destination(),
+            address,
+        )
+    )
     op = random.choice((1, 1, 1, 1, 2, 3, 9))
     if op == 2:
         mac = draw.config.station(draw.port, address) or mac
     body = pk.arp(op, mac, address, random.choice((0, router_mac(draw.port))), target)
     if random.random() < 0.1:
-        body = body[:random.randrange(8, 28)]
+        body = body[: random.randrange(8, 28)]
     dst = random.choice((pk.BROADCAST, pk.BROADCAST, router_mac(draw.port)))
     return pk.ethernet(dst, mac, pk.ETH_ARP, body) + mark(draw.number)
 
@@ -324,10 +385,16 @@ def _other_type(draw: _Draw) -> bytes:
     if random.random() < 0.5:
         kind = random.choice((0x86DD, 0x88CC, 0x8847, 0x8863, 0x1234, 0x8035, 0x9000, 0xFFFF))
         return draw.frame(body, dl_type=kind)
-    head = random.choice((
-        b"\x42\x42\x03", b"\xaa\xaa\x03\x00\x00\x00\x08\x00", b"\xaa\xaa\x03\x00\x00\x0c\x20\x00",
-        b"\xff\xff", b"\xfe\xfe\x03", b"\xaa\xaa\x03\x00\x00\x00\x08\x06",
-    ))  # fmt: skip
+    head = random.choice(
+        (
+            b"\x42\x42\x03",
+            b"\xaa\xaa\x03\x00\x00\x00\x08\x00",
+            b"\xaa\xaa\x03\x00\x00\x0c\x20\x00",
+            b"\xff\xff",
+            b"\xfe\xfe\x03",
+            b"\xaa\xaa\x03\x00\x00\x00\x08\x06",
+        )
+    )
     return draw.frame(head + body, dl_type=len(head) + len(body))
 
 
@@ -351,20 +418,47 @@ def _icmp_error(draw: _Draw) -> bytes:
 
 
 _KINDS: dict[str, Callable[[_Draw], bytes]] = {
-    "plain": _plain, "fragment": _fragment, "options": _options, "large": _large,
-    "tagged": _tagged, "multicast": _multicast, "subnet broadcast": _subnet_broadcast,
-    "martian source": _martian_source, "martian destination": _martian_destination,
-    "bad checksum": _bad_checksum, "wrong lengths": _wrong_lengths, "short": _short,
-    "odd protocol": _odd_protocol, "wrong MAC": _wrong_mac, "ARP": _arp,
-    "other type": _other_type, "for the router": _for_the_router,
-    "odd source MAC": _odd_source_mac, "ICMP": _icmp_error,
-}  # fmt: skip
+    "plain": _plain,
+    "fragment": _fragment,
+    "options": _options,
+    "large": _large,
+    "tagged": _tagged,
+    "multicast": _multicast,
+    "subnet broadcast": _subnet_broadcast,
+    "martian source": _martian_source,
+    "martian destination": _martian_destination,
+    "bad checksum": _bad_checksum,
+    "wrong lengths": _wrong_lengths,
+    "short": _short,
+    "odd protocol": _odd_protocol,
+    "wrong MAC": _wrong_mac,
+    "ARP": _arp,
+    "other type": _other_type,
+    "for the router": _for_the_router,
+    "odd source MAC": _odd_source_mac,
+    "ICMP": _icmp_error,
+}
 _WEIGHTS = {
-    "plain": 50, "fragment": 8, "options": 4, "large": 12, "tagged": 5, "multicast": 6,
-    "subnet broadcast": 4, "martian source": 7, "martian destination": 3, "bad checksum": 3,
-    "wrong lengths": 5, "short": 2, "odd protocol": 3, "wrong MAC": 3, "ARP": 9, "other type": 4,
-    "for the router": 12, "odd source MAC": 2, "ICMP": 5,
-}  # fmt: skip
+    "plain": 50,
+    "fragment": 8,
+    "options": 4,
+    "large": 12,
+    "tagged": 5,
+    "multicast": 6,
+    "subnet broadcast": 4,
+    "martian source": 7,
+    "martian destination": 3,
+    "bad checksum": 3,
+    "wrong lengths": 5,
+    "short": 2,
+    "odd protocol": 3,
+    "wrong MAC": 3,
+    "ARP": 9,
+    "other type": 4,
+    "for the router": 12,
+    "odd source MAC": 2,
+    "ICMP": 5,
+}
 
 
 # --------------------------------------------------------------------------------------------

@@ -33,8 +33,10 @@ class Difference:
         if self.case is None:
             head = "frames that belong to no case"
         else:
-            head = (f"case {self.case.id} ({self.case.kind}), into port {self.case.port}:\n"
-                    f"    {show(self.case.frame)}")  # fmt: skip
+            head = (
+                f"case {self.case.id} ({self.case.kind}), into port {self.case.port}:\n"
+                f"    {show(self.case.frame)}"
+            )
         return f"{head}\n  kernel:\n{_lines(self.kernel)}\n  XenFlow:\n{_lines(self.xenflow)}"
 
 
@@ -54,10 +56,13 @@ class Report:
     def __str__(self) -> str:
         reasons = "; ".join(
             f"{reason}: {count} sent, {self.tolerated[reason]} treated differently"
-            for reason, count in self.untellable.items() if reason
+            for reason, count in self.untellable.items()
+            if reason
         )
-        return (f"{self.cases} cases, {self.answered} answered, {self.other_leg} by another leg, "
-                f"{len(self.differences)} differ; {reasons}")  # fmt: skip
+        return (
+            f"{self.cases} cases, {self.answered} answered, {self.other_leg} by another leg, "
+            f"{len(self.differences)} differ; {reasons}"
+        )
 
     def add(self, other: Report) -> None:
         """Count another report in."""
@@ -74,9 +79,7 @@ def compare(cases: Iterable[Case], outcome: Outcome, config: Configuration) -> R
     report = Report()
     sent = list(cases)
     idents = {case.id & 0xFFFF: case.id for case in sent}
-    left = {
-        side: _by_case(outcome.frames[side], config, idents) for side in (REFERENCE, XENFLOW)
-    }
+    left = {side: _by_case(outcome.frames[side], config, idents) for side in (REFERENCE, XENFLOW)}
     for case in sent:
         report.cases += 1
         kernel = left[REFERENCE].pop(case.id, Counter())
@@ -164,8 +167,10 @@ def _another_leg(kernel: Left, xenflow: Left, config: Configuration) -> bool:
     (k_port, k_frame), (x_port, x_frame) = next(iter(kernel)), next(iter(xenflow))
     ends = {(k_port, k_frame[:6]), (x_port, x_frame[:6])}
     for group in config.groups:
-        legs = {(port, (config.station(port, gateway) or 0).to_bytes(6, "big"))
-                for port, gateway in group}  # fmt: skip
+        legs = {
+            (port, (config.station(port, gateway) or 0).to_bytes(6, "big"))
+            for port, gateway in group
+        }
         if ends <= legs and k_frame[12:] == x_frame[12:]:
             return x_frame[6:12] == router_mac(x_port).to_bytes(6, "big")
     return False
@@ -193,8 +198,10 @@ def show(frame: bytes) -> str:
     if seen.vlan_tci:
         words.append(f"vlan {seen.vlan_tci & 0xFFF}")
     if seen.dl_type == pk.ETH_IPV4:
-        words.append(f"{_dotted(seen.nw_src)} > {_dotted(seen.nw_dst)} proto {seen.nw_proto} "
-                     f"ttl {seen.nw_ttl} frag {seen.nw_frag} {seen.tp_src}/{seen.tp_dst}")
+        words.append(
+            f"{_dotted(seen.nw_src)} > {_dotted(seen.nw_dst)} proto {seen.nw_proto} "
+            f"ttl {seen.nw_ttl} frag {seen.nw_frag} {seen.tp_src}/{seen.tp_dst}"
+        )
     elif seen.dl_type == pk.ETH_ARP:
         words.append(f"op {seen.arp_op} {_dotted(seen.arp_spa)} asks {_dotted(seen.arp_tpa)}")
     cut = frame.hex() if len(frame) <= 120 else f"{frame[:110].hex()}... ({len(frame)} bytes)"

@@ -230,12 +230,20 @@ def _blackhole_object(made: Configuration, prefix: IPv4Network) -> None:
 
 
 _KINDS: dict[str, Callable[[Configuration, IPv4Network], None]] = {
-    "via": _via, "dead": _dead, "onlink": _onlink,
-    "device": _device, "blackhole": _special("blackhole"), "unreachable": _special("unreachable"),
-    "prohibit": _special("prohibit"), "throw": _special("throw"), "metrics": _metrics,
-    "multipath": _multipath, "nexthop": _nexthop, "group": _group,
+    "via": _via,
+    "dead": _dead,
+    "onlink": _onlink,
+    "device": _device,
+    "blackhole": _special("blackhole"),
+    "unreachable": _special("unreachable"),
+    "prohibit": _special("prohibit"),
+    "throw": _special("throw"),
+    "metrics": _metrics,
+    "multipath": _multipath,
+    "nexthop": _nexthop,
+    "group": _group,
     "blackhole object": _blackhole_object,
-}  # fmt: skip
+}
 
 
 # --------------------------------------------------------------------------------------------
@@ -273,10 +281,16 @@ def _loose(made: Configuration) -> None:
 def _rule(made: Configuration) -> None:
     random = made.random
     port = _port(made)
-    selector = random.choice((
-        f"from {network(random.choice(made.hot), 4)}", f"to {network(random.choice(made.hot), 12)}",
-        f"iif e{port}", "ipproto udp", "fwmark 7", "tos 0x10",
-    ))  # fmt: skip
+    selector = random.choice(
+        (
+            f"from {network(random.choice(made.hot), 4)}",
+            f"to {network(random.choice(made.hot), 12)}",
+            f"iif e{port}",
+            "ipproto udp",
+            "fwmark 7",
+            "tos 0x10",
+        )
+    )
     action = random.choice(("lookup 100", "unreachable", "prohibit", "blackhole"))
     made.commands += [
         f"route add default via {text(made.gateway(port))} dev e{port} table 100",
@@ -287,16 +301,19 @@ def _rule(made: Configuration) -> None:
 
 
 def _filter(made: Configuration) -> None:
-    made.filters = made.random.choice((
-        "add table ip f\nadd chain ip f c { type filter hook forward priority 0; }\n"
-        "add rule ip f c ip ttl lt 40 drop\n",
-        "add table ip f\nadd chain ip f c { type filter hook forward priority 0; policy drop; }\n"
-        "add rule ip f c ip protocol udp accept\n",
-        "add table inet f\nadd chain inet f c { type filter hook prerouting priority -300; }\n"
-        "add rule inet f c ip protocol icmp drop\n",
-        "add table ip f\nadd chain ip f c { type filter hook postrouting priority 0; }\n"
-        "add rule ip f c tcp dport 1-30000 drop\n",
-    ))  # fmt: skip
+    made.filters = made.random.choice(
+        (
+            "add table ip f\nadd chain ip f c { type filter hook forward priority 0; }\n"
+            "add rule ip f c ip ttl lt 40 drop\n",
+            "add table ip f\n"
+            "add chain ip f c { type filter hook forward priority 0; policy drop; }\n"
+            "add rule ip f c ip protocol udp accept\n",
+            "add table inet f\nadd chain inet f c { type filter hook prerouting priority -300; }\n"
+            "add rule inet f c ip protocol icmp drop\n",
+            "add table ip f\nadd chain ip f c { type filter hook postrouting priority 0; }\n"
+            "add rule ip f c tcp dport 1-30000 drop\n",
+        )
+    )
     made.slow = True
 
 
@@ -334,9 +351,7 @@ def _route_mtu(made: Configuration) -> None:
 def _tos(made: Configuration) -> None:
     port = _port(made)
     prefix = network(made.random.choice(made.hot), made.random.choice((8, 16)))
-    made.commands.append(
-        f"route add {prefix} tos 0x10 via {text(made.gateway(port))} dev e{port}"
-    )
+    made.commands.append(f"route add {prefix} tos 0x10 via {text(made.gateway(port))} dev e{port}")
     made.slow = True
 
 
@@ -379,11 +394,20 @@ def _alone(made: Configuration) -> None:
 
 _ODDITIES: dict[str, Callable[[Configuration], None]] = {
     "none": _nothing,
-    "forwarding off": _no_forwarding, "forwarding off on one": _no_forwarding_on_one,
-    "rp_filter strict": _strict, "rp_filter loose": _loose, "ip rule": _rule,
-    "packet filter": _filter, "interface down": _down, "new MAC": _new_mac,
-    "local prefix": _wide_local, "route MTU": _route_mtu, "TOS route": _tos,
-    "default table": _default_table, "proxy ARP": _proxy_arp,
-    "directed broadcasts": _directed_broadcasts, "permanent neighbour": _permanent,
+    "forwarding off": _no_forwarding,
+    "forwarding off on one": _no_forwarding_on_one,
+    "rp_filter strict": _strict,
+    "rp_filter loose": _loose,
+    "ip rule": _rule,
+    "packet filter": _filter,
+    "interface down": _down,
+    "new MAC": _new_mac,
+    "local prefix": _wide_local,
+    "route MTU": _route_mtu,
+    "TOS route": _tos,
+    "default table": _default_table,
+    "proxy ARP": _proxy_arp,
+    "directed broadcasts": _directed_broadcasts,
+    "permanent neighbour": _permanent,
     "no routes": _alone,
-}  # fmt: skip
+}

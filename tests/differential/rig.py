@@ -108,14 +108,29 @@ class Rig:
         self._wire()
         for name in (KERNEL, VM):
             sysctl(ROUTER_SETTINGS, name)
-            settings = {f"net/ipv4/neigh/e{port}/{k}": v for port in range(PORTS)
-                        for k, v in _NEIGHBOUR_SETTINGS.items()}  # fmt: skip
+            settings = {
+                f"net/ipv4/neigh/e{port}/{k}": v
+                for port in range(PORTS)
+                for k, v in _NEIGHBOUR_SETTINGS.items()
+            }
             sysctl(settings, name)
         self._start_switch()
         self._start_controller()
-        process.start(ROUTER, "routerd", [
-            sys.executable, "-m", "routerd", "--control", CONTROL, "--router", ROUTER,
-        ], VM, environment=python_path())  # fmt: skip
+        process.start(
+            ROUTER,
+            "routerd",
+            [
+                sys.executable,
+                "-m",
+                "routerd",
+                "--control",
+                CONTROL,
+                "--router",
+                ROUTER,
+            ],
+            VM,
+            environment=python_path(),
+        )
         self._open_sockets()
         self.await_true("the router's first snapshot", lambda: self.row()["phase"] == "current")
 
@@ -128,10 +143,13 @@ class Rig:
                 (f"e{n} address {mac}", VM, 1500, f"v{n}", HOST),
                 (f"p{n}", HOST, PORT_MTU, f"x{n}", OUTSIDE),
             ):
-                links.append(f"link add name {one} mtu {mtu} netns {end} "
-                             f"type veth peer name {other} mtu {PORT_MTU} netns {far}")
-        links.append(f"link add name {CONTROL} netns {VM} "
-                     f"type veth peer name {CONTROL_VIF} netns {HOST}")
+                links.append(
+                    f"link add name {one} mtu {mtu} netns {end} "
+                    f"type veth peer name {other} mtu {PORT_MTU} netns {far}"
+                )
+        links.append(
+            f"link add name {CONTROL} netns {VM} type veth peer name {CONTROL_VIF} netns {HOST}"
+        )
         ip(links)
         names = {
             OUTSIDE: [f"{side}{n}" for side in (REFERENCE, XENFLOW) for n in range(PORTS)],
@@ -142,9 +160,18 @@ class Rig:
         for namespace, ends in names.items():
             checksums_in_software(ends, namespace)
         for namespace, name, address in ((VM, CONTROL, "fe80::2"), (HOST, CONTROL_VIF, "fe80::1")):
-            sysctl({f"net/ipv6/conf/{name}/{key}": value for key, value in (
-                ("disable_ipv6", 0), ("addr_gen_mode", 1), ("accept_dad", 0), ("accept_ra", 0),
-            )}, namespace)  # fmt: skip
+            sysctl(
+                {
+                    f"net/ipv6/conf/{name}/{key}": value
+                    for key, value in (
+                        ("disable_ipv6", 0),
+                        ("addr_gen_mode", 1),
+                        ("accept_dad", 0),
+                        ("accept_ra", 0),
+                    )
+                },
+                namespace,
+            )
             ip([f"link set {name} up", f"address add {address}/64 dev {name} nodad"], namespace)
         for namespace, ends in names.items():
             ip((f"link set {end} up" for end in ends), namespace)
@@ -156,21 +183,43 @@ class Rig:
         switch.start_database(HOST, HOST, template)
         process.await_path(switch.rundir(HOST) / "db.sock")
         words = [
-            "set", "Open_vSwitch", ".", "other_config:max-idle=200",
-            "other_config:max-revalidator=100", "other_config:n-revalidator-threads=1",
+            "set",
+            "Open_vSwitch",
+            ".",
+            "other_config:max-idle=200",
+            "other_config:max-revalidator=100",
+            "other_config:n-revalidator-threads=1",
             "other_config:n-handler-threads=1",
-            "--", "add-br", switch.BRIDGE, "--", "set", "Bridge", switch.BRIDGE,
-            "datapath_type=netdev", "fail_mode=secure", "protocols=OpenFlow10",
-            "other_config:datapath-id=00000000000000a1", "other_config:disable-in-band=true",
-        ]  # fmt: skip
+            "--",
+            "add-br",
+            switch.BRIDGE,
+            "--",
+            "set",
+            "Bridge",
+            switch.BRIDGE,
+            "datapath_type=netdev",
+            "fail_mode=secure",
+            "protocols=OpenFlow10",
+            "other_config:datapath-id=00000000000000a1",
+            "other_config:disable-in-band=true",
+        ]
         for n in range(PORTS):
             words += ["--", "add-port", switch.BRIDGE, f"p{n}"]
             words += ["--", "add-port", switch.BRIDGE, f"v{n}"]
         words += [
-            "--", "--id=@c", "create", "Controller", 'target="tcp:127.0.0.1:6633"',
-            "connection_mode=out-of-band", "max_backoff=1000",
-            "--", "set", "Bridge", switch.BRIDGE, "controller=@c",
-        ]  # fmt: skip
+            "--",
+            "--id=@c",
+            "create",
+            "Controller",
+            'target="tcp:127.0.0.1:6633"',
+            "connection_mode=out-of-band",
+            "max_backoff=1000",
+            "--",
+            "set",
+            "Bridge",
+            switch.BRIDGE,
+            "controller=@c",
+        ]
         switch.finish([switch.vsctl(HOST, words, wait=False)])
         switch.start_daemon(HOST, HOST)
 
@@ -179,10 +228,22 @@ class Rig:
         network = here / "network.toml"
         network.write_text(network_file(self.pipeline))
         manage = f"ipc://{here}/manage"
-        process.start(HOST, "controller", [
-            sys.executable, str(ROOT / "pox.py"), "openflow.of_01", "--address=127.0.0.1",
-            "--port=6633", "xenflow", f"--network={network}", f"--manage={manage}",
-        ], HOST, environment={**python_path(), **switch.environment(HOST)})  # fmt: skip
+        process.start(
+            HOST,
+            "controller",
+            [
+                sys.executable,
+                str(ROOT / "pox.py"),
+                "openflow.of_01",
+                "--address=127.0.0.1",
+                "--port=6633",
+                "xenflow",
+                f"--network={network}",
+                f"--manage={manage}",
+            ],
+            HOST,
+            environment={**python_path(), **switch.environment(HOST)},
+        )
         process.await_path(here / "manage")
         self.client = Client(manage, "host")
 
@@ -254,10 +315,12 @@ class Rig:
         """(interface, gateway) -> its MAC address, 0 while it is not known."""
         hops = self.client.request("nexthops", router=ROUTER)["nexthops"]
         return {
-            (hop["interface"], int(IPv4Address(hop["gateway"]))):
-                int((hop["mac"] or "0").replace(":", ""), 16)
-            for hop in hops if hop["gateway"]
-        }  # fmt: skip
+            (hop["interface"], int(IPv4Address(hop["gateway"]))): int(
+                (hop["mac"] or "0").replace(":", ""), 16
+            )
+            for hop in hops
+            if hop["gateway"]
+        }
 
     def unresolved(self) -> set[int]:
         """The gateways whose MAC address the Rule Table does not know."""
@@ -393,10 +456,13 @@ def network_file(pipeline: str) -> str:
     """The network: one host, one router, an access port for each of its links."""
     links, interfaces = [], []
     for n in range(PORTS):
-        links.append(f'[links.l{n}]\nid = {n + 1}\nvlan = {101 + n}\n'
-                     f'access = [{{ at = "host:p{n}", macs = [] }}]\n')
-        interfaces.append(f'{{ name = "e{n}", link = "l{n}", '
-                          f'mac = "{mac_text(router_mac(n))}", vif = "v{n}" }}')
+        links.append(
+            f"[links.l{n}]\nid = {n + 1}\nvlan = {101 + n}\n"
+            f'access = [{{ at = "host:p{n}", macs = [] }}]\n'
+        )
+        interfaces.append(
+            f'{{ name = "e{n}", link = "l{n}", mac = "{mac_text(router_mac(n))}", vif = "v{n}" }}'
+        )
     return f"""[network]
 name = "differential"
 [controllers.host]

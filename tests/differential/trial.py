@@ -41,9 +41,11 @@ class Trial:
     def __str__(self) -> str:
         report = self.report
         unsteady = f", {self.unsteady} only once" if self.unsteady else ""
-        return (f"{self.seed:12} {self.oddity:22} {report.cases} cases, {report.answered} answered,"
-                f" {self.by_switch} by the switch, {len(report.differences)} differ{unsteady}"
-                f"{f'; {self.slow}' if self.slow else ''}")  # fmt: skip
+        return (
+            f"{self.seed:12} {self.oddity:22} {report.cases} cases, {report.answered} answered,"
+            f" {self.by_switch} by the switch, {len(report.differences)} differ{unsteady}"
+            f"{f'; {self.slow}' if self.slow else ''}"
+        )
 
 
 def run(rig: Rig, seed: str, count: int, first_id: int) -> Trial:
@@ -111,10 +113,14 @@ def _introduce(rig: Rig, config: Configuration, port: int, own: IPv4Interface) -
 
 
 def _undo(rig: Rig, config: Configuration) -> None:
-    rig.undo([
-        *config.undo,
-        *(f"link set e{port} up" for port in range(PORTS)),
-        "route flush table main", "nexthop flush",
-        *(f"address flush dev e{port}" for port in range(PORTS)),
-        *(f"neighbour flush dev e{port} nud all" for port in range(PORTS)),
-    ], {"net/ipv4/ip_forward": 1, **config.restore})  # fmt: skip
+    rig.undo(
+        [
+            *config.undo,
+            *(f"link set e{port} up" for port in range(PORTS)),
+            "route flush table main",
+            "nexthop flush",
+            *(f"address flush dev e{port}" for port in range(PORTS)),
+            *(f"neighbour flush dev e{port} nud all" for port in range(PORTS)),
+        ],
+        {"net/ipv4/ip_forward": 1, **config.restore},
+    )

@@ -46,10 +46,24 @@ class Link:
         for name in (self.host, self.guest):
             self.run("ip", "netns", "add", name)
         self.run(
-            "ip", "link", "add", VIF, "address", control_link.RULE_TABLE_MAC, "netns", self.host,
-            "type", "veth", "peer", "name", "ctl0", "address", control_link.mac(ROUTER),
-            "netns", self.guest,
-        )  # fmt: skip
+            "ip",
+            "link",
+            "add",
+            VIF,
+            "address",
+            control_link.RULE_TABLE_MAC,
+            "netns",
+            self.host,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "ctl0",
+            "address",
+            control_link.mac(ROUTER),
+            "netns",
+            self.guest,
+        )
         for name, device, address in (
             (self.host, VIF, control_link.RULE_TABLE_ADDRESS),
             (self.guest, "ctl0", control_link.address(ROUTER)),
@@ -57,8 +71,10 @@ class Link:
             self.run("ip", "-n", name, "address", "add", f"{address}/64", "dev", device, "nodad")
             self.run("ip", "-n", name, "link", "set", device, "up")
         with inside(self.host):
-            self.listeners += [socket.create_server(("::", port), family=socket.AF_INET6)
-                               for port in (PORT, OTHER_PORT)]  # fmt: skip
+            self.listeners += [
+                socket.create_server(("::", port), family=socket.AF_INET6)
+                for port in (PORT, OTHER_PORT)
+            ]
 
     def run(self, *words: str, text: str | None = None) -> None:
         subprocess.run(words, check=True, input=text, text=True)

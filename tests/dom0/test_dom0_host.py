@@ -55,8 +55,10 @@ def test_guard_is_one_that_nft_takes(pair: Network) -> None:
             pytest.skip("nft, or root, is not here")
         done = subprocess.run(
             ["unshare", "--net", "nft", "-c", "-f", "-"],
-            input=host.guard(network), capture_output=True, text=True,
-        )  # fmt: skip
+            input=host.guard(network),
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -101,8 +103,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'pox_ext'}"}
     return subprocess.run(
         [sys.executable, "-m", "xen.dom0.host", *arguments],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
 
 
 def test_dry_run_and_mistakes(tmp_path: Path) -> None:

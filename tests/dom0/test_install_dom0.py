@@ -44,9 +44,12 @@ def installed(folder: Path, commands: str) -> str:
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", COPIES + commands]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        [*words, "sh", str(folder), str(SCRIPT)], capture_output=True, text=True, env=environment,
+        [*words, "sh", str(folder), str(SCRIPT)],
+        capture_output=True,
+        text=True,
+        env=environment,
         cwd="/",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -82,12 +85,15 @@ def test_it_is_not_removed_from_below_routers_that_run(tmp_path: Path) -> None:
     lines = "\n".join(
         f'/local/domain/0/backend/vif/{vif} = "{value}"'
         for vif, value in (
-            ("3", ""), ("3/0", ""), ("3/0/script", "/etc/xen/scripts/vif-xenflow"),
-            ("3/1/script", "/etc/xen/scripts/vif-xenflow"), ("3/1/bridge", "xenflow0.101"),
+            ("3", ""),
+            ("3/0", ""),
+            ("3/0/script", "/etc/xen/scripts/vif-xenflow"),
+            ("3/1/script", "/etc/xen/scripts/vif-xenflow"),
+            ("3/1/bridge", "xenflow0.101"),
             ("4/0/script", "/etc/xen/scripts/vif-bridge"),
             ("12/0/script", "/etc/xen/scripts/vif-xenflow"),
         )
-    )  # fmt: skip
+    )
     program(tmp_path, "xenstore-ls", f"cat <<'END'\n{lines}\nEND")
     program(tmp_path, "xl", 'echo "vr$2"')
     done = run("--remove", "--dry-run", path=str(tmp_path))
@@ -102,14 +108,17 @@ def test_installed_twice_and_removed(tmp_path: Path) -> None:
     state = f'for file in {files}; do [ ! -e $file ] || echo "$file"; done; echo --'
     found = "find /opt /etc/xen /usr/local/bin -type f ! -name '*.pyc'"
     digest = f"{found} | sort | xargs cat | sha256sum"
-    said = installed(tmp_path, f"""
+    said = installed(
+        tmp_path,
+        f"""
         {state}
         "$2" --no-packages --no-start; {state}; {digest}
         "$2" --no-packages --no-start; {digest}
         /opt/xenflow/scripts/install-dom0 --no-packages --no-start; {digest}
         /usr/local/bin/xenflow --help >/dev/null; /opt/xenflow/pox.py --stand-in --version
         "$2" --remove; {state}; "$2" --remove
-    """)  # fmt: skip
+    """,
+    )
     before, after, rest = said.split("--\n", 2)
     assert before == ""
     assert after.split() == list(WRITTEN)
@@ -121,14 +130,17 @@ def test_installed_twice_and_removed(tmp_path: Path) -> None:
 @pytest.mark.lab
 def test_a_folder_with_other_things_in_it_is_neither_replaced_nor_removed(tmp_path: Path) -> None:
     """A clone in /opt/xenflow, and what an operator has put beside the installed programs."""
-    said = installed(tmp_path, """
+    said = installed(
+        tmp_path,
+        """
         mkdir -p /opt/xenflow/.git /opt/xenflow.old/kept; echo mine >/opt/xenflow/.git/HEAD
         "$2" --no-packages --no-start 2>&1 || echo "status $?"
         "$2" --remove 2>&1 || echo "status $?"
         rm -r /opt/xenflow; "$2" --no-packages --no-start 2>/dev/null
         touch /opt/xenflow/notes; "$2" --no-packages --no-start 2>&1 || echo "status $?"
         rm /opt/xenflow/notes; "$2" --no-packages --no-start 2>/dev/null; ls /opt/xenflow.old
-    """)  # fmt: skip
+    """,
+    )
     assert said.count("status 1") == 3, said
     assert said.count("(.git)") == 2 and said.count("(notes)") == 1, said
     assert said.endswith("kept\n")

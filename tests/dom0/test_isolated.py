@@ -71,8 +71,11 @@ def test_killed_it_leaves_nothing(options: list[str]) -> None:
     script = f"trap : TERM; sleep 600 & : {word}; while :; do wait; done"
     running = subprocess.Popen(
         [ISOLATED, *options, "sh", "-c", script],
-        env=OUTSIDE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=OUTSIDE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     # isolated, what makes the namespaces, their first process, and the command
     until(lambda: len(processes(word)) >= 4, "the command runs")
     running.send_signal(signal.SIGKILL)

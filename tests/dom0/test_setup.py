@@ -20,7 +20,9 @@ def test_a_first_run_without_network_says_that_it_is_needed(tmp_path: Path) -> N
     done = subprocess.run(
         ["unshare", "--net", tmp_path / "scripts" / "setup"],
         env={**os.environ, "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert "needs the network" in done.stderr and "failed: " in done.stderr

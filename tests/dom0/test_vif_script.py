@@ -51,9 +51,11 @@ class Xen:
 
     def hotplug(self, action: str) -> subprocess.CompletedProcess[str]:
         environment = {
-            "PATH": f"{self.programs}:{os.environ['PATH']}", "STORE": str(self.store), "vif": VIF,
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+            "STORE": str(self.store),
+            "vif": VIF,
             "XENBUS_PATH": BACKEND,
-        }  # fmt: skip
+        }
         command = ["ip", "netns", "exec", self.namespace, str(SCRIPT), action]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 

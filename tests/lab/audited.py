@@ -161,24 +161,44 @@ def state_of(routes: int) -> RouterState:
     """A router with two interfaces, two gateways and so many routes."""
     state = RouterState()
     kinds = NextHopType
-    state.apply([
-        Section(Kind.INTERFACE, Op.SET, [
-            m.Interface(2, 7, 1500, 0x020000010101, "eth0"),
-            m.Interface(3, 7, 1500, 0x020000010201, "eth1"),
-        ]),
-        Section(Kind.LOCAL, Op.SET, [
-            m.Local(4, 32, 2, 0x0A000101), m.Local(4, 32, 3, 0x0A000201),
-        ]),
-        Section(Kind.NEXTHOP, Op.SET, [
-            m.NextHop(1, kinds.CONNECTED, 4, 2, 0, 0),
-            m.NextHop(2, kinds.CONNECTED, 4, 3, 0, 0),
-            m.NextHop(3, kinds.VIA, 4, 2, 0x0A000102, 0x020000000102),
-            m.NextHop(4, kinds.VIA, 4, 3, 0x0A000202, 0x020000000202),
-        ]),
-        Section(Kind.ROUTE4, Op.SET, [
-            (0x0A000100, 24, 1), (0x0A000200, 24, 2),
-            *((0x14000000 + (n << 8), 24, HOPS[n % 2]) for n in range(routes)),
-        ]),
-    ])  # fmt: skip
+    state.apply(
+        [
+            Section(
+                Kind.INTERFACE,
+                Op.SET,
+                [
+                    m.Interface(2, 7, 1500, 0x020000010101, "eth0"),
+                    m.Interface(3, 7, 1500, 0x020000010201, "eth1"),
+                ],
+            ),
+            Section(
+                Kind.LOCAL,
+                Op.SET,
+                [
+                    m.Local(4, 32, 2, 0x0A000101),
+                    m.Local(4, 32, 3, 0x0A000201),
+                ],
+            ),
+            Section(
+                Kind.NEXTHOP,
+                Op.SET,
+                [
+                    m.NextHop(1, kinds.CONNECTED, 4, 2, 0, 0),
+                    m.NextHop(2, kinds.CONNECTED, 4, 3, 0, 0),
+                    m.NextHop(3, kinds.VIA, 4, 2, 0x0A000102, 0x020000000102),
+                    m.NextHop(4, kinds.VIA, 4, 3, 0x0A000202, 0x020000000202),
+                ],
+            ),
+            Section(
+                Kind.ROUTE4,
+                Op.SET,
+                [
+                    (0x0A000100, 24, 1),
+                    (0x0A000200, 24, 2),
+                    *((0x14000000 + (n << 8), 24, HOPS[n % 2]) for n in range(routes)),
+                ],
+            ),
+        ]
+    )
     state.epoch, state.seq = 7, 1
     return state

@@ -46,9 +46,14 @@ def _environment(**more: str) -> dict[str, str]:
 def xenflow(*words: str, limit_s: float = 90.0, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command and wait for it."""
     return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, cwd=ROOT, check=False,
-        timeout=limit_s, env=_environment(**env),
-    )  # fmt: skip
+        [*COMMAND, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=limit_s,
+        env=_environment(**env),
+    )
 
 
 class Running:
@@ -57,9 +62,13 @@ class Running:
     def __init__(self, *words: str, **env: str) -> None:
         self._terminal, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            [*COMMAND, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=theirs, cwd=ROOT, env=_environment(**env),
-        )  # fmt: skip
+            [*COMMAND, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            cwd=ROOT,
+            env=_environment(**env),
+        )
         os.close(theirs)
         self.text = ""
 
@@ -192,9 +201,11 @@ def hypervisor(lab: Lab) -> Iterator[HypervisorClient]:
     address, port = lab.hypervisor
     _, state = bring_up.current()
     usual = {
-        "pause_s": state.options.pause_s, "precopy_s": state.options.precopy_s,
-        "resume_after_s": 30.0, "fail_at": None,
-    }  # fmt: skip
+        "pause_s": state.options.pause_s,
+        "precopy_s": state.options.precopy_s,
+        "resume_after_s": 30.0,
+        "fail_at": None,
+    }
     with HypervisorClient(f"{address}:{port}") as client:
         client.set(**usual)
         yield client
@@ -268,5 +279,6 @@ def reaches(node: str, address: str, limit_s: float = 20.0) -> None:
     """Until a node gets an answer from an address."""
     settle(
         lambda: operate.run(node, ["ping", "-c1", "-W1", address]).returncode == 0,
-        f"{node} reaches {address}", limit_s,
-    )  # fmt: skip
+        f"{node} reaches {address}",
+        limit_s,
+    )

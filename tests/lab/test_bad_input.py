@@ -104,9 +104,14 @@ def asked(**more: Any) -> bytes:
 
 
 PLACEMENT = {
-    "router": "vr1", "forwarders": ["host-b"], "vm": "host-b", "to": "host-b", "also": [],
-    "mode": "xenflow", "version": 10**6,
-}  # fmt: skip
+    "router": "vr1",
+    "forwarders": ["host-b"],
+    "vm": "host-b",
+    "to": "host-b",
+    "also": [],
+    "mode": "xenflow",
+    "version": 10**6,
+}
 
 REQUESTS: dict[str, tuple[bytes, str]] = {
     "no UTF-8": (b"\xff\xfe\xfd", "malformed"),
@@ -124,17 +129,21 @@ REQUESTS: dict[str, tuple[bytes, str]] = {
     "wrong type": (asked(verb="routes", router="vr1", limit="many"), "bad-argument"),
     "too large": (asked(verb="status", router="x" * (2 << 20)), "too-large"),
     "placement on no host": (
-        asked(verb="place", placement={**PLACEMENT, "vm": "host-z"}), "refused",
+        asked(verb="place", placement={**PLACEMENT, "vm": "host-z"}),
+        "refused",
     ),
     "placement of nothing": (asked(verb="place", placement={"router": "vr1"}), "bad-argument"),
     "placement from the past": (
-        asked(verb="place", placement={**PLACEMENT, "version": -1}), "refused",
+        asked(verb="place", placement={**PLACEMENT, "version": -1}),
+        "refused",
     ),
     "journal of another": (
-        asked(verb="journal", router="vr1", owner="nobody", entry={}), "locked",
+        asked(verb="journal", router="vr1", owner="nobody", entry={}),
+        "locked",
     ),
     "import of garbage": (
-        asked(verb="import", router="vr1", frames=["bm9uc2Vuc2U="]), "bad-argument",
+        asked(verb="import", router="vr1", frames=["bm9uc2Vuc2U="]),
+        "bad-argument",
     ),
     "a bad rule": (
         asked(verb="rule-add", datapath="host-a", rule={"id": "r", "actions": ["fly"]}),
@@ -144,7 +153,7 @@ REQUESTS: dict[str, tuple[bytes, str]] = {
         asked(verb="write-flows", router="vr1", datapath="host-a", flows=["AAAA"], ports={}),
         "bad-argument",
     ),
-}  # fmt: skip
+}
 
 
 def test_management_refuses(paper: Lab) -> None:
@@ -373,10 +382,16 @@ def test_switch_that_says_nonsense(paper: Lab) -> None:
     nonsense = [
         openflow(10, body)
         for body in (
-            b"", b"\0" * 9, held_in, held_in + b"\xff" * 14, held_in + b"abc", held_in + tagged,
-            held_in + tagged + b"\x45" + bytes(10), held_in + bytes(12) + b"\x81\x00",
+            b"",
+            b"\0" * 9,
+            held_in,
+            held_in + b"\xff" * 14,
+            held_in + b"abc",
+            held_in + tagged,
+            held_in + tagged + b"\x45" + bytes(10),
+            held_in + bytes(12) + b"\x81\x00",
         )
-    ]  # fmt: skip
+    ]
     nonsense += [
         openflow(kind, body, 0x80000001)
         for kind in (1, 11, 12, 17, 6, 4, 99)
@@ -473,9 +488,12 @@ def test_not_root(paper: Lab) -> None:
     drop = "import os, sys, lab.cli, mgmt.cli; os.setgroups([]); os.setresuid(65534, 65534, 65534)"
     done = subprocess.run(
         [sys.executable, "-c", f"{drop}; sys.exit(mgmt.cli.main(['lab', 'up', 'paper']))"],
-        capture_output=True, text=True, check=False, cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
         env={**os.environ, **bring_up.python_path()},
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stderr
     assert "needs root" in done.stderr
 
@@ -486,10 +504,19 @@ def test_port_in_use(paper: Lab) -> None:
         for more in ([], ["--manage=tcp://127.0.0.1:6699"]):
             done = operate.run(
                 "host-a",
-                [sys.executable, str(ROOT / "pox.py"), "openflow.of_01", "--port=6633", "xenflow",
-                 f"--network={bring_up.NETWORK_FILE}", "--controller=host-a", *more],
-                env=bring_up.python_path(), timeout=20,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    str(ROOT / "pox.py"),
+                    "openflow.of_01",
+                    "--port=6633",
+                    "xenflow",
+                    f"--network={bring_up.NETWORK_FILE}",
+                    "--controller=host-a",
+                    *more,
+                ],
+                env=bring_up.python_path(),
+                timeout=20,
+            )
             assert done.returncode == 1, done.stdout + done.stderr
             assert "cannot listen" in done.stdout + done.stderr
 
@@ -497,8 +524,10 @@ def test_port_in_use(paper: Lab) -> None:
 def test_bad_network_file_for_a_controller(paper: Lab) -> None:
     bad = Path("tests/component/network_file_errors/unknown_keys.toml")
     done = operate.run(
-        "host-a", [sys.executable, str(ROOT / "pox.py"), "xenflow", f"--network={ROOT / bad}"],
-        env=bring_up.python_path(), timeout=20,
-    )  # fmt: skip
+        "host-a",
+        [sys.executable, str(ROOT / "pox.py"), "xenflow", f"--network={ROOT / bad}"],
+        env=bring_up.python_path(),
+        timeout=20,
+    )
     assert done.returncode == 1
     assert "unknown_keys.toml:" in done.stdout + done.stderr

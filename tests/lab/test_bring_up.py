@@ -82,8 +82,10 @@ def test_what_is_started_has_the_files_it_was_given(folders: Path) -> None:
             "2026-11-28T17:42:42Z|00080|memory|INFO|46636 kB peak\n",
             "2026-11-28T17:42:12Z|00072|ofproto|ERR|failed to open datapath br0",
         ),
-        ("2026-11-28 17:42 <INFO> Started\n2026-11-28 17:42 <ERR> Socket error\n",
-         "2026-11-28 17:42 <ERR> Socket error"),
+        (
+            "2026-11-28 17:42 <INFO> Started\n2026-11-28 17:42 <ERR> Socket error\n",
+            "2026-11-28 17:42 <ERR> Socket error",
+        ),
     ],
 )
 def test_what_a_log_complains_of(log: str, said: str) -> None:

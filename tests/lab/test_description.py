@@ -152,7 +152,11 @@ def test_hosts_of_another_hypervisor_are_elsewhere() -> None:
 def test_with_a_host_of_its_own_the_lab_needs_its_hypervisor(tmp_path: Path) -> None:
     text = find_file("xen").read_text()
     path = tmp_path / "mixed.toml"
-    path.write_text(text.replace("xl:ssh://root@10.254.1.12?transport=bed-transport", "lab:tcp://10.254.1.2:6650"))
+    path.write_text(
+        text.replace(
+            "xl:ssh://root@10.254.1.12?transport=bed-transport", "lab:tcp://10.254.1.2:6650"
+        )
+    )
     with pytest.raises(NetworkError, match="lab.hypervisor"):
         load_lab(path)
 

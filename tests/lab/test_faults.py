@@ -179,8 +179,18 @@ def test_a_full_table_of_routes(paper: Lab) -> None:
     held = sum("table=3" in line for line in flows(paper, "host-a")["host-a"])
     nets = [f"10.78.{n}.0/24" for n in range(200)]
     batch = "".join(f"route {{}} {net} via 10.0.2.2 proto static\n" for net in nets)
-    limit = ["--id=@full", "create", "Flow_Table", f"flow_limit={held + 50}",
-             "overflow_policy=refuse", "--", "set", "Bridge", switch.BRIDGE, "flow_tables:3=@full"]
+    limit = [
+        "--id=@full",
+        "create",
+        "Flow_Table",
+        f"flow_limit={held + 50}",
+        "overflow_policy=refuse",
+        "--",
+        "set",
+        "Bridge",
+        switch.BRIDGE,
+        "flow_tables:3=@full",
+    ]
     try:
         with Traffic() as traffic:
             switch.finish([switch.vsctl(node, limit)])
@@ -249,10 +259,11 @@ def test_bird_restarted(paper: Lab) -> None:
     settle(lambda: not has_flow(paper, "host-a", "10.2.0.1"), "its routes are withdrawn")
     here = process.STATE_DIR / "vr1"
     process.start(
-        "vr1", "bird-output",
+        "vr1",
+        "bird-output",
         ["bird", "-f", "-c", str(here / "bird.conf"), "-s", str(here / "bird.ctl")],
         PREFIX + "vr1",
-    )  # fmt: skip
+    )
     settle(lambda: difference(before, flows(paper)) == [], "flows as before", 40.0)
     reaches("gen", "10.2.0.1")
 
@@ -352,9 +363,13 @@ def test_flood_does_not_starve_another_router(shared_host: Lab, kind: str) -> No
     quiet_s = seconds_for_a_change()
     with Traffic() as traffic:
         flood = operate.popen(
-            "vr1", [sys.executable, "-c", FLOOD, kind], stdout=subprocess.PIPE, text=True,
-            cwd=ROOT, env=bring_up.python_path(),
-        )  # fmt: skip
+            "vr1",
+            [sys.executable, "-c", FLOOD, kind],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=bring_up.python_path(),
+        )
         assert flood.stdout is not None
         assert flood.stdout.readline() == "begun\n"
         time.sleep(0.5)

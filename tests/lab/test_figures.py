@@ -18,10 +18,15 @@ def test_the_demos_table_says_at_which_rate_each_mode_was_judged() -> None:
     counts = {"gen to recv": Counts(sent=5000)}
     demo = Demo.__new__(Demo)
     demo.runs = [
-        Run(Move("vr1", "host-a", "host-b", mode, 0, 2.0, 0.3, (0.1, 0.4), True, 0.5, ()),
-            64, rate_pps, Path("records"), counts)
+        Run(
+            Move("vr1", "host-a", "host-b", mode, 0, 2.0, 0.3, (0.1, 0.4), True, 0.5, ()),
+            64,
+            rate_pps,
+            Path("records"),
+            counts,
+        )
         for mode, rate_pps in (("native", 5000.0), ("overlapped", 625.0))
-    ]  # fmt: skip
+    ]
     heading, *lines = (line.split() for line in demo.table().splitlines())
     assert [line[heading.index("RATE/S")] for line in lines] == ["5000", "625"]
 

@@ -42,8 +42,11 @@ def network_file(directory: Path, pipeline: str, name: str = "paper") -> str:
 def xenflow(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mgmt.cli", *words],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
 
 
 def ask(verb: str, **arguments: Any) -> dict[str, Any]:
@@ -73,9 +76,7 @@ def vif_packets(host: str, vif: str) -> int:
 
 
 @pytest.fixture(scope="module", params=list(PIPELINES))
-def paper(
-    request: pytest.FixtureRequest, one_lab: Any, tmp_path_factory: Any
-) -> tuple[str, Lab]:
+def paper(request: pytest.FixtureRequest, one_lab: Any, tmp_path_factory: Any) -> tuple[str, Lab]:
     directory = tmp_path_factory.getbasetemp()
     return request.param, one_lab.up(network_file(directory, request.param))
 
@@ -183,11 +184,19 @@ class TestPath:
         """Packets on host-c: transit on the link gen-vr1, and arrivals at vr2."""
         flows = ask("flows", on="host-c", datapath="host-c", limit=1000)["flows"]
         return {
-            "switched": sum(f["packets"] for f in flows if f["table"] == LINKS and "reg2=0x1," in
-                            f["match"] and "02:00:00:01:01:01" in f["match"]),
-            "routed": sum(f["packets"] for f in flows if f["table"] == ADMISSION
-                          and "dl_dst=02:00:00:02" in f["match"]),
-        }  # fmt: skip
+            "switched": sum(
+                f["packets"]
+                for f in flows
+                if f["table"] == LINKS
+                and "reg2=0x1," in f["match"]
+                and "02:00:00:01:01:01" in f["match"]
+            ),
+            "routed": sum(
+                f["packets"]
+                for f in flows
+                if f["table"] == ADMISSION and "dl_dst=02:00:00:02" in f["match"]
+            ),
+        }
 
     def test_a_flow_first_seen_after_the_move_is_switched_on_the_way(self) -> None:
         assert hops("10.0.3.2") == ["10.0.1.1", "10.0.2.2", "10.0.3.2"]

@@ -237,9 +237,14 @@ def at(stage: str, move: Running, xen: HypervisorClient | None = None) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "stage"),
-    [("overlapped", "prepare"), ("overlapped", "copying"), ("overlapped", "suspended"),
-     ("report", "reach"), ("report", "suspended")],
-)  # fmt: skip
+    [
+        ("overlapped", "prepare"),
+        ("overlapped", "copying"),
+        ("overlapped", "suspended"),
+        ("report", "reach"),
+        ("report", "suspended"),
+    ],
+)
 def test_interrupt_before_the_vm_has_moved(paper: Lab, mode: str, stage: str) -> None:
     before = flows(paper)
     with hypervisor(paper) as xen, Traffic() as traffic:

@@ -12,9 +12,19 @@ from xenflow.network_file import load, read_text
 from xenflow.pure.network import NetworkError
 
 ODD = (
-    "1.5", "-1", "true", "[]", "{}", "[[1]]", '""', '"x\\ny"', "nan", "1979-05-27", '"a\\u0000b"',
+    "1.5",
+    "-1",
+    "true",
+    "[]",
+    "{}",
+    "[[1]]",
+    '""',
+    '"x\\ny"',
+    "nan",
+    "1979-05-27",
+    '"a\\u0000b"',
     '"10.254.0.0/8"',
-)  # fmt: skip
+)
 VALUE = re.compile(r'[=\[,] *("(?:[^"\\\n]|\\.)*"|\d+)(?= *[,\]}\n])')
 
 

@@ -272,9 +272,9 @@ def test_groups_of_any_weights(
     network = load("paper").network
     router = network.routers["vr1"]
     legs = tuple((100 + n, weight) for n, weight in enumerate(weights))
-    flows = list(pipeline.next_hop_flows(
-        network, router, pipeline.NextHopView(30, "group", legs=legs)
-    ))  # fmt: skip
+    flows = list(
+        pipeline.next_hop_flows(network, router, pipeline.NextHopView(30, "group", legs=legs))
+    )
     wide = pipeline.NextHopView(1, "via", router.interfaces[0], 0x02AA, mtu=65530)
     flows += pipeline.next_hop_flows(network, router, wide)
     enter = (fl.load("reg1", router.id), fl.load("reg0", 30), fl.resubmit(pipeline.NEXT_HOPS))
@@ -467,8 +467,9 @@ def test_a_second_group_spreads_what_the_first_sent_one_way(
     second = Flow(1, 1, (), (fl.multipath("symmetric_l3", 2, "reg1", 2), fl.resubmit(2)))
     ends = [
         Flow(2, 1, match(reg0=i, reg1=j), (fl.output(2 + i), *([fl.output(4)] if j else [])))
-        for i in range(2) for j in range(2)
-    ]  # fmt: skip
+        for i in range(2)
+        for j in range(2)
+    ]
     connection.add([first, second, *ends])
     fates = set()
     for dst in range(48):

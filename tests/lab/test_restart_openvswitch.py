@@ -57,8 +57,9 @@ def switch() -> Iterator[ovs.Switch]:
 
 def run(switch: ovs.Switch, *words: str) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ, OVS_RUNDIR=str(switch.directory))
-    return subprocess.run(words, env=env, cwd=switch.directory, check=True, capture_output=True,
-                          text=True, timeout=60)  # fmt: skip
+    return subprocess.run(
+        words, env=env, cwd=switch.directory, check=True, capture_output=True, text=True, timeout=60
+    )
 
 
 def restart(switch: ovs.Switch) -> None:
@@ -92,8 +93,10 @@ def test_flows_are_back_and_stay_with_the_controller(switch: ovs.Switch) -> None
 
 
 def odd_ipv6(flow: Flow) -> bool:
-    return any(name.startswith("ipv6_") and mask is not None and fl.prefix_len(mask, 128) is None
-               for name, _, mask in flow.match)  # fmt: skip
+    return any(
+        name.startswith("ipv6_") and mask is not None and fl.prefix_len(mask, 128) is None
+        for name, _, mask in flow.match
+    )
 
 
 def controllers(switch: ovs.Switch) -> str:

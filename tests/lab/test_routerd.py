@@ -535,9 +535,21 @@ def test_programs_on_links_of_their_own_are_found(
             code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, returns, 0x95, 0, 0, 0)
             code_, license_ = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
             program = bpf(
-                5, "=IIQQIIQII16sII", kind, 2, ctypes.addressof(code_), ctypes.addressof(license_),
-                0, 0, 0, 0, 0, b"xf", 0, attach,
-            )  # fmt: skip
+                5,
+                "=IIQQIIQII16sII",
+                kind,
+                2,
+                ctypes.addressof(code_),
+                ctypes.addressof(license_),
+                0,
+                0,
+                0,
+                0,
+                0,
+                b"xf",
+                0,
+                attach,
+            )
             link = bpf(28, "=IIII", program, eth0, attach, flags)
             kernel.refresh_beyond(5.0)
             if kernel.needs_dump():

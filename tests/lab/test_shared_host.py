@@ -68,14 +68,17 @@ def test_overlapping_addresses(shared: Lab) -> None:
 
     def both(verb: str) -> None:
         for node, interface, address in (
-            ("gen3", "eth0", "10.0.1.2/24"), ("vr3", "eth0", "10.0.1.1/24"),
-            ("recv3", "eth0", "10.0.3.2/24"), ("vr3", "eth1", "10.0.3.1/24"),
-        ):  # fmt: skip
+            ("gen3", "eth0", "10.0.1.2/24"),
+            ("vr3", "eth0", "10.0.1.1/24"),
+            ("recv3", "eth0", "10.0.3.2/24"),
+            ("vr3", "eth1", "10.0.3.1/24"),
+        ):
             done = operate.run(node, ["ip", "address", verb, address, "dev", interface])
             assert done.returncode == 0, done.stderr
         for node, prefix, via in (
-            ("gen3", "10.0.3.0/24", "10.0.1.1"), ("recv3", "10.0.1.0/24", "10.0.3.1"),
-        ):  # fmt: skip
+            ("gen3", "10.0.3.0/24", "10.0.1.1"),
+            ("recv3", "10.0.1.0/24", "10.0.3.1"),
+        ):
             if verb == "add":
                 operate.run(node, ["ip", "route", "replace", prefix, "via", via])
 
@@ -110,8 +113,11 @@ def test_both_move_one_after_the_other(shared: Lab) -> None:
     before = flows(shared)
     with Traffic() as traffic:
         for router, to in (
-            ("vr1", "host-b"), ("vr2", "host-b"), ("vr2", "host-a"), ("vr1", "host-a"),
-        ):  # fmt: skip
+            ("vr1", "host-b"),
+            ("vr2", "host-b"),
+            ("vr2", "host-a"),
+            ("vr1", "host-a"),
+        ):
             done = xenflow("migrate", router, to)
             assert done.returncode == 0, done.stderr
             assert ttl_on_arrival("gen", "10.2.0.1") == 62

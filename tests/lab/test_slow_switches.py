@@ -117,9 +117,7 @@ def answers_late(lab: Lab, datapath: str, delay_s: float) -> Iterator[None]:
 def slow(lab_up: Callable[..., Lab]) -> Iterator[Lab]:
     """The paper's network with the default of five seconds between revalidations, and cached flows
     that live for ten."""
-    lab = lab_up(
-        "paper", pause_s=0.1, precopy_s=0.1, max_revalidator_ms=5000, max_idle_ms=10000
-    )  # fmt: skip
+    lab = lab_up("paper", pause_s=0.1, precopy_s=0.1, max_revalidator_ms=5000, max_idle_ms=10000)
     settle(lambda: in_sync(lab), "every switch in sync")
     yield lab
     bring_home(lab)

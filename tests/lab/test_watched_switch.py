@@ -41,17 +41,21 @@ CHANGES = {
     "a table is deleted": [("del-flows", "table=2")],
     "the routes are deleted": [("del-flows", "table=3")],
     "all drop": [("mod-flows", "actions=drop")],
-    "one is overwritten": [("add-flow", "table=8,priority=1000,actions=flood"),
-                           ("add-flow", "priority=0,actions=drop")],
+    "one is overwritten": [
+        ("add-flow", "table=8,priority=1000,actions=flood"),
+        ("add-flow", "priority=0,actions=drop"),
+    ],
     "a route is overwritten": [
         ("add-flow", "table=3,priority=1024,ip,reg1=1,nw_dst=20.0.1.0/24,actions=drop")
     ],
     "a flow with our cookie is added": [
         ("add-flow", "table=2,cookie=0x5846000002000000,priority=40000,actions=drop"),
-        ("add-flow", "table=3,cookie=0x5846000103000000,priority=1032,ip,reg1=1,nw_dst=9.9.9.9,"
-                     "actions=drop"),
+        (
+            "add-flow",
+            "table=3,cookie=0x5846000103000000,priority=1032,ip,reg1=1,nw_dst=9.9.9.9,actions=drop",
+        ),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
@@ -121,8 +125,9 @@ def test_a_form_that_reads_back_otherwise_is_accepted_once(host: Audited) -> Non
     audit, write = host.switch.audit, host.switch._write_flow
     # A switch that keeps no actions of this one flow: the flow is written as it is read.
     host.switch._write_flow = lambda add, flow: (  # type: ignore[method-assign]
-        write(add, read if flow == odd else flow), host.switch.installed.update({flow.key: flow})
-    )  # fmt: skip
+        write(add, read if flow == odd else flow),
+        host.switch.installed.update({flow.key: flow}),
+    )
     host.switch._write_flow(True, odd)
     host.switch._fence_fragments()
     audit._doubt = True

@@ -89,9 +89,10 @@ class PretendedXen:
     def monitors(self) -> set[int]:
         """Those of them that look after a domain that has arrived."""
         return {
-            pid for pid in self.processes("migrate-receive")
+            pid
+            for pid in self.processes("migrate-receive")
             if os.readlink(f"/proc/{pid}/fd/0") == os.devnull
-        }  # fmt: skip
+        }
 
     def close(self) -> None:
         for host in self.hosts:

@@ -28,33 +28,72 @@ PAPER = (ROOT / "conf" / "paper.toml").read_text()
 DEAD = "tcp://127.0.0.1:9"
 
 ROUTER = {
-    "name": "vr1", "epoch": 1, "seq": 9, "age_s": 0.4, "stale": False, "routes": 2, "nexthops": 2,
-    "neighbours": 2, "slow": "", "feed": "local", "phase": "current",
+    "name": "vr1",
+    "epoch": 1,
+    "seq": 9,
+    "age_s": 0.4,
+    "stale": False,
+    "routes": 2,
+    "nexthops": 2,
+    "neighbours": 2,
+    "slow": "",
+    "feed": "local",
+    "phase": "current",
 }
 PORTS = {
-    "host-a": ("to-gen", "to-recv", "vr1.0", "vr1.1"), "host-b": ("to-gen", "to-recv"),
-    "gen": ("access", "to-a", "to-b"), "recv": ("access", "to-a", "to-b"),
-}  # fmt: skip
+    "host-a": ("to-gen", "to-recv", "vr1.0", "vr1.1"),
+    "host-b": ("to-gen", "to-recv"),
+    "gen": ("access", "to-a", "to-b"),
+    "recv": ("access", "to-a", "to-b"),
+}
 HOPS = [
-    {"id": 1, "type": "via", "interface": "eth1", "gateway": "10.0.2.2", "resolved": True,
-     "mac": "02:00:00:00:02:02", "routes": 1},
-    {"id": 2, "type": "connected", "interface": "eth0", "gateway": None, "mac": None,
-     "resolved": True, "routes": 1},
-]  # fmt: skip
+    {
+        "id": 1,
+        "type": "via",
+        "interface": "eth1",
+        "gateway": "10.0.2.2",
+        "resolved": True,
+        "mac": "02:00:00:00:02:02",
+        "routes": 1,
+    },
+    {
+        "id": 2,
+        "type": "connected",
+        "interface": "eth0",
+        "gateway": None,
+        "mac": None,
+        "resolved": True,
+        "routes": 1,
+    },
+]
 ROUTES = [{"prefix": "10.0.1.0/24", "nexthop": 2}, {"prefix": "10.2.0.1/32", "nexthop": 1}]
 
 
 def status_of(name: str, *datapaths: str, **more: Any) -> dict[str, Any]:
     return {
-        "controller": name, "core": "stand-in", "pid": 1, "uptime_s": 75.0,
+        "controller": name,
+        "core": "stand-in",
+        "pid": 1,
+        "uptime_s": 75.0,
         "datapaths": [
-            {"name": d, "dpid": "1", "kind": "host", "connected": True, "pipeline": "proactive",
-             "ports": {p: {"number": n, "up": True} for n, p in enumerate(PORTS[d], 1)},
-             "flows": 42, "pending": 0, "in_sync": True}
+            {
+                "name": d,
+                "dpid": "1",
+                "kind": "host",
+                "connected": True,
+                "pipeline": "proactive",
+                "ports": {p: {"number": n, "up": True} for n, p in enumerate(PORTS[d], 1)},
+                "flows": 42,
+                "pending": 0,
+                "in_sync": True,
+            }
             for d in datapaths
         ],
-        "routers": [], "placements": [], "migrations": [], **more,
-    }  # fmt: skip
+        "routers": [],
+        "placements": [],
+        "migrations": [],
+        **more,
+    }
 
 
 def routes_of(request: Request) -> dict[str, Any]:
@@ -82,39 +121,94 @@ class Fakes:
                 "routes": routes_of,
                 "nexthops": {"nexthops": HOPS},
                 "links": {"links": [{"name": "left", "tree": {"host-a": ["vr1.0", "to-gen"]}}]},
-                "flows": {"flows": [
-                    {"table": 3, "priority": 1024, "packets": 7, "age_s": 2, "match": "nw_dst=1",
-                     "actions": "drop"},
-                    {
-                        "table": 0, "priority": 5, "packets": 0, "age_s": 2, "match": "",
-                        "actions": "",
-                    },
-                ], "total": 9},
-                "trace": {"datapath": "host-a", "in_port": "to-gen",
-                          "steps": [{"table": 3, "name": "routes", "explanation": "10.2.0.1/32",
-                                     "flow": "table=3 nw_dst=10.2.0.1"}],
-                          "outputs": [{"kind": "port", "port": "to-recv", "up": True,
-                                       "frame": "00" * 14, "words": "out by to-recv"}],
-                          "outcome": "out by to-recv"},
-                "rules": {"rules": [{"id": "r1", "priority": 3, "match": {"nw_proto": 17},
-                                     "actions": ["output:3"]}]},
+                "flows": {
+                    "flows": [
+                        {
+                            "table": 3,
+                            "priority": 1024,
+                            "packets": 7,
+                            "age_s": 2,
+                            "match": "nw_dst=1",
+                            "actions": "drop",
+                        },
+                        {
+                            "table": 0,
+                            "priority": 5,
+                            "packets": 0,
+                            "age_s": 2,
+                            "match": "",
+                            "actions": "",
+                        },
+                    ],
+                    "total": 9,
+                },
+                "trace": {
+                    "datapath": "host-a",
+                    "in_port": "to-gen",
+                    "steps": [
+                        {
+                            "table": 3,
+                            "name": "routes",
+                            "explanation": "10.2.0.1/32",
+                            "flow": "table=3 nw_dst=10.2.0.1",
+                        }
+                    ],
+                    "outputs": [
+                        {
+                            "kind": "port",
+                            "port": "to-recv",
+                            "up": True,
+                            "frame": "00" * 14,
+                            "words": "out by to-recv",
+                        }
+                    ],
+                    "outcome": "out by to-recv",
+                },
+                "rules": {
+                    "rules": [
+                        {
+                            "id": "r1",
+                            "priority": 3,
+                            "match": {"nw_proto": 17},
+                            "actions": ["output:3"],
+                        }
+                    ]
+                },
                 "place": {"in_force_s": 0.1},
-                "lock": {}, "unlock": {},
+                "lock": {},
+                "unlock": {},
             },
             "host-b": {
                 "status": status_of("host-b", "host-b", placements=[{"datapath": "host-b", **old}]),
-                "routes": unknown_router, "links": {"links": []}, "place": {"in_force_s": 0.1},
-                "lock": {}, "unlock": {},
+                "routes": unknown_router,
+                "links": {"links": []},
+                "place": {"in_force_s": 0.1},
+                "lock": {},
+                "unlock": {},
             },
             "edge": {
                 "status": status_of("edge", "gen", "recv"),
                 "links": {"links": [{"name": "left", "tree": {"gen": ["access", "to-a"]}}]},
-                "trace": {"datapath": "recv", "in_port": "to-a", "steps": [], "outputs": [
-                    {"kind": "port", "port": "access", "up": True, "frame": "00" * 14,
-                     "words": "out by access"}], "outcome": "out by access"},
-                "place": {"in_force_s": 0.1}, "lock": {}, "unlock": {},
+                "trace": {
+                    "datapath": "recv",
+                    "in_port": "to-a",
+                    "steps": [],
+                    "outputs": [
+                        {
+                            "kind": "port",
+                            "port": "access",
+                            "up": True,
+                            "frame": "00" * 14,
+                            "words": "out by access",
+                        }
+                    ],
+                    "outcome": "out by access",
+                },
+                "place": {"in_force_s": 0.1},
+                "lock": {},
+                "unlock": {},
             },
-        }  # fmt: skip
+        }
         for change in ("add", "replace", "remove"):
             hosts["host-a"][f"rule-{change}"] = lambda r: {"rule": r.arguments.get("rule")}
         self.controllers = {name: FakeController(verbs) for name, verbs in hosts.items()}
@@ -210,8 +304,9 @@ def test_status_says_first_whether_the_network_is_well(fakes: Fakes) -> None:
     exit, out, _ = fakes.run("status", "--json")
     assert exit == 4
     assert json.loads(out)["causes"][1] == {
-        "where": "cable recv-a", "what": "host-a:to-recv has no carrier"
-    }  # fmt: skip
+        "where": "cable recv-a",
+        "what": "host-a:to-recv has no carrier",
+    }
 
 
 def test_status_waits_until_the_network_is_well(
@@ -371,8 +466,17 @@ def test_topology(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rule(fakes: Fakes) -> None:
-    add = ("rule", "add", "host-a", "--id", "r1", "--match", "nw_dst=10.0.0.0/8,tp_dst=53",
-           "--actions", "output:3")  # fmt: skip
+    add = (
+        "rule",
+        "add",
+        "host-a",
+        "--id",
+        "r1",
+        "--match",
+        "nw_dst=10.0.0.0/8,tp_dst=53",
+        "--actions",
+        "output:3",
+    )
     exit, out, _ = fakes.run(*add, "--dry-run")
     assert exit == 0 and out.startswith("would add on host-a:")
     assert not fakes["host-a"].asked
@@ -440,8 +544,11 @@ def test_mode(fakes: Fakes) -> None:
         (request,) = fakes[name].asked_for("place")
         placement = request.arguments["placement"]
         assert (placement.mode.value, placement.vm, placement.version) == ("native", "host-a", 2)
-        owners = {r.arguments["owner"] for v in ("lock", "place", "unlock")
-                  for r in fakes[name].asked_for(v)}  # fmt: skip
+        owners = {
+            r.arguments["owner"]
+            for v in ("lock", "place", "unlock")
+            for r in fakes[name].asked_for(v)
+        }
         assert len(owners) == 1, "each is asked in the lease's owner's name"
 
 
@@ -466,12 +573,19 @@ def test_a_refusal(fakes: Fakes) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        [], ["fly"], ["routes"], ["flows", "host-a", "--table", "nine"], ["migrate", "vr1"],
-        ["trace", "vr1", "dst=nowhere"], ["mode", "vr1", "fast"], ["--timeout", "0", "status"],
-        ["rule", "add"], ["migrate", "vr1", "host-b", "--mode", "slow"],
+        [],
+        ["fly"],
+        ["routes"],
+        ["flows", "host-a", "--table", "nine"],
+        ["migrate", "vr1"],
+        ["trace", "vr1", "dst=nowhere"],
+        ["mode", "vr1", "fast"],
+        ["--timeout", "0", "status"],
+        ["rule", "add"],
+        ["migrate", "vr1", "host-b", "--mode", "slow"],
         ["topology", "--dot", "--json"],
     ],
-)  # fmt: skip
+)
 def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         cli.main(argv)
@@ -638,8 +752,10 @@ def test_an_ascii_terminal(tmp_path: Path) -> None:
 
 def test_a_package_that_is_missing(tmp_path: Path) -> None:
     """Under a Python that has none but its own, as `scripts/xenflow` may find one."""
-    done = command_line("status", options="-S -E -c 'import sys; sys.path.insert(0, sys.argv[1]); "
-                        f"import mgmt.cli' {ROOT}")  # fmt: skip
+    done = command_line(
+        "status",
+        options=f"-S -E -c 'import sys; sys.path.insert(0, sys.argv[1]); import mgmt.cli' {ROOT}",
+    )
     assert done.returncode == 1
     assert "apt-get install python3-zmq python3-netaddr" in done.stderr
     assert "Traceback" not in done.stderr
@@ -664,9 +780,14 @@ def command_line(
 
 def test_packet() -> None:
     assert trace.packet("src=10.0.1.2,dst=10.0.2.2,ttl=64,proto=udp,sport=5,dport=0x35,link=l") == {
-        "nw_src": "10.0.1.2", "nw_dst": "10.0.2.2", "nw_ttl": 64, "nw_proto": 17, "tp_src": 5,
-        "tp_dst": 53, "link": "l",
-    }  # fmt: skip
+        "nw_src": "10.0.1.2",
+        "nw_dst": "10.0.2.2",
+        "nw_ttl": 64,
+        "nw_proto": 17,
+        "tp_src": 5,
+        "tp_dst": 53,
+        "link": "l",
+    }
     assert trace.packet("dst=10.0.0.1,smac=2-0-0-1-1-1,fragment=yes") == {
         "nw_dst": "10.0.0.1",
         "dl_src": "02:00:00:01:01:01",

@@ -20,8 +20,9 @@ Answers = dict[str, Any]
 
 def ports_of(datapath: str) -> dict[str, Any]:
     names = [cable.near(datapath).port for cable in NETWORK.cables_of[datapath]]
-    names += [a.end.port for k in NETWORK.links.values() for a in k.access
-              if a.end.datapath == datapath]  # fmt: skip
+    names += [
+        a.end.port for k in NETWORK.links.values() for a in k.access if a.end.datapath == datapath
+    ]
     for router in NETWORK.routers.values():
         names += [i.vif for i in router.interfaces] if router.home == datapath else []
     return {name: {"number": n, "up": True} for n, name in enumerate(names, 1)}
@@ -36,22 +37,33 @@ def answers() -> Answers:
         homes = {r.name for r in NETWORK.routers.values() if r.home in {d.name for d in mine}}
         found[controller] = {
             "datapaths": [
-                {"name": d.name, "connected": True, "in_sync": True, "pending": 0,
-                 "ports": ports_of(d.name)}
+                {
+                    "name": d.name,
+                    "connected": True,
+                    "in_sync": True,
+                    "pending": 0,
+                    "ports": ports_of(d.name),
+                }
                 for d in mine
             ],
             "routers": [
-                {"name": name, "feed": "local" if name in homes else "none", "down": [],
-                 "phase": "current" if name in homes else "new", "stale": name not in homes,
-                 "age_s": 0.4}
+                {
+                    "name": name,
+                    "feed": "local" if name in homes else "none",
+                    "down": [],
+                    "phase": "current" if name in homes else "new",
+                    "stale": name not in homes,
+                    "age_s": 0.4,
+                }
                 for name in NETWORK.routers
             ],
             "placements": [
                 {"datapath": d.name, **to_json(at_home(r.name, r.home))}
-                for d in mine for r in NETWORK.routers.values()
+                for d in mine
+                for r in NETWORK.routers.values()
             ],
             "migrations": [],
-        }  # fmt: skip
+        }
     return found
 
 
@@ -170,8 +182,10 @@ def unknown_router(a: Answers) -> None:
     ("fault", "says"),
     [
         (disconnected, "host-c: the switch is not connected to host-c"),
-        (unknown_datapath,
-         "host-b: controller host-b does not know it: has it another network file?"),
+        (
+            unknown_datapath,
+            "host-b: controller host-b does not know it: has it another network file?",
+        ),
         (not_in_sync, "s1: catching up, 3 changes to be written"),
         (problem_of_a_switch, "host-a: table 3 is full"),
         (rule_for_everything, "host-a: the operator's rule x takes everything"),
@@ -179,22 +193,29 @@ def unknown_router(a: Answers) -> None:
         (missing_cable, "cable s1-c: s1:to-c does not exist"),
         (cut_access, "link right: access port recv:access has no carrier"),
         (stale, "vr1: stale: nothing heard of it for 1m15s"),
-        (no_daemon,
-         "vr1: controller host-a was never told its routes: does routerd run in its VM?"),
+        (
+            no_daemon,
+            "vr1: controller host-a was never told its routes: does routerd run in its VM?",
+        ),
         (behind, "vr1: its routes are not all known yet"),
         (interface_down, "vr1: in its VM, nothing is forwarded by eth1"),
         (problem_of_a_router, "vr1: route 10.0.0.0/8 cannot be a flow"),
         (problem_of_a_controller, "controller edge: its state folder is full"),
         (no_vm, "vr1: its VM is not there, or suspended: host-a:vr1.0 does not exist"),
         (suspended, "vr1: its VM is not there, or suspended: host-a:vr1.1 has no carrier"),
-        (disagree, "vr1: the switches disagree about where it is: s1, gen have another placement "
-         "than the newest (`xenflow recover vr1`)"),
-        (between, "vr1: it is between host-a and host-b, and nobody moves it "
-         "(`xenflow recover vr1`)"),
+        (
+            disagree,
+            "vr1: the switches disagree about where it is: s1, gen have another placement "
+            "than the newest (`xenflow recover vr1`)",
+        ),
+        (
+            between,
+            "vr1: it is between host-a and host-b, and nobody moves it (`xenflow recover vr1`)",
+        ),
         (left_unfinished, "vr1: a migration by n-7 was left unfinished (`xenflow recover vr1`)"),
         (unknown_router, "vr1: no controller that answered knows it"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_alone_is_a_cause(
     answers: Answers, fault: Callable[[Answers], None], says: str
 ) -> None:
@@ -226,9 +247,7 @@ def test_a_native_router_needs_no_routerd(answers: Answers) -> None:
     stale(answers)
     assert words(answers) == []
     no_vm(answers)
-    assert words(answers) == [
-        "vr1: its VM is not there, or suspended: host-a:vr1.0 does not exist"
-    ]
+    assert words(answers) == ["vr1: its VM is not there, or suspended: host-a:vr1.0 does not exist"]
 
 
 def test_a_router_on_its_way_is_judged_when_it_has_arrived(answers: Answers) -> None:

@@ -20,12 +20,18 @@ from xenflow.pure.network import Network, NetworkError
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 
 JOB = {
-    "id": "1", "router": "vr1", "from": "host-a", "to": "host-b", "state": "suspended",
-    "detail": "", "suspended_s": 0.2,
+    "id": "1",
+    "router": "vr1",
+    "from": "host-a",
+    "to": "host-b",
+    "state": "suspended",
+    "detail": "",
+    "suspended_s": 0.2,
     "events": [
-        {"state": "precopy", "monotonic_s": 5.0}, {"state": "suspended", "monotonic_s": 5.5},
+        {"state": "precopy", "monotonic_s": 5.0},
+        {"state": "suspended", "monotonic_s": 5.5},
     ],
-}  # fmt: skip
+}
 
 
 class Daemon:
@@ -129,8 +135,11 @@ def test_fake() -> None:
     job = driver.migrate("vr1", "host-b")
     states = [job.state, *(driver.job(job.id).state for _ in range(3))]
     assert states == [
-        JobState.PRECOPY, JobState.SUSPENDED, JobState.MOVED_PAUSED, JobState.MOVED_PAUSED
-    ]  # fmt: skip
+        JobState.PRECOPY,
+        JobState.SUSPENDED,
+        JobState.MOVED_PAUSED,
+        JobState.MOVED_PAUSED,
+    ]
     driver.unpause("vr1")
     assert driver.job(job.id).state is JobState.RUNNING
     assert driver.domain("vr1") == Domain("vr1", "host-b", "running")

@@ -131,20 +131,24 @@ class Controllers:
         return {
             "routers": [{"name": "vr1", "phase": "current", "sessions": self.sessions}],
             "datapaths": [
-                {"name": d.name, "connected": True, "ports": ports,
-                 "in_sync": d.name not in self.behind, "problems": self.behind.get(d.name, [])}
+                {
+                    "name": d.name,
+                    "connected": True,
+                    "ports": ports,
+                    "in_sync": d.name not in self.behind,
+                    "problems": self.behind.get(d.name, []),
+                }
                 for d in mine
             ],
             "placements": [
                 {**to_json(self.placements[d.name]), "datapath": d.name}
-                for d in mine if d.name in self.placements
+                for d in mine
+                if d.name in self.placements
             ],
             "migrations": self.leases[controller].rows(),
         }
 
-    def on_place(
-        self, _: str, placement: Placement, datapaths: list[str], in_force: bool
-    ) -> None:
+    def on_place(self, _: str, placement: Placement, datapaths: list[str], in_force: bool) -> None:
         for name in datapaths:
             if self.not_connected.get(name):
                 self.not_connected[name] -= 1
@@ -194,8 +198,11 @@ class Controllers:
 
     def _other(self, controller: str, **arguments: Any) -> dict[str, Any]:
         return {
-            "ready": True, "attached": True, "quiet": self.quiet, "flows": [],
-        }  # fmt: skip
+            "ready": True,
+            "attached": True,
+            "quiet": self.quiet,
+            "flows": [],
+        }
 
     @property
     def where(self) -> set[tuple[str, tuple[str, ...]]]:
@@ -286,9 +293,7 @@ def test_up_to_which_rate_nothing_is_lost_is_said_where_the_vm_forwards(
     xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def notes() -> tuple[str, ...]:
-        with planning.plan(
-            controllers.network, "vr1", "host-b", "overlapped", controllers
-        ) as plan:
+        with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
             assert plan.json()["notes"] == list(plan.notes)
             assert all(note in plan.text() for note in plan.notes)
             return plan.notes
@@ -366,8 +371,8 @@ def test_while_the_destination_is_late_the_controllers_pass_on_what_is_held(
     """Until its switch has answered, and each packet once."""
     controllers.late = {"place": "host-b"}
     controllers.vm_waits = lambda: xen.names()["host-b"] not in ([], AWAY["host-b"])
-    controllers.answers = lambda: xen.names()["host-b"] != AWAY["host-b"] or not any(
-        controllers.kept.values()
+    controllers.answers = lambda: (
+        xen.names()["host-b"] != AWAY["host-b"] or not any(controllers.kept.values())
     )
     controllers.kept = {"left": [1, 2], "right": [3]}
     assert migrate(controllers).ok
@@ -440,18 +445,32 @@ def test_the_connection_is_lost_when_the_destination_has_it(
 @pytest.mark.parametrize(
     ("a", "b", "host", "said"),
     [
-        ("vr1 ---ss-", "vr1--incoming --p---", "host-a",
-         ["destroyed vr1--incoming on host-b", "domain 1 on host-a was suspended and runs on"]),
-        ("vr1--migratedaway ---ss-", "vr1--incoming --p---", "host-a",
-         ["destroyed vr1--incoming on host-b",
-          "renamed vr1--migratedaway on host-a back to vr1",
-          "domain 1 on host-a was suspended and runs on"]),
-        ("vr1--migratedaway ---ss-", "vr1 -b----", "host-b",
-         ["destroyed vr1--migratedaway on host-a"]),
+        (
+            "vr1 ---ss-",
+            "vr1--incoming --p---",
+            "host-a",
+            ["destroyed vr1--incoming on host-b", "domain 1 on host-a was suspended and runs on"],
+        ),
+        (
+            "vr1--migratedaway ---ss-",
+            "vr1--incoming --p---",
+            "host-a",
+            [
+                "destroyed vr1--incoming on host-b",
+                "renamed vr1--migratedaway on host-a back to vr1",
+                "domain 1 on host-a was suspended and runs on",
+            ],
+        ),
+        (
+            "vr1--migratedaway ---ss-",
+            "vr1 -b----",
+            "host-b",
+            ["destroyed vr1--migratedaway on host-a"],
+        ),
         ("", "vr1 --p---", "host-b", ["domain 1 on host-b was paused and runs on"]),
         ("vr1 -b----", "", "host-a", []),
     ],
-)  # fmt: skip
+)
 def test_recover(
     xen: PretendedXen, controllers: Controllers, a: str, b: str, host: str, said: list[str]
 ) -> None:
@@ -468,8 +487,9 @@ def test_recover(
     assert result is not None and result.ok
     assert words == [f"vr1: {line}" for line in said]
     assert (xen.names(), controllers.where) == (
-        HOME if host == "host-a" else AWAY, {(host, (host,))}
-    )  # fmt: skip
+        HOME if host == "host-a" else AWAY,
+        {(host, (host,))},
+    )
     assert recover(controllers) == (None, [])
 
 
@@ -552,8 +572,9 @@ def test_what_cannot_begin_changes_nothing_and_says_so(
         assert (result.ok, result.refused, controllers.placements) == (False, True, before)
         assert re.fullmatch(
             r"vr1: a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s "
-            f"now, by {owner}: wait for it, or end it there; nothing was changed", result.text(),
-        )  # fmt: skip
+            f"now, by {owner}: wait for it, or end it there; nothing was changed",
+            result.text(),
+        )
         controllers.give_back(owner)
 
 
@@ -566,9 +587,7 @@ def _recovery_to_b(xen: PretendedXen, controllers: Controllers) -> planning.Plan
     return made
 
 
-def test_nobody_listening_is_no_reason_to_stop(
-    xen: PretendedXen, controllers: Controllers
-) -> None:
+def test_nobody_listening_is_no_reason_to_stop(xen: PretendedXen, controllers: Controllers) -> None:
     def closed(_: Event) -> None:
         raise BrokenPipeError
 
@@ -581,9 +600,7 @@ def test_nobody_listening_is_no_reason_to_stop(
         assert not controllers.held
 
 
-def test_a_terminal_that_goes_is_an_interrupt(
-    xen: PretendedXen, controllers: Controllers
-) -> None:
+def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Controllers) -> None:
     def hang_up(event: Event) -> None:
         if event.step == "control" and event.state == "started":
             os.kill(os.getpid(), signal.SIGHUP)
@@ -737,8 +754,9 @@ def test_one_under_way_is_not_called_interrupted(
             ask(controllers)
         assert re.fullmatch(
             r"a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s now, "
-            "by root@node-7:77-abcd: wait for it, or end it there", str(refused.value),
-        )  # fmt: skip
+            "by root@node-7:77-abcd: wait for it, or end it there",
+            str(refused.value),
+        )
     controllers.expire()
     with pytest.raises(NetworkError, match="was interrupted; run `xenflow recover vr1` first"):
         migrate(controllers)
@@ -829,8 +847,13 @@ def test_a_no_after_the_commit_point_is_answered(
     events: list[Event] = []
     with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
         assert run(plan, events.append, confirm).ok
-    assert asked == [("prepare", False), ("control", False), ("links", True), ("drain", True),
-                     ("clean", True)]  # fmt: skip
+    assert asked == [
+        ("prepare", False),
+        ("control", False),
+        ("links", True),
+        ("drain", True),
+        ("clean", True),
+    ]
     said = [event.detail for event in events if event.step == "migration"]
     assert said == ["the VM belongs to host-b: there is no way back, it is completed"] * 3
 

@@ -112,7 +112,9 @@ class Orchestration:
         return self.planned[-1]
 
     def run(
-        self, plan: Plan, report: Callable[[Event], None],
+        self,
+        plan: Plan,
+        report: Callable[[Event], None],
         confirm: Callable[[Step, bool], bool] | None,
     ) -> Result:
         self.ran.append(plan)
@@ -184,22 +186,22 @@ def test_migrate_as_json_and_dry(made: Orchestration, capsys: pytest.CaptureFixt
     assert len(made.ran) == 1
 
 
-def test_a_refusal_is_json_too(
-    made: Orchestration, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refusal_is_json_too(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
     made.refuse = "vr1 is on host-b already"
     for verb in ("migrate", "plan"):
         exit, out, err = run(capsys, verb, "vr1", "host-b", "--json")
         assert (exit, err) == (1, f"xenflow: {made.refuse}\n")
         assert json.loads(out) == {
-            "router": "vr1", "to": "host-b", "mode": "overlapped", "ok": False, "refused": True,
+            "router": "vr1",
+            "to": "host-b",
+            "mode": "overlapped",
+            "ok": False,
+            "refused": True,
             "error": made.refuse,
-        }  # fmt: skip
+        }
 
 
-def test_a_new_mode_is_said_first(
-    made: Orchestration, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_mode_is_said_first(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
     made.new_mode = "its mode becomes xenflow, it was native"
     err = run(capsys, "migrate", "vr1", "host-b")[2]
     assert err.startswith(f"xenflow: vr1: {made.new_mode}\n")

@@ -81,10 +81,14 @@ def test_what_a_migration_takes_is_passed_on(script: Run) -> None:
     assert script("migrate-router", "vr2", *told, "host-b").returncode == 0
     assert script("empty-host", *told, "--to", "host-b", "host-a").returncode == 0
     moves = [line for line in script.log if line.startswith(("plan vr2", "migrate vr2"))]
-    assert moves == [
-        "plan vr2 host-b --mode overlapped --pause 0.2",
-        "migrate vr2 host-b --mode overlapped --pause 0.2 --force --step",
-    ] * 2
+    assert (
+        moves
+        == [
+            "plan vr2 host-b --mode overlapped --pause 0.2",
+            "migrate vr2 host-b --mode overlapped --pause 0.2 --force --step",
+        ]
+        * 2
+    )
 
 
 def test_migrate_router_dry_or_impossible(script: Run) -> None:
@@ -99,9 +103,12 @@ def test_empty_host(script: Run) -> None:
     assert "no way" in done.stderr
     begun = script.log.index("routers --host host-a --names")
     assert script.log[:begun] == [
-        "topology --hosts", "routers --needs host-a --names",
-        "recover vr1", "recover vr2", "recover vr3",
-    ]  # fmt: skip
+        "topology --hosts",
+        "routers --needs host-a --names",
+        "recover vr1",
+        "recover vr2",
+        "recover vr3",
+    ]
     assert script.log[-1] == "routers --needs host-a --names"
     assert [line for line in script.log if line.startswith("migrate")] == [
         "migrate vr1 host-c --mode overlapped",
@@ -114,15 +121,19 @@ def test_empty_host_dry(script: Run) -> None:
         assert script("empty-host", *words).returncode == 0
     assert not [line for line in script.log if line.startswith("migrate")]
     assert {line for line in script.log if line.startswith("recover")} == {
-        "recover vr1 --dry-run", "recover vr2 --dry-run", "recover vr3 --dry-run",
-    }  # fmt: skip
+        "recover vr1 --dry-run",
+        "recover vr2 --dry-run",
+        "recover vr3 --dry-run",
+    }
 
 
 @pytest.mark.parametrize(
     ("notes", "said"),
-    [({"left": ("vr3",), "stuck": ()}, "empty-host: left on host-a: vr3\n"),
-     ({"left": ("vr3",), "deaf": ()}, "empty-host: what is left on host-a is not known\n")],
-)  # fmt: skip
+    [
+        ({"left": ("vr3",), "stuck": ()}, "empty-host: left on host-a: vr3\n"),
+        ({"left": ("vr3",), "deaf": ()}, "empty-host: what is left on host-a is not known\n"),
+    ],
+)
 def test_a_host_is_empty_when_nobody_needs_it(
     script: Run, notes: dict[str, tuple[str, ...]], said: str
 ) -> None:
@@ -145,12 +156,16 @@ def test_empty_host_that_stays_occupied(script: Run) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("--mode", "nonsense", "host-a"), "--mode nonsense"),
-     (("--pause", "long", "host-a"), "--pause long: expected a time in seconds"),
-     (("--to", "nosuch", "host-a"), "nosuch is no host of the network; hosts: host-a host-b"),
-     (("--to", "host-a", "host-a"), "--to host-a"), (("nosuch",), "nosuch is no host"),
-     (("",), " is no host"), (("--to", "host.a", "host-b"), "host.a is no host")],
-)  # fmt: skip
+    [
+        (("--mode", "nonsense", "host-a"), "--mode nonsense"),
+        (("--pause", "long", "host-a"), "--pause long: expected a time in seconds"),
+        (("--to", "nosuch", "host-a"), "nosuch is no host of the network; hosts: host-a host-b"),
+        (("--to", "host-a", "host-a"), "--to host-a"),
+        (("nosuch",), "nosuch is no host"),
+        (("",), " is no host"),
+        (("--to", "host.a", "host-b"), "host.a is no host"),
+    ],
+)
 def test_empty_host_refuses_at_once(script: Run, words: tuple[str, ...], said: str) -> None:
     done = script("empty-host", *words)
     assert (done.returncode, done.stdout) == (2, "")
@@ -160,20 +175,24 @@ def test_empty_host_refuses_at_once(script: Run, words: tuple[str, ...], said: s
 
 @pytest.mark.parametrize(
     "words",
-    [("xenflow", "plan", "vr9", "host-b"), ("migrate-router", "--dry-run", "vr9", "host-b"),
-     ("empty-host", "--dry-run", "vr9")],
-)  # fmt: skip
-def test_from_the_sources_with_nothing_installed(
-    tmp_path: Path, words: tuple[str, ...]
-) -> None:
+    [
+        ("xenflow", "plan", "vr9", "host-b"),
+        ("migrate-router", "--dry-run", "vr9", "host-b"),
+        ("empty-host", "--dry-run", "vr9"),
+    ],
+)
+def test_from_the_sources_with_nothing_installed(tmp_path: Path, words: tuple[str, ...]) -> None:
     """Neither XENFLOW nor an installed `xenflow`; what is asked for is not in the network file."""
     python = tmp_path / "python3"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     network = str(ROOT / "conf" / "paper.toml")
     done = subprocess.run(
-        [str(SCRIPTS / words[0]), *words[1:]], cwd=tmp_path, capture_output=True, text=True,
+        [str(SCRIPTS / words[0]), *words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "XENFLOW_NETWORK": network},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "unknown router vr9" in done.stderr or "vr9 is no host of the network" in done.stderr

@@ -114,9 +114,7 @@ def controllers(daemon: Daemon) -> Controllers:
     return Controllers(replace(paper, datapaths={**paper.datapaths, **hosts}))
 
 
-def move(
-    controllers: Controllers, seen: Callable[[Event], None] = lambda event: None
-) -> Result:
+def move(controllers: Controllers, seen: Callable[[Event], None] = lambda event: None) -> Result:
     with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
         return run(plan, seen)
 
@@ -225,8 +223,6 @@ def test_a_job_is_its_owners(daemon: Daemon, controllers: Controllers) -> None:
     assert yours.abort("vr1", own=True)
     for driver in (mine, yours):
         driver.close()
-
-
 
 
 def test_a_vm_that_is_found_at_the_destination_is_followed(

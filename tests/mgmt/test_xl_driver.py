@@ -307,9 +307,7 @@ def test_the_receiver_says_why(xen: PretendedXen, driver: Xl, error: str, says: 
     assert xen.names() == HOME
 
 
-def test_leftovers(
-    xen: PretendedXen, driver: Xl, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leftovers(xen: PretendedXen, driver: Xl, monkeypatch: pytest.MonkeyPatch) -> None:
     """What earlier migrations have left is cleared away."""
     monkeypatch.setattr(xl, "LEFT_S", 0.5)
     xen.write("host-b", {"7": xen.domain("vr1--incoming", "--p---")})
@@ -327,9 +325,7 @@ def test_leftovers(
     assert xen.names() == AWAY
 
 
-def test_what_xl_leaves_to_look_after_other_domains_lives_on(
-    xen: PretendedXen, driver: Xl
-) -> None:
+def test_what_xl_leaves_to_look_after_other_domains_lives_on(xen: PretendedXen, driver: Xl) -> None:
     """They are called like receivers, and restart a router that has crashed."""
     xen.write("host-a", {"1": xen.domain("vr1"), "2": xen.domain("vr2")})
     driver.migrate("vr2", "host-b")
@@ -356,8 +352,11 @@ def test_the_transport_ends_where_nobody_keeps_its_gate(tmp_path: Path, killed: 
     receiver = "echo banner; read -r all; printf 'domain received, ready to unpause'; sleep 600"
     with subprocess.Popen(
         ["sh", "-c", dom0_agent.rune(receiver, fifo)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as transport:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as transport:
         assert transport.stdin and transport.stdout and transport.stderr
         try:
             assert transport.stdout.readline() == "banner\n"
@@ -393,9 +392,7 @@ def test_a_receiver_is_ended_only_where_it_is_certain_whose_it_is(
     assert one.wait(10) == -signal.SIGTERM
 
 
-def test_who_has_it_is_asked_again_of_hosts_that_were_silent(
-    xen: PretendedXen, driver: Xl
-) -> None:
+def test_who_has_it_is_asked_again_of_hosts_that_were_silent(xen: PretendedXen, driver: Xl) -> None:
     xen.write("host-a", {})
     xen.write("host-b", {"9": xen.domain("vr1")})
     driver._silent = {host: HypervisorError("away") for host in HOME}

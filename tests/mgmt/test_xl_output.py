@@ -29,11 +29,18 @@ def test_list() -> None:
 @pytest.mark.parametrize(
     ("flags", "state"),
     [
-        ("r-----", "running"), ("-b----", "running"), ("------", "running"),
-        ("--p---", "paused"), ("---ss-", "suspended"), ("---sr-", "shut down"),
-        ("---s--", "shut down"), ("---sc-", "crashed"), ("-----d", "dying"), ("---ssd", "dying"),
+        ("r-----", "running"),
+        ("-b----", "running"),
+        ("------", "running"),
+        ("--p---", "paused"),
+        ("---ss-", "suspended"),
+        ("---sr-", "shut down"),
+        ("---s--", "shut down"),
+        ("---sc-", "crashed"),
+        ("-----d", "dying"),
+        ("---ssd", "dying"),
     ],
-)  # fmt: skip
+)
 def test_states(flags: str, state: str) -> None:
     line = f"vr1--incoming{'':30} 12   128     1     {flags}       0.3"
     (found,) = xl_output.domains(f"Name  ID\n{line}")
@@ -54,7 +61,7 @@ def test_config() -> None:
     assert xl_output.config("\n".join(sample("long_with_script"))) == wanted
 
 
-@given(st.text() | st.sampled_from(['[]', '[1]', '{"config": []}', '{"config": {"b_info": 1}}']))
+@given(st.text() | st.sampled_from(["[]", "[1]", '{"config": []}', '{"config": {"b_info": 1}}']))
 def test_no_config(text: str) -> None:
     with pytest.raises(OutputError):
         xl_output.config(text)
@@ -70,9 +77,7 @@ def test_info() -> None:
 
 def test_marks() -> None:
     found = [xl_output.mark(line) for line in sample("migrate_ssh_p")]
-    assert [m for m in found if m] == [
-        Mark.COPYING, Mark.HANDED_OVER, Mark.STARTED, Mark.SUCCESS
-    ]  # fmt: skip
+    assert [m for m in found if m] == [Mark.COPYING, Mark.HANDED_OVER, Mark.STARTED, Mark.SUCCESS]
     found = [xl_output.mark(line) for line in sample("migrate_nobridge")]
     assert [m for m in found if m] == [Mark.COPYING, Mark.PUT_BACK]
 
@@ -83,15 +88,18 @@ def test_marks() -> None:
         ("noroute", "the source cannot reach root@host-b: it does not answer (ssh: connect to"),
         ("refused", "the source cannot reach root@host-b: nothing listens there (ssh"),
         ("noresolve", "the source cannot reach root@host-b: the name cannot be resolved (ssh: C"),
-        ("hostkey", "the source cannot reach root@host-b: its host key is unknown or has changed; "
-                    "compare it, then log in once by `ssh root@host-b` (No ED25519 host key"),
+        (
+            "hostkey",
+            "the source cannot reach root@host-b: its host key is unknown or has changed; "
+            "compare it, then log in once by `ssh root@host-b` (No ED25519 host key",
+        ),
         ("denied", "the source cannot reach root@host-b: the login was refused; it needs a key"),
         ("noxl", "the destination has no xl (bash: line 1: xxl: command not found)"),
         ("nobridge", "the destination has no bridge onlyhere (libxl: error: libxl_device.c:1337"),
         ("noscript", "the destination has no hotplug script /etc/xen/scripts/vif-onlyhere (libxl"),
         ("scriptfails", "the hotplug script /etc/xen/scripts/vif-onlyhere failed at the dest"),
     ],
-)  # fmt: skip
+)
 def test_reasons(name: str, says: str) -> None:
     found = xl_output.reason(sample(f"migrate_{name}"), "root@host-b")
     assert found.startswith(says), found

@@ -73,8 +73,14 @@ def test_unclear(a: str, b: str, silent: str, says: str) -> None:
 
 def test_never_destroys_the_last_copy() -> None:
     """Whatever is seen: one copy stays, and it is the one that can have run last."""
-    copies = ["", "v runs", "v paused", "v suspended", "v--incoming paused",
-              "v--migratedaway suspended"]  # fmt: skip
+    copies = [
+        "",
+        "v runs",
+        "v paused",
+        "v suspended",
+        "v--incoming paused",
+        "v--migratedaway suspended",
+    ]
     for a, b in product(copies, repeat=2):
         try:
             found = settled(a, b)
@@ -82,5 +88,7 @@ def test_never_destroys_the_last_copy() -> None:
             continue
         gone = {step.host for step in found.steps if isinstance(step, Destroy)}
         assert found.host not in gone
-        assert not any("v " in f"{text} " and text.startswith("v ") and host in gone
-                       for host, text in (("a", a), ("b", b)))  # fmt: skip
+        assert not any(
+            "v " in f"{text} " and text.startswith("v ") and host in gone
+            for host, text in (("a", a), ("b", b))
+        )

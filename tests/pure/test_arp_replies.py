@@ -20,9 +20,14 @@ LEFT, RIGHT = 0x0A000101, 0x0A000201
 LEFT_BROADCAST = 0x0A0001FF
 LOOPBACK = 0x0A640001
 GEN, GEN_MAC, LEFT_MAC = 0x0A000102, 0x020000000102, 0x020000010101
-VIEW = RouterView(locals=(
-    (LEFT, 32, "eth0"), (LEFT_BROADCAST, 32, ""), (RIGHT, 32, "eth1"), (LOOPBACK, 32, "lo"),
-))  # fmt: skip
+VIEW = RouterView(
+    locals=(
+        (LEFT, 32, "eth0"),
+        (LEFT_BROADCAST, 32, ""),
+        (RIGHT, 32, "eth1"),
+        (LOOPBACK, 32, "lo"),
+    )
+)
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 VIFS = frozenset(("vr1.0", "vr1.1"))
 
@@ -33,9 +38,12 @@ def network() -> Network:
 
 
 def site_of(
-    network: Network, host: str, placement: Placement, silent: frozenset[str] = frozenset(),
+    network: Network,
+    host: str,
+    placement: Placement,
+    silent: frozenset[str] = frozenset(),
     view: RouterView = VIEW,
-) -> Site:  # fmt: skip
+) -> Site:
     ports = PORTS if placement.vm == host else {k: v for k, v in PORTS.items() if k not in VIFS}
     here = network.datapaths[host]
     return Site(network, here, ports, {"vr1": placement}, {"vr1": view}, silent)
@@ -58,9 +66,13 @@ def asked(site: Site, target: int, to: int = pk.BROADCAST, sender: int = GEN) ->
 
 
 def answered(
-    network: Network, host: str, placement: Placement, silent: frozenset[str] = frozenset(),
-    to: int = pk.BROADCAST, view: RouterView = VIEW,
-) -> set[int]:  # fmt: skip
+    network: Network,
+    host: str,
+    placement: Placement,
+    silent: frozenset[str] = frozenset(),
+    to: int = pk.BROADCAST,
+    view: RouterView = VIEW,
+) -> set[int]:
     """The addresses that a host answers for."""
     site = site_of(network, host, placement, silent, view)
     targets = {LEFT, RIGHT, LOOPBACK, LEFT_BROADCAST}

@@ -82,9 +82,11 @@ def test_a_flow_covers_those_below_it_that_share_a_packet() -> None:
 
 
 routes = st.tuples(
-    st.integers(1, 0xFFFF), st.integers(0, 0xFFFFFFFF), st.integers(0, 32),
+    st.integers(1, 0xFFFF),
     st.integers(0, 0xFFFFFFFF),
-)  # fmt: skip
+    st.integers(0, 32),
+    st.integers(0, 0xFFFFFFFF),
+)
 
 
 def route_flow(router: int, net: int, plen: int, hop: int) -> Flow:
@@ -109,8 +111,18 @@ def update(event: of.UpdateEvent, flow: Flow) -> bytes:
     body = packed + bytes(-len(packed) % 8)
     if event is not of.UpdateEvent.DELETED:
         body += pack_actions(flow.actions)
-    head = struct.pack("!HHHHHHHBxQ", 24 + len(body), event, 0, flow.priority, 0, 0, len(packed),
-                       flow.table, flow.cookie)  # fmt: skip
+    head = struct.pack(
+        "!HHHHHHHBxQ",
+        24 + len(body),
+        event,
+        0,
+        flow.priority,
+        0,
+        0,
+        len(packed),
+        flow.table,
+        flow.cookie,
+    )
     return head + body
 
 
@@ -121,7 +133,7 @@ def message(*updates: bytes) -> bytes:
 
 @given(st.lists(st.tuples(st.sampled_from(of.UpdateEvent), routes), max_size=5))
 def test_what_a_flow_monitor_tells_is_understood(
-    told: list[tuple[of.UpdateEvent, tuple[int, int, int, int]]]
+    told: list[tuple[of.UpdateEvent, tuple[int, int, int, int]]],
 ) -> None:
     small = update(of.UpdateEvent.ADDED, LEFT)
     abbreviated = struct.pack("!HHI", 8, 3, 17)
@@ -129,12 +141,26 @@ def test_what_a_flow_monitor_tells_is_understood(
     assert of.is_flow_updates(raw)
     found, rest = PACKER.read_updates(raw)
     assert rest == of.FlowUpdates(0, (of.FlowUpdate(of.UpdateEvent.ADDED, LEFT),), (17,))
-    assert of.parse(raw) == of.FlowUpdates(0, (
-        of.FlowUpdate(of.UpdateEvent.ADDED, LEFT),
-        *(of.FlowUpdate(e, Flow(g.table, g.priority, g.match,
-                                () if e is of.UpdateEvent.DELETED else g.actions, g.cookie))
-          for e, g in ((event, route_flow(*route)) for event, route in told)),
-    ), (17,))  # fmt: skip
+    assert of.parse(raw) == of.FlowUpdates(
+        0,
+        (
+            of.FlowUpdate(of.UpdateEvent.ADDED, LEFT),
+            *(
+                of.FlowUpdate(
+                    e,
+                    Flow(
+                        g.table,
+                        g.priority,
+                        g.match,
+                        () if e is of.UpdateEvent.DELETED else g.actions,
+                        g.cookie,
+                    ),
+                )
+                for e, g in ((event, route_flow(*route)) for event, route in told)
+            ),
+        ),
+        (17,),
+    )
     assert [(u.event, u.router, u.net, u.plen) for u in found] == [
         (event, router, net & pipeline.prefix_mask(plen), plen)
         for event, (router, net, plen, _) in told

@@ -60,10 +60,11 @@ def by_chance(seed: int) -> Plan:
     names = ["h1", "h2", "h3", "h4", "s1", "s2"]
     dice.shuffle(names)
     datapaths = {
-        name: Datapath(name, Kind.HOST if name[0] == "h" else Kind.PLAIN, number, "one",
-                       other="drop")
+        name: Datapath(
+            name, Kind.HOST if name[0] == "h" else Kind.PLAIN, number, "one", other="drop"
+        )
         for number, name in enumerate(names, 1)
-    }  # fmt: skip
+    }
     joined = [(name, dice.choice(names[:n])) for n, name in enumerate(names) if n]
     joined.append(tuple(dice.sample(names, 2)))  # type: ignore[arg-type]
     cables = {
@@ -77,9 +78,11 @@ def by_chance(seed: int) -> Plan:
         mac = 0x020000000000 + n
         links[f"own{n}"] = Link(f"own{n}", n, 100 + n, (Access(end, (mac,)),))
         machines[f"m{n}"] = {
-            "access": str(end), "mac": f"{mac:012x}", "address": f"10.0.{n}.2/24",
+            "access": str(end),
+            "mac": f"{mac:012x}",
+            "address": f"10.0.{n}.2/24",
             "stub": f"10.{n}.0.1/32",
-        }  # fmt: skip
+        }
     for n in (1, 2):
         links[f"between{n}"] = Link(f"between{n}", 10 + n, 110 + n, root=dice.choice(names))
     for n in range(1, 4):
@@ -129,9 +132,10 @@ class Sent(Checks):
                 request = pk.arp(1, mac, address, 0, own)
                 frames = [
                     pk.ethernet(interface.mac, mac, pk.ETH_ARP, request),
-                    pk.ethernet(interface.mac, mac, pk.ETH_IPV4,
-                                pk.ipv4(address, own, 1, ECHO, ttl=TTL)),
-                ]  # fmt: skip
+                    pk.ethernet(
+                        interface.mac, mac, pk.ETH_IPV4, pk.ipv4(address, own, 1, ECHO, ttl=TTL)
+                    ),
+                ]
                 for machine in self.plan.machines.values():
                     data = pk.ipv4(address, machine.stub, 1, ECHO, ttl=TTL)
                     frames.append(pk.ethernet(interface.mac, mac, pk.ETH_IPV4, data))
@@ -189,9 +193,11 @@ NETWORKS = {
 }
 each_network = pytest.mark.parametrize("name", NETWORKS)
 KINDS = {
-    "proactive": ("proactive",), "reactive": ("reactive",), "plain": ("plain",),
+    "proactive": ("proactive",),
+    "reactive": ("reactive",),
+    "plain": ("plain",),
     "mixed": ("reactive", "proactive", "plain"),
-}  # fmt: skip
+}
 
 
 def each_move(made: Plan) -> Iterator[tuple[str, str, str]]:
@@ -218,5 +224,8 @@ def test_the_source_of_a_router_that_its_vm_forwards_for_falls_quiet(name: str) 
     made = NETWORKS[name]
     for router in made.network.routers:
         through = slow(made, router)
-        assert sum(drained(through, *move, Order.OVERLAPPED) for move in each_move(made)
-                   if move[0] == router)  # fmt: skip
+        assert sum(
+            drained(through, *move, Order.OVERLAPPED)
+            for move in each_move(made)
+            if move[0] == router
+        )

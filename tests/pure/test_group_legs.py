@@ -78,8 +78,13 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
     datapath = network.datapaths[router.home]
     homes = {each.name: at_home(each.name, each.home) for each in network.routers.values()}
     switch = Switch(network, datapath, Known(), lambda *_: None, homes)
-    ports = sorted({end.port for tree in network.trees.values()
-                    for end in tree.spanning({router.home, machine.end.datapath})[router.home]})
+    ports = sorted(
+        {
+            end.port
+            for tree in network.trees.values()
+            for end in tree.spanning({router.home, machine.end.datapath})[router.home]
+        }
+    )
     switch.ports = {name: (number, True) for number, name in enumerate(ports, 1)}
     assert switch._legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1), (20, 2))
     out = network.trees[link.name].toward(router.home, machine.end.datapath).port
@@ -88,9 +93,19 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
 
 
 WEIGHTS = [
-    (1,), (7,), (1, 1), (1, 2), (256, 255), (32769, 32768), (65535, 1), (65535,) * 256,
-    (1,) * 255 + (65535,), tuple(range(1, 257)), (3000, 2000, 1000), (1,) * 256,
-]  # fmt: skip
+    (1,),
+    (7,),
+    (1, 1),
+    (1, 2),
+    (256, 255),
+    (32769, 32768),
+    (65535, 1),
+    (65535,) * 256,
+    (1,) * 255 + (65535,),
+    tuple(range(1, 257)),
+    (3000, 2000, 1000),
+    (1,) * 256,
+]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS, ids=lambda w: f"{len(w)} legs, sum {sum(w)}")
@@ -131,8 +146,12 @@ def test_packets_find_a_leg_by_blocks() -> None:
     seen = {10: 0, 20: 0}
     (spread,) = (flow for flow in group if flow.table != LEGS)
     for number in range(400):
-        chosen = Flow(0, 1, (), (("load", "reg1", 0, 32, router.id), ("load", "reg0", 0, 32, 30),
-                                 *spread.actions))  # fmt: skip
+        chosen = Flow(
+            0,
+            1,
+            (),
+            (("load", "reg1", 0, 32, router.id), ("load", "reg0", 0, 32, 30), *spread.actions),
+        )
         ends = [Flow(spread.table, 1, (("reg0", leg, None),), (("output", leg),)) for leg in seen]
         tables = simulate.Tables([chosen, *(flow for flow in group if flow is not spread), *ends])
         packet = pk.ipv4(0x0A000001 + number, 0x0A000102, 17, b"to somewhere")

@@ -27,11 +27,24 @@ def test_forms(text: str, spec: Spec) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "xl", "xl:host-a", "xl:ssh://", "xl:ssh://root:secret@host-a", "xl:ssh://a/b",
-        "xl:ssh://-oProxyCommand=x", "xl:ssh://-l@host-a", "xl:ssh://host a", "xl:ssh://a:0x",
-        "xl:ssh://host-a?way=1", "lab:", "lab:udp://1:2", "libvirt:", "libvirt:here", "vmware:x",
+        "",
+        "xl",
+        "xl:host-a",
+        "xl:ssh://",
+        "xl:ssh://root:secret@host-a",
+        "xl:ssh://a/b",
+        "xl:ssh://-oProxyCommand=x",
+        "xl:ssh://-l@host-a",
+        "xl:ssh://host a",
+        "xl:ssh://a:0x",
+        "xl:ssh://host-a?way=1",
+        "lab:",
+        "lab:udp://1:2",
+        "libvirt:",
+        "libvirt:here",
+        "vmware:x",
     ],
-)  # fmt: skip
+)
 def test_no_forms(text: str) -> None:
     with pytest.raises(SpecError):
         parse(text)

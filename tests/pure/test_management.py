@@ -160,9 +160,10 @@ def test_frames_must_be_base64() -> None:
 
 def test_only_an_import_may_be_large() -> None:
     large = [b"\x00" * (1 << 20)] * 3
-    assert m.parse_request(m.request("import", "1", router="r", frames=large)).arguments[
-        "frames"
-    ] == large
+    assert (
+        m.parse_request(m.request("import", "1", router="r", frames=large)).arguments["frames"]
+        == large
+    )
     with pytest.raises(m.ManagementError, match="at most 1048576") as raised:
         m.parse_request(frame(pad="x" * m.MAX_REQUEST))
     assert raised.value.code == "too-large"

@@ -156,7 +156,7 @@ class Checks:
         seen = pk.parse(frame)
         if seen.nw_ttl != ttl - self.routers_between(one, other):
             self.fail(f"{what}: TTL {seen.nw_ttl} on arrival", journey)
-        if seen.vlan_tci or seen.dl_dst != other.mac or frame[-len(UDP_PAYLOAD):] != UDP_PAYLOAD:
+        if seen.vlan_tci or seen.dl_dst != other.mac or frame[-len(UDP_PAYLOAD) :] != UDP_PAYLOAD:
             self.fail(f"{what}: changed on the way: {frame.hex()}", journey)
 
     def datagram(self, one: Machine, target: int, ttl: int) -> bytes:
@@ -265,7 +265,8 @@ class Checks:
     def could_answer(self, router: Router, interface: Interface) -> bool:
         """Whether a host holds packets for a router and knows its addresses."""
         return any(
-            site.holds(router, interface) and site.forwards(router.name)
+            site.holds(router, interface)
+            and site.forwards(router.name)
             and router.name in site.views
             for site in map(self.now.site, self.network.hosts)
         )
@@ -466,9 +467,7 @@ def test_recovery_loses_nothing_either(
 
 
 @each_move
-def test_native_mode_never_multiplies_a_frame(
-    name: str, router: str, source: str, to: str
-) -> None:
+def test_native_mode_never_multiplies_a_frame(name: str, router: str, source: str, to: str) -> None:
     """It may lose what is sent meanwhile; at rest, bridged, everything arrives again."""
     start = at(name, router, source)
     effects = effects_of(start, router, to, Order.NATIVE)
@@ -476,9 +475,7 @@ def test_native_mode_never_multiplies_a_frame(
         NativeChecks(now, label).all()
     for host in (source, to):
         at_rest = moved(start, router, host, runs=True)
-        at_rest.place(
-            replace(at_home(router, host), mode=Mode.NATIVE), *at_rest.network.datapaths
-        )
+        at_rest.place(replace(at_home(router, host), mode=Mode.NATIVE), *at_rest.network.datapaths)
         Checks(at_rest, f"native on {host}").all()
 
 

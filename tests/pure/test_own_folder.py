@@ -78,8 +78,11 @@ def test_every_program_refuses_a_folder_of_somebody_elses(
     (tmp_path / "thesis.tex").write_text("years of work")
     done = subprocess.run(
         [sys.executable, "-m", *program, str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     assert "has other things in it" in done.stderr and "Traceback" not in done.stderr
     assert contents(tmp_path) == ["thesis.tex"]
@@ -90,7 +93,10 @@ def test_the_images_work_folder_is_deleted_only_where_it_is_its_own(tmp_path: Pa
     (tmp_path / "router-build" / "thesis.tex").write_text("years of work")
     done = subprocess.run(
         [sys.executable, "-m", "xen.image", "--cache", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1 and "has other things in it" in done.stderr, done.stderr
     assert contents(tmp_path) == ["router-build", "router-build/thesis.tex"]

@@ -135,8 +135,24 @@ def test_builders_refuse(arguments: dict[str, object]) -> None:
 def isis(kind: int, hold_s: int, tlvs: bytes, dst: int = pk.ISIS_GROUPS[0]) -> bytes:
     fixed = bytes(7) if kind in (15, 16) else bytes(1)
     fixed_size = 27 if kind in (15, 16) else 20
-    body = struct.pack("!BBBBBBBBB6sHH", 0x83, fixed_size, 1, 0, kind, 1, 0, 0, 3, b"source",
-                       hold_s, fixed_size + len(tlvs)) + (b"\x40" + fixed)[: fixed_size - 19]
+    body = (
+        struct.pack(
+            "!BBBBBBBBB6sHH",
+            0x83,
+            fixed_size,
+            1,
+            0,
+            kind,
+            1,
+            0,
+            0,
+            3,
+            b"source",
+            hold_s,
+            fixed_size + len(tlvs),
+        )
+        + (b"\x40" + fixed)[: fixed_size - 19]
+    )
     body = b"\xfe\xfe\x03" + (body + b"\0" * 8)[:fixed_size] + tlvs + bytes(10)
     return pk.ethernet(dst, 1, len(body), body)
 

@@ -20,18 +20,33 @@ HOSTS = st.lists(st.sampled_from(("a", "b", "c")), max_size=3, unique=True).map(
 
 @given(
     st.builds(
-        Placement, st.just("vr1"), HOSTS, st.sampled_from("abc"), st.sampled_from("abc"), HOSTS,
-        st.sampled_from(Mode), st.integers(0, 1000),
+        Placement,
+        st.just("vr1"),
+        HOSTS,
+        st.sampled_from("abc"),
+        st.sampled_from("abc"),
+        HOSTS,
+        st.sampled_from(Mode),
+        st.integers(0, 1000),
     )
-)  # fmt: skip
+)
 def test_there_and_back(placement: Placement) -> None:
     assert from_json(to_json(placement)) == placement
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("router", 5), ("vm", None), ("to", []), ("forwarders", "host-a"), ("also", [1]),
-    ("mode", "half"), ("version", True), ("version", "1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("router", 5),
+        ("vm", None),
+        ("to", []),
+        ("forwarders", "host-a"),
+        ("also", [1]),
+        ("mode", "half"),
+        ("version", True),
+        ("version", "1"),
+    ],
+)
 def test_what_is_none_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(NetworkError, match=key):
         from_json({**to_json(at_home("vr1", "host-a")), key: value})
@@ -59,9 +74,14 @@ def test_versions_never_go_back_on_any_switch(order: Order) -> None:
     assert replace(last, mode=settled.mode) == settled
 
 
-@pytest.mark.parametrize(("to", "why"), [
-    ("host-a", "already"), ("s1", "plain switch"), ("host-x", "unknown host host-x"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("to", "why"),
+    [
+        ("host-a", "already"),
+        ("s1", "plain switch"),
+        ("host-x", "unknown host host-x"),
+    ],
+)
 def test_impossible_destinations_are_refused_with_the_reason(to: str, why: str) -> None:
     with pytest.raises(NetworkError, match=why):
         mig.stages(PATH, at_home("vr1", "host-a"), to, Order.OVERLAPPED)
@@ -70,9 +90,13 @@ def test_impossible_destinations_are_refused_with_the_reason(to: str, why: str) 
 def test_a_destination_that_would_lose_a_neighbour_is_refused() -> None:
     left = replace(PATH.links["left"], cables=("gen-s1", "a-s1"))
     narrow = Network(
-        PATH.name, PATH.controllers, PATH.datapaths, PATH.cables, {**PATH.links, "left": left},
+        PATH.name,
+        PATH.controllers,
+        PATH.datapaths,
+        PATH.cables,
+        {**PATH.links, "left": left},
         PATH.routers,
-    )  # fmt: skip
+    )
     with pytest.raises(NetworkError, match="no path from host-b to .* for virtual link left"):
         mig.stages(narrow, at_home("vr1", "host-a"), "host-b", Order.OVERLAPPED)
 
@@ -88,15 +112,20 @@ def test_links_that_cross_two_switches_in_opposite_orders_are_refused() -> None:
     more = {
         name: Cable(name, End(*one.split(":")), End(*other.split(":")))
         for name, one, other in (
-            ("a-s2", "host-a:to-s2", "s2:to-a"), ("b-s1", "host-b:to-s1", "s1:to-b"),
+            ("a-s2", "host-a:to-s2", "s2:to-a"),
+            ("b-s1", "host-b:to-s1", "s1:to-b"),
             ("s1-s2", "s1:to-s2", "s2:to-s1"),
         )
-    }  # fmt: skip
+    }
     left = replace(PATH.links["left"], cables=("gen-s1", "a-s1", "s1-s2", "b-s2", "recv-s2"))
     middle = replace(PATH.links["middle"], root="s1", cables=("b-s1", "s1-s2", "a-s2", "s1-c"))
     crossed = Network(
-        PATH.name, PATH.controllers, PATH.datapaths, {**PATH.cables, **more},
-        {**PATH.links, "left": left, "middle": middle}, PATH.routers,
-    )  # fmt: skip
+        PATH.name,
+        PATH.controllers,
+        PATH.datapaths,
+        {**PATH.cables, **more},
+        {**PATH.links, "left": left, "middle": middle},
+        PATH.routers,
+    )
     with pytest.raises(NetworkError, match="opposite orders: restrict one link's `cables`"):
         mig.turn_rounds(crossed, crossed.routers["vr1"], "host-a", "host-b")

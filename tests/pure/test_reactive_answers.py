@@ -31,21 +31,29 @@ from xenflow.reactive import Reactive
 
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 ROUTES = [
-    (0, 0, 1), (0x0A020000, 16, 2), (0x0A020100, 24, 1), (0x0A020180, 25, 3), (0x0A030000, 16, 4),
-]  # fmt: skip
+    (0, 0, 1),
+    (0x0A020000, 16, 2),
+    (0x0A020100, 24, 1),
+    (0x0A020180, 25, 3),
+    (0x0A030000, 16, 4),
+]
 
 
 @pytest.fixture(scope="module")
 def paper() -> Plan:
     plan = load("paper")
     state = plan.states["vr1"]
-    hops = [m.NextHop(101 + n, kind, 4, index, gateway, mac) for n, (kind, index, gateway, mac) in
-            enumerate([
+    hops = [
+        m.NextHop(101 + n, kind, 4, index, gateway, mac)
+        for n, (kind, index, gateway, mac) in enumerate(
+            [
                 (NextHopType.VIA, 2, 0x0A000102, 0x020000000102),
                 (NextHopType.VIA, 3, 0x0A000202, 0x020000000202),
                 (NextHopType.BLACKHOLE, 0, 0, 0),
                 (NextHopType.VIA, 3, 0x0A000203, 0),  # unresolved
-            ])]  # fmt: skip
+            ]
+        )
+    ]
     routes = [(net, plen, 100 + hop) for net, plen, hop in ROUTES]
     state.apply([Section(Kind.NEXTHOP, Op.SET, hops), Section(Kind.ROUTE4, Op.SET, routes)])
     return plan
@@ -169,8 +177,10 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
         seen, expected = pk.parse(left), pk.parse(right)
         assert where == there
         assert (seen.dl_src, seen.dl_dst, seen.vlan_tci) == (
-            expected.dl_src, expected.dl_dst, expected.vlan_tci,
-        )  # fmt: skip
+            expected.dl_src,
+            expected.dl_dst,
+            expected.vlan_tci,
+        )
         assert seen.nw_ttl == 64
 
 

@@ -48,8 +48,11 @@ class Table:
             found = {c: self.flows[c] for c in question.cookies}
             self.cost_s += len(question.cookies) * (EXACT_S + REQUEST_S)
         else:
-            found = {c: n for c, n in self.flows.items()
-                     if c & question.mask == question.cookie & question.mask}  # fmt: skip
+            found = {
+                c: n
+                for c, n in self.flows.items()
+                if c & question.mask == question.cookie & question.mask
+            }
             self.cost_s += self.total * LOOK_S + REQUEST_S
         count = sum(found.values())
         if not isinstance(question, Count):

@@ -53,8 +53,14 @@ def test_the_newest_placement_that_fits_counts() -> None:
     network = load(ROOT / "conf" / "paper.toml")
     home = at_home("vr1", "host-a")
     moved = home.step(forwarders=("host-b",), vm="host-b", to="host-b")
-    rows = [to_json(moved), to_json(home), {"router": "vr1"}, 5,
-            to_json(at_home("vr9", "host-a")), to_json(at_home("vr1", "host-z").step().step())]
+    rows = [
+        to_json(moved),
+        to_json(home),
+        {"router": "vr1"},
+        5,
+        to_json(at_home("vr9", "host-a")),
+        to_json(at_home("vr1", "host-z").step().step()),
+    ]
     assert newest(network, rows) == {"vr1": moved}
     for rows in (None, 5, {"router": "vr1"}, "vr1"):
         assert newest(network, rows) == {}

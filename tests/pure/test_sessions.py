@@ -45,8 +45,17 @@ def test_a_bfd_session_is_read_and_then_no_more_is_sent_up() -> None:
     assert known.heard(bfd(), 0.0) == (matched, SETTLING_S)
     assert known.heard(bfd(), 1.0) == (matched, QUIET_S)
     row = one(known)
-    assert row == {"protocol": "BFD", "local": "10.0.1.1", "remote": "10.0.1.2", "wait_s": 0.3,
-                   "interval_s": 0.1} or abs(row["wait_s"] - 0.3) < 1e-9  # fmt: skip
+    assert (
+        row
+        == {
+            "protocol": "BFD",
+            "local": "10.0.1.1",
+            "remote": "10.0.1.2",
+            "wait_s": 0.3,
+            "interval_s": 0.1,
+        }
+        or abs(row["wait_s"] - 0.3) < 1e-9
+    )
     assert falls(row, 0.41)
     assert not falls(row, 0.1)
     assert known.rows(sessions.FORGET_S + 1) == []

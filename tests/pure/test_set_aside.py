@@ -57,11 +57,13 @@ class Host:
     def routes(self, name: str) -> set[int]:
         """The prefixes that the switch has routes to."""
         return {
-            value for flow in self.written.tables
+            value
+            for flow in self.written.tables
             if flow.table == pipeline.ROUTES
             if pipeline.cookie_router(flow.cookie) == self.ids[name]
-            for field, value, _ in flow.match if field == "nw_dst"
-        }  # fmt: skip
+            for field, value, _ in flow.match
+            if field == "nw_dst"
+        }
 
     def routed(self, name: str) -> bool:
         """Whether the switch routes for a router, or leaves everything to its VM."""
@@ -76,14 +78,20 @@ def state_of(name: str) -> RouterState:
     """A router with its interfaces and one next hop."""
     router = PATH.network.routers[name]
     state = RouterState()
-    state.apply([
-        Section(Kind.INTERFACE, Op.SET, [
-            m.Interface(n, 7, 1500, interface.mac, interface.name)
-            for n, interface in enumerate(router.interfaces, 1)
-        ]),
-        Section(Kind.NEXTHOP, Op.SET, [hop(1, 0x02AA)]),
-        route(0x0A630000),
-    ])  # fmt: skip
+    state.apply(
+        [
+            Section(
+                Kind.INTERFACE,
+                Op.SET,
+                [
+                    m.Interface(n, 7, 1500, interface.mac, interface.name)
+                    for n, interface in enumerate(router.interfaces, 1)
+                ],
+            ),
+            Section(Kind.NEXTHOP, Op.SET, [hop(1, 0x02AA)]),
+            route(0x0A630000),
+        ]
+    )
     return state
 
 
@@ -109,9 +117,11 @@ def test_a_narrow_interface_of_any_mtu(mtu: int) -> None:
     router = PATH.network.routers["vr1"]
     view = NextHopView(1, "via", router.interfaces[0], 0x02AA, mtu=mtu)
     measured = [
-        action[1] for flow in next_hop_flows(PATH.network, router, view)
-        for action in flow.actions if action[0] == "check_pkt_larger"
-    ]  # fmt: skip
+        action[1]
+        for flow in next_hop_flows(PATH.network, router, view)
+        for action in flow.actions
+        if action[0] == "check_pkt_larger"
+    ]
     assert measured == [65535]
 
 
@@ -171,8 +181,11 @@ def test_an_address_that_makes_no_flow() -> None:
     assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
     host.change(host.sound, Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 0x0A000001)]))
     assert host.routed(host.sound)
-    own = [flow for flow in host.written.tables
-           if flow.table == pipeline.CLASSES and flow.priority == 285]  # fmt: skip
+    own = [
+        flow
+        for flow in host.written.tables
+        if flow.table == pipeline.CLASSES and flow.priority == 285
+    ]
     assert len(own) == 1
     host.change(host.odd, Section(Kind.LOCAL, Op.DELETE, [m.Local(4, 32, 1, 1 << 40)]))
     assert host.routed(host.odd)

@@ -38,9 +38,11 @@ Outcome = tuple[tuple[int | str, bytes], ...]
 """What a switch sends for one frame: (port, frame), in order."""
 
 many_examples = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)  # fmt: skip
+)
 
 
 @dataclass(slots=True)
@@ -73,9 +75,14 @@ class Host:
     """One host's switch with its writer, and the frames that are sent through it."""
 
     def __init__(
-        self, network: Network, datapath: str, ports: dict[str, int],
-        placements: dict[str, Placement], states: dict[str, RouterState], frames: list[Frame],
-    ) -> None:  # fmt: skip
+        self,
+        network: Network,
+        datapath: str,
+        ports: dict[str, int],
+        placements: dict[str, Placement],
+        states: dict[str, RouterState],
+        frames: list[Frame],
+    ) -> None:
         self.known = Known(network, states)
         self.frames = frames
         self.written = WrittenSwitch()
@@ -119,13 +126,28 @@ def messages_of(host: Host, change: Any) -> tuple[list[Outcome], list[list[Outco
 
 PAPER = load("paper")
 PREFIXES = [
-    (0, 0), (0x0A000000, 8), (0x0A020000, 16), (0x0A020100, 24), (0x0A020180, 25),
-    (0x0A020181, 32), (0xC0A80000, 16), (0x0A000200, 24), (0x0A000201, 32),
-]  # fmt: skip
+    (0, 0),
+    (0x0A000000, 8),
+    (0x0A020000, 16),
+    (0x0A020100, 24),
+    (0x0A020180, 25),
+    (0x0A020181, 32),
+    (0xC0A80000, 16),
+    (0x0A000200, 24),
+    (0x0A000201, 32),
+]
 DESTINATIONS = [
-    0x01010101, 0x0A090909, 0x0A020909, 0x0A020105, 0x0A020182, 0x0A020181, 0xC0A80101,
-    0x0A000202, 0x0A000201, 0x0A000207,
-]  # fmt: skip
+    0x01010101,
+    0x0A090909,
+    0x0A020909,
+    0x0A020105,
+    0x0A020182,
+    0x0A020181,
+    0xC0A80101,
+    0x0A000202,
+    0x0A000201,
+    0x0A000207,
+]
 GEN, RECV = 0x020000000102, 0x020000000202
 MACS = (0, GEN, RECV, 0x0200000000AA)
 HOPS = range(1, 12)
@@ -138,31 +160,65 @@ def states(draw: st.DrawFn) -> RouterState:
     ends = [i.mac for i in PAPER.network.routers["vr1"].interfaces]
     flags = st.sampled_from((7, 7, 7, 7, 6, 5, 3))
     sections = [
-        Section(Kind.INTERFACE, Op.SET, [
-            m.Interface(FIRST, draw(flags), 1500, ends[0], "eth0"),
-            m.Interface(SECOND, draw(flags), draw(st.sampled_from((1500, 1280))), ends[1], "eth1"),
-        ]),
-        Section(Kind.LOCAL, Op.SET, [
-            m.Local(4, plen, FIRST, net)
-            for net, plen in draw(st.sets(st.sampled_from(
-                [(0x0A000101, 32), (0x0A000201, 32), (0x0A020181, 32), (0x0A020100, 24)]
-            )))
-        ]),
-        Section(Kind.POLICY, Op.SET, [draw(st.sampled_from(
-            (m.Policy(False, ""), m.Policy(False, ""), m.Policy(False, ""), m.Policy(True, "why"))
-        ))]),
+        Section(
+            Kind.INTERFACE,
+            Op.SET,
+            [
+                m.Interface(FIRST, draw(flags), 1500, ends[0], "eth0"),
+                m.Interface(
+                    SECOND, draw(flags), draw(st.sampled_from((1500, 1280))), ends[1], "eth1"
+                ),
+            ],
+        ),
+        Section(
+            Kind.LOCAL,
+            Op.SET,
+            [
+                m.Local(4, plen, FIRST, net)
+                for net, plen in draw(
+                    st.sets(
+                        st.sampled_from(
+                            [(0x0A000101, 32), (0x0A000201, 32), (0x0A020181, 32), (0x0A020100, 24)]
+                        )
+                    )
+                )
+            ],
+        ),
+        Section(
+            Kind.POLICY,
+            Op.SET,
+            [
+                draw(
+                    st.sampled_from(
+                        (
+                            m.Policy(False, ""),
+                            m.Policy(False, ""),
+                            m.Policy(False, ""),
+                            m.Policy(True, "why"),
+                        )
+                    )
+                )
+            ],
+        ),
         Section(Kind.NEXTHOP, Op.SET, _hops(draw)),
-    ]  # fmt: skip
+    ]
     legs = draw(st.lists(st.sampled_from((3, 4, 5, 6)), min_size=1, max_size=3))
     sections.append(Section(Kind.LEG, Op.SET, [m.Leg(9, leg, 1, n) for n, leg in enumerate(legs)]))
     stations = [(0x0A000202, RECV), (0x0A000207, 0x0200000000AA)]
     known = [(address, mac) for address, mac in stations if draw(st.booleans())]
     neighbours = [m.Neighbour(SECOND, 4, True, address, mac) for address, mac in known]
     sections.append(Section(Kind.NEIGHBOUR, Op.SET, neighbours))
-    sections.append(Section(Kind.ROUTE4, Op.SET, [
-        (net, plen, hop) for net, plen in PREFIXES
-        if (hop := draw(st.sampled_from((0, *HOPS[:10]))))
-    ]))  # fmt: skip
+    sections.append(
+        Section(
+            Kind.ROUTE4,
+            Op.SET,
+            [
+                (net, plen, hop)
+                for net, plen in PREFIXES
+                if (hop := draw(st.sampled_from((0, *HOPS[:10]))))
+            ],
+        )
+    )
     state = RouterState()
     state.apply(sections)
     return state
@@ -171,8 +227,12 @@ def states(draw: st.DrawFn) -> RouterState:
 def _hops(draw: st.DrawFn) -> list[m.NextHop]:
     """Ids mean the same kind of next hop always; what may change is the MAC address."""
     mac = st.sampled_from(MACS)
-    gateways = [(3, FIRST, 0x0A000102), (4, SECOND, 0x0A000202), (5, FIRST, 0x0A000103),
-                (6, SECOND, 0x0A000203)]  # fmt: skip
+    gateways = [
+        (3, FIRST, 0x0A000102),
+        (4, SECOND, 0x0A000202),
+        (5, FIRST, 0x0A000103),
+        (6, SECOND, 0x0A000203),
+    ]
     kinds = NextHopType
     return [
         m.NextHop(1, kinds.CONNECTED, 4, FIRST, 0, 0),
@@ -193,8 +253,12 @@ def data_frames(router: Router, ports: dict[str, int]) -> list[Frame]:
     ):
         vlan = PAPER.network.links[interface.link].vlan
         for target in DESTINATIONS:
-            kinds = [(0x0A00010A, 64, 10), (0x0A00010A, 64, 1400), (0x0A00010A, 1, 10),
-                     (0x0A020181, 64, 10)]  # fmt: skip
+            kinds = [
+                (0x0A00010A, 64, 10),
+                (0x0A00010A, 64, 1400),
+                (0x0A00010A, 1, 10),
+                (0x0A020181, 64, 10),
+            ]
             for source, ttl, size in kinds if sender == GEN else kinds[:1]:
                 packet = pk.ipv4(source, target, 17, bytes(size), ttl=ttl)
                 frame = pk.ethernet(interface.mac, sender, pk.ETH_IPV4, packet)
@@ -260,9 +324,15 @@ def test_routes_alone_change_from_before_to_after_at_once(
     both = copy.deepcopy(old)
     routes = copy.deepcopy(new).routes4
     goal = RouterState.of(
-        both.interfaces, both.locals, both.nexthops, both.legs, both.neighbours, routes, {},
+        both.interfaces,
+        both.locals,
+        both.nexthops,
+        both.legs,
+        both.neighbours,
+        routes,
+        {},
         both.policy,
-    )  # fmt: skip
+    )
     host = at_home_in_paper(copy.deepcopy(old))
     before, moments = messages_of(host, update(host, goal))
     _one_or_the_other("routes", host.frames, before, moments)
@@ -317,13 +387,18 @@ def _sender(net: WholeNetwork, end: str) -> int:
 def host_of(net: WholeNetwork, datapath: str) -> Host:
     """A host of the network, its switch holding what it should."""
     states = {
-        name: copy.deepcopy(state) for name, state in net.plan.states.items()
+        name: copy.deepcopy(state)
+        for name, state in net.plan.states.items()
         if datapath in net.known[name]
-    }  # fmt: skip
+    }
     return Host(
-        net.network, datapath, net.ports(datapath), dict(net.placed[datapath]), states,
+        net.network,
+        datapath,
+        net.ports(datapath),
+        dict(net.placed[datapath]),
+        states,
         every_frame(net, datapath),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("order", [Order.OVERLAPPED, Order.REPORT])

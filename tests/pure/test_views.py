@@ -35,9 +35,15 @@ def state_of(
     policy: m.Policy = NO_POLICY,
 ) -> RouterState:
     return RouterState.of(
-        {i.ifindex: i for i in interfaces}, {}, {hop.id: hop for hop in hops}, {}, {},
-        routes4 or {}, routes6 or {}, policy,
-    )  # fmt: skip
+        {i.ifindex: i for i in interfaces},
+        {},
+        {hop.id: hop for hop in hops},
+        {},
+        {},
+        routes4 or {},
+        routes6 or {},
+        policy,
+    )
 
 
 def cards(flags: int = WORKING) -> list[m.Interface]:

@@ -44,9 +44,8 @@ ITS_OWN = {
     "its address": ip(LEFT),
     "a hello": ip(0xE0000005, 0x01005E000005),
     "an ARP request": pk.ethernet(MAC, GEN_MAC, pk.ETH_ARP, pk.arp(1, GEN_MAC, GEN, 0, LEFT)),
-    "a broadcast": pk.ethernet(pk.BROADCAST, GEN_MAC, pk.ETH_ARP,
-                               pk.arp(1, GEN_MAC, GEN, 0, LEFT)),
-}  # fmt: skip
+    "a broadcast": pk.ethernet(pk.BROADCAST, GEN_MAC, pk.ETH_ARP, pk.arp(1, GEN_MAC, GEN, 0, LEFT)),
+}
 
 
 @pytest.mark.parametrize("what", ITS_OWN)

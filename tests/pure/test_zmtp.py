@@ -26,8 +26,10 @@ def heard(peer: Connection, data: bytes) -> list[list[bytes]]:
     return list(peer.messages())
 
 
-@given(st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=4), max_size=4),
-       st.integers(1, 97))  # fmt: skip
+@given(
+    st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=4), max_size=4),
+    st.integers(1, 97),
+)
 def test_what_was_said_is_heard_in_whatever_pieces_it_comes(
     said: list[list[bytes]], piece: int
 ) -> None:

@@ -88,9 +88,13 @@ def plan(network: Network, lab: Mapping[str, Any]) -> Plan:
     for name, what in lab["machines"].items():
         end = End(*what["access"].split(":"))
         machines[name] = Machine(
-            name, end, link_of[end], int(what["mac"].replace(":", ""), 16),
-            IPv4Interface(what["address"]), int(IPv4Interface(what["stub"]).ip),
-        )  # fmt: skip
+            name,
+            end,
+            link_of[end],
+            int(what["mac"].replace(":", ""), 16),
+            IPv4Interface(what["address"]),
+            int(IPv4Interface(what["stub"]).ip),
+        )
     addresses = {
         router: {i: IPv4Interface(text) for i, text in what["addresses"].items()}
         for router, what in lab["routers"].items()
@@ -146,9 +150,11 @@ def _far(made: Plan, router: Router) -> Iterator[tuple[int, int, Interface, int,
                 own = int(machine.address.ip), machine.mac
                 yield machine.stub, 32, out, *((gateway, gateway_mac) if gateway else own)
         for other, there in made.network.members(link):
-            first = (gateway, gateway_mac) if gateway else (
-                int(made.addresses[other.name][there.name].ip), there.mac
-            )  # fmt: skip
+            first = (
+                (gateway, gateway_mac)
+                if gateway
+                else (int(made.addresses[other.name][there.name].ip), there.mac)
+            )
             for beyond in other.interfaces:
                 if other.name != router.name and beyond.link not in known:
                     known.add(beyond.link)
@@ -269,9 +275,12 @@ class WholeNetwork:
             if datapath in self.known[router.name]
         }
         return pipeline.Site(
-            self.network, self.network.datapaths[datapath], self.ports(datapath),
-            self.placed[datapath], views,
-        )  # fmt: skip
+            self.network,
+            self.network.datapaths[datapath],
+            self.ports(datapath),
+            self.placed[datapath],
+            views,
+        )
 
     def tables(self, datapath: str) -> simulate.Tables:
         """What a switch holds once everything is written."""
@@ -400,9 +409,10 @@ class WholeNetwork:
             vlan = pk.parse(frame).vlan_tci & 0xFFF
             name = next(link.name for link in links if link.vlan == vlan)
             journey.taken_in.update(
-                (datapath, router.name) for router, i in self.network.members(name)
+                (datapath, router.name)
+                for router, i in self.network.members(name)
                 if frame[:6] == i.mac.to_bytes(6, "big")
-            )  # fmt: skip
+            )
         out = messages[-1]
         at, length = 16, int.from_bytes(out[14:16], "big")
         came = int.from_bytes(out[12:14], "big")
@@ -451,9 +461,11 @@ class WholeNetwork:
         arrived = Arrival(f"vm:{router.name}", frame)
         own = {int(a.ip): a for a in self.plan.addresses[router.name].values()}
         forwards = (
-            packet.dl_type == pk.ETH_IPV4 and packet.nw_ttl > 1 and not frame[0] & 1
+            packet.dl_type == pk.ETH_IPV4
+            and packet.nw_ttl > 1
+            and not frame[0] & 1
             and packet.nw_dst not in own
-        )  # fmt: skip
+        )
         if router.name not in self.running or not forwards:
             journey.arrivals.append(arrived)
             return
@@ -490,4 +502,3 @@ def _lookup(state: RouterState, address: int) -> m.NextHop | None:
         if found is not None:
             return state.nexthops[found]
     return None
-

@@ -123,9 +123,10 @@ class WrittenSwitch:
         if len(message) >= _REQUEST_MATCH_AT + _COOKIE_ENTRY.size:
             _, cookie, mask = _COOKIE_ENTRY.unpack_from(message, _REQUEST_MATCH_AT)
         found = [
-            flow for flow in self.tables
+            flow
+            for flow in self.tables
             if table in (flow.table, of.ALL_TABLES) and flow.cookie & mask == cookie & mask
-        ]  # fmt: skip
+        ]
         if subtype == _NXST_AGGREGATE:
             return [of.Aggregate(0, 0, len(found))]
         return [of.FlowStats(flow, 0, 0, 0.0, None) for flow in found]
@@ -169,8 +170,6 @@ class Host:
 
     def __init__(self) -> None:
         self.wire = WrittenSwitch()
-        self.table = RuleTable(
-            load(ROOT / "conf" / "paper.toml"), "host-a", None, self.wire.later
-        )
+        self.table = RuleTable(load(ROOT / "conf" / "paper.toml"), "host-a", None, self.wire.later)
         self.switch = self.table.switches["host-a"]
         self.wire.attach(self.switch, self.PORTS)

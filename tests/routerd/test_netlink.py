@@ -222,8 +222,11 @@ def test_the_request_that_manages_a_neighbour() -> None:
 def test_broadcast_addresses_are_told_from_its_own(view: KernelView) -> None:
     shown = {(str(IPv4Address(local.address)), local.broadcast) for local in view.locals.values()}
     assert shown == {
-        ("10.0.0.1", False), ("10.0.0.255", True), ("10.0.1.1", False), ("10.0.1.255", True),
-    }  # fmt: skip
+        ("10.0.0.1", False),
+        ("10.0.0.255", True),
+        ("10.0.1.1", False),
+        ("10.0.1.255", True),
+    }
 
 
 def test_a_carrier_lost_is_told_after_the_grace(view: KernelView) -> None:
@@ -291,10 +294,13 @@ def datagram(*bodies_: bytes) -> bytes:
     """One of a dump, of route messages."""
     kind, flags = rt.RTM_NEWROUTE, rt.NLM_F_MULTI
     return b"".join(
-        (16 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little")
-        + flags.to_bytes(2, "little") + bytes(8) + body
+        (16 + len(body)).to_bytes(4, "little")
+        + kind.to_bytes(2, "little")
+        + flags.to_bytes(2, "little")
+        + bytes(8)
+        + body
         for body in bodies_
-    )  # fmt: skip
+    )
 
 
 @given(
@@ -332,9 +338,18 @@ def route_by(object_: int, **other: int) -> rt.RouteInfo:
     """The route to 10.92.0.0/16 by way of a next hop object, as the kernel tells it."""
     kept = {"table": rt.TABLE_MAIN, "tos": 0, "type": rt.RTN_UNICAST, "mtu": 0, **other}
     return rt.RouteInfo(
-        4, kept["table"], int(IPv4Address("10.92.0.0")), 16, kept["tos"], 0, kept["type"], 0, (),
-        object_, kept["mtu"],
-    )  # fmt: skip
+        4,
+        kept["table"],
+        int(IPv4Address("10.92.0.0")),
+        16,
+        kept["tos"],
+        0,
+        kept["type"],
+        0,
+        (),
+        object_,
+        kept["mtu"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -378,9 +393,18 @@ def test_a_route_that_is_replaced_by_one_over_the_control_link(view: KernelView)
     view._control_index = 90
     for key in list(view.routes4)[:3]:
         over = rt.RouteInfo(
-            4, rt.TABLE_MAIN, key >> 8, key & 255, 0, 0, rt.RTN_UNICAST, 0,
-            (rt.Hop(90, 0, 0, 1, True),), 0, 0,
-        )  # fmt: skip
+            4,
+            rt.TABLE_MAIN,
+            key >> 8,
+            key & 255,
+            0,
+            0,
+            rt.RTN_UNICAST,
+            0,
+            (rt.Hop(90, 0, 0, 1, True),),
+            0,
+            0,
+        )
         assert not view.route_changed(over, 0, False)
         assert view.route_changed(over, rt.NLM_F_REPLACE, False)
 
@@ -432,8 +456,11 @@ def reason_of(view: KernelView, prefix: str) -> object:
 
 
 def test_why_a_route_goes_through_the_vm(view: KernelView) -> None:
-    found = {prefix: reason_of(view, prefix) for prefix, to in told(view, view.state()).items()
-             if to == "VM"}  # fmt: skip
+    found = {
+        prefix: reason_of(view, prefix)
+        for prefix, to in told(view, view.state()).items()
+        if to == "VM"
+    }
     assert found == {
         "10.24.0.0/16": VmReason.MTU,
         "10.25.0.0/16": VmReason.GATEWAY6,
@@ -457,9 +484,7 @@ def test_legs_that_are_chosen_by_ports_are_left_to_the_kernel(view: KernelView) 
 def test_all_reasons_are_told_and_faults_make_nothing_slow(view: KernelView) -> None:
     view.rules = {rt.RuleInfo(p, t, True) for p, t in ((0, 255), (32766, 254), (32767, 253))}
     view.tos_routes, view.default_table, view.outside = 0, False, ()
-    view.netconf = {
-        n: replace(conf, forwarding=1, rp_filter=0) for n, conf in view.netconf.items()
-    }
+    view.netconf = {n: replace(conf, forwarding=1, rp_filter=0) for n, conf in view.netconf.items()}
     view.faults = ("IPv4 neighbours overflow",)
     policy = view.policy()
     assert (policy.slow, [r.fault for r in policy.remarks]) == (False, [True])
@@ -467,8 +492,9 @@ def test_all_reasons_are_told_and_faults_make_nothing_slow(view: KernelView) -> 
     policy = view.policy()
     assert policy.slow and policy.reason == "queueing discipline tbf on eth1"
     assert [(r.fault, r.words) for r in policy.remarks] == [
-        (True, "IPv4 neighbours overflow"), (False, "tcx ingress program on eth0"),
-    ]  # fmt: skip
+        (True, "IPv4 neighbours overflow"),
+        (False, "tcx ingress program on eth0"),
+    ]
 
 
 def test_ipv6_forwarding_is_told_of_each_interface(view: KernelView) -> None:
@@ -506,9 +532,10 @@ def test_a_neighbour_table_as_the_kernel_tells_it() -> None:
 def plain(view: KernelView) -> KernelView:
     """The same without what sends everything through the VM."""
     view.rules = {
-        rule for rule in view.rules
+        rule
+        for rule in view.rules
         if rule.plain and (rule.priority, rule.table) in kernel_view._DEFAULT_RULES
-    }  # fmt: skip
+    }
     view.tos_routes, view.default_table = 0, False
     view.links = {n: replace(link, master=0, xdp=False) for n, link in view.links.items()}
     view.netconf = {n: rt.NetconfInfo(n, 1, 0, 0) for n in (-1, *view.links)}
@@ -522,8 +549,19 @@ def many_hops(view: KernelView, count: int) -> rt.RouteInfo:
     assert template is not None
     first = ifindex(view, "eth0")
     hops = tuple(rt.Hop(first, 0x0A000100 + n, 0, 1, True) for n in range(count))
-    return replace(template, family=4, table=rt.TABLE_MAIN, type=rt.RTN_UNICAST, nexthop=0, mtu=0,
-                   tos=0, metric=0, prefix=0x0A580000, length=16, hops=hops)  # fmt: skip
+    return replace(
+        template,
+        family=4,
+        table=rt.TABLE_MAIN,
+        type=rt.RTN_UNICAST,
+        nexthop=0,
+        mtu=0,
+        tos=0,
+        metric=0,
+        prefix=0x0A580000,
+        length=16,
+        hops=hops,
+    )
 
 
 def test_a_group_that_is_too_large_is_left_to_the_vm(plain: KernelView) -> None:

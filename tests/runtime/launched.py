@@ -71,12 +71,21 @@ class Controller:
         self.port = free_port()
         self.process = subprocess.Popen(
             [
-                *(before or []), sys.executable, str(ROOT / "pox.py"), *core_options(core),
-                "openflow.of_01", f"--port={self.port}", component, *words,
+                *(before or []),
+                sys.executable,
+                str(ROOT / "pox.py"),
+                *core_options(core),
+                "openflow.of_01",
+                f"--port={self.port}",
+                component,
+                *words,
             ],
-            cwd=ROOT, env=environment(), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.events: list[dict[str, Any]] = []
         self.log: list[str] = []
         self._lines: queue.Queue[str] = queue.Queue()

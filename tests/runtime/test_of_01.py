@@ -56,8 +56,11 @@ def test_events_carry_what_the_messages_say(core, start):
     refused = message(14, 0x8000_0007, bytes(64))[:64]
     switch.send(message(1, 0x8000_0007, struct.pack("!HH", 3, 2) + refused))
     assert controller.wait_for("ErrorIn") == {
-        "event": "ErrorIn", "xid": 0x8000_0007, "type": 3, "code": 2,
-    }  # fmt: skip
+        "event": "ErrorIn",
+        "xid": 0x8000_0007,
+        "type": 3,
+        "code": 2,
+    }
     switch.send(message(19, 0x8000_0009))
     assert controller.wait_for("BarrierIn")["xid"] == 0x8000_0009
     switch.send(message(2, 77, b"are you there"))

@@ -31,9 +31,11 @@ class Switch:
         subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True)
         subprocess.run(["ovsdb-tool", "create", f"{folder}/conf.db", str(SCHEMA)], check=True)
         self._daemon(
-            "ovsdb-server", f"{folder}/conf.db", f"--remote=punix:{folder}/db.sock",
+            "ovsdb-server",
+            f"{folder}/conf.db",
+            f"--remote=punix:{folder}/db.sock",
             f"--unixctl={folder}/db.ctl",
-        )  # fmt: skip
+        )
         self._wait_for("db.sock")
         subprocess.run([*self.vsctl, "--no-wait", "init"], check=True)
         self._daemon("ovs-vswitchd", database, f"--unixctl={folder}/vs.ctl")
@@ -94,8 +96,10 @@ def test_everything_raw_from_a_real_switch(core, start, switch):
     got = before[0] if before else controller.wait_for("raw", type=10)
     assert got["body"] == 1400 + 18 - 12
     assert controller.wait_for("raw", type=4)["head"] == "000023200000000e"  # NXT_FLOW_REMOVED
-    subprocess.run([*switch.vsctl, "add-port", "br0", "p2", "--", "set", "interface", "p2",
-                    "type=internal"], check=True)  # fmt: skip
+    subprocess.run(
+        [*switch.vsctl, "add-port", "br0", "p2", "--", "set", "interface", "p2", "type=internal"],
+        check=True,
+    )
     assert controller.wait_for("raw", type=12)["head"][:2] == "00"
     subprocess.run([*switch.vsctl, "del-port", "p2"], check=True)
     controller.wait_for("raw", type=12)

@@ -21,8 +21,12 @@ def run(*words: str, folders: tuple[Path, ...] = (), **extra: str) -> subprocess
     env = {name: value for name, value in env.items() if value}
     return subprocess.run(
         [sys.executable, str(ROOT / "pox.py"), *words],
-        capture_output=True, text=True, timeout=30, env=env, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=env,
+        cwd=ROOT,
+    )
 
 
 def test_help_is_a_man_page():
@@ -65,12 +69,17 @@ def test_sighup_does_not_end_a_controller(core, tmp_path):
     with log.open("w") as written:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "pox.py"), *words],
-            env=environment(), stdout=subprocess.DEVNULL, stderr=written,
-        )  # fmt: skip
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=written,
+        )
     try:
         _until(process, lambda: "placements are not kept" in log.read_text())
-        assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} WARNING:xenflow:placements",
-                         log.read_text(), re.MULTILINE)  # fmt: skip
+        assert re.search(
+            r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} WARNING:xenflow:placements",
+            log.read_text(),
+            re.MULTILINE,
+        )
         _until(process, lambda: _handles(process.pid, signal.SIGHUP))
         process.send_signal(signal.SIGHUP)
         _until(process, lambda: "SIGHUP: nothing is read anew" in log.read_text())
@@ -126,8 +135,11 @@ def test_listens_on_loopback_unless_told_otherwise(core, start):
     words = ["log.level", "--DEBUG", "openflow.of_01", "--address=0.0.0.0", f"--port={port}"]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "pox.py"), *core_options(core), *words, "recorder"],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         assert process.stdout
         while '"Up"' not in process.stdout.readline():
@@ -151,8 +163,12 @@ def test_listens_where_the_network_file_says(core, tmp_path, controller):
     words += [f"--controller={controller}"] if controller else []
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "pox.py"), *core_options(core), *words],
-        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         if controller is None:
             assert process.wait(30) == 1
@@ -241,11 +257,21 @@ def test_other_components_of_pox_on_the_same_line():
     port = free_port()
     process = subprocess.Popen(
         [
-            sys.executable, str(ROOT / "pox.py"), *options, "log.level", "--DEBUG",
-            "forwarding.l2_learning", "openflow.of_01", f"--port={port}", "recorder",
+            sys.executable,
+            str(ROOT / "pox.py"),
+            *options,
+            "log.level",
+            "--DEBUG",
+            "forwarding.l2_learning",
+            "openflow.of_01",
+            f"--port={port}",
+            "recorder",
         ],
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout
         lines = [process.stdout.readline() for _ in range(2)]

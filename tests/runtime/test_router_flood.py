@@ -92,9 +92,17 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     text = describe(["proactive"], routers=2)
     (tmp_path / "network.toml").write_text(text)
     port = free_port()
-    words = [sys.executable, str(ROOT / "pox.py"), *options, "openflow.of_01", f"--port={port}",
-             "xenflow", f"--network={tmp_path}/network.toml", f"--manage=ipc://{tmp_path}/manage",
-             f"--routers=ipc://{tmp_path}/{{router}}"]  # fmt: skip
+    words = [
+        sys.executable,
+        str(ROOT / "pox.py"),
+        *options,
+        "openflow.of_01",
+        f"--port={port}",
+        "xenflow",
+        f"--network={tmp_path}/network.toml",
+        f"--manage=ipc://{tmp_path}/manage",
+        f"--routers=ipc://{tmp_path}/{{router}}",
+    ]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, env=environment())
     yield process.pid
@@ -120,8 +128,13 @@ def test_a_flood_of_changes_is_slowed_and_bounded(controller: int, tmp_path: Pat
     Path(f"/proc/{controller}/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
     table = mib(controller, "VmRSS")
 
-    words = [sys.executable, "-c", FLOOD.replace("seq, until = 1,", "seq, until = 3,"),
-             f"ipc://{tmp_path}/vr1", str(FLOOD_S)]  # fmt: skip
+    words = [
+        sys.executable,
+        "-c",
+        FLOOD.replace("seq, until = 1,", "seq, until = 3,"),
+        f"ipc://{tmp_path}/vr1",
+        str(FLOOD_S),
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as flood:
         waits, seq = [], 1
         while flood.poll() is None:
@@ -137,8 +150,10 @@ def test_a_flood_of_changes_is_slowed_and_bounded(controller: int, tmp_path: Pat
     again.send(Type.HELLO, 10**6, [])
     again.answered(Type.RESYNC)
     highest, after = mib(controller, "VmHWM"), mib(controller, "VmRSS")
-    print(f"{said} changes of {ROUTES} routes; {table:.0f} MiB before, at most {highest:.0f}, "
-          f"{after:.0f} after; another router's change: at most {max(waits):.2f} s")  # fmt: skip
+    print(
+        f"{said} changes of {ROUTES} routes; {table:.0f} MiB before, at most {highest:.0f}, "
+        f"{after:.0f} after; another router's change: at most {max(waits):.2f} s"
+    )
     assert said > 3
     assert highest < table + SLACK_MIB
     assert after < table + SLACK_MIB

@@ -95,8 +95,9 @@ def guests_of(bed: Bed) -> list[str]:
 
 def vif_packets(dom0: Dom0, vifs: list[str]) -> int:
     """How many packets have passed the vifs, in both directions."""
-    files = " ".join(f"/sys/class/net/{vif}/statistics/{way}_packets"
-                     for vif in vifs for way in ("rx", "tx"))  # fmt: skip
+    files = " ".join(
+        f"/sys/class/net/{vif}/statistics/{way}_packets" for vif in vifs for way in ("rx", "tx")
+    )
     return sum(map(int, dom0.ask(f"cat {files}").split()))
 
 
@@ -184,9 +185,11 @@ class Pings:
         times = [at for _, at in self._replies]
         gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
         return PingCount(
-            len(self._sent), len(set(self._sent) - set(answered)),
-            len(answered) - len(set(answered)), max(gaps, default=0.0),
-        )  # fmt: skip
+            len(self._sent),
+            len(set(self._sent) - set(answered)),
+            len(answered) - len(set(answered)),
+            max(gaps, default=0.0),
+        )
 
 
 class NeighbourProber:
@@ -209,9 +212,19 @@ class NeighbourProber:
                 mac = shown.split("lladdr ")[1].split()[0]
                 operate.run(
                     self._node,
-                    ["ip", "neigh", "replace", self._address, "lladdr", mac, "dev", "eth0",
-                     "nud", "probe"],
-                )  # fmt: skip
+                    [
+                        "ip",
+                        "neigh",
+                        "replace",
+                        self._address,
+                        "lladdr",
+                        mac,
+                        "dev",
+                        "eth0",
+                        "nud",
+                        "probe",
+                    ],
+                )
 
     def _follow(self) -> None:
         assert self._monitor.stdout is not None
@@ -227,9 +240,12 @@ class NeighbourProber:
 
     def __enter__(self) -> Self:
         self._monitor = operate.popen(
-            self._node, ["ip", "monitor", "neigh", "dev", "eth0"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            self._node,
+            ["ip", "monitor", "neigh", "dev", "eth0"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for thread in self._threads:
             thread.start()
         return self

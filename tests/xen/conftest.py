@@ -94,5 +94,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name, value in _figures.items():
         out.line(f"{name}: {value}")
     out.line(f"all of it took {time.monotonic() - _begun:.0f} s; figures are in {FIGURES}")
-
-

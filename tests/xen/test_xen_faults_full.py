@@ -110,8 +110,9 @@ def assert_settled(bed: Bed, guest: str) -> str:
     assert "p" not in state(bed.hosts[here], "vr1")
     settle(
         lambda: operate.run("gen", ["ping", "-c1", "-W2", "10.2.0.1"]).returncode == 0,
-        "gen reaches recv through the router", 120,
-    )  # fmt: skip
+        "gen reaches recv through the router",
+        120,
+    )
     assert token(bed) == guest
     assert "nothing to recover" in xenflow("recover", limit_s=120).stdout
     return here

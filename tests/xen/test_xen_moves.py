@@ -60,9 +60,10 @@ Figure = Callable[[str, object], None]
 def test_both_hosts_are_genuine_xen(bed: Bed) -> None:
     for host, one in bed.hosts.items():
         info = dict(
-            map(str.strip, line.split(":", 1)) for line in one.ask("xl info").splitlines()
+            map(str.strip, line.split(":", 1))
+            for line in one.ask("xl info").splitlines()
             if ":" in line
-        )  # fmt: skip
+        )
         assert (info["xen_major"], info["xen_minor"]) == ("4", "17"), host
         assert one.ask("cat /sys/hypervisor/type").strip() == "xen"
     assert where(bed) == ["host-a"]
@@ -88,8 +89,14 @@ def test_adjacencies_are_up(bed: Bed) -> None:
 def test_routes_are_flows_of_the_switch(bed: Bed) -> None:
     """Connected, by OSPF and by BGP."""
     text = "\n".join(switch_flows(bed.hosts["host-a"]))
-    for prefix in ("10.0.1.0/24", "10.0.2.0/24", "10.1.0.1", "10.2.0.1", "10.1.0.0/24",
-                   "10.2.0.0/24"):  # fmt: skip
+    for prefix in (
+        "10.0.1.0/24",
+        "10.0.2.0/24",
+        "10.1.0.1",
+        "10.2.0.1",
+        "10.1.0.0/24",
+        "10.2.0.0/24",
+    ):
         assert f"nw_dst={prefix}" in text, text
 
 
@@ -160,9 +167,18 @@ def journey(bed: Bed, figure: Figure) -> Journey:
         pair.stop(2.0)
     there, back = judge.read(Path(records), begins)
     found = Journey(
-        rate, moves, list(zip(there, back, strict=True)), pings.count, tokens, prober.states,
-        before, adjacency_changes(bed), (flows_before, flows(bed.lab, *ENDS)), places, times,
-    )  # fmt: skip
+        rate,
+        moves,
+        list(zip(there, back, strict=True)),
+        pings.count,
+        tokens,
+        prober.states,
+        before,
+        adjacency_changes(bed),
+        (flows_before, flows(bed.lab, *ENDS)),
+        places,
+        times,
+    )
     _note(found, figure)
     # As before the first move, so after the last: a machine that has become busy meanwhile has
     # measured nothing.

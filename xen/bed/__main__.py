@@ -53,7 +53,8 @@ def _status(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m xen.bed", description="Two genuine Xen hosts under QEMU, joined to a lab.",
+        prog="python -m xen.bed",
+        description="Two genuine Xen hosts under QEMU, joined to a lab.",
         epilog="run it inside scripts/isolated, or nothing keeps it apart from another lab",
     )
     verbs = parser.add_subparsers(dest="verb", required=True)

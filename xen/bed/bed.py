@@ -62,7 +62,7 @@ def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any
         say(f"{time.monotonic() - begun:5.1f} s  {text}")
 
     if not load_lab(find_file(file_or_name)).elsewhere:
-        raise LabError(f"{file_or_name}: no host in it has hypervisor = \"xl:...\"")
+        raise LabError(f'{file_or_name}: no host in it has hypervisor = "xl:..."')
     built, image = prepare(tell)
     wanted = Options(**{**OSPF, "bgp": True, **options})
     lab = bring_up.up(file_or_name, wanted, say=tell)

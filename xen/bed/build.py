@@ -31,35 +31,92 @@ from xen.image import bzimage, debian
 SUITE = "bookworm"
 XEN = "4.17"
 PACKAGES = (
-    f"xen-utils-{XEN}", f"xen-hypervisor-{XEN}-amd64", "openvswitch-switch", "python3",
+    f"xen-utils-{XEN}",
+    f"xen-hypervisor-{XEN}-amd64",
+    "openvswitch-switch",
+    "python3",
     # debootstrap does not resolve virtual packages: python3-zmq needs the second
-    "python3-zmq", "python3-cffi-backend", "python3-netaddr", "openssh-server", "openssh-client",
-    "socat", "iproute2",
-    "iputils-ping", "kmod", "nftables", "ethtool", "tcpdump", "procps", "busybox-static",
-)  # fmt: skip
+    "python3-zmq",
+    "python3-cffi-backend",
+    "python3-netaddr",
+    "openssh-server",
+    "openssh-client",
+    "socat",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "nftables",
+    "ethtool",
+    "tcpdump",
+    "procps",
+    "busybox-static",
+)
 MODULES = (
-    "virtio_pci", "virtio_blk", "virtio_net", "ext4", "crc32c_generic", "libcrc32c",
-    "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-privcmd", "xenfs", "xen-netback",
-    "openvswitch", "bridge", "8021q", "tun", "veth", "ifb",
-    "sch_ingress", "sch_htb", "sch_netem", "sch_plug", "cls_matchall", "cls_u32", "act_mirred",
-    "act_police", "nf_tables", "nft_objref", "nft_fwd_netdev",
-)  # fmt: skip
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "ext4",
+    "crc32c_generic",
+    "libcrc32c",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-privcmd",
+    "xenfs",
+    "xen-netback",
+    "openvswitch",
+    "bridge",
+    "8021q",
+    "tun",
+    "veth",
+    "ifb",
+    "sch_ingress",
+    "sch_htb",
+    "sch_netem",
+    "sch_plug",
+    "cls_matchall",
+    "cls_u32",
+    "act_mirred",
+    "act_police",
+    "nf_tables",
+    "nft_objref",
+    "nft_fwd_netdev",
+)
 INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "ext4", "crc32c_generic")
 INSTALLED = (
-    "pox.py", "pox_ext", "runtime", "mgmt", "routerd", "lab", "xen", "conf", "scripts", "vendor",
-)  # fmt: skip
+    "pox.py",
+    "pox_ext",
+    "runtime",
+    "mgmt",
+    "routerd",
+    "lab",
+    "xen",
+    "conf",
+    "scripts",
+    "vendor",
+)
 """What `scripts/install-dom0` copies: a change in it makes another image."""
 _IMAGE_MIB = 800
 _FILES = Path(__file__).resolve().parent / "dom0"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _CONTAINED = (
-    "setpriv", "--pdeathsig", "KILL", f"{ROOT}/scripts/isolated", "--host-network",
-)  # fmt: skip
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    f"{ROOT}/scripts/isolated",
+    "--host-network",
+)
 """What a program mounts and starts ends with it, and it with us."""
 _LEFT_OUT = (
-    "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/i18n",
-    "var/cache/apt", "var/lib/apt", "boot",
-)  # fmt: skip
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "usr/share/i18n",
+    "var/cache/apt",
+    "var/lib/apt",
+    "boot",
+)
 
 Say = Callable[[str], None]
 
@@ -101,19 +158,33 @@ def build(say: Say) -> Built:
     kernel = piece("dom0-kernel", [getsource(_make_kernel), SUITE, *MODULES], _make_kernel, say)
     keys = piece("keys", [getsource(_make_keys)], _make_keys, say)
     boot = piece(
-        "dom0-boot", [root.name, kernel.name, getsource(_make_boot), _FILES],
-        partial(_make_boot, root=root, kernel=kernel), say,
-    )  # fmt: skip
+        "dom0-boot",
+        [root.name, kernel.name, getsource(_make_boot), _FILES],
+        partial(_make_boot, root=root, kernel=kernel),
+        say,
+    )
     image = piece(
         "dom0-image",
-        [root.name, kernel.name, keys.name, getsource(_make_image), getsource(_install), _FILES,
-         *(ROOT / name for name in INSTALLED)],
-        partial(_make_image, root=root, kernel=kernel, keys=keys), say,
-    )  # fmt: skip
+        [
+            root.name,
+            kernel.name,
+            keys.name,
+            getsource(_make_image),
+            getsource(_install),
+            _FILES,
+            *(ROOT / name for name in INSTALLED),
+        ],
+        partial(_make_image, root=root, kernel=kernel, keys=keys),
+        say,
+    )
     return Built(
-        boot / "xen", kernel / "vmlinux", boot / "initramfs", image / "dom0.img",
-        keys / "client", keys / "host",
-    )  # fmt: skip
+        boot / "xen",
+        kernel / "vmlinux",
+        boot / "initramfs",
+        image / "dom0.img",
+        keys / "client",
+        keys / "host",
+    )
 
 
 # --- the root tree -------------------------------------------------------------------------------
@@ -123,9 +194,15 @@ def _make_root(folder: Path) -> None:
     packages = folder.parent / "packages"
     packages.mkdir(exist_ok=True)
     _run(
-        *_CONTAINED, "debootstrap", "--variant=minbase", f"--cache-dir={packages}",
-        f"--include={','.join(PACKAGES)}", SUITE, str(folder / "tree"), _mirror(),
-    )  # fmt: skip
+        *_CONTAINED,
+        "debootstrap",
+        "--variant=minbase",
+        f"--cache-dir={packages}",
+        f"--include={','.join(PACKAGES)}",
+        SUITE,
+        str(folder / "tree"),
+        _mirror(),
+    )
 
 
 def _mirror() -> str:
@@ -173,11 +250,22 @@ def _fetch_kernel(folder: Path) -> Path:
     (apt / "status").touch()
     (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {SUITE} main\n")
     options = [
-        "-q", "-o", f"Dir::Etc::SourceList={apt}/sources.list", "-o", "Dir::Etc::SourceParts=-",
-        "-o", f"Dir::State::Lists={apt}/lists", "-o", f"Dir::State::status={apt}/status",
-        "-o", f"Dir::Cache={apt}/cache", "-o", "APT::Sandbox::User=root",
-        "-o", "APT::Architecture=amd64",
-    ]  # fmt: skip
+        "-q",
+        "-o",
+        f"Dir::Etc::SourceList={apt}/sources.list",
+        "-o",
+        "Dir::Etc::SourceParts=-",
+        "-o",
+        f"Dir::State::Lists={apt}/lists",
+        "-o",
+        f"Dir::State::status={apt}/status",
+        "-o",
+        f"Dir::Cache={apt}/cache",
+        "-o",
+        "APT::Sandbox::User=root",
+        "-o",
+        "APT::Architecture=amd64",
+    ]
     _run("apt-get", *options, "update")
     depends = _run("apt-cache", *options, "depends", "linux-image-amd64")
     named = re.search(r"Depends: (linux-image-\d\S+)", depends)
@@ -208,8 +296,18 @@ def _with_dependencies(base: Path, release: str, names: Iterable[str]) -> list[P
 
 def _make_keys(folder: Path) -> None:
     for name in ("client", "host"):
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"xenflow bed {name}",
-             "-f", str(folder / name))  # fmt: skip
+        _run(
+            "ssh-keygen",
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            f"xenflow bed {name}",
+            "-f",
+            str(folder / name),
+        )
 
 
 # --- what is booted ------------------------------------------------------------------------------
@@ -231,8 +329,13 @@ def _make_boot(folder: Path, root: Path, kernel: Path) -> None:
     (tree / "lib/order").write_text("".join(f"{m.name}\n" for m in modules))
     names = "\n".join(str(p.relative_to(tree)) for p in sorted(tree.rglob("*")))
     with (folder / "initramfs").open("wb") as file:
-        subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=names.encode(),
-                       stdout=file, check=True)  # fmt: skip
+        subprocess.run(
+            ["cpio", "-o", "-H", "newc", "--quiet"],
+            cwd=tree,
+            input=names.encode(),
+            stdout=file,
+            check=True,
+        )
     shutil.rmtree(tree)
 
 
@@ -255,19 +358,34 @@ def _make_image(folder: Path, root: Path, kernel: Path, keys: Path) -> None:
     image = folder / "dom0.img"
     with image.open("wb") as file:
         file.truncate(_IMAGE_MIB << 20)
-    _run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum", "-L", "dom0",
-         "-d", str(tree), str(image))  # fmt: skip
+    _run(
+        "mke2fs",
+        "-q",
+        "-t",
+        "ext4",
+        "-O",
+        "^has_journal,^metadata_csum",
+        "-L",
+        "dom0",
+        "-d",
+        str(tree),
+        str(image),
+    )
     shutil.rmtree(tree)
 
 
 def _install(tree: Path) -> None:
     """XenFlow, by the project's own installer, run in the image's tree."""
     _run(
-        *_CONTAINED, "sh", "-ec",
+        *_CONTAINED,
+        "sh",
+        "-ec",
         'mount --bind -o ro "$1" "$2/mnt"; exec chroot "$2" /mnt/scripts/install-dom0 '
         "--no-packages --no-start",
-        "install", str(ROOT), str(tree),
-    )  # fmt: skip
+        "install",
+        str(ROOT),
+        str(tree),
+    )
 
 
 def _give_keys(keys: Path, tree: Path) -> None:
@@ -294,8 +412,9 @@ def _run(*argv: str, cwd: Path | None = None) -> str:
     Raises BuildError.
     """
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=cwd,
-                              stdin=subprocess.DEVNULL)  # fmt: skip
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL
+        )
     except FileNotFoundError:
         raise BuildError(f"{argv[0]} is not installed: scripts/test-xen installs it") from None
     if done.returncode:

@@ -41,7 +41,9 @@ def digest(parts: Iterable[str | bytes | Path]) -> str:
 
 
 def piece(
-    name: str, parts: Iterable[str | bytes | Path], make: Callable[[Path], None],
+    name: str,
+    parts: Iterable[str | bytes | Path],
+    make: Callable[[Path], None],
     say: Callable[[str], None],
 ) -> Path:
     """The folder of a piece, made now if it is not there; `make` fills an empty folder."""

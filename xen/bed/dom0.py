@@ -42,9 +42,13 @@ class Dom0:
         """
         try:
             done = subprocess.run(
-                [*SSH, self.address, command], capture_output=True, text=True,
-                check=False, timeout=limit_s, input=text or "",
-            )  # fmt: skip
+                [*SSH, self.address, command],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=limit_s,
+                input=text or "",
+            )
         except subprocess.TimeoutExpired:
             raise Dom0Error(f"{self.host}: {command}: not done within {limit_s:.0f} s") from None
         if check and done.returncode:
@@ -62,9 +66,12 @@ class Dom0:
     def popen(self, command: str) -> subprocess.Popen[str]:
         """Begin a command."""
         return subprocess.Popen(
-            [*SSH, self.address, command], text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [*SSH, self.address, command],
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def domains(self) -> list[str]:
         """The names of the domains, Domain 0 apart."""

@@ -59,9 +59,12 @@ class Machine:
         self.console.unlink(missing_ok=True)
         try:
             return process.start(
-                self.name, "qemu", self._command(built, payload, files), self.namespace,
+                self.name,
+                "qemu",
+                self._command(built, payload, files),
+                self.namespace,
                 files=files,
-            )  # fmt: skip
+            )
         finally:
             for file in files:
                 os.close(file)
@@ -70,10 +73,13 @@ class Machine:
         ip([f"link set {tap} mtu {CABLE_MTU} up" for tap in taps], self.namespace)
         pairs = [p for end, tap in zip(ends, taps, strict=True) for p in ((end, tap), (tap, end))]
         tc(
-            [line for one, other in pairs
-             for line in (f"qdisc replace dev {one} ingress", wire.redirect(one, other))],
+            [
+                line
+                for one, other in pairs
+                for line in (f"qdisc replace dev {one} ingress", wire.redirect(one, other))
+            ],
             self.namespace,
-        )  # fmt: skip
+        )
 
     def _command(self, built: Built, payload: Path, files: list[int]) -> list[str]:
         # no protection of processors that are not there: each would cost a good part of the speed
@@ -83,24 +89,45 @@ class Machine:
         )
         linux = f"{built.vmlinux} console=hvc0 quiet mitigations=off norandmaps"
         command = [
-            "qemu-system-x86_64", "-accel", "tcg,thread=single,tb-size=192", "-cpu", "qemu64",
-            "-m", str(MEMORY_MIB), "-smp", "1", "-nodefaults", "-display", "none", "-no-reboot",
-            "-kernel", str(built.xen), "-append", xen, "-initrd", f"{linux},{built.initramfs}",
-            "-serial", f"file:{self.console}",
-        ]  # fmt: skip
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,thread=single,tb-size=192",
+            "-cpu",
+            "qemu64",
+            "-m",
+            str(MEMORY_MIB),
+            "-smp",
+            "1",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-kernel",
+            str(built.xen),
+            "-append",
+            xen,
+            "-initrd",
+            f"{linux},{built.initramfs}",
+            "-serial",
+            f"file:{self.console}",
+        ]
         for number, (disk, snapshot) in enumerate(((built.image, "on"), (payload, "off"))):
             mode = f"snapshot={snapshot}" if snapshot == "on" else "readonly=on"
             command += [
-                "-drive", f"file={disk},format=raw,if=none,id=disk{number},{mode}",
-                "-device", f"virtio-blk-pci,drive=disk{number}",
-            ]  # fmt: skip
+                "-drive",
+                f"file={disk},format=raw,if=none,id=disk{number},{mode}",
+                "-device",
+                f"virtio-blk-pci,drive=disk{number}",
+            ]
         for number, file in enumerate(files):
             mac = f"52:54:00:58:{self.number:02x}:{number:02x}"
             command += [
-                "-netdev", f"tap,id=net{number},fd={file}",
-                "-device", f"virtio-net-pci,netdev=net{number},romfile=,mac={mac},"
+                "-netdev",
+                f"tap,id=net{number},fd={file}",
+                "-device",
+                f"virtio-net-pci,netdev=net{number},romfile=,mac={mac},"
                 f"host_mtu={CABLE_MTU if number else MANAGEMENT_MTU}",
-            ]  # fmt: skip
+            ]
         return command
 
     def is_ready(self) -> bool:
@@ -112,11 +139,13 @@ def machines(lab: Lab) -> list[Machine]:
     """The hosts that the lab has left to us."""
     return [
         Machine(
-            name, number, lab.switch_namespace(name),
+            name,
+            number,
+            lab.switch_namespace(name),
             tuple(c.near(name).port for c in lab.network.cables_of[name]),
         )
         for number, name in enumerate(lab.elsewhere, 1)
-    ]  # fmt: skip
+    ]
 
 
 def await_ready(hosts: list[Machine], running: list[process.Process], limit_s: float) -> None:

@@ -29,9 +29,11 @@ def environment(lab: Lab, machine: Machine) -> str:
     """What `bed-init` reads, as shell variables."""
     address = f"{lab.management[machine.name]}/{lab.subnet.prefixlen}"
     values = {
-        "NAME": machine.name, "ADDRESS": address, "PORTS": " ".join(machine.ports),
+        "NAME": machine.name,
+        "ADDRESS": address,
+        "PORTS": " ".join(machine.ports),
         "MTU": CABLE_MTU,
-    }  # fmt: skip
+    }
     return "".join(f"{name}='{value}'\n" for name, value in values.items())
 
 

@@ -154,6 +154,7 @@ def token(hosts: dict[str, Dom0], router: str) -> str | None:
 def neighbour_changes(hosts: dict[str, Dom0], routers: Iterable[str]) -> list[NeighbourChange]:
     """Every change of a neighbour's state that the routers' daemons have reported."""
     return [
-        change for router in routers
+        change
+        for router in routers
         for change in routing.parse_changes(router, console(hosts, router))
-    ]  # fmt: skip
+    ]

@@ -71,22 +71,51 @@ def bridge(network: Network, here: Datapath) -> list[str]:
     address, port = network.controllers[here.controller].openflow
     shown = f"[{address}]" if ":" in address else address
     words = [
-        "ovs-vsctl", f"--timeout={_TIMEOUT_S}",
-        "--", "--may-exist", "add-br", BRIDGE,
-        "--", "set", "Bridge", BRIDGE, "fail_mode=secure", "protocols=OpenFlow10",
-        f"other_config:datapath-id={here.dpid:016x}", "other_config:disable-in-band=true",
-        "--", "set-controller", BRIDGE, f"tcp:{shown}:{port}",
-        "--", "set", "Controller", BRIDGE, "type=service", "connection_mode=out-of-band",
-        "max_backoff=1000", f"inactivity_probe={INACTIVITY_MS}",
-    ]  # fmt: skip
+        "ovs-vsctl",
+        f"--timeout={_TIMEOUT_S}",
+        "--",
+        "--may-exist",
+        "add-br",
+        BRIDGE,
+        "--",
+        "set",
+        "Bridge",
+        BRIDGE,
+        "fail_mode=secure",
+        "protocols=OpenFlow10",
+        f"other_config:datapath-id={here.dpid:016x}",
+        "other_config:disable-in-band=true",
+        "--",
+        "set-controller",
+        BRIDGE,
+        f"tcp:{shown}:{port}",
+        "--",
+        "set",
+        "Controller",
+        BRIDGE,
+        "type=service",
+        "connection_mode=out-of-band",
+        "max_backoff=1000",
+        f"inactivity_probe={INACTIVITY_MS}",
+    ]
     for cable in network.cables_of[here.name]:
         words += ["--", "--may-exist", "add-port", BRIDGE, cable.near(here.name).port]
     for link in network.links.values():
         for access in link.access:
             if access.end.datapath == here.name:
                 port_name = access.end.port
-                words += ["--", "--may-exist", "add-port", BRIDGE, port_name,
-                          "--", "set", "Port", port_name, f"tag={link.vlan}"]  # fmt: skip
+                words += [
+                    "--",
+                    "--may-exist",
+                    "add-port",
+                    BRIDGE,
+                    port_name,
+                    "--",
+                    "set",
+                    "Port",
+                    port_name,
+                    f"tag={link.vlan}",
+                ]
     return words
 
 
@@ -148,16 +177,23 @@ icmpv6 type nd-neighbor-solicit accept
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python3 -m xen.dom0.host", description=__doc__.partition("\n\n")[0],
+        prog="python3 -m xen.dom0.host",
+        description=__doc__.partition("\n\n")[0],
         epilog="exit status: 0 done, 1 failed, 2 wrong usage",
-    )  # fmt: skip
-    parser.add_argument("--network", metavar="FILE", default=NETWORK_FILE,
-                        help=f"the network file (default {NETWORK_FILE})")  # fmt: skip
+    )
     parser.add_argument(
-        "--controller", metavar="NAME", default=None,
+        "--network",
+        metavar="FILE",
+        default=NETWORK_FILE,
+        help=f"the network file (default {NETWORK_FILE})",
+    )
+    parser.add_argument(
+        "--controller",
+        metavar="NAME",
+        default=None,
         help="which of its controllers this is (default: XENFLOW_CONTROLLER, from the environment "
         f"or {DEFAULTS_FILE}, else as pox.py decides)",
-    )  # fmt: skip
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     options = parser.parse_args(arguments)
     try:

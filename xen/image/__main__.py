@@ -30,32 +30,58 @@ def parser() -> argparse.ArgumentParser:
     )
     cache = Path(os.environ.get("XENFLOW_CACHE") or cache_of(ROOT))
     made.add_argument(
-        "--cache", type=Path, default=cache, metavar="DIR",
+        "--cache",
+        type=Path,
+        default=cache,
+        metavar="DIR",
         help=f"where packages and the image are kept (default $XENFLOW_CACHE, else {cache});"
         " the image is in DIR/router",
-    )  # fmt: skip
+    )
     made.add_argument("--again", action="store_true", help="build even where nothing has changed")
-    made.add_argument("--image", type=Path, metavar="DIR",
-                      help="with --config: the image is there; none is built")  # fmt: skip
+    made.add_argument(
+        "--image", type=Path, metavar="DIR", help="with --config: the image is there; none is built"
+    )
     made.add_argument("--config", metavar="ROUTER", help="a router of the network file")
     made.add_argument(
-        "--network", metavar="FILE", default=os.environ.get("XENFLOW_NETWORK", ""),
+        "--network",
+        metavar="FILE",
+        default=os.environ.get("XENFLOW_NETWORK", ""),
         help=f"the network file (default $XENFLOW_NETWORK, {', '.join(NETWORK_FILES)})",
-    )  # fmt: skip
+    )
     made.add_argument(
-        "--address", action="append", default=[], metavar="IF=ADDRESS/LENGTH", type=_address,
+        "--address",
+        action="append",
+        default=[],
+        metavar="IF=ADDRESS/LENGTH",
+        type=_address,
         help="an interface's address (default: as [lab.routers.ROUTER] in the network file says)",
-    )  # fmt: skip
-    made.add_argument("--bird", type=Path, metavar="FILE",
-                      help="BIRD's configuration (default: OSPF on every interface)")  # fmt: skip
-    made.add_argument("--memory", type=_memory, default=128, metavar="MIB",
-                      help="the domain's memory"
-                      f" (default 128, {MIN_MEMORY_MIB} at least)")  # fmt: skip
-    made.add_argument("--http", action="store_true",
-                      help="the router shows its routes, neighbours and memory to whoever asks at"
-                      " port 7070 of any of its addresses")  # fmt: skip
-    made.add_argument("--out", type=Path, metavar="DIR", default=Path("."),
-                      help="where the two files go (default: here)")  # fmt: skip
+    )
+    made.add_argument(
+        "--bird",
+        type=Path,
+        metavar="FILE",
+        help="BIRD's configuration (default: OSPF on every interface)",
+    )
+    made.add_argument(
+        "--memory",
+        type=_memory,
+        default=128,
+        metavar="MIB",
+        help=f"the domain's memory (default 128, {MIN_MEMORY_MIB} at least)",
+    )
+    made.add_argument(
+        "--http",
+        action="store_true",
+        help="the router shows its routes, neighbours and memory to whoever asks at"
+        " port 7070 of any of its addresses",
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("."),
+        help="where the two files go (default: here)",
+    )
     return made
 
 
@@ -97,10 +123,13 @@ def _configure(options: argparse.Namespace, image: Path) -> None:
         network, lab = load_with_lab(file)
         known = lab.get("routers", {}).get(options.config, {}).get("addresses", {})
         made = router_config.guest(
-            network, options.config, {**known, **dict(options.address)},
-            options.bird.read_text("utf-8-sig") if options.bird else None, options.memory,
+            network,
+            options.config,
+            {**known, **dict(options.address)},
+            options.bird.read_text("utf-8-sig") if options.bird else None,
+            options.memory,
             http=options.http,
-        )  # fmt: skip
+        )
         config, _ = router_config.write(network, made, image.resolve(), options.out.resolve())
     except (NetworkError, router_config.ConfigError) as error:
         raise BuildError(str(error)) from None

@@ -29,24 +29,88 @@ KERNEL_META = "linux-image-cloud-amd64"
 IN_ROUTER = ("bird2", "busybox-static", "iproute2", "python3-minimal", "python3-zmq")
 FOR_BUILDING = ("lz4", "squashfs-tools")
 WITHOUT = frozenset(
-    ("perl", "perl-base", "debconf", "cdebconf", "debconf-2.0", "ucf", "adduser", "dpkg", "mailcap",
-     "init-system-helpers", "media-types", "python3-cffi-backend", "python3-py", "sensible-utils",
-     "python3-pkg-resources", "install-info", "libpam0g", "libpam-modules", "libpam-modules-bin")
-)  # fmt: skip
+    (
+        "perl",
+        "perl-base",
+        "debconf",
+        "cdebconf",
+        "debconf-2.0",
+        "ucf",
+        "adduser",
+        "dpkg",
+        "mailcap",
+        "init-system-helpers",
+        "media-types",
+        "python3-cffi-backend",
+        "python3-py",
+        "sensible-utils",
+        "python3-pkg-resources",
+        "install-info",
+        "libpam0g",
+        "libpam-modules",
+        "libpam-modules-bin",
+    )
+)
 """What packages depend on for their installation, or for features that are not used here."""
 FIRST_MODULES = ("loop", "squashfs")
 MODULES = ("xen-netfront",)
 PROGRAMS = {"bird": "usr/sbin/bird", "birdc": "usr/sbin/birdc", "ip": "bin/ip"}
 STDLIB_UNUSED = (
-    "asyncio", "cgi", "cgitb", "config-*", "ctypes/macholib", "curses", "dbm", "distutils",
-    "doctest", "email", "ensurepip", "ftplib", "html", "http", "idlelib", "imaplib",
-    "importlib/metadata", "lib-dynload", "lib2to3", "mailbox", "multiprocessing", "nntplib",
-    "optparse", "pdb", "pickletools", "plistlib", "poplib", "pydoc", "pydoc_data", "_pydecimal",
-    "_pyio", "smtpd", "smtplib", "sqlite3", "statistics", "_strptime", "_sysconfigdata*",
-    "tarfile", "telnetlib", "test", "tkinter", "tomllib", "turtle", "turtledemo", "unittest",
-    "urllib/request", "venv", "webbrowser", "wsgiref", "xml", "xmlrpc", "zipfile", "zoneinfo",
+    "asyncio",
+    "cgi",
+    "cgitb",
+    "config-*",
+    "ctypes/macholib",
+    "curses",
+    "dbm",
+    "distutils",
+    "doctest",
+    "email",
+    "ensurepip",
+    "ftplib",
+    "html",
+    "http",
+    "idlelib",
+    "imaplib",
+    "importlib/metadata",
+    "lib-dynload",
+    "lib2to3",
+    "mailbox",
+    "multiprocessing",
+    "nntplib",
+    "optparse",
+    "pdb",
+    "pickletools",
+    "plistlib",
+    "poplib",
+    "pydoc",
+    "pydoc_data",
+    "_pydecimal",
+    "_pyio",
+    "smtpd",
+    "smtplib",
+    "sqlite3",
+    "statistics",
+    "_strptime",
+    "_sysconfigdata*",
+    "tarfile",
+    "telnetlib",
+    "test",
+    "tkinter",
+    "tomllib",
+    "turtle",
+    "turtledemo",
+    "unittest",
+    "urllib/request",
+    "venv",
+    "webbrowser",
+    "wsgiref",
+    "xml",
+    "xmlrpc",
+    "zipfile",
+    "zoneinfo",
     "LICENSE*",
-)  # fmt: skip
+)
 EXTENSIONS = ("_ctypes", "_json", "_opcode", "_queue", "mmap")
 """Of the standard library's extension modules, those that are used and not built in."""
 _MARK = "CACHEDIR.TAG"
@@ -166,9 +230,21 @@ class Builder:
         (own / "xenflow/__init__.py").write_text('"""The part that is shared with routers."""\n')
         # Compiled by the same Python, in place of the sources: nothing is compiled at each boot.
         run(
-            "env", f"PYTHONHOME={tree.root}/usr", *tree.command(python), "-S", "-m", "compileall",
-            "-q", "-b", "--invalidation-mode", "unchecked-hash", "-s", root, library, own,
-        )  # fmt: skip
+            "env",
+            f"PYTHONHOME={tree.root}/usr",
+            *tree.command(python),
+            "-S",
+            "-m",
+            "compileall",
+            "-q",
+            "-b",
+            "--invalidation-mode",
+            "unchecked-hash",
+            "-s",
+            root,
+            library,
+            own,
+        )
         for source in (*library.rglob("*.py"), *own.rglob("*.py")):
             source.unlink()
 
@@ -190,10 +266,23 @@ class Builder:
     def _initrd(self, tree: Tree, root: Path) -> bytes:
         packed = self._work / "root.squashfs"
         run(
-            *tree.command(tree.root / "usr/bin/mksquashfs"), root, packed, "-quiet", "-no-progress",
-            "-noappend", "-all-root", "-no-xattrs", "-mkfs-time", "0", "-all-time", "0",
-            "-comp", "zstd", "-Xcompression-level", "19",
-        )  # fmt: skip
+            *tree.command(tree.root / "usr/bin/mksquashfs"),
+            root,
+            packed,
+            "-quiet",
+            "-no-progress",
+            "-noappend",
+            "-all-root",
+            "-no-xattrs",
+            "-mkfs-time",
+            "0",
+            "-all-time",
+            "0",
+            "-comp",
+            "zstd",
+            "-Xcompression-level",
+            "19",
+        )
         archive = Archive()
         for name in ("bin", "dev", "modules", "root"):
             archive.folder(name)

@@ -73,9 +73,7 @@ class Difference:
     mended: int = 0
 
 
-def difference(
-    seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accepted
-) -> Difference:
+def difference(seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accepted) -> Difference:
     """What makes the flows that were seen (None: gone) those that are believed to be there.
 
     What was accepted holds for the flow that was wanted then, and for no other of its key.

@@ -468,9 +468,7 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
-OWNED = frozenset(
-    ("place", "mirror", "write-flows", "release", "read-held", "write-held")
-)
+OWNED = frozenset(("place", "mirror", "write-flows", "release", "read-held", "write-held"))
 """The verbs that change something for a router: only who holds its lease may, or anybody while
 nobody does."""
 

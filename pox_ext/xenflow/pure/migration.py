@@ -131,9 +131,17 @@ class Unmirror:
 
 
 Effect = (
-    Apply | Mirror | CopyFlows | AwaitReady | MoveVM | AwaitVifs | Release | Unpause | Drain
+    Apply
+    | Mirror
+    | CopyFlows
+    | AwaitReady
+    | MoveVM
+    | AwaitVifs
+    | Release
+    | Unpause
+    | Drain
     | Unmirror
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,30 +180,50 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
         moved = prepared.step(vm=to)
         late = _follow(moved, source, to, prompt=False)
         before: list[Stage] = [
-            Stage("prepare", f"prepare the data plane on {to}", (
-                Mirror(source, to),
-                # The source takes detours before the destination sends any: where that lies on
-                # the way already, or carries a neighbour, it forwards from its first flow on.
-                Apply(others, prepared), Apply((source,), reached), Apply((to,), prepared),
-                AwaitReady(to), Apply((source,), prepared),
-            )),
+            Stage(
+                "prepare",
+                f"prepare the data plane on {to}",
+                (
+                    Mirror(source, to),
+                    # The source takes detours before the destination sends any: where that lies on
+                    # the way already, or carries a neighbour, it forwards from its first flow on.
+                    Apply(others, prepared),
+                    Apply((source,), reached),
+                    Apply((to,), prepared),
+                    AwaitReady(to),
+                    Apply((source,), prepared),
+                ),
+            ),
             _control_plane(moved, source, to),
-        ]  # fmt: skip
+        ]
     else:
         moved = reached.step(vm=to)
         late = _follow(moved, source, to, prompt=False)
         prepared = moved.step(forwarders=forwarding)
         before = [
-            Stage("reach", f"extend the virtual links to {to}", (
-                Apply(others, reached), Apply((to,), reached), Apply((source,), reached),
-            )),
+            Stage(
+                "reach",
+                f"extend the virtual links to {to}",
+                (
+                    Apply(others, reached),
+                    Apply((to,), reached),
+                    Apply((source,), reached),
+                ),
+            ),
             _control_plane(moved, source, to),
-            Stage("data-plane", f"copy the flows from {source} to {to}", (
-                *late, Mirror(source, to),
-                CopyFlows(source, to), Apply((to,), prepared), AwaitReady(to),
-                Apply((source,), prepared),
-            )),
-        ]  # fmt: skip
+            Stage(
+                "data-plane",
+                f"copy the flows from {source} to {to}",
+                (
+                    *late,
+                    Mirror(source, to),
+                    CopyFlows(source, to),
+                    Apply((to,), prepared),
+                    AwaitReady(to),
+                    Apply((source,), prepared),
+                ),
+            ),
+        ]
         moved, late = prepared, ()
     turned = moved.step(to=to)
     settled = turned.step(forwarders=(to,), also=())
@@ -206,11 +234,16 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
         *before,
         Stage("links", f"turn the virtual links to {to}", (*late, *links, Apply(rest, turned))),
         Stage("drain", f"wait until {source} is quiet", (Drain(source),)),
-        Stage("clean", f"remove the router from {source}", (
-            Apply((source,), settled), Apply((*others, to), settled, proven=False),
-            Unmirror(source, to),
-        )),
-    ]  # fmt: skip
+        Stage(
+            "clean",
+            f"remove the router from {source}",
+            (
+                Apply((source,), settled),
+                Apply((*others, to), settled, proven=False),
+                Unmirror(source, to),
+            ),
+        ),
+    ]
 
 
 def _control_plane(moved: Placement, source: str, to: str) -> Stage:
@@ -248,7 +281,7 @@ def _native(start: Placement, source: str, to: str, others: tuple[str, ...]) -> 
         Stage("bridge", "bridge the virtual links", (Apply((*others, source, to), bridged),)),
         Stage("control", f"move the VM to {to}", (MoveVM(source, to), Unpause(to)), commits=True),
         Stage("settle", "record where it is", (Apply((*others, source, to), settled),)),
-    ]  # fmt: skip
+    ]
 
 
 def recovery_stages(
@@ -284,11 +317,16 @@ def recovery_stages(
         Stage("observe", f"follow the VM to {here}", (first, AwaitReady(here), *rest)),
         Stage("links", f"turn the virtual links to {here}", tuple(everywhere(turned))),
         Stage("drain", "wait until the others are quiet", tuple(Drain(h) for h in left)),
-        Stage("clean", "remove the router from the others", (
-            *(Apply((h,), settled) for h in left), Apply(names, settled),
-            *(Unmirror(h, here) for h in left),
-        )),
-    ]  # fmt: skip
+        Stage(
+            "clean",
+            "remove the router from the others",
+            (
+                *(Apply((h,), settled) for h in left),
+                Apply(names, settled),
+                *(Unmirror(h, here) for h in left),
+            ),
+        ),
+    ]
 
 
 def check(network: Network, router: Router, source: str, to: str) -> None:

@@ -329,9 +329,22 @@ def delete_matching(table: int, what: Match, cookie: int, mask: int, xid: int = 
     match_len = len(packed)
     packed += bytes(-match_len % 8)
     head = _NX_FLOW_MOD.pack(
-        VERSION, Type.VENDOR, 48 + len(packed), xid, NX_VENDOR, _NXT_FLOW_MOD, 0,
-        table << 8 | Command.DELETE, 0, 0, 0, NO_BUFFER, fl.PORT_NONE, 0, match_len,
-    )  # fmt: skip
+        VERSION,
+        Type.VENDOR,
+        48 + len(packed),
+        xid,
+        NX_VENDOR,
+        _NXT_FLOW_MOD,
+        0,
+        table << 8 | Command.DELETE,
+        0,
+        0,
+        0,
+        NO_BUFFER,
+        fl.PORT_NONE,
+        0,
+        match_len,
+    )
     return head + packed
 
 
@@ -1522,14 +1535,60 @@ class ExactFlowPacker:
         c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 = constants
         total = size + used
         macs = frame[:6], frame[6:12]
-        # fmt: off
+
         if self.ttl:
-            mod = pack(c0, total, c1, cookie, c2, in_port, c3, macs[0], c4, macs[1], c5, tci,
-                       c6, src, c7, dst, c8, tos & 0xFC, c9, ttl, c10, tp_src, c11, tp_dst)
+            mod = pack(
+                c0,
+                total,
+                c1,
+                cookie,
+                c2,
+                in_port,
+                c3,
+                macs[0],
+                c4,
+                macs[1],
+                c5,
+                tci,
+                c6,
+                src,
+                c7,
+                dst,
+                c8,
+                tos & 0xFC,
+                c9,
+                ttl,
+                c10,
+                tp_src,
+                c11,
+                tp_dst,
+            )
         else:
-            mod = pack(c0, total, c1, cookie, c2, in_port, c3, macs[0], c4, macs[1], c5, tci,
-                       c6, src, c7, dst, c8, tos & 0xFC, c10, tp_src, c11, tp_dst)
-        # fmt: on
+            mod = pack(
+                c0,
+                total,
+                c1,
+                cookie,
+                c2,
+                in_port,
+                c3,
+                macs[0],
+                c4,
+                macs[1],
+                c5,
+                tci,
+                c6,
+                src,
+                c7,
+                dst,
+                c8,
+                tos & 0xFC,
+                c10,
+                tp_src,
+                c11,
+                tp_dst,
+            )
+
         return b"".join((mod, actions, out, actions, frame))
 
     def _pack_any(self, frame: bytes, in_port: int, actions: bytes, cookie: int) -> bytes:

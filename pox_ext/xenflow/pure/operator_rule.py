@@ -18,9 +18,10 @@ def sweep(match: Mapping[str, Any]) -> str:
     Rules stand above what follows from the routers, so such a rule decides for all of them.
     """
     narrow = {
-        key: value for key, value in match.items()
+        key: value
+        for key, value in match.items()
         if not (key in ("nw_src", "nw_dst") and str(value).endswith(_NARROWS_NOTHING))
-    }  # fmt: skip
+    }
     if not narrow:
         return "every frame"
     if narrow.keys() == {"dl_type"}:

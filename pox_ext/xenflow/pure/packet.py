@@ -495,14 +495,25 @@ def ipv6(src: int, dst: int, proto: int, payload: bytes = b"", *, hops: int = 64
 
 
 def ospf_hello(
-    router_id: int, interval_s: int, *, netmask: int = 0xFFFFFF00, area: int = 0,
+    router_id: int,
+    interval_s: int,
+    *,
+    netmask: int = 0xFFFFFF00,
+    area: int = 0,
     neighbours: Sequence[int] = (),
 ) -> bytes:
     """An OSPFv2 hello (RFC 2328, A.3.2); dead after four times `interval_s`."""
     body = struct.pack(
-        f"!IHBBIII{len(neighbours)}I", netmask, _fits("interval_s", interval_s, 16), 2, 1,
-        interval_s * 4, 0, 0, *neighbours,
-    )  # fmt: skip
+        f"!IHBBIII{len(neighbours)}I",
+        netmask,
+        _fits("interval_s", interval_s, 16),
+        2,
+        1,
+        interval_s * 4,
+        0,
+        0,
+        *neighbours,
+    )
     head = (2, 1, 24 + len(body), _fits("router_id", router_id, 32), _fits("area", area, 32))
     total = checksum(struct.pack("!BBHIIHH", *head, 0, 0) + body)
     return struct.pack("!BBHIIHH8x", *head, total, 0) + body

@@ -46,8 +46,16 @@ from xenflow.pure.sessions import BFD_PORTS, BGP_PORT
 
 INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
 TABLE_NAMES = (
-    "ingress", "admission", "classes", "routes", "next-hops", "legs", "sizes", "links", "vm",
-)  # fmt: skip
+    "ingress",
+    "admission",
+    "classes",
+    "routes",
+    "next-hops",
+    "legs",
+    "sizes",
+    "links",
+    "vm",
+)
 
 NETWORK_WIDE = (ROUTES, NEXT_HOPS, LEGS, SIZES)
 """The tables that are the same on every host that forwards for a router."""
@@ -258,8 +266,9 @@ class Site:
         fall quiet.  The host where the VM is takes them in before it is turned: the switches around
         it, which are turned first, would send them back."""
         return self.forwards(router) and self.name in (
-            self.placements[router].to, self.placements[router].vm
-        )  # fmt: skip
+            self.placements[router].to,
+            self.placements[router].vm,
+        )
 
     def inlet(self, router: str, link: Link) -> dict[str, int | tuple[int, int]] | None:
         """By which ports frames for a router that come here on a link are its own affair, as what
@@ -294,8 +303,11 @@ def local_flows(site: Site) -> Flows:
     if site.datapath.kind is Kind.PLAIN:
         flows = _plain(site)
     else:
-        flows = (flow for part in (_ingress, _admission, _classes, _links, vm_flows)
-                 for flow in part(site))  # fmt: skip
+        flows = (
+            flow
+            for part in (_ingress, _admission, _classes, _links, vm_flows)
+            for flow in part(site)
+        )
     return {flow.key: flow for flow in flows}
 
 
@@ -323,14 +335,20 @@ def _ingress(site: Site) -> Iterator[Flow]:
             continue
         for port in site.tree_ports(link):
             yield Flow(
-                INGRESS, 300, match(in_port=port, vlan_tci=tagged),
-                (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
-            )  # fmt: skip
+                INGRESS,
+                300,
+                match(in_port=port, vlan_tci=tagged),
+                (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION)),
+                own,
+            )
         for port, tag in product(site.access_ports(link), UNTAGGED):
             yield Flow(
-                INGRESS, 300, match(in_port=port, vlan_tci=tag),
-                (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION)), own,
-            )  # fmt: skip
+                INGRESS,
+                300,
+                match(in_port=port, vlan_tci=tag),
+                (f.strip_vlan(), f.load("reg3", link.id), f.resubmit(ADMISSION)),
+                own,
+            )
         for router, interface in site.network.members(link.name):
             yield from detours(site, link, router, interface)
             if interface.vif in site.ports:
@@ -354,21 +372,23 @@ def _ttl_guards(site: Site) -> Iterator[Flow]:
         arrivals: list[tuple[int, int | tuple[int, int]]] = [
             *((port, (TAGGED | link.vlan, VLAN_MASK)) for port in site.tree_ports(link)),
             *((port, 0) for port in site.access_ports(link)),
-            *((site.ports[i.vif], 0) for r, i in site.network.members(link.name)
-              if r is not router and i.vif in site.ports),
-        ]  # fmt: skip
+            *(
+                (site.ports[i.vif], 0)
+                for r, i in site.network.members(link.name)
+                if r is not router and i.vif in site.ports
+            ),
+        ]
         for port, tag in arrivals:
             for ttl in (0, 1):
                 expiring = match(
                     in_port=port, vlan_tci=tag, dl_dst=interface.mac, dl_type=f.IPV4, nw_ttl=ttl
                 )
-                yield Flow(INGRESS, REACTIVE_PRIORITY + 1, expiring, tables,
-                           cookie(INGRESS, router.id))  # fmt: skip
+                yield Flow(
+                    INGRESS, REACTIVE_PRIORITY + 1, expiring, tables, cookie(INGRESS, router.id)
+                )
 
 
-def _from_vif(
-    site: Site, link: Link, router: Router, interface: Interface
-) -> Iterator[Flow]:
+def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
     """What a VM sends.  The controller gets its hellos, whole, to repeat them; and of a vif that
     takes nothing yet all, because the first frame says that the VM is there."""
     own, port = cookie(INGRESS, router.id), site.ports[interface.vif]
@@ -378,8 +398,10 @@ def _from_vif(
         bare = (f.strip_vlan(),) if tag else ()
         for source in (interface.mac, *VIRTUAL_ROUTERS):
             sender: dict[str, int | tuple[int, int]] = {
-                "in_port": port, "vlan_tci": tag, "dl_src": source,
-            }  # fmt: skip
+                "in_port": port,
+                "vlan_tci": tag,
+                "dl_src": source,
+            }
             yield Flow(INGRESS, 300, match(**sender), (*bare, *told, *onward), own)
         for hello in HELLOS:
             heard = match(in_port=port, vlan_tci=tag, dl_src=interface.mac, **hello)
@@ -425,8 +447,13 @@ def detours(site: Site, link: Link, router: Router, interface: Interface) -> Ite
             continue
         frame = match(in_port=came, vlan_tci=tagged, dl_dst=interface.mac)
         if site.name in placement.hosts:
-            arrive = (f.strip_vlan(), f.load("reg1", router.id), f.load("reg3", link.id),
-                      f.load("reg4", 1), f.resubmit(VM))  # fmt: skip
+            arrive = (
+                f.strip_vlan(),
+                f.load("reg1", router.id),
+                f.load("reg3", link.id),
+                f.load("reg4", 1),
+                f.resubmit(VM),
+            )
             yield Flow(INGRESS, 320, frame, arrive, own)
         elif leave is not None:
             yield Flow(INGRESS, 320, frame, (f.output(leave),), own)
@@ -488,18 +515,20 @@ def _admission(site: Site) -> Iterator[Flow]:
         inlet = site.inlet(router.name, link)
         if inlet is not None:
             frame = match(**inlet, reg3=link.id, dl_dst=interface.mac)
-            yield Flow(
-                ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own
-            )
+            yield Flow(ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own)
         onward = {"group": transit, "own": (f.load("reg1", router.id), f.resubmit(CLASSES))}
         yield from _arp_replies(site, router, interface, ADMISSION, "reg3", onward)
     yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
 
 
 def _arp_replies(
-    site: Site, router: Router, interface: Interface, table: int, link_in: str,
+    site: Site,
+    router: Router,
+    interface: Interface,
+    table: int,
+    link_in: str,
     onward: Mapping[str, tuple[Action, ...]],
-) -> Iterator[Flow]:  # fmt: skip
+) -> Iterator[Flow]:
     """ARP for the router's own addresses while its VM is suspended, or being moved (RFC 826).
 
     As the kernel answers (net/ipv4/arp.c, arp_process; arp_ignore 0): on every link for every
@@ -520,12 +549,17 @@ def _arp_replies(
         asked_of = {link_in: link, "dl_dst": target, "dl_type": f.ARP, "arp_op": 1}
         for address in _answered_for(router, interface, view):
             reply: tuple[Action, ...] = (
-                f.move("dl_src", "dl_dst"), f.set_dl_src(interface.mac),
-                f.load("arp_op", 2), f.move("arp_sha", "arp_tha"),
+                f.move("dl_src", "dl_dst"),
+                f.set_dl_src(interface.mac),
+                f.load("arp_op", 2),
+                f.move("arp_sha", "arp_tha"),
                 f.load("arp_sha", interface.mac),
-                f.move("arp_spa", "arp_tpa"), f.load("arp_spa", address),
-                f.load("in_port", 0), f.load("reg2", link), f.resubmit(LINKS),
-            )  # fmt: skip
+                f.move("arp_spa", "arp_tpa"),
+                f.load("arp_spa", address),
+                f.load("in_port", 0),
+                f.load("reg2", link),
+                f.resubmit(LINKS),
+            )
             yield Flow(table, _PRIORITY_ARP_REPLY, match(**asked_of, arp_tpa=address), reply, own)
             claim = match(**asked_of, arp_spa=address)
             yield Flow(table, _PRIORITY_ARP_CLAIM, claim, onward[to], own)
@@ -981,9 +1015,7 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
             yield Flow(LEGS, 100, one, onward, cookie(LEGS, router.id))
         # The kernel's default hash is over the addresses too; which leg it picks may differ.  Each
         # router has its own: of two in a row the second would else use one leg only.
-        spread = (
-            f.multipath("symmetric_l3", shares.count, "reg5", router.id), f.resubmit(LEGS)
-        )  # fmt: skip
+        spread = (f.multipath("symmetric_l3", shares.count, "reg5", router.id), f.resubmit(LEGS))
         yield Flow(NEXT_HOPS, 100, chosen, spread, own)
     elif hop.action == "via" and hop.interface is not None:
         table = SIZES if hop.mtu else NEXT_HOPS
@@ -1018,14 +1050,19 @@ def _stations_and_gateway(
 def _rewrite(link: Link, interface: Interface, mac: int) -> tuple[Action, ...]:
     """Route a packet: TTL, addresses, and out, also by the port that it came from."""
     routed: tuple[Action, ...] = (
-        f.dec_ttl(), f.set_dl_src(interface.mac), f.set_dl_dst(mac),
-        f.load("in_port", 0), f.load("reg2", link.id), f.resubmit(LINKS),
-    )  # fmt: skip
+        f.dec_ttl(),
+        f.set_dl_src(interface.mac),
+        f.set_dl_dst(mac),
+        f.load("in_port", 0),
+        f.load("reg2", link.id),
+        f.resubmit(LINKS),
+    )
     return routed
 
 
-def plan(installed: Mapping[tuple[int, int, f.Match], Flow], wanted: Flows,
-         keep: Iterable[int] = ()) -> list[list[tuple[bool, Flow]]]:  # fmt: skip
+def plan(
+    installed: Mapping[tuple[int, int, f.Match], Flow], wanted: Flows, keep: Iterable[int] = ()
+) -> list[list[tuple[bool, Flow]]]:
     """The batches, a barrier between them, that turn `installed` into `wanted`.
 
     Each batch is a list of (add, flow): add False deletes.  First everything is added or

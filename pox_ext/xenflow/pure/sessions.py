@@ -59,8 +59,13 @@ class Session:
 
     def row(self) -> dict[str, Any]:
         """For `status`."""
-        return {"protocol": self.protocol, "local": self.local, "remote": self.remote,
-                "wait_s": self.wait_s, "interval_s": self.interval_s}  # fmt: skip
+        return {
+            "protocol": self.protocol,
+            "local": self.local,
+            "remote": self.remote,
+            "wait_s": self.wait_s,
+            "interval_s": self.interval_s,
+        }
 
 
 class Quiet(NamedTuple):
@@ -95,8 +100,13 @@ class Sessions:
         if len(self._quieted) == MAX_SESSIONS and now - self._quieted[0] < QUIET_S:
             return None  # or a VM could fill the table
         self._quieted.append(now)
-        found = {"dl_type": f.IPV4, "nw_proto": packet.nw_proto, "nw_src": packet.nw_src,
-                 "nw_dst": packet.nw_dst, "tp_dst": packet.tp_dst}  # fmt: skip
+        found = {
+            "dl_type": f.IPV4,
+            "nw_proto": packet.nw_proto,
+            "nw_src": packet.nw_src,
+            "nw_dst": packet.nw_dst,
+            "tp_dst": packet.tp_dst,
+        }
         if packet.nw_proto == TCP:
             found["tp_src"] = packet.tp_src
         return Quiet(found, seconds)
@@ -134,9 +144,13 @@ class Sessions:
         return wait_s is not None or not 0 < session.packets < OPEN_WITHIN
 
     def _put(
-        self, key: tuple[str, int, int], packet: pk.Packet, wait_s: float | None,
-        interval_s: float | None, now: float,
-    ) -> Session:  # fmt: skip
+        self,
+        key: tuple[str, int, int],
+        packet: pk.Packet,
+        wait_s: float | None,
+        interval_s: float | None,
+        now: float,
+    ) -> Session:
         local, remote = str(IPv4Address(packet.nw_src)), str(IPv4Address(packet.nw_dst))
         known = self._known.get(key)
         packets = known.packets if known is not None else 0
@@ -149,9 +163,7 @@ class Sessions:
     def rows(self, now: float) -> list[dict[str, Any]]:
         """Those that are there, for `status`."""
         limits = {"BFD": FORGET_S, "BGP": FORGET_BGP_S}
-        return [
-            one.row() for one in self._known.values() if now - one.seen < limits[one.protocol]
-        ]
+        return [one.row() for one in self._known.values() if now - one.seen < limits[one.protocol]]
 
 
 def falls(row: Mapping[str, Any], pause_s: float) -> bool:

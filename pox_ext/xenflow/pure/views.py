@@ -93,11 +93,13 @@ def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopVi
     if hop.type is NextHopType.VIA and hop.family == 4:
         return NextHopView(hop.id, "via", interface, hop.mac, mtu=mtu)
     if hop.type is NextHopType.CONNECTED:
-        near = tuple(sorted(
-            (n.address, n.mac)
-            for n in state.neighbours.values()
-            if n.ifindex == hop.ifindex and n.family == 4 and n.resolved and n.mac
-        ))  # fmt: skip
+        near = tuple(
+            sorted(
+                (n.address, n.mac)
+                for n in state.neighbours.values()
+                if n.ifindex == hop.ifindex and n.family == 4 and n.resolved and n.mac
+            )
+        )
         return NextHopView(hop.id, "via", interface, 0, near, mtu=mtu)
     # Unreachable and prohibit are answered by the VM's kernel; IPv6 gateways are its business too.
     return NextHopView(hop.id, "vm")

@@ -7,8 +7,15 @@ from __future__ import annotations
 def str_to_bool(text: object) -> bool:
     """Whether a command-line value means yes: true, yes, on, enable(d), 1, t, y, or no value."""
     return str(text).strip().lower() in {
-        "true", "t", "yes", "y", "on", "enable", "enabled", "1",
-    }  # fmt: skip
+        "true",
+        "t",
+        "yes",
+        "y",
+        "on",
+        "enable",
+        "enabled",
+        "1",
+    }
 
 
 def dpid_to_str(dpid: int | None) -> str:

@@ -42,9 +42,13 @@ OFP_VERSION = 1
 OFPST_DESC = 0
 
 ERROR_TYPES = (
-    "hello failed", "bad request", "bad action", "flow mod failed", "port mod failed",
+    "hello failed",
+    "bad request",
+    "bad action",
+    "flow mod failed",
+    "port mod failed",
     "queue operation failed",
-)  # fmt: skip
+)
 
 _HEADER = struct.Struct("!BBHI")
 _LENGTH = struct.Struct("!H")
@@ -166,8 +170,16 @@ class PhyPort:
     """A port of a switch (ofp_phy_port)."""
 
     __slots__ = (
-        "advertised", "config", "curr", "hw_addr", "name", "peer", "port_no", "state", "supported",
-    )  # fmt: skip
+        "advertised",
+        "config",
+        "curr",
+        "hw_addr",
+        "name",
+        "peer",
+        "port_no",
+        "state",
+        "supported",
+    )
 
     def __init__(self, buffer: bytes, offset: int) -> None:
         port_no, mac, name, config, state, curr, advertised, supported, peer = (

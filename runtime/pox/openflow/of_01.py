@@ -245,8 +245,10 @@ class Connection(EventMixin):
             words = buffer[offset + 12 : offset + min(length, 200)].decode("ascii", "replace")
             log.error(
                 "%s speaks OpenFlow version 0x%02x only and refused 1.0: %s",
-                self.peer(), version, words or "no reason given",
-            )  # fmt: skip
+                self.peer(),
+                version,
+                words or "no reason given",
+            )
             self.disconnect("OpenFlow 1.0 refused")
             return False
         self.refuse_version(f"0x{version:02x}")
@@ -257,8 +259,9 @@ class Connection(EventMixin):
         log.error(
             "%s speaks OpenFlow version %s; XenFlow needs 1.0 (0x01): allow OpenFlow10 on the "
             "bridge, such as `ovs-vsctl set bridge BRIDGE protocols=OpenFlow10`",
-            self.peer(), spoken,
-        )  # fmt: skip
+            self.peer(),
+            spoken,
+        )
         reason = struct.pack("!HH", 0, 0) + b"only OpenFlow 1.0 is supported"
         self.send(of.request(of.OFPT_ERROR, next(_xids), reason))
         self.disconnect("OpenFlow version not supported")
@@ -517,8 +520,11 @@ class Listener:
             sock.close()
             log.critical(
                 "cannot listen for switches at %s:%d: %s%s",
-                self.address, self.port, error.strerror or error, _what_to_do(error),
-            )  # fmt: skip
+                self.address,
+                self.port,
+                error.strerror or error,
+                _what_to_do(error),
+            )
             core.quit(1)
             return
         sock.setblocking(False)
