@@ -15,7 +15,7 @@ import sys
 
 import zmq
 
-from xenflow.pure import openflow as of
+from xenflow.openflow import wire as of
 
 RTMGRP_IPV4_ROUTE = 0x40
 HEADER_BYTES, ROUTE_BYTES, FLOW_BYTES = 40, 17, 112

@@ -24,7 +24,7 @@ from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row, percentile
 from bench.virtual_router import Running, VirtualRouter
-from xenflow.pure import messages as m
+from xenflow.routes import messages as m
 
 FLOOR_PORT = 6635
 FLOOR_ROUTES = 100_000

@@ -18,7 +18,7 @@ import zmq
 from bench.components.bench_witness import REPORT
 from bench.open_vswitch import BenchError, OpenVSwitch, end
 from mgmt.client import AskError, Client
-from xenflow.pure import messages as m
+from xenflow.routes import messages as m
 
 ROOT = Path(__file__).resolve().parents[1]
 MANAGE = "tcp://127.0.0.1:6640"

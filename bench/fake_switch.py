@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench.open_vswitch import BenchError
-from xenflow.pure import openflow as of
+from xenflow.openflow import wire as of
 
 _PORT = struct.Struct("!H6s16s6I")
 _FLOW_MODS = (of.Type.FLOW_MOD, of.Type.VENDOR)

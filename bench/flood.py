@@ -29,10 +29,10 @@ from bench.open_vswitch import BenchError, end
 from bench.packet_in import PORTS, ROUTES, frames, routed_targets
 from bench.results import Found, Row, percentile
 from bench.route_speed import router_state
-from xenflow.pure import messages as m
-from xenflow.pure.feed import snapshot_messages
-from xenflow.pure.messages import Kind, Op, Section
-from xenflow.pure.router_state import RouterState
+from xenflow.routes import messages as m
+from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.messages import Kind, Op, Section
+from xenflow.routes.router_state import RouterState
 
 FLOODED, CALM = 1, 2
 BLOCKS = 5

@@ -13,7 +13,7 @@ from bench.results import Found, Row
 from lab import judge
 from lab.probe import TooBusyError
 from lab.soak import Wanted, soak
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 RATES_PPS = (5000.0, 2500.0, 1250.0)
 

@@ -33,7 +33,7 @@ from lab.moves import Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
 from mgmt.client import AskError
 from mgmt.migrate import Event
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 FEW = 10
 RATES_PPS = (5000.0, 2500.0, 1250.0)

@@ -30,8 +30,8 @@ from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.results import Found, Row
 from bench.virtual_router import VirtualRouter
-from xenflow.pure import messages as m
-from xenflow.pure import pipeline
+from xenflow.routes import messages as m
+from xenflow.tables import pipeline
 
 STATIONS = ("p1", "p2")
 """The ports of the network file behind which the gateways are."""

@@ -1,8 +1,8 @@
 """How many packet-ins a second are answered: `packet_in_rate`, `packet_in_rate_pox`.
 
 Measured: a fake switch sends unbuffered packet-ins, as table CLASSES of the reactive pipeline
-would (`pure.pipeline`), 64 of them unanswered at any time, to a `./pox.py xenflow` whose router has
-10,000 routes.  No two have the same addresses and ports, hardly any two the same destination.
+would (`tables.pipeline`), 64 of them unanswered at any time, to a `./pox.py xenflow` whose router
+has 10,000 routes.  No two have the same addresses and ports, hardly any two the same destination.
 Each is answered by a flow and the packet.
 
 Baseline of `packet_in_rate`: the same packet-ins, in turns, to a learning switch on os-ken, ours.
@@ -38,8 +38,8 @@ from bench.open_vswitch import BenchError
 from bench.results import Found, Row, percentile
 from bench.route_speed import SOCKET, router_state
 from bench.virtual_router import Running
-from xenflow.pure import messages as m
-from xenflow.pure.feed import snapshot_messages
+from xenflow.routes import messages as m
+from xenflow.routes.feed import snapshot_messages
 
 PEER_PORT = 6653
 ROUTES = 10_000

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 
 from bench.open_vswitch import BenchError, OpenVSwitch
-from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
+from xenflow.openflow import wire as of
+from xenflow.tables import pipeline
 
 WAIT_S = 60.0
 

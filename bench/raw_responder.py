@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 
-from xenflow.pure import openflow as of
+from xenflow.openflow import wire as of
 
 _PACKET_IN = 10
 _PORTS = 64

@@ -40,11 +40,11 @@ from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.raw_controller import RawController, in_chunks
 from bench.results import Found, Row
 from bench.virtual_router import VirtualRouter
-from xenflow.pure import messages as m
-from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
-from xenflow.pure.feed import snapshot_messages
-from xenflow.pure.router_state import NO_POLICY, RouterState
+from xenflow.openflow import wire as of
+from xenflow.routes import messages as m
+from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.router_state import NO_POLICY, RouterState
+from xenflow.tables import pipeline
 
 CHUNKS = (4 << 10, 32 << 10, 1 << 20)
 SOCKET = "tcp://127.0.0.1:6641"

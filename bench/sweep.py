@@ -26,10 +26,10 @@ from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.raw_controller import RawController, in_chunks
 from bench.results import percentile
 from bench.route_speed import prepacked, router_state
-from xenflow.pure import messages as m
-from xenflow.pure.feed import snapshot_messages
-from xenflow.pure.messages import Kind, Op, Section
-from xenflow.pure.router_state import RouterState
+from xenflow.routes import messages as m
+from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.messages import Kind, Op, Section
+from xenflow.routes.router_state import RouterState
 
 FIGURES = ROOT / "docs" / "figures"
 TABLES = (1_000, 10_000, 100_000, 1_000_000)

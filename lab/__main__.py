@@ -7,7 +7,7 @@ import sys
 
 from lab import cli
 from mgmt.text import run_program
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 
 def main() -> int:

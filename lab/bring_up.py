@@ -34,8 +34,8 @@ from lab.namespace import (
     ip,
     sysctl,
 )
-from xenflow.network_file import read_text
-from xenflow.pure import control_link
+from xenflow.model import control_link
+from xenflow.store.network_file import read_text
 
 RUN_DIR = Path("/run/xenflow")
 NETWORK_FILE = RUN_DIR / "network.toml"

@@ -29,7 +29,7 @@ from lab.soak import INTERRUPTED, begin
 from mgmt import cli
 from mgmt.text import run_program
 from mgmt.verbs.migrate import Progress
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 SIZES = (64, 1500)
 RATE_PPS = 5000.0

@@ -25,8 +25,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from xenflow.network_file import load_with_lab, read_text
-from xenflow.pure.network import (
+from xenflow.model.network import (
     Controller,
     Datapath,
     End,
@@ -35,8 +34,9 @@ from xenflow.pure.network import (
     NetworkError,
     Router,
 )
-from xenflow.toml_lines import Path as KeyPath
-from xenflow.toml_lines import locate, show, show_value
+from xenflow.store.network_file import load_with_lab, read_text
+from xenflow.store.toml_lines import Path as KeyPath
+from xenflow.store.toml_lines import locate, show, show_value
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "xf-"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from lab import switch
 from lab.description import Lab
-from xenflow.pure.network import Kind
+from xenflow.model.network import Kind
 
 
 def fixed_flows(lab: Lab, datapath: str, routers: Iterable[str]) -> list[str]:

@@ -42,7 +42,7 @@ from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
 from lab.description import FABRIC, PREFIX, Lab, load_lab
 from lab.namespace import LabError, processes_in
 from mgmt.client import AskError, Client
-from xenflow.pure.network import Router
+from xenflow.model.network import Router
 
 log = logging.getLogger("lab.hypervisor")
 

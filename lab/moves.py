@@ -23,7 +23,7 @@ from mgmt.migrate import Event
 from mgmt.planning import Plan
 from mgmt.session import Session
 from mgmt.verbs import mode as mode_verb
-from xenflow import network_file
+from xenflow.store import network_file
 
 
 @dataclass(frozen=True, slots=True)

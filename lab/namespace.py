@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 NETNS_DIR = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000

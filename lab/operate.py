@@ -13,7 +13,7 @@ from lab import process, routing, switch
 from lab.bring_up import State, current, lock, placed
 from lab.description import Lab, Node
 from lab.namespace import LabError, enter, inside, ip
-from xenflow.pure.network import End
+from xenflow.model.network import End
 
 
 def nodes() -> list[Node]:

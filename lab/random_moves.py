@@ -28,8 +28,8 @@ from lab.moves import Move, mover
 from lab.namespace import LabError
 from lab.probe import ProbePair, Result, TooBusyError
 from lab.soak import INTERRUPTED, begin, say
-from xenflow.pure.migration import Order
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
+from xenflow.plan.migration import Order
 
 _MARK, _MADE = ".xenflow-random-moves", ("result.json", "[0-9]", "[0-9][0-9]")
 _OUT = ROOT / "out" / "random-moves"

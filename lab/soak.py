@@ -28,9 +28,9 @@ from lab.judge import Counts, Verdict
 from lab.moves import Move, ends, mover
 from lab.probe import ProbePair, Result, TooBusyError
 from mgmt.text import run_program
-from xenflow.network_file import read_text
-from xenflow.pure.migration import Order
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
+from xenflow.plan.migration import Order
+from xenflow.store.network_file import read_text
 
 _LONGEST_S = 4 * 3600.0
 INTERRUPTED = 130

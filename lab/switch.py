@@ -16,7 +16,7 @@ from pathlib import Path
 from lab import process
 from lab.description import Lab, controller_target
 from lab.namespace import LabError
-from xenflow.pure.network import Datapath
+from xenflow.model.network import Datapath
 
 BRIDGE = "br0"
 DAEMONS = ("ovsdb-server", "ovs-vswitchd")

@@ -31,8 +31,8 @@ from pathlib import Path
 from lab import switch
 from lab.description import FABRIC, PREFIX, Lab
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl, tc
-from xenflow.pure import control_link
-from xenflow.pure.network import Interface, Router
+from xenflow.model import control_link
+from xenflow.model.network import Interface, Router
 
 CONTROL = control_link.INTERFACE
 _VIF_MAC = "fe:ff:ff:ff:ff:ff"

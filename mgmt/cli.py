@@ -52,9 +52,9 @@ from mgmt.verbs import (
     topology,
     trace,
 )
-from xenflow import network_file
-from xenflow.pure.management import ManagementError
-from xenflow.pure.network import NetworkError
+from xenflow.model.management import ManagementError
+from xenflow.model.network import NetworkError
+from xenflow.store import network_file
 
 VERBS: tuple[Verb, ...] = tuple(
     cast(Verb, module)

@@ -22,8 +22,8 @@ from typing import Any, Self
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from xenflow.pure import management
-from xenflow.pure.management import Answer, ManagementError
+from xenflow.model import management
+from xenflow.model.management import Answer, ManagementError
 
 log = logging.getLogger("mgmt.client")
 

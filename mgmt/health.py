@@ -13,9 +13,9 @@ from typing import Any
 
 from mgmt.client import AskError
 from mgmt.text import count, duration
-from xenflow.pure.migration import switches
-from xenflow.pure.network import End, Network, NetworkError
-from xenflow.pure.placement import Mode, Placement, from_json
+from xenflow.model.network import End, Network, NetworkError
+from xenflow.model.placement import Mode, Placement, from_json
+from xenflow.plan.migration import switches
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""

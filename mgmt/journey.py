@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt.client import AskError
-from xenflow.pure.network import Cable, End, Network
+from xenflow.model.network import Cable, End, Network
 
 Answer = dict[str, Any]
 """What a controller answers to `trace` (docs/messages.md)."""

@@ -47,7 +47,7 @@ class LostError(AskError):
 class Lease:
     """One router's, at some controllers.  `with` takes it and gives it back.
 
-    `entry` is what it is taken for (`xenflow.pure.migration.purpose`); `journal_at`: the
+    `entry` is what it is taken for (`xenflow.plan.migration.purpose`); `journal_at`: the
     controllers that keep the journal, else all.  Raises AskError, holding nothing, where somebody
     else has it or a controller does not answer.
     """

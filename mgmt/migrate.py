@@ -1,6 +1,6 @@
 """Carrying a migration out: `run` does what was planned (`mgmt.planning`), or undoes it.
 
-What is done in which order is `xenflow.pure.migration`; here each of its effects is one method.
+What is done in which order is `xenflow.plan.migration`; here each of its effects is one method.
 The commit point is the moment the VM is let run at the destination: whatever fails before is
 undone in reverse, after it there is only forward.  What is done is noted in the journal that the
 controllers of both hosts keep, for `xenflow status`.  Every effect is done in the name of the
@@ -33,10 +33,10 @@ from mgmt.client import AskError, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError, Job, JobState
 from mgmt.lease import Lease, LostError, Problem
 from mgmt.planning import Plan, Step, concerned, words
-from xenflow.pure import migration as mig
-from xenflow.pure.migration import Effect
-from xenflow.pure.network import NetworkError
-from xenflow.pure.placement import to_json
+from xenflow.model.network import NetworkError
+from xenflow.model.placement import to_json
+from xenflow.plan import migration as mig
+from xenflow.plan.migration import Effect
 
 PLACE_TIMEOUT_S = 90.0
 MOVE_TIMEOUT_S = 600.0

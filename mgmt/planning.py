@@ -1,6 +1,6 @@
 """Planning a migration: what will be done is made out of facts, or the reason why it cannot be.
 
-What is done in which order is `xenflow.pure.migration`; here the facts for it are gathered, from
+What is done in which order is `xenflow.plan.migration`; here the facts for it are gathered, from
 the controllers and from the hypervisor, and what is impossible is refused.  Nothing is changed, but
 by `plan_recovery` what the hypervisor has left of an interrupted migration.  It believes what it
 observes (where the VM really is, which placements the switches really have), not the journal.
@@ -23,12 +23,12 @@ from mgmt.client import Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.lease import Lease
 from mgmt.session import Ask
-from xenflow.pure import migration as mig
-from xenflow.pure.migration import Effect, Order
-from xenflow.pure.network import Network, NetworkError, Router
-from xenflow.pure.placement import Mode, Placement, from_json
-from xenflow.pure.sessions import falls
-from xenflow.pure.sessions import words as words_of
+from xenflow.model.network import Network, NetworkError, Router
+from xenflow.model.placement import Mode, Placement, from_json
+from xenflow.plan import migration as mig
+from xenflow.plan.migration import Effect, Order
+from xenflow.tables.sessions import falls
+from xenflow.tables.sessions import words as words_of
 
 PAUSE_S = 1.0
 """How long a VM is suspended by a move, where the operator does not say (`--pause`)."""

@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar
 
 from mgmt.client import AskError, Client, Refused, Unreachable, ask_all
-from xenflow.pure.network import Datapath, Link, Network, NetworkError, Router
-from xenflow.pure.placement import Placement, at_home, from_json
+from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
+from xenflow.model.placement import Placement, at_home, from_json
 
 Value = TypeVar("Value")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from routerd.daemon import Daemon, Options, read_once
 from routerd.rule_table_link import endpoint
-from xenflow.pure.router_state import RouterState
+from xenflow.routes.router_state import RouterState
 
 DESCRIPTION = """\
 Watches the routes, next hops, neighbours and interfaces of this virtual router's kernel and tells

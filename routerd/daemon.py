@@ -31,9 +31,9 @@ from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import Interrupted, Listener, Requests
 from routerd.rule_table_link import Event, RuleTableLink, hasten_discovery
-from xenflow.pure.feed import Effects, Link, Sender
-from xenflow.pure.messages import MessageError, NextHopType, Section
-from xenflow.pure.router_state import RouterState
+from xenflow.routes.feed import Effects, Link, Sender
+from xenflow.routes.messages import MessageError, NextHopType, Section
+from xenflow.routes.router_state import RouterState
 
 COALESCE_S = 0.004
 FIRST_S = 0.02

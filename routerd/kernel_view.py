@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from routerd import rtnetlink as rt
-from xenflow.pure.messages import (
+from xenflow.routes.messages import (
     MAX_REMARKS,
     Interface,
     InterfaceFlag,
@@ -42,7 +42,7 @@ from xenflow.pure.messages import (
     Section,
     VmReason,
 )
-from xenflow.pure.router_state import Capacity, LocalKey, NeighbourKey, RouterState
+from xenflow.routes.router_state import Capacity, LocalKey, NeighbourKey, RouterState
 
 Spec = tuple[int, int, int, int] | tuple[int, tuple[tuple[int, int], ...]]
 """What a next hop is: (type, family, ifindex, gateway), or (GROUP, ((leg id, weight), ...)), or

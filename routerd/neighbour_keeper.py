@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from routerd import rtnetlink as rt
-from xenflow.pure.router_state import NeighbourKey
+from xenflow.routes.router_state import NeighbourKey
 
 PROBE_STALE_S = 5.0
 """A stale station on a connected link is probed this often, until it answers or fails."""

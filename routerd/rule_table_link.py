@@ -18,7 +18,7 @@ from pathlib import Path
 
 import zmq
 
-from xenflow.pure.messages import Frames
+from xenflow.routes.messages import Frames
 
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 200, 600
 RECONNECT_MS, RECONNECT_MAX_MS = 50, 200

@@ -27,7 +27,7 @@ def launch(to: str) -> None:
 def _watch(to: str) -> None:
     from pox.core import core
 
-    from xenflow.pure.messages import parse_header
+    from xenflow.routes.messages import parse_header
 
     table = core.components["xenflow"].table
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

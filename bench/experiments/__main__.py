@@ -19,7 +19,7 @@ from bench.experiments import claims, points
 from bench.experiments.points import Session, Wanted
 from bench.experiments.store import Key, Row, Store, TableError, read_csv, refused, write_csv
 from lab import own_folder, process
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = 130

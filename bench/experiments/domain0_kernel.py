@@ -40,7 +40,7 @@ from lab.hypervisor import RUNNING, SUSPENDED, Routers
 from lab.moves import ends
 from lab.namespace import LabError, inside
 from lab.probe import OutageWatch
-from xenflow.pure.network import Kind, Router
+from xenflow.model.network import Kind, Router
 
 TABLE = 100
 _NFT = "plane-separation"

@@ -22,7 +22,7 @@ from mgmt.hypervisor import HypervisorError, Job, JobState
 from xen.bed import bed as beds
 from xen.bed import router as guests
 from xen.bed.bed import Bed
-from xenflow import network_file
+from xenflow.store import network_file
 
 _LIMIT_S = 600.0
 _POLL_S = 0.05

@@ -22,7 +22,7 @@ from lab.judge import Counts
 from lab.moves import Mover, ends, mover
 from lab.namespace import LabError
 from lab.probe import TooBusyError
-from xenflow.pure.migration import Order
+from xenflow.plan.migration import Order
 
 TOPOLOGY = "paper"
 """The report's figure 5.1."""

@@ -18,7 +18,7 @@ from xen.bed import bed as beds
 from xen.bed import router as guests
 from xen.bed.bed import Bed
 from xen.bed.dom0 import ENVIRONMENT
-from xenflow import network_file
+from xenflow.store import network_file
 
 TOPOLOGY = "xen"
 """The report's figure 5.1, as the lab's `paper`."""

@@ -2,7 +2,7 @@
 
 `mgmt.migrate` asks a driver to move a domain and leave it paused at the destination: that is the
 moment up to which a migration can be undone, by every driver.  The driver is named by the
-datapath's `hypervisor` in the network file (`xenflow.pure.hypervisor_spec`) and made by `of`.  A
+datapath's `hypervisor` in the network file (`xenflow.model.hypervisor_spec`) and made by `of`.  A
 driver tells what it sees and does what it is told; the order of a migration's steps is none of its
 business.
 """
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from xenflow.pure import hypervisor_spec
-from xenflow.pure.hypervisor_spec import LabSpec, LibvirtSpec, SpecError, XlSpec
-from xenflow.pure.network import Network, NetworkError
+from xenflow.model import hypervisor_spec
+from xenflow.model.hypervisor_spec import LabSpec, LibvirtSpec, SpecError, XlSpec
+from xenflow.model.network import Network, NetworkError
 
 
 class HypervisorError(Exception):

@@ -21,8 +21,8 @@ from typing import Any
 
 from mgmt.hypervisor import HypervisorError, dom0_agent
 from mgmt.hypervisor.xl_output import ssh_problem
-from xenflow.pure import xenstore
-from xenflow.pure.hypervisor_spec import XlSpec
+from xenflow.model.hypervisor_spec import XlSpec
+from xenflow.vm import xenstore_wire as xenstore
 
 START_S = 60.0
 """How long the login and the start of the agent may take."""
@@ -217,8 +217,8 @@ def _sources() -> Sequence[tuple[str, str]]:
     """The agent's modules, as the loader wants them."""
     return [
         ("xenflow", ""),
-        ("xenflow.pure", ""),
-        ("xenflow.pure.xenstore", _text(xenstore)),
+        ("xenflow.vm", ""),
+        ("xenflow.vm.xenstore_wire", _text(xenstore)),
         ("dom0_agent", _text(dom0_agent)),
     ]
 

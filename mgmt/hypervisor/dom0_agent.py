@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from xenflow.pure import xenstore
+from xenflow.vm import xenstore_wire as xenstore
 
 READY_BYTES = len("domain received, ready to unpause")
 GATE_S = 120.0

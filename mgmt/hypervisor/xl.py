@@ -40,7 +40,7 @@ from mgmt.hypervisor import (
 from mgmt.hypervisor.dom0 import Dom0, ssh
 from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
 from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, Unpause
-from xenflow.pure.hypervisor_spec import XlSpec
+from xenflow.model.hypervisor_spec import XlSpec
 
 STALL_S = 60.0
 """How long nothing may be sent in a migration before it is given up."""

@@ -18,7 +18,7 @@ from mgmt.client import AskError
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import Session, UsageError
 from mgmt.text import to_json
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 
 class Exit(IntEnum):

@@ -13,9 +13,9 @@ from mgmt.client import AskError
 from mgmt.lease import Lease
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
-from xenflow.pure.migration import switches
-from xenflow.pure.network import NetworkError
-from xenflow.pure.placement import Mode, to_json
+from xenflow.model.network import NetworkError
+from xenflow.model.placement import Mode, to_json
+from xenflow.plan.migration import switches
 
 NAME = "mode"
 SUMMARY = "let the switches (xenflow) or the VM itself (native) forward for a router"

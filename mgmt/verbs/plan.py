@@ -8,7 +8,7 @@ from mgmt import planning
 from mgmt.planning import PAUSE_S
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_json, emit, refusal_as_json, seconds
-from xenflow.pure.migration import Order
+from xenflow.plan.migration import Order
 
 NAME = "plan"
 SUMMARY = "the steps of a migration, or why it cannot be done; changes nothing"

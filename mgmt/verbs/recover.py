@@ -15,7 +15,7 @@ from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from mgmt.verbs.migrate import Progress
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 NAME = "recover"
 SUMMARY = "finish or undo migrations that were interrupted"

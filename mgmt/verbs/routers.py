@@ -11,8 +11,8 @@ from mgmt.session import Session, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain_of, emit
 from mgmt.verbs.status import best_view
-from xenflow.pure.network import NetworkError
-from xenflow.pure.placement import from_json, to_json
+from xenflow.model.network import NetworkError
+from xenflow.model.placement import from_json, to_json
 
 NAME = "routers"
 SUMMARY = "the routers: where they are, their interfaces, what is known of their routes"

@@ -12,8 +12,8 @@ from mgmt.session import Session, UsageError
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, confirm, emit
 from mgmt.verbs.rules import show
-from xenflow.pure.management import request
-from xenflow.pure.operator_rule import sweep
+from xenflow.model.management import request
+from xenflow.tables.operator_rule import sweep
 
 NAME = "rule"
 SUMMARY = "add, replace or remove a rule of a host or switch"

@@ -18,8 +18,8 @@ from mgmt.health import Cause
 from mgmt.session import Session, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
-from xenflow.pure.migration import purpose
-from xenflow.pure.placement import Mode, Placement, to_json
+from xenflow.model.placement import Mode, Placement, to_json
+from xenflow.plan.migration import purpose
 
 NAME = "status"
 SUMMARY = "controllers, switches, routers and migrations at a glance"

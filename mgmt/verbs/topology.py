@@ -16,8 +16,8 @@ from mgmt.session import Session, placements
 from mgmt.text import count, mac
 from mgmt.text import to_json as json_text
 from mgmt.verbs import Exit, add_json, complain
-from xenflow.pure.network import Kind, Link, Network
-from xenflow.pure.placement import Placement, at_home
+from xenflow.model.network import Kind, Link, Network
+from xenflow.model.placement import Placement, at_home
 
 NAME = "topology"
 SUMMARY = "the network drawn: hosts, switches, cables, virtual links, routers"

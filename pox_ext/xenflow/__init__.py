@@ -1,9 +1,8 @@
 """XenFlow's Rule Table as a POX component: `./pox.py xenflow --network=FILE --controller=NAME`.
 
-`launch` is what POX, or the stand-in, calls.  The parts, from the outside in: `component` (POX and
-sockets), `management_service` and `router_sockets` (what is asked and told), `rule_table` (what is
-known), `vm_packets` (what is held for VMs), `switch` (what is written), and `pure` (every decision,
-without I/O).
+`launch` is what POX, or the stand-in, calls.  The packages, from the outside in: `control` (POX,
+sockets, the Rule Table), `vm` (what is held for VMs), `switch` (what is written), `store` (files);
+and without input or output every decision: `tables`, `plan`, `routes`, `openflow`, `model`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from xenflow.pure.network import Network, NetworkError
+from xenflow.model.network import Network, NetworkError
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
 DEFAULT_MANAGE = "tcp://127.0.0.1:6640"
@@ -50,9 +49,9 @@ def launch(
     import zmq
     from pox.core import core
 
-    from xenflow import router_sockets
-    from xenflow.component import Component
-    from xenflow.xenstore import socket_path
+    from xenflow.control import router_sockets
+    from xenflow.control.component import Component
+    from xenflow.vm.xenstore import socket_path
 
     _stamp_log(logging.getLogger().handlers)
     path = _network_file(network)
@@ -114,7 +113,7 @@ def _network_file(named: str) -> str:
 
 def _described(path: str, controller: str) -> tuple[Network, str]:
     """The network, and which of its controllers this is."""
-    from xenflow.network_file import load
+    from xenflow.store.network_file import load
 
     described = load(path) if path else Network("empty", {}, {}, {}, {}, {})
     return described, this_controller(described, controller)

@@ -10,9 +10,9 @@ import pytest
 
 from tests.pure.whole_network import load
 from tests.pure.written_switch import Switch
-from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
-from xenflow.pure.flow import Flow
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow
+from xenflow.tables import pipeline
 
 
 class Asked(Switch):

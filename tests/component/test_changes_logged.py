@@ -12,13 +12,13 @@ import pytest
 import zmq
 
 from tests.pure.written_switch import ROOT, WrittenSwitch
-from xenflow.leases import Leases
-from xenflow.management_service import ManagementService
-from xenflow.mirror import Mirrors
-from xenflow.network_file import load
-from xenflow.pure import management as mg
-from xenflow.pure.placement import at_home
-from xenflow.rule_table import RuleTable
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.control.mirror import Mirrors
+from xenflow.control.rule_table import RuleTable
+from xenflow.model import management as mg
+from xenflow.model.placement import at_home
+from xenflow.store.network_file import load
 
 
 class Controller:

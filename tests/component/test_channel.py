@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from xenflow.network_file import load
-from xenflow.pure import openflow as of
+from xenflow.openflow import wire as of
+from xenflow.store.network_file import load
 
 if str(ROOT / "runtime") not in sys.path:
     sys.path.insert(0, str(ROOT / "runtime"))
 
-from xenflow.channel import ROOM, SILENT_S, Channel, Job
+from xenflow.switch.channel import ROOM, SILENT_S, Channel, Job
 
 
 class Reader(Channel):
@@ -155,7 +155,7 @@ def test_a_switch_that_never_answers_is_waited_for_by_nobody(
     watch(*arguments)
     assert not done, "the time is not over"
     _, watch, arguments = channel.watches.popleft()
-    monkeypatch.setattr("xenflow.channel.SILENT_S", 0.0)
+    monkeypatch.setattr("xenflow.switch.channel.SILENT_S", 0.0)
     watch(*arguments)
     (reason,) = done
     assert reason is not None and reason.startswith("host-a: the switch has not answered for")

@@ -17,8 +17,8 @@ if str(ROOT / "runtime") not in sys.path:
 from pox.lib import recoco
 
 from tests.xenstored import Xenstored
-from xenflow import domains
-from xenflow.domains import BACKENDS, Domains
+from xenflow.vm import domains
+from xenflow.vm.domains import BACKENDS, Domains
 
 VIFS = ("vr1.0", "vr1.1")
 MARK = "mark"

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.pure.written_switch import Host
-from xenflow.audit import ACCEPTED_S
-from xenflow.problems import LINES, Problems
-from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
-from xenflow.pure.flow import Flow, match, output, text
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, match, output, text
+from xenflow.switch.audit import ACCEPTED_S
+from xenflow.switch.problems import LINES, Problems
+from xenflow.tables import pipeline
 
 
 class AuditedHost(Host):

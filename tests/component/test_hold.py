@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from xenflow import hold
-from xenflow.hold import Held
+from xenflow.vm import hold
+from xenflow.vm.hold import Held
 
 
 def taken(held: Held, now: float, link: int | None = None) -> list[tuple[int, bytes]]:

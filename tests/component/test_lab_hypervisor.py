@@ -16,7 +16,7 @@ import pytest
 
 from lab import hypervisor
 from tests.conftest import ROOT
-from xenflow.network_file import load
+from xenflow.store.network_file import load
 
 
 class Namespaces:

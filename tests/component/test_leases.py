@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from xenflow.leases import Leases, LockedError
+from xenflow.control.leases import Leases, LockedError
 
 MOVE = {"migration": {"from": "host-a", "to": "host-b", "mode": "report"}}
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xenflow.network_file import load, load_with_lab, parse
-from xenflow.pure.network import Kind, NetworkError, Pipeline
-from xenflow.toml_lines import locate, show
+from xenflow.model.network import Kind, NetworkError, Pipeline
+from xenflow.store.network_file import load, load_with_lab, parse
+from xenflow.store.toml_lines import locate, show
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

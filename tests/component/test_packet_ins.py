@@ -7,10 +7,10 @@ from typing import Any
 
 from tests.pure.written_switch import Host
 from tests.runtime.loopback_switch import packet_in
-from xenflow.component import Component
-from xenflow.packet_ins import QUIET_S
-from xenflow.pure import packet as pk
-from xenflow.pure.port_budget import BURST, RATE_PER_S
+from xenflow.control.component import Component
+from xenflow.openflow import packet as pk
+from xenflow.switch.packet_ins import QUIET_S
+from xenflow.switch.port_budget import BURST, RATE_PER_S
 
 OWN = 0x020000010101
 HELLO = pk.ethernet(

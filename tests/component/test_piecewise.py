@@ -8,12 +8,12 @@ import pytest
 import zmq
 
 from tests.pure.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
-from xenflow import mirror
-from xenflow.pure import management as mg
-from xenflow.pure import messages as m
-from xenflow.pure.feed import Feed, Phase
-from xenflow.pure.messages import Kind, NextHopType, Op, Section
-from xenflow.pure.router_state import RouterState
+from xenflow.control import mirror
+from xenflow.model import management as mg
+from xenflow.routes import messages as m
+from xenflow.routes.feed import Feed, Phase
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
 
 
 def known(routes: int) -> RouterState:

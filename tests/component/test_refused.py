@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.pure.written_switch import Host
-from xenflow import refused
-from xenflow.pure import openflow as of
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, simulate
-from xenflow.pure.flow import Flow, match
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, match
+from xenflow.switch import refused
+from xenflow.tables import pipeline, simulate
 
 PORTS = Host.PORTS
 OWN, GEN = 0x020000010101, 0x020000000102

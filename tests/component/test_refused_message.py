@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.pure.written_switch import ROOT
-from xenflow.network_file import load
-from xenflow.pure.feed import Effects, Sender
-from xenflow.rule_table import RuleTable
+from xenflow.control.rule_table import RuleTable
+from xenflow.routes.feed import Effects, Sender
+from xenflow.store.network_file import load
 
 
 def test_a_refused_message_is_said_until_the_router_is_known_whole() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.pure.written_switch import Host
-from xenflow.channel import ROOM, UNANSWERED, UNANSWERED_S
-from xenflow.leases import Leases
-from xenflow.management_service import ManagementService
-from xenflow.pure import management as mg
-from xenflow.pure import openflow as of
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.model import management as mg
+from xenflow.openflow import wire as of
+from xenflow.switch.channel import ROOM, UNANSWERED, UNANSWERED_S
 
 ASKED, BARRIER = int(of.Type.STATS_REQUEST), int(of.Type.BARRIER_REQUEST)
 SAID = "the switch refuses to answer what it is asked (BAD_REQUEST: BAD_TYPE)"

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from tests.pure.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
-from xenflow import router_sockets
-from xenflow.pure import zmtp
+from xenflow.control import router_sockets, zmtp
 
 
 class Link:

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from tests.pure.written_switch import WrittenSwitch
-from xenflow.leases import Leases
-from xenflow.management_service import ManagementService
-from xenflow.network_file import load
-from xenflow.pure import management as mg
-from xenflow.pure import openflow as of
-from xenflow.pure.flow import Flow
-from xenflow.pure.network import Network
-from xenflow.pure.placement import at_home, to_json
-from xenflow.rule_table import RuleTable
-from xenflow.state_file import DAMAGED, NAME, Kept, StateError, StateFile
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.control.rule_table import RuleTable
+from xenflow.model import management as mg
+from xenflow.model.network import Network
+from xenflow.model.placement import at_home, to_json
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow
+from xenflow.store.network_file import load
+from xenflow.store.state_file import DAMAGED, NAME, Kept, StateError, StateFile
 
 ROOT = Path(__file__).resolve().parents[2]
 RULE = {"id": "one", "priority": 0, "match": {}, "actions": ["drop"]}

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.pure.written_switch import WrittenSwitch
-from xenflow import vm_packets
-from xenflow.channel import Job, Request
-from xenflow.network_file import load
-from xenflow.pure import flow as f
-from xenflow.pure import openflow as of
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, simulate
-from xenflow.pure.network import NetworkError
-from xenflow.pure.placement import Mode, Placement, at_home
-from xenflow.rule_table import RuleTable
+from xenflow.control.rule_table import RuleTable
+from xenflow.model.network import NetworkError
+from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.openflow import flow as f
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.store.network_file import load
+from xenflow.switch.channel import Job, Request
+from xenflow.tables import pipeline, simulate
+from xenflow.vm import packets as vm_packets
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}

@@ -19,16 +19,16 @@ from mgmt.client import Refused
 from mgmt.journey import Journey
 from tests.pure.whole_network import plan
 from tests.pure.written_switch import ROOT, WrittenSwitch
-from xenflow.network_file import load_with_lab
-from xenflow.pure import flow as fl
-from xenflow.pure import management as mg
-from xenflow.pure import pipeline
-from xenflow.pure.feed import snapshot_messages
-from xenflow.pure.flow import mac_text
-from xenflow.pure.management import ManagementError
-from xenflow.pure.placement import Mode, Placement
-from xenflow.rule_table import RuleTable
-from xenflow.trace import trace
+from xenflow.control.rule_table import RuleTable
+from xenflow.control.trace import trace
+from xenflow.model import management as mg
+from xenflow.model.management import ManagementError
+from xenflow.model.placement import Mode, Placement
+from xenflow.openflow import flow as fl
+from xenflow.openflow.flow import mac_text
+from xenflow.routes.feed import snapshot_messages
+from xenflow.store.network_file import load_with_lab
+from xenflow.tables import pipeline
 
 assert str(ROOT / "runtime") in sys.path
 GEN, RECV = "10.1.0.1", "10.2.0.1"

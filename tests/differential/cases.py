@@ -13,7 +13,7 @@ from random import Random
 
 from tests.differential.configurations import DEAD, Configuration
 from tests.differential.rig import PORTS, router_mac
-from xenflow.pure import packet as pk
+from xenflow.openflow import packet as pk
 
 MARK = b"XfD"
 ETHERNET, TAG = 14, 4

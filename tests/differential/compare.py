@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tests.differential.cases import MARK, Case, untellable
 from tests.differential.configurations import Configuration
 from tests.differential.rig import REFERENCE, XENFLOW, Outcome, router_mac
-from xenflow.pure import packet as pk
+from xenflow.openflow import packet as pk
 
 Left = Counter[tuple[int, bytes]]
 """(port, frame) -> how often."""

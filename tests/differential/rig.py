@@ -32,7 +32,7 @@ from lab.description import ROOT
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
 from lab.wire import mac_text
 from mgmt.client import AskError, Client
-from xenflow.pure import packet as pk
+from xenflow.openflow import packet as pk
 
 PORTS = 4
 OUTSIDE, KERNEL, HOST, VM = "xd-outside", "xd-kernel", "xd-host", "xd-vm"

@@ -11,7 +11,7 @@ from tests.differential.cases import Case
 from tests.differential.compare import Report, compare
 from tests.differential.configurations import DEAD, Configuration
 from tests.differential.rig import PORTS, Outcome, Rig
-from xenflow.pure import packet as pk
+from xenflow.openflow import packet as pk
 
 LEAST_S = 0.45
 """A router gives a next hop up after three times `rig.PROBE_MS`, and says so to the sender."""

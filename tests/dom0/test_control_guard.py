@@ -13,8 +13,8 @@ import pytest
 
 from lab.namespace import inside
 from xen.dom0 import host
-from xenflow.network_file import load
-from xenflow.pure import control_link
+from xenflow.model import control_link
+from xenflow.store.network_file import load
 
 pytestmark = pytest.mark.lab
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from xen.dom0 import host
-from xenflow.network_file import load
-from xenflow.pure.network import Network, NetworkError
+from xenflow.model.network import Network, NetworkError
+from xenflow.store.network_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "xen" / "dom0" / "network.toml.example"
@@ -24,8 +24,8 @@ def pair() -> Network:
 
 
 def test_the_example_is_a_network_in_which_the_router_can_move(pair: Network) -> None:
-    from xenflow.pure.migration import Order, stages
-    from xenflow.pure.placement import at_home
+    from xenflow.model.placement import at_home
+    from xenflow.plan.migration import Order, stages
 
     assert stages(pair, at_home("vr1", "host-a"), "host-b", Order.OVERLAPPED)
 

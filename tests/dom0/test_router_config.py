@@ -18,8 +18,8 @@ from xen.image.build import INITRD, KERNEL
 from xen.image.cpio import Archive
 from xen.image.debian import BuildError
 from xen.image.router_config import ConfigError
-from xenflow.network_file import load
-from xenflow.pure.network import Network
+from xenflow.model.network import Network
+from xenflow.store.network_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = {"eth0": "10.0.1.1/24", "eth1": "10.0.2.1/24"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xenflow.pure import control_link
+from xenflow.model import control_link
 
 pytestmark = pytest.mark.lab
 

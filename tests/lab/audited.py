@@ -1,6 +1,6 @@
 """host-a's Rule Table and one running Open vSwitch, without POX and without a lab.
 
-The connection's messages are handed on as `xenflow.component` does it; time is real, and passes
+The connection's messages are handed on as `control.component` does it; time is real, and passes
 only while a test waits.
 """
 
@@ -16,13 +16,13 @@ from typing import Any
 
 from tests.lab import ovs_private as ovs
 from tests.pure.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
-from xenflow.network_file import load
-from xenflow.pure import messages as m
-from xenflow.pure import openflow as of
-from xenflow.pure.feed import snapshot_messages
-from xenflow.pure.messages import Kind, NextHopType, Op, Section
-from xenflow.pure.router_state import RouterState
-from xenflow.rule_table import RuleTable
+from xenflow.control.rule_table import RuleTable
+from xenflow.openflow import wire as of
+from xenflow.routes import messages as m
+from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.store.network_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}

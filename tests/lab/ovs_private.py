@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from xenflow.pure import openflow as of
-from xenflow.pure.flow import Flow
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 N_PORTS = 6

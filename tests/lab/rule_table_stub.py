@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import zmq
 
-from xenflow.pure.feed import Feed
-from xenflow.pure.messages import Type, parse_header
-from xenflow.pure.router_state import Changes, RouterState
+from xenflow.routes.feed import Feed
+from xenflow.routes.messages import Type, parse_header
+from xenflow.routes.router_state import Changes, RouterState
 
 
 class RuleTableStub:

@@ -194,7 +194,7 @@ def test_management_drops(paper: Lab) -> None:
 
 FROM_ROUTER = """
 import json, os, socket, sys, zmq
-from xenflow.pure import messages as m
+from xenflow.routes import messages as m
 address = "tcp://[fe80::1%ctl0]:6641"
 def pack(type, seq=0, router="vr1", sections=(), part=0, epoch=7):
     return m.pack(m.Header(type, epoch, seq, router, part), sections)

@@ -11,7 +11,7 @@ from lab import operate, switch
 from lab.description import ROOT, find_file, load_lab
 from lab.namespace import LabError
 from lab.operate import ends_of
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 PAPER = (ROOT / "conf" / "paper.toml").read_text()
 

@@ -294,7 +294,7 @@ def test_route_flaps(paper: Lab) -> None:
 
 FLOOD = """
 import os, signal, sys, time, zmq
-from xenflow.pure.messages import Header, Type, pack
+from xenflow.routes.messages import Header, Type, pack
 garbage = sys.argv[1] == "garbage"
 ended = []
 signal.signal(signal.SIGTERM, lambda *_: ended.append(True))

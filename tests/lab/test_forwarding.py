@@ -17,8 +17,8 @@ import pytest
 from lab import bring_up, operate
 from lab.description import ROOT, Lab
 from mgmt.session import Session
-from xenflow.network_file import load
-from xenflow.pure.pipeline import ADMISSION, LINKS
+from xenflow.store.network_file import load
+from xenflow.tables.pipeline import ADMISSION, LINKS
 
 pytestmark = [
     pytest.mark.lab,

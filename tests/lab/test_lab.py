@@ -27,7 +27,7 @@ from lab.hypervisor_client import HypervisorClient, HypervisorError
 from lab.namespace import NETNS_DIR, Echo, LabError, inside, ip
 from lab.probe import OutageWatch, ProbePair, read_records
 from tests.lab.live import assert_machine_quiet_enough
-from xenflow.pure import control_link
+from xenflow.model import control_link
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
 pytestmark = [

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lab.description import ROOT, load_lab
-from xenflow.network_file import load, read_text
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
+from xenflow.store.network_file import load, read_text
 
 ODD = (
     "1.5",

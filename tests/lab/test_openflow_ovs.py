@@ -11,11 +11,11 @@ import pytest
 import tests.lab.ovs_private as ovs
 import tests.pure.flow_samples as samples
 from tests.pure.whole_network import load
-from xenflow.pure import flow as fl
-from xenflow.pure import openflow as of
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, simulate
-from xenflow.pure.flow import Flow, match
+from xenflow.openflow import flow as fl
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, match
+from xenflow.tables import pipeline, simulate
 
 pytestmark = [
     pytest.mark.lab,

@@ -20,10 +20,10 @@ from tests.lab import ovs_private as ovs
 from tests.lab.audited import Audited
 from tests.lab.live import settle
 from xen.dom0 import host
-from xenflow.network_file import load
-from xenflow.pure import flow as fl
-from xenflow.pure import openflow as of
-from xenflow.pure.flow import Flow
+from xenflow.openflow import flow as fl
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow
+from xenflow.store.network_file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = load(ROOT / "xen" / "dom0" / "network.toml.example")

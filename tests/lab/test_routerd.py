@@ -28,8 +28,8 @@ from routerd import rtnetlink
 from routerd.daemon import Kernel
 from routerd.netlink_socket import Listener
 from tests.lab.rule_table_stub import RuleTableStub
-from xenflow.pure.messages import InterfaceFlag, InterfaceKind, NextHopType, Type
-from xenflow.pure.router_state import RouterState
+from xenflow.routes.messages import InterfaceFlag, InterfaceKind, NextHopType, Type
+from xenflow.routes.router_state import RouterState
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [

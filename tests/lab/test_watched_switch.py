@@ -9,10 +9,10 @@ import pytest
 
 from tests.lab import ovs_private as ovs
 from tests.lab.audited import Audited
-from xenflow.pure import flow as f
-from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
-from xenflow.pure.flow import Flow, match
+from xenflow.openflow import flow as f
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, match
+from xenflow.tables import pipeline
 
 pytestmark = pytest.mark.skipif(not ovs.available(), reason="needs root and Open vSwitch")
 

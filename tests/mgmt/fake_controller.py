@@ -1,4 +1,4 @@
-"""A controller for tests: the real boundary (`xenflow.pure.management`), canned answers behind it.
+"""A controller for tests: the real boundary (`xenflow.model.management`), canned answers behind it.
 
 `verbs` maps a verb to a result, or to a function of the request that returns one (or a list of
 parts for an export, or raises ManagementError).  It runs in a thread of its own.
@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import zmq
 
-from xenflow.pure import management
-from xenflow.pure.management import ManagementError, Request
+from xenflow.model import management
+from xenflow.model.management import ManagementError, Request
 
 Behaviour = dict[str, Any] | Callable[[Request], Any]
 

@@ -16,7 +16,7 @@ import pytest
 
 from mgmt.hypervisor.xl import Xl
 from tests.xenstored import Xenstored
-from xenflow.pure.hypervisor_spec import XlSpec
+from xenflow.model.hypervisor_spec import XlSpec
 
 PROGRAMS = Path(__file__).with_name("pretended")
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from fake_controller import FakeController
 from mgmt import cli, client
 from mgmt.verbs import status, trace
 from mgmt.verbs.rule import actions_of, fields
-from xenflow.pure.management import ManagementError, Request
-from xenflow.pure.placement import at_home, to_json
+from xenflow.model.management import ManagementError, Request
+from xenflow.model.placement import at_home, to_json
 
 ROOT = Path(__file__).parents[2]
 PAPER = (ROOT / "conf" / "paper.toml").read_text()

@@ -10,7 +10,7 @@ from fake_controller import FakeController
 
 from mgmt import client
 from mgmt.client import BadAnswer, Client, NotSent, Refused, Unreachable, ask_all
-from xenflow.pure.management import ManagementError, Request
+from xenflow.model.management import ManagementError, Request
 
 DEAD = "tcp://127.0.0.1:9"
 

@@ -11,8 +11,8 @@ import pytest
 
 from mgmt import health
 from mgmt.client import Unreachable
-from xenflow.network_file import load
-from xenflow.pure.placement import Mode, Placement, at_home, to_json
+from xenflow.model.placement import Mode, Placement, at_home, to_json
+from xenflow.store.network_file import load
 
 NETWORK = load(Path(__file__).parents[2] / "conf" / "path.toml")
 Answers = dict[str, Any]

@@ -14,8 +14,8 @@ import zmq
 
 from mgmt.hypervisor import Domain, Hypervisor, HypervisorError, JobState, lab, of
 from mgmt.hypervisor.fake import Fake
-from xenflow.network_file import load
-from xenflow.pure.network import Network, NetworkError
+from xenflow.model.network import Network, NetworkError
+from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 

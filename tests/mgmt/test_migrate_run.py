@@ -24,12 +24,12 @@ from mgmt.hypervisor import Domain, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.lease import LostError
 from mgmt.migrate import Event, Result, run
-from xenflow.leases import Leases, LockedError
-from xenflow.network_file import load
-from xenflow.pure import management as mg
-from xenflow.pure.migration import PATIENCE_S
-from xenflow.pure.network import Network, NetworkError
-from xenflow.pure.placement import Mode, Placement, at_home, to_json
+from xenflow.control.leases import Leases, LockedError
+from xenflow.model import management as mg
+from xenflow.model.network import Network, NetworkError
+from xenflow.model.placement import Mode, Placement, at_home, to_json
+from xenflow.plan.migration import PATIENCE_S
+from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 HOME = {"host-a": ["vr1 -b----"], "host-b": []}

@@ -19,8 +19,8 @@ from mgmt import cli
 from mgmt.client import Refused, Unreachable
 from mgmt.verbs import migrate, plan, recover
 from mgmt.verbs.migrate import Progress, ask_before
-from xenflow.network_file import load
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
+from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 

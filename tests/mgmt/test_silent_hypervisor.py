@@ -19,8 +19,8 @@ from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
 from mgmt import migrate, planning
 from mgmt.hypervisor import HypervisorError, lab
 from mgmt.migrate import Event, Result, run
-from xenflow.network_file import load
-from xenflow.pure.network import Network, NetworkError, Router
+from xenflow.model.network import Network, NetworkError, Router
+from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 HOME = {"vr1": {"host": "host-a", "state": "running"}}

@@ -15,7 +15,7 @@ from pretended_xen import PretendedXen
 
 from mgmt.hypervisor import Domain, HypervisorError, Job, JobState, dom0_agent, xl
 from mgmt.hypervisor.xl import Xl
-from xenflow.pure.hypervisor_spec import XlSpec
+from xenflow.model.hypervisor_spec import XlSpec
 
 MOVED, RUNNING, FAILED = JobState.MOVED_PAUSED, JobState.RUNNING, JobState.FAILED
 HOME = {"host-a": ["vr1 -b----"], "host-b": []}

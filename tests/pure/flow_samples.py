@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from xenflow.pure import flow as fl
-from xenflow.pure import packet as pk
-from xenflow.pure.flow import Action, Actions, Flow, Match
+from xenflow.openflow import flow as fl
+from xenflow.openflow import packet as pk
+from xenflow.openflow.flow import Action, Actions, Flow, Match
 
 MAC = (0x00163E000001, 0x00163E000002, pk.BROADCAST, 0x01005E000005)
 IP = (0x0A000001, 0x0A000102, 0xC0A80101, 0xE0000005)

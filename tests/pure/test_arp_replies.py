@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from xenflow.network_file import load
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline
-from xenflow.pure.network import Network
-from xenflow.pure.pipeline import RouterView, Site
-from xenflow.pure.placement import Placement, at_home
-from xenflow.pure.simulate import Tables, run
+from xenflow.model.network import Network
+from xenflow.model.placement import Placement, at_home
+from xenflow.openflow import packet as pk
+from xenflow.store.network_file import load
+from xenflow.tables import pipeline
+from xenflow.tables.pipeline import RouterView, Site
+from xenflow.tables.simulate import Tables, run
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT, RIGHT = 0x0A000101, 0x0A000201

@@ -7,12 +7,12 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenflow.pure import flow as f
-from xenflow.pure import openflow as of
-from xenflow.pure import pipeline
-from xenflow.pure.audit import ODD, against, covering, covers, difference, route_of
-from xenflow.pure.flow import Flow, match
-from xenflow.pure.nxm import pack_actions, pack_match
+from xenflow.openflow import flow as f
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, match
+from xenflow.openflow.nxm import pack_actions, pack_match
+from xenflow.tables import pipeline
+from xenflow.tables.compare import ODD, against, covering, covers, difference, route_of
 
 PACKER = of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
 

@@ -17,12 +17,7 @@ import pytest
 
 from tests.pure.test_migration_order import ECHO, TTL, Checks, after, effects_of
 from tests.pure.whole_network import Journey, Plan, WholeNetwork, load, plan
-from xenflow.pure import messages as m
-from xenflow.pure import migration as mig
-from xenflow.pure import packet as pk
-from xenflow.pure.messages import Op, Section
-from xenflow.pure.migration import Order
-from xenflow.pure.network import (
+from xenflow.model.network import (
     Access,
     Cable,
     Datapath,
@@ -35,7 +30,12 @@ from xenflow.pure.network import (
     Pipeline,
     Router,
 )
-from xenflow.pure.placement import at_home
+from xenflow.model.placement import at_home
+from xenflow.openflow import packet as pk
+from xenflow.plan import migration as mig
+from xenflow.plan.migration import Order
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Op, Section
 
 HOSTS = {
     "proactive": {"pipeline": Pipeline.PROACTIVE},

@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from xenflow.pure import messages as m
-from xenflow.pure.feed import Bucket, Feed, Link, Phase, Rates, Sender, snapshot_messages
-from xenflow.pure.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type, pack
-from xenflow.pure.router_state import RouterState
+from xenflow.routes import messages as m
+from xenflow.routes.feed import Bucket, Feed, Link, Phase, Rates, Sender, snapshot_messages
+from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type, pack
+from xenflow.routes.router_state import RouterState
 
 
 def via(id_, mac=0):

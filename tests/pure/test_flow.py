@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import tests.pure.flow_samples as samples
-from xenflow.pure import flow as fl
-from xenflow.pure.flow import Flow, FlowError, match
+from xenflow.openflow import flow as fl
+from xenflow.openflow.flow import Flow, FlowError, match
 
 
 def test_one_form_however_it_is_written() -> None:

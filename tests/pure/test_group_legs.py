@@ -6,15 +6,15 @@ import pytest
 
 from tests.pure.whole_network import load
 from tests.pure.written_switch import Switch
-from xenflow.pure import messages as m
-from xenflow.pure import packet as pk
-from xenflow.pure import simulate
-from xenflow.pure.messages import NextHopType
-from xenflow.pure.network import Router
-from xenflow.pure.pipeline import LEGS, Flow, NextHopView, Shares, next_hop_flows
-from xenflow.pure.placement import at_home
-from xenflow.pure.router_state import NO_POLICY, RouterState
-from xenflow.pure.views import next_hop_view
+from xenflow.model.network import Router
+from xenflow.model.placement import at_home
+from xenflow.openflow import packet as pk
+from xenflow.routes import messages as m
+from xenflow.routes.messages import NextHopType
+from xenflow.routes.router_state import NO_POLICY, RouterState
+from xenflow.tables import simulate
+from xenflow.tables.pipeline import LEGS, Flow, NextHopView, Shares, next_hop_flows
+from xenflow.tables.views import next_hop_view
 
 UP, RUNNING, FORWARDING = 1, 2, 4
 WORKING = UP | RUNNING | FORWARDING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xenflow.pure.hypervisor_spec import LabSpec, LibvirtSpec, Spec, SpecError, XlSpec, parse
+from xenflow.model.hypervisor_spec import LabSpec, LibvirtSpec, Spec, SpecError, XlSpec, parse
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xenflow.pure import management as m
-from xenflow.pure.placement import at_home, to_json
+from xenflow.model import management as m
+from xenflow.model.placement import at_home, to_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xenflow.pure import messages as m
+from xenflow.routes import messages as m
 
 PREFIX4 = st.integers(0, 32).flatmap(
     lambda plen: st.tuples(

@@ -27,11 +27,11 @@ from typing import Any
 import pytest
 
 from tests.pure.whole_network import Journey, Machine, Plan, WholeNetwork, load
-from xenflow.pure import migration as mig
-from xenflow.pure import packet as pk
-from xenflow.pure.migration import Order
-from xenflow.pure.network import Interface, Router
-from xenflow.pure.placement import Mode, at_home
+from xenflow.model.network import Interface, Router
+from xenflow.model.placement import Mode, at_home
+from xenflow.openflow import packet as pk
+from xenflow.plan import migration as mig
+from xenflow.plan.migration import Order
 
 MAX_SUBSETS = 32
 """As many mixtures of old and new placements are tried for one change of many switches..."""

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.pure.flow_samples as samples
-from xenflow.pure import flow as fl
-from xenflow.pure import nxm
-from xenflow.pure import openflow as of
-from xenflow.pure import packet as pk
-from xenflow.pure.flow import Flow, FlowError, match
+from xenflow.openflow import flow as fl
+from xenflow.openflow import nxm
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, FlowError, match
 
 FLOWS = samples.some_flows(Random(7), 300)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from xenflow.pure.operator_rule import sweep
+from xenflow.tables.operator_rule import sweep
 
 
 @pytest.mark.parametrize(

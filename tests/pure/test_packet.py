@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.pure.flow_samples as samples
-from xenflow.pure import packet as pk
+from xenflow.openflow import packet as pk
 
 A, B = 0x0A000001, 0x0A000102
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pure.whole_network import load
-from xenflow.pure import migration as mig
-from xenflow.pure.migration import Apply, Order
-from xenflow.pure.network import Cable, End, Network, NetworkError
-from xenflow.pure.placement import Mode, Placement, at_home, from_json, to_json
+from xenflow.model.network import Cable, End, Network, NetworkError
+from xenflow.model.placement import Mode, Placement, at_home, from_json, to_json
+from xenflow.plan import migration as mig
+from xenflow.plan.migration import Apply, Order
 
 PATH = load("path").network
 HOSTS = st.lists(st.sampled_from(("a", "b", "c")), max_size=3, unique=True).map(tuple)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xenflow.hold import MAX_FRAMES
-from xenflow.pure.port_budget import BURST, RATE_PER_S, PortBudgets
+from xenflow.switch.port_budget import BURST, RATE_PER_S, PortBudgets
+from xenflow.vm.hold import MAX_FRAMES
 
 PORTS = {"to-gen": 1, "vr1.0": 3, "vr2.0": 5}
 VIFS = ["vr1.0", "vr1.1", "vr2.0"]

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 
 from tests.pure.test_group_legs import two_ways
 from tests.pure.whole_network import Plan, load, router_flows
-from xenflow.pure import flow as fl
-from xenflow.pure import messages as m
-from xenflow.pure import openflow as of
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, plain_host, simulate
-from xenflow.pure.messages import Kind, NextHopType, Op, Section
-from xenflow.pure.network import Pipeline
-from xenflow.pure.pipeline import Site
-from xenflow.pure.placement import at_home
-from xenflow.pure.router_state import RouterState
-from xenflow.pure.views import router_view
-from xenflow.reactive import Reactive
+from xenflow.model.network import Pipeline
+from xenflow.model.placement import at_home
+from xenflow.openflow import flow as fl
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.switch.reactive import Reactive
+from xenflow.tables import pipeline, plain_host, simulate
+from xenflow.tables.pipeline import Site
+from xenflow.tables.views import router_view
 
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 ROUTES = [

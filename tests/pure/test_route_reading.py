@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenflow.pure import pipeline
-from xenflow.pure.route_reading import READ_WHOLE, Chunks, Count, Reading, Whole, reading
+from xenflow.tables import pipeline
+from xenflow.tables.route_reading import READ_WHOLE, Chunks, Count, Reading, Whole, reading
 
 EXACT_S, LOOK_S, FLOW_S, REQUEST_S, PAUSE_S = 25e-6, 0.12e-6, 8e-6, 30e-6, 2e-3
 """What Open vSwitch 3.1 and the controller take for an exact cookie, for a flow looked at, for one

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xenflow.pure import messages as m
-from xenflow.pure.messages import Kind, Leg, NextHop, NextHopType, Op, Section
-from xenflow.pure.router_state import Capacity, RouterState
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, Leg, NextHop, NextHopType, Op, Section
+from xenflow.routes.router_state import Capacity, RouterState
 
 VIA = NextHopType.VIA
 

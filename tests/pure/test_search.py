@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.conftest import ROOT
-from xenflow.network_file import load
-from xenflow.pure.placement import at_home, to_json
-from xenflow.pure.search import PATIENCE_S, Search, newest
+from xenflow.model.placement import at_home, to_json
+from xenflow.plan.search import PATIENCE_S, Search, newest
+from xenflow.store.network_file import load
 
 
 def search() -> Search:

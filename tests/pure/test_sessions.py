@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, sessions
-from xenflow.pure.sessions import QUIET_S, SETTLING_S, Sessions, falls, words
+from xenflow.openflow import packet as pk
+from xenflow.tables import pipeline, sessions
+from xenflow.tables.sessions import QUIET_S, SETTLING_S, Sessions, falls, words
 
 ME, HER = 0x0A000101, 0x0A000102
 MARKER = b"\xff" * 16

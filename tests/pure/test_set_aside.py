@@ -13,11 +13,11 @@ import pytest
 from tests.pure.test_update_order import Known
 from tests.pure.whole_network import WholeNetwork, load
 from tests.pure.written_switch import Switch, WrittenSwitch
-from xenflow.pure import messages as m
-from xenflow.pure import pipeline
-from xenflow.pure.messages import Kind, NextHopType, Op, Section
-from xenflow.pure.pipeline import NextHopView, next_hop_flows
-from xenflow.pure.router_state import RouterState
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.tables import pipeline
+from xenflow.tables.pipeline import NextHopView, next_hop_flows
 
 PATH = load("path")
 TOO_LONG = 1 << 60

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.pure.flow_samples as samples
-from xenflow.pure import flow as fl
-from xenflow.pure import packet as pk
-from xenflow.pure import simulate
-from xenflow.pure.flow import Flow, FlowError, match
-from xenflow.pure.simulate import Tables, run
+from xenflow.openflow import flow as fl
+from xenflow.openflow import packet as pk
+from xenflow.openflow.flow import Flow, FlowError, match
+from xenflow.tables import simulate
+from xenflow.tables.simulate import Tables, run
 
 FRAME = samples.frames()[0]
 

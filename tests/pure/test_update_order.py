@@ -1,6 +1,6 @@
 """The order of an update: after every single message, every packet is decided as before or after.
 
-The real writer (`xenflow.switch.Switch`) writes into a `WrittenSwitch`, which shows every state in
+The real writer (`switch.switch.Switch`) writes into a `WrittenSwitch`, which shows every state in
 between.  In each of them packets of every kind are sent through the tables.  What was deliverable
 before an update, and is after it, must be deliverable at every moment; where a router's next hops
 stay as they are, it must even be decided exactly as before or exactly as after.
@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 from tests.pure.test_migration_order import MOVES, after, at, effects_of
 from tests.pure.whole_network import WholeNetwork, load
 from tests.pure.written_switch import Switch, WrittenSwitch
-from xenflow.pure import messages as m
-from xenflow.pure import migration as mig
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, simulate
-from xenflow.pure.messages import Kind, NextHopType, Op, Section
-from xenflow.pure.migration import Order
-from xenflow.pure.network import Link, Network, Router
-from xenflow.pure.pipeline import RouterView
-from xenflow.pure.placement import Placement
-from xenflow.pure.router_state import RouterState
-from xenflow.pure.views import router_view
+from xenflow.model.network import Link, Network, Router
+from xenflow.model.placement import Placement
+from xenflow.openflow import packet as pk
+from xenflow.plan import migration as mig
+from xenflow.plan.migration import Order
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.tables import pipeline, simulate
+from xenflow.tables.pipeline import RouterView
+from xenflow.tables.views import router_view
 
 Outcome = tuple[tuple[int | str, bytes], ...]
 """What a switch sends for one frame: (port, frame), in order."""

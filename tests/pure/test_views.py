@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tests.pure.whole_network import load
-from xenflow.pure import messages as m
-from xenflow.pure.messages import InterfaceKind, NextHopType, VmReason
-from xenflow.pure.router_state import NO_POLICY, RouterState
-from xenflow.pure.views import (
+from xenflow.routes import messages as m
+from xenflow.routes.messages import InterfaceKind, NextHopType, VmReason
+from xenflow.routes.router_state import NO_POLICY, RouterState
+from xenflow.tables.views import (
     interface_of,
     next_hop_view,
     problems,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenflow.pure import xenstore
-from xenflow.pure.xenstore import Message, Reader, XenstoreError
+from xenflow.vm import xenstore_wire as xenstore
+from xenflow.vm.xenstore_wire import Message, Reader, XenstoreError
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=50))
 

@@ -11,8 +11,8 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenflow.pure import zmtp
-from xenflow.pure.zmtp import Connection, ZmtpError
+from xenflow.control import zmtp
+from xenflow.control.zmtp import Connection, ZmtpError
 
 READY = zmtp.GREETING + zmtp.ready(b"DEALER")
 

@@ -18,19 +18,19 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from xenflow.network_file import load_with_lab
-from xenflow.pure import flow as fl
-from xenflow.pure import messages as m
-from xenflow.pure import openflow as of
-from xenflow.pure import packet as pk
-from xenflow.pure import pipeline, plain_host, simulate
-from xenflow.pure.messages import Kind, NextHopType, Op, Section
-from xenflow.pure.network import End, Interface, Network, Pipeline, Router
-from xenflow.pure.network import Kind as DatapathKind
-from xenflow.pure.placement import Placement, at_home
-from xenflow.pure.router_state import RouterState
-from xenflow.pure.views import next_hop_view, router_view
-from xenflow.reactive import Reactive
+from xenflow.model.network import End, Interface, Network, Pipeline, Router
+from xenflow.model.network import Kind as DatapathKind
+from xenflow.model.placement import Placement, at_home
+from xenflow.openflow import flow as fl
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.store.network_file import load_with_lab
+from xenflow.switch.reactive import Reactive
+from xenflow.tables import pipeline, plain_host, simulate
+from xenflow.tables.views import next_hop_view, router_view
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MAX_HOPS = 200
@@ -319,7 +319,7 @@ class WholeNetwork:
 
     def release(self, router: str, interface: str, host: str, to: str, target: int) -> Journey:
         """A frame that host's controller held for a VM is sent across to another host, as
-        `vm_packets` does it; it was for MAC address `target`."""
+        `vm.packets` does it; it was for MAC address `target`."""
         found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
         link = self.network.links[found.link]
         port = self.site(host).toward(link, to)
@@ -421,7 +421,7 @@ class WholeNetwork:
         return simulate.run_actions(self.tables(datapath), packet, came, actions).outputs
 
     def _held(self, datapath: str, frame: bytes, journey: Journey) -> None:
-        """As `vm_packets` does with what a switch sends up: a frame for a VM is held; another is
+        """As `vm.packets` does with what a switch sends up: a frame for a VM is held; another is
         the copy of a hello."""
         what = pipeline.sent_up(self.network, {}, 0, frame)
         if not isinstance(what, pipeline.ForVm) or what.copied:

@@ -1,6 +1,6 @@
 """A switch that is only written to: it stands where a connection does and applies what is sent.
 
-What `xenflow.switch.Switch` writes is taken apart into single messages, in the order in which a
+What `switch.switch.Switch` writes is taken apart into single messages, in the order in which a
 real switch would carry them out, and applied to simulated tables one by one; after each of them
 `watch` is called, so that a test sees every state that packets could meet.  Barriers and questions
 are answered when the writer has nothing more to say.  A table may have a limit, beyond which flows
@@ -17,18 +17,18 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tests.conftest import ROOT
-from xenflow.network_file import load
-from xenflow.pure import openflow as of
-from xenflow.pure.flow import Flow
-from xenflow.pure.simulate import Tables
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow
+from xenflow.store.network_file import load
+from xenflow.tables.simulate import Tables
 
 # `switch` asks `proof`, which asks the switch's process from the core's own loop.  Before the
 # repository's root, where the launcher has the core's name.
 if str(ROOT / "runtime") not in sys.path:
     sys.path.insert(0, str(ROOT / "runtime"))
 
-from xenflow.rule_table import RuleTable
-from xenflow.switch import Switch
+from xenflow.control.rule_table import RuleTable
+from xenflow.switch.switch import Switch
 
 # Where things are in an NXT_FLOW_MOD and in a Nicira statistics request (nicira-ext.h).
 _COMMAND_AT, _MATCH_LENGTH_AT, _MATCH_AT = 24, 40, 48

@@ -16,8 +16,8 @@ from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView, NextHopIds
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import SAID_S, NeighbourTables
-from xenflow.pure.messages import InterfaceKind, NextHopType, Remark, VmReason
-from xenflow.pure.router_state import Capacity, RouterState
+from xenflow.routes.messages import InterfaceKind, NextHopType, Remark, VmReason
+from xenflow.routes.router_state import Capacity, RouterState
 
 SAMPLES: dict[str, list[bytes]] = {}
 for line in Path(__file__).with_name("netlink_samples.txt").read_text().splitlines():

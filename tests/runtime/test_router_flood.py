@@ -16,8 +16,8 @@ import pytest
 import zmq
 
 from tests.runtime.launched import ROOT, core_options, environment, free_port
-from xenflow.pure import messages as m
-from xenflow.pure.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type
 
 ROUTES = 100_000
 EPOCH = 7

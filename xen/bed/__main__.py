@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lab.namespace import LabError
 from xen.bed import bed
 from xen.bed.dom0 import ENVIRONMENT, SSH
-from xenflow.pure.network import NetworkError
+from xenflow.model.network import NetworkError
 
 TOPOLOGY = "xen"
 

@@ -16,9 +16,9 @@ import sys
 from contextlib import suppress
 
 from xenflow import this_controller
-from xenflow.network_file import load
-from xenflow.pure import control_link
-from xenflow.pure.network import Datapath, Kind, Network, NetworkError
+from xenflow.model import control_link
+from xenflow.model.network import Datapath, Kind, Network, NetworkError
+from xenflow.store.network_file import load
 
 BRIDGE = "xenflow0"
 GUARD_FILE = "/var/lib/xenflow/guard.nft"

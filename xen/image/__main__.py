@@ -113,8 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _configure(options: argparse.Namespace, image: Path) -> None:
     # Not before: the builder needs Python's own library only, the network file netaddr.
     from xen.image import router_config
-    from xenflow.network_file import load_with_lab
-    from xenflow.pure.network import NetworkError
+    from xenflow.model.network import NetworkError
+    from xenflow.store.network_file import load_with_lab
 
     file = options.network or next((f for f in NETWORK_FILES if Path(f).exists()), "")
     if not file:

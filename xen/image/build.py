@@ -226,7 +226,7 @@ class Builder:
         own = root / "usr/lib/router"
         _copy(tree.root / "usr/lib/python3/dist-packages/zmq", own / "zmq", ZMQ_UNUSED)
         _copy(ROOT / "routerd", own / "routerd")
-        _copy(ROOT / "pox_ext/xenflow/pure", own / "xenflow/pure")
+        _copy(ROOT / "pox_ext/xenflow/routes", own / "xenflow/routes")
         (own / "xenflow/__init__.py").write_text('"""The part that is shared with routers."""\n')
         # Compiled by the same Python, in place of the sources: nothing is compiled at each boot.
         run(
@@ -298,7 +298,7 @@ def sources() -> str:
     """Stands for all that the image is made of, but for Debian's packages."""
     here = Path(__file__).resolve().parent
     total = hashlib.sha256()
-    folders = (here, GUEST, ROOT / "routerd", ROOT / "pox_ext/xenflow/pure")
+    folders = (here, GUEST, ROOT / "routerd", ROOT / "pox_ext/xenflow/routes")
     for folder in folders:
         for file in sorted(file for file in folder.iterdir() if file.is_file()):
             total.update(f"{file.name}\n".encode() + file.read_bytes())

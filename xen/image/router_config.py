@@ -25,9 +25,9 @@ from pathlib import Path
 
 from xen.image.build import INITRD, KERNEL
 from xen.image.cpio import Archive
-from xenflow.pure import control_link
-from xenflow.pure.network import Network, Router
-from xenflow.pure.router_state import Capacity
+from xenflow.model import control_link
+from xenflow.model.network import Network, Router
+from xenflow.routes.router_state import Capacity
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "dom0" / "router.cfg.in"
 BRIDGE = "xenflow0"

@@ -1,0 +1,1 @@
+"""The POX component: the Rule Table, its sockets, the management service."""

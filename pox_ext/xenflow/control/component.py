@@ -1,0 +1,339 @@
+"""The POX component: everything that touches POX or a socket, and no decision.
+
+Events of the switches go to their `Switch`, packets to the `RuleTable`, requests to the
+`ManagementService`.  Runs unchanged under genuine POX and under the stand-in; docs/pox.md says
+what it may rely on.  Called by `launch` in the package.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import openflow_tap
+import zmq
+from pox.core import core
+from pox.lib.recoco import Timer
+
+from xenflow.control.asking import Asking
+from xenflow.control.guarded import Guarded
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.control.mirror import Mirrors
+from xenflow.control.router_sockets import RouterSockets
+from xenflow.control.rule_table import RuleTable
+from xenflow.control.zmq_pump import Pump
+from xenflow.model.management import MAX_IMPORT
+from xenflow.model.network import Kind, Network, Pipeline
+from xenflow.openflow import wire as of
+from xenflow.switch.switch import Switch
+from xenflow.vm.domains import Domains, on_xen
+
+log = logging.getLogger("xenflow")
+
+TICK_S = 0.1
+MANY_WAITING = 16_000
+"""Routes of a router that wait for a switch before no more are read: enough that it never waits."""
+TOO_MANY_WAITING = 32_000
+"""The bound on what a router that changes its routes faster than the switch takes them may keep
+here, and on how long other routers' changes wait behind its own."""
+PATIENCE_S = 0.5
+"""In between: one more message may be what makes room."""
+RIVAL_S = 2.0
+"""How long a switch may take to answer, before one that says it is the same takes its place."""
+LOCAL_PORT = 0xFFFE
+PORTS_XID = 0xFFFF0001
+PORT_DELETED = 1
+"""A reason in OFPT_PORT_STATUS (OpenFlow 1.0, section 5.4.3)."""
+
+
+class Component:
+    """See the module."""
+
+    _core_name = "xenflow"
+
+    def __init__(
+        self,
+        network: Network,
+        controller: str,
+        manage: str,
+        state_dir: Path | None,
+        routers_address: str,
+        core_name: str,
+        xenstore: str,
+    ) -> None:
+        # Under POX the loop may run already, in a thread of its own: nothing is started before
+        # everything is there.
+        self.network = network
+        self.context: zmq.Context[Any] = zmq.Context()
+        leases = Leases()
+        self.mirrors = Mirrors(self.context, _later)
+        self.table = RuleTable(
+            network,
+            controller,
+            state_dir,
+            _later,
+            leases.unfinished,
+            self.mirrors.pass_on,
+            self._vif_spoke,
+            asks=True,
+        )
+        self.management = ManagementService(self.table, leases, core_name, self.mirrors)
+        self._manage = self._listen(manage)
+        self.routers = RouterSockets(network, self._told, self._patience_s, routers_address)
+        self._domains = self._make_domains(xenstore)
+        self._asking: Asking | None = None
+        if self.table.searching():
+            self._asking = Asking(self.context, self.table.others, self.table.heard_from)
+        self._connections: dict[Any, Switch] = {}
+        self._guarded = Guarded()
+        for switch in self.table.switches.values():
+            self._announce(switch)
+        self._manage.start()
+        self.routers.start()
+        if self._domains is not None:
+            self._domains.start()
+        core.listen_to_dependencies(self, ["openflow"])
+        self._timer = Timer(TICK_S, self._tick, recurring=True)
+        core.addListenerByName("GoingDownEvent", self._going_down)
+        core.addListenerByName("DownEvent", self._down)
+
+    @staticmethod
+    def _announce(switch: Switch) -> None:
+        datapath = switch.datapath
+        if datapath.kind is Kind.HOST and not datapath.nicira:
+            log.warning(
+                "%s: a plain OpenFlow 1.0 switch cannot touch TTLs: packets it routes keep theirs, "
+                "and traceroute does not show this router",
+                datapath.name,
+            )
+        if datapath.kind is Kind.HOST and datapath.pipeline is Pipeline.REACTIVE:
+            log.info("%s: reactive: the first packet of each flow comes here", datapath.name)
+
+    def _listen(self, address: str) -> Pump:
+        sock = self.context.socket(zmq.ROUTER)
+        sock.linger = 0
+        sock.ipv6 = True
+        sock.maxmsgsize = MAX_IMPORT
+        sock.bind(address)
+        log.info("management on %s", address)
+
+        def receive(frames: list[bytes]) -> None:
+            peer, body = frames[0], frames[-1]
+            empty = [b""] if len(frames) > 2 else []
+
+            def send(answer: bytes) -> None:
+                pump.send([peer, *empty, answer])
+
+            self.management.take(body, send, pump.peer)
+
+        pump = Pump(sock, receive, names_peers=True)
+        return pump
+
+    def _make_domains(self, xenstore: str) -> Domains | None:
+        if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
+            return None
+        vifs = {i.vif for r in self.network.routers.values() for i in r.interfaces}
+        return Domains(xenstore, vifs, self.table.packets.vifs_are_still)
+
+    # --- switches ---------------------------------------------------------------------------------
+
+    def _all_dependencies_met(self) -> None:
+        core.openflow.clear_flows_on_connect = False
+        core.openflow.addListenerByName("ConnectionUp", self._connection_up)
+        core.openflow.addListenerByName("ConnectionDown", self._connection_down)
+
+    def _connection_up(self, event: Any) -> None:
+        datapath = self.network.by_dpid.get(event.dpid)
+        switch = self.table.switches.get(datapath.name) if datapath else None
+        if switch is None:
+            log.info("datapath %016x is none of this controller's: left alone", event.dpid)
+            return
+        if switch.connection is not None:
+            self._rival(switch, event)
+        else:
+            self._take(switch, event)
+
+    def _rival(self, switch: Switch, event: Any) -> None:
+        """A second connection with the same datapath id: either the switch has come back before its
+        old connection was found dead, or two switches have the same id.  Who answers stays."""
+        old, new = switch.connection, event.connection
+        log.warning("%s: a second connection as %016x", switch.name, event.dpid)
+
+        def decide(alive: bool) -> None:
+            if new.disconnected or switch.connection is new:
+                return
+            if alive and switch.connection is old:
+                log.error(
+                    "%s: two switches say that they are %016x: the second one is sent away",
+                    switch.name,
+                    event.dpid,
+                )
+                new.disconnect()
+                return
+            self._connections.pop(old, None)
+            self._take(switch, event)
+            old.disconnect()
+
+        switch.alive(decide, RIVAL_S)
+
+    def _take(self, switch: Switch, event: Any) -> None:
+        connection = event.connection
+        self._connections[connection] = switch
+        for kind, receive in (
+            (openflow_tap.OFPT_PACKET_IN, self._packet_in),
+            (openflow_tap.OFPT_STATS_REPLY, self._message),
+            (openflow_tap.OFPT_BARRIER_REPLY, self._message),
+            (openflow_tap.OFPT_ERROR, self._message),
+            (openflow_tap.OFPT_PORT_STATUS, self._message),
+            (openflow_tap.OFPT_FEATURES_REPLY, self._message),
+        ):
+            openflow_tap.tap(connection, kind, receive)
+        log.info("%s is connected", switch.name)
+        ports = [_port(p.name, p.port_no, p.config, p.state) for p in event.ofp.ports]
+        switch.connect(connection, [p for p in ports if p[1] != LOCAL_PORT])
+        # What happened to a port since the handshake's own question was told to nobody here.
+        connection.send(of.features_request(PORTS_XID))
+
+    def _connection_down(self, event: Any) -> None:
+        switch = self._connections.pop(event.connection, None)
+        if switch is not None:
+            log.warning("%s has disconnected; it goes on forwarding", switch.name)
+            switch.disconnect()
+
+    def _packet_in(self, connection: Any, raw: bytes) -> bool:
+        switch = self._connections.get(connection)
+        if switch is None:
+            return False
+        if not switch.packet_ins.admits(of.packet_in_port(raw), time.monotonic()):
+            return True
+        try:
+            packet = of.parse_packet_in(raw)
+        except of.WireError as error:
+            log.warning("%s: packet-in: %s", switch.name, error)
+            return True
+        return self.table.packet_in(switch, packet.in_port, packet.data)
+
+    def _message(self, connection: Any, raw: bytes) -> bool:
+        switch = self._connections.get(connection)
+        if switch is None:
+            return False
+        if of.is_flow_updates(raw):
+            switch.audit.take(raw)
+            return True
+        try:
+            message = of.parse(raw)
+        except of.WireError as error:
+            log.warning("%s: %s", switch.name, error)
+            return False
+        if isinstance(message, of.BarrierReply):
+            if message.xid < openflow_tap.FIRST_XID:
+                return False
+            switch.on_barrier(message.xid)
+        elif isinstance(message, of.StatsReply):
+            return switch.on_stats(message)
+        elif isinstance(message, of.ErrorMessage):
+            switch.on_error(message.xid, message.name, message.data)
+        elif isinstance(message, of.PortStatus):
+            self._port_status(switch, message.port, message.reason == PORT_DELETED)
+            return False
+        elif isinstance(message, of.FeaturesReply):
+            if message.xid != PORTS_XID:
+                return False
+            self._ports_read(switch, message.ports)
+        return True
+
+    def _ports_read(self, switch: Switch, ports: Sequence[of.Port]) -> None:
+        for port in ports:
+            if switch.ports.get(port.name) != (port.number, port.up):
+                self._port_status(switch, port, False)
+        for name in switch.ports.keys() - {port.name for port in ports}:
+            self._port_changed(switch, name, 0, False, True)
+
+    def _port_status(self, switch: Switch, port: of.Port, deleted: bool) -> None:
+        if port.number == LOCAL_PORT:
+            return
+        self._port_changed(switch, port.name, port.number, port.up, deleted)
+
+    def _port_changed(
+        self, switch: Switch, name: str, number: int, up: bool, deleted: bool
+    ) -> None:
+        took = switch.takes(name)
+        switch.port_changed(name, number, up, deleted)
+        takes = switch.takes(name)
+        if takes and not took:
+            self.table.packets.port_appeared(switch, name)
+        elif took and not takes:
+            self.table.packets.port_stopped(switch, name)
+
+    # --- routers ----------------------------------------------------------------------------------
+
+    def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
+        if self._domains is not None:
+            vifs = [i.vif for i in self.network.routers[router].interfaces]
+            self._domains.heard(vifs, self.routers.empty_at(router, peer))
+        outcome = self.table.told(router, peer, frames, local=True)
+        self._answer(router, outcome.replies)
+        return outcome.pause_s
+
+    def _vif_spoke(self, vif: str) -> None:
+        if self._domains is not None:
+            self._domains.sent(vif)
+
+    def _patience_s(self, router: str) -> float:
+        backlog = self.table.backlog(router)
+        if backlog <= MANY_WAITING:
+            return 0.0
+        return PATIENCE_S if backlog <= TOO_MANY_WAITING else float("inf")
+
+    def _answer(self, router: str, replies: list[tuple[Any, list[bytes]]]) -> None:
+        for source, frames in replies:
+            if isinstance(source, bytes):
+                self.routers.send(router, source, frames)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._guarded.call("the table's tick", self._tick_table, now)
+        self._guarded.call("mirroring", self.mirrors.tick, now)
+        if self._asking is not None:
+            self._guarded.call("asking where routers are", self._ask, self._asking, now)
+        if self._domains is not None:
+            self._guarded.call("watching the domains", self._domains.tick, now)
+
+    def _tick_table(self, now: float) -> None:
+        for router, source, frames in self.table.tick(now):
+            self._answer(router, [(source, frames)])
+
+    def _ask(self, asking: Asking, now: float) -> None:
+        if self.table.searching():
+            asking.tick(now)
+        else:
+            asking.close()
+            self._asking = None
+
+    def _going_down(self, _: Any) -> None:
+        self._timer.cancel()
+        self.routers.close()
+        if self._domains is not None:
+            self._domains.close()
+        self.mirrors.close()
+        if self._asking is not None:
+            self._asking.close()
+        self._manage.close()
+
+    def _down(self, _: Any) -> None:
+        # Not before: POX may still wait for the sockets' descriptors, in a thread of its own, which
+        # does not survive that they are closed under it.
+        self.context.destroy(linger=0)
+
+
+def _port(name: Any, number: int, config: int, state: int) -> tuple[str, int, bool]:
+    text = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+    return text.rstrip("\0"), number, not (config | state) & 1
+
+
+def _later(seconds: float, function: Any, *arguments: Any) -> None:
+    core.callDelayed(seconds, function, *arguments)

@@ -1,0 +1,161 @@
+"""One migration of a router at a time, and what it noted down.
+
+A lease is taken before a migration begins and kept alive while it lasts; it ends by itself when
+its owner dies, so nothing stays locked.  Whatever changes something for a router names its owner,
+and is refused when the lease is not that owner's any more: one that was stopped, and goes on after
+somebody else has taken over, does no harm.  The journal is kept with the lease, and stays when that
+ends without the work having been finished: it is what `xenflow status` shows.
+Called by `management_service`; `vm.packets` asks whether a migration is under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from xenflow.plan.migration import purpose, under_way
+
+log = logging.getLogger("xenflow.leases")
+
+FORMER = 1000
+"""So many owners that have a lease no more are remembered; each has a name of its own."""
+
+
+class LockedError(RuntimeError):
+    """Another migration of this router is under way, or the lease is not the owner's."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """Who migrates a router, since and until when (monotonic clock), and its journal."""
+
+    owner: str
+    since: float
+    until: float
+    lease_s: float
+    journal: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Leases:
+    """The leases of this controller, by router.
+
+    `instance` tells one run of the controller from the next, which has forgotten them.
+    """
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease] = {}
+        self._former: deque[tuple[str, str]] = deque(maxlen=FORMER)
+        """Routers and owners whose lease is over: given back, or somebody else's.  What of theirs
+        comes later was on its way meanwhile."""
+        self.instance = os.urandom(8).hex()
+
+    def under_way(self, router: str) -> bool:
+        """Whether a migration of this router is under way."""
+        lease = self._leases.get(router)
+        return lease is not None and lease.until > time.monotonic()
+
+    def check(self, router: str, owner: str | None) -> None:
+        """Raise LockedError where an owner may not change anything for a router: its lease is
+        somebody else's, or nobody's.  Without an owner: where anybody migrates it.
+
+        What an owner does is a sign of life, too.
+        """
+        lease = self._leases.get(router)
+        if owner is None:
+            if lease is not None and self.under_way(router):
+                raise self._busy(router, lease)
+            return
+        if lease is None or lease.owner != owner or (router, owner) in self._former:
+            raise LockedError(f"{owner} does not hold the lease of {router} (any more)")
+        lease.until = max(lease.until, time.monotonic() + lease.lease_s)
+
+    def unfinished(self, router: str) -> bool:
+        """Whether a migration of this router is under way, or was left without having been
+        finished or undone."""
+        return router in self._leases
+
+    def take(
+        self, router: str, owner: str, lease_s: float, entry: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Take or prolong a lease.
+
+        Raises LockedError where somebody else has it, or this owner had it and has it no more.
+        Returns the journal of a migration that ended without giving its lease back, as `left`, and
+        `instance`.
+        """
+        if (router, owner) in self._former:
+            raise LockedError(f"{owner} does not hold the lease of {router} any more")
+        lease = self._leases.get(router)
+        others = lease is not None and lease.owner != owner
+        if lease is not None and others and self.under_way(router):
+            raise self._busy(router, lease)
+        left = lease.journal if lease is not None and others else []
+        now = time.monotonic()
+        if lease is None or others:
+            if lease is not None:
+                log.info("%s: what %s left unfinished is taken over", router, lease.owner)
+                self._former.append((router, lease.owner))
+            log.info("%s: %s begins %s", router, owner, purpose(router, entry))
+            lease = self._leases[router] = Lease(owner, now, now, lease_s)
+        lease.until = now + lease_s
+        if entry is not None:
+            lease.journal.append(entry)
+        return {"left": left, "instance": self.instance}
+
+    def note(
+        self, router: str, owner: str | None, lease_s: float | None, entry: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Add to the journal and prolong the lease; without an owner, only read the journal.
+
+        Raises LockedError where the lease is not this owner's any more.
+        """
+        lease = self._leases.get(router)
+        if owner is None:
+            journal = lease.journal if lease else []
+            under_way = self.under_way(router)
+            return {"journal": journal, "under_way": under_way, "instance": self.instance}
+        self.check(router, owner)
+        assert lease is not None
+        lease.until = time.monotonic() + (lease_s or lease.lease_s)
+        if entry is not None:
+            lease.journal.append(entry)
+        return {}
+
+    def give_back(self, router: str, owner: str, unfinished: bool = False) -> None:
+        """End a lease; LockedError where somebody else has it.  What is unfinished stays noted."""
+        lease = self._leases.get(router)
+        if lease is not None and lease.owner != owner:
+            raise LockedError(f"the lease of {router} belongs to {lease.owner}")
+        self._former.append((router, owner))
+        if lease is None:
+            return
+        lasted = f"after {time.monotonic() - lease.since:.3f} s"
+        if unfinished:
+            log.info("%s: %s ends %s, with more to be done", router, owner, lasted)
+            lease.until = time.monotonic()
+        else:
+            log.info("%s: %s ends %s", router, owner, lasted)
+            del self._leases[router]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For `status`."""
+        now = time.monotonic()
+        return [
+            {
+                "router": name,
+                "owner": lease.owner,
+                "under_way": self.under_way(name),
+                "since_s": round(now - lease.since, 3),
+                "journal": lease.journal,
+            }
+            for name, lease in self._leases.items()
+        ]
+
+    @staticmethod
+    def _busy(router: str, lease: Lease) -> LockedError:
+        what = purpose(router, lease.journal[0] if lease.journal else None)
+        return LockedError(under_way(what, time.monotonic() - lease.since, lease.owner))

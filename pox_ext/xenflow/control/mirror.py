@@ -1,0 +1,156 @@
+"""Passing a router's route messages on to another host's controller.
+
+While two hosts forward for a router, both must know every change, whichever of them its routerd
+talks to.  A mirror sends the state as it is as a snapshot, then every message that comes from the
+router itself, to the other controller's management socket (verb `import`).  One request is under
+way at a time, so nothing overtakes; when an answer is missing or says that something is, a fresh
+snapshot follows: the difference is found over there.  What came by a mirror is never passed on.
+
+Called by `management_service` and, for every message, by `rule_table`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import zmq
+
+from xenflow.control.zmq_pump import Pump
+from xenflow.model import management as mg
+from xenflow.routes.feed import Phase, snapshot_messages
+from xenflow.routes.router_state import RouterState
+
+log = logging.getLogger("xenflow.mirror")
+
+ANSWER_S = 3.0
+"""An answer that has not come by then is given up and a snapshot sent."""
+
+
+class Mirror:
+    """One router's messages to one controller."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        router: str,
+        to: str,
+        state: Callable[[str], RouterState | None],
+        later: Callable[..., Any],
+    ) -> None:
+        self.router = router
+        self.to = to
+        self._state = state
+        self._later = later
+        self._snapshot: Iterator[list[bytes]] = iter(())
+        self._queue: deque[list[bytes]] = deque()
+        self._ids = count(1)
+        self._waiting: tuple[str, float] | None = None
+        sock = context.socket(zmq.DEALER)
+        sock.linger = 0
+        sock.ipv6 = True
+        sock.connect(to)
+        self._pump = Pump(sock, self._answered)
+        self._pump.start()
+        self.send_snapshot()
+
+    def send_snapshot(self) -> None:
+        """The whole state as of now, in place of whatever was still to be sent.  Its messages are
+        made one by one: all of a full table's at once would hold everybody up."""
+        state = self._state(self.router)
+        self._queue.clear()
+        self._snapshot = iter(())
+        if state is not None:
+            self._snapshot = snapshot_messages(state.copy(), self.router)
+        self._next()
+
+    def send(self, frames: list[bytes]) -> None:
+        """One message of the router."""
+        self._queue.append(frames)
+        self._next()
+
+    def close(self) -> None:
+        """Stop."""
+        self._queue.clear()
+        self._snapshot = iter(())
+        self._pump.close()
+
+    def tick(self, now: float) -> None:
+        """Give up an answer that does not come."""
+        if self._waiting is not None and now > self._waiting[1]:
+            log.warning("%s: no answer from %s: sending it all again", self.router, self.to)
+            self._waiting = None
+            self.send_snapshot()
+
+    def _next(self) -> None:
+        if self._waiting is not None or self._pump.closed:
+            return
+        frames = next(self._snapshot, None)
+        if frames is None and self._queue:
+            frames = self._queue.popleft()
+        if frames is None:
+            return
+        ident = f"mirror-{next(self._ids)}"
+        self._waiting = ident, time.monotonic() + ANSWER_S
+        self._pump.send([b"", mg.request("import", ident, router=self.router, frames=frames)])
+
+    def _answered(self, frames: list[bytes]) -> None:
+        try:
+            answer = mg.parse_answer(frames[-1])
+        except mg.ManagementError as error:
+            log.warning("%s: %s", self.to, error)
+            return
+        if self._waiting is None or answer.id != self._waiting[0]:
+            return
+        self._waiting = None
+        if not answer.ok:
+            log.warning("%s: %s refuses: %s", self.router, self.to, answer.message)
+            self._later(1.0, self.send_snapshot)
+        else:
+            self._next()
+            if self._waiting is None and answer.result.get("phase") != Phase.CURRENT.value:
+                self._later(0.1, self.send_snapshot)
+
+
+class Mirrors:
+    """All mirrors of this controller."""
+
+    def __init__(self, context: zmq.Context[Any], later: Callable[..., Any]) -> None:
+        self._context = context
+        self._later = later
+        self._mirrors: dict[tuple[str, str], Mirror] = {}
+
+    def start(self, router: str, to: str, state: Callable[[str], RouterState | None]) -> None:
+        """Begin, or send everything again where it runs already; `state` gives what is known."""
+        key = router, to
+        if key in self._mirrors:
+            self._mirrors[key].send_snapshot()
+        else:
+            self._mirrors[key] = Mirror(self._context, router, to, state, self._later)
+
+    def stop(self, router: str, to: str) -> None:
+        """End it; nothing happens where there is none."""
+        mirror = self._mirrors.pop((router, to), None)
+        if mirror is not None:
+            mirror.close()
+
+    def pass_on(self, router: str, frames: list[bytes]) -> None:
+        """A message came from the router itself."""
+        for mirror in self._mirrors.values():
+            if mirror.router == router:
+                mirror.send(frames)
+
+    def tick(self, now: float) -> None:
+        """Look after answers that do not come."""
+        for mirror in list(self._mirrors.values()):
+            mirror.tick(now)
+
+    def close(self) -> None:
+        """End all."""
+        for mirror in self._mirrors.values():
+            mirror.close()
+        self._mirrors.clear()

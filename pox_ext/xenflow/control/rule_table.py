@@ -1,0 +1,313 @@
+"""The Rule Table: what every virtual router knows, where every router is, and the switches.
+
+Three things happen to it, each through one method:
+
+    told       a router (or another controller's mirror) sent a route message
+    place      the management entity says where a router is
+    packet_in  a switch asks, or has a frame for or from a VM (`vm.packets`)
+
+The first two end in `Switch`es being told what has changed; they write the difference.  Nothing
+here knows a socket; replies are returned or passed to callbacks.  Called by `component.Component`
+and `management_service`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xenflow.control.guarded import Guarded
+from xenflow.model.network import Network, NetworkError, Router
+from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.plan.search import Search, newest
+from xenflow.routes.feed import Feed, Outcome, Phase
+from xenflow.routes.router_state import Changes, RouterState
+from xenflow.store.state_file import StateError, StateFile
+from xenflow.switch.channel import Done
+from xenflow.switch.problems import Problems
+from xenflow.switch.refused import Refused
+from xenflow.switch.switch import Switch
+from xenflow.tables import pipeline
+from xenflow.tables.pipeline import RouterView
+from xenflow.tables.views import router_view
+from xenflow.vm.packets import VmPackets
+
+log = logging.getLogger("xenflow.rule_table")
+
+REFUSED = "message"
+"""The cause of a `Problems` entry: a router says what cannot be."""
+
+
+class RuleTable:
+    """See the module.
+
+    later             calls a function after some seconds
+    on_local_message  called with a router and the frames of each message that it sent itself
+    migrating, spoke  see `VmPackets`
+    asks              whether the other controllers are asked where routers are, should that be lost
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        controller: str,
+        state_dir: Path | None,
+        later: Callable[..., Any],
+        migrating: Callable[[str], bool] = lambda router: False,
+        on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None,
+        spoke: Callable[[str], None] = lambda vif: None,
+        asks: bool = False,
+    ) -> None:
+        self.network = network
+        self.controller = controller
+        self.later = later
+        self.on_local_message = on_local_message
+        self.feeds: dict[str, Feed] = {name: Feed(name) for name in network.routers}
+        self.last_peer: dict[str, str] = {}
+        self.problems = Problems(controller)
+        """What concerns a router, or all, and no single switch."""
+        self._views: dict[str, RouterView] = {}
+        self._file = StateFile(state_dir)
+        kept = self._file.load(network)
+        self.others = {
+            name: described.manage
+            for name, described in network.controllers.items()
+            if name != controller and network.datapaths_of(name)
+        }
+        """The management addresses of the other controllers, by name."""
+        self._search: Search | None = None
+        if kept.trouble and asks:
+            self._search = Search(kept.trouble, set(self.others), time.monotonic())
+            self._say_search()
+        homes = {r.name: at_home(r.name, r.home) for r in network.routers.values()}
+        self.switches: dict[str, Switch] = {}
+        for datapath in network.datapaths_of(controller):
+            known = {**homes, **kept.placements.get(datapath.name, {})}
+            switch = Switch(network, datapath, self, later, known)
+            switch.rules.restore(kept.rules.get(datapath.name, []))
+            self.switches[datapath.name] = switch
+        self.packets = VmPackets(network, self.switches, migrating, spoke)
+        self._refused = Refused(network, self.switches)
+        self._guarded = Guarded()
+
+    # --- what switches ask ----------------------------------------------------------------------
+
+    def state(self, router: str) -> RouterState | None:
+        """What is known of a router, or None before its first snapshot is complete."""
+        feed = self.feeds.get(router)
+        return feed.state if feed is not None and feed.complete else None
+
+    def view(self, router: str) -> RouterView | None:
+        """What decides which of its packets the switches may route; None as for `state`."""
+        state = self.state(router)
+        if state is None:
+            return None
+        if router not in self._views:
+            self._views[router] = router_view(self.network.routers[router], state)
+        return self._views[router]
+
+    def problems_of(self, router: str) -> list[str]:
+        """What is not as it should be with a router, here and on each switch."""
+        found = self.problems.of(router)
+        for switch in self.switches.values():
+            found += [f"{switch.name}: {words}" for words in switch.problems.of(router)]
+        return found
+
+    # --- routes -----------------------------------------------------------------------------------
+
+    def told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> Outcome:
+        """A route message came, from the router's own link (`local`) or from a mirror."""
+        feed = self.feeds[router]
+        outcome = feed.receive(frames, time.monotonic(), source)
+        if outcome.error is not None:
+            if local:  # else it is the asker's mistake, who is told
+                self.problems.begin(REFUSED, f"its message was refused: {outcome.error}", router)
+            return outcome
+        self.last_peer[router] = "local" if local else str(source)
+        if feed.phase is Phase.CURRENT:  # it is known whole, whatever was refused before
+            self.problems.end(REFUSED, router)
+        if outcome.changes is not None:
+            self._apply(router, outcome.changes, outcome.ended)
+        if local:
+            self.on_local_message(router, frames)
+        return outcome
+
+    def _apply(self, router: str, changes: Changes, ended: bool) -> None:
+        feed = self.feeds[router]
+        if ended or changes.locals or changes.interfaces or changes.policy:
+            self._views.pop(router, None)
+        if ended:
+            log.info("%s: %s", router, feed.state)
+        for switch in self.switches.values():
+            written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))
+            if ended and not written and switch.concerned_by(router):
+                switch.refresh()
+
+    def backlog(self, router: str) -> int:
+        """How many routes of a router the slowest of its switches has still to take."""
+        return max(
+            (s.waiting(router) for s in self.switches.values() if s.live and s.forwards(router)),
+            default=0,
+        )
+
+    # --- placements -----------------------------------------------------------------------------
+
+    def place(
+        self, placement: Placement, datapaths: Iterable[str], proven: bool, then: Done
+    ) -> None:
+        """Give switches a placement; `then(None)` once it is in force on all of them (confirmed,
+        where `proven` is false), else with the reason.
+
+        Raises NetworkError, or StateError where it cannot be kept, having changed nothing.
+        """
+        names = list(datapaths) or list(self.switches)
+        self._check(placement, names)
+        # On the disk first, in memory second, in the switch third.
+        self._save(placed=dict.fromkeys(names, placement))
+        self._place(placement, names)
+        waiting = set(names)
+        problems: list[str] = []
+
+        def done(name: str) -> Done:
+            def settle(error: str | None) -> None:
+                waiting.discard(name)
+                if error:
+                    problems.append(error)
+                if not waiting:
+                    then("; ".join(problems) or None)
+
+            return settle
+
+        for name in names:
+            switch = self.switches[name]
+            (switch.in_force if proven else switch.confirmed)(done(name))
+
+    def _place(self, placement: Placement, names: Iterable[str]) -> None:
+        left = [n for n in names if self.switches[n].vm_of(placement.router) == n != placement.vm]
+        for name in names:
+            self.switches[name].placements[placement.router] = placement
+        for name in left:  # what is held there follows the VM, before what its flows send after it
+            self.packets.moved(self.switches[name], placement.router, placement.vm)
+        if placement.mode is Mode.NATIVE or not {placement.vm, placement.to} & self.switches.keys():
+            self.packets.unheard(placement.router)
+        for name in names:
+            self.switches[name].placed(placement.router)
+
+    def _check(self, placement: Placement, names: list[str]) -> None:
+        if searching := self.searching():
+            raise NetworkError(searching)
+        if placement.router not in self.network.routers:
+            raise NetworkError(f"unknown router {placement.router}")
+        for host in placement.hosts:
+            if host not in self.network.hosts:
+                raise NetworkError(f"{placement.router}: {host} is not a host of the network")
+        for name in names:
+            switch = self.switches.get(name)
+            if switch is None:
+                raise NetworkError(f"datapath {name} does not belong to this controller")
+            known = switch.placements.get(placement.router)
+            if known is not None and known.version > placement.version:
+                raise NetworkError(
+                    f"{name}: the placement of {placement.router} is at version {known.version}, "
+                    f"not older than {placement.version}: ask for its status and plan again"
+                )
+
+    def rule(self, switch: Switch, rows: list[dict[str, Any]]) -> None:
+        """Let a switch have these rules.  Raises StateError, nothing being changed, where they
+        cannot be kept."""
+        self._save(rules={switch.name: rows})
+        switch.rules.restore(rows)
+        switch.refresh()
+
+    def _save(
+        self,
+        placed: Mapping[str, Placement] | None = None,
+        rules: Mapping[str, list[dict[str, Any]]] | None = None,
+    ) -> None:
+        """Keep placements and rules over a restart of the controller: those there are, and in
+        place of them what is about to be changed, by datapath."""
+        changed = {name: {p.router: p} for name, p in (placed or {}).items()}
+        self._file.save(
+            {name: {**s.placements, **changed.get(name, {})} for name, s in self.switches.items()},
+            {name: s.rules.rows() for name, s in self.switches.items()} | dict(rules or {}),
+            complete=not self.searching(),
+        )
+
+    # --- where routers are, where that was lost ---------------------------------------------------
+
+    def searching(self) -> str:
+        """Why other controllers are asked where routers are, and which; "" where they are not."""
+        return self._search.words(time.monotonic()) if self._search is not None else ""
+
+    def _say_search(self) -> None:
+        if words := self.searching():
+            self.problems.begin("placements", words)
+        else:
+            self.problems.end("placements")
+
+    def must_wait(self, holds_flows: bool) -> bool:
+        """Whether a switch that holds flows, or none, must not be written to yet."""
+        search = self._search
+        return search is not None and search.must_wait(holds_flows, time.monotonic())
+
+    def heard_from(self, controller: str, answer: Mapping[str, Any]) -> None:
+        """Another controller has said where routers are: what is newer than what is known here
+        holds here, too."""
+        search = self._search
+        if search is None:
+            return
+        for placement in newest(self.network, answer.get("placements", ())).values():
+            names = [
+                name
+                for name, switch in self.switches.items()
+                if switch.placements[placement.router].version < placement.version
+            ]
+            if names:
+                log.info("%s: %s says that it is at %s", placement.router, controller, placement.vm)
+                self._place(placement, names)
+        search.answered(controller, not answer.get("searching"))
+        self._say_search()
+        try:
+            self._save()
+        except StateError as error:
+            log.error("%s", error)
+
+    # --- packets ----------------------------------------------------------------------------------
+
+    def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
+        """A switch sent a frame up: the reactive pipeline's question, or something about a VM.
+        False where it is neither."""
+        if switch.reactive and pipeline.is_question(frame):
+            return switch.answer(in_port, frame)
+        return self.packets.sent_up(switch, in_port, frame)
+
+    def read_anew(self, switch: Switch) -> None:
+        """A switch is being read back: what it holds is not known."""
+        self.packets.read_anew(switch)
+
+    def caught_up(self, switch: Switch) -> None:
+        """A switch that was read back gives the VMs their packets again."""
+        self.packets.caught_up(switch)
+
+    def attached(self, switch: Switch, router: Router) -> bool:
+        """Whether all vifs of a router exist on a switch."""
+        return all(i.vif in switch.ports for i in router.interfaces)
+
+    def tick(self, now: float) -> list[tuple[str, Hashable, list[bytes]]]:
+        """What time asks for: heartbeats and acknowledgements to routers, repeated hellos.
+
+        Returns (router, source, frames) to be sent.
+        """
+        replies = []
+        for name, feed in self.feeds.items():
+            replies += [(name, source, frames) for source, frames in feed.tick(now).replies]
+        self._guarded.call("repeating hellos", self.packets.repeat_hellos, now)
+        self._guarded.call("looking at what is refused", self._refused.tick, now)
+        for name, switch in self.switches.items():
+            self._guarded.call(f"{name}: the audit", switch.audit.tick, now)
+            self._guarded.call(f"{name}: packet-ins", switch.packet_ins.tick, now)
+        self._say_search()
+        return replies

@@ -1,0 +1,709 @@
+"""The boundary of the management socket: what may be asked, and how it is said in JSON.
+
+The controller calls `parse_request` on every frame that reaches its management socket, and
+answers with `reply` or `error_reply`; the `xenflow` command builds its requests with `request`
+and reads answers with `parse_answer`.  What a verb *does* is decided elsewhere; here it is only
+made sure that nothing malformed, oversized or of the wrong type gets that far.  Whatever bytes
+arrive, the outcome is a `Request` or a `ManagementError`, never another exception.
+
+The table `VERBS` is the protocol: docs/messages.md repeats it for people, and a test compares.
+"""
+
+from __future__ import annotations
+
+import binascii
+import ipaddress
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from xenflow.model.network import NetworkError
+from xenflow.model.placement import Placement, from_json, to_json
+
+VERSION = 1
+
+MAX_REQUEST = 1 << 20
+"""Octets of a request, of any verb but `import`, `write-flows` and `write-held`."""
+
+MAX_IMPORT = 16 << 20
+"""Octets of one part of an import, of one `write-flows` and one `write-held`."""
+
+MAX_ANSWER = 32 << 20
+"""Octets of an answer; a client refuses to receive more."""
+
+MAX_ID = 128
+MAX_NAME = 63
+
+_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held))"')
+_MARK_WITHIN = 512
+"""A frame over MAX_REQUEST is only parsed if it says this early that it is one that may be."""
+
+
+class ManagementError(ValueError):
+    """A request that is not carried out; nothing was changed.
+
+    `code` is one of the words of docs/messages.md, for programs; `message` says what, where and
+    what to do, for people.  `id` is the request's, where it could be read, else "".
+    """
+
+    def __init__(self, code: str, message: str, id: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request that is well formed.
+
+    `arguments` has every argument of the verb: what was left out has its default (None where
+    the table names no other).  `by`: who asks, as the asker says; for the log.
+    """
+
+    id: str
+    verb: str
+    arguments: dict[str, Any]
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer: `result` where `ok`, else `code` and `message`.  `more`: another one follows."""
+
+    id: str
+    ok: bool
+    result: dict[str, Any]
+    code: str = ""
+    message: str = ""
+
+    @property
+    def more(self) -> bool:
+        return self.result.get("more") is True
+
+
+# --- types of arguments: `read` returns the value the controller works with ----------------------
+
+
+class _UnfitError(ValueError):
+    """A value of the wrong type or out of range; the message, if any, says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of argument.
+
+    `read` turns JSON into the value (raising ValueError), `write` does the opposite.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a verb."""
+
+    kind: Kind
+    needed: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb.  `check` looks at arguments that only fit together."""
+
+    arguments: dict[str, Argument]
+    check: Callable[[Mapping[str, Any]], None] | None = None
+
+
+def _is_text(value: Any, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest:
+        raise _UnfitError
+    value.encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
+    return value
+
+
+def _name(value: Any) -> str:
+    if not _is_text(value, MAX_NAME) or not value.isprintable():
+        raise _UnfitError
+    return str(value)
+
+
+def _text(longest: int) -> Kind:
+    return Kind(f"text of at most {longest} characters", lambda value: _is_text(value, longest))
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _UnfitError
+    return value
+
+
+def _whole(lowest: int, highest: int) -> Kind:
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _UnfitError
+        if not lowest <= value <= highest:
+            raise _UnfitError
+        return value
+
+    return Kind(f"a whole number from {lowest} to {highest}", read)
+
+
+def _seconds(highest: float) -> Kind:
+    def read(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _UnfitError
+        if not 0 < value <= highest:
+            raise _UnfitError
+        return float(value)
+
+    return Kind(f"seconds, more than 0 and at most {highest:g}", read)
+
+
+def _choice(*choices: str) -> Kind:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise _UnfitError
+        return value
+
+    return Kind(" or ".join(f'"{choice}"' for choice in choices), read)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _UnfitError
+    return value
+
+
+def _address(value: Any) -> str:
+    """IPv4 or IPv6; returned as Python writes it."""
+    return str(ipaddress.ip_address(_is_text(value, 64)))
+
+
+def _address4(value: Any) -> str:
+    return str(ipaddress.IPv4Address(_is_text(value, 64)))
+
+
+def _destination(value: Any) -> str:
+    """An address, or a prefix whose host bits are zero."""
+    text = _is_text(value, 64)
+    return str(ipaddress.ip_network(text)) if "/" in text else _address(text)
+
+
+def _mac(value: Any) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", _is_text(value, 17)):
+        raise _UnfitError
+    return str(value).lower()
+
+
+def _tcp_url(value: Any) -> str:
+    if not re.fullmatch(r"tcp://\S+:[0-9]{1,5}", _is_text(value, 256)):
+        raise _UnfitError
+    return str(value)
+
+
+def _port(value: Any) -> str | int:
+    """A port by its name or its OpenFlow number."""
+    if isinstance(value, str):
+        return _name(value)
+    number: int = _whole(0, 0xFFFF).read(value)
+    return number
+
+
+def _frames(value: Any) -> list[bytes]:
+    if not isinstance(value, list):
+        raise _UnfitError
+    frames = []
+    for frame in value:
+        if not isinstance(frame, str):
+            raise _UnfitError
+        try:
+            frames.append(b64decode(frame, validate=True))
+        except binascii.Error as error:
+            raise _UnfitError(f"a frame is not base64: {error}") from None
+    return frames
+
+
+def _frame(value: Any) -> bytes:
+    frame = bytes.fromhex(_is_text(value, 2 * 65549))
+    if len(frame) < 14:
+        raise _UnfitError
+    return frame
+
+
+def _placement(value: Any) -> Placement:
+    try:
+        return from_json(value)
+    except NetworkError as error:
+        raise _UnfitError(str(error)) from None
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise _UnfitError
+    return value
+
+
+def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
+    """An object whose keys are known; what was left out stays out."""
+
+    def read(value: Any) -> dict[str, Any]:
+        found = _object(value)
+        for key in found:
+            if key not in fields:
+                raise _UnfitError(f"{_quote(key)}: not one of {', '.join(fields)}")
+        result = {}
+        for key, field in fields.items():
+            if key not in found:
+                if field.needed:
+                    raise _UnfitError(f"{key}: missing")
+                continue
+            try:
+                result[key] = field.kind.read(found[key])
+            except (ValueError, RecursionError):
+                expected = f"expected {field.kind.expected}, found {_quote(found[key])}"
+                raise _UnfitError(f"{key}: {expected}") from None
+        return result
+
+    return read
+
+
+NAME = Kind(f"a name of 1 to {MAX_NAME} characters", _name)
+BOOLEAN = Kind("true or false", _boolean)
+OBJECT = Kind("an object", _object)
+ADDRESS4 = Kind("an IPv4 address", _address4)
+DESTINATION = Kind("an address, or a prefix without host bits", _destination)
+MAC = Kind('a MAC address such as "02:00:00:01:01:01"', _mac)
+URL = Kind('"tcp://ADDRESS:PORT"', _tcp_url)
+PORT = Kind("a port's name or number", _port)
+NAMES = Kind("an array of names", lambda value: tuple(_name(n) for n in _list(value)), list)
+FRAMES = Kind(
+    "an array of base64 texts", _frames, lambda value: [b64encode(f).decode() for f in value]
+)
+FRAME = Kind("a frame of 14 to 65549 octets in hexadecimal", _frame, bytes.hex)
+PLACEMENT = Kind(
+    "a placement", _placement, lambda value: value if isinstance(value, dict) else to_json(value)
+)
+
+PACKET_FIELDS: dict[str, Argument] = {
+    "dl_src": Argument(MAC),
+    "dl_dst": Argument(MAC),
+    "dl_type": Argument(_whole(0, 0xFFFF)),
+    "dl_vlan": Argument(_whole(0, 4095)),
+    "nw_src": Argument(ADDRESS4),
+    "nw_dst": Argument(ADDRESS4),
+    "nw_proto": Argument(_whole(0, 255)),
+    "nw_tos": Argument(_whole(0, 255)),
+    "nw_ttl": Argument(_whole(0, 255)),
+    "tp_src": Argument(_whole(0, 0xFFFF)),
+    "tp_dst": Argument(_whole(0, 0xFFFF)),
+    "fragment": Argument(BOOLEAN),
+    "link": Argument(NAME),
+}
+"""A packet to trace; `link` is the virtual link it arrives from at the router."""
+
+PACKET = Kind(f"an object of {', '.join(PACKET_FIELDS)}", _record(PACKET_FIELDS))
+
+RULE_FIELDS: dict[str, Argument] = {
+    "id": Argument(NAME, needed=True),
+    "priority": Argument(_whole(0, 0xFFFF)),
+    "match": Argument(OBJECT),
+    "actions": Argument(Kind("an array", _list)),
+}
+RULE = Kind("an object of id, priority, match, actions", _record(RULE_FIELDS))
+
+
+def rule_fault(value: Any) -> str:
+    """What makes a value no rule, in words; "" where it is one."""
+    try:
+        RULE.read(value)
+    except ValueError as error:
+        return f"expected {RULE.expected}: {error or type(value).__name__}"
+    return ""
+
+
+# --- the verbs -----------------------------------------------------------------------------------
+
+
+def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
+    at_port = arguments["datapath"] is not None and arguments["in_port"] is not None
+    half = (arguments["datapath"] is None) != (arguments["in_port"] is None)
+    if half or at_port == (arguments["router"] is not None):
+        raise _UnfitError("expected either router, or datapath and in_port")
+    if (arguments["packet"] is None) == (arguments["frame"] is None):
+        raise _UnfitError("expected either packet or frame")
+    if arguments["frame"] is not None and not at_port:
+        raise _UnfitError("a frame comes in by a port: expected datapath and in_port with it")
+
+
+_ROUTER = Argument(NAME, needed=True)
+_DATAPATH = Argument(NAME, needed=True)
+_OWNER = Argument(NAME, needed=True)
+_LEASE = Argument(_seconds(86400))
+_TABLE = Argument(_whole(0, 254))
+
+
+def _limit(default: int) -> Argument:
+    return Argument(_whole(1, 100_000), default=default)
+
+
+VERBS: dict[str, Verb] = {
+    "status": Verb({}),
+    "routers": Verb({}),
+    "routes": Verb(
+        {
+            "router": _ROUTER,
+            "match": Argument(DESTINATION),
+            "offset": Argument(_whole(0, 1 << 32), default=0),
+            "limit": _limit(10_000),
+        }
+    ),
+    "nexthops": Verb({"router": _ROUTER}),
+    "links": Verb({}),
+    "flows": Verb(
+        {"datapath": _DATAPATH, "router": Argument(NAME), "table": _TABLE, "limit": _limit(1_000)}
+    ),
+    "trace": Verb(
+        {
+            "router": Argument(NAME),
+            "datapath": Argument(NAME),
+            "in_port": Argument(PORT),
+            "packet": Argument(PACKET),
+            "frame": Argument(FRAME),
+        },
+        _trace_has_one_start,
+    ),
+    "rules": Verb({"datapath": Argument(NAME)}),
+    "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
+    "rule-replace": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
+    "rule-remove": Verb({"datapath": _DATAPATH, "rule_id": Argument(NAME, needed=True)}),
+    "place": Verb(
+        {
+            "placement": Argument(PLACEMENT, needed=True),
+            "datapaths": Argument(NAMES, default=()),
+            "in_force": Argument(BOOLEAN, default=True),
+            "owner": Argument(NAME),
+        }
+    ),
+    "export": Verb({"router": _ROUTER}),
+    "import": Verb(
+        {
+            "router": _ROUTER,
+            "frames": Argument(FRAMES, needed=True),
+        }
+    ),
+    "mirror": Verb(
+        {
+            "router": _ROUTER,
+            "to": Argument(URL, needed=True),
+            "on": Argument(BOOLEAN, needed=True),
+            "owner": Argument(NAME),
+        }
+    ),
+    "ready": Verb({"router": _ROUTER}),
+    "read-flows": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
+    "write-flows": Verb(
+        {
+            "router": _ROUTER,
+            "datapath": _DATAPATH,
+            "flows": Argument(FRAMES, needed=True),
+            "ports": Argument(OBJECT, needed=True),
+            "owner": Argument(NAME),
+        }
+    ),
+    "suspending": Verb(
+        {"router": _ROUTER, "datapath": _DATAPATH, "still": Argument(BOOLEAN, needed=True)}
+    ),
+    "attached": Verb(
+        {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(_seconds(600), default=10.0)}
+    ),
+    "release": Verb(
+        {
+            "router": _ROUTER,
+            "datapath": _DATAPATH,
+            "to": Argument(NAME),
+            "owner": Argument(NAME),
+        }
+    ),
+    "read-held": Verb(
+        {
+            "router": _ROUTER,
+            "link": Argument(NAME, needed=True),
+            "passed": Argument(_whole(0, 1 << 53), default=0),
+            "owner": Argument(NAME),
+        }
+    ),
+    "write-held": Verb(
+        {
+            "router": _ROUTER,
+            "datapath": _DATAPATH,
+            "link": Argument(NAME, needed=True),
+            "frames": Argument(FRAMES, needed=True),
+            "owner": Argument(NAME),
+        }
+    ),
+    "quiet": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
+    "lock": Verb(
+        {"router": _ROUTER, "owner": _OWNER, "lease_s": _LEASE, "entry": Argument(OBJECT)}
+    ),
+    "unlock": Verb(
+        {"router": _ROUTER, "owner": _OWNER, "unfinished": Argument(BOOLEAN, default=False)}
+    ),
+    "journal": Verb(
+        {
+            "router": _ROUTER,
+            "owner": Argument(NAME),
+            "lease_s": _LEASE,
+            "entry": Argument(OBJECT),
+        }
+    ),
+}
+
+OWNED = frozenset(("place", "mirror", "write-flows", "release", "read-held", "write-held"))
+"""The verbs that change something for a router: only who holds its lease may, or anybody while
+nobody does."""
+
+_ENVELOPE = frozenset(("v", "id", "verb", "by"))
+"""Keys of a request beside its arguments."""
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+def request(verb: str, id: str, /, **arguments: Any) -> bytes:
+    """A request's frame.  Arguments that are None are left out.
+
+    Raises ManagementError as the controller would: a request that leaves is well formed.
+    """
+    value: dict[str, Any] = {"v": VERSION, "id": id, "verb": verb}
+    known = VERBS[verb].arguments if verb in VERBS else {}
+    for name, argument in arguments.items():
+        if argument is None:
+            continue
+        if name in known:
+            try:
+                argument = known[name].kind.write(argument)
+            except (AttributeError, TypeError):
+                _refuse_argument(verb, name, known[name].kind, argument, "")
+        value[name] = argument
+    try:
+        frame = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ManagementError("bad-argument", f"{verb}: not JSON: {error}") from None
+    parse_request(frame)
+    return frame
+
+
+def parse_request(frame: bytes) -> Request:
+    """The request in a frame.
+
+    Raises ManagementError, its `code` too-large, malformed, wrong-version, unknown-verb,
+    missing-argument, unknown-argument or bad-argument; never anything else.
+    """
+    _check_size(frame)
+    value = _parse_object(frame)
+    id = value.get("id")
+    try:
+        id = _is_text(id, MAX_ID)
+    except ValueError:
+        raise ManagementError(
+            "malformed", f"id: expected text of at most {MAX_ID} characters, found {_quote(id)}"
+        ) from None
+    try:
+        return _read_request(value, id)
+    except ManagementError as error:
+        error.id = id
+        raise
+
+
+def _check_size(frame: bytes) -> None:
+    if len(frame) <= MAX_REQUEST:
+        return
+    if len(frame) > MAX_IMPORT:
+        limit = MAX_IMPORT
+    elif not _IMPORT_MARK.search(frame[:_MARK_WITHIN]):
+        limit = MAX_REQUEST
+    else:
+        return
+    raise ManagementError(
+        "too-large", f"the request has {len(frame)} octets, at most {limit} are read"
+    )
+
+
+def _parse_object(frame: bytes) -> dict[str, Any]:
+    """The JSON object of a frame; stricter than Python's (RFC 8259, unique keys)."""
+    try:
+        value = json.loads(
+            frame.decode(),
+            object_pairs_hook=_unique_keys,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
+        )
+    except UnicodeDecodeError as error:
+        raise ManagementError("malformed", f"not UTF-8 at octet {error.start}") from None
+    except RecursionError:
+        raise ManagementError("malformed", "not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ManagementError("malformed", f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ManagementError("malformed", f"expected an object, found {_quote(value)}")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:  # 1e999 is infinite, which no JSON text can say
+        raise ValueError(f"{text[:20]} is out of range")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _read_request(value: dict[str, Any], id: str) -> Request:
+    version = value.get("v")
+    if version != VERSION or isinstance(version, bool):
+        raise ManagementError(
+            "wrong-version", f"this side speaks version {VERSION}, the request {_quote(version)}"
+        )
+    name = value.get("verb")
+    verb = VERBS.get(name) if isinstance(name, str) else None
+    if verb is None or not isinstance(name, str):
+        raise ManagementError("unknown-verb", f"no verb {_quote(name)}; verbs: {', '.join(VERBS)}")
+    given = {key: v for key, v in value.items() if key not in _ENVELOPE}
+    by = value.get("by", "")
+    if not isinstance(by, str) or len(by) > MAX_ID or not by.isprintable():
+        raise ManagementError(
+            "malformed", f"by: expected at most {MAX_ID} printable characters, found {_quote(by)}"
+        )
+    return Request(id, name, _read_arguments(name, verb, given), by)
+
+
+def _read_arguments(name: str, verb: Verb, given: dict[str, Any]) -> dict[str, Any]:
+    for key in given:
+        if key not in verb.arguments:
+            allowed = ", ".join(verb.arguments) or "none"
+            raise ManagementError(
+                "unknown-argument", f"{name}: no argument {_quote(key)}; arguments: {allowed}"
+            )
+    arguments = {}
+    for key, argument in verb.arguments.items():
+        if given.get(key) is None:
+            if argument.needed:
+                expected = argument.kind.expected
+                raise ManagementError("missing-argument", f"{name}: {key}: expected {expected}")
+            arguments[key] = argument.default
+            continue
+        try:
+            arguments[key] = argument.kind.read(given[key])
+        except (ValueError, RecursionError) as error:
+            detail = str(error) if isinstance(error, _UnfitError) else ""
+            _refuse_argument(name, key, argument.kind, given[key], detail)
+    if verb.check is not None:
+        try:
+            verb.check(arguments)
+        except _UnfitError as error:
+            raise ManagementError("bad-argument", f"{name}: {error}") from None
+    return arguments
+
+
+def _refuse_argument(verb: str, key: str, kind: Kind, value: Any, detail: str) -> NoReturn:
+    wrong = detail or f"expected {kind.expected}, found {_quote(value)}"
+    raise ManagementError("bad-argument", f"{verb}: {key}: {wrong}") from None
+
+
+def _quote(value: Any) -> str:
+    """A value as a message shows it, shortened."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 64:
+        return "a very large number"
+    shown = json.dumps(value[:60] if isinstance(value, str) else value, default=repr)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def reply(id: str, result: Mapping[str, Any] | None = None) -> bytes:
+    """The frame of an answer.  `result` must not use the keys v, id and ok."""
+    value = {**(result or {}), "v": VERSION, "id": id, "ok": True}
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def part(id: str, frames: list[bytes]) -> bytes:
+    """One part of an export; a `reply` with `more` false closes it."""
+    return reply(id, {"more": True, "frames": FRAMES.write(frames)})
+
+
+def error_reply(id: str, error: ManagementError) -> bytes:
+    """The frame of a refusal."""
+    value = {
+        "v": VERSION,
+        "id": id,
+        "ok": False,
+        "error": {"code": error.code, "message": error.message},
+    }
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def parse_answer(frame: bytes) -> Answer:
+    """The answer in a frame.
+
+    Raises ManagementError: malformed, too-large or wrong-version; never anything else.
+    """
+    if len(frame) > MAX_ANSWER:
+        raise ManagementError(
+            "too-large", f"the answer has {len(frame)} octets, at most {MAX_ANSWER} are read"
+        )
+    value = _parse_object(frame)
+    version = value.pop("v", None)
+    if version != VERSION or isinstance(version, bool):
+        raise ManagementError(
+            "wrong-version", f"this side speaks version {VERSION}, the controller {_quote(version)}"
+        )
+    id, ok = value.pop("id", None), value.pop("ok", None)
+    if not isinstance(id, str) or not isinstance(ok, bool):
+        raise ManagementError("malformed", "expected id (text) and ok (true or false)")
+    if ok:
+        return Answer(id, True, value)
+    error = value.get("error")
+    if not isinstance(error, dict):
+        raise ManagementError("malformed", "expected error with code and message", id)
+    code, message = error.get("code"), error.get("message")
+    if not isinstance(code, str) or not isinstance(message, str):
+        raise ManagementError("malformed", "expected error with code and message", id)
+    return Answer(id, False, {}, code, message)
+
+
+def frames_of(part: Mapping[str, Any]) -> list[bytes]:
+    """The frames of one part of an export.
+
+    Raises ManagementError (malformed) where they are not an array of base64 texts.
+    """
+    try:
+        frames: list[bytes] = FRAMES.read(part.get("frames", []))
+    except ValueError as error:
+        raise ManagementError("malformed", f"frames: expected {FRAMES.expected}: {error}") from None
+    return frames

@@ -1,0 +1,288 @@
+"""The network's description as values: what is cabled to what, and which router lives where.
+
+Made by `xenflow.store.network_file` from one commented TOML file, shared by the Rule Table, the
+management entity and the lab.  Nothing here changes while the system runs: what does change (where
+a router is) is a `Placement`, in `placement.py`.
+
+A *datapath* is a switch: of kind HOST (the Open vSwitch of a Xen Domain 0, which may carry
+routers and speaks the Nicira extensions) or PLAIN (any OpenFlow 1.0 switch, which only switches).
+A *cable* joins two ports of two datapaths.  A *virtual link* is one broadcast domain of the
+virtual network: a VLAN id on the cables of one loop-free tree.  Its members are router interfaces
+and *access* ports, where end machines or foreign networks are attached untagged.
+
+Identifiers of routers and links are network-wide, so that a router's routes and next hops become
+the same flows on every host.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+DETOUR_VLAN_OFFSET = 2048
+"""A link with VLAN id v (1 to 2047) has v + 2048 for its detour, see `placement.py`."""
+
+
+class NetworkError(ValueError):
+    """The operator's description or request does not fit the network; nothing was changed."""
+
+
+class Kind(Enum):
+    """What a datapath can do."""
+
+    HOST = "host"
+    PLAIN = "plain"
+
+
+class Pipeline(Enum):
+    """How a host's switch learns what to do with a router's packets."""
+
+    PROACTIVE = "proactive"
+    """Routes become flows before packets come."""
+    REACTIVE = "reactive"
+    """The first packet of a flow goes to the controller, as in the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """One `./pox.py xenflow` process: where its switches and the management entity reach it."""
+
+    name: str
+    openflow: tuple[str, int]
+    manage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Datapath:
+    """One switch.
+
+    `proof` says how a change is known to be in force after the barrier: "revalidator" (the
+    controller runs `ovs-appctl revalidator/wait` on the switch, whose run directory is
+    `ovs_rundir`) or "bound" (it waits `proof_bound_s` seconds, measured for that switch).
+    `other` is what happens to traffic of no virtual link: "normal" or "drop".
+    """
+
+    name: str
+    kind: Kind
+    dpid: int
+    controller: str
+    pipeline: Pipeline = Pipeline.PROACTIVE
+    nicira: bool = True
+    hypervisor: str = ""
+    proof: str = "bound"
+    proof_bound_s: float = 0.5
+    ovs_rundir: str = ""
+    other: str = "normal"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One port of one datapath, by its Open vSwitch interface name."""
+
+    datapath: str
+    port: str
+
+    def __str__(self) -> str:
+        return f"{self.datapath}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cable:
+    """A wire between two datapaths."""
+
+    name: str
+    a: End
+    b: End
+
+    def far(self, datapath: str) -> End:
+        """The end that is not on `datapath`."""
+        return self.b if self.a.datapath == datapath else self.a
+
+    def near(self, datapath: str) -> End:
+        """The end that is on `datapath`."""
+        return self.a if self.a.datapath == datapath else self.b
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An untagged port of a virtual link; `macs` are the stations known behind it."""
+
+    end: End
+    macs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A virtual link.  `root` is the datapath its tree grows from; `cables`, where given, are
+    the only cables the tree may use."""
+
+    name: str
+    id: int
+    vlan: int
+    access: tuple[Access, ...] = ()
+    root: str = ""
+    cables: tuple[str, ...] = ()
+
+    @property
+    def detour_vlan(self) -> int:
+        """The VLAN id that carries what is meant for a VM on its way between two hosts."""
+        return self.vlan + DETOUR_VLAN_OFFSET
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A router's interface on a virtual link; `vif` is its port's name on the host's switch."""
+
+    name: str
+    link: str
+    mac: int
+    vif: str
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A virtual router.  `control_vif` is the host's end of its link to the Rule Table."""
+
+    name: str
+    id: int
+    home: str
+    control_vif: str
+    interfaces: tuple[Interface, ...] = ()
+
+    def on(self, link: str) -> Interface | None:
+        """Its interface on a link, if it has one."""
+        return next((i for i in self.interfaces if i.link == link), None)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The whole description.  Every name in it refers to something that exists
+    (`xenflow.store.network_file` has checked that)."""
+
+    name: str
+    controllers: dict[str, Controller]
+    datapaths: dict[str, Datapath]
+    cables: dict[str, Cable]
+    links: dict[str, Link]
+    routers: dict[str, Router]
+    trees: dict[str, Tree] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        trees = {name: _grow(self, link) for name, link in self.links.items()}
+        object.__setattr__(self, "trees", trees)
+
+    @cached_property
+    def by_dpid(self) -> dict[int, Datapath]:
+        """Datapaths by datapath id."""
+        return {d.dpid: d for d in self.datapaths.values()}
+
+    @cached_property
+    def hosts(self) -> dict[str, Datapath]:
+        """The datapaths that may carry routers."""
+        return {n: d for n, d in self.datapaths.items() if d.kind is Kind.HOST}
+
+    @cached_property
+    def cables_of(self) -> dict[str, tuple[Cable, ...]]:
+        """Each datapath's cables, in the order of the file."""
+        found: dict[str, list[Cable]] = {name: [] for name in self.datapaths}
+        for cable in self.cables.values():
+            found[cable.a.datapath].append(cable)
+            found[cable.b.datapath].append(cable)
+        return {name: tuple(cables) for name, cables in found.items()}
+
+    def members(self, link: str) -> list[tuple[Router, Interface]]:
+        """The routers on a link, with their interfaces there."""
+        return [(r, i) for r in self.routers.values() for i in r.interfaces if i.link == link]
+
+    def datapaths_of(self, controller: str) -> list[Datapath]:
+        """The datapaths a controller looks after."""
+        return [d for d in self.datapaths.values() if d.controller == controller]
+
+
+class Tree:
+    """The loop-free tree a virtual link lies on: breadth first from its root, over all datapaths
+    that its cables reach.  It never depends on where a router is, so adding a host to a link and
+    removing one only grows and prunes branches: broadcast can never loop, whatever the order in
+    which switches are changed.
+    """
+
+    __slots__ = ("_depth", "_up")
+
+    def __init__(self, up: dict[str, Cable | None], depth: dict[str, int]) -> None:
+        self._up = up
+        self._depth = depth
+
+    def reaches(self, datapath: str) -> bool:
+        """Whether the tree's cables lead to a datapath at all."""
+        return datapath in self._up
+
+    def path(self, start: str, end: str) -> list[str]:
+        """The datapaths from `start` to `end`, both included.
+
+        Raises NetworkError where the cables do not join them.
+        """
+        for name in (start, end):
+            if name not in self._up:
+                raise NetworkError(f"no cable of the link's tree leads to {name}")
+        left, right = [start], [end]
+        while left[-1] != right[-1]:
+            side = left if self._depth[left[-1]] >= self._depth[right[-1]] else right
+            cable = self._up[side[-1]]
+            if cable is None:
+                raise NetworkError(f"no path from {start} to {end}")
+            side.append(cable.far(side[-1]).datapath)
+        return left + right[-2::-1]
+
+    def toward(self, start: str, end: str) -> End:
+        """The port of `start` that leads to `end` (which must differ)."""
+        return self.cable_between(start, self.path(start, end)[1]).near(start)
+
+    def cable_between(self, one: str, other: str) -> Cable:
+        """The tree's cable between two datapaths that are neighbours in it."""
+        for name, peer in ((one, other), (other, one)):
+            cable = self._up[name]
+            if cable is not None and cable.far(name).datapath == peer:
+                return cable
+        raise NetworkError(f"{one} and {other} are not neighbours in the link's tree")
+
+    def spanning(self, terminals: set[str]) -> dict[str, list[End]]:
+        """The ports of the smallest subtree that joins the terminals, by datapath."""
+        ports: dict[str, list[End]] = {name: [] for name in terminals}
+        if not terminals:
+            return ports
+        hub, *rest = sorted(terminals)
+        seen: set[str] = set()
+        for name in rest:
+            steps = self.path(name, hub)
+            for one, other in zip(steps, steps[1:], strict=False):
+                cable = self.cable_between(one, other)
+                if cable.name in seen:
+                    continue
+                seen.add(cable.name)
+                ports.setdefault(one, []).append(cable.near(one))
+                ports.setdefault(other, []).append(cable.near(other))
+        return {name: sorted(ends, key=str) for name, ends in ports.items()}
+
+
+def _grow(network: Network, link: Link) -> Tree:
+    members = network.members(link.name)
+    root = link.root or (
+        link.access[0].end.datapath if link.access else members[0][0].home if members else ""
+    )
+    if not root:
+        return Tree({}, {})
+    up: dict[str, Cable | None] = {root: None}
+    depth = {root: 0}
+    queue = deque([root])
+    while queue:
+        here = queue.popleft()
+        for cable in network.cables_of[here]:
+            there = cable.far(here).datapath
+            if there in up or (link.cables and cable.name not in link.cables):
+                continue
+            up[there] = cable
+            depth[there] = depth[here] + 1
+            queue.append(there)
+    return Tree(up, depth)

@@ -1,0 +1,111 @@
+"""Where a router is: the one value a migration changes.
+
+Every switch's local flows are a function of the network's description and of the placements of
+its routers (`pipeline.py`).  A migration is a short list of placements, applied to switches in a
+given order and each proven in force before the next (`migration.py`); undoing it is the same list
+backwards.  There is no other state to keep, to restore or to clean up.
+
+The fields are independent, because the data plane needs no VM: several hosts can forward for a
+router at the same moment, while packets for the router itself have one place to go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from xenflow.model.network import NetworkError
+
+
+class Mode(Enum):
+    """Who forwards a router's packets."""
+
+    XENFLOW = "xenflow"
+    """The switches of its forwarders."""
+    NATIVE = "native"
+    """The VM itself, behind a learning bridge for each virtual link: the report's baseline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one router is, for every switch of the network.
+
+    forwarders  hosts whose switches hold its routes and forward for it
+    vm          the host where packets for the VM itself go: its vif's host; while the vif does not
+                exist there (the VM is suspended) that host holds them
+    to          the host that the other switches send frames for its interfaces to
+    also        hosts that the links' trees reach already, though they do not forward yet
+    mode        who forwards
+    version     grows with every change; a switch's controller refuses to go back
+    """
+
+    router: str
+    forwarders: tuple[str, ...]
+    vm: str
+    to: str
+    also: tuple[str, ...] = ()
+    mode: Mode = Mode.XENFLOW
+    version: int = 0
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host that a link's tree must reach for this router, in a fixed order."""
+        return tuple(sorted({*self.forwarders, *self.also, self.to, self.vm}))
+
+    def step(self, **changes: Any) -> Placement:
+        """The next placement."""
+        return replace(self, version=self.version + 1, **changes)
+
+
+def at_home(router: str, host: str) -> Placement:
+    """A router that has never moved."""
+    return Placement(router, (host,), host, host)
+
+
+def to_json(placement: Placement) -> dict[str, Any]:
+    """As the management messages and the controller's state file carry it."""
+    return {
+        "router": placement.router,
+        "forwarders": list(placement.forwarders),
+        "vm": placement.vm,
+        "to": placement.to,
+        "also": list(placement.also),
+        "mode": placement.mode.value,
+        "version": placement.version,
+    }
+
+
+def from_json(value: Any) -> Placement:
+    """The inverse of `to_json`.
+
+    Raises NetworkError naming the field that is missing or of the wrong type.
+    """
+    if not isinstance(value, dict):
+        raise NetworkError("placement: expected an object")
+
+    def take(key: str, kind: type | tuple[type, ...]) -> Any:
+        found = value.get(key)
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise NetworkError(f"placement: {key}: expected {kind}, found {found!r}")
+        return found
+
+    def hosts(key: str) -> tuple[str, ...]:
+        found = take(key, list)
+        if not all(isinstance(name, str) for name in found):
+            raise NetworkError(f"placement: {key}: expected host names, found {found!r}")
+        return tuple(found)
+
+    try:
+        mode = Mode(value.get("mode"))
+    except ValueError as error:
+        raise NetworkError(f"placement: mode: {error}") from None
+    return Placement(
+        router=take("router", str),
+        forwarders=hosts("forwarders"),
+        vm=take("vm", str),
+        to=take("to", str),
+        also=hosts("also"),
+        mode=mode,
+        version=take("version", int),
+    )

@@ -1,0 +1,1 @@
+"""OpenFlow as values and octets: flows, messages, packets."""

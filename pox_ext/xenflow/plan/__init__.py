@@ -1,0 +1,1 @@
+"""The stages of a move; where a router is, asked of others."""

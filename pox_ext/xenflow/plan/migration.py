@@ -1,0 +1,417 @@
+"""A migration as data: which placement goes to which switches, in what order, and what is awaited.
+
+`mgmt.migrate` carries the effects out and undoes them; nothing here does anything.  The order is
+the whole secret, so it is written once, for each mode, as a list to be read from top to bottom:
+
+overlapped (the default)
+    prepare   both hosts hold the router's routes; trees and detours reach the destination
+    control   the VM moves (the commit point); packets for it are held, then follow it
+    links     the switches between the hosts are turned, the one nearest the destination first;
+              before that, where a switch was late, what it had no time for while the VM waited
+    drain     until nothing arrives at the source any more
+    clean     the source forgets the router
+
+report (the report's section 4.2, figure 4.4: strictly control plane, data plane, links)
+    the same effects, but the destination gets the flows, read from the source's switch and
+    translated to its ports, only after the VM has moved
+
+native (the baseline of section 2.4)
+    the VM forwards, behind bridges; nothing is prepared, neighbours learn from a gratuitous ARP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from xenflow.model.network import Network, NetworkError, Router
+from xenflow.model.placement import Mode, Placement
+
+
+class Order(Enum):
+    """The order of a migration's stages."""
+
+    OVERLAPPED = "overlapped"
+    REPORT = "report"
+    NATIVE = "native"
+
+
+PATIENCE_S = 0.5
+"""So long, in seconds, a VM that is suspended is kept waiting for switches, by all prompt effects
+together: well below the dead interval of a routing protocol's neighbours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Give switches a placement, all at once, and await that it is in force on each; or, where
+    nothing that follows depends on that, only that each has confirmed it.
+
+    `prompt`, here and below: the VM is suspended, so it is done as far as the switches answer
+    within PATIENCE_S.  From the first that does not on, prompt effects are left out; the same
+    effects follow when the VM runs, and until then the controllers pass on what is held for it.
+    """
+
+    datapaths: tuple[str, ...]
+    placement: Placement
+    proven: bool = True
+    prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The destination's controller gets all that the source's knows of the router, and from now
+    on every change, whichever of the two routerd talks to."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFlows:
+    """The router's flows are read from the source's switch, their ports translated to the
+    destination's, and written there."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReady:
+    """Until a host's switch holds, in force, every flow of the router."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveVM:
+    """The hypervisor moves the VM and leaves it paused at the destination."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitVifs:
+    """Until the VM's interfaces exist on a host's switch."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Packets held for the VM at a host go to the host where it is now."""
+
+    host: str
+    to: str
+    prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unpause:
+    """The VM runs on, at the destination."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Until nothing has arrived for the router at a host over two pushes of its counters."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unmirror:
+    """The source is told no more of the router."""
+
+    source: str
+    destination: str
+
+
+Effect = (
+    Apply
+    | Mirror
+    | CopyFlows
+    | AwaitReady
+    | MoveVM
+    | AwaitVifs
+    | Release
+    | Unpause
+    | Drain
+    | Unmirror
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Some effects under a name; `commits` where the VM has moved at its end: before that a
+    failure undoes everything, after that only forward is possible."""
+
+    name: str
+    title: str
+    effects: tuple[Effect, ...]
+    commits: bool = False
+
+
+def switches(network: Network, router: Router) -> tuple[str, ...]:
+    """Every datapath that some link of the router can lie on."""
+    trees = [network.trees[i.link] for i in router.interfaces]
+    return tuple(name for name in network.datapaths if any(t.reaches(name) for t in trees))
+
+
+def stages(network: Network, start: Placement, to: str, order: Order) -> list[Stage]:
+    """The stages that take a router from where it is to host `to`.
+
+    Raises NetworkError where the network does not allow it.
+    """
+    router = network.routers[start.router]
+    source = start.vm
+    check(network, router, source, to)
+    others = tuple(n for n in switches(network, router) if n not in (source, to))
+    if order is Order.NATIVE:
+        return _native(start, source, to, others)
+    both = {"also": tuple(sorted({source, to}))}
+    reached = start.step(mode=Mode.XENFLOW, **both)
+    forwarding = tuple(sorted({source, to}))
+    if order is Order.OVERLAPPED:
+        prepared = reached.step(forwarders=forwarding)
+        moved = prepared.step(vm=to)
+        late = _follow(moved, source, to, prompt=False)
+        before: list[Stage] = [
+            Stage(
+                "prepare",
+                f"prepare the data plane on {to}",
+                (
+                    Mirror(source, to),
+                    # The source takes detours before the destination sends any: where that lies on
+                    # the way already, or carries a neighbour, it forwards from its first flow on.
+                    Apply(others, prepared),
+                    Apply((source,), reached),
+                    Apply((to,), prepared),
+                    AwaitReady(to),
+                    Apply((source,), prepared),
+                ),
+            ),
+            _control_plane(moved, source, to),
+        ]
+    else:
+        moved = reached.step(vm=to)
+        late = _follow(moved, source, to, prompt=False)
+        prepared = moved.step(forwarders=forwarding)
+        before = [
+            Stage(
+                "reach",
+                f"extend the virtual links to {to}",
+                (
+                    Apply(others, reached),
+                    Apply((to,), reached),
+                    Apply((source,), reached),
+                ),
+            ),
+            _control_plane(moved, source, to),
+            Stage(
+                "data-plane",
+                f"copy the flows from {source} to {to}",
+                (
+                    *late,
+                    Mirror(source, to),
+                    CopyFlows(source, to),
+                    Apply((to,), prepared),
+                    AwaitReady(to),
+                    Apply((source,), prepared),
+                ),
+            ),
+        ]
+        moved, late = prepared, ()
+    turned = moved.step(to=to)
+    settled = turned.step(forwarders=(to,), also=())
+    rounds = turn_rounds(network, router, source, to)
+    rest = tuple(n for n in (*others, to, source) if n not in {x for r in rounds for x in r})
+    links = [Apply(tuple(names), turned) for names in rounds]
+    return [
+        *before,
+        Stage("links", f"turn the virtual links to {to}", (*late, *links, Apply(rest, turned))),
+        Stage("drain", f"wait until {source} is quiet", (Drain(source),)),
+        Stage(
+            "clean",
+            f"remove the router from {source}",
+            (
+                Apply((source,), settled),
+                Apply((*others, to), settled, proven=False),
+                Unmirror(source, to),
+            ),
+        ),
+    ]
+
+
+def _control_plane(moved: Placement, source: str, to: str) -> Stage:
+    return Stage(
+        "control",
+        f"move the VM to {to}",
+        (
+            MoveVM(source, to),
+            AwaitVifs(to),
+            *_follow(moved, source, to, prompt=True),
+            Unpause(to),
+        ),
+        commits=True,
+    )
+
+
+def _follow(moved: Placement, source: str, to: str, *, prompt: bool) -> tuple[Effect, ...]:
+    """Packets for the VM go where it is.
+
+    First the destination takes them, then the source passes its own on: the other way round they
+    would meet in the middle.
+    """
+    return (
+        Apply((to,), moved, prompt=prompt),
+        Release(source, to, prompt),
+        Apply((source,), moved, prompt=prompt),
+        Release(source, to, prompt),
+    )
+
+
+def _native(start: Placement, source: str, to: str, others: tuple[str, ...]) -> list[Stage]:
+    bridged = start.step(mode=Mode.NATIVE, also=tuple(sorted({source, to})))
+    settled = bridged.step(vm=to, to=to, forwarders=(to,), also=())
+    return [
+        Stage("bridge", "bridge the virtual links", (Apply((*others, source, to), bridged),)),
+        Stage("control", f"move the VM to {to}", (MoveVM(source, to), Unpause(to)), commits=True),
+        Stage("settle", "record where it is", (Apply((*others, source, to), settled),)),
+    ]
+
+
+def recovery_stages(
+    network: Network, now: Placement, here: str, others: Sequence[str]
+) -> list[Stage]:
+    """What brings all switches of a router to the host where its VM runs, from any mixture of
+    the placements of an interrupted migration.
+
+    Every host that forwards goes on forwarding until the links are turned and it is quiet.
+    """
+    router = network.routers[now.router]
+    names = switches(network, router)
+    hosts = tuple(sorted({here, *others, *now.hosts}))
+    forwarders = tuple(sorted({here, *now.forwarders}))
+    reached = now.step(forwarders=forwarders, vm=here, also=hosts)
+    turned = reached.step(to=here)
+    settled = turned.step(forwarders=(here,), also=())
+    left = [h for h in hosts if h != here]
+    rounds: list[tuple[str, ...]] = [(here,)]
+    done = {here}
+    for other in left:
+        for group in turn_rounds(network, router, other, here):
+            rounds.append(tuple(n for n in group if n not in done))
+            done.update(group)
+    rounds.append(tuple(n for n in names if n not in done))
+
+    def everywhere(placement: Placement) -> list[Effect]:
+        """Some switches may be turned already: whatever turns the others keeps to the order."""
+        return [Apply(group, placement) for group in rounds if group]
+
+    first, *rest = everywhere(reached)
+    return [
+        Stage("observe", f"follow the VM to {here}", (first, AwaitReady(here), *rest)),
+        Stage("links", f"turn the virtual links to {here}", tuple(everywhere(turned))),
+        Stage("drain", "wait until the others are quiet", tuple(Drain(h) for h in left)),
+        Stage(
+            "clean",
+            "remove the router from the others",
+            (
+                *(Apply((h,), settled) for h in left),
+                Apply(names, settled),
+                *(Unmirror(h, here) for h in left),
+            ),
+        ),
+    ]
+
+
+def check(network: Network, router: Router, source: str, to: str) -> None:
+    """Raise NetworkError, with the reason, where a router cannot move from source to `to`."""
+    if to not in network.datapaths:
+        known = ", ".join(sorted(network.hosts))
+        raise NetworkError(f"unknown host {to}: the network has {known}")
+    if to not in network.hosts:
+        raise NetworkError(f"{to} is a plain switch: it cannot carry a router")
+    if to == source:
+        raise NetworkError(f"{router.name} is on {to} already")
+    for interface in router.interfaces:
+        tree = network.trees[interface.link]
+        peers = {a.end.datapath for a in network.links[interface.link].access}
+        peers.update(r.home for r, _ in network.members(interface.link) if r is not router)
+        for peer in sorted({source, *peers}):
+            if not (tree.reaches(to) and tree.reaches(peer)):
+                raise NetworkError(
+                    f"no path from {to} to {peer} for virtual link {interface.link}: "
+                    f"{router.name} would lose its neighbour there"
+                )
+
+
+def turn_rounds(network: Network, router: Router, source: str, to: str) -> list[list[str]]:
+    """The switches strictly between two hosts on the links' trees, in rounds.
+
+    Only these send frames for the router another way after the move.  On each link they must be
+    turned from the destination backwards: a switch that is turned then always leads to turned
+    ones, and no frame can bounce between two switches, in whatever moment it comes.
+
+    Raises NetworkError where two links demand opposite orders.
+    """
+    before: dict[str, set[str]] = {}
+    for interface in router.interfaces:
+        between = network.trees[interface.link].path(source, to)[-2:0:-1]
+        for index, name in enumerate(between):
+            before.setdefault(name, set()).update(between[:index])
+    rounds: list[list[str]] = []
+    done: set[str] = set()
+    while len(done) < len(before):
+        ready = sorted(name for name in before if name not in done and before[name] <= done)
+        if not ready:
+            stuck = ", ".join(sorted(set(before) - done))
+            raise NetworkError(
+                f"the virtual links of {router.name} cross {stuck} in opposite orders: "
+                "restrict one link's `cables`"
+            )
+        rounds.append(ready)
+        done.update(ready)
+    return rounds
+
+
+def purpose(router: str, entry: Any) -> str:
+    """What somebody does with a router, in words: the first entry of the journal says it."""
+    match entry:
+        case {"migration": {"from": source, "to": to, "mode": mode}}:
+            return f"a migration of {router} from {source} to {to} ({mode})"
+        case {"words": str(words)}:
+            return words
+    return f"a migration of {router}"
+
+
+def under_way(what: str, since_s: float, owner: str) -> str:
+    """That `what` (`purpose`) goes on just now, since when and by whom."""
+    return f"{what} is under way, for {since_s:.0f} s now, by {owner}: wait for it, or end it there"
+
+
+def undo_of(done: Sequence[Effect], start: Placement) -> list[Effect]:
+    """What puts everything back after some effects of the stages before the commit point, once
+    the VM runs at the source again.
+
+    It is the same way backwards: each switch gets the placement it had before (under a newer
+    version), the last ones first, so that no moment of it is one that going forward had not had.
+    """
+    had = {name: start for effect in done if isinstance(effect, Apply) for name in effect.datapaths}
+    back: list[tuple[Apply, Placement]] = []
+    for effect in done:
+        if isinstance(effect, Apply) and effect.datapaths:
+            back.append((effect, had[effect.datapaths[0]]))
+            had.update(dict.fromkeys(effect.datapaths, effect.placement))
+    version = max((effect.placement.version for effect, _ in back), default=0)
+    undo: list[Effect] = []
+    for number, (effect, before) in enumerate(reversed(back), 1):
+        undo.append(Apply(effect.datapaths, replace(before, version=version + number)))
+        if effect.placement.vm in effect.datapaths and before.vm != effect.placement.vm:
+            undo.append(Release(effect.placement.vm, before.vm))  # what it has held meanwhile
+    undo += [Unmirror(e.source, e.destination) for e in done if isinstance(e, Mirror)]
+    return undo

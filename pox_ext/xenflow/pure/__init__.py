@@ -1,1 +1,0 @@
-"""What XenFlow decides, as values and functions: standard library only, no I/O, no POX."""

@@ -1,0 +1,1 @@
+"""From routerd to the Rule Table: messages, the conversation, a router's state."""

@@ -1,0 +1,592 @@
+"""The conversation between `routerd` and the Rule Table, as two state machines without I/O.
+
+`Feed` is the Rule Table's side for one router: it takes messages, keeps the `RouterState` true and
+says what to answer.  `Sender` is routerd's side.  Time is an argument (`now`, seconds of any clock
+that only grows), sockets are somebody else's: a test wires the two together with a list that
+loses, doubles and reorders.
+
+What the conversation guarantees: when messages get through again, the Feed's state is the
+Sender's within a heartbeat, and at every moment before it is a state that the Sender had, as a
+whole.  A gap in the numbers, another epoch, a restart of either side and a move to another host
+all end in the same way: RESYNC, a fresh snapshot kept beside the state in use, the difference.
+The one exception is a router of which nothing is known yet: there is nothing to protect, so the
+parts are applied as they come.  Nothing is ever deleted before a snapshot is complete.
+
+A Feed may hear the same router from several sources: its routerd, another controller's mirror,
+an import.  The numbers are the same everywhere, so what comes twice is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from xenflow.routes.messages import (
+    MAX_BYTES,
+    MAX_SECTIONS,
+    SNAPSHOT_RECORDS,
+    Frames,
+    Header,
+    Kind,
+    MessageError,
+    Op,
+    Policy,
+    Section,
+    Type,
+    pack,
+    packed_size,
+    parse,
+    parse_header,
+    parse_sections,
+)
+from xenflow.routes.router_state import Capacity, Changes, RouterState
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds, the same on both sides."""
+
+    heartbeat_s: float = 1.0
+    silence_s: float = 3.0
+    """Nothing heard for so long: the other side is gone."""
+    ack_s: float = 0.05
+    """Acknowledgements are at least this far apart."""
+    again_s: float = 1.0
+    """A question (HELLO, RESYNC) that brought nothing is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one router may send.  A snapshot of 100,000 routes is 51 messages of 0.9 MB."""
+
+    messages_per_s: float = 2_000.0
+    messages_burst: float = 4_000.0
+    bytes_per_s: float = 32e6
+    bytes_burst: float = 64e6
+
+
+class Bucket:
+    """Token buckets for messages and octets."""
+
+    __slots__ = ("_bytes", "_messages", "_rates", "_when")
+
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
+        self._messages = rates.messages_burst
+        self._bytes = rates.bytes_burst
+        self._when: float | None = None
+
+    def take(self, size: int, now: float) -> float:
+        """Count one message of `size` octets.  Returns for how many seconds nothing more should
+        be read: 0 in the usual case."""
+        rates = self._rates
+        passed = max(0.0, now - self._when) if self._when is not None else 0.0
+        self._when = now
+        self._messages = (
+            min(rates.messages_burst, self._messages + passed * rates.messages_per_s) - 1
+        )
+        self._bytes = min(rates.bytes_burst, self._bytes + passed * rates.bytes_per_s) - size
+        return max(0.0, -self._messages / rates.messages_per_s, -self._bytes / rates.bytes_per_s)
+
+
+# ------------------------------------------------------------------------------ Rule Table
+
+
+class Phase(Enum):
+    """How much a Feed knows."""
+
+    NEW = "new"
+    """Nothing was ever heard of this router."""
+    STREAMING = "streaming"
+    """Its first snapshot is being applied as it comes."""
+    PARTIAL = "partial"
+    """The first snapshot broke off: what is there was true, but is not all."""
+    CURRENT = "current"
+    """The state is that of delta `seq`."""
+    BEHIND = "behind"
+    """The state is that of delta `seq`, but a later one was missed: a snapshot is awaited."""
+
+
+COMPLETE = frozenset({Phase.CURRENT, Phase.BEHIND})
+"""Phases in which the state is one that the router had as a whole."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a message or the passing of time led to.
+
+    replies  messages to send, each to one source
+    changes  what changed in the Feed's state, None for nothing
+    ended    a snapshot has just become the state in use: what is not in it may be deleted now
+    pause_s  for how long not to read from this router's socket
+    error    why the message was refused
+    """
+
+    replies: list[tuple[Hashable, Frames]] = field(default_factory=list)
+    changes: Changes | None = None
+    ended: bool = False
+    pause_s: float = 0.0
+    error: MessageError | None = None
+
+
+@dataclass(slots=True)
+class _Staging:
+    """A snapshot on its way in."""
+
+    epoch: int
+    seq: int
+    state: RouterState
+    parts: int = 0
+
+    def expects(self, header: Header) -> bool:
+        return (self.epoch, self.seq, self.parts) == (header.epoch, header.seq, header.part)
+
+
+_MAX_SOURCES = 4
+_MAX_STAGED = 2
+"""Snapshots on their way in at once: the router's own, and a mirror's of it."""
+_MAX_RETIRED = 8
+
+
+class Feed:
+    """One router as the Rule Table hears it.
+
+    `router` is the name that every message must carry: the socket it came through belongs to
+    that router.  `state` stays the same object for ever.
+    """
+
+    def __init__(
+        self,
+        router: str,
+        timing: Timing | None = None,
+        rates: Rates | None = None,
+        capacity: Capacity | None = None,
+    ) -> None:
+        self.router = router
+        self.timing = timing or Timing()
+        self.state = RouterState(capacity)
+        self.phase = Phase.NEW
+        self.heard: float | None = None
+        """When something was last heard of this router, from anywhere."""
+        self._bucket = Bucket(rates or Rates())
+        self._sources: dict[Hashable, float] = {}
+        self._staging: dict[Hashable, _Staging] = {}
+        self._asked: dict[Hashable, float] = {}
+        self._retired: dict[int, float] = {}
+        self._epoch: int | None = None
+        self._acked_at = float("-inf")
+        self._ack_to: dict[Hashable, None] = {}
+        self._alive_at = float("-inf")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the state is one that the router had as a whole."""
+        return self.phase in COMPLETE
+
+    def stale(self, now: float) -> bool:
+        """Whether nothing has been heard of the router for `silence_s`."""
+        return self.heard is None or now - self.heard > self.timing.silence_s
+
+    def receive(self, frames: Sequence[bytes], now: float, source: Hashable = None) -> Outcome:
+        """Take one message that came from `source` (a ZeroMQ identity, a controller's name).
+
+        Never raises for what the message says: what is wrong with it is in the Outcome.
+        """
+        out = Outcome(pause_s=self._bucket.take(sum(map(len, frames)), now))
+        try:
+            header = parse_header(frames)
+            if header.router != self.router:
+                raise MessageError(
+                    f"router {header.router!r} speaks on the link of {self.router!r}", "header"
+                )
+            handler = _RECEIVE.get(header.type)
+            if handler is None:
+                raise MessageError(f"{header.type.name} is for the Rule Table to send", "header")
+            self.heard = now
+            self._know(source, now)
+            handler(self, header, frames, now, source, out)
+        except MessageError as error:
+            out.error = error
+            refusal = Section(Kind.POLICY, Op.SET, [Policy(False, str(error))])
+            self._reply(out, source, Type.REFUSED, [refusal])
+        self._acknowledge(now, out)
+        return out
+
+    def tick(self, now: float) -> Outcome:
+        """What the passing of time asks for: heartbeats, acknowledgements, asking again."""
+        out = Outcome()
+        timing = self.timing
+        for source, heard in list(self._sources.items()):
+            if now - heard > timing.silence_s:
+                self._forget(source)
+        self._acknowledge(now, out)
+        if now - self._alive_at >= timing.heartbeat_s:
+            self._alive_at = now
+            for source in self._sources:
+                self._reply(out, source, Type.ALIVE)
+        if self.phase is not Phase.CURRENT:
+            for source in self._sources:
+                self._ask(source, now, out)
+        return out
+
+    def next_tick(self, now: float) -> float:
+        """When `tick` should be called next, at the latest."""
+        times = [now + self.timing.heartbeat_s, self._alive_at + self.timing.heartbeat_s]
+        if self._ack_to:
+            times.append(self._acked_at + self.timing.ack_s)
+        return max(now, min(times))
+
+    # Messages
+
+    def _hello(
+        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
+    ) -> None:
+        self._enter_epoch(header.epoch, now)
+        self._abandon(source)
+        if self._is_current(header):
+            self.phase = Phase.CURRENT
+            self._reply(out, source, Type.WELCOME)
+        else:
+            self._fall_behind()
+            self._asked[source] = now
+            self._reply(out, source, Type.RESYNC)
+
+    def _snapshot(
+        self, header: Header, frames: Sequence[bytes], now: float, source: Hashable, out: Outcome
+    ) -> None:
+        if self._is_old(header, now):
+            return
+        self._enter_epoch(header.epoch, now)
+        if header.part == 0:
+            self._abandon(source)
+            if len(self._staging) >= _MAX_STAGED:
+                self._abandon(next(iter(self._staging)))
+            if self.phase is Phase.NEW:
+                self.phase = Phase.STREAMING
+                state = self.state
+            else:
+                state = RouterState(self.state.capacity)
+            self._staging[source] = _Staging(header.epoch, header.seq, state)
+        staging = self._staging.get(source)
+        if staging is None or not staging.expects(header):
+            self._abandon(source)
+            self._ask(source, now, out)
+            return
+        try:
+            changes = staging.state.apply(parse_sections(frames))
+        except MessageError:
+            self._abandon(source)
+            raise
+        staging.parts += 1
+        self._asked[source] = now
+        if staging.state is self.state:
+            out.changes = changes
+
+    def _snapshot_end(
+        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
+    ) -> None:
+        if self._is_old(header, now):
+            self._abandon(source)
+            return
+        staging = self._staging.get(source)
+        if staging is None or not staging.expects(header):
+            self._abandon(source)
+            self._ask(source, now, out)
+            return
+        if staging.state is self.state:
+            out.changes = Changes()
+        else:
+            out.changes = self.state.become(staging.state)
+        # Other snapshots under way are older or the same, and one of them may have been
+        # streaming into the state that has just been replaced.
+        self._staging.clear()
+        self.state.epoch, self.state.seq = header.epoch, header.seq
+        self.phase = Phase.CURRENT
+        out.ended = True
+        self._ack_to[source] = None
+
+    def _delta(
+        self, header: Header, frames: Sequence[bytes], now: float, source: Hashable, out: Outcome
+    ) -> None:
+        state = self.state
+        if self.complete and header.epoch == state.epoch:
+            if header.seq == state.seq + 1:
+                try:
+                    out.changes = state.apply(parse_sections(frames))
+                except MessageError:
+                    self._fall_behind()
+                    raise
+                state.seq = header.seq
+                self._ack_to[source] = None
+                return
+            if header.seq <= state.seq:
+                self._ack_to[source] = None
+                return
+        elif self._is_over(header.epoch, now):
+            return
+        self._fall_behind()
+        self._ask(source, now, out)
+
+    def _heartbeat(
+        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
+    ) -> None:
+        if self._is_old(header, now):
+            return
+        if self._is_current(header):
+            self.phase = Phase.CURRENT
+            return
+        self._fall_behind()
+        self._ask(source, now, out)
+
+    # What is known
+
+    def _is_current(self, header: Header) -> bool:
+        state = self.state
+        return self.complete and (header.epoch, header.seq) == (state.epoch, state.seq)
+
+    def _is_old(self, header: Header, now: float) -> bool:
+        """Whether a snapshot or heartbeat tells of a time before the state in use."""
+        state = self.state
+        if self._is_over(header.epoch, now):
+            return True
+        return self.complete and header.epoch == state.epoch and header.seq < state.seq
+
+    def _is_over(self, epoch: int, now: float) -> bool:
+        """Whether an epoch was followed by another, so that its late messages do not count.  Not
+        for good: a late HELLO may have made the true epoch look like an old one."""
+        return now - self._retired.get(epoch, float("-inf")) < self.timing.silence_s
+
+    def _enter_epoch(self, epoch: int, now: float) -> None:
+        """Only routerd's start makes an epoch, so the one before is over."""
+        if epoch == self._epoch or self._is_over(epoch, now):
+            return
+        if self._epoch is not None:
+            while len(self._retired) >= _MAX_RETIRED:
+                self._retired.pop(next(iter(self._retired)))
+            self._retired[self._epoch] = now
+        self._retired.pop(epoch, None)
+        self._epoch = epoch
+
+    def _fall_behind(self) -> None:
+        if self.phase is Phase.CURRENT:
+            self.phase = Phase.BEHIND
+
+    def _abandon(self, source: Hashable) -> None:
+        staging = self._staging.pop(source, None)
+        if staging is not None and staging.state is self.state:
+            self.phase = Phase.PARTIAL
+
+    # Sources
+
+    def _know(self, source: Hashable, now: float) -> None:
+        if source not in self._sources and len(self._sources) >= _MAX_SOURCES:
+            self._forget(min(self._sources, key=self._sources.__getitem__))
+        self._sources[source] = now
+
+    def _forget(self, source: Hashable) -> None:
+        self._abandon(source)
+        for kept in (self._sources, self._asked, self._ack_to):
+            kept.pop(source, None)
+
+    # Answers
+
+    def _ask(self, source: Hashable, now: float, out: Outcome) -> None:
+        if now - self._asked.get(source, float("-inf")) >= self.timing.again_s:
+            self._asked[source] = now
+            self._reply(out, source, Type.RESYNC)
+
+    def _acknowledge(self, now: float, out: Outcome) -> None:
+        if self._ack_to and now - self._acked_at >= self.timing.ack_s:
+            self._acked_at = now
+            for source in self._ack_to:
+                self._reply(out, source, Type.ACK)
+            self._ack_to.clear()
+
+    def _reply(
+        self, out: Outcome, source: Hashable, type_: Type, sections: Iterable[Section] = ()
+    ) -> None:
+        epoch = self.state.epoch if self.complete else 0
+        seq = self.state.seq if self.complete else 0
+        out.replies.append((source, pack(Header(type_, epoch, seq, self.router), sections)))
+
+
+_Receive = Callable[[Feed, Header, Sequence[bytes], float, Hashable, Outcome], None]
+
+_RECEIVE: dict[Type, _Receive] = {
+    Type.HELLO: Feed._hello,
+    Type.SNAPSHOT: Feed._snapshot,
+    Type.SNAPSHOT_END: Feed._snapshot_end,
+    Type.DELTA: Feed._delta,
+    Type.HEARTBEAT: Feed._heartbeat,
+}
+
+
+# ------------------------------------------------------------------------------ routerd
+
+
+def snapshot_messages(
+    state: RouterState, router: str, part_records: int = SNAPSHOT_RECORDS
+) -> Iterator[Frames]:
+    """The messages that carry a whole state: to the Rule Table, into a file, to another
+    controller.  The state must not change before the last one is taken."""
+    count = 0
+    for count, sections in enumerate(state.snapshot(part_records), 1):
+        header = Header(Type.SNAPSHOT, state.epoch, state.seq, router, count - 1)
+        yield pack(header, sections)
+    yield pack(Header(Type.SNAPSHOT_END, state.epoch, state.seq, router, count))
+
+
+class Link(Enum):
+    """How a Sender stands with its Rule Table."""
+
+    DOWN = "down"
+    """No connection: nothing is sent."""
+    HELLO = "hello"
+    """Connected, HELLO sent, no answer yet."""
+    UP = "up"
+    """Answered."""
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the Sender's shell must do: send `messages` at once and in order (some are made only
+    while being sent), then, if `reconnect`, close the socket and open it again.  `note` says
+    in words what happened, "" for nothing worth telling."""
+
+    messages: Iterable[Frames] = ()
+    reconnect: bool = False
+    note: str = ""
+
+
+class Sender:
+    """routerd's side.  `state` is what the Rule Table should know; `change` changes it."""
+
+    def __init__(
+        self,
+        router: str,
+        epoch: int,
+        timing: Timing | None = None,
+        part_records: int = SNAPSHOT_RECORDS,
+    ) -> None:
+        self.router = router
+        self.part_records = part_records
+        self.timing = timing or Timing()
+        self.state = RouterState()
+        self.state.epoch = epoch
+        self.link = Link.DOWN
+        self._heard = 0.0
+        self._said = 0.0
+        self._hello_at = 0.0
+        self._snapshot_at = float("-inf")
+
+    def connected(self, now: float) -> Effects:
+        """A new connection stands."""
+        self.link = Link.HELLO
+        self._heard = now
+        self._snapshot_at = float("-inf")
+        return Effects([self._hello(now)])
+
+    def disconnected(self) -> None:
+        """The connection is lost."""
+        self.link = Link.DOWN
+
+    def lost(self, now: float) -> Effects:
+        """A message could not be sent: begin again."""
+        if self.link is Link.DOWN:
+            return Effects()
+        return self.connected(now)
+
+    def change(self, sections: Sequence[Section], now: float) -> Effects:
+        """Apply one consistent change and tell it.  A change too large for one message goes as a
+        snapshot, which the Rule Table applies as a whole just the same.
+
+        Raises MessageError when the sections do not fit the state; nothing has changed then.
+        """
+        self.state.apply(sections)
+        return self._told(sections, now)
+
+    def become(self, new: RouterState, now: float) -> Effects:
+        """The same for a whole state, which must not be used afterwards.  The first is not
+        compared with anything: whoever listens asks for a snapshot."""
+        first = not self.state.seq
+        sections = [] if first else self.state.sections_to(new)
+        if not (first or sections):
+            return Effects()
+        new.epoch, new.seq = self.state.epoch, self.state.seq
+        self.state.take(new)
+        if first and self.link is not Link.DOWN:
+            self.state.seq, self._said = 1, now
+            return Effects(self._snapshot(now))
+        return self._told(sections, now)
+
+    def _told(self, sections: Sequence[Section], now: float) -> Effects:
+        self.state.seq += 1
+        if self.link is Link.DOWN:
+            return Effects()
+        self._said = now
+        if len(sections) > MAX_SECTIONS or packed_size(sections) > MAX_BYTES:
+            return Effects(self._snapshot(now))
+        return Effects([pack(self._header(Type.DELTA), sections)])
+
+    def receive(self, frames: Sequence[bytes], now: float) -> Effects:
+        """Take one message from the Rule Table; one that cannot be read is only noted."""
+        try:
+            message = parse(frames)
+        except MessageError as error:
+            return Effects(note=f"unreadable message ignored: {error}")
+        header = message.header
+        if header.router != self.router:
+            return Effects(note=f"message for router {header.router!r} ignored")
+        if self.link is Link.DOWN:  # it was under way when the connection broke
+            return Effects()
+        self._heard = now
+        if header.type is Type.RESYNC:
+            self.link = Link.UP
+            if now - self._snapshot_at < self.timing.again_s / 4:
+                return Effects()
+            return Effects(self._snapshot(now), note="snapshot asked for")
+        if header.type is Type.REFUSED:
+            reasons = [
+                r.reason for s in message.sections for r in s.records if s.kind is Kind.POLICY
+            ]
+            return Effects(note=f"refused: {'; '.join(reasons)}")
+        if header.type in (Type.WELCOME, Type.ACK) and header.epoch == self.state.epoch:
+            was, self.link = self.link, Link.UP
+            return Effects(note="in sync" if was is not Link.UP else "")
+        return Effects()
+
+    def tick(self, now: float) -> Effects:
+        """Heartbeats; HELLO again when it went unanswered; a new connection after silence."""
+        if self.link is Link.DOWN:
+            return Effects()
+        if now - self._heard >= self.timing.silence_s:
+            self.link = Link.DOWN
+            return Effects(reconnect=True, note=f"nothing heard for {self.timing.silence_s:g} s")
+        if self.link is Link.HELLO and now - self._hello_at >= self.timing.again_s:
+            return Effects([self._hello(now)])
+        if now - self._said >= self.timing.heartbeat_s:
+            self._said = now
+            return Effects([pack(self._header(Type.HEARTBEAT))])
+        return Effects()
+
+    def next_tick(self, now: float) -> float:
+        """When `tick` should be called next, at the latest."""
+        if self.link is Link.DOWN:
+            return now + self.timing.heartbeat_s
+        timing = self.timing
+        times = [self._heard + timing.silence_s, self._said + timing.heartbeat_s]
+        if self.link is Link.HELLO:
+            times.append(self._hello_at + timing.again_s)
+        return max(now, min(times))
+
+    def _header(self, type_: Type) -> Header:
+        return Header(type_, self.state.epoch, self.state.seq, self.router)
+
+    def _hello(self, now: float) -> Frames:
+        self._hello_at = self._said = now
+        return pack(self._header(Type.HELLO))
+
+    def _snapshot(self, now: float) -> Iterator[Frames]:
+        self._snapshot_at = now
+        return snapshot_messages(self.state, self.router, self.part_records)

@@ -1,0 +1,594 @@
+"""What is known of one virtual router: its interfaces, next hops, neighbours and routes.
+
+`routerd` keeps one as what it has told, the Rule Table one as what it was told; an export and a
+mirror are one more.  A `RouterState` changes by `apply`, which takes the sections of a message
+as one change: either all of them are applied, or `MessageError` is raised and nothing is.
+References always hold: a route or a leg has its next hop, an id in use is never deleted.
+
+Routes are plain integers in two dictionaries, `prefix << 8 | length -> next hop id`, because
+there may be a million of them.  Nothing here knows of flows, sockets or time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+from xenflow.routes.messages import (
+    SNAPSHOT_RECORDS,
+    Interface,
+    Kind,
+    Leg,
+    Local,
+    MessageError,
+    Neighbour,
+    NextHop,
+    NextHopType,
+    Op,
+    Policy,
+    Route,
+    Section,
+)
+
+LocalKey = tuple[int, int, int]
+"""(family, prefix length, address)."""
+NeighbourKey = tuple[int, int, int]
+"""(ifindex, family, address)."""
+
+NO_POLICY = Policy(False, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much one router may have; more is refused."""
+
+    interfaces: int = 256
+    locals: int = 20_000
+    nexthops: int = 65_536
+    legs: int = 256
+    neighbours: int = 65_536
+    routes: int = 2_000_000
+
+
+@dataclass(slots=True)
+class Changes:
+    """What an update changed; the values themselves are in the `RouterState`.
+
+    `nexthops` holds the groups whose legs changed as well.  `routes4` are the routes that are new
+    or have another next hop now, `gone4` those that are no more, with the next hop they had; a
+    prefix is never in both.  For routes that come in bulk the list is the one that was parsed.
+    """
+
+    interfaces: set[int] = field(default_factory=set)
+    locals: set[LocalKey] = field(default_factory=set)
+    nexthops: set[int] = field(default_factory=set)
+    neighbours: set[NeighbourKey] = field(default_factory=set)
+    routes4: Sequence[Route] = ()
+    gone4: Sequence[Route] = ()
+    routes6: Sequence[Route] = ()
+    gone6: Sequence[Route] = ()
+    policy: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.routes4
+            or self.gone4
+            or self.nexthops
+            or self.neighbours
+            or self.interfaces
+            or self.locals
+            or self.routes6
+            or self.gone6
+            or self.policy
+        )
+
+
+class RouterState:
+    """The state of one router as of delta `seq` of `epoch`.
+
+    The attributes are for reading; only `apply` and `become` write them.
+    """
+
+    __slots__ = (
+        "capacity",
+        "epoch",
+        "interfaces",
+        "leg_uses",
+        "legs",
+        "locals",
+        "neighbours",
+        "nexthops",
+        "policy",
+        "routes4",
+        "routes6",
+        "seq",
+        "uses",
+    )
+
+    def __init__(self, capacity: Capacity | None = None) -> None:
+        self.capacity = capacity or Capacity()
+        self.epoch = 0
+        self.seq = 0
+        self.interfaces: dict[int, Interface] = {}
+        self.locals: dict[LocalKey, Local] = {}
+        self.nexthops: dict[int, NextHop] = {}
+        self.legs: dict[int, dict[int, Leg]] = {}
+        """The legs of each group, by index."""
+        self.neighbours: dict[NeighbourKey, Neighbour] = {}
+        self.routes4: dict[int, int] = {}
+        self.routes6: dict[int, int] = {}
+        self.policy = NO_POLICY
+        self.uses: Counter[int] = Counter()
+        """How many routes have each next hop; a next hop without routes may be missing."""
+        self.leg_uses: Counter[int] = Counter()
+        """How many legs of groups each next hop is."""
+
+    @classmethod
+    def of(
+        cls,
+        interfaces: dict[int, Interface],
+        local: dict[LocalKey, Local],
+        nexthops: dict[int, NextHop],
+        legs: dict[int, dict[int, Leg]],
+        neighbours: dict[NeighbourKey, Neighbour],
+        routes4: dict[int, int],
+        routes6: dict[int, int],
+        policy: Policy,
+    ) -> RouterState:
+        """A state made of tables that are known to fit together."""
+        state = cls()
+        state.interfaces, state.locals, state.policy = interfaces, local, policy
+        state.nexthops, state.legs, state.neighbours = nexthops, legs, neighbours
+        state.routes4, state.routes6 = routes4, routes6
+        state.uses = Counter(routes4.values())
+        state.uses.update(routes6.values())
+        state.leg_uses = Counter(leg.leg for kept in legs.values() for leg in kept.values())
+        return state
+
+    def __repr__(self) -> str:
+        return (
+            f"<RouterState epoch {self.epoch:#x} seq {self.seq}: {len(self.interfaces)} interfaces,"
+            f" {len(self.nexthops)} next hops, {len(self.neighbours)} neighbours,"
+            f" {len(self.routes4)} + {len(self.routes6)} routes>"
+        )
+
+    def apply(self, sections: Iterable[Section]) -> Changes:
+        """Apply the sections of one message, in order, as one change.
+
+        Raises MessageError (a reference to what does not exist, deletion of what is in use,
+        more than the capacity); the state is then what it was.
+        """
+        update = _Update(self)
+        number = 0
+        try:
+            for number, section in enumerate(sections, 1):  # noqa: B007
+                update.section(section)
+        except MessageError as error:
+            update.undo()
+            raise MessageError(error.what, f"section {number} ({error.where})") from None
+        return update.changes()
+
+    def snapshot(self, max_records: int = SNAPSHOT_RECORDS) -> Iterator[list[Section]]:
+        """Sections of messages that build this state from nothing, no more than `max_records`
+        records a message.  The state must not change while the iterator is in use."""
+        room = max_records
+        part: list[Section] = []
+        for section in self._sections(max_records):
+            if len(section.records) > room and part:
+                yield part
+                room, part = max_records, []
+            part.append(section)
+            room -= len(section.records)
+        if part:
+            yield part
+
+    def _sections(self, size: int) -> Iterator[Section]:
+        flat = [n for n in self.nexthops.values() if n.type is not NextHopType.GROUP]
+        groups = [n for n in self.nexthops.values() if n.type is NextHopType.GROUP]
+        legs = [leg for group in self.legs.values() for leg in group.values()]
+        for kind, records in (
+            (Kind.POLICY, [self.policy]),
+            (Kind.INTERFACE, list(self.interfaces.values())),
+            (Kind.LOCAL, list(self.locals.values())),
+            (Kind.NEXTHOP, flat),
+            (Kind.NEXTHOP, groups),
+            (Kind.LEG, legs),
+            (Kind.NEIGHBOUR, list(self.neighbours.values())),
+        ):
+            for start in range(0, len(records), size):
+                yield Section(kind, Op.SET, records[start : start + size])
+        for kind, table in ((Kind.ROUTE4, self.routes4), (Kind.ROUTE6, self.routes6)):
+            items = iter(table.items())
+            while part := [(key >> 8, key & 255, nh) for key, nh in islice(items, size)]:
+                yield Section(kind, Op.SET, part)
+
+    def diff(self, new: RouterState) -> Changes:
+        """What changes on the way from this state to `new`."""
+        groups = _differing(self.legs, new.legs)
+        return Changes(
+            interfaces=_differing(self.interfaces, new.interfaces),
+            locals=_differing(self.locals, new.locals),
+            nexthops=_differing(self.nexthops, new.nexthops) | groups,
+            neighbours=_differing(self.neighbours, new.neighbours),
+            routes4=_added(self.routes4, new.routes4),
+            gone4=_gone(self.routes4, new.routes4),
+            routes6=_added(self.routes6, new.routes6),
+            gone6=_gone(self.routes6, new.routes6),
+            policy=self.policy != new.policy,
+        )
+
+    def excess(self) -> str:
+        """Which limit of its capacity the state exceeds, in words; "" where none."""
+        limits = self.capacity
+        for what, count, limit in (
+            ("interfaces", len(self.interfaces), limits.interfaces),
+            ("local prefixes", len(self.locals), limits.locals),
+            ("next hops", len(self.nexthops), limits.nexthops),
+            ("legs of a group", max(map(len, self.legs.values()), default=0), limits.legs),
+            ("neighbours", len(self.neighbours), limits.neighbours),
+            ("routes", len(self.routes4) + len(self.routes6), limits.routes),
+        ):
+            if count > limit:
+                return f"more than {limit} {what}"
+        return ""
+
+    def same(self, other: RouterState) -> bool:
+        """Whether both hold the same records, whatever their epoch and number."""
+        return not self.diff(other)
+
+    def sections_to(self, new: RouterState) -> list[Section]:
+        """The sections of one message that turns this state into `new`: what routes need comes
+        first, then the routes, and what is not needed any more goes last."""
+        changes = self.diff(new)
+        sections = [
+            Section(Kind.POLICY, Op.SET, [new.policy] if changes.policy else []),
+            _present(Kind.INTERFACE, changes.interfaces, new.interfaces),
+            _present(Kind.LOCAL, changes.locals, new.locals),
+        ]
+        nexthops = [new.nexthops[i] for i in sorted(changes.nexthops) if i in new.nexthops]
+        nexthops.sort(key=lambda n: n.type is NextHopType.GROUP)
+        old_legs = _legs_of(self, changes.nexthops)
+        new_legs = _legs_of(new, changes.nexthops)
+        legs = [leg for key, leg in new_legs.items() if old_legs.get(key) != leg]
+        dead_legs = [
+            leg for key, leg in old_legs.items() if key not in new_legs and key[0] in new.nexthops
+        ]
+        dead = [self.nexthops[i] for i in sorted(changes.nexthops) if i not in new.nexthops]
+        dead.sort(key=lambda n: n.type is not NextHopType.GROUP)
+        sections += [
+            Section(Kind.NEXTHOP, Op.SET, [n for n in nexthops if self.nexthops.get(n.id) != n]),
+            Section(Kind.LEG, Op.SET, legs),
+            _present(Kind.NEIGHBOUR, changes.neighbours, new.neighbours),
+            Section(Kind.ROUTE4, Op.SET, changes.routes4),
+            Section(Kind.ROUTE6, Op.SET, changes.routes6),
+            Section(Kind.ROUTE4, Op.DELETE, changes.gone4),
+            Section(Kind.ROUTE6, Op.DELETE, changes.gone6),
+            Section(Kind.LEG, Op.DELETE, dead_legs),
+            Section(Kind.NEXTHOP, Op.DELETE, dead),
+            _absent(Kind.NEIGHBOUR, changes.neighbours, self.neighbours, new.neighbours),
+            _absent(Kind.LOCAL, changes.locals, self.locals, new.locals),
+            _absent(Kind.INTERFACE, changes.interfaces, self.interfaces, new.interfaces),
+        ]
+        return [section for section in sections if section.records]
+
+    def become(self, new: RouterState) -> Changes:
+        """Take over everything from `new`, which must not be used afterwards; returns what that
+        changed.  The object stays the same, for those who hold on to it."""
+        changes = self.diff(new)
+        self.take(new)
+        return changes
+
+    def take(self, new: RouterState) -> None:
+        """The same where nobody asks what changed."""
+        for name in RouterState.__slots__:
+            if name != "capacity":
+                setattr(self, name, getattr(new, name))
+
+    def longest4(self, address: int) -> tuple[int, int] | None:
+        """Prefix length and next hop of the IPv4 route that decides for an address, if any."""
+        for plen in range(32, -1, -1):
+            hop = self.routes4.get((address >> 32 - plen << 32 - plen) << 8 | plen)
+            if hop is not None:
+                return plen, hop
+        return None
+
+    def copy(self) -> RouterState:
+        """The same as of now; the records themselves are shared, since they never change."""
+        other = RouterState(self.capacity)
+        other.epoch, other.seq, other.policy = self.epoch, self.seq, self.policy
+        for name in ("interfaces", "locals", "nexthops", "neighbours", "routes4", "routes6"):
+            setattr(other, name, dict(getattr(self, name)))
+        other.legs = {group: dict(kept) for group, kept in self.legs.items()}
+        other.uses, other.leg_uses = self.uses.copy(), self.leg_uses.copy()
+        return other
+
+
+# ------------------------------------------------------------------------------ differences
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _differing(old: dict[K, V], new: dict[K, V]) -> set[K]:
+    if old == new:
+        return set()
+    return {k for k, v in new.items() if old.get(k) != v} | (old.keys() - new.keys())
+
+
+def _added(old: dict[int, int], new: dict[int, int]) -> list[Route]:
+    if not old:
+        return [(key >> 8, key & 255, nh) for key, nh in new.items()]
+    get = old.get
+    return [(key >> 8, key & 255, nh) for key, nh in new.items() if get(key) != nh]
+
+
+def _gone(old: dict[int, int], new: dict[int, int]) -> list[Route]:
+    return [(key >> 8, key & 255, old[key]) for key in old.keys() - new.keys()]
+
+
+def _present(kind: Kind, keys: set[K], new: dict[K, V]) -> Section:
+    return Section(kind, Op.SET, [new[key] for key in keys if key in new])
+
+
+def _absent(kind: Kind, keys: set[K], old: dict[K, V], new: dict[K, V]) -> Section:
+    return Section(kind, Op.DELETE, [old[key] for key in keys if key in old and key not in new])
+
+
+def _legs_of(state: RouterState, groups: set[int]) -> dict[tuple[int, int], Leg]:
+    return {(g, i): leg for g in groups for i, leg in state.legs.get(g, {}).items()}
+
+
+# ------------------------------------------------------------------------------ updates
+
+_Undo = tuple[dict[Any, Any], Any, Any]
+
+
+class _Update:
+    """One message on its way into the state, with what it takes to undo it."""
+
+    def __init__(self, state: RouterState) -> None:
+        self.state = state
+        self._done = Changes()
+        self._undo: list[_Undo] = []
+        self._counts: list[tuple[Counter[int], int, int]] = []
+        self._policy = state.policy
+        self._fresh: dict[int, tuple[Sequence[Route], dict[int, int]]] = {}
+        self._old: dict[int, dict[int, int | None]] = {4: {}, 6: {}}
+
+    # What was done
+
+    def changes(self) -> Changes:
+        done = self._done
+        done.policy = self.state.policy != self._policy
+        done.routes4, done.gone4 = self._routes(4, self.state.routes4)
+        done.routes6, done.gone6 = self._routes(6, self.state.routes6)
+        return done
+
+    def _routes(
+        self, family: int, table: dict[int, int]
+    ) -> tuple[Sequence[Route], Sequence[Route]]:
+        old = self._old[family]
+        if not old:
+            return (self._fresh[family][0], ()) if family in self._fresh else ((), ())
+        added, gone = [], []
+        for key, was in old.items():
+            now = table.get(key)
+            if now == was:
+                continue
+            if now is None:
+                gone.append((key >> 8, key & 255, was or 0))
+            else:
+                added.append((key >> 8, key & 255, now))
+        return added, gone
+
+    def undo(self) -> None:
+        state = self.state
+        for family, table in ((4, state.routes4), (6, state.routes6)):
+            self._join_fresh(family)
+            for key, was in self._old[family].items():
+                now = table.pop(key, None)
+                if now is not None:
+                    state.uses[now] -= 1
+                if was is not None:
+                    table[key] = was
+                    state.uses[was] += 1
+        for kept, key, value in reversed(self._undo):
+            if value is None:
+                kept.pop(key, None)
+            else:
+                kept[key] = value
+        for counter, key, step in self._counts:
+            counter[key] -= step
+        state.policy = self._policy
+
+    # Sections
+
+    def section(self, section: Section) -> None:
+        _HANDLERS[section.kind](self, section.op is Op.SET, section.records)
+
+    def _put(self, kept: dict[Any, Any], key: Any, value: Any, limit: int) -> bool:
+        old = kept.get(key)
+        if old == value:
+            return False
+        if old is None and len(kept) >= limit:
+            raise MessageError(f"more than {limit}", type(value).__name__)
+        self._undo.append((kept, key, old))
+        kept[key] = value
+        return True
+
+    def _drop(self, kept: dict[Any, Any], key: Any) -> bool:
+        old = kept.pop(key, None)
+        if old is None:
+            return False
+        self._undo.append((kept, key, old))
+        return True
+
+    def _count(self, counter: Counter[int], key: int, step: int) -> None:
+        counter[key] += step
+        self._counts.append((counter, key, step))
+
+    def interfaces(self, put: bool, records: Sequence[Interface]) -> None:
+        kept, limit = self.state.interfaces, self.state.capacity.interfaces
+        for record in records:
+            key = record.ifindex
+            if self._put(kept, key, record, limit) if put else self._drop(kept, key):
+                self._done.interfaces.add(key)
+
+    def locals(self, put: bool, records: Sequence[Local]) -> None:
+        kept, limit = self.state.locals, self.state.capacity.locals
+        for record in records:
+            key = (record.family, record.length, record.address)
+            if self._put(kept, key, record, limit) if put else self._drop(kept, key):
+                self._done.locals.add(key)
+
+    def neighbours(self, put: bool, records: Sequence[Neighbour]) -> None:
+        kept, limit = self.state.neighbours, self.state.capacity.neighbours
+        for record in records:
+            key = (record.ifindex, record.family, record.address)
+            if self._put(kept, key, record, limit) if put else self._drop(kept, key):
+                self._done.neighbours.add(key)
+
+    def policies(self, put: bool, records: Sequence[Policy]) -> None:
+        for record in records:
+            self.state.policy = record if put else NO_POLICY
+
+    def nexthops(self, put: bool, records: Sequence[NextHop]) -> None:
+        state = self.state
+        for record in records:
+            key = record.id
+            if not put:
+                self._forget_nexthop(key)
+                continue
+            old = state.nexthops.get(key)
+            group = NextHopType.GROUP
+            if old is not None and (old.type is group) is not (record.type is group):
+                raise MessageError(f"next hop {key} cannot turn into or from a group", "NEXTHOP")
+            if self._put(state.nexthops, key, record, state.capacity.nexthops):
+                self._done.nexthops.add(key)
+
+    def _forget_nexthop(self, key: int) -> None:
+        state = self.state
+        if state.uses[key] or state.leg_uses[key]:
+            raise MessageError(f"next hop {key} is in use and cannot be deleted", "NEXTHOP")
+        if self._drop(state.nexthops, key):
+            state.uses.pop(key, None)
+            state.leg_uses.pop(key, None)
+            self._done.nexthops.add(key)
+            for index in list(state.legs.get(key, ())):
+                self._drop_leg(key, index)
+
+    def legs(self, put: bool, records: Sequence[Leg]) -> None:
+        state = self.state
+        for record in records:
+            group = state.nexthops.get(record.group)
+            if group is None or group.type is not NextHopType.GROUP:
+                raise MessageError(f"next hop {record.group} is no group", "LEG")
+            if not put:
+                self._drop_leg(record.group, record.index)
+                continue
+            leg = state.nexthops.get(record.leg)
+            if leg is None or leg.type is NextHopType.GROUP:
+                raise MessageError(f"no next hop {record.leg} for group {record.group}", "LEG")
+            kept = state.legs.get(record.group)
+            if kept is None:
+                kept = {}
+                self._undo.append((state.legs, record.group, None))
+                state.legs[record.group] = kept
+            old = kept.get(record.index)
+            if self._put(kept, record.index, record, state.capacity.legs):
+                self._count(state.leg_uses, record.leg, 1)
+                if old is not None:
+                    self._count(state.leg_uses, old.leg, -1)
+                self._done.nexthops.add(record.group)
+
+    def _drop_leg(self, group: int, index: int) -> None:
+        kept = self.state.legs.get(group, {})
+        old = kept.get(index)
+        if old is not None and self._drop(kept, index):
+            self._count(self.state.leg_uses, old.leg, -1)
+            self._done.nexthops.add(group)
+            if not kept:
+                self._drop_empty(group, kept)
+
+    def _drop_empty(self, group: int, kept: dict[int, Leg]) -> None:
+        del self.state.legs[group]
+        self._undo.append((self.state.legs, group, kept))
+
+    # Routes: the bulk first
+
+    def routes4(self, put: bool, records: Sequence[Route]) -> None:
+        if put:
+            self._set_routes(4, self.state.routes4, records)
+        else:
+            self._forget_routes(4, self.state.routes4, records)
+
+    def routes6(self, put: bool, records: Sequence[Route]) -> None:
+        if put:
+            self._set_routes(6, self.state.routes6, records)
+        else:
+            self._forget_routes(6, self.state.routes6, records)
+
+    def _set_routes(self, family: int, table: dict[int, int], records: Sequence[Route]) -> None:
+        state = self.state
+        new = {net << 8 | plen: nh for net, plen, nh in records}
+        unknown = set(new.values()) - state.nexthops.keys()
+        if len(new) == len(records) and not self._old[family] and family not in self._fresh:
+            fresh = new.keys().isdisjoint(table.keys())
+        else:
+            unknown |= {nh for _, _, nh in records} - state.nexthops.keys()
+            fresh = False
+        if unknown:
+            raise MessageError(f"no next hop {min(unknown)}", f"ROUTE{family}")
+        if len(state.routes4) + len(state.routes6) + len(new) > state.capacity.routes:
+            self._check_capacity(table, new, family)
+        if fresh:
+            table.update(new)
+            state.uses.update(new.values())
+            self._fresh[family] = (records, new)
+            return
+        self._join_fresh(family)
+        old, uses = self._old[family], state.uses
+        for key, nh in new.items():
+            was = table.get(key)
+            old.setdefault(key, was)
+            if was is not None:
+                uses[was] -= 1
+            table[key] = nh
+        uses.update(new.values())
+
+    def _check_capacity(self, table: dict[int, int], new: dict[int, int], family: int) -> None:
+        state = self.state
+        more = sum(key not in table for key in new)
+        if len(state.routes4) + len(state.routes6) + more > state.capacity.routes:
+            raise MessageError(f"more than {state.capacity.routes}", f"ROUTE{family}")
+
+    def _forget_routes(self, family: int, table: dict[int, int], records: Sequence[Route]) -> None:
+        self._join_fresh(family)
+        old, uses = self._old[family], self.state.uses
+        for net, plen, _ in records:
+            key = net << 8 | plen
+            was = table.pop(key, None)
+            if was is not None:
+                uses[was] -= 1
+                old.setdefault(key, was)
+
+    def _join_fresh(self, family: int) -> None:
+        """From the quick record of what was done (all of it new) to the general one."""
+        if family in self._fresh:
+            _, new = self._fresh.pop(family)
+            self._old[family].update(dict.fromkeys(new))
+
+
+_HANDLERS: dict[Kind, Callable[[_Update, bool, Any], None]] = {
+    Kind.INTERFACE: _Update.interfaces,
+    Kind.LOCAL: _Update.locals,
+    Kind.NEXTHOP: _Update.nexthops,
+    Kind.LEG: _Update.legs,
+    Kind.NEIGHBOUR: _Update.neighbours,
+    Kind.ROUTE4: _Update.routes4,
+    Kind.ROUTE6: _Update.routes6,
+    Kind.POLICY: _Update.policies,
+}

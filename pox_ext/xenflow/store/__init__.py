@@ -1,0 +1,1 @@
+"""Where the network comes from, and what a controller keeps of it."""

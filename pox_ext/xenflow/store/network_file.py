@@ -1,0 +1,694 @@
+"""Reads the network's description: one commented TOML file becomes one `Network` value.
+
+Called by the controller at its start, by the `xenflow` command and by the lab.  The file is
+checked as a whole, so that nothing after it has to ask whether a name exists; all mistakes are
+reported together, each as `FILE:LINE: KEY: found ..., expected ...`, sorted by line.  The table
+`[lab]` belongs to the lab and is handed on as it is.  Nothing here opens a socket, and nothing
+is ever written.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path as FilePath
+from typing import Any
+
+import netaddr
+
+from xenflow.model import hypervisor_spec
+from xenflow.model.network import (
+    DETOUR_VLAN_OFFSET,
+    Access,
+    Cable,
+    Controller,
+    Datapath,
+    End,
+    Interface,
+    Kind,
+    Link,
+    Network,
+    NetworkError,
+    Pipeline,
+    Router,
+)
+from xenflow.store.toml_lines import Path, locate, show, show_value
+
+MAX_ID = 65535
+MAX_VLAN = DETOUR_VLAN_OFFSET - 1
+MAX_INTERFACE_NAME = 15
+"""Linux: IFNAMSIZ is 16 with the closing NUL."""
+MAX_ROUTER_NAME = 16
+"""The header of routerd's messages has 16 octets for it (docs/messages.md)."""
+
+
+def load(path: str | FilePath) -> Network:
+    """The network that a file describes.
+
+    Raises NetworkError with one line for each mistake.
+    """
+    return load_with_lab(path)[0]
+
+
+def load_with_lab(path: str | FilePath) -> tuple[Network, dict[str, Any]]:
+    """The network and, unchecked, the file's `[lab]` table (empty where there is none).
+
+    Raises NetworkError with one line for each mistake.
+    """
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: str | FilePath) -> str:
+    """A network file's text, without the byte-order mark that some editors begin it with.
+
+    Raises NetworkError where there is no file, or no text in it.
+    """
+    try:
+        return FilePath(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise NetworkError(f"{path}: expected a network file: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise NetworkError(
+            f"{path}:1: file: found byte {error.object[error.start]:#04x} at offset "
+            f"{error.start}, expected UTF-8 text"
+        ) from None
+
+
+def parse(text: str, file: str) -> tuple[Network, dict[str, Any]]:
+    """As `load_with_lab`, from a text; `file` is its name in messages."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise NetworkError(_syntax_error(text, file, error)) from None
+    document = _Document(file, locate(text))
+    found = _read_tables(document, tables)
+    _check_references(document, found)
+    _check_uniqueness(document, found)
+    _check_datapaths(document, found)
+    document.raise_mistakes()
+    network = _build(found)
+    _check_trees(document, network)
+    document.raise_mistakes()
+    lab = tables.get("lab", {})
+    return network, lab
+
+
+def _syntax_error(text: str, file: str, error: tomllib.TOMLDecodeError) -> str:
+    lines = text.splitlines() or [""]
+    where = re.search(r"\(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
+    line, column = len(lines), len(lines[-1]) + 1
+    if where and where.group(1):
+        line, column = int(where.group(1)), int(where.group(2))
+    reason = re.sub(r" \(at [^()]*\)$", "", str(error))
+    near = lines[line - 1].strip() if line <= len(lines) else ""
+    found = show_value(near) if near else "the end of the line"
+    return (
+        f"{file}:{line}: column {column}: found {found}, expected TOML ({reason[:1].lower()}"
+        f"{reason[1:]})"
+    )
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+class _Document:
+    """Gathers the mistakes of one file and knows where each key stands."""
+
+    def __init__(self, file: str, lines: dict[Path, int]) -> None:
+        self._file = file
+        self._lines = lines
+        self._mistakes: list[tuple[int, str]] = []
+
+    def line(self, path: Path) -> int:
+        """The line of a key, or of the nearest table around it."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def mistake(self, path: Path, found: str, expected: str) -> None:
+        line = self.line(path)
+        text = f"{self._file}:{line}: {show(path)}: found {found}, expected {expected}"
+        self._mistakes.append((line, text))
+
+    def raise_mistakes(self) -> None:
+        if self._mistakes:
+            self._mistakes.sort(key=lambda mistake: mistake[0])
+            raise NetworkError("\n".join(text for _, text in self._mistakes))
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    """ ", did you mean ...?" where a name resembles one that exists."""
+    close = get_close_matches(name, list(names), n=1)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+# --- values: a reader takes what was found and returns what it means, or raises ValueError -------
+
+
+class _UnfitError(ValueError):
+    """A value that the key cannot have; what it can have stands beside its reader."""
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_INTERFACE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scalar:
+    """One value: how to read it and what to say of it."""
+
+    read: Callable[[Any], Any]
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A key of a table."""
+
+    value: _Scalar | _ListOf
+    needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _ListOf:
+    """An array of scalars or of tables."""
+
+    element: _Scalar | dict[str, _Field]
+    expected: str
+    length: int | None = None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _UnfitError
+    return value
+
+
+def _filled_text(value: Any) -> str:
+    if not _text(value) or not value.isprintable():
+        raise _UnfitError
+    return str(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _UnfitError
+    return value
+
+
+def _whole(lowest: int, highest: int) -> _Scalar:
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _UnfitError
+        if not lowest <= value <= highest:
+            raise _UnfitError
+        return value
+
+    return _Scalar(read, f"a whole number from {lowest} to {highest}")
+
+
+def _seconds(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 60:
+        raise _UnfitError
+    return float(value)
+
+
+def _choice(*choices: str) -> _Scalar:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise _UnfitError
+        return str(value)
+
+    return _Scalar(read, " or ".join(f'"{choice}"' for choice in choices))
+
+
+def _name(value: Any) -> str:
+    if not _NAME.fullmatch(_text(value)):
+        raise _UnfitError
+    return str(value)
+
+
+def _interface_name(value: Any) -> str:
+    if not _INTERFACE_NAME.fullmatch(_text(value)) or len(value) > MAX_INTERFACE_NAME:
+        raise _UnfitError
+    return str(value)
+
+
+def _end(value: Any) -> End:
+    datapath, colon, port = _text(value).partition(":")
+    if not colon:
+        raise _UnfitError
+    return End(_name(datapath), _interface_name(port))
+
+
+def _dpid(value: Any) -> int:
+    if not re.fullmatch(r"[0-9a-fA-F]{16}", _text(value)) or not int(value, 16):
+        raise _UnfitError
+    return int(value, 16)
+
+
+def _mac(value: Any) -> int:
+    if not re.fullmatch(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){5}", _text(value)):
+        raise _UnfitError
+    mac = int(netaddr.EUI(value, version=48))
+    if not mac or mac >> 40 & 1:
+        raise _UnfitError
+    return mac
+
+
+def _port_number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) <= 65535:
+        raise _UnfitError
+    return int(text)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise _UnfitError
+    return host, _port_number(port)
+
+
+def _openflow(value: Any) -> tuple[str, int]:
+    host, port = _host_and_port(_text(value))
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = netaddr.IPAddress(bare, flags=netaddr.INET_PTON)
+    except (netaddr.AddrFormatError, ValueError):
+        raise _UnfitError from None
+    if (address.version == 6) != (bare != host):
+        raise _UnfitError
+    return bare, port
+
+
+def _tcp_url(value: Any) -> str:
+    if not _text(value).startswith("tcp://"):
+        raise _UnfitError
+    host, _ = _host_and_port(value.removeprefix("tcp://"))
+    if host.startswith("[") and host.endswith("]"):
+        address, percent, zone = host[1:-1].partition("%")
+        if ip_address(address).version != 6 or (percent and not zone):
+            raise _UnfitError
+    elif not _NAME.fullmatch(host):
+        raise _UnfitError
+    return str(value)
+
+
+def _hypervisor(value: Any) -> str:
+    text = _text(value)
+    try:
+        spec = hypervisor_spec.parse(text)
+    except hypervisor_spec.SpecError:
+        raise _UnfitError from None
+    if isinstance(spec, hypervisor_spec.LabSpec):
+        _tcp_url(spec.url)
+    return text
+
+
+_NAMED = _Scalar(_name, "a name of letters, digits, '.', '_' and '-'")
+_BOOLEAN = _Scalar(_boolean, "true or false")
+_MAC = _Scalar(_mac, 'a unicast MAC address such as "02:00:00:01:01:01"')
+_END = _Scalar(
+    _end,
+    f'"datapath:port", the port an interface name of at most {MAX_INTERFACE_NAME} characters',
+)
+_INTERFACE = _Scalar(
+    _interface_name, f"an interface name of at most {MAX_INTERFACE_NAME} characters"
+)
+
+_NETWORK = {"name": _Field(_Scalar(_filled_text, "the network's name"), needed=True)}
+
+_CONTROLLER = {
+    "openflow": _Field(_Scalar(_openflow, '"ADDRESS:PORT" for switches to connect to'), True),
+    "manage": _Field(_Scalar(_tcp_url, '"tcp://ADDRESS:PORT" for the management entity'), True),
+}
+
+_DATAPATH = {
+    "kind": _Field(_choice("host", "plain"), needed=True),
+    "dpid": _Field(_Scalar(_dpid, "a datapath id of 16 hex digits, not all zero"), needed=True),
+    "controller": _Field(_NAMED, needed=True),
+    "pipeline": _Field(_choice("proactive", "reactive")),
+    "nicira": _Field(_BOOLEAN),
+    "hypervisor": _Field(_Scalar(_hypervisor, hypervisor_spec.FORMS)),
+    "proof": _Field(_choice("revalidator", "bound")),
+    "proof_bound_s": _Field(_Scalar(_seconds, "seconds, more than 0 and at most 60")),
+    "ovs_rundir": _Field(_Scalar(_text, "a directory")),
+    "other": _Field(_choice("normal", "drop")),
+}
+
+_CABLE = _ListOf(_END, 'two ends, ["datapath:port", "datapath:port"]', length=2)
+
+_ACCESS = {
+    "at": _Field(_END, needed=True),
+    "macs": _Field(_ListOf(_MAC, "an array of MAC addresses")),
+}
+
+_LINK = {
+    "id": _Field(_whole(1, MAX_ID), needed=True),
+    "vlan": _Field(_whole(1, MAX_VLAN), needed=True),
+    "access": _Field(_ListOf(_ACCESS, 'an array of {at = "datapath:port", macs = [...]}')),
+    "root": _Field(_NAMED),
+    "cables": _Field(_ListOf(_NAMED, "an array of cable names")),
+}
+
+_INTERFACE_FIELDS = {
+    "name": _Field(_INTERFACE, needed=True),
+    "link": _Field(_NAMED, needed=True),
+    "mac": _Field(_MAC, needed=True),
+    "vif": _Field(_INTERFACE, needed=True),
+}
+
+_ROUTER = {
+    "id": _Field(_whole(1, MAX_ID), needed=True),
+    "home": _Field(_NAMED, needed=True),
+    "control_vif": _Field(_INTERFACE, needed=True),
+    "interfaces": _Field(
+        _ListOf(_INTERFACE_FIELDS, "an array of {name, link, mac, vif}"), needed=True
+    ),
+}
+
+_SECTIONS: dict[str, tuple[dict[str, _Field] | _ListOf, bool]] = {
+    "controllers": (_CONTROLLER, True),
+    "datapaths": (_DATAPATH, True),
+    "cables": (_CABLE, False),
+    "links": (_LINK, False),
+    "routers": (_ROUTER, False),
+}
+"""Each table of named entries: what an entry looks like, whether the table may not be missing."""
+
+Found = dict[str, dict[str, Any]]
+"""What could be read: section -> name -> {key: value} (a cable: its two ends, or None).  A value
+that is wrong is absent, so that one mistake is reported once."""
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _read_tables(document: _Document, tables: dict[str, Any]) -> Found:
+    known = ["network", *_SECTIONS, "lab"]
+    _refuse_unknown(document, (), tables, known)
+    found: Found = {section: {} for section in _SECTIONS}
+    found["network"] = _read_table(document, ("network",), tables.get("network"), _NETWORK)
+    if not isinstance(tables.get("lab", {}), dict):
+        document.mistake(("lab",), show_value(tables["lab"]), "a table")
+    for section, (entry, needed) in _SECTIONS.items():
+        table = tables.get(section, {})
+        if not isinstance(table, dict):
+            document.mistake((section,), show_value(table), "a table")
+            continue
+        if needed and not table:
+            document.mistake((section,), "nothing", f"at least one [{section}.NAME]")
+        for name, value in table.items():
+            path = (section, name)
+            _check_entry_name(document, path)
+            if isinstance(entry, _ListOf):
+                found[section][name] = _read_list(document, path, value, entry)
+            else:
+                found[section][name] = _read_table(document, path, value, entry)
+    return found
+
+
+def _check_entry_name(document: _Document, path: tuple[str, str]) -> None:
+    section, name = path
+    if not _NAME.fullmatch(name):
+        document.mistake(path, f'"{name}"', _NAMED.expected)
+    elif section == "routers" and len(name) > MAX_ROUTER_NAME:
+        document.mistake(path, f'"{name}"', f"a name of at most {MAX_ROUTER_NAME} characters")
+
+
+def _refuse_unknown(
+    document: _Document, path: Path, table: dict[str, Any], known: Iterable[str]
+) -> None:
+    for key in table:
+        if key not in known:
+            expected = f"one of {', '.join(known)}{_meant(key, known)}"
+            document.mistake((*path, key), "an unknown key", expected)
+
+
+def _read_table(
+    document: _Document, path: Path, table: Any, fields: dict[str, _Field]
+) -> dict[str, Any]:
+    if table is None:
+        document.mistake(path, "nothing", "a table")
+        return {}
+    if not isinstance(table, dict):
+        document.mistake(path, show_value(table), "a table")
+        return {}
+    _refuse_unknown(document, path, table, fields)
+    found: dict[str, Any] = {}
+    for key, wanted in fields.items():
+        where = (*path, key)
+        if key not in table:
+            if wanted.needed:
+                document.mistake(where, "nothing", wanted.value.expected)
+            continue
+        if isinstance(wanted.value, _ListOf):
+            value = _read_list(document, where, table[key], wanted.value)
+        else:
+            value = _read_scalar(document, where, table[key], wanted.value)
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def _read_scalar(document: _Document, path: Path, value: Any, scalar: _Scalar) -> Any:
+    try:
+        return scalar.read(value)
+    except ValueError:
+        document.mistake(path, show_value(value), scalar.expected)
+        return None
+
+
+def _read_list(document: _Document, path: Path, value: Any, wanted: _ListOf) -> list[Any] | None:
+    """The elements (None for one that is wrong: its place in the list is kept)."""
+    if not isinstance(value, list):
+        document.mistake(path, show_value(value), wanted.expected)
+        return None
+    if wanted.length is not None and len(value) != wanted.length:
+        document.mistake(path, f"{len(value)} elements", wanted.expected)
+        return None
+    if isinstance(wanted.element, dict):
+        return [_read_table(document, (*path, i), v, wanted.element) for i, v in enumerate(value)]
+    return [_read_scalar(document, (*path, i), v, wanted.element) for i, v in enumerate(value)]
+
+
+# --- what must hold between values ---------------------------------------------------------------
+
+
+def _ports(found: Found) -> Iterable[tuple[Path, End]]:
+    """Every port that a cable or an access takes, with the place where it is named."""
+    for name, ends in found["cables"].items():
+        for i, end in enumerate(ends or ()):
+            if end is not None:
+                yield ("cables", name, i), end
+    for name, link in found["links"].items():
+        for i, access in enumerate(link.get("access", ())):
+            if "at" in access:
+                yield ("links", name, "access", i, "at"), access["at"]
+
+
+def _interfaces(found: Found) -> Iterable[tuple[Path, str, dict[str, Any]]]:
+    """Every router interface: its place, its router, its values."""
+    for name, router in found["routers"].items():
+        for i, interface in enumerate(router.get("interfaces", ())):
+            yield ("routers", name, "interfaces", i), name, interface
+
+
+def _check_references(document: _Document, found: Found) -> None:
+    def check(path: Path, section: str, name: str | None, what: str) -> None:
+        if name is not None and name not in found[section]:
+            expected = f"the name of a {what}{_meant(name, found[section])}"
+            document.mistake(path, f'"{name}"', expected)
+
+    for name, datapath in found["datapaths"].items():
+        where = ("datapaths", name, "controller")
+        check(where, "controllers", datapath.get("controller"), "controller")
+    for path, end in _ports(found):
+        check(path, "datapaths", end.datapath, "datapath before the colon")
+    for name, link in found["links"].items():
+        check(("links", name, "root"), "datapaths", link.get("root"), "datapath")
+        for i, cable in enumerate(link.get("cables", ())):
+            check(("links", name, "cables", i), "cables", cable, "cable")
+    for name, router in found["routers"].items():
+        home = router.get("home")
+        check(("routers", name, "home"), "datapaths", home, "datapath")
+        kind = found["datapaths"].get(home, {}).get("kind", "host")
+        if kind != "host":
+            expected = 'a datapath of kind "host", which can carry routers'
+            document.mistake(("routers", name, "home"), f'"{home}" of kind "{kind}"', expected)
+    for path, _, interface in _interfaces(found):
+        check((*path, "link"), "links", interface.get("link"), "link")
+
+
+class _Taken:
+    """Values that may be used once, each with the place of its first use."""
+
+    def __init__(self, document: _Document, expected: str) -> None:
+        self._document = document
+        self._expected = expected
+        self._first: dict[Any, Path] = {}
+
+    def take(self, path: Path, value: Any, shown: str) -> None:
+        if value is None:
+            return
+        first = self._first.setdefault(value, path)
+        if first != path:
+            line = self._document.line(first)
+            found = f"{shown}, used on line {line} by {show(first)} already"
+            self._document.mistake(path, found, self._expected)
+
+
+def _check_uniqueness(document: _Document, found: Found) -> None:
+    plain: tuple[tuple[str, str, str], ...] = (
+        ("controllers", "manage", "an address of its own"),
+        ("links", "id", "an id of its own"),
+        ("links", "vlan", "a VLAN id of its own"),
+        ("routers", "id", "an id of its own"),
+    )
+    for section, key, expected in plain:
+        taken = _Taken(document, expected)
+        for name, entry in found[section].items():
+            if key in entry:
+                taken.take((section, name, key), entry[key], show_value(entry[key]))
+    taken = _Taken(document, "a datapath id of its own")
+    for name, datapath in found["datapaths"].items():
+        if "dpid" in datapath:
+            dpid = datapath["dpid"]
+            taken.take(("datapaths", name, "dpid"), dpid, f'"{dpid:016x}"')
+    _check_ports(document, found)
+    _check_macs(document, found)
+    _check_interfaces(document, found)
+
+
+def _check_ports(document: _Document, found: Found) -> None:
+    taken = _Taken(document, "a port that nothing else uses")
+    on_hosts: dict[str, Path] = {}
+    for path, end in _ports(found):
+        taken.take(path, end, f'"{end}"')
+        if found["datapaths"].get(end.datapath, {}).get("kind") == "host":
+            on_hosts.setdefault(end.port, path)
+    for name, ends in found["cables"].items():
+        if ends and None not in ends and ends[0].datapath == ends[1].datapath:
+            both = f'both ends on "{ends[0].datapath}"'
+            document.mistake(("cables", name), both, "two datapaths")
+    # A router may run on any host, so its vifs must not collide with any port of any host.
+    vifs = _Taken(document, "a name that no other vif has")
+    for path, vif in _vifs(found):
+        vifs.take(path, vif, f'"{vif}"')
+        if vif in on_hosts:
+            line = document.line(on_hosts[vif])
+            used = f'"{vif}", used on line {line} by {show(on_hosts[vif])} already'
+            document.mistake(path, used, "a name that no port of any host has")
+
+
+def _vifs(found: Found) -> Iterable[tuple[Path, str]]:
+    for name, router in found["routers"].items():
+        if "control_vif" in router:
+            yield ("routers", name, "control_vif"), router["control_vif"]
+    for path, _, interface in _interfaces(found):
+        if "vif" in interface:
+            yield (*path, "vif"), interface["vif"]
+
+
+def _check_macs(document: _Document, found: Found) -> None:
+    taken = _Taken(document, "a MAC address of its own")
+
+    def take(path: Path, mac: int | None) -> None:
+        if mac is not None:
+            shown = str(netaddr.EUI(mac, version=48, dialect=netaddr.mac_unix_expanded))
+            taken.take(path, mac, f'"{shown}"')
+
+    for name, link in found["links"].items():
+        for i, access in enumerate(link.get("access", ())):
+            for j, mac in enumerate(access.get("macs", ())):
+                take(("links", name, "access", i, "macs", j), mac)
+    for path, _, interface in _interfaces(found):
+        take((*path, "mac"), interface.get("mac"))
+
+
+def _check_interfaces(document: _Document, found: Found) -> None:
+    names: dict[str, _Taken] = {}
+    links: dict[str, _Taken] = {}
+    for path, router, interface in _interfaces(found):
+        taken = names.setdefault(router, _Taken(document, "a name of its own"))
+        name = interface.get("name")
+        taken.take((*path, "name"), name, f'"{name}"')
+        one = "one interface of a router on a link"
+        taken = links.setdefault(router, _Taken(document, one))
+        link = interface.get("link")
+        taken.take((*path, "link"), link, f'"{link}"')
+
+
+def _check_datapaths(document: _Document, found: Found) -> None:
+    for name, datapath in found["datapaths"].items():
+        path = ("datapaths", name)
+        if datapath.get("kind") == "plain":
+            for key in ("hypervisor", "pipeline"):
+                if key in datapath:
+                    shown = show_value(datapath[key])
+                    document.mistake((*path, key), shown, 'no such key where kind is "plain"')
+        elif datapath.get("nicira") is False and datapath.get("pipeline") != "reactive":
+            expected = 'true, or pipeline = "reactive": routes as flows need the extensions'
+            document.mistake((*path, "nicira"), "false", expected)
+        if datapath.get("proof") != "revalidator" and datapath.get("ovs_rundir"):
+            shown = show_value(datapath["ovs_rundir"])
+            document.mistake((*path, "ovs_rundir"), shown, 'it only with proof = "revalidator"')
+
+
+def _check_trees(document: _Document, network: Network) -> None:
+    for link in network.links.values():
+        tree = network.trees[link.name]
+        only = " over the cables it may use" if link.cables else ""
+        for i, access in enumerate(link.access):
+            here = access.end.datapath
+            if not tree.reaches(here):
+                document.mistake(
+                    ("links", link.name, "access", i, "at"),
+                    f'"{access.end}"',
+                    f"a datapath that the link's tree reaches{only}",
+                )
+        for router, interface in network.members(link.name):
+            if not tree.reaches(router.home):
+                document.mistake(
+                    ("routers", router.name, "interfaces", router.interfaces.index(interface)),
+                    f'link "{link.name}", whose tree does not reach "{router.home}"{only}',
+                    "a link that reaches the router's home",
+                )
+
+
+# --- the values ----------------------------------------------------------------------------------
+
+
+def _build(found: Found) -> Network:
+    """The network, once nothing is wrong."""
+    return Network(
+        name=found["network"]["name"],
+        controllers={n: Controller(n, **c) for n, c in found["controllers"].items()},
+        datapaths={n: _build_datapath(n, d) for n, d in found["datapaths"].items()},
+        cables={n: Cable(n, ends[0], ends[1]) for n, ends in found["cables"].items()},
+        links={n: _build_link(n, link) for n, link in found["links"].items()},
+        routers={n: _build_router(n, r) for n, r in found["routers"].items()},
+    )
+
+
+def _build_datapath(name: str, values: dict[str, Any]) -> Datapath:
+    values = {**values, "kind": Kind(values["kind"])}
+    if "pipeline" in values:
+        values["pipeline"] = Pipeline(values["pipeline"])
+    return Datapath(name, **values)
+
+
+def _build_link(name: str, values: dict[str, Any]) -> Link:
+    access = tuple(Access(a["at"], tuple(a.get("macs", ()))) for a in values.get("access", ()))
+    cables = tuple(values.get("cables", ()))
+    return Link(name, values["id"], values["vlan"], access, values.get("root", ""), cables)
+
+
+def _build_router(name: str, values: dict[str, Any]) -> Router:
+    interfaces = tuple(Interface(**interface) for interface in values["interfaces"])
+    return Router(name, values["id"], values["home"], values["control_vif"], interfaces)

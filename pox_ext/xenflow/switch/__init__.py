@@ -1,0 +1,1 @@
+"""One datapath: its connection, what it holds, what is written, watched and proven."""

@@ -1,0 +1,456 @@
+"""The audit of one switch: what it holds is watched while it runs, and put right.
+
+A switch with the Nicira extensions *tells*: flow monitors on our tables report what others change
+(docs/openflow.md says what that was seen to cost).  What this connection itself changes comes as
+transaction ids only; ours are 0, so that any other is another component's on the same connection,
+and the small tables are read.  Of table ROUTES additions are told only while nothing is written in
+bulk: each would be told, too.  And every second the switch is asked how many flows each table
+has.
+
+A plain switch is *read*: how many flows it has every second, which ones as often as costs little.
+
+What differs is written back at once, the small tables beside all jobs, routes in a job; what is
+changed again and again, once a second.  Called by `switch` and `component`; what
+differs `tables.compare` decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import replace
+from heapq import nlargest
+from typing import TYPE_CHECKING, Any
+
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, text
+from xenflow.openflow.wire import UpdateEvent
+from xenflow.switch.channel import NotAnsweredError, Request, advance
+from xenflow.tables import pipeline
+from xenflow.tables.compare import ODD, Key, against, covering, difference, ours, reactive, route_of
+from xenflow.tables.route_reading import READ_WHOLE
+
+if TYPE_CHECKING:
+    from xenflow.switch.switch import Switch
+
+log = logging.getLogger("xenflow.audit")
+
+COUNT_S = 1.0
+"""How often the switch is asked how many flows there are, and what is changed again and again is
+put right."""
+READ_S, READ_SHARE = 30e-6, 0.02
+"""What reading one flow costs; the part of the time that reading may take."""
+MONITOR_XID = 0xFFFF0003
+OTHERS_XIDS = range(1, 0x80000000)
+"""What the flow-mods of other components on this connection carry; ours carry 0, or more."""
+ADDED_ROUTES = 100
+"""The flow monitor of additions to table ROUTES; the others have their table's number."""
+REFUSED_S = 10.0
+"""How long a switch that refuses a question is not asked it again."""
+ACCEPTED_S = 30.0
+"""How often the small tables are read while a form of a flow is accepted."""
+ANEW_S = 60.0
+"""How often a switch whose count stays wrong is read again altogether."""
+MANY, SETTLE_S = 5000, 0.2
+"""More routes than that wait until nothing has been told of any for a moment."""
+QUICK = 20
+"""So many mends may follow each other at once: the news of a large table take seconds."""
+AGAIN = 15
+"""From so many seconds of mends in a row on `problems` says it."""
+NAMED, LOOKED_AT, KEPT = 3, 100, 1000
+"""So many foreign flows are named in words; so many of the highest priorities are compared with
+ours; so many are known."""
+CHANGED, COVERED, READS = "changed", "covered", "reads"
+"""Causes of `Problems` entries."""
+
+
+class Audit:
+    """See the module.  `mended` counts the flows that were put right."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch = switch
+        self.mended = 0
+        self.mended_at: float | None = None
+        self.looked_at: float | None = None
+        """When the switch was last known to hold what it should, or what was put right then."""
+        self.told = False
+        """Whether the switch tells what others change."""
+        self._tells_additions = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self.foreign: dict[Key, Flow] = {}
+        self.covering: list[Flow] = []
+        self.beside = 0
+        """Flows in table ROUTES that were there before and are not ours."""
+        self._accepted: dict[Key, tuple[Flow, Flow]] = {}
+        self._seen: dict[Key, Flow | None] = {}
+        self._routes: dict[int, dict[int, int | None]] = {}
+        self._large: set[int] = set()
+        """Small tables with so many flows that only ours are asked for."""
+        self._overfull: set[int] = set()
+        """Tables not all of whose foreign flows are known."""
+        self._doubt = False
+        self._reading = self._counting = False
+        self._count_at = self._read_at = self._name_at = self._credit_at = 0.0
+        self._credit: float = QUICK
+        self._heard_at = 0.0
+        self._streak, self._streak_at = 0, 0.0
+        self._unsaid = 0
+        self._miscounted = 0
+        self._missing = False
+        self._anew_at = 0.0
+
+    # --- what the switch does --------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """A connection stands, and nothing has been read yet: ask to be told."""
+        self._clear()
+        self.told = not self.switch.plain
+        self.looked_at = None
+        if self.switch.plain:
+            return
+        every = of.MONITOR_ADD | of.MONITOR_DELETE | of.MONITOR_MODIFY
+        self.switch.tell(
+            b"".join(
+                of.flow_monitor_request(
+                    table,
+                    table,
+                    every & ~of.MONITOR_ADD if table == pipeline.ROUTES else every,
+                    MONITOR_XID,
+                )
+                for table in range(pipeline.VM + 1)
+            )
+        )
+        self._tells_additions = False
+
+    def refused(self) -> None:
+        """The switch has no flow monitors."""
+        if self.told:
+            log.warning("%s does not tell what others change: it is read", self.switch.name)
+        self.told = False
+
+    def bulk(self) -> None:
+        """Many routes are about to be added."""
+        if self._tells_additions:
+            self._tells_additions = False
+            self.switch.tell(of.flow_monitor_cancel(ADDED_ROUTES))
+
+    def found(self, flows: Iterable[Flow]) -> None:
+        """Flows were read when the switch connected: who has written those that are not ours?"""
+        for flow in flows:
+            if not ours(flow):
+                self._is_foreign(flow)
+
+    def take(self, raw: bytes) -> None:
+        """The switch tells what others have changed (`of.is_flow_updates`)."""
+        try:
+            routes, message = self.switch.packer.read_updates(raw)
+        except of.WireError as error:
+            log.warning("%s: flow monitor: %s", self.switch.name, error)
+            self._doubt = True
+            return
+        if any(xid is None or xid in OTHERS_XIDS for xid in message.own):
+            self._doubt = True
+        if (routes or message.updates) and not self.switch.live:
+            self._doubt = True
+        for route in routes:
+            self._route(route)
+        for event, flow in message.updates:
+            if not reactive(flow):
+                self._small(event, flow)
+
+    def _route(self, update: of.RouteUpdate) -> None:
+        event, router, net, plen, hop, cookie = update
+        key = net << 8 | plen
+        own = cookie == pipeline.cookie(pipeline.ROUTES, router, pipeline.route_chunk(net))
+        if event != UpdateEvent.DELETED and not own:
+            hop = ODD
+            if self.switch.expected_route(router, key) is None:
+                flow = self.switch.packer.route_flow(router, net, plen, 0, cookie)
+                self._small(UpdateEvent(event), replace(flow, actions=()))
+                return
+        self._heard_at = time.monotonic()
+        told = self._routes.setdefault(router, {})
+        told[key] = None if event == UpdateEvent.DELETED else hop
+
+    def _small(self, event: UpdateEvent, flow: Flow) -> None:
+        if flow.key in self.switch.installed or ours(flow):
+            self._seen[flow.key] = None if event is UpdateEvent.DELETED else flow
+        elif event is UpdateEvent.DELETED:
+            self.foreign.pop(flow.key, None)
+        else:
+            self._is_foreign(flow)
+
+    def _is_foreign(self, flow: Flow) -> None:
+        if len(self.foreign) < KEPT:
+            self.foreign[flow.key] = flow
+        else:
+            self._overfull.add(flow.table)
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is known that the switch does not hold what it should."""
+        return bool(self._seen or self._routes)
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if not self.switch.live:
+            return
+        self._credit = min(QUICK, self._credit + (now - self._credit_at) / COUNT_S)
+        self._credit_at = now
+        if (self._seen or self._routes) and self._credit >= 1:
+            self._credit -= 1
+            self._mend(now)
+        if self._accepted:
+            self._keep_accepted({})
+            self._doubt |= now >= self._read_at + ACCEPTED_S
+        if not self._reading and now >= self._read_at and (self._doubt or not self.told):
+            self._doubt = False
+            self._reading = True
+            self._begin(self._look(now))
+        if not self._counting and now >= self._count_at:
+            self._count_at = now + COUNT_S
+            self._counting = True
+            self._begin(self._count(now))
+            if self._unsaid and now - (self.mended_at or 0) > 3 * COUNT_S:
+                log.warning(
+                    "%s: %d flows that somebody else had changed were written back",
+                    self.switch.name,
+                    self._unsaid,
+                )
+                self._unsaid = 0
+                self.switch.problems.end(CHANGED)
+        if now >= self._name_at:
+            self._name()
+            self._name_at = now + max(COUNT_S, (time.monotonic() - now) / READ_SHARE)
+
+    def _begin(self, steps: Generator[Request, Any, None]) -> None:
+        """Ask beside the jobs, until the switch goes away."""
+        generation = self.switch.generation
+
+        def go_on(value: Any = None) -> None:
+            if generation != self.switch.generation:
+                steps.close()
+                return
+            try:
+                awaited = advance(steps, value)
+            except StopIteration:
+                return
+            self.switch.ask(awaited, go_on)
+
+        go_on()
+
+    # --- counting --------------------------------------------------------------------------------
+
+    def _count(self, now: float) -> Generator[Request, Any, None]:
+        """How many flows are there, and is it as many as there should be?"""
+        switch = self.switch
+        try:
+            quiet, edits, written = switch.quiet, switch.edits, switch.written
+            reply = yield switch.count_request()
+            if not reply or not switch.live:
+                return
+            if not (quiet and switch.quiet) or (edits, written) != (switch.edits, switch.written):
+                return
+            if not self.switch.plain and not self._tells_additions:
+                self._tells_additions = self.told
+                if self.told:
+                    switch.tell(
+                        of.flow_monitor_request(
+                            ADDED_ROUTES, pipeline.ROUTES, of.MONITOR_ADD, MONITOR_XID
+                        )
+                    )
+            if not self._seen and not self._routes and self._as_many(reply):
+                self._miscounted = 0
+                if self.told:
+                    self.looked_at = now
+                return
+            self._miscounted += 1
+            if self._miscounted % 2 == 0 or switch.plain:
+                self._doubt = True
+                self._read_at = now
+            elif self._missing and self._miscounted > 4 and now >= self._anew_at:
+                self._anew_at = now + ANEW_S
+                switch.read_again()
+        except NotAnsweredError:
+            self._count_at = now + REFUSED_S
+        finally:
+            self._counting = False
+
+    def _as_many(self, reply: list[Any]) -> bool:
+        expected: dict[int, int] = {}
+        for table, _, _ in [*self.switch.installed, *self.foreign]:
+            expected[table] = expected.get(table, 0) + 1
+        if self.switch.plain:
+            return bool(reply[0].flows == sum(expected.values())) or self.switch.reactive
+        small = {entry.table: entry.flows for entry in reply if entry.table <= pipeline.VM}
+        self._large = {table for table, flows in small.items() if flows > READ_WHOLE}
+        routes = small.pop(pipeline.ROUTES, 0)
+        wanted = self.switch.route_count() + expected.pop(pipeline.ROUTES, 0)
+        # There before, or added while that was not told; of a router that is set aside it is not
+        # known how many are there.
+        self.beside = 0 if self.switch.aside else max(0, routes - wanted)
+        self._missing = routes < wanted
+        if self._missing:
+            return False
+        unknown = self._overfull | self._large
+        if self.switch.reactive or time.monotonic() < self.switch.hushed_until:
+            unknown.add(pipeline.INGRESS)
+        return all(
+            small.get(table, 0) == expected.get(table, 0)
+            for table in (small.keys() | expected.keys()) - unknown
+        )
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> Generator[Request, Any, None]:
+        """Read the small tables, put right what differs, and read that again: what then reads as
+        before is in force and reads otherwise in this switch, whose form of it is accepted."""
+        switch = self.switch
+        count, pause_s = 0, COUNT_S
+        try:
+            tables = (
+                [0]
+                if switch.plain
+                else [table for table in range(pipeline.VM + 1) if table != pipeline.ROUTES]
+            )
+            for table in tables:
+                seen = yield from self._read(table)
+                if seen is None:
+                    self._doubt = True
+                    continue
+                count += len(seen)
+                mended = self._put_right(seen, now)
+                if mended:
+                    again = yield from self._read(table)
+                    for key in mended:
+                        form = (again or {}).get(key)
+                        # What is none of ours, or was told of since, somebody else has put back.
+                        if key not in switch.installed or key in self._seen:
+                            continue
+                        if form is not None and form == seen.get(key):
+                            self._accept(key, form)
+            self.looked_at = now
+        except NotAnsweredError:
+            self._doubt, pause_s = True, REFUSED_S
+        finally:
+            self._reading = False
+            self._read_at = now + max(pause_s, count * READ_S / READ_SHARE)
+
+    def _read(self, table: int) -> Generator[Request, Any, dict[Key, Flow | None] | None]:
+        """What a small table holds; None where it does not stand still meanwhile."""
+        switch = self.switch
+        for _ in range(3):
+            edits = switch.edits
+            flows = [stats.flow for stats in (yield switch.table_request(table, self._large))]
+            if not switch.live:
+                return None
+            if edits == switch.edits:
+                self._overfull.discard(table)
+                for key in [k for k in self.foreign if k[0] == table]:
+                    del self.foreign[key]
+                kept = []
+                for flow in flows:
+                    if ours(flow) or flow.key in switch.installed:
+                        kept.append(flow)
+                    else:
+                        self._is_foreign(flow)
+                found = against(table, kept, switch.installed)
+                self._keep_accepted(found)
+                return found
+        return None
+
+    def _accept(self, key: Key, form: Flow) -> None:
+        self._accepted[key] = self.switch.installed[key], form
+        self._say_accepted()
+
+    def _keep_accepted(self, seen: Mapping[Key, Flow | None]) -> None:
+        """A form is accepted until another flow is wanted, or the switch reads it otherwise."""
+        for key, (wanted, form) in list(self._accepted.items()):
+            now = seen.get(key)
+            if self.switch.installed.get(key) != wanted or (now is not None and now != form):
+                del self._accepted[key]
+        self._say_accepted()
+
+    def _say_accepted(self) -> None:
+        for wanted, form in self._accepted.values():
+            others = ", and others otherwise" if len(self._accepted) > 1 else ""
+            words = f"the switch reads {text(wanted)} back as {text(form)}{others}"
+            self.switch.problems.begin(READS, f"{words}: a change to that is not noticed")
+            return
+        self.switch.problems.end(READS)
+
+    # --- mending ---------------------------------------------------------------------------------
+
+    def _mend(self, now: float) -> None:
+        seen, self._seen = self._seen, {}
+        self._put_right(seen, now)
+        if sum(map(len, self._routes.values())) > MANY and now - self._heard_at < SETTLE_S:
+            return  # the rest of the small tables may still be behind these news
+        routes, self._routes = self._routes, {}
+        for router, found in routes.items():
+            self._forget_foreign(router, found)
+            self._has_mended(self.switch.mend_routes(router, found), now)
+
+    def _forget_foreign(self, router: int, found: dict[int, int | None]) -> None:
+        """What somebody else had put where no route of ours is."""
+        for key in [key for key in self.foreign if key[0] == pipeline.ROUTES]:
+            route = route_of(self.foreign[key])
+            if route is not None and route[0] == router and found.get(route[1], 0) is None:
+                del self.foreign[key]
+
+    def _put_right(self, seen: dict[Key, Flow | None], now: float) -> list[Key]:
+        differs = difference(seen, self.switch.installed, self._accepted)
+        self.switch.write_beside(differs.batches)
+        self._has_mended(differs.mended, now)
+        return [flow.key for batch in differs.batches for _, flow in batch]
+
+    def _has_mended(self, count: int, now: float) -> None:
+        if not count:
+            return
+        if self.mended_at is None or now - self.mended_at > 3 * COUNT_S:
+            self._streak, self._streak_at = 1, now
+        elif now - self._streak_at >= COUNT_S:
+            self._streak, self._streak_at = self._streak + 1, now
+        self.mended += count
+        self.mended_at = now
+        if not self._unsaid:
+            log.warning(
+                "%s: somebody else changes its flows: they are written back", self.switch.name
+            )
+        self._unsaid += count
+        if self._streak >= AGAIN:
+            self.switch.problems.begin(CHANGED, "somebody else changes its flows again and again")
+
+    # --- words -----------------------------------------------------------------------------------
+
+    def _name(self) -> None:
+        """Say which foreign flows cover ours."""
+        if not self.foreign:
+            self.covering = []
+            self.switch.problems.end(COVERED)
+            return
+        routes = self.switch.route_count() > 0
+        highest = nlargest(LOOKED_AT, self.foreign.values(), key=lambda flow: flow.priority)
+        self.covering = covering(highest, self.switch.installed, routes)
+        if self.covering:
+            named = "; ".join(text(flow) for flow in self.covering[:NAMED])
+            more = ", and others" if len(self.covering) > NAMED else ""
+            self.switch.problems.begin(COVERED, f"flows of somebody else cover ours: {named}{more}")
+        else:
+            self.switch.problems.end(COVERED)
+
+    def row(self, now: float) -> dict[str, Any]:
+        """For verb status."""
+        return {
+            "by": "telling" if self.told else "reading",
+            "looked_s": None if self.looked_at is None else round(now - self.looked_at, 3),
+            "mended": self.mended,
+            "mended_s": None if self.mended_at is None else round(now - self.mended_at, 3),
+            "foreign": len(self.foreign) + self.beside,
+            "covering": [text(flow) for flow in self.covering],
+        }

@@ -1,0 +1,57 @@
+"""How much of a switch's packet-ins each VM may cause: a token bucket for each vif.
+
+What a VM sends may come up to the controller, frame by frame: its hellos, sessions, what is for a
+VM that takes nothing now, the reactive pipeline's questions.  Beyond its budget what comes is
+dropped unread, so that a VM takes no more of Domain 0 than that, whatever it sends.  Other ports
+have none: their packets are many machines', and a reactive switch lives on them.
+
+Called by `xenflow.switch.packet_ins`; time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+RATE_PER_S = 1000.0
+BURST = 2000.0
+"""As many as are held for a VM that is suspended (`hold.MAX_FRAMES`)."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float = BURST
+    at: float = 0.0
+    dropped: int = 0
+
+
+class PortBudgets:
+    """The budgets of one switch's ports, by name of the port."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Bucket] = {}
+        self._by_number: dict[int, _Bucket] = {}
+
+    def set_ports(self, numbers: Mapping[str, int], limited: Iterable[str]) -> None:
+        """The switch's ports, by name, and which of them have a budget.  A port that comes back has
+        the one that it had."""
+        names = [name for name in limited if name in numbers]
+        self._by_number = {numbers[name]: self._of.setdefault(name, _Bucket()) for name in names}
+
+    def spend(self, number: int, now: float) -> bool:
+        """Whether a packet-in of this port is within its budget; counted where it is not.  `now`:
+        seconds of a monotonic clock."""
+        bucket = self._by_number.get(number)
+        if bucket is None:
+            return True
+        bucket.tokens = min(BURST, bucket.tokens + max(0.0, now - bucket.at) * RATE_PER_S)
+        bucket.at = now
+        if bucket.tokens < 1:
+            bucket.dropped += 1
+            return False
+        bucket.tokens -= 1
+        return True
+
+    def dropped(self) -> dict[str, int]:
+        """How many were dropped, by port, where any were."""
+        return {name: bucket.dropped for name, bucket in self._of.items() if bucket.dropped}

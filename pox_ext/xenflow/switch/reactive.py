@@ -1,0 +1,186 @@
+"""The reactive pipeline: the first packet of a flow comes here, as in the report (section 4.1).
+
+The switch has classified it already (`pipeline`, tables INGRESS to CLASSES): it is data for a
+router of this host, tagged with the VLAN of the link it arrived on.  The answer is one exact flow
+of the twelve OpenFlow 1.0 fields, with an idle timeout, and the packet itself, in one write.  What
+the tables cannot decide goes to the VM, and no flow is made.
+
+A decision depends on the link, the destination and the port the packet came from, never on more;
+so decisions are kept until something changes.  Mostly it is the same for all destinations of one
+next hop, so a destination that is new costs little more than its longest prefix.  When a route, a
+next hop or a placement changes, `Switch` deletes the flows that may follow from it, by prefix or by
+cookie; the next packet of each asks again.
+
+A next hop that is another router of this same host is left to the tables: the packet is sent
+through them, one by one, without a flow.
+"""
+
+from __future__ import annotations
+
+from xenflow.model.network import Interface, Link, Router
+from xenflow.openflow import flow as f
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Action
+from xenflow.routes.router_state import RouterState
+from xenflow.tables import pipeline, plain_host
+from xenflow.tables.pipeline import Site
+from xenflow.tables.views import next_hop_view
+
+IDLE_TIMEOUT_S = 10
+MAX_DECISIONS = 200_000
+
+Decision = tuple[bytes, int]
+"""Packed actions and the flow's cookie; a cookie of 0 means: no flow, only the packet."""
+
+
+class Reactive:
+    """Answers the packet-ins of one switch.  `states` gives the routers' states by name."""
+
+    def __init__(self, site: Site, states: dict[str, RouterState], nicira: bool = True) -> None:
+        self.site = site
+        self.states = states
+        self.nicira = nicira
+        self._packer = of.ExactFlowPacker(
+            pipeline.INGRESS, pipeline.REACTIVE_PRIORITY, IDLE_TIMEOUT_S, nicira=nicira
+        )
+        self._arrivals: dict[bytes, tuple[Router, Link]] = {}
+        self._lengths: dict[str, list[tuple[int, int]]] = {}
+        self._decisions: dict[tuple[int, bytes, bytes], Decision] = {}
+        self._of_hop: dict[tuple[str, int, int, int | None], Decision] = {}
+        self._untagged: set[int] = set()
+        for link in site.network.links.values():
+            self._untagged.update(site.access_ports(link))
+            for router, interface in site.network.members(link.name):
+                vif = site.ports.get(interface.vif)
+                if vif:
+                    self._untagged.add(vif)
+                if site.forwards(router.name):
+                    key = interface.mac.to_bytes(6, "big") + link.vlan.to_bytes(2, "big")
+                    self._arrivals[key] = router, link
+
+    def answer(self, in_port: int, frame: bytes) -> bytes | None:
+        """The messages that answer a packet-in; None where it is for no router here.
+
+        `frame` carries the arrival link's VLAN tag, whatever it had on the wire.
+        """
+        arrival = frame[:6] + bytes((frame[14] & 0x0F, frame[15]))
+        target = frame[34:38]
+        decision = self._decisions.get((in_port, arrival, target))
+        if decision is None:
+            found = self._arrivals.get(arrival)
+            if found is None or len(target) < 4:
+                return None
+            decision = self._decide(*found, in_port, int.from_bytes(target, "big"))
+            if len(self._decisions) >= MAX_DECISIONS:
+                self._decisions.clear()
+            self._decisions[in_port, arrival, target] = decision
+        actions, cookie = decision
+        if in_port in self._untagged:
+            frame = frame[:12] + frame[16:]
+        if not cookie:
+            return of.packet_out(frame, actions, in_port)
+        return self._packer.pack(frame, in_port, actions, cookie)
+
+    def _decide(self, router: Router, link: Link, in_port: int, target: int) -> Decision:
+        hop = self._lookup(router.name, target)
+        key = router.name, link.id, in_port, hop
+        decision = self._of_hop.get(key)
+        if decision is None:
+            decision, any_target = self._decide_hop(router, link, in_port, target, hop)
+            if any_target:
+                self._of_hop[key] = decision
+        return decision
+
+    def _decide_hop(
+        self, router: Router, link: Link, in_port: int, target: int, hop: int | None
+    ) -> tuple[Decision, bool]:
+        """The decision, and whether it is the same for all destinations of this next hop."""
+        if not self.site.admits(router.name, link, in_port):
+            return self._onward(router, link), True
+        state = self.states[router.name]
+        record = state.nexthops.get(hop) if hop is not None else None
+        if record is None:
+            return self._to_vm(router, link), True
+        view = next_hop_view(router, state, record)
+        any_target = view.action != "group" and not view.neighbours
+        for _ in range(8):  # groups of groups do not exist; a bound all the same
+            if view.action != "group" or not view.legs:
+                break
+            shares = pipeline.Shares.of(view.legs)
+            leg = state.nexthops.get(shares.leg(_spread(router.id, target) % shares.count))
+            if leg is None:
+                return self._to_vm(router, link), any_target
+            view = next_hop_view(router, state, leg)
+        cookie = pipeline.reactive_cookie(router.id, hop or 0)
+        if view.action == "drop":
+            return (b"", cookie), any_target
+        mac = dict(view.neighbours).get(target, view.mac)
+        if view.action != "via" or view.interface is None or not mac:
+            return self._to_vm(router, link), any_target
+        if view.mtu:  # who is too large for it only the VM can tell
+            return self._to_vm(router, link), any_target
+        return self._route(view.interface, mac, in_port, cookie), any_target
+
+    def _route(self, interface: Interface, mac: int, in_port: int, cookie: int) -> Decision:
+        site = self.site
+        link = site.network.links[interface.link]
+        rewrite: list[Action] = [f.dec_ttl()] if self.nicira else []
+        rewrite += [f.set_dl_src(interface.mac), f.set_dl_dst(mac)]
+        port = pipeline.port_of(site, link, mac)
+        if port is None and not self.nicira:
+            return b"", 0  # two routers behind one plain switch cannot be each other's next hop
+        if port is None:
+            through = (
+                f.strip_vlan(),
+                *rewrite,
+                f.load("in_port", 0),
+                f.load("reg2", link.id),
+                f.resubmit(pipeline.LINKS),
+            )
+            return of.pack_actions(through), 0
+        tag = f.strip_vlan() if port in self._untagged else f.set_vlan(link.vlan)
+        out = f.output(f.IN_PORT if port == in_port else port)
+        return of.pack_actions((*rewrite, tag, out)), cookie
+
+    def _onward(self, router: Router, link: Link) -> Decision:
+        """It was asked before the links were turned: it goes where they lead now, and no flow is
+        made, which would go on after it."""
+        if not self.nicira:
+            interface = router.on(link.name)
+            port = pipeline.port_of(self.site, link, interface.mac) if interface else None
+            return of.pack_actions(pipeline.plain_send(self.site, link, port)), 0
+        onward = f.strip_vlan(), f.load("reg2", link.id), f.resubmit(pipeline.LINKS)
+        return of.pack_actions(onward), 0
+
+    def _to_vm(self, router: Router, link: Link) -> Decision:
+        if not self.nicira:
+            return of.pack_actions(plain_host.to_vm(self.site, router, link)), 0
+        to_vm = (
+            f.strip_vlan(),
+            f.load("reg1", router.id),
+            f.load("reg3", link.id),
+            f.resubmit(pipeline.VM),
+        )
+        return of.pack_actions(to_vm), 0
+
+    def _lookup(self, name: str, target: int) -> int | None:
+        """The next hop of the longest prefix that covers the target."""
+        routes = self.states[name].routes4
+        lengths = self._lengths.get(name)
+        if lengths is None:
+            present = sorted({key & 255 for key in routes}, reverse=True)
+            lengths = self._lengths[name] = [(n, pipeline.prefix_mask(n)) for n in present]
+        for plen, mask in lengths:
+            hop = routes.get((target & mask) << 8 | plen)
+            if hop is not None:
+                return hop
+        return None
+
+
+def _spread(router: int, target: int) -> int:
+    """A number for a group's leg, each router with an order of its own: of two in a row the second
+    would else use one leg only (the finalizer of MurmurHash3, so that no bit follows another)."""
+    x = target ^ router * 0x9E3779B1 & 0xFFFFFFFF
+    x = (x ^ x >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    x = (x ^ x >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return x ^ x >> 16

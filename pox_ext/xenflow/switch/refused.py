@@ -1,0 +1,78 @@
+"""What the switches do not take from a VM: looked at now and then, and said.
+
+A link's frames carry its own VLAN tag between the switches, and a MAC address leads to one place,
+so that a frame with a tag of its own, or with a source that is neither its interface's nor a
+virtual router's (VRRP), cannot be let through.  Flows of their own drop such frames
+(`pipeline.refused_cookie`) and count them; while the counts grow, the router has a problem.
+
+Called by `rule_table`, with the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from xenflow.model.network import Kind, Network
+from xenflow.switch.channel import Answer, NotAnsweredError
+from xenflow.switch.switch import Switch
+from xenflow.tables import pipeline
+
+READ_S = 5.0
+QUIET_S = 60.0
+"""The problem is over when nothing has been refused for so long."""
+CAUSES = {pipeline.REFUSED_TAG: "tagged frames", pipeline.REFUSED_SOURCE: "foreign frames"}
+WORDS = {
+    pipeline.REFUSED_TAG: "its VM sends frames with 802.1Q tags, which are dropped: a virtual link "
+    "carries untagged frames",
+    pipeline.REFUSED_SOURCE: "its VM sends frames from a MAC address that is neither its "
+    "interface's nor VRRP's, which are dropped",
+}
+
+_Key = tuple[str, int, int]
+"""Datapath, router id, why."""
+
+
+class Refused:
+    """See the module."""
+
+    def __init__(self, network: Network, switches: Mapping[str, Switch]) -> None:
+        self._names = {router.id: router.name for router in network.routers.values()}
+        self._switches = [s for s in switches.values() if s.datapath.kind is Kind.HOST]
+        self._due = 0.0
+        self._counts: dict[_Key, int] = {}
+        self._grew: dict[_Key, float] = {}
+
+    def tick(self, now: float) -> None:
+        """Ask the switches, now and then."""
+        if now < self._due:
+            return
+        self._due = now + READ_S
+        for switch in self._switches:
+            if switch.live:
+                switch.stats(
+                    partial(self._read, switch, now),
+                    pipeline.INGRESS,
+                    pipeline.refused_cookie(),
+                    pipeline.REFUSED_MASK,
+                )
+
+    def _read(self, switch: Switch, now: float, stats: Answer) -> None:
+        if isinstance(stats, NotAnsweredError):
+            return  # which is said already
+        counts: dict[_Key, int] = {}
+        for each in stats:
+            found = pipeline.refused(each.flow.cookie)
+            if found is not None and found[0] in self._names and found[1] in CAUSES:
+                key = switch.name, *found
+                counts[key] = counts.get(key, 0) + each.packets
+        for key, count in counts.items():
+            before = self._counts.get(key, 0)
+            if count > (before if before <= count else 0):  # counted anew after a restart
+                self._grew[key] = now
+                switch.problems.begin(CAUSES[key[2]], WORDS[key[2]], self._names[key[1]])
+        self._counts.update(counts)
+        for key in [k for k, at in self._grew.items() if k[0] == switch.name]:
+            if now - self._grew[key] >= QUIET_S:
+                del self._grew[key]
+                switch.problems.end(CAUSES[key[2]], self._names[key[1]])

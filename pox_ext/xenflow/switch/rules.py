@@ -1,0 +1,152 @@
+"""Rules an operator puts into a switch by hand, above what follows from the routers.
+
+The report's dynamic management interface inserts, updates and removes rules at run time; one of
+its uses is a flow that a node must only switch: passed to the next node as it is.  A rule names
+ports by name and is translated to the switch's numbers whenever those change.
+Called by `management_service` and `switch`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from xenflow.model.management import ManagementError
+from xenflow.openflow import flow as f
+from xenflow.openflow.flow import Action, Flow, FlowError
+from xenflow.tables import pipeline
+from xenflow.tables.operator_rule import sweep
+from xenflow.tables.pipeline import Site
+
+LOWEST = 1000
+"""Priority of a rule with priority 0, in table INGRESS."""
+HIGHEST = 9999
+
+Rule = dict[str, Any]
+
+
+class Rules:
+    """The rules of one switch, by id."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, Rule] = {}
+
+    def rows(self) -> list[Rule]:
+        """As they were given."""
+        return list(self._rules.values())
+
+    def restore(self, rules: list[Rule]) -> None:
+        """Have these rules, which were accepted and kept before, and no others."""
+        self._rules = {rule["id"]: rule for rule in rules}
+
+    def with_rule(self, rule: Rule, site: Site, replace: bool) -> tuple[Rule, list[Rule]]:
+        """The rule as it is kept, and all rules with it added, or in place of the one with its id.
+        Nothing is changed.
+
+        Raises ManagementError where it cannot be a flow, or is (not) there already.
+        """
+        name = rule["id"]
+        if replace and name not in self._rules:
+            raise ManagementError("unknown-rule", f"{site.name} has no rule {name} to replace")
+        if not replace and name in self._rules:
+            raise ManagementError("refused", f"{site.name} has a rule {name} already: replace it")
+        kept = {
+            "id": name,
+            "priority": rule.get("priority", 0),
+            "match": rule.get("match", {}),
+            "actions": rule.get("actions", []),
+        }
+        try:
+            _flow(kept, site)
+        except (FlowError, KeyError, ValueError, TypeError) as error:
+            raise ManagementError("bad-argument", f"rule {name}: {error}") from None
+        return kept, list({**self._rules, name: kept}.values())
+
+    def sweeping(self) -> list[str]:
+        """The ids of the rules that decide for everything (`operator_rule.sweep`)."""
+        return [name for name, rule in self._rules.items() if sweep(rule["match"])]
+
+    def without(self, name: str) -> tuple[Rule, list[Rule]]:
+        """A rule, and all the others.  Nothing is changed.  ManagementError where there is none."""
+        if name not in self._rules:
+            known = ", ".join(self._rules) or "none"
+            raise ManagementError("unknown-rule", f"no rule {name}: there is {known}")
+        return self._rules[name], [rule for rule in self._rules.values() if rule["id"] != name]
+
+    def flows(self, site: Site) -> pipeline.Flows:
+        """The flows of all rules whose ports exist now."""
+        return {flow.key: flow for _, flow in self._named(site)}
+
+    def names(self, site: Site) -> dict[tuple[int, int, f.Match], str]:
+        """Which rule a flow is, by the flow's key."""
+        return {flow.key: name for name, flow in self._named(site)}
+
+    def _named(self, site: Site) -> Iterator[tuple[str, Flow]]:
+        for name, rule in self._rules.items():
+            try:
+                flow = _flow(rule, site)
+            except ValueError:
+                continue  # a port that is gone; the rule waits for it
+            yield name, flow
+
+
+def _flow(rule: Rule, site: Site) -> Flow:
+    priority = LOWEST + int(rule["priority"])
+    if priority > HIGHEST:
+        raise FlowError(f"priority: at most {HIGHEST - LOWEST}")
+    actions = tuple(_action(text, site) for text in rule["actions"] if text != "drop")
+    fields = {key: _field(key, value, site) for key, value in rule["match"].items()}
+    what = f.match(**{_RENAMED.get(key, key): value for key, value in fields.items()})
+    return Flow(pipeline.INGRESS, priority, what, actions, pipeline.cookie(pipeline.INGRESS))
+
+
+_RENAMED = {"dl_vlan": "vlan_tci"}
+_NUMBERS = {"dl_type", "nw_proto", "nw_tos", "tp_src", "tp_dst"}
+
+
+def _field(key: str, value: Any, site: Site) -> int | tuple[int, int]:
+    if key == "in_port":
+        return _port(str(value), site)
+    if key in ("dl_src", "dl_dst"):
+        return int(str(value).replace(":", ""), 16)
+    if key in ("nw_src", "nw_dst"):
+        net = ipaddress.IPv4Network(str(value))
+        return int(net.network_address), int(net.netmask)
+    if key == "dl_vlan":
+        return pipeline.TAGGED | int(value), pipeline.VLAN_MASK
+    if key in _NUMBERS:
+        return int(str(value), 0)
+    raise FlowError(f"{key}: no field of a rule: use in_port, dl_*, nw_* or tp_*")
+
+
+def _action(text: Any, site: Site) -> Action:
+    name, _, value = str(text).partition(":")
+    if name == "normal":
+        return f.normal()
+    if name == "strip-vlan":
+        return f.strip_vlan()
+    if name == "output":
+        return f.output(_port(value, site))
+    if name == "vlan":
+        return f.set_vlan(int(value))
+    if name in ("dl-src", "dl-dst"):
+        mac = int(value.replace(":", ""), 16)
+        return f.set_dl_src(mac) if name == "dl-src" else f.set_dl_dst(mac)
+    if name == "queue":
+        port, _, queue = value.partition(":")
+        return f.enqueue(_port(port, site), int(queue))
+    raise FlowError(
+        f"action {text}: expected drop, normal, output:PORT, queue:PORT:QUEUE, vlan:ID, "
+        "strip-vlan, dl-src:MAC or dl-dst:MAC"
+    )
+
+
+def _port(name: str, site: Site) -> int:
+    if name.isdigit():
+        return int(name)
+    try:
+        return site.ports[name]
+    except KeyError:
+        known = ", ".join(sorted(site.ports))
+        raise FlowError(f"port {name}: {site.name} has {known}") from None

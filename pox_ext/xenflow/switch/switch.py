@@ -1,0 +1,1206 @@
+"""One datapath: what it holds, what it shall hold, and its only writer.
+
+The Rule Table says what has changed; a `Switch` turns that into flow messages and writes them in
+an order in which no packet that was deliverable, and will be, is lost in between.  Each change is a
+job of its `Channel`; jobs run one after the other.
+
+After a connection the first job is always `_resync`: read what the switch holds, compare, and
+write the difference.  Nothing is ever wiped, and nothing of a router is deleted before its state
+is known.
+
+What a router says is compiled, and written, for that router alone.  Where that fails, or where the
+switch refuses its routes, the router is *set aside*: its packets pass through its VM, whose kernel
+decides, `problems` says so and why, and it is tried again when it has changed or when there may be
+room.  The other routers never notice.
+
+Called by `rule_table` and `vm.packets` and, for the switch's messages, by `component`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Protocol
+
+from xenflow.model.network import Datapath, Kind, Network, Pipeline, Router
+from xenflow.model.placement import Mode, Placement
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import IPV4, PORT_MAX, Flow, match, output, resubmit
+from xenflow.routes.router_state import Changes, RouterState
+from xenflow.switch.audit import MONITOR_XID, Audit
+from xenflow.switch.channel import (
+    IN_FLIGHT_BYTES,
+    PIECE_BYTES,
+    REFUSED,
+    ROOM,
+    Answer,
+    Channel,
+    Done,
+    Job,
+    NotAnsweredError,
+    Request,
+    advance,
+)
+from xenflow.switch.packet_ins import PacketIns
+from xenflow.switch.reactive import Reactive
+from xenflow.switch.rules import Rules
+from xenflow.tables import pipeline, plain_host
+from xenflow.tables.compare import ODD
+from xenflow.tables.pipeline import Flows, FromVm, RouterView
+from xenflow.tables.route_reading import (
+    READ_WHOLE,
+    Chunks,
+    Count,
+    Question,
+    Reading,
+    chunk_questions,
+    reading,
+)
+from xenflow.tables.views import affected_hops, interface_of, next_hop_view
+
+log = logging.getLogger("xenflow.switch")
+
+PACE_S = 0.002
+"""Pause between two parts of a large table that is read or deleted."""
+COUNT_PACE_S = 0.02
+"""Pause after a question for which the switch looked at every flow of a table."""
+LOOK_AGAIN_S = 0.05
+"""Pause between two looks whether where the routers are is known."""
+EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
+BULK = 4 * 1024
+_TO_NEXT_HOPS = resubmit(pipeline.NEXT_HOPS)
+MAX_EXACT = 10_000
+MANY_ROUTES = 256
+"""Packets are led to more routes than that once the switch has confirmed that it holds them."""
+MANY_DECISIONS = 64
+"""When more routes change at once, all exact flows of the router are asked for again."""
+
+
+TRY_AGAIN_S, TRY_AGAIN_MAX_S = 1.0, 30.0
+"""How long a router that was set aside waits for its next try; twice as long each time."""
+PROBE_XID = 0xFFFF0002
+"""Of the flow that asks whether there is room in table ROUTES."""
+COMPILE, VIEW, TABLE = "compile", "view", "table"
+"""Causes of `Problems` entries: what a router says makes no flows, be it about next hops and routes
+or about itself; the switch refuses flows."""
+EXACT_REFUSED_S = 10.0
+"""For so long it is said that the switch refuses flows of the reactive pipeline."""
+
+
+THROUGH_VM = "everything passes through its VM"
+
+
+class RefusedError(RuntimeError):
+    """The switch does not take a router's flows; the words say why."""
+
+
+@dataclass(slots=True)
+class Aside:
+    """A router that is set aside.  `refused`: the switch does not take all its flows."""
+
+    words: str
+    refused: bool
+    pause_s: float = TRY_AGAIN_S
+    waits: bool = False
+
+
+class Routers(Protocol):
+    """What a switch asks of the Rule Table about the routers."""
+
+    def state(self, router: str) -> RouterState | None:
+        """What is known of a router, or None before its snapshot has been complete once."""
+
+    def view(self, router: str) -> RouterView | None:
+        """The same as its classes need it."""
+
+    def must_wait(self, holds_flows: bool) -> bool:
+        """Whether a switch that holds flows, or none, must not be written to yet, because where
+        the routers are is not known."""
+
+    def read_anew(self, switch: Switch) -> None:
+        """A switch is being read back: what it holds is not known."""
+
+    def caught_up(self, switch: Switch) -> None:
+        """A switch that was read back gives the VMs their packets again."""
+
+
+class Switch(Channel):
+    """See the module."""
+
+    def __init__(
+        self,
+        network: Network,
+        datapath: Datapath,
+        routers: Routers,
+        later: Callable[..., Any],
+        placements: dict[str, Placement],
+    ) -> None:
+        super().__init__(datapath, later)
+        self.network = network
+        self.routers = routers
+        self.placements = placements
+        self.ports: dict[str, tuple[int, bool]] = {}
+        self.still: frozenset[str] = frozenset()
+        """Vifs that take nothing though they may have carrier, as the hypervisor says."""
+        self.installed: Flows = {}
+        self.hops: dict[str, dict[int, tuple[Flow, ...]]] = {}
+        self.synced: set[str] = set()
+        self.rules = Rules()
+        self.flow_mods = 0
+        self.audit = Audit(self)
+        self.packet_ins = PacketIns(network, self.problems)
+        self.edits = 0
+        """How often what is believed of the small tables has changed."""
+        self._answers: Reactive | None = None
+        self.aside: dict[str, Aside] = {}
+        self._odd_views: dict[str, tuple[RouterView, RouterView]] = {}
+        """By router: the view that made no flows, and what stands for it."""
+        self._sound_views: dict[str, RouterView] = {}
+        self._trying: set[str] = set()
+        """Routers all of whose routes are being written."""
+        self._refusals: dict[str, str] = {}
+        """Why the switch has refused flows of one of these."""
+        self._no_room = False
+        self._after_reading: set[Job] = set()
+        """The jobs that follow from the last reading."""
+        self._found: dict[str, dict[int, int]] = {}
+        self._streamed: dict[str, int] = {}
+        self._names = {router.id: router.name for router in network.routers.values()}
+        self.hushed_until = 0.0
+        """Until then (monotonic clock) there may be flows in INGRESS that end by themselves."""
+        self._waiting: dict[str, int] = {}
+        """Routes of each router's changes that are not written yet."""
+        self.packer = pipeline_packer()
+        self._plain_host = self.plain and datapath.kind is Kind.HOST
+        self._exact: set[bytes] = set()
+        """On a plain host: the matches of the exact flows it was given."""
+
+    # --- what happens to it -------------------------------------------------------------------
+
+    def connect(self, connection: Any, ports: Iterable[tuple[str, int, bool]]) -> None:
+        """The switch has connected: read it back, then write the difference."""
+        self.disconnect()
+        self._open(connection)
+        self.ports = {name: (number, up) for name, number, up in ports}
+        self.packet_ins.ports_are(self.ports)
+        self.audit.connected()
+        self.submit(self._resync())
+
+    def disconnect(self) -> None:
+        """The connection is gone, and with it everything that was on its way."""
+        self.installed, self.hops, self._streamed = {}, {}, {}
+        self._waiting.clear()
+        self.synced.clear()
+        self.aside.clear()
+        self._odd_views.clear()
+        self._refusals.clear()
+        self._close()
+
+    def port_changed(self, name: str, number: int, up: bool, deleted: bool) -> None:
+        """A port came, went, or changed its state."""
+        if deleted:
+            self.ports.pop(name, None)
+        else:
+            self.ports[name] = (number, up)
+        self.packet_ins.ports_are(self.ports)
+        self._vifs_changed()
+
+    def vifs_are_still(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
+        """The hypervisor says which vifs take nothing, though they may have carrier.  Returns the
+        ports that take frames now and did not, and those that did and do not now."""
+        took = {port for port in self.ports if self.takes(port)}
+        self.still = vifs
+        takes = {port for port in self.ports if self.takes(port)}
+        if takes != took:
+            self._vifs_changed()
+        return takes - took, took - takes
+
+    def _vifs_changed(self) -> None:
+        """Table VM follows at once, before jobs that are under way or wait: while a full table
+        is written for one router, another's packets must not be lost.  It leads to no other table,
+        so that its flows can be replaced at any time."""
+        if self.live and not self.plain:
+            self._write_vm()
+        self.refresh()
+
+    def _write_vm(self) -> None:
+        for flow in pipeline.vm_flows(self.site()):
+            if self.installed.get(flow.key) != flow:
+                self._write_flow(True, flow)
+        self._fence_fragments()
+
+    def hush(self, what: FromVm, session: Mapping[str, int], seconds: int) -> None:
+        """Nothing more of a VM's session is sent up for some seconds."""
+        if self.live and not self.plain and what.interface.vif in self.ports:
+            self.hushed_until = max(self.hushed_until, time.monotonic() + seconds + 2.0)
+            self._write(of.flow_mod(pipeline.quiet(self.site(), what, session, seconds)))
+            self._fence_fragments()
+
+    def once_told(self, then: Done) -> None:
+        """Call `then(None)` once the switch has all that was written, whatever jobs wait; or with
+        the reason why that cannot be said."""
+        if not self.live:
+            then(f"{self.name}: what the switch holds is not known")
+            return
+        self._ask(
+            self._barrier(),
+            lambda answer: then(str(answer) if isinstance(answer, NotAnsweredError) else None),
+        )
+
+    def changed(self, router: str, changes: Changes, complete: bool, total: int) -> bool:
+        """A router's state has changed; it has `total` routes now.  True where everything that
+        depends on it is written, so that no `refresh` is needed.
+
+        `complete` is False while its first snapshot streams in, whose routes are written as they
+        come where the switch holds none yet.
+        """
+        self._answers = None
+        if not self.live or not self.forwards(router):
+            return False
+        if router in self.aside:
+            self._try_later(router)
+        elif router in self.synced:
+            job = self._of(router, self._update(router, changes))
+            self._submit_change(router, changes, job)
+        elif complete:
+            self.synced.add(router)
+            self.submit(self._of(router, self._sync_router(router)))
+            return True
+        elif not self._found.get(router) and not self.reactive and changes.routes4:
+            streamed = self._streamed.get(router, 0) + len(changes.routes4)
+            if streamed == total:  # otherwise some came before this switch did
+                self._streamed[router] = streamed
+                job = self._of(router, self._stream(router, changes))
+                self._submit_change(router, changes, job)
+        return False
+
+    def waiting(self, router: str) -> int:
+        """How many of a router's routes have changed and are not written yet."""
+        return self._waiting.get(router, 0)
+
+    def _submit_change(self, router: str, changes: Changes, job: Job) -> None:
+        size = 1 + len(changes.routes4) + len(changes.gone4)
+        self._waiting[router] = self._waiting.get(router, 0) + size
+        self.submit(self._counted(router, size, job))
+
+    def _counted(self, router: str, size: int, job: Job) -> Job:
+        try:
+            yield from job
+        finally:
+            self._waiting[router] = max(0, self._waiting.get(router, 0) - size)
+
+    def placed(self, router: str) -> None:
+        """The placement of a router on this switch has changed."""
+        self._answers = None
+        if not self.live:
+            return
+        if not self.forwards(router):
+            leaving = router in self.synced or bool(self._found.get(router))
+            self.synced.discard(router)
+            self._restored(router)
+            self.refresh()
+            if leaving:
+                self.submit(self._forget(router))
+        elif router not in self.synced and self.routers.state(router) is not None:
+            self.synced.add(router)
+            self.submit(self._of(router, self._sync_router(router)))
+        else:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Something that local flows depend on has changed."""
+        self._answers = None
+        if self.live:
+            self.submit(self._write_small())
+
+    # --- questions ----------------------------------------------------------------------------
+
+    @property
+    def reactive(self) -> bool:
+        """Whether routes are looked up by the controller, packet by packet."""
+        return self.datapath.pipeline is Pipeline.REACTIVE or self._plain_host
+
+    def concerned_by(self, router: str) -> bool:
+        """Whether what a router's VM says may change the small tables: it is here, or comes or
+        goes, or they have something that follows from what it once said."""
+        placement = self.placements.get(router)
+        if placement is not None and self.name in placement.hosts:
+            return True
+        number = self.network.routers[router].id
+        return any(
+            pipeline.cookie_router(flow.cookie) == number and pipeline.view_dependent(flow)
+            for flow in self.installed.values()
+        )
+
+    def forwards(self, router: str) -> bool:
+        """Whether this switch forwards for a router."""
+        placement = self.placements.get(router)
+        return (
+            placement is not None
+            and self.name in placement.forwarders
+            and placement.mode is Mode.XENFLOW
+        )
+
+    def refuses(self, router: str) -> bool:
+        """Whether the switch refuses flows of a router, all of whose packets pass through its VM
+        therefore."""
+        return router in self.aside and self.aside[router].refused
+
+    def vm_of(self, router: str) -> str:
+        """Where a router's VM is, as this switch was told last; "" where it was told nothing."""
+        placement = self.placements.get(router)
+        return placement.vm if placement is not None else ""
+
+    def site(self) -> pipeline.Site:
+        """This switch as the planner sees it."""
+        views = {
+            name: self._compilable(name, view)
+            for name in self.network.routers
+            if (view := self.routers.view(name)) is not None
+        }
+        ports = {name: number for name, (number, _) in self.ports.items()}
+        silent = frozenset(name for name in self.ports if not self.takes(name))
+        return pipeline.Site(self.network, self.datapath, ports, self.placements, views, silent)
+
+    def _compilable(self, router: str, view: RouterView) -> RouterView:
+        """What a router's VM says as far as it makes flows."""
+        if router in self._odd_views:
+            odd, instead = self._odd_views[router]
+            if odd == view:
+                return instead
+            del self._odd_views[router]
+            self.problems.end(VIEW, router)
+        aside = self.aside.get(router)
+        return replace(view, slow=view.slow or aside.words) if aside is not None else view
+
+    def takes(self, port: str) -> bool:
+        """Whether a port exists, has carrier, and what is sent there arrives somewhere."""
+        return self.ports.get(port, (0, False))[1] and port not in self.still
+
+    def stats(
+        self,
+        then: Callable[[list[of.FlowStats] | NotAnsweredError], None],
+        table: int = of.ALL_TABLES,
+        cookie: int = 0,
+        mask: int = 0,
+        what: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Read flows with their counters, beside the jobs."""
+        self._ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
+
+    def show(
+        self,
+        table: int,
+        cookie: int,
+        mask: int,
+        limit: int,
+        then: Callable[[list[of.FlowStats] | NotAnsweredError, int], None],
+    ) -> None:
+        """Read flows with their counters, beside the jobs: `then(some, how many there are)`.  All
+        of them, where they are few; of many routes no more than `limit`, chunk by chunk, so that
+        neither the switch nor the controller stands still meanwhile."""
+        reader = self._read_some(table, cookie, mask, limit)
+
+        def go_on(value: Any = None) -> None:
+            try:
+                awaited = advance(reader, value)
+            except StopIteration as end:
+                then(*end.value)
+                return
+            except NotAnsweredError as error:
+                then(error, 0)
+                return
+            if isinstance(awaited, Request):
+                self._ask(awaited, go_on)
+            else:
+                self.later(awaited, go_on)
+
+        go_on()
+
+    def _read_some(
+        self, table: int, cookie: int, mask: int, limit: int
+    ) -> Generator[Request | float, Any, tuple[list[of.FlowStats], int]]:
+        routes = 0
+        if not self.plain and table in (of.ALL_TABLES, pipeline.ROUTES):
+            xid = next(self._xids)
+            found = yield Request(xid, of.aggregate_request(pipeline.ROUTES, cookie, mask, xid=xid))
+            routes = found[0].flows if found else 0
+        if routes <= READ_WHOLE:
+            flows = yield self._stats_request(table, cookie, mask)
+            return flows, len(flows)
+        some: list[of.FlowStats] = []
+        if table == of.ALL_TABLES:
+            for other in (t for t in range(pipeline.VM + 1) if t != pipeline.ROUTES):
+                some += yield self._stats_request(other, cookie, mask)
+        total = len(some) + routes
+        one = pipeline.cookie_router(cookie & mask)
+        questions = chunk_questions(one) if one else reading(routes, self._likely())
+
+        def take(flows: list[of.FlowStats]) -> bool:
+            some.extend(flows)
+            return len(some) < limit
+
+        yield from self._read(questions, take)
+        return some, total
+
+    def arrivals(self, router: Router, then: Callable[[int | NotAnsweredError], None]) -> None:
+        """Count the packets that have arrived for a router, as far as the counters know."""
+
+        def arrived(stats: Iterable[of.FlowStats]) -> int:
+            return _packets(s for s in stats if pipeline.taken_in(s.flow.cookie) == router.id)
+
+        def give(answer: Answer, count: Callable[[Iterable[of.FlowStats]], int]) -> None:
+            then(answer if isinstance(answer, NotAnsweredError) else count(answer))
+
+        if self.plain:
+            self.stats(lambda stats: give(stats, arrived))
+            return
+
+        def add(admitted: Answer) -> None:
+            if isinstance(admitted, NotAnsweredError) or not self.reactive:
+                give(admitted, _packets)
+                return
+            total = _packets(admitted)
+            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
+            mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
+            self.stats(
+                lambda exact: give(exact, lambda stats: total + arrived(stats)),
+                pipeline.INGRESS,
+                own,
+                mask,
+            )
+
+        own = pipeline.cookie(pipeline.ADMISSION, router.id)
+        self.stats(add, pipeline.ADMISSION, own, EXACT_COOKIE)
+
+    def decide(self, in_port: int, frame: bytes) -> bytes | None:
+        """The messages that answer a packet-in of the reactive pipeline; None where it is for no
+        router here."""
+        if self._answers is None:
+            states = {
+                name: state
+                for name in self.synced
+                if (state := self.routers.state(name)) is not None
+            }
+            site = self.site()
+            known = {
+                n: p
+                for n, p in site.placements.items()
+                if n in states or n not in self.network.routers or not self.forwards(n)
+            }
+            self._answers = Reactive(replace(site, placements=known), states, self.datapath.nicira)
+        return self._answers.answer(in_port, frame)
+
+    def answer(self, in_port: int, frame: bytes) -> bool:
+        """Answer a packet-in of the reactive pipeline; False where it is for no router here."""
+        messages = self.decide(in_port, frame)
+        if messages is not None:
+            self._send(messages)
+            if self._plain_host and messages[1] == of.Type.FLOW_MOD:
+                self._exact.add(messages[of.MATCH10])
+                if len(self._exact) > MAX_EXACT:
+                    self._forget_decisions()
+        return messages is not None
+
+    # --- for the audit ------------------------------------------------------------------------
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the switch holds what is believed: nothing is on its way."""
+        return self.live and not self.busy and not self._in_flight_bytes
+
+    def count_request(self) -> Request:
+        """How many flows are there?"""
+        xid = next(self._xids)
+        ask = of.aggregate_request_of10 if self.plain else of.table_stats_request
+        return Request(xid, ask(xid=xid))
+
+    def table_request(self, table: int, large: Container[int]) -> Request:
+        """All flows of a table, or ours alone where it is one of the large ones."""
+        if table in large:
+            magic = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
+            return self._stats_request(table, *magic)
+        return self._stats_request(table, 0, 0)
+
+    def route_count(self) -> int:
+        """How many routes there should be."""
+        if self.reactive or self.plain:
+            return 0
+        known = sum(
+            len(state.routes4)
+            for name in self.synced - self.aside.keys()
+            if (state := self.routers.state(name)) is not None
+        )
+        return known + sum(map(len, self._found.values()))
+
+    def expected_route(self, router: int, key: int) -> int | None:
+        """The next hop that a router's route (net << 8 | prefix length) leads to, once everything
+        is written; None where there is no such route."""
+        name = self._names.get(router)
+        hop = self._expected(name).get(key, ODD) if name is not None else ODD
+        return None if hop == ODD else hop
+
+    def _expected(self, name: str) -> Mapping[int, int]:
+        """The routes that the switch shall have of a router: those it was found with, until what
+        the router says is known."""
+        if self.reactive or self.plain or name in self.aside:
+            return {}
+        if name not in self.synced:
+            return self._found.get(name, {})
+        state = self.routers.state(name)
+        return state.routes4 if state is not None else {}
+
+    def mend_routes(self, router: int, seen: Mapping[int, int | None]) -> int:
+        """Somebody else has changed routes to these next hops (None: deleted them).  Write what
+        differs; returns how many that are."""
+        name = self._names.get(router)
+        if name is None or name in self.aside:
+            return 0
+        adds, gone = [], []
+        expected = self._expected(name)
+        for key, hop in seen.items():
+            wanted = expected.get(key)
+            if wanted == ODD:
+                continue
+            if wanted is None and hop is not None and name in self.synced:
+                gone.append((key >> 8, key & 255, 0))
+            elif wanted is not None and wanted != hop:
+                adds.append((key >> 8, key & 255, wanted))
+        if name not in self.synced:
+            self._streamed.pop(name, None)  # those that are there already are written again
+        if adds or gone:
+            described = self.network.routers[name]
+            self.submit(self._of(name, self._write_routes(described, adds, gone)))
+        return len(adds) + len(gone)
+
+    def write_beside(self, batches: Iterable[Iterable[tuple[bool, Flow]]]) -> None:
+        """Write changes of the small tables at once, whatever jobs wait."""
+        for batch in batches:
+            for add, flow in batch:
+                self._write_flow(add, flow)
+            self._fence_fragments()
+
+    def read_again(self) -> None:
+        """What the switch holds is not what is thought, and nobody knows where."""
+        log.warning("%s: it holds other flows than it should; it is read again", self.name)
+        self.submit(self._resync())
+
+    def _stats_request(
+        self, table: int, cookie: int, mask: int, what: tuple[Any, ...] = ()
+    ) -> Request:
+        xid = next(self._xids)
+        if self.plain:
+            return Request(xid, of.flow_stats_request_of10(xid=xid))
+        return Request(xid, of.flow_stats_request(table, cookie, mask, what, xid))
+
+    def _write_flow(self, add: bool, flow: Flow) -> None:
+        command = of.Command.ADD if add else of.Command.DELETE_STRICT
+        pack = of.flow_mod_of10 if self.plain else of.flow_mod
+        self.flow_mods += 1
+        self.edits += 1
+        self._write(pack(flow, command))
+        if flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND:
+            return
+        if add:
+            self.installed[flow.key] = flow
+        else:
+            self.installed.pop(flow.key, None)
+
+    # --- jobs ---------------------------------------------------------------------------------
+
+    def adopt(self, flows: Sequence[bytes], ports: Mapping[int, int]) -> int:
+        """Write flows that were read from another switch, their ports translated; returns how
+        many (those through a port without a counterpart are left out).
+
+        Raises WireError where they are no flows.
+        """
+        found = [translated(of.parse_flow_mod(data), ports) for data in flows]
+        taken = [flow for flow in found if flow is not None]
+        self.submit(self._adopt(taken))
+        return len(taken)
+
+    def _adopt(self, flows: Sequence[Flow]) -> Job:
+        for flow in flows:
+            self._write_flow(True, flow)
+        if any(flow.table == pipeline.ROUTES for flow in flows):
+            routes = [flow for flow in flows if flow.table == pipeline.ROUTES]
+            for flow in routes:
+                del self.installed[flow.key]
+            self._take_route_flows(routes)
+        self._fence_fragments()
+        yield ROOM
+
+    def _resync(self, pause_s: float = 0.0) -> Job:
+        """Read what the switch holds of ours; then write what differs."""
+        self.live = False
+        if pause_s:
+            yield pause_s
+        self.routers.read_anew(self)
+        started = time.monotonic()
+        self.installed, self.hops, self._found = {}, {}, {}
+        self.edits += 1
+        self.synced.clear()
+        self._refusals.clear()
+        if any(aside.refused for aside in self.aside.values()):
+            self._narrow()
+        if self.plain:
+            flows = yield self._stats_request(0, 0, 0)
+            self._take([s.flow for s in flows])
+        else:
+            xid = next(self._xids)
+            tables = yield Request(xid, of.table_stats_request(xid))
+            large = {entry.table for entry in tables if entry.flows > READ_WHOLE}
+            for table in range(pipeline.VM + 1):
+                if table != pipeline.ROUTES:
+                    flows = yield self.table_request(table, large)
+                    self._take([s.flow for s in flows])
+            yield from self._read_routes(
+                sum(entry.flows for entry in tables if entry.table == pipeline.ROUTES)
+            )
+        while self.routers.must_wait(bool(self.installed or self._found)):
+            yield LOOK_AGAIN_S
+        self.live = True
+        known = sum(map(len, self._found.values()))
+        log.info(
+            "%s: holds %d local flows and %d routes, read in %.3f s",
+            self.name,
+            len(self.installed),
+            known,
+            time.monotonic() - started,
+        )
+        jobs: list[Job] = []
+        for router in self.network.routers.values():
+            if not self.forwards(router.name):
+                if self._found.get(router.name):
+                    jobs.append(self._forget(router.name))
+            elif self.routers.state(router.name) is not None:
+                self.synced.add(router.name)
+                jobs.append(self._of(router.name, self._sync_router(router.name)))
+        jobs.append(self._write_small())
+        gives_to_vms = self._fence(self._gives_to_vms)
+        if self.plain:
+            jobs.append(gives_to_vms)
+        else:  # it need not wait for the routes
+            self._write_vm()
+            jobs.insert(0, gives_to_vms)
+        jobs.append(self._fence(self._took_all))
+        # Before whatever waits to be told that the switch is up to date, and in place of what an
+        # earlier reading has left to be done.
+        left = [job for job in self._jobs if job not in self._after_reading]
+        self._jobs.clear()
+        self._jobs.extend([*jobs, *left])
+        self._after_reading = set(jobs)
+
+    def _gives_to_vms(self, error: str | None) -> None:
+        if not error:
+            self.routers.caught_up(self)
+
+    def _took_all(self, error: str | None) -> None:
+        if self.live and not error:
+            self.problems.end(REFUSED)
+
+    def _take(self, flows: Sequence[Flow]) -> None:
+        self.audit.found(flows)
+        for flow in flows:
+            if flow.cookie & pipeline.COOKIE_MAGIC_MASK != pipeline.COOKIE_MAGIC:
+                continue
+            if flow.cookie >> 24 & 0xFF != pipeline.REACTIVE_KIND:
+                self.installed[flow.key] = flow
+
+    def _read_routes(self, total: int) -> Job:
+        """The routes it holds, in parts where there are many."""
+        yield from self._read(reading(total, self._likely()), self._take_all_routes)
+
+    def _take_all_routes(self, flows: list[of.FlowStats]) -> bool:
+        self._take_route_flows([stats.flow for stats in flows])
+        return True
+
+    def _likely(self) -> set[int]:
+        """The ids of the routers that probably have routes here: they have next hops."""
+        return {
+            pipeline.cookie_router(flow.cookie)
+            for flow in self.installed.values()
+            if flow.table == pipeline.NEXT_HOPS
+        }
+
+    def _read(
+        self, questions: Reading, take: Callable[[list[of.FlowStats]], bool]
+    ) -> Generator[Request | float, Any, None]:
+        """Ask the questions one after the other, with pauses; `take` says whether to go on."""
+        try:
+            question = next(questions)
+            while True:
+                count, flows = yield from self._read_part(question)
+                if not take(flows):
+                    return
+                yield COUNT_PACE_S if isinstance(question, Count) else PACE_S
+                question = questions.send(count)
+        except StopIteration:
+            return
+
+    def _read_part(
+        self, question: Question
+    ) -> Generator[Request, Any, tuple[int, list[of.FlowStats]]]:
+        if isinstance(question, Count):
+            xid = next(self._xids)
+            where = pipeline.ROUTES, question.cookie, question.mask
+            counted = yield Request(xid, of.aggregate_request(*where, xid=xid))
+            return (counted[0].flows if counted else 0), []
+        if not isinstance(question, Chunks):
+            flows = yield self._stats_request(pipeline.ROUTES, question.cookie, question.mask)
+            return len(flows), flows
+        *others, last = (
+            self._stats_request(pipeline.ROUTES, cookie, EXACT_COOKIE)
+            for cookie in question.cookies
+        )
+        answers: list[Answer] = []
+        for request in others:
+            self._ask(request, answers.append)
+        answers.append((yield last))
+        flows = []
+        for answer in answers:
+            if isinstance(answer, NotAnsweredError):
+                raise answer
+            flows += answer
+        return len(flows), flows
+
+    def _take_route_flows(self, flows: Iterable[Flow]) -> None:
+        for flow in flows:
+            name = self._names.get(pipeline.cookie_router(flow.cookie))
+            if name is None:
+                self.installed[flow.key] = flow
+                continue
+            net = next((value for field, value, _ in flow.match if field == "nw_dst"), 0)
+            plen = flow.priority - pipeline.ROUTE_PRIORITY
+            leads_on = len(flow.actions) == 2 and flow.actions[1] == _TO_NEXT_HOPS
+            hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
+            self._found.setdefault(name, {})[net << 8 | plen] = hop
+
+    # Small tables: everything but ROUTES
+
+    def _plan_small(self) -> list[list[tuple[bool, Flow]]]:
+        site, wanted = self._local_flows()
+        wanted.update(self.rules.flows(site))
+        keep = []
+        for router in self.network.routers.values():
+            if self.routers.state(router.name) is None:
+                if self.forwards(router.name):
+                    keep.append(router.id)
+                continue
+            for flows in self.hops.get(router.name, {}).values():
+                wanted.update((flow.key, flow) for flow in flows)
+        return pipeline.plan(self.installed, wanted, keep)
+
+    def _local_flows(self) -> tuple[pipeline.Site, Flows]:
+        """The flows of the small tables.  A router whose words make none gets those of one whose
+        packets all pass through its VM."""
+        make = (plain_host if self._plain_host else pipeline).local_flows
+        site = self.site()
+        try:
+            return site, make(site)
+        except Exception:
+            for name in site.views:
+                view = self.routers.view(name)
+                if view is None or self._sound_views.get(name) is view:
+                    continue
+                try:
+                    make(replace(site, views={name: view}))
+                    self._sound_views[name] = view
+                except Exception as error:
+                    words = f"{THROUGH_VM}: {_reason(error)}"
+                    self._odd_views[name] = view, RouterView(slow=words, off=view.off)
+                    self.problems.begin(VIEW, words, name)
+            site = self.site()
+            return site, make(site)
+
+    def _make_hops(self, router: Router) -> None:
+        state = self.routers.state(router.name)
+        assert state is not None
+        if self.reactive or self.plain:
+            self.hops[router.name] = {}
+            return
+        self.hops[router.name] = {
+            hop.id: self._hop_flows(router, state, hop.id) for hop in state.nexthops.values()
+        }
+
+    def _hop_flows(self, router: Router, state: RouterState, hop: int) -> tuple[Flow, ...]:
+        record = state.nexthops.get(hop)
+        if record is None:
+            return ()
+        view = next_hop_view(router, state, record)
+        if view.action == "group":
+            view = replace(view, legs=self._legs_out(router, state, view.legs))
+        return tuple(pipeline.next_hop_flows(self.network, router, view))
+
+    def _legs_out(
+        self, router: Router, state: RouterState, legs: tuple[tuple[int, int], ...]
+    ) -> tuple[tuple[int, int], ...]:
+        """The legs of a group that leave by a port with carrier; all of them where none does."""
+        silent = {number for number, up in self.ports.values() if not up}
+        if not silent:
+            return legs
+        site = self.site()
+        dead = set()
+        for leg, _ in legs:
+            hop = state.nexthops.get(leg)
+            interface = interface_of(router, state, hop.ifindex) if hop is not None else None
+            if hop is not None and interface is not None:
+                link = self.network.links[interface.link]
+                if pipeline.port_of(site, link, hop.mac) in silent:
+                    dead.add(leg)
+        return tuple((leg, weight) for leg, weight in legs if leg not in dead) or legs
+
+    def _remake_groups(self) -> None:
+        """Groups avoid ports without carrier."""
+        for name, kept in list(self.hops.items()):
+            router, state = self.network.routers[name], self.routers.state(name)
+            if state is None:
+                continue
+            try:
+                for group in state.legs.keys() & kept.keys():
+                    kept[group] = self._hop_flows(router, state, group)
+            except Exception as error:
+                self._set_aside(name, _reason(error), False)
+
+    def _write_small(self) -> Job:
+        self._remake_groups()
+        batches = self._plan_small()
+        if batches and self.reactive:
+            self._forget_decisions()
+        for batch in batches:
+            for add, flow in batch:
+                self._write_flow(add, flow)
+            self._fence_fragments()
+            yield ROOM
+
+    # The reactive pipeline's exact flows: deleted where they may have become wrong, asked for again
+
+    def _forget_decisions(self, router: int | None = None, hop: int | None = None) -> None:
+        if self.plain:
+            nothing = Flow(0, pipeline.REACTIVE_PRIORITY, (), ())
+            form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
+            for what in self._exact:
+                self._write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
+            self._exact.clear()
+            return
+        kind, mask = pipeline.cookie(pipeline.REACTIVE_KIND), pipeline.REACTIVE_COOKIE_MASK
+        if router is not None:
+            kind, mask = kind | router << 32, mask | 0xFFFF << 32
+        if router is not None and hop is not None:
+            kind, mask = pipeline.reactive_cookie(router, hop), 0xFFFFFFFFFFFFFFFF
+        self._write(of.delete_by_cookie(pipeline.INGRESS, kind, mask))
+        self.flow_mods += 1
+
+    def _change_decisions(self, router: Router, state: RouterState, changes: Changes) -> None:
+        routes = [*changes.routes4, *changes.gone4]
+        hops = list(affected_hops(state, changes))
+        if self.plain or len(routes) + len(hops) > MANY_DECISIONS:
+            self._forget_decisions(router.id)
+            return
+        for hop in hops:
+            self._forget_decisions(router.id, hop)
+        for net, plen, _ in routes:
+            prefix = match(dl_type=IPV4, nw_dst=(net, pipeline.prefix_mask(plen)))
+            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
+            mask = pipeline.REACTIVE_COOKIE_MASK | 0xFFFF << 32
+            self._write(of.delete_matching(pipeline.INGRESS, prefix, own, mask))
+            self.flow_mods += 1
+
+    # Routers that are set aside
+
+    def _of(self, name: str, job: Job) -> Job:
+        """A job that concerns one router: where it fails, that router is set aside, and no more."""
+        try:
+            yield from job
+        except NotAnsweredError:
+            raise  # that is the switch's affair
+        except Exception as error:
+            refused = isinstance(error, RefusedError)
+            new = self._set_aside(name, str(error) if refused else _reason(error), refused)
+            if new and not refused:
+                log.error("%s: %s: a job failed", self.name, name, exc_info=error)
+            yield from self._write_small()
+
+    def _set_aside(self, name: str, words: str, refused: bool) -> bool:
+        """From the next write of the small tables on its packets pass through its VM.  True where
+        that is new."""
+        before = self.aside.get(name)
+        pause_s = min(TRY_AGAIN_MAX_S, 2 * before.pause_s) if before else TRY_AGAIN_S
+        words = f"{THROUGH_VM}: {words}"
+        self.aside[name] = Aside(words, refused, pause_s)
+        self.hops[name] = {}
+        self._answers = None
+        self.problems.end(COMPILE if refused else TABLE, name)
+        if refused:
+            self._try_later(name)
+        return self.problems.begin(TABLE if refused else COMPILE, words, name)
+
+    def _restored(self, name: str) -> None:
+        """A router is no longer set aside."""
+        if self.aside.pop(name, None) is not None:
+            self.problems.end(TABLE, name)
+            self.problems.end(COMPILE, name)
+
+    def _try_later(self, name: str) -> None:
+        aside = self.aside[name]
+        if not aside.waits:
+            aside.waits = True
+            self.later(aside.pause_s, self._try_again, name, self._generation)
+
+    def _try_again(self, name: str, generation: int) -> None:
+        aside = self.aside.get(name)
+        if generation != self._generation or aside is None:
+            return
+        aside.waits = False
+        if self.live and self.forwards(name):
+            self.submit(self._of(name, self._renew(name)))
+        else:
+            self._try_later(name)
+
+    def _renew(self, name: str) -> Job:
+        """Try with a router that is set aside.  What the switch holds of its routes is read first:
+        some were refused, or some are no more."""
+        aside = self.aside.get(name)
+        if aside is None:
+            return
+        if aside.refused and not (yield from self._has_room()):
+            self._try_later(name)
+            return
+        if not (self.reactive or self.plain):
+            self._found.pop(name, None)
+            router = self.network.routers[name]
+            yield from self._read(chunk_questions(router.id), self._take_all_routes)
+        self._narrow()
+        yield from self._sync_router(name)
+
+    def _has_room(self) -> Generator[Any, Any, bool]:
+        """Whether table ROUTES takes one flow more, which no packet matches."""
+        probe = Flow(pipeline.ROUTES, 1, match(reg1=0xFFFFFFFF), (), pipeline.COOKIE_MAGIC)
+        self._no_room = False
+        self._write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
+        yield self._barrier()
+        self._write(of.flow_mod(probe, of.Command.DELETE_STRICT))
+        return not self._no_room
+
+    def _check_refused(self, name: str) -> None:
+        if name in self._refusals:
+            raise RefusedError(self._refusals.pop(name))
+
+    def on_error(self, xid: int, text: str, data: bytes = b"") -> None:
+        """The switch refused something.  A router's own flow is that router's affair: it is set
+        aside.  Whatever else it is, the switch is read again."""
+        if xid == MONITOR_XID:
+            self.audit.refused()
+            return
+        if xid == PROBE_XID:
+            self._no_room = True
+            return
+        cookie = of.cookie_of(data)
+        kind = cookie >> 24 & 0xFF
+        names = {router.id: name for name, router in self.network.routers.items()}
+        name = names.get(pipeline.cookie_router(cookie))
+        if cookie & pipeline.COOKIE_MAGIC_MASK != pipeline.COOKIE_MAGIC:
+            name = None
+        if name is None or kind not in (*pipeline.NETWORK_WIDE, pipeline.REACTIVE_KIND):
+            super().on_error(xid, text, data)
+            return
+        self.errors += 1
+        words = f"the switch refuses its flows ({text})"
+        if kind == pipeline.REACTIVE_KIND:  # the packet that asked was sent all the same
+            if self.problems.begin(TABLE, words, name):
+                self.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
+        elif name in self._trying or name in self._streamed:
+            self._refusals[name] = words
+        elif name in self.synced and name not in self.aside:
+            self._set_aside(name, words, True)
+            self.submit(self._write_small())
+
+    # Routes
+
+    def _sync_router(self, name: str) -> Job:
+        """Make the switch hold exactly the router's routes and next hops, from whatever it has."""
+        self._trying.add(name)
+        try:
+            yield from self._sync(name)
+        finally:
+            self._trying.discard(name)
+
+    def _sync(self, name: str) -> Job:
+        router = self.network.routers[name]
+        state = self.routers.state(name)
+        if state is None or not self.forwards(name):
+            return
+        found = self._found.pop(name, {})
+        streamed = self._streamed.pop(name, None)
+        if streamed is not None:
+            self._check_refused(name)
+        self._refusals.pop(name, None)
+        before = self._written
+        self._make_hops(router)
+        # What leads packets to the routes comes last: on a host that lies on the way of others
+        # they would meet an empty table.
+        for flows in self.hops[name].values():
+            for flow in flows:
+                if self.installed.get(flow.key) != flow:
+                    self._write_flow(True, flow)
+        self._fence_fragments()
+        routes = state.routes4
+        if not (self.reactive or self.plain or (streamed == len(routes) and not found)):
+            if found:
+                adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
+                gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
+                yield from self._write_routes(router, adds, gone)
+            else:
+                items = iter(dict(routes).items())  # as of now; what changes meanwhile comes after
+                while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
+                    yield from self._write_routes(router, part, (), ordered=False)
+        # Of few routes a refusal is heard soon enough: a late switch is not waited for then.
+        if name in self.aside or (len(routes) > MANY_ROUTES and self._written > before):
+            yield self._barrier()
+            self._check_refused(name)
+        self._restored(name)
+        if self.reactive:
+            self._forget_decisions(router.id)
+        for batch in self._plan_small():
+            for add, flow in batch:
+                self._write_flow(add, flow)
+        self._fence_fragments()
+        yield ROOM
+
+    def _stream(self, name: str, changes: Changes) -> Job:
+        """Routes of a first snapshot, written as they come: nothing is there to be preserved."""
+        router = self.network.routers[name]
+        yield from self._write_routes(router, changes.routes4, (), ordered=False)
+
+    def _update(self, name: str, changes: Changes) -> Job:
+        """One change of a router: what it needs first, then routes, then what is left over."""
+        router = self.network.routers[name]
+        state = self.routers.state(name)
+        if state is None or name not in self.hops or name in self.aside:
+            return
+        stale: list[Flow] = []
+        if self.reactive:
+            self._change_decisions(router, state, changes)
+        if not (self.reactive or self.plain):
+            if self._in_flight_bytes >= IN_FLIGHT_BYTES:
+                yield ROOM
+            for hop in affected_hops(state, changes):
+                old = self.hops[name].get(hop, ())
+                new = self._hop_flows(router, state, hop)
+                if new:
+                    self.hops[name][hop] = new
+                else:
+                    self.hops[name].pop(hop, None)
+                keys = {flow.key for flow in new}
+                for flow in new:
+                    if self.installed.get(flow.key) != flow:
+                        self._write_flow(True, flow)
+                stale += [flow for flow in old if flow.key not in keys]
+            yield from self._write_routes(router, changes.routes4, changes.gone4)
+        for flow in stale:
+            self._write_flow(False, flow)
+        if changes.locals or changes.interfaces or changes.policy:
+            yield from self._write_small()
+
+    def _write_routes(
+        self,
+        described: Router,
+        adds: Sequence[tuple[int, int, int]],
+        gone: Sequence[tuple[int, int, int]],
+        ordered: bool = True,
+    ) -> Job:
+        """Add or overwrite the longest prefixes first, then delete the shortest first.
+
+        So every packet is decided at every moment either as before or as after: its longest
+        new match is there before any shorter one changes, and its longest old match stays until
+        all that could take over from it is in place.  Raises RefusedError where the switch has said
+        that it does not take them.
+        """
+        router, name = described.id, described.name
+        if adds:
+            self.flow_mods += len(adds)
+            routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
+            if len(routes) < 8:
+                for route, own in zip(routes, pipeline.route_cookies(router, routes), strict=True):
+                    self._write(self.packer.add(router, *route, own))
+            else:
+                self.audit.bulk()
+                for start in range(0, len(routes), BULK):
+                    part = routes[start : start + BULK]
+                    cookies = pipeline.route_cookies(router, part)
+                    size = min(PIECE_BYTES, self._window)
+                    for piece in self.packer.pack_adds(router, part, cookies, size):
+                        self._write(piece)
+                        yield ROOM
+                        self._check_refused(name)
+        if gone:
+            self._fence_fragments()
+            self.flow_mods += len(gone)
+            for i, (net, plen, _) in enumerate(sorted(gone, key=_prefix_length)):
+                self._write(self.packer.delete(router, net, plen))
+                if i % 256 == 255:
+                    yield ROOM
+
+    def _forget(self, name: str) -> Job:
+        """Remove a router's routes and next hops, chunk by chunk where they are many."""
+        router = self.network.routers[name]
+        if self.forwards(name):
+            return
+        self._found.pop(name, None)
+        self.hops.pop(name, None)
+        if self.plain:
+            return
+        for batch in self._plan_small():
+            for add, flow in batch:
+                self._write_flow(add, flow)
+        state = self.routers.state(name)
+        small = state is not None and len(state.routes4) <= READ_WHOLE
+        own = pipeline.cookie(pipeline.ROUTES, router.id)
+        if small:
+            mask = 0xFFFFFFFFFF000000
+            self._write(of.delete_by_cookie(pipeline.ROUTES, own, mask))
+            self.flow_mods += 1
+            yield ROOM
+            return
+        for chunk in range(pipeline.CHUNKS):
+            self._write(of.delete_by_cookie(pipeline.ROUTES, own | chunk))
+            self.flow_mods += 1
+            yield ROOM
+            yield PACE_S
+
+
+def _reason(error: Exception) -> str:
+    """Why a router cannot be compiled."""
+    return f"what it says makes no flows ({type(error).__name__}: {error})"
+
+
+def _packets(stats: Iterable[of.FlowStats]) -> int:
+    return sum(s.packets for s in stats)
+
+
+def _prefix_length(route: tuple[int, int, int]) -> int:
+    return route[1]
+
+
+def translated(flow: Flow, ports: Mapping[int, int]) -> Flow | None:
+    """The flow with its ports replaced; None where it uses one that has no counterpart."""
+    used = {value for name, value, _ in flow.match if name == "in_port"}
+    used |= {a[1] for a in flow.actions if a[0] == "output" and a[1] < PORT_MAX}
+    if not used <= ports.keys():
+        return None
+    what = tuple(
+        (name, ports[value] if name == "in_port" else value, mask)
+        for name, value, mask in flow.match
+    )
+    actions = tuple(
+        output(ports[a[1]]) if a[0] == "output" and a[1] < PORT_MAX else a for a in flow.actions
+    )
+    return replace(flow, match=what, actions=actions)
+
+
+def pipeline_packer() -> of.RoutePacker:
+    """Packs routes for table ROUTES."""
+    return of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)

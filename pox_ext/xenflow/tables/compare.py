@@ -1,0 +1,130 @@
+"""What a switch holds beside what it should: the decisions of the audit, without a switch.
+
+A flow is known by its table, priority and match: somebody who overwrites or modifies one of ours
+changes its cookie too.  What has our cookie and is not ours, or is ours and reads otherwise, is
+put right.  What somebody else added beside is left, and named where it takes packets from ours.
+
+Called by `xenflow.switch.audit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from xenflow.openflow import flow as f
+from xenflow.openflow.flow import Flow
+from xenflow.tables import pipeline
+from xenflow.tables.pipeline import Flows
+
+Key = tuple[int, int, f.Match]
+Accepted = Mapping[Key, tuple[Flow, Flow]]
+"""(what was wanted, the form in which the switch reads it back, though it is in force)."""
+
+ODD = -1
+"""In place of a next hop's id: a route's flow that says something else than a next hop."""
+
+
+def ours(flow: Flow) -> bool:
+    """Whether a flow says that a controller of ours wrote it."""
+    return flow.cookie & pipeline.COOKIE_MAGIC_MASK == pipeline.COOKIE_MAGIC
+
+
+def reactive(flow: Flow) -> bool:
+    """Whether it is an exact flow of the reactive pipeline, which comes and goes."""
+    return ours(flow) and flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND
+
+
+def route_of(flow: Flow) -> tuple[int, int, int] | None:
+    """(router id, net << 8 | prefix length, next hop id) of a flow that stands where a route does,
+    whoever wrote it; the next hop is ODD where it does not read as we write one."""
+    plen = flow.priority - pipeline.ROUTE_PRIORITY
+    if flow.table != pipeline.ROUTES or not 0 <= plen <= 32:
+        return None
+    fields = {name: (value, mask) for name, value, mask in flow.match}
+    router, router_mask = fields.get("reg1", (0, 0))
+    net, mask = fields.get("nw_dst", (0, 0))
+    prefix_mask = pipeline.prefix_mask(plen)
+    if fields.keys() - {"reg1", "dl_type", "nw_dst"} or not router or router_mask is not None:
+        return None
+    if fields.get("dl_type") != (f.IPV4, None) or (0xFFFFFFFF if mask is None else mask) != (
+        prefix_mask
+    ):
+        return None
+    return router, net << 8 | plen, _hop_of(flow, router, net)
+
+
+def _hop_of(flow: Flow, router: int, net: int) -> int:
+    own = pipeline.cookie(pipeline.ROUTES, router, pipeline.route_chunk(net))
+    hop = next((action[4] for action in flow.actions if action[0] == "load"), ODD)
+    written = (f.load("reg0", hop), f.resubmit(pipeline.NEXT_HOPS)) if hop != ODD else ()
+    return hop if flow.cookie == own and flow.actions == written else ODD
+
+
+@dataclass(slots=True)
+class Difference:
+    """What was seen of some flows, and what shall be done about it.
+
+    batches   as `pipeline.plan` gives them
+    mended    how many flows they put right
+    """
+
+    batches: list[list[tuple[bool, Flow]]] = field(default_factory=list)
+    mended: int = 0
+
+
+def difference(seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accepted) -> Difference:
+    """What makes the flows that were seen (None: gone) those that are believed to be there.
+
+    What was accepted holds for the flow that was wanted then, and for no other of its key.
+    """
+    wanted = {key: believed[key] for key in seen if key in believed}
+    there = {
+        key: wanted[key] if accepted.get(key) == (wanted.get(key), now) else now
+        for key, now in seen.items()
+        if now is not None and (key in believed or (ours(now) and not reactive(now)))
+    }
+    batches = pipeline.plan(there, wanted)
+    return Difference(batches, sum(map(len, batches)))
+
+
+def against(table: int, flows: Iterable[Flow], believed: Flows) -> dict[Key, Flow | None]:
+    """A table that was read whole, as `difference` takes it: what is there, and what is not."""
+    seen: dict[Key, Flow | None] = {key: None for key in believed if key[0] == table}
+    seen.update((flow.key, flow) for flow in flows)
+    return seen
+
+
+def covers(foreign: Flow, own: Flow) -> bool:
+    """Whether a flow takes packets from one of ours: it stands in the same table, not lower, and
+    some packet matches both."""
+    return (
+        foreign.table == own.table
+        and foreign.priority >= own.priority
+        and _overlap(foreign.match, own.match)
+    )
+
+
+def _overlap(one: f.Match, other: f.Match) -> bool:
+    fields = {name: (value, mask) for name, value, mask in one}
+    for name, value, mask in other:
+        if name in fields:
+            there, there_mask = fields[name]
+            common = (-1 if mask is None else mask) & (-1 if there_mask is None else there_mask)
+            if (value ^ there) & common:
+                return False
+    return True
+
+
+def covering(foreign: Iterable[Flow], believed: Flows, routes: bool) -> list[Flow]:
+    """Those foreign flows that cover one of ours.  `routes`: the table of routes has some, which
+    `believed` does not have."""
+    by_table: dict[int, list[Flow]] = {}
+    for flow in believed.values():
+        by_table.setdefault(flow.table, []).append(flow)
+    return [
+        flow
+        for flow in foreign
+        if any(covers(flow, own) for own in by_table.get(flow.table, ()))
+        or (routes and flow.table == pipeline.ROUTES and flow.priority >= pipeline.ROUTE_PRIORITY)
+    ]

@@ -1,0 +1,228 @@
+"""One table's decision about a packet, in words.
+
+Asked by `trace` for each step of `simulate`.  The words follow from the flow's actions, which are
+what happens; its match says why, where that is not plain from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from xenflow.model.network import Kind, Network
+from xenflow.openflow import flow as fl
+from xenflow.openflow.flow import Flow
+from xenflow.tables import pipeline
+from xenflow.tables.simulate import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What numbers mean on one switch.  `slow`: why a router's VM forwards for it, by its name."""
+
+    network: Network
+    datapath: str
+    ports: Mapping[int, str]
+    slow: Mapping[str, str]
+
+    def link(self, number: int | None) -> str:
+        """A virtual link's name by its id."""
+        links = self.network.links.values()
+        return next((k.name for k in links if k.id == number), f"with id {number}")
+
+    def router(self, number: int | None) -> str:
+        """A router's name by its id."""
+        routers = self.network.routers.values()
+        return next((r.name for r in routers if r.id == number), f"with id {number}")
+
+    def port(self, number: int) -> str:
+        """A port's name by its number."""
+        if number == fl.IN_PORT:
+            return "the port it came from"
+        return self.ports.get(number, str(number))
+
+
+def explain(step: Step, names: Names) -> str:
+    """What the flow that a packet met does with it, and why."""
+    flow = step.flow
+    if flow is None:
+        return "no flow matches: dropped"
+    if names.network.datapaths[names.datapath].kind is Kind.PLAIN:
+        return _ingress(flow, names)
+    return _TABLES.get(step.table, _plainly)(flow, names)
+
+
+def does(step: Step, names: Names) -> str:
+    """What becomes of a frame by the step's flow alone, whatever it was for."""
+    flow = step.flow
+    if flow is None or not flow.actions:
+        return "dropped"
+    if fl.normal() in flow.actions:
+        return "left to the switch's own bridge"
+    return fl.actions_text(flow.actions)
+
+
+def _loads(flow: Flow, name: str) -> int | None:
+    return next((a[4] for a in flow.actions if a[0] == "load" and a[1] == name), None)
+
+
+def _matches(flow: Flow, name: str) -> int | None:
+    return next((value for field, value, _ in flow.match if field == name), None)
+
+
+def _leads(flow: Flow, table: int) -> bool:
+    return fl.resubmit(table) in flow.actions
+
+
+def _sent(flow: Flow, names: Names) -> str:
+    ports = [names.port(a[1]) for a in flow.actions if a[0] == "output"]
+    return ", ".join(ports)
+
+
+def _plainly(flow: Flow, names: Names) -> str:
+    if ports := _sent(flow, names):
+        return f"out by {ports}"
+    return "goes on" if flow.actions else "dropped"
+
+
+def _ingress(flow: Flow, names: Names) -> str:
+    link = _loads(flow, "reg3")
+    nothing = "it belongs to no virtual link that comes in by this port"
+    if fl.normal() in flow.actions:
+        if flow.match:
+            return "its virtual link is bridged, as a router on it is in native mode"
+        return f"{nothing}: left to the switch's own bridge"
+    if not flow.actions:
+        if not flow.match:
+            return f"{nothing}: dropped"
+        if _matches(flow, "dl_dst") is not None:
+            return "nothing more leads to that address from this port: dropped"
+        return "a frame that is not to come in here: dropped"
+    if _loads(flow, "reg4"):
+        router = names.router(_loads(flow, "reg1"))
+        return f"by a detour from another of {router}'s hosts, on link {names.link(link)}"
+    if _leads(flow, pipeline.LINKS):
+        copied = any(a[0] == "controller" for a in flow.actions)
+        return f"from a VM, on link {names.link(link)}" + (
+            "; the controller gets a copy" if copied else ""
+        )
+    if link is not None:
+        guarded = _matches(flow, "nw_ttl") is not None
+        return f"it comes in on link {names.link(link)}" + (
+            ", and its TTL runs out" if guarded else ""
+        )
+    router_id = pipeline.cookie_router(flow.cookie)
+    of = f" to router {names.router(router_id)}" if router_id else ""
+    if any(a[0] == "controller" for a in flow.actions):
+        return f"on the way{of}: to the controller"
+    return f"switched on its virtual link{of}: out by {_sent(flow, names)}"
+
+
+def _admission(flow: Flow, names: Names) -> str:
+    if flow.match and _loads(flow, "arp_op"):
+        return "ARP for a router whose VM is suspended or on its way: answered here"
+    if router := _loads(flow, "reg1"):
+        return f"for router {names.router(router)}, which this switch forwards for"
+    if not flow.actions:
+        return "for a router, from a side that has no business here: dropped"
+    return "in transit: switched on its virtual link, not routed here"
+
+
+def _classes(flow: Flow, names: Names) -> str:
+    router = names.router(_matches(flow, "reg1"))
+    if _leads(flow, pipeline.ROUTES):
+        return "data, to be routed"
+    if any(a[0] == "controller" for a in flow.actions):
+        return "data: the controller is asked (reactive pipeline)"
+    if not flow.actions:
+        return "an address that no router may forward from or to: dropped, as the kernel drops it"
+    if not flow.match:
+        slow = [f"{name}: {why}" for name, why in names.slow.items() if why]
+        more = f" (the VM forwards for {'; '.join(slow)})" if slow else ""
+        return f"nothing says that the switch may route it: to the VM{more}"
+    if _matches(flow, "nw_ttl") is not None:
+        return "its TTL runs out: to the VM, which answers"
+    if _matches(flow, "nw_src") is not None:
+        return "its source is the router's own, or none that a switch may judge: to the VM"
+    if _matches(flow, "nw_dst") is not None:
+        return "for an address of the router's own, or multicast or broadcast: to the VM"
+    if _matches(flow, "reg3") is not None:
+        return f"by an interface that {router}'s VM has down or does not forward on: to the VM"
+    return "only the VM can decide: to the VM"
+
+
+def _routes(flow: Flow, names: Names) -> str:
+    hop = _loads(flow, "reg0")
+    if hop is None:
+        return "no route: to the VM, which answers"
+    net, plen = _matches(flow, "nw_dst") or 0, flow.priority - pipeline.ROUTE_PRIORITY
+    return f"the longest prefix is {fl.ip_text(net)}/{plen}: next hop {hop}"
+
+
+def _next_hop(flow: Flow, names: Names) -> str:
+    if not flow.actions:
+        return "a blackhole: dropped"
+    legs = next((a[2] for a in flow.actions if a[0] == "multipath"), None)
+    if legs is not None:
+        return f"equal cost: one of {legs} by a hash of the addresses"
+    if _leads(flow, pipeline.SIZES):
+        return "measured, as its interface is narrower than others"
+    if _leads(flow, pipeline.LEGS):
+        return "equal cost: one by a hash of the addresses"
+    link = _loads(flow, "reg2")
+    if link is not None:
+        mac = next((a[1] for a in flow.actions if a[0] == "set_dl_dst"), 0)
+        return f"resolved: TTL one less, to {fl.mac_text(mac)} on link {names.link(link)}"
+    if _matches(flow, "reg6") is not None:
+        return "too large for the interface: to the VM, which fragments or refuses it"
+    return "not resolved, or unreachable: to the VM, which asks by ARP or answers"
+
+
+def _legs(flow: Flow, names: Names) -> str:
+    return f"the hash chose leg {_matches(flow, 'reg5')}: next hop {_loads(flow, 'reg0')}"
+
+
+def _links(flow: Flow, names: Names) -> str:
+    link = names.link(_matches(flow, "reg2"))
+    if _leads(flow, pipeline.ADMISSION):
+        router = names.router(pipeline.cookie_router(flow.cookie))
+        return f"on link {link} to router {router}, which is this switch's own affair"
+    if _loads(flow, "arp_op"):
+        return "ARP for a router whose VM is suspended or on its way: answered here"
+    ports = _sent(flow, names)
+    if not ports and not _leads(flow, pipeline.VM):
+        return f"link {link} leads nowhere from here to that address: dropped"
+    vms = " and to the VMs on it" if _leads(flow, pipeline.VM) else ""
+    known = _matches(flow, "dl_dst") is not None and flow.priority != _MULTICAST_PRIORITY
+    if known:
+        return f"on link {link}, out by {ports}"
+    return f"flooded on link {link}: {ports or 'no port'}{vms}"
+
+
+_MULTICAST_PRIORITY = 100
+
+
+def _vm(flow: Flow, names: Names) -> str:
+    router = names.router(_matches(flow, "reg1"))
+    if fl.load("in_port", 0) in flow.actions:
+        return f"{router}'s VM is on another host: by a detour, out by {_sent(flow, names)}"
+    if ports := _sent(flow, names):
+        return f"to {router}'s VM, its vif {ports}"
+    if any(a[0] == "controller" for a in flow.actions):
+        return f"{router}'s VM takes nothing now: held by the controller"
+    if not flow.actions and _matches(flow, "reg1") is not None:
+        return f"nothing takes it for {router}'s VM here: dropped"
+    return _plainly(flow, names)
+
+
+_TABLES = {
+    pipeline.INGRESS: _ingress,
+    pipeline.ADMISSION: _admission,
+    pipeline.CLASSES: _classes,
+    pipeline.ROUTES: _routes,
+    pipeline.NEXT_HOPS: _next_hop,
+    pipeline.LEGS: _legs,
+    pipeline.SIZES: _next_hop,
+    pipeline.LINKS: _links,
+    pipeline.VM: _vm,
+}

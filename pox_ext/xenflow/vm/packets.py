@@ -1,0 +1,333 @@
+"""Packets between the switches and the VMs, where a switch cannot pass them on by itself.
+
+Three kinds come up from a switch (`pipeline.sent_up`): one for a VM that takes nothing now, which
+is held here and delivered where the VM runs next; the copy of one that was just put into a vif,
+which may be lost there if the VM is suspended now; and what a VM itself has said.  `hold` keeps
+them; here it is decided for whom, and when they go on.
+
+A vif takes frames, or not, as the switch (carrier) and the hypervisor (`vifs_are_still`) say.  What
+was held for it goes to it once the switch knows as well: earlier it would come up again.  In
+between, and for a moment after it, frames still come up that were sent before the switch knew.
+
+Called by `rule_table`, `management_service`, `domains`, and by `component` when a port changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from xenflow.model.network import Interface, Link, Network, NetworkError, Router
+from xenflow.model.placement import Mode
+from xenflow.openflow import flow as f
+from xenflow.openflow import wire as of
+from xenflow.switch.channel import PACKET_OUT_XID, Done
+from xenflow.switch.switch import Switch
+from xenflow.tables import pipeline, plain_host
+from xenflow.tables.pipeline import ForVm
+from xenflow.tables.sessions import Sessions
+from xenflow.vm.hold import MAX_AGE_S, Held, Hellos
+
+log = logging.getLogger("xenflow.vm_packets")
+
+LATE_S = 1.0
+"""How long after a switch was told that a vif takes frames some that it had sent up before may
+still come: cached flows live on for a moment."""
+ANNOUNCED_S = 120.0
+"""So long an announced suspension may last before it is believed that nobody will end it."""
+BURST = 64
+"""So many held frames are written at once."""
+
+
+class VmPackets:
+    """See the module.
+
+    migrating  whether a migration of a router is under way or unfinished, by its name
+    spoke      called with the name of a vif when a frame that came out of it was seen
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        switches: Mapping[str, Switch],
+        migrating: Callable[[str], bool],
+        spoke: Callable[[str], None],
+    ) -> None:
+        self.held: dict[str, Held] = {name: Held() for name in network.routers}
+        self.sessions: dict[str, Sessions] = {name: Sessions() for name in network.routers}
+        self._network = network
+        self._link = {link.id: link for link in network.links.values()}
+        self._switches = switches
+        self._migrating = migrating
+        self._spoke = spoke
+        self._hellos = Hellos()
+        self._opening: set[tuple[str, str]] = set()
+        """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
+        self._still: frozenset[str] = frozenset()
+        self._announced: dict[str, float] = {}
+        """Vifs whose VM is suspended by somebody who says so, and since when."""
+        self._opened: dict[tuple[str, str], float] = {}
+        """When the switch was told."""
+        self._warned: dict[str, float] = {}
+        """When it was said last that there is no room for a router's packets."""
+
+    # --- what comes up ----------------------------------------------------------------------------
+
+    def sent_up(self, switch: Switch, in_port: int, frame: bytes) -> bool:
+        """A switch sent a frame up; False where it is none of the three kinds."""
+        what = pipeline.sent_up(self._network, switch.ports, in_port, frame)
+        if isinstance(what, ForVm):
+            self._for_vm(switch, what)
+        elif what is not None:
+            self._spoke(what.interface.vif)
+            link = self._network.links[what.interface.link]
+            now = time.monotonic()
+            self._hellos.heard(what.router.name, link.id, what.frame, now)
+            quiet = self.sessions[what.router.name].heard(what.frame, now)
+            if quiet is not None:
+                switch.hush(what, quiet.match, quiet.seconds)
+        return what is not None
+
+    def _for_vm(self, switch: Switch, what: ForVm) -> None:
+        link, frame = what.link, what.frame
+        target = int.from_bytes(frame[:6], "big")
+        group = pipeline.to_a_group(frame)
+        now = time.monotonic()
+        for router, interface in self._network.members(link.name):
+            placement = switch.placements.get(router.name)
+            if placement is None or not (group or target == interface.mac):
+                continue
+            held = self.held[router.name]
+            takes = switch.takes(interface.vif)
+            end = (switch.name, interface.vif)
+            if placement.vm != switch.name:
+                if not what.copied and switch.name in placement.hosts:
+                    # Sent up while the VM belonged here; what was held has gone to it already.
+                    held.keep(link.id, frame, now)
+                    self._deliver_late(switch, router, placement.vm)
+            elif what.copied and interface.vif in self._announced:
+                pass  # it was given to a VM that ran on until the switch held
+            elif takes and what.copied:
+                held.copied(link.id, frame, now)
+            elif not takes or end in self._opening:
+                self._keep(router, link, what, now)
+            elif not group or now - self._opened.get(end, 0.0) < LATE_S:
+                # Sent up before the switch knew.  A group's may be held for another router alone:
+                # then this one gets it twice.
+                held.keep(link.id, frame, now)
+                self._deliver_late(switch, router, switch.name, link)
+            if not group:
+                return
+
+    def _keep(self, router: Router, link: Link, what: ForVm, now: float) -> None:
+        held = self.held[router.name]
+        # Table VM sends a group's frame up once for each router of the link that it holds for.
+        if pipeline.to_a_group(what.frame) and held.has_just_kept(link.id, what.frame, now):
+            return
+        if held.keep(link.id, what.frame, now, what.copied) or what.copied:
+            return
+        if now - self._warned.get(router.name, float("-inf")) > MAX_AGE_S:
+            self._warned[router.name] = now
+            log.warning("%s: no room to hold more packets for it", router.name)
+
+    # --- what goes on -----------------------------------------------------------------------------
+
+    def deliver(self, switch: Switch, router: Router, to: str, only: Link | None = None) -> int:
+        """Send what is held for a router on, of one link or of all: to its vifs where `to` is this
+        host, else across to that one.
+
+        Returns how many frames.  Raises NetworkError, everything being held still, where `to`
+        cannot be reached.
+        """
+        if switch.connection is None:
+            raise NetworkError(f"{switch.name}: the switch is not connected")
+        held = self.held[router.name]
+        frames = held.of(only.id if only else None, time.monotonic())
+        onward = {
+            link: self._onward(switch, router, self._link[link], to)
+            for link in {kept.link for kept in frames}
+        }
+        messages = [
+            of.packet_out(kept.frame, onward[kept.link], xid=PACKET_OUT_XID) for kept in frames
+        ]
+        for start in range(0, len(messages), BURST):
+            switch.connection.send(b"".join(messages[start : start + BURST]))
+        held.sent(frames)
+        return len(frames)
+
+    def give(self, switch: Switch, router: Router, link: Link, frames: list[bytes]) -> bool:
+        """Put what another host's controller has held straight into a router's vif, whatever the
+        switch's tables say yet.  False where the vif takes nothing."""
+        interface = router.on(link.name)
+        if switch.connection is None or interface is None or not switch.takes(interface.vif):
+            return False
+        out = (f.output(switch.ports[interface.vif][0]),)
+        for start in range(0, len(frames), BURST):
+            some = frames[start : start + BURST]
+            switch.connection.send(
+                b"".join(of.packet_out(frame, out, xid=PACKET_OUT_XID) for frame in some)
+            )
+        return True
+
+    def _deliver_late(
+        self, switch: Switch, router: Router, to: str, only: Link | None = None
+    ) -> int:
+        """The same where nobody is there to be told that it failed."""
+        try:
+            return self.deliver(switch, router, to, only)
+        except NetworkError as error:
+            log.warning("%s: what is held for it stays held: %s", router.name, error)
+            return 0
+
+    def _onward(self, switch: Switch, router: Router, link: Link, to: str) -> f.Actions:
+        interface = router.on(link.name)
+        assert interface is not None
+        if to == switch.name and not switch.datapath.nicira:
+            return plain_host.to_vm(switch.site(), router, link)
+        if to == switch.name:
+            return (
+                f.load("reg1", router.id),
+                f.load("reg3", link.id),
+                f.resubmit(pipeline.VM),
+            )
+        port = switch.site().toward(link, to)
+        if port is None:
+            raise NetworkError(f"{switch.name}: no way to {to} on virtual link {link.name}")
+        # A detour carries unicast frames; the VM's kernel takes a multicast packet in one as well.
+        return (f.set_dl_dst(interface.mac), f.set_vlan(link.detour_vlan), f.output(port))
+
+    # --- where a VM is, and whether its vifs take frames ------------------------------------------
+
+    def moved(self, switch: Switch, router: str, to: str) -> None:
+        """A VM is not at a switch any more: what is held there follows it to host `to`."""
+        self._opening -= {(switch.name, i.vif) for i in self._network.routers[router].interfaces}
+        self._deliver_late(switch, self._network.routers[router], to)
+
+    def unheard(self, router: str) -> None:
+        """What a router says is not heard here from now on."""
+        self._hellos.forget(router)
+
+    def vifs_are_still(self, vifs: frozenset[str]) -> None:
+        """The hypervisor's host says which vifs take nothing now, though they may have carrier."""
+        self._still = vifs
+        self._stand()
+
+    def announced(self, switch: Switch, router: Router, still: bool, then: Done) -> None:
+        """Who suspends VMs says that he will suspend a router's, once `then` is called: its vifs
+        get nothing from then on, and what they were given it will have read.  Or (not `still`) that
+        it runs with all of its vifs."""
+        vifs = {interface.vif: time.monotonic() for interface in router.interfaces}
+        took = any(switch.takes(vif) for vif in vifs)
+        for vif in vifs:
+            self._announced.pop(vif, None)
+        if still:
+            self._announced |= vifs
+            self.held[router.name].announced()
+        self._stand()
+        if still and took:
+            switch.in_force(then)
+        else:  # nothing is given to them anyway, or need not be waited for
+            then(None)
+
+    def forget_announced(self, now: float) -> None:
+        """Who announced a suspension and never ended it has gone: carrier says it then."""
+        late = [vif for vif, at in self._announced.items() if now - at > ANNOUNCED_S]
+        for vif in late:
+            del self._announced[vif]
+        if late:
+            self._stand()
+
+    def _stand(self) -> None:
+        vifs = self._still | self._announced.keys()
+        for switch in self._switches.values():
+            take_now, stopped = switch.vifs_are_still(frozenset(vifs))
+            for port in stopped:
+                self.port_stopped(switch, port)
+            for port in take_now:
+                self.port_appeared(switch, port)
+
+    def port_stopped(self, switch: Switch, port: str) -> None:
+        """A port takes nothing any more: where it is a vif, its VM has been suspended."""
+        self._opening.discard((switch.name, port))
+        for router in self._network.routers.values():
+            if any(i.vif == port for i in router.interfaces):
+                self.held[router.name].stopped(time.monotonic())
+
+    def port_appeared(self, switch: Switch, port: str) -> None:
+        """A port has come, or takes frames now: where it is a vif of a router whose VM belongs
+        here, what was held for it goes to it once the switch knows."""
+        for router, interface in self._here(switch):
+            if interface.vif != port:
+                continue
+            if all(switch.takes(i.vif) for i in router.interfaces):
+                self._hellos.forget(router.name)
+            self._opening.add((switch.name, port))
+            switch.once_told(partial(self._open, switch, router, interface))
+
+    def _open(
+        self, switch: Switch, router: Router, interface: Interface, error: str | None
+    ) -> None:
+        """A vif takes frames and the switch gives it those that come."""
+        end = (switch.name, interface.vif)
+        if error is not None or not switch.takes(interface.vif):
+            return  # `caught_up` comes back to it, or its next appearance
+        self._opening.discard(end)
+        self._opened[end] = time.monotonic()
+        link = self._network.links[interface.link]
+        if self.held[router.name].frames:
+            count = self._deliver_late(switch, router, switch.name, link)
+            log.info("%s: delivered %d held packets on %s", router.name, count, link.name)
+
+    def read_anew(self, switch: Switch) -> None:
+        """A switch is being read back: until it has caught up it may hold for vifs that take
+        frames."""
+        self._opening |= {(switch.name, i.vif) for _, i in self._here(switch)}
+
+    def caught_up(self, switch: Switch) -> None:
+        """A switch that was read back gives the VMs their packets again: whichever vif has come
+        meanwhile gets what was held for it."""
+        for router, interface in self._here(switch):
+            self._open(switch, router, interface, None)
+
+    def _here(self, switch: Switch) -> list[tuple[Router, Interface]]:
+        """The interfaces of the routers whose VM belongs to a switch."""
+        return [
+            (router, interface)
+            for router in self._network.routers.values()
+            if switch.vm_of(router.name) == switch.name
+            for interface in router.interfaces
+        ]
+
+    # --- hellos -----------------------------------------------------------------------------------
+
+    def repeat_hellos(self, now: float) -> None:
+        """Send those that are due of the routers that cannot do it themselves now."""
+        self.forget_announced(now)
+        for switch in self._switches.values():
+            for router in self._network.routers if switch.live else ():
+                if self._migrating(router) and self._speaks_for(switch, router):
+                    for link_id, frame in self._hellos.due(router, now):
+                        self._say(switch, link_id, frame)
+
+    def _speaks_for(self, switch: Switch, router: str) -> bool:
+        """Whether a router's hellos must come from here: its VM belongs here and takes nothing, or
+        it is at its new host already, where it may not be connected yet, and the links lead here
+        still.  In native mode the VM alone speaks."""
+        placement = switch.placements.get(router)
+        if placement is None or placement.mode is Mode.NATIVE:
+            return False
+        if placement.vm == switch.name:
+            return not any(switch.takes(i.vif) for i in self._network.routers[router].interfaces)
+        return placement.to == switch.name
+
+    def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
+        actions: f.Actions = (
+            f.load("reg3", link_id),
+            f.load("reg2", link_id),
+            f.resubmit(pipeline.LINKS),
+        )
+        if not switch.datapath.nicira:
+            actions = plain_host.flood(switch.site(), self._link[link_id])
+        switch.connection.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
