@@ -35,6 +35,9 @@ Problem = tuple[str, str]
 
 LEASE_S = 10.0
 KEEP_S = 2.5
+REGAIN_S = 0.1
+"""How often a controller that was restarted is asked again for the lease, while somebody who does
+not get it elsewhere has it there."""
 ASK_AT_ONCE = 16
 
 
@@ -70,8 +73,6 @@ class Lease:
         self._about: dict[str, Any] = {"router": router, "owner": self.owner}
         self._entry = entry
         self._instances: dict[str, str] = {}
-        self._left: set[str] = set()
-        """Controllers that had noted something unfinished when the lease was taken."""
         self._heard = 0.0
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
@@ -82,9 +83,10 @@ class Lease:
             self._lock(first)  # of two that want it, the first controller decides
             self._at(others, self._lock)
         except AskError:
-            for name in self._instances:
+            # Also where the answer was late: it may have been given.
+            for name in self._controllers:
                 with suppress(AskError):
-                    self._unlock(name, name in self._left)
+                    self._unlock(name, untouched=True)
             raise
         self._keeper.start()
         return self
@@ -107,7 +109,7 @@ class Lease:
         problems: list[Problem] = []
         for name in self._controllers:
             try:
-                self._unlock(name, unfinished)
+                self._unlock(name, unfinished=unfinished)
             except AskError as error:
                 problems.append((f"unlock at {name}", str(error)))
         return problems
@@ -174,12 +176,10 @@ class Lease:
     def _lock(self, name: str) -> None:
         answer = self._ask(name, "lock", lease_s=LEASE_S, entry=self._entry, **self._about)
         self._instances[name] = answer.get("instance", "")
-        if answer.get("left"):
-            self._left.add(name)
         self._heard = time.monotonic()
 
-    def _unlock(self, controller: str, unfinished: bool = False) -> None:
-        self._ask(controller, "unlock", unfinished=unfinished, **self._about)
+    def _unlock(self, controller: str, **how: bool) -> None:
+        self._ask(controller, "unlock", **how, **self._about)
 
     def _confirm(self, name: str) -> AskError | None:
         try:
@@ -195,10 +195,25 @@ class Lease:
         restarted = found.get("instance", "") != self._instances.get(name)
         if not restarted or time.monotonic() - self._heard > LEASE_S:
             raise LostError(refusal.message)
-        try:
-            self._lock(name)
-        except Refused as error:
-            raise LostError(error.message) from None
+        deadline = time.monotonic() + LEASE_S
+        while True:
+            try:
+                self._lock(name)
+                return
+            except Refused as error:
+                if time.monotonic() > deadline or not self._held_elsewhere(name):
+                    raise LostError(error.message) from None
+                time.sleep(REGAIN_S)
+
+    def _held_elsewhere(self, but: str) -> bool:
+        """Whether another controller has this lease: then who has it at `but` does not get it
+        there, and will give it back."""
+        for name in self._controllers:
+            with suppress(AskError):
+                if name != but:
+                    self._ask(name, "journal", **self._about)
+                    return True
+        return False
 
     def _keep(self) -> None:
         while not self._over.wait(KEEP_S):
@@ -214,5 +229,5 @@ def _owner() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = f"uid{os.getuid()}"
-    own = f":{os.getpid()}-{os.urandom(2).hex()}"
+    own = f":{os.getpid()}-{os.urandom(8).hex()}"
     return f"{user}@{socket.gethostname()}"[: 63 - len(own)] + own

@@ -139,11 +139,9 @@ class Result:
             source = self.plan.source
             return f"{name} stays on {source}: {self.error}; everything was put back{left}"
         where = f"its VM belongs to {self.plan.to}" if self.committed else "its VM did not move"
-        more = f" ({in_words(self.problems)})" if self.problems else ""
-        return (
-            f"{name}: {self.error}; {where}, but switches could not all be told{more}: "
-            f"run `xenflow recover {name}`"
-        )
+        if self.problems:
+            where += f", but switches could not all be told ({in_words(self.problems)})"
+        return f"{name}: {self.error}; {where}: run `xenflow recover {name}`"
 
     def json(self) -> dict[str, Any]:
         """For programs."""
@@ -206,8 +204,8 @@ class _Interrupted(Exception):
     """The operator wants it to end."""
 
 
-def _is_prompt(effect: Effect) -> bool:
-    return getattr(effect, "prompt", False)
+def _pace(effect: Effect) -> mig.Pace:
+    return getattr(effect, "pace", mig.Pace.USUAL)
 
 
 class _Run:
@@ -363,7 +361,7 @@ class _Run:
 
     def _do(self, effect: Effect) -> None:
         name = type(effect).__name__
-        if self._late and _is_prompt(effect):
+        if _pace(effect) is (mig.Pace.PROMPT if self._late else mig.Pace.LATE):
             return
         # Noted first: what was begun may have happened, so it is undone, too.
         self.done.append(effect)
@@ -409,7 +407,7 @@ class _Run:
     @contextmanager
     def _time_for(self, effect: Effect, usual_s: float) -> Iterator[float]:
         """How long an effect may take.  Raises _LateError where a prompt one took longer."""
-        if not _is_prompt(effect):
+        if _pace(effect) is not mig.Pace.PROMPT:
             yield usual_s
             return
         left_s = self._prompt_until - self.now()
@@ -440,7 +438,7 @@ class _Run:
                     in_force=effect.proven,
                 )
 
-        late = self._late and effect.datapaths == (self.plan.to,)
+        late = effect.pace is mig.Pace.LATE and effect.datapaths == (self.plan.to,)
         with (
             self._passing_on() if late else nullcontext(),
             ThreadPoolExecutor(len(by_controller)) as pool,
@@ -622,10 +620,13 @@ class _Run:
     def _do_Unpause(self, effect: mig.Unpause) -> None:
         assert self.driver is not None and self.job is not None
         driver, result = self.driver, self.result
-        result.committed = True
+        result.committed = True  # it may be done from now on, whatever is answered
         try:
             self._until_known(partial(driver.unpause, self.router))
             job = self._once_it_runs(self.job.id)
+        except LostError:
+            result.committed = False  # nothing was asked: see the driver's `claim`
+            raise
         except HypervisorError:
             # Refused; or it was done, and the answer to that got lost.
             found = self._until_known(partial(driver.domain, self.router))

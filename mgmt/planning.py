@@ -476,18 +476,22 @@ def _where(stage: mig.Stage) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-_AT_ONCE = ", unless its switch is late"
+_WHEN = {
+    mig.Pace.USUAL: "",
+    mig.Pace.PROMPT: ", unless a switch is late",
+    mig.Pace.LATE: ", where a switch was late",
+}
 
 
 def words(effect: Effect) -> str:
     """What an effect does, for people."""
     match effect:
-        case mig.Apply(datapaths, p, proven, prompt):
+        case mig.Apply(datapaths, p, proven, pace):
             forwarders = "+".join(p.forwarders)
             return (
                 f"{', '.join(datapaths) or 'no switch'}: forwarders {forwarders}, VM {p.vm}, "
                 f"links to {p.to}, {p.mode.value}; {'in force' if proven else 'confirmed'}"
-                f"{_AT_ONCE if prompt else ''}"
+                f"{_WHEN[pace]}"
             )
         case mig.Mirror(source, destination):
             return f"{source} tells {destination} its routes, and every change from now on"
@@ -501,8 +505,8 @@ def words(effect: Effect) -> str:
             return f"the hypervisor moves the VM from {source} to {destination}, paused there"
         case mig.AwaitVifs(host):
             return f"the VM's interfaces exist on {host}"
-        case mig.Release(host, to, prompt):
-            return f"{host} sends packets held for the VM to {to}{_AT_ONCE if prompt else ''}"
+        case mig.Release(host, to, pace):
+            return f"{host} sends packets held for the VM to {to}{_WHEN[pace]}"
         case mig.Unpause(host):
             return f"the VM runs on {host}"
         case mig.Drain(host):

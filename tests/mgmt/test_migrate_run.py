@@ -282,7 +282,7 @@ def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) 
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
     assert any(e.state == "note" and "copied" in e.detail for e in notes)
     if mode != "native":
-        assert controllers.released == [("host-a", "host-b")] * 4
+        assert controllers.released == [("host-a", "host-b")] * 2
         assert (result.held, result.repeated, result.dropped) == (5, 2, 1)
     assert (xen.names(), controllers.where) == (AWAY, {("host-b", ("host-b",))})
     assert migrate(controllers, "host-a", mode).ok
@@ -999,3 +999,26 @@ def test_a_second_interrupt_ends_the_putting_back(
     assert result.interrupted and not result.undone
     assert any(reason == "interrupted" for _, reason in result.problems)
     assert "run `xenflow recover vr1`" in result.text()
+
+
+def test_what_is_said_of_switches_is_so(xen: PretendedXen, controllers: Controllers) -> None:
+    """Packets still arrive at the source; every switch was told."""
+    controllers.quiet = False
+    result = migrate(controllers)
+    assert (result.ok, result.committed, result.problems) == (False, True, [])
+    assert "still arrive there" in result.text() and "could not all be told" not in result.text()
+    assert result.text().endswith("its VM belongs to host-b: run `xenflow recover vr1`")
+
+
+def test_a_vm_that_may_not_be_let_run_is_not_called_moved(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease goes to somebody else right before the VM would run at the destination."""
+    begun = "mgmt.hypervisor.xl.Xl.unpause"
+
+    def lost(self: xl.Xl, router: str) -> None:
+        raise LostError("somebody else")
+
+    monkeypatch.setattr(begun, lost)
+    result = migrate(controllers)
+    assert (result.ok, result.lost, result.committed) == (False, True, False)

@@ -360,15 +360,18 @@ def at(name: str, router: str, host: str) -> WholeNetwork:
 def effects_of(
     now: WholeNetwork, router: str, to: str, order: Order, prompt: int | None = None
 ) -> list[mig.Effect]:
-    """What moves a router from where it is; of the prompt effects only the first `prompt`."""
+    """What moves a router from where it is; where a switch is late, of the prompt effects only the
+    first `prompt`."""
     start = now.placed[to][router]
     every = [e for stage in mig.stages(now.network, start, to, order) for e in stage.effects]
-    late = [e for e in every if is_prompt(e)][prompt if prompt is not None else len(every) :]
-    return [e for e in every if not any(e is left for left in late)]
+    if prompt is None:
+        return [e for e in every if pace(e) is not mig.Pace.LATE]
+    left_out = [e for e in every if pace(e) is mig.Pace.PROMPT][prompt:]
+    return [e for e in every if not any(e is left for left in left_out)]
 
 
-def is_prompt(effect: mig.Effect) -> bool:
-    return getattr(effect, "prompt", False)
+def pace(effect: mig.Effect) -> mig.Pace:
+    return getattr(effect, "pace", mig.Pace.USUAL)
 
 
 @pytest.mark.parametrize(("name", "router"), ROUTERS)
@@ -396,7 +399,7 @@ def test_nothing_is_lost_where_the_vm_waits_for_no_switch(
     start = at(name, router, source)
     every = effects_of(start, router, to, order)
     *_, (_, end) = moments(start, router, every)
-    for prompt in range(sum(map(is_prompt, every))):
+    for prompt in range(sum(pace(e) is mig.Pace.PROMPT for e in every)):
         for label, now in moments(start, router, effects_of(start, router, to, order, prompt)):
             Checks(now, f"{prompt} done in time: {label}").all()
         assert now.key == end.key
@@ -407,14 +410,18 @@ def test_nothing_is_lost_where_the_vm_waits_for_no_switch(
 def test_only_prompt_effects_are_waited_for_while_the_vm_is_suspended(
     name: str, router: str, source: str, to: str, order: Order
 ) -> None:
-    effects = effects_of(at(name, router, source), router, to, order)
+    now = at(name, router, source)
+    made = mig.stages(now.network, now.placed[to][router], to, order)
+    effects = [effect for stage in made for effect in stage.effects]
     begin = next(n for n, e in enumerate(effects) if isinstance(e, mig.MoveVM))
     end = next(n for n, e in enumerate(effects) if isinstance(e, mig.Unpause))
     vifs, *within = effects[begin + 1 : end]
     after_it = effects[end + 1 :]
     assert isinstance(vifs, mig.AwaitVifs), "without them nothing could be said by the VM"
-    assert within and all(map(is_prompt, within))
-    again = [replace(effect, prompt=False) for effect in within]
+    assert within and {pace(e) for e in within} == {mig.Pace.PROMPT}
+    again = [
+        replace(e, pace=mig.Pace.LATE) for e in within if isinstance(e, mig.Apply | mig.Release)
+    ]
     assert after_it[: len(again)] == again, "what was left out is done first"
 
 

@@ -38,6 +38,8 @@ class Lease:
     until: float
     lease_s: float
     journal: list[dict[str, Any]] = field(default_factory=list)
+    before: Lease | None = None
+    """What somebody else had left unfinished when it was taken."""
 
 
 class Leases:
@@ -99,8 +101,9 @@ class Leases:
             if lease is not None:
                 log.info("%s: what %s left unfinished is taken over", router, lease.owner)
                 self._former.append((router, lease.owner))
+                lease.before = None
             log.info("%s: %s begins %s", router, owner, purpose(router, entry))
-            lease = self._leases[router] = Lease(owner, now, now, lease_s)
+            lease = self._leases[router] = Lease(owner, now, now, lease_s, before=lease)
         lease.until = now + lease_s
         if entry is not None:
             lease.journal.append(entry)
@@ -125,8 +128,11 @@ class Leases:
             lease.journal.append(entry)
         return {}
 
-    def give_back(self, router: str, owner: str, unfinished: bool = False) -> None:
-        """End a lease; LockedError where somebody else has it.  What is unfinished stays noted."""
+    def give_back(
+        self, router: str, owner: str, unfinished: bool = False, untouched: bool = False
+    ) -> None:
+        """End a lease; LockedError where somebody else has it.  What is unfinished stays noted;
+        `untouched`: nothing was begun, so what is noted is what was before."""
         lease = self._leases.get(router)
         if lease is not None and lease.owner != owner:
             raise LockedError(f"the lease of {router} belongs to {lease.owner}")
@@ -134,7 +140,10 @@ class Leases:
         if lease is None:
             return
         lasted = f"after {time.monotonic() - lease.since:.3f} s"
-        if unfinished:
+        if untouched and lease.before is not None:
+            log.info("%s: %s ends %s, having begun nothing", router, owner, lasted)
+            self._leases[router] = lease.before
+        elif unfinished:
             log.info("%s: %s ends %s, with more to be done", router, owner, lasted)
             lease.until = time.monotonic()
         else:

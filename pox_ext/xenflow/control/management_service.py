@@ -564,7 +564,9 @@ class ManagementService:
 
     def unlock(self, arguments: dict[str, Any], _: Reply) -> Result:
         router = self._router(arguments["router"])
-        self.leases.give_back(router.name, arguments["owner"], arguments["unfinished"])
+        self.leases.give_back(
+            router.name, arguments["owner"], arguments["unfinished"], arguments["untouched"]
+        )
         return {}
 
 

@@ -456,7 +456,12 @@ VERBS: dict[str, Verb] = {
         {"router": _ROUTER, "owner": _OWNER, "lease_s": _LEASE, "entry": Argument(OBJECT)}
     ),
     "unlock": Verb(
-        {"router": _ROUTER, "owner": _OWNER, "unfinished": Argument(BOOLEAN, default=False)}
+        {
+            "router": _ROUTER,
+            "owner": _OWNER,
+            "unfinished": Argument(BOOLEAN, default=False),
+            "untouched": Argument(BOOLEAN, default=False),
+        }
     ),
     "journal": Verb(
         {

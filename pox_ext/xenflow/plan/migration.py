@@ -43,20 +43,29 @@ PATIENCE_S = 0.5
 together: well below the dead interval of a routing protocol's neighbours."""
 
 
+class Pace(Enum):
+    """When an effect is carried out.
+
+    While the VM is suspended nobody who is late may be waited for.  What is PROMPT is done as far
+    as the switches answer within PATIENCE_S; from the first that does not on it is left out.  Then
+    what is LATE, the same effects, follows once the VM runs, and until that is done the controllers
+    pass on what is held for it.  Where nothing was left out, nothing is LATE.
+    """
+
+    USUAL = "usual"
+    PROMPT = "prompt"
+    LATE = "late"
+
+
 @dataclass(frozen=True, slots=True)
 class Apply:
     """Give switches a placement, all at once, and await that it is in force on each; or, where
-    nothing that follows depends on that, only that each has confirmed it.
-
-    `prompt`, here and below: the VM is suspended, so it is done as far as the switches answer
-    within PATIENCE_S.  From the first that does not on, prompt effects are left out; the same
-    effects follow when the VM runs, and until then the controllers pass on what is held for it.
-    """
+    nothing that follows depends on that, only that each has confirmed it."""
 
     datapaths: tuple[str, ...]
     placement: Placement
     proven: bool = True
-    prompt: bool = False
+    pace: Pace = Pace.USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ class Release:
 
     host: str
     to: str
-    prompt: bool = False
+    pace: Pace = Pace.USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +187,7 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
     if order is Order.OVERLAPPED:
         prepared = reached.step(forwarders=forwarding)
         moved = prepared.step(vm=to)
-        late = _follow(moved, source, to, prompt=False)
+        late = _follow(moved, source, to, Pace.LATE)
         before: list[Stage] = [
             Stage(
                 "prepare",
@@ -198,7 +207,7 @@ def stages(network: Network, start: Placement, to: str, order: Order) -> list[St
         ]
     else:
         moved = reached.step(vm=to)
-        late = _follow(moved, source, to, prompt=False)
+        late = _follow(moved, source, to, Pace.LATE)
         prepared = moved.step(forwarders=forwarding)
         before = [
             Stage(
@@ -253,24 +262,24 @@ def _control_plane(moved: Placement, source: str, to: str) -> Stage:
         (
             MoveVM(source, to),
             AwaitVifs(to),
-            *_follow(moved, source, to, prompt=True),
+            *_follow(moved, source, to, Pace.PROMPT),
             Unpause(to),
         ),
         commits=True,
     )
 
 
-def _follow(moved: Placement, source: str, to: str, *, prompt: bool) -> tuple[Effect, ...]:
+def _follow(moved: Placement, source: str, to: str, pace: Pace) -> tuple[Effect, ...]:
     """Packets for the VM go where it is.
 
     First the destination takes them, then the source passes its own on: the other way round they
     would meet in the middle.
     """
     return (
-        Apply((to,), moved, prompt=prompt),
-        Release(source, to, prompt),
-        Apply((source,), moved, prompt=prompt),
-        Release(source, to, prompt),
+        Apply((to,), moved, pace=pace),
+        Release(source, to, pace),
+        Apply((source,), moved, pace=pace),
+        Release(source, to, pace),
     )
 
 

@@ -1,0 +1,101 @@
+"""A lease over several controllers, their own code without sockets, when one of them or its answer
+is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mgmt.client import AskError, Refused, Unreachable
+from mgmt.lease import Lease, LostError
+from xenflow.control.leases import Leases, LockedError
+
+WHAT = {"words": "the move"}
+
+
+class Controllers:
+    """Two of them."""
+
+    def __init__(self) -> None:
+        self.leases = {"a": Leases(), "b": Leases()}
+        self.before: dict[tuple[str, str], Callable[[], Any]] = {}
+        """What happens once right before a verb at a controller."""
+        self.answer_lost: set[tuple[str, str]] = set()
+
+    def __call__(
+        self, controller: str, verb: str, /, timeout_s: float | None = None, **asked: Any
+    ) -> dict[str, Any]:
+        self.before.pop((controller, verb), lambda: None)()
+        leases, router = self.leases[controller], asked.pop("router")
+        done: dict[str, Any] = {}
+        try:
+            match verb:
+                case "lock":
+                    done = leases.take(router, **asked)
+                case "unlock":
+                    leases.give_back(router, **asked)
+                case "journal":
+                    note = {"owner": None, "lease_s": None, "entry": None, **asked}
+                    done = leases.note(router, **note)
+                case "place":
+                    leases.check(router, asked["owner"])
+        except LockedError as error:
+            raise Refused("locked", str(error), controller) from None
+        if (controller, verb) in self.answer_lost:
+            raise Unreachable(controller, "tcp://x", 1.0, "no answer", sent=True)
+        return done
+
+    def rows(self) -> list[str]:
+        return [row["owner"] for leases in self.leases.values() for row in leases.rows()]
+
+    def lease(self) -> Lease:
+        return Lease(self, ["a", "b"], "vr1", WHAT)
+
+
+def test_who_does_not_get_it_takes_it_from_nobody() -> None:
+    """One controller is restarted in mid-move, and somebody else gets the lease there, for as long
+    as he has not been refused at the other one."""
+    controllers = Controllers()
+    done: list[bool] = []
+    with controllers.lease() as one:
+        controllers.leases["a"] = Leases()
+
+        def unlocks_in_the_meantime() -> None:
+            controllers.leases["a"].give_back("vr1", "contender", untouched=True)
+
+        controllers.leases["a"].take("vr1", "contender", 10.0, WHAT)
+        controllers.before["b", "journal"] = unlocks_in_the_meantime
+        one.ask("a", "place", router="vr1")
+        done.append(True)
+        assert controllers.rows() == [one.owner] * 2
+    assert done and controllers.rows() == []
+
+
+def test_who_has_got_it_everywhere_has_it() -> None:
+    controllers = Controllers()
+    with controllers.lease() as one:
+        for name in controllers.leases:
+            controllers.leases[name] = Leases()
+            controllers.leases[name].take("vr1", "contender", 10.0, WHAT)
+        with pytest.raises(LostError, match="by contender"):
+            one.ask("a", "place", router="vr1")
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+@pytest.mark.parametrize("lost", ["a", "b"])
+def test_a_lock_whose_answer_is_lost_leaves_nothing(lost: str, unfinished: bool) -> None:
+    """What somebody else had left unfinished before stays noted, and nothing else."""
+    controllers = Controllers()
+    for leases in controllers.leases.values() if unfinished else ():
+        leases.take("vr1", "before", 10.0, WHAT)
+        leases.give_back("vr1", "before", unfinished=True)
+    controllers.answer_lost = {(lost, "lock")}
+    with pytest.raises(AskError), controllers.lease():
+        pass
+    assert controllers.rows() == (["before"] * 2 if unfinished else [])
+    controllers.answer_lost = set()
+    with controllers.lease():
+        pass
+    assert controllers.rows() == []
