@@ -12,7 +12,8 @@ it raised.  A job that does not know what to do about it ends, and the switch is
 
 What the jobs are is decided by `switch.Switch`, which is a `Channel`; here nothing is known of
 routers.  Many messages leave as one piece, with a barrier behind it, and no more than
-IN_FLIGHT_BYTES before its reply: nothing blocks, and nothing is queued without a bound.
+IN_FLIGHT_BYTES before its reply: nothing blocks, and nothing is queued without a bound.  Jobs that
+wait for nothing are interrupted after TURN_S.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ PIECE_BYTES = 32 * 1024
 IN_FLIGHT_BYTES = 8 * PIECE_BYTES
 """More than that is not sent before the switch's barrier reply: a queue in the controller or in
 the socket would delay everything behind it."""
+TURN_S, BETWEEN_TURNS_S = 0.02, 0.001
+"""Jobs that need not wait go on for so long; then whatever else the controller does has its turn.
+A pause of 0 would not do: the core may resume at once what sleeps for no time."""
 LONGEST_PAUSE_S = 60.0
 """Between two tries of what fails again and again."""
 LONGEST_REFUSED_S = 10.0
@@ -334,12 +338,19 @@ class Channel(ABC):
     def _run(self, value: Any = None) -> None:
         self._running, self._awaiting = True, None
         generation = self._generation
+        until, steps = time.monotonic() + TURN_S, 0
         try:
             while generation == self._generation:
+                if self._job is None and not self._jobs:
+                    self.problems.end(FAILED)
+                    break
+                steps += 1
+                if steps > 1 and time.monotonic() >= until:
+                    self._flush_fragments()
+                    self._awaiting = BETWEEN_TURNS_S
+                    self.later(BETWEEN_TURNS_S, self._resume_if, generation)
+                    return
                 if self._job is None:
-                    if not self._jobs:
-                        self.problems.end(FAILED)
-                        break
                     self._job = self._jobs.popleft()
                     value = None
                 try:

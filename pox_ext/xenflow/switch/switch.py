@@ -73,6 +73,8 @@ EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 BULK = 4 * 1024
 _TO_NEXT_HOPS = resubmit(pipeline.NEXT_HOPS)
 MAX_EXACT = 10_000
+HOP_COST = 10
+"""So many routes cost as much as a next hop does: it is compiled, and is several flows."""
 MANY_ROUTES = 256
 """Packets are led to more routes than that once the switch has confirmed that it holds them."""
 MANY_DECISIONS = 64
@@ -172,7 +174,9 @@ class Switch(Channel):
         self.hushed_until = 0.0
         """Until then (monotonic clock) there may be flows in INGRESS that end by themselves."""
         self._waiting: dict[str, int] = {}
-        """Routes of each router's changes that are not written yet."""
+        """What each router's changes that are not written yet cost, in routes."""
+        self._refresh_waits = False
+        """Whether a `refresh` is submitted and has not begun."""
         self.packer = pipeline_packer()
         self._plain_host = self.plain and datapath.kind is Kind.HOST
         self._exact: set[bytes] = set()
@@ -193,6 +197,7 @@ class Switch(Channel):
         """The connection is gone, and with it everything that was on its way."""
         self.installed, self.hops, self._streamed = {}, {}, {}
         self._waiting.clear()
+        self._refresh_waits = False
         self.synced.clear()
         self.aside.clear()
         self._odd_views.clear()
@@ -265,6 +270,8 @@ class Switch(Channel):
         elif router in self.synced:
             job = self._of(router, self._update(router, changes))
             self._submit_change(router, changes, job)
+            if changes.locals or changes.interfaces or changes.policy:
+                self.refresh()
         elif complete:
             self.synced.add(router)
             self.submit(self._of(router, self._sync_router(router)))
@@ -278,11 +285,14 @@ class Switch(Channel):
         return False
 
     def waiting(self, router: str) -> int:
-        """How many of a router's routes have changed and are not written yet."""
+        """What a router's changes that are not written yet cost: 1 each, 1 for each of their
+        routes, HOP_COST for each next hop that they touch."""
         return self._waiting.get(router, 0)
 
     def _submit_change(self, router: str, changes: Changes, job: Job) -> None:
-        size = 1 + len(changes.routes4) + len(changes.gone4)
+        state = self.routers.state(router)
+        hops = len(list(affected_hops(state, changes))) if state is not None else 0
+        size = 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
         self._waiting[router] = self._waiting.get(router, 0) + size
         self.submit(self._counted(router, size, job))
 
@@ -311,10 +321,17 @@ class Switch(Channel):
             self.refresh()
 
     def refresh(self) -> None:
-        """Something that local flows depend on has changed."""
+        """Something that local flows depend on has changed.  One refresh that has not begun is
+        enough: it computes from what is known when it begins, and whoever asks for a proof from now
+        on waits behind it."""
         self._answers = None
-        if self.live:
-            self.submit(self._write_small())
+        if self.live and not self._refresh_waits:
+            self._refresh_waits = True
+            self.submit(self._refresh())
+
+    def _refresh(self) -> Job:
+        self._refresh_waits = False
+        yield from self._write_small()
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -1016,7 +1033,7 @@ class Switch(Channel):
             self._refusals[name] = words
         elif name in self.synced and name not in self.aside:
             self._set_aside(name, words, True)
-            self.submit(self._write_small())
+            self.refresh()
 
     # Routes
 
@@ -1102,8 +1119,6 @@ class Switch(Channel):
             yield from self._write_routes(router, changes.routes4, changes.gone4)
         for flow in stale:
             self._write_flow(False, flow)
-        if changes.locals or changes.interfaces or changes.policy:
-            yield from self._write_small()
 
     def _write_routes(
         self,
