@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -55,8 +56,14 @@ class WrittenSwitch:
         self.refused = 0
         self.refuses: set[int] = set()
         """Types of the questions that are refused: `of.Type.STATS_REQUEST`, `BARRIER_REQUEST`."""
+        self.deaf: set[int] = set()
+        """Types of the questions that are not answered."""
+        self.unanswered: list[bytes] = []
+        """Those that were not."""
         self.waiting: deque[tuple[float, Callable[[], None]]] = deque()
         """What was put off, and for how many seconds."""
+        self.looks: list[tuple[float, Callable[[], None]]] = []
+        """When (monotonic clock) the writer looks whether the switch answers."""
         self._later: deque[Callable[[], None]] = deque()
         self.switch: Switch
 
@@ -69,7 +76,8 @@ class WrittenSwitch:
     def later(self, delay_s: float, call: Callable[..., Any], *arguments: Any) -> None:
         """In place of the core's `call_delayed`: at once, but not now."""
         if getattr(call, "__name__", "") == "_watch":
-            return  # whether it answers: it always does
+            self.looks.append((time.monotonic() + delay_s, lambda: call(*arguments)))
+            return
         if delay_s >= LONG_S:
             self.waiting.append((delay_s, lambda: call(*arguments)))
         else:
@@ -81,6 +89,19 @@ class WrittenSwitch:
         call()
         self.run()
         return delay_s
+
+    def look(self) -> None:
+        """Let the writer look, where it is time, whether the switch answers."""
+        due = [look for look in self.looks if look[0] <= time.monotonic()]
+        self.looks = [look for look in self.looks if look not in due]
+        for _, call in due:
+            call()
+
+    def hear(self) -> None:
+        """From now on every question is answered; those that were not are so first."""
+        self.deaf, unanswered, self.unanswered = set(), self.unanswered, []
+        self.send(b"".join(unanswered))
+        self.run()
 
     def run(self) -> None:
         """Until nothing more is to be done."""
@@ -96,7 +117,9 @@ class WrittenSwitch:
 
     def _take(self, message: bytes) -> None:
         kind, xid = message[1], int.from_bytes(message[4:8], "big")
-        if kind in self.refuses:
+        if kind in self.deaf:
+            self.unanswered.append(message)
+        elif kind in self.refuses:
             text, data = "BAD_REQUEST: BAD_TYPE", message[:_ERROR_BYTES]
             self._later.append(lambda: self.switch.on_error(xid, text, data))
         elif kind == of.Type.BARRIER_REQUEST:

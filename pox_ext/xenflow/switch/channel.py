@@ -48,7 +48,9 @@ LONGEST_PAUSE_S = 60.0
 LONGEST_REFUSED_S = 10.0
 """The same where the switch refuses flows: it may have room at any time."""
 SILENT_S = 20.0
-"""A switch that owes answers and has given none for so long is waited for by nobody any more."""
+"""A switch that does not answer its oldest question for so long is waited for by nobody any more.
+It answers in order, so that this time begins anew with each answer that was due, and with each part
+of a long one; an answer to a later question says nothing of the oldest."""
 UNANSWERED_S = 30.0
 """For so long after it has refused a question it is said that a switch does."""
 FAILED, REFUSED, SILENT, UNANSWERED = "job", "refused", "silent", "unanswered"
@@ -150,8 +152,10 @@ class Channel(ABC):
         self._failed_at = float("-inf")
         self._silent = ""
         """Why nobody waits for the switch; "" while it answers."""
+        self._owed: dict[int, None] = {}
+        """The transaction ids of questions and barriers that are not answered, oldest first."""
         self._owes_since: float | None = None
-        """When the switch was asked, or gave its last answer, while it owes more."""
+        """Since when the switch could have answered the oldest of them."""
         self._watched = False
         self._refused_at = float("-inf")
         """When the switch has refused a question last."""
@@ -181,6 +185,7 @@ class Channel(ABC):
         self.live = False
         self._failures = 0
         self._silent, self._owes_since = "", None
+        self._owed.clear()
         self.problems.clear()
         waiting, self._replies = self._replies, {}
         jobs = [job for job in (self._job, *self._jobs) if job is not None]
@@ -420,8 +425,9 @@ class Channel(ABC):
             return
         self._flush_fragments()
         self._replies[request.xid] = (request, then)
-        self._send(request.message)
+        self._owed[request.xid] = None
         self._owes()
+        self._send(request.message)
 
     def _owes(self) -> None:
         """The switch owes an answer."""
@@ -431,14 +437,20 @@ class Channel(ABC):
             self._watched = True
             self.later(SILENT_S, self._watch, self._generation)
 
-    def _answered(self) -> None:
-        """The switch has given an answer; perhaps it owes others."""
-        owes = bool(self._replies or self._in_flight)
-        self._owes_since = time.monotonic() if owes else None
+    def _answered(self, *xids: int, whole: bool = True) -> None:
+        """The switch has answered these questions, or given a part of an answer; perhaps it owes
+        others."""
+        was_due = next(iter(self._owed), None) in xids
+        if whole:
+            for xid in xids:
+                self._owed.pop(xid, None)
+        if not was_due:
+            return
+        self._owes_since = None
         if self._silent:
             self._silent = ""
             self.problems.end(SILENT)
-        if owes:
+        if self._owed:
             self._owes()
 
     def _watch(self, generation: int) -> None:
@@ -450,7 +462,7 @@ class Channel(ABC):
             self._watched = True
             self.later(left_s, self._watch, generation)
         elif not self._silent:
-            words = f"the switch has not answered for {SILENT_S:.0f} s"
+            words = f"the switch has not answered for {SILENT_S:.0f} s what it was asked"
             self._silent = f"{self.name}: {words}"
             self.problems.begin(SILENT, words)
             self._settle_all(self._silent)
@@ -489,9 +501,12 @@ class Channel(ABC):
 
     def _arrived(self, xid: int) -> None:
         """What was sent before a barrier is not on its way any more."""
+        answered = [xid]
         while self._in_flight and self._in_flight[0][0] <= xid:
-            self._in_flight_bytes -= self._in_flight.popleft()[1]
-        self._answered()
+            fence, size = self._in_flight.popleft()
+            self._in_flight_bytes -= size
+            answered.append(fence)
+        self._answered(*answered)
         if isinstance(self._awaiting, Room) and self._in_flight_bytes < self._window // 2:
             self._resume(None)
 
@@ -504,7 +519,7 @@ class Channel(ABC):
         request.entries.extend(reply.entries)
         if not reply.more:
             del self._replies[reply.xid]
-        self._answered()
+        self._answered(reply.xid, whole=not reply.more)
         if not reply.more:
             then(request.entries)
         return True
@@ -518,7 +533,7 @@ class Channel(ABC):
         self.errors += 1
         waiting = self._replies.pop(xid, None)
         if waiting is not None:
-            self._answered()
+            self._answered(xid)
             self._refuses_answer(text)
             waiting[1](NotAnsweredError(f"{self.name}: the switch refuses to answer ({text})"))
             return
@@ -592,5 +607,6 @@ class Channel(ABC):
             self._in_flight.append((xid, self._unfenced))
             self._in_flight_bytes += self._unfenced
             self._unfenced = 0
-            self._send(of.barrier_request(xid))
+            self._owed[xid] = None
             self._owes()
+            self._send(of.barrier_request(xid))
