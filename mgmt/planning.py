@@ -366,16 +366,15 @@ def _facts_in_sync(network: Network, router: Router, ask: Ask) -> _Facts:
     deadline = time.monotonic() + SYNC_S
     while True:
         facts = _facts(network, router, ask)
-        problems = any(facts.behind.values())
         if not facts.behind:
             return facts
-        if problems or time.monotonic() > deadline:
+        if time.monotonic() > deadline:  # problems end it no sooner: they need not be the reason
             break
         time.sleep(SYNC_POLL_S)
     words = [
-        f"{name}: the switch is not in sync: " + ("; ".join(why) or "it is still catching up")
+        f"{name}: the switch is not in sync: it is still catching up"
+        + (f" (its problems: {'; '.join(why)})" if why else "")
         for name, why in facts.behind.items()
-        if why or not problems
     ]
     raise NetworkError("\n".join(words))
 

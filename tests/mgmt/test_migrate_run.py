@@ -910,7 +910,10 @@ def test_a_switch_that_comes_back_is_waited_for(
     assert controllers.where == {("host-a", ("host-a",))} and not controllers.left_unfinished
 
 
-def test_a_switch_that_is_not_in_sync_is_refused_and_named(controllers: Controllers) -> None:
+def test_a_switch_that_is_not_in_sync_is_refused_and_named(
+    controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "SYNC_S", 0.0)
     controllers.behind["host-b"] = ["what it shall hold could not be written (FlowError)"]
     with pytest.raises(NetworkError) as refused:
         planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
@@ -919,10 +922,15 @@ def test_a_switch_that_is_not_in_sync_is_refused_and_named(controllers: Controll
     assert "FlowError" in words
 
 
+@pytest.mark.parametrize("problems", [[], ["flows of somebody else cover ours"]])
 def test_a_switch_that_is_busy_for_a_moment_is_waited_for(
-    controllers: Controllers, xen: PretendedXen, monkeypatch: pytest.MonkeyPatch
+    controllers: Controllers,
+    xen: PretendedXen,
+    monkeypatch: pytest.MonkeyPatch,
+    problems: list[str],
 ) -> None:
-    controllers.behind["host-b"] = []
+    """Also one with a problem that lasts: it says nothing of how long the switch is busy."""
+    controllers.behind["host-b"] = problems
     monkeypatch.setattr(planning, "SYNC_POLL_S", 0.0)
     ask = controllers.on_status
     asked: list[str] = []
