@@ -81,6 +81,36 @@ def test_tags_and_strangers_are_refused_and_said(monkeypatch: pytest.MonkeyPatch
     assert host.tick(20.0 + refused.QUIET_S, monkeypatch) == []
 
 
+def test_what_was_refused_before_the_first_look_is_no_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The controller has just started; the frames may have been dropped a day ago."""
+    host = CountingHost()
+    for _ in range(5):
+        host.says(frame(OWN, 7))
+    assert host.tick(10.0, monkeypatch) == []
+    assert host.tick(20.0, monkeypatch) == []
+    host.says(frame(OWN, 7))
+    assert len(host.tick(30.0, monkeypatch)) == 1
+    host.counted.clear()  # counted anew, after a restart of the switch
+    assert host.tick(30.0 + refused.QUIET_S, monkeypatch) == []
+    host.says(frame(OWN, 7))
+    assert len(host.tick(40.0 + refused.QUIET_S, monkeypatch)) == 1
+
+
+def test_a_flow_that_goes_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when one of the router's vifs goes, and with it what that flow had counted."""
+    host = CountingHost()
+    stats = [
+        of.FlowStats(Flow(0, 1, match(in_port=port), (), pipeline.refused_cookie(1, 1)), 5, 0, 0, 0)
+        for port in (3, 4)
+    ]
+    for now, there in ((10.0, stats), (20.0, stats[:1])):
+        monkeypatch.setattr(host.switch, "stats", lambda then, *_, said=there: then(said))
+        host.table._refused.tick(now)
+    assert host.table.problems_of("vr1") == []
+
+
 def test_a_cookie_that_names_nobody_is_nobody_s_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's flow may have any."""
     host = CountingHost()

@@ -3,7 +3,8 @@
 A link's frames carry its own VLAN tag between the switches, and a MAC address leads to one place,
 so that a frame with a tag of its own, or with a source that is neither its interface's nor a
 virtual router's (VRRP), cannot be let through.  Flows of their own drop such frames
-(`pipeline.refused_cookie`) and count them; while the counts grow, the router has a problem.
+(`pipeline.refused_cookie`) and count them; while the counts grow, the router has a problem.  What a
+flow has counted when it is first read may be old, and is no problem.
 
 Called by `rule_table`, with the time.
 """
@@ -17,6 +18,7 @@ from xenflow.model.network import Kind, Network
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.switch.switch import Switch
 from xenflow.tables import pipeline
+from xenflow.tables.compare import Key as FlowKey
 
 READ_S = 5.0
 QUIET_S = 60.0
@@ -40,7 +42,8 @@ class Refused:
         self._names = {router.id: router.name for router in network.routers.values()}
         self._switches = [s for s in switches.values() if s.datapath.kind is Kind.HOST]
         self._due = 0.0
-        self._counts: dict[_Key, int] = {}
+        self._counts: dict[str, dict[FlowKey, int]] = {}
+        """What each flow had counted when its datapath was asked last."""
         self._grew: dict[_Key, float] = {}
 
     def tick(self, now: float) -> None:
@@ -60,18 +63,20 @@ class Refused:
     def _read(self, switch: Switch, now: float, stats: Answer) -> None:
         if isinstance(stats, NotAnsweredError):
             return  # which is said already
-        counts: dict[_Key, int] = {}
+        before = self._counts.get(switch.name, {})
+        counts: dict[FlowKey, int] = {}
         for each in stats:
             found = pipeline.refused(each.flow.cookie)
-            if found is not None and found[0] in self._names and found[1] in CAUSES:
+            if found is None or found[0] not in self._names or found[1] not in CAUSES:
+                continue
+            flow, count = each.flow.key, each.packets
+            counts[flow] = count
+            known = before.get(flow, count)  # what is there at the first look is no news
+            if count > (known if known <= count else 0):  # counted anew after a restart
                 key = switch.name, *found
-                counts[key] = counts.get(key, 0) + each.packets
-        for key, count in counts.items():
-            before = self._counts.get(key, 0)
-            if count > (before if before <= count else 0):  # counted anew after a restart
                 self._grew[key] = now
                 switch.problems.begin(CAUSES[key[2]], WORDS[key[2]], self._names[key[1]])
-        self._counts.update(counts)
+        self._counts[switch.name] = counts
         for key in [k for k, at in self._grew.items() if k[0] == switch.name]:
             if now - self._grew[key] >= QUIET_S:
                 del self._grew[key]
