@@ -29,7 +29,7 @@ from xenflow.store.state_file import StateError, StateFile
 from xenflow.switch.channel import Done
 from xenflow.switch.problems import Problems
 from xenflow.switch.refused import Refused
-from xenflow.switch.switch import Switch
+from xenflow.switch.switch import THROUGH_VM, VIEW, Switch
 from xenflow.tables import pipeline
 from xenflow.tables.pipeline import RouterView
 from xenflow.tables.views import router_view
@@ -106,8 +106,20 @@ class RuleTable:
         if state is None:
             return None
         if router not in self._views:
-            self._views[router] = router_view(self.network.routers[router], state)
+            self._views[router] = self._view_of(router, state)
         return self._views[router]
+
+    def _view_of(self, router: str, state: RouterState) -> RouterView:
+        """Every switch asks for all views at once: what one router says must raise for no other."""
+        try:
+            view = router_view(self.network.routers[router], state)
+        except Exception as error:
+            words = f"{THROUGH_VM}: {type(error).__name__}: {error}"
+            if self.problems.begin(VIEW, words, router):
+                log.error("%s: no view of it", router, exc_info=error)
+            return RouterView(slow=words)
+        self.problems.end(VIEW, router)
+        return view
 
     def problems_of(self, router: str) -> list[str]:
         """What is not as it should be with a router, here and on each switch."""
