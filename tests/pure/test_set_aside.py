@@ -192,6 +192,25 @@ def test_an_address_that_makes_no_flow() -> None:
     assert host.writer.problems.of(host.odd) == []
 
 
+def test_an_address_that_makes_no_flow_of_table_vm_stops_no_reading() -> None:
+    """That table is written outside of jobs, and before the others where the switch connects."""
+    host = Host()
+    placement = host.writer.placements[host.odd]
+    others = tuple(n for n in PATH.network.hosts if n != host.writer.name)[:1]
+    forwarders = (*placement.forwarders, *others)
+    host.writer.placements[host.odd] = replace(placement, forwarders=forwarders)
+    assert host.writer.site().copies(PATH.network.routers[host.odd])
+    ports = {name: number for name, (number, _) in host.writer.ports.items()}
+    host.known.states[host.odd].apply([Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)])])
+    host.writer.port_changed("vr9.0", 99, True, False)  # before a job has seen the address
+    host.written.run()
+    assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
+    host.written.attach(host.writer, ports)
+    assert host.writer.live and host.writer.problems.of() == []
+    assert host.routed(host.sound) and not host.routed(host.odd)
+    assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
+
+
 FREE = 50
 
 

@@ -232,7 +232,12 @@ class Switch(Channel):
         self.refresh()
 
     def _write_vm(self) -> None:
-        for flow in pipeline.vm_flows(self.site()):
+        try:
+            flows = list(pipeline.vm_flows(self.site()))
+        except Exception:  # a router's words that no job has compiled yet
+            site, _ = self._local_flows()
+            flows = list(pipeline.vm_flows(site))
+        for flow in flows:
             if self.installed.get(flow.key) != flow:
                 self._write_flow(True, flow)
         self._fence_fragments()
