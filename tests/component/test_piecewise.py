@@ -77,3 +77,42 @@ def test_a_mirror_sends_the_state_of_its_beginning_and_then_what_changed(other: 
         assert other.feed.state.same(state) and other.feed.state.seq == 2
         begun._socket.close() if hasattr(begun, "_socket") else None
         context.destroy(linger=0)
+
+
+def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_place(
+    other: Other, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "MAX_QUEUED", 10)
+    state = known(9000)
+    later: list[Any] = []
+    with zmq.Context() as context:
+        begun = mirror.Mirror(
+            context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda *a: later.append(a)
+        )
+        for n in range(100):
+            change = [Section(Kind.ROUTE4, Op.SET, [((10_000 + n) << 8, 24, 1)])]
+            state.apply(change)
+            state.seq += 1
+            begun.send(m.pack(m.Header(m.Type.DELTA, 7, state.seq, "vr1"), change))
+            assert len(begun._queue) <= 10
+            if n % 20 == 19:
+                begun._answered(other.answer())
+        while other.asked:
+            begun._answered(other.answer())
+        assert other.feed.phase is Phase.CURRENT and not later
+        assert other.feed.state.same(state) and other.feed.state.seq == 101
+        context.destroy(linger=0)
+
+
+def test_an_answer_that_is_still_to_come_is_waited_for(other: Other) -> None:
+    state = known(10)
+    with zmq.Context() as context:
+        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda *a: None)
+        request = other.asked[0]
+        begun._waiting = request.id, 0.0
+        begun._answered([b"", mg.part(request.id, [])])
+        assert len(other.asked) == 1
+        assert begun._waiting is not None and begun._waiting[1] > 0.0
+        begun._answered(other.answer())
+        assert len(other.asked) == 1 and other.asked[0].id != request.id
+        context.destroy(linger=0)

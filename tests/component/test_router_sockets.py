@@ -21,6 +21,7 @@ class Link:
         self.patience_s = 0.0
         self.pause_s = 0.0
         self.taken: list[list[bytes]] = []
+        self.unread: list[bytes] = []
         self.failing = False
         self.now = 100.0
         self.router, ours = socket.socketpair()
@@ -28,7 +29,7 @@ class Link:
         monkeypatch.setattr(router_sockets, "Task", lambda target: self)
         monkeypatch.setattr(router_sockets.time, "monotonic", lambda: self.now)
         self.listener = router_sockets._Listener(
-            "vr1", ours, self.receive, lambda router: self.patience_s
+            "vr1", ours, self.receive, lambda router: self.patience_s, self.note_unread
         )
         self.peer = router_sockets._Peer(self.listener, ours, b"peer")
         self.listener.peers[b"peer"] = self.peer
@@ -44,6 +45,13 @@ class Link:
             raise MemoryError
         self.taken.append(frames)
         return self.pause_s
+
+    def note_unread(self, router: str, peer: bytes) -> None:
+        self.unread.append(peer)
+
+    def heard(self) -> bytes:
+        """What the router was sent."""
+        return self.router.recv(65536, socket.MSG_DONTWAIT)
 
     def say(self, *messages: bytes) -> None:
         self.router.sendall(b"".join(zmtp.message([m]) for m in messages))
@@ -71,6 +79,36 @@ def test_while_there_is_no_room_nothing_more_is_taken(link: Link) -> None:
     assert link.taken == [[b"0"], [b"1"], [b"2"]]
 
 
+def test_who_is_not_read_is_given_signs_of_life_and_no_more_of_them_than_are_needed(
+    link: Link,
+) -> None:
+    """libzmq gives a connection up 0.6 s after a PING that nothing followed."""
+    link.heard()
+    link.patience_s = float("inf")
+    link.say(b"0", b"1")
+    link.turns(2)
+    for _ in range(20):  # 6 s
+        link.now += 0.3
+        link.turns(5)
+        assert link.heard() == zmtp.PONG
+    assert link.taken == [[b"0"]]
+    assert link.unread == [b"peer"] * 20
+
+
+def test_who_says_more_than_it_may_is_given_signs_of_life_too(link: Link) -> None:
+    link.heard()
+    link.pause_s = router_sockets.MAX_PAUSE_S
+    link.say(b"0", b"1")
+    heard = b""
+    while len(link.taken) < 2:
+        (pause,) = link.turns(1)
+        if isinstance(pause, router_sockets.Sleep):
+            link.now += router_sockets.ALIVE_S
+        with suppress(BlockingIOError):
+            heard += link.heard()
+    assert heard.count(zmtp.PONG) >= 5
+
+
 def test_one_more_is_taken_when_there_is_little_room_for_long(link: Link) -> None:
     link.patience_s = 0.5
     link.say(b"0", b"1", b"2")
@@ -82,7 +120,7 @@ def test_one_more_is_taken_when_there_is_little_room_for_long(link: Link) -> Non
 
 
 def test_who_says_more_than_it_may_is_not_read_for_as_long(link: Link) -> None:
-    link.pause_s = 0.25
+    link.pause_s = router_sockets.ALIVE_S
     link.say(b"0", b"1")
     for said in ([b"0"], [b"1"]):
         (pause,) = link.turns(1)

@@ -415,3 +415,36 @@ def test_the_first_whole_state_goes_as_a_snapshot_to_one_who_listens_already():
     pair.effects(pair.sender.become(state_with(5), pair.now))
     pair.settle()
     assert pair.feed.state.same(pair.sender.state) and pair.feed.phase is Phase.CURRENT
+
+
+def test_a_source_that_is_not_read_for_now_goes_on_getting_heartbeats():
+    feed = Feed("vr1")
+    feed.receive(pack(Header(Type.HELLO, 7, 1, "vr1")), 0.0, "peer")
+    for now in range(1, 20):
+        feed.keep("peer", float(now))
+        feed.keep("stranger", float(now))
+        told = {s for s, frames in feed.tick(float(now)).replies if alive(frames)}
+        assert told == {"peer"}
+    assert feed.tick(30.0).replies == []
+
+
+def alive(frames):
+    return m.parse_header(frames).type is Type.ALIVE
+
+
+@pytest.mark.parametrize("kind", [Type.HELLO, Type.HEARTBEAT])
+def test_a_doubted_state_is_current_only_after_a_snapshot_whatever_its_number(kind):
+    sender = loaded_sender()
+    pair = Pair(sender).connect()
+    pair.settle()
+    assert pair.feed.phase is Phase.CURRENT
+    pair.feed.doubt()
+    pair.now += 5
+    header = Header(kind, sender.state.epoch, sender.state.seq, "vr1")
+    out = pair.feed.receive(pack(header), pair.now)
+    types = [m.parse_header(frames).type for _, frames in out.replies]
+    assert Type.RESYNC in types and Type.WELCOME not in types
+    assert pair.feed.phase is Phase.BEHIND
+    for frames in snapshot_messages(sender.state, "vr1"):
+        out = pair.feed.receive(frames, pair.now)
+    assert out.ended and pair.feed.phase is Phase.CURRENT

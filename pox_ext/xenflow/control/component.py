@@ -35,13 +35,6 @@ from xenflow.vm.domains import Domains, on_xen
 log = logging.getLogger("xenflow")
 
 TICK_S = 0.1
-MANY_WAITING = 16_000
-"""Routes of a router that wait for a switch before no more are read: enough that it never waits."""
-TOO_MANY_WAITING = 32_000
-"""The bound on what a router that changes its routes faster than the switch takes them may keep
-here, and on how long other routers' changes wait behind its own."""
-PATIENCE_S = 0.5
-"""In between: one more message may be what makes room."""
 RIVAL_S = 2.0
 """How long a switch may take to answer, before one that says it is the same takes its place."""
 LOCAL_PORT = 0xFFFE
@@ -83,7 +76,9 @@ class Component:
         )
         self.management = ManagementService(self.table, leases, core_name, self.mirrors)
         self._manage = self._listen(manage)
-        self.routers = RouterSockets(network, self._told, self._patience_s, routers_address)
+        self.routers = RouterSockets(
+            network, self._told, self.table.patience_s, routers_address, self._unread
+        )
         self._domains = self._make_domains(xenstore)
         self._asking: Asking | None = None
         if self.table.searching():
@@ -283,11 +278,8 @@ class Component:
         if self._domains is not None:
             self._domains.sent(vif)
 
-    def _patience_s(self, router: str) -> float:
-        backlog = self.table.backlog(router)
-        if backlog <= MANY_WAITING:
-            return 0.0
-        return PATIENCE_S if backlog <= TOO_MANY_WAITING else float("inf")
+    def _unread(self, router: str, peer: bytes) -> None:
+        self.table.feeds[router].keep(peer, time.monotonic())
 
     def _answer(self, router: str, replies: list[tuple[Any, list[bytes]]]) -> None:
         for source, frames in replies:

@@ -44,6 +44,10 @@ Result = Mapping[str, Any] | None
 Verb = Callable[["ManagementService", dict[str, Any], "Reply"], Result]
 
 QUIET_LIMIT_S = 30.0
+LOOK_S = 0.02
+"""How often is looked whether there is room for another import."""
+WAITING_S = 0.5
+"""How often whoever imports is told that its answer is still to come (`mirror.ANSWER_S`)."""
 LONGEST_LINE = 1000
 """Of the log: a rule may have any number of actions."""
 
@@ -378,21 +382,39 @@ class ManagementService:
         go_on()
         return None
 
-    def import_(self, arguments: dict[str, Any], _: Reply) -> Result:
+    def import_(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        """Answered when there is room for the next: whoever mirrors has one under way."""
         name = self._router(arguments["router"]).name
         feed = self.table.feeds[name]
         replies: list[list[bytes]] = []
-        if arguments["frames"]:
+        told, pause_s = bool(arguments["frames"]), 0.0
+        if told:
             outcome = self.table.told(name, "mirror", arguments["frames"], local=False)
             if outcome.error is not None:
                 raise ManagementError("bad-argument", f"frames: {outcome.error}")
             replies = [frames for _, frames in outcome.replies]
-        return {
-            "phase": feed.phase.value,
-            "epoch": feed.state.epoch,
-            "seq": feed.state.seq,
-            "replies": [[b64encode(frame).decode() for frame in frames] for frames in replies],
-        }
+            pause_s = outcome.pause_s
+        since = said = time.monotonic()
+
+        def look() -> None:
+            nonlocal said
+            now = time.monotonic()
+            if not told or now - since >= max(pause_s, self.table.patience_s(name)):
+                packed = [[b64encode(frame).decode() for frame in frames] for frames in replies]
+                reply.ok(
+                    phase=feed.phase.value,
+                    epoch=feed.state.epoch,
+                    seq=feed.state.seq,
+                    replies=packed,
+                )
+                return
+            if now - said >= WAITING_S:
+                said = now
+                reply.part([])
+            self.table.later(LOOK_S, look)
+
+        look()
+        return None
 
     def mirror(self, arguments: dict[str, Any], _: Reply) -> Result:
         router = self._router(arguments["router"])

@@ -4,7 +4,9 @@ While two hosts forward for a router, both must know every change, whichever of 
 talks to.  A mirror sends the state as it is as a snapshot, then every message that comes from the
 router itself, to the other controller's management socket (verb `import`).  One request is under
 way at a time, so nothing overtakes; when an answer is missing or says that something is, a fresh
-snapshot follows: the difference is found over there.  What came by a mirror is never passed on.
+snapshot follows: the difference is found over there.  The other controller answers when it has
+room for more; what waits here for that is bounded too, by a fresh snapshot.  What came by a mirror
+is never passed on.
 
 Called by `management_service` and, for every message, by `rule_table`.
 """
@@ -28,7 +30,11 @@ from xenflow.routes.router_state import RouterState
 log = logging.getLogger("xenflow.mirror")
 
 ANSWER_S = 3.0
-"""An answer that has not come by then is given up and a snapshot sent."""
+"""An answer, or word that it is still to come, that has not come by then is given up and a
+snapshot sent."""
+MAX_QUEUED_BYTES = 16 << 20
+MAX_QUEUED = 10_000
+"""Octets and messages that wait; beyond, a snapshot takes their place."""
 
 
 class Mirror:
@@ -48,6 +54,8 @@ class Mirror:
         self._later = later
         self._snapshot: Iterator[list[bytes]] = iter(())
         self._queue: deque[list[bytes]] = deque()
+        self._queued_bytes = 0
+        self._overflowed = False
         self._ids = count(1)
         self._waiting: tuple[str, float] | None = None
         sock = context.socket(zmq.DEALER)
@@ -62,7 +70,7 @@ class Mirror:
         """The whole state as of now, in place of whatever was still to be sent.  Its messages are
         made one by one: all of a full table's at once would hold everybody up."""
         state = self._state(self.router)
-        self._queue.clear()
+        self._clear()
         self._snapshot = iter(())
         if state is not None:
             self._snapshot = snapshot_messages(state.copy(), self.router)
@@ -70,12 +78,23 @@ class Mirror:
 
     def send(self, frames: list[bytes]) -> None:
         """One message of the router."""
-        self._queue.append(frames)
+        if not self._overflowed:
+            self._queue.append(frames)
+            self._queued_bytes += sum(map(len, frames))
+            if len(self._queue) > MAX_QUEUED or self._queued_bytes > MAX_QUEUED_BYTES:
+                # Not before the snapshot that is under way has ended: else none ever would.
+                self._clear()
+                self._overflowed = True
         self._next()
+
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._overflowed = False
 
     def close(self) -> None:
         """Stop."""
-        self._queue.clear()
+        self._clear()
         self._snapshot = iter(())
         self._pump.close()
 
@@ -92,7 +111,10 @@ class Mirror:
         frames = next(self._snapshot, None)
         if frames is None and self._queue:
             frames = self._queue.popleft()
+            self._queued_bytes -= sum(map(len, frames))
         if frames is None:
+            if self._overflowed:
+                self.send_snapshot()
             return
         ident = f"mirror-{next(self._ids)}"
         self._waiting = ident, time.monotonic() + ANSWER_S
@@ -105,6 +127,9 @@ class Mirror:
             log.warning("%s: %s", self.to, error)
             return
         if self._waiting is None or answer.id != self._waiting[0]:
+            return
+        if answer.ok and answer.result.get("more"):
+            self._waiting = answer.id, time.monotonic() + ANSWER_S
             return
         self._waiting = None
         if not answer.ok:

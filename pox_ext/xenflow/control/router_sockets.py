@@ -65,6 +65,10 @@ LONG_S = 0.02
 """A message that takes longer is followed by as long a pause: the others have half of the time."""
 PAUSE_S = 0.002
 """Between two looks whether there is room for more again."""
+ALIVE_S = 0.2
+"""How often a router that is not read is given a sign of life: its PINGs wait unread, and libzmq
+there gives the connection up 0.6 s after one that nothing followed
+(`routerd.rule_table_link`)."""
 MAX_PAUSE_S = 1.0
 """How long a router that floods its link is not read, at most, before it is looked at again."""
 GREETING_S = 5.0
@@ -76,6 +80,9 @@ with."""
 Receive = Callable[[str, bytes, list[bytes]], float]
 """(router, peer, frames) -> for how many seconds this router should not be read."""
 
+Unread = Callable[[str, bytes], None]
+"""(router, peer): it is there, and is not read for now; called each ALIVE_S for as long."""
+
 
 class _Peer:
     """One connection of a router.  Reads as a task, until `close`."""
@@ -86,7 +93,7 @@ class _Peer:
         self.empty_at = float("-inf")
         self._listener = listener
         self._sock = sock
-        self._since = self.heard_at
+        self._since = self._said_at = self.heard_at
         self._zmtp = zmtp.Connection(b"ROUTER", MAX_BYTES, MAX_FRAMES)
         self._unsent = bytearray(self._zmtp.opening)
         self.closed = False
@@ -160,8 +167,9 @@ class _Peer:
             taken += 1
             if self.closed:
                 return
+            self._show_life()
             if pause_s:
-                yield Sleep(min(pause_s, MAX_PAUSE_S))
+                yield from self._pause(min(pause_s, MAX_PAUSE_S))
             elif taken == AT_ONCE or now >= until or self._listener.patience_s():
                 yield 0
             else:
@@ -173,17 +181,38 @@ class _Peer:
         if len(data) < PIECE_BYTES and not self._zmtp.buffered:
             self.empty_at = time.monotonic()
 
+    def _pause(self, left_s: float) -> Generator[Any, Any, None]:
+        while left_s > 0 and not self.closed:
+            yield Sleep(min(left_s, ALIVE_S))
+            left_s -= ALIVE_S
+            self._show_life()
+
     def _wait_for_room(self) -> Generator[Any, Any, None]:
         since = time.monotonic()
         while not self.closed and time.monotonic() - since < self._listener.patience_s():
             yield Sleep(PAUSE_S)
+            self._show_life()
+
+    def _show_life(self) -> None:
+        """The router cannot tell that it is not read for now from a Rule Table that is gone."""
+        now = time.monotonic()
+        if now - self._said_at < ALIVE_S or self.closed or not self._zmtp.established:
+            return
+        self._said_at = now
+        self._put(zmtp.PONG)
+        self._listener.unread(self.ident)
 
 
 class _Listener:
     """What listens on one router's link, and its connections."""
 
     def __init__(
-        self, router: str, sock: socket.socket, receive: Receive, patience_s: Callable[[str], float]
+        self,
+        router: str,
+        sock: socket.socket,
+        receive: Receive,
+        patience_s: Callable[[str], float],
+        unread: Unread = lambda router, peer: None,
     ) -> None:
         self.router = router
         self.peers: dict[bytes, _Peer] = {}
@@ -191,6 +220,7 @@ class _Listener:
         self._sock = sock
         self._receive = receive
         self._patience_s = patience_s
+        self._unread = unread
         self._closed = False
         self._complained = float("-inf")
         self._idents = count(1)
@@ -200,12 +230,16 @@ class _Listener:
         """How long the next message of this router should wait, should nothing change."""
         return self._patience_s(self.router)
 
+    def unread(self, peer: bytes) -> None:
+        """What this router says on a connection waits here, or in its kernel."""
+        self._unread(self.router, peer)
+
     def give(self, peer: bytes, frames: list[bytes]) -> float:
         """Deal with a message; returns how long this router should not be read."""
         try:
             pause_s = self._receive(self.router, peer, frames)
         except Exception:
-            # Its state may be half changed: it begins again, with a snapshot.
+            # It begins again, with a snapshot: `RuleTable.told` no longer trusts what it has.
             if self._may_complain():
                 log.exception("%s: a message could not be dealt with", self.router)
             if (one := self.peers.get(peer)) is not None:
@@ -267,7 +301,8 @@ class _Listener:
 
 class RouterSockets:
     """Opens, watches and closes the sockets, from `start` on; gives what arrives to `receive`, and
-    waits with the next message for as long as `patience_s(router)` says (0: there is room)."""
+    waits with the next message for as long as `patience_s(router)` says (0: there is room);
+    meanwhile `unread(router, peer)` is called now and then."""
 
     def __init__(
         self,
@@ -275,8 +310,10 @@ class RouterSockets:
         receive: Receive,
         patience_s: Callable[[str], float],
         address: str = ADDRESS,
+        unread: Unread = lambda router, peer: None,
     ) -> None:
         self._network = network
+        self._unread = unread
         self._receive = receive
         self._patience_s = patience_s
         self._address = address
@@ -346,7 +383,10 @@ class RouterSockets:
             log.debug("%s: %s: %s", router, vif, error)
             return
         log.info("%s: listening on %s", router, vif)
-        self._open[router] = index, _Listener(router, sock, self._receive, self._patience_s)
+        self._open[router] = (
+            index,
+            _Listener(router, sock, self._receive, self._patience_s, self._unread),
+        )
 
 
 _TCP = re.compile(r"tcp://(?:\[([^\]]+)\]|([^:]+)):(\d+)")

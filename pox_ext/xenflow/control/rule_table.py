@@ -37,6 +37,14 @@ from xenflow.vm.packets import VmPackets
 
 log = logging.getLogger("xenflow.rule_table")
 
+MANY_WAITING = 16_000
+"""Routes of a router that wait for a switch before no more are read: enough that it never waits."""
+TOO_MANY_WAITING = 32_000
+"""The bound on what a router that changes its routes faster than the switch takes them may keep
+here, and on how long other routers' changes wait behind its own."""
+PATIENCE_S = 0.5
+"""In between: one more message may be what makes room."""
+
 REFUSED = "message"
 """The cause of a `Problems` entry: a router says what cannot be."""
 
@@ -131,7 +139,21 @@ class RuleTable:
     # --- routes -----------------------------------------------------------------------------------
 
     def told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> Outcome:
-        """A route message came, from the router's own link (`local`) or from a mirror."""
+        """A route message came, from the router's own link (`local`) or from a mirror.
+
+        Where dealing with it raises, a snapshot will be asked for, and what the switches hold of
+        this router is read and compared: its state may be half changed, and they half told.
+        """
+        try:
+            return self._told(router, source, frames, local)
+        except Exception as error:
+            self.feeds[router].doubt()
+            self._views.pop(router, None)
+            for switch in self.switches.values():
+                switch.doubt(router, error)
+            raise
+
+    def _told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> Outcome:
         feed = self.feeds[router]
         outcome = feed.receive(frames, time.monotonic(), source)
         if outcome.error is not None:
@@ -157,6 +179,14 @@ class RuleTable:
             written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))
             if ended and not written and switch.concerned_by(router):
                 switch.refresh()
+
+    def patience_s(self, router: str) -> float:
+        """How long the next message of a router should wait, should nothing change (seconds; 0:
+        there is room)."""
+        backlog = self.backlog(router)
+        if backlog <= MANY_WAITING:
+            return 0.0
+        return PATIENCE_S if backlog <= TOO_MANY_WAITING else float("inf")
 
     def backlog(self, router: str) -> int:
         """How many routes of a router the slowest of its switches has still to take."""

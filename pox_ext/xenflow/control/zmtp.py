@@ -51,6 +51,10 @@ def ready(socket_type: bytes) -> bytes:
     return frame(b"\5READY" + properties, command=True)
 
 
+PONG = frame(b"\4PONG", command=True)
+"""Without a PING before it: libzmq takes whatever comes as a sign of life (4.3.5, tried)."""
+
+
 class Connection:
     """What one peer sends; `opening` is what it must be told first.
 

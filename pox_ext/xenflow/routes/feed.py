@@ -178,6 +178,7 @@ class Feed:
         self._acked_at = float("-inf")
         self._ack_to: dict[Hashable, None] = {}
         self._alive_at = float("-inf")
+        self._doubted = False
 
     @property
     def complete(self) -> bool:
@@ -212,6 +213,21 @@ class Feed:
             self._reply(out, source, Type.REFUSED, [refusal])
         self._acknowledge(now, out)
         return out
+
+    def keep(self, source: Hashable, now: float) -> None:
+        """A source is there and is not read for now (`now`: seconds): its silence is no silence,
+        and it goes on getting heartbeats.  Nothing for one that was never heard."""
+        if source in self._sources:
+            self._sources[source] = now
+
+    def doubt(self) -> None:
+        """The state may be half changed, or somebody was not told of a change: whatever its number
+        says, a snapshot is needed."""
+        for source in list(self._staging):
+            self._abandon(source)
+        self._fall_behind()
+        self._doubted = True
+        self._asked.clear()
 
     def tick(self, now: float) -> Outcome:
         """What the passing of time asks for: heartbeats, acknowledgements, asking again."""
@@ -303,6 +319,7 @@ class Feed:
         self._staging.clear()
         self.state.epoch, self.state.seq = header.epoch, header.seq
         self.phase = Phase.CURRENT
+        self._doubted = False
         out.ended = True
         self._ack_to[source] = None
 
@@ -310,7 +327,7 @@ class Feed:
         self, header: Header, frames: Sequence[bytes], now: float, source: Hashable, out: Outcome
     ) -> None:
         state = self.state
-        if self.complete and header.epoch == state.epoch:
+        if self.complete and header.epoch == state.epoch and not self._doubted:
             if header.seq == state.seq + 1:
                 try:
                     out.changes = state.apply(parse_sections(frames))
@@ -343,7 +360,8 @@ class Feed:
 
     def _is_current(self, header: Header) -> bool:
         state = self.state
-        return self.complete and (header.epoch, header.seq) == (state.epoch, state.seq)
+        told = (header.epoch, header.seq) == (state.epoch, state.seq)
+        return self.complete and told and not self._doubted
 
     def _is_old(self, header: Header, now: float) -> bool:
         """Whether a snapshot or heartbeat tells of a time before the state in use."""

@@ -307,6 +307,12 @@ class Switch(Channel):
         finally:
             self._waiting[router] = max(0, self._waiting.get(router, 0) - size)
 
+    def doubt(self, router: str, error: Exception) -> None:
+        """Whether this switch was told all of a router's changes is not known: its packets pass
+        through its VM until what the switch holds of its routes has been read and put right."""
+        if self.live and router in self.synced:
+            self.submit(self._of(router, _failing(error)))
+
     def placed(self, router: str) -> None:
         """The placement of a router on this switch has changed."""
         self._answers = None
@@ -1224,3 +1230,9 @@ def translated(flow: Flow, ports: Mapping[int, int]) -> Flow | None:
 def pipeline_packer() -> of.RoutePacker:
     """Packs routes for table ROUTES."""
     return of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+
+
+def _failing(error: Exception) -> Job:
+    """A job that has failed before it began."""
+    raise error
+    yield ROOM
