@@ -330,7 +330,10 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
                 raise NetworkError(
                     f"{row['name']}: the switch is not connected to controller {controller}"
                 )
-            if row["name"] in datapaths and not row.get("in_sync", True):
+            # What other routers go on changing says nothing about this one.
+            changing = row.get("changing") or [router.name]
+            late = not row.get("in_sync", True) and router.name in changing
+            if row["name"] in datapaths and late:
                 behind[row["name"]] = list(row.get("problems", ()))
             ports[row["name"]] = row["ports"]
         for value in answer["placements"]:

@@ -56,6 +56,7 @@ class Controllers:
         self.quiet = True
         self.sessions: list[dict[str, Any]] = []
         self.behind: dict[str, list[str]] = {}
+        self.changing: list[str] = []
         """Switches that are not in sync, with their problems."""
         self.released: list[tuple[str, str]] = []
         self.counters = {
@@ -136,6 +137,7 @@ class Controllers:
                     "connected": True,
                     "ports": ports,
                     "in_sync": d.name not in self.behind,
+                    "changing": self.changing if d.name in self.behind else [],
                     "problems": self.behind.get(d.name, []),
                 }
                 for d in mine
@@ -951,6 +953,19 @@ def test_a_switch_that_stays_busy_is_refused(
 ) -> None:
     controllers.behind["gen"] = []
     monkeypatch.setattr(planning, "SYNC_S", 0.0)
+    with pytest.raises(NetworkError, match="gen: the switch is not in sync: it is still catching"):
+        planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
+
+
+def test_a_switch_that_another_router_keeps_busy_is_not_waited_for(
+    controllers: Controllers, xen: PretendedXen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controllers.behind["gen"] = []
+    controllers.changing = ["vr2"]
+    monkeypatch.setattr(planning, "SYNC_S", 0.0)
+    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers):
+        pass
+    controllers.changing = ["vr1", "vr2"]
     with pytest.raises(NetworkError, match="gen: the switch is not in sync: it is still catching"):
         planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
 

@@ -183,6 +183,29 @@ def test_a_change_counts_as_what_it_costs() -> None:
     assert told.host.table.backlog("vr1") == 0
 
 
+def test_who_changes_alone_is_named() -> None:
+    told = Told()
+    assert told.switch.changing == []
+    hops = [NextHop(n, NextHopType.VIA, 4, 2, n, 0) for n in (1, 2)]
+    told.change(Section(Kind.NEXTHOP, Op.SET, hops))
+    told.host.wire.run()
+    told.late()
+    told.answer()
+    routes = [((10 << 24) + (n << 8), 24, 1) for n in range(10_000)]
+    told.change(Section(Kind.ROUTE4, Op.SET, routes))
+    assert told.switch.busy
+    assert told.switch.changing == ["vr1"]
+    told.switch.confirmed(lambda _: None)
+    assert told.switch.changing == [], "something else is under way"
+    told.catch_up()
+    assert not told.switch.busy
+    assert told.switch.changing == []
+    told.change(Section(Kind.ROUTE4, Op.SET, [(net, plen, 2) for net, plen, _ in routes]))
+    assert told.switch.changing == ["vr1"]
+    told.switch.disconnect()
+    assert told.switch.changing == []
+
+
 def test_jobs_that_wait_for_nothing_give_others_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
     clock, done = [0.0], [0]

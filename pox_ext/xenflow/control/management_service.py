@@ -192,6 +192,7 @@ class ManagementService:
             + sum(len(s.routes4) for r in switch.synced if (s := self.table.state(r))),
             "pending": switch.busy,
             "in_sync": switch.live and not switch.busy and not switch.audit.pending,
+            "changing": switch.changing,
             "flow_mods": switch.flow_mods,
             "errors": switch.errors,
             "audit": switch.audit.row(time.monotonic()),

@@ -170,6 +170,11 @@ class Channel(ABC):
         """Jobs that are not finished."""
         return len(self._jobs) + (self._job is not None)
 
+    @property
+    def takes_changes(self) -> bool:
+        """Whether what the switch holds is known, and it answers."""
+        return self.live and not self._silent
+
     # --- the connection -----------------------------------------------------------------------
 
     def _open(self, connection: Any) -> None:

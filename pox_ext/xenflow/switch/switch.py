@@ -175,6 +175,8 @@ class Switch(Channel):
         """Until then (monotonic clock) there may be flows in INGRESS that end by themselves."""
         self._waiting: dict[str, int] = {}
         """What each router's changes that are not written yet cost, in routes."""
+        self._change_jobs = 0
+        """How many jobs these are."""
         self._refresh_waits = False
         """Whether a `refresh` is submitted and has not begun."""
         self.packer = pipeline_packer()
@@ -197,6 +199,7 @@ class Switch(Channel):
         """The connection is gone, and with it everything that was on its way."""
         self.installed, self.hops, self._streamed = {}, {}, {}
         self._waiting.clear()
+        self._change_jobs = 0
         self._refresh_waits = False
         self.synced.clear()
         self.aside.clear()
@@ -294,11 +297,21 @@ class Switch(Channel):
         routes, HOP_COST for each next hop that they touch."""
         return self._waiting.get(router, 0)
 
+    @property
+    def changing(self) -> list[str]:
+        """The routers whose changes are all that is still to be written: for any other router the
+        switch is in sync.  Empty where more is to be written, or nothing, or where the switch takes
+        nothing."""
+        if not self.takes_changes or self.audit.pending or self.busy != self._change_jobs:
+            return []
+        return sorted(name for name, size in self._waiting.items() if size)
+
     def _submit_change(self, router: str, changes: Changes, job: Job) -> None:
         state = self.routers.state(router)
         hops = len(list(affected_hops(state, changes))) if state is not None else 0
         size = 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
         self._waiting[router] = self._waiting.get(router, 0) + size
+        self._change_jobs += 1
         self.submit(self._counted(router, size, job))
 
     def _counted(self, router: str, size: int, job: Job) -> Job:
@@ -306,6 +319,7 @@ class Switch(Channel):
             yield from job
         finally:
             self._waiting[router] = max(0, self._waiting.get(router, 0) - size)
+            self._change_jobs = max(0, self._change_jobs - 1)
 
     def doubt(self, router: str, error: Exception) -> None:
         """Whether this switch was told all of a router's changes is not known: its packets pass
