@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -83,13 +82,6 @@ def launch(
             "is another controller running? (--manage=URL)"
         )
     core.register("xenflow", component)
-    # A controller outlives the terminal that started it, and a SIGHUP meant as "read your file".
-    signal.signal(
-        signal.SIGHUP,
-        lambda *_: log.warning(
-            "SIGHUP: nothing is read anew; a changed network file takes a restart"
-        ),
-    )
 
 
 def switches_connect_to(network: str, controller: str) -> tuple[str, int]:

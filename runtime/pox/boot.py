@@ -127,6 +127,7 @@ def _handle_signals(core: Any) -> None:
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGHUP, lambda *_: core.reread_configuration())
 
 
 def boot(words: list[str]) -> int:

@@ -34,6 +34,10 @@ class DownEvent(Event):
     """The loop has ended."""
 
 
+class RereadConfiguration(Event):
+    """SIGHUP has come."""
+
+
 class ComponentRegistered(Event):
     """A component was registered under `name`."""
 
@@ -59,7 +63,7 @@ class StandInCore(EventMixin):
     """The registry of components, and the life of the process."""
 
     _eventMixin_events = frozenset(
-        {UpEvent, DownEvent, GoingUpEvent, GoingDownEvent, ComponentRegistered}
+        {UpEvent, DownEvent, GoingUpEvent, GoingDownEvent, RereadConfiguration, ComponentRegistered}
     )
     version = (0, 8, 0)  # of the POX whose conventions these are
     version_name = "stand-in"
@@ -220,6 +224,10 @@ class StandInCore(EventMixin):
         if exit_code is not None:
             self._exit_code = exit_code
         self.scheduler.callLater(self._go_down)
+
+    def reread_configuration(self) -> None:
+        """Say that SIGHUP has come.  Safe from any thread and from signal handlers."""
+        self.scheduler.callLater(self.raiseEventNoErrors, RereadConfiguration())
 
     def _go_down(self) -> None:
         if not self.running:

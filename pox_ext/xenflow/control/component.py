@@ -95,6 +95,7 @@ class Component:
         self._timer = Timer(TICK_S, self._tick, recurring=True)
         core.addListenerByName("GoingDownEvent", self._going_down)
         core.addListenerByName("DownEvent", self._down)
+        core.addListenerByName("RereadConfiguration", self._reread)
 
     @staticmethod
     def _announce(switch: Switch) -> None:
@@ -305,6 +306,10 @@ class Component:
         else:
             asking.close()
             self._asking = None
+
+    def _reread(self, _: object) -> None:
+        """SIGHUP: a controller outlives the terminal that started it."""
+        log.warning("SIGHUP: nothing is read anew; a changed network file takes a restart")
 
     def _going_down(self, _: Any) -> None:
         self._timer.cancel()
