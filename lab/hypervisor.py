@@ -14,8 +14,9 @@ its interfaces exist on which host, and when packets reach it.  Every reply says
     running       wires joined, processes continued, one gratuitous ARP for each address
     failed        it runs at the source as before
 
-What a stopped namespace still does: its kernel's timers run (neighbour entries age and, while the
-wires are cut, fail if they are being probed), and its clock goes on.
+What a stopped namespace still does: its clock goes on, and its kernel's timers run.  So its
+neighbour entries are confirmed when it is suspended, and again when it has moved: one that has to
+be probed would fail while the wires are cut.  After 15 s (half of base_reachable_time) one may.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import logging
 import os
 import resource
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -40,7 +42,7 @@ import zmq
 from lab import flows, switch, wire
 from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
 from lab.description import FABRIC, PREFIX, Lab, load_lab
-from lab.namespace import LabError, processes_in
+from lab.namespace import LabError, inside, ip, processes_in
 from mgmt.client import AskError, Client
 from xenflow.model.network import Router
 
@@ -139,6 +141,26 @@ class Job:
         }
 
 
+def confirm_neighbours(namespace: str) -> None:
+    """Let the entries of a namespace that have a MAC address begin to age anew."""
+    with inside(namespace):
+        shown = subprocess.run(
+            ["ip", "-j", "neigh", "show"], capture_output=True, text=True, check=False
+        ).stdout
+    entries = [
+        e for e in json.loads(shown or "[]") if e.get("lladdr") and "PERMANENT" not in e["state"]
+    ]
+    ip(
+        (
+            f"neigh change {e['dst']} lladdr {e['lladdr']} dev {e['dev']} "
+            f"{'managed ' if 'managed' in e else ''}nud reachable"
+            for e in entries
+        ),
+        namespace,
+        force=True,  # one may have gone meanwhile
+    )
+
+
 # --- what is done to a router --------------------------------------------------------------------
 
 
@@ -171,6 +193,7 @@ class Routers:
         stop_all(PREFIX + router.name)
         self._stopped[router.name] = time.monotonic()
         wire.cut(self.lab, router, host)
+        confirm_neighbours(PREFIX + router.name)
 
     def resume(self, router: Router, host: str, *, announce: bool) -> None:
         """Join a router's wires, then let its processes go on."""
@@ -202,15 +225,20 @@ class Routers:
         return True
 
     def _await_held(self, router: Router, before: dict[str, int]) -> None:
-        """Wait until each of a router's links has brought something, LONG_S at most."""
+        """Wait until each of a router's links has brought something, and all that had waited is
+        there (no more comes), LONG_S at most."""
         end = time.monotonic() + LONG_S
+        last = before
         while time.monotonic() < end:
-            if all(count > before[name] for name, count in wire.heard(router).items()):
+            now = wire.heard(router)
+            if now == last and all(count > before[name] for name, count in now.items()):
                 return
+            last = now
             time.sleep(THAW_S)
 
     def move_ports(self, router: Router, source: str, to: str) -> None:
         """Unplug a router at one host and plug it in at another; both switches are done then."""
+        confirm_neighbours(PREFIX + router.name)
         removing = wire.unplug(self.lab, router, source)
         adding = wire.plug(self.lab, router, to)
         switch.finish([removing, adding])

@@ -21,7 +21,7 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -443,7 +443,11 @@ class _Run:
             self._passing_on() if late else nullcontext(),
             ThreadPoolExecutor(len(by_controller)) as pool,
         ):
-            list(pool.map(tell, by_controller.items()))
+            asked = [pool.submit(tell, item) for item in by_controller.items()]
+            while wait(asked, timeout=INTERRUPT_S).not_done:
+                pass  # a signal may have come right before this thread began to wait
+            for one in asked:
+                one.result()
 
     @contextmanager
     def _passing_on(self) -> Iterator[None]:

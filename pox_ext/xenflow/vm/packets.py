@@ -99,6 +99,8 @@ class VmPackets:
             placement = switch.placements.get(router.name)
             if placement is None or not (group or target == interface.mac):
                 continue
+            if int.from_bytes(frame[6:12], "big") == interface.mac:
+                continue  # its own hello, repeated: it would not hear itself
             held = self.held[router.name]
             takes = switch.takes(interface.vif)
             end = (switch.name, interface.vif)
