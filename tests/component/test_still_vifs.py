@@ -101,10 +101,10 @@ class Host:
         mac = MAC if link == "left" else RIGHT_MAC
         return self.comes(pk.ethernet(mac, MACHINE, pk.ETH_IPV4, body), link, copied)
 
-    def hello(self) -> bytes:
+    def hello(self, source: int = MACHINE) -> bytes:
         """A neighbour's, on the left link."""
         ip = pk.ipv4(0x0A000102, 0xE0000005, pk.OSPF, pk.ospf_hello(0x0A000102, 10), ttl=1)
-        return self.comes(pk.ethernet(0x01005E000005, MACHINE, pk.ETH_IPV4, ip))
+        return self.comes(pk.ethernet(0x01005E000005, source, pk.ETH_IPV4, ip))
 
 
 @pytest.fixture
@@ -221,6 +221,14 @@ def test_a_group_s_frame_that_is_sent_up_for_each_of_two_routers_is_held_once(ho
     ping = host.ping(1)
     host.ping(1)
     assert host.held() == [first, ping, ping]
+
+
+def test_a_vm_is_not_given_what_was_said_in_its_own_name(host: Host) -> None:
+    """Its repeated hello comes back from the link."""
+    host.still(VIFS)
+    host.hello(source=MAC)
+    neighbours = host.hello()
+    assert host.held() == [neighbours]
 
 
 def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
