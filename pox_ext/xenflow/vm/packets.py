@@ -154,8 +154,7 @@ class VmPackets:
         messages = [
             of.packet_out(kept.frame, onward[kept.link], xid=PACKET_OUT_XID) for kept in frames
         ]
-        for start in range(0, len(messages), BURST):
-            switch.connection.send(b"".join(messages[start : start + BURST]))
+        _write(switch, messages)
         held.sent(frames)
         return len(frames)
 
@@ -166,11 +165,7 @@ class VmPackets:
         if switch.connection is None or interface is None or not switch.takes(interface.vif):
             return False
         out = (f.output(switch.ports[interface.vif][0]),)
-        for start in range(0, len(frames), BURST):
-            some = frames[start : start + BURST]
-            switch.connection.send(
-                b"".join(of.packet_out(frame, out, xid=PACKET_OUT_XID) for frame in some)
-            )
+        _write(switch, [of.packet_out(frame, out, xid=PACKET_OUT_XID) for frame in frames])
         return True
 
     def _deliver_late(
@@ -333,3 +328,9 @@ class VmPackets:
         if not switch.datapath.nicira:
             actions = plain_host.flood(switch.site(), self._link[link_id])
         switch.connection.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
+
+
+def _write(switch: Switch, messages: list[bytes]) -> None:
+    """Send held frames' messages, some at once."""
+    for start in range(0, len(messages), BURST):
+        switch.connection.send(b"".join(messages[start : start + BURST]))
