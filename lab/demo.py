@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import bring_up, judge, own_folder
+from lab import bring_up, judge
 from lab.bring_up import Options
 from lab.description import ROOT, Lab
 from lab.judge import Counts, Verdict
+from lab.measuring import INTERRUPTED, begin, take_output
 from lab.moves import Move, Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
-from lab.soak import INTERRUPTED, begin
 from mgmt import cli
 from mgmt.text import run_program
 from mgmt.verbs.migrate import Progress
@@ -332,10 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "results are replaced (default out/demo)",
     )
     args = parser.parse_args(argv)
-    try:
-        own_folder.take(args.out, _MARK, _MADE, own=ROOT / "out" / "demo")
-    except own_folder.NotOurFolderError as error:
-        parser.error(f"--out {error}")
+    take_output(parser, args.out, _MARK, _MADE, ROOT / "out" / "demo")
     begin()
     begun = time.monotonic()
     try:

@@ -432,6 +432,9 @@ class ProbePair:
                 text=True,
                 env={**os.environ, **python_path()},
                 cwd=ROOT,
+                # Ctrl-C is the caller's: a receiver that it ended, too, would miss what is under
+                # way.
+                process_group=0,
             )
 
     def stop(self, linger_s: float = 0.5) -> tuple[Result, Result]:

@@ -46,6 +46,13 @@ class Process:
         """Whether this very process still runs."""
         return start_time(self.pid) == self.started
 
+    def resident_kib(self) -> int:
+        """What it has of the machine's memory now; 0 where it has ended."""
+        with suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+        return 0
+
     @property
     def log(self) -> Path:
         """What it printed."""

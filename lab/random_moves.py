@@ -9,7 +9,6 @@ not passed.  Then every move must end, and nothing may be lost or arrive twice.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,15 +19,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lab import bring_up, judge, operate, own_folder
+from lab import bring_up, judge, measuring, operate, process
 from lab.bring_up import Options
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
+from lab.measuring import Moved, begin, say
 from lab.moves import Move, mover
 from lab.namespace import LabError
 from lab.probe import ProbePair, Result, TooBusyError
-from lab.soak import INTERRUPTED, begin, say
-from xenflow.model.network import NetworkError
 from xenflow.plan.migration import Order
 
 _MARK, _MADE = ".xenflow-random-moves", ("result.json", "[0-9]", "[0-9][0-9]")
@@ -58,20 +56,27 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was measured: the packets sent before the first move, then of each move, all pairs."""
+    """What was measured.
+
+    counts         of all pairs: the packets sent before the first move, then of each move, of one
+                   that was not finished, too
+    resident_mib   of each controller: before the first move, and after each
+    """
 
     wanted: Wanted
-    moves: list[Move]
+    moved: Moved
     counts: list[Counts]
+    resident_mib: dict[str, list[float]]
 
     def verdict(self) -> Verdict:
         """Passed, or failed."""
-        return judge.verdict([judge.total(self.counts)])
+        return self.moved.verdict([judge.total(self.counts)])
 
     def json(self) -> dict[str, Any]:
         """For programs."""
         return {
             "verdict": self.verdict().name.lower(),
+            "ended": self.moved.ended and self.moved.ended.text(),
             **asdict(self.wanted),
             "moves": [
                 {
@@ -81,37 +86,61 @@ class Outcome:
                     "total_s": round(move.total_s, 6),
                     **asdict(judge.rounded(counts)),
                 }
-                for move, counts in zip(self.moves, self.counts[1:], strict=True)
+                for move, counts in self._rows()
             ],
             "sum": asdict(judge.rounded(judge.total(self.counts))),
+            "resident_mib": self.resident_mib,
         }
+
+    def _rows(self) -> Iterator[tuple[Move, Counts]]:
+        return zip(self.moved.moves, self.counts[1:], strict=False)
 
     def text(self) -> str:
         """For people."""
         lines = ["", "MOVE  ROUTER  FROM      TO          TOTAL     SENT  LOST  DOUBLED  REORDERED"]
-        for number, (move, c) in enumerate(zip(self.moves, self.counts[1:], strict=True), 1):
+        for number, (move, c) in enumerate(self._rows(), 1):
             lines.append(
                 f"{number:4}  {move.router:6}  {move.source:8}  {move.to:8}  {move.total_s:5.3f} s"
                 f"  {c.sent:7}  {c.lost:4}  {c.duplicated:7}  {c.reordered:9}"
             )
+        lines.append("")
+        for controller, sizes in self.resident_mib.items():
+            quarters = [sizes[(len(sizes) - 1) * n // 4] for n in range(5)]
+            lines.append(
+                f"controller {controller}: {' -> '.join(f'{size:.1f}' for size in quarters)} MiB "
+                "resident, at each quarter of the moves"
+            )
+        if self.moved.ended is not None:
+            lines.append(self.moved.ended.text())
         total = judge.total(self.counts)
         lines.append(
-            f"{self.verdict().name.lower()}: {len(self.moves)} moves in {self.wanted.topology} "
-            f"(seed {self.wanted.seed}, through its VM: {', '.join(self.wanted.through_vm) or '-'}"
-            f"), {self.wanted.rate_pps:g} packets/s each way between every two machines: "
-            f"{total.lost} lost, {total.duplicated} duplicated, {total.reordered} reordered of "
-            f"{total.sent}"
+            f"{self.verdict().name.lower()}: {len(self.moved.moves)} moves in "
+            f"{self.wanted.topology} (seed {self.wanted.seed}, through its VM: "
+            f"{', '.join(self.wanted.through_vm) or '-'}), {self.wanted.rate_pps:g} packets/s "
+            f"each way between every two machines: {total.lost} lost, {total.duplicated} "
+            f"duplicated, {total.reordered} reordered of {total.sent}"
         )
         return "\n".join(lines)
+
+
+def random_moves(wanted: Wanted, records: Path) -> Outcome:
+    """Bring the network up, measure, take it down.
+
+    Raises TooBusyError where the traffic alone loses, NetworkError where nothing can be measured.
+    """
+    lab = bring_up.up(find_file(wanted.topology), Options(), say=say)
+    try:
+        return measure(lab, wanted, records)
+    finally:
+        bring_up.down(say=say)
 
 
 def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
     """Move routers of a lab that is up.
 
-    Raises TooBusyError where the traffic alone loses, LabError where a move fails.
+    Raises TooBusyError where the traffic alone loses.
     """
     dice = Random(wanted.seed)
-    moves: list[Move] = []
     with ExitStack() as stack:
         stack.enter_context(_through_vm(lab, wanted.through_vm))
         pairs = [
@@ -127,22 +156,33 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
         for pair in pairs:
             pair.start(_LONGEST_S)
         time.sleep(1.0)
-        for number in range(wanted.moves):
-            moves.append(_move(lab, dice))
-            last = moves[-1]
-            say(
-                f"move {number + 1} of {wanted.moves}: {last.router} from {last.source} to "
-                f"{last.to}, {last.total_s:.3f} s"
-            )
-            time.sleep(wanted.between_s)
+        sizes = _resident_mib()
+        resident_mib = {node: [size] for node, size in sizes.items()}
+
+        def move(_: int) -> Move:
+            one = _move(lab, dice)
+            for node, size in _resident_mib().items():
+                resident_mib[node].append(size)
+            return one
+
+        moved = measuring.make_moves(wanted.moves, wanted.between_s, move)
         for pair in pairs:
             pair.stop()
-    begins = [move.began_ns for move in moves]
-    counts = [Counts()] * (len(moves) + 1)
+    begins_ns = moved.begins_ns()
+    counts = [Counts()] * (len(begins_ns) + 1)
     for pair in pairs:
-        for direction in judge.read(pair.directory, begins):
+        for direction in judge.read(pair.directory, begins_ns):
             counts = [a + b for a, b in zip(counts, direction, strict=True)]
-    return Outcome(wanted, moves, counts)
+    return Outcome(wanted, moved, counts, resident_mib)
+
+
+def _resident_mib() -> dict[str, float]:
+    """By the controller's node."""
+    return {
+        one.node: round(one.resident_kib() / 1024, 2)
+        for one in process.recorded()
+        if one.name == "controller" and one.alive
+    }
 
 
 def _move(lab: Lab, dice: Random) -> Move:
@@ -199,29 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin()
     names = tuple(name for name in args.through_vm.split(",") if name)
     wanted = Wanted(args.topology, args.moves, args.rate, args.seed, names)
-    value: dict[str, Any]
-    try:
-        lab = bring_up.up(find_file(wanted.topology), Options(), say=say)
-        try:
-            outcome = measure(lab, wanted, args.out)
-        finally:
-            bring_up.down(say=say)
-    except TooBusyError as error:
-        value, text, status = _no(wanted, "invalid", error), str(error), Verdict.INVALID
-    except NetworkError as error:
-        value, text, status = _no(wanted, "failed", error), f"failed: {error}", Verdict.FAILED
-    except KeyboardInterrupt:
-        say("random-moves: interrupted")
-        return INTERRUPTED
-    else:
-        value, text, status = outcome.json(), outcome.text(), outcome.verdict()
-    (args.out / "result.json").write_text(json.dumps(value, indent=1) + "\n")
-    print(json.dumps(value, indent=1) if args.json else text)
-    return status
-
-
-def _no(wanted: Wanted, verdict: str, error: Exception) -> dict[str, Any]:
-    return {"verdict": verdict, "reason": str(error), **asdict(wanted)}
+    return measuring.run("random-moves", args, wanted, lambda: random_moves(wanted, args.out))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -229,8 +247,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/random-moves",
         description=__doc__,
-        epilog="exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong "
-        "command line; 3 invalid, the traffic alone already loses; 130 interrupted",
+        epilog=measuring.EXIT_STATUS,
     )
     parser.add_argument(
         "topology",
@@ -260,20 +277,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="ROUTER,...",
         help="routers that their VM forwards for (default %(default)s)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=_OUT,
-        metavar="DIR",
-        help="where result.json and the probe's records go: a new or empty folder, "
-        "or an earlier run's, whose results are replaced",
-    )
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    measuring.add_output(parser, _OUT)
     args = parser.parse_args(argv)
-    try:
-        own_folder.take(args.out, _MARK, _MADE, own=_OUT)
-    except own_folder.NotOurFolderError as error:
-        parser.error(f"--out {error}")
+    measuring.take_output(parser, args.out, _MARK, _MADE, _OUT)
     return args
 
 

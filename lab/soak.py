@@ -8,10 +8,7 @@ doubled is counted for each move and in sum.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import re
-import signal
 import statistics
 import sys
 import tempfile
@@ -19,21 +16,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lab import bring_up, judge, operate, own_folder, process
+from lab import bring_up, judge, measuring, operate
 from lab.bring_up import Options
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
-from lab.moves import Move, ends, mover
-from lab.probe import ProbePair, Result, TooBusyError
+from lab.measuring import Moved, begin, say
+from lab.moves import ends, mover
+from lab.probe import ProbePair, Result
 from mgmt.text import run_program
-from xenflow.model.network import NetworkError
 from xenflow.plan.migration import Order
 from xenflow.store.network_file import read_text
 
 _LONGEST_S = 4 * 3600.0
-INTERRUPTED = 130
+_OUT = ROOT / "out" / "soak"
 _MARK = ".xenflow-soak"
 _MADE = ("result.json", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01].bin")
 """What a run leaves in its folder, and the next one there replaces."""
@@ -68,12 +65,12 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What was measured.  `there` and `back` are the two directions' counts: those of the packets
-    sent before the first move, then one of each move."""
+    sent before the first move, then one of each move, of one that was not finished, too."""
 
     wanted: Wanted
     nodes: tuple[str, str]
     baseline: tuple[Result, Result]
-    moves: list[Move]
+    moved: Moved
     there: list[Counts]
     back: list[Counts]
     neighbour_changes: dict[str, int]
@@ -92,13 +89,14 @@ class Outcome:
 
     def verdict(self) -> Verdict:
         """Passed, or failed."""
-        return judge.verdict(self.directions().values())
+        return self.moved.verdict(self.directions().values())
 
     def json(self) -> dict[str, Any]:
         """For programs."""
-        times = [move.total_s for move in self.moves]
+        times = [move.total_s for move in self.moved.moves] or [0.0]
         return {
             "verdict": self.verdict().name.lower(),
+            "ended": self.moved.ended and self.moved.ended.text(),
             "emulated": ["hypervisor", "pause of stop-and-copy"],
             **asdict(self.wanted),
             "baseline": [asdict(result) for result in self.baseline],
@@ -111,7 +109,7 @@ class Outcome:
                     "outage_s": round(move.outage_s, 6),
                     **asdict(judge.rounded(counts)),
                 }
-                for move, counts in zip(self.moves, self.per_move(), strict=True)
+                for move, counts in zip(self.moved.moves, self.per_move(), strict=False)
             ],
             "directions": {n: asdict(judge.rounded(c)) for n, c in self.directions().items()},
             "sum": asdict(judge.rounded(judge.total(list(self.directions().values())))),
@@ -130,14 +128,14 @@ class Outcome:
             "MOVE  FROM      TO        TOTAL    SILENT     SENT  LOST  DOUBLED  "
             "REORDERED  LONGEST GAP",
         ]
-        for number, (move, c) in enumerate(zip(self.moves, self.per_move(), strict=True), 1):
+        for number, (move, c) in enumerate(zip(self.moved.moves, self.per_move(), strict=False), 1):
             lines.append(
                 f"{number:4}  {move.source:8}  {move.to:8}  {move.total_s:5.3f} s  "
                 f"{move.outage_s:5.3f} s  {_counts(c)}"
             )
         lines.append("")
         lines += [f"{name + ':':36}{_counts(c)}" for name, c in self.directions().items()]
-        times = [move.total_s for move in self.moves]
+        times = [move.total_s for move in self.moved.moves] or [0.0]
         changes = sum(self.neighbour_changes.values())
         lines += [
             f"a move takes {min(times):.3f} s to {max(times):.3f} s, "
@@ -146,11 +144,13 @@ class Outcome:
             f"the hypervisor is emulated, and so is its pause of {self.wanted.pause_s:g} s; SILENT "
             "is how long the router's own address did not answer",
         ]
+        if self.moved.ended is not None:
+            lines.append(self.moved.ended.text())
         total = judge.total(list(self.directions().values()))
         lines.append(
-            f"{self.verdict().name.lower()}: {len(self.moves)} moves in {self.wanted.topology}, "
-            f"{self.wanted.mode}, {self.wanted.rate_pps:g} packets/s each way of "
-            f"{self.wanted.size} bytes: {total.lost} lost, {total.duplicated} duplicated, "
+            f"{self.verdict().name.lower()}: {len(self.moved.moves)} moves in "
+            f"{self.wanted.topology}, {self.wanted.mode}, {self.wanted.rate_pps:g} packets/s each "
+            f"way of {self.wanted.size} bytes: {total.lost} lost, {total.duplicated} duplicated, "
             f"{total.reordered} reordered of {total.sent}"
         )
         return "\n".join(lines)
@@ -192,7 +192,6 @@ def _network_file(wanted: Wanted, folder: Path) -> Path:
 def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
     """The same in a lab that is up."""
     nodes = ends(lab, wanted.machines)
-    moves: list[Move] = []
     with (
         mover(lab, wanted.router, nodes[0]) as router,
         ProbePair(*nodes, rate_pps=wanted.rate_pps, size=wanted.size, directory=records) as pair,
@@ -204,34 +203,13 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
         pair.start(_LONGEST_S)
         time.sleep(1.0)
         hosts = [router.other_host(), router.host]
-        for number in range(wanted.moves):
-            move = router.move(hosts[number % 2], wanted.mode)
-            moves.append(move)
-            say(
-                f"move {number + 1} of {wanted.moves}: {move.source} to {move.to}, "
-                f"{move.total_s:.3f} s"
-            )
-            time.sleep(wanted.between_s)
+        moved = measuring.make_moves(
+            wanted.moves, wanted.between_s, lambda n: router.move(hosts[n % 2], wanted.mode)
+        )
         pair.stop()
-    there, back = judge.read(records, [move.began_ns for move in moves])
+    there, back = judge.read(records, moved.begins_ns())
     changes = operate.status()["neighbour_changes"]
-    return Outcome(wanted, nodes, baseline, moves, there, back, changes)
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def begin() -> None:
-    """SIGTERM is like Ctrl-C from now on: what was brought up is taken down.  And the migration,
-    which runs in this process, goes before what else runs on the machine, as the lab does."""
-    process.go_first(os.getpid())
-
-    def interrupt(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    return Outcome(wanted, nodes, baseline, moved, there, back, changes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -252,24 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.router,
         args.machines,
     )
-    result = args.out / "result.json"
-    value: dict[str, Any]
-    try:
-        outcome = soak(wanted, args.out)
-    except TooBusyError as error:
-        value = {"verdict": "invalid", "reason": str(error), **asdict(wanted)}
-        text, status = str(error), Verdict.INVALID
-    except NetworkError as error:
-        value = {"verdict": "failed", "reason": str(error), **asdict(wanted)}
-        text, status = f"failed: {error}", Verdict.FAILED
-    except KeyboardInterrupt:
-        say("soak: interrupted")
-        return INTERRUPTED
-    else:
-        value, text, status = outcome.json(), outcome.text(), outcome.verdict()
-    result.write_text(json.dumps(value, indent=1) + "\n")
-    print(json.dumps(value, indent=1) if args.json else text)
-    return status
+    return measuring.run("soak", args, wanted, lambda: soak(wanted, args.out))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -277,8 +238,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/soak",
         description=__doc__,
-        epilog="exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong "
-        "command line; 3 invalid, the traffic alone already loses; 130 interrupted",
+        epilog=measuring.EXIT_STATUS,
     )
     parser.add_argument("topology", metavar="TOPOLOGY", help="paper, path, or a network file")
     parser.add_argument("moves", type=_count, metavar="MOVES")
@@ -322,20 +282,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="MS",
         help="Open vSwitch's setting (default %(default)s)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "out" / "soak",
-        metavar="DIR",
-        help="where result.json and the probe's records go: a new or empty folder, "
-        "or an earlier soak's, whose results are replaced (default out/soak)",
-    )
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    measuring.add_output(parser, _OUT)
     args = parser.parse_args(argv)
-    try:
-        own_folder.take(args.out, _MARK, _MADE, own=ROOT / "out" / "soak")
-    except own_folder.NotOurFolderError as error:
-        parser.error(f"--out {error}")
+    measuring.take_output(parser, args.out, _MARK, _MADE, _OUT)
     return args
 
 

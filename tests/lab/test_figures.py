@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lab import moves, soak
+from lab import measuring, moves, soak
 from lab.demo import Demo, Run
 from lab.description import find_file, load_lab
-from lab.judge import Counts
+from lab.judge import Counts, Verdict
+from lab.measuring import Moved
 from lab.moves import Move
 from lab.namespace import LabError
+from lab.random_moves import Outcome, Wanted
 
 
 def test_the_demos_table_says_at_which_rate_each_mode_was_judged() -> None:
@@ -48,3 +53,60 @@ def test_two_machines(wrong: str) -> None:
     with pytest.raises(SystemExit) as ended:
         soak._arguments(["path", "1", "100", "--machines", wrong])
     assert ended.value.code == 2
+
+
+def move_to(host: str, began_ns: int = 0) -> Move:
+    return Move("vr1", "host-a", host, "overlapped", began_ns, 2.0, 0.3, (0.1, 0.4), True, 0.5, ())
+
+
+def failing_third(index: int) -> Move:
+    if index == 2:
+        raise LabError("host-b did not answer")
+    return move_to("host-b", index)
+
+
+def interrupted_third(index: int) -> Move:
+    if index == 2:
+        raise KeyboardInterrupt
+    return move_to("host-b", index)
+
+
+@pytest.mark.parametrize(
+    ("move", "status", "verdict", "words"),
+    [
+        (failing_third, 1, "failed", "the next move failed: host-b did not answer"),
+        (interrupted_third, measuring.INTERRUPTED, "passed", "interrupted"),
+        (lambda index: move_to("host-b", index), 0, "passed", None),
+    ],
+)
+def test_a_run_that_ends_early_says_what_it_counted(
+    move: Callable[[int], Move],
+    status: int,
+    verdict: str,
+    words: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counts = [Counts(sent=100)] * 4
+
+    def work() -> Outcome:
+        moved = measuring.make_moves(3, 0.0, move)
+        assert len(moved.begins_ns()) == 3
+        return Outcome(Wanted(), moved, counts, {"host-a": [30.0] * (len(moved.moves) + 1)})
+
+    args = argparse.Namespace(out=tmp_path, json=False)
+    assert measuring.run("random-moves", args, Wanted(), work) == status
+    written = json.loads((tmp_path / "result.json").read_text())
+    made = 3 if words is None else 2
+    assert (written["verdict"], written["ended"]) == (verdict, words)
+    assert len(written["moves"]) == made
+    assert written["sum"]["sent"] == 400
+    text = capsys.readouterr().out
+    assert f"{verdict}: {made} moves in campus" in text
+    assert (words or "") in text
+
+
+def test_what_was_lost_before_a_move_failed_counts() -> None:
+    moved = Moved([move_to("host-b")], None)
+    assert moved.verdict([Counts(sent=5)]) is Verdict.PASSED
+    assert moved.verdict([Counts(sent=5, lost=1)]) is Verdict.FAILED
