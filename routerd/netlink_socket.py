@@ -24,6 +24,12 @@ class Interrupted(rt.NetlinkError):
     """A table kept changing while it was dumped, or a dump overran its socket."""
 
 
+def _make_room() -> memoryview:
+    """For one datagram after the other: many buffers, cut to what has come, would leave the heap in
+    pieces."""
+    return memoryview(bytearray(_DATAGRAM))
+
+
 def _open(protocol: int, buffer: int) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
@@ -42,6 +48,7 @@ class Listener:
 
     def __init__(self, protocol: int, groups: tuple[int, ...], buffer: int) -> None:
         self._sock = _open(protocol, buffer)
+        self._room = _make_room()
         self._sock.setblocking(False)
         try:
             for group in groups:
@@ -69,7 +76,7 @@ class Listener:
         while lost or datagrams > 0:
             datagrams -= 1
             try:
-                data = self._sock.recv(_DATAGRAM)
+                data = bytes(self._room[: self._sock.recv_into(self._room)])
             except BlockingIOError:
                 break
             except OSError as error:
@@ -87,6 +94,7 @@ class Requests:
     def __init__(self, protocol: int = rt.NETLINK_ROUTE) -> None:
         self._protocol = protocol
         self._seq = int.from_bytes(os.urandom(2), "big")
+        self._room = _make_room()
         self._open()
 
     def _open(self) -> None:
@@ -183,7 +191,7 @@ class Requests:
         """The next datagram that answers the last request."""
         while True:
             try:
-                data = self._sock.recv(_DATAGRAM)
+                data = bytes(self._room[: self._sock.recv_into(self._room)])
             except TimeoutError:
                 raise rt.NetlinkError(errno.ETIMEDOUT, "the kernel does not answer") from None
             except OSError as error:

@@ -52,6 +52,9 @@ MAX_FRAMES = 4 * MAX_SECTIONS
 """In one message: what has more sections than it may is refused in words, up to this."""
 PIECE_BYTES = 64 * 1024
 """So much is read at once; what is read and not yet looked at is at most that."""
+_room = memoryview(bytearray(PIECE_BYTES))
+"""All links read into it: many large buffers, cut to what has come, would leave the heap in pieces.
+"""
 RECEIVE_BUFFER = 512 * 1024
 """The kernel's, for each connection: what waits longer waits in the router's."""
 MAX_UNSENT = 64 * 1024
@@ -147,7 +150,7 @@ class _Peer:
         if sends:
             self._put(b"")
         try:
-            data = self._sock.recv(PIECE_BYTES)
+            data = bytes(_room[: self._sock.recv_into(_room)])
         except BlockingIOError:
             self.empty_at = time.monotonic()
             if not self._zmtp.established and self.empty_at - self._since > GREETING_S:

@@ -64,7 +64,7 @@ def _ask(rundir: str, method: str, then: Callable[[str | None], None]) -> Genera
             ready = yield Select([sock], [], [], ROUND_LIMIT_S)
             if not ready or not ready[0]:
                 raise ProofError(f"{method}: no answer within {ROUND_LIMIT_S:.0f} s")
-            part = sock.recv(65536)
+            part = sock.recv(4096)
             if not part:
                 raise ProofError(f"{method}: ovs-vswitchd closed the connection")
             answer += part

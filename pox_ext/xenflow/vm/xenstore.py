@@ -29,7 +29,7 @@ AGAIN_S = 1.0
 LOOK_S = 0.2
 """How long a request that xenstored did not take at once waits."""
 MAX_WAITING = 1 << 20
-_READ = 65536
+_READ = 4096
 
 Then = Callable[[str | None], None]
 """Gets a value, or None where there is no such node."""

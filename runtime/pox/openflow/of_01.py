@@ -40,6 +40,9 @@ PROBE_AFTER_S = 5
 DROP_AFTER_S = 15
 MALFORMED_ALLOWED = 16
 
+_room = memoryview(bytearray(READ_BYTES))
+"""All connections read into it.  A `recv` of so much, most of which is then given back, leaves the
+heap in pieces: it grew with every read."""
 _header_at = struct.Struct("!BBH").unpack_from
 _xids = count(1)
 
@@ -188,7 +191,7 @@ class Connection(EventMixin):
 
     def _receive(self) -> None:
         try:
-            data = self.sock.recv(READ_BYTES)
+            data = bytes(_room[: self.sock.recv_into(_room)])
         except BlockingIOError:
             return
         except OSError as error:
