@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import ovs_private as ovs
-from tests.pure.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
+from tests.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
 from xenflow.control.rule_table import RuleTable
 from xenflow.openflow import wire as of
 from xenflow.routes import messages as m

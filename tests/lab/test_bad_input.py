@@ -432,7 +432,7 @@ def test_switch_that_says_nonsense(paper: Lab) -> None:
         ("plan vr1 host-a", 1, "on host-a already"),
         ("recover vr9", 2, "unknown router vr9"),
         ("--network /nonexistent.toml status", 2, "/nonexistent.toml"),
-        ("--network tests/component/network_file_errors/syntax.toml status", 2, "syntax.toml:"),
+        ("--network tests/store/network_file_errors/syntax.toml status", 2, "syntax.toml:"),
         ("lab up paper", 1, "up already"),
         ("lab cut nosuch", 1, "no such cable or link"),
         ("lab exec nosuch -- true", 1, "no such node"),
@@ -522,7 +522,7 @@ def test_port_in_use(paper: Lab) -> None:
 
 
 def test_bad_network_file_for_a_controller(paper: Lab) -> None:
-    bad = Path("tests/component/network_file_errors/unknown_keys.toml")
+    bad = Path("tests/store/network_file_errors/unknown_keys.toml")
     done = operate.run(
         "host-a",
         [sys.executable, str(ROOT / "pox.py"), "xenflow", f"--network={ROOT / bad}"],

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
+import tests.flow_samples as samples
 import tests.lab.ovs_private as ovs
-import tests.pure.flow_samples as samples
-from tests.pure.whole_network import load
+from tests.whole_network import load
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of

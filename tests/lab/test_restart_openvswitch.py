@@ -15,7 +15,7 @@ from random import Random
 
 import pytest
 
-import tests.pure.flow_samples as samples
+import tests.flow_samples as samples
 from tests.lab import ovs_private as ovs
 from tests.lab.audited import Audited
 from tests.lab.live import settle

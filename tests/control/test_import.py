@@ -1,0 +1,159 @@
+"""What a controller is told of a router by a mirror, and what happens when it cannot be taken."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pytest
+
+from tests.written_switch import Host
+from xenflow.control import management_service
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.control.rule_table import TOO_MANY_WAITING
+from xenflow.model import management as mg
+from xenflow.openflow import wire as of
+from xenflow.routes import messages as m
+from xenflow.routes.feed import Phase
+from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type
+from xenflow.tables import pipeline
+
+ROUTES = 20_000
+
+
+def hops() -> list[bytes]:
+    records = [NextHop(n, NextHopType.VIA, 4, 2, n, n) for n in (1, 2)]
+    return list(
+        m.pack(Header(Type.SNAPSHOT, 7, 1, "vr1"), [Section(Kind.NEXTHOP, Op.SET, records)])
+    )
+
+
+def end(seq: int, part: int) -> list[bytes]:
+    return list(m.pack(Header(Type.SNAPSHOT_END, 7, seq, "vr1", part), []))
+
+
+def delta(seq: int, routes: int, op: Op = Op.SET) -> list[bytes]:
+    rows = [((10 << 24) + (n << 8), 24, 1 + seq % 2) for n in range(routes)]
+    return list(m.pack(Header(Type.DELTA, 7, seq, "vr1"), [Section(Kind.ROUTE4, op, rows)]))
+
+
+class Importing:
+    """The management interface of a host's controller; its time is a test's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.host = Host()
+        self.now = 100.0
+        self.waiting: list[Any] = []
+        self.answers: list[dict[str, Any]] = []
+        self.host.table.later = lambda _, call, *given: self.waiting.append((call, given))
+        monkeypatch.setattr(management_service.time, "monotonic", lambda: self.now)
+        self._service = ManagementService(self.host.table, Leases(), "test", cast(Any, None))
+
+    def take(self, frames: list[bytes]) -> None:
+        request = mg.request("import", "1", router="vr1", frames=frames)
+        self._service.take(request, lambda answer: self.answers.append(json.loads(answer)))
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        waiting, self.waiting = self.waiting, []
+        for call, given in waiting:
+            call(*given)
+
+    def begin(self) -> None:
+        self.take(hops())
+        self.take(end(1, 1))
+        self.host.wire.run()
+        assert self.answers.pop()["phase"] == Phase.CURRENT.value
+        self.answers.clear()
+
+
+def test_an_import_is_answered_when_there_is_room_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imports = Importing(monkeypatch)
+    imports.begin()
+    wire = imports.host.wire
+    late, take = [], wire._take
+
+    def keep(message: bytes) -> None:
+        late.append(message) if message[1] == of.Type.BARRIER_REQUEST else take(message)
+
+    monkeypatch.setattr(wire, "_take", keep)
+    seq, patience_s = 1, imports.host.table.patience_s
+    while not patience_s("vr1"):
+        imports.answers.clear()
+        imports.take(delta(seq := seq + 1, ROUTES))
+        assert seq < 10, "there is always room"
+    for _ in range(20):
+        if patience_s("vr1") == float("inf"):
+            break
+        imports.pass_time(1.0)  # little room: one more may be what makes some
+        imports.answers.clear()
+        imports.take(delta(seq := seq + 1, ROUTES))
+    imports.answers.clear()
+    for _ in range(30):
+        imports.pass_time(0.6)
+    assert imports.answers and all(answer["more"] for answer in imports.answers)
+    assert imports.host.switch.waiting("vr1") <= TOO_MANY_WAITING + ROUTES + 1
+    monkeypatch.setattr(wire, "_take", take)
+    for message in late:
+        take(message)
+    wire.run()
+    imports.pass_time(0.1)
+    assert imports.answers[-1]["phase"] == Phase.CURRENT.value and not imports.waiting
+    assert imports.answers[-1]["seq"] == seq
+
+
+def test_what_only_asks_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    imports = Importing(monkeypatch)
+    imports.begin()
+    monkeypatch.setattr(imports.host.table, "patience_s", lambda router: float("inf"))
+    imports.take([])
+    assert [answer["seq"] for answer in imports.answers] == [1]
+
+
+def test_a_change_that_a_switch_was_not_told_reaches_it_after_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imports = Importing(monkeypatch)
+    imports.begin()
+    host = imports.host
+    table, wire, switch = host.table, host.wire, host.switch
+    table.told("vr1", "peer", delta(2, 5), local=True)
+    wire.run()
+    assert routes(host) == 5
+    with monkeypatch.context() as failing:
+        failing.setattr(switch, "changed", fails)
+        with pytest.raises(MemoryError):
+            table.told("vr1", "peer", delta(3, 3, Op.DELETE), local=True)
+    wire.run()
+    feed = table.feeds["vr1"]
+    known = len(feed.state.routes4)
+    assert (feed.phase, known) == (Phase.BEHIND, 2)
+    hello = m.pack(Header(Type.HELLO, 7, 3, "vr1"), [])
+    ((_, reply),) = table.told("vr1", "again", hello, local=True).replies
+    assert m.parse_header(reply).type is Type.RESYNC
+    rows = [((10 << 24) + (n << 8), 24, 1) for n in (3, 4)]
+    records = [NextHop(n, NextHopType.VIA, 4, 2, n, n) for n in (1, 2)]
+    whole = [Section(Kind.NEXTHOP, Op.SET, records), Section(Kind.ROUTE4, Op.SET, rows)]
+    table.told("vr1", "again", m.pack(Header(Type.SNAPSHOT, 7, 3, "vr1", 0), whole), local=True)
+    table.told("vr1", "again", end(3, 1), local=True)
+    wire.run()
+    while "vr1" in switch.aside and wire.waiting:
+        wire.pass_time()
+    assert not switch.aside
+    assert routes(host) == 2
+
+
+def fails(*_: Any) -> None:
+    raise MemoryError
+
+
+def routes(host: Host) -> int:
+    """How many routes the switch holds."""
+    number = host.table.network.routers["vr1"].id
+    return sum(
+        flow.table == pipeline.ROUTES and pipeline.cookie_router(flow.cookie) == number
+        for flow in host.wire.tables
+    )

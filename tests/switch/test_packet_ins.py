@@ -1,0 +1,60 @@
+"""What a VM sends beyond its budget is dropped unread; `status` says whose and how much."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from tests.runtime.loopback_switch import packet_in
+from tests.written_switch import Host
+from xenflow.control.component import Component
+from xenflow.openflow import packet as pk
+from xenflow.switch.packet_ins import QUIET_S
+from xenflow.switch.port_budget import BURST, RATE_PER_S
+
+OWN = 0x020000010101
+HELLO = pk.ethernet(
+    0x01005E000005,
+    OWN,
+    pk.ETH_IPV4,
+    pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(1, 1), ttl=1),
+)
+VIF, CABLE = Host.PORTS["vr1.0"], Host.PORTS["to-gen"]
+FLOOD = 20_000
+
+
+def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
+    host = Host()
+    connection = object()
+    component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
+    looked: list[int] = []
+    usual = host.table.packet_in
+
+    def packet_in_(switch: Any, in_port: int, frame: bytes) -> bool:
+        looked.append(in_port)
+        return usual(switch, in_port, frame)
+
+    host.table.packet_in = packet_in_  # type: ignore[method-assign]
+    host.table.tick(1.0)
+    assert host.table.problems_of("vr1") == []
+    for _ in range(FLOOD):
+        assert Component._packet_in(component, connection, packet_in(HELLO, VIF)) is True
+    from_cable = pk.vlan(HELLO, 101)
+    for _ in range(10):
+        Component._packet_in(component, connection, packet_in(from_cable, CABLE))
+    assert looked.count(CABLE) == 10
+    through, dropped = looked.count(VIF), host.switch.packet_ins.dropped["vr1.0"]
+    assert through + dropped == FLOOD and BURST <= through < FLOOD
+    host.table.tick(2.0)
+    (words,) = host.table.problems_of("vr1")
+    assert f"more than {RATE_PER_S:.0f} frames a second" in words
+    host.table.tick(2.0 + QUIET_S)
+    assert host.table.problems_of("vr1") == []
+
+
+def test_a_port_that_appears_is_known() -> None:
+    host = Host()
+    host.switch.port_changed("vr1.0", 0, False, True)
+    host.switch.port_changed("vr1.0", 77, True, False)
+    assert sum(host.switch.packet_ins.admits(77, 5.0) for _ in range(FLOOD)) == BURST
+    assert host.switch.packet_ins.admits(VIF, 5.0)

@@ -1,0 +1,227 @@
+"""The reactive pipeline does what the proactive one does, one packet at a time.
+
+The proactive tables say where a packet leaves and how; the reactive ones hand the same packet to
+the controller, whose answer is put to work on it.  Both for Open vSwitch and for a switch that
+knows OpenFlow 1.0 alone, where the TTL must stay as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tables.test_group_legs import two_ways
+from tests.whole_network import Plan, load, router_flows
+from xenflow.model.network import Pipeline
+from xenflow.model.placement import at_home
+from xenflow.openflow import flow as fl
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.switch.reactive import Reactive
+from xenflow.tables import pipeline, plain_host, simulate
+from xenflow.tables.pipeline import Site
+from xenflow.tables.views import router_view
+
+PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
+ROUTES = [
+    (0, 0, 1),
+    (0x0A020000, 16, 2),
+    (0x0A020100, 24, 1),
+    (0x0A020180, 25, 3),
+    (0x0A030000, 16, 4),
+]
+
+
+@pytest.fixture(scope="module")
+def paper() -> Plan:
+    plan = load("paper")
+    state = plan.states["vr1"]
+    hops = [
+        m.NextHop(101 + n, kind, 4, index, gateway, mac)
+        for n, (kind, index, gateway, mac) in enumerate(
+            [
+                (NextHopType.VIA, 2, 0x0A000102, 0x020000000102),
+                (NextHopType.VIA, 3, 0x0A000202, 0x020000000202),
+                (NextHopType.BLACKHOLE, 0, 0, 0),
+                (NextHopType.VIA, 3, 0x0A000203, 0),  # unresolved
+            ]
+        )
+    ]
+    routes = [(net, plen, 100 + hop) for net, plen, hop in ROUTES]
+    state.apply([Section(Kind.NEXTHOP, Op.SET, hops), Section(Kind.ROUTE4, Op.SET, routes)])
+    return plan
+
+
+def site_of(plan: Plan, **changes: object) -> Site:
+    network = plan.network
+    datapath = replace(network.datapaths["host-a"], **changes)  # type: ignore[arg-type]
+    view = router_view(network.routers["vr1"], plan.states["vr1"])
+    return Site(network, datapath, PORTS, {"vr1": at_home("vr1", "host-a")}, {"vr1": view})
+
+
+def states(plan: Plan) -> dict[str, RouterState]:
+    return {"vr1": plan.states["vr1"]}
+
+
+def sent(verdict: simulate.Verdict) -> list[tuple[int | str, bytes]]:
+    return verdict.outputs
+
+
+def put_to_work(answer: bytes, tables: simulate.Tables) -> list[tuple[int | str, bytes]]:
+    """Do what the switch does with a controller's answer; returns what leaves of the packet."""
+    messages, rest = of.split(answer)
+    assert not rest
+    out = messages[-1]
+    for message in messages[:-1]:
+        if message[1] == of.Type.VENDOR:
+            tables.add(of.parse_flow_mod(message))
+    head = 16
+    actions_len = int.from_bytes(out[14:16], "big")
+    in_port = int.from_bytes(out[12:14], "big")
+    actions = of.parse_actions(out, head, actions_len)
+    return sent(simulate.run_actions(tables, out[head + actions_len :], in_port, actions))
+
+
+targets = st.one_of(
+    st.integers(0x0A000000, 0x0A03FFFF),
+    st.sampled_from([0x0A020001, 0x0A020101, 0x0A020190, 0x0A030001, 0x0A000202, 0x08080808]),
+)
+frames = st.builds(
+    lambda target, ttl, proto, sport, left: (
+        left,
+        target,
+        ttl,
+        pk.udp(1, 2, sport, 53, b"data") if proto == 17 else pk.icmp(8, 0, sport, b"data"),
+        proto,
+    ),
+    targets,
+    st.sampled_from([0, 1, 2, 64, 255]),
+    st.sampled_from([17, 1]),
+    st.integers(0, 65535),
+    st.booleans(),
+)
+
+
+def frame_of(case: tuple[bool, int, int, bytes, int]) -> tuple[int, bytes]:
+    left, target, ttl, body, proto = case
+    source, station, mac, vlan, port = (
+        (0x0A000102, 0x020000000102, 0x020000010101, 101, 1)
+        if left
+        else (0x0A000202, 0x020000000202, 0x020000010201, 102, 2)
+    )
+    packet = pk.ipv4(source, target, proto, body, ttl=ttl)
+    return port, pk.vlan(pk.ethernet(mac, station, pk.ETH_IPV4, packet), vlan)
+
+
+@settings(max_examples=300, deadline=None)
+@given(case=frames)
+def test_the_answer_is_what_the_tables_would_have_done(
+    paper: Plan, case: tuple[bool, int, int, bytes, int]
+) -> None:
+    port, frame = frame_of(case)
+    router = paper.network.routers["vr1"]
+    proactive = site_of(paper)
+    tables = simulate.Tables(pipeline.local_flows(proactive).values())
+    for flow in router_flows(paper.network, router, paper.states["vr1"]):
+        tables.add(flow)
+    wanted = sent(simulate.run(tables, frame, port))
+
+    site = site_of(paper, pipeline=Pipeline.REACTIVE)
+    asked = simulate.Tables(pipeline.local_flows(site).values())
+    first = sent(simulate.run(asked, frame, port))
+    questions = [data for where, data in first if where == "controller"]
+    if not questions:
+        assert first == wanted
+        return
+    answer = Reactive(site, states(paper)).answer(port, questions[0])
+    assert answer is not None
+    assert put_to_work(answer, asked) == wanted
+    # The second packet of the flow does the same, and where a flow was made it does not ask.
+    second = sent(simulate.run(asked, frame, port))
+    if len(of.split(answer)[0]) > 1:
+        assert second == wanted
+    else:
+        assert second == first
+
+
+@settings(max_examples=300, deadline=None)
+@given(case=frames)
+def test_a_plain_host_routes_but_leaves_the_ttl(
+    paper: Plan, case: tuple[bool, int, int, bytes, int]
+) -> None:
+    port, frame = frame_of((case[0], case[1], 64, case[3], case[4]))
+    site = site_of(paper, pipeline=Pipeline.REACTIVE, nicira=False)
+    flows = plain_host.local_flows(site)
+    for flow in flows.values():
+        of.flow_mod_of10(flow)  # OpenFlow 1.0 can say it
+    tables = simulate.Tables(flows.values())
+    first = sent(simulate.run(tables, frame, port))
+
+    router = paper.network.routers["vr1"]
+    full = simulate.Tables(pipeline.local_flows(site_of(paper)).values())
+    for flow in router_flows(paper.network, router, paper.states["vr1"]):
+        full.add(flow)
+    wanted = sent(simulate.run(full, frame, port))
+    if first and first[0][0] == "controller":
+        answer = Reactive(site, states(paper), nicira=False).answer(port, first[0][1])
+        assert answer is not None
+        first = put_to_work(answer, tables)
+    for (where, left), (there, right) in zip(first, wanted, strict=True):
+        seen, expected = pk.parse(left), pk.parse(right)
+        assert where == there
+        assert (seen.dl_src, seen.dl_dst, seen.vlan_tci) == (
+            expected.dl_src,
+            expected.dl_dst,
+            expected.vlan_tci,
+        )
+        assert seen.nw_ttl == 64
+
+
+def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: Plan) -> None:
+    """What the first one sends by one leg, the second spreads over both of its own."""
+
+    def legs(router_id: int) -> list[int | str]:
+        router = replace(paper.network.routers["vr1"], id=router_id)
+        network = replace(paper.network, routers={"vr1": router})
+        state = two_ways(router, mac=0x020000000202)
+        state.nexthops[10] = replace(state.nexthops[10], mac=0x020000000102)
+        here = replace(network.datapaths["host-a"], pipeline=Pipeline.REACTIVE)
+        home = {"vr1": at_home("vr1", "host-a")}
+        answers = Reactive(Site(network, here, PORTS, home, {}), {"vr1": state})
+        found = []
+        for target in range(0x0A020000, 0x0A020040):
+            packet = pk.ipv4(0x0A000102, target, 17, pk.udp(1, 2, 3, 4))
+            frame = pk.ethernet(router.interfaces[0].mac, 0x020000000102, pk.ETH_IPV4, packet)
+            answer = answers.answer(3, pk.vlan(frame, 101))
+            assert answer is not None
+            ((port, _),) = put_to_work(answer, simulate.Tables())
+            found.append(port)
+        return found
+
+    assert set(zip(legs(1), legs(2), strict=True)) == {(1, 1), (1, 2), (2, 1), (2, 2)}
+
+
+def test_another_routers_frame_is_not_answered(paper: Plan) -> None:
+    site = site_of(paper, pipeline=Pipeline.REACTIVE)
+    frame = pk.vlan(pk.ethernet(0x02FFFFFFFFFF, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b"")), 101)
+    assert Reactive(site, states(paper)).answer(1, frame) is None
+
+
+def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:
+    """By prefix and cookie, in one message, whatever the number of flows."""
+    net = int(IPv4Address("10.2.0.0"))
+    prefix = fl.match(dl_type=fl.IPV4, nw_dst=(net, pipeline.prefix_mask(16)))
+    own = pipeline.cookie(pipeline.REACTIVE_KIND, 1)
+    mask = pipeline.REACTIVE_COOKIE_MASK | 0xFFFF << 32
+    message = of.delete_matching(pipeline.INGRESS, prefix, own, mask)
+    for router, hop in ((1, 5), (2, 5)):
+        made = pipeline.reactive_cookie(router, hop)
+        assert (made & mask == own) is (router == 1)
+    assert len(message) < 150

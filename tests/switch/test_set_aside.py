@@ -1,0 +1,294 @@
+"""One router whose words make no flows, or whose flows the switch refuses, harms that router alone.
+
+The real writer writes into a `WrittenSwitch`.  Two routers of one host: of one something cannot be
+compiled, or there is no room; the other's changes arrive as ever, and `problems` names the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.switch.test_update_order import Known
+from tests.whole_network import WholeNetwork, load
+from tests.written_switch import Switch, WrittenSwitch
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.tables import pipeline
+from xenflow.tables.pipeline import NextHopView, next_hop_flows
+
+PATH = load("path")
+TOO_LONG = 1 << 60
+"""No MAC address: it stands for whatever no flow can say."""
+
+
+class Host:
+    """A host that forwards for two routers of the network."""
+
+    def __init__(self, limits: dict[int, int] | None = None) -> None:
+        net = WholeNetwork(PATH)
+        network = PATH.network
+        self.odd, self.sound = list(network.routers)[:2]
+        host = network.routers[self.odd].home
+        states = {name: state_of(name) for name in (self.odd, self.sound)}
+        self.known = Known(network, states)
+        placements = dict(net.placed[host])
+        for name in states:
+            placements[name] = replace(placements[name], forwarders=(host,), vm=host, to=host)
+        self.written = WrittenSwitch()
+        self.written.limits = limits or {}
+        self.writer = Switch(
+            network, network.datapaths[host], self.known, self.written.later, placements
+        )
+        self.ids = {name: network.routers[name].id for name in states}
+        self.written.attach(self.writer, net.ports(host))
+
+    def change(self, name: str, *sections: Section) -> None:
+        """A router says something."""
+        state = self.known.states[name]
+        changes = state.apply(sections)
+        self.writer.changed(name, changes, True, len(state.routes4))
+        if changes.locals or changes.interfaces or changes.policy:
+            self.writer.refresh()
+        self.written.run()
+
+    def routes(self, name: str) -> set[int]:
+        """The prefixes that the switch has routes to."""
+        return {
+            value
+            for flow in self.written.tables
+            if flow.table == pipeline.ROUTES
+            if pipeline.cookie_router(flow.cookie) == self.ids[name]
+            for field, value, _ in flow.match
+            if field == "nw_dst"
+        }
+
+    def routed(self, name: str) -> bool:
+        """Whether the switch routes for a router, or leaves everything to its VM."""
+        return any(
+            flow.table == pipeline.CLASSES and flow.priority == 100
+            for flow in self.written.tables
+            if pipeline.cookie_router(flow.cookie) == self.ids[name]
+        )
+
+
+def state_of(name: str) -> RouterState:
+    """A router with its interfaces and one next hop."""
+    router = PATH.network.routers[name]
+    state = RouterState()
+    state.apply(
+        [
+            Section(
+                Kind.INTERFACE,
+                Op.SET,
+                [
+                    m.Interface(n, 7, 1500, interface.mac, interface.name)
+                    for n, interface in enumerate(router.interfaces, 1)
+                ],
+            ),
+            Section(Kind.NEXTHOP, Op.SET, [hop(1, 0x02AA)]),
+            route(0x0A630000),
+        ]
+    )
+    return state
+
+
+def hop(number: int, mac: int) -> m.NextHop:
+    return m.NextHop(number, NextHopType.VIA, 4, 1, 0x0A000100 + number, mac)
+
+
+def hops(*found: m.NextHop) -> Section:
+    return Section(Kind.NEXTHOP, Op.SET, found)
+
+
+def route(*nets: int) -> Section:
+    return Section(Kind.ROUTE4, Op.SET, [(net, 24, 1) for net in nets])
+
+
+def no_route(*nets: int) -> Section:
+    return Section(Kind.ROUTE4, Op.DELETE, [(net, 24, 1) for net in nets])
+
+
+@pytest.mark.parametrize("mtu", [65521, 65530, 65535])
+def test_a_narrow_interface_of_any_mtu(mtu: int) -> None:
+    """The switch measures up to 65,535 octets; what is larger is for the VM's kernel to judge."""
+    router = PATH.network.routers["vr1"]
+    view = NextHopView(1, "via", router.interfaces[0], 0x02AA, mtu=mtu)
+    measured = [
+        action[1]
+        for flow in next_hop_flows(PATH.network, router, view)
+        for action in flow.actions
+        if action[0] == "check_pkt_larger"
+    ]
+    assert measured == [65535]
+
+
+def test_a_next_hop_that_makes_no_flow() -> None:
+    host = Host()
+    assert host.routed(host.odd)
+    assert host.routed(host.sound)
+    host.change(host.odd, hops(hop(2, TOO_LONG)))
+    assert host.writer.live
+    assert not host.writer.busy
+    assert not host.routed(host.odd)
+    (words,) = host.writer.problems.of(host.odd)
+    assert "passes through its VM" in words
+    assert host.writer.problems.of() == host.writer.problems.of(host.sound) == []
+    host.change(host.sound, route(0x0A640000))
+    assert host.routed(host.sound)
+    assert 0x0A640000 in host.routes(host.sound)
+
+
+def test_it_is_tried_again_when_the_router_has_changed_and_ever_more_rarely() -> None:
+    host = Host()
+    host.change(host.odd, hops(hop(2, TOO_LONG)))
+    assert not host.written.waiting, "without a change the same would come of it"
+    waited = []
+    for net in range(0x0A650000, 0x0A650700, 0x100):
+        host.change(host.odd, route(net))
+        host.change(host.odd, no_route(0x0A630000))
+        assert len(host.written.waiting) == 1
+        waited.append(host.written.pass_time())
+    assert waited == [1, 2, 4, 8, 16, 30, 30]
+    host.change(host.odd, hops(hop(2, 0x02BB)))
+    host.written.pass_time()
+    assert host.routed(host.odd)
+    assert host.writer.problems.of(host.odd) == []
+    assert host.routes(host.odd) == set(range(0x0A650000, 0x0A650700, 0x100))
+    host.change(host.odd, route(0x0A670000))
+    assert 0x0A670000 in host.routes(host.odd)
+
+
+def test_a_router_that_makes_no_flows_when_the_switch_connects() -> None:
+    host = Host()
+    host.known.states[host.odd].apply([hops(hop(2, TOO_LONG))])
+    host.writer.disconnect()
+    assert host.writer.problems.of(host.odd) == []
+    host.written.attach(host.writer, {n: k for n, (k, _) in host.writer.ports.items()})
+    assert host.writer.live
+    assert not host.writer.busy
+    assert host.writer.problems.of(host.odd)
+    assert host.routed(host.sound)
+    assert not host.routed(host.odd)
+
+
+def test_an_address_that_makes_no_flow() -> None:
+    host = Host()
+    host.change(host.odd, Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)]))
+    assert not host.routed(host.odd)
+    assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
+    host.change(host.sound, Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 0x0A000001)]))
+    assert host.routed(host.sound)
+    own = [
+        flow
+        for flow in host.written.tables
+        if flow.table == pipeline.CLASSES and flow.priority == 285
+    ]
+    assert len(own) == 1
+    host.change(host.odd, Section(Kind.LOCAL, Op.DELETE, [m.Local(4, 32, 1, 1 << 40)]))
+    assert host.routed(host.odd)
+    assert host.writer.problems.of(host.odd) == []
+
+
+def test_an_address_that_makes_no_flow_of_table_vm_stops_no_reading() -> None:
+    """That table is written outside of jobs, and before the others where the switch connects."""
+    host = Host()
+    placement = host.writer.placements[host.odd]
+    others = tuple(n for n in PATH.network.hosts if n != host.writer.name)[:1]
+    forwarders = (*placement.forwarders, *others)
+    host.writer.placements[host.odd] = replace(placement, forwarders=forwarders)
+    assert host.writer.site().copies(PATH.network.routers[host.odd])
+    ports = {name: number for name, (number, _) in host.writer.ports.items()}
+    host.known.states[host.odd].apply([Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)])])
+    host.writer.port_changed("vr9.0", 99, True, False)  # before a job has seen the address
+    host.written.run()
+    assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
+    host.written.attach(host.writer, ports)
+    assert host.writer.live and host.writer.problems.of() == []
+    assert host.routed(host.sound) and not host.routed(host.odd)
+    assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
+
+
+FREE = 50
+
+
+def full_host() -> Host:
+    """A switch whose table of routes takes 50 of the 500 that one router has besides."""
+    host = Host({pipeline.ROUTES: FREE + 3})
+    host.change(host.odd, route(*range(0x0B000000, 0x0B000000 + 0x100 * 500, 0x100)))
+    return host
+
+
+def test_a_full_table_sets_the_router_aside() -> None:
+    host = full_host()
+    assert host.writer.live
+    assert not host.writer.busy
+    assert not host.routed(host.odd), "a packet must not follow a shorter prefix by mistake"
+    assert host.routed(host.sound)
+    (words,) = host.writer.problems.of(host.odd)
+    assert "FULL" in words
+
+
+def test_a_full_table_is_asked_once_a_second_with_one_flow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = full_host()
+    caplog.clear()
+    for _ in range(20):
+        refused, mods = host.written.refused, host.writer.flow_mods
+        assert host.written.pass_time() == 1.0
+        assert host.written.refused - refused == 1
+        assert host.writer.flow_mods == mods
+        assert len(host.written.waiting) == 1
+    assert not caplog.records
+    assert host.writer.problems.of(host.odd)
+
+
+def test_the_router_is_back_when_there_is_room() -> None:
+    host = full_host()
+    host.change(host.odd, no_route(0x0B000000))
+    host.change(host.odd, route(0x0C000000))
+    host.written.limits.clear()
+    host.written.pass_time()
+    assert host.routed(host.odd)
+    assert host.writer.problems.of(host.odd) == []
+    assert host.routes(host.odd) == {key >> 8 for key in host.known.states[host.odd].routes4}
+    assert len(host.routes(host.odd)) == 501
+
+
+def test_room_for_too_few_is_tried_ever_more_rarely_and_with_little() -> None:
+    host = full_host()
+    waited = []
+    for _ in range(4):
+        host.written.limits[pipeline.ROUTES] += 1
+        refused = host.written.refused
+        waited.append(host.written.pass_time())
+        assert host.written.refused - refused < 150
+    assert waited == [1, 2, 4, 8]
+
+
+def test_no_room_when_the_switch_connects() -> None:
+    host = full_host()
+    host.writer.disconnect()
+    host.written.attach(host.writer, {n: k for n, (k, _) in host.writer.ports.items()})
+    assert host.writer.live
+    assert not host.routed(host.odd)
+    assert host.routed(host.sound)
+    assert host.writer.problems.of(host.odd)
+
+
+def test_no_room_for_what_belongs_to_no_router(caplog: pytest.LogCaptureFixture) -> None:
+    """The switch is read again ever more rarely, and it is said once."""
+    host = Host({pipeline.ADMISSION: 0})
+    assert not host.writer.live
+    waited = [host.written.pass_time() for _ in range(6)]
+    assert waited == [1, 2, 4, 8, 10, 10]
+    assert len([r for r in caplog.records if "FULL" in r.message]) == 1
+    assert "FULL" in host.writer.problems.of()[0]
+    host.written.limits.clear()
+    host.written.pass_time()
+    assert host.writer.live
+    assert host.writer.problems.of() == []
+    assert host.routed(host.sound)

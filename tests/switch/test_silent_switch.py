@@ -1,0 +1,87 @@
+"""A switch that answers some of what it is asked is given up for what it does not answer."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.written_switch import Host
+from xenflow.openflow import wire as of
+from xenflow.switch.channel import SILENT_S
+
+
+class AskedHost(Host):
+    """Whose audit asks every second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        # The revalidators are those of a real switch's process.
+        object.__setattr__(self.switch.datapath, "proof", "bound")
+        self.now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def pass_time(self, seconds: float) -> None:
+        """Second by second."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.5
+            self.switch.audit.tick(self.now)
+            self.wire.run()
+            self.wire.look()
+
+
+@pytest.mark.parametrize("deaf", [of.Type.BARRIER_REQUEST, of.Type.STATS_REQUEST])
+def test_a_switch_that_answers_only_some_questions_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, deaf: of.Type
+) -> None:
+    host = AskedHost(monkeypatch)
+    host.wire.deaf = {deaf}
+    said: list[str | None] = []
+    if deaf is of.Type.BARRIER_REQUEST:
+        host.switch.confirmed(said.append)
+    else:
+        host.switch.read_again()
+        host.switch.confirmed(said.append)
+    host.pass_time(SILENT_S - 1)
+    assert said == []
+    host.pass_time(2)
+    (reason,) = said
+    assert reason is not None and "the switch has not answered for 20 s" in reason
+    host.pass_time(2 * SILENT_S)
+    host.switch.in_force(said.append)
+    assert said[1] == reason, "nobody waits for it again"
+    assert reason.endswith(host.switch.problems.of()[0])
+    host.wire.hear()
+    assert host.switch.problems.of() == []
+    host.switch.confirmed(said.append)
+    host.wire.run()
+    assert said[2:] == [None]
+
+
+def test_a_slow_switch_that_answers_in_order_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each question waits for minutes until those before it are answered."""
+    host = AskedHost(monkeypatch)
+    switch, wire = host.switch, host.wire
+    said: list[str | None] = []
+    parts: list[object] = []
+    wire.deaf = {of.Type.BARRIER_REQUEST, of.Type.STATS_REQUEST}
+    switch.stats(parts.append)
+    for _ in range(6):
+        switch.once_told(said.append)
+    for _ in range(10):  # of many flows, in parts
+        host.pass_time(SILENT_S - 2)
+        (first, *_) = wire.unanswered
+        switch.on_stats(of.StatsReply(int.from_bytes(first[4:8], "big"), True, []))
+    assert parts == [] and said == []
+    while len(said) < 6:
+        host.pass_time(SILENT_S - 2)
+        first = wire.unanswered.pop(0)
+        wire.deaf, heard = set(), wire.deaf
+        wire.send(first)
+        wire.run()
+        wire.deaf = heard
+        assert switch.problems.of() == []
+    assert len(parts) == 1 and said == [None] * 6

@@ -1,0 +1,475 @@
+"""The order of an update: after every single message, every packet is decided as before or after.
+
+The real writer (`switch.switch.Switch`) writes into a `WrittenSwitch`, which shows every state in
+between.  In each of them packets of every kind are sent through the tables.  What was deliverable
+before an update, and is after it, must be deliverable at every moment; where a router's next hops
+stay as they are, it must even be decided exactly as before or exactly as after.
+
+Left to the VM counts as delivered, unless the VM's kernel would drop it: it knows already what the
+switch is being told.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.plan.test_migration_order import MOVES, after, at, effects_of
+from tests.whole_network import WholeNetwork, load
+from tests.written_switch import Switch, WrittenSwitch
+from xenflow.model.network import Link, Network, Router
+from xenflow.model.placement import Placement
+from xenflow.openflow import packet as pk
+from xenflow.plan import migration as mig
+from xenflow.plan.migration import Order
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.tables import pipeline, simulate
+from xenflow.tables.pipeline import RouterView
+from xenflow.tables.views import router_view
+
+Outcome = tuple[tuple[int | str, bytes], ...]
+"""What a switch sends for one frame: (port, frame), in order."""
+
+many_examples = settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+
+
+@dataclass(slots=True)
+class Known:
+    """What the Rule Table knows of the routers (`switch.Routers`)."""
+
+    network: Network
+    states: dict[str, RouterState]
+
+    def state(self, router: str) -> RouterState | None:
+        """As the Rule Table answers it."""
+        return self.states.get(router)
+
+    def view(self, router: str) -> RouterView | None:
+        """As the Rule Table answers it."""
+        state = self.states.get(router)
+        return router_view(self.network.routers[router], state) if state else None
+
+    def read_anew(self, switch: Switch) -> None:
+        pass
+
+    def must_wait(self, holds_flows: bool) -> bool:
+        return False
+
+    def caught_up(self, switch: Switch) -> None:
+        """Nothing is held here."""
+
+
+class Host:
+    """One host's switch with its writer, and the frames that are sent through it."""
+
+    def __init__(
+        self,
+        network: Network,
+        datapath: str,
+        ports: dict[str, int],
+        placements: dict[str, Placement],
+        states: dict[str, RouterState],
+        frames: list[Frame],
+    ) -> None:
+        self.known = Known(network, states)
+        self.frames = frames
+        self.written = WrittenSwitch()
+        self.writer = Switch(
+            network, network.datapaths[datapath], self.known, self.written.later, placements
+        )
+        self.written.attach(self.writer, ports)
+
+    def outcomes(self) -> list[Outcome]:
+        """What becomes of each frame now."""
+        return _sent(self.written.tables, self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame that arrives at a port."""
+
+    port: int
+    data: bytes
+    words: str
+
+
+def _sent(tables: simulate.Tables, frames: list[Frame]) -> list[Outcome]:
+    return [tuple(simulate.run(tables, frame.data, frame.port).outputs) for frame in frames]
+
+
+def messages_of(host: Host, change: Any) -> tuple[list[Outcome], list[list[Outcome]]]:
+    """What became of every frame before a change, and after each message that it took."""
+    before = host.outcomes()
+    moments: list[list[Outcome]] = []
+    host.written.watch = lambda: moments.append(host.outcomes())
+    change()
+    host.written.run()
+    host.written.watch = lambda: None
+    return before, moments
+
+
+# --------------------------------------------------------------------------------------------
+# What a router says changes
+
+
+PAPER = load("paper")
+PREFIXES = [
+    (0, 0),
+    (0x0A000000, 8),
+    (0x0A020000, 16),
+    (0x0A020100, 24),
+    (0x0A020180, 25),
+    (0x0A020181, 32),
+    (0xC0A80000, 16),
+    (0x0A000200, 24),
+    (0x0A000201, 32),
+]
+DESTINATIONS = [
+    0x01010101,
+    0x0A090909,
+    0x0A020909,
+    0x0A020105,
+    0x0A020182,
+    0x0A020181,
+    0xC0A80101,
+    0x0A000202,
+    0x0A000201,
+    0x0A000207,
+]
+GEN, RECV = 0x020000000102, 0x020000000202
+MACS = (0, GEN, RECV, 0x0200000000AA)
+HOPS = range(1, 12)
+FIRST, SECOND = 2, 3
+
+
+@st.composite
+def states(draw: st.DrawFn) -> RouterState:
+    """A router with two interfaces, any next hops and any routes over a few prefixes."""
+    ends = [i.mac for i in PAPER.network.routers["vr1"].interfaces]
+    flags = st.sampled_from((7, 7, 7, 7, 6, 5, 3))
+    sections = [
+        Section(
+            Kind.INTERFACE,
+            Op.SET,
+            [
+                m.Interface(FIRST, draw(flags), 1500, ends[0], "eth0"),
+                m.Interface(
+                    SECOND, draw(flags), draw(st.sampled_from((1500, 1280))), ends[1], "eth1"
+                ),
+            ],
+        ),
+        Section(
+            Kind.LOCAL,
+            Op.SET,
+            [
+                m.Local(4, plen, FIRST, net)
+                for net, plen in draw(
+                    st.sets(
+                        st.sampled_from(
+                            [(0x0A000101, 32), (0x0A000201, 32), (0x0A020181, 32), (0x0A020100, 24)]
+                        )
+                    )
+                )
+            ],
+        ),
+        Section(
+            Kind.POLICY,
+            Op.SET,
+            [
+                draw(
+                    st.sampled_from(
+                        (
+                            m.Policy(False, ""),
+                            m.Policy(False, ""),
+                            m.Policy(False, ""),
+                            m.Policy(True, "why"),
+                        )
+                    )
+                )
+            ],
+        ),
+        Section(Kind.NEXTHOP, Op.SET, _hops(draw)),
+    ]
+    legs = draw(st.lists(st.sampled_from((3, 4, 5, 6)), min_size=1, max_size=3))
+    sections.append(Section(Kind.LEG, Op.SET, [m.Leg(9, leg, 1, n) for n, leg in enumerate(legs)]))
+    stations = [(0x0A000202, RECV), (0x0A000207, 0x0200000000AA)]
+    known = [(address, mac) for address, mac in stations if draw(st.booleans())]
+    neighbours = [m.Neighbour(SECOND, 4, True, address, mac) for address, mac in known]
+    sections.append(Section(Kind.NEIGHBOUR, Op.SET, neighbours))
+    sections.append(
+        Section(
+            Kind.ROUTE4,
+            Op.SET,
+            [
+                (net, plen, hop)
+                for net, plen in PREFIXES
+                if (hop := draw(st.sampled_from((0, *HOPS[:10]))))
+            ],
+        )
+    )
+    state = RouterState()
+    state.apply(sections)
+    return state
+
+
+def _hops(draw: st.DrawFn) -> list[m.NextHop]:
+    """Ids mean the same kind of next hop always; what may change is the MAC address."""
+    mac = st.sampled_from(MACS)
+    gateways = [
+        (3, FIRST, 0x0A000102),
+        (4, SECOND, 0x0A000202),
+        (5, FIRST, 0x0A000103),
+        (6, SECOND, 0x0A000203),
+    ]
+    kinds = NextHopType
+    return [
+        m.NextHop(1, kinds.CONNECTED, 4, FIRST, 0, 0),
+        m.NextHop(2, kinds.CONNECTED, 4, SECOND, 0, 0),
+        *(m.NextHop(n, kinds.VIA, 4, out, gateway, draw(mac)) for n, out, gateway in gateways),
+        m.NextHop(7, kinds.BLACKHOLE, 4, 0, 0, 0),
+        m.NextHop(8, kinds.UNREACHABLE, 4, 0, 0, 0),
+        m.NextHop(9, kinds.GROUP, 4, 0, 0, 0),
+        m.NextHop(10, kinds.VM, 4, 0, 0, 0),
+    ]
+
+
+def data_frames(router: Router, ports: dict[str, int]) -> list[Frame]:
+    """Packets to every destination, small and large, expiring, and from an odd source."""
+    found = []
+    for interface, port, sender in zip(
+        router.interfaces, ("to-gen", "to-recv"), (GEN, RECV), strict=True
+    ):
+        vlan = PAPER.network.links[interface.link].vlan
+        for target in DESTINATIONS:
+            kinds = [
+                (0x0A00010A, 64, 10),
+                (0x0A00010A, 64, 1400),
+                (0x0A00010A, 1, 10),
+                (0x0A020181, 64, 10),
+            ]
+            for source, ttl, size in kinds if sender == GEN else kinds[:1]:
+                packet = pk.ipv4(source, target, 17, bytes(size), ttl=ttl)
+                frame = pk.ethernet(interface.mac, sender, pk.ETH_IPV4, packet)
+                words = f"from {source:08x} to {target:08x}, ttl {ttl}, {size} bytes, at {port}"
+                found.append(Frame(ports[port], pk.vlan(frame, vlan), words))
+    return found
+
+
+def at_home_in_paper(state: RouterState) -> Host:
+    """vr1's host in `paper`, which holds all of a state."""
+    net = WholeNetwork(PAPER)
+    ports = net.ports("host-a")
+    frames = data_frames(PAPER.network.routers["vr1"], ports)
+    placements = dict(net.placed["host-a"])
+    return Host(PAPER.network, "host-a", ports, placements, {"vr1": state}, frames)
+
+
+def update(host: Host, new: RouterState) -> Any:
+    """The router says that this is its state now; a call that makes the writer hear of it."""
+    state = host.known.states["vr1"]
+
+    def change() -> None:
+        changes = state.apply(state.sections_to(new))
+        host.writer.changed("vr1", changes, True, len(state.routes4))
+
+    return change
+
+
+@many_examples
+@given(states(), states())
+def test_what_is_deliverable_before_and_after_is_deliverable_all_the_time(
+    old: RouterState, new: RouterState
+) -> None:
+    host = at_home_in_paper(copy.deepcopy(old))
+    before, moments = messages_of(host, update(host, new))
+    result = host.outcomes()
+    for number, now in enumerate(moments, 1):
+        for frame, was, then, will in zip(host.frames, before, now, result, strict=True):
+            if was and will and delivers(old, frame) and delivers(new, frame):
+                sent = host.written.messages[-len(moments) :][:number]
+                assert then, f"lost: {frame.words}, after {sent}"
+
+
+def delivers(state: RouterState, frame: Frame) -> bool:
+    """Whether the router's own kernel would do anything but drop it."""
+    packet = pk.parse(frame.data)
+    arrival = next(i for i in state.interfaces.values() if i.mac == packet.dl_dst)
+    if arrival.flags & 3 != 3:
+        return False
+    for plen in range(32, -1, -1):
+        hop = state.routes4.get((packet.nw_dst & pipeline.prefix_mask(plen)) << 8 | plen)
+        if hop is not None:
+            return state.nexthops[hop].type is not NextHopType.BLACKHOLE
+    return True
+
+
+@many_examples
+@given(states(), states())
+def test_routes_alone_change_from_before_to_after_at_once(
+    old: RouterState, new: RouterState
+) -> None:
+    """The same next hops before and after, so each packet has one decision or the other."""
+    both = copy.deepcopy(old)
+    routes = copy.deepcopy(new).routes4
+    goal = RouterState.of(
+        both.interfaces,
+        both.locals,
+        both.nexthops,
+        both.legs,
+        both.neighbours,
+        routes,
+        {},
+        both.policy,
+    )
+    host = at_home_in_paper(copy.deepcopy(old))
+    before, moments = messages_of(host, update(host, goal))
+    _one_or_the_other("routes", host.frames, before, moments)
+
+
+@many_examples
+@given(states(), states())
+def test_the_switch_ends_with_what_a_new_one_would_get(old: RouterState, new: RouterState) -> None:
+    host = at_home_in_paper(copy.deepcopy(old))
+    update(host, new)()
+    host.written.run()
+    fresh = at_home_in_paper(copy.deepcopy(new))
+    assert set(host.written.tables) == set(fresh.written.tables)
+
+
+# --------------------------------------------------------------------------------------------
+# A router comes, goes, or is turned: placements
+
+
+def every_frame(net: WholeNetwork, datapath: str) -> list[Frame]:
+    """Frames of every link at every port of a switch, to everybody on the link, and detours."""
+    made = net.plan
+    ports = net.ports(datapath)
+    found = []
+    for link in net.network.links.values():
+        macs = [(mac, hex(mac)) for _, mac in made.neighbours(link.name)]
+        macs += [(pk.BROADCAST, "all"), (0x01005E000005, "OSPF")]
+        for end, port in ports.items():
+            for mac, who in macs:
+                for vlan in _tags(net, link, datapath, end):
+                    packet = pk.ipv4(0x0A000177, 0x0A020001, 17, b"to somewhere")
+                    frame = pk.ethernet(mac, _sender(net, end), pk.ETH_IPV4, packet)
+                    data = pk.vlan(frame, vlan) if vlan else frame
+                    found.append(Frame(port, data, f"{link.name} ({vlan}) to {who} at {end}"))
+    return found
+
+
+def _tags(net: WholeNetwork, link: Link, datapath: str, end: str) -> list[int]:
+    if any(c.near(datapath).port == end for c in net.network.cables_of[datapath]):
+        return [link.vlan, link.detour_vlan]
+    return [0]
+
+
+def _sender(net: WholeNetwork, end: str) -> int:
+    for router in net.network.routers.values():
+        for interface in router.interfaces:
+            if interface.vif == end:
+                return interface.mac
+    return 0x02000000AAAA
+
+
+def host_of(net: WholeNetwork, datapath: str) -> Host:
+    """A host of the network, its switch holding what it should."""
+    states = {
+        name: copy.deepcopy(state)
+        for name, state in net.plan.states.items()
+        if datapath in net.known[name]
+    }
+    return Host(
+        net.network,
+        datapath,
+        net.ports(datapath),
+        dict(net.placed[datapath]),
+        states,
+        every_frame(net, datapath),
+    )
+
+
+@pytest.mark.parametrize("order", [Order.OVERLAPPED, Order.REPORT])
+@pytest.mark.parametrize(("name", "router", "source", "to"), MOVES)
+def test_a_switch_takes_a_placement_from_before_to_after_at_once(
+    name: str, router: str, source: str, to: str, order: Order
+) -> None:
+    """Preparing, turning and cleaning: no frame meets half a change."""
+    now = at(name, router, source)
+    now.known[router].update((source, to))
+    for effect in effects_of(now, router, to, order):
+        if isinstance(effect, mig.Apply):
+            for datapath in effect.datapaths:
+                host = datapath in now.network.hosts
+                (_take if host else _take_plain)(now, datapath, effect.placement)
+        now = after(now, router, effect)
+
+
+def _take(now: WholeNetwork, datapath: str, placement: Placement) -> None:
+    host = host_of(now, datapath)
+
+    def change() -> None:
+        host.writer.placements[placement.router] = placement
+        host.writer.placed(placement.router)
+
+    before, moments = messages_of(host, change)
+    _one_or_the_other(f"{datapath} for {placement}", host.frames, before, moments)
+    target = now.copy()
+    target.place(placement, datapath)
+    fresh = host_of(target, datapath)
+    assert set(host.written.tables) == set(fresh.written.tables)
+
+
+def _take_plain(now: WholeNetwork, datapath: str, placement: Placement) -> None:
+    """The same for a plain switch, whose flows are written in the order of `pipeline.plan`."""
+    frames = every_frame(now, datapath)
+    tables = simulate.Tables(pipeline.local_flows(now.site(datapath)).values())
+    target = now.copy()
+    target.place(placement, datapath)
+    wanted = pipeline.local_flows(target.site(datapath))
+    before, moments = _sent(tables, frames), []
+    for batch in pipeline.plan({flow.key: flow for flow in tables}, wanted):
+        for add, flow in batch:
+            if add:
+                tables.add(flow)
+            else:
+                tables.delete_strict(*flow.key)
+            moments.append(_sent(tables, frames))
+    _one_or_the_other(f"{datapath} for {placement}", frames, before, moments)
+    assert set(tables) == set(wanted.values())
+
+
+def _one_or_the_other(
+    what: str, frames: list[Frame], before: list[Outcome], moments: list[list[Outcome]]
+) -> None:
+    """Every frame is decided as before or as in the end, at each moment.
+
+    The copy that the controller gets of what a VM gets (`pipeline.Site.copies`) decides nothing.
+    """
+    for number, seen in enumerate(moments, 1):
+        for frame, was, then, will in zip(frames, before, seen, moments[-1], strict=True):
+            assert _decided(then) in (_decided(was), _decided(will)), (
+                f"{what}, message {number} of {len(moments)}: {frame.words}: "
+                f"{_ports(was)} -> {_ports(then)} -> {_ports(will)}"
+            )
+
+
+def _decided(outcome: Outcome) -> Outcome:
+    """What leaves through ports; the controller only where nothing else gets the frame."""
+    return tuple(sent for sent in outcome if sent[0] != "controller") or outcome
+
+
+def _ports(outcome: Outcome) -> list[int | str]:
+    return [port for port, _ in outcome]

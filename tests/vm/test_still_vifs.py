@@ -1,0 +1,486 @@
+"""What is for a VM that is suspended is held, in order, and given to it when it takes frames."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.written_switch import WrittenSwitch
+from xenflow.control.rule_table import RuleTable
+from xenflow.model.network import NetworkError
+from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.openflow import flow as f
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.store.network_file import load
+from xenflow.switch.channel import Job, Request
+from xenflow.tables import pipeline, simulate
+from xenflow.vm import packets as vm_packets
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
+VIFS = frozenset(("vr1.0", "vr1.1"))
+MAC, RIGHT_MAC, MACHINE = 0x020000010101, 0x020000010201, 0x020000000102
+LEFT = 1
+
+
+class Wire(WrittenSwitch):
+    """A switch that carries packet-outs out by its tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came: list[tuple[int | str, bytes]] = []
+        """(port, frame): what has left by packet-outs, in order."""
+
+    def send(self, data: bytes) -> None:
+        super().send(data)
+        for message in of.split(data)[0]:
+            if message[1] == of.Type.PACKET_OUT:
+                length = int.from_bytes(message[14:16], "big")
+                actions, frame = of.parse_actions(message, 16, length), message[16 + length :]
+                self.came += simulate.run_actions(self.tables, frame, f.PORT_NONE, actions).outputs
+
+    def to(self, *ports: str) -> list[bytes]:
+        """The frames that have left by some ports."""
+        return [frame for port, frame in self.came if port in [PORTS[name] for name in ports]]
+
+
+class Host:
+    """host-a's Rule Table and its switch."""
+
+    def __init__(self) -> None:
+        network = load(ROOT / "conf" / "paper.toml")
+        self.wire = Wire()
+        self.spoke: list[str] = []
+        self.migrating = False
+        self.table = RuleTable(
+            network,
+            "host-a",
+            None,
+            self.wire.later,
+            migrating=lambda router: self.migrating,
+            spoke=self.spoke.append,
+        )
+        self.switch = self.table.switches["host-a"]
+        self.wire.attach(self.switch, PORTS)
+        self.wire.run()
+
+    def still(self, vifs: frozenset[str]) -> None:
+        self.table.packets.vifs_are_still(vifs)
+        self.wire.run()
+
+    def held(self) -> list[bytes]:
+        return [kept.frame for kept in self.table.packets.held["vr1"].frames]
+
+    def to_vm(self) -> set[str]:
+        """What table VM does with frames for the router's left interface: "holds", "delivers" or
+        "delivers and copies"."""
+        found = set()
+        for flow in self.switch.installed.values():
+            if flow.table == pipeline.VM and ("reg3", LEFT) in [(n, v) for n, v, _ in flow.match]:
+                kinds = [action[0] for action in flow.actions]
+                words = {"output": "delivers", "controller": "holds"}
+                said = " and ".join(words[kind] for kind in kinds if kind in words)
+                found.add(said.replace("and holds", "and copies"))
+        return found
+
+    def comes(self, frame: bytes, link: str = "left", copied: bool = False) -> bytes:
+        """A frame for the router, as table VM sends it up; returns it as it was on the link."""
+        found = self.table.network.links[link]
+        vlan = found.vlan if copied else found.detour_vlan
+        tagged = frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
+        assert self.table.packet_in(self.switch, 1, tagged)
+        return frame
+
+    def ping(self, number: int, link: str = "left", copied: bool = False) -> bytes:
+        """A ping to the router."""
+        body = pk.ipv4(0x0A000102, 0x0A000101, 1, bytes([8, 0, 0, 0, 0, 0, 0, number]))
+        mac = MAC if link == "left" else RIGHT_MAC
+        return self.comes(pk.ethernet(mac, MACHINE, pk.ETH_IPV4, body), link, copied)
+
+    def hello(self, source: int = MACHINE) -> bytes:
+        """A neighbour's, on the left link."""
+        ip = pk.ipv4(0x0A000102, 0xE0000005, pk.OSPF, pk.ospf_hello(0x0A000102, 10), ttl=1)
+        return self.comes(pk.ethernet(0x01005E000005, source, pk.ETH_IPV4, ip))
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+def test_from_its_suspension_on_packets_are_held(host: Host) -> None:
+    assert host.to_vm() == {"delivers"}
+    host.still(VIFS)
+    assert host.to_vm() == {"holds"}
+    assert host.switch.takes("to-gen"), "other ports are none of its business"
+    frames = [host.ping(n) for n in range(3)]
+    assert host.held() == frames
+    host.still(frozenset())
+    assert host.to_vm() == {"delivers"}
+    assert host.held() == []
+    assert host.table.packets.held["vr1"].delivered == 3
+
+
+def test_what_was_held_on_a_link_is_there_before_what_comes_on_it_later(host: Host) -> None:
+    """Each link's goes with its own vif, or newer frames of the same sender would overtake it."""
+    host.still(VIFS)
+    first, second = host.ping(1), host.ping(2, link="right")
+    host.still(frozenset(("vr1.1",)))
+    assert host.to_vm() == {"delivers"}
+    assert host.held() == [second] and host.wire.to(*VIFS) == [first]
+    host.still(frozenset())
+    assert host.held() == [] and host.wire.to(*VIFS) == [first, second]
+
+
+def test_while_the_switch_is_not_told_yet_what_comes_is_held_in_its_order(host: Host) -> None:
+    """What was held must not come round and round, nor a group's be taken for another router's."""
+    host.still(VIFS)
+    came = [host.ping(1), host.hello()]
+    host.table.packets.vifs_are_still(frozenset())
+    came += [host.ping(2), host.hello()]
+    assert (host.held(), host.wire.came) == (came, [])
+    host.wire.run()
+    assert (host.held(), host.wire.to("vr1.0")) == ([], came)
+    late = [host.ping(3), host.hello()]
+    assert (host.held(), host.wire.to("vr1.0")) == ([], came + late)
+
+
+def test_a_group_s_frame_is_not_given_to_a_router_that_has_had_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent up for another router of the link that is suspended."""
+    now = [1000.0]
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: now[0])
+    host.still(VIFS)
+    host.still(frozenset())
+    now[0] += vm_packets.LATE_S
+    host.hello()
+    assert (host.held(), host.wire.came) == ([], [])
+
+
+def test_another_router_s_long_job_delays_nothing(host: Host) -> None:
+    """A full table takes seconds to be written."""
+
+    def long() -> Job:
+        yield Request(1, b"")  # which is never answered
+
+    host.switch.submit(long())
+    host.still(VIFS)
+    assert host.to_vm() == {"holds"}
+    held = host.ping(1)
+    host.still(frozenset())
+    assert host.to_vm() == {"delivers"}
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_what_was_held_is_given_to_a_vif_that_came_while_the_switch_was_away(host: Host) -> None:
+    host.still(VIFS)
+    held = host.ping(1)
+    host.switch.disconnect()
+    host.table.packets.vifs_are_still(frozenset())
+    assert host.held() == [held]
+    host.wire.attach(host.switch, PORTS)
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_what_comes_up_while_a_switch_is_read_back_does_not_go_round(host: Host) -> None:
+    """It holds still what the vif, which has come meanwhile, could take."""
+    host.still(VIFS)
+    host.switch.disconnect()
+    host.table.packets.vifs_are_still(frozenset())
+    host.switch.connect(host.wire, [(name, number, True) for name, number in PORTS.items()])
+    came = [host.ping(1), host.hello(), host.ping(2)]
+    assert (host.held(), host.wire.came) == (came, [])
+    host.wire.run()
+    assert (host.held(), host.wire.to("vr1.0")) == ([], came)
+
+
+def test_vifs_get_their_packets_before_the_routes_are_written(host: Host) -> None:
+    """A full table takes seconds."""
+    host.still(VIFS)
+    held = host.ping(1)
+    host.switch.disconnect()
+    host.table.packets.vifs_are_still(frozenset())
+
+    def long() -> Job:
+        yield Request(1, b"")  # which is never answered
+
+    host.switch._write_small = long  # type: ignore[method-assign]
+    host.wire.attach(host.switch, PORTS)
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_a_group_s_frame_that_is_sent_up_for_each_of_two_routers_is_held_once(host: Host) -> None:
+    host.still(VIFS)
+    first = host.hello()
+    host.hello()
+    ping = host.ping(1)
+    host.ping(1)
+    assert host.held() == [first, ping, ping]
+
+
+def test_a_vm_is_not_given_what_was_said_in_its_own_name(host: Host) -> None:
+    """Its repeated hello comes back from the link."""
+    host.still(VIFS)
+    host.hello(source=MAC)
+    neighbours = host.hello()
+    assert host.held() == [neighbours]
+
+
+def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
+    """Whoever says so, `migrate` or `recover`: no host keeps it for a VM that is not there."""
+    both = ("host-a", "host-b")
+    host.table.place(at_home("vr1", "host-a").step(also=both), [], False, lambda error: None)
+    host.still(VIFS)
+    held = host.ping(1)
+    host.table.place(
+        Placement("vr1", both, "host-b", "host-a", version=5, also=both),
+        [],
+        False,
+        lambda error: None,
+    )
+    host.wire.run()
+    assert host.held() == []
+    assert [held[14:] in frame for frame in host.wire.to("to-gen", "to-recv")] == [True]
+
+
+def test_what_cannot_be_sent_on_is_held_still(host: Host) -> None:
+    host.still(VIFS)
+    held = host.ping(1)
+    del host.switch.ports["to-gen"]
+    with pytest.raises(NetworkError, match="no way to host-b"):
+        host.table.packets.deliver(host.switch, host.table.network.routers["vr1"], "host-b")
+    assert host.held() == [held] and host.table.packets.held["vr1"].delivered == 0
+
+
+def test_carrier_alone_does_not_do(host: Host) -> None:
+    host.still(VIFS)
+    for port in VIFS:
+        host.switch.port_changed(port, PORTS[port], True, False)
+    host.wire.run()
+    assert host.to_vm() == {"holds"}
+
+
+def test_the_flows_are_there_before_what_was_held_is_sent(host: Host) -> None:
+    host.still(VIFS)
+    host.ping(1)
+    seen: list[set[str]] = []
+    send = host.wire.send
+
+    def watched(data: bytes) -> None:
+        if any(m[1] == of.Type.PACKET_OUT for m in of.split(data)[0]):
+            seen.append(host.to_vm())
+        send(data)
+
+    host.wire.send = watched  # type: ignore[method-assign]
+    host.still(frozenset())
+    assert seen == [{"delivers"}]
+
+
+def test_the_first_frame_that_leaves_a_still_vif_is_told(host: Host) -> None:
+    """The switch sends it up and on; from a vif that takes frames, hellos alone."""
+    arp = pk.ethernet(pk.BROADCAST, MAC, 0x0806, pk.arp(1, MAC, 0x0A000101, 0, 0x0A000101))
+
+    def leaves() -> set[int | str]:
+        verdict = simulate.run(host.wire.tables, arp, PORTS["vr1.0"])
+        return {port for port, _ in verdict.outputs}
+
+    assert leaves() == {PORTS["to-gen"]}
+    host.still(VIFS)
+    assert leaves() == {PORTS["to-gen"], "controller"}
+    assert host.table.packet_in(host.switch, PORTS["vr1.0"], arp)
+    assert host.spoke == ["vr1.0"]
+
+
+def ospf_hello(*neighbours: int) -> bytes:
+    """The VM's, on the left link."""
+    body = pk.ospf_hello(0x0A000101, 10, neighbours=neighbours)
+    ip = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, body, ttl=1)
+    return pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, ip)
+
+
+def isis_hello(neighbours: bytes = b"") -> bytes:
+    """Of level 1 on a LAN, to be heard again within 30 s (ISO/IEC 10589, 9.5)."""
+    tlv = bytes((6, len(neighbours))) + neighbours
+    pdu = (
+        struct.pack(
+            "!BBBBBBBBB6sHHB7s",
+            0x83,
+            27,
+            1,
+            0,
+            15,
+            1,
+            0,
+            0,
+            1,
+            b"source",
+            30,
+            27 + len(tlv),
+            64,
+            b"lan",
+        )
+        + tlv
+    )
+    return pk.ethernet(pk.ISIS_GROUPS[0], MAC, 3 + len(pdu), b"\xfe\xfe\x03" + pdu)
+
+
+def sends_up(host: Host, frame: bytes) -> bool:
+    """Whether the switch sends a frame of the VM to the controller, and on."""
+    ports = {port for port, _ in simulate.run(host.wire.tables, frame, PORTS["vr1.0"]).outputs}
+    return ports == {"controller", PORTS["to-gen"]}
+
+
+@pytest.mark.parametrize(
+    ("hello", "lonely"),
+    [(ospf_hello(0x0A000102), ospf_hello()), (isis_hello(b"sixmac"), isis_hello())],
+)
+def test_hellos_are_repeated_until_the_links_are_turned(
+    host: Host, monkeypatch: pytest.MonkeyPatch, hello: bytes, lonely: bytes
+) -> None:
+    assert sends_up(host, hello)
+    both = ("host-a", "host-b")
+    prepared = at_home("vr1", "host-a").step(forwarders=both, also=both)
+    host.migrating = True
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
+    assert host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
+    sent: list[bytes] = []
+    monkeypatch.setattr(host.wire, "send", sent.append)
+
+    def repeated(placement: Placement, now: float) -> int:
+        host.switch.placements["vr1"] = placement
+        sent.clear()
+        host.table.tick(now)
+        return sum(hello[:14] in data for data in sent)
+
+    assert repeated(prepared, 1011.0) == 0, "the VM runs"
+    host.switch.still = VIFS
+    assert repeated(prepared, 1011.0) == 1
+    assert repeated(prepared, 1012.0) == 0, "not due yet"
+    moved = prepared.step(vm="host-b")
+    assert repeated(moved, 1022.0) == 1, "it may not be connected there yet"
+    assert repeated(moved.step(to="host-b"), 1033.0) == 0
+    assert repeated(moved.step(mode=Mode.NATIVE), 1033.0) == 0, "the VM alone speaks"
+    assert repeated(moved, 1033.0) == 1, "or nothing above says anything"
+
+    host.table.packet_in(host.switch, PORTS["vr1.0"], lonely)
+    assert repeated(moved, 1044.0) == 0, "this would end the adjacency"
+
+
+def test_what_was_said_before_native_mode_is_not_repeated_after_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM has said something else meanwhile, which was not heard here."""
+    sent: list[bytes] = []
+    host.migrating = True
+    hello = ospf_hello(0x0A000102)
+
+    def repeated(*, native_between: bool) -> bool:
+        host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
+        home = host.switch.placements["vr1"]
+        for mode in (Mode.NATIVE, Mode.XENFLOW) if native_between else ():
+            home = home.step(mode=mode)
+            host.table.place(home, [], False, lambda error: None)
+            host.wire.run()
+        host.switch.still = VIFS
+        sent.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(host.wire, "send", sent.append)
+            host.table.tick(time.monotonic() + 11)
+        return any(hello in data for data in sent)
+
+    assert repeated(native_between=False)
+    assert not repeated(native_between=True)
+
+
+def test_what_is_sent_up_late_follows_what_was_held(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment that the source is told where the VM is and the one that its flows say so,
+    packets still come up; and some are on their way to the controller then."""
+    sent: list[bytes] = []
+    host.still(VIFS)
+    host.ping(1)
+    away = Placement("vr1", ("host-a", "host-b"), "host-b", "host-a", version=5)
+    host.switch.placements["vr1"] = away
+    monkeypatch.setattr(host.wire, "send", sent.append)
+    late = host.ping(2)
+    outs = [m for data in sent for m in of.split(data)[0] if m[1] == of.Type.PACKET_OUT]
+    assert [late in m for m in outs] == [False, True], "both, in order"
+    assert host.held() == []
+    host.switch.placements["vr1"] = at_home("vr1", "host-b")
+    host.ping(3)
+    assert host.held() == [], "nothing is held for a router that is elsewhere"
+    assert len([m for d in sent for m in of.split(d)[0] if m[1] == of.Type.PACKET_OUT]) == 2
+
+
+def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in the ring of a VM that has been suspended meanwhile."""
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
+    both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
+    host.switch.placements["vr1"] = both
+    host.switch.placed("vr1")
+    host.wire.run()
+    assert host.to_vm() == {"delivers", "delivers and copies"}, "copies what is for the VM itself"
+    got = host.ping(1, copied=True)
+    assert host.held() == []
+    host.still(VIFS)
+    assert host.to_vm() == {"holds"}
+    late = host.ping(2, copied=True)  # it was put into the vif before the switch knew
+    last = host.ping(3)
+    assert host.held() == [got, late, last]
+    assert host.table.packets.held["vr1"].repeated == 2, "the late one, too"
+
+
+def test_what_a_vm_was_given_before_an_announced_suspension_it_has_read(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy of it is delivered; who suspends waits until the switch gives the vifs nothing."""
+    monkeypatch.setattr(host.switch, "in_force", host.switch.once_told)
+    router = host.table.network.routers["vr1"]
+    said: list[tuple[str | None, set[str]]] = []
+
+    def told(error: str | None) -> None:
+        said.append((error, host.to_vm()))
+
+    both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
+    host.switch.placements["vr1"] = both
+    host.switch.placed("vr1")
+    host.wire.run()
+    host.ping(1, copied=True)
+    host.table.packets.announced(host.switch, router, True, told)
+    assert said == []
+    host.ping(2, copied=True)
+    host.wire.run()
+    assert said == [(None, {"holds"})]
+    held = host.ping(3)
+    assert host.held() == [held]
+    host.table.packets.announced(host.switch, router, True, told)
+    assert said[1:] == [(None, {"holds"})], "at once, where nothing is given to it anyway"
+    host.table.packets.announced(host.switch, router, False, told)
+    host.wire.run()
+    assert [error for error, _ in said[2:]] == [None]
+    assert host.to_vm() == {"delivers", "delivers and copies"}
+    assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
+
+
+def test_an_announced_suspension_that_nobody_ends_is_over_in_the_end(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(host.switch, "in_force", host.switch.once_told)
+    router = host.table.network.routers["vr1"]
+    host.table.packets.announced(host.switch, router, True, lambda error: None)
+    host.wire.run()
+    host.table.tick(now[0] + vm_packets.ANNOUNCED_S)
+    assert host.to_vm() == {"holds"}
+    host.table.tick(now[0] + vm_packets.ANNOUNCED_S + 1.0)
+    host.wire.run()
+    assert host.to_vm() == {"delivers"}

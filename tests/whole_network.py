@@ -1,0 +1,504 @@
+"""A whole network in one process: where does this packet leave?
+
+Every switch holds the flows that `pipeline` plans for it, each by its own placements, so that a
+moment in the middle of a migration is just a network whose switches do not agree.  A frame that
+leaves a cabled port enters the far end; one that leaves an access port has arrived at a machine.
+Routers' VMs are a small kernel of their own: they answer ARP, keep what is meant for them and
+forward the rest, as a VM does for packets that the switches leave to it.
+
+Nothing here knows what a migration is; `test_migration_order` does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from xenflow.model.network import End, Interface, Network, Pipeline, Router
+from xenflow.model.network import Kind as DatapathKind
+from xenflow.model.placement import Placement, at_home
+from xenflow.openflow import flow as fl
+from xenflow.openflow import packet as pk
+from xenflow.openflow import wire as of
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.store.network_file import load_with_lab
+from xenflow.switch.reactive import Reactive
+from xenflow.tables import pipeline, plain_host, simulate
+from xenflow.tables.views import next_hop_view, router_view
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+MAX_HOPS = 200
+"""A frame that is still on its way after so many switches goes round and round."""
+
+_packer = of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+
+
+# --------------------------------------------------------------------------------------------
+# Addresses and routes
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """An end machine; `stub` is a host address that only routers lead to."""
+
+    name: str
+    end: End
+    link: str
+    mac: int
+    address: IPv4Interface
+    stub: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network with its addresses, and the routes that follow from them."""
+
+    network: Network
+    machines: dict[str, Machine]
+    addresses: dict[str, dict[str, IPv4Interface]]
+    states: dict[str, RouterState]
+    tables: dict[Any, simulate.Tables] = field(default_factory=dict)
+    """What a switch holds, by everything that it depends on."""
+
+    def neighbours(self, link: str) -> Iterator[tuple[int, int]]:
+        """(address, MAC) of everybody on a link."""
+        for machine in self.machines.values():
+            if machine.link == link:
+                yield int(machine.address.ip), machine.mac
+        for router, interface in self.network.members(link):
+            yield int(self.addresses[router.name][interface.name].ip), interface.mac
+
+
+def load(name: str) -> Plan:
+    """One of the networks in `conf/`, with the addresses of its lab."""
+    network, lab = load_with_lab(CONF / f"{name}.toml")
+    return plan(network, lab)
+
+
+def plan(network: Network, lab: Mapping[str, Any]) -> Plan:
+    """The addresses in a `[lab]` table, and shortest-path routes over them."""
+    link_of = {a.end: link.name for link in network.links.values() for a in link.access}
+    machines = {}
+    for name, what in lab["machines"].items():
+        end = End(*what["access"].split(":"))
+        machines[name] = Machine(
+            name,
+            end,
+            link_of[end],
+            int(what["mac"].replace(":", ""), 16),
+            IPv4Interface(what["address"]),
+            int(IPv4Interface(what["stub"]).ip),
+        )
+    addresses = {
+        router: {i: IPv4Interface(text) for i, text in what["addresses"].items()}
+        for router, what in lab["routers"].items()
+    }
+    made = Plan(network, machines, addresses, {})
+    made.states.update((r.name, _state(made, r)) for r in network.routers.values())
+    return made
+
+
+def _state(made: Plan, router: Router) -> RouterState:
+    """What the router's routerd would tell."""
+    state = RouterState()
+    index = {i.name: n for n, i in enumerate(router.interfaces, 2)}
+    hop_ids: dict[tuple[int, int], int] = {}
+    sections: dict[Kind, list[Any]] = {kind: [] for kind in Kind}
+
+    def hop(interface: Interface, gateway: int, mac: int) -> int:
+        key = index[interface.name], gateway
+        if key not in hop_ids:
+            hop_ids[key] = len(hop_ids) + 1
+            kind = NextHopType.VIA if gateway else NextHopType.CONNECTED
+            sections[Kind.NEXTHOP].append(m.NextHop(hop_ids[key], kind, 4, key[0], gateway, mac))
+        return hop_ids[key]
+
+    for interface in router.interfaces:
+        here = index[interface.name]
+        own = made.addresses[router.name][interface.name]
+        net = own.network
+        sections[Kind.INTERFACE].append(m.Interface(here, 7, 1500, interface.mac, interface.name))
+        for address in (int(own.ip), int(net.broadcast_address)):
+            broadcast = address == int(net.broadcast_address)
+            sections[Kind.LOCAL].append(m.Local(4, 32, here, address, broadcast))
+        for address, mac in made.neighbours(interface.link):
+            if mac != interface.mac:
+                sections[Kind.NEIGHBOUR].append(m.Neighbour(here, 4, True, address, mac))
+        connected = int(net.network_address), net.prefixlen, hop(interface, 0, 0)
+        sections[Kind.ROUTE4].append(connected)
+    for prefix, plen, interface, gateway, mac in _far(made, router):
+        sections[Kind.ROUTE4].append((prefix, plen, hop(interface, gateway, mac)))
+    order = (Kind.INTERFACE, Kind.LOCAL, Kind.NEXTHOP, Kind.NEIGHBOUR, Kind.ROUTE4)
+    state.apply(Section(kind, Op.SET, sections[kind]) for kind in order)
+    return state
+
+
+def _far(made: Plan, router: Router) -> Iterator[tuple[int, int, Interface, int, int]]:
+    """(prefix, length, interface, gateway, its MAC) of what is not connected, breadth first."""
+    known = {i.link for i in router.interfaces}
+    queue = deque((i.link, i, 0, 0) for i in router.interfaces)
+    while queue:
+        link, out, gateway, gateway_mac = queue.popleft()
+        for machine in made.machines.values():
+            if machine.link == link:
+                own = int(machine.address.ip), machine.mac
+                yield machine.stub, 32, out, *((gateway, gateway_mac) if gateway else own)
+        for other, there in made.network.members(link):
+            first = (
+                (gateway, gateway_mac)
+                if gateway
+                else (int(made.addresses[other.name][there.name].ip), there.mac)
+            )
+            for beyond in other.interfaces:
+                if other.name != router.name and beyond.link not in known:
+                    known.add(beyond.link)
+                    net = made.addresses[other.name][beyond.name].network
+                    yield int(net.network_address), net.prefixlen, out, *first
+                    queue.append((beyond.link, out, *first))
+
+
+# --------------------------------------------------------------------------------------------
+# What becomes of a frame
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One copy of a frame at its end: `at` a machine, a router's VM ("vm:vr1"), or in the hands
+    of a controller that holds it for one ("held:vr1")."""
+
+    at: str
+    frame: bytes
+
+
+@dataclass(slots=True)
+class Journey:
+    """Everything that became of a frame."""
+
+    arrivals: list[Arrival] = field(default_factory=list)
+    by_kernel: list[str] = field(default_factory=list)
+    """The routers whose VM forwarded it, in order."""
+    path: list[str] = field(default_factory=list)
+    looped: bool = False
+    taken_in: set[tuple[str, str]] = field(default_factory=set)
+    """(datapath, router) where it was counted as an arrival for that router."""
+
+    @property
+    def ends(self) -> list[str]:
+        """Where the copies ended, sorted."""
+        return sorted(a.at for a in self.arrivals)
+
+    def copies(self, at: str) -> list[bytes]:
+        """The copies that ended at one place."""
+        return [a.frame for a in self.arrivals if a.at == at]
+
+    def __str__(self) -> str:
+        return "; ".join(self.path) + f" => {', '.join(self.ends) or 'lost'}"
+
+
+class WholeNetwork:
+    """All switches of a network, each with its own idea of where the routers are.
+
+    placed    datapath -> router -> placement
+    vifs      router -> host where its VM's interfaces are, None while they are nowhere
+    running   the routers whose VM runs (it forwards and answers); what reaches one that does not
+              run waits for it
+    known     router -> the hosts whose controllers know its routes
+    """
+
+    def __init__(self, made: Plan) -> None:
+        self.plan = made
+        self.network = made.network
+        routers = made.network.routers.values()
+        home = {r.name: at_home(r.name, r.home) for r in routers}
+        self.placed = {name: dict(home) for name in made.network.datapaths}
+        self.vifs: dict[str, str | None] = {r.name: r.home for r in routers}
+        self.running = {r.name for r in routers}
+        self.known = {r.name: {r.home} for r in routers}
+        self._names = {name: self._all_ports(name) for name in made.network.datapaths}
+
+    def copy(self) -> WholeNetwork:
+        """The same network; changing the one does not change the other."""
+        twin = object.__new__(WholeNetwork)
+        twin.plan, twin.network = self.plan, self.network
+        twin.placed = {name: dict(placements) for name, placements in self.placed.items()}
+        twin.vifs, twin.running = dict(self.vifs), set(self.running)
+        twin.known = {name: set(hosts) for name, hosts in self.known.items()}
+        twin._names = self._names
+        return twin
+
+    @property
+    def key(self) -> Any:
+        """The same for networks in the same state."""
+        placed = tuple((name, tuple(p.values())) for name, p in self.placed.items())
+        known = tuple((name, tuple(sorted(hosts))) for name, hosts in self.known.items())
+        return placed, tuple(self.vifs.items()), tuple(sorted(self.running)), known
+
+    def place(self, placement: Placement, *datapaths: str) -> None:
+        """Some switches are told where a router is (the version is of no account here)."""
+        for name in datapaths:
+            self.placed[name][placement.router] = replace(placement, version=0)
+
+    # --- switches -----------------------------------------------------------------------------
+
+    def _all_ports(self, datapath: str) -> list[str]:
+        network = self.network
+        names = [c.near(datapath).port for c in network.cables_of[datapath]]
+        for link in network.links.values():
+            names += [a.end.port for a in link.access if a.end.datapath == datapath]
+        if datapath in network.hosts:
+            names += [i.vif for r in network.routers.values() for i in r.interfaces]
+        return names
+
+    def ports(self, datapath: str) -> dict[str, int]:
+        """The ports a switch has now, by name."""
+        away = {
+            i.vif
+            for router in self.network.routers.values()
+            if self.vifs[router.name] != datapath
+            for i in router.interfaces
+        }
+        numbered = enumerate(self._names[datapath], 1)
+        return {name: number for number, name in numbered if name not in away}
+
+    def site(self, datapath: str) -> pipeline.Site:
+        """A switch as its planner sees it."""
+        states = self.plan.states
+        views = {
+            router.name: router_view(router, states[router.name])
+            for router in self.network.routers.values()
+            if datapath in self.known[router.name]
+        }
+        return pipeline.Site(
+            self.network,
+            self.network.datapaths[datapath],
+            self.ports(datapath),
+            self.placed[datapath],
+            views,
+        )
+
+    def tables(self, datapath: str) -> simulate.Tables:
+        """What a switch holds once everything is written."""
+        ports = self.ports(datapath)
+        known = tuple(name for name, hosts in self.known.items() if datapath in hosts)
+        placed = tuple(self.placed[datapath].values())
+        key = datapath, tuple(ports), placed, known
+        tables = self.plan.tables
+        if key not in tables:
+            tables[key] = simulate.Tables(self._flows(datapath))
+        return tables[key]
+
+    def _flows(self, datapath: str) -> Iterator[fl.Flow]:
+        site = self.site(datapath)
+        here = site.datapath
+        plain = here.kind is DatapathKind.HOST and not here.nicira
+        yield from (plain_host if plain else pipeline).local_flows(site).values()
+        if plain or here.pipeline is Pipeline.REACTIVE:
+            return
+        for router in self.network.routers.values():
+            if site.forwards(router.name) and router.name in site.views:
+                yield from router_flows(self.network, router, self.plan.states[router.name])
+
+    # --- frames -------------------------------------------------------------------------------
+
+    def from_machine(self, name: str, frame: bytes) -> Journey:
+        """A machine sends a frame."""
+        return self._follow(self.plan.machines[name].end, frame)
+
+    def from_vm(self, router: str, interface: str, frame: bytes) -> Journey:
+        """A router's VM sends a frame."""
+        host = self.vifs[router]
+        assert host is not None, f"{router} has no interfaces now"
+        found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
+        return self._follow(End(host, found.vif), frame)
+
+    def release(self, router: str, interface: str, host: str, to: str, target: int) -> Journey:
+        """A frame that host's controller held for a VM is sent across to another host, as
+        `vm.packets` does it; it was for MAC address `target`."""
+        found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
+        link = self.network.links[found.link]
+        port = self.site(host).toward(link, to)
+        assert port is not None
+        onward = (fl.set_dl_dst(found.mac), fl.set_vlan(link.detour_vlan), fl.output(port))
+        frame = pk.ethernet(target, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b"held"))
+        verdict = simulate.run_actions(self.tables(host), frame, fl.CONTROLLER, onward)
+        names = {number: name for name, number in self.ports(host).items()}
+        journey = Journey()
+        for number, sent in verdict.outputs:
+            for end, copy in self._leave(End(host, names[int(number)]), sent, journey):
+                self._follow(end, copy, journey)
+        return journey
+
+    def _follow(self, end: End, frame: bytes, journey: Journey | None = None) -> Journey:
+        journey = journey or Journey()
+        queue = deque([(end, frame)])
+        while queue:
+            end, frame = queue.popleft()
+            if len(journey.path) > MAX_HOPS:
+                journey.looped = True
+                return journey
+            queue.extend(self._enter(end, frame, journey))
+        return journey
+
+    def _enter(self, end: End, frame: bytes, journey: Journey) -> Iterator[tuple[End, bytes]]:
+        """A frame enters a switch; what then enters others."""
+        numbers = self.ports(end.datapath)
+        names = {number: name for name, number in numbers.items()}
+        verdict = simulate.run(self.tables(end.datapath), frame, numbers[end.port])
+        assert not verdict.error, f"{end}: {verdict.error}"
+        left = []
+        routers = {router.id: router.name for router in self.network.routers.values()}
+        for step in verdict.trace:
+            counted = pipeline.taken_in(step.flow.cookie) if step.flow else 0
+            if counted:
+                journey.taken_in.add((end.datapath, routers[counted]))
+        outputs = deque(verdict.outputs)
+        while outputs:
+            port, sent = outputs.popleft()
+            if port == "controller" and self._asks(end.datapath, sent):
+                outputs.extend(self._answered(end.datapath, numbers[end.port], sent, journey))
+            elif port == "controller":
+                self._held(end.datapath, sent, journey)
+            elif port == "normal":
+                for name, copy in self._bridge(end, sent):
+                    left.append((End(end.datapath, name), copy))
+            elif port in names:
+                left.append((End(end.datapath, names[int(port)]), sent))
+        journey.path.append(f"{end} -> {', '.join(e.port for e, _ in left) or '-'}")
+        for out, sent in left:
+            yield from self._leave(out, sent, journey)
+
+    def _leave(self, end: End, frame: bytes, journey: Journey) -> Iterator[tuple[End, bytes]]:
+        for cable in self.network.cables_of[end.datapath]:
+            if end in (cable.a, cable.b):
+                yield cable.far(end.datapath), frame
+                return
+        assert not pk.parse(frame).vlan_tci, f"{end} gets a tagged frame"
+        for machine in self.plan.machines.values():
+            if machine.end == end:
+                for_it = frame[0] & 1 or frame[:6] == machine.mac.to_bytes(6, "big")
+                journey.arrivals += [Arrival(machine.name, frame)] if for_it else []
+                return
+        for router in self.network.routers.values():
+            for interface in router.interfaces:
+                if interface.vif == end.port:
+                    yield from self._kernel(router, interface, frame, journey)
+
+    def _asks(self, datapath: str, frame: bytes) -> bool:
+        here = self.network.datapaths[datapath]
+        reactive = here.pipeline is Pipeline.REACTIVE or not here.nicira
+        return reactive and pipeline.is_question(frame)
+
+    def _answered(
+        self, datapath: str, in_port: int, frame: bytes, journey: Journey
+    ) -> list[tuple[int | str, bytes]]:
+        """What the reactive pipeline's answer makes of a packet; a flow that is made counts."""
+        site = self.site(datapath)
+        states = {name: self.plan.states[name] for name in site.views if site.forwards(name)}
+        answer = Reactive(site, states, site.datapath.nicira).answer(in_port, frame)
+        if answer is None:
+            return []
+        messages, _ = of.split(answer)
+        if len(messages) > 1:
+            links = self.network.links.values()
+            vlan = pk.parse(frame).vlan_tci & 0xFFF
+            name = next(link.name for link in links if link.vlan == vlan)
+            journey.taken_in.update(
+                (datapath, router.name)
+                for router, i in self.network.members(name)
+                if frame[:6] == i.mac.to_bytes(6, "big")
+            )
+        out = messages[-1]
+        at, length = 16, int.from_bytes(out[14:16], "big")
+        came = int.from_bytes(out[12:14], "big")
+        actions = of.parse_actions(out, at, length)
+        packet = out[at + length :]
+        return simulate.run_actions(self.tables(datapath), packet, came, actions).outputs
+
+    def _held(self, datapath: str, frame: bytes, journey: Journey) -> None:
+        """As `vm.packets` does with what a switch sends up: a frame for a VM is held; another is
+        the copy of a hello."""
+        what = pipeline.sent_up(self.network, {}, 0, frame)
+        if not isinstance(what, pipeline.ForVm) or what.copied:
+            return
+        for router, interface in self.network.members(what.link.name):
+            mine = what.frame[:6] == interface.mac.to_bytes(6, "big") or what.frame[0] & 1
+            if mine and self.placed[datapath][router.name].vm == datapath:
+                journey.arrivals.append(Arrival(f"held:{router.name}", what.frame))
+
+    def _bridge(self, end: End, frame: bytes) -> Iterator[tuple[str, bytes]]:
+        """NORMAL without anything learned: to every port of the VLAN but its own; an access port
+        has its link's, a cable has all (ovs-vswitchd.conf.db(5), VLAN modes)."""
+        tags = self._tags(end.datapath)
+        here = tags.get(end.port)
+        tag = pk.parse(frame).vlan_tci & 0xFFF if here is None else here
+        bare = frame[:12] + frame[16:] if pk.parse(frame).vlan_tci else frame
+        for name in self.ports(end.datapath):
+            if name == end.port or tags.get(name, tag) != tag:
+                continue
+            yield name, (bare if name in tags or not tag else pk.vlan(bare, tag))
+
+    def _tags(self, datapath: str) -> dict[str, int]:
+        tags = {}
+        for link in self.network.links.values():
+            tags.update((a.end.port, link.vlan) for a in link.access if a.end.datapath == datapath)
+            tags.update((i.vif, link.vlan) for _, i in self.network.members(link.name))
+        return tags
+
+    # --- a router's VM ------------------------------------------------------------------------
+
+    def _kernel(
+        self, router: Router, interface: Interface, frame: bytes, journey: Journey
+    ) -> Iterator[tuple[End, bytes]]:
+        packet = pk.parse(frame)
+        if packet.dl_dst != interface.mac and not frame[0] & 1:
+            return
+        arrived = Arrival(f"vm:{router.name}", frame)
+        own = {int(a.ip): a for a in self.plan.addresses[router.name].values()}
+        forwards = (
+            packet.dl_type == pk.ETH_IPV4
+            and packet.nw_ttl > 1
+            and not frame[0] & 1
+            and packet.nw_dst not in own
+        )
+        if router.name not in self.running or not forwards:
+            journey.arrivals.append(arrived)
+            return
+        state = self.plan.states[router.name]
+        hop = _lookup(state, packet.nw_dst)
+        if hop is None:
+            journey.arrivals.append(arrived)
+            return
+        out = router.interfaces[hop.ifindex - 2]
+        mac = hop.mac or dict(self.plan.neighbours(out.link))[packet.nw_dst]
+        fields = pk.fields(frame, 0)
+        fields.update(nw_ttl=packet.nw_ttl - 1, dl_src=out.mac, dl_dst=mac)
+        journey.by_kernel.append(router.name)
+        host = self.vifs[router.name]
+        assert host is not None
+        yield End(host, out.vif), simulate.rewrite(frame, packet, fields)
+
+
+def router_flows(network: Network, router: Router, state: RouterState) -> Iterator[fl.Flow]:
+    """The flows of a router's routes and next hops."""
+    for hop in state.nexthops.values():
+        yield from pipeline.next_hop_flows(network, router, next_hop_view(router, state, hop))
+    for key, hop_id in state.routes4.items():
+        net, plen = key >> 8, key & 255
+        own = pipeline.cookie(pipeline.ROUTES, router.id, pipeline.route_chunk(net))
+        yield _packer.route_flow(router.id, net, plen, hop_id, own)
+
+
+def _lookup(state: RouterState, address: int) -> m.NextHop | None:
+    """Longest-prefix match."""
+    for plen in range(32, -1, -1):
+        net = address & pipeline.prefix_mask(plen)
+        found = state.routes4.get(net << 8 | plen)
+        if found is not None:
+            return state.nexthops[found]
+    return None
