@@ -1,20 +1,14 @@
-"""Placements as they travel, and the requests that a migration refuses before anything happens."""
+"""Placements as they travel."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.whole_network import load
-from xenflow.model.network import Cable, End, Network, NetworkError
+from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, Placement, at_home, from_json, to_json
-from xenflow.plan import migration as mig
-from xenflow.plan.migration import Apply, Order
 
-PATH = load("path").network
 HOSTS = st.lists(st.sampled_from(("a", "b", "c")), max_size=3, unique=True).map(tuple)
 
 
@@ -57,75 +51,3 @@ def test_every_step_is_newer() -> None:
     second = first.step(vm="host-b", also=("host-c",))
     assert second.version == first.version + 1
     assert second.hosts == ("host-a", "host-b", "host-c")
-
-
-@pytest.mark.parametrize("order", Order)
-def test_versions_never_go_back_on_any_switch(order: Order) -> None:
-    stages = mig.stages(PATH, at_home("vr1", "host-a"), "host-b", order)
-    seen = dict.fromkeys(PATH.datapaths, 0)
-    for effect in (effect for stage in stages for effect in stage.effects):
-        if isinstance(effect, Apply):
-            for name in effect.datapaths:
-                assert effect.placement.version >= seen[name]
-                seen[name] = effect.placement.version
-    assert sum(stage.commits for stage in stages) == 1
-    settled = replace(at_home("vr1", "host-b"), version=max(seen.values()))
-    last = [e.placement for e in stages[-1].effects if isinstance(e, Apply)][-1]
-    assert replace(last, mode=settled.mode) == settled
-
-
-@pytest.mark.parametrize(
-    ("to", "why"),
-    [
-        ("host-a", "already"),
-        ("s1", "plain switch"),
-        ("host-x", "unknown host host-x"),
-    ],
-)
-def test_impossible_destinations_are_refused_with_the_reason(to: str, why: str) -> None:
-    with pytest.raises(NetworkError, match=why):
-        mig.stages(PATH, at_home("vr1", "host-a"), to, Order.OVERLAPPED)
-
-
-def test_a_destination_that_would_lose_a_neighbour_is_refused() -> None:
-    left = replace(PATH.links["left"], cables=("gen-s1", "a-s1"))
-    narrow = Network(
-        PATH.name,
-        PATH.controllers,
-        PATH.datapaths,
-        PATH.cables,
-        {**PATH.links, "left": left},
-        PATH.routers,
-    )
-    with pytest.raises(NetworkError, match="no path from host-b to .* for virtual link left"):
-        mig.stages(narrow, at_home("vr1", "host-a"), "host-b", Order.OVERLAPPED)
-
-
-def test_switches_are_turned_from_the_destination_backwards() -> None:
-    router = PATH.routers["vr1"]
-    assert mig.turn_rounds(PATH, router, "host-a", "host-b") == [["s2"], ["host-c"], ["s1"]]
-    assert mig.turn_rounds(PATH, router, "host-b", "host-a") == [["s1"], ["host-c"], ["s2"]]
-
-
-def test_links_that_cross_two_switches_in_opposite_orders_are_refused() -> None:
-    """One link goes host-a, s1, s2, host-b, the other host-a, s2, s1, host-b."""
-    more = {
-        name: Cable(name, End(*one.split(":")), End(*other.split(":")))
-        for name, one, other in (
-            ("a-s2", "host-a:to-s2", "s2:to-a"),
-            ("b-s1", "host-b:to-s1", "s1:to-b"),
-            ("s1-s2", "s1:to-s2", "s2:to-s1"),
-        )
-    }
-    left = replace(PATH.links["left"], cables=("gen-s1", "a-s1", "s1-s2", "b-s2", "recv-s2"))
-    middle = replace(PATH.links["middle"], root="s1", cables=("b-s1", "s1-s2", "a-s2", "s1-c"))
-    crossed = Network(
-        PATH.name,
-        PATH.controllers,
-        PATH.datapaths,
-        {**PATH.cables, **more},
-        {**PATH.links, "left": left, "middle": middle},
-        PATH.routers,
-    )
-    with pytest.raises(NetworkError, match="opposite orders: restrict one link's `cables`"):
-        mig.turn_rounds(crossed, crossed.routers["vr1"], "host-a", "host-b")
