@@ -10,8 +10,8 @@ has the datapath's name (an end machine with a switch of its own) the switch's n
 `NAME-sw`, so that `lab exec NAME` is the machine.
 
 A host whose `hypervisor` is not the lab's is *elsewhere*: its node holds the ends of its cables and
-of its management link, for whoever brings that host (`xen/bed/`), and nothing runs there.  So are
-the routers that are at home there: they have no node.
+of its management link, for whoever brings that host (the Xen test bed), and nothing runs there.
+So are the routers that are at home there: they have no node.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from lab.bring_up import NETWORK_FILE
 from lab.namespace import LabError
 from mgmt import hypervisor
 from mgmt.hypervisor import HypervisorError, Job, JobState
-from xen.bed import bed as beds
-from xen.bed import router as guests
-from xen.bed.bed import Bed
+from tests.xen.bed import bed as beds
+from tests.xen.bed import router as guests
+from tests.xen.bed.bed import Bed
 from xenflow.store import network_file
 
 _LIMIT_S = 600.0

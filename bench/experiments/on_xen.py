@@ -1,4 +1,4 @@
-"""Moves a router between genuine Xen hosts: the test bed (`xen.bed`) in the place of the lab.
+"""Moves a router between genuine Xen hosts: the test bed (`tests.xen.bed`) in the place of the lab.
 
 The guest is what wears out: each move costs it memory for good (docs/xen.md), so between sessions
 one that has little left is replaced.
@@ -14,10 +14,10 @@ from lab.bring_up import NETWORK_FILE
 from lab.moves import Mover
 from mgmt.client import TIMEOUT_S
 from mgmt.session import Session
-from xen.bed import bed as beds
-from xen.bed import router as guests
-from xen.bed.bed import Bed
-from xen.bed.dom0 import ENVIRONMENT
+from tests.xen.bed import bed as beds
+from tests.xen.bed import router as guests
+from tests.xen.bed.bed import Bed
+from tests.xen.bed.dom0 import ENVIRONMENT
 from xenflow.store import network_file
 
 TOPOLOGY = "xen"

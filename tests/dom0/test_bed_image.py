@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from lab.namespace import LabError
-from xen.bed import router
+from tests.xen.bed import router
 
 
 def test_an_image_that_cannot_be_built_is_told_as_the_beds_errors_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`python -m xen.bed` shows those without a traceback."""
+    """`python -m tests.xen.bed` shows those without a traceback."""
     monkeypatch.setenv("XENFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LabError, match="apt-cache is not installed"):

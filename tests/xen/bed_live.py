@@ -21,10 +21,10 @@ from lab.namespace import Echo, LabError
 from lab.operate import find_node
 from lab.probe import ProbePair
 from tests.lab.live import settle, xenflow
-from xen.bed import bed as whole
-from xen.bed import router as guests
-from xen.bed.bed import Bed
-from xen.bed.dom0 import Dom0
+from tests.xen.bed import bed as whole
+from tests.xen.bed import router as guests
+from tests.xen.bed.bed import Bed
+from tests.xen.bed.dom0 import Dom0
 
 MOVE_LIMIT_S = 600.0
 """How long a move may take before something hangs: about twenty times what it takes."""

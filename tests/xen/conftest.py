@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from lab.description import ROOT
-from xen.bed import bed as whole
-from xen.bed.bed import Bed
-from xen.bed.dom0 import ENVIRONMENT
+from tests.xen.bed import bed as whole
+from tests.xen.bed.bed import Bed
+from tests.xen.bed.dom0 import ENVIRONMENT
 
 FIGURES = ROOT / "out" / "xen" / "figures.json"
 _begun = time.monotonic()

@@ -16,6 +16,8 @@ from lab import operate
 from lab.description import PREFIX
 from lab.namespace import ip
 from tests.lab.live import Running, settle, xenflow
+from tests.xen.bed.bed import Bed
+from tests.xen.bed.dom0 import Dom0
 from tests.xen.bed_live import (
     MOVE_LIMIT_S,
     bring_home,
@@ -26,8 +28,6 @@ from tests.xen.bed_live import (
     token,
     where,
 )
-from xen.bed.bed import Bed
-from xen.bed.dom0 import Dom0
 
 TOPOLOGY = "xen"
 Figure = Callable[[str, object], None]

@@ -20,6 +20,7 @@ from lab.description import ROOT
 from lab.judge import Counts
 from lab.probe import ProbePair
 from tests.lab.live import datapaths, difference, flows, settle, xenflow
+from tests.xen.bed.bed import Bed
 from tests.xen.bed_live import (
     BRIDGE,
     RATES_PPS,
@@ -39,7 +40,6 @@ from tests.xen.bed_live import (
     vif_packets,
     where,
 )
-from xen.bed.bed import Bed
 
 TOPOLOGY = "xen"
 MOVES = 10

@@ -16,6 +16,7 @@ from lab.description import ROOT
 from lab.judge import Counts
 from lab.probe import ProbePair
 from tests.lab.live import xenflow
+from tests.xen.bed.bed import Bed
 from tests.xen.bed_live import (
     RATES_PPS,
     adjacency_changes,
@@ -26,7 +27,6 @@ from tests.xen.bed_live import (
     token,
     where,
 )
-from xen.bed.bed import Bed
 
 TOPOLOGY = "xen-path"
 ENDS = ("gen", "recv")

@@ -22,7 +22,7 @@ from lab import process, wire
 from lab.bring_up import CABLE_MTU, MANAGEMENT
 from lab.description import Lab
 from lab.namespace import LabError, inside, ip, tc
-from xen.bed.build import Built
+from tests.xen.bed.build import Built
 
 MEMORY_MIB = 768
 DOM0_MIB = 320

@@ -18,9 +18,9 @@ from lab.description import Lab
 from lab.namespace import LabError, inside
 from lab.operate import find_node
 from lab.routing import NeighbourChange
-from xen.bed.build import bed_errors
-from xen.bed.cache import directory
-from xen.bed.dom0 import Dom0
+from tests.xen.bed.build import bed_errors
+from tests.xen.bed.cache import directory
+from tests.xen.bed.dom0 import Dom0
 from xen.image import router_config
 from xen.image.build import INITRD, KERNEL, Builder
 

@@ -25,7 +25,7 @@ from inspect import getsource
 from pathlib import Path
 
 from lab.namespace import LabError
-from xen.bed.cache import ROOT, piece
+from tests.xen.bed.cache import ROOT, piece
 from xen.image import bzimage, debian
 
 SUITE = "bookworm"
@@ -97,7 +97,7 @@ INSTALLED = (
 )
 """What `scripts/install-dom0` copies: a change in it makes another image."""
 _IMAGE_MIB = 800
-_FILES = Path(__file__).resolve().parent / "dom0"
+_FILES = Path(__file__).resolve().parent / "boot"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _CONTAINED = (
     "setpriv",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab.bring_up import CABLE_MTU, NETWORK_FILE
 from lab.description import Lab
-from xen.bed.machine import Machine
+from tests.xen.bed.machine import Machine
 
 
 def write(lab: Lab, machine: Machine, path: Path, more: dict[str, Path]) -> None:

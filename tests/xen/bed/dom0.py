@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lab import process
 from lab.description import Lab
 from lab.namespace import LabError
-from xen.bed.build import Built
+from tests.xen.bed.build import Built
 
 CONFIG = process.STATE_DIR / "ssh_config"
 """What ssh needs to know to enter the bed's hosts."""

@@ -1,8 +1,8 @@
 """Two genuine Xen hosts on one machine: Xen and Domain 0 under QEMU, joined to a lab.
 
-    python -m xen.bed up              hosts, lab and router; then `xenflow` works on it
-    python -m xen.bed sh host-a CMD   a command in a Domain 0
-    python -m xen.bed down
+    python -m tests.xen.bed up              hosts, lab and router; then `xenflow` works on it
+    python -m tests.xen.bed sh host-a CMD   a command in a Domain 0
+    python -m tests.xen.bed down
 
 The processor is emulated (no KVM is needed), everything above it is the real thing: the hypervisor,
 Domain 0's kernel with Open vSwitch's module, `xl`, the router as a Domain U.  Edge machines and
@@ -20,7 +20,7 @@ switches between hosts are the lab's (`lab/`), whose hosts of other hypervisors 
 import sys
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 for _path in (str(_ROOT / "pox_ext"), str(_ROOT)):
     if _path not in sys.path:
         sys.path.insert(0, _path)

@@ -19,9 +19,9 @@ from lab.description import Lab, find_file, load_lab
 from lab.namespace import LabError
 from mgmt.client import TIMEOUT_S, AskError
 from mgmt.session import Session
-from xen.bed import dom0, machine, payload, router
-from xen.bed.build import Built, build
-from xen.bed.dom0 import Dom0
+from tests.xen.bed import dom0, machine, payload, router
+from tests.xen.bed.build import Built, build
+from tests.xen.bed.dom0 import Dom0
 
 OSPF = {"hello_s": 10, "dead_s": 40}
 """The protocol's default times (RFC 2328, appendix C.3)."""
@@ -145,7 +145,7 @@ def current() -> Bed:
     """
     lab, _ = bring_up.current()
     if not lab.elsewhere:
-        raise LabError("a lab is up, but no bed: `python -m xen.bed up` brings one up")
+        raise LabError("a lab is up, but no bed: `python -m tests.xen.bed up` brings one up")
     return Bed(lab, dom0.dom0s(lab))
 
 

@@ -1,4 +1,4 @@
-"""The command `python -m xen.bed`."""
+"""The command `python -m tests.xen.bed`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from lab.namespace import LabError
-from xen.bed import bed
-from xen.bed.dom0 import ENVIRONMENT, SSH
+from tests.xen.bed import bed
+from tests.xen.bed.dom0 import ENVIRONMENT, SSH
 from xenflow.model.network import NetworkError
 
 TOPOLOGY = "xen"
@@ -53,7 +53,7 @@ def _status(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m xen.bed",
+        prog="python -m tests.xen.bed",
         description="Two genuine Xen hosts under QEMU, joined to a lab.",
         epilog="run it inside scripts/isolated, or nothing keeps it apart from another lab",
     )
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.act(args)
     except NetworkError as error:
-        print(f"xen.bed: {error}", file=sys.stderr)
+        print(f"tests.xen.bed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
