@@ -1,4 +1,4 @@
-"""Draws docs/figures/sweep.csv: `sweep_routes`, `sweep_routers`, `sweep_switches`, as PNG and SVG.
+"""Draws docs/figures/sweep.csv: `sweep_routes`, `sweep_routers`, `sweep_switches`, as PNG.
 
     python -m bench.plots
 
@@ -42,7 +42,6 @@ def draw(folder: Path = FIGURES) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "xenflow"
     from matplotlib import pyplot
 
     with (folder / "sweep.csv").open() as file:
@@ -57,10 +56,8 @@ def draw(folder: Path = FIGURES) -> list[Path]:
             _panel(axis, points, name, label, lines)
             axis.set_xlabel(title)
         figure.tight_layout()
-        for kind in ("png", "svg"):
-            written.append(folder / f"sweep_{name}.{kind}")
-            metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(written[-1], dpi=120, metadata=metadata)
+        written.append(folder / f"sweep_{name}.png")
+        figure.savefig(written[-1], dpi=120)
         pyplot.close(figure)
     return written
 

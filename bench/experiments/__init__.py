@@ -14,6 +14,6 @@ docs; what is published there counts as kept, so that nobody's first look replac
     domain0_kernel.py  plane separation in Domain 0's kernel: the report's second baseline
     designs.py         figure 1.5: four designs of a router, forwarding rate and latency
     flood.py           a sender that is as fast as it can be
-    figures.py         .png, .svg and .csv
+    figures.py         .png and .csv
     claims.py          the report's claims beside what was measured: experiments.md
 """

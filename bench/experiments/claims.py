@@ -66,7 +66,7 @@ _CAPTIONS = {
 
 
 def _picture(number: str) -> str:
-    file = f"figures/fig{number.replace('.', '_')}.svg"
+    file = f"figures/fig{number.replace('.', '_')}.png"
     return f"![Figure {number}]({file})\n\n*Figure {number}: {_CAPTIONS[number]}.*\n"
 
 

@@ -1,4 +1,4 @@
-"""The figures: each a .png, a .svg and a .csv, drawn from the rows and nothing else.
+"""The figures: each a .png and a .csv, drawn from the rows and nothing else.
 
 5.2 to 5.4 have two parts as in the report, (a) packets of 64 bytes and (b) of 1500; what iperf sent
 and tcpdump counted stands beside the probe's, hollow.  Curves are drawn a little aside of the rate.
@@ -39,7 +39,6 @@ _COLOURS = {"native": "#cc0000", "domain0": "#e69138", "xenflow": "#0b5394"}
 _MARKS = {"native": "o", "domain0": "^", "xenflow": "s"}
 _BESIDE = 0.012
 """Of the axis: points of one rate stand side by side, so that none hides another's interval."""
-_FORMATS = (".png", ".svg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +88,25 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Every figure that there are rows for; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
-    with pyplot.rc_context({"svg.hashsalt": "xenflow", "font.size": 9}):
+    with pyplot.rc_context({"font.size": 9}):
         for figure in MIGRATION_FIGURES:
             if found := points(rows, "migration", figure.value):
-                files += _write_csv(folder / f"{figure.name}.csv", {figure.value: found})
-                files += _save(migration(figure, found), folder / figure.name)
+                files.append(_write_csv(folder / f"{figure.name}.csv", {figure.value: found}))
+                files.append(_save(migration(figure, found), folder / f"{figure.name}.png"))
         measured = {v: points(rows, "design", v) for v in DESIGN_VALUES}
         if any(measured.values()):
-            files += _write_csv(folder / "fig1_5.csv", measured)
-            files += _save(_designs(measured), folder / "fig1_5")
+            files.append(_write_csv(folder / "fig1_5.csv", measured))
+            files.append(_save(_designs(measured), folder / "fig1_5.png"))
     return files
 
 
-def _save(figure: Any, stem: Path) -> list[Path]:
-    files = [stem.with_suffix(suffix) for suffix in _FORMATS]
-    for file in files:
-        metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, dpi=110, bbox_inches="tight", metadata=metadata)
+def _save(figure: Any, file: Path) -> Path:
+    figure.savefig(file, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
-    return files
+    return file
 
 
-def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> list[Path]:
+def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
@@ -142,7 +138,7 @@ def _write_csv(path: Path, measured: dict[str, dict[Point, Estimate]]) -> list[P
                         f"{e.most:.6g}",
                     ]
                 )
-    return [path]
+    return path
 
 
 def migration(figure: Figure, found: dict[Point, Estimate]) -> Any:

@@ -97,7 +97,7 @@ def test_what_was_not_measured_is_called_so() -> None:
         assert line(text, *words).endswith(f"| {claims.NOT} |")
     empty = claims.measured([], [])
     assert "None yet." in empty and "figures/fig" not in empty
-    assert "figures/fig5_4.svg" in text and "figures/fig1_5.svg" in text
+    assert "figures/fig5_4.png" in text and "figures/fig1_5.png" in text
 
 
 def test_total_time_is_compared_at_points_that_both_have() -> None:
@@ -177,13 +177,13 @@ def test_a_document_without_its_marks_stays_as_it_is(text: str, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["experiments.md"]
 
 
-def test_each_figure_is_drawn_in_three_forms_with_its_data(tmp_path: Path) -> None:
+def test_each_figure_is_drawn_with_its_data_beside(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     files = {path.name for path in figures.draw(ROWS, tmp_path)}
     assert files == {
         f"{name}{suffix}"
         for name in ("fig5_2", "fig5_3", "fig5_4", "fig1_5")
-        for suffix in (".png", ".svg", ".csv")
+        for suffix in (".png", ".csv")
     }
     assert all((tmp_path / name).stat().st_size for name in files)
     with (tmp_path / "fig5_4.csv").open() as file:

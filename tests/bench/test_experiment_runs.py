@@ -219,7 +219,7 @@ def test_what_is_measured_is_published_beside_it_and_not_in_the_documents(
     Store(tmp_path / "out" / "runs.jsonl").add([migration_row(3)])
     assert figures_only(tmp_path / "out") == 0
     assert "1 runs, made from" in (tmp_path / "out" / "experiments.md").read_text()
-    assert (tmp_path / "out" / "figures" / "fig5_3.svg").exists()
+    assert (tmp_path / "out" / "figures" / "fig5_3.png").exists()
     assert read_csv(tmp_path / "out" / "figures" / "runs.csv") == [migration_row(3)]
     assert all(path.read_bytes() == content for path, content in before.items())
 
