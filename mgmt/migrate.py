@@ -35,8 +35,9 @@ from mgmt.lease import Lease, LostError, Problem
 from mgmt.planning import Plan, Step, concerned, words
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import to_json
+from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
-from xenflow.plan.migration import Effect
+from xenflow.plan.effects import Effect
 
 PLACE_TIMEOUT_S = 90.0
 MOVE_TIMEOUT_S = 600.0
@@ -204,8 +205,8 @@ class _Interrupted(Exception):
     """The operator wants it to end."""
 
 
-def _pace(effect: Effect) -> mig.Pace:
-    return getattr(effect, "pace", mig.Pace.USUAL)
+def _pace(effect: Effect) -> fx.Pace:
+    return getattr(effect, "pace", fx.Pace.USUAL)
 
 
 class _Run:
@@ -361,7 +362,7 @@ class _Run:
 
     def _do(self, effect: Effect) -> None:
         name = type(effect).__name__
-        if _pace(effect) is (mig.Pace.PROMPT if self._late else mig.Pace.LATE):
+        if _pace(effect) is (fx.Pace.PROMPT if self._late else fx.Pace.LATE):
             return
         # Noted first: what was begun may have happened, so it is undone, too.
         self.done.append(effect)
@@ -407,12 +408,12 @@ class _Run:
     @contextmanager
     def _time_for(self, effect: Effect, usual_s: float) -> Iterator[float]:
         """How long an effect may take.  Raises _LateError where a prompt one took longer."""
-        if _pace(effect) is not mig.Pace.PROMPT:
+        if _pace(effect) is not fx.Pace.PROMPT:
             yield usual_s
             return
         left_s = self._prompt_until - self.now()
         if left_s <= 0:
-            raise _LateError(f"the switches took {mig.PATIENCE_S:g} s")
+            raise _LateError(f"the switches took {fx.PATIENCE_S:g} s")
         try:
             yield min(usual_s, left_s)
         except Unreachable as error:
@@ -420,7 +421,7 @@ class _Run:
                 raise
             raise _LateError(str(error)) from None
 
-    def _do_Apply(self, effect: mig.Apply) -> None:
+    def _do_Apply(self, effect: fx.Apply) -> None:
         by_controller: dict[str, list[str]] = {}
         for name in effect.datapaths:
             by_controller.setdefault(self.network.datapaths[name].controller, []).append(name)
@@ -438,7 +439,7 @@ class _Run:
                     in_force=effect.proven,
                 )
 
-        late = effect.pace is mig.Pace.LATE and effect.datapaths == (self.plan.to,)
+        late = effect.pace is fx.Pace.LATE and effect.datapaths == (self.plan.to,)
         with (
             self._passing_on() if late else nullcontext(),
             ThreadPoolExecutor(len(by_controller)) as pool,
@@ -493,7 +494,7 @@ class _Run:
         )
         return int(held["upto"]) if given["taken"] else passed
 
-    def _do_Mirror(self, effect: mig.Mirror) -> None:
+    def _do_Mirror(self, effect: fx.Mirror) -> None:
         source, destination = self._controller(effect.source), self._controller(effect.destination)
         if source == destination:
             return
@@ -501,7 +502,7 @@ class _Run:
             to = self.network.controllers[other].manage
             self._lease.ask(one, "mirror", router=self.router, to=to, on=True)
 
-    def _do_Unmirror(self, effect: mig.Unmirror) -> None:
+    def _do_Unmirror(self, effect: fx.Unmirror) -> None:
         source, destination = self._controller(effect.source), self._controller(effect.destination)
         if source == destination:
             return
@@ -509,7 +510,7 @@ class _Run:
             to = self.network.controllers[other].manage
             self._lease.ask(one, "mirror", router=self.router, to=to, on=False)
 
-    def _do_CopyFlows(self, effect: mig.CopyFlows) -> None:
+    def _do_CopyFlows(self, effect: fx.CopyFlows) -> None:
         source, destination = self._controller(effect.source), self._controller(effect.destination)
         read = self.ask(
             source,
@@ -558,7 +559,7 @@ class _Run:
                     found.setdefault(str(there), here)
         return found
 
-    def _do_AwaitReady(self, effect: mig.AwaitReady) -> None:
+    def _do_AwaitReady(self, effect: fx.AwaitReady) -> None:
         deadline = time.monotonic() + PLACE_TIMEOUT_S
         while True:
             answer = self.ask(
@@ -576,7 +577,7 @@ class _Run:
                 raise MigrationError(f"{effect.host}: the router's routes did not get there")
             time.sleep(0.05)
 
-    def _do_MoveVM(self, effect: mig.MoveVM) -> None:
+    def _do_MoveVM(self, effect: fx.MoveVM) -> None:
         driver = self.driver = self.driver or hypervisor.of(self.network, effect.source)
         self.result.emulated = driver.emulated
         driver.claim = self._lease
@@ -596,7 +597,7 @@ class _Run:
         if job.state is JobState.FAILED:
             raise MigrationError(f"the hypervisor could not move the VM: {job.detail}")
 
-    def _do_AwaitVifs(self, effect: mig.AwaitVifs) -> None:
+    def _do_AwaitVifs(self, effect: fx.AwaitVifs) -> None:
         answer = self.ask(
             self._controller(effect.host),
             "attached",
@@ -607,9 +608,9 @@ class _Run:
         )
         if not answer["attached"]:
             raise MigrationError(f"{effect.host}: the VM's interfaces did not appear on its switch")
-        self._prompt_until = self.now() + mig.PATIENCE_S
+        self._prompt_until = self.now() + fx.PATIENCE_S
 
-    def _do_Release(self, effect: mig.Release) -> None:
+    def _do_Release(self, effect: fx.Release) -> None:
         with self._time_for(effect, RELEASE_S) as timeout_s:
             answer = self._lease.ask(
                 self._controller(effect.host),
@@ -621,7 +622,7 @@ class _Run:
             )
         self.result.held += answer["delivered"]
 
-    def _do_Unpause(self, effect: mig.Unpause) -> None:
+    def _do_Unpause(self, effect: fx.Unpause) -> None:
         assert self.driver is not None and self.job is not None
         driver, result = self.driver, self.result
         result.committed = True  # it may be done from now on, whatever is answered
@@ -713,7 +714,7 @@ class _Run:
             result.repeated += now["repeated"] - before[host]["repeated"]
             result.dropped = max(result.dropped, now["dropped"] - before[host]["dropped"])
 
-    def _do_Drain(self, effect: mig.Drain) -> None:
+    def _do_Drain(self, effect: fx.Drain) -> None:
         answer = self.ask(
             self._controller(effect.host),
             "quiet",

@@ -25,8 +25,10 @@ from mgmt.lease import Lease
 from mgmt.session import Ask
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, from_json
+from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
-from xenflow.plan.migration import Effect, Order
+from xenflow.plan.effects import Effect
+from xenflow.plan.migration import Order
 from xenflow.tables.sessions import falls
 from xenflow.tables.sessions import words as words_of
 
@@ -87,7 +89,7 @@ class Plan:
         )
 
     def _ends_in(self) -> Mode:
-        applied = [e for stage in self.stages for e in stage.effects if isinstance(e, mig.Apply)]
+        applied = [e for stage in self.stages for e in stage.effects if isinstance(e, fx.Apply)]
         return applied[-1].placement.mode if applied else self.start.mode
 
     @property
@@ -467,7 +469,7 @@ def give_up(driver: hypervisor.Hypervisor, router: str) -> list[str]:
 def _where(stage: mig.Stage) -> tuple[str, ...]:
     names: list[str] = []
     for effect in stage.effects:
-        if isinstance(effect, mig.Apply):
+        if isinstance(effect, fx.Apply):
             names += effect.datapaths
         else:
             names += [
@@ -479,38 +481,38 @@ def _where(stage: mig.Stage) -> tuple[str, ...]:
 
 
 _WHEN = {
-    mig.Pace.USUAL: "",
-    mig.Pace.PROMPT: ", unless a switch is late",
-    mig.Pace.LATE: ", where a switch was late",
+    fx.Pace.USUAL: "",
+    fx.Pace.PROMPT: ", unless a switch is late",
+    fx.Pace.LATE: ", where a switch was late",
 }
 
 
 def words(effect: Effect) -> str:
     """What an effect does, for people."""
     match effect:
-        case mig.Apply(datapaths, p, proven, pace):
+        case fx.Apply(datapaths, p, proven, pace):
             forwarders = "+".join(p.forwarders)
             return (
                 f"{', '.join(datapaths) or 'no switch'}: forwarders {forwarders}, VM {p.vm}, "
                 f"links to {p.to}, {p.mode.value}; {'in force' if proven else 'confirmed'}"
                 f"{_WHEN[pace]}"
             )
-        case mig.Mirror(source, destination):
+        case fx.Mirror(source, destination):
             return f"{source} tells {destination} its routes, and every change from now on"
-        case mig.Unmirror(source, destination):
+        case fx.Unmirror(source, destination):
             return f"{source} and {destination} tell each other no more"
-        case mig.CopyFlows(source, destination):
+        case fx.CopyFlows(source, destination):
             return f"flows read from {source}, ports translated, written to {destination}"
-        case mig.AwaitReady(host):
+        case fx.AwaitReady(host):
             return f"{host} holds all flows, in force"
-        case mig.MoveVM(source, destination):
+        case fx.MoveVM(source, destination):
             return f"the hypervisor moves the VM from {source} to {destination}, paused there"
-        case mig.AwaitVifs(host):
+        case fx.AwaitVifs(host):
             return f"the VM's interfaces exist on {host}"
-        case mig.Release(host, to, pace):
+        case fx.Release(host, to, pace):
             return f"{host} sends packets held for the VM to {to}{_WHEN[pace]}"
-        case mig.Unpause(host):
+        case fx.Unpause(host):
             return f"the VM runs on {host}"
-        case mig.Drain(host):
+        case fx.Drain(host):
             return f"nothing arrives at {host} for the router any more"
     raise AssertionError(effect)

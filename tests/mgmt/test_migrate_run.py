@@ -28,7 +28,7 @@ from xenflow.control.leases import Leases, LockedError
 from xenflow.model import management as mg
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.placement import Mode, Placement, at_home, to_json
-from xenflow.plan.migration import PATIENCE_S
+from xenflow.plan.effects import PATIENCE_S
 from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"

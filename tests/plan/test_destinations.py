@@ -10,7 +10,8 @@ from tests.whole_network import load
 from xenflow.model.network import Cable, End, Network, NetworkError
 from xenflow.model.placement import at_home
 from xenflow.plan import migration as mig
-from xenflow.plan.migration import Apply, Order
+from xenflow.plan.effects import Apply
+from xenflow.plan.migration import Order
 
 PATH = load("path").network
 

@@ -32,7 +32,7 @@ from xenflow.model.network import (
 )
 from xenflow.model.placement import at_home
 from xenflow.openflow import packet as pk
-from xenflow.plan import migration as mig
+from xenflow.plan import effects as fx
 from xenflow.plan.migration import Order
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Op, Section
@@ -173,7 +173,7 @@ def drained(made: Plan, router: str, source: str, to: str, order: Order) -> int:
     count = 0
     nicira = all(host.nicira for host in made.network.hosts.values())
     for effect in effects:
-        if isinstance(effect, mig.Drain):
+        if isinstance(effect, fx.Drain):
             label = f"{made.network.name}: {router} from {source} to {to}, {order.value}"
             sent = Sent(now, label, made.network.routers[router])
             for what, journey in sent.journeys():

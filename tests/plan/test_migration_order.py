@@ -30,6 +30,7 @@ from tests.whole_network import Journey, Machine, Plan, WholeNetwork, load
 from xenflow.model.network import Interface, Router
 from xenflow.model.placement import Mode, at_home
 from xenflow.openflow import packet as pk
+from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
 from xenflow.plan.migration import Order
 
@@ -49,7 +50,7 @@ UDP_PAYLOAD = b"a datagram"
 
 
 def moments(
-    start: WholeNetwork, router: str, effects: Iterable[mig.Effect], subsets: int = MAX_SUBSETS
+    start: WholeNetwork, router: str, effects: Iterable[fx.Effect], subsets: int = MAX_SUBSETS
 ) -> Iterator[tuple[str, WholeNetwork]]:
     """Every state the network can be in while effects are carried out for a router, with a name
     for it.  The last one is when all is done."""
@@ -64,29 +65,29 @@ def moments(
 
 
 def _during(
-    now: WholeNetwork, router: str, effect: mig.Effect, subsets: int
+    now: WholeNetwork, router: str, effect: fx.Effect, subsets: int
 ) -> Iterator[tuple[str, WholeNetwork]]:
-    if isinstance(effect, mig.Apply):
+    if isinstance(effect, fx.Apply):
         for some in _subsets(effect.datapaths, subsets):
             then = now.copy()
             then.place(effect.placement, *some)
             yield f"only {', '.join(some)}", then
-    elif isinstance(effect, mig.MoveVM):
+    elif isinstance(effect, fx.MoveVM):
         yield "suspended, its interfaces still there", moved(now, router, effect.source, runs=False)
         yield "suspended, its interfaces nowhere", moved(now, router, None, runs=False)
 
 
-def after(now: WholeNetwork, router: str, effect: mig.Effect) -> WholeNetwork:
+def after(now: WholeNetwork, router: str, effect: fx.Effect) -> WholeNetwork:
     """The network when an effect has been carried out."""
     then = now.copy()
     match effect:
-        case mig.Apply(datapaths, placement):
+        case fx.Apply(datapaths, placement):
             then.place(placement, *datapaths)
-        case mig.MoveVM(_, destination):
+        case fx.MoveVM(_, destination):
             return moved(now, router, destination, runs=False)
-        case mig.Unpause(host):
+        case fx.Unpause(host):
             return moved(now, router, host, runs=True)
-        case mig.AwaitReady(host):
+        case fx.AwaitReady(host):
             then.known[router].add(host)
     return then
 
@@ -359,19 +360,19 @@ def at(name: str, router: str, host: str) -> WholeNetwork:
 
 def effects_of(
     now: WholeNetwork, router: str, to: str, order: Order, prompt: int | None = None
-) -> list[mig.Effect]:
+) -> list[fx.Effect]:
     """What moves a router from where it is; where a switch is late, of the prompt effects only the
     first `prompt`."""
     start = now.placed[to][router]
     every = [e for stage in mig.stages(now.network, start, to, order) for e in stage.effects]
     if prompt is None:
-        return [e for e in every if pace(e) is not mig.Pace.LATE]
-    left_out = [e for e in every if pace(e) is mig.Pace.PROMPT][prompt:]
+        return [e for e in every if pace(e) is not fx.Pace.LATE]
+    left_out = [e for e in every if pace(e) is fx.Pace.PROMPT][prompt:]
     return [e for e in every if not any(e is left for left in left_out)]
 
 
-def pace(effect: mig.Effect) -> mig.Pace:
-    return getattr(effect, "pace", mig.Pace.USUAL)
+def pace(effect: fx.Effect) -> fx.Pace:
+    return getattr(effect, "pace", fx.Pace.USUAL)
 
 
 @pytest.mark.parametrize(("name", "router"), ROUTERS)
@@ -399,7 +400,7 @@ def test_nothing_is_lost_where_the_vm_waits_for_no_switch(
     start = at(name, router, source)
     every = effects_of(start, router, to, order)
     *_, (_, end) = moments(start, router, every)
-    for prompt in range(sum(pace(e) is mig.Pace.PROMPT for e in every)):
+    for prompt in range(sum(pace(e) is fx.Pace.PROMPT for e in every)):
         for label, now in moments(start, router, effects_of(start, router, to, order, prompt)):
             Checks(now, f"{prompt} done in time: {label}").all()
         assert now.key == end.key
@@ -413,15 +414,13 @@ def test_only_prompt_effects_are_waited_for_while_the_vm_is_suspended(
     now = at(name, router, source)
     made = mig.stages(now.network, now.placed[to][router], to, order)
     effects = [effect for stage in made for effect in stage.effects]
-    begin = next(n for n, e in enumerate(effects) if isinstance(e, mig.MoveVM))
-    end = next(n for n, e in enumerate(effects) if isinstance(e, mig.Unpause))
+    begin = next(n for n, e in enumerate(effects) if isinstance(e, fx.MoveVM))
+    end = next(n for n, e in enumerate(effects) if isinstance(e, fx.Unpause))
     vifs, *within = effects[begin + 1 : end]
     after_it = effects[end + 1 :]
-    assert isinstance(vifs, mig.AwaitVifs), "without them nothing could be said by the VM"
-    assert within and {pace(e) for e in within} == {mig.Pace.PROMPT}
-    again = [
-        replace(e, pace=mig.Pace.LATE) for e in within if isinstance(e, mig.Apply | mig.Release)
-    ]
+    assert isinstance(vifs, fx.AwaitVifs), "without them nothing could be said by the VM"
+    assert within and {pace(e) for e in within} == {fx.Pace.PROMPT}
+    again = [replace(e, pace=fx.Pace.LATE) for e in within if isinstance(e, fx.Apply | fx.Release)]
     assert after_it[: len(again)] == again, "what was left out is done first"
 
 
@@ -432,7 +431,7 @@ def test_nothing_is_lost_while_all_is_put_back(
 ) -> None:
     start = at(name, router, source)
     effects = effects_of(start, router, to, order)
-    commit = next(n for n, e in enumerate(effects) if isinstance(e, mig.Unpause))
+    commit = next(n for n, e in enumerate(effects) if isinstance(e, fx.Unpause))
     now = start
     for number in range(commit):
         now = after(now, router, effects[number])
@@ -457,7 +456,7 @@ def test_recovery_loses_nothing_either(
     left, newest = start, start.placed[to][router]
     for effect in effects:
         left = after(left, router, effect)
-        if isinstance(effect, mig.Apply):
+        if isinstance(effect, fx.Apply):
             newest = effect.placement
         here = to if router in left.running and left.vifs[router] == to else source
         found = moved(left, router, here, runs=True)
@@ -492,7 +491,7 @@ def test_what_was_held_follows_the_vm(name: str, router: str, source: str, to: s
     now = at(name, router, source)
     released = 0
     for effect in effects_of(now, router, to, Order.OVERLAPPED):
-        if isinstance(effect, mig.Release):
+        if isinstance(effect, fx.Release):
             for interface in now.network.routers[router].interfaces:
                 released += 1
                 for target in (interface.mac, HELLO_MAC):

@@ -25,7 +25,7 @@ from tests.written_switch import Switch, WrittenSwitch
 from xenflow.model.network import Link, Network, Router
 from xenflow.model.placement import Placement
 from xenflow.openflow import packet as pk
-from xenflow.plan import migration as mig
+from xenflow.plan import effects as fx
 from xenflow.plan.migration import Order
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
@@ -410,7 +410,7 @@ def test_a_switch_takes_a_placement_from_before_to_after_at_once(
     now = at(name, router, source)
     now.known[router].update((source, to))
     for effect in effects_of(now, router, to, order):
-        if isinstance(effect, mig.Apply):
+        if isinstance(effect, fx.Apply):
             for datapath in effect.datapaths:
                 host = datapath in now.network.hosts
                 (_take if host else _take_plain)(now, datapath, effect.placement)
