@@ -195,6 +195,46 @@ def restart_controller(lab: Lab, name: str) -> None:
     settle(lambda: in_sync(lab), f"controller {name} is back, its switches in sync")
 
 
+class SmallStateFolder:
+    """A controller's state folder on a file system of its own while the block runs, which can be
+    filled."""
+
+    def __init__(self, controller: str) -> None:
+        self._folder = process.STATE_DIR / controller / "state"
+        self._file = self._folder / "state.json"
+        self._ballast = self._folder / "ballast"
+
+    def fill(self) -> None:
+        """From now on nothing more can be written there."""
+        with suppress(OSError), self._ballast.open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+
+    def free(self) -> None:
+        """There is room again."""
+        self._ballast.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        kept = self._file.read_bytes() if self._file.exists() else None
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(self._folder)]
+        subprocess.run(mount, check=True)
+        if kept is not None:
+            self._file.write_bytes(kept)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.free()
+        kept = self._file.read_bytes() if self._file.exists() else None
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
+        if kept is not None:
+            self._file.write_bytes(kept)
+
+
 @contextmanager
 def hypervisor(lab: Lab) -> Iterator[HypervisorClient]:
     """The emulated hypervisor; its settings are as in the lab's options before and after."""

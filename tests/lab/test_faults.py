@@ -19,11 +19,14 @@ import pytest
 from lab import bring_up, operate, process, switch
 from lab.description import PREFIX, ROOT, Lab
 from tests.lab.live import (
+    Running,
+    SmallStateFolder,
     Traffic,
     datapaths,
     difference,
     flow_mods,
     flows,
+    hypervisor,
     in_sync,
     kill,
     reaches,
@@ -127,6 +130,32 @@ def test_controller_remembers_where_routers_are_or_asks(paper: Lab) -> None:
         assert set(flow_mods().values()) == {0}
     finally:
         assert xenflow("migrate", "vr1", "host-a").returncode == 0
+
+
+def test_a_state_folder_that_is_full_in_mid_move(paper: Lab) -> None:
+    """The move is given up, since a placement that cannot be kept is not taken; nothing is lost, it
+    is said what to do, and with room again `recover` leaves nothing behind."""
+    before = flows(paper)
+    with (
+        Traffic() as traffic,
+        SmallStateFolder("host-b") as folder,
+        hypervisor(paper) as machine,
+    ):
+        machine.set(precopy_s=1.5)
+        with Running("migrate", "vr1", "host-b") as command:
+            command.await_text("move the VM to host-b")
+            folder.fill()
+            assert command.end() == 1
+        assert "No space left on device" in command.text, command.text
+        assert "run `xenflow recover vr1`" in command.text, command.text
+        assert bring_up.placed()["vr1"] == "host-a"
+        assert xenflow("status").returncode != 0
+        folder.free()
+        done = xenflow("recover", "vr1")
+        assert done.returncode == 0, done.stderr
+    traffic.assert_nothing_lost()
+    assert difference(before, flows(paper)) == []
+    assert xenflow("status").returncode == 0
 
 
 # --- routerd -------------------------------------------------------------------------------------
