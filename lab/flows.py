@@ -19,7 +19,7 @@ def fixed_flows(lab: Lab, datapath: str, routers: Iterable[str]) -> list[str]:
     here = set(routers)
     flows = []
     for link in network.links.values():
-        tree = network.trees[link.name]
+        tree = link.tree
         ends = {a.end.datapath for a in link.access if tree.reaches(a.end.datapath)}
         if network.members(link.name):
             ends |= {h for h in network.hosts if tree.reaches(h)}

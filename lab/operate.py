@@ -109,7 +109,7 @@ def ends_of(lab: Lab, name: str, places: Mapping[str, str]) -> list[End]:
     if access := network.links[name].access:
         return [one.end for one in access]
     hosts = {places.get(router.name, router.home) for router, _ in network.members(name)}
-    ends = {end for ends in network.trees[name].spanning(hosts).values() for end in ends}
+    ends = {end for ends in network.links[name].tree.spanning(hosts).values() for end in ends}
     cables = [cable.name for cable in network.cables.values() if cable.a in ends]
     lies = (
         f"it lies on {', '.join(cables)} now: cut one of these"

@@ -549,7 +549,7 @@ class _Run:
         }
         found: dict[str, int] = {}
         for interface in self.plan.router.interfaces:
-            tree = self.network.trees[interface.link]
+            tree = self.network.links[interface.link].tree
             peers = {a.end.datapath for a in self.network.links[interface.link].access}
             peers |= {r.home for r, _ in self.network.members(interface.link)}
             for peer in sorted(peers - {source, destination}):

@@ -266,7 +266,7 @@ class _Facts:
     def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
         """Every cable that the router's links need from the new place must be up."""
         for interface in router.interfaces:
-            tree = network.trees[interface.link]
+            tree = network.links[interface.link].tree
             peers = {a.end.datapath for a in network.links[interface.link].access}
             for peer in sorted(peers | {hosts[0]}):
                 steps = tree.path(hosts[1], peer)

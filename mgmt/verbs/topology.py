@@ -173,7 +173,7 @@ def root_of(network: Network, link: Link) -> str | None:
 
 def branches_of(network: Network, link: Link, root: str, here: str) -> Iterator[tuple[str, str]]:
     """The cables of a link's tree that lead away from its root, and where to."""
-    tree = network.trees[link.name]
+    tree = link.tree
     seen: set[str] = set()
     for cable in network.cables_of[here]:
         there = cable.far(here).datapath
@@ -240,7 +240,7 @@ def _cables_of_tree(network: Network, link: Link) -> list[str]:
     return [
         cable
         for here in network.datapaths
-        if network.trees[link.name].reaches(here)
+        if link.tree.reaches(here)
         for cable, _ in branches_of(network, link, root, here)
     ]
 

@@ -49,7 +49,13 @@ def test_first_address_is_the_routed_one() -> None:
 
 def test_path_has_a_transit_host_and_two_plain_switches() -> None:
     network = load_lab(find_file("path")).network
-    assert network.trees["left"].path("gen", "host-b") == ["gen", "s1", "host-c", "s2", "host-b"]
+    assert network.links["left"].tree.path("gen", "host-b") == [
+        "gen",
+        "s1",
+        "host-c",
+        "s2",
+        "host-b",
+    ]
     neighbours = {
         h: {c.far(h).datapath for c in network.cables_of[h]} for h in ("host-a", "host-b")
     }

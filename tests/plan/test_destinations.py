@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tests.whole_network import load
-from xenflow.model.network import Cable, End, Network, NetworkError
+from xenflow.model.network import Cable, End, NetworkError
 from xenflow.model.placement import at_home
 from xenflow.plan import migration as mig
 from xenflow.plan.effects import Apply
 from xenflow.plan.migration import Order
+from xenflow.store.laying import lay
 
 PATH = load("path").network
 
@@ -46,14 +47,7 @@ def test_impossible_destinations_are_refused_with_the_reason(to: str, why: str) 
 
 def test_a_destination_that_would_lose_a_neighbour_is_refused() -> None:
     left = replace(PATH.links["left"], cables=("gen-s1", "a-s1"))
-    narrow = Network(
-        PATH.name,
-        PATH.controllers,
-        PATH.datapaths,
-        PATH.cables,
-        {**PATH.links, "left": left},
-        PATH.routers,
-    )
+    narrow = lay(replace(PATH, links={**PATH.links, "left": left}))
     with pytest.raises(NetworkError, match="no path from host-b to .* for virtual link left"):
         mig.stages(narrow, at_home("vr1", "host-a"), "host-b", Order.OVERLAPPED)
 
@@ -76,13 +70,7 @@ def test_links_that_cross_two_switches_in_opposite_orders_are_refused() -> None:
     }
     left = replace(PATH.links["left"], cables=("gen-s1", "a-s1", "s1-s2", "b-s2", "recv-s2"))
     middle = replace(PATH.links["middle"], root="s1", cables=("b-s1", "s1-s2", "a-s2", "s1-c"))
-    crossed = Network(
-        PATH.name,
-        PATH.controllers,
-        PATH.datapaths,
-        {**PATH.cables, **more},
-        {**PATH.links, "left": left, "middle": middle},
-        PATH.routers,
-    )
+    links = {**PATH.links, "left": left, "middle": middle}
+    crossed = lay(replace(PATH, cables={**PATH.cables, **more}, links=links))
     with pytest.raises(NetworkError, match="opposite orders: restrict one link's `cables`"):
         mig.turn_rounds(crossed, crossed.routers["vr1"], "host-a", "host-b")

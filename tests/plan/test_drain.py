@@ -36,6 +36,7 @@ from xenflow.plan import effects as fx
 from xenflow.plan.migration import Order
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Op, Section
+from xenflow.store.laying import lay
 
 HOSTS = {
     "proactive": {"pipeline": Pipeline.PROACTIVE},
@@ -76,7 +77,7 @@ def by_chance(seed: int) -> Plan:
     for n in range(1, 4):
         end = End(dice.choice(names), f"m{n}")
         mac = 0x020000000000 + n
-        links[f"own{n}"] = Link(f"own{n}", n, 100 + n, (Access(end, (mac,)),))
+        links[f"own{n}"] = Link(f"own{n}", n, 100 + n, 2148 + n, (Access(end, (mac,)),))
         machines[f"m{n}"] = {
             "access": str(end),
             "mac": f"{mac:012x}",
@@ -84,7 +85,9 @@ def by_chance(seed: int) -> Plan:
             "stub": f"10.{n}.0.1/32",
         }
     for n in (1, 2):
-        links[f"between{n}"] = Link(f"between{n}", 10 + n, 110 + n, root=dice.choice(names))
+        links[f"between{n}"] = Link(
+            f"between{n}", 10 + n, 110 + n, 2158 + n, root=dice.choice(names)
+        )
     for n in range(1, 4):
         on = [f"own{n}", *(f"between{k}" for k in (n - 1, n) if k in (1, 2))]
         interfaces = tuple(
@@ -99,7 +102,7 @@ def by_chance(seed: int) -> Plan:
                 for k, link in enumerate(on)
             }
         }
-    network = Network(f"chance {seed}", {}, datapaths, cables, links, routers)
+    network = lay(Network(f"chance {seed}", {}, datapaths, cables, links, routers))
     return plan(network, {"machines": machines, "routers": addresses})
 
 

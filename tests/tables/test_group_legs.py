@@ -81,13 +81,13 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
     ports = sorted(
         {
             end.port
-            for tree in network.trees.values()
+            for tree in (link.tree for link in network.links.values())
             for end in tree.spanning({router.home, machine.end.datapath})[router.home]
         }
     )
     switch.ports = {name: (number, True) for number, name in enumerate(ports, 1)}
     assert switch._legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1), (20, 2))
-    out = network.trees[link.name].toward(router.home, machine.end.datapath).port
+    out = link.tree.toward(router.home, machine.end.datapath).port
     switch.ports[out] = (switch.ports[out][0], False)
     assert switch._legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1),)
 

@@ -16,7 +16,7 @@ the same flows on every host.
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -105,6 +105,82 @@ class Cable:
         return self.a if self.a.datapath == datapath else self.b
 
 
+@dataclass(frozen=True)
+class Tree:
+    """The loop-free tree of cables that a virtual link lies on.  It never depends on where a router
+    is, so adding a host to a link and removing one only grows and prunes branches: broadcast can
+    never loop, whatever the order in which switches are changed.
+
+    up  each datapath's cable towards the root (None: it is the root)
+    """
+
+    up: Mapping[str, Cable | None] = field(default_factory=dict)
+
+    @cached_property
+    def _depth(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name in self.up:
+            way = [name]
+            while way[-1] not in found and (cable := self.up[way[-1]]) is not None:
+                way.append(cable.far(way[-1]).datapath)
+            depth = found.setdefault(way.pop(), 0)
+            for here in reversed(way):
+                depth += 1
+                found[here] = depth
+        return found
+
+    def reaches(self, datapath: str) -> bool:
+        """Whether the tree's cables lead to a datapath at all."""
+        return datapath in self.up
+
+    def path(self, start: str, end: str) -> list[str]:
+        """The datapaths from `start` to `end`, both included.
+
+        Raises NetworkError where the cables do not join them.
+        """
+        for name in (start, end):
+            if name not in self.up:
+                raise NetworkError(f"no cable of the link's tree leads to {name}")
+        left, right = [start], [end]
+        while left[-1] != right[-1]:
+            side = left if self._depth[left[-1]] >= self._depth[right[-1]] else right
+            cable = self.up[side[-1]]
+            if cable is None:
+                raise NetworkError(f"no path from {start} to {end}")
+            side.append(cable.far(side[-1]).datapath)
+        return left + right[-2::-1]
+
+    def toward(self, start: str, end: str) -> End:
+        """The port of `start` that leads to `end` (which must differ)."""
+        return self.cable_between(start, self.path(start, end)[1]).near(start)
+
+    def cable_between(self, one: str, other: str) -> Cable:
+        """The tree's cable between two datapaths that are neighbours in it."""
+        for name, peer in ((one, other), (other, one)):
+            cable = self.up[name]
+            if cable is not None and cable.far(name).datapath == peer:
+                return cable
+        raise NetworkError(f"{one} and {other} are not neighbours in the link's tree")
+
+    def spanning(self, terminals: set[str]) -> dict[str, list[End]]:
+        """The ports of the smallest subtree that joins the terminals, by datapath."""
+        ports: dict[str, list[End]] = {name: [] for name in terminals}
+        if not terminals:
+            return ports
+        hub, *rest = sorted(terminals)
+        seen: set[str] = set()
+        for name in rest:
+            steps = self.path(name, hub)
+            for one, other in zip(steps, steps[1:], strict=False):
+                cable = self.cable_between(one, other)
+                if cable.name in seen:
+                    continue
+                seen.add(cable.name)
+                ports.setdefault(one, []).append(cable.near(one))
+                ports.setdefault(other, []).append(cable.near(other))
+        return {name: sorted(ends, key=str) for name, ends in ports.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """An untagged port of a virtual link; `macs` are the stations known behind it."""
@@ -115,20 +191,23 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A virtual link.  `root` is the datapath its tree grows from; `cables`, where given, are
-    the only cables the tree may use."""
+    """A virtual link.
+
+    vlan         the VLAN id that carries it on the cables of its tree
+    detour_vlan  the one for what is meant for a VM on its way between two hosts
+    root         the datapath that its tree grows from, where the file names one
+    cables       the only cables that the tree may use, where the file names them
+    tree         where it lies (`store.laying` has filled it in)
+    """
 
     name: str
     id: int
     vlan: int
+    detour_vlan: int
     access: tuple[Access, ...] = ()
     root: str = ""
     cables: tuple[str, ...] = ()
-
-    @property
-    def detour_vlan(self) -> int:
-        """The VLAN id that carries what is meant for a VM on its way between two hosts."""
-        return self.vlan + DETOUR_VLAN_OFFSET
+    tree: Tree = field(default=Tree(), repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +246,6 @@ class Network:
     cables: dict[str, Cable]
     links: dict[str, Link]
     routers: dict[str, Router]
-    trees: dict[str, Tree] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        trees = {name: _grow(self, link) for name, link in self.links.items()}
-        object.__setattr__(self, "trees", trees)
 
     @cached_property
     def by_dpid(self) -> dict[int, Datapath]:
@@ -192,97 +266,18 @@ class Network:
             found[cable.b.datapath].append(cable)
         return {name: tuple(cables) for name, cables in found.items()}
 
-    def members(self, link: str) -> list[tuple[Router, Interface]]:
+    def members(self, link: str) -> tuple[tuple[Router, Interface], ...]:
         """The routers on a link, with their interfaces there."""
-        return [(r, i) for r in self.routers.values() for i in r.interfaces if i.link == link]
+        return self._members.get(link, ())
+
+    @cached_property
+    def _members(self) -> dict[str, tuple[tuple[Router, Interface], ...]]:
+        found: dict[str, list[tuple[Router, Interface]]] = {}
+        for router in self.routers.values():
+            for interface in router.interfaces:
+                found.setdefault(interface.link, []).append((router, interface))
+        return {link: tuple(members) for link, members in found.items()}
 
     def datapaths_of(self, controller: str) -> list[Datapath]:
         """The datapaths a controller looks after."""
         return [d for d in self.datapaths.values() if d.controller == controller]
-
-
-class Tree:
-    """The loop-free tree a virtual link lies on: breadth first from its root, over all datapaths
-    that its cables reach.  It never depends on where a router is, so adding a host to a link and
-    removing one only grows and prunes branches: broadcast can never loop, whatever the order in
-    which switches are changed.
-    """
-
-    __slots__ = ("_depth", "_up")
-
-    def __init__(self, up: dict[str, Cable | None], depth: dict[str, int]) -> None:
-        self._up = up
-        self._depth = depth
-
-    def reaches(self, datapath: str) -> bool:
-        """Whether the tree's cables lead to a datapath at all."""
-        return datapath in self._up
-
-    def path(self, start: str, end: str) -> list[str]:
-        """The datapaths from `start` to `end`, both included.
-
-        Raises NetworkError where the cables do not join them.
-        """
-        for name in (start, end):
-            if name not in self._up:
-                raise NetworkError(f"no cable of the link's tree leads to {name}")
-        left, right = [start], [end]
-        while left[-1] != right[-1]:
-            side = left if self._depth[left[-1]] >= self._depth[right[-1]] else right
-            cable = self._up[side[-1]]
-            if cable is None:
-                raise NetworkError(f"no path from {start} to {end}")
-            side.append(cable.far(side[-1]).datapath)
-        return left + right[-2::-1]
-
-    def toward(self, start: str, end: str) -> End:
-        """The port of `start` that leads to `end` (which must differ)."""
-        return self.cable_between(start, self.path(start, end)[1]).near(start)
-
-    def cable_between(self, one: str, other: str) -> Cable:
-        """The tree's cable between two datapaths that are neighbours in it."""
-        for name, peer in ((one, other), (other, one)):
-            cable = self._up[name]
-            if cable is not None and cable.far(name).datapath == peer:
-                return cable
-        raise NetworkError(f"{one} and {other} are not neighbours in the link's tree")
-
-    def spanning(self, terminals: set[str]) -> dict[str, list[End]]:
-        """The ports of the smallest subtree that joins the terminals, by datapath."""
-        ports: dict[str, list[End]] = {name: [] for name in terminals}
-        if not terminals:
-            return ports
-        hub, *rest = sorted(terminals)
-        seen: set[str] = set()
-        for name in rest:
-            steps = self.path(name, hub)
-            for one, other in zip(steps, steps[1:], strict=False):
-                cable = self.cable_between(one, other)
-                if cable.name in seen:
-                    continue
-                seen.add(cable.name)
-                ports.setdefault(one, []).append(cable.near(one))
-                ports.setdefault(other, []).append(cable.near(other))
-        return {name: sorted(ends, key=str) for name, ends in ports.items()}
-
-
-def _grow(network: Network, link: Link) -> Tree:
-    members = network.members(link.name)
-    root = link.root or (
-        link.access[0].end.datapath if link.access else members[0][0].home if members else ""
-    )
-    if not root:
-        return Tree({}, {})
-    up: dict[str, Cable | None] = {root: None}
-    depth = {root: 0}
-    queue = deque([root])
-    while queue:
-        here = queue.popleft()
-        for cable in network.cables_of[here]:
-            there = cable.far(here).datapath
-            if there in up or (link.cables and cable.name not in link.cables):
-                continue
-            up[there] = cable
-            depth[there] = depth[here] + 1
-            queue.append(there)
-    return Tree(up, depth)

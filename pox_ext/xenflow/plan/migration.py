@@ -65,7 +65,7 @@ class Stage:
 
 def switches(network: Network, router: Router) -> tuple[str, ...]:
     """Every datapath that some link of the router can lie on."""
-    trees = [network.trees[i.link] for i in router.interfaces]
+    trees = [network.links[i.link].tree for i in router.interfaces]
     return tuple(name for name in network.datapaths if any(t.reaches(name) for t in trees))
 
 
@@ -247,7 +247,7 @@ def check(network: Network, router: Router, source: str, to: str) -> None:
     if to == source:
         raise NetworkError(f"{router.name} is on {to} already")
     for interface in router.interfaces:
-        tree = network.trees[interface.link]
+        tree = network.links[interface.link].tree
         peers = {a.end.datapath for a in network.links[interface.link].access}
         peers.update(r.home for r, _ in network.members(interface.link) if r is not router)
         for peer in sorted({source, *peers}):
@@ -269,7 +269,7 @@ def turn_rounds(network: Network, router: Router, source: str, to: str) -> list[
     """
     before: dict[str, set[str]] = {}
     for interface in router.interfaces:
-        between = network.trees[interface.link].path(source, to)[-2:0:-1]
+        between = network.links[interface.link].tree.path(source, to)[-2:0:-1]
         for index, name in enumerate(between):
             before.setdefault(name, set()).update(between[:index])
     rounds: list[list[str]] = []

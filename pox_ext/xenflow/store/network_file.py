@@ -36,6 +36,7 @@ from xenflow.model.network import (
     Pipeline,
     Router,
 )
+from xenflow.store.laying import lay
 from xenflow.store.toml_lines import Path, locate, show, show_value
 
 MAX_ID = 65535
@@ -91,7 +92,7 @@ def parse(text: str, file: str) -> tuple[Network, dict[str, Any]]:
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
     document.raise_mistakes()
-    network = _build(found)
+    network = lay(_build(found))
     _check_trees(document, network)
     document.raise_mistakes()
     lab = tables.get("lab", {})
@@ -642,7 +643,7 @@ def _check_datapaths(document: _Document, found: Found) -> None:
 
 def _check_trees(document: _Document, network: Network) -> None:
     for link in network.links.values():
-        tree = network.trees[link.name]
+        tree = link.tree
         only = " over the cables it may use" if link.cables else ""
         for i, access in enumerate(link.access):
             here = access.end.datapath
@@ -686,7 +687,9 @@ def _build_datapath(name: str, values: dict[str, Any]) -> Datapath:
 def _build_link(name: str, values: dict[str, Any]) -> Link:
     access = tuple(Access(a["at"], tuple(a.get("macs", ()))) for a in values.get("access", ()))
     cables = tuple(values.get("cables", ()))
-    return Link(name, values["id"], values["vlan"], access, values.get("root", ""), cables)
+    vlan = values["vlan"]
+    detour_vlan = vlan + DETOUR_VLAN_OFFSET
+    return Link(name, values["id"], vlan, detour_vlan, access, values.get("root", ""), cables)
 
 
 def _build_router(name: str, values: dict[str, Any]) -> Router:

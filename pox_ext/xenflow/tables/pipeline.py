@@ -206,7 +206,7 @@ class Site:
             placement = self.placements.get(router.name)
             if placement is not None:
                 terminals.update(placement.hosts)
-        ends = self.network.trees[link.name].spanning(terminals).get(self.name, [])
+        ends = link.tree.spanning(terminals).get(self.name, [])
         return [self.ports[end.port] for end in ends if end.port in self.ports]
 
     def access_ports(self, link: Link) -> list[int]:
@@ -248,7 +248,7 @@ class Site:
 
     def toward(self, link: Link, datapath: str) -> int | None:
         """The port number that leads to another datapath along the link's tree."""
-        return self.ports.get(self.network.trees[link.name].toward(self.name, datapath).port)
+        return self.ports.get(link.tree.toward(self.name, datapath).port)
 
     def forwards(self, router: str) -> bool:
         """Whether this switch forwards for a router."""
@@ -434,7 +434,7 @@ def detours(site: Site, link: Link, router: Router, interface: Interface) -> Ite
     placement = site.placements.get(router.name)
     if placement is None or placement.mode is Mode.NATIVE:
         return
-    tree = site.network.trees[link.name]
+    tree = link.tree
     tagged: tuple[int, int] = (TAGGED | link.detour_vlan, VLAN_MASK)
     own = cookie(INGRESS, router.id)
     for start, end in permutations(placement.hosts, 2):
