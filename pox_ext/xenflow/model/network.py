@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from hashlib import sha256
 
 DETOUR_VLAN_OFFSET = 2048
 """A link with VLAN id v (1 to 2047) has v + 2048 for its detour, see `placement.py`."""
@@ -246,6 +247,25 @@ class Network:
     cables: dict[str, Cable]
     links: dict[str, Link]
     routers: dict[str, Router]
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for networks that are the same, however their files are written: 16 hex digits."""
+        parts = (
+            self.name,
+            *(
+                sorted(part.items())
+                for part in (
+                    self.controllers,
+                    self.datapaths,
+                    self.cables,
+                    self.links,
+                    self.routers,
+                    {name: sorted(link.tree.up.items()) for name, link in self.links.items()},
+                )
+            ),
+        )
+        return sha256(repr(parts).encode()).hexdigest()[:16]
 
     @cached_property
     def by_dpid(self) -> dict[int, Datapath]:
