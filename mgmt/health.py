@@ -63,6 +63,18 @@ def verdict(network: Network, found: list[Cause], under_way: Mapping[str, str]) 
     return f"network {network.name}: NOT HEALTHY: {found[0]}{more}{moves}"
 
 
+def other_file(network: Network, controller: str, answer: Mapping[str, Any]) -> str:
+    """What to say where a controller has another network than this command; "" where it has the
+    same, or does not say (a controller of the release before)."""
+    digest = answer.get("digest", network.digest)
+    if digest == network.digest:
+        return ""
+    return (
+        f"it has another network file than this command ({digest}, here {network.digest}): give "
+        f"both the same, then restart {controller}"
+    )
+
+
 def _migrations(answers: Answers) -> Iterator[dict[str, Any]]:
     for answer in answers.values():
         if not isinstance(answer, AskError):
@@ -99,6 +111,8 @@ class _Seen:
             if isinstance(answer, AskError):
                 yield Cause(f"controller {name}", "gives no answer")
             else:
+                if words := other_file(self.network, name, answer):
+                    yield Cause(f"controller {name}", words)
                 problems = answer.get("problems") or ()
                 yield from (Cause(f"controller {name}", str(words)) for words in problems)
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from mgmt import hypervisor
 from mgmt.client import Unreachable
+from mgmt.health import other_file
 from mgmt.hypervisor import HypervisorError
 from mgmt.lease import Lease
 from mgmt.session import Ask
@@ -326,6 +327,8 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
     feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
     for controller, answer in answers.items():
+        if words := other_file(network, controller, answer):
+            raise NetworkError(f"controller {controller}: {words}")
         feeds[controller] = {row["name"]: row for row in answer["routers"]}
         for row in answer["datapaths"]:
             if row["name"] in datapaths and not row["connected"]:

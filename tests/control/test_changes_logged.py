@@ -81,7 +81,9 @@ def test_what_only_looks_or_goes_on_is_none(
     assert controller.ask("lock", router="vr1", owner="op-7")["ok"]
     caplog.clear()
     caplog.set_level(logging.INFO, "xenflow.management")
-    assert controller.ask("status")["ok"] and controller.ask("rules")["ok"]
+    status = controller.ask("status")
+    assert status["ok"] and status["digest"] == controller.management.table.network.digest
+    assert controller.ask("rules")["ok"]
     assert controller.ask("journal", router="vr1", owner="op-7")["ok"]
     assert caplog.messages == []
 

@@ -92,6 +92,12 @@ BETWEEN = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=3)
 EVERYWHERE = tuple(NETWORK.datapaths)
 
 
+def other_file(a: Answers) -> None:
+    for answer in a.values():
+        answer["digest"] = NETWORK.digest
+    a["edge"]["digest"] = "0123456789abcdef"
+
+
 def disconnected(a: Answers) -> None:
     datapath(a, "host-c").update(connected=False, in_sync=False, ports={})
 
@@ -185,6 +191,11 @@ def unknown_router(a: Answers) -> None:
         (
             unknown_datapath,
             "host-b: controller host-b does not know it: has it another network file?",
+        ),
+        (
+            other_file,
+            "controller edge: it has another network file than this command (0123456789abcdef, "
+            f"here {NETWORK.digest}): give both the same, then restart edge",
         ),
         (not_in_sync, "s1: catching up, 3 changes to be written"),
         (problem_of_a_switch, "host-a: table 3 is full"),

@@ -45,6 +45,7 @@ class Controllers:
         start = at_home("vr1", "host-a")
         self.placements = dict.fromkeys(network.datapaths, start)
         self.leases = {name: Leases() for name in network.controllers}
+        self.digests = dict.fromkeys(network.controllers, network.digest)
         self.silent: set[str] = set()
         self.late: dict[str, str] = {}
         """Verbs that a host's switch does not answer within a second, until the VM has moved."""
@@ -130,6 +131,7 @@ class Controllers:
             for end in (cable.a, cable.b)
         }
         return {
+            "digest": self.digests[controller],
             "routers": [{"name": "vr1", "phase": "current", "sessions": self.sessions}],
             "datapaths": [
                 {
@@ -627,6 +629,18 @@ def test_a_router_that_no_controller_knows(xen: PretendedXen, controllers: Contr
     for ask in (migrate, recover):
         with pytest.raises(NetworkError, match="no controller knows vr1: do all have this network"):
             ask(controllers)
+
+
+def test_a_controller_with_another_network_file(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """Nothing is moved where the switches' controllers do not mean the same network."""
+    controllers.digests["edge"] = "0123456789abcdef"
+    with pytest.raises(NetworkError, match="controller edge: it has another network file"):
+        migrate(controllers)
+    assert controllers.where == {("host-a", ("host-a",))}
+    controllers.digests["edge"] = controllers.network.digest
+    assert migrate(controllers).ok
 
 
 def test_refused(xen: PretendedXen, controllers: Controllers) -> None:

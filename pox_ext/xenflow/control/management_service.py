@@ -165,6 +165,7 @@ class ManagementService:
     def status(self, _: dict[str, Any], __: Reply) -> Result:
         return {
             "controller": self.table.controller,
+            "digest": self.network.digest,
             "core": self.core_name,
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self.started, 3),

@@ -250,7 +250,7 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """The same for networks that are the same, however their files are written: 16 hex digits."""
+        """16 hex digits, the same for networks that are the same, however files are written."""
         parts = (
             self.name,
             *(
