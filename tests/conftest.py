@@ -1,4 +1,4 @@
-"""Puts the repository and the POX component's directory on the path, as `pox.py` does."""
+"""Puts the repository, the POX component's directory and the core's stand-in on the path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
-for directory in (ROOT, ROOT / "pox_ext"):
+for directory in (ROOT, ROOT / "pox_ext", ROOT / "runtime"):  # `import pox` must not find pox.py
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 

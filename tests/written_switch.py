@@ -11,25 +11,20 @@ What the writer puts off for a second or more waits until the test lets that tim
 from __future__ import annotations
 
 import struct
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tests.conftest import ROOT
+from xenflow.control.rule_table import RuleTable
+from xenflow.model.network import Datapath
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow
 from xenflow.store.network_file import load
-from xenflow.tables.simulate import Tables
-
-# `switch` asks `proof`, which asks the switch's process from the core's own loop.  Before the
-# repository's root, where the launcher has the core's name.
-if str(ROOT / "runtime") not in sys.path:
-    sys.path.insert(0, str(ROOT / "runtime"))
-
-from xenflow.control.rule_table import RuleTable
+from xenflow.switch.proof import Bound
 from xenflow.switch.switch import Switch
+from xenflow.tables.simulate import Tables
 
 # Where things are in an NXT_FLOW_MOD and in a Nicira statistics request (nicira-ext.h).
 _COMMAND_AT, _MATCH_LENGTH_AT, _MATCH_AT = 24, 40, 48
@@ -41,6 +36,11 @@ _REQUEST_TABLE_AT, _REQUEST_MATCH_AT = 28, 32
 _ERROR_BYTES = 64
 """So much of a refused message comes back (lib/ofp-errors.c, ofperr_encode_msg__)."""
 LONG_S = 1.0
+
+
+def bound(datapath: Datapath) -> Bound:
+    """A proof that asks no process, whatever the network file says."""
+    return Bound(datapath.proof_bound_s)
 
 
 class WrittenSwitch:
@@ -193,6 +193,7 @@ class Host:
 
     def __init__(self) -> None:
         self.wire = WrittenSwitch()
-        self.table = RuleTable(load(ROOT / "conf" / "paper.toml"), "host-a", None, self.wire.later)
+        network = load(ROOT / "conf" / "paper.toml")
+        self.table = RuleTable(network, "host-a", None, self.wire.later, bound)
         self.switch = self.table.switches["host-a"]
         self.wire.attach(self.switch, self.PORTS)

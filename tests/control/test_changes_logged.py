@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
-from tests.written_switch import ROOT, WrittenSwitch
+from tests.written_switch import ROOT, WrittenSwitch, bound
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.mirror import Mirrors
@@ -24,14 +23,11 @@ from xenflow.store.network_file import load
 class Controller:
     """host-a's, asked as its socket asks it."""
 
-    def __init__(self, folder: Path) -> None:
-        file = folder / "network.toml"
-        paper = (ROOT / "conf" / "paper.toml").read_text()
-        file.write_text(paper.replace('proof = "revalidator"', 'proof = "bound"'))
+    def __init__(self) -> None:
         self.switch = WrittenSwitch()
         later = self.switch.later
         self.context: zmq.Context[Any] = zmq.Context()
-        table = RuleTable(load(file), "host-a", None, later)
+        table = RuleTable(load(ROOT / "conf" / "paper.toml"), "host-a", None, later, bound)
         self.management = ManagementService(table, Leases(), "test", Mirrors(self.context, later))
         self.switch.attach(table.switches["host-a"], {"to-gen": 1, "to-recv": 2})
         self.answers: list[dict[str, Any]] = []
@@ -44,8 +40,8 @@ class Controller:
 
 
 @pytest.fixture
-def controller(tmp_path: Path) -> Iterator[Controller]:
-    made = Controller(tmp_path)
+def controller() -> Iterator[Controller]:
+    made = Controller()
     yield made
     made.context.destroy(linger=0)
 

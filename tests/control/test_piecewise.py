@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
 from xenflow.control import mirror
 from xenflow.model import management as mg
 from xenflow.routes import messages as m

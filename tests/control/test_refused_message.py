@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.written_switch import ROOT
+from tests.written_switch import ROOT, bound
 from xenflow.control.rule_table import RuleTable
 from xenflow.routes.feed import Effects, Sender
 from xenflow.store.network_file import load
@@ -10,7 +10,7 @@ from xenflow.store.network_file import load
 
 def test_a_refused_message_is_said_until_the_router_is_known_whole() -> None:
     network = load(str(ROOT / "conf/paper.toml"))
-    table = RuleTable(network, "host-a", None, lambda *_: None)
+    table = RuleTable(network, "host-a", None, lambda *_: None, bound)
     sender = Sender("vr1", 7)
 
     def hear(effects: Effects) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
 from xenflow.control import router_sockets, zmtp
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.whole_network import WholeNetwork, load
-from tests.written_switch import RuleTable, WrittenSwitch
+from tests.written_switch import RuleTable, WrittenSwitch, bound
 from xenflow.control import rule_table
 from xenflow.model.network import Router
 from xenflow.routes.feed import snapshot_messages
@@ -25,7 +25,7 @@ class Host:
 
     def __init__(self) -> None:
         self.wire = WrittenSwitch()
-        self.table = RuleTable(PATH.network, HOST, None, self.wire.later)
+        self.table = RuleTable(PATH.network, HOST, None, self.wire.later, bound)
         self.switch = self.table.switches[HOST]
         for name, known in self.switch.placements.items():
             here = replace(known, forwarders=(HOST,), vm=HOST, to=HOST)

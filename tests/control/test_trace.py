@@ -6,7 +6,6 @@ command's request does, and the switches are those that `tests.written_switch` s
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from mgmt import journey
 from mgmt.client import Refused
 from mgmt.journey import Journey
 from tests.whole_network import plan
-from tests.written_switch import ROOT, WrittenSwitch
+from tests.written_switch import ROOT, WrittenSwitch, bound
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.trace import trace
 from xenflow.model import management as mg
@@ -30,7 +29,6 @@ from xenflow.routes.feed import snapshot_messages
 from xenflow.store.network_file import load_with_lab
 from xenflow.tables import pipeline
 
-assert str(ROOT / "runtime") in sys.path
 GEN, RECV = "10.1.0.1", "10.2.0.1"
 STATION = "02:00:00:00:03:02"
 
@@ -41,7 +39,7 @@ class Whole:
     def __init__(self, folder: Path, name: str, edit: Callable[[str], str] = lambda t: t) -> None:
         text = (ROOT / "conf" / f"{name}.toml").read_text()
         file = folder / f"{name}.toml"
-        file.write_text(edit(text.replace('proof = "revalidator"', 'proof = "bound"')))
+        file.write_text(edit(text))
         network, lab = load_with_lab(file)
         self.network = network
         self.wires: dict[str, WrittenSwitch] = {}
@@ -49,7 +47,7 @@ class Whole:
         self.states = plan(network, lab).states
         for controller in network.controllers:
             first = WrittenSwitch()
-            table = RuleTable(network, controller, None, first.later)
+            table = RuleTable(network, controller, None, first.later, bound)
             self.tables[controller] = table
             for datapath, switch in table.switches.items():
                 wire = self.wires[datapath] = WrittenSwitch()

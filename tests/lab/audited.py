@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import ovs_private as ovs
-from tests.written_switch import Switch  # noqa: F401 the core's stand-in is importable then
+from tests.written_switch import bound
 from xenflow.control.rule_table import RuleTable
 from xenflow.openflow import wire as of
 from xenflow.routes import messages as m
@@ -40,7 +40,7 @@ class Audited:
         controller = network.datapaths[name].controller
         self.timers: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self.numbers = itertools.count()
-        self.table = RuleTable(network, controller, None, self.later)
+        self.table = RuleTable(network, controller, None, self.later, bound)
         self.switch = self.table.switches[name]
         self.received = 0
         self.sent = 0

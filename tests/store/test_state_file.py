@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.written_switch import WrittenSwitch
+from tests.written_switch import WrittenSwitch, bound
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.rule_table import RuleTable
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_said_passed_over_and_kept(
     assert kept == Kept(trouble=kept.trouble)
     assert kept.trouble.startswith(f"{tmp_path / NAME} is damaged (")
     assert (tmp_path / DAMAGED).read_bytes() == content
-    RuleTable(network, "host-a", tmp_path, lambda *_: None)  # starts
+    RuleTable(network, "host-a", tmp_path, lambda *_: None, bound)  # starts
 
 
 def test_what_is_readable_in_a_damaged_file_is_taken(tmp_path: Path, network: Network) -> None:
@@ -155,7 +155,7 @@ class Host:
 
     def __init__(self, network: Network, folder: Path | None, wire: Wire | None = None) -> None:
         self.wire = wire or Wire()
-        self.table = RuleTable(network, "host-a", folder, self.wire.later, asks=True)
+        self.table = RuleTable(network, "host-a", folder, self.wire.later, bound, asks=True)
         self.service = ManagementService(self.table, Leases(), "test", None)  # type: ignore[arg-type]
         self.switch = self.table.switches["host-a"]
         self.switch.in_force = self.switch.confirmed  # type: ignore[method-assign]

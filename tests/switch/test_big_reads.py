@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.whole_network import load
-from tests.written_switch import Switch
+from tests.written_switch import Switch, bound
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow
 from xenflow.tables import pipeline
@@ -47,7 +47,9 @@ def _cookie(message: bytes) -> int:
 def switch() -> Asked:
     network = load("paper").network
     datapath = network.datapaths[network.routers["vr1"].home]
-    made = Asked(network, datapath, SimpleNamespace(), lambda _, then, *a: then(*a), {})
+    made = Asked(
+        network, datapath, SimpleNamespace(), lambda _, then, *a: then(*a), {}, bound(datapath)
+    )
     made.prepare()
     hop = Flow(pipeline.NEXT_HOPS, 100, (), (), pipeline.cookie(pipeline.NEXT_HOPS, 1))
     made.installed[hop.key] = hop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,8 @@ import pytest
 from tests.conftest import ROOT
 from xenflow.openflow import wire as of
 from xenflow.store.network_file import load
-
-if str(ROOT / "runtime") not in sys.path:
-    sys.path.insert(0, str(ROOT / "runtime"))
-
 from xenflow.switch.channel import ROOM, SILENT_S, Channel, Job
+from xenflow.switch.proof import Bound
 
 
 class Reader(Channel):
@@ -30,7 +26,7 @@ class Reader(Channel):
         """Calls that look whether the switch answers at all."""
         self.sent: list[bytes] = []
         self.resyncs = 0
-        super().__init__(network.datapaths["host-a"], self.call)
+        super().__init__(network.datapaths["host-a"], self.call, Bound(0.5))
         self._open(self)
 
     def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.switch.test_update_order import Known
 from tests.whole_network import WholeNetwork, load
-from tests.written_switch import Switch, WrittenSwitch
+from tests.written_switch import Switch, WrittenSwitch, bound
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
@@ -39,9 +39,9 @@ class Host:
             placements[name] = replace(placements[name], forwarders=(host,), vm=host, to=host)
         self.written = WrittenSwitch()
         self.written.limits = limits or {}
-        self.writer = Switch(
-            network, network.datapaths[host], self.known, self.written.later, placements
-        )
+        here = network.datapaths[host]
+        later = self.written.later
+        self.writer = Switch(network, here, self.known, later, placements, bound(here))
         self.ids = {name: network.routers[name].id for name in states}
         self.written.attach(self.writer, net.ports(host))
 

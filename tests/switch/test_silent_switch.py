@@ -16,8 +16,6 @@ class AskedHost(Host):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        # The revalidators are those of a real switch's process.
-        object.__setattr__(self.switch.datapath, "proof", "bound")
         self.now = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.plan.test_migration_order import MOVES, after, at, effects_of
 from tests.whole_network import WholeNetwork, load
-from tests.written_switch import Switch, WrittenSwitch
+from tests.written_switch import Switch, WrittenSwitch, bound
 from xenflow.model.network import Link, Network, Router
 from xenflow.model.placement import Placement
 from xenflow.openflow import packet as pk
@@ -86,9 +86,9 @@ class Host:
         self.known = Known(network, states)
         self.frames = frames
         self.written = WrittenSwitch()
-        self.writer = Switch(
-            network, network.datapaths[datapath], self.known, self.written.later, placements
-        )
+        here = network.datapaths[datapath]
+        later = self.written.later
+        self.writer = Switch(network, here, self.known, later, placements, bound(here))
         self.written.attach(self.writer, ports)
 
     def outcomes(self) -> list[Outcome]:

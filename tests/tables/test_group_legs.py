@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.whole_network import load
-from tests.written_switch import Switch
+from tests.written_switch import Switch, bound
 from xenflow.model.network import Router
 from xenflow.model.placement import at_home
 from xenflow.openflow import packet as pk
@@ -77,7 +77,7 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
 
     datapath = network.datapaths[router.home]
     homes = {each.name: at_home(each.name, each.home) for each in network.routers.values()}
-    switch = Switch(network, datapath, Known(), lambda *_: None, homes)
+    switch = Switch(network, datapath, Known(), lambda *_: None, homes, bound(datapath))
     ports = sorted(
         {
             end.port

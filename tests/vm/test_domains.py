@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import ROOT
-
-if str(ROOT / "runtime") not in sys.path:
-    sys.path.insert(0, str(ROOT / "runtime"))
-
 from pox.lib import recoco
 
 from tests.xenstored import Xenstored

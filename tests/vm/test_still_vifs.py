@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.written_switch import WrittenSwitch
+from tests.written_switch import WrittenSwitch, bound
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, Placement, at_home
@@ -61,6 +61,7 @@ class Host:
             "host-a",
             None,
             self.wire.later,
+            bound,
             migrating=lambda router: self.migrating,
             spoke=self.spoke.append,
         )

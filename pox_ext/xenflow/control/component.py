@@ -18,6 +18,7 @@ import zmq
 from pox.core import core
 from pox.lib.recoco import Timer
 
+from xenflow.control import unixctl
 from xenflow.control.asking import Asking
 from xenflow.control.guarded import Guarded
 from xenflow.control.leases import Leases
@@ -69,6 +70,7 @@ class Component:
             controller,
             state_dir,
             _later,
+            unixctl.proof_of,
             leases.unfinished,
             self.mirrors.pass_on,
             self._vif_spoke,

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from xenflow.control.guarded import Guarded
-from xenflow.model.network import Network, NetworkError, Router
+from xenflow.model.network import Datapath, Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, Outcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.store.state_file import StateError, StateFile
-from xenflow.switch.channel import Done
 from xenflow.switch.problems import Problems
+from xenflow.switch.proof import Done, Proof
 from xenflow.switch.refused import Refused
 from xenflow.switch.switch import THROUGH_VM, VIEW, Switch
 from xenflow.tables import pipeline
@@ -53,6 +53,7 @@ class RuleTable:
     """See the module.
 
     later             calls a function after some seconds
+    proofs            how it is proven that a switch's changes are in force
     on_local_message  called with a router and the frames of each message that it sent itself
     migrating, spoke  see `VmPackets`
     asks              whether the other controllers are asked where routers are, should that be lost
@@ -64,6 +65,7 @@ class RuleTable:
         controller: str,
         state_dir: Path | None,
         later: Callable[..., Any],
+        proofs: Callable[[Datapath], Proof],
         migrating: Callable[[str], bool] = lambda router: False,
         on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None,
         spoke: Callable[[str], None] = lambda vif: None,
@@ -94,7 +96,7 @@ class RuleTable:
         self.switches: dict[str, Switch] = {}
         for datapath in network.datapaths_of(controller):
             known = {**homes, **kept.placements.get(datapath.name, {})}
-            switch = Switch(network, datapath, self, later, known)
+            switch = Switch(network, datapath, self, later, known, proofs(datapath))
             switch.rules.restore(kept.rules.get(datapath.name, []))
             self.switches[datapath.name] = switch
         self.packets = VmPackets(network, self.switches, migrating, spoke)

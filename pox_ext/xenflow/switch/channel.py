@@ -30,8 +30,8 @@ from typing import Any
 from xenflow.model.network import Datapath, Kind
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match
-from xenflow.switch import proof
 from xenflow.switch.problems import Problems
+from xenflow.switch.proof import Done, Promise, Proof
 from xenflow.tables import pipeline
 
 log = logging.getLogger("xenflow.channel")
@@ -57,8 +57,6 @@ FAILED, REFUSED, SILENT, UNANSWERED = "job", "refused", "silent", "unanswered"
 """Causes of `Problems` entries: jobs fail, the switch refuses what it is told, or what it is asked,
 or is silent."""
 NUDGE_TABLE = 63
-NUDGE_S = 0.05
-"""How often a round of the revalidators is provoked while one is waited for."""
 FIRST_XID = 0x80000000
 """The cores count their own transaction ids below that."""
 PACKET_OUT_XID = 0xFFFF0000
@@ -87,7 +85,6 @@ class Room:
 ROOM = Room()
 Awaited = Request | Room | float
 Job = Generator[Awaited, Any, None]
-Done = Callable[[str | None], None]
 Answer = list[Any] | NotAnsweredError
 Steps = Generator[Any, Any, Any]
 
@@ -97,30 +94,13 @@ def advance(steps: Steps, answer: Any) -> Any:
     return steps.throw(answer) if isinstance(answer, NotAnsweredError) else steps.send(answer)
 
 
-class _Promise:
-    """An answer that is given exactly once, whatever happens to the switch."""
-
-    __slots__ = ("_then",)
-
-    def __init__(self, then: Done) -> None:
-        self._then: Done | None = then
-
-    def settle(self, error: str | None = None) -> None:
-        then, self._then = self._then, None
-        if then is not None:
-            then(error)
-
-    @property
-    def settled(self) -> bool:
-        return self._then is None
-
-
 class Channel(ABC):
     """See the module."""
 
-    def __init__(self, datapath: Datapath, later: Callable[..., Any]) -> None:
+    def __init__(self, datapath: Datapath, later: Callable[..., Any], proof: Proof) -> None:
         self.datapath = datapath
         self.later = later
+        self.proof = proof
         self.connection: Any = None
         self.live = False
         """Whether what the switch holds is known."""
@@ -128,7 +108,7 @@ class Channel(ABC):
         self.problems = Problems(datapath.name)
         self.plain = datapath.kind is Kind.PLAIN or not datapath.nicira
         """Whether the switch knows OpenFlow 1.0 alone."""
-        self._promises: list[_Promise] = []
+        self._promises: list[Promise] = []
         self._many_promises = 64
         """From so many on those that were kept are sorted out."""
         self._jobs: deque[Job] = deque()
@@ -241,12 +221,8 @@ class Channel(ABC):
                 promise.settle(error)
             elif needless():
                 finish()
-            elif self.datapath.proof == "revalidator":
-                self._round(promise, lambda: self._round(promise, finish))
             else:
-                self._nudge()
-                bound_s = self.datapath.proof_bound_s
-                self._confirm(promise, lambda: self.later(bound_s, finish))
+                self.proof.begin(self, promise, finish)
 
         self._after_jobs(promise, prove)
 
@@ -267,11 +243,11 @@ class Channel(ABC):
         promise = self._promise(then)
         self._after_jobs(promise, promise.settle)
 
-    def _promise(self, then: Done) -> _Promise:
+    def _promise(self, then: Done) -> Promise:
         if len(self._promises) >= self._many_promises:
             self._promises = [p for p in self._promises if not p.settled]
             self._many_promises = max(64, 2 * len(self._promises))
-        promise = _Promise(then)
+        promise = Promise(then)
         self._promises.append(promise)
         return promise
 
@@ -281,7 +257,7 @@ class Channel(ABC):
         for promise in promises:
             promise.settle(reason)
 
-    def _after_jobs(self, promise: _Promise, then: Done) -> None:
+    def _after_jobs(self, promise: Promise, then: Done) -> None:
         if self.connection is None:
             promise.settle(f"{self.name}: the switch is not connected")
         elif self._silent:
@@ -289,34 +265,7 @@ class Channel(ABC):
         else:
             self.submit(self._fence(then))
 
-    def _round(self, promise: _Promise, then: Callable[[], None]) -> None:
-        """One whole round of the revalidators that began after now."""
-        rundir = self.datapath.ovs_rundir or proof.default_rundir()
-        answered = False
-
-        def ask() -> None:
-            proof.ask(rundir, "revalidator/wait", asked)
-            self.later(NUDGE_S, again)
-
-        def asked(error: str | None) -> None:
-            nonlocal answered
-            answered = True
-            if error or promise.settled:
-                promise.settle(error)
-            else:
-                then()
-
-        def again() -> None:
-            # The round that the first nudge started may have been over before the question was
-            # there: without another, the answer would come after `max-revalidator`.
-            if not answered and not promise.settled:
-                self._nudge()
-                self.later(NUDGE_S, again)
-
-        self._nudge()
-        self._confirm(promise, ask)
-
-    def _confirm(self, promise: _Promise, then: Callable[[], None]) -> None:
+    def confirm(self, promise: Promise, then: Callable[[], None]) -> None:
         """Call `then` once the switch has confirmed what it was sent."""
 
         def answered(answer: Answer) -> None:
@@ -327,7 +276,7 @@ class Channel(ABC):
 
         self._ask(self._barrier(), answered)
 
-    def _nudge(self) -> None:
+    def nudge(self) -> None:
         """A change that touches no packet, so that cached flows are checked again soon."""
         if self.plain:
             nudge = Flow(0, 1, match(dl_type=0x88B5), (), pipeline.COOKIE_MAGIC)

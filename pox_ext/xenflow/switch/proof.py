@@ -6,77 +6,107 @@ returns at the end of one of their rounds.  A round may have begun before the ch
 is: two rounds, each provoked by a harmless change (a *nudge*), since without one the next round
 may be `max-revalidator` away.  Where the switch cannot be asked, a bound measured for it.
 
-Called by `switch.Switch`; everything here runs in the controller's own loop and never blocks it.
+A `Proof` is a value that a switch is given when it is made (`control.unixctl.proof_of`).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections.abc import Callable, Generator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from pox.lib.recoco import Select, Task
+NUDGE_S = 0.05
+"""How often a round of the revalidators is provoked while one is waited for."""
 
-ROUND_LIMIT_S = 30.0
-DEFAULT_RUNDIR = "/var/run/openvswitch"
+Done = Callable[[str | None], None]
+"""Called with None, or with the reason why it is not so, or cannot be said."""
 
 
-class ProofError(RuntimeError):
-    """The switch could not be asked whether a change is in force."""
+class Promise:
+    """An answer that is given exactly once, whatever happens to the switch."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Done) -> None:
+        self._then: Done | None = then
+
+    def settle(self, error: str | None = None) -> None:
+        """Give it, unless it was given."""
+        then, self._then = self._then, None
+        if then is not None:
+            then(error)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was given."""
+        return self._then is None
 
 
-def unixctl_path(rundir: str) -> Path:
-    """The control socket of the ovs-vswitchd that runs under `rundir`.
+class Prover(Protocol):
+    """What a proof asks of the switch."""
 
-    Raises ProofError where there is none.
-    """
-    pidfile = Path(rundir) / "ovs-vswitchd.pid"
-    try:
-        pid = int(pidfile.read_text())
-    except (OSError, ValueError) as error:
-        raise ProofError(f"{pidfile}: {error}: is ovs_rundir right?") from None
-    return Path(rundir) / f"ovs-vswitchd.{pid}.ctl"
+    def nudge(self) -> None:
+        """A change that touches no packet, so that cached flows are checked again soon."""
 
+    def confirm(self, promise: Promise, then: Callable[[], None]) -> None:
+        """Call `then` once the switch has confirmed what it was sent; else settle the promise."""
 
-def default_rundir() -> str:
-    """$OVS_RUNDIR, else where Debian's packages run."""
-    return os.environ.get("OVS_RUNDIR", DEFAULT_RUNDIR)
+    def later(self, seconds: float, call: Callable[..., Any], *arguments: Any) -> None:
+        """Call it after some seconds."""
 
 
-def ask(rundir: str, method: str, then: Callable[[str | None], None]) -> None:
-    """Run one ovs-appctl command on a switch; `then(None)` when it has returned, else with what
-    went wrong (JSON-RPC 1.0 over the unixctl socket, ovs-appctl(8))."""
-    Task(target=_ask, args=(rundir, method, then)).start()
+class Proof(Protocol):
+    """A way to know that all that a switch was sent is in force."""
+
+    def begin(self, prover: Prover, promise: Promise, proven: Callable[[], None]) -> None:
+        """Call `proven` once it is so; where that cannot be said, settle the promise."""
 
 
-def _ask(rundir: str, method: str, then: Callable[[str | None], None]) -> Generator[Any, Any, None]:
-    error: str | None = None
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(str(unixctl_path(rundir)))
-        sock.send(json.dumps({"id": 0, "method": method, "params": []}).encode())
-        answer = b""
-        while True:
-            ready = yield Select([sock], [], [], ROUND_LIMIT_S)
-            if not ready or not ready[0]:
-                raise ProofError(f"{method}: no answer within {ROUND_LIMIT_S:.0f} s")
-            part = sock.recv(4096)
-            if not part:
-                raise ProofError(f"{method}: ovs-vswitchd closed the connection")
-            answer += part
-            try:
-                reply = json.loads(answer)
-            except ValueError:
-                continue
-            if reply.get("error"):
-                raise ProofError(f"{method}: {reply['error']}")
-            break
-    except (OSError, ProofError) as problem:
-        error = str(problem)
-    finally:
-        sock.close()
-    then(error)
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """In force so many seconds after the switch has confirmed: measured for the switch."""
+
+    bound_s: float
+
+    def begin(self, prover: Prover, promise: Promise, proven: Callable[[], None]) -> None:
+        """See `Proof`."""
+        prover.nudge()
+        prover.confirm(promise, lambda: prover.later(self.bound_s, proven))
+
+
+@dataclass(frozen=True, slots=True)
+class Revalidator:
+    """In force after two rounds of the revalidators.  `ask(command, then)` runs a command of
+    ovs-appctl(8)."""
+
+    ask: Callable[[str, Done], None]
+
+    def begin(self, prover: Prover, promise: Promise, proven: Callable[[], None]) -> None:
+        """See `Proof`."""
+        self._round(prover, promise, lambda: self._round(prover, promise, proven))
+
+    def _round(self, prover: Prover, promise: Promise, then: Callable[[], None]) -> None:
+        """One whole round that began after now."""
+        answered = False
+
+        def ask() -> None:
+            self.ask("revalidator/wait", asked)
+            prover.later(NUDGE_S, again)
+
+        def asked(error: str | None) -> None:
+            nonlocal answered
+            answered = True
+            if error or promise.settled:
+                promise.settle(error)
+            else:
+                then()
+
+        def again() -> None:
+            # The round that the first nudge started may have been over before the question was
+            # there: without another, the answer would come after `max-revalidator`.
+            if not answered and not promise.settled:
+                prover.nudge()
+                prover.later(NUDGE_S, again)
+
+        prover.nudge()
+        prover.confirm(promise, ask)

@@ -38,13 +38,13 @@ from xenflow.switch.channel import (
     ROOM,
     Answer,
     Channel,
-    Done,
     Job,
     NotAnsweredError,
     Request,
     advance,
 )
 from xenflow.switch.packet_ins import PacketIns
+from xenflow.switch.proof import Done, Proof
 from xenflow.switch.reactive import Reactive
 from xenflow.switch.rules import Rules
 from xenflow.tables import pipeline, plain_host
@@ -139,8 +139,9 @@ class Switch(Channel):
         routers: Routers,
         later: Callable[..., Any],
         placements: dict[str, Placement],
+        proof: Proof,
     ) -> None:
-        super().__init__(datapath, later)
+        super().__init__(datapath, later, proof)
         self.network = network
         self.routers = routers
         self.placements = placements

@@ -23,7 +23,8 @@ from xenflow.model.network import Interface, Link, Network, NetworkError, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
 from xenflow.openflow import wire as of
-from xenflow.switch.channel import PACKET_OUT_XID, Done
+from xenflow.switch.channel import PACKET_OUT_XID
+from xenflow.switch.proof import Done
 from xenflow.switch.switch import Switch
 from xenflow.tables import pipeline, plain_host
 from xenflow.tables.pipeline import ForVm
