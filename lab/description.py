@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ from xenflow.model.network import (
     NetworkError,
     Router,
 )
+from xenflow.model.values import UnfitError, Value, text_of
+from xenflow.store.document import Document
 from xenflow.store.network_file import load_with_lab, read_text
 from xenflow.store.toml_lines import Path as KeyPath
-from xenflow.store.toml_lines import locate, show, show_value
+from xenflow.store.toml_lines import show_value
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "xf-"
@@ -200,15 +202,32 @@ def load_lab(path: str | Path) -> Lab:
 # --- reading -------------------------------------------------------------------------------------
 
 
+def _interface(value: Any) -> IPv4Interface:
+    if "/" not in text_of(value):
+        raise UnfitError
+    return IPv4Interface(value)
+
+
+def _mac(value: Any) -> int:
+    if not re.fullmatch(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", text_of(value)):
+        raise UnfitError
+    return int(value.replace(":", ""), 16)
+
+
+_ADDRESS = Value("an IPv4 address", lambda value: IPv4Address(text_of(value)))
+_INTERFACE = Value('an IPv4 address and prefix length such as "10.0.1.2/24"', _interface)
+_SUBNET = Value("an IPv4 subnet", lambda value: IPv4Network(text_of(value)))
+_MAC = Value("a MAC address", _mac)
+
+
 class _Reader:
     """Reads one `[lab]` table and gathers its mistakes."""
 
     def __init__(self, file: str, text: str, network: Network, table: dict[str, Any]) -> None:
         self._file = file
-        self._lines = locate(text)
+        self._document = Document(file, text)
         self._network = network
         self._table = table
-        self._mistakes: list[tuple[int, str]] = []
 
     def read(self) -> Lab:
         if not self._table:
@@ -221,31 +240,23 @@ class _Reader:
         subnet, operator, management = self._management(machines, hypervisor[0])
         self._check_subnets(machines, addresses)
         self._check_ports()
-        self._raise()
+        self._document.raise_mistakes()
         path = Path(self._file)
         lab = Lab(
             path, self._network, hypervisor, subnet, operator, management, machines, addresses
         )
         self._check_controllers(lab)
-        self._raise()
+        self._document.raise_mistakes()
         return lab
 
     # mistakes
 
     def _wrong(self, key: KeyPath, found: Any, expected: str, *, quote: bool = False) -> None:
-        where: KeyPath = ("lab", *key)
-        near = where
-        while near and near not in self._lines:
-            near = near[:-1]
-        line = self._lines.get(near, 1)
         value = str(found) if isinstance(found, _ADDRESSES) else found
-        shown = show_value(value) if quote else found
-        text = f"{self._file}:{line}: {show(where)}: found {shown}, expected {expected}"
-        self._mistakes.append((line, text))
+        self._document.mistake(("lab", *key), show_value(value) if quote else found, expected)
 
-    def _raise(self) -> None:
-        if self._mistakes:
-            raise NetworkError("\n".join(text for _, text in sorted(self._mistakes)))
+    def _value(self, key: KeyPath, value: Any, wanted: Value) -> Any:
+        return self._document.read(("lab", *key), value, wanted)
 
     def _only(self, key: KeyPath, table: dict[str, Any], *known: str) -> None:
         for name in table:
@@ -264,24 +275,6 @@ class _Reader:
                 self._wrong((key, name), "no table", "a table")
 
     # values
-
-    def _address(self, key: KeyPath, value: Any) -> IPv4Address | None:
-        try:
-            return IPv4Address(value if isinstance(value, str) else "")
-        except AddressValueError:
-            self._wrong(key, value, "an IPv4 address", quote=True)
-            return None
-
-    def _interface(self, key: KeyPath, value: Any) -> IPv4Interface | None:
-        try:
-            if isinstance(value, str) and "/" in value:
-                return IPv4Interface(value)
-        except (AddressValueError, NetmaskValueError):
-            pass
-        self._wrong(
-            key, value, 'an IPv4 address and prefix length such as "10.0.1.2/24"', quote=True
-        )
-        return None
 
     def _hypervisor(self) -> tuple[str, int]:
         if "hypervisor" not in self._table and set(self._network.hosts) == set(
@@ -326,11 +319,11 @@ class _Reader:
                 )
             taken[end] = name
             link, access = places[end]
-            address = self._interface((*key, "address"), values.get("address"))
+            address = self._value((*key, "address"), values.get("address"), _INTERFACE)
             stub = None
             if "stub" in values:
-                stub = self._interface((*key, "stub"), values["stub"])
-            mac = self._mac((*key, "mac"), values.get("mac"))
+                stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
+            mac = self._value((*key, "mac"), values.get("mac"), _MAC)
             if mac is not None and mac not in access.macs:
                 self._wrong(
                     (*key, "mac"),
@@ -343,12 +336,6 @@ class _Reader:
         if not found:
             self._wrong(("machines",), "no machine", "at least one")
         return found
-
-    def _mac(self, key: KeyPath, value: Any) -> int | None:
-        if isinstance(value, str) and re.fullmatch(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", value):
-            return int(value.replace(":", ""), 16)
-        self._wrong(key, value, "a MAC address", quote=True)
-        return None
 
     def _router_addresses(self) -> dict[str, dict[str, IPv4Interface]]:
         found: dict[str, dict[str, IPv4Interface]] = {}
@@ -383,7 +370,8 @@ class _Reader:
         names = [i.name for i in router.interfaces]
         self._only(("routers", router.name, "addresses"), table, *names)
         for name in names:
-            address = self._interface(("routers", router.name, "addresses", name), table.get(name))
+            key = ("routers", router.name, "addresses", name)
+            address = self._value(key, table.get(name), _INTERFACE)
             if address:
                 found[name] = address
         return found
@@ -429,12 +417,8 @@ class _Reader:
         if not isinstance(table, dict) or "subnet" not in table:
             self._wrong(("management",), "no subnet", "{ subnet, operator, lab, NODE... }")
             return nowhere
-        try:
-            if not isinstance(table["subnet"], str):
-                raise ValueError
-            subnet = IPv4Network(table["subnet"])
-        except ValueError:
-            self._wrong(("management", "subnet"), table["subnet"], "an IPv4 subnet", quote=True)
+        subnet = self._value(("management", "subnet"), table["subnet"], _SUBNET)
+        if subnet is None:
             return nowhere
         wanted = ["operator", "lab", *self._node_names(machines)]
         self._only(("management",), table, "subnet", *wanted)
@@ -443,7 +427,7 @@ class _Reader:
             if name not in table:
                 continue
             key = ("management", name)
-            address = self._address(key, table[name])
+            address = self._value(key, table[name], _ADDRESS)
             if address is None:
                 continue
             if address not in subnet:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Placement, from_json, to_json
+from xenflow.model.values import BOOLEAN, UnfitError, Value, seconds, text_of, whole
 
 VERSION = 1
 
@@ -91,27 +92,11 @@ class Answer:
 # --- types of arguments: `read` returns the value the controller works with ----------------------
 
 
-class _UnfitError(ValueError):
-    """A value of the wrong type or out of range; the message, if any, says what is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A type of argument.
-
-    `read` turns JSON into the value (raising ValueError), `write` does the opposite.
-    """
-
-    expected: str
-    read: Callable[[Any], Any]
-    write: Callable[[Any], Any] = lambda value: value
-
-
 @dataclass(frozen=True, slots=True)
 class Argument:
     """One argument of a verb."""
 
-    kind: Kind
+    kind: Value
     needed: bool = False
     default: Any = None
 
@@ -125,62 +110,22 @@ class Verb:
 
 
 def _is_text(value: Any, longest: int) -> str:
-    if not isinstance(value, str) or len(value) > longest:
-        raise _UnfitError
-    value.encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
-    return value
+    text = text_of(value)
+    if len(text) > longest:
+        raise UnfitError
+    text.encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
+    return text
 
 
 def _name(value: Any) -> str:
     if not _is_text(value, MAX_NAME) or not value.isprintable():
-        raise _UnfitError
+        raise UnfitError
     return str(value)
-
-
-def _text(longest: int) -> Kind:
-    return Kind(f"text of at most {longest} characters", lambda value: _is_text(value, longest))
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _UnfitError
-    return value
-
-
-def _whole(lowest: int, highest: int) -> Kind:
-    def read(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise _UnfitError
-        if not lowest <= value <= highest:
-            raise _UnfitError
-        return value
-
-    return Kind(f"a whole number from {lowest} to {highest}", read)
-
-
-def _seconds(highest: float) -> Kind:
-    def read(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise _UnfitError
-        if not 0 < value <= highest:
-            raise _UnfitError
-        return float(value)
-
-    return Kind(f"seconds, more than 0 and at most {highest:g}", read)
-
-
-def _choice(*choices: str) -> Kind:
-    def read(value: Any) -> str:
-        if not isinstance(value, str) or value not in choices:
-            raise _UnfitError
-        return value
-
-    return Kind(" or ".join(f'"{choice}"' for choice in choices), read)
 
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _UnfitError
+        raise UnfitError
     return value
 
 
@@ -201,13 +146,13 @@ def _destination(value: Any) -> str:
 
 def _mac(value: Any) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", _is_text(value, 17)):
-        raise _UnfitError
+        raise UnfitError
     return str(value).lower()
 
 
 def _tcp_url(value: Any) -> str:
     if not re.fullmatch(r"tcp://\S+:[0-9]{1,5}", _is_text(value, 256)):
-        raise _UnfitError
+        raise UnfitError
     return str(value)
 
 
@@ -215,28 +160,28 @@ def _port(value: Any) -> str | int:
     """A port by its name or its OpenFlow number."""
     if isinstance(value, str):
         return _name(value)
-    number: int = _whole(0, 0xFFFF).read(value)
+    number: int = whole(0, 0xFFFF).read(value)
     return number
 
 
 def _frames(value: Any) -> list[bytes]:
     if not isinstance(value, list):
-        raise _UnfitError
+        raise UnfitError
     frames = []
     for frame in value:
         if not isinstance(frame, str):
-            raise _UnfitError
+            raise UnfitError
         try:
             frames.append(b64decode(frame, validate=True))
         except binascii.Error as error:
-            raise _UnfitError(f"a frame is not base64: {error}") from None
+            raise UnfitError(f"a frame is not base64: {error}") from None
     return frames
 
 
 def _frame(value: Any) -> bytes:
     frame = bytes.fromhex(_is_text(value, 2 * 65549))
     if len(frame) < 14:
-        raise _UnfitError
+        raise UnfitError
     return frame
 
 
@@ -244,12 +189,12 @@ def _placement(value: Any) -> Placement:
     try:
         return from_json(value)
     except NetworkError as error:
-        raise _UnfitError(str(error)) from None
+        raise UnfitError(str(error)) from None
 
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise _UnfitError
+        raise UnfitError
     return value
 
 
@@ -260,66 +205,65 @@ def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
         found = _object(value)
         for key in found:
             if key not in fields:
-                raise _UnfitError(f"{_quote(key)}: not one of {', '.join(fields)}")
+                raise UnfitError(f"{_quote(key)}: not one of {', '.join(fields)}")
         result = {}
         for key, field in fields.items():
             if key not in found:
                 if field.needed:
-                    raise _UnfitError(f"{key}: missing")
+                    raise UnfitError(f"{key}: missing")
                 continue
             try:
                 result[key] = field.kind.read(found[key])
             except (ValueError, RecursionError):
                 expected = f"expected {field.kind.expected}, found {_quote(found[key])}"
-                raise _UnfitError(f"{key}: {expected}") from None
+                raise UnfitError(f"{key}: {expected}") from None
         return result
 
     return read
 
 
-NAME = Kind(f"a name of 1 to {MAX_NAME} characters", _name)
-BOOLEAN = Kind("true or false", _boolean)
-OBJECT = Kind("an object", _object)
-ADDRESS4 = Kind("an IPv4 address", _address4)
-DESTINATION = Kind("an address, or a prefix without host bits", _destination)
-MAC = Kind('a MAC address such as "02:00:00:01:01:01"', _mac)
-URL = Kind('"tcp://ADDRESS:PORT"', _tcp_url)
-PORT = Kind("a port's name or number", _port)
-NAMES = Kind("an array of names", lambda value: tuple(_name(n) for n in _list(value)), list)
-FRAMES = Kind(
+NAME = Value(f"a name of 1 to {MAX_NAME} characters", _name)
+OBJECT = Value("an object", _object)
+ADDRESS4 = Value("an IPv4 address", _address4)
+DESTINATION = Value("an address, or a prefix without host bits", _destination)
+MAC = Value('a MAC address such as "02:00:00:01:01:01"', _mac)
+URL = Value('"tcp://ADDRESS:PORT"', _tcp_url)
+PORT = Value("a port's name or number", _port)
+NAMES = Value("an array of names", lambda value: tuple(_name(n) for n in _list(value)), list)
+FRAMES = Value(
     "an array of base64 texts", _frames, lambda value: [b64encode(f).decode() for f in value]
 )
-FRAME = Kind("a frame of 14 to 65549 octets in hexadecimal", _frame, bytes.hex)
-PLACEMENT = Kind(
+FRAME = Value("a frame of 14 to 65549 octets in hexadecimal", _frame, bytes.hex)
+PLACEMENT = Value(
     "a placement", _placement, lambda value: value if isinstance(value, dict) else to_json(value)
 )
 
 PACKET_FIELDS: dict[str, Argument] = {
     "dl_src": Argument(MAC),
     "dl_dst": Argument(MAC),
-    "dl_type": Argument(_whole(0, 0xFFFF)),
-    "dl_vlan": Argument(_whole(0, 4095)),
+    "dl_type": Argument(whole(0, 0xFFFF)),
+    "dl_vlan": Argument(whole(0, 4095)),
     "nw_src": Argument(ADDRESS4),
     "nw_dst": Argument(ADDRESS4),
-    "nw_proto": Argument(_whole(0, 255)),
-    "nw_tos": Argument(_whole(0, 255)),
-    "nw_ttl": Argument(_whole(0, 255)),
-    "tp_src": Argument(_whole(0, 0xFFFF)),
-    "tp_dst": Argument(_whole(0, 0xFFFF)),
+    "nw_proto": Argument(whole(0, 255)),
+    "nw_tos": Argument(whole(0, 255)),
+    "nw_ttl": Argument(whole(0, 255)),
+    "tp_src": Argument(whole(0, 0xFFFF)),
+    "tp_dst": Argument(whole(0, 0xFFFF)),
     "fragment": Argument(BOOLEAN),
     "link": Argument(NAME),
 }
 """A packet to trace; `link` is the virtual link it arrives from at the router."""
 
-PACKET = Kind(f"an object of {', '.join(PACKET_FIELDS)}", _record(PACKET_FIELDS))
+PACKET = Value(f"an object of {', '.join(PACKET_FIELDS)}", _record(PACKET_FIELDS))
 
 RULE_FIELDS: dict[str, Argument] = {
     "id": Argument(NAME, needed=True),
-    "priority": Argument(_whole(0, 0xFFFF)),
+    "priority": Argument(whole(0, 0xFFFF)),
     "match": Argument(OBJECT),
-    "actions": Argument(Kind("an array", _list)),
+    "actions": Argument(Value("an array", _list)),
 }
-RULE = Kind("an object of id, priority, match, actions", _record(RULE_FIELDS))
+RULE = Value("an object of id, priority, match, actions", _record(RULE_FIELDS))
 
 
 def rule_fault(value: Any) -> str:
@@ -338,22 +282,22 @@ def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
     at_port = arguments["datapath"] is not None and arguments["in_port"] is not None
     half = (arguments["datapath"] is None) != (arguments["in_port"] is None)
     if half or at_port == (arguments["router"] is not None):
-        raise _UnfitError("expected either router, or datapath and in_port")
+        raise UnfitError("expected either router, or datapath and in_port")
     if (arguments["packet"] is None) == (arguments["frame"] is None):
-        raise _UnfitError("expected either packet or frame")
+        raise UnfitError("expected either packet or frame")
     if arguments["frame"] is not None and not at_port:
-        raise _UnfitError("a frame comes in by a port: expected datapath and in_port with it")
+        raise UnfitError("a frame comes in by a port: expected datapath and in_port with it")
 
 
 _ROUTER = Argument(NAME, needed=True)
 _DATAPATH = Argument(NAME, needed=True)
 _OWNER = Argument(NAME, needed=True)
-_LEASE = Argument(_seconds(86400))
-_TABLE = Argument(_whole(0, 254))
+_LEASE = Argument(seconds(86400))
+_TABLE = Argument(whole(0, 254))
 
 
 def _limit(default: int) -> Argument:
-    return Argument(_whole(1, 100_000), default=default)
+    return Argument(whole(1, 100_000), default=default)
 
 
 VERBS: dict[str, Verb] = {
@@ -363,7 +307,7 @@ VERBS: dict[str, Verb] = {
         {
             "router": _ROUTER,
             "match": Argument(DESTINATION),
-            "offset": Argument(_whole(0, 1 << 32), default=0),
+            "offset": Argument(whole(0, 1 << 32), default=0),
             "limit": _limit(10_000),
         }
     ),
@@ -424,7 +368,7 @@ VERBS: dict[str, Verb] = {
         {"router": _ROUTER, "datapath": _DATAPATH, "still": Argument(BOOLEAN, needed=True)}
     ),
     "attached": Verb(
-        {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(_seconds(600), default=10.0)}
+        {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(seconds(600), default=10.0)}
     ),
     "release": Verb(
         {
@@ -438,7 +382,7 @@ VERBS: dict[str, Verb] = {
         {
             "router": _ROUTER,
             "link": Argument(NAME, needed=True),
-            "passed": Argument(_whole(0, 1 << 53), default=0),
+            "passed": Argument(whole(0, 1 << 53), default=0),
             "owner": Argument(NAME),
         }
     ),
@@ -619,17 +563,17 @@ def _read_arguments(name: str, verb: Verb, given: dict[str, Any]) -> dict[str, A
         try:
             arguments[key] = argument.kind.read(given[key])
         except (ValueError, RecursionError) as error:
-            detail = str(error) if isinstance(error, _UnfitError) else ""
+            detail = str(error) if isinstance(error, UnfitError) else ""
             _refuse_argument(name, key, argument.kind, given[key], detail)
     if verb.check is not None:
         try:
             verb.check(arguments)
-        except _UnfitError as error:
+        except UnfitError as error:
             raise ManagementError("bad-argument", f"{name}: {error}") from None
     return arguments
 
 
-def _refuse_argument(verb: str, key: str, kind: Kind, value: Any, detail: str) -> NoReturn:
+def _refuse_argument(verb: str, key: str, kind: Value, value: Any, detail: str) -> NoReturn:
     wrong = detail or f"expected {kind.expected}, found {_quote(value)}"
     raise ManagementError("bad-argument", f"{verb}: {key}: {wrong}") from None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_address
@@ -36,8 +36,10 @@ from xenflow.model.network import (
     Pipeline,
     Router,
 )
+from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, text_of, whole
+from xenflow.store.document import Document
 from xenflow.store.laying import lay
-from xenflow.store.toml_lines import Path, locate, show, show_value
+from xenflow.store.toml_lines import Path, show, show_value
 
 MAX_ID = 65535
 MAX_VLAN = DETOUR_VLAN_OFFSET - 1
@@ -86,7 +88,7 @@ def parse(text: str, file: str) -> tuple[Network, dict[str, Any]]:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise NetworkError(_syntax_error(text, file, error)) from None
-    document = _Document(file, locate(text))
+    document = Document(file, text)
     found = _read_tables(document, tables)
     _check_references(document, found)
     _check_uniqueness(document, found)
@@ -114,34 +116,6 @@ def _syntax_error(text: str, file: str, error: tomllib.TOMLDecodeError) -> str:
     )
 
 
-# --- mistakes ------------------------------------------------------------------------------------
-
-
-class _Document:
-    """Gathers the mistakes of one file and knows where each key stands."""
-
-    def __init__(self, file: str, lines: dict[Path, int]) -> None:
-        self._file = file
-        self._lines = lines
-        self._mistakes: list[tuple[int, str]] = []
-
-    def line(self, path: Path) -> int:
-        """The line of a key, or of the nearest table around it."""
-        while path and path not in self._lines:
-            path = path[:-1]
-        return self._lines.get(path, 1)
-
-    def mistake(self, path: Path, found: str, expected: str) -> None:
-        line = self.line(path)
-        text = f"{self._file}:{line}: {show(path)}: found {found}, expected {expected}"
-        self._mistakes.append((line, text))
-
-    def raise_mistakes(self) -> None:
-        if self._mistakes:
-            self._mistakes.sort(key=lambda mistake: mistake[0])
-            raise NetworkError("\n".join(text for _, text in self._mistakes))
-
-
 def _meant(name: str, names: Iterable[str]) -> str:
     """ ", did you mean ...?" where a name resembles one that exists."""
     close = get_close_matches(name, list(names), n=1)
@@ -151,27 +125,15 @@ def _meant(name: str, names: Iterable[str]) -> str:
 # --- values: a reader takes what was found and returns what it means, or raises ValueError -------
 
 
-class _UnfitError(ValueError):
-    """A value that the key cannot have; what it can have stands beside its reader."""
-
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class _Scalar:
-    """One value: how to read it and what to say of it."""
-
-    read: Callable[[Any], Any]
-    expected: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
     """A key of a table."""
 
-    value: _Scalar | _ListOf
+    value: Value | _ListOf
     needed: bool = False
 
 
@@ -179,167 +141,125 @@ class _Field:
 class _ListOf:
     """An array of scalars or of tables."""
 
-    element: _Scalar | dict[str, _Field]
+    element: Value | dict[str, _Field]
     expected: str
     length: int | None = None
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _UnfitError
-    return value
-
-
 def _filled_text(value: Any) -> str:
-    if not _text(value) or not value.isprintable():
-        raise _UnfitError
+    if not text_of(value) or not value.isprintable():
+        raise UnfitError
     return str(value)
 
 
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _UnfitError
-    return value
-
-
-def _whole(lowest: int, highest: int) -> _Scalar:
-    def read(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise _UnfitError
-        if not lowest <= value <= highest:
-            raise _UnfitError
-        return value
-
-    return _Scalar(read, f"a whole number from {lowest} to {highest}")
-
-
-def _seconds(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 60:
-        raise _UnfitError
-    return float(value)
-
-
-def _choice(*choices: str) -> _Scalar:
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise _UnfitError
-        return str(value)
-
-    return _Scalar(read, " or ".join(f'"{choice}"' for choice in choices))
-
-
 def _name(value: Any) -> str:
-    if not _NAME.fullmatch(_text(value)):
-        raise _UnfitError
+    if not _NAME.fullmatch(text_of(value)):
+        raise UnfitError
     return str(value)
 
 
 def _interface_name(value: Any) -> str:
-    if not _INTERFACE_NAME.fullmatch(_text(value)) or len(value) > MAX_INTERFACE_NAME:
-        raise _UnfitError
+    if not _INTERFACE_NAME.fullmatch(text_of(value)) or len(value) > MAX_INTERFACE_NAME:
+        raise UnfitError
     return str(value)
 
 
 def _end(value: Any) -> End:
-    datapath, colon, port = _text(value).partition(":")
+    datapath, colon, port = text_of(value).partition(":")
     if not colon:
-        raise _UnfitError
+        raise UnfitError
     return End(_name(datapath), _interface_name(port))
 
 
 def _dpid(value: Any) -> int:
-    if not re.fullmatch(r"[0-9a-fA-F]{16}", _text(value)) or not int(value, 16):
-        raise _UnfitError
+    if not re.fullmatch(r"[0-9a-fA-F]{16}", text_of(value)) or not int(value, 16):
+        raise UnfitError
     return int(value, 16)
 
 
 def _mac(value: Any) -> int:
-    if not re.fullmatch(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){5}", _text(value)):
-        raise _UnfitError
+    if not re.fullmatch(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){5}", text_of(value)):
+        raise UnfitError
     mac = int(netaddr.EUI(value, version=48))
     if not mac or mac >> 40 & 1:
-        raise _UnfitError
+        raise UnfitError
     return mac
 
 
 def _port_number(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) <= 65535:
-        raise _UnfitError
+        raise UnfitError
     return int(text)
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon:
-        raise _UnfitError
+        raise UnfitError
     return host, _port_number(port)
 
 
 def _openflow(value: Any) -> tuple[str, int]:
-    host, port = _host_and_port(_text(value))
+    host, port = _host_and_port(text_of(value))
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         address = netaddr.IPAddress(bare, flags=netaddr.INET_PTON)
     except (netaddr.AddrFormatError, ValueError):
-        raise _UnfitError from None
+        raise UnfitError from None
     if (address.version == 6) != (bare != host):
-        raise _UnfitError
+        raise UnfitError
     return bare, port
 
 
 def _tcp_url(value: Any) -> str:
-    if not _text(value).startswith("tcp://"):
-        raise _UnfitError
+    if not text_of(value).startswith("tcp://"):
+        raise UnfitError
     host, _ = _host_and_port(value.removeprefix("tcp://"))
     if host.startswith("[") and host.endswith("]"):
         address, percent, zone = host[1:-1].partition("%")
         if ip_address(address).version != 6 or (percent and not zone):
-            raise _UnfitError
+            raise UnfitError
     elif not _NAME.fullmatch(host):
-        raise _UnfitError
+        raise UnfitError
     return str(value)
 
 
 def _hypervisor(value: Any) -> str:
-    text = _text(value)
+    text = text_of(value)
     try:
         spec = hypervisor_spec.parse(text)
     except hypervisor_spec.SpecError:
-        raise _UnfitError from None
+        raise UnfitError from None
     if isinstance(spec, hypervisor_spec.LabSpec):
         _tcp_url(spec.url)
     return text
 
 
-_NAMED = _Scalar(_name, "a name of letters, digits, '.', '_' and '-'")
-_BOOLEAN = _Scalar(_boolean, "true or false")
-_MAC = _Scalar(_mac, 'a unicast MAC address such as "02:00:00:01:01:01"')
-_END = _Scalar(
-    _end,
-    f'"datapath:port", the port an interface name of at most {MAX_INTERFACE_NAME} characters',
+_NAMED = Value("a name of letters, digits, '.', '_' and '-'", _name)
+_MAC = Value('a unicast MAC address such as "02:00:00:01:01:01"', _mac)
+_END = Value(
+    f'"datapath:port", the port an interface name of at most {MAX_INTERFACE_NAME} characters', _end
 )
-_INTERFACE = _Scalar(
-    _interface_name, f"an interface name of at most {MAX_INTERFACE_NAME} characters"
-)
+_INTERFACE = Value(f"an interface name of at most {MAX_INTERFACE_NAME} characters", _interface_name)
 
-_NETWORK = {"name": _Field(_Scalar(_filled_text, "the network's name"), needed=True)}
+_NETWORK = {"name": _Field(Value("the network's name", _filled_text), needed=True)}
 
 _CONTROLLER = {
-    "openflow": _Field(_Scalar(_openflow, '"ADDRESS:PORT" for switches to connect to'), True),
-    "manage": _Field(_Scalar(_tcp_url, '"tcp://ADDRESS:PORT" for the management entity'), True),
+    "openflow": _Field(Value('"ADDRESS:PORT" for switches to connect to', _openflow), True),
+    "manage": _Field(Value('"tcp://ADDRESS:PORT" for the management entity', _tcp_url), True),
 }
 
 _DATAPATH = {
-    "kind": _Field(_choice("host", "plain"), needed=True),
-    "dpid": _Field(_Scalar(_dpid, "a datapath id of 16 hex digits, not all zero"), needed=True),
+    "kind": _Field(choice("host", "plain"), needed=True),
+    "dpid": _Field(Value("a datapath id of 16 hex digits, not all zero", _dpid), needed=True),
     "controller": _Field(_NAMED, needed=True),
-    "pipeline": _Field(_choice("proactive", "reactive")),
-    "nicira": _Field(_BOOLEAN),
-    "hypervisor": _Field(_Scalar(_hypervisor, hypervisor_spec.FORMS)),
-    "proof": _Field(_choice("revalidator", "bound")),
-    "proof_bound_s": _Field(_Scalar(_seconds, "seconds, more than 0 and at most 60")),
-    "ovs_rundir": _Field(_Scalar(_text, "a directory")),
-    "other": _Field(_choice("normal", "drop")),
+    "pipeline": _Field(choice("proactive", "reactive")),
+    "nicira": _Field(BOOLEAN),
+    "hypervisor": _Field(Value(hypervisor_spec.FORMS, _hypervisor)),
+    "proof": _Field(choice("revalidator", "bound")),
+    "proof_bound_s": _Field(seconds(60)),
+    "ovs_rundir": _Field(Value("a directory", text_of)),
+    "other": _Field(choice("normal", "drop")),
 }
 
 _CABLE = _ListOf(_END, 'two ends, ["datapath:port", "datapath:port"]', length=2)
@@ -350,8 +270,8 @@ _ACCESS = {
 }
 
 _LINK = {
-    "id": _Field(_whole(1, MAX_ID), needed=True),
-    "vlan": _Field(_whole(1, MAX_VLAN), needed=True),
+    "id": _Field(whole(1, MAX_ID), needed=True),
+    "vlan": _Field(whole(1, MAX_VLAN), needed=True),
     "access": _Field(_ListOf(_ACCESS, 'an array of {at = "datapath:port", macs = [...]}')),
     "root": _Field(_NAMED),
     "cables": _Field(_ListOf(_NAMED, "an array of cable names")),
@@ -365,7 +285,7 @@ _INTERFACE_FIELDS = {
 }
 
 _ROUTER = {
-    "id": _Field(_whole(1, MAX_ID), needed=True),
+    "id": _Field(whole(1, MAX_ID), needed=True),
     "home": _Field(_NAMED, needed=True),
     "control_vif": _Field(_INTERFACE, needed=True),
     "interfaces": _Field(
@@ -390,7 +310,7 @@ that is wrong is absent, so that one mistake is reported once."""
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _read_tables(document: _Document, tables: dict[str, Any]) -> Found:
+def _read_tables(document: Document, tables: dict[str, Any]) -> Found:
     known = ["network", *_SECTIONS, "lab"]
     _refuse_unknown(document, (), tables, known)
     found: Found = {section: {} for section in _SECTIONS}
@@ -414,7 +334,7 @@ def _read_tables(document: _Document, tables: dict[str, Any]) -> Found:
     return found
 
 
-def _check_entry_name(document: _Document, path: tuple[str, str]) -> None:
+def _check_entry_name(document: Document, path: tuple[str, str]) -> None:
     section, name = path
     if not _NAME.fullmatch(name):
         document.mistake(path, f'"{name}"', _NAMED.expected)
@@ -423,7 +343,7 @@ def _check_entry_name(document: _Document, path: tuple[str, str]) -> None:
 
 
 def _refuse_unknown(
-    document: _Document, path: Path, table: dict[str, Any], known: Iterable[str]
+    document: Document, path: Path, table: dict[str, Any], known: Iterable[str]
 ) -> None:
     for key in table:
         if key not in known:
@@ -432,7 +352,7 @@ def _refuse_unknown(
 
 
 def _read_table(
-    document: _Document, path: Path, table: Any, fields: dict[str, _Field]
+    document: Document, path: Path, table: Any, fields: dict[str, _Field]
 ) -> dict[str, Any]:
     if table is None:
         document.mistake(path, "nothing", "a table")
@@ -451,21 +371,13 @@ def _read_table(
         if isinstance(wanted.value, _ListOf):
             value = _read_list(document, where, table[key], wanted.value)
         else:
-            value = _read_scalar(document, where, table[key], wanted.value)
+            value = document.read(where, table[key], wanted.value)
         if value is not None:
             found[key] = value
     return found
 
 
-def _read_scalar(document: _Document, path: Path, value: Any, scalar: _Scalar) -> Any:
-    try:
-        return scalar.read(value)
-    except ValueError:
-        document.mistake(path, show_value(value), scalar.expected)
-        return None
-
-
-def _read_list(document: _Document, path: Path, value: Any, wanted: _ListOf) -> list[Any] | None:
+def _read_list(document: Document, path: Path, value: Any, wanted: _ListOf) -> list[Any] | None:
     """The elements (None for one that is wrong: its place in the list is kept)."""
     if not isinstance(value, list):
         document.mistake(path, show_value(value), wanted.expected)
@@ -475,7 +387,7 @@ def _read_list(document: _Document, path: Path, value: Any, wanted: _ListOf) -> 
         return None
     if isinstance(wanted.element, dict):
         return [_read_table(document, (*path, i), v, wanted.element) for i, v in enumerate(value)]
-    return [_read_scalar(document, (*path, i), v, wanted.element) for i, v in enumerate(value)]
+    return [document.read((*path, i), v, wanted.element) for i, v in enumerate(value)]
 
 
 # --- what must hold between values ---------------------------------------------------------------
@@ -500,7 +412,7 @@ def _interfaces(found: Found) -> Iterable[tuple[Path, str, dict[str, Any]]]:
             yield ("routers", name, "interfaces", i), name, interface
 
 
-def _check_references(document: _Document, found: Found) -> None:
+def _check_references(document: Document, found: Found) -> None:
     def check(path: Path, section: str, name: str | None, what: str) -> None:
         if name is not None and name not in found[section]:
             expected = f"the name of a {what}{_meant(name, found[section])}"
@@ -529,7 +441,7 @@ def _check_references(document: _Document, found: Found) -> None:
 class _Taken:
     """Values that may be used once, each with the place of its first use."""
 
-    def __init__(self, document: _Document, expected: str) -> None:
+    def __init__(self, document: Document, expected: str) -> None:
         self._document = document
         self._expected = expected
         self._first: dict[Any, Path] = {}
@@ -544,7 +456,7 @@ class _Taken:
             self._document.mistake(path, found, self._expected)
 
 
-def _check_uniqueness(document: _Document, found: Found) -> None:
+def _check_uniqueness(document: Document, found: Found) -> None:
     plain: tuple[tuple[str, str, str], ...] = (
         ("controllers", "manage", "an address of its own"),
         ("links", "id", "an id of its own"),
@@ -566,7 +478,7 @@ def _check_uniqueness(document: _Document, found: Found) -> None:
     _check_interfaces(document, found)
 
 
-def _check_ports(document: _Document, found: Found) -> None:
+def _check_ports(document: Document, found: Found) -> None:
     taken = _Taken(document, "a port that nothing else uses")
     on_hosts: dict[str, Path] = {}
     for path, end in _ports(found):
@@ -596,7 +508,7 @@ def _vifs(found: Found) -> Iterable[tuple[Path, str]]:
             yield (*path, "vif"), interface["vif"]
 
 
-def _check_macs(document: _Document, found: Found) -> None:
+def _check_macs(document: Document, found: Found) -> None:
     taken = _Taken(document, "a MAC address of its own")
 
     def take(path: Path, mac: int | None) -> None:
@@ -612,7 +524,7 @@ def _check_macs(document: _Document, found: Found) -> None:
         take((*path, "mac"), interface.get("mac"))
 
 
-def _check_interfaces(document: _Document, found: Found) -> None:
+def _check_interfaces(document: Document, found: Found) -> None:
     names: dict[str, _Taken] = {}
     links: dict[str, _Taken] = {}
     for path, router, interface in _interfaces(found):
@@ -625,7 +537,7 @@ def _check_interfaces(document: _Document, found: Found) -> None:
         taken.take((*path, "link"), link, f'"{link}"')
 
 
-def _check_datapaths(document: _Document, found: Found) -> None:
+def _check_datapaths(document: Document, found: Found) -> None:
     for name, datapath in found["datapaths"].items():
         path = ("datapaths", name)
         if datapath.get("kind") == "plain":
@@ -641,7 +553,7 @@ def _check_datapaths(document: _Document, found: Found) -> None:
             document.mistake((*path, "ovs_rundir"), shown, 'it only with proof = "revalidator"')
 
 
-def _check_trees(document: _Document, network: Network) -> None:
+def _check_trees(document: Document, network: Network) -> None:
     for link in network.links.values():
         tree = link.tree
         only = " over the cables it may use" if link.cables else ""

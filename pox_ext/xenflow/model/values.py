@@ -1,0 +1,77 @@
+"""Values as a file or a message brings them: how each is read, and what is said of a wrong one.
+
+Used by the readers of the network file, of its lab's part and of the management messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class UnfitError(ValueError):
+    """A value of the wrong type or out of range; the message, if any, says what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A type of value: `expected` is what is said to whoever gives another.
+
+    `read` turns what was found into the value (raising ValueError), `write` does the opposite.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any] = lambda value: value
+
+
+def text_of(value: Any) -> str:
+    """Raises UnfitError where it is no text."""
+    if not isinstance(value, str):
+        raise UnfitError
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UnfitError
+    return value
+
+
+BOOLEAN = Value("true or false", _boolean)
+
+
+def whole(lowest: int, highest: int) -> Value:
+    """A whole number within bounds; `true` is none."""
+
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise UnfitError
+        return value
+
+    return Value(f"a whole number from {lowest} to {highest}", read)
+
+
+def seconds(highest: float) -> Value:
+    """A time, in seconds."""
+
+    def read(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UnfitError
+        if not 0 < value <= highest:
+            raise UnfitError
+        return float(value)
+
+    return Value(f"seconds, more than 0 and at most {highest:g}", read)
+
+
+def choice(*choices: str) -> Value:
+    """One of a few words."""
+
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise UnfitError
+        return str(value)
+
+    return Value(" or ".join(f'"{one}"' for one in choices), read)

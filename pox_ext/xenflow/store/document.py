@@ -1,0 +1,47 @@
+"""A TOML file that is being checked: gathers its mistakes, and knows where each key stands.
+
+Used by the readers of the network file and of its lab's part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xenflow.model.network import NetworkError
+from xenflow.model.values import Value
+from xenflow.store.toml_lines import Path, locate, show, show_value
+
+
+class Document:
+    """One file's mistakes; `text` is what is in it, `file` its name in messages."""
+
+    def __init__(self, file: str, text: str) -> None:
+        self._file = file
+        self._lines = locate(text)
+        self._mistakes: list[tuple[int, str]] = []
+
+    def line(self, path: Path) -> int:
+        """The line of a key, or of the nearest table around it."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def mistake(self, path: Path, found: str, expected: str) -> None:
+        """Note one."""
+        line = self.line(path)
+        text = f"{self._file}:{line}: {show(path)}: found {found}, expected {expected}"
+        self._mistakes.append((line, text))
+
+    def read(self, path: Path, found: Any, wanted: Value) -> Any:
+        """The value at a key; None, and a mistake, where it does not fit."""
+        try:
+            return wanted.read(found)
+        except ValueError:
+            self.mistake(path, show_value(found), wanted.expected)
+            return None
+
+    def raise_mistakes(self) -> None:
+        """Raises NetworkError with one line for each mistake, by their lines in the file."""
+        if self._mistakes:
+            self._mistakes.sort(key=lambda mistake: mistake[0])
+            raise NetworkError("\n".join(text for _, text in self._mistakes))
