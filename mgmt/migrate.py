@@ -32,7 +32,7 @@ from mgmt import hypervisor
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError, Job, JobState
 from mgmt.lease import Lease, LostError, Problem
-from mgmt.planning import Plan, Step, concerned, words
+from mgmt.planning import Plan, Step, concerned
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import to_json
 from xenflow.plan import effects as fx
@@ -205,10 +205,6 @@ class _Interrupted(Exception):
     """The operator wants it to end."""
 
 
-def _pace(effect: Effect) -> fx.Pace:
-    return getattr(effect, "pace", fx.Pace.USUAL)
-
-
 class _Run:
     """One migration under way."""
 
@@ -229,8 +225,8 @@ class _Run:
         self.done: list[Effect] = []
         self.job: Job | None = None
         self.driver = made.driver
-        self._moves = False
-        """The hypervisor was asked to move the VM: it may, whatever it answered."""
+        self._mover: hypervisor.Hypervisor | None = None
+        """Was asked to move the VM: it may, whatever it answered."""
         self._prompt_until = 0.0
         """Until when, as `now`, the suspended VM waits for switches."""
         self._late = False
@@ -362,11 +358,11 @@ class _Run:
 
     def _do(self, effect: Effect) -> None:
         name = type(effect).__name__
-        if _pace(effect) is (fx.Pace.PROMPT if self._late else fx.Pace.LATE):
+        if effect.pace is (fx.Pace.PROMPT if self._late else fx.Pace.LATE):
             return
         # Noted first: what was begun may have happened, so it is undone, too.
         self.done.append(effect)
-        note = {"effect": name, "words": words(effect), "at_s": round(self.now(), 3)}
+        note = {"effect": name, "words": effect.words(), "at_s": round(self.now(), 3)}
         self._lease.note(note, needed=not self.result.committed)
         began = self.now()
         try:
@@ -375,7 +371,7 @@ class _Run:
             self.result.effects.append(
                 {
                     "effect": name,
-                    "words": words(effect),
+                    "words": effect.words(),
                     "from_s": round(began, 6),
                     "to_s": round(self.now(), 6),
                 }
@@ -408,7 +404,7 @@ class _Run:
     @contextmanager
     def _time_for(self, effect: Effect, usual_s: float) -> Iterator[float]:
         """How long an effect may take.  Raises _LateError where a prompt one took longer."""
-        if _pace(effect) is not fx.Pace.PROMPT:
+        if effect.pace is not fx.Pace.PROMPT:
             yield usual_s
             return
         left_s = self._prompt_until - self.now()
@@ -578,11 +574,11 @@ class _Run:
             time.sleep(0.05)
 
     def _do_MoveVM(self, effect: fx.MoveVM) -> None:
-        driver = self.driver = self.driver or hypervisor.of(self.network, effect.source)
+        driver = self.driver or hypervisor.of(self.network, effect.source)
         self.result.emulated = driver.emulated
         driver.claim = self._lease
         self._held_before = self._held((effect.source, effect.destination))
-        self._moves = True
+        self._mover = driver
         job = self.job = driver.migrate(self.router, effect.destination)
         deadline = time.monotonic() + MOVE_TIMEOUT_S
         while job.state in (JobState.PRECOPY, JobState.SUSPENDED):
@@ -623,8 +619,8 @@ class _Run:
         self.result.held += answer["delivered"]
 
     def _do_Unpause(self, effect: fx.Unpause) -> None:
-        assert self.driver is not None and self.job is not None
-        driver, result = self.driver, self.result
+        assert self._mover is not None and self.job is not None
+        driver, result = self._mover, self.result
         result.committed = True  # it may be done from now on, whatever is answered
         try:
             self._until_known(partial(driver.unpause, self.router))
@@ -654,10 +650,10 @@ class _Run:
 
     def _once_it_runs(self, id: str) -> Job:
         """The hypervisor's job, when its VM runs or will not."""
-        assert self.driver is not None
+        assert self._mover is not None
         deadline = time.monotonic() + RUN_TIMEOUT_S
         while True:
-            job = self._until_known(partial(self.driver.job, id))
+            job = self._until_known(partial(self._mover.job, id))
             if job.state is not JobState.MOVED_PAUSED or time.monotonic() > deadline:
                 return job
             time.sleep(POLL_S)
@@ -752,25 +748,27 @@ class _Run:
     def _put_back(self) -> None:
         """Everything, as far as it can be; problems are noted.  Raises LostError."""
         self._lease.check()
-        if self.driver is not None and self._moves:
-            try:
-                self._abort_move()
-            except (HypervisorError, MigrationError) as error:
-                self.result.unknown = str(error)
-            if self.result.unknown or self.result.committed:
-                return  # the switches stay with the VM
         deadline = time.monotonic() + UNDO_S
         for effect in mig.undo_of(self.done, self.plan.start):
-            undo = partial(getattr(self, f"_do_{type(effect).__name__}"), effect)
-            self._try(words(effect), undo, deadline)
+            self._try(effect, deadline)
+            if self.result.unknown or self.result.committed:
+                return  # the switches stay with the VM
 
-    def _abort_move(self) -> None:
+    def _do_EndMove(self, effect: fx.EndMove) -> None:
+        """Sees to it that it is known on which host the VM runs then, or raises _NotKnownError."""
+        if self._mover is None:
+            return
+        try:
+            host = self._end_move(self._mover)
+        except (HypervisorError, MigrationError) as error:
+            raise _NotKnownError(str(error)) from None
+        self.result.committed = host == effect.destination
+
+    def _end_move(self, driver: hypervisor.Hypervisor) -> str:
         """End the VM's move, and find out on which host it runs then.
 
         Raises MigrationError or HypervisorError where that is not known.
         """
-        driver = self.driver
-        assert driver is not None
         try:
             did = self._until_known(partial(driver.abort, self.router, own=True))
         except HypervisorError as error:
@@ -784,14 +782,13 @@ class _Run:
         while True:
             found = self._until_known(partial(driver.domain, self.router))
             if found is not None and (found.state == "running" or not begun):
-                self.result.committed = found.host == self.plan.to
-                return
+                return found.host
             if time.monotonic() > deadline:
                 where = f"is {found.state} on {found.host}" if found else "is nowhere"
                 raise MigrationError(f"the VM does not run again: it {where}")
             time.sleep(POLL_S)
 
-    def _try(self, what: str, action: Callable[[], None], deadline: float) -> None:
+    def _try(self, effect: Effect, deadline: float) -> None:
         """Do it; a switch or a controller that is just coming back is waited for.
 
         Raises LostError.
@@ -799,16 +796,19 @@ class _Run:
         signals = self._signals_seen
         while True:
             try:
-                action()
+                getattr(self, f"_do_{type(effect).__name__}")(effect)
                 return
             except LostError:
                 raise
+            except _NotKnownError as error:
+                self.result.unknown = str(error)
+                return
             except _Interrupted:
-                self.result.problems.append((what, "interrupted"))
+                self.result.problems.append((effect.words(), "interrupted"))
                 return
             except (AskError, HypervisorError, NetworkError, MigrationError) as error:
                 if time.monotonic() > deadline or self._signals_seen > signals:
-                    self.result.problems.append((what, str(error)))
+                    self.result.problems.append((effect.words(), str(error)))
                     return
                 time.sleep(UNDO_POLL_S)
 

@@ -28,7 +28,6 @@ from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, from_json
 from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
-from xenflow.plan.effects import Effect
 from xenflow.plan.migration import Order
 from xenflow.tables.sessions import falls
 from xenflow.tables.sessions import words as words_of
@@ -125,7 +124,7 @@ class Plan:
     def steps(self) -> list[Step]:
         """The stages, for people."""
         return [
-            Step(stage.name, stage.title, _where(stage), "; ".join(map(words, stage.effects)))
+            Step(stage.name, stage.title, stage.at, "; ".join(e.words() for e in stage.effects))
             for stage in self.stages
         ]
 
@@ -136,7 +135,7 @@ class Plan:
         for number, (step, stage) in enumerate(zip(self.steps, self.stages, strict=True), 1):
             commit = "   (commit point: before it all is undone, after it all is completed)"
             lines.append(f"{number}. {step.title}{commit if stage.commits else ''}")
-            lines += [f"     {words(effect)}" for effect in stage.effects]
+            lines += [f"     {effect.words()}" for effect in stage.effects]
         lines += self._sessions_text()
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
@@ -157,7 +156,7 @@ class Plan:
                     "title": step.title,
                     "where": list(step.where),
                     "commits": stage.commits,
-                    "effects": [words(e) for e in stage.effects],
+                    "effects": [e.words() for e in stage.effects],
                 }
                 for step, stage in zip(self.steps, self.stages, strict=True)
             ],
@@ -467,55 +466,3 @@ def give_up(driver: hypervisor.Hypervisor, router: str) -> list[str]:
         if error.code not in ("no-migration", "too-late"):
             raise
         return []
-
-
-def _where(stage: mig.Stage) -> tuple[str, ...]:
-    names: list[str] = []
-    for effect in stage.effects:
-        if isinstance(effect, fx.Apply):
-            names += effect.datapaths
-        else:
-            names += [
-                getattr(effect, key)
-                for key in ("source", "destination", "host")
-                if hasattr(effect, key)
-            ]
-    return tuple(dict.fromkeys(names))
-
-
-_WHEN = {
-    fx.Pace.USUAL: "",
-    fx.Pace.PROMPT: ", unless a switch is late",
-    fx.Pace.LATE: ", where a switch was late",
-}
-
-
-def words(effect: Effect) -> str:
-    """What an effect does, for people."""
-    match effect:
-        case fx.Apply(datapaths, p, proven, pace):
-            forwarders = "+".join(p.forwarders)
-            return (
-                f"{', '.join(datapaths) or 'no switch'}: forwarders {forwarders}, VM {p.vm}, "
-                f"links to {p.to}, {p.mode.value}; {'in force' if proven else 'confirmed'}"
-                f"{_WHEN[pace]}"
-            )
-        case fx.Mirror(source, destination):
-            return f"{source} tells {destination} its routes, and every change from now on"
-        case fx.Unmirror(source, destination):
-            return f"{source} and {destination} tell each other no more"
-        case fx.CopyFlows(source, destination):
-            return f"flows read from {source}, ports translated, written to {destination}"
-        case fx.AwaitReady(host):
-            return f"{host} holds all flows, in force"
-        case fx.MoveVM(source, destination):
-            return f"the hypervisor moves the VM from {source} to {destination}, paused there"
-        case fx.AwaitVifs(host):
-            return f"the VM's interfaces exist on {host}"
-        case fx.Release(host, to, pace):
-            return f"{host} sends packets held for the VM to {to}{_WHEN[pace]}"
-        case fx.Unpause(host):
-            return f"the VM runs on {host}"
-        case fx.Drain(host):
-            return f"nothing arrives at {host} for the router any more"
-    raise AssertionError(effect)

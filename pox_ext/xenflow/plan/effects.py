@@ -1,11 +1,13 @@
-"""The effects of a migration: what is done, as values.
+"""The effects of a migration, as values: each with its words, its place, its pace and its undo.
 
-Which of them there are, in which order, is `plan.migration`; `mgmt.migrate` carries them out.
-Nothing here does anything.
+Which of them a migration has, in which order, is `plan.migration`; `mgmt.migrate` carries them
+out.  A new effect is a class here, in `Effect`, and one more case there.  Nothing here does
+anything.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
 
@@ -25,13 +27,62 @@ class Pace(Enum):
     pass on what is held for it.  Where nothing was left out, nothing is LATE.
     """
 
-    USUAL = "usual"
-    PROMPT = "prompt"
-    LATE = "late"
+    USUAL = ""
+    PROMPT = ", unless a switch is late"
+    LATE = ", where a switch was late"
+
+    @property
+    def words(self) -> str:
+        """What an effect's words end with."""
+        return self.value
+
+
+class _Effect(ABC):
+    """What every effect says of itself."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def at(self) -> tuple[str, ...]:
+        """The names of the datapaths that it concerns, in order."""
+
+    @abstractmethod
+    def words(self) -> str:
+        """What it does, for people."""
+
+    @property
+    def pace(self) -> Pace:
+        """When it is carried out."""
+        return Pace.USUAL
+
+    def undo(self, before: Placement) -> tuple[Effect, ...]:
+        """What puts it back, as long as the VM has not run at the destination; `before` is the
+        placement that the datapaths it concerns had."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
-class Apply:
+class _AtHost(_Effect):
+    host: str
+
+    @property
+    def at(self) -> tuple[str, ...]:
+        return (self.host,)
+
+
+@dataclass(frozen=True, slots=True)
+class _BetweenHosts(_Effect):
+    source: str
+    destination: str
+
+    @property
+    def at(self) -> tuple[str, ...]:
+        return self.source, self.destination
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(_Effect):
     """Give switches a placement, all at once, and await that it is in force on each; or, where
     nothing that follows depends on that, only that each has confirmed it."""
 
@@ -40,87 +91,128 @@ class Apply:
     proven: bool = True
     pace: Pace = Pace.USUAL
 
+    @property
+    def at(self) -> tuple[str, ...]:
+        return self.datapaths
+
+    def words(self) -> str:
+        p = self.placement
+        return (
+            f"{', '.join(self.datapaths) or 'no switch'}: forwarders {'+'.join(p.forwarders)}, "
+            f"VM {p.vm}, links to {p.to}, {p.mode.value}; "
+            f"{'in force' if self.proven else 'confirmed'}{self.pace.words}"
+        )
+
+    def undo(self, before: Placement) -> tuple[Effect, ...]:
+        if not self.datapaths:
+            return ()
+        back, vm = Apply(self.datapaths, before), self.placement.vm
+        if vm in self.datapaths and vm != before.vm:
+            return back, Release(vm, before.vm)  # what it has held meanwhile
+        return (back,)
+
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
+class Mirror(_BetweenHosts):
     """The destination's controller gets all that the source's knows of the router, and from now
     on every change, whichever of the two routerd talks to."""
 
-    source: str
-    destination: str
+    def words(self) -> str:
+        return f"{self.source} tells {self.destination} its routes, and every change from now on"
+
+    def undo(self, before: Placement) -> tuple[Effect, ...]:
+        return (Unmirror(self.source, self.destination),)
 
 
 @dataclass(frozen=True, slots=True)
-class CopyFlows:
+class Unmirror(_BetweenHosts):
+    """The source is told no more of the router."""
+
+    def words(self) -> str:
+        return f"{self.source} and {self.destination} tell each other no more"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFlows(_BetweenHosts):
     """The router's flows are read from the source's switch, their ports translated to the
     destination's, and written there."""
 
-    source: str
-    destination: str
+    def words(self) -> str:
+        return f"flows read from {self.source}, ports translated, written to {self.destination}"
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitReady:
+class AwaitReady(_AtHost):
     """Until a host's switch holds, in force, every flow of the router."""
 
-    host: str
+    def words(self) -> str:
+        return f"{self.host} holds all flows, in force"
 
 
 @dataclass(frozen=True, slots=True)
-class MoveVM:
+class MoveVM(_BetweenHosts):
     """The hypervisor moves the VM and leaves it paused at the destination."""
 
-    source: str
-    destination: str
+    def words(self) -> str:
+        return f"the hypervisor moves the VM from {self.source} to {self.destination}, paused there"
+
+    def undo(self, before: Placement) -> tuple[Effect, ...]:
+        return (EndMove(self.source, self.destination),)
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitVifs:
+class EndMove(_BetweenHosts):
+    """The hypervisor ends the VM's move, unless it runs at the destination already."""
+
+    def words(self) -> str:
+        return f"the VM runs on {self.source}, its move to {self.destination} ended"
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitVifs(_AtHost):
     """Until the VM's interfaces exist on a host's switch."""
 
-    host: str
+    def words(self) -> str:
+        return f"the VM's interfaces exist on {self.host}"
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Release(_AtHost):
     """Packets held for the VM at a host go to the host where it is now."""
 
-    host: str
     to: str
     pace: Pace = Pace.USUAL
 
+    def words(self) -> str:
+        return f"{self.host} sends packets held for the VM to {self.to}{self.pace.words}"
+
 
 @dataclass(frozen=True, slots=True)
-class Unpause:
+class Unpause(_AtHost):
     """The VM runs on, at the destination."""
 
-    host: str
+    def words(self) -> str:
+        return f"the VM runs on {self.host}"
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(_AtHost):
     """Until nothing has arrived for the router at a host over two pushes of its counters."""
 
-    host: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unmirror:
-    """The source is told no more of the router."""
-
-    source: str
-    destination: str
+    def words(self) -> str:
+        return f"nothing arrives at {self.host} for the router any more"
 
 
 Effect = (
     Apply
     | Mirror
+    | Unmirror
     | CopyFlows
     | AwaitReady
     | MoveVM
+    | EndMove
     | AwaitVifs
     | Release
     | Unpause
     | Drain
-    | Unmirror
 )

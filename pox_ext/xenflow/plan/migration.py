@@ -35,6 +35,7 @@ from xenflow.plan.effects import (
     CopyFlows,
     Drain,
     Effect,
+    EndMove,
     Mirror,
     MoveVM,
     Pace,
@@ -61,6 +62,11 @@ class Stage:
     title: str
     effects: tuple[Effect, ...]
     commits: bool = False
+
+    @property
+    def at(self) -> tuple[str, ...]:
+        """The names of the datapaths that it concerns, in the effects' order."""
+        return tuple(dict.fromkeys(name for effect in self.effects for name in effect.at))
 
 
 def switches(network: Network, router: Router) -> tuple[str, ...]:
@@ -303,23 +309,23 @@ def under_way(what: str, since_s: float, owner: str) -> str:
 
 
 def undo_of(done: Sequence[Effect], start: Placement) -> list[Effect]:
-    """What puts everything back after some effects of the stages before the commit point, once
-    the VM runs at the source again.
+    """What puts everything back after some effects of the stages before the commit point.
 
-    It is the same way backwards: each switch gets the placement it had before (under a newer
-    version), the last ones first, so that no moment of it is one that going forward had not had.
+    The VM's move is ended first: the switches follow the VM.  The rest is the same way backwards:
+    each switch gets the placement it had before (under a newer version), the last ones first, so
+    that no moment of it is one that going forward had not had.
     """
-    had = {name: start for effect in done if isinstance(effect, Apply) for name in effect.datapaths}
-    back: list[tuple[Apply, Placement]] = []
-    for effect in done:
-        if isinstance(effect, Apply) and effect.datapaths:
-            back.append((effect, had[effect.datapaths[0]]))
-            had.update(dict.fromkeys(effect.datapaths, effect.placement))
-    version = max((effect.placement.version for effect, _ in back), default=0)
+    had: dict[str, Placement] = {}
+    version = 0
     undo: list[Effect] = []
-    for number, (effect, before) in enumerate(reversed(back), 1):
-        undo.append(Apply(effect.datapaths, replace(before, version=version + number)))
-        if effect.placement.vm in effect.datapaths and before.vm != effect.placement.vm:
-            undo.append(Release(effect.placement.vm, before.vm))  # what it has held meanwhile
-    undo += [Unmirror(e.source, e.destination) for e in done if isinstance(e, Mirror)]
-    return undo
+    for effect in done:
+        before = next((had[name] for name in effect.at if name in had), start)
+        undo[:0] = effect.undo(before)
+        if isinstance(effect, Apply):
+            had.update(dict.fromkeys(effect.datapaths, effect.placement))
+            version = max(version, effect.placement.version)
+    for index, effect in enumerate(undo):
+        if isinstance(effect, Apply):
+            version += 1
+            undo[index] = replace(effect, placement=replace(effect.placement, version=version))
+    return sorted(undo, key=lambda effect: not isinstance(effect, EndMove))
