@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from lab import judge, own_folder, process
+from lab import evidence, judge, own_folder, process
 from lab.description import ROOT
 from lab.judge import Counts, Verdict
 from lab.moves import Move
@@ -29,7 +29,8 @@ INTERRUPTED = 130
 EXIT_STATUS = (
     "exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong command "
     "line; 3 invalid, the traffic alone already loses; 130 interrupted.  What was counted until a "
-    "move failed, or until Ctrl-C, is written and printed, too"
+    "move failed, or until Ctrl-C, is written and printed, too; where a move failed, the folder of the "
+    "results also has the logs of the lab, what its switches held, and the controllers' status"
 )
 
 
@@ -69,8 +70,9 @@ class Moved:
         return judge.verdict(counts)
 
 
-def make_moves(number: int, between_s: float, move: Callable[[int], Move]) -> Moved:
-    """Moves one after another, each given its index, until one fails or somebody interrupts."""
+def make_moves(number: int, between_s: float, move: Callable[[int], Move], folder: Path) -> Moved:
+    """Moves one after another, each given its index, until one fails or somebody interrupts.  Where
+    one fails, the folder gets what may say why (`evidence`)."""
     moves: list[Move] = []
     at_ns = time.monotonic_ns()
     try:
@@ -86,6 +88,8 @@ def make_moves(number: int, between_s: float, move: Callable[[int], Move]) -> Mo
             time.sleep(between_s)
     except (NetworkError, KeyboardInterrupt) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
+        if not interrupted:
+            evidence.save(folder)
         return Moved(moves, Ended("interrupted" if interrupted else str(error), at_ns, interrupted))
     return Moved(moves, None)
 
@@ -154,7 +158,7 @@ def take_output(
 ) -> None:
     """`own_folder.take`; a folder that is somebody else's is an error of the command line."""
     try:
-        own_folder.take(out, mark, made, own=own)
+        own_folder.take(out, mark, (*made, *evidence.MADE), own=own)
     except own_folder.NotOurFolderError as error:
         parser.error(f"--out {error}")
 

@@ -165,7 +165,7 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
                 resident_mib[node].append(size)
             return one
 
-        moved = measuring.make_moves(wanted.moves, wanted.between_s, move)
+        moved = measuring.make_moves(wanted.moves, wanted.between_s, move, records)
         for pair in pairs:
             pair.stop()
     begins_ns = moved.begins_ns()

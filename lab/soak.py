@@ -204,7 +204,10 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
         time.sleep(1.0)
         hosts = [router.other_host(), router.host]
         moved = measuring.make_moves(
-            wanted.moves, wanted.between_s, lambda n: router.move(hosts[n % 2], wanted.mode)
+            wanted.moves,
+            wanted.between_s,
+            lambda n: router.move(hosts[n % 2], wanted.mode),
+            records,
         )
         pair.stop()
     there, back = judge.read(records, moved.begins_ns())

@@ -719,8 +719,14 @@ class _Run:
             datapath=effect.host,
         )
         if not answer["quiet"]:
+            looked = ""
+            if "looks" in answer:  # not where it is of the release before
+                looked = (
+                    f" ({answer['last']} more at the last of {answer['looks']} looks in "
+                    f"{answer['waited_s']:.0f} s)"
+                )
             raise _FinalError(
-                f"{effect.host}: packets for {self.router} still arrive there; "
+                f"{effect.host}: packets for {self.router} still arrive there{looked}; "
                 "its flows are left in place"
             )
 

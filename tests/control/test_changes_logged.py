@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from tests.written_switch import ROOT, WrittenSwitch, bound
+from xenflow.control import management_service
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.mirror import Mirrors
@@ -92,3 +93,12 @@ def test_no_request_can_make_a_line_of_its_own(
     assert not controller.ask("rule-add", datapath="host-a", rule=rule)["ok"]
     (line,) = caplog.messages
     assert "\n" not in line and len(line) < 1100 and WHO in line
+
+
+def test_a_slow_machine_is_no_traffic(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has not fallen quiet in its time is looked at often enough to say so."""
+    monkeypatch.setattr(management_service, "QUIET_LIMIT_S", 0.0)
+    answer = controller.ask("quiet", router="vr1", datapath="host-a")
+    assert (answer["quiet"], answer["last"], answer["looks"]) == (True, 0, 3)

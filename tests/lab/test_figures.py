@@ -90,7 +90,7 @@ def test_a_run_that_ends_early_says_what_it_counted(
     counts = [Counts(sent=100)] * 4
 
     def work() -> Outcome:
-        moved = measuring.make_moves(3, 0.0, move)
+        moved = measuring.make_moves(3, 0.0, move, tmp_path)
         assert len(moved.begins_ns()) == 3
         return Outcome(Wanted(), moved, counts, {"host-a": [30.0] * (len(moved.moves) + 1)})
 

@@ -205,6 +205,10 @@ class Controllers:
             "ready": True,
             "attached": True,
             "quiet": self.quiet,
+            "packets": 100,
+            "last": 7,
+            "looks": 9,
+            "waited_s": 30.2,
             "flows": [],
         }
 
@@ -1043,7 +1047,8 @@ def test_what_is_said_of_switches_is_so(xen: PretendedXen, controllers: Controll
     controllers.quiet = False
     result = migrate(controllers)
     assert (result.ok, result.committed, result.problems) == (False, True, [])
-    assert "still arrive there" in result.text() and "could not all be told" not in result.text()
+    assert "still arrive there (7 more at the last of 9 looks in 30 s)" in result.text()
+    assert "could not all be told" not in result.text()
     assert result.text().endswith("its VM belongs to host-b: run `xenflow recover vr1`")
 
 

@@ -43,7 +43,9 @@ Send = Callable[[bytes], None]
 Result = Mapping[str, Any] | None
 Verb = Callable[["ManagementService", dict[str, Any], "Reply"], Result]
 
-QUIET_LIMIT_S = 30.0
+QUIET_LIMIT_S, QUIET_LOOKS = 30.0, 8
+"""A host that has not fallen quiet after so long, looked at so often, is said not to be: on a busy
+machine a look takes seconds, and a few of them say nothing."""
 LOOK_S = 0.02
 """How often is looked whether there is room for another import."""
 WAITING_S = 0.5
@@ -524,10 +526,15 @@ class ManagementService:
         def counted(packets: int) -> None:
             waited_s = round(time.monotonic() - started, 3)
             seen.append(packets)
-            if len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]:
-                reply.ok(quiet=True, packets=packets, waited_s=waited_s)
-            elif waited_s > QUIET_LIMIT_S:
-                reply.ok(quiet=False, packets=packets, waited_s=waited_s)
+            quiet = len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
+            if quiet or (waited_s > QUIET_LIMIT_S and len(seen) >= QUIET_LOOKS):
+                reply.ok(
+                    quiet=quiet,
+                    packets=packets,
+                    last=seen[-1] - seen[-2],
+                    looks=len(seen),
+                    waited_s=waited_s,
+                )
             else:
                 look()
 
