@@ -31,7 +31,7 @@ from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.results import Found, Row
 from bench.virtual_router import VirtualRouter
 from xenflow.routes import messages as m
-from xenflow.tables import pipeline
+from xenflow.tables import layout
 
 STATIONS = ("p1", "p2")
 """The ports of the network file behind which the gateways are."""
@@ -184,7 +184,7 @@ class _Trial:
                 return at_ns / 1e9 - started  # on Linux both are CLOCK_MONOTONIC
 
     def _legs(self) -> int:
-        return len(self._switch.dump(pipeline.LEGS))
+        return len(self._switch.dump(layout.LEGS))
 
     def _flow_mods(self) -> int:
         row = self._controller.client.request("status")["datapaths"][0]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from bench.open_vswitch import BenchError, OpenVSwitch
 from xenflow.openflow import wire as of
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 
 WAIT_S = 60.0
 
@@ -62,8 +62,8 @@ class RawController:
     def wipe(self, switch: OpenVSwitch) -> None:
         """Remove all routes of all routers, and nothing else of that table, and let the switch come
         to rest."""
-        routes = pipeline.cookie(pipeline.ROUTES), pipeline.COOKIE_MAGIC_MASK | 0xFF << 24
-        self.write([of.delete_by_cookie(pipeline.ROUTES, *routes)])
+        routes = cookies.cookie(layout.ROUTES), cookies.COOKIE_MAGIC_MASK | 0xFF << 24
+        self.write([of.delete_by_cookie(layout.ROUTES, *routes)])
         switch.rest()
 
     def barrier(self) -> None:

@@ -44,7 +44,7 @@ from xenflow.openflow import wire as of
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import NO_POLICY, RouterState
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 
 CHUNKS = (4 << 10, 32 << 10, 1 << 20)
 SOCKET = "tcp://127.0.0.1:6641"
@@ -77,7 +77,7 @@ def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterSt
 
 def prepacked(told: Sequence[list[bytes]]) -> bytes:
     """The flow messages for the routes in these route messages, in their order."""
-    packer = of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+    packer = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
     sections = [section for frames in told for section in m.parse_sections(frames)]
     return b"".join(
         packer.add(
@@ -85,7 +85,7 @@ def prepacked(told: Sequence[list[bytes]]) -> bytes:
             net,
             plen,
             hop,
-            pipeline.cookie(pipeline.ROUTES, ROUTER_ID, pipeline.route_chunk(net)),
+            cookies.cookie(layout.ROUTES, ROUTER_ID, cookies.route_chunk(net)),
         )
         for section in sections
         if section.kind is m.Kind.ROUTE4
@@ -127,7 +127,7 @@ class Contest:
         """The raw controller's turn, once for each chunk size; the switch holds what the
         controller wrote."""
         compared = not (self.large and self.warm)
-        expected = self.switch.dump(pipeline.ROUTES) if compared else []
+        expected = self.switch.dump(layout.ROUTES) if compared else []
         self.raw.accept(self.switch)
         if not (self.warm or self.large):
             self.wipe()
@@ -138,7 +138,7 @@ class Contest:
             self.limits[size].append(self.raw.write(in_chunks(flows, size)))
         if self.large:
             self.chunks = (self.fastest(),)
-        if compared and self.switch.dump(pipeline.ROUTES) != expected:
+        if compared and self.switch.dump(layout.ROUTES) != expected:
             raise BenchError("the raw controller's flows are not those of XenFlow")
         self.wipe()
         self.raw.hang_up()

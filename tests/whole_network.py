@@ -24,19 +24,24 @@ from xenflow.model.placement import Placement, at_home
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of
+from xenflow.openflow.flow import prefix_mask
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.store.network_file import load_with_lab
 from xenflow.switch.reactive import Reactive
-from xenflow.tables import pipeline, plain_host, simulate
+from xenflow.tables import cookies, layout, plain_host, simulate
+from xenflow.tables.next_hops import next_hop_flows
+from xenflow.tables.pipeline import local_flows
+from xenflow.tables.sent_up import ForVm, is_question, sent_up
+from xenflow.tables.site import Site
 from xenflow.tables.views import next_hop_view, router_view
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MAX_HOPS = 200
 """A frame that is still on its way after so many switches goes round and round."""
 
-_packer = of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+_packer = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
 
 
 # --------------------------------------------------------------------------------------------
@@ -266,7 +271,7 @@ class WholeNetwork:
         numbered = enumerate(self._names[datapath], 1)
         return {name: number for number, name in numbered if name not in away}
 
-    def site(self, datapath: str) -> pipeline.Site:
+    def site(self, datapath: str) -> Site:
         """A switch as its planner sees it."""
         states = self.plan.states
         views = {
@@ -274,7 +279,7 @@ class WholeNetwork:
             for router in self.network.routers.values()
             if datapath in self.known[router.name]
         }
-        return pipeline.Site(
+        return Site(
             self.network,
             self.network.datapaths[datapath],
             self.ports(datapath),
@@ -297,7 +302,7 @@ class WholeNetwork:
         site = self.site(datapath)
         here = site.datapath
         plain = here.kind is DatapathKind.HOST and not here.nicira
-        yield from (plain_host if plain else pipeline).local_flows(site).values()
+        yield from (plain_host.local_flows if plain else local_flows)(site).values()
         if plain or here.pipeline is Pipeline.REACTIVE:
             return
         for router in self.network.routers.values():
@@ -354,7 +359,7 @@ class WholeNetwork:
         left = []
         routers = {router.id: router.name for router in self.network.routers.values()}
         for step in verdict.trace:
-            counted = pipeline.taken_in(step.flow.cookie) if step.flow else 0
+            counted = cookies.taken_in(step.flow.cookie) if step.flow else 0
             if counted:
                 journey.taken_in.add((end.datapath, routers[counted]))
         outputs = deque(verdict.outputs)
@@ -392,7 +397,7 @@ class WholeNetwork:
     def _asks(self, datapath: str, frame: bytes) -> bool:
         here = self.network.datapaths[datapath]
         reactive = here.pipeline is Pipeline.REACTIVE or not here.nicira
-        return reactive and pipeline.is_question(frame)
+        return reactive and is_question(frame)
 
     def _answered(
         self, datapath: str, in_port: int, frame: bytes, journey: Journey
@@ -423,8 +428,8 @@ class WholeNetwork:
     def _held(self, datapath: str, frame: bytes, journey: Journey) -> None:
         """As `vm.packets` does with what a switch sends up: a frame for a VM is held; another is
         the copy of a hello."""
-        what = pipeline.sent_up(self.network, {}, 0, frame)
-        if not isinstance(what, pipeline.ForVm) or what.copied:
+        what = sent_up(self.network, {}, 0, frame)
+        if not isinstance(what, ForVm) or what.copied:
             return
         for router, interface in self.network.members(what.link.name):
             mine = what.frame[:6] == interface.mac.to_bytes(6, "big") or what.frame[0] & 1
@@ -487,17 +492,17 @@ class WholeNetwork:
 def router_flows(network: Network, router: Router, state: RouterState) -> Iterator[fl.Flow]:
     """The flows of a router's routes and next hops."""
     for hop in state.nexthops.values():
-        yield from pipeline.next_hop_flows(network, router, next_hop_view(router, state, hop))
+        yield from next_hop_flows(network, router, next_hop_view(router, state, hop))
     for key, hop_id in state.routes4.items():
         net, plen = key >> 8, key & 255
-        own = pipeline.cookie(pipeline.ROUTES, router.id, pipeline.route_chunk(net))
+        own = cookies.cookie(layout.ROUTES, router.id, cookies.route_chunk(net))
         yield _packer.route_flow(router.id, net, plen, hop_id, own)
 
 
 def _lookup(state: RouterState, address: int) -> m.NextHop | None:
     """Longest-prefix match."""
     for plen in range(32, -1, -1):
-        net = address & pipeline.prefix_mask(plen)
+        net = address & prefix_mask(plen)
         found = state.routes4.get(net << 8 | plen)
         if found is not None:
             return state.nexthops[found]

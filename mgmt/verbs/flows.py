@@ -9,7 +9,7 @@ from typing import Any
 from mgmt.session import Session
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, emit
-from xenflow.tables.pipeline import TABLE_NAMES
+from xenflow.tables.layout import TABLE_NAMES
 
 NAME = "flows"
 SUMMARY = "the flows of a host or switch, read from it"

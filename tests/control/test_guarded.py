@@ -13,7 +13,7 @@ from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match, output, text
 from xenflow.switch.audit import ACCEPTED_S
 from xenflow.switch.problems import LINES, Problems
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 
 
 class AuditedHost(Host):
@@ -25,7 +25,7 @@ class AuditedHost(Host):
         audit = self.switch.audit
         steps = audit._look(100.0)
         keys = {flow.key for flow in again}
-        tables = [table for table in range(pipeline.VM + 1) if table != pipeline.ROUTES]
+        tables = [table for table in range(layout.VM + 1) if table != layout.ROUTES]
         asked: list[int] = []
         real = self.switch.table_request
 
@@ -53,13 +53,13 @@ class AuditedHost(Host):
 
 def test_a_stray_flow_that_comes_back_at_once_ends_no_look() -> None:
     host = AuditedHost()
-    host.look(Flow(7, 77, match(in_port=9), (), pipeline.cookie(7)))
+    host.look(Flow(7, 77, match(in_port=9), (), cookies.cookie(7)))
     assert host.switch.audit._accepted == {}
 
 
 def test_what_somebody_else_puts_back_is_not_how_the_switch_reads() -> None:
     host = AuditedHost()
-    mine = next(flow for flow in host.wire.tables if flow.table == pipeline.LINKS)
+    mine = next(flow for flow in host.wire.tables if flow.table == layout.LINKS)
     other = Flow(mine.table, mine.priority, mine.match, (output(9),), 0)
     host.look(other, tells=True)
     assert host.switch.audit._accepted == {}
@@ -71,7 +71,7 @@ def test_what_somebody_else_puts_back_is_not_how_the_switch_reads() -> None:
 def test_that_a_flow_reads_otherwise_is_said_while_it_is_so() -> None:
     host = AuditedHost()
     audit, problems = host.switch.audit, host.switch.problems
-    one, two = [flow for flow in host.wire.tables if flow.table == pipeline.LINKS][:2]
+    one, two = [flow for flow in host.wire.tables if flow.table == layout.LINKS][:2]
     odd = {flow: replace(flow, actions=()) for flow in (one, two)}
     host.look(*odd.values())
     (words,) = problems.of()

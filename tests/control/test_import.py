@@ -17,7 +17,7 @@ from xenflow.openflow import wire as of
 from xenflow.routes import messages as m
 from xenflow.routes.feed import Phase
 from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 
 ROUTES = 20_000
 
@@ -154,6 +154,6 @@ def routes(host: Host) -> int:
     """How many routes the switch holds."""
     number = host.table.network.routers["vr1"].id
     return sum(
-        flow.table == pipeline.ROUTES and pipeline.cookie_router(flow.cookie) == number
+        flow.table == layout.ROUTES and cookies.cookie_router(flow.cookie) == number
         for flow in host.wire.tables
     )

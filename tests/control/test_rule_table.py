@@ -12,8 +12,8 @@ from xenflow.control import rule_table
 from xenflow.model.network import Router
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import RouterState
-from xenflow.tables import pipeline
-from xenflow.tables.pipeline import RouterView
+from xenflow.tables import cookies, layout
+from xenflow.tables.site import RouterView
 from xenflow.tables.views import router_view
 
 PATH = load("path")
@@ -44,7 +44,7 @@ class Host:
         """How many flows of a router a table has."""
         number = PATH.network.routers[name].id
         return sum(
-            flow.table == table and pipeline.cookie_router(flow.cookie) == number
+            flow.table == table and cookies.cookie_router(flow.cookie) == number
             for flow in self.wire.tables
         )
 
@@ -63,7 +63,7 @@ def test_what_makes_no_view_is_that_router_s_affair(
     host = Host()
     host.tell(odd)
     host.tell(sound)
-    assert host.flows(sound, pipeline.ROUTES) > 0 and host.flows(sound, pipeline.CLASSES) > 0
+    assert host.flows(sound, layout.ROUTES) > 0 and host.flows(sound, layout.CLASSES) > 0
     words = "everything passes through its VM: ValueError: an odd value"
     assert host.table.problems_of(odd) == [words]
     assert host.table.problems_of(sound) == []

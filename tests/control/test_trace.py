@@ -27,7 +27,7 @@ from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import mac_text
 from xenflow.routes.feed import snapshot_messages
 from xenflow.store.network_file import load_with_lab
-from xenflow.tables import pipeline
+from xenflow.tables import layout
 
 GEN, RECV = "10.1.0.1", "10.2.0.1"
 STATION = "02:00:00:00:03:02"
@@ -237,7 +237,7 @@ def test_the_operators_rule_is_named(path: Whole) -> None:
 
 def test_a_flow_of_somebody_else_is_named(path: Whole) -> None:
     switch = path.table("host-c").switches["host-c"]
-    foreign = fl.Flow(pipeline.INGRESS, 40000, fl.match(in_port=1), (fl.output(2),), 7)
+    foreign = fl.Flow(layout.INGRESS, 40000, fl.match(in_port=1), (fl.output(2),), 7)
     switch.audit.foreign[foreign.key] = foreign
     found = path.at_port("gen", "access", nw_dst=RECV)
     assert words(found, 4) == ["a flow of somebody else: output:2"]

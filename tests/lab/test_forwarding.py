@@ -18,7 +18,7 @@ from lab import bring_up, operate
 from lab.description import ROOT, Lab
 from mgmt.session import Session
 from xenflow.store.network_file import load
-from xenflow.tables.pipeline import ADMISSION, LINKS
+from xenflow.tables.layout import ADMISSION, LINKS
 
 pytestmark = [
     pytest.mark.lab,

@@ -15,7 +15,8 @@ from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match
-from xenflow.tables import pipeline, simulate
+from xenflow.tables import layout, simulate
+from xenflow.tables.next_hops import NextHopView, next_hop_flows
 
 pytestmark = [
     pytest.mark.lab,
@@ -272,14 +273,12 @@ def test_groups_of_any_weights(
     network = load("paper").network
     router = network.routers["vr1"]
     legs = tuple((100 + n, weight) for n, weight in enumerate(weights))
-    flows = list(
-        pipeline.next_hop_flows(network, router, pipeline.NextHopView(30, "group", legs=legs))
-    )
-    wide = pipeline.NextHopView(1, "via", router.interfaces[0], 0x02AA, mtu=65530)
-    flows += pipeline.next_hop_flows(network, router, wide)
-    enter = (fl.load("reg1", router.id), fl.load("reg0", 30), fl.resubmit(pipeline.NEXT_HOPS))
+    flows = list(next_hop_flows(network, router, NextHopView(30, "group", legs=legs)))
+    wide = NextHopView(1, "via", router.interfaces[0], 0x02AA, mtu=65530)
+    flows += next_hop_flows(network, router, wide)
+    enter = (fl.load("reg1", router.id), fl.load("reg0", 30), fl.resubmit(layout.NEXT_HOPS))
     ends = [
-        Flow(pipeline.NEXT_HOPS, 1, match(reg0=leg), (fl.output(2 + n % 2),))
+        Flow(layout.NEXT_HOPS, 1, match(reg0=leg), (fl.output(2 + n % 2),))
         for n, (leg, _) in enumerate(legs)
     ]
     connection.add([*flows, Flow(0, 1, (), enter), *ends])

@@ -12,7 +12,7 @@ from tests.lab.audited import Audited
 from xenflow.openflow import flow as f
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 
 pytestmark = pytest.mark.skipif(not ovs.available(), reason="needs root and Open vSwitch")
 
@@ -115,12 +115,12 @@ def test_another_component_on_the_same_connection_is_noticed(host: Audited) -> N
     before = host.switch.audit.mended
     host.until(lambda: host.switch.audit.mended > before)
     assert host.switch.audit.mended - before == sum(
-        flow.table == pipeline.INGRESS for flow in host.switch.installed.values()
+        flow.table == layout.INGRESS for flow in host.switch.installed.values()
     )
 
 
 def test_a_form_that_reads_back_otherwise_is_accepted_once(host: Audited) -> None:
-    odd = Flow(pipeline.LINKS, 7, match(reg1=9), (f.output(1),), pipeline.cookie(pipeline.LINKS))
+    odd = Flow(layout.LINKS, 7, match(reg1=9), (f.output(1),), cookies.cookie(layout.LINKS))
     read = Flow(odd.table, odd.priority, odd.match, (), odd.cookie)
     audit, write = host.switch.audit, host.switch._write_flow
     # A switch that keeps no actions of this one flow: the flow is written as it is read.

@@ -12,7 +12,7 @@ from tests.whole_network import load
 from tests.written_switch import Switch, bound
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 
 
 class Asked(Switch):
@@ -29,10 +29,10 @@ class Asked(Switch):
         subtype, cookie = int.from_bytes(message[16:20], "big"), _cookie(message)
         if subtype == 1:
             then([SimpleNamespace(flows=self.routes)])
-        elif cookie == pipeline.cookie(pipeline.CLASSES):
+        elif cookie == cookies.cookie(layout.CLASSES):
             then([])
-        elif cookie >> 24 & 0xFF == pipeline.ROUTES:
-            then([SimpleNamespace(flow=Flow(pipeline.ROUTES, 1000, (), (), cookie))] * 10)
+        elif cookie >> 24 & 0xFF == layout.ROUTES:
+            then([SimpleNamespace(flow=Flow(layout.ROUTES, 1000, (), (), cookie))] * 10)
         else:
             then([])
 
@@ -51,7 +51,7 @@ def switch() -> Asked:
         network, datapath, SimpleNamespace(), lambda _, then, *a: then(*a), {}, bound(datapath)
     )
     made.prepare()
-    hop = Flow(pipeline.NEXT_HOPS, 100, (), (), pipeline.cookie(pipeline.NEXT_HOPS, 1))
+    hop = Flow(layout.NEXT_HOPS, 100, (), (), cookies.cookie(layout.NEXT_HOPS, 1))
     made.installed[hop.key] = hop
     return made
 
@@ -60,8 +60,8 @@ def show(switch: Asked, table: int, limit: int) -> tuple[int, int]:
     found: list[tuple[int, int]] = []
     switch.show(
         table,
-        pipeline.COOKIE_MAGIC,
-        pipeline.COOKIE_MAGIC_MASK,
+        cookies.COOKIE_MAGIC,
+        cookies.COOKIE_MAGIC_MASK,
         limit,
         lambda some, total: found.append((len(some), total)),
     )
@@ -76,7 +76,7 @@ def test_a_small_table_is_read_at_once(switch: Asked) -> None:
 
 def test_of_a_large_table_only_as_much_as_is_shown(switch: Asked) -> None:
     switch.routes = 1_000_000
-    some, total = show(switch, pipeline.ROUTES, 25)
+    some, total = show(switch, layout.ROUTES, 25)
     assert (some, total) == (50, 1_000_000)
     assert len(switch.asked) == 2 + 1 + 4
 
@@ -85,4 +85,4 @@ def test_the_other_tables_of_a_large_one_are_read_whole(switch: Asked) -> None:
     switch.routes = 1_000_000
     some, total = show(switch, of.ALL_TABLES, 5)
     assert (some, total) == (10, 1_000_000)
-    assert len(switch.asked) == 2 + pipeline.VM + 1
+    assert len(switch.asked) == 2 + layout.VM + 1

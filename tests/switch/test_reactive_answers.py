@@ -21,12 +21,14 @@ from xenflow.model.placement import at_home
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of
+from xenflow.openflow.flow import prefix_mask
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.reactive import Reactive
-from xenflow.tables import pipeline, plain_host, simulate
-from xenflow.tables.pipeline import Site
+from xenflow.tables import cookies, layout, plain_host, simulate
+from xenflow.tables.pipeline import local_flows
+from xenflow.tables.site import Site
 from xenflow.tables.views import router_view
 
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
@@ -128,13 +130,13 @@ def test_the_answer_is_what_the_tables_would_have_done(
     port, frame = frame_of(case)
     router = paper.network.routers["vr1"]
     proactive = site_of(paper)
-    tables = simulate.Tables(pipeline.local_flows(proactive).values())
+    tables = simulate.Tables(local_flows(proactive).values())
     for flow in router_flows(paper.network, router, paper.states["vr1"]):
         tables.add(flow)
     wanted = sent(simulate.run(tables, frame, port))
 
     site = site_of(paper, pipeline=Pipeline.REACTIVE)
-    asked = simulate.Tables(pipeline.local_flows(site).values())
+    asked = simulate.Tables(local_flows(site).values())
     first = sent(simulate.run(asked, frame, port))
     questions = [data for where, data in first if where == "controller"]
     if not questions:
@@ -165,7 +167,7 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
     first = sent(simulate.run(tables, frame, port))
 
     router = paper.network.routers["vr1"]
-    full = simulate.Tables(pipeline.local_flows(site_of(paper)).values())
+    full = simulate.Tables(local_flows(site_of(paper)).values())
     for flow in router_flows(paper.network, router, paper.states["vr1"]):
         full.add(flow)
     wanted = sent(simulate.run(full, frame, port))
@@ -217,11 +219,11 @@ def test_another_routers_frame_is_not_answered(paper: Plan) -> None:
 def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:
     """By prefix and cookie, in one message, whatever the number of flows."""
     net = int(IPv4Address("10.2.0.0"))
-    prefix = fl.match(dl_type=fl.IPV4, nw_dst=(net, pipeline.prefix_mask(16)))
-    own = pipeline.cookie(pipeline.REACTIVE_KIND, 1)
-    mask = pipeline.REACTIVE_COOKIE_MASK | 0xFFFF << 32
-    message = of.delete_matching(pipeline.INGRESS, prefix, own, mask)
+    prefix = fl.match(dl_type=fl.IPV4, nw_dst=(net, prefix_mask(16)))
+    own = cookies.cookie(cookies.REACTIVE_KIND, 1)
+    mask = cookies.REACTIVE_COOKIE_MASK | 0xFFFF << 32
+    message = of.delete_matching(layout.INGRESS, prefix, own, mask)
     for router, hop in ((1, 5), (2, 5)):
-        made = pipeline.reactive_cookie(router, hop)
+        made = cookies.reactive_cookie(router, hop)
         assert (made & mask == own) is (router == 1)
     assert len(message) < 150

@@ -16,8 +16,8 @@ from tests.written_switch import Switch, WrittenSwitch, bound
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
-from xenflow.tables import pipeline
-from xenflow.tables.pipeline import NextHopView, next_hop_flows
+from xenflow.tables import cookies, layout
+from xenflow.tables.next_hops import NextHopView, next_hop_flows
 
 PATH = load("path")
 TOO_LONG = 1 << 60
@@ -59,8 +59,8 @@ class Host:
         return {
             value
             for flow in self.written.tables
-            if flow.table == pipeline.ROUTES
-            if pipeline.cookie_router(flow.cookie) == self.ids[name]
+            if flow.table == layout.ROUTES
+            if cookies.cookie_router(flow.cookie) == self.ids[name]
             for field, value, _ in flow.match
             if field == "nw_dst"
         }
@@ -68,9 +68,9 @@ class Host:
     def routed(self, name: str) -> bool:
         """Whether the switch routes for a router, or leaves everything to its VM."""
         return any(
-            flow.table == pipeline.CLASSES and flow.priority == 100
+            flow.table == layout.CLASSES and flow.priority == 100
             for flow in self.written.tables
-            if pipeline.cookie_router(flow.cookie) == self.ids[name]
+            if cookies.cookie_router(flow.cookie) == self.ids[name]
         )
 
 
@@ -184,7 +184,7 @@ def test_an_address_that_makes_no_flow() -> None:
     own = [
         flow
         for flow in host.written.tables
-        if flow.table == pipeline.CLASSES and flow.priority == 285
+        if flow.table == layout.CLASSES and flow.priority == 285
     ]
     assert len(own) == 1
     host.change(host.odd, Section(Kind.LOCAL, Op.DELETE, [m.Local(4, 32, 1, 1 << 40)]))
@@ -216,7 +216,7 @@ FREE = 50
 
 def full_host() -> Host:
     """A switch whose table of routes takes 50 of the 500 that one router has besides."""
-    host = Host({pipeline.ROUTES: FREE + 3})
+    host = Host({layout.ROUTES: FREE + 3})
     host.change(host.odd, route(*range(0x0B000000, 0x0B000000 + 0x100 * 500, 0x100)))
     return host
 
@@ -262,7 +262,7 @@ def test_room_for_too_few_is_tried_ever_more_rarely_and_with_little() -> None:
     host = full_host()
     waited = []
     for _ in range(4):
-        host.written.limits[pipeline.ROUTES] += 1
+        host.written.limits[layout.ROUTES] += 1
         refused = host.written.refused
         waited.append(host.written.pass_time())
         assert host.written.refused - refused < 150
@@ -281,7 +281,7 @@ def test_no_room_when_the_switch_connects() -> None:
 
 def test_no_room_for_what_belongs_to_no_router(caplog: pytest.LogCaptureFixture) -> None:
     """The switch is read again ever more rarely, and it is said once."""
-    host = Host({pipeline.ADMISSION: 0})
+    host = Host({layout.ADMISSION: 0})
     assert not host.writer.live
     waited = [host.written.pass_time() for _ in range(6)]
     assert waited == [1, 2, 4, 8, 10, 10]

@@ -25,13 +25,16 @@ from tests.written_switch import Switch, WrittenSwitch, bound
 from xenflow.model.network import Link, Network, Router
 from xenflow.model.placement import Placement
 from xenflow.openflow import packet as pk
+from xenflow.openflow.flow import prefix_mask
 from xenflow.plan import effects as fx
 from xenflow.plan.migration import Order
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
-from xenflow.tables import pipeline, simulate
-from xenflow.tables.pipeline import RouterView
+from xenflow.tables import simulate
+from xenflow.tables.order import plan
+from xenflow.tables.pipeline import local_flows
+from xenflow.tables.site import RouterView
 from xenflow.tables.views import router_view
 
 Outcome = tuple[tuple[int | str, bytes], ...]
@@ -309,7 +312,7 @@ def delivers(state: RouterState, frame: Frame) -> bool:
     if arrival.flags & 3 != 3:
         return False
     for plen in range(32, -1, -1):
-        hop = state.routes4.get((packet.nw_dst & pipeline.prefix_mask(plen)) << 8 | plen)
+        hop = state.routes4.get((packet.nw_dst & prefix_mask(plen)) << 8 | plen)
         if hop is not None:
             return state.nexthops[hop].type is not NextHopType.BLACKHOLE
     return True
@@ -433,14 +436,14 @@ def _take(now: WholeNetwork, datapath: str, placement: Placement) -> None:
 
 
 def _take_plain(now: WholeNetwork, datapath: str, placement: Placement) -> None:
-    """The same for a plain switch, whose flows are written in the order of `pipeline.plan`."""
+    """The same for a plain switch, whose flows are written in the order of `plan`."""
     frames = every_frame(now, datapath)
-    tables = simulate.Tables(pipeline.local_flows(now.site(datapath)).values())
+    tables = simulate.Tables(local_flows(now.site(datapath)).values())
     target = now.copy()
     target.place(placement, datapath)
-    wanted = pipeline.local_flows(target.site(datapath))
+    wanted = local_flows(target.site(datapath))
     before, moments = _sent(tables, frames), []
-    for batch in pipeline.plan({flow.key: flow for flow in tables}, wanted):
+    for batch in plan({flow.key: flow for flow in tables}, wanted):
         for add, flow in batch:
             if add:
                 tables.add(flow)
@@ -456,7 +459,7 @@ def _one_or_the_other(
 ) -> None:
     """Every frame is decided as before or as in the end, at each moment.
 
-    The copy that the controller gets of what a VM gets (`pipeline.Site.copies`) decides nothing.
+    The copy that the controller gets of what a VM gets (`Site.copies`) decides nothing.
     """
     for number, seen in enumerate(moments, 1):
         for frame, was, then, will in zip(frames, before, seen, moments[-1], strict=True):

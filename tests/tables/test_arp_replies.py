@@ -11,9 +11,10 @@ from xenflow.model.network import Network
 from xenflow.model.placement import Placement, at_home
 from xenflow.openflow import packet as pk
 from xenflow.store.network_file import load
-from xenflow.tables import pipeline
-from xenflow.tables.pipeline import RouterView, Site
+from xenflow.tables.admission import MAX_ARP_REPLIES
+from xenflow.tables.pipeline import local_flows
 from xenflow.tables.simulate import Tables, run
+from xenflow.tables.site import RouterView, Site
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT, RIGHT = 0x0A000101, 0x0A000201
@@ -51,7 +52,7 @@ def site_of(
 
 def asked(site: Site, target: int, to: int = pk.BROADCAST, sender: int = GEN) -> list[object]:
     """Where a request from gen's side goes; "answer": back to gen, answered."""
-    tables = Tables(pipeline.local_flows(site).values())
+    tables = Tables(local_flows(site).values())
     request = pk.arp(1, GEN_MAC, sender, 0, target)
     frame = pk.vlan(pk.ethernet(to, GEN_MAC, pk.ETH_ARP, request), 101)
     ends: list[object] = []
@@ -95,7 +96,7 @@ def test_while_it_is_suspended_for_its_own_addresses_only(network: Network) -> N
 
 
 def test_a_router_with_many_addresses_is_answered_for_where_they_are(network: Network) -> None:
-    many = tuple((0x0B000000 + n, 32, "eth1") for n in range(pipeline.MAX_ARP_REPLIES))
+    many = tuple((0x0B000000 + n, 32, "eth1") for n in range(MAX_ARP_REPLIES))
     view = replace(VIEW, locals=VIEW.locals + many)
     home = at_home("vr1", "host-a")
     assert answered(network, "host-a", home, VIFS, view=view) == {LEFT, LOOPBACK}

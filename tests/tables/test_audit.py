@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from xenflow.openflow import flow as f
 from xenflow.openflow import wire as of
-from xenflow.openflow.flow import Flow, match
+from xenflow.openflow.flow import Flow, match, prefix_mask
 from xenflow.openflow.nxm import pack_actions, pack_match
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD, against, covering, covers, difference, route_of
 
-PACKER = of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+PACKER = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
 
 
 def own(priority: int, *actions: f.Action, table: int = 0, **what: object) -> Flow:
-    return Flow(table, priority, match(**what), actions, pipeline.cookie(table))  # type: ignore[arg-type]
+    return Flow(table, priority, match(**what), actions, cookies.cookie(table))  # type: ignore[arg-type]
 
 
 LEFT = own(300, f.output(1), in_port=1)
@@ -61,7 +61,7 @@ def test_what_was_accepted_of_another_flow_is_not_of_this_one() -> None:
 
 
 def test_exact_flows_of_the_reactive_pipeline_come_and_go() -> None:
-    exact = Flow(0, 20000, match(in_port=1), (), pipeline.reactive_cookie(1, 2))
+    exact = Flow(0, 20000, match(in_port=1), (), cookies.reactive_cookie(1, 2))
     assert difference({exact.key: exact}, BELIEVED, {}).mended == 0
 
 
@@ -76,7 +76,7 @@ def test_a_flow_covers_those_below_it_that_share_a_packet() -> None:
     half = match(dl_type=f.IPV4, nw_dst=(10 << 24 | 1 << 23, 0xFF80 << 16))
     assert covers(Flow(0, 9, half, ()), Flow(0, 8, ten, ()))
     assert not covers(Flow(0, 9, eleven, ()), Flow(0, 8, half, ()))
-    route = Flow(pipeline.ROUTES, 2000, (), ())
+    route = Flow(layout.ROUTES, 2000, (), ())
     assert covering([hub, route], BELIEVED, routes=True) == [hub, route]
     assert covering([route], BELIEVED, routes=False) == []
 
@@ -90,8 +90,8 @@ routes = st.tuples(
 
 
 def route_flow(router: int, net: int, plen: int, hop: int) -> Flow:
-    net &= pipeline.prefix_mask(plen)
-    own_cookie = pipeline.cookie(pipeline.ROUTES, router, pipeline.route_chunk(net))
+    net &= prefix_mask(plen)
+    own_cookie = cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
     return PACKER.route_flow(router, net, plen, hop, own_cookie)
 
 
@@ -99,7 +99,7 @@ def route_flow(router: int, net: int, plen: int, hop: int) -> Flow:
 def test_a_route_is_known_by_its_match(route: tuple[int, int, int, int]) -> None:
     router, net, plen, hop = route
     flow = route_flow(*route)
-    key = (net & pipeline.prefix_mask(plen)) << 8 | plen
+    key = (net & prefix_mask(plen)) << 8 | plen
     assert route_of(flow) == (router, key, hop)
     assert route_of(Flow(flow.table, flow.priority, flow.match, ())) == (router, key, ODD)
     assert route_of(Flow(flow.table, 999, flow.match, ())) is None
@@ -162,8 +162,7 @@ def test_what_a_flow_monitor_tells_is_understood(
         (17,),
     )
     assert [(u.event, u.router, u.net, u.plen) for u in found] == [
-        (event, router, net & pipeline.prefix_mask(plen), plen)
-        for event, (router, net, plen, _) in told
+        (event, router, net & prefix_mask(plen), plen) for event, (router, net, plen, _) in told
     ]
     assert [u.nexthop for u in found if u.event != of.UpdateEvent.DELETED] == [
         route[3] for event, route in told if event is not of.UpdateEvent.DELETED

@@ -9,11 +9,14 @@ from tests.written_switch import Switch, bound
 from xenflow.model.network import Router
 from xenflow.model.placement import at_home
 from xenflow.openflow import packet as pk
+from xenflow.openflow.flow import Flow
 from xenflow.routes import messages as m
 from xenflow.routes.messages import NextHopType
 from xenflow.routes.router_state import NO_POLICY, RouterState
 from xenflow.tables import simulate
-from xenflow.tables.pipeline import LEGS, Flow, NextHopView, Shares, next_hop_flows
+from xenflow.tables.layout import LEGS
+from xenflow.tables.next_hops import NextHopView, next_hop_flows
+from xenflow.tables.shares import Shares
 from xenflow.tables.views import next_hop_view
 
 UP, RUNNING, FORWARDING = 1, 2, 4

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 from xenflow.tables.route_reading import READ_WHOLE, Chunks, Count, Reading, Whole, reading
 
 EXACT_S, LOOK_S, FLOW_S, REQUEST_S, PAUSE_S = 25e-6, 0.12e-6, 8e-6, 30e-6, 2e-3
@@ -21,11 +21,11 @@ class Table:
 
     def __init__(self, routes: dict[int, int], foreign: int = 0) -> None:
         self.flows = Counter(
-            pipeline.cookie(pipeline.ROUTES, router, pipeline.route_chunk(net))
+            cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
             for router, count in routes.items()
             for net in range(count)
         )
-        self.flows[pipeline.cookie(pipeline.CLASSES)] = 1
+        self.flows[cookies.cookie(layout.CLASSES)] = 1
         self.total = sum(self.flows.values()) + foreign
         self.read: Counter[int] = Counter()
         self.questions = 0

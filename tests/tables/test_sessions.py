@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenflow.openflow import packet as pk
-from xenflow.tables import pipeline, sessions
+from xenflow.tables import frames, sessions
 from xenflow.tables.sessions import QUIET_S, SETTLING_S, Sessions, falls, words
 
 ME, HER = 0x0A000101, 0x0A000102
@@ -134,5 +134,5 @@ def test_nothing_that_is_said_raises(noise: bytes) -> None:
 
 def test_what_is_watched_is_sent_up() -> None:
     """What `Sessions` understands is what `pipeline` sends up, and no more."""
-    ports = {kind.get("tp_dst", kind.get("tp_src")) for kind in pipeline.SESSIONS}
+    ports = {kind.get("tp_dst", kind.get("tp_src")) for kind in frames.SESSIONS}
     assert ports == {3784, 4784, 179}

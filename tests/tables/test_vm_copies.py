@@ -10,9 +10,9 @@ from xenflow.model.network import Network
 from xenflow.model.placement import at_home
 from xenflow.openflow import packet as pk
 from xenflow.store.network_file import load
-from xenflow.tables import pipeline
-from xenflow.tables.pipeline import RouterView, Site
+from xenflow.tables.pipeline import local_flows
 from xenflow.tables.simulate import Tables, run
+from xenflow.tables.site import RouterView, Site
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT, LEFT_BROADCAST, FAR, GEN = 0x0A000101, 0x0A0001FF, 0x0A020001, 0x0A000102
@@ -32,7 +32,7 @@ def ends(network: Network, frame: bytes, silent: frozenset[str] = frozenset()) -
     """Where a frame from gen's side goes."""
     here = network.datapaths["host-a"]
     site = Site(network, here, PORTS, {"vr1": PREPARED}, {"vr1": VIEW}, silent)
-    tables = Tables(pipeline.local_flows(site).values())
+    tables = Tables(local_flows(site).values())
     return list(run(tables, pk.vlan(frame, 101), PORTS["to-gen"]).ports)
 
 

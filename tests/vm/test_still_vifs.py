@@ -17,7 +17,7 @@ from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of
 from xenflow.store.network_file import load
 from xenflow.switch.channel import Job, Request
-from xenflow.tables import pipeline, simulate
+from xenflow.tables import layout, simulate
 from xenflow.vm import packets as vm_packets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ class Host:
         "delivers and copies"."""
         found = set()
         for flow in self.switch.installed.values():
-            if flow.table == pipeline.VM and ("reg3", LEFT) in [(n, v) for n, v, _ in flow.match]:
+            if flow.table == layout.VM and ("reg3", LEFT) in [(n, v) for n, v, _ in flow.match]:
                 kinds = [action[0] for action in flow.actions]
                 words = {"output": "delivers", "controller": "holds"}
                 said = " and ".join(words[kind] for kind in kinds if kind in words)

@@ -33,7 +33,7 @@ from xenflow.routes.router_state import RouterState
 from xenflow.store.state_file import StateError
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.switch.switch import Switch
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 from xenflow.tables.views import interface_of, problems, through_vm
 from xenflow.vm import hold
 
@@ -307,10 +307,10 @@ class ManagementService:
 
     def flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])
-        cookie, mask = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
+        cookie, mask = cookies.COOKIE_MAGIC, cookies.COOKIE_MAGIC_MASK
         if arguments["router"] is not None:
-            cookie = pipeline.cookie(0, self._router(arguments["router"]).id)
-            mask = pipeline.ROUTER_COOKIE_MASK
+            cookie = cookies.cookie(0, self._router(arguments["router"]).id)
+            mask = cookies.ROUTER_COOKIE_MASK
         table = of.ALL_TABLES if arguments["table"] is None else arguments["table"]
 
         def answer(stats: Answer, total: int) -> None:
@@ -504,7 +504,7 @@ class ManagementService:
             own = [s.flow for s in stats if _moves_along(s.flow, router)]
             reply.ok(flows=[b64encode(of.flow_mod(flow)).decode() for flow in own])
 
-        switch.stats(answer, cookie=pipeline.cookie(0, router.id), mask=pipeline.ROUTER_COOKIE_MASK)
+        switch.stats(answer, cookie=cookies.cookie(0, router.id), mask=cookies.ROUTER_COOKIE_MASK)
         return None
 
     def write_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -651,10 +651,10 @@ def change_in_words(request: Request) -> str:
 
 def _moves_along(flow: Flow, router: Router) -> bool:
     """Whether a flow is one that a migration in the report's order copies to the destination."""
-    if pipeline.cookie_router(flow.cookie) != router.id:
+    if cookies.cookie_router(flow.cookie) != router.id:
         return False
-    exact = flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND
-    return exact or pipeline.ROUTES <= flow.table <= pipeline.SIZES
+    exact = flow.cookie >> 24 & 0xFF == cookies.REACTIVE_KIND
+    return exact or layout.ROUTES <= flow.table <= layout.SIZES
 
 
 def _address(family: int, value: int) -> str:
@@ -686,7 +686,7 @@ def _flow_row(stats: of.FlowStats) -> dict[str, Any]:
     flow = stats.flow
     return {
         "table": flow.table,
-        "name": pipeline.TABLE_NAMES[flow.table] if flow.table < len(pipeline.TABLE_NAMES) else "",
+        "name": layout.TABLE_NAMES[flow.table] if flow.table < len(layout.TABLE_NAMES) else "",
         "priority": flow.priority,
         "match": fl.match_text(flow.match),
         "actions": fl.actions_text(flow.actions),

@@ -30,8 +30,8 @@ from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.refused import Refused
 from xenflow.switch.switch import THROUGH_VM, VIEW, Switch
-from xenflow.tables import pipeline
-from xenflow.tables.pipeline import RouterView
+from xenflow.tables.sent_up import is_question
+from xenflow.tables.site import RouterView
 from xenflow.tables.views import router_view
 from xenflow.vm.packets import VmPackets
 
@@ -324,7 +324,7 @@ class RuleTable:
     def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
         """A switch sent a frame up: the reactive pipeline's question, or something about a VM.
         False where it is neither."""
-        if switch.reactive and pipeline.is_question(frame):
+        if switch.reactive and is_question(frame):
             return switch.answer(in_port, frame)
         return self.packets.sent_up(switch, in_port, frame)
 

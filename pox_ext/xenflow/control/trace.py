@@ -22,12 +22,14 @@ from xenflow.model.placement import Mode
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of
-from xenflow.openflow.flow import FlowError
+from xenflow.openflow.flow import FlowError, prefix_mask
 from xenflow.openflow.nxm import parse_actions
 from xenflow.openflow.wire import RoutePacker
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
-from xenflow.tables import explain, pipeline, simulate
+from xenflow.tables import explain, layout, simulate
+from xenflow.tables.sent_up import ForVm, FromVm, is_question, sent_up
+from xenflow.tables.stations import bridge_ports
 from xenflow.tables.views import interface_of, next_hop_view
 
 SOURCE_MAC = 0x020000000001
@@ -286,7 +288,7 @@ class _Trace:
                 tables.add(flow)
         if self.switch.reactive:
             return tables
-        packer = RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+        packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
         target = pk.parse(frame).nw_dst
         for name in self.switch.synced:
             state = self.table.state(name)
@@ -294,7 +296,7 @@ class _Trace:
             if state is None:
                 continue
             for plen in range(33):
-                net = target & pipeline.prefix_mask(plen)
+                net = target & prefix_mask(plen)
                 hop = state.routes4.get(net << 8 | plen)
                 if hop is not None:
                     tables.add(packer.route_flow(router.id, net, plen, hop, 0))
@@ -314,11 +316,11 @@ class _Trace:
 
     def _step(self, step: simulate.Step) -> dict[str, Any]:
         number = step.table
-        known = number < len(pipeline.TABLE_NAMES)
-        rule = self.rules.get(step.flow.key) if step.flow and number == pipeline.INGRESS else None
+        known = number < len(layout.TABLE_NAMES)
+        rule = self.rules.get(step.flow.key) if step.flow and number == layout.INGRESS else None
         found = {
             "table": number,
-            "name": pipeline.TABLE_NAMES[number] if known else "",
+            "name": layout.TABLE_NAMES[number] if known else "",
             "flow": fl.text(step.flow) if step.flow else None,
             "explanation": explain.explain(step, self.words),
         }
@@ -358,7 +360,7 @@ class _Trace:
             return
         bare = frame[:12] + frame[16:] if pk.parse(frame).vlan_tci else frame
         cables = self.site.tree_ports(link)
-        for port in pipeline.bridge_ports(self.site, link, pk.parse(frame).dl_dst):
+        for port in bridge_ports(self.site, link, pk.parse(frame).dl_dst):
             if port != in_port:
                 yield self._leaves(port, pk.vlan(bare, link.vlan) if port in cables else bare)
 
@@ -377,20 +379,20 @@ class _Trace:
     def _sent_up(
         self, tables: simulate.Tables, in_port: int, frame: bytes
     ) -> Iterator[dict[str, Any]]:
-        if self.switch.reactive and pipeline.is_question(frame):
+        if self.switch.reactive and is_question(frame):
             yield from self._asked(tables, in_port, frame)
             return
-        what = pipeline.sent_up(self.network, self.switch.ports, in_port, frame)
-        if isinstance(what, pipeline.FromVm):
+        what = sent_up(self.network, self.switch.ports, in_port, frame)
+        if isinstance(what, FromVm):
             words = (
                 f"a copy to the controller, as {what.router.name}'s VM runs: a hello, to be "
                 "repeated while it is suspended, or the first sign of it"
             )
             yield {"kind": "copy", "words": words}
-        elif isinstance(what, pipeline.ForVm) and what.copied:
+        elif isinstance(what, ForVm) and what.copied:
             words = "a copy to the controller, as the VM is about to be suspended"
             yield {"kind": "copy", "words": words}
-        elif isinstance(what, pipeline.ForVm):
+        elif isinstance(what, ForVm):
             to = pk.parse(what.frame).dl_dst
             for router, interface in self.network.members(what.link.name):
                 mine = to == interface.mac or to >> 40 & 1
@@ -470,7 +472,7 @@ class _Trace:
         if route is None:
             return "no route, which it answers", None
         plen, to = route
-        said = f"by its route {fl.ip_text(packet.nw_dst & pipeline.prefix_mask(plen))}/{plen}"
+        said = f"by its route {fl.ip_text(packet.nw_dst & prefix_mask(plen))}/{plen}"
         hop = next_hop_view(router, state, state.nexthops[to])
         if hop.action == "group" and hop.legs:
             said += f", one of {len(hop.legs)} by equal cost, here the first"

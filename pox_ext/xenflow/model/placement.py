@@ -1,7 +1,7 @@
 """Where a router is: the one value a migration changes.
 
-Every switch's local flows are a function of the network's description and of the placements of
-its routers (`pipeline.py`).  A migration is a short list of placements, applied to switches in a
+Every switch's local flows are a function of the network's description and of the placements of its
+routers (`tables/pipeline.py`).  A migration is a short list of placements, applied to switches in a
 given order and each proven in force before the next (`migration.py`); undoing it is the same list
 backwards.  There is no other state to keep, to restore or to clean up.
 

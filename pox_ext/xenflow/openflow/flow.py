@@ -493,6 +493,9 @@ class Flow:
         return (self.table, self.priority, self.match)
 
 
+Flows = dict[tuple[int, int, Match], Flow]
+
+
 # --------------------------------------------------------------------------------------------
 # The text of ovs-ofctl (Open vSwitch, lib/match.c match_format and lib/ofp-actions.c)
 
@@ -505,6 +508,11 @@ def mac_text(mac: int) -> str:
 def ip_text(address: int) -> str:
     """Dotted, as in 10.0.0.1."""
     return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
+
+
+def prefix_mask(plen: int) -> int:
+    """The 32-bit netmask of a prefix length."""
+    return 0xFFFFFFFF << 32 - plen & 0xFFFFFFFF
 
 
 def prefix_len(mask: int, bits: int) -> int | None:

@@ -27,7 +27,7 @@ from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, text
 from xenflow.openflow.wire import UpdateEvent
 from xenflow.switch.channel import NotAnsweredError, Request, advance
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD, Key, against, covering, difference, ours, reactive, route_of
 from xenflow.tables.route_reading import READ_WHOLE
 
@@ -117,10 +117,10 @@ class Audit:
                 of.flow_monitor_request(
                     table,
                     table,
-                    every & ~of.MONITOR_ADD if table == pipeline.ROUTES else every,
+                    every & ~of.MONITOR_ADD if table == layout.ROUTES else every,
                     MONITOR_XID,
                 )
-                for table in range(pipeline.VM + 1)
+                for table in range(layout.VM + 1)
             )
         )
         self._tells_additions = False
@@ -164,7 +164,7 @@ class Audit:
     def _route(self, update: of.RouteUpdate) -> None:
         event, router, net, plen, hop, cookie = update
         key = net << 8 | plen
-        own = cookie == pipeline.cookie(pipeline.ROUTES, router, pipeline.route_chunk(net))
+        own = cookie == cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
         if event != UpdateEvent.DELETED and not own:
             hop = ODD
             if self.switch.expected_route(router, key) is None:
@@ -261,7 +261,7 @@ class Audit:
                 if self.told:
                     switch.tell(
                         of.flow_monitor_request(
-                            ADDED_ROUTES, pipeline.ROUTES, of.MONITOR_ADD, MONITOR_XID
+                            ADDED_ROUTES, layout.ROUTES, of.MONITOR_ADD, MONITOR_XID
                         )
                     )
             if not self._seen and not self._routes and self._as_many(reply):
@@ -287,10 +287,10 @@ class Audit:
             expected[table] = expected.get(table, 0) + 1
         if self.switch.plain:
             return bool(reply[0].flows == sum(expected.values())) or self.switch.reactive
-        small = {entry.table: entry.flows for entry in reply if entry.table <= pipeline.VM}
+        small = {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
         self._large = {table for table, flows in small.items() if flows > READ_WHOLE}
-        routes = small.pop(pipeline.ROUTES, 0)
-        wanted = self.switch.route_count() + expected.pop(pipeline.ROUTES, 0)
+        routes = small.pop(layout.ROUTES, 0)
+        wanted = self.switch.route_count() + expected.pop(layout.ROUTES, 0)
         # There before, or added while that was not told; of a router that is set aside it is not
         # known how many are there.
         self.beside = 0 if self.switch.aside else max(0, routes - wanted)
@@ -299,7 +299,7 @@ class Audit:
             return False
         unknown = self._overfull | self._large
         if self.switch.reactive or time.monotonic() < self.switch.hushed_until:
-            unknown.add(pipeline.INGRESS)
+            unknown.add(layout.INGRESS)
         return all(
             small.get(table, 0) == expected.get(table, 0)
             for table in (small.keys() | expected.keys()) - unknown
@@ -316,7 +316,7 @@ class Audit:
             tables = (
                 [0]
                 if switch.plain
-                else [table for table in range(pipeline.VM + 1) if table != pipeline.ROUTES]
+                else [table for table in range(layout.VM + 1) if table != layout.ROUTES]
             )
             for table in tables:
                 seen = yield from self._read(table)
@@ -398,7 +398,7 @@ class Audit:
 
     def _forget_foreign(self, router: int, found: dict[int, int | None]) -> None:
         """What somebody else had put where no route of ours is."""
-        for key in [key for key in self.foreign if key[0] == pipeline.ROUTES]:
+        for key in [key for key in self.foreign if key[0] == layout.ROUTES]:
             route = route_of(self.foreign[key])
             if route is not None and route[0] == router and found.get(route[1], 0) is None:
                 del self.foreign[key]

@@ -32,7 +32,7 @@ from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match
 from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done, Promise, Proof
-from xenflow.tables import pipeline
+from xenflow.tables import cookies
 
 log = logging.getLogger("xenflow.channel")
 
@@ -279,10 +279,10 @@ class Channel(ABC):
     def nudge(self) -> None:
         """A change that touches no packet, so that cached flows are checked again soon."""
         if self.plain:
-            nudge = Flow(0, 1, match(dl_type=0x88B5), (), pipeline.COOKIE_MAGIC)
+            nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.COOKIE_MAGIC)
             pack = of.flow_mod_of10
         else:
-            nudge = Flow(NUDGE_TABLE, 1, match(), (), pipeline.COOKIE_MAGIC)
+            nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.COOKIE_MAGIC)
             pack = of.flow_mod
         self._send(pack(nudge, of.Command.ADD) + pack(nudge, of.Command.DELETE_STRICT))
 

@@ -20,10 +20,13 @@ from __future__ import annotations
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow import wire as of
-from xenflow.openflow.flow import Action
+from xenflow.openflow.flow import Action, prefix_mask
 from xenflow.routes.router_state import RouterState
-from xenflow.tables import pipeline, plain_host
-from xenflow.tables.pipeline import Site
+from xenflow.tables import cookies, layout, plain_host
+from xenflow.tables.plain_switch import plain_send
+from xenflow.tables.shares import Shares
+from xenflow.tables.site import Site
+from xenflow.tables.stations import port_of
 from xenflow.tables.views import next_hop_view
 
 IDLE_TIMEOUT_S = 10
@@ -41,7 +44,7 @@ class Reactive:
         self.states = states
         self.nicira = nicira
         self._packer = of.ExactFlowPacker(
-            pipeline.INGRESS, pipeline.REACTIVE_PRIORITY, IDLE_TIMEOUT_S, nicira=nicira
+            layout.INGRESS, layout.REACTIVE_PRIORITY, IDLE_TIMEOUT_S, nicira=nicira
         )
         self._arrivals: dict[bytes, tuple[Router, Link]] = {}
         self._lengths: dict[str, list[tuple[int, int]]] = {}
@@ -106,12 +109,12 @@ class Reactive:
         for _ in range(8):  # groups of groups do not exist; a bound all the same
             if view.action != "group" or not view.legs:
                 break
-            shares = pipeline.Shares.of(view.legs)
+            shares = Shares.of(view.legs)
             leg = state.nexthops.get(shares.leg(_spread(router.id, target) % shares.count))
             if leg is None:
                 return self._to_vm(router, link), any_target
             view = next_hop_view(router, state, leg)
-        cookie = pipeline.reactive_cookie(router.id, hop or 0)
+        cookie = cookies.reactive_cookie(router.id, hop or 0)
         if view.action == "drop":
             return (b"", cookie), any_target
         mac = dict(view.neighbours).get(target, view.mac)
@@ -126,7 +129,7 @@ class Reactive:
         link = site.network.links[interface.link]
         rewrite: list[Action] = [f.dec_ttl()] if self.nicira else []
         rewrite += [f.set_dl_src(interface.mac), f.set_dl_dst(mac)]
-        port = pipeline.port_of(site, link, mac)
+        port = port_of(site, link, mac)
         if port is None and not self.nicira:
             return b"", 0  # two routers behind one plain switch cannot be each other's next hop
         if port is None:
@@ -135,7 +138,7 @@ class Reactive:
                 *rewrite,
                 f.load("in_port", 0),
                 f.load("reg2", link.id),
-                f.resubmit(pipeline.LINKS),
+                f.resubmit(layout.LINKS),
             )
             return of.pack_actions(through), 0
         tag = f.strip_vlan() if port in self._untagged else f.set_vlan(link.vlan)
@@ -147,9 +150,9 @@ class Reactive:
         made, which would go on after it."""
         if not self.nicira:
             interface = router.on(link.name)
-            port = pipeline.port_of(self.site, link, interface.mac) if interface else None
-            return of.pack_actions(pipeline.plain_send(self.site, link, port)), 0
-        onward = f.strip_vlan(), f.load("reg2", link.id), f.resubmit(pipeline.LINKS)
+            port = port_of(self.site, link, interface.mac) if interface else None
+            return of.pack_actions(plain_send(self.site, link, port)), 0
+        onward = f.strip_vlan(), f.load("reg2", link.id), f.resubmit(layout.LINKS)
         return of.pack_actions(onward), 0
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
@@ -159,7 +162,7 @@ class Reactive:
             f.strip_vlan(),
             f.load("reg1", router.id),
             f.load("reg3", link.id),
-            f.resubmit(pipeline.VM),
+            f.resubmit(layout.VM),
         )
         return of.pack_actions(to_vm), 0
 
@@ -169,7 +172,7 @@ class Reactive:
         lengths = self._lengths.get(name)
         if lengths is None:
             present = sorted({key & 255 for key in routes}, reverse=True)
-            lengths = self._lengths[name] = [(n, pipeline.prefix_mask(n)) for n in present]
+            lengths = self._lengths[name] = [(n, prefix_mask(n)) for n in present]
         for plen, mask in lengths:
             hop = routes.get((target & mask) << 8 | plen)
             if hop is not None:

@@ -3,7 +3,7 @@
 A link's frames carry its own VLAN tag between the switches, and a MAC address leads to one place,
 so that a frame with a tag of its own, or with a source that is neither its interface's nor a
 virtual router's (VRRP), cannot be let through.  Flows of their own drop such frames
-(`pipeline.refused_cookie`) and count them; while the counts grow, the router has a problem.  What a
+(`cookies.refused_cookie`) and count them; while the counts grow, the router has a problem.  What a
 flow has counted when it is first read may be old, and is no problem.
 
 Called by `rule_table`, with the time.
@@ -17,17 +17,17 @@ from functools import partial
 from xenflow.model.network import Kind, Network
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.switch.switch import Switch
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 from xenflow.tables.compare import Key as FlowKey
 
 READ_S = 5.0
 QUIET_S = 60.0
 """The problem is over when nothing has been refused for so long."""
-CAUSES = {pipeline.REFUSED_TAG: "tagged frames", pipeline.REFUSED_SOURCE: "foreign frames"}
+CAUSES = {cookies.REFUSED_TAG: "tagged frames", cookies.REFUSED_SOURCE: "foreign frames"}
 WORDS = {
-    pipeline.REFUSED_TAG: "its VM sends frames with 802.1Q tags, which are dropped: a virtual link "
+    cookies.REFUSED_TAG: "its VM sends frames with 802.1Q tags, which are dropped: a virtual link "
     "carries untagged frames",
-    pipeline.REFUSED_SOURCE: "its VM sends frames from a MAC address that is neither its "
+    cookies.REFUSED_SOURCE: "its VM sends frames from a MAC address that is neither its "
     "interface's nor VRRP's, which are dropped",
 }
 
@@ -55,9 +55,9 @@ class Refused:
             if switch.live:
                 switch.stats(
                     partial(self._read, switch, now),
-                    pipeline.INGRESS,
-                    pipeline.refused_cookie(),
-                    pipeline.REFUSED_MASK,
+                    layout.INGRESS,
+                    cookies.refused_cookie(),
+                    cookies.REFUSED_MASK,
                 )
 
     def _read(self, switch: Switch, now: float, stats: Answer) -> None:
@@ -66,7 +66,7 @@ class Refused:
         before = self._counts.get(switch.name, {})
         counts: dict[FlowKey, int] = {}
         for each in stats:
-            found = pipeline.refused(each.flow.cookie)
+            found = cookies.refused(each.flow.cookie)
             if found is None or found[0] not in self._names or found[1] not in CAUSES:
                 continue
             flow, count = each.flow.key, each.packets

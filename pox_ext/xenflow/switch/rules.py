@@ -14,10 +14,10 @@ from typing import Any
 
 from xenflow.model.management import ManagementError
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Flow, FlowError
-from xenflow.tables import pipeline
+from xenflow.openflow.flow import Action, Flow, FlowError, Flows
+from xenflow.tables import cookies, frames, layout
 from xenflow.tables.operator_rule import sweep
-from xenflow.tables.pipeline import Site
+from xenflow.tables.site import Site
 
 LOWEST = 1000
 """Priority of a rule with priority 0, in table INGRESS."""
@@ -74,7 +74,7 @@ class Rules:
             raise ManagementError("unknown-rule", f"no rule {name}: there is {known}")
         return self._rules[name], [rule for rule in self._rules.values() if rule["id"] != name]
 
-    def flows(self, site: Site) -> pipeline.Flows:
+    def flows(self, site: Site) -> Flows:
         """The flows of all rules whose ports exist now."""
         return {flow.key: flow for _, flow in self._named(site)}
 
@@ -98,7 +98,7 @@ def _flow(rule: Rule, site: Site) -> Flow:
     actions = tuple(_action(text, site) for text in rule["actions"] if text != "drop")
     fields = {key: _field(key, value, site) for key, value in rule["match"].items()}
     what = f.match(**{_RENAMED.get(key, key): value for key, value in fields.items()})
-    return Flow(pipeline.INGRESS, priority, what, actions, pipeline.cookie(pipeline.INGRESS))
+    return Flow(layout.INGRESS, priority, what, actions, cookies.cookie(layout.INGRESS))
 
 
 _RENAMED = {"dl_vlan": "vlan_tci"}
@@ -114,7 +114,7 @@ def _field(key: str, value: Any, site: Site) -> int | tuple[int, int]:
         net = ipaddress.IPv4Network(str(value))
         return int(net.network_address), int(net.netmask)
     if key == "dl_vlan":
-        return pipeline.TAGGED | int(value), pipeline.VLAN_MASK
+        return frames.TAGGED | int(value), frames.VLAN_MASK
     if key in _NUMBERS:
         return int(str(value), 0)
     raise FlowError(f"{key}: no field of a rule: use in_port, dl_*, nw_* or tp_*")

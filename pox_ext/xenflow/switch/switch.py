@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from xenflow.model.network import Datapath, Kind, Network, Pipeline, Router
 from xenflow.model.placement import Mode, Placement
 from xenflow.openflow import wire as of
-from xenflow.openflow.flow import IPV4, PORT_MAX, Flow, match, output, resubmit
+from xenflow.openflow.flow import IPV4, PORT_MAX, Flow, Flows, match, output, prefix_mask, resubmit
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.audit import MONITOR_XID, Audit
 from xenflow.switch.channel import (
@@ -47,9 +47,12 @@ from xenflow.switch.packet_ins import PacketIns
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.reactive import Reactive
 from xenflow.switch.rules import Rules
-from xenflow.tables import pipeline, plain_host
+from xenflow.tables import cookies, layout, plain_host
 from xenflow.tables.compare import ODD
-from xenflow.tables.pipeline import Flows, FromVm, RouterView
+from xenflow.tables.ingress import quiet
+from xenflow.tables.next_hops import next_hop_flows
+from xenflow.tables.order import plan, view_dependent
+from xenflow.tables.pipeline import local_flows
 from xenflow.tables.route_reading import (
     READ_WHOLE,
     Chunks,
@@ -59,7 +62,11 @@ from xenflow.tables.route_reading import (
     chunk_questions,
     reading,
 )
+from xenflow.tables.sent_up import FromVm
+from xenflow.tables.site import RouterView, Site
+from xenflow.tables.stations import port_of
 from xenflow.tables.views import affected_hops, interface_of, next_hop_view
+from xenflow.tables.vm import vm_flows
 
 log = logging.getLogger("xenflow.switch")
 
@@ -71,7 +78,7 @@ LOOK_AGAIN_S = 0.05
 """Pause between two looks whether where the routers are is known."""
 EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 BULK = 4 * 1024
-_TO_NEXT_HOPS = resubmit(pipeline.NEXT_HOPS)
+_TO_NEXT_HOPS = resubmit(layout.NEXT_HOPS)
 MAX_EXACT = 10_000
 HOP_COST = 10
 """So many routes cost as much as a next hop does: it is compiled, and is several flows."""
@@ -237,10 +244,10 @@ class Switch(Channel):
 
     def _write_vm(self) -> None:
         try:
-            flows = list(pipeline.vm_flows(self.site()))
+            flows = list(vm_flows(self.site()))
         except Exception:  # a router's words that no job has compiled yet
             site, _ = self._local_flows()
-            flows = list(pipeline.vm_flows(site))
+            flows = list(vm_flows(site))
         for flow in flows:
             if self.installed.get(flow.key) != flow:
                 self._write_flow(True, flow)
@@ -250,7 +257,7 @@ class Switch(Channel):
         """Nothing more of a VM's session is sent up for some seconds."""
         if self.live and not self.plain and what.interface.vif in self.ports:
             self.hushed_until = max(self.hushed_until, time.monotonic() + seconds + 2.0)
-            self._write(of.flow_mod(pipeline.quiet(self.site(), what, session, seconds)))
+            self._write(of.flow_mod(quiet(self.site(), what, session, seconds)))
             self._fence_fragments()
 
     def once_told(self, then: Done) -> None:
@@ -374,7 +381,7 @@ class Switch(Channel):
             return True
         number = self.network.routers[router].id
         return any(
-            pipeline.cookie_router(flow.cookie) == number and pipeline.view_dependent(flow)
+            cookies.cookie_router(flow.cookie) == number and view_dependent(flow)
             for flow in self.installed.values()
         )
 
@@ -397,7 +404,7 @@ class Switch(Channel):
         placement = self.placements.get(router)
         return placement.vm if placement is not None else ""
 
-    def site(self) -> pipeline.Site:
+    def site(self) -> Site:
         """This switch as the planner sees it."""
         views = {
             name: self._compilable(name, view)
@@ -406,7 +413,7 @@ class Switch(Channel):
         }
         ports = {name: number for name, (number, _) in self.ports.items()}
         silent = frozenset(name for name in self.ports if not self.takes(name))
-        return pipeline.Site(self.network, self.datapath, ports, self.placements, views, silent)
+        return Site(self.network, self.datapath, ports, self.placements, views, silent)
 
     def _compilable(self, router: str, view: RouterView) -> RouterView:
         """What a router's VM says as far as it makes flows."""
@@ -467,19 +474,19 @@ class Switch(Channel):
         self, table: int, cookie: int, mask: int, limit: int
     ) -> Generator[Request | float, Any, tuple[list[of.FlowStats], int]]:
         routes = 0
-        if not self.plain and table in (of.ALL_TABLES, pipeline.ROUTES):
+        if not self.plain and table in (of.ALL_TABLES, layout.ROUTES):
             xid = next(self._xids)
-            found = yield Request(xid, of.aggregate_request(pipeline.ROUTES, cookie, mask, xid=xid))
+            found = yield Request(xid, of.aggregate_request(layout.ROUTES, cookie, mask, xid=xid))
             routes = found[0].flows if found else 0
         if routes <= READ_WHOLE:
             flows = yield self._stats_request(table, cookie, mask)
             return flows, len(flows)
         some: list[of.FlowStats] = []
         if table == of.ALL_TABLES:
-            for other in (t for t in range(pipeline.VM + 1) if t != pipeline.ROUTES):
+            for other in (t for t in range(layout.VM + 1) if t != layout.ROUTES):
                 some += yield self._stats_request(other, cookie, mask)
         total = len(some) + routes
-        one = pipeline.cookie_router(cookie & mask)
+        one = cookies.cookie_router(cookie & mask)
         questions = chunk_questions(one) if one else reading(routes, self._likely())
 
         def take(flows: list[of.FlowStats]) -> bool:
@@ -493,7 +500,7 @@ class Switch(Channel):
         """Count the packets that have arrived for a router, as far as the counters know."""
 
         def arrived(stats: Iterable[of.FlowStats]) -> int:
-            return _packets(s for s in stats if pipeline.taken_in(s.flow.cookie) == router.id)
+            return _packets(s for s in stats if cookies.taken_in(s.flow.cookie) == router.id)
 
         def give(answer: Answer, count: Callable[[Iterable[of.FlowStats]], int]) -> None:
             then(answer if isinstance(answer, NotAnsweredError) else count(answer))
@@ -507,17 +514,17 @@ class Switch(Channel):
                 give(admitted, _packets)
                 return
             total = _packets(admitted)
-            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
-            mask = pipeline.REACTIVE_COOKIE_MASK | pipeline.ROUTER_COOKIE_MASK
+            own = cookies.cookie(cookies.REACTIVE_KIND, router.id)
+            mask = cookies.REACTIVE_COOKIE_MASK | cookies.ROUTER_COOKIE_MASK
             self.stats(
                 lambda exact: give(exact, lambda stats: total + arrived(stats)),
-                pipeline.INGRESS,
+                layout.INGRESS,
                 own,
                 mask,
             )
 
-        own = pipeline.cookie(pipeline.ADMISSION, router.id)
-        self.stats(add, pipeline.ADMISSION, own, EXACT_COOKIE)
+        own = cookies.cookie(layout.ADMISSION, router.id)
+        self.stats(add, layout.ADMISSION, own, EXACT_COOKIE)
 
     def decide(self, in_port: int, frame: bytes) -> bytes | None:
         """The messages that answer a packet-in of the reactive pipeline; None where it is for no
@@ -564,7 +571,7 @@ class Switch(Channel):
     def table_request(self, table: int, large: Container[int]) -> Request:
         """All flows of a table, or ours alone where it is one of the large ones."""
         if table in large:
-            magic = pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK
+            magic = cookies.COOKIE_MAGIC, cookies.COOKIE_MAGIC_MASK
             return self._stats_request(table, *magic)
         return self._stats_request(table, 0, 0)
 
@@ -645,7 +652,7 @@ class Switch(Channel):
         self.flow_mods += 1
         self.edits += 1
         self._write(pack(flow, command))
-        if flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND:
+        if flow.cookie >> 24 & 0xFF == cookies.REACTIVE_KIND:
             return
         if add:
             self.installed[flow.key] = flow
@@ -668,8 +675,8 @@ class Switch(Channel):
     def _adopt(self, flows: Sequence[Flow]) -> Job:
         for flow in flows:
             self._write_flow(True, flow)
-        if any(flow.table == pipeline.ROUTES for flow in flows):
-            routes = [flow for flow in flows if flow.table == pipeline.ROUTES]
+        if any(flow.table == layout.ROUTES for flow in flows):
+            routes = [flow for flow in flows if flow.table == layout.ROUTES]
             for flow in routes:
                 del self.installed[flow.key]
             self._take_route_flows(routes)
@@ -696,12 +703,12 @@ class Switch(Channel):
             xid = next(self._xids)
             tables = yield Request(xid, of.table_stats_request(xid))
             large = {entry.table for entry in tables if entry.flows > READ_WHOLE}
-            for table in range(pipeline.VM + 1):
-                if table != pipeline.ROUTES:
+            for table in range(layout.VM + 1):
+                if table != layout.ROUTES:
                     flows = yield self.table_request(table, large)
                     self._take([s.flow for s in flows])
             yield from self._read_routes(
-                sum(entry.flows for entry in tables if entry.table == pipeline.ROUTES)
+                sum(entry.flows for entry in tables if entry.table == layout.ROUTES)
             )
         while self.routers.must_wait(bool(self.installed or self._found)):
             yield LOOK_AGAIN_S
@@ -748,9 +755,9 @@ class Switch(Channel):
     def _take(self, flows: Sequence[Flow]) -> None:
         self.audit.found(flows)
         for flow in flows:
-            if flow.cookie & pipeline.COOKIE_MAGIC_MASK != pipeline.COOKIE_MAGIC:
+            if flow.cookie & cookies.COOKIE_MAGIC_MASK != cookies.COOKIE_MAGIC:
                 continue
-            if flow.cookie >> 24 & 0xFF != pipeline.REACTIVE_KIND:
+            if flow.cookie >> 24 & 0xFF != cookies.REACTIVE_KIND:
                 self.installed[flow.key] = flow
 
     def _read_routes(self, total: int) -> Job:
@@ -764,9 +771,9 @@ class Switch(Channel):
     def _likely(self) -> set[int]:
         """The ids of the routers that probably have routes here: they have next hops."""
         return {
-            pipeline.cookie_router(flow.cookie)
+            cookies.cookie_router(flow.cookie)
             for flow in self.installed.values()
-            if flow.table == pipeline.NEXT_HOPS
+            if flow.table == layout.NEXT_HOPS
         }
 
     def _read(
@@ -789,15 +796,14 @@ class Switch(Channel):
     ) -> Generator[Request, Any, tuple[int, list[of.FlowStats]]]:
         if isinstance(question, Count):
             xid = next(self._xids)
-            where = pipeline.ROUTES, question.cookie, question.mask
+            where = layout.ROUTES, question.cookie, question.mask
             counted = yield Request(xid, of.aggregate_request(*where, xid=xid))
             return (counted[0].flows if counted else 0), []
         if not isinstance(question, Chunks):
-            flows = yield self._stats_request(pipeline.ROUTES, question.cookie, question.mask)
+            flows = yield self._stats_request(layout.ROUTES, question.cookie, question.mask)
             return len(flows), flows
         *others, last = (
-            self._stats_request(pipeline.ROUTES, cookie, EXACT_COOKIE)
-            for cookie in question.cookies
+            self._stats_request(layout.ROUTES, cookie, EXACT_COOKIE) for cookie in question.cookies
         )
         answers: list[Answer] = []
         for request in others:
@@ -812,12 +818,12 @@ class Switch(Channel):
 
     def _take_route_flows(self, flows: Iterable[Flow]) -> None:
         for flow in flows:
-            name = self._names.get(pipeline.cookie_router(flow.cookie))
+            name = self._names.get(cookies.cookie_router(flow.cookie))
             if name is None:
                 self.installed[flow.key] = flow
                 continue
             net = next((value for field, value, _ in flow.match if field == "nw_dst"), 0)
-            plen = flow.priority - pipeline.ROUTE_PRIORITY
+            plen = flow.priority - layout.ROUTE_PRIORITY
             leads_on = len(flow.actions) == 2 and flow.actions[1] == _TO_NEXT_HOPS
             hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
             self._found.setdefault(name, {})[net << 8 | plen] = hop
@@ -835,12 +841,12 @@ class Switch(Channel):
                 continue
             for flows in self.hops.get(router.name, {}).values():
                 wanted.update((flow.key, flow) for flow in flows)
-        return pipeline.plan(self.installed, wanted, keep)
+        return plan(self.installed, wanted, keep)
 
-    def _local_flows(self) -> tuple[pipeline.Site, Flows]:
+    def _local_flows(self) -> tuple[Site, Flows]:
         """The flows of the small tables.  A router whose words make none gets those of one whose
         packets all pass through its VM."""
-        make = (plain_host if self._plain_host else pipeline).local_flows
+        make = plain_host.local_flows if self._plain_host else local_flows
         site = self.site()
         try:
             return site, make(site)
@@ -876,7 +882,7 @@ class Switch(Channel):
         view = next_hop_view(router, state, record)
         if view.action == "group":
             view = replace(view, legs=self._legs_out(router, state, view.legs))
-        return tuple(pipeline.next_hop_flows(self.network, router, view))
+        return tuple(next_hop_flows(self.network, router, view))
 
     def _legs_out(
         self, router: Router, state: RouterState, legs: tuple[tuple[int, int], ...]
@@ -892,7 +898,7 @@ class Switch(Channel):
             interface = interface_of(router, state, hop.ifindex) if hop is not None else None
             if hop is not None and interface is not None:
                 link = self.network.links[interface.link]
-                if pipeline.port_of(site, link, hop.mac) in silent:
+                if port_of(site, link, hop.mac) in silent:
                     dead.add(leg)
         return tuple((leg, weight) for leg, weight in legs if leg not in dead) or legs
 
@@ -923,18 +929,18 @@ class Switch(Channel):
 
     def _forget_decisions(self, router: int | None = None, hop: int | None = None) -> None:
         if self.plain:
-            nothing = Flow(0, pipeline.REACTIVE_PRIORITY, (), ())
+            nothing = Flow(0, layout.REACTIVE_PRIORITY, (), ())
             form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
             for what in self._exact:
                 self._write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
             self._exact.clear()
             return
-        kind, mask = pipeline.cookie(pipeline.REACTIVE_KIND), pipeline.REACTIVE_COOKIE_MASK
+        kind, mask = cookies.cookie(cookies.REACTIVE_KIND), cookies.REACTIVE_COOKIE_MASK
         if router is not None:
             kind, mask = kind | router << 32, mask | 0xFFFF << 32
         if router is not None and hop is not None:
-            kind, mask = pipeline.reactive_cookie(router, hop), 0xFFFFFFFFFFFFFFFF
-        self._write(of.delete_by_cookie(pipeline.INGRESS, kind, mask))
+            kind, mask = cookies.reactive_cookie(router, hop), 0xFFFFFFFFFFFFFFFF
+        self._write(of.delete_by_cookie(layout.INGRESS, kind, mask))
         self.flow_mods += 1
 
     def _change_decisions(self, router: Router, state: RouterState, changes: Changes) -> None:
@@ -946,10 +952,10 @@ class Switch(Channel):
         for hop in hops:
             self._forget_decisions(router.id, hop)
         for net, plen, _ in routes:
-            prefix = match(dl_type=IPV4, nw_dst=(net, pipeline.prefix_mask(plen)))
-            own = pipeline.cookie(pipeline.REACTIVE_KIND, router.id)
-            mask = pipeline.REACTIVE_COOKIE_MASK | 0xFFFF << 32
-            self._write(of.delete_matching(pipeline.INGRESS, prefix, own, mask))
+            prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
+            own = cookies.cookie(cookies.REACTIVE_KIND, router.id)
+            mask = cookies.REACTIVE_COOKIE_MASK | 0xFFFF << 32
+            self._write(of.delete_matching(layout.INGRESS, prefix, own, mask))
             self.flow_mods += 1
 
     # Routers that are set aside
@@ -1021,7 +1027,7 @@ class Switch(Channel):
 
     def _has_room(self) -> Generator[Any, Any, bool]:
         """Whether table ROUTES takes one flow more, which no packet matches."""
-        probe = Flow(pipeline.ROUTES, 1, match(reg1=0xFFFFFFFF), (), pipeline.COOKIE_MAGIC)
+        probe = Flow(layout.ROUTES, 1, match(reg1=0xFFFFFFFF), (), cookies.COOKIE_MAGIC)
         self._no_room = False
         self._write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
         yield self._barrier()
@@ -1044,15 +1050,15 @@ class Switch(Channel):
         cookie = of.cookie_of(data)
         kind = cookie >> 24 & 0xFF
         names = {router.id: name for name, router in self.network.routers.items()}
-        name = names.get(pipeline.cookie_router(cookie))
-        if cookie & pipeline.COOKIE_MAGIC_MASK != pipeline.COOKIE_MAGIC:
+        name = names.get(cookies.cookie_router(cookie))
+        if cookie & cookies.COOKIE_MAGIC_MASK != cookies.COOKIE_MAGIC:
             name = None
-        if name is None or kind not in (*pipeline.NETWORK_WIDE, pipeline.REACTIVE_KIND):
+        if name is None or kind not in (*layout.NETWORK_WIDE, cookies.REACTIVE_KIND):
             super().on_error(xid, text, data)
             return
         self.errors += 1
         words = f"the switch refuses its flows ({text})"
-        if kind == pipeline.REACTIVE_KIND:  # the packet that asked was sent all the same
+        if kind == cookies.REACTIVE_KIND:  # the packet that asked was sent all the same
             if self.problems.begin(TABLE, words, name):
                 self.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
         elif name in self._trying or name in self._streamed:
@@ -1165,15 +1171,15 @@ class Switch(Channel):
             self.flow_mods += len(adds)
             routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
             if len(routes) < 8:
-                for route, own in zip(routes, pipeline.route_cookies(router, routes), strict=True):
+                for route, own in zip(routes, cookies.route_cookies(router, routes), strict=True):
                     self._write(self.packer.add(router, *route, own))
             else:
                 self.audit.bulk()
                 for start in range(0, len(routes), BULK):
                     part = routes[start : start + BULK]
-                    cookies = pipeline.route_cookies(router, part)
+                    owns = cookies.route_cookies(router, part)
                     size = min(PIECE_BYTES, self._window)
-                    for piece in self.packer.pack_adds(router, part, cookies, size):
+                    for piece in self.packer.pack_adds(router, part, owns, size):
                         self._write(piece)
                         yield ROOM
                         self._check_refused(name)
@@ -1199,15 +1205,15 @@ class Switch(Channel):
                 self._write_flow(add, flow)
         state = self.routers.state(name)
         small = state is not None and len(state.routes4) <= READ_WHOLE
-        own = pipeline.cookie(pipeline.ROUTES, router.id)
+        own = cookies.cookie(layout.ROUTES, router.id)
         if small:
             mask = 0xFFFFFFFFFF000000
-            self._write(of.delete_by_cookie(pipeline.ROUTES, own, mask))
+            self._write(of.delete_by_cookie(layout.ROUTES, own, mask))
             self.flow_mods += 1
             yield ROOM
             return
-        for chunk in range(pipeline.CHUNKS):
-            self._write(of.delete_by_cookie(pipeline.ROUTES, own | chunk))
+        for chunk in range(cookies.CHUNKS):
+            self._write(of.delete_by_cookie(layout.ROUTES, own | chunk))
             self.flow_mods += 1
             yield ROOM
             yield PACE_S
@@ -1244,7 +1250,7 @@ def translated(flow: Flow, ports: Mapping[int, int]) -> Flow | None:
 
 def pipeline_packer() -> of.RoutePacker:
     """Packs routes for table ROUTES."""
-    return of.RoutePacker(pipeline.ROUTES, pipeline.NEXT_HOPS, pipeline.ROUTE_PRIORITY)
+    return of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
 
 
 def _failing(error: Exception) -> Job:

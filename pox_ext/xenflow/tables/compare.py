@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Flow
-from xenflow.tables import pipeline
-from xenflow.tables.pipeline import Flows
+from xenflow.openflow.flow import Flow, Flows, prefix_mask
+from xenflow.tables import cookies, layout
+from xenflow.tables.order import plan
 
 Key = tuple[int, int, f.Match]
 Accepted = Mapping[Key, tuple[Flow, Flow]]
@@ -27,37 +27,37 @@ ODD = -1
 
 def ours(flow: Flow) -> bool:
     """Whether a flow says that a controller of ours wrote it."""
-    return flow.cookie & pipeline.COOKIE_MAGIC_MASK == pipeline.COOKIE_MAGIC
+    return flow.cookie & cookies.COOKIE_MAGIC_MASK == cookies.COOKIE_MAGIC
 
 
 def reactive(flow: Flow) -> bool:
     """Whether it is an exact flow of the reactive pipeline, which comes and goes."""
-    return ours(flow) and flow.cookie >> 24 & 0xFF == pipeline.REACTIVE_KIND
+    return ours(flow) and flow.cookie >> 24 & 0xFF == cookies.REACTIVE_KIND
 
 
 def route_of(flow: Flow) -> tuple[int, int, int] | None:
     """(router id, net << 8 | prefix length, next hop id) of a flow that stands where a route does,
     whoever wrote it; the next hop is ODD where it does not read as we write one."""
-    plen = flow.priority - pipeline.ROUTE_PRIORITY
-    if flow.table != pipeline.ROUTES or not 0 <= plen <= 32:
+    plen = flow.priority - layout.ROUTE_PRIORITY
+    if flow.table != layout.ROUTES or not 0 <= plen <= 32:
         return None
     fields = {name: (value, mask) for name, value, mask in flow.match}
     router, router_mask = fields.get("reg1", (0, 0))
     net, mask = fields.get("nw_dst", (0, 0))
-    prefix_mask = pipeline.prefix_mask(plen)
+    netmask = prefix_mask(plen)
     if fields.keys() - {"reg1", "dl_type", "nw_dst"} or not router or router_mask is not None:
         return None
     if fields.get("dl_type") != (f.IPV4, None) or (0xFFFFFFFF if mask is None else mask) != (
-        prefix_mask
+        netmask
     ):
         return None
     return router, net << 8 | plen, _hop_of(flow, router, net)
 
 
 def _hop_of(flow: Flow, router: int, net: int) -> int:
-    own = pipeline.cookie(pipeline.ROUTES, router, pipeline.route_chunk(net))
+    own = cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
     hop = next((action[4] for action in flow.actions if action[0] == "load"), ODD)
-    written = (f.load("reg0", hop), f.resubmit(pipeline.NEXT_HOPS)) if hop != ODD else ()
+    written = (f.load("reg0", hop), f.resubmit(layout.NEXT_HOPS)) if hop != ODD else ()
     return hop if flow.cookie == own and flow.actions == written else ODD
 
 
@@ -65,7 +65,7 @@ def _hop_of(flow: Flow, router: int, net: int) -> int:
 class Difference:
     """What was seen of some flows, and what shall be done about it.
 
-    batches   as `pipeline.plan` gives them
+    batches   as `plan` gives them
     mended    how many flows they put right
     """
 
@@ -84,7 +84,7 @@ def difference(seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accep
         for key, now in seen.items()
         if now is not None and (key in believed or (ours(now) and not reactive(now)))
     }
-    batches = pipeline.plan(there, wanted)
+    batches = plan(there, wanted)
     return Difference(batches, sum(map(len, batches)))
 
 
@@ -126,5 +126,5 @@ def covering(foreign: Iterable[Flow], believed: Flows, routes: bool) -> list[Flo
         flow
         for flow in foreign
         if any(covers(flow, own) for own in by_table.get(flow.table, ()))
-        or (routes and flow.table == pipeline.ROUTES and flow.priority >= pipeline.ROUTE_PRIORITY)
+        or (routes and flow.table == layout.ROUTES and flow.priority >= layout.ROUTE_PRIORITY)
     ]

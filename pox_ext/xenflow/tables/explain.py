@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xenflow.model.network import Kind, Network
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 from xenflow.tables.simulate import Step
 
 
@@ -101,7 +101,7 @@ def _ingress(flow: Flow, names: Names) -> str:
     if _loads(flow, "reg4"):
         router = names.router(_loads(flow, "reg1"))
         return f"by a detour from another of {router}'s hosts, on link {names.link(link)}"
-    if _leads(flow, pipeline.LINKS):
+    if _leads(flow, layout.LINKS):
         copied = any(a[0] == "controller" for a in flow.actions)
         return f"from a VM, on link {names.link(link)}" + (
             "; the controller gets a copy" if copied else ""
@@ -111,7 +111,7 @@ def _ingress(flow: Flow, names: Names) -> str:
         return f"it comes in on link {names.link(link)}" + (
             ", and its TTL runs out" if guarded else ""
         )
-    router_id = pipeline.cookie_router(flow.cookie)
+    router_id = cookies.cookie_router(flow.cookie)
     of = f" to router {names.router(router_id)}" if router_id else ""
     if any(a[0] == "controller" for a in flow.actions):
         return f"on the way{of}: to the controller"
@@ -130,7 +130,7 @@ def _admission(flow: Flow, names: Names) -> str:
 
 def _classes(flow: Flow, names: Names) -> str:
     router = names.router(_matches(flow, "reg1"))
-    if _leads(flow, pipeline.ROUTES):
+    if _leads(flow, layout.ROUTES):
         return "data, to be routed"
     if any(a[0] == "controller" for a in flow.actions):
         return "data: the controller is asked (reactive pipeline)"
@@ -155,7 +155,7 @@ def _routes(flow: Flow, names: Names) -> str:
     hop = _loads(flow, "reg0")
     if hop is None:
         return "no route: to the VM, which answers"
-    net, plen = _matches(flow, "nw_dst") or 0, flow.priority - pipeline.ROUTE_PRIORITY
+    net, plen = _matches(flow, "nw_dst") or 0, flow.priority - layout.ROUTE_PRIORITY
     return f"the longest prefix is {fl.ip_text(net)}/{plen}: next hop {hop}"
 
 
@@ -165,9 +165,9 @@ def _next_hop(flow: Flow, names: Names) -> str:
     legs = next((a[2] for a in flow.actions if a[0] == "multipath"), None)
     if legs is not None:
         return f"equal cost: one of {legs} by a hash of the addresses"
-    if _leads(flow, pipeline.SIZES):
+    if _leads(flow, layout.SIZES):
         return "measured, as its interface is narrower than others"
-    if _leads(flow, pipeline.LEGS):
+    if _leads(flow, layout.LEGS):
         return "equal cost: one by a hash of the addresses"
     link = _loads(flow, "reg2")
     if link is not None:
@@ -184,15 +184,15 @@ def _legs(flow: Flow, names: Names) -> str:
 
 def _links(flow: Flow, names: Names) -> str:
     link = names.link(_matches(flow, "reg2"))
-    if _leads(flow, pipeline.ADMISSION):
-        router = names.router(pipeline.cookie_router(flow.cookie))
+    if _leads(flow, layout.ADMISSION):
+        router = names.router(cookies.cookie_router(flow.cookie))
         return f"on link {link} to router {router}, which is this switch's own affair"
     if _loads(flow, "arp_op"):
         return "ARP for a router whose VM is suspended or on its way: answered here"
     ports = _sent(flow, names)
-    if not ports and not _leads(flow, pipeline.VM):
+    if not ports and not _leads(flow, layout.VM):
         return f"link {link} leads nowhere from here to that address: dropped"
-    vms = " and to the VMs on it" if _leads(flow, pipeline.VM) else ""
+    vms = " and to the VMs on it" if _leads(flow, layout.VM) else ""
     known = _matches(flow, "dl_dst") is not None and flow.priority != _MULTICAST_PRIORITY
     if known:
         return f"on link {link}, out by {ports}"
@@ -216,13 +216,13 @@ def _vm(flow: Flow, names: Names) -> str:
 
 
 _TABLES = {
-    pipeline.INGRESS: _ingress,
-    pipeline.ADMISSION: _admission,
-    pipeline.CLASSES: _classes,
-    pipeline.ROUTES: _routes,
-    pipeline.NEXT_HOPS: _next_hop,
-    pipeline.LEGS: _legs,
-    pipeline.SIZES: _next_hop,
-    pipeline.LINKS: _links,
-    pipeline.VM: _vm,
+    layout.INGRESS: _ingress,
+    layout.ADMISSION: _admission,
+    layout.CLASSES: _classes,
+    layout.ROUTES: _routes,
+    layout.NEXT_HOPS: _next_hop,
+    layout.LEGS: _legs,
+    layout.SIZES: _next_hop,
+    layout.LINKS: _links,
+    layout.VM: _vm,
 }

@@ -6,7 +6,7 @@ answers with exact flows; everything the VM must see goes to its vif.  OpenFlow 
 for the TTL and no match on it, so a router behind such a switch does not decrement TTLs, and
 traceroute does not show it: the component says so when it starts.
 
-Called by `switch` in place of `pipeline.local_flows`.
+Called by `switch` in place of `local_flows`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from itertools import product
 
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Actions, Flow, match
-from xenflow.tables import pipeline
-from xenflow.tables.pipeline import TAGGED, VLAN_MASK, Flows, RouterView, Site
+from xenflow.openflow.flow import Action, Actions, Flow, Flows, match, prefix_mask
+from xenflow.tables import classes, cookies, frames, layout
+from xenflow.tables.frames import TAGGED, VLAN_MASK
+from xenflow.tables.ingress import bridged, detours, other
+from xenflow.tables.plain_switch import plain_send
+from xenflow.tables.sent_up import asked, to_be_held
+from xenflow.tables.site import RouterView, Site
+from xenflow.tables.stations import port_of, stations
 
 Tag = int | tuple[int, int]
 
@@ -31,13 +36,13 @@ def local_flows(site: Site) -> Flows:
     found: list[Flow] = []
     for link in site.network.links.values():
         if site.native(link):
-            found += pipeline.bridged(site, link)
+            found += bridged(site, link)
         else:
             for port, tag, sender in _ports(site, link):
                 found += _arrivals(site, link, port, tag, sender)
             for router, interface in site.network.members(link.name):
                 found += _detours(site, link, router, interface)
-    found.append(pipeline.other(site))
+    found.append(other(site))
     return {flow.key: flow for flow in found}
 
 
@@ -50,7 +55,7 @@ def to_vm(site: Site, router: Router, link: Link) -> Actions:
         if vif:
             return f.strip_vlan(), f.output(vif)
         if interface and site.holds(router, interface):
-            return pipeline.to_be_held(link)
+            return to_be_held(link)
         return ()
     port = site.toward(link, placement.vm)
     return (f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
@@ -73,7 +78,7 @@ def flood(site: Site, link: Link, came: int | None = None) -> Actions:
     if cables:
         actions += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
     if held:
-        actions += pipeline.to_be_held(link)
+        actions += to_be_held(link)
     if untagged:
         actions += [f.strip_vlan(), *(f.output(port) for port in untagged)]
     return tuple(actions)
@@ -83,11 +88,11 @@ def _ports(site: Site, link: Link) -> Iterator[tuple[int, Tag, tuple[Router, Int
     """Where frames of a link come from: port, tag, and the router whose vif it is."""
     for port in site.tree_ports(link):
         yield port, (TAGGED | link.vlan, VLAN_MASK), None
-    for port, tag in product(site.access_ports(link), pipeline.UNTAGGED):
+    for port, tag in product(site.access_ports(link), frames.UNTAGGED):
         yield port, tag, None
     for router, interface in site.network.members(link.name):
         vif = site.ports.get(interface.vif)
-        for tag in pipeline.UNTAGGED if vif else ():
+        for tag in frames.UNTAGGED if vif else ():
             yield vif or 0, tag, (router, interface)
 
 
@@ -98,49 +103,49 @@ def _arrivals(
     owner = sender[0].id if sender else 0
     everybody = flood(site, link, port)
     if sender is not None:
-        strange = pipeline.refused_cookie(owner, pipeline.REFUSED_SOURCE)
+        strange = cookies.refused_cookie(owner, cookies.REFUSED_SOURCE)
         yield Flow(0, 290, match(in_port=port), (), strange)
         came["dl_src"] = sender[1].mac
-        for kind in pipeline.HELLOS:
+        for kind in frames.HELLOS:
             hello = match(**came, **kind)
             yield Flow(0, FRAME + 5, hello, (f.controller(), *everybody), _cookie(owner))
     yield Flow(0, FLOOD, match(**came), everybody, _cookie(owner))
-    for mac, out in pipeline.stations(site, link):
-        send = () if out in (None, port) else pipeline.plain_send(site, link, out)
+    for mac, out in stations(site, link):
+        send = () if out in (None, port) else plain_send(site, link, out)
         yield Flow(0, FRAME, match(**came, dl_dst=mac), send, _cookie(owner))
     for router, interface in site.network.members(link.name):
         if router.name not in site.placements or (sender and sender[0] is router):
             continue
         frame = {**came, "dl_dst": interface.mac}
         if not site.admits(router.name, link, port):
-            out = pipeline.port_of(site, link, interface.mac)
-            send = () if out in (None, port) else pipeline.plain_send(site, link, out)
+            out = port_of(site, link, interface.mac)
+            send = () if out in (None, port) else plain_send(site, link, out)
             yield Flow(0, FRAME, match(**frame), send, _cookie(router.id))
             continue
         yield from _for_router(site, link, router, frame)
 
 
 def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -> Iterator[Flow]:
-    vm, own = to_vm(site, router, link), pipeline.cookie(pipeline.ADMISSION, router.id)
+    vm, own = to_vm(site, router, link), cookies.cookie(layout.ADMISSION, router.id)
     view: RouterView | None = site.views.get(router.name)
     yield Flow(0, FRAME, match(**frame), vm, own)
     interface = router.on(link.name)
     if view is None or view.slow or interface is None or interface.name in view.down:
         return
-    yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), pipeline.asked(link), own)
+    yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), asked(link), own)
     targets = [(net, plen) for net, plen, _ in view.locals]
-    martians = (*pipeline.MULTICAST_SOURCES, *pipeline.MARTIAN_SOURCES, *pipeline.VM_SOURCES)
+    martians = (*classes.MULTICAST_SOURCES, *classes.MARTIAN_SOURCES, *classes.VM_SOURCES)
     for net, plen in (*martians, *targets):
-        source = (net, pipeline.prefix_mask(plen))
+        source = (net, prefix_mask(plen))
         yield Flow(0, OWN, match(**frame, dl_type=f.IPV4, nw_src=source), vm, own)
-    for net, plen in (*pipeline.VM_DESTINATIONS, *pipeline.MARTIAN_DESTINATIONS, *targets):
-        target = (net, pipeline.prefix_mask(plen))
+    for net, plen in (*classes.VM_DESTINATIONS, *classes.MARTIAN_DESTINATIONS, *targets):
+        target = (net, prefix_mask(plen))
         yield Flow(0, OWN, match(**frame, dl_type=f.IPV4, nw_dst=target), vm, own)
 
 
 def _detours(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
     """As `pipeline` lays them; what arrives by one is the VM's, whatever it is."""
-    for flow in pipeline.detours(site, link, router, interface):
+    for flow in detours(site, link, router, interface):
         here = any(action[0] == "resubmit" for action in flow.actions)
         placement = site.placements[router.name]
         arrive = to_vm(site, router, link) if placement.vm == site.name else ()
@@ -148,4 +153,4 @@ def _detours(site: Site, link: Link, router: Router, interface: Interface) -> It
 
 
 def _cookie(router: int) -> int:
-    return pipeline.cookie(pipeline.INGRESS, router)
+    return cookies.cookie(layout.INGRESS, router)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
-from xenflow.tables import pipeline
+from xenflow.tables import cookies, layout
 
 READ_WHOLE = 4000
 """So many flows are asked for in one request."""
@@ -64,8 +64,8 @@ def reading(total: int, likely: Iterable[int]) -> Reading:
     question is answered by a number of flows; returns how many were read.
     """
     if total <= READ_WHOLE:
-        return (yield Whole(pipeline.COOKIE_MAGIC, pipeline.COOKIE_MAGIC_MASK))
-    found = {0: (yield Chunks((pipeline.cookie(pipeline.CLASSES),)))}
+        return (yield Whole(cookies.COOKIE_MAGIC, cookies.COOKIE_MAGIC_MASK))
+    found = {0: (yield Chunks((cookies.cookie(layout.CLASSES),)))}
     if _by_chunks(total, ids := sorted(set(likely) - {0})):
         for router in ids:
             found[router] = yield from chunk_questions(router)
@@ -79,7 +79,7 @@ def reading(total: int, likely: Iterable[int]) -> Reading:
 
 def _by_chunks(total: int, likely: list[int]) -> bool:
     """Whether it is cheaper to ask the likely routers for their chunks than to search."""
-    bursts = len(likely) * (pipeline.CHUNKS / BURST_CHUNKS) + total / BURST_FLOWS
+    bursts = len(likely) * (cookies.CHUNKS / BURST_CHUNKS) + total / BURST_FLOWS
     searches = 2 * min(len(likely) or 1, total / READ_WHOLE)
     return bursts * _BURST_S < searches * total * _LOOK_S + total / BURST_FLOWS * _BURST_S
 
@@ -115,9 +115,9 @@ def chunk_questions(router: int) -> Reading:
     hold."""
     read = at = 0
     burst = 1
-    while at < pipeline.CHUNKS:
-        part = range(at, min(at + burst, pipeline.CHUNKS))
-        read += yield Chunks(tuple(pipeline.cookie(pipeline.ROUTES, router, n) for n in part))
+    while at < cookies.CHUNKS:
+        part = range(at, min(at + burst, cookies.CHUNKS))
+        read += yield Chunks(tuple(cookies.cookie(layout.ROUTES, router, n) for n in part))
         at = part.stop
         burst = min(BURST_CHUNKS, max(1, BURST_FLOWS * at // max(read, 1)), 4 * burst)
     return read
@@ -131,4 +131,4 @@ def _under(prefix: int, bits: int) -> tuple[int, int]:
     """Cookie and mask of everything of the routers whose ids begin with these bits."""
     ids = prefix << (ROUTER_BITS - bits)
     mask = (1 << ROUTER_BITS) - (1 << (ROUTER_BITS - bits))
-    return pipeline.cookie(0, ids), pipeline.COOKIE_MAGIC_MASK | mask << 32
+    return cookies.cookie(0, ids), cookies.COOKIE_MAGIC_MASK | mask << 32

@@ -3,7 +3,7 @@
 Nobody can answer for the VM in these: BFD's packets come many a second and say who is alive, BGP's
 are TCP.  So the operator is told, before a move, how long the neighbour waits and whether the
 expected suspension is longer (`mgmt.planning`).  The switch sends up a session's packets until what
-is wanted has been read, then none for QUIET_S (`pipeline.watched`).  What BFD says is read twice
+is wanted has been read, then none for QUIET_S (table INGRESS).  What BFD says is read twice
 first: a session that begins is down, and then up at the slow rate of one that is not.
 
 Sources: RFC 5880, sections 4.1 and 6.8.4 (BFD), RFC 5881 and 5883 (its ports); RFC 4271, sections

@@ -22,7 +22,9 @@ from xenflow.routes.messages import (
     VmReason,
 )
 from xenflow.routes.router_state import Changes, RouterState
-from xenflow.tables.pipeline import VIRTUAL_ROUTERS, NextHopView, RouterView
+from xenflow.tables.frames import VIRTUAL_ROUTERS
+from xenflow.tables.next_hops import NextHopView
+from xenflow.tables.site import RouterView
 
 _WORKING = InterfaceFlag.UP | InterfaceFlag.RUNNING | InterfaceFlag.FORWARDING4
 _LOOPBACK_NET = (0x7F000000, 8)
@@ -210,7 +212,7 @@ def problems(router: Router, state: RouterState) -> list[str]:
 
 
 def _passes(mac: int, own: Container[int]) -> bool:
-    """Whether switches let frames with this source pass from the VM (`pipeline`)."""
+    """Whether switches let frames with this source pass from the VM (table INGRESS)."""
     return mac in own or any(mac & mask == value for value, mask in VIRTUAL_ROUTERS)
 
 

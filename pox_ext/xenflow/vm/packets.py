@@ -1,6 +1,6 @@
 """Packets between the switches and the VMs, where a switch cannot pass them on by itself.
 
-Three kinds come up from a switch (`pipeline.sent_up`): one for a VM that takes nothing now, which
+Three kinds come up from a switch (`sent_up`): one for a VM that takes nothing now, which
 is held here and delivered where the VM runs next; the copy of one that was just put into a vif,
 which may be lost there if the VM is suspended now; and what a VM itself has said.  `hold` keeps
 them; here it is decided for whom, and when they go on.
@@ -26,8 +26,8 @@ from xenflow.openflow import wire as of
 from xenflow.switch.channel import PACKET_OUT_XID
 from xenflow.switch.proof import Done
 from xenflow.switch.switch import Switch
-from xenflow.tables import pipeline, plain_host
-from xenflow.tables.pipeline import ForVm
+from xenflow.tables import frames, layout, plain_host
+from xenflow.tables.sent_up import ForVm, sent_up
 from xenflow.tables.sessions import Sessions
 from xenflow.vm.hold import MAX_AGE_S, Held, Hellos
 
@@ -78,7 +78,7 @@ class VmPackets:
 
     def sent_up(self, switch: Switch, in_port: int, frame: bytes) -> bool:
         """A switch sent a frame up; False where it is none of the three kinds."""
-        what = pipeline.sent_up(self._network, switch.ports, in_port, frame)
+        what = sent_up(self._network, switch.ports, in_port, frame)
         if isinstance(what, ForVm):
             self._for_vm(switch, what)
         elif what is not None:
@@ -94,7 +94,7 @@ class VmPackets:
     def _for_vm(self, switch: Switch, what: ForVm) -> None:
         link, frame = what.link, what.frame
         target = int.from_bytes(frame[:6], "big")
-        group = pipeline.to_a_group(frame)
+        group = frames.to_a_group(frame)
         now = time.monotonic()
         for router, interface in self._network.members(link.name):
             placement = switch.placements.get(router.name)
@@ -127,7 +127,7 @@ class VmPackets:
     def _keep(self, router: Router, link: Link, what: ForVm, now: float) -> None:
         held = self.held[router.name]
         # Table VM sends a group's frame up once for each router of the link that it holds for.
-        if pipeline.to_a_group(what.frame) and held.has_just_kept(link.id, what.frame, now):
+        if frames.to_a_group(what.frame) and held.has_just_kept(link.id, what.frame, now):
             return
         if held.keep(link.id, what.frame, now, what.copied) or what.copied:
             return
@@ -188,7 +188,7 @@ class VmPackets:
             return (
                 f.load("reg1", router.id),
                 f.load("reg3", link.id),
-                f.resubmit(pipeline.VM),
+                f.resubmit(layout.VM),
             )
         port = switch.site().toward(link, to)
         if port is None:
@@ -324,7 +324,7 @@ class VmPackets:
         actions: f.Actions = (
             f.load("reg3", link_id),
             f.load("reg2", link_id),
-            f.resubmit(pipeline.LINKS),
+            f.resubmit(layout.LINKS),
         )
         if not switch.datapath.nicira:
             actions = plain_host.flood(switch.site(), self._link[link_id])

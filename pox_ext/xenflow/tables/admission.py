@@ -1,0 +1,86 @@
+"""Table ADMISSION: whose frame is it? a router's here, or in transit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from xenflow.model.network import Interface, Router
+from xenflow.openflow import flow as f
+from xenflow.openflow.flow import Action, Flow, match
+from xenflow.tables.cookies import cookie
+from xenflow.tables.frames import MULTICAST
+from xenflow.tables.layout import ADMISSION, CLASSES, LINKS
+from xenflow.tables.site import RouterView, Site, interfaces
+
+PRIORITY_ARP_REPLY, _PRIORITY_ARP_CLAIM = 300, 301
+
+MAX_ARP_REPLIES = 2000
+"""A router with more addresses, times its interfaces, is answered for by each interface for that
+one's own addresses and those of no link (a loopback's) only."""
+
+
+def admission_flows(site: Site) -> Iterator[Flow]:
+    transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
+    for router, interface, link in interfaces(site):
+        if not site.forwards(router.name):
+            continue
+        own = cookie(ADMISSION, router.id)
+        inlet = site.inlet(router.name, link)
+        if inlet is not None:
+            frame = match(**inlet, reg3=link.id, dl_dst=interface.mac)
+            yield Flow(ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own)
+        onward = {"group": transit, "own": (f.load("reg1", router.id), f.resubmit(CLASSES))}
+        yield from arp_replies(site, router, interface, ADMISSION, "reg3", onward)
+    yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
+
+
+def arp_replies(
+    site: Site,
+    router: Router,
+    interface: Interface,
+    table: int,
+    link_in: str,
+    onward: Mapping[str, tuple[Action, ...]],
+) -> Iterator[Flow]:
+    """ARP for the router's own addresses while its VM is suspended, or being moved (RFC 826).
+
+    As the kernel answers (net/ipv4/arp.c, arp_process; arp_ignore 0): on every link for every
+    address, but for broadcast ones; not who claims an address of the router for itself, who goes
+    `onward` like everybody.  While the VM is elsewhere only what is asked of the router alone is
+    answered: what is asked of all reaches the VM's host too, which answers.  `link_in`: the
+    register that has the link there; `onward`: by whom it is addressed to, all or the router.
+    """
+    view, holds = site.views.get(router.name), site.holds(router, interface)
+    if view is None or not (holds or site.stands_in(router)):
+        return
+    link = site.network.links[interface.link].id
+    own = cookie(table, router.id)
+    targets: dict[str, int | tuple[int, int]] = {"group": MULTICAST, "own": interface.mac}
+    for to, target in targets.items():
+        if to not in onward or (to == "group" and not holds):
+            continue
+        asked_of = {link_in: link, "dl_dst": target, "dl_type": f.ARP, "arp_op": 1}
+        for address in _answered_for(router, interface, view):
+            reply: tuple[Action, ...] = (
+                f.move("dl_src", "dl_dst"),
+                f.set_dl_src(interface.mac),
+                f.load("arp_op", 2),
+                f.move("arp_sha", "arp_tha"),
+                f.load("arp_sha", interface.mac),
+                f.move("arp_spa", "arp_tpa"),
+                f.load("arp_spa", address),
+                f.load("in_port", 0),
+                f.load("reg2", link),
+                f.resubmit(LINKS),
+            )
+            yield Flow(table, PRIORITY_ARP_REPLY, match(**asked_of, arp_tpa=address), reply, own)
+            claim = match(**asked_of, arp_spa=address)
+            yield Flow(table, _PRIORITY_ARP_CLAIM, claim, onward[to], own)
+
+
+def _answered_for(router: Router, interface: Interface, view: RouterView) -> list[int]:
+    addresses = [(net, name) for net, plen, name in view.locals if plen == 32 and name]
+    if len(addresses) * len(router.interfaces) > MAX_ARP_REPLIES:
+        others = {i.name for i in router.interfaces if i is not interface}
+        addresses = [(net, name) for net, name in addresses if name not in others]
+    return [net for net, _ in addresses]

@@ -1,0 +1,66 @@
+"""Table LINKS: where a virtual link leaves this switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xenflow.model.network import Link
+from xenflow.openflow import flow as f
+from xenflow.openflow.flow import Action, Flow, match
+from xenflow.tables.admission import arp_replies
+from xenflow.tables.cookies import cookie
+from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
+from xenflow.tables.layout import ADMISSION, LINKS, VM
+from xenflow.tables.site import Site, vif_ports
+from xenflow.tables.stations import port_to, stations
+
+
+def link_flows(site: Site) -> Iterator[Flow]:
+    own = cookie(LINKS)
+    flood: list[Action]
+    for link in site.network.links.values():
+        cables, access = site.tree_ports(link), site.access_ports(link)
+        if site.native(link):
+            # What a router of this switch sends there: the bridges of the others know the way.
+            flood = [f.set_vlan(link.vlan), *(f.output(port) for port in cables), f.strip_vlan()]
+            flood += [f.output(port) for port in (*access, *vif_ports(site, link))]
+            yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
+            continue
+        if not (cables or access) and not any(
+            site.ports.get(i.vif) for _, i in site.network.members(link.name)
+        ):
+            continue
+        for mac, port in stations(site, link):
+            yield Flow(LINKS, 200, match(reg2=link.id, dl_dst=mac), out_by(link, port, access), own)
+        for router, interface in site.network.members(link.name):
+            placement = site.placements.get(router.name)
+            if placement is None:
+                continue
+            frame = match(reg2=link.id, dl_dst=interface.mac)
+            if site.takes_in(router.name):
+                send: tuple[Action, ...] = (f.load("reg3", link.id), f.resubmit(ADMISSION))
+            else:
+                send = out_by(link, port_to(site, link, placement.to), access)
+            yield Flow(LINKS, 200, frame, send, cookie(LINKS, router.id))
+        flood = []
+        if cables:
+            flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
+            flood += [f.strip_vlan()]
+        flood += [f.output(port) for port in access]
+        yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
+        for router, _ in site.network.members(link.name):
+            placement = site.placements.get(router.name)
+            if placement is not None and placement.vm == site.name:
+                flood += [f.load("reg3", link.id), f.load("reg1", router.id), f.resubmit(VM)]
+        for group in (MULTICAST, *VIRTUAL_ROUTERS):
+            yield Flow(LINKS, 100, match(reg2=link.id, dl_dst=group), tuple(flood), own)
+        for router, interface in site.network.members(link.name):
+            if site.forwards(router.name):  # asked by a neighbour on this same host
+                onward = {"group": tuple(flood)}
+                yield from arp_replies(site, router, interface, LINKS, "reg2", onward)
+
+
+def out_by(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:
+    if port is None:
+        return ()
+    return (f.output(port),) if port in access else (f.set_vlan(link.vlan), f.output(port))

@@ -1,0 +1,59 @@
+"""The one table of a plain OpenFlow 1.0 switch, which does what INGRESS and LINKS do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from xenflow.model.network import Link
+from xenflow.openflow import flow as f
+from xenflow.openflow.flow import Action, Flow, match
+from xenflow.tables.cookies import cookie
+from xenflow.tables.frames import TAGGED, UNTAGGED, VLAN_MASK
+from xenflow.tables.ingress import bridged, detours, other
+from xenflow.tables.layout import INGRESS
+from xenflow.tables.site import Site
+from xenflow.tables.stations import port_to, stations
+
+
+def plain_switch_flows(site: Site) -> Iterator[Flow]:
+    own = cookie(INGRESS)
+    for link in site.network.links.values():
+        if site.native(link):
+            yield from bridged(site, link)
+            continue
+        cables, access = site.tree_ports(link), site.access_ports(link)
+        known = dict(stations(site, link))
+        owner: dict[int, int] = {}
+        for router, interface in site.network.members(link.name):
+            placement = site.placements.get(router.name)
+            if placement is not None:
+                known[interface.mac] = port_to(site, link, placement.to)
+                owner[interface.mac] = router.id
+                yield from detours(site, link, router, interface)
+        tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
+        for port, tag in (*((port, tagged) for port in cables), *product(access, UNTAGGED)):
+            for mac, out in known.items():
+                actions = () if out in (None, port) else plain_send(site, link, out)
+                arrived = match(in_port=port, vlan_tci=tag, dl_dst=mac)
+                yield Flow(0, 310, arrived, actions, cookie(INGRESS, owner.get(mac, 0)))
+            flood: list[Action] = []
+            if port in access:
+                flood += [f.set_vlan(link.vlan)]
+            flood += [f.output(out) for out in cables if out != port]
+            flood += [f.strip_vlan(), *(f.output(out) for out in access if out != port)]
+            yield Flow(0, 300, match(in_port=port, vlan_tci=tag), tuple(flood), own)
+    if site.datapath.other == "normal":
+        for link in site.network.links.values():
+            for vlan in (link.vlan, link.detour_vlan):
+                yield Flow(0, 200, match(vlan_tci=(TAGGED | vlan, VLAN_MASK)), (), own)
+    yield other(site)
+
+
+def plain_send(site: Site, link: Link, port: int | None) -> tuple[Action, ...]:
+    """Actions of OpenFlow 1.0 that send a frame out by a port of a link, tagged on a cable."""
+    if port is None:
+        return ()
+    if port in site.access_ports(link):
+        return (f.strip_vlan(), f.output(port))
+    return (f.set_vlan(link.vlan), f.output(port))

@@ -1,0 +1,156 @@
+"""One switch as its flows are made for it: its ports, who is where, what the VMs said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from xenflow.model.network import Datapath, Interface, Link, Network, Pipeline, Router
+from xenflow.model.placement import Mode, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class RouterView:
+    """What the VM's kernel said that decides which packets the switch may route for it.
+
+    locals   (net, prefix length, name) of what the kernel delivers locally; the name is that of the
+             interface whose own address it is ("lo" where it is none of the network's), "" of
+             broadcast addresses
+    down     interfaces through which nothing is forwarded (down, no carrier, forwarding off)
+    slow     why everything must pass through the VM, or ""
+    off      those of `down` that the VM has switched off itself
+    """
+
+    locals: tuple[tuple[int, int, str], ...] = ()
+    down: tuple[str, ...] = ()
+    slow: str = ""
+    off: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One switch as the planner sees it: its ports by name, and who is where.
+
+    `silent` are ports without carrier: a vif that has none belongs to a VM that is suspended, or
+    has not connected to it yet, and what is sent there is lost.
+    """
+
+    network: Network
+    datapath: Datapath
+    ports: Mapping[str, int]
+    placements: Mapping[str, Placement]
+    views: Mapping[str, RouterView]
+    silent: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """The datapath's name."""
+        return self.datapath.name
+
+    def tree_ports(self, link: Link) -> list[int]:
+        """Port numbers of the cables that carry a link here, in the order of their names."""
+        terminals = {a.end.datapath for a in link.access}
+        for router, _ in self.network.members(link.name):
+            placement = self.placements.get(router.name)
+            if placement is not None:
+                terminals.update(placement.hosts)
+        ends = link.tree.spanning(terminals).get(self.name, [])
+        return [self.ports[end.port] for end in ends if end.port in self.ports]
+
+    def access_ports(self, link: Link) -> list[int]:
+        """Port numbers of the link's access ports here."""
+        return [
+            self.ports[a.end.port]
+            for a in link.access
+            if a.end.datapath == self.name and a.end.port in self.ports
+        ]
+
+    def vif(self, interface: Interface) -> int | None:
+        """The port number of a router's interface whose VM takes frames here, else None."""
+        return None if interface.vif in self.silent else self.ports.get(interface.vif)
+
+    def holds(self, router: Router, interface: Interface) -> bool:
+        """Whether the VM belongs here but takes nothing from its vif, being suspended: packets
+        for it are held.  For an interface that the VM has switched off they are not."""
+        placement, view = self.placements.get(router.name), self.views.get(router.name)
+        away = placement is not None and placement.vm == self.name and not self.vif(interface)
+        return away and not (view is not None and interface.name in view.off)
+
+    def copies(self, router: Router) -> bool:
+        """Whether the controller gets a copy of what is for the VM itself here, which is about to
+        be suspended: what has just been put into its vif then would be lost.  Not in the reactive
+        pipeline, where such a packet is a question."""
+        placement = self.placements.get(router.name)
+        return (
+            placement is not None
+            and placement.vm == self.name == placement.to
+            and len(placement.forwarders) > 1
+            and self.datapath.pipeline is Pipeline.PROACTIVE
+        )
+
+    def stands_in(self, router: Router) -> bool:
+        """Whether frames for a router come here though its VM is elsewhere: in the middle of a
+        move, when it may not have been connected there yet."""
+        placement = self.placements.get(router.name)
+        return placement is not None and placement.to == self.name != placement.vm
+
+    def toward(self, link: Link, datapath: str) -> int | None:
+        """The port number that leads to another datapath along the link's tree."""
+        return self.ports.get(link.tree.toward(self.name, datapath).port)
+
+    def forwards(self, router: str) -> bool:
+        """Whether this switch forwards for a router."""
+        placement = self.placements.get(router)
+        return (
+            placement is not None
+            and placement.mode is Mode.XENFLOW
+            and self.name in placement.forwarders
+        )
+
+    def takes_in(self, router: str) -> bool:
+        """Whether frames for a router that begin here, from its neighbours on this host, are its
+        own affair.  Once the VM is elsewhere and the links are turned they go there, as from all
+        other switches, though this one still forwards what is on its way to it: it would never
+        fall quiet.  The host where the VM is takes them in before it is turned: the switches around
+        it, which are turned first, would send them back."""
+        return self.forwards(router) and self.name in (
+            self.placements[router].to,
+            self.placements[router].vm,
+        )
+
+    def inlet(self, router: str, link: Link) -> dict[str, int | tuple[int, int]] | None:
+        """By which ports frames for a router that come here on a link are its own affair, as what
+        a flow must match besides: {} by all, one `in_port`, None by none.
+
+        Where they are not taken in, the links lead elsewhere: this switch forwards what was sent
+        to it before, and that comes from there.  The rest is in transit, from a neighbour beyond
+        this switch, or on it: taken in it would never end, and this switch never fall quiet.
+        """
+        if self.takes_in(router):
+            return {}
+        port = self.toward(link, self.placements[router].to) if self.forwards(router) else None
+        return None if port is None else {"in_port": port}
+
+    def admits(self, router: str, link: Link, port: int) -> bool:
+        """Whether what comes by a port for a router is its own affair here."""
+        inlet = self.inlet(router, link)
+        return inlet is not None and inlet.get("in_port", port) == port
+
+    def native(self, link: Link) -> bool:
+        """Whether a link is bridged, as it is when a router on it runs in native mode."""
+        return any(
+            self.placements[r.name].mode is Mode.NATIVE
+            for r, _ in self.network.members(link.name)
+            if r.name in self.placements
+        )
+
+
+def interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
+    for router in site.network.routers.values():
+        for interface in router.interfaces:
+            yield router, interface, site.network.links[interface.link]
+
+
+def vif_ports(site: Site, link: Link) -> list[int]:
+    members = site.network.members(link.name)
+    return [site.ports[i.vif] for _, i in members if i.vif in site.ports]

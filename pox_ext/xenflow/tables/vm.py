@@ -1,0 +1,66 @@
+"""Table VM: packets for the VM go to its vif, to the host where it is, or are held while it is
+suspended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xenflow.model.network import Router
+from xenflow.model.placement import Mode
+from xenflow.openflow import flow as f
+from xenflow.openflow.flow import Action, Flow, match, prefix_mask
+from xenflow.tables.cookies import cookie
+from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
+from xenflow.tables.layout import VM
+from xenflow.tables.sent_up import copied_up, to_be_held
+from xenflow.tables.site import Site, interfaces
+
+
+def vm_flows(site: Site) -> Iterator[Flow]:
+    """Table VM: what a router's VM gets, what is held for it, what crosses to it.  It leads to no
+    other table."""
+    for router, interface, link in interfaces(site):
+        placement = site.placements.get(router.name)
+        if placement is None or placement.mode is Mode.NATIVE:
+            continue
+        own = cookie(VM, router.id)
+        arrived = {"reg1": router.id, "reg3": link.id}
+        if placement.vm == site.name:
+            port = site.vif(interface)
+            send: tuple[Action, ...] = (f.output(port),) if port else ()
+            # Untagged again: in a flood other vifs of the link follow.
+            copied = (*send, *copied_up(link), f.strip_vlan()) if port else ()
+            if site.holds(router, interface):
+                send = copied = (*to_be_held(link), f.strip_vlan())
+            yield Flow(VM, 100, match(**arrived), send, own)
+            if site.copies(router):
+                for what in _its_own(site, router):
+                    yield Flow(VM, 110, match(**arrived, **what), copied, own)
+        elif site.name in placement.hosts:
+            for group in (MULTICAST, *VIRTUAL_ROUTERS):
+                yield Flow(VM, 200, match(**arrived, dl_dst=group), (), own)
+            port = site.toward(link, placement.vm)
+            cross = (
+                (f.load("in_port", 0), f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
+            )
+            # reg4: it came by a detour already, the VM has just moved on; never send it round.
+            yield Flow(VM, 100, match(**arrived, reg4=0), cross, own)
+
+
+MAX_COPIED = 2000
+"""Of a router with more addresses, times its interfaces, only what is for all is copied."""
+
+LINK_LOCAL6 = (0xFE80 << 112, 0xFFC0 << 112)
+
+
+def _its_own(site: Site, router: Router) -> Iterator[dict[str, int | tuple[int, int]]]:
+    """What is for the VM itself, not to be forwarded by it, as flows match it.  A forwarded packet
+    that was copied would arrive twice where it goes."""
+    yield {"dl_type": f.ARP}
+    for group in (MULTICAST, *VIRTUAL_ROUTERS):
+        yield {"dl_dst": group}
+    yield {"dl_type": f.IPV6, "ipv6_dst": LINK_LOCAL6}
+    view = site.views.get(router.name)
+    if view is not None and len(view.locals) * len(router.interfaces) <= MAX_COPIED:
+        for net, plen, _ in view.locals:
+            yield {"dl_type": f.IPV4, "nw_dst": (net, prefix_mask(plen))}
