@@ -85,7 +85,7 @@ def prepacked(told: Sequence[list[bytes]]) -> bytes:
             net,
             plen,
             hop,
-            cookies.cookie(layout.ROUTES, ROUTER_ID, cookies.route_chunk(net)),
+            cookies.of(layout.ROUTES, ROUTER_ID, cookies.route_chunk(net)),
         )
         for section in sections
         if section.kind is m.Kind.ROUTE4

@@ -495,7 +495,7 @@ def router_flows(network: Network, router: Router, state: RouterState) -> Iterat
         yield from next_hop_flows(network, router, next_hop_view(router, state, hop))
     for key, hop_id in state.routes4.items():
         net, plen = key >> 8, key & 255
-        own = cookies.cookie(layout.ROUTES, router.id, cookies.route_chunk(net))
+        own = cookies.of(layout.ROUTES, router.id, cookies.route_chunk(net))
         yield _packer.route_flow(router.id, net, plen, hop_id, own)
 
 

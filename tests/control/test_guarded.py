@@ -53,7 +53,7 @@ class AuditedHost(Host):
 
 def test_a_stray_flow_that_comes_back_at_once_ends_no_look() -> None:
     host = AuditedHost()
-    host.look(Flow(7, 77, match(in_port=9), (), cookies.cookie(7)))
+    host.look(Flow(7, 77, match(in_port=9), (), cookies.of(7)))
     assert host.switch.audit._accepted == {}
 
 

@@ -154,6 +154,6 @@ def routes(host: Host) -> int:
     """How many routes the switch holds."""
     number = host.table.network.routers["vr1"].id
     return sum(
-        flow.table == layout.ROUTES and cookies.cookie_router(flow.cookie) == number
+        flow.table == layout.ROUTES and cookies.router_of(flow.cookie) == number
         for flow in host.wire.tables
     )

@@ -44,7 +44,7 @@ class Host:
         """How many flows of a router a table has."""
         number = PATH.network.routers[name].id
         return sum(
-            flow.table == table and cookies.cookie_router(flow.cookie) == number
+            flow.table == table and cookies.router_of(flow.cookie) == number
             for flow in self.wire.tables
         )
 

@@ -120,7 +120,7 @@ def test_another_component_on_the_same_connection_is_noticed(host: Audited) -> N
 
 
 def test_a_form_that_reads_back_otherwise_is_accepted_once(host: Audited) -> None:
-    odd = Flow(layout.LINKS, 7, match(reg1=9), (f.output(1),), cookies.cookie(layout.LINKS))
+    odd = Flow(layout.LINKS, 7, match(reg1=9), (f.output(1),), cookies.of(layout.LINKS))
     read = Flow(odd.table, odd.priority, odd.match, (), odd.cookie)
     audit, write = host.switch.audit, host.switch._write_flow
     # A switch that keeps no actions of this one flow: the flow is written as it is read.

@@ -29,7 +29,7 @@ class Asked(Switch):
         subtype, cookie = int.from_bytes(message[16:20], "big"), _cookie(message)
         if subtype == 1:
             then([SimpleNamespace(flows=self.routes)])
-        elif cookie == cookies.cookie(layout.CLASSES):
+        elif cookie == cookies.of(layout.CLASSES):
             then([])
         elif cookie >> 24 & 0xFF == layout.ROUTES:
             then([SimpleNamespace(flow=Flow(layout.ROUTES, 1000, (), (), cookie))] * 10)
@@ -51,7 +51,7 @@ def switch() -> Asked:
         network, datapath, SimpleNamespace(), lambda _, then, *a: then(*a), {}, bound(datapath)
     )
     made.prepare()
-    hop = Flow(layout.NEXT_HOPS, 100, (), (), cookies.cookie(layout.NEXT_HOPS, 1))
+    hop = Flow(layout.NEXT_HOPS, 100, (), (), cookies.of(layout.NEXT_HOPS, 1))
     made.installed[hop.key] = hop
     return made
 
@@ -60,8 +60,8 @@ def show(switch: Asked, table: int, limit: int) -> tuple[int, int]:
     found: list[tuple[int, int]] = []
     switch.show(
         table,
-        cookies.COOKIE_MAGIC,
-        cookies.COOKIE_MAGIC_MASK,
+        cookies.MAGIC,
+        cookies.MAGIC_MASK,
         limit,
         lambda some, total: found.append((len(some), total)),
     )

@@ -36,7 +36,7 @@ class CountingHost(Host):
         stats = [
             of.FlowStats(flow, self.counted.get(flow.cookie, 0), 0, 0, 0)
             for flow in self.wire.tables
-            if flow.cookie & cookies.REFUSED_MASK == cookies.refused_cookie()
+            if flow.cookie & cookies.REFUSED_MASK == cookies.refusing()
             and {n: v for n, v, _ in flow.match}["in_port"] == 3
         ]
         monkeypatch.setattr(self.switch, "stats", lambda then, *_: then(stats))
@@ -102,7 +102,7 @@ def test_a_flow_that_goes_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when one of the router's vifs goes, and with it what that flow had counted."""
     host = CountingHost()
     stats = [
-        of.FlowStats(Flow(0, 1, match(in_port=port), (), cookies.refused_cookie(1, 1)), 5, 0, 0, 0)
+        of.FlowStats(Flow(0, 1, match(in_port=port), (), cookies.refusing(1, 1)), 5, 0, 0, 0)
         for port in (3, 4)
     ]
     for now, there in ((10.0, stats), (20.0, stats[:1])):
@@ -114,7 +114,7 @@ def test_a_flow_that_goes_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cookie_that_names_nobody_is_nobody_s_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's flow may have any."""
     host = CountingHost()
-    for cookie in (cookies.refused_cookie(999, 1), cookies.refused_cookie(1, 77)):
+    for cookie in (cookies.refusing(999, 1), cookies.refusing(1, 77)):
         stats = [of.FlowStats(Flow(0, 1, match(in_port=3), (), cookie), 5, 0, 0, 0)]
         monkeypatch.setattr(host.switch, "stats", lambda then, *_, said=stats: then(said))
         host.table._refused._due = 0.0

@@ -60,7 +60,7 @@ class Host:
             value
             for flow in self.written.tables
             if flow.table == layout.ROUTES
-            if cookies.cookie_router(flow.cookie) == self.ids[name]
+            if cookies.router_of(flow.cookie) == self.ids[name]
             for field, value, _ in flow.match
             if field == "nw_dst"
         }
@@ -70,7 +70,7 @@ class Host:
         return any(
             flow.table == layout.CLASSES and flow.priority == 100
             for flow in self.written.tables
-            if cookies.cookie_router(flow.cookie) == self.ids[name]
+            if cookies.router_of(flow.cookie) == self.ids[name]
         )
 
 

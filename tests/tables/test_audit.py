@@ -18,7 +18,7 @@ PACKER = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
 
 
 def own(priority: int, *actions: f.Action, table: int = 0, **what: object) -> Flow:
-    return Flow(table, priority, match(**what), actions, cookies.cookie(table))  # type: ignore[arg-type]
+    return Flow(table, priority, match(**what), actions, cookies.of(table))  # type: ignore[arg-type]
 
 
 LEFT = own(300, f.output(1), in_port=1)
@@ -61,7 +61,7 @@ def test_what_was_accepted_of_another_flow_is_not_of_this_one() -> None:
 
 
 def test_exact_flows_of_the_reactive_pipeline_come_and_go() -> None:
-    exact = Flow(0, 20000, match(in_port=1), (), cookies.reactive_cookie(1, 2))
+    exact = Flow(0, 20000, match(in_port=1), (), cookies.exact(1, 2))
     assert difference({exact.key: exact}, BELIEVED, {}).mended == 0
 
 
@@ -91,7 +91,7 @@ routes = st.tuples(
 
 def route_flow(router: int, net: int, plen: int, hop: int) -> Flow:
     net &= prefix_mask(plen)
-    own_cookie = cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
+    own_cookie = cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
     return PACKER.route_flow(router, net, plen, hop, own_cookie)
 
 

@@ -21,11 +21,11 @@ class Table:
 
     def __init__(self, routes: dict[int, int], foreign: int = 0) -> None:
         self.flows = Counter(
-            cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
+            cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
             for router, count in routes.items()
             for net in range(count)
         )
-        self.flows[cookies.cookie(layout.CLASSES)] = 1
+        self.flows[cookies.of(layout.CLASSES)] = 1
         self.total = sum(self.flows.values()) + foreign
         self.read: Counter[int] = Counter()
         self.questions = 0

@@ -307,10 +307,10 @@ class ManagementService:
 
     def flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])
-        cookie, mask = cookies.COOKIE_MAGIC, cookies.COOKIE_MAGIC_MASK
+        cookie, mask = cookies.MAGIC, cookies.MAGIC_MASK
         if arguments["router"] is not None:
-            cookie = cookies.cookie(0, self._router(arguments["router"]).id)
-            mask = cookies.ROUTER_COOKIE_MASK
+            cookie = cookies.of(0, self._router(arguments["router"]).id)
+            mask = cookies.ROUTER_MASK
         table = of.ALL_TABLES if arguments["table"] is None else arguments["table"]
 
         def answer(stats: Answer, total: int) -> None:
@@ -504,7 +504,7 @@ class ManagementService:
             own = [s.flow for s in stats if _moves_along(s.flow, router)]
             reply.ok(flows=[b64encode(of.flow_mod(flow)).decode() for flow in own])
 
-        switch.stats(answer, cookie=cookies.cookie(0, router.id), mask=cookies.ROUTER_COOKIE_MASK)
+        switch.stats(answer, cookie=cookies.of(0, router.id), mask=cookies.ROUTER_MASK)
         return None
 
     def write_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -651,9 +651,9 @@ def change_in_words(request: Request) -> str:
 
 def _moves_along(flow: Flow, router: Router) -> bool:
     """Whether a flow is one that a migration in the report's order copies to the destination."""
-    if cookies.cookie_router(flow.cookie) != router.id:
+    if cookies.router_of(flow.cookie) != router.id:
         return False
-    exact = flow.cookie >> 24 & 0xFF == cookies.REACTIVE_KIND
+    exact = cookies.kind_of(flow.cookie) == cookies.REACTIVE_KIND
     return exact or layout.ROUTES <= flow.table <= layout.SIZES
 
 

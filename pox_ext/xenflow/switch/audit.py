@@ -164,7 +164,7 @@ class Audit:
     def _route(self, update: of.RouteUpdate) -> None:
         event, router, net, plen, hop, cookie = update
         key = net << 8 | plen
-        own = cookie == cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
+        own = cookie == cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
         if event != UpdateEvent.DELETED and not own:
             hop = ODD
             if self.switch.expected_route(router, key) is None:

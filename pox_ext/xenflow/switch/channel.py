@@ -279,10 +279,10 @@ class Channel(ABC):
     def nudge(self) -> None:
         """A change that touches no packet, so that cached flows are checked again soon."""
         if self.plain:
-            nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.COOKIE_MAGIC)
+            nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
             pack = of.flow_mod_of10
         else:
-            nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.COOKIE_MAGIC)
+            nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC)
             pack = of.flow_mod
         self._send(pack(nudge, of.Command.ADD) + pack(nudge, of.Command.DELETE_STRICT))
 

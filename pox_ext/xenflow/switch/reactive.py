@@ -114,7 +114,7 @@ class Reactive:
             if leg is None:
                 return self._to_vm(router, link), any_target
             view = next_hop_view(router, state, leg)
-        cookie = cookies.reactive_cookie(router.id, hop or 0)
+        cookie = cookies.exact(router.id, hop or 0)
         if view.action == "drop":
             return (b"", cookie), any_target
         mac = dict(view.neighbours).get(target, view.mac)

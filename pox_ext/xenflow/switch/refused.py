@@ -3,7 +3,7 @@
 A link's frames carry its own VLAN tag between the switches, and a MAC address leads to one place,
 so that a frame with a tag of its own, or with a source that is neither its interface's nor a
 virtual router's (VRRP), cannot be let through.  Flows of their own drop such frames
-(`cookies.refused_cookie`) and count them; while the counts grow, the router has a problem.  What a
+(`cookies.refusing`) and count them; while the counts grow, the router has a problem.  What a
 flow has counted when it is first read may be old, and is no problem.
 
 Called by `rule_table`, with the time.
@@ -56,7 +56,7 @@ class Refused:
                 switch.stats(
                     partial(self._read, switch, now),
                     layout.INGRESS,
-                    cookies.refused_cookie(),
+                    cookies.refusing(),
                     cookies.REFUSED_MASK,
                 )
 

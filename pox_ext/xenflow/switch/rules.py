@@ -98,7 +98,7 @@ def _flow(rule: Rule, site: Site) -> Flow:
     actions = tuple(_action(text, site) for text in rule["actions"] if text != "drop")
     fields = {key: _field(key, value, site) for key, value in rule["match"].items()}
     what = f.match(**{_RENAMED.get(key, key): value for key, value in fields.items()})
-    return Flow(layout.INGRESS, priority, what, actions, cookies.cookie(layout.INGRESS))
+    return Flow(layout.INGRESS, priority, what, actions, cookies.of(layout.INGRESS))
 
 
 _RENAMED = {"dl_vlan": "vlan_tci"}

@@ -381,7 +381,7 @@ class Switch(Channel):
             return True
         number = self.network.routers[router].id
         return any(
-            cookies.cookie_router(flow.cookie) == number and view_dependent(flow)
+            cookies.router_of(flow.cookie) == number and view_dependent(flow)
             for flow in self.installed.values()
         )
 
@@ -486,7 +486,7 @@ class Switch(Channel):
             for other in (t for t in range(layout.VM + 1) if t != layout.ROUTES):
                 some += yield self._stats_request(other, cookie, mask)
         total = len(some) + routes
-        one = cookies.cookie_router(cookie & mask)
+        one = cookies.router_of(cookie & mask)
         questions = chunk_questions(one) if one else reading(routes, self._likely())
 
         def take(flows: list[of.FlowStats]) -> bool:
@@ -514,8 +514,8 @@ class Switch(Channel):
                 give(admitted, _packets)
                 return
             total = _packets(admitted)
-            own = cookies.cookie(cookies.REACTIVE_KIND, router.id)
-            mask = cookies.REACTIVE_COOKIE_MASK | cookies.ROUTER_COOKIE_MASK
+            own = cookies.of(cookies.REACTIVE_KIND, router.id)
+            mask = cookies.REACTIVE_MASK | cookies.ROUTER_MASK
             self.stats(
                 lambda exact: give(exact, lambda stats: total + arrived(stats)),
                 layout.INGRESS,
@@ -523,7 +523,7 @@ class Switch(Channel):
                 mask,
             )
 
-        own = cookies.cookie(layout.ADMISSION, router.id)
+        own = cookies.of(layout.ADMISSION, router.id)
         self.stats(add, layout.ADMISSION, own, EXACT_COOKIE)
 
     def decide(self, in_port: int, frame: bytes) -> bytes | None:
@@ -571,7 +571,7 @@ class Switch(Channel):
     def table_request(self, table: int, large: Container[int]) -> Request:
         """All flows of a table, or ours alone where it is one of the large ones."""
         if table in large:
-            magic = cookies.COOKIE_MAGIC, cookies.COOKIE_MAGIC_MASK
+            magic = cookies.MAGIC, cookies.MAGIC_MASK
             return self._stats_request(table, *magic)
         return self._stats_request(table, 0, 0)
 
@@ -652,7 +652,7 @@ class Switch(Channel):
         self.flow_mods += 1
         self.edits += 1
         self._write(pack(flow, command))
-        if flow.cookie >> 24 & 0xFF == cookies.REACTIVE_KIND:
+        if cookies.kind_of(flow.cookie) == cookies.REACTIVE_KIND:
             return
         if add:
             self.installed[flow.key] = flow
@@ -755,9 +755,9 @@ class Switch(Channel):
     def _take(self, flows: Sequence[Flow]) -> None:
         self.audit.found(flows)
         for flow in flows:
-            if flow.cookie & cookies.COOKIE_MAGIC_MASK != cookies.COOKIE_MAGIC:
+            if not cookies.ours(flow.cookie):
                 continue
-            if flow.cookie >> 24 & 0xFF != cookies.REACTIVE_KIND:
+            if cookies.kind_of(flow.cookie) != cookies.REACTIVE_KIND:
                 self.installed[flow.key] = flow
 
     def _read_routes(self, total: int) -> Job:
@@ -771,7 +771,7 @@ class Switch(Channel):
     def _likely(self) -> set[int]:
         """The ids of the routers that probably have routes here: they have next hops."""
         return {
-            cookies.cookie_router(flow.cookie)
+            cookies.router_of(flow.cookie)
             for flow in self.installed.values()
             if flow.table == layout.NEXT_HOPS
         }
@@ -818,7 +818,7 @@ class Switch(Channel):
 
     def _take_route_flows(self, flows: Iterable[Flow]) -> None:
         for flow in flows:
-            name = self._names.get(cookies.cookie_router(flow.cookie))
+            name = self._names.get(cookies.router_of(flow.cookie))
             if name is None:
                 self.installed[flow.key] = flow
                 continue
@@ -935,11 +935,11 @@ class Switch(Channel):
                 self._write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
             self._exact.clear()
             return
-        kind, mask = cookies.cookie(cookies.REACTIVE_KIND), cookies.REACTIVE_COOKIE_MASK
+        kind, mask = cookies.of(cookies.REACTIVE_KIND), cookies.REACTIVE_MASK
         if router is not None:
             kind, mask = kind | router << 32, mask | 0xFFFF << 32
         if router is not None and hop is not None:
-            kind, mask = cookies.reactive_cookie(router, hop), 0xFFFFFFFFFFFFFFFF
+            kind, mask = cookies.exact(router, hop), 0xFFFFFFFFFFFFFFFF
         self._write(of.delete_by_cookie(layout.INGRESS, kind, mask))
         self.flow_mods += 1
 
@@ -953,8 +953,8 @@ class Switch(Channel):
             self._forget_decisions(router.id, hop)
         for net, plen, _ in routes:
             prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
-            own = cookies.cookie(cookies.REACTIVE_KIND, router.id)
-            mask = cookies.REACTIVE_COOKIE_MASK | 0xFFFF << 32
+            own = cookies.of(cookies.REACTIVE_KIND, router.id)
+            mask = cookies.REACTIVE_MASK | 0xFFFF << 32
             self._write(of.delete_matching(layout.INGRESS, prefix, own, mask))
             self.flow_mods += 1
 
@@ -1027,7 +1027,7 @@ class Switch(Channel):
 
     def _has_room(self) -> Generator[Any, Any, bool]:
         """Whether table ROUTES takes one flow more, which no packet matches."""
-        probe = Flow(layout.ROUTES, 1, match(reg1=0xFFFFFFFF), (), cookies.COOKIE_MAGIC)
+        probe = Flow(layout.ROUTES, 1, match(reg1=0xFFFFFFFF), (), cookies.MAGIC)
         self._no_room = False
         self._write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
         yield self._barrier()
@@ -1048,10 +1048,10 @@ class Switch(Channel):
             self._no_room = True
             return
         cookie = of.cookie_of(data)
-        kind = cookie >> 24 & 0xFF
+        kind = cookies.kind_of(cookie)
         names = {router.id: name for name, router in self.network.routers.items()}
-        name = names.get(cookies.cookie_router(cookie))
-        if cookie & cookies.COOKIE_MAGIC_MASK != cookies.COOKIE_MAGIC:
+        name = names.get(cookies.router_of(cookie))
+        if not cookies.ours(cookie):
             name = None
         if name is None or kind not in (*layout.NETWORK_WIDE, cookies.REACTIVE_KIND):
             super().on_error(xid, text, data)
@@ -1171,13 +1171,13 @@ class Switch(Channel):
             self.flow_mods += len(adds)
             routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
             if len(routes) < 8:
-                for route, own in zip(routes, cookies.route_cookies(router, routes), strict=True):
+                for route, own in zip(routes, cookies.of_routes(router, routes), strict=True):
                     self._write(self.packer.add(router, *route, own))
             else:
                 self.audit.bulk()
                 for start in range(0, len(routes), BULK):
                     part = routes[start : start + BULK]
-                    owns = cookies.route_cookies(router, part)
+                    owns = cookies.of_routes(router, part)
                     size = min(PIECE_BYTES, self._window)
                     for piece in self.packer.pack_adds(router, part, owns, size):
                         self._write(piece)
@@ -1205,7 +1205,7 @@ class Switch(Channel):
                 self._write_flow(add, flow)
         state = self.routers.state(name)
         small = state is not None and len(state.routes4) <= READ_WHOLE
-        own = cookies.cookie(layout.ROUTES, router.id)
+        own = cookies.of(layout.ROUTES, router.id)
         if small:
             mask = 0xFFFFFFFFFF000000
             self._write(of.delete_by_cookie(layout.ROUTES, own, mask))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from xenflow.model.network import Interface, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
-from xenflow.tables.cookies import cookie
+from xenflow.tables import cookies
 from xenflow.tables.frames import MULTICAST
 from xenflow.tables.layout import ADMISSION, CLASSES, LINKS
 from xenflow.tables.site import RouterView, Site, interfaces
@@ -24,14 +24,14 @@ def admission_flows(site: Site) -> Iterator[Flow]:
     for router, interface, link in interfaces(site):
         if not site.forwards(router.name):
             continue
-        own = cookie(ADMISSION, router.id)
+        own = cookies.of(ADMISSION, router.id)
         inlet = site.inlet(router.name, link)
         if inlet is not None:
             frame = match(**inlet, reg3=link.id, dl_dst=interface.mac)
             yield Flow(ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own)
         onward = {"group": transit, "own": (f.load("reg1", router.id), f.resubmit(CLASSES))}
         yield from arp_replies(site, router, interface, ADMISSION, "reg3", onward)
-    yield Flow(ADMISSION, 1, match(), transit, cookie(ADMISSION))
+    yield Flow(ADMISSION, 1, match(), transit, cookies.of(ADMISSION))
 
 
 def arp_replies(
@@ -54,7 +54,7 @@ def arp_replies(
     if view is None or not (holds or site.stands_in(router)):
         return
     link = site.network.links[interface.link].id
-    own = cookie(table, router.id)
+    own = cookies.of(table, router.id)
     targets: dict[str, int | tuple[int, int]] = {"group": MULTICAST, "own": interface.mac}
     for to, target in targets.items():
         if to not in onward or (to == "group" and not holds):

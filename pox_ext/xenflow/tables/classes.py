@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from xenflow.model.network import Pipeline
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, match, prefix_mask
-from xenflow.tables.cookies import cookie
+from xenflow.tables import cookies
 from xenflow.tables.layout import CLASSES, NEXT_HOPS, ROUTES, VM
 from xenflow.tables.sent_up import asked
 from xenflow.tables.site import Site
@@ -27,7 +27,7 @@ VM_DESTINATIONS = ((0xE0000000, 4), (0xFFFFFFFF, 32), (0x00000000, 8))
 
 
 def class_flows(site: Site) -> Iterator[Flow]:
-    own = cookie(CLASSES)
+    own = cookies.of(CLASSES)
     to_vm = (f.resubmit(VM),)
     # In the kernel's order: a broadcast may come from 0.0.0.0, nothing from a multicast address.
     for priority, field, prefixes, actions in (
@@ -48,7 +48,7 @@ def class_flows(site: Site) -> Iterator[Flow]:
         view = site.views.get(router.name)
         if view is None or view.slow or not site.forwards(router.name):
             continue
-        own = cookie(CLASSES, router.id)
+        own = cookies.of(CLASSES, router.id)
         for net, plen, _ in view.locals:
             prefix = (net, prefix_mask(plen))
             mine = match(reg1=router.id, dl_type=f.IPV4, nw_dst=prefix)
@@ -68,5 +68,5 @@ def class_flows(site: Site) -> Iterator[Flow]:
                 link = site.network.links[interface.link]
                 arrived = match(reg1=router.id, reg3=link.id, dl_type=f.IPV4)
                 yield Flow(CLASSES, 100, arrived, asked(link), own)
-    yield Flow(ROUTES, 0, match(), to_vm, cookie(CLASSES))
-    yield Flow(NEXT_HOPS, 0, match(), to_vm, cookie(CLASSES))
+    yield Flow(ROUTES, 0, match(), to_vm, cookies.of(CLASSES))
+    yield Flow(NEXT_HOPS, 0, match(), to_vm, cookies.of(CLASSES))

@@ -27,12 +27,12 @@ ODD = -1
 
 def ours(flow: Flow) -> bool:
     """Whether a flow says that a controller of ours wrote it."""
-    return flow.cookie & cookies.COOKIE_MAGIC_MASK == cookies.COOKIE_MAGIC
+    return cookies.ours(flow.cookie)
 
 
 def reactive(flow: Flow) -> bool:
     """Whether it is an exact flow of the reactive pipeline, which comes and goes."""
-    return ours(flow) and flow.cookie >> 24 & 0xFF == cookies.REACTIVE_KIND
+    return ours(flow) and cookies.kind_of(flow.cookie) == cookies.REACTIVE_KIND
 
 
 def route_of(flow: Flow) -> tuple[int, int, int] | None:
@@ -55,7 +55,7 @@ def route_of(flow: Flow) -> tuple[int, int, int] | None:
 
 
 def _hop_of(flow: Flow, router: int, net: int) -> int:
-    own = cookies.cookie(layout.ROUTES, router, cookies.route_chunk(net))
+    own = cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
     hop = next((action[4] for action in flow.actions if action[0] == "load"), ODD)
     written = (f.load("reg0", hop), f.resubmit(layout.NEXT_HOPS)) if hop != ODD else ()
     return hop if flow.cookie == own and flow.actions == written else ODD

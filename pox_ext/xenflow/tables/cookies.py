@@ -1,6 +1,6 @@
 """The cookies of our flows: whose flow it is, of which table, of which part of the routes.
 
-Flows without the mark COOKIE_MAGIC are somebody else's and are never touched.
+Flows without the mark MAGIC are somebody else's and are never touched.
 """
 
 from __future__ import annotations
@@ -12,32 +12,42 @@ from xenflow.tables.layout import ADMISSION, INGRESS, ROUTES
 REACTIVE_KIND = 0x80
 """In place of the table in the cookies of these flows: they are no part of what is planned."""
 
-REACTIVE_COOKIE_MASK = 0xFFFF << 48 | 0xFF << 24
+REACTIVE_MASK = 0xFFFF << 48 | 0xFF << 24
 
 QUIET_CHUNK = 0xFFFFFF
 """With that kind, too: flows that end by themselves (`quiet`)."""
 
-COOKIE_MAGIC = 0x5846 << 48
-COOKIE_MAGIC_MASK = 0xFFFF << 48
+MAGIC = 0x5846 << 48
+MAGIC_MASK = 0xFFFF << 48
 
 CHUNKS = 1021
 """A router's routes are spread over so many cookies, for requests of bounded size.  A prime, so
 that prefixes of any length are spread evenly."""
 
 
-def cookie(table: int, router: int = 0, chunk: int = 0) -> int:
+def of(table: int, router: int = 0, chunk: int = 0) -> int:
     """The cookie of a flow: magic, router (16 bits), table (8), chunk (24)."""
-    return COOKIE_MAGIC | router << 32 | table << 24 | chunk
+    return MAGIC | router << 32 | table << 24 | chunk
 
 
-def reactive_cookie(router: int, hop: int) -> int:
+def exact(router: int, hop: int) -> int:
     """The cookie of an exact flow of the reactive pipeline, by the next hop it follows from."""
-    return cookie(REACTIVE_KIND, router, (hop & 0xFFFFFF) or 1)
+    return of(REACTIVE_KIND, router, (hop & 0xFFFFFF) or 1)
 
 
-def cookie_router(value: int) -> int:
+def router_of(value: int) -> int:
     """The router id in a cookie (0: no router's own)."""
     return value >> 32 & 0xFFFF
+
+
+def kind_of(value: int) -> int:
+    """The table in a cookie, or REACTIVE_KIND."""
+    return value >> 24 & 0xFF
+
+
+def ours(value: int) -> bool:
+    """Whether a cookie says that a controller of ours wrote the flow."""
+    return value & MAGIC_MASK == MAGIC
 
 
 _REFUSED = 0x010000
@@ -46,30 +56,30 @@ REFUSED_TAG, REFUSED_SOURCE = 1, 2
 """What is not taken from a vif: 802.1Q tags, which belong to the links; and a MAC address of
 somebody else."""
 
-REFUSED_MASK = COOKIE_MAGIC_MASK | 0xFF << 24 | 0xFF0000
+REFUSED_MASK = MAGIC_MASK | 0xFF << 24 | 0xFF0000
 
 
-def refused_cookie(router: int = 0, why: int = 0) -> int:
+def refusing(router: int = 0, why: int = 0) -> int:
     """The cookie of a flow that refuses what a VM sends; under REFUSED_MASK, of all of them."""
-    return cookie(INGRESS, router, _REFUSED | why)
+    return of(INGRESS, router, _REFUSED | why)
 
 
 def refused(value: int) -> tuple[int, int] | None:
     """(router id, why) of what a flow with this cookie refuses; None where it refuses nothing."""
-    if value & REFUSED_MASK != refused_cookie():
+    if value & REFUSED_MASK != refusing():
         return None
-    return cookie_router(value), value & 0xFFFF
+    return router_of(value), value & 0xFFFF
 
 
 def taken_in(value: int) -> int:
     """The id of the router whose arrivals a flow with this cookie counts; 0 where it counts none's:
     what is only passed on to where the links lead is no arrival."""
-    counts = value >> 24 & 0xFF in (ADMISSION, REACTIVE_KIND) and value & 0xFFFFFF != QUIET_CHUNK
-    return cookie_router(value) if counts else 0
+    counts = kind_of(value) in (ADMISSION, REACTIVE_KIND) and value & 0xFFFFFF != QUIET_CHUNK
+    return router_of(value) if counts else 0
 
 
-ROUTER_COOKIE_MASK = COOKIE_MAGIC_MASK | 0xFFFF << 32
-"""Selects every flow of one router: cookie(0, router) under this mask."""
+ROUTER_MASK = MAGIC_MASK | 0xFFFF << 32
+"""Selects every flow of one router: of(0, router) under this mask."""
 
 
 def route_chunk(net: int) -> int:
@@ -77,8 +87,8 @@ def route_chunk(net: int) -> int:
     return net % CHUNKS
 
 
-def route_cookies(router: int, routes: Sequence[tuple[int, int, int]]) -> list[int]:
+def of_routes(router: int, routes: Sequence[tuple[int, int, int]]) -> list[int]:
     """The cookie of each route (net, prefix length, next hop) in table ROUTES; `route_chunk`
     written out, for there may be a million."""
-    base, chunks = cookie(ROUTES, router), CHUNKS
+    base, chunks = of(ROUTES, router), CHUNKS
     return [base + net % chunks for net, _, _ in routes]

@@ -111,7 +111,7 @@ def _ingress(flow: Flow, names: Names) -> str:
         return f"it comes in on link {names.link(link)}" + (
             ", and its TTL runs out" if guarded else ""
         )
-    router_id = cookies.cookie_router(flow.cookie)
+    router_id = cookies.router_of(flow.cookie)
     of = f" to router {names.router(router_id)}" if router_id else ""
     if any(a[0] == "controller" for a in flow.actions):
         return f"on the way{of}: to the controller"
@@ -185,7 +185,7 @@ def _legs(flow: Flow, names: Names) -> str:
 def _links(flow: Flow, names: Names) -> str:
     link = names.link(_matches(flow, "reg2"))
     if _leads(flow, layout.ADMISSION):
-        router = names.router(cookies.cookie_router(flow.cookie))
+        router = names.router(cookies.router_of(flow.cookie))
         return f"on link {link} to router {router}, which is this switch's own affair"
     if _loads(flow, "arp_op"):
         return "ARP for a router whose VM is suspended or on its way: answered here"

@@ -9,14 +9,7 @@ from xenflow.model.network import Interface, Link, Pipeline, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, match
-from xenflow.tables.cookies import (
-    QUIET_CHUNK,
-    REACTIVE_KIND,
-    REFUSED_SOURCE,
-    REFUSED_TAG,
-    cookie,
-    refused_cookie,
-)
+from xenflow.tables import cookies
 from xenflow.tables.frames import HELLOS, SESSIONS, TAGGED, UNTAGGED, VIRTUAL_ROUTERS, VLAN_MASK
 from xenflow.tables.layout import ADMISSION, INGRESS, LINKS, REACTIVE_PRIORITY, VM
 from xenflow.tables.links import out_by
@@ -26,7 +19,7 @@ from xenflow.tables.stations import port_of
 
 
 def ingress_flows(site: Site) -> Iterator[Flow]:
-    own = cookie(INGRESS)
+    own = cookies.of(INGRESS)
     for link in site.network.links.values():
         tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
         if site.native(link):
@@ -84,14 +77,14 @@ def _ttl_guards(site: Site) -> Iterator[Flow]:
                     in_port=port, vlan_tci=tag, dl_dst=interface.mac, dl_type=f.IPV4, nw_ttl=ttl
                 )
                 yield Flow(
-                    INGRESS, REACTIVE_PRIORITY + 1, expiring, tables, cookie(INGRESS, router.id)
+                    INGRESS, REACTIVE_PRIORITY + 1, expiring, tables, cookies.of(INGRESS, router.id)
                 )
 
 
 def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
     """What a VM sends.  The controller gets its hellos, whole, to repeat them; and of a vif that
     takes nothing yet all, because the first frame says that the VM is there."""
-    own, port = cookie(INGRESS, router.id), site.ports[interface.vif]
+    own, port = cookies.of(INGRESS, router.id), site.ports[interface.vif]
     onward = (f.load("reg3", link.id), f.load("reg2", link.id), f.resubmit(LINKS))
     told = (f.controller(128),) if interface.vif in site.silent else ()
     for tag in UNTAGGED:
@@ -110,8 +103,10 @@ def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> I
         session = match(in_port=port, vlan_tci=0, dl_src=interface.mac, **kind)
         yield Flow(INGRESS, 305, session, (f.controller(), *onward), own)
     tagged = match(in_port=port, vlan_tci=(TAGGED, TAGGED))
-    yield Flow(INGRESS, 295, tagged, (), refused_cookie(router.id, REFUSED_TAG))
-    yield Flow(INGRESS, 290, match(in_port=port), (), refused_cookie(router.id, REFUSED_SOURCE))
+    yield Flow(INGRESS, 295, tagged, (), cookies.refusing(router.id, cookies.REFUSED_TAG))
+    yield Flow(
+        INGRESS, 290, match(in_port=port), (), cookies.refusing(router.id, cookies.REFUSED_SOURCE)
+    )
 
 
 def quiet(site: Site, what: FromVm, session: Mapping[str, int], seconds: int) -> Flow:
@@ -121,7 +116,7 @@ def quiet(site: Site, what: FromVm, session: Mapping[str, int], seconds: int) ->
         in_port=site.ports[what.interface.vif], vlan_tci=0, dl_src=what.interface.mac, **session
     )
     onward = (f.load("reg3", link.id), f.load("reg2", link.id), f.resubmit(LINKS))
-    own = cookie(REACTIVE_KIND, what.router.id, QUIET_CHUNK)
+    own = cookies.of(cookies.REACTIVE_KIND, what.router.id, cookies.QUIET_CHUNK)
     return Flow(INGRESS, 308, sender, onward, own, hard_timeout=seconds)
 
 
@@ -136,7 +131,7 @@ def detours(site: Site, link: Link, router: Router, interface: Interface) -> Ite
         return
     tree = link.tree
     tagged: tuple[int, int] = (TAGGED | link.detour_vlan, VLAN_MASK)
-    own = cookie(INGRESS, router.id)
+    own = cookies.of(INGRESS, router.id)
     for start, end in permutations(placement.hosts, 2):
         path = tree.path(start, end)
         if site.name not in path[1:]:
@@ -161,7 +156,7 @@ def detours(site: Site, link: Link, router: Router, interface: Interface) -> Ite
 
 def bridged(site: Site, link: Link) -> Iterator[Flow]:
     """Native mode: one learning bridge for the link, on the ports of its tree only."""
-    own = cookie(INGRESS)
+    own = cookies.of(INGRESS)
     tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
     for port in site.tree_ports(link):
         yield Flow(INGRESS, 300, match(in_port=port, vlan_tci=tagged), (f.normal(),), own)
@@ -172,7 +167,7 @@ def bridged(site: Site, link: Link) -> Iterator[Flow]:
 def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
     """On a bridged link, what is for another router that this switch forwards for is its, as
     ever; or, where the links lead elsewhere, in transit."""
-    own = cookie(INGRESS)
+    own = cookies.of(INGRESS)
     arrive = (f.load("reg3", link.id), f.resubmit(ADMISSION))
     tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
     ports: list[tuple[int, int | tuple[int, int]]] = [
@@ -192,4 +187,4 @@ def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
 
 def other(site: Site) -> Flow:
     actions = (f.normal(),) if site.datapath.other == "normal" else ()
-    return Flow(INGRESS, 0, match(), actions, cookie(INGRESS))
+    return Flow(INGRESS, 0, match(), actions, cookies.of(INGRESS))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from xenflow.model.network import Link
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
+from xenflow.tables import cookies
 from xenflow.tables.admission import arp_replies
-from xenflow.tables.cookies import cookie
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
 from xenflow.tables.layout import ADMISSION, LINKS, VM
 from xenflow.tables.site import Site, vif_ports
@@ -16,7 +16,7 @@ from xenflow.tables.stations import port_to, stations
 
 
 def link_flows(site: Site) -> Iterator[Flow]:
-    own = cookie(LINKS)
+    own = cookies.of(LINKS)
     flood: list[Action]
     for link in site.network.links.values():
         cables, access = site.tree_ports(link), site.access_ports(link)
@@ -41,7 +41,7 @@ def link_flows(site: Site) -> Iterator[Flow]:
                 send: tuple[Action, ...] = (f.load("reg3", link.id), f.resubmit(ADMISSION))
             else:
                 send = out_by(link, port_to(site, link, placement.to), access)
-            yield Flow(LINKS, 200, frame, send, cookie(LINKS, router.id))
+            yield Flow(LINKS, 200, frame, send, cookies.of(LINKS, router.id))
         flood = []
         if cables:
             flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from xenflow.model.network import Interface, Link, Network, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
-from xenflow.tables.cookies import cookie
+from xenflow.tables import cookies
 from xenflow.tables.layout import LEGS, LINKS, NEXT_HOPS, SIZES, VM
 from xenflow.tables.shares import Shares
 
@@ -42,7 +42,7 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
     An unresolved next hop, and a connected one's unknown neighbours, go unchanged to the VM,
     whose kernel resolves them.
     """
-    own = cookie(NEXT_HOPS, router.id)
+    own = cookies.of(NEXT_HOPS, router.id)
     chosen = match(reg1=router.id, reg0=hop.id)
     to_vm = (f.resubmit(VM),)
     if hop.action == "drop":
@@ -53,7 +53,7 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
             number = (start, ~(size - 1) & 0xFFFFFFFF) if size > 1 else start
             one = match(reg1=router.id, reg0=hop.id, reg5=number)
             onward = (f.load("reg0", leg), f.resubmit(NEXT_HOPS))
-            yield Flow(LEGS, 100, one, onward, cookie(LEGS, router.id))
+            yield Flow(LEGS, 100, one, onward, cookies.of(LEGS, router.id))
         # The kernel's default hash is over the addresses too; which leg it picks may differ.  Each
         # router has its own: of two in a row the second would else use one leg only.
         spread = (f.multipath("symmetric_l3", shares.count, "reg5", router.id), f.resubmit(LEGS))
@@ -64,7 +64,7 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
         if hop.mtu:
             # Fragmented or refused by the VM's kernel (net/ipv4/ip_forward.c, ip_exceeds_mtu).
             larger = match(reg1=router.id, reg0=hop.id, reg6=(1, 1))
-            yield Flow(SIZES, 300, larger, to_vm, cookie(SIZES, router.id))
+            yield Flow(SIZES, 300, larger, to_vm, cookies.of(SIZES, router.id))
             # No frame that is larger than the action can measure is known to fit: the VM's, too.
             largest = min(ETHERNET_HEADER + hop.mtu, 0xFFFF)
             measure = f.check_pkt_larger(largest, "reg6", 0)
@@ -80,7 +80,7 @@ def _stations_and_gateway(
     network: Network, router: Router, hop: NextHopView, out: Interface, table: int
 ) -> Iterator[Flow]:
     link = network.links[out.link]
-    own = cookie(table, router.id)
+    own = cookies.of(table, router.id)
     for address, mac in hop.neighbours:
         station = match(reg1=router.id, reg0=hop.id, dl_type=f.IPV4, nw_dst=address)
         yield Flow(table, 200, station, _rewrite(link, out, mac), own)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, Flows
+from xenflow.tables import cookies
 from xenflow.tables.admission import PRIORITY_ARP_REPLY
-from xenflow.tables.cookies import cookie_router
 from xenflow.tables.layout import ADMISSION, CLASSES, LINKS, NETWORK_WIDE
 
 
@@ -27,7 +27,7 @@ def plan(
         flow
         for key, flow in installed.items()
         if key not in wanted
-        and not (kept and cookie_router(flow.cookie) in kept and view_dependent(flow))
+        and not (kept and cookies.router_of(flow.cookie) in kept and view_dependent(flow))
     ]
     adds.sort(key=_downstream_first, reverse=True)
     drops.sort(key=_downstream_first)
@@ -48,7 +48,7 @@ def _downstream_first(flow: Flow) -> tuple[float, int]:
 def view_dependent(flow: Flow) -> bool:
     """Whether a flow follows from what a router's VM said, so that a controller that has not
     heard of that router yet must leave it alone."""
-    return cookie_router(flow.cookie) != 0 and (
+    return cookies.router_of(flow.cookie) != 0 and (
         flow.table == CLASSES
         or (flow.table in (ADMISSION, LINKS) and flow.priority >= PRIORITY_ARP_REPLY)
         or flow.table in NETWORK_WIDE

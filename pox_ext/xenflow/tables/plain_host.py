@@ -103,7 +103,7 @@ def _arrivals(
     owner = sender[0].id if sender else 0
     everybody = flood(site, link, port)
     if sender is not None:
-        strange = cookies.refused_cookie(owner, cookies.REFUSED_SOURCE)
+        strange = cookies.refusing(owner, cookies.REFUSED_SOURCE)
         yield Flow(0, 290, match(in_port=port), (), strange)
         came["dl_src"] = sender[1].mac
         for kind in frames.HELLOS:
@@ -126,7 +126,7 @@ def _arrivals(
 
 
 def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -> Iterator[Flow]:
-    vm, own = to_vm(site, router, link), cookies.cookie(layout.ADMISSION, router.id)
+    vm, own = to_vm(site, router, link), cookies.of(layout.ADMISSION, router.id)
     view: RouterView | None = site.views.get(router.name)
     yield Flow(0, FRAME, match(**frame), vm, own)
     interface = router.on(link.name)
@@ -153,4 +153,4 @@ def _detours(site: Site, link: Link, router: Router, interface: Interface) -> It
 
 
 def _cookie(router: int) -> int:
-    return cookies.cookie(layout.INGRESS, router)
+    return cookies.of(layout.INGRESS, router)

@@ -8,7 +8,7 @@ from itertools import product
 from xenflow.model.network import Link
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
-from xenflow.tables.cookies import cookie
+from xenflow.tables import cookies
 from xenflow.tables.frames import TAGGED, UNTAGGED, VLAN_MASK
 from xenflow.tables.ingress import bridged, detours, other
 from xenflow.tables.layout import INGRESS
@@ -17,7 +17,7 @@ from xenflow.tables.stations import port_to, stations
 
 
 def plain_switch_flows(site: Site) -> Iterator[Flow]:
-    own = cookie(INGRESS)
+    own = cookies.of(INGRESS)
     for link in site.network.links.values():
         if site.native(link):
             yield from bridged(site, link)
@@ -36,7 +36,7 @@ def plain_switch_flows(site: Site) -> Iterator[Flow]:
             for mac, out in known.items():
                 actions = () if out in (None, port) else plain_send(site, link, out)
                 arrived = match(in_port=port, vlan_tci=tag, dl_dst=mac)
-                yield Flow(0, 310, arrived, actions, cookie(INGRESS, owner.get(mac, 0)))
+                yield Flow(0, 310, arrived, actions, cookies.of(INGRESS, owner.get(mac, 0)))
             flood: list[Action] = []
             if port in access:
                 flood += [f.set_vlan(link.vlan)]

@@ -64,8 +64,8 @@ def reading(total: int, likely: Iterable[int]) -> Reading:
     question is answered by a number of flows; returns how many were read.
     """
     if total <= READ_WHOLE:
-        return (yield Whole(cookies.COOKIE_MAGIC, cookies.COOKIE_MAGIC_MASK))
-    found = {0: (yield Chunks((cookies.cookie(layout.CLASSES),)))}
+        return (yield Whole(cookies.MAGIC, cookies.MAGIC_MASK))
+    found = {0: (yield Chunks((cookies.of(layout.CLASSES),)))}
     if _by_chunks(total, ids := sorted(set(likely) - {0})):
         for router in ids:
             found[router] = yield from chunk_questions(router)
@@ -117,7 +117,7 @@ def chunk_questions(router: int) -> Reading:
     burst = 1
     while at < cookies.CHUNKS:
         part = range(at, min(at + burst, cookies.CHUNKS))
-        read += yield Chunks(tuple(cookies.cookie(layout.ROUTES, router, n) for n in part))
+        read += yield Chunks(tuple(cookies.of(layout.ROUTES, router, n) for n in part))
         at = part.stop
         burst = min(BURST_CHUNKS, max(1, BURST_FLOWS * at // max(read, 1)), 4 * burst)
     return read
@@ -131,4 +131,4 @@ def _under(prefix: int, bits: int) -> tuple[int, int]:
     """Cookie and mask of everything of the routers whose ids begin with these bits."""
     ids = prefix << (ROUTER_BITS - bits)
     mask = (1 << ROUTER_BITS) - (1 << (ROUTER_BITS - bits))
-    return cookies.cookie(0, ids), cookies.COOKIE_MAGIC_MASK | mask << 32
+    return cookies.of(0, ids), cookies.MAGIC_MASK | mask << 32

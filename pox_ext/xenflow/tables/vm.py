@@ -9,7 +9,7 @@ from xenflow.model.network import Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match, prefix_mask
-from xenflow.tables.cookies import cookie
+from xenflow.tables import cookies
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
 from xenflow.tables.layout import VM
 from xenflow.tables.sent_up import copied_up, to_be_held
@@ -23,7 +23,7 @@ def vm_flows(site: Site) -> Iterator[Flow]:
         placement = site.placements.get(router.name)
         if placement is None or placement.mode is Mode.NATIVE:
             continue
-        own = cookie(VM, router.id)
+        own = cookies.of(VM, router.id)
         arrived = {"reg1": router.id, "reg3": link.id}
         if placement.vm == site.name:
             port = site.vif(interface)
