@@ -30,7 +30,7 @@ from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.store.network_file import load_with_lab
 from xenflow.switch.reactive import Reactive
-from xenflow.tables import cookies, layout, plain_host, simulate
+from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import local_flows
 from xenflow.tables.sent_up import ForVm, is_question, sent_up
@@ -302,7 +302,7 @@ class WholeNetwork:
         site = self.site(datapath)
         here = site.datapath
         plain = here.kind is DatapathKind.HOST and not here.nicira
-        yield from (plain_host.local_flows if plain else local_flows)(site).values()
+        yield from local_flows(site).values()
         if plain or here.pipeline is Pipeline.REACTIVE:
             return
         for router in self.network.routers.values():

@@ -26,7 +26,7 @@ from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.reactive import Reactive
-from xenflow.tables import cookies, layout, plain_host, simulate
+from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.pipeline import local_flows
 from xenflow.tables.site import Site
 from xenflow.tables.views import router_view
@@ -160,7 +160,7 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
 ) -> None:
     port, frame = frame_of((case[0], case[1], 64, case[3], case[4]))
     site = site_of(paper, pipeline=Pipeline.REACTIVE, nicira=False)
-    flows = plain_host.local_flows(site)
+    flows = local_flows(site)
     for flow in flows.values():
         of.flow_mod_of10(flow)  # OpenFlow 1.0 can say it
     tables = simulate.Tables(flows.values())

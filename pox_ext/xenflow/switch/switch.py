@@ -47,7 +47,7 @@ from xenflow.switch.packet_ins import PacketIns
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.reactive import Reactive
 from xenflow.switch.rules import Rules
-from xenflow.tables import cookies, layout, plain_host
+from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD
 from xenflow.tables.ingress import quiet
 from xenflow.tables.next_hops import next_hop_flows
@@ -846,24 +846,23 @@ class Switch(Channel):
     def _local_flows(self) -> tuple[Site, Flows]:
         """The flows of the small tables.  A router whose words make none gets those of one whose
         packets all pass through its VM."""
-        make = plain_host.local_flows if self._plain_host else local_flows
         site = self.site()
         try:
-            return site, make(site)
+            return site, local_flows(site)
         except Exception:
             for name in site.views:
                 view = self.routers.view(name)
                 if view is None or self._sound_views.get(name) is view:
                     continue
                 try:
-                    make(replace(site, views={name: view}))
+                    local_flows(replace(site, views={name: view}))
                     self._sound_views[name] = view
                 except Exception as error:
                     words = f"{THROUGH_VM}: {_reason(error)}"
                     self._odd_views[name] = view, RouterView(slow=words, off=view.off)
                     self.problems.begin(VIEW, words, name)
             site = self.site()
-            return site, make(site)
+            return site, local_flows(site)
 
     def _make_hops(self, router: Router) -> None:
         state = self.routers.state(router.name)

@@ -23,26 +23,28 @@ docs/pipeline.md tells the reasons; DESIGN names in the text are those of the re
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from xenflow.model.network import Kind
-from xenflow.openflow.flow import Flows
+from xenflow.openflow.flow import Flow, Flows
 from xenflow.tables.admission import admission_flows
 from xenflow.tables.classes import class_flows
 from xenflow.tables.ingress import ingress_flows
 from xenflow.tables.links import link_flows
+from xenflow.tables.plain_host import plain_host_flows
 from xenflow.tables.plain_switch import plain_switch_flows
 from xenflow.tables.site import Site
 from xenflow.tables.vm import vm_flows
 
 
 def local_flows(site: Site) -> Flows:
-    """All flows of a switch that are local to it: every table but ROUTES, NEXT_HOPS,
-    LEGS and SIZES."""
+    """All flows of a switch that are local to it: every table but ROUTES, NEXT_HOPS, LEGS and
+    SIZES, or the one table of a switch that knows OpenFlow 1.0 alone."""
+    parts: tuple[Callable[[Site], Iterator[Flow]], ...]
     if site.datapath.kind is Kind.PLAIN:
-        flows = plain_switch_flows(site)
+        parts = (plain_switch_flows,)
+    elif not site.datapath.nicira:
+        parts = (plain_host_flows,)
     else:
-        flows = (
-            flow
-            for part in (ingress_flows, admission_flows, class_flows, link_flows, vm_flows)
-            for flow in part(site)
-        )
-    return {flow.key: flow for flow in flows}
+        parts = (ingress_flows, admission_flows, class_flows, link_flows, vm_flows)
+    return {flow.key: flow for part in parts for flow in part(site)}

@@ -5,8 +5,6 @@ from and each address it may be for.  Data for a router goes to the controller (
 answers with exact flows; everything the VM must see goes to its vif.  OpenFlow 1.0 has no action
 for the TTL and no match on it, so a router behind such a switch does not decrement TTLs, and
 traceroute does not show it: the component says so when it starts.
-
-Called by `switch` in place of `local_flows`.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from itertools import product
 
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Actions, Flow, Flows, match, prefix_mask
+from xenflow.openflow.flow import Action, Actions, Flow, match, prefix_mask
 from xenflow.tables import classes, cookies, frames, layout
 from xenflow.tables.frames import TAGGED, VLAN_MASK
 from xenflow.tables.ingress import bridged, detours, other
@@ -31,19 +29,17 @@ OWN, DATA, FRAME, FLOOD = 340, 320, 310, 300
 """Priorities: what is the VM's whatever the routes say; data; other frames; floods."""
 
 
-def local_flows(site: Site) -> Flows:
+def plain_host_flows(site: Site) -> Iterator[Flow]:
     """All flows of the switch but the exact ones."""
-    found: list[Flow] = []
     for link in site.network.links.values():
         if site.native(link):
-            found += bridged(site, link)
-        else:
-            for port, tag, sender in _ports(site, link):
-                found += _arrivals(site, link, port, tag, sender)
-            for router, interface in site.network.members(link.name):
-                found += _detours(site, link, router, interface)
-    found.append(other(site))
-    return {flow.key: flow for flow in found}
+            yield from bridged(site, link)
+            continue
+        for port, tag, sender in _ports(site, link):
+            yield from _arrivals(site, link, port, tag, sender)
+        for router, interface in site.network.members(link.name):
+            yield from _detours(site, link, router, interface)
+    yield other(site)
 
 
 def to_vm(site: Site, router: Router, link: Link) -> Actions:
