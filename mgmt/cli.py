@@ -2,7 +2,8 @@
 
 Everything it does is a verb (`mgmt/verbs/`, one file each); the table `VERBS` is the program.
 It needs the network file and the controllers' management addresses, and no switch tools; what moves
-virtual machines (plan, migrate, recover) a login on the hosts, where the hypervisor is Xen's.
+virtual machines (plan, migrate, empty-host, recover) a login on the hosts, where the hypervisor is
+Xen's.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from mgmt.verbs import (
     Exit,
     Verb,
     complain,
+    empty_host,
     flows,
     links,
     migrate,
@@ -71,6 +73,7 @@ VERBS: tuple[Verb, ...] = tuple(
         rule,
         plan,
         migrate,
+        empty_host,
         mode,
         recover,
     )

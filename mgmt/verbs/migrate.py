@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TextIO
 
 from mgmt import migrate, planning
-from mgmt.migrate import Event
-from mgmt.planning import Step
+from mgmt.migrate import Event, Result
+from mgmt.planning import Plan, Step
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json
@@ -26,14 +26,19 @@ SUMMARY = "move a router to another host"
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("router", metavar="ROUTER")
     parser.add_argument("host", metavar="HOST", help="where it shall go")
+    add_moving(parser)
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def add_moving(parser: ArgumentParser) -> None:
+    """How a router is moved, shared with `empty-host`."""
     add_mode(parser)
     add_pause(parser)
     parser.add_argument(
         "--force", action="store_true", help="also where a session with a neighbour would fall"
     )
     parser.add_argument("--step", action="store_true", help="ask before every stage")
-    add_dry_run(parser)
-    add_json(parser)
 
 
 def run(args: Namespace, session: Session) -> int:
@@ -50,17 +55,23 @@ def run(args: Namespace, session: Session) -> int:
         if not args.force:
             with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
                 made.refuse_falling()
-        if made.new_mode:
-            complain(f"{args.router}: {made.new_mode}")
-        for note in made.notes:
-            complain(f"note: {note}")
-        progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-        result = migrate.run(made, progress, ask_before if args.step else None)
-        progress.close()
+        result = carry_out(made, args.step)
     if args.json:
         print(to_json(result.json()))
-    complain(result.text())
     return Exit.OK if result.ok else Exit.INTERRUPTED if result.interrupted else Exit.FAILED
+
+
+def carry_out(made: Plan, step: bool) -> Result:
+    """Carry a plan out, watched, and say what came of it; `step`: ask before every stage."""
+    if made.new_mode:
+        complain(f"{made.router.name}: {made.new_mode}")
+    for note in made.notes:
+        complain(f"note: {note}")
+    progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+    result = migrate.run(made, progress, ask_before if step else None)
+    progress.close()
+    complain(result.text())
+    return result
 
 
 class Progress:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import Any
 
 from mgmt import migrate, planning
 from mgmt.client import AskError
+from mgmt.hypervisor import HypervisorError
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
@@ -29,7 +32,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: Session) -> int:
     names = [session.router(args.router).name] if args.router else list(session.network.routers)
-    results = []
+    results, cleared, worst = finish(args, session, names)
+    if args.json:
+        print(to_json({"recovered": results, "hypervisor": cleared}))
+    elif not results and not cleared and worst is Exit.OK:
+        emit(args, None, "nothing to recover")
+    return worst
+
+
+def finish(
+    args: Namespace, session: Session, names: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str], Exit]:
+    """Recover these routers, each whatever becomes of the others; shared with `empty-host`.
+
+    `args` has `dry_run` and `json`.  Returns the results (with `dry_run` the plans), what the
+    hypervisor had left, in words, and the worst that came of it.
+    """
+    results: list[dict[str, Any]] = []
     cleared: list[str] = []
 
     def say(words: str) -> None:
@@ -42,7 +61,7 @@ def run(args: Namespace, session: Session) -> int:
             made = planning.plan_recovery(
                 session.network, name, session.ask, None if args.dry_run else say
             )
-        except (AskError, NetworkError) as error:
+        except (AskError, HypervisorError, NetworkError) as error:
             complain(error)
             worst = Exit.FAILED
             continue
@@ -64,8 +83,4 @@ def run(args: Namespace, session: Session) -> int:
             break
         if not result.ok:
             worst = Exit.FAILED
-    if args.json:
-        print(to_json({"recovered": results, "hypervisor": cleared}))
-    elif not results and not cleared and worst is Exit.OK:
-        emit(args, None, "nothing to recover")
-    return worst
+    return results, cleared, worst

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +55,10 @@ class Plan:
     new_mode: str = ""
     falls: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def router(self) -> SimpleNamespace:
+        return SimpleNamespace(name=self.asked[1])
 
     def __enter__(self) -> Plan:
         return self

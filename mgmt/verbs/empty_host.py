@@ -1,0 +1,162 @@
+"""`xenflow empty-host`: move every router away from a host before maintenance, one by one.
+
+What was left half way there is recovered first.  A router goes to the host of --to, else to the
+first for which there is a plan; one that cannot be moved is named, and the others are moved all
+the same.  An interrupt (Ctrl-C), or a *no* at --step, ends it with the router that it is at.
+
+The host is empty when no VM is there, its switch forwards for no router and no link leads to it, by
+what every controller says at the end.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mgmt import planning
+from mgmt.client import AskError
+from mgmt.hypervisor import HypervisorError
+from mgmt.session import Session, UsageError, placements
+from mgmt.text import to_json
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, recover, refusal_as_json
+from mgmt.verbs.migrate import add_moving, carry_out
+from mgmt.verbs.routers import hosts_of
+from xenflow.model.network import NetworkError
+
+NAME = "empty-host"
+SUMMARY = "move every router away from a host, before maintenance"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("host", metavar="HOST", help="the host to be emptied")
+    parser.add_argument(
+        "--to",
+        metavar="HOST",
+        help="where they shall go (default: the first for which there is a plan)",
+    )
+    add_moving(parser)
+    add_dry_run(parser)
+    add_json(parser)
+
+
+@dataclass(slots=True)
+class _Account:
+    """What was done.  `moved`: results, with --dry-run plans; `stuck`: routers that did not go."""
+
+    moved: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    def refuse(self, router: str, to: str, error: Exception) -> None:
+        """Note, and say, why a router does not go somewhere."""
+        complain(error)
+        self.refused.append({"router": router, "to": to, "error": str(error)})
+
+
+def run(args: Namespace, session: Session) -> int:
+    session.host(args.host)
+    if args.to is not None:
+        session.host(args.to)
+    if args.to == args.host:
+        raise UsageError(f"--to {args.to}: that is the host to be emptied; name another")
+    with refusal_as_json(args, host=args.host):
+        needing = _needing(session, args.host)
+    recovered, cleared, worst = recover.finish(args, session, needing)
+    done = _Account(interrupted=worst is Exit.INTERRUPTED)
+    here = _unless_silent(_with_vm_at, session, args.host)
+    for router in here or ():
+        if not done.interrupted and not _moves(args, session, router, done):
+            done.stuck.append(router)
+    left = None if here is None else done.stuck
+    if not args.dry_run:  # what was done is one thing, what is there another
+        left = _unless_silent(_needing, session, args.host)
+    if left is None:
+        complain(f"what is left on {args.host} is not known")
+    elif left:
+        complain(f"left on {args.host}: {', '.join(left)}")
+    else:
+        complain(f"{args.host} {'could be emptied' if args.dry_run else 'is empty'}")
+    if args.json:
+        value = {
+            "host": args.host,
+            "empty": left == [],
+            "left": left,
+            "recovered": recovered,
+            "hypervisor": cleared,
+            "moved": done.moved,
+            "refused": done.refused,
+        }
+        print(to_json(value))
+    if done.interrupted:
+        return Exit.INTERRUPTED
+    return Exit.OK if left == [] else Exit.FAILED
+
+
+def _moves(args: Namespace, session: Session, router: str, done: _Account) -> bool:
+    """Move a router to the first host for which there is a plan; whether it went, or would go."""
+    for host in [args.to] if args.to else session.network.hosts:
+        if host == args.host:
+            continue
+        try:
+            made = planning.plan(session.network, router, host, args.mode, session.ask, args.pause)
+        except (AskError, HypervisorError, NetworkError) as error:
+            done.refuse(router, host, error)
+            continue
+        with made:
+            if args.dry_run:
+                done.moved.append(made.json())
+                if not args.json:
+                    print(made.text())
+            try:
+                if not args.force:
+                    made.refuse_falling()
+            except NetworkError as error:
+                done.refuse(router, host, error)
+                return False
+            if args.dry_run:
+                return True
+            result = carry_out(made, args.step)
+        done.moved.append(result.json())
+        done.interrupted = result.interrupted
+        return result.ok
+    return False
+
+
+def _status(session: Session) -> dict[str, dict[str, Any]]:
+    """What every controller says: a router that only a silent one knows would be missed.
+
+    Raises AskError unless all of them answer.
+    """
+    answers = session.ask_all("status")
+    silent = [answer for answer in answers.values() if isinstance(answer, AskError)]
+    for error in silent[1:]:
+        complain(error)
+    if silent:
+        raise silent[0]
+    return {name: a for name, a in answers.items() if not isinstance(a, AskError)}
+
+
+def _needing(session: Session, host: str) -> list[str]:
+    """The routers that need a host.  Raises AskError."""
+    answers = _status(session)
+    return [name for name in session.network.routers if host in hosts_of(name, answers)]
+
+
+def _with_vm_at(session: Session, host: str) -> list[str]:
+    """The routers whose VM is on a host.  Raises AskError."""
+    places = placements({**_status(session)})
+    return [n for n in session.network.routers if n in places and places[n].vm == host]
+
+
+def _unless_silent(
+    look: Callable[[Session, str], list[str]], session: Session, host: str
+) -> list[str] | None:
+    """What is seen, or None, which is said, where a controller does not answer."""
+    try:
+        return look(session, host)
+    except AskError as error:
+        complain(error)
+        return None
