@@ -29,8 +29,8 @@ INTERRUPTED = 130
 EXIT_STATUS = (
     "exit status: 0 nothing lost or doubled; 1 something was, or a move failed; 2 wrong command "
     "line; 3 invalid, the traffic alone already loses; 130 interrupted.  What was counted until a "
-    "move failed, or until Ctrl-C, is written and printed, too; where a move failed, the folder of the "
-    "results also has the logs of the lab, what its switches held, and the controllers' status"
+    "move failed, or until Ctrl-C, is written and printed, too; where a move failed, the folder of "
+    "the results also has the logs of the lab, what its switches held, and the controllers' status"
 )
 
 
