@@ -32,7 +32,7 @@ from lab.description import Lab
 from lab.moves import Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
 from mgmt.client import AskError
-from mgmt.migrate import Event
+from mgmt.result import Event
 from xenflow.model.network import NetworkError
 
 FEW = 10

@@ -19,8 +19,8 @@ from lab.namespace import LabError
 from lab.probe import OutageWatch
 from mgmt import migrate, planning
 from mgmt.client import TIMEOUT_S
-from mgmt.migrate import Event
 from mgmt.planning import Plan
+from mgmt.result import Event
 from mgmt.session import Session
 from mgmt.verbs import mode as mode_verb
 from xenflow.store import network_file

@@ -23,7 +23,6 @@ from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, Queue
 from typing import Any, TypeVar
@@ -31,8 +30,9 @@ from typing import Any, TypeVar
 from mgmt import hypervisor
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError, Job, JobState
-from mgmt.lease import Lease, LostError, Problem
+from mgmt.lease import Lease, LostError
 from mgmt.planning import Plan, Step, concerned
+from mgmt.result import Event, Result, in_words
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import to_json
 from xenflow.plan import effects as fx
@@ -65,113 +65,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 class MigrationError(RuntimeError):
     """A step failed; the message says which and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Progress: `time_s` since the beginning; state is started, done, failed or undone, or note
-    for the hypervisor's words on how far it is."""
-
-    time_s: float
-    step: str
-    state: str
-    detail: str = ""
-
-
-def in_words(problems: Iterable[Problem]) -> str:
-    """What could not be done, each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for what, reason in problems:
-        by_reason.setdefault(reason, []).append(what)
-    return "; ".join(f"{'; '.join(whats)}: {reason}" for reason, whats in by_reason.items())
-
-
-@dataclass(slots=True)
-class Result:
-    """What came of it."""
-
-    plan: Plan
-    ok: bool = False
-    committed: bool = False
-    interrupted: bool = False
-    undone: bool = False
-    refused: bool = False
-    """Nothing was begun: somebody else holds the lease, or it could not be taken."""
-    lost: bool = False
-    """Somebody else has taken over: nothing more was done."""
-    unknown: str = ""
-    """Why it is not known where the VM is; "" where it is known."""
-    error: str = ""
-    total_s: float = 0.0
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    effects: list[dict[str, Any]] = field(default_factory=list)
-    suspended_s: float | None = None
-    states: list[dict[str, Any]] = field(default_factory=list)
-    """The hypervisor's, each {state, at_s}: seconds since the migration began."""
-    held: int = 0
-    repeated: int = 0
-    dropped: int = 0
-    emulated: bool = False
-    problems: list[Problem] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    """Copies of the VM that are, or may be, on other hosts still."""
-
-    def text(self) -> str:
-        """One line for people."""
-        name = self.plan.router.name
-        left = f"; {', '.join(self.left)}: run `xenflow recover {name}`" if self.left else ""
-        if self.refused:
-            return f"{name}: {self.error}; nothing was changed"
-        if self.ok:
-            pause = f", VM suspended for {self.suspended_s:.3f} s" if self.suspended_s else ""
-            pause += " (emulated)" if self.emulated and pause else ""
-            mode = f"; {self.plan.new_mode}" if self.plan.new_mode else ""
-            return f"{name} is on {self.plan.to}: {self.total_s:.3f} s{pause}{mode}{left}"
-        if self.lost:
-            return (
-                f"{name}: {self.error}: somebody else has taken over, so nothing more was done here"
-            )
-        if self.unknown:
-            return (
-                f"{name}: {self.error}; where its VM is, is not known ({self.unknown}): the "
-                f"switches were left as they are; run `xenflow recover {name}`"
-            )
-        if self.undone:
-            source = self.plan.source
-            return f"{name} stays on {source}: {self.error}; everything was put back{left}"
-        where = f"its VM belongs to {self.plan.to}" if self.committed else "its VM did not move"
-        if self.problems:
-            where += f", but switches could not all be told ({in_words(self.problems)})"
-        return f"{name}: {self.error}; {where}: run `xenflow recover {name}`"
-
-    def json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "router": self.plan.router.name,
-            "from": self.plan.source,
-            "to": self.plan.to,
-            "mode": self.plan.order.value,
-            "ok": self.ok,
-            "committed": self.committed,
-            "interrupted": self.interrupted,
-            "undone": self.undone,
-            "refused": self.refused,
-            "lost": self.lost,
-            "unknown": self.unknown,
-            "new_mode": self.plan.new_mode,
-            "error": self.error,
-            "problems": [f"{what}: {reason}" for what, reason in self.problems],
-            "left": self.left,
-            "total_s": round(self.total_s, 6),
-            "suspended_s": self.suspended_s,
-            "suspension_emulated": self.emulated,
-            "hypervisor_states": self.states,
-            "held": self.held,
-            "repeated": self.repeated,
-            "dropped": self.dropped,
-            "steps": self.steps,
-            "effects": self.effects,
-        }
 
 
 def run(

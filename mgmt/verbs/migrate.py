@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import TextIO
 
 from mgmt import migrate, planning
-from mgmt.migrate import Event, Result
 from mgmt.planning import Plan, Step
+from mgmt.result import Event, Result
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json

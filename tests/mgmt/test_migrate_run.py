@@ -23,7 +23,8 @@ from mgmt.client import Refused, Unreachable
 from mgmt.hypervisor import Domain, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.lease import LostError
-from mgmt.migrate import Event, Result, run
+from mgmt.migrate import run
+from mgmt.result import Event, Result
 from xenflow.control.leases import Leases, LockedError
 from xenflow.model import management as mg
 from xenflow.model.network import Network, NetworkError

@@ -18,7 +18,8 @@ from test_migrate_run import Controllers, recover, until
 from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
 from mgmt import migrate, planning
 from mgmt.hypervisor import HypervisorError, lab
-from mgmt.migrate import Event, Result, run
+from mgmt.migrate import run
+from mgmt.result import Event, Result
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.store.network_file import load
 
