@@ -16,7 +16,6 @@ management sockets, and the hypervisor's driver.
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from base64 import b64decode
@@ -24,12 +23,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from queue import Empty, Queue
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from mgmt import hypervisor
+from mgmt import hypervisor, interrupts
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError, Job, JobState
+from mgmt.interrupts import Interrupted, Interrupts
 from mgmt.lease import Lease, LostError
 from mgmt.planning import Plan, Step, concerned
 from mgmt.result import Event, Result, in_words
@@ -48,8 +47,6 @@ PASS_ON_S = 0.1
 RUN_TIMEOUT_S = 120.0
 """How long a VM may take to run once it is let."""
 POLL_S = 0.01
-INTERRUPT_S = 0.1
-"""How soon an interrupt is noticed while an answer is waited for."""
 RETRY_S = (0.5, 1.0, 2.0, 4.0)
 """Once the VM has moved there is no way back: what fails is tried again after these pauses."""
 UNDO_S = 10.0
@@ -59,8 +56,6 @@ KNOWN_S = 600.0
 """How long a hypervisor that does not answer is asked where the VM is."""
 FLOWS_AT_ONCE = 2000
 Answer = TypeVar("Answer")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a kill, a terminal that has gone."""
 
 
 class MigrationError(RuntimeError):
@@ -94,10 +89,6 @@ class _LateError(Exception):
     """A switch did not answer in the time that a suspended VM has for it."""
 
 
-class _Interrupted(Exception):
-    """The operator wants it to end."""
-
-
 class _Run:
     """One migration under way."""
 
@@ -110,7 +101,6 @@ class _Run:
         self.plan = made
         self.network = made.network
         self.router = made.router.name
-        self.ask = self._ask
         self._report = report
         self.confirm = confirm
         self.result = Result(made, committed=made.recovery)
@@ -125,13 +115,10 @@ class _Run:
         self._late = False
         """A switch was late: the VM waits for none any more."""
         self._held_before: dict[str, dict[str, int]] = {}
-        self._signal = 0
-        self._signals_seen = self._signals_told = 0
-        self._undoing_since: int | None = None
-        """How many signals had come when the undoing began."""
-        self._at_prompt = False
+        self._interrupts = Interrupts(lambda: self.result.committed, self._no_way_back)
+        self.ask = self._interrupts.watched(made.ask)
         self._lease = Lease(
-            self._ask,
+            self.ask,
             concerned(made.network, made.router),
             self.router,
             {"words": f"a recovery of {self.router}"}
@@ -152,7 +139,7 @@ class _Run:
 
     def run(self) -> Result:
         result = self.result
-        with self._signals():
+        with self._interrupts.noticed():
             try:
                 self._lease.__enter__()
             except AskError as error:
@@ -167,7 +154,7 @@ class _Run:
                 self._stages()
                 self._count_held()
                 result.ok = True
-            except _Interrupted:
+            except Interrupted:
                 result.error = "interrupted"
             except LostError as error:
                 result.error, result.lost = str(error), True
@@ -184,7 +171,7 @@ class _Run:
                 if not result.lost:
                     result.problems += problems
                 result.interrupted = result.error == "interrupted" or (
-                    self.plan.recovery and bool(self._signal)
+                    self.plan.recovery and self._interrupts.seen > 0
                 )
                 result.total_s = self.now()
         return result
@@ -194,8 +181,6 @@ class _Run:
         is only forward."""
         said = f"its VM runs on {self.plan.to}: the migration is completed"
         self.report(Event(self.now(), "migration", "note", said))
-        self._undoing_since = None
-        self._signals_told = self._signals_seen
         try:
             self._stages(only_after_commit=True)
         except LostError as error:
@@ -211,16 +196,16 @@ class _Run:
         if only_after_commit:
             steps = steps[[stage.commits for _, stage in steps].index(True) + 1 :]
         for step, stage in steps:
-            self._check_interrupt()
+            self._interrupts.check()
             if self.confirm is not None and not self._confirmed(step):
                 if not self.result.committed:
-                    raise _Interrupted
+                    raise Interrupted
                 self._no_way_back()
             began = self.now()
             self.report(Event(began, step.name, "started"))
             try:
                 for effect in stage.effects:
-                    self._check_interrupt()
+                    self._interrupts.check()
                     self._do(effect)
             except BaseException as error:
                 self._step_over(step, began, "failed", str(error) or "interrupted")
@@ -229,16 +214,16 @@ class _Run:
 
     def _confirmed(self, step: Step) -> bool:
         assert self.confirm is not None
-        self._at_prompt = True
         try:
-            return self.confirm(step, self.result.committed)
+            with self._interrupts.asking():
+                return self.confirm(step, self.result.committed)
         except (KeyboardInterrupt, OSError):
             return False
-        finally:
-            self._at_prompt = False
 
     def _no_way_back(self) -> None:
-        """Somebody wanted it to end, too late."""
+        """Somebody wanted it to end, too late; a recovery cannot end anyway."""
+        if self.plan.recovery:
+            return
         said = f"the VM belongs to {self.plan.to}: there is no way back, it is completed"
         self.report(Event(self.now(), "migration", "note", said))
 
@@ -334,7 +319,7 @@ class _Run:
             ThreadPoolExecutor(len(by_controller)) as pool,
         ):
             asked = [pool.submit(tell, item) for item in by_controller.items()]
-            while wait(asked, timeout=INTERRUPT_S).not_done:
+            while wait(asked, timeout=interrupts.CHECK_S).not_done:
                 pass  # a signal may have come right before this thread began to wait
             for one in asked:
                 one.result()
@@ -461,7 +446,7 @@ class _Run:
                 return
             if answer.get("problems"):
                 raise MigrationError(f"{effect.host}: {answer['problems'][0]}")
-            self._check_interrupt()
+            self._interrupts.check()
             if time.monotonic() > deadline:
                 raise MigrationError(f"{effect.host}: the router's routes did not get there")
             time.sleep(0.05)
@@ -475,7 +460,7 @@ class _Run:
         job = self.job = driver.migrate(self.router, effect.destination)
         deadline = time.monotonic() + MOVE_TIMEOUT_S
         while job.state in (JobState.PRECOPY, JobState.SUSPENDED):
-            self._check_interrupt()
+            self._interrupts.check()
             if time.monotonic() > deadline:
                 raise MigrationError(f"the VM has not moved within {MOVE_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
@@ -557,7 +542,7 @@ class _Run:
 
         Raises _NotKnownError then.
         """
-        signals = self._signals_seen
+        signals = self._interrupts.seen
         deadline = time.monotonic() + KNOWN_S
         said = False
         while True:
@@ -579,7 +564,7 @@ class _Run:
                             ),
                         )
                     )
-                if self._signals_seen > signals or time.monotonic() > deadline:
+                if self._interrupts.seen > signals or time.monotonic() > deadline:
                     raise _NotKnownError(str(error)) from None
                 time.sleep(UNDO_POLL_S)
 
@@ -631,9 +616,9 @@ class _Run:
             result.undone = True
             return
         self.report(Event(self.now(), "undo", "started"))
-        self._undoing_since = self._signals_seen
         try:
-            self._put_back()
+            with self._interrupts.putting_back():
+                self._put_back()
         except LostError as error:
             result.lost = True
             result.problems.append(("the lease", str(error)))
@@ -692,7 +677,7 @@ class _Run:
 
         Raises LostError.
         """
-        signals = self._signals_seen
+        signals = self._interrupts.seen
         while True:
             try:
                 getattr(self, f"_do_{type(effect).__name__}")(effect)
@@ -702,11 +687,11 @@ class _Run:
             except _NotKnownError as error:
                 self.result.unknown = str(error)
                 return
-            except _Interrupted:
+            except Interrupted:
                 self.result.problems.append((effect.words(), "interrupted"))
                 return
             except (AskError, HypervisorError, NetworkError, MigrationError) as error:
-                if time.monotonic() > deadline or self._signals_seen > signals:
+                if time.monotonic() > deadline or self._interrupts.seen > signals:
                     self.result.problems.append((effect.words(), str(error)))
                     return
                 time.sleep(UNDO_POLL_S)
@@ -715,62 +700,3 @@ class _Run:
 
     def _controller(self, host: str) -> str:
         return self.network.datapaths[host].controller
-
-    def _check_interrupt(self) -> None:
-        """Raises _Interrupted where a signal asks for the end, which it may before the commit
-        point; while all is put back only one more signal does."""
-        if self._undoing_since is not None:
-            if self._signals_seen > self._undoing_since:
-                self._undoing_since = self._signals_seen
-                raise _Interrupted
-            return
-        if not self._signal:
-            return
-        if not self.result.committed:
-            raise _Interrupted
-        if not self.plan.recovery and self._signals_seen > self._signals_told:
-            self._signals_told = self._signals_seen
-            self._no_way_back()
-
-    def _ask(
-        self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
-    ) -> dict[str, Any]:
-        """As `Ask`; where the answer may take long an interrupt ends the waiting for it."""
-        if timeout_s is None:
-            return self.plan.ask(controller, verb, **arguments)
-        answers: Queue[dict[str, Any] | Exception] = Queue()
-
-        def ask() -> None:
-            try:
-                answers.put(self.plan.ask(controller, verb, timeout_s=timeout_s, **arguments))
-            except Exception as error:
-                answers.put(error)
-
-        threading.Thread(target=ask, daemon=True).start()
-        while True:
-            try:
-                answer = answers.get(timeout=INTERRUPT_S)
-            except Empty:
-                self._check_interrupt()
-                continue
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        def note(number: int, frame: object) -> None:
-            self._signal = number
-            self._signals_seen += 1
-            if self._at_prompt:
-                raise KeyboardInterrupt
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {n: signal.signal(n, note) for n in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
