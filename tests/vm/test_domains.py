@@ -317,6 +317,25 @@ def test_garbage_ends_the_connection_and_nothing_else(world: World) -> None:
     world.until(lambda: world.still == set(VIFS))
 
 
+def test_routers_come_and_go(world: World) -> None:
+    """A router's vifs may be there before it is known that they are its."""
+    late = {"vr2.0", "vr2.1"}
+    for number, name in enumerate(sorted(late)):
+        world.vif(2, number, name, 2)
+    world.router(1, 4)
+    world.settle()
+    assert world.still == set()
+    world.domains.known_are({*VIFS, *late, MARK})
+    world.settle()
+    assert world.still == late
+    world.domains.known_are({*VIFS, MARK})
+    world.settle()
+    assert world.still == set()
+    with world.store.lock:
+        watched = {path for path, _ in world.store.clients[0].watches}
+    assert _order(2) not in watched and _order(1) in watched
+
+
 def test_watches_of_domains_that_are_gone_are_given_up(world: World) -> None:
     for domain in range(10, 20):
         world.router(domain, 4)

@@ -97,11 +97,15 @@ class ManagementService:
 
     def __init__(self, table: RuleTable, leases: Leases, core_name: str, mirrors: Mirrors) -> None:
         self.table = table
-        self.network: Network = table.network
         self.core_name = core_name
         self.mirrors = mirrors
         self.leases = leases
         self.started = time.monotonic()
+
+    @property
+    def network(self) -> Network:
+        """What the network is now."""
+        return self.table.network
 
     def take(self, frame: bytes, send: Send, peer: str = "") -> None:
         """Deal with one request frame, which came from an address."""

@@ -315,7 +315,9 @@ class RouterSockets:
         address: str = ADDRESS,
         unread: Unread = lambda router, peer: None,
     ) -> None:
-        self._network = network
+        self._routers: dict[str, str] = {}
+        """The host's end of each router's own link."""
+        self.network_is(network)
         self._unread = unread
         self._receive = receive
         self._patience_s = patience_s
@@ -325,8 +327,11 @@ class RouterSockets:
 
     def start(self) -> None:
         """Begin to listen."""
-        if self._network.routers:
-            Task(target=self._watch).start()
+        Task(target=self._watch).start()
+
+    def network_is(self, network: Network) -> None:
+        """The network, or what has become of it; looked for within LOOK_S."""
+        self._routers = {r.name: r.control_vif for r in network.routers.values()}
 
     def empty_at(self, router: str, peer: bytes) -> float:
         """When nothing that a router had said on a connection waited here any more (monotonic
@@ -361,17 +366,18 @@ class RouterSockets:
         # All of them: to ask for one that is not there starts a modprobe each time.
         indices = {name: index for index, name in socket.if_nameindex()}
         awaited = False
-        for router in self._network.routers.values():
-            vif = router.control_vif
+        for router in self._open.keys() - self._routers.keys():
+            self._look(router, "", 0)
+        for router, vif in self._routers.items():
             index = indices.get(vif, 0) if "%" in self._address else 1
-            self._look(router.name, vif, index)
-            awaited |= index > 0 and router.name not in self._open
+            self._look(router, vif, index)
+            awaited |= index > 0 and router not in self._open
         return awaited
 
     def _look(self, router: str, vif: str, index: int) -> None:
         found = self._open.get(router)
         if found is not None and found[0] != index:
-            log.info("%s: its link %s is gone", router, vif)
+            log.info("%s: its link is gone", router)
             found[1].close()
             del self._open[router]
             found = None

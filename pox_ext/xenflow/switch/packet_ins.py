@@ -27,15 +27,23 @@ class PacketIns:
 
     def __init__(self, network: Network, problems: Problems) -> None:
         self._problems = problems
-        self._router_of = {i.vif: r.name for r in network.routers.values() for i in r.interfaces}
+        self._router_of: dict[str, str] = {}
+        self._ports: Mapping[str, tuple[int, bool]] = {}
         self._budgets = PortBudgets()
         self.admits = self._budgets.spend
         """`admits(port number, now)`: whether a packet-in may be looked at."""
         self._seen: dict[str, int] = {}
         self._grew: dict[str, float] = {}
+        self.network_is(network)
+
+    def network_is(self, network: Network) -> None:
+        """The network, or what has become of it."""
+        self._router_of = {i.vif: r.name for r in network.routers.values() for i in r.interfaces}
+        self.ports_are(self._ports)
 
     def ports_are(self, ports: Mapping[str, tuple[int, bool]]) -> None:
         """The switch's ports: number and carrier, by name."""
+        self._ports = ports
         numbers = {name: number for name, (number, _) in ports.items()}
         self._budgets.set_ports(numbers, self._router_of)
 
@@ -49,7 +57,8 @@ class PacketIns:
         for vif, count in self.dropped.items():
             if count != self._seen.get(vif, 0):
                 self._seen[vif] = count
-                self._grew[self._router_of[vif]] = now
+                if vif in self._router_of:
+                    self._grew[self._router_of[vif]] = now
         for router, at in list(self._grew.items()):
             if now - at < QUIET_S:
                 self._problems.begin(FLOOD, WORDS, router)

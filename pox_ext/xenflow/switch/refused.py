@@ -39,20 +39,25 @@ class Refused:
     """See the module."""
 
     def __init__(self, network: Network, switches: Mapping[str, Switch]) -> None:
-        self._names = {router.id: router.name for router in network.routers.values()}
-        self._switches = [s for s in switches.values() if s.datapath.kind is Kind.HOST]
+        self._names: dict[int, str] = {}
+        self._switches = switches
+        self.network_is(network)
         self._due = 0.0
         self._counts: dict[str, dict[FlowKey, int]] = {}
         """What each flow had counted when its datapath was asked last."""
         self._grew: dict[_Key, float] = {}
+
+    def network_is(self, network: Network) -> None:
+        """The network, or what has become of it."""
+        self._names = {router.id: router.name for router in network.routers.values()}
 
     def tick(self, now: float) -> None:
         """Ask the switches, now and then."""
         if now < self._due:
             return
         self._due = now + READ_S
-        for switch in self._switches:
-            if switch.live:
+        for switch in self._switches.values():
+            if switch.live and switch.datapath.kind is Kind.HOST:
                 switch.stats(
                     partial(self._read, switch, now),
                     layout.INGRESS,
@@ -78,6 +83,6 @@ class Refused:
                 switch.problems.begin(CAUSES[key[2]], WORDS[key[2]], self._names[key[1]])
         self._counts[switch.name] = counts
         for key in [k for k, at in self._grew.items() if k[0] == switch.name]:
-            if now - self._grew[key] >= QUIET_S:
+            if now - self._grew[key] >= QUIET_S or key[1] not in self._names:
                 del self._grew[key]
-                switch.problems.end(CAUSES[key[2]], self._names[key[1]])
+                switch.problems.end(CAUSES[key[2]], self._names.get(key[1], ""))

@@ -115,6 +115,13 @@ class Domains:
         self._still: frozenset[str] = frozenset()
         self._store = Xenstore(path, self._begin, self._forget)
 
+    def known_are(self, known: Collection[str]) -> None:
+        """These are the routers' vifs now; others are nobody's."""
+        self._known = known
+        for vif in [vif for vif, backend in self._vifs.items() if backend.name not in known]:
+            self._named(vif, None)
+        self._look_at("")
+
     def start(self) -> None:
         """Begin to look."""
         self._store.start()

@@ -56,10 +56,9 @@ class VmPackets:
         migrating: Callable[[str], bool],
         spoke: Callable[[str], None],
     ) -> None:
-        self.held: dict[str, Held] = {name: Held() for name in network.routers}
-        self.sessions: dict[str, Sessions] = {name: Sessions() for name in network.routers}
-        self._network = network
-        self._link = {link.id: link for link in network.links.values()}
+        self.held: dict[str, Held] = {}
+        self.sessions: dict[str, Sessions] = {}
+        self.network_is(network)
         self._switches = switches
         self._migrating = migrating
         self._spoke = spoke
@@ -73,6 +72,13 @@ class VmPackets:
         """When the switch was told."""
         self._warned: dict[str, float] = {}
         """When it was said last that there is no room for a router's packets."""
+
+    def network_is(self, network: Network) -> None:
+        """The network, or what has become of it: nothing is held any more for who is gone."""
+        self._network = network
+        self._link = {link.id: link for link in network.links.values()}
+        self.held = {name: self.held.get(name) or Held() for name in network.routers}
+        self.sessions = {name: self.sessions.get(name) or Sessions() for name in network.routers}
 
     # --- what comes up ----------------------------------------------------------------------------
 
