@@ -27,10 +27,10 @@ from bench.internet_routes import internet_routes, text
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row
 from lab import bring_up, judge, operate, routing, switch
-from lab.bring_up import Options
 from lab.description import Lab
 from lab.moves import Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
+from lab.state import Options
 from mgmt.client import AskError
 from mgmt.result import Event
 from xenflow.model.network import NetworkError

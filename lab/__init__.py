@@ -6,6 +6,7 @@ router moves between hosts at the word of an emulated hypervisor, whose every re
 one.  What is real and what is emulated is told in `docs/lab.md`.
 
     up, down                      bring_up.py
+    what is up                    state.py
     nodes, run, cut, heal, status operate.py
     the command                   cli.py, `xenflow lab ...` or `python -m lab ...`
     traffic that counts its losses  probe.py

@@ -2,31 +2,36 @@
 
 `up` reads like a recipe: namespaces, wires, switches, routers, controllers, routing, and then
 waits until packets pass from one end to the other.  What it makes is written down before it is
-made (`State`), what it starts right after (`process.py`), so that `down` can sweep after a crash
+made (`state.py`), what it starts right after (`process.py`), so that `down` can sweep after a crash
 at any point.  Nothing is ended or removed that is not on these lists or called `xf-...`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
 from lab import flows, neighbours, process, routing, switch, wire
-from lab.description import FABRIC, PREFIX, ROOT, Lab, find_file, load_lab
+from lab.description import (
+    CABLE_MTU,
+    FABRIC,
+    MANAGEMENT,
+    PREFIX,
+    ROOT,
+    Lab,
+    find_file,
+    load_lab,
+)
 from lab.namespace import (
     NETNS_DIR,
-    Echo,
     LabError,
     at_least,
     checksums_in_software,
@@ -34,142 +39,27 @@ from lab.namespace import (
     ip,
     sysctl,
 )
-from xenflow.model import control_link
-from xenflow.store.network_file import read_text
+from lab.programs import start_controller, start_hypervisor, start_routerd
+from lab.state import (
+    HEADER,
+    NETWORK_FILE,
+    Options,
+    State,
+    lock,
+    read_state,
+    write_domains,
+    write_network_file,
+)
+from lab.waiting import await_ends, await_links
 
-RUN_DIR = Path("/run/xenflow")
-NETWORK_FILE = RUN_DIR / "network.toml"
-"""Where the `xenflow` command looks for the network when it is not told."""
 HOSTS_OWN_FILE = Path("/etc/xenflow/network.toml")
 """What a host's Domain 0 has (docs/xen.md), where the command looks after NETWORK_FILE."""
 OPERATOR = PREFIX + "op"
 """The operator's interface in the root namespace."""
-MANAGEMENT = "mgmt0"
-CABLE_MTU = 1600
-_STATE_FILE = process.STATE_DIR / "state.json"
-_DOMAINS_FILE = process.STATE_DIR / "domains.json"
-_LOCK_FILE = RUN_DIR / "lab.lock"
-_HEADER = "# Written by `xenflow lab up` from "
 _GLOBAL_SETTINGS: dict[str, int] = {
     # a switch's sockets take this as their buffer when ports are added
     "net/core/rmem_default": 16 << 20,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a lab is brought up.
-
-    controllers        one `./pox.py xenflow` for each; without them fixed flows (`flows.py`)
-    daemon             "bird" or "frr"
-    hello_s, dead_s    OSPF's times
-    bgp                BGP beside OSPF (BIRD only)
-    max_idle_ms, max_revalidator_ms   how long Open vSwitch keeps cached flows
-    pause_s, precopy_s the emulated hypervisor's times
-    limit_s            how long routing may take to converge
-    keep               leave everything as it is when that fails
-    """
-
-    controllers: bool = True
-    daemon: str = "bird"
-    hello_s: int = 1
-    dead_s: int = 4
-    bgp: bool = False
-    max_idle_ms: int = 200
-    max_revalidator_ms: int = 100
-    pause_s: float = 0.3
-    precopy_s: float = 0.2
-    limit_s: float = 30.0
-    keep: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is written down about the lab that is up."""
-
-    phase: str
-    source: str
-    network: str
-    namespaces: tuple[str, ...]
-    since: float
-    options: Options
-    settings_before: dict[str, str] = field(default_factory=dict)
-    cut: tuple[str, ...] = ()
-
-    def write(self) -> None:
-        """Keep it, whole or not at all."""
-        write_json(_STATE_FILE, asdict(self))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a file by another in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(value, indent=1) + "\n")
-    new.rename(path)
-
-
-def read_state() -> State | None:
-    """The lab that is up or was left behind, or None."""
-    try:
-        value = json.loads(_STATE_FILE.read_text())
-        value["options"] = Options(**value["options"])
-        value["namespaces"] = tuple(value["namespaces"])
-        value["cut"] = tuple(value["cut"])
-        return State(**value)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LabError(f"{_STATE_FILE}: {error}; `xenflow lab down` sweeps it") from None
-
-
-def current() -> tuple[Lab, State]:
-    """The lab that is up.
-
-    Raises LabError where none is.
-    """
-    state = read_state()
-    if state is None:
-        raise LabError("no lab is up: `xenflow lab up paper` brings one up")
-    if state.phase == "starting":
-        raise LabError(
-            "the lab is not up (still coming up, or left behind by a failure: "
-            "`xenflow lab down` sweeps it)"
-        )
-    return load_lab(NETWORK_FILE), state
-
-
-def placed() -> dict[str, str]:
-    """Where each router runs now, as the emulated hypervisor last wrote it."""
-    return {name: entry["host"] for name, entry in read_domains().items()}
-
-
-def read_domains() -> dict[str, dict[str, str]]:
-    """Router -> {"host", "state"}, as the emulated hypervisor keeps it."""
-    try:
-        found: dict[str, dict[str, str]] = json.loads(_DOMAINS_FILE.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
-
-
-def write_domains(domains: dict[str, dict[str, str]]) -> None:
-    """The same, written."""
-    write_json(_DOMAINS_FILE, domains)
-
-
-@contextmanager
-def lock() -> Iterator[None]:
-    """One change of the lab at a time."""
-    RUN_DIR.mkdir(parents=True, exist_ok=True)
-    with _LOCK_FILE.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LabError(
-                "another `xenflow lab` command is changing the lab: try again when it has finished"
-            ) from None
-        yield
 
 
 def _say(text: str) -> None:
@@ -462,150 +352,6 @@ class _Builder:
         routing.start(self.lab, self.options.daemon, timers, bgp=self.options.bgp)
 
 
-# --- waiting -------------------------------------------------------------------------------------
-
-
-def await_links(lab: Lab, limit_s: float) -> None:
-    """Until every speaker on a link answers another there.
-
-    Raises LabError where that does not come about, or a process ends.
-    """
-    here = {node.name for node in lab.nodes()}
-    pairs = []
-    for link in lab.network.links:
-        first, *others = sorted(lab.members(link), key=lambda m: m[0] not in here)
-        pairs += [(first, other) for other in others]
-    _await(lab, [(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs], limit_s)
-
-
-def await_ends(lab: Lab, limit_s: float) -> None:
-    """Until the first and the last machine reach each other, between all their addresses.
-
-    Raises LabError as `await_links`.
-    """
-    first, *_, last = [*lab.machines.values()] * 2
-    wanted = []
-    for one, other in ((first, last), (last, first)):
-        wanted.append((one.name, str(one.address.ip), str(other.address.ip)))
-        if one.stub and other.stub:
-            wanted.append((one.name, str(one.stub.ip), str(other.stub.ip)))
-    _await(lab, wanted, limit_s)
-
-
-def _await(lab: Lab, wanted: list[tuple[str, str, str]], limit_s: float) -> None:
-    """Each (node, own address, other address): wait until the other answers."""
-    left = {(node, source, target): Echo(PREFIX + node, source) for node, source, target in wanted}
-    limit = time.monotonic() + limit_s
-    try:
-        while left:
-            _check_processes()
-            for (_, _, target), echo in left.items():
-                echo.send(target)
-            time.sleep(0.05)
-            for key, echo in list(left.items()):
-                if any(address == key[2] for address, _ in echo.receive()):
-                    left.pop(key).close()
-            if left and time.monotonic() > limit:
-                missing = "; ".join(f"{n} ({s}) did not reach {t}" for n, s, t in left)
-                why = [f"not converged after {limit_s:.0f} s: {missing}", *_complaints(lab)]
-                raise LabError("\n  ".join(why))
-    finally:
-        for echo in left.values():
-            echo.close()
-
-
-def _complaints(lab: Lab) -> list[str]:
-    """What may be the reason where packets do not pass: who is not connected, what logs say."""
-    nodes = [lab.switch_node(datapath.name) for datapath in lab.datapaths]
-    found = [
-        f"the switch of {node} is not connected to its controller"
-        for node in nodes
-        if switch.connected(node) is False
-    ]
-    for path in sorted(process.LOG_DIR.glob("*.log")):
-        if said := process.complaint(path.read_text(errors="replace")):
-            found.append(f"{path.stem}: {said}")
-    return found
-
-
-def _check_processes() -> None:
-    for one in process.recorded():
-        if not one.alive:
-            last = one.log.read_text(errors="replace").splitlines()[-5:] if one.log.exists() else []
-            raise LabError("\n  ".join([f"{one.name} of {one.node} ended ({one.log}):", *last]))
-
-
-def write_network_file(lab: Lab, source: Path) -> None:
-    """The file in use, where every other program finds it; where a switch's changes are proven
-    by its revalidator, the copy says where that switch's run directory is."""
-    text = read_text(source)
-    for datapath in lab.datapaths:
-        if datapath.proof == "revalidator" and not datapath.ovs_rundir:
-            here = switch.rundir(lab.switch_node(datapath.name))
-            header = rf"^(\[\s*datapaths\.\"?{re.escape(datapath.name)}\"?\s*\].*)$"
-            text = re.sub(header, rf'\1\novs_rundir = "{here}"', text, count=1, flags=re.M)
-    NETWORK_FILE.write_text(f"{_HEADER}{source.resolve()}\n{text}")
-
-
-def python_path() -> dict[str, str]:
-    """The environment in which the project's own programs find each other."""
-    return {"PYTHONPATH": f"{ROOT}:{ROOT / 'pox_ext'}", "PYTHONUNBUFFERED": "1"}
-
-
-def start_controller(lab: Lab, name: str) -> process.Process:
-    """Start one `./pox.py xenflow`."""
-    controller = lab.network.controllers[name]
-    node = lab.controller_node(name)
-    state = process.STATE_DIR / node / "state"
-    state.mkdir(parents=True, exist_ok=True)
-    address, port = controller.openflow
-    return process.start(
-        node,
-        "controller",
-        [
-            sys.executable,
-            str(ROOT / "pox.py"),
-            "openflow.of_01",
-            f"--address={address}",
-            f"--port={port}",
-            "xenflow",
-            f"--network={NETWORK_FILE}",
-            f"--controller={name}",
-            f"--state={state}",
-        ],
-        PREFIX + node,
-        environment={**python_path(), **switch.environment(node)},
-    )
-
-
-def start_routerd(router: str) -> process.Process:
-    """Start the daemon that tells the Rule Table a router's routes."""
-    return process.start(
-        router,
-        "routerd",
-        [sys.executable, "-m", "routerd", "--control", control_link.INTERFACE, "--router", router],
-        PREFIX + router,
-        environment=python_path(),
-    )
-
-
-def start_hypervisor(options: Options) -> process.Process:
-    """Start the emulated hypervisor."""
-    return process.start(
-        "lab",
-        "hypervisor",
-        [
-            sys.executable,
-            "-m",
-            "lab.hypervisor",
-            f"--pause={options.pause_s}",
-            f"--precopy={options.precopy_s}",
-        ],
-        PREFIX + "lab",
-        environment=python_path(),
-    )
-
-
 # --- down ----------------------------------------------------------------------------------------
 
 
@@ -642,7 +388,7 @@ def _sweep() -> bool:
             path.unlink(missing_ok=True)
     process.forget()
     with suppress(FileNotFoundError):
-        if NETWORK_FILE.read_text().startswith(_HEADER):
+        if NETWORK_FILE.read_text().startswith(HEADER):
             NETWORK_FILE.unlink()
     still = [name for name in left if exists(name)]
     if still:

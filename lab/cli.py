@@ -14,8 +14,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lab import bring_up, operate, routing
+from lab.state import Options
 
-_DEFAULTS = bring_up.Options()
+_DEFAULTS = Options()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -88,7 +89,7 @@ def add_verbs(verbs: Any) -> None:
 def _up(args: argparse.Namespace) -> int:
     bring_up.up(
         args.network,
-        bring_up.Options(
+        Options(
             controllers=not args.static,
             daemon=args.daemon,
             hello_s=args.hello,

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from lab import bring_up, judge
-from lab.bring_up import Options
 from lab.description import ROOT, Lab
 from lab.judge import Counts, Verdict
 from lab.measuring import INTERRUPTED, begin, take_output
 from lab.moves import Move, Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
+from lab.state import Options
 from mgmt import cli
 from mgmt.text import run_program
 from mgmt.verbs.migrate import Progress

@@ -45,8 +45,11 @@ PREFIX = "xf-"
 """What every namespace of the lab begins with; nothing else on a machine should."""
 FABRIC = PREFIX + "fabric"
 """The namespace that holds the routers' wires (see `wire.py`); no node, nothing runs there."""
+MANAGEMENT = "mgmt0"
+"""A node's interface in the management network."""
+CABLE_MTU = 1600
 _ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
-RESERVED_PORTS = ("lo", "br0", "mgmt0", "ovs-netdev", "ovs-system")
+RESERVED_PORTS = ("lo", "br0", MANAGEMENT, "ovs-netdev", "ovs-system")
 """Interfaces that every node has of its own."""
 
 

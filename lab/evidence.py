@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from lab import process, switch
-from lab.bring_up import current
 from lab.namespace import LabError
+from lab.state import current
 from mgmt.client import TIMEOUT_S, AskError
 from mgmt.session import Session
 

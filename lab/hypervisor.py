@@ -40,9 +40,9 @@ from typing import Any
 import zmq
 
 from lab import flows, switch, wire
-from lab.bring_up import NETWORK_FILE, read_domains, read_state, write_domains
 from lab.description import FABRIC, PREFIX, Lab, load_lab
 from lab.namespace import LabError, inside, ip, processes_in
+from lab.state import NETWORK_FILE, read_domains, read_state, write_domains
 from mgmt.client import AskError, Client
 from xenflow.model.network import Router
 

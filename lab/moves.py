@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
-from lab.bring_up import NETWORK_FILE, placed
 from lab.description import Lab
 from lab.namespace import LabError
 from lab.probe import OutageWatch
+from lab.state import NETWORK_FILE, placed
 from mgmt import migrate, planning
 from mgmt.client import TIMEOUT_S
 from mgmt.planning import Plan

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from lab import process, routing, switch
-from lab.bring_up import State, current, lock, placed
 from lab.description import Lab, Node
 from lab.namespace import LabError, enter, inside, ip
+from lab.state import State, current, lock, placed
 from xenflow.model.network import End
 
 

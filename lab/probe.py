@@ -40,10 +40,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
-from lab.bring_up import python_path
 from lab.description import ROOT
 from lab.namespace import Echo, LabError, inside
 from lab.operate import find_node
+from lab.programs import python_path
 
 HEADER = struct.Struct("!IIQ")
 """In each packet: run, sequence number, time sent."""

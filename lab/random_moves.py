@@ -20,13 +20,13 @@ from random import Random
 from typing import Any
 
 from lab import bring_up, judge, measuring, operate, process
-from lab.bring_up import Options
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
 from lab.measuring import Moved, begin, say
 from lab.moves import Move, mover
 from lab.namespace import LabError
 from lab.probe import ProbePair, Result, TooBusyError
+from lab.state import Options
 from xenflow.plan.migration import Order
 
 _MARK, _MADE = ".xenflow-random-moves", ("result.json", "[0-9]", "[0-9][0-9]")

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from lab import bring_up, judge, measuring, operate
-from lab.bring_up import Options
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
 from lab.measuring import Moved, begin, say
 from lab.moves import ends, mover
 from lab.probe import ProbePair, Result
+from lab.state import Options
 from mgmt.text import run_program
 from xenflow.plan.migration import Order
 from xenflow.store.network_file import read_text

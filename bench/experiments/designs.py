@@ -29,10 +29,12 @@ from bench.experiments.points import DESIGNS, LIMIT, Session
 from bench.experiments.store import Row, measured
 from bench.results import percentile
 from lab import bring_up, switch, wire
-from lab.bring_up import Options, python_path
 from lab.description import PREFIX, ROOT, Lab
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
 from lab.probe import ProbePair, read_records
+from lab.programs import python_path
+from lab.state import Options
+from lab.waiting import await_ends
 
 NETWORK = Path(__file__).with_name("one-host.toml")
 OFFERED_PPS = (10_000, 20_000, 40_000, 80_000, 120_000, 160_000, 240_000, 0)
@@ -100,7 +102,7 @@ def _designed(what: str) -> Iterator[Lab]:
                 _by_domain0(lab, more)
             elif what == LIMIT:
                 _direct()
-            bring_up.await_ends(lab, _CONVERGE_S)
+            await_ends(lab, _CONVERGE_S)
             yield lab
     finally:
         bring_up.down(say=lambda _: None)

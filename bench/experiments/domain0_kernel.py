@@ -34,12 +34,13 @@ from functools import partial
 from typing import Any
 
 from lab import bring_up, switch, wire
-from lab.bring_up import Options, read_domains
 from lab.description import PREFIX, Lab
 from lab.hypervisor import RUNNING, SUSPENDED, Routers
 from lab.moves import ends
 from lab.namespace import LabError, inside
 from lab.probe import OutageWatch
+from lab.state import Options, read_domains
+from lab.waiting import await_ends
 from xenflow.model.network import Kind, Router
 
 TABLE = 100
@@ -371,7 +372,7 @@ class KernelMover(ABC):
             if datapath.kind is Kind.PLAIN:
                 learn(self.lab, datapath.name)
         here.forward(vm_here=True)
-        bring_up.await_ends(self.lab, _CONVERGE_S)
+        await_ends(self.lab, _CONVERGE_S)
 
     @abstractmethod
     def refresh(self) -> None:

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 from bench.experiments.domain0_kernel import Copier, Domain0, KernelMover, Moved, Shown
 from bench.experiments.on_xen import SESSION_MOVES, TOPOLOGY, WATCH_S, standing
-from lab.bring_up import NETWORK_FILE
 from lab.namespace import LabError
+from lab.state import NETWORK_FILE
 from mgmt import hypervisor
 from mgmt.hypervisor import HypervisorError, Job, JobState
 from tests.xen.bed import bed as beds

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lab.bring_up import NETWORK_FILE
 from lab.moves import Mover
+from lab.state import NETWORK_FILE
 from mgmt.client import TIMEOUT_S
 from mgmt.session import Session
 from tests.xen.bed import bed as beds

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import process, switch
-from lab.bring_up import python_path
 from lab.description import ROOT
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
+from lab.programs import python_path
 from lab.wire import mac_text
 from mgmt.client import AskError, Client
 from xenflow.openflow import packet as pk

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from lab import bring_up, process
-from lab.bring_up import Options
 from lab.description import Lab
 from lab.namespace import LabError
+from lab.state import Options, current, placed
 
 
 class OneLab:
@@ -26,7 +26,7 @@ class OneLab:
         self._lab: Lab | None = None
 
     def up(self, name: str, **changes: Any) -> Lab:
-        """A lab of this name with these fields of `lab.bring_up.Options`."""
+        """A lab of this name with these fields of `lab.state.Options`."""
         wanted = (name, Options(**changes))
         if self._lab is None or wanted != self._wanted or not self._is_as_new():
             self.down()
@@ -36,12 +36,12 @@ class OneLab:
 
     def _is_as_new(self) -> bool:
         try:
-            lab, state = bring_up.current()
+            lab, state = current()
         except LabError:
             return False
         homes = {name: router.home for name, router in lab.network.routers.items()}
         alive = all(one.alive for one in process.recorded())
-        return alive and not state.cut and bring_up.placed() == homes
+        return alive and not state.cut and placed() == homes
 
     def down(self) -> None:
         """End it."""

@@ -18,11 +18,13 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from lab import bring_up, operate, process, switch
+from lab import operate, process, switch
 from lab.description import ROOT, Lab
 from lab.hypervisor_client import HypervisorClient
 from lab.namespace import LabError
 from lab.probe import ProbePair, Result
+from lab.programs import python_path, start_controller
+from lab.state import current, placed
 
 COMMAND = [sys.executable, "-m", "mgmt.cli"]
 RATE_PPS = 500
@@ -40,7 +42,7 @@ def settle(done: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
 
 
 def _environment(**more: str) -> dict[str, str]:
-    return {**os.environ, **bring_up.python_path(), **more}
+    return {**os.environ, **python_path(), **more}
 
 
 def xenflow(*words: str, limit_s: float = 90.0, **env: str) -> subprocess.CompletedProcess[str]:
@@ -191,7 +193,7 @@ def kill(node: str, name: str) -> None:
 
 def restart_controller(lab: Lab, name: str) -> None:
     """Start a controller again and wait until its switches are as they shall be."""
-    bring_up.start_controller(lab, name)
+    start_controller(lab, name)
     settle(lambda: in_sync(lab), f"controller {name} is back, its switches in sync")
 
 
@@ -239,7 +241,7 @@ class SmallStateFolder:
 def hypervisor(lab: Lab) -> Iterator[HypervisorClient]:
     """The emulated hypervisor; its settings are as in the lab's options before and after."""
     address, port = lab.hypervisor
-    _, state = bring_up.current()
+    _, state = current()
     usual = {
         "pause_s": state.options.pause_s,
         "precopy_s": state.options.precopy_s,
@@ -255,7 +257,7 @@ def hypervisor(lab: Lab) -> Iterator[HypervisorClient]:
 def bring_home(lab: Lab, router: str = "vr1") -> None:
     """Migrate a router home if it is elsewhere."""
     home = lab.network.routers[router].home
-    if bring_up.placed()[router] != home:
+    if placed()[router] != home:
         done = xenflow("migrate", router, home)
         assert done.returncode == 0, done.stderr
 

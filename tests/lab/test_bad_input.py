@@ -22,9 +22,11 @@ from typing import Any
 import pytest
 import zmq
 
-from lab import bring_up, operate, switch
+from lab import operate, switch
 from lab.description import PREFIX, ROOT, Lab
 from lab.namespace import inside
+from lab.programs import python_path
+from lab.state import NETWORK_FILE
 from tests.lab.live import (
     datapaths,
     difference,
@@ -245,9 +247,7 @@ print(json.dumps(answers))
 
 def test_routers_socket_refuses(paper: Lab) -> None:
     with unchanged(paper):
-        done = operate.run(
-            "vr1", [sys.executable, "-c", FROM_ROUTER], cwd=ROOT, env=bring_up.python_path()
-        )
+        done = operate.run("vr1", [sys.executable, "-c", FROM_ROUTER], cwd=ROOT, env=python_path())
         assert done.returncode == 0, done.stderr
         answers = json.loads(done.stdout)
     # What is out of order is answered by asking for all of it; of a message that is no message
@@ -492,7 +492,7 @@ def test_not_root(paper: Lab) -> None:
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, **bring_up.python_path()},
+        env={**os.environ, **python_path()},
     )
     assert done.returncode == 1, done.stderr
     assert "needs root" in done.stderr
@@ -510,11 +510,11 @@ def test_port_in_use(paper: Lab) -> None:
                     "openflow.of_01",
                     "--port=6633",
                     "xenflow",
-                    f"--network={bring_up.NETWORK_FILE}",
+                    f"--network={NETWORK_FILE}",
                     "--controller=host-a",
                     *more,
                 ],
-                env=bring_up.python_path(),
+                env=python_path(),
                 timeout=20,
             )
             assert done.returncode == 1, done.stdout + done.stderr
@@ -526,7 +526,7 @@ def test_bad_network_file_for_a_controller(paper: Lab) -> None:
     done = operate.run(
         "host-a",
         [sys.executable, str(ROOT / "pox.py"), "xenflow", f"--network={ROOT / bad}"],
-        env=bring_up.python_path(),
+        env=python_path(),
         timeout=20,
     )
     assert done.returncode == 1

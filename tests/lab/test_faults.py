@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lab import bring_up, operate, process, switch
+from lab import operate, process, switch
 from lab.description import PREFIX, ROOT, Lab
+from lab.programs import python_path, start_controller, start_routerd
+from lab.state import placed
 from tests.lab.live import (
     Running,
     SmallStateFolder,
@@ -121,7 +123,7 @@ def test_controller_remembers_where_routers_are_or_asks(paper: Lab) -> None:
             damaged.write_text('{"placements": {}, "rules": {"edge": 5}}')
             time.sleep(1.0)
             for name in ("host-a", "host-b", "edge"):
-                bring_up.start_controller(paper, name)
+                start_controller(paper, name)
             settle(lambda: in_sync(paper), "all controllers are back")
             settle(lambda: router_row("host-b", "vr1")["phase"] == "current", "vr1 has told all")
             time.sleep(1.0)
@@ -148,7 +150,7 @@ def test_a_state_folder_that_is_full_in_mid_move(paper: Lab) -> None:
             assert command.end() == 1
         assert "No space left on device" in command.text, command.text
         assert "run `xenflow recover vr1`" in command.text, command.text
-        assert bring_up.placed()["vr1"] == "host-a"
+        assert placed()["vr1"] == "host-a"
         assert xenflow("status").returncode != 0
         folder.free()
         done = xenflow("recover", "vr1")
@@ -169,7 +171,7 @@ def test_routerd_killed(paper: Lab) -> None:
         settle(lambda: router_row("host-a", "vr1")["stale"], "vr1 is marked stale")
         assert difference(before, flows(paper)) == []
         mods = flow_mods()
-        bring_up.start_routerd("vr1")
+        start_routerd("vr1")
         settle(lambda: not router_row("host-a", "vr1")["stale"], "vr1 is heard again")
         settle(lambda: router_row("host-a", "vr1")["phase"] == "current", "vr1 has told all")
         time.sleep(1.0)
@@ -177,7 +179,7 @@ def test_routerd_killed(paper: Lab) -> None:
         kill("vr1", "routerd")
         route("add")
         mods = flow_mods()
-        bring_up.start_routerd("vr1")
+        start_routerd("vr1")
         settle(lambda: has_flow(paper, "host-a"), "the new route is a flow")
         time.sleep(1.0)
         assert mods_since(mods) <= 3
@@ -397,7 +399,7 @@ def test_flood_does_not_starve_another_router(shared_host: Lab, kind: str) -> No
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=bring_up.python_path(),
+            env=python_path(),
         )
         assert flood.stdout is not None
         assert flood.stdout.readline() == "begun\n"

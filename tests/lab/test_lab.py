@@ -26,6 +26,8 @@ from lab.description import FABRIC, ROOT, Lab, load_lab
 from lab.hypervisor_client import HypervisorClient, HypervisorError
 from lab.namespace import NETNS_DIR, Echo, LabError, inside, ip
 from lab.probe import OutageWatch, ProbePair, read_records
+from lab.programs import start_hypervisor
+from lab.state import NETWORK_FILE, Options
 from tests.lab.live import assert_machine_quiet_enough
 from xenflow.model import control_link
 
@@ -129,7 +131,7 @@ def test_switch_tools_find_their_switch(lab: Lab) -> None:
 
 
 def test_network_file_in_use_says_where_the_switches_are(lab: Lab) -> None:
-    network = load_lab(bring_up.NETWORK_FILE).network
+    network = load_lab(NETWORK_FILE).network
     assert network.datapaths["host-a"].ovs_rundir == "/run/xenflow/lab/host-a/ovs"
     assert Path(network.datapaths["host-a"].ovs_rundir, "ovs-vswitchd.pid").exists()
 
@@ -445,7 +447,7 @@ def test_hypervisor_killed_in_the_middle(lab: Lab, xen: HypervisorClient, state:
     )
     daemon = next(p for p in process.recorded() if p.name == "hypervisor" and p.alive)
     os.kill(daemon.pid, signal.SIGKILL)
-    bring_up.start_hypervisor(bring_up.Options(pause_s=0, precopy_s=0.05))
+    start_hypervisor(Options(pause_s=0, precopy_s=0.05))
     xen.close()
     domain = xen.domains()[0]
     if state == "suspended":
@@ -462,7 +464,7 @@ def test_router_stays_when_the_hypervisor_is_killed(lab: Lab, xen: HypervisorCli
     os.kill(daemon.pid, signal.SIGKILL)
     assert reaches_within("gen", "10.2.0.1", 20)
     assert {n.name: n.host for n in operate.nodes()}["vr1"] == "host-b"
-    bring_up.start_hypervisor(bring_up.Options(pause_s=0, precopy_s=0.05))
+    start_hypervisor(Options(pause_s=0, precopy_s=0.05))
     xen.close()
     assert xen.host_of("vr1") == "host-b"
 
@@ -554,7 +556,7 @@ def test_down_sweeps_after_a_crash_and_only_its_own() -> None:
     assert not any(p.alive for p in left)
     assert not namespaces()
     assert FABRIC not in namespaces()
-    assert not bring_up.NETWORK_FILE.exists()
+    assert not NETWORK_FILE.exists()
     assert Path("/proc/sys/net/core/rmem_default").read_text() == before
     assert command("down").returncode == 0
     assert "no lab is up" in command("nodes").stderr

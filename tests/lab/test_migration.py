@@ -17,11 +17,12 @@ from itertools import pairwise
 
 import pytest
 
-from lab import bring_up, operate, routing
+from lab import operate, routing
 from lab.description import Lab
 from lab.hypervisor_client import HypervisorClient
 from lab.namespace import Echo
 from lab.probe import OutageWatch
+from lab.state import current, placed
 from tests.lab.live import (
     Running,
     Traffic,
@@ -95,7 +96,7 @@ def test_routing_does_not_notice_a_pause(
     """Hello 1 s, dead 4 s: no neighbour changes its state, in no daemon's log.  Pings to the router
     itself are held over the pause and answered after it."""
     monkeypatch.setattr("lab.probe.Echo", Pings)
-    _, state = bring_up.current()
+    _, state = current()
     assert (state.options.hello_s, state.options.dead_s) == (1, 4)
     since = datetime.now()
     with hypervisor(paper) as xen, Traffic() as traffic:
@@ -165,7 +166,7 @@ def test_router_answers_arp_while_it_is_suspended(paper: Lab) -> None:
 def assert_put_back(lab: Lab, before: dict[str, list[str]]) -> None:
     left = difference(before, flows(lab))
     assert left == []
-    assert bring_up.placed()["vr1"] == "host-a"
+    assert placed()["vr1"] == "host-a"
     assert not any(row["under_way"] for row in migrations())
 
 
@@ -268,7 +269,7 @@ def test_interrupt_after_the_vm_has_moved(paper: Lab, stage: str) -> None:
             at(stage, move)
             move.send(signal.SIGINT)
             assert move.end() == 0, move.text
-        assert bring_up.placed()["vr1"] == "host-b"
+        assert placed()["vr1"] == "host-b"
         bring_home(paper)
     traffic.assert_nothing_lost()
 
@@ -279,7 +280,7 @@ def test_fault_after_the_vm_has_moved(paper: Lab, effect: int) -> None:
         done = xenflow("migrate", "vr1", "host-b", XENFLOW_FAULT=str(effect))
         assert done.returncode == 0, done.stderr
         assert f"fault injected at effect {effect}" in done.stderr
-        assert bring_up.placed()["vr1"] == "host-b"
+        assert placed()["vr1"] == "host-b"
         bring_home(paper)
     traffic.assert_nothing_lost()
 
@@ -329,7 +330,7 @@ def test_killed_then_recovered(paper: Lab, stage: str) -> None:
         settle(lambda: not any(row["under_way"] for row in migrations()), "its lease is over")
         done = xenflow("recover", "vr1")
         assert done.returncode == 0, done.stderr
-        host = bring_up.placed()["vr1"]
+        host = placed()["vr1"]
         assert xen.domains() == [{"router": "vr1", "host": host, "state": "running"}]
         assert "nothing to recover" in xenflow("recover").stdout
         bring_home(paper)
@@ -370,6 +371,6 @@ def test_controller_killed_while_preparing(paper: Lab, controller: str) -> None:
         done = xenflow("recover", "vr1")
         assert done.returncode == 0, done.stderr
         settle(lambda: difference(before, flows(paper)) == [], "flows as before")
-    assert bring_up.placed()["vr1"] == "host-a"
+    assert placed()["vr1"] == "host-a"
     traffic.assert_nothing_lost()
     reaches("gen", "10.2.0.1")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import bring_up, operate
+from lab import operate
 from lab.description import Lab
+from lab.state import placed
 from tests.lab.live import (
     Traffic,
     difference,
@@ -123,7 +124,7 @@ def test_both_move_one_after_the_other(shared: Lab) -> None:
             assert ttl_on_arrival("gen", "10.2.0.1") == 62
     traffic.assert_nothing_lost()
     assert difference(before, flows(shared)) == []
-    assert bring_up.placed()["vr3"] == "host-a"
+    assert placed()["vr3"] == "host-a"
 
 
 def test_change_of_one_router_writes_nothing_of_another(shared: Lab) -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import bring_up, process
-from lab.bring_up import Options
+from lab import bring_up, process, state
 from lab.description import Lab, find_file, load_lab
 from lab.namespace import LabError
+from lab.state import Options
+from lab.waiting import await_ends, await_links
 from mgmt.client import TIMEOUT_S, AskError
 from mgmt.session import Session
 from tests.xen.bed import dom0, machine, payload, router
@@ -53,7 +54,7 @@ def prepare(say: Say) -> tuple[Built, Path]:
 def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any) -> Bed:
     """Bring lab, hosts and routers up; returns once packets pass from end to end.
 
-    `options` are fields of `lab.bring_up.Options`.  Raises NetworkError where the file is wrong,
+    `options` are fields of `lab.state.Options`.  Raises NetworkError where the file is wrong,
     LabError where something does not come up; everything is taken down then unless `keep`.
     """
     begun = time.monotonic()
@@ -82,8 +83,8 @@ def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any
         tell("every switch is in sync")
         router.start(lab, found)
         tell("every router is up")
-        bring_up.await_links(lab, CONVERGED_LIMIT_S)
-        bring_up.await_ends(lab, CONVERGED_LIMIT_S)
+        await_links(lab, CONVERGED_LIMIT_S)
+        await_ends(lab, CONVERGED_LIMIT_S)
         tell("packets pass from end to end")
     except BaseException:
         if not keep:
@@ -133,9 +134,9 @@ def settled(lab: Lab) -> None:
 
     Raises LabError where they do not.
     """
-    bring_up.await_ends(lab, CONVERGED_LIMIT_S)
+    await_ends(lab, CONVERGED_LIMIT_S)
     time.sleep(2 * MIN_LS_INTERVAL_S)
-    bring_up.await_ends(lab, CONVERGED_LIMIT_S)
+    await_ends(lab, CONVERGED_LIMIT_S)
 
 
 def current() -> Bed:
@@ -143,7 +144,7 @@ def current() -> Bed:
 
     Raises LabError where none is.
     """
-    lab, _ = bring_up.current()
+    lab, _ = state.current()
     if not lab.elsewhere:
         raise LabError("a lab is up, but no bed: `python -m tests.xen.bed up` brings one up")
     return Bed(lab, dom0.dom0s(lab))

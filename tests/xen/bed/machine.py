@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import process, wire
-from lab.bring_up import CABLE_MTU, MANAGEMENT
-from lab.description import Lab
+from lab.description import CABLE_MTU, MANAGEMENT, Lab
 from lab.namespace import LabError, inside, ip, tc
 from tests.xen.bed.build import Built
 

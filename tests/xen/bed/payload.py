@@ -10,8 +10,8 @@ import io
 import tarfile
 from pathlib import Path
 
-from lab.bring_up import CABLE_MTU, NETWORK_FILE
-from lab.description import Lab
+from lab.description import CABLE_MTU, Lab
+from lab.state import NETWORK_FILE
 from tests.xen.bed.machine import Machine
 
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lab import process, routing
-from lab.bring_up import Options
 from lab.description import Lab
 from lab.namespace import LabError, inside
 from lab.operate import find_node
 from lab.routing import NeighbourChange
+from lab.state import Options
 from tests.xen.bed.build import bed_errors
 from tests.xen.bed.cache import directory
 from tests.xen.bed.dom0 import Dom0

@@ -1,0 +1,158 @@
+"""What is written down about the lab that is up: its state, its network, where its routers are.
+
+Written before what it says is made, whole or not at all, so that `down` finds everything after a
+crash.  Read by all that has to do with a lab: the `xenflow lab` verbs, the emulated hypervisor,
+tests and measurements.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import process, switch
+from lab.description import Lab, load_lab
+from lab.namespace import LabError
+from xenflow.store.network_file import read_text
+
+RUN_DIR = Path("/run/xenflow")
+NETWORK_FILE = RUN_DIR / "network.toml"
+"""Where the `xenflow` command looks for the network when it is not told."""
+_STATE_FILE = process.STATE_DIR / "state.json"
+_DOMAINS_FILE = process.STATE_DIR / "domains.json"
+_LOCK_FILE = RUN_DIR / "lab.lock"
+HEADER = "# Written by `xenflow lab up` from "
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a lab is brought up.
+
+    controllers        one `./pox.py xenflow` for each; without them fixed flows (`flows.py`)
+    daemon             "bird" or "frr"
+    hello_s, dead_s    OSPF's times
+    bgp                BGP beside OSPF (BIRD only)
+    max_idle_ms, max_revalidator_ms   how long Open vSwitch keeps cached flows
+    pause_s, precopy_s the emulated hypervisor's times
+    limit_s            how long routing may take to converge
+    keep               leave everything as it is when that fails
+    """
+
+    controllers: bool = True
+    daemon: str = "bird"
+    hello_s: int = 1
+    dead_s: int = 4
+    bgp: bool = False
+    max_idle_ms: int = 200
+    max_revalidator_ms: int = 100
+    pause_s: float = 0.3
+    precopy_s: float = 0.2
+    limit_s: float = 30.0
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is written down about the lab that is up."""
+
+    phase: str
+    source: str
+    network: str
+    namespaces: tuple[str, ...]
+    since: float
+    options: Options
+    settings_before: dict[str, str] = field(default_factory=dict)
+    cut: tuple[str, ...] = ()
+
+    def write(self) -> None:
+        """Keep it, whole or not at all."""
+        write_json(_STATE_FILE, asdict(self))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file by another in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(value, indent=1) + "\n")
+    new.rename(path)
+
+
+def read_state() -> State | None:
+    """The lab that is up or was left behind, or None."""
+    try:
+        value = json.loads(_STATE_FILE.read_text())
+        value["options"] = Options(**value["options"])
+        value["namespaces"] = tuple(value["namespaces"])
+        value["cut"] = tuple(value["cut"])
+        return State(**value)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{_STATE_FILE}: {error}; `xenflow lab down` sweeps it") from None
+
+
+def current() -> tuple[Lab, State]:
+    """The lab that is up.
+
+    Raises LabError where none is.
+    """
+    state = read_state()
+    if state is None:
+        raise LabError("no lab is up: `xenflow lab up paper` brings one up")
+    if state.phase == "starting":
+        raise LabError(
+            "the lab is not up (still coming up, or left behind by a failure: "
+            "`xenflow lab down` sweeps it)"
+        )
+    return load_lab(NETWORK_FILE), state
+
+
+def placed() -> dict[str, str]:
+    """Where each router runs now, as the emulated hypervisor last wrote it."""
+    return {name: entry["host"] for name, entry in read_domains().items()}
+
+
+def read_domains() -> dict[str, dict[str, str]]:
+    """Router -> {"host", "state"}, as the emulated hypervisor keeps it."""
+    try:
+        found: dict[str, dict[str, str]] = json.loads(_DOMAINS_FILE.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
+
+
+def write_domains(domains: dict[str, dict[str, str]]) -> None:
+    """The same, written."""
+    write_json(_DOMAINS_FILE, domains)
+
+
+@contextmanager
+def lock() -> Iterator[None]:
+    """One change of the lab at a time."""
+    RUN_DIR.mkdir(parents=True, exist_ok=True)
+    with _LOCK_FILE.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LabError(
+                "another `xenflow lab` command is changing the lab: try again when it has finished"
+            ) from None
+        yield
+
+
+def write_network_file(lab: Lab, source: Path) -> None:
+    """The file in use, where every other program finds it; where a switch's changes are proven
+    by its revalidator, the copy says where that switch's run directory is."""
+    text = read_text(source)
+    for datapath in lab.datapaths:
+        if datapath.proof == "revalidator" and not datapath.ovs_rundir:
+            here = switch.rundir(lab.switch_node(datapath.name))
+            header = rf"^(\[\s*datapaths\.\"?{re.escape(datapath.name)}\"?\s*\].*)$"
+            text = re.sub(header, rf'\1\novs_rundir = "{here}"', text, count=1, flags=re.M)
+    NETWORK_FILE.write_text(f"{HEADER}{source.resolve()}\n{text}")
