@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,26 @@ class Event:
     step: str
     state: str
     detail: str = ""
+
+
+class Reporter:
+    """Tells a listener how far a migration is, in seconds since its beginning."""
+
+    def __init__(self, listener: Callable[[Event], None]) -> None:
+        self._listener = listener
+        self.began = time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+    def __call__(self, step: str, state: str, detail: str = "") -> float:
+        """Tell of a step; returns when.  The listener may have gone, which is no reason to stop
+        half way."""
+        now = self.now()
+        with suppress(OSError, ValueError):
+            self._listener(Event(now, step, state, detail))
+        return now
 
 
 def in_words(problems: Iterable[Problem]) -> str:

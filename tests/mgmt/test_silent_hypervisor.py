@@ -16,7 +16,7 @@ import zmq
 from test_migrate_run import Controllers, recover, until
 
 from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
-from mgmt import migrate, planning
+from mgmt import executor, planning
 from mgmt.hypervisor import HypervisorError, lab
 from mgmt.migrate import run
 from mgmt.result import Event, Result
@@ -151,7 +151,7 @@ def test_what_is_not_known_is_looked_at_until_it_is(
 def test_what_stays_unknown_is_not_called_put_back(
     daemon: Daemon, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "KNOWN_S", 0.5)
+    monkeypatch.setattr(executor, "KNOWN_S", 0.5)
     daemon.deaf_to = "migrate"
     result = move(controllers)
     assert (result.ok, result.undone) == (False, False)
@@ -191,7 +191,7 @@ def test_it_lets_the_vm_run_and_does_not_say_so(daemon: Daemon, controllers: Con
 def test_it_never_says_whether_the_vm_runs(
     daemon: Daemon, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "KNOWN_S", 0.5)
+    monkeypatch.setattr(executor, "KNOWN_S", 0.5)
     daemon.deaf_to = "unpause"
     result = move(controllers)
     assert not result.ok and "did not answer unpause" in result.unknown
