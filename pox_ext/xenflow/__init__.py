@@ -69,6 +69,7 @@ def launch(
     try:
         component = Component(
             described,
+            lambda: _read(path),
             name,
             url,
             Path(state) if state else None,
@@ -105,10 +106,14 @@ def _network_file(named: str) -> str:
 
 def _described(path: str, controller: str) -> tuple[Network, str]:
     """The network, and which of its controllers this is."""
+    described = _read(path)
+    return described, this_controller(described, controller)
+
+
+def _read(path: str) -> Network:
     from xenflow.store.network_file import load
 
-    described = load(path) if path else Network("empty", {}, {}, {}, {}, {})
-    return described, this_controller(described, controller)
+    return load(path) if path else Network("empty", {}, {}, {}, {}, {})
 
 
 def this_controller(network: Network, wanted: str) -> str:

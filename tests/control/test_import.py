@@ -48,7 +48,9 @@ class Importing:
         self.answers: list[dict[str, Any]] = []
         self.host.table.later = lambda _, call, *given: self.waiting.append((call, given))
         monkeypatch.setattr(management_service.time, "monotonic", lambda: self.now)
-        self._service = ManagementService(self.host.table, Leases(), "test", cast(Any, None))
+        self._service = ManagementService(
+            self.host.table, Leases(), "test", cast(Any, None), cast(Any, None)
+        )
 
     def take(self, frames: list[bytes]) -> None:
         request = mg.request("import", "1", router="vr1", frames=frames)

@@ -156,7 +156,7 @@ class Host:
     def __init__(self, network: Network, folder: Path | None, wire: Wire | None = None) -> None:
         self.wire = wire or Wire()
         self.table = RuleTable(network, "host-a", folder, self.wire.later, bound, asks=True)
-        self.service = ManagementService(self.table, Leases(), "test", None)  # type: ignore[arg-type]
+        self.service = ManagementService(self.table, Leases(), "test", None, None)  # type: ignore[arg-type]
         self.switch = self.table.switches["host-a"]
         self.switch.in_force = self.switch.confirmed  # type: ignore[method-assign]
 

@@ -26,7 +26,7 @@ def host() -> Host:
 
 def ask(host: Host, verb: str, /, **arguments: Any) -> dict[str, Any]:
     """What the controller answers."""
-    service = ManagementService(host.table, Leases(), "test", None)  # type: ignore[arg-type]
+    service = ManagementService(host.table, Leases(), "test", None, None)  # type: ignore[arg-type]
     answers: list[bytes] = []
     service.take(mg.request(verb, "1", **arguments), answers.append)
     for _ in range(100):

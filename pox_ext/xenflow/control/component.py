@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from xenflow.control.mirror import Mirrors
 from xenflow.control.router_sockets import RouterSockets
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.zmq_pump import Pump
+from xenflow.model.difference import Difference
 from xenflow.model.management import MAX_IMPORT
-from xenflow.model.network import Kind, Network, Pipeline
+from xenflow.model.network import Kind, Network, NetworkError, Pipeline
 from xenflow.openflow import wire as of
 from xenflow.switch.switch import Switch
 from xenflow.vm.domains import Domains, on_xen
@@ -52,6 +53,7 @@ class Component:
     def __init__(
         self,
         network: Network,
+        read: Callable[[], Network],
         controller: str,
         manage: str,
         state_dir: Path | None,
@@ -61,7 +63,7 @@ class Component:
     ) -> None:
         # Under POX the loop may run already, in a thread of its own: nothing is started before
         # everything is there.
-        self.network = network
+        self._read = read
         self.context: zmq.Context[Any] = zmq.Context()
         leases = Leases()
         self.mirrors = Mirrors(self.context, _later)
@@ -76,7 +78,9 @@ class Component:
             self._vif_spoke,
             asks=True,
         )
-        self.management = ManagementService(self.table, leases, core_name, self.mirrors)
+        self.management = ManagementService(
+            self.table, leases, core_name, self.mirrors, self._reload
+        )
         self._manage = self._listen(manage)
         self.routers = RouterSockets(
             network, self._told, self.table.patience_s, routers_address, self._unread
@@ -134,8 +138,11 @@ class Component:
     def _make_domains(self, xenstore: str) -> Domains | None:
         if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             return None
-        vifs = {i.vif for r in self.network.routers.values() for i in r.interfaces}
-        return Domains(xenstore, vifs, self.table.packets.vifs_are_still)
+        return Domains(xenstore, self._vifs(), self.table.packets.vifs_are_still)
+
+    def _vifs(self) -> set[str]:
+        routers = self.table.network.routers.values()
+        return {interface.vif for router in routers for interface in router.interfaces}
 
     # --- switches ---------------------------------------------------------------------------------
 
@@ -145,7 +152,7 @@ class Component:
         core.openflow.addListenerByName("ConnectionDown", self._connection_down)
 
     def _connection_up(self, event: Any) -> None:
-        datapath = self.network.by_dpid.get(event.dpid)
+        datapath = self.table.network.by_dpid.get(event.dpid)
         switch = self.table.switches.get(datapath.name) if datapath else None
         if switch is None:
             log.info("datapath %016x is none of this controller's: left alone", event.dpid)
@@ -271,7 +278,7 @@ class Component:
 
     def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
         if self._domains is not None:
-            vifs = [i.vif for i in self.network.routers[router].interfaces]
+            vifs = [i.vif for i in self.table.network.routers[router].interfaces]
             self._domains.heard(vifs, self.routers.empty_at(router, peer))
         outcome = self.table.told(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
@@ -309,9 +316,38 @@ class Component:
             asking.close()
             self._asking = None
 
+    # --- the network file ------------------------------------------------------------------------
+
+    def _reload(self, only_look: bool) -> tuple[Network, Difference]:
+        """Read the network file anew, and let the network be what it says; or only say what that
+        would change.  Raises NetworkError, nothing being changed."""
+        network = self._read()
+        found = self.table.change(network, only_look)
+        if found and not only_look:
+            self.routers.network_is(network)
+            if self._domains is not None:
+                self._domains.known_are(self._vifs())
+            # A switch that is new may be connected already, as nobody's; one that is gone is.
+            for connection, switch in list(self._connections.items()):
+                if self.table.switches.get(switch.name) is not switch:
+                    del self._connections[connection]
+                    connection.disconnect()
+            for name in found.datapaths.added:
+                connection = core.openflow.getConnection(network.datapaths[name].dpid)
+                if name in self.table.switches and connection is not None:
+                    connection.disconnect()
+            log.info("the network file has changed: %s", found.words())
+        return network, found
+
     def _reread(self, _: object) -> None:
-        """SIGHUP: a controller outlives the terminal that started it."""
-        log.warning("SIGHUP: nothing is read anew; a changed network file takes a restart")
+        """SIGHUP."""
+        try:
+            _, found = self._reload(False)
+        except NetworkError as error:
+            log.error("SIGHUP: the network file is not taken:\n%s", error)
+        else:
+            if not found:
+                log.info("SIGHUP: the network file says nothing new")
 
     def _going_down(self, _: Any) -> None:
         self._timer.cancel()

@@ -21,6 +21,7 @@ from xenflow.control.mirror import Mirrors
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.trace import trace
 from xenflow.model import management as mg
+from xenflow.model.difference import Difference
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import Link, Network, NetworkError, Router
 from xenflow.model.placement import to_json
@@ -95,8 +96,16 @@ class Reply:
 class ManagementService:
     """See the module."""
 
-    def __init__(self, table: RuleTable, leases: Leases, core_name: str, mirrors: Mirrors) -> None:
+    def __init__(
+        self,
+        table: RuleTable,
+        leases: Leases,
+        core_name: str,
+        mirrors: Mirrors,
+        reload: Callable[[bool], tuple[Network, Difference]],
+    ) -> None:
         self.table = table
+        self._reload = reload
         self.core_name = core_name
         self.mirrors = mirrors
         self.leases = leases
@@ -186,6 +195,10 @@ class ManagementService:
             "migrations": self.leases.rows(),
             "problems": self.table.problems.of(),
         }
+
+    def reload(self, arguments: dict[str, Any], _: Reply) -> Result:
+        network, found = self._reload(arguments["dry_run"])
+        return {"digest": network.digest, "changed": found.json()}
 
     def _datapath_row(self, switch: Switch) -> dict[str, Any]:
         return {
@@ -624,6 +637,8 @@ def change_in_words(request: Request) -> str:
                 f"{request.verb} on {given['datapath']}: {rule['id']}, priority "
                 f"{rule.get('priority', 0)}: {named}: {does}"
             )
+        case "reload" if not given["dry_run"]:
+            return "reload of the network file"
         case "rule-remove":
             return f"rule-remove on {given['datapath']}: {given['rule_id']}"
         case "place":

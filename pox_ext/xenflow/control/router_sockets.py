@@ -315,23 +315,26 @@ class RouterSockets:
         address: str = ADDRESS,
         unread: Unread = lambda router, peer: None,
     ) -> None:
-        self._routers: dict[str, str] = {}
-        """The host's end of each router's own link."""
-        self.network_is(network)
         self._unread = unread
         self._receive = receive
         self._patience_s = patience_s
         self._address = address
         self._open: dict[str, tuple[int, _Listener]] = {}
         self._stopped = False
+        self._routers: dict[str, str] = {}
+        """The host's end of each router's own link."""
+        self.network_is(network)
 
     def start(self) -> None:
         """Begin to listen."""
         Task(target=self._watch).start()
 
     def network_is(self, network: Network) -> None:
-        """The network, or what has become of it; looked for within LOOK_S."""
+        """The network, or what has become of it: who is gone is heard no more, who is new is looked
+        for within LOOK_S."""
         self._routers = {r.name: r.control_vif for r in network.routers.values()}
+        for router in self._open.keys() - self._routers.keys():
+            self._look(router, "", 0)
 
     def empty_at(self, router: str, peer: bytes) -> float:
         """When nothing that a router had said on a connection waited here any more (monotonic
@@ -366,8 +369,6 @@ class RouterSockets:
         # All of them: to ask for one that is not there starts a modprobe each time.
         indices = {name: index for index, name in socket.if_nameindex()}
         awaited = False
-        for router in self._open.keys() - self._routers.keys():
-            self._look(router, "", 0)
         for router, vif in self._routers.items():
             index = indices.get(vif, 0) if "%" in self._address else 1
             self._look(router, vif, index)

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from xenflow.control.guarded import Guarded
+from xenflow.model.difference import Difference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.plan.search import Search, newest
@@ -75,6 +76,8 @@ class RuleTable:
         self.controller = controller
         self.later = later
         self.on_local_message = on_local_message
+        self._proofs = proofs
+        self._migrating = migrating
         self.feeds: dict[str, Feed] = {name: Feed(name) for name in network.routers}
         self.last_peer: dict[str, str] = {}
         self.problems = Problems(controller)
@@ -82,26 +85,93 @@ class RuleTable:
         self._views: dict[str, RouterView] = {}
         self._file = StateFile(state_dir)
         kept = self._file.load(network)
-        self.others = {
-            name: described.manage
-            for name, described in network.controllers.items()
-            if name != controller and network.datapaths_of(name)
-        }
+        self.others = self._others()
         """The management addresses of the other controllers, by name."""
         self._search: Search | None = None
         if kept.trouble and asks:
             self._search = Search(kept.trouble, set(self.others), time.monotonic())
             self._say_search()
-        homes = {r.name: at_home(r.name, r.home) for r in network.routers.values()}
         self.switches: dict[str, Switch] = {}
         for datapath in network.datapaths_of(controller):
-            known = {**homes, **kept.placements.get(datapath.name, {})}
-            switch = Switch(network, datapath, self, later, known, proofs(datapath))
+            switch = self._make_switch(datapath, kept.placements.get(datapath.name, {}))
             switch.rules.restore(kept.rules.get(datapath.name, []))
             self.switches[datapath.name] = switch
         self.packets = VmPackets(network, self.switches, migrating, spoke)
         self._refused = Refused(network, self.switches)
         self._guarded = Guarded()
+
+    def _others(self) -> dict[str, str]:
+        return {
+            name: described.manage
+            for name, described in self.network.controllers.items()
+            if name != self.controller and self.network.datapaths_of(name)
+        }
+
+    def _make_switch(self, datapath: Datapath, known: Mapping[str, Placement]) -> Switch:
+        placements = {**_homes(self.network), **known}
+        proof = self._proofs(datapath)
+        return Switch(self.network, datapath, self, self.later, placements, proof)
+
+    # --- the network changes ----------------------------------------------------------------------
+
+    def change(self, network: Network, only_look: bool = False) -> Difference:
+        """Let the network be another one; returns what has changed, or would (`only_look`).
+
+        Who has not changed forwards on as before.  Raises NetworkError with each reason on a line,
+        nothing being changed, where that is not possible.
+        """
+        found = compare(self.network, network)
+        mistakes = [*refusals(self.network, network), *self._in_use(network, found)]
+        if mistakes:
+            raise NetworkError("\n".join(mistakes))
+        if found and not only_look:
+            self._follow(network, found)
+        return found
+
+    def _in_use(self, network: Network, found: Difference) -> Iterator[str]:
+        if self.controller not in network.controllers:
+            yield f"controllers.{self.controller}: it runs: stop it, and it may go"
+        for router in sorted(found.dirty_routers & self.network.routers.keys()):
+            if self._migrating(router):
+                yield (
+                    f"routers.{router}: it, or a link of its, has changed, and it is being "
+                    "migrated, or was left half way: wait, or `xenflow recover`"
+                )
+        for host in found.datapaths.removed:
+            there = {
+                p.router
+                for switch in self.switches.values()
+                for p in switch.placements.values()
+                if host in p.hosts and p.router in network.routers
+            }
+            for router in sorted(there):
+                yield f"datapaths.{host}: {router} is there: migrate it first"
+
+    def _follow(self, network: Network, found: Difference) -> None:
+        self.network = network
+        self.others = self._others()
+        for router in found.routers.removed:
+            del self.feeds[router]
+            self.last_peer.pop(router, None)
+            self.packets.unheard(router)
+            self.problems.forget(router)
+        self.feeds |= {router: Feed(router) for router in found.routers.added}
+        for router in found.dirty_routers:
+            self._views.pop(router, None)
+        for name in found.datapaths.removed:
+            if (switch := self.switches.pop(name, None)) is not None:
+                switch.disconnect()
+        self.packets.network_is(network)
+        self._refused.network_is(network)
+        for switch in self.switches.values():
+            switch.network_is(network, found)
+        for datapath in network.datapaths_of(self.controller):
+            if datapath.name not in self.switches:
+                self.switches[datapath.name] = self._make_switch(datapath, {})
+        try:
+            self._save()
+        except StateError as error:  # what is kept is read by the new file's names, and is as good
+            log.error("%s", error)
 
     # --- what switches ask ----------------------------------------------------------------------
 
@@ -355,3 +425,8 @@ class RuleTable:
             self._guarded.call(f"{name}: packet-ins", switch.packet_ins.tick, now)
         self._say_search()
         return replies
+
+
+def _homes(network: Network) -> dict[str, Placement]:
+    """Where each router is until something else is known."""
+    return {r.name: at_home(r.name, r.home) for r in network.routers.values()}

@@ -53,6 +53,27 @@ class Difference:
     def __bool__(self) -> bool:
         return any(part for _, part in self.parts())
 
+    def json(self) -> dict[str, dict[str, list[str]]]:
+        """For programs: kind -> added, removed, changed -> names; what is the same is left out."""
+        return {
+            kind: {
+                way: list(names)
+                for way in ("added", "removed", "changed")
+                if (names := getattr(part, way))
+            }
+            for kind, part in self.parts()
+            if part
+        }
+
+    def words(self) -> str:
+        """For people, on one line."""
+        signs = (("added", "+"), ("removed", "-"), ("changed", "~"))
+        return "; ".join(
+            f"{kind} " + " ".join(f"{sign}{n}" for way, sign in signs for n in getattr(part, way))
+            for kind, part in self.parts()
+            if part
+        )
+
     def parts(self) -> Iterator[tuple[str, Changed]]:
         """Each kind of thing by its name in the network file."""
         for kind in ("controllers", "datapaths", "cables", "links", "routers"):
@@ -114,10 +135,22 @@ def _of_controllers(before: Network, after: Network) -> Iterator[str]:
         yield f'network.name: it is "{before.name}" here, and "{after.name}" in the file'
 
 
+_OF_A_SWITCH = (
+    "kind",
+    "dpid",
+    "controller",
+    "pipeline",
+    "nicira",
+    "proof",
+    "proof_bound_s",
+    "ovs_rundir",
+)
+
+
 def _of_datapaths(before: Network, after: Network) -> Iterator[str]:
     for name in _changed(before.datapaths, after.datapaths).changed:
         old, new = before.datapaths[name], after.datapaths[name]
-        for key in ("kind", "dpid", "controller", "pipeline", "nicira"):
+        for key in _OF_A_SWITCH:
             if getattr(old, key) != getattr(new, key):
                 yield (
                     f"datapaths.{name}: {key} cannot change while it forwards: "

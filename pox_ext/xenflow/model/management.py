@@ -327,6 +327,7 @@ VERBS: dict[str, Verb] = {
         _trace_has_one_start,
     ),
     "rules": Verb({"datapath": Argument(NAME)}),
+    "reload": Verb({"dry_run": Argument(BOOLEAN, default=False)}),
     "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-replace": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-remove": Verb({"datapath": _DATAPATH, "rule_id": Argument(NAME, needed=True)}),

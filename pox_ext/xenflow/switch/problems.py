@@ -45,6 +45,11 @@ class Problems:
         if words is not None and self._has_line(router, cause):
             log.info("%s: %sover: %s", self.where, f"{router}: " if router else "", words)
 
+    def forget(self, router: str) -> None:
+        """A router is gone, and with it whatever was wrong with it."""
+        for key in [key for key in self._words if key[0] == router]:
+            del self._words[key]
+
     def _has_line(self, router: str, cause: str) -> bool:
         now = time.monotonic()
         left, at = self._lines.get((router, cause), (LINES, now))

@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
+from xenflow.model.difference import Difference
 from xenflow.model.network import Datapath, Kind, Network, Pipeline, Router
-from xenflow.model.placement import Mode, Placement
+from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import IPV4, PORT_MAX, Flow, Flows, match, output, prefix_mask, resubmit
 from xenflow.routes.router_state import Changes, RouterState
@@ -192,6 +193,36 @@ class Switch(Channel):
         self._exact: set[bytes] = set()
         """On a plain host: the matches of the exact flows it was given."""
 
+    def network_is(self, network: Network, found: Difference) -> None:
+        """The network has become another one.  Routers that are new are at home; of those that are
+        gone nothing stays; those that have changed are compiled anew."""
+        gone = [self.network.routers[name] for name in found.routers.removed]
+        leaving = [r for r in gone if r.name in self.synced or self._found.get(r.name)]
+        self.network, self.datapath = network, network.datapaths[self.name]
+        self._names = {router.id: router.name for router in network.routers.values()}
+        self.packet_ins.network_is(network)
+        for router in gone:
+            self.placements.pop(router.name, None)
+            self.synced.discard(router.name)
+            self.hops.pop(router.name, None)
+            self.aside.pop(router.name, None)
+            self.problems.forget(router.name)
+        for name in found.routers.added:
+            self.placements[name] = at_home(name, network.routers[name].home)
+        self._answers = None
+        if not self.live:
+            return
+        for name in found.dirty_routers & self.synced:
+            self.submit(self._of(name, self._remake_hops(name)))
+        self.refresh()
+        for router in leaving:
+            self.submit(self._forget(router))
+
+    def _remake_hops(self, name: str) -> Job:
+        if self.routers.state(name) is not None and name not in self.aside:
+            self._make_hops(self.network.routers[name])
+        yield from self._write_small()
+
     # --- what happens to it -------------------------------------------------------------------
 
     def connect(self, connection: Any, ports: Iterable[tuple[str, int, bool]]) -> None:
@@ -346,7 +377,7 @@ class Switch(Channel):
             self._restored(router)
             self.refresh()
             if leaving:
-                self.submit(self._forget(router))
+                self.submit(self._forget(self.network.routers[router]))
         elif router not in self.synced and self.routers.state(router) is not None:
             self.synced.add(router)
             self.submit(self._of(router, self._sync_router(router)))
@@ -725,7 +756,7 @@ class Switch(Channel):
         for router in self.network.routers.values():
             if not self.forwards(router.name):
                 if self._found.get(router.name):
-                    jobs.append(self._forget(router.name))
+                    jobs.append(self._forget(router))
             elif self.routers.state(router.name) is not None:
                 self.synced.add(router.name)
                 jobs.append(self._of(router.name, self._sync_router(router.name)))
@@ -962,10 +993,13 @@ class Switch(Channel):
     def _of(self, name: str, job: Job) -> Job:
         """A job that concerns one router: where it fails, that router is set aside, and no more."""
         try:
-            yield from job
+            if name in self.network.routers:
+                yield from job
         except NotAnsweredError:
             raise  # that is the switch's affair
         except Exception as error:
+            if name not in self.network.routers:
+                return
             refused = isinstance(error, RefusedError)
             new = self._set_aside(name, str(error) if refused else _reason(error), refused)
             if new and not refused:
@@ -1190,9 +1224,9 @@ class Switch(Channel):
                 if i % 256 == 255:
                     yield ROOM
 
-    def _forget(self, name: str) -> Job:
+    def _forget(self, router: Router) -> Job:
         """Remove a router's routes and next hops, chunk by chunk where they are many."""
-        router = self.network.routers[name]
+        name = router.name
         if self.forwards(name):
             return
         self._found.pop(name, None)

@@ -1,0 +1,141 @@
+"""The network changes while the Rule Table runs: what it has become is what counts, and who has not
+changed never notices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from tests.whole_network import load
+from tests.written_switch import RuleTable, WrittenSwitch, bound
+from xenflow.model.network import Access, End, Network, NetworkError
+from xenflow.model.placement import Placement
+from xenflow.openflow.flow import Flow
+from xenflow.routes.feed import snapshot_messages
+from xenflow.store.laying import lay
+from xenflow.tables import cookies
+
+CAMPUS = load("campus")
+HOST = "host-b"
+
+
+class Host:
+    """host-b of conf/campus.toml, on which all routers' VMs are that its network has."""
+
+    def __init__(self, network: Network) -> None:
+        self.wire = WrittenSwitch()
+        self.migrating: set[str] = set()
+        self.table = RuleTable(
+            network, HOST, None, self.wire.later, bound, self.migrating.__contains__
+        )
+        cables = [c.near(HOST).port for c in CAMPUS.network.cables_of[HOST]]
+        vifs = [i.vif for r in CAMPUS.network.routers.values() for i in r.interfaces]
+        self.ports = {name: n for n, name in enumerate((*cables, "m2", "desk", *vifs), 1)}
+        self.wire.attach(self.switch, self.ports)
+        for name in network.routers:
+            self.settle_here(name)
+
+    @property
+    def switch(self):  # type: ignore[no-untyped-def]
+        return self.table.switches[HOST]
+
+    def settle_here(self, router: str) -> None:
+        """A router's VM comes here, and says all it knows."""
+        known = self.switch.placements[router]
+        here = Placement(router, (HOST,), HOST, HOST, version=known.version + 1)
+        self.table.place(here, [HOST], False, lambda error: None)
+        for frames in snapshot_messages(CAMPUS.states[router], router):
+            assert self.table.told(router, b"peer", frames, local=True).error is None
+        self.wire.run()
+
+    def change(self, network: Network) -> None:
+        found = self.table.change(network)
+        self.wire.run()
+        for name in found.routers.added:
+            self.settle_here(name)
+
+    @property
+    def flows(self) -> set[Flow]:
+        return set(self.wire.tables)
+
+
+def by_chance(dice: Random) -> Network:
+    """Some of the campus's routers, some without one of their interfaces; links that nobody needs
+    may be missing, and an access port may be there."""
+    whole = CAMPUS.network
+    routers = {}
+    for name in dice.sample(sorted(whole.routers), dice.randint(1, len(whole.routers))):
+        router = whole.routers[name]
+        interfaces = router.interfaces[: dice.choice((len(router.interfaces), 1))]
+        routers[name] = replace(router, interfaces=interfaces)
+    used = {i.link for r in routers.values() for i in r.interfaces}
+    links = {n: k for n, k in whole.links.items() if n in used or dice.random() < 0.5}
+    if dice.random() < 0.5 and "middle" in links:
+        desk = Access(End(HOST, "desk"), (0x020000000909,))
+        links["middle"] = replace(links["middle"], access=(*links["middle"].access, desk))
+    return lay(replace(whole, routers=routers, links=links))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_network_that_was_reached_by_changes_is_as_one_made_at_once(seed: int) -> None:
+    dice = Random(seed)
+    host = Host(CAMPUS.network)
+    for _ in range(4):
+        network = by_chance(dice)
+        host.change(network)
+        new = Host(network).flows
+        assert host.flows == new, sorted(map(str, host.flows ^ new))
+        assert set(host.table.feeds) == set(network.routers) == set(host.table.packets.held)
+        assert host.switch.problems.of() == []
+
+
+def test_who_has_not_changed_is_not_written_to() -> None:
+    host = Host(CAMPUS.network)
+    number = {r.name: r.id for r in CAMPUS.network.routers.values()}
+    others = {f for f in host.flows if cookies.router_of(f.cookie) in (number["r1"], number["r2"])}
+    assert others
+    seen: list[set[Flow]] = []
+    host.wire.watch = lambda: seen.append(others - set(host.wire.tables))
+    before = len(host.wire.messages)
+    routers = {n: r for n, r in CAMPUS.network.routers.items() if n != "r5"}
+    host.change(lay(replace(CAMPUS.network, routers=routers)))
+    written = host.wire.messages[before:]
+    assert written and seen and not any(seen)
+    host.change(CAMPUS.network)
+    assert not any(seen)
+
+
+def test_only_looked_at_nothing_changes() -> None:
+    host = Host(CAMPUS.network)
+    flows, before = host.flows, len(host.wire.messages)
+    routers = {n: r for n, r in CAMPUS.network.routers.items() if n != "r5"}
+    found = host.table.change(lay(replace(CAMPUS.network, routers=routers)), only_look=True)
+    host.wire.run()
+    assert found.routers.removed == ("r5",)
+    assert (host.flows, len(host.wire.messages)) == (flows, before)
+    assert host.table.network is CAMPUS.network
+
+
+def test_what_is_in_use_is_not_taken_away() -> None:
+    """Nor is anything else of that change made."""
+    host = Host(CAMPUS.network)
+    flows = host.flows
+    host.migrating.add("r5")
+    whole = CAMPUS.network
+    routers = {n: r for n, r in whole.routers.items() if n != "r5"}
+    with pytest.raises(NetworkError, match=r"routers.r5: it, or a link of its, has changed, and"):
+        host.table.change(lay(replace(whole, routers=routers)))
+    host.migrating.clear()
+    cables = {n: c for n, c in whole.cables.items() if HOST not in (c.a.datapath, c.b.datapath)}
+    links = {n: replace(k, access=(), root="s1") for n, k in whole.links.items()}
+    moved = {n: replace(r, home="host-a") for n, r in whole.routers.items()}
+    datapaths = {n: d for n, d in whole.datapaths.items() if n != HOST}
+    without = replace(whole, cables=cables, links=links, routers=moved, datapaths=datapaths)
+    with pytest.raises(NetworkError, match=f"datapaths.{HOST}: r1 is there: migrate it first"):
+        host.table.change(lay(without))
+    controllers = {n: c for n, c in whole.controllers.items() if n != HOST}
+    with pytest.raises(NetworkError, match=f"controllers.{HOST}: it runs: stop it"):
+        host.table.change(replace(whole, controllers=controllers))
+    assert host.flows == flows and host.table.network is whole
