@@ -97,7 +97,7 @@ EXIT STATUS
     2                 the command line is wrong, or needs POX where there is none
     130               ended by Ctrl-C
 
-    SIGHUP does not end it: xenflow says in its log that nothing is read anew.
+    SIGHUP does not end it: xenflow reads its network file anew, as `xenflow reload` has it do.
 
 FILES
     pox_ext/          the components; on the module search path under both cores

@@ -45,6 +45,7 @@ from mgmt.verbs import (
     nexthops,
     plan,
     recover,
+    reload,
     routers,
     routes,
     rule,
@@ -76,6 +77,7 @@ VERBS: tuple[Verb, ...] = tuple(
         empty_host,
         mode,
         recover,
+        reload,
     )
 )
 

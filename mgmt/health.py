@@ -71,7 +71,7 @@ def other_file(network: Network, controller: str, answer: Mapping[str, Any]) -> 
         return ""
     return (
         f"it has another network file than this command ({digest}, here {network.digest}): give "
-        f"both the same, then restart {controller}"
+        "both the same, then `xenflow reload`"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from xenflow.control.management_service import ManagementService
 from xenflow.control.mirror import Mirrors
 from xenflow.control.rule_table import RuleTable
 from xenflow.model import management as mg
+from xenflow.model.difference import Difference
+from xenflow.model.network import Network
 from xenflow.model.placement import at_home
 from xenflow.store.network_file import load
 
@@ -24,12 +27,21 @@ from xenflow.store.network_file import load
 class Controller:
     """host-a's, asked as its socket asks it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "network.toml"
+        self.file.write_text((ROOT / "conf" / "paper.toml").read_text())
         self.switch = WrittenSwitch()
         later = self.switch.later
         self.context: zmq.Context[Any] = zmq.Context()
-        table = RuleTable(load(ROOT / "conf" / "paper.toml"), "host-a", None, later, bound)
-        self.management = ManagementService(table, Leases(), "test", Mirrors(self.context, later))
+        table = RuleTable(load(self.file), "host-a", None, later, bound)
+
+        def reload(only_look: bool) -> tuple[Network, Difference]:
+            network = load(self.file)
+            return network, table.change(network, only_look)
+
+        self.management = ManagementService(
+            table, Leases(), "test", Mirrors(self.context, later), reload
+        )
         self.switch.attach(table.switches["host-a"], {"to-gen": 1, "to-recv": 2})
         self.answers: list[dict[str, Any]] = []
 
@@ -41,8 +53,8 @@ class Controller:
 
 
 @pytest.fixture
-def controller() -> Iterator[Controller]:
-    made = Controller()
+def controller(tmp_path: Path) -> Iterator[Controller]:
+    made = Controller(tmp_path)
     yield made
     made.context.destroy(linger=0)
 
@@ -93,6 +105,30 @@ def test_no_request_can_make_a_line_of_its_own(
     assert not controller.ask("rule-add", datapath="host-a", rule=rule)["ok"]
     (line,) = caplog.messages
     assert "\n" not in line and len(line) < 1100 and WHO in line
+
+
+def test_a_changed_network_file_is_read(
+    controller: Controller, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "xenflow.management")
+    text = controller.file.read_text()
+    before = controller.ask("status")["digest"]
+    controller.file.write_text(text.replace("02:00:00:00:01:02", "02:00:00:00:01:03"))
+    seen = controller.ask("reload", dry_run=True)
+    assert seen["ok"] and seen["changed"] == {"links": {"changed": ["left"]}}
+    assert seen["digest"] != before == controller.ask("status")["digest"]
+    assert caplog.messages == []
+    assert controller.ask("reload")["changed"] == seen["changed"]
+    assert controller.ask("status")["digest"] == seen["digest"]
+    assert controller.ask("reload")["changed"] == {}
+    controller.file.write_text(text.replace("vlan = 101", "vlan = 201"))
+    answer = controller.ask("reload")
+    assert answer["error"]["code"] == "refused"
+    assert "links.left: vlan 101 cannot become 201" in answer["error"]["message"]
+    controller.file.write_text("vlan = 7")
+    assert "vlan: found an unknown key" in controller.ask("reload")["error"]["message"]
+    assert controller.ask("status")["digest"] == seen["digest"]
+    assert caplog.messages[0] == f"reload of the network file: done {WHO}"
 
 
 def test_a_slow_machine_is_no_traffic(

@@ -195,7 +195,7 @@ def unknown_router(a: Answers) -> None:
         (
             other_file,
             "controller edge: it has another network file than this command (0123456789abcdef, "
-            f"here {NETWORK.digest}): give both the same, then restart edge",
+            f"here {NETWORK.digest}): give both the same, then `xenflow reload`",
         ),
         (not_in_sync, "s1: catching up, 3 changes to be written"),
         (problem_of_a_switch, "host-a: table 3 is full"),

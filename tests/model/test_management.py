@@ -19,6 +19,7 @@ JSON = st.recursive(
 
 GOOD = {
     "status": {},
+    "reload": {"dry_run": True},
     "routers": {},
     "routes": {"router": "vr1", "match": "10.0.0.0/8", "offset": 5, "limit": 7},
     "nexthops": {"router": "vr1"},

@@ -82,7 +82,7 @@ def test_sighup_does_not_end_a_controller(core, tmp_path):
         )
         _until(process, lambda: _handles(process.pid, signal.SIGHUP))
         process.send_signal(signal.SIGHUP)
-        _until(process, lambda: "SIGHUP: nothing is read anew" in log.read_text())
+        _until(process, lambda: "SIGHUP: the network file says nothing new" in log.read_text())
         process.terminate()
         assert process.wait(15) in (0, -signal.SIGTERM)
     finally:

@@ -1,0 +1,102 @@
+"""`xenflow reload`: every controller reads its network file anew; the network becomes what it says.
+
+First each is asked what would change.  Where one has another file than this command, does not
+answer, or cannot follow, each reason is said and nothing is changed anywhere.  Routers, links,
+hosts, switches, cables, ports, interfaces and addresses come, change and go; who has not changed
+forwards on.  Done means that every switch holds what it shall.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mgmt.client import AskError, Refused, Unreachable
+from mgmt.health import other_file
+from mgmt.session import Session
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+
+NAME = "reload"
+SUMMARY = "the controllers read their network file anew"
+IN_FORCE_S = 10.0
+"""So long the switches are waited for."""
+LOOK_S = 0.1
+SIGNS = {"added": "+", "removed": "-", "changed": "~"}
+
+Answers = Mapping[str, dict[str, Any] | AskError]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def run(args: Namespace, session: Session) -> int:
+    looked = session.ask_all("reload", dry_run=True)
+    if wrong := list(_wrong(session, looked)):
+        return _end(args, looked, Exit.UNREACHABLE if _silent(looked) else Exit.FAILED, wrong)
+    if args.dry_run or not any(_changed(looked).values()):
+        return _end(args, looked, Exit.OK, [])
+    done = session.ask_all("reload")
+    if wrong := list(_wrong(session, done)):
+        complain("some controllers have read it, and some have not: mend this and do it again")
+        return _end(args, done, Exit.UNREACHABLE if _silent(done) else Exit.FAILED, wrong)
+    late = _await_switches(session)
+    return _end(args, done, Exit.FAILED if late else Exit.OK, late)
+
+
+def _silent(answers: Answers) -> bool:
+    return any(isinstance(answer, Unreachable) for answer in answers.values())
+
+
+def _wrong(session: Session, answers: Answers) -> Iterator[str]:
+    for controller, answer in answers.items():
+        if isinstance(answer, Refused):
+            yield from (f"{controller}: {line}" for line in answer.message.splitlines())
+        elif isinstance(answer, AskError):
+            yield str(answer)
+        elif words := other_file(session.network, controller, answer):
+            yield f"controller {controller}: {words}"
+
+
+def _changed(answers: Answers) -> dict[str, Any]:
+    return {n: a["changed"] for n, a in answers.items() if not isinstance(a, AskError)}
+
+
+def _await_switches(session: Session) -> list[str]:
+    """Which switches do not hold yet what they shall, and why that is known."""
+    until = time.monotonic() + IN_FORCE_S
+    while True:
+        late = []
+        for answer in session.ask_all("status").values():
+            if isinstance(answer, AskError):
+                late.append(str(answer))
+                continue
+            for row in answer["datapaths"]:
+                if not row["connected"]:
+                    late.append(f"{row['name']}: the switch is not connected")
+                elif not row["in_sync"]:
+                    late.append(f"{row['name']}: the switch is still catching up")
+        if not late or time.monotonic() > until:
+            return late
+        time.sleep(LOOK_S)
+
+
+def _end(args: Namespace, answers: Answers, status: Exit, wrong: list[str]) -> Exit:
+    for words in wrong:
+        complain(words)
+    changed = _changed(answers)
+    value = {"ok": status is Exit.OK, "controllers": changed, "errors": wrong}
+    if args.json:
+        emit(args, value, "")
+    elif status is Exit.OK:
+        lines = list(dict.fromkeys(line for each in changed.values() for line in _lines(each)))
+        print("\n".join(lines) or "the network file says nothing new")
+    return status
+
+
+def _lines(changed: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
+    for kind, ways in changed.items():
+        yield f"{kind}: " + ", ".join(f"{SIGNS[w]} {n}" for w, names in ways.items() for n in names)

@@ -1,0 +1,127 @@
+"""`xenflow reload`: looked at everywhere first, done everywhere or nowhere, and waited for."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from typing import Any, cast
+
+import pytest
+
+from mgmt.client import Refused, Unreachable
+from mgmt.session import Session
+from mgmt.verbs import Exit, reload
+from tests.conftest import ROOT
+from xenflow.store.network_file import load
+
+NETWORK = load(ROOT / "conf" / "paper.toml")
+CHANGED = {"routers": {"added": ["vr9"], "removed": ["vr1"]}, "links": {"changed": ["left"]}}
+
+
+class Controllers:
+    """What each controller of the paper's network answers; in place of a `Session`."""
+
+    def __init__(self) -> None:
+        self.network = NETWORK
+        self.changed: dict[str, Any] = CHANGED
+        self.digests = dict.fromkeys(NETWORK.controllers, NETWORK.digest)
+        self.instead: dict[str, Exception] = {}
+        self.late: set[str] = set()
+        self.asked: list[tuple[str, bool]] = []
+        self.looks = 0
+
+    def ask_all(self, verb: str, dry_run: bool = False) -> dict[str, Any]:
+        if verb == "status":
+            self.looks += 1
+            return {name: self._status(name) for name in NETWORK.controllers}
+        self.asked.append((verb, dry_run))
+        return {
+            name: self.instead.get(name, {"digest": self.digests[name], "changed": self.changed})
+            for name in NETWORK.controllers
+        }
+
+    def _status(self, controller: str) -> dict[str, Any]:
+        return {
+            "datapaths": [
+                {"name": d.name, "connected": True, "in_sync": d.name not in self.late}
+                for d in NETWORK.datapaths_of(controller)
+            ]
+        }
+
+
+@pytest.fixture
+def controllers() -> Controllers:
+    return Controllers()
+
+
+def run(controllers: Controllers, dry_run: bool = False, as_json: bool = False) -> int:
+    args = Namespace(dry_run=dry_run, json=as_json)
+    return reload.run(args, cast(Session, controllers))
+
+
+def test_all_look_then_all_read(
+    controllers: Controllers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(controllers) == Exit.OK
+    assert controllers.asked == [("reload", True), ("reload", False)]
+    assert controllers.looks == 1
+    assert capsys.readouterr().out == "routers: + vr9, - vr1\nlinks: ~ left\n"
+
+
+def test_only_looked_at(controllers: Controllers, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(controllers, dry_run=True, as_json=True) == Exit.OK
+    assert controllers.asked == [("reload", True)]
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] and said["controllers"]["edge"] == CHANGED
+
+
+def test_nothing_new_is_said(controllers: Controllers, capsys: pytest.CaptureFixture[str]) -> None:
+    controllers.changed = {}
+    assert run(controllers) == Exit.OK
+    assert controllers.asked == [("reload", True)]
+    assert capsys.readouterr().out == "the network file says nothing new\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (
+            Refused("refused", "routers.vr1: id 1 cannot become 7\nlinks.left: no", "edge"),
+            Exit.FAILED,
+            ["edge: routers.vr1: id 1 cannot become 7", "edge: links.left: no"],
+        ),
+        (
+            Unreachable("edge", "tcp://edge", 2.0, "no answer"),
+            Exit.UNREACHABLE,
+            ["tcp://edge"],
+        ),
+        (None, Exit.FAILED, ["controller edge: it has another network file than this command"]),
+    ],
+)
+def test_where_one_cannot_nobody_does(
+    controllers: Controllers,
+    answer: Exception | None,
+    status: Exit,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if answer is None:
+        controllers.digests["edge"] = "0123456789abcdef"
+    else:
+        controllers.instead["edge"] = answer
+    assert run(controllers) == status
+    assert controllers.asked == [("reload", True)]
+    said = capsys.readouterr()
+    assert said.out == "" and all(line in said.err for line in words)
+
+
+def test_a_switch_that_stays_behind_is_named(
+    controllers: Controllers,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reload, "IN_FORCE_S", 0.2)
+    controllers.late.add("gen")
+    assert run(controllers) == Exit.FAILED
+    assert controllers.looks > 1
+    assert "gen: the switch is still catching up" in capsys.readouterr().err
