@@ -11,7 +11,6 @@ What the writer puts off for a second or more waits until the test lets that tim
 from __future__ import annotations
 
 import struct
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from xenflow.model.network import Datapath
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow
 from xenflow.store.network_file import load
+from xenflow.switch.clock import Clock
 from xenflow.switch.proof import Bound
 from xenflow.switch.switch import Switch
 from xenflow.tables.simulate import Tables
@@ -46,7 +46,8 @@ def bound(datapath: Datapath) -> Bound:
 class WrittenSwitch:
     """The connection that a `Switch` is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = lambda: 1000.0) -> None:
+        self.clock = Clock(self.later, now)
         self.tables = Tables()
         self.messages: list[str] = []
         """What was sent, in words."""
@@ -63,7 +64,7 @@ class WrittenSwitch:
         self.waiting: deque[tuple[float, Callable[[], None]]] = deque()
         """What was put off, and for how many seconds."""
         self.looks: list[tuple[float, Callable[[], None]]] = []
-        """When (monotonic clock) the writer looks whether the switch answers."""
+        """When (by its clock) the writer looks whether the switch answers."""
         self._later: deque[Callable[[], None]] = deque()
         self.switch: Switch
 
@@ -76,7 +77,7 @@ class WrittenSwitch:
     def later(self, delay_s: float, call: Callable[..., Any], *arguments: Any) -> None:
         """In place of the core's `call_delayed`: at once, but not now."""
         if getattr(call, "__name__", "") == "_watch":
-            self.looks.append((time.monotonic() + delay_s, lambda: call(*arguments)))
+            self.looks.append((self.clock.now() + delay_s, lambda: call(*arguments)))
             return
         if delay_s >= LONG_S:
             self.waiting.append((delay_s, lambda: call(*arguments)))
@@ -92,7 +93,7 @@ class WrittenSwitch:
 
     def look(self) -> None:
         """Let the writer look, where it is time, whether the switch answers."""
-        due = [look for look in self.looks if look[0] <= time.monotonic()]
+        due = [look for look in self.looks if look[0] <= self.clock.now()]
         self.looks = [look for look in self.looks if look not in due]
         for _, call in due:
             call()
@@ -123,10 +124,10 @@ class WrittenSwitch:
             text, data = "BAD_REQUEST: BAD_TYPE", message[:_ERROR_BYTES]
             self._later.append(lambda: self.switch.on_error(xid, text, data))
         elif kind == of.Type.BARRIER_REQUEST:
-            self._later.append(lambda: self.switch.on_barrier(xid))
+            self._later.append(lambda: self.switch.channel.on_barrier(xid))
         elif kind == of.Type.STATS_REQUEST:
             reply = of.StatsReply(xid, False, self._stats(message))
-            self._later.append(lambda: self.switch.on_stats(reply))
+            self._later.append(lambda: self.switch.channel.on_stats(reply))
         elif kind == of.Type.VENDOR and message[15] == _NXT_FLOW_MOD:
             if self._too_many(message):
                 self.refused += 1
@@ -187,13 +188,15 @@ class WrittenSwitch:
 
 
 class Host:
-    """host-a of conf/paper.toml, its Rule Table and its switch, which has these ports."""
+    """host-a of conf/paper.toml, its Rule Table and its switch, which has these ports; the time
+    passes where a test lets it."""
 
     PORTS: ClassVar = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 
     def __init__(self) -> None:
-        self.wire = WrittenSwitch()
+        self.now = 1000.0
+        self.wire = WrittenSwitch(lambda: self.now)
         network = load(ROOT / "conf" / "paper.toml")
-        self.table = RuleTable(network, "host-a", None, self.wire.later, bound)
+        self.table = RuleTable(network, "host-a", None, self.wire.clock, bound)
         self.switch = self.table.switches["host-a"]
         self.wire.attach(self.switch, self.PORTS)

@@ -28,7 +28,7 @@ class Host:
         self.wire = WrittenSwitch()
         self.migrating: set[str] = set()
         self.table = RuleTable(
-            network, HOST, None, self.wire.later, bound, self.migrating.__contains__
+            network, HOST, None, self.wire.clock, bound, self.migrating.__contains__
         )
         cables = [c.near(HOST).port for c in CAMPUS.network.cables_of[HOST]]
         vifs = [i.vif for r in CAMPUS.network.routers.values() for i in r.interfaces]

@@ -33,7 +33,7 @@ class Controller:
         self.switch = WrittenSwitch()
         later = self.switch.later
         self.context: zmq.Context[Any] = zmq.Context()
-        table = RuleTable(load(self.file), "host-a", None, later, bound)
+        table = RuleTable(load(self.file), "host-a", None, self.switch.clock, bound)
 
         def reload(only_look: bool) -> tuple[Network, Difference]:
             network = load(self.file)

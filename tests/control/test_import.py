@@ -17,6 +17,7 @@ from xenflow.openflow import wire as of
 from xenflow.routes import messages as m
 from xenflow.routes.feed import Phase
 from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type
+from xenflow.switch.clock import Clock
 from xenflow.tables import cookies, layout
 
 ROUTES = 20_000
@@ -46,7 +47,7 @@ class Importing:
         self.now = 100.0
         self.waiting: list[Any] = []
         self.answers: list[dict[str, Any]] = []
-        self.host.table.later = lambda _, call, *given: self.waiting.append((call, given))
+        self.host.table.clock = Clock(lambda _, call, *given: self.waiting.append((call, given)))
         monkeypatch.setattr(management_service.time, "monotonic", lambda: self.now)
         self._service = ManagementService(
             self.host.table, Leases(), "test", cast(Any, None), cast(Any, None)
@@ -97,7 +98,7 @@ def test_an_import_is_answered_when_there_is_room_for_the_next(
     for _ in range(30):
         imports.pass_time(0.6)
     assert imports.answers and all(answer["more"] for answer in imports.answers)
-    assert imports.host.switch.waiting("vr1") <= TOO_MANY_WAITING + ROUTES + 1
+    assert imports.host.switch.jobs.waiting("vr1") <= TOO_MANY_WAITING + ROUTES + 1
     monkeypatch.setattr(wire, "_take", take)
     for message in late:
         take(message)

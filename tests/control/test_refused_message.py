@@ -6,11 +6,12 @@ from tests.written_switch import ROOT, bound
 from xenflow.control.rule_table import RuleTable
 from xenflow.routes.feed import Effects, Sender
 from xenflow.store.network_file import load
+from xenflow.switch.clock import Clock
 
 
 def test_a_refused_message_is_said_until_the_router_is_known_whole() -> None:
     network = load(str(ROOT / "conf/paper.toml"))
-    table = RuleTable(network, "host-a", None, lambda *_: None, bound)
+    table = RuleTable(network, "host-a", None, Clock(lambda *_: None), bound)
     sender = Sender("vr1", 7)
 
     def hear(effects: Effects) -> None:

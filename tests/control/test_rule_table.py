@@ -25,7 +25,7 @@ class Host:
 
     def __init__(self) -> None:
         self.wire = WrittenSwitch()
-        self.table = RuleTable(PATH.network, HOST, None, self.wire.later, bound)
+        self.table = RuleTable(PATH.network, HOST, None, self.wire.clock, bound)
         self.switch = self.table.switches[HOST]
         for name, known in self.switch.placements.items():
             here = replace(known, forwarders=(HOST,), vm=HOST, to=HOST)

@@ -47,7 +47,7 @@ class Whole:
         self.states = plan(network, lab).states
         for controller in network.controllers:
             first = WrittenSwitch()
-            table = RuleTable(network, controller, None, first.later, bound)
+            table = RuleTable(network, controller, None, first.clock, bound)
             self.tables[controller] = table
             for datapath, switch in table.switches.items():
                 wire = self.wires[datapath] = WrittenSwitch()

@@ -23,6 +23,7 @@ from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.store.network_file import load
+from xenflow.switch.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
@@ -40,7 +41,7 @@ class Audited:
         controller = network.datapaths[name].controller
         self.timers: list[tuple[float, int, Callable[..., Any], tuple[Any, ...]]] = []
         self.numbers = itertools.count()
-        self.table = RuleTable(network, controller, None, self.later, bound)
+        self.table = RuleTable(network, controller, None, Clock(self.later), bound)
         self.switch = self.table.switches[name]
         self.received = 0
         self.sent = 0
@@ -101,9 +102,9 @@ class Audited:
     def take(self, message: of.Message) -> None:
         """As `Component._message`."""
         if isinstance(message, of.BarrierReply):
-            self.switch.on_barrier(message.xid)
+            self.switch.channel.on_barrier(message.xid)
         elif isinstance(message, of.StatsReply):
-            self.switch.on_stats(message)
+            self.switch.channel.on_stats(message)
         elif isinstance(message, of.ErrorMessage):
             self.switch.on_error(message.xid, str(message))
         elif isinstance(message, of.EchoRequest):
@@ -125,7 +126,7 @@ class Audited:
     def confirmed(self) -> None:
         """Take turns until the switch has confirmed all that was written."""
         done: list[str | None] = []
-        self.switch.confirmed(done.append)
+        self.switch.promises.confirmed(done.append)
         self.until(lambda: bool(done))
         assert done == [None]
 
@@ -143,7 +144,7 @@ class Audited:
         state = state_of(routes)
         for frames in snapshot_messages(state, "vr1"):
             self.table.told("vr1", b"peer", frames, local=True)
-            self.until(lambda: self.switch.busy < 8)
+            self.until(lambda: self.switch.jobs.busy < 8)
         self.until(lambda: self.switch.quiet)
 
     def flows(self) -> set[str]:

@@ -129,7 +129,7 @@ def test_a_form_that_reads_back_otherwise_is_accepted_once(host: Audited) -> Non
         host.switch.installed.update({flow.key: flow}),
     )
     host.switch._write_flow(True, odd)
-    host.switch._fence_fragments()
+    host.switch.channel.fence()
     audit._doubt = True
     host.until(lambda: bool(host.switch.problems.of()))
     assert "back as" in host.switch.problems.of()[0]

@@ -20,6 +20,7 @@ from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow
 from xenflow.store.network_file import load
 from xenflow.store.state_file import DAMAGED, NAME, Kept, StateError, StateFile
+from xenflow.switch.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 RULE = {"id": "one", "priority": 0, "match": {}, "actions": ["drop"]}
@@ -82,7 +83,7 @@ def test_a_damaged_file_is_said_passed_over_and_kept(
     assert kept == Kept(trouble=kept.trouble)
     assert kept.trouble.startswith(f"{tmp_path / NAME} is damaged (")
     assert (tmp_path / DAMAGED).read_bytes() == content
-    RuleTable(network, "host-a", tmp_path, lambda *_: None, bound)  # starts
+    RuleTable(network, "host-a", tmp_path, Clock(lambda *_: None), bound)  # starts
 
 
 def test_what_is_readable_in_a_damaged_file_is_taken(tmp_path: Path, network: Network) -> None:
@@ -155,10 +156,9 @@ class Host:
 
     def __init__(self, network: Network, folder: Path | None, wire: Wire | None = None) -> None:
         self.wire = wire or Wire()
-        self.table = RuleTable(network, "host-a", folder, self.wire.later, bound, asks=True)
+        self.table = RuleTable(network, "host-a", folder, self.wire.clock, bound, asks=True)
         self.service = ManagementService(self.table, Leases(), "test", None, None)  # type: ignore[arg-type]
         self.switch = self.table.switches["host-a"]
-        self.switch.in_force = self.switch.confirmed  # type: ignore[method-assign]
 
     def connect(self) -> None:
         self.wire.switch = self.switch

@@ -4,123 +4,149 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
 from xenflow.openflow import wire as of
-from xenflow.store.network_file import load
-from xenflow.switch.channel import ROOM, SILENT_S, Channel, Job
+from xenflow.switch.channel import Channel
+from xenflow.switch.clock import Clock
+from xenflow.switch.jobs import ROOM, Job, Jobs
+from xenflow.switch.problems import Problems
+from xenflow.switch.promises import Promises
 from xenflow.switch.proof import Bound
+from xenflow.switch.silence import SILENT_S
+
+NAME = "host-a"
 
 
-class Reader(Channel):
-    """Its resync asks one question."""
+class Reader:
+    """A switch's channel and jobs; what it reads is one question."""
 
     def __init__(self) -> None:
-        network = load(Path(ROOT) / "conf" / "paper.toml")
+        self.now = 100.0
         self.calls: deque[tuple[float, Callable[..., Any], tuple[Any, ...]]] = deque()
         self.watches: deque[tuple[float, Callable[..., Any], tuple[Any, ...]]] = deque()
         """Calls that look whether the switch answers at all."""
         self.sent: list[bytes] = []
         self.resyncs = 0
-        super().__init__(network.datapaths["host-a"], self.call, Bound(0.5))
-        self._open(self)
+        self.live = False
+        clock = Clock(self.call, lambda: self.now)
+        self.problems = problems = Problems(NAME)
+        self.channel = channel = Channel(NAME, problems, clock, self._give_up)
+        self.jobs = Jobs(
+            NAME, channel, problems, clock, self._read, self._router_failed, self._give_up
+        )
+        self.promises = Promises(
+            NAME, channel, self.jobs, clock, Bound(0.5), b"", lambda: self.live
+        )
+        channel.open(self, b"")
 
     def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
-        calls = self.watches if function == self._watch else self.calls
+        calls = self.watches if function == self.channel.silence._watch else self.calls
         calls.append((seconds, function, arguments))
 
     def send(self, data: bytes) -> None:
         self.sent.append(data)
 
-    def _resync(self, pause_s: float = 0.0) -> Job:
+    def close(self) -> None:
+        """The switch goes away."""
+        self.channel.close()
+        self.jobs.close()
+        self.promises.close(f"{NAME}: the switch went away")
+
+    def _give_up(self, reason: str) -> None:
+        self.promises.break_all(reason)
+
+    def _router_failed(self, router: str, error: Exception) -> Job:
+        raise AssertionError(f"no job is {router}'s") from error
+        yield ROOM
+
+    def _read(self, pause_s: float) -> Job:
         self.resyncs += 1
         if pause_s:
             yield pause_s
-        yield self._barrier()
+        yield self.channel.barrier()
         self.live = True
 
     def answer_barriers(self) -> None:
         for data in self.sent:
             for message in of.split(data)[0]:
                 if message[1] == of.Type.BARRIER_REQUEST:
-                    self.on_barrier(int.from_bytes(message[4:8], "big"))
+                    self.channel.on_barrier(int.from_bytes(message[4:8], "big"))
         self.sent.clear()
 
 
-def failing(channel: Reader) -> Job:
-    yield channel._barrier()
+def failing(reader: Reader) -> Job:
+    yield reader.channel.barrier()
     raise ValueError("what the switch answered makes no sense")
 
 
 def test_a_failed_job_leads_to_one_resync_after_a_pause() -> None:
-    channel = Reader()
+    reader = Reader()
     done: list[str | None] = []
-    channel.submit(failing(channel))
-    channel.confirmed(done.append)
-    channel.answer_barriers()
-    assert channel.resyncs == 1
-    ((pause_s, function, arguments),) = channel.calls
+    reader.jobs.submit(failing(reader))
+    reader.promises.confirmed(done.append)
+    reader.answer_barriers()
+    assert reader.resyncs == 1
+    ((pause_s, function, arguments),) = reader.calls
     assert pause_s == 1.0
     assert not done
     function(*arguments)
-    channel.answer_barriers()
-    assert channel.live
-    channel.answer_barriers()
+    reader.answer_barriers()
+    assert reader.live
+    reader.answer_barriers()
     assert done == [None]
-    assert channel.resyncs == 1
+    assert reader.resyncs == 1
 
 
 def test_what_was_promised_is_answered_when_the_switch_goes_away() -> None:
-    channel = Reader()
+    reader = Reader()
     done: list[str | None] = []
-    channel.in_force(done.append)
-    channel.confirmed(done.append)
-    channel._close()
+    reader.promises.in_force(done.append)
+    reader.promises.confirmed(done.append)
+    reader.close()
     assert done == ["host-a: the switch went away"] * 2
-    channel.confirmed(done.append)
+    reader.promises.confirmed(done.append)
     assert done[-1] == "host-a: the switch is not connected"
 
 
 def test_a_job_waits_for_room() -> None:
-    channel = Reader()
+    reader = Reader()
     steps: list[int] = []
 
     def bulk() -> Job:
         for number in range(20):
-            channel._write(bytes(32 * 1024))
+            reader.channel.write(bytes(32 * 1024))
             steps.append(number)
             yield ROOM
 
-    channel.submit(bulk())
+    reader.jobs.submit(bulk())
     before = len(steps)
     assert 0 < before < 20, "no more than some pieces are on their way"
     barriers = 0
     while len(steps) < 20 and barriers < 100:
         barriers += 1
-        for data in list(channel.sent):
+        for data in list(reader.sent):
             if len(data) == 8:
-                channel.on_barrier(int.from_bytes(data[4:8], "big"))
-        channel.sent = channel.sent[-1:]
+                reader.channel.on_barrier(int.from_bytes(data[4:8], "big"))
+        reader.sent = reader.sent[-1:]
     assert len(steps) == 20
 
 
 def test_what_fails_again_and_again_does_so_ever_more_rarely_and_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    channel = Reader()
+    reader = Reader()
     pauses: list[float] = []
     for _ in range(9):
-        channel.submit(failing(channel))  # there is always more to do
+        reader.jobs.submit(failing(reader))  # there is always more to do
     for _ in range(8):
-        while not channel.calls:
-            channel.answer_barriers()
-        pause_s, function, arguments = channel.calls.popleft()
+        while not reader.calls:
+            reader.answer_barriers()
+        pause_s, function, arguments = reader.calls.popleft()
         pauses.append(pause_s)
-        (words,) = channel.problems.of()
+        (words,) = reader.problems.of()
         assert "what the switch answered makes no sense" in words
         function(*arguments)
     assert pauses[:4] == [1.0, 2.0, 4.0, 8.0]
@@ -129,59 +155,56 @@ def test_what_fails_again_and_again_does_so_ever_more_rarely_and_is_said_once(
 
 
 def test_a_failure_is_over_when_there_is_nothing_left_to_do() -> None:
-    channel = Reader()
-    channel.submit(failing(channel))
-    channel.answer_barriers()
-    assert channel.problems.of()
-    _, function, arguments = channel.calls.popleft()
+    reader = Reader()
+    reader.jobs.submit(failing(reader))
+    reader.answer_barriers()
+    assert reader.problems.of()
+    _, function, arguments = reader.calls.popleft()
     function(*arguments)
-    channel.answer_barriers()
-    assert channel.busy == 0
-    assert channel.problems.of() == []
+    reader.answer_barriers()
+    assert reader.jobs.busy == 0
+    assert reader.problems.of() == []
 
 
-def test_a_switch_that_never_answers_is_waited_for_by_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    channel = Reader()
+def test_a_switch_that_never_answers_is_waited_for_by_nobody() -> None:
+    reader = Reader()
     done: list[str | None] = []
-    channel.confirmed(done.append)
-    wait_s, watch, arguments = channel.watches.popleft()
+    reader.promises.confirmed(done.append)
+    wait_s, watch, arguments = reader.watches.popleft()
     assert wait_s == SILENT_S <= 25.0
     watch(*arguments)
     assert not done, "the time is not over"
-    _, watch, arguments = channel.watches.popleft()
-    monkeypatch.setattr("xenflow.switch.channel.SILENT_S", 0.0)
+    _, watch, arguments = reader.watches.popleft()
+    reader.now += SILENT_S
     watch(*arguments)
     (reason,) = done
     assert reason is not None and reason.startswith("host-a: the switch has not answered for")
-    assert channel.problems.of()
-    channel.in_force(done.append)
+    assert reader.problems.of()
+    reader.promises.in_force(done.append)
     assert done[1] == reason, "nor by anybody else"
-    monkeypatch.undo()
-    channel.answer_barriers()
-    assert channel.problems.of() == []
-    channel.confirmed(done.append)
-    channel.answer_barriers()
+    reader.answer_barriers()
+    assert reader.problems.of() == []
+    reader.promises.confirmed(done.append)
+    reader.answer_barriers()
     assert done[2:] == [None]
 
 
-def test_a_switch_that_answers_something_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    channel = Reader()
+def test_a_switch_that_answers_something_is_not_silent() -> None:
+    reader = Reader()
     done: list[str | None] = []
     for _ in range(3):
-        channel.confirmed(done.append)
-    (first,) = (data for data in channel.sent if len(data) == 8)
-    _, watch, arguments = channel.watches.popleft()
-    since = channel._owes_since
-    channel.on_barrier(int.from_bytes(first[4:8], "big"))
-    assert since is not None and channel._owes_since is not None
-    assert channel._owes_since >= since
+        reader.promises.confirmed(done.append)
+    (first,) = (data for data in reader.sent if len(data) == 8)
+    _, watch, arguments = reader.watches.popleft()
+    since = reader.channel.silence._owes_since
+    reader.channel.on_barrier(int.from_bytes(first[4:8], "big"))
+    assert since is not None and reader.channel.silence._owes_since is not None
+    assert reader.channel.silence._owes_since >= since
     watch(*arguments)
-    assert not channel._silent
-    (again,) = channel.watches
+    assert not reader.channel.silence.why
+    (again,) = reader.watches
     assert 0 < again[0] <= SILENT_S
-    while channel.busy:
-        channel.answer_barriers()
-    assert channel._owes_since is None
+    while reader.jobs.busy:
+        reader.answer_barriers()
+    assert reader.channel.silence._owes_since is None
     assert done == [None] * 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.written_switch import Host
@@ -20,8 +18,8 @@ from xenflow.routes.messages import (
     Section,
     Type,
 )
-from xenflow.switch import channel
-from xenflow.switch.channel import ROOM, Job
+from xenflow.switch.channel import Request
+from xenflow.switch.jobs import ROOM, TURN_S, Job
 from xenflow.switch.switch import HOP_COST
 
 UP = InterfaceFlag.UP | InterfaceFlag.RUNNING | InterfaceFlag.FORWARDING4
@@ -44,7 +42,7 @@ class Told:
         self._say(Type.SNAPSHOT, [Section(Kind.INTERFACE, Op.SET, self.interfaces)])
         self._say(Type.SNAPSHOT_END, [], part=1)
         self.host.wire.run()
-        assert not self.switch.busy
+        assert not self.switch.jobs.busy
 
     def _say(self, kind: Type, sections: list[Section], part: int = 0) -> None:
         frames = list(m.pack(Header(kind, 7, self._seq, "vr1", part), sections))
@@ -71,11 +69,11 @@ class Told:
                 take(message)
 
         self.host.wire._take = hold  # type: ignore[method-assign]
-        self.switch.confirmed(lambda _: None)
+        self.switch.promises.confirmed(lambda _: None)
 
     def answer(self) -> None:
         """The switch answers one barrier."""
-        self.switch.on_barrier(int.from_bytes(self._held.pop(0)[4:8], "big"))
+        self.switch.channel.on_barrier(int.from_bytes(self._held.pop(0)[4:8], "big"))
 
     def catch_up(self) -> None:
         """The switch answers whatever it is asked."""
@@ -104,7 +102,7 @@ def test_changes_that_wait_are_compiled_once(monkeypatch: pytest.MonkeyPatch) ->
         told.policy(number % 2 == 0)
         told.address(number)
     told.catch_up()
-    assert not told.switch.busy
+    assert not told.switch.jobs.busy
     assert 1 <= len(plans) <= 2
     assert told.has(0)
     assert told.has(499)
@@ -119,7 +117,7 @@ def test_what_was_confirmed_holds_all_that_was_said_before() -> None:
     seen: list[tuple[int, bool]] = []
     for number in range(5):
         told.address(number)
-        told.switch.confirmed(lambda _, n=number: seen.append((n, told.has(n))))  # type: ignore[misc]
+        told.switch.promises.confirmed(lambda _, n=number: seen.append((n, told.has(n))))  # type: ignore[misc]
     told.catch_up()
     assert seen == [(number, True) for number in range(5)]
 
@@ -137,14 +135,14 @@ def test_a_change_while_a_refresh_is_being_written_is_written_behind_it(
         parts[0] += 1
         yield from write()
         if parts[0] == 1:
-            yield told.switch._barrier()
+            yield told.switch.channel.barrier()
 
     monkeypatch.setattr(told.switch, "_write_small", slowly)
     told.answer()
     assert parts == [1]
     confirmed: list[bool] = []
     told.address(2)
-    told.switch.confirmed(lambda _: confirmed.append(told.has(2)))
+    told.switch.promises.confirmed(lambda _: confirmed.append(told.has(2)))
     told.address(3)
     assert parts == [1], "it waits behind the one that is being written"
     told.catch_up()
@@ -193,12 +191,12 @@ def test_who_changes_alone_is_named() -> None:
     told.answer()
     routes = [((10 << 24) + (n << 8), 24, 1) for n in range(10_000)]
     told.change(Section(Kind.ROUTE4, Op.SET, routes))
-    assert told.switch.busy
+    assert told.switch.jobs.busy
     assert told.switch.changing == ["vr1"]
-    told.switch.confirmed(lambda _: None)
+    told.switch.promises.confirmed(lambda _: None)
     assert told.switch.changing == [], "something else is under way"
     told.catch_up()
-    assert not told.switch.busy
+    assert not told.switch.jobs.busy
     assert told.switch.changing == []
     told.change(Section(Kind.ROUTE4, Op.SET, [(net, plen, 2) for net, plen, _ in routes]))
     assert told.switch.changing == ["vr1"]
@@ -206,32 +204,33 @@ def test_who_changes_alone_is_named() -> None:
     assert told.switch.changing == []
 
 
-def test_jobs_that_wait_for_nothing_give_others_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_that_wait_for_nothing_give_others_a_turn() -> None:
     host = Host()
-    clock, done = [0.0], [0]
-    monkeypatch.setattr(channel.time, "monotonic", lambda: clock[0])
+    done = [0]
 
     def job() -> Job:
         for _ in range(2):
-            clock[0] += channel.TURN_S / 5
+            host.now += TURN_S / 5
             yield ROOM
         done[0] += 1
 
-    def longest_turn(steps: list[Any]) -> float:
-        longest, before = 0.0, clock[0]
-        for step in steps:
-            step()
-            longest, before = max(longest, clock[0] - before), clock[0]
-            steps += host.wire._later
-            host.wire._later.clear()
+    def longest_turn() -> float:
+        longest, before = 0.0, host.now
+        while host.wire._later:
+            host.wire._later.popleft()()
+            longest, before = max(longest, host.now - before), host.now
         return longest
 
-    host.switch._running = True  # whatever is submitted waits
     confirmed: list[int] = []
+    switch, answer = host.switch, Request(1, of.barrier_request(1))
+
+    def first() -> Job:
+        yield answer
+
+    switch.jobs.submit(first())  # whatever is submitted waits
     for _ in range(50):
-        host.switch.submit(job())
-    host.switch.confirmed(lambda _: confirmed.append(done[0]))
-    host.switch._running = False
-    assert longest_turn([host.switch._run]) <= 2 * channel.TURN_S
+        switch.jobs.submit(job())
+    switch.promises.confirmed(lambda _: confirmed.append(done[0]))
+    assert longest_turn() <= 2 * TURN_S
     assert confirmed == [50], "the order is kept"
-    assert not host.switch.busy
+    assert not host.switch.jobs.busy

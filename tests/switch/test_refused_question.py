@@ -13,7 +13,8 @@ from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
 from xenflow.openflow import wire as of
-from xenflow.switch.channel import ROOM, UNANSWERED, UNANSWERED_S
+from xenflow.switch.channel import UNANSWERED, UNANSWERED_S
+from xenflow.switch.jobs import ROOM
 
 ASKED, BARRIER = int(of.Type.STATS_REQUEST), int(of.Type.BARRIER_REQUEST)
 SAID = "the switch refuses to answer what it is asked (BAD_REQUEST: BAD_TYPE)"
@@ -56,7 +57,7 @@ def test_a_table_that_cannot_be_read_is_not_empty(
     audit.tick(300.0)
     host.wire.run()
     assert audit.looked_at == 300.0
-    host.switch._refused_at -= UNANSWERED_S
+    host.now += UNANSWERED_S
     while host.wire.waiting:
         host.wire.pass_time()
     assert host.switch.problems.of() == []
@@ -93,8 +94,8 @@ def test_a_refused_barrier_confirms_nothing(host: Host) -> None:
     host.wire.refuses = {BARRIER}
     host.switch.once_told(said.append)
     host.wire.run()
-    host.switch.confirmed(said.append)
-    host.switch.in_force(said.append)
+    host.switch.promises.confirmed(said.append)
+    host.switch.promises.in_force(said.append)
     host.wire.run()
     assert len(said) == 3 and all(words and "BAD_REQUEST" in words for words in said)
     assert not host.switch.live, "what it holds is not known"
@@ -102,14 +103,14 @@ def test_a_refused_barrier_confirms_nothing(host: Host) -> None:
     assert pause_s == 1.0
     pauses = [host.wire.pass_time() for _ in range(12)]
     assert max(pauses) >= 8.0, "ever more rarely"
-    assert host.switch.busy <= 8, "what is to be done does not grow with the tries"
+    assert host.switch.jobs.busy <= 8, "what is to be done does not grow with the tries"
     assert any("what it holds is not known" in words for words in host.switch.problems.of())
     host.wire.refuses = set()
     for _ in range(20):
-        if not host.switch.busy:
+        if not host.switch.jobs.busy:
             break
         host.wire.pass_time()
-    host.switch.in_force(said.append)
+    host.switch.promises.in_force(said.append)
     host.wire.run()
     while len(said) < 4:
         host.wire.pass_time()
@@ -120,10 +121,10 @@ def test_a_refused_barrier_is_no_router_s_affair(host: Host) -> None:
     """Also where it was a router's job that sent it."""
 
     def job() -> Any:
-        yield host.switch._barrier()
+        yield host.switch.channel.barrier()
 
     host.wire.refuses = {BARRIER}
-    host.switch.submit(host.switch._of("vr1", job()))
+    host.switch.jobs.submit_of("vr1", job())
     host.wire.run()
     assert host.switch.aside == {}
     assert host.table.problems_of("vr1") == []
@@ -135,18 +136,18 @@ def test_what_waits_for_room_goes_on_after_a_refused_barrier(host: Host) -> None
     def bulk() -> Any:
         nonlocal sent
         for _ in range(40):
-            host.switch._write(of.barrier_request(7) * 4096)
+            host.switch.channel.write(of.barrier_request(7) * 4096)
             sent += 1
             yield ROOM
 
     host.wire.refuses = {BARRIER}
     host.wire.send = lambda data: None  # type: ignore[method-assign]
-    host.switch.submit(bulk())
+    host.switch.jobs.submit(bulk())
     assert sent < 40
     for _ in range(100):
-        if not host.switch._in_flight:
+        if not host.switch.channel._in_flight:
             break
-        host.switch.on_error(host.switch._in_flight[0][0], "BAD_REQUEST: BAD_TYPE")
+        host.switch.on_error(host.switch.channel._in_flight[0][0], "BAD_REQUEST: BAD_TYPE")
     assert sent == 40
     assert UNANSWERED not in host.switch.problems.of()
 

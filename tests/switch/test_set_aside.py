@@ -40,8 +40,8 @@ class Host:
         self.written = WrittenSwitch()
         self.written.limits = limits or {}
         here = network.datapaths[host]
-        later = self.written.later
-        self.writer = Switch(network, here, self.known, later, placements, bound(here))
+        clock = self.written.clock
+        self.writer = Switch(network, here, self.known, clock, placements, bound(here))
         self.ids = {name: network.routers[name].id for name in states}
         self.written.attach(self.writer, net.ports(host))
 
@@ -131,7 +131,7 @@ def test_a_next_hop_that_makes_no_flow() -> None:
     assert host.routed(host.sound)
     host.change(host.odd, hops(hop(2, TOO_LONG)))
     assert host.writer.live
-    assert not host.writer.busy
+    assert not host.writer.jobs.busy
     assert not host.routed(host.odd)
     (words,) = host.writer.problems.of(host.odd)
     assert "passes through its VM" in words
@@ -168,7 +168,7 @@ def test_a_router_that_makes_no_flows_when_the_switch_connects() -> None:
     assert host.writer.problems.of(host.odd) == []
     host.written.attach(host.writer, {n: k for n, (k, _) in host.writer.ports.items()})
     assert host.writer.live
-    assert not host.writer.busy
+    assert not host.writer.jobs.busy
     assert host.writer.problems.of(host.odd)
     assert host.routed(host.sound)
     assert not host.routed(host.odd)
@@ -224,7 +224,7 @@ def full_host() -> Host:
 def test_a_full_table_sets_the_router_aside() -> None:
     host = full_host()
     assert host.writer.live
-    assert not host.writer.busy
+    assert not host.writer.jobs.busy
     assert not host.routed(host.odd), "a packet must not follow a shorter prefix by mistake"
     assert host.routed(host.sound)
     (words,) = host.writer.problems.of(host.odd)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.written_switch import Host
 from xenflow.openflow import wire as of
-from xenflow.switch.channel import SILENT_S
+from xenflow.switch.silence import SILENT_S
 
 
 class AskedHost(Host):
     """Whose audit asks every second."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def pass_time(self, seconds: float) -> None:
         """Second by second."""
@@ -31,37 +24,35 @@ class AskedHost(Host):
 
 @pytest.mark.parametrize("deaf", [of.Type.BARRIER_REQUEST, of.Type.STATS_REQUEST])
 def test_a_switch_that_answers_only_some_questions_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, deaf: of.Type
+    deaf: of.Type,
 ) -> None:
-    host = AskedHost(monkeypatch)
+    host = AskedHost()
     host.wire.deaf = {deaf}
     said: list[str | None] = []
     if deaf is of.Type.BARRIER_REQUEST:
-        host.switch.confirmed(said.append)
+        host.switch.promises.confirmed(said.append)
     else:
         host.switch.read_again()
-        host.switch.confirmed(said.append)
+        host.switch.promises.confirmed(said.append)
     host.pass_time(SILENT_S - 1)
     assert said == []
     host.pass_time(2)
     (reason,) = said
     assert reason is not None and "the switch has not answered for 20 s" in reason
     host.pass_time(2 * SILENT_S)
-    host.switch.in_force(said.append)
+    host.switch.promises.in_force(said.append)
     assert said[1] == reason, "nobody waits for it again"
     assert reason.endswith(host.switch.problems.of()[0])
     host.wire.hear()
     assert host.switch.problems.of() == []
-    host.switch.confirmed(said.append)
+    host.switch.promises.confirmed(said.append)
     host.wire.run()
     assert said[2:] == [None]
 
 
-def test_a_slow_switch_that_answers_in_order_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_slow_switch_that_answers_in_order_is_waited_for() -> None:
     """Each question waits for minutes until those before it are answered."""
-    host = AskedHost(monkeypatch)
+    host = AskedHost()
     switch, wire = host.switch, host.wire
     said: list[str | None] = []
     parts: list[object] = []
@@ -72,7 +63,7 @@ def test_a_slow_switch_that_answers_in_order_is_waited_for(
     for _ in range(10):  # of many flows, in parts
         host.pass_time(SILENT_S - 2)
         (first, *_) = wire.unanswered
-        switch.on_stats(of.StatsReply(int.from_bytes(first[4:8], "big"), True, []))
+        switch.channel.on_stats(of.StatsReply(int.from_bytes(first[4:8], "big"), True, []))
     assert parts == [] and said == []
     while len(said) < 6:
         host.pass_time(SILENT_S - 2)

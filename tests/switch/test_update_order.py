@@ -90,8 +90,8 @@ class Host:
         self.frames = frames
         self.written = WrittenSwitch()
         here = network.datapaths[datapath]
-        later = self.written.later
-        self.writer = Switch(network, here, self.known, later, placements, bound(here))
+        clock = self.written.clock
+        self.writer = Switch(network, here, self.known, clock, placements, bound(here))
         self.written.attach(self.writer, ports)
 
     def outcomes(self) -> list[Outcome]:

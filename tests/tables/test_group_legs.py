@@ -13,6 +13,7 @@ from xenflow.openflow.flow import Flow
 from xenflow.routes import messages as m
 from xenflow.routes.messages import NextHopType
 from xenflow.routes.router_state import NO_POLICY, RouterState
+from xenflow.switch.clock import Clock
 from xenflow.tables import simulate
 from xenflow.tables.layout import LEGS
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
@@ -80,7 +81,7 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
 
     datapath = network.datapaths[router.home]
     homes = {each.name: at_home(each.name, each.home) for each in network.routers.values()}
-    switch = Switch(network, datapath, Known(), lambda *_: None, homes, bound(datapath))
+    switch = Switch(network, datapath, Known(), Clock(lambda *_: None), homes, bound(datapath))
     ports = sorted(
         {
             end.port

@@ -16,7 +16,8 @@ from xenflow.openflow import flow as f
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of
 from xenflow.store.network_file import load
-from xenflow.switch.channel import Job, Request
+from xenflow.switch.channel import Request
+from xenflow.switch.jobs import Job
 from xenflow.tables import layout, simulate
 from xenflow.vm import packets as vm_packets
 
@@ -60,7 +61,7 @@ class Host:
             network,
             "host-a",
             None,
-            self.wire.later,
+            self.wire.clock,
             bound,
             migrating=lambda router: self.migrating,
             spoke=self.spoke.append,
@@ -169,7 +170,7 @@ def test_another_router_s_long_job_delays_nothing(host: Host) -> None:
     def long() -> Job:
         yield Request(1, b"")  # which is never answered
 
-    host.switch.submit(long())
+    host.switch.jobs.submit(long())
     host.still(VIFS)
     assert host.to_vm() == {"holds"}
     held = host.ping(1)
@@ -439,11 +440,8 @@ def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
     assert host.table.packets.held["vr1"].repeated == 2, "the late one, too"
 
 
-def test_what_a_vm_was_given_before_an_announced_suspension_it_has_read(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_vm_was_given_before_an_announced_suspension_it_has_read(host: Host) -> None:
     """No copy of it is delivered; who suspends waits until the switch gives the vifs nothing."""
-    monkeypatch.setattr(host.switch, "in_force", host.switch.once_told)
     router = host.table.network.routers["vr1"]
     said: list[tuple[str | None, set[str]]] = []
 
@@ -476,7 +474,6 @@ def test_an_announced_suspension_that_nobody_ends_is_over_in_the_end(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(vm_packets.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(host.switch, "in_force", host.switch.once_told)
     router = host.table.network.routers["vr1"]
     host.table.packets.announced(host.switch, router, True, lambda error: None)
     host.wire.run()

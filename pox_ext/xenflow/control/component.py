@@ -31,6 +31,7 @@ from xenflow.model.difference import Difference
 from xenflow.model.management import MAX_IMPORT
 from xenflow.model.network import Kind, Network, NetworkError, Pipeline
 from xenflow.openflow import wire as of
+from xenflow.switch.clock import Clock
 from xenflow.switch.switch import Switch
 from xenflow.vm.domains import Domains, on_xen
 
@@ -71,7 +72,7 @@ class Component:
             network,
             controller,
             state_dir,
-            _later,
+            Clock(_later),
             unixctl.proof_of,
             leases.unfinished,
             self.mirrors.pass_on,
@@ -157,7 +158,7 @@ class Component:
         if switch is None:
             log.info("datapath %016x is none of this controller's: left alone", event.dpid)
             return
-        if switch.connection is not None:
+        if switch.channel.connection is not None:
             self._rival(switch, event)
         else:
             self._take(switch, event)
@@ -165,13 +166,13 @@ class Component:
     def _rival(self, switch: Switch, event: Any) -> None:
         """A second connection with the same datapath id: either the switch has come back before its
         old connection was found dead, or two switches have the same id.  Who answers stays."""
-        old, new = switch.connection, event.connection
+        old, new = switch.channel.connection, event.connection
         log.warning("%s: a second connection as %016x", switch.name, event.dpid)
 
         def decide(alive: bool) -> None:
-            if new.disconnected or switch.connection is new:
+            if new.disconnected or switch.channel.connection is new:
                 return
-            if alive and switch.connection is old:
+            if alive and switch.channel.connection is old:
                 log.error(
                     "%s: two switches say that they are %016x: the second one is sent away",
                     switch.name,
@@ -183,7 +184,7 @@ class Component:
             self._take(switch, event)
             old.disconnect()
 
-        switch.alive(decide, RIVAL_S)
+        switch.channel.alive(decide, RIVAL_S)
 
     def _take(self, switch: Switch, event: Any) -> None:
         connection = event.connection
@@ -237,9 +238,9 @@ class Component:
         if isinstance(message, of.BarrierReply):
             if message.xid < openflow_tap.FIRST_XID:
                 return False
-            switch.on_barrier(message.xid)
+            switch.channel.on_barrier(message.xid)
         elif isinstance(message, of.StatsReply):
-            return switch.on_stats(message)
+            return switch.channel.on_stats(message)
         elif isinstance(message, of.ErrorMessage):
             switch.on_error(message.xid, message.name, message.data)
         elif isinstance(message, of.PortStatus):

@@ -171,7 +171,7 @@ class ManagementService:
             raise ManagementError(
                 "unknown-datapath", f"datapath {name} is not this controller's: it has {known}"
             )
-        if connected and switch.connection is None:
+        if connected and switch.channel.connection is None:
             raise ManagementError("not-connected", f"{name}: the switch is not connected")
         return switch
 
@@ -205,13 +205,13 @@ class ManagementService:
             "name": switch.name,
             "dpid": f"{switch.datapath.dpid:016x}",
             "kind": switch.datapath.kind.value,
-            "connected": switch.connection is not None,
+            "connected": switch.channel.connection is not None,
             "pipeline": switch.datapath.pipeline.value,
             "ports": {n: {"number": k, "up": up} for n, (k, up) in sorted(switch.ports.items())},
             "flows": len(switch.installed)
             + sum(len(s.routes4) for r in switch.synced if (s := self.table.state(r))),
-            "pending": switch.busy,
-            "in_sync": switch.live and not switch.busy and not switch.audit.pending,
+            "pending": switch.jobs.busy,
+            "in_sync": switch.live and not switch.jobs.busy and not switch.audit.pending,
             "changing": switch.changing,
             "flow_mods": switch.flow_mods,
             "errors": switch.errors,
@@ -362,14 +362,14 @@ class ManagementService:
         switch = self._switch(arguments["datapath"])
         row, rows = switch.rules.with_rule(arguments["rule"], switch.site(), replace)
         self.table.rule(switch, rows)
-        switch.in_force(lambda error: reply.done(error, rule=row))
+        switch.promises.in_force(lambda error: reply.done(error, rule=row))
         return None
 
     def rule_remove(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])
         row, rows = switch.rules.without(arguments["rule_id"])
         self.table.rule(switch, rows)
-        switch.in_force(lambda error: reply.done(error, rule=row))
+        switch.promises.in_force(lambda error: reply.done(error, rule=row))
         return None
 
     # --- migration --------------------------------------------------------------------------------
@@ -396,7 +396,7 @@ class ManagementService:
             frames = next(parts, None)
             if frames is not None:
                 reply.part(frames)
-                self.table.later(0.0, go_on)
+                self.table.clock.later(0.0, go_on)
             else:
                 reply.ok(more=False, epoch=state.epoch, seq=state.seq, routes=len(state.routes4))
 
@@ -432,7 +432,7 @@ class ManagementService:
             if now - said >= WAITING_S:
                 said = now
                 reply.part([])
-            self.table.later(LOOK_S, look)
+            self.table.clock.later(LOOK_S, look)
 
         look()
         return None
@@ -451,7 +451,7 @@ class ManagementService:
         switches = [s for s in self.table.switches.values() if s.forwards(router.name)]
         if state is None or not switches or not all(s.live for s in switches):
             return {"ready": False, "seq": None, "routes": 0, "in_force": False, "problems": []}
-        switches[0].in_force(
+        switches[0].promises.in_force(
             lambda error: reply.ok(
                 problems=switches[0].problems.of(router.name),
                 ready=error is None
@@ -476,7 +476,7 @@ class ManagementService:
             elif time.monotonic() >= until:
                 reply.ok(attached=False)
             else:
-                self.table.later(0.01, look)
+                self.table.clock.later(0.01, look)
 
         look()
         return None
@@ -486,7 +486,7 @@ class ManagementService:
         switch = self._switch(arguments["datapath"])
         count = self.table.packets.deliver(switch, router, arguments["to"] or switch.name)
         dropped = self.table.packets.held[router.name].dropped
-        switch.confirmed(lambda error: reply.done(error, delivered=count, dropped=dropped))
+        switch.promises.confirmed(lambda error: reply.done(error, delivered=count, dropped=dropped))
         return None
 
     def read_held(self, arguments: dict[str, Any], _: Reply) -> Result:
@@ -531,7 +531,7 @@ class ManagementService:
             count = switch.adopt(arguments["flows"], ports)
         except of.WireError as error:
             raise ManagementError("bad-argument", f"flows: {error}") from None
-        switch.confirmed(lambda error: reply.done(error, written=count))
+        switch.promises.confirmed(lambda error: reply.done(error, written=count))
         return None
 
     def quiet(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -582,7 +582,7 @@ class ManagementService:
             else:
                 then(packets)
 
-        switch.counted(read)
+        switch.promises.counted(read)
 
     def suspending(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])

@@ -14,7 +14,6 @@ and `management_service`.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, Outcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.store.state_file import StateError, StateFile
+from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.refused import Refused
@@ -53,7 +53,7 @@ REFUSED = "message"
 class RuleTable:
     """See the module.
 
-    later             calls a function after some seconds
+    clock             the time
     proofs            how it is proven that a switch's changes are in force
     on_local_message  called with a router and the frames of each message that it sent itself
     migrating, spoke  see `VmPackets`
@@ -65,7 +65,7 @@ class RuleTable:
         network: Network,
         controller: str,
         state_dir: Path | None,
-        later: Callable[..., Any],
+        clock: Clock,
         proofs: Callable[[Datapath], Proof],
         migrating: Callable[[str], bool] = lambda router: False,
         on_local_message: Callable[[str, list[bytes]], None] = lambda router, frames: None,
@@ -74,7 +74,7 @@ class RuleTable:
     ) -> None:
         self.network = network
         self.controller = controller
-        self.later = later
+        self.clock = clock
         self.on_local_message = on_local_message
         self._proofs = proofs
         self._migrating = migrating
@@ -89,7 +89,7 @@ class RuleTable:
         """The management addresses of the other controllers, by name."""
         self._search: Search | None = None
         if kept.trouble and asks:
-            self._search = Search(kept.trouble, set(self.others), time.monotonic())
+            self._search = Search(kept.trouble, set(self.others), self.clock.now())
             self._say_search()
         self.switches: dict[str, Switch] = {}
         for datapath in network.datapaths_of(controller):
@@ -110,7 +110,7 @@ class RuleTable:
     def _make_switch(self, datapath: Datapath, known: Mapping[str, Placement]) -> Switch:
         placements = {**_homes(self.network), **known}
         proof = self._proofs(datapath)
-        return Switch(self.network, datapath, self, self.later, placements, proof)
+        return Switch(self.network, datapath, self, self.clock, placements, proof)
 
     # --- the network changes ----------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class RuleTable:
 
     def _told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> Outcome:
         feed = self.feeds[router]
-        outcome = feed.receive(frames, time.monotonic(), source)
+        outcome = feed.receive(frames, self.clock.now(), source)
         if outcome.error is not None:
             if local:  # else it is the asker's mistake, who is told
                 self.problems.begin(REFUSED, f"its message was refused: {outcome.error}", router)
@@ -262,10 +262,8 @@ class RuleTable:
 
     def backlog(self, router: str) -> int:
         """How many routes of a router the slowest of its switches has still to take."""
-        return max(
-            (s.waiting(router) for s in self.switches.values() if s.live and s.forwards(router)),
-            default=0,
-        )
+        behind = [s for s in self.switches.values() if s.live and s.forwards(router)]
+        return max((switch.jobs.waiting(router) for switch in behind), default=0)
 
     # --- placements -----------------------------------------------------------------------------
 
@@ -296,8 +294,8 @@ class RuleTable:
             return settle
 
         for name in names:
-            switch = self.switches[name]
-            (switch.in_force if proven else switch.confirmed)(done(name))
+            promises = self.switches[name].promises
+            (promises.in_force if proven else promises.confirmed)(done(name))
 
     def _place(self, placement: Placement, names: Iterable[str]) -> None:
         left = [n for n in names if self.switches[n].vm_of(placement.router) == n != placement.vm]
@@ -354,7 +352,7 @@ class RuleTable:
 
     def searching(self) -> str:
         """Why other controllers are asked where routers are, and which; "" where they are not."""
-        return self._search.words(time.monotonic()) if self._search is not None else ""
+        return self._search.words(self.clock.now()) if self._search is not None else ""
 
     def _say_search(self) -> None:
         if words := self.searching():
@@ -365,7 +363,7 @@ class RuleTable:
     def must_wait(self, holds_flows: bool) -> bool:
         """Whether a switch that holds flows, or none, must not be written to yet."""
         search = self._search
-        return search is not None and search.must_wait(holds_flows, time.monotonic())
+        return search is not None and search.must_wait(holds_flows, self.clock.now())
 
     def heard_from(self, controller: str, answer: Mapping[str, Any]) -> None:
         """Another controller has said where routers are: what is newer than what is known here

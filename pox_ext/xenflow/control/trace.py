@@ -53,7 +53,7 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
         raise ManagementError(
             "not-connected",
             f"{switch.name}: what the switch holds is not known: it "
-            + ("is being read" if switch.connection is not None else "is not connected"),
+            + ("is being read" if switch.channel.connection is not None else "is not connected"),
         )
     if router is not None:
         in_port, frame = _at_router(table, switch, router, arguments["packet"])

@@ -112,7 +112,7 @@ class Audit:
         if self.switch.plain:
             return
         every = of.MONITOR_ADD | of.MONITOR_DELETE | of.MONITOR_MODIFY
-        self.switch.tell(
+        self.switch.channel.tell(
             b"".join(
                 of.flow_monitor_request(
                     table,
@@ -135,7 +135,7 @@ class Audit:
         """Many routes are about to be added."""
         if self._tells_additions:
             self._tells_additions = False
-            self.switch.tell(of.flow_monitor_cancel(ADDED_ROUTES))
+            self.switch.channel.tell(of.flow_monitor_cancel(ADDED_ROUTES))
 
     def found(self, flows: Iterable[Flow]) -> None:
         """Flows were read when the switch connected: who has written those that are not ours?"""
@@ -230,17 +230,17 @@ class Audit:
 
     def _begin(self, steps: Generator[Request, Any, None]) -> None:
         """Ask beside the jobs, until the switch goes away."""
-        generation = self.switch.generation
+        generation = self.switch.channel.generation
 
         def go_on(value: Any = None) -> None:
-            if generation != self.switch.generation:
+            if generation != self.switch.channel.generation:
                 steps.close()
                 return
             try:
                 awaited = advance(steps, value)
             except StopIteration:
                 return
-            self.switch.ask(awaited, go_on)
+            self.switch.channel.ask(awaited, go_on)
 
         go_on()
 
@@ -250,16 +250,16 @@ class Audit:
         """How many flows are there, and is it as many as there should be?"""
         switch = self.switch
         try:
-            quiet, edits, written = switch.quiet, switch.edits, switch.written
+            quiet, before = switch.quiet, (switch.edits, switch.channel.written)
             reply = yield switch.count_request()
             if not reply or not switch.live:
                 return
-            if not (quiet and switch.quiet) or (edits, written) != (switch.edits, switch.written):
+            if not (quiet and switch.quiet) or before != (switch.edits, switch.channel.written):
                 return
             if not self.switch.plain and not self._tells_additions:
                 self._tells_additions = self.told
                 if self.told:
-                    switch.tell(
+                    switch.channel.tell(
                         of.flow_monitor_request(
                             ADDED_ROUTES, layout.ROUTES, of.MONITOR_ADD, MONITOR_XID
                         )

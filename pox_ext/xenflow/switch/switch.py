@@ -2,7 +2,7 @@
 
 The Rule Table says what has changed; a `Switch` turns that into flow messages and writes them in
 an order in which no packet that was deliverable, and will be, is lost in between.  Each change is a
-job of its `Channel`; jobs run one after the other.
+job (`jobs`); jobs run one after the other.
 
 After a connection the first job is always `_resync`: read what the switch holds, compare, and
 write the difference.  Nothing is ever wiped, and nothing of a router is deleted before its state
@@ -19,7 +19,6 @@ Called by `rule_table` and `vm.packets` and, for the switch's messages, by `comp
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,17 +33,18 @@ from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.audit import MONITOR_XID, Audit
 from xenflow.switch.channel import (
     IN_FLIGHT_BYTES,
-    PIECE_BYTES,
-    REFUSED,
-    ROOM,
+    PACKET_OUT_XID,
     Answer,
     Channel,
-    Job,
     NotAnsweredError,
     Request,
     advance,
 )
+from xenflow.switch.clock import Clock
+from xenflow.switch.jobs import ROOM, Job, Jobs, Task, fence, router_task
 from xenflow.switch.packet_ins import PacketIns
+from xenflow.switch.problems import Problems
+from xenflow.switch.promises import Promises
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.reactive import Reactive
 from xenflow.switch.rules import Rules
@@ -93,9 +93,12 @@ TRY_AGAIN_S, TRY_AGAIN_MAX_S = 1.0, 30.0
 """How long a router that was set aside waits for its next try; twice as long each time."""
 PROBE_XID = 0xFFFF0002
 """Of the flow that asks whether there is room in table ROUTES."""
-COMPILE, VIEW, TABLE = "compile", "view", "table"
+COMPILE, VIEW, TABLE, REFUSED = "compile", "view", "table", "refused"
 """Causes of `Problems` entries: what a router says makes no flows, be it about next hops and routes
-or about itself; the switch refuses flows."""
+or about itself; the switch refuses a router's flows, or others."""
+LONGEST_REFUSED_S = 10.0
+"""Between two tries where the switch refuses flows: it may have room at any time."""
+NUDGE_TABLE = 63
 EXACT_REFUSED_S = 10.0
 """For so long it is said that the switch refuses flows of the reactive pipeline."""
 
@@ -137,7 +140,7 @@ class Routers(Protocol):
         """A switch that was read back gives the VMs their packets again."""
 
 
-class Switch(Channel):
+class Switch:
     """See the module."""
 
     def __init__(
@@ -145,14 +148,34 @@ class Switch(Channel):
         network: Network,
         datapath: Datapath,
         routers: Routers,
-        later: Callable[..., Any],
+        clock: Clock,
         placements: dict[str, Placement],
         proof: Proof,
     ) -> None:
-        super().__init__(datapath, later, proof)
         self.network = network
+        self.datapath = datapath
         self.routers = routers
+        self.clock = clock
         self.placements = placements
+        self.live = False
+        """Whether what the switch holds is known."""
+        self.errors = 0
+        self.plain = datapath.kind is Kind.PLAIN or not datapath.nicira
+        """Whether the switch knows OpenFlow 1.0 alone."""
+        self.problems = problems = Problems(datapath.name)
+        self.channel = channel = Channel(datapath.name, problems, clock, self._give_up)
+        self.jobs = Jobs(
+            datapath.name,
+            channel,
+            problems,
+            clock,
+            self._resync,
+            self._router_failed,
+            self._give_up,
+        )
+        self.promises = Promises(
+            datapath.name, channel, self.jobs, clock, proof, self._nudge(), lambda: self.live
+        )
         self.ports: dict[str, tuple[int, bool]] = {}
         self.still: frozenset[str] = frozenset()
         """Vifs that take nothing though they may have carrier, as the hypervisor says."""
@@ -175,23 +198,22 @@ class Switch(Channel):
         self._refusals: dict[str, str] = {}
         """Why the switch has refused flows of one of these."""
         self._no_room = False
-        self._after_reading: set[Job] = set()
-        """The jobs that follow from the last reading."""
         self._found: dict[str, dict[int, int]] = {}
         self._streamed: dict[str, int] = {}
         self._names = {router.id: router.name for router in network.routers.values()}
         self.hushed_until = 0.0
         """Until then (monotonic clock) there may be flows in INGRESS that end by themselves."""
-        self._waiting: dict[str, int] = {}
-        """What each router's changes that are not written yet cost, in routes."""
-        self._change_jobs = 0
-        """How many jobs these are."""
         self._refresh_waits = False
         """Whether a `refresh` is submitted and has not begun."""
         self.packer = pipeline_packer()
         self._plain_host = self.plain and datapath.kind is Kind.HOST
         self._exact: set[bytes] = set()
         """On a plain host: the matches of the exact flows it was given."""
+
+    @property
+    def name(self) -> str:
+        """The datapath's name."""
+        return self.datapath.name
 
     def network_is(self, network: Network, found: Difference) -> None:
         """The network has become another one.  Routers that are new are at home; of those that are
@@ -207,16 +229,17 @@ class Switch(Channel):
             self.hops.pop(router.name, None)
             self.aside.pop(router.name, None)
             self.problems.forget(router.name)
+            self.jobs.drop(router.name)
         for name in found.routers.added:
             self.placements[name] = at_home(name, network.routers[name].home)
         self._answers = None
         if not self.live:
             return
         for name in found.dirty_routers & self.synced:
-            self.submit(self._of(name, self._remake_hops(name)))
+            self.jobs.submit_of(name, self._remake_hops(name))
         self.refresh()
         for router in leaving:
-            self.submit(self._forget(router))
+            self.jobs.submit(self._forget(router))
 
     def _remake_hops(self, name: str) -> Job:
         if self.routers.state(name) is not None and name not in self.aside:
@@ -228,23 +251,42 @@ class Switch(Channel):
     def connect(self, connection: Any, ports: Iterable[tuple[str, int, bool]]) -> None:
         """The switch has connected: read it back, then write the difference."""
         self.disconnect()
-        self._open(connection)
+        greeting = b"" if self.plain else of.enable_table_id()
+        self.channel.open(connection, greeting + of.set_config(0xFFFF))
         self.ports = {name: (number, up) for name, number, up in ports}
         self.packet_ins.ports_are(self.ports)
         self.audit.connected()
-        self.submit(self._resync())
+        self.jobs.submit(self._resync())
 
     def disconnect(self) -> None:
         """The connection is gone, and with it everything that was on its way."""
         self.installed, self.hops, self._streamed = {}, {}, {}
-        self._waiting.clear()
-        self._change_jobs = 0
         self._refresh_waits = False
         self.synced.clear()
         self.aside.clear()
         self._odd_views.clear()
         self._refusals.clear()
-        self._close()
+        self.live = False
+        waiting = self.channel.close()
+        self.problems.clear()
+        self.jobs.close()
+        gone = f"{self.name}: the switch went away"
+        self.promises.close(gone)
+        for then in waiting:
+            then(NotAnsweredError(gone))
+
+    def _give_up(self, reason: str) -> None:
+        self.promises.break_all(reason)
+
+    def _nudge(self) -> bytes:
+        """A change that touches no packet."""
+        if self.plain:
+            nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
+            pack = of.flow_mod_of10
+        else:
+            nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC)
+            pack = of.flow_mod
+        return pack(nudge, of.Command.ADD) + pack(nudge, of.Command.DELETE_STRICT)
 
     def port_changed(self, name: str, number: int, up: bool, deleted: bool) -> None:
         """A port came, went, or changed its state."""
@@ -282,14 +324,14 @@ class Switch(Channel):
         for flow in flows:
             if self.installed.get(flow.key) != flow:
                 self._write_flow(True, flow)
-        self._fence_fragments()
+        self.channel.fence()
 
     def hush(self, what: FromVm, session: Mapping[str, int], seconds: int) -> None:
         """Nothing more of a VM's session is sent up for some seconds."""
         if self.live and not self.plain and what.interface.vif in self.ports:
-            self.hushed_until = max(self.hushed_until, time.monotonic() + seconds + 2.0)
-            self._write(of.flow_mod(quiet(self.site(), what, session, seconds)))
-            self._fence_fragments()
+            self.hushed_until = max(self.hushed_until, self.clock.now() + seconds + 2.0)
+            self.channel.write(of.flow_mod(quiet(self.site(), what, session, seconds)))
+            self.channel.fence()
 
     def once_told(self, then: Done) -> None:
         """Call `then(None)` once the switch has all that was written, whatever jobs wait; or with
@@ -297,10 +339,7 @@ class Switch(Channel):
         if not self.live:
             then(f"{self.name}: what the switch holds is not known")
             return
-        self._ask(
-            self._barrier(),
-            lambda answer: then(str(answer) if isinstance(answer, NotAnsweredError) else None),
-        )
+        self.channel.confirm(then)
 
     def changed(self, router: str, changes: Changes, complete: bool, total: int) -> bool:
         """A router's state has changed; it has `total` routes now.  True where everything that
@@ -315,56 +354,40 @@ class Switch(Channel):
         if router in self.aside:
             self._try_later(router)
         elif router in self.synced:
-            job = self._of(router, self._update(router, changes))
-            self._submit_change(router, changes, job)
+            self._submit_change(router, changes, self._update(router, changes))
             if changes.locals or changes.interfaces or changes.policy:
                 self.refresh()
         elif complete:
             self.synced.add(router)
-            self.submit(self._of(router, self._sync_router(router)))
+            self.jobs.submit_of(router, self._sync_router(router))
             return True
         elif not self._found.get(router) and not self.reactive and changes.routes4:
             streamed = self._streamed.get(router, 0) + len(changes.routes4)
             if streamed == total:  # otherwise some came before this switch did
                 self._streamed[router] = streamed
-                job = self._of(router, self._stream(router, changes))
-                self._submit_change(router, changes, job)
+                self._submit_change(router, changes, self._stream(router, changes))
         return False
-
-    def waiting(self, router: str) -> int:
-        """What a router's changes that are not written yet cost: 1 each, 1 for each of their
-        routes, HOP_COST for each next hop that they touch."""
-        return self._waiting.get(router, 0)
 
     @property
     def changing(self) -> list[str]:
         """The routers whose changes are all that is still to be written: for any other router the
         switch is in sync.  Empty where more is to be written, or nothing, or where the switch takes
         nothing."""
-        if not self.takes_changes or self.audit.pending or self.busy != self._change_jobs:
-            return []
-        return sorted(name for name, size in self._waiting.items() if size)
+        takes_changes = self.live and not self.channel.silence.why
+        return self.jobs.concerns if takes_changes and not self.audit.pending else []
 
     def _submit_change(self, router: str, changes: Changes, job: Job) -> None:
+        """What it costs: 1, 1 for each route, HOP_COST for each next hop that it touches."""
         state = self.routers.state(router)
         hops = len(list(affected_hops(state, changes))) if state is not None else 0
         size = 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
-        self._waiting[router] = self._waiting.get(router, 0) + size
-        self._change_jobs += 1
-        self.submit(self._counted(router, size, job))
-
-    def _counted(self, router: str, size: int, job: Job) -> Job:
-        try:
-            yield from job
-        finally:
-            self._waiting[router] = max(0, self._waiting.get(router, 0) - size)
-            self._change_jobs = max(0, self._change_jobs - 1)
+        self.jobs.submit_of(router, job, size)
 
     def doubt(self, router: str, error: Exception) -> None:
         """Whether this switch was told all of a router's changes is not known: its packets pass
         through its VM until what the switch holds of its routes has been read and put right."""
         if self.live and router in self.synced:
-            self.submit(self._of(router, _failing(error)))
+            self.jobs.submit_of(router, _failing(error))
 
     def placed(self, router: str) -> None:
         """The placement of a router on this switch has changed."""
@@ -377,10 +400,10 @@ class Switch(Channel):
             self._restored(router)
             self.refresh()
             if leaving:
-                self.submit(self._forget(self.network.routers[router]))
+                self.jobs.submit(self._forget(self.network.routers[router]))
         elif router not in self.synced and self.routers.state(router) is not None:
             self.synced.add(router)
-            self.submit(self._of(router, self._sync_router(router)))
+            self.jobs.submit_of(router, self._sync_router(router))
         else:
             self.refresh()
 
@@ -391,7 +414,7 @@ class Switch(Channel):
         self._answers = None
         if self.live and not self._refresh_waits:
             self._refresh_waits = True
-            self.submit(self._refresh())
+            self.jobs.submit(self._refresh())
 
     def _refresh(self) -> Job:
         self._refresh_waits = False
@@ -470,7 +493,7 @@ class Switch(Channel):
         what: Mapping[str, Any] | None = None,
     ) -> None:
         """Read flows with their counters, beside the jobs."""
-        self._ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
+        self.channel.ask(self._stats_request(table, cookie, mask, match(**(what or {}))), then)
 
     def show(
         self,
@@ -495,9 +518,9 @@ class Switch(Channel):
                 then(error, 0)
                 return
             if isinstance(awaited, Request):
-                self._ask(awaited, go_on)
+                self.channel.ask(awaited, go_on)
             else:
-                self.later(awaited, go_on)
+                self.clock.later(awaited, go_on)
 
         go_on()
 
@@ -506,7 +529,7 @@ class Switch(Channel):
     ) -> Generator[Request | float, Any, tuple[list[of.FlowStats], int]]:
         routes = 0
         if not self.plain and table in (of.ALL_TABLES, layout.ROUTES):
-            xid = next(self._xids)
+            xid = self.channel.xid()
             found = yield Request(xid, of.aggregate_request(layout.ROUTES, cookie, mask, xid=xid))
             routes = found[0].flows if found else 0
         if routes <= READ_WHOLE:
@@ -579,7 +602,7 @@ class Switch(Channel):
         """Answer a packet-in of the reactive pipeline; False where it is for no router here."""
         messages = self.decide(in_port, frame)
         if messages is not None:
-            self._send(messages)
+            self.channel.send(messages)
             if self._plain_host and messages[1] == of.Type.FLOW_MOD:
                 self._exact.add(messages[of.MATCH10])
                 if len(self._exact) > MAX_EXACT:
@@ -591,11 +614,11 @@ class Switch(Channel):
     @property
     def quiet(self) -> bool:
         """Whether the switch holds what is believed: nothing is on its way."""
-        return self.live and not self.busy and not self._in_flight_bytes
+        return self.live and not self.jobs.busy and not self.channel.in_flight_bytes
 
     def count_request(self) -> Request:
         """How many flows are there?"""
-        xid = next(self._xids)
+        xid = self.channel.xid()
         ask = of.aggregate_request_of10 if self.plain else of.table_stats_request
         return Request(xid, ask(xid=xid))
 
@@ -654,7 +677,7 @@ class Switch(Channel):
             self._streamed.pop(name, None)  # those that are there already are written again
         if adds or gone:
             described = self.network.routers[name]
-            self.submit(self._of(name, self._write_routes(described, adds, gone)))
+            self.jobs.submit_of(name, self._write_routes(described, adds, gone))
         return len(adds) + len(gone)
 
     def write_beside(self, batches: Iterable[Iterable[tuple[bool, Flow]]]) -> None:
@@ -662,17 +685,17 @@ class Switch(Channel):
         for batch in batches:
             for add, flow in batch:
                 self._write_flow(add, flow)
-            self._fence_fragments()
+            self.channel.fence()
 
     def read_again(self) -> None:
         """What the switch holds is not what is thought, and nobody knows where."""
         log.warning("%s: it holds other flows than it should; it is read again", self.name)
-        self.submit(self._resync())
+        self.jobs.submit(self._resync())
 
     def _stats_request(
         self, table: int, cookie: int, mask: int, what: tuple[Any, ...] = ()
     ) -> Request:
-        xid = next(self._xids)
+        xid = self.channel.xid()
         if self.plain:
             return Request(xid, of.flow_stats_request_of10(xid=xid))
         return Request(xid, of.flow_stats_request(table, cookie, mask, what, xid))
@@ -682,7 +705,7 @@ class Switch(Channel):
         pack = of.flow_mod_of10 if self.plain else of.flow_mod
         self.flow_mods += 1
         self.edits += 1
-        self._write(pack(flow, command))
+        self.channel.write(pack(flow, command))
         if cookies.kind_of(flow.cookie) == cookies.REACTIVE_KIND:
             return
         if add:
@@ -700,7 +723,7 @@ class Switch(Channel):
         """
         found = [translated(of.parse_flow_mod(data), ports) for data in flows]
         taken = [flow for flow in found if flow is not None]
-        self.submit(self._adopt(taken))
+        self.jobs.submit(self._adopt(taken))
         return len(taken)
 
     def _adopt(self, flows: Sequence[Flow]) -> Job:
@@ -711,7 +734,7 @@ class Switch(Channel):
             for flow in routes:
                 del self.installed[flow.key]
             self._take_route_flows(routes)
-        self._fence_fragments()
+        self.channel.fence()
         yield ROOM
 
     def _resync(self, pause_s: float = 0.0) -> Job:
@@ -720,18 +743,18 @@ class Switch(Channel):
         if pause_s:
             yield pause_s
         self.routers.read_anew(self)
-        started = time.monotonic()
+        started = self.clock.now()
         self.installed, self.hops, self._found = {}, {}, {}
         self.edits += 1
         self.synced.clear()
         self._refusals.clear()
         if any(aside.refused for aside in self.aside.values()):
-            self._narrow()
+            self.channel.narrow()
         if self.plain:
             flows = yield self._stats_request(0, 0, 0)
             self._take([s.flow for s in flows])
         else:
-            xid = next(self._xids)
+            xid = self.channel.xid()
             tables = yield Request(xid, of.table_stats_request(xid))
             large = {entry.table for entry in tables if entry.flows > READ_WHOLE}
             for table in range(layout.VM + 1):
@@ -750,30 +773,27 @@ class Switch(Channel):
             self.name,
             len(self.installed),
             known,
-            time.monotonic() - started,
+            self.clock.now() - started,
         )
-        jobs: list[Job] = []
+        tasks: list[Task] = []
         for router in self.network.routers.values():
             if not self.forwards(router.name):
                 if self._found.get(router.name):
-                    jobs.append(self._forget(router))
+                    tasks.append(Task(self._forget(router)))
             elif self.routers.state(router.name) is not None:
                 self.synced.add(router.name)
-                jobs.append(self._of(router.name, self._sync_router(router.name)))
-        jobs.append(self._write_small())
-        gives_to_vms = self._fence(self._gives_to_vms)
+                tasks.append(router_task(router.name, self._sync_router(router.name)))
+        tasks.append(Task(self._write_small()))
+        gives_to_vms = Task(fence(self.channel, self._gives_to_vms))
         if self.plain:
-            jobs.append(gives_to_vms)
+            tasks.append(gives_to_vms)
         else:  # it need not wait for the routes
             self._write_vm()
-            jobs.insert(0, gives_to_vms)
-        jobs.append(self._fence(self._took_all))
+            tasks.insert(0, gives_to_vms)
+        tasks.append(Task(fence(self.channel, self._took_all)))
         # Before whatever waits to be told that the switch is up to date, and in place of what an
         # earlier reading has left to be done.
-        left = [job for job in self._jobs if job not in self._after_reading]
-        self._jobs.clear()
-        self._jobs.extend([*jobs, *left])
-        self._after_reading = set(jobs)
+        self.jobs.are_next(tasks)
 
     def _gives_to_vms(self, error: str | None) -> None:
         if not error:
@@ -826,7 +846,7 @@ class Switch(Channel):
         self, question: Question
     ) -> Generator[Request, Any, tuple[int, list[of.FlowStats]]]:
         if isinstance(question, Count):
-            xid = next(self._xids)
+            xid = self.channel.xid()
             where = layout.ROUTES, question.cookie, question.mask
             counted = yield Request(xid, of.aggregate_request(*where, xid=xid))
             return (counted[0].flows if counted else 0), []
@@ -838,7 +858,7 @@ class Switch(Channel):
         )
         answers: list[Answer] = []
         for request in others:
-            self._ask(request, answers.append)
+            self.channel.ask(request, answers.append)
         answers.append((yield last))
         flows = []
         for answer in answers:
@@ -952,7 +972,7 @@ class Switch(Channel):
         for batch in batches:
             for add, flow in batch:
                 self._write_flow(add, flow)
-            self._fence_fragments()
+            self.channel.fence()
             yield ROOM
 
     # The reactive pipeline's exact flows: deleted where they may have become wrong, asked for again
@@ -962,7 +982,7 @@ class Switch(Channel):
             nothing = Flow(0, layout.REACTIVE_PRIORITY, (), ())
             form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
             for what in self._exact:
-                self._write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
+                self.channel.write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
             self._exact.clear()
             return
         kind, mask = cookies.of(cookies.REACTIVE_KIND), cookies.REACTIVE_MASK
@@ -970,7 +990,7 @@ class Switch(Channel):
             kind, mask = kind | router << 32, mask | 0xFFFF << 32
         if router is not None and hop is not None:
             kind, mask = cookies.exact(router, hop), 0xFFFFFFFFFFFFFFFF
-        self._write(of.delete_by_cookie(layout.INGRESS, kind, mask))
+        self.channel.write(of.delete_by_cookie(layout.INGRESS, kind, mask))
         self.flow_mods += 1
 
     def _change_decisions(self, router: Router, state: RouterState, changes: Changes) -> None:
@@ -985,26 +1005,20 @@ class Switch(Channel):
             prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
             own = cookies.of(cookies.REACTIVE_KIND, router.id)
             mask = cookies.REACTIVE_MASK | 0xFFFF << 32
-            self._write(of.delete_matching(layout.INGRESS, prefix, own, mask))
+            self.channel.write(of.delete_matching(layout.INGRESS, prefix, own, mask))
             self.flow_mods += 1
 
     # Routers that are set aside
 
-    def _of(self, name: str, job: Job) -> Job:
-        """A job that concerns one router: where it fails, that router is set aside, and no more."""
-        try:
-            if name in self.network.routers:
-                yield from job
-        except NotAnsweredError:
-            raise  # that is the switch's affair
-        except Exception as error:
-            if name not in self.network.routers:
-                return
-            refused = isinstance(error, RefusedError)
-            new = self._set_aside(name, str(error) if refused else _reason(error), refused)
-            if new and not refused:
-                log.error("%s: %s: a job failed", self.name, name, exc_info=error)
-            yield from self._write_small()
+    def _router_failed(self, name: str, error: Exception) -> Job:
+        """A job of one router has failed: that router is set aside, and no more."""
+        if name not in self.network.routers:
+            return
+        refused = isinstance(error, RefusedError)
+        new = self._set_aside(name, str(error) if refused else _reason(error), refused)
+        if new and not refused:
+            log.error("%s: %s: a job failed", self.name, name, exc_info=error)
+        yield from self._write_small()
 
     def _set_aside(self, name: str, words: str, refused: bool) -> bool:
         """From the next write of the small tables on its packets pass through its VM.  True where
@@ -1030,15 +1044,15 @@ class Switch(Channel):
         aside = self.aside[name]
         if not aside.waits:
             aside.waits = True
-            self.later(aside.pause_s, self._try_again, name, self._generation)
+            self.clock.later(aside.pause_s, self._try_again, name, self.channel.generation)
 
     def _try_again(self, name: str, generation: int) -> None:
         aside = self.aside.get(name)
-        if generation != self._generation or aside is None:
+        if generation != self.channel.generation or aside is None:
             return
         aside.waits = False
         if self.live and self.forwards(name):
-            self.submit(self._of(name, self._renew(name)))
+            self.jobs.submit_of(name, self._renew(name))
         else:
             self._try_later(name)
 
@@ -1055,16 +1069,16 @@ class Switch(Channel):
             self._found.pop(name, None)
             router = self.network.routers[name]
             yield from self._read(chunk_questions(router.id), self._take_all_routes)
-        self._narrow()
+        self.channel.narrow()
         yield from self._sync_router(name)
 
     def _has_room(self) -> Generator[Any, Any, bool]:
         """Whether table ROUTES takes one flow more, which no packet matches."""
         probe = Flow(layout.ROUTES, 1, match(reg1=0xFFFFFFFF), (), cookies.MAGIC)
         self._no_room = False
-        self._write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
-        yield self._barrier()
-        self._write(of.flow_mod(probe, of.Command.DELETE_STRICT))
+        self.channel.write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
+        yield self.channel.barrier()
+        self.channel.write(of.flow_mod(probe, of.Command.DELETE_STRICT))
         return not self._no_room
 
     def _check_refused(self, name: str) -> None:
@@ -1080,6 +1094,12 @@ class Switch(Channel):
         if xid == PROBE_XID:
             self._no_room = True
             return
+        if xid == PACKET_OUT_XID:
+            log.error("%s: %s (a packet-out)", self.name, text)
+            return
+        self.errors += 1
+        if self.channel.on_error(xid, text):
+            return
         cookie = of.cookie_of(data)
         kind = cookies.kind_of(cookie)
         names = {router.id: name for name, router in self.network.routers.items()}
@@ -1087,18 +1107,30 @@ class Switch(Channel):
         if not cookies.ours(cookie):
             name = None
         if name is None or kind not in (*layout.NETWORK_WIDE, cookies.REACTIVE_KIND):
-            super().on_error(xid, text, data)
+            self._refused(text)
             return
-        self.errors += 1
         words = f"the switch refuses its flows ({text})"
         if kind == cookies.REACTIVE_KIND:  # the packet that asked was sent all the same
             if self.problems.begin(TABLE, words, name):
-                self.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
+                self.clock.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
         elif name in self._trying or name in self._streamed:
             self._refusals[name] = words
         elif name in self.synced and name not in self.aside:
             self._set_aside(name, words, True)
             self.refresh()
+
+    def _refused(self, text: str) -> None:
+        """What the switch holds is not what is thought any more."""
+        if self.live:
+            self.live = False
+            words = f"the switch refuses what it shall hold ({text}); it is read again"
+            self.problems.begin(REFUSED, words)
+            pause_s = min(self.jobs.pause_s(), LONGEST_REFUSED_S)
+            self.clock.later(pause_s, self._read_again, self.channel.generation)
+
+    def _read_again(self, generation: int) -> None:
+        if generation == self.channel.generation and not self.live:
+            self.jobs.submit(self._resync())
 
     # Routes
 
@@ -1120,7 +1152,7 @@ class Switch(Channel):
         if streamed is not None:
             self._check_refused(name)
         self._refusals.pop(name, None)
-        before = self._written
+        before = self.channel.written
         self._make_hops(router)
         # What leads packets to the routes comes last: on a host that lies on the way of others
         # they would meet an empty table.
@@ -1128,7 +1160,7 @@ class Switch(Channel):
             for flow in flows:
                 if self.installed.get(flow.key) != flow:
                     self._write_flow(True, flow)
-        self._fence_fragments()
+        self.channel.fence()
         routes = state.routes4
         if not (self.reactive or self.plain or (streamed == len(routes) and not found)):
             if found:
@@ -1140,8 +1172,8 @@ class Switch(Channel):
                 while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
                     yield from self._write_routes(router, part, (), ordered=False)
         # Of few routes a refusal is heard soon enough: a late switch is not waited for then.
-        if name in self.aside or (len(routes) > MANY_ROUTES and self._written > before):
-            yield self._barrier()
+        if name in self.aside or (len(routes) > MANY_ROUTES and self.channel.written > before):
+            yield self.channel.barrier()
             self._check_refused(name)
         self._restored(name)
         if self.reactive:
@@ -1149,7 +1181,7 @@ class Switch(Channel):
         for batch in self._plan_small():
             for add, flow in batch:
                 self._write_flow(add, flow)
-        self._fence_fragments()
+        self.channel.fence()
         yield ROOM
 
     def _stream(self, name: str, changes: Changes) -> Job:
@@ -1167,7 +1199,7 @@ class Switch(Channel):
         if self.reactive:
             self._change_decisions(router, state, changes)
         if not (self.reactive or self.plain):
-            if self._in_flight_bytes >= IN_FLIGHT_BYTES:
+            if self.channel.in_flight_bytes >= IN_FLIGHT_BYTES:
                 yield ROOM
             for hop in affected_hops(state, changes):
                 old = self.hops[name].get(hop, ())
@@ -1205,22 +1237,22 @@ class Switch(Channel):
             routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
             if len(routes) < 8:
                 for route, own in zip(routes, cookies.of_routes(router, routes), strict=True):
-                    self._write(self.packer.add(router, *route, own))
+                    self.channel.write(self.packer.add(router, *route, own))
             else:
                 self.audit.bulk()
                 for start in range(0, len(routes), BULK):
                     part = routes[start : start + BULK]
                     owns = cookies.of_routes(router, part)
-                    size = min(PIECE_BYTES, self._window)
+                    size = self.channel.piece_bytes
                     for piece in self.packer.pack_adds(router, part, owns, size):
-                        self._write(piece)
+                        self.channel.write(piece)
                         yield ROOM
                         self._check_refused(name)
         if gone:
-            self._fence_fragments()
+            self.channel.fence()
             self.flow_mods += len(gone)
             for i, (net, plen, _) in enumerate(sorted(gone, key=_prefix_length)):
-                self._write(self.packer.delete(router, net, plen))
+                self.channel.write(self.packer.delete(router, net, plen))
                 if i % 256 == 255:
                     yield ROOM
 
@@ -1241,12 +1273,12 @@ class Switch(Channel):
         own = cookies.of(layout.ROUTES, router.id)
         if small:
             mask = 0xFFFFFFFFFF000000
-            self._write(of.delete_by_cookie(layout.ROUTES, own, mask))
+            self.channel.write(of.delete_by_cookie(layout.ROUTES, own, mask))
             self.flow_mods += 1
             yield ROOM
             return
         for chunk in range(cookies.CHUNKS):
-            self._write(of.delete_by_cookie(layout.ROUTES, own | chunk))
+            self.channel.write(of.delete_by_cookie(layout.ROUTES, own | chunk))
             self.flow_mods += 1
             yield ROOM
             yield PACE_S

@@ -150,7 +150,7 @@ class VmPackets:
         Returns how many frames.  Raises NetworkError, everything being held still, where `to`
         cannot be reached.
         """
-        if switch.connection is None:
+        if switch.channel.connection is None:
             raise NetworkError(f"{switch.name}: the switch is not connected")
         held = self.held[router.name]
         frames = held.of(only.id if only else None, time.monotonic())
@@ -169,7 +169,11 @@ class VmPackets:
         """Put what another host's controller has held straight into a router's vif, whatever the
         switch's tables say yet.  False where the vif takes nothing."""
         interface = router.on(link.name)
-        if switch.connection is None or interface is None or not switch.takes(interface.vif):
+        if (
+            switch.channel.connection is None
+            or interface is None
+            or not switch.takes(interface.vif)
+        ):
             return False
         out = (f.output(switch.ports[interface.vif][0]),)
         _write(switch, [of.packet_out(frame, out, xid=PACKET_OUT_XID) for frame in frames])
@@ -231,7 +235,7 @@ class VmPackets:
             self.held[router.name].announced()
         self._stand()
         if still and took:
-            switch.in_force(then)
+            switch.promises.in_force(then)
         else:  # nothing is given to them anyway, or need not be waited for
             then(None)
 
@@ -334,10 +338,10 @@ class VmPackets:
         )
         if not switch.datapath.nicira:
             actions = plain_host.flood(switch.site(), self._link[link_id])
-        switch.connection.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
+        switch.channel.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
 
 
 def _write(switch: Switch, messages: list[bytes]) -> None:
     """Send held frames' messages, some at once."""
     for start in range(0, len(messages), BURST):
-        switch.connection.send(b"".join(messages[start : start + BURST]))
+        switch.channel.send(b"".join(messages[start : start + BURST]))

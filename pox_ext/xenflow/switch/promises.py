@@ -1,0 +1,125 @@
+"""Who wants to know when what was written so far is confirmed by the switch, or in force.
+
+Each gets an answer exactly once, whatever happens to the switch: a fence among the jobs, and for
+what shall be in force a proof behind it.  Part of a `switch.Switch`; called by `rule_table`,
+`management_service` and `vm.packets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from xenflow.switch.channel import Channel
+from xenflow.switch.clock import Clock
+from xenflow.switch.jobs import Jobs, fence
+from xenflow.switch.proof import Done, Promise, Proof
+
+
+class Promises:
+    """See the module.
+
+    nudge  a change that touches no packet, as messages
+    known  whether what the switch holds is known
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        jobs: Jobs,
+        clock: Clock,
+        proof: Proof,
+        nudge: bytes,
+        known: Callable[[], bool],
+    ) -> None:
+        self._name = name
+        self._channel = channel
+        self._jobs = jobs
+        self._clock = clock
+        self._proof = proof
+        self._nudge = nudge
+        self._known = known
+        self._open: list[Promise] = []
+        self._many = 64
+        """From so many on those that were kept are sorted out."""
+        self._proven = -1
+        """How many messages had been written when they were last proven in force."""
+
+    def confirmed(self, then: Done) -> None:
+        """Call `then(None)` once the switch has confirmed everything submitted so far."""
+        promise = self._promise(then)
+        self._after_jobs(promise, promise.settle)
+
+    def in_force(self, then: Done) -> None:
+        """Call `then(None)` once everything submitted so far is in force on the switch, or with
+        the reason why that cannot be said (see `proof`).  What was proven already is not proven
+        again: where nothing has been written since, the switch's barrier is enough."""
+        self._prove(then, lambda: self._proven == self._channel.written)
+
+    def counted(self, then: Done) -> None:
+        """Call `then(None)` once the counters count every packet that had arrived by now (they
+        are pushed when the cached flows are checked), and everything is in force."""
+        self._prove(then, lambda: False)
+
+    def break_all(self, reason: str) -> None:
+        """Nobody waits any more, because nothing can be confirmed."""
+        promises, self._open = self._open, []
+        for promise in promises:
+            promise.settle(reason)
+
+    def close(self, reason: str) -> None:
+        """The switch went away."""
+        self._proven = -1
+        self.break_all(reason)
+
+    def _promise(self, then: Done) -> Promise:
+        if len(self._open) >= self._many:
+            self._open = [promise for promise in self._open if not promise.settled]
+            self._many = max(64, 2 * len(self._open))
+        promise = Promise(then)
+        self._open.append(promise)
+        return promise
+
+    def _after_jobs(self, promise: Promise, then: Done) -> None:
+        if self._channel.connection is None:
+            promise.settle(f"{self._name}: the switch is not connected")
+        elif self._channel.silence.why:
+            promise.settle(self._channel.silence.why)
+        else:
+            self._jobs.submit(fence(self._channel, then))
+
+    def _prove(self, then: Done, needless: Callable[[], bool]) -> None:
+        promise = self._promise(then)
+
+        def prove(error: str | None) -> None:
+            written = self._channel.written
+
+            def finish() -> None:
+                if not promise.settled:
+                    self._proven = max(self._proven, written)
+                refused = f"{self._name}: the switch refused a flow"
+                promise.settle(None if self._known() else refused)
+
+            if error or promise.settled:
+                promise.settle(error)
+            elif needless():
+                finish()
+            else:
+                self._proof.begin(self, promise, finish)
+
+        self._after_jobs(promise, prove)
+
+    # --- what the proof asks of the switch ----------------------------------------------------
+
+    def nudge(self) -> None:
+        """See `proof.Prover`."""
+        self._channel.send(self._nudge)
+
+    def confirm(self, promise: Promise, then: Callable[[], None]) -> None:
+        """See `proof.Prover`."""
+        self._channel.confirm(lambda error: promise.settle(error) if error else then())
+
+    def later(self, seconds: float, call: Callable[..., Any], *arguments: Any) -> None:
+        """See `proof.Prover`."""
+        self._clock.later(seconds, call, *arguments)
