@@ -39,7 +39,9 @@ def _watch(to: str) -> None:
         header = parse_header(frames)
         if header.type in (SNAPSHOT_END, DELTA):
             kind, seq = int(header.type), header.seq
-            waiting = [s for s in table.switches.values() if s.connection and s.forwards(router)]
+            waiting = [
+                s for s in table.switches.values() if s.channel.connection and s.forwards(router)
+            ]
 
             def confirmed(error: str | None) -> Any:
                 waiting.pop()
@@ -47,6 +49,6 @@ def _watch(to: str) -> None:
                     sock.send(REPORT.pack(kind, seq, time.monotonic_ns()))
 
             for switch in list(waiting):
-                switch.confirmed(confirmed)
+                switch.promises.confirmed(confirmed)
 
     table.on_local_message = told
