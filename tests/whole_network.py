@@ -41,7 +41,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 MAX_HOPS = 200
 """A frame that is still on its way after so many switches goes round and round."""
 
-_packer = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
+_packer = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 # --------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:
     """By prefix and cookie, in one message, whatever the number of flows."""
     net = int(IPv4Address("10.2.0.0"))
     prefix = fl.match(dl_type=fl.IPV4, nw_dst=(net, prefix_mask(16)))
-    own = cookies.of(cookies.REACTIVE_KIND, 1)
+    own = cookies.of(layout.REACTIVE_KIND, 1)
     mask = cookies.REACTIVE_MASK | 0xFFFF << 32
     message = of.delete_matching(layout.INGRESS, prefix, own, mask)
     for router, hop in ((1, 5), (2, 5)):

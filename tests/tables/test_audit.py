@@ -14,7 +14,7 @@ from xenflow.openflow.nxm import pack_actions, pack_match
 from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD, against, covering, covers, difference, route_of
 
-PACKER = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
+PACKER = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 def own(priority: int, *actions: f.Action, table: int = 0, **what: object) -> Flow:

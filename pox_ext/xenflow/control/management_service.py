@@ -672,7 +672,7 @@ def _moves_along(flow: Flow, router: Router) -> bool:
     """Whether a flow is one that a migration in the report's order copies to the destination."""
     if cookies.router_of(flow.cookie) != router.id:
         return False
-    exact = cookies.kind_of(flow.cookie) == cookies.REACTIVE_KIND
+    exact = cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND
     return exact or layout.ROUTES <= flow.table <= layout.SIZES
 
 

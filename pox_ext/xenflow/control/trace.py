@@ -288,7 +288,7 @@ class _Trace:
                 tables.add(flow)
         if self.switch.reactive:
             return tables
-        packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
+        packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
         target = pk.parse(frame).nw_dst
         for name in self.switch.synced:
             state = self.table.state(name)

@@ -44,7 +44,7 @@ class Reactive:
         self.states = states
         self.nicira = nicira
         self._packer = of.ExactFlowPacker(
-            layout.INGRESS, layout.REACTIVE_PRIORITY, IDLE_TIMEOUT_S, nicira=nicira
+            layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S, nicira=nicira
         )
         self._arrivals: dict[bytes, tuple[Router, Link]] = {}
         self._lengths: dict[str, list[tuple[int, int]]] = {}
@@ -137,7 +137,7 @@ class Reactive:
                 f.strip_vlan(),
                 *rewrite,
                 f.load("in_port", 0),
-                f.load("reg2", link.id),
+                f.load(layout.Reg.LINK_OUT, link.id),
                 f.resubmit(layout.LINKS),
             )
             return of.pack_actions(through), 0
@@ -152,7 +152,7 @@ class Reactive:
             interface = router.on(link.name)
             port = port_of(self.site, link, interface.mac) if interface else None
             return of.pack_actions(plain_send(self.site, link, port)), 0
-        onward = f.strip_vlan(), f.load("reg2", link.id), f.resubmit(layout.LINKS)
+        onward = f.strip_vlan(), f.load(layout.Reg.LINK_OUT, link.id), f.resubmit(layout.LINKS)
         return of.pack_actions(onward), 0
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
@@ -160,8 +160,8 @@ class Reactive:
             return of.pack_actions(plain_host.to_vm(self.site, router, link)), 0
         to_vm = (
             f.strip_vlan(),
-            f.load("reg1", router.id),
-            f.load("reg3", link.id),
+            f.load(layout.Reg.ROUTER, router.id),
+            f.load(layout.Reg.LINK_IN, link.id),
             f.resubmit(layout.VM),
         )
         return of.pack_actions(to_vm), 0

@@ -19,10 +19,6 @@ from xenflow.tables import cookies, frames, layout
 from xenflow.tables.operator_rule import sweep
 from xenflow.tables.site import Site
 
-LOWEST = 1000
-"""Priority of a rule with priority 0, in table INGRESS."""
-HIGHEST = 9999
-
 Rule = dict[str, Any]
 
 
@@ -92,9 +88,9 @@ class Rules:
 
 
 def _flow(rule: Rule, site: Site) -> Flow:
-    priority = LOWEST + int(rule["priority"])
-    if priority > HIGHEST:
-        raise FlowError(f"priority: at most {HIGHEST - LOWEST}")
+    priority = layout.Ingress.RULE + int(rule["priority"])
+    if priority > layout.HIGHEST_RULE:
+        raise FlowError(f"priority: at most {layout.HIGHEST_RULE - layout.Ingress.RULE}")
     actions = tuple(_action(text, site) for text in rule["actions"] if text != "drop")
     fields = {key: _field(key, value, site) for key, value in rule["match"].items()}
     what = f.match(**{_RENAMED.get(key, key): value for key, value in fields.items()})
@@ -114,7 +110,7 @@ def _field(key: str, value: Any, site: Site) -> int | tuple[int, int]:
         net = ipaddress.IPv4Network(str(value))
         return int(net.network_address), int(net.netmask)
     if key == "dl_vlan":
-        return frames.TAGGED | int(value), frames.VLAN_MASK
+        return frames.tagged(int(value))
     if key in _NUMBERS:
         return int(str(value), 0)
     raise FlowError(f"{key}: no field of a rule: use in_port, dl_*, nw_* or tp_*")

@@ -568,7 +568,7 @@ class Switch:
                 give(admitted, _packets)
                 return
             total = _packets(admitted)
-            own = cookies.of(cookies.REACTIVE_KIND, router.id)
+            own = cookies.of(layout.REACTIVE_KIND, router.id)
             mask = cookies.REACTIVE_MASK | cookies.ROUTER_MASK
             self.stats(
                 lambda exact: give(exact, lambda stats: total + arrived(stats)),
@@ -706,7 +706,7 @@ class Switch:
         self.flow_mods += 1
         self.edits += 1
         self.channel.write(pack(flow, command))
-        if cookies.kind_of(flow.cookie) == cookies.REACTIVE_KIND:
+        if cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND:
             return
         if add:
             self.installed[flow.key] = flow
@@ -808,7 +808,7 @@ class Switch:
         for flow in flows:
             if not cookies.ours(flow.cookie):
                 continue
-            if cookies.kind_of(flow.cookie) != cookies.REACTIVE_KIND:
+            if cookies.kind_of(flow.cookie) != layout.REACTIVE_KIND:
                 self.installed[flow.key] = flow
 
     def _read_routes(self, total: int) -> Job:
@@ -874,7 +874,7 @@ class Switch:
                 self.installed[flow.key] = flow
                 continue
             net = next((value for field, value, _ in flow.match if field == "nw_dst"), 0)
-            plen = flow.priority - layout.ROUTE_PRIORITY
+            plen = flow.priority - layout.Routes.PREFIX
             leads_on = len(flow.actions) == 2 and flow.actions[1] == _TO_NEXT_HOPS
             hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
             self._found.setdefault(name, {})[net << 8 | plen] = hop
@@ -979,13 +979,13 @@ class Switch:
 
     def _forget_decisions(self, router: int | None = None, hop: int | None = None) -> None:
         if self.plain:
-            nothing = Flow(0, layout.REACTIVE_PRIORITY, (), ())
+            nothing = Flow(0, layout.Ingress.EXACT, (), ())
             form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
             for what in self._exact:
                 self.channel.write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
             self._exact.clear()
             return
-        kind, mask = cookies.of(cookies.REACTIVE_KIND), cookies.REACTIVE_MASK
+        kind, mask = cookies.of(layout.REACTIVE_KIND), cookies.REACTIVE_MASK
         if router is not None:
             kind, mask = kind | router << 32, mask | 0xFFFF << 32
         if router is not None and hop is not None:
@@ -1003,7 +1003,7 @@ class Switch:
             self._forget_decisions(router.id, hop)
         for net, plen, _ in routes:
             prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
-            own = cookies.of(cookies.REACTIVE_KIND, router.id)
+            own = cookies.of(layout.REACTIVE_KIND, router.id)
             mask = cookies.REACTIVE_MASK | 0xFFFF << 32
             self.channel.write(of.delete_matching(layout.INGRESS, prefix, own, mask))
             self.flow_mods += 1
@@ -1074,7 +1074,8 @@ class Switch:
 
     def _has_room(self) -> Generator[Any, Any, bool]:
         """Whether table ROUTES takes one flow more, which no packet matches."""
-        probe = Flow(layout.ROUTES, 1, match(reg1=0xFFFFFFFF), (), cookies.MAGIC)
+        nothing = match(**{layout.Reg.ROUTER: 0xFFFFFFFF})
+        probe = Flow(layout.ROUTES, layout.Routes.PROBE, nothing, (), cookies.MAGIC)
         self._no_room = False
         self.channel.write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
         yield self.channel.barrier()
@@ -1106,11 +1107,11 @@ class Switch:
         name = names.get(cookies.router_of(cookie))
         if not cookies.ours(cookie):
             name = None
-        if name is None or kind not in (*layout.NETWORK_WIDE, cookies.REACTIVE_KIND):
+        if name is None or kind not in (*layout.NETWORK_WIDE, layout.REACTIVE_KIND):
             self._refused(text)
             return
         words = f"the switch refuses its flows ({text})"
-        if kind == cookies.REACTIVE_KIND:  # the packet that asked was sent all the same
+        if kind == layout.REACTIVE_KIND:  # the packet that asked was sent all the same
             if self.problems.begin(TABLE, words, name):
                 self.clock.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
         elif name in self._trying or name in self._streamed:
@@ -1315,7 +1316,7 @@ def translated(flow: Flow, ports: Mapping[int, int]) -> Flow | None:
 
 def pipeline_packer() -> of.RoutePacker:
     """Packs routes for table ROUTES."""
-    return of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.ROUTE_PRIORITY)
+    return of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 def _failing(error: Exception) -> Job:

@@ -9,10 +9,8 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
 from xenflow.tables import cookies
 from xenflow.tables.frames import MULTICAST
-from xenflow.tables.layout import ADMISSION, CLASSES, LINKS
-from xenflow.tables.site import RouterView, Site, interfaces
-
-PRIORITY_ARP_REPLY, _PRIORITY_ARP_CLAIM = 300, 301
+from xenflow.tables.layout import ADMISSION, ARP_CLAIM, ARP_REPLY, CLASSES, LINKS, Admission, Reg
+from xenflow.tables.site import RouterView, Site
 
 MAX_ARP_REPLIES = 2000
 """A router with more addresses, times its interfaces, is answered for by each interface for that
@@ -20,18 +18,19 @@ one's own addresses and those of no link (a loopback's) only."""
 
 
 def admission_flows(site: Site) -> Iterator[Flow]:
-    transit = (f.move("reg3", "reg2"), f.resubmit(LINKS))
-    for router, interface, link in interfaces(site):
+    transit = (f.move(Reg.LINK_IN, Reg.LINK_OUT), f.resubmit(LINKS))
+    for router, interface, link in site.interfaces():
         if not site.forwards(router.name):
             continue
         own = cookies.of(ADMISSION, router.id)
+        mine = (f.load(Reg.ROUTER, router.id), f.resubmit(CLASSES))
         inlet = site.inlet(router.name, link)
         if inlet is not None:
-            frame = match(**inlet, reg3=link.id, dl_dst=interface.mac)
-            yield Flow(ADMISSION, 200, frame, (f.load("reg1", router.id), f.resubmit(CLASSES)), own)
-        onward = {"group": transit, "own": (f.load("reg1", router.id), f.resubmit(CLASSES))}
-        yield from arp_replies(site, router, interface, ADMISSION, "reg3", onward)
-    yield Flow(ADMISSION, 1, match(), transit, cookies.of(ADMISSION))
+            frame = match(**inlet, **{Reg.LINK_IN: link.id}, dl_dst=interface.mac)
+            yield Flow(ADMISSION, Admission.OWN, frame, mine, own)
+        onward = {"group": transit, "own": mine}
+        yield from arp_replies(site, router, interface, ADMISSION, Reg.LINK_IN, onward)
+    yield Flow(ADMISSION, Admission.TRANSIT, match(), transit, cookies.of(ADMISSION))
 
 
 def arp_replies(
@@ -70,12 +69,12 @@ def arp_replies(
                 f.move("arp_spa", "arp_tpa"),
                 f.load("arp_spa", address),
                 f.load("in_port", 0),
-                f.load("reg2", link),
+                f.load(Reg.LINK_OUT, link),
                 f.resubmit(LINKS),
             )
-            yield Flow(table, PRIORITY_ARP_REPLY, match(**asked_of, arp_tpa=address), reply, own)
+            yield Flow(table, ARP_REPLY, match(**asked_of, arp_tpa=address), reply, own)
             claim = match(**asked_of, arp_spa=address)
-            yield Flow(table, _PRIORITY_ARP_CLAIM, claim, onward[to], own)
+            yield Flow(table, ARP_CLAIM, claim, onward[to], own)
 
 
 def _answered_for(router: Router, interface: Interface, view: RouterView) -> list[int]:

@@ -32,20 +32,24 @@ def ours(flow: Flow) -> bool:
 
 def reactive(flow: Flow) -> bool:
     """Whether it is an exact flow of the reactive pipeline, which comes and goes."""
-    return ours(flow) and cookies.kind_of(flow.cookie) == cookies.REACTIVE_KIND
+    return ours(flow) and cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND
 
 
 def route_of(flow: Flow) -> tuple[int, int, int] | None:
     """(router id, net << 8 | prefix length, next hop id) of a flow that stands where a route does,
     whoever wrote it; the next hop is ODD where it does not read as we write one."""
-    plen = flow.priority - layout.ROUTE_PRIORITY
+    plen = flow.priority - layout.Routes.PREFIX
     if flow.table != layout.ROUTES or not 0 <= plen <= 32:
         return None
     fields = {name: (value, mask) for name, value, mask in flow.match}
-    router, router_mask = fields.get("reg1", (0, 0))
+    router, router_mask = fields.get(layout.Reg.ROUTER, (0, 0))
     net, mask = fields.get("nw_dst", (0, 0))
     netmask = prefix_mask(plen)
-    if fields.keys() - {"reg1", "dl_type", "nw_dst"} or not router or router_mask is not None:
+    if (
+        fields.keys() - {layout.Reg.ROUTER, "dl_type", "nw_dst"}
+        or not router
+        or router_mask is not None
+    ):
         return None
     if fields.get("dl_type") != (f.IPV4, None) or (0xFFFFFFFF if mask is None else mask) != (
         netmask
@@ -57,7 +61,7 @@ def route_of(flow: Flow) -> tuple[int, int, int] | None:
 def _hop_of(flow: Flow, router: int, net: int) -> int:
     own = cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
     hop = next((action[4] for action in flow.actions if action[0] == "load"), ODD)
-    written = (f.load("reg0", hop), f.resubmit(layout.NEXT_HOPS)) if hop != ODD else ()
+    written = (f.load(layout.Reg.NEXT_HOP, hop), f.resubmit(layout.NEXT_HOPS)) if hop != ODD else ()
     return hop if flow.cookie == own and flow.actions == written else ODD
 
 
@@ -126,5 +130,5 @@ def covering(foreign: Iterable[Flow], believed: Flows, routes: bool) -> list[Flo
         flow
         for flow in foreign
         if any(covers(flow, own) for own in by_table.get(flow.table, ()))
-        or (routes and flow.table == layout.ROUTES and flow.priority >= layout.ROUTE_PRIORITY)
+        or (routes and flow.table == layout.ROUTES and flow.priority >= layout.Routes.PREFIX)
     ]

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xenflow.tables.layout import ADMISSION, INGRESS, ROUTES
-
-REACTIVE_KIND = 0x80
-"""In place of the table in the cookies of these flows: they are no part of what is planned."""
+from xenflow.tables.layout import ADMISSION, INGRESS, REACTIVE_KIND, ROUTES
 
 REACTIVE_MASK = 0xFFFF << 48 | 0xFF << 24
 
 QUIET_CHUNK = 0xFFFFFF
-"""With that kind, too: flows that end by themselves (`quiet`)."""
+"""Of REACTIVE_KIND, too: flows that end by themselves (`quiet`)."""
 
 MAGIC = 0x5846 << 48
 MAGIC_MASK = 0xFFFF << 48

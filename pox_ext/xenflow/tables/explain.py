@@ -86,7 +86,7 @@ def _plainly(flow: Flow, names: Names) -> str:
 
 
 def _ingress(flow: Flow, names: Names) -> str:
-    link = _loads(flow, "reg3")
+    link = _loads(flow, layout.Reg.LINK_IN)
     nothing = "it belongs to no virtual link that comes in by this port"
     if fl.normal() in flow.actions:
         if flow.match:
@@ -98,8 +98,8 @@ def _ingress(flow: Flow, names: Names) -> str:
         if _matches(flow, "dl_dst") is not None:
             return "nothing more leads to that address from this port: dropped"
         return "a frame that is not to come in here: dropped"
-    if _loads(flow, "reg4"):
-        router = names.router(_loads(flow, "reg1"))
+    if _loads(flow, layout.Reg.DETOURED):
+        router = names.router(_loads(flow, layout.Reg.ROUTER))
         return f"by a detour from another of {router}'s hosts, on link {names.link(link)}"
     if _leads(flow, layout.LINKS):
         copied = any(a[0] == "controller" for a in flow.actions)
@@ -121,7 +121,7 @@ def _ingress(flow: Flow, names: Names) -> str:
 def _admission(flow: Flow, names: Names) -> str:
     if flow.match and _loads(flow, "arp_op"):
         return "ARP for a router whose VM is suspended or on its way: answered here"
-    if router := _loads(flow, "reg1"):
+    if router := _loads(flow, layout.Reg.ROUTER):
         return f"for router {names.router(router)}, which this switch forwards for"
     if not flow.actions:
         return "for a router, from a side that has no business here: dropped"
@@ -129,7 +129,7 @@ def _admission(flow: Flow, names: Names) -> str:
 
 
 def _classes(flow: Flow, names: Names) -> str:
-    router = names.router(_matches(flow, "reg1"))
+    router = names.router(_matches(flow, layout.Reg.ROUTER))
     if _leads(flow, layout.ROUTES):
         return "data, to be routed"
     if any(a[0] == "controller" for a in flow.actions):
@@ -146,16 +146,16 @@ def _classes(flow: Flow, names: Names) -> str:
         return "its source is the router's own, or none that a switch may judge: to the VM"
     if _matches(flow, "nw_dst") is not None:
         return "for an address of the router's own, or multicast or broadcast: to the VM"
-    if _matches(flow, "reg3") is not None:
+    if _matches(flow, layout.Reg.LINK_IN) is not None:
         return f"by an interface that {router}'s VM has down or does not forward on: to the VM"
     return "only the VM can decide: to the VM"
 
 
 def _routes(flow: Flow, names: Names) -> str:
-    hop = _loads(flow, "reg0")
+    hop = _loads(flow, layout.Reg.NEXT_HOP)
     if hop is None:
         return "no route: to the VM, which answers"
-    net, plen = _matches(flow, "nw_dst") or 0, flow.priority - layout.ROUTE_PRIORITY
+    net, plen = _matches(flow, "nw_dst") or 0, flow.priority - layout.Routes.PREFIX
     return f"the longest prefix is {fl.ip_text(net)}/{plen}: next hop {hop}"
 
 
@@ -169,21 +169,21 @@ def _next_hop(flow: Flow, names: Names) -> str:
         return "measured, as its interface is narrower than others"
     if _leads(flow, layout.LEGS):
         return "equal cost: one by a hash of the addresses"
-    link = _loads(flow, "reg2")
+    link = _loads(flow, layout.Reg.LINK_OUT)
     if link is not None:
         mac = next((a[1] for a in flow.actions if a[0] == "set_dl_dst"), 0)
         return f"resolved: TTL one less, to {fl.mac_text(mac)} on link {names.link(link)}"
-    if _matches(flow, "reg6") is not None:
+    if _matches(flow, layout.Reg.LARGER) is not None:
         return "too large for the interface: to the VM, which fragments or refuses it"
     return "not resolved, or unreachable: to the VM, which asks by ARP or answers"
 
 
 def _legs(flow: Flow, names: Names) -> str:
-    return f"the hash chose leg {_matches(flow, 'reg5')}: next hop {_loads(flow, 'reg0')}"
+    return f"the hash chose leg {_matches(flow, layout.Reg.LEG)}: next hop {_loads(flow, 'reg0')}"
 
 
 def _links(flow: Flow, names: Names) -> str:
-    link = names.link(_matches(flow, "reg2"))
+    link = names.link(_matches(flow, layout.Reg.LINK_OUT))
     if _leads(flow, layout.ADMISSION):
         router = names.router(cookies.router_of(flow.cookie))
         return f"on link {link} to router {router}, which is this switch's own affair"
@@ -193,24 +193,21 @@ def _links(flow: Flow, names: Names) -> str:
     if not ports and not _leads(flow, layout.VM):
         return f"link {link} leads nowhere from here to that address: dropped"
     vms = " and to the VMs on it" if _leads(flow, layout.VM) else ""
-    known = _matches(flow, "dl_dst") is not None and flow.priority != _MULTICAST_PRIORITY
+    known = _matches(flow, "dl_dst") is not None and flow.priority != layout.Links.GROUP
     if known:
         return f"on link {link}, out by {ports}"
     return f"flooded on link {link}: {ports or 'no port'}{vms}"
 
 
-_MULTICAST_PRIORITY = 100
-
-
 def _vm(flow: Flow, names: Names) -> str:
-    router = names.router(_matches(flow, "reg1"))
+    router = names.router(_matches(flow, layout.Reg.ROUTER))
     if fl.load("in_port", 0) in flow.actions:
         return f"{router}'s VM is on another host: by a detour, out by {_sent(flow, names)}"
     if ports := _sent(flow, names):
         return f"to {router}'s VM, its vif {ports}"
     if any(a[0] == "controller" for a in flow.actions):
         return f"{router}'s VM takes nothing now: held by the controller"
-    if not flow.actions and _matches(flow, "reg1") is not None:
+    if not flow.actions and _matches(flow, layout.Reg.ROUTER) is not None:
         return f"nothing takes it for {router}'s VM here: dropped"
     return _plainly(flow, names)
 

@@ -15,7 +15,10 @@ what is for one goes to all of them, and through them."""
 TAGGED = f.VLAN_PRESENT
 VLAN_MASK = 0x1FFF
 
-UNTAGGED: tuple[int | tuple[int, int], ...] = (0, (TAGGED, VLAN_MASK))
+Tag = int | tuple[int, int]
+"""What a flow matches of vlan_tci: all of it, or a value under a mask."""
+
+UNTAGGED: tuple[Tag, ...] = (0, (TAGGED, VLAN_MASK))
 """How a frame without a VLAN looks: no tag, or one with VLAN id 0, which gives a priority only
 (IEEE 802.1Q, 9.6; net/core/dev.c, __netif_receive_skb_core takes it off)."""
 
@@ -32,6 +35,11 @@ SESSIONS: tuple[dict[str, int], ...] = (
     {"dl_type": f.IPV4, "nw_proto": 6, "tp_src": BGP_PORT},
 )
 """What shows how long a router's neighbours wait for it (`sessions`)."""
+
+
+def tagged(vlan: int) -> tuple[int, int]:
+    """How a frame with a VLAN id looks, whatever its priority."""
+    return TAGGED | vlan, VLAN_MASK
 
 
 def to_a_group(frame: bytes) -> bool:

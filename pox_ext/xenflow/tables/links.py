@@ -10,57 +10,65 @@ from xenflow.openflow.flow import Action, Flow, match
 from xenflow.tables import cookies
 from xenflow.tables.admission import arp_replies
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
-from xenflow.tables.layout import ADMISSION, LINKS, VM
-from xenflow.tables.site import Site, vif_ports
+from xenflow.tables.layout import ADMISSION, LINKS, VM, Links, Reg
+from xenflow.tables.site import Site
 from xenflow.tables.stations import port_to, stations
 
 
 def link_flows(site: Site) -> Iterator[Flow]:
     own = cookies.of(LINKS)
     flood: list[Action]
+    send: tuple[Action, ...]
     for link in site.network.links.values():
+        onto = {Reg.LINK_OUT: link.id}
         cables, access = site.tree_ports(link), site.access_ports(link)
         if site.native(link):
             # What a router of this switch sends there: the bridges of the others know the way.
             flood = [f.set_vlan(link.vlan), *(f.output(port) for port in cables), f.strip_vlan()]
-            flood += [f.output(port) for port in (*access, *vif_ports(site, link))]
-            yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
+            flood += [f.output(port) for port in (*access, *site.vif_ports(link))]
+            yield Flow(LINKS, Links.FLOOD, match(**onto), tuple(flood), own)
             continue
         if not (cables or access) and not any(
             site.ports.get(i.vif) for _, i in site.network.members(link.name)
         ):
             continue
         for mac, port in stations(site, link):
-            yield Flow(LINKS, 200, match(reg2=link.id, dl_dst=mac), out_by(link, port, access), own)
+            send = out_by(link, port, access)
+            yield Flow(LINKS, Links.STATION, match(**onto, dl_dst=mac), send, own)
         for router, interface in site.network.members(link.name):
             placement = site.placements.get(router.name)
             if placement is None:
                 continue
-            frame = match(reg2=link.id, dl_dst=interface.mac)
+            frame = match(**onto, dl_dst=interface.mac)
             if site.takes_in(router.name):
-                send: tuple[Action, ...] = (f.load("reg3", link.id), f.resubmit(ADMISSION))
+                send = (f.load(Reg.LINK_IN, link.id), f.resubmit(ADMISSION))
             else:
                 send = out_by(link, port_to(site, link, placement.to), access)
-            yield Flow(LINKS, 200, frame, send, cookies.of(LINKS, router.id))
+            yield Flow(LINKS, Links.STATION, frame, send, cookies.of(LINKS, router.id))
         flood = []
         if cables:
             flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
             flood += [f.strip_vlan()]
         flood += [f.output(port) for port in access]
-        yield Flow(LINKS, 50, match(reg2=link.id), tuple(flood), own)
+        yield Flow(LINKS, Links.FLOOD, match(**onto), tuple(flood), own)
         for router, _ in site.network.members(link.name):
             placement = site.placements.get(router.name)
             if placement is not None and placement.vm == site.name:
-                flood += [f.load("reg3", link.id), f.load("reg1", router.id), f.resubmit(VM)]
+                flood += [
+                    f.load(Reg.LINK_IN, link.id),
+                    f.load(Reg.ROUTER, router.id),
+                    f.resubmit(VM),
+                ]
         for group in (MULTICAST, *VIRTUAL_ROUTERS):
-            yield Flow(LINKS, 100, match(reg2=link.id, dl_dst=group), tuple(flood), own)
+            yield Flow(LINKS, Links.GROUP, match(**onto, dl_dst=group), tuple(flood), own)
         for router, interface in site.network.members(link.name):
             if site.forwards(router.name):  # asked by a neighbour on this same host
                 onward = {"group": tuple(flood)}
-                yield from arp_replies(site, router, interface, LINKS, "reg2", onward)
+                yield from arp_replies(site, router, interface, LINKS, Reg.LINK_OUT, onward)
 
 
 def out_by(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:
+    """Actions that send an untagged frame out by a port of a link, tagged on a cable."""
     if port is None:
         return ()
     return (f.output(port),) if port in access else (f.set_vlan(link.vlan), f.output(port))

@@ -9,7 +9,7 @@ from xenflow.model.network import Interface, Link, Network, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
 from xenflow.tables import cookies
-from xenflow.tables.layout import LEGS, LINKS, NEXT_HOPS, SIZES, VM
+from xenflow.tables.layout import LEGS, LINKS, NEXT_HOPS, SIZES, VM, Legs, NextHops, Reg, Sizes
 from xenflow.tables.shares import Shares
 
 
@@ -43,34 +43,34 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
     whose kernel resolves them.
     """
     own = cookies.of(NEXT_HOPS, router.id)
-    chosen = match(reg1=router.id, reg0=hop.id)
+    chosen = {Reg.ROUTER: router.id, Reg.NEXT_HOP: hop.id}
     to_vm = (f.resubmit(VM),)
     if hop.action == "drop":
-        yield Flow(NEXT_HOPS, 100, chosen, (), own)
+        yield Flow(NEXT_HOPS, NextHops.HOP, match(**chosen), (), own)
     elif hop.action == "group" and hop.legs:
         shares = Shares.of(hop.legs)
         for start, size, leg in shares.blocks:
             number = (start, ~(size - 1) & 0xFFFFFFFF) if size > 1 else start
-            one = match(reg1=router.id, reg0=hop.id, reg5=number)
-            onward = (f.load("reg0", leg), f.resubmit(NEXT_HOPS))
-            yield Flow(LEGS, 100, one, onward, cookies.of(LEGS, router.id))
+            one = match(**chosen, **{Reg.LEG: number})
+            onward = (f.load(Reg.NEXT_HOP, leg), f.resubmit(NEXT_HOPS))
+            yield Flow(LEGS, Legs.SHARE, one, onward, cookies.of(LEGS, router.id))
         # The kernel's default hash is over the addresses too; which leg it picks may differ.  Each
         # router has its own: of two in a row the second would else use one leg only.
-        spread = (f.multipath("symmetric_l3", shares.count, "reg5", router.id), f.resubmit(LEGS))
-        yield Flow(NEXT_HOPS, 100, chosen, spread, own)
+        spread = (f.multipath("symmetric_l3", shares.count, Reg.LEG, router.id), f.resubmit(LEGS))
+        yield Flow(NEXT_HOPS, NextHops.HOP, match(**chosen), spread, own)
     elif hop.action == "via" and hop.interface is not None:
         table = SIZES if hop.mtu else NEXT_HOPS
         yield from _stations_and_gateway(network, router, hop, hop.interface, table)
         if hop.mtu:
             # Fragmented or refused by the VM's kernel (net/ipv4/ip_forward.c, ip_exceeds_mtu).
-            larger = match(reg1=router.id, reg0=hop.id, reg6=(1, 1))
-            yield Flow(SIZES, 300, larger, to_vm, cookies.of(SIZES, router.id))
+            larger = match(**chosen, **{Reg.LARGER: (1, 1)})
+            yield Flow(SIZES, Sizes.TOO_LARGE, larger, to_vm, cookies.of(SIZES, router.id))
             # No frame that is larger than the action can measure is known to fit: the VM's, too.
             largest = min(ETHERNET_HEADER + hop.mtu, 0xFFFF)
-            measure = f.check_pkt_larger(largest, "reg6", 0)
-            yield Flow(NEXT_HOPS, 100, chosen, (measure, f.resubmit(SIZES)), own)
+            measure = f.check_pkt_larger(largest, Reg.LARGER, 0)
+            yield Flow(NEXT_HOPS, NextHops.HOP, match(**chosen), (measure, f.resubmit(SIZES)), own)
     else:
-        yield Flow(NEXT_HOPS, 100, chosen, to_vm, own)
+        yield Flow(NEXT_HOPS, NextHops.HOP, match(**chosen), to_vm, own)
 
 
 ETHERNET_HEADER = 14
@@ -80,22 +80,21 @@ def _stations_and_gateway(
     network: Network, router: Router, hop: NextHopView, out: Interface, table: int
 ) -> Iterator[Flow]:
     link = network.links[out.link]
-    own = cookies.of(table, router.id)
+    own, chosen = cookies.of(table, router.id), {Reg.ROUTER: router.id, Reg.NEXT_HOP: hop.id}
     for address, mac in hop.neighbours:
-        station = match(reg1=router.id, reg0=hop.id, dl_type=f.IPV4, nw_dst=address)
-        yield Flow(table, 200, station, _rewrite(link, out, mac), own)
+        station = match(**chosen, dl_type=f.IPV4, nw_dst=address)
+        yield Flow(table, NextHops.STATION, station, _rewrite(link, out, mac), own)
     onward = _rewrite(link, out, hop.mac) if hop.mac else (f.resubmit(VM),)
-    yield Flow(table, 100, match(reg1=router.id, reg0=hop.id), onward, own)
+    yield Flow(table, NextHops.HOP, match(**chosen), onward, own)
 
 
 def _rewrite(link: Link, interface: Interface, mac: int) -> tuple[Action, ...]:
     """Route a packet: TTL, addresses, and out, also by the port that it came from."""
-    routed: tuple[Action, ...] = (
+    return (
         f.dec_ttl(),
         f.set_dl_src(interface.mac),
         f.set_dl_dst(mac),
         f.load("in_port", 0),
-        f.load("reg2", link.id),
+        f.load(Reg.LINK_OUT, link.id),
         f.resubmit(LINKS),
     )
-    return routed

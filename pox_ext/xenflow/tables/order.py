@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, Flows
 from xenflow.tables import cookies
-from xenflow.tables.admission import PRIORITY_ARP_REPLY
-from xenflow.tables.layout import ADMISSION, CLASSES, LINKS, NETWORK_WIDE
+from xenflow.tables.layout import ADMISSION, ARP_REPLY, CLASSES, LINKS, NETWORK_WIDE
 
 
 def plan(
@@ -50,6 +49,6 @@ def view_dependent(flow: Flow) -> bool:
     heard of that router yet must leave it alone."""
     return cookies.router_of(flow.cookie) != 0 and (
         flow.table == CLASSES
-        or (flow.table in (ADMISSION, LINKS) and flow.priority >= PRIORITY_ARP_REPLY)
+        or (flow.table in (ADMISSION, LINKS) and flow.priority >= ARP_REPLY)
         or flow.table in NETWORK_WIDE
     )

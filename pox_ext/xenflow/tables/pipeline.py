@@ -1,24 +1,13 @@
-"""The tables of a XenFlow switch: from the network, the placements and the routes to flows.
+"""The flows of a switch that are its own, all tables of it together.
 
-A packet on a host passes, from table to table:
+A packet on a host passes the tables of `layout.TABLES`, which say what each asks; the module of a
+table's name makes its flows.  ROUTES to SIZES are the same on every host, because routers, links
+and next hops have network-wide ids; only the others, of size O(links), are local.  A switch that
+knows OpenFlow 1.0 alone has one table, which does what INGRESS and LINKS do.
 
-    INGRESS    which virtual link did it arrive on?                   reg3 = arrival link
-    ADMISSION  whose frame is it? a router's here, or in transit      reg1 = router
-    CLASSES    data, or something only the VM can decide?
-    ROUTES     longest-prefix match, and nothing else                 reg0 = next hop
-    NEXT_HOPS  resolved: TTL, MAC addresses                           reg2 = link it leaves on
-    LEGS       which leg of an equal-cost group
-    SIZES      too large for a narrow interface?
-    LINKS      where a virtual link leaves this host
-    VM         packets for the VM: its vif, the host where it is, or held while it is suspended
-
-ROUTES to SIZES are the same on every host, because routers, links and next hops have
-network-wide ids; only the others, of size O(links), are local.  A plain OpenFlow 1.0 switch has
-one table, which does what INGRESS and LINKS do.
-
-Every function here is pure: a `Switch` asks it for its flows after each change and writes the
-difference; `vm.packets` asks what a frame means that these flows sent up.
-docs/pipeline.md tells the reasons; DESIGN names in the text are those of the report's section 4.1.
+Every function in these modules is pure: a `Switch` asks for its flows after each change and writes
+the difference; `vm.packets` asks what a frame means that these flows sent up.  docs/pipeline.md
+tells the reasons.
 """
 
 from __future__ import annotations

@@ -10,23 +10,18 @@ traceroute does not show it: the component says so when it starts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Actions, Flow, match, prefix_mask
-from xenflow.tables import classes, cookies, frames, layout
-from xenflow.tables.frames import TAGGED, VLAN_MASK
+from xenflow.tables import classes, cookies
+from xenflow.tables.frames import HELLOS, UNTAGGED, Tag
 from xenflow.tables.ingress import bridged, detours, other
+from xenflow.tables.layout import ADMISSION, INGRESS, OneTable
 from xenflow.tables.plain_switch import plain_send
 from xenflow.tables.sent_up import asked, to_be_held
 from xenflow.tables.site import RouterView, Site
-from xenflow.tables.stations import port_of, stations
-
-Tag = int | tuple[int, int]
-
-OWN, DATA, FRAME, FLOOD = 340, 320, 310, 300
-"""Priorities: what is the VM's whatever the routes say; data; other frames; floods."""
+from xenflow.tables.stations import port_of, stations, ways_in
 
 
 def plain_host_flows(site: Site) -> Iterator[Flow]:
@@ -82,13 +77,11 @@ def flood(site: Site, link: Link, came: int | None = None) -> Actions:
 
 def _ports(site: Site, link: Link) -> Iterator[tuple[int, Tag, tuple[Router, Interface] | None]]:
     """Where frames of a link come from: port, tag, and the router whose vif it is."""
-    for port in site.tree_ports(link):
-        yield port, (TAGGED | link.vlan, VLAN_MASK), None
-    for port, tag in product(site.access_ports(link), frames.UNTAGGED):
+    for port, tag in ways_in(site, link):
         yield port, tag, None
     for router, interface in site.network.members(link.name):
         vif = site.ports.get(interface.vif)
-        for tag in frames.UNTAGGED if vif else ():
+        for tag in UNTAGGED if vif else ():
             yield vif or 0, tag, (router, interface)
 
 
@@ -100,15 +93,15 @@ def _arrivals(
     everybody = flood(site, link, port)
     if sender is not None:
         strange = cookies.refusing(owner, cookies.REFUSED_SOURCE)
-        yield Flow(0, 290, match(in_port=port), (), strange)
+        yield Flow(INGRESS, OneTable.FOREIGN_SOURCE, match(in_port=port), (), strange)
         came["dl_src"] = sender[1].mac
-        for kind in frames.HELLOS:
+        for kind in HELLOS:
             hello = match(**came, **kind)
-            yield Flow(0, FRAME + 5, hello, (f.controller(), *everybody), _cookie(owner))
-    yield Flow(0, FLOOD, match(**came), everybody, _cookie(owner))
+            yield Flow(INGRESS, OneTable.HELLO, hello, (f.controller(), *everybody), _cookie(owner))
+    yield Flow(INGRESS, OneTable.FLOOD, match(**came), everybody, _cookie(owner))
     for mac, out in stations(site, link):
         send = () if out in (None, port) else plain_send(site, link, out)
-        yield Flow(0, FRAME, match(**came, dl_dst=mac), send, _cookie(owner))
+        yield Flow(INGRESS, OneTable.FRAME, match(**came, dl_dst=mac), send, _cookie(owner))
     for router, interface in site.network.members(link.name):
         if router.name not in site.placements or (sender and sender[0] is router):
             continue
@@ -116,27 +109,27 @@ def _arrivals(
         if not site.admits(router.name, link, port):
             out = port_of(site, link, interface.mac)
             send = () if out in (None, port) else plain_send(site, link, out)
-            yield Flow(0, FRAME, match(**frame), send, _cookie(router.id))
+            yield Flow(INGRESS, OneTable.FRAME, match(**frame), send, _cookie(router.id))
             continue
         yield from _for_router(site, link, router, frame)
 
 
 def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -> Iterator[Flow]:
-    vm, own = to_vm(site, router, link), cookies.of(layout.ADMISSION, router.id)
+    vm, own = to_vm(site, router, link), cookies.of(ADMISSION, router.id)
     view: RouterView | None = site.views.get(router.name)
-    yield Flow(0, FRAME, match(**frame), vm, own)
+    yield Flow(INGRESS, OneTable.FRAME, match(**frame), vm, own)
     interface = router.on(link.name)
     if view is None or view.slow or interface is None or interface.name in view.down:
         return
-    yield Flow(0, DATA, match(**frame, dl_type=f.IPV4), asked(link), own)
+    yield Flow(INGRESS, OneTable.DATA, match(**frame, dl_type=f.IPV4), asked(link), own)
     targets = [(net, plen) for net, plen, _ in view.locals]
     martians = (*classes.MULTICAST_SOURCES, *classes.MARTIAN_SOURCES, *classes.VM_SOURCES)
     for net, plen in (*martians, *targets):
         source = (net, prefix_mask(plen))
-        yield Flow(0, OWN, match(**frame, dl_type=f.IPV4, nw_src=source), vm, own)
+        yield Flow(INGRESS, OneTable.OWN, match(**frame, dl_type=f.IPV4, nw_src=source), vm, own)
     for net, plen in (*classes.VM_DESTINATIONS, *classes.MARTIAN_DESTINATIONS, *targets):
         target = (net, prefix_mask(plen))
-        yield Flow(0, OWN, match(**frame, dl_type=f.IPV4, nw_dst=target), vm, own)
+        yield Flow(INGRESS, OneTable.OWN, match(**frame, dl_type=f.IPV4, nw_dst=target), vm, own)
 
 
 def _detours(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
@@ -145,8 +138,8 @@ def _detours(site: Site, link: Link, router: Router, interface: Interface) -> It
         here = any(action[0] == "resubmit" for action in flow.actions)
         placement = site.placements[router.name]
         arrive = to_vm(site, router, link) if placement.vm == site.name else ()
-        yield Flow(0, OWN, flow.match, arrive if here else flow.actions, flow.cookie)
+        yield Flow(INGRESS, OneTable.OWN, flow.match, arrive if here else flow.actions, flow.cookie)
 
 
 def _cookie(router: int) -> int:
-    return cookies.of(layout.INGRESS, router)
+    return cookies.of(INGRESS, router)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 from xenflow.model.network import Link
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
 from xenflow.tables import cookies
-from xenflow.tables.frames import TAGGED, UNTAGGED, VLAN_MASK
-from xenflow.tables.ingress import bridged, detours, other
-from xenflow.tables.layout import INGRESS
+from xenflow.tables.frames import Tag
+from xenflow.tables.ingress import bridged, detours, other, strays
+from xenflow.tables.layout import INGRESS, OneTable
 from xenflow.tables.site import Site
-from xenflow.tables.stations import port_to, stations
+from xenflow.tables.stations import port_to, stations, ways_in
 
 
 def plain_switch_flows(site: Site) -> Iterator[Flow]:
@@ -31,22 +30,20 @@ def plain_switch_flows(site: Site) -> Iterator[Flow]:
                 known[interface.mac] = port_to(site, link, placement.to)
                 owner[interface.mac] = router.id
                 yield from detours(site, link, router, interface)
-        tagged: tuple[int, int] = (TAGGED | link.vlan, VLAN_MASK)
-        for port, tag in (*((port, tagged) for port in cables), *product(access, UNTAGGED)):
+        for port, tag in ways_in(site, link):
+            came: dict[str, Tag] = {"in_port": port, "vlan_tci": tag}
             for mac, out in known.items():
                 actions = () if out in (None, port) else plain_send(site, link, out)
-                arrived = match(in_port=port, vlan_tci=tag, dl_dst=mac)
-                yield Flow(0, 310, arrived, actions, cookies.of(INGRESS, owner.get(mac, 0)))
+                frame = match(**came, dl_dst=mac)
+                mine = cookies.of(INGRESS, owner.get(mac, 0))
+                yield Flow(INGRESS, OneTable.FRAME, frame, actions, mine)
             flood: list[Action] = []
             if port in access:
                 flood += [f.set_vlan(link.vlan)]
             flood += [f.output(out) for out in cables if out != port]
             flood += [f.strip_vlan(), *(f.output(out) for out in access if out != port)]
-            yield Flow(0, 300, match(in_port=port, vlan_tci=tag), tuple(flood), own)
-    if site.datapath.other == "normal":
-        for link in site.network.links.values():
-            for vlan in (link.vlan, link.detour_vlan):
-                yield Flow(0, 200, match(vlan_tci=(TAGGED | vlan, VLAN_MASK)), (), own)
+            yield Flow(INGRESS, OneTable.FLOOD, match(**came), tuple(flood), own)
+    yield from strays(site)
     yield other(site)
 
 

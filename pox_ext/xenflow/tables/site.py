@@ -65,6 +65,11 @@ class Site:
             if a.end.datapath == self.name and a.end.port in self.ports
         ]
 
+    def vif_ports(self, link: Link) -> list[int]:
+        """Port numbers of the vifs of routers on a link, whether frames are taken there or not."""
+        members = self.network.members(link.name)
+        return [self.ports[i.vif] for _, i in members if i.vif in self.ports]
+
     def vif(self, interface: Interface) -> int | None:
         """The port number of a router's interface whose VM takes frames here, else None."""
         return None if interface.vif in self.silent else self.ports.get(interface.vif)
@@ -144,13 +149,8 @@ class Site:
             if r.name in self.placements
         )
 
-
-def interfaces(site: Site) -> Iterator[tuple[Router, Interface, Link]]:
-    for router in site.network.routers.values():
-        for interface in router.interfaces:
-            yield router, interface, site.network.links[interface.link]
-
-
-def vif_ports(site: Site, link: Link) -> list[int]:
-    members = site.network.members(link.name)
-    return [site.ports[i.vif] for _, i in members if i.vif in site.ports]
+    def interfaces(self) -> Iterator[tuple[Router, Interface, Link]]:
+        """All interfaces of all routers."""
+        for router in self.network.routers.values():
+            for interface in router.interfaces:
+                yield router, interface, self.network.links[interface.link]

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from xenflow.model.network import Link
 from xenflow.model.placement import Mode
-from xenflow.tables.site import Site, vif_ports
+from xenflow.tables.frames import UNTAGGED, Tag, tagged
+from xenflow.tables.site import Site
+
+
+def ways_in(site: Site, link: Link, *untagged: int) -> Iterator[tuple[int, Tag]]:
+    """Where frames of a link come in, as flows match it: the ports of its cables with its VLAN, and
+    without one its access ports and those that are `untagged` besides."""
+    for port in site.tree_ports(link):
+        yield port, tagged(link.vlan)
+    yield from product((*site.access_ports(link), *untagged), UNTAGGED)
 
 
 def stations(site: Site, link: Link) -> Iterator[tuple[int, int | None]]:
@@ -45,8 +55,9 @@ def bridge_ports(site: Site, link: Link, mac: int) -> list[int]:
     if mac in known:
         port = known[mac]
         return [] if port is None else [port]
-    return [*site.tree_ports(link), *site.access_ports(link), *vif_ports(site, link)]
+    return [*site.tree_ports(link), *site.access_ports(link), *site.vif_ports(link)]
 
 
 def port_to(site: Site, link: Link, datapath: str) -> int | None:
+    """The port that leads to another datapath on a link; None where that is this one."""
     return None if datapath == site.name else site.toward(link, datapath)

@@ -11,20 +11,19 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match, prefix_mask
 from xenflow.tables import cookies
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
-from xenflow.tables.layout import VM
+from xenflow.tables.layout import VM, Reg, ToVm
 from xenflow.tables.sent_up import copied_up, to_be_held
-from xenflow.tables.site import Site, interfaces
+from xenflow.tables.site import Site
 
 
 def vm_flows(site: Site) -> Iterator[Flow]:
-    """Table VM: what a router's VM gets, what is held for it, what crosses to it.  It leads to no
-    other table."""
-    for router, interface, link in interfaces(site):
+    """What a router's VM gets, what is held for it, what crosses to it."""
+    for router, interface, link in site.interfaces():
         placement = site.placements.get(router.name)
         if placement is None or placement.mode is Mode.NATIVE:
             continue
         own = cookies.of(VM, router.id)
-        arrived = {"reg1": router.id, "reg3": link.id}
+        arrived = {Reg.ROUTER: router.id, Reg.LINK_IN: link.id}
         if placement.vm == site.name:
             port = site.vif(interface)
             send: tuple[Action, ...] = (f.output(port),) if port else ()
@@ -32,19 +31,19 @@ def vm_flows(site: Site) -> Iterator[Flow]:
             copied = (*send, *copied_up(link), f.strip_vlan()) if port else ()
             if site.holds(router, interface):
                 send = copied = (*to_be_held(link), f.strip_vlan())
-            yield Flow(VM, 100, match(**arrived), send, own)
+            yield Flow(VM, ToVm.VM, match(**arrived), send, own)
             if site.copies(router):
                 for what in _its_own(site, router):
-                    yield Flow(VM, 110, match(**arrived, **what), copied, own)
+                    yield Flow(VM, ToVm.COPIED, match(**arrived, **what), copied, own)
         elif site.name in placement.hosts:
             for group in (MULTICAST, *VIRTUAL_ROUTERS):
-                yield Flow(VM, 200, match(**arrived, dl_dst=group), (), own)
+                yield Flow(VM, ToVm.GROUP, match(**arrived, dl_dst=group), (), own)
             port = site.toward(link, placement.vm)
             cross = (
                 (f.load("in_port", 0), f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
             )
-            # reg4: it came by a detour already, the VM has just moved on; never send it round.
-            yield Flow(VM, 100, match(**arrived, reg4=0), cross, own)
+            # DETOURED: it came by a detour already, the VM has just moved on; never send it round.
+            yield Flow(VM, ToVm.VM, match(**arrived, **{Reg.DETOURED: 0}), cross, own)
 
 
 MAX_COPIED = 2000

@@ -196,8 +196,8 @@ class VmPackets:
             return plain_host.to_vm(switch.site(), router, link)
         if to == switch.name:
             return (
-                f.load("reg1", router.id),
-                f.load("reg3", link.id),
+                f.load(layout.Reg.ROUTER, router.id),
+                f.load(layout.Reg.LINK_IN, link.id),
                 f.resubmit(layout.VM),
             )
         port = switch.site().toward(link, to)
@@ -332,8 +332,8 @@ class VmPackets:
 
     def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
         actions: f.Actions = (
-            f.load("reg3", link_id),
-            f.load("reg2", link_id),
+            f.load(layout.Reg.LINK_IN, link_id),
+            f.load(layout.Reg.LINK_OUT, link_id),
             f.resubmit(layout.LINKS),
         )
         if not switch.datapath.nicira:
