@@ -18,6 +18,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
+from tests.obeyed import is_one_table, obeyed
 from xenflow.model.network import End, Interface, Network, Pipeline, Router
 from xenflow.model.network import Kind as DatapathKind
 from xenflow.model.placement import Placement, at_home
@@ -295,7 +296,9 @@ class WholeNetwork:
         key = datapath, tuple(ports), placed, known
         tables = self.plan.tables
         if key not in tables:
-            tables[key] = simulate.Tables(self._flows(datapath))
+            one_table = is_one_table(self.network.datapaths[datapath])
+            flows = [obeyed(flow, one_table) for flow in self._flows(datapath)]
+            tables[key] = simulate.Tables(flows)
         return tables[key]
 
     def _flows(self, datapath: str) -> Iterator[fl.Flow]:

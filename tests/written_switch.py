@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tests.conftest import ROOT
+from tests.obeyed import obeyed
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.network import Datapath
 from xenflow.openflow import wire as of
@@ -172,6 +173,7 @@ class WrittenSwitch:
         flow: Flow = of.parse_flow_mod(message)
         self.messages.append(f"{of.Command(command & 0xFF).name} {flow}")
         if command & 0xFF == of.Command.ADD:
+            obeyed(flow)
             self.tables.add(flow)
         else:
             assert command & 0xFF == of.Command.DELETE_STRICT

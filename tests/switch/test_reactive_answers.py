@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.obeyed import obeyed
 from tests.tables.test_group_legs import two_ways
 from tests.whole_network import Plan, load, router_flows
 from xenflow.model.network import Pipeline
@@ -83,7 +84,7 @@ def put_to_work(answer: bytes, tables: simulate.Tables) -> list[tuple[int | str,
     out = messages[-1]
     for message in messages[:-1]:
         if message[1] == of.Type.VENDOR:
-            tables.add(of.parse_flow_mod(message))
+            tables.add(obeyed(of.parse_flow_mod(message)))
     head = 16
     actions_len = int.from_bytes(out[14:16], "big")
     in_port = int.from_bytes(out[12:14], "big")
