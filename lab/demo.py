@@ -156,9 +156,8 @@ class Demo:
         say(f"\n{rate_pps:g} packets/s each way of {size} bytes between {' and '.join(self.nodes)}")
         say(f"$ xenflow migrate {self.router.router} {to} --mode {mode}")
         folder = self.out / f"{mode}-{size}-{self.router.host}-{to}"
-        with self.router.plan(to, mode) as made:
-            titles = {step.name: step.title for step in made.steps}
-        progress = Progress(sys.stdout, titles)
+        steps = self.router.plan(to, mode).steps
+        progress = Progress(sys.stdout, {step.name: step.title for step in steps})
         with ProbePair(*self.nodes, rate_pps=rate_pps, size=size, directory=folder) as pair:
             pair.start()
             time.sleep(AROUND_S)

@@ -19,6 +19,7 @@ from lab.probe import OutageWatch
 from lab.state import NETWORK_FILE, placed
 from mgmt import migrate, planning
 from mgmt.client import TIMEOUT_S
+from mgmt.hypervisor import Drivers
 from mgmt.planning import Plan
 from mgmt.result import Event
 from mgmt.session import Session
@@ -103,7 +104,8 @@ class Mover:
 
     def plan(self, to: str, mode: str) -> Plan:
         """As `xenflow plan`.  Raises NetworkError where it is refused."""
-        return planning.plan(self.session.network, self.router, to, mode, self.session.ask)
+        with Drivers(self.session.network) as drivers:
+            return self._plan(to, mode, drivers)
 
     def move(
         self, to: str, mode: str, report: Callable[[Event], None] = lambda event: None
@@ -112,14 +114,13 @@ class Mover:
 
         Raises LabError where it failed, KeyboardInterrupt where it was interrupted (and undone).
         """
-        with (
-            self.plan(to, mode) as made,
-            OutageWatch(self._watcher, self._address, self._watch_s) as watch,
-        ):
-            time.sleep(0.1)
-            began_ns = time.monotonic_ns()
-            result = migrate.run(made, report)
-            time.sleep(0.1)
+        with Drivers(self.session.network) as drivers:
+            made = self._plan(to, mode, drivers)
+            with OutageWatch(self._watcher, self._address, self._watch_s) as watch:
+                time.sleep(0.1)
+                began_ns = time.monotonic_ns()
+                result = migrate.run(made, self.session.ask, drivers, report)
+                time.sleep(0.1)
         if result.interrupted:
             raise KeyboardInterrupt
         if not result.ok:
@@ -142,6 +143,10 @@ class Mover:
             watch.outage_s,
             steps,
         )
+
+    def _plan(self, to: str, mode: str, drivers: Drivers) -> Plan:
+        session = self.session
+        return planning.plan(session.network, self.router, to, mode, session.ask, drivers)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import TypeVar, assert_never
 
 from mgmt import hypervisor, interrupts
 from mgmt.client import AskError
-from mgmt.hypervisor import Hypervisor, HypervisorError, Job, JobState
+from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError, Job, JobState
 from mgmt.interrupts import Interrupts
 from mgmt.lease import Lease, LostError
 from mgmt.planning import Plan
@@ -86,6 +86,7 @@ class Executor:
         plan: Plan,
         ask: Ask,
         lease: Lease,
+        drivers: Drivers,
         interrupts: Interrupts,
         report: Reporter,
         result: Result,
@@ -95,6 +96,7 @@ class Executor:
         self._router = plan.router.name
         self._ask = ask
         self._lease = lease
+        self._drivers = drivers
         self._interrupts = interrupts
         self._report = report
         self._result = result
@@ -354,7 +356,7 @@ class Executor:
     # --- the VM -------------------------------------------------------------------------------
 
     def _move_vm(self, source: str, destination: str) -> None:
-        driver = self._plan.driver or hypervisor.of(self._network, source)
+        driver = self._drivers.of(source)
         self._result.emulated = driver.emulated
         driver.claim = self._lease
         self._held_before = self._held((source, destination))

@@ -18,11 +18,12 @@ from contextlib import ExitStack
 
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.executor import Executor, FinalError, MigrationError, NotKnownError
-from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.interrupts import Interrupted, Interrupts
 from mgmt.lease import Lease, LostError
 from mgmt.planning import Plan, Step, concerned
 from mgmt.result import Event, Reporter, Result, in_words
+from mgmt.session import Ask
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import to_json
 from xenflow.plan.effects import PATIENCE_S, Effect, Pace
@@ -37,6 +38,8 @@ UNDO_POLL_S = 0.25
 
 def run(
     made: Plan,
+    ask: Ask,
+    drivers: Drivers,
     report: Callable[[Event], None],
     confirm: Callable[[Step, bool], bool] | None = None,
 ) -> Result:
@@ -47,7 +50,7 @@ def run(
     everything back; after it they change nothing, since the migration must be completed; it is
     reported.  Nor does a `report` that fails.
     """
-    return _Run(made, report, confirm).run()
+    return _Run(made, ask, drivers, report, confirm).run()
 
 
 class _Run:
@@ -56,6 +59,8 @@ class _Run:
     def __init__(
         self,
         made: Plan,
+        ask: Ask,
+        drivers: Drivers,
         report: Callable[[Event], None],
         confirm: Callable[[Step, bool], bool] | None,
     ) -> None:
@@ -64,7 +69,7 @@ class _Run:
         self._report = Reporter(report)
         self._confirm = confirm
         self._interrupts = Interrupts(lambda: self.result.committed, self._no_way_back)
-        ask = self._interrupts.watched(made.ask)
+        ask = self._interrupts.watched(ask)
         self._lease = Lease(
             ask,
             concerned(made.network, made.router),
@@ -75,7 +80,7 @@ class _Run:
             journal_at=[made.network.datapaths[h].controller for h in (made.source, made.to)],
         )
         self._executor = Executor(
-            made, ask, self._lease, self._interrupts, self._report, self.result
+            made, ask, self._lease, drivers, self._interrupts, self._report, self.result
         )
         self._done: list[Effect] = []
         self._late = False

@@ -13,15 +13,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 from mgmt import hypervisor
 from mgmt.client import Unreachable
 from mgmt.health import other_file
-from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
 from mgmt.lease import Lease
 from mgmt.session import Ask
 from xenflow.model.network import Network, NetworkError, Router
@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a migration will do.  Nothing has been changed to make it."""
+    """What a migration will do, a value.  Nothing has been changed to make it."""
 
     network: Network
     router: Router
@@ -60,23 +60,13 @@ class Plan:
     to: str
     order: Order
     stages: tuple[mig.Stage, ...]
-    ask: Ask
     recovery: bool = False
     notes: tuple[str, ...] = ()
     """What the operator should know before."""
-    driver: hypervisor.Hypervisor | None = None
-    """The hypervisor's, opened while planning; it is closed with the plan (`with`)."""
     pause_s: float = PAUSE_S
     """How long the VM is expected to be suspended."""
     sessions: tuple[dict[str, Any], ...] = ()
     """The router's BFD and BGP sessions, as `status` shows them."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.driver is not None:
-            self.driver.close()
 
     @property
     def new_mode(self) -> str:
@@ -165,7 +155,13 @@ class Plan:
 
 
 def plan(
-    network: Network, router: str, to: str, mode: str, ask: Ask, pause_s: float = PAUSE_S
+    network: Network,
+    router: str,
+    to: str,
+    mode: str,
+    ask: Ask,
+    drivers: Drivers,
+    pause_s: float = PAUSE_S,
 ) -> Plan:
     """The plan of a migration; `pause_s`: how long the VM is expected to be suspended (seconds).
 
@@ -185,30 +181,23 @@ def plan(
     facts.check_cables(network, described, (start.vm, to))
     order = Order(mode)
     stages = mig.stages(network, start, to, order)
-    driver = _driver_for(network, described, start.vm, to)
-    sessions = facts.sessions(network, router, start.vm)
-    bounds = facts.notes(network, router, start.vm, pause_s)
-    notes = () if order is Order.NATIVE else tuple(bounds)
-    made = Plan(
+    if network.datapaths[start.vm].hypervisor:
+        _check_vm(drivers, router, start.vm, to)
+    notes: list[str] = []
+    if order is not Order.NATIVE:
+        notes += facts.notes(network, router, start.vm, pause_s)
+        facts.check_known(network, router, start.vm)
+    return Plan(
         network,
         described,
         start,
         to,
         order,
         tuple(stages),
-        ask,
-        notes=notes,
-        driver=driver,
+        notes=tuple(notes),
         pause_s=pause_s,
-        sessions=sessions,
+        sessions=facts.sessions(network, router, start.vm),
     )
-    if order is not Order.NATIVE:
-        try:
-            facts.check_known(network, router, start.vm)
-        except NetworkError:
-            made.__exit__()
-            raise
-    return made
 
 
 def plan_recovery(
@@ -240,9 +229,7 @@ def plan_recovery(
     others = [h for h in now.hosts if h != here] or [now.vm]
     start = replace(now, vm=others[0])
     stages = mig.recovery_stages(network, start, here, others)
-    return Plan(
-        network, described, start, here, Order.OVERLAPPED, tuple(stages), ask, recovery=True
-    )
+    return Plan(network, described, start, here, Order.OVERLAPPED, tuple(stages), recovery=True)
 
 
 @dataclass(slots=True)
@@ -386,27 +373,17 @@ def _facts_in_sync(network: Network, router: Router, ask: Ask) -> _Facts:
     raise NetworkError("\n".join(words))
 
 
-def _driver_for(
-    network: Network, router: Router, host: str, to: str
-) -> hypervisor.Hypervisor | None:
-    """The driver that can move the router's VM from a host to another; None where the network file
-    names no hypervisor."""
-    if not network.datapaths[host].hypervisor:
-        return None
-    driver = hypervisor.of(network, host)
-    try:
-        with _as_network_error(host):
-            domain = _where_is(driver, router.name, host)
-            if domain != host:
-                raise NetworkError(
-                    f"the hypervisor says that {router.name} is on {domain}, the switches were "
-                    f"told {host}: run `xenflow recover {router.name}` first"
-                )
-            driver.check(router.name, to)
-    except BaseException:
-        driver.close()
-        raise
-    return driver
+def _check_vm(drivers: Drivers, router: str, host: str, to: str) -> None:
+    """The router's VM must be on a host, as the hypervisor sees it, and can move to another."""
+    driver = drivers.of(host)
+    with _as_network_error(host):
+        found = _where_is(driver, router)
+        if found != host:
+            raise NetworkError(
+                f"the hypervisor says that {router} is on {found}, the switches were told {host}: "
+                f"run `xenflow recover {router}` first"
+            )
+        driver.check(router, to)
 
 
 def _settled_at(
@@ -424,22 +401,18 @@ def _settled_at(
     host = now.vm
     if not network.datapaths[host].hypervisor:
         return host
-    driver = hypervisor.of(network, host)
-    try:
-        with _as_network_error(host):
-            found = _where_is(driver, router.name, host)
-            if lease is not None and say is not None:
-                driver.claim = lease
-                # It may be under way still, though the VM runs: the hypervisor knows no lease.
-                for cleared in give_up(driver, router.name):
-                    say(f"{router.name}: {cleared}")
-                found = _where_is(driver, router.name, host)
-            return found
-    finally:
-        driver.close()
+    with closing(hypervisor.of(network, host)) as driver, _as_network_error(host):
+        found = _where_is(driver, router.name)
+        if lease is not None and say is not None:
+            driver.claim = lease
+            # It may be under way still, though the VM runs: the hypervisor knows no lease.
+            for cleared in give_up(driver, router.name):
+                say(f"{router.name}: {cleared}")
+            found = _where_is(driver, router.name)
+        return found
 
 
-def _where_is(driver: hypervisor.Hypervisor, router: str, host: str) -> str:
+def _where_is(driver: Hypervisor, router: str) -> str:
     found = driver.domain(router)
     if found is None:
         raise NetworkError(
@@ -457,7 +430,7 @@ def _as_network_error(host: str) -> Iterator[None]:
         raise NetworkError(f"hypervisor of {host}: {error}") from None
 
 
-def give_up(driver: hypervisor.Hypervisor, router: str) -> list[str]:
+def give_up(driver: Hypervisor, router: str) -> list[str]:
     """End a migration of the VM, if there is one; it runs on where it was.  Returns what was done
     for that."""
     try:

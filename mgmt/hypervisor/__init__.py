@@ -9,9 +9,10 @@ business.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from xenflow.model import hypervisor_spec
 from xenflow.model.hypervisor_spec import LabSpec, LibvirtSpec, SpecError, XlSpec
@@ -145,8 +146,29 @@ class Hypervisor(Protocol):
         ...
 
 
+class Drivers:
+    """The drivers that a command has opened, each when it was first needed; `with` closes them."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._opened: dict[str, Hypervisor] = {}
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def of(self, host: str) -> Hypervisor:
+        """The driver for a host's VMs.  Raises NetworkError where the network file names none."""
+        if host not in self._opened:
+            self._opened[host] = self._closing.enter_context(closing(of(self._network, host)))
+        return self._opened[host]
+
+
 def of(network: Network, host: str) -> Hypervisor:
-    """The driver for a host's VMs; it knows the network's other hosts of the same kind.
+    """A driver for a host's VMs; it knows the network's other hosts of the same kind.
 
     Raises NetworkError where the network file names none.
     """

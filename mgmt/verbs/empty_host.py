@@ -17,7 +17,7 @@ from typing import Any
 
 from mgmt import planning
 from mgmt.client import AskError
-from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import Session, UsageError, placements
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, recover, refusal_as_json
@@ -100,12 +100,14 @@ def _moves(args: Namespace, session: Session, router: str, done: _Account) -> bo
     for host in [args.to] if args.to else session.network.hosts:
         if host == args.host:
             continue
-        try:
-            made = planning.plan(session.network, router, host, args.mode, session.ask, args.pause)
-        except (AskError, HypervisorError, NetworkError) as error:
-            done.refuse(router, host, error)
-            continue
-        with made:
+        with Drivers(session.network) as drivers:
+            try:
+                made = planning.plan(
+                    session.network, router, host, args.mode, session.ask, drivers, args.pause
+                )
+            except (AskError, HypervisorError, NetworkError) as error:
+                done.refuse(router, host, error)
+                continue
             if args.dry_run:
                 done.moved.append(made.json())
                 if not args.json:
@@ -118,7 +120,7 @@ def _moves(args: Namespace, session: Session, router: str, done: _Account) -> bo
                 return False
             if args.dry_run:
                 return True
-            result = carry_out(made, args.step)
+            result = carry_out(made, session, drivers, args.step)
         done.moved.append(result.json())
         done.interrupted = result.interrupted
         return result.ok

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from mgmt import migrate, planning
+from mgmt.hypervisor import Drivers
 from mgmt.planning import Plan, Step
 from mgmt.result import Event, Result
 from mgmt.session import Session
@@ -44,31 +45,30 @@ def add_moving(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
-        made = planning.plan(
-            session.network, args.router, args.host, args.mode, session.ask, args.pause
-        )
-    with made:
+    with Drivers(session.network) as drivers:
+        with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
+            made = planning.plan(
+                session.network, args.router, args.host, args.mode, session.ask, drivers, args.pause
+            )
+            if not (args.dry_run or args.force):
+                made.refuse_falling()
         if args.dry_run:
             emit(args, made.json(), made.text())
             return Exit.OK
-        if not args.force:
-            with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
-                made.refuse_falling()
-        result = carry_out(made, args.step)
+        result = carry_out(made, session, drivers, args.step)
     if args.json:
         print(to_json(result.json()))
     return Exit.OK if result.ok else Exit.INTERRUPTED if result.interrupted else Exit.FAILED
 
 
-def carry_out(made: Plan, step: bool) -> Result:
+def carry_out(made: Plan, session: Session, drivers: Drivers, step: bool) -> Result:
     """Carry a plan out, watched, and say what came of it; `step`: ask before every stage."""
     if made.new_mode:
         complain(f"{made.router.name}: {made.new_mode}")
     for note in made.notes:
         complain(f"note: {note}")
     progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-    result = migrate.run(made, progress, ask_before if step else None)
+    result = migrate.run(made, session.ask, drivers, progress, ask_before if step else None)
     progress.close()
     complain(result.text())
     return result

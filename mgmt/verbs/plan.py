@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from mgmt import planning
+from mgmt.hypervisor import Drivers
 from mgmt.planning import PAUSE_S
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_json, emit, refusal_as_json, seconds
@@ -48,10 +49,12 @@ def add_pause(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: Session) -> int:
     session.router(args.router)
     session.host(args.host)
-    with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
+    with (
+        refusal_as_json(args, router=args.router, to=args.host, mode=args.mode),
+        Drivers(session.network) as drivers,
+    ):
         made = planning.plan(
-            session.network, args.router, args.host, args.mode, session.ask, args.pause
+            session.network, args.router, args.host, args.mode, session.ask, drivers, args.pause
         )
-    with made:
-        emit(args, made.json(), made.text())
+    emit(args, made.json(), made.text())
     return Exit.OK

@@ -13,7 +13,7 @@ from typing import Any
 
 from mgmt import migrate, planning
 from mgmt.client import AskError
-from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
@@ -67,14 +67,14 @@ def finish(
             continue
         if made is None:
             continue
-        with made:
-            if args.dry_run:
-                results.append(made.json())
-                if not args.json:
-                    print(made.text())
-                continue
-            progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
-            result = migrate.run(made, progress, None)
+        if args.dry_run:
+            results.append(made.json())
+            if not args.json:
+                print(made.text())
+            continue
+        progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+        with Drivers(session.network) as drivers:
+            result = migrate.run(made, session.ask, drivers, progress, None)
         progress.close()
         results.append(result.json())
         complain(result.text())

@@ -7,16 +7,16 @@ was interrupted host-a forwards for it still.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mgmt import cli
+from mgmt import cli, hypervisor
 from mgmt.client import AskError, Unreachable
-from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import Session
 from mgmt.verbs import empty_host, migrate, recover
 from mgmt.verbs.migrate import ask_before
@@ -36,13 +36,6 @@ class Plan:
         self.steps: tuple[Any, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.new_mode = ""
-
-    def __enter__(self) -> Plan:
-        self.world.opened += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.world.opened -= 1
 
     def text(self) -> str:
         return f"{self.router.name} to {self.to}"
@@ -92,7 +85,25 @@ class World:
             answers["edge"] = Unreachable("edge", "tcp://x", 2.0, "no controller answers there")
         return answers
 
-    def plan(self, network: Any, router: str, to: str, mode: str, ask: Any, pause_s: float) -> Plan:
+    def driver(self, network: Any, host: str) -> Any:
+        """A hypervisor's."""
+        self.opened += 1
+        return SimpleNamespace(close=self.close)
+
+    def close(self) -> None:
+        self.opened -= 1
+
+    def plan(
+        self,
+        network: Any,
+        router: str,
+        to: str,
+        mode: str,
+        ask: Any,
+        drivers: Drivers,
+        pause_s: float,
+    ) -> Plan:
+        drivers.of("host-a")
         if (router, to) in self.no_way:
             raise NetworkError(f"no way for {router} to {to}")
         return Plan(self, router, to, mode=mode, pause_s=pause_s)
@@ -106,7 +117,8 @@ class World:
             raise self.unrecoverable
         return Plan(self, router, self.places[router].vm, recovery=True)
 
-    def run(self, plan: Plan, report: Any, confirm: object) -> Result:
+    def run(self, plan: Plan, ask: Any, drivers: Drivers, report: Any, confirm: object) -> Result:
+        drivers.of("host-a")
         assert self.opened == 1
         name = plan.router.name
         self.did.append((name, plan.to))
@@ -118,7 +130,7 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World()
 
     def ask_all(session: Session, verb: str) -> dict[str, dict[str, Any] | AskError]:
@@ -129,7 +141,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         monkeypatch.setattr(verb, "planning", world)
     for verb in (migrate, recover):
         monkeypatch.setattr(verb, "migrate", world)
-    return world
+    monkeypatch.setattr(hypervisor, "of", world.driver)
+    yield world
+    assert world.opened == 0, "a hypervisor was left open"
 
 
 @pytest.fixture

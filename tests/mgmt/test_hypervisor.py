@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
-from mgmt.hypervisor import Domain, Hypervisor, HypervisorError, JobState, lab, of
+from mgmt.hypervisor import Domain, Drivers, Hypervisor, HypervisorError, JobState, lab, of
 from mgmt.hypervisor.fake import Fake
 from xenflow.model.network import Network, NetworkError
 from xenflow.store.network_file import load
@@ -88,6 +88,25 @@ def test_which_there_are() -> None:
     assert of(network("xl:ssh://host-a"), "host-a").name == "xl"
     with pytest.raises(NetworkError, match='is named for host-a; set hypervisor to "lab:tcp:'):
         of(network(""), "host-a")
+
+
+def test_drivers_are_opened_when_needed_and_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    closed: list[str] = []
+
+    def open_one(network: Network, host: str) -> Fake:
+        driver = Fake({"vr1": host})
+        opened.append(host)
+        monkeypatch.setattr(driver, "close", lambda: closed.append(host))
+        return driver
+
+    monkeypatch.setattr("mgmt.hypervisor.of", open_one)
+    with Drivers(load(PAPER)) as drivers:
+        assert opened == []
+        assert drivers.of("host-a") is drivers.of("host-a")
+        assert drivers.of("host-b") is not drivers.of("host-a")
+        assert (opened, closed) == (["host-a", "host-b"], [])
+    assert closed == ["host-b", "host-a"]
 
 
 def test_lab(daemon: Daemon) -> None:

@@ -20,10 +20,10 @@ from pretended_xen import PretendedXen
 
 from mgmt import lease, planning
 from mgmt.client import Refused, Unreachable
-from mgmt.hypervisor import Domain, JobState, xl
+from mgmt.hypervisor import Domain, Drivers, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.lease import LostError
-from mgmt.migrate import run
+from mgmt.migrate import run as carry_out
 from mgmt.result import Event, Result
 from xenflow.control.leases import Leases, LockedError
 from xenflow.model import management as mg
@@ -236,9 +236,35 @@ def controllers() -> Controllers:
     return Controllers(replace(paper, datapaths={**paper.datapaths, **hosts}))
 
 
-def migrate(controllers: Controllers, to: str = "host-b", mode: str = "overlapped") -> Result:
-    with planning.plan(controllers.network, "vr1", to, mode, controllers) as plan:
-        return run(plan, lambda event: None)
+def plan_of(
+    controllers: Controllers,
+    to: str = "host-b",
+    mode: str = "overlapped",
+    pause_s: float = planning.PAUSE_S,
+) -> planning.Plan:
+    with Drivers(controllers.network) as drivers:
+        return planning.plan(controllers.network, "vr1", to, mode, controllers, drivers, pause_s)
+
+
+def run(
+    controllers: Controllers,
+    plan: planning.Plan,
+    report: Callable[[Event], None] = lambda event: None,
+) -> Result:
+    with Drivers(controllers.network) as drivers:
+        return carry_out(plan, controllers, drivers, report)
+
+
+def migrate(
+    controllers: Controllers,
+    to: str = "host-b",
+    mode: str = "overlapped",
+    report: Callable[[Event], None] = lambda event: None,
+    confirm: Callable[[planning.Step, bool], bool] | None = None,
+) -> Result:
+    with Drivers(controllers.network) as drivers:
+        plan = planning.plan(controllers.network, "vr1", to, mode, controllers, drivers)
+        return carry_out(plan, controllers, drivers, report, confirm)
 
 
 def until(seen: Callable[[], bool], limit_s: float = 120.0) -> None:
@@ -251,7 +277,7 @@ def until(seen: Callable[[], bool], limit_s: float = 120.0) -> None:
 def recover(controllers: Controllers) -> tuple[Result | None, list[str]]:
     said: list[str] = []
     plan = planning.plan_recovery(controllers.network, "vr1", controllers, said.append)
-    return (run(plan, lambda event: None) if plan else None), said
+    return (run(controllers, plan) if plan else None), said
 
 
 def test_a_plan_says_which_sessions_are_kept_and_which_fall(
@@ -264,13 +290,7 @@ def test_a_plan_says_which_sessions_are_kept_and_which_fall(
         {"protocol": "BGP", **ends, "wait_s": None, "interval_s": None},
     ]
 
-    def planned(pause_s: float) -> planning.Plan:
-        with planning.plan(
-            controllers.network, "vr1", "host-b", "overlapped", controllers, pause_s
-        ) as plan:
-            return plan
-
-    short, long = planned(0.15), planned(0.41)
+    short, long = (plan_of(controllers, pause_s=pause_s) for pause_s in (0.15, 0.41))
     assert not short.falling
     short.refuse_falling()
     assert "fall:" not in short.text()
@@ -285,8 +305,7 @@ def test_a_plan_says_which_sessions_are_kept_and_which_fall(
 @pytest.mark.parametrize("mode", ["overlapped", "report", "native"])
 def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) -> None:
     notes: list[Event] = []
-    with planning.plan(controllers.network, "vr1", "host-b", mode, controllers) as plan:
-        result = run(plan, notes.append)
+    result = migrate(controllers, "host-b", mode, report=notes.append)
     assert result.ok, result.text()
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
     assert any(e.state == "note" and "copied" in e.detail for e in notes)
@@ -302,10 +321,10 @@ def test_up_to_which_rate_nothing_is_lost_is_said_where_the_vm_forwards(
     xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def notes() -> tuple[str, ...]:
-        with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-            assert plan.json()["notes"] == list(plan.notes)
-            assert all(note in plan.text() for note in plan.notes)
-            return plan.notes
+        plan = plan_of(controllers)
+        assert plan.json()["notes"] == list(plan.notes)
+        assert all(note in plan.text() for note in plan.notes)
+        return plan.notes
 
     assert notes() == ()
     status = controllers.on_status
@@ -365,8 +384,7 @@ def test_a_suspended_vm_waits_for_no_late_switch(
     controllers.late = {verb: host}
     controllers.vm_waits = lambda: xen.names()["host-b"] not in ([], AWAY["host-b"])
     notes: list[Event] = []
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        result = run(plan, notes.append)
+    result = migrate(controllers, report=notes.append)
     assert result.ok, result.text()
     late = [e for e in notes if e.detail.endswith("the VM does not wait for it")]
     assert len(late) == 1
@@ -399,8 +417,7 @@ def test_what_could_not_be_put_back_is_said_with_its_reason_once(
         if event.step == "hypervisor":
             controllers.silent.add("host-b")
 
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        result = run(plan, cut)
+    result = migrate(controllers, report=cut)
     assert not result.undone and len(result.problems) >= 3
     said = result.text().replace(result.error, "the error", 1)
     assert said.count("host-b (tcp://host-b): no answer") == 1
@@ -571,13 +588,12 @@ def test_what_cannot_begin_changes_nothing_and_says_so(
     xen: PretendedXen, controllers: Controllers
 ) -> None:
     for owner, made in (
-        ("one", planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers)),
+        ("one", plan_of(controllers)),
         ("two", _recovery_to_b(xen, controllers)),
     ):
         controllers.take(owner)
         before = dict(controllers.placements)
-        with made:
-            result = run(made, lambda event: None)
+        result = run(controllers, made)
         assert (result.ok, result.refused, controllers.placements) == (False, True, before)
         assert re.fullmatch(
             r"vr1: a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s "
@@ -602,8 +618,7 @@ def test_nobody_listening_is_no_reason_to_stop(xen: PretendedXen, controllers: C
 
     for to, fails in (("host-b", {}), ("host-a", {"start_fails": True})):
         xen.set(to, **fails)
-        with planning.plan(controllers.network, "vr1", to, "overlapped", controllers) as plan:
-            result = run(plan, closed)
+        result = migrate(controllers, to, report=closed)
         assert result.ok or result.undone, result.text()
         assert (xen.names(), controllers.where) == (AWAY, {("host-b", ("host-b",))})
         assert not controllers.held
@@ -614,8 +629,7 @@ def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Co
         if event.step == "control" and event.state == "started":
             os.kill(os.getpid(), signal.SIGHUP)
 
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        result = run(plan, hang_up)
+    result = migrate(controllers, report=hang_up)
     assert (result.interrupted, result.undone) == (True, True)
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
 
@@ -624,7 +638,7 @@ def test_an_interrupted_recovery_is_completed_and_says_so(
     xen: PretendedXen, controllers: Controllers
 ) -> None:
     made = _recovery_to_b(xen, controllers)
-    result = run(made, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    result = run(controllers, made, lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert (result.ok, result.interrupted) == (True, True)
     assert controllers.where == {("host-b", ("host-b",))}
 
@@ -674,8 +688,7 @@ def stopped_at(
             controllers.expire()
             meanwhile()
 
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        result = run(plan, report)
+    result = migrate(controllers, report=report)
     return result, events
 
 
@@ -740,8 +753,7 @@ def test_a_controller_that_was_restarted_is_told_of_the_lease_again(
                 controllers.leases["host-b"] = Leases()
 
         to = "host-b" if controllers.where == {("host-a", ("host-a",))} else "host-a"
-        with planning.plan(controllers.network, "vr1", to, "overlapped", controllers) as plan:
-            result = run(plan, restart)
+        result = migrate(controllers, to, report=restart)
         assert result.ok, result.text()
     assert controllers.where == {("host-a", ("host-a",))} and not controllers.held
 
@@ -834,10 +846,9 @@ def test_what_was_left_unfinished_is_so_after_another_could_not_begin(
     """It took some leases before one controller did not answer."""
     controllers.take()
     controllers.expire()
-    made = planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers)
+    made = plan_of(controllers)
     controllers.silent.add(list(controllers.leases)[-1])
-    with made:
-        result = run(made, lambda event: None)
+    result = run(controllers, made)
     assert result.refused
     controllers.silent.clear()
     assert all(leases.rows() for leases in controllers.leases.values())
@@ -866,8 +877,7 @@ def test_a_no_after_the_commit_point_is_answered(
         return not committed
 
     events: list[Event] = []
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        assert run(plan, events.append, confirm).ok
+    assert migrate(controllers, report=events.append, confirm=confirm).ok
     assert asked == [
         ("prepare", False),
         ("control", False),
@@ -889,8 +899,7 @@ def test_ctrl_c_after_the_commit_point_is_answered(
         if (event.step, event.state) == ("links", "started"):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        assert run(plan, report).ok
+    assert migrate(controllers, report=report).ok
     said = [event.detail for event in events if event.step == "migration"]
     assert said == ["the VM belongs to host-b: there is no way back, it is completed"]
 
@@ -902,11 +911,11 @@ def test_a_router_in_native_mode_is_said_to_change_it(
     controllers.placements = dict.fromkeys(controllers.placements, native)
     said = {}
     for order in ("overlapped", "report", "native"):
-        with planning.plan(controllers.network, "vr1", "host-b", order, controllers) as plan:
-            said[order] = plan.new_mode
-            assert plan.json()["new_mode"] == plan.new_mode
-            assert not plan.new_mode or plan.new_mode in plan.text()
-            assert not plan.new_mode or plan.new_mode in Result(plan, ok=True).text()
+        plan = plan_of(controllers, mode=order)
+        said[order] = plan.new_mode
+        assert plan.json()["new_mode"] == plan.new_mode
+        assert not plan.new_mode or plan.new_mode in plan.text()
+        assert not plan.new_mode or plan.new_mode in Result(plan, ok=True).text()
     becomes = "its mode becomes xenflow, it was native"
     assert said == {"overlapped": becomes, "report": becomes, "native": ""}
 
@@ -924,8 +933,7 @@ def test_a_switch_that_comes_back_is_waited_for(
         if (event.step, event.state) == ("control", "failed"):
             controllers.not_connected = {"host-a": 3, "host-b": 2}
 
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        result = run(plan, away)
+    result = migrate(controllers, report=away)
     assert controllers.not_connected == {"host-a": 0, "host-b": 0}
     assert (result.undone, result.problems) == (True, []), result.text()
     assert controllers.where == {("host-a", ("host-a",))} and not controllers.left_unfinished
@@ -937,7 +945,7 @@ def test_a_switch_that_is_not_in_sync_is_refused_and_named(
     monkeypatch.setattr(planning, "SYNC_S", 0.0)
     controllers.behind["host-b"] = ["what it shall hold could not be written (FlowError)"]
     with pytest.raises(NetworkError) as refused:
-        planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
+        plan_of(controllers, mode="native")
     words = str(refused.value)
     assert words.startswith("host-b: the switch is not in sync: ")
     assert "FlowError" in words
@@ -963,8 +971,8 @@ def test_a_switch_that_is_busy_for_a_moment_is_waited_for(
         return ask(controller)
 
     monkeypatch.setattr(controllers, "on_status", status)
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers):
-        assert len(asked) > 20
+    plan_of(controllers)
+    assert len(asked) > 20
 
 
 def test_a_switch_that_stays_busy_is_refused(
@@ -973,7 +981,7 @@ def test_a_switch_that_stays_busy_is_refused(
     controllers.behind["gen"] = []
     monkeypatch.setattr(planning, "SYNC_S", 0.0)
     with pytest.raises(NetworkError, match="gen: the switch is not in sync: it is still catching"):
-        planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
+        plan_of(controllers, mode="native")
 
 
 def test_a_switch_that_another_router_keeps_busy_is_not_waited_for(
@@ -982,11 +990,10 @@ def test_a_switch_that_another_router_keeps_busy_is_not_waited_for(
     controllers.behind["gen"] = []
     controllers.changing = ["vr2"]
     monkeypatch.setattr(planning, "SYNC_S", 0.0)
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers):
-        pass
+    plan_of(controllers)
     controllers.changing = ["vr1", "vr2"]
     with pytest.raises(NetworkError, match="gen: the switch is not in sync: it is still catching"):
-        planning.plan(controllers.network, "vr1", "host-b", "native", controllers)
+        plan_of(controllers, mode="native")
 
 
 @pytest.mark.parametrize("verb", ["place", "ready"])
@@ -1009,8 +1016,7 @@ def test_an_interrupt_ends_the_waiting_for_an_answer(
         return real(controller, **arguments)
 
     monkeypatch.setattr(controllers, f"on_{verb}", late, raising=False)
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        result = run(plan, lambda event: None)
+    result = migrate(controllers)
     assert not answers.is_set(), "it was not waited for"
     answers.set()
     assert (result.interrupted, result.undone, result.problems) == (True, True, [])
@@ -1035,8 +1041,7 @@ def test_a_second_interrupt_ends_the_putting_back(
         real(controller, **arguments)
 
     monkeypatch.setattr(controllers, "on_place", late)
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        result = run(plan, lambda event: None)
+    result = migrate(controllers)
     answers.set()
     assert result.interrupted and not result.undone
     assert any(reason == "interrupted" for _, reason in result.problems)

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from mgmt import cli
+from mgmt import cli, hypervisor
 from mgmt.client import Refused, Unreachable
+from mgmt.hypervisor import Drivers
 from mgmt.verbs import migrate, plan, recover
 from mgmt.verbs.migrate import Progress, ask_before
 from xenflow.model.network import NetworkError
@@ -51,7 +52,6 @@ class Plan:
             Step("control", "move the VM to host-b", detail="emulated"),
         ]
     )
-    closed: bool = False
     new_mode: str = ""
     falls: str = ""
     notes: tuple[str, ...] = ()
@@ -59,12 +59,6 @@ class Plan:
     @property
     def router(self) -> SimpleNamespace:
         return SimpleNamespace(name=self.asked[1])
-
-    def __enter__(self) -> Plan:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closed = True
 
     def text(self) -> str:
         return "1. prepare\n2. control"
@@ -89,6 +83,16 @@ class Result:
         return {"ok": self.ok}
 
 
+class Driver:
+    """A hypervisor's."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Orchestration:
     """Stands in for `mgmt.planning` and `mgmt.migrate`."""
 
@@ -101,8 +105,15 @@ class Orchestration:
         self.confirm: Callable[[Step, bool], bool] | None = None
         self.ran: list[Plan] = []
         self.planned: list[Plan] = []
+        self.drivers: list[Driver] = []
+
+    def driver(self, network: Any, host: str) -> Driver:
+        self.drivers.append(Driver())
+        return self.drivers[-1]
 
     def plan(self, *asked: Any) -> Plan:
+        *_, drivers, _ = asked
+        drivers.of("host-a")
         if self.refuse:
             raise NetworkError(self.refuse)
         self.planned.append(Plan(asked, new_mode=self.new_mode, falls=self.falls))
@@ -119,9 +130,14 @@ class Orchestration:
     def run(
         self,
         plan: Plan,
+        ask: Any,
+        drivers: Drivers,
         report: Callable[[Event], None],
         confirm: Callable[[Step, bool], bool] | None,
     ) -> Result:
+        assert callable(ask)
+        opened: Any = drivers.of("host-a")
+        assert opened is self.drivers[-1] and not opened.closed
         self.ran.append(plan)
         self.confirm = confirm
         report(Event(0.0, "prepare", "started"))
@@ -138,8 +154,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Orchestration]:
         monkeypatch.setattr(verb, "planning", module)
     for verb in (migrate, recover):
         monkeypatch.setattr(verb, "migrate", module)
+    monkeypatch.setattr(hypervisor, "of", module.driver)
     yield module
-    assert all(plan.closed for plan in module.planned), "a hypervisor was left open"
+    assert all(driver.closed for driver in module.drivers), "a hypervisor was left open"
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -177,7 +194,7 @@ def test_migrate(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> Non
         "    0.250  move the VM to host-b ... done (0.750 s): 3 packets held",
         "xenflow: vr1 is on host-b",
     ]
-    network, router, to, mode, ask, _ = made.ran[0].asked
+    network, router, to, mode, ask, _, _ = made.ran[0].asked
     assert (network.name, router, to, mode) == ("paper", "vr1", "host-b", "report")
     assert callable(ask)
     assert made.confirm is None

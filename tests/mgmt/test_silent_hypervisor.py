@@ -6,20 +6,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 import zmq
-from test_migrate_run import Controllers, recover, until
+from test_migrate_run import Controllers, migrate, recover, until
 
 from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
-from mgmt import executor, planning
+from mgmt import executor
 from mgmt.hypervisor import HypervisorError, lab
-from mgmt.migrate import run
-from mgmt.result import Event, Result
+from mgmt.result import Event
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.store.network_file import load
 
@@ -115,11 +114,6 @@ def controllers(daemon: Daemon) -> Controllers:
     return Controllers(replace(paper, datapaths={**paper.datapaths, **hosts}))
 
 
-def move(controllers: Controllers, seen: Callable[[Event], None] = lambda event: None) -> Result:
-    with planning.plan(controllers.network, "vr1", "host-b", "overlapped", controllers) as plan:
-        return run(plan, seen)
-
-
 def is_unknown(event: Event) -> bool:
     return event.step == "hypervisor" and "is not known: asked again until it is" in event.detail
 
@@ -140,7 +134,7 @@ def test_what_is_not_known_is_looked_at_until_it_is(
             assert controllers.where == {("host-a", ("host-a", "host-b"))}
             daemon.answers.set()
 
-    result = move(controllers, seen)
+    result = migrate(controllers, report=seen)
     assert unknown and (result.undone, result.unknown) == (True, "")
     assert result.text().endswith("everything was put back")
     assert controllers.where == {("host-a", ("host-a",))} and not controllers.left_unfinished
@@ -153,7 +147,7 @@ def test_what_stays_unknown_is_not_called_put_back(
 ) -> None:
     monkeypatch.setattr(executor, "KNOWN_S", 0.5)
     daemon.deaf_to = "migrate"
-    result = move(controllers)
+    result = migrate(controllers)
     assert (result.ok, result.undone) == (False, False)
     assert "did not answer abort" in result.unknown and "did not answer migrate" in result.error
     assert "where its VM is, is not known" in result.text() and "put back" not in result.text()
@@ -182,7 +176,7 @@ def test_it_lets_the_vm_run_and_does_not_say_so(daemon: Daemon, controllers: Con
             unknown.append(event)
             daemon.answers.set()
 
-    result = move(controllers, seen)
+    result = migrate(controllers, report=seen)
     assert unknown and result.ok, result.text()
     assert daemon.jobs == [RUNNING] and daemon.routers.domains == AWAY
     assert controllers.where == {("host-b", ("host-b",))}
@@ -193,7 +187,7 @@ def test_it_never_says_whether_the_vm_runs(
 ) -> None:
     monkeypatch.setattr(executor, "KNOWN_S", 0.5)
     daemon.deaf_to = "unpause"
-    result = move(controllers)
+    result = migrate(controllers)
     assert not result.ok and "did not answer unpause" in result.unknown
     assert "where its VM is, is not known" in result.text()
     assert controllers.left_unfinished
@@ -240,7 +234,7 @@ def test_a_vm_that_is_found_at_the_destination_is_followed(
             for job in daemon.hypervisor._jobs.values():
                 job.state = RUNNING
 
-    result = move(controllers, somebody_lets_it_run)
+    result = migrate(controllers, report=somebody_lets_it_run)
     assert (result.ok, result.committed, result.error) == (True, True, ""), result.text()
     assert any("its VM runs on host-b: the migration is completed" in e.detail for e in said)
     assert controllers.where == {("host-b", ("host-b",))} and not controllers.left_unfinished
