@@ -15,7 +15,7 @@ from mgmt.client import AskError
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
-from xenflow.plan.migration import switches
+from xenflow.plan.migration import reachable
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""
@@ -174,7 +174,7 @@ class _Seen:
                     f"a migration by {left[name].get('owner')} was left unfinished "
                     f"(`xenflow recover {name}`)",
                 )
-            concerned = switches(self.network, self.network.routers[name])
+            concerned = reachable(self.network, self.network.routers[name])
             told = {d: p for d, p in self.placed.get(name, {}).items() if d in concerned}
             if not told:
                 if self.known:

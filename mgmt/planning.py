@@ -297,7 +297,7 @@ class _Facts:
 
 
 def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
-    datapaths = mig.switches(network, router)
+    datapaths = mig.reachable(network, router)
     controllers = sorted({network.datapaths[name].controller for name in datapaths})
     with ThreadPoolExecutor(len(controllers)) as pool:
         found = pool.map(lambda c: ask(c, "status"), controllers)
@@ -350,7 +350,7 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
 
 def concerned(network: Network, router: Router) -> list[str]:
     """The controllers of all switches that a router's links can lie on, in the network's order."""
-    names = mig.switches(network, router)
+    names = mig.reachable(network, router)
     return list(dict.fromkeys(network.datapaths[name].controller for name in names))
 
 

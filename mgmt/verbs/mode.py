@@ -15,7 +15,7 @@ from mgmt.session import Session
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, to_json
-from xenflow.plan.migration import switches
+from xenflow.plan.migration import reachable
 
 NAME = "mode"
 SUMMARY = "let the switches (xenflow) or the VM itself (native) forward for a router"
@@ -43,7 +43,8 @@ def run(args: Namespace, session: Session) -> int:
     wanted = now.step(mode=mode)
     controllers = list(
         dict.fromkeys(
-            session.network.datapaths[name].controller for name in switches(session.network, router)
+            session.network.datapaths[name].controller
+            for name in reachable(session.network, router)
         )
     )
     value = {"placement": to_json(wanted), "controllers": controllers}

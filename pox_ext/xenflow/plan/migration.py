@@ -21,7 +21,7 @@ native (the baseline of section 2.4)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -53,6 +53,13 @@ class Order(Enum):
     NATIVE = "native"
 
 
+_MODE = {
+    Order.OVERLAPPED: Mode.XENFLOW,
+    Order.REPORT: Mode.XENFLOW,
+    Order.NATIVE: Mode.NATIVE,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Some effects under a name; `commits` where the VM has moved at its end: before that a
@@ -69,21 +76,53 @@ class Stage:
         return tuple(dict.fromkeys(name for effect in self.effects for name in effect.at))
 
 
-def switches(network: Network, router: Router) -> tuple[str, ...]:
+def reachable(network: Network, router: Router) -> tuple[str, ...]:
     """Every datapath that some link of the router can lie on."""
     trees = [network.links[i.link].tree for i in router.interfaces]
     return tuple(name for name in network.datapaths if any(t.reaches(name) for t in trees))
 
 
-def stages(network: Network, start: Placement, to: str, order: Order) -> list[Stage]:
-    """The stages that take a router from where it is to host `to`.
+def concerned(
+    network: Network, router: Router, hosts: Collection[str], placed: Mapping[str, Placement]
+) -> tuple[str, ...]:
+    """The datapaths that a router's links lie on while it is at some hosts, and the others on these
+    links are where they were placed, or at home.
+
+    Only these need to know where it is.  They are a connected part of each link's tree: to any
+    other switch everybody on the link lies behind one and the same port, whatever it believes.
+    """
+    names = set(hosts)
+    for interface in router.interfaces:
+        link = network.links[interface.link]
+        terminals = {access.end.datapath for access in link.access} | set(hosts)
+        for other, _ in network.members(link.name):
+            if other is not router:
+                known = placed.get(other.name)
+                terminals.update(known.hosts if known is not None else (other.home,))
+        names |= link.tree.spanning({n for n in terminals if link.tree.reaches(n)}).keys()
+    return tuple(name for name in network.datapaths if name in names)
+
+
+def stages(
+    network: Network,
+    start: Placement,
+    to: str,
+    order: Order,
+    placed: Mapping[str, Placement] | None = None,
+) -> list[Stage]:
+    """The stages that take a router from where it is to host `to`; `placed`: where the others are
+    that are not at home.
 
     Raises NetworkError where the network does not allow it.
     """
     router = network.routers[start.router]
     source = start.vm
     check(network, router, source, to)
-    others = tuple(n for n in switches(network, router) if n not in (source, to))
+    if Mode.NATIVE in (start.mode, _MODE[order]):  # a bridge may be left, or wanted, anywhere
+        told = reachable(network, router)
+    else:
+        told = concerned(network, router, (source, to), placed or {})
+    others = tuple(n for n in told if n not in (source, to))
     if order is Order.NATIVE:
         return _native(start, source, to, others)
     both = {"also": tuple(sorted({source, to}))}
@@ -199,7 +238,11 @@ def _native(start: Placement, source: str, to: str, others: tuple[str, ...]) -> 
 
 
 def recovery_stages(
-    network: Network, now: Placement, here: str, others: Sequence[str]
+    network: Network,
+    now: Placement,
+    here: str,
+    others: Sequence[str],
+    placed: Mapping[str, Placement] | None = None,
 ) -> list[Stage]:
     """What brings all switches of a router to the host where its VM runs, from any mixture of
     the placements of an interrupted migration.
@@ -207,8 +250,11 @@ def recovery_stages(
     Every host that forwards goes on forwarding until the links are turned and it is quiet.
     """
     router = network.routers[now.router]
-    names = switches(network, router)
     hosts = tuple(sorted({here, *others, *now.hosts}))
+    if now.mode is Mode.NATIVE:
+        names = reachable(network, router)
+    else:
+        names = concerned(network, router, hosts, placed or {})
     forwarders = tuple(sorted({here, *now.forwarders}))
     reached = now.step(forwarders=forwarders, vm=here, also=hosts)
     turned = reached.step(to=here)
