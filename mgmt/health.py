@@ -15,7 +15,7 @@ from mgmt.client import AskError
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
-from xenflow.plan.migration import reachable
+from xenflow.plan.migration import told
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""
@@ -174,15 +174,28 @@ class _Seen:
                     f"a migration by {left[name].get('owner')} was left unfinished "
                     f"(`xenflow recover {name}`)",
                 )
-            concerned = reachable(self.network, self.network.routers[name])
-            told = {d: p for d, p in self.placed.get(name, {}).items() if d in concerned}
-            if not told:
+            given = self._told(name)
+            if not given:
                 if self.known:
                     yield Cause(name, "no controller that answered knows it")
                 continue
-            newest = max(told.values(), key=lambda placement: placement.version)
-            yield from self._placed(name, newest, told, name in left)
+            newest = max(given.values(), key=lambda placement: placement.version)
+            yield from self._placed(name, newest, given, name in left)
             yield from self._vm(name, newest)
+
+    def _told(self, router: str) -> dict[str, Placement]:
+        """Where the datapaths concerned were told a router is."""
+        every = self.placed.get(router, {})
+        newest = {
+            name: max(given.values(), key=lambda placement: placement.version)
+            for name, given in self.placed.items()
+        }
+        if not every:
+            return {}
+        at = newest[router]
+        described = self.network.routers[router]
+        names = told(self.network, described, at.mode, at.hosts, newest)
+        return {name: placement for name, placement in every.items() if name in names}
 
     def _problems(self, router: str) -> list[str]:
         """What any controller names of a router, each once."""

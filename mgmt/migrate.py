@@ -21,7 +21,7 @@ from mgmt.executor import Executor, FinalError, MigrationError, NotKnownError
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.interrupts import Interrupted, Interrupts
 from mgmt.lease import Lease, LostError
-from mgmt.planning import Plan, Step, concerned
+from mgmt.planning import Plan, Step
 from mgmt.result import Event, Reporter, Result, in_words
 from mgmt.session import Ask
 from xenflow.model.network import NetworkError
@@ -72,7 +72,7 @@ class _Run:
         ask = self._interrupts.watched(ask)
         self._lease = Lease(
             ask,
-            concerned(made.network, made.router),
+            made.controllers,
             made.router.name,
             {"words": f"a recovery of {made.router.name}"}
             if made.recovery

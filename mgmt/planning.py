@@ -11,7 +11,7 @@ Called by the verbs `plan`, `migrate` and `recover`; `mgmt.migrate` carries a pl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ from itertools import pairwise
 from typing import Any
 
 from mgmt import hypervisor
-from mgmt.client import Unreachable
+from mgmt.client import AskError, Unreachable
 from mgmt.health import other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
-from mgmt.lease import Lease
-from mgmt.session import Ask
+from mgmt.lease import ASK_AT_ONCE, Lease
+from mgmt.session import Ask, placements
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, from_json
 from xenflow.plan import effects as fx
@@ -60,6 +60,8 @@ class Plan:
     to: str
     order: Order
     stages: tuple[mig.Stage, ...]
+    controllers: tuple[str, ...]
+    """Those of the switches concerned."""
     recovery: bool = False
     notes: tuple[str, ...] = ()
     """What the operator should know before."""
@@ -169,7 +171,9 @@ def plan(
     that would be needed does not answer.
     """
     described = network.routers[router]
-    facts = _facts_in_sync(network, described, ask)
+    mig.check_host(network, to)
+    order = Order(mode)
+    facts = _facts_in_sync(network, described, ask, (to, order))
     start = facts.placement
     facts.refuse_held()
     if len(start.hosts) > 1:
@@ -179,8 +183,7 @@ def plan(
         )
     mig.check(network, described, start.vm, to)
     facts.check_cables(network, described, (start.vm, to))
-    order = Order(mode)
-    stages = mig.stages(network, start, to, order)
+    stages = mig.stages(network, start, to, order, facts.placed)
     if network.datapaths[start.vm].hypervisor:
         _check_vm(drivers, router, start.vm, to)
     notes: list[str] = []
@@ -194,6 +197,7 @@ def plan(
         to,
         order,
         tuple(stages),
+        facts.controllers,
         notes=tuple(notes),
         pause_s=pause_s,
         sessions=facts.sessions(network, router, start.vm),
@@ -210,7 +214,7 @@ def plan_recovery(
     begun would be taken for such; without `say` nothing is changed.
     """
     described = network.routers[router]
-    facts = _facts(network, described, ask)
+    facts = _facts(network, described, ask, everybody=True)
     facts.refuse_held()
     now = facts.placement
     if say is None:
@@ -218,7 +222,7 @@ def plan_recovery(
         nothing = now.hosts == (here,) and not facts.uneven
     else:
         entry = {"words": f"a recovery of {router}"}
-        with Lease(ask, concerned(network, described), router, entry) as lease:
+        with Lease(ask, facts.controllers, router, entry) as lease:
             here = _settled_at(network, described, now, lease, say)
             nothing = now.hosts == (here,) and not facts.uneven
             # Of what was left unfinished nothing is to be said any more, if it is nothing.
@@ -228,8 +232,17 @@ def plan_recovery(
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
     start = replace(now, vm=others[0])
-    stages = mig.recovery_stages(network, start, here, others)
-    return Plan(network, described, start, here, Order.OVERLAPPED, tuple(stages), recovery=True)
+    stages = mig.recovery_stages(network, start, here, others, facts.placed)
+    return Plan(
+        network,
+        described,
+        start,
+        here,
+        Order.OVERLAPPED,
+        tuple(stages),
+        facts.controllers,
+        recovery=True,
+    )
 
 
 @dataclass(slots=True)
@@ -237,6 +250,10 @@ class _Facts:
     """What the controllers answered."""
 
     placement: Placement
+    placed: dict[str, Placement]
+    """Where every router is, as far as these know."""
+    controllers: tuple[str, ...]
+    """Those of the switches concerned, which must agree to whatever is done."""
     uneven: bool
     held: str
     ports: dict[str, dict[str, Any]]
@@ -296,19 +313,60 @@ class _Facts:
             )
 
 
-def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
-    datapaths = mig.reachable(network, router)
-    controllers = sorted({network.datapaths[name].controller for name in datapaths})
-    with ThreadPoolExecutor(len(controllers)) as pool:
-        found = pool.map(lambda c: ask(c, "status"), controllers)
-        try:
-            answers = dict(zip(controllers, found, strict=True))
-        except Unreachable as error:
-            raise NetworkError(
-                f"{error}\nEvery switch of {router.name}'s links must be told of a move"
-            ) from None
+def _facts(
+    network: Network,
+    router: Router,
+    ask: Ask,
+    goes: tuple[str, Order] | None = None,
+    everybody: bool = False,
+) -> _Facts:
+    """What the controllers of the switches concerned answer; `goes`: to which host, how.
+
+    Who is concerned is found by asking: whoever was told of a router knows where it went from
+    there.  With `everybody` all are asked, for a migration may have been interrupted anywhere; only
+    those concerned must answer.
+    """
+    answers: dict[str, dict[str, Any] | AskError] = {}
+    wanted = set(network.controllers) if everybody else {network.datapaths[router.home].controller}
+    while more := sorted(wanted - answers.keys()):
+        with ThreadPoolExecutor(min(len(more), ASK_AT_ONCE)) as pool:
+            answers |= zip(more, pool.map(lambda c: _answer(ask, c), more), strict=True)
+        placed = placements(answers)
+        mine = placed.get(router.name)
+        if mine is None:  # its home is silent, or was told nothing
+            wanted = set(network.controllers)
+            datapaths: tuple[str, ...] = ()
+            continue
+        mode, hosts = mine.mode, set(mine.hosts)
+        if goes is not None:
+            hosts.add(goes[0])
+            mode = Mode.NATIVE if goes[1] is Order.NATIVE else mode
+        datapaths = mig.told(network, router, mode, hosts, placed)
+        wanted = {network.datapaths[name].controller for name in datapaths}
+    silent = [a for c, a in answers.items() if c in wanted and isinstance(a, AskError)]
+    if silent:
+        raise NetworkError(
+            f"{silent[0]}\nEvery switch that {router.name}'s links lie on must be told of a move"
+        )
+    known = {c: a for c, a in answers.items() if not isinstance(a, AskError)}
+    return _judge(network, router, datapaths, known)
+
+
+def _answer(ask: Ask, controller: str) -> dict[str, Any] | AskError:
+    try:
+        return ask(controller, "status")
+    except Unreachable as error:
+        return error
+
+
+def _judge(
+    network: Network,
+    router: Router,
+    datapaths: tuple[str, ...],
+    answers: Mapping[str, dict[str, Any]],
+) -> _Facts:
     ports: dict[str, dict[str, Any]] = {}
-    placements: dict[str, Placement] = {}
+    told: dict[str, Placement] = {}
     held = ""
     feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
@@ -328,38 +386,34 @@ def _facts(network: Network, router: Router, ask: Ask) -> _Facts:
                 behind[row["name"]] = list(row.get("problems", ()))
             ports[row["name"]] = row["ports"]
         for value in answer["placements"]:
-            if value["router"] == router.name:
-                placements[value["datapath"]] = from_json(value)
+            if value["router"] == router.name and value["datapath"] in datapaths:
+                told[value["datapath"]] = from_json(value)
         for row in answer["migrations"]:
             if row["router"] == router.name and row["under_way"]:
                 journal = row.get("journal") or [None]
                 what = mig.purpose(router.name, journal[0])
                 held = mig.under_way(what, row.get("since_s", 0.0), row["owner"])
-    if not placements:
+    if not told:
         raise NetworkError(
             f"no controller knows {router.name}: do all have this network file, and were they "
             "restarted since it has the router?"
         )
-    newest = max(placements.values(), key=lambda p: p.version)
-    uneven = len({replace(p, version=0) for p in placements.values()}) > 1
+    newest = max(told.values(), key=lambda p: p.version)
+    uneven = len({replace(p, version=0) for p in told.values()}) > 1
     if uneven:
-        hosts = sorted({h for p in placements.values() for h in p.hosts})
+        hosts = sorted({h for p in told.values() for h in p.hosts})
         newest = replace(newest, also=tuple(hosts))
-    return _Facts(newest, uneven, held, ports, feeds, behind)
+    controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
+    placed = placements(answers)
+    return _Facts(newest, placed, tuple(controllers), uneven, held, ports, feeds, behind)
 
 
-def concerned(network: Network, router: Router) -> list[str]:
-    """The controllers of all switches that a router's links can lie on, in the network's order."""
-    names = mig.reachable(network, router)
-    return list(dict.fromkeys(network.datapaths[name].controller for name in names))
-
-
-def _facts_in_sync(network: Network, router: Router, ask: Ask) -> _Facts:
+def _facts_in_sync(network: Network, router: Router, ask: Ask, goes: tuple[str, Order]) -> _Facts:
     """The same once every switch concerned holds what it shall: one that does not carries out
     nothing that it is told.  Raises NetworkError, with the reason, where one stays behind."""
     deadline = time.monotonic() + SYNC_S
     while True:
-        facts = _facts(network, router, ask)
+        facts = _facts(network, router, ask, goes)
         if not facts.behind:
             return facts
         if time.monotonic() > deadline:  # problems end it no sooner: they need not be the reason

@@ -7,7 +7,7 @@ management addresses, so the command works the same on every node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -143,7 +143,7 @@ class Session:
         raise reason
 
 
-def placements(answers: dict[str, dict[str, Any] | AskError]) -> dict[str, Placement]:
+def placements(answers: Mapping[str, dict[str, Any] | AskError]) -> dict[str, Placement]:
     """The newest placement of each router in the answers to `status`."""
     newest: dict[str, Placement] = {}
     for answer in answers.values():

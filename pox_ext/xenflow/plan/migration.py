@@ -53,13 +53,6 @@ class Order(Enum):
     NATIVE = "native"
 
 
-_MODE = {
-    Order.OVERLAPPED: Mode.XENFLOW,
-    Order.REPORT: Mode.XENFLOW,
-    Order.NATIVE: Mode.NATIVE,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Some effects under a name; `commits` where the VM has moved at its end: before that a
@@ -103,6 +96,20 @@ def concerned(
     return tuple(name for name in network.datapaths if name in names)
 
 
+def told(
+    network: Network,
+    router: Router,
+    mode: Mode,
+    hosts: Collection[str],
+    placed: Mapping[str, Placement],
+) -> tuple[str, ...]:
+    """The datapaths that are told where a router is: those concerned; of one in native mode all
+    that can be, for a bridge learns by what it hears, and one may be left anywhere."""
+    if mode is Mode.NATIVE:
+        return reachable(network, router)
+    return concerned(network, router, hosts, placed)
+
+
 def stages(
     network: Network,
     start: Placement,
@@ -118,11 +125,9 @@ def stages(
     router = network.routers[start.router]
     source = start.vm
     check(network, router, source, to)
-    if Mode.NATIVE in (start.mode, _MODE[order]):  # a bridge may be left, or wanted, anywhere
-        told = reachable(network, router)
-    else:
-        told = concerned(network, router, (source, to), placed or {})
-    others = tuple(n for n in told if n not in (source, to))
+    mode = Mode.NATIVE if order is Order.NATIVE else start.mode
+    names = told(network, router, mode, (source, to), placed or {})
+    others = tuple(n for n in names if n not in (source, to))
     if order is Order.NATIVE:
         return _native(start, source, to, others)
     both = {"also": tuple(sorted({source, to}))}
@@ -251,10 +256,7 @@ def recovery_stages(
     """
     router = network.routers[now.router]
     hosts = tuple(sorted({here, *others, *now.hosts}))
-    if now.mode is Mode.NATIVE:
-        names = reachable(network, router)
-    else:
-        names = concerned(network, router, hosts, placed or {})
+    names = told(network, router, now.mode, hosts, placed or {})
     forwarders = tuple(sorted({here, *now.forwarders}))
     reached = now.step(forwarders=forwarders, vm=here, also=hosts)
     turned = reached.step(to=here)
@@ -289,13 +291,18 @@ def recovery_stages(
     ]
 
 
+def check_host(network: Network, name: str) -> None:
+    """Raise NetworkError, with the reason, where a datapath cannot carry a router."""
+    if name not in network.datapaths:
+        known = ", ".join(sorted(network.hosts))
+        raise NetworkError(f"unknown host {name}: the network has {known}")
+    if name not in network.hosts:
+        raise NetworkError(f"{name} is a plain switch: it cannot carry a router")
+
+
 def check(network: Network, router: Router, source: str, to: str) -> None:
     """Raise NetworkError, with the reason, where a router cannot move from source to `to`."""
-    if to not in network.datapaths:
-        known = ", ".join(sorted(network.hosts))
-        raise NetworkError(f"unknown host {to}: the network has {known}")
-    if to not in network.hosts:
-        raise NetworkError(f"{to} is a plain switch: it cannot carry a router")
+    check_host(network, to)
     if to == source:
         raise NetworkError(f"{router.name} is on {to} already")
     for interface in router.interfaces:
