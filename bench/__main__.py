@@ -178,6 +178,18 @@ def _migration_1m(plan: Plan) -> Found:
     return migration_scale.migration_link_turn(plan.directory, plan.many)
 
 
+def _large_change(plan: Plan) -> Found:
+    from bench import large_network
+
+    return large_network.change_in_large_network(plan.runs)
+
+
+def _large_plan(plan: Plan) -> Found:
+    from bench import large_network
+
+    return large_network.plan_move_in_large_network(plan.runs)
+
+
 MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "routes_socket_to_switch": _socket,
     "routes_kernel_to_switch": _kernel,
@@ -195,6 +207,8 @@ MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
     "routes_socket_to_switch_pox": _socket_pox,
     "migration_lost": _migration,
     "migration_1m_link_turn": _migration_1m,
+    "change_in_large_network": _large_change,
+    "plan_move_in_large_network": _large_plan,
 }
 UNDER_POX = ("packet_in_rate_pox", "routes_socket_to_switch_pox")
 

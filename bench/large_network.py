@@ -1,0 +1,210 @@
+"""What one change costs in a large network, beside the same change in a small one, at a host that
+carries as many routers in both; and planning a move there.
+
+The controller's own classes, in this process; the switch's answers come at once.  So it is the cost
+of deciding and of packing that is compared, and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bench.results import Found, Row
+from xenflow.control.rule_table import RuleTable
+from xenflow.model.network import (
+    DETOUR_VLAN_OFFSET,
+    Access,
+    Cable,
+    Controller,
+    Datapath,
+    End,
+    Interface,
+    Kind,
+    Link,
+    Network,
+    Router,
+)
+from xenflow.model.placement import Placement, to_json
+from xenflow.openflow import wire as of
+from xenflow.plan import migration as mig
+from xenflow.store.laying import lay
+from xenflow.switch.proof import Bound
+from xenflow.switch.switch import Switch
+
+HOST = "h0"
+ROUTERS_A_HOST = 5
+SMALL = (2, 1, 10, 20)
+LARGE = (200, 100, 1000, 2047)
+"""Hosts, plain switches, routers, virtual links."""
+
+
+def make_network(hosts: int, switches: int, routers: int, links: int) -> Network:
+    """Plain switches around the first, hosts around the switches; link n joins router n and the
+    next one, and every tenth ends in an access port at its first router's host."""
+    datapaths = {
+        f"h{n}": Datapath(f"h{n}", Kind.HOST, 1000 + n, f"c{n}", other="drop") for n in range(hosts)
+    }
+    datapaths |= {
+        f"s{n}": Datapath(f"s{n}", Kind.PLAIN, 1 + n, "edge", other="drop") for n in range(switches)
+    }
+    joined = [(f"s{n}", "s0") for n in range(1, switches)]
+    joined += [(f"h{n}", f"s{n % switches}") for n in range(hosts)]
+    cables = {
+        f"{one}-{other}": Cable(f"{one}-{other}", End(one, f"to-{other}"), End(other, f"to-{one}"))
+        for one, other in joined
+    }
+    homes = [f"h{n * hosts // routers}" for n in range(routers)]
+    interfaces: list[list[Interface]] = [[] for _ in range(routers)]
+    made: dict[str, Link] = {}
+    for n in range(links):
+        access = (Access(End(homes[n % routers], f"desk{n}"), (0x020000000000 + n,)),)
+        made[f"l{n}"] = Link(
+            f"l{n}",
+            n + 1,
+            n + 1,
+            n + 1 + DETOUR_VLAN_OFFSET,
+            access if n % 10 == 0 else (),
+            root="s0",
+        )
+        for k in dict.fromkeys((n % routers, (n + 1) % routers)):
+            number = len(interfaces[k])
+            mac = 0x020100000000 + k * 256 + number
+            interfaces[k].append(Interface(f"eth{number}", f"l{n}", mac, f"r{k}.{number}"))
+    return lay(
+        Network(
+            "large",
+            {d.controller: _controller(d.controller) for d in datapaths.values()},
+            datapaths,
+            cables,
+            made,
+            {
+                f"r{k}": Router(f"r{k}", k + 1, homes[k], f"r{k}.ctl", tuple(interfaces[k]))
+                for k in range(routers)
+            },
+        )
+    )
+
+
+def _controller(name: str) -> Controller:
+    return Controller(name, ("127.0.0.1", 6633), f"tcp://127.0.0.1:{abs(hash(name)) % 60000 + 1}")
+
+
+class _Answering:
+    """A connection to a switch that answers all questions at once, and holds nothing."""
+
+    def __init__(self) -> None:
+        self.todo: deque[Callable[[], None]] = deque()
+        self.switch: Switch
+
+    def later(self, _: float, call: Callable[..., Any], *arguments: Any) -> None:
+        """In place of the core's `callDelayed`: without the delay."""
+        if getattr(call, "__name__", "") not in ("_watch", "_look"):
+            self.todo.append(lambda: call(*arguments))
+
+    def send(self, data: bytes) -> None:
+        """What the controller writes."""
+        for message in of.split(data)[0]:
+            kind, xid = message[1], int.from_bytes(message[4:8], "big")
+            if kind == of.Type.BARRIER_REQUEST:
+                self.todo.append(lambda xid=xid: self.switch.on_barrier(xid))  # type: ignore[misc]
+            elif kind == of.Type.STATS_REQUEST:
+                reply = of.StatsReply(xid, False, [])
+                self.todo.append(lambda reply=reply: self.switch.on_stats(reply))  # type: ignore[misc]
+
+    def run(self) -> None:
+        """Until nothing is left to be done."""
+        while self.todo:
+            self.todo.popleft()()
+
+
+class Host:
+    """The Rule Table of one host of a network, all its routers' vifs and cables there."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.wire = _Answering()
+        self.table = RuleTable(network, "c0", None, self.wire.later, lambda d: Bound(0.0))
+        self.switch = self.wire.switch = self.table.switches[HOST]
+        here = [r for r in network.routers.values() if r.home == HOST]
+        names = [c.near(HOST).port for c in network.cables_of[HOST]]
+        names += [i.vif for r in here for i in r.interfaces]
+        names += [
+            a.end.port for k in network.links.values() for a in k.access if a.end.datapath == HOST
+        ]
+        self.switch.connect(self.wire, [(name, n, True) for n, name in enumerate(names, 1)])
+        self.wire.run()
+        self.router = here[0]
+        self.vif = self.router.interfaces[0].vif
+        self._up = True
+
+    def port(self) -> None:
+        """A vif loses or gets its carrier."""
+        self._up = not self._up
+        self.switch.port_changed(self.vif, self.switch.ports[self.vif][0], self._up, False)
+        self.wire.run()
+
+    def place(self) -> None:
+        """A router is told to be between two hosts, or at home again."""
+        known = self.switch.placements[self.router.name]
+        also = () if known.also else ("h1",)
+        self.table.place(known.step(also=also), [HOST], False, lambda error: None)
+        self.wire.run()
+
+    def link(self) -> None:
+        """A link gets or loses a station."""
+        network = self.table.network
+        name = self.router.interfaces[0].link
+        access = network.links[name].access
+        changed = () if access else (Access(End(HOST, "desk0"), (0x020000FF0000,)),)
+        links = {**network.links, name: replace(network.links[name], access=changed)}
+        self.table.change(replace(network, links=links))
+        self.wire.run()
+
+
+def _time_of(act: Callable[[], None], times: int) -> float:
+    begun = time.perf_counter()
+    for _ in range(times):
+        act()
+    return (time.perf_counter() - begun) / times * 1e3
+
+
+def change_in_large_network(runs: int) -> Found:
+    """A port, a router's place, a link: each in the large network and in the small one, in turns,
+    in ms of the controller."""
+    small, large = Host(make_network(*SMALL)), Host(make_network(*LARGE))
+    rows = []
+    for what in ("port", "place", "link"):
+        times = {
+            host: [_time_of(getattr(host, what), 10) for _ in range(runs)]
+            for host in (small, large)
+            for _ in (getattr(host, what)(),)
+        }
+        name = f"{what}_change_in_large_network"
+        rows.append(Row.against(name, times[large], "ms", "in a network of ten", times[small]))
+    return Found(rows, {})
+
+
+def plan_move_in_large_network(runs: int) -> Found:
+    """The stages of a move, and who is told, in ms."""
+    small, large = make_network(*SMALL), make_network(*LARGE)
+
+    def plan(network: Network) -> Callable[[], None]:
+        router = network.routers["r0"]
+        start = Placement("r0", (HOST,), HOST, HOST)
+
+        def act() -> None:
+            stages = mig.stages(network, start, "h1", mig.Order.OVERLAPPED)
+            assert stages and to_json(start)["router"] == router.name
+
+        return act
+
+    acts = {name: plan(network) for name, network in (("small", small), ("large", large))}
+    times = {name: [_time_of(act, 20) for _ in range(runs)] for name, act in acts.items()}
+    row = Row.against(
+        "plan_move_in_large_network", times["large"], "ms", "in a network of ten", times["small"]
+    )
+    return Found([row], {})
