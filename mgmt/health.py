@@ -15,7 +15,7 @@ from mgmt.client import AskError
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
-from xenflow.plan.migration import told
+from xenflow.plan.migration import left_over, told
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""
@@ -194,7 +194,8 @@ class _Seen:
             return {}
         at = newest[router]
         described = self.network.routers[router]
-        names = told(self.network, described, at.mode, at.hosts, newest)
+        hosts = {*at.hosts, *left_over(every)}
+        names = told(self.network, described, at.mode, hosts, newest)
         return {name: placement for name, placement in every.items() if name in names}
 
     def _problems(self, router: str) -> list[str]:

@@ -337,7 +337,7 @@ def _facts(
             wanted = set(network.controllers)
             datapaths: tuple[str, ...] = ()
             continue
-        mode, hosts = mine.mode, set(mine.hosts)
+        mode, hosts = mine.mode, {*mine.hosts, *mig.left_over(_given(answers, router.name))}
         if goes is not None:
             hosts.add(goes[0])
             mode = Mode.NATIVE if goes[1] is Order.NATIVE else mode
@@ -350,6 +350,17 @@ def _facts(
         )
     known = {c: a for c, a in answers.items() if not isinstance(a, AskError)}
     return _judge(network, router, datapaths, known)
+
+
+def _given(answers: Mapping[str, dict[str, Any] | AskError], router: str) -> dict[str, Placement]:
+    """Where each datapath was told a router is."""
+    return {
+        value["datapath"]: from_json(value)
+        for answer in answers.values()
+        if not isinstance(answer, AskError)
+        for value in answer["placements"]
+        if value["router"] == router
+    }
 
 
 def _answer(ask: Ask, controller: str) -> dict[str, Any] | AskError:
@@ -366,7 +377,8 @@ def _judge(
     answers: Mapping[str, dict[str, Any]],
 ) -> _Facts:
     ports: dict[str, dict[str, Any]] = {}
-    told: dict[str, Placement] = {}
+    given = _given(answers, router.name)
+    told = {name: given[name] for name in datapaths if name in given}
     held = ""
     feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
@@ -385,9 +397,6 @@ def _judge(
             if row["name"] in datapaths and late:
                 behind[row["name"]] = list(row.get("problems", ()))
             ports[row["name"]] = row["ports"]
-        for value in answer["placements"]:
-            if value["router"] == router.name and value["datapath"] in datapaths:
-                told[value["datapath"]] = from_json(value)
         for row in answer["migrations"]:
             if row["router"] == router.name and row["under_way"]:
                 journal = row.get("journal") or [None]

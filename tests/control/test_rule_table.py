@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from tests.whole_network import WholeNetwork, load
 from tests.written_switch import RuleTable, WrittenSwitch, bound
-from xenflow.control import rule_table
+from xenflow.control import management_service, rule_table
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.model import management as mg
 from xenflow.model.network import Router
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import RouterState
@@ -83,3 +88,25 @@ def test_what_makes_no_view_is_that_router_s_affair(
     assert host.table.problems_of(odd) == []
     seen = host.table.view(odd)
     assert seen is not None and not seen.slow
+
+
+def test_whose_words_cannot_be_shown_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, sound = "vr1", "vr2"
+    shown = management_service.problems
+
+    def problems(router: Router, state: RouterState) -> list[str]:
+        if router.name == odd:
+            raise ValueError("an odd value")
+        return shown(router, state)
+
+    monkeypatch.setattr(management_service, "problems", problems)
+    host = Host()
+    for name in (odd, sound):
+        host.tell(name)
+    nothing = cast(Any, None)
+    service = ManagementService(host.table, Leases(), "test", nothing, nothing)
+    answers: list[bytes] = []
+    service.take(mg.request("status", "1"), answers.append)
+    rows = {row["name"]: row for row in json.loads(answers[0])["routers"]}
+    assert rows[odd]["problems"] == ["what it says cannot be shown (ValueError: an odd value)"]
+    assert rows[sound]["problems"] == [] and rows[sound]["routes"] > 0

@@ -469,7 +469,8 @@ def test_recovery_loses_nothing_either(
         recovery = [e for stage in stages for e in stage.effects]
         for label, then in moments(found, router, recovery, FEW_SUBSETS):
             Checks(then, f"recovering after {effect}: {label}").all()
-        assert {p[router] for p in then.placed.values()} == {at_home(router, here)}
+        told = mig.concerned(then.network, then.network.routers[router], (*hosts, here), {})
+        assert {then.placed[name][router] for name in told} == {at_home(router, here)}
 
 
 @each_move

@@ -227,6 +227,7 @@ class ManagementService:
         for name, feed in self.table.feeds.items():
             state, router = feed.state, self.network.routers[name]
             view = self.table.view(name)
+            wrong, through = _shown(router, state) if view else ([], [])
             held = self.table.packets.held[name]
             rows.append(
                 {
@@ -241,9 +242,8 @@ class ManagementService:
                     "neighbours": len(state.neighbours),
                     "slow": view.slow if view else "",
                     "down": list(view.down) if view else [],
-                    "problems": self.table.problems_of(name)
-                    + (problems(router, state) if view else []),
-                    "through_vm": through_vm(router, state) if view else [],
+                    "problems": self.table.problems_of(name) + wrong,
+                    "through_vm": through,
                     "sessions": self.table.packets.sessions[name].rows(now),
                     "feed": "none" if feed.heard is None else self._feed_of(name),
                     "held": {
@@ -622,6 +622,16 @@ VERBS: dict[str, Verb] = {
     verb: getattr(ManagementService, {"import": "import_"}.get(verb, verb.replace("-", "_")))
     for verb in mg.VERBS
 }
+
+
+def _shown(router: Router, state: RouterState) -> tuple[list[str], list[str]]:
+    """What is wrong with a router, and what of it passes through its VM, as it says itself.  One
+    whose words cannot be shown is no reason to show none."""
+    try:
+        return problems(router, state), through_vm(router, state)
+    except Exception as error:
+        log.exception("%s: what it says cannot be shown", router.name)
+        return [f"what it says cannot be shown ({type(error).__name__}: {error})"], []
 
 
 def change_in_words(request: Request) -> str:

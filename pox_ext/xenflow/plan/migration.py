@@ -110,6 +110,17 @@ def told(
     return concerned(network, router, hosts, placed)
 
 
+def left_over(given: Mapping[str, Placement]) -> set[str]:
+    """The hosts in placements (by datapath) that no finished move leaves anywhere: a router between
+    hosts, or one on a host that is not told that it has left."""
+    return {
+        host
+        for name, placement in given.items()
+        if len(placement.hosts) > 1 or name in placement.hosts
+        for host in placement.hosts
+    }
+
+
 def stages(
     network: Network,
     start: Placement,
