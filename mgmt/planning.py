@@ -382,6 +382,7 @@ def _judge(
     held = ""
     feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
+    noted: list[str] = []
     for controller, answer in answers.items():
         if words := other_file(network, controller, answer):
             raise NetworkError(f"controller {controller}: {words}")
@@ -398,6 +399,8 @@ def _judge(
                 behind[row["name"]] = list(row.get("problems", ()))
             ports[row["name"]] = row["ports"]
         for row in answer["migrations"]:
+            if row["router"] == router.name:
+                noted.append(controller)
             if row["router"] == router.name and row["under_way"]:
                 journal = row.get("journal") or [None]
                 what = mig.purpose(router.name, journal[0])
@@ -413,6 +416,7 @@ def _judge(
         hosts = sorted({h for p in told.values() for h in p.hosts})
         newest = replace(newest, also=tuple(hosts))
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
+    controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
     placed = placements(answers)
     return _Facts(newest, placed, tuple(controllers), uneven, held, ports, feeds, behind)
 
