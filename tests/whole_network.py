@@ -30,7 +30,7 @@ from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.store.network_file import load_with_lab
-from xenflow.switch.reactive import Reactive
+from xenflow.switch.kind import kind_of
 from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import local_flows
@@ -408,7 +408,7 @@ class WholeNetwork:
         """What the reactive pipeline's answer makes of a packet; a flow that is made counts."""
         site = self.site(datapath)
         states = {name: self.plan.states[name] for name in site.views if site.forwards(name)}
-        answer = Reactive(site, states, site.datapath.nicira).answer(in_port, frame)
+        answer = kind_of(site.datapath).answers(site, states).answer(in_port, frame)
         if answer is None:
             return []
         messages, _ = of.split(answer)

@@ -26,7 +26,7 @@ from xenflow.openflow.flow import prefix_mask
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
-from xenflow.switch.reactive import Reactive
+from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.pipeline import local_flows
 from xenflow.tables.site import Site
@@ -173,7 +173,7 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
         full.add(flow)
     wanted = sent(simulate.run(full, frame, port))
     if first and first[0][0] == "controller":
-        answer = Reactive(site, states(paper), nicira=False).answer(port, first[0][1])
+        answer = PlainReactive(site, states(paper)).answer(port, first[0][1])
         assert answer is not None
         first = put_to_work(answer, tables)
     for (where, left), (there, right) in zip(first, wanted, strict=True):

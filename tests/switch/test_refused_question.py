@@ -44,11 +44,11 @@ def test_a_table_that_cannot_be_read_is_not_empty(
     audit = host.switch.audit
     audit._doubt = True
     host.wire.refuses = {ASKED}
-    before = host.switch.flow_mods, len(host.wire.tables)
+    before = host.switch.channel.flow_mods, len(host.wire.tables)
     for now in range(100, 200):
         audit.tick(float(now))
         host.wire.run()
-    assert (host.switch.flow_mods, len(host.wire.tables)) == before
+    assert (host.switch.channel.flow_mods, len(host.wire.tables)) == before
     assert audit.looked_at is None, "it was not looked at"
     assert host.switch.problems.of() == [SAID]
     assert 10 <= host.switch.errors <= 20, "it is asked again, at a bounded pace"
@@ -157,13 +157,13 @@ def test_a_switch_that_cannot_be_read_back_is_asked_again(host: Host) -> None:
     host.wire.refuses = {ASKED}
     host.switch.read_again()
     host.wire.run()
-    before = host.switch.flow_mods
+    before = host.switch.channel.flow_mods
     pauses = [host.wire.pass_time() for _ in range(9)]
-    assert host.switch.flow_mods == before and not host.switch.live
+    assert host.switch.channel.flow_mods == before and not host.switch.live
     assert sorted(pauses)[:2] == [1.0, 2.0] and max(pauses) >= 16.0
     host.wire.refuses = set()
     for _ in range(20):
         if host.switch.live:
             break
         host.wire.pass_time()
-    assert host.switch.live and host.switch.flow_mods == before
+    assert host.switch.live and host.switch.channel.flow_mods == before

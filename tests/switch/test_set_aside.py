@@ -237,10 +237,10 @@ def test_a_full_table_is_asked_once_a_second_with_one_flow(
     host = full_host()
     caplog.clear()
     for _ in range(20):
-        refused, mods = host.written.refused, host.writer.flow_mods
+        refused, mods = host.written.refused, host.writer.channel.flow_mods
         assert host.written.pass_time() == 1.0
         assert host.written.refused - refused == 1
-        assert host.writer.flow_mods == mods
+        assert host.writer.channel.flow_mods == mods
         assert len(host.written.waiting) == 1
     assert not caplog.records
     assert host.writer.problems.of(host.odd)

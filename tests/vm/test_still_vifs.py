@@ -118,7 +118,7 @@ def test_from_its_suspension_on_packets_are_held(host: Host) -> None:
     assert host.to_vm() == {"delivers"}
     host.still(VIFS)
     assert host.to_vm() == {"holds"}
-    assert host.switch.takes("to-gen"), "other ports are none of its business"
+    assert host.switch.ports.takes("to-gen"), "other ports are none of its business"
     frames = [host.ping(n) for n in range(3)]
     assert host.held() == frames
     host.still(frozenset())
@@ -360,7 +360,7 @@ def test_hellos_are_repeated_until_the_links_are_turned(
         return sum(hello[:14] in data for data in sent)
 
     assert repeated(prepared, 1011.0) == 0, "the VM runs"
-    host.switch.still = VIFS
+    host.switch.ports.still_are(VIFS)
     assert repeated(prepared, 1011.0) == 1
     assert repeated(prepared, 1012.0) == 0, "not due yet"
     moved = prepared.step(vm="host-b")
@@ -388,7 +388,7 @@ def test_what_was_said_before_native_mode_is_not_repeated_after_it(
             home = home.step(mode=mode)
             host.table.place(home, [], False, lambda error: None)
             host.wire.run()
-        host.switch.still = VIFS
+        host.switch.ports.still_are(VIFS)
         sent.clear()
         with monkeypatch.context() as patch:
             patch.setattr(host.wire, "send", sent.append)

@@ -267,9 +267,9 @@ class Component:
     def _port_changed(
         self, switch: Switch, name: str, number: int, up: bool, deleted: bool
     ) -> None:
-        took = switch.takes(name)
+        took = switch.ports.takes(name)
         switch.port_changed(name, number, up, deleted)
-        takes = switch.takes(name)
+        takes = switch.ports.takes(name)
         if takes and not took:
             self.table.packets.port_appeared(switch, name)
         elif took and not takes:

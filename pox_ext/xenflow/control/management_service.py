@@ -213,7 +213,7 @@ class ManagementService:
             "pending": switch.jobs.busy,
             "in_sync": switch.live and not switch.jobs.busy and not switch.audit.pending,
             "changing": switch.changing,
-            "flow_mods": switch.flow_mods,
+            "flow_mods": switch.channel.flow_mods,
             "errors": switch.errors,
             "audit": switch.audit.row(time.monotonic()),
             "problems": switch.problems.of(),

@@ -392,8 +392,8 @@ class RuleTable:
     def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
         """A switch sent a frame up: the reactive pipeline's question, or something about a VM.
         False where it is neither."""
-        if switch.reactive and is_question(frame):
-            return switch.answer(in_port, frame)
+        if switch.kind.asks and is_question(frame):
+            return switch.decisions.answer(in_port, frame)
         return self.packets.sent_up(switch, in_port, frame)
 
     def read_anew(self, switch: Switch) -> None:

@@ -286,7 +286,7 @@ class _Trace:
         for flow in self.foreign.values():
             with suppress(FlowError):  # it looks at what no frame here has a name for
                 tables.add(flow)
-        if self.switch.reactive:
+        if self.switch.kind.asks:
             return tables
         packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
         target = pk.parse(frame).nw_dst
@@ -379,7 +379,7 @@ class _Trace:
     def _sent_up(
         self, tables: simulate.Tables, in_port: int, frame: bytes
     ) -> Iterator[dict[str, Any]]:
-        if self.switch.reactive and is_question(frame):
+        if self.switch.kind.asks and is_question(frame):
             yield from self._asked(tables, in_port, frame)
             return
         what = sent_up(self.network, self.switch.ports, in_port, frame)
@@ -406,7 +406,7 @@ class _Trace:
         self, tables: simulate.Tables, in_port: int, frame: bytes
     ) -> Iterator[dict[str, Any]]:
         """The reactive pipeline: what the controller answers to the first packet of a flow."""
-        answer = self.switch.decide(in_port, frame)
+        answer = self.switch.decisions.decide(in_port, frame)
         if answer is None:
             self._controller_says("it knows no router here that this is for: dropped")
             return
@@ -439,7 +439,7 @@ class _Trace:
         name = interface.vif
         words = f"to {router.name}'s VM, its interface {interface.name} (vif {name})"
         found: dict[str, Any] = {"kind": "vm", "router": router.name, "interface": interface.name}
-        if not self.switch.takes(name):
+        if not self.switch.ports.takes(name):
             return {**found, "words": f"{words}, which takes nothing now"}
         placement = self.switch.placements.get(router.name)
         view = self.table.view(router.name)

@@ -17,7 +17,6 @@ differs `tables.compare` decides.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from heapq import nlargest
@@ -107,9 +106,9 @@ class Audit:
     def connected(self) -> None:
         """A connection stands, and nothing has been read yet: ask to be told."""
         self._clear()
-        self.told = not self.switch.plain
+        self.told = self.switch.kind.nicira
         self.looked_at = None
-        if self.switch.plain:
+        if not self.told:
             return
         every = of.MONITOR_ADD | of.MONITOR_DELETE | of.MONITOR_MODIFY
         self.switch.channel.tell(
@@ -171,7 +170,7 @@ class Audit:
                 flow = self.switch.packer.route_flow(router, net, plen, 0, cookie)
                 self._small(UpdateEvent(event), replace(flow, actions=()))
                 return
-        self._heard_at = time.monotonic()
+        self._heard_at = self.switch.clock.now()
         told = self._routes.setdefault(router, {})
         told[key] = None if event == UpdateEvent.DELETED else hop
 
@@ -225,8 +224,9 @@ class Audit:
                 self._unsaid = 0
                 self.switch.problems.end(CHANGED)
         if now >= self._name_at:
+            begun = self.switch.clock.now()
             self._name()
-            self._name_at = now + max(COUNT_S, (time.monotonic() - now) / READ_SHARE)
+            self._name_at = now + max(COUNT_S, (self.switch.clock.now() - begun) / READ_SHARE)
 
     def _begin(self, steps: Generator[Request, Any, None]) -> None:
         """Ask beside the jobs, until the switch goes away."""
@@ -256,21 +256,17 @@ class Audit:
                 return
             if not (quiet and switch.quiet) or before != (switch.edits, switch.channel.written):
                 return
-            if not self.switch.plain and not self._tells_additions:
-                self._tells_additions = self.told
-                if self.told:
-                    switch.channel.tell(
-                        of.flow_monitor_request(
-                            ADDED_ROUTES, layout.ROUTES, of.MONITOR_ADD, MONITOR_XID
-                        )
-                    )
+            if self.told and not self._tells_additions:
+                self._tells_additions = True
+                more = ADDED_ROUTES, layout.ROUTES, of.MONITOR_ADD, MONITOR_XID
+                switch.channel.tell(of.flow_monitor_request(*more))
             if not self._seen and not self._routes and self._as_many(reply):
                 self._miscounted = 0
                 if self.told:
                     self.looked_at = now
                 return
             self._miscounted += 1
-            if self._miscounted % 2 == 0 or switch.plain:
+            if self._miscounted % 2 == 0 or not switch.kind.nicira:
                 self._doubt = True
                 self._read_at = now
             elif self._missing and self._miscounted > 4 and now >= self._anew_at:
@@ -285,10 +281,9 @@ class Audit:
         expected: dict[int, int] = {}
         for table, _, _ in [*self.switch.installed, *self.foreign]:
             expected[table] = expected.get(table, 0) + 1
-        if self.switch.plain:
-            return bool(reply[0].flows == sum(expected.values())) or self.switch.reactive
-        small = {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
-        self._large = {table for table, flows in small.items() if flows > READ_WHOLE}
+        small = self.switch.kind.counts(reply)
+        if self.switch.kind.nicira:  # otherwise none can be asked for ours alone
+            self._large = {table for table, flows in small.items() if flows > READ_WHOLE}
         routes = small.pop(layout.ROUTES, 0)
         wanted = self.switch.route_count() + expected.pop(layout.ROUTES, 0)
         # There before, or added while that was not told; of a router that is set aside it is not
@@ -298,7 +293,7 @@ class Audit:
         if self._missing:
             return False
         unknown = self._overfull | self._large
-        if self.switch.reactive or time.monotonic() < self.switch.hushed_until:
+        if self.switch.kind.asks or self.switch.clock.now() < self.switch.hushed_until:
             unknown.add(layout.INGRESS)
         return all(
             small.get(table, 0) == expected.get(table, 0)
@@ -313,12 +308,7 @@ class Audit:
         switch = self.switch
         count, pause_s = 0, COUNT_S
         try:
-            tables = (
-                [0]
-                if switch.plain
-                else [table for table in range(layout.VM + 1) if table != layout.ROUTES]
-            )
-            for table in tables:
+            for table in switch.kind.small_tables:
                 seen = yield from self._read(table)
                 if seen is None:
                     self._doubt = True

@@ -73,6 +73,8 @@ class Channel:
         """Another number for each connection."""
         self.written = 0
         """How many messages have been written."""
+        self.flow_mods = 0
+        """How many changes of flows were in them."""
         self.in_flight_bytes = 0
         self.silence = Silence(name, problems, clock, given_up)
         self._name = name
@@ -123,9 +125,11 @@ class Channel:
         self.flush()
         self.send(data)
 
-    def write(self, data: bytes) -> None:
-        """Queue one message; many leave as one piece, with a barrier behind it."""
+    def write(self, data: bytes, flow_mods: int = 0) -> None:
+        """Queue messages with so many changes of flows; many leave as one piece, with a barrier
+        behind it."""
         self.written += 1
+        self.flow_mods += flow_mods
         self._fragments.append(data)
         self._fragment_bytes += len(data)
         if self._fragment_bytes >= PIECE_BYTES:

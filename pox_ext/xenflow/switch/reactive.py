@@ -23,6 +23,7 @@ from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Action, prefix_mask
 from xenflow.routes.router_state import RouterState
 from xenflow.tables import cookies, layout, plain_host
+from xenflow.tables.layout import Reg
 from xenflow.tables.plain_switch import plain_send
 from xenflow.tables.shares import Shares
 from xenflow.tables.site import Site
@@ -39,12 +40,13 @@ Decision = tuple[bytes, int]
 class Reactive:
     """Answers the packet-ins of one switch.  `states` gives the routers' states by name."""
 
-    def __init__(self, site: Site, states: dict[str, RouterState], nicira: bool = True) -> None:
+    nicira = True
+
+    def __init__(self, site: Site, states: dict[str, RouterState]) -> None:
         self.site = site
         self.states = states
-        self.nicira = nicira
         self._packer = of.ExactFlowPacker(
-            layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S, nicira=nicira
+            layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S, nicira=self.nicira
         )
         self._arrivals: dict[bytes, tuple[Router, Link]] = {}
         self._lengths: dict[str, list[tuple[int, int]]] = {}
@@ -125,46 +127,38 @@ class Reactive:
         return self._route(view.interface, mac, in_port, cookie), any_target
 
     def _route(self, interface: Interface, mac: int, in_port: int, cookie: int) -> Decision:
-        site = self.site
-        link = site.network.links[interface.link]
+        link = self.site.network.links[interface.link]
         rewrite: list[Action] = [f.dec_ttl()] if self.nicira else []
         rewrite += [f.set_dl_src(interface.mac), f.set_dl_dst(mac)]
-        port = port_of(site, link, mac)
-        if port is None and not self.nicira:
-            return b"", 0  # two routers behind one plain switch cannot be each other's next hop
+        port = port_of(self.site, link, mac)
         if port is None:
-            through = (
-                f.strip_vlan(),
-                *rewrite,
-                f.load("in_port", 0),
-                f.load(layout.Reg.LINK_OUT, link.id),
-                f.resubmit(layout.LINKS),
-            )
-            return of.pack_actions(through), 0
+            return self._through_tables(rewrite, link)
         tag = f.strip_vlan() if port in self._untagged else f.set_vlan(link.vlan)
         out = f.output(f.IN_PORT if port == in_port else port)
         return of.pack_actions((*rewrite, tag, out)), cookie
 
+    def _through_tables(self, rewrite: list[Action], link: Link) -> Decision:
+        """To a next hop that is a router of this host."""
+        onward = (
+            f.load("in_port", 0),
+            f.load(Reg.LINK_OUT, link.id),
+            f.resubmit(layout.LINKS),
+        )
+        return of.pack_actions((f.strip_vlan(), *rewrite, *onward)), 0
+
     def _onward(self, router: Router, link: Link) -> Decision:
         """It was asked before the links were turned: it goes where they lead now, and no flow is
         made, which would go on after it."""
-        if not self.nicira:
-            interface = router.on(link.name)
-            port = port_of(self.site, link, interface.mac) if interface else None
-            return of.pack_actions(plain_send(self.site, link, port)), 0
-        onward = f.strip_vlan(), f.load(layout.Reg.LINK_OUT, link.id), f.resubmit(layout.LINKS)
+        onward = f.strip_vlan(), f.load(Reg.LINK_OUT, link.id), f.resubmit(layout.LINKS)
         return of.pack_actions(onward), 0
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
-        if not self.nicira:
-            return of.pack_actions(plain_host.to_vm(self.site, router, link)), 0
         to_vm = (
-            f.strip_vlan(),
-            f.load(layout.Reg.ROUTER, router.id),
-            f.load(layout.Reg.LINK_IN, link.id),
+            f.load(Reg.ROUTER, router.id),
+            f.load(Reg.LINK_IN, link.id),
             f.resubmit(layout.VM),
         )
-        return of.pack_actions(to_vm), 0
+        return of.pack_actions((f.strip_vlan(), *to_vm)), 0
 
     def _lookup(self, name: str, target: int) -> int | None:
         """The next hop of the longest prefix that covers the target."""
@@ -178,6 +172,23 @@ class Reactive:
             if hop is not None:
                 return hop
         return None
+
+
+class PlainReactive(Reactive):
+    """Answers those of a switch that knows OpenFlow 1.0 alone."""
+
+    nicira = False
+
+    def _through_tables(self, rewrite: list[Action], link: Link) -> Decision:
+        return b"", 0  # two routers behind one plain switch cannot be each other's next hop
+
+    def _onward(self, router: Router, link: Link) -> Decision:
+        interface = router.on(link.name)
+        port = port_of(self.site, link, interface.mac) if interface else None
+        return of.pack_actions(plain_send(self.site, link, port)), 0
+
+    def _to_vm(self, router: Router, link: Link) -> Decision:
+        return of.pack_actions(plain_host.to_vm(self.site, router, link)), 0
 
 
 def _spread(router: int, target: int) -> int:

@@ -25,10 +25,10 @@ from itertools import islice
 from typing import Any, Protocol
 
 from xenflow.model.difference import Difference
-from xenflow.model.network import Datapath, Kind, Network, Pipeline, Router
+from xenflow.model.network import Datapath, Network, Router
 from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.openflow import wire as of
-from xenflow.openflow.flow import IPV4, PORT_MAX, Flow, Flows, match, output, prefix_mask, resubmit
+from xenflow.openflow.flow import PORT_MAX, Flow, Flows, match, output, resubmit
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.audit import MONITOR_XID, Audit
 from xenflow.switch.channel import (
@@ -41,16 +41,17 @@ from xenflow.switch.channel import (
     advance,
 )
 from xenflow.switch.clock import Clock
+from xenflow.switch.decisions import Decisions
 from xenflow.switch.jobs import ROOM, Job, Jobs, Task, fence, router_task
+from xenflow.switch.kind import kind_of
 from xenflow.switch.packet_ins import PacketIns
+from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
 from xenflow.switch.promises import Promises
 from xenflow.switch.proof import Done, Proof
-from xenflow.switch.reactive import Reactive
 from xenflow.switch.rules import Rules
 from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD
-from xenflow.tables.ingress import quiet
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.order import plan, view_dependent
 from xenflow.tables.pipeline import local_flows
@@ -67,7 +68,6 @@ from xenflow.tables.sent_up import FromVm
 from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of
 from xenflow.tables.views import affected_hops, interface_of, next_hop_view
-from xenflow.tables.vm import vm_flows
 
 log = logging.getLogger("xenflow.switch")
 
@@ -80,13 +80,10 @@ LOOK_AGAIN_S = 0.05
 EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 BULK = 4 * 1024
 _TO_NEXT_HOPS = resubmit(layout.NEXT_HOPS)
-MAX_EXACT = 10_000
 HOP_COST = 10
 """So many routes cost as much as a next hop does: it is compiled, and is several flows."""
 MANY_ROUTES = 256
 """Packets are led to more routes than that once the switch has confirmed that it holds them."""
-MANY_DECISIONS = 64
-"""When more routes change at once, all exact flows of the router are asked for again."""
 
 
 TRY_AGAIN_S, TRY_AGAIN_MAX_S = 1.0, 30.0
@@ -98,7 +95,6 @@ COMPILE, VIEW, TABLE, REFUSED = "compile", "view", "table", "refused"
 or about itself; the switch refuses a router's flows, or others."""
 LONGEST_REFUSED_S = 10.0
 """Between two tries where the switch refuses flows: it may have room at any time."""
-NUDGE_TABLE = 63
 EXACT_REFUSED_S = 10.0
 """For so long it is said that the switch refuses flows of the reactive pipeline."""
 
@@ -160,8 +156,7 @@ class Switch:
         self.live = False
         """Whether what the switch holds is known."""
         self.errors = 0
-        self.plain = datapath.kind is Kind.PLAIN or not datapath.nicira
-        """Whether the switch knows OpenFlow 1.0 alone."""
+        self.kind = kind_of(datapath)
         self.problems = problems = Problems(datapath.name)
         self.channel = channel = Channel(datapath.name, problems, clock, self._give_up)
         self.jobs = Jobs(
@@ -174,21 +169,18 @@ class Switch:
             self._give_up,
         )
         self.promises = Promises(
-            datapath.name, channel, self.jobs, clock, proof, self._nudge(), lambda: self.live
+            datapath.name, channel, self.jobs, clock, proof, self.kind.nudge, lambda: self.live
         )
-        self.ports: dict[str, tuple[int, bool]] = {}
-        self.still: frozenset[str] = frozenset()
-        """Vifs that take nothing though they may have carrier, as the hypervisor says."""
+        self.ports = Ports()
         self.installed: Flows = {}
         self.hops: dict[str, dict[int, tuple[Flow, ...]]] = {}
         self.synced: set[str] = set()
         self.rules = Rules()
-        self.flow_mods = 0
         self.audit = Audit(self)
         self.packet_ins = PacketIns(network, self.problems)
         self.edits = 0
         """How often what is believed of the small tables has changed."""
-        self._answers: Reactive | None = None
+        self.decisions = Decisions(self.kind, channel, self._first_packets)
         self.aside: dict[str, Aside] = {}
         self._odd_views: dict[str, tuple[RouterView, RouterView]] = {}
         """By router: the view that made no flows, and what stands for it."""
@@ -206,9 +198,6 @@ class Switch:
         self._refresh_waits = False
         """Whether a `refresh` is submitted and has not begun."""
         self.packer = pipeline_packer()
-        self._plain_host = self.plain and datapath.kind is Kind.HOST
-        self._exact: set[bytes] = set()
-        """On a plain host: the matches of the exact flows it was given."""
 
     @property
     def name(self) -> str:
@@ -232,7 +221,7 @@ class Switch:
             self.jobs.drop(router.name)
         for name in found.routers.added:
             self.placements[name] = at_home(name, network.routers[name].home)
-        self._answers = None
+        self.decisions.outdated()
         if not self.live:
             return
         for name in found.dirty_routers & self.synced:
@@ -251,9 +240,8 @@ class Switch:
     def connect(self, connection: Any, ports: Iterable[tuple[str, int, bool]]) -> None:
         """The switch has connected: read it back, then write the difference."""
         self.disconnect()
-        greeting = b"" if self.plain else of.enable_table_id()
-        self.channel.open(connection, greeting + of.set_config(0xFFFF))
-        self.ports = {name: (number, up) for name, number, up in ports}
+        self.channel.open(connection, self.kind.greeting)
+        self.ports.are(ports)
         self.packet_ins.ports_are(self.ports)
         self.audit.connected()
         self.jobs.submit(self._resync())
@@ -278,16 +266,6 @@ class Switch:
     def _give_up(self, reason: str) -> None:
         self.promises.break_all(reason)
 
-    def _nudge(self) -> bytes:
-        """A change that touches no packet."""
-        if self.plain:
-            nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
-            pack = of.flow_mod_of10
-        else:
-            nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC)
-            pack = of.flow_mod
-        return pack(nudge, of.Command.ADD) + pack(nudge, of.Command.DELETE_STRICT)
-
     def port_changed(self, name: str, number: int, up: bool, deleted: bool) -> None:
         """A port came, went, or changed its state."""
         if deleted:
@@ -300,37 +278,40 @@ class Switch:
     def vifs_are_still(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
         """The hypervisor says which vifs take nothing, though they may have carrier.  Returns the
         ports that take frames now and did not, and those that did and do not now."""
-        took = {port for port in self.ports if self.takes(port)}
-        self.still = vifs
-        takes = {port for port in self.ports if self.takes(port)}
-        if takes != took:
+        take_now, stopped = self.ports.still_are(vifs)
+        if take_now or stopped:
             self._vifs_changed()
-        return takes - took, took - takes
+        return take_now, stopped
 
     def _vifs_changed(self) -> None:
         """Table VM follows at once, before jobs that are under way or wait: while a full table
         is written for one router, another's packets must not be lost.  It leads to no other table,
         so that its flows can be replaced at any time."""
-        if self.live and not self.plain:
+        if self.live:
             self._write_vm()
         self.refresh()
 
-    def _write_vm(self) -> None:
+    def _write_vm(self) -> bool:
+        """True where there is a table VM."""
         try:
-            flows = list(vm_flows(self.site()))
+            flows = self.kind.vm_flows(self.site())
         except Exception:  # a router's words that no job has compiled yet
             site, _ = self._local_flows()
-            flows = list(vm_flows(site))
+            flows = self.kind.vm_flows(site)
         for flow in flows:
             if self.installed.get(flow.key) != flow:
                 self._write_flow(True, flow)
         self.channel.fence()
+        return bool(flows)
 
     def hush(self, what: FromVm, session: Mapping[str, int], seconds: int) -> None:
         """Nothing more of a VM's session is sent up for some seconds."""
-        if self.live and not self.plain and what.interface.vif in self.ports:
+        if not self.live or what.interface.vif not in self.ports:
+            return
+        flow = self.kind.quiet(self.site(), what, session, seconds)
+        if flow is not None:
             self.hushed_until = max(self.hushed_until, self.clock.now() + seconds + 2.0)
-            self.channel.write(of.flow_mod(quiet(self.site(), what, session, seconds)))
+            self.channel.write(self.kind.pack(flow, of.Command.ADD))
             self.channel.fence()
 
     def once_told(self, then: Done) -> None:
@@ -348,7 +329,7 @@ class Switch:
         `complete` is False while its first snapshot streams in, whose routes are written as they
         come where the switch holds none yet.
         """
-        self._answers = None
+        self.decisions.outdated()
         if not self.live or not self.forwards(router):
             return False
         if router in self.aside:
@@ -361,7 +342,7 @@ class Switch:
             self.synced.add(router)
             self.jobs.submit_of(router, self._sync_router(router))
             return True
-        elif not self._found.get(router) and not self.reactive and changes.routes4:
+        elif not self._found.get(router) and self.kind.routes and changes.routes4:
             streamed = self._streamed.get(router, 0) + len(changes.routes4)
             if streamed == total:  # otherwise some came before this switch did
                 self._streamed[router] = streamed
@@ -391,7 +372,7 @@ class Switch:
 
     def placed(self, router: str) -> None:
         """The placement of a router on this switch has changed."""
-        self._answers = None
+        self.decisions.outdated()
         if not self.live:
             return
         if not self.forwards(router):
@@ -411,7 +392,7 @@ class Switch:
         """Something that local flows depend on has changed.  One refresh that has not begun is
         enough: it computes from what is known when it begins, and whoever asks for a proof from now
         on waits behind it."""
-        self._answers = None
+        self.decisions.outdated()
         if self.live and not self._refresh_waits:
             self._refresh_waits = True
             self.jobs.submit(self._refresh())
@@ -421,11 +402,6 @@ class Switch:
         yield from self._write_small()
 
     # --- questions ----------------------------------------------------------------------------
-
-    @property
-    def reactive(self) -> bool:
-        """Whether routes are looked up by the controller, packet by packet."""
-        return self.datapath.pipeline is Pipeline.REACTIVE or self._plain_host
 
     def concerned_by(self, router: str) -> bool:
         """Whether what a router's VM says may change the small tables: it is here, or comes or
@@ -465,9 +441,10 @@ class Switch:
             for name in self.network.routers
             if (view := self.routers.view(name)) is not None
         }
-        ports = {name: number for name, (number, _) in self.ports.items()}
-        silent = frozenset(name for name in self.ports if not self.takes(name))
-        return Site(self.network, self.datapath, ports, self.placements, views, silent)
+        ports = self.ports
+        return Site(
+            self.network, self.datapath, ports.numbers, self.placements, views, ports.silent
+        )
 
     def _compilable(self, router: str, view: RouterView) -> RouterView:
         """What a router's VM says as far as it makes flows."""
@@ -479,10 +456,6 @@ class Switch:
             self.problems.end(VIEW, router)
         aside = self.aside.get(router)
         return replace(view, slow=view.slow or aside.words) if aside is not None else view
-
-    def takes(self, port: str) -> bool:
-        """Whether a port exists, has carrier, and what is sent there arrives somewhere."""
-        return self.ports.get(port, (0, False))[1] and port not in self.still
 
     def stats(
         self,
@@ -528,7 +501,7 @@ class Switch:
         self, table: int, cookie: int, mask: int, limit: int
     ) -> Generator[Request | float, Any, tuple[list[of.FlowStats], int]]:
         routes = 0
-        if not self.plain and table in (of.ALL_TABLES, layout.ROUTES):
+        if self.kind.nicira and table in (of.ALL_TABLES, layout.ROUTES):
             xid = self.channel.xid()
             found = yield Request(xid, of.aggregate_request(layout.ROUTES, cookie, mask, xid=xid))
             routes = found[0].flows if found else 0
@@ -559,12 +532,12 @@ class Switch:
         def give(answer: Answer, count: Callable[[Iterable[of.FlowStats]], int]) -> None:
             then(answer if isinstance(answer, NotAnsweredError) else count(answer))
 
-        if self.plain:
+        if not self.kind.nicira:
             self.stats(lambda stats: give(stats, arrived))
             return
 
         def add(admitted: Answer) -> None:
-            if isinstance(admitted, NotAnsweredError) or not self.reactive:
+            if isinstance(admitted, NotAnsweredError) or not self.kind.asks:
                 give(admitted, _packets)
                 return
             total = _packets(admitted)
@@ -580,34 +553,19 @@ class Switch:
         own = cookies.of(layout.ADMISSION, router.id)
         self.stats(add, layout.ADMISSION, own, EXACT_COOKIE)
 
-    def decide(self, in_port: int, frame: bytes) -> bytes | None:
-        """The messages that answer a packet-in of the reactive pipeline; None where it is for no
-        router here."""
-        if self._answers is None:
-            states = {
-                name: state
-                for name in self.synced
-                if (state := self.routers.state(name)) is not None
-            }
-            site = self.site()
-            known = {
-                n: p
-                for n, p in site.placements.items()
-                if n in states or n not in self.network.routers or not self.forwards(n)
-            }
-            self._answers = Reactive(replace(site, placements=known), states, self.datapath.nicira)
-        return self._answers.answer(in_port, frame)
-
-    def answer(self, in_port: int, frame: bytes) -> bool:
-        """Answer a packet-in of the reactive pipeline; False where it is for no router here."""
-        messages = self.decide(in_port, frame)
-        if messages is not None:
-            self.channel.send(messages)
-            if self._plain_host and messages[1] == of.Type.FLOW_MOD:
-                self._exact.add(messages[of.MATCH10])
-                if len(self._exact) > MAX_EXACT:
-                    self._forget_decisions()
-        return messages is not None
+    def _first_packets(self) -> tuple[Site, dict[str, RouterState]]:
+        """This switch as first packets of flows meet it, and what is known of the routers that it
+        forwards for: nothing is decided for a router whose routes are not known yet."""
+        states = {
+            name: state for name in self.synced if (state := self.routers.state(name)) is not None
+        }
+        site = self.site()
+        placements = {
+            name: placement
+            for name, placement in site.placements.items()
+            if name in states or name not in self.network.routers or not self.forwards(name)
+        }
+        return replace(site, placements=placements), states
 
     # --- for the audit ------------------------------------------------------------------------
 
@@ -619,8 +577,7 @@ class Switch:
     def count_request(self) -> Request:
         """How many flows are there?"""
         xid = self.channel.xid()
-        ask = of.aggregate_request_of10 if self.plain else of.table_stats_request
-        return Request(xid, ask(xid=xid))
+        return Request(xid, self.kind.count_request(xid))
 
     def table_request(self, table: int, large: Container[int]) -> Request:
         """All flows of a table, or ours alone where it is one of the large ones."""
@@ -631,7 +588,7 @@ class Switch:
 
     def route_count(self) -> int:
         """How many routes there should be."""
-        if self.reactive or self.plain:
+        if not self.kind.routes:
             return 0
         known = sum(
             len(state.routes4)
@@ -650,7 +607,7 @@ class Switch:
     def _expected(self, name: str) -> Mapping[int, int]:
         """The routes that the switch shall have of a router: those it was found with, until what
         the router says is known."""
-        if self.reactive or self.plain or name in self.aside:
+        if not self.kind.routes or name in self.aside:
             return {}
         if name not in self.synced:
             return self._found.get(name, {})
@@ -696,16 +653,12 @@ class Switch:
         self, table: int, cookie: int, mask: int, what: tuple[Any, ...] = ()
     ) -> Request:
         xid = self.channel.xid()
-        if self.plain:
-            return Request(xid, of.flow_stats_request_of10(xid=xid))
-        return Request(xid, of.flow_stats_request(table, cookie, mask, what, xid))
+        return Request(xid, self.kind.flows_request(xid, table, cookie, mask, what))
 
     def _write_flow(self, add: bool, flow: Flow) -> None:
         command = of.Command.ADD if add else of.Command.DELETE_STRICT
-        pack = of.flow_mod_of10 if self.plain else of.flow_mod
-        self.flow_mods += 1
         self.edits += 1
-        self.channel.write(pack(flow, command))
+        self.channel.write(self.kind.pack(flow, command), 1)
         if cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND:
             return
         if add:
@@ -750,7 +703,7 @@ class Switch:
         self._refusals.clear()
         if any(aside.refused for aside in self.aside.values()):
             self.channel.narrow()
-        if self.plain:
+        if not self.kind.nicira:
             flows = yield self._stats_request(0, 0, 0)
             self._take([s.flow for s in flows])
         else:
@@ -785,11 +738,10 @@ class Switch:
                 tasks.append(router_task(router.name, self._sync_router(router.name)))
         tasks.append(Task(self._write_small()))
         gives_to_vms = Task(fence(self.channel, self._gives_to_vms))
-        if self.plain:
-            tasks.append(gives_to_vms)
-        else:  # it need not wait for the routes
-            self._write_vm()
+        if self._write_vm():  # it need not wait for the routes
             tasks.insert(0, gives_to_vms)
+        else:
+            tasks.append(gives_to_vms)
         tasks.append(Task(fence(self.channel, self._took_all)))
         # Before whatever waits to be told that the switch is up to date, and in place of what an
         # earlier reading has left to be done.
@@ -918,7 +870,7 @@ class Switch:
     def _make_hops(self, router: Router) -> None:
         state = self.routers.state(router.name)
         assert state is not None
-        if self.reactive or self.plain:
+        if not self.kind.routes:
             self.hops[router.name] = {}
             return
         self.hops[router.name] = {
@@ -938,8 +890,8 @@ class Switch:
         self, router: Router, state: RouterState, legs: tuple[tuple[int, int], ...]
     ) -> tuple[tuple[int, int], ...]:
         """The legs of a group that leave by a port with carrier; all of them where none does."""
-        silent = {number for number, up in self.ports.values() if not up}
-        if not silent:
+        dark = self.ports.dark
+        if not dark:
             return legs
         site = self.site()
         dead = set()
@@ -948,7 +900,7 @@ class Switch:
             interface = interface_of(router, state, hop.ifindex) if hop is not None else None
             if hop is not None and interface is not None:
                 link = self.network.links[interface.link]
-                if port_of(site, link, hop.mac) in silent:
+                if port_of(site, link, hop.mac) in dark:
                     dead.add(leg)
         return tuple((leg, weight) for leg, weight in legs if leg not in dead) or legs
 
@@ -967,46 +919,13 @@ class Switch:
     def _write_small(self) -> Job:
         self._remake_groups()
         batches = self._plan_small()
-        if batches and self.reactive:
-            self._forget_decisions()
+        if batches:
+            self.decisions.forget()
         for batch in batches:
             for add, flow in batch:
                 self._write_flow(add, flow)
             self.channel.fence()
             yield ROOM
-
-    # The reactive pipeline's exact flows: deleted where they may have become wrong, asked for again
-
-    def _forget_decisions(self, router: int | None = None, hop: int | None = None) -> None:
-        if self.plain:
-            nothing = Flow(0, layout.Ingress.EXACT, (), ())
-            form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
-            for what in self._exact:
-                self.channel.write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :])
-            self._exact.clear()
-            return
-        kind, mask = cookies.of(layout.REACTIVE_KIND), cookies.REACTIVE_MASK
-        if router is not None:
-            kind, mask = kind | router << 32, mask | 0xFFFF << 32
-        if router is not None and hop is not None:
-            kind, mask = cookies.exact(router, hop), 0xFFFFFFFFFFFFFFFF
-        self.channel.write(of.delete_by_cookie(layout.INGRESS, kind, mask))
-        self.flow_mods += 1
-
-    def _change_decisions(self, router: Router, state: RouterState, changes: Changes) -> None:
-        routes = [*changes.routes4, *changes.gone4]
-        hops = list(affected_hops(state, changes))
-        if self.plain or len(routes) + len(hops) > MANY_DECISIONS:
-            self._forget_decisions(router.id)
-            return
-        for hop in hops:
-            self._forget_decisions(router.id, hop)
-        for net, plen, _ in routes:
-            prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
-            own = cookies.of(layout.REACTIVE_KIND, router.id)
-            mask = cookies.REACTIVE_MASK | 0xFFFF << 32
-            self.channel.write(of.delete_matching(layout.INGRESS, prefix, own, mask))
-            self.flow_mods += 1
 
     # Routers that are set aside
 
@@ -1028,7 +947,7 @@ class Switch:
         words = f"{THROUGH_VM}: {words}"
         self.aside[name] = Aside(words, refused, pause_s)
         self.hops[name] = {}
-        self._answers = None
+        self.decisions.outdated()
         self.problems.end(COMPILE if refused else TABLE, name)
         if refused:
             self._try_later(name)
@@ -1065,7 +984,7 @@ class Switch:
         if aside.refused and not (yield from self._has_room()):
             self._try_later(name)
             return
-        if not (self.reactive or self.plain):
+        if self.kind.routes:
             self._found.pop(name, None)
             router = self.network.routers[name]
             yield from self._read(chunk_questions(router.id), self._take_all_routes)
@@ -1163,7 +1082,7 @@ class Switch:
                     self._write_flow(True, flow)
         self.channel.fence()
         routes = state.routes4
-        if not (self.reactive or self.plain or (streamed == len(routes) and not found)):
+        if self.kind.routes and not (streamed == len(routes) and not found):
             if found:
                 adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
                 gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
@@ -1177,8 +1096,7 @@ class Switch:
             yield self.channel.barrier()
             self._check_refused(name)
         self._restored(name)
-        if self.reactive:
-            self._forget_decisions(router.id)
+        self.decisions.forget(router.id)
         for batch in self._plan_small():
             for add, flow in batch:
                 self._write_flow(add, flow)
@@ -1197,9 +1115,8 @@ class Switch:
         if state is None or name not in self.hops or name in self.aside:
             return
         stale: list[Flow] = []
-        if self.reactive:
-            self._change_decisions(router, state, changes)
-        if not (self.reactive or self.plain):
+        self.decisions.follow(router.id, state, changes)
+        if self.kind.routes:
             if self.channel.in_flight_bytes >= IN_FLIGHT_BYTES:
                 yield ROOM
             for hop in affected_hops(state, changes):
@@ -1234,26 +1151,25 @@ class Switch:
         """
         router, name = described.id, described.name
         if adds:
-            self.flow_mods += len(adds)
             routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
             if len(routes) < 8:
                 for route, own in zip(routes, cookies.of_routes(router, routes), strict=True):
-                    self.channel.write(self.packer.add(router, *route, own))
+                    self.channel.write(self.packer.add(router, *route, own), 1)
             else:
                 self.audit.bulk()
                 for start in range(0, len(routes), BULK):
                     part = routes[start : start + BULK]
                     owns = cookies.of_routes(router, part)
-                    size = self.channel.piece_bytes
+                    size, flow_mods = self.channel.piece_bytes, len(part)
                     for piece in self.packer.pack_adds(router, part, owns, size):
-                        self.channel.write(piece)
+                        self.channel.write(piece, flow_mods)
+                        flow_mods = 0
                         yield ROOM
                         self._check_refused(name)
         if gone:
             self.channel.fence()
-            self.flow_mods += len(gone)
             for i, (net, plen, _) in enumerate(sorted(gone, key=_prefix_length)):
-                self.channel.write(self.packer.delete(router, net, plen))
+                self.channel.write(self.packer.delete(router, net, plen), 1)
                 if i % 256 == 255:
                     yield ROOM
 
@@ -1264,7 +1180,7 @@ class Switch:
             return
         self._found.pop(name, None)
         self.hops.pop(name, None)
-        if self.plain:
+        if not self.kind.nicira:
             return
         for batch in self._plan_small():
             for add, flow in batch:
@@ -1274,13 +1190,11 @@ class Switch:
         own = cookies.of(layout.ROUTES, router.id)
         if small:
             mask = 0xFFFFFFFFFF000000
-            self.channel.write(of.delete_by_cookie(layout.ROUTES, own, mask))
-            self.flow_mods += 1
+            self.channel.write(of.delete_by_cookie(layout.ROUTES, own, mask), 1)
             yield ROOM
             return
         for chunk in range(cookies.CHUNKS):
-            self.channel.write(of.delete_by_cookie(layout.ROUTES, own | chunk))
-            self.flow_mods += 1
+            self.channel.write(of.delete_by_cookie(layout.ROUTES, own | chunk), 1)
             yield ROOM
             yield PACE_S
 

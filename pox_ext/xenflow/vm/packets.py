@@ -26,7 +26,7 @@ from xenflow.openflow import wire as of
 from xenflow.switch.channel import PACKET_OUT_XID
 from xenflow.switch.proof import Done
 from xenflow.switch.switch import Switch
-from xenflow.tables import frames, layout, plain_host
+from xenflow.tables import frames
 from xenflow.tables.sent_up import ForVm, sent_up
 from xenflow.tables.sessions import Sessions
 from xenflow.vm.hold import MAX_AGE_S, Held, Hellos
@@ -109,7 +109,7 @@ class VmPackets:
             if int.from_bytes(frame[6:12], "big") == interface.mac:
                 continue  # its own hello, repeated: it would not hear itself
             held = self.held[router.name]
-            takes = switch.takes(interface.vif)
+            takes = switch.ports.takes(interface.vif)
             end = (switch.name, interface.vif)
             if placement.vm != switch.name:
                 if not what.copied and switch.name in placement.hosts:
@@ -172,7 +172,7 @@ class VmPackets:
         if (
             switch.channel.connection is None
             or interface is None
-            or not switch.takes(interface.vif)
+            or not switch.ports.takes(interface.vif)
         ):
             return False
         out = (f.output(switch.ports[interface.vif][0]),)
@@ -192,14 +192,8 @@ class VmPackets:
     def _onward(self, switch: Switch, router: Router, link: Link, to: str) -> f.Actions:
         interface = router.on(link.name)
         assert interface is not None
-        if to == switch.name and not switch.datapath.nicira:
-            return plain_host.to_vm(switch.site(), router, link)
         if to == switch.name:
-            return (
-                f.load(layout.Reg.ROUTER, router.id),
-                f.load(layout.Reg.LINK_IN, link.id),
-                f.resubmit(layout.VM),
-            )
+            return switch.kind.to_vm(switch.site(), router, link)
         port = switch.site().toward(link, to)
         if port is None:
             raise NetworkError(f"{switch.name}: no way to {to} on virtual link {link.name}")
@@ -227,7 +221,7 @@ class VmPackets:
         get nothing from then on, and what they were given it will have read.  Or (not `still`) that
         it runs with all of its vifs."""
         vifs = {interface.vif: time.monotonic() for interface in router.interfaces}
-        took = any(switch.takes(vif) for vif in vifs)
+        took = any(switch.ports.takes(vif) for vif in vifs)
         for vif in vifs:
             self._announced.pop(vif, None)
         if still:
@@ -269,7 +263,7 @@ class VmPackets:
         for router, interface in self._here(switch):
             if interface.vif != port:
                 continue
-            if all(switch.takes(i.vif) for i in router.interfaces):
+            if all(switch.ports.takes(i.vif) for i in router.interfaces):
                 self._hellos.forget(router.name)
             self._opening.add((switch.name, port))
             switch.once_told(partial(self._open, switch, router, interface))
@@ -279,7 +273,7 @@ class VmPackets:
     ) -> None:
         """A vif takes frames and the switch gives it those that come."""
         end = (switch.name, interface.vif)
-        if error is not None or not switch.takes(interface.vif):
+        if error is not None or not switch.ports.takes(interface.vif):
             return  # `caught_up` comes back to it, or its next appearance
         self._opening.discard(end)
         self._opened[end] = time.monotonic()
@@ -327,17 +321,13 @@ class VmPackets:
         if placement is None or placement.mode is Mode.NATIVE:
             return False
         if placement.vm == switch.name:
-            return not any(switch.takes(i.vif) for i in self._network.routers[router].interfaces)
+            return not any(
+                switch.ports.takes(i.vif) for i in self._network.routers[router].interfaces
+            )
         return placement.to == switch.name
 
     def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
-        actions: f.Actions = (
-            f.load(layout.Reg.LINK_IN, link_id),
-            f.load(layout.Reg.LINK_OUT, link_id),
-            f.resubmit(layout.LINKS),
-        )
-        if not switch.datapath.nicira:
-            actions = plain_host.flood(switch.site(), self._link[link_id])
+        actions = switch.kind.to_link(switch.site(), self._link[link_id])
         switch.channel.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
 
 

@@ -1,0 +1,59 @@
+"""What the controller answers to first packets, while nothing has changed that it follows from.
+
+Of a switch whose kind asks nothing there are no answers.  Called by `rule_table` and `trace`, and
+by `switch` and `routes` when something changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from xenflow.routes.router_state import Changes, RouterState
+from xenflow.switch.channel import Channel
+from xenflow.switch.kind import SwitchKind
+from xenflow.switch.reactive import Reactive
+from xenflow.tables.site import Site
+
+
+class Decisions:
+    """See the module.  `known` gives the switch as first packets meet it, and what is known of the
+    routers that it forwards for, by name."""
+
+    def __init__(
+        self,
+        kind: SwitchKind,
+        channel: Channel,
+        known: Callable[[], tuple[Site, dict[str, RouterState]]],
+    ) -> None:
+        self._kind = kind
+        self._channel = channel
+        self._known = known
+        self._answers: Reactive | None = None
+        self._exact = kind.exact_flows(channel)
+
+    def decide(self, in_port: int, frame: bytes) -> bytes | None:
+        """The messages that answer a packet-in; None where it is for no router here."""
+        if self._answers is None:
+            self._answers = self._kind.answers(*self._known())
+        return self._answers.answer(in_port, frame)
+
+    def answer(self, in_port: int, frame: bytes) -> bool:
+        """Answer a packet-in; False where it is for no router here."""
+        messages = self.decide(in_port, frame)
+        if messages is not None:
+            self._channel.send(messages)
+            self._exact.made(messages)
+        return messages is not None
+
+    def outdated(self) -> None:
+        """Something has changed: what is asked from now on is decided anew."""
+        self._answers = None
+
+    def forget(self, router: int | None = None) -> None:
+        """The flows that follow from the answers for a router, by its id, or for all, may be wrong:
+        they are asked for again."""
+        self._exact.forget(router)
+
+    def follow(self, router: int, state: RouterState, changes: Changes) -> None:
+        """The same with those that may follow from what a router has changed."""
+        self._exact.follow(router, state, changes)

@@ -1,0 +1,93 @@
+"""The exact flows that the controller's answers leave in a switch: deleted where they may have
+become wrong; the next packet of each asks again.
+
+Which of these a switch has `kind` says.  Called by `decisions`.
+"""
+
+from __future__ import annotations
+
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import IPV4, Flow, match, prefix_mask
+from xenflow.routes.router_state import Changes, RouterState
+from xenflow.switch.channel import Channel
+from xenflow.tables import cookies, layout
+from xenflow.tables.views import affected_hops
+
+MANY = 64
+"""When more routes and next hops change at once, all exact flows of the router are deleted."""
+MAX_KEPT = 10_000
+"""From so many on that had to be remembered all are deleted."""
+
+
+class ExactFlows:
+    """Of a switch that asks nothing: there are none."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def made(self, messages: bytes) -> None:
+        """The switch was sent these messages as an answer."""
+
+    def forget(self, router: int | None = None) -> None:
+        """Delete those of a router, by its id, or of all."""
+
+    def follow(self, router: int, state: RouterState, changes: Changes) -> None:
+        """Delete those that may be wrong after changes of a router."""
+
+
+class CookieExactFlows(ExactFlows):
+    """Their cookies say which router and next hop they follow from."""
+
+    def forget(self, router: int | None = None) -> None:
+        """See `ExactFlows`."""
+        kind, mask = cookies.of(layout.REACTIVE_KIND), cookies.REACTIVE_MASK
+        if router is not None:
+            kind, mask = _of_router(router)
+        self._channel.write(of.delete_by_cookie(layout.INGRESS, kind, mask), 1)
+
+    def follow(self, router: int, state: RouterState, changes: Changes) -> None:
+        """See `ExactFlows`."""
+        routes = [*changes.routes4, *changes.gone4]
+        hops = list(affected_hops(state, changes))
+        if len(routes) + len(hops) > MANY:
+            self.forget(router)
+            return
+        for hop in hops:
+            own = cookies.exact(router, hop)
+            self._channel.write(of.delete_by_cookie(layout.INGRESS, own, 0xFFFFFFFFFFFFFFFF), 1)
+        for net, plen, _ in routes:
+            prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
+            own, mask = _of_router(router)
+            self._channel.write(of.delete_matching(layout.INGRESS, prefix, own, mask), 1)
+
+
+def _of_router(router: int) -> tuple[int, int]:
+    """Cookie and mask of all exact flows of a router."""
+    return cookies.of(layout.REACTIVE_KIND, router), cookies.REACTIVE_MASK | 0xFFFF << 32
+
+
+class KeptExactFlows(ExactFlows):
+    """Of a switch that finds no flow by its cookie: their matches are remembered."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self._matches: set[bytes] = set()
+
+    def made(self, messages: bytes) -> None:
+        """See `ExactFlows`."""
+        if messages[1] == of.Type.FLOW_MOD:
+            self._matches.add(messages[of.MATCH10])
+            if len(self._matches) > MAX_KEPT:
+                self.forget()
+
+    def forget(self, router: int | None = None) -> None:
+        """See `ExactFlows`: those of all routers."""
+        nothing = Flow(0, layout.Ingress.EXACT, (), ())
+        form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
+        for what in self._matches:
+            self._channel.write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :], 1)
+        self._matches.clear()
+
+    def follow(self, router: int, state: RouterState, changes: Changes) -> None:
+        """See `ExactFlows`."""
+        self.forget()

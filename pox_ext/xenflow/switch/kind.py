@@ -1,0 +1,209 @@
+"""What differs between the kinds of switches.
+
+    kind           speaks               the routes               a router's data
+    ProactiveHost  Nicira's extensions  are flows                stays in the switch
+    ReactiveHost   Nicira's extensions  stay in the controller   comes up, the first of each flow
+    PlainHost      OpenFlow 1.0 alone   stay in the controller   comes up, the first of each flow
+    PlainSwitch    OpenFlow 1.0 alone   there are none           passes by
+
+A switch is given one (`kind_of`).  Which flows its small tables shall hold `tables.pipeline` says.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from xenflow.model.network import Datapath, Kind, Link, Pipeline, Router
+from xenflow.openflow import flow as f
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Actions, Flow, match
+from xenflow.switch.exact_flows import CookieExactFlows, ExactFlows, KeptExactFlows
+from xenflow.switch.reactive import PlainReactive, Reactive
+from xenflow.tables import cookies, layout, plain_host
+from xenflow.tables.ingress import quiet
+from xenflow.tables.layout import Reg
+from xenflow.tables.sent_up import FromVm
+from xenflow.tables.site import Site
+from xenflow.tables.vm import vm_flows
+
+NUDGE_TABLE = 63
+
+
+class SwitchKind(ABC):
+    """See the module."""
+
+    nicira: ClassVar[bool]
+    """Whether it has Nicira's extensions: tables, ROUTES among them, and flow monitors."""
+    small_tables: ClassVar[Sequence[int]]
+    """All tables but ROUTES."""
+    routes: ClassVar[bool] = False
+    """Whether routes are written."""
+    asks: ClassVar[bool] = False
+    """Whether the first packet of each flow comes up, to be decided by the controller."""
+    greeting: ClassVar[bytes]
+    """What it is told first."""
+    nudge: ClassVar[bytes]
+    """A change that touches no packet."""
+    exact_flows: ClassVar[type[ExactFlows]] = ExactFlows
+    answers: ClassVar[type[Reactive]] = Reactive
+    """Who answers first packets."""
+
+    @abstractmethod
+    def pack(self, flow: Flow, command: of.Command) -> bytes:
+        """The message that adds or deletes a flow."""
+
+    @abstractmethod
+    def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
+        """Which flows are there with this cookie under this mask?"""
+
+    @abstractmethod
+    def count_request(self, xid: int) -> bytes:
+        """How many flows are there?"""
+
+    @abstractmethod
+    def counts(self, reply: Sequence[Any]) -> dict[int, int]:
+        """The answer to that: flows by table."""
+
+    @abstractmethod
+    def vm_flows(self, site: Site) -> list[Flow]:
+        """The flows that lead to VMs alone and can be replaced at any time."""
+
+    @abstractmethod
+    def quiet(
+        self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int
+    ) -> Flow | None:
+        """The flow by which nothing more of a VM's session is sent up for some seconds."""
+
+    @abstractmethod
+    def to_vm(self, site: Site, router: Router, link: Link) -> Actions:
+        """What brings a frame that the controller has to a router's VM."""
+
+    @abstractmethod
+    def to_link(self, site: Site, link: Link) -> Actions:
+        """What brings a frame that the controller has to everybody on a link."""
+
+
+class ProactiveHost(SwitchKind):
+    """See the module."""
+
+    nicira = True
+    small_tables = tuple(table for table in range(layout.VM + 1) if table != layout.ROUTES)
+    routes = True
+    greeting = of.enable_table_id() + of.set_config(0xFFFF)
+    _nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC)
+    nudge = of.flow_mod(_nudge, of.Command.ADD) + of.flow_mod(_nudge, of.Command.DELETE_STRICT)
+
+    def pack(self, flow: Flow, command: of.Command) -> bytes:
+        """See `SwitchKind`."""
+        return of.flow_mod(flow, command)
+
+    def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
+        """See `SwitchKind`."""
+        return of.flow_stats_request(table, cookie, mask, what, xid)
+
+    def count_request(self, xid: int) -> bytes:
+        """See `SwitchKind`."""
+        return of.table_stats_request(xid)
+
+    def counts(self, reply: Sequence[Any]) -> dict[int, int]:
+        """See `SwitchKind`."""
+        return {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
+
+    def vm_flows(self, site: Site) -> list[Flow]:
+        """See `SwitchKind`."""
+        return list(vm_flows(site))
+
+    def quiet(
+        self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int
+    ) -> Flow | None:
+        """See `SwitchKind`."""
+        return quiet(site, what, session, seconds)
+
+    def to_vm(self, site: Site, router: Router, link: Link) -> Actions:
+        """See `SwitchKind`."""
+        return (
+            f.load(Reg.ROUTER, router.id),
+            f.load(Reg.LINK_IN, link.id),
+            f.resubmit(layout.VM),
+        )
+
+    def to_link(self, site: Site, link: Link) -> Actions:
+        """See `SwitchKind`."""
+        return (
+            f.load(Reg.LINK_IN, link.id),
+            f.load(Reg.LINK_OUT, link.id),
+            f.resubmit(layout.LINKS),
+        )
+
+
+class ReactiveHost(ProactiveHost):
+    """See the module."""
+
+    routes = False
+    asks = True
+    exact_flows = CookieExactFlows
+
+
+class PlainSwitch(SwitchKind):
+    """See the module."""
+
+    nicira = False
+    small_tables = (0,)
+    greeting = of.set_config(0xFFFF)
+    _nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
+    nudge = of.flow_mod_of10(_nudge, of.Command.ADD) + of.flow_mod_of10(
+        _nudge, of.Command.DELETE_STRICT
+    )
+
+    def pack(self, flow: Flow, command: of.Command) -> bytes:
+        """See `SwitchKind`."""
+        return of.flow_mod_of10(flow, command)
+
+    def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
+        """See `SwitchKind`: it can only be asked for all."""
+        return of.flow_stats_request_of10(xid=xid)
+
+    def count_request(self, xid: int) -> bytes:
+        """See `SwitchKind`."""
+        return of.aggregate_request_of10(xid=xid)
+
+    def counts(self, reply: Sequence[Any]) -> dict[int, int]:
+        """See `SwitchKind`."""
+        return {0: reply[0].flows}
+
+    def vm_flows(self, site: Site) -> list[Flow]:
+        """See `SwitchKind`: its one table has none of that kind."""
+        return []
+
+    def quiet(
+        self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int
+    ) -> Flow | None:
+        """See `SwitchKind`."""
+        return None
+
+    def to_vm(self, site: Site, router: Router, link: Link) -> Actions:
+        """See `SwitchKind`."""
+        return plain_host.to_vm(site, router, link)
+
+    def to_link(self, site: Site, link: Link) -> Actions:
+        """See `SwitchKind`."""
+        return plain_host.flood(site, link)
+
+
+class PlainHost(PlainSwitch):
+    """See the module."""
+
+    asks = True
+    exact_flows = KeptExactFlows
+    answers = PlainReactive
+
+
+def kind_of(datapath: Datapath) -> SwitchKind:
+    """What kind of switch a datapath is."""
+    if datapath.kind is Kind.PLAIN:
+        return PlainSwitch()
+    if not datapath.nicira:
+        return PlainHost()
+    return ReactiveHost() if datapath.pipeline is Pipeline.REACTIVE else ProactiveHost()

@@ -1,0 +1,113 @@
+"""What a switch of each kind is told, and what the controller's answers leave in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.whole_network import load
+from xenflow.model.network import Datapath, Kind, Pipeline
+from xenflow.openflow import wire as of
+from xenflow.openflow.flow import Flow, match, output
+from xenflow.routes.router_state import Changes, RouterState
+from xenflow.switch.channel import Channel
+from xenflow.switch.clock import Clock
+from xenflow.switch.exact_flows import MANY, MAX_KEPT, CookieExactFlows, KeptExactFlows
+from xenflow.switch.kind import (
+    PlainHost,
+    PlainSwitch,
+    ProactiveHost,
+    ReactiveHost,
+    SwitchKind,
+    kind_of,
+)
+from xenflow.switch.problems import Problems
+from xenflow.tables import cookies
+
+HOST = load("paper").network.datapaths["host-a"]
+
+
+@pytest.mark.parametrize(
+    ("datapath", "kind"),
+    [
+        (HOST, ProactiveHost),
+        (replace(HOST, pipeline=Pipeline.REACTIVE), ReactiveHost),
+        (replace(HOST, pipeline=Pipeline.REACTIVE, nicira=False), PlainHost),
+        (replace(HOST, kind=Kind.PLAIN), PlainSwitch),
+    ],
+)
+def test_a_nudge_adds_a_flow_that_no_packet_meets_and_deletes_it(
+    datapath: Datapath, kind: type[SwitchKind]
+) -> None:
+    found = kind_of(datapath)
+    assert type(found) is kind
+    messages, rest = of.split(found.greeting + found.nudge)
+    assert rest == b""
+    vendor = [message[1] == of.Type.VENDOR for message in messages]
+    assert vendor == ([True, False, True, True] if found.nicira else [False, False, False])
+    add, delete = messages[-2:]
+    assert add != delete and of.cookie_of(add) == of.cookie_of(delete) == cookies.MAGIC
+
+
+class Sent:
+    """A channel, and what went through it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        clock = Clock(lambda *_: None)
+        self.channel = Channel("host-a", Problems("host-a"), clock, lambda reason: None)
+        self.channel.open(self, b"")
+
+    def send(self, data: bytes) -> None:
+        self.data += data
+
+    def messages(self) -> list[bytes]:
+        """What was sent since the last look."""
+        self.channel.flush()
+        found, self.data = of.split(self.data)[0], b""
+        return found
+
+
+def changed(routes: int) -> Changes:
+    return Changes(routes4=[(0x0A000000 + (n << 8), 24, 1) for n in range(routes)])
+
+
+def test_what_was_remembered_is_deleted_once() -> None:
+    sent = Sent()
+    flows = KeptExactFlows(sent.channel)
+    made = [Flow(0, 20000, match(in_port=n, dl_type=0x800), (output(2),)) for n in (1, 3)]
+    for flow in made:
+        flows.made(of.flow_mod_of10(flow))
+    flows.made(of.packet_out(b"to the VM", (output(3),)))
+    flows.follow(1, RouterState(), changed(1))
+    deleted = sent.messages()
+    wanted = {of.flow_mod_of10(flow, of.Command.DELETE_STRICT)[of.MATCH10] for flow in made}
+    assert {message[of.MATCH10] for message in deleted} == wanted
+    assert sent.channel.flow_mods == 2
+    flows.forget()
+    assert sent.messages() == []
+
+
+def test_no_more_is_remembered_than_can_be() -> None:
+    sent = Sent()
+    flows = KeptExactFlows(sent.channel)
+    for n in range(MAX_KEPT + 1):
+        flows.made(of.flow_mod_of10(Flow(0, 20000, match(in_port=1, dl_src=n), (output(2),))))
+    sent.messages()
+    assert sent.channel.flow_mods == MAX_KEPT + 1
+
+
+def test_by_cookie_few_changes_delete_what_follows_from_them_and_many_all_of_the_router() -> None:
+    sent = Sent()
+    flows = CookieExactFlows(sent.channel)
+    state = RouterState()
+    flows.follow(7, state, changed(MANY))
+    assert len(sent.messages()) == MANY
+    flows.follow(7, state, changed(MANY + 1))
+    (one,) = sent.messages()
+    flows.forget(7)
+    assert sent.messages() == [one]
+    flows.forget()
+    (whole,) = sent.messages()
+    assert whole != one
