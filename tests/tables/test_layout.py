@@ -43,7 +43,8 @@ def flows_of(seed: int) -> Iterator[tuple[Flow, Table]]:
         if not is_one_table(datapath):
             flows += [
                 quiet(site, FromVm(router, interface, b""), session, 10)
-                for router, interface, _ in site.interfaces()
+                for router in site.network.routers.values()
+                for interface in router.interfaces
                 if interface.vif in site.ports
             ]
         for flow in flows:

@@ -26,7 +26,7 @@ from xenflow.tables.ingress import quiet
 from xenflow.tables.layout import Reg
 from xenflow.tables.sent_up import FromVm
 from xenflow.tables.site import Site
-from xenflow.tables.vm import vm_flows
+from xenflow.tables.vm import vm_of
 
 NUDGE_TABLE = 63
 
@@ -113,7 +113,7 @@ class ProactiveHost(SwitchKind):
 
     def vm_flows(self, site: Site) -> list[Flow]:
         """See `SwitchKind`."""
-        return list(vm_flows(site))
+        return [flow for link in site.network.links.values() for flow in vm_of(site, link)]
 
     def quiet(
         self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from xenflow.model.network import Interface, Router
+from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
 from xenflow.tables import cookies
@@ -17,9 +17,12 @@ MAX_ARP_REPLIES = 2000
 one's own addresses and those of no link (a loopback's) only."""
 
 
-def admission_flows(site: Site) -> Iterator[Flow]:
-    transit = (f.move(Reg.LINK_IN, Reg.LINK_OUT), f.resubmit(LINKS))
-    for router, interface, link in site.interfaces():
+_TRANSIT = (f.move(Reg.LINK_IN, Reg.LINK_OUT), f.resubmit(LINKS))
+
+
+def admission_of(site: Site, link: Link) -> Iterator[Flow]:
+    """Which frames of a link are for a router here."""
+    for router, interface in site.network.members(link.name):
         if not site.forwards(router.name):
             continue
         own = cookies.of(ADMISSION, router.id)
@@ -28,9 +31,13 @@ def admission_flows(site: Site) -> Iterator[Flow]:
         if inlet is not None:
             frame = match(**inlet, **{Reg.LINK_IN: link.id}, dl_dst=interface.mac)
             yield Flow(ADMISSION, Admission.OWN, frame, mine, own)
-        onward = {"group": transit, "own": mine}
+        onward = {"group": _TRANSIT, "own": mine}
         yield from arp_replies(site, router, interface, ADMISSION, Reg.LINK_IN, onward)
-    yield Flow(ADMISSION, Admission.TRANSIT, match(), transit, cookies.of(ADMISSION))
+
+
+def transit() -> Flow:
+    """All others are in transit."""
+    return Flow(ADMISSION, Admission.TRANSIT, match(), _TRANSIT, cookies.of(ADMISSION))
 
 
 def arp_replies(

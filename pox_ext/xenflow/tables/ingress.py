@@ -18,34 +18,32 @@ from xenflow.tables.site import Site
 from xenflow.tables.stations import port_of, ways_in
 
 
-def ingress_flows(site: Site) -> Iterator[Flow]:
-    own = cookies.of(INGRESS)
-    for link in site.network.links.values():
-        if site.native(link):
-            yield from bridged(site, link)
-            yield from _beside_the_bridge(site, link)
-            continue
-        for port, tag in ways_in(site, link):
-            arrival = match(in_port=port, vlan_tci=tag)
-            yield Flow(INGRESS, Ingress.ARRIVAL, arrival, _arrive(link), own)
-        for router, interface in site.network.members(link.name):
-            yield from detours(site, link, router, interface)
-            if interface.vif in site.ports:
-                yield from _from_vif(site, link, router, interface)
+def ingress_of(site: Site, link: Link) -> Iterator[Flow]:
+    """What arrives on a link, and on its VLAN ids where it does not lie."""
+    yield from strays(site, link)
+    if site.native(link):
+        yield from bridged(site, link)
+        yield from _beside_the_bridge(site, link)
+        return
+    for port, tag in ways_in(site, link):
+        arrival = match(in_port=port, vlan_tci=tag)
+        yield Flow(INGRESS, Ingress.ARRIVAL, arrival, _arrive(link), cookies.of(INGRESS))
+    for router, interface in site.network.members(link.name):
+        yield from detours(site, link, router, interface)
+        if interface.vif in site.ports:
+            yield from _from_vif(site, link, router, interface)
     if site.datapath.pipeline is Pipeline.REACTIVE:
-        yield from _ttl_guards(site)
-    yield from strays(site)
-    yield other(site)
+        yield from _ttl_guards(site, link)
 
 
 def _arrive(link: Link) -> Actions:
     return (f.strip_vlan(), f.load(Reg.LINK_IN, link.id), f.resubmit(ADMISSION))
 
 
-def _ttl_guards(site: Site) -> Iterator[Flow]:
+def _ttl_guards(site: Site, link: Link) -> Iterator[Flow]:
     """An exact flow must not catch the packet whose TTL runs out: that one takes the tables."""
-    for router, interface, link in site.interfaces():
-        if not site.forwards(router.name) or site.native(link):
+    for router, interface in site.network.members(link.name):
+        if not site.forwards(router.name):
             continue
         own = cookies.of(INGRESS, router.id)
         arrivals: list[tuple[int, Tag]] = [
@@ -159,13 +157,12 @@ def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
             yield Flow(INGRESS, Ingress.BESIDE_THE_BRIDGE, frame, actions, own)
 
 
-def strays(site: Site) -> Iterator[Flow]:
+def strays(site: Site, link: Link) -> Iterator[Flow]:
     """Beside a bridge of other people's, what comes with a VLAN of ours where its link is not."""
     if site.datapath.other == "normal":
-        for link in site.network.links.values():
-            for vlan in (link.vlan, link.detour_vlan):
-                stray = match(vlan_tci=tagged(vlan))
-                yield Flow(INGRESS, Ingress.STRAY, stray, (), cookies.of(INGRESS))
+        for vlan in (link.vlan, link.detour_vlan):
+            stray = match(vlan_tci=tagged(vlan))
+            yield Flow(INGRESS, Ingress.STRAY, stray, (), cookies.of(INGRESS))
 
 
 def other(site: Site) -> Flow:

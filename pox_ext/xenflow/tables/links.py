@@ -15,56 +15,56 @@ from xenflow.tables.site import Site
 from xenflow.tables.stations import port_to, stations
 
 
-def link_flows(site: Site) -> Iterator[Flow]:
+def links_of(site: Site, link: Link) -> Iterator[Flow]:
+    """Where frames of a link go."""
     own = cookies.of(LINKS)
     flood: list[Action]
     send: tuple[Action, ...]
-    for link in site.network.links.values():
-        onto = {Reg.LINK_OUT: link.id}
-        cables, access = site.tree_ports(link), site.access_ports(link)
-        if site.native(link):
-            # What a router of this switch sends there: the bridges of the others know the way.
-            flood = [f.set_vlan(link.vlan), *(f.output(port) for port in cables), f.strip_vlan()]
-            flood += [f.output(port) for port in (*access, *site.vif_ports(link))]
-            yield Flow(LINKS, Links.FLOOD, match(**onto), tuple(flood), own)
-            continue
-        if not (cables or access) and not any(
-            site.ports.get(i.vif) for _, i in site.network.members(link.name)
-        ):
-            continue
-        for mac, port in stations(site, link):
-            send = out_by(link, port, access)
-            yield Flow(LINKS, Links.STATION, match(**onto, dl_dst=mac), send, own)
-        for router, interface in site.network.members(link.name):
-            placement = site.placements.get(router.name)
-            if placement is None:
-                continue
-            frame = match(**onto, dl_dst=interface.mac)
-            if site.takes_in(router.name):
-                send = (f.load(Reg.LINK_IN, link.id), f.resubmit(ADMISSION))
-            else:
-                send = out_by(link, port_to(site, link, placement.to), access)
-            yield Flow(LINKS, Links.STATION, frame, send, cookies.of(LINKS, router.id))
-        flood = []
-        if cables:
-            flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
-            flood += [f.strip_vlan()]
-        flood += [f.output(port) for port in access]
+    onto = {Reg.LINK_OUT: link.id}
+    cables, access = site.tree_ports(link), site.access_ports(link)
+    if site.native(link):
+        # What a router of this switch sends there: the bridges of the others know the way.
+        flood = [f.set_vlan(link.vlan), *(f.output(port) for port in cables), f.strip_vlan()]
+        flood += [f.output(port) for port in (*access, *site.vif_ports(link))]
         yield Flow(LINKS, Links.FLOOD, match(**onto), tuple(flood), own)
-        for router, _ in site.network.members(link.name):
-            placement = site.placements.get(router.name)
-            if placement is not None and placement.vm == site.name:
-                flood += [
-                    f.load(Reg.LINK_IN, link.id),
-                    f.load(Reg.ROUTER, router.id),
-                    f.resubmit(VM),
-                ]
-        for group in (MULTICAST, *VIRTUAL_ROUTERS):
-            yield Flow(LINKS, Links.GROUP, match(**onto, dl_dst=group), tuple(flood), own)
-        for router, interface in site.network.members(link.name):
-            if site.forwards(router.name):  # asked by a neighbour on this same host
-                onward = {"group": tuple(flood)}
-                yield from arp_replies(site, router, interface, LINKS, Reg.LINK_OUT, onward)
+        return
+    if not (cables or access) and not any(
+        site.ports.get(i.vif) for _, i in site.network.members(link.name)
+    ):
+        return
+    for mac, port in stations(site, link):
+        send = out_by(link, port, access)
+        yield Flow(LINKS, Links.STATION, match(**onto, dl_dst=mac), send, own)
+    for router, interface in site.network.members(link.name):
+        placement = site.placements.get(router.name)
+        if placement is None:
+            continue
+        frame = match(**onto, dl_dst=interface.mac)
+        if site.takes_in(router.name):
+            send = (f.load(Reg.LINK_IN, link.id), f.resubmit(ADMISSION))
+        else:
+            send = out_by(link, port_to(site, link, placement.to), access)
+        yield Flow(LINKS, Links.STATION, frame, send, cookies.of(LINKS, router.id))
+    flood = []
+    if cables:
+        flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
+        flood += [f.strip_vlan()]
+    flood += [f.output(port) for port in access]
+    yield Flow(LINKS, Links.FLOOD, match(**onto), tuple(flood), own)
+    for router, _ in site.network.members(link.name):
+        placement = site.placements.get(router.name)
+        if placement is not None and placement.vm == site.name:
+            flood += [
+                f.load(Reg.LINK_IN, link.id),
+                f.load(Reg.ROUTER, router.id),
+                f.resubmit(VM),
+            ]
+    for group in (MULTICAST, *VIRTUAL_ROUTERS):
+        yield Flow(LINKS, Links.GROUP, match(**onto, dl_dst=group), tuple(flood), own)
+    for router, interface in site.network.members(link.name):
+        if site.forwards(router.name):  # asked by a neighbour on this same host
+            onward = {"group": tuple(flood)}
+            yield from arp_replies(site, router, interface, LINKS, Reg.LINK_OUT, onward)
 
 
 def out_by(link: Link, port: int | None, access: list[int]) -> tuple[Action, ...]:

@@ -1,39 +1,98 @@
-"""The flows of a switch that are its own, all tables of it together.
+"""The flows of a switch that are its own, by owner, all tables of it together.
 
 A packet on a host passes the tables of `layout.TABLES`, which say what each asks; the module of a
 table's name makes its flows.  ROUTES to SIZES are the same on every host, because routers, links
-and next hops have network-wide ids; only the others, of size O(links), are local.  A switch that
-knows OpenFlow 1.0 alone has one table, which does what INGRESS and LINKS do.
+and next hops have network-wide ids; only the others are local.  A switch that knows OpenFlow 1.0
+alone has one table, which does what INGRESS and LINKS do.
 
-Every function in these modules is pure: a `Switch` asks for its flows after each change and writes
-the difference; `vm.packets` asks what a frame means that these flows sent up.  docs/pipeline.md
-tells the reasons.
+Each local flow belongs to one *owner*, and follows from that one alone: a link with all who are on
+it, a router as far as it is itself, or all.  So a change costs what it concerns.
+
+Every function in these modules is pure: a `Switch` asks for the flows of those that a change
+concerns and writes the difference; `vm.packets` asks what a frame means that these flows sent up.
+docs/pipeline.md tells the reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from xenflow.model.network import Kind
+from xenflow.model.network import Kind, Link, Network
 from xenflow.openflow.flow import Flow, Flows
-from xenflow.tables.admission import admission_flows
-from xenflow.tables.classes import class_flows
-from xenflow.tables.ingress import ingress_flows
-from xenflow.tables.links import link_flows
-from xenflow.tables.plain_host import plain_host_flows
-from xenflow.tables.plain_switch import plain_switch_flows
+from xenflow.tables.admission import admission_of, transit
+from xenflow.tables.classes import classes_of, classes_of_all
+from xenflow.tables.ingress import ingress_of, other
+from xenflow.tables.links import links_of
+from xenflow.tables.plain_host import plain_host_of
+from xenflow.tables.plain_switch import plain_switch_of
 from xenflow.tables.site import Site
-from xenflow.tables.vm import vm_flows
+from xenflow.tables.vm import vm_of
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom flows belong to: kind is "link", "router" or, of what is for all, "all"."""
+
+    kind: str
+    name: str = ""
+
+
+ALL = Owner("all")
+
+
+def of_link(name: str) -> Owner:
+    """A virtual link, and what routers are on it as far as that goes."""
+    return Owner("link", name)
+
+
+def of_router(name: str) -> Owner:
+    """A router as far as it is itself, whatever link it is on."""
+    return Owner("router", name)
+
+
+def owners(network: Network) -> Iterator[Owner]:
+    """All of a network."""
+    yield ALL
+    yield from map(of_link, network.links)
+    yield from map(of_router, network.routers)
+
+
+def owners_of(network: Network, router: str) -> Iterator[Owner]:
+    """Those whose flows may follow from what a router is, says, and where it is."""
+    yield of_router(router)
+    if router in network.routers:
+        yield from (of_link(interface.link) for interface in network.routers[router].interfaces)
+
+
+def flows_of(site: Site, owner: Owner) -> Flows:
+    """The flows of one owner; none of one that is not there (any more)."""
+    return {flow.key: flow for flow in _flows_of(site, owner)}
+
+
+def _flows_of(site: Site, owner: Owner) -> Iterable[Flow]:
+    network = site.network
+    whole = site.datapath.kind is Kind.HOST and site.datapath.nicira
+    if owner.kind == "link" and owner.name in network.links:
+        return _of_link(site, network.links[owner.name])
+    if owner.kind == "router" and whole and owner.name in network.routers:
+        return classes_of(site, network.routers[owner.name])
+    if owner == ALL:
+        return (other(site), transit(), *classes_of_all()) if whole else (other(site),)
+    return ()
+
+
+def _of_link(site: Site, link: Link) -> Iterator[Flow]:
+    if site.datapath.kind is Kind.PLAIN:
+        yield from plain_switch_of(site, link)
+    elif not site.datapath.nicira:
+        yield from plain_host_of(site, link)
+    else:
+        for part in (ingress_of, admission_of, links_of, vm_of):
+            yield from part(site, link)
 
 
 def local_flows(site: Site) -> Flows:
     """All flows of a switch that are local to it: every table but ROUTES, NEXT_HOPS, LEGS and
     SIZES, or the one table of a switch that knows OpenFlow 1.0 alone."""
-    parts: tuple[Callable[[Site], Iterator[Flow]], ...]
-    if site.datapath.kind is Kind.PLAIN:
-        parts = (plain_switch_flows,)
-    elif not site.datapath.nicira:
-        parts = (plain_host_flows,)
-    else:
-        parts = (ingress_flows, admission_flows, class_flows, link_flows, vm_flows)
-    return {flow.key: flow for part in parts for flow in part(site)}
+    return {flow.key: flow for owner in owners(site.network) for flow in _flows_of(site, owner)}

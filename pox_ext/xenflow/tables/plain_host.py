@@ -16,7 +16,7 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Actions, Flow, match, prefix_mask
 from xenflow.tables import classes, cookies
 from xenflow.tables.frames import HELLOS, UNTAGGED, Tag
-from xenflow.tables.ingress import bridged, detours, other
+from xenflow.tables.ingress import bridged, detours
 from xenflow.tables.layout import ADMISSION, INGRESS, OneTable
 from xenflow.tables.plain_switch import plain_send
 from xenflow.tables.sent_up import asked, to_be_held
@@ -24,17 +24,15 @@ from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of, stations, ways_in
 
 
-def plain_host_flows(site: Site) -> Iterator[Flow]:
-    """All flows of the switch but the exact ones."""
-    for link in site.network.links.values():
-        if site.native(link):
-            yield from bridged(site, link)
-            continue
-        for port, tag, sender in _ports(site, link):
-            yield from _arrivals(site, link, port, tag, sender)
-        for router, interface in site.network.members(link.name):
-            yield from _detours(site, link, router, interface)
-    yield other(site)
+def plain_host_of(site: Site, link: Link) -> Iterator[Flow]:
+    """All flows of a link but the exact ones."""
+    if site.native(link):
+        yield from bridged(site, link)
+        return
+    for port, tag, sender in _ports(site, link):
+        yield from _arrivals(site, link, port, tag, sender)
+    for router, interface in site.network.members(link.name):
+        yield from _detours(site, link, router, interface)
 
 
 def to_vm(site: Site, router: Router, link: Link) -> Actions:

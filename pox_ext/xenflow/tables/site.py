@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xenflow.model.network import Datapath, Interface, Link, Network, Pipeline, Router
@@ -148,9 +148,3 @@ class Site:
             for r, _ in self.network.members(link.name)
             if r.name in self.placements
         )
-
-    def interfaces(self) -> Iterator[tuple[Router, Interface, Link]]:
-        """All interfaces of all routers."""
-        for router in self.network.routers.values():
-            for interface in router.interfaces:
-                yield router, interface, self.network.links[interface.link]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xenflow.model.network import Router
+from xenflow.model.network import Link, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match, prefix_mask
@@ -16,9 +16,9 @@ from xenflow.tables.sent_up import copied_up, to_be_held
 from xenflow.tables.site import Site
 
 
-def vm_flows(site: Site) -> Iterator[Flow]:
-    """What a router's VM gets, what is held for it, what crosses to it."""
-    for router, interface, link in site.interfaces():
+def vm_of(site: Site, link: Link) -> Iterator[Flow]:
+    """What the VMs of a link get, what is held for them, what crosses to them."""
+    for router, interface in site.network.members(link.name):
         placement = site.placements.get(router.name)
         if placement is None or placement.mode is Mode.NATIVE:
             continue
