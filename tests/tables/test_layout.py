@@ -19,7 +19,7 @@ from xenflow.openflow import flow as f
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match
-from xenflow.switch.reactive import Reactive
+from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.switch.rules import Rules
 from xenflow.tables import cookies, layout
 from xenflow.tables.ingress import quiet
@@ -67,19 +67,19 @@ def others() -> Iterator[tuple[Flow, Table]]:
     plan = load("paper")
     for flow in router_flows(plan.network, plan.network.routers["vr1"], plan.states["vr1"]):
         yield flow, TABLES[flow.table]
-    for nicira, table in ((True, TABLES[layout.INGRESS]), (False, ONE_TABLE)):
+    for made, table in ((Reactive, TABLES[layout.INGRESS]), (PlainReactive, ONE_TABLE)):
         here = plan.network.datapaths["host-a"]
-        here = replace(here, pipeline=Pipeline.REACTIVE, nicira=nicira)
+        here = replace(here, pipeline=Pipeline.REACTIVE, nicira=made.nicira)
         ports = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
         site = Site(plan.network, here, ports, {"vr1": at_home("vr1", "host-a")}, {})
         gen = plan.machines["gen"]
         packet = pk.ipv4(int(gen.address.ip), plan.machines["recv"].stub, 17, pk.udp(1, 2, 3, 4))
         mac = plan.network.routers["vr1"].interfaces[0].mac
         frame = pk.vlan(pk.ethernet(mac, gen.mac, pk.ETH_IPV4, packet), 101)
-        answer = Reactive(site, plan.states, nicira).answer(1, frame)
+        answer = made(site, plan.states).answer(1, frame)
         assert answer is not None
         exact = of.split(answer)[0][0]
-        if nicira:
+        if made.nicira:
             yield of.parse_flow_mod(exact), table
         else:
             actions = of.parse_actions(exact, 72, len(exact) - 72)
