@@ -27,7 +27,7 @@ from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError, Job, JobState
 from mgmt.interrupts import Interrupts
 from mgmt.lease import Lease, LostError
 from mgmt.planning import Plan
-from mgmt.result import Reporter, Result
+from mgmt.result import Commit, Reporter, Result
 from mgmt.session import Ask
 from xenflow.model.placement import to_json
 from xenflow.plan.effects import (
@@ -378,12 +378,12 @@ class Executor:
     def _unpause(self, host: str) -> None:
         assert self._driver is not None and self._job is not None
         driver, result = self._driver, self._result
-        result.committed = True  # it may be done from now on, whatever is answered
+        result.commit = Commit.IN_DOUBT  # it may be done from now on, whatever is answered
         try:
             self._until_known(partial(driver.unpause, self._router))
             job = self._once_it_runs(driver, self._job.id)
         except LostError:
-            result.committed = False  # nothing was asked: see the driver's `claim`
+            result.commit = Commit.FAILED  # nothing was asked: see the driver's `claim`
             raise
         except HypervisorError:
             # Refused; or it was done, and the answer to that got lost.
@@ -391,18 +391,20 @@ class Executor:
             if found is None or found.state != "running":
                 raise
             if found.host != host:
-                result.committed = False
+                result.commit = Commit.FAILED
                 raise MigrationError(f"the VM runs on {found.host}, not on {host}") from None
+            result.commit = Commit.DONE
             return
         result.suspended_s = job.suspended_s
         result.states = [
             {"state": state, "at_s": round(at - self._report.began, 6)} for state, at in job.events
         ]
         if job.state is JobState.FAILED:
-            result.committed = False  # it runs at the source, so all can be put back
+            result.commit = Commit.FAILED  # it runs at the source
             raise MigrationError(f"the VM could not be started on {host}: {job.detail}")
         if job.state is not JobState.RUNNING:
             raise MigrationError(f"{host}: the VM does not run on: {job.state.value}")
+        result.commit = Commit.DONE
         result.left = list(job.left)
 
     def _once_it_runs(self, driver: Hypervisor, id: str) -> Job:
@@ -422,7 +424,7 @@ class Executor:
             host = self._where_it_runs_again(self._driver)
         except (HypervisorError, MigrationError) as error:
             raise NotKnownError(str(error)) from None
-        self._result.committed = host == destination
+        self._result.commit = Commit.DONE if host == destination else Commit.FAILED
 
     def _where_it_runs_again(self, driver: Hypervisor) -> str:
         """The host where the VM runs once its move was ended.

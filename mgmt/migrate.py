@@ -22,7 +22,7 @@ from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.interrupts import Interrupted, Interrupts
 from mgmt.lease import Lease, LostError
 from mgmt.planning import Plan, Step
-from mgmt.result import Event, Reporter, Result, in_words
+from mgmt.result import Commit, Event, Reporter, Result, in_words
 from mgmt.session import Ask
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import to_json
@@ -65,7 +65,7 @@ class _Run:
         confirm: Callable[[Step, bool], bool] | None,
     ) -> None:
         self.plan = made
-        self.result = Result(made, committed=made.recovery)
+        self.result = Result(made, commit=Commit.DONE if made.recovery else Commit.PENDING)
         self._report = Reporter(report)
         self._confirm = confirm
         self._interrupts = Interrupts(lambda: self.result.committed, self._no_way_back)

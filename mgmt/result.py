@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from mgmt.lease import Problem
@@ -51,13 +52,31 @@ def in_words(problems: Iterable[Problem]) -> str:
     return "; ".join(f"{'; '.join(whats)}: {reason}" for reason, whats in by_reason.items())
 
 
+class Commit(Enum):
+    """Whether the VM belongs to the destination yet, which is all that a failure asks.
+
+    A migration is PENDING; letting the VM run at the destination makes it IN_DOUBT, and what is
+    seen then DONE or FAILED.  Where the VM is found at the destination after all it is DONE, which
+    is for good.
+    """
+
+    PENDING = "pending"
+    """The VM was not let run at the destination: all can be put back."""
+    IN_DOUBT = "in doubt"
+    """It was, and nothing says yet whether it does: there is only forward."""
+    DONE = "done"
+    """The VM belongs to the destination: there is only forward."""
+    FAILED = "failed"
+    """It does not run at the destination, and will not: all can be put back."""
+
+
 @dataclass(slots=True)
 class Result:
     """What came of it."""
 
     plan: Plan
     ok: bool = False
-    committed: bool = False
+    commit: Commit = Commit.PENDING
     interrupted: bool = False
     undone: bool = False
     refused: bool = False
@@ -80,6 +99,11 @@ class Result:
     problems: list[Problem] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     """Copies of the VM that are, or may be, on other hosts still."""
+
+    @property
+    def committed(self) -> bool:
+        """The commit point is behind it: there is only forward."""
+        return self.commit in (Commit.IN_DOUBT, Commit.DONE)
 
     def text(self) -> str:
         """One line for people."""
