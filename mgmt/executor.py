@@ -432,14 +432,14 @@ class Executor:
         Raises MigrationError or HypervisorError where that is not known.
         """
         try:
-            did = self._until_known(partial(driver.abort, self._router, own=True))
+            ended = self._until_known(partial(driver.abort, self._router, own=True))
         except HypervisorError as error:
             if error.code not in ("no-migration", "too-late"):
                 raise
-            begun, did = error.code == "too-late" or self._job is not None, []
+            begun = error.code == "too-late" or self._job is not None
         else:
             begun = True
-        self._result.left = [word for word in did if word.endswith(hypervisor.MAY_BE_LEFT)]
+            self._result.left = list(ended.left)
         deadline = time.monotonic() + ENDED_S
         while True:
             found = self._until_known(partial(driver.domain, self._router))

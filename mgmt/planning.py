@@ -501,7 +501,7 @@ def give_up(driver: Hypervisor, router: str) -> list[str]:
     """End a migration of the VM, if there is one; it runs on where it was.  Returns what was done
     for that."""
     try:
-        return driver.abort(router)
+        return driver.abort(router).words
     except HypervisorError as error:
         if error.code not in ("no-migration", "too-late"):
             raise

@@ -33,9 +33,6 @@ class HypervisorError(Exception):
 UNKNOWN = ("silent", "unreachable", "late")
 """Codes of errors after which it is not known whether what was asked has been, or will be, done."""
 
-MAY_BE_LEFT = "did not answer: a copy may be left there"
-"""How what is said of a host ends that could not be cleared up."""
-
 
 class JobState(Enum):
     """How far a live migration is."""
@@ -79,6 +76,20 @@ class Domain:
     router: str
     host: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A migration that was given up: what was done for that, and which copies of the VM are, or may
+    be, on other hosts still; in words."""
+
+    did: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """All of it."""
+        return [*self.did, *self.left]
 
 
 class Claim(Protocol):
@@ -133,12 +144,11 @@ class Hypervisor(Protocol):
         """Let a VM that has been moved run on."""
         ...
 
-    def abort(self, router: str, own: bool = False) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> Ended:
         """Give up a migration, whoever began it or only if this driver did (`own`): the VM runs on
         at the source, if it does not run at the destination already ("too-late"), and nothing of
         it is left elsewhere.  Where there is nothing to give up: "no-migration"; what of its own
-        was asked for and has not begun yet does not begin later.  Returns what was done, for
-        people."""
+        was asked for and has not begun yet does not begin later."""
         ...
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mgmt.hypervisor import Claim, Domain, HypervisorError, Job, JobState, Unclaimed
+from mgmt.hypervisor import Claim, Domain, Ended, HypervisorError, Job, JobState, Unclaimed
 
 _NEXT = {JobState.PRECOPY: JobState.SUSPENDED, JobState.SUSPENDED: JobState.MOVED_PAUSED}
 
@@ -55,12 +55,12 @@ class Fake:
             if job.router == router and job.state is JobState.MOVED_PAUSED:
                 self._jobs[id] = replace(job, state=JobState.RUNNING)
 
-    def abort(self, router: str, own: bool = False) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> Ended:
         self.calls.append(("abort", router))
         for id, job in self._jobs.items():
             if job.router == router and job.state in _NEXT:
                 self._jobs[id] = replace(job, state=JobState.FAILED, detail="aborted")
-        return []
+        return Ended()
 
     def close(self) -> None:
         pass

@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from mgmt.hypervisor import Claim, Domain, HypervisorError, Job, JobState, Unclaimed
+from mgmt.hypervisor import Claim, Domain, Ended, HypervisorError, Job, JobState, Unclaimed
 
 TIMEOUT_S = 10.0
 
@@ -50,10 +50,10 @@ class Lab:
         self.claim.check()
         self._ask("unpause", router=router, **self._owner)
 
-    def abort(self, router: str, own: bool = False) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> Ended:
         self.claim.check()
         self._ask("abort", router=router, **(self._owner if own else {}))
-        return [f"the migration of {router} was ended"]
+        return Ended((f"the migration of {router} was ended",))
 
     def close(self) -> None:
         if self._socket is not None:

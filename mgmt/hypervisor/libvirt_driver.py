@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import libvirt
 
-from mgmt.hypervisor import Claim, Domain, HypervisorError, Job, JobState, Unclaimed
+from mgmt.hypervisor import Claim, Domain, Ended, HypervisorError, Job, JobState, Unclaimed
 
 ABORT_S = 60.0
 """How long libvirt may take to give a migration up."""
@@ -155,7 +155,7 @@ class Libvirt:
             with self._lock:
                 move.advance(JobState.RUNNING)
 
-    def abort(self, router: str, own: bool = False) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> Ended:
         move = self._moves.get(router)
         if own and move is None:
             raise HypervisorError(f"{router} is not being migrated from here", "no-migration")
@@ -174,7 +174,7 @@ class Libvirt:
         did += self._settle(router)
         if move is None and not did:
             raise HypervisorError(f"{router} is not being migrated", "no-migration")
-        return did
+        return Ended(tuple(did))
 
     def close(self) -> None:
         for connection in self._connections.values():

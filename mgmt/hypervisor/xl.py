@@ -27,9 +27,9 @@ from functools import partial
 from typing import Any
 
 from mgmt.hypervisor import (
-    MAY_BE_LEFT,
     Claim,
     Domain,
+    Ended,
     HypervisorError,
     Job,
     JobState,
@@ -264,7 +264,7 @@ class Xl:
         elif copy.state != "running":
             raise HypervisorError(f"{router} on {host} is {copy.state}, not paused")
 
-    def abort(self, router: str, own: bool = False) -> list[str]:
+    def abort(self, router: str, own: bool = False) -> Ended:
         move = self._moves.get(router)
         if own and move is None:
             raise HypervisorError(f"{router} is not being migrated from here", "no-migration")
@@ -281,7 +281,7 @@ class Xl:
                 raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
         elif not did and not settled.steps:
             raise HypervisorError(f"{router} is not being migrated", "no-migration")
-        return [*did, *settled.words]
+        return Ended((*did, *map(str, settled.steps)), settled.left)
 
     def close(self) -> None:
         with ThreadPoolExecutor(max(1, len(self._dom0s))) as pool:
@@ -528,7 +528,7 @@ def _left(
     copies = [(h, copy) for h, listed in seen.items() for copy in listed if copy.is_of(router)]
     return (
         *(f"{host} still has {copy.name}" for host, copy in copies if copy is not own),
-        *(f"{host} {MAY_BE_LEFT}" for host in silent),
+        *xl_settle.may_be_left(silent),
     )
 
 

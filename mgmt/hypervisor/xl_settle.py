@@ -10,10 +10,10 @@ So whoever has the domain's own name has the domain; where nobody has, the sourc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mgmt.hypervisor import MAY_BE_LEFT, HypervisorError
+from mgmt.hypervisor import HypervisorError
 from mgmt.hypervisor.xl_output import AWAY, INCOMING, Listed
 
 
@@ -82,10 +82,14 @@ class Settlement:
     silent: tuple[str, ...] = ()
 
     @property
-    def words(self) -> list[str]:
-        """For people, when it is done."""
-        left = [f"{host} {MAY_BE_LEFT}" for host in self.silent]
-        return [*map(str, self.steps), *left]
+    def left(self) -> tuple[str, ...]:
+        """What may be of the domain elsewhere still, for people."""
+        return may_be_left(self.silent)
+
+
+def may_be_left(silent: Iterable[str]) -> tuple[str, ...]:
+    """That hosts which did not answer may have a copy, for people."""
+    return tuple(f"{host} did not answer: a copy may be left there" for host in silent)
 
 
 def whereabouts(

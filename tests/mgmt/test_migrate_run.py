@@ -20,11 +20,11 @@ from pretended_xen import PretendedXen
 
 from mgmt import lease, planning
 from mgmt.client import Refused, Unreachable
-from mgmt.hypervisor import Domain, Drivers, JobState, xl
+from mgmt.hypervisor import Domain, Drivers, Ended, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.lease import LostError
 from mgmt.migrate import run as carry_out
-from mgmt.result import Event, Result
+from mgmt.result import Commit, Event, Result
 from xenflow.control.leases import Leases, LockedError
 from xenflow.model import management as mg
 from xenflow.model.network import Network, NetworkError
@@ -364,6 +364,7 @@ def test_it_fails(
     assert (result.ok, result.undone, result.problems) == (False, True, [])
     assert says in result.error
     assert result.text().endswith("everything was put back")
+    assert result.commit is Commit.FAILED
     if "started" in says:  # the destination had been told that the VM is there
         assert controllers.released[-1] == ("host-b", "host-a")
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
@@ -552,7 +553,7 @@ def test_recover_keeps_others_out_while_it_clears_up(
     real = xl.Xl.abort
     refused: list[Result] = []
 
-    def abort(driver: xl.Xl, router: str) -> list[str]:
+    def abort(driver: xl.Xl, router: str) -> Ended:
         with pytest.raises(NetworkError, match="a recovery of vr1 is under way, for . s now, by"):
             migrate(controllers)
         refused.append(Result(None))  # type: ignore[arg-type]

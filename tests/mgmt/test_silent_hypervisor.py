@@ -18,7 +18,7 @@ from test_migrate_run import Controllers, migrate, recover, until
 from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
 from mgmt import executor
 from mgmt.hypervisor import HypervisorError, lab
-from mgmt.result import Event
+from mgmt.result import Commit, Event
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.store.network_file import load
 
@@ -189,6 +189,7 @@ def test_it_never_says_whether_the_vm_runs(
     daemon.deaf_to = "unpause"
     result = migrate(controllers)
     assert not result.ok and "did not answer unpause" in result.unknown
+    assert result.commit is Commit.IN_DOUBT and result.committed
     assert "where its VM is, is not known" in result.text()
     assert controllers.left_unfinished
 
@@ -210,12 +211,12 @@ def test_a_job_is_its_owners(daemon: Daemon, controllers: Controllers) -> None:
     for refused in (lambda: mine.abort("vr1", own=True), lambda: mine.unpause("vr1")):
         with pytest.raises(HypervisorError, match="vr1 is being migrated by you"):
             refused()
-    assert mine.abort("vr1") == ["the migration of vr1 was ended"]  # as `recover` does
+    assert mine.abort("vr1").words == ["the migration of vr1 was ended"]  # as `recover` does
     assert daemon.jobs == [FAILED]
     with pytest.raises(HypervisorError, match="me has given this up"):
         mine.migrate("vr1", "host-b")  # on its way when it was given up
     yours.migrate("vr1", "host-b")
-    assert yours.abort("vr1", own=True)
+    assert yours.abort("vr1", own=True).did
     for driver in (mine, yours):
         driver.close()
 
@@ -236,5 +237,6 @@ def test_a_vm_that_is_found_at_the_destination_is_followed(
 
     result = migrate(controllers, report=somebody_lets_it_run)
     assert (result.ok, result.committed, result.error) == (True, True, ""), result.text()
+    assert result.commit is Commit.DONE
     assert any("its VM runs on host-b: the migration is completed" in e.detail for e in said)
     assert controllers.where == {("host-b", ("host-b",))} and not controllers.left_unfinished

@@ -445,6 +445,18 @@ def test_a_silent_host_may_have_it(xen: PretendedXen, driver: Xl) -> None:
     assert xen.names()["host-a"] == ["vr1--migratedaway ---ss-"]
 
 
+def test_what_may_be_left_at_a_silent_host_is_told_from_what_was_done(
+    xen: PretendedXen, driver: Xl
+) -> None:
+    xen.write("host-a", {"1": xen.domain("vr1", "---ss-")})
+    xen.ssh_says("host-b", "ssh: connect to host host-b port 22: No route to host")
+    ended = driver.abort("vr1")
+    assert ended.did == ("domain 1 on host-a was suspended and runs on",)
+    assert ended.left == ("host-b did not answer: a copy may be left there",)
+    assert ended.words == [*ended.did, *ended.left]
+    assert xen.names()["host-a"] == HOME["host-a"]
+
+
 def test_two_of_them(xen: PretendedXen, driver: Xl) -> None:
     xen.write("host-b", {"3": xen.domain("vr1", "--p---")})
     for ask in (lambda: driver.domain("vr1"), lambda: driver.abort("vr1")):
