@@ -15,7 +15,7 @@ import sys
 
 import zmq
 
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, parse, wire
 
 RTMGRP_IPV4_ROUTE = 0x40
 HEADER_BYTES, ROUTE_BYTES, FLOW_BYTES = 40, 17, 112
@@ -43,11 +43,11 @@ def table(address: str, port: int, report: str) -> None:
     with socket.create_server(("127.0.0.1", port)) as listener:
         switch, _ = listener.accept()
     switch.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    switch.sendall(of.hello() + of.features_request())
+    switch.sendall(build.hello() + build.features_request())
     poller = zmq.Poller()
     poller.register(sock, zmq.POLLIN)
     poller.register(switch, zmq.POLLIN)
-    request = of.echo_request(bytes(FLOW_BYTES), 1)
+    request = build.echo_request(bytes(FLOW_BYTES), 1)
     rest = b""
     while True:
         for ready, _ in poller.poll():
@@ -55,13 +55,13 @@ def table(address: str, port: int, report: str) -> None:
                 sock.recv_multipart()
                 switch.sendall(request)
                 continue
-            messages, rest = of.split(rest + switch.recv(65536))
+            messages, rest = wire.split(rest + switch.recv(65536))
             for data in messages:
-                message = of.parse(data)
-                if isinstance(message, of.EchoReply):
+                message = parse.parse(data)
+                if isinstance(message, parse.EchoReply):
                     out.send(b"echo")
-                elif isinstance(message, of.EchoRequest):
-                    switch.sendall(of.echo_reply(message.data, message.xid))
+                elif isinstance(message, parse.EchoRequest):
+                    switch.sendall(build.echo_reply(message.data, message.xid))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from bench.open_vswitch import BenchError
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, wire
 
 _PORT = struct.Struct("!H6s16s6I")
-_FLOW_MODS = (of.Type.FLOW_MOD, of.Type.VENDOR)
+_FLOW_MODS = (wire.Type.FLOW_MOD, wire.Type.VENDOR)
 _DESC, _AGGREGATE, _VENDOR_STATS, _NXST_AGGREGATE = 0, 2, 0xFFFF, 1
 NX_VENDOR = 0x2320
 WAIT_S = 30.0
@@ -29,7 +29,7 @@ BY_ACTION, NO_MATCH = 1, 0
 def packet_in(in_port: int, frame: bytes, reason: int = BY_ACTION) -> bytes:
     """An unbuffered packet-in with the whole frame."""
     head = struct.pack("!IHHBx", 0xFFFFFFFF, len(frame), in_port, reason)
-    return struct.pack("!BBHI", 1, of.Type.PACKET_IN, 18 + len(frame), 0) + head + frame
+    return struct.pack("!BBHI", 1, wire.Type.PACKET_IN, 18 + len(frame), 0) + head + frame
 
 
 class FakeSwitch:
@@ -58,7 +58,7 @@ class FakeSwitch:
                     raise BenchError(f"nobody listens on port {port}") from None
                 time.sleep(0.05)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.sendall(of.hello())
+        self._sock.sendall(build.hello())
 
     def close(self) -> None:
         """Hang up."""
@@ -84,11 +84,11 @@ class FakeSwitch:
         self._sock.sendall(packet)
         found: list[bytes] = []
         data = b""
-        while [message[1] for message in found].count(of.Type.PACKET_OUT) == 0:
+        while [message[1] for message in found].count(wire.Type.PACKET_OUT) == 0:
             if not select.select([self._sock], [], [], WAIT_S)[0]:
                 raise BenchError(f"a packet-in was not answered in {WAIT_S:g} s")
-            messages, data = of.split(data + self._sock.recv(65536))
-            found += [m for m in messages if m[1] in (*_FLOW_MODS, of.Type.PACKET_OUT)]
+            messages, data = wire.split(data + self._sock.recv(65536))
+            found += [m for m in messages if m[1] in (*_FLOW_MODS, wire.Type.PACKET_OUT)]
         return found
 
     def burst(self, packets: Sequence[bytes], window: int, limit_s: float = WAIT_S) -> float:
@@ -150,7 +150,7 @@ class FakeSwitch:
             after = at + (data[at + 2] << 8 | data[at + 3])
             if after > end:
                 break
-            if kind == of.Type.PACKET_OUT:
+            if kind == wire.Type.PACKET_OUT:
                 outs += 1
             elif kind in _FLOW_MODS:
                 mods += 1
@@ -164,24 +164,24 @@ class FakeSwitch:
     def _answer(self, kind: int, message: bytes) -> None:
         xid = message[4:8]
 
-        def reply(type_: of.Type, body: bytes = b"") -> None:
+        def reply(type_: wire.Type, body: bytes = b"") -> None:
             head = struct.pack("!BBH", 1, type_, 8 + len(body))
             self._sock.sendall(head + xid + body)
 
-        if kind == of.Type.ECHO_REQUEST:
-            reply(of.Type.ECHO_REPLY, message[8:])
-        elif kind == of.Type.FEATURES_REQUEST:
+        if kind == wire.Type.ECHO_REQUEST:
+            reply(wire.Type.ECHO_REPLY, message[8:])
+        elif kind == wire.Type.FEATURES_REQUEST:
             ports = b"".join(
                 _PORT.pack(n, bytes((2, 0, 0, 0, 9, n)), name.encode(), 0, 0, 0, 0, 0, 0)
                 for n, name in enumerate(self._ports, 1)
             )
             head = struct.pack("!QIB3xII", self._dpid, 0, 8, 0xC7, 0xFFF)
-            reply(of.Type.FEATURES_REPLY, head + ports)
-        elif kind == of.Type.BARRIER_REQUEST:
-            reply(of.Type.BARRIER_REPLY)
-        elif kind == of.Type.GET_CONFIG_REQUEST:
-            reply(of.Type.GET_CONFIG_REPLY, struct.pack("!HH", 0, 0xFFFF))
-        elif kind == of.Type.STATS_REQUEST:
+            reply(wire.Type.FEATURES_REPLY, head + ports)
+        elif kind == wire.Type.BARRIER_REQUEST:
+            reply(wire.Type.BARRIER_REPLY)
+        elif kind == wire.Type.GET_CONFIG_REQUEST:
+            reply(wire.Type.GET_CONFIG_REPLY, struct.pack("!HH", 0, 0xFFFF))
+        elif kind == wire.Type.STATS_REQUEST:
             what = struct.unpack_from("!H", message, 8)[0]
             body = message[8:10] + bytes(2)
             if what == _DESC:
@@ -192,4 +192,4 @@ class FakeSwitch:
                 body += message[12:20] + bytes(4)
                 if struct.unpack_from("!I", message, 16)[0] == _NXST_AGGREGATE:
                     body += bytes(24)
-            reply(of.Type.STATS_REPLY, body)
+            reply(wire.Type.STATS_REPLY, body)

@@ -29,7 +29,8 @@ from xenflow.model.network import (
     Router,
 )
 from xenflow.model.placement import Placement, to_json
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
+from xenflow.openflow.statistics import StatsReply
 from xenflow.plan import migration as mig
 from xenflow.store.laying import lay
 from xenflow.switch.proof import Bound
@@ -107,12 +108,12 @@ class _Answering:
 
     def send(self, data: bytes) -> None:
         """What the controller writes."""
-        for message in of.split(data)[0]:
+        for message in wire.split(data)[0]:
             kind, xid = message[1], int.from_bytes(message[4:8], "big")
-            if kind == of.Type.BARRIER_REQUEST:
+            if kind == wire.Type.BARRIER_REQUEST:
                 self.todo.append(lambda xid=xid: self.switch.on_barrier(xid))  # type: ignore[misc]
-            elif kind == of.Type.STATS_REQUEST:
-                reply = of.StatsReply(xid, False, [])
+            elif kind == wire.Type.STATS_REQUEST:
+                reply = StatsReply(xid, False, [])
                 self.todo.append(lambda reply=reply: self.switch.on_stats(reply))  # type: ignore[misc]
 
     def run(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from bench.open_vswitch import BenchError, OpenVSwitch
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, parse, wire
 from xenflow.tables import cookies, layout
 
 WAIT_S = 60.0
@@ -38,7 +38,7 @@ class RawController:
         self._sock, _ = self._listener.accept()
         self._sock.settimeout(WAIT_S)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.sendall(of.hello() + of.set_flow_format_nxm() + of.enable_table_id())
+        self._sock.sendall(build.hello() + build.set_flow_format_nxm() + build.enable_table_id())
         self.barrier()
         switch.be_patient()  # it gets no answer while flows are dumped, or while it comes to rest
 
@@ -63,27 +63,27 @@ class RawController:
         """Remove all routes of all routers, and nothing else of that table, and let the switch come
         to rest."""
         routes = cookies.of(layout.ROUTES), cookies.MAGIC_MASK | 0xFF << 24
-        self.write([of.delete_by_cookie(layout.ROUTES, *routes)])
+        self.write([build.delete_by_cookie(layout.ROUTES, *routes)])
         switch.rest()
 
     def barrier(self) -> None:
         """Raises BenchError where the switch refuses anything before its reply."""
         self._xid += 1
-        self._sock.sendall(of.barrier_request(self._xid))
+        self._sock.sendall(build.barrier_request(self._xid))
         while True:
             data = self._sock.recv(65536)
             if not data:
                 raise BenchError("the switch has hung up")
-            messages, self._rest = of.split(self._rest + data)
-            for message in map(of.parse, messages):
-                if isinstance(message, of.BarrierReply) and message.xid == self._xid:
+            messages, self._rest = wire.split(self._rest + data)
+            for message in map(parse.parse, messages):
+                if isinstance(message, parse.BarrierReply) and message.xid == self._xid:
                     return
                 self._other(message)
 
-    def _other(self, message: of.Message) -> None:
-        if isinstance(message, of.EchoRequest):
-            self._sock.sendall(of.echo_reply(message.data, message.xid))
-        elif isinstance(message, of.ErrorMessage):
+    def _other(self, message: parse.Message) -> None:
+        if isinstance(message, parse.EchoRequest):
+            self._sock.sendall(build.echo_reply(message.data, message.xid))
+        elif isinstance(message, parse.ErrorMessage):
             raise BenchError(f"the switch refused a prepacked message: {message}")
 
 

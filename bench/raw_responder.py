@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, wire
 
 _PACKET_IN = 10
 _PORTS = 64
@@ -21,9 +21,11 @@ _PORTS = 64
 
 def answer(in_port: int, flow_bytes: int, packet_bytes: int) -> bytes:
     """A flow for a port and a packet to it, of these sizes."""
-    flow = struct.pack("!BBHI", 1, of.Type.FLOW_MOD, flow_bytes, 0)
+    flow = struct.pack("!BBHI", 1, wire.Type.FLOW_MOD, flow_bytes, 0)
     flow += struct.pack("!IH", 0x003FFFFE, in_port)
-    packet = struct.pack("!BBHIIHH", 1, of.Type.PACKET_OUT, packet_bytes, 0, 0xFFFFFFFF, in_port, 8)
+    packet = struct.pack(
+        "!BBHIIHH", 1, wire.Type.PACKET_OUT, packet_bytes, 0, 0xFFFFFFFF, in_port, 8
+    )
     packet += struct.pack("!HHHH", 0, 8, in_port, 0)
     return flow.ljust(flow_bytes, b"\0") + packet.ljust(packet_bytes, b"\0")
 
@@ -33,7 +35,7 @@ def main(joined: bool, port: int, flow_bytes: int, packet_bytes: int) -> None:
     with socket.create_server(("127.0.0.1", port)) as listener:
         switch, _ = listener.accept()
     switch.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    switch.sendall(of.hello() + of.features_request())
+    switch.sendall(build.hello() + build.features_request())
     answers = [answer(number, flow_bytes, packet_bytes) for number in range(_PORTS)]
     rest = b""
     while data := switch.recv(65536):

@@ -40,11 +40,11 @@ from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.raw_controller import RawController, in_chunks
 from bench.results import Found, Row
 from bench.virtual_router import VirtualRouter
-from xenflow.openflow import wire as of
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import NO_POLICY, RouterState
 from xenflow.tables import cookies, layout
+from xenflow.tables.routes import RoutePacker
 
 CHUNKS = (4 << 10, 32 << 10, 1 << 20)
 SOCKET = "tcp://127.0.0.1:6641"
@@ -77,7 +77,7 @@ def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterSt
 
 def prepacked(told: Sequence[list[bytes]]) -> bytes:
     """The flow messages for the routes in these route messages, in their order."""
-    packer = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
+    packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
     sections = [section for frames in told for section in m.parse_sections(frames)]
     return b"".join(
         packer.add(

@@ -24,8 +24,9 @@ from xenflow.model.network import Kind as DatapathKind
 from xenflow.model.placement import Placement, at_home
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
 from xenflow.openflow.flow import prefix_mask
+from xenflow.openflow.nxm import parse_actions
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
@@ -34,6 +35,7 @@ from xenflow.switch.kind import kind_of
 from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import local_flows
+from xenflow.tables.routes import RoutePacker
 from xenflow.tables.sent_up import ForVm, is_question, sent_up
 from xenflow.tables.site import Site
 from xenflow.tables.views import next_hop_view, router_view
@@ -42,7 +44,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 MAX_HOPS = 200
 """A frame that is still on its way after so many switches goes round and round."""
 
-_packer = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
+_packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 # --------------------------------------------------------------------------------------------
@@ -411,7 +413,7 @@ class WholeNetwork:
         answer = kind_of(site.datapath).answers(site, states).answer(in_port, frame)
         if answer is None:
             return []
-        messages, _ = of.split(answer)
+        messages, _ = wire.split(answer)
         if len(messages) > 1:
             links = self.network.links.values()
             vlan = pk.parse(frame).vlan_tci & 0xFFF
@@ -424,7 +426,7 @@ class WholeNetwork:
         out = messages[-1]
         at, length = 16, int.from_bytes(out[14:16], "big")
         came = int.from_bytes(out[12:14], "big")
-        actions = of.parse_actions(out, at, length)
+        actions = parse_actions(out, at, length)
         packet = out[at + length :]
         return simulate.run_actions(self.tables(datapath), packet, came, actions).outputs
 

@@ -19,8 +19,9 @@ from tests.conftest import ROOT
 from tests.obeyed import obeyed
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.network import Datapath
-from xenflow.openflow import wire as of
+from xenflow.openflow import parse, wire
 from xenflow.openflow.flow import Flow
+from xenflow.openflow.statistics import Aggregate, FlowStats, StatsReply, TableStats
 from xenflow.store.network_file import load
 from xenflow.switch.clock import Clock
 from xenflow.switch.proof import Bound
@@ -57,7 +58,7 @@ class WrittenSwitch:
         """How many flows a table takes."""
         self.refused = 0
         self.refuses: set[int] = set()
-        """Types of the questions that are refused: `of.Type.STATS_REQUEST`, `BARRIER_REQUEST`."""
+        """Types of the questions that are refused: `wire.Type.STATS_REQUEST`, `BARRIER_REQUEST`."""
         self.deaf: set[int] = set()
         """Types of the questions that are not answered."""
         self.unanswered: list[bytes] = []
@@ -112,7 +113,7 @@ class WrittenSwitch:
 
     def send(self, data: bytes) -> None:
         """What the writer sends."""
-        messages, rest = of.split(data)
+        messages, rest = wire.split(data)
         assert not rest, "half a message"
         for message in messages:
             self._take(message)
@@ -124,12 +125,12 @@ class WrittenSwitch:
         elif kind in self.refuses:
             text, data = "BAD_REQUEST: BAD_TYPE", message[:_ERROR_BYTES]
             self._later.append(lambda: self.switch.on_error(xid, text, data))
-        elif kind == of.Type.BARRIER_REQUEST:
+        elif kind == wire.Type.BARRIER_REQUEST:
             self._later.append(lambda: self.switch.channel.on_barrier(xid))
-        elif kind == of.Type.STATS_REQUEST:
-            reply = of.StatsReply(xid, False, self._stats(message))
+        elif kind == wire.Type.STATS_REQUEST:
+            reply = StatsReply(xid, False, self._stats(message))
             self._later.append(lambda: self.switch.channel.on_stats(reply))
-        elif kind == of.Type.VENDOR and message[15] == _NXT_FLOW_MOD:
+        elif kind == wire.Type.VENDOR and message[15] == _NXT_FLOW_MOD:
             if self._too_many(message):
                 self.refused += 1
                 text, data = "FLOW_MOD_FAILED: ALL_TABLES_FULL", message[:_ERROR_BYTES]
@@ -141,7 +142,7 @@ class WrittenSwitch:
     def _stats(self, message: bytes) -> list[Any]:
         if message[_STATS_TYPE_AT] << 8 | message[_STATS_TYPE_AT + 1] == _OFPST_TABLE:
             held = Counter(flow.table for flow in self.tables)
-            return [of.TableStats(n, held[n]) for n in sorted(held)]
+            return [TableStats(n, held[n]) for n in sorted(held)]
         (subtype,) = struct.unpack_from("!I", message, _SUBTYPE_AT)
         table = message[_REQUEST_TABLE_AT]
         cookie = mask = 0
@@ -150,33 +151,33 @@ class WrittenSwitch:
         found = [
             flow
             for flow in self.tables
-            if table in (flow.table, of.ALL_TABLES) and flow.cookie & mask == cookie & mask
+            if table in (flow.table, wire.ALL_TABLES) and flow.cookie & mask == cookie & mask
         ]
         if subtype == _NXST_AGGREGATE:
-            return [of.Aggregate(0, 0, len(found))]
-        return [of.FlowStats(flow, 0, 0, 0.0, None) for flow in found]
+            return [Aggregate(0, 0, len(found))]
+        return [FlowStats(flow, 0, 0, 0.0, None) for flow in found]
 
     def _too_many(self, message: bytes) -> bool:
         (command,) = struct.unpack_from("!H", message, _COMMAND_AT)
         limit = self.limits.get(command >> 8)
-        if limit is None or command & 0xFF != of.Command.ADD:
+        if limit is None or command & 0xFF != wire.Command.ADD:
             return False
-        flow = of.parse_flow_mod(message)
+        flow = parse.parse_flow_mod(message)
         held = [each for each in self.tables if each.table == flow.table]
         return len(held) >= limit and all(each.key != flow.key for each in held)
 
     def _apply(self, message: bytes) -> None:
         (command,) = struct.unpack_from("!H", message, _COMMAND_AT)
-        if command & 0xFF == of.Command.DELETE:
+        if command & 0xFF == wire.Command.DELETE:
             self._delete_many(message)
             return
-        flow: Flow = of.parse_flow_mod(message)
-        self.messages.append(f"{of.Command(command & 0xFF).name} {flow}")
-        if command & 0xFF == of.Command.ADD:
+        flow: Flow = parse.parse_flow_mod(message)
+        self.messages.append(f"{wire.Command(command & 0xFF).name} {flow}")
+        if command & 0xFF == wire.Command.ADD:
             obeyed(flow)
             self.tables.add(flow)
         else:
-            assert command & 0xFF == of.Command.DELETE_STRICT
+            assert command & 0xFF == wire.Command.DELETE_STRICT
             self.tables.delete_strict(*flow.key)
 
     def _delete_many(self, message: bytes) -> None:
@@ -186,7 +187,7 @@ class WrittenSwitch:
         _, cookie, mask = _COOKIE_ENTRY.unpack_from(message, _MATCH_AT)
         table = message[_COMMAND_AT]
         self.messages.append(f"DELETE table {table}, cookie {cookie:#x}/{mask:#x}")
-        self.tables.delete_by_cookie(None if table == of.ALL_TABLES else table, cookie, mask)
+        self.tables.delete_by_cookie(None if table == wire.ALL_TABLES else table, cookie, mask)
 
 
 class Host:

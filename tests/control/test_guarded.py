@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tests.written_switch import Host
-from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match, output, text
+from xenflow.openflow.monitor import UpdateEvent
+from xenflow.openflow.statistics import FlowStats
 from xenflow.switch.audit import ACCEPTED_S
 from xenflow.switch.problems import LINES, Problems
 from xenflow.tables import cookies, layout
@@ -44,8 +45,8 @@ class AuditedHost(Host):
                 ]
                 if tells:
                     for flow in again:
-                        audit._small(of.UpdateEvent.ADDED, flow)
-                answer = [of.FlowStats(flow, 0, 0, 0, 0) for flow in flows]
+                        audit._small(UpdateEvent.ADDED, flow)
+                answer = [FlowStats(flow, 0, 0, 0, 0) for flow in flows]
         except StopIteration:
             pass
         assert set(asked) == set(tables)

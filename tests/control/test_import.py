@@ -13,7 +13,7 @@ from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.rule_table import TOO_MANY_WAITING
 from xenflow.model import management as mg
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
 from xenflow.routes import messages as m
 from xenflow.routes.feed import Phase
 from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type
@@ -76,13 +76,13 @@ def test_an_import_is_answered_when_there_is_room_for_the_next(
 ) -> None:
     imports = Importing(monkeypatch)
     imports.begin()
-    wire = imports.host.wire
-    late, take = [], wire._take
+    written = imports.host.wire
+    late, take = [], written._take
 
     def keep(message: bytes) -> None:
-        late.append(message) if message[1] == of.Type.BARRIER_REQUEST else take(message)
+        late.append(message) if message[1] == wire.Type.BARRIER_REQUEST else take(message)
 
-    monkeypatch.setattr(wire, "_take", keep)
+    monkeypatch.setattr(written, "_take", keep)
     seq, patience_s = 1, imports.host.table.patience_s
     while not patience_s("vr1"):
         imports.answers.clear()
@@ -99,10 +99,10 @@ def test_an_import_is_answered_when_there_is_room_for_the_next(
         imports.pass_time(0.6)
     assert imports.answers and all(answer["more"] for answer in imports.answers)
     assert imports.host.switch.jobs.waiting("vr1") <= TOO_MANY_WAITING + ROUTES + 1
-    monkeypatch.setattr(wire, "_take", take)
+    monkeypatch.setattr(written, "_take", take)
     for message in late:
         take(message)
-    wire.run()
+    written.run()
     imports.pass_time(0.1)
     assert imports.answers[-1]["phase"] == Phase.CURRENT.value and not imports.waiting
     assert imports.answers[-1]["seq"] == seq

@@ -17,7 +17,8 @@ from typing import Any
 from tests.lab import ovs_private as ovs
 from tests.written_switch import bound
 from xenflow.control.rule_table import RuleTable
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, monitor, parse, wire
+from xenflow.openflow.statistics import StatsReply
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
@@ -54,7 +55,7 @@ class Audited:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(str(self.running.bridge))
         self.rest = b""
-        self.queue = bytearray(of.hello())
+        self.queue = bytearray(build.hello())
         ports = PORTS if self.switch.name == "host-a" else {"access": 5, "to-a": 1, "to-b": 2}
         self.switch.connect(self, [(name, number, True) for name, number in ports.items()])
         self.until(lambda: self.switch.live)
@@ -87,28 +88,28 @@ class Audited:
         except (TimeoutError, BlockingIOError):
             data = b""
         self.received += len(data)
-        messages, self.rest = of.split(self.rest + data)
+        messages, self.rest = wire.split(self.rest + data)
         for raw in messages:
-            if of.is_flow_updates(raw):
+            if monitor.is_flow_updates(raw):
                 self.switch.audit.take(raw)
             else:
-                self.take(of.parse(raw))
+                self.take(parse.parse(raw))
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
             self.table.tick(now)
 
     _tick_at = 0.0
 
-    def take(self, message: of.Message) -> None:
+    def take(self, message: parse.Message) -> None:
         """As `Component._message`."""
-        if isinstance(message, of.BarrierReply):
+        if isinstance(message, parse.BarrierReply):
             self.switch.channel.on_barrier(message.xid)
-        elif isinstance(message, of.StatsReply):
+        elif isinstance(message, StatsReply):
             self.switch.channel.on_stats(message)
-        elif isinstance(message, of.ErrorMessage):
+        elif isinstance(message, parse.ErrorMessage):
             self.switch.on_error(message.xid, str(message))
-        elif isinstance(message, of.EchoRequest):
-            self.send(of.echo_reply(message.data, message.xid))
+        elif isinstance(message, parse.EchoRequest):
+            self.send(build.echo_reply(message.data, message.xid))
 
     def until(self, condition: Callable[[], bool], limit_s: float = 60.0) -> float:
         """Take turns until it is so; returns how long that took."""

@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, parse, wire
 from xenflow.openflow.flow import Flow
+from xenflow.openflow.statistics import StatsReply
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 N_PORTS = 6
@@ -43,45 +44,45 @@ class Connection:
         self.sock.settimeout(10)
         self.sock.connect(str(path))
         self.rest = b""
-        self.queue: list[of.Message] = []
+        self.queue: list[parse.Message] = []
         self.xid = 100
-        self.send(of.hello() + of.set_flow_format_nxm() + of.enable_table_id())
+        self.send(build.hello() + build.set_flow_format_nxm() + build.enable_table_id())
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    def receive(self) -> of.Message:
+    def receive(self) -> parse.Message:
         """The next message other than a hello; answers echo requests."""
         while True:
             while not self.queue:
-                messages, self.rest = of.split(self.rest + self.sock.recv(65536))
-                self.queue += map(of.parse, messages)
+                messages, self.rest = wire.split(self.rest + self.sock.recv(65536))
+                self.queue += map(parse.parse, messages)
             message = self.queue.pop(0)
-            if isinstance(message, of.EchoRequest):
-                self.send(of.echo_reply(message.data, message.xid))
-            elif not isinstance(message, of.Hello):
+            if isinstance(message, parse.EchoRequest):
+                self.send(build.echo_reply(message.data, message.xid))
+            elif not isinstance(message, parse.Hello):
                 return message
 
-    def barrier(self) -> list[of.Message]:
+    def barrier(self) -> list[parse.Message]:
         """What else arrived before the barrier's reply."""
         self.xid += 1
-        self.send(of.barrier_request(self.xid))
+        self.send(build.barrier_request(self.xid))
         seen = []
-        while (message := self.receive()) != of.BarrierReply(self.xid):
+        while (message := self.receive()) != parse.BarrierReply(self.xid):
             seen.append(message)
         return seen
 
     def add(self, flows: Iterable[Flow]) -> None:
-        self.send(b"".join(map(of.flow_mod, flows)))
+        self.send(b"".join(map(build.flow_mod, flows)))
         assert self.barrier() == []
 
-    def stats(self, request: bytes) -> list[of.StatsReply]:
+    def stats(self, request: bytes) -> list[StatsReply]:
         """All parts of the reply to `request`."""
         self.send(request)
         parts = []
         while True:
             message = self.receive()
-            assert isinstance(message, of.StatsReply), message
+            assert isinstance(message, StatsReply), message
             parts.append(message)
             if not message.more:
                 return parts

@@ -11,12 +11,16 @@ import pytest
 import tests.flow_samples as samples
 import tests.lab.ovs_private as ovs
 from tests.whole_network import load
+from xenflow.openflow import build, parse, statistics, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
+from xenflow.openflow.exact_flows import ExactFlowPacker, exact_match
 from xenflow.openflow.flow import Flow, match
+from xenflow.openflow.nxm import pack_actions
+from xenflow.openflow.statistics import Aggregate, Desc, PortStats, StatsReply, TableStats
 from xenflow.tables import layout, simulate
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
+from xenflow.tables.routes import RoutePacker
 
 pytestmark = [
     pytest.mark.lab,
@@ -35,17 +39,17 @@ def switch() -> Iterator[ovs.Switch]:
 @pytest.fixture
 def connection(switch: ovs.Switch) -> Iterator[ovs.Connection]:
     opened = switch.connect()
-    opened.send(of.delete_by_cookie(of.ALL_TABLES, 0, 0))
+    opened.send(build.delete_by_cookie(wire.ALL_TABLES, 0, 0))
     opened.barrier()
     yield opened
     opened.sock.close()
 
 
 def held(
-    connection: ovs.Connection, table: int = of.ALL_TABLES, cookie: int = 0, cookie_mask: int = 0
+    connection: ovs.Connection, table: int = wire.ALL_TABLES, cookie: int = 0, cookie_mask: int = 0
 ) -> set[Flow]:
-    parts = connection.stats(of.flow_stats_request(table, cookie, cookie_mask, xid=9))
-    return {entry.flow for entry in of.flow_stats(parts)}
+    parts = connection.stats(statistics.flow_stats_request(table, cookie, cookie_mask, xid=9))
+    return {entry.flow for entry in statistics.flow_stats(parts)}
 
 
 EVERY_ACTION = (
@@ -127,15 +131,15 @@ def test_text_is_what_ovs_ofctl_takes(switch: ovs.Switch, connection: ovs.Connec
 
 
 def test_a_dump_of_many_parts(connection: ovs.Connection) -> None:
-    packer = of.RoutePacker(1, 2, 100)
+    packer = RoutePacker(1, 2, 100)
     routes = [(i << 12, 20 + i % 13, i % 50) for i in range(3000)]
     for chunk in packer.pack_adds(7, routes, [net >> 20 for net, _, _ in routes]):
         connection.send(chunk)
     assert connection.barrier() == []
-    parts = connection.stats(of.flow_stats_request(1, xid=3))
+    parts = connection.stats(statistics.flow_stats_request(1, xid=3))
     assert len(parts) > 1 and [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
     want = {packer.route_flow(7, *route, route[0] >> 20) for route in routes}
-    assert {entry.flow for entry in of.flow_stats(parts)} == want
+    assert {entry.flow for entry in statistics.flow_stats(parts)} == want
 
 
 def test_by_cookie(connection: ovs.Connection) -> None:
@@ -146,16 +150,16 @@ def test_by_cookie(connection: ovs.Connection) -> None:
     assert held(connection, table=1, cookie=1, cookie_mask=1) == {
         f for f in flows if f.table == 1 and f.cookie & 1
     }
-    counted = connection.stats(of.aggregate_request(cookie=3, cookie_mask=exact))[0].entries
-    assert counted == (of.Aggregate(0, 0, 2),)
-    connection.send(of.delete_by_cookie(1, 3))
-    connection.send(of.delete_by_cookie(of.ALL_TABLES, 4, 4))
+    counted = connection.stats(statistics.aggregate_request(cookie=3, cookie_mask=exact))[0].entries
+    assert counted == (Aggregate(0, 0, 2),)
+    connection.send(build.delete_by_cookie(1, 3))
+    connection.send(build.delete_by_cookie(wire.ALL_TABLES, 4, 4))
     assert connection.barrier() == []
     left = {f for f in flows if not f.cookie & 4 and f.key[:2] != (1, 3)}
     assert held(connection) == left
     narrow = Flow(0, 9, match(reg1=5, in_port=1), (), cookie=1)
     connection.add([narrow])
-    connection.send(of.delete_matching(0, match(reg1=5), 1, exact))
+    connection.send(build.delete_matching(0, match(reg1=5), 1, exact))
     assert connection.barrier() == []
     assert held(connection) == left
 
@@ -164,9 +168,9 @@ def test_strict_commands(connection: ovs.Connection) -> None:
     old = Flow(3, 5, match(in_port=1), (fl.output(2),), 1)
     new = Flow(3, 5, match(in_port=1), (fl.output(3),), 1)
     connection.add([old, Flow(3, 6, (), ())])
-    connection.send(of.flow_mod(new, of.Command.MODIFY_STRICT))
+    connection.send(build.flow_mod(new, wire.Command.MODIFY_STRICT))
     assert connection.barrier() == [] and new in held(connection)
-    connection.send(of.flow_mod(new, of.Command.DELETE_STRICT))
+    connection.send(build.flow_mod(new, wire.Command.DELETE_STRICT))
     assert connection.barrier() == [] and held(connection) == {Flow(3, 6, (), ())}
 
 
@@ -181,16 +185,16 @@ def test_the_plain_form(connection: ovs.Connection) -> None:
         ),
     ]
     # With enable_table_id() the command's high byte is the table here too: 0.
-    connection.send(b"".join(map(of.flow_mod_of10, flows)))
+    connection.send(b"".join(map(build.flow_mod_of10, flows)))
     assert connection.barrier() == []
     assert held(connection) == set(flows)
-    parts = connection.stats(of.flow_stats_request_of10(xid=4))
-    assert {entry.flow for entry in of.flow_stats(parts)} == set(flows)
-    counted = connection.stats(of.aggregate_request_of10(match(vlan_tci=0)))[0].entries
-    assert counted == (of.Aggregate(0, 0, 1),)
-    parts = connection.stats(of.table_stats_request())
+    parts = connection.stats(statistics.flow_stats_request_of10(xid=4))
+    assert {entry.flow for entry in statistics.flow_stats(parts)} == set(flows)
+    counted = connection.stats(statistics.aggregate_request_of10(match(vlan_tci=0)))[0].entries
+    assert counted == (Aggregate(0, 0, 1),)
+    parts = connection.stats(statistics.table_stats_request())
     tables = [entry for part in parts for entry in part.entries]
-    assert [entry for entry in tables if entry.flows] == [of.TableStats(0, len(flows))]
+    assert [entry for entry in tables if entry.flows] == [TableStats(0, len(flows))]
 
 
 def test_foreign_flows_do_not_spoil_a_dump(switch: ovs.Switch, connection: ovs.Connection) -> None:
@@ -198,19 +202,19 @@ def test_foreign_flows_do_not_spoil_a_dump(switch: ovs.Switch, connection: ovs.C
     switch.ofctl("add-flow", "table=9,ct_state=+trk,ip,actions=ct(commit),mod_nw_tos:4,flood")
     foreign = held(connection)
     assert len(foreign) == 2
-    connection.send(b"".join(of.flow_mod(flow, of.Command.DELETE_STRICT) for flow in foreign))
+    connection.send(b"".join(build.flow_mod(flow, wire.Command.DELETE_STRICT) for flow in foreign))
     assert connection.barrier() == [] and held(connection) == set()
     connection.add(foreign)
     assert held(connection) == foreign
 
 
 def test_errors_have_names(connection: ovs.Connection) -> None:
-    bad = of.flow_mod(Flow(1, 1, (), ()))
+    bad = build.flow_mod(Flow(1, 1, (), ()))
     connection.send(bad[:25] + b"\x09" + bad[26:])
-    connection.send(of.packet_out(FRAME, (fl.output(77),), in_port=0xFF77))
-    connection.send(of.flow_mod(Flow(1, 1, (), (fl.load("nw_dst", 1),))))
-    connection.send(of.packet_out(FRAME, (fl.raw(b"\x00\x63\x00\x08\0\0\0\0"),)))
-    errors = [m for m in connection.barrier() if isinstance(m, of.ErrorMessage)]
+    connection.send(build.packet_out(FRAME, (fl.output(77),), in_port=0xFF77))
+    connection.send(build.flow_mod(Flow(1, 1, (), (fl.load("nw_dst", 1),))))
+    connection.send(build.packet_out(FRAME, (fl.raw(b"\x00\x63\x00\x08\0\0\0\0"),)))
+    errors = [m for m in connection.barrier() if isinstance(m, parse.ErrorMessage)]
     assert [error.name for error in errors] == [
         "flow_mod failed: unknown command",
         "bad request: no such port",
@@ -220,46 +224,46 @@ def test_errors_have_names(connection: ovs.Connection) -> None:
 
 
 def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection) -> None:
-    connection.send(of.features_request(5))
+    connection.send(build.features_request(5))
     features = connection.receive()
-    assert isinstance(features, of.FeaturesReply)
+    assert isinstance(features, parse.FeaturesReply)
     assert {port.name for port in features.ports} == {"b0", *(f"p{i}" for i in range(1, 7))}
-    (desc,) = connection.stats(of.desc_request())[0].entries
-    assert isinstance(desc, of.Desc) and desc.manufacturer.startswith("Nicira")
-    connection.send(of.set_config(0xFFFF))
-    connection.send(of.get_config_request(6))
-    assert connection.receive() == of.ConfigReply(6, 0, 0xFFFF)
+    (desc,) = connection.stats(statistics.desc_request())[0].entries
+    assert isinstance(desc, Desc) and desc.manufacturer.startswith("Nicira")
+    connection.send(build.set_config(0xFFFF))
+    connection.send(build.get_config_request(6))
+    assert connection.receive() == parse.ConfigReply(6, 0, 0xFFFF)
     told = Flow(0, 9, match(in_port=1), (fl.controller(), fl.output(2)), 5, flags=fl.SEND_FLOW_REM)
     connection.add([told])
     assert switch.inject(FRAME, 1) == {2: [FRAME]}
     packet_in = connection.receive()
-    assert isinstance(packet_in, of.PacketIn)
+    assert isinstance(packet_in, parse.PacketIn)
     assert (packet_in.in_port, packet_in.data) == (1, FRAME)
-    connection.send(of.packet_out(FRAME, (fl.output(3),)) + of.port_stats_request(3, 8))
+    connection.send(build.packet_out(FRAME, (fl.output(3),)) + statistics.port_stats_request(3, 8))
     reply = connection.receive()
-    assert isinstance(reply, of.StatsReply)
+    assert isinstance(reply, StatsReply)
     (counters,) = reply.entries
-    assert isinstance(counters, of.PortStats) and counters.port == 3
-    connection.send(of.flow_mod(told, of.Command.DELETE_STRICT))
+    assert isinstance(counters, PortStats) and counters.port == 3
+    connection.send(build.flow_mod(told, wire.Command.DELETE_STRICT))
     removed = connection.receive()
-    assert isinstance(removed, of.FlowRemoved)
+    assert isinstance(removed, parse.FlowRemoved)
     assert (removed.flow, removed.reason) == (Flow(0, 9, match(in_port=1), (), 5), 2)
     switch.appctl("netdev-dummy/set-admin-state", "p6", "down")
     status = connection.receive()
-    assert isinstance(status, of.PortStatus)
+    assert isinstance(status, parse.PortStatus)
     assert (status.port.name, status.port.up, status.reason) == ("p6", False, 2)
     switch.appctl("netdev-dummy/set-admin-state", "p6", "up")
 
 
 def test_a_packet_answered_once(switch: ovs.Switch, connection: ovs.Connection) -> None:
     """The reactive answer catches the next frame of the same twelve fields, and only those."""
-    actions = of.pack_actions((fl.dec_ttl(), fl.output(4)))
+    actions = pack_actions((fl.dec_ttl(), fl.output(4)))
     for frame in samples.frames():
-        connection.send(of.delete_by_cookie(of.ALL_TABLES, 0, 0))
-        connection.send(of.ExactFlowPacker(0, 5, 10, ttl=True).pack(frame, 1, actions, 3))
+        connection.send(build.delete_by_cookie(wire.ALL_TABLES, 0, 0))
+        connection.send(ExactFlowPacker(0, 5, 10, ttl=True).pack(frame, 1, actions, 3))
         assert connection.barrier() == [], frame.hex()
         (flow,) = held(connection)
-        assert flow.match == of.exact_match(frame, 1, ttl=True)
+        assert flow.match == exact_match(frame, 1, ttl=True)
         sent = simulate.run(simulate.Tables([flow]), frame, 1).outputs
         assert switch.inject(frame, 1).get(4, []) == [data for _, data in sent]
         assert switch.inject(frame, 2) == {}

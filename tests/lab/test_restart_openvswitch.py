@@ -20,8 +20,8 @@ from tests.lab import ovs_private as ovs
 from tests.lab.audited import Audited
 from tests.lab.live import settle
 from xen.dom0 import host
+from xenflow.openflow import build, wire
 from xenflow.openflow import flow as fl
-from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow
 from xenflow.store.network_file import load
 
@@ -109,7 +109,7 @@ def test_any_flow_is_back(switch: ovs.Switch, seed: int) -> None:
     connection = switch.connect()
     # ovs-ofctl does not read masks of IPv6 addresses that are no prefixes, as it writes them
     flows = [f for f in samples.some_flows(Random(seed), 150) if not odd_ipv6(f)]
-    connection.send(of.delete_by_cookie(of.ALL_TABLES, 0, 0))
+    connection.send(build.delete_by_cookie(wire.ALL_TABLES, 0, 0))
     connection.add(flows)
     connection.sock.close()
     before = meanings(switch)

@@ -9,8 +9,8 @@ import pytest
 
 from tests.lab import ovs_private as ovs
 from tests.lab.audited import Audited
+from xenflow.openflow import build, wire
 from xenflow.openflow import flow as f
-from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match
 from xenflow.tables import cookies, layout
 
@@ -109,9 +109,11 @@ def test_what_is_added_to_the_routes_during_a_bulk_write_is_counted(host: Audite
 def test_another_component_on_the_same_connection_is_noticed(host: Audited) -> None:
     """As POX's forwarding.hub, whose flow-mods carry POX's transaction ids."""
     hub = Flow(0, 0x8000, (), (f.normal(),))
-    host.send(of.flow_mod_of10(hub, xid=17))
+    host.send(build.flow_mod_of10(hub, xid=17))
     host.until(lambda: bool(host.switch.audit.covering))
-    host.send(of.flow_mod_of10(hub, of.Command.DELETE, xid=18))  # and of ours in the first table
+    host.send(
+        build.flow_mod_of10(hub, wire.Command.DELETE, xid=18)
+    )  # and of ours in the first table
     before = host.switch.audit.mended
     host.until(lambda: host.switch.audit.mended > before)
     assert host.switch.audit.mended - before == sum(

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.flow_samples as samples
+from xenflow.openflow import build, nxm, parse, statistics, wire
 from xenflow.openflow import flow as fl
-from xenflow.openflow import nxm
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
+from xenflow.openflow.exact_flows import ExactFlowPacker, exact_match
 from xenflow.openflow.flow import Flow, FlowError, match
+from xenflow.openflow.statistics import Aggregate, Desc, FlowStats, PortStats, StatsReply
+from xenflow.tables.routes import RoutePacker
 
 FLOWS = samples.some_flows(Random(7), 300)
 
@@ -46,19 +48,19 @@ def nx_flow_stats(flow: Flow) -> bytes:
 
 def reply(body: bytes, kind: int = 0xFFFF, flags: int = 0, xid: int = 9) -> bytes:
     if kind == 0xFFFF:
-        body = struct.pack("!II4x", nxm.NX_VENDOR, 0) + body
+        body = struct.pack("!II4x", wire.NX_VENDOR, 0) + body
     return struct.pack("!BBHIHH", 1, 17, 12 + len(body), xid, kind, flags) + body
 
 
 def test_flow_stats_come_back_in_parts() -> None:
     parts = [
-        of.parse(reply(b"".join(map(nx_flow_stats, FLOWS[i : i + 50])), flags=i < 250))
+        parse.parse(reply(b"".join(map(nx_flow_stats, FLOWS[i : i + 50])), flags=i < 250))
         for i in range(0, 300, 50)
     ]
-    assert all(isinstance(part, of.StatsReply) for part in parts)
-    stats = of.flow_stats(part for part in parts if isinstance(part, of.StatsReply))
-    assert stats == [of.FlowStats(flow, 10, 1000, 3.5, 1) for flow in FLOWS]
-    assert [part.more for part in parts if isinstance(part, of.StatsReply)] == [True] * 5 + [False]
+    assert all(isinstance(part, StatsReply) for part in parts)
+    stats = statistics.flow_stats(part for part in parts if isinstance(part, StatsReply))
+    assert stats == [FlowStats(flow, 10, 1000, 3.5, 1) for flow in FLOWS]
+    assert [part.more for part in parts if isinstance(part, StatsReply)] == [True] * 5 + [False]
 
 
 def test_match_and_actions_come_back() -> None:
@@ -72,13 +74,18 @@ def test_match_and_actions_come_back() -> None:
 
 def test_flow_mods_come_back() -> None:
     for flow in FLOWS:
-        back = of.parse_flow_mod(of.flow_mod(flow))
+        back = parse.parse_flow_mod(build.flow_mod(flow))
         assert back == flow and back.flags == flow.flags
-    deleted = of.parse_flow_mod(of.flow_mod(FLOWS[0], of.Command.DELETE_STRICT))
+    deleted = parse.parse_flow_mod(build.flow_mod(FLOWS[0], wire.Command.DELETE_STRICT))
     assert (deleted.key, deleted.actions) == (FLOWS[0].key, ())
-    for bad in (b"", of.hello(), of.flow_mod(FLOWS[0])[:-8], of.enable_table_id() + bytes(40)):
-        with pytest.raises(of.WireError, match="NXT_FLOW_MOD"):
-            of.parse_flow_mod(bad)
+    for bad in (
+        b"",
+        build.hello(),
+        build.flow_mod(FLOWS[0])[:-8],
+        build.enable_table_id() + bytes(40),
+    ):
+        with pytest.raises(wire.WireError, match="NXT_FLOW_MOD"):
+            parse.parse_flow_mod(bad)
 
 
 def test_plain_match_comes_back_or_is_refused() -> None:
@@ -109,7 +116,7 @@ def test_plain_match_comes_back_or_is_refused() -> None:
 )
 def test_what_plain_openflow_cannot_say(flow: Flow, why: str) -> None:
     with pytest.raises(FlowError, match=why):
-        of.flow_mod_of10(flow)
+        build.flow_mod_of10(flow)
 
 
 def test_a_guests_truncated_arp_must_not_meet_a_rewrite() -> None:
@@ -117,16 +124,16 @@ def test_a_guests_truncated_arp_must_not_meet_a_rewrite() -> None:
     rewrite = (fl.load("arp_op", 2), fl.move("arp_sha", "arp_tha"))
     for what in (match(dl_type=0x806), match(dl_type=0x806, arp_op=0)):
         with pytest.raises(FlowError, match="arp_op"):
-            of.flow_mod(Flow(0, 0, what, rewrite))
-        of.flow_mod(Flow(0, 0, what, rewrite), of.Command.DELETE_STRICT)
-    of.flow_mod(Flow(0, 0, match(dl_type=0x806, arp_op=1), rewrite))
+            build.flow_mod(Flow(0, 0, what, rewrite))
+        build.flow_mod(Flow(0, 0, what, rewrite), wire.Command.DELETE_STRICT)
+    build.flow_mod(Flow(0, 0, match(dl_type=0x806, arp_op=1), rewrite))
 
 
 def test_a_modification_cannot_set_every_bit_of_a_cookie() -> None:
     flow = Flow(0, 0, (), (), 0xFFFFFFFFFFFFFFFF)
-    assert of.parse_flow_mod(of.flow_mod(flow)) == flow
+    assert parse.parse_flow_mod(build.flow_mod(flow)) == flow
     with pytest.raises(FlowError, match="cookie"):
-        of.flow_mod(flow, of.Command.MODIFY_STRICT)
+        build.flow_mod(flow, wire.Command.MODIFY_STRICT)
 
 
 @given(
@@ -139,15 +146,15 @@ def test_a_modification_cannot_set_every_bit_of_a_cookie() -> None:
 def test_routes_are_packed_as_flow_mod_packs_them(
     plen: int, net: int, router: int, nexthop: int, cookie: int
 ) -> None:
-    packer = of.RoutePacker(1, 2, 1000)
+    packer = RoutePacker(1, 2, 1000)
     flow = packer.route_flow(router, net, plen, nexthop, cookie)
-    assert packer.add(router, net, plen, nexthop, cookie) == of.flow_mod(flow)
-    deleted = of.flow_mod(flow, of.Command.DELETE_STRICT)
+    assert packer.add(router, net, plen, nexthop, cookie) == build.flow_mod(flow)
+    deleted = build.flow_mod(flow, wire.Command.DELETE_STRICT)
     assert packer.delete(router, net, plen, cookie) == deleted
 
 
 def test_routes_in_bulk() -> None:
-    packer = of.RoutePacker(1, 2, 1000)
+    packer = RoutePacker(1, 2, 1000)
     random = Random(1)
     routes = [(random.getrandbits(32), random.randrange(33), i) for i in range(2000)]
     routes += [(random.getrandbits(32), random.choice((24, 24, 24, 32)), i) for i in range(2000)]
@@ -158,44 +165,44 @@ def test_routes_in_bulk() -> None:
     one_by_one = [packer.add(7, *r, own) for r, own in zip(routes, cookies, strict=True)]
     assert b"".join(chunks) == b"".join(one_by_one)
     for chunk in chunks:
-        messages, rest = of.split(chunk)
+        messages, rest = wire.split(chunk)
         assert messages and not rest
     assert packer.pack_adds(7, [], []) == []
 
 
 @pytest.mark.parametrize("form", [{}, {"ttl": True}, {"nicira": False}])
 def test_the_answer_to_a_packet(form: dict[str, bool]) -> None:
-    packer = of.ExactFlowPacker(0, 100, 10, 60, fl.SEND_FLOW_REM, **form)
+    packer = ExactFlowPacker(0, 100, 10, 60, fl.SEND_FLOW_REM, **form)
     actions = (fl.set_dl_src(1), fl.output(2))
     for frame in samples.frames():
-        what = of.exact_match(frame, 3, form.get("ttl", False))
+        what = exact_match(frame, 3, form.get("ttl", False))
         flow = Flow(0, 100, what, actions, 77, 10, 60, fl.SEND_FLOW_REM)
-        out = of.packet_out(frame, actions, 3)
+        out = build.packet_out(frame, actions, 3)
         packed = nxm.pack_actions(actions)
         if form.get("nicira", True):
-            assert packer.pack(frame, 3, packed, 77) == of.flow_mod(flow) + out
+            assert packer.pack(frame, 3, packed, 77) == build.flow_mod(flow) + out
         elif pk.parse(frame).dl_type != pk.ETH_IPV6:
-            assert packer.pack(frame, 3, packed, 77) == of.flow_mod_of10(flow) + out
+            assert packer.pack(frame, 3, packed, 77) == build.flow_mod_of10(flow) + out
 
 
 @given(st.binary(max_size=80), st.sampled_from(samples.frames()), st.integers(0, 60))
 def test_an_answer_to_any_packet(noise: bytes, frame: bytes, at: int) -> None:
-    packer = of.ExactFlowPacker(0, 100, 10)
+    packer = ExactFlowPacker(0, 100, 10)
     garbled = frame[:at] + noise
-    first, rest = of.split(packer.pack(garbled, 3, b"", 7))
+    first, rest = wire.split(packer.pack(garbled, 3, b"", 7))
     assert len(first) == 2 and not rest
-    assert first[0] == of.flow_mod(Flow(0, 100, of.exact_match(garbled, 3), (), 7, 10))
+    assert first[0] == build.flow_mod(Flow(0, 100, exact_match(garbled, 3), (), 7, 10))
 
 
 def test_no_answer_without_openflow() -> None:
     with pytest.raises(FlowError):
-        of.ExactFlowPacker(1, 1, 1, nicira=False)
+        ExactFlowPacker(1, 1, 1, nicira=False)
     with pytest.raises(FlowError):
-        of.ExactFlowPacker(0, 1, 1, ttl=True, nicira=False)
+        ExactFlowPacker(0, 1, 1, ttl=True, nicira=False)
     with pytest.raises(FlowError):
-        of.packet_out(bytes(65535), ())
+        build.packet_out(bytes(65535), ())
     with pytest.raises(FlowError):
-        of.ExactFlowPacker(0, 1, 1).pack(bytes(65535), 1, b"")
+        ExactFlowPacker(0, 1, 1).pack(bytes(65535), 1, b"")
 
 
 def test_foreign_fields_and_actions_are_kept() -> None:
@@ -218,76 +225,80 @@ def test_foreign_fields_and_actions_are_kept() -> None:
 
 def test_messages_to_the_switch_have_their_length() -> None:
     messages = [
-        of.hello(),
-        of.echo_request(b"a", 2),
-        of.echo_reply(b"a", 2),
-        of.features_request(),
-        of.get_config_request(),
-        of.set_config(128),
-        of.barrier_request(7),
-        of.enable_table_id(),
-        of.set_flow_format_nxm(),
-        of.packet_out(b"x" * 60, (fl.output(1),), 5),
-        of.delete_by_cookie(of.ALL_TABLES, 5),
-        of.flow_stats_request(1, 5, 7, match(reg0=1)),
-        of.aggregate_request(),
-        of.flow_stats_request_of10(match(in_port=1)),
-        of.aggregate_request_of10(),
-        of.table_stats_request(),
-        of.port_stats_request(),
-        of.desc_request(),
-        *map(of.flow_mod, FLOWS),
+        build.hello(),
+        build.echo_request(b"a", 2),
+        build.echo_reply(b"a", 2),
+        build.features_request(),
+        build.get_config_request(),
+        build.set_config(128),
+        build.barrier_request(7),
+        build.enable_table_id(),
+        build.set_flow_format_nxm(),
+        build.packet_out(b"x" * 60, (fl.output(1),), 5),
+        build.delete_by_cookie(wire.ALL_TABLES, 5),
+        statistics.flow_stats_request(1, 5, 7, match(reg0=1)),
+        statistics.aggregate_request(),
+        statistics.flow_stats_request_of10(match(in_port=1)),
+        statistics.aggregate_request_of10(),
+        statistics.table_stats_request(),
+        statistics.port_stats_request(),
+        statistics.desc_request(),
+        *map(build.flow_mod, FLOWS),
     ]
-    assert of.split(b"".join(messages) + b"\x01") == (messages, b"\x01")
+    assert wire.split(b"".join(messages) + b"\x01") == (messages, b"\x01")
 
 
 def test_messages_from_the_switch() -> None:
     port = struct.pack("!H6s16sIIIIII", 3, bytes(5) + b"\x09", b"vif3.0", 0, 1, 2, 3, 4, 5)
-    parsed = of.Port(3, 9, "vif3.0", 0, 1, 2, 3, 4, 5)
+    parsed = parse.Port(3, 9, "vif3.0", 0, 1, 2, 3, 4, 5)
     assert not parsed.up
 
     def message(kind: int, body: bytes) -> bytes:
         return struct.pack("!BBHI", 1, kind, 8 + len(body), 5) + body
 
     features = struct.pack("!QIB3xII", 0xABC, 0, 254, 1, 2) + port
-    assert of.parse(message(6, features)) == of.FeaturesReply(5, 0xABC, 0, 254, 1, 2, (parsed,))
-    assert of.parse(message(12, b"\x02" + bytes(7) + port)) == of.PortStatus(5, 2, parsed)
-    assert of.parse(message(2, b"hi")) == of.EchoRequest(5, b"hi")
-    assert of.parse(message(3, b"hi")) == of.EchoReply(5, b"hi")
-    assert of.parse(message(19, b"")) == of.BarrierReply(5)
-    assert of.parse(message(8, b"\0\0\0\x80")) == of.ConfigReply(5, 0, 128)
-    assert of.parse(b"\x04\0\0\x08\0\0\0\x05") == of.Hello(5, 4)
+    assert parse.parse(message(6, features)) == parse.FeaturesReply(
+        5, 0xABC, 0, 254, 1, 2, (parsed,)
+    )
+    assert parse.parse(message(12, b"\x02" + bytes(7) + port)) == parse.PortStatus(5, 2, parsed)
+    assert parse.parse(message(2, b"hi")) == parse.EchoRequest(5, b"hi")
+    assert parse.parse(message(3, b"hi")) == parse.EchoReply(5, b"hi")
+    assert parse.parse(message(19, b"")) == parse.BarrierReply(5)
+    assert parse.parse(message(8, b"\0\0\0\x80")) == parse.ConfigReply(5, 0, 128)
+    assert parse.parse(b"\x04\0\0\x08\0\0\0\x05") == parse.Hello(5, 4)
     packet_in = message(10, struct.pack("!IHHBx", 0xFFFFFFFF, 60, 3, 1) + b"frame")
-    assert of.parse(packet_in) == of.parse_packet_in(packet_in)
-    assert of.parse_packet_in(packet_in) == of.PacketIn(5, 0xFFFFFFFF, 60, 3, 1, b"frame")
-    error = of.parse(message(1, struct.pack("!HH", 3, 0) + b"refused"))
-    assert error == of.ErrorMessage(5, 3, 0, "flow_mod failed: tables full", b"refused")
-    nicira = struct.pack("!HHIHH", 0xB0C2, 0, nxm.NX_VENDOR, 1, 260) + b"refused"
-    error = of.parse(message(1, nicira))
-    assert isinstance(error, of.ErrorMessage)
+    assert parse.parse(packet_in) == parse.parse_packet_in(packet_in)
+    assert parse.parse_packet_in(packet_in) == parse.PacketIn(5, 0xFFFFFFFF, 60, 3, 1, b"frame")
+    error = parse.parse(message(1, struct.pack("!HH", 3, 0) + b"refused"))
+    assert error == parse.ErrorMessage(5, 3, 0, "flow_mod failed: tables full", b"refused")
+    nicira = struct.pack("!HHIHH", 0xB0C2, 0, wire.NX_VENDOR, 1, 260) + b"refused"
+    error = parse.parse(message(1, nicira))
+    assert isinstance(error, parse.ErrorMessage)
     assert (error.name, error.data) == ("bad request: match prerequisite not met", b"refused")
-    error = of.parse(message(1, struct.pack("!HH", 77, 66)))
-    assert isinstance(error, of.ErrorMessage) and error.name == "error type 77: code 66"
+    error = parse.parse(message(1, struct.pack("!HH", 77, 66)))
+    assert isinstance(error, parse.ErrorMessage) and error.name == "error type 77: code 66"
     what = match(in_port=1, dl_type=0x800, nw_proto=6, tp_dst=179)
     removed = nxm.pack_match10(what) + struct.pack("!QHBxIIH2xQQ", 7, 9, 1, 2, 0, 30, 4, 5)
-    assert of.parse(message(11, removed)) == of.FlowRemoved(
+    assert parse.parse(message(11, removed)) == parse.FlowRemoved(
         5, Flow(0, 9, what, (), 7, 30), 1, 2.0, 4, 5
     )
     what = match(reg0=(1, 3))
     packed = nxm.pack_match(what)
-    removed = struct.pack("!IIQHBBIIHHQQ", nxm.NX_VENDOR, 14, 7, 9, 2, 4, 2, 0, 30, 12, 4, 5)
-    assert of.parse(message(4, removed + packed + bytes(4))) == of.FlowRemoved(
+    removed = struct.pack("!IIQHBBIIHHQQ", wire.NX_VENDOR, 14, 7, 9, 2, 4, 2, 0, 30, 12, 4, 5)
+    assert parse.parse(message(4, removed + packed + bytes(4))) == parse.FlowRemoved(
         5, Flow(3, 9, what, (), 7, 30), 2, 2.0, 4, 5
     )
-    assert of.parse(message(4, struct.pack("!II", 1, 2))) == of.Other(5, 4, b"\0\0\0\1\0\0\0\2")
+    assert parse.parse(message(4, struct.pack("!II", 1, 2))) == wire.Other(
+        5, 4, b"\0\0\0\1\0\0\0\2"
+    )
     counters = struct.pack("!H6x12Q", 3, *range(12))
-    assert of.parse(reply(counters * 2, 4)) == of.StatsReply(
-        9, False, (of.PortStats(3, *range(12)),) * 2
+    assert parse.parse(reply(counters * 2, 4)) == StatsReply(
+        9, False, (PortStats(3, *range(12)),) * 2
     )
     desc = struct.pack("!256s256s256s32s256s", b"m", b"h", b"s", b"n", b"d")
-    assert of.parse(reply(desc, 0)) == of.StatsReply(9, False, (of.Desc("m", "h", "s", "n", "d"),))
+    assert parse.parse(reply(desc, 0)) == StatsReply(9, False, (Desc("m", "h", "s", "n", "d"),))
     total = struct.pack("!QQI4x", 1, 2, 3)
-    assert of.parse(reply(total, 2)) == of.StatsReply(9, False, (of.Aggregate(1, 2, 3),))
+    assert parse.parse(reply(total, 2)) == StatsReply(9, False, (Aggregate(1, 2, 3),))
 
 
 @pytest.mark.parametrize(
@@ -303,10 +314,10 @@ def test_messages_from_the_switch() -> None:
     ],
 )
 def test_what_is_no_message(data: bytes, why: str) -> None:
-    with pytest.raises(of.WireError, match=why):
-        of.parse(data)
-    with pytest.raises(of.WireError):
-        of.split(b"\x01\x00\x00\x07\0\0\0\0")
+    with pytest.raises(wire.WireError, match=why):
+        parse.parse(data)
+    with pytest.raises(wire.WireError):
+        wire.split(b"\x01\x00\x00\x07\0\0\0\0")
 
 
 VALID = [
@@ -320,15 +331,15 @@ VALID = [
         1,
     ),
     reply(bytes(208), 4),
-    *(of.flow_mod(flow) for flow in FLOWS[:4]),
-    of.packet_out(bytes(60), (fl.output(1),)),
+    *(build.flow_mod(flow) for flow in FLOWS[:4]),
+    build.packet_out(bytes(60), (fl.output(1),)),
 ]
 
 
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_or_read(data: bytes) -> None:
-    with contextlib.suppress(of.WireError):
-        of.parse(data)
+    with contextlib.suppress(wire.WireError):
+        parse.parse(data)
 
 
 @settings(max_examples=600)
@@ -351,24 +362,24 @@ def test_damaged_messages_are_refused_or_read(
         del damaged[max(8, cut) :]
     damaged[0] = 1
     damaged[2:4] = len(damaged).to_bytes(2, "big")
-    with contextlib.suppress(of.WireError):
-        of.parse(bytes(damaged))
-    with contextlib.suppress(of.WireError):
-        of.parse_flow_mod(bytes(damaged))
+    with contextlib.suppress(wire.WireError):
+        parse.parse(bytes(damaged))
+    with contextlib.suppress(wire.WireError):
+        parse.parse_flow_mod(bytes(damaged))
 
 
 @given(st.binary(max_size=120))
 def test_any_match_and_actions_are_refused_or_come_back(data: bytes) -> None:
     try:
         what = nxm.parse_match(data, 0, len(data))
-    except of.WireError:
+    except wire.WireError:
         pass
     else:
         again = nxm.pack_match(what)
         assert nxm.parse_match(again, 0, len(again)) == what
     try:
         actions = nxm.parse_actions(data, 0, len(data))
-    except of.WireError:
+    except wire.WireError:
         pass
     else:
         assert nxm.pack_actions(actions) == data

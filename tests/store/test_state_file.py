@@ -16,8 +16,9 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.model import management as mg
 from xenflow.model.network import Network
 from xenflow.model.placement import at_home, to_json
-from xenflow.openflow import wire as of
+from xenflow.openflow import statistics, wire
 from xenflow.openflow.flow import Flow
+from xenflow.openflow.statistics import FlowStats
 from xenflow.store.network_file import load
 from xenflow.store.state_file import DAMAGED, NAME, Kept, StateError, StateFile
 from xenflow.switch.clock import Clock
@@ -134,11 +135,11 @@ def test_a_full_disk_is_said_and_leaves_no_draft(tmp_path: Path) -> None:
 class Wire(WrittenSwitch):
     """A switch that can be read back."""
 
-    def _statistics(self, message: bytes) -> tuple[of.StatsEntry, ...]:
+    def _statistics(self, message: bytes) -> tuple[statistics.StatsEntry, ...]:
         if len(message) <= TABLE_AT:  # how many there are
             return ()
-        flows = [f for f in self.flows() if message[TABLE_AT] in (f.table, of.ALL_TABLES)]
-        return tuple(of.FlowStats(flow, 0, 0, 0.0, None) for flow in flows)
+        flows = [f for f in self.flows() if message[TABLE_AT] in (f.table, wire.ALL_TABLES)]
+        return tuple(FlowStats(flow, 0, 0, 0.0, None) for flow in flows)
 
     def flows(self) -> list[Flow]:
         return sorted(self.tables, key=lambda flow: flow.key)

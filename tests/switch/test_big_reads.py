@@ -9,8 +9,9 @@ import pytest
 
 from tests.whole_network import load
 from tests.written_switch import Switch, bound
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
 from xenflow.openflow.flow import Flow
+from xenflow.openflow.statistics import StatsReply
 from xenflow.switch.clock import Clock
 from xenflow.tables import cookies, layout
 
@@ -34,7 +35,7 @@ class Asked:
             return
         self.asked.append(message)
         xid = int.from_bytes(message[4:8], "big")
-        self.switch.channel.on_stats(of.StatsReply(xid, False, self._answer(message)))
+        self.switch.channel.on_stats(StatsReply(xid, False, self._answer(message)))
 
     def _answer(self, message: bytes) -> Any:
         subtype, cookie = int.from_bytes(message[16:20], "big"), _cookie(message)
@@ -70,7 +71,7 @@ def switch() -> Asked:
 
 def test_a_small_table_is_read_at_once(switch: Asked) -> None:
     switch.routes = 50
-    switch.show(of.ALL_TABLES, 1000)
+    switch.show(wire.ALL_TABLES, 1000)
     assert len(switch.asked) == 2
 
 
@@ -83,6 +84,6 @@ def test_of_a_large_table_only_as_much_as_is_shown(switch: Asked) -> None:
 
 def test_the_other_tables_of_a_large_one_are_read_whole(switch: Asked) -> None:
     switch.routes = 1_000_000
-    some, total = switch.show(of.ALL_TABLES, 5)
+    some, total = switch.show(wire.ALL_TABLES, 5)
     assert (some, total) == (10, 1_000_000)
     assert len(switch.asked) == 2 + layout.VM + 1

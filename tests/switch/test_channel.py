@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
 from xenflow.switch.channel import Channel
 from xenflow.switch.clock import Clock
 from xenflow.switch.jobs import ROOM, Job, Jobs
@@ -71,8 +71,8 @@ class Reader:
 
     def answer_barriers(self) -> None:
         for data in self.sent:
-            for message in of.split(data)[0]:
-                if message[1] == of.Type.BARRIER_REQUEST:
+            for message in wire.split(data)[0]:
+                if message[1] == wire.Type.BARRIER_REQUEST:
                     self.channel.on_barrier(int.from_bytes(message[4:8], "big"))
         self.sent.clear()
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.whole_network import load
 from xenflow.model.network import Datapath, Kind, Pipeline
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, parse, wire
 from xenflow.openflow.flow import Flow, match, output
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.channel import Channel
@@ -42,12 +42,12 @@ def test_a_nudge_adds_a_flow_that_no_packet_meets_and_deletes_it(
 ) -> None:
     found = kind_of(datapath)
     assert type(found) is kind
-    messages, rest = of.split(found.greeting + found.nudge)
+    messages, rest = wire.split(found.greeting + found.nudge)
     assert rest == b""
-    vendor = [message[1] == of.Type.VENDOR for message in messages]
+    vendor = [message[1] == wire.Type.VENDOR for message in messages]
     assert vendor == ([True, False, True, True] if found.nicira else [False, False, False])
     add, delete = messages[-2:]
-    assert add != delete and of.cookie_of(add) == of.cookie_of(delete) == cookies.MAGIC
+    assert add != delete and parse.cookie_of(add) == parse.cookie_of(delete) == cookies.MAGIC
 
 
 class Sent:
@@ -65,7 +65,7 @@ class Sent:
     def messages(self) -> list[bytes]:
         """What was sent since the last look."""
         self.channel.flush()
-        found, self.data = of.split(self.data)[0], b""
+        found, self.data = wire.split(self.data)[0], b""
         return found
 
 
@@ -78,12 +78,12 @@ def test_what_was_remembered_is_deleted_once() -> None:
     flows = KeptExactFlows(sent.channel)
     made = [Flow(0, 20000, match(in_port=n, dl_type=0x800), (output(2),)) for n in (1, 3)]
     for flow in made:
-        flows.made(of.flow_mod_of10(flow))
-    flows.made(of.packet_out(b"to the VM", (output(3),)))
+        flows.made(build.flow_mod_of10(flow))
+    flows.made(build.packet_out(b"to the VM", (output(3),)))
     flows.follow(1, RouterState(), changed(1))
     deleted = sent.messages()
-    wanted = {of.flow_mod_of10(flow, of.Command.DELETE_STRICT)[of.MATCH10] for flow in made}
-    assert {message[of.MATCH10] for message in deleted} == wanted
+    wanted = {build.flow_mod_of10(flow, wire.Command.DELETE_STRICT)[build.MATCH10] for flow in made}
+    assert {message[build.MATCH10] for message in deleted} == wanted
     assert sent.channel.flow_mods == 2
     flows.forget()
     assert sent.messages() == []
@@ -93,7 +93,7 @@ def test_no_more_is_remembered_than_can_be() -> None:
     sent = Sent()
     flows = KeptExactFlows(sent.channel)
     for n in range(MAX_KEPT + 1):
-        flows.made(of.flow_mod_of10(Flow(0, 20000, match(in_port=1, dl_src=n), (output(2),))))
+        flows.made(build.flow_mod_of10(Flow(0, 20000, match(in_port=1, dl_src=n), (output(2),))))
     sent.messages()
     assert sent.channel.flow_mods == MAX_KEPT + 1
 

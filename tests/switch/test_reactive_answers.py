@@ -19,10 +19,11 @@ from tests.tables.test_group_legs import two_ways
 from tests.whole_network import Plan, load, router_flows
 from xenflow.model.network import Pipeline
 from xenflow.model.placement import at_home
+from xenflow.openflow import build, parse, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
 from xenflow.openflow.flow import prefix_mask
+from xenflow.openflow.nxm import parse_actions
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
@@ -79,16 +80,16 @@ def sent(verdict: simulate.Verdict) -> list[tuple[int | str, bytes]]:
 
 def put_to_work(answer: bytes, tables: simulate.Tables) -> list[tuple[int | str, bytes]]:
     """Do what the switch does with a controller's answer; returns what leaves of the packet."""
-    messages, rest = of.split(answer)
+    messages, rest = wire.split(answer)
     assert not rest
     out = messages[-1]
     for message in messages[:-1]:
-        if message[1] == of.Type.VENDOR:
-            tables.add(obeyed(of.parse_flow_mod(message)))
+        if message[1] == wire.Type.VENDOR:
+            tables.add(obeyed(parse.parse_flow_mod(message)))
     head = 16
     actions_len = int.from_bytes(out[14:16], "big")
     in_port = int.from_bytes(out[12:14], "big")
-    actions = of.parse_actions(out, head, actions_len)
+    actions = parse_actions(out, head, actions_len)
     return sent(simulate.run_actions(tables, out[head + actions_len :], in_port, actions))
 
 
@@ -148,7 +149,7 @@ def test_the_answer_is_what_the_tables_would_have_done(
     assert put_to_work(answer, asked) == wanted
     # The second packet of the flow does the same, and where a flow was made it does not ask.
     second = sent(simulate.run(asked, frame, port))
-    if len(of.split(answer)[0]) > 1:
+    if len(wire.split(answer)[0]) > 1:
         assert second == wanted
     else:
         assert second == first
@@ -163,7 +164,7 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
     site = site_of(paper, pipeline=Pipeline.REACTIVE, nicira=False)
     flows = local_flows(site)
     for flow in flows.values():
-        of.flow_mod_of10(flow)  # OpenFlow 1.0 can say it
+        build.flow_mod_of10(flow)  # OpenFlow 1.0 can say it
     tables = simulate.Tables(flows.values())
     first = sent(simulate.run(tables, frame, port))
 
@@ -223,7 +224,7 @@ def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:
     prefix = fl.match(dl_type=fl.IPV4, nw_dst=(net, prefix_mask(16)))
     own = cookies.of(layout.REACTIVE_KIND, 1)
     mask = cookies.REACTIVE_MASK | 0xFFFF << 32
-    message = of.delete_matching(layout.INGRESS, prefix, own, mask)
+    message = build.delete_matching(layout.INGRESS, prefix, own, mask)
     for router, hop in ((1, 5), (2, 5)):
         made = cookies.exact(router, hop)
         assert (made & mask == own) is (router == 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.written_switch import Host
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, wire
 from xenflow.routes import messages as m
 from xenflow.routes.messages import (
     Header,
@@ -63,7 +63,7 @@ class Told:
         take = self.host.wire._take
 
         def hold(message: bytes) -> None:
-            if message[1] == of.Type.BARRIER_REQUEST:
+            if message[1] == wire.Type.BARRIER_REQUEST:
                 self._held.append(message)
             else:
                 take(message)
@@ -222,7 +222,7 @@ def test_jobs_that_wait_for_nothing_give_others_a_turn() -> None:
         return longest
 
     confirmed: list[int] = []
-    switch, answer = host.switch, Request(1, of.barrier_request(1))
+    switch, answer = host.switch, Request(1, build.barrier_request(1))
 
     def first() -> Job:
         yield answer

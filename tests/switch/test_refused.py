@@ -6,8 +6,8 @@ import pytest
 
 from tests.written_switch import Host
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow, match
+from xenflow.openflow.statistics import FlowStats
 from xenflow.switch import refused
 from xenflow.tables import cookies, simulate
 
@@ -34,7 +34,7 @@ class CountingHost(Host):
     def tick(self, now: float, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """The router's problems after the switch was asked."""
         stats = [
-            of.FlowStats(flow, self.counted.get(flow.cookie, 0), 0, 0, 0)
+            FlowStats(flow, self.counted.get(flow.cookie, 0), 0, 0, 0)
             for flow in self.wire.tables
             if flow.cookie & cookies.REFUSED_MASK == cookies.refusing()
             and {n: v for n, v, _ in flow.match}["in_port"] == 3
@@ -102,7 +102,7 @@ def test_a_flow_that_goes_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when one of the router's vifs goes, and with it what that flow had counted."""
     host = CountingHost()
     stats = [
-        of.FlowStats(Flow(0, 1, match(in_port=port), (), cookies.refusing(1, 1)), 5, 0, 0, 0)
+        FlowStats(Flow(0, 1, match(in_port=port), (), cookies.refusing(1, 1)), 5, 0, 0, 0)
         for port in (3, 4)
     ]
     for now, there in ((10.0, stats), (20.0, stats[:1])):
@@ -115,7 +115,7 @@ def test_a_cookie_that_names_nobody_is_nobody_s_problem(monkeypatch: pytest.Monk
     """Somebody else's flow may have any."""
     host = CountingHost()
     for cookie in (cookies.refusing(999, 1), cookies.refusing(1, 77)):
-        stats = [of.FlowStats(Flow(0, 1, match(in_port=3), (), cookie), 5, 0, 0, 0)]
+        stats = [FlowStats(Flow(0, 1, match(in_port=3), (), cookie), 5, 0, 0, 0)]
         monkeypatch.setattr(host.switch, "stats", lambda then, *_, said=stats: then(said))
         host.table._refused._due = 0.0
         host.table._refused.tick(100.0)

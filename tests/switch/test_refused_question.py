@@ -12,11 +12,11 @@ from tests.written_switch import Host
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, wire
 from xenflow.switch.channel import UNANSWERED, UNANSWERED_S
 from xenflow.switch.jobs import ROOM
 
-ASKED, BARRIER = int(of.Type.STATS_REQUEST), int(of.Type.BARRIER_REQUEST)
+ASKED, BARRIER = int(wire.Type.STATS_REQUEST), int(wire.Type.BARRIER_REQUEST)
 SAID = "the switch refuses to answer what it is asked (BAD_REQUEST: BAD_TYPE)"
 
 
@@ -136,7 +136,7 @@ def test_what_waits_for_room_goes_on_after_a_refused_barrier(host: Host) -> None
     def bulk() -> Any:
         nonlocal sent
         for _ in range(40):
-            host.switch.channel.write(of.barrier_request(7) * 4096)
+            host.switch.channel.write(build.barrier_request(7) * 4096)
             sent += 1
             yield ROOM
 

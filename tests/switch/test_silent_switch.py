@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.written_switch import Host
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
+from xenflow.openflow.statistics import StatsReply
 from xenflow.switch.silence import SILENT_S
 
 
@@ -22,14 +23,14 @@ class AskedHost(Host):
             self.wire.look()
 
 
-@pytest.mark.parametrize("deaf", [of.Type.BARRIER_REQUEST, of.Type.STATS_REQUEST])
+@pytest.mark.parametrize("deaf", [wire.Type.BARRIER_REQUEST, wire.Type.STATS_REQUEST])
 def test_a_switch_that_answers_only_some_questions_is_given_up(
-    deaf: of.Type,
+    deaf: wire.Type,
 ) -> None:
     host = AskedHost()
     host.wire.deaf = {deaf}
     said: list[str | None] = []
-    if deaf is of.Type.BARRIER_REQUEST:
+    if deaf is wire.Type.BARRIER_REQUEST:
         host.switch.promises.confirmed(said.append)
     else:
         host.switch.read_again()
@@ -53,24 +54,24 @@ def test_a_switch_that_answers_only_some_questions_is_given_up(
 def test_a_slow_switch_that_answers_in_order_is_waited_for() -> None:
     """Each question waits for minutes until those before it are answered."""
     host = AskedHost()
-    switch, wire = host.switch, host.wire
+    switch, written = host.switch, host.wire
     said: list[str | None] = []
     parts: list[object] = []
-    wire.deaf = {of.Type.BARRIER_REQUEST, of.Type.STATS_REQUEST}
+    written.deaf = {wire.Type.BARRIER_REQUEST, wire.Type.STATS_REQUEST}
     switch.stats(parts.append)
     for _ in range(6):
         switch.once_told(said.append)
     for _ in range(10):  # of many flows, in parts
         host.pass_time(SILENT_S - 2)
-        (first, *_) = wire.unanswered
-        switch.channel.on_stats(of.StatsReply(int.from_bytes(first[4:8], "big"), True, []))
+        (first, *_) = written.unanswered
+        switch.channel.on_stats(StatsReply(int.from_bytes(first[4:8], "big"), True, []))
     assert parts == [] and said == []
     while len(said) < 6:
         host.pass_time(SILENT_S - 2)
-        first = wire.unanswered.pop(0)
-        wire.deaf, heard = set(), wire.deaf
-        wire.send(first)
-        wire.run()
-        wire.deaf = heard
+        first = written.unanswered.pop(0)
+        written.deaf, heard = set(), written.deaf
+        written.send(first)
+        written.run()
+        written.deaf = heard
         assert switch.problems.of() == []
     assert len(parts) == 1 and said == [None] * 6

@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenflow.openflow import flow as f
-from xenflow.openflow import wire as of
+from xenflow.openflow import monitor, parse, wire
 from xenflow.openflow.flow import Flow, match, prefix_mask
+from xenflow.openflow.monitor import FlowUpdate, FlowUpdates, UpdateEvent
 from xenflow.openflow.nxm import pack_actions, pack_match
 from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD, against, covering, covers, difference, route_of
+from xenflow.tables.routes import RoutePacker
 
-PACKER = of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
+PACKER = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 def own(priority: int, *actions: f.Action, table: int = 0, **what: object) -> Flow:
@@ -105,11 +107,11 @@ def test_a_route_is_known_by_its_match(route: tuple[int, int, int, int]) -> None
     assert route_of(Flow(flow.table, 999, flow.match, ())) is None
 
 
-def update(event: of.UpdateEvent, flow: Flow) -> bytes:
+def update(event: UpdateEvent, flow: Flow) -> bytes:
     """As Open vSwitch 3.1 packs it: the Ethernet type, the prefix, the register."""
     packed = pack_match(flow.match)
     body = packed + bytes(-len(packed) % 8)
-    if event is not of.UpdateEvent.DELETED:
+    if event is not UpdateEvent.DELETED:
         body += pack_actions(flow.actions)
     head = struct.pack(
         "!HHHHHHHBxQ",
@@ -127,32 +129,32 @@ def update(event: of.UpdateEvent, flow: Flow) -> bytes:
 
 
 def message(*updates: bytes) -> bytes:
-    body = struct.pack("!HHII4x", 0xFFFF, 0, of.NX_VENDOR, 2) + b"".join(updates)
+    body = struct.pack("!HHII4x", 0xFFFF, 0, wire.NX_VENDOR, 2) + b"".join(updates)
     return struct.pack("!BBHI", 1, 17, 8 + len(body), 0) + body
 
 
-@given(st.lists(st.tuples(st.sampled_from(of.UpdateEvent), routes), max_size=5))
+@given(st.lists(st.tuples(st.sampled_from(UpdateEvent), routes), max_size=5))
 def test_what_a_flow_monitor_tells_is_understood(
-    told: list[tuple[of.UpdateEvent, tuple[int, int, int, int]]],
+    told: list[tuple[UpdateEvent, tuple[int, int, int, int]]],
 ) -> None:
-    small = update(of.UpdateEvent.ADDED, LEFT)
+    small = update(UpdateEvent.ADDED, LEFT)
     abbreviated = struct.pack("!HHI", 8, 3, 17)
     raw = message(small, *(update(event, route_flow(*route)) for event, route in told), abbreviated)
-    assert of.is_flow_updates(raw)
+    assert monitor.is_flow_updates(raw)
     found, rest = PACKER.read_updates(raw)
-    assert rest == of.FlowUpdates(0, (of.FlowUpdate(of.UpdateEvent.ADDED, LEFT),), (17,))
-    assert of.parse(raw) == of.FlowUpdates(
+    assert rest == FlowUpdates(0, (FlowUpdate(UpdateEvent.ADDED, LEFT),), (17,))
+    assert parse.parse(raw) == FlowUpdates(
         0,
         (
-            of.FlowUpdate(of.UpdateEvent.ADDED, LEFT),
+            FlowUpdate(UpdateEvent.ADDED, LEFT),
             *(
-                of.FlowUpdate(
+                FlowUpdate(
                     e,
                     Flow(
                         g.table,
                         g.priority,
                         g.match,
-                        () if e is of.UpdateEvent.DELETED else g.actions,
+                        () if e is UpdateEvent.DELETED else g.actions,
                         g.cookie,
                     ),
                 )
@@ -164,6 +166,6 @@ def test_what_a_flow_monitor_tells_is_understood(
     assert [(u.event, u.router, u.net, u.plen) for u in found] == [
         (event, router, net & prefix_mask(plen), plen) for event, (router, net, plen, _) in told
     ]
-    assert [u.nexthop for u in found if u.event != of.UpdateEvent.DELETED] == [
-        route[3] for event, route in told if event is not of.UpdateEvent.DELETED
+    assert [u.nexthop for u in found if u.event != UpdateEvent.DELETED] == [
+        route[3] for event, route in told if event is not UpdateEvent.DELETED
     ]

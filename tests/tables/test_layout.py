@@ -17,8 +17,9 @@ from xenflow.model.network import Pipeline
 from xenflow.model.placement import at_home
 from xenflow.openflow import flow as f
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
+from xenflow.openflow import parse, wire
 from xenflow.openflow.flow import Flow, match
+from xenflow.openflow.nxm import parse_actions, parse_match10
 from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.switch.rules import Rules
 from xenflow.tables import cookies, layout
@@ -78,12 +79,12 @@ def others() -> Iterator[tuple[Flow, Table]]:
         frame = pk.vlan(pk.ethernet(mac, gen.mac, pk.ETH_IPV4, packet), 101)
         answer = made(site, plan.states).answer(1, frame)
         assert answer is not None
-        exact = of.split(answer)[0][0]
+        exact = wire.split(answer)[0][0]
         if made.nicira:
-            yield of.parse_flow_mod(exact), table
+            yield parse.parse_flow_mod(exact), table
         else:
-            actions = of.parse_actions(exact, 72, len(exact) - 72)
-            what = of.parse_match10(exact, 8)
+            actions = parse_actions(exact, 72, len(exact) - 72)
+            what = parse_match10(exact, 8)
             cookie = int.from_bytes(exact[48:56], "big")
             yield Flow(0, int.from_bytes(exact[62:64], "big"), what, actions, cookie), table
 

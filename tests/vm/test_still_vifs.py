@@ -14,7 +14,8 @@ from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.openflow import flow as f
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
+from xenflow.openflow.nxm import parse_actions
 from xenflow.store.network_file import load
 from xenflow.switch.channel import Request
 from xenflow.switch.jobs import Job
@@ -38,10 +39,10 @@ class Wire(WrittenSwitch):
 
     def send(self, data: bytes) -> None:
         super().send(data)
-        for message in of.split(data)[0]:
-            if message[1] == of.Type.PACKET_OUT:
+        for message in wire.split(data)[0]:
+            if message[1] == wire.Type.PACKET_OUT:
                 length = int.from_bytes(message[14:16], "big")
-                actions, frame = of.parse_actions(message, 16, length), message[16 + length :]
+                actions, frame = parse_actions(message, 16, length), message[16 + length :]
                 self.came += simulate.run_actions(self.tables, frame, f.PORT_NONE, actions).outputs
 
     def to(self, *ports: str) -> list[bytes]:
@@ -274,7 +275,7 @@ def test_the_flows_are_there_before_what_was_held_is_sent(host: Host) -> None:
     send = host.wire.send
 
     def watched(data: bytes) -> None:
-        if any(m[1] == of.Type.PACKET_OUT for m in of.split(data)[0]):
+        if any(m[1] == wire.Type.PACKET_OUT for m in wire.split(data)[0]):
             seen.append(host.to_vm())
         send(data)
 
@@ -411,13 +412,13 @@ def test_what_is_sent_up_late_follows_what_was_held(
     host.switch.placements["vr1"] = away
     monkeypatch.setattr(host.wire, "send", sent.append)
     late = host.ping(2)
-    outs = [m for data in sent for m in of.split(data)[0] if m[1] == of.Type.PACKET_OUT]
+    outs = [m for data in sent for m in wire.split(data)[0] if m[1] == wire.Type.PACKET_OUT]
     assert [late in m for m in outs] == [False, True], "both, in order"
     assert host.held() == []
     host.switch.placements["vr1"] = at_home("vr1", "host-b")
     host.ping(3)
     assert host.held() == [], "nothing is held for a router that is elsewhere"
-    assert len([m for d in sent for m in of.split(d)[0] if m[1] == of.Type.PACKET_OUT]) == 2
+    assert len([m for d in sent for m in wire.split(d)[0] if m[1] == wire.Type.PACKET_OUT]) == 2
 
 
 def test_during_a_migration_what_a_vif_has_just_got_is_held_too(

@@ -30,7 +30,8 @@ from xenflow.control.zmq_pump import Pump
 from xenflow.model.difference import Difference
 from xenflow.model.management import MAX_IMPORT
 from xenflow.model.network import Kind, Network, NetworkError, Pipeline
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, monitor, parse, wire
+from xenflow.openflow.statistics import StatsReply
 from xenflow.switch.clock import Clock
 from xenflow.switch.switch import Switch
 from xenflow.vm.domains import Domains, on_xen
@@ -202,7 +203,7 @@ class Component:
         ports = [_port(p.name, p.port_no, p.config, p.state) for p in event.ofp.ports]
         switch.connect(connection, [p for p in ports if p[1] != LOCAL_PORT])
         # What happened to a port since the handshake's own question was told to nobody here.
-        connection.send(of.features_request(PORTS_XID))
+        connection.send(build.features_request(PORTS_XID))
 
     def _connection_down(self, event: Any) -> None:
         switch = self._connections.pop(event.connection, None)
@@ -214,11 +215,11 @@ class Component:
         switch = self._connections.get(connection)
         if switch is None:
             return False
-        if not switch.packet_ins.admits(of.packet_in_port(raw), time.monotonic()):
+        if not switch.packet_ins.admits(parse.packet_in_port(raw), time.monotonic()):
             return True
         try:
-            packet = of.parse_packet_in(raw)
-        except of.WireError as error:
+            packet = parse.parse_packet_in(raw)
+        except wire.WireError as error:
             log.warning("%s: packet-in: %s", switch.name, error)
             return True
         return self.table.packet_in(switch, packet.in_port, packet.data)
@@ -227,39 +228,39 @@ class Component:
         switch = self._connections.get(connection)
         if switch is None:
             return False
-        if of.is_flow_updates(raw):
+        if monitor.is_flow_updates(raw):
             switch.audit.take(raw)
             return True
         try:
-            message = of.parse(raw)
-        except of.WireError as error:
+            message = parse.parse(raw)
+        except wire.WireError as error:
             log.warning("%s: %s", switch.name, error)
             return False
-        if isinstance(message, of.BarrierReply):
+        if isinstance(message, parse.BarrierReply):
             if message.xid < openflow_tap.FIRST_XID:
                 return False
             switch.channel.on_barrier(message.xid)
-        elif isinstance(message, of.StatsReply):
+        elif isinstance(message, StatsReply):
             return switch.channel.on_stats(message)
-        elif isinstance(message, of.ErrorMessage):
+        elif isinstance(message, parse.ErrorMessage):
             switch.on_error(message.xid, message.name, message.data)
-        elif isinstance(message, of.PortStatus):
+        elif isinstance(message, parse.PortStatus):
             self._port_status(switch, message.port, message.reason == PORT_DELETED)
             return False
-        elif isinstance(message, of.FeaturesReply):
+        elif isinstance(message, parse.FeaturesReply):
             if message.xid != PORTS_XID:
                 return False
             self._ports_read(switch, message.ports)
         return True
 
-    def _ports_read(self, switch: Switch, ports: Sequence[of.Port]) -> None:
+    def _ports_read(self, switch: Switch, ports: Sequence[parse.Port]) -> None:
         for port in ports:
             if switch.ports.get(port.name) != (port.number, port.up):
                 self._port_status(switch, port, False)
         for name in switch.ports.keys() - {port.name for port in ports}:
             self._port_changed(switch, name, 0, False, True)
 
-    def _port_status(self, switch: Switch, port: of.Port, deleted: bool) -> None:
+    def _port_status(self, switch: Switch, port: parse.Port, deleted: bool) -> None:
         if port.number == LOCAL_PORT:
             return
         self._port_changed(switch, port.name, port.number, port.up, deleted)

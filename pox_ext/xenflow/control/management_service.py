@@ -25,9 +25,10 @@ from xenflow.model.difference import Difference
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import Link, Network, NetworkError, Router
 from xenflow.model.placement import to_json
+from xenflow.openflow import build, wire
 from xenflow.openflow import flow as fl
-from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Flow
+from xenflow.openflow.statistics import FlowStats
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import NextHopType
 from xenflow.routes.router_state import RouterState
@@ -328,7 +329,7 @@ class ManagementService:
         if arguments["router"] is not None:
             cookie = cookies.of(0, self._router(arguments["router"]).id)
             mask = cookies.ROUTER_MASK
-        table = of.ALL_TABLES if arguments["table"] is None else arguments["table"]
+        table = wire.ALL_TABLES if arguments["table"] is None else arguments["table"]
 
         def answer(stats: Answer, total: int) -> None:
             if isinstance(stats, NotAnsweredError):
@@ -519,7 +520,7 @@ class ManagementService:
                 reply.refuse("refused", str(stats))
                 return
             own = [s.flow for s in stats if _moves_along(s.flow, router)]
-            reply.ok(flows=[b64encode(of.flow_mod(flow)).decode() for flow in own])
+            reply.ok(flows=[b64encode(build.flow_mod(flow)).decode() for flow in own])
 
         switch.stats(answer, cookie=cookies.of(0, router.id), mask=cookies.ROUTER_MASK)
         return None
@@ -529,7 +530,7 @@ class ManagementService:
         ports = {int(key): int(value) for key, value in arguments["ports"].items()}
         try:
             count = switch.adopt(arguments["flows"], ports)
-        except of.WireError as error:
+        except wire.WireError as error:
             raise ManagementError("bad-argument", f"flows: {error}") from None
         switch.promises.confirmed(lambda error: reply.done(error, written=count))
         return None
@@ -711,7 +712,7 @@ def _route_row(state: RouterState, family: int, key: int) -> dict[str, Any]:
     return {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": table[key]}
 
 
-def _flow_row(stats: of.FlowStats) -> dict[str, Any]:
+def _flow_row(stats: FlowStats) -> dict[str, Any]:
     flow = stats.flow
     return {
         "table": flow.table,

@@ -21,13 +21,13 @@ from xenflow.model.network import End, Interface, Link, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
-from xenflow.openflow import wire as of
+from xenflow.openflow import wire
 from xenflow.openflow.flow import FlowError, prefix_mask
 from xenflow.openflow.nxm import parse_actions
-from xenflow.openflow.wire import RoutePacker
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
 from xenflow.tables import explain, layout, simulate
+from xenflow.tables.routes import RoutePacker
 from xenflow.tables.sent_up import ForVm, FromVm, is_question, sent_up
 from xenflow.tables.stations import bridge_ports
 from xenflow.tables.views import interface_of, next_hop_view
@@ -410,9 +410,9 @@ class _Trace:
         if answer is None:
             self._controller_says("it knows no router here that this is for: dropped")
             return
-        messages = of.split(answer)[0]
+        messages = wire.split(answer)[0]
         for message in messages:
-            if message[1] != of.Type.PACKET_OUT:
+            if message[1] != wire.Type.PACKET_OUT:
                 continue
             length = int.from_bytes(message[14:16], "big")
             actions, sent = parse_actions(message, 16, length), message[16 + length :]

@@ -1,8 +1,9 @@
 """Matches and actions on the wire: Nicira's extensible match, and OpenFlow 1.0's own.
 
-`openflow` puts these into messages; nothing else needs them.  Packing takes the canonical values
-of `flow` and refuses what the form cannot express with FlowError (our mistake); parsing raises
-WireError on bytes that are truncated or make no sense (the peer's mistake) and nothing else.
+`build`, `parse`, `statistics` and `monitor` put these into messages and read them there.  Packing
+takes the canonical values of `flow` and refuses what the form cannot express with FlowError (our
+mistake); parsing raises WireError on bytes that are truncated or make no sense (the peer's
+mistake) and nothing else.
 What it merely does not know, it keeps: unknown fields as `nxm:HHHHHHHH`, unknown actions as raw
 bytes, so that another program's flow in the same switch does not spoil a dump.
 
@@ -18,13 +19,7 @@ from typing import NamedTuple
 
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Action, Actions, Field, FlowError, Match
-
-NX_VENDOR = 0x00002320
-
-
-class WireError(ValueError):
-    """Bytes from a switch that are no valid OpenFlow; the message says what and where."""
-
+from xenflow.openflow.wire import NX_VENDOR, WireError
 
 # --------------------------------------------------------------------------------------------
 # Nicira extensible match

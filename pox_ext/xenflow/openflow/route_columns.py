@@ -2,8 +2,8 @@
 
 The message of one route is repeated; then each octet that differs from route to route is written
 for all of them together, as a slice of the whole with the message's size as its step.  That takes
-two thirds of the time of one `struct.Struct.pack` for each.  `openflow.RoutePacker` knows where the
-fields are and calls this; nothing here knows what they mean.
+two thirds of the time of one `struct.Struct.pack` for each.  `tables.routes` knows where the fields
+are and calls this; nothing here knows what they mean.
 """
 
 from __future__ import annotations

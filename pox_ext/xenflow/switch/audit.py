@@ -22,13 +22,14 @@ from dataclasses import replace
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from xenflow.openflow import wire as of
+from xenflow.openflow import monitor, wire
 from xenflow.openflow.flow import Flow, text
-from xenflow.openflow.wire import UpdateEvent
+from xenflow.openflow.monitor import UpdateEvent
 from xenflow.switch.channel import NotAnsweredError, Request, advance
 from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD, Key, against, covering, difference, ours, reactive, route_of
 from xenflow.tables.route_reading import READ_WHOLE
+from xenflow.tables.routes import RouteUpdate
 
 if TYPE_CHECKING:
     from xenflow.switch.switch import Switch
@@ -110,13 +111,13 @@ class Audit:
         self.looked_at = None
         if not self.told:
             return
-        every = of.MONITOR_ADD | of.MONITOR_DELETE | of.MONITOR_MODIFY
+        every = monitor.MONITOR_ADD | monitor.MONITOR_DELETE | monitor.MONITOR_MODIFY
         self.switch.channel.tell(
             b"".join(
-                of.flow_monitor_request(
+                monitor.flow_monitor_request(
                     table,
                     table,
-                    every & ~of.MONITOR_ADD if table == layout.ROUTES else every,
+                    every & ~monitor.MONITOR_ADD if table == layout.ROUTES else every,
                     MONITOR_XID,
                 )
                 for table in range(layout.VM + 1)
@@ -134,7 +135,7 @@ class Audit:
         """Many routes are about to be added."""
         if self._tells_additions:
             self._tells_additions = False
-            self.switch.channel.tell(of.flow_monitor_cancel(ADDED_ROUTES))
+            self.switch.channel.tell(monitor.flow_monitor_cancel(ADDED_ROUTES))
 
     def found(self, flows: Iterable[Flow]) -> None:
         """Flows were read when the switch connected: who has written those that are not ours?"""
@@ -143,10 +144,10 @@ class Audit:
                 self._is_foreign(flow)
 
     def take(self, raw: bytes) -> None:
-        """The switch tells what others have changed (`of.is_flow_updates`)."""
+        """The switch tells what others have changed (`monitor.is_flow_updates`)."""
         try:
             routes, message = self.switch.packer.read_updates(raw)
-        except of.WireError as error:
+        except wire.WireError as error:
             log.warning("%s: flow monitor: %s", self.switch.name, error)
             self._doubt = True
             return
@@ -160,7 +161,7 @@ class Audit:
             if not reactive(flow):
                 self._small(event, flow)
 
-    def _route(self, update: of.RouteUpdate) -> None:
+    def _route(self, update: RouteUpdate) -> None:
         event, router, net, plen, hop, cookie = update
         key = net << 8 | plen
         own = cookie == cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
@@ -258,8 +259,8 @@ class Audit:
                 return
             if self.told and not self._tells_additions:
                 self._tells_additions = True
-                more = ADDED_ROUTES, layout.ROUTES, of.MONITOR_ADD, MONITOR_XID
-                switch.channel.tell(of.flow_monitor_request(*more))
+                more = ADDED_ROUTES, layout.ROUTES, monitor.MONITOR_ADD, MONITOR_XID
+                switch.channel.tell(monitor.flow_monitor_request(*more))
             if not self._seen and not self._routes and self._as_many(reply):
                 self._miscounted = 0
                 if self.told:

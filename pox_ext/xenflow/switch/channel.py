@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from xenflow.openflow import wire as of
+from xenflow.openflow import build
+from xenflow.openflow.statistics import StatsReply
 from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems
 from xenflow.switch.silence import Silence
@@ -153,7 +154,7 @@ class Channel:
             self.in_flight_bytes += self._unfenced
             self._unfenced = 0
             self.silence.owes(xid)
-            self.send(of.barrier_request(xid))
+            self.send(build.barrier_request(xid))
 
     # --- room ---------------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class Channel:
     def barrier(self) -> Request:
         """A question that the switch answers when it has carried out all it was sent before."""
         xid = next(self._xids)
-        return Request(xid, of.barrier_request(xid))
+        return Request(xid, build.barrier_request(xid))
 
     def ask(self, request: Request, then: Callable[[Answer], None]) -> None:
         """Ask beside the jobs; `then` gets a NotAnsweredError where the switch refuses the question
@@ -239,7 +240,7 @@ class Channel:
             then, self._wants_room = self._wants_room, None
             then()
 
-    def on_stats(self, reply: of.StatsReply) -> bool:
+    def on_stats(self, reply: StatsReply) -> bool:
         """One part of a statistics reply; False where it was not asked for here."""
         waiting = self._replies.get(reply.xid)
         if waiting is None:

@@ -6,7 +6,7 @@ Which of these a switch has `kind` says.  Called by `decisions`.
 
 from __future__ import annotations
 
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, wire
 from xenflow.openflow.flow import IPV4, Flow, match, prefix_mask
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.channel import Channel
@@ -43,7 +43,7 @@ class CookieExactFlows(ExactFlows):
         kind, mask = cookies.of(layout.REACTIVE_KIND), cookies.REACTIVE_MASK
         if router is not None:
             kind, mask = _of_router(router)
-        self._channel.write(of.delete_by_cookie(layout.INGRESS, kind, mask), 1)
+        self._channel.write(build.delete_by_cookie(layout.INGRESS, kind, mask), 1)
 
     def follow(self, router: int, state: RouterState, changes: Changes) -> None:
         """See `ExactFlows`."""
@@ -54,11 +54,11 @@ class CookieExactFlows(ExactFlows):
             return
         for hop in hops:
             own = cookies.exact(router, hop)
-            self._channel.write(of.delete_by_cookie(layout.INGRESS, own, 0xFFFFFFFFFFFFFFFF), 1)
+            self._channel.write(build.delete_by_cookie(layout.INGRESS, own, 0xFFFFFFFFFFFFFFFF), 1)
         for net, plen, _ in routes:
             prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
             own, mask = _of_router(router)
-            self._channel.write(of.delete_matching(layout.INGRESS, prefix, own, mask), 1)
+            self._channel.write(build.delete_matching(layout.INGRESS, prefix, own, mask), 1)
 
 
 def _of_router(router: int) -> tuple[int, int]:
@@ -75,17 +75,17 @@ class KeptExactFlows(ExactFlows):
 
     def made(self, messages: bytes) -> None:
         """See `ExactFlows`."""
-        if messages[1] == of.Type.FLOW_MOD:
-            self._matches.add(messages[of.MATCH10])
+        if messages[1] == wire.Type.FLOW_MOD:
+            self._matches.add(messages[build.MATCH10])
             if len(self._matches) > MAX_KEPT:
                 self.forget()
 
     def forget(self, router: int | None = None) -> None:
         """See `ExactFlows`: those of all routers."""
         nothing = Flow(0, layout.Ingress.EXACT, (), ())
-        form = of.flow_mod_of10(nothing, of.Command.DELETE_STRICT)
+        form = build.flow_mod_of10(nothing, wire.Command.DELETE_STRICT)
         for what in self._matches:
-            self._channel.write(form[: of.MATCH10.start] + what + form[of.MATCH10.stop :], 1)
+            self._channel.write(form[: build.MATCH10.start] + what + form[build.MATCH10.stop :], 1)
         self._matches.clear()
 
     def follow(self, router: int, state: RouterState, changes: Changes) -> None:

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from xenflow.model.network import Datapath, Kind, Link, Pipeline, Router
+from xenflow.openflow import build, statistics, wire
 from xenflow.openflow import flow as f
-from xenflow.openflow import wire as of
 from xenflow.openflow.flow import Actions, Flow, match
 from xenflow.switch.exact_flows import CookieExactFlows, ExactFlows, KeptExactFlows
 from xenflow.switch.reactive import PlainReactive, Reactive
@@ -51,7 +51,7 @@ class SwitchKind(ABC):
     """Who answers first packets."""
 
     @abstractmethod
-    def pack(self, flow: Flow, command: of.Command) -> bytes:
+    def pack(self, flow: Flow, command: wire.Command) -> bytes:
         """The message that adds or deletes a flow."""
 
     @abstractmethod
@@ -91,21 +91,23 @@ class ProactiveHost(SwitchKind):
     nicira = True
     small_tables = tuple(table for table in range(layout.VM + 1) if table != layout.ROUTES)
     routes = True
-    greeting = of.enable_table_id() + of.set_config(0xFFFF)
+    greeting = build.enable_table_id() + build.set_config(0xFFFF)
     _nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC)
-    nudge = of.flow_mod(_nudge, of.Command.ADD) + of.flow_mod(_nudge, of.Command.DELETE_STRICT)
+    nudge = build.flow_mod(_nudge, wire.Command.ADD) + build.flow_mod(
+        _nudge, wire.Command.DELETE_STRICT
+    )
 
-    def pack(self, flow: Flow, command: of.Command) -> bytes:
+    def pack(self, flow: Flow, command: wire.Command) -> bytes:
         """See `SwitchKind`."""
-        return of.flow_mod(flow, command)
+        return build.flow_mod(flow, command)
 
     def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
         """See `SwitchKind`."""
-        return of.flow_stats_request(table, cookie, mask, what, xid)
+        return statistics.flow_stats_request(table, cookie, mask, what, xid)
 
     def count_request(self, xid: int) -> bytes:
         """See `SwitchKind`."""
-        return of.table_stats_request(xid)
+        return statistics.table_stats_request(xid)
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
         """See `SwitchKind`."""
@@ -151,23 +153,23 @@ class PlainSwitch(SwitchKind):
 
     nicira = False
     small_tables = (0,)
-    greeting = of.set_config(0xFFFF)
+    greeting = build.set_config(0xFFFF)
     _nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
-    nudge = of.flow_mod_of10(_nudge, of.Command.ADD) + of.flow_mod_of10(
-        _nudge, of.Command.DELETE_STRICT
+    nudge = build.flow_mod_of10(_nudge, wire.Command.ADD) + build.flow_mod_of10(
+        _nudge, wire.Command.DELETE_STRICT
     )
 
-    def pack(self, flow: Flow, command: of.Command) -> bytes:
+    def pack(self, flow: Flow, command: wire.Command) -> bytes:
         """See `SwitchKind`."""
-        return of.flow_mod_of10(flow, command)
+        return build.flow_mod_of10(flow, command)
 
     def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
         """See `SwitchKind`: it can only be asked for all."""
-        return of.flow_stats_request_of10(xid=xid)
+        return statistics.flow_stats_request_of10(xid=xid)
 
     def count_request(self, xid: int) -> bytes:
         """See `SwitchKind`."""
-        return of.aggregate_request_of10(xid=xid)
+        return statistics.aggregate_request_of10(xid=xid)
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
         """See `SwitchKind`."""

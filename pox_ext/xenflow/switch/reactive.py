@@ -18,9 +18,11 @@ through them, one by one, without a flow.
 from __future__ import annotations
 
 from xenflow.model.network import Interface, Link, Router
+from xenflow.openflow import build
 from xenflow.openflow import flow as f
-from xenflow.openflow import wire as of
+from xenflow.openflow.exact_flows import ExactFlowPacker
 from xenflow.openflow.flow import Action, prefix_mask
+from xenflow.openflow.nxm import pack_actions
 from xenflow.routes.router_state import RouterState
 from xenflow.tables import cookies, layout, plain_host
 from xenflow.tables.layout import Reg
@@ -45,7 +47,7 @@ class Reactive:
     def __init__(self, site: Site, states: dict[str, RouterState]) -> None:
         self.site = site
         self.states = states
-        self._packer = of.ExactFlowPacker(
+        self._packer = ExactFlowPacker(
             layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S, nicira=self.nicira
         )
         self._arrivals: dict[bytes, tuple[Router, Link]] = {}
@@ -83,7 +85,7 @@ class Reactive:
         if in_port in self._untagged:
             frame = frame[:12] + frame[16:]
         if not cookie:
-            return of.packet_out(frame, actions, in_port)
+            return build.packet_out(frame, actions, in_port)
         return self._packer.pack(frame, in_port, actions, cookie)
 
     def _decide(self, router: Router, link: Link, in_port: int, target: int) -> Decision:
@@ -135,7 +137,7 @@ class Reactive:
             return self._through_tables(rewrite, link)
         tag = f.strip_vlan() if port in self._untagged else f.set_vlan(link.vlan)
         out = f.output(f.IN_PORT if port == in_port else port)
-        return of.pack_actions((*rewrite, tag, out)), cookie
+        return pack_actions((*rewrite, tag, out)), cookie
 
     def _through_tables(self, rewrite: list[Action], link: Link) -> Decision:
         """To a next hop that is a router of this host."""
@@ -144,13 +146,13 @@ class Reactive:
             f.load(Reg.LINK_OUT, link.id),
             f.resubmit(layout.LINKS),
         )
-        return of.pack_actions((f.strip_vlan(), *rewrite, *onward)), 0
+        return pack_actions((f.strip_vlan(), *rewrite, *onward)), 0
 
     def _onward(self, router: Router, link: Link) -> Decision:
         """It was asked before the links were turned: it goes where they lead now, and no flow is
         made, which would go on after it."""
         onward = f.strip_vlan(), f.load(Reg.LINK_OUT, link.id), f.resubmit(layout.LINKS)
-        return of.pack_actions(onward), 0
+        return pack_actions(onward), 0
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
         to_vm = (
@@ -158,7 +160,7 @@ class Reactive:
             f.load(Reg.LINK_IN, link.id),
             f.resubmit(layout.VM),
         )
-        return of.pack_actions((f.strip_vlan(), *to_vm)), 0
+        return pack_actions((f.strip_vlan(), *to_vm)), 0
 
     def _lookup(self, name: str, target: int) -> int | None:
         """The next hop of the longest prefix that covers the target."""
@@ -185,10 +187,10 @@ class PlainReactive(Reactive):
     def _onward(self, router: Router, link: Link) -> Decision:
         interface = router.on(link.name)
         port = port_of(self.site, link, interface.mac) if interface else None
-        return of.pack_actions(plain_send(self.site, link, port)), 0
+        return pack_actions(plain_send(self.site, link, port)), 0
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
-        return of.pack_actions(plain_host.to_vm(self.site, router, link)), 0
+        return pack_actions(plain_host.to_vm(self.site, router, link)), 0
 
 
 def _spread(router: int, target: int) -> int:

@@ -27,8 +27,9 @@ from typing import Any, Protocol
 from xenflow.model.difference import Difference
 from xenflow.model.network import Datapath, Network, Router
 from xenflow.model.placement import Mode, Placement, at_home
-from xenflow.openflow import wire as of
+from xenflow.openflow import build, parse, statistics, wire
 from xenflow.openflow.flow import PORT_MAX, Flow, Flows, match, output, resubmit
+from xenflow.openflow.statistics import FlowStats
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.audit import MONITOR_XID, Audit
 from xenflow.switch.channel import (
@@ -64,6 +65,7 @@ from xenflow.tables.route_reading import (
     chunk_questions,
     reading,
 )
+from xenflow.tables.routes import RoutePacker
 from xenflow.tables.sent_up import FromVm
 from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of
@@ -311,7 +313,7 @@ class Switch:
         flow = self.kind.quiet(self.site(), what, session, seconds)
         if flow is not None:
             self.hushed_until = max(self.hushed_until, self.clock.now() + seconds + 2.0)
-            self.channel.write(self.kind.pack(flow, of.Command.ADD))
+            self.channel.write(self.kind.pack(flow, wire.Command.ADD))
             self.channel.fence()
 
     def once_told(self, then: Done) -> None:
@@ -459,8 +461,8 @@ class Switch:
 
     def stats(
         self,
-        then: Callable[[list[of.FlowStats] | NotAnsweredError], None],
-        table: int = of.ALL_TABLES,
+        then: Callable[[list[FlowStats] | NotAnsweredError], None],
+        table: int = wire.ALL_TABLES,
         cookie: int = 0,
         mask: int = 0,
         what: Mapping[str, Any] | None = None,
@@ -474,7 +476,7 @@ class Switch:
         cookie: int,
         mask: int,
         limit: int,
-        then: Callable[[list[of.FlowStats] | NotAnsweredError, int], None],
+        then: Callable[[list[FlowStats] | NotAnsweredError, int], None],
     ) -> None:
         """Read flows with their counters, beside the jobs: `then(some, how many there are)`.  All
         of them, where they are few; of many routes no more than `limit`, chunk by chunk, so that
@@ -499,24 +501,26 @@ class Switch:
 
     def _read_some(
         self, table: int, cookie: int, mask: int, limit: int
-    ) -> Generator[Request | float, Any, tuple[list[of.FlowStats], int]]:
+    ) -> Generator[Request | float, Any, tuple[list[FlowStats], int]]:
         routes = 0
-        if self.kind.nicira and table in (of.ALL_TABLES, layout.ROUTES):
+        if self.kind.nicira and table in (wire.ALL_TABLES, layout.ROUTES):
             xid = self.channel.xid()
-            found = yield Request(xid, of.aggregate_request(layout.ROUTES, cookie, mask, xid=xid))
+            found = yield Request(
+                xid, statistics.aggregate_request(layout.ROUTES, cookie, mask, xid=xid)
+            )
             routes = found[0].flows if found else 0
         if routes <= READ_WHOLE:
             flows = yield self._stats_request(table, cookie, mask)
             return flows, len(flows)
-        some: list[of.FlowStats] = []
-        if table == of.ALL_TABLES:
+        some: list[FlowStats] = []
+        if table == wire.ALL_TABLES:
             for other in (t for t in range(layout.VM + 1) if t != layout.ROUTES):
                 some += yield self._stats_request(other, cookie, mask)
         total = len(some) + routes
         one = cookies.router_of(cookie & mask)
         questions = chunk_questions(one) if one else reading(routes, self._likely())
 
-        def take(flows: list[of.FlowStats]) -> bool:
+        def take(flows: list[FlowStats]) -> bool:
             some.extend(flows)
             return len(some) < limit
 
@@ -526,10 +530,10 @@ class Switch:
     def arrivals(self, router: Router, then: Callable[[int | NotAnsweredError], None]) -> None:
         """Count the packets that have arrived for a router, as far as the counters know."""
 
-        def arrived(stats: Iterable[of.FlowStats]) -> int:
+        def arrived(stats: Iterable[FlowStats]) -> int:
             return _packets(s for s in stats if cookies.taken_in(s.flow.cookie) == router.id)
 
-        def give(answer: Answer, count: Callable[[Iterable[of.FlowStats]], int]) -> None:
+        def give(answer: Answer, count: Callable[[Iterable[FlowStats]], int]) -> None:
             then(answer if isinstance(answer, NotAnsweredError) else count(answer))
 
         if not self.kind.nicira:
@@ -656,7 +660,7 @@ class Switch:
         return Request(xid, self.kind.flows_request(xid, table, cookie, mask, what))
 
     def _write_flow(self, add: bool, flow: Flow) -> None:
-        command = of.Command.ADD if add else of.Command.DELETE_STRICT
+        command = wire.Command.ADD if add else wire.Command.DELETE_STRICT
         self.edits += 1
         self.channel.write(self.kind.pack(flow, command), 1)
         if cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND:
@@ -674,7 +678,7 @@ class Switch:
 
         Raises WireError where they are no flows.
         """
-        found = [translated(of.parse_flow_mod(data), ports) for data in flows]
+        found = [translated(parse.parse_flow_mod(data), ports) for data in flows]
         taken = [flow for flow in found if flow is not None]
         self.jobs.submit(self._adopt(taken))
         return len(taken)
@@ -708,7 +712,7 @@ class Switch:
             self._take([s.flow for s in flows])
         else:
             xid = self.channel.xid()
-            tables = yield Request(xid, of.table_stats_request(xid))
+            tables = yield Request(xid, statistics.table_stats_request(xid))
             large = {entry.table for entry in tables if entry.flows > READ_WHOLE}
             for table in range(layout.VM + 1):
                 if table != layout.ROUTES:
@@ -767,7 +771,7 @@ class Switch:
         """The routes it holds, in parts where there are many."""
         yield from self._read(reading(total, self._likely()), self._take_all_routes)
 
-    def _take_all_routes(self, flows: list[of.FlowStats]) -> bool:
+    def _take_all_routes(self, flows: list[FlowStats]) -> bool:
         self._take_route_flows([stats.flow for stats in flows])
         return True
 
@@ -780,7 +784,7 @@ class Switch:
         }
 
     def _read(
-        self, questions: Reading, take: Callable[[list[of.FlowStats]], bool]
+        self, questions: Reading, take: Callable[[list[FlowStats]], bool]
     ) -> Generator[Request | float, Any, None]:
         """Ask the questions one after the other, with pauses; `take` says whether to go on."""
         try:
@@ -796,11 +800,11 @@ class Switch:
 
     def _read_part(
         self, question: Question
-    ) -> Generator[Request, Any, tuple[int, list[of.FlowStats]]]:
+    ) -> Generator[Request, Any, tuple[int, list[FlowStats]]]:
         if isinstance(question, Count):
             xid = self.channel.xid()
             where = layout.ROUTES, question.cookie, question.mask
-            counted = yield Request(xid, of.aggregate_request(*where, xid=xid))
+            counted = yield Request(xid, statistics.aggregate_request(*where, xid=xid))
             return (counted[0].flows if counted else 0), []
         if not isinstance(question, Chunks):
             flows = yield self._stats_request(layout.ROUTES, question.cookie, question.mask)
@@ -996,9 +1000,9 @@ class Switch:
         nothing = match(**{layout.Reg.ROUTER: 0xFFFFFFFF})
         probe = Flow(layout.ROUTES, layout.Routes.PROBE, nothing, (), cookies.MAGIC)
         self._no_room = False
-        self.channel.write(of.flow_mod(probe, of.Command.ADD, PROBE_XID))
+        self.channel.write(build.flow_mod(probe, wire.Command.ADD, PROBE_XID))
         yield self.channel.barrier()
-        self.channel.write(of.flow_mod(probe, of.Command.DELETE_STRICT))
+        self.channel.write(build.flow_mod(probe, wire.Command.DELETE_STRICT))
         return not self._no_room
 
     def _check_refused(self, name: str) -> None:
@@ -1020,7 +1024,7 @@ class Switch:
         self.errors += 1
         if self.channel.on_error(xid, text):
             return
-        cookie = of.cookie_of(data)
+        cookie = parse.cookie_of(data)
         kind = cookies.kind_of(cookie)
         names = {router.id: name for name, router in self.network.routers.items()}
         name = names.get(cookies.router_of(cookie))
@@ -1190,11 +1194,11 @@ class Switch:
         own = cookies.of(layout.ROUTES, router.id)
         if small:
             mask = 0xFFFFFFFFFF000000
-            self.channel.write(of.delete_by_cookie(layout.ROUTES, own, mask), 1)
+            self.channel.write(build.delete_by_cookie(layout.ROUTES, own, mask), 1)
             yield ROOM
             return
         for chunk in range(cookies.CHUNKS):
-            self.channel.write(of.delete_by_cookie(layout.ROUTES, own | chunk), 1)
+            self.channel.write(build.delete_by_cookie(layout.ROUTES, own | chunk), 1)
             yield ROOM
             yield PACE_S
 
@@ -1204,7 +1208,7 @@ def _reason(error: Exception) -> str:
     return f"what it says makes no flows ({type(error).__name__}: {error})"
 
 
-def _packets(stats: Iterable[of.FlowStats]) -> int:
+def _packets(stats: Iterable[FlowStats]) -> int:
     return sum(s.packets for s in stats)
 
 
@@ -1228,9 +1232,9 @@ def translated(flow: Flow, ports: Mapping[int, int]) -> Flow | None:
     return replace(flow, match=what, actions=actions)
 
 
-def pipeline_packer() -> of.RoutePacker:
+def pipeline_packer() -> RoutePacker:
     """Packs routes for table ROUTES."""
-    return of.RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
+    return RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 def _failing(error: Exception) -> Job:

@@ -21,8 +21,8 @@ from functools import partial
 
 from xenflow.model.network import Interface, Link, Network, NetworkError, Router
 from xenflow.model.placement import Mode
+from xenflow.openflow import build
 from xenflow.openflow import flow as f
-from xenflow.openflow import wire as of
 from xenflow.switch.channel import PACKET_OUT_XID
 from xenflow.switch.proof import Done
 from xenflow.switch.switch import Switch
@@ -159,7 +159,7 @@ class VmPackets:
             for link in {kept.link for kept in frames}
         }
         messages = [
-            of.packet_out(kept.frame, onward[kept.link], xid=PACKET_OUT_XID) for kept in frames
+            build.packet_out(kept.frame, onward[kept.link], xid=PACKET_OUT_XID) for kept in frames
         ]
         _write(switch, messages)
         held.sent(frames)
@@ -176,7 +176,7 @@ class VmPackets:
         ):
             return False
         out = (f.output(switch.ports[interface.vif][0]),)
-        _write(switch, [of.packet_out(frame, out, xid=PACKET_OUT_XID) for frame in frames])
+        _write(switch, [build.packet_out(frame, out, xid=PACKET_OUT_XID) for frame in frames])
         return True
 
     def _deliver_late(
@@ -328,7 +328,7 @@ class VmPackets:
 
     def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
         actions = switch.kind.to_link(switch.site(), self._link[link_id])
-        switch.channel.send(of.packet_out(frame, actions, xid=PACKET_OUT_XID))
+        switch.channel.send(build.packet_out(frame, actions, xid=PACKET_OUT_XID))
 
 
 def _write(switch: Switch, messages: list[bytes]) -> None:

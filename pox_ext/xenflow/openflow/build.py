@@ -1,0 +1,217 @@
+"""Messages to a switch, built as bytes.
+
+Sources: OpenFlow Switch Specification 1.0.0, section 5 (by number below); Open vSwitch,
+include/openflow/nicira-ext.h.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from xenflow.openflow import flow as fl
+from xenflow.openflow.flow import Actions, Flow, FlowError, Match
+from xenflow.openflow.nxm import (
+    MATCH10_LEN,
+    OPENFLOW10_ACTIONS,
+    pack_actions,
+    pack_match,
+    pack_match10,
+)
+from xenflow.openflow.wire import (
+    NO_BUFFER,
+    NX_FLOW_MOD,
+    NX_VENDOR,
+    NXT_FLOW_MOD,
+    NXT_FLOW_MOD_TABLE_ID,
+    NXT_SET_FLOW_FORMAT,
+    VERSION,
+    Command,
+    Type,
+    message,
+    vendor,
+)
+
+MATCH10 = slice(8, 48)
+"""Where the ofp_match of an OFPT_FLOW_MOD stands (5.3.3)."""
+
+_KEEP_COOKIE = 0xFFFFFFFFFFFFFFFF
+_FLOW_MOD_TAIL = struct.Struct("!QHHHHIHH")
+PACKET_OUT = struct.Struct("!BBHIIHH")
+
+
+def hello(xid: int = 0) -> bytes:
+    """OFPT_HELLO (5.5.1), offering version 1.0."""
+    return message(Type.HELLO, xid=xid)
+
+
+def echo_request(data: bytes = b"", xid: int = 0) -> bytes:
+    """OFPT_ECHO_REQUEST (5.5.2)."""
+    return message(Type.ECHO_REQUEST, data, xid)
+
+
+def echo_reply(data: bytes = b"", xid: int = 0) -> bytes:
+    """OFPT_ECHO_REPLY (5.5.3): `data` and `xid` are the request's."""
+    return message(Type.ECHO_REPLY, data, xid)
+
+
+def features_request(xid: int = 0) -> bytes:
+    """OFPT_FEATURES_REQUEST (5.3.1)."""
+    return message(Type.FEATURES_REQUEST, xid=xid)
+
+
+def get_config_request(xid: int = 0) -> bytes:
+    """OFPT_GET_CONFIG_REQUEST (5.3.2)."""
+    return message(Type.GET_CONFIG_REQUEST, xid=xid)
+
+
+def set_config(miss_send_len: int = 0xFFFF, flags: int = 0, xid: int = 0) -> bytes:
+    """OFPT_SET_CONFIG (5.3.2): bytes of a missed packet to send; flags 0 leaves fragments be."""
+    return message(Type.SET_CONFIG, struct.pack("!HH", flags, miss_send_len), xid)
+
+
+def barrier_request(xid: int) -> bytes:
+    """OFPT_BARRIER_REQUEST (5.3.7)."""
+    return message(Type.BARRIER_REQUEST, xid=xid)
+
+
+def packet_out(
+    data: bytes, actions: Actions | bytes, in_port: int = fl.PORT_NONE, xid: int = 0
+) -> bytes:
+    """OFPT_PACKET_OUT (5.3.6): the frame `data`, not a buffer, through `actions`.
+
+    `actions` may be bytes from pack_actions().  Raises FlowError where the message would exceed
+    65,535 bytes.
+    """
+    packed = actions if isinstance(actions, bytes) else pack_actions(actions)
+    length = 16 + len(packed) + len(data)
+    if length > 0xFFFF:
+        raise FlowError(f"packet_out: a frame of {len(data)} bytes does not fit in a message")
+    head = PACKET_OUT.pack(VERSION, Type.PACKET_OUT, length, xid, NO_BUFFER, in_port, len(packed))
+    return head + packed + data
+
+
+def enable_table_id(xid: int = 0) -> bytes:
+    """NXT_FLOW_MOD_TABLE_ID: from now on `command` carries the table (what flow_mod() needs)."""
+    return vendor(NXT_FLOW_MOD_TABLE_ID, struct.pack("!B7x", 1), xid)
+
+
+def set_flow_format_nxm(xid: int = 0) -> bytes:
+    """NXT_SET_FLOW_FORMAT: flows removed are reported as NXT_FLOW_REMOVED."""
+    return vendor(NXT_SET_FLOW_FORMAT, struct.pack("!I", 2), xid)
+
+
+def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
+    """NXT_FLOW_MOD; the switch must have seen enable_table_id().
+
+    A deletion carries no actions.  Raises FlowError where the message would exceed 65,535 bytes;
+    for a modification to cookie 2**64 - 1, which a switch reads as "leave the cookie"; and for a
+    flow that writes ARP fields without matching arp_op: Open vSwitch's userspace datapath would
+    write beyond the end of a truncated frame, and a guest could end the switch.
+    """
+    if flow.cookie == _KEEP_COOKIE and command in (Command.MODIFY, Command.MODIFY_STRICT):
+        raise FlowError(f"cookie: {flow.cookie:#x} in a modification leaves the cookie as it is")
+    packed = pack_match(flow.match)
+    match_len = len(packed)
+    packed += bytes(-match_len % 8)
+    if command < Command.DELETE:
+        _refuse_arp_overflow(flow)
+        packed += pack_actions(flow.actions)
+    length = 48 + len(packed)
+    if length > 0xFFFF:
+        raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
+    head = NX_FLOW_MOD.pack(
+        VERSION,
+        Type.VENDOR,
+        length,
+        xid,
+        NX_VENDOR,
+        NXT_FLOW_MOD,
+        flow.cookie,
+        flow.table << 8 | command,
+        flow.idle_timeout,
+        flow.hard_timeout,
+        flow.priority,
+        NO_BUFFER,
+        fl.PORT_NONE,
+        flow.flags,
+        match_len,
+    )
+    return head + packed
+
+
+def _refuse_arp_overflow(flow: Flow) -> None:
+    for action in flow.actions:
+        kind = action[0]
+        target = action[1] if kind == "load" else action[3] if kind == "move" else ""
+        if target[:4] == "arp_" and not any(
+            name == "arp_op" and value and mask is None for name, value, mask in flow.match
+        ):
+            raise FlowError(f"{target}: written by a flow that does not match arp_op (not 0)")
+
+
+def delete_by_cookie(
+    table: int, cookie: int, mask: int = 0xFFFFFFFFFFFFFFFF, xid: int = 0
+) -> bytes:
+    """NXT_FLOW_MOD that deletes every flow of `table` (ALL_TABLES: of all) with this cookie."""
+    return delete_matching(table, (), cookie, mask, xid)
+
+
+def delete_matching(table: int, what: Match, cookie: int, mask: int, xid: int = 0) -> bytes:
+    """NXT_FLOW_MOD that deletes the flows of `table` with this cookie and a match under `what`.
+
+    Those go whose cookie agrees under `mask` and whose match is `what` or narrower.
+    """
+    packed = pack_match(what, cookie, mask)
+    match_len = len(packed)
+    packed += bytes(-match_len % 8)
+    head = NX_FLOW_MOD.pack(
+        VERSION,
+        Type.VENDOR,
+        48 + len(packed),
+        xid,
+        NX_VENDOR,
+        NXT_FLOW_MOD,
+        0,
+        table << 8 | Command.DELETE,
+        0,
+        0,
+        0,
+        NO_BUFFER,
+        fl.PORT_NONE,
+        0,
+        match_len,
+    )
+    return head + packed
+
+
+def flow_mod_of10(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
+    """OFPT_FLOW_MOD (5.3.3), for a switch that knows OpenFlow 1.0 alone.
+
+    Raises FlowError for another table than 0, a match beyond the twelve fields, or an action
+    that is Nicira's.
+    """
+    if flow.table:
+        raise FlowError(f"table: OpenFlow 1.0 flows go into table 0, not {flow.table}")
+    packed = b""
+    if command < Command.DELETE:
+        for action in flow.actions:
+            if action[0] not in OPENFLOW10_ACTIONS:
+                raise FlowError(f"{fl.action_text(action)}: OpenFlow 1.0 has no such action")
+        packed = pack_actions(flow.actions)
+    return flow_mod10(flow, command, packed, xid)
+
+
+def flow_mod10(flow: Flow, command: Command, actions: bytes, xid: int) -> bytes:
+    tail = _FLOW_MOD_TAIL.pack(
+        flow.cookie,
+        command,
+        flow.idle_timeout,
+        flow.hard_timeout,
+        flow.priority,
+        NO_BUFFER,
+        fl.PORT_NONE,
+        flow.flags,
+    )
+    if MATCH10_LEN + 32 + len(actions) > 0xFFFF:
+        raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
+    return message(Type.FLOW_MOD, pack_match10(flow.match) + tail + actions, xid)

@@ -1,0 +1,347 @@
+"""Messages from a switch, parsed into values.
+
+The component cuts what it receives with `wire.split` and hands each message to `parse`, or to
+`parse_packet_in` where speed counts.
+
+Sources: OpenFlow Switch Specification 1.0.0, section 5 (by number below); Open vSwitch,
+include/openflow/nicira-ext.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from xenflow.openflow.errors import ERROR_CODES, ERROR_TYPES, NX_ERROR_CODES, NX_ERROR_TYPE
+from xenflow.openflow.flow import Flow
+from xenflow.openflow.monitor import FlowUpdates
+from xenflow.openflow.nxm import MATCH10_LEN, pad8, parse_actions, parse_match, parse_match10
+from xenflow.openflow.statistics import StatsReply, read_stats
+from xenflow.openflow.wire import (
+    HEADER,
+    HEADER_LEN,
+    NX_FLOW_MOD,
+    NX_VENDOR,
+    NXT_FLOW_MOD,
+    NXT_FLOW_REMOVED,
+    VERSION,
+    Other,
+    Type,
+    WireError,
+    flow_of,
+    string,
+)
+
+
+class Hello(NamedTuple):
+    """The highest version the peer speaks (1 is OpenFlow 1.0)."""
+
+    xid: int
+    version: int
+
+
+class EchoRequest(NamedTuple):
+    """To be answered with echo_reply(data, xid)."""
+
+    xid: int
+    data: bytes
+
+
+class EchoReply(NamedTuple):
+    """Carries what the request carried."""
+
+    xid: int
+    data: bytes
+
+
+class BarrierReply(NamedTuple):
+    """All messages before the request are processed; which does not mean: in force."""
+
+    xid: int
+
+
+class ConfigReply(NamedTuple):
+    """`flags` says how fragments fare (0: as other packets), `miss_send_len` is in bytes."""
+
+    xid: int
+    flags: int
+    miss_send_len: int
+
+
+class ErrorMessage(NamedTuple):
+    """`data` is at least the first 64 bytes of the message refused; `name` for people."""
+
+    xid: int
+    type: int
+    code: int
+    name: str
+    data: bytes
+
+
+class Port(NamedTuple):
+    """ofp_phy_port (5.2.1); `mac` is a 48-bit int, the rest bitmaps as in the specification."""
+
+    number: int
+    mac: int
+    name: str
+    config: int
+    state: int
+    current: int
+    advertised: int
+    supported: int
+    peer: int
+
+    @property
+    def up(self) -> bool:
+        """Neither administratively down (OFPPC_PORT_DOWN) nor without link (OFPPS_LINK_DOWN)."""
+        return not (self.config | self.state) & 1
+
+
+class FeaturesReply(NamedTuple):
+    """The switch: `dpid` 64 bits, bitmaps as in the specification (5.3.1), its ports."""
+
+    xid: int
+    dpid: int
+    n_buffers: int
+    n_tables: int
+    capabilities: int
+    actions: int
+    ports: tuple[Port, ...]
+
+
+class PacketIn(NamedTuple):
+    """`total_len` is the frame's length, of which `data` may be the beginning only."""
+
+    xid: int
+    buffer_id: int
+    total_len: int
+    in_port: int
+    reason: int
+    data: bytes
+
+
+class PortStatus(NamedTuple):
+    """`reason`: 0 added, 1 deleted, 2 modified."""
+
+    xid: int
+    reason: int
+    port: Port
+
+
+class FlowRemoved(NamedTuple):
+    """A flow that is gone; `flow` has no actions (the message carries none).
+
+    `reason`: 0 idle timeout, 1 hard timeout, 2 deleted.
+    """
+
+    xid: int
+    flow: Flow
+    reason: int
+    duration_s: float
+    packets: int
+    octets: int
+
+
+Message = (
+    Hello
+    | EchoRequest
+    | EchoReply
+    | BarrierReply
+    | ConfigReply
+    | ErrorMessage
+    | FeaturesReply
+    | PacketIn
+    | PortStatus
+    | FlowRemoved
+    | StatsReply
+    | FlowUpdates
+    | Other
+)
+_PACKET_IN = struct.Struct("!BBHIIHHBx")
+_FLOW_REMOVED10_TAIL = struct.Struct("!QHBxIIH2xQQ")
+_NX_FLOW_REMOVED = struct.Struct("!QHBBIIHHQQ")
+_PORT = struct.Struct("!H6s16sIIIIII")
+_FEATURES = struct.Struct("!QIB3xII")
+
+
+def parse(data: bytes) -> Message:
+    """Parse one whole message (as split() cuts them).
+
+    Raises WireError on a version other than 1.0 (but for a hello), or on truncated or
+    contradictory contents.  What a controller has no use for comes back as Other.
+    """
+    if len(data) < HEADER_LEN:
+        raise WireError(f"message: {len(data)} bytes, a header has {HEADER_LEN}")
+    version, kind, length, xid = HEADER.unpack_from(data)
+    if length != len(data):
+        raise WireError(f"message: header says {length} bytes, {len(data)} given")
+    if kind == Type.HELLO:
+        return Hello(xid, version)
+    if version != VERSION:
+        raise WireError(f"message: version {version}, not {VERSION} (OpenFlow 1.0)")
+    reader = _READERS.get(kind)
+    if reader is None:
+        return Other(xid, kind, data[HEADER_LEN:])
+    least, read = reader
+    if length < least:
+        raise WireError(f"{Type(kind).name}: {length} bytes, at least {least} needed")
+    return read(data, xid)
+
+
+def packet_in_port(data: bytes) -> int:
+    """The in_port of an OFPT_PACKET_IN (5.4.1), whose rest is not looked at; 0, which is no port,
+    where it is too short."""
+    return int.from_bytes(data[14:16], "big") if len(data) >= 16 else 0
+
+
+def parse_packet_in(data: bytes) -> PacketIn:
+    """Parse an OFPT_PACKET_IN (5.4.1) known to be one by its type byte; WireError if short."""
+    try:
+        _, _, _, xid, buffer_id, total_len, in_port, reason = _PACKET_IN.unpack_from(data)
+    except struct.error:
+        raise WireError(f"PACKET_IN: {len(data)} bytes, at least 18 needed") from None
+    return PacketIn(xid, buffer_id, total_len, in_port, reason, data[18:])
+
+
+def parse_flow_mod(data: bytes) -> Flow:
+    """The flow of one NXT_FLOW_MOD, as flow_mod() packs it, whatever its command is.
+
+    This is how flows travel between controllers.  Raises WireError where it is anything else.
+    """
+    if len(data) < 48:
+        raise WireError(f"NXT_FLOW_MOD: {len(data)} bytes, at least 48 needed")
+    (
+        version,
+        kind,
+        length,
+        _,
+        vendor,
+        subtype,
+        cookie,
+        command,
+        idle,
+        hard,
+        priority,
+        _,
+        _,
+        flags,
+        match_len,
+    ) = NX_FLOW_MOD.unpack_from(data)
+    if (version, kind, vendor, subtype) != (VERSION, Type.VENDOR, NX_VENDOR, NXT_FLOW_MOD):
+        raise WireError(f"NXT_FLOW_MOD: version {version}, type {kind}, {vendor:#x}, {subtype}")
+    if length != len(data):
+        raise WireError(f"NXT_FLOW_MOD: header says {length} bytes, {len(data)} given")
+    what = parse_match(data, 48, match_len)
+    actions_at = 48 + pad8(match_len)
+    if actions_at > length:
+        raise WireError(f"NXT_FLOW_MOD: match of {match_len} bytes without its padding")
+    actions = parse_actions(data, actions_at, length - actions_at)
+    flow = flow_of(command >> 8, priority, what, actions, cookie, idle, hard)
+    return replace(flow, flags=flags)
+
+
+_COOKIE_AT: dict[tuple[int, int], int] = {(Type.VENDOR, 13): 16, (Type.FLOW_MOD, 0): 48}
+"""Where the cookie is in an NXT_FLOW_MOD (nicira-ext.h) and in an OFPT_FLOW_MOD (5.3.3)."""
+
+
+def cookie_of(data: bytes) -> int:
+    """The cookie of a flow modification of which this is the beginning (as in an error's `data`);
+    0 where it is something else, or too little of it."""
+    if len(data) < 16:
+        return 0
+    vendor = data[1] == Type.VENDOR
+    (subtype,) = struct.unpack_from("!I", data, 12) if vendor else (0,)
+    at = _COOKIE_AT.get((data[1], subtype))
+    if at is None or len(data) < at + 8:
+        return 0
+    return int.from_bytes(data[at : at + 8], "big")
+
+
+def _read_packet_in(data: bytes, xid: int) -> Message:
+    return parse_packet_in(data)
+
+
+def _read_echo_request(data: bytes, xid: int) -> Message:
+    return EchoRequest(xid, data[8:])
+
+
+def _read_echo_reply(data: bytes, xid: int) -> Message:
+    return EchoReply(xid, data[8:])
+
+
+def _read_barrier_reply(data: bytes, xid: int) -> Message:
+    return BarrierReply(xid)
+
+
+def _read_config(data: bytes, xid: int) -> Message:
+    return ConfigReply(xid, *struct.unpack_from("!HH", data, 8))
+
+
+def _read_error(data: bytes, xid: int) -> Message:
+    kind, code = struct.unpack_from("!HH", data, 8)
+    rest = data[12:]
+    if kind == NX_ERROR_TYPE and len(rest) >= 8:
+        vendor, kind, code = struct.unpack_from("!IHH", rest)
+        rest = rest[8:]
+        if vendor != NX_VENDOR:
+            return ErrorMessage(xid, kind, code, f"vendor {vendor:#x} error {kind}, {code}", rest)
+        what = NX_ERROR_CODES.get((kind, code), f"Nicira code {code}")
+    else:
+        what = ERROR_CODES.get((kind, code), f"code {code}")
+    group = ERROR_TYPES[kind] if kind < len(ERROR_TYPES) else f"error type {kind}"
+    return ErrorMessage(xid, kind, code, f"{group}: {what}", rest)
+
+
+def _read_port(data: bytes, at: int) -> Port:
+    number, mac, name, *bitmaps = _PORT.unpack_from(data, at)
+    return Port(number, int.from_bytes(mac, "big"), string(name), *bitmaps)
+
+
+def _read_features(data: bytes, xid: int) -> Message:
+    dpid, n_buffers, n_tables, capabilities, actions = _FEATURES.unpack_from(data, 8)
+    if (len(data) - 32) % _PORT.size:
+        raise WireError(f"FEATURES_REPLY: port {(len(data) - 32) // _PORT.size + 1} truncated")
+    ports = tuple(_read_port(data, at) for at in range(32, len(data), _PORT.size))
+    return FeaturesReply(xid, dpid, n_buffers, n_tables, capabilities, actions, ports)
+
+
+def _read_port_status(data: bytes, xid: int) -> Message:
+    return PortStatus(xid, data[8], _read_port(data, 16))
+
+
+def _read_flow_removed(data: bytes, xid: int) -> Message:
+    what = parse_match10(data, 8)
+    tail = _FLOW_REMOVED10_TAIL.unpack_from(data, 8 + MATCH10_LEN)
+    cookie, priority, reason, seconds, nanos, idle, packets, octets = tail
+    flow = flow_of(0, priority, what, (), cookie, idle, 0)
+    return FlowRemoved(xid, flow, reason, seconds + nanos / 1e9, packets, octets)
+
+
+def _read_vendor(data: bytes, xid: int) -> Message:
+    vendor, subtype = struct.unpack_from("!II", data, 8)
+    if vendor != NX_VENDOR or subtype != NXT_FLOW_REMOVED:
+        return Other(xid, Type.VENDOR, data[8:])
+    if len(data) < 16 + _NX_FLOW_REMOVED.size:
+        raise WireError(f"NXT_FLOW_REMOVED: {len(data)} bytes, at least 56 needed")
+    fields = _NX_FLOW_REMOVED.unpack_from(data, 16)
+    cookie, priority, reason, table, seconds, nanos, idle, match_len, packets, octets = fields
+    what = parse_match(data, 16 + _NX_FLOW_REMOVED.size, match_len)
+    flow = flow_of(max(table - 1, 0), priority, what, (), cookie, idle, 0)
+    return FlowRemoved(xid, flow, reason, seconds + nanos / 1e9, packets, octets)
+
+
+_READERS: dict[int, tuple[int, Callable[[bytes, int], Message]]] = {
+    Type.ERROR: (12, _read_error),
+    Type.ECHO_REQUEST: (8, _read_echo_request),
+    Type.ECHO_REPLY: (8, _read_echo_reply),
+    Type.VENDOR: (16, _read_vendor),
+    Type.FEATURES_REPLY: (32, _read_features),
+    Type.GET_CONFIG_REPLY: (12, _read_config),
+    Type.PACKET_IN: (18, _read_packet_in),
+    Type.FLOW_REMOVED: (88, _read_flow_removed),
+    Type.PORT_STATUS: (64, _read_port_status),
+    Type.STATS_REPLY: (12, read_stats),
+    Type.BARRIER_REPLY: (8, _read_barrier_reply),
+}
