@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bench.results import Found, Row
@@ -33,6 +34,7 @@ from xenflow.openflow import wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.plan import migration as mig
 from xenflow.store.laying import lay
+from xenflow.switch.clock import Clock
 from xenflow.switch.proof import Bound
 from xenflow.switch.switch import Switch
 
@@ -62,7 +64,8 @@ def make_network(hosts: int, switches: int, routers: int, links: int) -> Network
     interfaces: list[list[Interface]] = [[] for _ in range(routers)]
     made: dict[str, Link] = {}
     for n in range(links):
-        access = (Access(End(homes[n % routers], f"desk{n}"), (0x020000000000 + n,)),)
+        first = n if n < 2 * routers else n + routers // 2  # the last ones far from the first host
+        access = (Access(End(homes[first % routers], f"desk{n}"), (0x020000000000 + n,)),)
         made[f"l{n}"] = Link(
             f"l{n}",
             n + 1,
@@ -71,7 +74,7 @@ def make_network(hosts: int, switches: int, routers: int, links: int) -> Network
             access if n % 10 == 0 else (),
             root="s0",
         )
-        for k in dict.fromkeys((n % routers, (n + 1) % routers)):
+        for k in dict.fromkeys((first % routers, (first + 1) % routers)):
             number = len(interfaces[k])
             mac = 0x020100000000 + k * 256 + number
             interfaces[k].append(Interface(f"eth{number}", f"l{n}", mac, f"r{k}.{number}"))
@@ -111,10 +114,9 @@ class _Answering:
         for message in wire.split(data)[0]:
             kind, xid = message[1], int.from_bytes(message[4:8], "big")
             if kind == wire.Type.BARRIER_REQUEST:
-                self.todo.append(lambda xid=xid: self.switch.on_barrier(xid))  # type: ignore[misc]
+                self.todo.append(partial(self.switch.channel.on_barrier, xid))
             elif kind == wire.Type.STATS_REQUEST:
-                reply = StatsReply(xid, False, [])
-                self.todo.append(lambda reply=reply: self.switch.on_stats(reply))  # type: ignore[misc]
+                self.todo.append(partial(self.switch.channel.on_stats, StatsReply(xid, False, [])))
 
     def run(self) -> None:
         """Until nothing is left to be done."""
@@ -128,7 +130,7 @@ class Host:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.wire = _Answering()
-        self.table = RuleTable(network, "c0", None, self.wire.later, lambda d: Bound(0.0))
+        self.table = RuleTable(network, "c0", None, Clock(self.wire.later), lambda d: Bound(0.0))
         self.switch = self.wire.switch = self.table.switches[HOST]
         here = [r for r in network.routers.values() if r.home == HOST]
         names = [c.near(HOST).port for c in network.cables_of[HOST]]

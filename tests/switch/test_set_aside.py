@@ -202,7 +202,8 @@ def test_an_address_that_makes_no_flow_of_table_vm_stops_no_reading() -> None:
     assert host.writer.site().copies(PATH.network.routers[host.odd])
     ports = {name: number for name, (number, _) in host.writer.ports.items()}
     host.known.states[host.odd].apply([Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)])])
-    host.writer.port_changed("vr9.0", 99, True, False)  # before a job has seen the address
+    vif = PATH.network.routers[host.odd].interfaces[0].vif
+    host.writer.port_changed(vif, 99, True, False)  # before a job has seen the address
     host.written.run()
     assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
     host.written.attach(host.writer, ports)

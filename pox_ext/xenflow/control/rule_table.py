@@ -31,6 +31,7 @@ from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.refused import Refused
 from xenflow.switch.switch import THROUGH_VM, VIEW, Switch
+from xenflow.tables.pipeline import owners_of
 from xenflow.tables.sent_up import is_question
 from xenflow.tables.site import RouterView
 from xenflow.tables.views import router_view
@@ -250,7 +251,7 @@ class RuleTable:
         for switch in self.switches.values():
             written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))
             if ended and not written and switch.concerned_by(router):
-                switch.refresh()
+                switch.refresh(owners_of(self.network, router))
 
     def patience_s(self, router: str) -> float:
         """How long the next message of a router should wait, should nothing change (seconds; 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from xenflow.model.network import Cable, Link, Network
 
@@ -108,8 +108,12 @@ def _changed(before: Mapping[str, Value], after: Mapping[str, Value]) -> Changed
     return Changed(
         tuple(name for name in after if name not in before),
         tuple(name for name in before if name not in after),
-        tuple(name for name in after if name in before and after[name] != before[name]),
+        tuple(name for name, new in after.items() if _differs(before.get(name, new), new)),
     )
+
+
+def _differs(old: Any, new: Any) -> bool:
+    return old is not new and old != new
 
 
 def refusals(before: Network, after: Network) -> list[str]:
@@ -163,6 +167,8 @@ def _of_links(before: Network, after: Network) -> Iterator[str]:
         if name not in before.links:
             continue
         old, new = before.links[name], after.links[name]
+        if old is new:
+            continue
         for key in ("vlan", "detour_vlan"):
             if getattr(old, key) != getattr(new, key):
                 yield (

@@ -286,6 +286,16 @@ class Network:
             found[cable.b.datapath].append(cable)
         return {name: tuple(cables) for name, cables in found.items()}
 
+    @cached_property
+    def vif_links(self) -> dict[str, str]:
+        """The link of each router's interface, by its vif."""
+        return {i.vif: i.link for router in self.routers.values() for i in router.interfaces}
+
+    @cached_property
+    def access_links(self) -> dict[End, str]:
+        """The link of each access port."""
+        return {a.end: link.name for link in self.links.values() for a in link.access}
+
     def members(self, link: str) -> tuple[tuple[Router, Interface], ...]:
         """The routers on a link, with their interfaces there."""
         return self._members.get(link, ())

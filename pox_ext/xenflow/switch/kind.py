@@ -12,7 +12,7 @@ A switch is given one (`kind_of`).  Which flows its small tables shall hold `tab
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from xenflow.model.network import Datapath, Kind, Link, Pipeline, Router
@@ -67,8 +67,8 @@ class SwitchKind(ABC):
         """The answer to that: flows by table."""
 
     @abstractmethod
-    def vm_flows(self, site: Site) -> list[Flow]:
-        """The flows that lead to VMs alone and can be replaced at any time."""
+    def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
+        """The flows of a link that lead to VMs alone and can be replaced at any time."""
 
     @abstractmethod
     def quiet(
@@ -113,9 +113,9 @@ class ProactiveHost(SwitchKind):
         """See `SwitchKind`."""
         return {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
 
-    def vm_flows(self, site: Site) -> list[Flow]:
+    def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
         """See `SwitchKind`."""
-        return [flow for link in site.network.links.values() for flow in vm_of(site, link)]
+        return vm_of(site, link)
 
     def quiet(
         self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int
@@ -175,9 +175,9 @@ class PlainSwitch(SwitchKind):
         """See `SwitchKind`."""
         return {0: reply[0].flows}
 
-    def vm_flows(self, site: Site) -> list[Flow]:
+    def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
         """See `SwitchKind`: its one table has none of that kind."""
-        return []
+        return ()
 
     def quiet(
         self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int

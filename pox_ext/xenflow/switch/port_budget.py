@@ -10,7 +10,7 @@ Called by `xenflow.switch.packet_ins`; time is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 RATE_PER_S = 1000.0
@@ -32,10 +32,10 @@ class PortBudgets:
         self._of: dict[str, _Bucket] = {}
         self._by_number: dict[int, _Bucket] = {}
 
-    def set_ports(self, numbers: Mapping[str, int], limited: Iterable[str]) -> None:
+    def set_ports(self, numbers: Mapping[str, int], limited: Container[str]) -> None:
         """The switch's ports, by name, and which of them have a budget.  A port that comes back has
         the one that it had."""
-        names = [name for name in limited if name in numbers]
+        names = [name for name in numbers if name in limited]
         self._by_number = {numbers[name]: self._of.setdefault(name, _Bucket()) for name in names}
 
     def spend(self, number: int, now: float) -> bool:

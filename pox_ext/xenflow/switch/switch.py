@@ -19,7 +19,7 @@ Called by `rule_table` and `vm.packets` and, for the switch's messages, by `comp
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -45,6 +45,7 @@ from xenflow.switch.clock import Clock
 from xenflow.switch.decisions import Decisions
 from xenflow.switch.jobs import ROOM, Job, Jobs, Task, fence, router_task
 from xenflow.switch.kind import kind_of
+from xenflow.switch.local_flows import LocalFlows, whose_port
 from xenflow.switch.packet_ins import PacketIns
 from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
@@ -55,7 +56,7 @@ from xenflow.tables import cookies, layout
 from xenflow.tables.compare import ODD
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.order import plan, view_dependent
-from xenflow.tables.pipeline import local_flows
+from xenflow.tables.pipeline import Owner, flows_of, of_link, owners_of
 from xenflow.tables.route_reading import (
     READ_WHOLE,
     Chunks,
@@ -199,6 +200,7 @@ class Switch:
         """Until then (monotonic clock) there may be flows in INGRESS that end by themselves."""
         self._refresh_waits = False
         """Whether a `refresh` is submitted and has not begun."""
+        self.local = LocalFlows()
         self.packer = pipeline_packer()
 
     @property
@@ -209,6 +211,12 @@ class Switch:
     def network_is(self, network: Network, found: Difference) -> None:
         """The network has become another one.  Routers that are new are at home; of those that are
         gone nothing stays; those that have changed are compiled anew."""
+        for known in (self.network, network):
+            for name in found.dirty_routers:
+                self.local.outdated(owners_of(known, name))
+        self.local.outdated(map(of_link, found.dirty_links))
+        if self.datapath != network.datapaths[self.name]:
+            self.local.outdated()
         gone = [self.network.routers[name] for name in found.routers.removed]
         leaving = [r for r in gone if r.name in self.synced or self._found.get(r.name)]
         self.network, self.datapath = network, network.datapaths[self.name]
@@ -270,36 +278,46 @@ class Switch:
 
     def port_changed(self, name: str, number: int, up: bool, deleted: bool) -> None:
         """A port came, went, or changed its state."""
+        before = self.ports.get(name, (0, False))
         if deleted:
             self.ports.pop(name, None)
         else:
             self.ports[name] = (number, up)
         self.packet_ins.ports_are(self.ports)
-        self._vifs_changed()
+        if deleted or before[0] != number:
+            self.local.outdated(whose_port(self.network, self.name, name))
+        self._vifs_changed({name})
 
     def vifs_are_still(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
         """The hypervisor says which vifs take nothing, though they may have carrier.  Returns the
         ports that take frames now and did not, and those that did and do not now."""
         take_now, stopped = self.ports.still_are(vifs)
         if take_now or stopped:
-            self._vifs_changed()
+            self._vifs_changed(take_now | stopped)
         return take_now, stopped
 
-    def _vifs_changed(self) -> None:
+    def _vifs_changed(self, names: set[str]) -> None:
         """Table VM follows at once, before jobs that are under way or wait: while a full table
         is written for one router, another's packets must not be lost.  It leads to no other table,
         so that its flows can be replaced at any time."""
-        if self.live:
-            self._write_vm()
-        self.refresh()
+        links = {self.network.vif_links[name] for name in names if name in self.network.vif_links}
+        if self.live and links:
+            self._write_vm(links)
+        self.refresh(map(of_link, links))
 
-    def _write_vm(self) -> bool:
+    def _write_vm(self, links: Iterable[str]) -> bool:
         """True where there is a table VM."""
+        described = [self.network.links[name] for name in links]
+
+        def compiled() -> list[Flow]:
+            site = self.site()
+            return [flow for link in described for flow in self.kind.vm_flows(site, link)]
+
         try:
-            flows = self.kind.vm_flows(self.site())
+            flows = compiled()
         except Exception:  # a router's words that no job has compiled yet
-            site, _ = self._local_flows()
-            flows = self.kind.vm_flows(site)
+            self._find_odd_views()
+            flows = compiled()
         for flow in flows:
             if self.installed.get(flow.key) != flow:
                 self._write_flow(True, flow)
@@ -339,8 +357,9 @@ class Switch:
         elif router in self.synced:
             self._submit_change(router, changes, self._update(router, changes))
             if changes.locals or changes.interfaces or changes.policy:
-                self.refresh()
+                self.refresh(owners_of(self.network, router))
         elif complete:
+            self.local.outdated(owners_of(self.network, router))
             self.synced.add(router)
             self.jobs.submit_of(router, self._sync_router(router))
             return True
@@ -375,6 +394,7 @@ class Switch:
     def placed(self, router: str) -> None:
         """The placement of a router on this switch has changed."""
         self.decisions.outdated()
+        self.local.outdated(owners_of(self.network, router))
         if not self.live:
             return
         if not self.forwards(router):
@@ -390,11 +410,12 @@ class Switch:
         else:
             self.refresh()
 
-    def refresh(self) -> None:
-        """Something that local flows depend on has changed.  One refresh that has not begun is
-        enough: it computes from what is known when it begins, and whoever asks for a proof from now
-        on waits behind it."""
+    def refresh(self, whose: Iterable[Owner] = ()) -> None:
+        """Something has changed that some owners' flows follow from, or a rule, or a port that a
+        group may avoid.  One refresh that has not begun is enough: it computes from what is known
+        when it begins, and whoever asks for a proof from now on waits behind it."""
         self.decisions.outdated()
+        self.local.outdated(whose)
         if self.live and not self._refresh_waits:
             self._refresh_waits = True
             self.jobs.submit(self._refresh())
@@ -438,18 +459,17 @@ class Switch:
 
     def site(self) -> Site:
         """This switch as the planner sees it."""
-        views = {
-            name: self._compilable(name, view)
-            for name in self.network.routers
-            if (view := self.routers.view(name)) is not None
-        }
+        views = _Views(self.network.routers, self._view)
         ports = self.ports
         return Site(
             self.network, self.datapath, ports.numbers, self.placements, views, ports.silent
         )
 
-    def _compilable(self, router: str, view: RouterView) -> RouterView:
+    def _view(self, router: str) -> RouterView | None:
         """What a router's VM says as far as it makes flows."""
+        view = self.routers.view(router)
+        if view is None:
+            return None
         if router in self._odd_views:
             odd, instead = self._odd_views[router]
             if odd == view:
@@ -702,6 +722,7 @@ class Switch:
         self.routers.read_anew(self)
         started = self.clock.now()
         self.installed, self.hops, self._found = {}, {}, {}
+        self.local.outdated()
         self.edits += 1
         self.synced.clear()
         self._refusals.clear()
@@ -742,7 +763,7 @@ class Switch:
                 tasks.append(router_task(router.name, self._sync_router(router.name)))
         tasks.append(Task(self._write_small()))
         gives_to_vms = Task(fence(self.channel, self._gives_to_vms))
-        if self._write_vm():  # it need not wait for the routes
+        if self._write_vm(self.network.links):  # it need not wait for the routes
             tasks.insert(0, gives_to_vms)
         else:
             tasks.append(gives_to_vms)
@@ -838,38 +859,46 @@ class Switch:
     # Small tables: everything but ROUTES
 
     def _plan_small(self) -> list[list[tuple[bool, Flow]]]:
-        site, wanted = self._local_flows()
-        wanted.update(self.rules.flows(site))
-        keep = []
-        for router in self.network.routers.values():
-            if self.routers.state(router.name) is None:
-                if self.forwards(router.name):
-                    keep.append(router.id)
-                continue
-            for flows in self.hops.get(router.name, {}).values():
-                wanted.update((flow.key, flow) for flow in flows)
-        return plan(self.installed, wanted, keep)
-
-    def _local_flows(self) -> tuple[Site, Flows]:
-        """The flows of the small tables.  A router whose words make none gets those of one whose
-        packets all pass through its VM."""
-        site = self.site()
+        """What is to be written: of the flows that may not be there yet, and those that are there
+        and not wanted any more."""
         try:
-            return site, local_flows(site)
-        except Exception:
-            for name in site.views:
-                view = self.routers.view(name)
-                if view is None or self._sound_views.get(name) is view:
-                    continue
-                try:
-                    local_flows(replace(site, views={name: view}))
-                    self._sound_views[name] = view
-                except Exception as error:
-                    words = f"{THROUGH_VM}: {_reason(error)}"
-                    self._odd_views[name] = view, RouterView(slow=words, off=view.off)
-                    self.problems.begin(VIEW, words, name)
             site = self.site()
-            return site, local_flows(site)
+            fresh = self.local.compile(site)
+        except Exception:
+            self._find_odd_views()
+            site = self.site()
+            fresh = self.local.compile(site)
+        beside = self.rules.flows(site)
+        for kept in self.hops.values():
+            for flows in kept.values():
+                beside.update((flow.key, flow) for flow in flows)
+        return plan(
+            self.installed, {**self.local.wanted, **beside}, {**fresh, **beside}, self._keeps
+        )
+
+    def _keeps(self, router: int) -> bool:
+        """Whether what follows from a router's words is left alone: they are not heard yet."""
+        name = self._names.get(router, "")
+        return self.forwards(name) and self.routers.state(name) is None
+
+    def _find_odd_views(self) -> None:
+        """A router whose words make no flows gets those of one whose packets all pass through its
+        VM."""
+        site = self.site()
+        self.local.outdated()
+        for name in site.views:
+            view = self.routers.view(name)
+            if view is None or self._sound_views.get(name) is view:
+                continue
+            alone = replace(site, views={name: view})
+            try:
+                for owner in owners_of(self.network, name):
+                    flows_of(alone, owner)
+                self._sound_views[name] = view
+            except Exception as error:
+                words = f"{THROUGH_VM}: {_reason(error)}"
+                self._odd_views[name] = view, RouterView(slow=words, off=view.off)
+                self.problems.begin(VIEW, words, name)
 
     def _make_hops(self, router: Router) -> None:
         state = self.routers.state(router.name)
@@ -950,6 +979,7 @@ class Switch:
         pause_s = min(TRY_AGAIN_MAX_S, 2 * before.pause_s) if before else TRY_AGAIN_S
         words = f"{THROUGH_VM}: {words}"
         self.aside[name] = Aside(words, refused, pause_s)
+        self.local.outdated(owners_of(self.network, name))
         self.hops[name] = {}
         self.decisions.outdated()
         self.problems.end(COMPILE if refused else TABLE, name)
@@ -960,6 +990,7 @@ class Switch:
     def _restored(self, name: str) -> None:
         """A router is no longer set aside."""
         if self.aside.pop(name, None) is not None:
+            self.local.outdated(owners_of(self.network, name))
             self.problems.end(TABLE, name)
             self.problems.end(COMPILE, name)
 
@@ -1201,6 +1232,26 @@ class Switch:
             self.channel.write(build.delete_by_cookie(layout.ROUTES, own | chunk), 1)
             yield ROOM
             yield PACE_S
+
+
+class _Views(Mapping[str, RouterView]):
+    """What the VMs say, by router, looked at when it is asked for: few of many are."""
+
+    def __init__(self, routers: Iterable[str], view: Callable[[str], RouterView | None]) -> None:
+        self._routers = routers
+        self._view = view
+
+    def __getitem__(self, router: str) -> RouterView:
+        view = self._view(router)
+        if view is None:
+            raise KeyError(router)
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return (router for router in self._routers if self._view(router) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _reason(error: Exception) -> str:

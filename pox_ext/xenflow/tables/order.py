@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, Flows
@@ -11,22 +11,25 @@ from xenflow.tables.layout import ADMISSION, ARP_REPLY, CLASSES, LINKS, NETWORK_
 
 
 def plan(
-    installed: Mapping[tuple[int, int, f.Match], Flow], wanted: Flows, keep: Iterable[int] = ()
+    installed: Mapping[tuple[int, int, f.Match], Flow],
+    wanted: Flows,
+    fresh: Flows | None = None,
+    keep: Callable[[int], bool] = lambda router: False,
 ) -> list[list[tuple[bool, Flow]]]:
     """The batches, a barrier between them, that turn `installed` into `wanted`.
 
     Each batch is a list of (add, flow): add False deletes.  First everything is added or
     overwritten, downstream tables before upstream ones, so that no packet is led to a table
     that does not know it yet; then what is left over is deleted, upstream first.
-    View-dependent flows of the routers whose ids are in `keep` are not deleted.
+    Where only the `fresh` ones of those that are wanted may not be there, only these are looked at.
+    View-dependent flows of the routers for whose ids `keep` says so are not deleted.
     """
-    kept = set(keep)
-    adds = [flow for key, flow in wanted.items() if installed.get(key) != flow]
+    looked_at = wanted if fresh is None else fresh
+    adds = [flow for key, flow in looked_at.items() if installed.get(key) != flow]
     drops = [
         flow
         for key, flow in installed.items()
-        if key not in wanted
-        and not (kept and cookies.router_of(flow.cookie) in kept and view_dependent(flow))
+        if key not in wanted and not (view_dependent(flow) and keep(cookies.router_of(flow.cookie)))
     ]
     adds.sort(key=_downstream_first, reverse=True)
     drops.sort(key=_downstream_first)
