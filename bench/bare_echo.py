@@ -57,7 +57,7 @@ def table(address: str, port: int, report: str) -> None:
                 continue
             messages, rest = wire.split(rest + switch.recv(65536))
             for data in messages:
-                message = parse.parse(data)
+                message = parse.message(data)
                 if isinstance(message, parse.EchoReply):
                     out.send(b"echo")
                 elif isinstance(message, parse.EchoRequest):

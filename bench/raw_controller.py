@@ -75,7 +75,7 @@ class RawController:
             if not data:
                 raise BenchError("the switch has hung up")
             messages, self._rest = wire.split(self._rest + data)
-            for message in map(parse.parse, messages):
+            for message in map(parse.message, messages):
                 if isinstance(message, parse.BarrierReply) and message.xid == self._xid:
                     return
                 self._other(message)

@@ -162,7 +162,7 @@ class WrittenSwitch:
         limit = self.limits.get(command >> 8)
         if limit is None or command & 0xFF != wire.Command.ADD:
             return False
-        flow = parse.parse_flow_mod(message)
+        flow = parse.flow_mod(message)
         held = [each for each in self.tables if each.table == flow.table]
         return len(held) >= limit and all(each.key != flow.key for each in held)
 
@@ -171,7 +171,7 @@ class WrittenSwitch:
         if command & 0xFF == wire.Command.DELETE:
             self._delete_many(message)
             return
-        flow: Flow = parse.parse_flow_mod(message)
+        flow: Flow = parse.flow_mod(message)
         self.messages.append(f"{wire.Command(command & 0xFF).name} {flow}")
         if command & 0xFF == wire.Command.ADD:
             obeyed(flow)

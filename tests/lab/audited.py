@@ -90,10 +90,10 @@ class Audited:
         self.received += len(data)
         messages, self.rest = wire.split(self.rest + data)
         for raw in messages:
-            if monitor.is_flow_updates(raw):
+            if monitor.is_updates(raw):
                 self.switch.audit.take(raw)
             else:
-                self.take(parse.parse(raw))
+                self.take(parse.message(raw))
         if now >= self._tick_at:
             self._tick_at = now + TICK_S
             self.table.tick(now)

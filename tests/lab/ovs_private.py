@@ -56,7 +56,7 @@ class Connection:
         while True:
             while not self.queue:
                 messages, self.rest = wire.split(self.rest + self.sock.recv(65536))
-                self.queue += map(parse.parse, messages)
+                self.queue += map(parse.message, messages)
             message = self.queue.pop(0)
             if isinstance(message, parse.EchoRequest):
                 self.send(build.echo_reply(message.data, message.xid))

@@ -48,8 +48,8 @@ def connection(switch: ovs.Switch) -> Iterator[ovs.Connection]:
 def held(
     connection: ovs.Connection, table: int = wire.ALL_TABLES, cookie: int = 0, cookie_mask: int = 0
 ) -> set[Flow]:
-    parts = connection.stats(statistics.flow_stats_request(table, cookie, cookie_mask, xid=9))
-    return {entry.flow for entry in statistics.flow_stats(parts)}
+    parts = connection.stats(statistics.flow_request(table, cookie, cookie_mask, xid=9))
+    return {entry.flow for entry in statistics.flows(parts)}
 
 
 EVERY_ACTION = (
@@ -136,10 +136,10 @@ def test_a_dump_of_many_parts(connection: ovs.Connection) -> None:
     for chunk in packer.pack_adds(7, routes, [net >> 20 for net, _, _ in routes]):
         connection.send(chunk)
     assert connection.barrier() == []
-    parts = connection.stats(statistics.flow_stats_request(1, xid=3))
+    parts = connection.stats(statistics.flow_request(1, xid=3))
     assert len(parts) > 1 and [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
     want = {packer.route_flow(7, *route, route[0] >> 20) for route in routes}
-    assert {entry.flow for entry in statistics.flow_stats(parts)} == want
+    assert {entry.flow for entry in statistics.flows(parts)} == want
 
 
 def test_by_cookie(connection: ovs.Connection) -> None:
@@ -188,11 +188,11 @@ def test_the_plain_form(connection: ovs.Connection) -> None:
     connection.send(b"".join(map(build.flow_mod_of10, flows)))
     assert connection.barrier() == []
     assert held(connection) == set(flows)
-    parts = connection.stats(statistics.flow_stats_request_of10(xid=4))
-    assert {entry.flow for entry in statistics.flow_stats(parts)} == set(flows)
+    parts = connection.stats(statistics.flow_request_of10(xid=4))
+    assert {entry.flow for entry in statistics.flows(parts)} == set(flows)
     counted = connection.stats(statistics.aggregate_request_of10(match(vlan_tci=0)))[0].entries
     assert counted == (Aggregate(0, 0, 1),)
-    parts = connection.stats(statistics.table_stats_request())
+    parts = connection.stats(statistics.table_request())
     tables = [entry for part in parts for entry in part.entries]
     assert [entry for entry in tables if entry.flows] == [TableStats(0, len(flows))]
 
@@ -228,7 +228,7 @@ def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection)
     features = connection.receive()
     assert isinstance(features, parse.FeaturesReply)
     assert {port.name for port in features.ports} == {"b0", *(f"p{i}" for i in range(1, 7))}
-    (desc,) = connection.stats(statistics.desc_request())[0].entries
+    (desc,) = connection.stats(statistics.description_request())[0].entries
     assert isinstance(desc, Desc) and desc.manufacturer.startswith("Nicira")
     connection.send(build.set_config(0xFFFF))
     connection.send(build.get_config_request(6))
@@ -239,7 +239,7 @@ def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection)
     packet_in = connection.receive()
     assert isinstance(packet_in, parse.PacketIn)
     assert (packet_in.in_port, packet_in.data) == (1, FRAME)
-    connection.send(build.packet_out(FRAME, (fl.output(3),)) + statistics.port_stats_request(3, 8))
+    connection.send(build.packet_out(FRAME, (fl.output(3),)) + statistics.port_request(3, 8))
     reply = connection.receive()
     assert isinstance(reply, StatsReply)
     (counters,) = reply.entries

@@ -54,11 +54,11 @@ def reply(body: bytes, kind: int = 0xFFFF, flags: int = 0, xid: int = 9) -> byte
 
 def test_flow_stats_come_back_in_parts() -> None:
     parts = [
-        parse.parse(reply(b"".join(map(nx_flow_stats, FLOWS[i : i + 50])), flags=i < 250))
+        parse.message(reply(b"".join(map(nx_flow_stats, FLOWS[i : i + 50])), flags=i < 250))
         for i in range(0, 300, 50)
     ]
     assert all(isinstance(part, StatsReply) for part in parts)
-    stats = statistics.flow_stats(part for part in parts if isinstance(part, StatsReply))
+    stats = statistics.flows(part for part in parts if isinstance(part, StatsReply))
     assert stats == [FlowStats(flow, 10, 1000, 3.5, 1) for flow in FLOWS]
     assert [part.more for part in parts if isinstance(part, StatsReply)] == [True] * 5 + [False]
 
@@ -74,9 +74,9 @@ def test_match_and_actions_come_back() -> None:
 
 def test_flow_mods_come_back() -> None:
     for flow in FLOWS:
-        back = parse.parse_flow_mod(build.flow_mod(flow))
+        back = parse.flow_mod(build.flow_mod(flow))
         assert back == flow and back.flags == flow.flags
-    deleted = parse.parse_flow_mod(build.flow_mod(FLOWS[0], wire.Command.DELETE_STRICT))
+    deleted = parse.flow_mod(build.flow_mod(FLOWS[0], wire.Command.DELETE_STRICT))
     assert (deleted.key, deleted.actions) == (FLOWS[0].key, ())
     for bad in (
         b"",
@@ -85,7 +85,7 @@ def test_flow_mods_come_back() -> None:
         build.enable_table_id() + bytes(40),
     ):
         with pytest.raises(wire.WireError, match="NXT_FLOW_MOD"):
-            parse.parse_flow_mod(bad)
+            parse.flow_mod(bad)
 
 
 def test_plain_match_comes_back_or_is_refused() -> None:
@@ -131,7 +131,7 @@ def test_a_guests_truncated_arp_must_not_meet_a_rewrite() -> None:
 
 def test_a_modification_cannot_set_every_bit_of_a_cookie() -> None:
     flow = Flow(0, 0, (), (), 0xFFFFFFFFFFFFFFFF)
-    assert parse.parse_flow_mod(build.flow_mod(flow)) == flow
+    assert parse.flow_mod(build.flow_mod(flow)) == flow
     with pytest.raises(FlowError, match="cookie"):
         build.flow_mod(flow, wire.Command.MODIFY_STRICT)
 
@@ -236,13 +236,13 @@ def test_messages_to_the_switch_have_their_length() -> None:
         build.set_flow_format_nxm(),
         build.packet_out(b"x" * 60, (fl.output(1),), 5),
         build.delete_by_cookie(wire.ALL_TABLES, 5),
-        statistics.flow_stats_request(1, 5, 7, match(reg0=1)),
+        statistics.flow_request(1, 5, 7, match(reg0=1)),
         statistics.aggregate_request(),
-        statistics.flow_stats_request_of10(match(in_port=1)),
+        statistics.flow_request_of10(match(in_port=1)),
         statistics.aggregate_request_of10(),
-        statistics.table_stats_request(),
-        statistics.port_stats_request(),
-        statistics.desc_request(),
+        statistics.table_request(),
+        statistics.port_request(),
+        statistics.description_request(),
         *map(build.flow_mod, FLOWS),
     ]
     assert wire.split(b"".join(messages) + b"\x01") == (messages, b"\x01")
@@ -257,48 +257,48 @@ def test_messages_from_the_switch() -> None:
         return struct.pack("!BBHI", 1, kind, 8 + len(body), 5) + body
 
     features = struct.pack("!QIB3xII", 0xABC, 0, 254, 1, 2) + port
-    assert parse.parse(message(6, features)) == parse.FeaturesReply(
+    assert parse.message(message(6, features)) == parse.FeaturesReply(
         5, 0xABC, 0, 254, 1, 2, (parsed,)
     )
-    assert parse.parse(message(12, b"\x02" + bytes(7) + port)) == parse.PortStatus(5, 2, parsed)
-    assert parse.parse(message(2, b"hi")) == parse.EchoRequest(5, b"hi")
-    assert parse.parse(message(3, b"hi")) == parse.EchoReply(5, b"hi")
-    assert parse.parse(message(19, b"")) == parse.BarrierReply(5)
-    assert parse.parse(message(8, b"\0\0\0\x80")) == parse.ConfigReply(5, 0, 128)
-    assert parse.parse(b"\x04\0\0\x08\0\0\0\x05") == parse.Hello(5, 4)
+    assert parse.message(message(12, b"\x02" + bytes(7) + port)) == parse.PortStatus(5, 2, parsed)
+    assert parse.message(message(2, b"hi")) == parse.EchoRequest(5, b"hi")
+    assert parse.message(message(3, b"hi")) == parse.EchoReply(5, b"hi")
+    assert parse.message(message(19, b"")) == parse.BarrierReply(5)
+    assert parse.message(message(8, b"\0\0\0\x80")) == parse.ConfigReply(5, 0, 128)
+    assert parse.message(b"\x04\0\0\x08\0\0\0\x05") == parse.Hello(5, 4)
     packet_in = message(10, struct.pack("!IHHBx", 0xFFFFFFFF, 60, 3, 1) + b"frame")
-    assert parse.parse(packet_in) == parse.parse_packet_in(packet_in)
-    assert parse.parse_packet_in(packet_in) == parse.PacketIn(5, 0xFFFFFFFF, 60, 3, 1, b"frame")
-    error = parse.parse(message(1, struct.pack("!HH", 3, 0) + b"refused"))
+    assert parse.message(packet_in) == parse.packet_in(packet_in)
+    assert parse.packet_in(packet_in) == parse.PacketIn(5, 0xFFFFFFFF, 60, 3, 1, b"frame")
+    error = parse.message(message(1, struct.pack("!HH", 3, 0) + b"refused"))
     assert error == parse.ErrorMessage(5, 3, 0, "flow_mod failed: tables full", b"refused")
     nicira = struct.pack("!HHIHH", 0xB0C2, 0, wire.NX_VENDOR, 1, 260) + b"refused"
-    error = parse.parse(message(1, nicira))
+    error = parse.message(message(1, nicira))
     assert isinstance(error, parse.ErrorMessage)
     assert (error.name, error.data) == ("bad request: match prerequisite not met", b"refused")
-    error = parse.parse(message(1, struct.pack("!HH", 77, 66)))
+    error = parse.message(message(1, struct.pack("!HH", 77, 66)))
     assert isinstance(error, parse.ErrorMessage) and error.name == "error type 77: code 66"
     what = match(in_port=1, dl_type=0x800, nw_proto=6, tp_dst=179)
     removed = nxm.pack_match10(what) + struct.pack("!QHBxIIH2xQQ", 7, 9, 1, 2, 0, 30, 4, 5)
-    assert parse.parse(message(11, removed)) == parse.FlowRemoved(
+    assert parse.message(message(11, removed)) == parse.FlowRemoved(
         5, Flow(0, 9, what, (), 7, 30), 1, 2.0, 4, 5
     )
     what = match(reg0=(1, 3))
     packed = nxm.pack_match(what)
     removed = struct.pack("!IIQHBBIIHHQQ", wire.NX_VENDOR, 14, 7, 9, 2, 4, 2, 0, 30, 12, 4, 5)
-    assert parse.parse(message(4, removed + packed + bytes(4))) == parse.FlowRemoved(
+    assert parse.message(message(4, removed + packed + bytes(4))) == parse.FlowRemoved(
         5, Flow(3, 9, what, (), 7, 30), 2, 2.0, 4, 5
     )
-    assert parse.parse(message(4, struct.pack("!II", 1, 2))) == wire.Other(
+    assert parse.message(message(4, struct.pack("!II", 1, 2))) == wire.Other(
         5, 4, b"\0\0\0\1\0\0\0\2"
     )
     counters = struct.pack("!H6x12Q", 3, *range(12))
-    assert parse.parse(reply(counters * 2, 4)) == StatsReply(
+    assert parse.message(reply(counters * 2, 4)) == StatsReply(
         9, False, (PortStats(3, *range(12)),) * 2
     )
     desc = struct.pack("!256s256s256s32s256s", b"m", b"h", b"s", b"n", b"d")
-    assert parse.parse(reply(desc, 0)) == StatsReply(9, False, (Desc("m", "h", "s", "n", "d"),))
+    assert parse.message(reply(desc, 0)) == StatsReply(9, False, (Desc("m", "h", "s", "n", "d"),))
     total = struct.pack("!QQI4x", 1, 2, 3)
-    assert parse.parse(reply(total, 2)) == StatsReply(9, False, (Aggregate(1, 2, 3),))
+    assert parse.message(reply(total, 2)) == StatsReply(9, False, (Aggregate(1, 2, 3),))
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_messages_from_the_switch() -> None:
 )
 def test_what_is_no_message(data: bytes, why: str) -> None:
     with pytest.raises(wire.WireError, match=why):
-        parse.parse(data)
+        parse.message(data)
     with pytest.raises(wire.WireError):
         wire.split(b"\x01\x00\x00\x07\0\0\0\0")
 
@@ -339,7 +339,7 @@ VALID = [
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_or_read(data: bytes) -> None:
     with contextlib.suppress(wire.WireError):
-        parse.parse(data)
+        parse.message(data)
 
 
 @settings(max_examples=600)
@@ -363,9 +363,9 @@ def test_damaged_messages_are_refused_or_read(
     damaged[0] = 1
     damaged[2:4] = len(damaged).to_bytes(2, "big")
     with contextlib.suppress(wire.WireError):
-        parse.parse(bytes(damaged))
+        parse.message(bytes(damaged))
     with contextlib.suppress(wire.WireError):
-        parse.parse_flow_mod(bytes(damaged))
+        parse.flow_mod(bytes(damaged))
 
 
 @given(st.binary(max_size=120))

@@ -85,7 +85,7 @@ def put_to_work(answer: bytes, tables: simulate.Tables) -> list[tuple[int | str,
     out = messages[-1]
     for message in messages[:-1]:
         if message[1] == wire.Type.VENDOR:
-            tables.add(obeyed(parse.parse_flow_mod(message)))
+            tables.add(obeyed(parse.flow_mod(message)))
     head = 16
     actions_len = int.from_bytes(out[14:16], "big")
     in_port = int.from_bytes(out[12:14], "big")

@@ -140,10 +140,10 @@ def test_what_a_flow_monitor_tells_is_understood(
     small = update(UpdateEvent.ADDED, LEFT)
     abbreviated = struct.pack("!HHI", 8, 3, 17)
     raw = message(small, *(update(event, route_flow(*route)) for event, route in told), abbreviated)
-    assert monitor.is_flow_updates(raw)
+    assert monitor.is_updates(raw)
     found, rest = PACKER.read_updates(raw)
     assert rest == FlowUpdates(0, (FlowUpdate(UpdateEvent.ADDED, LEFT),), (17,))
-    assert parse.parse(raw) == FlowUpdates(
+    assert parse.message(raw) == FlowUpdates(
         0,
         (
             FlowUpdate(UpdateEvent.ADDED, LEFT),

@@ -81,7 +81,7 @@ def others() -> Iterator[tuple[Flow, Table]]:
         assert answer is not None
         exact = wire.split(answer)[0][0]
         if made.nicira:
-            yield parse.parse_flow_mod(exact), table
+            yield parse.flow_mod(exact), table
         else:
             actions = parse_actions(exact, 72, len(exact) - 72)
             what = parse_match10(exact, 8)

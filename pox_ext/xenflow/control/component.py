@@ -218,7 +218,7 @@ class Component:
         if not switch.packet_ins.admits(parse.packet_in_port(raw), time.monotonic()):
             return True
         try:
-            packet = parse.parse_packet_in(raw)
+            packet = parse.packet_in(raw)
         except wire.WireError as error:
             log.warning("%s: packet-in: %s", switch.name, error)
             return True
@@ -228,11 +228,11 @@ class Component:
         switch = self._connections.get(connection)
         if switch is None:
             return False
-        if monitor.is_flow_updates(raw):
+        if monitor.is_updates(raw):
             switch.audit.take(raw)
             return True
         try:
-            message = parse.parse(raw)
+            message = parse.message(raw)
         except wire.WireError as error:
             log.warning("%s: %s", switch.name, error)
             return False

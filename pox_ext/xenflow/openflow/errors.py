@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # OpenFlow 1.0.0, 5.4.4, and Open vSwitch's ofp-errors.h for the codes from 256 on.
-ERROR_TYPES = (
+_TYPES = (
     "hello failed",
     "bad request",
     "bad action",
@@ -12,7 +12,7 @@ ERROR_TYPES = (
     "queue operation failed",
 )
 
-ERROR_CODES = {
+_CODES = {
     (0, 0): "incompatible version",
     (0, 1): "not permitted",
     (1, 0): "version not supported",
@@ -45,9 +45,10 @@ ERROR_CODES = {
     (5, 1): "no such queue",
     (5, 2): "not permitted",
 }
-NX_ERROR_TYPE = 0xB0C2
+NX_ERROR = 0xB0C2
+"""The type of an error whose own type and code follow a vendor's number (ofp-errors.h)."""
 
-NX_ERROR_CODES = {
+_NX_CODES = {
     (0, 263): "unsupported match field",
     (1, 256): "invalid match",
     (1, 257): "unknown match field",
@@ -69,3 +70,12 @@ NX_ERROR_CODES = {
     (5, 256): "hardware error",
     (5, 257): "no such table",
 }
+
+
+def name_of(kind: int, code: int, nicira: bool) -> str:
+    """An error's type and code; `nicira`: of those that Nicira added."""
+    if nicira:
+        what = _NX_CODES.get((kind, code), f"Nicira code {code}")
+    else:
+        what = _CODES.get((kind, code), f"code {code}")
+    return f"{_TYPES[kind] if kind < len(_TYPES) else f'error type {kind}'}: {what}"

@@ -15,7 +15,7 @@ from xenflow.openflow.flow import Flow
 from xenflow.openflow.nxm import pad8, parse_actions, parse_match
 from xenflow.openflow.wire import NX_VENDOR, STATS_VENDOR, WireError, flow_of, stats_request, vendor
 
-MONITOR_ADD, MONITOR_DELETE, MONITOR_MODIFY = 2, 4, 8
+ADD, DELETE, MODIFY = 2, 4, 8
 
 _MONITOR_ACTIONS = 16
 """enum nx_flow_monitor_flags (nicira-ext.h), without INITIAL and OWN."""
@@ -54,7 +54,7 @@ class FlowUpdates(NamedTuple):
     own: tuple[int | None, ...]
 
 
-def flow_monitor_request(monitor: int, table: int, flags: int, xid: int = 0) -> bytes:
+def request(monitor: int, table: int, flags: int, xid: int = 0) -> bytes:
     """NXST_FLOW_MONITOR request: tell what happens to the flows of `table` from now on.
 
     `flags` are MONITOR_ bits.  What this connection itself does comes as its transaction id only.
@@ -64,18 +64,19 @@ def flow_monitor_request(monitor: int, table: int, flags: int, xid: int = 0) -> 
     return stats_request(STATS_VENDOR, head + body, xid)
 
 
-def flow_monitor_cancel(monitor: int, xid: int = 0) -> bytes:
+def cancel(monitor: int, xid: int = 0) -> bytes:
     """NXT_FLOW_MONITOR_CANCEL: tell no more."""
     return vendor(_NXT_FLOW_MONITOR_CANCEL, struct.pack("!I", monitor), xid)
 
 
-def is_flow_updates(data: bytes) -> bool:
+def is_updates(data: bytes) -> bool:
     """Whether a whole message is an NXST_FLOW_MONITOR reply."""
     return data[8:10] == b"\xff\xff" and data[12:20] == _UPDATES_HEAD and data[1] == 17
 
 
-def read_flow_updates(data: bytes, xid: int) -> FlowUpdates:
-    updates: list[FlowUpdate] = []
+def updates(data: bytes, xid: int) -> FlowUpdates:
+    """Parse an NXST_FLOW_MONITOR reply, known to be one (`is_updates`).  Raises WireError."""
+    found: list[FlowUpdate] = []
     own: list[int | None] = []
     at, end = 24, len(data)
     while at < end:
@@ -88,11 +89,11 @@ def read_flow_updates(data: bytes, xid: int) -> FlowUpdates:
             own.append(struct.unpack_from("!I", data, at + 4)[0])
         else:
             try:
-                updates.append(_read_flow_update(data[at : at + length]))
+                found.append(_read_flow_update(data[at : at + length]))
             except (WireError, ValueError, struct.error):
                 own.append(None)
         at += length
-    return FlowUpdates(xid, tuple(updates), tuple(own))
+    return FlowUpdates(xid, tuple(found), tuple(own))
 
 
 def _read_flow_update(data: bytes) -> FlowUpdate:

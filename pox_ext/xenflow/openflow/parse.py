@@ -1,7 +1,7 @@
 """Messages from a switch, parsed into values.
 
-The component cuts what it receives with `wire.split` and hands each message to `parse`, or to
-`parse_packet_in` where speed counts.
+The component cuts what it receives with `wire.split` and hands each message to `message`, or to
+`packet_in` where speed counts.
 
 Sources: OpenFlow Switch Specification 1.0.0, section 5 (by number below); Open vSwitch,
 include/openflow/nicira-ext.h.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from xenflow.openflow.errors import ERROR_CODES, ERROR_TYPES, NX_ERROR_CODES, NX_ERROR_TYPE
+from xenflow.openflow.errors import NX_ERROR, name_of
 from xenflow.openflow.flow import Flow
 from xenflow.openflow.monitor import FlowUpdates
 from xenflow.openflow.nxm import MATCH10_LEN, pad8, parse_actions, parse_match, parse_match10
@@ -166,7 +166,7 @@ _PORT = struct.Struct("!H6s16sIIIIII")
 _FEATURES = struct.Struct("!QIB3xII")
 
 
-def parse(data: bytes) -> Message:
+def message(data: bytes) -> Message:
     """Parse one whole message (as split() cuts them).
 
     Raises WireError on a version other than 1.0 (but for a hello), or on truncated or
@@ -196,7 +196,7 @@ def packet_in_port(data: bytes) -> int:
     return int.from_bytes(data[14:16], "big") if len(data) >= 16 else 0
 
 
-def parse_packet_in(data: bytes) -> PacketIn:
+def packet_in(data: bytes) -> PacketIn:
     """Parse an OFPT_PACKET_IN (5.4.1) known to be one by its type byte; WireError if short."""
     try:
         _, _, _, xid, buffer_id, total_len, in_port, reason = _PACKET_IN.unpack_from(data)
@@ -205,7 +205,7 @@ def parse_packet_in(data: bytes) -> PacketIn:
     return PacketIn(xid, buffer_id, total_len, in_port, reason, data[18:])
 
 
-def parse_flow_mod(data: bytes) -> Flow:
+def flow_mod(data: bytes) -> Flow:
     """The flow of one NXT_FLOW_MOD, as flow_mod() packs it, whatever its command is.
 
     This is how flows travel between controllers.  Raises WireError where it is anything else.
@@ -242,7 +242,7 @@ def parse_flow_mod(data: bytes) -> Flow:
     return replace(flow, flags=flags)
 
 
-_COOKIE_AT: dict[tuple[int, int], int] = {(Type.VENDOR, 13): 16, (Type.FLOW_MOD, 0): 48}
+_COOKIE_AT: dict[tuple[int, int], int] = {(Type.VENDOR, NXT_FLOW_MOD): 16, (Type.FLOW_MOD, 0): 48}
 """Where the cookie is in an NXT_FLOW_MOD (nicira-ext.h) and in an OFPT_FLOW_MOD (5.3.3)."""
 
 
@@ -260,7 +260,7 @@ def cookie_of(data: bytes) -> int:
 
 
 def _read_packet_in(data: bytes, xid: int) -> Message:
-    return parse_packet_in(data)
+    return packet_in(data)
 
 
 def _read_echo_request(data: bytes, xid: int) -> Message:
@@ -282,16 +282,12 @@ def _read_config(data: bytes, xid: int) -> Message:
 def _read_error(data: bytes, xid: int) -> Message:
     kind, code = struct.unpack_from("!HH", data, 8)
     rest = data[12:]
-    if kind == NX_ERROR_TYPE and len(rest) >= 8:
-        vendor, kind, code = struct.unpack_from("!IHH", rest)
-        rest = rest[8:]
-        if vendor != NX_VENDOR:
-            return ErrorMessage(xid, kind, code, f"vendor {vendor:#x} error {kind}, {code}", rest)
-        what = NX_ERROR_CODES.get((kind, code), f"Nicira code {code}")
-    else:
-        what = ERROR_CODES.get((kind, code), f"code {code}")
-    group = ERROR_TYPES[kind] if kind < len(ERROR_TYPES) else f"error type {kind}"
-    return ErrorMessage(xid, kind, code, f"{group}: {what}", rest)
+    if kind != NX_ERROR or len(rest) < 8:
+        return ErrorMessage(xid, kind, code, name_of(kind, code, nicira=False), rest)
+    vendor, kind, code = struct.unpack_from("!IHH", rest)
+    if vendor != NX_VENDOR:
+        return ErrorMessage(xid, kind, code, f"vendor {vendor:#x} error {kind}, {code}", rest[8:])
+    return ErrorMessage(xid, kind, code, name_of(kind, code, nicira=True), rest[8:])
 
 
 def _read_port(data: bytes, at: int) -> Port:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from xenflow.openflow import flow as fl
+from xenflow.openflow import monitor
 from xenflow.openflow.flow import Flow, Match
-from xenflow.openflow.monitor import NXST_FLOW_MONITOR, FlowUpdates, read_flow_updates
 from xenflow.openflow.nxm import (
     MATCH10_LEN,
     pack_match,
@@ -112,7 +112,7 @@ class StatsReply(NamedTuple):
     entries: tuple[StatsEntry, ...]
 
 
-def flow_stats_request(
+def flow_request(
     table: int = ALL_TABLES,
     cookie: int = 0,
     cookie_mask: int = 0,
@@ -133,7 +133,7 @@ def aggregate_request(
     match: Match = (),
     xid: int = 0,
 ) -> bytes:
-    """NXST_AGGREGATE request: packets, bytes and number of the flows flow_stats_request() asks."""
+    """NXST_AGGREGATE request: packets, bytes and number of the flows flow_request() asks."""
     return _nx_stats_request(_NXST_AGGREGATE, table, cookie, cookie_mask, match, xid)
 
 
@@ -159,7 +159,7 @@ def _nx_stats_request(
     return head + packed
 
 
-def flow_stats_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int = 0) -> bytes:
+def flow_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int = 0) -> bytes:
     """OFPST_FLOW request (5.3.5)."""
     body = pack_match10(match) + struct.pack("!BxH", table, fl.PORT_NONE)
     return stats_request(_STATS_FLOW, body, xid)
@@ -171,23 +171,23 @@ def aggregate_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int 
     return stats_request(_STATS_AGGREGATE, body, xid)
 
 
-def table_stats_request(xid: int = 0) -> bytes:
+def table_request(xid: int = 0) -> bytes:
     """OFPST_TABLE request (5.3.5): how many flows each table has.  Open vSwitch keeps count, and
     looks at no flow for it."""
     return stats_request(_STATS_TABLE, b"", xid)
 
 
-def port_stats_request(port: int = fl.PORT_NONE, xid: int = 0) -> bytes:
+def port_request(port: int = fl.PORT_NONE, xid: int = 0) -> bytes:
     """OFPST_PORT request (5.3.5); PORT_NONE asks for all ports."""
     return stats_request(_STATS_PORT, struct.pack("!H6x", port), xid)
 
 
-def desc_request(xid: int = 0) -> bytes:
+def description_request(xid: int = 0) -> bytes:
     """OFPST_DESC request (5.3.5)."""
     return stats_request(_STATS_DESC, b"", xid)
 
 
-def flow_stats(parts: Iterable[StatsReply]) -> list[FlowStats]:
+def flows(parts: Iterable[StatsReply]) -> list[FlowStats]:
     """All the flows of a reply's parts; WireError where it is about something else."""
     found = []
     for part in parts:
@@ -198,7 +198,7 @@ def flow_stats(parts: Iterable[StatsReply]) -> list[FlowStats]:
     return found
 
 
-def read_stats(data: bytes, xid: int) -> StatsReply | FlowUpdates | Other:
+def read_stats(data: bytes, xid: int) -> StatsReply | monitor.FlowUpdates | Other:
     kind, flags = struct.unpack_from("!HH", data, 8)
     more = bool(flags & _REPLY_MORE)
     at = 12
@@ -207,8 +207,8 @@ def read_stats(data: bytes, xid: int) -> StatsReply | FlowUpdates | Other:
         if len(data) < 24:
             raise WireError(f"STATS_REPLY: {len(data)} bytes, a vendor's has at least 24")
         vendor, subtype = struct.unpack_from("!II", data, 12)
-        if vendor == NX_VENDOR and subtype == NXST_FLOW_MONITOR:
-            return read_flow_updates(data, xid)
+        if vendor == NX_VENDOR and subtype == monitor.NXST_FLOW_MONITOR:
+            return monitor.updates(data, xid)
         if vendor != NX_VENDOR or subtype not in (_NXST_FLOW, _NXST_AGGREGATE):
             return Other(xid, Type.STATS_REPLY, data[8:])
         if subtype == _NXST_FLOW:

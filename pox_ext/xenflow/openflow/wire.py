@@ -80,15 +80,18 @@ class Other(NamedTuple):
 
 
 def message(kind: Type, body: bytes = b"", xid: int = 0) -> bytes:
+    """A message: header and body (5.1)."""
     return HEADER.pack(VERSION, kind, HEADER_LEN + len(body), xid) + body
 
 
 def vendor(subtype: int, body: bytes, xid: int) -> bytes:
+    """A message of Nicira's (nicira-ext.h, nicira_header)."""
     head = _NX_HEADER.pack(VERSION, Type.VENDOR, 16 + len(body), xid, NX_VENDOR, subtype)
     return head + body
 
 
 def stats_request(kind: int, body: bytes, xid: int) -> bytes:
+    """OFPT_STATS_REQUEST (5.3.5), without flags."""
     return message(Type.STATS_REQUEST, struct.pack("!HH", kind, 0) + body, xid)
 
 
@@ -112,12 +115,14 @@ def split(buffer: bytes) -> tuple[list[bytes], bytes]:
 
 
 def string(data: bytes) -> str:
+    """What a field of fixed size says, up to its first 0."""
     return data.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 def flow_of(
     table: int, priority: int, what: Match, actions: Actions, cookie: int, idle: int, hard: int
 ) -> Flow:
+    """A flow as a switch has told it; WireError where it is none."""
     try:
         return Flow(table, priority, what, actions, cookie, idle, hard)
     except FlowError as error:

@@ -111,13 +111,13 @@ class Audit:
         self.looked_at = None
         if not self.told:
             return
-        every = monitor.MONITOR_ADD | monitor.MONITOR_DELETE | monitor.MONITOR_MODIFY
+        every = monitor.ADD | monitor.DELETE | monitor.MODIFY
         self.switch.channel.tell(
             b"".join(
-                monitor.flow_monitor_request(
+                monitor.request(
                     table,
                     table,
-                    every & ~monitor.MONITOR_ADD if table == layout.ROUTES else every,
+                    every & ~monitor.ADD if table == layout.ROUTES else every,
                     MONITOR_XID,
                 )
                 for table in range(layout.VM + 1)
@@ -135,7 +135,7 @@ class Audit:
         """Many routes are about to be added."""
         if self._tells_additions:
             self._tells_additions = False
-            self.switch.channel.tell(monitor.flow_monitor_cancel(ADDED_ROUTES))
+            self.switch.channel.tell(monitor.cancel(ADDED_ROUTES))
 
     def found(self, flows: Iterable[Flow]) -> None:
         """Flows were read when the switch connected: who has written those that are not ours?"""
@@ -144,7 +144,7 @@ class Audit:
                 self._is_foreign(flow)
 
     def take(self, raw: bytes) -> None:
-        """The switch tells what others have changed (`monitor.is_flow_updates`)."""
+        """The switch tells what others have changed (`monitor.is_updates`)."""
         try:
             routes, message = self.switch.packer.read_updates(raw)
         except wire.WireError as error:
@@ -259,8 +259,8 @@ class Audit:
                 return
             if self.told and not self._tells_additions:
                 self._tells_additions = True
-                more = ADDED_ROUTES, layout.ROUTES, monitor.MONITOR_ADD, MONITOR_XID
-                switch.channel.tell(monitor.flow_monitor_request(*more))
+                more = ADDED_ROUTES, layout.ROUTES, monitor.ADD, MONITOR_XID
+                switch.channel.tell(monitor.request(*more))
             if not self._seen and not self._routes and self._as_many(reply):
                 self._miscounted = 0
                 if self.told:

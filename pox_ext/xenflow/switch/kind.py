@@ -103,11 +103,11 @@ class ProactiveHost(SwitchKind):
 
     def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
         """See `SwitchKind`."""
-        return statistics.flow_stats_request(table, cookie, mask, what, xid)
+        return statistics.flow_request(table, cookie, mask, what, xid)
 
     def count_request(self, xid: int) -> bytes:
         """See `SwitchKind`."""
-        return statistics.table_stats_request(xid)
+        return statistics.table_request(xid)
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
         """See `SwitchKind`."""
@@ -165,7 +165,7 @@ class PlainSwitch(SwitchKind):
 
     def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
         """See `SwitchKind`: it can only be asked for all."""
-        return statistics.flow_stats_request_of10(xid=xid)
+        return statistics.flow_request_of10(xid=xid)
 
     def count_request(self, xid: int) -> bytes:
         """See `SwitchKind`."""

@@ -698,7 +698,7 @@ class Switch:
 
         Raises WireError where they are no flows.
         """
-        found = [translated(parse.parse_flow_mod(data), ports) for data in flows]
+        found = [translated(parse.flow_mod(data), ports) for data in flows]
         taken = [flow for flow in found if flow is not None]
         self.jobs.submit(self._adopt(taken))
         return len(taken)
@@ -733,7 +733,7 @@ class Switch:
             self._take([s.flow for s in flows])
         else:
             xid = self.channel.xid()
-            tables = yield Request(xid, statistics.table_stats_request(xid))
+            tables = yield Request(xid, statistics.table_request(xid))
             large = {entry.table for entry in tables if entry.flows > READ_WHOLE}
             for table in range(layout.VM + 1):
                 if table != layout.ROUTES:

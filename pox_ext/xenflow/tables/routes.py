@@ -8,16 +8,10 @@ from itertools import groupby
 from typing import NamedTuple
 
 from xenflow.openflow import flow as fl
+from xenflow.openflow import monitor
 from xenflow.openflow.build import flow_mod
 from xenflow.openflow.flow import Flow
-from xenflow.openflow.monitor import (
-    NX_FLOW_UPDATE,
-    NXFME_ABBREV,
-    UPDATES_AT,
-    FlowUpdates,
-    UpdateEvent,
-    read_flow_updates,
-)
+from xenflow.openflow.monitor import FlowUpdates, UpdateEvent
 from xenflow.openflow.nxm import pack_action, pack_match, pad8
 from xenflow.openflow.route_columns import RouteColumns
 from xenflow.openflow.wire import Command
@@ -163,21 +157,21 @@ class RoutePacker:
         )
 
     def read_updates(self, data: bytes) -> tuple[list[RouteUpdate], FlowUpdates]:
-        """What a flow monitor's message (`is_flow_updates`) says about routes, and the rest.
+        """What a flow monitor's message (`monitor.is_updates`) says about routes, and the rest.
 
         There may be a million of them.  What is in the table and no route is in the rest.
         Raises WireError.
         """
         routes: list[RouteUpdate] = []
-        rest = [data[:UPDATES_AT]]
-        at, end = UPDATES_AT, len(data)
-        while at + NX_FLOW_UPDATE.size <= end:
-            fields = NX_FLOW_UPDATE.unpack_from(data, at)
+        rest = [data[: monitor.UPDATES_AT]]
+        at, end = monitor.UPDATES_AT, len(data)
+        while at + monitor.NX_FLOW_UPDATE.size <= end:
+            fields = monitor.NX_FLOW_UPDATE.unpack_from(data, at)
             length, event, _, priority, _, _, match_len, table, cookie = fields
             if length < 8 or at + length > end:
                 break
             route = None
-            if event != NXFME_ABBREV and table == self.table:
+            if event != monitor.NXFME_ABBREV and table == self.table:
                 route = self._updated(data, at, match_len, priority - self.base_priority)
             if route is None:
                 rest.append(data[at : at + length])
@@ -189,7 +183,7 @@ class RoutePacker:
                 routes.append(RouteUpdate(event, *route, hop, cookie))
             at += length
         rest.append(data[at:])
-        return routes, read_flow_updates(b"".join(rest), int.from_bytes(data[4:8], "big"))
+        return routes, monitor.updates(b"".join(rest), int.from_bytes(data[4:8], "big"))
 
     def _updated(
         self, data: bytes, at: int, match_len: int, plen: int
