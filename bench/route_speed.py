@@ -77,7 +77,7 @@ def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterSt
 
 def prepacked(told: Sequence[list[bytes]]) -> bytes:
     """The flow messages for the routes in these route messages, in their order."""
-    packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
+    packer = RoutePacker()
     sections = [section for frames in told for section in m.parse_sections(frames)]
     return b"".join(
         packer.add(

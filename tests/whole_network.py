@@ -35,7 +35,7 @@ from xenflow.switch.kind import kind_of
 from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import local_flows
-from xenflow.tables.routes import RoutePacker
+from xenflow.tables.routes import route_flow
 from xenflow.tables.sent_up import ForVm, is_question, sent_up
 from xenflow.tables.site import Site
 from xenflow.tables.views import next_hop_view, router_view
@@ -43,8 +43,6 @@ from xenflow.tables.views import next_hop_view, router_view
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MAX_HOPS = 200
 """A frame that is still on its way after so many switches goes round and round."""
-
-_packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 # --------------------------------------------------------------------------------------------
@@ -501,7 +499,7 @@ def router_flows(network: Network, router: Router, state: RouterState) -> Iterat
     for key, hop_id in state.routes4.items():
         net, plen = key >> 8, key & 255
         own = cookies.of(layout.ROUTES, router.id, cookies.route_chunk(net))
-        yield _packer.route_flow(router.id, net, plen, hop_id, own)
+        yield route_flow(router.id, net, plen, hop_id, own)
 
 
 def _lookup(state: RouterState, address: int) -> m.NextHop | None:

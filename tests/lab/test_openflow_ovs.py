@@ -20,7 +20,7 @@ from xenflow.openflow.nxm import pack_actions
 from xenflow.openflow.statistics import Aggregate, Desc, PortStats, StatsReply, TableStats
 from xenflow.tables import layout, simulate
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
-from xenflow.tables.routes import RoutePacker
+from xenflow.tables.routes import RoutePacker, route_flow
 
 pytestmark = [
     pytest.mark.lab,
@@ -131,14 +131,14 @@ def test_text_is_what_ovs_ofctl_takes(switch: ovs.Switch, connection: ovs.Connec
 
 
 def test_a_dump_of_many_parts(connection: ovs.Connection) -> None:
-    packer = RoutePacker(1, 2, 100)
+    packer = RoutePacker()
     routes = [(i << 12, 20 + i % 13, i % 50) for i in range(3000)]
     for chunk in packer.pack_adds(7, routes, [net >> 20 for net, _, _ in routes]):
         connection.send(chunk)
     assert connection.barrier() == []
-    parts = connection.stats(statistics.flow_request(1, xid=3))
+    parts = connection.stats(statistics.flow_request(layout.ROUTES, xid=3))
     assert len(parts) > 1 and [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
-    want = {packer.route_flow(7, *route, route[0] >> 20) for route in routes}
+    want = {route_flow(7, *route, route[0] >> 20) for route in routes}
     assert {entry.flow for entry in statistics.flows(parts)} == want
 
 

@@ -17,7 +17,6 @@ from xenflow.openflow import packet as pk
 from xenflow.openflow.exact_flows import ExactFlowPacker, exact_match
 from xenflow.openflow.flow import Flow, FlowError, match
 from xenflow.openflow.statistics import Aggregate, Desc, FlowStats, PortStats, StatsReply
-from xenflow.tables.routes import RoutePacker
 
 FLOWS = samples.some_flows(Random(7), 300)
 
@@ -134,40 +133,6 @@ def test_a_modification_cannot_set_every_bit_of_a_cookie() -> None:
     assert parse.flow_mod(build.flow_mod(flow)) == flow
     with pytest.raises(FlowError, match="cookie"):
         build.flow_mod(flow, wire.Command.MODIFY_STRICT)
-
-
-@given(
-    plen=st.integers(0, 32),
-    net=st.integers(0, 0xFFFFFFFF),
-    router=st.integers(0, 0xFFFFFFFF),
-    nexthop=st.integers(0, 0xFFFFFFFF),
-    cookie=st.integers(0, 0xFFFFFFFFFFFFFFFE),
-)
-def test_routes_are_packed_as_flow_mod_packs_them(
-    plen: int, net: int, router: int, nexthop: int, cookie: int
-) -> None:
-    packer = RoutePacker(1, 2, 1000)
-    flow = packer.route_flow(router, net, plen, nexthop, cookie)
-    assert packer.add(router, net, plen, nexthop, cookie) == build.flow_mod(flow)
-    deleted = build.flow_mod(flow, wire.Command.DELETE_STRICT)
-    assert packer.delete(router, net, plen, cookie) == deleted
-
-
-def test_routes_in_bulk() -> None:
-    packer = RoutePacker(1, 2, 1000)
-    random = Random(1)
-    routes = [(random.getrandbits(32), random.randrange(33), i) for i in range(2000)]
-    routes += [(random.getrandbits(32), random.choice((24, 24, 24, 32)), i) for i in range(2000)]
-    routes += [(random.getrandbits(32), 22, 0xFFFFFFFF - i) for i in range(2000)]
-    cookies = [n >> 24 | p << 8 | random.getrandbits(32) << 32 for n, p, _ in routes]
-    chunks = packer.pack_adds(7, routes, cookies)
-    assert all(len(chunk) <= 34000 for chunk in chunks) and len(chunks[0]) > 30000
-    one_by_one = [packer.add(7, *r, own) for r, own in zip(routes, cookies, strict=True)]
-    assert b"".join(chunks) == b"".join(one_by_one)
-    for chunk in chunks:
-        messages, rest = wire.split(chunk)
-        assert messages and not rest
-    assert packer.pack_adds(7, [], []) == []
 
 
 @pytest.mark.parametrize("form", [{}, {"ttl": True}, {"nicira": False}])

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import struct
-
-from hypothesis import given
-from hypothesis import strategies as st
-
 from xenflow.openflow import flow as f
-from xenflow.openflow import monitor, parse, wire
-from xenflow.openflow.flow import Flow, match, prefix_mask
-from xenflow.openflow.monitor import FlowUpdate, FlowUpdates, UpdateEvent
-from xenflow.openflow.nxm import pack_actions, pack_match
+from xenflow.openflow.flow import Flow, match
 from xenflow.tables import cookies, layout
-from xenflow.tables.compare import ODD, against, covering, covers, difference, route_of
-from xenflow.tables.routes import RoutePacker
-
-PACKER = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
+from xenflow.tables.compare import against, covering, covers, difference
 
 
 def own(priority: int, *actions: f.Action, table: int = 0, **what: object) -> Flow:
@@ -81,91 +70,3 @@ def test_a_flow_covers_those_below_it_that_share_a_packet() -> None:
     route = Flow(layout.ROUTES, 2000, (), ())
     assert covering([hub, route], BELIEVED, routes=True) == [hub, route]
     assert covering([route], BELIEVED, routes=False) == []
-
-
-routes = st.tuples(
-    st.integers(1, 0xFFFF),
-    st.integers(0, 0xFFFFFFFF),
-    st.integers(0, 32),
-    st.integers(0, 0xFFFFFFFF),
-)
-
-
-def route_flow(router: int, net: int, plen: int, hop: int) -> Flow:
-    net &= prefix_mask(plen)
-    own_cookie = cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
-    return PACKER.route_flow(router, net, plen, hop, own_cookie)
-
-
-@given(routes)
-def test_a_route_is_known_by_its_match(route: tuple[int, int, int, int]) -> None:
-    router, net, plen, hop = route
-    flow = route_flow(*route)
-    key = (net & prefix_mask(plen)) << 8 | plen
-    assert route_of(flow) == (router, key, hop)
-    assert route_of(Flow(flow.table, flow.priority, flow.match, ())) == (router, key, ODD)
-    assert route_of(Flow(flow.table, 999, flow.match, ())) is None
-
-
-def update(event: UpdateEvent, flow: Flow) -> bytes:
-    """As Open vSwitch 3.1 packs it: the Ethernet type, the prefix, the register."""
-    packed = pack_match(flow.match)
-    body = packed + bytes(-len(packed) % 8)
-    if event is not UpdateEvent.DELETED:
-        body += pack_actions(flow.actions)
-    head = struct.pack(
-        "!HHHHHHHBxQ",
-        24 + len(body),
-        event,
-        0,
-        flow.priority,
-        0,
-        0,
-        len(packed),
-        flow.table,
-        flow.cookie,
-    )
-    return head + body
-
-
-def message(*updates: bytes) -> bytes:
-    body = struct.pack("!HHII4x", 0xFFFF, 0, wire.NX_VENDOR, 2) + b"".join(updates)
-    return struct.pack("!BBHI", 1, 17, 8 + len(body), 0) + body
-
-
-@given(st.lists(st.tuples(st.sampled_from(UpdateEvent), routes), max_size=5))
-def test_what_a_flow_monitor_tells_is_understood(
-    told: list[tuple[UpdateEvent, tuple[int, int, int, int]]],
-) -> None:
-    small = update(UpdateEvent.ADDED, LEFT)
-    abbreviated = struct.pack("!HHI", 8, 3, 17)
-    raw = message(small, *(update(event, route_flow(*route)) for event, route in told), abbreviated)
-    assert monitor.is_updates(raw)
-    found, rest = PACKER.read_updates(raw)
-    assert rest == FlowUpdates(0, (FlowUpdate(UpdateEvent.ADDED, LEFT),), (17,))
-    assert parse.message(raw) == FlowUpdates(
-        0,
-        (
-            FlowUpdate(UpdateEvent.ADDED, LEFT),
-            *(
-                FlowUpdate(
-                    e,
-                    Flow(
-                        g.table,
-                        g.priority,
-                        g.match,
-                        () if e is UpdateEvent.DELETED else g.actions,
-                        g.cookie,
-                    ),
-                )
-                for e, g in ((event, route_flow(*route)) for event, route in told)
-            ),
-        ),
-        (17,),
-    )
-    assert [(u.event, u.router, u.net, u.plen) for u in found] == [
-        (event, router, net & prefix_mask(plen), plen) for event, (router, net, plen, _) in told
-    ]
-    assert [u.nexthop for u in found if u.event != UpdateEvent.DELETED] == [
-        route[3] for event, route in told if event is not UpdateEvent.DELETED
-    ]

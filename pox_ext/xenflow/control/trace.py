@@ -27,7 +27,7 @@ from xenflow.openflow.nxm import parse_actions
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
 from xenflow.tables import explain, layout, simulate
-from xenflow.tables.routes import RoutePacker
+from xenflow.tables.routes import route_flow
 from xenflow.tables.sent_up import ForVm, FromVm, is_question, sent_up
 from xenflow.tables.stations import bridge_ports
 from xenflow.tables.views import interface_of, next_hop_view
@@ -288,7 +288,6 @@ class _Trace:
                 tables.add(flow)
         if self.switch.kind.asks:
             return tables
-        packer = RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
         target = pk.parse(frame).nw_dst
         for name in self.switch.synced:
             state = self.table.state(name)
@@ -299,7 +298,7 @@ class _Trace:
                 net = target & prefix_mask(plen)
                 hop = state.routes4.get(net << 8 | plen)
                 if hop is not None:
-                    tables.add(packer.route_flow(router.id, net, plen, hop, 0))
+                    tables.add(route_flow(router.id, net, plen, hop, 0))
         return tables
 
     def _outputs(

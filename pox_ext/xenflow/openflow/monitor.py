@@ -31,9 +31,9 @@ class UpdateEvent(IntEnum):
 
 _NXT_FLOW_MONITOR_CANCEL = 21
 NXST_FLOW_MONITOR = 2
-NXFME_ABBREV = 3
+ABBREVIATED = 3
 _UPDATES_HEAD = struct.pack("!II", NX_VENDOR, NXST_FLOW_MONITOR)
-NX_FLOW_UPDATE = struct.Struct("!HHHHHHHBxQ")
+UPDATE = struct.Struct("!HHHHHHHBxQ")
 UPDATES_AT = 24
 
 
@@ -57,7 +57,8 @@ class FlowUpdates(NamedTuple):
 def request(monitor: int, table: int, flags: int, xid: int = 0) -> bytes:
     """NXST_FLOW_MONITOR request: tell what happens to the flows of `table` from now on.
 
-    `flags` are MONITOR_ bits.  What this connection itself does comes as its transaction id only.
+    `flags` are ADD, DELETE and MODIFY, or-ed.  What this connection itself does comes as its
+    transaction id only.
     """
     body = struct.pack("!IHHHB5x", monitor, flags | _MONITOR_ACTIONS, fl.PORT_NONE, 0, table)
     head = struct.pack("!II4x", NX_VENDOR, NXST_FLOW_MONITOR)
@@ -85,7 +86,7 @@ def updates(data: bytes, xid: int) -> FlowUpdates:
         length, event = struct.unpack_from("!HH", data, at)
         if length < 8 or at + length > end:
             raise WireError(f"NXST_FLOW_MONITOR: update at byte {at} of {length} bytes")
-        if event == NXFME_ABBREV:
+        if event == ABBREVIATED:
             own.append(struct.unpack_from("!I", data, at + 4)[0])
         else:
             try:
@@ -97,7 +98,7 @@ def updates(data: bytes, xid: int) -> FlowUpdates:
 
 
 def _read_flow_update(data: bytes) -> FlowUpdate:
-    _, event, _, priority, idle, hard, match_len, table, cookie = NX_FLOW_UPDATE.unpack_from(data)
+    _, event, _, priority, idle, hard, match_len, table, cookie = UPDATE.unpack_from(data)
     actions_at = 24 + pad8(match_len)
     what = parse_match(data, 24, match_len)
     actions = parse_actions(data, actions_at, len(data) - actions_at)

@@ -27,9 +27,9 @@ from xenflow.openflow.flow import Flow, text
 from xenflow.openflow.monitor import UpdateEvent
 from xenflow.switch.channel import NotAnsweredError, Request, advance
 from xenflow.tables import cookies, layout
-from xenflow.tables.compare import ODD, Key, against, covering, difference, ours, reactive, route_of
+from xenflow.tables.compare import Key, against, covering, difference, ours, reactive
 from xenflow.tables.route_reading import READ_WHOLE
-from xenflow.tables.routes import RouteUpdate
+from xenflow.tables.routes import ODD, RouteUpdate, route_flow, route_of
 
 if TYPE_CHECKING:
     from xenflow.switch.switch import Switch
@@ -168,7 +168,7 @@ class Audit:
         if event != UpdateEvent.DELETED and not own:
             hop = ODD
             if self.switch.expected_route(router, key) is None:
-                flow = self.switch.packer.route_flow(router, net, plen, 0, cookie)
+                flow = route_flow(router, net, plen, 0, cookie)
                 self._small(UpdateEvent(event), replace(flow, actions=()))
                 return
         self._heard_at = self.switch.clock.now()

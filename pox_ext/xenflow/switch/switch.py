@@ -53,7 +53,6 @@ from xenflow.switch.promises import Promises
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.rules import Rules
 from xenflow.tables import cookies, layout
-from xenflow.tables.compare import ODD
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.order import plan, view_dependent
 from xenflow.tables.pipeline import Owner, flows_of, of_link, owners_of
@@ -66,7 +65,7 @@ from xenflow.tables.route_reading import (
     chunk_questions,
     reading,
 )
-from xenflow.tables.routes import RoutePacker
+from xenflow.tables.routes import ODD, RoutePacker
 from xenflow.tables.sent_up import FromVm
 from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of
@@ -201,7 +200,7 @@ class Switch:
         self._refresh_waits = False
         """Whether a `refresh` is submitted and has not begun."""
         self.local = LocalFlows()
-        self.packer = pipeline_packer()
+        self.packer = RoutePacker()
 
     @property
     def name(self) -> str:
@@ -1281,11 +1280,6 @@ def translated(flow: Flow, ports: Mapping[int, int]) -> Flow | None:
         output(ports[a[1]]) if a[0] == "output" and a[1] < PORT_MAX else a for a in flow.actions
     )
     return replace(flow, match=what, actions=actions)
-
-
-def pipeline_packer() -> RoutePacker:
-    """Packs routes for table ROUTES."""
-    return RoutePacker(layout.ROUTES, layout.NEXT_HOPS, layout.Routes.PREFIX)
 
 
 def _failing(error: Exception) -> Job:

@@ -13,16 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Flow, Flows, prefix_mask
+from xenflow.openflow.flow import Flow, Flows
 from xenflow.tables import cookies, layout
 from xenflow.tables.order import plan
 
 Key = tuple[int, int, f.Match]
 Accepted = Mapping[Key, tuple[Flow, Flow]]
 """(what was wanted, the form in which the switch reads it back, though it is in force)."""
-
-ODD = -1
-"""In place of a next hop's id: a route's flow that says something else than a next hop."""
 
 
 def ours(flow: Flow) -> bool:
@@ -33,36 +30,6 @@ def ours(flow: Flow) -> bool:
 def reactive(flow: Flow) -> bool:
     """Whether it is an exact flow of the reactive pipeline, which comes and goes."""
     return ours(flow) and cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND
-
-
-def route_of(flow: Flow) -> tuple[int, int, int] | None:
-    """(router id, net << 8 | prefix length, next hop id) of a flow that stands where a route does,
-    whoever wrote it; the next hop is ODD where it does not read as we write one."""
-    plen = flow.priority - layout.Routes.PREFIX
-    if flow.table != layout.ROUTES or not 0 <= plen <= 32:
-        return None
-    fields = {name: (value, mask) for name, value, mask in flow.match}
-    router, router_mask = fields.get(layout.Reg.ROUTER, (0, 0))
-    net, mask = fields.get("nw_dst", (0, 0))
-    netmask = prefix_mask(plen)
-    if (
-        fields.keys() - {layout.Reg.ROUTER, "dl_type", "nw_dst"}
-        or not router
-        or router_mask is not None
-    ):
-        return None
-    if fields.get("dl_type") != (f.IPV4, None) or (0xFFFFFFFF if mask is None else mask) != (
-        netmask
-    ):
-        return None
-    return router, net << 8 | plen, _hop_of(flow, router, net)
-
-
-def _hop_of(flow: Flow, router: int, net: int) -> int:
-    own = cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
-    hop = next((action[4] for action in flow.actions if action[0] == "load"), ODD)
-    written = (f.load(layout.Reg.NEXT_HOP, hop), f.resubmit(layout.NEXT_HOPS)) if hop != ODD else ()
-    return hop if flow.cookie == own and flow.actions == written else ODD
 
 
 @dataclass(slots=True)

@@ -8,18 +8,60 @@ from itertools import groupby
 from typing import NamedTuple
 
 from xenflow.openflow import flow as fl
-from xenflow.openflow import monitor
 from xenflow.openflow.build import flow_mod
-from xenflow.openflow.flow import Flow
-from xenflow.openflow.monitor import FlowUpdates, UpdateEvent
+from xenflow.openflow.flow import Flow, Match
+from xenflow.openflow.monitor import (
+    ABBREVIATED,
+    UPDATE,
+    UPDATES_AT,
+    FlowUpdates,
+    UpdateEvent,
+    updates,
+)
 from xenflow.openflow.nxm import pack_action, pack_match, pad8
 from xenflow.openflow.route_columns import RouteColumns
 from xenflow.openflow.wire import Command
+from xenflow.tables import cookies
+from xenflow.tables.layout import NEXT_HOPS, ROUTES, Reg, Routes
+
+ODD = -1
+"""In place of a next hop's id: a route's flow that says something else than a next hop."""
+
+_BASE = int(Routes.PREFIX)
+_ONWARD = fl.resubmit(NEXT_HOPS)
+
+
+def route_flow(router: int, net: int, plen: int, nexthop: int, cookie: int) -> Flow:
+    """The flow of the route to net/plen (host bits of `net` are of no account)."""
+    actions = (fl.load(Reg.NEXT_HOP, nexthop), _ONWARD)
+    return Flow(ROUTES, Routes.PREFIX + plen, _match(router, net, plen), actions, cookie)
+
+
+def _match(router: int, net: int, plen: int) -> Match:
+    mask = fl.prefix_mask(plen)
+    return fl.match(**{Reg.ROUTER: router}, dl_type=fl.IPV4, nw_dst=(net & mask, mask))
+
+
+def route_of(flow: Flow) -> tuple[int, int, int] | None:
+    """(router id, net << 8 | prefix length, next hop id) of a flow that stands where a route does,
+    whoever wrote it; the next hop is ODD where it does not read as we write one."""
+    plen = flow.priority - Routes.PREFIX
+    if flow.table != ROUTES or not 0 <= plen <= 32:
+        return None
+    values = {name: value for name, value, _ in flow.match}
+    router, net = values.get(Reg.ROUTER, 0), values.get("nw_dst", 0)
+    if not router or flow.match != _match(router, net, plen):
+        return None
+    own = flow.cookie == cookies.of(ROUTES, router, cookies.route_chunk(net))
+    match flow.actions:
+        case (("load", Reg.NEXT_HOP, 0, 32, hop), last) if own and last == _ONWARD:
+            return router, net << 8 | plen, hop
+    return router, net << 8 | plen, ODD
 
 
 class RouteUpdate(NamedTuple):
-    """What somebody else did to a route.  `event` as in FlowUpdate; `nexthop` -1: its actions are
-    no route's."""
+    """What somebody else did to a route.  `event` as in FlowUpdate; `nexthop` is ODD where its
+    actions are no route's."""
 
     event: int
     router: int
@@ -34,7 +76,10 @@ _UPDATED = {
     22: struct.Struct("!IHIIII"),
     26: struct.Struct("!IHIIIII"),
 }
-"""The matches of routes as Open vSwitch puts them: Ethernet type, prefix, register 1."""
+"""The matches of routes as Open vSwitch puts them: Ethernet type, prefix, router."""
+
+_ROUTER = fl.FIELD[Reg.ROUTER].nxm | 4
+"""The header of the router's register in a match (nicira-ext.h)."""
 
 
 class _RouteForm(NamedTuple):
@@ -52,35 +97,17 @@ class _RouteForm(NamedTuple):
 
 
 class RoutePacker:
-    """IPv4 routes as NXT_FLOW_MODs, byte for byte what flow_mod() makes of route_flow().
+    """IPv4 routes as NXT_FLOW_MODs, byte for byte what flow_mod() makes of route_flow()."""
 
-    match reg1=router, dl_type=0x0800, nw_dst=net/plen; priority base_priority + plen; actions
-    load nexthop -> reg0, resubmit(,next_table).
-    """
-
-    def __init__(self, table: int, next_table: int, base_priority: int) -> None:
-        self.table = table
-        self.next_table = next_table
-        self.base_priority = base_priority
-        self._tail = pack_action(fl.resubmit(next_table))
-        self._head = pack_action(fl.load("reg0", 0))[:20]
+    def __init__(self) -> None:
+        self._tail = pack_action(_ONWARD)
+        self._head = pack_action(fl.load(Reg.NEXT_HOP, 0))[:20]
         self._forms = [self._form(plen) for plen in range(33)]
         self._columns = tuple(self._columns_for(plen) for plen in (0, 24, 32))
 
-    def route_flow(self, router: int, net: int, plen: int, nexthop: int, cookie: int) -> Flow:
-        """The same route as a Flow."""
-        mask = 0xFFFFFFFF << 32 - plen & 0xFFFFFFFF
-        return Flow(
-            self.table,
-            self.base_priority + plen,
-            fl.match(reg1=router, dl_type=fl.IPV4, nw_dst=(net & mask, mask)),
-            (fl.load("reg0", nexthop), fl.resubmit(self.next_table)),
-            cookie,
-        )
-
     def _form(self, plen: int) -> _RouteForm:
         """Cut a message made by flow_mod() where net, router, next hop and cookie stand."""
-        flow = self.route_flow(0, 0, plen, 0, 0)
+        flow = route_flow(0, 0, plen, 0, 0)
         add, delete = flow_mod(flow), flow_mod(flow, Command.DELETE_STRICT)
         match_len = len(pack_match(flow.match))
         net_at = 48 + 6 + 4  # dl_type's entry, nw_dst's header
@@ -96,7 +123,7 @@ class RoutePacker:
         add_form = struct.Struct(f"{shared}{pad + 16}sQ{len(add) - nexthop_at - 8}s")
         delete_form = struct.Struct(f"{shared}{pad}x")
         return _RouteForm(
-            0xFFFFFFFF << 32 - plen & 0xFFFFFFFF,
+            fl.prefix_mask(plen),
             add_form.pack,
             delete_form.pack,
             add[:16],
@@ -120,7 +147,7 @@ class RoutePacker:
         net_at = place(net=0xFFFFFFFF) if plen else None
         return RouteColumns(
             message,
-            self.base_priority,
+            Routes.PREFIX,
             cookie_at=16,
             priority_at=30,
             net_at=net_at,
@@ -163,16 +190,16 @@ class RoutePacker:
         Raises WireError.
         """
         routes: list[RouteUpdate] = []
-        rest = [data[: monitor.UPDATES_AT]]
-        at, end = monitor.UPDATES_AT, len(data)
-        while at + monitor.NX_FLOW_UPDATE.size <= end:
-            fields = monitor.NX_FLOW_UPDATE.unpack_from(data, at)
+        rest = [data[:UPDATES_AT]]
+        at, end = UPDATES_AT, len(data)
+        while at + UPDATE.size <= end:
+            fields = UPDATE.unpack_from(data, at)
             length, event, _, priority, _, _, match_len, table, cookie = fields
             if length < 8 or at + length > end:
                 break
             route = None
-            if event != monitor.NXFME_ABBREV and table == self.table:
-                route = self._updated(data, at, match_len, priority - self.base_priority)
+            if event != ABBREVIATED and table == ROUTES:
+                route = self._updated(data, at, match_len, priority - _BASE)
             if route is None:
                 rest.append(data[at : at + length])
             else:
@@ -183,7 +210,7 @@ class RoutePacker:
                 routes.append(RouteUpdate(event, *route, hop, cookie))
             at += length
         rest.append(data[at:])
-        return routes, monitor.updates(b"".join(rest), int.from_bytes(data[4:8], "big"))
+        return routes, updates(b"".join(rest), int.from_bytes(data[4:8], "big"))
 
     def _updated(
         self, data: bytes, at: int, match_len: int, plen: int
@@ -196,23 +223,23 @@ class RoutePacker:
             return None
         found = form.unpack_from(data, at + 24)
         if match_len == 26:
-            *heads, net, mask, reg1, router = found
+            *heads, net, mask, reg, router = found
             right = heads == [0x602, fl.IPV4, 0x1108] and mask == 0xFFFFFFFF << 32 - plen & (
                 0xFFFFFFFF
             )
         elif match_len == 22:
-            *heads, net, reg1, router = found
+            *heads, net, reg, router = found
             right = heads == [0x602, fl.IPV4, 0x1004] and plen == 32
         else:
-            *heads, reg1, router = found
+            *heads, reg, router = found
             net = 0
             right = heads == [0x602, fl.IPV4] and plen == 0
-        return (router, net, plen) if right and reg1 == 0x10204 else None
+        return (router, net, plen) if right and reg == _ROUTER else None
 
     def _leads_to(self, actions: bytes) -> int:
-        """The next hop that a route's actions lead to; -1 where they are no route's."""
+        """The next hop that a route's actions lead to; ODD where they are no route's."""
         if actions[:20] != self._head or actions[24:] != self._tail:
-            return -1
+            return ODD
         return int.from_bytes(actions[20:24], "big")
 
     def pack_adds(
