@@ -156,8 +156,8 @@ class Demo:
         say(f"\n{rate_pps:g} packets/s each way of {size} bytes between {' and '.join(self.nodes)}")
         say(f"$ xenflow migrate {self.router.router} {to} --mode {mode}")
         folder = self.out / f"{mode}-{size}-{self.router.host}-{to}"
-        steps = self.router.plan(to, mode).steps
-        progress = Progress(sys.stdout, {step.name: step.title for step in steps})
+        stages = self.router.plan(to, mode).stages
+        progress = Progress(sys.stdout, {stage.name: stage.title for stage in stages})
         with ProbePair(*self.nodes, rate_pps=rate_pps, size=size, directory=folder) as pair:
             pair.start()
             time.sleep(AROUND_S)

@@ -126,7 +126,7 @@ class Mover:
         if not result.ok:
             raise LabError(f"the migration failed: {result.text()}")
         at = {reached["state"]: reached["at_s"] for reached in result.states}
-        titles = {step.name: step.title for step in made.steps}
+        titles = {stage.name: stage.title for stage in made.stages}
         steps = tuple(
             Step(s["name"], titles[s["name"]], s["from_s"], s["to_s"]) for s in result.steps
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from mgmt.client import AskError, Refused, Unreachable
@@ -21,7 +21,7 @@ from mgmt.executor import Executor, FinalError, MigrationError, NotKnownError
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.interrupts import Interrupted, Interrupts
 from mgmt.lease import Lease, LostError
-from mgmt.planning import Plan, Step
+from mgmt.planning import Plan
 from mgmt.result import Commit, Event, Reporter, Result, in_words
 from mgmt.session import Ask
 from xenflow.model.network import NetworkError
@@ -41,7 +41,7 @@ def run(
     ask: Ask,
     drivers: Drivers,
     report: Callable[[Event], None],
-    confirm: Callable[[Step, bool], bool] | None = None,
+    confirm: Callable[[Stage, bool], bool] | None = None,
 ) -> Result:
     """Carry a plan out.  Never raises for what fails on the way: the Result says it.
 
@@ -62,7 +62,7 @@ class _Run:
         ask: Ask,
         drivers: Drivers,
         report: Callable[[Event], None],
-        confirm: Callable[[Step, bool], bool] | None,
+        confirm: Callable[[Stage, bool], bool] | None,
     ) -> None:
         self.plan = made
         self.result = Result(made, commit=Commit.DONE if made.recovery else Commit.PENDING)
@@ -99,7 +99,7 @@ class _Run:
                 return result
             interrupted = False
             try:
-                self._stages()
+                self._stages(self.plan.stages)
                 self._executor.count_held()
                 result.ok = True
             except Interrupted:
@@ -123,11 +123,10 @@ class _Run:
                 result.total_s = self._report.now()
         return result
 
-    def _stages(self, first: int = 0) -> None:
-        steps = list(zip(self.plan.steps, self.plan.stages, strict=True))
-        for step, stage in steps[first:]:
+    def _stages(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
             self._interrupts.check()
-            if not self._confirmed(step):
+            if not self._confirmed(stage):
                 if not self.result.committed:
                     raise Interrupted
                 self._no_way_back()
@@ -147,12 +146,12 @@ class _Run:
             {"name": stage.name, "state": state, "from_s": round(began, 6), "to_s": round(now, 6)}
         )
 
-    def _confirmed(self, step: Step) -> bool:
+    def _confirmed(self, stage: Stage) -> bool:
         if self._confirm is None:
             return True
         try:
             with self._interrupts.asking():
-                return self._confirm(step, self.result.committed)
+                return self._confirm(stage, self.result.committed)
         except (KeyboardInterrupt, OSError):
             return False
 
@@ -277,7 +276,7 @@ class _Run:
         self._report("migration", "note", said)
         commit = [stage.commits for stage in self.plan.stages].index(True)
         try:
-            self._stages(commit + 1)
+            self._stages(self.plan.stages[commit + 1 :])
         except LostError as error:
             self.result.lost = True
             self.result.problems.append(("the lease", str(error)))

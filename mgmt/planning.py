@@ -41,16 +41,6 @@ SYNC_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One stage as it is shown to people."""
-
-    name: str
-    title: str
-    where: tuple[str, ...]
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What a migration will do, a value.  Nothing has been changed to make it."""
 
@@ -112,21 +102,13 @@ class Plan:
             lines.append(f"would fall: {'; '.join(falling)}   (refused without --force)")
         return lines
 
-    @property
-    def steps(self) -> list[Step]:
-        """The stages, for people."""
-        return [
-            Step(stage.name, stage.title, stage.at, "; ".join(e.words() for e in stage.effects))
-            for stage in self.stages
-        ]
-
     def text(self) -> str:
         """The plan, for people."""
         mode = f"; {self.new_mode}" if self.new_mode else ""
         lines = [f"{self.router.name}: {self.source} -> {self.to} ({self.order.value}){mode}"]
-        for number, (step, stage) in enumerate(zip(self.steps, self.stages, strict=True), 1):
+        for number, stage in enumerate(self.stages, 1):
             commit = "   (commit point: before it all is undone, after it all is completed)"
-            lines.append(f"{number}. {step.title}{commit if stage.commits else ''}")
+            lines.append(f"{number}. {stage.title}{commit if stage.commits else ''}")
             lines += [f"     {effect.words()}" for effect in stage.effects]
         lines += self._sessions_text()
         lines += [f"note: {note}" for note in self.notes]
@@ -144,13 +126,13 @@ class Plan:
             "sessions": [{**row, "falls": falls(row, self.pause_s)} for row in self.sessions],
             "steps": [
                 {
-                    "name": step.name,
-                    "title": step.title,
-                    "where": list(step.where),
+                    "name": stage.name,
+                    "title": stage.title,
+                    "where": list(stage.at),
                     "commits": stage.commits,
                     "effects": [e.words() for e in stage.effects],
                 }
-                for step, stage in zip(self.steps, self.stages, strict=True)
+                for stage in self.stages
             ],
             "notes": list(self.notes),
         }

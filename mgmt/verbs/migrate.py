@@ -13,12 +13,13 @@ from typing import TextIO
 
 from mgmt import migrate, planning
 from mgmt.hypervisor import Drivers
-from mgmt.planning import Plan, Step
+from mgmt.planning import Plan
 from mgmt.result import Event, Result
 from mgmt.session import Session
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json
 from mgmt.verbs.plan import add_mode, add_pause
+from xenflow.plan.migration import Stage
 
 NAME = "migrate"
 SUMMARY = "move a router to another host"
@@ -67,7 +68,7 @@ def carry_out(made: Plan, session: Session, drivers: Drivers, step: bool) -> Res
         complain(f"{made.router.name}: {made.new_mode}")
     for note in made.notes:
         complain(f"note: {note}")
-    progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+    progress = Progress(sys.stderr, {stage.name: stage.title for stage in made.stages})
     result = migrate.run(made, session.ask, drivers, progress, ask_before if step else None)
     progress.close()
     complain(result.text())
@@ -123,14 +124,14 @@ class Progress:
             self._out.flush()
 
 
-def ask_before(step: Step, committed: bool) -> bool:
+def ask_before(stage: Stage, committed: bool) -> bool:
     """Whether the operator lets a stage begin; no answer (end of input) is a no.
 
     Once the VM has moved there is nothing to be decided any more: it is only waited for.
     """
-    print(f"\nnext: {step.title}", file=sys.stderr)
-    if step.detail:
-        print(f"      {step.detail}", file=sys.stderr)
+    print(f"\nnext: {stage.title}", file=sys.stderr)
+    if words := stage.words():
+        print(f"      {words}", file=sys.stderr)
     if committed:
         question = "the VM has moved, there is no way back: press Enter to go on "
         return answered(question, ("", "y", "yes"))

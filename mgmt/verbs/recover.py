@@ -72,7 +72,7 @@ def finish(
             if not args.json:
                 print(made.text())
             continue
-        progress = Progress(sys.stderr, {step.name: step.title for step in made.steps})
+        progress = Progress(sys.stderr, {stage.name: stage.title for stage in made.stages})
         with Drivers(session.network) as drivers:
             result = migrate.run(made, session.ask, drivers, progress, None)
         progress.close()

@@ -33,7 +33,7 @@ class Plan:
     def __init__(self, world: World, router: str, to: str, **options: Any) -> None:
         self.world, self.to, self.options = world, to, options
         self.router = SimpleNamespace(name=router)
-        self.steps: tuple[Any, ...] = ()
+        self.stages: tuple[Any, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.new_mode = ""
 

@@ -30,6 +30,7 @@ from xenflow.model import management as mg
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.placement import Mode, Placement, at_home, to_json
 from xenflow.plan.effects import PATIENCE_S
+from xenflow.plan.migration import Stage
 from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
@@ -260,7 +261,7 @@ def migrate(
     to: str = "host-b",
     mode: str = "overlapped",
     report: Callable[[Event], None] = lambda event: None,
-    confirm: Callable[[planning.Step, bool], bool] | None = None,
+    confirm: Callable[[Stage, bool], bool] | None = None,
 ) -> Result:
     with Drivers(controllers.network) as drivers:
         plan = planning.plan(controllers.network, "vr1", to, mode, controllers, drivers)
@@ -873,7 +874,7 @@ def test_a_no_after_the_commit_point_is_answered(
 ) -> None:
     asked: list[tuple[str, bool]] = []
 
-    def confirm(step: planning.Step, committed: bool) -> bool:
+    def confirm(step: Stage, committed: bool) -> bool:
         asked.append((step.name, committed))
         return not committed
 

@@ -28,11 +28,13 @@ PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 
 
 @dataclass(frozen=True)
-class Step:
+class Stage:
     name: str
     title: str
-    where: str = ""
     detail: str = ""
+
+    def words(self) -> str:
+        return self.detail
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class Event:
 @dataclass
 class Plan:
     asked: tuple[Any, ...]
-    steps: list[Step] = field(
+    stages: list[Stage] = field(
         default_factory=lambda: [
-            Step("prepare", "prepare the data plane on host-b"),
-            Step("control", "move the VM to host-b", detail="emulated"),
+            Stage("prepare", "prepare the data plane on host-b"),
+            Stage("control", "move the VM to host-b", detail="emulated"),
         ]
     )
     new_mode: str = ""
@@ -64,7 +66,7 @@ class Plan:
         return "1. prepare\n2. control"
 
     def json(self) -> dict[str, Any]:
-        return {"steps": [step.name for step in self.steps]}
+        return {"steps": [stage.name for stage in self.stages]}
 
     def refuse_falling(self) -> None:
         if self.falls:
@@ -102,7 +104,7 @@ class Orchestration:
         self.new_mode = ""
         self.falls = ""
         self.left = True
-        self.confirm: Callable[[Step, bool], bool] | None = None
+        self.confirm: Callable[[Stage, bool], bool] | None = None
         self.ran: list[Plan] = []
         self.planned: list[Plan] = []
         self.drivers: list[Driver] = []
@@ -133,7 +135,7 @@ class Orchestration:
         ask: Any,
         drivers: Drivers,
         report: Callable[[Event], None],
-        confirm: Callable[[Step, bool], bool] | None,
+        confirm: Callable[[Stage, bool], bool] | None,
     ) -> Result:
         assert callable(ask)
         opened: Any = drivers.of("host-a")
@@ -255,16 +257,16 @@ def test_step(
 ) -> None:
     run(capsys, "migrate", "vr1", "host-b", "--step")
     assert made.confirm is ask_before
-    step = Step("control", "move the VM to host-b", detail="the VM pauses")
+    stage = Stage("control", "move the VM to host-b", detail="the VM pauses")
     for typed, goes_on in (("y\n", True), ("maybe\nyes\n", True), ("no\n", False), ("", False)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        assert ask_before(step, False) is goes_on  # type: ignore[arg-type]
+        assert ask_before(stage, False) is goes_on  # type: ignore[arg-type]
     for typed, goes_on in (("\n", True), ("yes\n", True), ("no\n", False), ("", False)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        assert ask_before(step, True) is goes_on  # type: ignore[arg-type]
+        assert ask_before(stage, True) is goes_on  # type: ignore[arg-type]
         assert "no way back: press Enter" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("no\n"))
-    ask_before(step, False)  # type: ignore[arg-type]
+    ask_before(stage, False)  # type: ignore[arg-type]
     assert "next: move the VM to host-b\n      the VM pauses\n" in capsys.readouterr().err
 
 
