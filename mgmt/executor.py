@@ -1,9 +1,8 @@
-"""What carries the effects of a migration out, one method an effect.
+"""What carries the effects of a migration out (`xenflow.plan.effects`), one method an effect.
 
-`Executor.carry_out` finds the method by the effect's type; a new effect (`xenflow.plan.effects`) is
-one more case there.  Every effect is done in the name of the lease's owner, at the controllers'
-management sockets or by the hypervisor's driver.  When and in which order, and what a failure
-means, is not decided here: see `mgmt.migrate`, which calls it.
+`Executor.carry_out` finds the method by the effect's type.  Every effect is done in the name of the
+lease's owner, at the controllers' management sockets or by the hypervisor's driver.  When and in
+which order, and what a failure means, is not decided here: see `mgmt.migrate`, which calls it.
 
 Where the hypervisor does not answer it is not known where the VM is: it is asked again until it is
 known, and the switches stay as they are meanwhile.

@@ -118,8 +118,8 @@ class _Run:
                 problems = self._lease.give_back(unfinished=not (result.ok or result.undone))
                 if not result.lost:
                     result.problems += problems
-                seen = self.plan.recovery and self._interrupts.seen > 0
-                result.interrupted = seen or (interrupted and not result.ok)
+                noticed = self.plan.recovery and self._interrupts.seen > 0
+                result.interrupted = noticed or (interrupted and not result.ok)
                 result.total_s = self._report.now()
         return result
 

@@ -1,6 +1,6 @@
 """Who moves a router's VM: one interface, a driver for each hypervisor.
 
-`mgmt.migrate` asks a driver to move a domain and leave it paused at the destination: that is the
+`mgmt.executor` asks a driver to move a domain and leave it paused at the destination: that is the
 moment up to which a migration can be undone, by every driver.  The driver is named by the
 datapath's `hypervisor` in the network file (`xenflow.model.hypervisor_spec`) and made by `of`.  A
 driver tells what it sees and does what it is told; the order of a migration's steps is none of its

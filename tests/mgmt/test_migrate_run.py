@@ -11,7 +11,8 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pretended_xen import PretendedXen
 
 from mgmt import lease, planning
 from mgmt.client import Refused, Unreachable
+from mgmt.executor import Executor
 from mgmt.hypervisor import Domain, Drivers, Ended, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.lease import LostError
@@ -29,7 +31,7 @@ from xenflow.control.leases import Leases, LockedError
 from xenflow.model import management as mg
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.placement import Mode, Placement, at_home, to_json
-from xenflow.plan.effects import PATIENCE_S
+from xenflow.plan.effects import PATIENCE_S, Pace
 from xenflow.plan.migration import Stage
 from xenflow.store.network_file import load
 
@@ -1072,3 +1074,54 @@ def test_a_vm_that_may_not_be_let_run_is_not_called_moved(
     monkeypatch.setattr(begun, lost)
     result = migrate(controllers)
     assert (result.ok, result.lost, result.committed) == (False, True, False)
+
+
+# --- a new effect ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Announce:
+    """An effect that there is not."""
+
+    host: str
+    pace = Pace.USUAL
+
+    @property
+    def at(self) -> tuple[str, ...]:
+        return (self.host,)
+
+    def words(self) -> str:
+        return f"{self.host} announces the router"
+
+    def undo(self, before: Placement) -> tuple[Announce, ...]:
+        return (Announce(before.vm),)
+
+
+def test_a_new_effect_is_a_class_and_a_case(
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else follows from what it says of itself."""
+    made = plan_of(controllers)
+    announce: Any = Stage("announce", "announce it", (Announce("host-b"),))  # type: ignore[arg-type]
+    made = replace(made, stages=(announce, *made.stages))
+    assert "1. announce it\n     host-b announces the router\n2. prepare" in made.text()
+    assert made.json()["steps"][0]["where"] == ["host-b"]
+    with pytest.raises(AssertionError, match="Announce"):
+        run(controllers, made)  # without the case it is not passed over
+
+    announced: list[str] = []
+    real = Executor.carry_out
+
+    def carry_out(executor: Executor, effect: Any, within_s: float = inf) -> None:
+        match effect:
+            case Announce(host):
+                announced.append(host)
+            case _:
+                real(executor, effect, within_s)
+
+    monkeypatch.setattr(Executor, "carry_out", carry_out)
+    monkeypatch.setenv("XENFLOW_FAULT", "3")
+    result = run(controllers, made)
+    assert result.undone and announced == ["host-b", "host-a"]
+    assert result.effects[0]["effect"] == "Announce"
+    assert result.effects[0]["words"] == "host-b announces the router"

@@ -1,6 +1,6 @@
 """The effects of a migration, as values: each with its words, its place, its pace and its undo.
 
-Which of them a migration has, in which order, is `plan.migration`; `mgmt.migrate` carries them
+Which of them a migration has, in which order, is `plan.migration`; `mgmt.executor` carries them
 out.  A new effect is a class here, in `Effect`, and one more case there.  Nothing here does
 anything.
 """
