@@ -85,6 +85,8 @@ def make_moves(number: int, between_s: float, move: Callable[[int], Move], folde
                 f"move {index + 1} of {number}: {last.router} from {last.source} to {last.to}, "
                 f"{last.total_s:.3f} s"
             )
+            if last.signalled:
+                raise KeyboardInterrupt
             time.sleep(between_s)
     except (NetworkError, KeyboardInterrupt) as error:
         interrupted = isinstance(error, KeyboardInterrupt)

@@ -47,6 +47,7 @@ class Move:
     paused_s     from when to when the VM ran nowhere, in seconds since the migration began
     emulated     whether the hypervisor is, and so its pause
     outage_s     the longest time the router's own address did not answer, measured
+    signalled    somebody wanted it to end (Ctrl-C), too late for that: no other should follow
     """
 
     router: str
@@ -60,6 +61,7 @@ class Move:
     emulated: bool
     outage_s: float
     steps: tuple[Step, ...]
+    signalled: bool = False
 
 
 class Mover:
@@ -142,6 +144,7 @@ class Mover:
             result.emulated,
             watch.outage_s,
             steps,
+            result.signalled,
         )
 
     def _plan(self, to: str, mode: str, drivers: Drivers) -> Plan:

@@ -118,7 +118,8 @@ class _Run:
                 problems = self._lease.give_back(unfinished=not (result.ok or result.undone))
                 if not result.lost:
                     result.problems += problems
-                noticed = self.plan.recovery and self._interrupts.seen > 0
+                result.signalled = self._interrupts.seen > 0
+                noticed = self.plan.recovery and result.signalled
                 result.interrupted = noticed or (interrupted and not result.ok)
                 result.total_s = self._report.now()
         return result

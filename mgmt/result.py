@@ -78,6 +78,8 @@ class Result:
     ok: bool = False
     commit: Commit = Commit.PENDING
     interrupted: bool = False
+    signalled: bool = False
+    """A signal has come, also where it was too late to change anything."""
     undone: bool = False
     refused: bool = False
     """Nothing was begun: somebody else holds the lease, or it could not be taken."""

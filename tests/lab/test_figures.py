@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,11 +72,18 @@ def interrupted_third(index: int) -> Move:
     return move_to("host-b", index)
 
 
+def signalled_second(index: int) -> Move:
+    """Ctrl-C came when that move could not be ended any more."""
+    assert index < 2
+    return replace(move_to("host-b", index), signalled=index == 1)
+
+
 @pytest.mark.parametrize(
     ("move", "status", "verdict", "words"),
     [
         (failing_third, 1, "failed", "the next move failed: host-b did not answer"),
         (interrupted_third, measuring.INTERRUPTED, "passed", "interrupted"),
+        (signalled_second, measuring.INTERRUPTED, "passed", "interrupted"),
         (lambda index: move_to("host-b", index), 0, "passed", None),
     ],
 )

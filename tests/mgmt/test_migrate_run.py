@@ -903,7 +903,8 @@ def test_ctrl_c_after_the_commit_point_is_answered(
         if (event.step, event.state) == ("links", "started"):
             os.kill(os.getpid(), signal.SIGINT)
 
-    assert migrate(controllers, report=report).ok
+    result = migrate(controllers, report=report)
+    assert (result.ok, result.interrupted, result.signalled) == (True, False, True)
     said = [event.detail for event in events if event.step == "migration"]
     assert said == ["the VM belongs to host-b: there is no way back, it is completed"]
 
