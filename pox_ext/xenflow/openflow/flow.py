@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 Match = tuple[tuple[str, int, int | None], ...]
 """(field, value, mask or None for exact), in the order of FIELDS."""
 
+Key = tuple[int, int, Match]
+"""(table, priority, match), of which a switch holds at most one flow."""
+
 Action = tuple[Any, ...]
 """The action's name, then its arguments: ints, field names, or bytes."""
 
@@ -488,12 +491,12 @@ class Flow:
             raise FlowError(f"flags: {self.flags} does not fit in 16 bits")
 
     @property
-    def key(self) -> tuple[int, int, Match]:
+    def key(self) -> Key:
         """(table, priority, match): a switch holds at most one flow of each key."""
         return (self.table, self.priority, self.match)
 
 
-Flows = dict[tuple[int, int, Match], Flow]
+Flows = dict[Key, Flow]
 
 
 # --------------------------------------------------------------------------------------------

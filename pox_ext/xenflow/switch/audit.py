@@ -23,11 +23,11 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from xenflow.openflow import monitor, wire
-from xenflow.openflow.flow import Flow, text
+from xenflow.openflow.flow import Flow, Key, text
 from xenflow.openflow.monitor import UpdateEvent
 from xenflow.switch.channel import NotAnsweredError, Request, advance
 from xenflow.tables import cookies, layout
-from xenflow.tables.compare import Key, against, covering, difference, ours, reactive
+from xenflow.tables.compare import against, covering, difference, ours, reactive
 from xenflow.tables.route_reading import READ_WHOLE
 from xenflow.tables.routes import ODD, RouteUpdate, route_flow, route_of
 

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from functools import partial
 
 from xenflow.model.network import Kind, Network
+from xenflow.openflow.flow import Key as FlowKey
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, layout
-from xenflow.tables.compare import Key as FlowKey
 
 READ_S = 5.0
 QUIET_S = 60.0

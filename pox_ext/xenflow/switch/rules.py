@@ -14,7 +14,7 @@ from typing import Any
 
 from xenflow.model.management import ManagementError
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Flow, FlowError, Flows
+from xenflow.openflow.flow import Action, Flow, FlowError, Flows, Key
 from xenflow.tables import cookies, frames, layout
 from xenflow.tables.operator_rule import sweep
 from xenflow.tables.site import Site
@@ -74,7 +74,7 @@ class Rules:
         """The flows of all rules whose ports exist now."""
         return {flow.key: flow for _, flow in self._named(site)}
 
-    def names(self, site: Site) -> dict[tuple[int, int, f.Match], str]:
+    def names(self, site: Site) -> dict[Key, str]:
         """Which rule a flow is, by the flow's key."""
         return {flow.key: name for name, flow in self._named(site)}
 

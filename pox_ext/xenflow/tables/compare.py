@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Flow, Flows
+from xenflow.openflow.flow import Flow, Flows, Key
 from xenflow.tables import cookies, layout
 from xenflow.tables.order import plan
 
-Key = tuple[int, int, f.Match]
 Accepted = Mapping[Key, tuple[Flow, Flow]]
 """(what was wanted, the form in which the switch reads it back, though it is in force)."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Flow, Flows
+from xenflow.openflow.flow import Flow, Flows, Key
 from xenflow.tables import cookies
 from xenflow.tables.layout import ADMISSION, ARP_REPLY, CLASSES, LINKS, NETWORK_WIDE
 
 
 def plan(
-    installed: Mapping[tuple[int, int, f.Match], Flow],
+    installed: Mapping[Key, Flow],
     wanted: Flows,
     fresh: Flows | None = None,
     keep: Callable[[int], bool] = lambda router: False,
