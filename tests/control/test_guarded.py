@@ -28,13 +28,13 @@ class AuditedHost(Host):
         keys = {flow.key for flow in again}
         tables = [table for table in range(layout.VM + 1) if table != layout.ROUTES]
         asked: list[int] = []
-        real = self.switch.table_request
+        real = self.switch.reader.table_request
 
         def request(table: int, large: Any) -> Any:
             asked.append(table)
             return real(table, large)
 
-        self.switch.table_request = request  # type: ignore[method-assign]
+        self.switch.reader.table_request = request  # type: ignore[method-assign]
         answer: Any = None
         try:
             while True:
@@ -86,7 +86,7 @@ def test_that_a_flow_reads_otherwise_is_said_while_it_is_so() -> None:
     assert audit._reading, "it is looked at now and then, or its end would not be seen"
 
     wanted = replace(one, actions=(output(7),))
-    host.switch._write_flow(True, wanted)
+    host.switch.installed.write(True, wanted)
     audit.tick(200.0)
     assert audit._accepted == {} and problems.of() == []
     mended = audit.mended

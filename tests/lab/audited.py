@@ -146,7 +146,7 @@ class Audited:
         for frames in snapshot_messages(state, "vr1"):
             self.table.told("vr1", b"peer", frames, local=True)
             self.until(lambda: self.switch.jobs.busy < 8)
-        self.until(lambda: self.switch.quiet)
+        self.until(lambda: not self.switch.jobs.busy and not self.switch.channel.in_flight_bytes)
 
     def flows(self) -> set[str]:
         """What the switch holds, in words without counters."""

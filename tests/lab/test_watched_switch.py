@@ -117,20 +117,21 @@ def test_another_component_on_the_same_connection_is_noticed(host: Audited) -> N
     before = host.switch.audit.mended
     host.until(lambda: host.switch.audit.mended > before)
     assert host.switch.audit.mended - before == sum(
-        flow.table == layout.INGRESS for flow in host.switch.installed.values()
+        flow.table == layout.INGRESS for flow in host.switch.installed.flows.values()
     )
 
 
 def test_a_form_that_reads_back_otherwise_is_accepted_once(host: Audited) -> None:
     odd = Flow(layout.LINKS, 7, match(reg1=9), (f.output(1),), cookies.of(layout.LINKS))
     read = Flow(odd.table, odd.priority, odd.match, (), odd.cookie)
-    audit, write = host.switch.audit, host.switch._write_flow
+    audit, installed = host.switch.audit, host.switch.installed
+    write = installed.write
     # A switch that keeps no actions of this one flow: the flow is written as it is read.
-    host.switch._write_flow = lambda add, flow: (  # type: ignore[method-assign]
+    installed.write = lambda add, flow: (  # type: ignore[method-assign]
         write(add, read if flow == odd else flow),
-        host.switch.installed.update({flow.key: flow}),
+        installed.flows.update({flow.key: flow}),
     )
-    host.switch._write_flow(True, odd)
+    installed.write(True, odd)
     host.switch.channel.fence()
     audit._doubt = True
     host.until(lambda: bool(host.switch.problems.of()))

@@ -26,7 +26,7 @@ class Asked:
         self.switch = Switch(network, datapath, SimpleNamespace(), clock, {}, bound(datapath))
         self.switch.channel.open(self, b"")
         hop = Flow(layout.NEXT_HOPS, 100, (), (), cookies.of(layout.NEXT_HOPS, 1))
-        self.switch.installed[hop.key] = hop
+        self.switch.installed.flows[hop.key] = hop
         self.routes = 0
         self.asked: list[bytes] = []
 
@@ -48,7 +48,7 @@ class Asked:
     def show(self, table: int, limit: int) -> tuple[int, int]:
         """How many flows are shown, and how many there are."""
         found: list[tuple[int, int]] = []
-        self.switch.show(
+        self.switch.reader.show(
             table,
             cookies.MAGIC,
             cookies.MAGIC_MASK,

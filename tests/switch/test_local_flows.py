@@ -86,28 +86,28 @@ def test_part_by_part_is_as_the_whole(seed: int, pipeline: Pipeline) -> None:
     host.wire.run()
     site = host.switch.site()
     whole = local_flows(site)
-    assert host.switch.local.wanted == whole, event
-    held = {flow for flow in host.switch.installed.values() if flow.key in whole}
+    assert host.switch.wanted.local.wanted == whole, event
+    held = {flow for flow in host.switch.installed.flows.values() if flow.key in whole}
     assert held == set(whole.values())
 
 
 def test_a_change_concerns_few() -> None:
     host = Host(CAMPUS.network, Pipeline.PROACTIVE)
     compiled: list[int] = []
-    compile_ = host.switch.local.compile
+    compile_ = host.switch.wanted.local.compile
 
     def counted(site: object) -> object:
         fresh = compile_(site)  # type: ignore[arg-type]
         compiled.append(len(fresh))
         return fresh
 
-    host.switch.local.compile = counted  # type: ignore[assignment, method-assign]
+    host.switch.wanted.local.compile = counted  # type: ignore[assignment, method-assign]
     vif = CAMPUS.network.routers["r1"].interfaces[0].vif
     host.switch.port_changed(vif, host.ports[vif], False, False)
     host.wire.run()
     link = len(flows_of(host.switch.site(), of_link("left")))
     assert compiled == [link]
-    assert link < len(host.switch.local.wanted) / 4
+    assert link < len(host.switch.wanted.local.wanted) / 4
 
 
 def test_every_flow_has_one_owner() -> None:

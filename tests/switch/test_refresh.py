@@ -96,8 +96,8 @@ def test_changes_that_wait_are_compiled_once(monkeypatch: pytest.MonkeyPatch) ->
     told = Told()
     told.late()
     plans: list[None] = []
-    plan = told.switch._plan_small
-    monkeypatch.setattr(told.switch, "_plan_small", lambda: plans.append(None) or plan())
+    plan = told.switch.writer.plan
+    monkeypatch.setattr(told.switch.writer, "plan", lambda: plans.append(None) or plan())
     for number in range(500):
         told.policy(number % 2 == 0)
         told.address(number)
@@ -129,7 +129,7 @@ def test_a_change_while_a_refresh_is_being_written_is_written_behind_it(
     parts = [0]
     told.late()
     told.address(1)
-    write = told.switch._write_small
+    write = told.switch.writer.small
 
     def slowly() -> Job:
         parts[0] += 1
@@ -137,7 +137,7 @@ def test_a_change_while_a_refresh_is_being_written_is_written_behind_it(
         if parts[0] == 1:
             yield told.switch.channel.barrier()
 
-    monkeypatch.setattr(told.switch, "_write_small", slowly)
+    monkeypatch.setattr(told.switch.writer, "small", slowly)
     told.answer()
     assert parts == [1]
     confirmed: list[bool] = []

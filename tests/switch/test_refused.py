@@ -39,7 +39,7 @@ class CountingHost(Host):
             if flow.cookie & cookies.REFUSED_MASK == cookies.refusing()
             and {n: v for n, v, _ in flow.match}["in_port"] == 3
         ]
-        monkeypatch.setattr(self.switch, "stats", lambda then, *_: then(stats))
+        monkeypatch.setattr(self.switch.reader, "stats", lambda then, *_: then(stats))
         self.table._refused.tick(now)
         return self.table.problems_of("vr1")
 
@@ -106,7 +106,7 @@ def test_a_flow_that_goes_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
         for port in (3, 4)
     ]
     for now, there in ((10.0, stats), (20.0, stats[:1])):
-        monkeypatch.setattr(host.switch, "stats", lambda then, *_, said=there: then(said))
+        monkeypatch.setattr(host.switch.reader, "stats", lambda then, *_, said=there: then(said))
         host.table._refused.tick(now)
     assert host.table.problems_of("vr1") == []
 
@@ -116,7 +116,7 @@ def test_a_cookie_that_names_nobody_is_nobody_s_problem(monkeypatch: pytest.Monk
     host = CountingHost()
     for cookie in (cookies.refusing(999, 1), cookies.refusing(1, 77)):
         stats = [FlowStats(Flow(0, 1, match(in_port=3), (), cookie), 5, 0, 0, 0)]
-        monkeypatch.setattr(host.switch, "stats", lambda then, *_, said=stats: then(said))
+        monkeypatch.setattr(host.switch.reader, "stats", lambda then, *_, said=stats: then(said))
         host.table._refused._due = 0.0
         host.table._refused.tick(100.0)
     assert host.table.problems_of("vr1") == []

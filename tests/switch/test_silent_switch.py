@@ -58,7 +58,7 @@ def test_a_slow_switch_that_answers_in_order_is_waited_for() -> None:
     said: list[str | None] = []
     parts: list[object] = []
     written.deaf = {wire.Type.BARRIER_REQUEST, wire.Type.STATS_REQUEST}
-    switch.stats(parts.append)
+    switch.reader.stats(parts.append)
     for _ in range(6):
         switch.once_told(said.append)
     for _ in range(10):  # of many flows, in parts

@@ -90,10 +90,10 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
         }
     )
     switch.ports.are((name, number, True) for number, name in enumerate(ports, 1))
-    assert switch._legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1), (20, 2))
+    assert switch.wanted.legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1), (20, 2))
     out = link.tree.toward(router.home, machine.end.datapath).port
     switch.ports[out] = (switch.ports[out][0], False)
-    assert switch._legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1),)
+    assert switch.wanted.legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1),)
 
 
 WEIGHTS = [

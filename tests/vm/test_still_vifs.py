@@ -82,7 +82,7 @@ class Host:
         """What table VM does with frames for the router's left interface: "holds", "delivers" or
         "delivers and copies"."""
         found = set()
-        for flow in self.switch.installed.values():
+        for flow in self.switch.installed.flows.values():
             if flow.table == layout.VM and ("reg3", LEFT) in [(n, v) for n, v, _ in flow.match]:
                 kinds = [action[0] for action in flow.actions]
                 words = {"output": "delivers", "controller": "holds"}
@@ -212,7 +212,7 @@ def test_vifs_get_their_packets_before_the_routes_are_written(host: Host) -> Non
     def long() -> Job:
         yield Request(1, b"")  # which is never answered
 
-    host.switch._write_small = long  # type: ignore[method-assign]
+    host.switch.writer.small = long  # type: ignore[method-assign]
     host.wire.attach(host.switch, PORTS)
     assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
 

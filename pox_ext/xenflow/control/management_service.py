@@ -209,8 +209,8 @@ class ManagementService:
             "connected": switch.channel.connection is not None,
             "pipeline": switch.datapath.pipeline.value,
             "ports": {n: {"number": k, "up": up} for n, (k, up) in sorted(switch.ports.items())},
-            "flows": len(switch.installed)
-            + sum(len(s.routes4) for r in switch.synced if (s := self.table.state(r))),
+            "flows": len(switch.installed.flows)
+            + sum(len(s.routes4) for r in switch.routes.synced if (s := self.table.state(r))),
             "pending": switch.jobs.busy,
             "in_sync": switch.live and not switch.jobs.busy and not switch.audit.pending,
             "changing": switch.changing,
@@ -340,7 +340,7 @@ class ManagementService:
             rows = [_flow_row(s) for s in wanted[: arguments["limit"]]]
             reply.ok(flows=rows, total=total - (len(stats) - len(wanted)))
 
-        switch.show(table, cookie, mask, arguments["limit"], answer)
+        switch.reader.show(table, cookie, mask, arguments["limit"], answer)
         return None
 
     def trace(self, arguments: dict[str, Any], _: Reply) -> Result:
@@ -456,8 +456,8 @@ class ManagementService:
             lambda error: reply.ok(
                 problems=switches[0].problems.of(router.name),
                 ready=error is None
-                and router.name in switches[0].synced
-                and not switches[0].refuses(router.name),
+                and router.name in switches[0].routes.synced
+                and not switches[0].aside.refused(router.name),
                 in_force=error is None,
                 seq=state.seq,
                 epoch=state.epoch,
@@ -522,7 +522,7 @@ class ManagementService:
             own = [s.flow for s in stats if _moves_along(s.flow, router)]
             reply.ok(flows=[b64encode(build.flow_mod(flow)).decode() for flow in own])
 
-        switch.stats(answer, cookie=cookies.of(0, router.id), mask=cookies.ROUTER_MASK)
+        switch.reader.stats(answer, cookie=cookies.of(0, router.id), mask=cookies.ROUTER_MASK)
         return None
 
     def write_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -575,7 +575,7 @@ class ManagementService:
             if error:
                 failed(error)
             else:
-                switch.arrivals(router, give)
+                switch.reader.arrivals(router, give)
 
         def give(packets: int | NotAnsweredError) -> None:
             if isinstance(packets, NotAnsweredError):

@@ -26,11 +26,13 @@ from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, Outcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.store.state_file import StateError, StateFile
+from xenflow.switch.aside import THROUGH_VM
 from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.refused import Refused
-from xenflow.switch.switch import THROUGH_VM, VIEW, Switch
+from xenflow.switch.switch import Switch
+from xenflow.switch.wanted import VIEW
 from xenflow.tables.pipeline import owners_of
 from xenflow.tables.sent_up import is_question
 from xenflow.tables.site import RouterView

@@ -282,14 +282,14 @@ class _Trace:
 
     def _tables(self, frame: bytes) -> simulate.Tables:
         """The flows that are installed, and of the routes those that cover the destination."""
-        tables = simulate.Tables(self.switch.installed.values())
+        tables = simulate.Tables(self.switch.installed.flows.values())
         for flow in self.foreign.values():
             with suppress(FlowError):  # it looks at what no frame here has a name for
                 tables.add(flow)
         if self.switch.kind.asks:
             return tables
         target = pk.parse(frame).nw_dst
-        for name in self.switch.synced:
+        for name in self.switch.routes.synced:
             state = self.table.state(name)
             router = self.network.routers[name]
             if state is None:

@@ -53,6 +53,10 @@ class Placement:
         """Every host that a link's tree must reach for this router, in a fixed order."""
         return tuple(sorted({*self.forwarders, *self.also, self.to, self.vm}))
 
+    def forwards(self, datapath: str) -> bool:
+        """Whether a switch forwards for the router."""
+        return self.mode is Mode.XENFLOW and datapath in self.forwarders
+
     def step(self, **changes: Any) -> Placement:
         """The next placement."""
         return replace(self, version=self.version + 1, **changes)

@@ -77,6 +77,7 @@ class Audit:
         self.told = False
         """Whether the switch tells what others change."""
         self._tells_additions = False
+        self._hushed_until = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -137,6 +138,10 @@ class Audit:
             self._tells_additions = False
             self.switch.channel.tell(monitor.cancel(ADDED_ROUTES))
 
+    def hushed(self, until: float) -> None:
+        """Until then there may be flows in INGRESS that end by themselves."""
+        self._hushed_until = max(self._hushed_until, until)
+
     def found(self, flows: Iterable[Flow]) -> None:
         """Flows were read when the switch connected: who has written those that are not ours?"""
         for flow in flows:
@@ -146,7 +151,7 @@ class Audit:
     def take(self, raw: bytes) -> None:
         """The switch tells what others have changed (`monitor.is_updates`)."""
         try:
-            routes, message = self.switch.packer.read_updates(raw)
+            routes, message = self.switch.routes.packer.read_updates(raw)
         except wire.WireError as error:
             log.warning("%s: flow monitor: %s", self.switch.name, error)
             self._doubt = True
@@ -167,7 +172,7 @@ class Audit:
         own = cookie == cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
         if event != UpdateEvent.DELETED and not own:
             hop = ODD
-            if self.switch.expected_route(router, key) is None:
+            if self.switch.routes.expected(router, key) is None:
                 flow = route_flow(router, net, plen, 0, cookie)
                 self._small(UpdateEvent(event), replace(flow, actions=()))
                 return
@@ -176,7 +181,7 @@ class Audit:
         told[key] = None if event == UpdateEvent.DELETED else hop
 
     def _small(self, event: UpdateEvent, flow: Flow) -> None:
-        if flow.key in self.switch.installed or ours(flow):
+        if flow.key in self.switch.installed.flows or ours(flow):
             self._seen[flow.key] = None if event is UpdateEvent.DELETED else flow
         elif event is UpdateEvent.DELETED:
             self.foreign.pop(flow.key, None)
@@ -249,13 +254,13 @@ class Audit:
 
     def _count(self, now: float) -> Generator[Request, Any, None]:
         """How many flows are there, and is it as many as there should be?"""
-        switch = self.switch
+        switch, installed = self.switch, self.switch.installed
         try:
-            quiet, before = switch.quiet, (switch.edits, switch.channel.written)
-            reply = yield switch.count_request()
+            quiet, before = self._quiet, (installed.edits, switch.channel.written)
+            reply = yield switch.reader.count_request()
             if not reply or not switch.live:
                 return
-            if not (quiet and switch.quiet) or before != (switch.edits, switch.channel.written):
+            if not (quiet and self._quiet) or before != (installed.edits, switch.channel.written):
                 return
             if self.told and not self._tells_additions:
                 self._tells_additions = True
@@ -278,15 +283,21 @@ class Audit:
         finally:
             self._counting = False
 
+    @property
+    def _quiet(self) -> bool:
+        """Whether the switch holds what is believed: nothing is on its way."""
+        switch = self.switch
+        return switch.live and not switch.jobs.busy and not switch.channel.in_flight_bytes
+
     def _as_many(self, reply: list[Any]) -> bool:
         expected: dict[int, int] = {}
-        for table, _, _ in [*self.switch.installed, *self.foreign]:
+        for table, _, _ in [*self.switch.installed.flows, *self.foreign]:
             expected[table] = expected.get(table, 0) + 1
         small = self.switch.kind.counts(reply)
         if self.switch.kind.nicira:  # otherwise none can be asked for ours alone
             self._large = {table for table, flows in small.items() if flows > READ_WHOLE}
         routes = small.pop(layout.ROUTES, 0)
-        wanted = self.switch.route_count() + expected.pop(layout.ROUTES, 0)
+        wanted = self.switch.routes.count + expected.pop(layout.ROUTES, 0)
         # There before, or added while that was not told; of a router that is set aside it is not
         # known how many are there.
         self.beside = 0 if self.switch.aside else max(0, routes - wanted)
@@ -294,7 +305,7 @@ class Audit:
         if self._missing:
             return False
         unknown = self._overfull | self._large
-        if self.switch.kind.asks or self.switch.clock.now() < self.switch.hushed_until:
+        if self.switch.kind.asks or self.switch.clock.now() < self._hushed_until:
             unknown.add(layout.INGRESS)
         return all(
             small.get(table, 0) == expected.get(table, 0)
@@ -321,7 +332,7 @@ class Audit:
                     for key in mended:
                         form = (again or {}).get(key)
                         # What is none of ours, or was told of since, somebody else has put back.
-                        if key not in switch.installed or key in self._seen:
+                        if key not in switch.installed.flows or key in self._seen:
                             continue
                         if form is not None and form == seen.get(key):
                             self._accept(key, form)
@@ -336,34 +347,35 @@ class Audit:
         """What a small table holds; None where it does not stand still meanwhile."""
         switch = self.switch
         for _ in range(3):
-            edits = switch.edits
-            flows = [stats.flow for stats in (yield switch.table_request(table, self._large))]
+            edits = switch.installed.edits
+            reply = yield switch.reader.table_request(table, self._large)
+            flows = [stats.flow for stats in reply]
             if not switch.live:
                 return None
-            if edits == switch.edits:
+            if edits == switch.installed.edits:
                 self._overfull.discard(table)
                 for key in [k for k in self.foreign if k[0] == table]:
                     del self.foreign[key]
                 kept = []
                 for flow in flows:
-                    if ours(flow) or flow.key in switch.installed:
+                    if ours(flow) or flow.key in switch.installed.flows:
                         kept.append(flow)
                     else:
                         self._is_foreign(flow)
-                found = against(table, kept, switch.installed)
+                found = against(table, kept, switch.installed.flows)
                 self._keep_accepted(found)
                 return found
         return None
 
     def _accept(self, key: Key, form: Flow) -> None:
-        self._accepted[key] = self.switch.installed[key], form
+        self._accepted[key] = self.switch.installed.flows[key], form
         self._say_accepted()
 
     def _keep_accepted(self, seen: Mapping[Key, Flow | None]) -> None:
         """A form is accepted until another flow is wanted, or the switch reads it otherwise."""
         for key, (wanted, form) in list(self._accepted.items()):
             now = seen.get(key)
-            if self.switch.installed.get(key) != wanted or (now is not None and now != form):
+            if self.switch.installed.flows.get(key) != wanted or (now is not None and now != form):
                 del self._accepted[key]
         self._say_accepted()
 
@@ -385,7 +397,15 @@ class Audit:
         routes, self._routes = self._routes, {}
         for router, found in routes.items():
             self._forget_foreign(router, found)
-            self._has_mended(self.switch.mend_routes(router, found), now)
+            self._has_mended(self._mend_routes(router, found), now)
+
+    def _mend_routes(self, router: int, found: Mapping[int, int | None]) -> int:
+        switch = self.switch
+        name, adds, gone = switch.routes.differing(router, found)
+        if adds or gone:
+            described = switch.network.routers[name]
+            switch.jobs.submit_of(name, switch.routes.write(described, adds, gone))
+        return len(adds) + len(gone)
 
     def _forget_foreign(self, router: int, found: dict[int, int | None]) -> None:
         """What somebody else had put where no route of ours is."""
@@ -395,8 +415,8 @@ class Audit:
                 del self.foreign[key]
 
     def _put_right(self, seen: dict[Key, Flow | None], now: float) -> list[Key]:
-        differs = difference(seen, self.switch.installed, self._accepted)
-        self.switch.write_beside(differs.batches)
+        differs = difference(seen, self.switch.installed.flows, self._accepted)
+        self.switch.installed.write_at_once(differs.batches)
         self._has_mended(differs.mended, now)
         return [flow.key for batch in differs.batches for _, flow in batch]
 
@@ -425,9 +445,9 @@ class Audit:
             self.covering = []
             self.switch.problems.end(COVERED)
             return
-        routes = self.switch.route_count() > 0
+        routes = self.switch.routes.count > 0
         highest = nlargest(LOOKED_AT, self.foreign.values(), key=lambda flow: flow.priority)
-        self.covering = covering(highest, self.switch.installed, routes)
+        self.covering = covering(highest, self.switch.installed.flows, routes)
         if self.covering:
             named = "; ".join(text(flow) for flow in self.covering[:NAMED])
             more = ", and others" if len(self.covering) > NAMED else ""

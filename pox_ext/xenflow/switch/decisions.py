@@ -1,41 +1,59 @@
 """What the controller answers to first packets, while nothing has changed that it follows from.
 
 Of a switch whose kind asks nothing there are no answers.  Called by `rule_table` and `trace`, and
-by `switch` and `routes` when something changes.
+by `switch` and `writer` when something changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.channel import Channel
 from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reactive import Reactive
+from xenflow.switch.routes import Routes
+from xenflow.switch.wanted import Known, Wanted
 from xenflow.tables.site import Site
 
 
 class Decisions:
-    """See the module.  `known` gives the switch as first packets meet it, and what is known of the
-    routers that it forwards for, by name."""
+    """See the module."""
 
     def __init__(
         self,
         kind: SwitchKind,
         channel: Channel,
-        known: Callable[[], tuple[Site, dict[str, RouterState]]],
+        known: Known,
+        wanted: Wanted,
+        routes: Routes,
     ) -> None:
         self._kind = kind
         self._channel = channel
         self._known = known
+        self._wanted = wanted
+        self._routes = routes
         self._answers: Reactive | None = None
         self._exact = kind.exact_flows(channel)
 
     def decide(self, in_port: int, frame: bytes) -> bytes | None:
         """The messages that answer a packet-in; None where it is for no router here."""
         if self._answers is None:
-            self._answers = self._kind.answers(*self._known())
+            self._answers = self._kind.answers(*self._first_packets())
         return self._answers.answer(in_port, frame)
+
+    def _first_packets(self) -> tuple[Site, dict[str, RouterState]]:
+        """The switch as first packets of flows meet it, and what is known of the routers that it
+        forwards for: nothing is decided for a router whose routes are not known yet."""
+        found = {name: self._known.state(name) for name in self._routes.synced}
+        states = {name: state for name, state in found.items() if state is not None}
+        site = self._wanted.site()
+        placements = {
+            name: placement
+            for name, placement in site.placements.items()
+            if name in states or name not in site.network.routers or not self._wanted.forwards(name)
+        }
+        return replace(site, placements=placements), states
 
     def answer(self, in_port: int, frame: bytes) -> bool:
         """Answer a packet-in; False where it is for no router here."""

@@ -65,9 +65,9 @@ class Task:
     size: int = 0
 
 
-def router_task(router: str, steps: Job, size: int = 0) -> Task:
+def router_task(router: str, steps: Job) -> Task:
     """A job that is one router's affair."""
-    return Task(steps, router, {router}, size)
+    return Task(steps, router, {router})
 
 
 def fence(channel: Channel, then: Done) -> Job:
@@ -139,7 +139,7 @@ class Jobs:
     def submit_of(self, router: str, steps: Job, size: int = 0) -> None:
         """The same with a job that is one router's affair."""
         self._sizes[router] = self._sizes.get(router, 0) + size
-        self._append(router_task(router, steps, size))
+        self._append(Task(steps, router, {router}, size))
 
     def _append(self, task: Task) -> None:
         self._queue.append(task)
@@ -192,10 +192,12 @@ class Jobs:
                 try:
                     awaited = advance(task.steps, value)
                 except StopIteration:
-                    self._end(task)
+                    if generation == channel.generation:
+                        self._end(task)
                     continue
                 except Exception as error:
-                    self._go_on_after(task, error)
+                    if generation == channel.generation:
+                        self._go_on_after(task, error)
                     value = None
                     continue
                 if generation != channel.generation:
@@ -221,22 +223,16 @@ class Jobs:
             self._running = False
 
     def _end(self, task: Task) -> None:
-        if self._task is task:
-            self._task = None
-            self._waits_no_more(task)
-
-    def _waits_no_more(self, task: Task) -> None:
-        if task.owner in self._sizes:
+        self._task = None
+        if task.size and task.owner in self._sizes:
             self._sizes[task.owner] = max(0, self._sizes[task.owner] - task.size)
-            task.size = 0
 
     def _go_on_after(self, task: Task, error: Exception) -> None:
-        if task.owner and not isinstance(error, NotAnsweredError):
-            self._waits_no_more(task)
-            task.steps, task.owner = self._router_failed(task.owner, error), ""
-            return
         self._end(task)
-        self._task = Task(self._read_again(self._failed(error)))
+        if task.owner and not isinstance(error, NotAnsweredError):
+            self._task = Task(self._router_failed(task.owner, error), concerns=task.concerns)
+        else:
+            self._task = Task(self._read_again(self._failed(error)))
 
     def _failed(self, error: Exception) -> float:
         """A job has failed, which is said once; returns how long to wait before the switch is read

@@ -21,6 +21,7 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Actions, Flow, match
 from xenflow.switch.exact_flows import CookieExactFlows, ExactFlows, KeptExactFlows
 from xenflow.switch.reactive import PlainReactive, Reactive
+from xenflow.switch.reading import PlainReader, Reader
 from xenflow.tables import cookies, layout, plain_host
 from xenflow.tables.ingress import quiet
 from xenflow.tables.layout import Reg
@@ -47,6 +48,7 @@ class SwitchKind(ABC):
     nudge: ClassVar[bytes]
     """A change that touches no packet."""
     exact_flows: ClassVar[type[ExactFlows]] = ExactFlows
+    reader: ClassVar[type[Reader]] = Reader
     answers: ClassVar[type[Reactive]] = Reactive
     """Who answers first packets."""
 
@@ -153,6 +155,7 @@ class PlainSwitch(SwitchKind):
 
     nicira = False
     small_tables = (0,)
+    reader = PlainReader
     greeting = build.set_config(0xFFFF)
     _nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
     nudge = build.flow_mod_of10(_nudge, wire.Command.ADD) + build.flow_mod_of10(

@@ -1,6 +1,6 @@
 """What the local tables of a switch shall hold, by owner: a change costs what it concerns.
 
-Called by `switch`, which writes the difference.
+Called by `wanted`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ the tables cannot decide goes to the VM, and no flow is made.
 
 A decision depends on the link, the destination and the port the packet came from, never on more;
 so decisions are kept until something changes.  Mostly it is the same for all destinations of one
-next hop, so a destination that is new costs little more than its longest prefix.  When a route, a
-next hop or a placement changes, `Switch` deletes the flows that may follow from it, by prefix or by
-cookie; the next packet of each asks again.
+next hop, so a destination that is new costs little more than its longest prefix.  The flows that
+may follow from what has changed since are deleted by `exact_flows`.
 
 A next hop that is another router of this same host is left to the tables: the packet is sent
 through them, one by one, without a flow.

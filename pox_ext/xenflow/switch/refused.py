@@ -58,7 +58,7 @@ class Refused:
         self._due = now + READ_S
         for switch in self._switches.values():
             if switch.live and switch.datapath.kind is Kind.HOST:
-                switch.stats(
+                switch.reader.stats(
                     partial(self._read, switch, now),
                     layout.INGRESS,
                     cookies.refusing(),

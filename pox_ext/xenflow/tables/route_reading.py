@@ -7,7 +7,7 @@ flow of the table: some 0.12 us each (Open vSwitch 3.1).  Which is cheaper depen
 there are, and of how many routers; `reading` chooses, so that the whole takes a time in proportion
 to what is there, not to the routers that the network could have.
 
-Nothing here sends anything: `Switch` asks what is yielded and gives back how many flows were the
+Nothing here sends anything: `reading` asks what is yielded and gives back how many flows were the
 answer.  Everything of ours in the table is asked for, of routers that are not in the network too.
 """
 

@@ -106,11 +106,7 @@ class Site:
     def forwards(self, router: str) -> bool:
         """Whether this switch forwards for a router."""
         placement = self.placements.get(router)
-        return (
-            placement is not None
-            and placement.mode is Mode.XENFLOW
-            and self.name in placement.forwarders
-        )
+        return placement is not None and placement.forwards(self.name)
 
     def takes_in(self, router: str) -> bool:
         """Whether frames for a router that begin here, from its neighbours on this host, are its

@@ -1,0 +1,232 @@
+"""Table ROUTES of a switch: what it was found with, what it shall have, how it is written.
+
+A router's routes are those that the switch was found with until what the router says is known;
+from then on the router is *synced*, and they are what it says.  While its first snapshot comes,
+they are streamed: written as they come where the switch holds none yet.
+
+Called by `writer`, whose jobs write them, and by `switch` and `audit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from xenflow.model.network import Network, Router
+from xenflow.openflow.build import delete_by_cookie
+from xenflow.openflow.flow import Flow, resubmit
+from xenflow.routes.router_state import Changes
+from xenflow.switch.aside import Aside
+from xenflow.switch.channel import Channel
+from xenflow.switch.installed import Installed
+from xenflow.switch.jobs import ROOM, Job
+from xenflow.switch.kind import SwitchKind
+from xenflow.switch.reading import PACE_S
+from xenflow.switch.wanted import Known
+from xenflow.tables import cookies, layout
+from xenflow.tables.route_reading import READ_WHOLE
+from xenflow.tables.routes import ODD, RoutePacker
+
+BULK = 4 * 1024
+FEW = 8
+"""Fewer routes are packed one by one."""
+_TO_NEXT_HOPS = resubmit(layout.NEXT_HOPS)
+Route = tuple[int, int, int]
+"""Net, prefix length, next hop."""
+
+
+class Routes:
+    """See the module.  `bulk` is called when many are about to be added."""
+
+    def __init__(
+        self,
+        network: Network,
+        known: Known,
+        channel: Channel,
+        kind: SwitchKind,
+        installed: Installed,
+        aside: Aside,
+        bulk: Callable[[], None],
+    ) -> None:
+        self.synced: set[str] = set()
+        """The routers that are."""
+        self.found: dict[str, dict[int, int]] = {}
+        """The routes the switch was found with, by router: net << 8 | prefix length to next hop."""
+        self.packer = RoutePacker()
+        self._names: dict[int, str] = {}
+        self._known = known
+        self._channel = channel
+        self._kind = kind
+        self._installed = installed
+        self._aside = aside
+        self._bulk = bulk
+        self._streamed: dict[str, int] = {}
+        self.network_is(network)
+
+    def network_is(self, network: Network) -> None:
+        """The network, or what has become of it."""
+        self._names = {router.id: router.name for router in network.routers.values()}
+
+    def name_of(self, router: int) -> str | None:
+        """The router with an id."""
+        return self._names.get(router)
+
+    def clear(self) -> None:
+        """The switch went away."""
+        self.read_anew()
+        self._streamed.clear()
+
+    def read_anew(self) -> None:
+        """What it holds is about to be read."""
+        self.found = {}
+        self.synced.clear()
+
+    def take(self, flows: Iterable[Flow]) -> None:
+        """These were read."""
+        for flow in flows:
+            name = self._names.get(cookies.router_of(flow.cookie))
+            if name is None:
+                self._installed.flows[flow.key] = flow
+                continue
+            net = next((value for field, value, _ in flow.match if field == "nw_dst"), 0)
+            plen = flow.priority - layout.Routes.PREFIX
+            leads_on = len(flow.actions) == 2 and flow.actions[1] == _TO_NEXT_HOPS
+            hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
+            self.found.setdefault(name, {})[net << 8 | plen] = hop
+
+    def are_here(self, router: str) -> bool:
+        """Whether the switch has routes of a router, as far as is known."""
+        return router in self.synced or bool(self.found.get(router))
+
+    # --- a first snapshot ---------------------------------------------------------------------
+
+    def streams(self, router: str, changes: Changes, total: int) -> bool:
+        """Whether what a part of a router's first snapshot says, which has `total` routes by now,
+        can be written as it comes."""
+        if self.found.get(router) or not self._kind.routes or not changes.routes4:
+            return False
+        streamed = self._streamed.get(router, 0) + len(changes.routes4)
+        if streamed != total:  # some came before this switch did
+            return False
+        self._streamed[router] = streamed
+        return True
+
+    def streaming(self, router: str) -> bool:
+        """Whether routes of a router have been written so."""
+        return router in self._streamed
+
+    def streamed(self, router: str) -> int | None:
+        """How many were; from now on none are."""
+        return self._streamed.pop(router, None)
+
+    # --- what the audit asks ------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many routes there should be."""
+        if not self._kind.routes:
+            return 0
+        known = sum(
+            len(state.routes4)
+            for name in self.synced.difference(self._aside)
+            if (state := self._known.state(name)) is not None
+        )
+        return known + sum(map(len, self.found.values()))
+
+    def expected(self, router: int, key: int) -> int | None:
+        """The next hop that a router's route (net << 8 | prefix length) leads to, once everything
+        is written; None where there is no such route."""
+        name = self._names.get(router)
+        hop = self._expected(name).get(key, ODD) if name is not None else ODD
+        return None if hop == ODD else hop
+
+    def _expected(self, name: str) -> Mapping[int, int]:
+        """The routes that the switch shall have of a router."""
+        if not self._kind.routes or name in self._aside:
+            return {}
+        if name not in self.synced:
+            return self.found.get(name, {})
+        state = self._known.state(name)
+        return state.routes4 if state is not None else {}
+
+    def differing(
+        self, router: int, seen: Mapping[int, int | None]
+    ) -> tuple[str, list[Route], list[Route]]:
+        """Somebody else has changed a router's routes to these next hops (None: deleted them).
+        Returns the router's name, what has to be added, and what to be deleted."""
+        name = self._names.get(router, "")
+        adds: list[Route] = []
+        gone: list[Route] = []
+        if not name or name in self._aside:
+            return name, adds, gone
+        expected = self._expected(name)
+        for key, hop in seen.items():
+            wanted = expected.get(key)
+            if wanted == ODD:
+                continue
+            if wanted is None and hop is not None and name in self.synced:
+                gone.append((key >> 8, key & 255, 0))
+            elif wanted is not None and wanted != hop:
+                adds.append((key >> 8, key & 255, wanted))
+        if name not in self.synced:
+            self._streamed.pop(name, None)  # those that are there already are written again
+        return name, adds, gone
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def write(
+        self,
+        described: Router,
+        adds: Sequence[Route],
+        gone: Sequence[Route],
+        ordered: bool = True,
+    ) -> Job:
+        """Add or overwrite the longest prefixes first, then delete the shortest first.
+
+        So every packet is decided at every moment either as before or as after: its longest
+        new match is there before any shorter one changes, and its longest old match stays until
+        all that could take over from it is in place.  Raises RefusedError where the switch has said
+        that it does not take them.
+        """
+        router, channel = described.id, self._channel
+        if adds:
+            routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
+            if len(routes) < FEW:
+                for route, own in zip(routes, cookies.of_routes(router, routes), strict=True):
+                    channel.write(self.packer.add(router, *route, own), 1)
+            else:
+                self._bulk()
+                for start in range(0, len(routes), BULK):
+                    part = routes[start : start + BULK]
+                    flow_mods = len(part)
+                    for piece in self._pieces(router, part):
+                        channel.write(piece, flow_mods)
+                        flow_mods = 0
+                        yield ROOM
+                        self._aside.check(described.name)
+        if gone:
+            channel.fence()
+            for i, (net, plen, _) in enumerate(sorted(gone, key=_prefix_length)):
+                channel.write(self.packer.delete(router, net, plen), 1)
+                if i % 256 == 255:
+                    yield ROOM
+
+    def _pieces(self, router: int, part: Sequence[Route]) -> list[bytes]:
+        owns = cookies.of_routes(router, part)
+        return self.packer.pack_adds(router, part, owns, self._channel.piece_bytes)
+
+    def delete_all(self, router: Router) -> Job:
+        """Delete all of a router, chunk by chunk where they are many."""
+        state = self._known.state(router.name)
+        own = cookies.of(layout.ROUTES, router.id)
+        if state is not None and len(state.routes4) <= READ_WHOLE:
+            self._channel.write(delete_by_cookie(layout.ROUTES, own, 0xFFFFFFFFFF000000), 1)
+            yield ROOM
+            return
+        for chunk in range(cookies.CHUNKS):
+            self._channel.write(delete_by_cookie(layout.ROUTES, own | chunk), 1)
+            yield ROOM
+            yield PACE_S
+
+
+def _prefix_length(route: Route) -> int:
+    return route[1]

@@ -1,0 +1,217 @@
+"""What a switch shall hold in its small tables, as far as what is known makes flows.
+
+What a router says that makes none is that router's affair: it gets the flows of one all of whose
+packets pass through its VM, and `problems` says why.
+
+Called by `switch` and `writer`; the flows themselves are made by `tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from xenflow.model.difference import Difference
+from xenflow.model.network import Datapath, Network, Router
+from xenflow.model.placement import Placement
+from xenflow.openflow.flow import Flow, Flows
+from xenflow.routes.router_state import RouterState
+from xenflow.switch.aside import THROUGH_VM, Aside
+from xenflow.switch.local_flows import LocalFlows, whose_port
+from xenflow.switch.ports import Ports
+from xenflow.switch.problems import Problems
+from xenflow.switch.rules import Rules
+from xenflow.tables.next_hops import next_hop_flows
+from xenflow.tables.pipeline import Owner, flows_of, of_link, owners_of
+from xenflow.tables.site import RouterView, Site
+from xenflow.tables.stations import port_of
+from xenflow.tables.views import interface_of, next_hop_view
+
+VIEW = "view"
+"""Cause of a `Problems` entry: what a router says about itself makes no flows."""
+
+
+class Known(Protocol):
+    """What the Rule Table knows of the routers."""
+
+    def state(self, router: str) -> RouterState | None:
+        """What is known of a router, or None before its snapshot has been complete once."""
+
+    def view(self, router: str) -> RouterView | None:
+        """The same as its classes need it."""
+
+
+class Wanted:
+    """See the module."""
+
+    def __init__(
+        self,
+        network: Network,
+        datapath: Datapath,
+        known: Known,
+        placements: Mapping[str, Placement],
+        ports: Ports,
+        rules: Rules,
+        aside: Aside,
+        problems: Problems,
+    ) -> None:
+        self.network = network
+        self._datapath = datapath
+        self._known = known
+        self._placements = placements
+        self._ports = ports
+        self._rules = rules
+        self._aside = aside
+        self._problems = problems
+        self.local = LocalFlows()
+        self._odd_views: dict[str, tuple[RouterView, RouterView]] = {}
+        """By router: the view that made no flows, and what stands for it."""
+        self._sound_views: dict[str, RouterView] = {}
+
+    # --- what has changed ---------------------------------------------------------------------
+
+    def network_is(self, network: Network, found: Difference) -> None:
+        """The network has become another one."""
+        for known in (self.network, network):
+            for name in found.dirty_routers:
+                self.local.outdated(owners_of(known, name))
+        self.local.outdated(map(of_link, found.dirty_links))
+        before, self._datapath = self._datapath, network.datapaths[self._datapath.name]
+        if before != self._datapath:
+            self.local.outdated()
+        self.network = network
+
+    def changed(self, whose: Iterable[Owner]) -> None:
+        """Something that some owners' flows follow from."""
+        self.local.outdated(whose)
+
+    def router_changed(self, router: str) -> None:
+        """What a router is, says, or where it is."""
+        self.local.outdated(owners_of(self.network, router))
+
+    def port_changed(self, port: str) -> None:
+        """A port is no more, or has another number."""
+        self.local.outdated(whose_port(self.network, self._datapath.name, port))
+
+    def read_anew(self) -> None:
+        """What is installed is being read: all flows may not be there."""
+        self.local.outdated()
+
+    def clear(self) -> None:
+        """The switch went away: views that made no flows are tried again."""
+        self._odd_views.clear()
+
+    def forwards(self, router: str) -> bool:
+        """Whether this switch forwards for a router."""
+        placement = self._placements.get(router)
+        return placement is not None and placement.forwards(self._datapath.name)
+
+    # --- what is wanted -----------------------------------------------------------------------
+
+    def site(self) -> Site:
+        """This switch as the planner sees it."""
+        views = _Views(self.network.routers, self._view)
+        ports = self._ports
+        return Site(
+            self.network, self._datapath, ports.numbers, self._placements, views, ports.silent
+        )
+
+    def _view(self, router: str) -> RouterView | None:
+        """What a router's VM says as far as it makes flows."""
+        view = self._known.view(router)
+        if view is None:
+            return None
+        if router in self._odd_views:
+            odd, instead = self._odd_views[router]
+            if odd == view:
+                return instead
+            del self._odd_views[router]
+            self._problems.end(VIEW, router)
+        words = self._aside.words(router)
+        return replace(view, slow=view.slow or words) if words else view
+
+    def find_odd_views(self) -> None:
+        """A router whose words make no flows gets those of one whose packets all pass through its
+        VM."""
+        site = self.site()
+        self.local.outdated()
+        for name in site.views:
+            view = self._known.view(name)
+            if view is None or self._sound_views.get(name) is view:
+                continue
+            alone = replace(site, views={name: view})
+            try:
+                for owner in owners_of(self.network, name):
+                    flows_of(alone, owner)
+                self._sound_views[name] = view
+            except Exception as error:
+                words = f"{THROUGH_VM}: {reason(error)}"
+                self._odd_views[name] = view, RouterView(slow=words, off=view.off)
+                self._problems.begin(VIEW, words, name)
+
+    def flows(self) -> tuple[Flows, Flows]:
+        """All flows of the small tables but those of next hops, and those of them that may not be
+        there yet."""
+        try:
+            site = self.site()
+            fresh = self.local.compile(site)
+        except Exception:
+            self.find_odd_views()
+            site = self.site()
+            fresh = self.local.compile(site)
+        rules = self._rules.flows(site)
+        return {**self.local.wanted, **rules}, {**fresh, **rules}
+
+    def hop_flows(self, router: Router, state: RouterState, hop: int) -> tuple[Flow, ...]:
+        """The flows of a router's next hop; none where there is no such one."""
+        record = state.nexthops.get(hop)
+        if record is None:
+            return ()
+        view = next_hop_view(router, state, record)
+        if view.action == "group":
+            view = replace(view, legs=self.legs_out(router, state, view.legs))
+        return tuple(next_hop_flows(self.network, router, view))
+
+    def legs_out(
+        self, router: Router, state: RouterState, legs: tuple[tuple[int, int], ...]
+    ) -> tuple[tuple[int, int], ...]:
+        """The legs of a group that leave by a port with carrier; all of them where none does."""
+        dark = self._ports.dark
+        if not dark:
+            return legs
+        site = self.site()
+        dead = set()
+        for leg, _ in legs:
+            hop = state.nexthops.get(leg)
+            interface = interface_of(router, state, hop.ifindex) if hop is not None else None
+            if hop is not None and interface is not None:
+                link = self.network.links[interface.link]
+                if port_of(site, link, hop.mac) in dark:
+                    dead.add(leg)
+        return tuple((leg, weight) for leg, weight in legs if leg not in dead) or legs
+
+
+class _Views(Mapping[str, RouterView]):
+    """What the VMs say, by router, looked at when it is asked for: few of many are."""
+
+    def __init__(self, routers: Iterable[str], view: Callable[[str], RouterView | None]) -> None:
+        self._routers = routers
+        self._view = view
+
+    def __getitem__(self, router: str) -> RouterView:
+        view = self._view(router)
+        if view is None:
+            raise KeyError(router)
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return (router for router in self._routers if self._view(router) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def reason(error: Exception) -> str:
+    """Why a router makes no flows."""
+    return f"what it says makes no flows ({type(error).__name__}: {error})"
