@@ -28,5 +28,5 @@ def test_moves_by_chance_end_and_lose_nothing(lab_up: Callable[..., Lab], tmp_pa
     settle(lambda: in_sync(lab), "every switch in sync")
     wanted = random_moves.Wanted(moves=3, rate_pps=100.0, seed=3, baseline_s=2.0)
     outcome = random_moves.measure(lab, wanted, tmp_path)
-    assert any(move.router in wanted.through_vm for move in outcome.moves)
+    assert any(move.router in wanted.through_vm for move in outcome.moved.moves)
     assert outcome.verdict() is Verdict.PASSED, outcome.text()
