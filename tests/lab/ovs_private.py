@@ -121,6 +121,11 @@ class Switch:
         )
         return done.stdout
 
+    def vsctl(self, *arguments: str) -> None:
+        """One command of ovs-vsctl(8)."""
+        command = ["ovs-vsctl", f"--db=unix:{self.directory}/db.sock", "--timeout=10", *arguments]
+        subprocess.run(command, check=True)
+
     def appctl(self, method: str, *arguments: str) -> str:
         """One command over the control socket (JSON-RPC), without starting a program."""
         if self.control is None:
@@ -145,9 +150,11 @@ class Switch:
         text = self.appctl("dpif-netdev/pmd-stats-show")
         return int(text.split("packets received: ")[1].split()[0])
 
-    def inject(self, frame: bytes, in_port: int) -> dict[int, list[bytes]]:
-        """Let `frame` arrive at `in_port`, freshly translated; what each port then sent."""
-        self.appctl("revalidator/purge")
+    def inject(self, frame: bytes, in_port: int, fresh: bool = True) -> dict[int, list[bytes]]:
+        """Let `frame` arrive at `in_port`, freshly translated unless flows that are cached may
+        decide; what each port then sent."""
+        if fresh:
+            self.appctl("revalidator/purge")
         before = {port: self._pcap(port).stat().st_size for port in range(1, N_PORTS + 1)}
         count = self._received()
         self.appctl("netdev-dummy/receive", f"p{in_port}", frame.hex())

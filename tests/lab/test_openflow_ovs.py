@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from xenflow.openflow.exact_flows import ExactFlowPacker, exact_match
 from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.nxm import pack_actions
 from xenflow.openflow.statistics import Aggregate, Desc, PortStats, StatsReply, TableStats
+from xenflow.switch.kind import ProactiveHost
+from xenflow.switch.proof import Promise, Revalidator
 from xenflow.tables import layout, simulate
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
 from xenflow.tables.routes import RoutePacker, route_flow
@@ -479,3 +482,63 @@ def test_a_second_group_spreads_what_the_first_sent_one_way(
         frame = pk.ethernet(1, 2, 0x800, pk.ipv4(1, dst, 17, pk.udp(1, dst, 5, 6)))
         fates.add(tuple(sorted(switch.inject(frame, 1))))
     assert fates == {(2,), (2, 4), (3,), (3, 4)}
+
+
+class Proven:
+    """A proof asks the running switch, and is done when `prove` returns."""
+
+    def __init__(self, switch: ovs.Switch, connection: ovs.Connection) -> None:
+        self._switch, self._connection = switch, connection
+
+    def nudge(self) -> None:
+        self._connection.send(ProactiveHost.nudge)
+
+    def confirm(self, promise: Promise, then: Callable[[], None]) -> None:
+        self._connection.barrier()
+        then()
+
+    def later(self, seconds: float, call: Callable[..., Any], *arguments: Any) -> None:
+        """What is asked here is answered at once."""
+
+    def prove(self) -> None:
+        def ask(command: str, then: Callable[[str | None, str], None]) -> None:
+            then(None, self._switch.appctl(command))
+
+        proven: list[bool] = []
+        Revalidator(ask).begin(self, Promise(lambda _: None), lambda: proven.append(True), True)
+        assert proven
+
+
+def test_what_is_proven_is_so_of_flows_that_overlap(
+    switch: ovs.Switch, connection: ovs.Connection
+) -> None:
+    """Two cached flows that overlap, whose rule then leads elsewhere: before 3.1.3 the userspace
+    datapath changes one of them twice and the other never."""
+
+    def rule(net: int, plen: int, port: int) -> Flow:
+        prefix = match(dl_type=fl.IPV4, nw_dst=(net, fl.prefix_mask(plen)))
+        return Flow(0, plen, prefix, (fl.output(port),))
+
+    def goes(target: int) -> list[int]:
+        packet = pk.ipv4(0x0A090001, target, 17, pk.udp(0x0A090001, target, 1, 2))
+        frame = pk.ethernet(0x02, 0x04, pk.ETH_IPV4, packet)
+        return sorted(switch.inject(frame, 1, fresh=False))
+
+    # Each packet's own flow is remembered, as it is of one in a hundred by default.
+    switch.vsctl("set", "Open_vSwitch", ".", "other_config:emc-insert-inv-prob=1")
+    proven = Proven(switch, connection)
+    near, far = 0x0A010202, 0x0A010002
+    narrow = rule(0x0A010200, 24, 2)
+    connection.add([narrow, rule(0x0A020000, 16, 6)])
+    proven.prove()
+    # Of the overlapping two the wider one is found first: flows of its kind are older.
+    assert (goes(0x0A020001), goes(near)) == ([6], [2])
+    connection.add([rule(0x0A010000, 16, 3)])
+    connection.send(build.flow_mod(narrow, wire.Command.DELETE_STRICT))
+    connection.barrier()
+    for _ in range(2):
+        switch.appctl("revalidator/wait")
+    assert (goes(near), goes(far)) == ([3], [3])
+    connection.add([rule(0x0A010000, 16, 4)])
+    proven.prove()
+    assert (goes(near), goes(far)) == ([4], [4])

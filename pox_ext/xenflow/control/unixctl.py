@@ -51,14 +51,19 @@ def default_rundir() -> str:
     return os.environ.get("OVS_RUNDIR", DEFAULT_RUNDIR)
 
 
-def ask(rundir: str, method: str, then: Callable[[str | None], None]) -> None:
-    """Run one ovs-appctl command on a switch; `then(None)` when it has returned, else with what
-    went wrong (JSON-RPC 1.0 over the unixctl socket, ovs-appctl(8))."""
+Then = Callable[[str | None, str], None]
+"""Called with what went wrong, or None, and what the command has said."""
+
+
+def ask(rundir: str, method: str, then: Then) -> None:
+    """Run one ovs-appctl command on a switch (JSON-RPC 1.0 over the unixctl socket,
+    ovs-appctl(8))."""
     Task(target=_ask, args=(rundir, method, then)).start()
 
 
-def _ask(rundir: str, method: str, then: Callable[[str | None], None]) -> Generator[Any, Any, None]:
+def _ask(rundir: str, method: str, then: Then) -> Generator[Any, Any, None]:
     error: str | None = None
+    text = ""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -79,9 +84,10 @@ def _ask(rundir: str, method: str, then: Callable[[str | None], None]) -> Genera
                 continue
             if reply.get("error"):
                 raise UnixctlError(f"{method}: {reply['error']}")
+            text = str(reply.get("result") or "")
             break
     except (OSError, UnixctlError) as problem:
         error = str(problem)
     finally:
         sock.close()
-    then(error)
+    then(error, text)

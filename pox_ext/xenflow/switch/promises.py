@@ -106,7 +106,7 @@ class Promises:
             elif needless():
                 finish()
             else:
-                self._proof.begin(self, promise, finish)
+                self._proof.begin(self, promise, finish, self._proven != written)
 
         self._after_jobs(promise, prove)
 

@@ -6,11 +6,17 @@ returns at the end of one of their rounds.  A round may have begun before the ch
 is: two rounds, each provoked by a harmless change (a *nudge*), since without one the next round
 may be `max-revalidator` away.  Where the switch cannot be asked, a bound measured for it.
 
+Open vSwitch's userspace datapath changes, before 3.1.3, the actions of the wrong one of two cached
+flows that overlap (`MENDED`): then packets go on as before until the tables change again, and no
+round finds it.  There all cached flows are thrown away between the two rounds where something has
+been written.
+
 A `Proof` is a value that a switch is given when it is made (`control.unixctl.proof_of`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,8 +24,27 @@ from typing import Any, Protocol
 NUDGE_S = 0.05
 """How often a round of the revalidators is provoked while one is waited for."""
 
+MENDED = {(2, 17): 8, (3, 0): 5, (3, 1): 3}
+"""The first release of each series in which the userspace datapath finds the flow to be changed by
+its id ("dpif-netdev: Fix dpif_netdev_flow_put"); later series are right, earlier ones are not."""
+
 Done = Callable[[str | None], None]
 """Called with None, or with the reason why it is not so, or cannot be said."""
+
+
+Ask = Callable[[str, Callable[[str | None, str], None]], None]
+"""`ask(command, then)` runs a command of ovs-appctl(8): `then(None, what it says)`, or then(why it
+could not be asked, "")."""
+
+
+def overlaps_go_wrong(version: str, datapaths: str) -> bool:
+    """Whether cached flows that overlap may go wrong, by what `version` and `dpif/show` say."""
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", version)
+    if found is None or not re.search(r"^(netdev|dummy)@", datapaths, re.MULTILINE):
+        return False
+    major, minor, patch = map(int, found.groups())
+    series = (major, minor)
+    return patch < MENDED[series] if series in MENDED else series < max(MENDED)
 
 
 class Promise:
@@ -58,8 +83,11 @@ class Prover(Protocol):
 class Proof(Protocol):
     """A way to know that all that a switch was sent is in force."""
 
-    def begin(self, prover: Prover, promise: Promise, proven: Callable[[], None]) -> None:
-        """Call `proven` once it is so; where that cannot be said, settle the promise."""
+    def begin(
+        self, prover: Prover, promise: Promise, proven: Callable[[], None], written: bool
+    ) -> None:
+        """Call `proven` once it is so; where that cannot be said, settle the promise.  `written`:
+        whether something was since the last proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +96,9 @@ class Bound:
 
     bound_s: float
 
-    def begin(self, prover: Prover, promise: Promise, proven: Callable[[], None]) -> None:
+    def begin(
+        self, prover: Prover, promise: Promise, proven: Callable[[], None], written: bool
+    ) -> None:
         """See `Proof`."""
         prover.nudge()
         prover.confirm(promise, lambda: prover.later(self.bound_s, proven))
@@ -76,14 +106,44 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Revalidator:
-    """In force after two rounds of the revalidators.  `ask(command, then)` runs a command of
-    ovs-appctl(8)."""
+    """In force after two rounds of the revalidators."""
 
-    ask: Callable[[str, Done], None]
+    ask: Ask
 
-    def begin(self, prover: Prover, promise: Promise, proven: Callable[[], None]) -> None:
+    def begin(
+        self, prover: Prover, promise: Promise, proven: Callable[[], None], written: bool
+    ) -> None:
         """See `Proof`."""
-        self._round(prover, promise, lambda: self._round(prover, promise, proven))
+
+        def again() -> None:
+            self._round(prover, promise, proven)
+
+        def between() -> None:
+            self._throw_away(promise, again)
+
+        self._round(prover, promise, between if written else again)
+
+    def _throw_away(self, promise: Promise, then: Callable[[], None]) -> None:
+        """All cached flows, where some may have gone wrong."""
+        said: list[str] = []
+
+        def ask(command: str, go_on: Callable[[], None]) -> None:
+            def answered(error: str | None, text: str) -> None:
+                said.append(text)
+                if error or promise.settled:
+                    promise.settle(error)
+                else:
+                    go_on()
+
+            self.ask(command, answered)
+
+        def decide() -> None:
+            if overlaps_go_wrong(*said):
+                ask("revalidator/purge", then)
+            else:
+                then()
+
+        ask("version", lambda: ask("dpif/show", decide))
 
     def _round(self, prover: Prover, promise: Promise, then: Callable[[], None]) -> None:
         """One whole round that began after now."""
@@ -93,7 +153,7 @@ class Revalidator:
             self.ask("revalidator/wait", asked)
             prover.later(NUDGE_S, again)
 
-        def asked(error: str | None) -> None:
+        def asked(error: str | None, _: str) -> None:
             nonlocal answered
             answered = True
             if error or promise.settled:
