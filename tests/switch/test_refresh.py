@@ -204,6 +204,30 @@ def test_who_changes_alone_is_named() -> None:
     assert told.switch.changing == []
 
 
+def test_a_refresh_that_waits_for_one_router_alone_is_its_change() -> None:
+    """Another router's move is not refused for it."""
+    told = Told()
+    told.change(Section(Kind.NEXTHOP, Op.SET, [NextHop(1, NextHopType.VIA, 4, 2, 1, 1)]))
+    told.host.wire.run()
+    told.late()
+    told.answer()
+    routes = [((10 << 24) + (n << 8), 24, 1) for n in range(10_000)]
+    told.change(Section(Kind.ROUTE4, Op.SET, routes))
+    told.address(1)
+    told.address(2)
+    assert told.switch.jobs.busy == 4
+    assert told.switch.changing == ["vr1"]
+    told.switch.port_changed("vr1.0", Host.PORTS["vr1.0"], False, False)
+    assert told.switch.changing == ["vr1"]
+    told.switch.port_changed("to-gen", Host.PORTS["to-gen"], False, False)
+    assert told.switch.changing == [], "a cable is everybody's"
+    told.catch_up()
+    assert not told.switch.jobs.busy and told.has(1) and told.has(2)
+    told.change(Section(Kind.ROUTE4, Op.DELETE, routes))
+    told.address(3)
+    assert told.switch.changing == ["vr1"]
+
+
 def test_jobs_that_wait_for_nothing_give_others_a_turn() -> None:
     host = Host()
     done = [0]

@@ -253,7 +253,7 @@ class RuleTable:
         for switch in self.switches.values():
             written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))
             if ended and not written and switch.concerned_by(router):
-                switch.refresh(owners_of(self.network, router))
+                switch.refresh({router}, owners_of(self.network, router))
 
     def patience_s(self, router: str) -> float:
         """How long the next message of a router should wait, should nothing change (seconds; 0:

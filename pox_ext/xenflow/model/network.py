@@ -292,6 +292,11 @@ class Network:
         return {i.vif: i.link for router in self.routers.values() for i in router.interfaces}
 
     @cached_property
+    def vif_routers(self) -> dict[str, str]:
+        """The router of each vif."""
+        return {i.vif: router.name for router in self.routers.values() for i in router.interfaces}
+
+    @cached_property
     def access_links(self) -> dict[End, str]:
         """The link of each access port."""
         return {a.end: link.name for link in self.links.values() for a in link.access}

@@ -35,7 +35,7 @@ Called by `rule_table` and `vm.packets` and, for the switch's messages, by `comp
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from xenflow.model.difference import Difference
@@ -50,7 +50,7 @@ from xenflow.switch.channel import PACKET_OUT_XID, Channel, NotAnsweredError
 from xenflow.switch.clock import Clock
 from xenflow.switch.decisions import Decisions
 from xenflow.switch.installed import Installed
-from xenflow.switch.jobs import ROOM, Job, Jobs
+from xenflow.switch.jobs import EVERYBODY, ROOM, Job, Jobs
 from xenflow.switch.kind import kind_of
 from xenflow.switch.packet_ins import PacketIns
 from xenflow.switch.ports import Ports
@@ -110,8 +110,8 @@ class Switch:
         self.live = False
         """Whether what the switch holds is known."""
         self.errors = 0
-        self._refresh_waits = False
-        """Whether a `refresh` is submitted and has not begun."""
+        self._refreshes: set[str] | None = None
+        """For whom a `refresh` is submitted that has not begun."""
         self.kind = kind = kind_of(datapath)
         self.problems = problems = Problems(name)
         self.ports = Ports()
@@ -195,7 +195,7 @@ class Switch:
 
     def disconnect(self) -> None:
         """The connection is gone, and with it everything that was on its way."""
-        self.live = self._refresh_waits = False
+        self.live, self._refreshes = False, None
         for part in (self.installed, self.routes, self.writer, self.aside, self.wanted):
             part.clear()
         waiting = self.channel.close()
@@ -237,7 +237,7 @@ class Switch:
             if self.problems.begin(TABLE, words, name):
                 self.clock.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
         elif self.writer.refused(name, words):
-            self.refresh()
+            self.refresh({name})
 
     def read_again(self) -> None:
         """What the switch holds is not what is thought, and nobody knows where."""
@@ -276,7 +276,8 @@ class Switch:
         links = {self.network.vif_links[name] for name in names if name in self.network.vif_links}
         if self.live and links:
             self.writer.write_vm(links)
-        self.refresh(map(of_link, links))
+        concerned = {self.network.vif_routers.get(name, "") for name in names}
+        self.refresh(concerned, map(of_link, links))
 
     def hush(self, what: FromVm, session: Mapping[str, int], seconds: int) -> None:
         """Nothing more of a VM's session is sent up for some seconds."""
@@ -313,7 +314,7 @@ class Switch:
         elif router in self.routes.synced:
             self._submit_change(router, changes, self.writer.update(router, changes))
             if changes.locals or changes.interfaces or changes.policy:
-                self.refresh(owners_of(self.network, router))
+                self.refresh({router}, owners_of(self.network, router))
         elif complete:
             self.wanted.router_changed(router)
             self.jobs.submit_of(router, self.sync(router))
@@ -364,26 +365,29 @@ class Switch:
             leaving = self.routes.are_here(router)
             self.routes.synced.discard(router)
             self.aside.restored(router)
-            self.refresh()
+            self.refresh({router})
             if leaving:
                 self.jobs.submit(self.writer.forget(self.network.routers[router]))
         elif router not in self.routes.synced and self.routers.state(router) is not None:
             self.jobs.submit_of(router, self.sync(router))
         else:
-            self.refresh()
+            self.refresh({router})
 
-    def refresh(self, whose: Iterable[Owner] = ()) -> None:
-        """Something has changed that some owners' flows follow from, or a rule, or a port that a
-        group may avoid.  One refresh that has not begun is enough: it computes from what is known
-        when it begins, and whoever asks for a proof from now on waits behind it."""
+    def refresh(self, concerned: Set[str] = EVERYBODY, whose: Iterable[Owner] = ()) -> None:
+        """Something has changed about the routers concerned, or for everybody: some owners' flows
+        follow from it, or it is a rule, or a port that a group may avoid.  One refresh that has not
+        begun is enough: it computes from what is known when it begins, and whoever asks for a proof
+        from now on waits behind it."""
         self.decisions.outdated()
         self.wanted.changed(whose)
-        if self.live and not self._refresh_waits:
-            self._refresh_waits = True
-            self.jobs.submit(self._refresh())
+        if self._refreshes is not None:
+            self._refreshes |= concerned
+        elif self.live:
+            self._refreshes = set(concerned)
+            self.jobs.submit(self._refresh(), self._refreshes)
 
     def _refresh(self) -> Job:
-        self._refresh_waits = False
+        self._refreshes = None
         yield from self.writer.small()
 
     def concerned_by(self, router: str) -> bool:
