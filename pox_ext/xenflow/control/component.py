@@ -235,7 +235,9 @@ class Component:
             message = parse.message(raw)
         except wire.WireError as error:
             log.warning("%s: %s", switch.name, error)
-            return False
+            xid = int.from_bytes(raw[4:8], "big")
+            asked = raw[1] == openflow_tap.OFPT_STATS_REPLY
+            return asked and switch.channel.on_unreadable(xid, str(error))
         if isinstance(message, parse.BarrierReply):
             if message.xid < openflow_tap.FIRST_XID:
                 return False

@@ -3,7 +3,8 @@
 Many messages leave as one piece, with a barrier (a *fence*) behind it, and no more than
 IN_FLIGHT_BYTES before its reply: nothing blocks, and nothing is queued without a bound.
 
-A question that the switch refuses is no answer: whoever asked gets a `NotAnsweredError`.
+Where the switch refuses a question, or answers what cannot be read, whoever asked gets a
+`NotAnsweredError`.
 
 What is written, and when, is decided by jobs (`jobs.Jobs`) and by what is written beside them; here
 nothing is known of flows.  Part of a `switch.Switch`, which passes the switch's messages on.
@@ -31,7 +32,7 @@ IN_FLIGHT_BYTES = 8 * PIECE_BYTES
 """More than that is not sent before the switch's barrier reply: a queue in the controller or in
 the socket would delay everything behind it."""
 UNANSWERED_S = 30.0
-"""For so long after it has refused a question it is said that a switch does."""
+"""For so long after a question was not answered it is said that some are not."""
 UNANSWERED = "unanswered"
 """Cause of a `Problems` entry."""
 FIRST_XID = 0x80000000
@@ -41,8 +42,9 @@ PACKET_OUT_XID = 0xFFFF0000
 
 
 class NotAnsweredError(RuntimeError):
-    """The switch has refused a question, or is not there: nothing is known.  A barrier that is
-    refused confirms nothing (OpenFlow 1.0, 5.3.7: the reply alone says that all was done)."""
+    """The switch has refused a question, or is not there, or its answer cannot be read: nothing is
+    known.  A barrier that is refused confirms nothing (OpenFlow 1.0, 5.3.7: the reply alone says
+    that all was done)."""
 
 
 @dataclass(slots=True)
@@ -90,8 +92,8 @@ class Channel:
         self._xids = count(FIRST_XID)
         self._fragments: list[bytes] = []
         self._fragment_bytes = 0
-        self._refused_at = float("-inf")
-        """When the switch has refused a question last."""
+        self._unanswered_at = float("-inf")
+        """When the switch has refused a question last, or answered what cannot be read."""
 
     # --- the connection -----------------------------------------------------------------------
 
@@ -188,8 +190,7 @@ class Channel:
         return Request(xid, build.barrier_request(xid))
 
     def ask(self, request: Request, then: Callable[[Answer], None]) -> None:
-        """Ask beside the jobs; `then` gets a NotAnsweredError where the switch refuses the question
-        or goes away."""
+        """Ask beside the jobs; `then` gets a NotAnsweredError where nothing is known."""
         if self.connection is None:
             then(NotAnsweredError(f"{self._name}: the switch is not connected"))
             return
@@ -257,25 +258,34 @@ class Channel:
     def on_error(self, xid: int, text: str) -> bool:
         """The switch refused something; False where that was no question: what the switch holds is
         not what is thought any more."""
-        waiting = self._replies.pop(xid, None)
-        if waiting is not None:
-            self.silence.answered(xid)
-            self._refuses_answer(text)
-            waiting[1](NotAnsweredError(f"{self._name}: the switch refuses to answer ({text})"))
+        if self._not_answered(xid, f"the switch refuses to answer what it is asked ({text})"):
             return True
         if any(fence == xid for fence, _ in self._in_flight):
             self._arrived(xid)  # or what waits for room would wait for ever
         return False
 
-    def _refuses_answer(self, text: str) -> None:
-        self._refused_at = self._clock.now()
-        words = f"the switch refuses to answer what it is asked ({text})"
+    def on_unreadable(self, xid: int, why: str) -> bool:
+        """A part of a statistics reply that says nothing; False where it was not asked for here."""
+        return self._not_answered(xid, f"what the switch answers cannot be read ({why})")
+
+    def _not_answered(self, xid: int, words: str) -> bool:
+        """Tell who has asked; False where nobody has."""
+        waiting = self._replies.pop(xid, None)
+        if waiting is None:
+            return False
+        self.silence.answered(xid)
+        self._say(words)
+        waiting[1](NotAnsweredError(f"{self._name}: {words}"))
+        return True
+
+    def _say(self, words: str) -> None:
+        self._unanswered_at = self._clock.now()
         if self._problems.begin(UNANSWERED, words):
             self._clock.later(UNANSWERED_S, self._answers_again, self.generation)
 
     def _answers_again(self, generation: int) -> None:
-        """Nothing may have been refused for a while."""
-        left_s = UNANSWERED_S - (self._clock.now() - self._refused_at)
+        """Everything may have been answered for a while."""
+        left_s = UNANSWERED_S - (self._clock.now() - self._unanswered_at)
         if generation != self.generation:
             return
         if left_s > 0:
