@@ -55,7 +55,7 @@ class AuditedHost(Host):
 def test_a_stray_flow_that_comes_back_at_once_ends_no_look() -> None:
     host = AuditedHost()
     host.look(Flow(7, 77, match(in_port=9), (), cookies.of(7)))
-    assert host.switch.audit._accepted == {}
+    assert host.switch.audit.forms.accepted == {}
 
 
 def test_what_somebody_else_puts_back_is_not_how_the_switch_reads() -> None:
@@ -63,10 +63,10 @@ def test_what_somebody_else_puts_back_is_not_how_the_switch_reads() -> None:
     mine = next(flow for flow in host.wire.tables if flow.table == layout.LINKS)
     other = Flow(mine.table, mine.priority, mine.match, (output(9),), 0)
     host.look(other, tells=True)
-    assert host.switch.audit._accepted == {}
+    assert host.switch.audit.forms.accepted == {}
     host.switch.audit._seen.clear()
     host.look(other)
-    assert host.switch.audit._accepted == {mine.key: (mine, other)}
+    assert host.switch.audit.forms.accepted == {mine.key: (mine, other)}
 
 
 def test_that_a_flow_reads_otherwise_is_said_while_it_is_so() -> None:
@@ -78,7 +78,7 @@ def test_that_a_flow_reads_otherwise_is_said_while_it_is_so() -> None:
     (words,) = problems.of()
     assert "and others otherwise" in words
     host.look(odd[one])  # the other one is as it should be
-    assert list(audit._accepted) == [one.key]
+    assert list(audit.forms.accepted) == [one.key]
     (words,) = problems.of()
     assert words.startswith(f"the switch reads {text(one)} back as {text(odd[one])}: ")
     audit.told, audit._read_at, audit._reading = True, 100.0, False
@@ -88,7 +88,7 @@ def test_that_a_flow_reads_otherwise_is_said_while_it_is_so() -> None:
     wanted = replace(one, actions=(output(7),))
     host.switch.installed.write(True, wanted)
     audit.tick(200.0)
-    assert audit._accepted == {} and problems.of() == []
+    assert audit.forms.accepted == {} and problems.of() == []
     mended = audit.mended
     host.look(odd[one])
     assert audit.mended > mended, "what is wanted now was never seen to read so"

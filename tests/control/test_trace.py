@@ -238,11 +238,11 @@ def test_the_operators_rule_is_named(path: Whole) -> None:
 def test_a_flow_of_somebody_else_is_named(path: Whole) -> None:
     switch = path.table("host-c").switches["host-c"]
     foreign = fl.Flow(layout.INGRESS, 40000, fl.match(in_port=1), (fl.output(2),), 7)
-    switch.audit.foreign[foreign.key] = foreign
+    switch.audit.foreign.flows[foreign.key] = foreign
     found = path.at_port("gen", "access", nw_dst=RECV)
     assert words(found, 4) == ["a flow of somebody else: output:2"]
     odd = replace(foreign, actions=(("raw", b"x"),))
-    switch.audit.foreign[odd.key] = odd
+    switch.audit.foreign.flows[odd.key] = odd
     found = path.at_port("gen", "access", nw_dst=RECV)
     assert "what that does cannot be foretold" in found.outcome and not found.complete
 

@@ -80,7 +80,7 @@ def test_foreign_flows_that_cover_ours_are_named_and_left(host: Audited) -> None
     host.running.ofctl("add-flow", "table=3,priority=1025,ip,nw_dst=20.0.0.0/25,actions=drop")
     host.running.ofctl("add-flow", "table=0,priority=5,arp,actions=flood")
     audit = host.switch.audit
-    host.until(lambda: len(audit.covering) == 3)
+    host.until(lambda: len(audit.foreign.covering) == 3)
     (words,) = host.switch.problems.of()
     assert "flows of somebody else cover ours" in words and "priority=32768" in words
     row = audit.row(time.monotonic())
@@ -102,7 +102,7 @@ def test_what_is_added_to_the_routes_during_a_bulk_write_is_counted(host: Audite
     host.looked()
     assert audit.row(time.monotonic())["foreign"] == 1
     host.running.ofctl("add-flow", "table=3,priority=1025,ip,nw_dst=20.0.1.0/25,actions=drop")
-    host.until(lambda: len(audit.covering) == 1)  # told again
+    host.until(lambda: len(audit.foreign.covering) == 1)  # told again
     assert audit.row(time.monotonic())["mended"] == 0
 
 
@@ -110,7 +110,7 @@ def test_another_component_on_the_same_connection_is_noticed(host: Audited) -> N
     """As POX's forwarding.hub, whose flow-mods carry POX's transaction ids."""
     hub = Flow(0, 0x8000, (), (f.normal(),))
     host.send(build.flow_mod_of10(hub, xid=17))
-    host.until(lambda: bool(host.switch.audit.covering))
+    host.until(lambda: bool(host.switch.audit.foreign.covering))
     host.send(
         build.flow_mod_of10(hub, wire.Command.DELETE, xid=18)
     )  # and of ours in the first table
@@ -166,5 +166,5 @@ def test_a_plain_switch_is_read(running: ovs.Switch) -> None:
         running.ofctl(*change)
         host.until(lambda: host.flows() == before)
     running.ofctl("add-flow", "priority=40000,actions=flood")
-    host.until(lambda: bool(host.switch.audit.covering))
+    host.until(lambda: bool(host.switch.audit.foreign.covering))
     host.sock.close()

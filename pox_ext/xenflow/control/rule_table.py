@@ -83,7 +83,7 @@ class RuleTable:
         self._migrating = migrating
         self.feeds: dict[str, Feed] = {name: Feed(name) for name in network.routers}
         self.last_peer: dict[str, str] = {}
-        self.problems = Problems(controller)
+        self.problems = Problems(controller, clock.now)
         """What concerns a router, or all, and no single switch."""
         self._views: dict[str, RouterView] = {}
         self._file = StateFile(state_dir)

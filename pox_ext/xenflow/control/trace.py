@@ -256,7 +256,7 @@ class _Trace:
         slow = {name: view.slow for name, view in self.site.views.items() if switch.forwards(name)}
         self.words = explain.Names(self.network, switch.name, self.ports, slow)
         self.rules = switch.rules.names(self.site)
-        self.foreign = switch.audit.foreign
+        self.foreign = switch.audit.foreign.flows
         """Flows of somebody else, as far as they are known."""
         self.steps: list[dict[str, Any]] = []
 

@@ -19,17 +19,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
-from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from xenflow.openflow import monitor, wire
 from xenflow.openflow.flow import Flow, Key, text
 from xenflow.openflow.monitor import UpdateEvent
 from xenflow.switch.channel import NotAnsweredError, Request, advance
+from xenflow.switch.foreign import Foreign
+from xenflow.switch.forms import Forms
 from xenflow.tables import cookies, layout
-from xenflow.tables.compare import against, covering, difference, ours, reactive
+from xenflow.tables.compare import against, difference, ours, reactive
 from xenflow.tables.route_reading import READ_WHOLE
-from xenflow.tables.routes import ODD, RouteUpdate, route_flow, route_of
+from xenflow.tables.routes import ODD, RouteUpdate, route_flow
 
 if TYPE_CHECKING:
     from xenflow.switch.switch import Switch
@@ -58,11 +59,8 @@ QUICK = 20
 """So many mends may follow each other at once: the news of a large table take seconds."""
 AGAIN = 15
 """From so many seconds of mends in a row on `problems` says it."""
-NAMED, LOOKED_AT, KEPT = 3, 100, 1000
-"""So many foreign flows are named in words; so many of the highest priorities are compared with
-ours; so many are known."""
-CHANGED, COVERED, READS = "changed", "covered", "reads"
-"""Causes of `Problems` entries."""
+CHANGED = "changed"
+"""Cause of a `Problems` entry."""
 
 
 class Audit:
@@ -78,20 +76,17 @@ class Audit:
         """Whether the switch tells what others change."""
         self._tells_additions = False
         self._hushed_until = 0.0
+        self.foreign = Foreign(switch.problems)
+        self.forms = Forms(switch.problems)
         self._clear()
 
     def _clear(self) -> None:
-        self.foreign: dict[Key, Flow] = {}
-        self.covering: list[Flow] = []
-        self.beside = 0
-        """Flows in table ROUTES that were there before and are not ours."""
-        self._accepted: dict[Key, tuple[Flow, Flow]] = {}
+        self.foreign.clear()
+        self.forms.accepted.clear()
         self._seen: dict[Key, Flow | None] = {}
         self._routes: dict[int, dict[int, int | None]] = {}
         self._large: set[int] = set()
         """Small tables with so many flows that only ours are asked for."""
-        self._overfull: set[int] = set()
-        """Tables not all of whose foreign flows are known."""
         self._doubt = False
         self._reading = self._counting = False
         self._count_at = self._read_at = self._name_at = self._credit_at = 0.0
@@ -146,7 +141,7 @@ class Audit:
         """Flows were read when the switch connected: who has written those that are not ours?"""
         for flow in flows:
             if not ours(flow):
-                self._is_foreign(flow)
+                self.foreign.add(flow)
 
     def take(self, raw: bytes) -> None:
         """The switch tells what others have changed (`monitor.is_updates`)."""
@@ -184,15 +179,9 @@ class Audit:
         if flow.key in self.switch.installed.flows or ours(flow):
             self._seen[flow.key] = None if event is UpdateEvent.DELETED else flow
         elif event is UpdateEvent.DELETED:
-            self.foreign.pop(flow.key, None)
+            self.foreign.gone(flow.key)
         else:
-            self._is_foreign(flow)
-
-    def _is_foreign(self, flow: Flow) -> None:
-        if len(self.foreign) < KEPT:
-            self.foreign[flow.key] = flow
-        else:
-            self._overfull.add(flow.table)
+            self.foreign.add(flow)
 
     @property
     def pending(self) -> bool:
@@ -210,8 +199,8 @@ class Audit:
         if (self._seen or self._routes) and self._credit >= 1:
             self._credit -= 1
             self._mend(now)
-        if self._accepted:
-            self._keep_accepted({})
+        if self.forms.accepted:
+            self.forms.keep(self.switch.installed.flows, {})
             self._doubt |= now >= self._read_at + ACCEPTED_S
         if not self._reading and now >= self._read_at and (self._doubt or not self.told):
             self._doubt = False
@@ -231,7 +220,7 @@ class Audit:
                 self.switch.problems.end(CHANGED)
         if now >= self._name_at:
             begun = self.switch.clock.now()
-            self._name()
+            self.foreign.name(self.switch.installed.flows, self.switch.routes.count > 0)
             self._name_at = now + max(COUNT_S, (self.switch.clock.now() - begun) / READ_SHARE)
 
     def _begin(self, steps: Generator[Request, Any, None]) -> None:
@@ -295,7 +284,7 @@ class Audit:
     def _as_many(self, reply: list[Any], quiet: bool) -> bool:
         """Whether so many are there as should be: routes where the switch is `quiet`."""
         expected: dict[int, int] = {}
-        for table, _, _ in [*self.switch.installed.flows, *self.foreign]:
+        for table, _, _ in [*self.switch.installed.flows, *self.foreign.flows]:
             expected[table] = expected.get(table, 0) + 1
         small = self.switch.kind.counts(reply)
         if self.switch.kind.nicira:  # otherwise none can be asked for ours alone
@@ -305,11 +294,11 @@ class Audit:
         # There before, or added while that was not told; of a router that is set aside it is not
         # known how many are there.
         if quiet:
-            self.beside = 0 if self.switch.aside else max(0, routes - wanted)
+            self.foreign.beside = 0 if self.switch.aside else max(0, routes - wanted)
         self._missing = quiet and routes < wanted
         if self._missing:
             return False
-        unknown = self._overfull | self._large
+        unknown = self.foreign.overfull | self._large
         if self.switch.kind.asks or self.switch.clock.now() < self._hushed_until:
             unknown.add(layout.INGRESS)
         return all(
@@ -340,7 +329,7 @@ class Audit:
                         if key not in switch.installed.flows or key in self._seen:
                             continue
                         if form is not None and form == seen.get(key):
-                            self._accept(key, form)
+                            self.forms.accept(switch.installed.flows[key], form)
             self.looked_at = now
         except NotAnsweredError:
             self._doubt, pause_s = True, REFUSED_S
@@ -358,39 +347,16 @@ class Audit:
             if not switch.live:
                 return None
             if edits == switch.installed.edits:
-                self._overfull.discard(table)
-                for key in [k for k in self.foreign if k[0] == table]:
-                    del self.foreign[key]
-                kept = []
+                installed = switch.installed.flows
+                kept: list[Flow] = []
+                others: list[Flow] = []
                 for flow in flows:
-                    if ours(flow) or flow.key in switch.installed.flows:
-                        kept.append(flow)
-                    else:
-                        self._is_foreign(flow)
-                found = against(table, kept, switch.installed.flows)
-                self._keep_accepted(found)
+                    (kept if ours(flow) or flow.key in installed else others).append(flow)
+                self.foreign.are(table, others)
+                found = against(table, kept, installed)
+                self.forms.keep(installed, found)
                 return found
         return None
-
-    def _accept(self, key: Key, form: Flow) -> None:
-        self._accepted[key] = self.switch.installed.flows[key], form
-        self._say_accepted()
-
-    def _keep_accepted(self, seen: Mapping[Key, Flow | None]) -> None:
-        """A form is accepted until another flow is wanted, or the switch reads it otherwise."""
-        for key, (wanted, form) in list(self._accepted.items()):
-            now = seen.get(key)
-            if self.switch.installed.flows.get(key) != wanted or (now is not None and now != form):
-                del self._accepted[key]
-        self._say_accepted()
-
-    def _say_accepted(self) -> None:
-        for wanted, form in self._accepted.values():
-            others = ", and others otherwise" if len(self._accepted) > 1 else ""
-            words = f"the switch reads {text(wanted)} back as {text(form)}{others}"
-            self.switch.problems.begin(READS, f"{words}: a change to that is not noticed")
-            return
-        self.switch.problems.end(READS)
 
     # --- mending ---------------------------------------------------------------------------------
 
@@ -401,7 +367,7 @@ class Audit:
             return  # the rest of the small tables may still be behind these news
         routes, self._routes = self._routes, {}
         for router, found in routes.items():
-            self._forget_foreign(router, found)
+            self.foreign.routes_gone(router, found)
             self._has_mended(self._mend_routes(router, found), now)
 
     def _mend_routes(self, router: int, found: Mapping[int, int | None]) -> int:
@@ -412,15 +378,8 @@ class Audit:
             switch.jobs.submit_of(name, switch.routes.write(described, adds, gone))
         return len(adds) + len(gone)
 
-    def _forget_foreign(self, router: int, found: dict[int, int | None]) -> None:
-        """What somebody else had put where no route of ours is."""
-        for key in [key for key in self.foreign if key[0] == layout.ROUTES]:
-            route = route_of(self.foreign[key])
-            if route is not None and route[0] == router and found.get(route[1], 0) is None:
-                del self.foreign[key]
-
     def _put_right(self, seen: dict[Key, Flow | None], now: float) -> list[Key]:
-        differs = difference(seen, self.switch.installed.flows, self._accepted)
+        differs = difference(seen, self.switch.installed.flows, self.forms.accepted)
         self.switch.installed.write_at_once(differs.batches)
         self._has_mended(differs.mended, now)
         return [flow.key for batch in differs.batches for _, flow in batch]
@@ -442,24 +401,6 @@ class Audit:
         if self._streak >= AGAIN:
             self.switch.problems.begin(CHANGED, "somebody else changes its flows again and again")
 
-    # --- words -----------------------------------------------------------------------------------
-
-    def _name(self) -> None:
-        """Say which foreign flows cover ours."""
-        if not self.foreign:
-            self.covering = []
-            self.switch.problems.end(COVERED)
-            return
-        routes = self.switch.routes.count > 0
-        highest = nlargest(LOOKED_AT, self.foreign.values(), key=lambda flow: flow.priority)
-        self.covering = covering(highest, self.switch.installed.flows, routes)
-        if self.covering:
-            named = "; ".join(text(flow) for flow in self.covering[:NAMED])
-            more = ", and others" if len(self.covering) > NAMED else ""
-            self.switch.problems.begin(COVERED, f"flows of somebody else cover ours: {named}{more}")
-        else:
-            self.switch.problems.end(COVERED)
-
     def row(self, now: float) -> dict[str, Any]:
         """For verb status."""
         return {
@@ -467,6 +408,6 @@ class Audit:
             "looked_s": None if self.looked_at is None else round(now - self.looked_at, 3),
             "mended": self.mended,
             "mended_s": None if self.mended_at is None else round(now - self.mended_at, 3),
-            "foreign": len(self.foreign) + self.beside,
-            "covering": [text(flow) for flow in self.covering],
+            "foreign": self.foreign.count,
+            "covering": [text(flow) for flow in self.foreign.covering],
         }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 log = logging.getLogger("xenflow.problems")
 
@@ -22,10 +23,11 @@ come and go, or read otherwise, a thousand times a second."""
 
 
 class Problems:
-    """The problems of one place.  `where`: its name, for the log."""
+    """The problems of one place.  `where`: its name, for the log; `now`: a monotonic clock."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, now: Callable[[], float] = time.monotonic) -> None:
         self.where = where
+        self._now = now
         self._words: dict[tuple[str, str], str] = {}
         self._lines: dict[tuple[str, str], tuple[float, float]] = {}
         """How many lines of each are left, and since when (monotonic clock)."""
@@ -51,7 +53,7 @@ class Problems:
             del self._words[key]
 
     def _has_line(self, router: str, cause: str) -> bool:
-        now = time.monotonic()
+        now = self._now()
         left, at = self._lines.get((router, cause), (LINES, now))
         left = min(LINES, left + (now - at) * LINES_PER_S)
         self._lines[router, cause] = max(0.0, left - 1) if left >= 1 else left, now

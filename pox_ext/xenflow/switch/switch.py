@@ -113,7 +113,7 @@ class Switch:
         self._refreshes: set[str] | None = None
         """For whom a `refresh` is submitted that has not begun."""
         self.kind = kind = kind_of(datapath)
-        self.problems = problems = Problems(name)
+        self.problems = problems = Problems(name, clock.now)
         self.ports = Ports()
         self.rules = Rules()
         self.audit = Audit(self)
