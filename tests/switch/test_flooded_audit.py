@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.switch.test_refresh import Told
 from xenflow.openflow.flow import Flow
 from xenflow.routes.messages import Kind, NextHop, NextHopType, Op, Section
@@ -69,3 +71,22 @@ def test_small_tables_that_change_meanwhile_are_not_taken_for_looked_at() -> Non
     told.audit.switch.reader.count_request = changed_meanwhile  # type: ignore[assignment, method-assign]
     looked = [told.second(number) for number in range(3, 8)]
     assert looked == sorted(looked) and looked[-1] >= 5.0
+
+
+def test_who_reads_says_that_he_has_looked_where_each_table_stood_still() -> None:
+    told = Flooded()
+    told.audit.told = False  # the switch tells nothing
+    told.audit.looked_at = None
+    reader, installed = told.switch.reader, told.switch.installed
+    ask = reader.table_request
+
+    def request(table: int, large: Any) -> Any:
+        installed.edits += moves and table == layout.LINKS
+        return ask(table, large)
+
+    reader.table_request = request  # type: ignore[method-assign]
+    for moves in (True, False):
+        told.host.now += 60.0
+        told.audit.tick(told.host.now)
+        told.host.wire.run()
+        assert (told.audit.looked_at is None) is moves

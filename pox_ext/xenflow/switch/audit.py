@@ -312,12 +312,12 @@ class Audit:
         """Read the small tables, put right what differs, and read that again: what then reads as
         before is in force and reads otherwise in this switch, whose form of it is accepted."""
         switch = self.switch
-        count, pause_s = 0, COUNT_S
+        count, pause_s, whole = 0, COUNT_S, True
         try:
             for table in switch.kind.small_tables:
                 seen = yield from self._read(table)
                 if seen is None:
-                    self._doubt = True
+                    self._doubt, whole = True, False
                     continue
                 count += len(seen)
                 mended = self._put_right(seen, now)
@@ -330,7 +330,8 @@ class Audit:
                             continue
                         if form is not None and form == seen.get(key):
                             self.forms.accept(switch.installed.flows[key], form)
-            self.looked_at = now
+            if whole:
+                self.looked_at = now
         except NotAnsweredError:
             self._doubt, pause_s = True, REFUSED_S
         finally:
