@@ -5,7 +5,7 @@ of their own, end machines and virtual routers with a routing daemon, cables as 
 router moves between hosts at the word of an emulated hypervisor, whose every reply says that it is
 one.  What is real and what is emulated is told in `docs/lab.md`.
 
-    up, down                      bring_up.py
+    up, reload, down              bring_up.py, which steps: steps.py, how: changing.py
     what is up                    state.py
     nodes, run, cut, heal, status operate.py
     the command                   cli.py, `xenflow lab ...` or `python -m lab ...`

@@ -1,9 +1,10 @@
-"""Brings a network up as namespaces on one machine, and takes it down again.
+"""Brings a network up as namespaces on one machine, lets it follow its file, and takes it down.
 
-`up` reads like a recipe: namespaces, wires, switches, routers, controllers, routing, and then
-waits until packets pass from one end to the other.  What it makes is written down before it is
-made (`state.py`), what it starts right after (`process.py`), so that `down` can sweep after a crash
-at any point.  Nothing is ended or removed that is not on these lists or called `xf-...`.
+What is done, and in which order, is a list of steps (`steps.py`, carried out by `changing.py`):
+`up` goes from nothing to the network, `reload` from the network that is up to another.  That a lab
+is there is written down before it is made (`state.py`), what is started right after (`process.py`),
+so that `down` can sweep after a crash at any point.  Nothing is ended or removed that is not on
+that list or called `xf-...`.
 """
 
 from __future__ import annotations
@@ -14,67 +15,73 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-from ipaddress import IPv4Interface
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import flows, neighbours, process, routing, switch, wire
-from lab.description import (
-    CABLE_MTU,
-    FABRIC,
-    MANAGEMENT,
-    PREFIX,
-    ROOT,
-    Lab,
-    find_file,
-    load_lab,
-)
-from lab.namespace import (
-    NETNS_DIR,
-    LabError,
-    at_least,
-    checksums_in_software,
-    exists,
-    ip,
-    sysctl,
-)
-from lab.programs import start_controller, start_hypervisor, start_routerd
+from lab import neighbours, process, routing
+from lab.changing import OPERATOR, Change
+from lab.description import PREFIX, ROOT, Lab, find_file, load_lab, parse_lab
+from lab.namespace import NETNS_DIR, LabError, at_least, exists, ip, sysctl
 from lab.state import (
+    CHANGING,
     HEADER,
     NETWORK_FILE,
+    STARTING,
+    UP,
     Options,
     State,
+    current,
     lock,
+    network_text,
+    placed,
     read_state,
-    write_domains,
     write_network_file,
 )
-from lab.waiting import await_ends, await_links
+from lab.steps import Do, Step, refusals, steps
+from lab.telling import tell_hypervisor
+from lab.waiting import await_ends, await_in_sync
 
 HOSTS_OWN_FILE = Path("/etc/xenflow/network.toml")
 """What a host's Domain 0 has (docs/xen.md), where the command looks after NETWORK_FILE."""
-OPERATOR = PREFIX + "op"
-"""The operator's interface in the root namespace."""
 _GLOBAL_SETTINGS: dict[str, int] = {
     # a switch's sockets take this as their buffer when ports are added
     "net/core/rmem_default": 16 << 20,
 }
+_MILESTONES = {
+    Do.NODE: "{} nodes",
+    Do.ROUTERD: "switches, routers and controllers started",
+    Do.LINK: "every link passes packets",
+}
+_SETTLED_S = 10.0
+"""Who has something to catch up still has had time for it then."""
+Say = Callable[[str], None]
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class _Clock:
+    """Says things with the time since it was made."""
+
+    def __init__(self, say: Say) -> None:
+        self._begun = time.monotonic()
+        self._say = say
+
+    @property
+    def passed_s(self) -> float:
+        return time.monotonic() - self._begun
+
+    def say(self, text: str) -> None:
+        self._say(f"{self.passed_s:5.1f} s  {text}")
+
+
 # --- up ------------------------------------------------------------------------------------------
 
 
 def up(
-    file_or_name: str | Path,
-    options: Options | None = None,
-    *,
-    say: Callable[[str], None] = _say,
-    **changes: Any,
+    file_or_name: str | Path, options: Options | None = None, *, say: Say = _say, **changes: Any
 ) -> Lab:
     """Bring a network up; returns once packets pass between the first and the last machine.
 
@@ -87,35 +94,65 @@ def up(
     options = replace(options or Options(), **changes)
     _refuse_host()
     path = find_file(file_or_name)
-    lab = load_lab(path)
+    text = network_text(path)
     if options.daemon not in routing.DAEMONS:
         raise LabError(f"daemon {options.daemon}: expected one of {', '.join(routing.DAEMONS)}")
     if options.controllers and not (ROOT / "pox.py").exists():
         raise LabError(f"{ROOT / 'pox.py'} does not exist; --static brings the lab up without it")
     with lock():
         _refuse_second()
-        begun = time.monotonic()
+        clock = _Clock(say)
+        lab = parse_lab(text, str(path))
         try:
-            _Builder(lab, path, options, say).build()
+            _bring_up(lab, path, text, options, clock)
         except BaseException as error:
-            if options.keep:
-                _note_kept()
-            else:
+            state = read_state()
+            if not options.keep:
                 _sweep()
+            elif state is not None:
+                replace(state, phase="kept").write()
             hint = f"logs: {process.LOG_DIR}"
             if options.keep:
                 hint += "; kept as it is: `xenflow lab down` sweeps it"
             if isinstance(error, LabError):
                 raise LabError(f"{error}\n{hint}") from None
             raise
-        say(f"up in {time.monotonic() - begun:.1f} s: {lab.network.name}")
+        say(f"up in {clock.passed_s:.1f} s: {lab.network.name}")
     return load_lab(NETWORK_FILE)
 
 
-def _note_kept() -> None:
-    state = read_state()
-    if state is not None:
-        replace(state, phase="kept").write()
+def _bring_up(lab: Lab, path: Path, text: str, options: Options, clock: _Clock) -> None:
+    shutil.rmtree(process.STATE_DIR, ignore_errors=True)
+    process.LOG_DIR.mkdir(parents=True)
+    state = State(STARTING, str(path.resolve()), lab.network.name, time.time(), options)
+    state.write()
+    state = _make_room(state, lab, clock)
+
+    def milestone(done: list[Step]) -> None:
+        if words := _MILESTONES.get(done[0].do):
+            clock.say(words.format(len(done)))
+
+    way = steps(None, lab, controllers=options.controllers)
+    Change(None, lab, text, options).carry_out(way, milestone)
+    if lab.elsewhere:
+        clock.say(f"not waited for: {', '.join(lab.elsewhere)}, not the lab's own")
+    else:
+        await_ends(lab, options.limit_s - clock.passed_s)
+    replace(state, phase=UP, since=time.time()).write()
+
+
+def _make_room(state: State, lab: Lab, clock: _Clock) -> State:
+    """The kernel's settings that a lab needs; what they have been is kept for `down`."""
+    room = neighbours.settings(neighbours.needed(lab))
+    before = at_least({**_GLOBAL_SETTINGS, **room})
+    state = replace(state, settings_before={**before, **state.settings_before})
+    state.write()
+    for name, value in before.items():
+        if name in room:
+            parameter = name.replace("/", ".")
+            clock.say(f"{parameter} {value} -> {room[name]}, until `lab down`")
+    neighbours.check(lab)
+    return state
 
 
 def _refuse_host() -> None:
@@ -137,7 +174,7 @@ def _refuse_second() -> None:
                 "`xenflow lab down` sweeps them"
             )
         return
-    if state.phase == "up":
+    if state.phase == UP:
         raise LabError(
             f"a lab is up already ({state.network}, from {state.source}): "
             "`xenflow lab down` ends it"
@@ -145,211 +182,89 @@ def _refuse_second() -> None:
     raise LabError(f"a lab was left behind half up ({state.network}): `xenflow lab down` sweeps it")
 
 
-class _Builder:
-    """One run of `up`."""
+# --- reload --------------------------------------------------------------------------------------
 
-    def __init__(
-        self, lab: Lab, source: Path, options: Options, say: Callable[[str], None]
-    ) -> None:
-        self.lab = lab
-        self.source = source
-        self.options = options
-        self.begun = time.monotonic()
-        self._say = say
 
-    def say(self, text: str) -> None:
-        self._say(f"{time.monotonic() - self.begun:5.1f} s  {text}")
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What a changed network file means for the lab that is up: `refused` says what cannot be
+    changed (then nothing is), `steps` what is to be done."""
 
-    def build(self) -> None:
-        shutil.rmtree(process.STATE_DIR, ignore_errors=True)
-        process.LOG_DIR.mkdir(parents=True)
-        nodes = self.lab.nodes()
-        state = State(
-            "starting",
-            str(self.source.resolve()),
-            self.lab.network.name,
-            (*dict.fromkeys(n.namespace for n in nodes), FABRIC),
-            time.time(),
-            self.options,
-        )
+    source: Path
+    refused: list[str]
+    steps: list[Step]
+
+
+def reload(
+    file_or_name: str | Path | None = None, *, dry_run: bool = False, say: Say = _say
+) -> Reload:
+    """Let the lab that is up follow a network file (None: the one it was brought up from); what
+    stays in it is not touched.  Returns once every new link passes packets and what is gone is
+    taken away.
+
+    Raises NetworkError where the file is wrong, LabError where no lab is up, or what is begun fails
+    half way.
+    """
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root: it makes network namespaces")
+    with lock():
+        before, state = current()
+        if state.phase != UP:
+            raise LabError(f"the lab is not whole ({state.phase}): `xenflow lab down` sweeps it")
+        source = Path(state.source) if file_or_name is None else find_file(file_or_name)
+        text = network_text(source)
+        after, places = parse_lab(text, str(source)), placed()
+        refused = refusals(before, after, places)
+        if state.options.bgp:
+            refused.append("its routing daemons speak BGP, which is not provided for: lab down, up")
+        if text == NETWORK_FILE.read_text():
+            return Reload(source, refused, [])
+        found = Reload(source, refused, steps(before, after, controllers=state.options.controllers))
+        if not refused and not dry_run:
+            _reload(Change(before, after, text, state.options, places), found, state, _Clock(say))
+    return found
+
+
+def _reload(change: Change, found: Reload, state: State, clock: _Clock) -> None:
+    def say(done: list[Step]) -> None:
+        for step in done:
+            clock.say(str(step))
+
+    replace(state, phase=CHANGING).write()  # from now on no router moves
+    try:
+        _ask_everyone(change)
+    except BaseException:
         state.write()
-        room = neighbours.settings(neighbours.needed(self.lab))
-        state = replace(state, settings_before=at_least({**_GLOBAL_SETTINGS, **room}))
-        state.write()
-        for name, before in state.settings_before.items():
-            if name in room:
-                parameter = name.replace("/", ".")
-                self.say(f"{parameter} {before} -> {room[name]}, until `lab down`")
-        neighbours.check(self.lab)
-        write_network_file(self.lab, self.source)
-        routers = self.lab.routers.items()
-        write_domains({n: {"host": r.home, "state": "running"} for n, r in routers})
-        self.make_namespaces(state.namespaces)
-        self.say(f"{len(nodes)} nodes")
-        # An OSPF daemon describes its links anew only after 5 s (MinLSInterval): the earlier it
-        # has begun, the earlier that time is over.
-        self.start_routing()
-        self.make_switches()
-        self.plug_routers()
-        if self.lab.routers:
-            start_hypervisor(self.options)
-        self.start_routerds()
-        self.say("switches, routers and controllers started")
-        if self.lab.elsewhere:
-            self.say(f"not waited for: {', '.join(self.lab.elsewhere)}, not the lab's own")
-        else:
-            limit = self.begun + self.options.limit_s
-            await_links(self.lab, limit - time.monotonic())
-            self.say("every link passes packets")
-            await_ends(self.lab, limit - time.monotonic())
-        replace(state, phase="up", since=time.time()).write()
+        raise
+    try:
+        state = _make_room(replace(state, phase=CHANGING), change.after, clock)
+        change.carry_out(found.steps, say)
+    except BaseException as error:
+        hint = f"the lab is half changed: `xenflow lab down` sweeps it; logs: {process.LOG_DIR}"
+        if isinstance(error, LabError):
+            raise LabError(f"{error}\n{hint}") from None
+        _say(hint)
+        raise
+    network = change.after.network
+    cut = tuple(name for name in state.cut if name in {*network.cables, *network.links})
+    replace(state, phase=UP, source=str(found.source.resolve()), cut=cut).write()
 
-    def make_namespaces(self, namespaces: tuple[str, ...]) -> None:
-        lab, network = self.lab, self.lab.network
-        ip(f"netns add {name}" for name in namespaces)
-        for name in namespaces:
-            sysctl(
-                {
-                    "net/ipv6/conf/default/disable_ipv6": 1,
-                    "net/ipv6/conf/all/forwarding": 0,
-                    "net/ipv4/ip_forward": 0,
-                    "net/ipv4/conf/all/rp_filter": 0,
-                    "net/ipv4/conf/default/rp_filter": 0,
-                    "net/ipv4/conf/all/accept_redirects": 0,
-                    "net/ipv4/conf/default/accept_redirects": 0,
-                },
-                name,
-            )
-        for datapath in network.datapaths:
-            # A userspace switch reads its ports beside the kernel's own stack: what comes from
-            # the network must not reach the host's addresses, nor be answered by ARP.
-            sysctl(
-                {"net/ipv4/conf/default/rp_filter": 1, "net/ipv4/conf/default/arp_ignore": 8},
-                lab.switch_namespace(datapath),
-            )
-        links: list[str] = []
-        inner: dict[str, list[str]] = {name: ["link set lo up"] for name in namespaces}
-        offload: dict[str, list[str]] = {name: [] for name in namespaces}
 
-        def veth(one: tuple[str, str], other: tuple[str, str], mtu: int, more: str = "") -> None:
-            links.append(
-                f"link add name {one[1]} {more} mtu {mtu} netns {one[0]} "
-                f"type veth peer name {other[1]} mtu {mtu} netns {other[0]}"
-            )
-            for namespace, name in (one, other):
-                inner[namespace].append(f"link set {name} up")
-                offload[namespace].append(name)
+def _ask_everyone(change: Change) -> None:
+    """Whether all who run could follow: of a refusal nothing is left.
 
-        for cable in network.cables.values():
-            a, b = cable.a, cable.b
-            veth(
-                (lab.switch_namespace(a.datapath), a.port),
-                (lab.switch_namespace(b.datapath), b.port),
-                CABLE_MTU,
-            )
-        for machine in lab.machines.values():
-            end = machine.access
-            own = PREFIX + machine.name
-            veth(
-                (own, "eth0"),
-                (lab.switch_namespace(end.datapath), end.port),
-                1500,
-                f"address {wire.mac_text(machine.mac)}",
-            )
-            inner[own].append(f"address add {lab.assigned(machine.link, machine.address)} dev eth0")
-        for router in lab.routers.values():
-            links += wire.build(lab, router)
-        links += self.management(inner, veth)
-        ip(links)
-        for name in namespaces:
-            ip(inner[name], name)
-            checksums_in_software(offload[name], name)
-            sysctl(
-                {
-                    f"net/ipv4/conf/{MANAGEMENT}/rp_filter": 0,
-                    f"net/ipv4/conf/{MANAGEMENT}/arp_ignore": 1,
-                },
-                name,
-            )
-        for router in lab.routers.values():
-            wire.raise_router(lab, router)
-        address = IPv4Interface((lab.operator, lab.subnet.prefixlen))
-        ip([f"link set {OPERATOR} up", f"address add {address} broadcast + dev {OPERATOR}"])
-        checksums_in_software([OPERATOR], None)
-
-    def management(self, inner: dict[str, list[str]], veth: Callable[..., None]) -> list[str]:
-        """A bridge in the lab's own namespace, an interface in every node but the routers."""
-        lab = self.lab
-        here = PREFIX + "lab"
-        for number, (name, address) in enumerate(lab.management.items()):
-            if name != "lab":
-                veth((PREFIX + name, MANAGEMENT), (here, f"m{number}"), 1500)
-                inner[here].append(f"link set m{number} master {MANAGEMENT}")
-            if name in lab.elsewhere:
-                continue  # the address is the host's own
-            own = IPv4Interface((address, lab.subnet.prefixlen))
-            inner[PREFIX + name].append(f"address add {own} broadcast + dev {MANAGEMENT}")
-        inner[here][:0] = [
-            f"link add name {MANAGEMENT} type bridge forward_delay 0",
-            f"link set {MANAGEMENT} up",
-        ]
-        inner[here] += ["link set m-op master " + MANAGEMENT, "link set m-op up"]
-        return [f"link add name {OPERATOR} type veth peer name m-op netns {here}"]
-
-    def make_switches(self) -> None:
-        lab, options = self.lab, self.options
-        template = process.STATE_DIR / "empty.db"
-        switch.make_template(template)
-        datapaths = lab.datapaths
-        for datapath in datapaths:
-            node = lab.switch_node(datapath.name)
-            switch.start_database(node, PREFIX + node, template)
-        if options.controllers:
-            for name in lab.controllers:
-                start_controller(lab, name)
-        for datapath in datapaths:
-            process.await_path(switch.rundir(lab.switch_node(datapath.name)) / "db.sock")
-        switch.finish(
-            [
-                switch.vsctl(
-                    lab.switch_node(d.name),
-                    switch.configuration(
-                        lab,
-                        d,
-                        controllers=options.controllers,
-                        max_idle_ms=options.max_idle_ms,
-                        max_revalidator_ms=options.max_revalidator_ms,
-                    ),
-                    wait=False,
-                )
-                for d in datapaths
-            ]
-        )
-        for datapath in datapaths:
-            node = lab.switch_node(datapath.name)
-            switch.start_daemon(node, PREFIX + node)
-
-    def plug_routers(self) -> None:
-        lab = self.lab
-        routers = lab.routers.values()
-        switch.finish([wire.plug(lab, router, router.home) for router in routers])
-        for router in routers:
-            wire.join(lab, router, router.home)
-        if not self.options.controllers:
-            for datapath in lab.datapaths:
-                here = [r.name for r in routers if r.home == datapath.name]
-                flows.install(lab, datapath.name, here)
-
-    def start_routerds(self) -> None:
-        if (ROOT / "routerd" / "__main__.py").exists():
-            for router in self.lab.routers:
-                start_routerd(router)
-        elif self.options.controllers:
-            raise LabError("routerd cannot be imported; --static brings the lab up without it")
-
-    def start_routing(self) -> None:
-        timers = routing.Timers(self.options.hello_s, self.options.dead_s)
-        routing.start(self.lab, self.options.daemon, timers, bgp=self.options.bgp)
+    Raises LabError.
+    """
+    if change.was.routers:
+        tell_hypervisor(change.was, dry_run=True)
+    if change.options.controllers and change.was.network.digest != change.after.network.digest:
+        await_in_sync(change.was, _SETTLED_S)
+        old = NETWORK_FILE.read_text()
+        write_network_file(change.text)
+        try:
+            change.tell_controllers(dry_run=True)
+        finally:
+            write_network_file(old)
 
 
 # --- down ----------------------------------------------------------------------------------------
@@ -386,7 +301,6 @@ def _sweep() -> bool:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    process.forget()
     with suppress(FileNotFoundError):
         if NETWORK_FILE.read_text().startswith(HEADER):
             NETWORK_FILE.unlink()

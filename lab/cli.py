@@ -62,6 +62,19 @@ def add_verbs(verbs: Any) -> None:
         )
     up.set_defaults(run=_up)
 
+    reload = verbs.add_parser("reload", help="let the lab that is up follow a changed network file")
+    reload.add_argument(
+        "network",
+        metavar="FILE|NAME",
+        nargs="?",
+        help="default: the one that it was brought up from (`source` of `lab status`)",
+    )
+    reload.add_argument(
+        "-n", "--dry-run", action="store_true", help="print the steps, and change nothing"
+    )
+    reload.add_argument("--json", action="store_true")
+    reload.set_defaults(run=_reload)
+
     down = verbs.add_parser("down", help="end it, also after a crash")
     down.set_defaults(run=_down)
 
@@ -103,6 +116,32 @@ def _up(args: argparse.Namespace) -> int:
         ),
     )
     return 0
+
+
+def _reload(args: argparse.Namespace) -> int:
+    found = bring_up.reload(args.network, dry_run=args.dry_run)
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "source": str(found.source),
+                    "refused": found.refused,
+                    "steps": [
+                        {"words": str(s), "do": s.do.name, "what": s.what} for s in found.steps
+                    ],
+                    "done": not found.refused and not args.dry_run,
+                },
+                indent=1,
+            )
+        )
+    elif found.refused:
+        print(f"lab reload: refused, nothing was changed: {found.source}", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in found.refused), file=sys.stderr)
+    elif not found.steps:
+        print(f"nothing to do: the lab is as {found.source} says")
+    elif args.dry_run:
+        print("\n".join(map(str, found.steps)))
+    return 1 if found.refused else 0
 
 
 def _down(_: argparse.Namespace) -> int:

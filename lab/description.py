@@ -24,6 +24,7 @@ from functools import cached_property
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from xenflow.model.network import (
     Controller,
@@ -36,7 +37,7 @@ from xenflow.model.network import (
 )
 from xenflow.model.values import UnfitError, Value, text_of
 from xenflow.store.document import Document
-from xenflow.store.network_file import load_with_lab, read_text
+from xenflow.store.network_file import parse, read_text
 from xenflow.store.toml_lines import Path as KeyPath
 from xenflow.store.toml_lines import show_value
 
@@ -106,6 +107,10 @@ class Lab:
         """The namespace of a datapath's switch."""
         return PREFIX + self.switch_node(datapath)
 
+    def number(self, node: str) -> int:
+        """A node's number in the names of interfaces: the host part of its management address."""
+        return int(self.management[node]) - int(self.subnet.network_address)
+
     @cached_property
     def hosts(self) -> list[str]:
         """The hosts, in the order of the file."""
@@ -133,6 +138,16 @@ class Lab:
         routers = self.network.routers.items()
         return {n: r for n, r in routers if r.home not in self.elsewhere}
 
+    @cached_property
+    def ports(self) -> dict[End, int]:
+        """The ports of the switches that the lab runs, but for routers' vifs: of an access port
+        the VLAN id that its frames belong to untagged, of a cable's 0."""
+        own = {d.name for d in self.datapaths}
+        found = {end: 0 for cable in self.network.cables.values() for end in (cable.a, cable.b)}
+        for link in self.network.links.values():
+            found |= {access.end: link.vlan for access in link.access}
+        return {end: tag for end, tag in found.items() if end.datapath in own}
+
     def members(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
         """Who speaks a routing protocol on a link: (node, interface, address)."""
         found = [(m.name, "eth0", m.address) for m in self.machines.values() if m.link == link]
@@ -145,9 +160,23 @@ class Lab:
         """A speaker's address on a link as `ip address add` takes it; on an unnumbered link (a /32
         at each end) with the other end, to which there is a route by that."""
         if address.network.prefixlen < 32:
-            return f"{address} broadcast +"
+            return str(address)
         (peer,) = (far.ip for _, _, far in self.members(link) if far != address)
         return f"{address.ip} peer {peer}/32"
+
+    @cached_property
+    def assignments(self) -> list[tuple[str, str, str]]:
+        """Every address of machines and routers: (node, interface, address as `assigned` has it).
+        On lo are stub addresses, and what a node is called by on unnumbered links."""
+        own = {*self.machines, *self.routers}
+        found = [(m.name, "lo", str(m.stub)) for m in self.machines.values() if m.stub]
+        for link in self.network.links:
+            for node, interface, address in self.members(link):
+                if node in own:
+                    found.append((node, interface, self.assigned(link, address)))
+                    if address.network.prefixlen == 32:
+                        found.append((node, "lo", str(address)))
+        return list(dict.fromkeys(found))
 
     def nodes(self, placed: dict[str, str] | None = None) -> list[Node]:
         """Every node; `placed` says where the routers run now (default: at home)."""
@@ -198,8 +227,12 @@ def load_lab(path: str | Path) -> Lab:
 
     Raises NetworkError with one line for each mistake.
     """
-    network, table = load_with_lab(path)
-    return _Reader(str(path), read_text(path), network, table).read()
+    return parse_lab(read_text(path), str(path))
+
+
+def parse_lab(text: str, file: str) -> Lab:
+    """The same from a text; `file` is its name in messages."""
+    return _Reader(file, text, *parse(text, file)).read()
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -439,10 +472,11 @@ class _Reader:
                 self._wrong(key, address, "an address of its own", quote=True)
             found[name] = address
         last = subnet.num_addresses - (1 if subnet.prefixlen >= 31 else 2)
-        free = (subnet[n] for n in range(last, 0, -1) if subnet[n] not in found.values())
         for name in wanted:
-            if name not in found:
-                found[name] = next(free, IPv4Address(0))
+            if name not in found:  # by its name, so that it stays when others come and go
+                begin = crc32(name.encode())
+                free = (subnet[1 + (begin + n) % last] for n in range(last))
+                found[name] = next((a for a in free if a not in found.values()), IPv4Address(0))
         if IPv4Address(0) in found.values():
             self._wrong(("management", "subnet"), subnet, "room for every node", quote=True)
         if hypervisor and str(found["lab"]) != hypervisor:

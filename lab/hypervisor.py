@@ -42,7 +42,7 @@ import zmq
 from lab import flows, switch, wire
 from lab.description import FABRIC, PREFIX, Lab, load_lab
 from lab.namespace import LabError, inside, ip, processes_in
-from lab.state import NETWORK_FILE, read_domains, read_state, write_domains
+from lab.state import CHANGING, NETWORK_FILE, read_domains, read_state, write_domains
 from mgmt.client import AskError, Client
 from xenflow.model.network import Router
 
@@ -179,6 +179,17 @@ class Routers:
         if name not in self.lab.network.routers or name not in self.domains:
             raise RefusedError("unknown-router", f"{name}: no such router")
         return self.lab.network.routers[name]
+
+    def read_anew(self) -> None:
+        """The network file has changed: routers that are new run at home, those that are gone are
+        forgotten."""
+        with self._lock:
+            self.lab = load_lab(NETWORK_FILE)
+            self.domains = {
+                name: self.domains.get(name, {"host": router.home, "state": RUNNING})
+                for name, router in self.lab.routers.items()
+            }
+            write_domains(self.domains)
 
     def note(self, router: Router, host: str, state: str) -> None:
         """Write down where a router is; what is written outlives this daemon."""
@@ -344,6 +355,7 @@ class Hypervisor:
             "pause": self._pause,
             "abort": self._abort,
             "set": self._set,
+            "reload": self._reload,
         }
 
     def answer(self, request: bytes) -> dict[str, Any]:
@@ -401,6 +413,8 @@ class Hypervisor:
             raise RefusedError("already-there", f"{router.name} runs on {to} already")
         if domain["state"] != RUNNING:
             raise RefusedError("not-running", f"{router.name} is {domain['state']}, not running")
+        if (state := read_state()) is not None and state.phase == CHANGING:
+            raise RefusedError("busy", "the lab is being changed (`xenflow lab reload`)")
         owner = str(asked.get("owner", ""))
         if owner in self._gave_up:
             raise RefusedError("given-up", f"{owner} has given this up")
@@ -472,6 +486,16 @@ class Hypervisor:
                 "fail_at": new.fail_at,
             }
         }
+
+    def _reload(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Refused while a router is not simply running; with `dry_run` nothing else happens."""
+        for router, domain in self._routers.domains.items():
+            if self._active(router) or domain["state"] != RUNNING:
+                state = "being migrated" if self._active(router) else domain["state"]
+                raise RefusedError("busy", f"{router} is {state}")
+        if not asked.get("dry_run"):
+            self._routers.read_anew()
+        return {}
 
     # one migration
 

@@ -131,8 +131,40 @@ def at_least(settings: Mapping[str, int]) -> dict[str, str]:
     return before
 
 
+def veth(one: tuple[str, str], other: tuple[str, str], mtu: int, mac: str = "") -> str:
+    """The `ip` command that makes a pair of interfaces, each (namespace, name); `mac` is the
+    first one's address."""
+    address = f"address {mac} " if mac else ""
+    return (
+        f"link add name {one[1]} {address}mtu {mtu} netns {one[0]} "
+        f"type veth peer name {other[1]} mtu {mtu} netns {other[0]}"
+    )
+
+
+def by_namespace(interfaces: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The names of interfaces, each (namespace, name), by namespace."""
+    found: dict[str, list[str]] = {}
+    for namespace, name in interfaces:
+        found.setdefault(namespace, []).append(name)
+    return found
+
+
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_STXCSUM = 0x17
+
+
+def raise_interfaces(interfaces: Iterable[str], namespace: str) -> None:
+    """Switch interfaces on."""
+    with inside(namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for name in interfaces:
+            request = struct.pack("16sH14x", name.encode(), 0)
+            try:
+                (flags,) = struct.unpack_from("H", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)
+                request = struct.pack("16sH14x", name.encode(), flags | _IFF_UP)
+                fcntl.ioctl(sock, _SIOCSIFFLAGS, request)
+            except OSError as error:
+                raise LabError(f"{namespace}: {name}: switched on: {error}") from None
 
 
 def checksums_in_software(interfaces: Iterable[str], namespace: str | None) -> None:

@@ -136,6 +136,7 @@ def status(since: datetime | None = None) -> dict[str, Any]:
     dead = [one for p in processes if (one := (p.node, p.name)) not in alive]
     return {
         "network": state.network,
+        "phase": state.phase,
         "source": state.source,
         "up_since": datetime.fromtimestamp(state.since).isoformat(timespec="seconds"),
         "controllers": state.options.controllers,

@@ -114,7 +114,7 @@ def start(
     go_first(pid)
     process = Process(node, name, pid, start_time(pid) or 0)
     with _RECORD.open("a") as record:
-        record.write(json.dumps(asdict(process)) + "\n")
+        record.write(_line(process))
     return process
 
 
@@ -196,6 +196,14 @@ def end(processes: Iterable[Process], wait_s: float = 2.0) -> None:
     raise LabError("not ended: " + ", ".join(f"{p.node} {p.name} (pid {p.pid})" for p in left))
 
 
-def forget() -> None:
-    """Empty the record."""
-    _RECORD.unlink(missing_ok=True)
+def forget(processes: Iterable[Process]) -> None:
+    """Take processes from the record."""
+    gone = set(processes)
+    left = [p for p in recorded() if p not in gone]
+    new = _RECORD.with_suffix(".new")
+    new.write_text("".join(_line(p) for p in left))
+    new.rename(_RECORD)
+
+
+def _line(process: Process) -> str:
+    return json.dumps(asdict(process)) + "\n"

@@ -10,8 +10,11 @@ each other speaker on its links; a machine announces the /24 around its stub add
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -20,7 +23,7 @@ from pathlib import Path
 
 from lab import process
 from lab.description import PREFIX, Lab
-from lab.namespace import LabError, ip
+from lab.namespace import LabError, inside, ip
 
 DAEMONS = ("bird", "frr")
 _FRR_DIR = Path("/usr/lib/frr")
@@ -45,6 +48,8 @@ class Speaker:
     interfaces: tuple[tuple[str, IPv4Interface, bool], ...]
     """(name, address, whether exactly one other speaks there)."""
     stub: IPv4Interface | None = None
+    leaving: bool = False
+    """It announces its ways as the last to be taken (RFC 6987): it will be gone."""
     autonomous_system: int = 0
     peers: tuple[tuple[str, IPv4Address, int], ...] = ()
     """BGP: (node, address, autonomous system)."""
@@ -103,18 +108,16 @@ def _with_peers(lab: Lab, everyone: list[Speaker]) -> list[Speaker]:
     ]
 
 
-def start(lab: Lab, daemon: str, timers: Timers, *, bgp: bool = False) -> None:
-    """Start the routing daemon of every node that has one here.
+def start(lab: Lab, nodes: Collection[str], daemon: str, timers: Timers, *, bgp: bool) -> None:
+    """Start the routing daemons of some nodes.
 
     Raises LabError where a daemon is asked for what is not provided for it.
     """
     if bgp and daemon != "bird":
         raise LabError("BGP is provided for BIRD only")
-    nodes = {node.name for node in lab.nodes()}
     everyone = [s for s in speakers(lab, bgp=bgp) if s.node in nodes]
     for speaker in everyone:
         speaker.directory.mkdir(parents=True, exist_ok=True)
-        ip([f"address replace {stub} dev lo" for stub in speaker.stubs], PREFIX + speaker.node)
         if speaker.peers and speaker.announced:
             ip([f"route replace local {speaker.announced} dev lo"], PREFIX + speaker.node)
     if daemon == "bird":
@@ -122,6 +125,52 @@ def start(lab: Lab, daemon: str, timers: Timers, *, bgp: bool = False) -> None:
             _start_bird(speaker, timers)
     else:
         _start_frr(everyone, timers)
+
+
+def configure(before: Speaker, after: Speaker, daemon: str, timers: Timers) -> None:
+    """Have a daemon that runs read its configuration anew; neighbours on interfaces that stay as
+    they are notice nothing.
+
+    Raises LabError with what the daemon said.
+    """
+    if daemon == "bird":
+        _configure_bird(after, timers)
+    else:
+        _configure_frr(before, after, timers)
+
+
+def _ask(node: str, argv: Sequence[str], expected: str) -> None:
+    with inside(PREFIX + node):
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, check=False, timeout=_ANSWER_S
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LabError(f"routing daemon of {node}: {error}") from None
+    if done.returncode or expected not in done.stdout:
+        raise LabError(f"routing daemon of {node}: {(done.stdout + done.stderr).strip()}")
+
+
+_ANSWER_S = 10.0
+
+
+def destinations(lab: Lab) -> set[str]:
+    """The subnets and stub addresses of a lab, as `ip route` writes them."""
+    known = [address.network for link in lab.network.links for _, _, address in lab.members(link)]
+    known += [machine.stub.network for machine in lab.machines.values() if machine.stub]
+    return {str(network).removesuffix("/32") for network in known}
+
+
+def leads_by(node: str, gateways: Collection[str], targets: Collection[str]) -> bool:
+    """Whether a node's kernel has a route to one of some destinations by one of some gateways."""
+    with inside(PREFIX + node):
+        done = subprocess.run(["ip", "-j", "route"], capture_output=True, text=True, check=True)
+    return any(
+        leg.get("gateway") in gateways
+        for route in json.loads(done.stdout or "[]")
+        if route["dst"] in targets
+        for leg in route.get("nexthops", [route])
+    )
 
 
 # --- BIRD ----------------------------------------------------------------------------------------
@@ -156,6 +205,7 @@ protocol kernel {{
 }}
 protocol ospf v2 ospf1 {{
     debug {{ states, events }};
+    stub router {"yes" if speaker.leaving else "no"};
     tick {_TICK_S};
     ipv4 {{ import all; export none; }};
     area 0 {{{stub}{interfaces}
@@ -188,6 +238,12 @@ _FIRST_AS = 64512
 """The first of the private ones (RFC 6996)."""
 
 
+def _configure_bird(speaker: Speaker, timers: Timers) -> None:
+    here = speaker.directory
+    (here / "bird.conf").write_text(bird_configuration(speaker, timers))
+    _ask(speaker.node, ["birdc", "-s", str(here / "bird.ctl"), "configure"], "Reconfigur")
+
+
 def _start_bird(speaker: Speaker, timers: Timers) -> None:
     here = speaker.directory
     (here / "bird.conf").write_text(bird_configuration(speaker, timers))
@@ -204,30 +260,53 @@ def _start_bird(speaker: Speaker, timers: Timers) -> None:
 
 def ospfd_configuration(speaker: Speaker, timers: Timers) -> str:
     """A node's `ospfd.conf`; zebra needs to be told nothing."""
-    interfaces = "".join(
-        f"""interface {name}
- ip ospf area 0
- ip ospf network {"point-to-point" if pair else "broadcast"}
- ip ospf hello-interval {timers.hello_s}
- ip ospf dead-interval {timers.dead_s}
- ip ospf retransmit-interval 2
-!
-"""
-        for name, _, pair in speaker.interfaces
-    )
-    stub = "interface lo\n ip ospf area 0\n!\n" if speaker.stubs else ""
+    interfaces = "!\n".join(_ospfd_interfaces(speaker, timers).values())
     return f"""\
 hostname {speaker.node}
 log timestamp precision 6
 log stdout informational
 !
-{interfaces}{stub}router ospf
+{interfaces}!
+router ospf
  ospf router-id {speaker.router_id}
  log-adjacency-changes detail
  timers throttle spf 20 50 200
  timers throttle lsa all 0
 !
 """
+
+
+def _ospfd_interfaces(speaker: Speaker, timers: Timers) -> dict[str, str]:
+    """What is configured for each interface."""
+    found = {
+        name: f"""\
+interface {name}
+ ip ospf area 0
+ ip ospf network {"point-to-point" if pair else "broadcast"}
+ ip ospf hello-interval {timers.hello_s}
+ ip ospf dead-interval {timers.dead_s}
+ ip ospf retransmit-interval 2
+"""
+        for name, _, pair in speaker.interfaces
+    }
+    return {**found, "lo": "interface lo\n ip ospf area 0\n"} if speaker.stubs else found
+
+
+def ospfd_changes(before: Speaker, after: Speaker, timers: Timers) -> list[str]:
+    """The commands that make an ospfd's configuration another."""
+    old, new = _ospfd_interfaces(before, timers), _ospfd_interfaces(after, timers)
+    changes = "".join(text for name, text in new.items() if old.get(name) != text)
+    changes += "".join(f"interface {name}\n no ip ospf area 0\n" for name in old if name not in new)
+    if before.leaving != after.leaving:
+        changes += "router ospf\n max-metric router-lsa administrative\n"
+    return ["configure terminal", *(line.strip() for line in changes.splitlines())]
+
+
+def _configure_frr(before: Speaker, after: Speaker, timers: Timers) -> None:
+    words = ["vtysh", "--vty_socket", str(after.directory / "frr"), "-d", "ospfd"]
+    for line in ospfd_changes(before, after, timers):
+        words += ["-c", line]
+    _ask(after.node, words, "")
 
 
 def _start_frr(everyone: list[Speaker], timers: Timers) -> None:

@@ -27,6 +27,7 @@ NETWORK_FILE = RUN_DIR / "network.toml"
 _STATE_FILE = process.STATE_DIR / "state.json"
 _DOMAINS_FILE = process.STATE_DIR / "domains.json"
 _LOCK_FILE = RUN_DIR / "lab.lock"
+STARTING, UP, CHANGING = "starting", "up", "changing"
 HEADER = "# Written by `xenflow lab up` from "
 
 
@@ -59,12 +60,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is written down about the lab that is up."""
+    """What is written down about the lab that is up.
+
+    phase  STARTING, UP, CHANGING while `reload` is at work, or where it was left; "kept" where it
+           did not come up
+    """
 
     phase: str
     source: str
     network: str
-    namespaces: tuple[str, ...]
     since: float
     options: Options
     settings_before: dict[str, str] = field(default_factory=dict)
@@ -88,7 +92,6 @@ def read_state() -> State | None:
     try:
         value = json.loads(_STATE_FILE.read_text())
         value["options"] = Options(**value["options"])
-        value["namespaces"] = tuple(value["namespaces"])
         value["cut"] = tuple(value["cut"])
         return State(**value)
     except FileNotFoundError:
@@ -105,7 +108,7 @@ def current() -> tuple[Lab, State]:
     state = read_state()
     if state is None:
         raise LabError("no lab is up: `xenflow lab up paper` brings one up")
-    if state.phase == "starting":
+    if state.phase == STARTING:
         raise LabError(
             "the lab is not up (still coming up, or left behind by a failure: "
             "`xenflow lab down` sweeps it)"
@@ -146,13 +149,23 @@ def lock() -> Iterator[None]:
         yield
 
 
-def write_network_file(lab: Lab, source: Path) -> None:
-    """The file in use, where every other program finds it; where a switch's changes are proven
-    by its revalidator, the copy says where that switch's run directory is."""
-    text = read_text(source)
+def network_text(source: Path) -> str:
+    """What the lab's copy of a network file says; where a switch's changes are proven by its
+    revalidator, where that switch's run directory is, too.
+
+    Raises NetworkError where the file is wrong.
+    """
+    lab, text = load_lab(source), read_text(source)
     for datapath in lab.datapaths:
         if datapath.proof == "revalidator" and not datapath.ovs_rundir:
             here = switch.rundir(lab.switch_node(datapath.name))
             header = rf"^(\[\s*datapaths\.\"?{re.escape(datapath.name)}\"?\s*\].*)$"
             text = re.sub(header, rf'\1\novs_rundir = "{here}"', text, count=1, flags=re.M)
-    NETWORK_FILE.write_text(f"{HEADER}{source.resolve()}\n{text}")
+    return f"{HEADER}{source.resolve()}\n{text}"
+
+
+def write_network_file(text: str) -> None:
+    """Put the file in use where every other program finds it."""
+    new = NETWORK_FILE.with_suffix(".new")
+    new.write_text(text)
+    new.rename(NETWORK_FILE)

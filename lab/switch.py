@@ -124,12 +124,9 @@ def configuration(
         f"other_config:datapath-id={datapath.dpid:016x}",
         "other_config:disable-in-band=true",
     ]
-    for cable in lab.network.cables_of[datapath.name]:
-        words += ["--", "add-port", BRIDGE, cable.near(datapath.name).port]
-    for link in lab.network.links.values():
-        for access in link.access:
-            if access.end.datapath == datapath.name:
-                words += ["--", "add-port", BRIDGE, access.end.port, f"tag={link.vlan}"]
+    for end, tag in lab.ports.items():
+        if end.datapath == datapath.name:
+            words += add_port(end.port, tag)
     if controllers:
         target = controller_target(lab, datapath)
         words += [
@@ -148,6 +145,18 @@ def configuration(
             "controller=@controller",
         ]
     return words
+
+
+def add_port(name: str, tag: int) -> list[str]:
+    """The `ovs-vsctl` arguments that add a port; whatever had that name goes.  A `tag` of 0 is
+    none."""
+    words = [*delete_port(name), "--", "add-port", BRIDGE, name]
+    return [*words, f"tag={tag}"] if tag else words
+
+
+def delete_port(name: str) -> list[str]:
+    """The `ovs-vsctl` arguments that delete a port, if it is there."""
+    return ["--", "--if-exists", "del-port", name]
 
 
 def vsctl(node: str, words: Sequence[str], *, wait: bool = True) -> subprocess.Popen[str]:

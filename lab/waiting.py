@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from lab import process, switch
 from lab.description import PREFIX, Lab
 from lab.namespace import Echo, LabError
+from mgmt.client import TIMEOUT_S, AskError
+from mgmt.session import Session
 
 
-def await_links(lab: Lab, limit_s: float) -> None:
-    """Until every speaker on a link answers another there.
+def await_links(lab: Lab, limit_s: float, links: Iterable[str] | None = None) -> None:
+    """Until every speaker on some links (None: on all) answers another there.
 
     Raises LabError where that does not come about, or a process ends.
     """
     here = {node.name for node in lab.nodes()}
     pairs = []
-    for link in lab.network.links:
+    for link in lab.network.links if links is None else links:
         first, *others = sorted(lab.members(link), key=lambda m: m[0] not in here)
         pairs += [(first, other) for other in others]
     _await(lab, [(a[0], str(a[2].ip), str(b[2].ip)) for a, b in pairs], limit_s)
@@ -34,6 +37,31 @@ def await_ends(lab: Lab, limit_s: float) -> None:
         if one.stub and other.stub:
             wanted.append((one.name, str(one.stub.ip), str(other.stub.ip)))
     _await(lab, wanted, limit_s)
+
+
+def await_in_sync(lab: Lab, limit_s: float) -> None:
+    """Until every switch is connected to its controller and holds what it shall.
+
+    Raises LabError as `await_links`.
+    """
+    limit = time.monotonic() + limit_s
+    session = Session(lab.network, TIMEOUT_S)
+    try:
+        while left := _not_in_sync(session):
+            _check_processes()
+            if time.monotonic() > limit:
+                reason = f"not in sync after {limit_s:.0f} s: {', '.join(left)}"
+                raise LabError("\n  ".join([reason, *_complaints(lab)]))
+            time.sleep(0.1)
+    finally:
+        session.close()
+
+
+def _not_in_sync(session: Session) -> list[str]:
+    answers = session.ask_all("status").values()
+    rows = [row for a in answers if not isinstance(a, AskError) for row in a["datapaths"]]
+    whole = {row["name"] for row in rows if row["connected"] and row["in_sync"]}
+    return [name for name in session.network.datapaths if name not in whole]
 
 
 def _await(lab: Lab, wanted: list[tuple[str, str, str]], limit_s: float) -> None:

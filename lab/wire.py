@@ -4,9 +4,12 @@ Moving a veth end from one namespace to another takes it down and away: its carr
 routes go with it.  A virtual machine's interface knows nothing of a move.  So each wire is in three
 pieces, and the router's end is never touched:
 
-    router               fabric namespace                    host
-    eth0  =====veth=====  w1.0  <-tc redirect->  h1.0.0  =====veth=====  vr1.0, a port of its switch
-    ctl0  =====veth=====  w1.c  <-tc redirect->  h1.c.0  =====veth=====  vr1.ctl, in no switch
+    router                fabric namespace                        host
+    eth0  =====veth=====  w1.1    <-tc redirect->  h1.1.b    =====veth=====  vr1.0, a switch's port
+    ctl0  =====veth=====  w1.ctl  <-tc redirect->  h1.ctl.b  =====veth=====  vr1.ctl, in no switch
+
+In the fabric's names are the ids of router and link and the host's number, all hexadecimal, so that
+they stay the same while others come and go.
 
 `plug` makes the right-hand veth on one host, as Xen makes a domain's vifs; `unplug` removes it;
 `join` and `cut` turn the redirection on and off.  While it is off nothing passes in either
@@ -25,18 +28,30 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from zlib import crc32
 
 from lab import switch
 from lab.description import FABRIC, PREFIX, Lab
-from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl, tc
+from lab.namespace import (
+    LabError,
+    checksums_in_software,
+    inside,
+    ip,
+    raise_interfaces,
+    sysctl,
+    tc,
+    veth,
+)
 from xenflow.model import control_link
 from xenflow.model.network import Interface, Router
 
 CONTROL = control_link.INTERFACE
 _VIF_MAC = "fe:ff:ff:ff:ff:ff"
 """What Xen gives the host's end of every vif."""
+_FIRST_PORT, _PORTS = 1000, 60000
+"""The port numbers of vifs: above those that a switch counts out to its other ports."""
 
 
 def mac_text(mac: int) -> str:
@@ -44,166 +59,173 @@ def mac_text(mac: int) -> str:
     return ":".join(f"{byte:02x}" for byte in mac.to_bytes(6, "big"))
 
 
-def _pieces(lab: Lab, router: Router, host: str) -> Iterator[tuple[str, str, str]]:
-    """Each wire's (router's piece, host's piece, host's end)."""
-    number = lab.hosts.index(host)
-    for n, interface in enumerate(router.interfaces):
-        yield f"w{router.id}.{n}", f"h{router.id}.{n}.{number}", interface.vif
-    yield f"w{router.id}.c", f"h{router.id}.c.{number}", router.control_vif
-
-
-def build(lab: Lab, router: Router) -> list[str]:
-    """The `ip` commands that make a router's own pieces (for the root namespace)."""
-    own = PREFIX + router.name
-    commands = [
-        f"link add name {i.name} address {mac_text(i.mac)} mtu 1500 netns {own} "
-        f"type veth peer name w{router.id}.{n} mtu 1500 netns {FABRIC}"
-        for n, i in enumerate(router.interfaces)
-    ]
-    commands.append(
-        f"link add name {CONTROL} address {control_link.mac(router)} mtu 1500 netns {own} "
-        f"type veth peer name w{router.id}.c mtu 1500 netns {FABRIC}"
-    )
-    return commands
-
-
-def raise_router(lab: Lab, router: Router) -> None:
-    """Addresses, and what a router's kernel must and must not do."""
-    own = PREFIX + router.name
-    sysctl(
-        {
-            "net/ipv4/ip_forward": 1,
-            "net/ipv6/conf/all/forwarding": 0,
-            "net/ipv4/conf/all/rp_filter": 0,
-            "net/ipv4/conf/default/rp_filter": 0,
-            "net/ipv4/conf/all/send_redirects": 0,
-            "net/ipv4/conf/default/send_redirects": 0,
-            "net/ipv4/conf/all/accept_redirects": 0,
-            "net/ipv4/conf/default/accept_redirects": 0,
-            "net/ipv4/conf/all/secure_redirects": 0,
-            "net/ipv4/conf/all/accept_source_route": 0,
-            # only ctl0 speaks IPv6, and nothing else speaks on ctl0
-            f"net/ipv6/conf/{CONTROL}/disable_ipv6": 0,
-            f"net/ipv6/conf/{CONTROL}/addr_gen_mode": 1,
-            f"net/ipv6/conf/{CONTROL}/accept_dad": 0,
-            f"net/ipv6/conf/{CONTROL}/accept_ra": 0,
-            f"net/ipv6/conf/{CONTROL}/router_solicitations": 0,
-            f"net/ipv4/conf/{CONTROL}/arp_ignore": 8,
-            f"net/ipv4/conf/{CONTROL}/forwarding": 0,
-            **{
-                f"net/ipv4/conf/{i.name}/{key}": 0
-                for i in router.interfaces
-                for key in ("rp_filter", "send_redirects", "accept_redirects")
-            },
-        },
-        own,
-    )
-    commands = ["link set lo up", f"link set {CONTROL} up"]
+def _wires(
+    lab: Lab, router: Router, names: Collection[str] | None
+) -> Iterator[tuple[str, str, str]]:
+    """The wires of some of a router's interfaces (None: of all), the control link's last: each as
+    (interface, what the fabric's names have in common, vif)."""
     for interface in router.interfaces:
-        address = lab.addresses[router.name][interface.name]
-        commands += [
-            f"address add {lab.assigned(interface.link, address)} dev {interface.name}",
-            f"link set {interface.name} up",
-        ]
-    commands.append(f"address add {control_link.address(router)}/64 dev {CONTROL} nodad")
-    ip(commands, own)
-    checksums_in_software([*(i.name for i in router.interfaces), CONTROL], own)
-    wires = [f"w{router.id}.{n}" for n in (*range(len(router.interfaces)), "c")]
-    ip([f"link set {wire} up" for wire in wires], FABRIC)
-    checksums_in_software(wires, FABRIC)
+        if names is None or interface.name in names:
+            link = lab.network.links[interface.link]
+            yield interface.name, f"{router.id:x}.{link.id:x}", interface.vif
+    if names is None or CONTROL in names:
+        yield CONTROL, f"{router.id:x}.ctl", router.control_vif
 
 
-def plug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
+def _pieces(
+    lab: Lab, router: Router, host: str, names: Collection[str] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Each wire's (router's piece, host's piece, host's end)."""
+    number = lab.number(lab.switch_node(host))
+    for _, wire, vif in _wires(lab, router, names):
+        yield f"w{wire}", f"h{wire}.{number:x}", vif
+
+
+def build(lab: Lab, router: Router, names: Collection[str] | None = None) -> list[str]:
+    """The `ip` commands that make a router's own pieces (for the root namespace); `raise_wires`
+    follows."""
+    macs = {i.name: mac_text(i.mac) for i in router.interfaces}
+    macs[CONTROL] = control_link.mac(router)
+    return [
+        veth((PREFIX + router.name, interface), (FABRIC, f"w{wire}"), 1500, macs[interface])
+        for interface, wire, _ in _wires(lab, router, names)
+    ]
+
+
+def raise_wires(lab: Lab, router: Router, names: Collection[str] | None = None) -> None:
+    """What a router's kernel must and must not do; then its pieces are switched on."""
+    own = PREFIX + router.name
+    wires = list(_wires(lab, router, names))
+    interfaces = [interface for interface, _, _ in wires]
+    settings: dict[str, str | int] = {
+        f"net/ipv4/conf/{name}/{key}": 0
+        for name in interfaces
+        if name != CONTROL
+        for key in ("rp_filter", "send_redirects", "accept_redirects")
+    }
+    if CONTROL in interfaces:
+        settings |= _ROUTER
+    sysctl(settings, own)
+    raise_interfaces(interfaces, own)
+    if CONTROL in interfaces:
+        ip([f"address add {control_link.address(router)}/64 dev {CONTROL} nodad"], own)
+    checksums_in_software(interfaces, own)
+    pieces = [f"w{wire}" for _, wire, _ in wires]
+    raise_interfaces(pieces, FABRIC)
+    checksums_in_software(pieces, FABRIC)
+
+
+_ROUTER: dict[str, str | int] = {
+    "net/ipv4/ip_forward": 1,
+    "net/ipv6/conf/all/forwarding": 0,
+    "net/ipv4/conf/all/rp_filter": 0,
+    "net/ipv4/conf/default/rp_filter": 0,
+    "net/ipv4/conf/all/send_redirects": 0,
+    "net/ipv4/conf/default/send_redirects": 0,
+    "net/ipv4/conf/all/accept_redirects": 0,
+    "net/ipv4/conf/default/accept_redirects": 0,
+    "net/ipv4/conf/all/secure_redirects": 0,
+    "net/ipv4/conf/all/accept_source_route": 0,
+    # only ctl0 speaks IPv6, and nothing else speaks on ctl0
+    f"net/ipv6/conf/{CONTROL}/disable_ipv6": 0,
+    f"net/ipv6/conf/{CONTROL}/addr_gen_mode": 1,
+    f"net/ipv6/conf/{CONTROL}/accept_dad": 0,
+    f"net/ipv6/conf/{CONTROL}/accept_ra": 0,
+    f"net/ipv6/conf/{CONTROL}/router_solicitations": 0,
+    f"net/ipv4/conf/{CONTROL}/arp_ignore": 8,
+    f"net/ipv4/conf/{CONTROL}/forwarding": 0,
+}
+
+
+def remove(lab: Lab, router: Router, names: Collection[str]) -> None:
+    """The opposite of `build`; both ends of each go."""
+    ip((f"link del w{wire}" for _, wire, _ in _wires(lab, router, names)), FABRIC, force=True)
+
+
+def plug(
+    lab: Lab, router: Router, host: str, names: Collection[str] | None = None
+) -> subprocess.Popen[str]:
     """Make a router's vifs and control vif on a host, not joined to the router yet.
 
     The switch is still adding the ports when this returns: `switch.finish` waits for that.
     """
     namespace = lab.switch_namespace(host)
-    pieces = list(_pieces(lab, router, host))
+    pieces = list(_pieces(lab, router, host, names))
+    vifs = [vif for _, _, vif in pieces]
     ip(
-        f"link add name {far} address {_mac_of(router, far)} mtu 1500 netns {namespace} "
-        f"type veth peer name {near} mtu 1500 netns {FABRIC}"
-        for _, near, far in pieces
+        veth((namespace, vif), (FABRIC, near), 1500, _mac_of(router, vif))
+        for _, near, vif in pieces
     )
-    sysctl(
-        {
-            f"net/ipv6/conf/{router.control_vif}/disable_ipv6": 0,
-            f"net/ipv6/conf/{router.control_vif}/addr_gen_mode": 1,
-            f"net/ipv6/conf/{router.control_vif}/accept_dad": 0,
-            f"net/ipv6/conf/{router.control_vif}/accept_ra": 0,
-            f"net/ipv6/conf/{router.control_vif}/accept_redirects": 0,
-            f"net/ipv6/conf/{router.control_vif}/router_solicitations": 0,
-            f"net/ipv6/conf/{router.control_vif}/forwarding": 0,
-            f"net/ipv4/conf/{router.control_vif}/arp_ignore": 8,
-            f"net/ipv4/conf/{router.control_vif}/forwarding": 0,
-        },
-        namespace,
-    )
-    _guard(router, namespace)
-    ip(
-        [
-            *(f"link set {far} up" for _, _, far in pieces),
-            f"address add {control_link.RULE_TABLE_ADDRESS}/64 dev {router.control_vif} nodad",
-        ],
-        namespace,
-    )
-    ip([f"link set {pieces[-1][1]} up"], FABRIC)
-    checksums_in_software((far for _, _, far in pieces), namespace)
+    if router.control_vif in vifs:
+        sysctl(
+            {
+                f"net/ipv6/conf/{router.control_vif}/disable_ipv6": 0,
+                f"net/ipv6/conf/{router.control_vif}/addr_gen_mode": 1,
+                f"net/ipv6/conf/{router.control_vif}/accept_dad": 0,
+                f"net/ipv6/conf/{router.control_vif}/accept_ra": 0,
+                f"net/ipv6/conf/{router.control_vif}/accept_redirects": 0,
+                f"net/ipv6/conf/{router.control_vif}/router_solicitations": 0,
+                f"net/ipv6/conf/{router.control_vif}/forwarding": 0,
+                f"net/ipv4/conf/{router.control_vif}/arp_ignore": 8,
+                f"net/ipv4/conf/{router.control_vif}/forwarding": 0,
+            },
+            namespace,
+        )
+        _guard(router, namespace)
+    raise_interfaces(vifs, namespace)
+    if router.control_vif in vifs:
+        own = f"{control_link.RULE_TABLE_ADDRESS}/64"
+        ip([f"address add {own} dev {router.control_vif} nodad"], namespace)
+        raise_interfaces([pieces[-1][1]], FABRIC)
+    checksums_in_software(vifs, namespace)
     checksums_in_software((near for _, near, _ in pieces), FABRIC)
     words: list[str] = []
     for interface in router.interfaces:
-        words += _add_port(lab, router, interface, host)
+        if interface.vif in vifs:
+            words += _add_port(lab, router, interface, host)
     return switch.vsctl(lab.switch_node(host), words)
 
 
-def _port_number(lab: Lab, interface: Interface, host: str) -> int:
-    """A vif's OpenFlow port number: another on every host, but the same whenever it comes back,
-    so that a switch's flows can be compared with those before."""
-    everyone = [i.vif for r in lab.network.routers.values() for i in r.interfaces]
-    return 1000 + lab.hosts.index(host) * len(everyone) + everyone.index(interface.vif)
-
-
 def _add_port(lab: Lab, router: Router, interface: Interface, host: str) -> list[str]:
-    """As `vif-openvswitch` does it: whatever had that name goes, then the port is added."""
+    """As `vif-openvswitch` does it.  A vif's port number is another on every host, as a rule, but
+    the same whenever it comes back, so that a switch's flows can be compared with those before."""
+    number = _FIRST_PORT + crc32(f"{host} {interface.vif}".encode()) % _PORTS
     return [
-        "--",
-        "--if-exists",
-        "del-port",
-        interface.vif,
-        "--",
-        "add-port",
-        switch.BRIDGE,
-        interface.vif,
-        f"tag={lab.network.links[interface.link].vlan}",
+        *switch.add_port(interface.vif, lab.network.links[interface.link].vlan),
         "--",
         "set",
         "Interface",
         interface.vif,
-        f"ofport_request={_port_number(lab, interface, host)}",
+        f"ofport_request={number}",
         f"external_ids:xenflow-router={router.name}",
     ]
 
 
-def unplug(lab: Lab, router: Router, host: str) -> subprocess.Popen[str]:
+def unplug(
+    lab: Lab, router: Router, host: str, names: Collection[str] | None = None
+) -> subprocess.Popen[str]:
     """Remove a router's vifs and control vif from a host; nothing is amiss where there are none.
 
     The switch is still removing the ports when this returns: `switch.finish` waits for that.
     """
+    pieces = list(_pieces(lab, router, host, names))
     words: list[str] = []
-    for interface in router.interfaces:
-        words += ["--", "--if-exists", "del-port", interface.vif]
+    for _, _, vif in pieces:
+        if vif != router.control_vif:
+            words += switch.delete_port(vif)
     removing = switch.vsctl(lab.switch_node(host), words)
-    ip((f"link del {near}" for _, near, _ in _pieces(lab, router, host)), FABRIC, force=True)
-    _unguard(router, lab.switch_namespace(host))
+    ip((f"link del {near}" for _, near, _ in pieces), FABRIC, force=True)
+    if router.control_vif in [vif for _, _, vif in pieces]:
+        _unguard(router, lab.switch_namespace(host))
     return removing
 
 
-def join(lab: Lab, router: Router, host: str) -> None:
+def join(lab: Lab, router: Router, host: str, names: Collection[str] | None = None) -> None:
     """Let frames pass between a router and the vifs it has on a host."""
     tc(
         (
             line
-            for wire, near, _ in _pieces(lab, router, host)
+            for wire, near, _ in _pieces(lab, router, host, names)
             for one, other in ((wire, near), (near, wire))
             for line in (
                 f"qdisc add dev {one} ingress",
@@ -212,12 +234,15 @@ def join(lab: Lab, router: Router, host: str) -> None:
         ),
         FABRIC,
     )
-    _carrier(lab, router, host, "up")
+    _carrier(lab, router, host, "up", names)
 
 
-def _carrier(lab: Lab, router: Router, host: str, way: str) -> None:
-    *data, _ = _pieces(lab, router, host)
-    ip((f"link set {near} {way}" for _, near, _ in data), FABRIC, force=True)
+def _carrier(
+    lab: Lab, router: Router, host: str, way: str, names: Collection[str] | None = None
+) -> None:
+    pieces = _pieces(lab, router, host, names)
+    data = (near for _, near, vif in pieces if vif != router.control_vif)
+    ip((f"link set {near} {way}" for near in data), FABRIC, force=True)
 
 
 def redirect(one: str, other: str) -> str:

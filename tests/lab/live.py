@@ -266,13 +266,13 @@ def bring_home(lab: Lab, router: str = "vr1") -> None:
 
 
 class Traffic:
-    """Packets both ways between the first and the last machine while the block runs.
+    """Packets both ways between two machines while the block runs.
 
     `there` and `back` are known afterwards.
     """
 
-    def __init__(self, rate_pps: float = RATE_PPS) -> None:
-        self._pair = ProbePair("gen", "recv", rate_pps=rate_pps)
+    def __init__(self, rate_pps: float = RATE_PPS, ends: tuple[str, str] = ("gen", "recv")) -> None:
+        self._pair = ProbePair(*ends, rate_pps=rate_pps)
         self.there: Result
         self.back: Result
 
@@ -302,12 +302,14 @@ class Traffic:
             assert counted == (0, 0), f"lost, doubled: {counted} of {result}; {busy}"
 
 
-def assert_machine_quiet_enough(rate_pps: float = RATE_PPS, seconds: float = 2.0) -> None:
+def assert_machine_quiet_enough(
+    rate_pps: float = RATE_PPS, seconds: float = 2.0, ends: tuple[str, str] = ("gen", "recv")
+) -> None:
     """The same traffic while nothing happens, tried again for a minute: where that loses, what
     would be measured now is invalid, and has not passed."""
     end = time.monotonic() + 60.0
     while True:
-        with ProbePair("gen", "recv", rate_pps=rate_pps) as pair:
+        with ProbePair(*ends, rate_pps=rate_pps) as pair:
             try:
                 pair.baseline(seconds)
                 return

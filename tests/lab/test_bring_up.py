@@ -1,16 +1,21 @@
-"""What `xenflow lab up` refuses, and what is said where it fails; no lab is brought up."""
+"""What `xenflow lab up` and `reload` refuse, and what is said where they fail; no lab is up."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lab import bring_up, process
+from lab import bring_up, process, state
+from lab.description import load_lab
 from lab.namespace import LabError
+from lab.steps import Step
+from tests.lab.grown import CAMPUS, GROWN, changed
+from xenflow.model.network import NetworkError
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 
@@ -68,6 +73,14 @@ def test_what_is_started_has_the_files_it_was_given(folders: Path) -> None:
         process.end([started])
 
 
+def test_what_is_ended_is_forgotten(folders: Path) -> None:
+    one, other = (process.start(n, "sleep", ["sleep", "60"], None) for n in ("one", "other"))
+    process.end([one])
+    process.forget([one])
+    assert process.recorded() == [other]
+    process.end([other])
+
+
 @pytest.mark.parametrize(
     ("log", "said"),
     [
@@ -90,3 +103,126 @@ def test_what_is_started_has_the_files_it_was_given(folders: Path) -> None:
 )
 def test_what_a_log_complains_of(log: str, said: str) -> None:
     assert process.complaint(log) == said
+
+
+# --- reload --------------------------------------------------------------------------------------
+
+
+class Up:
+    """A lab that is up by what is written down, and no more; `carried_out` is what was done."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file = folder / "campus.toml"
+        self.file.write_text(CAMPUS)
+        self.copy = folder / "network.toml"
+        self.carried_out: list[str] = []
+        self.refusing = ""
+        for name in ("state", "bring_up"):
+            monkeypatch.setattr(f"lab.{name}.NETWORK_FILE", self.copy)
+        monkeypatch.setattr(state, "_STATE_FILE", folder / "state.json")
+        monkeypatch.setattr(state, "_DOMAINS_FILE", folder / "domains.json")
+        monkeypatch.setattr(state, "_LOCK_FILE", folder / "lab.lock")
+        monkeypatch.setattr(bring_up, "at_least", lambda settings: {})
+        monkeypatch.setattr(bring_up.neighbours, "check", lambda lab: None)
+        monkeypatch.setattr(bring_up, "tell_hypervisor", lambda lab, dry_run: None)
+        monkeypatch.setattr(bring_up, "await_in_sync", lambda lab, limit_s: None)
+        monkeypatch.setattr(bring_up.Change, "tell_controllers", self._ask())
+        monkeypatch.setattr(bring_up.Change, "carry_out", self._carry_out())
+        lab = load_lab(self.file)
+        state.write_network_file(state.network_text(self.file))
+        state.State(state.UP, str(self.file), "campus", 0.0, state.Options()).write()
+        homes = {n: {"host": r.home, "state": "running"} for n, r in lab.routers.items()}
+        state.write_domains(homes)
+
+    def _ask(self) -> Callable[..., None]:
+        def ask(change: bring_up.Change, *, dry_run: bool) -> None:
+            assert dry_run and self.copy.read_text() == change.text, "asked of the new file"
+            if self.refusing:
+                raise LabError(self.refusing)
+
+        return ask
+
+    def _carry_out(self) -> Callable[..., None]:
+        def carry_out(change: bring_up.Change, steps: list[Step], _: object) -> None:
+            assert self.phase == state.CHANGING
+            self.carried_out = [str(step) for step in steps]
+            state.write_network_file(change.text)
+
+        return carry_out
+
+    @property
+    def phase(self) -> str:
+        found = state.read_state()
+        assert found is not None
+        return found.phase
+
+
+@pytest.fixture
+def lab_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Up:
+    return Up(tmp_path, monkeypatch)
+
+
+@AS_ROOT
+def test_the_lab_follows_its_own_file(lab_up: Up) -> None:
+    assert bring_up.reload(say=lambda _: None).steps == []
+    lab_up.file.write_text(GROWN)
+    asked = bring_up.reload(dry_run=True, say=lambda _: None)
+    assert lab_up.carried_out == [] and lab_up.copy.read_text().endswith(CAMPUS[-200:])
+    found = bring_up.reload(say=lambda _: None)
+    assert found == asked
+    assert (
+        lab_up.carried_out == list(map(str, found.steps))
+        and "make node host-e" in lab_up.carried_out
+    )
+    assert lab_up.phase == state.UP
+    assert bring_up.reload(say=lambda _: None).steps == []
+
+
+@AS_ROOT
+def test_another_file_is_the_labs_own_from_then_on(lab_up: Up, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(GROWN)
+    bring_up.reload(other, say=lambda _: None)
+    found = state.read_state()
+    assert found is not None and found.source == str(other)
+
+
+@AS_ROOT
+def test_what_is_refused_has_changed_nothing(lab_up: Up) -> None:
+    lab_up.file.write_text(changed(CAMPUS, ("vlan = 101", "vlan = 111")))
+    before = lab_up.copy.read_text()
+    found = bring_up.reload(say=lambda _: None)
+    assert "links.left: vlan 101 cannot become 111" in found.refused[0]
+    assert (lab_up.carried_out, lab_up.copy.read_text(), lab_up.phase) == ([], before, state.UP)
+
+
+@AS_ROOT
+def test_so_has_what_a_controller_refuses(lab_up: Up) -> None:
+    lab_up.file.write_text(GROWN)
+    lab_up.refusing = "controller host-a refuses"
+    before = lab_up.copy.read_text()
+    with pytest.raises(LabError, match="controller host-a refuses$"):
+        bring_up.reload(say=lambda _: None)
+    assert (lab_up.carried_out, lab_up.copy.read_text(), lab_up.phase) == ([], before, state.UP)
+
+
+@AS_ROOT
+def test_a_failure_half_way_says_who_sweeps(lab_up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise LabError("cable e-s2: no")
+
+    monkeypatch.setattr(bring_up.Change, "carry_out", fail)
+    lab_up.file.write_text(GROWN)
+    with pytest.raises(LabError, match="cable e-s2: no\n.*half changed: `xenflow lab down` sweeps"):
+        bring_up.reload(say=lambda _: None)
+    assert lab_up.phase == state.CHANGING
+    with pytest.raises(LabError, match="not whole"):
+        bring_up.reload(say=lambda _: None)
+
+
+@AS_ROOT
+def test_a_wrong_file_is_named_by_its_lines(lab_up: Up) -> None:
+    lab_up.file.write_text(changed(CAMPUS, ('address = "10.0.1.2/24"', 'address = "here"')))
+    with pytest.raises(NetworkError, match=r"campus.toml:\d+: lab.machines.m1.address"):
+        bring_up.reload(say=lambda _: None)
+    assert lab_up.phase == state.UP

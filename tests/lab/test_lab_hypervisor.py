@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from lab import hypervisor
+from lab.description import parse_lab
 from tests.conftest import ROOT
+from tests.lab.grown import CAMPUS, GROWN
 from xenflow.store.network_file import load
 
 
@@ -27,6 +29,9 @@ class Namespaces:
         self.lab = SimpleNamespace(network=network, hosts=["host-a", "host-b"])
         self.domains = {"vr1": {"host": "host-a", "state": hypervisor.RUNNING}}
         self.failures = failures
+
+    def read_anew(self) -> None:
+        self.domains["vr2"] = {"host": "host-b", "state": hypervisor.RUNNING}
 
     def router(self, name: str) -> Any:
         return self.lab.network.routers[name]
@@ -73,3 +78,44 @@ def test_a_router_runs_on_once_it_can_be_brought_back(monkeypatch: pytest.Monkey
     )
     assert "Too many open files" in job["detail"]
     assert routers.domains["vr1"] == {"host": "host-a", "state": hypervisor.RUNNING}
+
+
+def test_the_file_is_read_anew_while_every_router_runs_and_nothing_moves() -> None:
+    routers = Namespaces(failures=0)
+    machine = hypervisor.Hypervisor(routers, hypervisor.Settings(precopy_s=600.0))
+
+    def ask(**request: Any) -> dict[str, Any]:
+        return machine.answer(json.dumps(request).encode())
+
+    assert ask(verb="reload", dry_run=True)["ok"] and list(routers.domains) == ["vr1"]
+    routers.domains["vr1"]["state"] = hypervisor.PAUSED
+    assert ask(verb="reload")["error"] == {"code": "busy", "message": "vr1 is paused"}
+    routers.domains["vr1"]["state"] = hypervisor.RUNNING
+    assert ask(verb="migrate", router="vr1", to="host-b")["ok"]
+    assert ask(verb="reload")["error"] == {"code": "busy", "message": "vr1 is being migrated"}
+    assert list(routers.domains) == ["vr1"]
+    assert ask(verb="abort", router="vr1")["ok"]
+    assert ask(verb="reload")["ok"] and list(routers.domains) == ["vr1", "vr2"]
+
+
+def test_no_router_moves_while_the_lab_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = hypervisor.Hypervisor(Namespaces(failures=0), hypervisor.Settings())
+    monkeypatch.setattr(hypervisor, "read_state", lambda: SimpleNamespace(phase="changing"))
+    answer = machine.answer(b'{"verb": "migrate", "router": "vr1", "to": "host-b"}')
+    assert answer["error"]["code"] == "busy"
+
+
+def test_new_routers_run_at_home_and_those_that_are_gone_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, after = parse_lab(CAMPUS, "campus.toml"), parse_lab(GROWN, "grown.toml")
+    written: list[dict[str, dict[str, str]]] = []
+    domains = {name: {"host": "host-d", "state": "running"} for name in before.routers}
+    monkeypatch.setattr(hypervisor, "read_domains", lambda: domains)
+    monkeypatch.setattr(hypervisor, "write_domains", written.append)
+    routers = hypervisor.Routers(before, fixed_flows=False)
+    new = {name: {"host": after.routers[name].home, "state": "running"} for name in ("r6", "r7")}
+    for lab, expected in ((after, {**domains, **new}), (before, domains)):
+        monkeypatch.setattr(hypervisor, "load_lab", lambda _, lab=lab: lab)
+        routers.read_anew()
+        assert routers.lab is lab and routers.domains == written[-1] == expected

@@ -1,0 +1,45 @@
+"""Has those who read the lab's network file at their start read it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lab.description import Lab
+from lab.hypervisor_client import HypervisorClient, HypervisorError
+from lab.namespace import LabError
+from mgmt.client import AskError, Refused
+from mgmt.session import Session
+from xenflow.model.network import Network
+
+
+def tell_controllers(network: Network, session: Session, *, dry_run: bool = False) -> None:
+    """Has the controllers of a session read the network file, which is `network`; with `dry_run`
+    they only say whether they could.
+
+    Raises LabError with each reason where one does not.
+    """
+    if reasons := list(_told(network, session, dry_run)):
+        raise LabError("\n".join(reasons))
+
+
+def _told(network: Network, session: Session, dry_run: bool) -> Iterator[str]:
+    for name, answer in session.ask_all("reload", dry_run=dry_run).items():
+        if isinstance(answer, Refused):
+            yield from (f"controller {name}: {line}" for line in answer.message.splitlines())
+        elif isinstance(answer, AskError):
+            yield f"controller {answer}"
+        elif answer["digest"] != network.digest:
+            yield f"controller {name} has another network file"
+
+
+def tell_hypervisor(lab: Lab, *, dry_run: bool = False) -> None:
+    """The same of the emulated hypervisor.
+
+    Raises LabError where it does not, as while a router is being moved.
+    """
+    address, port = lab.hypervisor
+    try:
+        with HypervisorClient(f"{address}:{port}") as client:
+            client.ask("reload", dry_run=dry_run)
+    except HypervisorError as error:
+        raise LabError(f"emulated hypervisor: {error}") from None
