@@ -15,7 +15,7 @@ from mgmt.client import AskError
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
-from xenflow.plan.migration import left_over, told
+from xenflow.plan.migration import left_over, told, unfinished
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""
@@ -205,21 +205,25 @@ class _Seen:
         return list(dict.fromkeys(str(words) for problems in mine for words in problems))
 
     def _placed(
-        self, name: str, newest: Placement, told: Mapping[str, Placement], left: bool
+        self, router: str, newest: Placement, told: Mapping[str, Placement], left: bool
     ) -> Iterator[Cause]:
-        others = [d for d, p in told.items() if replace(p, version=newest.version) != newest]
+        others = [
+            name
+            for name, placement in unfinished(told).items()
+            if replace(placement, version=newest.version) != newest
+        ]
         if others:
             yield Cause(
-                name,
+                router,
                 f"the switches disagree about where it is: {', '.join(others)} "
                 f"{'has' if len(others) == 1 else 'have'} another placement than the newest "
-                f"(`xenflow recover {name}`)",
+                f"(`xenflow recover {router}`)",
             )
         elif len(newest.hosts) > 1 and not left:
             yield Cause(
-                name,
+                router,
                 f"it is between {' and '.join(newest.hosts)}, and nobody moves it "
-                f"(`xenflow recover {name}`)",
+                f"(`xenflow recover {router}`)",
             )
 
     def _vm(self, name: str, place: Placement) -> Iterator[Cause]:

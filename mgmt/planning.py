@@ -393,9 +393,12 @@ def _judge(
             "restarted since it has the router?"
         )
     newest = max(told.values(), key=lambda p: p.version)
-    uneven = len({replace(p, version=0) for p in told.values()}) > 1
+    others = [
+        p for p in mig.unfinished(told).values() if replace(p, version=newest.version) != newest
+    ]
+    uneven = bool(others)
     if uneven:
-        hosts = sorted({h for p in told.values() for h in p.hosts})
+        hosts = sorted({h for p in (newest, *others) for h in p.hosts})
         newest = replace(newest, also=tuple(hosts))
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back

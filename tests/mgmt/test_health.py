@@ -165,7 +165,8 @@ def suspended(a: Answers) -> None:
 
 
 def disagree(a: Answers) -> None:
-    tell(a, MOVED, *(set(EVERYWHERE) - {"s1", "gen"}))
+    tell(a, MOVED, *EVERYWHERE)
+    tell(a, BETWEEN, "s1", "gen")
     datapath(a, "host-b")["ports"] |= {n: {"up": True} for n in ("vr1.0", "vr1.1")}
     router(a, "host-b", "vr1").update(router(a, "host-a", "vr1"))
 

@@ -647,6 +647,18 @@ def test_an_interrupted_recovery_is_completed_and_says_so(
     assert controllers.where == {("host-b", ("host-b",))}
 
 
+def test_what_a_switch_believes_that_was_not_told_is_no_unfinished_move(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """It was not concerned when the router came here, and is now."""
+    here = replace(at_home("vr1", "host-a"), version=4)
+    controllers.placements = dict.fromkeys(controllers.placements, here)
+    controllers.placements["recv"] = at_home("vr1", "host-b")
+    assert recover(controllers) == (None, [])
+    assert migrate(controllers).ok
+    assert controllers.where == {("host-b", ("host-b",))}
+
+
 def test_a_router_that_no_controller_knows(xen: PretendedXen, controllers: Controllers) -> None:
     controllers.placements = {}
     for ask in (migrate, recover):

@@ -114,15 +114,20 @@ def told(
     return concerned(network, router, hosts, placed)
 
 
-def left_over(given: Mapping[str, Placement]) -> set[str]:
-    """The hosts in placements (by datapath) that no finished move leaves anywhere: a router between
-    hosts, or one on a host that is not told that it has left."""
+def unfinished(given: Mapping[str, Placement]) -> dict[str, Placement]:
+    """Of a router's placements (by datapath) those that no finished move leaves anywhere: between
+    hosts, or on a host that was not told that the router has left.  An old one elsewhere is none:
+    who is not concerned is not told, and what it believes leads the right way."""
     return {
-        host
+        name: placement
         for name, placement in given.items()
         if len(placement.hosts) > 1 or name in placement.hosts
-        for host in placement.hosts
     }
+
+
+def left_over(given: Mapping[str, Placement]) -> set[str]:
+    """The hosts in these."""
+    return {host for placement in unfinished(given).values() for host in placement.hosts}
 
 
 def stages(
