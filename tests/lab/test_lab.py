@@ -154,6 +154,19 @@ def test_management_network_is_apart(lab: Lab) -> None:
         ip(["route del 10.254.1.0/24 dev eth0"], "xf-vr1")
 
 
+def test_a_node_that_comes_does_not_hide_the_hypervisor(lab: Lab, xen: HypervisorClient) -> None:
+    """A bridge without a MAC address of its own takes the lowest of its ports'."""
+    show = ["ip", "-j", "link", "show", "mgmt0"]
+    before = json.loads(operate.run("lab", show).stdout)[0]["address"]
+    low = "link add low address 00:00:00:00:00:01 type veth peer name low-peer"
+    ip([low, "link set low master mgmt0", "link set low up"], "xf-lab")
+    try:
+        assert json.loads(operate.run("lab", show).stdout)[0]["address"] == before
+        assert xen.hosts()
+    finally:
+        ip(["link del low"], "xf-lab")
+
+
 def test_status_counts_what_daemons_report(lab: Lab) -> None:
     found = operate.status()
     assert found["hypervisor"] == "emulated"
