@@ -106,10 +106,9 @@ def up(
         try:
             _bring_up(lab, path, text, options, clock)
         except BaseException as error:
-            state = read_state()
             if not options.keep:
                 _sweep()
-            elif state is not None:
+            elif (state := read_state()) is not None:
                 replace(state, phase="kept").write()
             hint = f"logs: {process.LOG_DIR}"
             if options.keep:
@@ -216,11 +215,11 @@ def reload(
         after, places = parse_lab(text, str(source)), placed()
         refused = refusals(before, after, places)
         if state.options.bgp:
-            refused.append("its routing daemons speak BGP, which is not provided for: lab down, up")
-        if text == NETWORK_FILE.read_text():
+            refused.append("lab: BGP is spoken in it: take it down, and bring it up anew")
+        if refused or text == NETWORK_FILE.read_text():
             return Reload(source, refused, [])
-        found = Reload(source, refused, steps(before, after, controllers=state.options.controllers))
-        if not refused and not dry_run:
+        found = Reload(source, [], steps(before, after, controllers=state.options.controllers))
+        if not dry_run:
             _reload(Change(before, after, text, state.options, places), found, state, _Clock(say))
     return found
 
@@ -230,14 +229,15 @@ def _reload(change: Change, found: Reload, state: State, clock: _Clock) -> None:
         for step in done:
             clock.say(str(step))
 
-    replace(state, phase=CHANGING).write()  # from now on no router moves
+    state = replace(state, phase=CHANGING)
+    state.write()  # from now on no router moves
     try:
+        state = _make_room(state, change.after, clock)
         _ask_everyone(change)
     except BaseException:
-        state.write()
+        replace(read_state() or state, phase=UP).write()
         raise
     try:
-        state = _make_room(replace(state, phase=CHANGING), change.after, clock)
         change.carry_out(found.steps, say)
     except BaseException as error:
         hint = f"the lab is half changed: `xenflow lab down` sweeps it; logs: {process.LOG_DIR}"
