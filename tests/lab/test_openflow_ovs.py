@@ -19,7 +19,7 @@ from xenflow.openflow.exact_flows import ExactFlowPacker, exact_match
 from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.nxm import pack_actions
 from xenflow.openflow.statistics import Aggregate, Desc, PortStats, StatsReply, TableStats
-from xenflow.switch.kind import ProactiveHost
+from xenflow.switch.kind import SwitchKind
 from xenflow.switch.proof import Promise, Revalidator
 from xenflow.tables import layout, simulate
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
@@ -491,7 +491,7 @@ class Proven:
         self._switch, self._connection = switch, connection
 
     def nudge(self) -> None:
-        self._connection.send(ProactiveHost.nudge)
+        self._connection.send(SwitchKind.nudge)
 
     def confirm(self, promise: Promise, then: Callable[[], None]) -> None:
         self._connection.barrier()

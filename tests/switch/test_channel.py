@@ -34,12 +34,8 @@ class Reader:
         clock = Clock(self.call, lambda: self.now)
         self.problems = problems = Problems(NAME)
         self.channel = channel = Channel(NAME, problems, clock, self._give_up)
-        self.jobs = Jobs(
-            NAME, channel, problems, clock, self._read, self._router_failed, self._give_up
-        )
-        self.promises = Promises(
-            NAME, channel, self.jobs, clock, Bound(0.5), b"", lambda: self.live
-        )
+        self.jobs = Jobs(channel, self._read, self._router_failed, self._give_up)
+        self.promises = Promises(channel, self.jobs, Bound(0.5), b"", lambda: self.live)
         channel.open(self, b"")
 
     def call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> None:

@@ -17,7 +17,6 @@ from xenflow.switch.exact_flows import MANY, MAX_KEPT, CookieExactFlows, KeptExa
 from xenflow.switch.kind import (
     PlainHost,
     PlainSwitch,
-    ProactiveHost,
     ReactiveHost,
     SwitchKind,
     kind_of,
@@ -31,7 +30,7 @@ HOST = load("paper").network.datapaths["host-a"]
 @pytest.mark.parametrize(
     ("datapath", "kind"),
     [
-        (HOST, ProactiveHost),
+        (HOST, SwitchKind),
         (replace(HOST, pipeline=Pipeline.REACTIVE), ReactiveHost),
         (replace(HOST, pipeline=Pipeline.REACTIVE, nicira=False), PlainHost),
         (replace(HOST, kind=Kind.PLAIN), PlainSwitch),

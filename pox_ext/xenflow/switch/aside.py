@@ -21,8 +21,6 @@ from xenflow.openflow.build import flow_mod
 from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.wire import Command
 from xenflow.switch.channel import Channel, Request
-from xenflow.switch.clock import Clock
-from xenflow.switch.problems import Problems
 from xenflow.tables import cookies, layout
 
 TRY_AGAIN_S, TRY_AGAIN_MAX_S = 1.0, 30.0
@@ -51,12 +49,9 @@ class Aside:
     """See the module.  `retry` is called with a router whose pause is over; False where it cannot
     be tried now."""
 
-    def __init__(
-        self, channel: Channel, clock: Clock, problems: Problems, retry: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, channel: Channel, retry: Callable[[str], bool]) -> None:
         self._channel = channel
-        self._clock = clock
-        self._problems = problems
+        self._problems = channel.problems
         self._retry = retry
         self._routers: dict[str, _Aside] = {}
         self._refusals: dict[str, str] = {}
@@ -119,7 +114,7 @@ class Aside:
         if not aside.waits:
             aside.waits = True
             generation = self._channel.generation
-            self._clock.later(aside.pause_s, self._try_again, router, generation)
+            self._channel.clock.later(aside.pause_s, self._try_again, router, generation)
 
     def _try_again(self, router: str, generation: int) -> None:
         aside = self._routers.get(router)

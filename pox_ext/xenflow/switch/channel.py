@@ -71,6 +71,9 @@ class Channel:
     def __init__(
         self, name: str, problems: Problems, clock: Clock, given_up: Callable[[str], None]
     ) -> None:
+        self.name = name
+        self.problems = problems
+        self.clock = clock
         self.connection: Any = None
         self.generation = 0
         """Another number for each connection."""
@@ -80,9 +83,6 @@ class Channel:
         """How many changes of flows were in them."""
         self.in_flight_bytes = 0
         self.silence = Silence(name, problems, clock, given_up)
-        self._name = name
-        self._problems = problems
-        self._clock = clock
         self._replies: dict[int, tuple[Request, Callable[[Answer], None]]] = {}
         self._in_flight: deque[tuple[int, int]] = deque()
         self._window = IN_FLIGHT_BYTES
@@ -192,7 +192,7 @@ class Channel:
     def ask(self, request: Request, then: Callable[[Answer], None]) -> None:
         """Ask beside the jobs; `then` gets a NotAnsweredError where nothing is known."""
         if self.connection is None:
-            then(NotAnsweredError(f"{self._name}: the switch is not connected"))
+            then(NotAnsweredError(f"{self.name}: the switch is not connected"))
             return
         self.flush()
         self._replies[request.xid] = (request, then)
@@ -217,7 +217,7 @@ class Channel:
 
         generation = self.generation
         self.ask(self.barrier(), lambda _: answer(generation == self.generation))
-        self._clock.later(limit_s, answer, False)
+        self.clock.later(limit_s, answer, False)
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -275,20 +275,20 @@ class Channel:
             return False
         self.silence.answered(xid)
         self._say(words)
-        waiting[1](NotAnsweredError(f"{self._name}: {words}"))
+        waiting[1](NotAnsweredError(f"{self.name}: {words}"))
         return True
 
     def _say(self, words: str) -> None:
-        self._unanswered_at = self._clock.now()
-        if self._problems.begin(UNANSWERED, words):
-            self._clock.later(UNANSWERED_S, self._answers_again, self.generation)
+        self._unanswered_at = self.clock.now()
+        if self.problems.begin(UNANSWERED, words):
+            self.clock.later(UNANSWERED_S, self._answers_again, self.generation)
 
     def _answers_again(self, generation: int) -> None:
         """Everything may have been answered for a while."""
-        left_s = UNANSWERED_S - (self._clock.now() - self._unanswered_at)
+        left_s = UNANSWERED_S - (self.clock.now() - self._unanswered_at)
         if generation != self.generation:
             return
         if left_s > 0:
-            self._clock.later(left_s, self._answers_again, generation)
+            self.clock.later(left_s, self._answers_again, generation)
         else:
-            self._problems.end(UNANSWERED)
+            self.problems.end(UNANSWERED)

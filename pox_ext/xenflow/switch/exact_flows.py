@@ -39,14 +39,12 @@ class CookieExactFlows(ExactFlows):
     """Their cookies say which router and next hop they follow from."""
 
     def forget(self, router: int | None = None) -> None:
-        """See `ExactFlows`."""
         kind, mask = cookies.of(layout.REACTIVE_KIND), cookies.REACTIVE_MASK
         if router is not None:
             kind, mask = _of_router(router)
         self._channel.write(build.delete_by_cookie(layout.INGRESS, kind, mask), 1)
 
     def follow(self, router: int, state: RouterState, changes: Changes) -> None:
-        """See `ExactFlows`."""
         routes = [*changes.routes4, *changes.gone4]
         hops = list(affected_hops(state, changes))
         if len(routes) + len(hops) > MANY:
@@ -74,7 +72,6 @@ class KeptExactFlows(ExactFlows):
         self._matches: set[bytes] = set()
 
     def made(self, messages: bytes) -> None:
-        """See `ExactFlows`."""
         if messages[1] == wire.Type.FLOW_MOD:
             self._matches.add(messages[build.MATCH10])
             if len(self._matches) > MAX_KEPT:
@@ -89,5 +86,4 @@ class KeptExactFlows(ExactFlows):
         self._matches.clear()
 
     def follow(self, router: int, state: RouterState, changes: Changes) -> None:
-        """See `ExactFlows`."""
         self.forget()

@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from xenflow.switch.channel import Channel, NotAnsweredError, Request, advance
-from xenflow.switch.clock import Clock
-from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done
 
 log = logging.getLogger("xenflow.jobs")
@@ -91,18 +89,12 @@ class Jobs:
 
     def __init__(
         self,
-        name: str,
         channel: Channel,
-        problems: Problems,
-        clock: Clock,
         read_again: Callable[[float], Job],
         router_failed: Callable[[str, Exception], Job],
         given_up: Callable[[str], None],
     ) -> None:
-        self._name = name
         self._channel = channel
-        self._problems = problems
-        self._clock = clock
         self._read_again = read_again
         self._router_failed = router_failed
         self._given_up = given_up
@@ -170,14 +162,14 @@ class Jobs:
             task.steps.close()
 
     def _run(self, value: Any = None) -> None:
-        channel, clock = self._channel, self._clock
+        channel, clock = self._channel, self._channel.clock
         self._running, self._awaiting = True, None
         generation = channel.generation
         until, steps = clock.now() + TURN_S, 0
         try:
             while generation == channel.generation:
                 if self._task is None and not self._queue:
-                    self._problems.end(FAILED)
+                    self._channel.problems.end(FAILED)
                     break
                 steps += 1
                 if steps > 1 and clock.now() >= until:
@@ -241,16 +233,16 @@ class Jobs:
         words = f"what it shall hold could not be written ({reason}); it is read again"
         if isinstance(error, NotAnsweredError):
             words = f"what it holds is not known ({error}); it is asked again"
-            self._problems.begin(FAILED, words)
+            self._channel.problems.begin(FAILED, words)
             self._given_up(str(error))
-        elif self._problems.begin(FAILED, words):
-            log.error("%s: a job failed", self._name, exc_info=error)
+        elif self._channel.problems.begin(FAILED, words):
+            log.error("%s: a job failed", self._channel.name, exc_info=error)
         return self.pause_s()
 
     def pause_s(self) -> float:
         """How long to wait before the next try: what fails again and again does so ever more
         rarely."""
-        now = self._clock.now()
+        now = self._channel.clock.now()
         if now - self._failed_at > 2 * LONGEST_PAUSE_S:
             self._failures = 0
         self._failed_at = now

@@ -1,7 +1,7 @@
 """What differs between the kinds of switches.
 
     kind           speaks               the routes               a router's data
-    ProactiveHost  Nicira's extensions  are flows                stays in the switch
+    SwitchKind     Nicira's extensions  are flows                stays in the switch
     ReactiveHost   Nicira's extensions  stay in the controller   comes up, the first of each flow
     PlainHost      OpenFlow 1.0 alone   stay in the controller   comes up, the first of each flow
     PlainSwitch    OpenFlow 1.0 alone   there are none           passes by
@@ -11,14 +11,14 @@ A switch is given one (`kind_of`).  Which flows its small tables shall hold `tab
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from xenflow.model.network import Datapath, Kind, Link, Pipeline, Router
-from xenflow.openflow import build, statistics, wire
+from xenflow.openflow import build, statistics
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Actions, Flow, match
+from xenflow.openflow.wire import Command
 from xenflow.switch.exact_flows import CookieExactFlows, ExactFlows, KeptExactFlows
 from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.switch.reading import PlainReader, Reader
@@ -32,109 +32,59 @@ from xenflow.tables.vm import vm_of
 NUDGE_TABLE = 63
 
 
-class SwitchKind(ABC):
-    """See the module."""
-
-    nicira: ClassVar[bool]
-    """Whether it has Nicira's extensions: tables, ROUTES among them, and flow monitors."""
-    small_tables: ClassVar[Sequence[int]]
-    """All tables but ROUTES."""
-    routes: ClassVar[bool] = False
-    """Whether routes are written."""
-    asks: ClassVar[bool] = False
-    """Whether the first packet of each flow comes up, to be decided by the controller."""
-    greeting: ClassVar[bytes]
-    """What it is told first."""
-    nudge: ClassVar[bytes]
-    """A change that touches no packet."""
-    exact_flows: ClassVar[type[ExactFlows]] = ExactFlows
-    reader: ClassVar[type[Reader]] = Reader
-    answers: ClassVar[type[Reactive]] = Reactive
-    """Who answers first packets."""
-
-    @abstractmethod
-    def pack(self, flow: Flow, command: wire.Command) -> bytes:
-        """The message that adds or deletes a flow."""
-
-    @abstractmethod
-    def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
-        """Which flows are there with this cookie under this mask?"""
-
-    @abstractmethod
-    def count_request(self, xid: int) -> bytes:
-        """How many flows are there?"""
-
-    @abstractmethod
-    def counts(self, reply: Sequence[Any]) -> dict[int, int]:
-        """The answer to that: flows by table."""
-
-    @abstractmethod
-    def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
-        """The flows of a link that lead to VMs alone and can be replaced at any time."""
-
-    @abstractmethod
-    def quiet(
-        self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int
-    ) -> Flow | None:
-        """The flow by which nothing more of a VM's session is sent up for some seconds."""
-
-    @abstractmethod
-    def to_vm(self, site: Site, router: Router, link: Link) -> Actions:
-        """What brings a frame that the controller has to a router's VM."""
-
-    @abstractmethod
-    def to_link(self, site: Site, link: Link) -> Actions:
-        """What brings a frame that the controller has to everybody on a link."""
+def _added_and_deleted(pack: Callable[[Flow, Command], bytes], flow: Flow) -> bytes:
+    return pack(flow, Command.ADD) + pack(flow, Command.DELETE_STRICT)
 
 
-class ProactiveHost(SwitchKind):
-    """See the module."""
+class SwitchKind:
+    """A proactive host; the other kinds say what is otherwise with them."""
 
     nicira = True
-    small_tables = tuple(table for table in range(layout.VM + 1) if table != layout.ROUTES)
+    """Whether it has Nicira's extensions: tables, ROUTES among them, and flow monitors."""
+    small_tables: Sequence[int] = [t for t in range(layout.VM + 1) if t != layout.ROUTES]
+    """All tables but ROUTES."""
     routes = True
+    """Whether routes are written."""
+    asks = False
+    """Whether the first packet of each flow comes up, to be decided by the controller."""
     greeting = build.enable_table_id() + build.set_config(0xFFFF)
-    _nudge = Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC)
-    nudge = build.flow_mod(_nudge, wire.Command.ADD) + build.flow_mod(
-        _nudge, wire.Command.DELETE_STRICT
-    )
-
-    def pack(self, flow: Flow, command: wire.Command) -> bytes:
-        """See `SwitchKind`."""
-        return build.flow_mod(flow, command)
+    """What it is told first."""
+    nudge = _added_and_deleted(build.flow_mod, Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC))
+    """A change that touches no packet."""
+    exact_flows: type[ExactFlows] = ExactFlows
+    reader = Reader
+    answers = Reactive
+    """Who answers first packets."""
+    pack = staticmethod(build.flow_mod)
 
     def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
-        """See `SwitchKind`."""
+        """Which flows are there with this cookie under this mask?"""
         return statistics.flow_request(table, cookie, mask, what, xid)
 
     def count_request(self, xid: int) -> bytes:
-        """See `SwitchKind`."""
+        """How many flows are there?"""
         return statistics.table_request(xid)
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
-        """See `SwitchKind`."""
+        """The answer to that: flows by table."""
         return {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
 
     def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
-        """See `SwitchKind`."""
+        """The flows of a link that lead to VMs alone and can be replaced at any time."""
         return vm_of(site, link)
 
     def quiet(
         self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int
     ) -> Flow | None:
-        """See `SwitchKind`."""
+        """The flow by which nothing more of a VM's session is sent up for some seconds."""
         return quiet(site, what, session, seconds)
 
     def to_vm(self, site: Site, router: Router, link: Link) -> Actions:
-        """See `SwitchKind`."""
-        return (
-            f.load(Reg.ROUTER, router.id),
-            f.load(Reg.LINK_IN, link.id),
-            f.resubmit(layout.VM),
-        )
+        """What brings a frame that the controller has to a router's VM."""
+        return f.load(Reg.ROUTER, router.id), f.load(Reg.LINK_IN, link.id), f.resubmit(layout.VM)
 
     def to_link(self, site: Site, link: Link) -> Actions:
-        """See `SwitchKind`."""
+        """What brings a frame that the controller has to everybody on a link."""
         return (
             f.load(Reg.LINK_IN, link.id),
             f.load(Reg.LINK_OUT, link.id),
@@ -142,7 +92,7 @@ class ProactiveHost(SwitchKind):
         )
 
 
-class ReactiveHost(ProactiveHost):
+class ReactiveHost(SwitchKind):
     """See the module."""
 
     routes = False
@@ -151,49 +101,39 @@ class ReactiveHost(ProactiveHost):
 
 
 class PlainSwitch(SwitchKind):
-    """See the module."""
+    """See the module.  It has one table, and can only be asked for all of it."""
 
     nicira = False
     small_tables = (0,)
-    reader = PlainReader
+    routes = False
     greeting = build.set_config(0xFFFF)
-    _nudge = Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
-    nudge = build.flow_mod_of10(_nudge, wire.Command.ADD) + build.flow_mod_of10(
-        _nudge, wire.Command.DELETE_STRICT
+    nudge = _added_and_deleted(
+        build.flow_mod_of10, Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
     )
-
-    def pack(self, flow: Flow, command: wire.Command) -> bytes:
-        """See `SwitchKind`."""
-        return build.flow_mod_of10(flow, command)
+    reader = PlainReader
+    pack = staticmethod(build.flow_mod_of10)
 
     def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
-        """See `SwitchKind`: it can only be asked for all."""
         return statistics.flow_request_of10(xid=xid)
 
     def count_request(self, xid: int) -> bytes:
-        """See `SwitchKind`."""
         return statistics.aggregate_request_of10(xid=xid)
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
-        """See `SwitchKind`."""
         return {0: reply[0].flows}
 
     def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
-        """See `SwitchKind`: its one table has none of that kind."""
         return ()
 
     def quiet(
         self, site: Site, what: FromVm, session: Mapping[str, int], seconds: int
     ) -> Flow | None:
-        """See `SwitchKind`."""
         return None
 
     def to_vm(self, site: Site, router: Router, link: Link) -> Actions:
-        """See `SwitchKind`."""
         return plain_host.to_vm(site, router, link)
 
     def to_link(self, site: Site, link: Link) -> Actions:
-        """See `SwitchKind`."""
         return plain_host.flood(site, link)
 
 
@@ -211,4 +151,4 @@ def kind_of(datapath: Datapath) -> SwitchKind:
         return PlainSwitch()
     if not datapath.nicira:
         return PlainHost()
-    return ReactiveHost() if datapath.pipeline is Pipeline.REACTIVE else ProactiveHost()
+    return ReactiveHost() if datapath.pipeline is Pipeline.REACTIVE else SwitchKind()

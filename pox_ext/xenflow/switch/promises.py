@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from xenflow.switch.channel import Channel
-from xenflow.switch.clock import Clock
 from xenflow.switch.jobs import Jobs, fence
 from xenflow.switch.proof import Done, Promise, Proof
 
@@ -25,18 +24,14 @@ class Promises:
 
     def __init__(
         self,
-        name: str,
         channel: Channel,
         jobs: Jobs,
-        clock: Clock,
         proof: Proof,
         nudge: bytes,
         known: Callable[[], bool],
     ) -> None:
-        self._name = name
         self._channel = channel
         self._jobs = jobs
-        self._clock = clock
         self._proof = proof
         self._nudge = nudge
         self._known = known
@@ -83,7 +78,7 @@ class Promises:
 
     def _after_jobs(self, promise: Promise, then: Done) -> None:
         if self._channel.connection is None:
-            promise.settle(f"{self._name}: the switch is not connected")
+            promise.settle(f"{self._channel.name}: the switch is not connected")
         elif self._channel.silence.why:
             promise.settle(self._channel.silence.why)
         else:
@@ -98,7 +93,7 @@ class Promises:
             def finish() -> None:
                 if not promise.settled:
                     self._proven = max(self._proven, written)
-                refused = f"{self._name}: the switch refused a flow"
+                refused = f"{self._channel.name}: the switch refused a flow"
                 promise.settle(None if self._known() else refused)
 
             if error or promise.settled:
@@ -113,13 +108,10 @@ class Promises:
     # --- what the proof asks of the switch ----------------------------------------------------
 
     def nudge(self) -> None:
-        """See `proof.Prover`."""
         self._channel.send(self._nudge)
 
     def confirm(self, promise: Promise, then: Callable[[], None]) -> None:
-        """See `proof.Prover`."""
         self._channel.confirm(lambda error: promise.settle(error) if error else then())
 
     def later(self, seconds: float, call: Callable[..., Any], *arguments: Any) -> None:
-        """See `proof.Prover`."""
-        self._clock.later(seconds, call, *arguments)
+        self._channel.clock.later(seconds, call, *arguments)

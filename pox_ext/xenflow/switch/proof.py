@@ -99,7 +99,6 @@ class Bound:
     def begin(
         self, prover: Prover, promise: Promise, proven: Callable[[], None], written: bool
     ) -> None:
-        """See `Proof`."""
         prover.nudge()
         prover.confirm(promise, lambda: prover.later(self.bound_s, proven))
 
@@ -113,7 +112,6 @@ class Revalidator:
     def begin(
         self, prover: Prover, promise: Promise, proven: Callable[[], None], written: bool
     ) -> None:
-        """See `Proof`."""
 
         def again() -> None:
             self._round(prover, promise, proven)

@@ -19,7 +19,6 @@ from xenflow.openflow.flow import Flow, Match, match
 from xenflow.openflow.statistics import FlowStats
 from xenflow.openflow.wire import ALL_TABLES
 from xenflow.switch.channel import Answer, Channel, NotAnsweredError, Request, advance
-from xenflow.switch.clock import Clock
 from xenflow.tables import cookies, layout
 from xenflow.tables.route_reading import (
     READ_WHOLE,
@@ -48,11 +47,8 @@ Take = Callable[[list[Flow]], None]
 class Reader:
     """Of a switch with Nicira's extensions."""
 
-    def __init__(
-        self, channel: Channel, clock: Clock, kind: SwitchKind, installed: Installed
-    ) -> None:
+    def __init__(self, channel: Channel, kind: SwitchKind, installed: Installed) -> None:
         self._channel = channel
-        self._clock = clock
         self._kind = kind
         self._installed = installed
 
@@ -172,7 +168,7 @@ class Reader:
             if isinstance(awaited, Request):
                 self._channel.ask(awaited, go_on)
             else:
-                self._clock.later(awaited, go_on)
+                self._channel.clock.later(awaited, go_on)
 
         go_on()
 
@@ -233,7 +229,6 @@ class PlainReader(Reader):
         return flows, len(flows)
 
     def arrivals(self, router: Router, then: Callable[[int | NotAnsweredError], None]) -> None:
-        """See `Reader`."""
         self.stats(lambda stats: then(_counted(stats, router)))
 
 

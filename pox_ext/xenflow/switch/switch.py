@@ -120,8 +120,8 @@ class Switch:
         self.packet_ins = PacketIns(network, problems)
         self.channel = channel = Channel(name, problems, clock, self._give_up)
         self.installed = installed = Installed(channel, kind)
-        self.reader = kind.reader(channel, clock, kind, installed)
-        self.aside = aside = Aside(channel, clock, problems, self._retry)
+        self.reader = kind.reader(channel, kind, installed)
+        self.aside = aside = Aside(channel, self._retry)
         self.wanted = wanted = Wanted(
             network, datapath, routers, placements, self.ports, self.rules, aside, problems
         )
@@ -132,7 +132,6 @@ class Switch:
         self.routes = Routes(network, routers, channel, kind, installed, aside, self.audit.bulk)
         self.decisions = Decisions(kind, channel, routers, wanted, self.routes)
         self.writer = Writer(
-            name,
             channel,
             kind,
             routers,
@@ -143,12 +142,8 @@ class Switch:
             self.decisions,
             self.reader,
         )
-        self.jobs = Jobs(
-            name, channel, problems, clock, self._resync, self.writer.failed, self._give_up
-        )
-        self.promises = Promises(
-            name, channel, self.jobs, clock, proof, kind.nudge, lambda: self.live
-        )
+        self.jobs = Jobs(channel, self._resync, self.writer.failed, self._give_up)
+        self.promises = Promises(channel, self.jobs, proof, kind.nudge, lambda: self.live)
 
     @property
     def network(self) -> Network:

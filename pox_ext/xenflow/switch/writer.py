@@ -39,7 +39,6 @@ class Writer:
 
     def __init__(
         self,
-        name: str,
         channel: Channel,
         kind: SwitchKind,
         known: Known,
@@ -50,7 +49,6 @@ class Writer:
         decisions: Decisions,
         reader: Reader,
     ) -> None:
-        self._name = name
         self._channel = channel
         self._kind = kind
         self._known = known
@@ -257,7 +255,7 @@ class Writer:
         refused = isinstance(error, RefusedError)
         new = self._put_aside(name, str(error) if refused else reason(error), refused)
         if new and not refused:
-            log.error("%s: %s: a job failed", self._name, name, exc_info=error)
+            log.error("%s: %s: a job failed", self._channel.name, name, exc_info=error)
         yield from self.small()
 
     def refused(self, name: str, words: str) -> bool:
