@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 
 from tests.written_switch import Host
-from xenflow.control import management_service
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.rule_table import TOO_MANY_WAITING
@@ -42,16 +41,18 @@ def delta(seq: int, routes: int, op: Op = Op.SET) -> list[bytes]:
 class Importing:
     """The management interface of a host's controller; its time is a test's."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.host = Host()
         self.now = 100.0
         self.waiting: list[Any] = []
         self.answers: list[dict[str, Any]] = []
-        self.host.table.clock = Clock(lambda _, call, *given: self.waiting.append((call, given)))
-        monkeypatch.setattr(management_service.time, "monotonic", lambda: self.now)
+        self.host.table.clock = Clock(self._later, lambda: self.now)
         self._service = ManagementService(
             self.host.table, Leases(), "test", cast(Any, None), cast(Any, None)
         )
+
+    def _later(self, _: float, call: Any, *given: Any) -> None:
+        self.waiting.append((call, given))
 
     def take(self, frames: list[bytes]) -> None:
         request = mg.request("import", "1", router="vr1", frames=frames)
@@ -74,7 +75,7 @@ class Importing:
 def test_an_import_is_answered_when_there_is_room_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    imports = Importing(monkeypatch)
+    imports = Importing()
     imports.begin()
     written = imports.host.wire
     late, take = [], written._take
@@ -109,7 +110,7 @@ def test_an_import_is_answered_when_there_is_room_for_the_next(
 
 
 def test_what_only_asks_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    imports = Importing(monkeypatch)
+    imports = Importing()
     imports.begin()
     monkeypatch.setattr(imports.host.table, "patience_s", lambda router: float("inf"))
     imports.take([])
@@ -119,7 +120,7 @@ def test_what_only_asks_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_change_that_a_switch_was_not_told_reaches_it_after_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    imports = Importing(monkeypatch)
+    imports = Importing()
     imports.begin()
     host = imports.host
     table, wire, switch = host.table, host.wire, host.switch

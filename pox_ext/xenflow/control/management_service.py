@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -110,7 +109,8 @@ class ManagementService:
         self.core_name = core_name
         self.mirrors = mirrors
         self.leases = leases
-        self.started = time.monotonic()
+        self.now = table.clock.now
+        self.started = self.now()
 
     @property
     def network(self) -> Network:
@@ -184,7 +184,7 @@ class ManagementService:
             "digest": self.network.digest,
             "core": self.core_name,
             "pid": os.getpid(),
-            "uptime_s": round(time.monotonic() - self.started, 3),
+            "uptime_s": round(self.now() - self.started, 3),
             "searching": self.table.searching(),
             "datapaths": [self._datapath_row(s) for s in self.table.switches.values()],
             "routers": self._router_rows(),
@@ -216,14 +216,14 @@ class ManagementService:
             "changing": switch.changing,
             "flow_mods": switch.channel.flow_mods,
             "errors": switch.errors,
-            "audit": switch.audit.row(time.monotonic()),
+            "audit": switch.audit.row(self.now()),
             "problems": switch.problems.of(),
             "sweeping": switch.rules.sweeping(),
             "packet_ins_dropped": switch.packet_ins.dropped,
         }
 
     def _router_rows(self) -> list[dict[str, Any]]:
-        now = time.monotonic()
+        now = self.now()
         rows = []
         for name, feed in self.table.feeds.items():
             state, router = feed.state, self.network.routers[name]
@@ -380,10 +380,10 @@ class ManagementService:
         self._router(placement.router)
         for name in arguments["datapaths"]:
             self._switch(name)
-        started = time.monotonic()
+        started = self.now()
 
         def answer(error: str | None) -> None:
-            reply.done(error, in_force_s=round(time.monotonic() - started, 6))
+            reply.done(error, in_force_s=round(self.now() - started, 6))
 
         self.table.place(placement, arguments["datapaths"], arguments["in_force"], answer)
         return None
@@ -416,11 +416,11 @@ class ManagementService:
                 raise ManagementError("bad-argument", f"frames: {outcome.error}")
             replies = [frames for _, frames in outcome.replies]
             pause_s = outcome.pause_s
-        since = said = time.monotonic()
+        since = said = self.now()
 
         def look() -> None:
             nonlocal said
-            now = time.monotonic()
+            now = self.now()
             if not told or now - since >= max(pause_s, self.table.patience_s(name)):
                 packed = [[b64encode(frame).decode() for frame in frames] for frames in replies]
                 reply.ok(
@@ -469,12 +469,12 @@ class ManagementService:
     def attached(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
         switch = self._switch(arguments["datapath"])
-        until = time.monotonic() + arguments["wait_s"]
+        until = self.now() + arguments["wait_s"]
 
         def look() -> None:
             if self.table.attached(switch, router):
                 reply.ok(attached=True)
-            elif time.monotonic() >= until:
+            elif self.now() >= until:
                 reply.ok(attached=False)
             else:
                 self.table.clock.later(0.01, look)
@@ -494,7 +494,7 @@ class ManagementService:
         router, link = self._on_link(arguments)
         held = self.table.packets.held[router.name]
         held.passed_on(link.id, arguments["passed"])
-        kept = held.of(link.id, time.monotonic())
+        kept = held.of(link.id, self.now())
         return {
             "frames": [b64encode(one.frame).decode() for one in kept],
             "upto": kept[-1].number if kept else arguments["passed"],
@@ -538,11 +538,11 @@ class ManagementService:
     def quiet(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
         switch = self._switch(arguments["datapath"])
-        started = time.monotonic()
+        started = self.now()
         seen: list[int] = []
 
         def counted(packets: int) -> None:
-            waited_s = round(time.monotonic() - started, 3)
+            waited_s = round(self.now() - started, 3)
             seen.append(packets)
             quiet = len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
             if quiet or (waited_s > QUIET_LIMIT_S and len(seen) >= QUIET_LOOKS):
