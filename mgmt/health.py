@@ -103,6 +103,10 @@ class _Seen:
                     continue  # another release's
                 told_to = self.placed.setdefault(placement.router, {})
                 told_to[str(value.get("datapath"))] = placement
+        self.newest = {
+            router: max(given.values(), key=lambda placement: placement.version)
+            for router, given in self.placed.items()
+        }
 
     # --- controllers and switches
 
@@ -186,16 +190,12 @@ class _Seen:
     def _told(self, router: str) -> dict[str, Placement]:
         """Where the datapaths concerned were told a router is."""
         every = self.placed.get(router, {})
-        newest = {
-            name: max(given.values(), key=lambda placement: placement.version)
-            for name, given in self.placed.items()
-        }
         if not every:
             return {}
-        at = newest[router]
+        at = self.newest[router]
         described = self.network.routers[router]
         hosts = {*at.hosts, *left_over(every)}
-        names = told(self.network, described, at.mode, hosts, newest)
+        names = told(self.network, described, at.mode, hosts, self.newest)
         return {name: placement for name, placement in every.items() if name in names}
 
     def _problems(self, router: str) -> list[str]:

@@ -17,13 +17,13 @@ from mgmt.client import AskError, Refused, Unreachable
 from mgmt.health import other_file
 from mgmt.session import Session
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from xenflow.model.difference import SIGNS
 
 NAME = "reload"
 SUMMARY = "the controllers read their network file anew"
 IN_FORCE_S = 10.0
 """So long the switches are waited for."""
 LOOK_S = 0.1
-SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 

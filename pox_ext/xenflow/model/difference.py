@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from xenflow.model.network import Cable, Link, Network
 
 Value = TypeVar("Value")
+SIGNS = {"added": "+", "removed": "-", "changed": "~"}
+"""For people: what stands before a name, by what happened to it (an attribute of `Changed`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +58,16 @@ class Difference:
     def json(self) -> dict[str, dict[str, list[str]]]:
         """For programs: kind -> added, removed, changed -> names; what is the same is left out."""
         return {
-            kind: {
-                way: list(names)
-                for way in ("added", "removed", "changed")
-                if (names := getattr(part, way))
-            }
+            kind: {way: list(names) for way in SIGNS if (names := getattr(part, way))}
             for kind, part in self.parts()
             if part
         }
 
     def words(self) -> str:
         """For people, on one line."""
-        signs = (("added", "+"), ("removed", "-"), ("changed", "~"))
         return "; ".join(
-            f"{kind} " + " ".join(f"{sign}{n}" for way, sign in signs for n in getattr(part, way))
+            f"{kind} "
+            + " ".join(f"{sign}{n}" for way, sign in SIGNS.items() for n in getattr(part, way))
             for kind, part in self.parts()
             if part
         )
