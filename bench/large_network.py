@@ -29,7 +29,7 @@ from xenflow.model.network import (
     Network,
     Router,
 )
-from xenflow.model.placement import Placement, to_json
+from xenflow.model.placement import Placement
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.plan import migration as mig
@@ -181,11 +181,11 @@ def change_in_large_network(runs: int) -> Found:
     small, large = Host(make_network(*SMALL)), Host(make_network(*LARGE))
     rows = []
     for what in ("port", "place", "link"):
-        times = {
-            host: [_time_of(getattr(host, what), 10) for _ in range(runs)]
-            for host in (small, large)
-            for _ in (getattr(host, what)(),)
-        }
+        times = {}
+        for host in (small, large):
+            act = getattr(host, what)
+            act()  # what is computed once is there
+            times[host] = [_time_of(act, 10) for _ in range(runs)]
         name = f"{what}_change_in_large_network"
         rows.append(Row.against(name, times[large], "ms", "in a network of ten", times[small]))
     return Found(rows, {})
@@ -196,12 +196,10 @@ def plan_move_in_large_network(runs: int) -> Found:
     small, large = make_network(*SMALL), make_network(*LARGE)
 
     def plan(network: Network) -> Callable[[], None]:
-        router = network.routers["r0"]
         start = Placement("r0", (HOST,), HOST, HOST)
 
         def act() -> None:
-            stages = mig.stages(network, start, "h1", mig.Order.OVERLAPPED)
-            assert stages and to_json(start)["router"] == router.name
+            assert mig.stages(network, start, "h1", mig.Order.OVERLAPPED)
 
         return act
 

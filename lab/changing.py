@@ -32,7 +32,6 @@ from lab.state import Options, write_domains, write_network_file
 from lab.steps import Do, Step
 from lab.telling import tell_controllers, tell_hypervisor
 from lab.waiting import await_in_sync, await_links
-from lab.wire import mac_text
 from mgmt.session import Session
 
 Whats = Sequence[tuple[str, ...]]
@@ -131,7 +130,7 @@ class Change:
         another when a node comes, and who knows the old one does not reach the hypervisor.
         """
         own = IPv4Interface((self.after.operator, self.after.subnet.prefixlen))
-        mac = mac_text(0x02_00 << 32 | int(self.after.management["lab"]))
+        mac = wire.mac_text(0x02_00 << 32 | int(self.after.management["lab"]))
         ip([f"link add name {MANAGEMENT} address {mac} type bridge forward_delay 0"], _LAB)
         ip([f"link add name {OPERATOR} type veth peer name {_OPERATOR_PORT} netns {_LAB}"])
         ip([f"link set {_OPERATOR_PORT} master {MANAGEMENT}"], _LAB)
@@ -170,7 +169,7 @@ class Change:
                 (PREFIX + name, "eth0"),
                 (lab.switch_namespace(datapath), port),
                 1500,
-                mac_text(lab.machines[name].mac),
+                wire.mac_text(lab.machines[name].mac),
             )
             for name, datapath, port in whats
         )

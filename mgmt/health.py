@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mgmt.client import AskError
+from mgmt.session import placements
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
@@ -103,10 +104,7 @@ class _Seen:
                     continue  # another release's
                 told_to = self.placed.setdefault(placement.router, {})
                 told_to[str(value.get("datapath"))] = placement
-        self.newest = {
-            router: max(given.values(), key=lambda placement: placement.version)
-            for router, given in self.placed.items()
-        }
+        self.newest = placements(answers)
 
     # --- controllers and switches
 

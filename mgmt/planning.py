@@ -331,7 +331,7 @@ def _facts(
             f"{silent[0]}\nEvery switch that {router.name}'s links lie on must be told of a move"
         )
     known = {c: a for c, a in answers.items() if not isinstance(a, AskError)}
-    return _judge(network, router, datapaths, known)
+    return _judge(network, router, datapaths, known, placed)
 
 
 def _given(answers: Mapping[str, dict[str, Any] | AskError], router: str) -> dict[str, Placement]:
@@ -357,6 +357,7 @@ def _judge(
     router: Router,
     datapaths: tuple[str, ...],
     answers: Mapping[str, dict[str, Any]],
+    placed: dict[str, Placement],
 ) -> _Facts:
     ports: dict[str, dict[str, Any]] = {}
     given = _given(answers, router.name)
@@ -402,7 +403,6 @@ def _judge(
         newest = replace(newest, also=tuple(hosts))
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    placed = placements(answers)
     return _Facts(newest, placed, tuple(controllers), uneven, held, ports, feeds, behind)
 
 
