@@ -153,8 +153,8 @@ class Host:
     def place(self) -> None:
         """A router is told to be between two hosts, or at home again."""
         known = self.switch.placements[self.router.name]
-        also = () if known.also else ("h1",)
-        self.table.place(known.step(also=also), [HOST], False, lambda error: None)
+        reaches = () if known.reaches else ("h1",)
+        self.table.place(known.step(reaches=reaches), [HOST], False, lambda error: None)
         self.wire.run()
 
     def link(self) -> None:

@@ -214,7 +214,7 @@ def plan_recovery(
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
     start = replace(now, vm=others[0])
-    stages = mig.recovery_stages(network, start, here, others, facts.placed)
+    stages = mig.recovery_stages(network, start, here, others, facts.placed, facts.given)
     return Plan(
         network,
         described,
@@ -232,6 +232,8 @@ class _Facts:
     """What the controllers answered."""
 
     placement: Placement
+    given: dict[str, Placement]
+    """The router's, by the datapath that was told."""
     placed: dict[str, Placement]
     """Where every router is, as far as these know."""
     controllers: tuple[str, ...]
@@ -400,10 +402,10 @@ def _judge(
     uneven = bool(others)
     if uneven:
         hosts = sorted({h for p in (newest, *others) for h in p.hosts})
-        newest = replace(newest, also=tuple(hosts))
+        newest = replace(newest, reaches=tuple(hosts))
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    return _Facts(newest, placed, tuple(controllers), uneven, held, ports, feeds, behind)
+    return _Facts(newest, given, placed, tuple(controllers), uneven, held, ports, feeds, behind)
 
 
 def _facts_in_sync(network: Network, router: Router, ask: Ask, goes: tuple[str, Order]) -> _Facts:

@@ -33,7 +33,7 @@ class Host:
         self.table = RuleTable(PATH.network, HOST, None, self.wire.clock, bound)
         self.switch = self.table.switches[HOST]
         for name, known in self.switch.placements.items():
-            here = replace(known, forwarders=(HOST,), vm=HOST, to=HOST)
+            here = replace(known, forwarders=(HOST,), vm=HOST, leads_to=HOST)
             self.switch.placements[name] = here
         names = list(WholeNetwork(PATH).ports(HOST))
         names += [i.vif for router in PATH.network.routers.values() for i in router.interfaces]

@@ -109,8 +109,8 @@ PLACEMENT = {
     "router": "vr1",
     "forwarders": ["host-b"],
     "vm": "host-b",
-    "to": "host-b",
-    "also": [],
+    "leads_to": "host-b",
+    "reaches": [],
     "mode": "xenflow",
     "version": 10**6,
 }

@@ -508,7 +508,7 @@ def test_recover(
     for name, text in (("host-a", a), ("host-b", b)):
         xen.write(name, {"1": xen.domain(*text.split())} if text else {})
     both = ("host-a", "host-b")
-    middle = Placement("vr1", both, vm="host-a", to="host-a", also=both, version=5)
+    middle = Placement("vr1", both, vm="host-a", leads_to="host-a", reaches=both, version=5)
     controllers.placements = dict.fromkeys(controllers.placements, middle)
     dry = planning.plan_recovery(controllers.network, "vr1", controllers, None)
     assert dry is not None and dry.to == host
@@ -795,7 +795,7 @@ def test_one_under_way_is_not_called_interrupted(
 ) -> None:
     """It says that it runs, since when and by whom."""
     both = ("host-a", "host-b")
-    middle = Placement("vr1", both, vm="host-a", to="host-a", also=both, version=5)
+    middle = Placement("vr1", both, vm="host-a", leads_to="host-a", reaches=both, version=5)
     controllers.placements = dict.fromkeys(controllers.placements, middle)
     controllers.take("root@node-7:77-abcd")
     for ask in (migrate, recover):

@@ -22,6 +22,9 @@ HOSTS = st.lists(st.sampled_from(("a", "b", "c")), max_size=3, unique=True).map(
         HOSTS,
         st.sampled_from(Mode),
         st.integers(0, 1000),
+        st.dictionaries(st.sampled_from(("left", "right")), st.sampled_from("abc")).map(
+            lambda still: tuple(still.items())
+        ),
     )
 )
 def test_there_and_back(placement: Placement) -> None:
@@ -33,12 +36,14 @@ def test_there_and_back(placement: Placement) -> None:
     [
         ("router", 5),
         ("vm", None),
-        ("to", []),
+        ("leads_to", []),
         ("forwarders", "host-a"),
-        ("also", [1]),
+        ("reaches", [1]),
         ("mode", "half"),
         ("version", True),
         ("version", "1"),
+        ("unturned", {"left": 1}),
+        ("unturned", []),
     ],
 )
 def test_what_is_none_is_refused_by_name(key: str, value: object) -> None:
@@ -48,6 +53,23 @@ def test_what_is_none_is_refused_by_name(key: str, value: object) -> None:
 
 def test_every_step_is_newer() -> None:
     first = at_home("vr1", "host-a")
-    second = first.step(vm="host-b", also=("host-c",))
+    second = first.step(vm="host-b", reaches=("host-c",))
     assert second.version == first.version + 1
     assert second.hosts == ("host-a", "host-b", "host-c")
+
+
+def test_what_the_release_before_wrote_is_read() -> None:
+    placement = at_home("vr1", "host-a").step(leads_to="host-b", reaches=("host-c",))
+    written = to_json(placement)
+    written |= {"to": written.pop("leads_to"), "also": written.pop("reaches")}
+    del written["unturned"]
+    assert from_json(written) == placement
+    with pytest.raises(NetworkError, match="leads_to"):
+        from_json({**written, "to": 5})
+
+
+def test_links_lead_where_most_do_but_for_those_that_are_not_turned_yet() -> None:
+    halfway = at_home("vr1", "host-a").step(leads_to="host-b", unturned=(("left", "host-a"),))
+    assert halfway.leads("left") == "host-a"
+    assert halfway.leads("right") == "host-b"
+    assert halfway.hosts == ("host-a", "host-b")

@@ -11,7 +11,7 @@ from xenflow.model.network import Cable, End, NetworkError
 from xenflow.model.placement import at_home
 from xenflow.plan import migration as mig
 from xenflow.plan.effects import Apply
-from xenflow.plan.migration import Order
+from xenflow.plan.migration import Order, Round
 from xenflow.store.laying import lay
 
 PATH = load("path").network
@@ -54,11 +54,12 @@ def test_a_destination_that_would_lose_a_neighbour_is_refused() -> None:
 
 def test_switches_are_turned_from_the_destination_backwards() -> None:
     router = PATH.routers["vr1"]
-    assert mig.turn_rounds(PATH, router, "host-a", "host-b") == [["s2"], ["host-c"], ["s1"]]
-    assert mig.turn_rounds(PATH, router, "host-b", "host-a") == [["s1"], ["host-c"], ["s2"]]
+    there = [Round((name,)) for name in ("s2", "host-c", "s1")]
+    assert mig.turn_rounds(PATH, router, ["host-a"], "host-b") == there
+    assert mig.turn_rounds(PATH, router, ["host-b"], "host-a") == there[::-1]
 
 
-def test_links_that_cross_two_switches_in_opposite_orders_are_refused() -> None:
+def test_links_that_cross_two_switches_in_opposite_orders_are_turned_one_by_one() -> None:
     """One link goes host-a, s1, s2, host-b, the other host-a, s2, s1, host-b."""
     more = {
         name: Cable(name, End(*one.split(":")), End(*other.split(":")))
@@ -72,5 +73,10 @@ def test_links_that_cross_two_switches_in_opposite_orders_are_refused() -> None:
     middle = replace(PATH.links["middle"], root="s1", cables=("b-s1", "s1-s2", "a-s2", "s1-c"))
     links = {**PATH.links, "left": left, "middle": middle}
     crossed = lay(replace(PATH, cables={**PATH.cables, **more}, links=links))
-    with pytest.raises(NetworkError, match="opposite orders: restrict one link's `cables`"):
-        mig.turn_rounds(crossed, crossed.routers["vr1"], "host-a", "host-b")
+    vr1 = crossed.routers["vr1"]
+    rounds = mig.turn_rounds(crossed, vr1, ["host-a"], "host-b")
+    assert rounds == [Round(("s1",), ("left",)), Round(("s2",)), Round(("s1",))]
+    turned = at_home("vr1", "host-b")
+    (first, last) = (each.placement(turned, at_home("vr1", "host-a")) for each in rounds[::2])
+    assert first == replace(turned, unturned=(("left", "host-a"),))
+    assert last == turned

@@ -8,7 +8,7 @@ whose hosts and end machines lie anywhere, also in the middle of one another's w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from random import Random
@@ -54,9 +54,10 @@ def with_hosts(made: Plan, kinds: Sequence[str]) -> Plan:
     return replace(made, network=replace(made.network, datapaths=datapaths), tables={})
 
 
-def by_chance(seed: int) -> Plan:
-    """Four hosts and two plain switches cabled as a tree with one cable more; a chain of three
-    routers, each with an end machine on a link of its own, anywhere."""
+def by_chance(seed: int, *, more: int = 1, own_trees: bool = False) -> Plan:
+    """Four hosts and two plain switches cabled as a tree with some cables more; a chain of three
+    routers, each with an end machine on a link of its own, anywhere.  Where links have trees of
+    their own, each lies on cables chosen by chance."""
     dice = Random(seed)
     names = ["h1", "h2", "h3", "h4", "s1", "s2"]
     dice.shuffle(names)
@@ -67,7 +68,7 @@ def by_chance(seed: int) -> Plan:
         for number, name in enumerate(names, 1)
     }
     joined = [(name, dice.choice(names[:n])) for n, name in enumerate(names) if n]
-    joined.append(tuple(dice.sample(names, 2)))  # type: ignore[arg-type]
+    joined += [tuple(dice.sample(names, 2)) for _ in range(more)]  # type: ignore[misc]
     cables = {
         f"c{n}": Cable(f"c{n}", End(one, f"c{n}"), End(other, f"c{n}"))
         for n, (one, other) in enumerate(joined)
@@ -102,8 +103,28 @@ def by_chance(seed: int) -> Plan:
                 for k, link in enumerate(on)
             }
         }
-    network = lay(Network(f"chance {seed}", {}, datapaths, cables, links, routers))
+    if own_trees:
+        links = {
+            name: replace(link, root=dice.choice(names), cables=_a_tree(dice, cables.values()))
+            for name, link in links.items()
+        }
+    title = f"chance {seed}, {more} more{', own trees' if own_trees else ''}"
+    network = lay(Network(title, {}, datapaths, cables, links, routers))
     return plan(network, {"machines": machines, "routers": addresses})
+
+
+def _a_tree(dice: Random, cables: Collection[Cable]) -> tuple[str, ...]:
+    """The names of cables that join everything without a ring."""
+    joined: dict[str, frozenset[str]] = {}
+    chosen = []
+    for cable in dice.sample(list(cables), len(cables)):
+        one, other = (
+            joined.get(end.datapath, frozenset({end.datapath})) for end in (cable.a, cable.b)
+        )
+        if one != other:
+            chosen.append(cable.name)
+            joined.update(dict.fromkeys(one | other, one | other))
+    return tuple(chosen)
 
 
 def slow(made: Plan, router: str) -> Plan:

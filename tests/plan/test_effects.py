@@ -95,7 +95,7 @@ def test_the_vm_is_put_back_before_the_switches(order: Order) -> None:
 
 def test_the_way_back_is_the_way_there_backwards() -> None:
     """Each switch gets what it had, under a newer version than all that was."""
-    both = START.step(forwarders=("host-a", "host-b"), also=("host-a", "host-b"))
+    both = START.step(forwarders=("host-a", "host-b"), reaches=("host-a", "host-b"))
     gone = both.step(vm="host-b")
     there: list[Effect] = [Apply(("host-a",), both), Apply(("host-b",), both), Apply((), gone)]
     there += [Apply(("host-b",), gone), Apply(("host-a",), gone)]

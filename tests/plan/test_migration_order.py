@@ -463,9 +463,10 @@ def test_recovery_loses_nothing_either(
         found.known[router].add(here)
         hosts = {h for placements in left.placed.values() for h in placements[router].hosts}
         if len({placements[router] for placements in left.placed.values()}) > 1:
-            newest = replace(newest, also=tuple(sorted(hosts)))
+            newest = replace(newest, reaches=tuple(sorted(hosts)))
         others = [h for h in newest.hosts if h != here]
-        stages = mig.recovery_stages(left.network, newest, here, others)
+        given = {name: placements[router] for name, placements in left.placed.items()}
+        stages = mig.recovery_stages(left.network, newest, here, others, given=given)
         recovery = [e for stage in stages for e in stage.effects]
         for label, then in moments(found, router, recovery, FEW_SUBSETS):
             Checks(then, f"recovering after {effect}: {label}").all()

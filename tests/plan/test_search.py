@@ -52,7 +52,7 @@ def test_a_lone_controller_asks_nobody() -> None:
 def test_the_newest_placement_that_fits_counts() -> None:
     network = load(ROOT / "conf" / "paper.toml")
     home = at_home("vr1", "host-a")
-    moved = home.step(forwarders=("host-b",), vm="host-b", to="host-b")
+    moved = home.step(forwarders=("host-b",), vm="host-b", leads_to="host-b")
     rows = [
         to_json(moved),
         to_json(home),

@@ -28,7 +28,7 @@ RULE = {"id": "one", "priority": 0, "match": {}, "actions": ["drop"]}
 TABLE_AT = 28
 """Where the table is in a Nicira statistics request (nicira-ext.h)."""
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
-MOVED = at_home("vr1", "host-a").step(vm="host-b", to="host-b", forwarders=("host-b",))
+MOVED = at_home("vr1", "host-a").step(vm="host-b", leads_to="host-b", forwarders=("host-b",))
 
 
 @pytest.fixture(scope="module")

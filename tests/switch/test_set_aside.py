@@ -36,7 +36,7 @@ class Host:
         self.known = Known(network, states)
         placements = dict(net.placed[host])
         for name in states:
-            placements[name] = replace(placements[name], forwarders=(host,), vm=host, to=host)
+            placements[name] = replace(placements[name], forwarders=(host,), vm=host, leads_to=host)
         self.written = WrittenSwitch()
         self.written.limits = limits or {}
         here = network.datapaths[host]

@@ -81,7 +81,7 @@ def answered(
 
 
 BOTH = ("host-a", "host-b")
-MOVING = at_home("vr1", "host-a").step(forwarders=BOTH, also=BOTH, vm="host-b")
+MOVING = at_home("vr1", "host-a").step(forwarders=BOTH, reaches=BOTH, vm="host-b")
 
 
 def test_while_the_vm_runs_it_answers_itself(network: Network) -> None:
@@ -108,7 +108,7 @@ def test_in_a_move_what_is_asked_of_all_is_answered_once(network: Network) -> No
     assert answered(network, "host-a", MOVING, to=LEFT_MAC) == {LEFT, RIGHT, LOOPBACK}
     assert answered(network, "host-b", MOVING) == set()
     assert answered(network, "host-b", MOVING, VIFS) == {LEFT, RIGHT, LOOPBACK}
-    turned = MOVING.step(to="host-b")
+    turned = MOVING.step(leads_to="host-b")
     for to in (pk.BROADCAST, LEFT_MAC):
         assert answered(network, "host-a", turned, to=to) == set()
         assert answered(network, "host-b", turned, to=to) == set()

@@ -20,7 +20,7 @@ MAC, GEN_MAC = 0x020000010101, 0x020000000102
 VIEW = RouterView(((LEFT, 32, "eth0"), (LEFT_BROADCAST, 32, "")), slow="a packet filter")
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 BOTH = ("host-a", "host-b")
-PREPARED = at_home("vr1", "host-a").step(forwarders=BOTH, also=BOTH)
+PREPARED = at_home("vr1", "host-a").step(forwarders=BOTH, reaches=BOTH)
 
 
 @pytest.fixture(scope="module")

@@ -237,11 +237,11 @@ def test_a_vm_is_not_given_what_was_said_in_its_own_name(host: Host) -> None:
 def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
     """Whoever says so, `migrate` or `recover`: no host keeps it for a VM that is not there."""
     both = ("host-a", "host-b")
-    host.table.place(at_home("vr1", "host-a").step(also=both), [], False, lambda error: None)
+    host.table.place(at_home("vr1", "host-a").step(reaches=both), [], False, lambda error: None)
     host.still(VIFS)
     held = host.ping(1)
     host.table.place(
-        Placement("vr1", both, "host-b", "host-a", version=5, also=both),
+        Placement("vr1", both, "host-b", "host-a", version=5, reaches=both),
         [],
         False,
         lambda error: None,
@@ -347,7 +347,7 @@ def test_hellos_are_repeated_until_the_links_are_turned(
 ) -> None:
     assert sends_up(host, hello)
     both = ("host-a", "host-b")
-    prepared = at_home("vr1", "host-a").step(forwarders=both, also=both)
+    prepared = at_home("vr1", "host-a").step(forwarders=both, reaches=both)
     host.migrating = True
     monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
     assert host.table.packet_in(host.switch, PORTS["vr1.0"], hello)
@@ -366,7 +366,7 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     assert repeated(prepared, 1012.0) == 0, "not due yet"
     moved = prepared.step(vm="host-b")
     assert repeated(moved, 1022.0) == 1, "it may not be connected there yet"
-    assert repeated(moved.step(to="host-b"), 1033.0) == 0
+    assert repeated(moved.step(leads_to="host-b"), 1033.0) == 0
     assert repeated(moved.step(mode=Mode.NATIVE), 1033.0) == 0, "the VM alone speaks"
     assert repeated(moved, 1033.0) == 1, "or nothing above says anything"
 

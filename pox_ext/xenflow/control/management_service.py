@@ -658,7 +658,7 @@ def change_in_words(request: Request) -> str:
             return (
                 f"place {place.router} (version {place.version}) on {where}: mode "
                 f"{place.mode.value}, VM {place.vm}, forwarders {', '.join(place.forwarders)}, "
-                f"links to {place.to}"
+                f"links to {place.leads_to}"
             )
         case "mirror":
             on = "begins" if given["on"] else "ends"

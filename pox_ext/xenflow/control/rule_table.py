@@ -306,7 +306,8 @@ class RuleTable:
             self.switches[name].placements[placement.router] = placement
         for name in left:  # what is held there follows the VM, before what its flows send after it
             self.packets.moved(self.switches[name], placement.router, placement.vm)
-        if placement.mode is Mode.NATIVE or not {placement.vm, placement.to} & self.switches.keys():
+        concerned = {placement.vm, placement.leads_to}
+        if placement.mode is Mode.NATIVE or not concerned & self.switches.keys():
             self.packets.unheard(placement.router)
         for name in names:
             self.switches[name].placed(placement.router)

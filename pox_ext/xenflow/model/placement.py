@@ -34,24 +34,34 @@ class Placement:
     forwarders  hosts whose switches hold its routes and forward for it
     vm          the host where packets for the VM itself go: its vif's host; while the vif does not
                 exist there (the VM is suspended) that host holds them
-    to          the host that the other switches send frames for its interfaces to
-    also        hosts that the links' trees reach already, though they do not forward yet
+    leads_to    the host that the other switches send frames for its interfaces to
+    reaches     hosts that the links' trees reach already, though they do not forward yet
     mode        who forwards
     version     grows with every change; a switch's controller refuses to go back
+    unturned    links that lead elsewhere still, while a switch is turned link by link: (name, host)
     """
 
     router: str
     forwarders: tuple[str, ...]
     vm: str
-    to: str
-    also: tuple[str, ...] = ()
+    leads_to: str
+    reaches: tuple[str, ...] = ()
     mode: Mode = Mode.XENFLOW
     version: int = 0
+    unturned: tuple[tuple[str, str], ...] = ()
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """Every host that a link's tree must reach for this router, in a fixed order."""
-        return tuple(sorted({*self.forwarders, *self.also, self.to, self.vm}))
+        still = (host for _, host in self.unturned)
+        return tuple(sorted({*self.forwarders, *self.reaches, self.leads_to, self.vm, *still}))
+
+    def leads(self, link: str) -> str:
+        """The host that the other switches send frames for the router to that come on a link."""
+        for name, host in self.unturned:
+            if name == link:
+                return host
+        return self.leads_to
 
     def forwards(self, datapath: str) -> bool:
         """Whether a switch forwards for the router."""
@@ -73,20 +83,26 @@ def to_json(placement: Placement) -> dict[str, Any]:
         "router": placement.router,
         "forwarders": list(placement.forwarders),
         "vm": placement.vm,
-        "to": placement.to,
-        "also": list(placement.also),
+        "leads_to": placement.leads_to,
+        "reaches": list(placement.reaches),
         "mode": placement.mode.value,
         "version": placement.version,
+        "unturned": dict(placement.unturned),
     }
 
 
+_BEFORE = {"leads_to": "to", "reaches": "also"}
+"""What the release before calls fields, in its state files and answers."""
+
+
 def from_json(value: Any) -> Placement:
-    """The inverse of `to_json`.
+    """The inverse of `to_json`; also of what the release before writes.
 
     Raises NetworkError naming the field that is missing or of the wrong type.
     """
     if not isinstance(value, dict):
         raise NetworkError("placement: expected an object")
+    value = {name: value[old] for name, old in _BEFORE.items() if old in value} | value
 
     def take(key: str, kind: type | tuple[type, ...]) -> Any:
         found = value.get(key)
@@ -100,6 +116,9 @@ def from_json(value: Any) -> Placement:
             raise NetworkError(f"placement: {key}: expected host names, found {found!r}")
         return tuple(found)
 
+    unturned = value.get("unturned", {})
+    if not isinstance(unturned, dict) or not all(isinstance(h, str) for h in unturned.values()):
+        raise NetworkError(f"placement: unturned: expected hosts by link, found {unturned!r}")
     try:
         mode = Mode(value.get("mode"))
     except ValueError as error:
@@ -108,8 +127,9 @@ def from_json(value: Any) -> Placement:
         router=take("router", str),
         forwarders=hosts("forwarders"),
         vm=take("vm", str),
-        to=take("to", str),
-        also=hosts("also"),
+        leads_to=take("leads_to", str),
+        reaches=hosts("reaches"),
         mode=mode,
         version=take("version", int),
+        unturned=tuple(unturned.items()),
     )

@@ -97,9 +97,10 @@ class Apply(_Effect):
 
     def words(self) -> str:
         p = self.placement
+        still = "".join(f" ({link} to {host} still)" for link, host in p.unturned)
         return (
             f"{', '.join(self.datapaths) or 'no switch'}: forwarders {'+'.join(p.forwarders)}, "
-            f"VM {p.vm}, links to {p.to}, {p.mode.value}; "
+            f"VM {p.vm}, links to {p.leads_to}{still}, {p.mode.value}; "
             f"{'in force' if self.proven else 'confirmed'}{self.pace.words}"
         )
 

@@ -150,7 +150,7 @@ def stages(
     others = tuple(n for n in names if n not in (source, to))
     if order is Order.NATIVE:
         return _native(start, source, to, others)
-    both = {"also": tuple(sorted({source, to}))}
+    both = {"reaches": tuple(sorted({source, to}))}
     reached = start.step(mode=Mode.XENFLOW, **both)
     forwarding = tuple(sorted({source, to}))
     if order is Order.OVERLAPPED:
@@ -203,14 +203,15 @@ def stages(
             ),
         ]
         moved, late = prepared, ()
-    turned = moved.step(to=to)
-    settled = turned.step(forwarders=(to,), also=())
-    rounds = turn_rounds(network, router, source, to)
-    rest = tuple(n for n in (*others, to, source) if n not in {x for r in rounds for x in r})
-    links = [Apply(tuple(names), turned) for names in rounds]
+    turned = moved.step(leads_to=to)
+    settled = turned.step(forwarders=(to,), reaches=())
+    rounds = turn_rounds(network, router, (source,), to)
+    links = [Apply(each.datapaths, each.placement(turned, moved)) for each in rounds]
+    between = {name for each in rounds for name in each.datapaths}
+    last = tuple(n for n in (*others, to, source) if n not in between)
     return [
         *before,
-        Stage("links", f"turn the virtual links to {to}", (*late, *links, Apply(rest, turned))),
+        Stage("links", f"turn the virtual links to {to}", (*late, *links, Apply(last, turned))),
         Stage("drain", f"wait until {source} is quiet", (Drain(source),)),
         Stage(
             "clean",
@@ -253,8 +254,8 @@ def _follow(moved: Placement, source: str, to: str, pace: Pace) -> tuple[Effect,
 
 
 def _native(start: Placement, source: str, to: str, others: tuple[str, ...]) -> list[Stage]:
-    bridged = start.step(mode=Mode.NATIVE, also=tuple(sorted({source, to})))
-    settled = bridged.step(vm=to, to=to, forwarders=(to,), also=())
+    bridged = start.step(mode=Mode.NATIVE, reaches=tuple(sorted({source, to})))
+    settled = bridged.step(vm=to, leads_to=to, forwarders=(to,), reaches=())
     return [
         Stage("bridge", "bridge the virtual links", (Apply((*others, source, to), bridged),)),
         Stage("control", f"move the VM to {to}", (MoveVM(source, to), Unpause(to)), commits=True),
@@ -268,9 +269,11 @@ def recovery_stages(
     here: str,
     others: Sequence[str],
     placed: Mapping[str, Placement] | None = None,
+    given: Mapping[str, Placement] | None = None,
 ) -> list[Stage]:
     """What brings all switches of a router to the host where its VM runs, from any mixture of
-    the placements of an interrupted migration.
+    the placements of an interrupted migration; `given`: which of them a datapath has, where that is
+    not `now`, the newest.
 
     Every host that forwards goes on forwarding until the links are turned and it is quiet.
     """
@@ -278,26 +281,30 @@ def recovery_stages(
     hosts = tuple(sorted({here, *others, *now.hosts}))
     names = told(network, router, now.mode, hosts, placed or {})
     forwarders = tuple(sorted({here, *now.forwarders}))
-    reached = now.step(forwarders=forwarders, vm=here, also=hosts)
-    turned = reached.step(to=here)
-    settled = turned.step(forwarders=(here,), also=())
+    reached = now.step(forwarders=forwarders, vm=here, reaches=hosts, unturned=())
+    turned = reached.step(leads_to=here)
+    settled = turned.step(forwarders=(here,), reaches=())
     left = [h for h in hosts if h != here]
-    rounds: list[tuple[str, ...]] = [(here,)]
-    done = {here}
-    for other in left:
-        for group in turn_rounds(network, router, other, here):
-            rounds.append(tuple(n for n in group if n not in done))
-            done.update(group)
-    rounds.append(tuple(n for n in names if n not in done))
+    rounds = [Round((here,)), *turn_rounds(network, router, left, here)]
+    between = {name for each in rounds for name in each.datapaths}
+    rounds.append(Round(tuple(n for n in names if n not in between)))
 
-    def everywhere(placement: Placement) -> list[Effect]:
-        """Some switches may be turned already: whatever turns the others keeps to the order."""
-        return [Apply(group, placement) for group in rounds if group]
+    def everywhere(placement: Placement, had: Mapping[str, Placement]) -> list[Effect]:
+        """Some switches may be turned already, and stay so: the others keep to the order."""
+        return [
+            Apply(each.datapaths, each.placement(placement, had[each.datapaths[0]]))
+            for each in rounds
+            if each.datapaths
+        ]
 
-    first, *rest = everywhere(reached)
+    first, *rest = everywhere(reached, {name: (given or {}).get(name, now) for name in names})
     return [
         Stage("observe", f"follow the VM to {here}", (first, AwaitReady(here), *rest)),
-        Stage("links", f"turn the virtual links to {here}", tuple(everywhere(turned))),
+        Stage(
+            "links",
+            f"turn the virtual links to {here}",
+            tuple(everywhere(turned, dict.fromkeys(names, reached))),
+        ),
         Stage("drain", "wait until the others are quiet", tuple(Drain(h) for h in left)),
         Stage(
             "clean",
@@ -337,32 +344,40 @@ def check(network: Network, router: Router, source: str, to: str) -> None:
                 )
 
 
-def turn_rounds(network: Network, router: Router, source: str, to: str) -> list[list[str]]:
-    """The switches strictly between two hosts on the links' trees, in rounds.
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Switches that are turned at the same time; one alone may turn `later` some of the links."""
+
+    datapaths: tuple[str, ...]
+    later: tuple[str, ...] = ()
+
+    def placement(self, turned: Placement, was: Placement) -> Placement:
+        """What they are given: `turned`, but for the links that still lead where they did."""
+        still = [(link, was.leads(link)) for link in self.later]
+        kept = tuple((link, host) for link, host in still if host != turned.leads_to)
+        return replace(turned, unturned=kept)
+
+
+def turn_rounds(network: Network, router: Router, sources: Collection[str], to: str) -> list[Round]:
+    """The switches strictly between hosts and `to` on the links' trees, in rounds.
 
     Only these send frames for the router another way after the move.  On each link they must be
     turned from the destination backwards: a switch that is turned then always leads to turned
-    ones, and no frame can bounce between two switches, in whatever moment it comes.
-
-    Raises NetworkError where two links demand opposite orders.
+    ones, and no frame can bounce between two switches, in whatever moment it comes.  Where two
+    links cross switches in opposite orders, one of these turns link by link.
     """
-    before: dict[str, set[str]] = {}
-    for interface in router.interfaces:
-        between = network.links[interface.link].tree.path(source, to)[-2:0:-1]
-        for index, name in enumerate(between):
-            before.setdefault(name, set()).update(between[:index])
-    rounds: list[list[str]] = []
-    done: set[str] = set()
-    while len(done) < len(before):
-        ready = sorted(name for name in before if name not in done and before[name] <= done)
-        if not ready:
-            stuck = ", ".join(sorted(set(before) - done))
-            raise NetworkError(
-                f"the virtual links of {router.name} cross {stuck} in opposite orders: "
-                "restrict one link's `cables`"
-            )
-        rounds.append(ready)
-        done.update(ready)
+    ways = [
+        (interface.link, network.links[interface.link].tree.path(source, to)[-2:0:-1])
+        for interface in router.interfaces
+        for source in sources
+    ]
+    rounds: list[Round] = []
+    while nearest := sorted({way[0] for _, way in ways if way}):
+        whole = [n for n in nearest if not any(n in way[1:] for _, way in ways)]
+        turn = whole or nearest[:1]
+        ways = [(link, way[1:] if way and way[0] in turn else way) for link, way in ways]
+        later = dict.fromkeys(link for link, way in ways if turn[0] in way)
+        rounds.append(Round(tuple(turn), tuple(later)))
     return rounds
 
 

@@ -40,10 +40,10 @@ def links_of(site: Site, link: Link) -> Iterator[Flow]:
         if placement is None:
             continue
         frame = match(**onto, dl_dst=interface.mac)
-        if site.takes_in(router.name):
+        if site.takes_in(router.name, link):
             send = (f.load(Reg.LINK_IN, link.id), f.resubmit(ADMISSION))
         else:
-            send = out_by(link, port_to(site, link, placement.to), access)
+            send = out_by(link, port_to(site, link, placement.leads(link.name)), access)
         yield Flow(LINKS, Links.STATION, frame, send, cookies.of(LINKS, router.id))
     flood = []
     if cables:

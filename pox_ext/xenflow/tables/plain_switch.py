@@ -28,7 +28,7 @@ def plain_switch_of(site: Site, link: Link) -> Iterator[Flow]:
     for router, interface in site.network.members(link.name):
         placement = site.placements.get(router.name)
         if placement is not None:
-            known[interface.mac] = port_to(site, link, placement.to)
+            known[interface.mac] = port_to(site, link, placement.leads(link.name))
             owner[interface.mac] = router.id
             yield from detours(site, link, router, interface)
     for port, tag in ways_in(site, link):

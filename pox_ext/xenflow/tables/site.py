@@ -88,7 +88,7 @@ class Site:
         placement = self.placements.get(router.name)
         return (
             placement is not None
-            and placement.vm == self.name == placement.to
+            and placement.vm == self.name == placement.leads_to
             and len(placement.forwarders) > 1
             and self.datapath.pipeline is Pipeline.PROACTIVE
         )
@@ -97,7 +97,7 @@ class Site:
         """Whether frames for a router come here though its VM is elsewhere: in the middle of a
         move, when it may not have been connected there yet."""
         placement = self.placements.get(router.name)
-        return placement is not None and placement.to == self.name != placement.vm
+        return placement is not None and placement.leads_to == self.name != placement.vm
 
     def toward(self, link: Link, datapath: str) -> int | None:
         """The port number that leads to another datapath along the link's tree."""
@@ -108,14 +108,14 @@ class Site:
         placement = self.placements.get(router)
         return placement is not None and placement.forwards(self.name)
 
-    def takes_in(self, router: str) -> bool:
+    def takes_in(self, router: str, link: Link) -> bool:
         """Whether frames for a router that begin here, from its neighbours on this host, are its
-        own affair.  Once the VM is elsewhere and the links are turned they go there, as from all
+        own affair.  Once the VM is elsewhere and the link is turned they go there, as from all
         other switches, though this one still forwards what is on its way to it: it would never
         fall quiet.  The host where the VM is takes them in before it is turned: the switches around
         it, which are turned first, would send them back."""
         return self.forwards(router) and self.name in (
-            self.placements[router].to,
+            self.placements[router].leads(link.name),
             self.placements[router].vm,
         )
 
@@ -127,9 +127,11 @@ class Site:
         to it before, and that comes from there.  The rest is in transit, from a neighbour beyond
         this switch, or on it: taken in it would never end, and this switch never fall quiet.
         """
-        if self.takes_in(router):
+        if self.takes_in(router, link):
             return {}
-        port = self.toward(link, self.placements[router].to) if self.forwards(router) else None
+        if not self.forwards(router):
+            return None
+        port = self.toward(link, self.placements[router].leads(link.name))
         return None if port is None else {"in_port": port}
 
     def admits(self, router: str, link: Link, port: int) -> bool:

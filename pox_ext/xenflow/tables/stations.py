@@ -35,9 +35,9 @@ def port_of(site: Site, link: Link, mac: int) -> int | None:
     router whose frames this switch takes in itself, or nobody known."""
     for router, interface in site.network.members(link.name):
         if interface.mac == mac and router.name in site.placements:
-            if site.takes_in(router.name):
+            if site.takes_in(router.name, link):
                 return None
-            return port_to(site, link, site.placements[router.name].to)
+            return port_to(site, link, site.placements[router.name].leads(link.name))
     return dict(stations(site, link)).get(mac)
 
 
@@ -49,7 +49,8 @@ def bridge_ports(site: Site, link: Link, mac: int) -> list[int]:
         placement = site.placements.get(router.name)
         if placement is None:
             continue
-        at = placement.vm if placement.mode is Mode.NATIVE else placement.to
+        native = placement.mode is Mode.NATIVE
+        at = placement.vm if native else placement.leads(link.name)
         here = at == site.name
         known[interface.mac] = site.vif(interface) if here else site.toward(link, at)
     if mac in known:

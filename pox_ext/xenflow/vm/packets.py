@@ -324,7 +324,7 @@ class VmPackets:
             return not any(
                 switch.ports.takes(i.vif) for i in self._network.routers[router].interfaces
             )
-        return placement.to == switch.name
+        return placement.leads_to == switch.name
 
     def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
         actions = switch.kind.to_link(switch.site(), self._link[link_id])
