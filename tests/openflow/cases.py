@@ -88,7 +88,31 @@ BOTH_WAYS = [
         build.echo_reply(b"hi", 2),
         parse.EchoReply(2, b"hi"),
     ),
+    Case(
+        "packet in",
+        octets("01 0a 0017 00000005 ffffffff 003c 0003 01 1* 6672616d65"),
+        build.packet_in(b"frame", 3, total_len=60, xid=5),
+        parse.PacketIn(5, 0xFFFFFFFF, 60, 3, 1, b"frame"),
+    ),
+    Case(
+        "packet in with registers",
+        octets(
+            "01 04 0047 00000005 00002320 00000011",
+            "ffffffff 0005 01 08 5846000100000000 0016 6*",
+            "00000002 0003 00010204 00000007 00010e04 00000001 2*",
+            "2* 6672616d65",
+        ),
+        build.nx_packet_in(
+            b"frame",
+            match(in_port=3, reg1=7, reg7=1),
+            table=8,
+            cookie=0x5846000100000000,
+            xid=5,
+        ),
+        parse.PacketIn(5, 0xFFFFFFFF, 5, 3, 1, b"frame", {"reg1": 7, "reg7": 1}),
+    ),
 ]
+"""A controller builds packet-ins for its other components."""
 FLOW_MODS = [
     Case(
         "flow added",
@@ -132,6 +156,11 @@ TO_SWITCH = [
         "flow format",
         octets("01 04 0014 00000000 00002320 0000000c 00000002"),
         build.set_flow_format_nxm(),
+    ),
+    Case(
+        "packet-in format",
+        octets("01 04 0014 00000000 00002320 00000010 00000001"),
+        build.set_packet_in_format_nxm(),
     ),
     Case(
         "deleted by cookie",
@@ -230,9 +259,13 @@ FROM_SWITCH = [
         parsed=parse.PortStatus(5, 2, PORT),
     ),
     Case(
-        "packet in",
-        octets("01 0a 0017 00000005 ffffffff 003c 0003 01 1* 6672616d65"),
-        parsed=parse.PacketIn(5, 0xFFFFFFFF, 60, 3, 1, b"frame"),
+        "packet in of the beginning of a frame that has no port any more",
+        octets(
+            "01 04 0042 00000005 00002320 00000011",
+            "ffffffff 0400 00 00 8* 000e 6* 00010604 00000009 00000002 0000 2*",
+            "2* 6672616d6521 6672",
+        ),
+        parsed=parse.PacketIn(5, 0xFFFFFFFF, 1024, 0, 0, b"frame!fr", {"reg3": 9}),
     ),
     Case(
         "error",

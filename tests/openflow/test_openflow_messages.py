@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.flow_samples as samples
-from tests.openflow.cases import CASES, FLOW_MODS, PORT, Case
+from tests.openflow.cases import CASES, FLOW_MODS, PORT, Case, octets
 from xenflow.openflow import build, nxm, parse, statistics, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow, FlowError, match
@@ -164,6 +164,11 @@ def test_a_modification_cannot_set_every_bit_of_a_cookie() -> None:
         (b"\x04\x13\x00\x08\0\0\0\0", "version 4"),
         (b"\x01\x06\x00\x08\0\0\0\0", "FEATURES_REPLY: 8 bytes, at least 32"),
         (b"\x01\x0a\x00\x08\0\0\0\0", "PACKET_IN"),
+        (octets("01 04 0010 00000005 00002320 00000011"), "NXT_PACKET_IN: 16 bytes"),
+        (
+            octets("01 04 0030 00000005 00002320 00000011 ffffffff 12* 0006 6* 00000002 0003 2*"),
+            "NXT_PACKET_IN: 48 bytes, 50 needed before the frame",
+        ),
         (reply(nx_flow_stats(FLOWS[0])[:-8]), "flow at byte 24"),
         (reply(bytes(50)), "flow at byte 24 of 0 bytes"),
     ],
@@ -173,6 +178,30 @@ def test_what_is_no_message(data: bytes, why: str) -> None:
         parse.message(data)
     with pytest.raises(wire.WireError):
         wire.split(b"\x01\x00\x00\x07\0\0\0\0")
+
+
+NX_PACKET_IN = build.nx_packet_in(b"frame", match(in_port=259, reg1=7))
+
+
+@pytest.mark.parametrize("reordered", [False, True])
+def test_the_port_of_a_packet_in_is_there_before_it_is_read(reordered: bool) -> None:
+    """Wherever the match has it; the rest may be as bad as it likes where it comes first."""
+    assert parse.packet_in_port(build.packet_in(b"frame", 259)) == 259
+    start, end, more = 40, 46, 54
+    moved = NX_PACKET_IN[end:more] + NX_PACKET_IN[start:end]
+    packet = NX_PACKET_IN[:start] + moved + NX_PACKET_IN[more:] if reordered else NX_PACKET_IN
+    assert parse.packet_in_port(packet) == parse.packet_in(packet).in_port == 259
+    assert parse.packet_in(packet).registers == {"reg1": 7}
+    if reordered:
+        with pytest.raises(wire.WireError):
+            parse.packet_in_port(packet[:45])
+    else:
+        assert parse.packet_in_port(packet[:46]) == 259
+
+
+def test_whose_message_is_a_packet_in() -> None:
+    assert parse.is_nx_packet_in(NX_PACKET_IN)
+    assert not parse.is_nx_packet_in(build.set_packet_in_format_nxm())
 
 
 @given(st.binary(max_size=300))
@@ -205,3 +234,7 @@ def test_damaged_messages_are_refused_or_read(
         parse.message(bytes(damaged))
     with contextlib.suppress(wire.WireError):
         parse.flow_mod(bytes(damaged))
+    for read in (parse.packet_in_port, parse.packet_in):
+        if damaged[1] == wire.Type.PACKET_IN or parse.is_nx_packet_in(bytes(damaged)):
+            with contextlib.suppress(wire.WireError):
+                read(bytes(damaged))

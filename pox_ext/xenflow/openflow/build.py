@@ -23,7 +23,9 @@ from xenflow.openflow.wire import (
     NX_VENDOR,
     NXT_FLOW_MOD,
     NXT_FLOW_MOD_TABLE_ID,
+    NXT_PACKET_IN,
     NXT_SET_FLOW_FORMAT,
+    NXT_SET_PACKET_IN_FORMAT,
     VERSION,
     Command,
     Type,
@@ -37,6 +39,8 @@ MATCH10 = slice(8, 48)
 _KEEP_COOKIE = 0xFFFFFFFFFFFFFFFF
 _FLOW_MOD_TAIL = struct.Struct("!QHHHHIHH")
 PACKET_OUT = struct.Struct("!BBHIIHH")
+BY_ACTION = 1
+"""Why a packet-in comes: a flow's action says so (5.4.1)."""
 
 
 def hello(xid: int = 0) -> bytes:
@@ -90,6 +94,36 @@ def packet_out(
     return head + packed + data
 
 
+def packet_in(
+    data: bytes,
+    in_port: int,
+    reason: int = BY_ACTION,
+    total_len: int | None = None,
+    buffer_id: int = NO_BUFFER,
+    xid: int = 0,
+) -> bytes:
+    """OFPT_PACKET_IN (5.4.1), as a switch sends it: a frame of `total_len` bytes (None: all of
+    it), or its beginning."""
+    total = len(data) if total_len is None else total_len
+    head = struct.pack("!IHHBx", buffer_id, total, in_port, reason)
+    return message(Type.PACKET_IN, head + data, xid)
+
+
+def nx_packet_in(
+    data: bytes,
+    metadata: Match,
+    reason: int = BY_ACTION,
+    table: int = 0,
+    cookie: int = 0,
+    xid: int = 0,
+) -> bytes:
+    """NXT_PACKET_IN of a whole frame, as a switch sends it: `metadata` is its in_port, and the
+    registers that are not 0 when it is sent up."""
+    packed = pack_match(metadata)
+    head = struct.pack("!IHBBQH6x", NO_BUFFER, len(data), reason, table, cookie, len(packed))
+    return vendor(NXT_PACKET_IN, head + packed + bytes(-len(packed) % 8 + 2) + data, xid)
+
+
 def enable_table_id(xid: int = 0) -> bytes:
     """NXT_FLOW_MOD_TABLE_ID: from now on `command` carries the table (what flow_mod() needs)."""
     return vendor(NXT_FLOW_MOD_TABLE_ID, struct.pack("!B7x", 1), xid)
@@ -98,6 +132,11 @@ def enable_table_id(xid: int = 0) -> bytes:
 def set_flow_format_nxm(xid: int = 0) -> bytes:
     """NXT_SET_FLOW_FORMAT: flows removed are reported as NXT_FLOW_REMOVED."""
     return vendor(NXT_SET_FLOW_FORMAT, struct.pack("!I", 2), xid)
+
+
+def set_packet_in_format_nxm(xid: int = 0) -> bytes:
+    """NXT_SET_PACKET_IN_FORMAT: every packet-in of this connection is an NXT_PACKET_IN."""
+    return vendor(NXT_SET_PACKET_IN_FORMAT, struct.pack("!I", 1), xid)
 
 
 def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:

@@ -1,7 +1,7 @@
 """Messages from a switch, parsed into values.
 
-The component cuts what it receives with `wire.split` and hands each message to `message`, or to
-`packet_in` where speed counts.
+The component hands each message to `message`, or to `packet_in_port` and `packet_in` where speed
+counts.
 
 Sources: OpenFlow Switch Specification 1.0.0, section 5 (by number below); Open vSwitch,
 include/openflow/nicira-ext.h.
@@ -10,14 +10,23 @@ include/openflow/nicira-ext.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from xenflow.openflow.errors import NX_ERROR, name_of
-from xenflow.openflow.flow import Flow
+from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.monitor import FlowUpdates
-from xenflow.openflow.nxm import MATCH10_LEN, pad8, parse_actions, parse_match, parse_match10
+from xenflow.openflow.nxm import (
+    MATCH10_LEN,
+    pack_match,
+    pad8,
+    parse_actions,
+    parse_match,
+    parse_match10,
+)
 from xenflow.openflow.statistics import StatsReply, read_stats
 from xenflow.openflow.wire import (
     HEADER,
@@ -26,6 +35,7 @@ from xenflow.openflow.wire import (
     NX_VENDOR,
     NXT_FLOW_MOD,
     NXT_FLOW_REMOVED,
+    NXT_PACKET_IN,
     VERSION,
     Other,
     Type,
@@ -112,7 +122,12 @@ class FeaturesReply(NamedTuple):
 
 
 class PacketIn(NamedTuple):
-    """`total_len` is the frame's length, of which `data` may be the beginning only."""
+    """A frame that a switch has sent up.
+
+    total_len  the frame's length, of which `data` may be the beginning only
+    in_port    where the frame came in; 0 where an action has cleared it
+    registers  those that were not 0, by name: an NXT_PACKET_IN tells them
+    """
 
     xid: int
     buffer_id: int
@@ -120,6 +135,7 @@ class PacketIn(NamedTuple):
     in_port: int
     reason: int
     data: bytes
+    registers: Mapping[str, int] = MappingProxyType({})
 
 
 class PortStatus(NamedTuple):
@@ -160,6 +176,11 @@ Message = (
     | Other
 )
 _PACKET_IN = struct.Struct("!BBHIIHHBx")
+_NX_PACKET_IN = struct.Struct("!4xI8xIHB9xH6x")
+_NX_MATCH_AT = _NX_PACKET_IN.size
+_NX_PACKET_IN_IS = struct.pack("!II", NX_VENDOR, NXT_PACKET_IN)
+_IN_PORT_IS = pack_match(match(in_port=1))[:4]
+_OFPT_PACKET_IN, _OFPT_VENDOR = Type.PACKET_IN.value, Type.VENDOR.value
 _FLOW_REMOVED10_TAIL = struct.Struct("!QHBxIIH2xQQ")
 _NX_FLOW_REMOVED = struct.Struct("!QHBBIIHHQQ")
 _PORT = struct.Struct("!H6s16sIIIIII")
@@ -190,19 +211,55 @@ def message(data: bytes) -> Message:
     return read(data, xid)
 
 
+def is_nx_packet_in(data: bytes) -> bool:
+    """Whether a message of a vendor's is an NXT_PACKET_IN."""
+    return data[8:16] == _NX_PACKET_IN_IS
+
+
 def packet_in_port(data: bytes) -> int:
-    """The in_port of an OFPT_PACKET_IN (5.4.1), whose rest is not looked at; 0, which is no port,
-    where it is too short."""
-    return int.from_bytes(data[14:16], "big") if len(data) >= 16 else 0
+    """The in_port of an OFPT_PACKET_IN (5.4.1) or NXT_PACKET_IN, of which nothing else is read; 0,
+    which is no port, where it is too short.
+
+    Raises WireError for an NXT_PACKET_IN that does not begin with it and cannot be read.
+    """
+    if data[1] == _OFPT_PACKET_IN:
+        return int.from_bytes(data[14:16], "big") if len(data) >= 16 else 0
+    if data[_NX_MATCH_AT : _NX_MATCH_AT + 4] == _IN_PORT_IS:  # so Open vSwitch has it
+        return int.from_bytes(data[_NX_MATCH_AT + 4 : _NX_MATCH_AT + 6], "big")
+    return _nx_packet_in(data).in_port
 
 
 def packet_in(data: bytes) -> PacketIn:
-    """Parse an OFPT_PACKET_IN (5.4.1) known to be one by its type byte; WireError if short."""
+    """Parse an OFPT_PACKET_IN (5.4.1) or an NXT_PACKET_IN, known to be one by its type byte or by
+    `is_nx_packet_in`; WireError where it is short."""
+    if data[1] == _OFPT_VENDOR:
+        return _nx_packet_in(data)
     try:
         _, _, _, xid, buffer_id, total_len, in_port, reason = _PACKET_IN.unpack_from(data)
     except struct.error:
         raise WireError(f"PACKET_IN: {len(data)} bytes, at least 18 needed") from None
     return PacketIn(xid, buffer_id, total_len, in_port, reason, data[18:])
+
+
+def _nx_packet_in(data: bytes) -> PacketIn:
+    try:
+        xid, buffer_id, total_len, reason, match_len = _NX_PACKET_IN.unpack_from(data)
+    except struct.error:
+        raise WireError(f"NXT_PACKET_IN: {len(data)} bytes, at least 42 needed") from None
+    frame_at = _NX_MATCH_AT + pad8(match_len) + 2
+    if frame_at > len(data):
+        raise WireError(f"NXT_PACKET_IN: {len(data)} bytes, {frame_at} needed before the frame")
+    in_port, registers = _metadata(data[_NX_MATCH_AT : _NX_MATCH_AT + match_len])
+    return PacketIn(xid, buffer_id, total_len, in_port, reason, data[frame_at:], registers)
+
+
+@lru_cache(maxsize=4096)
+def _metadata(entries: bytes) -> tuple[int, Mapping[str, int]]:
+    """in_port and registers; they are the same for many frames."""
+    told = {name: value for name, value, _ in parse_match(entries, 0, len(entries))}
+    in_port = told.get("in_port", 0)
+    registers = {name: value for name, value in told.items() if name.startswith("reg")}
+    return in_port, MappingProxyType(registers)
 
 
 def flow_mod(data: bytes) -> Flow:
@@ -316,6 +373,8 @@ def _read_flow_removed(data: bytes, xid: int) -> Message:
 
 
 def _read_vendor(data: bytes, xid: int) -> Message:
+    if is_nx_packet_in(data):
+        return _nx_packet_in(data)
     vendor, subtype = struct.unpack_from("!II", data, 8)
     if vendor != NX_VENDOR or subtype != NXT_FLOW_REMOVED:
         return Other(xid, Type.VENDOR, data[8:])

@@ -62,6 +62,7 @@ class Command(IntEnum):
 
 
 NXT_SET_FLOW_FORMAT, NXT_FLOW_MOD, NXT_FLOW_REMOVED, NXT_FLOW_MOD_TABLE_ID = 12, 13, 14, 15
+NXT_SET_PACKET_IN_FORMAT, NXT_PACKET_IN = 16, 17
 
 STATS_VENDOR = 0xFFFF
 """ofp_stats_types: a vendor's own."""
