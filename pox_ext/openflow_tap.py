@@ -84,6 +84,12 @@ def tap(connection: Any, message_type: int, receive: Receiver) -> None:
     handlers[message_type] = handle
 
 
+def instead(connection: Any, raw: bytes) -> None:
+    """Let the core and the other components have a message in place of one that was taken."""
+    message = connection.unpackers[raw[1]](raw, 0)[1]
+    connection.handlers[raw[1]](connection, message)
+
+
 def unsent_bytes(connection: Any) -> int:
     """Roughly how many bytes sent to a connection are still in this process.
 

@@ -27,6 +27,7 @@ from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
 from xenflow.openflow.flow import prefix_mask
 from xenflow.openflow.nxm import parse_actions
+from xenflow.openflow.parse import PacketIn
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
@@ -36,7 +37,7 @@ from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import local_flows
 from xenflow.tables.routes import route_flow
-from xenflow.tables.sent_up import ForVm, is_question, sent_up
+from xenflow.tables.sent_up import ForVm, Question
 from xenflow.tables.site import Site
 from xenflow.tables.views import next_hop_view, router_view
 
@@ -366,12 +367,13 @@ class WholeNetwork:
             if counted:
                 journey.taken_in.add((end.datapath, routers[counted]))
         outputs = deque(verdict.outputs)
+        packet_ins = deque(verdict.packet_ins)
         while outputs:
             port, sent = outputs.popleft()
-            if port == "controller" and self._asks(end.datapath, sent):
-                outputs.extend(self._answered(end.datapath, numbers[end.port], sent, journey))
-            elif port == "controller":
-                self._held(end.datapath, sent, journey)
+            if port == "controller":
+                answer = self._sent_up(end.datapath, packet_ins.popleft(), journey)
+                outputs += answer.outputs
+                packet_ins += answer.packet_ins
             elif port == "normal":
                 for name, copy in self._bridge(end, sent):
                     left.append((End(end.datapath, name), copy))
@@ -397,47 +399,34 @@ class WholeNetwork:
                 if interface.vif == end.port:
                     yield from self._kernel(router, interface, frame, journey)
 
-    def _asks(self, datapath: str, frame: bytes) -> bool:
-        here = self.network.datapaths[datapath]
-        reactive = here.pipeline is Pipeline.REACTIVE or not here.nicira
-        return reactive and is_question(frame)
+    def _sent_up(self, datapath: str, packet: PacketIn, journey: Journey) -> simulate.Verdict:
+        """As the controller does with what a switch sends up; what a VM sends it only hears."""
+        kind = kind_of(self.network.datapaths[datapath])
+        what = kind.sent_up(self.network, {}, packet)
+        if isinstance(what, Question):
+            return self._answered(datapath, what, journey)
+        if isinstance(what, ForVm) and not what.copied:
+            for router, _ in what.members:
+                if self.placed[datapath][router.name].vm == datapath:
+                    journey.arrivals.append(Arrival(f"held:{router.name}", what.frame))
+        return simulate.Verdict()
 
-    def _answered(
-        self, datapath: str, in_port: int, frame: bytes, journey: Journey
-    ) -> list[tuple[int | str, bytes]]:
+    def _answered(self, datapath: str, asked: Question, journey: Journey) -> simulate.Verdict:
         """What the reactive pipeline's answer makes of a packet; a flow that is made counts."""
         site = self.site(datapath)
         states = {name: self.plan.states[name] for name in site.views if site.forwards(name)}
-        answer = kind_of(site.datapath).answers(site, states).answer(in_port, frame)
+        answer = kind_of(site.datapath).answers(site, states).answer(asked)
         if answer is None:
-            return []
+            return simulate.Verdict()
         messages, _ = wire.split(answer)
         if len(messages) > 1:
-            links = self.network.links.values()
-            vlan = pk.parse(frame).vlan_tci & 0xFFF
-            name = next(link.name for link in links if link.vlan == vlan)
-            journey.taken_in.update(
-                (datapath, router.name)
-                for router, i in self.network.members(name)
-                if frame[:6] == i.mac.to_bytes(6, "big")
-            )
+            journey.taken_in.add((datapath, asked.router.name))
         out = messages[-1]
         at, length = 16, int.from_bytes(out[14:16], "big")
         came = int.from_bytes(out[12:14], "big")
         actions = parse_actions(out, at, length)
         packet = out[at + length :]
-        return simulate.run_actions(self.tables(datapath), packet, came, actions).outputs
-
-    def _held(self, datapath: str, frame: bytes, journey: Journey) -> None:
-        """As `vm.packets` does with what a switch sends up: a frame for a VM is held; another is
-        the copy of a hello."""
-        what = sent_up(self.network, {}, 0, frame)
-        if not isinstance(what, ForVm) or what.copied:
-            return
-        for router, interface in self.network.members(what.link.name):
-            mine = what.frame[:6] == interface.mac.to_bytes(6, "big") or what.frame[0] & 1
-            if mine and self.placed[datapath][router.name].vm == datapath:
-                journey.arrivals.append(Arrival(f"held:{router.name}", what.frame))
+        return simulate.run_actions(self.tables(datapath), packet, came, actions)
 
     def _bridge(self, end: End, frame: bytes) -> Iterator[tuple[str, bytes]]:
         """NORMAL without anything learned: to every port of the VLAN but its own; an access port

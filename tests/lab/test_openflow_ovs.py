@@ -11,6 +11,7 @@ import pytest
 
 import tests.flow_samples as samples
 import tests.lab.ovs_private as ovs
+from tests.tables.test_sent_up import HELLOS, NICIRA, PORTS, REACTIVE, Host, ip
 from tests.whole_network import load
 from xenflow.openflow import build, parse, statistics, wire
 from xenflow.openflow import flow as fl
@@ -256,6 +257,56 @@ def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection)
     assert isinstance(status, parse.PortStatus)
     assert (status.port.name, status.port.up, status.reason) == ("p6", False, 2)
     switch.appctl("netdev-dummy/set-admin-state", "p6", "up")
+
+
+def test_what_the_switch_sends_up_has_its_registers(
+    switch: ovs.Switch, connection: ovs.Connection
+) -> None:
+    """Also once an action has cleared in_port; to another connection it speaks as ever."""
+    other = switch.connect()
+    for each in (connection, other):
+        each.send(build.set_config(0xFFFF))
+        each.barrier()
+    connection.send(build.set_packet_in_format_nxm())
+    up = (fl.load("reg7", 1), fl.controller())
+    flows = [
+        Flow(0, 9, match(in_port=1), (fl.load("reg1", 7), fl.load("reg3", 9), *up, fl.resubmit(8))),
+        Flow(8, 9, match(reg1=7), (fl.load("in_port", 0), fl.load("reg7", 4), fl.controller())),
+    ]
+    connection.add(flows)
+    assert switch.inject(FRAME, 1) == {}
+    want = simulate.run(simulate.Tables(flows), FRAME, 1).packet_ins
+    assert [packet.in_port for packet in want] == [1, 0]
+    assert [packet.registers["reg7"] for packet in want] == [1, 4]
+    assert [connection.receive() for _ in want] == want
+    told = [other.receive() for _ in want]
+    assert told == [packet._replace(registers={}) for packet in want]
+    other.sock.close()
+
+
+@pytest.mark.parametrize("kind", [NICIRA, REACTIVE])
+@pytest.mark.parametrize("still", [True, False])
+def test_what_our_tables_send_up_comes_so(
+    switch: ovs.Switch, connection: ovs.Connection, kind: dict[str, Any], still: bool
+) -> None:
+    host = Host(load("path"), kind, still=still)
+    connection.send(build.set_packet_in_format_nxm() + build.set_config(0xFFFF))
+    connection.add(host.tables)
+    left = host.end("vr1", "left")[1]
+    mine = host.end("vr1", "middle")[1].mac
+    came = 0
+    for port, frame in (
+        ("to-s1", pk.vlan(ip(left.mac, 0x0A000101), 101)),
+        ("to-s1", pk.vlan(ip(left.mac, 0x0A020001), 101)),
+        ("vr1.1", ip(HELLOS, 0xE0000005, mine, pk.OSPF, 1)),
+        ("vr1.1", ip(0x020000020201, 0x0A020001, mine)),
+    ):
+        want = simulate.run(host.tables, frame, PORTS[port]).packet_ins
+        switch.inject(frame, PORTS[port])
+        assert [connection.receive() for _ in want] == want, frame.hex()
+        came += len(want)
+    assert connection.barrier() == []
+    assert came >= (6 if still else 1)
 
 
 def test_a_packet_answered_once(switch: ovs.Switch, connection: ovs.Connection) -> None:

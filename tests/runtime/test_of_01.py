@@ -88,6 +88,15 @@ def test_tap_shows_vendor_messages_and_statistics_raw(core, start):
     assert not [e for e in controller.events if e.get("data") == "mine"]
 
 
+def test_another_message_in_place_of_one_that_was_taken(core, start):
+    """As of a packet-in in Nicira's format, which other components do not know."""
+    controller = start(core, "--tap=4")
+    switch = LoopbackSwitch(controller.port).handshake()
+    switch.send(message(VENDOR, 0, b"swap" + packet_in(b"usual", in_port=7)))
+    got = controller.wait_for("PacketIn")
+    assert (got["port"], got["data"]) == (7, "usual")
+
+
 def test_a_port_that_changes_in_the_handshake_is_no_raw_message(core, start):
     controller = start(core, "--tap=12")
     early = message(12, 0, struct.pack("!B7x", 2) + port(7))

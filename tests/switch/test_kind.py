@@ -44,7 +44,9 @@ def test_a_nudge_adds_a_flow_that_no_packet_meets_and_deletes_it(
     messages, rest = wire.split(found.greeting + found.nudge)
     assert rest == b""
     vendor = [message[1] == wire.Type.VENDOR for message in messages]
-    assert vendor == ([True, False, True, True] if found.nicira else [False, False, False])
+    told = [True, True, False, True, True]
+    assert vendor == (told if found.nicira else [False, False, False])
+    assert (build.set_packet_in_format_nxm() in messages) is found.nicira
     add, delete = messages[-2:]
     assert add != delete and parse.cookie_of(add) == parse.cookie_of(delete) == cookies.MAGIC
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from tests.runtime.loopback_switch import packet_in
+import openflow_tap
+
 from tests.written_switch import Host
 from xenflow.control.component import Component
+from xenflow.openflow import build
 from xenflow.openflow import packet as pk
+from xenflow.openflow.flow import match
+from xenflow.openflow.parse import PacketIn
 from xenflow.switch.packet_ins import QUIET_S
 from xenflow.switch.port_budget import BURST, RATE_PER_S
+from xenflow.tables.layout import Up
 
 OWN = 0x020000010101
 HELLO = pk.ethernet(
@@ -23,6 +28,17 @@ VIF, CABLE = Host.PORTS["vr1.0"], Host.PORTS["to-gen"]
 FLOOD = 20_000
 
 
+class Connection(SimpleNamespace):
+    """What `openflow_tap` uses of one."""
+
+    __hash__ = object.__hash__
+
+
+def sent_up(in_port: int, why: int) -> bytes:
+    """A hello of the router's VM, as its switch sends it to the controller."""
+    return build.nx_packet_in(HELLO, match(in_port=in_port, reg1=1, reg3=1, reg7=why))
+
+
 def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
     host = Host()
     connection = object()
@@ -30,18 +46,17 @@ def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
     looked: list[int] = []
     usual = host.table.packet_in
 
-    def packet_in_(switch: Any, in_port: int, frame: bytes) -> bool:
-        looked.append(in_port)
-        return usual(switch, in_port, frame)
+    def packet_in_(switch: Any, packet: PacketIn) -> bool:
+        looked.append(packet.in_port)
+        return usual(switch, packet)
 
     host.table.packet_in = packet_in_  # type: ignore[method-assign]
     host.table.tick(1.0)
     assert host.table.problems_of("vr1") == []
     for _ in range(FLOOD):
-        assert Component._packet_in(component, connection, packet_in(HELLO, VIF)) is True
-    from_cable = pk.vlan(HELLO, 101)
+        assert Component._packet_in(component, connection, sent_up(VIF, Up.FROM_VM)) is True
     for _ in range(10):
-        Component._packet_in(component, connection, packet_in(from_cable, CABLE))
+        assert Component._packet_in(component, connection, sent_up(CABLE, Up.HELD)) is True
     assert looked.count(CABLE) == 10
     through, dropped = looked.count(VIF), host.switch.packet_ins.dropped["vr1.0"]
     assert through + dropped == FLOOD and BURST <= through < FLOOD
@@ -50,6 +65,23 @@ def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
     assert f"more than {RATE_PER_S:.0f} frames a second" in words
     host.table.tick(2.0 + QUIET_S)
     assert host.table.problems_of("vr1") == []
+
+
+def test_what_is_nobody_s_is_for_the_other_components() -> None:
+    """In the format that they know; other messages of a vendor's are not touched."""
+    host = Host()
+    others: list[bytes] = []
+    usual = openflow_tap.OFPT_PACKET_IN + 1
+    connection: Any = Connection(
+        unpackers=[lambda data, offset: (offset + len(data), data)] * usual,
+        handlers=[lambda con, message: others.append(message)] * usual,
+    )
+    component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
+    assert Component._packet_in(component, connection, sent_up(CABLE, 0)) is True
+    assert others == [build.packet_in(HELLO, CABLE)]
+    assert Component._packet_in(component, connection, sent_up(CABLE, Up.FROM_VM)) is True
+    assert Component._packet_in(component, connection, build.enable_table_id()) is False
+    assert len(others) == 1
 
 
 def test_a_port_that_appears_is_known() -> None:

@@ -27,9 +27,11 @@ from xenflow.openflow.nxm import parse_actions
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
+from xenflow.switch.kind import kind_of
 from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.tables import cookies, layout, simulate
 from xenflow.tables.pipeline import local_flows
+from xenflow.tables.sent_up import Question
 from xenflow.tables.site import Site
 from xenflow.tables.views import router_view
 
@@ -76,6 +78,15 @@ def states(plan: Plan) -> dict[str, RouterState]:
 
 def sent(verdict: simulate.Verdict) -> list[tuple[int | str, bytes]]:
     return verdict.outputs
+
+
+def asks(site: Site, tables: simulate.Tables, port: int, frame: bytes) -> Question | None:
+    """What the controller is asked about a frame that comes by a port; None: nothing."""
+    kind = kind_of(site.datapath)
+    packet_ins = simulate.run(tables, frame, port).packet_ins
+    (what,) = [kind.sent_up(site.network, {}, packet) for packet in packet_ins] or (None,)
+    assert what is None or isinstance(what, Question)
+    return what
 
 
 def put_to_work(answer: bytes, tables: simulate.Tables) -> list[tuple[int | str, bytes]]:
@@ -140,11 +151,11 @@ def test_the_answer_is_what_the_tables_would_have_done(
     site = site_of(paper, pipeline=Pipeline.REACTIVE)
     asked = simulate.Tables(local_flows(site).values())
     first = sent(simulate.run(asked, frame, port))
-    questions = [data for where, data in first if where == "controller"]
-    if not questions:
+    question = asks(site, asked, port, frame)
+    if question is None:
         assert first == wanted
         return
-    answer = Reactive(site, states(paper)).answer(port, questions[0])
+    answer = Reactive(site, states(paper)).answer(question)
     assert answer is not None
     assert put_to_work(answer, asked) == wanted
     # The second packet of the flow does the same, and where a flow was made it does not ask.
@@ -173,8 +184,9 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
     for flow in router_flows(paper.network, router, paper.states["vr1"]):
         full.add(flow)
     wanted = sent(simulate.run(full, frame, port))
-    if first and first[0][0] == "controller":
-        answer = PlainReactive(site, states(paper)).answer(port, first[0][1])
+    question = asks(site, tables, port, frame)
+    if question is not None:
+        answer = PlainReactive(site, states(paper)).answer(question)
         assert answer is not None
         first = put_to_work(answer, tables)
     for (where, left), (there, right) in zip(first, wanted, strict=True):
@@ -203,7 +215,7 @@ def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: Plan) -> None:
         for target in range(0x0A020000, 0x0A020040):
             packet = pk.ipv4(0x0A000102, target, 17, pk.udp(1, 2, 3, 4))
             frame = pk.ethernet(router.interfaces[0].mac, 0x020000000102, pk.ETH_IPV4, packet)
-            answer = answers.answer(3, pk.vlan(frame, 101))
+            answer = answers.answer(Question(router, network.links["left"], 3, frame))
             assert answer is not None
             ((port, _),) = put_to_work(answer, simulate.Tables())
             found.append(port)
@@ -212,10 +224,14 @@ def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: Plan) -> None:
     assert set(zip(legs(1), legs(2), strict=True)) == {(1, 1), (1, 2), (2, 1), (2, 2)}
 
 
-def test_another_routers_frame_is_not_answered(paper: Plan) -> None:
+def test_what_is_asked_for_a_router_that_has_left_is_not_answered(paper: Plan) -> None:
+    network = paper.network
     site = site_of(paper, pipeline=Pipeline.REACTIVE)
-    frame = pk.vlan(pk.ethernet(0x02FFFFFFFFFF, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b"")), 101)
-    assert Reactive(site, states(paper)).answer(1, frame) is None
+    frame = pk.ethernet(0x020000010101, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b""))
+    question = Question(network.routers["vr1"], network.links["left"], 1, frame)
+    assert Reactive(site, states(paper)).answer(question) is not None
+    gone = replace(site, placements={"vr1": at_home("vr1", "host-b")})
+    assert Reactive(gone, states(paper)).answer(question) is None
 
 
 def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:

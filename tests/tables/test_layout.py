@@ -27,7 +27,7 @@ from xenflow.tables.ingress import quiet
 from xenflow.tables.layout import ONE_TABLE, TABLES, Table
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import local_flows
-from xenflow.tables.sent_up import FromVm
+from xenflow.tables.sent_up import FromVm, Question
 from xenflow.tables.site import Site
 
 
@@ -75,9 +75,9 @@ def others() -> Iterator[tuple[Flow, Table]]:
         site = Site(plan.network, here, ports, {"vr1": at_home("vr1", "host-a")}, {})
         gen = plan.machines["gen"]
         packet = pk.ipv4(int(gen.address.ip), plan.machines["recv"].stub, 17, pk.udp(1, 2, 3, 4))
-        mac = plan.network.routers["vr1"].interfaces[0].mac
-        frame = pk.vlan(pk.ethernet(mac, gen.mac, pk.ETH_IPV4, packet), 101)
-        answer = made(site, plan.states).answer(1, frame)
+        router, left = plan.network.routers["vr1"], plan.network.links["left"]
+        frame = pk.ethernet(router.interfaces[0].mac, gen.mac, pk.ETH_IPV4, packet)
+        answer = made(site, plan.states).answer(Question(router, left, 1, frame))
         assert answer is not None
         exact = wire.split(answer)[0][0]
         if made.nicira:
@@ -115,7 +115,7 @@ def test_the_declaration_is_whole() -> None:
     assert [table.number for table in TABLES] == list(range(len(TABLES)))
     written = {register for table in TABLES for register in table.writes}
     read = {register for table in TABLES for register in table.reads}
-    assert written == read == {*layout.HOLDS}
+    assert written == read | {layout.Reg.SENT_UP} == {*layout.HOLDS}
     reached = {number for table in TABLES for number in table.leads_to}
     assert reached | {layout.INGRESS} == set(range(len(TABLES)))
 

@@ -190,8 +190,10 @@ class Component:
     def _take(self, switch: Switch, event: Any) -> None:
         connection = event.connection
         self._connections[connection] = switch
+        # Of a switch that tells registers what it sent before it was told so is passed over.
+        nicira = switch.kind.nicira
         for kind, receive in (
-            (openflow_tap.OFPT_PACKET_IN, self._packet_in),
+            (openflow_tap.OFPT_VENDOR if nicira else openflow_tap.OFPT_PACKET_IN, self._packet_in),
             (openflow_tap.OFPT_STATS_REPLY, self._message),
             (openflow_tap.OFPT_BARRIER_REPLY, self._message),
             (openflow_tap.OFPT_ERROR, self._message),
@@ -213,16 +215,23 @@ class Component:
 
     def _packet_in(self, connection: Any, raw: bytes) -> bool:
         switch = self._connections.get(connection)
-        if switch is None:
+        told = raw[1] == openflow_tap.OFPT_VENDOR
+        if switch is None or (told and not parse.is_nx_packet_in(raw)):
             return False
-        if not switch.packet_ins.admits(parse.packet_in_port(raw), time.monotonic()):
-            return True
         try:
+            if not switch.packet_ins.admits(parse.packet_in_port(raw), time.monotonic()):
+                return True
             packet = parse.packet_in(raw)
         except wire.WireError as error:
             log.warning("%s: packet-in: %s", switch.name, error)
             return True
-        return self.table.packet_in(switch, packet.in_port, packet.data)
+        if self.table.packet_in(switch, packet):
+            return True
+        if told:  # the core and the other components know the other format alone
+            _, buffer_id, total_len, in_port, reason, frame, _ = packet
+            usual = build.packet_in(frame, in_port, reason, total_len, buffer_id)
+            openflow_tap.instead(connection, usual)
+        return told
 
     def _message(self, connection: Any, raw: bytes) -> bool:
         switch = self._connections.get(connection)

@@ -22,6 +22,7 @@ from xenflow.control.guarded import Guarded
 from xenflow.model.difference import Difference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.openflow.parse import PacketIn
 from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, Outcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
@@ -34,7 +35,7 @@ from xenflow.switch.refused import Refused
 from xenflow.switch.switch import Switch
 from xenflow.switch.wanted import VIEW
 from xenflow.tables.pipeline import owners_of
-from xenflow.tables.sent_up import is_question
+from xenflow.tables.sent_up import Question
 from xenflow.tables.site import RouterView
 from xenflow.tables.views import router_view
 from xenflow.vm.packets import VmPackets
@@ -393,12 +394,15 @@ class RuleTable:
 
     # --- packets ----------------------------------------------------------------------------------
 
-    def packet_in(self, switch: Switch, in_port: int, frame: bytes) -> bool:
+    def packet_in(self, switch: Switch, packet: PacketIn) -> bool:
         """A switch sent a frame up: the reactive pipeline's question, or something about a VM.
         False where it is neither."""
-        if switch.kind.asks and is_question(frame):
-            return switch.decisions.answer(in_port, frame)
-        return self.packets.sent_up(switch, in_port, frame)
+        what = switch.kind.sent_up(self.network, switch.ports, packet)
+        if isinstance(what, Question):
+            return switch.decisions.answer(what)
+        if what is not None:
+            self.packets.sent_up(switch, what)
+        return what is not None
 
     def read_anew(self, switch: Switch) -> None:
         """A switch is being read back: what it holds is not known."""

@@ -24,11 +24,12 @@ from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
 from xenflow.openflow.flow import FlowError, prefix_mask
 from xenflow.openflow.nxm import parse_actions
+from xenflow.openflow.parse import PacketIn
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
 from xenflow.tables import explain, layout, simulate
 from xenflow.tables.routes import route_flow
-from xenflow.tables.sent_up import ForVm, FromVm, is_question, sent_up
+from xenflow.tables.sent_up import FromVm, Question
 from xenflow.tables.stations import bridge_ports
 from xenflow.tables.views import interface_of, next_hop_view
 
@@ -305,9 +306,10 @@ class _Trace:
         self, tables: simulate.Tables, in_port: int, verdict: simulate.Verdict
     ) -> Iterator[dict[str, Any]]:
         self.steps += map(self._step, verdict.trace)
+        packet_ins = iter(verdict.packet_ins)
         for where, frame in verdict.outputs:
             if where == "controller":
-                yield from self._sent_up(tables, in_port, frame)
+                yield from self._sent_up(tables, next(packet_ins))
             elif where == "normal":
                 yield from self._bridged(in_port, frame)
             elif isinstance(where, int):
@@ -375,37 +377,30 @@ class _Trace:
 
     # --- to the controller
 
-    def _sent_up(
-        self, tables: simulate.Tables, in_port: int, frame: bytes
-    ) -> Iterator[dict[str, Any]]:
-        if self.switch.kind.asks and is_question(frame):
-            yield from self._asked(tables, in_port, frame)
-            return
-        what = sent_up(self.network, self.switch.ports, in_port, frame)
-        if isinstance(what, FromVm):
+    def _sent_up(self, tables: simulate.Tables, packet: PacketIn) -> Iterator[dict[str, Any]]:
+        what = self.switch.kind.sent_up(self.network, self.switch.ports, packet)
+        if what is None:
+            yield {"kind": "copy", "words": "to the controller, which does nothing with it"}
+        elif isinstance(what, Question):
+            yield from self._asked(tables, what)
+        elif isinstance(what, FromVm):
             words = (
                 f"a copy to the controller, as {what.router.name}'s VM runs: a hello, to be "
                 "repeated while it is suspended, or the first sign of it"
             )
             yield {"kind": "copy", "words": words}
-        elif isinstance(what, ForVm) and what.copied:
+        elif what.copied:
             words = "a copy to the controller, as the VM is about to be suspended"
             yield {"kind": "copy", "words": words}
-        elif isinstance(what, ForVm):
-            to = pk.parse(what.frame).dl_dst
-            for router, interface in self.network.members(what.link.name):
-                mine = to == interface.mac or to >> 40 & 1
-                if mine and self.switch.vm_of(router.name) == self.switch.name:
+        else:
+            for router, _ in what.members:
+                if self.switch.vm_of(router.name) == self.switch.name:
                     words = f"held by the controller until {router.name}'s VM takes frames again"
                     yield {"kind": "held", "router": router.name, "words": words}
-        else:
-            yield {"kind": "copy", "words": "to the controller, which does nothing with it"}
 
-    def _asked(
-        self, tables: simulate.Tables, in_port: int, frame: bytes
-    ) -> Iterator[dict[str, Any]]:
+    def _asked(self, tables: simulate.Tables, asked: Question) -> Iterator[dict[str, Any]]:
         """The reactive pipeline: what the controller answers to the first packet of a flow."""
-        answer = self.switch.decisions.decide(in_port, frame)
+        answer = self.switch.decisions.decide(asked)
         if answer is None:
             self._controller_says("it knows no router here that this is for: dropped")
             return
@@ -425,8 +420,8 @@ class _Trace:
                     else "for this packet alone, without a flow"
                 )
             )
-            verdict = simulate.run_actions(tables, sent, in_port, actions)
-            yield from self._outputs(tables, in_port, verdict)
+            verdict = simulate.run_actions(tables, sent, asked.in_port, actions)
+            yield from self._outputs(tables, asked.in_port, verdict)
 
     def _controller_says(self, words: str) -> None:
         step = {"table": None, "name": "controller", "flow": None, "explanation": words}

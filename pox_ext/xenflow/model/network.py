@@ -273,6 +273,30 @@ class Network:
         return {d.dpid: d for d in self.datapaths.values()}
 
     @cached_property
+    def links_by_id(self) -> dict[int, Link]:
+        """Links by id."""
+        return {link.id: link for link in self.links.values()}
+
+    @cached_property
+    def links_by_vlan(self) -> dict[int, Link]:
+        """Links by both of their VLAN ids."""
+        links = self.links.values()
+        return {vlan: link for link in links for vlan in (link.vlan, link.detour_vlan)}
+
+    @cached_property
+    def members_by_ids(self) -> dict[tuple[int, int], tuple[Router, Interface, Link]]:
+        """The routers' interfaces, by the ids of router and link."""
+        return {
+            (router.id, self.links[interface.link].id): (
+                router,
+                interface,
+                self.links[interface.link],
+            )
+            for router in self.routers.values()
+            for interface in router.interfaces
+        }
+
+    @cached_property
     def hosts(self) -> dict[str, Datapath]:
         """The datapaths that may carry routers."""
         return {n: d for n, d in self.datapaths.items() if d.kind is Kind.HOST}

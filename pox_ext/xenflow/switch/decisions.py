@@ -14,6 +14,7 @@ from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reactive import Reactive
 from xenflow.switch.routes import Routes
 from xenflow.switch.wanted import Known, Wanted
+from xenflow.tables.sent_up import Question
 from xenflow.tables.site import Site
 
 
@@ -36,11 +37,11 @@ class Decisions:
         self._answers: Reactive | None = None
         self._exact = kind.exact_flows(channel)
 
-    def decide(self, in_port: int, frame: bytes) -> bytes | None:
+    def decide(self, asked: Question) -> bytes | None:
         """The messages that answer a packet-in; None where it is for no router here."""
         if self._answers is None:
             self._answers = self._kind.answers(*self._first_packets())
-        return self._answers.answer(in_port, frame)
+        return self._answers.answer(asked)
 
     def _first_packets(self) -> tuple[Site, dict[str, RouterState]]:
         """The switch as first packets of flows meet it, and what is known of the routers that it
@@ -55,9 +56,9 @@ class Decisions:
         }
         return replace(site, placements=placements), states
 
-    def answer(self, in_port: int, frame: bytes) -> bool:
+    def answer(self, asked: Question) -> bool:
         """Answer a packet-in; False where it is for no router here."""
-        messages = self.decide(in_port, frame)
+        messages = self.decide(asked)
         if messages is not None:
             self._channel.send(messages)
             self._exact.made(messages)

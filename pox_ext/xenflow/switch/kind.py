@@ -14,18 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from xenflow.model.network import Datapath, Kind, Link, Pipeline, Router
+from xenflow.model.network import Datapath, Kind, Link, Network, Pipeline, Router
 from xenflow.openflow import build, statistics
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Actions, Flow, match
+from xenflow.openflow.parse import PacketIn
 from xenflow.openflow.wire import Command
 from xenflow.switch.exact_flows import CookieExactFlows, ExactFlows, KeptExactFlows
 from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.switch.reading import PlainReader, Reader
-from xenflow.tables import cookies, layout, plain_host
+from xenflow.tables import cookies, layout, plain_host, plain_sent_up
 from xenflow.tables.ingress import quiet
 from xenflow.tables.layout import Reg
-from xenflow.tables.sent_up import FromVm
+from xenflow.tables.sent_up import FromVm, SentUp, sent_up
 from xenflow.tables.site import Site
 from xenflow.tables.vm import vm_of
 
@@ -47,7 +48,7 @@ class SwitchKind:
     """Whether routes are written."""
     asks = False
     """Whether the first packet of each flow comes up, to be decided by the controller."""
-    greeting = build.enable_table_id() + build.set_config(0xFFFF)
+    greeting = build.enable_table_id() + build.set_packet_in_format_nxm() + build.set_config(0xFFFF)
     """What it is told first."""
     nudge = _added_and_deleted(build.flow_mod, Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC))
     """A change that touches no packet."""
@@ -68,6 +69,12 @@ class SwitchKind:
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
         """The answer to that: flows by table."""
         return {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
+
+    def sent_up(
+        self, network: Network, ports: Mapping[str, tuple[int, bool]], packet: PacketIn
+    ) -> SentUp | None:
+        """What a frame is that it has sent up; None where its flows send nothing like it."""
+        return sent_up(network, packet)
 
     def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
         """The flows of a link that lead to VMs alone and can be replaced at any time."""
@@ -121,6 +128,11 @@ class PlainSwitch(SwitchKind):
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
         return {0: reply[0].flows}
+
+    def sent_up(
+        self, network: Network, ports: Mapping[str, tuple[int, bool]], packet: PacketIn
+    ) -> SentUp | None:
+        return plain_sent_up.sent_up(network, ports, packet)
 
     def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
         return ()

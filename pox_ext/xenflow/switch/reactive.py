@@ -1,9 +1,9 @@
 """The reactive pipeline: the first packet of a flow comes here, as in the report (section 4.1).
 
 The switch has classified it already (`pipeline`, tables INGRESS to CLASSES): it is data for a
-router of this host, tagged with the VLAN of the link it arrived on.  The answer is one exact flow
-of the twelve OpenFlow 1.0 fields, with an idle timeout, and the packet itself, in one write.  What
-the tables cannot decide goes to the VM, and no flow is made.
+router of this host, by one of its links (`sent_up.Question`).  The answer is one exact flow of the
+twelve OpenFlow 1.0 fields, with an idle timeout, and the packet itself, in one write.  What the
+tables cannot decide goes to the VM, and no flow is made.
 
 A decision depends on the link, the destination and the port the packet came from, never on more;
 so decisions are kept until something changes.  Mostly it is the same for all destinations of one
@@ -26,6 +26,7 @@ from xenflow.routes.router_state import RouterState
 from xenflow.tables import cookies, layout, plain_host
 from xenflow.tables.layout import Reg
 from xenflow.tables.plain_switch import plain_send
+from xenflow.tables.sent_up import Question
 from xenflow.tables.shares import Shares
 from xenflow.tables.site import Site
 from xenflow.tables.stations import port_of
@@ -49,42 +50,36 @@ class Reactive:
         self._packer = ExactFlowPacker(
             layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S, nicira=self.nicira
         )
-        self._arrivals: dict[bytes, tuple[Router, Link]] = {}
         self._lengths: dict[str, list[tuple[int, int]]] = {}
-        self._decisions: dict[tuple[int, bytes, bytes], Decision] = {}
+        self._decisions: dict[tuple[int, int, int, bytes], Decision] = {}
         self._of_hop: dict[tuple[str, int, int, int | None], Decision] = {}
         self._untagged: set[int] = set()
         for link in site.network.links.values():
             self._untagged.update(site.access_ports(link))
-            for router, interface in site.network.members(link.name):
-                vif = site.ports.get(interface.vif)
-                if vif:
-                    self._untagged.add(vif)
-                if site.forwards(router.name):
-                    key = interface.mac.to_bytes(6, "big") + link.vlan.to_bytes(2, "big")
-                    self._arrivals[key] = router, link
+            self._untagged.update(
+                site.ports[interface.vif]
+                for _, interface in site.network.members(link.name)
+                if interface.vif in site.ports
+            )
 
-    def answer(self, in_port: int, frame: bytes) -> bytes | None:
-        """The messages that answer a packet-in; None where it is for no router here.
-
-        `frame` carries the arrival link's VLAN tag, whatever it had on the wire.
-        """
-        arrival = frame[:6] + bytes((frame[14] & 0x0F, frame[15]))
-        target = frame[34:38]
-        decision = self._decisions.get((in_port, arrival, target))
+    def answer(self, asked: Question) -> bytes | None:
+        """The messages that answer a packet-in; None where it is for no router here."""
+        router, link, in_port, frame = asked
+        target = frame[30:34]
+        key = in_port, router.id, link.id, target
+        decision = self._decisions.get(key)
         if decision is None:
-            found = self._arrivals.get(arrival)
-            if found is None or len(target) < 4:
+            if not self.site.forwards(router.name) or len(target) < 4:
                 return None
-            decision = self._decide(*found, in_port, int.from_bytes(target, "big"))
+            decision = self._decide(router, link, in_port, int.from_bytes(target, "big"))
             if len(self._decisions) >= MAX_DECISIONS:
                 self._decisions.clear()
-            self._decisions[in_port, arrival, target] = decision
+            self._decisions[key] = decision
         actions, cookie = decision
-        if in_port in self._untagged:
-            frame = frame[:12] + frame[16:]
         if not cookie:
             return build.packet_out(frame, actions, in_port)
+        if in_port not in self._untagged:  # the flow matches what comes by a cable
+            frame = b"".join((frame[:12], b"\x81\0", link.vlan.to_bytes(2, "big"), frame[12:]))
         return self._packer.pack(frame, in_port, actions, cookie)
 
     def _decide(self, router: Router, link: Link, in_port: int, target: int) -> Decision:
@@ -145,12 +140,12 @@ class Reactive:
             f.load(Reg.LINK_OUT, link.id),
             f.resubmit(layout.LINKS),
         )
-        return pack_actions((f.strip_vlan(), *rewrite, *onward)), 0
+        return pack_actions((*rewrite, *onward)), 0
 
     def _onward(self, router: Router, link: Link) -> Decision:
         """It was asked before the links were turned: it goes where they lead now, and no flow is
         made, which would go on after it."""
-        onward = f.strip_vlan(), f.load(Reg.LINK_OUT, link.id), f.resubmit(layout.LINKS)
+        onward = f.load(Reg.LINK_OUT, link.id), f.resubmit(layout.LINKS)
         return pack_actions(onward), 0
 
     def _to_vm(self, router: Router, link: Link) -> Decision:
@@ -159,7 +154,7 @@ class Reactive:
             f.load(Reg.LINK_IN, link.id),
             f.resubmit(layout.VM),
         )
-        return pack_actions((f.strip_vlan(), *to_vm)), 0
+        return pack_actions(to_vm), 0
 
     def _lookup(self, name: str, target: int) -> int | None:
         """The next hop of the longest prefix that covers the target."""

@@ -9,7 +9,7 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, match, prefix_mask
 from xenflow.tables import cookies
 from xenflow.tables.layout import CLASSES, NEXT_HOPS, ROUTES, VM, Classes, NextHops, Reg, Routes
-from xenflow.tables.sent_up import asked
+from xenflow.tables.sent_up import ASKED
 from xenflow.tables.site import Site
 
 # What an IPv4 router must not forward whatever its table says (RFC 1812, sections 5.3.7 and
@@ -74,4 +74,4 @@ def classes_of(site: Site, router: Router) -> Iterator[Flow]:
         for interface in router.interfaces:
             link = site.network.links[interface.link]
             arrived = match(**of_router, **{Reg.LINK_IN: link.id}, dl_type=f.IPV4)
-            yield Flow(CLASSES, Classes.DATA, arrived, asked(link), own)
+            yield Flow(CLASSES, Classes.DATA, arrived, ASKED, own)

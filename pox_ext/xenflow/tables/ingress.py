@@ -8,12 +8,12 @@ from itertools import permutations
 from xenflow.model.network import Interface, Link, Pipeline, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Actions, Flow, match
+from xenflow.openflow.flow import Action, Actions, Flow, match
 from xenflow.tables import cookies
 from xenflow.tables.frames import HELLOS, SESSIONS, TAGGED, UNTAGGED, VIRTUAL_ROUTERS, Tag, tagged
 from xenflow.tables.layout import ADMISSION, INGRESS, LINKS, REACTIVE_KIND, VM, Ingress, Reg
 from xenflow.tables.links import out_by
-from xenflow.tables.sent_up import FromVm
+from xenflow.tables.sent_up import FromVm, heard
 from xenflow.tables.site import Site
 from xenflow.tables.stations import port_of, ways_in
 
@@ -67,20 +67,21 @@ def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> I
     """What a VM sends.  The controller gets its hellos, whole, to repeat them; and of a vif that
     takes nothing yet all, because the first frame says that the VM is there."""
     own, port = cookies.of(INGRESS, router.id), site.ports[interface.vif]
-    onward = _onward(link)
-    told = (f.controller(128),) if interface.vif in site.silent else ()
+    silent = interface.vif in site.silent
+    onward = _onward(link, *(heard(router, 128) if silent else ()))
+    heard_onward = _onward(link, *heard(router))
     for tag in UNTAGGED:
         came: dict[str, Tag] = {"in_port": port, "vlan_tci": tag}
         bare = (f.strip_vlan(),) if tag else ()
         for source in (interface.mac, *VIRTUAL_ROUTERS):
             sender = match(**came, dl_src=source)
-            yield Flow(INGRESS, Ingress.ARRIVAL, sender, (*bare, *told, *onward), own)
+            yield Flow(INGRESS, Ingress.ARRIVAL, sender, (*bare, *onward), own)
         for hello in HELLOS:
-            heard = match(**came, dl_src=interface.mac, **hello)
-            yield Flow(INGRESS, Ingress.HELLO, heard, (*bare, f.controller(), *onward), own)
+            said = match(**came, dl_src=interface.mac, **hello)
+            yield Flow(INGRESS, Ingress.HELLO, said, (*bare, *heard_onward), own)
     for kind in SESSIONS:
         session = match(in_port=port, vlan_tci=0, dl_src=interface.mac, **kind)
-        yield Flow(INGRESS, Ingress.SESSION, session, (f.controller(), *onward), own)
+        yield Flow(INGRESS, Ingress.SESSION, session, heard_onward, own)
     with_tag = match(in_port=port, vlan_tci=(TAGGED, TAGGED))
     refusing = cookies.refusing(router.id, cookies.REFUSED_TAG)
     yield Flow(INGRESS, Ingress.TAGGED, with_tag, (), refusing)
@@ -88,9 +89,9 @@ def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> I
     yield Flow(INGRESS, Ingress.FOREIGN_SOURCE, match(in_port=port), (), refusing)
 
 
-def _onward(link: Link) -> Actions:
-    """What a VM sends is in transit at once."""
-    return (f.load(Reg.LINK_IN, link.id), f.load(Reg.LINK_OUT, link.id), f.resubmit(LINKS))
+def _onward(link: Link, *up: Action) -> Actions:
+    """What a VM sends is in transit at once; `up` sends it to the controller as well."""
+    return (f.load(Reg.LINK_IN, link.id), *up, f.load(Reg.LINK_OUT, link.id), f.resubmit(LINKS))
 
 
 def quiet(site: Site, what: FromVm, session: Mapping[str, int], seconds: int) -> Flow:

@@ -30,6 +30,16 @@ class Reg:
     DETOURED = "reg4"
     LEG = "reg5"
     LARGER = "reg6"
+    SENT_UP = "reg7"
+
+
+class Up(IntEnum):
+    """Why a frame goes to the controller (`sent_up`)."""
+
+    HELD = 1  # its VM takes nothing now
+    COPIED = 2  # its VM has got it, and may be suspended before it has read it
+    ASKED = 3  # data, in the reactive pipeline
+    FROM_VM = 4
 
 
 HOLDS = {
@@ -40,6 +50,8 @@ HOLDS = {
     Reg.DETOURED: "1: came by a detour (never sent on by one)",
     Reg.LEG: "leg of a group",
     Reg.LARGER: "bit 0: larger than the interface's MTU",
+    Reg.SENT_UP: "why it goes to the controller: "
+    + ", ".join(f"{why.value} {why.name.lower().replace('_', ' ')}" for why in Up),
 }
 
 # --------------------------------------------------------------------------------------------
@@ -217,7 +229,7 @@ TABLES = (
         "to links, the rest to admission",
         Ingress,
         matches=(*TWELVE, "nw_ttl"),
-        writes=(Reg.LINK_IN, Reg.LINK_OUT, Reg.ROUTER, Reg.DETOURED),
+        writes=(Reg.LINK_IN, Reg.LINK_OUT, Reg.ROUTER, Reg.DETOURED, Reg.SENT_UP),
         rewrites=("vlan_tci", "nw_ttl", "dl_src", "dl_dst"),  # but tags: exact flows and rules
         leads_to=(ADMISSION, LINKS, VM),
         leaves_by=(PORT, CONTROLLER, BRIDGE),
@@ -247,7 +259,7 @@ TABLES = (
         Classes,
         matches=("dl_type", "nw_src", "nw_dst", "nw_proto", "nw_ttl"),
         reads=(Reg.ROUTER, Reg.LINK_IN),
-        rewrites=("vlan_tci",),
+        writes=(Reg.SENT_UP,),
         leads_to=(ROUTES, VM),
         leaves_by=(CONTROLLER,),
         kinds=(CLASSES,),
@@ -328,6 +340,7 @@ TABLES = (
         ToVm,
         matches=("dl_dst", "dl_type", "nw_dst", "ipv6_dst"),
         reads=(Reg.ROUTER, Reg.LINK_IN, Reg.DETOURED),
+        writes=(Reg.SENT_UP,),
         rewrites=("vlan_tci", "in_port"),
         leaves_by=(PORT, CONTROLLER),
         kinds=(VM,),

@@ -18,8 +18,8 @@ from xenflow.tables import classes, cookies
 from xenflow.tables.frames import HELLOS, UNTAGGED, Tag
 from xenflow.tables.ingress import bridged, detours
 from xenflow.tables.layout import ADMISSION, INGRESS, OneTable
+from xenflow.tables.plain_sent_up import asked, to_be_held
 from xenflow.tables.plain_switch import plain_send
-from xenflow.tables.sent_up import asked, to_be_held
 from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of, stations, ways_in
 

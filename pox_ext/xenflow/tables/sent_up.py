@@ -1,42 +1,56 @@
-"""What a host sends up to its controller, and how the controller knows what it is."""
+"""What a host sends up to its controller, and how the controller knows what it is.
+
+A frame comes up as it was on its link, without a tag, and beside it (NXT_PACKET_IN) what the
+pipeline knows of it: the router's id, the id of the link that it arrived on, and why it was sent up
+(`layout.Up`).  A host that knows OpenFlow 1.0 alone has no registers: `plain_sent_up`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from xenflow.model.network import DETOUR_VLAN_OFFSET, Interface, Link, Network, Router
+from xenflow.model.network import Interface, Link, Network, Router
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action
+from xenflow.openflow.flow import Actions
+from xenflow.openflow.parse import PacketIn
+from xenflow.tables.layout import Reg, Up
+
+# --------------------------------------------------------------------------------------------
+# By which actions.  Where they stand the registers say already which link it is, and which router.
 
 
-def to_be_held(link: Link) -> tuple[Action, ...]:
-    """Up goes a frame for a VM that takes nothing now."""
-    return (f.set_vlan(link.detour_vlan), f.controller())
+def _up(why: Up, octets: int = 0xFFFF) -> Actions:
+    return (f.load(Reg.SENT_UP, why.value), f.controller(octets))
 
 
-def copied_up(link: Link) -> tuple[Action, ...]:
-    """Up goes the copy of a frame that a VM gets, in the proactive pipeline."""
-    return (f.set_vlan(link.vlan), f.controller())
+TO_BE_HELD = _up(Up.HELD)
+"""Up goes a frame for a VM that takes nothing now."""
+COPIED_UP = _up(Up.COPIED)
+"""Up goes the copy of a frame that a VM gets."""
+ASKED = _up(Up.ASKED)
+"""Up goes a packet that the controller is to say the way of, in the reactive pipeline."""
 
 
-def asked(link: Link) -> tuple[Action, ...]:
-    """Up goes a packet that the controller is to say the way of, in the reactive pipeline."""
-    return (f.set_vlan(link.vlan), f.controller())
+def heard(router: Router, octets: int = 0xFFFF) -> Actions:
+    """Up goes a frame that a router's VM sends, or so many octets of it.  The link is known."""
+    return (f.load(Reg.ROUTER, router.id), *_up(Up.FROM_VM, octets))
 
 
-@dataclass(frozen=True, slots=True)
-class ForVm:
-    """A frame, untagged, for the VMs of a link that it is addressed to; `copied` where their vifs
-    have got it as well."""
+# --------------------------------------------------------------------------------------------
+# What it is
+
+
+class ForVm(NamedTuple):
+    """A frame for the VMs of some routers on a link, which have an interface there; `copied` where
+    their vifs have got it as well."""
 
     link: Link
+    members: tuple[tuple[Router, Interface], ...]
     frame: bytes
     copied: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FromVm:
+class FromVm(NamedTuple):
     """A frame, or its beginning, that came out of a VM's vif."""
 
     router: Router
@@ -44,30 +58,30 @@ class FromVm:
     frame: bytes
 
 
-def is_question(frame: bytes) -> bool:
-    """Whether a frame that a host with the reactive pipeline sent up was `asked`."""
-    return 0 < _vlan(frame) < DETOUR_VLAN_OFFSET
+class Question(NamedTuple):
+    """A packet that is to be routed by a router, and came into the host by a port."""
+
+    router: Router
+    link: Link
+    in_port: int
+    frame: bytes
 
 
-def sent_up(
-    network: Network, ports: Mapping[str, tuple[int, bool]], in_port: int, frame: bytes
-) -> ForVm | FromVm | None:
-    """What a frame that came into a host by `in_port` and was sent up is, where it is no question;
-    None where the tables send nothing like it.  `ports`: number and carrier, by name."""
-    vlan = _vlan(frame)
-    if vlan:
-        for link in network.links.values():
-            if vlan in (link.vlan, link.detour_vlan):
-                return ForVm(link, frame[:12] + frame[16:], vlan == link.vlan)
+SentUp = ForVm | FromVm | Question
+
+
+def sent_up(network: Network, packet: PacketIn) -> SentUp | None:
+    """What a frame is that was sent up; None where the tables send nothing like it."""
+    told = packet.registers
+    found = network.members_by_ids.get((told.get(Reg.ROUTER, 0), told.get(Reg.LINK_IN, 0)))
+    if found is None:
         return None
-    for router in network.routers.values():
-        for interface in router.interfaces:
-            if interface.vif in ports and ports[interface.vif][0] == in_port:
-                return FromVm(router, interface, frame)
+    router, interface, link = found
+    why = told.get(Reg.SENT_UP)
+    if why == Up.ASKED:
+        return Question(router, link, packet.in_port, packet.data)
+    if why == Up.FROM_VM:
+        return FromVm(router, interface, packet.data)
+    if why in (Up.HELD, Up.COPIED):
+        return ForVm(link, ((router, interface),), packet.data, why == Up.COPIED)
     return None
-
-
-def _vlan(frame: bytes) -> int:
-    """A frame's VLAN id; 0 where it has no tag."""
-    tagged = frame[12:14] == b"\x81\x00"
-    return int.from_bytes(frame[14:16], "big") & 0xFFF if tagged else 0

@@ -32,7 +32,10 @@ from typing import Any, NamedTuple
 
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
+from xenflow.openflow.build import BY_ACTION
 from xenflow.openflow.flow import Actions, Flow, FlowError, Match
+from xenflow.openflow.parse import PacketIn
+from xenflow.openflow.wire import NO_BUFFER
 
 MAX_DEPTH = 64
 MAX_RESUBMITS = MAX_DEPTH * MAX_DEPTH
@@ -160,11 +163,13 @@ class Step(NamedTuple):
 class Verdict:
     """What became of a frame.
 
-    `outputs` in order: (port, frame), ("controller", frame) or ("normal", frame).  `error` says
-    why everything was dropped in spite of outputs; `ttl_expired` that a dec_ttl met TTL 0 or 1.
+    `outputs` in order: (port, frame), ("controller", frame) or ("normal", frame).  `packet_ins`:
+    what the controller gets of those that are for it, in their order.  `error` says why everything
+    was dropped in spite of outputs; `ttl_expired` that a dec_ttl met TTL 0 or 1.
     """
 
     outputs: list[tuple[int | str, bytes]] = field(default_factory=list)
+    packet_ins: list[PacketIn] = field(default_factory=list)
     trace: list[Step] = field(default_factory=list)
     error: str = ""
     ttl_expired: bool = False
@@ -205,19 +210,18 @@ class _Run:
 
     def lookup_first(self, table: int) -> Verdict:
         self.table = table
-        try:
-            self.lookup(table)
-        except _TooDeepError as error:
-            self.verdict.error = str(error)
-            self.verdict.outputs.clear()
-        return self.verdict
+        return self.bounded(self.lookup, table)
 
     def do_first(self, actions: Actions) -> Verdict:
+        return self.bounded(self.do, actions)
+
+    def bounded(self, do: Callable[..., None], what: int | Actions) -> Verdict:
         try:
-            self.do(actions)
+            do(what)
         except _TooDeepError as error:
             self.verdict.error = str(error)
             self.verdict.outputs.clear()
+            self.verdict.packet_ins.clear()
         return self.verdict
 
     def lookup(self, table: int) -> None:
@@ -257,7 +261,7 @@ class _Run:
         elif port == fl.NORMAL:
             self.send("normal")
         elif port == fl.CONTROLLER:
-            self.send("controller")
+            self.do_controller()
         elif port != fields["in_port"]:
             self.send(port)
 
@@ -272,8 +276,13 @@ class _Run:
     def do_set_queue(self, queue: int) -> None:
         pass
 
-    def do_controller(self, max_len: int) -> None:
+    def do_controller(self, max_len: int = 0xFFFF) -> None:
         self.send("controller")
+        frame, fields = self.verdict.outputs[-1][1], self.fields
+        registers = {name: fields[name] for name in _REGISTERS if fields[name]}
+        self.verdict.packet_ins.append(
+            PacketIn(0, NO_BUFFER, len(frame), fields["in_port"], BY_ACTION, frame, registers)
+        )
 
     def do_normal(self) -> None:
         self.send("normal")

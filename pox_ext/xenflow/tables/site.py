@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xenflow.model.network import Datapath, Interface, Link, Network, Pipeline, Router
+from xenflow.model.network import Datapath, Interface, Link, Network, Router
 from xenflow.model.placement import Mode, Placement
 
 
@@ -83,14 +83,12 @@ class Site:
 
     def copies(self, router: Router) -> bool:
         """Whether the controller gets a copy of what is for the VM itself here, which is about to
-        be suspended: what has just been put into its vif then would be lost.  Not in the reactive
-        pipeline, where such a packet is a question."""
+        be suspended: what has just been put into its vif then would be lost."""
         placement = self.placements.get(router.name)
         return (
             placement is not None
             and placement.vm == self.name == placement.leads_to
             and len(placement.forwarders) > 1
-            and self.datapath.pipeline is Pipeline.PROACTIVE
         )
 
     def stands_in(self, router: Router) -> bool:

@@ -12,7 +12,7 @@ from xenflow.openflow.flow import Action, Flow, match, prefix_mask
 from xenflow.tables import cookies
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
 from xenflow.tables.layout import VM, Reg, ToVm
-from xenflow.tables.sent_up import copied_up, to_be_held
+from xenflow.tables.sent_up import COPIED_UP, TO_BE_HELD
 from xenflow.tables.site import Site
 
 
@@ -27,10 +27,9 @@ def vm_of(site: Site, link: Link) -> Iterator[Flow]:
         if placement.vm == site.name:
             port = site.vif(interface)
             send: tuple[Action, ...] = (f.output(port),) if port else ()
-            # Untagged again: in a flood other vifs of the link follow.
-            copied = (*send, *copied_up(link), f.strip_vlan()) if port else ()
+            copied = (*send, *COPIED_UP) if port else ()
             if site.holds(router, interface):
-                send = copied = (*to_be_held(link), f.strip_vlan())
+                send = copied = TO_BE_HELD
             yield Flow(VM, ToVm.VM, match(**arrived), send, own)
             if site.copies(router):
                 for what in _its_own(site, router):

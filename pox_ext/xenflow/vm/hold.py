@@ -1,9 +1,9 @@
 """Packets for a VM that is suspended: held here, delivered where it runs next.
 
 While a router's vif takes nothing on the host where its placement says the VM is, table VM sends
-what it would have got to the controller (`pipeline`), tagged with the link's detour VLAN.  It is
-kept in the order of arrival, up to a bound in number and in age, and sent on when that vif takes
-frames, or when the router has moved, to the host where it is now.
+what it would have got to the controller (`tables.sent_up`).  It is kept in the order of arrival, up
+to a bound in number and in age, and sent on when that vif takes frames, or when the router has
+moved, to the host where it is now.
 
 Before that, from the moment a migration is prepared, the controller gets a copy of what is put
 into the vif for the VM itself.  When the vif takes nothing any more, what was put into it last may
@@ -37,8 +37,6 @@ few hundred frames, and a VM that runs reads them within milliseconds.  The rest
 it is known here."""
 MAX_AGE_S = 60.0
 """Older frames help nobody: who sent them has asked again, or given up."""
-SAME_S = 0.02
-"""A group's frame that comes again so soon is another copy of the same one."""
 MAX_REPEATS_S = 30.0
 """A VM that does not come back must be missed in the end."""
 
@@ -106,13 +104,6 @@ class Held:
         self.repeated += copy
         self._copies += copy
         return True
-
-    def has_just_kept(self, link: int, frame: bytes, now: float) -> bool:
-        """Whether this is what was kept last, a moment ago."""
-        last = self.frames[-1] if self.frames else None
-        return (
-            last is not None and (last.link, last.frame) == (link, frame) and now - last.at < SAME_S
-        )
 
     def _full(self, frame: bytes) -> bool:
         return len(self.frames) >= MAX_FRAMES or self.octets + len(frame) > MAX_BYTES

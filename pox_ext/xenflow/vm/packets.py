@@ -1,8 +1,8 @@
 """Packets between the switches and the VMs, where a switch cannot pass them on by itself.
 
-Three kinds come up from a switch (`sent_up`): one for a VM that takes nothing now, which
-is held here and delivered where the VM runs next; the copy of one that was just put into a vif,
-which may be lost there if the VM is suspended now; and what a VM itself has said.  `hold` keeps
+Three kinds come up from a switch (`tables.sent_up`): one for a VM that takes nothing now, which is
+held here and delivered where the VM runs next; the copy of one that was just put into a vif, which
+may be lost there if the VM is suspended now; and what a VM itself has said.  `hold` keeps
 them; here it is decided for whom, and when they go on.
 
 A vif takes frames, or not, as the switch (carrier) and the hypervisor (`vifs_are_still`) say.  What
@@ -26,8 +26,7 @@ from xenflow.openflow import flow as f
 from xenflow.switch.channel import PACKET_OUT_XID
 from xenflow.switch.proof import Done
 from xenflow.switch.switch import Switch
-from xenflow.tables import frames
-from xenflow.tables.sent_up import ForVm, sent_up
+from xenflow.tables.sent_up import ForVm, FromVm
 from xenflow.tables.sessions import Sessions
 from xenflow.vm.hold import MAX_AGE_S, Held, Hellos
 
@@ -76,37 +75,30 @@ class VmPackets:
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it: nothing is held any more for who is gone."""
         self._network = network
-        self._link = {link.id: link for link in network.links.values()}
         self.held = {name: self.held.get(name) or Held() for name in network.routers}
         self.sessions = {name: self.sessions.get(name) or Sessions() for name in network.routers}
 
     # --- what comes up ----------------------------------------------------------------------------
 
-    def sent_up(self, switch: Switch, in_port: int, frame: bytes) -> bool:
-        """A switch sent a frame up; False where it is none of the three kinds."""
-        what = sent_up(self._network, switch.ports, in_port, frame)
+    def sent_up(self, switch: Switch, what: ForVm | FromVm) -> None:
+        """A switch sent a frame up."""
         if isinstance(what, ForVm):
             self._for_vm(switch, what)
-        elif what is not None:
-            self._spoke(what.interface.vif)
-            link = self._network.links[what.interface.link]
-            now = time.monotonic()
-            self._hellos.heard(what.router.name, link.id, what.frame, now)
-            quiet = self.sessions[what.router.name].heard(what.frame, now)
-            if quiet is not None:
-                switch.hush(what, quiet.match, quiet.seconds)
-        return what is not None
+            return
+        self._spoke(what.interface.vif)
+        link = self._network.links[what.interface.link]
+        now = time.monotonic()
+        self._hellos.heard(what.router.name, link.id, what.frame, now)
+        quiet = self.sessions[what.router.name].heard(what.frame, now)
+        if quiet is not None:
+            switch.hush(what, quiet.match, quiet.seconds)
 
     def _for_vm(self, switch: Switch, what: ForVm) -> None:
         link, frame = what.link, what.frame
-        target = int.from_bytes(frame[:6], "big")
-        group = frames.to_a_group(frame)
         now = time.monotonic()
-        for router, interface in self._network.members(link.name):
+        for router, interface in what.members:
             placement = switch.placements.get(router.name)
-            if placement is None or not (group or target == interface.mac):
-                continue
-            if int.from_bytes(frame[6:12], "big") == interface.mac:
+            if placement is None or int.from_bytes(frame[6:12], "big") == interface.mac:
                 continue  # its own hello, repeated: it would not hear itself
             held = self.held[router.name]
             takes = switch.ports.takes(interface.vif)
@@ -122,20 +114,14 @@ class VmPackets:
                 held.copied(link.id, frame, now)
             elif not takes or end in self._opening:
                 self._keep(router, link, what, now)
-            elif not group or now - self._opened.get(end, 0.0) < LATE_S:
-                # Sent up before the switch knew.  A group's may be held for another router alone:
-                # then this one gets it twice.
+            elif len(what.members) == 1 or now - self._opened.get(end, 0.0) < LATE_S:
+                # Sent up before the switch knew.  One for several (`plain_sent_up`) may be held for
+                # another router alone: then this one gets it twice.
                 held.keep(link.id, frame, now)
                 self._deliver_late(switch, router, switch.name, link)
-            if not group:
-                return
 
     def _keep(self, router: Router, link: Link, what: ForVm, now: float) -> None:
-        held = self.held[router.name]
-        # Table VM sends a group's frame up once for each router of the link that it holds for.
-        if frames.to_a_group(what.frame) and held.has_just_kept(link.id, what.frame, now):
-            return
-        if held.keep(link.id, what.frame, now, what.copied) or what.copied:
+        if self.held[router.name].keep(link.id, what.frame, now, what.copied) or what.copied:
             return
         if now - self._warned.get(router.name, float("-inf")) > MAX_AGE_S:
             self._warned[router.name] = now
@@ -155,7 +141,7 @@ class VmPackets:
         held = self.held[router.name]
         frames = held.of(only.id if only else None, time.monotonic())
         onward = {
-            link: self._onward(switch, router, self._link[link], to)
+            link: self._onward(switch, router, self._network.links_by_id[link], to)
             for link in {kept.link for kept in frames}
         }
         messages = [
@@ -327,7 +313,7 @@ class VmPackets:
         return placement.leads_to == switch.name
 
     def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
-        actions = switch.kind.to_link(switch.site(), self._link[link_id])
+        actions = switch.kind.to_link(switch.site(), self._network.links_by_id[link_id])
         switch.channel.send(build.packet_out(frame, actions, xid=PACKET_OUT_XID))
 
 

@@ -81,6 +81,8 @@ class Recorder:
     def raw(self, con, raw):
         if raw[1] == 4 and raw[8:12] == b"fail":
             raise RuntimeError("told to fail")
+        if raw[1] == 4 and raw[8:12] == b"swap":
+            openflow_tap.instead(con, raw[12:])
         taken = raw[1] != 10 or raw[18:22] == b"mine"
         say("raw", type=raw[1], length=len(raw), head=raw[8:20].hex(), taken=taken)
         return taken
