@@ -22,16 +22,6 @@ NX_VENDOR = 0x2320
 WAIT_S = 30.0
 
 
-BY_ACTION, NO_MATCH = 1, 0
-"""Why a switch sends a packet-in (OpenFlow 1.0, 5.4.1)."""
-
-
-def packet_in(in_port: int, frame: bytes, reason: int = BY_ACTION) -> bytes:
-    """An unbuffered packet-in with the whole frame."""
-    head = struct.pack("!IHHBx", 0xFFFFFFFF, len(frame), in_port, reason)
-    return struct.pack("!BBHI", 1, wire.Type.PACKET_IN, 18 + len(frame), 0) + head + frame
-
-
 class FakeSwitch:
     """Connects to the controller on loopback port `port`; `ports` are names, numbered from 1.
 

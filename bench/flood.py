@@ -23,10 +23,10 @@ from pathlib import Path
 
 from bench import open_vswitch
 from bench.controller import DPID, OPENFLOW_PORT, ROOT, Controller, Router, describe
-from bench.fake_switch import FakeSwitch, packet_in
+from bench.fake_switch import FakeSwitch
 from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, end
-from bench.packet_in import PORTS, ROUTES, frames, routed_targets
+from bench.packet_in import PORTS, ROUTES, asked, frames, routed_targets
 from bench.results import Found, Row, percentile
 from bench.route_speed import router_state
 from xenflow.routes import messages as m
@@ -116,7 +116,7 @@ def _measure(
     idle: dict[str, list[float]] = {name: [] for name in MEASURED}
     flooded: dict[str, list[float]] = {name: [] for name in MEASURED}
     keys = list(state.routes4.items())
-    packets = [packet_in(1, f) for f in frames(routed_targets(2000, 6), 6, router=CALM)]
+    packets = asked(frames(routed_targets(2000, 6), 6, CALM), CALM)
     rates = []
     number = 0
     for _ in range(BLOCKS):

@@ -11,15 +11,14 @@ from __future__ import annotations
 import select
 import sys
 
-from bench.fake_switch import FakeSwitch, packet_in
-from bench.packet_in import PORTS, frames, routed_targets
+from bench.fake_switch import FakeSwitch
+from bench.packet_in import PORTS, asked, frames, routed_targets
 
 
 def main(port: int, dpid: int, router: int) -> None:
     """See the module."""
     switch = FakeSwitch(port, dpid, PORTS)
-    found = frames(routed_targets(20_000, 5), 5, router=router)
-    packets = [packet_in(1, frame) for frame in found]
+    packets = asked(frames(routed_targets(20_000, 5), 5, router), router)
     switch.settle(1.0)
     print("ready", flush=True)
     while True:

@@ -3,14 +3,13 @@
 Measured: a fake switch sends unbuffered packet-ins, as table CLASSES of the reactive pipeline
 would (`tables.pipeline`), 64 of them unanswered at any time, to a `./pox.py xenflow` whose router
 has 10,000 routes.  No two have the same addresses and ports, hardly any two the same destination.
-Each is answered by a flow and the packet.
+Each is answered by a flow and the packet.  Peers get the same packets in OpenFlow 1.0's packet-ins.
 
-Baseline of `packet_in_rate`: the same packet-ins, in turns, to a learning switch on os-ken, ours.
+Baseline of `packet_in_rate`: a learning switch on os-ken, ours, in turns.
 
-Baseline of `packet_in_rate_pox`, with both under genuine POX: l3_learning, in turns.  It does not
-look behind a VLAN tag, so it gets the same packets without theirs; it must have heard of every
-destination, so they lead to few hosts, from many ports; and it answers an unbuffered packet-in with
-the flow alone, which is counted as an answer.
+Baseline of `packet_in_rate_pox`, with both under genuine POX: l3_learning, in turns.  It must have
+heard of every destination, so they lead to few hosts, from many ports; and it answers an unbuffered
+packet-in with the flow alone, which is counted as an answer.
 """
 
 from __future__ import annotations
@@ -32,14 +31,17 @@ from bench.controller import (
     gateway_mac,
     interface_mac,
 )
-from bench.fake_switch import FakeSwitch, packet_in
+from bench.fake_switch import FakeSwitch
 from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row, percentile
 from bench.route_speed import SOCKET, router_state
 from bench.virtual_router import Running
+from xenflow.openflow import build
+from xenflow.openflow.flow import match
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
+from xenflow.tables.layout import Reg, Up
 
 PEER_PORT = 6653
 ROUTES = 10_000
@@ -49,7 +51,6 @@ LIMIT_S = 1.5
 PORTS = ("p1", "p2")
 ROUTER_MAC = interface_mac(0, 0).to_bytes(6, "big")
 STATION_MAC = gateway_mac(0, 0).to_bytes(6, "big")
-_LEFT_VLAN = 101
 
 
 def targets(routes: Sequence[tuple[int, int]], count: int, seed: int) -> list[int]:
@@ -64,22 +65,31 @@ def routed_targets(count: int, seed: int) -> list[int]:
     return targets(internet_routes(ROUTES), count, seed)
 
 
-def frames(
-    addresses: Sequence[int], seed: int, *, tagged: bool = True, router: int = 0
-) -> list[bytes]:
-    """For each address a UDP packet of 64 octets with its tag and checksum, from a neighbour on
-    the first link of the router with this number."""
+def frames(addresses: Sequence[int], seed: int, router: int = 0) -> list[bytes]:
+    """For each address a UDP packet of 64 octets with its checksum, from a neighbour on the first
+    link of the router with this number."""
     draw = random.Random(seed)
     head = interface_mac(router, 0).to_bytes(6, "big") + gateway_mac(router, 0).to_bytes(6, "big")
-    vlan = struct.pack("!HHH", 0x8100, _LEFT_VLAN + 2 * router, 0x0800)
-    head += vlan if tagged else b"\x08\0"
+    head += b"\x08\0"
     made = []
     for number, target in enumerate(addresses):
         source = 0x0A000102 + draw.randrange(200)
-        ip = struct.pack("!BBHHHBBHII", 0x45, 0, 42, number & 0xFFFF, 0, 64, 17, 0, source, target)
-        ports = struct.pack("!HHHH", draw.randrange(1024, 65536), 1024 + number % 60000, 22, 0)
-        made.append(head + ip + ports + bytes(14))
+        ip = struct.pack("!BBHHHBBHII", 0x45, 0, 46, number & 0xFFFF, 0, 64, 17, 0, source, target)
+        ports = struct.pack("!HHHH", draw.randrange(1024, 65536), 1024 + number % 60000, 26, 0)
+        made.append(head + ip + ports + bytes(18))
     return made
+
+
+def asked(found: Sequence[bytes], router: int = 0) -> list[bytes]:
+    """Packet-ins of such frames from a host of ours: questions for that router."""
+    left = 2 * router + 1
+    told = {Reg.ROUTER: router + 1, Reg.LINK_IN: left, Reg.SENT_UP: Up.ASKED.value}
+    return [build.nx_packet_in(frame, match(in_port=1, **told)) for frame in found]
+
+
+def seen(found: Sequence[bytes], reason: int = build.BY_ACTION) -> list[bytes]:
+    """Packet-ins of frames from any switch."""
+    return [build.packet_in(frame, 1, reason) for frame in found]
 
 
 @contextmanager
@@ -111,7 +121,7 @@ def os_ken(directory: Path) -> Iterator[FakeSwitch]:
         switch = FakeSwitch(PEER_PORT, DPID, PORTS)
         switch.settle(1.0)
         learned = STATION_MAC + ROUTER_MAC + b"\x08\x06" + bytes(46)
-        switch.tell(packet_in(2, learned))
+        switch.tell(build.packet_in(learned, 2))
         yield switch
         switch.close()
 
@@ -128,7 +138,7 @@ def l3_learning(directory: Path, pox: str, hosts: Sequence[int]) -> Iterator[Fak
         for host in hosts:
             told = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2) + ROUTER_MAC + host.to_bytes(4, "big")
             arp = b"\xff" * 6 + ROUTER_MAC + b"\x08\x06" + told + bytes(28)
-            learned += packet_in(2, arp)
+            learned += build.packet_in(arp, 2)
         switch.tell(learned)
         yield switch
         switch.close()
@@ -141,16 +151,15 @@ def packet_in_rate(
     routes = internet_routes(ROUTES)
 
     def packets(seed: int, number: int) -> list[bytes]:
-        found = frames(targets(routes, number, seed), seed)
-        return [packet_in(1, frame) for frame in found]
+        return frames(targets(routes, number, seed), seed)
 
     with xenflow(directory, core, profile) as ours, os_ken(directory) as peer:
         contest = _Contest(ours, peer)
         for run in range(runs + 1):
-            both = packets(run, count)
-            contest.round(both, both[: count // 5])
-        both = packets(99, 1000)
-        contest.one_by_one(both, both)
+            found = packets(run, count)
+            contest.round(asked(found), seen(found[: count // 5]))
+        found = packets(99, 1000)
+        contest.one_by_one(asked(found), seen(found))
     return contest.found("packet_in_rate", "1/s, learning switch on os-ken", count)
 
 
@@ -160,10 +169,9 @@ def packet_in_rate_pox(
     """See the module; `pox` is the checkout's folder."""
     hosts = targets(internet_routes(ROUTES), 64, 1)
 
-    def packets(seed: int, number: int, tagged: bool) -> list[bytes]:
+    def packets(seed: int, number: int) -> list[bytes]:
         draw = random.Random(seed)
-        found = frames([draw.choice(hosts) for _ in range(number)], seed, tagged=tagged)
-        return [packet_in(1, frame) for frame in found]
+        return frames([draw.choice(hosts) for _ in range(number)], seed)
 
     with (
         xenflow(directory, ("--pox", pox), profile) as ours,
@@ -171,8 +179,10 @@ def packet_in_rate_pox(
     ):
         contest = _Contest(ours, peer)
         for run in range(runs + 1):
-            contest.round(packets(run, count, True), packets(run, count // 5, False))
-        contest.one_by_one(packets(99, 1000, True), packets(99, 1000, False))
+            found = packets(run, count)
+            contest.round(asked(found), seen(found[: count // 5]))
+        found = packets(99, 1000)
+        contest.one_by_one(asked(found), seen(found))
     return contest.found("packet_in_rate_pox", "1/s, l3_learning of POX", count)
 
 

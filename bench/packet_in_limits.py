@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.controller import DPID
-from bench.fake_switch import BY_ACTION, NO_MATCH, FakeSwitch, packet_in
+from bench.fake_switch import FakeSwitch
 from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, end
 from bench.packet_in import (
@@ -32,16 +32,21 @@ from bench.packet_in import (
     ROUTES,
     STATION_MAC,
     WINDOW,
+    asked,
     frames,
     l3_learning,
     os_ken,
+    seen,
     targets,
     xenflow,
 )
 from bench.results import Found, Row, percentile
 from bench.virtual_router import Running
+from xenflow.openflow import build
 
 RAW_PORT, BATCHING_PORT, C_PORT = 6654, 6656, 6655
+NO_MATCH = 0
+"""Why a packet-in comes: no flow was there (OpenFlow 1.0, 5.4.1)."""
 HOSTS = 64
 
 
@@ -71,22 +76,20 @@ def _testcontroller(directory: Path, program: str) -> Iterator[FakeSwitch]:
         switch = FakeSwitch(C_PORT, DPID, PORTS)
         switch.settle(1.0)
         learned = STATION_MAC + ROUTER_MAC + b"\x08\x06" + bytes(46)
-        switch.tell(packet_in(2, learned, NO_MATCH))
+        switch.tell(build.packet_in(learned, 2, NO_MATCH))
         yield switch
         switch.close()
     finally:
         end(process)
 
 
-def _packets(seed: int, number: int, reason: int = BY_ACTION) -> list[bytes]:
-    found = frames(targets(internet_routes(ROUTES), number, seed), seed)
-    return [packet_in(1, frame, reason) for frame in found]
+def _frames(seed: int, number: int) -> list[bytes]:
+    return frames(targets(internet_routes(ROUTES), number, seed), seed)
 
 
-def _to_few(hosts: Sequence[int], number: int, tagged: bool) -> list[bytes]:
+def _to_few(hosts: Sequence[int], number: int) -> list[bytes]:
     draw = random.Random(7)
-    chosen = [draw.choice(hosts) for _ in range(number)]
-    return [packet_in(1, frame) for frame in frames(chosen, 7, tagged=tagged)]
+    return frames([draw.choice(hosts) for _ in range(number)], 7)
 
 
 def packet_in_rate_vs_raw(
@@ -95,15 +98,16 @@ def packet_in_rate_vs_raw(
     """See the module."""
     rates: dict[str, list[float]] = {"xenflow": [], "raw": [], "raw_joined": []}
     with xenflow(directory, core, profile) as ours:
-        flow, packet = ours.sample(_packets(98, 1)[0])
+        flow, packet = ours.sample(asked(_frames(98, 1))[0])
         sizes = len(flow), len(packet)
         with (
             _raw(directory, RAW_PORT, sizes) as limit,
             _raw(directory, BATCHING_PORT, sizes) as joined,
         ):
             for run in range(runs + 1):
-                packets = _packets(run, count)
+                found = _frames(run, count)
                 for name, switch in (("xenflow", ours), ("raw", limit), ("raw_joined", joined)):
+                    packets = asked(found) if switch is ours else seen(found)
                     switch.settle(0.05)
                     rates[name].append(1 / switch.burst(packets, WINDOW, LIMIT_S))
     row = Row.against(
@@ -126,25 +130,25 @@ def packet_in_latency(
 ) -> Found:
     """See the module; `pox` is the checkout's folder, "" for none."""
     hosts = targets(internet_routes(ROUTES), HOSTS, 1)
-    many = _packets(97, count)
+    many = _frames(97, count)
+    questions, usual = asked(many), seen(many)
     with ExitStack() as stack:
         peers: dict[str, tuple[FakeSwitch, list[bytes]]] = {}
-        peers["xenflow"] = stack.enter_context(xenflow(directory, core)), many
-        peers["os_ken"] = stack.enter_context(os_ken(directory)), many
+        peers["xenflow"] = stack.enter_context(xenflow(directory, core)), questions
+        peers["os_ken"] = stack.enter_context(os_ken(directory)), usual
         program = shutil.which("ovs-testcontroller")
         if program:
             # It passes over packets that were sent to it by an action.
-            unmatched = _packets(97, count, NO_MATCH)
             learning = stack.enter_context(_testcontroller(directory, program))
-            peers["testcontroller"] = learning, unmatched
+            peers["testcontroller"] = learning, seen(many, NO_MATCH)
         if pox:
             learning = stack.enter_context(l3_learning(directory, pox, hosts))
-            peers["l3_learning_pox"] = learning, _to_few(hosts, count, False)
+            peers["l3_learning_pox"] = learning, seen(_to_few(hosts, count))
         found = _one_by_one(peers)
         rates = {name: _rate(*peers[name], runs) for name in ("testcontroller",) if name in peers}
     if pox:
         with xenflow(directory, ("--pox", pox)) as ours:
-            found |= _one_by_one({"xenflow_pox": (ours, many)})
+            found |= _one_by_one({"xenflow_pox": (ours, questions)})
     rows = [
         Row(
             f"packet_in_latency{suffix}",
