@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.obeyed import obeyed
 from tests.tables.test_group_legs import two_ways
 from tests.whole_network import Plan, load, router_flows
+from tests.written_switch import Host
 from xenflow.model.network import Pipeline
 from xenflow.model.placement import at_home
 from xenflow.openflow import build, parse, wire
@@ -25,6 +26,7 @@ from xenflow.openflow import packet as pk
 from xenflow.openflow.flow import prefix_mask
 from xenflow.openflow.nxm import parse_actions
 from xenflow.routes import messages as m
+from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.kind import kind_of
@@ -232,6 +234,19 @@ def test_what_is_asked_for_a_router_that_has_left_is_not_answered(paper: Plan) -
     assert Reactive(site, states(paper)).answer(question) is not None
     gone = replace(site, placements={"vr1": at_home("vr1", "host-b")})
     assert Reactive(gone, states(paper)).answer(question) is None
+
+
+def test_a_switch_that_is_not_to_ask_is_not_answered(paper: Plan) -> None:
+    """It holds the flows of a reactive host still, that it was until its controller's restart."""
+    host = Host()
+    network = host.table.network
+    for frames in snapshot_messages(paper.states["vr1"], "vr1"):
+        host.table.told("vr1", b"peer", frames, True)
+    host.wire.run()
+    frame = pk.ethernet(0x020000010101, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b""))
+    question = Question(network.routers["vr1"], network.links["left"], 1, frame)
+    assert host.switch.decisions.decide(question) is None
+    assert not host.switch.decisions.answer(question)
 
 
 def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:

@@ -38,7 +38,10 @@ class Decisions:
         self._exact = kind.exact_flows(channel)
 
     def decide(self, asked: Question) -> bytes | None:
-        """The messages that answer a packet-in; None where it is for no router here."""
+        """The messages that answer a packet-in; None where it is for no router here, or the switch
+        is not to ask: it holds flows of another time."""
+        if not self._kind.asks:
+            return None
         if self._answers is None:
             self._answers = self._kind.answers(*self._first_packets())
         return self._answers.answer(asked)
