@@ -93,6 +93,18 @@ def test_a_network_that_was_reached_by_changes_is_as_one_made_at_once(seed: int)
         assert host.switch.problems.of() == []
 
 
+@pytest.mark.parametrize("pipeline", list(Pipeline))
+def test_a_switch_that_holds_everything_loses_nothing_while_it_is_read_again(
+    pipeline: Pipeline,
+) -> None:
+    """Not what follows from the words of one router while another is written, either."""
+    host = Host(CAMPUS.network, pipeline)
+    before, lost = host.flows, []
+    host.wire.watch = lambda: lost.append(before ^ set(host.wire.tables))
+    host.wire.attach(host.switch, host.ports)
+    assert host.flows == before and not any(lost)
+
+
 def test_who_has_not_changed_is_not_written_to() -> None:
     host = Host(CAMPUS.network)
     number = {r.name: r.id for r in CAMPUS.network.routers.values()}

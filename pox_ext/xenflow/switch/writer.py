@@ -93,9 +93,12 @@ class Writer:
         return plan(self._installed.flows, wanted, fresh, self._keeps)
 
     def _keeps(self, router: int) -> bool:
-        """Whether what follows from a router's words is left alone: they are not heard yet."""
+        """Whether what follows from a router's words is left alone: they are not heard yet, or what
+        follows from them now has not been made yet since the switch was read."""
         name = self._routes.name_of(router)
-        return name is not None and self._wanted.forwards(name) and self._known.state(name) is None
+        if name is None or not self._wanted.forwards(name):
+            return False
+        return self._known.state(name) is None or name not in self._hops
 
     def _remake_groups(self) -> None:
         """Groups avoid ports without carrier."""
