@@ -62,7 +62,7 @@ class RawController:
     def wipe(self, switch: OpenVSwitch) -> None:
         """Remove all routes of all routers, and nothing else of that table, and let the switch come
         to rest."""
-        routes = cookies.of(layout.ROUTES), cookies.MAGIC_MASK | 0xFF << 24
+        routes = cookies.of(layout.ROUTES), cookies.TABLE_MASK
         self.write([build.delete_by_cookie(layout.ROUTES, *routes)])
         switch.rest()
 

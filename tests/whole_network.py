@@ -361,7 +361,7 @@ class WholeNetwork:
         verdict = simulate.run(self.tables(end.datapath), frame, numbers[end.port])
         assert not verdict.error, f"{end}: {verdict.error}"
         left = []
-        routers = {router.id: router.name for router in self.network.routers.values()}
+        routers = self.network.router_names
         for step in verdict.trace:
             counted = cookies.taken_in(step.flow.cookie) if step.flow else 0
             if counted:

@@ -121,7 +121,8 @@ def test_through_every_switch_to_the_station(path: Whole) -> None:
     assert (stop.kind, stop.datapath) == ("left", "recv")
     assert found.outcome == (f"recv: out by access to {STATION}, TTL 7, where link right ends")
     assert found.hops[2].came == "comes in by to-s1 (cable a-s1, from s1)"
-    assert words(found, 0) == ["switched on its virtual link to router vr1: out by to-s1"]
+    assert words(found, 0) == ["switched on link left to router vr1: out by to-s1"]
+    assert [step["owner"] for step in found.hops[0].answer["steps"]] == ["link left"]
     assert words(found, 2)[:3] == [
         "it comes in on link left",
         "for router vr1, which this switch forwards for",
@@ -188,7 +189,7 @@ def test_native_mode_by_bridges_and_the_vms_own_routes(path: Whole) -> None:
     )
     assert found.hops[3].came == "comes from vr1's VM by vr1.1"
     assert "TTL 7, where link right ends" in found.outcome
-    assert words(found, 0) == ["its virtual link is bridged, as a router on it is in native mode"]
+    assert words(found, 0) == ["link left is bridged, as a router on it is in native mode"]
     assert way(path.at_router("host-a", "vr1", nw_src=GEN, nw_dst=RECV)).startswith("host-a host-a")
 
 
@@ -231,7 +232,8 @@ def test_the_operators_rule_is_named(path: Whole) -> None:
     path.wires["host-c"].run()
     found = path.at_port("gen", "access", nw_dst=RECV)
     assert way(found) == "gen s1 host-a s1 host-c"
-    assert found.hops[-1].answer["steps"][0]["rule"] == "block"
+    step = found.hops[-1].answer["steps"][0]
+    assert (step["rule"], step["owner"]) == ("block", "rule block")
     assert found.outcome == "host-c: the operator's rule block: dropped"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -176,6 +177,24 @@ def test_strict_commands(connection: ovs.Connection) -> None:
     assert connection.barrier() == [] and new in held(connection)
     connection.send(build.flow_mod(new, wire.Command.DELETE_STRICT))
     assert connection.barrier() == [] and held(connection) == {Flow(3, 6, (), ())}
+
+
+def test_an_addition_overwrites_the_cookie_alone(
+    switch: ovs.Switch, connection: ovs.Connection
+) -> None:
+    """In one step, as when a release writes other cookies; the flow counts from 0 again."""
+    old = Flow(0, 5, match(in_port=1), (fl.resubmit(7),), 1)
+    new = replace(old, cookie=2)
+    connection.add([old, Flow(7, 5, (), (fl.output(2),))])
+    assert switch.inject(FRAME, 1) == {2: [FRAME]}
+    for number in range(100):
+        connection.send(build.flow_mod(old if number % 2 else new))
+        assert switch.inject(FRAME, 1, fresh=False) == {2: [FRAME]}
+    connection.add([new])
+    assert held(connection, table=0) == {new}
+    assert held(connection, cookie=old.cookie, cookie_mask=0xFFFFFFFFFFFFFFFF) == set()
+    parts = connection.stats(statistics.flow_request(0, xid=9))
+    assert [entry.packets for entry in statistics.flows(parts)] == [0]
 
 
 def test_the_plain_form(connection: ovs.Connection) -> None:

@@ -139,7 +139,11 @@ def test_what_is_wrong_is_named(bad: bytes, code: str, says: str) -> None:
         ("trace", {"packet": {"ttl": 2}, "router": "r"}, 'packet: "ttl": not one of dl_src'),
         ("place", {"placement": {"router": "vr1"}}, "placement: mode"),
         ("place", {"placement": {"mode": []}}, "placement: mode"),
-        ("place", {"placement": to_json(at_home("r", "h")) | {"leads_to": 1}}, "placement: leads_to"),
+        (
+            "place",
+            {"placement": to_json(at_home("r", "h")) | {"leads_to": 1}},
+            "placement: leads_to",
+        ),
         ("mirror", {"router": "r", "on": True, "to": "ipc://x"}, "to: expected"),
         ("trace", {"packet": {"nw_dst": "fd00::1"}, "router": "r"}, "nw_dst: expected an IPv4"),
         ("place", {"placement": at_home("r", "h"), "datapaths": ["a", 1]}, "an array of names"),

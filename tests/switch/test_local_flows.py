@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
 import pytest
 
+from tests import random_sites
 from tests.control.test_change import CAMPUS, HOST, Host, by_chance
 from xenflow.model.network import Pipeline
-from xenflow.model.placement import Mode, Placement
+from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.openflow.flow import text
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import Op, Section
-from xenflow.tables.pipeline import flows_of, local_flows, of_link, owners
+from xenflow.switch.rules import Rules
+from xenflow.tables import cookies, layout
+from xenflow.tables.next_hops import next_hop_flows
+from xenflow.tables.pipeline import (
+    flows_of,
+    local_flows,
+    of_link,
+    of_router,
+    of_rule,
+    owner_of,
+    owners,
+    owners_of,
+)
 
 Event = Callable[[Host, Random], None]
 
@@ -110,9 +125,52 @@ def test_a_change_concerns_few() -> None:
     assert link < len(host.switch.wanted.local.wanted) / 4
 
 
-def test_every_flow_has_one_owner() -> None:
-    for seed in range(20):
-        host = Host(by_chance(Random(seed)), list(Pipeline)[seed % 2])
-        site = host.switch.site()
-        keys = [key for owner in owners(site.network) for key in flows_of(site, owner)]
-        assert len(keys) == len(set(keys))
+def test_every_flow_has_one_owner_and_says_so() -> None:
+    kinds = Counter[str]()
+    for seed in range(100):
+        dice = Random(seed)
+        network = random_sites.network(dice)
+        for name in network.datapaths:
+            site = random_sites.site(dice, network, name)
+            keys = set()
+            for owner in owners(network):
+                for key, flow in flows_of(site, owner).items():
+                    assert key not in keys
+                    assert owner_of(network, flow.cookie) == owner, text(flow)
+                    keys.add(key)
+                    kinds[owner.kind] += 1
+    assert {*kinds} == {"all", "link", "router"} and min(kinds.values()) > 300
+
+
+def test_who_is_placed_elsewhere_changes_the_flows_of_its_links_alone() -> None:
+    """What floods on a link, too, belongs to the link."""
+    floods = 0
+    for seed in range(100):
+        dice = Random(seed)
+        network = random_sites.network(dice)
+        site = random_sites.site(dice, network, dice.choice(sorted(network.datapaths)))
+        router = dice.choice(sorted(network.routers))
+        others = dict(random_sites.site(dice, network, site.name).placements)
+        placements = {**site.placements, router: others.get(router, at_home(router, "h0"))}
+        now = {*local_flows(replace(site, placements=placements)).values()}
+        changed = now ^ {*local_flows(site).values()}
+        whose = {owner_of(network, flow.cookie) for flow in changed}
+        assert whose <= {*owners_of(network, router)}
+        floods += sum(flow.priority == layout.Links.FLOOD for flow in changed)
+    assert floods
+
+
+def test_what_is_no_link_s_says_its_owner() -> None:
+    """Rules, next hops, and what the controller answers with."""
+    dice = Random(1)
+    network = random_sites.network(dice)
+    rules = Rules()
+    rules.restore([{"id": str(n), "priority": 0, **r} for n, r in enumerate(random_sites.RULES)])
+    flows = rules.flows(random_sites.site(dice, network, "h0")).values()
+    assert {owner_of(network, flow.cookie, rules) for flow in flows} == {*map(of_rule, "012")}
+    for router in network.routers.values():
+        views = random_sites.next_hops(dice, router)
+        flows = [flow for view in views for flow in next_hop_flows(network, router, view)]
+        made = [flow.cookie for flow in flows]
+        made += [cookies.exact(router.id, hop) for hop in (0, 1 << 20, 0xFFF00000, 0xFFFFFFFF)]
+        assert flows and {owner_of(network, c) for c in made} == {of_router(router.name)}

@@ -254,7 +254,7 @@ def test_a_route_change_deletes_only_what_may_follow_from_it() -> None:
     net = int(IPv4Address("10.2.0.0"))
     prefix = fl.match(dl_type=fl.IPV4, nw_dst=(net, prefix_mask(16)))
     own = cookies.of(layout.REACTIVE_KIND, 1)
-    mask = cookies.REACTIVE_MASK | 0xFFFF << 32
+    mask = cookies.TABLE_MASK | cookies.ROUTER_MASK
     message = build.delete_matching(layout.INGRESS, prefix, own, mask)
     for router, hop in ((1, 5), (2, 5)):
         made = cookies.exact(router, hop)

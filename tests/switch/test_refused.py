@@ -36,7 +36,7 @@ class CountingHost(Host):
         stats = [
             FlowStats(flow, self.counted.get(flow.cookie, 0), 0, 0, 0)
             for flow in self.wire.tables
-            if flow.cookie & cookies.REFUSED_MASK == cookies.refusing()
+            if flow.cookie & cookies.REFUSED_MASK == cookies.REFUSED
             and {n: v for n, v, _ in flow.match}["in_port"] == 3
         ]
         monkeypatch.setattr(self.switch.reader, "stats", lambda then, *_: then(stats))
@@ -102,7 +102,13 @@ def test_a_flow_that_goes_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when one of the router's vifs goes, and with it what that flow had counted."""
     host = CountingHost()
     stats = [
-        FlowStats(Flow(0, 1, match(in_port=port), (), cookies.refusing(1, 1)), 5, 0, 0, 0)
+        FlowStats(
+            Flow(0, 1, match(in_port=port), (), cookies.refusing(1, 1, cookies.REFUSED_TAG)),
+            5,
+            0,
+            0,
+            0,
+        )
         for port in (3, 4)
     ]
     for now, there in ((10.0, stats), (20.0, stats[:1])):
@@ -114,7 +120,7 @@ def test_a_flow_that_goes_is_no_growth(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cookie_that_names_nobody_is_nobody_s_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's flow may have any."""
     host = CountingHost()
-    for cookie in (cookies.refusing(999, 1), cookies.refusing(1, 77)):
+    for cookie in (cookies.refusing(1, 999, cookies.REFUSED_TAG), cookies.of(0, 1)):
         stats = [FlowStats(Flow(0, 1, match(in_port=3), (), cookie), 5, 0, 0, 0)]
         monkeypatch.setattr(host.switch.reader, "stats", lambda then, *_, said=stats: then(said))
         host.table._refused._due = 0.0

@@ -27,7 +27,7 @@ from xenflow.openflow.nxm import parse_actions
 from xenflow.openflow.parse import PacketIn
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
-from xenflow.tables import explain, layout, simulate
+from xenflow.tables import cookies, explain, layout, simulate
 from xenflow.tables.routes import route_flow
 from xenflow.tables.sent_up import FromVm, Question
 from xenflow.tables.stations import bridge_ports
@@ -256,7 +256,6 @@ class _Trace:
         self.ports = _names(switch)
         slow = {name: view.slow for name, view in self.site.views.items() if switch.forwards(name)}
         self.words = explain.Names(self.network, switch.name, self.ports, slow)
-        self.rules = switch.rules.names(self.site)
         self.foreign = switch.audit.foreign.flows
         """Flows of somebody else, as far as they are known."""
         self.steps: list[dict[str, Any]] = []
@@ -318,7 +317,6 @@ class _Trace:
     def _step(self, step: simulate.Step) -> dict[str, Any]:
         number = step.table
         known = number < len(layout.TABLE_NAMES)
-        rule = self.rules.get(step.flow.key) if step.flow and number == layout.INGRESS else None
         found = {
             "table": number,
             "name": layout.TABLE_NAMES[number] if known else "",
@@ -327,9 +325,13 @@ class _Trace:
         }
         if step.flow is not None and step.flow.key in self.foreign:
             found["explanation"] = f"a flow of somebody else: {explain.does(step, self.words)}"
-        elif rule is not None:
-            found["rule"] = rule
-            found["explanation"] = f"the operator's rule {rule}: {explain.does(step, self.words)}"
+        elif step.flow is not None and cookies.ours(step.flow.cookie):
+            owner = self.switch.owner_of(step.flow.cookie)
+            found["owner"] = str(owner)
+            if owner.kind == "rule":
+                found["rule"] = owner.name
+                does = explain.does(step, self.words)
+                found["explanation"] = f"the operator's {owner}: {does}"
         return found
 
     # --- by a port

@@ -297,6 +297,16 @@ class Network:
         }
 
     @cached_property
+    def link_names(self) -> dict[int, str]:
+        """The link of each link id."""
+        return {link.id: name for name, link in self.links.items()}
+
+    @cached_property
+    def router_names(self) -> dict[int, str]:
+        """The router of each router id."""
+        return {router.id: name for name, router in self.routers.items()}
+
+    @cached_property
     def hosts(self) -> dict[str, Datapath]:
         """The datapaths that may carry routers."""
         return {n: d for n, d in self.datapaths.items() if d.kind is Kind.HOST}

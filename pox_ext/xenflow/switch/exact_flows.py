@@ -39,7 +39,7 @@ class CookieExactFlows(ExactFlows):
     """Their cookies say which router and next hop they follow from."""
 
     def forget(self, router: int | None = None) -> None:
-        kind, mask = cookies.of(layout.REACTIVE_KIND), cookies.REACTIVE_MASK
+        kind, mask = cookies.of(layout.REACTIVE_KIND), cookies.TABLE_MASK
         if router is not None:
             kind, mask = _of_router(router)
         self._channel.write(build.delete_by_cookie(layout.INGRESS, kind, mask), 1)
@@ -61,7 +61,7 @@ class CookieExactFlows(ExactFlows):
 
 def _of_router(router: int) -> tuple[int, int]:
     """Cookie and mask of all exact flows of a router."""
-    return cookies.of(layout.REACTIVE_KIND, router), cookies.REACTIVE_MASK | 0xFFFF << 32
+    return cookies.of(layout.REACTIVE_KIND, router), cookies.TABLE_MASK | cookies.ROUTER_MASK
 
 
 class KeptExactFlows(ExactFlows):

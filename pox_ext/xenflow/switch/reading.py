@@ -206,13 +206,13 @@ class Reader:
                 return
             total = _packets(stats)
             own = cookies.of(layout.REACTIVE_KIND, router.id)
-            mask = cookies.REACTIVE_MASK | cookies.ROUTER_MASK
             self.stats(
                 lambda exact: then(_counted(exact, router, total)), layout.INGRESS, own, mask
             )
 
         own = cookies.of(layout.ADMISSION, router.id)
-        self.stats(admitted, layout.ADMISSION, own, EXACT_COOKIE)
+        mask = cookies.TABLE_MASK | cookies.ROUTER_MASK
+        self.stats(admitted, layout.ADMISSION, own, mask)
 
 
 class PlainReader(Reader):

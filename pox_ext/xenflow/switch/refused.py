@@ -39,7 +39,6 @@ class Refused:
     """See the module."""
 
     def __init__(self, network: Network, switches: Mapping[str, Switch]) -> None:
-        self._names: dict[int, str] = {}
         self._switches = switches
         self.network_is(network)
         self._due = 0.0
@@ -49,7 +48,7 @@ class Refused:
 
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
-        self._names = {router.id: router.name for router in network.routers.values()}
+        self._names = network.router_names
 
     def tick(self, now: float) -> None:
         """Ask the switches, now and then."""
@@ -61,7 +60,7 @@ class Refused:
                 switch.reader.stats(
                     partial(self._read, switch, now),
                     layout.INGRESS,
-                    cookies.refusing(),
+                    cookies.REFUSED,
                     cookies.REFUSED_MASK,
                 )
 
@@ -72,7 +71,7 @@ class Refused:
         counts: dict[FlowKey, int] = {}
         for each in stats:
             found = cookies.refused(each.flow.cookie)
-            if found is None or found[0] not in self._names or found[1] not in CAUSES:
+            if found is None or found[0] not in self._names:
                 continue
             flow, count = each.flow.key, each.packets
             counts[flow] = count

@@ -64,7 +64,7 @@ class Routes:
 
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
-        self._names = {router.id: router.name for router in network.routers.values()}
+        self._names = network.router_names
 
     def name_of(self, router: int) -> str | None:
         """The router with an id."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from xenflow.model.management import ManagementError
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Flow, FlowError, Flows, Key
+from xenflow.openflow.flow import Action, Flow, FlowError, Flows
 from xenflow.tables import cookies, frames, layout
 from xenflow.tables.operator_rule import sweep
 from xenflow.tables.site import Site
@@ -72,19 +73,15 @@ class Rules:
 
     def flows(self, site: Site) -> Flows:
         """The flows of all rules whose ports exist now."""
-        return {flow.key: flow for _, flow in self._named(site)}
-
-    def names(self, site: Site) -> dict[Key, str]:
-        """Which rule a flow is, by the flow's key."""
-        return {flow.key: name for name, flow in self._named(site)}
-
-    def _named(self, site: Site) -> Iterator[tuple[str, Flow]]:
-        for name, rule in self._rules.items():
-            try:
+        flows: Flows = {}
+        for rule in self._rules.values():
+            with suppress(ValueError):  # a port that is gone; the rule waits for it
                 flow = _flow(rule, site)
-            except ValueError:
-                continue  # a port that is gone; the rule waits for it
-            yield name, flow
+                flows[flow.key] = flow
+        return flows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rules)
 
 
 def _flow(rule: Rule, site: Site) -> Flow:
@@ -94,7 +91,7 @@ def _flow(rule: Rule, site: Site) -> Flow:
     actions = tuple(_action(text, site) for text in rule["actions"] if text != "drop")
     fields = {key: _field(key, value, site) for key, value in rule["match"].items()}
     what = f.match(**{_RENAMED.get(key, key): value for key, value in fields.items()})
-    return Flow(layout.INGRESS, priority, what, actions, cookies.of(layout.INGRESS))
+    return Flow(layout.INGRESS, priority, what, actions, cookies.of_rule(rule["id"]))
 
 
 _RENAMED = {"dl_vlan": "vlan_tci"}

@@ -127,6 +127,8 @@ class Switch:
         )
         self.site = wanted.site
         """This switch as the planner sees it."""
+        self.owner_of = wanted.owner_of
+        """`owner_of(cookie)`: whom one of our flows belongs to."""
         self.forwards = wanted.forwards
         """`forwards(router)`: whether this switch forwards for a router."""
         self.routes = Routes(network, routers, channel, kind, installed, aside, self.audit.bulk)
@@ -227,7 +229,8 @@ class Switch:
             or not cookies.ours(cookie)
             or kind not in (*layout.NETWORK_WIDE, layout.REACTIVE_KIND)
         ):
-            refused(self, text)
+            owner = f"{self.owner_of(cookie)}: " if cookies.ours(cookie) else ""
+            refused(self, owner + text)
         elif kind == layout.REACTIVE_KIND:  # the packet that asked was sent all the same
             if self.problems.begin(TABLE, words, name):
                 self.clock.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)

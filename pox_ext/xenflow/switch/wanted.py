@@ -23,7 +23,7 @@ from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
 from xenflow.switch.rules import Rules
 from xenflow.tables.next_hops import next_hop_flows
-from xenflow.tables.pipeline import Owner, flows_of, of_link, owners_of
+from xenflow.tables.pipeline import Owner, flows_of, of_link, owner_of, owners_of
 from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of
 from xenflow.tables.views import interface_of, next_hop_view
@@ -116,6 +116,10 @@ class Wanted:
         return Site(
             self.network, self._datapath, ports.numbers, self._placements, views, ports.silent
         )
+
+    def owner_of(self, cookie: int) -> Owner:
+        """Whom a flow with one of our cookies belongs to."""
+        return owner_of(self.network, cookie, self._rules)
 
     def _view(self, router: str) -> RouterView | None:
         """What a router's VM says as far as it makes flows."""

@@ -25,7 +25,7 @@ def admission_of(site: Site, link: Link) -> Iterator[Flow]:
     for router, interface in site.network.members(link.name):
         if not site.forwards(router.name):
             continue
-        own = cookies.of(ADMISSION, router.id)
+        own = cookies.of_link(ADMISSION, link.id, router.id)
         mine = (f.load(Reg.ROUTER, router.id), f.resubmit(CLASSES))
         inlet = site.inlet(router.name, link)
         if inlet is not None:
@@ -60,7 +60,7 @@ def arp_replies(
     if view is None or not (holds or site.stands_in(router)):
         return
     link = site.network.links[interface.link].id
-    own = cookies.of(table, router.id)
+    own = cookies.of_link(table, link, router.id)
     targets: dict[str, int | tuple[int, int]] = {"group": MULTICAST, "own": interface.mac}
     for to, target in targets.items():
         if to not in onward or (to == "group" and not holds):

@@ -27,13 +27,11 @@ class Names:
 
     def link(self, number: int | None) -> str:
         """A virtual link's name by its id."""
-        links = self.network.links.values()
-        return next((k.name for k in links if k.id == number), f"with id {number}")
+        return self.network.link_names.get(number or 0, f"with id {number}")
 
     def router(self, number: int | None) -> str:
         """A router's name by its id."""
-        routers = self.network.routers.values()
-        return next((r.name for r in routers if r.id == number), f"with id {number}")
+        return self.network.router_names.get(number or 0, f"with id {number}")
 
     def port(self, number: int) -> str:
         """A port's name by its number."""
@@ -87,16 +85,18 @@ def _plainly(flow: Flow, names: Names) -> str:
 
 def _ingress(flow: Flow, names: Names) -> str:
     link = _loads(flow, layout.Reg.LINK_IN)
+    kind, number = cookies.owner_of(flow.cookie)
+    its = f"link {names.link(number)}" if kind == cookies.LINK else "its virtual link"
     nothing = "it belongs to no virtual link that comes in by this port"
     if fl.normal() in flow.actions:
         if flow.match:
-            return "its virtual link is bridged, as a router on it is in native mode"
+            return f"{its} is bridged, as a router on it is in native mode"
         return f"{nothing}: left to the switch's own bridge"
     if not flow.actions:
         if not flow.match:
             return f"{nothing}: dropped"
         if _matches(flow, "dl_dst") is not None:
-            return "nothing more leads to that address from this port: dropped"
+            return f"{its} leads to that address by no other port: dropped"
         return "a frame that is not to come in here: dropped"
     if _loads(flow, layout.Reg.DETOURED):
         router = names.router(_loads(flow, layout.Reg.ROUTER))
@@ -115,7 +115,7 @@ def _ingress(flow: Flow, names: Names) -> str:
     of = f" to router {names.router(router_id)}" if router_id else ""
     if any(a[0] == "controller" for a in flow.actions):
         return f"on the way{of}: to the controller"
-    return f"switched on its virtual link{of}: out by {_sent(flow, names)}"
+    return f"switched on {its}{of}: out by {_sent(flow, names)}"
 
 
 def _admission(flow: Flow, names: Names) -> str:

@@ -25,9 +25,10 @@ def ingress_of(site: Site, link: Link) -> Iterator[Flow]:
         yield from bridged(site, link)
         yield from _beside_the_bridge(site, link)
         return
+    own = cookies.of_link(INGRESS, link.id)
     for port, tag in ways_in(site, link):
         arrival = match(in_port=port, vlan_tci=tag)
-        yield Flow(INGRESS, Ingress.ARRIVAL, arrival, _arrive(link), cookies.of(INGRESS))
+        yield Flow(INGRESS, Ingress.ARRIVAL, arrival, _arrive(link), own)
     for router, interface in site.network.members(link.name):
         yield from detours(site, link, router, interface)
         if interface.vif in site.ports:
@@ -45,7 +46,7 @@ def _ttl_guards(site: Site, link: Link) -> Iterator[Flow]:
     for router, interface in site.network.members(link.name):
         if not site.forwards(router.name):
             continue
-        own = cookies.of(INGRESS, router.id)
+        own = cookies.of_link(INGRESS, link.id, router.id)
         arrivals: list[tuple[int, Tag]] = [
             *((port, tagged(link.vlan)) for port in site.tree_ports(link)),
             *((port, 0) for port in site.access_ports(link)),
@@ -66,7 +67,7 @@ def _ttl_guards(site: Site, link: Link) -> Iterator[Flow]:
 def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
     """What a VM sends.  The controller gets its hellos, whole, to repeat them; and of a vif that
     takes nothing yet all, because the first frame says that the VM is there."""
-    own, port = cookies.of(INGRESS, router.id), site.ports[interface.vif]
+    own, port = cookies.of_link(INGRESS, link.id, router.id), site.ports[interface.vif]
     silent = interface.vif in site.silent
     onward = _onward(link, *(heard(router, 128) if silent else ()))
     heard_onward = _onward(link, *heard(router))
@@ -83,9 +84,9 @@ def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> I
         session = match(in_port=port, vlan_tci=0, dl_src=interface.mac, **kind)
         yield Flow(INGRESS, Ingress.SESSION, session, heard_onward, own)
     with_tag = match(in_port=port, vlan_tci=(TAGGED, TAGGED))
-    refusing = cookies.refusing(router.id, cookies.REFUSED_TAG)
+    refusing = cookies.refusing(link.id, router.id, cookies.REFUSED_TAG)
     yield Flow(INGRESS, Ingress.TAGGED, with_tag, (), refusing)
-    refusing = cookies.refusing(router.id, cookies.REFUSED_SOURCE)
+    refusing = cookies.refusing(link.id, router.id, cookies.REFUSED_SOURCE)
     yield Flow(INGRESS, Ingress.FOREIGN_SOURCE, match(in_port=port), (), refusing)
 
 
@@ -113,7 +114,7 @@ def detours(site: Site, link: Link, router: Router, interface: Interface) -> Ite
     placement = site.placements.get(router.name)
     if placement is None or placement.mode is Mode.NATIVE:
         return
-    own = cookies.of(INGRESS, router.id)
+    own = cookies.of_link(INGRESS, link.id, router.id)
     for start, end in permutations(placement.hosts, 2):
         path = link.tree.path(start, end)
         if site.name not in path[1:]:
@@ -138,7 +139,7 @@ def detours(site: Site, link: Link, router: Router, interface: Interface) -> Ite
 
 def bridged(site: Site, link: Link) -> Iterator[Flow]:
     """Native mode: one learning bridge for the link, on the ports of its tree only."""
-    own = cookies.of(INGRESS)
+    own = cookies.of_link(INGRESS, link.id)
     for port, tag in ways_in(site, link, *site.vif_ports(link)):
         arrival = match(in_port=port, vlan_tci=tag)
         yield Flow(INGRESS, Ingress.ARRIVAL, arrival, (f.normal(),), own)
@@ -147,7 +148,7 @@ def bridged(site: Site, link: Link) -> Iterator[Flow]:
 def _beside_the_bridge(site: Site, link: Link) -> Iterator[Flow]:
     """On a bridged link, what is for another router that this switch forwards for is its, as
     ever; or, where the links lead elsewhere, in transit."""
-    own = cookies.of(INGRESS)
+    own = cookies.of_link(INGRESS, link.id)
     for router, interface in site.network.members(link.name):
         if not site.forwards(router.name):
             continue
@@ -163,7 +164,7 @@ def strays(site: Site, link: Link) -> Iterator[Flow]:
     if site.datapath.other == "normal":
         for vlan in (link.vlan, link.detour_vlan):
             stray = match(vlan_tci=tagged(vlan))
-            yield Flow(INGRESS, Ingress.STRAY, stray, (), cookies.of(INGRESS))
+            yield Flow(INGRESS, Ingress.STRAY, stray, (), cookies.of_link(INGRESS, link.id))
 
 
 def other(site: Site) -> Flow:

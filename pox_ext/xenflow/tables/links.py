@@ -17,7 +17,7 @@ from xenflow.tables.stations import port_to, stations
 
 def links_of(site: Site, link: Link) -> Iterator[Flow]:
     """Where frames of a link go."""
-    own = cookies.of(LINKS)
+    own = cookies.of_link(LINKS, link.id)
     flood: list[Action]
     send: tuple[Action, ...]
     onto = {Reg.LINK_OUT: link.id}
@@ -44,7 +44,8 @@ def links_of(site: Site, link: Link) -> Iterator[Flow]:
             send = (f.load(Reg.LINK_IN, link.id), f.resubmit(ADMISSION))
         else:
             send = out_by(link, port_to(site, link, placement.leads(link.name)), access)
-        yield Flow(LINKS, Links.STATION, frame, send, cookies.of(LINKS, router.id))
+        mine = cookies.of_link(LINKS, link.id, router.id)
+        yield Flow(LINKS, Links.STATION, frame, send, mine)
     flood = []
     if cables:
         flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]

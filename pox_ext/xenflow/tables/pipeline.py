@@ -6,7 +6,8 @@ and next hops have network-wide ids; only the others are local.  A switch that k
 alone has one table, which does what INGRESS and LINKS do.
 
 Each local flow belongs to one *owner*, and follows from that one alone: a link with all who are on
-it, a router as far as it is itself, or all.  So a change costs what it concerns.
+it, a router as far as it is itself, or all.  So a change costs what it concerns.  Its cookie says
+to which.
 
 Every function in these modules is pure: a `Switch` asks for the flows of those that a change
 concerns and writes the difference; `vm.packets` asks what a frame means that these flows sent up.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 from xenflow.model.network import Kind, Link, Network
 from xenflow.openflow.flow import Flow, Flows
+from xenflow.tables import cookies
 from xenflow.tables.admission import admission_of, transit
 from xenflow.tables.classes import classes_of, classes_of_all
 from xenflow.tables.ingress import ingress_of, other
@@ -32,10 +34,14 @@ from xenflow.tables.vm import vm_of
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom flows belong to: kind is "link", "router" or, of what is for all, "all"."""
+    """Whom flows belong to: kind is "link", "router", "rule" (an operator's) or, of what is for
+    all, "all"."""
 
     kind: str
     name: str = ""
+
+    def __str__(self) -> str:
+        return "the switch" if self.kind == "all" else f"{self.kind} {self.name}"
 
 
 ALL = Owner("all")
@@ -49,6 +55,24 @@ def of_link(name: str) -> Owner:
 def of_router(name: str) -> Owner:
     """A router as far as it is itself, whatever link it is on."""
     return Owner("router", name)
+
+
+def of_rule(name: str) -> Owner:
+    """An operator's rule, which `switch.rules` makes a flow."""
+    return Owner("rule", name)
+
+
+def owner_of(network: Network, cookie: int, rules: Iterable[str] = ()) -> Owner:
+    """Whom a flow with one of our cookies belongs to; "with id N" is the name of one that is not
+    there.  `rules`: the names of the operator's rules."""
+    kind, number = cookies.owner_of(cookie)
+    unknown = f"with id {number}"
+    if kind == cookies.LINK:
+        return of_link(network.link_names.get(number, unknown))
+    if kind == cookies.RULE:
+        of_id = [name for name in rules if cookies.rule_id(name) == number]
+        return of_rule(" or ".join(of_id) or unknown)
+    return of_router(network.router_names.get(number, unknown)) if number else ALL
 
 
 def owners(network: Network) -> Iterator[Owner]:

@@ -87,19 +87,19 @@ def _arrivals(
     site: Site, link: Link, port: int, tag: Tag, sender: tuple[Router, Interface] | None
 ) -> Iterator[Flow]:
     came: dict[str, Tag] = {"in_port": port, "vlan_tci": tag}
-    owner = sender[0].id if sender else 0
+    own = cookies.of_link(INGRESS, link.id, sender[0].id if sender else 0)
     everybody = flood(site, link, port)
     if sender is not None:
-        strange = cookies.refusing(owner, cookies.REFUSED_SOURCE)
+        strange = cookies.refusing(link.id, sender[0].id, cookies.REFUSED_SOURCE)
         yield Flow(INGRESS, OneTable.FOREIGN_SOURCE, match(in_port=port), (), strange)
         came["dl_src"] = sender[1].mac
         for kind in HELLOS:
             hello = match(**came, **kind)
-            yield Flow(INGRESS, OneTable.HELLO, hello, (f.controller(), *everybody), _cookie(owner))
-    yield Flow(INGRESS, OneTable.FLOOD, match(**came), everybody, _cookie(owner))
+            yield Flow(INGRESS, OneTable.HELLO, hello, (f.controller(), *everybody), own)
+    yield Flow(INGRESS, OneTable.FLOOD, match(**came), everybody, own)
     for mac, out in stations(site, link):
         send = () if out in (None, port) else plain_send(site, link, out)
-        yield Flow(INGRESS, OneTable.FRAME, match(**came, dl_dst=mac), send, _cookie(owner))
+        yield Flow(INGRESS, OneTable.FRAME, match(**came, dl_dst=mac), send, own)
     for router, interface in site.network.members(link.name):
         if router.name not in site.placements or (sender and sender[0] is router):
             continue
@@ -107,13 +107,14 @@ def _arrivals(
         if not site.admits(router.name, link, port):
             out = port_of(site, link, interface.mac)
             send = () if out in (None, port) else plain_send(site, link, out)
-            yield Flow(INGRESS, OneTable.FRAME, match(**frame), send, _cookie(router.id))
+            mine = cookies.of_link(INGRESS, link.id, router.id)
+            yield Flow(INGRESS, OneTable.FRAME, match(**frame), send, mine)
             continue
         yield from _for_router(site, link, router, frame)
 
 
 def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -> Iterator[Flow]:
-    vm, own = to_vm(site, router, link), cookies.of(ADMISSION, router.id)
+    vm, own = to_vm(site, router, link), cookies.of_link(ADMISSION, link.id, router.id)
     view: RouterView | None = site.views.get(router.name)
     yield Flow(INGRESS, OneTable.FRAME, match(**frame), vm, own)
     interface = router.on(link.name)
@@ -137,7 +138,3 @@ def _detours(site: Site, link: Link, router: Router, interface: Interface) -> It
         placement = site.placements[router.name]
         arrive = to_vm(site, router, link) if placement.vm == site.name else ()
         yield Flow(INGRESS, OneTable.OWN, flow.match, arrive if here else flow.actions, flow.cookie)
-
-
-def _cookie(router: int) -> int:
-    return cookies.of(INGRESS, router)

@@ -17,26 +17,26 @@ from xenflow.tables.stations import port_to, stations, ways_in
 
 def plain_switch_of(site: Site, link: Link) -> Iterator[Flow]:
     """All flows of a link."""
-    own = cookies.of(INGRESS)
+    own = cookies.of_link(INGRESS, link.id)
     yield from strays(site, link)
     if site.native(link):
         yield from bridged(site, link)
         return
     cables, access = site.tree_ports(link), site.access_ports(link)
     known = dict(stations(site, link))
-    owner: dict[int, int] = {}
+    router_of: dict[int, int] = {}
     for router, interface in site.network.members(link.name):
         placement = site.placements.get(router.name)
         if placement is not None:
             known[interface.mac] = port_to(site, link, placement.leads(link.name))
-            owner[interface.mac] = router.id
+            router_of[interface.mac] = router.id
             yield from detours(site, link, router, interface)
     for port, tag in ways_in(site, link):
         came: dict[str, Tag] = {"in_port": port, "vlan_tci": tag}
         for mac, out in known.items():
             actions = () if out in (None, port) else plain_send(site, link, out)
             frame = match(**came, dl_dst=mac)
-            mine = cookies.of(INGRESS, owner.get(mac, 0))
+            mine = cookies.of_link(INGRESS, link.id, router_of.get(mac, 0))
             yield Flow(INGRESS, OneTable.FRAME, frame, actions, mine)
         flood: list[Action] = []
         if port in access:

@@ -22,7 +22,7 @@ def vm_of(site: Site, link: Link) -> Iterator[Flow]:
         placement = site.placements.get(router.name)
         if placement is None or placement.mode is Mode.NATIVE:
             continue
-        own = cookies.of(VM, router.id)
+        own = cookies.of_link(VM, link.id, router.id)
         arrived = {Reg.ROUTER: router.id, Reg.LINK_IN: link.id}
         if placement.vm == site.name:
             port = site.vif(interface)
