@@ -62,12 +62,13 @@ def _flows(flows: list[dict[str, Any]]) -> str:
             flow.get("priority"),
             flow.get("packets"),
             duration(flow.get("age_s")),
+            flow.get("owner"),
             _brief(flow.get("match")),
             _brief(flow.get("actions")) or "drop",
         )
         for flow in flows
     ]
-    return table(("PRIORITY", "PACKETS", "AGE", "MATCH", "ACTIONS"), rows, indent="  ")
+    return table(("PRIORITY", "PACKETS", "AGE", "OWNER", "MATCH", "ACTIONS"), rows, indent="  ")
 
 
 def _brief(value: Any) -> str:

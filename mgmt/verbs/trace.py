@@ -149,5 +149,6 @@ def _steps(hop: Hop) -> Iterator[str]:
         where = step.get("name") if table is None else f"table {table} {step.get('name')}"
         yield f"{where}: {step.get('explanation')}"
         if step.get("flow"):
-            yield f"    {step['flow']}"
+            owner = f"of {step['owner']}: " if "owner" in step else ""
+            yield f"    {owner}{step['flow']}"
     yield f"=> {hop.answer.get('outcome')}"

@@ -128,6 +128,7 @@ class Fakes:
                             "priority": 1024,
                             "packets": 7,
                             "age_s": 2,
+                            "owner": "router vr1",
                             "match": "nw_dst=1",
                             "actions": "drop",
                         },
@@ -151,6 +152,7 @@ class Fakes:
                             "name": "routes",
                             "explanation": "10.2.0.1/32",
                             "flow": "table=3 nw_dst=10.2.0.1",
+                            "owner": "router vr1",
                         }
                     ],
                     "outputs": [
@@ -407,6 +409,7 @@ def test_nexthops_links_flows_rules(fakes: Fakes) -> None:
     out = fakes.run("flows", "host-a", "--table", "routes", "--router", "vr1")[1]
     assert out.index("table 0 ingress") < out.index("table 3 routes")
     assert "(2 of 9 flows" in out
+    assert "AGE    OWNER       MATCH" in out and "  router vr1  nw_dst=1" in out
     assert fakes["host-a"].asked_for("flows")[0].arguments["table"] == 3
     assert "nw_proto=17" in fakes.run("rules", "host-a")[1]
     assert fakes.json("rules", "host-a")["rules"][0]["id"] == "r1"
@@ -418,7 +421,7 @@ def test_trace(fakes: Fakes) -> None:
     assert out.splitlines() == [
         "1. host-a, comes in by to-gen",
         "   table 3 routes: 10.2.0.1/32",
-        "       table=3 nw_dst=10.2.0.1",
+        "       of router vr1: table=3 nw_dst=10.2.0.1",
         "   => out by to-recv",
         "2. recv, comes in by to-a (cable recv-a, from host-a)",
         "   => out by access",

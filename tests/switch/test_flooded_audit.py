@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.switch.test_refresh import Told
 from xenflow.openflow.flow import Flow
 from xenflow.routes.messages import Kind, NextHop, NextHopType, Op, Section
@@ -46,7 +48,9 @@ def test_it_is_said_truly_when_it_was_looked_at() -> None:
     assert max(told.second(number) for number in range(SECONDS)) <= 1.0
 
 
-def test_what_somebody_else_changes_meanwhile_is_put_right() -> None:
+def test_what_somebody_else_changes_meanwhile_is_put_right(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     told = Flooded()
     tables = told.host.wire.tables
     gone: Flow = next(flow for flow in tables if flow.table == layout.LINKS)
@@ -55,6 +59,8 @@ def test_what_somebody_else_changes_meanwhile_is_put_right() -> None:
     for number in range(1, 6):
         told.second(number)
     assert gone in set(tables) and told.audit.mended == 1
+    (said,) = [r.getMessage() for r in caplog.records if "somebody else changes" in r.getMessage()]
+    assert f"those of {told.switch.owner_of(gone.cookie)} first" in said and " link " in said
 
 
 def test_small_tables_that_change_meanwhile_are_not_taken_for_looked_at() -> None:

@@ -15,6 +15,7 @@ from xenflow.model import management as mg
 from xenflow.openflow import build, wire
 from xenflow.switch.channel import UNANSWERED, UNANSWERED_S
 from xenflow.switch.jobs import ROOM
+from xenflow.tables.layout import TABLE_NAMES
 
 ASKED, BARRIER = int(wire.Type.STATS_REQUEST), int(wire.Type.BARRIER_REQUEST)
 SAID = "the switch refuses to answer what it is asked (BAD_REQUEST: BAD_TYPE)"
@@ -79,6 +80,18 @@ def test_who_asks_is_told_that_nothing_is_known(
     host.wire.refuses = {ASKED}
     answer = ask(host, verb, **arguments)
     assert not answer["ok"] and "BAD_REQUEST" in answer["error"]["message"]
+
+
+def test_whose_flows_they_are_is_said(host: Host) -> None:
+    rule = {"id": "block", "priority": 1, "match": {}, "actions": []}
+    host.switch.rules.restore([rule])
+    host.switch.refresh()
+    rows = ask(host, "flows", datapath="host-a", limit=1000)["flows"]
+    whose = {name: {row["owner"] for row in rows if row["name"] == name} for name in TABLE_NAMES}
+    assert whose["ingress"] == {"the switch", "link left", "link right", "rule block"}
+    assert whose["links"] == {"link left", "link right"}
+    rows = ask(host, "flows", datapath="host-a", router="vr1", limit=1000)["flows"]
+    assert {"ingress", "admission", "links", "vm"} <= {row["name"] for row in rows}
 
 
 def test_counts_of_refused_frames_that_are_not_known_end_no_problem(host: Host) -> None:

@@ -35,6 +35,7 @@ from xenflow.store.state_file import StateError
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, layout
+from xenflow.tables.pipeline import Owner
 from xenflow.tables.views import interface_of, problems, through_vm
 from xenflow.vm import hold
 
@@ -337,7 +338,9 @@ class ManagementService:
                 return
             wanted = [s for s in stats if s.flow.cookie & mask == cookie]
             wanted.sort(key=lambda s: (s.flow.table, -s.flow.priority, s.flow.match))
-            rows = [_flow_row(s) for s in wanted[: arguments["limit"]]]
+            rows = [
+                _flow_row(s, switch.owner_of(s.flow.cookie)) for s in wanted[: arguments["limit"]]
+            ]
             reply.ok(flows=rows, total=total - (len(stats) - len(wanted)))
 
         switch.reader.show(table, cookie, mask, arguments["limit"], answer)
@@ -712,7 +715,7 @@ def _route_row(state: RouterState, family: int, key: int) -> dict[str, Any]:
     return {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": table[key]}
 
 
-def _flow_row(stats: FlowStats) -> dict[str, Any]:
+def _flow_row(stats: FlowStats, owner: Owner) -> dict[str, Any]:
     flow = stats.flow
     return {
         "table": flow.table,
@@ -721,6 +724,7 @@ def _flow_row(stats: FlowStats) -> dict[str, Any]:
         "match": fl.match_text(flow.match),
         "actions": fl.actions_text(flow.actions),
         "cookie": f"{flow.cookie:#018x}",
+        "owner": str(owner),
         "packets": stats.packets,
         "bytes": stats.octets,
         "age_s": round(stats.duration_s, 3),

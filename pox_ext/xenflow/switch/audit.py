@@ -369,7 +369,8 @@ class Audit:
         routes, self._routes = self._routes, {}
         for router, found in routes.items():
             self.foreign.routes_gone(router, found)
-            self._has_mended(self._mend_routes(router, found), now)
+            own = cookies.of(layout.ROUTES, router)
+            self._has_mended(self._mend_routes(router, found), now, own)
 
     def _mend_routes(self, router: int, found: Mapping[int, int | None]) -> int:
         switch = self.switch
@@ -382,10 +383,13 @@ class Audit:
     def _put_right(self, seen: dict[Key, Flow | None], now: float) -> list[Key]:
         differs = difference(seen, self.switch.installed.flows, self.forms.accepted)
         self.switch.installed.write_at_once(differs.batches)
-        self._has_mended(differs.mended, now)
-        return [flow.key for batch in differs.batches for _, flow in batch]
+        flows = [flow for batch in differs.batches for _, flow in batch]
+        if flows:
+            self._has_mended(differs.mended, now, flows[0].cookie)
+        return [flow.key for flow in flows]
 
-    def _has_mended(self, count: int, now: float) -> None:
+    def _has_mended(self, count: int, now: float, first: int) -> None:
+        """So many flows, the first of which has this cookie, were put right."""
         if not count:
             return
         if self.mended_at is None or now - self.mended_at > 3 * COUNT_S:
@@ -396,7 +400,9 @@ class Audit:
         self.mended_at = now
         if not self._unsaid:
             log.warning(
-                "%s: somebody else changes its flows: they are written back", self.switch.name
+                "%s: somebody else changes its flows, those of %s first: they are written back",
+                self.switch.name,
+                self.switch.owner_of(first),
             )
         self._unsaid += count
         if self._streak >= AGAIN:
