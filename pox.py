@@ -219,9 +219,10 @@ def split_components(words: list[str]) -> tuple[list[str], list[list[str]]]:
     return options, components
 
 
-def with_listener(words: list[str]) -> list[str]:
-    """The command line with an OpenFlow listener: on 127.0.0.1 where it names no address, where
-    the network file says if it names no listener."""
+def with_listener(words: list[str]) -> tuple[list[str], list[list[str]]]:
+    """A POX command line as its own options, and each component with its options; among them an
+    OpenFlow listener: on 127.0.0.1 where the line names no address, where the network file says
+    if it names no listener."""
     options, components = split_components(words)
     listeners = [each for each in components if each[0].split(":")[0] == LISTENER]
     for each in listeners:
@@ -231,7 +232,7 @@ def with_listener(words: list[str]) -> list[str]:
     if not listeners and "--no-openflow" not in options:
         # last: it opens its port when all is launched, wherever it stands
         components.append([LISTENER, *listens_at(components)])
-    return options + [word for component in components for word in component]
+    return options, components
 
 
 def check_port(listener: list[str]) -> None:
@@ -265,7 +266,7 @@ def run_stand_in(words: list[str]) -> int:
     print("core: stand-in", flush=True)
     from pox.boot import boot
 
-    return boot(with_listener(words))
+    return boot(*with_listener(words))
 
 
 def run_pox(folder: str, words: list[str]) -> int:
@@ -296,7 +297,7 @@ def run_pox(folder: str, words: list[str]) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, on_interrupt)
-    options, components = split_components(with_listener(words))
+    options, components = with_listener(words)
     # The guard is launched before all others: docs/pox.md says what it does.
     guarded = [*options, "xenflow_pox_guard", *(word for each in components for word in each)]
     launch = boot._do_launch

@@ -1,6 +1,6 @@
-"""Starts the stand-in: reads a POX command line, launches the components, runs the loop.
+"""Starts the stand-in: launches the components of a POX command line, runs the loop.
 
-`POX options, then COMPONENT [--option[=value] ...] ...`, as under POX. Called by `pox.py`.
+Called by `pox.py`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ import logging.config
 import os
 import signal
 import sys
-import threading
-import traceback
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
 import pox.core
-from pox.lib.util import str_to_bool
-
-log = logging.getLogger("boot")
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -31,91 +26,60 @@ class UsageError(Exception):
     """The command line cannot be carried out: the operator's mistake."""
 
 
-class Component:
-    """A component as the command line names it: `NAME[:FUNCTION][=FIRST]` and its options."""
-
-    def __init__(self, word: str) -> None:
-        self.word, equals, self.first = word.partition("=")
-        self.name, _, function = self.word.partition(":")
-        self.function = function or "launch"
-        self.arguments = (self.first,) if equals else ()
-        self.options: dict[str, Any] = {}
+def read(words: list[str]) -> dict[str, Any]:
+    """Options: `--name=value`, or `--name`, which is True."""
+    split = (word.lstrip("-").partition("=") for word in words)
+    return {name.replace("-", "_"): value if equals else True for name, equals, value in split}
 
 
-def parse(words: list[str]) -> tuple[dict[str, Any], list[Component]]:
-    """Split a command line into POX's own options and the components with theirs."""
-    options: dict[str, Any] = {}
-    components: list[Component] = []
-    target = options
-    for word in words:
-        if word.startswith("-"):
-            key, equals, value = word.lstrip("-").partition("=")
-            target[key.replace("-", "_")] = value if equals else True
-        else:
-            components.append(Component(word))
-            target = components[-1].options
-    return options, components
-
-
-def find(component: Component) -> ModuleType:
-    """Import a component: a module of the stand-in's, or else any module of that name."""
-    for name in (f"pox.{component.name}", component.name):
+def find(component: str) -> Any:
+    """A component's launch function: of a module of the stand-in's, or else of any of that name."""
+    for name in (f"pox.{component}", component):
         try:
             found = importlib.util.find_spec(name)
         except (ModuleNotFoundError, ValueError):
             found = None
         if found is not None:
-            module = importlib.import_module(name)
-            if inspect.isfunction(getattr(module, component.function, None)):
-                return module
+            launch = getattr(importlib.import_module(name), "launch", None)
+            if inspect.isfunction(launch):
+                return launch
     raise UsageError(
-        f"the stand-in for POX has no component '{component.word}'. POX has many: "
+        f"the stand-in for POX has no component '{component}'. POX has many: "
         "scripts/get-pox fetches it"
     )
 
 
-def launch(component: Component, module: ModuleType, instance: tuple[int, int, bool]) -> None:
-    """Call a component's launch function with its options."""
-    function = getattr(module, component.function)
-    parameters = inspect.signature(function).parameters
-    options = dict(component.options)
-    if "__INSTANCE__" in parameters:
-        options["__INSTANCE__"] = instance
-    elif instance[1] != 1:
-        raise UsageError(f"component '{component.name}' can be named only once")
+def launch(component: str, function: Any, words: list[str], several: bool) -> None:
+    """Launch a component with its options; as under POX, one that takes `__INSTANCE__` may be named
+    several times."""
+    options = read(words)
+    signature = inspect.signature(function)
+    if several and "__INSTANCE__" not in signature.parameters:
+        raise UsageError(f"component '{component}' can be named only once")
     try:
-        inspect.signature(function).bind(*component.arguments, **options)
+        signature.bind(**options)
     except TypeError as error:
-        known = [f"--{each.replace('_', '-')}" for each in parameters if each != "__INSTANCE__"]
+        known = [f"--{each.replace('_', '-')}" for each in signature.parameters if each[0] != "_"]
         raise UsageError(
-            f"component '{component.name}': {error}. It takes: {' '.join(known) or 'no options'}"
+            f"component '{component}': {error}. It takes: {' '.join(known) or 'no options'}"
         ) from None
-    if function(*component.arguments, **options) is False:
-        raise UsageError(f"component '{component.name}' refused to start")
+    function(**options)
 
 
-def set_up(options: dict[str, Any]) -> bool:
+def set_up(words: list[str]) -> bool:
     """Apply POX's own options. Returns whether OpenFlow is wanted."""
-    openflow = True
+    options = read(words)
     logging.basicConfig(format=logging.BASIC_FORMAT, level=logging.INFO)
-    for name, value in options.items():
-        match name:
-            case "verbose":
-                if str_to_bool(value):
-                    logging.getLogger().setLevel(logging.DEBUG)
-            case "no_openflow":
-                openflow = not str_to_bool(value)
-            case "enable_openflow":
-                openflow = str_to_bool(value)
-            case "log_config":
-                path = "logging.cfg" if value is True else value
-                if not os.path.exists(path):
-                    raise UsageError(f"no such logging configuration: {path}")
-                logging.config.fileConfig(path)
-            case "unthreaded_sh" | "epoll_sh" | "threaded_selecthub" | "epoll_selecthub":
-                pass  # this loop has one kind of waiting
-            case _:
-                raise UsageError(f"unknown option --{name.replace('_', '-')}")
+    if options.pop("verbose", False):
+        logging.getLogger().setLevel(logging.DEBUG)
+    path = options.pop("log_config", None)
+    if path is not None:
+        if not os.path.exists(str(path)):
+            raise UsageError(f"no such logging configuration: {path}")
+        logging.config.fileConfig(path)
+    openflow = not options.pop("no_openflow", False)
+    for name in options:
+        raise UsageError(f"unknown option --{name.replace('_', '-')}")
     return openflow
 
 
@@ -127,38 +91,30 @@ def _handle_signals(core: Any) -> None:
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGHUP, lambda *_: core.reread_configuration())
+    reread = pox.core.RereadConfiguration
+    signal.signal(signal.SIGHUP, lambda *_: core.raiseLater(core, reread))
 
 
-def boot(words: list[str]) -> int:
-    """Run the stand-in with a command line until it ends. Returns the exit status."""
+def boot(options: list[str], components: list[list[str]]) -> int:
+    """Run components until the process is to end. Returns the exit status.
+
+    `options` are POX's own, `components` each a name and its options.
+    """
     core = pox.core.initialize()
+    names = [each[0] for each in components]
     try:
-        options, components = parse(words)
-        openflow_wanted = set_up(options)
-        if openflow_wanted:
+        if set_up(options):
             from pox.openflow import OpenFlowNexus
 
             core.register("openflow", OpenFlowNexus(core))
-            if not any(each.name == "openflow.of_01" for each in components):
-                components.append(Component("openflow.of_01"))
-        modules = [find(each) for each in components]
-        names = [each.word for each in components]
-        for index, (component, module) in enumerate(zip(components, modules, strict=True)):
-            nth, total = names[:index].count(component.word), names.count(component.word)
-            launch(component, module, (nth, total, nth + 1 == total))
+        found = [find(name) for name in names]
+        for (name, *words), function in zip(components, found, strict=True):
+            launch(name, function, words, names.count(name) > 1)
     except UsageError as error:
         print(f"pox.py: {error}", file=sys.stderr)
         return USAGE_ERROR
     except Exception:
-        traceback.print_exc()
-        print("pox.py: a component did not start, see above", file=sys.stderr)
+        logging.getLogger("boot").exception("a component did not start")
         return 1
     _handle_signals(core)
-    core.goUp()
-    core.scheduler.run()
-    status: int = core.went_down()
-    sys.stdout.flush()
-    if any(each.is_alive() and not each.daemon for each in threading.enumerate()[1:]):
-        log.debug("waiting for threads of components")
-    return status
+    return core.run()

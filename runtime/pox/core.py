@@ -7,7 +7,6 @@ component. `call_later` and `quit` may be called from any thread, all else from 
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -46,60 +45,30 @@ class ComponentRegistered(Event):
         self.component = component
 
 
-class _Waiter:
-    """A callback that waits for components."""
-
-    def __init__(
-        self, callback: Callable[..., Any], components: list[str], args: Any, kw: Any, name: str
-    ) -> None:
-        self.callback = callback
-        self.components = components
-        self.args = args
-        self.kw = kw
-        self.name = name
-
-
 class StandInCore(EventMixin):
     """The registry of components, and the life of the process."""
 
     _eventMixin_events = frozenset(
         {UpEvent, DownEvent, GoingUpEvent, GoingDownEvent, RereadConfiguration, ComponentRegistered}
     )
-    version = (0, 8, 0)  # of the POX whose conventions these are
-    version_name = "stand-in"
+    version_string = "XenFlow's stand-in for POX"
 
     def __init__(self) -> None:
         self.components: dict[str, Any] = {"core": self}
-        self.debug = False
         self.running = True
-        self.starting_up = True
-        self.up = False
         self.scheduler = recoco.Scheduler()
         self._exit_code = 0
-        self._waiters: list[_Waiter] = []
-
-    @property
-    def version_string(self) -> str:
-        """What is running, for the log."""
-        return "XenFlow's stand-in for POX"
-
-    @property
-    def banner(self) -> str:
-        """What is running, for people."""
-        return self.version_string
+        self._waiters: list[tuple[set[str], Callable[..., Any], tuple[Any, ...]]] = []
 
     # ---- components ------------------------------------------------------------------------
 
-    def register(self, name: Any, component: Any = None) -> None:
-        """Make `component` available as `core.NAME`; without a name, under its class's name."""
-        if component is None:
-            component = name
-            name = getattr(component, "_core_name", type(component).__name__)
+    def register(self, name: str, component: Any) -> None:
+        """Make `component` available as `core.NAME`."""
         if name in self.components:
             log.warning("Registered '%s' multiple times", name)
         self.components[name] = component
         self.raiseEventNoErrors(ComponentRegistered, name, component)
-        self._try_waiters()
+        self._call_ready()
 
     def registerNew(self, component_class: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """Make an object and register it under its `_core_name` or its class's name."""
@@ -120,41 +89,31 @@ class StandInCore(EventMixin):
     def call_when_ready(
         self,
         callback: Callable[..., Any],
-        components: str | Iterable[str] = (),
-        name: str | None = None,
+        components: str | Iterable[str],
+        *,
         args: tuple[Any, ...] = (),
-        kw: dict[str, Any] | None = None,
     ) -> None:
         """Call back, now or later, once all these components are registered."""
-        wanted = [components] if isinstance(components, str) else list(components)
-        label = name or str(getattr(callback, "__name__", callback))
-        self._waiters.append(_Waiter(callback, wanted, args, kw or {}, label))
-        self._try_waiters()
+        wanted = {components} if isinstance(components, str) else set(components)
+        self._waiters.append((wanted, callback, args))
+        self._call_ready()
 
-    def _try_waiters(self) -> None:
+    def _call_ready(self) -> None:
         for waiter in list(self._waiters):
-            if waiter not in self._waiters:
-                continue
-            if all(each in self.components for each in waiter.components):
+            wanted, callback, args = waiter
+            if waiter in self._waiters and wanted <= self.components.keys():
                 self._waiters.remove(waiter)
                 try:
-                    waiter.callback(*waiter.args, **waiter.kw)
+                    callback(*args)
                 except Exception:
-                    log.exception("Exception while trying to notify %s", waiter.name)
+                    log.exception("Exception while trying to notify %s", callback)
 
-    def listen_to_dependencies(
-        self,
-        sink: Any,
-        components: str | Iterable[str] | None = None,
-        attrs: bool = True,
-        short_attrs: bool = False,
-        listen_args: dict[str, dict[str, Any]] | None = None,
-    ) -> None:
+    def listen_to_dependencies(self, sink: Any, components: str | Iterable[str] = ()) -> None:
         """Add `sink`'s methods `_handle_COMPONENT_Event` as handlers once the components exist.
 
         Then `sink._COMPONENT_` is each component, and `sink._all_dependencies_met()` is called.
         """
-        wanted = {components} if isinstance(components, str) else set(components or ())
+        wanted = {components} if isinstance(components, str) else set(components)
         for name in dir(sink):
             if name.startswith("_handle_") and name.count("_") >= 3:
                 wanted.add("_".join(name.split("_")[2:-1]))
@@ -162,24 +121,15 @@ class StandInCore(EventMixin):
         def met() -> None:
             for each in wanted:
                 component = self.components[each]
-                if short_attrs:
-                    setattr(sink, each, component)
-                elif attrs:
-                    setattr(sink, f"_{each}_", component)
+                setattr(sink, f"_{each}_", component)
                 if isinstance(component, EventMixin):
-                    extra = (listen_args or {}).get(each, {})
-                    component.addListeners(sink, prefix=each, **extra)
+                    component.addListeners(sink, prefix=each)
             getattr(sink, "_all_dependencies_met", lambda: None)()
 
-        self.call_when_ready(met, wanted, name=type(sink).__name__)
+        self.call_when_ready(met, wanted)
 
-    def getLogger(self, name: str | None = None) -> logging.Logger:
-        """A logger; without a name, one named after the calling module."""
-        if name is None:
-            frame = inspect.currentframe()
-            caller = frame.f_back if frame else None
-            name = str(caller.f_globals.get("__name__", "")) if caller else ""
-            name = name.removeprefix("pox.")
+    def getLogger(self, name: str) -> logging.Logger:
+        """A logger."""
         return logging.getLogger(name)
 
     # ---- calls -----------------------------------------------------------------------------
@@ -192,42 +142,38 @@ class StandInCore(EventMixin):
         self, seconds: float, func: Callable[..., Any], *args: Any, **kw: Any
     ) -> recoco.Timer:
         """Call a function after some seconds; the timer returned can be cancelled."""
-        return recoco.Timer(seconds, func, args=args, kw=kw, scheduler=self.scheduler)
-
-    callLater = call_later
-    callDelayed = call_delayed
+        return recoco.Timer(seconds, func, args=args, kw=kw)
 
     def raiseLater(self, source: EventMixin, *args: Any, **kw: Any) -> None:
         """Raise an event on `source` from the loop soon. Safe from any thread."""
-        self.scheduler.callLater(source.raiseEvent, *args, **kw)
+        self.call_later(source.raiseEvent, *args, **kw)
 
     # ---- up and down -----------------------------------------------------------------------
 
-    def goUp(self) -> None:
-        """All components are launched: raise GoingUpEvent, and UpEvent from the loop."""
-        self.starting_up = False
+    def run(self) -> int:
+        """All components are launched: go up, serve until `quit`, and go down. Returns the exit
+        status."""
         self.raiseEvent(GoingUpEvent())
         self.call_later(self._is_up)
+        self.scheduler.run()
+        self.raiseEventNoErrors(DownEvent())
+        log.info("Down.")
+        return self._exit_code
 
     def _is_up(self) -> None:
         if not self.running:
             return
-        self.up = True
         self.raiseEventNoErrors(UpEvent())
-        if self._waiters:
-            missing = {c for w in self._waiters for c in w.components if c not in self.components}
-            log.warning("Still waiting on %d component(s): %s", len(missing), ", ".join(missing))
+        missing = {name for wanted, _, _ in self._waiters for name in wanted - set(self.components)}
+        if missing:
+            log.warning("Still waiting for components: %s", ", ".join(sorted(missing)))
         log.info("%s is up.", self.version_string)
 
     def quit(self, exit_code: int | None = None) -> None:
-        """End the process in order. Safe from any thread and from signal handlers."""
+        """End the process with an exit status. Safe from any thread and from signal handlers."""
         if exit_code is not None:
             self._exit_code = exit_code
-        self.scheduler.callLater(self._go_down)
-
-    def reread_configuration(self) -> None:
-        """Say that SIGHUP has come.  Safe from any thread and from signal handlers."""
-        self.scheduler.callLater(self.raiseEventNoErrors, RereadConfiguration())
+        self.call_later(self._go_down)
 
     def _go_down(self) -> None:
         if not self.running:
@@ -236,13 +182,6 @@ class StandInCore(EventMixin):
         log.info("Going down...")
         self.raiseEventNoErrors(GoingDownEvent())
         self.scheduler.quit()
-
-    def went_down(self) -> int:
-        """The loop has ended: raise DownEvent. Returns the exit status."""
-        self.running = False
-        self.raiseEventNoErrors(DownEvent())
-        log.info("Down.")
-        return self._exit_code
 
 
 core: Any = None

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pox.core
 import pytest
-from pox.lib.addresses import EthAddr
 from pox.lib.revent import Event, EventHalt, EventMixin, EventRemove, ReventError
-from pox.lib.util import dpid_to_str, str_to_bool, str_to_dpid
 
 
 class Ping(Event):
@@ -36,7 +37,9 @@ def test_priority_halt_once_and_removal():
     event = source.raiseEvent(Ping, 2)
     assert calls == ["high"] and event.halt
     source.removeListener(halting)
-    assert source.raiseEvent(Ping(3)).source is source
+    calls.clear()
+    source.raiseEvent(Ping(3))
+    assert calls == ["high", "low"]
     assert not source.removeListener(removing)
 
 
@@ -116,20 +119,17 @@ def test_quit_from_the_loop():
     for name in ("GoingUpEvent", "UpEvent", "GoingDownEvent", "DownEvent"):
         core.addListenerByName(name, lambda event: seen.append(type(event).__name__))
     core.addListenerByName("UpEvent", lambda event: core.quit(4))
-    core.goUp()
-    core.scheduler.run()
-    assert core.went_down() == 4
+    assert core.run() == 4
     assert seen == ["GoingUpEvent", "UpEvent", "GoingDownEvent", "DownEvent"]
 
 
-def test_addresses_and_datapath_ids():
-    mac = EthAddr("02:00:00:00:00:0a")
-    assert mac == EthAddr(b"\x02\0\0\0\0\x0a") == "02-00-00-00-00-0a"
-    assert str(mac) == "02:00:00:00:00:0a" and mac.raw[-1] == 10
-    assert mac != "no address" and len({mac, EthAddr(mac)}) == 1
-    with pytest.raises(ValueError, match="no MAC address"):
-        EthAddr(b"short")
-    for dpid in (1, 0xAB << 48 | 5):
-        assert str_to_dpid(dpid_to_str(dpid)) == dpid
-    assert dpid_to_str(10) == "00-00-00-00-00-0a"
-    assert str_to_bool("Yes") and str_to_bool(True) and not str_to_bool("0")
+def test_of_the_component_the_stand_in_knows_the_messages_alone():
+    used = set()
+    for path in Path(pox.core.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                used.add(node.module)
+            elif isinstance(node, ast.Import):
+                used |= {each.name for each in node.names}
+    ours = {name for name in used if name.split(".")[0] == "xenflow"}
+    assert ours and all(name.startswith("xenflow.openflow") for name in ours)

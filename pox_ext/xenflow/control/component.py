@@ -384,4 +384,4 @@ def _port(name: Any, number: int, config: int, state: int) -> tuple[str, int, bo
 
 
 def _later(seconds: float, function: Any, *arguments: Any) -> None:
-    core.callDelayed(seconds, function, *arguments)
+    core.call_delayed(seconds, function, *arguments)

@@ -1,17 +1,21 @@
 """The OpenFlow events, and `core.openflow`, which raises them for all switches.
 
-An event is raised on `core.openflow` first and then, unless halted, on its connection.
+An event is raised on `core.openflow` first and then, unless halted, on its connection. Messages
+are parsed by `xenflow.openflow`, the only package of the component's that the stand-in knows.
 """
 # ruff: noqa: N802, N815 - the names are POX's
 
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterator
+from functools import cached_property
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pox.lib.revent import Event, EventMixin
-from pox.lib.util import dpid_to_str
+from xenflow.openflow import parse, wire
 
 if TYPE_CHECKING:
     from pox.openflow.of_01 import Connection
@@ -20,24 +24,41 @@ log = logging.getLogger("openflow")
 
 OFPPR_ADD, OFPPR_DELETE, OFPPR_MODIFY = range(3)
 OFPRR_IDLE_TIMEOUT, OFPRR_HARD_TIMEOUT, OFPRR_DELETE = range(3)
-OFP_DEFAULT_MISS_SEND_LEN = 128
+PACKET_AT = 18
+"""Where the frame begins in an OFPT_PACKET_IN (OpenFlow 1.0.0, section 5.4.1)."""
+STATS_AT = 12
+"""Where the body begins in an OFPT_STATS_REPLY (5.3.5)."""
 
 
-class _MessageEvent(Event):
-    """An event with the connection, the datapath id and the message that caused it."""
+class EthAddr(bytes):
+    """A port's MAC address: six bytes, which print as `02:00:00:00:00:01`."""
 
-    def __init__(self, connection: Connection, ofp: Any) -> None:
-        self.connection = connection
-        self.dpid = connection.dpid
-        self.ofp = ofp
+    def __str__(self) -> str:
+        return self.hex(":")
 
 
-class ConnectionUp(_MessageEvent):
-    """A switch has connected and answered; `ofp` is its features reply."""
+def _port(port: parse.Port) -> SimpleNamespace:
+    address = EthAddr(port.mac.to_bytes(6, "big"))
+    return SimpleNamespace(**port._asdict(), port_no=port.number, hw_addr=address)
 
 
-class FeaturesReceived(_MessageEvent):
-    """A features reply has come; raised after each ConnectionUp too."""
+def read(raw: bytes) -> SimpleNamespace:
+    """A whole message, its fields under POX's names too. Raises WireError."""
+    message: Any = parse.message(raw)
+    named = message._asdict()
+    match message:
+        case parse.FeaturesReply():
+            named["datapath_id"] = message.dpid
+            named["ports"] = [_port(each) for each in message.ports]
+        case parse.PortStatus():
+            named["desc"] = _port(message.port)
+        case parse.FlowRemoved(flow=flow):
+            named |= {"cookie": flow.cookie, "priority": flow.priority, "match": flow.match}
+            named |= {"packet_count": message.packets, "byte_count": message.octets}
+            named["duration_sec"] = int(message.duration_s)
+        case parse.PacketIn(buffer_id=wire.NO_BUFFER):
+            named["buffer_id"] = None
+    return SimpleNamespace(**named)
 
 
 class ConnectionDown(Event):
@@ -48,8 +69,20 @@ class ConnectionDown(Event):
         self.dpid = connection.dpid
 
 
-class ConnectionHandshakeComplete(ConnectionDown):
-    """Raised right before ConnectionUp."""
+class _MessageEvent(ConnectionDown):
+    """An event with the connection, the datapath id and the message that caused it."""
+
+    def __init__(self, connection: Connection, ofp: Any) -> None:
+        super().__init__(connection)
+        self.ofp = ofp
+
+
+class ConnectionUp(_MessageEvent):
+    """A switch has connected and answered; `ofp` is its features reply."""
+
+
+class FeaturesReceived(_MessageEvent):
+    """A features reply has come; raised after each ConnectionUp too."""
 
 
 class PortStatus(_MessageEvent):
@@ -74,31 +107,31 @@ class FlowRemoved(_MessageEvent):
         self.deleted = ofp.reason == OFPRR_DELETE
 
 
-class PacketIn(_MessageEvent):
-    """A packet has come from a switch: `port`, and its bytes in `data`."""
+class PacketIn(Event):
+    """A packet has come from a switch: `port`, and its bytes in `data`.
+
+    Of the message nothing is looked at before it is asked for.
+    """
+
+    def __init__(self, connection: Connection, raw: bytes) -> None:
+        self.connection = connection
+        self.dpid = connection.dpid
+        self._raw = raw
 
     @property
     def port(self) -> int:
         """The OpenFlow port that the packet came in on."""
-        return self.ofp.in_port  # type: ignore[no-any-return]
+        return parse.packet_in_port(self._raw)
 
     @property
     def data(self) -> bytes:
         """The frame, from its destination MAC address on."""
-        return self.ofp.data  # type: ignore[no-any-return]
+        return self._raw[PACKET_AT:]
 
-
-class ErrorIn(_MessageEvent):
-    """The switch refused a request, `xid`. It is logged unless a handler clears `should_log`."""
-
-    def __init__(self, connection: Connection, ofp: Any) -> None:
-        super().__init__(connection, ofp)
-        self.xid = ofp.xid
-        self.should_log = True
-
-    def asString(self) -> str:
-        """The error in words."""
-        return str(self.ofp)
+    @cached_property
+    def ofp(self) -> SimpleNamespace:
+        """The whole message."""
+        return read(self._raw)
 
 
 class BarrierIn(_MessageEvent):
@@ -109,12 +142,26 @@ class BarrierIn(_MessageEvent):
         self.xid = ofp.xid
 
 
-class RawStatsReply(_MessageEvent):
+class ErrorIn(BarrierIn):
+    """The switch refused a request, `xid`. It is logged unless a handler clears `should_log`."""
+
+    should_log = True
+
+
+class RawStatsReply(Event):
     """One part of a statistics reply, of any type."""
 
-
-class ConfigurationReceived(BarrierIn):
-    """The answer to a configuration request."""
+    def __init__(self, connection: Connection, raw: bytes) -> None:
+        self.connection = connection
+        self.dpid = connection.dpid
+        kind, flags = struct.unpack_from("!HH", raw, wire.HEADER_LEN)
+        self.ofp = SimpleNamespace(
+            xid=int.from_bytes(raw[4:8], "big"),
+            type=kind,
+            flags=flags,
+            is_last_reply=not flags & 1,
+            body=raw[STATS_AT:],
+        )
 
 
 class ConnectionDict(dict[int, Any]):
@@ -126,18 +173,12 @@ class ConnectionDict(dict[int, Any]):
     def __contains__(self, item: object) -> bool:
         return dict.__contains__(self, item) or any(item is each for each in self.values())
 
-    @property
-    def dpids(self) -> list[int]:
-        """The datapath ids."""
-        return list(self.keys())
-
 
 class OpenFlowNexus(EventMixin):
     """`core.openflow`: all switches' events and connections in one place."""
 
     _eventMixin_events = frozenset(
         {
-            ConnectionHandshakeComplete,
             ConnectionUp,
             ConnectionDown,
             FeaturesReceived,
@@ -147,10 +188,9 @@ class OpenFlowNexus(EventMixin):
             ErrorIn,
             RawStatsReply,
             FlowRemoved,
-            ConfigurationReceived,
         }
     )
-    miss_send_len: int | None = OFP_DEFAULT_MISS_SEND_LEN
+    miss_send_len: int | None = 128
     # POX's default is True. A restarted controller must not empty a switch that forwards.
     clear_flows_on_connect = False
 
@@ -162,22 +202,14 @@ class OpenFlowNexus(EventMixin):
         """The connection of a datapath, or None."""
         return self.connections.get(dpid)
 
-    def sendToDPID(self, dpid: int, data: Any) -> bool:
+    def sendToDPID(self, dpid: int, data: bytes) -> bool:
         """Send to a datapath; False where it is not connected."""
         connection = self.connections.get(dpid)
         if connection is None:
-            log.warning("Couldn't send to %s: it is not connected", dpid_to_str(dpid))
+            log.warning("nothing can be sent to %016x: it is not connected", dpid)
             return False
         connection.send(data)
         return True
-
-    def _connect(self, connection: Connection) -> None:
-        if connection.dpid is not None:
-            self.connections[connection.dpid] = connection
-
-    def _disconnect(self, connection: Connection) -> None:
-        if connection.dpid is not None and self.connections.get(connection.dpid) is connection:
-            del self.connections[connection.dpid]
 
     def _handle_DownEvent(self, event: Event) -> None:
         for connection in list(self.connections.values()):
