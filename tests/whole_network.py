@@ -20,7 +20,6 @@ from typing import Any
 
 from tests.obeyed import is_one_table, obeyed
 from xenflow.model.network import End, Interface, Network, Pipeline, Router
-from xenflow.model.network import Kind as DatapathKind
 from xenflow.model.placement import Placement, at_home
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
@@ -305,9 +304,8 @@ class WholeNetwork:
     def _flows(self, datapath: str) -> Iterator[fl.Flow]:
         site = self.site(datapath)
         here = site.datapath
-        plain = here.kind is DatapathKind.HOST and not here.nicira
         yield from local_flows(site).values()
-        if plain or here.pipeline is Pipeline.REACTIVE:
+        if here.pipeline is Pipeline.REACTIVE:
             return
         for router in self.network.routers.values():
             if site.forwards(router.name) and router.name in site.views:

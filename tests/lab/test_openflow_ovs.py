@@ -333,10 +333,10 @@ def test_a_packet_answered_once(switch: ovs.Switch, connection: ovs.Connection) 
     actions = pack_actions((fl.dec_ttl(), fl.output(4)))
     for frame in samples.frames():
         connection.send(build.delete_by_cookie(wire.ALL_TABLES, 0, 0))
-        connection.send(ExactFlowPacker(0, 5, 10, ttl=True).pack(frame, 1, actions, 3))
+        connection.send(ExactFlowPacker(0, 5, 10).pack(frame, 1, actions, 3))
         assert connection.barrier() == [], frame.hex()
         (flow,) = held(connection)
-        assert flow.match == exact_match(frame, 1, ttl=True)
+        assert flow.match == exact_match(frame, 1)
         sent = simulate.run(simulate.Tables([flow]), frame, 1).outputs
         assert switch.inject(frame, 1).get(4, []) == [data for _, data in sent]
         assert switch.inject(frame, 2) == {}

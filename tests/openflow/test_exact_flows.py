@@ -9,24 +9,19 @@ from hypothesis import strategies as st
 import tests.flow_samples as samples
 from xenflow.openflow import build, nxm, wire
 from xenflow.openflow import flow as fl
-from xenflow.openflow import packet as pk
-from xenflow.openflow.exact_flows import ExactFlowPacker, exact_match
+from xenflow.openflow.exact_flows import ExactFlowPacker, PlainExactFlowPacker, exact_match
 from xenflow.openflow.flow import Flow, FlowError
 
 
-@pytest.mark.parametrize("form", [{}, {"ttl": True}, {"nicira": False}])
-def test_the_answer_to_a_packet(form: dict[str, bool]) -> None:
-    packer = ExactFlowPacker(0, 100, 10, 60, fl.SEND_FLOW_REM, **form)
+def test_the_answer_to_a_packet() -> None:
     actions = (fl.set_dl_src(1), fl.output(2))
+    packed = nxm.pack_actions(actions)
     for frame in samples.frames():
-        what = exact_match(frame, 3, form.get("ttl", False))
-        flow = Flow(0, 100, what, actions, 77, 10, 60, fl.SEND_FLOW_REM)
+        flow = Flow(0, 100, exact_match(frame, 3), actions, 77, 10)
         out = build.packet_out(frame, actions, 3)
-        packed = nxm.pack_actions(actions)
-        if form.get("nicira", True):
-            assert packer.pack(frame, 3, packed, 77) == build.flow_mod(flow) + out
-        elif pk.parse(frame).dl_type != pk.ETH_IPV6:
-            assert packer.pack(frame, 3, packed, 77) == build.flow_mod_of10(flow) + out
+        assert ExactFlowPacker(0, 100, 10).pack(frame, 3, packed, 77) == build.flow_mod(flow) + out
+        plain = PlainExactFlowPacker(0, 100, 10).pack(frame, 3, packed, 77)
+        assert plain == build.flow_mod_of10(flow) + out
 
 
 @given(st.binary(max_size=80), st.sampled_from(samples.frames()), st.integers(0, 60))
@@ -38,12 +33,10 @@ def test_an_answer_to_any_packet(noise: bytes, frame: bytes, at: int) -> None:
     assert first[0] == build.flow_mod(Flow(0, 100, exact_match(garbled, 3), (), 7, 10))
 
 
-def test_no_answer_without_openflow() -> None:
-    with pytest.raises(FlowError):
-        ExactFlowPacker(1, 1, 1, nicira=False)
-    with pytest.raises(FlowError):
-        ExactFlowPacker(0, 1, 1, ttl=True, nicira=False)
+def test_no_answer_is_larger_than_a_message() -> None:
     with pytest.raises(FlowError):
         build.packet_out(bytes(65535), ())
     with pytest.raises(FlowError):
         ExactFlowPacker(0, 1, 1).pack(bytes(65535), 1, b"")
+    with pytest.raises(FlowError):
+        PlainExactFlowPacker(0, 1, 1).pack(bytes(65535), 1, b"")

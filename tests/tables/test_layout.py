@@ -68,9 +68,9 @@ def others() -> Iterator[tuple[Flow, Table]]:
     plan = load("paper")
     for flow in router_flows(plan.network, plan.network.routers["vr1"], plan.states["vr1"]):
         yield flow, TABLES[flow.table]
-    for made, table in ((Reactive, TABLES[layout.INGRESS]), (PlainReactive, ONE_TABLE)):
+    for made, nicira in ((Reactive, True), (PlainReactive, False)):
         here = plan.network.datapaths["host-a"]
-        here = replace(here, pipeline=Pipeline.REACTIVE, nicira=made.nicira)
+        here = replace(here, pipeline=Pipeline.REACTIVE, nicira=nicira)
         ports = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
         site = Site(plan.network, here, ports, {"vr1": at_home("vr1", "host-a")}, {})
         gen = plan.machines["gen"]
@@ -80,13 +80,13 @@ def others() -> Iterator[tuple[Flow, Table]]:
         answer = made(site, plan.states).answer(Question(router, left, 1, frame))
         assert answer is not None
         exact = wire.split(answer)[0][0]
-        if made.nicira:
-            yield parse.flow_mod(exact), table
+        if nicira:
+            yield parse.flow_mod(exact), TABLES[layout.INGRESS]
         else:
             actions = parse_actions(exact, 72, len(exact) - 72)
             what = parse_match10(exact, 8)
             cookie = int.from_bytes(exact[48:56], "big")
-            yield Flow(0, int.from_bytes(exact[62:64], "big"), what, actions, cookie), table
+            yield Flow(0, int.from_bytes(exact[62:64], "big"), what, actions, cookie), ONE_TABLE
 
 
 def test_nothing_is_declared_that_no_flow_does() -> None:

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
-from xenflow.openflow.build import PACKET_OUT, flow_mod, flow_mod10, flow_mod_of10, packet_out
+from xenflow.openflow.build import PACKET_OUT, flow_mod, flow_mod10, packet_out
 from xenflow.openflow.flow import Flow, FlowError, Match
 from xenflow.openflow.wire import NO_BUFFER, Command
 
 
-def exact_match(frame: bytes, in_port: int, ttl: bool = False) -> Match:
-    """The twelve OpenFlow 1.0 fields of a frame (3.4) as a match; with `ttl` its TTL as well.
+def exact_match(frame: bytes, in_port: int) -> Match:
+    """The twelve OpenFlow 1.0 fields of a frame (3.4) as a match.
 
     Fields the frame does not have are left out.  A fragment has ports 0 (as the switch sees it).
     """
@@ -31,8 +31,6 @@ def exact_match(frame: bytes, in_port: int, ttl: bool = False) -> Match:
         entries.update(
             nw_src=seen.nw_src, nw_dst=seen.nw_dst, nw_proto=seen.nw_proto, nw_tos=seen.nw_tos
         )
-        if ttl:
-            entries["nw_ttl"] = seen.nw_ttl
         if seen.nw_proto in (fl.TCP, fl.UDP, fl.ICMP):
             whole = not seen.nw_frag
             entries.update(tp_src=seen.tp_src * whole, tp_dst=seen.tp_dst * whole)
@@ -60,50 +58,48 @@ class _ExactForm(NamedTuple):
     constants: tuple[bytes, ...]
 
 
-class ExactFlowPacker:
+class PlainExactFlowPacker:
     """The reactive answer to a packet: a flow for its twelve fields, and the packet itself.
 
-    `pack` returns an NXT_FLOW_MOD (or, with `nicira` false, a plain OFPT_FLOW_MOD) of
-    exact_match(), followed by an OFPT_PACKET_OUT of the frame with the same actions.  TCP, UDP
-    and ICMP in IPv4 without options or fragments, tagged or not, go through one struct; all else
-    takes the general way, to the same bytes.  `ttl` matches the TTL too (Nicira only), which is
-    what makes dec_ttl safe: a flow that decrements must not catch the packet whose TTL runs out.
+    `pack` returns an OFPT_FLOW_MOD of exact_match(), followed by an OFPT_PACKET_OUT of the frame
+    with the same actions.
     """
 
-    def __init__(
-        self,
-        table: int,
-        priority: int,
-        idle_timeout: int,
-        hard_timeout: int = 0,
-        flags: int = 0,
-        ttl: bool = False,
-        nicira: bool = True,
-    ) -> None:
-        if ttl and not nicira:
-            raise FlowError("ttl: OpenFlow 1.0 cannot match it")
-        if table and not nicira:
-            raise FlowError(f"table: OpenFlow 1.0 flows go into table 0, not {table}")
-        self._blank = Flow(table, priority, (), (), 0, idle_timeout, hard_timeout, flags)
-        self.ttl = ttl
-        self.nicira = nicira
-        make = self._nicira_form if nicira else self._plain_form
-        self._forms = {proto: make(proto) for proto in (fl.TCP, fl.UDP, fl.ICMP)}
-        self._tail10 = flow_mod_of10(self._blank)[56:] if not nicira else b""
+    def __init__(self, table: int, priority: int, idle_timeout: int) -> None:
+        self._blank = Flow(table, priority, (), (), 0, idle_timeout)
 
-    def _nicira_form(self, proto: int) -> _ExactForm:
+    def pack(self, frame: bytes, in_port: int, actions: bytes, cookie: int = 0) -> bytes:
+        """flow_mod and packet_out for `frame`, ready to send; `actions` from pack_actions().
+
+        Raises FlowError where a message would exceed 65,535 bytes.
+        """
+        flow = replace(self._blank, match=exact_match(frame, in_port), cookie=cookie)
+        return self._flow_mod(flow, actions) + packet_out(frame, actions, in_port)
+
+    def _flow_mod(self, flow: Flow, actions: bytes) -> bytes:
+        return flow_mod10(flow, Command.ADD, actions, 0)
+
+
+class ExactFlowPacker(PlainExactFlowPacker):
+    """The same with an NXT_FLOW_MOD.
+
+    TCP, UDP and ICMP in IPv4 without options or fragments, tagged or not, go through one struct;
+    all else takes the general way, to the same bytes.
+    """
+
+    def __init__(self, table: int, priority: int, idle_timeout: int) -> None:
+        super().__init__(table, priority, idle_timeout)
+        self._forms = {proto: self._form(proto) for proto in (fl.TCP, fl.UDP, fl.ICMP)}
+
+    def _form(self, proto: int) -> _ExactForm:
         """The whole NXT_FLOW_MOD but for its actions; entries in the order of flow.FIELDS."""
         size = 1 if proto == fl.ICMP else 2
         header = {
             name: struct.pack("!I", spec.nxm | spec.size)
             for name, spec in (*fl.FIELD.items(), *zip(_TP, fl.TRANSPORT[proto], strict=True))
         }
-        used = 64 + (5 if self.ttl else 0) + 2 * (4 + size)
-        form = struct.Struct(
-            "!2sH12sQ28sH4s6s4s6s10sH4s4s4s4s9sB"
-            + ("4sB" if self.ttl else "")
-            + f"4s{size}s4s{size}s{-used % 8}x"
-        )
+        used = 64 + 2 * (4 + size)
+        form = struct.Struct(f"!2sH12sQ28sH4s6s4s6s10sH4s4s4s4s9sB4s{size}s4s{size}s{-used % 8}x")
         head = flow_mod(self._blank)
         constants = (
             head[:2],
@@ -115,25 +111,16 @@ class ExactFlowPacker:
             header["nw_src"],
             header["nw_dst"],
             header["nw_proto"] + bytes((proto,)) + header["nw_tos"],
-            header["nw_ttl"],
             header["tp_src"],
             header["tp_dst"],
         )
         return _ExactForm(form.pack, form.size, 20 + _TRANSPORT_LEN[proto], size, constants)
 
-    def _plain_form(self, proto: int) -> _ExactForm:
-        """Header, ofp_match and cookie of the OFPT_FLOW_MOD; what follows is constant."""
-        port = "x1s" if proto == fl.ICMP else "2s"
-        form = struct.Struct(f"!2sH4xIH6s6sHBxHBB2x4s4s{port}{port}Q")
-        head = flow_mod_of10(self._blank)
-        size = 1 if proto == fl.ICMP else 2
-        return _ExactForm(form.pack, 72, 20 + _TRANSPORT_LEN[proto], size, (head[:2],))
+    def _flow_mod(self, flow: Flow, actions: bytes) -> bytes:
+        return flow_mod(replace(flow, actions=(fl.raw(actions),)))
 
     def pack(self, frame: bytes, in_port: int, actions: bytes, cookie: int = 0) -> bytes:
-        """flow_mod and packet_out for `frame`, ready to send; `actions` from pack_actions().
-
-        Raises FlowError where a message would exceed 65,535 bytes.
-        """
+        """See `PlainExactFlowPacker`."""
         kind = frame[12:14]
         tci = 0
         at = 14
@@ -142,8 +129,8 @@ class ExactFlowPacker:
             tci = frame[14] << 8 | frame[15] | 0x1000
             at = 18
         if kind != b"\x08\0" or len(frame) < at + 24:
-            return self._pack_any(frame, in_port, actions, cookie)
-        (ihl, tos, length, _, frag, ttl, proto, _, src, dst, tp_src, tp_dst) = (
+            return super().pack(frame, in_port, actions, cookie)
+        (ihl, tos, length, _, frag, _, proto, _, src, dst, tp_src, tp_dst) = (
             _IPV4_PORTS.unpack_from(frame, at)
         )
         form = self._forms.get(proto)
@@ -153,7 +140,7 @@ class ExactFlowPacker:
             or frag & 0x3FFF
             or not form.least <= length <= len(frame) - at
         ):
-            return self._pack_any(frame, in_port, actions, cookie)
+            return super().pack(frame, in_port, actions, cookie)
         pack, size, _, port_size, constants = form
         if port_size == 1:
             tp_src, tp_dst = tp_src[:1], tp_src[1:]
@@ -162,87 +149,29 @@ class ExactFlowPacker:
         if out_len > 0xFFFF or size + used > 0xFFFF:
             raise FlowError(f"packet_out: a frame of {len(frame)} bytes does not fit in a message")
         out = PACKET_OUT.pack(1, 13, out_len, 0, NO_BUFFER, in_port, used)
-        if not self.nicira:
-            mod = pack(
-                constants[0],
-                72 + used,
-                0 if tci else 1 << 20,
-                in_port,
-                frame[6:12],
-                frame[:6],
-                tci & 0xFFF if tci else 0xFFFF,
-                tci >> 13,
-                fl.IPV4,
-                tos & 0xFC,
-                proto,
-                src,
-                dst,
-                tp_src,
-                tp_dst,
-                cookie,
-            )
-            return b"".join((mod, self._tail10, actions, out, actions, frame))
-        c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 = constants
-        total = size + used
-        macs = frame[:6], frame[6:12]
-
-        if self.ttl:
-            mod = pack(
-                c0,
-                total,
-                c1,
-                cookie,
-                c2,
-                in_port,
-                c3,
-                macs[0],
-                c4,
-                macs[1],
-                c5,
-                tci,
-                c6,
-                src,
-                c7,
-                dst,
-                c8,
-                tos & 0xFC,
-                c9,
-                ttl,
-                c10,
-                tp_src,
-                c11,
-                tp_dst,
-            )
-        else:
-            mod = pack(
-                c0,
-                total,
-                c1,
-                cookie,
-                c2,
-                in_port,
-                c3,
-                macs[0],
-                c4,
-                macs[1],
-                c5,
-                tci,
-                c6,
-                src,
-                c7,
-                dst,
-                c8,
-                tos & 0xFC,
-                c10,
-                tp_src,
-                c11,
-                tp_dst,
-            )
-
+        c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = constants
+        mod = pack(
+            c0,
+            size + used,
+            c1,
+            cookie,
+            c2,
+            in_port,
+            c3,
+            frame[:6],
+            c4,
+            frame[6:12],
+            c5,
+            tci,
+            c6,
+            src,
+            c7,
+            dst,
+            c8,
+            tos & 0xFC,
+            c9,
+            tp_src,
+            c10,
+            tp_dst,
+        )
         return b"".join((mod, actions, out, actions, frame))
-
-    def _pack_any(self, frame: bytes, in_port: int, actions: bytes, cookie: int) -> bytes:
-        what = exact_match(frame, in_port, self.ttl)
-        flow = replace(self._blank, match=what, actions=(fl.raw(actions),), cookie=cookie)
-        mod = flow_mod(flow) if self.nicira else flow_mod10(flow, Command.ADD, actions, 0)
-        return mod + packet_out(frame, actions, in_port)

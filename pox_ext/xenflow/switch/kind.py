@@ -26,6 +26,7 @@ from xenflow.switch.reading import PlainReader, Reader
 from xenflow.tables import cookies, layout, plain_host, plain_sent_up
 from xenflow.tables.ingress import quiet
 from xenflow.tables.layout import Reg
+from xenflow.tables.plain_switch import flood
 from xenflow.tables.sent_up import FromVm, SentUp, sent_up
 from xenflow.tables.site import Site
 from xenflow.tables.vm import vm_of
@@ -146,7 +147,7 @@ class PlainSwitch(SwitchKind):
         return plain_host.to_vm(site, router, link)
 
     def to_link(self, site: Site, link: Link) -> Actions:
-        return plain_host.flood(site, link)
+        return flood(site, link)
 
 
 class PlainHost(PlainSwitch):

@@ -19,8 +19,8 @@ from __future__ import annotations
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import build
 from xenflow.openflow import flow as f
-from xenflow.openflow.exact_flows import ExactFlowPacker
-from xenflow.openflow.flow import Action, prefix_mask
+from xenflow.openflow.exact_flows import ExactFlowPacker, PlainExactFlowPacker
+from xenflow.openflow.flow import Actions, prefix_mask
 from xenflow.openflow.nxm import pack_actions
 from xenflow.routes.router_state import RouterState
 from xenflow.tables import cookies, layout, plain_host
@@ -42,14 +42,15 @@ Decision = tuple[bytes, int]
 class Reactive:
     """Answers the packet-ins of one switch.  `states` gives the routers' states by name."""
 
-    nicira = True
+    packer: type[PlainExactFlowPacker] = ExactFlowPacker
+    """What packs the answers."""
+    ttl: Actions = (f.dec_ttl(),)
+    """What is done with the TTL of a packet that is routed."""
 
     def __init__(self, site: Site, states: dict[str, RouterState]) -> None:
         self.site = site
         self.states = states
-        self._packer = ExactFlowPacker(
-            layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S, nicira=self.nicira
-        )
+        self._packer = self.packer(layout.INGRESS, layout.Ingress.EXACT, IDLE_TIMEOUT_S)
         self._lengths: dict[str, list[tuple[int, int]]] = {}
         self._decisions: dict[tuple[int, int, int, bytes], Decision] = {}
         self._of_hop: dict[tuple[str, int, int, int | None], Decision] = {}
@@ -124,8 +125,7 @@ class Reactive:
 
     def _route(self, interface: Interface, mac: int, in_port: int, cookie: int) -> Decision:
         link = self.site.network.links[interface.link]
-        rewrite: list[Action] = [f.dec_ttl()] if self.nicira else []
-        rewrite += [f.set_dl_src(interface.mac), f.set_dl_dst(mac)]
+        rewrite = (*self.ttl, f.set_dl_src(interface.mac), f.set_dl_dst(mac))
         port = port_of(self.site, link, mac)
         if port is None:
             return self._through_tables(rewrite, link)
@@ -133,7 +133,7 @@ class Reactive:
         out = f.output(f.IN_PORT if port == in_port else port)
         return pack_actions((*rewrite, tag, out)), cookie
 
-    def _through_tables(self, rewrite: list[Action], link: Link) -> Decision:
+    def _through_tables(self, rewrite: Actions, link: Link) -> Decision:
         """To a next hop that is a router of this host."""
         onward = (
             f.load("in_port", 0),
@@ -173,9 +173,10 @@ class Reactive:
 class PlainReactive(Reactive):
     """Answers those of a switch that knows OpenFlow 1.0 alone."""
 
-    nicira = False
+    packer = PlainExactFlowPacker
+    ttl = ()
 
-    def _through_tables(self, rewrite: list[Action], link: Link) -> Decision:
+    def _through_tables(self, rewrite: Actions, link: Link) -> Decision:
         return b"", 0  # two routers behind one plain switch cannot be each other's next hop
 
     def _onward(self, router: Router, link: Link) -> Decision:

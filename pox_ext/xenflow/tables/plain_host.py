@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Actions, Flow, match, prefix_mask
+from xenflow.openflow.flow import Actions, Flow, match, prefix_mask
 from xenflow.tables import classes, cookies
 from xenflow.tables.frames import HELLOS, UNTAGGED, Tag
 from xenflow.tables.ingress import bridged, detours
 from xenflow.tables.layout import ADMISSION, INGRESS, OneTable
 from xenflow.tables.plain_sent_up import asked, to_be_held
-from xenflow.tables.plain_switch import plain_send
+from xenflow.tables.plain_switch import flood, plain_send
 from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of, stations, ways_in
 
@@ -50,29 +50,6 @@ def to_vm(site: Site, router: Router, link: Link) -> Actions:
     return (f.set_vlan(link.detour_vlan), f.output(port)) if port else ()
 
 
-def flood(site: Site, link: Link, came: int | None = None) -> Actions:
-    """Actions that bring a frame to every port of a link but the one it came from."""
-    cables = [port for port in site.tree_ports(link) if port != came]
-    untagged = [port for port in site.access_ports(link) if port != came]
-    held = False
-    for router, interface in site.network.members(link.name):
-        placement = site.placements.get(router.name)
-        vif = site.vif(interface)
-        if placement is None or placement.vm != site.name:
-            continue
-        held = held or site.holds(router, interface)
-        if vif and vif != came:
-            untagged.append(vif)
-    actions: list[Action] = []
-    if cables:
-        actions += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
-    if held:
-        actions += to_be_held(link)
-    if untagged:
-        actions += [f.strip_vlan(), *(f.output(port) for port in untagged)]
-    return tuple(actions)
-
-
 def _ports(site: Site, link: Link) -> Iterator[tuple[int, Tag, tuple[Router, Interface] | None]]:
     """Where frames of a link come from: port, tag, and the router whose vif it is."""
     for port, tag in ways_in(site, link):
@@ -98,15 +75,14 @@ def _arrivals(
             yield Flow(INGRESS, OneTable.HELLO, hello, (f.controller(), *everybody), own)
     yield Flow(INGRESS, OneTable.FLOOD, match(**came), everybody, own)
     for mac, out in stations(site, link):
-        send = () if out in (None, port) else plain_send(site, link, out)
+        send = plain_send(site, link, out, port)
         yield Flow(INGRESS, OneTable.FRAME, match(**came, dl_dst=mac), send, own)
     for router, interface in site.network.members(link.name):
         if router.name not in site.placements or (sender and sender[0] is router):
             continue
         frame = {**came, "dl_dst": interface.mac}
         if not site.admits(router.name, link, port):
-            out = port_of(site, link, interface.mac)
-            send = () if out in (None, port) else plain_send(site, link, out)
+            send = plain_send(site, link, port_of(site, link, interface.mac), port)
             mine = cookies.of_link(INGRESS, link.id, router.id)
             yield Flow(INGRESS, OneTable.FRAME, match(**frame), send, mine)
             continue
@@ -121,14 +97,13 @@ def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -
     if view is None or view.slow or interface is None or interface.name in view.down:
         return
     yield Flow(INGRESS, OneTable.DATA, match(**frame, dl_type=f.IPV4), asked(link), own)
-    targets = [(net, plen) for net, plen, _ in view.locals]
-    martians = (*classes.MULTICAST_SOURCES, *classes.MARTIAN_SOURCES, *classes.VM_SOURCES)
-    for net, plen in (*martians, *targets):
-        source = (net, prefix_mask(plen))
-        yield Flow(INGRESS, OneTable.OWN, match(**frame, dl_type=f.IPV4, nw_src=source), vm, own)
-    for net, plen in (*classes.VM_DESTINATIONS, *classes.MARTIAN_DESTINATIONS, *targets):
-        target = (net, prefix_mask(plen))
-        yield Flow(INGRESS, OneTable.OWN, match(**frame, dl_type=f.IPV4, nw_dst=target), vm, own)
+    local = [(net, plen) for net, plen, _ in view.locals]
+    sources = (*classes.MULTICAST_SOURCES, *classes.MARTIAN_SOURCES, *classes.VM_SOURCES, *local)
+    targets = (*classes.VM_DESTINATIONS, *classes.MARTIAN_DESTINATIONS, *local)
+    for field, prefixes in (("nw_src", sources), ("nw_dst", targets)):
+        for net, plen in prefixes:
+            what = match(**frame, dl_type=f.IPV4, **{field: (net, prefix_mask(plen))})
+            yield Flow(INGRESS, OneTable.OWN, what, vm, own)
 
 
 def _detours(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:

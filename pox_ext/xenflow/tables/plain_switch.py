@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from xenflow.model.network import Link
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Flow, match
+from xenflow.openflow.flow import Action, Actions, Flow, match
 from xenflow.tables import cookies
 from xenflow.tables.frames import Tag
 from xenflow.tables.ingress import bridged, detours, strays
 from xenflow.tables.layout import INGRESS, OneTable
+from xenflow.tables.plain_sent_up import to_be_held
 from xenflow.tables.site import Site
 from xenflow.tables.stations import port_to, stations, ways_in
 
@@ -22,7 +23,6 @@ def plain_switch_of(site: Site, link: Link) -> Iterator[Flow]:
     if site.native(link):
         yield from bridged(site, link)
         return
-    cables, access = site.tree_ports(link), site.access_ports(link)
     known = dict(stations(site, link))
     router_of: dict[int, int] = {}
     for router, interface in site.network.members(link.name):
@@ -34,21 +34,40 @@ def plain_switch_of(site: Site, link: Link) -> Iterator[Flow]:
     for port, tag in ways_in(site, link):
         came: dict[str, Tag] = {"in_port": port, "vlan_tci": tag}
         for mac, out in known.items():
-            actions = () if out in (None, port) else plain_send(site, link, out)
             frame = match(**came, dl_dst=mac)
             mine = cookies.of_link(INGRESS, link.id, router_of.get(mac, 0))
-            yield Flow(INGRESS, OneTable.FRAME, frame, actions, mine)
-        flood: list[Action] = []
-        if port in access:
-            flood += [f.set_vlan(link.vlan)]
-        flood += [f.output(out) for out in cables if out != port]
-        flood += [f.strip_vlan(), *(f.output(out) for out in access if out != port)]
-        yield Flow(INGRESS, OneTable.FLOOD, match(**came), tuple(flood), own)
+            yield Flow(INGRESS, OneTable.FRAME, frame, plain_send(site, link, out, port), mine)
+        yield Flow(INGRESS, OneTable.FLOOD, match(**came), flood(site, link, port), own)
 
 
-def plain_send(site: Site, link: Link, port: int | None) -> tuple[Action, ...]:
-    """Actions of OpenFlow 1.0 that send a frame out by a port of a link, tagged on a cable."""
-    if port is None:
+def flood(site: Site, link: Link, came: int | None = None) -> Actions:
+    """Actions of OpenFlow 1.0 that send a frame to every port of a link, and every VM on it that is
+    here, but to the port it came from."""
+    cables = [port for port in site.tree_ports(link) if port != came]
+    untagged = [port for port in site.access_ports(link) if port != came]
+    held = False
+    for router, interface in site.network.members(link.name):
+        placement = site.placements.get(router.name)
+        vif = site.vif(interface)
+        if placement is None or placement.vm != site.name:
+            continue
+        held = held or site.holds(router, interface)
+        if vif and vif != came:
+            untagged.append(vif)
+    actions: list[Action] = []
+    if cables:
+        actions += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
+    if held:
+        actions += to_be_held(link)
+    if untagged:
+        actions += [f.strip_vlan(), *(f.output(port) for port in untagged)]
+    return tuple(actions)
+
+
+def plain_send(site: Site, link: Link, port: int | None, came: int | None = None) -> Actions:
+    """Actions of OpenFlow 1.0 that send a frame out by a port of a link, tagged on a cable; not
+    back to where it came from."""
+    if port in (None, came):
         return ()
     if port in site.access_ports(link):
         return (f.strip_vlan(), f.output(port))
