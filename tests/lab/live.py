@@ -217,22 +217,17 @@ class SmallStateFolder:
         self._ballast.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        kept = self._file.read_bytes() if self._file.exists() else None
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(self._folder)]
-        subprocess.run(mount, check=True)
-        if kept is not None:
-            self._file.write_bytes(kept)
+        self._with_another("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.free()
+        self._with_another("umount", "--lazy")
+
+    def _with_another(self, *change: str) -> None:
+        """Change the folder's file system; the file is the same after."""
         kept = self._file.read_bytes() if self._file.exists() else None
-        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)
+        subprocess.run([*change, str(self._folder)], check=True)
         if kept is not None:
             self._file.write_bytes(kept)
 

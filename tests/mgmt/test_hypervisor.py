@@ -13,7 +13,6 @@ import pytest
 import zmq
 
 from mgmt.hypervisor import Domain, Drivers, Hypervisor, HypervisorError, JobState, lab, of
-from mgmt.hypervisor.fake import Fake
 from xenflow.model.network import Network, NetworkError
 from xenflow.store.network_file import load
 
@@ -94,13 +93,12 @@ def test_drivers_are_opened_when_needed_and_closed_once(monkeypatch: pytest.Monk
     opened: list[str] = []
     closed: list[str] = []
 
-    def open_one(network: Network, host: str) -> Fake:
-        driver = Fake({"vr1": host})
-        opened.append(host)
-        monkeypatch.setattr(driver, "close", lambda: closed.append(host))
-        return driver
+    class Driver:
+        def __init__(self, network: Network, host: str) -> None:
+            opened.append(host)
+            self.close = lambda: closed.append(host)
 
-    monkeypatch.setattr("mgmt.hypervisor.of", open_one)
+    monkeypatch.setattr("mgmt.hypervisor.of", Driver)
     with Drivers(load(PAPER)) as drivers:
         assert opened == []
         assert drivers.of("host-a") is drivers.of("host-a")
@@ -147,21 +145,3 @@ def test_lab_is_not_up() -> None:
         with pytest.raises(HypervisorError, match="did not answer domains within .*is the lab up"):
             driver.domain("vr1")
     driver.close()
-
-
-def test_fake() -> None:
-    driver: Hypervisor = Fake({"vr1": "host-a"})
-    job = driver.migrate("vr1", "host-b")
-    states = [job.state, *(driver.job(job.id).state for _ in range(3))]
-    assert states == [
-        JobState.PRECOPY,
-        JobState.SUSPENDED,
-        JobState.MOVED_PAUSED,
-        JobState.MOVED_PAUSED,
-    ]
-    driver.unpause("vr1")
-    assert driver.job(job.id).state is JobState.RUNNING
-    assert driver.domain("vr1") == Domain("vr1", "host-b", "running")
-    failing: Hypervisor = Fake({"vr1": "host-a"}, fail_in=JobState.PRECOPY)
-    assert failing.job(failing.migrate("vr1", "host-b").id).state is JobState.FAILED
-    assert failing.domain("vr1") == Domain("vr1", "host-a", "running")
