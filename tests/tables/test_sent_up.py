@@ -88,7 +88,7 @@ def test_a_suspended_vm_s_frame_is_to_be_held(path: Plan, kind: dict[str, Any]) 
 @EVERY_KIND
 def test_so_is_what_comes_by_a_detour(path: Plan, kind: dict[str, Any]) -> None:
     both = (ELSEWHERE, HERE)
-    placed = Placement("vr1", both, HERE, ELSEWHERE, version=5, also=both)
+    placed = Placement("vr1", both, HERE, ELSEWHERE, version=5, reaches=both)
     host = Host(path, kind, placed=placed)
     router, interface = host.end("vr1", "left")
     frame, left = ip(interface.mac, 0x0A000101), path.network.links["left"]
@@ -123,7 +123,7 @@ def test_without_registers_it_comes_up_for_all_of_them(path: Plan) -> None:
 @pytest.mark.parametrize("kind", [NICIRA, REACTIVE])
 def test_a_copy_says_that_it_is_one(path: Plan, kind: dict[str, Any]) -> None:
     both = (ELSEWHERE, HERE)
-    placed = at_home("vr1", HERE).step(forwarders=both, also=both)
+    placed = at_home("vr1", HERE).step(forwarders=both, reaches=both)
     host = Host(path, kind, still=False, placed=placed)
     router, interface = host.end("vr1", "left")
     left = path.network.links["left"]
