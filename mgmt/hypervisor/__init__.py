@@ -9,6 +9,7 @@ business.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import Enum
@@ -32,6 +33,19 @@ class HypervisorError(Exception):
 
 UNKNOWN = ("silent", "unreachable", "late")
 """Codes of errors after which it is not known whether what was asked has been, or will be, done."""
+
+
+class UnclearError(HypervisorError):
+    """Where a VM is cannot be decided; the message says what an operator has to look at.  Where a
+    host is silent, the next look may decide it."""
+
+    def __init__(self, message: str, silent: Collection[str] = ()) -> None:
+        super().__init__(message, "unreachable" if silent else "unclear")
+
+
+def may_be_left(silent: Iterable[str]) -> tuple[str, ...]:
+    """That hosts which did not answer may have a copy of a VM, for people."""
+    return tuple(f"{host} did not answer: a copy may be left there" for host in silent)
 
 
 class JobState(Enum):

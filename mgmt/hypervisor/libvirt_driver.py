@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,7 +21,19 @@ from urllib.parse import urlsplit
 
 import libvirt
 
-from mgmt.hypervisor import Claim, Domain, Ended, HypervisorError, Job, JobState, Unclaimed
+from mgmt.hypervisor import (
+    Claim,
+    Domain,
+    Ended,
+    HypervisorError,
+    Job,
+    JobState,
+    Unclaimed,
+    UnclearError,
+    libvirt_settle,
+    may_be_left,
+)
+from mgmt.hypervisor.libvirt_settle import Copy
 
 ABORT_S = 60.0
 """How long libvirt may take to give a migration up."""
@@ -38,6 +51,8 @@ _NO_JOB = (
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED,  # of a destination
     libvirt.VIR_ERR_NO_DOMAIN,
 )
+_At = dict[str, tuple[Copy, Any]]
+"""Host -> its copy of a domain, and libvirt's handle of that."""
 _UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
 
 
@@ -53,6 +68,8 @@ class _Move:
     events: list[tuple[str, float]] = field(default_factory=list)
     thread: threading.Thread | None = None
     looked_at: float = 0.0
+    whole_at: str = ""
+    """The host that has it whole and alone, as libvirt has told this driver; "": not told."""
 
     def advance(self, state: JobState) -> None:
         """Note a new state, once."""
@@ -87,16 +104,12 @@ class Libvirt:
     # --- the interface ------------------------------------------------------------------------
 
     def domain(self, router: str) -> Domain | None:
-        """A host that does not answer is passed over where the router is found without it."""
-        seen, silent = self._look()
-        at = seen.get(router, {})
-        if at:
-            host = _host_of(router, at)
-            return Domain(router, host, at[host][0])
-        if silent:
-            why = "; ".join(str(error) for error in silent.values())
-            raise HypervisorError(f"{router} is on no host that answers ({why})", "unreachable")
-        return None
+        """A host that does not answer is passed over where the router runs on another."""
+        at, silent = self._copies(router)
+        if not at and not silent:
+            return None
+        host = _host_of(router, at, silent)
+        return Domain(router, host, at[host][0].state)
 
     def check(self, router: str, to: str) -> None:
         """Same kind of hypervisor, no other domain of that name, and, where memory is not
@@ -171,10 +184,11 @@ class Libvirt:
                 did.append(f"{router} was brought back to {move.source}")
         if did:
             self._await_one_copy(router)
-        did += self._settle(router)
+        settled, left = self._settle(router)
+        did += settled
         if move is None and not did:
             raise HypervisorError(f"{router} is not being migrated", "no-migration")
-        return Ended(tuple(did))
+        return Ended(tuple(did), left)
 
     def close(self) -> None:
         for connection in self._connections.values():
@@ -202,31 +216,33 @@ class Libvirt:
                 self._connections[host] = found
             return found
 
-    def _look(self) -> tuple[dict[str, dict[str, tuple[str, Any]]], dict[str, HypervisorError]]:
-        """Router -> host -> its state and itself, of the domains that exist; and silent hosts."""
-        seen: dict[str, dict[str, tuple[str, Any]]] = {}
+    def _look(self) -> tuple[dict[str, _At], dict[str, HypervisorError]]:
+        """Router -> who has a copy, of the domains that exist; and silent hosts."""
+        seen: dict[str, _At] = {}
         silent = {}
         for host in self._uris:
             try:
                 with _errors(host):
                     active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
                     for domain in self._connection(host).listAllDomains(active):
-                        seen.setdefault(domain.name(), {})[host] = (_state(domain), domain)
+                        seen.setdefault(domain.name(), {})[host] = (_copy(domain), domain)
             except HypervisorError as error:
                 silent[host] = error
         return seen, silent
 
-    def _find(self, router: str) -> tuple[str, Any]:
+    def _copies(self, router: str) -> tuple[_At, dict[str, HypervisorError]]:
+        """Who has a copy of a domain, and which silent hosts may have it: of a migration from here
+        its two, until libvirt has told which of them has it."""
         seen, silent = self._look()
-        at = seen.get(router)
-        if not at:
-            unknown = "; ".join(str(error) for error in silent.values())
-            raise HypervisorError(
-                f"no host has a domain {router} that is not shut off"
-                f"{f' ({unknown})' if unknown else ''}",
-                "unreachable" if silent else "failed",
-            )
-        host = _host_of(router, at)
+        at, move = seen.get(router, {}), self._moves.get(router)
+        if move is not None:
+            hosts = () if move.whole_at in at else (move.source, move.to)
+            silent = {host: error for host, error in silent.items() if host in hosts}
+        return at, silent
+
+    def _find(self, router: str) -> tuple[str, Any]:
+        at, silent = self._copies(router)
+        host = _host_of(router, at, silent)
         return host, at[host][1]
 
     # --- a migration --------------------------------------------------------------------------
@@ -240,7 +256,7 @@ class Libvirt:
                 move.advance(JobState.FAILED)
             return
         with self._lock:
-            move.detail = "whole at the destination"
+            move.detail, move.whole_at = "whole at the destination", move.to
             move.advance(JobState.MOVED_PAUSED)
 
     def _parameters(self, to: str) -> dict[str, str]:
@@ -302,52 +318,49 @@ class Libvirt:
                 _flags(domain, live=False),
             )
         with self._lock:
-            move.detail = "brought back"
+            move.detail, move.whole_at = "brought back", move.source
             move.advance(JobState.FAILED)
 
-    def _settle(self, router: str) -> list[str]:
-        """Have the domain run at exactly one host; returns what had to be done for that."""
-        seen, _ = self._look()
-        at = seen.get(router, {})
-        if not at:
-            self._find(router)  # says why
-        host = _host_of(router, at)
+    def _settle(self, router: str) -> tuple[list[str], tuple[str, ...]]:
+        """Have the domain run at exactly one host; returns what had to be done for that, and what
+        may be left elsewhere."""
+        at, silent = self._copies(router)
+        with _reasons(silent):
+            settled = libvirt_settle.settle(
+                router, {h: copy for h, (copy, _) in at.items()}, silent
+            )
         did = []
         self.claim.check()
-        for other, (_, domain) in at.items():
-            if other != host:
-                with _errors(other):
-                    domain.destroy()
-                did.append(f"destroyed the copy of {router} on {other}")
-        state, domain = at[host]
-        if state != "running":
-            with _errors(host):
-                domain.resume()
-            did.append(f"{router} runs on, on {host}")
-        return did
+        for other in settled.destroy:
+            with _errors(other):
+                at[other][1].destroy()
+            did.append(f"destroyed the copy of {router} on {other}")
+        if settled.resume:
+            with _errors(settled.host):
+                at[settled.host][1].resume()
+            did.append(f"{router} runs on, on {settled.host}")
+        return did, may_be_left(silent)
 
 
-def _host_of(router: str, at: Mapping[str, tuple[str, Any]]) -> str:
-    """Where a domain is; of two the one that runs, else the one that is not paused as the source
-    of a migration.
+def _host_of(router: str, at: _At, silent: Mapping[str, HypervisorError]) -> str:
+    with _reasons(silent):
+        return libvirt_settle.whereabouts(router, {h: copy for h, (copy, _) in at.items()}, silent)
 
-    Raises HypervisorError where that does not decide.
-    """
-    if len(at) == 1:
-        return next(iter(at))
-    running = [host for host, (state, _) in at.items() if state == "running"]
-    arrived = [
-        host
-        for host, (_, domain) in at.items()
-        if domain.state()[1] != libvirt.VIR_DOMAIN_PAUSED_MIGRATION
-    ]
-    for found in (running, arrived):
-        if len(found) == 1:
-            return found[0]
-    raise HypervisorError(
-        f"{router} exists on {' and '.join(at)}: destroy the one that is not the router by hand",
-        "unclear",
-    )
+
+@contextmanager
+def _reasons(silent: Mapping[str, HypervisorError]) -> Iterator[None]:
+    """Why hosts are silent is said, too."""
+    try:
+        yield
+    except UnclearError as error:
+        why = "; ".join(str(e) for e in silent.values())
+        raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
+
+
+def _copy(domain: Any) -> Copy:
+    leaving = domain.state()[1] == libvirt.VIR_DOMAIN_PAUSED_MIGRATION
+    state = _state(domain)
+    return Copy(state, leaving and state == "paused")
 
 
 def _state(domain: Any) -> str:

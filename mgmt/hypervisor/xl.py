@@ -34,6 +34,8 @@ from mgmt.hypervisor import (
     Job,
     JobState,
     Unclaimed,
+    UnclearError,
+    may_be_left,
     xl_output,
     xl_settle,
 )
@@ -190,7 +192,7 @@ class Xl:
         seen, silent = self._look()
         try:
             host, copy = xl_settle.whereabouts(router, seen, silent)
-        except xl_settle.UnclearError as error:
+        except UnclearError as error:
             if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
                 why = "; ".join(str(e) for e in silent.values())
                 raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
@@ -528,7 +530,7 @@ def _left(
     copies = [(h, copy) for h, listed in seen.items() for copy in listed if copy.is_of(router)]
     return (
         *(f"{host} still has {copy.name}" for host, copy in copies if copy is not own),
-        *xl_settle.may_be_left(silent),
+        *may_be_left(silent),
     )
 
 

@@ -10,19 +10,11 @@ So whoever has the domain's own name has the domain; where nobody has, the sourc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor import UnclearError, may_be_left
 from mgmt.hypervisor.xl_output import AWAY, INCOMING, Listed
-
-
-class UnclearError(HypervisorError):
-    """It cannot be decided; the message says what an operator has to look at.  Where a host is
-    silent, the next look may decide it."""
-
-    def __init__(self, message: str, silent: Collection[str] = ()) -> None:
-        super().__init__(message, "unreachable" if silent else "unclear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +77,6 @@ class Settlement:
     def left(self) -> tuple[str, ...]:
         """What may be of the domain elsewhere still, for people."""
         return may_be_left(self.silent)
-
-
-def may_be_left(silent: Iterable[str]) -> tuple[str, ...]:
-    """That hosts which did not answer may have a copy, for people."""
-    return tuple(f"{host} did not answer: a copy may be left there" for host in silent)
 
 
 def whereabouts(

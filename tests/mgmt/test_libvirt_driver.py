@@ -8,13 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import libvirt
 import pytest
 
 from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
-from mgmt.hypervisor.libvirt_driver import Libvirt, _host_of
+from mgmt.hypervisor.libvirt_driver import Libvirt, _Move
 
 DOMAIN = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>
 <memory unit='MiB'>{memory}</memory><os><type>hvm</type></os></domain>"""
@@ -122,25 +120,50 @@ def test_a_silent_host(uris: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(HypervisorError, match="host-c: libvirt: "):
         gone.check("vr1", "host-c")
     gone._connection("host-a").lookupByName("vr1").destroy()
-    with pytest.raises(HypervisorError, match="vr1 is on no host that answers .host-c: libvirt"):
+    with pytest.raises(HypervisorError, match="vr1 .*; host-c did not answer .* .host-c: libvirt"):
         gone.domain("vr1")
     gone.close()
 
 
-class _Paused:
-    """A domain as `_host_of` looks at it."""
+def test_a_copy_that_stands_still_is_no_router_while_its_host_is_silent(tmp_path: Path) -> None:
+    """It may be what a move has sent so far: resumed, the router would run twice."""
+    uris = {"host-a": node(tmp_path / "a", "vr1"), "host-b": node(tmp_path / "b", "vr1")}
+    both = Libvirt(uris)
+    both._connection("host-b").lookupByName("vr1").suspend()
+    gone = Libvirt({**uris, "host-a": f"test://{tmp_path}/none"})
+    gone._connections["host-b"] = both._connection("host-b")
+    for ask in (gone.domain, gone.abort):
+        with pytest.raises(
+            HypervisorError, match="vr1 is paused on host-b; host-a did not"
+        ) as said:
+            ask("vr1")
+        assert said.value.code == "unreachable"
+    assert both.domain("vr1") == Domain("vr1", "host-a", "running")
+    for driver in (gone, both):
+        driver.close()
 
-    def __init__(self, reason: int) -> None:
-        self._reason = reason
 
-    def state(self) -> tuple[int, int]:
-        return libvirt.VIR_DOMAIN_PAUSED, self._reason
+def test_a_move_from_here_needs_no_answer_of_other_hosts(
+    uris: dict[str, str], tmp_path: Path
+) -> None:
+    """The router ran at its source when it began; a third host has nothing to do with it."""
+    driver = Libvirt({**uris, "host-c": f"test://{tmp_path}/none"})
+    driver.migrate("vr1", "host-b")
+    ended(driver)
+    driver._connection("host-a").lookupByName("vr1").suspend()
+    assert driver.abort("vr1", own=True).words == ["vr1 runs on, on host-a"]
+    driver.close()
 
 
-def test_both_paused() -> None:
-    """Between the end of the copying and the source's confirmation: the destination has it."""
-    source: Any = _Paused(libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
-    arrived: Any = _Paused(libvirt.VIR_DOMAIN_PAUSED_USER)
-    assert _host_of("vr1", {"a": ("paused", source), "b": ("paused", arrived)}) == "b"
-    with pytest.raises(HypervisorError, match="vr1 exists on a and b"):
-        _host_of("vr1", {"a": ("paused", arrived), "b": ("paused", arrived)})
+def test_a_router_that_has_come_is_let_run_though_its_source_is_silent(tmp_path: Path) -> None:
+    """libvirt has told the driver that the destination has it, whole."""
+    uris = {"host-a": f"test://{tmp_path}/none", "host-b": node(tmp_path / "b", "vr1")}
+    driver = Libvirt(uris)
+    driver._connection("host-b").lookupByName("vr1").suspend()
+    driver._moves["vr1"] = _Move("vr1", "host-a", "host-b", JobState.MOVED_PAUSED)
+    with pytest.raises(HypervisorError, match="vr1 is paused on host-b; host-a did not answer"):
+        driver.unpause("vr1")
+    driver._moves["vr1"].whole_at = "host-b"
+    driver.unpause("vr1")
+    assert driver.job("vr1").state is JobState.RUNNING
+    driver.close()

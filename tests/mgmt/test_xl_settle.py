@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from mgmt.hypervisor import xl_settle
+from mgmt.hypervisor import UnclearError, xl_settle
 from mgmt.hypervisor.xl_output import Listed
 from mgmt.hypervisor.xl_settle import (
     Destroy,
@@ -14,7 +14,6 @@ from mgmt.hypervisor.xl_settle import (
     Resume,
     Settlement,
     Step,
-    UnclearError,
     Unpause,
 )
 
