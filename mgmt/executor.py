@@ -21,7 +21,7 @@ from math import inf
 from typing import TypeVar, assert_never
 
 from mgmt import hypervisor, interrupts
-from mgmt.client import AskError
+from mgmt.client import AskError, Refused
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError, Job, JobState
 from mgmt.interrupts import Interrupts
 from mgmt.lease import Lease, LostError
@@ -60,6 +60,8 @@ POLL_S = 0.01
 KNOWN_S = 600.0
 """How long a hypervisor that does not answer is asked where the VM is."""
 KNOWN_POLL_S = 0.25
+NOT_GIVEN = ("stale-version", "not-connected", "unknown-router", "unknown-datapath")
+"""Codes of a refused placement that is certainly not in a switch; after others it may be."""
 FLOWS_AT_ONCE = 2000
 Answer = TypeVar("Answer")
 
@@ -105,6 +107,8 @@ class Executor:
         self._held_before: dict[str, dict[str, int]] = {}
         self.vm_waits_until = 0.0
         """Until when (`time.monotonic`) the suspended VM waits for switches."""
+        self.not_given: set[str] = set()
+        """The datapaths that certainly have not got the last placement that was to be applied."""
 
     def carry_out(self, effect: Effect, within_s: float = inf) -> None:
         """Carry one effect out; `within_s`: so long, in seconds, a switch may take for it at most.
@@ -155,19 +159,25 @@ class Executor:
         by_controller: dict[str, list[str]] = {}
         for name in effect.datapaths:
             by_controller.setdefault(self._controller(name), []).append(name)
+        self.not_given = set()
         if not by_controller:
             return
 
         def tell(item: tuple[str, list[str]]) -> None:
             controller, names = item
-            self._lease.ask(
-                controller,
-                "place",
-                timeout_s=timeout_s,
-                placement=to_json(effect.placement),
-                datapaths=names,
-                in_force=effect.proven,
-            )
+            try:
+                self._lease.ask(
+                    controller,
+                    "place",
+                    timeout_s=timeout_s,
+                    placement=to_json(effect.placement),
+                    datapaths=names,
+                    in_force=effect.proven,
+                )
+            except Refused as error:
+                if error.code in NOT_GIVEN:
+                    self.not_given.update(names)
+                raise
 
         late = effect.pace is Pace.LATE and effect.datapaths == (self._plan.to,)
         with (

@@ -7,8 +7,10 @@ for `xenflow status` to show.
 
 Every effect goes through the lease (`ask`, and `check` for a hypervisor, which knows no leases) and
 is refused when somebody else has taken over: one that was stopped meanwhile (Ctrl-Z, an ssh that
-hung) does no harm when it goes on.  A controller that was restarted has forgotten the lease; it is
-told again as long as nobody can have taken over.
+hung) does no harm when it goes on.  What is done was planned before the lease was held; so whoever
+gives it says where the router is by now, and a plan made for another place is refused.  A
+controller that was restarted has forgotten the lease; it is told again as long as nobody can have
+taken over.
 
 Called by `migrate`, by `planning` while it clears up what an interrupted migration left, and by the
 verb `mode`.
@@ -21,7 +23,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -29,6 +31,7 @@ from typing import Any, Self
 
 from mgmt.client import AskError, Refused
 from mgmt.session import Ask
+from xenflow.model.placement import Placement
 
 Problem = tuple[str, str]
 """What could not be done, and why."""
@@ -41,6 +44,12 @@ not get it elsewhere has it there."""
 ASK_AT_ONCE = 16
 
 
+class MovedError(AskError):
+    """The router is not where it was when this was planned."""
+
+    code = "stale-version"
+
+
 class LostError(AskError):
     """The lease is not this one's any more: nothing more may be done, not even put back."""
 
@@ -51,8 +60,9 @@ class Lease:
     """One router's, at some controllers.  `with` takes it and gives it back.
 
     `entry` is what it is taken for (`xenflow.plan.migration.purpose`); `journal_at`: the
-    controllers that keep the journal, else all.  Raises AskError, holding nothing, where somebody
-    else has it or a controller does not answer.
+    controllers that keep the journal, else all.  `given`: the router's placement by datapath, as it
+    was known when this was planned.  Raises AskError, holding nothing, where somebody else has it
+    or a controller does not answer; MovedError where a datapath was given another placement since.
     """
 
     def __init__(
@@ -62,8 +72,11 @@ class Lease:
         router: str,
         entry: dict[str, Any],
         journal_at: Iterable[str] | None = None,
+        given: Mapping[str, Placement] | None = None,
     ) -> None:
         self._ask = ask
+        self._given = given or {}
+        self._versions: dict[str, int] = {}
         self._controllers = list(dict.fromkeys(controllers))
         self._journal_at = list(
             dict.fromkeys(self._controllers if journal_at is None else journal_at)
@@ -82,6 +95,7 @@ class Lease:
         try:
             self._lock(first)  # of two that want it, the first controller decides
             self._at(others, self._lock)
+            self._refuse_moved()
         except AskError:
             # Also where the answer was late: it may have been given.
             for name in self._controllers:
@@ -98,6 +112,17 @@ class Lease:
         where: TracebackType | None,
     ) -> None:
         self.give_back(unfinished=kind is not None)
+
+    def extend(self, controllers: Iterable[str]) -> None:
+        """It is needed at these as well.  Raises AskError as taking it does."""
+        more = [n for n in dict.fromkeys(controllers) if n not in self._controllers]
+        self._controllers = [*self._controllers, *more]  # given back also where an answer is late
+        self._at(more, self._lock)
+        self._refuse_moved()
+
+    def keep_journal_at(self, controllers: Iterable[str]) -> None:
+        """From now on only these keep the journal."""
+        self._journal_at = list(dict.fromkeys(controllers))
 
     def give_back(self, unfinished: bool = False) -> list[Problem]:
         """Nobody holds it any more, which may be said twice; returns what could not be done.  What
@@ -176,7 +201,17 @@ class Lease:
     def _lock(self, name: str) -> None:
         answer = self._ask(name, "lock", lease_s=LEASE_S, entry=self._entry, **self._about)
         self._instances[name] = answer.get("instance", "")
+        self._versions |= answer.get("versions", {})  # none where it is of the release before
         self._heard = time.monotonic()
+
+    def _refuse_moved(self) -> None:
+        for name, placement in self._given.items():
+            now = self._versions.get(name, placement.version)
+            if now != placement.version:
+                raise MovedError(
+                    f"{self.router} was moved or changed meanwhile: planned at version "
+                    f"{placement.version} of its placement, {name} is at {now}: ask again"
+                )
 
     def _unlock(self, controller: str, **how: bool) -> None:
         self._ask(controller, "unlock", **how, **self._about)

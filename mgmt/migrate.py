@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.executor import Executor, FinalError, MigrationError, NotKnownError
@@ -26,7 +27,7 @@ from mgmt.result import Commit, Event, Reporter, Result, in_words
 from mgmt.session import Ask
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import to_json
-from xenflow.plan.effects import PATIENCE_S, Effect, Pace
+from xenflow.plan.effects import PATIENCE_S, Apply, Effect, Pace
 from xenflow.plan.migration import Stage, undo_of
 
 RETRY_S = (0.5, 1.0, 2.0, 4.0)
@@ -42,15 +43,17 @@ def run(
     drivers: Drivers,
     report: Callable[[Event], None],
     confirm: Callable[[Stage, bool], bool] | None = None,
+    lease: Lease | None = None,
 ) -> Result:
     """Carry a plan out.  Never raises for what fails on the way: the Result says it.
 
     `confirm` is asked before each stage, and whether the commit point is behind it: then what it
     answers changes nothing.  SIGINT (Ctrl-C), SIGTERM and SIGHUP before the commit point put
     everything back; after it they change nothing, since the migration must be completed; it is
-    reported.  Nor does a `report` that fails.
+    reported.  Nor does a `report` that fails.  `lease`: one that is held already, which is given
+    back here.
     """
-    return _Run(made, ask, drivers, report, confirm).run()
+    return _Run(made, ask, drivers, report, confirm, lease).run()
 
 
 class _Run:
@@ -63,6 +66,7 @@ class _Run:
         drivers: Drivers,
         report: Callable[[Event], None],
         confirm: Callable[[Stage, bool], bool] | None,
+        lease: Lease | None,
     ) -> None:
         self.plan = made
         self.result = Result(made, commit=Commit.DONE if made.recovery else Commit.PENDING)
@@ -70,14 +74,14 @@ class _Run:
         self._confirm = confirm
         self._interrupts = Interrupts(lambda: self.result.committed, self._no_way_back)
         ask = self._interrupts.watched(ask)
-        self._lease = Lease(
+        self._held = lease is not None
+        self._lease = lease or Lease(
             ask,
             made.controllers,
             made.router.name,
-            {"words": f"a recovery of {made.router.name}"}
-            if made.recovery
-            else {"migration": made.json(), "start": to_json(made.start)},
+            {"migration": made.json(), "start": to_json(made.start)},
             journal_at=[made.network.datapaths[h].controller for h in (made.source, made.to)],
+            given=made.given,
         )
         self._executor = Executor(
             made, ask, self._lease, drivers, self._interrupts, self._report, self.result
@@ -91,7 +95,8 @@ class _Run:
         result = self.result
         with self._interrupts.noticed(), ExitStack() as held:
             try:
-                held.enter_context(self._lease)
+                if not self._held:
+                    held.enter_context(self._lease)
             except AskError as error:
                 result.error, result.refused = str(error), True
                 if isinstance(error, Refused) and error.code == "locked":
@@ -176,6 +181,9 @@ class _Run:
         try:
             self._until_done(effect)
         finally:
+            if isinstance(effect, Apply):
+                told = (n for n in effect.datapaths if n not in self._executor.not_given)
+                self._done[-1] = replace(effect, datapaths=tuple(told))
             to_s = round(self._report.now(), 6)
             self.result.effects.append({**about, "from_s": round(began, 6), "to_s": to_s})
 

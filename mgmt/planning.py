@@ -2,7 +2,7 @@
 
 What is done in which order is `xenflow.plan.migration`; here the facts for it are gathered, from
 the controllers and from the hypervisor, and what is impossible is refused.  Nothing is changed, but
-by `plan_recovery` what the hypervisor has left of an interrupted migration.  It believes what it
+by `recovering` what the hypervisor has left of an interrupted migration.  It believes what it
 observes (where the VM really is, which placements the switches really have), not the journal.
 
 Called by the verbs `plan`, `migrate` and `recover`; `mgmt.migrate` carries a plan out.
@@ -23,9 +23,9 @@ from mgmt.client import AskError, Unreachable
 from mgmt.health import other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
 from mgmt.lease import ASK_AT_ONCE, Lease
-from mgmt.session import Ask, placements
+from mgmt.session import Ask, given, placements
 from xenflow.model.network import Network, NetworkError, Router
-from xenflow.model.placement import Mode, Placement, from_json
+from xenflow.model.placement import Mode, Placement
 from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
 from xenflow.plan.migration import Order
@@ -52,6 +52,8 @@ class Plan:
     stages: tuple[mig.Stage, ...]
     controllers: tuple[str, ...]
     """Those of the switches concerned."""
+    given: Mapping[str, Placement]
+    """Where each datapath was told the router is: what it is planned from."""
     recovery: bool = False
     notes: tuple[str, ...] = ()
     """What the operator should know before."""
@@ -180,49 +182,75 @@ def plan(
         order,
         tuple(stages),
         facts.controllers,
+        facts.given,
         notes=tuple(notes),
         pause_s=pause_s,
         sessions=facts.sessions(network, router, start.vm),
     )
 
 
-def plan_recovery(
-    network: Network, router: str, ask: Ask, say: Callable[[str], None] | None
-) -> Plan | None:
-    """What finishes or undoes an interrupted migration, or None where there is nothing to do.
+def plan_recovery(network: Network, router: str, ask: Ask) -> Plan | None:
+    """What would finish or undo an interrupted migration, or None where there is nothing to do.
+    Raises NetworkError and AskError.
 
-    The VM's host, as the hypervisor sees it, decides: switches follow the VM.  What the hypervisor
-    has left of a migration is cleared up first, and said, with the lease held, or one that has just
-    begun would be taken for such; without `say` nothing is changed.
+    The VM's host, as the hypervisor sees it, decides: switches follow the VM.
     """
     described = network.routers[router]
-    facts = _facts(network, described, ask, everybody=True)
+    facts = _facts_of_all(network, described, ask)
+    here = _settled_at(network, described, facts.placement)
+    return _recovery(network, described, facts, here)
+
+
+@contextmanager
+def recovering(
+    network: Network, router: str, ask: Ask, say: Callable[[str], None]
+) -> Iterator[tuple[Plan, Lease] | None]:
+    """The same, to be carried out with the lease that comes with it.
+
+    What the hypervisor has left of a migration is cleared up first, and said, with the lease held,
+    or one that has just begun would be taken for such.
+    """
+    described = network.routers[router]
+    facts = _facts_of_all(network, described, ask)
+    entry = {"words": f"a recovery of {router}"}
+    with Lease(ask, facts.controllers, router, entry, given=facts.given) as lease:
+        here = _settled_at(network, described, facts.placement, lease, say)
+        made = _recovery(network, described, facts, here)
+        if made is not None:
+            lease.extend(made.controllers)
+            lease.keep_journal_at(network.datapaths[h].controller for h in (made.source, made.to))
+            yield made, lease
+            return
+        # Of what was left unfinished nothing is to be said any more.
+        for problem in lease.give_back():
+            say(f"{router}: {': '.join(problem)}")
+    yield None
+
+
+def _facts_of_all(network: Network, router: Router, ask: Ask) -> _Facts:
+    facts = _facts(network, router, ask, everybody=True)
     facts.refuse_held()
+    return facts
+
+
+def _recovery(network: Network, router: Router, facts: _Facts, here: str) -> Plan | None:
+    """The plan that brings the switches to the VM's host; None where they are there."""
     now = facts.placement
-    if say is None:
-        here = _settled_at(network, described, now, None, None)
-        nothing = now.hosts == (here,) and not facts.uneven
-    else:
-        entry = {"words": f"a recovery of {router}"}
-        with Lease(ask, facts.controllers, router, entry) as lease:
-            here = _settled_at(network, described, now, lease, say)
-            nothing = now.hosts == (here,) and not facts.uneven
-            # Of what was left unfinished nothing is to be said any more, if it is nothing.
-            for problem in lease.give_back(unfinished=not nothing):
-                say(f"{router}: {': '.join(problem)}")
-    if nothing:
+    if now.hosts == (here,) and not facts.uneven:
         return None
     others = [h for h in now.hosts if h != here] or [now.vm]
     start = replace(now, vm=others[0])
     stages = mig.recovery_stages(network, start, here, others, facts.placed, facts.given)
+    told = (network.datapaths[name].controller for stage in stages for name in stage.at)
     return Plan(
         network,
-        described,
+        router,
         start,
         here,
         Order.OVERLAPPED,
         tuple(stages),
-        facts.controllers,
+        tuple(dict.fromkeys((*facts.controllers, *told))),
+        facts.given,
         recovery=True,
     )
 
@@ -321,7 +349,7 @@ def _facts(
             wanted = set(network.controllers)
             datapaths: tuple[str, ...] = ()
             continue
-        mode, hosts = mine.mode, {*mine.hosts, *mig.left_over(_given(answers, router.name))}
+        mode, hosts = mine.mode, {*mine.hosts, *mig.left_over(given(answers, router.name))}
         if goes is not None:
             hosts.add(goes[0])
             mode = Mode.NATIVE if goes[1] is Order.NATIVE else mode
@@ -334,17 +362,6 @@ def _facts(
         )
     known = {c: a for c, a in answers.items() if not isinstance(a, AskError)}
     return _judge(network, router, datapaths, known, placed)
-
-
-def _given(answers: Mapping[str, dict[str, Any] | AskError], router: str) -> dict[str, Placement]:
-    """Where each datapath was told a router is."""
-    return {
-        value["datapath"]: from_json(value)
-        for answer in answers.values()
-        if not isinstance(answer, AskError)
-        for value in answer["placements"]
-        if value["router"] == router
-    }
 
 
 def _answer(ask: Ask, controller: str) -> dict[str, Any] | AskError:
@@ -362,8 +379,8 @@ def _judge(
     placed: dict[str, Placement],
 ) -> _Facts:
     ports: dict[str, dict[str, Any]] = {}
-    given = _given(answers, router.name)
-    told = {name: given[name] for name in datapaths if name in given}
+    had = given(answers, router.name)
+    told = {name: had[name] for name in datapaths if name in had}
     held = ""
     feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
@@ -405,7 +422,7 @@ def _judge(
         newest = replace(newest, reaches=tuple(hosts))
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    return _Facts(newest, given, placed, tuple(controllers), uneven, held, ports, feeds, behind)
+    return _Facts(newest, had, placed, tuple(controllers), uneven, held, ports, feeds, behind)
 
 
 def _facts_in_sync(network: Network, router: Router, ask: Ask, goes: tuple[str, Order]) -> _Facts:
@@ -444,8 +461,8 @@ def _settled_at(
     network: Network,
     router: Router,
     now: Placement,
-    lease: Lease | None,
-    say: Callable[[str], None] | None,
+    lease: Lease | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> str:
     """The host where the hypervisor has the router's VM, or where the switches think it is, where
     there is none.

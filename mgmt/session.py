@@ -39,6 +39,7 @@ class Whereabouts:
 
     placement: Placement
     silent: dict[str, AskError]
+    answers: dict[str, dict[str, Any] | AskError]
 
 
 class Session:
@@ -123,7 +124,7 @@ class Session:
             raise next(iter(silent.values()))
         known = placements(answers)
         found = known.get(router) or at_home(router, self.network.routers[router].home)
-        return Whereabouts(found, silent)
+        return Whereabouts(found, silent, answers)
 
     def ask_router(self, router: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
         """One verb of the controller of the host where a router's VM is, else, where that one
@@ -158,6 +159,18 @@ def placements(answers: Mapping[str, dict[str, Any] | AskError]) -> dict[str, Pl
             if old is None or placement.version > old.version:
                 newest[placement.router] = placement
     return newest
+
+
+def given(answers: Mapping[str, dict[str, Any] | AskError], router: str) -> dict[str, Placement]:
+    """Where each datapath was told a router is, in the answers to `status`.  Raises NetworkError
+    where one cannot be read."""
+    return {
+        value["datapath"]: from_json(value)
+        for answer in answers.values()
+        if not isinstance(answer, AskError)
+        for value in answer["placements"]
+        if value["router"] == router
+    }
 
 
 def _known(kind: str, name: str, values: dict[str, Value]) -> Value:

@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 
 from mgmt.client import AskError
 from mgmt.lease import Lease
-from mgmt.session import Session
+from mgmt.session import Session, given
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, to_json
@@ -53,7 +53,8 @@ def run(args: Namespace, session: Session) -> int:
         emit(args, value, f"would tell {told}: {router.name} on {now.vm}, mode {mode.value}")
         return Exit.OK
     entry = {"words": f"a change of {router.name}'s mode to {mode.value}"}
-    with Lease(session.ask, controllers, router.name, entry) as lease:
+    had = given(found.answers, router.name)
+    with Lease(session.ask, controllers, router.name, entry, given=had) as lease:
         for number, controller in enumerate(controllers):
             try:
                 lease.ask(

@@ -58,24 +58,25 @@ def finish(
     worst = Exit.OK
     for name in names:
         try:
-            made = planning.plan_recovery(
-                session.network, name, session.ask, None if args.dry_run else say
-            )
+            if args.dry_run:
+                plan = planning.plan_recovery(session.network, name, session.ask)
+                if plan is not None:
+                    results.append(plan.json())
+                    if not args.json:
+                        print(plan.text())
+                continue
+            with planning.recovering(session.network, name, session.ask, say) as begun:
+                if begun is None:
+                    continue
+                made, lease = begun
+                progress = Progress(sys.stderr, {stage.name: stage.title for stage in made.stages})
+                with Drivers(session.network) as drivers:
+                    result = migrate.run(made, session.ask, drivers, progress, lease=lease)
+                progress.close()
         except (AskError, HypervisorError, NetworkError) as error:
             complain(error)
             worst = Exit.FAILED
             continue
-        if made is None:
-            continue
-        if args.dry_run:
-            results.append(made.json())
-            if not args.json:
-                print(made.text())
-            continue
-        progress = Progress(sys.stderr, {stage.name: stage.title for stage in made.stages})
-        with Drivers(session.network) as drivers:
-            result = migrate.run(made, session.ask, drivers, progress, None)
-        progress.close()
         results.append(result.json())
         complain(result.text())
         if result.interrupted:

@@ -69,7 +69,7 @@ def test_every_change_is_a_line(controller: Controller, caplog: pytest.LogCaptur
     assert not controller.ask("rule-add", datapath="host-a", rule=rule)["ok"]
     assert controller.ask("rule-remove", datapath="host-a", rule_id="x")["ok"]
     assert controller.ask("place", placement=at_home("vr1", "host-b").step(), in_force=False)["ok"]
-    assert controller.ask("lock", router="vr1", owner="op-7")["ok"]
+    assert controller.ask("lock", router="vr1", owner="op-7")["versions"] == {"host-a": 1}
     about = {"router": "vr1", "owner": "op-7"}
     assert controller.ask("journal", entry={"words": "turn\nthe links"}, **about)["ok"]
     assert caplog.messages == [

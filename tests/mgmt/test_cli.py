@@ -555,6 +555,14 @@ def test_mode(fakes: Fakes) -> None:
         assert len(owners) == 1, "each is asked in the lease's owner's name"
 
 
+def test_mode_of_a_router_that_was_moved_meanwhile(fakes: Fakes) -> None:
+    fakes["host-b"].verbs["lock"] = {"versions": {"host-b": 3}}
+    exit, _, err = fakes.run("mode", "vr1", "native")
+    assert exit == 1 and "host-b is at 3: ask again" in err
+    assert not any(fakes[name].asked_for("place") for name in fakes.controllers)
+    assert all(fakes[name].asked_for("unlock") for name in fakes.controllers)
+
+
 def test_mode_needs_everybody(fakes: Fakes) -> None:
     fakes.kill("edge")
     assert fakes.run("mode", "vr1", "native")[0] == 3

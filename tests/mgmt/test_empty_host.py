@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,16 +109,30 @@ class World:
             raise NetworkError(f"no way for {router} to {to}")
         return Plan(self, router, to, mode=mode, pause_s=pause_s)
 
-    def plan_recovery(self, network: Any, router: str, ask: Any, say: Any) -> Plan | None:
-        if say is not None:
-            self.looked_for_left.append(router)
+    @contextmanager
+    def recovering(
+        self, network: Any, router: str, ask: Any, say: Any
+    ) -> Iterator[tuple[Plan, str] | None]:
+        self.looked_for_left.append(router)
+        made = self.plan_recovery(network, router, ask)
+        yield (made, "its lease") if made else None
+
+    def plan_recovery(self, network: Any, router: str, ask: Any) -> Plan | None:
         if router != "r4":
             return None
         if self.unrecoverable is not None:
             raise self.unrecoverable
         return Plan(self, router, self.places[router].vm, recovery=True)
 
-    def run(self, plan: Plan, ask: Any, drivers: Drivers, report: Any, confirm: object) -> Result:
+    def run(
+        self,
+        plan: Plan,
+        ask: Any,
+        drivers: Drivers,
+        report: Any,
+        confirm: object = None,
+        lease: str = "",
+    ) -> Result:
         drivers.of("host-a")
         assert self.opened == 1
         name = plan.router.name

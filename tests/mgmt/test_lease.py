@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mgmt.client import AskError, Refused, Unreachable
-from mgmt.lease import Lease, LostError
+from mgmt.lease import Lease, LostError, MovedError
 from xenflow.control.leases import Leases, LockedError
+from xenflow.model.placement import at_home
 
 WHAT = {"words": "the move"}
 
@@ -23,6 +24,8 @@ class Controllers:
         self.before: dict[tuple[str, str], Callable[[], Any]] = {}
         """What happens once right before a verb at a controller."""
         self.answer_lost: set[tuple[str, str]] = set()
+        self.versions: dict[str, dict[str, int]] = {}
+        """Of the placements that the switches of each have."""
 
     def __call__(
         self, controller: str, verb: str, /, timeout_s: float | None = None, **asked: Any
@@ -34,6 +37,7 @@ class Controllers:
             match verb:
                 case "lock":
                     done = leases.take(router, **asked)
+                    done["versions"] = self.versions.get(controller, {})
                 case "unlock":
                     leases.give_back(router, **asked)
                 case "journal":
@@ -99,3 +103,21 @@ def test_a_lock_whose_answer_is_lost_leaves_nothing(lost: str, unfinished: bool)
     with controllers.lease():
         pass
     assert controllers.rows() == []
+
+
+def test_what_was_planned_from_another_place_begins_nothing() -> None:
+    """Who has the lease is told where the router is; what was unfinished before stays noted."""
+    controllers = Controllers()
+    for leases in controllers.leases.values():
+        leases.take("vr1", "before", 10.0, WHAT)
+        leases.give_back("vr1", "before", unfinished=True)
+    given = {"host-a": at_home("vr1", "host-a"), "host-b": at_home("vr1", "host-a")}
+    controllers.versions = {"a": {"host-a": 0, "new": 7}, "b": {"host-b": 2}}
+    moved = Lease(controllers, ["a", "b"], "vr1", WHAT, given=given)
+    with pytest.raises(MovedError, match="planned at version 0 .* host-b is at 2: ask"), moved:
+        pass
+    assert controllers.rows() == ["before"] * 2
+    lease = Lease(controllers, ["a"], "vr1", WHAT, given=given)
+    with pytest.raises(MovedError), lease:  # nobody has moved it there
+        lease.extend(["a", "b"])
+    assert controllers.rows() == [lease.owner] * 2, "there is something unfinished still"

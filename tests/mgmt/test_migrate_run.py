@@ -196,7 +196,9 @@ class Controllers:
         (self.mirrors.add if on else self.mirrors.discard)((controller, to))
 
     def on_lock(self, controller: str, **asked: Any) -> dict[str, Any]:
-        return self.leases[controller].take(**asked)
+        mine = [d.name for d in self.network.datapaths.values() if d.controller == controller]
+        versions = {name: self.placements[name].version for name in mine if name in self.placements}
+        return {**self.leases[controller].take(**asked), "versions": versions}
 
     def on_journal(self, controller: str, **asked: Any) -> dict[str, Any]:
         return self.leases[controller].note(**asked)
@@ -253,9 +255,10 @@ def run(
     controllers: Controllers,
     plan: planning.Plan,
     report: Callable[[Event], None] = lambda event: None,
+    lease: lease.Lease | None = None,
 ) -> Result:
     with Drivers(controllers.network) as drivers:
-        return carry_out(plan, controllers, drivers, report)
+        return carry_out(plan, controllers, drivers, report, lease=lease)
 
 
 def migrate(
@@ -279,8 +282,8 @@ def until(seen: Callable[[], bool], limit_s: float = 120.0) -> None:
 
 def recover(controllers: Controllers) -> tuple[Result | None, list[str]]:
     said: list[str] = []
-    plan = planning.plan_recovery(controllers.network, "vr1", controllers, said.append)
-    return (run(controllers, plan) if plan else None), said
+    with planning.recovering(controllers.network, "vr1", controllers, said.append) as begun:
+        return (run(controllers, begun[0], lease=begun[1]) if begun else None), said
 
 
 def test_a_plan_says_which_sessions_are_kept_and_which_fall(
@@ -510,7 +513,7 @@ def test_recover(
     both = ("host-a", "host-b")
     middle = Placement("vr1", both, vm="host-a", leads_to="host-a", reaches=both, version=5)
     controllers.placements = dict.fromkeys(controllers.placements, middle)
-    dry = planning.plan_recovery(controllers.network, "vr1", controllers, None)
+    dry = planning.plan_recovery(controllers.network, "vr1", controllers)
     assert dry is not None and dry.to == host
     assert xen.names()["host-a"] == ([a] if a else [])
     result, words = recover(controllers)
@@ -591,29 +594,16 @@ def test_a_copy_that_has_become_the_router_is_not_destroyed(
 def test_what_cannot_begin_changes_nothing_and_says_so(
     xen: PretendedXen, controllers: Controllers
 ) -> None:
-    for owner, made in (
-        ("one", plan_of(controllers)),
-        ("two", _recovery_to_b(xen, controllers)),
-    ):
-        controllers.take(owner)
-        before = dict(controllers.placements)
-        result = run(controllers, made)
-        assert (result.ok, result.refused, controllers.placements) == (False, True, before)
-        assert re.fullmatch(
-            r"vr1: a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s "
-            f"now, by {owner}: wait for it, or end it there; nothing was changed",
-            result.text(),
-        )
-        controllers.give_back(owner)
-
-
-def _recovery_to_b(xen: PretendedXen, controllers: Controllers) -> planning.Plan:
-    """The VM is on host-b, the switches think that it is on host-a."""
-    xen.write("host-a", {})
-    xen.write("host-b", {"1": xen.domain("vr1", "-b----")})
-    made = planning.plan_recovery(controllers.network, "vr1", controllers, [].append)
-    assert made is not None
-    return made
+    made = plan_of(controllers)
+    controllers.take("one")
+    before = dict(controllers.placements)
+    result = run(controllers, made)
+    assert (result.ok, result.refused, controllers.placements) == (False, True, before)
+    assert re.fullmatch(
+        r"vr1: a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s "
+        "now, by one: wait for it, or end it there; nothing was changed",
+        result.text(),
+    )
 
 
 def test_nobody_listening_is_no_reason_to_stop(xen: PretendedXen, controllers: Controllers) -> None:
@@ -641,8 +631,12 @@ def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Co
 def test_an_interrupted_recovery_is_completed_and_says_so(
     xen: PretendedXen, controllers: Controllers
 ) -> None:
-    made = _recovery_to_b(xen, controllers)
-    result = run(controllers, made, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    xen.write("host-a", {})
+    xen.write("host-b", {"1": xen.domain("vr1", "-b----")})
+    with planning.recovering(controllers.network, "vr1", controllers, [].append) as begun:
+        assert begun is not None
+        hit = lambda _: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+        result = run(controllers, begun[0], hit, begun[1])
     assert (result.ok, result.interrupted) == (True, True)
     assert controllers.where == {("host-b", ("host-b",))}
 
@@ -818,7 +812,7 @@ def test_after_a_recovery_nothing_is_left_unfinished(
     controllers.take()
     controllers.expire()
     assert controllers.left_unfinished
-    assert planning.plan_recovery(controllers.network, "vr1", controllers, None) is None
+    assert planning.plan_recovery(controllers.network, "vr1", controllers) is None
     assert controllers.left_unfinished, "a dry run changes nothing"
     assert recover(controllers) == (None, [])
     assert not controllers.left_unfinished

@@ -9,6 +9,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,15 +130,22 @@ class Orchestration:
         self.planned.append(Plan(asked))
         return self.planned[-1]
 
+    @contextmanager
+    def recovering(self, *asked: Any) -> Iterator[tuple[Plan, str] | None]:
+        made = self.plan_recovery(*asked)
+        yield (made, "its lease") if made else None
+
     def run(
         self,
         plan: Plan,
         ask: Any,
         drivers: Drivers,
         report: Callable[[Event], None],
-        confirm: Callable[[Stage, bool], bool] | None,
+        confirm: Callable[[Stage, bool], bool] | None = None,
+        lease: str = "",
     ) -> Result:
         assert callable(ask)
+        assert lease == ("its lease" if len(plan.asked) == 4 else "")
         opened: Any = drivers.of("host-a")
         assert opened is self.drivers[-1] and not opened.closed
         self.ran.append(plan)

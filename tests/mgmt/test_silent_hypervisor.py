@@ -9,15 +9,16 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import zmq
-from test_migrate_run import Controllers, migrate, recover, until
+from test_migrate_run import Controllers, migrate, plan_of, recover, run, until
 
 from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
-from mgmt import executor
+from mgmt import executor, planning
 from mgmt.hypervisor import HypervisorError, lab
+from mgmt.lease import MovedError
 from mgmt.result import Commit, Event
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.store.network_file import load
@@ -240,3 +241,50 @@ def test_a_vm_that_is_found_at_the_destination_is_followed(
     assert result.commit is Commit.DONE
     assert any("its VM runs on host-b: the migration is completed" in e.detail for e in said)
     assert controllers.where == {("host-b", ("host-b",))} and not controllers.left_unfinished
+
+
+def test_what_was_planned_from_another_place_is_refused(
+    daemon: Daemon, controllers: Controllers
+) -> None:
+    """Somebody else has moved the router, all of it, between the plan and its lease."""
+    made = plan_of(controllers)
+    assert migrate(controllers, mode="native").ok
+    before = dict(controllers.placements)
+    result = run(controllers, made)
+    assert (result.ok, result.refused, controllers.placements) == (False, True, before)
+    assert "planned at version 0 of its placement, " in result.text()
+    assert result.text().endswith("is at 2: ask again; nothing was changed")
+    assert not controllers.held and not controllers.left_unfinished
+
+
+def test_a_recovery_has_one_lease(daemon: Daemon, controllers: Controllers) -> None:
+    """Nobody moves the router between its plan and its effects, nor before it has the lease."""
+    daemon.routers.domains = dict(AWAY)
+    with planning.recovering(controllers.network, "vr1", controllers, [].append) as begun:
+        assert begun is not None and len(controllers.held) == 1
+        # Also where nothing but the VM says that it is concerned.
+        assert all(leases.under_way("vr1") for leases in controllers.leases.values())
+        assert run(controllers, *begun[:1], lease=begun[1]).ok
+    assert controllers.where == {("host-b", ("host-b",))} and not controllers.held
+    first = controllers.on_lock
+
+    def after_another_move(controller: str, **asked: Any) -> dict[str, Any]:
+        for name, placement in controllers.placements.items():
+            controllers.placements[name] = placement.step()
+        return first(controller, **asked)
+
+    controllers.on_lock = after_another_move  # type: ignore[method-assign]
+    with pytest.raises(MovedError, match="moved or changed meanwhile"):
+        recover(controllers)
+    assert not controllers.held
+
+
+def test_who_was_not_given_a_placement_gets_none_back(
+    daemon: Daemon, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its controller has refused it for certain: it is neither told nor waited for."""
+    controllers.not_connected = {"host-b": 1000}
+    result = migrate(controllers)
+    assert (result.undone, result.problems) == (True, []), result.text()
+    assert controllers.not_connected == {"host-b": 999}
+    assert controllers.where == {("host-a", ("host-a",))}

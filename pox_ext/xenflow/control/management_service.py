@@ -606,7 +606,9 @@ class ManagementService:
     def lock(self, arguments: dict[str, Any], _: Reply) -> Result:
         router = self._router(arguments["router"])
         lease_s = arguments["lease_s"] or 30.0
-        return self.leases.take(router.name, arguments["owner"], lease_s, arguments["entry"])
+        taken = self.leases.take(router.name, arguments["owner"], lease_s, arguments["entry"])
+        placed = {s.name: s.placements.get(router.name) for s in self.table.switches.values()}
+        return {**taken, "versions": {name: p.version for name, p in placed.items() if p}}
 
     def journal(self, arguments: dict[str, Any], _: Reply) -> Result:
         router = self._router(arguments["router"])
