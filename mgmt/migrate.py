@@ -88,7 +88,7 @@ class _Run:
         )
         self._done: list[Effect] = []
         self._late = False
-        """A switch was late: the VM waits for none any more."""
+        """The VM waits for no switch any more: one was late, or it runs already."""
         self._fault = os.environ.get("XENFLOW_FAULT", "")
 
     def run(self) -> Result:
@@ -283,6 +283,7 @@ class _Run:
         is only forward."""
         said = f"its VM runs on {self.plan.to}: the migration is completed"
         self._report("migration", "note", said)
+        self._late = True  # what was to be done before the VM ran may be left out so far
         commit = [stage.commits for stage in self.plan.stages].index(True)
         try:
             self._stages(self.plan.stages[commit + 1 :])

@@ -21,6 +21,7 @@ from mgmt.hypervisor import HypervisorError, lab
 from mgmt.lease import MovedError
 from mgmt.result import Commit, Event
 from xenflow.model.network import Network, NetworkError, Router
+from xenflow.model.placement import Placement
 from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
@@ -225,8 +226,18 @@ def test_a_job_is_its_owners(daemon: Daemon, controllers: Controllers) -> None:
 def test_a_vm_that_is_found_at_the_destination_is_followed(
     daemon: Daemon, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its move was given up, too late: there is only forward, and no `recover` is needed."""
+    """Its move was given up, too late: there is only forward, and no `recover` is needed.  Its
+    packets follow it first, by the destination's switch before the source's."""
     monkeypatch.setenv("XENFLOW_FAULT", "9")  # the VM is at the destination, paused
+    given: list[tuple[str, ...]] = []
+    place = controllers.on_place
+
+    def on_place(_: str, placement: Placement, datapaths: list[str], in_force: bool) -> None:
+        if placement.vm == "host-b":
+            given.append(tuple(datapaths))
+        place(_, placement, datapaths, in_force)
+
+    monkeypatch.setattr(controllers, "on_place", on_place)
     said: list[Event] = []
 
     def somebody_lets_it_run(event: Event) -> None:
@@ -240,6 +251,8 @@ def test_a_vm_that_is_found_at_the_destination_is_followed(
     assert (result.ok, result.committed, result.error) == (True, True, ""), result.text()
     assert result.commit is Commit.DONE
     assert any("its VM runs on host-b: the migration is completed" in e.detail for e in said)
+    assert given[:3] == [("host-b",), ("host-a",), ("gen", "recv")]
+    assert controllers.released == [("host-a", "host-b")] * 2
     assert controllers.where == {("host-b", ("host-b",))} and not controllers.left_unfinished
 
 
