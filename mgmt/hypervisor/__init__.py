@@ -141,6 +141,10 @@ class Hypervisor(Protocol):
         """A router's VM, wherever it is; None where no host of this hypervisor has it."""
         ...
 
+    def copies(self, host: str, routers: Collection[str]) -> list[str]:
+        """What a host has of these routers' VMs, whole or in part, by the hypervisor's names."""
+        ...
+
     def check(self, router: str, to: str) -> None:
         """Whether a host can take a VM, as far as can be told without changing anything; the error
         says what it lacks."""

@@ -7,6 +7,7 @@ management entity it is a hypervisor like any other, reached over the network.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import zmq
@@ -29,12 +30,10 @@ class Lab:
         self._socket: zmq.Socket[bytes] | None = None
 
     def domain(self, router: str) -> Domain | None:
-        answer = self._ask("domains")
-        try:
-            found = [Domain(d["router"], d["host"], d["state"]) for d in answer["domains"]]
-        except (KeyError, TypeError) as error:
-            raise HypervisorError(f"{self.url}: domains: unexpected answer: {error!r}") from None
-        return next((domain for domain in found if domain.router == router), None)
+        return next((domain for domain in self._domains() if domain.router == router), None)
+
+    def copies(self, host: str, routers: Collection[str]) -> list[str]:
+        return [d.router for d in self._domains() if d.host == host and d.router in routers]
 
     def check(self, router: str, to: str) -> None:
         """The lab's hosts lack nothing."""
@@ -64,6 +63,13 @@ class Lab:
     def _owner(self) -> dict[str, str]:
         """Whose job it is; the daemon keeps it from others."""
         return {"owner": self.claim.owner} if self.claim.owner else {}
+
+    def _domains(self) -> list[Domain]:
+        answer = self._ask("domains")
+        try:
+            return [Domain(d["router"], d["host"], d["state"]) for d in answer["domains"]]
+        except (KeyError, TypeError) as error:
+            raise HypervisorError(f"{self.url}: domains: unexpected answer: {error!r}") from None
 
     def _job(self, answer: dict[str, Any], router: str = "", to: str = "") -> Job:
         try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -52,7 +52,7 @@ _NO_JOB = (
     libvirt.VIR_ERR_NO_DOMAIN,
 )
 _At = dict[str, tuple[Copy, Any]]
-"""Host -> its copy of a domain, and libvirt's handle of that."""
+"""Host -> its copy of a domain, and libvirt's handle of that; or name of a domain -> these."""
 _UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
 
 
@@ -110,6 +110,9 @@ class Libvirt:
             return None
         host = _host_of(router, at, silent)
         return Domain(router, host, at[host][0].state)
+
+    def copies(self, host: str, routers: Collection[str]) -> list[str]:
+        return sorted(name for name in self._domains(host) if name in routers)
 
     def check(self, router: str, to: str) -> None:
         """Same kind of hypervisor, no other domain of that name, and, where memory is not
@@ -222,13 +225,18 @@ class Libvirt:
         silent = {}
         for host in self._uris:
             try:
-                with _errors(host):
-                    active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
-                    for domain in self._connection(host).listAllDomains(active):
-                        seen.setdefault(domain.name(), {})[host] = (_copy(domain), domain)
+                for name, found in self._domains(host).items():
+                    seen.setdefault(name, {})[host] = found
             except HypervisorError as error:
                 silent[host] = error
         return seen, silent
+
+    def _domains(self, host: str) -> _At:
+        """A host's domains that are not shut off, by their names."""
+        with _errors(host):
+            active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+            found = self._connection(host).listAllDomains(active)
+            return {domain.name(): (_copy(domain), domain) for domain in found}
 
     def _copies(self, router: str) -> tuple[_At, dict[str, HypervisorError]]:
         """Who has a copy of a domain, and which silent hosts may have it: of a migration from here

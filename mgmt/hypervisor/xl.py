@@ -20,7 +20,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -198,6 +198,9 @@ class Xl:
                 raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
             return None
         return Domain(router, host, copy.state)
+
+    def copies(self, host: str, routers: Collection[str]) -> list[str]:
+        return [copy.name for copy in self._list(host) if any(map(copy.is_of, routers))]
 
     def check(self, router: str, to: str) -> None:
         """The destination must have what the domain needs."""

@@ -5,11 +5,12 @@ first for which there is a plan; one that cannot be moved is named, and the othe
 the same.  An interrupt (Ctrl-C), or a *no* at --step, ends it with the router that it is at.
 
 The host is empty when no VM is there, its switch forwards for no router and no link leads to it, by
-what every controller says at the end.
+what every controller says at the end, and when its hypervisor has nothing of a router's VM.
 """
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from mgmt.verbs.migrate import add_moving, carry_out
 from mgmt.verbs.routers import hosts_of
 from xenflow.model.network import NetworkError
 
+COPY_GOES_S = 20.0
+"""How long the copy that a move leaves at its source may take to go."""
 NAME = "empty-host"
 SUMMARY = "move every router away from a host, before maintenance"
 
@@ -71,19 +74,25 @@ def run(args: Namespace, session: Session) -> int:
         if not done.interrupted and not _moves(args, session, router, done):
             done.stuck.append(router)
     left = None if here is None else done.stuck
+    copies: list[str] | None = []
     if not args.dry_run:  # what was done is one thing, what is there another
         left = _unless_silent(_needing, session, args.host)
-    if left is None:
+        copies = _unless_silent(_copies, session, args.host) if left == [] else []
+    if left is None or copies is None:
         complain(f"what is left on {args.host} is not known")
     elif left:
         complain(f"left on {args.host}: {', '.join(left)}")
+    elif copies:
+        found = ", ".join(copies)
+        complain(f"left on {args.host}, by its hypervisor: {found}: run `xenflow recover`")
     else:
         complain(f"{args.host} {'could be emptied' if args.dry_run else 'is empty'}")
     if args.json:
         value = {
             "host": args.host,
-            "empty": left == [],
+            "empty": left == copies == [],
             "left": left,
+            "copies": copies,
             "recovered": recovered,
             "hypervisor": cleared,
             "moved": done.moved,
@@ -92,7 +101,7 @@ def run(args: Namespace, session: Session) -> int:
         print(to_json(value))
     if done.interrupted:
         return Exit.INTERRUPTED
-    return Exit.OK if left == [] else Exit.FAILED
+    return Exit.OK if left == copies == [] else Exit.FAILED
 
 
 def _moves(args: Namespace, session: Session, router: str, done: _Account) -> bool:
@@ -153,12 +162,27 @@ def _with_vm_at(session: Session, host: str) -> list[str]:
     return [n for n in session.network.routers if n in places and places[n].vm == host]
 
 
+def _copies(session: Session, host: str) -> list[str]:
+    """What a host's hypervisor has of routers' VMs.  What a move leaves there goes a moment later.
+    Raises HypervisorError, and NetworkError where its driver cannot be used."""
+    if not session.network.datapaths[host].hypervisor:
+        return []
+    deadline = time.monotonic() + COPY_GOES_S
+    with Drivers(session.network) as drivers:
+        driver = drivers.of(host)
+        while found := driver.copies(host, session.network.routers):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        return found
+
+
 def _unless_silent(
     look: Callable[[Session, str], list[str]], session: Session, host: str
 ) -> list[str] | None:
-    """What is seen, or None, which is said, where a controller does not answer."""
+    """What is seen, or None, which is said, where a controller or hypervisor does not answer."""
     try:
         return look(session, host)
-    except AskError as error:
+    except (AskError, HypervisorError, NetworkError) as error:
         complain(error)
         return None

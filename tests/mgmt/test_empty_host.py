@@ -74,6 +74,7 @@ class World:
         self.did: list[tuple[str, str]] = []
         self.looked_for_left: list[str] = []
         self.confirm: object = None
+        self.seen: list[list[str] | Exception] = [[]]
 
     def ask_all(self, session: Session, verb: str) -> dict[str, dict[str, Any] | AskError]:
         assert verb == "status"
@@ -89,7 +90,15 @@ class World:
     def driver(self, network: Any, host: str) -> Any:
         """A hypervisor's."""
         self.opened += 1
-        return SimpleNamespace(close=self.close)
+        return SimpleNamespace(close=self.close, copies=self.copies)
+
+    def copies(self, host: str, routers: Any) -> list[str]:
+        """What there is, at one look after the other."""
+        assert host == "host-a" and {"r1", "r4", "r5"} <= set(routers)
+        found = self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def close(self) -> None:
         self.opened -= 1
@@ -197,6 +206,7 @@ def test_as_json(world: World, empty: Empty) -> None:
         "host": "host-a",
         "empty": False,
         "left": ["r5"],
+        "copies": [],
         "recovered": [{"router": "r4", "to": "host-d", "ok": True}],
         "hypervisor": [],
         "moved": [
@@ -263,6 +273,26 @@ def test_a_host_is_not_empty_while_anybody_needs_it(
     assert f"xenflow: {error}\n" in err
     assert err.endswith("xenflow: left on host-a: r4\n")
     assert world.did == [("r1", "host-b"), ("r5", "host-b")]
+
+
+def test_a_host_is_not_empty_while_its_hypervisor_has_anything_of_a_router(
+    world: World, empty: Empty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(empty_host.time, "sleep", lambda _: None)
+    world.seen = [["r1--migratedaway"], []]  # it goes a moment later
+    assert empty("host-a")[0] == 0
+    monkeypatch.setattr(empty_host, "COPY_GOES_S", 0.0)
+    world.seen = [["r1--migratedaway", "r7"]]
+    status, out, err = empty("host-a", "--json")
+    found = json.loads(out)
+    assert (status, found["empty"], found["left"]) == (1, False, [])
+    assert found["copies"] == ["r1--migratedaway", "r7"]
+    said = "left on host-a, by its hypervisor: r1--migratedaway, r7: run `xenflow recover`"
+    assert err == f"xenflow: {said}\n"
+    world.seen = [HypervisorError("host-a: no answer", "unreachable")]
+    status, out, err = empty("host-a", "--json")
+    assert (status, json.loads(out)["copies"], json.loads(out)["empty"]) == (1, None, False)
+    assert err.endswith("host-a: no answer\nxenflow: what is left on host-a is not known\n")
 
 
 def test_what_is_left_is_not_known_where_a_controller_is_silent(world: World, empty: Empty) -> None:

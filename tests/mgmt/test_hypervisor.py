@@ -126,6 +126,8 @@ def test_lab(daemon: Daemon) -> None:
         {"verb": "unpause", "router": "vr1"},
         {"verb": "abort", "router": "vr1"},
     ]
+    assert driver.copies("host-a", ["vr1"]) == ["vr1"]
+    assert driver.copies("host-a", ["vr2"]) == driver.copies("host-b", ["vr1"]) == []
     driver.close()
 
 

@@ -51,6 +51,8 @@ def ended(driver: Libvirt) -> Job:
 
 def test_where_it_is(driver: Libvirt) -> None:
     assert driver.domain("vr1") == Domain("vr1", "host-a", "running")
+    assert driver.copies("host-a", ["vr1", "other"]) == ["vr1"]
+    assert driver.copies("host-b", ["vr1"]) == []
     domain = driver._connection("host-a").lookupByName("vr1")
     domain.suspend()
     assert driver.domain("vr1") == Domain("vr1", "host-a", "paused")

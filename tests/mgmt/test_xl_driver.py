@@ -317,6 +317,8 @@ def test_leftovers(xen: PretendedXen, driver: Xl, monkeypatch: pytest.MonkeyPatc
     assert xen.names() == HOME
     xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
     assert driver.domain("vr1") == Domain("vr1", "host-a", "suspended")
+    assert driver.copies("host-a", ["vr1", "vr2"]) == ["vr1--migratedaway"]
+    assert driver.copies("host-a", ["vr2"]) == []
     driver.abort("vr1")
     assert xen.names() == HOME
     xen.write("host-a", {"1": xen.domain("vr1--migratedaway", "---ss-")})
