@@ -86,7 +86,9 @@ class Lease:
         self._about: dict[str, Any] = {"router": router, "owner": self.owner}
         self._entry = entry
         self._instances: dict[str, str] = {}
-        self._heard = 0.0
+        self._held_at = 0.0
+        """When the last question was asked that was answered as to the holder: a controller counts
+        from when it gets one, and its answer may come at any time later."""
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
 
@@ -149,11 +151,12 @@ class Lease:
         if self._over.is_set():
             raise LostError(f"{self.owner} has given the lease of {self.router} back")
         for again in (True, False):
+            asked_at = time.monotonic()
             try:
                 done = self._ask(
                     controller, verb, timeout_s=timeout_s, owner=self.owner, **arguments
                 )
-                self._heard = time.monotonic()
+                self._held_at = max(self._held_at, asked_at)
                 return done
             except Refused as error:
                 if error.code != "locked":
@@ -172,7 +175,7 @@ class Lease:
         for error in self._at(self._journal_at, self._confirm):
             if isinstance(error, LostError):
                 raise error
-        if time.monotonic() - self._heard > LEASE_S:
+        if time.monotonic() - self._held_at > LEASE_S:
             raise LostError(
                 f"no controller has said for {LEASE_S:g} s that the lease of {self.router} is held"
             )
@@ -199,10 +202,11 @@ class Lease:
             return list(pool.map(do, names))
 
     def _lock(self, name: str) -> None:
+        asked_at = time.monotonic()
         answer = self._ask(name, "lock", lease_s=LEASE_S, entry=self._entry, **self._about)
         self._instances[name] = answer.get("instance", "")
         self._versions |= answer.get("versions", {})  # none where it is of the release before
-        self._heard = time.monotonic()
+        self._held_at = max(self._held_at, asked_at)
 
     def _refuse_moved(self) -> None:
         for name, placement in self._given.items():
@@ -228,7 +232,7 @@ class Lease:
         have it again while another has confirmed it within its time: nobody had it in between."""
         found = self._ask(name, "journal", router=self.router)
         restarted = found.get("instance", "") != self._instances.get(name)
-        if not restarted or time.monotonic() - self._heard > LEASE_S:
+        if not restarted or time.monotonic() - self._held_at > LEASE_S:
             raise LostError(refusal.message)
         deadline = time.monotonic() + LEASE_S
         while True:

@@ -3,11 +3,14 @@ is lost."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mgmt import lease as lease_of
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.lease import Lease, LostError, MovedError
 from xenflow.control.leases import Leases, LockedError
@@ -121,3 +124,26 @@ def test_what_was_planned_from_another_place_begins_nothing() -> None:
     with pytest.raises(MovedError), lease:  # nobody has moved it there
         lease.extend(["a", "b"])
     assert controllers.rows() == [lease.owner] * 2, "there is something unfinished still"
+
+
+@pytest.mark.parametrize("stopped_s", [8.0, 12.0])
+def test_a_lease_is_counted_from_the_question(
+    stopped_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner is stopped after it has asked, and reads the answer when it goes on."""
+    stopped = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(stopped), sleep=time.sleep)
+    monkeypatch.setattr(lease_of, "time", clock)
+    controllers = Controllers()
+    with controllers.lease() as held:
+        held.keep_journal_at(["a"])
+        controllers.before["a", "journal"] = lambda: stopped.append(stopped_s)
+        if stopped_s < lease_of.LEASE_S:
+            held.check()
+            return
+        with pytest.raises(LostError, match="no controller has said for 10 s"):
+            held.check()
+        # Nor is it taken again where a controller was restarted meanwhile.
+        controllers.leases["a"] = Leases()
+        with pytest.raises(LostError, match="does not hold"):
+            held.ask("a", "place", router="vr1")
