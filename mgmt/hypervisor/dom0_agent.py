@@ -233,21 +233,31 @@ def end_senders(domain: str) -> list[int]:
     return senders
 
 
-def end_receivers(patience_s: float) -> list[int]:
+def end_receivers(patience_s: float, certain: Callable[[], bool]) -> list[int]:
     """End the `xl migrate-receive` that there is, unless it ends by itself; none where there are
-    several: another's may have no domain yet.  The processes of that name that xl leaves behind to
-    look after each domain that has arrived (`do_daemonize`) are none."""
+    several, or where it is not `certain` then whose it is: another's may have had no domain yet.
+    The processes of that name that xl leaves behind to look after each domain that has arrived
+    (`do_daemonize`) are none."""
     found = [
         p for p, _, words in processes() if _is_xl(words, "migrate-receive") and not _is_monitor(p)
     ]
     if len(found) != 1:
         return []
     late = _await_end(found, patience_s)
+    if late and not certain():
+        return []
     savers = [p for p, parent, words in processes() if parent in late and _is_saver(words)]
     _signal([*savers, *late], signal.SIGTERM)
     for pid in _await_end(late, 5.0):
         _signal([pid], signal.SIGKILL)
     return found
+
+
+def arriving() -> list[int]:
+    """The domains that are being received here, or were left so."""
+    lines = run(["xl", "list"], 20.0)["out"].splitlines()
+    words = [line.split() for line in lines if line.strip()]
+    return [int(number) for name, number, *_ in words if name.endswith("--incoming")]
 
 
 # --- a migration ---------------------------------------------------------------------------------
@@ -574,9 +584,9 @@ class Agent:
         """End every migration of a domain from here."""
         return {"ended": end_senders(domain)}
 
-    def do_sweep_receivers(self, patience_s: float) -> dict[str, Any]:
-        """End every receiver here that does not end by itself."""
-        return {"ended": end_receivers(patience_s)}
+    def do_sweep_receivers(self, domid: int, patience_s: float) -> dict[str, Any]:
+        """End the receiver of a domain here, if it does not end by itself."""
+        return {"ended": end_receivers(patience_s, lambda: arriving() == [domid])}
 
     def do_resume(self, domid: int) -> None:
         """Let a suspended domain run on."""

@@ -507,12 +507,13 @@ class Xl:
 
     def _destroy(self, host: str, copy: Listed) -> None:
         """A receiver whose sender is gone destroys its copy by itself, if it lives and hears of
-        it; where it is the only one there, it is this copy's.  A copy that has another name by now
+        it; where it is the only one there, and no other domain has begun to arrive while it was
+        waited for, it is this copy's.  A copy that has another name by now
         is another's business: it may have become the router."""
         dom0 = self._dom0(host)
         incoming = [d for d in self._list(host) if d.name.endswith(INCOMING)]
         if [d.domid for d in incoming] == [copy.domid]:
-            dom0.ask("sweep_receivers", SETTLE_S, patience_s=RECEIVER_S)
+            dom0.ask("sweep_receivers", SETTLE_S, domid=copy.domid, patience_s=RECEIVER_S)
         names = [d.name for d in self._list(host) if d.domid == copy.domid]
         if not names:
             return

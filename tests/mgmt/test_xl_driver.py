@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pretended_xen import PretendedXen
@@ -387,11 +389,48 @@ def test_a_receiver_is_ended_only_where_it_is_certain_whose_it_is(
         subprocess.Popen(["sh", str(program), "migrate-receive"], stdin=subprocess.PIPE)
         for _ in range(2)
     )
-    assert dom0_agent.end_receivers(0.1) == []
+    assert dom0_agent.end_receivers(0.1, lambda: True) == []
     assert (one.poll(), other.poll()) == (None, None)
     other.communicate(b"")
-    assert dom0_agent.end_receivers(0.1) == [one.pid]
+    assert dom0_agent.end_receivers(0.1, lambda: False) == []
+    assert one.poll() is None
+    assert dom0_agent.end_receivers(0.1, lambda: True) == [one.pid]
     assert one.wait(10) == -signal.SIGTERM
+
+
+def test_what_has_begun_to_arrive_meanwhile_is_left_alone(
+    xen: PretendedXen, driver: Xl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vr1's receiver has gone; vr2's had no domain yet when it was looked for."""
+    monkeypatch.setattr(xl, "RECEIVER_S", 0.1)
+    xen.write("host-b", {"7": xen.domain("vr1--incoming", "--p---")})
+    store = str(xen.folder / "host-b" / "xenstored")
+    receiver = subprocess.Popen(
+        ["xl", "migrate-receive"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PRETENDED_HOST": "host-b", "XENSTORED_PATH": store},
+    )
+    stdin, stdout = receiver.stdin, receiver.stdout
+    assert stdin is not None and stdout is not None
+    assert stdout.readline().startswith(b"xl migration receiver ready")
+    dom0 = driver._dom0("host-b")
+    real = dom0.ask
+
+    def ask(do: str, *words: Any, **asked: Any) -> dict[str, Any]:
+        if do == "sweep_receivers":
+            stdin.write(json.dumps(xen.domain("vr2")).encode() + b"\n")
+            stdin.flush()
+            await_some(lambda: "vr2--incoming --p---" in xen.names()["host-b"])
+        return real(do, *words, **asked)
+
+    monkeypatch.setattr(dom0, "ask", ask)
+    assert driver.abort("vr1").did == ("destroyed vr1--incoming on host-b",)
+    assert xen.names() == {"host-a": HOME["host-a"], "host-b": ["vr2--incoming --p---"]}
+    assert receiver.poll() is None
+    receiver.communicate(b"")
+    assert xen.names() == HOME
 
 
 def test_who_has_it_is_asked_again_of_hosts_that_were_silent(xen: PretendedXen, driver: Xl) -> None:
