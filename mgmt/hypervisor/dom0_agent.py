@@ -39,6 +39,8 @@ GATE_S = 120.0
 END_S = 60.0
 """How long xl may take to let a domain run on after its receiver is gone."""
 COPIED_EVERY_S = 0.5
+ANSWER_S = 20.0
+"""How long xenstored may take to answer."""
 XENSTORE_SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket", "/dev/xen/xenbus")
 BACKENDS = "/local/domain/0/backend/vif"
 
@@ -53,7 +55,9 @@ class AgentError(Exception):
 
 
 class Xenstore:
-    """A connection to xenstored whose watches call back, each in the reading thread."""
+    """A connection to xenstored whose watches call back, one after the other in a thread of their
+    own.  A call-back that xenstored has not answered is made again: what it missed may be all that
+    ever changes there."""
 
     def __init__(self) -> None:
         self._fd = _open_xenstore()
@@ -63,6 +67,8 @@ class Xenstore:
         self._watches: dict[str, Callable[[str], None]] = {}
         self._events: list[tuple[str, str]] = []
         self._id = 0
+        self._over = False
+        """The connection has ended."""
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._call_back, daemon=True).start()
 
@@ -81,31 +87,44 @@ class Xenstore:
             self._id += 1
             id = self._id
             os.write(self._fd, xenstore.request(type, id, *words))
-            if not self._arrived.wait_for(lambda: id in self._answers, timeout=20):
+            self._arrived.wait_for(lambda: id in self._answers or self._over, timeout=ANSWER_S)
+            if id not in self._answers:
                 raise AgentError("xenstored does not answer")
             return self._answers.pop(id)
 
     def _read(self) -> None:
         reader = xenstore.Reader()
-        while data := os.read(self._fd, 4096):
-            for message in reader.feed(data):
-                with self._lock:
-                    if message.type == xenstore.WATCH_EVENT:
-                        path, token = message.parts[:2]
-                        self._events.append((token, path))
-                    else:
-                        self._answers[message.request] = message
-                    self._arrived.notify_all()
+        try:
+            while data := os.read(self._fd, 4096):
+                for message in reader.feed(data):
+                    with self._lock:
+                        if message.type == xenstore.WATCH_EVENT:
+                            path, token = message.parts[:2]
+                            self._events.append((token, path))
+                        else:
+                            self._answers[message.request] = message
+                        self._arrived.notify_all()
+        finally:
+            with self._lock:
+                self._over = True
+                self._arrived.notify_all()
 
     def _call_back(self) -> None:
         while True:
             with self._lock:
-                self._arrived.wait_for(lambda: bool(self._events))
-                token, path = self._events.pop(0)
+                self._arrived.wait_for(lambda: bool(self._events) or self._over)
+                if self._over:
+                    return
+                token, path = self._events[0]
             try:
                 self._watches[token](path)
-            except (AgentError, OSError):
-                return
+            except OSError:
+                return  # it has ended
+            except AgentError as error:
+                print(f"{path}: {error}; once more", file=sys.stderr, flush=True)
+                continue
+            with self._lock:
+                del self._events[0]
 
 
 def _open_xenstore() -> int:
