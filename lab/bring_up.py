@@ -127,7 +127,7 @@ def _bring_up(lab: Lab, path: Path, text: str, options: Options, clock: _Clock) 
     state.write()
     state = _make_room(state, lab, clock)
 
-    def milestone(done: list[Step]) -> None:
+    def milestone(done: list[Step], _: str) -> None:
         if words := _MILESTONES.get(done[0].do):
             clock.say(words.format(len(done)))
 
@@ -225,9 +225,10 @@ def reload(
 
 
 def _reload(change: Change, found: Reload, state: State, clock: _Clock) -> None:
-    def say(done: list[Step]) -> None:
-        for step in done:
-            clock.say(str(step))
+    def say(done: list[Step], left: str) -> None:
+        for words in (*map(str, done), left):
+            if words:
+                clock.say(words)
 
     state = replace(state, phase=CHANGING)
     state.write()  # from now on no router moves
@@ -257,6 +258,9 @@ def _ask_everyone(change: Change) -> None:
     """
     if change.was.routers:
         tell_hypervisor(change.was, dry_run=True)
+        # None is being moved now, nor begins to: but one may have been when it was looked where.
+        if placed() != change.places:
+            raise LabError("a router was moved meanwhile, and nothing was changed: ask again")
     if change.options.controllers and change.was.network.digest != change.after.network.digest:
         await_in_sync(change.was, _SETTLED_S)
         old = NETWORK_FILE.read_text()

@@ -83,15 +83,16 @@ class Change:
     options: Options
     places: dict[str, str] = field(default_factory=dict)
 
-    def carry_out(self, steps: Sequence[Step], done: Callable[[list[Step]], None]) -> None:
-        """All steps in order; `done` is told of those of one kind that have been carried out.
+    def carry_out(self, steps: Sequence[Step], done: Callable[[list[Step], str], None]) -> None:
+        """All steps in order; `done` is told of those of one kind that have been carried out, and
+        what is not as they say ("": nothing).
 
         Raises LabError where one fails, and leaves what was done by then.
         """
         for do, group in groupby(steps, key=lambda step: step.do):
             one_kind = list(group)
-            _CARRY_OUT[do](self, [step.what for step in one_kind])
-            done(one_kind)
+            left = _CARRY_OUT[do](self, [step.what for step in one_kind])
+            done(one_kind, left or "")
 
     @property
     def was(self) -> Lab:
@@ -216,17 +217,27 @@ class Change:
             last = replace(old[node], leaving=True)
             routing.configure(old[node], last, self.options.daemon, self._timers)
 
-    def _drain(self, whats: Whats) -> None:
-        """Wait until ways that stay lead elsewhere, where there is an elsewhere."""
+    def _drain(self, whats: Whats) -> str:
+        """Wait until ways that stay lead elsewhere; there may be no elsewhere.  Returns whose do
+        not."""
         gateways = {address for (address,) in whats}
         stay = {*self.after.machines, *self.after.routers}
         nodes = [node.name for node in self.was.nodes() if node.name in stay]
         targets = routing.destinations(self.after)
         limit = time.monotonic() + _DRAIN_S
-        while any(routing.leads_by(node, gateways, targets) for node in nodes):
-            if time.monotonic() > limit:
-                return
+
+        def leads(node: str) -> bool:
+            return routing.leads_by(node, gateways, targets)
+
+        while any(map(leads, nodes)):
+            if time.monotonic() > limit and (late := ", ".join(filter(leads, nodes))):
+                return (
+                    f"not so after {_DRAIN_S:g} s: ways of {late} lead by "
+                    f"{', '.join(sorted(gateways))} still; what takes them is lost until they do "
+                    "not"
+                )
             time.sleep(0.2)
+        return ""
 
     # --- switches
 
@@ -400,7 +411,7 @@ def _end(which: Callable[[process.Process], bool]) -> None:
     process.forget(chosen)
 
 
-_CARRY_OUT: dict[Do, Callable[[Change, Whats], None]] = {
+_CARRY_OUT: dict[Do, Callable[[Change, Whats], str | None]] = {
     Do.NODE: Change._make_nodes,
     Do.CABLE: Change._make_cables,
     Do.MACHINE: Change._cable_machines,

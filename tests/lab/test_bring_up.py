@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import bring_up, process, state
-from lab.description import load_lab
+from lab.description import Lab, load_lab
 from lab.namespace import LabError
 from lab.steps import Step
 from tests.lab.grown import CAMPUS, GROWN, changed
@@ -117,6 +117,7 @@ class Up:
         self.copy = folder / "network.toml"
         self.carried_out: list[str] = []
         self.refusing = ""
+        self.moves_meanwhile = False
         for name in ("state", "bring_up"):
             monkeypatch.setattr(f"lab.{name}.NETWORK_FILE", self.copy)
         monkeypatch.setattr(state, "_STATE_FILE", folder / "state.json")
@@ -124,7 +125,7 @@ class Up:
         monkeypatch.setattr(state, "_LOCK_FILE", folder / "lab.lock")
         monkeypatch.setattr(bring_up, "at_least", lambda settings: {})
         monkeypatch.setattr(bring_up.neighbours, "check", lambda lab: None)
-        monkeypatch.setattr(bring_up, "tell_hypervisor", lambda lab, dry_run: None)
+        monkeypatch.setattr(bring_up, "tell_hypervisor", self._tell_hypervisor)
         monkeypatch.setattr(bring_up, "await_in_sync", lambda lab, limit_s: None)
         monkeypatch.setattr(bring_up.Change, "tell_controllers", self._ask())
         monkeypatch.setattr(bring_up.Change, "carry_out", self._carry_out())
@@ -133,6 +134,14 @@ class Up:
         state.State(state.UP, str(self.file), "campus", 0.0, state.Options()).write()
         homes = {n: {"host": r.home, "state": "running"} for n, r in lab.routers.items()}
         state.write_domains(homes)
+
+    def _tell_hypervisor(self, lab: Lab, *, dry_run: bool) -> None:
+        assert dry_run and self.phase == state.CHANGING
+        if self.moves_meanwhile:
+            name = next(iter(lab.routers))
+            state.write_domains(
+                {**state.read_domains(), name: {"host": "host-d", "state": "running"}}
+            )
 
     def _ask(self) -> Callable[..., None]:
         def ask(change: bring_up.Change, *, dry_run: bool) -> None:
@@ -143,8 +152,11 @@ class Up:
         return ask
 
     def _carry_out(self) -> Callable[..., None]:
-        def carry_out(change: bring_up.Change, steps: list[Step], _: object) -> None:
+        def carry_out(
+            change: bring_up.Change, steps: list[Step], done: Callable[[list[Step], str], None]
+        ) -> None:
             assert self.phase == state.CHANGING
+            done(steps[:1], "not so")
             self.carried_out = [str(step) for step in steps]
             state.write_network_file(change.text)
 
@@ -168,7 +180,9 @@ def test_the_lab_follows_its_own_file(lab_up: Up) -> None:
     lab_up.file.write_text(GROWN)
     asked = bring_up.reload(dry_run=True, say=lambda _: None)
     assert lab_up.carried_out == [] and lab_up.copy.read_text().endswith(CAMPUS[-200:])
-    found = bring_up.reload(say=lambda _: None)
+    said: list[str] = []
+    found = bring_up.reload(say=said.append)
+    assert [line.split("  ")[-1] for line in said] == [str(found.steps[0]), "not so"]
     assert found == asked
     assert (
         lab_up.carried_out == list(map(str, found.steps))
@@ -204,6 +218,20 @@ def test_so_has_what_a_controller_refuses(lab_up: Up) -> None:
     with pytest.raises(LabError, match="controller host-a refuses$"):
         bring_up.reload(say=lambda _: None)
     assert (lab_up.carried_out, lab_up.copy.read_text(), lab_up.phase) == ([], before, state.UP)
+
+
+@AS_ROOT
+def test_so_has_a_move_that_ends_while_it_begins(lab_up: Up) -> None:
+    """Where the routers were looked for before no more could be moved."""
+    lab_up.file.write_text(GROWN)
+    lab_up.moves_meanwhile = True
+    before = lab_up.copy.read_text()
+    with pytest.raises(LabError, match="a router was moved meanwhile, and nothing was changed"):
+        bring_up.reload(say=lambda _: None)
+    assert (lab_up.carried_out, lab_up.copy.read_text(), lab_up.phase) == ([], before, state.UP)
+    lab_up.moves_meanwhile = False
+    bring_up.reload(say=lambda _: None)
+    assert lab_up.carried_out
 
 
 @AS_ROOT
