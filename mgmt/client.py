@@ -55,7 +55,8 @@ class AskError(Exception):
 
 
 class Refused(AskError):
-    """The controller answered that it does not do it; nothing was changed."""
+    """The controller answered that it does not do it; nothing was changed (`code` not-in-force: it
+    was, and the switch does not confirm it)."""
 
     def __init__(self, code: str, message: str, controller: str = "") -> None:
         super().__init__(f"{controller}: {message}" if controller else message)

@@ -77,7 +77,7 @@ class Whole:
 
     def place(self, placement: Placement) -> None:
         for table in self.tables.values():
-            table.place(placement, (), False, lambda error: None)
+            table.place(placement, table.switches, False, lambda error: None)
         for wire in self.wires.values():
             wire.run()
 

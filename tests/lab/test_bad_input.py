@@ -137,7 +137,7 @@ REQUESTS: dict[str, tuple[bytes, str]] = {
     "placement of nothing": (asked(verb="place", placement={"router": "vr1"}), "bad-argument"),
     "placement from the past": (
         asked(verb="place", placement={**PLACEMENT, "version": -1}),
-        "refused",
+        "stale-version",
     ),
     "journal of another": (
         asked(verb="journal", router="vr1", owner="nobody", entry={}),

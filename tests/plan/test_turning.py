@@ -11,7 +11,7 @@ import pytest
 from tests.plan.test_drain import Sent, by_chance, each_move, with_hosts
 from tests.plan.test_migration_order import after, effects_of, moments
 from tests.whole_network import WholeNetwork
-from xenflow.model.placement import at_home
+from xenflow.model.placement import Placement, at_home
 from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
 from xenflow.plan.migration import Order
@@ -56,12 +56,25 @@ def everything_arrives(now: WholeNetwork, router: str, label: str) -> None:
             sent.fail(f"{what} must arrive once", journey)
 
 
+def one_placement_a_version(effects: list[fx.Effect]) -> None:
+    """What a controller accepts: no switch is given another placement of the same version."""
+    given: dict[int, Placement] = {}
+    newest: dict[str, int] = {}
+    for effect in effects:
+        if isinstance(effect, fx.Apply):
+            version = effect.placement.version
+            assert given.setdefault(version, effect.placement) == effect.placement
+            assert all(newest.get(name, version) <= version for name in effect.datapaths)
+            newest |= dict.fromkeys(effect.datapaths, version)
+
+
 @pytest.mark.parametrize("order", [Order.OVERLAPPED, Order.REPORT])
 @each_crossing
 def test_every_packet_arrives_once(
     seed: int, router: str, source: str, to: str, order: Order
 ) -> None:
     now = at(seed, router, source)
+    one_placement_a_version(effects_of(now, router, to, order))
     for label, then in moments(now, router, effects_of(now, router, to, order), SUBSETS):
         everything_arrives(then, router, label)
 
@@ -92,6 +105,7 @@ def recovered(left: WholeNetwork, router: str, newest: object, to: str, label: s
     others = [host for host in hosts if host != to]
     stages = mig.recovery_stages(left.network, now, to, others, given=given)
     effects = [effect for stage in stages for effect in stage.effects]
+    one_placement_a_version(effects)
     for moment, then in moments(left, router, effects, SUBSETS):
         everything_arrives(then, router, f"recovering after {label}: {moment}")
     assert {then.placed[host][router] for host in hosts} == {at_home(router, to)}

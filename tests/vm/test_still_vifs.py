@@ -254,12 +254,14 @@ def test_a_vm_is_not_given_what_was_said_in_its_own_name(host: Host) -> None:
 def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
     """Whoever says so, `migrate` or `recover`: no host keeps it for a VM that is not there."""
     both = ("host-a", "host-b")
-    host.table.place(at_home("vr1", "host-a").step(reaches=both), [], False, lambda error: None)
+    host.table.place(
+        at_home("vr1", "host-a").step(reaches=both), host.table.switches, False, lambda error: None
+    )
     host.still(VIFS)
     held = host.ping(1)
     host.table.place(
         Placement("vr1", both, "host-b", "host-a", version=5, reaches=both),
-        [],
+        host.table.switches,
         False,
         lambda error: None,
     )
@@ -404,7 +406,7 @@ def test_what_was_said_before_native_mode_is_not_repeated_after_it(
         home = host.switch.placements["vr1"]
         for mode in (Mode.NATIVE, Mode.XENFLOW) if native_between else ():
             home = home.step(mode=mode)
-            host.table.place(home, [], False, lambda error: None)
+            host.table.place(home, host.table.switches, False, lambda error: None)
             host.wire.run()
         host.switch.ports.still_are(VIFS)
         sent.clear()

@@ -1,9 +1,10 @@
 """The dynamic management interface: what each verb of docs/messages.md does.
 
 `model.management` has checked a request before it gets here; a verb returns its result, or answers
-later through `later_reply` when the switches must speak first.  Everything a verb refuses it
-refuses before anything has changed.  Called by the `Pump` of the management socket; calls the
-`RuleTable`, and other controllers through `mirror`.
+later when the switches must speak first.  What a verb refuses it refuses before anything has
+changed; what has changed, but is not confirmed by a switch, is answered as `not-in-force`.  Called
+by the `Pump` of the management socket; calls the `RuleTable`, and other controllers through
+`mirror`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from xenflow.model import management as mg
 from xenflow.model.difference import Difference
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import Link, Network, NetworkError, Router
-from xenflow.model.placement import to_json
+from xenflow.model.placement import StaleVersionError, to_json
 from xenflow.openflow import build, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
@@ -82,14 +83,14 @@ class Reply:
         self._send(mg.part(self._id, frames))
 
     def refuse(self, code: str, message: str) -> None:
-        """It was not done."""
-        self._note(f"refused: {message}")
+        """It was not done, or not all of it."""
+        self._note(f"refused: {message}" if code != "not-in-force" else message)
         self._send(mg.error_reply(self._id, ManagementError(code, message)))
 
     def done(self, error: str | None, **result: Any) -> None:
-        """`ok`, or refused where there is an error."""
+        """It was taken, and is in force, or confirmed; with an error it is not, for that reason."""
         if error:
-            self.refuse("refused", error)
+            self.refuse("not-in-force", f"taken, but not in force: {error}")
         else:
             self.ok(**result)
 
@@ -134,6 +135,8 @@ class ManagementService:
             reply.refuse(error.code, error.message)
         except LockedError as error:
             reply.refuse("locked", str(error))
+        except StaleVersionError as error:
+            reply.refuse("stale-version", str(error))
         except (NetworkError, StateError) as error:
             reply.refuse("refused", str(error))
         except Exception as error:
@@ -381,14 +384,15 @@ class ManagementService:
     def place(self, arguments: dict[str, Any], reply: Reply) -> Result:
         placement = arguments["placement"]
         self._router(placement.router)
-        for name in arguments["datapaths"]:
+        names = arguments["datapaths"] or tuple(self.table.switches)
+        for name in names:
             self._switch(name)
         started = self.now()
 
         def answer(error: str | None) -> None:
             reply.done(error, in_force_s=round(self.now() - started, 6))
 
-        self.table.place(placement, arguments["datapaths"], arguments["in_force"], answer)
+        self.table.place(placement, names, arguments["in_force"], answer)
         return None
 
     def export(self, arguments: dict[str, Any], reply: Reply) -> Result:
@@ -591,14 +595,7 @@ class ManagementService:
     def suspending(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])
         router = self._router(arguments["router"])
-
-        def told(error: str | None) -> None:
-            if error:
-                reply.refuse("refused", error)
-            else:
-                reply.ok()
-
-        self.table.packets.announced(switch, router, arguments["still"], told)
+        self.table.packets.announced(switch, router, arguments["still"], reply.done)
         return None
 
     # --- one migration at a time ------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Any
 from xenflow.control.guarded import Guarded
 from xenflow.model.difference import Difference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError, Router
-from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.model.placement import Mode, Placement, StaleVersionError, at_home
 from xenflow.openflow.parse import PacketIn
 from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, Outcome, Phase
@@ -277,9 +277,10 @@ class RuleTable:
         """Give switches a placement; `then(None)` once it is in force on all of them (confirmed,
         where `proven` is false), else with the reason.
 
-        Raises NetworkError, or StateError where it cannot be kept, having changed nothing.
+        Raises NetworkError (StaleVersionError where another one is known that is not older), or
+        StateError where it cannot be kept, having changed nothing.
         """
-        names = list(datapaths) or list(self.switches)
+        names = list(dict.fromkeys(datapaths))
         self._check(placement, names)
         # On the disk first, in memory second, in the switch third.
         self._save(placed=dict.fromkeys(names, placement))
@@ -325,9 +326,9 @@ class RuleTable:
             switch = self.switches.get(name)
             if switch is None:
                 raise NetworkError(f"datapath {name} does not belong to this controller")
-            known = switch.placements.get(placement.router)
-            if known is not None and known.version > placement.version:
-                raise NetworkError(
+            known = switch.placements.get(placement.router, placement)
+            if known.version >= placement.version and known != placement:
+                raise StaleVersionError(
                     f"{name}: the placement of {placement.router} is at version {known.version}, "
                     f"not older than {placement.version}: ask for its status and plan again"
                 )

@@ -18,6 +18,10 @@ from typing import Any
 from xenflow.model.network import NetworkError
 
 
+class StaleVersionError(NetworkError):
+    """What is known of where a router is is newer, or another placement of the same version."""
+
+
 class Mode(Enum):
     """Who forwards a router's packets."""
 
@@ -37,7 +41,8 @@ class Placement:
     leads_to    the host that the other switches send frames for its interfaces to
     reaches     hosts that the links' trees reach already, though they do not forward yet
     mode        who forwards
-    version     grows with every change; a switch's controller refuses to go back
+    version     grows with every change: a switch's controller refuses to go back, and another
+                placement of the same version
     unturned    links that lead elsewhere still, while a switch is turned link by link: (name, host)
     """
 

@@ -21,7 +21,7 @@ native (the baseline of section 2.4)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -203,15 +203,14 @@ def stages(
             ),
         ]
         moved, late = prepared, ()
-    turned = moved.step(leads_to=to)
-    settled = turned.step(forwarders=(to,), reaches=())
     rounds = turn_rounds(network, router, (source,), to)
-    links = [Apply(each.datapaths, each.placement(turned, moved)) for each in rounds]
     between = {name for each in rounds for name in each.datapaths}
-    last = tuple(n for n in (*others, to, source) if n not in between)
+    rounds.append(Round(tuple(n for n in (*others, to, source) if n not in between)))
+    links, turned = in_rounds(rounds, moved.step(leads_to=to), lambda name: moved)
+    settled = turned.step(forwarders=(to,), reaches=())
     return [
         *before,
-        Stage("links", f"turn the virtual links to {to}", (*late, *links, Apply(last, turned))),
+        Stage("links", f"turn the virtual links to {to}", (*late, *links)),
         Stage("drain", f"wait until {source} is quiet", (Drain(source),)),
         Stage(
             "clean",
@@ -282,28 +281,21 @@ def recovery_stages(
     names = told(network, router, now.mode, hosts, placed or {})
     forwarders = tuple(sorted({here, *now.forwarders}))
     reached = now.step(forwarders=forwarders, vm=here, reaches=hosts, unturned=())
-    turned = reached.step(leads_to=here)
-    settled = turned.step(forwarders=(here,), reaches=())
     left = [h for h in hosts if h != here]
     rounds = [Round((here,)), *turn_rounds(network, router, left, here)]
     between = {name for each in rounds for name in each.datapaths}
     rounds.append(Round(tuple(n for n in names if n not in between)))
-
-    def everywhere(placement: Placement, had: Mapping[str, Placement]) -> list[Effect]:
-        """Some switches may be turned already, and stay so: the others keep to the order."""
-        return [
-            Apply(each.datapaths, each.placement(placement, had[each.datapaths[0]]))
-            for each in rounds
-            if each.datapaths
-        ]
-
-    first, *rest = everywhere(reached, {name: (given or {}).get(name, now) for name in names})
+    had = dict.fromkeys(names, now) | dict(given or {})
+    # Some switches may be turned already, and stay so: the others keep to the order.
+    (first, *rest), reached = in_rounds(rounds, reached, had.__getitem__)
+    links, turned = in_rounds(rounds, reached.step(leads_to=here), lambda name: reached)
+    settled = turned.step(forwarders=(here,), reaches=())
     return [
         Stage("observe", f"follow the VM to {here}", (first, AwaitReady(here), *rest)),
         Stage(
             "links",
             f"turn the virtual links to {here}",
-            tuple(everywhere(turned, dict.fromkeys(names, reached))),
+            tuple(links),
         ),
         Stage("drain", "wait until the others are quiet", tuple(Drain(h) for h in left)),
         Stage(
@@ -356,6 +348,22 @@ class Round:
         still = [(link, was.leads(link)) for link in self.later]
         kept = tuple((link, host) for link, host in still if host != turned.leads_to)
         return replace(turned, unturned=kept)
+
+
+def in_rounds(
+    rounds: Sequence[Round], placement: Placement, had: Callable[[str], Placement]
+) -> tuple[list[Effect], Placement]:
+    """A placement is given to switches in rounds; `had`: the one that a switch has.
+
+    Each round has a version of its own, for what is given in it need not be the same.  Returns the
+    effects, and the placement as it is given last.
+    """
+    effects: list[Effect] = []
+    for each in rounds:
+        if each.datapaths:
+            placement = placement.step() if effects else placement
+            effects.append(Apply(each.datapaths, each.placement(placement, had(each.datapaths[0]))))
+    return effects, placement
 
 
 def turn_rounds(network: Network, router: Router, sources: Collection[str], to: str) -> list[Round]:

@@ -42,9 +42,10 @@ class Promises:
         """How many messages had been written when they were last proven in force."""
 
     def confirmed(self, then: Done) -> None:
-        """Call `then(None)` once the switch has confirmed everything submitted so far."""
+        """Call `then(None)` once the switch has confirmed everything submitted so far, or with the
+        reason where it does not, or has refused some of it."""
         promise = self._promise(then)
-        self._after_jobs(promise, promise.settle)
+        self._after_jobs(promise, lambda error: promise.settle(error or self._refused()))
 
     def in_force(self, then: Done) -> None:
         """Call `then(None)` once everything submitted so far is in force on the switch, or with
@@ -93,8 +94,7 @@ class Promises:
             def finish() -> None:
                 if not promise.settled:
                     self._proven = max(self._proven, written)
-                refused = f"{self._channel.name}: the switch refused a flow"
-                promise.settle(None if self._known() else refused)
+                promise.settle(self._refused())
 
             if error or promise.settled:
                 promise.settle(error)
@@ -104,6 +104,10 @@ class Promises:
                 self._proof.begin(self, promise, finish, self._proven != written)
 
         self._after_jobs(promise, prove)
+
+    def _refused(self) -> str | None:
+        """Why what the switch has confirmed is not all that it was sent; None where it is."""
+        return None if self._known() else f"{self._channel.name}: the switch refused a flow"
 
     # --- what the proof asks of the switch ----------------------------------------------------
 

@@ -1,0 +1,113 @@
+"""What is refused has changed nothing; what was taken, and is not in force, is said to be so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.written_switch import Host
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.model import management as mg
+from xenflow.model.placement import at_home
+from xenflow.openflow import wire
+from xenflow.tables import layout
+
+RULE = {"id": "r1", "match": {"in_port": "to-gen"}, "actions": []}
+BOTH = ("host-a", "host-b")
+HERE = at_home("vr1", "host-a").step()
+
+
+class Asked(Host):
+    """Its management, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nothing = cast(Any, None)
+        self.service = ManagementService(self.table, Leases(), "test", nothing, nothing)
+
+    def ask(self, verb: str, **arguments: Any) -> mg.Answer:
+        answers: list[bytes] = []
+        self.service.take(mg.request(verb, "1", **arguments), answers.append)
+        self.wire.run()
+        (answer,) = answers
+        return mg.parse_answer(answer)
+
+    def place(self, placement: Any, **arguments: Any) -> mg.Answer:
+        return self.ask("place", placement=placement, **arguments)
+
+    @property
+    def known(self) -> Any:
+        return self.switch.placements["vr1"]
+
+
+@pytest.fixture
+def host() -> Asked:
+    return Asked()
+
+
+def test_a_rule_that_is_not_confirmed_is_kept_and_said_to_be(host: Asked) -> None:
+    host.wire.refuses = {wire.Type.BARRIER_REQUEST}
+    answer = host.ask("rule-add", datapath="host-a", rule=RULE)
+    assert answer.code == "not-in-force"
+    assert answer.message.startswith("taken, but not in force: host-a")
+    assert [row["id"] for row in host.ask("rules").result["rules"]] == ["r1"]
+
+
+def test_no_switch_is_told_while_one_is_not_connected(host: Asked) -> None:
+    """Nor where the switches are not named."""
+    host.switch.disconnect()
+    assert host.place(HERE).code == "not-connected"
+    assert host.known.version == 0
+
+
+def test_a_switch_that_is_named_twice_is_told_once(host: Asked) -> None:
+    assert host.place(HERE, datapaths=["host-a", "host-a"]).ok
+
+
+def test_a_placement_is_not_older_nor_another_of_the_same_version(host: Asked) -> None:
+    assert host.place(HERE.step()).ok
+    for stale in (HERE, HERE.step(vm="host-b")):
+        assert host.place(stale).code == "stale-version"
+        assert host.known == HERE.step()
+    assert host.place(HERE.step()).ok, "what was asked again is the same"
+
+
+@pytest.mark.parametrize("proven", [True, False])
+def test_what_the_switch_refuses_is_not_in_force(host: Asked, proven: bool) -> None:
+    ingress = [flow for flow in host.wire.tables if flow.table == layout.INGRESS]
+    host.wire.limits = {layout.INGRESS: len(ingress)}
+    wanted = replace(HERE, forwarders=BOTH, reaches=BOTH)
+    answer = host.place(wanted, in_force=proven)
+    assert host.wire.refused
+    assert (answer.code, host.known) == ("not-in-force", wanted)
+    assert answer.message.endswith("host-a: the switch refused a flow")
+
+
+def test_the_document_names_the_codes_that_are_sent() -> None:
+    text = (ROOT / "docs" / "messages.md").read_text()
+    _, table = text.split("| code | meaning |")
+    named = {
+        code
+        for row in re.findall(r"^\| ([a-z][a-z, -]+) \|", table, re.M)
+        for code in row.split(", ")
+    }
+    assert named == {code for path in (ROOT / "pox_ext").rglob("*.py") for code in _sent(path)}
+
+
+def _sent(path: Any) -> set[str]:
+    """The codes of refusals in a module."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {
+        call.args[0].value
+        for call in calls
+        if ast.unparse(call.func).split(".")[-1] in ("ManagementError", "refuse")
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+        and isinstance(call.args[0].value, str)
+    }
