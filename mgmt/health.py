@@ -16,7 +16,7 @@ from mgmt.session import placements
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
-from xenflow.plan.migration import left_over, told, unfinished
+from xenflow.plan.migration import astray, left_over, told, unfinished
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""
@@ -205,10 +205,13 @@ class _Seen:
     def _placed(
         self, router: str, newest: Placement, told: Mapping[str, Placement], left: bool
     ) -> Iterator[Cause]:
+        wrong = unfinished(told).keys() | astray(
+            self.network, self.network.routers[router], newest, told
+        )
         others = [
             name
-            for name, placement in unfinished(told).items()
-            if replace(placement, version=newest.version) != newest
+            for name, placement in told.items()
+            if name in wrong and replace(placement, version=newest.version) != newest
         ]
         if others:
             yield Cause(

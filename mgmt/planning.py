@@ -416,8 +416,8 @@ def _judge(
     others = [
         p for p in mig.unfinished(told).values() if replace(p, version=newest.version) != newest
     ]
-    uneven = bool(others)
-    if uneven:
+    uneven = bool(others or mig.astray(network, router, newest, told))
+    if others:
         hosts = sorted({h for p in (newest, *others) for h in p.hosts})
         newest = replace(newest, reaches=tuple(hosts))
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.whole_network import WholeNetwork, load
 from tests.written_switch import RuleTable, WrittenSwitch, bound
 from xenflow.control import management_service, rule_table
@@ -15,13 +17,33 @@ from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
 from xenflow.model.network import Router
+from xenflow.model.placement import Placement, to_json
+from xenflow.plan.search import PATIENCE_S
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import RouterState
+from xenflow.store import network_file
+from xenflow.store.state_file import NAME
+from xenflow.switch.clock import Clock
 from xenflow.tables import cookies, layout
 from xenflow.tables.site import RouterView
 from xenflow.tables.views import router_view
 
 PATH = load("path")
+PAPER = (ROOT / "conf" / "paper.toml").read_text()
+MID = (
+    PAPER.replace(
+        'gen-b = ["gen:to-b", "host-b:to-gen"]',
+        'gen-m = ["gen:to-b", "mid:to-gen"]\nmid-b = ["mid:to-b", "host-b:to-gen"]',
+    )
+    .replace(
+        "[datapaths.recv]",
+        '[datapaths.mid]\nkind = "plain"\ndpid = "0000000000000003"\ncontroller = "edge"\n'
+        "[datapaths.recv]",
+    )
+    .replace('gen = "10.254.1.21"', 'gen = "10.254.1.21", mid = "10.254.1.23"')
+)
+"""The same network with a switch laid between gen and host-b."""
+MOVED = Placement("vr1", ("host-b",), "host-b", "host-b", version=7)
 HOST = "host-a"
 
 
@@ -110,3 +132,68 @@ def test_whose_words_cannot_be_shown_hides_nobody(monkeypatch: pytest.MonkeyPatc
     rows = {row["name"]: row for row in json.loads(answers[0])["routers"]}
     assert rows[odd]["problems"] == ["what it says cannot be shown (ValueError: an odd value)"]
     assert rows[sound]["problems"] == [] and rows[sound]["routes"] > 0
+
+
+# --- the controller starts again -----------------------------------------------------------------
+
+
+def edge(folder: Path, text: str) -> RuleTable:
+    """The controller of gen and recv, with a network file."""
+    file = folder / "network.toml"
+    file.write_text(text)
+    network = network_file.load(file)
+    state = folder / "state"
+    return RuleTable(
+        network, "edge", state, WrittenSwitch().clock, bound, asks=(state / NAME).exists()
+    )
+
+
+def where(table: RuleTable) -> dict[str, tuple[str, int]]:
+    placed = {name: switch.placements["vr1"] for name, switch in table.switches.items()}
+    return {name: (placement.vm, placement.version) for name, placement in placed.items()}
+
+
+def test_a_switch_that_comes_with_other_trees_knows_where_routers_are(tmp_path: Path) -> None:
+    edge(tmp_path, PAPER).place(MOVED, ["gen", "recv"], False, lambda error: None)
+    same = edge(tmp_path, PAPER)
+    assert same.searching() == "" and where(same) == {"gen": ("host-b", 7), "recv": ("host-b", 7)}
+    table = edge(tmp_path, MID)
+    assert where(table) == dict.fromkeys(("gen", "mid", "recv"), ("host-b", 7))
+
+
+def test_other_trees_have_the_others_asked(tmp_path: Path) -> None:
+    """Who was not told, for it lay on no link that the router is on, may be on its way now."""
+    edge(tmp_path, PAPER).place(replace(MOVED, version=6), ["recv"], False, lambda error: None)
+    table = edge(tmp_path, MID)
+    assert table.searching().endswith(
+        "than at the last start: asks host-a, host-b where the routers are"
+    )
+    assert table.must_wait(holds_flows=True)
+    table.rule(table.switches["gen"], [])
+    again = edge(tmp_path, MID)
+    assert again.searching() == table.searching(), "what is not known yet is asked again"
+    for other in again.others:
+        again.heard_from(other, {"placements": [to_json(MOVED)]})
+    assert not again.must_wait(holds_flows=True)
+    assert set(where(again).values()) == {("host-b", 7)}
+    assert edge(tmp_path, MID).searching() == ""
+
+
+def test_other_trees_are_not_waited_for_long(tmp_path: Path) -> None:
+    """What was kept is whole: a controller that does not answer stops nobody."""
+    edge(tmp_path, PAPER).place(MOVED, ["recv"], False, lambda error: None)
+    table = edge(tmp_path, MID)
+    table.clock = Clock(lambda *_: None, lambda: 1000.0 + PATIENCE_S)
+    assert not table.must_wait(holds_flows=True)
+
+
+def test_a_switch_that_a_changed_file_brings_knows_where_routers_are(tmp_path: Path) -> None:
+    table = edge(tmp_path, PAPER)
+    table.place(MOVED, ["gen"], False, lambda error: None)
+    leaf = MID.replace(
+        'gen-m = ["gen:to-b", "mid:to-gen"]\nmid-b = ["mid:to-b", "host-b:to-gen"]',
+        'gen-b = ["gen:to-b", "host-b:to-gen"]\ngen-m = ["gen:to-m", "mid:to-gen"]',
+    )
+    (tmp_path / "network.toml").write_text(leaf)
+    table.change(network_file.load(tmp_path / "network.toml"))
+    assert where(table)["mid"] == ("host-b", 7)

@@ -164,9 +164,19 @@ def suspended(a: Answers) -> None:
     datapath(a, "host-a")["ports"]["vr1.1"]["up"] = False
 
 
+def led_astray(a: Answers) -> None:
+    """s1 and gen believe that it is at home; frames for it have another way from s1 only."""
+    tell(a, MOVED, *(name for name in EVERYWHERE if name not in ("s1", "gen")))
+    vm_at_host_b(a)
+
+
 def disagree(a: Answers) -> None:
     tell(a, MOVED, *EVERYWHERE)
     tell(a, BETWEEN, "s1", "gen")
+    vm_at_host_b(a)
+
+
+def vm_at_host_b(a: Answers) -> None:
     datapath(a, "host-b")["ports"] |= {n: {"up": True} for n in ("vr1.0", "vr1.1")}
     router(a, "host-b", "vr1").update(router(a, "host-a", "vr1"))
 
@@ -218,6 +228,11 @@ def unknown_router(a: Answers) -> None:
         (
             disagree,
             "vr1: the switches disagree about where it is: s1, gen have another placement "
+            "than the newest (`xenflow recover vr1`)",
+        ),
+        (
+            led_astray,
+            "vr1: the switches disagree about where it is: s1 has another placement "
             "than the newest (`xenflow recover vr1`)",
         ),
         (

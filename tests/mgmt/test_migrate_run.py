@@ -324,6 +324,18 @@ def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) 
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
 
 
+def test_a_switch_that_was_never_told_and_leads_astray_is_recovered(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    """As where the trees have come to lie otherwise, and it has become one on the way."""
+    assert migrate(controllers).ok
+    assert recover(controllers) == (None, [])
+    controllers.placements["gen"] = at_home("vr1", "host-a")
+    recovered, _ = recover(controllers)
+    assert recovered is not None and recovered.ok
+    assert controllers.where == {("host-b", ("host-b",))}
+
+
 def test_up_to_which_rate_nothing_is_lost_is_said_where_the_vm_forwards(
     xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

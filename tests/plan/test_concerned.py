@@ -13,7 +13,7 @@ from tests.whole_network import WholeNetwork, load
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Placement, at_home
 from xenflow.plan import effects as fx
-from xenflow.plan.migration import Order, concerned, reachable, stages
+from xenflow.plan.migration import Order, astray, concerned, reachable, stages
 
 NETWORKS = {"path": load("path"), "campus": load("campus")}
 NETWORKS |= {f"chance-{seed}": by_chance(seed) for seed in range(6)}
@@ -50,6 +50,10 @@ class World:
     def check(self, router: str, left: str | None = None) -> None:
         """Whatever neighbours send a router arrives once, and not where it has left."""
         label = f"{router}, after {len(self.told)} moves"
+        given = {name: placed[router] for name, placed in self.now.placed.items()}
+        described = self.network.routers[router]
+        if left is None:  # nobody is just being told
+            assert astray(self.network, described, self.truth[router], given) == set(), label
         sent = Sent(self.now, label, self.network.routers[router])
         for what, journey in sent.journeys():
             if journey.looped or len(journey.ends) != 1:

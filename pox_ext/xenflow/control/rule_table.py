@@ -26,7 +26,7 @@ from xenflow.openflow.parse import PacketIn
 from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, Outcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
-from xenflow.store.state_file import StateError, StateFile
+from xenflow.store.state_file import Kept, StateError, StateFile
 from xenflow.switch.aside import THROUGH_VM
 from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems
@@ -91,18 +91,31 @@ class RuleTable:
         kept = self._file.load(network)
         self.others = self._others()
         """The management addresses of the other controllers, by name."""
-        self._search: Search | None = None
-        if kept.trouble and asks:
-            self._search = Search(kept.trouble, set(self.others), self.clock.now())
-            self._say_search()
+        self._trees = kept.trees or network.trees_digest
+        """How the trees lay of which all is known."""
+        self._search = self._begin_search(kept) if asks else None
+        self._say_search()
         self.switches: dict[str, Switch] = {}
+        far = _newest(kept.placements.values())
+        otherwise = self._trees != network.trees_digest
         for datapath in network.datapaths_of(controller):
-            switch = self._make_switch(datapath, kept.placements.get(datapath.name, {}))
+            known = kept.placements.get(datapath.name)
+            switch = self._make_switch(datapath, far if known is None or otherwise else known)
             switch.rules.restore(kept.rules.get(datapath.name, []))
             self.switches[datapath.name] = switch
         self.packets = VmPackets(network, self.switches, migrating, spoke)
         self._refused = Refused(network, self.switches)
         self._guarded = Guarded()
+
+    def _begin_search(self, kept: Kept) -> Search | None:
+        """What is not known, is asked of the other controllers."""
+        others, now = set(self.others), self.clock.now()
+        if kept.trouble:
+            return Search(kept.trouble, others, now)
+        if self._trees != self.network.trees_digest:
+            words = "the links' trees lie otherwise than at the last start"
+            return Search(words, others, now, whole=True)
+        return None
 
     def _others(self) -> dict[str, str]:
         return {
@@ -171,7 +184,8 @@ class RuleTable:
             switch.network_is(network, found)
         for datapath in network.datapaths_of(self.controller):
             if datapath.name not in self.switches:
-                self.switches[datapath.name] = self._make_switch(datapath, {})
+                far = _newest(switch.placements for switch in self.switches.values())
+                self.switches[datapath.name] = self._make_switch(datapath, far)
         try:
             self._save()
         except StateError as error:  # what is kept is read by the new file's names, and is as good
@@ -347,11 +361,15 @@ class RuleTable:
     ) -> None:
         """Keep placements and rules over a restart of the controller: those there are, and in
         place of them what is about to be changed, by datapath."""
+        asked = self._search if self.searching() else None
+        if asked is None:
+            self._trees = self.network.trees_digest
         changed = {name: {p.router: p} for name, p in (placed or {}).items()}
         self._file.save(
             {name: {**s.placements, **changed.get(name, {})} for name, s in self.switches.items()},
             {name: s.rules.rows() for name, s in self.switches.items()} | dict(rules or {}),
-            complete=not self.searching(),
+            complete=asked is None or asked.whole,
+            trees=self._trees,
         )
 
     # --- where routers are, where that was lost ---------------------------------------------------
@@ -432,6 +450,16 @@ class RuleTable:
             self._guarded.call(f"{name}: packet-ins", switch.packet_ins.tick, now)
         self._say_search()
         return replies
+
+
+def _newest(known: Iterable[Mapping[str, Placement]]) -> dict[str, Placement]:
+    """The newest placement of each router that any datapath has."""
+    found: dict[str, Placement] = {}
+    for placements in known:
+        for router, placement in placements.items():
+            if placement.version >= found.get(router, placement).version:
+                found[router] = placement
+    return found
 
 
 def _homes(network: Network) -> dict[str, Placement]:

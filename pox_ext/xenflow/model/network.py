@@ -268,6 +268,15 @@ class Network:
         return sha256(repr(parts).encode()).hexdigest()[:16]
 
     @cached_property
+    def trees_digest(self) -> str:
+        """16 hex digits, the same where the trees of all links lie the same."""
+        ways = [
+            (name, sorted((here, cable and cable.name) for here, cable in link.tree.up.items()))
+            for name, link in sorted(self.links.items())
+        ]
+        return sha256(repr(ways).encode()).hexdigest()[:16]
+
+    @cached_property
     def by_dpid(self) -> dict[int, Datapath]:
         """Datapaths by datapath id."""
         return {d.dpid: d for d in self.datapaths.values()}

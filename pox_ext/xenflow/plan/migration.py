@@ -125,6 +125,23 @@ def unfinished(given: Mapping[str, Placement]) -> dict[str, Placement]:
     }
 
 
+def astray(
+    network: Network, router: Router, newest: Placement, given: Mapping[str, Placement]
+) -> set[str]:
+    """The datapaths that lead frames for a router another way than its newest placement does,
+    without being told: there are none where every tree lies as it did when the router moved."""
+    found = set()
+    for link in (interface.link for interface in router.interfaces):
+        tree, shall = network.links[link].tree, newest.leads(link)
+        for name, placement in given.items():
+            leads = placement.leads(link)
+            if leads == shall or not all(map(tree.reaches, (name, leads, shall))):
+                continue
+            if name in (leads, shall) or tree.toward(name, leads) != tree.toward(name, shall):
+                found.add(name)
+    return found
+
+
 def left_over(given: Mapping[str, Placement]) -> set[str]:
     """The hosts in these."""
     return {host for placement in unfinished(given).values() for host in placement.hosts}

@@ -1,5 +1,8 @@
 """Where the routers are, for a controller that has lost what it had kept: the others are asked.
 
+So are they where the links' trees lie otherwise than when it was last told: a switch that did not
+need to know where a router is may be on its way now.
+
 A placement is told to every controller that a router's links concern, so any of them that has kept
 its own knows it.  Until one has answered, a switch that holds flows is left as it is: these
 were right.  A switch that holds none has nothing to lose, and waits only for a moment; what is
@@ -25,12 +28,14 @@ class Search:
     reason  why they are asked, in words
     awaits  the controllers that have not answered
     since   when the asking began (seconds of any clock that only grows)
+    whole   whether what was kept is whole, and only may not be all that counts now
     known   whether one that knows where routers are has answered
     """
 
     reason: str
     awaits: set[str]
     since: float
+    whole: bool = False
     known: bool = field(default=False)
 
     def answered(self, controller: str, knows: bool) -> None:
@@ -40,7 +45,8 @@ class Search:
 
     def settled(self, now: float) -> bool:
         """Whether what is known may be acted upon everywhere."""
-        return not self.awaits or (self.known and now - self.since >= PATIENCE_S)
+        known = self.known or self.whole
+        return not self.awaits or (known and now - self.since >= PATIENCE_S)
 
     def must_wait(self, holds_flows: bool, now: float) -> bool:
         """Whether a switch that holds flows, or none, must not be written to yet."""

@@ -38,11 +38,13 @@ class StateError(RuntimeError):
 @dataclass(slots=True)
 class Kept:
     """What was read from the file; `trouble` says in words what was not there or not readable,
-    "" for nothing."""
+    "" for nothing.  `trees`: how the links' trees lay (`Network.trees_digest`), "" where it does
+    not say.  A datapath without placements was not there."""
 
     placements: Placements = field(default_factory=dict)
     rules: Rules = field(default_factory=dict)
     trouble: str = ""
+    trees: str = ""
 
 
 class StateFile:
@@ -75,9 +77,11 @@ class StateFile:
             log.error("%s", kept.trouble)
         return kept
 
-    def save(self, placements: Placements, rules: Rules, complete: bool = True) -> None:
+    def save(
+        self, placements: Placements, rules: Rules, complete: bool = True, trees: str = ""
+    ) -> None:
         """Replace the file; it is on the disk when this returns.  `complete` is False where it is
-        still asked where routers are: then a later start asks again.
+        still asked where routers are, for that was lost: then a later start asks again.
 
         Raises StateError, the old file being left as it was, where that cannot be done.
         """
@@ -89,6 +93,7 @@ class StateFile:
             },
             "rules": rules,
             "complete": complete,
+            "trees": trees,
         }
         draft = self.path.with_suffix(".new")
         try:
@@ -114,7 +119,6 @@ def read(text: bytes, network: Network) -> tuple[Kept, bool]:
 
     What does not fit the network any more (a router or host that is gone) is left out silently.
     """
-    kept = Kept()
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -122,6 +126,7 @@ def read(text: bytes, network: Network) -> tuple[Kept, bool]:
     except RecursionError:
         return Kept(trouble="no JSON: nested too deep"), False
     parts = value if isinstance(value, dict) else {}
+    kept = Kept(trees=str(parts.get("trees", "")))
     faults = []
     for part, take in (("placements", _placement), ("rules", _rule)):
         rows_of = parts.get(part)
