@@ -17,7 +17,7 @@ from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
 from xenflow.model.network import Router
-from xenflow.model.placement import Placement, to_json
+from xenflow.model.placement import Placement, at_home, to_json
 from xenflow.plan.search import PATIENCE_S
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import RouterState
@@ -185,6 +185,33 @@ def test_other_trees_are_not_waited_for_long(tmp_path: Path) -> None:
     table = edge(tmp_path, MID)
     table.clock = Clock(lambda *_: None, lambda: 1000.0 + PATIENCE_S)
     assert not table.must_wait(holds_flows=True)
+
+
+def test_who_was_not_told_of_a_router_does_not_say_where_it_is(tmp_path: Path) -> None:
+    """r1 has moved to host-b: host-c was not concerned, and thinks that it is at home."""
+    campus = load("campus").network
+    now = 1000.0
+    wire = WrittenSwitch(lambda: now)
+
+    def start() -> RuleTable:
+        return RuleTable(campus, "host-a", tmp_path, wire.clock, bound, asks=True)
+
+    home = [to_json(at_home(r.name, r.home)) for r in campus.routers.values()]
+    table = start()
+    table.heard_from("host-c", {"placements": home})
+    now += PATIENCE_S
+    assert table.must_wait(holds_flows=True)
+    # Here it was told elsewhere; who has not answered yet is asked all the same.
+    for other in table.others.keys() - {"host-c", "host-b"}:
+        table.heard_from(other, {"placements": home})
+    assert not table.must_wait(holds_flows=True)
+    words = f"{tmp_path / NAME} is missing: asks host-b where the routers are"
+    assert table.searching() == words
+    assert start().searching().endswith("asks edge, host-b, host-c, host-d where the routers are")
+    moved = Placement("r1", ("host-b",), "host-b", "host-b", version=4)
+    table.heard_from("host-b", {"placements": [to_json(moved)]})
+    assert table.switches["host-a"].placements["r1"] == moved
+    assert table.searching() == start().searching() == ""
 
 
 def test_a_switch_that_a_changed_file_brings_knows_where_routers_are(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from xenflow.model.difference import Difference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, StaleVersionError, at_home
 from xenflow.openflow.parse import PacketIn
+from xenflow.plan.migration import told
 from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, Outcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
@@ -111,11 +112,18 @@ class RuleTable:
         """What is not known, is asked of the other controllers."""
         others, now = set(self.others), self.clock.now()
         if kept.trouble:
-            return Search(kept.trouble, others, now)
+            return Search(kept.trouble, others, now, self._concerned)
         if self._trees != self.network.trees_digest:
             words = "the links' trees lie otherwise than at the last start"
-            return Search(words, others, now, whole=True)
+            return Search(words, others, now, self._concerned, whole=True)
         return None
+
+    def _concerned(self) -> Iterator[set[str]]:
+        """The controllers that were told, of each router, where it is as far as is known here."""
+        placed = _newest(switch.placements for switch in self.switches.values())
+        for name, at in placed.items():
+            names = told(self.network, self.network.routers[name], at.mode, at.hosts, placed)
+            yield {self.network.datapaths[each].controller for each in names}
 
     def _others(self) -> dict[str, str]:
         return {
@@ -167,6 +175,8 @@ class RuleTable:
     def _follow(self, network: Network, found: Difference) -> None:
         self.network = network
         self.others = self._others()
+        if self._search is not None:
+            self._search.awaits &= self.others.keys()
         for router in found.routers.removed:
             del self.feeds[router]
             self.last_peer.pop(router, None)
@@ -329,8 +339,8 @@ class RuleTable:
             self.switches[name].placed(placement.router)
 
     def _check(self, placement: Placement, names: list[str]) -> None:
-        if searching := self.searching():
-            raise NetworkError(searching)
+        if self._search is not None and not self._search.settled(self.clock.now()):
+            raise NetworkError(self.searching())
         if placement.router not in self.network.routers:
             raise NetworkError(f"unknown router {placement.router}")
         for host in placement.hosts:
@@ -376,7 +386,7 @@ class RuleTable:
 
     def searching(self) -> str:
         """Why other controllers are asked where routers are, and which; "" where they are not."""
-        return self._search.words(self.clock.now()) if self._search is not None else ""
+        return self._search.words() if self._search is not None else ""
 
     def _say_search(self) -> None:
         if words := self.searching():
