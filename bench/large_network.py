@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.results import Found, Row
@@ -130,7 +132,9 @@ class Host:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.wire = _Answering()
-        self.table = RuleTable(network, "c0", None, Clock(self.wire.later), lambda d: Bound(0.0))
+        self._folder = TemporaryDirectory(prefix="xenflow-bench-")
+        state = Path(self._folder.name)
+        self.table = RuleTable(network, "c0", state, Clock(self.wire.later), lambda d: Bound(0.0))
         self.switch = self.wire.switch = self.table.switches[HOST]
         here = [r for r in network.routers.values() if r.home == HOST]
         names = [c.near(HOST).port for c in network.cables_of[HOST]]

@@ -283,7 +283,9 @@ class Executor:
         numbers = {
             host: {
                 name: port["number"]
-                for row in self._ask(self._controller(host), "status")["datapaths"]
+                for row in self._ask(self._controller(host), "status", router=self._router)[
+                    "datapaths"
+                ]
                 if row["name"] == host
                 for name, port in row["ports"].items()
             }

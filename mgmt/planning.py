@@ -342,7 +342,7 @@ def _facts(
     wanted = set(network.controllers) if everybody else {network.datapaths[router.home].controller}
     while more := sorted(wanted - answers.keys()):
         with ThreadPoolExecutor(min(len(more), ASK_AT_ONCE)) as pool:
-            answers |= zip(more, pool.map(lambda c: _answer(ask, c), more), strict=True)
+            answers |= zip(more, pool.map(lambda c: _answer(ask, c, router), more), strict=True)
         placed = placements(answers)
         mine = placed.get(router.name)
         if mine is None:  # its home is silent, or was told nothing
@@ -364,9 +364,9 @@ def _facts(
     return _judge(network, router, datapaths, known, placed)
 
 
-def _answer(ask: Ask, controller: str) -> dict[str, Any] | AskError:
+def _answer(ask: Ask, controller: str, router: Router) -> dict[str, Any] | AskError:
     try:
-        return ask(controller, "status")
+        return ask(controller, "status", router=router.name)
     except Unreachable as error:
         return error
 

@@ -118,7 +118,7 @@ class Session:
     def whereabouts(self, router: str) -> Whereabouts:
         """Raises Unreachable where no controller answers at all."""
         self.router(router)
-        answers = self.ask_all("status")
+        answers = self.ask_all("status", router=router)
         silent = {n: a for n, a in answers.items() if isinstance(a, AskError)}
         if len(silent) == len(answers):
             raise next(iter(silent.values()))

@@ -197,6 +197,10 @@ def restart_controller(lab: Lab, name: str) -> None:
     settle(lambda: in_sync(lab), f"controller {name} is back, its switches in sync")
 
 
+BLOCK = 4096
+"""Octets in which tmpfs gives room."""
+
+
 class SmallStateFolder:
     """A controller's state folder on a file system of its own while the block runs, which can be
     filled."""
@@ -210,7 +214,9 @@ class SmallStateFolder:
         """From now on nothing more can be written there."""
         with suppress(OSError), self._ballast.open("wb", buffering=0) as ballast:
             while True:
-                ballast.write(bytes(4096))
+                ballast.write(bytes(BLOCK))
+        with self._file.open("ab") as file:  # what is left of its last block
+            file.write(b"\n" * (-file.tell() % BLOCK))
 
     def free(self) -> None:
         """There is room again."""

@@ -127,7 +127,7 @@ class Controllers:
             for held in leases._leases.values():
                 held.until = time.monotonic()
 
-    def on_status(self, controller: str) -> dict[str, Any]:
+    def on_status(self, controller: str, router: str | None = None) -> dict[str, Any]:
         mine = [d for d in self.network.datapaths.values() if d.controller == controller]
         ports = {
             end.port: {"up": True, "number": n}

@@ -18,7 +18,7 @@ JSON = st.recursive(
 )
 
 GOOD = {
-    "status": {},
+    "status": {"router": "vr1"},
     "reload": {"dry_run": True},
     "routers": {},
     "routes": {"router": "vr1", "match": "10.0.0.0/8", "offset": 5, "limit": 7},

@@ -3,28 +3,34 @@ read harms nothing."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.large_network import make_network
 from tests.written_switch import WrittenSwitch, bound
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.rule_table import RuleTable
 from xenflow.model import management as mg
 from xenflow.model.network import Network
-from xenflow.model.placement import at_home, to_json
+from xenflow.model.placement import Placement, at_home, to_json
 from xenflow.openflow import statistics, wire
 from xenflow.openflow.flow import Flow
 from xenflow.openflow.statistics import FlowStats
 from xenflow.store.network_file import load
-from xenflow.store.state_file import DAMAGED, NAME, Kept, StateError, StateFile
+from xenflow.store.state_file import DAMAGED, MORE_BYTES, NAME, Kept, StateError, StateFile
 from xenflow.switch.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 RULE = {"id": "one", "priority": 0, "match": {}, "actions": ["drop"]}
+LINE = 144
+"""Octets of a placement that is added, of one switch."""
 TABLE_AT = 28
 """Where the table is in a Nicira statistics request (nicira-ext.h)."""
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
@@ -36,26 +42,119 @@ def network() -> Network:
     return load(ROOT / "conf" / "paper.toml")
 
 
-def full(folder: Path) -> Path:
-    """The state file cannot be written for want of room, until what is returned is removed."""
-    draft = (folder / NAME).with_suffix(".new")
-    draft.mkdir()
-    return draft
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no room left on the disk."""
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path, network: Network) -> None:
-    StateFile(tmp_path / "deep").save({"host-a": {"vr1": MOVED}}, {"host-a": [RULE]})
+    placed = {"host-a": {"vr1": MOVED}, "host-b": {"vr1": at_home("vr1", "host-a")}}
+    StateFile(tmp_path / "deep").save(network, placed, {"host-a": [RULE], "host-b": []}, trees="t")
     assert StateFile(tmp_path / "deep").load(network) == Kept(
-        {"host-a": {"vr1": MOVED}}, {"host-a": [RULE]}
+        {"host-a": {"vr1": MOVED}, "host-b": {}}, {"host-a": [RULE]}, trees="t"
     )
+
+
+def test_what_was_added_is_loaded(tmp_path: Path, network: Network) -> None:
+    file = StateFile(tmp_path)
+    assert not file.add_rules("host-a", [RULE]), "what another has written is not added to"
+    file.save(network, {"host-a": {}, "host-b": {}}, {"host-a": [RULE]})
+    assert file.add_placement(MOVED, ["host-a", "host-b"])
+    assert file.add_placement(MOVED.step(), ["host-a"])
+    assert file.add_rules("host-a", [{**RULE, "id": "two"}]) and file.add_rules("host-b", [])
+    assert StateFile(tmp_path).load(network) == Kept(
+        {"host-a": {"vr1": MOVED.step()}, "host-b": {"vr1": MOVED}},
+        {"host-a": [{**RULE, "id": "two"}], "host-b": []},
+    )
+
+
+def test_the_file_is_replaced_when_much_was_added(tmp_path: Path, network: Network) -> None:
+    file = StateFile(tmp_path)
+    file.save(network, {"host-a": {}}, {})
+    added = 0
+    while file.add_placement(MOVED, ["host-a"]):
+        added += 1
+    assert added > 100 and (tmp_path / NAME).stat().st_size < 2 * MORE_BYTES
+    (tmp_path / NAME).write_text("")
+    file.save(network, {"host-a": {}}, {})
+    (tmp_path / NAME).write_text("{}")
+    assert not file.add_placement(MOVED, ["host-a"]), "nor when somebody else has written it"
+    (tmp_path / NAME).unlink()
+    assert not file.add_placement(MOVED, ["host-a"])
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_a_last_line_that_is_not_whole_was_not_acknowledged(
+    tmp_path: Path, network: Network, cut: int
+) -> None:
+    """The machine went down while it was written."""
+    file = StateFile(tmp_path)
+    file.save(network, {"host-a": {}}, {})
+    assert file.add_placement(MOVED, ["host-a"]) and file.add_placement(MOVED.step(), ["host-a"])
+    text = (tmp_path / NAME).read_bytes()
+    for torn in (text[:-cut], text[:-cut] + bytes(cut)):
+        (tmp_path / NAME).write_bytes(torn)
+        assert StateFile(tmp_path).load(network) == Kept({"host-a": {"vr1": MOVED}})
+
+
+def test_a_line_that_is_wrong_is_said_and_the_others_are_taken(
+    tmp_path: Path, network: Network
+) -> None:
+    file = StateFile(tmp_path)
+    file.save(network, {"host-a": {}}, {})
+    for line in (b"[" * 100_000, b'{"at": 5}', b'{"at": ["host-a"], "placement": 5}', b"5"):
+        text = (tmp_path / NAME).read_bytes()
+        (tmp_path / NAME).write_bytes(text + line + b"\n")
+        kept = StateFile(tmp_path).load(network)
+        assert kept.trouble.startswith(f"{tmp_path / NAME} is damaged ("), line
+        (tmp_path / NAME).write_bytes(text)
+        assert StateFile(tmp_path).load(network).trouble == ""
+
+
+def test_a_home_that_is_another_in_the_file_moves_nobody(tmp_path: Path, network: Network) -> None:
+    StateFile(tmp_path).save(network, {"gen": {"vr1": at_home("vr1", "host-a")}}, {})
+    routers = {"vr1": replace(network.routers["vr1"], home="host-b")}
+    kept = StateFile(tmp_path).load(replace(network, routers=routers))
+    assert kept.placements == {"gen": {"vr1": at_home("vr1", "host-a")}}
+
+
+def test_what_the_release_before_wrote_is_read(tmp_path: Path, network: Network) -> None:
+    value = {
+        "placements": {"host-a": [to_json(MOVED)]},
+        "rules": {"host-a": [RULE]},
+        "complete": True,
+    }
+    (tmp_path / NAME).write_text(json.dumps(value, indent=1))
+    assert StateFile(tmp_path).load(network) == Kept({"host-a": {"vr1": MOVED}}, {"host-a": [RULE]})
+
+
+@pytest.mark.parametrize("routers", [10, 1000])
+def test_a_placement_costs_the_same_in_any_network(tmp_path: Path, routers: int) -> None:
+    made = make_network(10, 10, routers, 10)
+    table = RuleTable(made, "edge", tmp_path, Clock(lambda *_: None), bound)
+    seen = []
+    for version in (1, 2, 3):
+        table.place(
+            Placement("r0", ("h1",), "h1", "h1", version=version), ["s0"], False, lambda _: None
+        )
+        seen.append((tmp_path / NAME).stat())
+    assert len({stat.st_ino for stat in seen}) == 1, "the file was replaced"
+    first, *more = (stat.st_size for stat in seen)
+    assert [size - first for size in more] == [LINE, 2 * LINE]
 
 
 def test_what_does_not_fit_the_network_any_more_is_left_out(
     tmp_path: Path, network: Network
 ) -> None:
-    gone = {"vr9": at_home("vr9", "host-a"), "vr1": at_home("vr1", "host-z")}
-    StateFile(tmp_path).save({"host-a": gone}, {})
-    assert StateFile(tmp_path).load(network) == Kept()
+    file = StateFile(tmp_path)
+    file.save(network, {"host-a": {"vr1": MOVED}}, {})
+    for gone in (at_home("vr9", "host-a"), at_home("vr1", "host-z")):
+        assert file.add_placement(gone, ["host-a"])
+    assert StateFile(tmp_path).load(network) == Kept({"host-a": {}})
 
 
 @pytest.mark.parametrize(
@@ -97,36 +196,42 @@ def test_what_is_readable_in_a_damaged_file_is_taken(tmp_path: Path, network: Ne
 
 def test_a_missing_file_and_no_folder_are_trouble(tmp_path: Path, network: Network) -> None:
     assert StateFile(tmp_path).load(network).trouble == f"{tmp_path / NAME} is missing"
-    StateFile(None).save({}, {})
+    StateFile(None).save(network, {}, {})
     assert StateFile(None).load(network).trouble == "no state folder was named (--state=DIR)"
 
 
 def test_a_file_written_before_all_was_known_is_not_trusted(
     tmp_path: Path, network: Network
 ) -> None:
-    StateFile(tmp_path).save({}, {"host-a": [RULE]}, complete=False)
+    StateFile(tmp_path).save(network, {}, {"host-a": [RULE]}, complete=False)
     kept = StateFile(tmp_path).load(network)
     assert kept.rules == {"host-a": [RULE]}
     assert "before it was known where the routers are" in kept.trouble
 
 
 def test_a_save_that_fails_names_the_folder_and_leaves_the_old_file(
-    tmp_path: Path, network: Network
+    tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    StateFile(tmp_path).save({}, {"host-a": [RULE]})
-    full(tmp_path)
-    with pytest.raises(StateError, match=f"state folder {tmp_path}: Is a directory"):
-        StateFile(tmp_path).save({}, {})
+    file = StateFile(tmp_path)
+    file.save(network, {}, {"host-a": [RULE]})
+    with monkeypatch.context() as patch:
+        full(patch)
+        match = f"state folder {tmp_path}: No space left on device: nothing was changed"
+        with pytest.raises(StateError, match=match):
+            StateFile(tmp_path).save(network, {}, {})
+        with pytest.raises(StateError, match=match):
+            file.add_rules("host-a", [])
     assert StateFile(tmp_path).load(network) == Kept(rules={"host-a": [RULE]})
+    assert not file.add_rules("host-a", []), "what is in the file is not known for certain"
 
 
-def test_a_full_disk_is_said_and_leaves_no_draft(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_leaves_no_draft(tmp_path: Path, network: Network) -> None:
     draft = (tmp_path / NAME).with_suffix(".new")
     draft.symlink_to("/dev/full")
     with pytest.raises(StateError, match="No space left on device: nothing was changed"):
-        StateFile(tmp_path).save({}, {})
+        StateFile(tmp_path).save(network, {}, {})
     assert not draft.is_symlink()
-    StateFile(tmp_path).save({}, {})
+    StateFile(tmp_path).save(network, {}, {})
 
 
 # --- on the disk first, in memory second, in the switch third -----------------------------------
@@ -175,7 +280,7 @@ class Host:
 
 @pytest.fixture
 def host(network: Network, tmp_path: Path) -> Host:
-    StateFile(tmp_path).save({}, {})
+    StateFile(tmp_path).save(network, {}, {})
     made = Host(network, tmp_path)
     made.connect()
     return made
@@ -183,11 +288,11 @@ def host(network: Network, tmp_path: Path) -> Host:
 
 @pytest.mark.parametrize("verb", ["place", "rule-add", "rule-replace", "rule-remove"])
 def test_what_cannot_be_kept_is_refused_and_changes_nothing(
-    host: Host, tmp_path: Path, verb: str
+    host: Host, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert host.ask("rule-add", datapath="host-a", rule=RULE).ok
     before = host.wire.flows(), host.ask("rules").result, dict(host.switch.placements)
-    full(tmp_path)
+    full(monkeypatch)
     arguments: dict[str, Any] = {
         "place": {"placement": to_json(MOVED), "in_force": False},
         "rule-add": {"datapath": "host-a", "rule": {**RULE, "id": "two", "priority": 2}},
@@ -197,7 +302,7 @@ def test_what_cannot_be_kept_is_refused_and_changes_nothing(
     answer = host.ask(verb, **arguments)
     assert not answer.ok
     assert answer.code == "refused"
-    assert f"state folder {tmp_path}: Is a directory" in answer.message
+    assert f"state folder {tmp_path}: No space left on device" in answer.message
     assert (host.wire.flows(), host.ask("rules").result, host.switch.placements) == before
 
 

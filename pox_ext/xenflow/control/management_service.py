@@ -24,7 +24,7 @@ from xenflow.model import management as mg
 from xenflow.model.difference import Difference
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import Link, Network, NetworkError, Router
-from xenflow.model.placement import StaleVersionError, to_json
+from xenflow.model.placement import Placement, StaleVersionError, to_json
 from xenflow.openflow import build, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
@@ -182,7 +182,8 @@ class ManagementService:
 
     # --- what there is --------------------------------------------------------------------------
 
-    def status(self, _: dict[str, Any], __: Reply) -> Result:
+    def status(self, arguments: dict[str, Any], _: Reply) -> Result:
+        only = arguments["router"]
         return {
             "controller": self.table.controller,
             "digest": self.network.digest,
@@ -191,15 +192,21 @@ class ManagementService:
             "uptime_s": round(self.now() - self.started, 3),
             "searching": self.table.searching(),
             "datapaths": [self._datapath_row(s) for s in self.table.switches.values()],
-            "routers": self._router_rows(),
+            "routers": self._router_rows(only),
             "placements": [
                 {"datapath": s.name, **to_json(p)}
                 for s in self.table.switches.values()
                 for p in s.placements.values()
+                if only in (None, p.router) or self._is_away(p)
             ],
             "migrations": self.leases.rows(),
             "problems": self.table.problems.of(),
         }
+
+    def _is_away(self, placement: Placement) -> bool:
+        """Whether a router has ever left its home."""
+        home = self.network.routers[placement.router].home
+        return placement.version > 0 or placement.vm != home
 
     def reload(self, arguments: dict[str, Any], _: Reply) -> Result:
         network, found = self._reload(arguments["dry_run"])
@@ -226,10 +233,12 @@ class ManagementService:
             "packet_ins_dropped": switch.packet_ins.dropped,
         }
 
-    def _router_rows(self) -> list[dict[str, Any]]:
+    def _router_rows(self, only: str | None = None) -> list[dict[str, Any]]:
         now = self.now()
         rows = []
         for name, feed in self.table.feeds.items():
+            if only not in (None, name):
+                continue
             state, router = feed.state, self.network.routers[name]
             view = self.table.view(name)
             wrong, through = _shown(router, state) if view else ([], [])

@@ -307,7 +307,8 @@ class RuleTable:
         names = list(dict.fromkeys(datapaths))
         self._check(placement, names)
         # On the disk first, in memory second, in the switch third.
-        self._save(placed=dict.fromkeys(names, placement))
+        if not self._file.add_placement(placement, names):
+            self._save(placed=dict.fromkeys(names, placement))
         self._place(placement, names)
         waiting = set(names)
         problems: list[str] = []
@@ -360,7 +361,8 @@ class RuleTable:
     def rule(self, switch: Switch, rows: list[dict[str, Any]]) -> None:
         """Let a switch have these rules.  Raises StateError, nothing being changed, where they
         cannot be kept."""
-        self._save(rules={switch.name: rows})
+        if not self._file.add_rules(switch.name, rows):
+            self._save(rules={switch.name: rows})
         switch.rules.restore(rows)
         switch.refresh()
 
@@ -369,13 +371,14 @@ class RuleTable:
         placed: Mapping[str, Placement] | None = None,
         rules: Mapping[str, list[dict[str, Any]]] | None = None,
     ) -> None:
-        """Keep placements and rules over a restart of the controller: those there are, and in
-        place of them what is about to be changed, by datapath."""
+        """Write all placements and rules anew: those there are, and in place of them what is about
+        to be changed, by datapath."""
         asked = self._search if self.searching() else None
         if asked is None:
             self._trees = self.network.trees_digest
         changed = {name: {p.router: p} for name, p in (placed or {}).items()}
         self._file.save(
+            self.network,
             {name: {**s.placements, **changed.get(name, {})} for name, s in self.switches.items()},
             {name: s.rules.rows() for name, s in self.switches.items()} | dict(rules or {}),
             complete=asked is None or asked.whole,

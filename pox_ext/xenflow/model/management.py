@@ -301,7 +301,7 @@ def _limit(default: int) -> Argument:
 
 
 VERBS: dict[str, Verb] = {
-    "status": Verb({}),
+    "status": Verb({"router": Argument(NAME)}),
     "routers": Verb({}),
     "routes": Verb(
         {

@@ -130,6 +130,12 @@ class Tree:
                 found[here] = depth
         return found
 
+    @cached_property
+    def digest(self) -> str:
+        """64 hex digits, the same for trees that lie the same."""
+        ways = sorted((name, cable and cable.name) for name, cable in self.up.items())
+        return sha256(repr(ways).encode()).hexdigest()
+
     def reaches(self, datapath: str) -> bool:
         """Whether the tree's cables lead to a datapath at all."""
         return datapath in self.up
@@ -270,11 +276,8 @@ class Network:
     @cached_property
     def trees_digest(self) -> str:
         """16 hex digits, the same where the trees of all links lie the same."""
-        ways = [
-            (name, sorted((here, cable and cable.name) for here, cable in link.tree.up.items()))
-            for name, link in sorted(self.links.items())
-        ]
-        return sha256(repr(ways).encode()).hexdigest()[:16]
+        trees = [(name, link.tree.digest) for name, link in sorted(self.links.items())]
+        return sha256(repr(trees).encode()).hexdigest()[:16]
 
     @cached_property
     def by_dpid(self) -> dict[int, Datapath]:

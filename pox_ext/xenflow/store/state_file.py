@@ -1,16 +1,24 @@
 """What a controller must still know after a restart: placements, and rules put in by hand.
 
-One small JSON file, replaced as a whole and synced to the disk before anything else is changed:
-what was acknowledged is there after a crash, and what could not be kept is not done.  Routes are
-not kept; routers tell them again, and until they have, nothing of theirs is deleted.  Where the
-file is missing or damaged the other controllers are asked (`search`).  Called by `rule_table`.
+One small file of JSON, a value a line: first what there is at all, then what has been said, in its
+order.  A change is a line more, synced to the disk before anything else is changed; so it costs the
+same in a network of any size.  Now and then the file is replaced, as a whole, by one that says only
+what counts: of placements those of routers that have ever left their homes.  What was acknowledged
+is there after a crash, and what could not be kept is not done.  A last line that is not whole was
+not acknowledged.
+
+Routes are not kept; routers tell them again, and until they have, nothing of theirs is deleted.
+Where the file is missing or damaged the other controllers are asked (`search`).  What the release
+before wrote, one object with all placements and rules, is read.  Called by `rule_table`.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +26,18 @@ from typing import Any
 
 from xenflow.model.management import rule_fault
 from xenflow.model.network import Network, NetworkError
-from xenflow.model.placement import Placement, from_json, to_json
+from xenflow.model.placement import Placement, at_home, from_json, to_json
 
 log = logging.getLogger("xenflow.state")
 
 NAME = "state.json"
 DAMAGED = "state.json.damaged"
 """What could not be read is kept under this name, for people."""
-Placements = dict[str, dict[str, Placement]]
+MORE_BYTES = 64 << 10
+"""The file is replaced when so much was added to it, or as much as it had."""
+Placements = Mapping[str, Mapping[str, Placement]]
 """Datapath -> router -> placement."""
-Rules = dict[str, list[dict[str, Any]]]
+Rules = Mapping[str, list[dict[str, Any]]]
 """Datapath -> its rules, as they were given."""
 
 
@@ -41,8 +51,8 @@ class Kept:
     "" for nothing.  `trees`: how the links' trees lay (`Network.trees_digest`), "" where it does
     not say.  A datapath without placements was not there."""
 
-    placements: Placements = field(default_factory=dict)
-    rules: Rules = field(default_factory=dict)
+    placements: dict[str, dict[str, Placement]] = field(default_factory=dict)
+    rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     trouble: str = ""
     trees: str = ""
 
@@ -52,6 +62,8 @@ class StateFile:
 
     def __init__(self, directory: Path | None) -> None:
         self.path = directory / NAME if directory else None
+        self._size = self._room = 0
+        """Octets that it has, and that may be added to it; 0 before it was written here."""
 
     def load(self, network: Network) -> Kept:
         """What was saved, as far as it can be read and still fits the network.  A damaged file is
@@ -78,7 +90,12 @@ class StateFile:
         return kept
 
     def save(
-        self, placements: Placements, rules: Rules, complete: bool = True, trees: str = ""
+        self,
+        network: Network,
+        placements: Placements,
+        rules: Rules,
+        complete: bool = True,
+        trees: str = "",
     ) -> None:
         """Replace the file; it is on the disk when this returns.  `complete` is False where it is
         still asked where routers are, for that was lost: then a later start asks again.
@@ -87,19 +104,15 @@ class StateFile:
         """
         if self.path is None:
             return
-        value = {
-            "placements": {
-                name: [to_json(p) for p in rows.values()] for name, rows in placements.items()
-            },
-            "rules": rules,
-            "complete": complete,
-            "trees": trees,
-        }
+        homes = {router.name: router.home for router in network.routers.values()}
+        head = {"datapaths": [*placements], "homes": homes, "complete": complete, "trees": trees}
+        text = b"".join(map(_line, (head, *_said(placements, rules, homes))))
         draft = self.path.with_suffix(".new")
+        self._room = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("w") as file:
-                json.dump(value, file, indent=1)
+            with draft.open("wb") as file:
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self.path)
@@ -107,18 +120,123 @@ class StateFile:
         except OSError as error:
             with suppress(OSError):  # a part of it would take the room that is missing
                 draft.unlink()
-            raise StateError(
-                f"state folder {self.path.parent}: {error.strerror or error}: nothing was changed; "
-                "mend that and try again"
-            ) from None
+            raise self._not_kept(error) from None
+        self._size, self._room = len(text), max(MORE_BYTES, len(text))
+
+    def add_placement(self, placement: Placement, datapaths: list[str]) -> bool:
+        """Add that datapaths were given a placement; it is on the disk when this returns.  False
+        where nothing can be added, and the file is to be replaced.
+
+        Raises StateError, nothing being added.
+        """
+        return self._add(_placed(placement, datapaths))
+
+    def add_rules(self, datapath: str, rows: list[dict[str, Any]]) -> bool:
+        """The same of a datapath's rules, all of them."""
+        return self._add(_ruled(datapath, rows))
+
+    def _add(self, change: dict[str, Any]) -> bool:
+        if self.path is None:
+            return True
+        line = _line(change)
+        if len(line) > self._room:
+            return False
+        try:
+            with self.path.open("r+b", buffering=0) as file:
+                if file.seek(0, os.SEEK_END) != self._size:
+                    return False  # somebody else has written it
+                try:
+                    if file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:
+                    self._room = 0
+                    with suppress(OSError):
+                        file.truncate(self._size)
+                    raise
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._not_kept(error) from None
+        self._size += len(line)
+        self._room -= len(line)
+        return True
+
+    def _not_kept(self, error: OSError) -> StateError:
+        assert self.path is not None
+        return StateError(
+            f"state folder {self.path.parent}: {error.strerror or error}: nothing was changed; "
+            "mend that and try again"
+        )
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _placed(placement: Placement, datapaths: list[str]) -> dict[str, Any]:
+    return {"at": datapaths, "placement": to_json(placement)}
+
+
+def _ruled(datapath: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"at": [datapath], "rules": rows}
+
+
+def _said(placements: Placements, rules: Rules, homes: Mapping[str, str]) -> Iterator[Any]:
+    """What all the changes so far come to."""
+    given: dict[Placement, list[str]] = {}
+    for datapath, known in placements.items():
+        for router, placement in known.items():
+            if placement.version > 0 or placement.vm != homes[router]:
+                given.setdefault(placement, []).append(datapath)
+    yield from (_placed(placement, datapaths) for placement, datapaths in given.items())
+    yield from (_ruled(datapath, rows) for datapath, rows in rules.items() if rows)
 
 
 def read(text: bytes, network: Network) -> tuple[Kept, bool]:
-    """What a file's text says, part by part (`trouble` names the first that is wrong), and whether
+    """What a file's text says, line by line (`trouble` names the first that is wrong), and whether
     it was complete.
 
     What does not fit the network any more (a router or host that is gone) is left out silently.
     """
+    *lines, torn = text.split(b"\n")
+    try:
+        head: Any = json.loads(lines.pop(0)) if lines else None
+        homes = head["homes"].items()
+        kept = Kept({name: {} for name in head["datapaths"]}, trees=str(head["trees"]))
+    except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        return _read_before(text, network)
+    for router, home in homes:
+        described = network.routers.get(router)
+        if described is not None and described.home != home and home in network.hosts:
+            for known in kept.placements.values():
+                known[router] = at_home(router, home)
+    if torn:
+        log.warning("%s: its last line is not whole, and was not acknowledged", NAME)
+    faults = [fault for line in lines if line and (fault := _take(kept, network, line))]
+    kept.trouble = faults[0] if faults else ""
+    return kept, head.get("complete") is True
+
+
+def _take(kept: Kept, network: Network, line: bytes) -> str:
+    """One change; returns what is wrong with it."""
+    try:
+        change = json.loads(line)
+        for name in map(str, change["at"]):
+            if "rules" in change:
+                kept.rules[name] = []
+                fault = "".join([_rule(kept, network, name, row) for row in change["rules"]])
+            else:
+                fault = _placement(kept, network, name, change["placement"])
+            if fault:
+                return f"of {name}: {fault}"
+        return ""
+    except (ValueError, RecursionError, TypeError, LookupError):
+        return f"no change: {_short(line)}"
+
+
+def _read_before(text: bytes, network: Network) -> tuple[Kept, bool]:
+    """The same of a file that the release before wrote."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -126,7 +244,7 @@ def read(text: bytes, network: Network) -> tuple[Kept, bool]:
     except RecursionError:
         return Kept(trouble="no JSON: nested too deep"), False
     parts = value if isinstance(value, dict) else {}
-    kept = Kept(trees=str(parts.get("trees", "")))
+    kept = Kept()
     faults = []
     for part, take in (("placements", _placement), ("rules", _rule)):
         rows_of = parts.get(part)
@@ -149,8 +267,10 @@ def _placement(kept: Kept, network: Network, datapath: str, row: Any) -> str:
         placement = from_json(row)
     except NetworkError as error:
         return str(error)
+    known = kept.placements.setdefault(datapath, {})
+    known.pop(placement.router, None)
     if placement.router in network.routers and set(placement.hosts) <= set(network.hosts):
-        kept.placements.setdefault(datapath, {})[placement.router] = placement
+        known[placement.router] = placement
     return ""
 
 

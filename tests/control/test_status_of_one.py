@@ -1,0 +1,41 @@
+"""`status` of one router says what a plan needs to know, and no more."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from bench.large_network import make_network
+from tests.written_switch import WrittenSwitch, bound
+from xenflow.control.leases import Leases
+from xenflow.control.management_service import ManagementService
+from xenflow.control.rule_table import RuleTable
+from xenflow.model import management as mg
+from xenflow.model.placement import Placement
+
+
+def test_one_router_and_who_is_away() -> None:
+    network = make_network(4, 3, 20, 20)
+    table = RuleTable(network, "edge", None, WrittenSwitch().clock, bound)
+    nothing = cast(Any, None)
+    service = ManagementService(table, Leases(), "test", nothing, nothing)
+    away = Placement("r7", ("h0",), "h0", "h0", version=1)
+    table.place(away, ["s0", "s1"], False, lambda error: None)
+
+    def status(**arguments: Any) -> Any:
+        answers: list[bytes] = []
+        service.take(mg.request("status", "1", **arguments), answers.append)
+        return json.loads(answers[0])
+
+    def placements(answer: Any) -> set[tuple[str, str]]:
+        return {(row["router"], row["datapath"]) for row in answer["placements"]}
+
+    switches = {"s0", "s1", "s2"}
+    one = status(router="r3")
+    assert [row["name"] for row in one["routers"]] == ["r3"]
+    assert placements(one) == {("r3", s) for s in switches} | {("r7", "s0"), ("r7", "s1")}
+    assert {row["name"] for row in one["datapaths"]} == switches
+    whole = status()
+    assert [row["name"] for row in whole["routers"]] == list(network.routers)
+    assert placements(whole) == {(r, s) for r in network.routers for s in switches}
+    assert status(router="nobody")["routers"] == []
