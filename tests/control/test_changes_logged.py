@@ -31,7 +31,6 @@ class Controller:
         self.file = folder / "network.toml"
         self.file.write_text((ROOT / "conf" / "paper.toml").read_text())
         self.switch = WrittenSwitch()
-        later = self.switch.later
         self.context: zmq.Context[Any] = zmq.Context()
         table = RuleTable(load(self.file), "host-a", None, self.switch.clock, bound)
 
@@ -39,9 +38,7 @@ class Controller:
             network = load(self.file)
             return network, table.change(network, only_look)
 
-        self.management = ManagementService(
-            table, Leases(), "test", Mirrors(self.context, later), reload
-        )
+        self.management = ManagementService(table, Leases(), "test", Mirrors(self.context), reload)
         self.switch.attach(table.switches["host-a"], {"to-gen": 1, "to-recv": 2})
         self.answers: list[dict[str, Any]] = []
 

@@ -15,6 +15,16 @@ from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
 
 
+class Copied(RouterState):
+    """A state that counts how often all of it is copied."""
+
+    copies = 0
+
+    def copy(self) -> RouterState:
+        Copied.copies += 1
+        return super().copy()
+
+
 def known(routes: int) -> RouterState:
     state = RouterState()
     hop = m.NextHop(1, NextHopType.VIA, 4, 2, 1, 0)
@@ -35,8 +45,17 @@ class Other:
     def start(self) -> None:
         """As a pump has it."""
 
+    def close(self) -> None:
+        self.closed = True
+
     def send(self, frames: list[bytes]) -> None:
         self.asked.append(mg.parse_request(frames[-1]))
+
+    def refuse(self) -> list[bytes]:
+        return [b"", mg.error_reply(self.asked.pop().id, mg.ManagementError("refused", "no"))]
+
+    def behind(self) -> list[bytes]:
+        return [b"", mg.reply(self.asked.pop().id, {"phase": Phase.BEHIND.value})]
 
     def answer(self) -> list[bytes]:
         request = self.asked.pop()
@@ -54,11 +73,8 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Other:
 
 def test_a_mirror_sends_the_state_of_its_beginning_and_then_what_changed(other: Other) -> None:
     state = known(9000)
-    later: list[Any] = []
     with zmq.Context() as context:
-        begun = mirror.Mirror(
-            context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda *a: later.append(a)
-        )
+        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
         parts = 0
         while other.asked:
             if parts == 1:  # half-way a route goes, and another comes
@@ -71,7 +87,7 @@ def test_a_mirror_sends_the_state_of_its_beginning_and_then_what_changed(other: 
                 begun.send(m.pack(m.Header(m.Type.DELTA, 7, 2, "vr1"), change))
             begun._answered(other.answer())
             parts += 1
-        assert parts > 4 and not later
+        assert parts > 4 and begun._again_at is None
         assert other.feed.phase is Phase.CURRENT
         assert other.feed.state.same(state) and other.feed.state.seq == 2
         begun._socket.close() if hasattr(begun, "_socket") else None
@@ -83,11 +99,8 @@ def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_pl
 ) -> None:
     monkeypatch.setattr(mirror, "MAX_QUEUED", 10)
     state = known(9000)
-    later: list[Any] = []
     with zmq.Context() as context:
-        begun = mirror.Mirror(
-            context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda *a: later.append(a)
-        )
+        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
         for n in range(100):
             change = [Section(Kind.ROUTE4, Op.SET, [((10_000 + n) << 8, 24, 1)])]
             state.apply(change)
@@ -98,7 +111,7 @@ def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_pl
                 begun._answered(other.answer())
         while other.asked:
             begun._answered(other.answer())
-        assert other.feed.phase is Phase.CURRENT and not later
+        assert other.feed.phase is Phase.CURRENT and begun._again_at is None
         assert other.feed.state.same(state) and other.feed.state.seq == 101
         context.destroy(linger=0)
 
@@ -106,7 +119,7 @@ def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_pl
 def test_an_answer_that_is_still_to_come_is_waited_for(other: Other) -> None:
     state = known(10)
     with zmq.Context() as context:
-        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda *a: None)
+        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
         request = other.asked[0]
         begun._waiting = request.id, 0.0
         begun._answered([b"", mg.part(request.id, [])])
@@ -115,3 +128,28 @@ def test_an_answer_that_is_still_to_come_is_waited_for(other: Other) -> None:
         begun._answered(other.answer())
         assert len(other.asked) == 1 and other.asked[0].id != request.id
         context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_what_is_refused_or_not_understood_begins_again_once(
+    other: Other, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """However much the router goes on saying: all of that is in the next snapshot."""
+    now = 1000.0
+    monkeypatch.setattr(mirror.time, "monotonic", lambda: now)
+    monkeypatch.setattr(Copied, "copies", 0)
+    state = Copied()
+    mirrors = mirror.Mirrors(zmq.Context.instance())
+    mirrors.start("vr1", "tcp://127.0.0.1:1", lambda _: state)
+    for _ in range(500):  # for 5 s
+        now += 0.01
+        mirrors.pass_on("vr1", [b"x"])
+        while other.asked:
+            (begun,) = mirrors._mirrors.values()
+            begun._answered(other.refuse() if refused else other.behind())
+        mirrors.tick(now)
+    assert 3 <= Copied.copies <= 1 + 5 / (mirror.REFUSED_S if refused else mirror.BEHIND_S)
+    mirrors.stop("vr1", "tcp://127.0.0.1:1")
+    copies = Copied.copies
+    mirrors.tick(now + 10.0)
+    assert Copied.copies == copies

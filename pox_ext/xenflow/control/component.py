@@ -68,7 +68,7 @@ class Component:
         self._read = read
         self.context: zmq.Context[Any] = zmq.Context()
         leases = Leases()
-        self.mirrors = Mirrors(self.context, _later)
+        self.mirrors = Mirrors(self.context)
         self.table = RuleTable(
             network,
             controller,

@@ -4,9 +4,9 @@ While two hosts forward for a router, both must know every change, whichever of 
 talks to.  A mirror sends the state as it is as a snapshot, then every message that comes from the
 router itself, to the other controller's management socket (verb `import`).  One request is under
 way at a time, so nothing overtakes; when an answer is missing or says that something is, a fresh
-snapshot follows: the difference is found over there.  The other controller answers when it has
-room for more; what waits here for that is bounded too, by a fresh snapshot.  What came by a mirror
-is never passed on.
+snapshot follows after a moment, one for all that was said meanwhile: the difference is found over
+there.  The other controller answers when it has room for more; what waits here for that is bounded
+too, by a fresh snapshot.  What came by a mirror is never passed on.
 
 Called by `management_service` and, for every message, by `rule_table`.
 """
@@ -32,6 +32,9 @@ log = logging.getLogger("xenflow.mirror")
 ANSWER_S = 3.0
 """An answer, or word that it is still to come, that has not come by then is given up and a
 snapshot sent."""
+REFUSED_S, BEHIND_S = 1.0, 0.1
+"""So long after a refusal, and after word that the other controller does not know it all, the next
+snapshot begins."""
 MAX_QUEUED_BYTES = 16 << 20
 MAX_QUEUED = 10_000
 """Octets and messages that wait; beyond, a snapshot takes their place."""
@@ -46,18 +49,18 @@ class Mirror:
         router: str,
         to: str,
         state: Callable[[str], RouterState | None],
-        later: Callable[..., Any],
     ) -> None:
         self.router = router
         self.to = to
         self._state = state
-        self._later = later
         self._snapshot: Iterator[list[bytes]] = iter(())
         self._queue: deque[list[bytes]] = deque()
         self._queued_bytes = 0
         self._overflowed = False
         self._ids = count(1)
         self._waiting: tuple[str, float] | None = None
+        self._again_at: float | None = None
+        """When the next snapshot begins, of which all that happens until then is a part."""
         sock = context.socket(zmq.DEALER)
         sock.linger = 0
         sock.ipv6 = True
@@ -71,6 +74,7 @@ class Mirror:
         made one by one: all of a full table's at once would hold everybody up."""
         state = self._state(self.router)
         self._clear()
+        self._again_at = None
         self._snapshot = iter(())
         if state is not None:
             self._snapshot = snapshot_messages(state.copy(), self.router)
@@ -78,6 +82,8 @@ class Mirror:
 
     def send(self, frames: list[bytes]) -> None:
         """One message of the router."""
+        if self._again_at is not None:
+            return
         if not self._overflowed:
             self._queue.append(frames)
             self._queued_bytes += sum(map(len, frames))
@@ -99,7 +105,9 @@ class Mirror:
         self._pump.close()
 
     def tick(self, now: float) -> None:
-        """Give up an answer that does not come."""
+        """Give up an answer that does not come; begin again where it is time."""
+        if self._again_at is not None and now >= self._again_at:
+            self.send_snapshot()
         if self._waiting is not None and now > self._waiting[1]:
             log.warning("%s: no answer from %s: sending it all again", self.router, self.to)
             self._waiting = None
@@ -134,19 +142,23 @@ class Mirror:
         self._waiting = None
         if not answer.ok:
             log.warning("%s: %s refuses: %s", self.router, self.to, answer.message)
-            self._later(1.0, self.send_snapshot)
+            self._begin_again(REFUSED_S)
         else:
             self._next()
             if self._waiting is None and answer.result.get("phase") != Phase.CURRENT.value:
-                self._later(0.1, self.send_snapshot)
+                self._begin_again(BEHIND_S)
+
+    def _begin_again(self, after_s: float) -> None:
+        self._clear()
+        self._snapshot = iter(())
+        self._again_at = time.monotonic() + after_s
 
 
 class Mirrors:
     """All mirrors of this controller."""
 
-    def __init__(self, context: zmq.Context[Any], later: Callable[..., Any]) -> None:
+    def __init__(self, context: zmq.Context[Any]) -> None:
         self._context = context
-        self._later = later
         self._mirrors: dict[tuple[str, str], Mirror] = {}
 
     def start(self, router: str, to: str, state: Callable[[str], RouterState | None]) -> None:
@@ -155,7 +167,7 @@ class Mirrors:
         if key in self._mirrors:
             self._mirrors[key].send_snapshot()
         else:
-            self._mirrors[key] = Mirror(self._context, router, to, state, self._later)
+            self._mirrors[key] = Mirror(self._context, router, to, state)
 
     def stop(self, router: str, to: str) -> None:
         """End it; nothing happens where there is none."""
@@ -170,7 +182,7 @@ class Mirrors:
                 mirror.send(frames)
 
     def tick(self, now: float) -> None:
-        """Look after answers that do not come."""
+        """Look after what is not answered, or refused."""
         for mirror in list(self._mirrors.values()):
             mirror.tick(now)
 
