@@ -309,7 +309,11 @@ class Executor:
         deadline = time.monotonic() + PLACE_TIMEOUT_S
         while True:
             answer = self._ask(
-                self._controller(host), "ready", timeout_s=PLACE_TIMEOUT_S, router=self._router
+                self._controller(host),
+                "ready",
+                timeout_s=PLACE_TIMEOUT_S,
+                router=self._router,
+                datapath=host,
             )
             if answer["ready"]:
                 return

@@ -333,7 +333,8 @@ class Rig:
     def in_force(self) -> None:
         """Wait until everything told so far decides about packets."""
         self.await_true(
-            "the switch", lambda: bool(self.client.request("ready", router=ROUTER)["ready"])
+            "the switch",
+            lambda: bool(self.client.request("ready", router=ROUTER, datapath="host")["ready"]),
         )
 
     def await_true(self, what: str, holds: Callable[[], bool], limit_s: float = LIMIT_S) -> None:

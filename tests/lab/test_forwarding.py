@@ -163,7 +163,7 @@ def test_what_the_vms_kernel_would_decide_otherwise_goes_through_it(
         while not reason and time.monotonic() < until:
             reason = ask("routers")["routers"][0]["slow"]
         assert "rule" in reason
-        assert ask("ready", router="vr1")["in_force"]
+        assert ask("ready", router="vr1", datapath="host-a")["in_force"]
         before = vif_packets("host-a", "vr1.0")
         assert ping("gen", "10.0.2.2", 20) == (20, {63})
         assert vif_packets("host-a", "vr1.0") - before >= 20

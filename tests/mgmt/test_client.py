@@ -22,21 +22,21 @@ def refuse(request: Request) -> dict:
 def test_request() -> None:
     with FakeController({"ready": {"ready": True}}) as controller, Client(controller.url) as asked:
         for _ in range(3):
-            assert asked.request("ready", router="vr1") == {"ready": True}
-        assert controller.asked[0].arguments == {"router": "vr1"}
+            assert asked.request("ready", router="vr1", datapath="h") == {"ready": True}
+        assert controller.asked[0].arguments == {"router": "vr1", "datapath": "h"}
 
 
 def test_refused() -> None:
     with FakeController({"ready": refuse}) as controller, Client(controller.url, "c1") as asked:
         with pytest.raises(Refused, match="c1: no router vr9") as raised:
-            asked.request("ready", router="vr9")
+            asked.request("ready", router="vr9", datapath="h")
         assert (raised.value.code, raised.value.message) == ("unknown-router", "no router vr9")
 
 
 def test_what_does_not_fit_is_not_sent() -> None:
     with FakeController({}) as controller, Client(controller.url) as asked:
         with pytest.raises(NotSent, match="status: no argument") as raised:
-            asked.request("status", router="vr1")
+            asked.request("status", force=True)
         assert raised.value.code == "unknown-argument"
         assert not controller.asked
 

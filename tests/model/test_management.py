@@ -34,7 +34,7 @@ GOOD = {
     "export": {"router": "vr1"},
     "import": {"router": "vr1", "frames": [b"", b"XFRT\x00"]},
     "mirror": {"router": "vr1", "to": "tcp://10.254.1.12:6640", "on": True},
-    "ready": {"router": "vr1"},
+    "ready": {"router": "vr1", "datapath": "host-a"},
     "read-flows": {"router": "vr1", "datapath": "host-a"},
     "write-flows": {"router": "vr1", "datapath": "host-b", "flows": [b"x"], "ports": {"1": 2}},
     "attached": {"router": "vr1", "datapath": "host-a", "wait_s": 2.0},

@@ -464,16 +464,16 @@ class ManagementService:
 
     def ready(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router = self._router(arguments["router"])
+        switch = self._switch(arguments["datapath"], connected=False)
         state = self.table.state(router.name)
-        switches = [s for s in self.table.switches.values() if s.forwards(router.name)]
-        if state is None or not switches or not all(s.live for s in switches):
+        if state is None or not switch.live or not switch.forwards(router.name):
             return {"ready": False, "seq": None, "routes": 0, "in_force": False, "problems": []}
-        switches[0].promises.in_force(
+        switch.promises.in_force(
             lambda error: reply.ok(
-                problems=switches[0].problems.of(router.name),
+                problems=switch.problems.of(router.name),
                 ready=error is None
-                and router.name in switches[0].routes.synced
-                and not switches[0].aside.refused(router.name),
+                and router.name in switch.routes.synced
+                and not switch.aside.refused(router.name),
                 in_force=error is None,
                 seq=state.seq,
                 epoch=state.epoch,

@@ -354,7 +354,7 @@ VERBS: dict[str, Verb] = {
             "owner": Argument(NAME),
         }
     ),
-    "ready": Verb({"router": _ROUTER}),
+    "ready": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "read-flows": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
     "write-flows": Verb(
         {
