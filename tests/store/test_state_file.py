@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,27 @@ def test_a_save_that_fails_names_the_folder_and_leaves_the_old_file(
             file.add_rules("host-a", [])
     assert StateFile(tmp_path).load(network) == Kept(rules={"host-a": [RULE]})
     assert not file.add_rules("host-a", []), "what is in the file is not known for certain"
+
+
+def test_what_is_in_the_file_and_perhaps_not_on_the_disk_is_kept_and_said(
+    host: Host, tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        for placement in (MOVED, MOVED.step()):
+            assert host.ask("place", placement=to_json(placement), in_force=False).ok
+            assert host.switch.placements["vr1"] == placement
+            assert StateFile(tmp_path).load(network).placements["host-a"]["vr1"] == placement
+            assert host.ask("status").result["problems"] == [
+                f"state folder {tmp_path}: Input/output error: what was kept last is lost if the "
+                "machine goes down now"
+            ]
+    assert host.ask("place", placement=to_json(MOVED.step().step()), in_force=False).ok
+    assert host.ask("status").result["problems"] == []
 
 
 def test_a_full_disk_is_said_and_leaves_no_draft(tmp_path: Path, network: Network) -> None:

@@ -51,6 +51,8 @@ here, and on how long other routers' changes wait behind its own."""
 PATIENCE_S = 0.5
 """In between: one more message may be what makes room."""
 
+KEPT = "kept"
+"""The cause of a `Problems` entry: what was kept may not be on the disk."""
 REFUSED = "message"
 """The cause of a `Problems` entry: a router says what cannot be."""
 
@@ -384,6 +386,10 @@ class RuleTable:
             complete=asked is None or asked.whole,
             trees=self._trees,
         )
+        if self._file.doubt:
+            self.problems.begin(KEPT, self._file.doubt)
+        else:
+            self.problems.end(KEPT)
 
     # --- where routers are, where that was lost ---------------------------------------------------
 

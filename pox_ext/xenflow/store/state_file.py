@@ -64,6 +64,8 @@ class StateFile:
         self.path = directory / NAME if directory else None
         self._size = self._room = 0
         """Octets that it has, and that may be added to it; 0 before it was written here."""
+        self.doubt = ""
+        """Why what was kept last may not be on the disk, though it is in the file; "": it is."""
 
     def load(self, network: Network) -> Kept:
         """What was saved, as far as it can be read and still fits the network.  A damaged file is
@@ -97,8 +99,9 @@ class StateFile:
         complete: bool = True,
         trees: str = "",
     ) -> None:
-        """Replace the file; it is on the disk when this returns.  `complete` is False where it is
-        still asked where routers are, for that was lost: then a later start asks again.
+        """Replace the file; it is on the disk when this returns, or `doubt` says why it may not be.
+        `complete` is False where it is still asked where routers are, for that was lost: then a
+        later start asks again.
 
         Raises StateError, the old file being left as it was, where that cannot be done.
         """
@@ -116,11 +119,20 @@ class StateFile:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self.path)
-            _sync_folder(self.path.parent)
         except OSError as error:
             with suppress(OSError):  # a part of it would take the room that is missing
                 draft.unlink()
             raise self._not_kept(error) from None
+        # From here on the file is the new one: whoever starts next reads it.
+        try:
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            self.doubt = (
+                f"state folder {self.path.parent}: {error.strerror or error}: what was kept last "
+                "is lost if the machine goes down now"
+            )
+            return
+        self.doubt = ""
         self._size, self._room = len(text), max(MORE_BYTES, len(text))
 
     def add_placement(self, placement: Placement, datapaths: list[str]) -> bool:
