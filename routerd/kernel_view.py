@@ -687,7 +687,7 @@ class KernelView:
         routes, gone, balance = self._route_changes(told)
         fresh, dead = self._nexthop_changes(told, balance)
         types = {self._type(id_) for id_ in fresh} | {told.nexthops[id_].type for id_ in dead}
-        if NextHopType.CONNECTED in types or self._grows(told, len(fresh), len(routes)):
+        if NextHopType.CONNECTED in types or self._grows(told, fresh, len(routes)):
             return told.sections_to(self.state())
         moved, neighbours, lost = self._neighbour_changes(told, dead)
         self.dirty4.clear()
@@ -704,10 +704,13 @@ class KernelView:
         ]
         return [section for section in sections if section.records]
 
-    def _grows(self, told: RouterState, hops: int, routes: int) -> bool:
+    def _grows(self, told: RouterState, fresh: list[int], routes: int) -> bool:
         """Whether there may be more than the capacity after a change, or was before it."""
         told_routes = len(told.routes4) + len(told.routes6)
-        fuller = len(told.nexthops) + hops > self.capacity.nexthops
+        fuller = len(told.nexthops) + len(fresh) > self.capacity.nexthops
+        legs = sum(len(self._legs(id_)) for id_ in fresh if self._is_group(id_))
+        if legs:
+            fuller = fuller or told.leg_uses.total() + legs > self.capacity.all_legs
         fuller = fuller or told_routes + routes > self.capacity.routes
         return fuller or bool(self.routes4 and not told.routes4)
 

@@ -604,6 +604,7 @@ def replace_links(plain: KernelView, below: int) -> KernelView:
         (Capacity(locals=2), "more than 2 local prefixes"),
         (Capacity(routes=3), "more than 3 routes"),
         (Capacity(nexthops=2), "more than 2 next hops"),
+        (Capacity(all_legs=1), "more than 1 legs of all groups"),
     ],
 )
 def test_what_would_be_a_silent_difference_sends_everything_through_the_vm(

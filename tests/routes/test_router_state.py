@@ -185,3 +185,46 @@ def test_capacity_is_kept():
     with pytest.raises(m.MessageError, match="more than 2"):
         state.apply([put(Kind.NEXTHOP, via(2), via(3))])
     assert set(state.nexthops) == {1}
+
+
+def connected(id_, ifindex=2, family=4):
+    return NextHop(id_, NextHopType.CONNECTED, family, ifindex, 0, 0)
+
+
+def test_a_link_has_one_connected_next_hop_of_a_family():
+    """Each would lead to all neighbours there: a product of two tables."""
+    state = loaded()
+    state.apply([put(Kind.NEXTHOP, connected(5), connected(6, family=6), connected(7, ifindex=3))])
+    before, links = copy.deepcopy(held(state)), dict(state.connected)
+    with pytest.raises(m.MessageError, match="next hops 5 and 8 are both all of interface 2"):
+        state.apply([put(Kind.NEXTHOP, via(9)), put(Kind.NEXTHOP, connected(8))])
+    with pytest.raises(m.MessageError, match="both"):
+        state.apply([put(Kind.NEXTHOP, connected(7))])
+    assert (held(state), state.connected) == (before, links)
+    assert links == {(2, 4): 5, (2, 6): 6, (3, 4): 7}
+
+
+def test_one_message_may_give_a_link_another_connected_next_hop():
+    state = loaded()
+    state.apply([put(Kind.NEXTHOP, connected(5), connected(7, ifindex=3))])
+    state.apply([put(Kind.NEXTHOP, connected(8)), drop(Kind.NEXTHOP, connected(5))])
+    assert state.connected == {(2, 4): 8, (3, 4): 7}
+    state.apply([put(Kind.NEXTHOP, connected(8, ifindex=3), connected(7))])
+    assert state.connected == {(2, 4): 7, (3, 4): 8}
+    state.apply([put(Kind.NEXTHOP, via(7))])
+    assert state.connected == state.copy().connected == {(3, 4): 8}
+
+
+def test_all_groups_together_have_so_many_legs():
+    state = RouterState(Capacity(all_legs=4))
+    state.apply([put(Kind.NEXTHOP, *map(via, (1, 2, 3)), *map(group, (10, 11)))])
+    both = [Leg(g, n, 1, n) for g in (10, 11) for n in (1, 2)]
+    state.apply([put(Kind.LEG, *both)])
+    before = copy.deepcopy(held(state))
+    with pytest.raises(m.MessageError, match="more than 4 of all groups"):
+        state.apply([put(Kind.LEG, Leg(11, 3, 1, 3))])
+    assert held(state) == before
+    state.apply([put(Kind.LEG, Leg(11, 3, 1, 3)), drop(Kind.LEG, Leg(10, 1, 1, 1))])
+    assert not state.excess()
+    state.capacity = Capacity(all_legs=3)
+    assert state.excess() == "more than 3 legs of all groups"

@@ -43,12 +43,19 @@ NO_POLICY = Policy(False, "")
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How much one router may have; more is refused."""
+    """How much one router may have; more is refused.
+
+    What flows are made of counts: a leg becomes up to seven, any next hop three, a neighbour
+    one (`tables.next_hops`).
+    """
 
     interfaces: int = 256
     locals: int = 20_000
     nexthops: int = 65_536
     legs: int = 256
+    """Of a group."""
+    all_legs: int = 32_768
+    """Of all groups together."""
     neighbours: int = 65_536
     routes: int = 2_000_000
 
@@ -94,6 +101,7 @@ class RouterState:
 
     __slots__ = (
         "capacity",
+        "connected",
         "epoch",
         "interfaces",
         "leg_uses",
@@ -117,6 +125,9 @@ class RouterState:
         self.nexthops: dict[int, NextHop] = {}
         self.legs: dict[int, dict[int, Leg]] = {}
         """The legs of each group, by index."""
+        self.connected: dict[tuple[int, int], int] = {}
+        """The CONNECTED next hop of each (ifindex, family): there is one, or each would lead to
+        all neighbours on it.  Replaced, never changed."""
         self.neighbours: dict[NeighbourKey, Neighbour] = {}
         self.routes4: dict[int, int] = {}
         self.routes6: dict[int, int] = {}
@@ -142,6 +153,7 @@ class RouterState:
         state = cls()
         state.interfaces, state.locals, state.policy = interfaces, local, policy
         state.nexthops, state.legs, state.neighbours = nexthops, legs, neighbours
+        state.connected = _connected(nexthops)
         state.routes4, state.routes6 = routes4, routes6
         state.uses = Counter(routes4.values())
         state.uses.update(routes6.values())
@@ -166,6 +178,7 @@ class RouterState:
         try:
             for number, section in enumerate(sections, 1):  # noqa: B007
                 update.section(section)
+            update.check()
         except MessageError as error:
             update.undo()
             raise MessageError(error.what, f"section {number} ({error.where})") from None
@@ -228,6 +241,7 @@ class RouterState:
             ("local prefixes", len(self.locals), limits.locals),
             ("next hops", len(self.nexthops), limits.nexthops),
             ("legs of a group", max(map(len, self.legs.values()), default=0), limits.legs),
+            ("legs of all groups", sum(map(len, self.legs.values())), limits.all_legs),
             ("neighbours", len(self.neighbours), limits.neighbours),
             ("routes", len(self.routes4) + len(self.routes6), limits.routes),
         ):
@@ -299,6 +313,7 @@ class RouterState:
         """The same as of now; the records themselves are shared, since they never change."""
         other = RouterState(self.capacity)
         other.epoch, other.seq, other.policy = self.epoch, self.seq, self.policy
+        other.connected = self.connected
         for name in ("interfaces", "locals", "nexthops", "neighbours", "routes4", "routes6"):
             setattr(other, name, dict(getattr(self, name)))
         other.legs = {group: dict(kept) for group, kept in self.legs.items()}
@@ -337,6 +352,18 @@ def _absent(kind: Kind, keys: set[K], old: dict[K, V], new: dict[K, V]) -> Secti
     return Section(kind, Op.DELETE, [old[key] for key in keys if key in old and key not in new])
 
 
+def _connected(nexthops: dict[int, NextHop]) -> dict[tuple[int, int], int]:
+    """Raises MessageError where one link has two of a family."""
+    found: dict[tuple[int, int], int] = {}
+    for hop in nexthops.values():
+        if hop.type is NextHopType.CONNECTED:
+            one = found.setdefault((hop.ifindex, hop.family), hop.id)
+            if one != hop.id:
+                words = f"next hops {one} and {hop.id} are both all of interface {hop.ifindex}"
+                raise MessageError(words, "NEXTHOP")
+    return found
+
+
 def _legs_of(state: RouterState, groups: set[int]) -> dict[tuple[int, int], Leg]:
     return {(g, i): leg for g in groups for i, leg in state.legs.get(g, {}).items()}
 
@@ -355,6 +382,9 @@ class _Update:
         self._undo: list[_Undo] = []
         self._counts: list[tuple[Counter[int], int, int]] = []
         self._policy = state.policy
+        self._connected = state.connected
+        self._relinked = self._has_legs = False
+        """CONNECTED next hops have come, gone or changed; legs have come."""
         self._fresh: dict[int, tuple[Sequence[Route], dict[int, int]]] = {}
         self._old: dict[int, dict[int, int | None]] = {4: {}, 6: {}}
 
@@ -402,7 +432,15 @@ class _Update:
                 kept[key] = value
         for counter, key, step in self._counts:
             counter[key] -= step
-        state.policy = self._policy
+        state.policy, state.connected = self._policy, self._connected
+
+    def check(self) -> None:
+        """What holds of the state as a whole.  Raises MessageError."""
+        state = self.state
+        if self._relinked:
+            state.connected = _connected(state.nexthops)
+        if self._has_legs and state.leg_uses.total() > state.capacity.all_legs:
+            raise MessageError(f"more than {state.capacity.all_legs} of all groups", "LEG")
 
     # Sections
 
@@ -468,12 +506,16 @@ class _Update:
                 raise MessageError(f"next hop {key} cannot turn into or from a group", "NEXTHOP")
             if self._put(state.nexthops, key, record, state.capacity.nexthops):
                 self._done.nexthops.add(key)
+                kinds = record.type, record.type if old is None else old.type
+                self._relinked |= NextHopType.CONNECTED in kinds
 
     def _forget_nexthop(self, key: int) -> None:
         state = self.state
         if state.uses[key] or state.leg_uses[key]:
             raise MessageError(f"next hop {key} is in use and cannot be deleted", "NEXTHOP")
-        if self._drop(state.nexthops, key):
+        old = state.nexthops.get(key)
+        if old is not None and self._drop(state.nexthops, key):
+            self._relinked |= old.type is NextHopType.CONNECTED
             state.uses.pop(key, None)
             state.leg_uses.pop(key, None)
             self._done.nexthops.add(key)
@@ -502,6 +544,7 @@ class _Update:
                 self._count(state.leg_uses, record.leg, 1)
                 if old is not None:
                     self._count(state.leg_uses, old.leg, -1)
+                self._has_legs |= old is None
                 self._done.nexthops.add(record.group)
 
     def _drop_leg(self, group: int, index: int) -> None:

@@ -46,7 +46,7 @@ class CookieExactFlows(ExactFlows):
 
     def follow(self, router: int, state: RouterState, changes: Changes) -> None:
         routes = [*changes.routes4, *changes.gone4]
-        hops = list(affected_hops(state, changes))
+        hops = affected_hops(state, changes)
         if len(routes) + len(hops) > MANY:
             self.forget(router)
             return

@@ -324,7 +324,7 @@ class Switch:
     def _submit_change(self, router: str, changes: Changes, job: Job) -> None:
         """What it costs: 1, 1 for each route, HOP_COST for each next hop that it touches."""
         state = self.routers.state(router)
-        hops = len(list(affected_hops(state, changes))) if state is not None else 0
+        hops = len(affected_hops(state, changes)) if state is not None else 0
         size = 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
         self.jobs.submit_of(router, job, size)
 

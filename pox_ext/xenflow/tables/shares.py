@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import gcd
 
 EXACT_SHARES = 64
-"""Legs whose weights add up to no more are numbered one by one."""
+"""Legs whose weights add up to no more get just that many numbers each."""
 
 SHARES = 1024
 """So many numbers are dealt out among legs of any other weights; a power of two.  The switch hashes
@@ -35,8 +35,7 @@ class Shares:
         common = gcd(*(weight for _, weight in legs))
         weights = [weight // common for _, weight in legs]
         if sum(weights) <= max(EXACT_SHARES, len(legs)):
-            owners = [leg for (leg, _), n in zip(legs, weights, strict=True) for _ in range(n)]
-            return cls(len(owners), tuple((n, 1, leg) for n, leg in enumerate(owners)))
+            return cls(sum(weights), tuple(_blocks(legs, weights)))
         return cls(SHARES, tuple(_blocks(legs, _apportioned(weights, SHARES))))
 
     def leg(self, number: int) -> int:

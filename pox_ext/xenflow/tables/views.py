@@ -9,7 +9,7 @@ neither of them does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
 from xenflow.model.network import Interface, Router
 from xenflow.openflow.flow import mac_text
@@ -94,7 +94,7 @@ def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopVi
     mtu = _narrow_mtu(state, hop.ifindex)
     if hop.type is NextHopType.VIA and hop.family == 4:
         return NextHopView(hop.id, "via", interface, hop.mac, mtu=mtu)
-    if hop.type is NextHopType.CONNECTED:
+    if hop.type is NextHopType.CONNECTED and hop.family == 4:
         near = tuple(
             sorted(
                 (n.address, n.mac)
@@ -103,7 +103,7 @@ def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopVi
             )
         )
         return NextHopView(hop.id, "via", interface, 0, near, mtu=mtu)
-    # Unreachable and prohibit are answered by the VM's kernel; IPv6 gateways are its business too.
+    # Unreachable and prohibit are answered by the VM's kernel; IPv6 is its business too.
     return NextHopView(hop.id, "vm")
 
 
@@ -125,19 +125,13 @@ def _narrow_mtu(state: RouterState, ifindex: int) -> int:
     return mtu if mtu < widest else 0
 
 
-def affected_hops(state: RouterState, changes: Changes) -> Iterable[int]:
+def affected_hops(state: RouterState, changes: Changes) -> set[int]:
     """The ids of next hops whose flows may have changed (some may be gone)."""
     if changes.interfaces:
         return {*state.nexthops, *changes.nexthops}
     ids = set(changes.nexthops)
-    stale = {key[0] for key in changes.neighbours}
-    if stale:
-        ids.update(
-            hop.id
-            for hop in state.nexthops.values()
-            if hop.type is NextHopType.CONNECTED and hop.ifindex in stale
-        )
-    return ids
+    stale = {key[:2] for key in changes.neighbours}
+    return ids | {state.connected[link] for link in stale if link in state.connected}
 
 
 # --------------------------------------------------------------------------------------------
