@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, Leg, NextHop, NextHopType, Op, Section
-from xenflow.routes.router_state import Capacity, RouterState
+from xenflow.routes.router_state import Capacity, RouterState, together
 
 VIA = NextHopType.VIA
 
@@ -228,3 +228,20 @@ def test_all_groups_together_have_so_many_legs():
     assert not state.excess()
     state.capacity = Capacity(all_legs=3)
     assert state.excess() == "more than 3 legs of all groups"
+
+
+@given(states(), st.lists(states(), min_size=1, max_size=3))
+def test_changes_that_followed_one_another_are_as_one(old, news):
+    was = old.copy()
+    one = together([old.apply(old.sections_to(new)) for new in news])
+    whole = was.diff(old)
+    for name in ("interfaces", "locals", "nexthops", "neighbours"):
+        assert getattr(one, name) >= getattr(whole, name)
+    assert one.policy or not whole.policy
+    for family in "46":
+        routes, before = getattr(old, f"routes{family}"), getattr(was, f"routes{family}")
+        added = {net << 8 | plen: hop for net, plen, hop in getattr(one, f"routes{family}")}
+        gone = {net << 8 | plen for net, plen, _ in getattr(one, f"gone{family}")}
+        assert {**before, **added}.keys() - gone == routes.keys()
+        assert {k: hop for k, hop in {**before, **added}.items() if k not in gone} == routes
+        assert not added.keys() & gone

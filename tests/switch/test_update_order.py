@@ -12,6 +12,7 @@ switch is being told.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from xenflow.plan.migration import Order
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Kind, NextHopType, Op, Section
 from xenflow.routes.router_state import RouterState
+from xenflow.switch.channel import IN_FLIGHT_BYTES
 from xenflow.tables import simulate
 from xenflow.tables.order import plan
 from xenflow.tables.pipeline import local_flows
@@ -290,19 +292,140 @@ def update(host: Host, new: RouterState) -> Any:
     return change
 
 
+def busy() -> Iterator[float]:
+    """A job before all that is said now."""
+    yield 0.5
+
+
+def said_while_busy(host: Host, news: Sequence[RouterState]) -> Any:
+    """The same of one state after another, while the writer has something else to do."""
+
+    def change() -> None:
+        host.writer.jobs.submit(busy())
+        for new in news:
+            update(host, new)()
+
+    return change
+
+
+one_after_the_other = st.lists(states(), min_size=1, max_size=3)
+
+
 @many_examples
-@given(states(), states())
+@given(states(), one_after_the_other)
 def test_what_is_deliverable_before_and_after_is_deliverable_all_the_time(
-    old: RouterState, new: RouterState
+    old: RouterState, news: list[RouterState]
 ) -> None:
+    new = copy.deepcopy(news[-1])
     host = at_home_in_paper(copy.deepcopy(old))
-    before, moments = messages_of(host, update(host, new))
+    before, moments = messages_of(host, said_while_busy(host, news))
     result = host.outcomes()
     for number, now in enumerate(moments, 1):
         for frame, was, then, will in zip(host.frames, before, now, result, strict=True):
             if was and will and delivers(old, frame) and delivers(new, frame):
                 sent = host.written.messages[-len(moments) :][:number]
                 assert then, f"lost: {frame.words}, after {sent}"
+
+
+def router_with(hops: list[m.NextHop], legs: list[m.Leg], hop: int) -> RouterState:
+    """A router with some next hops, all of whose packets go by one of these."""
+    state = RouterState()
+    cards = PAPER.network.routers["vr1"].interfaces
+    interfaces = [m.Interface(n, 7, 1500, i.mac, i.name) for n, i in enumerate(cards, FIRST)]
+    state.apply(
+        [
+            Section(Kind.INTERFACE, Op.SET, interfaces),
+            Section(Kind.NEXTHOP, Op.SET, hops),
+            Section(Kind.LEG, Op.SET, legs),
+            Section(Kind.ROUTE4, Op.SET, [(0, 0, hop)]),
+        ]
+    )
+    return state
+
+
+def by(number: int, mac: int = RECV) -> m.NextHop:
+    return m.NextHop(number, NextHopType.VIA, 4, SECOND, 0x0A000200 + number, mac)
+
+
+GROUP = m.NextHop(9, NextHopType.GROUP, 4, 0, 0, 0)
+THREE_LEGS = router_with(
+    [by(3), by(4), by(6), GROUP], [m.Leg(9, hop, 1, n) for n, hop in enumerate((3, 4, 6))], 9
+)
+TWO_LEGS = router_with([by(4), by(6), GROUP], [m.Leg(9, 4, 1, 0), m.Leg(9, 6, 1, 1)], 9)
+
+
+@pytest.mark.parametrize(
+    ("old", "news"),
+    [
+        (THREE_LEGS, [TWO_LEGS, router_with([by(4)], [], 4)]),
+        (
+            router_with([by(4)], [], 4),
+            [router_with([by(4, 0x02AA)], [], 4), router_with([by(6)], [], 6)],
+        ),
+    ],
+    ids=["a group loses a leg, then goes", "a next hop changes, then another takes over"],
+)
+def test_a_switch_routes_on_while_changes_wait(old: RouterState, news: list[RouterState]) -> None:
+    """No packet goes by the VM, which may be suspended: to do away with what still leads packets
+    because it is no more in a later change would send them there, or nowhere."""
+    host = at_home_in_paper(copy.deepcopy(old))
+    before, moments = messages_of(host, said_while_busy(host, news))
+    _as_before(host, before, moments)
+
+
+def _as_before(host: Host, before: list[Outcome], moments: list[list[Outcome]]) -> None:
+    """Every frame leaves by the ports by which it left before, at each moment."""
+    assert any(before) and moments
+    for number, now in enumerate(moments, 1):
+        for frame, was, then in zip(host.frames, before, now, strict=True):
+            assert _ports(then) == _ports(was), f"{frame.words}, after message {number}"
+
+
+def test_a_change_that_waits_for_room_takes_in_the_next_one() -> None:
+    host = at_home_in_paper(copy.deepcopy(THREE_LEGS))
+    channel = host.writer.channel
+
+    def change() -> None:
+        channel.in_flight_bytes += IN_FLIGHT_BYTES
+        update(host, TWO_LEGS)()
+        update(host, router_with([by(4)], [], 4))()
+        channel.in_flight_bytes -= IN_FLIGHT_BYTES
+        channel.confirm(lambda _: None)
+
+    before, moments = messages_of(host, change)
+    _as_before(host, before, moments)
+
+
+def test_groups_are_not_led_to_legs_that_are_not_there_yet() -> None:
+    """A port's carrier is lost while a change waits that gives a group another leg."""
+    old, new = copy.deepcopy(TWO_LEGS), copy.deepcopy(THREE_LEGS)
+    host = at_home_in_paper(old)
+    port = host.writer.ports["to-gen"][0]
+
+    def change() -> None:
+        host.writer.jobs.submit(busy())
+        host.writer.port_changed("to-gen", port, False, False)
+        update(host, new)()
+
+    before, moments = messages_of(host, change)
+    _as_before(host, before, moments)
+    fresh = at_home_in_paper(copy.deepcopy(new))
+    fresh.writer.port_changed("to-gen", port, False, False)
+    fresh.written.run()
+    assert set(host.written.tables) == set(fresh.written.tables)
+
+
+def test_a_changed_network_takes_no_next_hop_from_under_its_routes() -> None:
+    """A change that waits behind it has another next hop in place of all there were."""
+    host = at_home_in_paper(copy.deepcopy(THREE_LEGS))
+
+    def change() -> None:
+        host.writer.jobs.submit(busy())
+        host.writer.jobs.submit_of("vr1", host.writer.writer.remake_hops("vr1"))
+        update(host, router_with([by(5)], [], 5))()
+
+    before, moments = messages_of(host, change)
+    _as_before(host, before, moments)
 
 
 def delivers(state: RouterState, frame: Frame) -> bool:
@@ -319,35 +442,39 @@ def delivers(state: RouterState, frame: Frame) -> bool:
 
 
 @many_examples
-@given(states(), states())
+@given(states(), one_after_the_other)
 def test_routes_alone_change_from_before_to_after_at_once(
-    old: RouterState, new: RouterState
+    old: RouterState, news: list[RouterState]
 ) -> None:
     """The same next hops before and after, so each packet has one decision or the other."""
     both = copy.deepcopy(old)
-    routes = copy.deepcopy(new).routes4
-    goal = RouterState.of(
-        both.interfaces,
-        both.locals,
-        both.nexthops,
-        both.legs,
-        both.neighbours,
-        routes,
-        {},
-        both.policy,
-    )
+    goals = [
+        RouterState.of(
+            both.interfaces,
+            both.locals,
+            both.nexthops,
+            both.legs,
+            both.neighbours,
+            copy.deepcopy(new).routes4,
+            {},
+            both.policy,
+        )
+        for new in news
+    ]
     host = at_home_in_paper(copy.deepcopy(old))
-    before, moments = messages_of(host, update(host, goal))
+    before, moments = messages_of(host, said_while_busy(host, goals))
     _one_or_the_other("routes", host.frames, before, moments)
 
 
 @many_examples
-@given(states(), states())
-def test_the_switch_ends_with_what_a_new_one_would_get(old: RouterState, new: RouterState) -> None:
+@given(states(), one_after_the_other)
+def test_the_switch_ends_with_what_a_new_one_would_get(
+    old: RouterState, news: list[RouterState]
+) -> None:
     host = at_home_in_paper(copy.deepcopy(old))
-    update(host, new)()
+    said_while_busy(host, news)()
     host.written.run()
-    fresh = at_home_in_paper(copy.deepcopy(new))
+    fresh = at_home_in_paper(copy.deepcopy(news[-1]))
     assert set(host.written.tables) == set(fresh.written.tables)
 
 

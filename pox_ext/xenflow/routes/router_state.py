@@ -93,6 +93,36 @@ class Changes:
         )
 
 
+def together(changes: Sequence[Changes]) -> Changes:
+    """Changes that followed one another as one."""
+    if len(changes) == 1:
+        return changes[0]
+    both = Changes()
+    for one in changes:
+        both.interfaces |= one.interfaces
+        both.locals |= one.locals
+        both.nexthops |= one.nexthops
+        both.neighbours |= one.neighbours
+        both.policy |= one.policy
+    both.routes4, both.gone4 = _last([(one.routes4, one.gone4) for one in changes])
+    both.routes6, both.gone6 = _last([(one.routes6, one.gone6) for one in changes])
+    return both
+
+
+def _last(
+    changes: Sequence[tuple[Sequence[Route], Sequence[Route]]],
+) -> tuple[list[Route], list[Route]]:
+    """The routes that changes, each (added, gone), have left, and those that are gone after all."""
+    added: dict[tuple[int, int], Route] = {}
+    gone: dict[tuple[int, int], Route] = {}
+    for new, old in changes:
+        for there, routes, elsewhere in ((added, new, gone), (gone, old, added)):
+            for route in routes:
+                there[route[:2]] = route
+                elsewhere.pop(route[:2], None)
+    return list(added.values()), list(gone.values())
+
+
 class RouterState:
     """The state of one router as of delta `seq` of `epoch`.
 

@@ -376,8 +376,7 @@ class Audit:
         switch = self.switch
         name, adds, gone = switch.routes.differing(router, found)
         if adds or gone:
-            described = switch.network.routers[name]
-            switch.jobs.submit_of(name, switch.routes.write(described, adds, gone))
+            switch.put_right(name, adds, gone)
         return len(adds) + len(gone)
 
     def _put_right(self, seen: dict[Key, Flow | None], now: float) -> list[Key]:

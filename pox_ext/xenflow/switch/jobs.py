@@ -130,8 +130,17 @@ class Jobs:
 
     def submit_of(self, router: str, steps: Job, size: int = 0) -> None:
         """The same with a job that is one router's affair."""
-        self._sizes[router] = self._sizes.get(router, 0) + size
-        self._append(Task(steps, router, {router}, size))
+        self.submit_task(Task(steps, router, {router}), size)
+
+    def submit_task(self, task: Task, size: int) -> None:
+        """The same with a job that may get more to do before it begins (`enlarge`)."""
+        self.enlarge(task, size)
+        self._append(task)
+
+    def enlarge(self, task: Task, size: int) -> None:
+        """A router's job has more to do."""
+        task.size += size
+        self._sizes[task.owner] = self._sizes.get(task.owner, 0) + size
 
     def _append(self, task: Task) -> None:
         self._queue.append(task)

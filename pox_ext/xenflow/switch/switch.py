@@ -50,7 +50,7 @@ from xenflow.switch.channel import PACKET_OUT_XID, Channel, NotAnsweredError
 from xenflow.switch.clock import Clock
 from xenflow.switch.decisions import Decisions
 from xenflow.switch.installed import Installed
-from xenflow.switch.jobs import EVERYBODY, ROOM, Job, Jobs
+from xenflow.switch.jobs import EVERYBODY, ROOM, Job, Jobs, router_task
 from xenflow.switch.kind import kind_of
 from xenflow.switch.packet_ins import PacketIns
 from xenflow.switch.ports import Ports
@@ -58,10 +58,10 @@ from xenflow.switch.problems import Problems
 from xenflow.switch.promises import Promises
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.resync import refused, resync
-from xenflow.switch.routes import Routes
+from xenflow.switch.routes import Route, Routes
 from xenflow.switch.rules import Rules
 from xenflow.switch.wanted import Known, Wanted
-from xenflow.switch.writer import Writer
+from xenflow.switch.writer import Waiting, Writer
 from xenflow.tables import cookies, layout
 from xenflow.tables.pipeline import Owner, of_link, owners_of
 from xenflow.tables.sent_up import FromVm
@@ -164,7 +164,7 @@ class Switch:
         for router in gone:
             self.placements.pop(router.name, None)
             self.routes.synced.discard(router.name)
-            self.writer.forget_hops(router.name)
+            self.writer.forget_router(router.name)
             self.aside.forget(router.name)
             self.problems.forget(router.name)
             self.jobs.drop(router.name)
@@ -310,7 +310,7 @@ class Switch:
         if router in self.aside:
             self.aside.try_later(router)
         elif router in self.routes.synced:
-            self._submit_change(router, changes, self.writer.update(router, changes))
+            self._submit_update(router, changes)
             if changes.locals or changes.interfaces or changes.policy:
                 self.refresh({router}, owners_of(self.network, router))
         elif complete:
@@ -318,15 +318,36 @@ class Switch:
             self.jobs.submit_of(router, self.sync(router))
             return True
         elif self.routes.streams(router, changes, total):
-            self._submit_change(router, changes, self.writer.stream(router, changes))
+            job = self.writer.stream(router, changes)
+            self.jobs.submit_of(router, job, self._size(router, changes))
         return False
 
-    def _submit_change(self, router: str, changes: Changes, job: Job) -> None:
-        """What it costs: 1, 1 for each route, HOP_COST for each next hop that it touches."""
+    def put_right(self, router: str, adds: Sequence[Route], gone: Sequence[Route]) -> None:
+        """Somebody else has changed a router's routes: write these, and delete those."""
+        if router in self.routes.synced:
+            self._submit_update(router, Changes(routes4=adds, gone4=gone))
+        else:
+            described = self.network.routers[router]
+            self.jobs.submit_of(router, self.routes.write(described, adds, gone))
+
+    def _submit_update(self, router: str, changes: Changes) -> None:
+        """One job that has not begun is enough: written one after the other, changes would meet
+        what the later ones have taken away already."""
+        size = self._size(router, changes)
+        waiting = self.writer.waiting.get(router)
+        if waiting is not None:
+            waiting.changes.append(changes)
+            self.jobs.enlarge(waiting.task, size)
+            return
+        task = router_task(router, self.writer.update(router))
+        self.writer.waiting[router] = Waiting([changes], task)
+        self.jobs.submit_task(task, size)
+
+    def _size(self, router: str, changes: Changes) -> int:
+        """What a change costs: 1, 1 for each route, HOP_COST for each next hop that it touches."""
         state = self.routers.state(router)
         hops = len(affected_hops(state, changes)) if state is not None else 0
-        size = 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
-        self.jobs.submit_of(router, job, size)
+        return 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
 
     def sync(self, router: str) -> Job:
         """The job after which the switch follows what a router says."""

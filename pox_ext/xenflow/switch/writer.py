@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from xenflow.model.network import Router
 from xenflow.openflow.flow import Flow
-from xenflow.routes.router_state import Changes, RouterState
+from xenflow.routes.router_state import Changes, RouterState, together
 from xenflow.switch.aside import Aside, RefusedError
 from xenflow.switch.channel import IN_FLIGHT_BYTES, Channel
 from xenflow.switch.decisions import Decisions
 from xenflow.switch.installed import Batches, Installed
-from xenflow.switch.jobs import ROOM, Job
+from xenflow.switch.jobs import ROOM, Job, Task
 from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reading import Reader
 from xenflow.switch.routes import BULK, Routes
@@ -32,6 +33,14 @@ log = logging.getLogger("xenflow.writer")
 
 MANY_ROUTES = 256
 """Packets are led to more routes than that once the switch has confirmed that it holds them."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What a router has changed that is not being written yet, and the job that will."""
+
+    changes: list[Changes]
+    task: Task
 
 
 class Writer:
@@ -59,17 +68,21 @@ class Writer:
         self._decisions = decisions
         self._reader = reader
         self._hops: dict[str, dict[int, tuple[Flow, ...]]] = {}
-        """The flows of each router's next hops."""
+        """The flows of each router's next hops: what its routes in the switch may lead to."""
+        self.waiting: dict[str, Waiting] = {}
+        """By router: an update that has not begun."""
         self._trying: set[str] = set()
         """Routers all of whose routes are being written."""
 
     def clear(self) -> None:
         """What the switch holds is not known."""
         self._hops = {}
+        self.waiting.clear()
 
-    def forget_hops(self, router: str) -> None:
+    def forget_router(self, router: str) -> None:
         """A router is gone."""
         self._hops.pop(router, None)
+        self.waiting.pop(router, None)
 
     # --- the small tables ---------------------------------------------------------------------
 
@@ -101,10 +114,14 @@ class Writer:
         return self._known.state(name) is None or name not in self._hops
 
     def _remake_groups(self) -> None:
-        """Groups avoid ports without carrier."""
+        """Groups avoid ports without carrier.  Where a change waits they are made with it: their
+        legs may not be there yet."""
         for name, kept in list(self._hops.items()):
             router, state = self._wanted.network.routers[name], self._known.state(name)
             if state is None:
+                continue
+            if name in self.waiting:
+                self.waiting[name].changes.append(Changes(nexthops=set(state.legs)))
                 continue
             try:
                 for group in state.legs.keys() & kept.keys():
@@ -199,8 +216,15 @@ class Writer:
         router = self._wanted.network.routers[name]
         yield from self._routes.write(router, changes.routes4, (), ordered=False)
 
-    def update(self, name: str, changes: Changes) -> Job:
-        """One change of a router: what it needs first, then routes, then what is left over."""
+    def update(self, name: str) -> Job:
+        """All that a router has changed until now, as one change: what it needs first, then routes,
+        then what nothing leads to any more."""
+        if self._kind.routes and self._channel.in_flight_bytes >= IN_FLIGHT_BYTES:
+            yield ROOM
+        waiting = self.waiting.pop(name, None)
+        if waiting is None:
+            return
+        changes = together(waiting.changes)
         router = self._wanted.network.routers[name]
         state = self._known.state(name)
         if state is None or name not in self._hops or name in self._aside:
@@ -209,9 +233,8 @@ class Writer:
         if self._kind.asks:
             self._decisions.follow(router.id, state, changes)
         if self._kind.routes:
-            if self._channel.in_flight_bytes >= IN_FLIGHT_BYTES:
-                yield ROOM
-            for hop in affected_hops(state, changes):
+            # Groups after what may become their legs.
+            for hop in sorted(affected_hops(state, changes), key=state.legs.__contains__):
                 old = self._hops[name].get(hop, ())
                 new = self._wanted.hop_flows(router, state, hop)
                 if new:
@@ -226,10 +249,13 @@ class Writer:
             self._installed.write(False, flow)
 
     def remake_hops(self, name: str) -> Job:
-        """The network has changed for a router."""
-        state = self._known.state(name)
+        """The network has changed for a router.  What is there stays until a change that waits has
+        led packets elsewhere; groups `small` makes."""
+        router, state = self._wanted.network.routers[name], self._known.state(name)
         if state is not None and name not in self._aside:
-            self._make_hops(self._wanted.network.routers[name], state)
+            kept = self._hops.get(name, {})
+            for hop in kept.keys() & state.nexthops.keys() - state.legs.keys():
+                kept[hop] = self._wanted.hop_flows(router, state, hop)
         yield from self.small()
 
     def _make_hops(self, router: Router, state: RouterState) -> None:
