@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from xenflow.openflow import wire
-from xenflow.switch.channel import Channel
+from xenflow.openflow import build, wire
+from xenflow.switch.channel import FIRST_XID, PACKET_OUT_XID, Channel, Request
 from xenflow.switch.clock import Clock
 from xenflow.switch.jobs import ROOM, Job, Jobs
 from xenflow.switch.problems import Problems
@@ -204,3 +204,51 @@ def test_a_switch_that_answers_something_is_not_silent() -> None:
         reader.answer_barriers()
     assert reader.channel.silence._owes_since is None
     assert done == [None] * 3
+
+
+def test_questions_go_on_after_the_last_transaction_id() -> None:
+    """A VM that changes its routes all the time makes them come round in days."""
+    reader = Reader()
+    reader.live = True
+    asked: list[int] = []
+    done: list[str | None] = []
+    reader.channel._xid = PACKET_OUT_XID - 5
+    for number in range(10):
+        reader.channel.write(build.features_request(0))
+        reader.promises.confirmed(done.append)
+        asked += [
+            int.from_bytes(message[4:8], "big")
+            for data in reader.sent
+            for message in wire.split(data)[0]
+            if message[1] == wire.Type.BARRIER_REQUEST
+        ]
+        reader.answer_barriers()
+        assert done == [None] * (number + 1)
+    assert all(FIRST_XID <= xid < PACKET_OUT_XID for xid in asked)
+    assert len(set(asked)) == len(asked)
+    assert reader.channel.in_flight_bytes == 0
+
+
+def test_an_answer_after_the_last_transaction_id_is_for_those_before() -> None:
+    """What is on its way is counted by barriers of before and after it; a question of before it
+    that is open still keeps its id."""
+    reader = Reader()
+    channel = reader.channel
+    answers: list[Any] = []
+    channel.ask(Request(FIRST_XID, b""), answers.append)
+    channel._xid = PACKET_OUT_XID - 1
+    for size in (8, 16):
+        channel.write(bytes(size))
+        channel.fence()
+    first, then = (xid for xid, _ in channel._in_flight)
+    assert (first, then) == (PACKET_OUT_XID - 1, FIRST_XID + 1)
+    channel.on_barrier(first)
+    assert channel.in_flight_bytes == 16, "the later one is not answered"
+    channel.on_barrier(then)
+    assert channel.in_flight_bytes == 0
+    channel._xid = PACKET_OUT_XID - 1
+    channel.write(bytes(4))
+    channel.fence()
+    channel.on_barrier(channel.xid())
+    assert channel.in_flight_bytes == 0, "a later barrier answers for all before"
+    assert not answers

@@ -16,7 +16,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from xenflow.openflow import build
@@ -36,9 +35,11 @@ UNANSWERED_S = 30.0
 UNANSWERED = "unanswered"
 """Cause of a `Problems` entry."""
 FIRST_XID = 0x80000000
-"""The cores count their own transaction ids below that."""
+"""The cores count their own transaction ids below that.  After the last one, with a VM that changes
+its routes all the time in days, comes the first again."""
 PACKET_OUT_XID = 0xFFFF0000
-"""Of packets sent through the switch; a refused one changes nothing that the switch holds."""
+"""Of packets sent through the switch; a refused one changes nothing that the switch holds.  From
+here on an id says what was sent (`aside`, `audit`), not which question it was."""
 
 
 class NotAnsweredError(RuntimeError):
@@ -89,7 +90,8 @@ class Channel:
         """So many bytes may be on their way; few at first where many may be refused."""
         self._wants_room: Callable[[], None] | None = None
         self._unfenced = 0
-        self._xids = count(FIRST_XID)
+        self._xid = FIRST_XID
+        """The next one."""
         self._fragments: list[bytes] = []
         self._fragment_bytes = 0
         self._unanswered_at = float("-inf")
@@ -151,7 +153,7 @@ class Channel:
         """Send what is queued, with a barrier behind it."""
         self.flush()
         if self._unfenced:
-            xid = next(self._xids)
+            xid = self.xid()
             self._in_flight.append((xid, self._unfenced))
             self.in_flight_bytes += self._unfenced
             self._unfenced = 0
@@ -182,11 +184,14 @@ class Channel:
 
     def xid(self) -> int:
         """A transaction id that is not in use."""
-        return next(self._xids)
+        while self._xid in self._replies:
+            self._xid = _after(self._xid)
+        xid, self._xid = self._xid, _after(self._xid)
+        return xid
 
     def barrier(self) -> Request:
         """A question that the switch answers when it has carried out all it was sent before."""
-        xid = next(self._xids)
+        xid = self.xid()
         return Request(xid, build.barrier_request(xid))
 
     def ask(self, request: Request, then: Callable[[Answer], None]) -> None:
@@ -232,7 +237,7 @@ class Channel:
     def _arrived(self, xid: int) -> None:
         """What was sent before a barrier is not on its way any more."""
         answered = [xid]
-        while self._in_flight and self._in_flight[0][0] <= xid:
+        while self._in_flight and not _older(xid, self._in_flight[0][0]):
             fence, size = self._in_flight.popleft()
             self.in_flight_bytes -= size
             answered.append(fence)
@@ -292,3 +297,15 @@ class Channel:
             self.clock.later(left_s, self._answers_again, generation)
         else:
             self.problems.end(UNANSWERED)
+
+
+_XIDS = PACKET_OUT_XID - FIRST_XID
+
+
+def _after(xid: int) -> int:
+    return FIRST_XID + (xid + 1 - FIRST_XID) % _XIDS
+
+
+def _older(one: int, other: int) -> bool:
+    """Whether an id was given out before another; they are never half of all apart (RFC 1982)."""
+    return (one - other) % _XIDS > _XIDS // 2
