@@ -370,10 +370,10 @@ def test_a_switch_routes_on_while_changes_wait(old: RouterState, news: list[Rout
     because it is no more in a later change would send them there, or nowhere."""
     host = at_home_in_paper(copy.deepcopy(old))
     before, moments = messages_of(host, said_while_busy(host, news))
-    _as_before(host, before, moments)
+    as_before(host, before, moments)
 
 
-def _as_before(host: Host, before: list[Outcome], moments: list[list[Outcome]]) -> None:
+def as_before(host: Host, before: list[Outcome], moments: list[list[Outcome]]) -> None:
     """Every frame leaves by the ports by which it left before, at each moment."""
     assert any(before) and moments
     for number, now in enumerate(moments, 1):
@@ -393,7 +393,7 @@ def test_a_change_that_waits_for_room_takes_in_the_next_one() -> None:
         channel.confirm(lambda _: None)
 
     before, moments = messages_of(host, change)
-    _as_before(host, before, moments)
+    as_before(host, before, moments)
 
 
 def test_groups_are_not_led_to_legs_that_are_not_there_yet() -> None:
@@ -408,7 +408,7 @@ def test_groups_are_not_led_to_legs_that_are_not_there_yet() -> None:
         update(host, new)()
 
     before, moments = messages_of(host, change)
-    _as_before(host, before, moments)
+    as_before(host, before, moments)
     fresh = at_home_in_paper(copy.deepcopy(new))
     fresh.writer.port_changed("to-gen", port, False, False)
     fresh.written.run()
@@ -425,7 +425,7 @@ def test_a_changed_network_takes_no_next_hop_from_under_its_routes() -> None:
         update(host, router_with([by(5)], [], 5))()
 
     before, moments = messages_of(host, change)
-    _as_before(host, before, moments)
+    as_before(host, before, moments)
 
 
 def delivers(state: RouterState, frame: Frame) -> bool:

@@ -18,7 +18,7 @@ from xenflow.tables import simulate
 from xenflow.tables.layout import LEGS
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
 from xenflow.tables.shares import Shares
-from xenflow.tables.views import next_hop_view
+from xenflow.tables.views import Cards, next_hop_view
 
 UP, RUNNING, FORWARDING = 1, 2, 4
 WORKING = UP | RUNNING | FORWARDING
@@ -90,10 +90,11 @@ def test_a_dead_port_takes_its_legs_out_of_every_group() -> None:
         }
     )
     switch.ports.are((name, number, True) for number, name in enumerate(ports, 1))
-    assert switch.wanted.legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1), (20, 2))
+    both, cards = ((10, 1), (20, 2)), Cards(router, state)
+    assert switch.wanted.legs_out(state, both, cards) == both
     out = link.tree.toward(router.home, machine.end.datapath).port
     switch.ports[out] = (switch.ports[out][0], False)
-    assert switch.wanted.legs_out(router, state, ((10, 1), (20, 2))) == ((10, 1),)
+    assert switch.wanted.legs_out(state, both, cards) == ((10, 1),)
 
 
 WEIGHTS = [

@@ -37,7 +37,7 @@ from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, layout
 from xenflow.tables.pipeline import Owner
-from xenflow.tables.views import interface_of, problems, through_vm
+from xenflow.tables.views import Cards, problems, through_vm
 from xenflow.vm import hold
 
 log = logging.getLogger("xenflow.management")
@@ -290,8 +290,9 @@ class ManagementService:
         router = self._router(arguments["router"])
         state = self._state(router)
         rows = []
+        cards = Cards(router, state)
         for hop in state.nexthops.values():
-            interface = interface_of(router, state, hop.ifindex)
+            interface = cards.interfaces.get(hop.ifindex)
             rows.append(
                 {
                     "id": hop.id,

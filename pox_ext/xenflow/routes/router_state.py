@@ -341,13 +341,20 @@ class RouterState:
 
     def copy(self) -> RouterState:
         """The same as of now; the records themselves are shared, since they never change."""
+        other = self.without_routes()
+        other.routes4, other.routes6 = dict(self.routes4), dict(self.routes6)
+        other.uses = self.uses.copy()
+        return other
+
+    def without_routes(self) -> RouterState:
+        """The same without routes, and without how many have each next hop."""
         other = RouterState(self.capacity)
         other.epoch, other.seq, other.policy = self.epoch, self.seq, self.policy
         other.connected = self.connected
-        for name in ("interfaces", "locals", "nexthops", "neighbours", "routes4", "routes6"):
+        for name in ("interfaces", "locals", "nexthops", "neighbours"):
             setattr(other, name, dict(getattr(self, name)))
         other.legs = {group: dict(kept) for group, kept in self.legs.items()}
-        other.uses, other.leg_uses = self.uses.copy(), self.leg_uses.copy()
+        other.leg_uses = self.leg_uses.copy()
         return other
 
 

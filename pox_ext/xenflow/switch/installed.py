@@ -19,6 +19,10 @@ Batches = Iterable[Iterable[tuple[bool, Flow]]]
 """Flows to be added (True) or deleted, as `tables.order.plan` gives them."""
 
 
+PIECE = 256
+"""Of many flows so many are compiled, or written, before others have their turn."""
+
+
 class Installed:
     """See the module."""
 
@@ -58,6 +62,13 @@ class Installed:
             if self.flows.get(flow.key) != flow:
                 self.write(True, flow)
 
+    def add(self, flows: Iterable[Flow]) -> Job:
+        """The same, no faster than the switch takes them."""
+        for number, flow in enumerate(flows, 1):
+            self.add_missing((flow,))
+            if number % PIECE == 0:
+                yield ROOM
+
     def write_at_once(self, batches: Batches) -> None:
         """Write changes, whatever jobs wait."""
         for batch in batches:
@@ -66,10 +77,13 @@ class Installed:
             self._channel.fence()
 
     def write_with_room(self, batches: Batches) -> Job:
-        """The same, no faster than the switch takes them."""
+        """The same, no faster than the switch takes them.  Among flows of next hops there are
+        pauses: they may be very many, and jobs alone write them."""
         for batch in batches:
-            for add, flow in batch:
+            for number, (add, flow) in enumerate(batch, 1):
                 self.write(add, flow)
+                if number % PIECE == 0 and flow.table in layout.NETWORK_WIDE:
+                    yield ROOM
             self._channel.fence()
             yield ROOM
 

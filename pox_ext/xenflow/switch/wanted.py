@@ -26,7 +26,7 @@ from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import Owner, flows_of, of_link, owner_of, owners_of
 from xenflow.tables.site import RouterView, Site
 from xenflow.tables.stations import port_of
-from xenflow.tables.views import interface_of, next_hop_view
+from xenflow.tables.views import Cards, next_hop_view
 
 VIEW = "view"
 """Cause of a `Problems` entry: what a router says about itself makes no flows."""
@@ -167,18 +167,20 @@ class Wanted:
         rules = self._rules.flows(site)
         return {**self.local.wanted, **rules}, {**fresh, **rules}
 
-    def hop_flows(self, router: Router, state: RouterState, hop: int) -> tuple[Flow, ...]:
+    def hop_flows(
+        self, router: Router, state: RouterState, hop: int, cards: Cards
+    ) -> Iterator[Flow]:
         """The flows of a router's next hop; none where there is no such one."""
         record = state.nexthops.get(hop)
         if record is None:
-            return ()
-        view = next_hop_view(router, state, record)
+            return
+        view = next_hop_view(router, state, record, cards)
         if view.action == "group":
-            view = replace(view, legs=self.legs_out(router, state, view.legs))
-        return tuple(next_hop_flows(self.network, router, view))
+            view = replace(view, legs=self.legs_out(state, view.legs, cards))
+        yield from next_hop_flows(self.network, router, view)
 
     def legs_out(
-        self, router: Router, state: RouterState, legs: tuple[tuple[int, int], ...]
+        self, state: RouterState, legs: tuple[tuple[int, int], ...], cards: Cards
     ) -> tuple[tuple[int, int], ...]:
         """The legs of a group that leave by a port with carrier; all of them where none does."""
         dark = self._ports.dark
@@ -188,7 +190,7 @@ class Wanted:
         dead = set()
         for leg, _ in legs:
             hop = state.nexthops.get(leg)
-            interface = interface_of(router, state, hop.ifindex) if hop is not None else None
+            interface = cards.interfaces.get(hop.ifindex) if hop is not None else None
             if hop is not None and interface is not None:
                 link = self.network.links[interface.link]
                 if port_of(site, link, hop.mac) in dark:

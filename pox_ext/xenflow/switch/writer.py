@@ -9,9 +9,10 @@ Called by `switch`, which submits them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from xenflow.model.network import Router
 from xenflow.openflow.flow import Flow
@@ -19,15 +20,15 @@ from xenflow.routes.router_state import Changes, RouterState, together
 from xenflow.switch.aside import Aside, RefusedError
 from xenflow.switch.channel import IN_FLIGHT_BYTES, Channel
 from xenflow.switch.decisions import Decisions
-from xenflow.switch.installed import Batches, Installed
-from xenflow.switch.jobs import ROOM, Job, Task
+from xenflow.switch.installed import PIECE, Batches, Installed
+from xenflow.switch.jobs import ROOM, Awaited, Job, Task
 from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reading import Reader
 from xenflow.switch.routes import BULK, Routes
 from xenflow.switch.wanted import Known, Wanted, reason
 from xenflow.tables import layout
 from xenflow.tables.order import plan
-from xenflow.tables.views import affected_hops
+from xenflow.tables.views import Cards, affected_hops
 
 log = logging.getLogger("xenflow.writer")
 
@@ -88,7 +89,7 @@ class Writer:
 
     def small(self) -> Job:
         """Let the small tables be as they shall be."""
-        self._remake_groups()
+        yield from self._remake_groups()
         batches = self.plan()
         if batches:
             self._decisions.forget()
@@ -113,19 +114,21 @@ class Writer:
             return False
         return self._known.state(name) is None or name not in self._hops
 
-    def _remake_groups(self) -> None:
+    def _remake_groups(self) -> Job:
         """Groups avoid ports without carrier.  Where a change waits they are made with it: their
         legs may not be there yet."""
         for name, kept in list(self._hops.items()):
-            router, state = self._wanted.network.routers[name], self._known.state(name)
-            if state is None:
-                continue
-            if name in self.waiting:
-                self.waiting[name].changes.append(Changes(nexthops=set(state.legs)))
+            router, state = self._wanted.network.routers.get(name), self._known.state(name)
+            if router is None or state is None:
                 continue
             try:
-                for group in state.legs.keys() & kept.keys():
-                    kept[group] = self._wanted.hop_flows(router, state, group)
+                made = {}
+                if name not in self.waiting:
+                    made = yield from self._compile(router, state, state.legs.keys() & kept.keys())
+                if name in self.waiting:
+                    self.waiting[name].changes.append(Changes(nexthops=set(state.legs)))
+                elif self._hops.get(name) is kept:
+                    kept.update(made)
             except Exception as error:
                 self._put_aside(name, reason(error), False)
 
@@ -179,37 +182,36 @@ class Writer:
             self._aside.check(name)
         self._aside.begin(name)
         before = self._channel.written
-        self._make_hops(router, state)
+        # As of now: what changes while next hops are compiled comes after.
+        routes = state.routes4
+        there = streamed == len(routes) and not found
+        routes = dict(routes) if self._kind.routes and not there else {}
+        many = len(state.routes4) > MANY_ROUTES
+        hops = state.nexthops if self._kind.routes else ()
+        self._hops[name] = yield from self._compile(router, state, hops)
         # What leads packets to the routes comes last: on a host that lies on the way of others
         # they would meet an empty table.
-        for flows in self._hops[name].values():
-            self._installed.add_missing(flows)
+        yield from self._installed.add(_flows(self._hops[name]))
         self._channel.fence()
-        routes = state.routes4
-        if self._kind.routes and not (streamed == len(routes) and not found):
+        if self._kind.routes and not there:
             if found:
                 adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
                 gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
                 yield from self._routes.write(router, adds, gone)
             else:
-                items = iter(dict(routes).items())  # as of now; what changes meanwhile comes after
+                items = iter(routes.items())
                 while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
                     yield from self._routes.write(router, part, (), ordered=False)
         # Of few routes a refusal is heard soon enough: a late switch is not waited for then.
-        if name in self._aside or (len(routes) > MANY_ROUTES and self._channel.written > before):
+        if name in self._aside or (many and self._channel.written > before):
             yield self._channel.barrier()
             self._aside.check(name)
         if self._aside.restored(name):
             self._wanted.router_changed(name)
         self._decisions.forget(router.id)
-        self._write_plan()
+        yield from self._installed.write_with_room(self.plan())
         self._channel.fence()
         yield ROOM
-
-    def _write_plan(self) -> None:
-        for batch in self.plan():
-            for add, flow in batch:
-                self._installed.write(add, flow)
 
     def stream(self, name: str, changes: Changes) -> Job:
         """Routes of a first snapshot, written as they come: nothing is there to be preserved."""
@@ -229,24 +231,37 @@ class Writer:
         state = self._known.state(name)
         if state is None or name not in self._hops or name in self._aside:
             return
-        stale: list[Flow] = []
         if self._kind.asks:
             self._decisions.follow(router.id, state, changes)
-        if self._kind.routes:
-            # Groups after what may become their legs.
-            for hop in sorted(affected_hops(state, changes), key=state.legs.__contains__):
-                old = self._hops[name].get(hop, ())
-                new = self._wanted.hop_flows(router, state, hop)
-                if new:
-                    self._hops[name][hop] = new
-                else:
-                    self._hops[name].pop(hop, None)
-                keys = {flow.key for flow in new}
-                self._installed.add_missing(new)
-                stale += [flow for flow in old if flow.key not in keys]
-            yield from self._routes.write(router, changes.routes4, changes.gone4)
-        for flow in stale:
-            self._installed.write(False, flow)
+        if not self._kind.routes:
+            return
+        # Groups after what may become their legs.
+        hops = sorted(affected_hops(state, changes), key=state.legs.__contains__)
+        new, kept = (yield from self._compile(router, state, hops)), self._hops[name]
+        if name in self._aside:
+            return
+        old = {hop: kept.get(hop, ()) for hop in new}
+        kept.update(new)
+        for hop, flows in new.items():
+            if not flows:
+                del kept[hop]
+        yield from self._installed.add(_flows(new))
+        yield from self._routes.write(router, changes.routes4, changes.gone4)
+        yield from self._delete_left(old, new)
+
+    def _delete_left(
+        self, old: Mapping[int, tuple[Flow, ...]], new: Mapping[int, tuple[Flow, ...]]
+    ) -> Job:
+        """Delete those flows of next hops that these have not any more."""
+        looked_at = 0
+        for hop, flows in old.items():
+            keys = {flow.key for flow in new.get(hop, ())}
+            for flow in flows:
+                if flow.key not in keys:
+                    self._installed.write(False, flow)
+                looked_at += 1
+                if looked_at % PIECE == 0:
+                    yield ROOM
 
     def remake_hops(self, name: str) -> Job:
         """The network has changed for a router.  What is there stays until a change that waits has
@@ -254,25 +269,41 @@ class Writer:
         router, state = self._wanted.network.routers[name], self._known.state(name)
         if state is not None and name not in self._aside:
             kept = self._hops.get(name, {})
-            for hop in kept.keys() & state.nexthops.keys() - state.legs.keys():
-                kept[hop] = self._wanted.hop_flows(router, state, hop)
+            flat = kept.keys() & state.nexthops.keys() - state.legs.keys()
+            kept.update((yield from self._compile(router, state, flat)))
         yield from self.small()
 
-    def _make_hops(self, router: Router, state: RouterState) -> None:
-        self._hops[router.name] = (
-            {hop: self._wanted.hop_flows(router, state, hop) for hop in state.nexthops}
-            if self._kind.routes
-            else {}
-        )
+    def _compile(
+        self, router: Router, state: RouterState, hops: Iterable[int]
+    ) -> Generator[Awaited, Any, dict[int, tuple[Flow, ...]]]:
+        """The flows of next hops, none of those that are no more.  All are of the state as it is
+        now, whatever the router says while others have their turn."""
+        made: dict[int, tuple[Flow, ...]] = {}
+        hops = list(hops)
+        if not hops:
+            return made
+        cards, count = Cards(router, state), 0
+        for hop in hops:
+            flows: list[Flow] = []
+            for flow in self._wanted.hop_flows(router, state, hop, cards):
+                flows.append(flow)
+                count += 1
+                if count % PIECE == 0:
+                    if count == PIECE:
+                        state = state.without_routes()
+                        cards = Cards(router, state)
+                    yield ROOM
+            made[hop] = tuple(flows)
+        return made
 
     def forget(self, router: Router) -> Job:
         """Remove a router's routes and next hops."""
         if self._wanted.forwards(router.name):
             return
         self._routes.found.pop(router.name, None)
-        self._hops.pop(router.name, None)
+        yield from self._delete_left(self._hops.pop(router.name, {}), {})
         if self._kind.nicira:
-            self._write_plan()
+            yield from self._installed.write_with_room(self.plan())
             yield from self._routes.delete_all(router)
 
     # --- a router that is set aside -----------------------------------------------------------
@@ -318,3 +349,7 @@ class Writer:
             yield from self._reader.routes_of(number, self._routes.take)
         self._channel.narrow()
         yield from self.sync(name)
+
+
+def _flows(hops: Mapping[int, tuple[Flow, ...]]) -> Iterator[Flow]:
+    return (flow for flows in hops.values() for flow in flows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container
+from functools import cached_property
 
 from xenflow.model.network import Interface, Router
 from xenflow.openflow.flow import mac_text
@@ -31,22 +32,41 @@ _LOOPBACK_NET = (0x7F000000, 8)
 _DROPPING = {NextHopType.BLACKHOLE}
 
 
+class Cards:
+    """What all next hops of a router are looked up in, made once for many of them: of a state that
+    stays as it is meanwhile.
+
+    interfaces  the network's interface behind a kernel index: the network card with its MAC
+                address; of several the one with its name, else the oldest.  A device that stands
+                on a card (802.1Q, a macvlan, ...) is none, though it has the card's MAC address as
+                a rule
+    widest      the largest MTU of an interface, 0 where there is none
+    """
+
+    def __init__(self, router: Router, state: RouterState) -> None:
+        own = {i.mac: i for i in reversed(router.interfaces)}
+        best: dict[int, tuple[bool, int]] = {}
+        for told in state.interfaces.values():
+            if told.mac in own and told.kind == InterfaceKind.CARD:
+                rank = (told.name != own[told.mac].name, told.ifindex)
+                best[told.mac] = min(rank, best.get(told.mac, rank))
+        self.interfaces = {ifindex: own[mac] for mac, (_, ifindex) in best.items()}
+        self.widest = max((told.mtu for told in state.interfaces.values()), default=0)
+        self._state = state
+
+    @cached_property
+    def stations(self) -> dict[int, list[tuple[int, int]]]:
+        """(address, MAC) of the resolved IPv4 neighbours, by interface."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for near in self._state.neighbours.values():
+            if near.family == 4 and near.resolved and near.mac:
+                found.setdefault(near.ifindex, []).append((near.address, near.mac))
+        return found
+
+
 def interface_of(router: Router, state: RouterState, ifindex: int) -> Interface | None:
-    """The network's interface behind a kernel index: the network card with its MAC address; of
-    several the one with its name, else the oldest.  A device that stands on a card (802.1Q, a
-    macvlan, ...) is none, though it has the card's MAC address as a rule."""
-    found = state.interfaces.get(ifindex)
-    if found is None or found.kind != InterfaceKind.CARD:
-        return None
-    mine = next((i for i in router.interfaces if i.mac == found.mac), None)
-    if mine is None:
-        return None
-    alike = [
-        (told.name != mine.name, told.ifindex)
-        for told in state.interfaces.values()
-        if told.mac == found.mac and told.kind == InterfaceKind.CARD
-    ]
-    return mine if min(alike) == (found.name != mine.name, ifindex) else None
+    """The network's interface behind a kernel index (`Cards`)."""
+    return Cards(router, state).interfaces.get(ifindex)
 
 
 def router_view(router: Router, state: RouterState) -> RouterView:
@@ -54,8 +74,9 @@ def router_view(router: Router, state: RouterState) -> RouterView:
     names: dict[int, str] = {}
     down: set[str] = {i.name for i in router.interfaces}
     off: set[str] = set()
+    cards = Cards(router, state)
     for ifindex, told in state.interfaces.items():
-        interface = interface_of(router, state, ifindex)
+        interface = cards.interfaces.get(ifindex)
         if interface is not None:
             names[ifindex] = interface.name
             if told.flags & _WORKING == _WORKING:
@@ -77,8 +98,10 @@ def _is_loopback(address: int, length: int) -> bool:
     return length >= plen and address >> 32 - plen == net >> 32 - plen
 
 
-def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopView:
-    """One next hop as its flows need it."""
+def next_hop_view(
+    router: Router, state: RouterState, hop: NextHop, cards: Cards | None = None
+) -> NextHopView:
+    """One next hop as its flows need it; `cards` where they are made already."""
     if hop.type in _DROPPING:
         return NextHopView(hop.id, "drop")
     if hop.type is NextHopType.GROUP:
@@ -88,20 +111,17 @@ def next_hop_view(router: Router, state: RouterState, hop: NextHop) -> NextHopVi
         legs = [leg for leg in legs if _leg_works(state, leg)] or legs
         weighted = tuple((leg.leg, max(1, leg.weight)) for leg in legs)
         return NextHopView(hop.id, "group", legs=weighted)
-    interface = interface_of(router, state, hop.ifindex)
+    cards = cards or Cards(router, state)
+    interface = cards.interfaces.get(hop.ifindex)
     if interface is None or not _usable(state, hop.ifindex):
         return NextHopView(hop.id, "vm")
-    mtu = _narrow_mtu(state, hop.ifindex)
+    # Where packets that came in by another interface may be larger.
+    mtu = state.interfaces[hop.ifindex].mtu
+    mtu = mtu if mtu < cards.widest else 0
     if hop.type is NextHopType.VIA and hop.family == 4:
         return NextHopView(hop.id, "via", interface, hop.mac, mtu=mtu)
     if hop.type is NextHopType.CONNECTED and hop.family == 4:
-        near = tuple(
-            sorted(
-                (n.address, n.mac)
-                for n in state.neighbours.values()
-                if n.ifindex == hop.ifindex and n.family == 4 and n.resolved and n.mac
-            )
-        )
+        near = tuple(sorted(cards.stations.get(hop.ifindex, ())))
         return NextHopView(hop.id, "via", interface, 0, near, mtu=mtu)
     # Unreachable and prohibit are answered by the VM's kernel; IPv6 is its business too.
     return NextHopView(hop.id, "vm")
@@ -116,13 +136,6 @@ def _usable(state: RouterState, ifindex: int) -> bool:
     flags = state.interfaces[ifindex].flags
     wanted = InterfaceFlag.UP | InterfaceFlag.RUNNING
     return flags & wanted == wanted
-
-
-def _narrow_mtu(state: RouterState, ifindex: int) -> int:
-    """The interface's MTU, where packets that came in by another one may be larger; else 0."""
-    mtu = state.interfaces[ifindex].mtu
-    widest = max(i.mtu for i in state.interfaces.values())
-    return mtu if mtu < widest else 0
 
 
 def affected_hops(state: RouterState, changes: Changes) -> set[int]:
@@ -152,6 +165,7 @@ def through_vm(router: Router, state: RouterState) -> list[str]:
     """What the switches leave to the VM beside what `RouterView.slow` says: further reasons for
     all packets, routes that only the kernel can follow, IPv6."""
     said = [remark.words for remark in state.policy.remarks if not remark.fault]
+    cards = Cards(router, state)
     routes: Counter[str] = Counter()
     used = Counter({id_: n for id_, n in state.uses.items() if n > 0})
     for group, legs in state.legs.items():
@@ -162,7 +176,7 @@ def through_vm(router: Router, state: RouterState) -> list[str]:
             continue
         if hop.type is NextHopType.VM:
             routes[_WHY.get(hop.gateway, "that only the kernel can follow")] += used[hop.id]
-        elif hop.type in _BY_INTERFACE and interface_of(router, state, hop.ifindex) is None:
+        elif hop.type in _BY_INTERFACE and hop.ifindex not in cards.interfaces:
             told = state.interfaces.get(hop.ifindex)
             name = told.name if told else f"interface {hop.ifindex}"
             routes[f"by {name}, which stands for no interface of the network"] += used[hop.id]
@@ -177,7 +191,7 @@ def problems(router: Router, state: RouterState) -> list[str]:
     """What is lost, and why: interfaces that the VM has with another MAC address or not at all,
     devices whose frames no switch passes, what routerd said is amiss in the kernel."""
     said = [remark.words for remark in state.policy.remarks if remark.fault]
-    there = {i.name for n in state.interfaces if (i := interface_of(router, state, n)) is not None}
+    there = {interface.name for interface in Cards(router, state).interfaces.values()}
     named = {told.name: told for told in state.interfaces.values()}
     for interface in router.interfaces:
         if interface.name in there:

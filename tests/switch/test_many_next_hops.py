@@ -1,0 +1,176 @@
+"""A router with very many next hops: others have their turn while they are compiled and written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.switch.test_update_order import (
+    FIRST,
+    GROUP,
+    PAPER,
+    SECOND,
+    THREE_LEGS,
+    Host,
+    as_before,
+    at_home_in_paper,
+    busy,
+    by,
+    messages_of,
+    router_with,
+    update,
+)
+from xenflow.routes import messages as m
+from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.router_state import RouterState
+from xenflow.switch import wanted
+from xenflow.switch import writer as writers
+from xenflow.switch.installed import PIECE
+from xenflow.switch.jobs import ROOM, Job
+from xenflow.tables import views
+
+MANY = 4 * PIECE
+VR1 = PAPER.network.routers["vr1"]
+
+
+def many() -> RouterState:
+    """Many gateways, groups and stations, and as many cards as a router may have."""
+    state = router_with([by(4)], [], 4)
+    card = VR1.interfaces[0]
+    state.apply(
+        [
+            Section(
+                Kind.INTERFACE,
+                Op.SET,
+                [m.Interface(n, 7, 1400, card.mac, "") for n in range(4, 256)],
+            ),
+            Section(
+                Kind.NEXTHOP,
+                Op.SET,
+                [
+                    m.NextHop(5, NextHopType.CONNECTED, 4, FIRST, 0, 0),
+                    *(m.NextHop(10 + n, NextHopType.VIA, 4, SECOND, n, 1 + n) for n in range(MANY)),
+                    *(m.NextHop(10_000 + n, NextHopType.GROUP, 4, 0, 0, 0) for n in range(PIECE)),
+                ],
+            ),
+            Section(
+                Kind.LEG,
+                Op.SET,
+                [m.Leg(10_000 + n, 10 + k, 1, k) for n in range(PIECE) for k in (0, 1)],
+            ),
+            Section(
+                Kind.NEIGHBOUR, Op.SET, [m.Neighbour(FIRST, 4, True, n, 1 + n) for n in range(MANY)]
+            ),
+        ]
+    )
+    return state
+
+
+class Steps:
+    """Counts the flows that a job compiles and writes from one pause to the next."""
+
+    def __init__(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.compiled = self.written = self.cards = 0
+        compile_, write = wanted.next_hop_flows, host.writer.installed.write
+        look_up = views.Cards
+
+        def compiled(*said: Any) -> Iterator[Any]:
+            for flow in compile_(*said):
+                self.compiled += 1
+                yield flow
+
+        def written(*said: Any) -> None:
+            self.written += 1
+            write(*said)
+
+        def cards(*said: Any) -> views.Cards:
+            self.cards += 1
+            return look_up(*said)
+
+        monkeypatch.setattr(wanted, "next_hop_flows", compiled)
+        monkeypatch.setattr(host.writer.installed, "write", written)
+        for module in (writers, views):
+            monkeypatch.setattr(module, "Cards", cards)
+
+    def longest(self, job: Job) -> int:
+        """Carry a job out; the most flows in one step."""
+        most = 0
+        for awaited in job:
+            most = max(most, self.compiled, self.written)
+            self.compiled = self.written = 0
+            if awaited != ROOM:
+                break  # it waits for an answer: all is written
+        return max(most, self.compiled, self.written)
+
+
+@pytest.mark.parametrize(
+    ("goes", "change"),
+    [
+        ("come", lambda host: update(host, many())),
+        ("go", lambda host: update(host, router_with([by(4)], [], 4))),
+    ],
+)
+def test_many_next_hops_come_and_go_piece_by_piece(
+    goes: str, change: Callable[[Host], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = at_home_in_paper(many() if goes == "go" else router_with([by(4)], [], 4))
+    host.writer.jobs.submit(busy())
+    change(host)()
+    steps = Steps(host, monkeypatch)
+    assert steps.longest(host.writer.writer.update("vr1")) <= PIECE
+    assert steps.cards <= 2, "looked up once, and once more for a state that stays as it is"
+
+
+def test_a_card_that_flaps_and_a_station_are_compiled_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = at_home_in_paper(many())
+    for section in (
+        Section(Kind.INTERFACE, Op.SET, [m.Interface(255, 3, 1400, VR1.interfaces[0].mac, "")]),
+        Section(Kind.NEIGHBOUR, Op.SET, [m.Neighbour(FIRST, 4, True, 0, 0x02AA)]),
+    ):
+        host.writer.jobs.submit(busy())
+        state = host.known.states["vr1"]
+        host.writer.changed("vr1", state.apply([section]), True, len(state.routes4))
+        with monkeypatch.context() as patch:
+            steps = Steps(host, patch)
+            assert steps.longest(host.writer.writer.update("vr1")) <= PIECE
+        host.written.run()
+
+
+def test_a_router_that_comes_or_goes_is_written_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = at_home_in_paper(many())
+    steps = Steps(host, monkeypatch)
+    assert steps.longest(host.writer.writer.sync("vr1")) <= PIECE
+    host.writer.placements.pop("vr1")
+    host.writer.writer._remake_groups = lambda: iter(())  # type: ignore[assignment, method-assign]
+    assert steps.longest(host.writer.writer.forget(VR1)) <= PIECE
+
+
+def test_what_is_said_while_others_have_their_turn_comes_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is being compiled is the state as of its beginning: routes still lead to what a later
+    change takes away."""
+    host = at_home_in_paper(copy.deepcopy(THREE_LEGS))
+    monkeypatch.setattr(writers, "PIECE", 1)
+    compile_, calls = wanted.next_hop_flows, [0]
+
+    def compiled(*said: Any) -> Iterator[Any]:
+        calls[0] += 1
+        if calls[0] == 2:
+            update(host, router_with([by(4)], [], 4))()
+        yield from compile_(*said)
+
+    monkeypatch.setattr(wanted, "next_hop_flows", compiled)
+    legs = [m.Leg(9, 4, 1, 0), m.Leg(9, 6, 1, 1)]
+    first = router_with([by(4, 0x02AA), by(6, 0x02AB), GROUP], legs, 9)
+    before, moments = messages_of(host, update(host, first))
+    as_before(host, before, moments)
+    fresh = at_home_in_paper(router_with([by(4)], [], 4))
+    assert set(host.written.tables) == set(fresh.written.tables)
