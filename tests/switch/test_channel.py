@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.written_switch import Host
 from xenflow.openflow import build, wire
 from xenflow.switch.channel import FIRST_XID, PACKET_OUT_XID, Channel, Request
 from xenflow.switch.clock import Clock
@@ -105,6 +106,41 @@ def test_what_was_promised_is_answered_when_the_switch_goes_away() -> None:
     assert done == ["host-a: the switch went away"] * 2
     reader.promises.confirmed(done.append)
     assert done[-1] == "host-a: the switch is not connected"
+
+
+def test_what_was_promised_is_answered_where_a_job_finds_out_that_the_switch_went_away() -> None:
+    """A core may tell so while something is sent."""
+    host = Host()
+    switch, sent = host.switch, host.wire.send
+    done: list[str | None] = []
+    ended: list[bool] = []
+
+    def job() -> Job:
+        try:
+            host.wire.send = lambda data: switch.disconnect()  # type: ignore[method-assign]
+            switch.channel.send(build.barrier_request(0))
+            yield 0.1
+            raise AssertionError("it goes on without a switch")
+        finally:
+            ended.append(True)
+
+    switch.jobs.submit(busy())
+    switch.jobs.submit(job())
+    switch.promises.confirmed(done.append)
+    switch.promises.in_force(done.append)
+    host.wire.run()
+    assert done == ["host-a: the switch went away"] * 2
+    assert ended == [True]
+    assert not switch.jobs.busy
+    host.wire.send = sent  # type: ignore[method-assign]
+    host.wire.attach(switch, host.PORTS)
+    switch.promises.in_force(done.append)
+    host.wire.run()
+    assert done[2:] == [None]
+
+
+def busy() -> Job:
+    yield 0.5
 
 
 def test_a_job_waits_for_room() -> None:

@@ -161,8 +161,11 @@ class Jobs:
         self._put_first = set(tasks)
 
     def close(self) -> None:
-        """The switch went away: there is nothing to be done."""
-        tasks = [task for task in (self._task, *self._queue) if task is not None]
+        """The switch went away: there is nothing to be done.  A job in which that was found out
+        goes on until it waits for something, and is not resumed."""
+        tasks = list(self._queue)
+        if self._task is not None and not self._running:
+            tasks.append(self._task)
         self._task, self._awaiting = None, None
         self._queue.clear()
         self._sizes.clear()

@@ -197,9 +197,9 @@ class Switch:
             part.clear()
         waiting = self.channel.close()
         self.problems.clear()
-        self.jobs.close()
         gone = f"{self.name}: the switch went away"
         self.promises.close(gone)
+        self.jobs.close()
         for then in waiting:
             then(NotAnsweredError(gone))
 
