@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from xenflow.control import router_sockets, zmtp
+from xenflow.switch.problems import LINES
 
 
 class Link:
@@ -135,6 +136,17 @@ def test_what_cannot_be_dealt_with_ends_the_connection_and_is_said_once(
         link.listener.give(b"peer", [b"x"])
     assert link.peer.closed
     assert caplog.text.count("Traceback") == 1
+
+
+def test_bad_connections_are_few_lines(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for _ in range(100):
+        router, ours = socket.socketpair()
+        ours.setblocking(False)
+        router.sendall(b"no ZeroMQ" * 20)
+        assert list(router_sockets._Peer(link.listener, ours, b"other")._run())[1:] == []
+        router.close()
+    assert 1 <= len(caplog.records) <= LINES
 
 
 def test_connections_that_are_closed_and_not_gone_yet_are_bounded(

@@ -32,6 +32,7 @@ from pox.lib.recoco import Select, Sleep, Task
 from xenflow.control import zmtp
 from xenflow.model.network import Network
 from xenflow.routes.messages import MAX_BYTES, MAX_SECTIONS
+from xenflow.switch.problems import Lines
 
 log = logging.getLogger("xenflow.routers")
 
@@ -123,7 +124,8 @@ class _Peer:
                 del self._unsent[: self._sock.send(self._unsent)]
         except BlockingIOError:
             if len(self._unsent) > MAX_UNSENT:
-                log.warning("%s: does not read its answers", self._listener.router)
+                if self._listener.lines.take("answers"):
+                    log.warning("%s: does not read its answers", self._listener.router)
                 self.close()
         except OSError:
             self.close()
@@ -134,7 +136,8 @@ class _Peer:
             while not self.closed:
                 yield from self._take()
         except zmtp.ZmtpError as error:
-            log.info("%s: a connection is closed: %s", self._listener.router, error)
+            if self._listener.lines.take("closed"):
+                log.info("%s: a connection is closed: %s", self._listener.router, error)
         except OSError as error:
             log.debug("%s: a connection is gone: %s", self._listener.router, error)
         finally:
@@ -220,6 +223,7 @@ class _Listener:
         self.router = router
         self.peers: dict[bytes, _Peer] = {}
         self.living = 0
+        self.lines = Lines()
         self._sock = sock
         self._receive = receive
         self._patience_s = patience_s

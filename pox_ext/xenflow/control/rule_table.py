@@ -225,7 +225,9 @@ class RuleTable:
             view = router_view(self.network.routers[router], state)
         except Exception as error:
             words = f"{THROUGH_VM}: {type(error).__name__}: {error}"
-            if self.problems.begin(VIEW, words, router):
+            if self.problems.begin(VIEW, words, router) and self.problems.lines.take(
+                router, "traceback"
+            ):
                 log.error("%s: no view of it", router, exc_info=error)
             return RouterView(slow=words)
         self.problems.end(VIEW, router)
@@ -275,7 +277,7 @@ class RuleTable:
         feed = self.feeds[router]
         if ended or changes.locals or changes.interfaces or changes.policy:
             self._views.pop(router, None)
-        if ended:
+        if ended and self.problems.lines.take(router, "snapshot"):
             log.info("%s: %s", router, feed.state)
         for switch in self.switches.values():
             written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))

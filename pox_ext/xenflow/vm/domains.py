@@ -33,6 +33,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from xenflow.model.network import Datapath
+from xenflow.switch.problems import Lines
 from xenflow.vm.xenstore import Xenstore
 
 log = logging.getLogger("xenflow.domains")
@@ -113,6 +114,7 @@ class Domains:
         """What control/shutdown held when it was last read, by domain."""
         self._suspended: dict[str, Suspension] = {}
         self._still: frozenset[str] = frozenset()
+        self._lines = Lines()
         self._store = Xenstore(path, self._begin, self._forget)
 
     def known_are(self, known: Collection[str]) -> None:
@@ -159,7 +161,10 @@ class Domains:
                 continue
             waited_s = now - backend.awaited_since
             if over(backend, waited_s):
-                log.info("%s: takes frames %.1f s after it was connected", backend.name, waited_s)
+                if self._lines.take(backend.name, "takes frames"):
+                    log.info(
+                        "%s: takes frames %.1f s after it was connected", backend.name, waited_s
+                    )
                 backend.awaited_since = None
                 changed = True
         if changed:
@@ -224,7 +229,8 @@ class Domains:
         if backend is None or state is None:
             return
         if backend.state not in ("", CONNECTED) and state == CONNECTED:
-            log.info("%s: domain %s has connected to it", backend.name, vif[0])
+            if self._lines.take(backend.name, "connected"):
+                log.info("%s: domain %s has connected to it", backend.name, vif[0])
             # A domain that connects anew runs, whatever was asked of it before.
             self._suspended.pop(vif[0], None)
             backend.awaited_since = None if backend.spoke else time.monotonic()

@@ -24,6 +24,7 @@ from xenflow.model.placement import Mode
 from xenflow.openflow import build
 from xenflow.openflow import flow as f
 from xenflow.switch.channel import PACKET_OUT_XID
+from xenflow.switch.problems import Lines
 from xenflow.switch.proof import Done
 from xenflow.switch.switch import Switch
 from xenflow.tables.sent_up import ForVm, FromVm
@@ -62,6 +63,7 @@ class VmPackets:
         self._migrating = migrating
         self._spoke = spoke
         self._hellos = Hellos()
+        self._lines = Lines()
         self._opening: set[tuple[str, str]] = set()
         """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
         self._still: frozenset[str] = frozenset()
@@ -266,7 +268,8 @@ class VmPackets:
         link = self._network.links[interface.link]
         if self.held[router.name].frames:
             count = self._deliver_late(switch, router, switch.name, link)
-            log.info("%s: delivered %d held packets on %s", router.name, count, link.name)
+            if self._lines.take(router.name):
+                log.info("%s: delivered %d held packets on %s", router.name, count, link.name)
 
     def read_anew(self, switch: Switch) -> None:
         """A switch is being read back: until it has caught up it may hold for vifs that take
