@@ -110,7 +110,7 @@ SEE ALSO
 """
 
 
-class UsageError(Exception):
+class LaunchError(Exception):
     """The command line cannot be carried out: the operator's mistake."""
 
 
@@ -127,7 +127,7 @@ def use_venv() -> None:
         os.execv(python, [python, "-u", os.path.join(ROOT, "pox.py"), *sys.argv[1:]])
     if too_old:
         wanted = ".".join(map(str, OLDEST_PYTHON))
-        raise UsageError(f"Python {wanted} or later is needed, this is {sys.version.split()[0]}")
+        raise LaunchError(f"Python {wanted} or later is needed, this is {sys.version.split()[0]}")
     # Without these the component itself will say what it misses; POX alone needs neither.
 
 
@@ -138,7 +138,7 @@ def is_pox(folder: str) -> bool:
 
 
 def find_pox(asked: str | None) -> str | None:
-    """The POX checkout to use, None where there is none. Raises UsageError for a wrong one."""
+    """The POX checkout to use, None where there is none. Raises LaunchError for a wrong one."""
     for origin, folder in (("--pox", asked), ("$POX_DIR", os.environ.get("POX_DIR"))):
         if not folder:
             continue
@@ -152,7 +152,7 @@ def find_pox(asked: str | None) -> str | None:
             what = "that is PyPI's 'pox', an unrelated file-system library"
         else:
             what = "that is no checkout of POX (noxrepo/pox, branch halosaur)"
-        raise UsageError(f"{origin} {folder}: {what}. scripts/get-pox fetches POX")
+        raise LaunchError(f"{origin} {folder}: {what}. scripts/get-pox fetches POX")
     for folder in (os.path.join(ROOT, "vendor", "pox"), os.path.join(ROOT, os.pardir, "pox")):
         if is_pox(folder):
             return os.path.realpath(folder)
@@ -192,16 +192,16 @@ def read_own_options(words: list[str]) -> tuple[str | None, bool, bool, list[str
             version = True
         elif word == "--pox":
             if not words:
-                raise UsageError("--pox needs a folder")
+                raise LaunchError("--pox needs a folder")
             folder = words.pop(0)
         elif word.startswith("--pox="):
             folder = word[len("--pox=") :]
         else:
             rest.append(word)
     if stand_in and folder is not None:
-        raise UsageError("--stand-in and --pox exclude each other")
+        raise LaunchError("--stand-in and --pox exclude each other")
     if not words and not version:
-        raise UsageError("no component named; try ./pox.py xenflow, or ./pox.py --help")
+        raise LaunchError("no component named; try ./pox.py xenflow, or ./pox.py --help")
     return folder, stand_in, version, rest + words
 
 
@@ -236,12 +236,13 @@ def with_listener(words: list[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def check_port(listener: list[str]) -> None:
-    """Raises UsageError where a listener's port is none: the cores would fail later, or not say."""
+    """Raises LaunchError where a listener's port is none: the cores would fail later, or not
+    say."""
     for word in listener[1:]:
         option, _, value = word.partition("=")
         # isdecimal also takes digits of other scripts, and so does int
         if option == "--port" and not (value.isdecimal() and int(value) <= 65535):
-            raise UsageError(f"{listener[0]} {word}: a TCP port is a number from 0 to 65535")
+            raise LaunchError(f"{listener[0]} {word}: a TCP port is a number from 0 to 65535")
 
 
 def listens_at(components: list[list[str]]) -> list[str]:
@@ -277,7 +278,7 @@ def run_pox(folder: str, words: list[str]) -> int:
         if os.path.exists(os.path.join(folder, place, "xenflow"))
     ]
     if shadow and os.path.realpath(shadow[0]) != os.path.join(COMPONENTS, "xenflow"):
-        raise UsageError(f"{shadow[0]} would be loaded in place of this XenFlow: remove it")
+        raise LaunchError(f"{shadow[0]} would be loaded in place of this XenFlow: remove it")
     step_around_other_pox()
     # POX takes its own folder from sys.path[0], and puts its ext/ and pox/ before it.
     sys.path[:0] = [folder, COMPONENTS, GUARD]
@@ -343,7 +344,7 @@ def main() -> int:
         if checkout is None:
             return run_stand_in(words)
         return run_pox(checkout, words)
-    except UsageError as error:
+    except LaunchError as error:
         print(f"pox.py: {error}", file=sys.stderr)
         return USAGE_ERROR
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchOptions:
     """How much is measured.  `pox` is the folder of a POX checkout, or ""; `many` are the routes
     of a full table."""
 
@@ -39,7 +39,7 @@ class Plan:
     profile: str
 
 
-def _socket(plan: Plan) -> Found:
+def _socket(plan: BenchOptions) -> Found:
     from bench import route_speed
 
     return route_speed.socket_to_switch(
@@ -47,7 +47,7 @@ def _socket(plan: Plan) -> Found:
     )
 
 
-def _socket_pox(plan: Plan) -> Found:
+def _socket_pox(plan: BenchOptions) -> Found:
     from bench import route_speed
 
     return route_speed.socket_to_switch(
@@ -61,7 +61,7 @@ def _socket_pox(plan: Plan) -> Found:
     )
 
 
-def _kernel(plan: Plan) -> Found:
+def _kernel(plan: BenchOptions) -> Found:
     from bench import route_speed
 
     return route_speed.kernel_to_switch(
@@ -69,7 +69,7 @@ def _kernel(plan: Plan) -> Found:
     )
 
 
-def _socket_1m(plan: Plan) -> Found:
+def _socket_1m(plan: BenchOptions) -> Found:
     from bench import route_speed
 
     return route_speed.socket_to_switch(
@@ -83,7 +83,7 @@ def _socket_1m(plan: Plan) -> Found:
     )
 
 
-def _kernel_1m(plan: Plan) -> Found:
+def _kernel_1m(plan: BenchOptions) -> Found:
     from bench import route_speed
 
     return route_speed.kernel_to_switch(
@@ -97,7 +97,7 @@ def _kernel_1m(plan: Plan) -> Found:
     )
 
 
-def _change(plan: Plan) -> Found:
+def _change(plan: BenchOptions) -> Found:
     from bench import change_latency
 
     samples = 50 if plan.quick else 300
@@ -106,7 +106,7 @@ def _change(plan: Plan) -> Found:
     )
 
 
-def _change_1m(plan: Plan) -> Found:
+def _change_1m(plan: BenchOptions) -> Found:
     from bench import change_latency
 
     samples = 50 if plan.quick else 300
@@ -115,20 +115,20 @@ def _change_1m(plan: Plan) -> Found:
     )
 
 
-def _live(plan: Plan) -> Found:
+def _live(plan: BenchOptions) -> Found:
     from bench import live_learning
 
     return live_learning.live(plan.directory, STAND_IN, min(plan.runs, 3), plan.many)
 
 
-def _next_hop(plan: Plan) -> Found:
+def _next_hop(plan: BenchOptions) -> Found:
     from bench import next_hop_loss
 
     sizes = (plan.many // 100, plan.many)
     return next_hop_loss.next_hop_lost(plan.directory, STAND_IN, plan.runs, sizes)
 
 
-def _packets(plan: Plan) -> Found:
+def _packets(plan: BenchOptions) -> Found:
     from bench import packet_in
 
     return packet_in.packet_in_rate(
@@ -136,7 +136,7 @@ def _packets(plan: Plan) -> Found:
     )
 
 
-def _packets_pox(plan: Plan) -> Found:
+def _packets_pox(plan: BenchOptions) -> Found:
     from bench import packet_in
 
     return packet_in.packet_in_rate_pox(
@@ -144,7 +144,7 @@ def _packets_pox(plan: Plan) -> Found:
     )
 
 
-def _packets_raw(plan: Plan) -> Found:
+def _packets_raw(plan: BenchOptions) -> Found:
     from bench import packet_in_limits
 
     return packet_in_limits.packet_in_rate_vs_raw(
@@ -152,7 +152,7 @@ def _packets_raw(plan: Plan) -> Found:
     )
 
 
-def _latency(plan: Plan) -> Found:
+def _latency(plan: BenchOptions) -> Found:
     from bench import packet_in_limits
 
     return packet_in_limits.packet_in_latency(
@@ -160,37 +160,37 @@ def _latency(plan: Plan) -> Found:
     )
 
 
-def _flood(plan: Plan) -> Found:
+def _flood(plan: BenchOptions) -> Found:
     from bench import flood
 
     return flood.under_flood(plan.directory, STAND_IN, 100 if plan.quick else 1000)
 
 
-def _migration(plan: Plan) -> Found:
+def _migration(plan: BenchOptions) -> Found:
     from bench import migration
 
     return migration.migration_lost(plan.directory, plan.quick)
 
 
-def _migration_1m(plan: Plan) -> Found:
+def _migration_1m(plan: BenchOptions) -> Found:
     from bench import migration_scale
 
     return migration_scale.migration_link_turn(plan.directory, plan.many)
 
 
-def _large_change(plan: Plan) -> Found:
+def _large_change(plan: BenchOptions) -> Found:
     from bench import large_network
 
     return large_network.change_in_large_network(plan.runs)
 
 
-def _large_plan(plan: Plan) -> Found:
+def _large_plan(plan: BenchOptions) -> Found:
     from bench import large_network
 
     return large_network.plan_move_in_large_network(plan.runs)
 
 
-MEASUREMENTS: dict[str, Callable[[Plan], Found]] = {
+MEASUREMENTS: dict[str, Callable[[BenchOptions], Found]] = {
     "routes_socket_to_switch": _socket,
     "routes_kernel_to_switch": _kernel,
     "route_change_latency": _change,
@@ -293,7 +293,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 continue
             directory = Path(asked.keep or scratch) / name
             directory.mkdir(parents=True, exist_ok=True)
-            plan = Plan(
+            plan = BenchOptions(
                 directory,
                 pox,
                 asked.runs or (3 if asked.quick else 5),

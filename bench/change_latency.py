@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import open_vswitch
-from bench.controller import CONTROL, DPID, OPENFLOW_PORT, Controller
+from bench.controller import CONTROL, DPID, OPENFLOW_PORT, ControllerProcess
 from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError
 from bench.results import Found, Row, percentile
@@ -62,12 +62,12 @@ def route_change_latency(
             switch.add_port(vif)
         router.learn(table)
         floor.learn(table[: min(routes, FLOOR_ROUTES)])
-        with Controller(directory, core, profile=profile) as controller:
+        with ControllerProcess(directory, core, profile=profile) as controller:
             controller.wait_connected(switch, (OPENFLOW_PORT, FLOOR_PORT))
             ours: list[float] = []
             limits: list[float] = []
             with router.routerd(directory), floor.run(bare_router, log):
-                controller.confirmed(m.Type.SNAPSHOT_END)
+                controller.confirmed(m.RouteMessageType.SNAPSHOT_END)
                 floor.change(0)
                 echo.recv(64)
                 switch.rest()
@@ -75,7 +75,7 @@ def route_change_latency(
                     time.sleep(draw.uniform(0.01, 0.03))
                     controller.drop_reports()
                     started = router.change(draw.randrange(routes))
-                    controller.confirmed(m.Type.DELTA, wait_s=WAIT_S)
+                    controller.confirmed(m.RouteMessageType.DELTA, wait_s=WAIT_S)
                     ours.append(time.perf_counter() - started)
                     time.sleep(draw.uniform(0.01, 0.03))
                     started = floor.change(draw.randrange(min(routes, FLOOR_ROUTES)))

@@ -1,6 +1,6 @@
 """The controller that is measured: a real `./pox.py xenflow` process, and a router that speaks.
 
-`Router` is a DEALER that says what routerd would say, packed beforehand.
+`RouterConnection` is a DEALER that says what routerd would say, packed beforehand.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _mac(value: int) -> str:
     return value.to_bytes(6, "big").hex(":")
 
 
-class Controller:
+class ControllerProcess:
     """One `./pox.py xenflow` with the witness beside it, from `with` to its end.
 
     The witness's reports must be read (`confirmed`, `drop_reports`): the controller waits for that.
@@ -160,7 +160,7 @@ class Controller:
                 words, stdout=log, stderr=log, env=dict(os.environ, PYTHONPATH=path)
             )
 
-    def __enter__(self) -> Controller:
+    def __enter__(self) -> ControllerProcess:
         self.client = Client(MANAGE, "bench")
         return self
 
@@ -194,7 +194,9 @@ class Controller:
             time.sleep(0.02)
         raise BenchError(f"the switch did not connect: see {self.directory}/controller.log")
 
-    def confirmed(self, kind: m.Type, seq: int | None = None, wait_s: float = 60.0) -> int:
+    def confirmed(
+        self, kind: m.RouteMessageType, seq: int | None = None, wait_s: float = 60.0
+    ) -> int:
         """Wait for the witness's report of a message: its CLOCK_MONOTONIC then (ns).
 
         Raises BenchError where it does not come.
@@ -225,7 +227,7 @@ class Controller:
         return parts
 
 
-class Router:
+class RouterConnection:
     """A ZeroMQ DEALER on the Rule Table's socket for the router."""
 
     def __init__(self, address: str, name: str = ROUTER) -> None:
@@ -239,9 +241,9 @@ class Router:
         """Hang up."""
         self._socket.close()
 
-    def hello(self, epoch: int, seq: int) -> m.Type:
+    def hello(self, epoch: int, seq: int) -> m.RouteMessageType:
         """Say HELLO and return what is answered."""
-        self.send(m.pack(m.Header(m.Type.HELLO, epoch, seq, self._name)))
+        self.send(m.pack(m.Header(m.RouteMessageType.HELLO, epoch, seq, self._name)))
         if not self._socket.poll(10_000):
             raise BenchError("the Rule Table did not answer HELLO")
         return m.parse(self._socket.recv_multipart()).header.type

@@ -16,7 +16,7 @@ from bench.open_vswitch import BenchError
 from xenflow.openflow import build, wire
 
 _PORT = struct.Struct("!H6s16s6I")
-_FLOW_MODS = (wire.Type.FLOW_MOD, wire.Type.VENDOR)
+_FLOW_MODS = (wire.MessageType.FLOW_MOD, wire.MessageType.VENDOR)
 _DESC, _AGGREGATE, _VENDOR_STATS, _NXST_AGGREGATE = 0, 2, 0xFFFF, 1
 NX_VENDOR = 0x2320
 WAIT_S = 30.0
@@ -74,11 +74,11 @@ class FakeSwitch:
         self._sock.sendall(packet)
         found: list[bytes] = []
         data = b""
-        while [message[1] for message in found].count(wire.Type.PACKET_OUT) == 0:
+        while [message[1] for message in found].count(wire.MessageType.PACKET_OUT) == 0:
             if not select.select([self._sock], [], [], WAIT_S)[0]:
                 raise BenchError(f"a packet-in was not answered in {WAIT_S:g} s")
             messages, data = wire.split(data + self._sock.recv(65536))
-            found += [m for m in messages if m[1] in (*_FLOW_MODS, wire.Type.PACKET_OUT)]
+            found += [m for m in messages if m[1] in (*_FLOW_MODS, wire.MessageType.PACKET_OUT)]
         return found
 
     def burst(self, packets: Sequence[bytes], window: int, limit_s: float = WAIT_S) -> float:
@@ -140,7 +140,7 @@ class FakeSwitch:
             after = at + (data[at + 2] << 8 | data[at + 3])
             if after > end:
                 break
-            if kind == wire.Type.PACKET_OUT:
+            if kind == wire.MessageType.PACKET_OUT:
                 outs += 1
             elif kind in _FLOW_MODS:
                 mods += 1
@@ -154,24 +154,24 @@ class FakeSwitch:
     def _answer(self, kind: int, message: bytes) -> None:
         xid = message[4:8]
 
-        def reply(type_: wire.Type, body: bytes = b"") -> None:
+        def reply(type_: wire.MessageType, body: bytes = b"") -> None:
             head = struct.pack("!BBH", 1, type_, 8 + len(body))
             self._sock.sendall(head + xid + body)
 
-        if kind == wire.Type.ECHO_REQUEST:
-            reply(wire.Type.ECHO_REPLY, message[8:])
-        elif kind == wire.Type.FEATURES_REQUEST:
+        if kind == wire.MessageType.ECHO_REQUEST:
+            reply(wire.MessageType.ECHO_REPLY, message[8:])
+        elif kind == wire.MessageType.FEATURES_REQUEST:
             ports = b"".join(
                 _PORT.pack(n, bytes((2, 0, 0, 0, 9, n)), name.encode(), 0, 0, 0, 0, 0, 0)
                 for n, name in enumerate(self._ports, 1)
             )
             head = struct.pack("!QIB3xII", self._dpid, 0, 8, 0xC7, 0xFFF)
-            reply(wire.Type.FEATURES_REPLY, head + ports)
-        elif kind == wire.Type.BARRIER_REQUEST:
-            reply(wire.Type.BARRIER_REPLY)
-        elif kind == wire.Type.GET_CONFIG_REQUEST:
-            reply(wire.Type.GET_CONFIG_REPLY, struct.pack("!HH", 0, 0xFFFF))
-        elif kind == wire.Type.STATS_REQUEST:
+            reply(wire.MessageType.FEATURES_REPLY, head + ports)
+        elif kind == wire.MessageType.BARRIER_REQUEST:
+            reply(wire.MessageType.BARRIER_REPLY)
+        elif kind == wire.MessageType.GET_CONFIG_REQUEST:
+            reply(wire.MessageType.GET_CONFIG_REPLY, struct.pack("!HH", 0, 0xFFFF))
+        elif kind == wire.MessageType.STATS_REQUEST:
             what = struct.unpack_from("!H", message, 8)[0]
             body = message[8:10] + bytes(2)
             if what == _DESC:
@@ -182,4 +182,4 @@ class FakeSwitch:
                 body += message[12:20] + bytes(4)
                 if struct.unpack_from("!I", message, 16)[0] == _NXST_AGGREGATE:
                     body += bytes(24)
-            reply(wire.Type.STATS_REPLY, body)
+            reply(wire.MessageType.STATS_REPLY, body)

@@ -22,7 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import open_vswitch
-from bench.controller import DPID, OPENFLOW_PORT, ROOT, Controller, Router, describe
+from bench.controller import (
+    DPID,
+    OPENFLOW_PORT,
+    ROOT,
+    ControllerProcess,
+    RouterConnection,
+    describe,
+)
 from bench.fake_switch import FakeSwitch
 from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, end
@@ -31,7 +38,7 @@ from bench.results import Found, Row, percentile
 from bench.route_speed import router_state
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
-from xenflow.routes.messages import Kind, Op, Section
+from xenflow.routes.messages import Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 
 FLOODED, CALM = 1, 2
@@ -69,8 +76,8 @@ class _Flooder:
 
 
 @contextmanager
-def _routers(directory: Path) -> Iterator[tuple[list[Router], list[RouterState]]]:
-    found = [Router(f"ipc://{directory}/vr{n}", f"vr{n}") for n in (1, 2, 3)]
+def _routers(directory: Path) -> Iterator[tuple[list[RouterConnection], list[RouterState]]]:
+    found = [RouterConnection(f"ipc://{directory}/vr{n}", f"vr{n}") for n in (1, 2, 3)]
     yield found, [router_state(internet_routes(ROUTES), n) for n in range(3)]
     for router in found:
         router.close()
@@ -81,7 +88,7 @@ def under_flood(directory: Path, core: Sequence[str], samples: int) -> Found:
     description = describe(["proactive", "reactive", "reactive"], routers=3)
     with (
         open_vswitch.running(directory / "ovs", DPID) as switch,
-        Controller(
+        ControllerProcess(
             directory, core, description=description, routers=f"ipc://{directory}/{{router}}"
         ) as controller,
         _routers(directory) as (routers, states),
@@ -94,22 +101,22 @@ def under_flood(directory: Path, core: Sequence[str], samples: int) -> Found:
             if flooder.heard() != "ready":
                 raise BenchError(f"the flooding switch did not start: see {directory}")
             for number, (router, state) in enumerate(zip(routers, states, strict=True), 1):
-                if router.hello(state.epoch, state.seq) is not m.Type.RESYNC:
+                if router.hello(state.epoch, state.seq) is not m.RouteMessageType.RESYNC:
                     raise BenchError("the Rule Table asked for no snapshot")
                 for part in snapshot_messages(state, f"vr{number}"):
                     router.send(part)
                 calm.settle(0.5)
-                controller.confirmed(m.Type.SNAPSHOT_END, wait_s=10)
+                controller.confirmed(m.RouteMessageType.SNAPSHOT_END, wait_s=10)
             return _measure(controller, calm, flooder, routers[0], states[0], samples)
         finally:
             end(flooder.process)
 
 
 def _measure(
-    controller: Controller,
+    controller: ControllerProcess,
     calm: FakeSwitch,
     flooder: _Flooder,
-    router: Router,
+    router: RouterConnection,
     state: RouterState,
     samples: int,
 ) -> Found:
@@ -163,8 +170,8 @@ def _measure(
 
 
 def _change(
-    controller: Controller,
-    router: Router,
+    controller: ControllerProcess,
+    router: RouterConnection,
     state: RouterState,
     keys: list[tuple[int, int]],
     number: int,
@@ -173,16 +180,16 @@ def _change(
     hops = sorted(state.nexthops)
     other = hops[(hops.index(hop) + 1 + number // len(keys)) % len(hops)]
     state.seq += 1
-    change = Section(Kind.ROUTE4, Op.SET, [(key >> 8, key & 255, other)])
-    delta = m.pack(m.Header(m.Type.DELTA, state.epoch, state.seq, "vr1"), [change])
+    change = Section(SectionKind.ROUTE4, Op.SET, [(key >> 8, key & 255, other)])
+    delta = m.pack(m.Header(m.RouteMessageType.DELTA, state.epoch, state.seq, "vr1"), [change])
     controller.drop_reports()
     started = time.perf_counter()
     router.send(delta)
-    at_ns = controller.confirmed(m.Type.DELTA, state.seq, wait_s=10)
+    at_ns = controller.confirmed(m.RouteMessageType.DELTA, state.seq, wait_s=10)
     return at_ns / 1e9 - started  # on Linux both are CLOCK_MONOTONIC
 
 
-def _request(controller: Controller) -> float:
+def _request(controller: ControllerProcess) -> float:
     started = time.perf_counter()
     controller.client.request("status")
     return time.perf_counter() - started

@@ -24,9 +24,9 @@ from xenflow.model.network import (
     Cable,
     Controller,
     Datapath,
+    DatapathKind,
     End,
     Interface,
-    Kind,
     Link,
     Network,
     Router,
@@ -51,10 +51,12 @@ def make_network(hosts: int, switches: int, routers: int, links: int) -> Network
     """Plain switches around the first, hosts around the switches; link n joins router n and the
     next one, and every tenth ends in an access port at its first router's host."""
     datapaths = {
-        f"h{n}": Datapath(f"h{n}", Kind.HOST, 1000 + n, f"c{n}", other="drop") for n in range(hosts)
+        f"h{n}": Datapath(f"h{n}", DatapathKind.HOST, 1000 + n, f"c{n}", other="drop")
+        for n in range(hosts)
     }
     datapaths |= {
-        f"s{n}": Datapath(f"s{n}", Kind.PLAIN, 1 + n, "edge", other="drop") for n in range(switches)
+        f"s{n}": Datapath(f"s{n}", DatapathKind.PLAIN, 1 + n, "edge", other="drop")
+        for n in range(switches)
     }
     joined = [(f"s{n}", "s0") for n in range(1, switches)]
     joined += [(f"h{n}", f"s{n % switches}") for n in range(hosts)]
@@ -115,9 +117,9 @@ class _Answering:
         """What the controller writes."""
         for message in wire.split(data)[0]:
             kind, xid = message[1], int.from_bytes(message[4:8], "big")
-            if kind == wire.Type.BARRIER_REQUEST:
+            if kind == wire.MessageType.BARRIER_REQUEST:
                 self.todo.append(partial(self.switch.channel.on_barrier, xid))
-            elif kind == wire.Type.STATS_REQUEST:
+            elif kind == wire.MessageType.STATS_REQUEST:
                 self.todo.append(partial(self.switch.channel.on_stats, StatsReply(xid, False, [])))
 
     def run(self) -> None:

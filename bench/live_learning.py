@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import open_vswitch
-from bench.controller import CONTROL, DPID, RAW_PORT, ROUTER, Controller
+from bench.controller import CONTROL, DPID, RAW_PORT, ROUTER, ControllerProcess
 from bench.internet_routes import internet_routes, text
 from bench.open_vswitch import BenchError, OpenVSwitch
 from bench.raw_controller import RawController
@@ -103,7 +103,7 @@ def _followed(
     directory: Path, core: Sequence[str], switch: OpenVSwitch, words: Sequence[str], routes: int
 ) -> tuple[float, float]:
     """With routerd and a controller: seconds until the kernel holds all, until the switch does."""
-    with Controller(directory, core, witness=False) as controller, _router() as router:
+    with ControllerProcess(directory, core, witness=False) as controller, _router() as router:
         for vif in router.vifs:
             switch.add_port(vif)
         controller.wait_connected(switch)
@@ -126,7 +126,7 @@ def _followed(
     return found
 
 
-def _known(controller: Controller) -> tuple[int, bool]:
+def _known(controller: ControllerProcess) -> tuple[int, bool]:
     """How many routes a controller knows, and whether its switch is up to date."""
     answer = controller.client.request("status")
     known = next(r for r in answer["routers"] if r["name"] == ROUTER)

@@ -12,7 +12,7 @@ from bench.open_vswitch import BenchError
 from bench.results import Found, Row
 from lab import judge
 from lab.probe import TooBusyError
-from lab.soak import Wanted, soak
+from lab.soak import SoakOptions, soak
 from xenflow.model.network import NetworkError
 
 RATES_PPS = (5000.0, 2500.0, 1250.0)
@@ -24,7 +24,7 @@ def migration_lost(directory: Path, quick: bool) -> Found:
     for rate_pps in RATES_PPS:
         try:
             outcome = soak(
-                Wanted("paper", 1, rate_pps, baseline_s=3.0 if quick else 10.0), directory
+                SoakOptions("paper", 1, rate_pps, baseline_s=3.0 if quick else 10.0), directory
             )
         except TooBusyError as error:
             busy = f"{rate_pps:g} packets/s: {error}"

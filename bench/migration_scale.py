@@ -30,9 +30,9 @@ from lab import bring_up, judge, operate, routing, switch
 from lab.description import Lab
 from lab.moves import Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
-from lab.state import Options
+from lab.state import LabOptions
 from mgmt.client import AskError
-from mgmt.result import Event
+from mgmt.result import ProgressEvent
 from xenflow.model.network import NetworkError
 
 FEW = 10
@@ -109,7 +109,7 @@ def _at_a_rate(directory: Path, routes: int) -> tuple[float, _Trial]:
     directory.mkdir(parents=True, exist_ok=True)
     busy = ""
     for rate_pps in RATES_PPS:
-        lab = bring_up.up("paper", Options(hello_s=10, dead_s=40))
+        lab = bring_up.up("paper", LabOptions(hello_s=10, dead_s=40))
         try:
             return rate_pps, _trial(lab, directory, routes, rate_pps)
         except TooBusyError as error:
@@ -136,7 +136,7 @@ def _trial(lab: Lab, directory: Path, routes: int, rate_pps: float) -> _Trial:
             _settled(router, router.host, known + routes)
         turns: dict[str, tuple[float, int]] = {}
 
-        def report(event: Event) -> None:
+        def report(event: ProgressEvent) -> None:
             if event.state == "started":
                 found.marks.append((f"migration: {event.step}", time.monotonic_ns()))
             if event.step == "links" and event.state in ("started", "done"):

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import open_vswitch
-from bench.controller import CONTROL, DPID, Controller
+from bench.controller import CONTROL, DPID, ControllerProcess
 from bench.internet_routes import internet_routes
 from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
 from bench.results import Found, Row
@@ -93,11 +93,11 @@ def _measure(directory: Path, core: Sequence[str], runs: int, routes: int) -> _S
         for port in (*router.vifs, *STATIONS):
             switch.add_port(port)
         router.learn_by_group(internet_routes(routes))
-        with Controller(directory, core) as controller:
+        with ControllerProcess(directory, core) as controller:
             controller.wait_connected(switch)
             with router.routerd(directory) as daemon:
-                controller.confirmed(m.Type.SNAPSHOT_END, wait_s=120)
-                trial = _Trial(controller, switch, router, (daemon.pid, controller.pid))
+                controller.confirmed(m.RouteMessageType.SNAPSHOT_END, wait_s=120)
+                trial = _LossTrial(controller, switch, router, (daemon.pid, controller.pid))
                 for run in range(runs + 1):  # the first round only warms up
                     for name, lose, restore in (
                         ("member", trial.lose_member, router.regain),
@@ -113,12 +113,12 @@ def _measure(directory: Path, core: Sequence[str], runs: int, routes: int) -> _S
     return found
 
 
-class _Trial:
+class _LossTrial:
     """One way of losing a next hop after the other, on a controller that is up."""
 
     def __init__(
         self,
-        controller: Controller,
+        controller: ControllerProcess,
         switch: OpenVSwitch,
         router: VirtualRouter,
         busy: tuple[int, ...],
@@ -179,7 +179,7 @@ class _Trial:
 
     def _confirmed(self, started: float) -> float:
         while True:
-            at_ns = self._controller.confirmed(m.Type.DELTA, wait_s=WAIT_S)
+            at_ns = self._controller.confirmed(m.RouteMessageType.DELTA, wait_s=WAIT_S)
             if self._legs() == 1:
                 return at_ns / 1e9 - started  # on Linux both are CLOCK_MONOTONIC
 

@@ -25,8 +25,8 @@ from bench.controller import (
     DPID,
     OPENFLOW_PORT,
     ROUTER,
-    Controller,
-    Router,
+    ControllerProcess,
+    RouterConnection,
     describe,
     gateway_mac,
     interface_mac,
@@ -96,18 +96,18 @@ def seen(found: Sequence[bytes], reason: int = build.BY_ACTION) -> list[bytes]:
 def xenflow(directory: Path, core: Sequence[str], profile: str = "") -> Iterator[FakeSwitch]:
     """XenFlow, reactive, with a router of 10,000 routes, and a switch connected to it."""
     state = router_state(internet_routes(ROUTES))
-    with Controller(
+    with ControllerProcess(
         directory, core, description=describe(["reactive"]), routers=SOCKET, profile=profile
     ) as controller:
         switch = FakeSwitch(OPENFLOW_PORT, DPID, PORTS)
         switch.settle(1.0)
-        router = Router(SOCKET)
-        if router.hello(state.epoch, state.seq) is not m.Type.RESYNC:
+        router = RouterConnection(SOCKET)
+        if router.hello(state.epoch, state.seq) is not m.RouteMessageType.RESYNC:
             raise BenchError("the Rule Table asked for no snapshot")
         for frames_ in snapshot_messages(state, ROUTER):
             router.send(frames_)
         switch.settle(1.0)
-        controller.confirmed(m.Type.SNAPSHOT_END, wait_s=5)
+        controller.confirmed(m.RouteMessageType.SNAPSHOT_END, wait_s=5)
         yield switch
         switch.close()
         router.close()

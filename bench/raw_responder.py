@@ -21,10 +21,10 @@ _PORTS = 64
 
 def answer(in_port: int, flow_bytes: int, packet_bytes: int) -> bytes:
     """A flow for a port and a packet to it, of these sizes."""
-    flow = struct.pack("!BBHI", 1, wire.Type.FLOW_MOD, flow_bytes, 0)
+    flow = struct.pack("!BBHI", 1, wire.MessageType.FLOW_MOD, flow_bytes, 0)
     flow += struct.pack("!IH", 0x003FFFFE, in_port)
     packet = struct.pack(
-        "!BBHIIHH", 1, wire.Type.PACKET_OUT, packet_bytes, 0, 0xFFFFFFFF, in_port, 8
+        "!BBHIIHH", 1, wire.MessageType.PACKET_OUT, packet_bytes, 0, 0xFFFFFFFF, in_port, 8
     )
     packet += struct.pack("!HHHH", 0, 8, in_port, 0)
     return flow.ljust(flow_bytes, b"\0") + packet.ljust(packet_bytes, b"\0")

@@ -29,8 +29,8 @@ from bench.controller import (
     GATEWAYS,
     RAW_PORT,
     ROUTER,
-    Controller,
-    Router,
+    ControllerProcess,
+    RouterConnection,
     gateway_mac,
     interface_mac,
 )
@@ -58,8 +58,8 @@ def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterSt
     """The router with this number, from 0, on two links, its routes spread over resolved
     gateways."""
     interfaces = {
-        2: m.Interface(2, _WORKING, 1500, interface_mac(number, 0), "eth0"),
-        3: m.Interface(3, _WORKING, 1500, interface_mac(number, 1), "eth1"),
+        2: m.VmInterface(2, _WORKING, 1500, interface_mac(number, 0), "eth0"),
+        3: m.VmInterface(3, _WORKING, 1500, interface_mac(number, 1), "eth1"),
     }
     local = {(4, 32, a): m.Local(4, 32, i, a) for i, a in ((2, 0x0A000101), (3, 0x0A000201))}
     via = m.NextHopType.VIA
@@ -88,7 +88,7 @@ def prepacked(told: Sequence[list[bytes]]) -> bytes:
             cookies.of(layout.ROUTES, ROUTER_ID, cookies.route_chunk(net)),
         )
         for section in sections
-        if section.kind is m.Kind.ROUTE4
+        if section.kind is m.SectionKind.ROUTE4
         for net, plen, hop in section.records
     )
 
@@ -188,17 +188,17 @@ def socket_to_switch(
         if contest.large:
             contest.warm_up(flows)
         for _ in range(runs):
-            with Controller(directory, core, routers=SOCKET, profile=profile) as controller:
+            with ControllerProcess(directory, core, routers=SOCKET, profile=profile) as controller:
                 controller.wait_connected(switch)
-                router = Router(SOCKET)
-                if router.hello(state.epoch, state.seq) is not m.Type.RESYNC:
+                router = RouterConnection(SOCKET)
+                if router.hello(state.epoch, state.seq) is not m.RouteMessageType.RESYNC:
                     raise BenchError("the Rule Table asked for no snapshot")
                 switch.rest()
                 before = cpu_s(controller.pid), cpu_s(switch.pid)
                 started = time.perf_counter()
                 for frames in told:
                     router.send(frames)
-                controller.confirmed(m.Type.SNAPSHOT_END)
+                controller.confirmed(m.RouteMessageType.SNAPSHOT_END)
                 took = time.perf_counter() - started
                 contest.take(took, cpu_s(controller.pid) - before[0], cpu_s(switch.pid) - before[1])
                 router.close()
@@ -226,23 +226,23 @@ def kernel_to_switch(
     ):
         for vif in router.vifs:
             switch.add_port(vif)
-        with Controller(directory, core) as controller:
+        with ControllerProcess(directory, core) as controller:
             controller.wait_connected(switch)
             with router.routerd(directory) as daemon:
-                controller.confirmed(m.Type.SNAPSHOT_END)
+                controller.confirmed(m.RouteMessageType.SNAPSHOT_END)
                 empty = _resident(controller.pid, daemon.pid)
         learned_s = router.learn(table)
         contest = Contest(switch, raw, quick, routes)
         if contest.large:
             contest.warm_up(prepacked(list(snapshot_messages(router_state(table), ROUTER))))
         for _ in range(runs):
-            with Controller(directory, core) as controller:
+            with ControllerProcess(directory, core) as controller:
                 controller.wait_connected(switch)
                 switch.rest()
                 before = cpu_s(controller.pid), cpu_s(switch.pid)
                 started = time.perf_counter()
                 with router.routerd(directory, profile) as daemon:
-                    controller.confirmed(m.Type.SNAPSHOT_END)
+                    controller.confirmed(m.RouteMessageType.SNAPSHOT_END)
                     took = time.perf_counter() - started
                     used = cpu_s(controller.pid) - before[0], cpu_s(switch.pid) - before[1]
                     memory.append(_resident(controller.pid, daemon.pid))

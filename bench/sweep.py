@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import open_vswitch
-from bench.controller import DPID, RAW_PORT, ROOT, Controller, Router, describe
+from bench.controller import DPID, RAW_PORT, ROOT, ControllerProcess, RouterConnection, describe
 from bench.internet_routes import internet_routes
 from bench.memory import status_octets
 from bench.open_vswitch import BenchError, OpenVSwitch, cpu_s
@@ -28,7 +28,7 @@ from bench.results import percentile
 from bench.route_speed import prepacked, router_state
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
-from xenflow.routes.messages import Kind, Op, Section
+from xenflow.routes.messages import Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 
 FIGURES = ROOT / "docs" / "figures"
@@ -132,12 +132,12 @@ def _run(
     routes = sum(len(state.routes4) for state in states)
     description = describe(["proactive"] * switches, len(states))
     address = f"ipc://{directory}/{{router}}"
-    with Controller(directory, core, description=description, routers=address) as controller:
+    with ControllerProcess(directory, core, description=description, routers=address) as controller:
         controller.wait_connected(switch)
         names = [f"vr{n}" for n in range(1, len(told) + 1)]
-        routers = [Router(address.format(router=name), name) for name in names]
+        routers = [RouterConnection(address.format(router=name), name) for name in names]
         for router, state in zip(routers, states, strict=True):
-            if router.hello(state.epoch, state.seq) is not m.Type.RESYNC:
+            if router.hello(state.epoch, state.seq) is not m.RouteMessageType.RESYNC:
                 raise BenchError("the Rule Table asked for no snapshot")
         switch.rest()
         before = cpu_s(controller.pid), cpu_s(switch.pid)
@@ -148,7 +148,7 @@ def _run(
                 if part < len(messages):
                     router.send(messages[part])
         for _ in routers:
-            controller.confirmed(m.Type.SNAPSHOT_END, wait_s=120)
+            controller.confirmed(m.RouteMessageType.SNAPSHOT_END, wait_s=120)
         took = time.perf_counter() - started
         used = cpu_s(controller.pid) - before[0], cpu_s(switch.pid) - before[1]
         held = status_octets(controller.pid, "VmRSS") - empty
@@ -167,15 +167,17 @@ def _run(
     ]
 
 
-def _change(controller: Controller, router: Router, state: RouterState, number: int) -> float:
+def _change(
+    controller: ControllerProcess, router: RouterConnection, state: RouterState, number: int
+) -> float:
     key, hop = next(iter(state.routes4.items()))
     hops = sorted(state.nexthops)
     other = hops[(hops.index(hop) + 1 + number) % len(hops)]
     state.seq += 1
-    change = Section(Kind.ROUTE4, Op.SET, [(key >> 8, key & 255, other)])
-    delta = m.pack(m.Header(m.Type.DELTA, state.epoch, state.seq, "vr1"), [change])
+    change = Section(SectionKind.ROUTE4, Op.SET, [(key >> 8, key & 255, other)])
+    delta = m.pack(m.Header(m.RouteMessageType.DELTA, state.epoch, state.seq, "vr1"), [change])
     time.sleep(0.005)
     started = time.perf_counter()
     router.send(delta)
-    at_ns = controller.confirmed(m.Type.DELTA, state.seq, wait_s=10)
+    at_ns = controller.confirmed(m.RouteMessageType.DELTA, state.seq, wait_s=10)
     return at_ns / 1e9 - started  # on Linux both are CLOCK_MONOTONIC

@@ -29,7 +29,7 @@ from lab.state import (
     NETWORK_FILE,
     STARTING,
     UP,
-    Options,
+    LabOptions,
     State,
     current,
     lock,
@@ -81,17 +81,17 @@ class _Clock:
 
 
 def up(
-    file_or_name: str | Path, options: Options | None = None, *, say: Say = _say, **changes: Any
+    file_or_name: str | Path, options: LabOptions | None = None, *, say: Say = _say, **changes: Any
 ) -> Lab:
     """Bring a network up; returns once packets pass between the first and the last machine.
 
     Where hosts are elsewhere it returns before: `await_ends` waits, once they are there.
-    `changes` are fields of `Options`.  Raises NetworkError where the file is wrong, LabError where
-    a lab is up already or this one did not come up; everything is swept then unless `keep`.
+    `changes` are fields of `LabOptions`.  Raises NetworkError where the file is wrong, LabError
+    where a lab is up already or this one did not come up; everything is swept then unless `keep`.
     """
     if os.geteuid() != 0:
         raise LabError("the lab needs root: it makes network namespaces")
-    options = replace(options or Options(), **changes)
+    options = replace(options or LabOptions(), **changes)
     _refuse_host()
     path = find_file(file_or_name)
     text = network_text(path)
@@ -120,7 +120,7 @@ def up(
     return load_lab(NETWORK_FILE)
 
 
-def _bring_up(lab: Lab, path: Path, text: str, options: Options, clock: _Clock) -> None:
+def _bring_up(lab: Lab, path: Path, text: str, options: LabOptions, clock: _Clock) -> None:
     shutil.rmtree(process.STATE_DIR, ignore_errors=True)
     process.LOG_DIR.mkdir(parents=True)
     state = State(STARTING, str(path.resolve()), lab.network.name, time.time(), options)

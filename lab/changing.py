@@ -28,11 +28,11 @@ from lab.namespace import (
     veth,
 )
 from lab.programs import start_controller, start_hypervisor, start_routerd
-from lab.state import Options, write_domains, write_network_file
+from lab.state import LabOptions, write_domains, write_network_file
 from lab.steps import Do, Step
 from lab.telling import tell_controllers, tell_hypervisor
 from lab.waiting import await_in_sync, await_links
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 
 Whats = Sequence[tuple[str, ...]]
 """What the steps of one kind are about, each as `Step.what` has it."""
@@ -80,7 +80,7 @@ class Change:
     before: Lab | None
     after: Lab
     text: str
-    options: Options
+    options: LabOptions
     places: dict[str, str] = field(default_factory=dict)
 
     def carry_out(self, steps: Sequence[Step], done: Callable[[list[Step], str], None]) -> None:
@@ -361,7 +361,7 @@ class Change:
         """`telling.tell_controllers`, of those that stay."""
         stay = [n for n in self.was.network.controllers if n in self.after.network.controllers]
         controllers = {name: self.was.network.controllers[name] for name in stay}
-        session = Session(replace(self.was.network, controllers=controllers), _TELL_S)
+        session = ManagementSession(replace(self.was.network, controllers=controllers), _TELL_S)
         try:
             tell_controllers(self.after.network, session, dry_run=dry_run)
         finally:

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lab import bring_up, operate, routing
-from lab.state import Options
+from lab.state import LabOptions
 
-_DEFAULTS = Options()
+_DEFAULTS = LabOptions()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -102,7 +102,7 @@ def add_verbs(verbs: Any) -> None:
 def _up(args: argparse.Namespace) -> int:
     bring_up.up(
         args.network,
-        Options(
+        LabOptions(
             controllers=not args.static,
             daemon=args.daemon,
             hello_s=args.hello,

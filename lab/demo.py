@@ -25,7 +25,7 @@ from lab.judge import Counts, Verdict
 from lab.measuring import INTERRUPTED, begin, take_output
 from lab.moves import Move, Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
-from lab.state import Options
+from lab.state import LabOptions
 from mgmt import cli
 from mgmt.text import run_program
 from mgmt.verbs.migrate import Progress
@@ -263,7 +263,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def demo(out: Path, options: Options) -> Verdict:
+def demo(out: Path, options: LabOptions) -> Verdict:
     """All of it.
 
     Raises TooBusyError where the traffic alone loses, NetworkError where anything fails.
@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--pause",
         type=float,
         metavar="S",
-        default=Options().pause_s,
+        default=LabOptions().pause_s,
         help="the emulated pause, in seconds (default %(default)s)",
     )
     parser.add_argument(
@@ -335,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     begin()
     begun = time.monotonic()
     try:
-        verdict = demo(args.out, replace(Options(), pause_s=args.pause))
+        verdict = demo(args.out, replace(LabOptions(), pause_s=args.pause))
     except KeyboardInterrupt:
         say("\ndemo: interrupted; everything was taken down")
         return INTERRUPTED

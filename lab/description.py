@@ -29,8 +29,8 @@ from zlib import crc32
 from xenflow.model.network import (
     Controller,
     Datapath,
+    DatapathKind,
     End,
-    Kind,
     Network,
     NetworkError,
     Router,
@@ -189,7 +189,7 @@ class Lab:
             found.append(Node(machine.name, "machine", namespace, tuple(addresses)))
         for datapath in self.network.datapaths.values():
             name = self.switch_node(datapath.name)
-            kind = "host" if datapath.kind is Kind.HOST else "switch"
+            kind = "host" if datapath.kind is DatapathKind.HOST else "switch"
             kind = "elsewhere" if name in self.elsewhere else kind
             found.append(Node(name, kind, PREFIX + name))
         for router in self.routers.values():

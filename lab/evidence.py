@@ -15,7 +15,7 @@ from lab import process, switch
 from lab.namespace import LabError
 from lab.state import current
 from mgmt.client import TIMEOUT_S, AskError
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 
 MADE = ("log", "flows", "status.json")
 """Its names, for `own_folder`."""
@@ -31,7 +31,7 @@ def save(folder: Path) -> None:
             with suppress(LabError):
                 text = switch.ofctl(lab.switch_node(name), "dump-flows", switch.BRIDGE)
                 (folder / "flows" / f"{name}.txt").write_text(text)
-        session = Session(lab.network, TIMEOUT_S)
+        session = ManagementSession(lab.network, TIMEOUT_S)
         try:
             answers = session.ask_all("status")
         finally:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from lab import switch
 from lab.description import Lab
-from xenflow.model.network import Kind
+from xenflow.model.network import DatapathKind
 
 
 def fixed_flows(lab: Lab, datapath: str, routers: Iterable[str]) -> list[str]:
@@ -25,7 +25,7 @@ def fixed_flows(lab: Lab, datapath: str, routers: Iterable[str]) -> list[str]:
             ends |= {h for h in network.hosts if tree.reaches(h)}
         trunks = [e.port for e in tree.spanning(ends).get(datapath, [])]
         plain = [a.end.port for a in link.access if a.end.datapath == datapath]
-        if network.datapaths[datapath].kind is Kind.HOST:
+        if network.datapaths[datapath].kind is DatapathKind.HOST:
             plain += [i.vif for r, i in network.members(link.name) if r.name in here]
         for port in plain:
             actions = [f"output:{p}" for p in plain if p != port]

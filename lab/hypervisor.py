@@ -69,7 +69,7 @@ LONG_S = 1.0
 or comes within as much again: a router that was suspended so long is thawed when it is there."""
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """The request cannot be carried out; nothing was changed."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -92,7 +92,7 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Job:
+class EmulatedJob:
     """One migration.  `events` are (state, CLOCK_MONOTONIC seconds), oldest first; `owner` is who
     began it, where that was said."""
 
@@ -164,7 +164,7 @@ def confirm_neighbours(namespace: str) -> None:
 # --- what is done to a router --------------------------------------------------------------------
 
 
-class Routers:
+class RouterNamespaces:
     """The router namespaces of one lab and where they are."""
 
     def __init__(self, lab: Lab, *, fixed_flows: bool) -> None:
@@ -177,7 +177,7 @@ class Routers:
     def router(self, name: str) -> Router:
         """One router by name."""
         if name not in self.lab.network.routers or name not in self.domains:
-            raise RefusedError("unknown-router", f"{name}: no such router")
+            raise RequestRefusedError("unknown-router", f"{name}: no such router")
         return self.lab.network.routers[name]
 
     def read_anew(self) -> None:
@@ -200,7 +200,7 @@ class Routers:
     def suspend(self, router: Router, host: str) -> None:
         """Stop a router's processes, then cut its wires; its host's controller knows before, as
         Domain 0 does by xenstore."""
-        self._say(router, host, still=True)
+        self._say(router, host, suspended=True)
         stop_all(PREFIX + router.name)
         self._stopped[router.name] = time.monotonic()
         wire.cut(self.lab, router, host)
@@ -210,10 +210,10 @@ class Routers:
         """Join a router's wires, then let its processes go on."""
         before = wire.heard(router)
         # The controller gives none of its vifs anything until all of its wires are joined.
-        told = self._say(router, host, still=True)
+        told = self._say(router, host, suspended=True)
         wire.join(self.lab, router, host)
         if told:
-            self._say(router, host, still=False)
+            self._say(router, host, suspended=False)
         time.sleep(THAW_S)
         if time.monotonic() - self._stopped.pop(router.name, 0.0) > LONG_S:
             self._await_held(router, before)
@@ -221,7 +221,7 @@ class Routers:
         if announce:
             wire.announce(self.lab, router)
 
-    def _say(self, router: Router, host: str, *, still: bool) -> bool:
+    def _say(self, router: Router, host: str, *, suspended: bool) -> bool:
         """Tell a host's controller; False where it does not answer, and carrier tells it."""
         if self._fixed_flows:
             return False
@@ -229,7 +229,7 @@ class Routers:
         controller = network.controllers[network.datapaths[host].controller]
         try:
             with Client(controller.manage, controller.name, SAY_S) as client:
-                client.request("suspending", router=router.name, datapath=host, still=still)
+                client.request("suspending", router=router.name, datapath=host, suspended=suspended)
         except AskError as error:
             log.warning("%s: %s is not told: %s", router.name, host, error)
             return False
@@ -335,13 +335,13 @@ def _signal(processes: Iterable[int], number: signal.Signals) -> None:
 # --- migrations ----------------------------------------------------------------------------------
 
 
-class Hypervisor:
-    """Answers requests; each migration is a thread that obeys `Job.order`."""
+class EmulatedHypervisor:
+    """Answers requests; each migration is a thread that obeys `EmulatedJob.order`."""
 
-    def __init__(self, routers: Routers, settings: Settings) -> None:
+    def __init__(self, routers: RouterNamespaces, settings: Settings) -> None:
         self._routers = routers
         self._settings = settings
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, EmulatedJob] = {}
         self._gave_up: set[str] = set()
         """Owners that gave their migration up: what they asked for before comes too late."""
         self._changed = threading.Condition()
@@ -363,13 +363,15 @@ class Hypervisor:
         try:
             asked = json.loads(request)
             if not isinstance(asked, dict):
-                raise RefusedError("bad-request", "expected a JSON object")
+                raise RequestRefusedError("bad-request", "expected a JSON object")
             verb = self._verbs.get(asked.get("verb", ""))
             if verb is None:
                 known = ", ".join(self._verbs)
-                raise RefusedError("unknown-verb", f"verb {asked.get('verb')!r}: one of {known}")
+                raise RequestRefusedError(
+                    "unknown-verb", f"verb {asked.get('verb')!r}: one of {known}"
+                )
             return {"ok": True, "emulated": True, **verb(asked)}
-        except RefusedError as error:
+        except RequestRefusedError as error:
             return _refusal(error.code, str(error))
         except ValueError as error:
             return _refusal("bad-request", str(error))
@@ -398,7 +400,7 @@ class Hypervisor:
     def _job(self, asked: dict[str, Any]) -> dict[str, Any]:
         job = self._jobs.get(str(asked.get("id")))
         if job is None:
-            raise RefusedError("unknown-job", f"{asked.get('id')}: no such migration")
+            raise RequestRefusedError("unknown-job", f"{asked.get('id')}: no such migration")
         return {"job": job.as_json()}
 
     def _migrate(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -406,20 +408,22 @@ class Hypervisor:
         to = str(asked.get("to"))
         domain = self._routers.domains[router.name]
         if to not in self._routers.lab.network.hosts:
-            raise RefusedError("unknown-host", f"{to}: no such host")
+            raise RequestRefusedError("unknown-host", f"{to}: no such host")
         if self._active(router.name):
-            raise RefusedError("busy", f"{router.name} is being migrated already")
+            raise RequestRefusedError("busy", f"{router.name} is being migrated already")
         if domain["host"] == to:
-            raise RefusedError("already-there", f"{router.name} runs on {to} already")
+            raise RequestRefusedError("already-there", f"{router.name} runs on {to} already")
         if domain["state"] != RUNNING:
-            raise RefusedError("not-running", f"{router.name} is {domain['state']}, not running")
+            raise RequestRefusedError(
+                "not-running", f"{router.name} is {domain['state']}, not running"
+            )
         if (state := read_state()) is not None and state.phase == CHANGING:
-            raise RefusedError("busy", "the lab is being changed (`xenflow lab reload`)")
+            raise RequestRefusedError("busy", "the lab is being changed (`xenflow lab reload`)")
         owner = str(asked.get("owner", ""))
         if owner in self._gave_up:
-            raise RefusedError("given-up", f"{owner} has given this up")
+            raise RequestRefusedError("given-up", f"{owner} has given this up")
         pause_s = _seconds(asked, "pause_s", self._settings.pause_s)
-        job = Job(str(len(self._jobs) + 1), router.name, domain["host"], to, pause_s, owner)
+        job = EmulatedJob(str(len(self._jobs) + 1), router.name, domain["host"], to, pause_s, owner)
         job.advance(PRECOPY)
         self._jobs[job.id] = job
         threading.Thread(target=self._carry_out, args=(job, router), daemon=True).start()
@@ -431,7 +435,7 @@ class Hypervisor:
         if job is None:
             domain = self._routers.domains[router.name]
             if domain["state"] != PAUSED:
-                raise RefusedError("not-paused", f"{router.name} is {domain['state']}")
+                raise RequestRefusedError("not-paused", f"{router.name} is {domain['state']}")
             # a daemon that was killed may have joined the wires already
             wire.cut(self._routers.lab, router, domain["host"])
             self._routers.resume(router, domain["host"], announce=False)
@@ -439,12 +443,14 @@ class Hypervisor:
             return {}
         self._refuse_others(job, asked)
         if job.state != MOVED_PAUSED:
-            raise RefusedError(
+            raise RequestRefusedError(
                 "not-paused", f"{router.name} has not arrived at {job.to} yet: {job.state}"
             )
         if self._settings.fail_at == RUNNING:
             self._settings.fail_at = None
-            raise RefusedError("failed", f"{router.name} did not start at {job.to} (fail_at)")
+            raise RequestRefusedError(
+                "failed", f"{router.name} did not start at {job.to} (fail_at)"
+            )
         return self._order(job, "unpause")
 
     def _abort(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -454,7 +460,7 @@ class Hypervisor:
             self._gave_up.add(owner)
         job = self._active(router.name)
         if job is None:
-            raise RefusedError("no-migration", f"{router.name} is not being migrated")
+            raise RequestRefusedError("no-migration", f"{router.name} is not being migrated")
         self._refuse_others(job, asked)
         return self._order(job, "abort")
 
@@ -462,7 +468,9 @@ class Hypervisor:
         router = self._routers.router(str(asked.get("router")))
         domain = self._routers.domains[router.name]
         if self._active(router.name) or domain["state"] != RUNNING:
-            raise RefusedError("busy", f"{router.name} is {domain['state']} or being migrated")
+            raise RequestRefusedError(
+                "busy", f"{router.name} is {domain['state']} or being migrated"
+            )
         self._routers.suspend(router, domain["host"])
         self._routers.note(router, domain["host"], PAUSED)
         return {}
@@ -476,7 +484,7 @@ class Hypervisor:
         )
         known = (None, *NEXT, RUNNING)
         if new.fail_at not in known:
-            raise RefusedError("bad-request", f"fail_at: expected one of {known}")
+            raise RequestRefusedError("bad-request", f"fail_at: expected one of {known}")
         self._settings = new
         return {
             "settings": {
@@ -492,37 +500,39 @@ class Hypervisor:
         for router, domain in self._routers.domains.items():
             if self._active(router) or domain["state"] != RUNNING:
                 state = "being migrated" if self._active(router) else domain["state"]
-                raise RefusedError("busy", f"{router} is {state}")
+                raise RequestRefusedError("busy", f"{router} is {state}")
         if not asked.get("dry_run"):
             self._routers.read_anew()
         return {}
 
     # one migration
 
-    def _active(self, router: str) -> Job | None:
+    def _active(self, router: str) -> EmulatedJob | None:
         jobs = self._jobs.values()
         return next((j for j in jobs if j.router == router and not j.over), None)
 
-    def _refuse_others(self, job: Job, asked: dict[str, Any]) -> None:
+    def _refuse_others(self, job: EmulatedJob, asked: dict[str, Any]) -> None:
         """A job that was begun in somebody's name is not for another, who names itself."""
         owner = asked.get("owner", "")
         if owner and job.owner and owner != job.owner:
-            raise RefusedError("not-yours", f"{job.router} is being migrated by {job.owner}")
+            raise RequestRefusedError("not-yours", f"{job.router} is being migrated by {job.owner}")
 
-    def _order(self, job: Job, order: str) -> dict[str, Any]:
+    def _order(self, job: EmulatedJob, order: str) -> dict[str, Any]:
         """Tell a migration what is wanted and wait until it has happened."""
         with self._changed:
             job.order = order
             self._changed.notify_all()
             if not self._changed.wait_for(lambda: job.over, timeout=8):
-                raise RefusedError("late", f"{job.router}: {order} is still being carried out")
+                raise RequestRefusedError(
+                    "late", f"{job.router}: {order} is still being carried out"
+                )
         if order == "unpause" and job.state != RUNNING:
-            raise RefusedError("failed", f"{job.router}: {job.detail}")
+            raise RequestRefusedError("failed", f"{job.router}: {job.detail}")
         if order == "abort" and job.state != FAILED:
-            raise RefusedError("too-late", f"{job.router} runs at {job.to} already")
+            raise RequestRefusedError("too-late", f"{job.router} runs at {job.to} already")
         return {"job": job.as_json()}
 
-    def _await(self, job: Job, until: float, order: str = "") -> None:
+    def _await(self, job: EmulatedJob, until: float, order: str = "") -> None:
         """Wait for a time, or for an order; "abort" always counts."""
         with self._changed:
             wanted = {"abort", order} - {""}
@@ -532,7 +542,7 @@ class Hypervisor:
         if job.order == "abort":
             raise _GaveUpError("aborted")
 
-    def _reach(self, job: Job, state: str, do: Callable[[], None]) -> None:
+    def _reach(self, job: EmulatedJob, state: str, do: Callable[[], None]) -> None:
         """Do what leads to a state, then note it."""
         self._fail_at(state)
         do()
@@ -543,13 +553,13 @@ class Hypervisor:
             self._settings.fail_at = None
             raise _GaveUpError(f"made to fail at {state}")
 
-    def _advance(self, job: Job, state: str) -> None:
+    def _advance(self, job: EmulatedJob, state: str) -> None:
         with self._changed:
             job.advance(state)
             self._changed.notify_all()
         log.info("migration %s: %s: %s", job.id, job.router, state)
 
-    def _carry_out(self, job: Job, router: Router) -> None:
+    def _carry_out(self, job: EmulatedJob, router: Router) -> None:
         routers = self._routers
         stopped = moved = False
         try:
@@ -574,7 +584,7 @@ class Hypervisor:
             job.detail = str(error)
             self._advance(job, FAILED)
 
-    def _go_back(self, job: Job, router: Router, *, moved: bool) -> None:
+    def _go_back(self, job: EmulatedJob, router: Router, *, moved: bool) -> None:
         """Undo what a migration has done so far; the router runs on at the source.  It is tried
         until it succeeds: what is in the way (no descriptor left, a switch that is restarted) may
         go, and nobody else lets a suspended router run."""
@@ -593,7 +603,9 @@ class Hypervisor:
 def _seconds(asked: dict[str, Any], key: str, default: float) -> float:
     value = asked.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 600:
-        raise RefusedError("bad-request", f"{key}: found {value!r}, expected seconds, 0 to 600")
+        raise RequestRefusedError(
+            "bad-request", f"{key}: found {value!r}, expected seconds, 0 to 600"
+        )
     return float(value)
 
 
@@ -611,9 +623,9 @@ def main() -> None:
     state = read_state()
     fixed_flows = state is not None and not state.options.controllers
     lab = load_lab(NETWORK_FILE)
-    routers = Routers(lab, fixed_flows=fixed_flows)
+    routers = RouterNamespaces(lab, fixed_flows=fixed_flows)
     routers.recover()
-    hypervisor = Hypervisor(routers, Settings(args.pause, args.precopy))
+    hypervisor = EmulatedHypervisor(routers, Settings(args.pause, args.precopy))
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)
     # A connection that says nothing, or no ZeroMQ, must not keep a descriptor: moving takes some.

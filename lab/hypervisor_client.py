@@ -11,13 +11,7 @@ from typing import Any
 
 import zmq
 
-
-class HypervisorError(Exception):
-    """The hypervisor refused or did not answer."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+from mgmt.hypervisor import HypervisorError
 
 
 class HypervisorClient:
@@ -79,7 +73,7 @@ class HypervisorClient:
             if job["state"] in states or job["state"] in ("running", "failed"):
                 return job
             if time.monotonic() > end:
-                raise HypervisorError("late", f"migration {id}: still {job['state']}")
+                raise HypervisorError(f"migration {id}: still {job['state']}", "late")
             time.sleep(0.005)
 
     def move(self, router: str, to: str, pause_s: float | None = None) -> dict[str, Any]:
@@ -89,7 +83,7 @@ class HypervisorClient:
         """
         job = self.await_state(self.migrate(router, to, pause_s)["id"], "moved_paused")
         if job["state"] == "failed":
-            raise HypervisorError("failed", f"{router}: {job['detail']}")
+            raise HypervisorError(f"{router}: {job['detail']}", "failed")
         return self.unpause(router)
 
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -105,13 +99,13 @@ class HypervisorClient:
         if not self._socket.poll(round(self._timeout_s * 1000)):
             self.close()  # a REQ socket that waits for an answer cannot ask again
             raise HypervisorError(
-                "silent",
                 f"{self.url} did not answer {verb} within {self._timeout_s:g} s: is the lab up?",
+                "silent",
             )
         reply: dict[str, Any] = json.loads(self._socket.recv())
         if not reply.get("ok"):
             error = reply.get("error", {})
-            raise HypervisorError(error.get("code", "?"), error.get("message", str(reply)))
+            raise HypervisorError(error.get("message", str(reply)), error.get("code", "?"))
         return reply
 
     def _job(self, verb: str, **arguments: Any) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from mgmt import migrate, planning
 from mgmt.client import TIMEOUT_S
 from mgmt.hypervisor import Drivers
 from mgmt.planning import Plan
-from mgmt.result import Event
-from mgmt.session import Session
+from mgmt.result import ProgressEvent
+from mgmt.session import ManagementSession
 from mgmt.verbs import mode as mode_verb
 from xenflow.store import network_file
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class MoveStage:
     """One stage of a migration; seconds since the migration began."""
 
     name: str
@@ -60,7 +60,7 @@ class Move:
     paused_s: tuple[float, float]
     emulated: bool
     outage_s: float
-    steps: tuple[Step, ...]
+    steps: tuple[MoveStage, ...]
     signalled: bool = False
 
 
@@ -69,7 +69,7 @@ class Mover:
     `watch_s` seconds."""
 
     def __init__(
-        self, lab: Lab, session: Session, router: str, watcher: str, watch_s: float = 0.02
+        self, lab: Lab, session: ManagementSession, router: str, watcher: str, watch_s: float = 0.02
     ) -> None:
         self.lab = lab
         self.session = session
@@ -110,7 +110,7 @@ class Mover:
             return self._plan(to, mode, drivers)
 
     def move(
-        self, to: str, mode: str, report: Callable[[Event], None] = lambda event: None
+        self, to: str, mode: str, report: Callable[[ProgressEvent], None] = lambda event: None
     ) -> Move:
         """Carry a migration out.
 
@@ -130,7 +130,7 @@ class Mover:
         at = {reached["state"]: reached["at_s"] for reached in result.states}
         titles = {stage.name: stage.title for stage in made.stages}
         steps = tuple(
-            Step(s["name"], titles[s["name"]], s["from_s"], s["to_s"]) for s in result.steps
+            MoveStage(s["name"], titles[s["name"]], s["from_s"], s["to_s"]) for s in result.steps
         )
         return Move(
             self.router,
@@ -162,7 +162,7 @@ def mover(lab: Lab, router: str | None = None, watcher: str | None = None) -> It
     router = _named("router", router or next(iter(lab.network.routers)), lab.routers)
     watcher = _named("machine", watcher or ends(lab)[0], lab.machines)
     network = network_file.load(NETWORK_FILE)
-    session = Session(network, TIMEOUT_S)
+    session = ManagementSession(network, TIMEOUT_S)
     try:
         yield Mover(lab, session, router, watcher)
     finally:

@@ -196,7 +196,7 @@ def processes_in(namespace: str) -> list[int]:
     return found
 
 
-class Echo:
+class IcmpEcho:
     """ICMP echo from inside a namespace, without a process for each.
 
     The socket stays in the namespace it was made in.
@@ -254,7 +254,7 @@ class Echo:
         """Close the socket."""
         self._socket.close()
 
-    def __enter__(self) -> Echo:
+    def __enter__(self) -> IcmpEcho:
         return self
 
     def __exit__(self, *_: object) -> None:

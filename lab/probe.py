@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab.description import ROOT
-from lab.namespace import Echo, LabError, inside
+from lab.namespace import IcmpEcho, LabError, inside
 from lab.operate import find_node
 from lab.programs import python_path
 
@@ -80,7 +80,7 @@ def payload_size(size: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ProbeResult:
     """What became of one direction's packets.
 
     received       different packets that arrived
@@ -122,7 +122,7 @@ def judge(
     *,
     overflowed: int = 0,
     late_s: float = 0.0,
-) -> Result:
+) -> ProbeResult:
     """Counts from the times sent, by sequence number, and (sequence, time) of each arrival in
     order."""
     seen = bytearray(len(sent))
@@ -143,7 +143,7 @@ def judge(
         else:
             highest = sequence
     rows = bytes(seen).split(b"\x01")
-    return Result(
+    return ProbeResult(
         sent=len(sent),
         received=received,
         lost=len(sent) - received,
@@ -236,7 +236,7 @@ class Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class Message(ctypes.Structure):
+class Mmsghdr(ctypes.Structure):
     """struct mmsghdr, a struct msghdr and a length."""
 
     _fields_ = (
@@ -278,7 +278,7 @@ class _Collector:
         self._data = ctypes.create_string_buffer(self._DATA * self.BATCH)
         self._control = ctypes.create_string_buffer(self._CONTROL * self.BATCH)
         self._vectors = (Iovec * self.BATCH)()
-        self._messages = (Message * self.BATCH)()
+        self._messages = (Mmsghdr * self.BATCH)()
         for i, (vector, message) in enumerate(zip(self._vectors, self._messages, strict=True)):
             vector.base = ctypes.addressof(self._data) + i * self._DATA
             vector.length = self._DATA
@@ -437,13 +437,13 @@ class ProbePair:
                 process_group=0,
             )
 
-    def stop(self, linger_s: float = 0.5) -> tuple[Result, Result]:
+    def stop(self, linger_s: float = 0.5) -> tuple[ProbeResult, ProbeResult]:
         """End the senders, wait for what is under way, end the receivers; (there, back)."""
         for sender in self._senders:
             sender.terminate()
         return self.finish(linger_s)
 
-    def finish(self, linger_s: float = 0.5) -> tuple[Result, Result]:
+    def finish(self, linger_s: float = 0.5) -> tuple[ProbeResult, ProbeResult]:
         """As `stop`, once the senders have ended by themselves."""
         sent = [json.loads(_output(p)) for p in self._senders]
         time.sleep(linger_s)
@@ -453,7 +453,9 @@ class ProbePair:
         self._senders, self._receivers = [], []
         return self._judge(0, sent, received), self._judge(1, sent, received)
 
-    def _judge(self, i: int, sent: list[dict[str, Any]], received: list[dict[str, Any]]) -> Result:
+    def _judge(
+        self, i: int, sent: list[dict[str, Any]], received: list[dict[str, Any]]
+    ) -> ProbeResult:
         times = array("Q")
         times.frombytes((self.directory / f"sent-{i}.bin").read_bytes())
         data = (self.directory / f"arrivals-{1 - i}.bin").read_bytes()
@@ -466,12 +468,12 @@ class ProbePair:
             late_s=sent[i]["late_s"],
         )
 
-    def run(self, seconds: float) -> tuple[Result, Result]:
+    def run(self, seconds: float) -> tuple[ProbeResult, ProbeResult]:
         """A run of a given length, with nothing in between."""
         self.start(seconds)
         return self.finish()
 
-    def baseline(self, seconds: float = 3.0) -> tuple[Result, Result]:
+    def baseline(self, seconds: float = 3.0) -> tuple[ProbeResult, ProbeResult]:
         """The same traffic while nothing happens.
 
         Raises TooBusyError where a packet was lost or doubled, or could not be sent in time: a
@@ -533,7 +535,7 @@ class OutageWatch:
     """
 
     def __init__(self, node: str, address: str, interval_s: float = 0.02) -> None:
-        self._echo = Echo(find_node(node).namespace)
+        self._echo = IcmpEcho(find_node(node).namespace)
         self._address, self._interval_s = address, interval_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

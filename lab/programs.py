@@ -6,7 +6,7 @@ import sys
 
 from lab import process, switch
 from lab.description import PREFIX, ROOT, Lab
-from lab.state import NETWORK_FILE, Options
+from lab.state import NETWORK_FILE, LabOptions
 from xenflow.model import control_link
 
 
@@ -52,7 +52,7 @@ def start_routerd(router: str) -> process.Process:
     )
 
 
-def start_hypervisor(options: Options) -> process.Process:
+def start_hypervisor(options: LabOptions) -> process.Process:
     """Start the emulated hypervisor."""
     return process.start(
         "lab",

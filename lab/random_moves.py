@@ -25,8 +25,8 @@ from lab.judge import Counts, Verdict
 from lab.measuring import Moved, begin, say
 from lab.moves import Move, mover
 from lab.namespace import LabError
-from lab.probe import ProbePair, Result, TooBusyError
-from lab.state import Options
+from lab.probe import ProbePair, ProbeResult, TooBusyError
+from lab.state import LabOptions
 from xenflow.plan.migration import Order
 
 _MARK, _MADE = ".xenflow-random-moves", ("result.json", "[0-9]", "[0-9][0-9]")
@@ -38,7 +38,7 @@ RULE = ("from", "192.0.2.254", "lookup", "100")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RandomMovesOptions:
     """What is asked for.
 
     rate_pps    packets/s, each way, between every two machines
@@ -55,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RandomMovesOutcome:
     """What was measured.
 
     counts         of all pairs: the packets sent before the first move, then of each move, of one
@@ -63,7 +63,7 @@ class Outcome:
     resident_mib   of each controller: before the first move, and after each
     """
 
-    wanted: Wanted
+    wanted: RandomMovesOptions
     moved: Moved
     counts: list[Counts]
     resident_mib: dict[str, list[float]]
@@ -123,19 +123,19 @@ class Outcome:
         return "\n".join(lines)
 
 
-def random_moves(wanted: Wanted, records: Path) -> Outcome:
+def random_moves(wanted: RandomMovesOptions, records: Path) -> RandomMovesOutcome:
     """Bring the network up, measure, take it down.
 
     Raises TooBusyError where the traffic alone loses, NetworkError where nothing can be measured.
     """
-    lab = bring_up.up(find_file(wanted.topology), Options(), say=say)
+    lab = bring_up.up(find_file(wanted.topology), LabOptions(), say=say)
     try:
         return measure(lab, wanted, records)
     finally:
         bring_up.down(say=say)
 
 
-def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
+def measure(lab: Lab, wanted: RandomMovesOptions, records: Path) -> RandomMovesOutcome:
     """Move routers of a lab that is up.
 
     Raises TooBusyError where the traffic alone loses.
@@ -173,7 +173,7 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
     for pair in pairs:
         for direction in judge.read(pair.directory, begins_ns):
             counts = [a + b for a, b in zip(counts, direction, strict=True)]
-    return Outcome(wanted, moved, counts, resident_mib)
+    return RandomMovesOutcome(wanted, moved, counts, resident_mib)
 
 
 def _resident_mib() -> dict[str, float]:
@@ -192,11 +192,11 @@ def _move(lab: Lab, dice: Random) -> Move:
         return one.move(to, Order.OVERLAPPED.value)
 
 
-def _baseline(pairs: Sequence[ProbePair], wanted: Wanted) -> None:
+def _baseline(pairs: Sequence[ProbePair], wanted: RandomMovesOptions) -> None:
     for pair in pairs:
         pair.start(_LONGEST_S)
     time.sleep(wanted.baseline_s)
-    results: list[Result] = [result for pair in pairs for result in pair.stop()]
+    results: list[ProbeResult] = [result for pair in pairs for result in pair.stop()]
     slowest = min(result.rate_pps for result in results)
     lost = sum(r.lost + r.duplicated for r in results)
     if lost or slowest < 0.95 * wanted.rate_pps:
@@ -238,12 +238,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     begin()
     names = tuple(name for name in args.through_vm.split(",") if name)
-    wanted = Wanted(args.topology, args.moves, args.rate, args.seed, names)
+    wanted = RandomMovesOptions(args.topology, args.moves, args.rate, args.seed, names)
     return measuring.run("random-moves", args, wanted, lambda: random_moves(wanted, args.out))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    default = Wanted()
+    default = RandomMovesOptions()
     parser = argparse.ArgumentParser(
         prog="scripts/random-moves",
         description=__doc__,

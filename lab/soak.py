@@ -23,8 +23,8 @@ from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
 from lab.measuring import Moved, begin, say
 from lab.moves import ends, mover
-from lab.probe import ProbePair, Result
-from lab.state import Options
+from lab.probe import ProbePair, ProbeResult
+from lab.state import LabOptions
 from mgmt.text import run_program
 from xenflow.plan.migration import Order
 from xenflow.store.network_file import read_text
@@ -37,7 +37,7 @@ _MADE = ("result.json", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SoakOptions:
     """What is asked for.
 
     rate_pps   packets/s, each way
@@ -53,9 +53,9 @@ class Wanted:
     rate_pps: float
     mode: str = Order.OVERLAPPED.value
     size: int = 64
-    pause_s: float = Options().pause_s
+    pause_s: float = LabOptions().pause_s
     pipeline: str | None = None
-    max_revalidator_ms: int = Options().max_revalidator_ms
+    max_revalidator_ms: int = LabOptions().max_revalidator_ms
     between_s: float = 1.0
     baseline_s: float = 30.0
     router: str | None = None
@@ -63,13 +63,13 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SoakOutcome:
     """What was measured.  `there` and `back` are the two directions' counts: those of the packets
     sent before the first move, then one of each move, of one that was not finished, too."""
 
-    wanted: Wanted
+    wanted: SoakOptions
     nodes: tuple[str, str]
-    baseline: tuple[Result, Result]
+    baseline: tuple[ProbeResult, ProbeResult]
     moved: Moved
     there: list[Counts]
     back: list[Counts]
@@ -163,12 +163,12 @@ def _counts(c: Counts) -> str:
     )
 
 
-def soak(wanted: Wanted, records: Path) -> Outcome:
+def soak(wanted: SoakOptions, records: Path) -> SoakOutcome:
     """Bring the network up, measure, take it down.
 
     Raises TooBusyError where the traffic alone loses, NetworkError where anything fails.
     """
-    options = Options(pause_s=wanted.pause_s, max_revalidator_ms=wanted.max_revalidator_ms)
+    options = LabOptions(pause_s=wanted.pause_s, max_revalidator_ms=wanted.max_revalidator_ms)
     with tempfile.TemporaryDirectory(prefix="xf-soak-") as folder:
         lab = bring_up.up(_network_file(wanted, Path(folder)), options, say=say)
     try:
@@ -177,7 +177,7 @@ def soak(wanted: Wanted, records: Path) -> Outcome:
         bring_up.down(say=say)
 
 
-def _network_file(wanted: Wanted, folder: Path) -> Path:
+def _network_file(wanted: SoakOptions, folder: Path) -> Path:
     """The network file, its hosts with the pipeline that is asked for."""
     path = find_file(wanted.topology)
     if wanted.pipeline is None:
@@ -189,7 +189,7 @@ def _network_file(wanted: Wanted, folder: Path) -> Path:
     return new
 
 
-def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
+def measure(lab: Lab, wanted: SoakOptions, records: Path) -> SoakOutcome:
     """The same in a lab that is up."""
     nodes = ends(lab, wanted.machines)
     with (
@@ -212,14 +212,14 @@ def measure(lab: Lab, wanted: Wanted, records: Path) -> Outcome:
         pair.stop()
     there, back = judge.read(records, moved.begins_ns())
     changes = operate.status()["neighbour_changes"]
-    return Outcome(wanted, nodes, baseline, moved, there, back, changes)
+    return SoakOutcome(wanted, nodes, baseline, moved, there, back, changes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     args = _arguments(argv)
     begin()
-    wanted = Wanted(
+    wanted = SoakOptions(
         args.topology,
         args.moves,
         args.rate,
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    default = Wanted("", 0, 0)
+    default = SoakOptions("", 0, 0)
     parser = argparse.ArgumentParser(
         prog="scripts/soak",
         description=__doc__,

@@ -32,7 +32,7 @@ HEADER = "# Written by `xenflow lab up` from "
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class LabOptions:
     """How a lab is brought up.
 
     controllers        one `./pox.py xenflow` for each; without them fixed flows (`flows.py`)
@@ -70,7 +70,7 @@ class State:
     source: str
     network: str
     since: float
-    options: Options
+    options: LabOptions
     settings_before: dict[str, str] = field(default_factory=dict)
     cut: tuple[str, ...] = ()
 
@@ -91,7 +91,7 @@ def read_state() -> State | None:
     """The lab that is up or was left behind, or None."""
     try:
         value = json.loads(_STATE_FILE.read_text())
-        value["options"] = Options(**value["options"])
+        value["options"] = LabOptions(**value["options"])
         value["cut"] = tuple(value["cut"])
         return State(**value)
     except FileNotFoundError:

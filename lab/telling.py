@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lab.description import Lab
-from lab.hypervisor_client import HypervisorClient, HypervisorError
+from lab.hypervisor_client import HypervisorClient
 from lab.namespace import LabError
 from mgmt.client import AskError, Refused
-from mgmt.session import Session
+from mgmt.hypervisor import HypervisorError
+from mgmt.session import ManagementSession
 from xenflow.model.network import Network
 
 
-def tell_controllers(network: Network, session: Session, *, dry_run: bool = False) -> None:
+def tell_controllers(
+    network: Network, session: ManagementSession, *, dry_run: bool = False
+) -> None:
     """Has the controllers of a session read the network file, which is `network`; with `dry_run`
     they only say whether they could.
 
@@ -22,7 +25,7 @@ def tell_controllers(network: Network, session: Session, *, dry_run: bool = Fals
         raise LabError("\n".join(reasons))
 
 
-def _told(network: Network, session: Session, dry_run: bool) -> Iterator[str]:
+def _told(network: Network, session: ManagementSession, dry_run: bool) -> Iterator[str]:
     for name, answer in session.ask_all("reload", dry_run=dry_run).items():
         if isinstance(answer, Refused):
             yield from (f"controller {name}: {line}" for line in answer.message.splitlines())

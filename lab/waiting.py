@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from lab import process, switch
 from lab.description import PREFIX, Lab
-from lab.namespace import Echo, LabError
+from lab.namespace import IcmpEcho, LabError
 from mgmt.client import TIMEOUT_S, AskError
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 
 
 def await_links(lab: Lab, limit_s: float, links: Iterable[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def await_in_sync(lab: Lab, limit_s: float) -> None:
     Raises LabError as `await_links`.
     """
     limit = time.monotonic() + limit_s
-    session = Session(lab.network, TIMEOUT_S)
+    session = ManagementSession(lab.network, TIMEOUT_S)
     try:
         while left := _not_in_sync(session):
             _check_processes()
@@ -57,7 +57,7 @@ def await_in_sync(lab: Lab, limit_s: float) -> None:
         session.close()
 
 
-def _not_in_sync(session: Session) -> list[str]:
+def _not_in_sync(session: ManagementSession) -> list[str]:
     answers = session.ask_all("status").values()
     rows = [row for a in answers if not isinstance(a, AskError) for row in a["datapaths"]]
     whole = {row["name"] for row in rows if row["connected"] and row["in_sync"]}
@@ -66,7 +66,9 @@ def _not_in_sync(session: Session) -> list[str]:
 
 def _await(lab: Lab, wanted: list[tuple[str, str, str]], limit_s: float) -> None:
     """Each (node, own address, other address): wait until the other answers."""
-    left = {(node, source, target): Echo(PREFIX + node, source) for node, source, target in wanted}
+    left = {
+        (node, source, target): IcmpEcho(PREFIX + node, source) for node, source, target in wanted
+    }
     limit = time.monotonic() + limit_s
     try:
         while left:

@@ -31,11 +31,11 @@ from mgmt import (
 )
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
 from mgmt.hypervisor import HypervisorError
-from mgmt.session import Session, UsageError
+from mgmt.session import ManagementSession, UsageError
 from mgmt.text import run_program
 from mgmt.verbs import (
+    Command,
     Exit,
-    Verb,
     complain,
     empty_host,
     flows,
@@ -59,8 +59,8 @@ from xenflow.model.management import ManagementError
 from xenflow.model.network import NetworkError
 from xenflow.store import network_file
 
-VERBS: tuple[Verb, ...] = tuple(
-    cast(Verb, module)
+VERBS: tuple[Command, ...] = tuple(
+    cast(Command, module)
     for module in (
         status,
         topology,
@@ -123,8 +123,8 @@ def _run(args: Namespace) -> int:
     except NetworkError as error:
         complain(error)
         return Exit.USAGE
-    session = Session(network, args.timeout)
-    module: Verb = args.module
+    session = ManagementSession(network, args.timeout)
+    module: Command = args.module
     try:
         return module.run(args, session)
     except Unreachable as error:
@@ -213,7 +213,7 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
     return parser
 
 
-def _description(module: Verb) -> str:
+def _description(module: Command) -> str:
     """A verb's docstring, without the `xenflow VERB:` it begins with."""
     text = (cast(Any, module).__doc__ or module.SUMMARY).strip()
     if text.startswith(f"`xenflow {module.NAME}"):

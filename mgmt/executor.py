@@ -24,7 +24,7 @@ from mgmt import hypervisor, interrupts
 from mgmt.client import AskError, Refused
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError, Job, JobState
 from mgmt.interrupts import Interrupts
-from mgmt.lease import Lease, LostError
+from mgmt.lease import LostError, RouterLease
 from mgmt.planning import Plan
 from mgmt.result import Commit, Reporter, Result
 from mgmt.session import Ask
@@ -86,7 +86,7 @@ class Executor:
         self,
         plan: Plan,
         ask: Ask,
-        lease: Lease,
+        lease: RouterLease,
         drivers: Drivers,
         interrupts: Interrupts,
         report: Reporter,

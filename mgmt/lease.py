@@ -56,7 +56,7 @@ class LostError(AskError):
     code = "lost"
 
 
-class Lease:
+class RouterLease:
     """One router's, at some controllers.  `with` takes it and gives it back.
 
     `entry` is what it is taken for (`xenflow.plan.migration.purpose`); `journal_at`: the

@@ -21,9 +21,9 @@ from mgmt.client import AskError, Refused, Unreachable
 from mgmt.executor import Executor, FinalError, MigrationError, NotKnownError
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.interrupts import Interrupted, Interrupts
-from mgmt.lease import Lease, LostError
+from mgmt.lease import LostError, RouterLease
 from mgmt.planning import Plan
-from mgmt.result import Commit, Event, Reporter, Result, in_words
+from mgmt.result import Commit, ProgressEvent, Reporter, Result, in_words
 from mgmt.session import Ask
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import to_json
@@ -41,9 +41,9 @@ def run(
     made: Plan,
     ask: Ask,
     drivers: Drivers,
-    report: Callable[[Event], None],
+    report: Callable[[ProgressEvent], None],
     confirm: Callable[[Stage, bool], bool] | None = None,
-    lease: Lease | None = None,
+    lease: RouterLease | None = None,
 ) -> Result:
     """Carry a plan out.  Never raises for what fails on the way: the Result says it.
 
@@ -64,9 +64,9 @@ class _Run:
         made: Plan,
         ask: Ask,
         drivers: Drivers,
-        report: Callable[[Event], None],
+        report: Callable[[ProgressEvent], None],
         confirm: Callable[[Stage, bool], bool] | None,
-        lease: Lease | None,
+        lease: RouterLease | None,
     ) -> None:
         self.plan = made
         self.result = Result(made, commit=Commit.DONE if made.recovery else Commit.PENDING)
@@ -75,7 +75,7 @@ class _Run:
         self._interrupts = Interrupts(lambda: self.result.committed, self._no_way_back)
         ask = self._interrupts.watched(ask)
         self._held = lease is not None
-        self._lease = lease or Lease(
+        self._lease = lease or RouterLease(
             ask,
             made.controllers,
             made.router.name,

@@ -22,7 +22,7 @@ from mgmt import hypervisor
 from mgmt.client import AskError, Unreachable
 from mgmt.health import other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
-from mgmt.lease import ASK_AT_ONCE, Lease
+from mgmt.lease import ASK_AT_ONCE, RouterLease
 from mgmt.session import Ask, given, placements
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement
@@ -204,7 +204,7 @@ def plan_recovery(network: Network, router: str, ask: Ask) -> Plan | None:
 @contextmanager
 def recovering(
     network: Network, router: str, ask: Ask, say: Callable[[str], None]
-) -> Iterator[tuple[Plan, Lease] | None]:
+) -> Iterator[tuple[Plan, RouterLease] | None]:
     """The same, to be carried out with the lease that comes with it.
 
     What the hypervisor has left of a migration is cleared up first, and said, with the lease held,
@@ -213,7 +213,7 @@ def recovering(
     described = network.routers[router]
     facts = _facts_of_all(network, described, ask)
     entry = {"words": f"a recovery of {router}"}
-    with Lease(ask, facts.controllers, router, entry, given=facts.given) as lease:
+    with RouterLease(ask, facts.controllers, router, entry, given=facts.given) as lease:
         here = _settled_at(network, described, facts.placement, lease, say)
         made = _recovery(network, described, facts, here)
         if made is not None:
@@ -461,7 +461,7 @@ def _settled_at(
     network: Network,
     router: Router,
     now: Placement,
-    lease: Lease | None = None,
+    lease: RouterLease | None = None,
     say: Callable[[str], None] | None = None,
 ) -> str:
     """The host where the hypervisor has the router's VM, or where the switches think it is, where

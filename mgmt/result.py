@@ -14,7 +14,7 @@ from mgmt.planning import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ProgressEvent:
     """Progress: `time_s` since the beginning; state is started, done, failed or undone, or note
     for the hypervisor's words on how far it is."""
 
@@ -27,7 +27,7 @@ class Event:
 class Reporter:
     """Tells a listener how far a migration is, in seconds since its beginning."""
 
-    def __init__(self, listener: Callable[[Event], None]) -> None:
+    def __init__(self, listener: Callable[[ProgressEvent], None]) -> None:
         self._listener = listener
         self.began = time.monotonic()
 
@@ -40,7 +40,7 @@ class Reporter:
         half way."""
         now = self.now()
         with suppress(OSError, ValueError):
-            self._listener(Event(now, step, state, detail))
+            self._listener(ProgressEvent(now, step, state, detail))
         return now
 
 

@@ -1,6 +1,6 @@
 """One run of the `xenflow` command: the network, and the controllers it can ask.
 
-Every verb gets a `Session`.  It needs nothing but the network file and the controllers'
+Every verb gets a `ManagementSession`.  It needs nothing but the network file and the controllers'
 management addresses, so the command works the same on every node.
 """
 
@@ -42,7 +42,7 @@ class Whereabouts:
     answers: dict[str, dict[str, Any] | AskError]
 
 
-class Session:
+class ManagementSession:
     """The network and open connections to its controllers.
 
     `ask` may be called from several threads: each borrows a connection that is idle.

@@ -10,7 +10,7 @@ import sys
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from routerd.daemon import Daemon, Options, read_once
+from routerd.daemon import Daemon, DaemonOptions, read_once
 from routerd.rule_table_link import endpoint
 from xenflow.routes.router_state import RouterState
 
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         daemon = Daemon(
-            Options(
+            DaemonOptions(
                 options.control,
                 options.router,
                 endpoint(options.peer, options.control, options.port),

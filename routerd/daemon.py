@@ -29,9 +29,9 @@ from routerd.control_address import ControlAddress
 from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import NeighbourTables
-from routerd.netlink_socket import Interrupted, Listener, Requests
-from routerd.rule_table_link import Event, RuleTableLink, hasten_discovery
-from xenflow.routes.feed import Effects, Link, Sender
+from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
+from routerd.rule_table_link import ConnectionEvent, RuleTableLink, hasten_discovery
+from xenflow.routes.feed import Effects, Sender, SenderState
 from xenflow.routes.messages import MessageError, NextHopType, Section
 from xenflow.routes.router_state import RouterState
 
@@ -52,7 +52,7 @@ log = logging.getLogger("routerd")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DaemonOptions:
     """How routerd was called."""
 
     control: str
@@ -74,7 +74,7 @@ class Kernel:
         self._control_address = ControlAddress()
         self._neighbour_tables = NeighbourTables()
         groups = tuple(rt.GROUPS.values())
-        self._listener = Listener(rt.NETLINK_ROUTE, groups, receive_buffer)
+        self._listener = NetlinkListener(rt.NETLINK_ROUTE, groups, receive_buffer)
         self._others = list(_other_listeners())
         self._requests = Requests()
         self.dump_all = True
@@ -190,19 +190,19 @@ class Kernel:
                 for datagram in self._requests.datagrams(rt.RTM_GETROUTE, body):
                     self.view.dumped_routes4(datagram)
                 return
-            except Interrupted:
+            except DumpInterrupted:
                 continue
             except rt.NetlinkError as error:
                 if error.errno != errno.ENOENT:  # a table that has never had a route
                     raise
                 return
-        raise Interrupted(errno.EINTR, "the main table never held still")
+        raise DumpInterrupted(errno.EINTR, "the main table never held still")
 
     def _optional(self, type_: int, body: bytes) -> list[bytes]:
         """A dump of what this kernel may not have (IPv6, next hop objects, a table)."""
         try:
             return self._requests.bodies(type_, body)
-        except Interrupted:
+        except DumpInterrupted:
             raise
         except rt.NetlinkError as error:
             if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EINVAL):
@@ -343,7 +343,7 @@ def _hash_policy() -> int:
         return 0
 
 
-def _other_listeners() -> list[Listener]:
+def _other_listeners() -> list[NetlinkListener]:
     """Notifications of packet filters and IPsec policies, where the kernel has them."""
     found = []
     for protocol, group in (
@@ -351,14 +351,14 @@ def _other_listeners() -> list[Listener]:
         (rt.NETLINK_XFRM, rt.XFRMNLGRP_POLICY),
     ):
         with contextlib.suppress(OSError):
-            found.append(Listener(protocol, (group,), 1 << 20))
+            found.append(NetlinkListener(protocol, (group,), 1 << 20))
     return found
 
 
 class Daemon:
     """routerd."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: DaemonOptions) -> None:
         self.options = options
         self.kernel = Kernel(options.control, options.receive_buffer, options.carrier_grace_s)
         self.keeper = NeighbourKeeper()
@@ -529,10 +529,10 @@ class Daemon:
 
     def _converse(self, link: RuleTableLink, now: float) -> None:
         for event in link.events():
-            if event is Event.CONNECTED:
+            if event is ConnectionEvent.CONNECTED:
                 log.info("connected to=%s seq=%d", link.address, self.sender.state.seq)
                 self._carry_out(link, self.sender.connected(now), now)
-            elif self.sender.link is not Link.DOWN:
+            elif self.sender.link is not SenderState.DOWN:
                 log.info("disconnected from=%s", link.address)
                 self.sender.disconnected()
         for frames in link.received():

@@ -26,10 +26,8 @@ from itertools import islice
 from routerd import rtnetlink as rt
 from xenflow.routes.messages import (
     MAX_REMARKS,
-    Interface,
     InterfaceFlag,
     InterfaceKind,
-    Kind,
     Leg,
     Local,
     Neighbour,
@@ -40,6 +38,8 @@ from xenflow.routes.messages import (
     Remark,
     Route,
     Section,
+    SectionKind,
+    VmInterface,
     VmReason,
 )
 from xenflow.routes.router_state import Capacity, LocalKey, NeighbourKey, RouterState
@@ -544,7 +544,7 @@ class KernelView:
             return (NextHopType.BLACKHOLE, family, 0, 0)
         return self._way(family, hops, grouped=bool(object_.group))
 
-    def _way(self, family: int, hops: Iterable[rt.Hop], grouped: bool = False) -> Spec | None:
+    def _way(self, family: int, hops: Iterable[rt.RouteHop], grouped: bool = False) -> Spec | None:
         """Where hops lead; None where all are dead.  One of several is told as what it is, unless
         `grouped`: the group may get more."""
         shares: Counter[Spec] = Counter()
@@ -580,7 +580,7 @@ class KernelView:
         now = self._object(spec[1], spec[2])
         return now if now is not None and now[0] == spec[3] else _vm(spec[1], VmReason.UNSAID)
 
-    def _hops(self, object_: rt.NextHopObject, family: int) -> list[rt.Hop] | None:
+    def _hops(self, object_: rt.NextHopObject, family: int) -> list[rt.RouteHop] | None:
         """The hops of a next hop object, or of a group's members; None for a blackhole."""
         if object_.blackhole:
             return None
@@ -595,18 +595,20 @@ class KernelView:
                 hop = member.hop
                 plain = hop.plain and (not hop.gateway or member.family == family)
                 hops.append(
-                    rt.Hop(hop.ifindex, hop.gateway, hop.flags, weight, plain, hop.encapsulated)
+                    rt.RouteHop(
+                        hop.ifindex, hop.gateway, hop.flags, weight, plain, hop.encapsulated
+                    )
                 )
         return hops
 
-    def _dead(self, hop: rt.Hop) -> bool:
+    def _dead(self, hop: rt.RouteHop) -> bool:
         if hop.flags & rt.RTNH_F_DEAD:
             return True
         return bool(hop.flags & rt.RTNH_F_LINKDOWN) and bool(
             self._setting(hop.ifindex, "ignore_linkdown")
         )
 
-    def _spec(self, family: int, hop: rt.Hop) -> Spec:
+    def _spec(self, family: int, hop: rt.RouteHop) -> Spec:
         link = self.links.get(hop.ifindex)
         odd = rt.IFF_LOOPBACK | rt.IFF_NOARP | rt.IFF_POINTOPOINT
         if not hop.plain:
@@ -675,7 +677,7 @@ class KernelView:
         return self._little(interfaces, excess) if excess else state
 
     @staticmethod
-    def _little(interfaces: dict[int, Interface], reason: str) -> RouterState:
+    def _little(interfaces: dict[int, VmInterface], reason: str) -> RouterState:
         """A state in which everything passes through the VM."""
         return RouterState.of(interfaces, {}, {}, {}, {}, {}, {}, Policy(True, reason))
 
@@ -694,13 +696,15 @@ class KernelView:
         self.dirty_neighbours.clear()
         groups = [id_ for id_ in fresh if self._is_group(id_)]
         sections += [
-            Section(Kind.NEXTHOP, Op.SET, [self._nexthop(id_) for id_ in fresh + moved]),
-            Section(Kind.LEG, Op.SET, [leg for g in groups for leg in self._legs(g).values()]),
-            Section(Kind.NEIGHBOUR, Op.SET, neighbours),
-            Section(Kind.ROUTE4, Op.SET, routes),
-            Section(Kind.ROUTE4, Op.DELETE, gone),
-            Section(Kind.NEXTHOP, Op.DELETE, [told.nexthops[id_] for id_ in dead]),
-            Section(Kind.NEIGHBOUR, Op.DELETE, lost),
+            Section(SectionKind.NEXTHOP, Op.SET, [self._nexthop(id_) for id_ in fresh + moved]),
+            Section(
+                SectionKind.LEG, Op.SET, [leg for g in groups for leg in self._legs(g).values()]
+            ),
+            Section(SectionKind.NEIGHBOUR, Op.SET, neighbours),
+            Section(SectionKind.ROUTE4, Op.SET, routes),
+            Section(SectionKind.ROUTE4, Op.DELETE, gone),
+            Section(SectionKind.NEXTHOP, Op.DELETE, [told.nexthops[id_] for id_ in dead]),
+            Section(SectionKind.NEIGHBOUR, Op.DELETE, lost),
         ]
         return [section for section in sections if section.records]
 
@@ -792,9 +796,9 @@ class KernelView:
         interfaces = {i.ifindex: i for i in self._interfaces()}
         changed = [i for n, i in interfaces.items() if told.interfaces.get(n) != i]
         if policy != told.policy:
-            sections.append(Section(Kind.POLICY, Op.SET, [policy]))
+            sections.append(Section(SectionKind.POLICY, Op.SET, [policy]))
         if changed:
-            sections.append(Section(Kind.INTERFACE, Op.SET, changed))
+            sections.append(Section(SectionKind.INTERFACE, Op.SET, changed))
         return sections
 
     def object_sections(self, told: RouterState) -> tuple[list[Section], bool]:
@@ -828,10 +832,10 @@ class KernelView:
             if n < 0 and told.leg_uses[id_] + n == 0 and not told.uses[id_]
         ]
         sections = [
-            Section(Kind.NEXTHOP, Op.SET, hops),
-            Section(Kind.LEG, Op.SET, legs),
-            Section(Kind.LEG, Op.DELETE, dropped),
-            Section(Kind.NEXTHOP, Op.DELETE, dead),
+            Section(SectionKind.NEXTHOP, Op.SET, hops),
+            Section(SectionKind.LEG, Op.SET, legs),
+            Section(SectionKind.LEG, Op.DELETE, dropped),
+            Section(SectionKind.NEXTHOP, Op.DELETE, dead),
         ]
         return [section for section in sections if section.records], unclear
 
@@ -866,7 +870,7 @@ class KernelView:
             if link.ifindex != self._control_index and not link.flags & rt.IFF_LOOPBACK:
                 yield link
 
-    def _interfaces(self) -> Iterator[Interface]:
+    def _interfaces(self) -> Iterator[VmInterface]:
         """As many as may be told: what the network describes is there before what a VM adds."""
         links = sorted(self.data_links(), key=lambda link: link.ifindex)
         if len(links) > self.capacity.interfaces:
@@ -883,7 +887,7 @@ class KernelView:
             if link.ifindex in self.forwards6:
                 flags |= InterfaceFlag.FORWARDING6
             mtu = min(link.mtu, 0xFFFF)
-            yield Interface(
+            yield VmInterface(
                 link.ifindex, int(flags), mtu, link.mac, link.name, int(self._kind(link))
             )
 

@@ -20,7 +20,7 @@ _ANSWER_S = 5.0
 _TRIES = 10
 
 
-class Interrupted(rt.NetlinkError):
+class DumpInterrupted(rt.NetlinkError):
     """A table kept changing while it was dumped, or a dump overran its socket."""
 
 
@@ -40,7 +40,7 @@ def _open(protocol: int, buffer: int) -> socket.socket:
     return sock
 
 
-class Listener:
+class NetlinkListener:
     """Notifications of some multicast groups.
 
     Raises OSError from the constructor where the kernel has no such protocol or group.
@@ -111,7 +111,7 @@ class Requests:
     def datagrams(self, type_: int, body: bytes) -> Iterator[bytes]:
         """The datagrams of one dump as they come, up to and including the one with NLMSG_DONE.
 
-        Raises NetlinkError (the kernel refused), Interrupted (what came is not consistent and
+        Raises NetlinkError (the kernel refused), DumpInterrupted (what came is not consistent and
         must be dumped again).
         """
         self._send(type_, rt.NLM_F_DUMP, body)
@@ -131,13 +131,13 @@ class Requests:
         a datagram of its own or at the end of one."""
         type_, flags = rt.first(data)
         if flags & rt.NLM_F_DUMP_INTR:
-            raise Interrupted(errno.EINTR, "the table changed during the dump")
+            raise DumpInterrupted(errno.EINTR, "the table changed during the dump")
         tail = rt.trailing_done(data)
         if type_ != rt.NLMSG_ERROR and tail is None:
             return False
         number = rt.error_number(data[16:] if type_ == rt.NLMSG_ERROR else tail or b"")
         if tail is not None and rt.done_flags(data) & rt.NLM_F_DUMP_INTR:
-            raise Interrupted(errno.EINTR, "the table changed during the dump")
+            raise DumpInterrupted(errno.EINTR, "the table changed during the dump")
         if number:
             raise rt.NetlinkError(number, os.strerror(number))
         return True
@@ -155,9 +155,9 @@ class Requests:
                     for message in rt.messages(data)
                     if message.type > rt.NLMSG_OVERRUN
                 ]
-            except Interrupted:
+            except DumpInterrupted:
                 continue
-        raise Interrupted(errno.EINTR, "the table never held still")
+        raise DumpInterrupted(errno.EINTR, "the table never held still")
 
     def ask(self, type_: int, body: bytes) -> bytes:
         """The one answer to a request that is no dump.
@@ -196,7 +196,7 @@ class Requests:
                 raise rt.NetlinkError(errno.ETIMEDOUT, "the kernel does not answer") from None
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
-                    raise Interrupted(errno.ENOBUFS, "the dump overran its socket") from None
+                    raise DumpInterrupted(errno.ENOBUFS, "the dump overran its socket") from None
                 raise
             if rt.first_seq(data) == self._seq:
                 return data

@@ -343,7 +343,7 @@ def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> by
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class RouteHop:
     """One leg of a route.  `gateway` 0: the destination is on the link.  `plain` is false where
     the packet would not simply be sent there: encapsulated, or to a gateway of the other family."""
 
@@ -367,19 +367,19 @@ class RouteInfo:
     metric: int
     type: int
     flags: int
-    hops: tuple[Hop, ...]
+    hops: tuple[RouteHop, ...]
     nexthop: int
     mtu: int
 
 
-def _hop(found: dict[int, bytes], ifindex: int, flags: int, weight: int) -> Hop:
+def _hop(found: dict[int, bytes], ifindex: int, flags: int, weight: int) -> RouteHop:
     encapsulated = bool(found.keys() & {RTA_ENCAP, RTA_ENCAP_TYPE})
     plain = not encapsulated and RTA_VIA not in found
     gateway = int.from_bytes(found.get(RTA_GATEWAY, b""), "big")
-    return Hop(ifindex, gateway, flags, weight, plain, encapsulated)
+    return RouteHop(ifindex, gateway, flags, weight, plain, encapsulated)
 
 
-def _multipath(raw: bytes) -> Iterator[Hop]:
+def _multipath(raw: bytes) -> Iterator[RouteHop]:
     offset = 0
     while offset + 8 <= len(raw):
         length, flags, hops, ifindex = _RTNEXTHOP.unpack_from(raw, offset)
@@ -397,7 +397,7 @@ def route(body: bytes) -> RouteInfo | None:
     if family is None or flags & RTM_F_CLONED:
         return None
     found = attributes(body, _RTMSG.size)
-    hops: tuple[Hop, ...] = ()
+    hops: tuple[RouteHop, ...] = ()
     if RTA_MULTIPATH in found:
         hops = tuple(_multipath(found[RTA_MULTIPATH]))
     elif RTA_OIF in found or RTA_GATEWAY in found:
@@ -424,7 +424,7 @@ class NextHopObject:
 
     id: int
     family: int
-    hop: Hop | None
+    hop: RouteHop | None
     group: tuple[tuple[int, int], ...]
     blackhole: bool
 
@@ -455,7 +455,7 @@ def nexthop(body: bytes) -> NextHopObject:
     if NHA_OIF in found:
         plain = not (found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
         gateway = int.from_bytes(found.get(NHA_GATEWAY, b""), "big")
-        hop = Hop(u32(found[NHA_OIF]), gateway, flags, 1, plain, not plain)
+        hop = RouteHop(u32(found[NHA_OIF]), gateway, flags, 1, plain, not plain)
     return NextHopObject(
         u32(found.get(NHA_ID)), _FAMILIES.get(raw, 0), hop, group, NHA_BLACKHOLE in found
     )

@@ -30,7 +30,7 @@ _EVENT = struct.Struct("=HI")
 for it takes asyncio along, and with it a quarter of the time routerd needs to start."""
 
 
-class Event(Enum):
+class ConnectionEvent(Enum):
     """What happened to the connection."""
 
     CONNECTED = "connected"
@@ -109,15 +109,15 @@ class RuleTableLink:
         self._monitor.close(0)
         self._socket.close(0)
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[ConnectionEvent]:
         """What happened to the connection since the last call."""
         while self._monitor.poll(0):
             event, _ = _EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                yield Event.CONNECTED
+                yield ConnectionEvent.CONNECTED
             elif event == zmq.EVENT_DISCONNECTED:
                 self._waiting.clear()
-                yield Event.DISCONNECTED
+                yield ConnectionEvent.DISCONNECTED
 
     def received(self) -> Iterator[Frames]:
         """The messages that have arrived."""

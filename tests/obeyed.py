@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xenflow.model.network import Datapath, Kind
+from xenflow.model.network import Datapath, DatapathKind
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow
 from xenflow.tables import cookies
@@ -26,7 +26,7 @@ _LEAVES = {"output": PORT, "enqueue": PORT, "controller": CONTROLLER, "normal": 
 
 def is_one_table(datapath: Datapath) -> bool:
     """Whether a switch knows OpenFlow 1.0 alone."""
-    return datapath.kind is Kind.PLAIN or not datapath.nicira
+    return datapath.kind is DatapathKind.PLAIN or not datapath.nicira
 
 
 def obeyed(flow: Flow, one_table: bool = False) -> Flow:

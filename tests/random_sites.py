@@ -15,9 +15,9 @@ from xenflow.model.network import (
     Access,
     Cable,
     Datapath,
+    DatapathKind,
     End,
     Interface,
-    Kind,
     Link,
     Network,
     Pipeline,
@@ -87,7 +87,7 @@ def network(dice: Random) -> Network:
 def _datapath(dice: Random, name: str, dpid: int) -> Datapath:
     other = dice.choice(("normal", "drop"))
     if name.startswith("p"):
-        return Datapath(name, Kind.PLAIN, dpid, "c", other=other)
+        return Datapath(name, DatapathKind.PLAIN, dpid, "c", other=other)
     pipeline, nicira = dice.choice(
         (
             (Pipeline.PROACTIVE, True),
@@ -96,7 +96,7 @@ def _datapath(dice: Random, name: str, dpid: int) -> Datapath:
             (Pipeline.REACTIVE, False),
         )
     )
-    return Datapath(name, Kind.HOST, dpid, "c", pipeline, nicira, other=other)
+    return Datapath(name, DatapathKind.HOST, dpid, "c", pipeline, nicira, other=other)
 
 
 def site(dice: Random, net: Network, datapath: str) -> Site:

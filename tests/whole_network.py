@@ -28,7 +28,7 @@ from xenflow.openflow.flow import prefix_mask
 from xenflow.openflow.nxm import parse_actions
 from xenflow.openflow.parse import PacketIn
 from xenflow.routes import messages as m
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.store.network_file import load_with_lab
 from xenflow.switch.kind import kind_of
@@ -50,7 +50,7 @@ MAX_HOPS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class EndMachine:
     """An end machine; `stub` is a host address that only routers lead to."""
 
     name: str
@@ -62,11 +62,11 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedNetwork:
     """A network with its addresses, and the routes that follow from them."""
 
     network: Network
-    machines: dict[str, Machine]
+    machines: dict[str, EndMachine]
     addresses: dict[str, dict[str, IPv4Interface]]
     states: dict[str, RouterState]
     tables: dict[Any, simulate.Tables] = field(default_factory=dict)
@@ -81,19 +81,19 @@ class Plan:
             yield int(self.addresses[router.name][interface.name].ip), interface.mac
 
 
-def load(name: str) -> Plan:
+def load(name: str) -> PlannedNetwork:
     """One of the networks in `conf/`, with the addresses of its lab."""
     network, lab = load_with_lab(CONF / f"{name}.toml")
     return plan(network, lab)
 
 
-def plan(network: Network, lab: Mapping[str, Any]) -> Plan:
+def plan(network: Network, lab: Mapping[str, Any]) -> PlannedNetwork:
     """The addresses in a `[lab]` table, and shortest-path routes over them."""
     link_of = {a.end: link.name for link in network.links.values() for a in link.access}
     machines = {}
     for name, what in lab["machines"].items():
         end = End(*what["access"].split(":"))
-        machines[name] = Machine(
+        machines[name] = EndMachine(
             name,
             end,
             link_of[end],
@@ -105,47 +105,57 @@ def plan(network: Network, lab: Mapping[str, Any]) -> Plan:
         router: {i: IPv4Interface(text) for i, text in what["addresses"].items()}
         for router, what in lab["routers"].items()
     }
-    made = Plan(network, machines, addresses, {})
+    made = PlannedNetwork(network, machines, addresses, {})
     made.states.update((r.name, _state(made, r)) for r in network.routers.values())
     return made
 
 
-def _state(made: Plan, router: Router) -> RouterState:
+def _state(made: PlannedNetwork, router: Router) -> RouterState:
     """What the router's routerd would tell."""
     state = RouterState()
     index = {i.name: n for n, i in enumerate(router.interfaces, 2)}
     hop_ids: dict[tuple[int, int], int] = {}
-    sections: dict[Kind, list[Any]] = {kind: [] for kind in Kind}
+    sections: dict[SectionKind, list[Any]] = {kind: [] for kind in SectionKind}
 
     def hop(interface: Interface, gateway: int, mac: int) -> int:
         key = index[interface.name], gateway
         if key not in hop_ids:
             hop_ids[key] = len(hop_ids) + 1
             kind = NextHopType.VIA if gateway else NextHopType.CONNECTED
-            sections[Kind.NEXTHOP].append(m.NextHop(hop_ids[key], kind, 4, key[0], gateway, mac))
+            sections[SectionKind.NEXTHOP].append(
+                m.NextHop(hop_ids[key], kind, 4, key[0], gateway, mac)
+            )
         return hop_ids[key]
 
     for interface in router.interfaces:
         here = index[interface.name]
         own = made.addresses[router.name][interface.name]
         net = own.network
-        sections[Kind.INTERFACE].append(m.Interface(here, 7, 1500, interface.mac, interface.name))
+        sections[SectionKind.INTERFACE].append(
+            m.VmInterface(here, 7, 1500, interface.mac, interface.name)
+        )
         for address in (int(own.ip), int(net.broadcast_address)):
             broadcast = address == int(net.broadcast_address)
-            sections[Kind.LOCAL].append(m.Local(4, 32, here, address, broadcast))
+            sections[SectionKind.LOCAL].append(m.Local(4, 32, here, address, broadcast))
         for address, mac in made.neighbours(interface.link):
             if mac != interface.mac:
-                sections[Kind.NEIGHBOUR].append(m.Neighbour(here, 4, True, address, mac))
+                sections[SectionKind.NEIGHBOUR].append(m.Neighbour(here, 4, True, address, mac))
         connected = int(net.network_address), net.prefixlen, hop(interface, 0, 0)
-        sections[Kind.ROUTE4].append(connected)
+        sections[SectionKind.ROUTE4].append(connected)
     for prefix, plen, interface, gateway, mac in _far(made, router):
-        sections[Kind.ROUTE4].append((prefix, plen, hop(interface, gateway, mac)))
-    order = (Kind.INTERFACE, Kind.LOCAL, Kind.NEXTHOP, Kind.NEIGHBOUR, Kind.ROUTE4)
+        sections[SectionKind.ROUTE4].append((prefix, plen, hop(interface, gateway, mac)))
+    order = (
+        SectionKind.INTERFACE,
+        SectionKind.LOCAL,
+        SectionKind.NEXTHOP,
+        SectionKind.NEIGHBOUR,
+        SectionKind.ROUTE4,
+    )
     state.apply(Section(kind, Op.SET, sections[kind]) for kind in order)
     return state
 
 
-def _far(made: Plan, router: Router) -> Iterator[tuple[int, int, Interface, int, int]]:
+def _far(made: PlannedNetwork, router: Router) -> Iterator[tuple[int, int, Interface, int, int]]:
     """(prefix, length, interface, gateway, its MAC) of what is not connected, breadth first."""
     known = {i.link for i in router.interfaces}
     queue = deque((i.link, i, 0, 0) for i in router.interfaces)
@@ -183,7 +193,7 @@ class Arrival:
 
 
 @dataclass(slots=True)
-class Journey:
+class FrameJourney:
     """Everything that became of a frame."""
 
     arrivals: list[Arrival] = field(default_factory=list)
@@ -217,7 +227,7 @@ class WholeNetwork:
     known     router -> the hosts whose controllers know its routes
     """
 
-    def __init__(self, made: Plan) -> None:
+    def __init__(self, made: PlannedNetwork) -> None:
         self.plan = made
         self.network = made.network
         routers = made.network.routers.values()
@@ -313,18 +323,18 @@ class WholeNetwork:
 
     # --- frames -------------------------------------------------------------------------------
 
-    def from_machine(self, name: str, frame: bytes) -> Journey:
+    def from_machine(self, name: str, frame: bytes) -> FrameJourney:
         """A machine sends a frame."""
         return self._follow(self.plan.machines[name].end, frame)
 
-    def from_vm(self, router: str, interface: str, frame: bytes) -> Journey:
+    def from_vm(self, router: str, interface: str, frame: bytes) -> FrameJourney:
         """A router's VM sends a frame."""
         host = self.vifs[router]
         assert host is not None, f"{router} has no interfaces now"
         found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
         return self._follow(End(host, found.vif), frame)
 
-    def release(self, router: str, interface: str, host: str, to: str, target: int) -> Journey:
+    def release(self, router: str, interface: str, host: str, to: str, target: int) -> FrameJourney:
         """A frame that host's controller held for a VM is sent across to another host, as
         `vm.packets` does it; it was for MAC address `target`."""
         found = next(i for i in self.network.routers[router].interfaces if i.name == interface)
@@ -335,14 +345,14 @@ class WholeNetwork:
         frame = pk.ethernet(target, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b"held"))
         verdict = simulate.run_actions(self.tables(host), frame, fl.CONTROLLER, onward)
         names = {number: name for name, number in self.ports(host).items()}
-        journey = Journey()
+        journey = FrameJourney()
         for number, sent in verdict.outputs:
             for end, copy in self._leave(End(host, names[int(number)]), sent, journey):
                 self._follow(end, copy, journey)
         return journey
 
-    def _follow(self, end: End, frame: bytes, journey: Journey | None = None) -> Journey:
-        journey = journey or Journey()
+    def _follow(self, end: End, frame: bytes, journey: FrameJourney | None = None) -> FrameJourney:
+        journey = journey or FrameJourney()
         queue = deque([(end, frame)])
         while queue:
             end, frame = queue.popleft()
@@ -352,7 +362,7 @@ class WholeNetwork:
             queue.extend(self._enter(end, frame, journey))
         return journey
 
-    def _enter(self, end: End, frame: bytes, journey: Journey) -> Iterator[tuple[End, bytes]]:
+    def _enter(self, end: End, frame: bytes, journey: FrameJourney) -> Iterator[tuple[End, bytes]]:
         """A frame enters a switch; what then enters others."""
         numbers = self.ports(end.datapath)
         names = {number: name for name, number in numbers.items()}
@@ -381,7 +391,7 @@ class WholeNetwork:
         for out, sent in left:
             yield from self._leave(out, sent, journey)
 
-    def _leave(self, end: End, frame: bytes, journey: Journey) -> Iterator[tuple[End, bytes]]:
+    def _leave(self, end: End, frame: bytes, journey: FrameJourney) -> Iterator[tuple[End, bytes]]:
         for cable in self.network.cables_of[end.datapath]:
             if end in (cable.a, cable.b):
                 yield cable.far(end.datapath), frame
@@ -397,7 +407,7 @@ class WholeNetwork:
                 if interface.vif == end.port:
                     yield from self._kernel(router, interface, frame, journey)
 
-    def _sent_up(self, datapath: str, packet: PacketIn, journey: Journey) -> simulate.Verdict:
+    def _sent_up(self, datapath: str, packet: PacketIn, journey: FrameJourney) -> simulate.Fate:
         """As the controller does with what a switch sends up; what a VM sends it only hears."""
         kind = kind_of(self.network.datapaths[datapath])
         what = kind.sent_up(self.network, {}, packet)
@@ -407,15 +417,15 @@ class WholeNetwork:
             for router, _ in what.members:
                 if self.placed[datapath][router.name].vm == datapath:
                     journey.arrivals.append(Arrival(f"held:{router.name}", what.frame))
-        return simulate.Verdict()
+        return simulate.Fate()
 
-    def _answered(self, datapath: str, asked: Question, journey: Journey) -> simulate.Verdict:
+    def _answered(self, datapath: str, asked: Question, journey: FrameJourney) -> simulate.Fate:
         """What the reactive pipeline's answer makes of a packet; a flow that is made counts."""
         site = self.site(datapath)
         states = {name: self.plan.states[name] for name in site.views if site.forwards(name)}
         answer = kind_of(site.datapath).answers(site, states).answer(asked)
         if answer is None:
-            return simulate.Verdict()
+            return simulate.Fate()
         messages, _ = wire.split(answer)
         if len(messages) > 1:
             journey.taken_in.add((datapath, asked.router.name))
@@ -448,7 +458,7 @@ class WholeNetwork:
     # --- a router's VM ------------------------------------------------------------------------
 
     def _kernel(
-        self, router: Router, interface: Interface, frame: bytes, journey: Journey
+        self, router: Router, interface: Interface, frame: bytes, journey: FrameJourney
     ) -> Iterator[tuple[End, bytes]]:
         packet = pk.parse(frame)
         if packet.dl_dst != interface.mac and not frame[0] & 1:

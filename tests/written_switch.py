@@ -58,7 +58,8 @@ class WrittenSwitch:
         """How many flows a table takes."""
         self.refused = 0
         self.refuses: set[int] = set()
-        """Types of the questions that are refused: `wire.Type.STATS_REQUEST`, `BARRIER_REQUEST`."""
+        """Types of the questions that are refused: `wire.MessageType.STATS_REQUEST`,
+        `BARRIER_REQUEST`."""
         self.deaf: set[int] = set()
         """Types of the questions that are not answered."""
         self.unanswered: list[bytes] = []
@@ -125,12 +126,12 @@ class WrittenSwitch:
         elif kind in self.refuses:
             text, data = "BAD_REQUEST: BAD_TYPE", message[:_ERROR_BYTES]
             self._later.append(lambda: self.switch.on_error(xid, text, data))
-        elif kind == wire.Type.BARRIER_REQUEST:
+        elif kind == wire.MessageType.BARRIER_REQUEST:
             self._later.append(lambda: self.switch.channel.on_barrier(xid))
-        elif kind == wire.Type.STATS_REQUEST:
+        elif kind == wire.MessageType.STATS_REQUEST:
             reply = StatsReply(xid, False, self._stats(message))
             self._later.append(lambda: self.switch.channel.on_stats(reply))
-        elif kind == wire.Type.VENDOR and message[15] == _NXT_FLOW_MOD:
+        elif kind == wire.MessageType.VENDOR and message[15] == _NXT_FLOW_MOD:
             if self._too_many(message):
                 self.refused += 1
                 text, data = "FLOW_MOD_FAILED: ALL_TABLES_FULL", message[:_ERROR_BYTES]
@@ -160,7 +161,7 @@ class WrittenSwitch:
     def _too_many(self, message: bytes) -> bool:
         (command,) = struct.unpack_from("!H", message, _COMMAND_AT)
         limit = self.limits.get(command >> 8)
-        if limit is None or command & 0xFF != wire.Command.ADD:
+        if limit is None or command & 0xFF != wire.FlowModCommand.ADD:
             return False
         flow = parse.flow_mod(message)
         held = [each for each in self.tables if each.table == flow.table]
@@ -168,16 +169,16 @@ class WrittenSwitch:
 
     def _apply(self, message: bytes) -> None:
         (command,) = struct.unpack_from("!H", message, _COMMAND_AT)
-        if command & 0xFF == wire.Command.DELETE:
+        if command & 0xFF == wire.FlowModCommand.DELETE:
             self._delete_many(message)
             return
         flow: Flow = parse.flow_mod(message)
-        self.messages.append(f"{wire.Command(command & 0xFF).name} {flow}")
-        if command & 0xFF == wire.Command.ADD:
+        self.messages.append(f"{wire.FlowModCommand(command & 0xFF).name} {flow}")
+        if command & 0xFF == wire.FlowModCommand.ADD:
             obeyed(flow)
             self.tables.add(flow)
         else:
-            assert command & 0xFF == wire.Command.DELETE_STRICT
+            assert command & 0xFF == wire.FlowModCommand.DELETE_STRICT
             self.tables.delete_strict(*flow.key)
 
     def _delete_many(self, message: bytes) -> None:
@@ -190,7 +191,7 @@ class WrittenSwitch:
         self.tables.delete_by_cookie(None if table == wire.ALL_TABLES else table, cookie, mask)
 
 
-class Host:
+class PlayedHost:
     """host-a of conf/paper.toml, its Rule Table and its switch, which has these ports; the time
     passes where a test lets it."""
 

@@ -18,7 +18,7 @@ DIRECTORY, READ, WATCH, UNWATCH, WRITE, EVENT, ERROR = 1, 2, 4, 5, 11, 15, 16
 
 
 @dataclass(eq=False)
-class Client:
+class XenstoreClient:
     """One connection and its watches: (path, token)."""
 
     sock: socket.socket
@@ -34,7 +34,7 @@ class Xenstored:
 
     def __init__(self, path: Path) -> None:
         self.nodes: dict[str, str] = {}
-        self.clients: list[Client] = []
+        self.clients: list[XenstoreClient] = []
         self.lock = threading.RLock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
@@ -57,12 +57,12 @@ class Xenstored:
         with contextlib.suppress(OSError):
             while True:
                 sock, _ = self._listener.accept()
-                client = Client(sock)
+                client = XenstoreClient(sock)
                 with self.lock:
                     self.clients.append(client)
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
-    def _serve(self, client: Client) -> None:
+    def _serve(self, client: XenstoreClient) -> None:
         with contextlib.suppress(OSError), client.sock.makefile("rb") as stream:
             while len(head := stream.read(HEADER.size)) == HEADER.size:
                 type_, request, _, length = HEADER.unpack(head)
@@ -70,7 +70,7 @@ class Xenstored:
         with self.lock, contextlib.suppress(ValueError):  # not there after `drop`
             self.clients.remove(client)
 
-    def _answer(self, client: Client, type_: int, request: int, payload: bytes) -> None:
+    def _answer(self, client: XenstoreClient, type_: int, request: int, payload: bytes) -> None:
         texts = [text.decode() for text in payload.split(b"\0")]
         path = texts[0]
         with self.lock:

@@ -16,8 +16,16 @@ from statistics import fmean
 from typing import NoReturn
 
 from bench.experiments import claims, points
-from bench.experiments.points import Session, Wanted
-from bench.experiments.store import Key, Row, Store, TableError, read_csv, refused, write_csv
+from bench.experiments.points import ExperimentOptions, RunBatch
+from bench.experiments.store import (
+    Key,
+    MeasuredRun,
+    Store,
+    TableError,
+    read_csv,
+    refused,
+    write_csv,
+)
 from lab import own_folder, process
 from xenflow.model.network import NetworkError
 
@@ -27,7 +35,7 @@ _OUT = ROOT / "out" / "experiments"
 PARTS = ("migrations", "designs", "figures")
 PAGE, RUNS_CSV = "experiments.md", "runs.csv"
 
-Make = Callable[[Session, Callable[[str], None]], Iterator[Row]]
+Make = Callable[[RunBatch, Callable[[str], None]], Iterator[MeasuredRun]]
 
 
 def say(text: str) -> None:
@@ -38,7 +46,7 @@ def say(text: str) -> None:
 class Series:
     """One call: rounds of sessions, their rows, how much is left."""
 
-    def __init__(self, store: Store, rounds: list[list[Session]], until: float) -> None:
+    def __init__(self, store: Store, rounds: list[list[RunBatch]], until: float) -> None:
         self._store, self._rounds, self._until = store, rounds, until
         self._left = [session for one in rounds for session in one]
         self.failed = 0
@@ -82,7 +90,7 @@ class Series:
             self._left.remove(session)
 
 
-def describe(session: Session) -> str:
+def describe(session: RunBatch) -> str:
     """A session, for people."""
     key = session.key
     runs = ", ".join(str(k.run) for k in session.keys)
@@ -90,7 +98,7 @@ def describe(session: Session) -> str:
     return f"{key.backend}: {key.experiment} {key.what}, {key.size} bytes{rate}: run {runs}"
 
 
-def outcome(row: Row) -> str:
+def outcome(row: MeasuredRun) -> str:
     """A run's result in one line."""
     if row.invalid:
         return f"run {row.key.run}: invalid"
@@ -102,9 +110,9 @@ def duration(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
 
-def planned(args: argparse.Namespace, store: Store) -> dict[str, list[list[Session]]]:
+def planned(args: argparse.Namespace, store: Store) -> dict[str, list[list[RunBatch]]]:
     """What is to be made of each part: what is missing, or all of it again."""
-    wanted = Wanted(
+    wanted = ExperimentOptions(
         args.runs, args.rates, args.sizes, args.modes, args.traffic, args.designs, args.on
     )
     series = {
@@ -116,7 +124,7 @@ def planned(args: argparse.Namespace, store: Store) -> dict[str, list[list[Sessi
     return {part: points.sessions(keys, made) for part, keys in chosen.items()}
 
 
-def dry_run(rounds: dict[str, list[list[Session]]], store: Store) -> None:
+def dry_run(rounds: dict[str, list[list[RunBatch]]], store: Store) -> None:
     """What would be made."""
     series = Series(store, [r for one in rounds.values() for r in one], 0.0)
     for part, found in rounds.items():
@@ -127,7 +135,7 @@ def dry_run(rounds: dict[str, list[list[Session]]], store: Store) -> None:
     print(f"{runs} runs, {duration(series.left_s())}; {len(list(store.rows()))} are there already")
 
 
-def measure(args: argparse.Namespace, store: Store, rounds: dict[str, list[list[Session]]]) -> int:
+def measure(args: argparse.Namespace, store: Store, rounds: dict[str, list[list[RunBatch]]]) -> int:
     """Make what is missing; returns the exit status."""
     from bench.experiments.designs import Designs
     from bench.experiments.migrations import Migrations
@@ -220,7 +228,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "read; 2 wrong command line; 130 interrupted",
         allow_abbrev=False,
     )
-    default = Wanted()
+    default = ExperimentOptions()
     parser.add_argument(
         "--on",
         choices=tuple(points.BACKENDS),

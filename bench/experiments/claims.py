@@ -14,7 +14,7 @@ from statistics import median
 
 from bench.experiments.confidence import Estimate, estimate
 from bench.experiments.points import BACKENDS, DESIGNS, LIMIT, MODES, RUNS, SIZES
-from bench.experiments.store import Row
+from bench.experiments.store import MeasuredRun
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NOT = "not measured"
@@ -36,7 +36,7 @@ _DESIGN = {
 }
 
 
-def measured(rows: Sequence[Row], refused: Sequence[Row]) -> str:
+def measured(rows: Sequence[MeasuredRun], refused: Sequence[MeasuredRun]) -> str:
     """The generated part of experiments.md."""
     moves = [row for row in rows if row.key.experiment == "migration"]
     routers = [row for row in rows if row.key.experiment == "design"]
@@ -71,7 +71,7 @@ def _picture(number: str) -> str:
 
 
 def _of(
-    rows: Iterable[Row],
+    rows: Iterable[MeasuredRun],
     value: str,
     *,
     what: str,
@@ -98,7 +98,7 @@ def _seconds(e: Estimate) -> str:
     return f"{e.text()} s ({e.least:.2f} to {e.most:.2f}, {e.runs} runs)"
 
 
-def _lost(rows: Sequence[Row], mode: str) -> str:
+def _lost(rows: Sequence[MeasuredRun], mode: str) -> str:
     lost, sent = _of(rows, "lost", what=mode), _of(rows, "sent", what=mode)
     doubled = _of(rows, "duplicated", what=mode)
     reordered = _of(rows, "reordered", what=mode)
@@ -114,7 +114,7 @@ def _lost(rows: Sequence[Row], mode: str) -> str:
     )
 
 
-def _ways(rows: Sequence[Row]) -> str:
+def _ways(rows: Sequence[MeasuredRun]) -> str:
     """Of which packets a number of losses is, by who counted them."""
     by = {row.key.traffic for row in rows}
     return {frozenset({"probe"}): "both ways", frozenset({"iperf"}): "generator to receiver"}.get(
@@ -122,7 +122,7 @@ def _ways(rows: Sequence[Row]) -> str:
     )
 
 
-def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
+def _by_rate(rows: Sequence[MeasuredRun], mode: str, traffic: str) -> str:
     parts = []
     for rate in sorted({r.key.rate_pps for r in rows}):
         values = _of(rows, "lost_there", what=mode, traffic=traffic, rate=rate)
@@ -131,7 +131,7 @@ def _by_rate(rows: Sequence[Row], mode: str, traffic: str) -> str:
     return "; ".join(parts) or NOT
 
 
-def ratio(rows: Sequence[Row], mode: str, beside: str, size: int) -> str:
+def ratio(rows: Sequence[MeasuredRun], mode: str, beside: str, size: int) -> str:
     """A mode's total time over that of another, at the points (traffic, rate) that both have."""
     found = []
     for traffic, rate in sorted({(r.key.traffic, r.key.rate_pps) for r in rows}):
@@ -146,7 +146,7 @@ def ratio(rows: Sequence[Row], mode: str, beside: str, size: int) -> str:
     return f"{min(found):.1f} to {max(found):.1f} ({len(found)} points)"
 
 
-def _claims(moves: Sequence[Row], routers: Sequence[Row]) -> list[str]:
+def _claims(moves: Sequence[MeasuredRun], routers: Sequence[MeasuredRun]) -> list[str]:
     lines = [
         "| figure | the report | here | measured |",
         "| --- | --- | --- | --- |",
@@ -162,7 +162,7 @@ def _line(figure: str, claim: str, here: str, value: str) -> str:
     return f"| {figure} | {claim} | {here} | {value} |"
 
 
-def _claims_of_moves(moves: Sequence[Row], where: str) -> Iterator[str]:
+def _claims_of_moves(moves: Sequence[MeasuredRun], where: str) -> Iterator[str]:
     for mode, claim in (
         ("xenflow", "control plane suspended for nearly no time, whatever the packet's size"),
         ("native", "suspended for up to about 40 s"),
@@ -207,7 +207,7 @@ def _claims_of_moves(moves: Sequence[Row], where: str) -> Iterator[str]:
         )
 
 
-def _claims_of_designs(routers: Sequence[Row]) -> Iterator[str]:
+def _claims_of_designs(routers: Sequence[MeasuredRun]) -> Iterator[str]:
     for size in SIZES:
         for design in ("domain0", "xenflow"):
             values = []
@@ -227,7 +227,7 @@ def _claims_of_designs(routers: Sequence[Row]) -> Iterator[str]:
             )
 
 
-def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
+def _runs(rows: Sequence[MeasuredRun], refused: Sequence[MeasuredRun]) -> list[str]:
     if not rows:
         return ["None yet."]
     lines = [
@@ -238,7 +238,7 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
         "| backend | experiment | what | traffic | points | runs | runs a point |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str], list[MeasuredRun]] = {}
     for row in rows:
         key = row.key
         groups.setdefault((key.backend, key.experiment, key.what, key.traffic), []).append(row)
@@ -269,7 +269,7 @@ def _runs(rows: Sequence[Row], refused: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _load(rows: Sequence[Row]) -> str:
+def _load(rows: Sequence[MeasuredRun]) -> str:
     found = [row.values["load"] for row in rows if "load" in row.values]
     if not found:
         return ""
@@ -277,7 +277,7 @@ def _load(rows: Sequence[Row]) -> str:
     return f", at a load of {min(found):.1f} to {max(found):.1f}{known}"
 
 
-def _migrations(rows: Sequence[Row]) -> list[str]:
+def _migrations(rows: Sequence[MeasuredRun]) -> list[str]:
     lines = [
         "Means of the runs of a point, ± half of the 95 % confidence interval. Lost: there "
         "(generator to receiver); doubled: in all runs of the point, the probe's both ways.",
@@ -286,7 +286,7 @@ def _migrations(rows: Sequence[Row]) -> list[str]:
         "doubled |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    points: dict[tuple[str, int, str, int, int], list[Row]] = {}
+    points: dict[tuple[str, int, str, int, int], list[MeasuredRun]] = {}
     for row in rows:
         key = row.key
         place = (key.backend, MODES.index(key.what), key.traffic, key.size, key.rate_pps)
@@ -304,7 +304,7 @@ def _migrations(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _designs(rows: Sequence[Row]) -> list[str]:
+def _designs(rows: Sequence[MeasuredRun]) -> list[str]:
     lines = [
         "| design | bytes | runs | forwarded, packets/s | latency, median, µs | 99 %, µs |",
         "| --- | --- | --- | --- | --- | --- |",

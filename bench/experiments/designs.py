@@ -25,15 +25,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.experiments.domain0_kernel import Domain0, Follower
-from bench.experiments.points import DESIGNS, LIMIT, Session
-from bench.experiments.store import Row, measured
+from bench.experiments.points import DESIGNS, LIMIT, RunBatch
+from bench.experiments.store import MeasuredRun, measured
 from bench.results import percentile
 from lab import bring_up, switch, wire
 from lab.description import PREFIX, ROOT, Lab
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
 from lab.probe import ProbePair, read_records
 from lab.programs import python_path
-from lab.state import Options
+from lab.state import LabOptions
 from lab.waiting import await_ends
 
 NETWORK = Path(__file__).with_name("one-host.toml")
@@ -68,7 +68,7 @@ class Designs:
     def __exit__(self, *_: object) -> None:
         self._up.close()
 
-    def make(self, session: Session, said: Callable[[str], None]) -> Iterator[Row]:
+    def make(self, session: RunBatch, said: Callable[[str], None]) -> Iterator[MeasuredRun]:
         """A row as soon as a run is made.
 
         Raises NetworkError where the lab does not come up.
@@ -90,7 +90,7 @@ class Designs:
 @contextmanager
 def _designed(what: str) -> Iterator[Lab]:
     """A lab whose host forwards so."""
-    options = Options(controllers=what == DESIGNS[3])
+    options = LabOptions(controllers=what == DESIGNS[3])
     lab = bring_up.up(NETWORK, options, say=lambda _: None)
     try:
         with ExitStack() as more:

@@ -35,13 +35,13 @@ from typing import Any
 
 from lab import bring_up, switch, wire
 from lab.description import PREFIX, Lab
-from lab.hypervisor import RUNNING, SUSPENDED, Routers
+from lab.hypervisor import RUNNING, SUSPENDED, RouterNamespaces
 from lab.moves import ends
 from lab.namespace import LabError, inside
 from lab.probe import OutageWatch
-from lab.state import Options, read_domains
+from lab.state import LabOptions, read_domains
 from lab.waiting import await_ends
-from xenflow.model.network import Kind, Router
+from xenflow.model.network import DatapathKind, Router
 
 TABLE = 100
 _NFT = "plane-separation"
@@ -369,7 +369,7 @@ class KernelMover(ABC):
         for host in self._hosts.values():
             host.take_ports()
         for datapath in self.lab.network.datapaths.values():
-            if datapath.kind is Kind.PLAIN:
+            if datapath.kind is DatapathKind.PLAIN:
                 learn(self.lab, datapath.name)
         here.forward(vm_here=True)
         await_ends(self.lab, _CONVERGE_S)
@@ -411,12 +411,12 @@ class KernelMover(ABC):
 class LabKernelMover(KernelMover):
     """In the lab: what its hypervisor does, step by step."""
 
-    def __init__(self, lab: Lab, options: Options) -> None:
+    def __init__(self, lab: Lab, options: LabOptions) -> None:
         ((name, router),) = lab.routers.items()
         hosts = {host: Domain0(lab, router, host) for host in lab.hosts}
         super().__init__(lab, hosts, Follower(name))
         self._options = options
-        self._routers = Routers(lab, fixed_flows=False)
+        self._routers = RouterNamespaces(lab, fixed_flows=False)
 
     @property
     def host(self) -> str:
@@ -468,7 +468,7 @@ def learn(lab: Lab, datapath: str) -> None:
 @contextmanager
 def separated(topology: str) -> Iterator[KernelMover]:
     """A lab in which Domain 0's kernels forward; it is taken down in any case."""
-    options = Options(controllers=False)
+    options = LabOptions(controllers=False)
     lab = bring_up.up(topology, options, say=lambda _: None)
     try:
         mover = LabKernelMover(lab, options)

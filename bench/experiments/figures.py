@@ -18,7 +18,7 @@ import matplotlib
 
 from bench.experiments.confidence import Estimate, estimate
 from bench.experiments.points import BACKENDS, DESIGNS, LIMIT, MODES, TRAFFICS
-from bench.experiments.store import Row
+from bench.experiments.store import MeasuredRun
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -73,7 +73,7 @@ Point = tuple[str, str, str, int, int]
 """Backend, what, traffic, size, rate."""
 
 
-def points(rows: Iterable[Row], experiment: str, value: str) -> dict[Point, Estimate]:
+def points(rows: Iterable[MeasuredRun], experiment: str, value: str) -> dict[Point, Estimate]:
     """Each point's estimate of a value, as far as it was measured."""
     found: dict[Point, list[float]] = {}
     for row in rows:
@@ -84,7 +84,7 @@ def points(rows: Iterable[Row], experiment: str, value: str) -> dict[Point, Esti
     return {point: estimate(values) for point, values in found.items()}
 
 
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+def draw(rows: Sequence[MeasuredRun], folder: Path) -> list[Path]:
     """Every figure that there are rows for; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 
-from lab.probe import Iovec, Message, payload_size
+from lab.probe import Iovec, Mmsghdr, payload_size
 
 _BATCH = 64
 _PORT = 9
@@ -31,7 +31,7 @@ def main() -> int:
     sock.connect((args.to, _PORT))
     payload = ctypes.create_string_buffer(payload_size(args.size))
     vector = Iovec(ctypes.addressof(payload), len(payload))
-    messages = (Message * _BATCH)()
+    messages = (Mmsghdr * _BATCH)()
     for message in messages:
         message.iov, message.iov_length = ctypes.pointer(vector), 1
     libc = ctypes.CDLL(None, use_errno=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bench.experiments import domain0_kernel, domain0_on_xen, on_xen, traffic
 from bench.experiments.domain0_kernel import KernelMover, Moved
-from bench.experiments.points import BACKENDS, BETWEEN_S, Session
-from bench.experiments.store import Row, measured, refused
+from bench.experiments.points import BACKENDS, BETWEEN_S, RunBatch
+from bench.experiments.store import MeasuredRun, measured, refused
 from lab import bring_up, operate
 from lab.judge import Counts
 from lab.moves import Mover, ends, mover
@@ -84,7 +84,7 @@ class Migrations:
         move = self._xenflow.move(self._xenflow.other_host(), _ORDERS[mode].value)
         return move.total_s, move.outage_s, move.suspended_s
 
-    def make(self, session: Session, said: Callable[[str], None]) -> Iterator[Row]:
+    def make(self, session: RunBatch, said: Callable[[str], None]) -> Iterator[MeasuredRun]:
         """The session's rows; where it is interrupted, those that are whole before that goes on.
 
         Raises NetworkError where the lab or a migration fails.
@@ -125,8 +125,8 @@ def _acquaint(one: str, other: str) -> None:
 
 
 def _rows(
-    session: Session, moves: list[Moved], begun_ns: list[int], counts: list[tuple[Counts, Counts]]
-) -> Iterator[Row]:
+    session: RunBatch, moves: list[Moved], begun_ns: list[int], counts: list[tuple[Counts, Counts]]
+) -> Iterator[MeasuredRun]:
     """A row for each migration that came to its end; `begun_ns` has when each began, then when the
     last had ended; the first of `counts` is of what was sent before any, the last of what was sent
     after all."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from lab.moves import Mover
 from lab.state import NETWORK_FILE
 from mgmt.client import TIMEOUT_S
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from tests.xen.bed import bed as beds
 from tests.xen.bed import router as guests
 from tests.xen.bed.bed import Bed
@@ -31,7 +31,7 @@ SESSION_MOVES = 5
 class XenMover(Mover):
     """Moves the bed's first router, with `xl migrate`."""
 
-    def __init__(self, bed: Bed, session: Session) -> None:
+    def __init__(self, bed: Bed, session: ManagementSession) -> None:
         lab = bed.lab
         super().__init__(
             lab, session, next(iter(lab.network.routers)), next(iter(lab.machines)), WATCH_S
@@ -64,7 +64,7 @@ def standing(topology: str, say: Callable[[str], None]) -> Iterator[Bed]:
 def switches(say: Callable[[str], None]) -> Iterator[XenMover]:
     """Both hosts with XenFlow's switches."""
     with standing(TOPOLOGY, say) as up:
-        session = Session(network_file.load(NETWORK_FILE), TIMEOUT_S)
+        session = ManagementSession(network_file.load(NETWORK_FILE), TIMEOUT_S)
         try:
             yield XenMover(up, session)
         finally:

@@ -72,7 +72,7 @@ BACKENDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExperimentOptions:
     """What is asked for; no rates, or no traffics, are the backend's."""
 
     runs: int = RUNS
@@ -85,7 +85,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class RunBatch:
     """Runs that are made one after the other, under the same traffic."""
 
     keys: tuple[Key, ...]
@@ -96,7 +96,7 @@ class Session:
         return self.keys[0]
 
 
-def migrations(wanted: Wanted) -> Iterator[list[Key]]:
+def migrations(wanted: ExperimentOptions) -> Iterator[list[Key]]:
     """The runs of each point of figures 5.2 to 5.4."""
     backend = BACKENDS[wanted.backend]
     for together in _TOGETHER:
@@ -112,7 +112,7 @@ def migrations(wanted: Wanted) -> Iterator[list[Key]]:
             ]
 
 
-def designs(wanted: Wanted) -> Iterator[list[Key]]:
+def designs(wanted: ExperimentOptions) -> Iterator[list[Key]]:
     """The runs of figure 1.5; the three that need no controller beside each other."""
     for what in wanted.designs if BACKENDS[wanted.backend].designs else ():
         for size in wanted.sizes:
@@ -124,9 +124,9 @@ def designs(wanted: Wanted) -> Iterator[list[Key]]:
 
 def sessions(
     series: Iterable[list[Key]], made: Container[Key], at_once: int = AT_ONCE
-) -> list[list[Session]]:
+) -> list[list[RunBatch]]:
     """What is missing, round by round."""
-    rounds: list[list[Session]] = []
+    rounds: list[list[RunBatch]] = []
     for keys in series:
         for begin in range(0, len(keys), at_once):
             missing = tuple(k for k in keys[begin : begin + at_once] if k not in made)
@@ -134,11 +134,11 @@ def sessions(
             while len(rounds) <= number:
                 rounds.append([])
             if missing:
-                rounds[number].append(Session(missing))
+                rounds[number].append(RunBatch(missing))
     return [one for one in rounds if one]
 
 
-def expected_s(session: Session, took_s: Mapping[tuple[str, str], float]) -> float:
+def expected_s(session: RunBatch, took_s: Mapping[tuple[str, str], float]) -> float:
     """How long a session will take; `took_s`: the mean time of a migration by its backend and its
     mode, as far as some were made."""
     key, count = session.key, len(session.keys)

@@ -43,7 +43,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredRun:
     """One run: what was measured, by name; or why it is none (`invalid`)."""
 
     key: Key
@@ -58,26 +58,26 @@ class Row:
         return json.dumps(asdict(self.key) | rest | {"values": self.values})
 
 
-def measured(key: Key, **values: float) -> Row:
+def measured(key: Key, **values: float) -> MeasuredRun:
     """A run that has just ended, with how busy the machine was then (`load`, of one minute)."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Row(key, {**values, "load": round(os.getloadavg()[0], 2)}, at=at)
+    return MeasuredRun(key, {**values, "load": round(os.getloadavg()[0], 2)}, at=at)
 
 
-def refused(key: Key, why: str) -> Row:
+def refused(key: Key, why: str) -> MeasuredRun:
     """A run that could not be made, just now."""
-    return Row(key, invalid=why, at=datetime.now(UTC).isoformat(timespec="seconds"))
+    return MeasuredRun(key, invalid=why, at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 _KEY = tuple(Key.__dataclass_fields__)
 
 
-def parse(line: str) -> Row | None:
+def parse(line: str) -> MeasuredRun | None:
     """One line, or None where it is not whole."""
     try:
         found = json.loads(line)
         key = Key(**{name: found[name] for name in _KEY})
-        return Row(key, dict(found["values"]), found.get("invalid", ""), found["at"])
+        return MeasuredRun(key, dict(found["values"]), found.get("invalid", ""), found["at"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -86,7 +86,7 @@ class TableError(Exception):
     """A published table that cannot be read."""
 
 
-def write_csv(rows: Iterable[Row], path: Path) -> Path:
+def write_csv(rows: Iterable[MeasuredRun], path: Path) -> Path:
     """Every row a line, those that are no run with the reason; whole or not at all."""
     rows = list(rows)
     values = list(dict.fromkeys(name for row in rows for name in row.values))
@@ -102,7 +102,7 @@ def write_csv(rows: Iterable[Row], path: Path) -> Path:
     return path
 
 
-def read_csv(path: Path) -> list[Row]:
+def read_csv(path: Path) -> list[MeasuredRun]:
     """What `write_csv` wrote, none where there is no such file; older tables have no `invalid`.
 
     Raises TableError where a line is none of its.
@@ -114,7 +114,7 @@ def read_csv(path: Path) -> list[Row]:
         return [_row(words, f"{path}, line {reader.line_num}") for words in reader]
 
 
-def _row(words: dict[str, Any], where: str) -> Row:
+def _row(words: dict[str, Any], where: str) -> MeasuredRun:
     try:
         if None in words.values():
             raise ValueError("cut off")
@@ -122,7 +122,9 @@ def _row(words: dict[str, Any], where: str) -> Row:
             words[name] = int(words[name])
         key = Key(**{name: words.pop(name) for name in _KEY})
         at, invalid = words.pop("at"), words.pop("invalid", "")
-        return Row(key, {n: json.loads(text) for n, text in words.items() if text}, invalid, at)
+        return MeasuredRun(
+            key, {n: json.loads(text) for n, text in words.items() if text}, invalid, at
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise TableError(f"{where}: not a run ({error!r}); restore the file") from error
 
@@ -134,10 +136,10 @@ class Store:
                counts.  They are not written to the file.
     """
 
-    def __init__(self, path: Path, published: Iterable[Row] = ()) -> None:
+    def __init__(self, path: Path, published: Iterable[MeasuredRun] = ()) -> None:
         self.path = path
-        self._rows: dict[Key, Row] = {}
-        self._refused: list[Row] = []
+        self._rows: dict[Key, MeasuredRun] = {}
+        self._refused: list[MeasuredRun] = []
         self._whole = True
         if path.exists():
             text = path.read_text()
@@ -149,13 +151,13 @@ class Store:
             if row not in self._refused if row.invalid else mine is None or mine.at < row.at:
                 self._note(row)
 
-    def _note(self, row: Row) -> None:
+    def _note(self, row: MeasuredRun) -> None:
         if row.invalid:
             self._refused.append(row)
         else:
             self._rows[row.key] = row
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[MeasuredRun]) -> None:
         """Keep runs; they are on the disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
@@ -169,10 +171,10 @@ class Store:
     def __contains__(self, key: object) -> bool:
         return key in self._rows
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[MeasuredRun]:
         """The runs that were made and are valid, in order."""
         return iter(sorted(self._rows.values(), key=lambda row: row.key))
 
-    def refused(self) -> Iterator[Row]:
+    def refused(self) -> Iterator[MeasuredRun]:
         """What was tried and became no run, also where a later try did, in the order of trying."""
         return iter(sorted(self._refused, key=lambda row: row.at))

@@ -93,7 +93,7 @@ class Domain:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class GivenUp:
     """A migration that was given up: what was done for that, and which copies of the VM are, or may
     be, on other hosts still; in words."""
 
@@ -107,7 +107,7 @@ class Ended:
 
 
 class Claim(Protocol):
-    """The right to do something with a router's VM: a `mgmt.lease.Lease`."""
+    """The right to do something with a router's VM: a `mgmt.lease.RouterLease`."""
 
     owner: str
 
@@ -162,7 +162,7 @@ class Hypervisor(Protocol):
         """Let a VM that has been moved run on."""
         ...
 
-    def abort(self, router: str, own: bool = False) -> Ended:
+    def abort(self, router: str, own: bool = False) -> GivenUp:
         """Give up a migration, whoever began it or only if this driver did (`own`): the VM runs on
         at the source, if it does not run at the destination already ("too-late"), and nothing of
         it is left elsewhere.  Where there is nothing to give up: "no-migration"; what of its own
@@ -203,9 +203,9 @@ def of(network: Network, host: str) -> Hypervisor:
     spec = _spec(network, host)
     match spec:
         case LabSpec(url):
-            from mgmt.hypervisor.lab import Lab
+            from mgmt.hypervisor.lab import LabDriver
 
-            return Lab(url)
+            return LabDriver(url)
         case XlSpec():
             from mgmt.hypervisor.xl import Xl
 

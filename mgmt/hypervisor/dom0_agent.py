@@ -54,7 +54,7 @@ class AgentError(Exception):
 # --- xenstore ------------------------------------------------------------------------------------
 
 
-class Xenstore:
+class XenstoreWatcher:
     """A connection to xenstored whose watches call back, one after the other in a thread of their
     own.  A call-back that xenstored has not answered is made again: what it missed may be all that
     ever changes there."""
@@ -62,7 +62,7 @@ class Xenstore:
     def __init__(self) -> None:
         self._fd = _open_xenstore()
         self._lock = threading.Lock()
-        self._answers: dict[int, xenstore.Message] = {}
+        self._answers: dict[int, xenstore.XenstoreMessage] = {}
         self._arrived = threading.Condition(self._lock)
         self._watches: dict[str, Callable[[str], None]] = {}
         self._events: list[tuple[str, str]] = []
@@ -82,7 +82,7 @@ class Xenstore:
         self._watches[path] = call
         self._ask(xenstore.WATCH, path, path)
 
-    def _ask(self, type: int, *words: str) -> xenstore.Message:
+    def _ask(self, type: int, *words: str) -> xenstore.XenstoreMessage:
         with self._lock:
             self._id += 1
             id = self._id
@@ -93,7 +93,7 @@ class Xenstore:
             return self._answers.pop(id)
 
     def _read(self) -> None:
-        reader = xenstore.Reader()
+        reader = xenstore.XenstoreReader()
         try:
             while data := os.read(self._fd, 4096):
                 for message in reader.feed(data):
@@ -307,10 +307,12 @@ def rune(receiver: str, gate: str) -> str:
     return f"exec setsid sh -c {shlex.quote(script)}"
 
 
-class Move:
+class XlMigrate:
     """One `xl migrate`."""
 
-    def __init__(self, domain: str, domid: int, receiver: str, store: Xenstore, tell: Tell) -> None:
+    def __init__(
+        self, domain: str, domid: int, receiver: str, store: XenstoreWatcher, tell: Tell
+    ) -> None:
         self._tell = tell
         self._store = store
         self._domid = domid
@@ -511,8 +513,8 @@ class Agent:
 
     def __init__(self) -> None:
         self._out = threading.Lock()
-        self._store: Xenstore | None = None
-        self._move: Move | None = None
+        self._store: XenstoreWatcher | None = None
+        self._move: XlMigrate | None = None
         self._begins = threading.Lock()
         self._over = False
 
@@ -544,9 +546,9 @@ class Agent:
             except OSError:
                 return  # nobody listens any more; what was begun is ended in order
 
-    def _xenstore(self) -> Xenstore:
+    def _xenstore(self) -> XenstoreWatcher:
         if self._store is None:
-            self._store = Xenstore()
+            self._store = XenstoreWatcher()
         return self._store
 
     def do_run(self, argv: list[str], timeout_s: float) -> dict[str, Any]:
@@ -571,7 +573,7 @@ class Agent:
                 raise AgentError("this migration was given up before it began")
             if self._move is not None:
                 raise AgentError("this connection has a migration already")
-            self._move = Move(domain, domid, receiver, self._xenstore(), self._tell)
+            self._move = XlMigrate(domain, domid, receiver, self._xenstore(), self._tell)
 
     def do_go(self) -> None:
         """Let the migration come to its end."""
@@ -611,7 +613,7 @@ class Agent:
         """Let a suspended domain run on."""
         resume(domid)
 
-    def _moving(self) -> Move:
+    def _moving(self) -> XlMigrate:
         if self._move is None:
             raise AgentError("there is no migration here")
         return self._move

@@ -12,12 +12,12 @@ from typing import Any
 
 import zmq
 
-from mgmt.hypervisor import Claim, Domain, Ended, HypervisorError, Job, JobState, Unclaimed
+from mgmt.hypervisor import Claim, Domain, GivenUp, HypervisorError, Job, JobState, Unclaimed
 
 TIMEOUT_S = 10.0
 
 
-class Lab:
+class LabDriver:
     """The driver for `lab:tcp://ADDRESS:PORT`."""
 
     name = "lab"
@@ -49,10 +49,10 @@ class Lab:
         self.claim.check()
         self._ask("unpause", router=router, **self._owner)
 
-    def abort(self, router: str, own: bool = False) -> Ended:
+    def abort(self, router: str, own: bool = False) -> GivenUp:
         self.claim.check()
         self._ask("abort", router=router, **(self._owner if own else {}))
-        return Ended((f"the migration of {router} was ended",))
+        return GivenUp((f"the migration of {router} was ended",))
 
     def close(self) -> None:
         if self._socket is not None:

@@ -24,7 +24,7 @@ import libvirt
 from mgmt.hypervisor import (
     Claim,
     Domain,
-    Ended,
+    GivenUp,
     HypervisorError,
     Job,
     JobState,
@@ -57,7 +57,7 @@ _UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
 
 
 @dataclass(slots=True)
-class _Move:
+class _LibvirtMove:
     """One migration; times by this machine's clock."""
 
     router: str
@@ -98,7 +98,7 @@ class Libvirt:
         self._uris = dict(hosts)
         self._connections: dict[str, Any] = {}
         self._lock = threading.RLock()
-        self._moves: dict[str, _Move] = {}
+        self._moves: dict[str, _LibvirtMove] = {}
         self.claim: Claim = Unclaimed()
 
     # --- the interface ------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Libvirt:
             raise HypervisorError(f"{router} is on {to} already", "already-there")
         if _state(domain) != "running":
             raise HypervisorError(f"{router} on {source} is {_state(domain)}, not running")
-        move = _Move(router, source, to)
+        move = _LibvirtMove(router, source, to)
         move.advance(JobState.PRECOPY)
         with self._lock:
             self._moves[router] = move
@@ -171,7 +171,7 @@ class Libvirt:
             with self._lock:
                 move.advance(JobState.RUNNING)
 
-    def abort(self, router: str, own: bool = False) -> Ended:
+    def abort(self, router: str, own: bool = False) -> GivenUp:
         move = self._moves.get(router)
         if own and move is None:
             raise HypervisorError(f"{router} is not being migrated from here", "no-migration")
@@ -191,7 +191,7 @@ class Libvirt:
         did += settled
         if move is None and not did:
             raise HypervisorError(f"{router} is not being migrated", "no-migration")
-        return Ended(tuple(did), left)
+        return GivenUp(tuple(did), left)
 
     def close(self) -> None:
         for connection in self._connections.values():
@@ -255,7 +255,7 @@ class Libvirt:
 
     # --- a migration --------------------------------------------------------------------------
 
-    def _carry_out(self, move: _Move, domain: Any, to: Any) -> None:
+    def _carry_out(self, move: _LibvirtMove, domain: Any, to: Any) -> None:
         try:
             domain.migrate3(to, self._parameters(move.to), _flags(domain, live=True))
         except libvirt.libvirtError as error:
@@ -284,7 +284,7 @@ class Libvirt:
                 move.detail = "suspended at the source, the rest is copied"
                 move.advance(JobState.SUSPENDED)
 
-    def _progress(self, move: _Move) -> str:
+    def _progress(self, move: _LibvirtMove) -> str:
         try:
             stats = self._connection(move.source).lookupByName(move.router).jobStats()
         except (libvirt.libvirtError, HypervisorError):
@@ -315,7 +315,7 @@ class Libvirt:
         while len(self._look()[0].get(router, {})) > 1 and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _bring_back(self, move: _Move) -> None:
+    def _bring_back(self, move: _LibvirtMove) -> None:
         """A paused domain is migrated as it is."""
         self.claim.check()
         domain = self._connection(move.to).lookupByName(move.router)

@@ -25,7 +25,7 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class LibvirtSettlement:
     """The host where the domain is; the hosts whose copies are not the domain; whether it stands
     still."""
 
@@ -60,9 +60,11 @@ def whereabouts(domain: str, copies: Mapping[str, Copy], silent: Collection[str]
     )
 
 
-def settle(domain: str, copies: Mapping[str, Copy], silent: Collection[str] = ()) -> Settlement:
+def settle(
+    domain: str, copies: Mapping[str, Copy], silent: Collection[str] = ()
+) -> LibvirtSettlement:
     """What to do so that a domain runs at one host and no host that answers has another copy.
     Raises UnclearError."""
     host = whereabouts(domain, copies, silent)
     others = tuple(other for other in copies if other != host)
-    return Settlement(host, others, copies[host].state != "running")
+    return LibvirtSettlement(host, others, copies[host].state != "running")

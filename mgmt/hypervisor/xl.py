@@ -29,7 +29,7 @@ from typing import Any
 from mgmt.hypervisor import (
     Claim,
     Domain,
-    Ended,
+    GivenUp,
     HypervisorError,
     Job,
     JobState,
@@ -41,7 +41,7 @@ from mgmt.hypervisor import (
 )
 from mgmt.hypervisor.dom0 import Dom0, ssh
 from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
-from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, Unpause
+from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, UnpauseDomain
 from xenflow.model.hypervisor_spec import XlSpec
 
 STALL_S = 60.0
@@ -74,7 +74,7 @@ _UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
 
 
 @dataclass(slots=True)
-class _Move:
+class _XlMove:
     """One migration as the agents' events tell it; times by this machine's clock."""
 
     router: str
@@ -181,7 +181,7 @@ class Xl:
         self._specs = dict(hosts)
         self._dom0s: dict[str, Dom0] = {}
         self._lock = threading.RLock()
-        self._moves: dict[str, _Move] = {}
+        self._moves: dict[str, _XlMove] = {}
         self._silent: dict[str, HypervisorError] = {}
         self.claim: Claim = Unclaimed()
 
@@ -223,7 +223,7 @@ class Xl:
         if source == to:
             raise HypervisorError(f"{router} is on {to} already", "already-there")
         dom0 = self._dom0(source)
-        move = _Move(router, source, to, self._specs[to].login, domain.memory_mib)
+        move = _XlMove(router, source, to, self._specs[to].login, domain.memory_mib)
         move.advance(JobState.PRECOPY, time.monotonic())
         move.heard_at = time.monotonic()
         with self._lock:
@@ -269,7 +269,7 @@ class Xl:
         elif copy.state != "running":
             raise HypervisorError(f"{router} on {host} is {copy.state}, not paused")
 
-    def abort(self, router: str, own: bool = False) -> Ended:
+    def abort(self, router: str, own: bool = False) -> GivenUp:
         move = self._moves.get(router)
         if own and move is None:
             raise HypervisorError(f"{router} is not being migrated from here", "no-migration")
@@ -286,7 +286,7 @@ class Xl:
                 raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
         elif not did and not settled.steps:
             raise HypervisorError(f"{router} is not being migrated", "no-migration")
-        return Ended((*did, *map(str, settled.steps)), settled.left)
+        return GivenUp((*did, *map(str, settled.steps)), settled.left)
 
     def close(self) -> None:
         with ThreadPoolExecutor(max(1, len(self._dom0s))) as pool:
@@ -370,11 +370,11 @@ class Xl:
                 )
             time.sleep(0.5)
 
-    def _facts(self, host: str, paths: list[str]) -> _Facts:
+    def _facts(self, host: str, paths: list[str]) -> _HostFacts:
         dom0 = self._dom0(host)
         info = xl_output.info(dom0.output("xl", "info"))
         found = dom0.ask("look", paths=paths, folders=list(STATE_FOLDERS))
-        return _Facts(info, frozenset(found["there"]), dict(found["free"]))
+        return _HostFacts(info, frozenset(found["there"]), dict(found["free"]))
 
     def _receiver(self, source: str, to: str, command: str) -> str:
         """The shell command that runs another at the destination, from the source."""
@@ -413,7 +413,7 @@ class Xl:
                 if move.state is not JobState.FAILED and event["host"] in (move.source, move.to):
                     move.heard(event)
 
-    def _notice_end(self, move: _Move) -> None:
+    def _notice_end(self, move: _XlMove) -> None:
         """Whether it has failed; after `go` only a look can tell."""
         if move.state in (JobState.RUNNING, JobState.FAILED) or move.succeeded_at is not None:
             return
@@ -429,7 +429,7 @@ class Xl:
             self._end_migrations(move.router, move)  # what is seen after it stays so
         self._look_who_has_it(move)
 
-    def _look_who_has_it(self, move: _Move) -> None:
+    def _look_who_has_it(self, move: _XlMove) -> None:
         """No xl at the source tells what came of it.  Its copy there is left alone where the
         destination has the domain: should that one fail to start, `recover` still has it."""
         seen, silent = self._look(anew=True)
@@ -447,7 +447,7 @@ class Xl:
             move.went = True
             move.succeeded_at = time.monotonic()
 
-    def _notice_paused(self, move: _Move) -> None:
+    def _notice_paused(self, move: _XlMove) -> None:
         """A transport may have its receivers leave domains paused (`xl migrate-receive -p`)."""
         if move.succeeded_at is None or move.looked or move.state is JobState.RUNNING:
             return
@@ -457,7 +457,7 @@ class Xl:
                 if copy.name == move.router and copy.state == "paused":
                     self._dom0(move.to).output("xl", "unpause", str(copy.domid))
 
-    def _go(self, move: _Move) -> None:
+    def _go(self, move: _XlMove) -> None:
         """Let the destination have the domain; where that is too late, the source keeps it.  Where
         the answer is lost, it may have been heard."""
         self.claim.check()
@@ -471,7 +471,7 @@ class Xl:
 
     # --- putting back -------------------------------------------------------------------------
 
-    def _end_migrations(self, router: str, move: _Move | None) -> list[str]:
+    def _end_migrations(self, router: str, move: _XlMove | None) -> list[str]:
         """End every migration of a domain, wherever it was begun; returns which there were."""
         if move is not None and not move.ended and not move.source_lost:
             self._dom0(move.source).ask("end", SETTLE_S)
@@ -485,7 +485,7 @@ class Xl:
                 self._forget(host)  # it is silent: what that means is decided by `settle`
         return found
 
-    def _settle(self, router: str) -> xl_settle.Settlement:
+    def _settle(self, router: str) -> xl_settle.XlSettlement:
         """Have the domain run at exactly one host, and nothing of it elsewhere."""
         settled = xl_settle.settle(router, *self._look(anew=True))
         for step in settled.steps:
@@ -502,7 +502,7 @@ class Xl:
                 dom0.output("xl", "rename", str(copy.domid), name)
             case Resume(_, domid):
                 dom0.ask("resume", domid=domid)
-            case Unpause(_, domid):
+            case UnpauseDomain(_, domid):
                 dom0.output("xl", "unpause", str(domid))
 
     def _destroy(self, host: str, copy: Listed) -> None:
@@ -539,7 +539,7 @@ def _left(
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
+class _HostFacts:
     """Of one host."""
 
     info: Info
@@ -563,7 +563,9 @@ def _switch(bridge: str) -> str:
     return re.split("[.:]", bridge)[0]
 
 
-def _problems(source: str, to: str, wanted: Config, here: _Facts, there: _Facts) -> list[str]:
+def _problems(
+    source: str, to: str, wanted: Config, here: _HostFacts, there: _HostFacts
+) -> list[str]:
     """Why a destination cannot take a domain."""
     found = []
     if there.info.version < here.info.version:

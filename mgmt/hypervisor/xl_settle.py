@@ -52,7 +52,7 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
-class Unpause:
+class UnpauseDomain:
     """A paused domain runs on."""
 
     host: str
@@ -62,11 +62,11 @@ class Unpause:
         return f"domain {self.domid} on {self.host} was paused and runs on"
 
 
-Step = Destroy | Rename | Resume | Unpause
+Step = Destroy | Rename | Resume | UnpauseDomain
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class XlSettlement:
     """The host where the domain runs once the steps are done."""
 
     host: str
@@ -109,7 +109,7 @@ def whereabouts(
 
 def settle(
     domain: str, seen: Mapping[str, Sequence[Listed]], silent: Collection[str] = ()
-) -> Settlement:
+) -> XlSettlement:
     """What to do so that a domain runs at one host and nothing of it is left at another.
 
     The copy that is not the domain goes first: it has the domain's memory, and maybe the names of
@@ -127,7 +127,7 @@ def settle(
     if copy.state == "suspended":
         steps.append(Resume(host, copy.domid))
     elif copy.state == "paused":
-        steps.append(Unpause(host, copy.domid))
+        steps.append(UnpauseDomain(host, copy.domid))
     elif copy.state != "running":
         raise UnclearError(f"{domain} on {host} is {copy.state}: it must be started anew there")
-    return Settlement(host, tuple(steps), tuple(sorted(silent)))
+    return XlSettlement(host, tuple(steps), tuple(sorted(silent)))

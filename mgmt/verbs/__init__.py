@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from mgmt.client import AskError
 from mgmt.hypervisor import HypervisorError
-from mgmt.session import Session, UsageError
+from mgmt.session import ManagementSession, UsageError
 from mgmt.text import to_json
 from xenflow.model.network import NetworkError
 
@@ -36,7 +36,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-class Verb(Protocol):
+class Command(Protocol):
     """What each module of this package looks like."""
 
     NAME: str
@@ -46,7 +46,7 @@ class Verb(Protocol):
         """The verb's part of the command line."""
         ...
 
-    def run(self, args: Namespace, session: Session) -> int:
+    def run(self, args: Namespace, session: ManagementSession) -> int:
         """Do it.  Raises NetworkError and AskError, which `mgmt.cli` reports."""
         ...
 

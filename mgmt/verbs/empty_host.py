@@ -19,7 +19,7 @@ from typing import Any
 from mgmt import planning
 from mgmt.client import AskError
 from mgmt.hypervisor import Drivers, HypervisorError
-from mgmt.session import Session, UsageError, placements
+from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, recover, refusal_as_json
 from mgmt.verbs.migrate import add_moving, carry_out
@@ -59,7 +59,7 @@ class _Account:
         self.refused.append({"router": router, "to": to, "error": str(error)})
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     session.host(args.host)
     if args.to is not None:
         session.host(args.to)
@@ -104,7 +104,7 @@ def run(args: Namespace, session: Session) -> int:
     return Exit.OK if left == copies == [] else Exit.FAILED
 
 
-def _moves(args: Namespace, session: Session, router: str, done: _Account) -> bool:
+def _moves(args: Namespace, session: ManagementSession, router: str, done: _Account) -> bool:
     """Move a router to the first host for which there is a plan; whether it went, or would go."""
     for host in [args.to] if args.to else session.network.hosts:
         if host == args.host:
@@ -136,7 +136,7 @@ def _moves(args: Namespace, session: Session, router: str, done: _Account) -> bo
     return False
 
 
-def _status(session: Session) -> dict[str, dict[str, Any]]:
+def _status(session: ManagementSession) -> dict[str, dict[str, Any]]:
     """What every controller says: a router that only a silent one knows would be missed.
 
     Raises AskError unless all of them answer.
@@ -150,19 +150,19 @@ def _status(session: Session) -> dict[str, dict[str, Any]]:
     return {name: a for name, a in answers.items() if not isinstance(a, AskError)}
 
 
-def _needing(session: Session, host: str) -> list[str]:
+def _needing(session: ManagementSession, host: str) -> list[str]:
     """The routers that need a host.  Raises AskError."""
     answers = _status(session)
     return [name for name in session.network.routers if host in hosts_of(name, answers)]
 
 
-def _with_vm_at(session: Session, host: str) -> list[str]:
+def _with_vm_at(session: ManagementSession, host: str) -> list[str]:
     """The routers whose VM is on a host.  Raises AskError."""
     places = placements({**_status(session)})
     return [n for n in session.network.routers if n in places and places[n].vm == host]
 
 
-def _copies(session: Session, host: str) -> list[str]:
+def _copies(session: ManagementSession, host: str) -> list[str]:
     """What a host's hypervisor has of routers' VMs.  What a move leaves there goes a moment later.
     Raises HypervisorError, and NetworkError where its driver cannot be used."""
     if not session.network.datapaths[host].hypervisor:
@@ -178,7 +178,7 @@ def _copies(session: Session, host: str) -> list[str]:
 
 
 def _unless_silent(
-    look: Callable[[Session, str], list[str]], session: Session, host: str
+    look: Callable[[ManagementSession, str], list[str]], session: ManagementSession, host: str
 ) -> list[str] | None:
     """What is seen, or None, which is said, where a controller or hypervisor does not answer."""
     try:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from itertools import groupby
 from typing import Any
 
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, emit
 from xenflow.tables.layout import TABLE_NAMES
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     session.datapath(args.host)
     if args.router:
         session.router(args.router)

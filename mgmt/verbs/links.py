@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from mgmt.client import AskError
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.text import table
 from mgmt.verbs import Exit, add_json, complain_of, emit
 
@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     answers = session.ask_all("links")
     silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
     trees: dict[str, dict[str, list[str]]] = {name: {} for name in session.network.links}

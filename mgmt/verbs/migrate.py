@@ -14,8 +14,8 @@ from typing import TextIO
 from mgmt import migrate, planning
 from mgmt.hypervisor import Drivers
 from mgmt.planning import Plan
-from mgmt.result import Event, Result
-from mgmt.session import Session
+from mgmt.result import ProgressEvent, Result
+from mgmt.session import ManagementSession
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json
 from mgmt.verbs.plan import add_mode, add_pause
@@ -43,7 +43,7 @@ def add_moving(parser: ArgumentParser) -> None:
     parser.add_argument("--step", action="store_true", help="ask before every stage")
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     session.router(args.router)
     session.host(args.host)
     with Drivers(session.network) as drivers:
@@ -62,7 +62,7 @@ def run(args: Namespace, session: Session) -> int:
     return Exit.OK if result.ok else Exit.INTERRUPTED if result.interrupted else Exit.FAILED
 
 
-def carry_out(made: Plan, session: Session, drivers: Drivers, step: bool) -> Result:
+def carry_out(made: Plan, session: ManagementSession, drivers: Drivers, step: bool) -> Result:
     """Carry a plan out, watched, and say what came of it; `step`: ask before every stage."""
     if made.new_mode:
         complain(f"{made.router.name}: {made.new_mode}")
@@ -87,7 +87,7 @@ class Progress:
         self._began: dict[str, float] = {}
         self._open = ""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: ProgressEvent) -> None:
         title = self._titles.get(event.step, event.step)
         if event.state == "note":
             self.close()

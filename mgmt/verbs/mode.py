@@ -10,8 +10,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from mgmt.client import AskError
-from mgmt.lease import Lease
-from mgmt.session import Session, given
+from mgmt.lease import RouterLease
+from mgmt.session import ManagementSession, given
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, to_json
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     router, mode = session.router(args.router), Mode(args.mode)
     found = session.whereabouts(router.name)
     now = found.placement
@@ -54,7 +54,7 @@ def run(args: Namespace, session: Session) -> int:
         return Exit.OK
     entry = {"words": f"a change of {router.name}'s mode to {mode.value}"}
     had = given(found.answers, router.name)
-    with Lease(session.ask, controllers, router.name, entry, given=had) as lease:
+    with RouterLease(session.ask, controllers, router.name, entry, given=had) as lease:
         for number, controller in enumerate(controllers):
             try:
                 lease.ask(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.text import table
 from mgmt.verbs import Exit, add_json, emit
 
@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     answer = session.ask_router(args.router, "nexthops", router=args.router)
     hops = answer.get("nexthops", [])
     rows = [

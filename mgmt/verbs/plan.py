@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from mgmt import planning
 from mgmt.hypervisor import Drivers
 from mgmt.planning import PAUSE_S
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, add_json, emit, refusal_as_json, seconds
 from xenflow.plan.migration import Order
 
@@ -46,7 +46,7 @@ def add_pause(parser: ArgumentParser) -> None:
     )
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     session.router(args.router)
     session.host(args.host)
     with (

@@ -14,7 +14,7 @@ from typing import Any
 from mgmt import migrate, planning
 from mgmt.client import AskError
 from mgmt.hypervisor import Drivers, HypervisorError
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from mgmt.verbs.migrate import Progress
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     names = [session.router(args.router).name] if args.router else list(session.network.routers)
     results, cleared, worst = finish(args, session, names)
     if args.json:
@@ -41,7 +41,7 @@ def run(args: Namespace, session: Session) -> int:
 
 
 def finish(
-    args: Namespace, session: Session, names: Sequence[str]
+    args: Namespace, session: ManagementSession, names: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[str], Exit]:
     """Recover these routers, each whatever becomes of the others; shared with `empty-host`.
 

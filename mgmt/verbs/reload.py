@@ -15,7 +15,7 @@ from typing import Any
 
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.health import other_file
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from xenflow.model.difference import SIGNS
 
@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     looked = session.ask_all("reload", dry_run=True)
     if wrong := list(_wrong(session, looked)):
         return _end(args, looked, Exit.UNREACHABLE if _silent(looked) else Exit.FAILED, wrong)
@@ -51,7 +51,7 @@ def _silent(answers: Answers) -> bool:
     return any(isinstance(answer, Unreachable) for answer in answers.values())
 
 
-def _wrong(session: Session, answers: Answers) -> Iterator[str]:
+def _wrong(session: ManagementSession, answers: Answers) -> Iterator[str]:
     for controller, answer in answers.items():
         if isinstance(answer, Refused):
             yield from (f"{controller}: {line}" for line in answer.message.splitlines())
@@ -65,7 +65,7 @@ def _changed(answers: Answers) -> dict[str, Any]:
     return {n: a["changed"] for n, a in answers.items() if not isinstance(a, AskError)}
 
 
-def _await_switches(session: Session) -> list[str]:
+def _await_switches(session: ManagementSession) -> list[str]:
     """Which switches do not hold yet what they shall, and why that is known."""
     until = time.monotonic() + IN_FORCE_S
     while True:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from mgmt.client import AskError
-from mgmt.session import Session, placements
+from mgmt.session import ManagementSession, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain_of, emit
 from mgmt.verbs.status import best_view
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     for host in filter(None, (args.host, args.needs)):
         session.host(host)
     answers = session.ask_all("status")

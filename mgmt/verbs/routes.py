@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.text import count, table
 from mgmt.verbs import Exit, add_json, emit
 from mgmt.verbs.nexthops import describe
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     routes, total = _all_routes(args, session)
     hops = session.ask_router(args.router, "nexthops", router=args.router).get("nexthops", [])
     by_id = {hop.get("id"): hop for hop in hops}
@@ -44,7 +44,7 @@ def run(args: Namespace, session: Session) -> int:
     return Exit.OK
 
 
-def _all_routes(args: Namespace, session: Session) -> tuple[list[dict[str, Any]], int]:
+def _all_routes(args: Namespace, session: ManagementSession) -> tuple[list[dict[str, Any]], int]:
     """Page by page: a router may have a million routes, and an answer is one message."""
     routes: list[dict[str, Any]] = []
     total = 0

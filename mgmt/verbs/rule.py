@@ -8,7 +8,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from mgmt.session import Session, UsageError
+from mgmt.session import ManagementSession, UsageError
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, confirm, emit
 from mgmt.verbs.rules import show
@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         add_json(verb)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     session.datapath(args.host)
     arguments: dict[str, Any] = {"datapath": args.host}
     if args.change == "remove":

@@ -15,7 +15,7 @@ from typing import Any
 from mgmt import health
 from mgmt.client import AskError
 from mgmt.health import Cause
-from mgmt.session import Session, placements
+from mgmt.session import ManagementSession, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
 from xenflow.model.placement import Mode, Placement, to_json
@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     answers = session.ask_all("status")
     causes = health.causes(session.network, answers)
     until = time.monotonic() + (args.wait or 0.0)
@@ -64,7 +64,7 @@ def run(args: Namespace, session: Session) -> int:
 
 def _show(
     args: Namespace,
-    session: Session,
+    session: ManagementSession,
     answers: dict[str, dict[str, Any] | AskError],
     causes: list[Cause],
 ) -> None:
@@ -84,7 +84,7 @@ def _show(
 
 
 def _text(
-    session: Session,
+    session: ManagementSession,
     answers: dict[str, dict[str, Any] | AskError],
     answered: dict[str, dict[str, Any]],
     places: dict[str, Placement],
@@ -123,7 +123,7 @@ def _text(
 
 
 def _controllers(
-    session: Session, answers: dict[str, dict[str, Any] | AskError]
+    session: ManagementSession, answers: dict[str, dict[str, Any] | AskError]
 ) -> Iterator[tuple[Any, ...]]:
     for name, answer in answers.items():
         url = session.network.controllers[name].manage
@@ -134,7 +134,7 @@ def _controllers(
 
 
 def _datapaths(
-    session: Session, answers: dict[str, dict[str, Any] | AskError]
+    session: ManagementSession, answers: dict[str, dict[str, Any] | AskError]
 ) -> Iterator[tuple[Any, ...]]:
     for name, datapath in session.network.datapaths.items():
         start = name, datapath.kind.value, datapath.controller
@@ -172,7 +172,7 @@ def _datapaths(
 
 
 def _routers(
-    session: Session, answered: dict[str, dict[str, Any]], places: dict[str, Placement]
+    session: ManagementSession, answered: dict[str, dict[str, Any]], places: dict[str, Placement]
 ) -> Iterator[tuple[Any, ...]]:
     for name in session.network.routers:
         place = places.get(name)

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from mgmt.client import AskError
-from mgmt.session import Session, placements
+from mgmt.session import ManagementSession, placements
 from mgmt.text import count, mac
 from mgmt.text import to_json as json_text
 from mgmt.verbs import Exit, add_json, complain
-from xenflow.model.network import Kind, Link, Network
+from xenflow.model.network import DatapathKind, Link, Network
 from xenflow.model.placement import Placement, at_home
 
 NAME = "topology"
@@ -37,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     network = session.network
     if args.hosts:
         print("\n".join(network.hosts))
@@ -57,7 +57,7 @@ def run(args: Namespace, session: Session) -> int:
     return exit
 
 
-def _places(args: Namespace, session: Session) -> tuple[dict[str, Placement], Exit]:
+def _places(args: Namespace, session: ManagementSession) -> tuple[dict[str, Placement], Exit]:
     routers = session.network.routers
     found = {name: at_home(name, router.home) for name, router in routers.items()}
     if args.offline or not routers:
@@ -92,7 +92,7 @@ def as_text(network: Network, places: dict[str, Placement]) -> str:
 
 def _datapath(network: Network, places: dict[str, Placement], name: str) -> Iterator[str]:
     datapath = network.datapaths[name]
-    kind = "host" if datapath.kind is Kind.HOST else "switch"
+    kind = "host" if datapath.kind is DatapathKind.HOST else "switch"
     yield f"{name}  ({kind} {datapath.dpid:016x}, controller {datapath.controller})"
     branches = [
         f"{cable.near(name).port} ─── {cable.far(name)}   cable {cable.name}"
@@ -249,7 +249,7 @@ def as_dot(network: Network, places: dict[str, Placement]) -> str:
     """Graphviz: switches as boxes, routers as ellipses, cables solid, virtual links dashed."""
     lines = [f"graph {_quoted(network.name)} {{", "  node [shape=box];"]
     for d in network.datapaths.values():
-        style = ', style="bold"' if d.kind is Kind.HOST else ""
+        style = ', style="bold"' if d.kind is DatapathKind.HOST else ""
         lines.append(f"  {_quoted(d.name)} [label={_quoted(d.name)}{style}];")
     for c in network.cables.values():
         ends = f"{_quoted(c.a.datapath)} -- {_quoted(c.b.datapath)}"

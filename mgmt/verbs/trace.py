@@ -14,7 +14,7 @@ import netaddr
 
 from mgmt import journey
 from mgmt.journey import Hop, Journey
-from mgmt.session import Session, UsageError
+from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_json, emit
 
 NAME = "trace"
@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_json(parser)
 
 
-def run(args: Namespace, session: Session) -> int:
+def run(args: Namespace, session: ManagementSession) -> int:
     sent = args.packet
     if "link" in sent:
         session.link(sent["link"])

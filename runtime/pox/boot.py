@@ -22,7 +22,7 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 
-class UsageError(Exception):
+class CommandLineError(Exception):
     """The command line cannot be carried out: the operator's mistake."""
 
 
@@ -43,7 +43,7 @@ def find(component: str) -> Any:
             launch = getattr(importlib.import_module(name), "launch", None)
             if inspect.isfunction(launch):
                 return launch
-    raise UsageError(
+    raise CommandLineError(
         f"the stand-in for POX has no component '{component}'. POX has many: "
         "scripts/get-pox fetches it"
     )
@@ -55,12 +55,12 @@ def launch(component: str, function: Any, words: list[str], several: bool) -> No
     options = read(words)
     signature = inspect.signature(function)
     if several and "__INSTANCE__" not in signature.parameters:
-        raise UsageError(f"component '{component}' can be named only once")
+        raise CommandLineError(f"component '{component}' can be named only once")
     try:
         signature.bind(**options)
     except TypeError as error:
         known = [f"--{each.replace('_', '-')}" for each in signature.parameters if each[0] != "_"]
-        raise UsageError(
+        raise CommandLineError(
             f"component '{component}': {error}. It takes: {' '.join(known) or 'no options'}"
         ) from None
     function(**options)
@@ -75,11 +75,11 @@ def set_up(words: list[str]) -> bool:
     path = options.pop("log_config", None)
     if path is not None:
         if not os.path.exists(str(path)):
-            raise UsageError(f"no such logging configuration: {path}")
+            raise CommandLineError(f"no such logging configuration: {path}")
         logging.config.fileConfig(path)
     openflow = not options.pop("no_openflow", False)
     for name in options:
-        raise UsageError(f"unknown option --{name.replace('_', '-')}")
+        raise CommandLineError(f"unknown option --{name.replace('_', '-')}")
     return openflow
 
 
@@ -110,7 +110,7 @@ def boot(options: list[str], components: list[list[str]]) -> int:
         found = [find(name) for name in names]
         for (name, *words), function in zip(components, found, strict=True):
             launch(name, function, words, names.count(name) > 1)
-    except UsageError as error:
+    except CommandLineError as error:
         print(f"pox.py: {error}", file=sys.stderr)
         return USAGE_ERROR
     except Exception:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.experiments import claims, figures
-from bench.experiments.store import Key, Row, TableError, read_csv, write_csv
+from bench.experiments.store import Key, MeasuredRun, TableError, read_csv, write_csv
 
 
 def migration(
@@ -21,8 +21,8 @@ def migration(
     traffic: str = "probe",
     rate: int = 1000,
     backend: str = "lab",
-) -> Row:
-    return Row(
+) -> MeasuredRun:
+    return MeasuredRun(
         Key("migration", backend, mode, traffic, size, rate, run),
         {
             "silent_s": 0.5,
@@ -38,9 +38,9 @@ def migration(
     )
 
 
-def design(what: str, run: int, rate: float) -> Row:
+def design(what: str, run: int, rate: float) -> MeasuredRun:
     values = {"forwarded_pps": rate, "latency_p50_us": 50.0, "latency_p99_us": 90.0}
-    return Row(Key("design", "lab", what, "flood", 64, 0, run), values, at="2030-01-01")
+    return MeasuredRun(Key("design", "lab", what, "flood", 64, 0, run), values, at="2030-01-01")
 
 
 ROWS = [
@@ -138,7 +138,7 @@ def test_genuine_xen_stands_beside_the_lab_and_is_not_mixed_with_it() -> None:
 
 def test_runs_are_counted_and_refused_ones_are_named() -> None:
     refused = [
-        Row(Key("migration", "lab", "native", "probe", 64, 9000, run), invalid="busy")
+        MeasuredRun(Key("migration", "lab", "native", "probe", 64, 9000, run), invalid="busy")
         for run in (1, 2)
     ]
     text = claims.measured(ROWS, refused)
@@ -214,7 +214,7 @@ def test_each_curve_and_its_intervals_stay_in_the_panel_and_aside_of_the_others(
 
 
 def test_every_run_is_a_line_of_the_data_and_can_be_read_again(tmp_path: Path) -> None:
-    tried = Row(migration("native", 9, 0).key, {}, "invalid: busy,\nvery", "2030-01-02")
+    tried = MeasuredRun(migration("native", 9, 0).key, {}, "invalid: busy,\nvery", "2030-01-02")
     path = write_csv([*ROWS, tried], tmp_path / "runs.csv")
     assert read_csv(path) == [*ROWS, tried]
     with path.open(newline="") as file:
@@ -233,7 +233,7 @@ def test_a_table_without_tries_can_be_read(tmp_path: Path) -> None:
         "migration,lab,native,probe,64,500,1,2030,3,\n"
     )
     key = Key("migration", "lab", "native", "probe", 64, 500, 1)
-    assert read_csv(path) == [Row(key, {"lost": 3}, at="2030")]
+    assert read_csv(path) == [MeasuredRun(key, {"lost": 3}, at="2030")]
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ import pytest
 
 from bench.experiments import __main__ as command
 from bench.experiments import claims, points
-from bench.experiments.points import Session, Wanted
-from bench.experiments.store import Key, Row, Store, parse, read_csv, write_csv
+from bench.experiments.points import ExperimentOptions, RunBatch
+from bench.experiments.store import Key, MeasuredRun, Store, parse, read_csv, write_csv
 from lab.namespace import LabError
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = Wanted(
+SMALL = ExperimentOptions(
     runs=7,
     rates=(500, 1000),
     sizes=(64,),
@@ -28,7 +28,7 @@ SMALL = Wanted(
 )
 
 
-def keys(session: Session) -> list[int]:
+def keys(session: RunBatch) -> list[int]:
     return [key.run for key in session.keys]
 
 
@@ -42,7 +42,7 @@ def test_every_point_has_its_first_session_before_any_has_its_second() -> None:
 
 
 def test_a_point_is_measured_in_all_modes_of_one_network_before_the_next_point_is() -> None:
-    wanted = Wanted(runs=1, rates=(500, 1000), sizes=(64,), traffics=("iperf",))
+    wanted = ExperimentOptions(runs=1, rates=(500, 1000), sizes=(64,), traffics=("iperf",))
     order = [(found[0].what, found[0].rate_pps) for found in points.migrations(wanted)]
     assert order == [
         ("native", 500),
@@ -52,14 +52,14 @@ def test_a_point_is_measured_in_all_modes_of_one_network_before_the_next_point_i
         ("domain0", 500),
         ("domain0", 1000),
     ]
-    only = list(points.migrations(Wanted(runs=1, modes=("xenflow",))))
+    only = list(points.migrations(ExperimentOptions(runs=1, modes=("xenflow",))))
     assert {found[0].what for found in only} == {"xenflow"}
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs.jsonl")
     first, *_ = points.migrations(SMALL)
-    store.add(Row(key, {"lost": 0}) for key in first if key.run != 3)
+    store.add(MeasuredRun(key, {"lost": 0}) for key in first if key.run != 3)
     again = Store(store.path)
     rounds = points.sessions([first], again)
     assert [keys(s) for one in rounds for s in one] == [[3]]
@@ -68,11 +68,11 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
 def test_an_invalid_run_is_kept_and_tried_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs.jsonl")
     key = next(points.migrations(SMALL))[0]
-    store.add([Row(key, invalid="the traffic alone loses")])
+    store.add([MeasuredRun(key, invalid="the traffic alone loses")])
     again = Store(store.path)
     assert key not in again and not list(again.rows())
     assert [row.invalid for row in again.refused()] == ["the traffic alone loses"]
-    again.add([Row(key, {"lost": 1.0})])
+    again.add([MeasuredRun(key, {"lost": 1.0})])
     last = Store(store.path)
     assert key in last
     assert [row.invalid for row in last.refused()] == ["the traffic alone loses"]
@@ -81,11 +81,11 @@ def test_an_invalid_run_is_kept_and_tried_again(tmp_path: Path) -> None:
 def test_a_line_that_was_cut_off_is_left_out_and_spoils_no_other(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs.jsonl")
     first, second, third, *_ = next(points.migrations(SMALL))
-    store.add([Row(first, {"lost": 0.0}), Row(second, {"lost": 0.0})])
+    store.add([MeasuredRun(first, {"lost": 0.0}), MeasuredRun(second, {"lost": 0.0})])
     store.path.write_text(store.path.read_text()[:-20])
     again = Store(store.path)
     assert first in again and second not in again
-    again.add([Row(third, {"lost": 0.0})])
+    again.add([MeasuredRun(third, {"lost": 0.0})])
     assert {row.key for row in Store(store.path).rows()} == {first, third}
 
 
@@ -95,23 +95,25 @@ def test_what_is_no_row_is_none(line: str) -> None:
 
 
 def test_a_row_survives_the_file() -> None:
-    row = Row(Key("migration", "lab", "native", "iperf", 64, 500, 2), {"lost": 3.0}, "", "2030")
+    row = MeasuredRun(
+        Key("migration", "lab", "native", "iperf", 64, 500, 2), {"lost": 3.0}, "", "2030"
+    )
     assert parse(row.line()) == row
 
 
 def test_what_is_whole_is_kept_when_a_session_fails_or_is_interrupted(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs.jsonl")
     rounds = points.sessions(points.migrations(SMALL), store)
-    seen: list[Session] = []
+    seen: list[RunBatch] = []
 
-    def make(session: Session, said: Callable[[str], None]) -> Iterator[Row]:
+    def make(session: RunBatch, said: Callable[[str], None]) -> Iterator[MeasuredRun]:
         seen.append(session)
-        yield Row(session.keys[0], {"total_s": 1.0})
+        yield MeasuredRun(session.keys[0], {"total_s": 1.0})
         if len(seen) == 1:
             raise LabError("the hypervisor is gone")
         if len(seen) == 2:
             raise KeyboardInterrupt
-        yield from (Row(key, {"total_s": 1.0}) for key in session.keys[1:])
+        yield from (MeasuredRun(key, {"total_s": 1.0}) for key in session.keys[1:])
 
     series = command.Series(store, rounds, float("inf"))
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +133,7 @@ def test_nothing_is_begun_that_would_end_too_late(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs.jsonl")
     rounds = points.sessions(points.migrations(SMALL), store)
 
-    def make(session: Session, said: Callable[[str], None]) -> Iterator[Row]:
+    def make(session: RunBatch, said: Callable[[str], None]) -> Iterator[MeasuredRun]:
         raise AssertionError("there is no time for it")
 
     series = command.Series(store, rounds, 0.0)
@@ -148,7 +150,7 @@ def test_the_rest_is_estimated_from_what_was_measured() -> None:
 
 
 def test_on_xen_it_is_iperf_at_rates_it_carries_and_no_design() -> None:
-    wanted = Wanted(runs=1, backend="xen")
+    wanted = ExperimentOptions(runs=1, backend="xen")
     found = [keys[0] for keys in points.migrations(wanted)]
     assert {(k.backend, k.what) for k in found} == {("xen", mode) for mode in points.MODES}
     assert {k.rate_pps for k in found} == set(points.BACKENDS["xen"].rates_pps)
@@ -181,7 +183,9 @@ def test_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "out").exists()
 
 
-FIRST = Row(Key("migration", "lab", "native", "iperf", 64, 500, 1), {"total_s": 1.0}, "", "2030-02")
+FIRST = MeasuredRun(
+    Key("migration", "lab", "native", "iperf", 64, 500, 1), {"total_s": 1.0}, "", "2030-02"
+)
 SECOND = replace(FIRST, key=replace(FIRST.key, run=2))
 TRIED = replace(SECOND, values={}, invalid="busy")
 
@@ -224,7 +228,7 @@ def test_what_is_measured_is_published_beside_it_and_not_in_the_documents(
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def migration_row(run: int) -> Row:
+def migration_row(run: int) -> MeasuredRun:
     values = {
         "total_s": 1.0,
         "silent_s": 0.5,
@@ -235,7 +239,7 @@ def migration_row(run: int) -> Row:
         "reordered": 0,
         "longest_gap_s": 0.1,
     }
-    return Row(replace(FIRST.key, run=run), values, at="2030-02")
+    return MeasuredRun(replace(FIRST.key, run=run), values, at="2030-02")
 
 
 def test_a_published_run_is_not_lost_where_others_are_published(
@@ -327,10 +331,10 @@ def test_documents_without_the_page_are_refused_before_anything_is_measured(
 
 def test_until_a_run_is_made_again_the_old_one_counts(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs.jsonl", [FIRST, SECOND])
-    session = Session((FIRST.key, SECOND.key))
+    session = RunBatch((FIRST.key, SECOND.key))
     new = replace(FIRST, values={"total_s": 2.0}, at="2030-03")
 
-    def make(session: Session, said: Callable[[str], None]) -> Iterator[Row]:
+    def make(session: RunBatch, said: Callable[[str], None]) -> Iterator[MeasuredRun]:
         yield new
         raise LabError("the hypervisor is gone")
 

@@ -15,10 +15,10 @@ from tests.written_switch import ROOT, WrittenSwitch, bound
 from xenflow.control import management_service
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
-from xenflow.control.mirror import Mirrors
+from xenflow.control.mirror import RouteMirrors
 from xenflow.control.rule_table import RuleTable
 from xenflow.model import management as mg
-from xenflow.model.difference import Difference
+from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Network
 from xenflow.model.placement import at_home
 from xenflow.store.network_file import load
@@ -34,11 +34,13 @@ class Controller:
         self.context: zmq.Context[Any] = zmq.Context()
         table = RuleTable(load(self.file), "host-a", None, self.switch.clock, bound)
 
-        def reload(only_look: bool) -> tuple[Network, Difference]:
+        def reload(only_look: bool) -> tuple[Network, NetworkDifference]:
             network = load(self.file)
             return network, table.change(network, only_look)
 
-        self.management = ManagementService(table, Leases(), "test", Mirrors(self.context), reload)
+        self.management = ManagementService(
+            table, Leases(), "test", RouteMirrors(self.context), reload
+        )
         self.switch.attach(table.switches["host-a"], {"to-gen": 1, "to-recv": 2})
         self.answers: list[dict[str, Any]] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.problems import LINES
@@ -13,7 +13,7 @@ from xenflow.switch.problems import LINES
 def test_a_router_that_says_all_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
     """A thousand times a second is what it may say (`feed.Rates`)."""
     caplog.set_level("INFO")
-    host, state = Host(), RouterState()
+    host, state = PlayedHost(), RouterState()
     caplog.clear()
     for number in range(1000):
         host.now += 0.001

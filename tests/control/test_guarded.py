@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.openflow.flow import Flow, match, output, text
 from xenflow.openflow.monitor import UpdateEvent
 from xenflow.openflow.statistics import FlowStats
@@ -17,7 +17,7 @@ from xenflow.switch.problems import LINES, Problems
 from xenflow.tables import cookies, layout
 
 
-class AuditedHost(Host):
+class AuditedHost(PlayedHost):
     """Whose tables somebody else changes, too."""
 
     def look(self, *again: Flow, tells: bool = False) -> None:
@@ -98,7 +98,7 @@ def test_a_part_that_fails_does_not_end_the_tick(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the timer would end every router's heartbeats."""
-    host = Host()
+    host = PlayedHost()
     ticked: list[float] = []
 
     def fail(now: float) -> None:
@@ -129,7 +129,7 @@ def test_a_problem_that_comes_and_goes_does_not_flood_the_log(
 def test_a_router_that_talks_nonsense_does_not_flood_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    host = Host()
+    host = PlayedHost()
     for number in range(1000):
         outcome = host.table.told("vr1", b"peer", [b"nonsense", b"%d" % number], local=True)
         assert outcome.error is not None

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.rule_table import TOO_MANY_WAITING
@@ -15,7 +15,15 @@ from xenflow.model import management as mg
 from xenflow.openflow import wire
 from xenflow.routes import messages as m
 from xenflow.routes.feed import Phase
-from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type
+from xenflow.routes.messages import (
+    Header,
+    NextHop,
+    NextHopType,
+    Op,
+    RouteMessageType,
+    Section,
+    SectionKind,
+)
 from xenflow.switch.clock import Clock
 from xenflow.tables import cookies, layout
 
@@ -25,24 +33,31 @@ ROUTES = 20_000
 def hops() -> list[bytes]:
     records = [NextHop(n, NextHopType.VIA, 4, 2, n, n) for n in (1, 2)]
     return list(
-        m.pack(Header(Type.SNAPSHOT, 7, 1, "vr1"), [Section(Kind.NEXTHOP, Op.SET, records)])
+        m.pack(
+            Header(RouteMessageType.SNAPSHOT, 7, 1, "vr1"),
+            [Section(SectionKind.NEXTHOP, Op.SET, records)],
+        )
     )
 
 
 def end(seq: int, part: int) -> list[bytes]:
-    return list(m.pack(Header(Type.SNAPSHOT_END, 7, seq, "vr1", part), []))
+    return list(m.pack(Header(RouteMessageType.SNAPSHOT_END, 7, seq, "vr1", part), []))
 
 
 def delta(seq: int, routes: int, op: Op = Op.SET) -> list[bytes]:
     rows = [((10 << 24) + (n << 8), 24, 1 + seq % 2) for n in range(routes)]
-    return list(m.pack(Header(Type.DELTA, 7, seq, "vr1"), [Section(Kind.ROUTE4, op, rows)]))
+    return list(
+        m.pack(
+            Header(RouteMessageType.DELTA, 7, seq, "vr1"), [Section(SectionKind.ROUTE4, op, rows)]
+        )
+    )
 
 
 class Importing:
     """The management interface of a host's controller; its time is a test's."""
 
     def __init__(self) -> None:
-        self.host = Host()
+        self.host = PlayedHost()
         self.now = 100.0
         self.waiting: list[Any] = []
         self.answers: list[dict[str, Any]] = []
@@ -81,7 +96,7 @@ def test_an_import_is_answered_when_there_is_room_for_the_next(
     late, take = [], written._take
 
     def keep(message: bytes) -> None:
-        late.append(message) if message[1] == wire.Type.BARRIER_REQUEST else take(message)
+        late.append(message) if message[1] == wire.MessageType.BARRIER_REQUEST else take(message)
 
     monkeypatch.setattr(written, "_take", keep)
     seq, patience_s = 1, imports.host.table.patience_s
@@ -135,13 +150,18 @@ def test_a_change_that_a_switch_was_not_told_reaches_it_after_all(
     feed = table.feeds["vr1"]
     known = len(feed.state.routes4)
     assert (feed.phase, known) == (Phase.BEHIND, 2)
-    hello = m.pack(Header(Type.HELLO, 7, 3, "vr1"), [])
+    hello = m.pack(Header(RouteMessageType.HELLO, 7, 3, "vr1"), [])
     ((_, reply),) = table.told("vr1", "again", hello, local=True).replies
-    assert m.parse_header(reply).type is Type.RESYNC
+    assert m.parse_header(reply).type is RouteMessageType.RESYNC
     rows = [((10 << 24) + (n << 8), 24, 1) for n in (3, 4)]
     records = [NextHop(n, NextHopType.VIA, 4, 2, n, n) for n in (1, 2)]
-    whole = [Section(Kind.NEXTHOP, Op.SET, records), Section(Kind.ROUTE4, Op.SET, rows)]
-    table.told("vr1", "again", m.pack(Header(Type.SNAPSHOT, 7, 3, "vr1", 0), whole), local=True)
+    whole = [
+        Section(SectionKind.NEXTHOP, Op.SET, records),
+        Section(SectionKind.ROUTE4, Op.SET, rows),
+    ]
+    table.told(
+        "vr1", "again", m.pack(Header(RouteMessageType.SNAPSHOT, 7, 3, "vr1", 0), whole), local=True
+    )
     table.told("vr1", "again", end(3, 1), local=True)
     wire.run()
     while "vr1" in switch.aside and wire.waiting:
@@ -154,7 +174,7 @@ def fails(*_: Any) -> None:
     raise MemoryError
 
 
-def routes(host: Host) -> int:
+def routes(host: PlayedHost) -> int:
     """How many routes the switch holds."""
     number = host.table.network.routers["vr1"].id
     return sum(

@@ -11,7 +11,7 @@ from xenflow.control import mirror
 from xenflow.model import management as mg
 from xenflow.routes import messages as m
 from xenflow.routes.feed import Feed, Phase
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 
 
@@ -29,7 +29,9 @@ def known(routes: int) -> RouterState:
     state = RouterState()
     hop = m.NextHop(1, NextHopType.VIA, 4, 2, 1, 0)
     table = [(n << 8, 24, 1) for n in range(routes)]
-    state.apply([Section(Kind.NEXTHOP, Op.SET, [hop]), Section(Kind.ROUTE4, Op.SET, table)])
+    state.apply(
+        [Section(SectionKind.NEXTHOP, Op.SET, [hop]), Section(SectionKind.ROUTE4, Op.SET, table)]
+    )
     state.epoch, state.seq = 7, 1
     return state
 
@@ -74,17 +76,17 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Other:
 def test_a_mirror_sends_the_state_of_its_beginning_and_then_what_changed(other: Other) -> None:
     state = known(9000)
     with zmq.Context() as context:
-        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
+        begun = mirror.RouteMirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
         parts = 0
         while other.asked:
             if parts == 1:  # half-way a route goes, and another comes
                 change = [
-                    Section(Kind.ROUTE4, Op.DELETE, [(8999 << 8, 24, 1)]),
-                    Section(Kind.ROUTE4, Op.SET, [(9001 << 8, 24, 1)]),
+                    Section(SectionKind.ROUTE4, Op.DELETE, [(8999 << 8, 24, 1)]),
+                    Section(SectionKind.ROUTE4, Op.SET, [(9001 << 8, 24, 1)]),
                 ]
                 state.apply(change)
                 state.seq += 1
-                begun.send(m.pack(m.Header(m.Type.DELTA, 7, 2, "vr1"), change))
+                begun.send(m.pack(m.Header(m.RouteMessageType.DELTA, 7, 2, "vr1"), change))
             begun._answered(other.answer())
             parts += 1
         assert parts > 4 and begun._again_at is None
@@ -100,12 +102,12 @@ def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_pl
     monkeypatch.setattr(mirror, "MAX_QUEUED", 10)
     state = known(9000)
     with zmq.Context() as context:
-        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
+        begun = mirror.RouteMirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
         for n in range(100):
-            change = [Section(Kind.ROUTE4, Op.SET, [((10_000 + n) << 8, 24, 1)])]
+            change = [Section(SectionKind.ROUTE4, Op.SET, [((10_000 + n) << 8, 24, 1)])]
             state.apply(change)
             state.seq += 1
-            begun.send(m.pack(m.Header(m.Type.DELTA, 7, state.seq, "vr1"), change))
+            begun.send(m.pack(m.Header(m.RouteMessageType.DELTA, 7, state.seq, "vr1"), change))
             assert len(begun._queue) <= 10
             if n % 20 == 19:
                 begun._answered(other.answer())
@@ -119,7 +121,7 @@ def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_pl
 def test_an_answer_that_is_still_to_come_is_waited_for(other: Other) -> None:
     state = known(10)
     with zmq.Context() as context:
-        begun = mirror.Mirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
+        begun = mirror.RouteMirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
         request = other.asked[0]
         begun._waiting = request.id, 0.0
         begun._answered([b"", mg.part(request.id, [])])
@@ -139,7 +141,7 @@ def test_what_is_refused_or_not_understood_begins_again_once(
     monkeypatch.setattr(mirror.time, "monotonic", lambda: now)
     monkeypatch.setattr(Copied, "copies", 0)
     state = Copied()
-    mirrors = mirror.Mirrors(zmq.Context.instance())
+    mirrors = mirror.RouteMirrors(zmq.Context.instance())
     mirrors.start("vr1", "tcp://127.0.0.1:1", lambda _: state)
     for _ in range(500):  # for 5 s
         now += 0.01

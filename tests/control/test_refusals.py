@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from tests.conftest import ROOT
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
@@ -23,7 +23,7 @@ BOTH = ("host-a", "host-b")
 HERE = at_home("vr1", "host-a").step()
 
 
-class Asked(Host):
+class Asked(PlayedHost):
     """Its management, too."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ def host() -> Asked:
 
 
 def test_a_rule_that_is_not_confirmed_is_kept_and_said_to_be(host: Asked) -> None:
-    host.wire.refuses = {wire.Type.BARRIER_REQUEST}
+    host.wire.refuses = {wire.MessageType.BARRIER_REQUEST}
     answer = host.ask("rule-add", datapath="host-a", rule=RULE)
     assert answer.code == "not-in-force"
     assert answer.message.startswith("taken, but not in force: host-a")

@@ -6,7 +6,7 @@ import struct
 from types import SimpleNamespace
 from typing import Any
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.control.component import Component
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import FlowStats
@@ -18,14 +18,14 @@ _OFPST_FLOW = 1
 def broken(xid: int) -> bytes:
     """A reply whose flow is longer than the message."""
     body = struct.pack("!HHHBB", _OFPST_FLOW, 0, 500, 0, 0)
-    return struct.pack("!BBHI", 1, wire.Type.STATS_REPLY, 8 + len(body), xid) + body
+    return struct.pack("!BBHI", 1, wire.MessageType.STATS_REPLY, 8 + len(body), xid) + body
 
 
 def test_who_asked_is_told_at_once() -> None:
-    host = Host()
+    host = PlayedHost()
     connection = object()
     component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
-    host.wire.deaf = {wire.Type.STATS_REQUEST}
+    host.wire.deaf = {wire.MessageType.STATS_REQUEST}
     answers: list[list[FlowStats] | NotAnsweredError] = []
     host.switch.reader.stats(answers.append)
     (asked,) = host.wire.unanswered
@@ -41,10 +41,10 @@ def test_who_asked_is_told_at_once() -> None:
 
 
 def test_a_switch_whose_table_cannot_be_read_is_read_again() -> None:
-    host = Host()
+    host = PlayedHost()
     connection = object()
     component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
-    host.wire.deaf = {wire.Type.STATS_REQUEST}
+    host.wire.deaf = {wire.MessageType.STATS_REQUEST}
     said: list[str | None] = []
     host.switch.read_again()
     host.switch.promises.confirmed(said.append)

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenflow.control import zmtp
-from xenflow.control.zmtp import Connection, ZmtpError
+from xenflow.control.zmtp import ZmtpConnection, ZmtpError
 
 READY = zmtp.GREETING + zmtp.ready(b"DEALER")
 
 
-def connection(max_bytes: int = 1 << 20, max_frames: int = 257) -> Connection:
-    return Connection(b"ROUTER", max_bytes, max_frames)
+def connection(max_bytes: int = 1 << 20, max_frames: int = 257) -> ZmtpConnection:
+    return ZmtpConnection(b"ROUTER", max_bytes, max_frames)
 
 
-def heard(peer: Connection, data: bytes) -> list[list[bytes]]:
+def heard(peer: ZmtpConnection, data: bytes) -> list[list[bytes]]:
     peer.feed(data)
     return list(peer.messages())
 

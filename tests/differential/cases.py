@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from tests.differential.configurations import DEAD, Configuration
+from tests.differential.configurations import DEAD, KernelConfiguration
 from tests.differential.rig import PORTS, router_mac
 from xenflow.openflow import packet as pk
 
@@ -22,7 +22,7 @@ such is its own affair (docs/equivalence.md)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class FrameCase:
     """One frame for one port.  `early`: to be sent first, since its answer takes a second."""
 
     id: int
@@ -81,20 +81,20 @@ def mark(number: int) -> bytes:
     return MARK + struct.pack("!I", number) + b"."
 
 
-def make(number: int, config: Configuration, random: Random) -> Case:
+def make(number: int, config: KernelConfiguration, random: Random) -> FrameCase:
     """One random case."""
     draw = _Draw(number, config, random)
     kind = random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
     frame = _KINDS[kind](draw)
     tag = TAG if kind == "tagged" else 0
     frame = frame[: config.mtus[draw.port] + ETHERNET + tag].ljust(ETHERNET, b"\0")
-    return Case(number, kind, draw.port, frame, draw.early)
+    return FrameCase(number, kind, draw.port, frame, draw.early)
 
 
 class _Draw:
     """One case being made."""
 
-    def __init__(self, number: int, config: Configuration, random: Random) -> None:
+    def __init__(self, number: int, config: KernelConfiguration, random: Random) -> None:
         self.number = number
         self.config = config
         self.random = random

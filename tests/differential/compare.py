@@ -12,9 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tests.differential.cases import MARK, Case, untellable
-from tests.differential.configurations import Configuration
-from tests.differential.rig import REFERENCE, XENFLOW, Outcome, router_mac
+from tests.differential.cases import MARK, FrameCase, untellable
+from tests.differential.configurations import KernelConfiguration
+from tests.differential.rig import REFERENCE, XENFLOW, BatchOutcome, router_mac
 from xenflow.openflow import packet as pk
 
 Left = Counter[tuple[int, bytes]]
@@ -25,7 +25,7 @@ Left = Counter[tuple[int, bytes]]
 class Difference:
     """One case that the two routers did not treat alike."""
 
-    case: Case | None
+    case: FrameCase | None
     kernel: Left
     xenflow: Left
 
@@ -74,7 +74,9 @@ class Report:
         self.tolerated += other.tolerated
 
 
-def compare(cases: Iterable[Case], outcome: Outcome, config: Configuration) -> Report:
+def compare(
+    cases: Iterable[FrameCase], outcome: BatchOutcome, config: KernelConfiguration
+) -> Report:
     """Lay what came out side by side."""
     report = Report()
     sent = list(cases)
@@ -105,7 +107,7 @@ def compare(cases: Iterable[Case], outcome: Outcome, config: Configuration) -> R
 
 
 def _by_case(
-    frames: Iterable[tuple[int, bytes]], config: Configuration, idents: dict[int, int]
+    frames: Iterable[tuple[int, bytes]], config: KernelConfiguration, idents: dict[int, int]
 ) -> dict[int, Left]:
     """The frames by the id of their case; those without one under -1."""
     found: dict[int, Left] = defaultdict(Counter)
@@ -114,7 +116,7 @@ def _by_case(
     return found
 
 
-def _case_of(frame: bytes, config: Configuration, idents: dict[int, int]) -> int:
+def _case_of(frame: bytes, config: KernelConfiguration, idents: dict[int, int]) -> int:
     """The id that a frame carries: a mark in it, or the IP id of what only passed."""
     at = frame.find(MARK)
     if at >= 0 and len(frame) >= at + 7:
@@ -126,7 +128,7 @@ def _case_of(frame: bytes, config: Configuration, idents: dict[int, int]) -> int
     return -1
 
 
-def normal(frame: bytes, config: Configuration) -> bytes:
+def normal(frame: bytes, config: KernelConfiguration) -> bytes:
     """The frame without what may differ."""
     seen = pk.parse(frame)
     if seen.dl_type == pk.ETH_ARP:
@@ -160,7 +162,7 @@ def _forget_times(body: bytearray, at: int) -> bool:
     return False
 
 
-def _another_leg(kernel: Left, xenflow: Left, config: Configuration) -> bool:
+def _another_leg(kernel: Left, xenflow: Left, config: KernelConfiguration) -> bool:
     """Whether both sent the same packet to equal next hops."""
     if kernel.total() != 1 or xenflow.total() != 1:
         return False

@@ -31,7 +31,7 @@ def network(address: int, length: int) -> IPv4Network:
 
 
 @dataclass(slots=True)
-class Configuration:
+class KernelConfiguration:
     """One configuration.
 
     commands  for `ip -batch`, in this order; `undo` before the next configuration
@@ -85,9 +85,9 @@ class Configuration:
                 return found
 
 
-def make(seed: str) -> Configuration:
+def make(seed: str) -> KernelConfiguration:
     """The configuration of a seed."""
-    made = Configuration(Random(seed))
+    made = KernelConfiguration(Random(seed))
     made.oddity = made.random.choice(list(_ODDITIES)) if made.random.random() < ODD else "none"
     _interfaces(made)
     _routes(made)
@@ -99,7 +99,7 @@ def make(seed: str) -> Configuration:
 # Interfaces and routes
 
 
-def _interfaces(made: Configuration) -> None:
+def _interfaces(made: KernelConfiguration) -> None:
     random = made.random
     narrow = random.choice((None, None, 0, 1, 2, 3))
     if narrow is not None:
@@ -120,7 +120,7 @@ def _interfaces(made: Configuration) -> None:
         made.commands.append(f"address add {address} {broadcast} dev e{port}")
 
 
-def _routes(made: Configuration) -> None:
+def _routes(made: KernelConfiguration) -> None:
     """Nested prefixes around a few destinations, each with a next hop of its own kind."""
     random = made.random
     seen: set[IPv4Network] = {a.network for _, a in made.own}
@@ -146,43 +146,43 @@ _HOT: tuple[Callable[[Random], int], ...] = (
 )
 
 
-def _one_route(made: Configuration, prefix: IPv4Network, kind: str) -> None:
+def _one_route(made: KernelConfiguration, prefix: IPv4Network, kind: str) -> None:
     _KINDS[kind](made, prefix)
 
 
-def _port(made: Configuration) -> int:
+def _port(made: KernelConfiguration) -> int:
     return made.random.randrange(PORTS)
 
 
-def _via(made: Configuration, prefix: IPv4Network) -> None:
+def _via(made: KernelConfiguration, prefix: IPv4Network) -> None:
     port = _port(made)
     made.commands.append(f"route add {prefix} via {text(made.gateway(port))} dev e{port}")
 
 
-def _dead(made: Configuration, prefix: IPv4Network) -> None:
+def _dead(made: KernelConfiguration, prefix: IPv4Network) -> None:
     port = _port(made)
     made.commands.append(
         f"route add {prefix} via {text(made.gateway(port, alive=False))} dev e{port}"
     )
 
 
-def _onlink(made: Configuration, prefix: IPv4Network) -> None:
+def _onlink(made: KernelConfiguration, prefix: IPv4Network) -> None:
     gateway = 0xC6120000 | made.random.randrange(1 << 16) & ~15 | 1
     made.commands.append(f"route add {prefix} via {text(gateway)} dev e{_port(made)} onlink")
 
 
-def _device(made: Configuration, prefix: IPv4Network) -> None:
+def _device(made: KernelConfiguration, prefix: IPv4Network) -> None:
     made.commands.append(f"route add {prefix} dev e{_port(made)}")
 
 
-def _special(kind: str) -> Callable[[Configuration, IPv4Network], None]:
-    def add(made: Configuration, prefix: IPv4Network) -> None:
+def _special(kind: str) -> Callable[[KernelConfiguration, IPv4Network], None]:
+    def add(made: KernelConfiguration, prefix: IPv4Network) -> None:
         made.commands.append(f"route add {kind} {prefix}")
 
     return add
 
 
-def _metrics(made: Configuration, prefix: IPv4Network) -> None:
+def _metrics(made: KernelConfiguration, prefix: IPv4Network) -> None:
     """Two routes; the one of lower metric counts."""
     for metric in made.random.sample((10, 20, 30), 2):
         port = _port(made)
@@ -190,7 +190,7 @@ def _metrics(made: Configuration, prefix: IPv4Network) -> None:
         made.commands.append(f"route add {prefix} via {gateway} dev e{port} metric {metric}")
 
 
-def _legs(made: Configuration) -> list[tuple[int, int]]:
+def _legs(made: KernelConfiguration) -> list[tuple[int, int]]:
     wide = [port for port in range(PORTS) if made.mtus[port] == 1500]
     ports = made.random.sample(wide, made.random.choice((2, 2, 3)))
     legs = [(port, made.gateway(port)) for port in ports]
@@ -198,7 +198,7 @@ def _legs(made: Configuration) -> list[tuple[int, int]]:
     return legs
 
 
-def _multipath(made: Configuration, prefix: IPv4Network) -> None:
+def _multipath(made: KernelConfiguration, prefix: IPv4Network) -> None:
     hops = " ".join(
         f"nexthop via {text(gateway)} dev e{port} weight {made.random.choice((1, 1, 2, 5))}"
         for port, gateway in _legs(made)
@@ -206,30 +206,30 @@ def _multipath(made: Configuration, prefix: IPv4Network) -> None:
     made.commands.append(f"route add {prefix} {hops}")
 
 
-def _object(made: Configuration, port: int, gateway: int) -> int:
+def _object(made: KernelConfiguration, port: int, gateway: int) -> int:
     number = 1 + sum(line.startswith("nexthop add") for line in made.commands)
     made.commands.append(f"nexthop add id {number} via {text(gateway)} dev e{port}")
     return number
 
 
-def _nexthop(made: Configuration, prefix: IPv4Network) -> None:
+def _nexthop(made: KernelConfiguration, prefix: IPv4Network) -> None:
     port = _port(made)
     made.commands.append(f"route add {prefix} nhid {_object(made, port, made.gateway(port))}")
 
 
-def _group(made: Configuration, prefix: IPv4Network) -> None:
+def _group(made: KernelConfiguration, prefix: IPv4Network) -> None:
     members = [_object(made, port, gateway) for port, gateway in _legs(made)]
     number = members[-1] + 1
     made.commands.append(f"nexthop add id {number} group {'/'.join(map(str, members))}")
     made.commands.append(f"route add {prefix} nhid {number}")
 
 
-def _blackhole_object(made: Configuration, prefix: IPv4Network) -> None:
+def _blackhole_object(made: KernelConfiguration, prefix: IPv4Network) -> None:
     number = 1 + sum(line.startswith("nexthop add") for line in made.commands)
     made.commands += [f"nexthop add id {number} blackhole", f"route add {prefix} nhid {number}"]
 
 
-_KINDS: dict[str, Callable[[Configuration, IPv4Network], None]] = {
+_KINDS: dict[str, Callable[[KernelConfiguration, IPv4Network], None]] = {
     "via": _via,
     "dead": _dead,
     "onlink": _onlink,
@@ -250,35 +250,35 @@ _KINDS: dict[str, Callable[[Configuration, IPv4Network], None]] = {
 # Oddities: what a router may have beside routes
 
 
-def _nothing(made: Configuration) -> None:
+def _nothing(made: KernelConfiguration) -> None:
     pass
 
 
-def _no_forwarding(made: Configuration) -> None:
+def _no_forwarding(made: KernelConfiguration) -> None:
     made.settings["net/ipv4/ip_forward"] = 0
     made.slow = True
 
 
-def _no_forwarding_on_one(made: Configuration) -> None:
+def _no_forwarding_on_one(made: KernelConfiguration) -> None:
     name = f"net/ipv4/conf/e{_port(made)}/forwarding"
     made.settings[name], made.restore[name] = 0, 1
     made.slow = True
 
 
-def _strict(made: Configuration) -> None:
+def _strict(made: KernelConfiguration) -> None:
     where = made.random.choice(("all", "e0", "e1", "e2", "e3"))
     name = f"net/ipv4/conf/{where}/rp_filter"
     made.settings[name], made.restore[name] = 1, 0
     made.slow = True
 
 
-def _loose(made: Configuration) -> None:
+def _loose(made: KernelConfiguration) -> None:
     name = f"net/ipv4/conf/e{_port(made)}/rp_filter"
     made.settings[name], made.restore[name] = 2, 0
     made.slow = True  # not every source has a route: the rig's own mark is none
 
 
-def _rule(made: Configuration) -> None:
+def _rule(made: KernelConfiguration) -> None:
     random = made.random
     port = _port(made)
     selector = random.choice(
@@ -300,7 +300,7 @@ def _rule(made: Configuration) -> None:
     made.slow = True
 
 
-def _filter(made: Configuration) -> None:
+def _filter(made: KernelConfiguration) -> None:
     made.filters = made.random.choice(
         (
             "add table ip f\nadd chain ip f c { type filter hook forward priority 0; }\n"
@@ -317,14 +317,14 @@ def _filter(made: Configuration) -> None:
     made.slow = True
 
 
-def _down(made: Configuration) -> None:
+def _down(made: KernelConfiguration) -> None:
     port = _port(made)
     made.down.add(port)
     made.commands.append(f"link set e{port} down")
     made.undo.append(f"link set e{port} up")
 
 
-def _new_mac(made: Configuration) -> None:
+def _new_mac(made: KernelConfiguration) -> None:
     """A gateway gets another network card, and says so."""
     routes = [line.split() for line in made.commands if line.startswith("route add")]
     vias = [words for words in routes if words[3:4] == ["via"] and words[5] == "dev"]
@@ -333,14 +333,14 @@ def _new_mac(made: Configuration) -> None:
     made.new_mac = made.random.choice(alive) if alive else None
 
 
-def _wide_local(made: Configuration) -> None:
+def _wide_local(made: KernelConfiguration) -> None:
     prefix = network(made.random.choice(made.hot), made.random.choice((16, 24, 30)))
     made.local.append(prefix)
     made.commands.append(f"route add local {prefix} dev lo")
     made.undo.append(f"route del local {prefix} dev lo")
 
 
-def _route_mtu(made: Configuration) -> None:
+def _route_mtu(made: KernelConfiguration) -> None:
     port = _port(made)
     prefix = network(made.random.choice(made.hot), 32)
     made.commands.append(
@@ -348,14 +348,14 @@ def _route_mtu(made: Configuration) -> None:
     )
 
 
-def _tos(made: Configuration) -> None:
+def _tos(made: KernelConfiguration) -> None:
     port = _port(made)
     prefix = network(made.random.choice(made.hot), made.random.choice((8, 16)))
     made.commands.append(f"route add {prefix} tos 0x10 via {text(made.gateway(port))} dev e{port}")
     made.slow = True
 
 
-def _default_table(made: Configuration) -> None:
+def _default_table(made: KernelConfiguration) -> None:
     port = _port(made)
     made.commands.append(
         f"route add default via {text(made.gateway(port))} dev e{port} table default"
@@ -364,18 +364,18 @@ def _default_table(made: Configuration) -> None:
     made.slow = True
 
 
-def _proxy_arp(made: Configuration) -> None:
+def _proxy_arp(made: KernelConfiguration) -> None:
     name = f"net/ipv4/conf/e{_port(made)}/proxy_arp"
     made.settings[name], made.restore[name] = 1, 0
 
 
-def _directed_broadcasts(made: Configuration) -> None:
+def _directed_broadcasts(made: KernelConfiguration) -> None:
     for where in ("all", f"e{_port(made)}"):
         name = f"net/ipv4/conf/{where}/bc_forwarding"
         made.settings[name], made.restore[name] = 1, 0
 
 
-def _permanent(made: Configuration) -> None:
+def _permanent(made: KernelConfiguration) -> None:
     """A neighbour by hand: nobody asks for it, though nobody would answer."""
     port = _port(made)
     gateway = made.gateway(port, alive=False)
@@ -386,13 +386,13 @@ def _permanent(made: Configuration) -> None:
     made.commands.append(f"route replace {prefix} via {text(gateway)} dev e{port}")
 
 
-def _alone(made: Configuration) -> None:
+def _alone(made: KernelConfiguration) -> None:
     """Hardly any route: nearly everything is unreachable."""
     made.commands = [line for line in made.commands if not line.startswith(("route", "nexthop"))]
     made.groups.clear()
 
 
-_ODDITIES: dict[str, Callable[[Configuration], None]] = {
+_ODDITIES: dict[str, Callable[[KernelConfiguration], None]] = {
     "none": _nothing,
     "forwarding off": _no_forwarding,
     "forwarding off on one": _no_forwarding_on_one,

@@ -61,7 +61,7 @@ def router_mac(port: int) -> int:
 
 
 @dataclass(slots=True)
-class Outcome:
+class BatchOutcome:
     """What one batch brought out of each router: (port, frame), in order of arrival."""
 
     frames: dict[str, list[tuple[int, bytes]]] = field(
@@ -360,7 +360,7 @@ class Rig:
             except BlockingIOError:
                 time.sleep(0.001)
 
-    def receive(self, wait_s: float, outcome: Outcome | None) -> bool:
+    def receive(self, wait_s: float, outcome: BatchOutcome | None) -> bool:
         """Take in what has come, answering ARP; whether anything but ARP requests had."""
         heard = False
         for number, _ in self._poll.poll(wait_s):
@@ -389,9 +389,11 @@ class Rig:
             self._put(side, port, pk.ethernet(seen.dl_src, mac, pk.ETH_ARP, reply))
         return True
 
-    def run(self, frames: Iterable[tuple[int, bytes]], least_s: float, quiet_s: float) -> Outcome:
+    def run(
+        self, frames: Iterable[tuple[int, bytes]], least_s: float, quiet_s: float
+    ) -> BatchOutcome:
         """Send frames into both routers; what came out until both had been quiet for a while."""
-        outcome = Outcome()
+        outcome = BatchOutcome()
         while self.receive(0, None):
             pass
         before = self._vm_frames()

@@ -7,10 +7,10 @@ from ipaddress import IPv4Interface
 from random import Random
 
 from tests.differential import cases, configurations
-from tests.differential.cases import Case
+from tests.differential.cases import FrameCase
 from tests.differential.compare import Report, compare
-from tests.differential.configurations import DEAD, Configuration
-from tests.differential.rig import PORTS, Outcome, Rig
+from tests.differential.configurations import DEAD, KernelConfiguration
+from tests.differential.rig import PORTS, BatchOutcome, Rig
 from xenflow.openflow import packet as pk
 
 LEAST_S = 0.45
@@ -79,13 +79,13 @@ def run(rig: Rig, seed: str, count: int, first_id: int) -> Trial:
     return Trial(seed, config.oddity, slow, report, unsteady, outcome.by_switch)
 
 
-def _send(rig: Rig, made: list[Case]) -> Outcome:
+def _send(rig: Rig, made: list[FrameCase]) -> BatchOutcome:
     made = sorted(made, key=lambda case: not case.early)
     least_s = LEAST_WITH_FRAGMENTS_S if made[0].early else LEAST_S
     return rig.run(((case.port, case.frame) for case in made), least_s, QUIET_S)
 
 
-def _settle(rig: Rig, config: Configuration) -> None:
+def _settle(rig: Rig, config: KernelConfiguration) -> None:
     """Until the switch decides by all of it: next hops resolved as far as somebody answers."""
     rig.await_true("the policy", lambda: bool(rig.row()["slow"]) == config.slow)
     for port, address in config.own:
@@ -102,7 +102,7 @@ def _settle(rig: Rig, config: Configuration) -> None:
     rig.in_force()
 
 
-def _introduce(rig: Rig, config: Configuration, port: int, own: IPv4Interface) -> None:
+def _introduce(rig: Rig, config: KernelConfiguration, port: int, own: IPv4Interface) -> None:
     """A few stations ask for the router, and are known to it from then on."""
     first = int(own.network.network_address) + 1
     for address in range(first, min(first + INTRODUCED, int(own.network.broadcast_address))):
@@ -112,7 +112,7 @@ def _introduce(rig: Rig, config: Configuration, port: int, own: IPv4Interface) -
             rig.send(port, pk.ethernet(pk.BROADCAST, mac, pk.ETH_ARP, request))
 
 
-def _undo(rig: Rig, config: Configuration) -> None:
+def _undo(rig: Rig, config: KernelConfiguration) -> None:
     rig.undo(
         [
             *config.undo,

@@ -21,7 +21,7 @@ from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.store.network_file import load
 from xenflow.switch.clock import Clock
@@ -36,7 +36,7 @@ HOPS = (3, 4)
 class Audited:
     """See the module.  `name`: the datapath of conf/paper.toml that the switch plays."""
 
-    def __init__(self, running: ovs.Switch, name: str = "host-a") -> None:
+    def __init__(self, running: ovs.PrivateSwitch, name: str = "host-a") -> None:
         self.running = running
         network = load(ROOT / "conf" / "paper.toml")
         controller = network.datapaths[name].controller
@@ -166,15 +166,15 @@ def state_of(routes: int) -> RouterState:
     state.apply(
         [
             Section(
-                Kind.INTERFACE,
+                SectionKind.INTERFACE,
                 Op.SET,
                 [
-                    m.Interface(2, 7, 1500, 0x020000010101, "eth0"),
-                    m.Interface(3, 7, 1500, 0x020000010201, "eth1"),
+                    m.VmInterface(2, 7, 1500, 0x020000010101, "eth0"),
+                    m.VmInterface(3, 7, 1500, 0x020000010201, "eth1"),
                 ],
             ),
             Section(
-                Kind.LOCAL,
+                SectionKind.LOCAL,
                 Op.SET,
                 [
                     m.Local(4, 32, 2, 0x0A000101),
@@ -182,7 +182,7 @@ def state_of(routes: int) -> RouterState:
                 ],
             ),
             Section(
-                Kind.NEXTHOP,
+                SectionKind.NEXTHOP,
                 Op.SET,
                 [
                     m.NextHop(1, kinds.CONNECTED, 4, 2, 0, 0),
@@ -192,7 +192,7 @@ def state_of(routes: int) -> RouterState:
                 ],
             ),
             Section(
-                Kind.ROUTE4,
+                SectionKind.ROUTE4,
                 Op.SET,
                 [
                     (0x0A000100, 24, 1),

@@ -15,19 +15,19 @@ import pytest
 from lab import bring_up, process
 from lab.description import Lab
 from lab.namespace import LabError
-from lab.state import Options, current, placed
+from lab.state import LabOptions, current, placed
 
 
 class OneLab:
     """The lab that is up, if any."""
 
     def __init__(self) -> None:
-        self._wanted: tuple[str, Options] | None = None
+        self._wanted: tuple[str, LabOptions] | None = None
         self._lab: Lab | None = None
 
     def up(self, name: str, **changes: Any) -> Lab:
-        """A lab of this name with these fields of `lab.state.Options`."""
-        wanted = (name, Options(**changes))
+        """A lab of this name with these fields of `lab.state.LabOptions`."""
+        wanted = (name, LabOptions(**changes))
         if self._lab is None or wanted != self._wanted or not self._is_as_new():
             self.down()
             self._lab = bring_up.up(name, wanted[1], say=lambda _: None)

@@ -22,7 +22,7 @@ from lab import operate, process, switch
 from lab.description import ROOT, Lab
 from lab.hypervisor_client import HypervisorClient
 from lab.namespace import LabError
-from lab.probe import ProbePair, Result
+from lab.probe import ProbePair, ProbeResult
 from lab.programs import python_path, start_controller
 from lab.state import current, placed
 
@@ -58,7 +58,7 @@ def xenflow(*words: str, limit_s: float = 90.0, **env: str) -> subprocess.Comple
     )
 
 
-class Running:
+class RunningCommand:
     """A `xenflow` under way, whose progress is read as on a terminal."""
 
     def __init__(self, *words: str, **env: str) -> None:
@@ -266,7 +266,7 @@ def bring_home(lab: Lab, router: str = "vr1") -> None:
 # --- traffic -------------------------------------------------------------------------------------
 
 
-class Traffic:
+class LiveTraffic:
     """Packets both ways between two machines while the block runs.
 
     `there` and `back` are known afterwards.
@@ -274,8 +274,8 @@ class Traffic:
 
     def __init__(self, rate_pps: float = RATE_PPS, ends: tuple[str, str] = ("gen", "recv")) -> None:
         self._pair = ProbePair(*ends, rate_pps=rate_pps)
-        self.there: Result
-        self.back: Result
+        self.there: ProbeResult
+        self.back: ProbeResult
 
     def __enter__(self) -> Self:
         self._pair.start()

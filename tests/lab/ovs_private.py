@@ -36,7 +36,7 @@ def available() -> bool:
     )
 
 
-class Connection:
+class PrivateConnection:
     """A controller's end of an OpenFlow connection, blocking."""
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +88,7 @@ class Connection:
                 return parts
 
 
-class Switch:
+class PrivateSwitch:
     """The running switch; bridge b0 with ports p1..p6 under these OpenFlow numbers."""
 
     def __init__(self, directory: Path) -> None:
@@ -97,8 +97,8 @@ class Switch:
         self.control: socket.socket | None = None
         self.decoder = json.JSONDecoder()
 
-    def connect(self) -> Connection:
-        return Connection(self.bridge)
+    def connect(self) -> PrivateConnection:
+        return PrivateConnection(self.bridge)
 
     def pid(self) -> int:
         """The process that ovs-vswitchd is now."""
@@ -176,7 +176,7 @@ class Switch:
 
 
 @contextlib.contextmanager
-def switch() -> Iterator[Switch]:
+def switch() -> Iterator[PrivateSwitch]:
     """Start a switch, stop it, and remove what it wrote."""
     directory = Path(tempfile.mkdtemp(prefix="xf-ovs-", dir="/tmp"))
     env = dict(os.environ, OVS_RUNDIR=str(directory), OVS_DBDIR=str(directory))
@@ -218,7 +218,7 @@ def switch() -> Iterator[Switch]:
             setup += [f"options:tx_pcap={directory}/p{port}.pcap"]
         vsctl(*setup)
         wait_for(directory / "b0.mgmt")
-        yield Switch(directory)
+        yield PrivateSwitch(directory)
     finally:
         for process in reversed(processes):
             process.send_signal(signal.SIGTERM)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import zmq
 
 from xenflow.routes.feed import Feed
-from xenflow.routes.messages import Type, parse_header
+from xenflow.routes.messages import RouteMessageType, parse_header
 from xenflow.routes.router_state import Changes, RouterState
 
 
@@ -23,7 +23,7 @@ class RuleTableStub:
         self.address = address
         self.feed = Feed(router)
         self.lock = threading.Lock()
-        self.heard: list[tuple[float, Type]] = []
+        self.heard: list[tuple[float, RouteMessageType]] = []
         self.applied: list[tuple[float, Changes]] = []
         self.errors: list[Exception] = []
         self._stop = threading.Event()

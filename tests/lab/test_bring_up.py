@@ -131,7 +131,7 @@ class Up:
         monkeypatch.setattr(bring_up.Change, "carry_out", self._carry_out())
         lab = load_lab(self.file)
         state.write_network_file(state.network_text(self.file))
-        state.State(state.UP, str(self.file), "campus", 0.0, state.Options()).write()
+        state.State(state.UP, str(self.file), "campus", 0.0, state.LabOptions()).write()
         homes = {n: {"host": r.home, "state": "running"} for n, r in lab.routers.items()}
         state.write_domains(homes)
 

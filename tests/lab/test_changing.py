@@ -10,7 +10,7 @@ import pytest
 from lab import changing
 from lab.changing import Change
 from lab.description import parse_lab
-from lab.state import Options
+from lab.state import LabOptions
 from lab.steps import Do, Step
 from tests.lab.grown import CAMPUS
 
@@ -32,7 +32,7 @@ def test_ways_that_do_not_turn_in_time_are_named(
     lab = parse_lab(CAMPUS, str(Path("campus.toml")))
     way = [Step(Do.DRAIN, ("10.0.2.1",)), Step(Do.DRAIN, ("10.0.1.1",))]
     done: list[tuple[list[Step], str]] = []
-    Change(lab, lab, CAMPUS, Options()).carry_out(way, lambda *each: done.append(each))
+    Change(lab, lab, CAMPUS, LabOptions()).carry_out(way, lambda *each: done.append(each))
     assert {"m1", "r2"} <= set(asked)
     ((steps, left),) = done
     assert steps == way

@@ -21,9 +21,9 @@ from lab.description import PREFIX, ROOT, Lab
 from lab.programs import python_path, start_controller, start_routerd
 from lab.state import placed
 from tests.lab.live import (
-    Running,
+    LiveTraffic,
+    RunningCommand,
     SmallStateFolder,
-    Traffic,
     datapaths,
     difference,
     flow_mods,
@@ -79,7 +79,7 @@ def mods_since(before: dict[str, int]) -> int:
 def test_controller_killed(paper: Lab, controller: str) -> None:
     """Nothing is lost; when it is back, and nothing has changed, it writes nothing."""
     before = flows(paper)
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         kill(controller, "controller")
         time.sleep(2.0)
         restart_controller(paper, controller)
@@ -92,7 +92,7 @@ def test_controller_killed(paper: Lab, controller: str) -> None:
 
 def test_route_changed_while_the_controller_was_away(paper: Lab) -> None:
     """At most three flow changes for one route."""
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         kill("host-a", "controller")
         route("add")
         time.sleep(0.5)
@@ -115,7 +115,7 @@ def test_controller_remembers_where_routers_are_or_asks(paper: Lab) -> None:
     assert xenflow("migrate", "vr1", "host-b").returncode == 0
     try:
         before = flows(paper)
-        with Traffic() as traffic:
+        with LiveTraffic() as traffic:
             for name in ("host-a", "host-b", "edge"):
                 kill(name, "controller")
             (process.STATE_DIR / "host-a" / "state" / "state.json").unlink()
@@ -139,12 +139,12 @@ def test_a_state_folder_that_is_full_in_mid_move(paper: Lab) -> None:
     is said what to do, and with room again `recover` leaves nothing behind."""
     before = flows(paper)
     with (
-        Traffic() as traffic,
+        LiveTraffic() as traffic,
         SmallStateFolder("host-b") as folder,
         hypervisor(paper) as machine,
     ):
         machine.set(precopy_s=1.5)
-        with Running("migrate", "vr1", "host-b") as command:
+        with RunningCommand("migrate", "vr1", "host-b") as command:
             command.await_text("move the VM to host-b")
             folder.fill()
             assert command.end() == 1
@@ -166,7 +166,7 @@ def test_a_state_folder_that_is_full_in_mid_move(paper: Lab) -> None:
 def test_routerd_killed(paper: Lab) -> None:
     """Its routes stay and are marked stale; when it is back only the difference is written."""
     before = flows(paper)
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         kill("vr1", "routerd")
         settle(lambda: router_row("host-a", "vr1")["stale"], "vr1 is marked stale")
         assert difference(before, flows(paper)) == []
@@ -194,7 +194,7 @@ def test_routerd_killed(paper: Lab) -> None:
 
 def test_connection_of_a_switch_is_dropped(paper: Lab) -> None:
     before, mods = flows(paper), flow_mods()
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         done = operate.run("host-a", ["ovs-appctl", "bridge/reconnect", switch.BRIDGE])
         assert done.returncode == 0, done.stderr
         time.sleep(0.2)
@@ -223,7 +223,7 @@ def test_a_full_table_of_routes(paper: Lab) -> None:
         "flow_tables:3=@full",
     ]
     try:
-        with Traffic() as traffic:
+        with LiveTraffic() as traffic:
             switch.finish([switch.vsctl(node, limit)])
             change_routes(batch.format(*["add"] * len(nets)))
             settle(lambda: bool(router_row("host-a", "vr1")["problems"]), "it is said")
@@ -260,7 +260,7 @@ def test_switch_restarted(paper: Lab, datapath: str) -> None:
     settle(lambda: in_sync(paper), f"{datapath} is back")
     settle(lambda: difference(before, flows(paper)) == [], "flows as before")
     reaches("gen", "10.2.0.1")
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         time.sleep(1.0)
     traffic.assert_nothing_lost()
 
@@ -308,7 +308,7 @@ def test_route_flaps(paper: Lab) -> None:
         done
         ip route add {SPARE} via 10.0.2.2 proto static
     """
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         mods = flow_mods()
         assert operate.run("vr1", ["sh", "-c", script]).returncode == 0
         settle(lambda: has_flow(paper, "host-a"), "the route is a flow")
@@ -325,7 +325,7 @@ def test_route_flaps(paper: Lab) -> None:
 
 FLOOD = """
 import os, signal, sys, time, zmq
-from xenflow.routes.messages import Header, Type, pack
+from xenflow.routes.messages import Header, RouteMessageType, pack
 garbage = sys.argv[1] == "garbage"
 ended = []
 signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
@@ -341,7 +341,7 @@ sent = 0
 while not ended and time.monotonic() < end:
     epoch = int.from_bytes(os.urandom(8), "big")
     frames = [os.urandom(40), os.urandom(500)] if garbage else pack(
-        Header(Type.HELLO, epoch, sent, "vr1"))
+        Header(RouteMessageType.HELLO, epoch, sent, "vr1"))
     for one in sockets:
         try:
             one.send_multipart(frames, zmq.NOBLOCK)
@@ -359,7 +359,7 @@ def test_a_host_on_the_way_falls_quiet_under_traffic(lab_up: Callable[..., Lab])
     switched, not routed, so that the move can finish."""
     lab = lab_up("path", pause_s=0.1, precopy_s=0.1)
     settle(lambda: in_sync(lab), "every switch in sync")
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         for to in ("host-a", "host-c"):
             done = xenflow("migrate", "vr2", to)
             assert done.returncode == 0, done.stderr
@@ -392,7 +392,7 @@ def test_flood_does_not_starve_another_router(shared_host: Lab, kind: str) -> No
         return took
 
     quiet_s = seconds_for_a_change()
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         flood = operate.popen(
             "vr1",
             [sys.executable, "-c", FLOOD, kind],

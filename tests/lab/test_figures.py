@@ -17,7 +17,7 @@ from lab.judge import Counts, Verdict
 from lab.measuring import Moved
 from lab.moves import Move
 from lab.namespace import LabError
-from lab.random_moves import Outcome, Wanted
+from lab.random_moves import RandomMovesOptions, RandomMovesOutcome
 
 
 def test_the_demos_table_says_at_which_rate_each_mode_was_judged() -> None:
@@ -97,13 +97,15 @@ def test_a_run_that_ends_early_says_what_it_counted(
 ) -> None:
     counts = [Counts(sent=100)] * 4
 
-    def work() -> Outcome:
+    def work() -> RandomMovesOutcome:
         moved = measuring.make_moves(3, 0.0, move, tmp_path)
         assert len(moved.begins_ns()) == 3
-        return Outcome(Wanted(), moved, counts, {"host-a": [30.0] * (len(moved.moves) + 1)})
+        return RandomMovesOutcome(
+            RandomMovesOptions(), moved, counts, {"host-a": [30.0] * (len(moved.moves) + 1)}
+        )
 
     args = argparse.Namespace(out=tmp_path, json=False)
-    assert measuring.run("random-moves", args, Wanted(), work) == status
+    assert measuring.run("random-moves", args, RandomMovesOptions(), work) == status
     written = json.loads((tmp_path / "result.json").read_text())
     made = 3 if words is None else 2
     assert (written["verdict"], written["ended"]) == (verdict, words)

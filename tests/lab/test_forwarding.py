@@ -16,7 +16,7 @@ import pytest
 
 from lab import bring_up, operate
 from lab.description import ROOT, Lab
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from xenflow.store.network_file import load
 from xenflow.tables.layout import ADMISSION, LINKS
 
@@ -50,7 +50,7 @@ def xenflow(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def ask(verb: str, **arguments: Any) -> dict[str, Any]:
-    session = Session(load("/run/xenflow/network.toml"), 10.0)
+    session = ManagementSession(load("/run/xenflow/network.toml"), 10.0)
     try:
         return session.ask_datapath(arguments.pop("on", "host-a"), verb, **arguments)
     finally:

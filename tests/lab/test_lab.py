@@ -23,11 +23,12 @@ import pytest
 
 from lab import bring_up, operate, process, routing
 from lab.description import FABRIC, ROOT, Lab, load_lab
-from lab.hypervisor_client import HypervisorClient, HypervisorError
-from lab.namespace import NETNS_DIR, Echo, LabError, inside, ip
+from lab.hypervisor_client import HypervisorClient
+from lab.namespace import NETNS_DIR, IcmpEcho, LabError, inside, ip
 from lab.probe import OutageWatch, ProbePair, read_records
 from lab.programs import start_hypervisor
-from lab.state import NETWORK_FILE, Options
+from lab.state import NETWORK_FILE, LabOptions
+from mgmt.hypervisor import HypervisorError
 from tests.lab.live import assert_machine_quiet_enough
 from xenflow.model import control_link
 
@@ -76,7 +77,7 @@ def ports(host: str) -> set[str]:
 
 
 def reaches(node: str, address: str, wait_s: float = 1.0) -> bool:
-    with Echo(f"xf-{node}") as echo:
+    with IcmpEcho(f"xf-{node}") as echo:
         return echo.reaches(address, wait_s)
 
 
@@ -144,7 +145,7 @@ def test_second_up_is_refused(lab: Lab) -> None:
 
 
 def test_management_network_is_apart(lab: Lab) -> None:
-    assert Echo(None).reaches("10.254.1.11", 1)
+    assert IcmpEcho(None).reaches("10.254.1.11", 1)
     assert reaches("gen", "10.254.1.12")
     # what arrives on a data port is not answered by the host's own stack
     ip(["route add 10.254.1.0/24 dev eth0"], "xf-vr1")
@@ -460,7 +461,7 @@ def test_hypervisor_killed_in_the_middle(lab: Lab, xen: HypervisorClient, state:
     )
     daemon = next(p for p in process.recorded() if p.name == "hypervisor" and p.alive)
     os.kill(daemon.pid, signal.SIGKILL)
-    start_hypervisor(Options(pause_s=0, precopy_s=0.05))
+    start_hypervisor(LabOptions(pause_s=0, precopy_s=0.05))
     xen.close()
     domain = xen.domains()[0]
     if state == "suspended":
@@ -477,7 +478,7 @@ def test_router_stays_when_the_hypervisor_is_killed(lab: Lab, xen: HypervisorCli
     os.kill(daemon.pid, signal.SIGKILL)
     assert reaches_within("gen", "10.2.0.1", 20)
     assert {n.name: n.host for n in operate.nodes()}["vr1"] == "host-b"
-    start_hypervisor(Options(pause_s=0, precopy_s=0.05))
+    start_hypervisor(LabOptions(pause_s=0, precopy_s=0.05))
     xen.close()
     assert xen.host_of("vr1") == "host-b"
 

@@ -1,7 +1,7 @@
 """The lab's hypervisor lets a router run on whatever stood in the way for a while.
 
-`Routers` stands for the namespaces here: what a lack of descriptors does to them can be made to
-happen at one moment only in this way.
+`RouterNamespaces` stands for the namespaces here: what a lack of descriptors does to them can be
+made to happen at one moment only in this way.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Namespaces:
 def test_a_router_runs_on_once_it_can_be_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     routers = Namespaces(failures=3)
-    machine = hypervisor.Hypervisor(routers, hypervisor.Settings(precopy_s=0.0))
+    machine = hypervisor.EmulatedHypervisor(routers, hypervisor.Settings(precopy_s=0.0))
 
     def ask(**request: Any) -> dict[str, Any]:
         return machine.answer(json.dumps(request).encode())
@@ -82,7 +82,7 @@ def test_a_router_runs_on_once_it_can_be_brought_back(monkeypatch: pytest.Monkey
 
 def test_the_file_is_read_anew_while_every_router_runs_and_nothing_moves() -> None:
     routers = Namespaces(failures=0)
-    machine = hypervisor.Hypervisor(routers, hypervisor.Settings(precopy_s=600.0))
+    machine = hypervisor.EmulatedHypervisor(routers, hypervisor.Settings(precopy_s=600.0))
 
     def ask(**request: Any) -> dict[str, Any]:
         return machine.answer(json.dumps(request).encode())
@@ -99,7 +99,7 @@ def test_the_file_is_read_anew_while_every_router_runs_and_nothing_moves() -> No
 
 
 def test_no_router_moves_while_the_lab_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = hypervisor.Hypervisor(Namespaces(failures=0), hypervisor.Settings())
+    machine = hypervisor.EmulatedHypervisor(Namespaces(failures=0), hypervisor.Settings())
     monkeypatch.setattr(hypervisor, "read_state", lambda: SimpleNamespace(phase="changing"))
     answer = machine.answer(b'{"verb": "migrate", "router": "vr1", "to": "host-b"}')
     assert answer["error"]["code"] == "busy"
@@ -113,7 +113,7 @@ def test_new_routers_run_at_home_and_those_that_are_gone_are_forgotten(
     domains = {name: {"host": "host-d", "state": "running"} for name in before.routers}
     monkeypatch.setattr(hypervisor, "read_domains", lambda: domains)
     monkeypatch.setattr(hypervisor, "write_domains", written.append)
-    routers = hypervisor.Routers(before, fixed_flows=False)
+    routers = hypervisor.RouterNamespaces(before, fixed_flows=False)
     new = {name: {"host": after.routers[name].home, "state": "running"} for name in ("r6", "r7")}
     for lab, expected in ((after, {**domains, **new}), (before, domains)):
         monkeypatch.setattr(hypervisor, "load_lab", lambda _, lab=lab: lab)

@@ -20,12 +20,12 @@ import pytest
 from lab import operate, routing
 from lab.description import Lab
 from lab.hypervisor_client import HypervisorClient
-from lab.namespace import Echo
+from lab.namespace import IcmpEcho
 from lab.probe import OutageWatch
 from lab.state import current, placed
 from tests.lab.live import (
-    Running,
-    Traffic,
+    LiveTraffic,
+    RunningCommand,
     assert_machine_quiet_enough,
     bring_home,
     difference,
@@ -69,7 +69,7 @@ def test_machine_is_quiet_enough(paper: Lab) -> None:
 # --- the pause -----------------------------------------------------------------------------------
 
 
-class Pings(Echo):
+class Pings(IcmpEcho):
     """When echo requests were sent, and which were answered."""
 
     def __init__(self, namespace: str | None, source: str = "") -> None:
@@ -95,11 +95,11 @@ def test_routing_does_not_notice_a_pause(
 ) -> None:
     """Hello 1 s, dead 4 s: no neighbour changes its state, in no daemon's log.  Pings to the router
     itself are held over the pause and answered after it."""
-    monkeypatch.setattr("lab.probe.Echo", Pings)
+    monkeypatch.setattr("lab.probe.IcmpEcho", Pings)
     _, state = current()
     assert (state.options.hello_s, state.options.dead_s) == (1, 4)
     since = datetime.now()
-    with hypervisor(paper) as xen, Traffic() as traffic:
+    with hypervisor(paper) as xen, LiveTraffic() as traffic:
         xen.set(pause_s=pause_s)
         for to in ["host-b", "host-a"] * (moves // 2) + ["host-b"] * (moves % 2):
             with OutageWatch("gen", "10.0.1.1") as watch:
@@ -128,7 +128,7 @@ def test_a_router_whose_packets_pass_through_its_vm(paper: Lab) -> None:
     try:
         settle(lambda: "rule" in router_row("host-a", "vr1")["slow"], "vr1's VM forwards")
         assert "through its VM" in xenflow("plan", "vr1", "host-b").stdout
-        with Traffic() as traffic:
+        with LiveTraffic() as traffic:
             for to in ("host-b", "host-a"):
                 done = xenflow("migrate", "vr1", to, "--json")
                 assert done.returncode == 0, done.stderr
@@ -145,9 +145,9 @@ def test_router_answers_arp_while_it_is_suspended(paper: Lab) -> None:
     def entry() -> str:
         return operate.run("gen", ["ip", "neigh", "show", "10.0.1.1"]).stdout.lower()
 
-    with hypervisor(paper) as xen, Traffic() as traffic:
+    with hypervisor(paper) as xen, LiveTraffic() as traffic:
         xen.set(pause_s=3.5)  # dead after 4 s, and its daemons' clocks go on
-        with Running("migrate", "vr1", "host-b") as move:
+        with RunningCommand("migrate", "vr1", "host-b") as move:
             settle(lambda: xen.domains()[0]["state"] == "suspended", "vr1 is suspended")
             time.sleep(0.3)
             operate.run("gen", ["ip", "neigh", "flush", "to", "10.0.1.1"])
@@ -180,7 +180,7 @@ def migrations() -> list[dict[str, object]]:
 )
 def test_fault_before_the_vm_has_moved(paper: Lab, mode: str, effect: int) -> None:
     before = flows(paper)
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         done = xenflow("migrate", "vr1", "host-b", "--mode", mode, XENFLOW_FAULT=str(effect))
     assert done.returncode == 1, done.stderr
     assert f"fault injected at effect {effect}" in done.stderr
@@ -201,7 +201,7 @@ def test_every_effect_before_the_commit_point_is_tried(paper: Lab) -> None:
 @pytest.mark.parametrize("state", ["precopy", "suspended", "moved_paused"])
 def test_hypervisor_fails(paper: Lab, state: str) -> None:
     before = flows(paper)
-    with hypervisor(paper) as xen, Traffic() as traffic:
+    with hypervisor(paper) as xen, LiveTraffic() as traffic:
         xen.set(fail_at=state)
         done = xenflow("migrate", "vr1", "host-b")
     assert done.returncode == 1, done.stderr
@@ -226,7 +226,7 @@ LONG = {"copying": {"precopy_s": 3.0}, "suspended": {"pause_s": 5.0}}
 """The hypervisor's settings with which a stage lasts until something has been done in it."""
 
 
-def at(stage: str, move: Running, xen: HypervisorClient | None = None) -> None:
+def at(stage: str, move: RunningCommand, xen: HypervisorClient | None = None) -> None:
     """Until a migration is in a stage."""
     text, wait_s = STAGES[stage]
     move.await_text(text)
@@ -248,9 +248,9 @@ def at(stage: str, move: Running, xen: HypervisorClient | None = None) -> None:
 )
 def test_interrupt_before_the_vm_has_moved(paper: Lab, mode: str, stage: str) -> None:
     before = flows(paper)
-    with hypervisor(paper) as xen, Traffic() as traffic:
+    with hypervisor(paper) as xen, LiveTraffic() as traffic:
         xen.set(**LONG.get(stage, {}))
-        with Running("migrate", "vr1", "host-b", "--mode", mode) as move:
+        with RunningCommand("migrate", "vr1", "host-b", "--mode", mode) as move:
             at(stage, move, xen)
             move.send(signal.SIGINT)
             assert move.end() == 130, move.text
@@ -264,8 +264,8 @@ def test_interrupt_before_the_vm_has_moved(paper: Lab, mode: str, stage: str) ->
 
 @pytest.mark.parametrize("stage", ["links", "drain", "clean"])
 def test_interrupt_after_the_vm_has_moved(paper: Lab, stage: str) -> None:
-    with Traffic() as traffic:
-        with Running("migrate", "vr1", "host-b") as move:
+    with LiveTraffic() as traffic:
+        with RunningCommand("migrate", "vr1", "host-b") as move:
             at(stage, move)
             move.send(signal.SIGINT)
             assert move.end() == 0, move.text
@@ -276,7 +276,7 @@ def test_interrupt_after_the_vm_has_moved(paper: Lab, stage: str) -> None:
 
 @pytest.mark.parametrize("effect", [14, 16, 18])
 def test_fault_after_the_vm_has_moved(paper: Lab, effect: int) -> None:
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         done = xenflow("migrate", "vr1", "host-b", XENFLOW_FAULT=str(effect))
         assert done.returncode == 0, done.stderr
         assert f"fault injected at effect {effect}" in done.stderr
@@ -286,7 +286,7 @@ def test_fault_after_the_vm_has_moved(paper: Lab, effect: int) -> None:
 
 
 def test_hypervisor_does_not_let_it_run_at_once(paper: Lab) -> None:
-    with hypervisor(paper) as xen, Traffic() as traffic:
+    with hypervisor(paper) as xen, LiveTraffic() as traffic:
         xen.set(fail_at="running")
         done = xenflow("migrate", "vr1", "host-b")
         assert done.returncode == 0, done.stderr
@@ -318,9 +318,9 @@ def test_there_and_back_leaves_every_switch_as_it_was(paper: Lab) -> None:
 def test_killed_then_recovered(paper: Lab, stage: str) -> None:
     """The router ends on exactly one host, and nothing of it is left on the other."""
     before = flows(paper)
-    with hypervisor(paper) as xen, Traffic() as traffic:
+    with hypervisor(paper) as xen, LiveTraffic() as traffic:
         xen.set(**LONG.get(stage, {}))
-        with Running("migrate", "vr1", "host-b") as move:
+        with RunningCommand("migrate", "vr1", "host-b") as move:
             at(stage, move, xen)
             move.send(signal.SIGKILL)
             move.end()
@@ -344,7 +344,7 @@ def test_killed_then_recovered(paper: Lab, stage: str) -> None:
 def test_second_migration_of_the_same_router_is_refused(paper: Lab) -> None:
     with hypervisor(paper) as xen:
         xen.set(precopy_s=8.0)
-        with Running("migrate", "vr1", "host-b") as first:
+        with RunningCommand("migrate", "vr1", "host-b") as first:
             at("copying", first)
             during = flows(paper)
             second = xenflow("migrate", "vr1", "host-b")
@@ -361,8 +361,8 @@ def test_second_migration_of_the_same_router_is_refused(paper: Lab) -> None:
 def test_controller_killed_while_preparing(paper: Lab, controller: str) -> None:
     """The migration ends with the reason; when the controller is back, `recover` clears up."""
     before = flows(paper)
-    with Traffic() as traffic:
-        with Running("migrate", "vr1", "host-b") as move:
+    with LiveTraffic() as traffic:
+        with RunningCommand("migrate", "vr1", "host-b") as move:
             at("prepare", move)
             kill(controller, "controller")
             assert move.end() == 1, move.text

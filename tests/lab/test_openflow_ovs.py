@@ -36,13 +36,13 @@ FRAME = samples.frames()[0]
 
 
 @pytest.fixture(scope="module")
-def switch() -> Iterator[ovs.Switch]:
+def switch() -> Iterator[ovs.PrivateSwitch]:
     with ovs.switch() as running:
         yield running
 
 
 @pytest.fixture
-def connection(switch: ovs.Switch) -> Iterator[ovs.Connection]:
+def connection(switch: ovs.PrivateSwitch) -> Iterator[ovs.PrivateConnection]:
     opened = switch.connect()
     opened.send(build.delete_by_cookie(wire.ALL_TABLES, 0, 0))
     opened.barrier()
@@ -51,7 +51,10 @@ def connection(switch: ovs.Switch) -> Iterator[ovs.Connection]:
 
 
 def held(
-    connection: ovs.Connection, table: int = wire.ALL_TABLES, cookie: int = 0, cookie_mask: int = 0
+    connection: ovs.PrivateConnection,
+    table: int = wire.ALL_TABLES,
+    cookie: int = 0,
+    cookie_mask: int = 0,
 ) -> set[Flow]:
     parts = connection.stats(statistics.flow_request(table, cookie, cookie_mask, xid=9))
     return {entry.flow for entry in statistics.flows(parts)}
@@ -121,7 +124,9 @@ def comparable(dump: str) -> set[str]:
 
 
 @pytest.mark.parametrize("seed", [None, *range(5)])
-def test_flows_come_back(switch: ovs.Switch, connection: ovs.Connection, seed: int | None) -> None:
+def test_flows_come_back(
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection, seed: int | None
+) -> None:
     flows = BY_HAND if seed is None else samples.some_flows(Random(seed), 150)
     connection.add(flows)
     assert held(connection) == set(flows)
@@ -129,13 +134,15 @@ def test_flows_come_back(switch: ovs.Switch, connection: ovs.Connection, seed: i
     assert comparable(dump) == {fl.text(flow) for flow in flows}
 
 
-def test_text_is_what_ovs_ofctl_takes(switch: ovs.Switch, connection: ovs.Connection) -> None:
+def test_text_is_what_ovs_ofctl_takes(
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
+) -> None:
     for flow in BY_HAND:
         switch.ofctl("add-flow", fl.text(flow))
     assert held(connection) == set(BY_HAND)
 
 
-def test_a_dump_of_many_parts(connection: ovs.Connection) -> None:
+def test_a_dump_of_many_parts(connection: ovs.PrivateConnection) -> None:
     packer = RoutePacker()
     routes = [(i << 12, 20 + i % 13, i % 50) for i in range(3000)]
     for chunk in packer.pack_adds(7, routes, [net >> 20 for net, _, _ in routes]):
@@ -147,7 +154,7 @@ def test_a_dump_of_many_parts(connection: ovs.Connection) -> None:
     assert {entry.flow for entry in statistics.flows(parts)} == want
 
 
-def test_by_cookie(connection: ovs.Connection) -> None:
+def test_by_cookie(connection: ovs.PrivateConnection) -> None:
     exact = 0xFFFFFFFFFFFFFFFF
     flows = [Flow(t, p, (), (), cookie=p) for t in (0, 1) for p in range(8)]
     connection.add(flows)
@@ -169,18 +176,18 @@ def test_by_cookie(connection: ovs.Connection) -> None:
     assert held(connection) == left
 
 
-def test_strict_commands(connection: ovs.Connection) -> None:
+def test_strict_commands(connection: ovs.PrivateConnection) -> None:
     old = Flow(3, 5, match(in_port=1), (fl.output(2),), 1)
     new = Flow(3, 5, match(in_port=1), (fl.output(3),), 1)
     connection.add([old, Flow(3, 6, (), ())])
-    connection.send(build.flow_mod(new, wire.Command.MODIFY_STRICT))
+    connection.send(build.flow_mod(new, wire.FlowModCommand.MODIFY_STRICT))
     assert connection.barrier() == [] and new in held(connection)
-    connection.send(build.flow_mod(new, wire.Command.DELETE_STRICT))
+    connection.send(build.flow_mod(new, wire.FlowModCommand.DELETE_STRICT))
     assert connection.barrier() == [] and held(connection) == {Flow(3, 6, (), ())}
 
 
 def test_an_addition_overwrites_the_cookie_alone(
-    switch: ovs.Switch, connection: ovs.Connection
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
 ) -> None:
     """In one step, as when a release writes other cookies; the flow counts from 0 again."""
     old = Flow(0, 5, match(in_port=1), (fl.resubmit(7),), 1)
@@ -197,7 +204,7 @@ def test_an_addition_overwrites_the_cookie_alone(
     assert [entry.packets for entry in statistics.flows(parts)] == [0]
 
 
-def test_the_plain_form(connection: ovs.Connection) -> None:
+def test_the_plain_form(connection: ovs.PrivateConnection) -> None:
     flows = [
         Flow(0, 5, match(in_port=1, vlan_tci=0, dl_type=0x0806, arp_tpa=5), (fl.output(2),), 9),
         Flow(0, 6, match(vlan_tci=(0x1005, 0x1FFF), dl_src=7), (fl.set_vlan(6), fl.output(3))),
@@ -220,18 +227,22 @@ def test_the_plain_form(connection: ovs.Connection) -> None:
     assert [entry for entry in tables if entry.flows] == [TableStats(0, len(flows))]
 
 
-def test_foreign_flows_do_not_spoil_a_dump(switch: ovs.Switch, connection: ovs.Connection) -> None:
+def test_foreign_flows_do_not_spoil_a_dump(
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
+) -> None:
     switch.ofctl("add-flow", "table=9,tun_id=5,metadata=7,actions=learn(table=10),write_metadata:3")
     switch.ofctl("add-flow", "table=9,ct_state=+trk,ip,actions=ct(commit),mod_nw_tos:4,flood")
     foreign = held(connection)
     assert len(foreign) == 2
-    connection.send(b"".join(build.flow_mod(flow, wire.Command.DELETE_STRICT) for flow in foreign))
+    connection.send(
+        b"".join(build.flow_mod(flow, wire.FlowModCommand.DELETE_STRICT) for flow in foreign)
+    )
     assert connection.barrier() == [] and held(connection) == set()
     connection.add(foreign)
     assert held(connection) == foreign
 
 
-def test_errors_have_names(connection: ovs.Connection) -> None:
+def test_errors_have_names(connection: ovs.PrivateConnection) -> None:
     bad = build.flow_mod(Flow(1, 1, (), ()))
     connection.send(bad[:25] + b"\x09" + bad[26:])
     connection.send(build.packet_out(FRAME, (fl.output(77),), in_port=0xFF77))
@@ -246,7 +257,9 @@ def test_errors_have_names(connection: ovs.Connection) -> None:
     ]
 
 
-def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection) -> None:
+def test_what_the_switch_reports(
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
+) -> None:
     connection.send(build.features_request(5))
     features = connection.receive()
     assert isinstance(features, parse.FeaturesReply)
@@ -267,7 +280,7 @@ def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection)
     assert isinstance(reply, StatsReply)
     (counters,) = reply.entries
     assert isinstance(counters, PortStats) and counters.port == 3
-    connection.send(build.flow_mod(told, wire.Command.DELETE_STRICT))
+    connection.send(build.flow_mod(told, wire.FlowModCommand.DELETE_STRICT))
     removed = connection.receive()
     assert isinstance(removed, parse.FlowRemoved)
     assert (removed.flow, removed.reason) == (Flow(0, 9, match(in_port=1), (), 5), 2)
@@ -279,7 +292,7 @@ def test_what_the_switch_reports(switch: ovs.Switch, connection: ovs.Connection)
 
 
 def test_what_the_switch_sends_up_has_its_registers(
-    switch: ovs.Switch, connection: ovs.Connection
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
 ) -> None:
     """Also once an action has cleared in_port; to another connection it speaks as ever."""
     other = switch.connect()
@@ -306,7 +319,7 @@ def test_what_the_switch_sends_up_has_its_registers(
 @pytest.mark.parametrize("kind", [NICIRA, REACTIVE])
 @pytest.mark.parametrize("still", [True, False])
 def test_what_our_tables_send_up_comes_so(
-    switch: ovs.Switch, connection: ovs.Connection, kind: dict[str, Any], still: bool
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection, kind: dict[str, Any], still: bool
 ) -> None:
     host = Host(load("path"), kind, still=still)
     connection.send(build.set_packet_in_format_nxm() + build.set_config(0xFFFF))
@@ -328,7 +341,9 @@ def test_what_our_tables_send_up_comes_so(
     assert came >= (6 if still else 1)
 
 
-def test_a_packet_answered_once(switch: ovs.Switch, connection: ovs.Connection) -> None:
+def test_a_packet_answered_once(
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
+) -> None:
     """The reactive answer catches the next frame of the same twelve fields, and only those."""
     actions = pack_actions((fl.dec_ttl(), fl.output(4)))
     for frame in samples.frames():
@@ -344,7 +359,7 @@ def test_a_packet_answered_once(switch: ovs.Switch, connection: ovs.Connection) 
 
 @pytest.mark.parametrize("weights", [(32769, 32768), (3000, 1001), (65535,) * 256])
 def test_groups_of_any_weights(
-    switch: ovs.Switch, connection: ovs.Connection, weights: tuple[int, ...]
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection, weights: tuple[int, ...]
 ) -> None:
     """What the pipeline makes of a weighted group is taken, and gives each leg its share."""
     network = load("paper").network
@@ -370,7 +385,7 @@ def test_groups_of_any_weights(
     assert abs(counts[2] / 300 - exact) < 0.13
 
 
-def fate(verdict: simulate.Verdict) -> dict[int, list[bytes]]:
+def fate(verdict: simulate.Fate) -> dict[int, list[bytes]]:
     found: dict[int, list[bytes]] = {}
     for port, frame in verdict.outputs:
         if isinstance(port, int) and 1 <= port <= ovs.N_PORTS:
@@ -378,7 +393,7 @@ def fate(verdict: simulate.Verdict) -> dict[int, list[bytes]]:
     return found
 
 
-def traced_ports(switch: ovs.Switch, frame: bytes, in_port: int) -> list[int]:
+def traced_ports(switch: ovs.PrivateSwitch, frame: bytes, in_port: int) -> list[int]:
     text = switch.appctl("ofproto/trace", "b0", f"in_port={in_port}", frame.hex())
     actions = text.split("Datapath actions: ")[1].splitlines()[0]
     while (shorter := re.sub(r"\([^()]*\)", "", actions)) != actions:
@@ -390,7 +405,7 @@ def traced_ports(switch: ovs.Switch, frame: bytes, in_port: int) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_frames_fare_as_simulated(
-    switch: ovs.Switch, connection: ovs.Connection, seed: int
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection, seed: int
 ) -> None:
     flows = samples.some_flows(Random(seed), 60)
     connection.add(flows)
@@ -512,7 +527,7 @@ SETTINGS: dict[str, list[Flow]] = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_fare_as_simulated(
-    switch: ovs.Switch, connection: ovs.Connection, setting: str
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection, setting: str
 ) -> None:
     connection.add(SETTINGS[setting])
     tables = simulate.Tables(SETTINGS[setting])
@@ -522,7 +537,9 @@ def test_settings_fare_as_simulated(
             assert switch.inject(frame, in_port) == fate(verdict), (in_port, frame.hex())
 
 
-def test_multipath_takes_one_of_its_links(switch: ovs.Switch, connection: ovs.Connection) -> None:
+def test_multipath_takes_one_of_its_links(
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
+) -> None:
     flow = Flow(0, 1, (), (fl.multipath("symmetric_l3", 3, "reg0"), fl.resubmit(1)))
     ends = [Flow(1, 1, match(reg0=i), (fl.output(2 + i),)) for i in range(3)]
     connection.add([flow, *ends])
@@ -536,7 +553,7 @@ def test_multipath_takes_one_of_its_links(switch: ovs.Switch, connection: ovs.Co
 
 
 def test_a_second_group_spreads_what_the_first_sent_one_way(
-    switch: ovs.Switch, connection: ovs.Connection
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
 ) -> None:
     """Two routers in a row, each with a basis of its own: every pair of legs is used."""
     first = Flow(0, 1, (), (fl.multipath("symmetric_l3", 2, "reg0", 1), fl.resubmit(1)))
@@ -557,7 +574,7 @@ def test_a_second_group_spreads_what_the_first_sent_one_way(
 class Proven:
     """A proof asks the running switch, and is done when `prove` returns."""
 
-    def __init__(self, switch: ovs.Switch, connection: ovs.Connection) -> None:
+    def __init__(self, switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection) -> None:
         self._switch, self._connection = switch, connection
 
     def nudge(self) -> None:
@@ -580,7 +597,7 @@ class Proven:
 
 
 def test_what_is_proven_is_so_of_flows_that_overlap(
-    switch: ovs.Switch, connection: ovs.Connection
+    switch: ovs.PrivateSwitch, connection: ovs.PrivateConnection
 ) -> None:
     """Two cached flows that overlap, whose rule then leads elsewhere: before 3.1.3 the userspace
     datapath changes one of them twice and the other never."""
@@ -604,7 +621,7 @@ def test_what_is_proven_is_so_of_flows_that_overlap(
     # Of the overlapping two the wider one is found first: flows of its kind are older.
     assert (goes(0x0A020001), goes(near)) == ([6], [2])
     connection.add([rule(0x0A010000, 16, 3)])
-    connection.send(build.flow_mod(narrow, wire.Command.DELETE_STRICT))
+    connection.send(build.flow_mod(narrow, wire.FlowModCommand.DELETE_STRICT))
     connection.barrier()
     for _ in range(2):
         switch.appctl("revalidator/wait")

@@ -26,7 +26,7 @@ pytestmark = [
 def test_moves_by_chance_end_and_lose_nothing(lab_up: Callable[..., Lab], tmp_path: Path) -> None:
     lab = lab_up("campus", pause_s=0.1, precopy_s=0.1)
     settle(lambda: in_sync(lab), "every switch in sync")
-    wanted = random_moves.Wanted(moves=3, rate_pps=100.0, seed=3, baseline_s=2.0)
+    wanted = random_moves.RandomMovesOptions(moves=3, rate_pps=100.0, seed=3, baseline_s=2.0)
     outcome = random_moves.measure(lab, wanted, tmp_path)
     assert any(move.router in wanted.through_vm for move in outcome.moved.moves)
     assert outcome.verdict() is Verdict.PASSED, outcome.text()

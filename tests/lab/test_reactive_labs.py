@@ -11,7 +11,7 @@ import pytest
 from lab import operate, switch
 from lab.description import Lab, find_file
 from tests.lab.conftest import OneLab
-from tests.lab.live import Traffic, bring_home, in_sync, reaches, settle, xenflow
+from tests.lab.live import LiveTraffic, bring_home, in_sync, reaches, settle, xenflow
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
 pytestmark = [
@@ -49,7 +49,7 @@ def test_first_packets_become_exact_flows(reactive: Lab) -> None:
 
 @pytest.mark.parametrize("mode", ["overlapped", "report"])
 def test_moves_lose_nothing(reactive: Lab, mode: str) -> None:
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         for to in ("host-b", "host-a"):
             done = xenflow("migrate", "vr1", to, "--mode", mode)
             assert done.returncode == 0, done.stderr

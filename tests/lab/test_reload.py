@@ -25,7 +25,7 @@ from lab.namespace import NETNS_DIR, inside, processes_in
 from lab.state import NETWORK_FILE
 from tests.lab.grown import CAMPUS, GROWN, changed
 from tests.lab.live import (
-    Traffic,
+    LiveTraffic,
     assert_machine_quiet_enough,
     hypervisor,
     in_sync,
@@ -110,7 +110,7 @@ def test_nothing_is_lost_while_the_lab_grows_and_shrinks(
     assert_machine_quiet_enough(ends=ENDS)
     before, since = everything(lab), datetime.now()
     file.write_text(GROWN)
-    with Traffic(ends=ENDS) as traffic:
+    with LiveTraffic(ends=ENDS) as traffic:
         reload()
         assert xenflow("status", "--wait", "20").returncode == 0
         reaches("m1", "10.4.0.1", 40.0)  # m4, behind r6 on link six-seven

@@ -42,7 +42,7 @@ pytestmark = [
 
 
 @pytest.fixture
-def switch() -> Iterator[ovs.Switch]:
+def switch() -> Iterator[ovs.PrivateSwitch]:
     """Its bridge has protocols, failure mode and controller of a host's, which does not answer."""
     with ovs.switch() as running:
         words = " ".join(host.bridge(NETWORK, next(iter(NETWORK.datapaths.values()))))
@@ -55,21 +55,21 @@ def switch() -> Iterator[ovs.Switch]:
             os.kill(running.pid(), signal.SIGTERM)
 
 
-def run(switch: ovs.Switch, *words: str) -> subprocess.CompletedProcess[str]:
+def run(switch: ovs.PrivateSwitch, *words: str) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ, OVS_RUNDIR=str(switch.directory))
     return subprocess.run(
         words, env=env, cwd=switch.directory, check=True, capture_output=True, text=True, timeout=60
     )
 
 
-def restart(switch: ovs.Switch) -> None:
+def restart(switch: ovs.PrivateSwitch) -> None:
     before = switch.pid()
     run(switch, str(ROOT / "scripts/restart-openvswitch"), "sh", "-ec", RESTART)
     switch.forget()
     assert switch.pid() != before
 
 
-def meanings(switch: ovs.Switch) -> set[str]:
+def meanings(switch: ovs.PrivateSwitch) -> set[str]:
     """Every flow as Open vSwitch itself has it: what reads back alike may still differ."""
     dump = switch.appctl("bridge/dump-flows", "b0")
     return {
@@ -79,7 +79,7 @@ def meanings(switch: ovs.Switch) -> set[str]:
     }
 
 
-def test_flows_are_back_and_stay_with_the_controller(switch: ovs.Switch) -> None:
+def test_flows_are_back_and_stay_with_the_controller(switch: ovs.PrivateSwitch) -> None:
     told = Audited(switch)
     told.told(3)
     told.looked()
@@ -99,13 +99,13 @@ def odd_ipv6(flow: Flow) -> bool:
     )
 
 
-def controllers(switch: ovs.Switch) -> str:
+def controllers(switch: ovs.PrivateSwitch) -> str:
     log = (switch.directory / "again.log").read_text()
     return "".join(line for line in log.splitlines() if "controller" in line)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_flow_is_back(switch: ovs.Switch, seed: int) -> None:
+def test_any_flow_is_back(switch: ovs.PrivateSwitch, seed: int) -> None:
     connection = switch.connect()
     # ovs-ofctl does not read masks of IPv6 addresses that are no prefixes, as it writes them
     flows = [f for f in samples.some_flows(Random(seed), 150) if not odd_ipv6(f)]

@@ -26,9 +26,9 @@ import pytest
 from lab.namespace import inside
 from routerd import rtnetlink
 from routerd.daemon import Kernel
-from routerd.netlink_socket import Listener
+from routerd.netlink_socket import NetlinkListener
 from tests.lab.rule_table_stub import RuleTableStub
-from xenflow.routes.messages import InterfaceFlag, InterfaceKind, NextHopType, Type
+from xenflow.routes.messages import InterfaceFlag, InterfaceKind, NextHopType, RouteMessageType
 from xenflow.routes.router_state import RouterState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -669,7 +669,9 @@ def test_after_an_overrun_nothing_is_lost_unsaid(lab: Lab) -> None:
     """Until its queue has been empty once the kernel drops what comes, and says so no more."""
     lab.plug(0)
     with inside(lab.router):
-        listener = Listener(rtnetlink.NETLINK_ROUTE, tuple(rtnetlink.GROUPS.values()), 1 << 15)
+        listener = NetlinkListener(
+            rtnetlink.NETLINK_ROUTE, tuple(rtnetlink.GROUPS.values()), 1 << 15
+        )
     try:
         batch = "\n".join(f"route add 10.50.{n}.0/24 via 10.0.0.2" for n in range(250))
         subprocess.run(["ip", "-n", lab.router, "-batch", "-"], input=batch, text=True, check=True)
@@ -747,7 +749,7 @@ def test_a_move_to_another_host(lab: Lab) -> None:
         lab.sh(f"ip -n {lab.hosts[there]} link set vif up")
         plugged = time.monotonic()
         stub.wait(lambda s: len(s.routes4) == 2)
-        hello = next(at for at, type_ in stub.heard if type_ is Type.HELLO)
+        hello = next(at for at, type_ in stub.heard if type_ is RouteMessageType.HELLO)
         waits.append(hello - plugged)
         time.sleep(0.5)
         stub.stop()

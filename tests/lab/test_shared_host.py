@@ -16,7 +16,7 @@ from lab import operate
 from lab.description import Lab
 from lab.state import placed
 from tests.lab.live import (
-    Traffic,
+    LiveTraffic,
     difference,
     flow_mods,
     flows,
@@ -59,7 +59,7 @@ def test_each_others_next_hop(shared: Lab) -> None:
         line = next((x for x in done.stdout.splitlines() if "exceeded" in x), done.stdout)
         on_the_way.append(line.split()[1])
     assert on_the_way == ["10.0.1.1", "10.0.2.2"]
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         pass
     traffic.assert_nothing_lost()
 
@@ -89,7 +89,7 @@ def test_overlapping_addresses(shared: Lab) -> None:
         reaches("gen3", "10.0.3.2")
         assert ttl_on_arrival("gen3", "10.0.3.2") == 63, "one router lies between"
         assert ttl_on_arrival("gen", "10.0.3.2") == 62, "two routers lie between"
-        with Traffic() as traffic:
+        with LiveTraffic() as traffic:
             operate.run("gen3", ["ping", "-c20", "-i0.05", "10.0.3.2"])
         traffic.assert_nothing_lost()
     finally:
@@ -102,7 +102,7 @@ def test_overlapping_addresses(shared: Lab) -> None:
 @pytest.mark.parametrize("router", ["vr1", "vr2"])
 def test_one_moves_while_its_neighbour_stays(shared: Lab, router: str) -> None:
     before = flows(shared)
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         for to in ("host-b", "host-a"):
             done = xenflow("migrate", router, to)
             assert done.returncode == 0, done.stderr
@@ -112,7 +112,7 @@ def test_one_moves_while_its_neighbour_stays(shared: Lab, router: str) -> None:
 
 def test_both_move_one_after_the_other(shared: Lab) -> None:
     before = flows(shared)
-    with Traffic() as traffic:
+    with LiveTraffic() as traffic:
         for router, to in (
             ("vr1", "host-b"),
             ("vr2", "host-b"),

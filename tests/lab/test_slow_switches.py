@@ -21,7 +21,7 @@ import pytest
 from lab import switch
 from lab.description import PREFIX, Lab
 from lab.namespace import inside
-from tests.lab.live import Traffic, bring_home, datapaths, in_sync, settle, xenflow
+from tests.lab.live import LiveTraffic, bring_home, datapaths, in_sync, settle, xenflow
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
 pytestmark = [
@@ -126,7 +126,7 @@ def slow(lab_up: Callable[..., Lab]) -> Iterator[Lab]:
 def test_a_late_destination_holds_no_vm_up(slow: Lab) -> None:
     """Its switch is waited for before and after the suspension, and not for long within; meanwhile
     the VM hears its neighbours, who wait for 4 s."""
-    with answers_late(slow, "host-b", 1.0), Traffic() as traffic:
+    with answers_late(slow, "host-b", 1.0), LiveTraffic() as traffic:
         done = xenflow("migrate", "vr1", "host-b", "--json")
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
@@ -141,7 +141,7 @@ def test_a_late_destination_holds_no_vm_up(slow: Lab) -> None:
 @pytest.mark.parametrize("moves", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_moves_with_late_switches_lose_nothing(slow: Lab, moves: int) -> None:
     took = []
-    with answers_late(slow, "gen", LATE_S), Traffic() as traffic:
+    with answers_late(slow, "gen", LATE_S), LiveTraffic() as traffic:
         for number in range(moves):
             begun = time.monotonic()
             done = xenflow("migrate", "vr1", ("host-b", "host-a")[number % 2])

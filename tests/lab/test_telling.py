@@ -10,7 +10,7 @@ from lab.description import parse_lab
 from lab.namespace import LabError
 from lab.telling import tell_controllers
 from mgmt.client import AskError, Refused, Unreachable
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from tests.lab.grown import CAMPUS, GROWN
 from xenflow.model.network import Network
 
@@ -32,7 +32,7 @@ class Controllers:
 
 
 def tell(controllers: Controllers, network: Network, *, dry_run: bool = False) -> None:
-    tell_controllers(network, cast(Session, controllers), dry_run=dry_run)
+    tell_controllers(network, cast(ManagementSession, controllers), dry_run=dry_run)
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -21,13 +21,13 @@ LARGE = 20_000
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[ovs.Switch]:
+def running() -> Iterator[ovs.PrivateSwitch]:
     with ovs.switch() as switch:
         yield switch
 
 
 @pytest.fixture
-def host(running: ovs.Switch) -> Iterator[Audited]:
+def host(running: ovs.PrivateSwitch) -> Iterator[Audited]:
     running.ofctl("del-flows")
     made = Audited(running)
     made.told(3)
@@ -112,7 +112,7 @@ def test_another_component_on_the_same_connection_is_noticed(host: Audited) -> N
     host.send(build.flow_mod_of10(hub, xid=17))
     host.until(lambda: bool(host.switch.audit.foreign.covering))
     host.send(
-        build.flow_mod_of10(hub, wire.Command.DELETE, xid=18)
+        build.flow_mod_of10(hub, wire.FlowModCommand.DELETE, xid=18)
     )  # and of ours in the first table
     before = host.switch.audit.mended
     host.until(lambda: host.switch.audit.mended > before)
@@ -156,7 +156,7 @@ def test_a_large_table_comes_back_within_twice_its_first_fill(host: Audited) -> 
     other.sock.close()
 
 
-def test_a_plain_switch_is_read(running: ovs.Switch) -> None:
+def test_a_plain_switch_is_read(running: ovs.PrivateSwitch) -> None:
     running.ofctl("del-flows")
     host = Audited(running, "gen")
     host.looked()

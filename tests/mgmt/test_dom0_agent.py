@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mgmt.hypervisor import dom0_agent
-from mgmt.hypervisor.dom0_agent import AgentError, Xenstore
-from tests.xenstored import READ, Client, Xenstored
+from mgmt.hypervisor.dom0_agent import AgentError, XenstoreWatcher
+from tests.xenstored import READ, XenstoreClient, Xenstored
 
 
 class Slow(Xenstored):
@@ -20,7 +20,7 @@ class Slow(Xenstored):
 
     unanswered = 0
 
-    def _answer(self, client: Client, type_: int, *rest: Any) -> None:
+    def _answer(self, client: XenstoreClient, type_: int, *rest: Any) -> None:
         if type_ == READ and self.unanswered:
             self.unanswered -= 1
         else:
@@ -38,7 +38,7 @@ def xenstored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]
 def test_a_slow_answer_ends_no_watch(xenstored: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what had changed then is missed, nor what changes later."""
     monkeypatch.setattr(dom0_agent, "ANSWER_S", 0.2)
-    store = Xenstore()
+    store = XenstoreWatcher()
     seen: list[str] = []
     arrived = threading.Condition()
 
@@ -63,7 +63,7 @@ def test_a_slow_answer_ends_no_watch(xenstored: Slow, monkeypatch: pytest.Monkey
 
 def test_the_end_of_the_connection_ends_the_waiting(xenstored: Slow) -> None:
     before = set(threading.enumerate())
-    store = Xenstore()
+    store = XenstoreWatcher()
     ours = set(threading.enumerate()) - before
     store.watch("/a", lambda path: None)
     xenstored.unanswered = 1

@@ -18,7 +18,7 @@ import pytest
 from mgmt import cli, hypervisor
 from mgmt.client import AskError, Unreachable
 from mgmt.hypervisor import Drivers, HypervisorError
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.verbs import empty_host, migrate, recover
 from mgmt.verbs.migrate import ask_before
 from xenflow.model.network import NetworkError
@@ -76,7 +76,9 @@ class World:
         self.confirm: object = None
         self.seen: list[list[str] | Exception] = [[]]
 
-    def ask_all(self, session: Session, verb: str) -> dict[str, dict[str, Any] | AskError]:
+    def ask_all(
+        self, session: ManagementSession, verb: str
+    ) -> dict[str, dict[str, Any] | AskError]:
         assert verb == "status"
         self.asked += 1
         every = [to_json(place) for place in self.places.values()]
@@ -157,10 +159,10 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World()
 
-    def ask_all(session: Session, verb: str) -> dict[str, dict[str, Any] | AskError]:
+    def ask_all(session: ManagementSession, verb: str) -> dict[str, dict[str, Any] | AskError]:
         return world.ask_all(session, verb)
 
-    monkeypatch.setattr(Session, "ask_all", ask_all)
+    monkeypatch.setattr(ManagementSession, "ask_all", ask_all)
     for verb in (empty_host, recover):
         monkeypatch.setattr(verb, "planning", world)
     for verb in (migrate, recover):

@@ -133,7 +133,7 @@ def test_lab(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("answer", [b"no JSON", b"[]", b'{"ok": true}', b'{"ok": true, "job": 1}'])
 def test_lab_answers_that_mean_nothing(daemon: Daemon, answer: bytes) -> None:
-    driver = lab.Lab(daemon.url)
+    driver = lab.LabDriver(daemon.url)
     daemon.answers |= {"domains": answer, "job": answer}
     for ask in (lambda: driver.domain("vr1"), lambda: driver.job("1")):
         with pytest.raises(HypervisorError):
@@ -142,7 +142,7 @@ def test_lab_answers_that_mean_nothing(daemon: Daemon, answer: bytes) -> None:
 
 
 def test_lab_is_not_up() -> None:
-    driver = lab.Lab("tcp://127.0.0.1:9", timeout_s=0.1)
+    driver = lab.LabDriver("tcp://127.0.0.1:9", timeout_s=0.1)
     for _ in range(2):  # and can be asked again
         with pytest.raises(HypervisorError, match="did not answer domains within .*is the lab up"):
             driver.domain("vr1")

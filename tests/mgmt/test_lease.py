@@ -12,7 +12,7 @@ import pytest
 
 from mgmt import lease as lease_of
 from mgmt.client import AskError, Refused, Unreachable
-from mgmt.lease import Lease, LostError, MovedError
+from mgmt.lease import LostError, MovedError, RouterLease
 from xenflow.control.leases import Leases, LockedError
 from xenflow.model.placement import at_home
 
@@ -57,8 +57,8 @@ class Controllers:
     def rows(self) -> list[str]:
         return [row["owner"] for leases in self.leases.values() for row in leases.rows()]
 
-    def lease(self) -> Lease:
-        return Lease(self, ["a", "b"], "vr1", WHAT)
+    def lease(self) -> RouterLease:
+        return RouterLease(self, ["a", "b"], "vr1", WHAT)
 
 
 def test_who_does_not_get_it_takes_it_from_nobody() -> None:
@@ -116,11 +116,11 @@ def test_what_was_planned_from_another_place_begins_nothing() -> None:
         leases.give_back("vr1", "before", unfinished=True)
     given = {"host-a": at_home("vr1", "host-a"), "host-b": at_home("vr1", "host-a")}
     controllers.versions = {"a": {"host-a": 0, "new": 7}, "b": {"host-b": 2}}
-    moved = Lease(controllers, ["a", "b"], "vr1", WHAT, given=given)
+    moved = RouterLease(controllers, ["a", "b"], "vr1", WHAT, given=given)
     with pytest.raises(MovedError, match="planned at version 0 .* host-b is at 2: ask"), moved:
         pass
     assert controllers.rows() == ["before"] * 2
-    lease = Lease(controllers, ["a"], "vr1", WHAT, given=given)
+    lease = RouterLease(controllers, ["a"], "vr1", WHAT, given=given)
     with pytest.raises(MovedError), lease:  # nobody has moved it there
         lease.extend(["a", "b"])
     assert controllers.rows() == [lease.owner] * 2, "there is something unfinished still"

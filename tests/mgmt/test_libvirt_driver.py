@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
-from mgmt.hypervisor.libvirt_driver import Libvirt, _Move
+from mgmt.hypervisor.libvirt_driver import Libvirt, _LibvirtMove
 
 DOMAIN = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>
 <memory unit='MiB'>{memory}</memory><os><type>hvm</type></os></domain>"""
@@ -162,7 +162,7 @@ def test_a_router_that_has_come_is_let_run_though_its_source_is_silent(tmp_path:
     uris = {"host-a": f"test://{tmp_path}/none", "host-b": node(tmp_path / "b", "vr1")}
     driver = Libvirt(uris)
     driver._connection("host-b").lookupByName("vr1").suspend()
-    driver._moves["vr1"] = _Move("vr1", "host-a", "host-b", JobState.MOVED_PAUSED)
+    driver._moves["vr1"] = _LibvirtMove("vr1", "host-a", "host-b", JobState.MOVED_PAUSED)
     with pytest.raises(HypervisorError, match="vr1 is paused on host-b; host-a did not answer"):
         driver.unpause("vr1")
     driver._moves["vr1"].whole_at = "host-b"

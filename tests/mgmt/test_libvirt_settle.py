@@ -7,12 +7,12 @@ from itertools import product
 import pytest
 
 from mgmt.hypervisor import UnclearError, libvirt_settle
-from mgmt.hypervisor.libvirt_settle import Copy, Settlement
+from mgmt.hypervisor.libvirt_settle import Copy, LibvirtSettlement
 
 RUNS, PAUSED, LEAVING = Copy("running"), Copy("paused"), Copy("paused", leaving=True)
 
 
-def settled(a: Copy | None, b: Copy | None, *silent: str) -> Settlement:
+def settled(a: Copy | None, b: Copy | None, *silent: str) -> LibvirtSettlement:
     copies = {host: copy for host, copy in (("a", a), ("b", b)) if copy is not None}
     return libvirt_settle.settle("v", copies, silent)
 
@@ -20,19 +20,19 @@ def settled(a: Copy | None, b: Copy | None, *silent: str) -> Settlement:
 @pytest.mark.parametrize(
     ("a", "b", "silent", "wanted"),
     [
-        (RUNS, None, "", Settlement("a", (), False)),
-        (RUNS, PAUSED, "", Settlement("a", ("b",), False)),
-        (PAUSED, RUNS, "", Settlement("b", ("a",), False)),
-        (None, PAUSED, "", Settlement("b", (), True)),
-        (LEAVING, None, "", Settlement("a", (), True)),
+        (RUNS, None, "", LibvirtSettlement("a", (), False)),
+        (RUNS, PAUSED, "", LibvirtSettlement("a", ("b",), False)),
+        (PAUSED, RUNS, "", LibvirtSettlement("b", ("a",), False)),
+        (None, PAUSED, "", LibvirtSettlement("b", (), True)),
+        (LEAVING, None, "", LibvirtSettlement("a", (), True)),
         # between the end of the copying and the source's confirmation
-        (LEAVING, PAUSED, "", Settlement("b", ("a",), True)),
-        (RUNS, None, "c", Settlement("a", (), False)),
-        (RUNS, PAUSED, "c", Settlement("a", ("b",), False)),
+        (LEAVING, PAUSED, "", LibvirtSettlement("b", ("a",), True)),
+        (RUNS, None, "c", LibvirtSettlement("a", (), False)),
+        (RUNS, PAUSED, "c", LibvirtSettlement("a", ("b",), False)),
     ],
 )
 def test_it_runs_at_one_host(
-    a: Copy | None, b: Copy | None, silent: str, wanted: Settlement
+    a: Copy | None, b: Copy | None, silent: str, wanted: LibvirtSettlement
 ) -> None:
     assert settled(a, b, *silent) == wanted
 

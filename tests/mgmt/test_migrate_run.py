@@ -22,11 +22,11 @@ from pretended_xen import PretendedXen
 from mgmt import lease, planning
 from mgmt.client import Refused, Unreachable
 from mgmt.executor import Executor
-from mgmt.hypervisor import Domain, Drivers, Ended, JobState, xl
+from mgmt.hypervisor import Domain, Drivers, GivenUp, JobState, xl
 from mgmt.hypervisor.dom0 import Dom0
 from mgmt.lease import LostError
 from mgmt.migrate import run as carry_out
-from mgmt.result import Commit, Event, Result
+from mgmt.result import Commit, ProgressEvent, Result
 from xenflow.control.leases import Leases, LockedError
 from xenflow.model import management as mg
 from xenflow.model.network import Network, NetworkError
@@ -255,8 +255,8 @@ def plan_of(
 def run(
     controllers: Controllers,
     plan: planning.Plan,
-    report: Callable[[Event], None] = lambda event: None,
-    lease: lease.Lease | None = None,
+    report: Callable[[ProgressEvent], None] = lambda event: None,
+    lease: lease.RouterLease | None = None,
 ) -> Result:
     with Drivers(controllers.network) as drivers:
         return carry_out(plan, controllers, drivers, report, lease=lease)
@@ -266,7 +266,7 @@ def migrate(
     controllers: Controllers,
     to: str = "host-b",
     mode: str = "overlapped",
-    report: Callable[[Event], None] = lambda event: None,
+    report: Callable[[ProgressEvent], None] = lambda event: None,
     confirm: Callable[[Stage, bool], bool] | None = None,
 ) -> Result:
     with Drivers(controllers.network) as drivers:
@@ -311,7 +311,7 @@ def test_a_plan_says_which_sessions_are_kept_and_which_fall(
 
 @pytest.mark.parametrize("mode", ["overlapped", "report", "native"])
 def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) -> None:
-    notes: list[Event] = []
+    notes: list[ProgressEvent] = []
     result = migrate(controllers, "host-b", mode, report=notes.append)
     assert result.ok, result.text()
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
@@ -403,7 +403,7 @@ def test_a_suspended_vm_waits_for_no_late_switch(
     """What it had no time for follows once the VM runs."""
     controllers.late = {verb: host}
     controllers.vm_waits = lambda: xen.names()["host-b"] not in ([], AWAY["host-b"])
-    notes: list[Event] = []
+    notes: list[ProgressEvent] = []
     result = migrate(controllers, report=notes.append)
     assert result.ok, result.text()
     late = [e for e in notes if e.detail.endswith("the VM does not wait for it")]
@@ -433,7 +433,7 @@ def test_what_could_not_be_put_back_is_said_with_its_reason_once(
     monkeypatch.setattr("mgmt.migrate.UNDO_S", 0.0)
     xen.set("host-a", sender_dies="suspended")
 
-    def cut(event: Event) -> None:
+    def cut(event: ProgressEvent) -> None:
         if event.step == "hypervisor":
             controllers.silent.add("host-b")
 
@@ -572,7 +572,7 @@ def test_recover_keeps_others_out_while_it_clears_up(
     real = xl.Xl.abort
     refused: list[Result] = []
 
-    def abort(driver: xl.Xl, router: str) -> Ended:
+    def abort(driver: xl.Xl, router: str) -> GivenUp:
         with pytest.raises(NetworkError, match="a recovery of vr1 is under way, for . s now, by"):
             migrate(controllers)
         refused.append(Result(None))  # type: ignore[arg-type]
@@ -620,7 +620,7 @@ def test_what_cannot_begin_changes_nothing_and_says_so(
 
 
 def test_nobody_listening_is_no_reason_to_stop(xen: PretendedXen, controllers: Controllers) -> None:
-    def closed(_: Event) -> None:
+    def closed(_: ProgressEvent) -> None:
         raise BrokenPipeError
 
     for to, fails in (("host-b", {}), ("host-a", {"start_fails": True})):
@@ -632,7 +632,7 @@ def test_nobody_listening_is_no_reason_to_stop(xen: PretendedXen, controllers: C
 
 
 def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Controllers) -> None:
-    def hang_up(event: Event) -> None:
+    def hang_up(event: ProgressEvent) -> None:
         if event.step == "control" and event.state == "started":
             os.kill(os.getpid(), signal.SIGHUP)
 
@@ -700,11 +700,11 @@ def test_refused(xen: PretendedXen, controllers: Controllers) -> None:
 
 def stopped_at(
     controllers: Controllers, step: str, state: str, meanwhile: Callable[[], None]
-) -> tuple[Result, list[Event]]:
+) -> tuple[Result, list[ProgressEvent]]:
     """A migration to host-b that is stopped at a moment, until `meanwhile` has happened."""
-    events: list[Event] = []
+    events: list[ProgressEvent] = []
 
-    def report(event: Event) -> None:
+    def report(event: ProgressEvent) -> None:
         first = (step, state) not in {(e.step, e.state) for e in events}
         events.append(event)
         if first and (event.step, event.state) == (step, state):
@@ -771,7 +771,7 @@ def test_a_controller_that_was_restarted_is_told_of_the_lease_again(
 ) -> None:
     for step in ("prepare", "links"):
 
-        def restart(event: Event, step: str = step) -> None:
+        def restart(event: ProgressEvent, step: str = step) -> None:
             if (event.step, event.state) == (step, "started"):
                 controllers.leases["host-b"] = Leases()
 
@@ -844,7 +844,7 @@ def test_a_lease_is_kept_after_this_process_lacked_something(
             raise OSError(24, "Too many open files")
         return controllers(controller, verb, **arguments)
 
-    with lease.Lease(ask, ["host-a"], "vr1", {"words": "a test"}) as held:
+    with lease.RouterLease(ask, ["host-a"], "vr1", {"words": "a test"}) as held:
         until(lambda: failed == 3)
         controllers.expire()
         until(lambda: controllers.leases["host-a"].under_way("vr1"), 20.0)
@@ -853,7 +853,7 @@ def test_a_lease_is_kept_after_this_process_lacked_something(
 
 def test_nothing_is_done_with_a_lease_that_was_given_back(controllers: Controllers) -> None:
     """Also where its controller is another by then, which knows of no end."""
-    with lease.Lease(controllers, ["host-a"], "vr1", {"words": "a test"}) as held:
+    with lease.RouterLease(controllers, ["host-a"], "vr1", {"words": "a test"}) as held:
         held.give_back(unfinished=True)
         controllers.leases["host-a"] = Leases()
         with pytest.raises(LostError, match="given the lease of vr1 back"):
@@ -899,7 +899,7 @@ def test_a_no_after_the_commit_point_is_answered(
         asked.append((step.name, committed))
         return not committed
 
-    events: list[Event] = []
+    events: list[ProgressEvent] = []
     assert migrate(controllers, report=events.append, confirm=confirm).ok
     assert asked == [
         ("prepare", False),
@@ -915,9 +915,9 @@ def test_a_no_after_the_commit_point_is_answered(
 def test_ctrl_c_after_the_commit_point_is_answered(
     xen: PretendedXen, controllers: Controllers
 ) -> None:
-    events: list[Event] = []
+    events: list[ProgressEvent] = []
 
-    def report(event: Event) -> None:
+    def report(event: ProgressEvent) -> None:
         events.append(event)
         if (event.step, event.state) == ("links", "started"):
             os.kill(os.getpid(), signal.SIGINT)
@@ -953,7 +953,7 @@ def test_a_switch_that_comes_back_is_waited_for(
     """It went away in the middle, and is read back when it is to be told what it was before."""
     monkeypatch.setenv("XENFLOW_FAULT", "7")
 
-    def away(event: Event) -> None:
+    def away(event: ProgressEvent) -> None:
         if (event.step, event.state) == ("control", "failed"):
             controllers.not_connected = {"host-a": 3, "host-b": 2}
 

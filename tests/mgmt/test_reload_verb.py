@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from mgmt.client import Refused, Unreachable
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, reload
 from tests.conftest import ROOT
 from xenflow.store.network_file import load
@@ -19,7 +19,7 @@ CHANGED = {"routers": {"added": ["vr9"], "removed": ["vr1"]}, "links": {"changed
 
 
 class Controllers:
-    """What each controller of the paper's network answers; in place of a `Session`."""
+    """What each controller of the paper's network answers; in place of a `ManagementSession`."""
 
     def __init__(self) -> None:
         self.network = NETWORK
@@ -56,7 +56,7 @@ def controllers() -> Controllers:
 
 def run(controllers: Controllers, dry_run: bool = False, as_json: bool = False) -> int:
     args = Namespace(dry_run=dry_run, json=as_json)
-    return reload.run(args, cast(Session, controllers))
+    return reload.run(args, cast(ManagementSession, controllers))
 
 
 def test_all_look_then_all_read(

@@ -15,11 +15,11 @@ import pytest
 import zmq
 from test_migrate_run import Controllers, migrate, plan_of, recover, run, until
 
-from lab.hypervisor import FAILED, RUNNING, Hypervisor, Routers, Settings
+from lab.hypervisor import FAILED, RUNNING, EmulatedHypervisor, RouterNamespaces, Settings
 from mgmt import executor, planning
 from mgmt.hypervisor import HypervisorError, lab
 from mgmt.lease import MovedError
-from mgmt.result import Commit, Event
+from mgmt.result import Commit, ProgressEvent
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Placement
 from xenflow.store.network_file import load
@@ -30,7 +30,7 @@ AWAY = {"vr1": {"host": "host-b", "state": "running"}}
 
 
 class NoNamespaces:
-    """`Routers` that are only written down."""
+    """`RouterNamespaces` that are only written down."""
 
     def __init__(self, network: Network) -> None:
         self.lab = self
@@ -63,7 +63,7 @@ class Daemon:
     def __init__(self, network: Network) -> None:
         self.routers = NoNamespaces(network)
         settings = Settings(pause_s=0.05, precopy_s=0.05, resume_after_s=60.0)
-        self.hypervisor = Hypervisor(cast(Routers, self.routers), settings)
+        self.hypervisor = EmulatedHypervisor(cast(RouterNamespaces, self.routers), settings)
         self.asked: list[str] = []
         self.answers = threading.Event()
         self.answers.set()
@@ -103,7 +103,7 @@ class Daemon:
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     made = Daemon(load(PAPER))
     monkeypatch.setattr(lab, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(lab.Lab.__init__, "__defaults__", (0.3,))
+    monkeypatch.setattr(lab.LabDriver.__init__, "__defaults__", (0.3,))
     yield made
     made.close()
 
@@ -116,7 +116,7 @@ def controllers(daemon: Daemon) -> Controllers:
     return Controllers(replace(paper, datapaths={**paper.datapaths, **hosts}))
 
 
-def is_unknown(event: Event) -> bool:
+def is_unknown(event: ProgressEvent) -> bool:
     return event.step == "hypervisor" and "is not known: asked again until it is" in event.detail
 
 
@@ -127,9 +127,9 @@ def test_what_is_not_known_is_looked_at_until_it_is(
     """It does not answer whether it has begun, or how far it is.  When it does again, what it was
     asked before is not done any more: "everything was put back" is true, and stays true."""
     daemon.deaf_to = verb
-    unknown: list[Event] = []
+    unknown: list[ProgressEvent] = []
 
-    def seen(event: Event) -> None:
+    def seen(event: ProgressEvent) -> None:
         if is_unknown(event):
             unknown.append(event)
             # The VM may be anywhere: nothing was put back yet.
@@ -171,9 +171,9 @@ def test_what_stays_unknown_is_not_called_put_back(
 
 def test_it_lets_the_vm_run_and_does_not_say_so(daemon: Daemon, controllers: Controllers) -> None:
     daemon.deaf_to = "unpause"
-    unknown: list[Event] = []
+    unknown: list[ProgressEvent] = []
 
-    def seen(event: Event) -> None:
+    def seen(event: ProgressEvent) -> None:
         if is_unknown(event):
             unknown.append(event)
             daemon.answers.set()
@@ -206,7 +206,7 @@ def test_a_job_is_its_owners(daemon: Daemon, controllers: Controllers) -> None:
         def check(self) -> None:
             """Stopped right after this."""
 
-    mine, yours = (lab.Lab(f"tcp://127.0.0.1:{daemon.port}", 5.0) for _ in range(2))
+    mine, yours = (lab.LabDriver(f"tcp://127.0.0.1:{daemon.port}", 5.0) for _ in range(2))
     mine.claim, yours.claim = Owner("me"), Owner("you")
     daemon.hypervisor._settings.precopy_s = daemon.hypervisor._settings.resume_after_s = 60.0
     yours.migrate("vr1", "host-b")
@@ -238,9 +238,9 @@ def test_a_vm_that_is_found_at_the_destination_is_followed(
         place(_, placement, datapaths, in_force)
 
     monkeypatch.setattr(controllers, "on_place", on_place)
-    said: list[Event] = []
+    said: list[ProgressEvent] = []
 
-    def somebody_lets_it_run(event: Event) -> None:
+    def somebody_lets_it_run(event: ProgressEvent) -> None:
         said.append(event)
         if (event.step, event.state) == ("control", "failed"):
             daemon.routers.domains = dict(AWAY)

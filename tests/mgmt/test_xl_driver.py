@@ -457,9 +457,9 @@ def test_it_gets_to_the_destination_while_it_is_being_looked_for(
     assert xen.names() == AWAY
 
 
-def handed_over() -> xl._Move:
+def handed_over() -> xl._XlMove:
     """A migration of which only a look at the hosts can tell what came of it."""
-    return xl._Move("vr1", "host-a", "host-b", "root@host-b", 128, MOVED, went=True, ended=True)
+    return xl._XlMove("vr1", "host-a", "host-b", "root@host-b", 128, MOVED, went=True, ended=True)
 
 
 def test_another_router_in_trouble(xen: PretendedXen, driver: Xl) -> None:

@@ -12,9 +12,9 @@ from mgmt.hypervisor.xl_settle import (
     Destroy,
     Rename,
     Resume,
-    Settlement,
     Step,
-    Unpause,
+    UnpauseDomain,
+    XlSettlement,
 )
 
 
@@ -25,12 +25,12 @@ def listed(text: str) -> list[Listed]:
     return [Listed(name, n, 32, flags[state]) for n, (name, state) in enumerate(words, 1)]
 
 
-def settled(a: str, b: str, *silent: str) -> Settlement:
+def settled(a: str, b: str, *silent: str) -> XlSettlement:
     return xl_settle.settle("v", {"a": listed(a), "b": listed(b)}, silent)
 
 
 def test_nothing_to_do() -> None:
-    assert settled("v runs, other runs", "") == Settlement("a", ())
+    assert settled("v runs, other runs", "") == XlSettlement("a", ())
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_nothing_to_do() -> None:
         ("v--migratedaway suspended", "v--incoming paused", "a", [Destroy, Rename, Resume]),
         ("v--migratedaway suspended", "", "a", [Rename, Resume]),
         ("v--migratedaway suspended", "v runs", "b", [Destroy]),
-        ("v--migratedaway suspended", "v paused", "b", [Destroy, Unpause]),
-        ("", "v paused", "b", [Unpause]),
+        ("v--migratedaway suspended", "v paused", "b", [Destroy, UnpauseDomain]),
+        ("", "v paused", "b", [UnpauseDomain]),
     ],
 )
 def test_steps(a: str, b: str, host: str, kinds: list[type[Step]]) -> None:

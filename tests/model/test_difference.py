@@ -13,9 +13,9 @@ from xenflow.model.network import (
     Access,
     Cable,
     Datapath,
+    DatapathKind,
     End,
     Interface,
-    Kind,
     Link,
     Network,
     Router,
@@ -37,7 +37,7 @@ def with_(**parts: dict[str, object]) -> Network:
 
 def one_more_host() -> Network:
     """A host behind s2, by one cable; every link's tree grows by a leaf."""
-    host = Datapath("host-z", Kind.HOST, 0xAF, "host-a")
+    host = Datapath("host-z", DatapathKind.HOST, 0xAF, "host-a")
     cable = Cable("z-s2", End("host-z", "to-s2"), End("s2", "to-z"))
     return with_(datapaths={"host-z": host}, cables={"z-s2": cable})
 

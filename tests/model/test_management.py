@@ -42,7 +42,7 @@ GOOD = {
     "read-held": {"router": "vr1", "link": "left", "passed": 7},
     "write-held": {"router": "vr1", "datapath": "host-b", "link": "left", "frames": [b"x"]},
     "quiet": {"router": "vr1", "datapath": "host-a"},
-    "suspending": {"router": "vr1", "datapath": "host-a", "still": True},
+    "suspending": {"router": "vr1", "datapath": "host-a", "suspended": True},
     "lock": {"router": "vr1", "owner": "me", "lease_s": 30.0, "entry": {"step": 1}},
     "unlock": {"router": "vr1", "owner": "me"},
     "journal": {"router": "vr1", "owner": "me", "entry": {}, "lease_s": 1.0},

@@ -22,7 +22,7 @@ from xenflow.openflow.statistics import (
 )
 
 
-class Case(NamedTuple):
+class MessageCase(NamedTuple):
     """A message.
 
     built   what builds it has made, None where a controller sends no such message
@@ -75,26 +75,26 @@ PORT_OCTETS = (
 FLOW_STATS = FlowStats(FLOW, 10, 1000, 3.5, 1)
 
 BOTH_WAYS = [
-    Case("hello", octets("01 00 0008 00000007"), build.hello(7), parse.Hello(7, 1)),
-    Case(
+    MessageCase("hello", octets("01 00 0008 00000007"), build.hello(7), parse.Hello(7, 1)),
+    MessageCase(
         "echo request",
         octets("01 02 000a 00000002 6869"),
         build.echo_request(b"hi", 2),
         parse.EchoRequest(2, b"hi"),
     ),
-    Case(
+    MessageCase(
         "echo reply",
         octets("01 03 000a 00000002 6869"),
         build.echo_reply(b"hi", 2),
         parse.EchoReply(2, b"hi"),
     ),
-    Case(
+    MessageCase(
         "packet in",
         octets("01 0a 0017 00000005 ffffffff 003c 0003 01 1* 6672616d65"),
         build.packet_in(b"frame", 3, total_len=60, xid=5),
         parse.PacketIn(5, 0xFFFFFFFF, 60, 3, 1, b"frame"),
     ),
-    Case(
+    MessageCase(
         "packet in with registers",
         octets(
             "01 04 0047 00000005 00002320 00000011",
@@ -114,7 +114,7 @@ BOTH_WAYS = [
 ]
 """A controller builds packet-ins for its other components."""
 FLOW_MODS = [
-    Case(
+    MessageCase(
         "flow added",
         octets(
             "01 04 0070 00000008 00002320 0000000d",
@@ -125,44 +125,44 @@ FLOW_MODS = [
         build.flow_mod(FLOW, xid=8),
         FLOW,
     ),
-    Case(
+    MessageCase(
         "flow deleted",
         octets(
             "01 04 0048 00000000 00002320 0000000d",
             "5846000100000007 01 04 000a 0014 012c ffffffff ffff 0001 0018 6*",
             FLOW_MATCH,
         ),
-        build.flow_mod(FLOW, wire.Command.DELETE_STRICT),
+        build.flow_mod(FLOW, wire.FlowModCommand.DELETE_STRICT),
         Flow(*FLOW.key, (), FLOW.cookie, 10, 20),
     ),
 ]
 """What `parse.flow_mod` reads again: so flows travel between controllers."""
 TO_SWITCH = [
-    Case("features", octets("01 05 0008 00000001"), build.features_request(1)),
-    Case("configuration", octets("01 07 0008 00000000"), build.get_config_request()),
-    Case("configured", octets("01 09 000c 00000000 0000 0080"), build.set_config(128)),
-    Case("barrier", octets("01 12 0008 00000007"), build.barrier_request(7)),
-    Case(
+    MessageCase("features", octets("01 05 0008 00000001"), build.features_request(1)),
+    MessageCase("configuration", octets("01 07 0008 00000000"), build.get_config_request()),
+    MessageCase("configured", octets("01 09 000c 00000000 0000 0080"), build.set_config(128)),
+    MessageCase("barrier", octets("01 12 0008 00000007"), build.barrier_request(7)),
+    MessageCase(
         "packet out",
         octets("01 0d 001d 00000006 ffffffff 0005 0008 0000 0008 0001 0000 6672616d65"),
         build.packet_out(b"frame", (fl.output(1),), 5, xid=6),
     ),
-    Case(
+    MessageCase(
         "table ids",
         octets("01 04 0018 00000000 00002320 0000000f 01 7*"),
         build.enable_table_id(),
     ),
-    Case(
+    MessageCase(
         "flow format",
         octets("01 04 0014 00000000 00002320 0000000c 00000002"),
         build.set_flow_format_nxm(),
     ),
-    Case(
+    MessageCase(
         "packet-in format",
         octets("01 04 0014 00000000 00002320 00000010 00000001"),
         build.set_packet_in_format_nxm(),
     ),
-    Case(
+    MessageCase(
         "deleted by cookie",
         octets(
             "01 04 0048 00000000 00002320 0000000d",
@@ -171,7 +171,7 @@ TO_SWITCH = [
         ),
         build.delete_by_cookie(wire.ALL_TABLES, 5),
     ),
-    Case(
+    MessageCase(
         "deleted by match and cookie",
         octets(
             "01 04 0050 00000000 00002320 0000000d",
@@ -180,7 +180,7 @@ TO_SWITCH = [
         ),
         build.delete_matching(3, ROUTER, 0x5846 << 48, 0xFFFF << 48),
     ),
-    Case(
+    MessageCase(
         "flow of OpenFlow 1.0",
         octets(
             "01 0e 0058 00000000",
@@ -190,7 +190,7 @@ TO_SWITCH = [
         ),
         build.flow_mod_of10(PLAIN),
     ),
-    Case(
+    MessageCase(
         "flows asked for",
         octets(
             "01 10 0040 00000009 ffff 0000 00002320 00000000 4*",
@@ -198,33 +198,35 @@ TO_SWITCH = [
         ),
         statistics.flow_request(1, 5, 7, ROUTER, xid=9),
     ),
-    Case(
+    MessageCase(
         "their number asked for",
         octets("01 10 0020 00000000 ffff 0000 00002320 00000001 4* ffff 0000 ff 3*"),
         statistics.aggregate_request(),
     ),
-    Case(
+    MessageCase(
         "flows asked for in OpenFlow 1.0",
         octets("01 10 0038 00000000 0001 0000", PLAIN_MATCH, "ff 00 ffff"),
         statistics.flow_request_of10(PLAIN.match),
     ),
-    Case(
+    MessageCase(
         "their number asked for in OpenFlow 1.0",
         octets("01 10 0038 00000000 0002 0000", EMPTY_MATCH, "ff 00 ffff"),
         statistics.aggregate_request_of10(),
     ),
-    Case("tables asked for", octets("01 10 000c 00000000 0003 0000"), statistics.table_request()),
-    Case(
+    MessageCase(
+        "tables asked for", octets("01 10 000c 00000000 0003 0000"), statistics.table_request()
+    ),
+    MessageCase(
         "ports asked for",
         octets("01 10 0014 00000000 0004 0000 ffff 6*"),
         statistics.port_request(),
     ),
-    Case(
+    MessageCase(
         "description asked for",
         octets("01 10 000c 00000000 0000 0000"),
         statistics.description_request(),
     ),
-    Case(
+    MessageCase(
         "monitor",
         octets(
             "01 10 0028 00000002 ffff 0000 00002320 00000002 4*",
@@ -232,33 +234,33 @@ TO_SWITCH = [
         ),
         monitor.request(4, 3, monitor.ADD | monitor.DELETE, xid=2),
     ),
-    Case(
+    MessageCase(
         "monitor ended",
         octets("01 04 0014 00000000 00002320 00000015 00000004"),
         monitor.cancel(4),
     ),
 ]
 FROM_SWITCH = [
-    Case("hello of another", octets("04 00 0008 00000005"), parsed=parse.Hello(5, 4)),
-    Case("barrier done", octets("01 13 0008 00000005"), parsed=parse.BarrierReply(5)),
-    Case(
+    MessageCase("hello of another", octets("04 00 0008 00000005"), parsed=parse.Hello(5, 4)),
+    MessageCase("barrier done", octets("01 13 0008 00000005"), parsed=parse.BarrierReply(5)),
+    MessageCase(
         "configuration told",
         octets("01 08 000c 00000005 0000 0080"),
         parsed=parse.ConfigReply(5, 0, 128),
     ),
-    Case(
+    MessageCase(
         "features told",
         octets(
             "01 06 0050 00000005 0000000000000abc 00000000 fe 3* 00000001 00000002", *PORT_OCTETS
         ),
         parsed=parse.FeaturesReply(5, 0xABC, 0, 254, 1, 2, (PORT,)),
     ),
-    Case(
+    MessageCase(
         "port changed",
         octets("01 0c 0040 00000005 02 7*", *PORT_OCTETS),
         parsed=parse.PortStatus(5, 2, PORT),
     ),
-    Case(
+    MessageCase(
         "packet in of the beginning of a frame that has no port any more",
         octets(
             "01 04 0042 00000005 00002320 00000011",
@@ -267,27 +269,27 @@ FROM_SWITCH = [
         ),
         parsed=parse.PacketIn(5, 0xFFFFFFFF, 1024, 0, 0, b"frame!fr", {"reg3": 9}),
     ),
-    Case(
+    MessageCase(
         "error",
         octets("01 01 0010 00000005 0003 0000 72656675"),
         parsed=parse.ErrorMessage(5, 3, 0, "flow_mod failed: tables full", b"refu"),
     ),
-    Case(
+    MessageCase(
         "error of Nicira's",
         octets("01 01 0018 00000005 b0c2 0000 00002320 0001 0104 72656675"),
         parsed=parse.ErrorMessage(5, 1, 260, "bad request: match prerequisite not met", b"refu"),
     ),
-    Case(
+    MessageCase(
         "error of another vendor's",
         octets("01 01 0014 00000005 b0c2 0000 00000001 0002 0003"),
         parsed=parse.ErrorMessage(5, 2, 3, "vendor 0x1 error 2, 3", b""),
     ),
-    Case(
+    MessageCase(
         "error that nobody knows",
         octets("01 01 000c 00000005 004d 0042"),
         parsed=parse.ErrorMessage(5, 77, 66, "error type 77: code 66", b""),
     ),
-    Case(
+    MessageCase(
         "flow gone",
         octets(
             "01 04 0050 00000005 00002320 0000000e",
@@ -298,7 +300,7 @@ FROM_SWITCH = [
             5, Flow(*FLOW.key, (), FLOW.cookie, FLOW.idle_timeout), 2, 2.5, 0, 5
         ),
     ),
-    Case(
+    MessageCase(
         "flow gone in OpenFlow 1.0",
         octets(
             "01 0b 0058 00000005",
@@ -308,12 +310,12 @@ FROM_SWITCH = [
         ),
         parsed=parse.FlowRemoved(5, Flow(*PLAIN.key, (), PLAIN.cookie, 30), 1, 2.0, 4, 5),
     ),
-    Case(
+    MessageCase(
         "something of a vendor's",
         octets("01 04 0010 00000005 00000001 00000002"),
         parsed=wire.Other(5, 4, b"\0\0\0\1\0\0\0\2"),
     ),
-    Case(
+    MessageCase(
         "flows",
         octets(
             "01 11 0088 00000009 ffff 0001 00002320 00000000 4*",
@@ -324,7 +326,7 @@ FROM_SWITCH = [
         ),
         parsed=StatsReply(9, True, (FLOW_STATS,)),
     ),
-    Case(
+    MessageCase(
         "flows in OpenFlow 1.0",
         octets(
             "01 11 0074 00000009 0001 0000",
@@ -336,7 +338,7 @@ FROM_SWITCH = [
         ),
         parsed=StatsReply(9, False, (FlowStats(PLAIN, 7, 8, 1.0, None),)),
     ),
-    Case(
+    MessageCase(
         "number of flows",
         octets(
             "01 11 0030 00000009 ffff 0000 00002320 00000001 4*",
@@ -344,7 +346,7 @@ FROM_SWITCH = [
         ),
         parsed=StatsReply(9, False, (Aggregate(1, 2, 3),)),
     ),
-    Case(
+    MessageCase(
         "number of flows in OpenFlow 1.0",
         octets(
             "01 11 0024 00000009 0002 0000",
@@ -352,12 +354,12 @@ FROM_SWITCH = [
         ),
         parsed=StatsReply(9, False, (Aggregate(1, 2, 3),)),
     ),
-    Case(
+    MessageCase(
         "tables",
         octets("01 11 004c 00000009 0003 0000", "07 3* 32* 4* 4* 00000005 8* 8*"),
         parsed=StatsReply(9, False, (TableStats(7, 5),)),
     ),
-    Case(
+    MessageCase(
         "ports",
         octets(
             "01 11 0074 00000009 0004 0000 0003 6*",
@@ -365,17 +367,17 @@ FROM_SWITCH = [
         ),
         parsed=StatsReply(9, False, (PortStats(3, *range(12)),)),
     ),
-    Case(
+    MessageCase(
         "description",
         octets("01 11 042c 00000009 0000 0000 6d 255* 68 255* 73 255* 6e 31* 64 255*"),
         parsed=StatsReply(9, False, (Desc("m", "h", "s", "n", "d"),)),
     ),
-    Case(
+    MessageCase(
         "statistics that nobody asked for",
         octets("01 11 0010 00000009 0005 0000 deadbeef"),
-        parsed=wire.Other(9, wire.Type.STATS_REPLY, b"\0\5\0\0\xde\xad\xbe\xef"),
+        parsed=wire.Other(9, wire.MessageType.STATS_REPLY, b"\0\5\0\0\xde\xad\xbe\xef"),
     ),
-    Case(
+    MessageCase(
         "what others did",
         octets(
             "01 11 0080 00000000 ffff 0000 00002320 00000002 4*",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.flow_samples as samples
-from tests.openflow.cases import CASES, FLOW_MODS, PORT, Case, octets
+from tests.openflow.cases import CASES, FLOW_MODS, PORT, MessageCase, octets
 from xenflow.openflow import build, nxm, parse, statistics, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow, FlowError, match
@@ -54,12 +54,12 @@ def reply(body: bytes, kind: int = 0xFFFF, flags: int = 0, xid: int = 9) -> byte
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.built is not None], ids=NAME)
-def test_what_is_built(case: Case) -> None:
+def test_what_is_built(case: MessageCase) -> None:
     assert case.built == case.octets
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.parsed is not None], ids=NAME)
-def test_what_is_parsed(case: Case) -> None:
+def test_what_is_parsed(case: MessageCase) -> None:
     read = parse.flow_mod if case in FLOW_MODS else parse.message
     assert read(case.octets) == case.parsed
 
@@ -86,7 +86,7 @@ def test_a_stream_comes_octet_by_octet() -> None:
 
 
 @given(st.lists(st.sampled_from(CASES), max_size=8), st.data())
-def test_a_stream_comes_in_any_pieces(cases: list[Case], data: st.DataObject) -> None:
+def test_a_stream_comes_in_any_pieces(cases: list[MessageCase], data: st.DataObject) -> None:
     stream = b"".join(case.octets for case in cases)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -108,7 +108,7 @@ def test_flow_mods_come_back() -> None:
     for flow in FLOWS:
         back = parse.flow_mod(build.flow_mod(flow))
         assert back == flow and back.flags == flow.flags
-    deleted = parse.flow_mod(build.flow_mod(FLOWS[0], wire.Command.DELETE_STRICT))
+    deleted = parse.flow_mod(build.flow_mod(FLOWS[0], wire.FlowModCommand.DELETE_STRICT))
     assert (deleted.key, deleted.actions) == (FLOWS[0].key, ())
     for bad in (
         b"",
@@ -145,7 +145,7 @@ def test_a_guests_truncated_arp_must_not_meet_a_rewrite() -> None:
     for what in (match(dl_type=0x806), match(dl_type=0x806, arp_op=0)):
         with pytest.raises(FlowError, match="arp_op"):
             build.flow_mod(Flow(0, 0, what, rewrite))
-        build.flow_mod(Flow(0, 0, what, rewrite), wire.Command.DELETE_STRICT)
+        build.flow_mod(Flow(0, 0, what, rewrite), wire.FlowModCommand.DELETE_STRICT)
     build.flow_mod(Flow(0, 0, match(dl_type=0x806, arp_op=1), rewrite))
 
 
@@ -153,7 +153,7 @@ def test_a_modification_cannot_set_every_bit_of_a_cookie() -> None:
     flow = Flow(0, 0, (), (), 0xFFFFFFFFFFFFFFFF)
     assert parse.flow_mod(build.flow_mod(flow)) == flow
     with pytest.raises(FlowError, match="cookie"):
-        build.flow_mod(flow, wire.Command.MODIFY_STRICT)
+        build.flow_mod(flow, wire.FlowModCommand.MODIFY_STRICT)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +235,6 @@ def test_damaged_messages_are_refused_or_read(
     with contextlib.suppress(wire.WireError):
         parse.flow_mod(bytes(damaged))
     for read in (parse.packet_in_port, parse.packet_in):
-        if damaged[1] == wire.Type.PACKET_IN or parse.is_nx_packet_in(bytes(damaged)):
+        if damaged[1] == wire.MessageType.PACKET_IN or parse.is_nx_packet_in(bytes(damaged)):
             with contextlib.suppress(wire.WireError):
                 read(bytes(damaged))

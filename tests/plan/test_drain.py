@@ -16,14 +16,14 @@ from random import Random
 import pytest
 
 from tests.plan.test_migration_order import ECHO, TTL, Checks, after, effects_of
-from tests.whole_network import Journey, Plan, WholeNetwork, load, plan
+from tests.whole_network import FrameJourney, PlannedNetwork, WholeNetwork, load, plan
 from xenflow.model.network import (
     Access,
     Cable,
     Datapath,
+    DatapathKind,
     End,
     Interface,
-    Kind,
     Link,
     Network,
     NetworkError,
@@ -45,7 +45,7 @@ HOSTS = {
 }
 
 
-def with_hosts(made: Plan, kinds: Sequence[str]) -> Plan:
+def with_hosts(made: PlannedNetwork, kinds: Sequence[str]) -> PlannedNetwork:
     """The same network; its hosts are of these kinds in turn."""
     datapaths = dict(made.network.datapaths)
     for number, name in enumerate(made.network.hosts):
@@ -54,7 +54,7 @@ def with_hosts(made: Plan, kinds: Sequence[str]) -> Plan:
     return replace(made, network=replace(made.network, datapaths=datapaths), tables={})
 
 
-def by_chance(seed: int, *, more: int = 1, own_trees: bool = False) -> Plan:
+def by_chance(seed: int, *, more: int = 1, own_trees: bool = False) -> PlannedNetwork:
     """Four hosts and two plain switches cabled as a tree with some cables more; a chain of three
     routers, each with an end machine on a link of its own, anywhere.  Where links have trees of
     their own, each lies on cables chosen by chance."""
@@ -63,7 +63,11 @@ def by_chance(seed: int, *, more: int = 1, own_trees: bool = False) -> Plan:
     dice.shuffle(names)
     datapaths = {
         name: Datapath(
-            name, Kind.HOST if name[0] == "h" else Kind.PLAIN, number, "one", other="drop"
+            name,
+            DatapathKind.HOST if name[0] == "h" else DatapathKind.PLAIN,
+            number,
+            "one",
+            other="drop",
         )
         for number, name in enumerate(names, 1)
     }
@@ -127,11 +131,11 @@ def _a_tree(dice: Random, cables: Collection[Cable]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def slow(made: Plan, router: str) -> Plan:
+def slow(made: PlannedNetwork, router: str) -> PlannedNetwork:
     """The same network, one of whose routers has all its packets pass through its VM."""
     states = dict(made.states)
     state = states[router].copy()
-    state.apply([Section(m.Kind.POLICY, Op.SET, [m.Policy(True, "a packet filter")])])
+    state.apply([Section(m.SectionKind.POLICY, Op.SET, [m.Policy(True, "a packet filter")])])
     states[router] = state
     return replace(made, states=states, tables={})
 
@@ -143,7 +147,7 @@ class Sent(Checks):
         super().__init__(now, label)
         self.router = router
 
-    def journeys(self) -> Iterator[tuple[str, Journey]]:
+    def journeys(self) -> Iterator[tuple[str, FrameJourney]]:
         """All of it: what, and what became of it."""
         for one in self.plan.machines.values():
             for other in self.plan.machines.values():
@@ -175,7 +179,7 @@ class Sent(Checks):
             if other.name != self.router.name:
                 yield other.name, int(self.plan.addresses[other.name][there.name].ip), there.mac
 
-    def send(self, name: str, link: str, frame: bytes) -> Journey:
+    def send(self, name: str, link: str, frame: bytes) -> FrameJourney:
         """A neighbour sends a frame."""
         if name in self.plan.machines:
             return self.now.from_machine(name, frame)
@@ -184,7 +188,7 @@ class Sent(Checks):
         return self.now.from_vm(name, interface.name, frame)
 
 
-def drained(made: Plan, router: str, source: str, to: str, order: Order) -> int:
+def drained(made: PlannedNetwork, router: str, source: str, to: str, order: Order) -> int:
     """How many frames were sent while the source waits to be quiet; none is counted there, none
     goes round or is lost.  0 where the network refuses the move."""
     now = WholeNetwork(made)
@@ -224,7 +228,7 @@ KINDS = {
 }
 
 
-def each_move(made: Plan) -> Iterator[tuple[str, str, str]]:
+def each_move(made: PlannedNetwork) -> Iterator[tuple[str, str, str]]:
     for router in made.network.routers:
         for source, to in permutations(made.network.hosts, 2):
             yield router, source, to

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from tests.whole_network import Journey, Machine, Plan, WholeNetwork, load
+from tests.whole_network import EndMachine, FrameJourney, PlannedNetwork, WholeNetwork, load
 from xenflow.model.network import Interface, Router
 from xenflow.model.placement import Mode, at_home
 from xenflow.openflow import packet as pk
@@ -133,7 +133,7 @@ class Checks:
         self.routers_reach_neighbours()
         _PASSED.add(key)
 
-    def fail(self, what: str, journey: Journey) -> None:
+    def fail(self, what: str, journey: FrameJourney) -> None:
         pytest.fail(f"{self.label}: {what}: {journey}", pytrace=False)
 
     # --- through the routers ------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Checks:
                     for ttl in (TTL, self.routers_between(one, other) + 1):
                         self.one_datagram(one, other, target, ttl)
 
-    def one_datagram(self, one: Machine, other: Machine, target: int, ttl: int) -> None:
+    def one_datagram(self, one: EndMachine, other: EndMachine, target: int, ttl: int) -> None:
         journey = self.now.from_machine(one.name, self.datagram(one, target, ttl))
         what = f"{one.name} to {other.name} with TTL {ttl}"
         if journey.looped or journey.ends != [other.name]:
@@ -160,17 +160,17 @@ class Checks:
         if seen.vlan_tci or seen.dl_dst != other.mac or frame[-len(UDP_PAYLOAD) :] != UDP_PAYLOAD:
             self.fail(f"{what}: changed on the way: {frame.hex()}", journey)
 
-    def datagram(self, one: Machine, target: int, ttl: int) -> bytes:
+    def datagram(self, one: EndMachine, target: int, ttl: int) -> bytes:
         source = int(one.address.ip)
         segment = pk.udp(source, target, 1000, 2000, UDP_PAYLOAD)
         packet = pk.ipv4(source, target, 17, segment, ttl=ttl)
         return pk.ethernet(self.gateway(one), one.mac, pk.ETH_IPV4, packet)
 
-    def gateway(self, one: Machine) -> int:
+    def gateway(self, one: EndMachine) -> int:
         """The MAC of the first router on a machine's link."""
         return self.network.members(one.link)[0][1].mac
 
-    def routers_between(self, one: Machine, other: Machine) -> int:
+    def routers_between(self, one: EndMachine, other: EndMachine) -> int:
         """How many routers are on the way."""
         reached, hops = {one.link}, 0
         while other.link not in reached:
@@ -194,7 +194,7 @@ class Checks:
             self.one_for_the_vm(one, router, expiring, interface.mac, "what expires")
 
     def one_for_the_vm(
-        self, one: Machine, router: Router, packet: bytes, mac: int, what: str
+        self, one: EndMachine, router: Router, packet: bytes, mac: int, what: str
     ) -> None:
         frame = pk.ethernet(mac, one.mac, pk.ETH_IPV4, packet)
         journey = self.now.from_machine(one.name, frame)
@@ -228,7 +228,7 @@ class Checks:
                 request = pk.arp(1, mac, address, 0, other)
                 yield pk.ethernet(pk.BROADCAST, mac, pk.ETH_ARP, request)
 
-    def heard(self, sender: str, link: str, journey: Journey, frame: bytes) -> None:
+    def heard(self, sender: str, link: str, journey: FrameJourney, frame: bytes) -> None:
         """Everybody on the link but the sender heard it."""
         if journey.looped:
             self.fail(f"a multicast from {sender} goes round", journey)
@@ -297,7 +297,7 @@ class Checks:
                     journey = self.now.from_vm(router.name, interface.name, frame)
                     self.reached(router.name, mac, journey, frame)
 
-    def reached(self, sender: str, mac: int, journey: Journey, frame: bytes) -> None:
+    def reached(self, sender: str, mac: int, journey: FrameJourney, frame: bytes) -> None:
         owner = next((m.name for m in self.plan.machines.values() if m.mac == mac), "")
         for router in self.network.routers.values():
             if any(i.mac == mac for i in router.interfaces):
@@ -310,24 +310,24 @@ class Checks:
 class NativeChecks(Checks):
     """What holds while a router is bridged: nothing goes round, nothing arrives twice."""
 
-    def one_datagram(self, one: Machine, other: Machine, target: int, ttl: int) -> None:
+    def one_datagram(self, one: EndMachine, other: EndMachine, target: int, ttl: int) -> None:
         journey = self.now.from_machine(one.name, self.datagram(one, target, ttl))
         self.not_twice(journey)
 
     def one_for_the_vm(
-        self, one: Machine, router: Router, packet: bytes, mac: int, what: str
+        self, one: EndMachine, router: Router, packet: bytes, mac: int, what: str
     ) -> None:
         self.not_twice(
             self.now.from_machine(one.name, pk.ethernet(mac, one.mac, pk.ETH_IPV4, packet))
         )
 
-    def heard(self, sender: str, link: str, journey: Journey, frame: bytes) -> None:
+    def heard(self, sender: str, link: str, journey: FrameJourney, frame: bytes) -> None:
         self.not_twice(journey)
 
-    def reached(self, sender: str, mac: int, journey: Journey, frame: bytes) -> None:
+    def reached(self, sender: str, mac: int, journey: FrameJourney, frame: bytes) -> None:
         self.not_twice(journey)
 
-    def not_twice(self, journey: Journey) -> None:
+    def not_twice(self, journey: FrameJourney) -> None:
         """No end has more than one copy, and nothing is on its way for ever."""
         if journey.looped or len(set(journey.ends)) < len(journey.ends):
             self.fail("nothing may arrive twice", journey)
@@ -337,7 +337,7 @@ class NativeChecks(Checks):
 # The proof
 
 
-NETWORKS: dict[str, Plan] = {name: load(name) for name in ("paper", "path")}
+NETWORKS: dict[str, PlannedNetwork] = {name: load(name) for name in ("paper", "path")}
 ROUTERS = [(name, router) for name in NETWORKS for router in NETWORKS[name].network.routers]
 MOVES = [
     pytest.param(name, router, one, other, marks=[pytest.mark.slow] if router == "vr2" else [])

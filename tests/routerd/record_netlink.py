@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "pox_ext")]
 
 from routerd import rtnetlink as rt  # noqa: E402
-from routerd.netlink_socket import Listener, Requests  # noqa: E402
+from routerd.netlink_socket import NetlinkListener, Requests  # noqa: E402
 
 SETUP = """
 link set lo up
@@ -68,7 +68,7 @@ def main() -> None:
     lines = []
     for name, (type_, body) in DUMPS.items():
         lines += [f"{name} {data.hex()}" for data in Requests().datagrams(type_, body)]
-    listener = Listener(rt.NETLINK_ROUTE, tuple(rt.GROUPS.values()), 1 << 20)
+    listener = NetlinkListener(rt.NETLINK_ROUTE, tuple(rt.GROUPS.values()), 1 << 20)
     for command in ("route add 10.40.0.0/16 via 10.0.0.2", "route del 10.40.0.0/16"):
         subprocess.run(["ip", *command.split()], check=True)
     found, _ = listener.drain(99)

@@ -374,7 +374,7 @@ def test_what_a_next_hop_object_takes_along_is_dumped_again(
     view._control_index = 90
     view.nexthops[12] = BLACKHOLE
     view.nexthops[13] = replace(view.nexthops[5], id=13)
-    view.nexthops[9] = rt.NextHopObject(9, 4, rt.Hop(90, 0x0A4D0001, 0, 1, True), (), False)
+    view.nexthops[9] = rt.NextHopObject(9, 4, rt.RouteHop(90, 0x0A4D0001, 0, 1, True), (), False)
     view.begin_main()
     view.route_changed(info, 0, False)
     gone = view.nexthops.get(info.nexthop) or rt.NextHopObject(77, 4, None, (), False)
@@ -401,7 +401,7 @@ def test_a_route_that_is_replaced_by_one_over_the_control_link(view: KernelView)
             0,
             rt.RTN_UNICAST,
             0,
-            (rt.Hop(90, 0, 0, 1, True),),
+            (rt.RouteHop(90, 0, 0, 1, True),),
             0,
             0,
         )
@@ -548,7 +548,7 @@ def many_hops(view: KernelView, count: int) -> rt.RouteInfo:
     template = rt.route(bodies("main")[0]) if "main" in SAMPLES else None
     assert template is not None
     first = ifindex(view, "eth0")
-    hops = tuple(rt.Hop(first, 0x0A000100 + n, 0, 1, True) for n in range(count))
+    hops = tuple(rt.RouteHop(first, 0x0A000100 + n, 0, 1, True) for n in range(count))
     return replace(
         template,
         family=4,

@@ -8,8 +8,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from xenflow.routes import messages as m
-from xenflow.routes.feed import Bucket, Feed, Link, Phase, Rates, Sender, snapshot_messages
-from xenflow.routes.messages import Header, Kind, NextHop, NextHopType, Op, Section, Type, pack
+from xenflow.routes.feed import Bucket, Feed, Phase, Rates, Sender, SenderState, snapshot_messages
+from xenflow.routes.messages import (
+    Header,
+    NextHop,
+    NextHopType,
+    Op,
+    RouteMessageType,
+    Section,
+    SectionKind,
+    pack,
+)
 from xenflow.routes.router_state import RouterState
 
 
@@ -19,13 +28,13 @@ def via(id_, mac=0):
 
 def routes(count, nexthop=1, first=0):
     return Section(
-        Kind.ROUTE4, Op.SET, [(n << 8, 24, nexthop) for n in range(first, first + count)]
+        SectionKind.ROUTE4, Op.SET, [(n << 8, 24, nexthop) for n in range(first, first + count)]
     )
 
 
 def loaded_sender(count=3, epoch=77):
     sender = Sender("vr1", epoch)
-    sender.change([Section(Kind.NEXTHOP, Op.SET, [via(1), via(2)]), routes(count)], 0.0)
+    sender.change([Section(SectionKind.NEXTHOP, Op.SET, [via(1), via(2)]), routes(count)], 0.0)
     return sender
 
 
@@ -83,7 +92,7 @@ def test_a_new_router_is_streamed_and_then_current():
     streamed = [o for o in pair.outcomes if o.changes is not None]
     assert sum(len(o.changes.routes4) for o in streamed) == 5000
     assert [o.ended for o in streamed] == [False] * (len(streamed) - 1) + [True]
-    assert pair.sender.link is Link.UP
+    assert pair.sender.link is SenderState.UP
     assert pair.feed.state.seq == 1
 
 
@@ -91,9 +100,9 @@ def test_welcome_when_nothing_was_missed():
     pair = Pair().connect().settle()
     pair.sender.disconnected()
     pair.connect()
-    assert pair.types(pair.up) == [Type.HELLO]
+    assert pair.types(pair.up) == [RouteMessageType.HELLO]
     out = pair.outcome(pair.feed.receive(pair.up.pop(), pair.now))
-    assert pair.types(f for _, f in out.replies) == [Type.WELCOME]
+    assert pair.types(f for _, f in out.replies) == [RouteMessageType.WELCOME]
 
 
 def test_a_lost_delta_is_found_by_the_next_and_only_the_difference_is_a_change():
@@ -144,7 +153,7 @@ def test_deltas_of_a_mirror_keep_a_second_feed_current_for_the_router_that_arriv
     assert there.receive(delta, pair.now, "mirror").changes
     moved = Pair(pair.sender, there).connect()
     out = there.receive(moved.up.pop(), pair.now, "routerd")
-    assert moved.types(f for _, f in out.replies)[0] is Type.WELCOME
+    assert moved.types(f for _, f in out.replies)[0] is RouteMessageType.WELCOME
 
 
 def test_another_routers_name_is_refused():
@@ -155,7 +164,7 @@ def test_another_routers_name_is_refused():
     assert "'vr2' speaks on the link of 'vr1'" in str(out.error)
     ((_, reply),) = out.replies
     refusal = m.parse(reply)
-    assert refusal.header.type is Type.REFUSED
+    assert refusal.header.type is RouteMessageType.REFUSED
     assert "vr2" in refusal.sections[0].records[0].reason
     assert pair.feed.heard is None
     assert "vr1" in other.receive(reply, 0.0).note
@@ -163,7 +172,7 @@ def test_another_routers_name_is_refused():
 
 def test_a_refused_delta_changes_nothing_and_is_made_up_for():
     pair = Pair().connect().settle()
-    bad = pack(Header(Type.DELTA, 77, 2, "vr1"), [routes(1, nexthop=99)])
+    bad = pack(Header(RouteMessageType.DELTA, 77, 2, "vr1"), [routes(1, nexthop=99)])
     out = pair.feed.receive(bad, pair.now)
     assert "no next hop 99" in str(out.error)
     assert pair.feed.phase is Phase.BEHIND
@@ -178,7 +187,7 @@ def test_silence_makes_the_router_stale_and_the_sender_reconnect():
     assert pair.feed.stale(pair.now + 3.1)
     assert not pair.sender.tick(pair.now + 2.9).reconnect
     effects = pair.sender.tick(pair.now + 3.0)
-    assert effects.reconnect and pair.sender.link is Link.DOWN
+    assert effects.reconnect and pair.sender.link is SenderState.DOWN
     pair.pass_time(10)
     assert not pair.sender.tick(pair.now).reconnect
 
@@ -187,7 +196,7 @@ def test_heartbeats_keep_both_sides_awake():
     pair = Pair().connect().settle()
     pair.pass_time(20)
     assert not pair.feed.stale(pair.now)
-    assert pair.sender.link is Link.UP
+    assert pair.sender.link is SenderState.UP
     assert pair.feed.state.seq == pair.sender.state.seq
 
 
@@ -213,7 +222,7 @@ def test_a_broken_off_first_snapshot_is_completed_by_the_next():
         m.parse_header(f).type for _, f in out.replies
     ] == []  # asked less than 1 s after a part
     out = feed.tick(1.1)
-    assert Type.RESYNC in [m.parse_header(f).type for _, f in out.replies]
+    assert RouteMessageType.RESYNC in [m.parse_header(f).type for _, f in out.replies]
     pair = Pair(sender, feed).connect().settle()
     assert feed.complete and feed.state.same(pair.sender.state)
 
@@ -225,7 +234,7 @@ def test_acknowledgements_are_apart():
         pair.now += 0.001
         (delta,) = pair.sender.change([routes(1, nexthop=1 + n % 2)], pair.now).messages
         out = pair.feed.receive(delta, pair.now)
-        count += sum(m.parse_header(f).type is Type.ACK for _, f in out.replies)
+        count += sum(m.parse_header(f).type is RouteMessageType.ACK for _, f in out.replies)
     assert 1 <= count <= 3
     assert pair.feed.next_tick(pair.now) <= pair.now + 0.05
     out = pair.feed.tick(pair.now + 0.05)
@@ -242,13 +251,19 @@ def test_the_bucket_pauses_a_talkative_router():
 
 def test_rubbish_is_refused_without_an_exception():
     feed = Feed("vr1")
-    for frames in ([], [b""], [b"x" * 40], [b"XFRT"] * 9, pack(Header(Type.ACK, 1, 1, "vr1"))):
+    for frames in (
+        [],
+        [b""],
+        [b"x" * 40],
+        [b"XFRT"] * 9,
+        pack(Header(RouteMessageType.ACK, 1, 1, "vr1")),
+    ):
         out = feed.receive(frames, 0.0)
         assert out.error is not None
-        assert m.parse_header(out.replies[0][1]).type is Type.REFUSED
+        assert m.parse_header(out.replies[0][1]).type is RouteMessageType.REFUSED
     sender = Sender("vr1", 1)
     sender.connected(0.0)
-    for frames in ([], [b""], pack(Header(Type.RESYNC, 1, 1, "vr2"))):
+    for frames in ([], [b""], pack(Header(RouteMessageType.RESYNC, 1, 1, "vr2"))):
         assert "ignored" in sender.receive(frames, 0.0).note
 
 
@@ -272,11 +287,15 @@ class Conversation(RuleBasedStateMachine):
     def change(self, keys, macs):
         sender = self.pair.sender
         new = RouterState()
-        new.apply([Section(Kind.NEXTHOP, Op.SET, [via(i, mac) for i, mac in macs.items()])])
+        new.apply([Section(SectionKind.NEXTHOP, Op.SET, [via(i, mac) for i, mac in macs.items()])])
         if macs:
             ids = sorted(macs)
             new.apply(
-                [Section(Kind.ROUTE4, Op.SET, [(k << 8, 24, ids[k % len(ids)]) for k in keys])]
+                [
+                    Section(
+                        SectionKind.ROUTE4, Op.SET, [(k << 8, 24, ids[k % len(ids)]) for k in keys]
+                    )
+                ]
             )
         self.pair.effects(sender.change(sender.state.sections_to(new), self.pair.now))
         self.remember()
@@ -382,7 +401,7 @@ TestConversation = Conversation.TestCase
 
 def state_with(count, nexthop=1):
     state = RouterState()
-    state.apply([Section(Kind.NEXTHOP, Op.SET, [via(1), via(2)]), routes(count, nexthop)])
+    state.apply([Section(SectionKind.NEXTHOP, Op.SET, [via(1), via(2)]), routes(count, nexthop)])
     return state
 
 
@@ -419,7 +438,7 @@ def test_the_first_whole_state_goes_as_a_snapshot_to_one_who_listens_already():
 
 def test_a_source_that_is_not_read_for_now_goes_on_getting_heartbeats():
     feed = Feed("vr1")
-    feed.receive(pack(Header(Type.HELLO, 7, 1, "vr1")), 0.0, "peer")
+    feed.receive(pack(Header(RouteMessageType.HELLO, 7, 1, "vr1")), 0.0, "peer")
     for now in range(1, 20):
         feed.keep("peer", float(now))
         feed.keep("stranger", float(now))
@@ -429,10 +448,10 @@ def test_a_source_that_is_not_read_for_now_goes_on_getting_heartbeats():
 
 
 def alive(frames):
-    return m.parse_header(frames).type is Type.ALIVE
+    return m.parse_header(frames).type is RouteMessageType.ALIVE
 
 
-@pytest.mark.parametrize("kind", [Type.HELLO, Type.HEARTBEAT])
+@pytest.mark.parametrize("kind", [RouteMessageType.HELLO, RouteMessageType.HEARTBEAT])
 def test_a_doubted_state_is_current_only_after_a_snapshot_whatever_its_number(kind):
     sender = loaded_sender()
     pair = Pair(sender).connect()
@@ -443,7 +462,7 @@ def test_a_doubted_state_is_current_only_after_a_snapshot_whatever_its_number(ki
     header = Header(kind, sender.state.epoch, sender.state.seq, "vr1")
     out = pair.feed.receive(pack(header), pair.now)
     types = [m.parse_header(frames).type for _, frames in out.replies]
-    assert Type.RESYNC in types and Type.WELCOME not in types
+    assert RouteMessageType.RESYNC in types and RouteMessageType.WELCOME not in types
     assert pair.feed.phase is Phase.BEHIND
     for frames in snapshot_messages(sender.state, "vr1"):
         out = pair.feed.receive(frames, pair.now)

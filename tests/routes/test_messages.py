@@ -40,16 +40,16 @@ def addressed(build):
 
 WORDS = st.text("abc äö", max_size=30)
 RECORDS = {
-    m.Kind.INTERFACE: st.builds(
-        m.Interface, U32, st.integers(0, 7), st.integers(0, 65535), MAC, NAME
+    m.SectionKind.INTERFACE: st.builds(
+        m.VmInterface, U32, st.integers(0, 7), st.integers(0, 65535), MAC, NAME
     ),
-    m.Kind.LOCAL: st.one_of(
+    m.SectionKind.LOCAL: st.one_of(
         st.tuples(PREFIX4, U32, st.booleans()).map(
             lambda t: m.Local(4, t[0][1], t[1], t[0][0], t[2])
         ),
         st.tuples(PREFIX6, U32).map(lambda t: m.Local(6, t[0][1], t[1], t[0][0])),
     ),
-    m.Kind.NEXTHOP: addressed(
+    m.SectionKind.NEXTHOP: addressed(
         lambda family, a: st.builds(
             m.NextHop,
             U32,
@@ -60,34 +60,34 @@ RECORDS = {
             MAC,
         )
     ),
-    m.Kind.LEG: st.builds(
+    m.SectionKind.LEG: st.builds(
         m.Leg, st.just(7), st.integers(8, 99), st.integers(0, 65535), st.integers(0, 65535)
     ),
-    m.Kind.NEIGHBOUR: addressed(
+    m.SectionKind.NEIGHBOUR: addressed(
         lambda family, a: st.builds(
             m.Neighbour, U32, st.just(family), st.booleans(), st.just(a), MAC
         )
     ),
-    m.Kind.ROUTE4: PREFIX4,
-    m.Kind.ROUTE6: PREFIX6,
-    m.Kind.POLICY: st.builds(
+    m.SectionKind.ROUTE4: PREFIX4,
+    m.SectionKind.ROUTE6: PREFIX6,
+    m.SectionKind.POLICY: st.builds(
         m.Policy,
         st.booleans(),
         WORDS,
         st.lists(st.builds(m.Remark, st.booleans(), WORDS), max_size=3).map(tuple),
     ),
 }
-SECTIONS = st.sampled_from(m.Kind).flatmap(
+SECTIONS = st.sampled_from(m.SectionKind).flatmap(
     lambda kind: st.builds(
         m.Section,
         st.just(kind),
         st.sampled_from(m.Op),
-        st.lists(RECORDS[kind], max_size=1 if kind is m.Kind.POLICY else 5),
+        st.lists(RECORDS[kind], max_size=1 if kind is m.SectionKind.POLICY else 5),
     )
 )
 HEADERS = st.builds(
     m.Header,
-    st.sampled_from(m.Type),
+    st.sampled_from(m.RouteMessageType),
     st.integers(0, (1 << 64) - 1),
     st.integers(0, (1 << 64) - 1),
     NAME,
@@ -98,14 +98,14 @@ HEADERS = st.builds(
 @given(HEADERS, st.lists(SECTIONS, max_size=4))
 def test_what_is_packed_is_parsed(header, sections):
     frames = m.pack(header, sections)
-    assert m.parse(frames) == m.Message(header, sections)
+    assert m.parse(frames) == m.RouteMessage(header, sections)
     assert sum(map(len, frames)) == m.packed_size(sections)
 
 
 def test_a_full_part_takes_the_bulk_path():
     routes = [(n << 8, 24, n % 7 + 1) for n in range(m.SNAPSHOT_RECORDS)]
-    section = m.Section(m.Kind.ROUTE4, m.Op.SET, routes)
-    frames = m.pack(m.Header(m.Type.SNAPSHOT, 1, 2, "vr1"), [section])
+    section = m.Section(m.SectionKind.ROUTE4, m.Op.SET, routes)
+    frames = m.pack(m.Header(m.RouteMessageType.SNAPSHOT, 1, 2, "vr1"), [section])
     assert m.parse(frames).sections == [section]
 
 
@@ -144,7 +144,11 @@ def route_section(*records):
 
 
 def header(**changes):
-    return m.pack(m.Header(**{"type": m.Type.DELTA, "epoch": 1, "seq": 1, "router": "a"} | changes))
+    return m.pack(
+        m.Header(
+            **{"type": m.RouteMessageType.DELTA, "epoch": 1, "seq": 1, "router": "a"} | changes
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,31 +181,37 @@ def test_the_error_says_what_and_where(frames, words):
 @pytest.mark.parametrize(
     "record",
     [
-        m.Section(m.Kind.INTERFACE, m.Op.SET, [m.Interface(1, 0, 70_000, 0, "e")]),
-        m.Section(m.Kind.INTERFACE, m.Op.SET, [m.Interface(1, 0, 1500, 0, "x" * 17)]),
-        m.Section(m.Kind.NEXTHOP, m.Op.SET, [m.NextHop(-1, m.NextHopType.VM, 4, 0, 0, 0)]),
-        m.Section(m.Kind.NEXTHOP, m.Op.SET, [m.NextHop(1, m.NextHopType.VM, 4, 0, 1 << 32, 0)]),
-        m.Section(m.Kind.ROUTE4, m.Op.SET, [(1 << 32, 32, 1)]),
-        m.Section(m.Kind.ROUTE4, m.Op.SET, [(0, 0, 1)] * 200_000),
+        m.Section(m.SectionKind.INTERFACE, m.Op.SET, [m.VmInterface(1, 0, 70_000, 0, "e")]),
+        m.Section(m.SectionKind.INTERFACE, m.Op.SET, [m.VmInterface(1, 0, 1500, 0, "x" * 17)]),
+        m.Section(m.SectionKind.NEXTHOP, m.Op.SET, [m.NextHop(-1, m.NextHopType.VM, 4, 0, 0, 0)]),
+        m.Section(
+            m.SectionKind.NEXTHOP, m.Op.SET, [m.NextHop(1, m.NextHopType.VM, 4, 0, 1 << 32, 0)]
+        ),
+        m.Section(m.SectionKind.ROUTE4, m.Op.SET, [(1 << 32, 32, 1)]),
+        m.Section(m.SectionKind.ROUTE4, m.Op.SET, [(0, 0, 1)] * 200_000),
     ],
 )
 def test_what_does_not_fit_is_not_packed(record):
     with pytest.raises(m.MessageError):
-        m.pack(m.Header(m.Type.DELTA, 1, 1, "vr1"), [record])
+        m.pack(m.Header(m.RouteMessageType.DELTA, 1, 1, "vr1"), [record])
 
 
 def test_a_reason_is_cut_at_a_character():
     reason = "ä" * 40 + random.Random(1).choice("xyz")
-    section = m.Section(m.Kind.POLICY, m.Op.SET, [m.Policy(True, reason)])
-    (policy,) = m.parse(m.pack(m.Header(m.Type.DELTA, 1, 1, "a"), [section])).sections[0].records
+    section = m.Section(m.SectionKind.POLICY, m.Op.SET, [m.Policy(True, reason)])
+    (policy,) = (
+        m.parse(m.pack(m.Header(m.RouteMessageType.DELTA, 1, 1, "a"), [section]))
+        .sections[0]
+        .records
+    )
     assert policy == m.Policy(True, "ä" * 32)
 
 
 def test_remarks_stand_before_the_policy_that_an_older_receiver_takes():
     """It takes the last record, and skips the three octets after the first."""
     remarks = (m.Remark(True, "neighbours overflow"), m.Remark(False, "tbf on eth1"))
-    section = m.Section(m.Kind.POLICY, m.Op.SET, [m.Policy(True, "ip rule 5", remarks)])
-    frame = m.pack(m.Header(m.Type.DELTA, 1, 2, "vr1"), [section])[1]
+    section = m.Section(m.SectionKind.POLICY, m.Op.SET, [m.Policy(True, "ip rule 5", remarks)])
+    frame = m.pack(m.Header(m.RouteMessageType.DELTA, 1, 2, "vr1"), [section])[1]
     assert struct.unpack_from("!BBHI", frame) == (8, 1, 0, 3)
     records = list(struct.iter_unpack("!B3x64s", frame[8:]))
     assert (records[-1][0], records[-1][1].rstrip(b"\0")) == (1, b"ip rule 5")
@@ -211,7 +221,7 @@ def test_remarks_stand_before_the_policy_that_an_older_receiver_takes():
 def test_a_policy_with_too_many_remarks_is_refused():
     most = tuple(m.Remark(False, "why") for _ in range(m.MAX_REMARKS))
     for remarks, refused in ((most, False), ((*most, most[0]), True)):
-        section = m.Section(m.Kind.POLICY, m.Op.SET, [m.Policy(False, "", remarks)])
-        frames = m.pack(m.Header(m.Type.DELTA, 1, 2, "vr1"), [section])
+        section = m.Section(m.SectionKind.POLICY, m.Op.SET, [m.Policy(False, "", remarks)])
+        frames = m.pack(m.Header(m.RouteMessageType.DELTA, 1, 2, "vr1"), [section])
         with pytest.raises(m.MessageError, match="remarks") if refused else nullcontext():
             m.parse(frames)

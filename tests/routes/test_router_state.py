@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xenflow.routes import messages as m
-from xenflow.routes.messages import Kind, Leg, NextHop, NextHopType, Op, Section
+from xenflow.routes.messages import Leg, NextHop, NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import Capacity, RouterState, together
 
 VIA = NextHopType.VIA
@@ -39,25 +39,28 @@ def states(draw):
     state = RouterState()
     sections = [
         put(
-            Kind.NEXTHOP, *[via(i, draw(st.integers(1, 3)), draw(st.integers(0, 2))) for i in flat]
+            SectionKind.NEXTHOP,
+            *[via(i, draw(st.integers(1, 3)), draw(st.integers(0, 2))) for i in flat],
         ),
-        put(Kind.NEXTHOP, *map(group, groups)),
+        put(SectionKind.NEXTHOP, *map(group, groups)),
     ]
     for g in groups:
         legs = draw(st.lists(st.sampled_from(flat), max_size=3))
-        sections.append(put(Kind.LEG, *[Leg(g, leg, 1, n) for n, leg in enumerate(legs)]))
+        sections.append(put(SectionKind.LEG, *[Leg(g, leg, 1, n) for n, leg in enumerate(legs)]))
     targets = flat + groups
     if targets:
         keys = draw(st.lists(st.integers(0, 30), unique=True, max_size=12))
         routes = [(k << 8, 24, draw(st.sampled_from(targets))) for k in keys]
-        sections.append(put(Kind.ROUTE4, *routes))
-        sections.append(put(Kind.ROUTE6, *[(k << 64, 64, nh) for k, _, nh in routes[:4]]))
+        sections.append(put(SectionKind.ROUTE4, *routes))
+        sections.append(put(SectionKind.ROUTE6, *[(k << 64, 64, nh) for k, _, nh in routes[:4]]))
     for ifindex in draw(st.lists(st.integers(2, 5), unique=True, max_size=3)):
         flags = draw(st.integers(0, 7))
-        sections.append(put(Kind.INTERFACE, m.Interface(ifindex, flags, 1500, 5, f"e{ifindex}")))
-        sections.append(put(Kind.LOCAL, m.Local(4, 32, ifindex, draw(st.integers(0, 3)))))
-        sections.append(put(Kind.NEIGHBOUR, m.Neighbour(ifindex, 4, True, 9, flags)))
-    sections.append(put(Kind.POLICY, m.Policy(draw(st.booleans()), "why")))
+        sections.append(
+            put(SectionKind.INTERFACE, m.VmInterface(ifindex, flags, 1500, 5, f"e{ifindex}"))
+        )
+        sections.append(put(SectionKind.LOCAL, m.Local(4, 32, ifindex, draw(st.integers(0, 3)))))
+        sections.append(put(SectionKind.NEIGHBOUR, m.Neighbour(ifindex, 4, True, 9, flags)))
+    sections.append(put(SectionKind.POLICY, m.Policy(draw(st.booleans()), "why")))
     state.apply(sections)
     return state
 
@@ -81,7 +84,9 @@ def held(state):
 @given(states(), states())
 def test_sections_lead_from_any_state_to_any_other(old, new):
     expected = old.diff(new)
-    turned = [s.records for s in old.sections_to(new) if s.kind is Kind.NEXTHOP and s.op is Op.SET]
+    turned = [
+        s.records for s in old.sections_to(new) if s.kind is SectionKind.NEXTHOP and s.op is Op.SET
+    ]
     changes = old.apply(old.sections_to(new))
     assert held(old) == held(new)
     assert old.same(new)
@@ -106,11 +111,11 @@ def test_a_snapshot_rebuilds_the_state(state, size):
 
 
 BAD = [
-    put(Kind.ROUTE4, (0, 0, 99)),
-    put(Kind.ROUTE4, (0, 0, 99), (0, 0, 1)),
-    put(Kind.ROUTE6, (0, 0, 99)),
-    put(Kind.LEG, Leg(99, 1, 1, 0)),
-    put(Kind.NEXTHOP, group(77)),
+    put(SectionKind.ROUTE4, (0, 0, 99)),
+    put(SectionKind.ROUTE4, (0, 0, 99), (0, 0, 1)),
+    put(SectionKind.ROUTE6, (0, 0, 99)),
+    put(SectionKind.LEG, Leg(99, 1, 1, 0)),
+    put(SectionKind.NEXTHOP, group(77)),
 ]
 
 
@@ -133,21 +138,23 @@ def test_become_keeps_the_object_and_says_what_changed(old, new):
 
 def loaded():
     state = RouterState()
-    state.apply([put(Kind.NEXTHOP, via(1), via(2), group(3)), put(Kind.LEG, Leg(3, 2, 1, 0))])
-    state.apply([put(Kind.ROUTE4, (10 << 24, 8, 1), (11 << 24, 8, 3))])
+    state.apply(
+        [put(SectionKind.NEXTHOP, via(1), via(2), group(3)), put(SectionKind.LEG, Leg(3, 2, 1, 0))]
+    )
+    state.apply([put(SectionKind.ROUTE4, (10 << 24, 8, 1), (11 << 24, 8, 3))])
     return state
 
 
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        (put(Kind.ROUTE4, (0, 0, 9)), "no next hop 9"),
-        (drop(Kind.NEXTHOP, via(1)), "next hop 1 is in use"),
-        (drop(Kind.NEXTHOP, via(2)), "next hop 2 is in use"),
-        (put(Kind.LEG, Leg(1, 2, 1, 0)), "next hop 1 is no group"),
-        (put(Kind.LEG, Leg(3, 9, 1, 0)), "no next hop 9"),
-        (put(Kind.NEXTHOP, via(3)), "cannot turn"),
-        (put(Kind.NEXTHOP, group(1)), "cannot turn"),
+        (put(SectionKind.ROUTE4, (0, 0, 9)), "no next hop 9"),
+        (drop(SectionKind.NEXTHOP, via(1)), "next hop 1 is in use"),
+        (drop(SectionKind.NEXTHOP, via(2)), "next hop 2 is in use"),
+        (put(SectionKind.LEG, Leg(1, 2, 1, 0)), "next hop 1 is no group"),
+        (put(SectionKind.LEG, Leg(3, 9, 1, 0)), "no next hop 9"),
+        (put(SectionKind.NEXTHOP, via(3)), "cannot turn"),
+        (put(SectionKind.NEXTHOP, group(1)), "cannot turn"),
     ],
 )
 def test_references_hold(section, words):
@@ -161,29 +168,33 @@ def test_references_hold(section, words):
 def test_routes_in_bulk_come_out_as_they_came_in():
     state = loaded()
     records = [(n << 8, 24, 1) for n in range(2000)]
-    assert state.apply([put(Kind.ROUTE4, *records)]).routes4 == records
+    assert state.apply([put(SectionKind.ROUTE4, *records)]).routes4 == records
     assert state.uses[1] == 2001
 
 
 def test_only_what_differs_is_a_change():
     state = loaded()
-    changes = state.apply([put(Kind.ROUTE4, (10 << 24, 8, 1), (12 << 24, 8, 1))])
+    changes = state.apply([put(SectionKind.ROUTE4, (10 << 24, 8, 1), (12 << 24, 8, 1))])
     assert list(changes.routes4) == [(12 << 24, 8, 1)]
-    assert not state.apply([put(Kind.NEXTHOP, via(1))])
-    changes = state.apply([drop(Kind.ROUTE4, (10 << 24, 8, 0)), put(Kind.ROUTE4, (10 << 24, 8, 2))])
+    assert not state.apply([put(SectionKind.NEXTHOP, via(1))])
+    changes = state.apply(
+        [drop(SectionKind.ROUTE4, (10 << 24, 8, 0)), put(SectionKind.ROUTE4, (10 << 24, 8, 2))]
+    )
     assert (list(changes.routes4), list(changes.gone4)) == ([(10 << 24, 8, 2)], [])
-    changes = state.apply([drop(Kind.ROUTE4, (10 << 24, 8, 0), (99 << 24, 8, 0))])
+    changes = state.apply([drop(SectionKind.ROUTE4, (10 << 24, 8, 0), (99 << 24, 8, 0))])
     assert (list(changes.routes4), list(changes.gone4)) == ([], [(10 << 24, 8, 2)])
 
 
 def test_capacity_is_kept():
     state = RouterState(Capacity(routes=3, nexthops=2, legs=1))
-    state.apply([put(Kind.NEXTHOP, via(1)), put(Kind.ROUTE4, (0, 8, 1), (1 << 24, 8, 1))])
+    state.apply(
+        [put(SectionKind.NEXTHOP, via(1)), put(SectionKind.ROUTE4, (0, 8, 1), (1 << 24, 8, 1))]
+    )
     with pytest.raises(m.MessageError, match="more than 3"):
-        state.apply([put(Kind.ROUTE4, (2 << 24, 8, 1), (3 << 24, 8, 1))])
-    state.apply([put(Kind.ROUTE4, (2 << 24, 8, 1), (1 << 24, 8, 1))])
+        state.apply([put(SectionKind.ROUTE4, (2 << 24, 8, 1), (3 << 24, 8, 1))])
+    state.apply([put(SectionKind.ROUTE4, (2 << 24, 8, 1), (1 << 24, 8, 1))])
     with pytest.raises(m.MessageError, match="more than 2"):
-        state.apply([put(Kind.NEXTHOP, via(2), via(3))])
+        state.apply([put(SectionKind.NEXTHOP, via(2), via(3))])
     assert set(state.nexthops) == {1}
 
 
@@ -194,37 +205,39 @@ def connected(id_, ifindex=2, family=4):
 def test_a_link_has_one_connected_next_hop_of_a_family():
     """Each would lead to all neighbours there: a product of two tables."""
     state = loaded()
-    state.apply([put(Kind.NEXTHOP, connected(5), connected(6, family=6), connected(7, ifindex=3))])
+    state.apply(
+        [put(SectionKind.NEXTHOP, connected(5), connected(6, family=6), connected(7, ifindex=3))]
+    )
     before, links = copy.deepcopy(held(state)), dict(state.connected)
     with pytest.raises(m.MessageError, match="next hops 5 and 8 are both all of interface 2"):
-        state.apply([put(Kind.NEXTHOP, via(9)), put(Kind.NEXTHOP, connected(8))])
+        state.apply([put(SectionKind.NEXTHOP, via(9)), put(SectionKind.NEXTHOP, connected(8))])
     with pytest.raises(m.MessageError, match="both"):
-        state.apply([put(Kind.NEXTHOP, connected(7))])
+        state.apply([put(SectionKind.NEXTHOP, connected(7))])
     assert (held(state), state.connected) == (before, links)
     assert links == {(2, 4): 5, (2, 6): 6, (3, 4): 7}
 
 
 def test_one_message_may_give_a_link_another_connected_next_hop():
     state = loaded()
-    state.apply([put(Kind.NEXTHOP, connected(5), connected(7, ifindex=3))])
-    state.apply([put(Kind.NEXTHOP, connected(8)), drop(Kind.NEXTHOP, connected(5))])
+    state.apply([put(SectionKind.NEXTHOP, connected(5), connected(7, ifindex=3))])
+    state.apply([put(SectionKind.NEXTHOP, connected(8)), drop(SectionKind.NEXTHOP, connected(5))])
     assert state.connected == {(2, 4): 8, (3, 4): 7}
-    state.apply([put(Kind.NEXTHOP, connected(8, ifindex=3), connected(7))])
+    state.apply([put(SectionKind.NEXTHOP, connected(8, ifindex=3), connected(7))])
     assert state.connected == {(2, 4): 7, (3, 4): 8}
-    state.apply([put(Kind.NEXTHOP, via(7))])
+    state.apply([put(SectionKind.NEXTHOP, via(7))])
     assert state.connected == state.copy().connected == {(3, 4): 8}
 
 
 def test_all_groups_together_have_so_many_legs():
     state = RouterState(Capacity(all_legs=4))
-    state.apply([put(Kind.NEXTHOP, *map(via, (1, 2, 3)), *map(group, (10, 11)))])
+    state.apply([put(SectionKind.NEXTHOP, *map(via, (1, 2, 3)), *map(group, (10, 11)))])
     both = [Leg(g, n, 1, n) for g in (10, 11) for n in (1, 2)]
-    state.apply([put(Kind.LEG, *both)])
+    state.apply([put(SectionKind.LEG, *both)])
     before = copy.deepcopy(held(state))
     with pytest.raises(m.MessageError, match="more than 4 of all groups"):
-        state.apply([put(Kind.LEG, Leg(11, 3, 1, 3))])
+        state.apply([put(SectionKind.LEG, Leg(11, 3, 1, 3))])
     assert held(state) == before
-    state.apply([put(Kind.LEG, Leg(11, 3, 1, 3)), drop(Kind.LEG, Leg(10, 1, 1, 1))])
+    state.apply([put(SectionKind.LEG, Leg(11, 3, 1, 3)), drop(SectionKind.LEG, Leg(10, 1, 1, 1))])
     assert not state.excess()
     state.capacity = Capacity(all_legs=3)
     assert state.excess() == "more than 3 legs of all groups"

@@ -14,7 +14,7 @@ for folder in (HERE, HERE.parents[1] / "runtime"):  # `import pox` must not find
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from launched import Controller, core_options  # noqa: E402
+from launched import LaunchedController, core_options  # noqa: E402
 
 
 @pytest.fixture(params=["stand-in", "POX"])
@@ -25,12 +25,12 @@ def core(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Controller]]:
+def start() -> Iterator[Callable[..., LaunchedController]]:
     """Starts controllers, `start(core, *options of the recorder)`, and ends them."""
-    running: list[Controller] = []
+    running: list[LaunchedController] = []
 
-    def start(core: str, *words: str, **options: Any) -> Controller:
-        running.append(Controller(core, list(words), **options))
+    def start(core: str, *words: str, **options: Any) -> LaunchedController:
+        running.append(LaunchedController(core, list(words), **options))
         running[-1].wait_for("Up")
         return running[-1]
 

@@ -58,7 +58,7 @@ def environment(*folders: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
 
 
-class Controller:
+class LaunchedController:
     """A running `pox.py` with a component of the tests', the recorder unless named."""
 
     def __init__(

@@ -26,16 +26,16 @@ from tests.runtime.launched import ROOT, core_options, environment, free_port
 from xenflow.routes import messages as m
 from xenflow.routes.messages import (
     Header,
-    Interface,
     InterfaceFlag,
-    Kind,
     Local,
     NextHop,
     NextHopType,
     Op,
     Policy,
+    RouteMessageType,
     Section,
-    Type,
+    SectionKind,
+    VmInterface,
 )
 
 ROUTES = 100_000
@@ -69,8 +69,8 @@ print(seq, flush=True)
 def delta(router: str, seq: int, hop: int, routes: int = ROUTES) -> list[bytes]:
     """A change of all routes to a next hop."""
     rows = [((10 << 24) + (n << 8), 24, hop) for n in range(routes)]
-    header = Header(Type.DELTA, EPOCH, seq, router)
-    return list(m.pack(header, [Section(Kind.ROUTE4, Op.SET, rows)]))
+    header = Header(RouteMessageType.DELTA, EPOCH, seq, router)
+    return list(m.pack(header, [Section(SectionKind.ROUTE4, Op.SET, rows)]))
 
 
 class Peer:
@@ -82,41 +82,45 @@ class Peer:
         self.sock.linger = 0
         self.sock.connect(url)
 
-    def send(self, kind: Type, seq: int, sections: list[Section], part: int = 0) -> None:
+    def send(
+        self, kind: RouteMessageType, seq: int, sections: list[Section], part: int = 0
+    ) -> None:
         header = Header(kind, EPOCH, seq, self.router, part)
         self.sock.send_multipart(list(m.pack(header, sections)))
 
     def begin(self, *more: Section) -> None:
         """A snapshot with two next hops and no route."""
         hops = [NextHop(n, NextHopType.VIA, 4, 2, n, 0) for n in (1, 2)]
-        self.send(Type.HELLO, 1, [])
-        self.answered(Type.RESYNC)
-        self.send(Type.SNAPSHOT, 1, [*more, Section(Kind.NEXTHOP, Op.SET, hops)])
-        self.send(Type.SNAPSHOT_END, 1, [], part=1)
-        self.answered(Type.ACK, 1)
+        self.send(RouteMessageType.HELLO, 1, [])
+        self.answered(RouteMessageType.RESYNC)
+        self.send(RouteMessageType.SNAPSHOT, 1, [*more, Section(SectionKind.NEXTHOP, Op.SET, hops)])
+        self.send(RouteMessageType.SNAPSHOT_END, 1, [], part=1)
+        self.answered(RouteMessageType.ACK, 1)
 
     def wait_s(self, seq: int) -> float:
         """How long a change of one route waits for its acknowledgement."""
         began = time.monotonic()
         self.sock.send_multipart(delta(self.router, seq, 1, routes=1))
-        self.answered(Type.ACK, seq)
+        self.answered(RouteMessageType.ACK, seq)
         return time.monotonic() - began
 
     def has_answered(self, seq: int) -> bool:
         """Whether a change, or a later one, has been acknowledged by now."""
         while self.sock.poll(0):
             header = m.parse_header(self.sock.recv_multipart())
-            if header.type is Type.ACK and header.seq >= seq:
+            if header.type is RouteMessageType.ACK and header.seq >= seq:
                 return True
         return False
 
-    def answered(self, kind: Type, seq: int | None = None, within_s: float = 60.0) -> None:
+    def answered(
+        self, kind: RouteMessageType, seq: int | None = None, within_s: float = 60.0
+    ) -> None:
         """Wait for an answer."""
         limit = time.monotonic() + within_s
         while (left := limit - time.monotonic()) > 0:
             if self.sock.poll(max(1, round(left * 1000))):
                 header = m.parse_header(self.sock.recv_multipart())
-                assert header.type is not Type.REFUSED
+                assert header.type is not RouteMessageType.REFUSED
                 if header.type is kind and seq in (None, header.seq):
                     return
         raise AssertionError(f"{self.router}: no {kind.name} {seq} within {within_s:g} s")
@@ -169,7 +173,7 @@ def test_a_flood_of_changes_is_slowed_and_bounded(controller: Started, tmp_path:
     other.begin()
     for seq in (2, 3):
         one.sock.send_multipart(delta("vr1", seq, seq - 1))
-        one.answered(Type.ACK, seq)
+        one.answered(RouteMessageType.ACK, seq)
     one.sock.close()
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
     table = mib(pid, "VmRSS")
@@ -190,8 +194,8 @@ def test_a_flood_of_changes_is_slowed_and_bounded(controller: Started, tmp_path:
         assert flood.stdout is not None
         said = int(flood.stdout.read())
     again = Peer("vr1", f"ipc://{tmp_path}/vr1")
-    again.send(Type.HELLO, 10**6, [])
-    again.answered(Type.RESYNC)
+    again.send(RouteMessageType.HELLO, 10**6, [])
+    again.answered(RouteMessageType.RESYNC)
     highest, after = mib(pid, "VmHWM"), mib(pid, "VmRSS")
     print(
         f"{said} changes of {ROUTES} routes; {table:.0f} MiB before, at most {highest:.0f}, "
@@ -229,9 +233,12 @@ def test_short_changes_behind_a_late_switch_stop_nobody(
 ) -> None:
     one, other = Peer("vr1", f"ipc://{tmp_path}/vr1"), Peer("vr2", f"ipc://{tmp_path}/vr2")
     up = InterfaceFlag.UP | InterfaceFlag.RUNNING | InterfaceFlag.FORWARDING4
-    interfaces = [Interface(i + 2, up, 1500, interface_mac(0, i), f"eth{i}") for i in (0, 1)]
+    interfaces = [VmInterface(i + 2, up, 1500, interface_mac(0, i), f"eth{i}") for i in (0, 1)]
     addresses = [Local(4, 32, 2, (10 << 24) + n) for n in range(ADDRESSES)]
-    one.begin(Section(Kind.INTERFACE, Op.SET, interfaces), Section(Kind.LOCAL, Op.SET, addresses))
+    one.begin(
+        Section(SectionKind.INTERFACE, Op.SET, interfaces),
+        Section(SectionKind.LOCAL, Op.SET, addresses),
+    )
     other.begin()
     switch = LateSwitch(controller.port, DPID, ["p1", "p2", "p3", "p4", *VIFS])
     stop = threading.Event()
@@ -244,7 +251,9 @@ def test_short_changes_behind_a_late_switch_stop_nobody(
         one.sock.send_multipart(delta("vr1", 2, 1, routes=10_000))
         for number in range(TOGGLES):
             policy = Policy(number % 2 == 0, "why")
-            one.send(Type.DELTA, 3 + number, [Section(Kind.POLICY, Op.SET, [policy])])
+            one.send(
+                RouteMessageType.DELTA, 3 + number, [Section(SectionKind.POLICY, Op.SET, [policy])]
+            )
         waits, said = [], False
         while not said or pending(tmp_path):
             waits.append(other.wait_s(2 + len(waits)))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xenflow.model.network import Kind, NetworkError, Pipeline
+from xenflow.model.network import DatapathKind, NetworkError, Pipeline
 from xenflow.store.network_file import load, load_with_lab, parse
 from xenflow.store.toml_lines import locate, show
 
@@ -43,7 +43,7 @@ def test_the_paper_network() -> None:
     assert network.name == "paper"
     assert network.controllers["edge"].openflow == ("10.254.1.3", 6633)
     assert network.datapaths["host-a"].dpid == 0xA1
-    assert network.datapaths["host-a"].kind is Kind.HOST
+    assert network.datapaths["host-a"].kind is DatapathKind.HOST
     assert network.datapaths["host-a"].pipeline is Pipeline.PROACTIVE
     assert network.datapaths["gen"].proof_bound_s == 0.35
     assert str(network.cables["gen-a"].b) == "host-a:to-gen"

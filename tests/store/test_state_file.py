@@ -25,7 +25,7 @@ from xenflow.openflow import statistics, wire
 from xenflow.openflow.flow import Flow
 from xenflow.openflow.statistics import FlowStats
 from xenflow.store.network_file import load
-from xenflow.store.state_file import DAMAGED, MORE_BYTES, NAME, Kept, StateError, StateFile
+from xenflow.store.state_file import DAMAGED, MORE_BYTES, NAME, StateError, StateFile, StoredState
 from xenflow.switch.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_saved_is_loaded(tmp_path: Path, network: Network) -> None:
     placed = {"host-a": {"vr1": MOVED}, "host-b": {"vr1": at_home("vr1", "host-a")}}
     StateFile(tmp_path / "deep").save(network, placed, {"host-a": [RULE], "host-b": []}, trees="t")
-    assert StateFile(tmp_path / "deep").load(network) == Kept(
+    assert StateFile(tmp_path / "deep").load(network) == StoredState(
         {"host-a": {"vr1": MOVED}, "host-b": {}}, {"host-a": [RULE]}, trees="t"
     )
 
@@ -67,7 +67,7 @@ def test_what_was_added_is_loaded(tmp_path: Path, network: Network) -> None:
     assert file.add_placement(MOVED, ["host-a", "host-b"])
     assert file.add_placement(MOVED.step(), ["host-a"])
     assert file.add_rules("host-a", [{**RULE, "id": "two"}]) and file.add_rules("host-b", [])
-    assert StateFile(tmp_path).load(network) == Kept(
+    assert StateFile(tmp_path).load(network) == StoredState(
         {"host-a": {"vr1": MOVED.step()}, "host-b": {"vr1": MOVED}},
         {"host-a": [{**RULE, "id": "two"}], "host-b": []},
     )
@@ -99,7 +99,7 @@ def test_a_last_line_that_is_not_whole_was_not_acknowledged(
     text = (tmp_path / NAME).read_bytes()
     for torn in (text[:-cut], text[:-cut] + bytes(cut)):
         (tmp_path / NAME).write_bytes(torn)
-        assert StateFile(tmp_path).load(network) == Kept({"host-a": {"vr1": MOVED}})
+        assert StateFile(tmp_path).load(network) == StoredState({"host-a": {"vr1": MOVED}})
 
 
 def test_a_line_that_is_wrong_is_said_and_the_others_are_taken(
@@ -130,7 +130,9 @@ def test_what_the_release_before_wrote_is_read(tmp_path: Path, network: Network)
         "complete": True,
     }
     (tmp_path / NAME).write_text(json.dumps(value, indent=1))
-    assert StateFile(tmp_path).load(network) == Kept({"host-a": {"vr1": MOVED}}, {"host-a": [RULE]})
+    assert StateFile(tmp_path).load(network) == StoredState(
+        {"host-a": {"vr1": MOVED}}, {"host-a": [RULE]}
+    )
 
 
 @pytest.mark.parametrize("routers", [10, 1000])
@@ -155,7 +157,7 @@ def test_what_does_not_fit_the_network_any_more_is_left_out(
     file.save(network, {"host-a": {"vr1": MOVED}}, {})
     for gone in (at_home("vr9", "host-a"), at_home("vr1", "host-z")):
         assert file.add_placement(gone, ["host-a"])
-    assert StateFile(tmp_path).load(network) == Kept({"host-a": {}})
+    assert StateFile(tmp_path).load(network) == StoredState({"host-a": {}})
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_a_damaged_file_is_said_passed_over_and_kept(
     content = text.encode(errors="surrogateescape")
     (tmp_path / NAME).write_bytes(content)
     kept = StateFile(tmp_path).load(network)
-    assert kept == Kept(trouble=kept.trouble)
+    assert kept == StoredState(trouble=kept.trouble)
     assert kept.trouble.startswith(f"{tmp_path / NAME} is damaged (")
     assert (tmp_path / DAMAGED).read_bytes() == content
     RuleTable(network, "host-a", tmp_path, Clock(lambda *_: None), bound)  # starts
@@ -222,7 +224,7 @@ def test_a_save_that_fails_names_the_folder_and_leaves_the_old_file(
             StateFile(tmp_path).save(network, {}, {})
         with pytest.raises(StateError, match=match):
             file.add_rules("host-a", [])
-    assert StateFile(tmp_path).load(network) == Kept(rules={"host-a": [RULE]})
+    assert StateFile(tmp_path).load(network) == StoredState(rules={"host-a": [RULE]})
     assert not file.add_rules("host-a", []), "what is in the file is not known for certain"
 
 

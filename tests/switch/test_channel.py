@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.openflow import build, wire
-from xenflow.switch.channel import FIRST_XID, PACKET_OUT_XID, Channel, Request
+from xenflow.switch.channel import FIRST_XID, PACKET_OUT_XID, Channel, SwitchRequest
 from xenflow.switch.clock import Clock
 from xenflow.switch.jobs import ROOM, Job, Jobs
 from xenflow.switch.problems import Problems
@@ -69,7 +69,7 @@ class Reader:
     def answer_barriers(self) -> None:
         for data in self.sent:
             for message in wire.split(data)[0]:
-                if message[1] == wire.Type.BARRIER_REQUEST:
+                if message[1] == wire.MessageType.BARRIER_REQUEST:
                     self.channel.on_barrier(int.from_bytes(message[4:8], "big"))
         self.sent.clear()
 
@@ -110,7 +110,7 @@ def test_what_was_promised_is_answered_when_the_switch_goes_away() -> None:
 
 def test_what_was_promised_is_answered_where_a_job_finds_out_that_the_switch_went_away() -> None:
     """A core may tell so while something is sent."""
-    host = Host()
+    host = PlayedHost()
     switch, sent = host.switch, host.wire.send
     done: list[str | None] = []
     ended: list[bool] = []
@@ -256,7 +256,7 @@ def test_questions_go_on_after_the_last_transaction_id() -> None:
             int.from_bytes(message[4:8], "big")
             for data in reader.sent
             for message in wire.split(data)[0]
-            if message[1] == wire.Type.BARRIER_REQUEST
+            if message[1] == wire.MessageType.BARRIER_REQUEST
         ]
         reader.answer_barriers()
         assert done == [None] * (number + 1)
@@ -271,7 +271,7 @@ def test_an_answer_after_the_last_transaction_id_is_for_those_before() -> None:
     reader = Reader()
     channel = reader.channel
     answers: list[Any] = []
-    channel.ask(Request(FIRST_XID, b""), answers.append)
+    channel.ask(SwitchRequest(FIRST_XID, b""), answers.append)
     channel._xid = PACKET_OUT_XID - 1
     for size in (8, 16):
         channel.write(bytes(size))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.switch.test_refresh import Told
 from xenflow.openflow.flow import Flow
-from xenflow.routes.messages import Kind, NextHop, NextHopType, Op, Section
+from xenflow.routes.messages import NextHop, NextHopType, Op, Section, SectionKind
 from xenflow.tables import layout
 
 SECONDS = 30
@@ -20,7 +20,7 @@ class Flooded(Told):
     def __init__(self) -> None:
         super().__init__()
         hops = [NextHop(n, NextHopType.VIA, 4, 2, n, n) for n in (1, 2)]
-        self.change(Section(Kind.NEXTHOP, Op.SET, hops))
+        self.change(Section(SectionKind.NEXTHOP, Op.SET, hops))
         self.host.wire.run()
         self.audit = self.switch.audit
         self.audit.tick(self.host.now)
@@ -31,9 +31,9 @@ class Flooded(Told):
         """Let one pass; returns how long ago the switch was looked at."""
         self.host.now += 1.0
         routes = [((10 << 24) + (n << 8), 24, 1 + number % 2) for n in range(100)]
-        self.change(Section(Kind.ROUTE4, Op.SET, routes))
+        self.change(Section(SectionKind.ROUTE4, Op.SET, routes))
         self.audit.tick(self.host.now)
-        self.change(Section(Kind.ROUTE4, Op.SET, routes[:1]))
+        self.change(Section(SectionKind.ROUTE4, Op.SET, routes[:1]))
         self.host.wire.run()
         if self._held:
             self.answer()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.whole_network import load
-from xenflow.model.network import Datapath, Kind, Pipeline
+from xenflow.model.network import Datapath, DatapathKind, Pipeline
 from xenflow.openflow import build, parse, wire
 from xenflow.openflow.flow import Flow, match, output
 from xenflow.routes.router_state import Changes, RouterState
@@ -33,7 +33,7 @@ HOST = load("paper").network.datapaths["host-a"]
         (HOST, SwitchKind),
         (replace(HOST, pipeline=Pipeline.REACTIVE), ReactiveHost),
         (replace(HOST, pipeline=Pipeline.REACTIVE, nicira=False), PlainHost),
-        (replace(HOST, kind=Kind.PLAIN), PlainSwitch),
+        (replace(HOST, kind=DatapathKind.PLAIN), PlainSwitch),
     ],
 )
 def test_a_nudge_adds_a_flow_that_no_packet_meets_and_deletes_it(
@@ -43,7 +43,7 @@ def test_a_nudge_adds_a_flow_that_no_packet_meets_and_deletes_it(
     assert type(found) is kind
     messages, rest = wire.split(found.greeting + found.nudge)
     assert rest == b""
-    vendor = [message[1] == wire.Type.VENDOR for message in messages]
+    vendor = [message[1] == wire.MessageType.VENDOR for message in messages]
     told = [True, True, False, True, True]
     assert vendor == (told if found.nicira else [False, False, False])
     assert (build.set_packet_in_format_nxm() in messages) is found.nicira
@@ -83,7 +83,9 @@ def test_what_was_remembered_is_deleted_once() -> None:
     flows.made(build.packet_out(b"to the VM", (output(3),)))
     flows.follow(1, RouterState(), changed(1))
     deleted = sent.messages()
-    wanted = {build.flow_mod_of10(flow, wire.Command.DELETE_STRICT)[build.MATCH10] for flow in made}
+    wanted = {
+        build.flow_mod_of10(flow, wire.FlowModCommand.DELETE_STRICT)[build.MATCH10] for flow in made
+    }
     assert {message[build.MATCH10] for message in deleted} == wanted
     assert sent.channel.flow_mods == 2
     flows.forget()

@@ -60,7 +60,9 @@ def a_router_says_something_else(host: Host, dice: Random) -> None:
     router = dice.choice(list(host.table.network.routers))
     state = CAMPUS.states[router].copy()
     slow = dice.random() < 0.5
-    state.apply([Section(m.Kind.POLICY, Op.SET, [m.Policy(slow, "a filter" if slow else "")])])
+    state.apply(
+        [Section(m.SectionKind.POLICY, Op.SET, [m.Policy(slow, "a filter" if slow else "")])]
+    )
     for frames in snapshot_messages(state, router):
         assert host.table.told(router, b"peer", frames, local=True).error is None
 
@@ -73,7 +75,7 @@ def the_network_changes(host: Host, dice: Random) -> None:
 
 def vifs_are_suspended(host: Host, dice: Random) -> None:
     vifs = [i.vif for r in host.table.network.routers.values() for i in r.interfaces]
-    host.switch.vifs_are_still(frozenset(v for v in vifs if dice.random() < 0.3))
+    host.switch.vifs_are_suspended(frozenset(v for v in vifs if dice.random() < 0.3))
 
 
 EVENTS: tuple[Event, ...] = (

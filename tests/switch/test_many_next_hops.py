@@ -24,7 +24,7 @@ from tests.switch.test_update_order import (
     update,
 )
 from xenflow.routes import messages as m
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.switch import wanted
 from xenflow.switch import writer as writers
@@ -43,12 +43,12 @@ def many() -> RouterState:
     state.apply(
         [
             Section(
-                Kind.INTERFACE,
+                SectionKind.INTERFACE,
                 Op.SET,
-                [m.Interface(n, 7, 1400, card.mac, "") for n in range(4, 256)],
+                [m.VmInterface(n, 7, 1400, card.mac, "") for n in range(4, 256)],
             ),
             Section(
-                Kind.NEXTHOP,
+                SectionKind.NEXTHOP,
                 Op.SET,
                 [
                     m.NextHop(5, NextHopType.CONNECTED, 4, FIRST, 0, 0),
@@ -57,12 +57,14 @@ def many() -> RouterState:
                 ],
             ),
             Section(
-                Kind.LEG,
+                SectionKind.LEG,
                 Op.SET,
                 [m.Leg(10_000 + n, 10 + k, 1, k) for n in range(PIECE) for k in (0, 1)],
             ),
             Section(
-                Kind.NEIGHBOUR, Op.SET, [m.Neighbour(FIRST, 4, True, n, 1 + n) for n in range(MANY)]
+                SectionKind.NEIGHBOUR,
+                Op.SET,
+                [m.Neighbour(FIRST, 4, True, n, 1 + n) for n in range(MANY)],
             ),
         ]
     )
@@ -129,8 +131,10 @@ def test_a_card_that_flaps_and_a_station_are_compiled_piece_by_piece(
 ) -> None:
     host = at_home_in_paper(many())
     for section in (
-        Section(Kind.INTERFACE, Op.SET, [m.Interface(255, 3, 1400, VR1.interfaces[0].mac, "")]),
-        Section(Kind.NEIGHBOUR, Op.SET, [m.Neighbour(FIRST, 4, True, 0, 0x02AA)]),
+        Section(
+            SectionKind.INTERFACE, Op.SET, [m.VmInterface(255, 3, 1400, VR1.interfaces[0].mac, "")]
+        ),
+        Section(SectionKind.NEIGHBOUR, Op.SET, [m.Neighbour(FIRST, 4, True, 0, 0x02AA)]),
     ):
         host.writer.jobs.submit(busy())
         state = host.known.states["vr1"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import openflow_tap
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.control.component import Component
 from xenflow.openflow import build
 from xenflow.openflow import packet as pk
@@ -24,7 +24,7 @@ HELLO = pk.ethernet(
     pk.ETH_IPV4,
     pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(1, 1), ttl=1),
 )
-VIF, CABLE = Host.PORTS["vr1.0"], Host.PORTS["to-gen"]
+VIF, CABLE = PlayedHost.PORTS["vr1.0"], PlayedHost.PORTS["to-gen"]
 FLOOD = 20_000
 
 
@@ -40,7 +40,7 @@ def sent_up(in_port: int, why: int) -> bytes:
 
 
 def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
-    host = Host()
+    host = PlayedHost()
     connection = object()
     component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
     looked: list[int] = []
@@ -69,7 +69,7 @@ def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
 
 def test_what_is_nobody_s_is_for_the_other_components() -> None:
     """In the format that they know; other messages of a vendor's are not touched."""
-    host = Host()
+    host = PlayedHost()
     others: list[bytes] = []
     usual = openflow_tap.OFPT_PACKET_IN + 1
     connection: Any = Connection(
@@ -85,7 +85,7 @@ def test_what_is_nobody_s_is_for_the_other_components() -> None:
 
 
 def test_a_port_that_appears_is_known() -> None:
-    host = Host()
+    host = PlayedHost()
     host.switch.port_changed("vr1.0", 0, False, True)
     host.switch.port_changed("vr1.0", 77, True, False)
     assert sum(host.switch.packet_ins.admits(77, 5.0) for _ in range(FLOOD)) == BURST

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.obeyed import obeyed
 from tests.tables.test_group_legs import two_ways
-from tests.whole_network import Plan, load, router_flows
-from tests.written_switch import Host
+from tests.whole_network import PlannedNetwork, load, router_flows
+from tests.written_switch import PlayedHost
 from xenflow.model.network import Pipeline
 from xenflow.model.placement import at_home
 from xenflow.openflow import build, parse, wire
@@ -27,7 +27,7 @@ from xenflow.openflow.flow import prefix_mask
 from xenflow.openflow.nxm import parse_actions
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.kind import kind_of
 from xenflow.switch.reactive import PlainReactive, Reactive
@@ -48,7 +48,7 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def paper() -> Plan:
+def paper() -> PlannedNetwork:
     plan = load("paper")
     state = plan.states["vr1"]
     hops = [
@@ -63,22 +63,24 @@ def paper() -> Plan:
         )
     ]
     routes = [(net, plen, 100 + hop) for net, plen, hop in ROUTES]
-    state.apply([Section(Kind.NEXTHOP, Op.SET, hops), Section(Kind.ROUTE4, Op.SET, routes)])
+    state.apply(
+        [Section(SectionKind.NEXTHOP, Op.SET, hops), Section(SectionKind.ROUTE4, Op.SET, routes)]
+    )
     return plan
 
 
-def site_of(plan: Plan, **changes: object) -> Site:
+def site_of(plan: PlannedNetwork, **changes: object) -> Site:
     network = plan.network
     datapath = replace(network.datapaths["host-a"], **changes)  # type: ignore[arg-type]
     view = router_view(network.routers["vr1"], plan.states["vr1"])
     return Site(network, datapath, PORTS, {"vr1": at_home("vr1", "host-a")}, {"vr1": view})
 
 
-def states(plan: Plan) -> dict[str, RouterState]:
+def states(plan: PlannedNetwork) -> dict[str, RouterState]:
     return {"vr1": plan.states["vr1"]}
 
 
-def sent(verdict: simulate.Verdict) -> list[tuple[int | str, bytes]]:
+def sent(verdict: simulate.Fate) -> list[tuple[int | str, bytes]]:
     return verdict.outputs
 
 
@@ -97,7 +99,7 @@ def put_to_work(answer: bytes, tables: simulate.Tables) -> list[tuple[int | str,
     assert not rest
     out = messages[-1]
     for message in messages[:-1]:
-        if message[1] == wire.Type.VENDOR:
+        if message[1] == wire.MessageType.VENDOR:
             tables.add(obeyed(parse.flow_mod(message)))
     head = 16
     actions_len = int.from_bytes(out[14:16], "big")
@@ -140,7 +142,7 @@ def frame_of(case: tuple[bool, int, int, bytes, int]) -> tuple[int, bytes]:
 @settings(max_examples=300, deadline=None)
 @given(case=frames)
 def test_the_answer_is_what_the_tables_would_have_done(
-    paper: Plan, case: tuple[bool, int, int, bytes, int]
+    paper: PlannedNetwork, case: tuple[bool, int, int, bytes, int]
 ) -> None:
     port, frame = frame_of(case)
     router = paper.network.routers["vr1"]
@@ -171,7 +173,7 @@ def test_the_answer_is_what_the_tables_would_have_done(
 @settings(max_examples=300, deadline=None)
 @given(case=frames)
 def test_a_plain_host_routes_but_leaves_the_ttl(
-    paper: Plan, case: tuple[bool, int, int, bytes, int]
+    paper: PlannedNetwork, case: tuple[bool, int, int, bytes, int]
 ) -> None:
     port, frame = frame_of((case[0], case[1], 64, case[3], case[4]))
     site = site_of(paper, pipeline=Pipeline.REACTIVE, nicira=False)
@@ -202,7 +204,7 @@ def test_a_plain_host_routes_but_leaves_the_ttl(
         assert seen.nw_ttl == 64
 
 
-def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: Plan) -> None:
+def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: PlannedNetwork) -> None:
     """What the first one sends by one leg, the second spreads over both of its own."""
 
     def legs(router_id: int) -> list[int | str]:
@@ -226,7 +228,7 @@ def test_two_routers_in_a_row_do_not_pick_the_same_legs(paper: Plan) -> None:
     assert set(zip(legs(1), legs(2), strict=True)) == {(1, 1), (1, 2), (2, 1), (2, 2)}
 
 
-def test_what_is_asked_for_a_router_that_has_left_is_not_answered(paper: Plan) -> None:
+def test_what_is_asked_for_a_router_that_has_left_is_not_answered(paper: PlannedNetwork) -> None:
     network = paper.network
     site = site_of(paper, pipeline=Pipeline.REACTIVE)
     frame = pk.ethernet(0x020000010101, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b""))
@@ -236,9 +238,9 @@ def test_what_is_asked_for_a_router_that_has_left_is_not_answered(paper: Plan) -
     assert Reactive(gone, states(paper)).answer(question) is None
 
 
-def test_a_switch_that_is_not_to_ask_is_not_answered(paper: Plan) -> None:
+def test_a_switch_that_is_not_to_ask_is_not_answered(paper: PlannedNetwork) -> None:
     """It holds the flows of a reactive host still, that it was until its controller's restart."""
-    host = Host()
+    host = PlayedHost()
     network = host.table.network
     for frames in snapshot_messages(paper.states["vr1"], "vr1"):
         host.table.told("vr1", b"peer", frames, True)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.openflow import build, wire
 from xenflow.routes import messages as m
 from xenflow.routes.messages import (
     Header,
-    Interface,
     InterfaceFlag,
-    Kind,
     NextHop,
     NextHopType,
     Op,
+    RouteMessageType,
     Section,
-    Type,
+    SectionKind,
+    VmInterface,
 )
-from xenflow.switch.channel import Request
+from xenflow.switch.channel import SwitchRequest
 from xenflow.switch.jobs import ROOM, TURN_S, Job
 from xenflow.switch.switch import HOP_COST
 from xenflow.tables.layout import ROUTES
@@ -31,40 +31,42 @@ class Told:
     """A host whose router vr1 has said all it knows; its switch may be late."""
 
     def __init__(self) -> None:
-        self.host = Host()
+        self.host = PlayedHost()
         self.switch = self.host.switch
         self._seq = 1
         self._held: list[bytes] = []
         described = self.host.table.network.routers["vr1"]
         self.interfaces = [
-            Interface(i + 2, UP, 1500, each.mac, each.name)
+            VmInterface(i + 2, UP, 1500, each.mac, each.name)
             for i, each in enumerate(described.interfaces)
         ]
-        self._say(Type.SNAPSHOT, [Section(Kind.INTERFACE, Op.SET, self.interfaces)])
-        self._say(Type.SNAPSHOT_END, [], part=1)
+        self._say(
+            RouteMessageType.SNAPSHOT, [Section(SectionKind.INTERFACE, Op.SET, self.interfaces)]
+        )
+        self._say(RouteMessageType.SNAPSHOT_END, [], part=1)
         self.host.wire.run()
         assert not self.switch.jobs.busy
 
-    def _say(self, kind: Type, sections: list[Section], part: int = 0) -> None:
+    def _say(self, kind: RouteMessageType, sections: list[Section], part: int = 0) -> None:
         frames = list(m.pack(Header(kind, 7, self._seq, "vr1", part), sections))
         assert self.host.table.told("vr1", b"peer", frames, True).error is None
 
     def change(self, *sections: Section) -> None:
         self._seq += 1
-        self._say(Type.DELTA, list(sections))
+        self._say(RouteMessageType.DELTA, list(sections))
 
     def policy(self, forwards: bool) -> None:
-        self.change(Section(Kind.POLICY, Op.SET, [m.Policy(forwards, "why")]))
+        self.change(Section(SectionKind.POLICY, Op.SET, [m.Policy(forwards, "why")]))
 
     def address(self, number: int) -> None:
-        self.change(Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 2, ADDRESS + number)]))
+        self.change(Section(SectionKind.LOCAL, Op.SET, [m.Local(4, 32, 2, ADDRESS + number)]))
 
     def late(self) -> None:
         """From now on the switch answers no barrier, and a job waits for one."""
         take = self.host.wire._take
 
         def hold(message: bytes) -> None:
-            if message[1] == wire.Type.BARRIER_REQUEST:
+            if message[1] == wire.MessageType.BARRIER_REQUEST:
                 self._held.append(message)
             else:
                 take(message)
@@ -158,7 +160,7 @@ def test_a_refresh_that_waited_for_a_switch_that_went_away_bars_no_other() -> No
     told.address(1)
     told.switch.disconnect()
     told._held.clear()
-    told.host.wire.attach(told.switch, Host.PORTS)
+    told.host.wire.attach(told.switch, PlayedHost.PORTS)
     told.catch_up()
     assert told.switch.live
     told.address(2)
@@ -170,13 +172,13 @@ def test_a_refresh_that_waited_for_a_switch_that_went_away_bars_no_other() -> No
 def test_a_change_counts_as_what_it_costs() -> None:
     told = Told()
     hops = [NextHop(n, NextHopType.VIA, 4, 2, n, 0) for n in range(1, 101)]
-    told.change(Section(Kind.NEXTHOP, Op.SET, hops))
+    told.change(Section(SectionKind.NEXTHOP, Op.SET, hops))
     told.host.wire.run()
     told.late()
     for mtu in (1400, 1500):
         one = told.interfaces[0]
-        again = Interface(one.ifindex, UP, mtu, one.mac, one.name)
-        told.change(Section(Kind.INTERFACE, Op.SET, [again]))
+        again = VmInterface(one.ifindex, UP, mtu, one.mac, one.name)
+        told.change(Section(SectionKind.INTERFACE, Op.SET, [again]))
     assert told.host.table.backlog("vr1") >= 2 * HOP_COST * len(hops)
     told.catch_up()
     assert told.host.table.backlog("vr1") == 0
@@ -187,11 +189,15 @@ def test_what_is_put_right_does_not_outlive_a_later_change() -> None:
     told = Told()
     hops = [NextHop(n, NextHopType.VIA, 4, 2, n, n) for n in (1, 2, 3)]
     first, then, last = [(ADDRESS, 24, 1)], [(ADDRESS, 24, 2)], [(ADDRESS, 24, 3)]
-    told.change(Section(Kind.NEXTHOP, Op.SET, hops), Section(Kind.ROUTE4, Op.SET, first))
+    told.change(
+        Section(SectionKind.NEXTHOP, Op.SET, hops), Section(SectionKind.ROUTE4, Op.SET, first)
+    )
     told.late()
-    told.change(Section(Kind.ROUTE4, Op.SET, then))
+    told.change(Section(SectionKind.ROUTE4, Op.SET, then))
     told.switch.put_right("vr1", then, [])
-    told.change(Section(Kind.ROUTE4, Op.SET, last), Section(Kind.NEXTHOP, Op.DELETE, hops[:2]))
+    told.change(
+        Section(SectionKind.ROUTE4, Op.SET, last), Section(SectionKind.NEXTHOP, Op.DELETE, hops[:2])
+    )
     told.catch_up()
     (route,) = (flow for flow in told.host.wire.tables if flow.table == ROUTES and flow.match)
     assert route.actions[0][4] == 3
@@ -201,12 +207,12 @@ def test_who_changes_alone_is_named() -> None:
     told = Told()
     assert told.switch.changing == []
     hops = [NextHop(n, NextHopType.VIA, 4, 2, n, 0) for n in (1, 2)]
-    told.change(Section(Kind.NEXTHOP, Op.SET, hops))
+    told.change(Section(SectionKind.NEXTHOP, Op.SET, hops))
     told.host.wire.run()
     told.late()
     told.answer()
     routes = [((10 << 24) + (n << 8), 24, 1) for n in range(10_000)]
-    told.change(Section(Kind.ROUTE4, Op.SET, routes))
+    told.change(Section(SectionKind.ROUTE4, Op.SET, routes))
     assert told.switch.jobs.busy
     assert told.switch.changing == ["vr1"]
     told.switch.promises.confirmed(lambda _: None)
@@ -214,7 +220,7 @@ def test_who_changes_alone_is_named() -> None:
     told.catch_up()
     assert not told.switch.jobs.busy
     assert told.switch.changing == []
-    told.change(Section(Kind.ROUTE4, Op.SET, [(net, plen, 2) for net, plen, _ in routes]))
+    told.change(Section(SectionKind.ROUTE4, Op.SET, [(net, plen, 2) for net, plen, _ in routes]))
     assert told.switch.changing == ["vr1"]
     told.switch.disconnect()
     assert told.switch.changing == []
@@ -223,29 +229,29 @@ def test_who_changes_alone_is_named() -> None:
 def test_a_refresh_that_waits_for_one_router_alone_is_its_change() -> None:
     """Another router's move is not refused for it."""
     told = Told()
-    told.change(Section(Kind.NEXTHOP, Op.SET, [NextHop(1, NextHopType.VIA, 4, 2, 1, 1)]))
+    told.change(Section(SectionKind.NEXTHOP, Op.SET, [NextHop(1, NextHopType.VIA, 4, 2, 1, 1)]))
     told.host.wire.run()
     told.late()
     told.answer()
     routes = [((10 << 24) + (n << 8), 24, 1) for n in range(10_000)]
-    told.change(Section(Kind.ROUTE4, Op.SET, routes))
+    told.change(Section(SectionKind.ROUTE4, Op.SET, routes))
     told.address(1)
     told.address(2)
     assert told.switch.jobs.busy == 3
     assert told.switch.changing == ["vr1"]
-    told.switch.port_changed("vr1.0", Host.PORTS["vr1.0"], False, False)
+    told.switch.port_changed("vr1.0", PlayedHost.PORTS["vr1.0"], False, False)
     assert told.switch.changing == ["vr1"]
-    told.switch.port_changed("to-gen", Host.PORTS["to-gen"], False, False)
+    told.switch.port_changed("to-gen", PlayedHost.PORTS["to-gen"], False, False)
     assert told.switch.changing == [], "a cable is everybody's"
     told.catch_up()
     assert not told.switch.jobs.busy and told.has(1) and told.has(2)
-    told.change(Section(Kind.ROUTE4, Op.DELETE, routes))
+    told.change(Section(SectionKind.ROUTE4, Op.DELETE, routes))
     told.address(3)
     assert told.switch.changing == ["vr1"]
 
 
 def test_jobs_that_wait_for_nothing_give_others_a_turn() -> None:
-    host = Host()
+    host = PlayedHost()
     done = [0]
 
     def job() -> Job:
@@ -262,7 +268,7 @@ def test_jobs_that_wait_for_nothing_give_others_a_turn() -> None:
         return longest
 
     confirmed: list[int] = []
-    switch, answer = host.switch, Request(1, build.barrier_request(1))
+    switch, answer = host.switch, SwitchRequest(1, build.barrier_request(1))
 
     def first() -> Job:
         yield answer

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.openflow import packet as pk
 from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.statistics import FlowStats
 from xenflow.switch import refused
 from xenflow.tables import cookies, simulate
 
-PORTS = Host.PORTS
+PORTS = PlayedHost.PORTS
 OWN, GEN = 0x020000010101, 0x020000000102
 VIRTUAL, STRANGER = 0x00005E000105, 0x020000999999
 
 
-class CountingHost(Host):
+class CountingHost(PlayedHost):
     """Whose switch's counters are what `counted` says."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
@@ -17,16 +17,16 @@ from xenflow.switch.channel import UNANSWERED, UNANSWERED_S
 from xenflow.switch.jobs import ROOM
 from xenflow.tables.layout import TABLE_NAMES
 
-ASKED, BARRIER = int(wire.Type.STATS_REQUEST), int(wire.Type.BARRIER_REQUEST)
+ASKED, BARRIER = int(wire.MessageType.STATS_REQUEST), int(wire.MessageType.BARRIER_REQUEST)
 SAID = "the switch refuses to answer what it is asked (BAD_REQUEST: BAD_TYPE)"
 
 
 @pytest.fixture
-def host() -> Host:
-    return Host()
+def host() -> PlayedHost:
+    return PlayedHost()
 
 
-def ask(host: Host, verb: str, /, **arguments: Any) -> dict[str, Any]:
+def ask(host: PlayedHost, verb: str, /, **arguments: Any) -> dict[str, Any]:
     """What the controller answers."""
     service = ManagementService(host.table, Leases(), "test", None, None)  # type: ignore[arg-type]
     answers: list[bytes] = []
@@ -40,7 +40,7 @@ def ask(host: Host, verb: str, /, **arguments: Any) -> dict[str, Any]:
 
 
 def test_a_table_that_cannot_be_read_is_not_empty(
-    host: Host, caplog: pytest.LogCaptureFixture
+    host: PlayedHost, caplog: pytest.LogCaptureFixture
 ) -> None:
     audit = host.switch.audit
     audit._doubt = True
@@ -73,7 +73,7 @@ def test_a_table_that_cannot_be_read_is_not_empty(
     ],
 )
 def test_who_asks_is_told_that_nothing_is_known(
-    host: Host, verb: str, arguments: dict[str, Any]
+    host: PlayedHost, verb: str, arguments: dict[str, Any]
 ) -> None:
     """No flows, none to be moved along, no packet for seconds: that would be said otherwise."""
     assert ask(host, verb, **arguments)["ok"]
@@ -82,7 +82,7 @@ def test_who_asks_is_told_that_nothing_is_known(
     assert not answer["ok"] and "BAD_REQUEST" in answer["error"]["message"]
 
 
-def test_whose_flows_they_are_is_said(host: Host) -> None:
+def test_whose_flows_they_are_is_said(host: PlayedHost) -> None:
     rule = {"id": "block", "priority": 1, "match": {}, "actions": []}
     host.switch.rules.restore([rule])
     host.switch.refresh()
@@ -94,7 +94,7 @@ def test_whose_flows_they_are_is_said(host: Host) -> None:
     assert {"ingress", "admission", "links", "vm"} <= {row["name"] for row in rows}
 
 
-def test_counts_of_refused_frames_that_are_not_known_end_no_problem(host: Host) -> None:
+def test_counts_of_refused_frames_that_are_not_known_end_no_problem(host: PlayedHost) -> None:
     host.wire.refuses = {ASKED}
     host.table._refused.tick(1.0)
     host.wire.run()
@@ -102,7 +102,7 @@ def test_counts_of_refused_frames_that_are_not_known_end_no_problem(host: Host) 
     assert SAID in host.switch.problems.of()
 
 
-def test_a_refused_barrier_confirms_nothing(host: Host) -> None:
+def test_a_refused_barrier_confirms_nothing(host: PlayedHost) -> None:
     said: list[str | None] = []
     host.wire.refuses = {BARRIER}
     host.switch.once_told(said.append)
@@ -130,7 +130,7 @@ def test_a_refused_barrier_confirms_nothing(host: Host) -> None:
     assert host.switch.live and said[3] is None
 
 
-def test_a_refused_barrier_is_no_router_s_affair(host: Host) -> None:
+def test_a_refused_barrier_is_no_router_s_affair(host: PlayedHost) -> None:
     """Also where it was a router's job that sent it."""
 
     def job() -> Any:
@@ -143,7 +143,7 @@ def test_a_refused_barrier_is_no_router_s_affair(host: Host) -> None:
     assert host.table.problems_of("vr1") == []
 
 
-def test_what_waits_for_room_goes_on_after_a_refused_barrier(host: Host) -> None:
+def test_what_waits_for_room_goes_on_after_a_refused_barrier(host: PlayedHost) -> None:
     sent = 0
 
     def bulk() -> Any:
@@ -165,7 +165,7 @@ def test_what_waits_for_room_goes_on_after_a_refused_barrier(host: Host) -> None
     assert UNANSWERED not in host.switch.problems.of()
 
 
-def test_a_switch_that_cannot_be_read_back_is_asked_again(host: Host) -> None:
+def test_a_switch_that_cannot_be_read_back_is_asked_again(host: PlayedHost) -> None:
     """Nothing is written to it meanwhile: what it was found with is not known to be nothing."""
     host.wire.refuses = {ASKED}
     host.switch.read_again()

@@ -14,7 +14,7 @@ from tests.switch.test_update_order import Known
 from tests.whole_network import WholeNetwork, load
 from tests.written_switch import Switch, WrittenSwitch, bound
 from xenflow.routes import messages as m
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.tables import cookies, layout
 from xenflow.tables.next_hops import NextHopView, next_hop_flows
@@ -81,14 +81,14 @@ def state_of(name: str) -> RouterState:
     state.apply(
         [
             Section(
-                Kind.INTERFACE,
+                SectionKind.INTERFACE,
                 Op.SET,
                 [
-                    m.Interface(n, 7, 1500, interface.mac, interface.name)
+                    m.VmInterface(n, 7, 1500, interface.mac, interface.name)
                     for n, interface in enumerate(router.interfaces, 1)
                 ],
             ),
-            Section(Kind.NEXTHOP, Op.SET, [hop(1, 0x02AA)]),
+            Section(SectionKind.NEXTHOP, Op.SET, [hop(1, 0x02AA)]),
             route(0x0A630000),
         ]
     )
@@ -100,15 +100,15 @@ def hop(number: int, mac: int) -> m.NextHop:
 
 
 def hops(*found: m.NextHop) -> Section:
-    return Section(Kind.NEXTHOP, Op.SET, found)
+    return Section(SectionKind.NEXTHOP, Op.SET, found)
 
 
 def route(*nets: int) -> Section:
-    return Section(Kind.ROUTE4, Op.SET, [(net, 24, 1) for net in nets])
+    return Section(SectionKind.ROUTE4, Op.SET, [(net, 24, 1) for net in nets])
 
 
 def no_route(*nets: int) -> Section:
-    return Section(Kind.ROUTE4, Op.DELETE, [(net, 24, 1) for net in nets])
+    return Section(SectionKind.ROUTE4, Op.DELETE, [(net, 24, 1) for net in nets])
 
 
 @pytest.mark.parametrize("mtu", [65521, 65530, 65535])
@@ -176,10 +176,10 @@ def test_a_router_that_makes_no_flows_when_the_switch_connects() -> None:
 
 def test_an_address_that_makes_no_flow() -> None:
     host = Host()
-    host.change(host.odd, Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)]))
+    host.change(host.odd, Section(SectionKind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)]))
     assert not host.routed(host.odd)
     assert "passes through its VM" in host.writer.problems.of(host.odd)[0]
-    host.change(host.sound, Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 0x0A000001)]))
+    host.change(host.sound, Section(SectionKind.LOCAL, Op.SET, [m.Local(4, 32, 1, 0x0A000001)]))
     assert host.routed(host.sound)
     own = [
         flow
@@ -187,7 +187,7 @@ def test_an_address_that_makes_no_flow() -> None:
         if flow.table == layout.CLASSES and flow.priority == 285
     ]
     assert len(own) == 1
-    host.change(host.odd, Section(Kind.LOCAL, Op.DELETE, [m.Local(4, 32, 1, 1 << 40)]))
+    host.change(host.odd, Section(SectionKind.LOCAL, Op.DELETE, [m.Local(4, 32, 1, 1 << 40)]))
     assert host.routed(host.odd)
     assert host.writer.problems.of(host.odd) == []
 
@@ -201,7 +201,9 @@ def test_an_address_that_makes_no_flow_of_table_vm_stops_no_reading() -> None:
     host.writer.placements[host.odd] = replace(placement, forwarders=forwarders)
     assert host.writer.site().copies(PATH.network.routers[host.odd])
     ports = {name: number for name, (number, _) in host.writer.ports.items()}
-    host.known.states[host.odd].apply([Section(Kind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)])])
+    host.known.states[host.odd].apply(
+        [Section(SectionKind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)])]
+    )
     vif = PATH.network.routers[host.odd].interfaces[0].vif
     host.writer.port_changed(vif, 99, True, False)  # before a job has seen the address
     host.written.run()

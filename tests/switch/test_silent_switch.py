@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.written_switch import Host
+from tests.written_switch import PlayedHost
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.switch.silence import SILENT_S
 
 
-class AskedHost(Host):
+class AskedHost(PlayedHost):
     """Whose audit asks every second."""
 
     def pass_time(self, seconds: float) -> None:
@@ -23,14 +23,14 @@ class AskedHost(Host):
             self.wire.look()
 
 
-@pytest.mark.parametrize("deaf", [wire.Type.BARRIER_REQUEST, wire.Type.STATS_REQUEST])
+@pytest.mark.parametrize("deaf", [wire.MessageType.BARRIER_REQUEST, wire.MessageType.STATS_REQUEST])
 def test_a_switch_that_answers_only_some_questions_is_given_up(
-    deaf: wire.Type,
+    deaf: wire.MessageType,
 ) -> None:
     host = AskedHost()
     host.wire.deaf = {deaf}
     said: list[str | None] = []
-    if deaf is wire.Type.BARRIER_REQUEST:
+    if deaf is wire.MessageType.BARRIER_REQUEST:
         host.switch.promises.confirmed(said.append)
     else:
         host.switch.read_again()
@@ -57,7 +57,7 @@ def test_a_slow_switch_that_answers_in_order_is_waited_for() -> None:
     switch, written = host.switch, host.wire
     said: list[str | None] = []
     parts: list[object] = []
-    written.deaf = {wire.Type.BARRIER_REQUEST, wire.Type.STATS_REQUEST}
+    written.deaf = {wire.MessageType.BARRIER_REQUEST, wire.MessageType.STATS_REQUEST}
     switch.reader.stats(parts.append)
     for _ in range(6):
         switch.once_told(said.append)

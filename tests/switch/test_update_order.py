@@ -30,7 +30,7 @@ from xenflow.openflow.flow import prefix_mask
 from xenflow.plan import effects as fx
 from xenflow.plan.migration import Order
 from xenflow.routes import messages as m
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.channel import IN_FLIGHT_BYTES
 from xenflow.tables import simulate
@@ -166,17 +166,17 @@ def states(draw: st.DrawFn) -> RouterState:
     flags = st.sampled_from((7, 7, 7, 7, 6, 5, 3))
     sections = [
         Section(
-            Kind.INTERFACE,
+            SectionKind.INTERFACE,
             Op.SET,
             [
-                m.Interface(FIRST, draw(flags), 1500, ends[0], "eth0"),
-                m.Interface(
+                m.VmInterface(FIRST, draw(flags), 1500, ends[0], "eth0"),
+                m.VmInterface(
                     SECOND, draw(flags), draw(st.sampled_from((1500, 1280))), ends[1], "eth1"
                 ),
             ],
         ),
         Section(
-            Kind.LOCAL,
+            SectionKind.LOCAL,
             Op.SET,
             [
                 m.Local(4, plen, FIRST, net)
@@ -190,7 +190,7 @@ def states(draw: st.DrawFn) -> RouterState:
             ],
         ),
         Section(
-            Kind.POLICY,
+            SectionKind.POLICY,
             Op.SET,
             [
                 draw(
@@ -205,17 +205,19 @@ def states(draw: st.DrawFn) -> RouterState:
                 )
             ],
         ),
-        Section(Kind.NEXTHOP, Op.SET, _hops(draw)),
+        Section(SectionKind.NEXTHOP, Op.SET, _hops(draw)),
     ]
     legs = draw(st.lists(st.sampled_from((3, 4, 5, 6)), min_size=1, max_size=3))
-    sections.append(Section(Kind.LEG, Op.SET, [m.Leg(9, leg, 1, n) for n, leg in enumerate(legs)]))
+    sections.append(
+        Section(SectionKind.LEG, Op.SET, [m.Leg(9, leg, 1, n) for n, leg in enumerate(legs)])
+    )
     stations = [(0x0A000202, RECV), (0x0A000207, 0x0200000000AA)]
     known = [(address, mac) for address, mac in stations if draw(st.booleans())]
     neighbours = [m.Neighbour(SECOND, 4, True, address, mac) for address, mac in known]
-    sections.append(Section(Kind.NEIGHBOUR, Op.SET, neighbours))
+    sections.append(Section(SectionKind.NEIGHBOUR, Op.SET, neighbours))
     sections.append(
         Section(
-            Kind.ROUTE4,
+            SectionKind.ROUTE4,
             Op.SET,
             [
                 (net, plen, hop)
@@ -331,13 +333,13 @@ def router_with(hops: list[m.NextHop], legs: list[m.Leg], hop: int) -> RouterSta
     """A router with some next hops, all of whose packets go by one of these."""
     state = RouterState()
     cards = PAPER.network.routers["vr1"].interfaces
-    interfaces = [m.Interface(n, 7, 1500, i.mac, i.name) for n, i in enumerate(cards, FIRST)]
+    interfaces = [m.VmInterface(n, 7, 1500, i.mac, i.name) for n, i in enumerate(cards, FIRST)]
     state.apply(
         [
-            Section(Kind.INTERFACE, Op.SET, interfaces),
-            Section(Kind.NEXTHOP, Op.SET, hops),
-            Section(Kind.LEG, Op.SET, legs),
-            Section(Kind.ROUTE4, Op.SET, [(0, 0, hop)]),
+            Section(SectionKind.INTERFACE, Op.SET, interfaces),
+            Section(SectionKind.NEXTHOP, Op.SET, hops),
+            Section(SectionKind.LEG, Op.SET, legs),
+            Section(SectionKind.ROUTE4, Op.SET, [(0, 0, hop)]),
         ]
     )
     return state

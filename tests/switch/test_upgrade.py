@@ -14,7 +14,7 @@ from tests import written_switch
 from tests.control.test_change import CAMPUS
 from tests.control.test_change import Host as CampusHost
 from tests.whole_network import load
-from tests.written_switch import Host, WrittenSwitch
+from tests.written_switch import PlayedHost, WrittenSwitch
 from xenflow.model.network import Pipeline
 from xenflow.openflow.flow import Flow
 from xenflow.routes.feed import snapshot_messages
@@ -77,7 +77,7 @@ def test_a_controller_that_knows_its_routers(pipeline: Pipeline) -> None:
 def test_a_controller_that_has_not_heard_its_routers_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows from what the router said before is left as it is, until it says it again."""
     plan = load("paper")
-    before = Host()
+    before = PlayedHost()
     before.switch.rules.restore([RULE])
     frames = [*snapshot_messages(plan.states["vr1"], "vr1")]
     for each in frames:
@@ -86,10 +86,10 @@ def test_a_controller_that_has_not_heard_its_routers_yet(monkeypatch: pytest.Mon
     upgraded = Upgraded(before.wire)
     monkeypatch.setattr(written_switch, "WrittenSwitch", lambda now: before.wire)
     monkeypatch.setattr(before.wire, "attach", lambda *_: None)
-    after = Host()
+    after = PlayedHost()
     monkeypatch.undo()
     after.switch.rules.restore([RULE])
-    before.wire.attach(after.switch, Host.PORTS)
+    before.wire.attach(after.switch, PlayedHost.PORTS)
     assert any(flow.table == layout.ROUTES for flow in before.wire.tables)
     for each in frames:
         assert after.table.told("vr1", b"peer", each, local=True).error is None

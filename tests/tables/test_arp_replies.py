@@ -42,12 +42,12 @@ def site_of(
     network: Network,
     host: str,
     placement: Placement,
-    silent: frozenset[str] = frozenset(),
+    suspended: frozenset[str] = frozenset(),
     view: RouterView = VIEW,
 ) -> Site:
     ports = PORTS if placement.vm == host else {k: v for k, v in PORTS.items() if k not in VIFS}
     here = network.datapaths[host]
-    return Site(network, here, ports, {"vr1": placement}, {"vr1": view}, silent)
+    return Site(network, here, ports, {"vr1": placement}, {"vr1": view}, suspended)
 
 
 def asked(site: Site, target: int, to: int = pk.BROADCAST, sender: int = GEN) -> list[object]:
@@ -70,12 +70,12 @@ def answered(
     network: Network,
     host: str,
     placement: Placement,
-    silent: frozenset[str] = frozenset(),
+    suspended: frozenset[str] = frozenset(),
     to: int = pk.BROADCAST,
     view: RouterView = VIEW,
 ) -> set[int]:
     """The addresses that a host answers for."""
-    site = site_of(network, host, placement, silent, view)
+    site = site_of(network, host, placement, suspended, view)
     targets = {LEFT, RIGHT, LOOPBACK, LEFT_BROADCAST}
     return {target for target in targets if asked(site, target, to) == ["answer"]}
 

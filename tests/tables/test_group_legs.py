@@ -29,8 +29,8 @@ def two_ways(router: Router, *, second: int = WORKING, mac: int = 0) -> RouterSt
     """A router with one group of two next hops, over its first two interfaces."""
     first, other = router.interfaces[:2]
     interfaces = {
-        1: m.Interface(1, WORKING, 1500, first.mac, first.name),
-        2: m.Interface(2, second, 1500, other.mac, other.name),
+        1: m.VmInterface(1, WORKING, 1500, first.mac, first.name),
+        2: m.VmInterface(2, second, 1500, other.mac, other.name),
     }
     hops = {
         10: m.NextHop(10, NextHopType.VIA, 4, 1, 0x0A000102, 0x02AA),
@@ -51,7 +51,7 @@ def test_where_no_leg_works_all_stay() -> None:
     router = load("paper").network.routers["vr1"]
     state = two_ways(router, second=0)
     down = state.interfaces[1]
-    state.interfaces[1] = m.Interface(1, 0, 1500, down.mac, down.name)
+    state.interfaces[1] = m.VmInterface(1, 0, 1500, down.mac, down.name)
     assert next_hop_view(router, state, GROUP).legs == ((10, 1), (20, 2))
 
 

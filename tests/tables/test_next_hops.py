@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.whole_network import load
 from xenflow.routes import messages as m
-from xenflow.routes.messages import Kind, NextHopType, Op, Section
+from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.views import next_hop_view
@@ -18,8 +18,8 @@ NETWORK = load("paper").network
 ROUTER = NETWORK.routers["vr1"]
 FIRST, SECOND = 2, 3
 CARDS = [
-    m.Interface(FIRST, 7, 1500, ROUTER.interfaces[0].mac, ROUTER.interfaces[0].name),
-    m.Interface(SECOND, 7, 1400, ROUTER.interfaces[1].mac, ROUTER.interfaces[1].name),
+    m.VmInterface(FIRST, 7, 1500, ROUTER.interfaces[0].mac, ROUTER.interfaces[0].name),
+    m.VmInterface(SECOND, 7, 1400, ROUTER.interfaces[1].mac, ROUTER.interfaces[1].name),
 ]
 A_HOP, A_STATION, A_LEG = 3, 1, 7
 """Flows of one, at most (`router_state.Capacity`)."""
@@ -47,11 +47,11 @@ def said(draw: st.DrawFn) -> list[Section]:
     stations = range(draw(st.sampled_from((0, 10, 100))))
     neighbours = [m.Neighbour(FIRST, 4, True, n, 0x0200000000 + n) for n in stations]
     return [
-        Section(Kind.INTERFACE, Op.SET, CARDS),
-        Section(Kind.NEXTHOP, Op.SET, [*gateways, *groups]),
-        Section(Kind.LEG, Op.SET, legs),
-        Section(Kind.NEIGHBOUR, Op.SET, neighbours),
-        *(Section(Kind.NEXTHOP, Op.SET, [hop]) for hop in connected),
+        Section(SectionKind.INTERFACE, Op.SET, CARDS),
+        Section(SectionKind.NEXTHOP, Op.SET, [*gateways, *groups]),
+        Section(SectionKind.LEG, Op.SET, legs),
+        Section(SectionKind.NEIGHBOUR, Op.SET, neighbours),
+        *(Section(SectionKind.NEXTHOP, Op.SET, [hop]) for hop in connected),
     ]
 
 

@@ -33,7 +33,7 @@ def test_routes_are_packed_as_flow_mod_packs_them(
 ) -> None:
     flow = route_flow(router, net, plen, nexthop, cookie)
     assert PACKER.add(router, net, plen, nexthop, cookie) == build.flow_mod(flow)
-    deleted = build.flow_mod(flow, wire.Command.DELETE_STRICT)
+    deleted = build.flow_mod(flow, wire.FlowModCommand.DELETE_STRICT)
     assert PACKER.delete(router, net, plen, cookie) == deleted
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.whole_network import Plan, load
+from tests.whole_network import PlannedNetwork, load
 from xenflow.model.network import Interface, Pipeline, Router
 from xenflow.model.placement import Placement, at_home
 from xenflow.openflow import packet as pk
@@ -31,7 +31,7 @@ EVERY_KIND = pytest.mark.parametrize("kind", [NICIRA, REACTIVE, PLAIN])
 
 
 @pytest.fixture(scope="module")
-def path() -> Plan:
+def path() -> PlannedNetwork:
     """Both of its routers are put on one host, so that they share link `middle` there."""
     return load("path")
 
@@ -41,7 +41,7 @@ class Host:
 
     def __init__(
         self,
-        path: Plan,
+        path: PlannedNetwork,
         kind: dict[str, Any],
         *,
         still: bool = True,
@@ -77,7 +77,7 @@ def ip(to: int, target: int, source: int = GEN_MAC, proto: int = 17, ttl: int = 
 
 
 @EVERY_KIND
-def test_a_suspended_vm_s_frame_is_to_be_held(path: Plan, kind: dict[str, Any]) -> None:
+def test_a_suspended_vm_s_frame_is_to_be_held(path: PlannedNetwork, kind: dict[str, Any]) -> None:
     host = Host(path, kind)
     router, interface = host.end("vr1", "left")
     frame, left = ip(interface.mac, 0x0A000101), path.network.links["left"]
@@ -86,7 +86,7 @@ def test_a_suspended_vm_s_frame_is_to_be_held(path: Plan, kind: dict[str, Any]) 
 
 
 @EVERY_KIND
-def test_so_is_what_comes_by_a_detour(path: Plan, kind: dict[str, Any]) -> None:
+def test_so_is_what_comes_by_a_detour(path: PlannedNetwork, kind: dict[str, Any]) -> None:
     both = (ELSEWHERE, HERE)
     placed = Placement("vr1", both, HERE, ELSEWHERE, version=5, reaches=both)
     host = Host(path, kind, placed=placed)
@@ -98,7 +98,7 @@ def test_so_is_what_comes_by_a_detour(path: Plan, kind: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", [NICIRA, REACTIVE])
 def test_a_group_s_frame_comes_up_for_each_router_by_itself(
-    path: Plan, kind: dict[str, Any]
+    path: PlannedNetwork, kind: dict[str, Any]
 ) -> None:
     host = Host(path, kind)
     one, other = host.end("vr1", "middle"), host.end("vr2", "middle")
@@ -110,7 +110,7 @@ def test_a_group_s_frame_comes_up_for_each_router_by_itself(
     ]
 
 
-def test_without_registers_it_comes_up_for_all_of_them(path: Plan) -> None:
+def test_without_registers_it_comes_up_for_all_of_them(path: PlannedNetwork) -> None:
     host = Host(path, PLAIN)
     one, other = host.end("vr1", "middle"), host.end("vr2", "middle")
     frame, middle = ip(HELLOS, 0xE0000005, one[1].mac, pk.OSPF, 1), path.network.links["middle"]
@@ -121,7 +121,7 @@ def test_without_registers_it_comes_up_for_all_of_them(path: Plan) -> None:
 
 
 @pytest.mark.parametrize("kind", [NICIRA, REACTIVE])
-def test_a_copy_says_that_it_is_one(path: Plan, kind: dict[str, Any]) -> None:
+def test_a_copy_says_that_it_is_one(path: PlannedNetwork, kind: dict[str, Any]) -> None:
     both = (ELSEWHERE, HERE)
     placed = at_home("vr1", HERE).step(forwarders=both, reaches=both)
     host = Host(path, kind, still=False, placed=placed)
@@ -133,7 +133,7 @@ def test_a_copy_says_that_it_is_one(path: Plan, kind: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", [REACTIVE, PLAIN])
-def test_data_is_asked_about(path: Plan, kind: dict[str, Any]) -> None:
+def test_data_is_asked_about(path: PlannedNetwork, kind: dict[str, Any]) -> None:
     host = Host(path, kind, still=False)
     router, interface = host.end("vr1", "left")
     frame, left = ip(interface.mac, 0x0A020001), path.network.links["left"]
@@ -142,14 +142,14 @@ def test_data_is_asked_about(path: Plan, kind: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", [NICIRA, REACTIVE])
-def test_what_a_vm_sends_first_is_known_as_its(path: Plan, kind: dict[str, Any]) -> None:
+def test_what_a_vm_sends_first_is_known_as_its(path: PlannedNetwork, kind: dict[str, Any]) -> None:
     host = Host(path, kind)
     router, interface = host.end("vr2", "right")
     frame = ip(GEN_MAC, 0x0A020001, interface.mac)
     assert host.sends_up("vr2.1", frame) == [FromVm(router, interface, frame)]
 
 
-def test_what_the_tables_send_nothing_like_is_nothing(path: Plan) -> None:
+def test_what_the_tables_send_nothing_like_is_nothing(path: PlannedNetwork) -> None:
     """Another component's flow has sent it up, or who it was for has gone."""
     good = {Reg.ROUTER: 1, Reg.LINK_IN: 1, Reg.SENT_UP: Up.HELD.value}
     for told, known in (
@@ -165,7 +165,7 @@ def test_what_the_tables_send_nothing_like_is_nothing(path: Plan) -> None:
         assert (sent_up(path.network, packet) is not None) is known, told
 
 
-def test_what_a_plain_host_sends_nothing_like_is_nothing(path: Plan) -> None:
+def test_what_a_plain_host_sends_nothing_like_is_nothing(path: PlannedNetwork) -> None:
     plain = kind_of(Host(path, PLAIN).kind)
     for frame in (
         pk.vlan(ip(0x020000010101, 1), 999),

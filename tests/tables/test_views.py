@@ -23,12 +23,12 @@ UP, WORKING, IPV6 = 1, 7, 8
 
 def told(
     ifindex: int, mac: int, name: str, flags: int = WORKING, kind: int = InterfaceKind.CARD
-) -> m.Interface:
-    return m.Interface(ifindex, flags, 1500, mac, name, kind)
+) -> m.VmInterface:
+    return m.VmInterface(ifindex, flags, 1500, mac, name, kind)
 
 
 def state_of(
-    interfaces: Iterable[m.Interface],
+    interfaces: Iterable[m.VmInterface],
     hops: Iterable[m.NextHop] = (),
     routes4: dict[int, int] | None = None,
     routes6: dict[int, int] | None = None,
@@ -46,7 +46,7 @@ def state_of(
     )
 
 
-def cards(flags: int = WORKING) -> list[m.Interface]:
+def cards(flags: int = WORKING) -> list[m.VmInterface]:
     return [
         told(n, interface.mac, interface.name, flags)
         for n, interface in enumerate(ROUTER.interfaces, 2)

@@ -28,10 +28,10 @@ def network() -> Network:
     return load(ROOT / "conf" / "paper.toml")
 
 
-def ends(network: Network, frame: bytes, silent: frozenset[str] = frozenset()) -> list[object]:
+def ends(network: Network, frame: bytes, suspended: frozenset[str] = frozenset()) -> list[object]:
     """Where a frame from gen's side goes."""
     here = network.datapaths["host-a"]
-    site = Site(network, here, PORTS, {"vr1": PREPARED}, {"vr1": VIEW}, silent)
+    site = Site(network, here, PORTS, {"vr1": PREPARED}, {"vr1": VIEW}, suspended)
     tables = Tables(local_flows(site).values())
     return list(run(tables, pk.vlan(frame, 101), PORTS["to-gen"]).ports)
 
@@ -61,6 +61,6 @@ def test_what_the_vm_forwards_is_not(network: Network) -> None:
 
 
 def test_a_suspended_vm_has_everything_held(network: Network) -> None:
-    still = frozenset(("vr1.0", "vr1.1"))
+    suspended = frozenset(("vr1.0", "vr1.1"))
     for frame in (ip(FAR), ip(LEFT), ITS_OWN["a hello"]):
-        assert ends(network, frame, still) == ["controller"]
+        assert ends(network, frame, suspended) == ["controller"]

@@ -31,7 +31,7 @@ class World:
         self.domains.start()
 
     @property
-    def still(self) -> frozenset[str]:
+    def suspended(self) -> frozenset[str]:
         return self.told[-1] - {MARK} if self.told else frozenset()
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -109,28 +109,28 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_vifs_take_frames_once_all_are_connected_and_the_guest_has_said_so(world: World) -> None:
     world.settle()
     world.router(3, 1)
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: world.suspended == set(VIFS))
     for number, state in ((0, 2), (1, 2), (0, 4)):
         world.connect(3, number, state)
-        assert world.still == set(VIFS)
+        assert world.suspended == set(VIFS)
     world.domains.sent(VIFS[0])
-    assert world.still == set(VIFS), "what it is given there may have to leave by the other"
+    assert world.suspended == set(VIFS), "what it is given there may have to leave by the other"
     world.connect(3, 1, 4)
-    assert world.still == set(VIFS), "connected, but the guest has not said so yet"
+    assert world.suspended == set(VIFS), "connected, but the guest has not said so yet"
     world.domains.sent(VIFS[1])
-    assert not world.still
+    assert not world.suspended
 
 
 def test_an_announcement_may_be_seen_before_the_state(world: World) -> None:
     """It comes by the switch's connection, the state by xenstore's."""
     world.router(3, 2)
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: world.suspended == set(VIFS))
     world.domains.sent(VIFS[0])
     world.connect(3, 0, 4)
     world.connect(3, 1, 4)
-    assert world.still == set(VIFS), "the other has not announced itself"
+    assert world.suspended == set(VIFS), "the other has not announced itself"
     world.domains.sent(VIFS[1])
-    assert not world.still
+    assert not world.suspended
 
 
 def test_what_a_vif_said_before_it_lost_its_domain_is_no_announcement(world: World) -> None:
@@ -140,7 +140,7 @@ def test_what_a_vif_said_before_it_lost_its_domain_is_no_announcement(world: Wor
         world.connect(3, 0, state)
         if state == 5:
             world.domains.sent(VIFS[0])
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
 
 
 def test_a_guest_that_does_not_announce_itself_is_served_after_a_moment(
@@ -151,9 +151,9 @@ def test_a_guest_that_does_not_announce_itself_is_served_after_a_moment(
     world.router(3, 4)
     world.settle()
     world.domains.tick(now[0] + domains.ANNOUNCED_S / 2)
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
     world.domains.tick(now[0] + domains.ANNOUNCED_S)
-    assert not world.still
+    assert not world.suspended
 
 
 def test_what_was_there_before_is_found(world: World) -> None:
@@ -161,27 +161,27 @@ def test_what_was_there_before_is_found(world: World) -> None:
     world.router(2, 2)
     world.vif(7, 0, "another", 2)
     world.settle()
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
     world.store.remove(f"{BACKENDS}/2")
-    world.until(lambda: not world.still)
+    world.until(lambda: not world.suspended)
 
 
 def test_a_suspended_domain_takes_nothing_until_it_is_gone(world: World) -> None:
     world.router(1, 4)
     world.settle()
-    assert not world.still
+    assert not world.suspended
     world.store.put(_order(1), "suspend")
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: world.suspended == set(VIFS))
     world.store.put(_order(1), "")  # the guest has heard it
     world.release()
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
     world.store.remove("/local/domain/1")
     world.store.remove(f"{BACKENDS}/1")
-    world.until(lambda: not world.still)
+    world.until(lambda: not world.suspended)
     # Back again one day, under another number: nothing is left of it.
     world.router(5, 4)
     world.settle()
-    assert not world.still
+    assert not world.suspended
 
 
 @pytest.mark.parametrize("order", ["poweroff", "reboot"])
@@ -190,7 +190,7 @@ def test_other_orders_are_none_of_its_business(world: World, order: str) -> None
     world.settle()
     for written in (order, ""):  # the guest empties it when it has read it
         world.order(written)
-        assert not world.still
+        assert not world.suspended
 
 
 def test_a_guest_may_obey_before_the_order_can_be_read(world: World) -> None:
@@ -200,7 +200,7 @@ def test_a_guest_may_obey_before_the_order_can_be_read(world: World) -> None:
         world.store.put(_order(1), "suspend")
         world.store.put(_order(1), "")
     world.settle()
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
 
 
 def test_an_order_that_is_read_twice_is_one(world: World, now: list[float]) -> None:
@@ -212,7 +212,7 @@ def test_an_order_that_is_read_twice_is_one(world: World, now: list[float]) -> N
     world.order("")
     now[0] += domains.RESUMED_S
     world.hear(set(VIFS))
-    assert not world.still, "the order was taken for a second one"
+    assert not world.suspended, "the order was taken for a second one"
 
 
 def test_a_domain_is_suspended_again(world: World, now: list[float]) -> None:
@@ -221,9 +221,9 @@ def test_a_domain_is_suspended_again(world: World, now: list[float]) -> None:
     world.settle()
     for written in ("suspend", "", "suspend"):
         world.order(written)
-        now[0] += domains.NOT_STOPPED_S - 1
+        now[0] += domains.NOT_SUSPENDED_S - 1
     world.hear(set(VIFS))
-    assert world.still == set(VIFS), "it had said that before it was suspended"
+    assert world.suspended == set(VIFS), "it had said that before it was suspended"
 
 
 def test_a_domain_that_was_resumed_is_heard(world: World, now: list[float]) -> None:
@@ -231,18 +231,18 @@ def test_a_domain_that_was_resumed_is_heard(world: World, now: list[float]) -> N
     world.settle()
     world.order("suspend")
     world.hear({VIFS[0]})
-    assert world.still == set(VIFS), "it had said that before it was suspended"
+    assert world.suspended == set(VIFS), "it had said that before it was suspended"
     now[0] += domains.RESUMED_S
     world.hear({VIFS[0]})
-    assert world.still == set(VIFS), "it has not even been suspended"
+    assert world.suspended == set(VIFS), "it has not even been suspended"
     world.release()
     world.hear({VIFS[0]})
-    assert world.still == set(VIFS), "it had said that before it was suspended"
+    assert world.suspended == set(VIFS), "it had said that before it was suspended"
     now[0] += domains.RESUMED_S
     world.hear({"another"})
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
     world.hear({VIFS[0]})
-    assert not world.still
+    assert not world.suspended
 
 
 def test_what_was_said_before_and_is_read_late_ends_no_suspension(
@@ -255,9 +255,9 @@ def test_what_was_said_before_and_is_read_late_ends_no_suspension(
     world.release()
     now[0] += domains.RESUMED_S
     world.domains.heard(VIFS, 1000.0)
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
     world.domains.heard(VIFS, now[0])
-    assert not world.still
+    assert not world.suspended
 
 
 def test_another_domain_that_stops_is_not_this_one(world: World, now: list[float]) -> None:
@@ -268,53 +268,53 @@ def test_another_domain_that_stops_is_not_this_one(world: World, now: list[float
     world.release()
     now[0] += domains.RESUMED_S
     world.domains.sent(VIFS[0])
-    assert not world.still, "it seems to have been resumed"
+    assert not world.suspended, "it seems to have been resumed"
     world.release()
-    assert world.still == set(VIFS)
+    assert world.suspended == set(VIFS)
     now[0] += domains.RESUMED_S
     world.domains.sent(VIFS[0])
-    now[0] += domains.NOT_STOPPED_S
+    now[0] += domains.NOT_SUSPENDED_S
     world.release()
-    assert not world.still, "that was another, long after"
+    assert not world.suspended, "that was another, long after"
 
 
 def test_a_domain_that_does_not_suspend_is_served_on(world: World, now: list[float]) -> None:
     world.router(1, 4)
     world.store.put(_order(1), "suspend")
-    world.until(lambda: world.still == set(VIFS))
-    now[0] += domains.NOT_STOPPED_S
+    world.until(lambda: world.suspended == set(VIFS))
+    now[0] += domains.NOT_SUSPENDED_S
     world.hear({VIFS[1]})
-    assert not world.still
+    assert not world.suspended
 
 
 def test_a_domain_that_connects_anew_runs(world: World) -> None:
     world.router(1, 4)
     world.store.put(_order(1), "suspend")
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: world.suspended == set(VIFS))
     for state in (5, 2, 4):
         for number in range(len(VIFS)):
             world.store.put(f"{BACKENDS}/1/{number}/state", str(state))
         world.settle()
     for vif in VIFS:
         world.domains.sent(vif)
-    assert not world.still
+    assert not world.suspended
 
 
 def test_without_xenstored_nothing_is_known_and_all_of_it_again_afterwards(world: World) -> None:
     world.router(1, 2)
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: world.suspended == set(VIFS))
     world.store.drop()
-    world.until(lambda: not world.still)
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: not world.suspended)
+    world.until(lambda: world.suspended == set(VIFS))
 
 
 def test_garbage_ends_the_connection_and_nothing_else(world: World) -> None:
     world.router(1, 2)
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: world.suspended == set(VIFS))
     with world.store.lock:
         world.store.clients[0].sock.sendall(b"\xff" * 64)
-    world.until(lambda: not world.still)
-    world.until(lambda: world.still == set(VIFS))
+    world.until(lambda: not world.suspended)
+    world.until(lambda: world.suspended == set(VIFS))
 
 
 def test_routers_come_and_go(world: World) -> None:
@@ -324,13 +324,13 @@ def test_routers_come_and_go(world: World) -> None:
         world.vif(2, number, name, 2)
     world.router(1, 4)
     world.settle()
-    assert world.still == set()
+    assert world.suspended == set()
     world.domains.known_are({*VIFS, *late, MARK})
     world.settle()
-    assert world.still == late
+    assert world.suspended == late
     world.domains.known_are({*VIFS, MARK})
     world.settle()
-    assert world.still == set()
+    assert world.suspended == set()
     with world.store.lock:
         watched = {path for path, _ in world.store.clients[0].watches}
     assert _order(2) not in watched and _order(1) in watched

@@ -19,7 +19,7 @@ def test_what_was_just_put_into_the_vif_is_held_too() -> None:
     held = Held()
     for second, frame in ((0.0, b"old"), (10.0, b"one"), (10.05, b"two")):
         held.copied(7, frame, second)
-    held.stopped(10.09)
+    held.suspended(10.09)
     held.keep(7, b"three", 10.1)
     assert taken(held, 10.2) == [(7, b"one"), (7, b"two"), (7, b"three")]
     assert (held.held, held.repeated, held.delivered, held.dropped) == (3, 2, 3, 0)
@@ -28,8 +28,8 @@ def test_what_was_just_put_into_the_vif_is_held_too() -> None:
 def test_it_is_held_once() -> None:
     held = Held()
     held.copied(7, b"one", 1.0)
-    held.stopped(1.05)
-    held.stopped(1.1)
+    held.suspended(1.05)
+    held.suspended(1.1)
     assert taken(held, 1.2) == [(7, b"one")]
 
 
@@ -37,7 +37,7 @@ def test_copies_are_bounded() -> None:
     held = Held()
     for n in range(hold.MAX_FRAMES + 10):
         held.copied(7, b"%d" % n, 1.0)
-    held.stopped(1.0)
+    held.suspended(1.0)
     frames = taken(held, 1.0)
     assert len(frames) == hold.MAX_FRAMES
     assert frames[0] == (7, b"10")
@@ -47,7 +47,7 @@ def test_room_is_bounded() -> None:
     held = Held()
     held.copied(7, bytes(hold.MAX_BYTES), 1.0)
     held.copied(7, b"too much", 1.0)
-    held.stopped(1.0)
+    held.suspended(1.0)
     assert (held.repeated, held.dropped) == (1, 0)
 
 
@@ -56,7 +56,7 @@ def test_copies_make_room_for_what_nobody_has_had() -> None:
     held = Held()
     for n in range(hold.MAX_FRAMES):
         held.copied(7, b"copy %d" % n, 1.0)
-    held.stopped(1.0)
+    held.suspended(1.0)
     for n in range(hold.MAX_FRAMES):
         assert held.keep(7, b"%d" % n, 1.01)
     assert (held.repeated, held.dropped) == (0, 0)
@@ -69,7 +69,7 @@ def test_who_announces_a_suspension_leaves_nothing_unread() -> None:
     held = Held()
     held.copied(7, b"one", 1.0)
     held.announced()
-    held.stopped(1.01)
+    held.suspended(1.01)
     assert taken(held, 1.02) == []
 
 
@@ -128,7 +128,7 @@ def test_a_full_store_is_not_gone_through_for_every_frame_that_comes(
     gone_through: list[int] = []
     remain = Held._remain
 
-    def counted(self: Held, frames: list[hold.Kept]) -> None:
+    def counted(self: Held, frames: list[hold.HeldFrame]) -> None:
         gone_through.append(len(frames))
         remain(self, frames)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xenflow.vm import xenstore_wire as xenstore
-from xenflow.vm.xenstore_wire import Message, Reader, XenstoreError
+from xenflow.vm.xenstore_wire import XenstoreError, XenstoreMessage, XenstoreReader
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=50))
 
@@ -26,15 +26,15 @@ def test_put_together_from_any_pieces(
 ) -> None:
     whole = b"".join(xenstore.request(type, id, *words) for type, id, words in messages)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)))))
-    reader = Reader()
+    reader = XenstoreReader()
     found = [
         message
         for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)
         for message in reader.feed(whole[start:end])
     ]
-    assert found == [Message(t, i, "\0".join(words)) for t, i, words in messages]
+    assert found == [XenstoreMessage(t, i, "\0".join(words)) for t, i, words in messages]
 
 
 def test_a_message_that_is_too_long() -> None:
     with pytest.raises(XenstoreError, match="65536 bytes"):
-        Reader().feed(bytes([15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]))
+        XenstoreReader().feed(bytes([15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]))

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from lab import operate, routing
-from lab.namespace import Echo, LabError
+from lab.namespace import IcmpEcho, LabError
 from lab.operate import find_node
 from lab.probe import ProbePair
 from tests.lab.live import settle, xenflow
 from tests.xen.bed import bed as whole
 from tests.xen.bed import router as guests
 from tests.xen.bed.bed import Bed
-from tests.xen.bed.dom0 import Dom0
+from tests.xen.bed.dom0 import BedDom0
 
 MOVE_LIMIT_S = 600.0
 """How long a move may take before something hangs: about twenty times what it takes."""
@@ -43,7 +43,7 @@ def where(bed: Bed, router: str = "vr1") -> list[str]:
     """The hosts whose `xl list` has a domain of that name, or one that is coming in."""
     names = (router, f"{router}--incoming", f"{router}--migratedaway")
     with ThreadPoolExecutor(len(bed.hosts)) as pool:
-        listed = pool.map(Dom0.domains, bed.hosts.values())
+        listed = pool.map(BedDom0.domains, bed.hosts.values())
         return [h for h, found in zip(bed.hosts, listed, strict=True) for n in found if n in names]
 
 
@@ -93,7 +93,7 @@ def guests_of(bed: Bed) -> list[str]:
 # --- what a Domain 0 counts ----------------------------------------------------------------------
 
 
-def vif_packets(dom0: Dom0, vifs: list[str]) -> int:
+def vif_packets(dom0: BedDom0, vifs: list[str]) -> int:
     """How many packets have passed the vifs, in both directions."""
     files = " ".join(
         f"/sys/class/net/{vif}/statistics/{way}_packets" for vif in vifs for way in ("rx", "tx")
@@ -106,13 +106,13 @@ def data_vifs(bed: Bed, router: str = "vr1") -> list[str]:
     return [i.vif for i in bed.lab.network.routers[router].interfaces]
 
 
-def switch_flows(dom0: Dom0) -> list[str]:
+def switch_flows(dom0: BedDom0) -> list[str]:
     """The switch's flows, counters and ages apart."""
     text = dom0.ask(f"ovs-ofctl --no-stats dump-flows {BRIDGE}")
     return [line.strip() for line in text.splitlines() if "actions=" in line]
 
 
-def ports(dom0: Dom0) -> set[str]:
+def ports(dom0: BedDom0) -> set[str]:
     """The names of the switch's ports."""
     return set(dom0.ask(f"ovs-vsctl list-ports {BRIDGE}").split())
 
@@ -147,7 +147,7 @@ class Pings:
     """Echo requests from a node to an address, all through a block."""
 
     def __init__(self, node: str, address: str, interval_s: float = 0.25) -> None:
-        self._echo = Echo(find_node(node).namespace)
+        self._echo = IcmpEcho(find_node(node).namespace)
         self._address, self._interval_s = address, interval_s
         self._sent: list[int] = []
         self._replies: list[tuple[int, float]] = []

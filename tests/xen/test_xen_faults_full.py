@@ -15,9 +15,9 @@ import pytest
 from lab import operate
 from lab.description import PREFIX
 from lab.namespace import ip
-from tests.lab.live import Running, settle, xenflow
+from tests.lab.live import RunningCommand, settle, xenflow
 from tests.xen.bed.bed import Bed
-from tests.xen.bed.dom0 import Dom0
+from tests.xen.bed.dom0 import BedDom0
 from tests.xen.bed_live import (
     MOVE_LIMIT_S,
     bring_home,
@@ -58,7 +58,7 @@ def home(bed: Bed) -> Iterator[str]:
 # --- looking on ----------------------------------------------------------------------------------
 
 
-def state(dom0: Dom0, domain: str) -> str:
+def state(dom0: BedDom0, domain: str) -> str:
     """A domain's state as `xl list` shows it, "" where it is not there."""
     for line in dom0.ask("xl list").splitlines()[1:]:
         if line.split()[0] == domain:
@@ -66,12 +66,12 @@ def state(dom0: Dom0, domain: str) -> str:
     return ""
 
 
-def receives(dom0: Dom0) -> bool:
+def receives(dom0: BedDom0) -> bool:
     """Whether a domain's memory is coming in."""
     return dom0.run("pgrep -f 'libxl-save-helpe[r]'", check=False).returncode == 0
 
 
-def await_stage(bed: Bed, move: Running, stage: str) -> None:
+def await_stage(bed: Bed, move: RunningCommand, stage: str) -> None:
     """Until a migration from host-a to host-b is in a stage."""
     move.await_text(TITLES[stage], MOVE_LIMIT_S)
     if stage == "copying":
@@ -85,7 +85,7 @@ def ends_on(stage: str) -> str:
     return "host-a" if stage in BEFORE_COMMIT else "host-b"
 
 
-def kill(dom0: Dom0, pattern: str) -> None:
+def kill(dom0: BedDom0, pattern: str) -> None:
     """End processes of an emulated host without warning; there must be one."""
     killed = dom0.ask(
         f"for p in $(pgrep -f '{pattern}'); do"
@@ -134,7 +134,7 @@ def recover(bed: Bed) -> None:
 
 @pytest.mark.parametrize("stage", ["copying", "suspended"])
 def test_receiver_killed(bed: Bed, home: str, stage: str, figure: Figure) -> None:
-    with Running("migrate", "vr1", "host-b") as move:
+    with RunningCommand("migrate", "vr1", "host-b") as move:
         await_stage(bed, move, stage)
         kill(bed.hosts["host-b"], "^([^ ]*/)?(xl migrate-receive|libxl-save-helper)")
         status = move.end(MOVE_LIMIT_S)
@@ -149,7 +149,7 @@ def test_receiver_killed(bed: Bed, home: str, stage: str, figure: Figure) -> Non
 
 @pytest.mark.parametrize("stage", list(TITLES))
 def test_migrate_killed_then_recovered(bed: Bed, home: str, stage: str, figure: Figure) -> None:
-    with Running("migrate", "vr1", "host-b") as move:
+    with RunningCommand("migrate", "vr1", "host-b") as move:
         await_stage(bed, move, stage)
         move.send(signal.SIGKILL)
         move.end(60)
@@ -165,7 +165,7 @@ def test_migrate_killed_then_recovered(bed: Bed, home: str, stage: str, figure: 
 @pytest.mark.parametrize("host", ["host-a", "host-b"])
 @pytest.mark.parametrize("stage", list(TITLES))
 def test_controller_killed(bed: Bed, home: str, host: str, stage: str, figure: Figure) -> None:
-    with Running("migrate", "vr1", "host-b") as move:
+    with RunningCommand("migrate", "vr1", "host-b") as move:
         await_stage(bed, move, stage)
         kill_controller(bed, host)
         status = move.end(MOVE_LIMIT_S)
@@ -182,7 +182,7 @@ def test_controller_killed(bed: Bed, home: str, host: str, stage: str, figure: F
 @pytest.mark.parametrize("stage", ["copying", "suspended"])
 def test_network_cut(bed: Bed, home: str, stage: str, figure: Figure) -> None:
     namespace = PREFIX + "host-b"
-    with Running("migrate", "vr1", "host-b") as move:
+    with RunningCommand("migrate", "vr1", "host-b") as move:
         await_stage(bed, move, stage)
         ip(["link set mgmt0 down"], namespace)
         try:

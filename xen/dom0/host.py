@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from xenflow import this_controller
 from xenflow.model import control_link
-from xenflow.model.network import Datapath, Kind, Network, NetworkError
+from xenflow.model.network import Datapath, DatapathKind, Network, NetworkError
 from xenflow.store.network_file import load
 
 BRIDGE = "xenflow0"
@@ -38,7 +38,7 @@ def datapath(network: Network, controller: str) -> Datapath:
 
     Raises NetworkError unless there is exactly one.
     """
-    found = [d for d in network.datapaths_of(controller) if d.kind is Kind.HOST]
+    found = [d for d in network.datapaths_of(controller) if d.kind is DatapathKind.HOST]
     if len(found) != 1:
         names = ", ".join(d.name for d in found) or "none"
         raise NetworkError(f"controller {controller}: expected one host, found {names}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from lab.own_folder import NotOurFolderError, take
 from xen.image import bzimage, debian
 from xen.image.cpio import Archive
-from xen.image.debian import BuildError, Tree, run
+from xen.image.debian import BuildError, UnpackedPackages, run
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = Path(__file__).resolve().parent / "guest"
@@ -156,16 +156,16 @@ class Builder:
         shutil.rmtree(self._work)
         self._say(f"{KERNEL}: {len(kernel) >> 10} KiB, {INITRD}: {len(initrd) >> 10} KiB")
 
-    def _unpacked(self) -> Tree:
+    def _unpacked(self) -> UnpackedPackages:
         packages = debian.closure([*IN_ROUTER, *FOR_BUILDING], WITHOUT)
         packages.append(debian.kernel_package(KERNEL_META))
         self._say(f"{len(packages)} Debian packages")
         files = debian.download(packages, self._debs)
-        tree = Tree(self._work / "tree")
+        tree = UnpackedPackages(self._work / "tree")
         debian.unpack(files, tree.root)
         return tree
 
-    def _kernel(self, tree: Tree) -> bytes:
+    def _kernel(self, tree: UnpackedPackages) -> bytes:
         (image,) = (tree.root / "boot").glob("vmlinuz-*")
 
         def lz4(packed: bytes) -> bytes:
@@ -184,7 +184,7 @@ class Builder:
 
     # the root file system
 
-    def _root(self, tree: Tree) -> Path:
+    def _root(self, tree: UnpackedPackages) -> Path:
         root = self._work / "root"
         for name in ("dev", "proc", "sys", "run", "etc", "bin", "sbin", "usr/lib", "lib/modules"):
             (root / name).mkdir(parents=True)
@@ -206,14 +206,14 @@ class Builder:
         self._libraries(tree, root)
         return root
 
-    def _busybox(self, tree: Tree, root: Path) -> None:
+    def _busybox(self, tree: UnpackedPackages, root: Path) -> None:
         _program(tree.root / "bin/busybox", root / "bin/busybox")
         for applet in run(root / "bin/busybox", "--list-full").split():
             place = root / applet.removeprefix("usr/")
             if place.parent.name in ("bin", "sbin") and not place.exists():
                 place.symlink_to("/bin/busybox")
 
-    def _python(self, tree: Tree, root: Path) -> None:
+    def _python(self, tree: UnpackedPackages, root: Path) -> None:
         found = (tree.root / "usr/bin").glob("python3.*")
         (python,) = (path for path in found if re.fullmatch(r"python3\.\d+", path.name))
         shutil.copy2(python, root / "bin/python3")
@@ -248,7 +248,7 @@ class Builder:
         for source in (*library.rglob("*.py"), *own.rglob("*.py")):
             source.unlink()
 
-    def _libraries(self, tree: Tree, root: Path) -> None:
+    def _libraries(self, tree: UnpackedPackages, root: Path) -> None:
         programs = [root / "bin" / name for name in ("python3", *PROGRAMS)]
         needed: set[Path] = set()
         for program in (*programs, *root.rglob("*.so")):
@@ -263,7 +263,7 @@ class Builder:
 
     # what the kernel unpacks
 
-    def _initrd(self, tree: Tree, root: Path) -> bytes:
+    def _initrd(self, tree: UnpackedPackages, root: Path) -> bytes:
         packed = self._work / "root.squashfs"
         run(
             *tree.command(tree.root / "usr/bin/mksquashfs"),

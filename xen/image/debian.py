@@ -86,7 +86,7 @@ def unpack(files: Iterable[Path], into: Path) -> None:
         run("dpkg-deb", "--extract", file, into)
 
 
-class Tree:
+class UnpackedPackages:
     """Unpacked packages whose programs can be run where they are, by their own loader."""
 
     def __init__(self, root: Path) -> None:

@@ -23,13 +23,13 @@ from xenflow.control.asking import Asking
 from xenflow.control.guarded import Guarded
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
-from xenflow.control.mirror import Mirrors
+from xenflow.control.mirror import RouteMirrors
 from xenflow.control.router_sockets import RouterSockets
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.zmq_pump import Pump
-from xenflow.model.difference import Difference
+from xenflow.model.difference import NetworkDifference
 from xenflow.model.management import MAX_IMPORT
-from xenflow.model.network import Kind, Network, NetworkError, Pipeline
+from xenflow.model.network import DatapathKind, Network, NetworkError, Pipeline
 from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.switch.clock import Clock
@@ -68,7 +68,7 @@ class Component:
         self._read = read
         self.context: zmq.Context[Any] = zmq.Context()
         leases = Leases()
-        self.mirrors = Mirrors(self.context)
+        self.mirrors = RouteMirrors(self.context)
         self.table = RuleTable(
             network,
             controller,
@@ -108,13 +108,13 @@ class Component:
     @staticmethod
     def _announce(switch: Switch) -> None:
         datapath = switch.datapath
-        if datapath.kind is Kind.HOST and not datapath.nicira:
+        if datapath.kind is DatapathKind.HOST and not datapath.nicira:
             log.warning(
                 "%s: a plain OpenFlow 1.0 switch cannot touch TTLs: packets it routes keep theirs, "
                 "and traceroute does not show this router",
                 datapath.name,
             )
-        if datapath.kind is Kind.HOST and datapath.pipeline is Pipeline.REACTIVE:
+        if datapath.kind is DatapathKind.HOST and datapath.pipeline is Pipeline.REACTIVE:
             log.info("%s: reactive: the first packet of each flow comes here", datapath.name)
 
     def _listen(self, address: str) -> Pump:
@@ -140,7 +140,7 @@ class Component:
     def _make_domains(self, xenstore: str) -> Domains | None:
         if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             return None
-        return Domains(xenstore, self._vifs(), self.table.packets.vifs_are_still)
+        return Domains(xenstore, self._vifs(), self.table.packets.vifs_are_suspended)
 
     def _vifs(self) -> set[str]:
         routers = self.table.network.routers.values()
@@ -285,7 +285,7 @@ class Component:
         if takes and not took:
             self.table.packets.port_appeared(switch, name)
         elif took and not takes:
-            self.table.packets.port_stopped(switch, name)
+            self.table.packets.port_suspended(switch, name)
 
     # --- routers ----------------------------------------------------------------------------------
 
@@ -331,7 +331,7 @@ class Component:
 
     # --- the network file ------------------------------------------------------------------------
 
-    def _reload(self, only_look: bool) -> tuple[Network, Difference]:
+    def _reload(self, only_look: bool) -> tuple[Network, NetworkDifference]:
         """Read the network file anew, and let the network be what it says; or only say what that
         would change.  Raises NetworkError, nothing being changed."""
         network = self._read()

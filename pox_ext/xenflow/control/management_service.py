@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xenflow.control.leases import Leases, LockedError
-from xenflow.control.mirror import Mirrors
+from xenflow.control.mirror import RouteMirrors
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.trace import trace
 from xenflow.model import management as mg
-from xenflow.model.difference import Difference
+from xenflow.model.difference import NetworkDifference
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import Link, Network, NetworkError, Router
 from xenflow.model.placement import Placement, StaleVersionError, to_json
@@ -103,8 +103,8 @@ class ManagementService:
         table: RuleTable,
         leases: Leases,
         core_name: str,
-        mirrors: Mirrors,
-        reload: Callable[[bool], tuple[Network, Difference]],
+        mirrors: RouteMirrors,
+        reload: Callable[[bool], tuple[Network, NetworkDifference]],
     ) -> None:
         self.table = table
         self._reload = reload
@@ -605,7 +605,7 @@ class ManagementService:
     def suspending(self, arguments: dict[str, Any], reply: Reply) -> Result:
         switch = self._switch(arguments["datapath"])
         router = self._router(arguments["router"])
-        self.table.packets.announced(switch, router, arguments["still"], reply.done)
+        self.table.packets.announced(switch, router, arguments["suspended"], reply.done)
         return None
 
     # --- one migration at a time ------------------------------------------------------------------

@@ -40,7 +40,7 @@ MAX_QUEUED = 10_000
 """Octets and messages that wait; beyond, a snapshot takes their place."""
 
 
-class Mirror:
+class RouteMirror:
     """One router's messages to one controller."""
 
     def __init__(
@@ -154,12 +154,12 @@ class Mirror:
         self._again_at = time.monotonic() + after_s
 
 
-class Mirrors:
+class RouteMirrors:
     """All mirrors of this controller."""
 
     def __init__(self, context: zmq.Context[Any]) -> None:
         self._context = context
-        self._mirrors: dict[tuple[str, str], Mirror] = {}
+        self._mirrors: dict[tuple[str, str], RouteMirror] = {}
 
     def start(self, router: str, to: str, state: Callable[[str], RouterState | None]) -> None:
         """Begin, or send everything again where it runs already; `state` gives what is known."""
@@ -167,7 +167,7 @@ class Mirrors:
         if key in self._mirrors:
             self._mirrors[key].send_snapshot()
         else:
-            self._mirrors[key] = Mirror(self._context, router, to, state)
+            self._mirrors[key] = RouteMirror(self._context, router, to, state)
 
     def stop(self, router: str, to: str) -> None:
         """End it; nothing happens where there is none."""

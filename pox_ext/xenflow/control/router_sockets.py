@@ -98,7 +98,7 @@ class _Peer:
         self._listener = listener
         self._sock = sock
         self._since = self._said_at = self.heard_at
-        self._zmtp = zmtp.Connection(b"ROUTER", MAX_BYTES, MAX_FRAMES)
+        self._zmtp = zmtp.ZmtpConnection(b"ROUTER", MAX_BYTES, MAX_FRAMES)
         self._unsent = bytearray(self._zmtp.opening)
         self.closed = False
         listener.living += 1

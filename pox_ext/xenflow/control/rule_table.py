@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from xenflow.control.guarded import Guarded
-from xenflow.model.difference import Difference, compare, refusals
+from xenflow.model.difference import NetworkDifference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, StaleVersionError, at_home
 from xenflow.openflow.parse import PacketIn
 from xenflow.plan.migration import told
 from xenflow.plan.search import Search, newest
-from xenflow.routes.feed import Feed, Outcome, Phase
+from xenflow.routes.feed import Feed, FeedOutcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
-from xenflow.store.state_file import Kept, StateError, StateFile
+from xenflow.store.state_file import StateError, StateFile, StoredState
 from xenflow.switch.aside import THROUGH_VM
 from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done, Proof
-from xenflow.switch.refused import Refused
+from xenflow.switch.refused import RefusedFrames
 from xenflow.switch.switch import Switch
 from xenflow.switch.wanted import VIEW
 from xenflow.tables.pipeline import owners_of
@@ -107,10 +107,10 @@ class RuleTable:
             switch.rules.restore(kept.rules.get(datapath.name, []))
             self.switches[datapath.name] = switch
         self.packets = VmPackets(network, self.switches, migrating, spoke)
-        self._refused = Refused(network, self.switches)
+        self._refused = RefusedFrames(network, self.switches)
         self._guarded = Guarded()
 
-    def _begin_search(self, kept: Kept) -> Search | None:
+    def _begin_search(self, kept: StoredState) -> Search | None:
         """What is not known, is asked of the other controllers."""
         others, now = set(self.others), self.clock.now()
         if kept.trouble:
@@ -141,7 +141,7 @@ class RuleTable:
 
     # --- the network changes ----------------------------------------------------------------------
 
-    def change(self, network: Network, only_look: bool = False) -> Difference:
+    def change(self, network: Network, only_look: bool = False) -> NetworkDifference:
         """Let the network be another one; returns what has changed, or would (`only_look`).
 
         Who has not changed forwards on as before.  Raises NetworkError with each reason on a line,
@@ -155,7 +155,7 @@ class RuleTable:
             self._follow(network, found)
         return found
 
-    def _in_use(self, network: Network, found: Difference) -> Iterator[str]:
+    def _in_use(self, network: Network, found: NetworkDifference) -> Iterator[str]:
         if self.controller not in network.controllers:
             yield f"controllers.{self.controller}: it runs: stop it, and it may go"
         for router in sorted(found.dirty_routers & self.network.routers.keys()):
@@ -174,7 +174,7 @@ class RuleTable:
             for router in sorted(there):
                 yield f"datapaths.{host}: {router} is there: migrate it first"
 
-    def _follow(self, network: Network, found: Difference) -> None:
+    def _follow(self, network: Network, found: NetworkDifference) -> None:
         self.network = network
         self.others = self._others()
         if self._search is not None:
@@ -242,7 +242,7 @@ class RuleTable:
 
     # --- routes -----------------------------------------------------------------------------------
 
-    def told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> Outcome:
+    def told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> FeedOutcome:
         """A route message came, from the router's own link (`local`) or from a mirror.
 
         Where dealing with it raises, a snapshot will be asked for, and what the switches hold of
@@ -257,7 +257,7 @@ class RuleTable:
                 switch.doubt(router, error)
             raise
 
-    def _told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> Outcome:
+    def _told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> FeedOutcome:
         feed = self.feeds[router]
         outcome = feed.receive(frames, self.clock.now(), source)
         if outcome.error is not None:

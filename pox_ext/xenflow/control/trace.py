@@ -302,7 +302,7 @@ class _Trace:
         return tables
 
     def _outputs(
-        self, tables: simulate.Tables, in_port: int, verdict: simulate.Verdict
+        self, tables: simulate.Tables, in_port: int, verdict: simulate.Fate
     ) -> Iterator[dict[str, Any]]:
         self.steps += map(self._step, verdict.trace)
         packet_ins = iter(verdict.packet_ins)
@@ -314,7 +314,7 @@ class _Trace:
             elif isinstance(where, int):
                 yield self._leaves(where, frame)
 
-    def _step(self, step: simulate.Step) -> dict[str, Any]:
+    def _step(self, step: simulate.Lookup) -> dict[str, Any]:
         number = step.table
         known = number < len(layout.TABLE_NAMES)
         found = {
@@ -408,7 +408,7 @@ class _Trace:
             return
         messages = wire.split(answer)[0]
         for message in messages:
-            if message[1] != wire.Type.PACKET_OUT:
+            if message[1] != wire.MessageType.PACKET_OUT:
                 continue
             length = int.from_bytes(message[14:16], "big")
             actions, sent = parse_actions(message, 16, length), message[16 + length :]

@@ -2,7 +2,7 @@
 
 The Rule Table speaks it to virtual routers itself, because of what libzmq cannot do: read no more
 from a connection for a while (zeromq/libzmq issues 4364 and 4841), and bound a message of many
-frames.  What a router says stays in its own kernel until there is room here, and a `Connection`
+frames.  What a router says stays in its own kernel until there is room here, and a `ZmtpConnection`
 keeps no more than one message and one piece of input.
 
 Source: rfc.zeromq.org/spec/37 (ZMTP 3.1).  Called by `router_sockets`.
@@ -55,7 +55,7 @@ PONG = frame(b"\4PONG", command=True)
 """Without a PING before it: libzmq takes whatever comes as a sign of life (4.3.5, tried)."""
 
 
-class Connection:
+class ZmtpConnection:
     """What one peer sends; `opening` is what it must be told first.
 
     max_bytes    octets in one message, all frames together

@@ -37,7 +37,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class NetworkDifference:
     """What is not the same in two networks, and which owners of flows that concerns.
 
     dirty_links, dirty_routers  whose flows may be others, or no more: a link's where it lies
@@ -78,7 +78,7 @@ class Difference:
             yield kind, getattr(self, kind)
 
 
-def compare(before: Network, after: Network) -> Difference:
+def compare(before: Network, after: Network) -> NetworkDifference:
     """What differs."""
     links = _changed(before.links, after.links)
     routers = _changed(before.routers, after.routers)
@@ -91,7 +91,7 @@ def compare(before: Network, after: Network) -> Difference:
     dirty_routers = set(routers.names)
     for network in (before, after):
         dirty_routers |= {r.name for name in dirty_links for r, _ in network.members(name)}
-    return Difference(
+    return NetworkDifference(
         _changed(before.controllers, after.controllers),
         _changed(before.datapaths, after.datapaths),
         _changed(before.cables, after.cables),

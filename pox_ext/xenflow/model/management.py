@@ -366,7 +366,7 @@ VERBS: dict[str, Verb] = {
         }
     ),
     "suspending": Verb(
-        {"router": _ROUTER, "datapath": _DATAPATH, "still": Argument(BOOLEAN, needed=True)}
+        {"router": _ROUTER, "datapath": _DATAPATH, "suspended": Argument(BOOLEAN, needed=True)}
     ),
     "attached": Verb(
         {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(seconds(600), default=10.0)}

@@ -30,7 +30,7 @@ class NetworkError(ValueError):
     """The operator's description or request does not fit the network; nothing was changed."""
 
 
-class Kind(Enum):
+class DatapathKind(Enum):
     """What a datapath can do."""
 
     HOST = "host"
@@ -66,7 +66,7 @@ class Datapath:
     """
 
     name: str
-    kind: Kind
+    kind: DatapathKind
     dpid: int
     controller: str
     pipeline: Pipeline = Pipeline.PROACTIVE
@@ -321,7 +321,7 @@ class Network:
     @cached_property
     def hosts(self) -> dict[str, Datapath]:
         """The datapaths that may carry routers."""
-        return {n: d for n, d in self.datapaths.items() if d.kind is Kind.HOST}
+        return {n: d for n, d in self.datapaths.items() if d.kind is DatapathKind.HOST}
 
     @cached_property
     def cables_of(self) -> dict[str, tuple[Cable, ...]]:

@@ -27,8 +27,8 @@ from xenflow.openflow.wire import (
     NXT_SET_FLOW_FORMAT,
     NXT_SET_PACKET_IN_FORMAT,
     VERSION,
-    Command,
-    Type,
+    FlowModCommand,
+    MessageType,
     message,
     vendor,
 )
@@ -45,37 +45,37 @@ BY_ACTION = 1
 
 def hello(xid: int = 0) -> bytes:
     """OFPT_HELLO (5.5.1), offering version 1.0."""
-    return message(Type.HELLO, xid=xid)
+    return message(MessageType.HELLO, xid=xid)
 
 
 def echo_request(data: bytes = b"", xid: int = 0) -> bytes:
     """OFPT_ECHO_REQUEST (5.5.2)."""
-    return message(Type.ECHO_REQUEST, data, xid)
+    return message(MessageType.ECHO_REQUEST, data, xid)
 
 
 def echo_reply(data: bytes = b"", xid: int = 0) -> bytes:
     """OFPT_ECHO_REPLY (5.5.3): `data` and `xid` are the request's."""
-    return message(Type.ECHO_REPLY, data, xid)
+    return message(MessageType.ECHO_REPLY, data, xid)
 
 
 def features_request(xid: int = 0) -> bytes:
     """OFPT_FEATURES_REQUEST (5.3.1)."""
-    return message(Type.FEATURES_REQUEST, xid=xid)
+    return message(MessageType.FEATURES_REQUEST, xid=xid)
 
 
 def get_config_request(xid: int = 0) -> bytes:
     """OFPT_GET_CONFIG_REQUEST (5.3.2)."""
-    return message(Type.GET_CONFIG_REQUEST, xid=xid)
+    return message(MessageType.GET_CONFIG_REQUEST, xid=xid)
 
 
 def set_config(miss_send_len: int = 0xFFFF, flags: int = 0, xid: int = 0) -> bytes:
     """OFPT_SET_CONFIG (5.3.2): bytes of a missed packet to send; flags 0 leaves fragments be."""
-    return message(Type.SET_CONFIG, struct.pack("!HH", flags, miss_send_len), xid)
+    return message(MessageType.SET_CONFIG, struct.pack("!HH", flags, miss_send_len), xid)
 
 
 def barrier_request(xid: int) -> bytes:
     """OFPT_BARRIER_REQUEST (5.3.7)."""
-    return message(Type.BARRIER_REQUEST, xid=xid)
+    return message(MessageType.BARRIER_REQUEST, xid=xid)
 
 
 def packet_out(
@@ -90,7 +90,9 @@ def packet_out(
     length = 16 + len(packed) + len(data)
     if length > 0xFFFF:
         raise FlowError(f"packet_out: a frame of {len(data)} bytes does not fit in a message")
-    head = PACKET_OUT.pack(VERSION, Type.PACKET_OUT, length, xid, NO_BUFFER, in_port, len(packed))
+    head = PACKET_OUT.pack(
+        VERSION, MessageType.PACKET_OUT, length, xid, NO_BUFFER, in_port, len(packed)
+    )
     return head + packed + data
 
 
@@ -106,7 +108,7 @@ def packet_in(
     it), or its beginning."""
     total = len(data) if total_len is None else total_len
     head = struct.pack("!IHHBx", buffer_id, total, in_port, reason)
-    return message(Type.PACKET_IN, head + data, xid)
+    return message(MessageType.PACKET_IN, head + data, xid)
 
 
 def nx_packet_in(
@@ -139,7 +141,7 @@ def set_packet_in_format_nxm(xid: int = 0) -> bytes:
     return vendor(NXT_SET_PACKET_IN_FORMAT, struct.pack("!I", 1), xid)
 
 
-def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
+def flow_mod(flow: Flow, command: FlowModCommand = FlowModCommand.ADD, xid: int = 0) -> bytes:
     """NXT_FLOW_MOD; the switch must have seen enable_table_id().
 
     A deletion carries no actions.  Raises FlowError where the message would exceed 65,535 bytes;
@@ -147,12 +149,15 @@ def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
     flow that writes ARP fields without matching arp_op: Open vSwitch's userspace datapath would
     write beyond the end of a truncated frame, and a guest could end the switch.
     """
-    if flow.cookie == _KEEP_COOKIE and command in (Command.MODIFY, Command.MODIFY_STRICT):
+    if flow.cookie == _KEEP_COOKIE and command in (
+        FlowModCommand.MODIFY,
+        FlowModCommand.MODIFY_STRICT,
+    ):
         raise FlowError(f"cookie: {flow.cookie:#x} in a modification leaves the cookie as it is")
     packed = pack_match(flow.match)
     match_len = len(packed)
     packed += bytes(-match_len % 8)
-    if command < Command.DELETE:
+    if command < FlowModCommand.DELETE:
         _refuse_arp_overflow(flow)
         packed += pack_actions(flow.actions)
     length = 48 + len(packed)
@@ -160,7 +165,7 @@ def flow_mod(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
         raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
     head = NX_FLOW_MOD.pack(
         VERSION,
-        Type.VENDOR,
+        MessageType.VENDOR,
         length,
         xid,
         NX_VENDOR,
@@ -205,13 +210,13 @@ def delete_matching(table: int, what: Match, cookie: int, mask: int, xid: int = 
     packed += bytes(-match_len % 8)
     head = NX_FLOW_MOD.pack(
         VERSION,
-        Type.VENDOR,
+        MessageType.VENDOR,
         48 + len(packed),
         xid,
         NX_VENDOR,
         NXT_FLOW_MOD,
         0,
-        table << 8 | Command.DELETE,
+        table << 8 | FlowModCommand.DELETE,
         0,
         0,
         0,
@@ -223,7 +228,7 @@ def delete_matching(table: int, what: Match, cookie: int, mask: int, xid: int = 
     return head + packed
 
 
-def flow_mod_of10(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> bytes:
+def flow_mod_of10(flow: Flow, command: FlowModCommand = FlowModCommand.ADD, xid: int = 0) -> bytes:
     """OFPT_FLOW_MOD (5.3.3), for a switch that knows OpenFlow 1.0 alone.
 
     Raises FlowError for another table than 0, a match beyond the twelve fields, or an action
@@ -232,7 +237,7 @@ def flow_mod_of10(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> b
     if flow.table:
         raise FlowError(f"table: OpenFlow 1.0 flows go into table 0, not {flow.table}")
     packed = b""
-    if command < Command.DELETE:
+    if command < FlowModCommand.DELETE:
         for action in flow.actions:
             if action[0] not in OPENFLOW10_ACTIONS:
                 raise FlowError(f"{fl.action_text(action)}: OpenFlow 1.0 has no such action")
@@ -240,7 +245,7 @@ def flow_mod_of10(flow: Flow, command: Command = Command.ADD, xid: int = 0) -> b
     return flow_mod10(flow, command, packed, xid)
 
 
-def flow_mod10(flow: Flow, command: Command, actions: bytes, xid: int) -> bytes:
+def flow_mod10(flow: Flow, command: FlowModCommand, actions: bytes, xid: int) -> bytes:
     tail = _FLOW_MOD_TAIL.pack(
         flow.cookie,
         command,
@@ -253,4 +258,4 @@ def flow_mod10(flow: Flow, command: Command, actions: bytes, xid: int) -> bytes:
     )
     if MATCH10_LEN + 32 + len(actions) > 0xFFFF:
         raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
-    return message(Type.FLOW_MOD, pack_match10(flow.match) + tail + actions, xid)
+    return message(MessageType.FLOW_MOD, pack_match10(flow.match) + tail + actions, xid)

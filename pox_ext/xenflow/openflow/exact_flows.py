@@ -11,7 +11,7 @@ from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow.build import PACKET_OUT, flow_mod, flow_mod10, packet_out
 from xenflow.openflow.flow import Flow, FlowError, Match
-from xenflow.openflow.wire import NO_BUFFER, Command
+from xenflow.openflow.wire import NO_BUFFER, FlowModCommand
 
 
 def exact_match(frame: bytes, in_port: int) -> Match:
@@ -77,7 +77,7 @@ class PlainExactFlowPacker:
         return self._flow_mod(flow, actions) + packet_out(frame, actions, in_port)
 
     def _flow_mod(self, flow: Flow, actions: bytes) -> bytes:
-        return flow_mod10(flow, Command.ADD, actions, 0)
+        return flow_mod10(flow, FlowModCommand.ADD, actions, 0)
 
 
 class ExactFlowPacker(PlainExactFlowPacker):

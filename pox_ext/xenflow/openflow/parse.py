@@ -37,8 +37,8 @@ from xenflow.openflow.wire import (
     NXT_FLOW_REMOVED,
     NXT_PACKET_IN,
     VERSION,
+    MessageType,
     Other,
-    Type,
     WireError,
     flow_of,
     string,
@@ -180,7 +180,7 @@ _NX_PACKET_IN = struct.Struct("!4xI8xIHB9xH6x")
 _NX_MATCH_AT = _NX_PACKET_IN.size
 _NX_PACKET_IN_IS = struct.pack("!II", NX_VENDOR, NXT_PACKET_IN)
 _IN_PORT_IS = pack_match(match(in_port=1))[:4]
-_OFPT_PACKET_IN, _OFPT_VENDOR = Type.PACKET_IN.value, Type.VENDOR.value
+_OFPT_PACKET_IN, _OFPT_VENDOR = MessageType.PACKET_IN.value, MessageType.VENDOR.value
 _FLOW_REMOVED10_TAIL = struct.Struct("!QHBxIIH2xQQ")
 _NX_FLOW_REMOVED = struct.Struct("!QHBBIIHHQQ")
 _PORT = struct.Struct("!H6s16sIIIIII")
@@ -198,7 +198,7 @@ def message(data: bytes) -> Message:
     version, kind, length, xid = HEADER.unpack_from(data)
     if length != len(data):
         raise WireError(f"message: header says {length} bytes, {len(data)} given")
-    if kind == Type.HELLO:
+    if kind == MessageType.HELLO:
         return Hello(xid, version)
     if version != VERSION:
         raise WireError(f"message: version {version}, not {VERSION} (OpenFlow 1.0)")
@@ -207,7 +207,7 @@ def message(data: bytes) -> Message:
         return Other(xid, kind, data[HEADER_LEN:])
     least, read = reader
     if length < least:
-        raise WireError(f"{Type(kind).name}: {length} bytes, at least {least} needed")
+        raise WireError(f"{MessageType(kind).name}: {length} bytes, at least {least} needed")
     return read(data, xid)
 
 
@@ -286,7 +286,7 @@ def flow_mod(data: bytes) -> Flow:
         flags,
         match_len,
     ) = NX_FLOW_MOD.unpack_from(data)
-    if (version, kind, vendor, subtype) != (VERSION, Type.VENDOR, NX_VENDOR, NXT_FLOW_MOD):
+    if (version, kind, vendor, subtype) != (VERSION, MessageType.VENDOR, NX_VENDOR, NXT_FLOW_MOD):
         raise WireError(f"NXT_FLOW_MOD: version {version}, type {kind}, {vendor:#x}, {subtype}")
     if length != len(data):
         raise WireError(f"NXT_FLOW_MOD: header says {length} bytes, {len(data)} given")
@@ -299,7 +299,10 @@ def flow_mod(data: bytes) -> Flow:
     return replace(flow, flags=flags)
 
 
-_COOKIE_AT: dict[tuple[int, int], int] = {(Type.VENDOR, NXT_FLOW_MOD): 16, (Type.FLOW_MOD, 0): 48}
+_COOKIE_AT: dict[tuple[int, int], int] = {
+    (MessageType.VENDOR, NXT_FLOW_MOD): 16,
+    (MessageType.FLOW_MOD, 0): 48,
+}
 """Where the cookie is in an NXT_FLOW_MOD (nicira-ext.h) and in an OFPT_FLOW_MOD (5.3.3)."""
 
 
@@ -308,7 +311,7 @@ def cookie_of(data: bytes) -> int:
     0 where it is something else, or too little of it."""
     if len(data) < 16:
         return 0
-    vendor = data[1] == Type.VENDOR
+    vendor = data[1] == MessageType.VENDOR
     (subtype,) = struct.unpack_from("!I", data, 12) if vendor else (0,)
     at = _COOKIE_AT.get((data[1], subtype))
     if at is None or len(data) < at + 8:
@@ -377,7 +380,7 @@ def _read_vendor(data: bytes, xid: int) -> Message:
         return _nx_packet_in(data)
     vendor, subtype = struct.unpack_from("!II", data, 8)
     if vendor != NX_VENDOR or subtype != NXT_FLOW_REMOVED:
-        return Other(xid, Type.VENDOR, data[8:])
+        return Other(xid, MessageType.VENDOR, data[8:])
     if len(data) < 16 + _NX_FLOW_REMOVED.size:
         raise WireError(f"NXT_FLOW_REMOVED: {len(data)} bytes, at least 56 needed")
     fields = _NX_FLOW_REMOVED.unpack_from(data, 16)
@@ -388,15 +391,15 @@ def _read_vendor(data: bytes, xid: int) -> Message:
 
 
 _READERS: dict[int, tuple[int, Callable[[bytes, int], Message]]] = {
-    Type.ERROR: (12, _read_error),
-    Type.ECHO_REQUEST: (8, _read_echo_request),
-    Type.ECHO_REPLY: (8, _read_echo_reply),
-    Type.VENDOR: (16, _read_vendor),
-    Type.FEATURES_REPLY: (32, _read_features),
-    Type.GET_CONFIG_REPLY: (12, _read_config),
-    Type.PACKET_IN: (18, _read_packet_in),
-    Type.FLOW_REMOVED: (88, _read_flow_removed),
-    Type.PORT_STATUS: (64, _read_port_status),
-    Type.STATS_REPLY: (12, read_stats),
-    Type.BARRIER_REPLY: (8, _read_barrier_reply),
+    MessageType.ERROR: (12, _read_error),
+    MessageType.ECHO_REQUEST: (8, _read_echo_request),
+    MessageType.ECHO_REPLY: (8, _read_echo_reply),
+    MessageType.VENDOR: (16, _read_vendor),
+    MessageType.FEATURES_REPLY: (32, _read_features),
+    MessageType.GET_CONFIG_REPLY: (12, _read_config),
+    MessageType.PACKET_IN: (18, _read_packet_in),
+    MessageType.FLOW_REMOVED: (88, _read_flow_removed),
+    MessageType.PORT_STATUS: (64, _read_port_status),
+    MessageType.STATS_REPLY: (12, read_stats),
+    MessageType.BARRIER_REPLY: (8, _read_barrier_reply),
 }

@@ -27,8 +27,8 @@ from xenflow.openflow.wire import (
     NX_VENDOR,
     STATS_VENDOR,
     VERSION,
+    MessageType,
     Other,
-    Type,
     WireError,
     flow_of,
     stats_request,
@@ -145,7 +145,7 @@ def _nx_stats_request(
     packed += bytes(-match_len % 8)
     head = _NX_STATS_REQUEST.pack(
         VERSION,
-        Type.STATS_REQUEST,
+        MessageType.STATS_REQUEST,
         32 + len(packed),
         xid,
         STATS_VENDOR,
@@ -210,7 +210,7 @@ def read_stats(data: bytes, xid: int) -> StatsReply | monitor.FlowUpdates | Othe
         if vendor == NX_VENDOR and subtype == monitor.NXST_FLOW_MONITOR:
             return monitor.updates(data, xid)
         if vendor != NX_VENDOR or subtype not in (_NXST_FLOW, _NXST_AGGREGATE):
-            return Other(xid, Type.STATS_REPLY, data[8:])
+            return Other(xid, MessageType.STATS_REPLY, data[8:])
         if subtype == _NXST_FLOW:
             return StatsReply(xid, more, tuple(_nx_flows(data)))
         entries.append(Aggregate(*_whole(data, 24, _AGGREGATE, "aggregate")))
@@ -232,7 +232,7 @@ def read_stats(data: bytes, xid: int) -> StatsReply | monitor.FlowUpdates | Othe
     elif kind == _STATS_DESC:
         entries.append(Desc(*map(string, _whole(data, at, _DESC, "description"))))
     else:
-        return Other(xid, Type.STATS_REPLY, data[8:])
+        return Other(xid, MessageType.STATS_REPLY, data[8:])
     return StatsReply(xid, more, tuple(entries))
 
 

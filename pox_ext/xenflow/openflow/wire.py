@@ -26,7 +26,7 @@ class WireError(ValueError):
     """Bytes from a switch that are no valid OpenFlow; the message says what and where."""
 
 
-class Type(IntEnum):
+class MessageType(IntEnum):
     """ofp_type (5.1)."""
 
     HELLO = 0
@@ -51,7 +51,7 @@ class Type(IntEnum):
     BARRIER_REPLY = 19
 
 
-class Command(IntEnum):
+class FlowModCommand(IntEnum):
     """ofp_flow_mod_command (5.3.3)."""
 
     ADD = 0
@@ -80,20 +80,20 @@ class Other(NamedTuple):
     data: bytes
 
 
-def message(kind: Type, body: bytes = b"", xid: int = 0) -> bytes:
+def message(kind: MessageType, body: bytes = b"", xid: int = 0) -> bytes:
     """A message: header and body (5.1)."""
     return HEADER.pack(VERSION, kind, HEADER_LEN + len(body), xid) + body
 
 
 def vendor(subtype: int, body: bytes, xid: int) -> bytes:
     """A message of Nicira's (nicira-ext.h, nicira_header)."""
-    head = _NX_HEADER.pack(VERSION, Type.VENDOR, 16 + len(body), xid, NX_VENDOR, subtype)
+    head = _NX_HEADER.pack(VERSION, MessageType.VENDOR, 16 + len(body), xid, NX_VENDOR, subtype)
     return head + body
 
 
 def stats_request(kind: int, body: bytes, xid: int) -> bytes:
     """OFPT_STATS_REQUEST (5.3.5), without flags."""
-    return message(Type.STATS_REQUEST, struct.pack("!HH", kind, 0) + body, xid)
+    return message(MessageType.STATS_REQUEST, struct.pack("!HH", kind, 0) + body, xid)
 
 
 def split(buffer: bytes) -> tuple[list[bytes], bytes]:

@@ -28,12 +28,12 @@ from xenflow.routes.messages import (
     SNAPSHOT_RECORDS,
     Frames,
     Header,
-    Kind,
     MessageError,
     Op,
     Policy,
+    RouteMessageType,
     Section,
-    Type,
+    SectionKind,
     pack,
     packed_size,
     parse,
@@ -113,7 +113,7 @@ COMPLETE = frozenset({Phase.CURRENT, Phase.BEHIND})
 
 
 @dataclass(slots=True)
-class Outcome:
+class FeedOutcome:
     """What a message or the passing of time led to.
 
     replies  messages to send, each to one source
@@ -189,12 +189,12 @@ class Feed:
         """Whether nothing has been heard of the router for `silence_s`."""
         return self.heard is None or now - self.heard > self.timing.silence_s
 
-    def receive(self, frames: Sequence[bytes], now: float, source: Hashable = None) -> Outcome:
+    def receive(self, frames: Sequence[bytes], now: float, source: Hashable = None) -> FeedOutcome:
         """Take one message that came from `source` (a ZeroMQ identity, a controller's name).
 
-        Never raises for what the message says: what is wrong with it is in the Outcome.
+        Never raises for what the message says: what is wrong with it is in the FeedOutcome.
         """
-        out = Outcome(pause_s=self._bucket.take(sum(map(len, frames)), now))
+        out = FeedOutcome(pause_s=self._bucket.take(sum(map(len, frames)), now))
         try:
             header = parse_header(frames)
             if header.router != self.router:
@@ -209,8 +209,8 @@ class Feed:
             handler(self, header, frames, now, source, out)
         except MessageError as error:
             out.error = error
-            refusal = Section(Kind.POLICY, Op.SET, [Policy(False, str(error))])
-            self._reply(out, source, Type.REFUSED, [refusal])
+            refusal = Section(SectionKind.POLICY, Op.SET, [Policy(False, str(error))])
+            self._reply(out, source, RouteMessageType.REFUSED, [refusal])
         self._acknowledge(now, out)
         return out
 
@@ -229,9 +229,9 @@ class Feed:
         self._doubted = True
         self._asked.clear()
 
-    def tick(self, now: float) -> Outcome:
+    def tick(self, now: float) -> FeedOutcome:
         """What the passing of time asks for: heartbeats, acknowledgements, asking again."""
-        out = Outcome()
+        out = FeedOutcome()
         timing = self.timing
         for source, heard in list(self._sources.items()):
             if now - heard > timing.silence_s:
@@ -240,7 +240,7 @@ class Feed:
         if now - self._alive_at >= timing.heartbeat_s:
             self._alive_at = now
             for source in self._sources:
-                self._reply(out, source, Type.ALIVE)
+                self._reply(out, source, RouteMessageType.ALIVE)
         if self.phase is not Phase.CURRENT:
             for source in self._sources:
                 self._ask(source, now, out)
@@ -256,20 +256,25 @@ class Feed:
     # Messages
 
     def _hello(
-        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
+        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: FeedOutcome
     ) -> None:
         self._enter_epoch(header.epoch, now)
         self._abandon(source)
         if self._is_current(header):
             self.phase = Phase.CURRENT
-            self._reply(out, source, Type.WELCOME)
+            self._reply(out, source, RouteMessageType.WELCOME)
         else:
             self._fall_behind()
             self._asked[source] = now
-            self._reply(out, source, Type.RESYNC)
+            self._reply(out, source, RouteMessageType.RESYNC)
 
     def _snapshot(
-        self, header: Header, frames: Sequence[bytes], now: float, source: Hashable, out: Outcome
+        self,
+        header: Header,
+        frames: Sequence[bytes],
+        now: float,
+        source: Hashable,
+        out: FeedOutcome,
     ) -> None:
         if self._is_old(header, now):
             return
@@ -300,7 +305,7 @@ class Feed:
             out.changes = changes
 
     def _snapshot_end(
-        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
+        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: FeedOutcome
     ) -> None:
         if self._is_old(header, now):
             self._abandon(source)
@@ -324,7 +329,12 @@ class Feed:
         self._ack_to[source] = None
 
     def _delta(
-        self, header: Header, frames: Sequence[bytes], now: float, source: Hashable, out: Outcome
+        self,
+        header: Header,
+        frames: Sequence[bytes],
+        now: float,
+        source: Hashable,
+        out: FeedOutcome,
     ) -> None:
         state = self.state
         if self.complete and header.epoch == state.epoch and not self._doubted:
@@ -346,7 +356,7 @@ class Feed:
         self._ask(source, now, out)
 
     def _heartbeat(
-        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: Outcome
+        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: FeedOutcome
     ) -> None:
         if self._is_old(header, now):
             return
@@ -409,34 +419,38 @@ class Feed:
 
     # Answers
 
-    def _ask(self, source: Hashable, now: float, out: Outcome) -> None:
+    def _ask(self, source: Hashable, now: float, out: FeedOutcome) -> None:
         if now - self._asked.get(source, float("-inf")) >= self.timing.again_s:
             self._asked[source] = now
-            self._reply(out, source, Type.RESYNC)
+            self._reply(out, source, RouteMessageType.RESYNC)
 
-    def _acknowledge(self, now: float, out: Outcome) -> None:
+    def _acknowledge(self, now: float, out: FeedOutcome) -> None:
         if self._ack_to and now - self._acked_at >= self.timing.ack_s:
             self._acked_at = now
             for source in self._ack_to:
-                self._reply(out, source, Type.ACK)
+                self._reply(out, source, RouteMessageType.ACK)
             self._ack_to.clear()
 
     def _reply(
-        self, out: Outcome, source: Hashable, type_: Type, sections: Iterable[Section] = ()
+        self,
+        out: FeedOutcome,
+        source: Hashable,
+        type_: RouteMessageType,
+        sections: Iterable[Section] = (),
     ) -> None:
         epoch = self.state.epoch if self.complete else 0
         seq = self.state.seq if self.complete else 0
         out.replies.append((source, pack(Header(type_, epoch, seq, self.router), sections)))
 
 
-_Receive = Callable[[Feed, Header, Sequence[bytes], float, Hashable, Outcome], None]
+_Receive = Callable[[Feed, Header, Sequence[bytes], float, Hashable, FeedOutcome], None]
 
-_RECEIVE: dict[Type, _Receive] = {
-    Type.HELLO: Feed._hello,
-    Type.SNAPSHOT: Feed._snapshot,
-    Type.SNAPSHOT_END: Feed._snapshot_end,
-    Type.DELTA: Feed._delta,
-    Type.HEARTBEAT: Feed._heartbeat,
+_RECEIVE: dict[RouteMessageType, _Receive] = {
+    RouteMessageType.HELLO: Feed._hello,
+    RouteMessageType.SNAPSHOT: Feed._snapshot,
+    RouteMessageType.SNAPSHOT_END: Feed._snapshot_end,
+    RouteMessageType.DELTA: Feed._delta,
+    RouteMessageType.HEARTBEAT: Feed._heartbeat,
 }
 
 
@@ -450,12 +464,12 @@ def snapshot_messages(
     controller.  The state must not change before the last one is taken."""
     count = 0
     for count, sections in enumerate(state.snapshot(part_records), 1):
-        header = Header(Type.SNAPSHOT, state.epoch, state.seq, router, count - 1)
+        header = Header(RouteMessageType.SNAPSHOT, state.epoch, state.seq, router, count - 1)
         yield pack(header, sections)
-    yield pack(Header(Type.SNAPSHOT_END, state.epoch, state.seq, router, count))
+    yield pack(Header(RouteMessageType.SNAPSHOT_END, state.epoch, state.seq, router, count))
 
 
-class Link(Enum):
+class SenderState(Enum):
     """How a Sender stands with its Rule Table."""
 
     DOWN = "down"
@@ -492,7 +506,7 @@ class Sender:
         self.timing = timing or Timing()
         self.state = RouterState()
         self.state.epoch = epoch
-        self.link = Link.DOWN
+        self.link = SenderState.DOWN
         self._heard = 0.0
         self._said = 0.0
         self._hello_at = 0.0
@@ -500,18 +514,18 @@ class Sender:
 
     def connected(self, now: float) -> Effects:
         """A new connection stands."""
-        self.link = Link.HELLO
+        self.link = SenderState.HELLO
         self._heard = now
         self._snapshot_at = float("-inf")
         return Effects([self._hello(now)])
 
     def disconnected(self) -> None:
         """The connection is lost."""
-        self.link = Link.DOWN
+        self.link = SenderState.DOWN
 
     def lost(self, now: float) -> Effects:
         """A message could not be sent: begin again."""
-        if self.link is Link.DOWN:
+        if self.link is SenderState.DOWN:
             return Effects()
         return self.connected(now)
 
@@ -533,19 +547,19 @@ class Sender:
             return Effects()
         new.epoch, new.seq = self.state.epoch, self.state.seq
         self.state.take(new)
-        if first and self.link is not Link.DOWN:
+        if first and self.link is not SenderState.DOWN:
             self.state.seq, self._said = 1, now
             return Effects(self._snapshot(now))
         return self._told(sections, now)
 
     def _told(self, sections: Sequence[Section], now: float) -> Effects:
         self.state.seq += 1
-        if self.link is Link.DOWN:
+        if self.link is SenderState.DOWN:
             return Effects()
         self._said = now
         if len(sections) > MAX_SECTIONS or packed_size(sections) > MAX_BYTES:
             return Effects(self._snapshot(now))
-        return Effects([pack(self._header(Type.DELTA), sections)])
+        return Effects([pack(self._header(RouteMessageType.DELTA), sections)])
 
     def receive(self, frames: Sequence[bytes], now: float) -> Effects:
         """Take one message from the Rule Table; one that cannot be read is only noted."""
@@ -556,54 +570,60 @@ class Sender:
         header = message.header
         if header.router != self.router:
             return Effects(note=f"message for router {header.router!r} ignored")
-        if self.link is Link.DOWN:  # it was under way when the connection broke
+        if self.link is SenderState.DOWN:  # it was under way when the connection broke
             return Effects()
         self._heard = now
-        if header.type is Type.RESYNC:
-            self.link = Link.UP
+        if header.type is RouteMessageType.RESYNC:
+            self.link = SenderState.UP
             if now - self._snapshot_at < self.timing.again_s / 4:
                 return Effects()
             return Effects(self._snapshot(now), note="snapshot asked for")
-        if header.type is Type.REFUSED:
+        if header.type is RouteMessageType.REFUSED:
             reasons = [
-                r.reason for s in message.sections for r in s.records if s.kind is Kind.POLICY
+                r.reason
+                for s in message.sections
+                for r in s.records
+                if s.kind is SectionKind.POLICY
             ]
             return Effects(note=f"refused: {'; '.join(reasons)}")
-        if header.type in (Type.WELCOME, Type.ACK) and header.epoch == self.state.epoch:
-            was, self.link = self.link, Link.UP
-            return Effects(note="in sync" if was is not Link.UP else "")
+        if (
+            header.type in (RouteMessageType.WELCOME, RouteMessageType.ACK)
+            and header.epoch == self.state.epoch
+        ):
+            was, self.link = self.link, SenderState.UP
+            return Effects(note="in sync" if was is not SenderState.UP else "")
         return Effects()
 
     def tick(self, now: float) -> Effects:
         """Heartbeats; HELLO again when it went unanswered; a new connection after silence."""
-        if self.link is Link.DOWN:
+        if self.link is SenderState.DOWN:
             return Effects()
         if now - self._heard >= self.timing.silence_s:
-            self.link = Link.DOWN
+            self.link = SenderState.DOWN
             return Effects(reconnect=True, note=f"nothing heard for {self.timing.silence_s:g} s")
-        if self.link is Link.HELLO and now - self._hello_at >= self.timing.again_s:
+        if self.link is SenderState.HELLO and now - self._hello_at >= self.timing.again_s:
             return Effects([self._hello(now)])
         if now - self._said >= self.timing.heartbeat_s:
             self._said = now
-            return Effects([pack(self._header(Type.HEARTBEAT))])
+            return Effects([pack(self._header(RouteMessageType.HEARTBEAT))])
         return Effects()
 
     def next_tick(self, now: float) -> float:
         """When `tick` should be called next, at the latest."""
-        if self.link is Link.DOWN:
+        if self.link is SenderState.DOWN:
             return now + self.timing.heartbeat_s
         timing = self.timing
         times = [self._heard + timing.silence_s, self._said + timing.heartbeat_s]
-        if self.link is Link.HELLO:
+        if self.link is SenderState.HELLO:
             times.append(self._hello_at + timing.again_s)
         return max(now, min(times))
 
-    def _header(self, type_: Type) -> Header:
+    def _header(self, type_: RouteMessageType) -> Header:
         return Header(type_, self.state.epoch, self.state.seq, self.router)
 
     def _hello(self, now: float) -> Frames:
         self._hello_at = self._said = now
-        return pack(self._header(Type.HELLO))
+        return pack(self._header(RouteMessageType.HELLO))
 
     def _snapshot(self, now: float) -> Iterator[Frames]:
         self._snapshot_at = now

@@ -57,7 +57,7 @@ class MessageError(ValueError):
         self.where = where
 
 
-class Type(IntEnum):
+class RouteMessageType(IntEnum):
     """What a message is; below 16 from routerd, from 16 on from the Rule Table."""
 
     HELLO = 1
@@ -72,7 +72,7 @@ class Type(IntEnum):
     REFUSED = 20
 
 
-class Kind(IntEnum):
+class SectionKind(IntEnum):
     """What the records of a section are."""
 
     INTERFACE = 1
@@ -155,7 +155,7 @@ class VmReason(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
+class VmInterface:
     """An interface of the router, by the kernel's index; `mac` is 48 bits, 0 for none; `kind` is
     an InterfaceKind or another number."""
 
@@ -243,7 +243,7 @@ class Header:
     `part` numbers the parts of a snapshot from 0; in SNAPSHOT_END it is how many there were.
     """
 
-    type: Type
+    type: RouteMessageType
     epoch: int
     seq: int
     router: str
@@ -258,13 +258,13 @@ class Section:
     they are `Route` tuples.
     """
 
-    kind: Kind
+    kind: SectionKind
     op: Op
     records: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class RouteMessage:
     """A whole message as parsed."""
 
     header: Header
@@ -315,7 +315,7 @@ def packed_size(sections: Iterable[Section]) -> int:
 def _count(section: Section) -> int:
     """How many records a section has on its way: a policy's remarks are records before it."""
     count = len(section.records)
-    if section.kind is Kind.POLICY:
+    if section.kind is SectionKind.POLICY:
         count += sum(len(policy.remarks) for policy in section.records)
     return count
 
@@ -336,7 +336,7 @@ def _address(family: int, value: int) -> bytes:
     return value.to_bytes(4, "big").ljust(16, b"\0") if family == 4 else value.to_bytes(16, "big")
 
 
-def _pack_interfaces(records: Sequence[Interface]) -> bytes:
+def _pack_interfaces(records: Sequence[VmInterface]) -> bytes:
     return b"".join(
         _INTERFACE.pack(
             r.ifindex,
@@ -411,27 +411,27 @@ def _pack_policies(records: Sequence[Policy]) -> bytes:
     )
 
 
-_PACK: dict[Kind, Callable[[Any], bytes]] = {
-    Kind.INTERFACE: _pack_interfaces,
-    Kind.LOCAL: _pack_locals,
-    Kind.NEXTHOP: _pack_nexthops,
-    Kind.LEG: _pack_legs,
-    Kind.NEIGHBOUR: _pack_neighbours,
-    Kind.ROUTE4: _pack_routes4,
-    Kind.ROUTE6: _pack_routes6,
-    Kind.POLICY: _pack_policies,
+_PACK: dict[SectionKind, Callable[[Any], bytes]] = {
+    SectionKind.INTERFACE: _pack_interfaces,
+    SectionKind.LOCAL: _pack_locals,
+    SectionKind.NEXTHOP: _pack_nexthops,
+    SectionKind.LEG: _pack_legs,
+    SectionKind.NEIGHBOUR: _pack_neighbours,
+    SectionKind.ROUTE4: _pack_routes4,
+    SectionKind.ROUTE6: _pack_routes6,
+    SectionKind.POLICY: _pack_policies,
 }
 
 # ------------------------------------------------------------------------------ parsing
 
 
-def parse(frames: Sequence[bytes]) -> Message:
+def parse(frames: Sequence[bytes]) -> RouteMessage:
     """The message in these frames.
 
     Raises MessageError.
     """
     header = parse_header(frames)
-    return Message(header, parse_sections(frames))
+    return RouteMessage(header, parse_sections(frames))
 
 
 def parse_header(frames: Sequence[bytes]) -> Header:
@@ -449,7 +449,9 @@ def parse_header(frames: Sequence[bytes]) -> Header:
         raise MessageError(f"magic {magic!r}, expected {MAGIC!r}", "header")
     if version != VERSION:
         raise MessageError(f"version {version}, this side speaks {VERSION}", "header")
-    return Header(_enum(Type, code, "type", "header"), epoch, seq, _name(name, "header"), part)
+    return Header(
+        _enum(RouteMessageType, code, "type", "header"), epoch, seq, _name(name, "header"), part
+    )
 
 
 def parse_sections(frames: Sequence[bytes]) -> list[Section]:
@@ -474,7 +476,7 @@ def _section(frame: bytes, number: int) -> Section:
     if len(frame) < _SECTION.size:
         raise MessageError(f"{len(frame)} octets, expected {_SECTION.size} or more", where)
     code, op_code, reserved, count = _SECTION.unpack_from(frame)
-    kind = _enum(Kind, code, "kind", where)
+    kind = _enum(SectionKind, code, "kind", where)
     op = _enum(Op, op_code, "op", where)
     if reserved:
         raise MessageError(f"reserved field is {reserved}, expected 0", where)
@@ -520,13 +522,13 @@ def _flag(value: int, where: str) -> bool:
     return bool(value)
 
 
-def _parse_interfaces(body: memoryview, where: str) -> list[Interface]:
+def _parse_interfaces(body: memoryview, where: str) -> list[VmInterface]:
     found = []
     for ifindex, flags, kind, mtu, mac, name in _INTERFACE.iter_unpack(body):
         if not ifindex:
             raise MessageError("ifindex 0", where)
         found.append(
-            Interface(ifindex, flags, mtu, int.from_bytes(mac, "big"), _name(name, where), kind)
+            VmInterface(ifindex, flags, mtu, int.from_bytes(mac, "big"), _name(name, where), kind)
         )
     return found
 
@@ -622,25 +624,25 @@ def _parse_policies(body: memoryview, where: str) -> list[Policy]:
     return [Policy(slow, reason.decode(), remarks)]
 
 
-_PARSE: dict[Kind, Callable[[memoryview, str], Sequence[Any]]] = {
-    Kind.INTERFACE: _parse_interfaces,
-    Kind.LOCAL: _parse_locals,
-    Kind.NEXTHOP: _parse_nexthops,
-    Kind.LEG: _parse_legs,
-    Kind.NEIGHBOUR: _parse_neighbours,
-    Kind.ROUTE4: _parse_routes4,
-    Kind.ROUTE6: _parse_routes6,
-    Kind.POLICY: _parse_policies,
+_PARSE: dict[SectionKind, Callable[[memoryview, str], Sequence[Any]]] = {
+    SectionKind.INTERFACE: _parse_interfaces,
+    SectionKind.LOCAL: _parse_locals,
+    SectionKind.NEXTHOP: _parse_nexthops,
+    SectionKind.LEG: _parse_legs,
+    SectionKind.NEIGHBOUR: _parse_neighbours,
+    SectionKind.ROUTE4: _parse_routes4,
+    SectionKind.ROUTE6: _parse_routes6,
+    SectionKind.POLICY: _parse_policies,
 }
 
-SIZES: dict[Kind, int] = {
-    Kind.INTERFACE: _INTERFACE.size,
-    Kind.LOCAL: _LOCAL.size,
-    Kind.NEXTHOP: _NEXTHOP.size,
-    Kind.LEG: _LEG.size,
-    Kind.NEIGHBOUR: _NEIGHBOUR.size,
-    Kind.ROUTE4: _ROUTE4.size,
-    Kind.ROUTE6: _ROUTE6.size,
-    Kind.POLICY: _POLICY.size,
+SIZES: dict[SectionKind, int] = {
+    SectionKind.INTERFACE: _INTERFACE.size,
+    SectionKind.LOCAL: _LOCAL.size,
+    SectionKind.NEXTHOP: _NEXTHOP.size,
+    SectionKind.LEG: _LEG.size,
+    SectionKind.NEIGHBOUR: _NEIGHBOUR.size,
+    SectionKind.ROUTE4: _ROUTE4.size,
+    SectionKind.ROUTE6: _ROUTE6.size,
+    SectionKind.POLICY: _POLICY.size,
 }
 """Octets of one record."""

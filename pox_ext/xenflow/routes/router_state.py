@@ -19,8 +19,6 @@ from typing import Any, TypeVar
 
 from xenflow.routes.messages import (
     SNAPSHOT_RECORDS,
-    Interface,
-    Kind,
     Leg,
     Local,
     MessageError,
@@ -31,6 +29,8 @@ from xenflow.routes.messages import (
     Policy,
     Route,
     Section,
+    SectionKind,
+    VmInterface,
 )
 
 LocalKey = tuple[int, int, int]
@@ -150,7 +150,7 @@ class RouterState:
         self.capacity = capacity or Capacity()
         self.epoch = 0
         self.seq = 0
-        self.interfaces: dict[int, Interface] = {}
+        self.interfaces: dict[int, VmInterface] = {}
         self.locals: dict[LocalKey, Local] = {}
         self.nexthops: dict[int, NextHop] = {}
         self.legs: dict[int, dict[int, Leg]] = {}
@@ -170,7 +170,7 @@ class RouterState:
     @classmethod
     def of(
         cls,
-        interfaces: dict[int, Interface],
+        interfaces: dict[int, VmInterface],
         local: dict[LocalKey, Local],
         nexthops: dict[int, NextHop],
         legs: dict[int, dict[int, Leg]],
@@ -233,17 +233,17 @@ class RouterState:
         groups = [n for n in self.nexthops.values() if n.type is NextHopType.GROUP]
         legs = [leg for group in self.legs.values() for leg in group.values()]
         for kind, records in (
-            (Kind.POLICY, [self.policy]),
-            (Kind.INTERFACE, list(self.interfaces.values())),
-            (Kind.LOCAL, list(self.locals.values())),
-            (Kind.NEXTHOP, flat),
-            (Kind.NEXTHOP, groups),
-            (Kind.LEG, legs),
-            (Kind.NEIGHBOUR, list(self.neighbours.values())),
+            (SectionKind.POLICY, [self.policy]),
+            (SectionKind.INTERFACE, list(self.interfaces.values())),
+            (SectionKind.LOCAL, list(self.locals.values())),
+            (SectionKind.NEXTHOP, flat),
+            (SectionKind.NEXTHOP, groups),
+            (SectionKind.LEG, legs),
+            (SectionKind.NEIGHBOUR, list(self.neighbours.values())),
         ):
             for start in range(0, len(records), size):
                 yield Section(kind, Op.SET, records[start : start + size])
-        for kind, table in ((Kind.ROUTE4, self.routes4), (Kind.ROUTE6, self.routes6)):
+        for kind, table in ((SectionKind.ROUTE4, self.routes4), (SectionKind.ROUTE6, self.routes6)):
             items = iter(table.items())
             while part := [(key >> 8, key & 255, nh) for key, nh in islice(items, size)]:
                 yield Section(kind, Op.SET, part)
@@ -288,9 +288,9 @@ class RouterState:
         first, then the routes, and what is not needed any more goes last."""
         changes = self.diff(new)
         sections = [
-            Section(Kind.POLICY, Op.SET, [new.policy] if changes.policy else []),
-            _present(Kind.INTERFACE, changes.interfaces, new.interfaces),
-            _present(Kind.LOCAL, changes.locals, new.locals),
+            Section(SectionKind.POLICY, Op.SET, [new.policy] if changes.policy else []),
+            _present(SectionKind.INTERFACE, changes.interfaces, new.interfaces),
+            _present(SectionKind.LOCAL, changes.locals, new.locals),
         ]
         nexthops = [new.nexthops[i] for i in sorted(changes.nexthops) if i in new.nexthops]
         nexthops.sort(key=lambda n: n.type is NextHopType.GROUP)
@@ -303,18 +303,20 @@ class RouterState:
         dead = [self.nexthops[i] for i in sorted(changes.nexthops) if i not in new.nexthops]
         dead.sort(key=lambda n: n.type is not NextHopType.GROUP)
         sections += [
-            Section(Kind.NEXTHOP, Op.SET, [n for n in nexthops if self.nexthops.get(n.id) != n]),
-            Section(Kind.LEG, Op.SET, legs),
-            _present(Kind.NEIGHBOUR, changes.neighbours, new.neighbours),
-            Section(Kind.ROUTE4, Op.SET, changes.routes4),
-            Section(Kind.ROUTE6, Op.SET, changes.routes6),
-            Section(Kind.ROUTE4, Op.DELETE, changes.gone4),
-            Section(Kind.ROUTE6, Op.DELETE, changes.gone6),
-            Section(Kind.LEG, Op.DELETE, dead_legs),
-            Section(Kind.NEXTHOP, Op.DELETE, dead),
-            _absent(Kind.NEIGHBOUR, changes.neighbours, self.neighbours, new.neighbours),
-            _absent(Kind.LOCAL, changes.locals, self.locals, new.locals),
-            _absent(Kind.INTERFACE, changes.interfaces, self.interfaces, new.interfaces),
+            Section(
+                SectionKind.NEXTHOP, Op.SET, [n for n in nexthops if self.nexthops.get(n.id) != n]
+            ),
+            Section(SectionKind.LEG, Op.SET, legs),
+            _present(SectionKind.NEIGHBOUR, changes.neighbours, new.neighbours),
+            Section(SectionKind.ROUTE4, Op.SET, changes.routes4),
+            Section(SectionKind.ROUTE6, Op.SET, changes.routes6),
+            Section(SectionKind.ROUTE4, Op.DELETE, changes.gone4),
+            Section(SectionKind.ROUTE6, Op.DELETE, changes.gone6),
+            Section(SectionKind.LEG, Op.DELETE, dead_legs),
+            Section(SectionKind.NEXTHOP, Op.DELETE, dead),
+            _absent(SectionKind.NEIGHBOUR, changes.neighbours, self.neighbours, new.neighbours),
+            _absent(SectionKind.LOCAL, changes.locals, self.locals, new.locals),
+            _absent(SectionKind.INTERFACE, changes.interfaces, self.interfaces, new.interfaces),
         ]
         return [section for section in sections if section.records]
 
@@ -381,11 +383,11 @@ def _gone(old: dict[int, int], new: dict[int, int]) -> list[Route]:
     return [(key >> 8, key & 255, old[key]) for key in old.keys() - new.keys()]
 
 
-def _present(kind: Kind, keys: set[K], new: dict[K, V]) -> Section:
+def _present(kind: SectionKind, keys: set[K], new: dict[K, V]) -> Section:
     return Section(kind, Op.SET, [new[key] for key in keys if key in new])
 
 
-def _absent(kind: Kind, keys: set[K], old: dict[K, V], new: dict[K, V]) -> Section:
+def _absent(kind: SectionKind, keys: set[K], old: dict[K, V], new: dict[K, V]) -> Section:
     return Section(kind, Op.DELETE, [old[key] for key in keys if key in old and key not in new])
 
 
@@ -505,7 +507,7 @@ class _Update:
         counter[key] += step
         self._counts.append((counter, key, step))
 
-    def interfaces(self, put: bool, records: Sequence[Interface]) -> None:
+    def interfaces(self, put: bool, records: Sequence[VmInterface]) -> None:
         kept, limit = self.state.interfaces, self.state.capacity.interfaces
         for record in records:
             key = record.ifindex
@@ -662,13 +664,13 @@ class _Update:
             self._old[family].update(dict.fromkeys(new))
 
 
-_HANDLERS: dict[Kind, Callable[[_Update, bool, Any], None]] = {
-    Kind.INTERFACE: _Update.interfaces,
-    Kind.LOCAL: _Update.locals,
-    Kind.NEXTHOP: _Update.nexthops,
-    Kind.LEG: _Update.legs,
-    Kind.NEIGHBOUR: _Update.neighbours,
-    Kind.ROUTE4: _Update.routes4,
-    Kind.ROUTE6: _Update.routes6,
-    Kind.POLICY: _Update.policies,
+_HANDLERS: dict[SectionKind, Callable[[_Update, bool, Any], None]] = {
+    SectionKind.INTERFACE: _Update.interfaces,
+    SectionKind.LOCAL: _Update.locals,
+    SectionKind.NEXTHOP: _Update.nexthops,
+    SectionKind.LEG: _Update.legs,
+    SectionKind.NEIGHBOUR: _Update.neighbours,
+    SectionKind.ROUTE4: _Update.routes4,
+    SectionKind.ROUTE6: _Update.routes6,
+    SectionKind.POLICY: _Update.policies,
 }

@@ -27,9 +27,9 @@ from xenflow.model.network import (
     Cable,
     Controller,
     Datapath,
+    DatapathKind,
     End,
     Interface,
-    Kind,
     Link,
     Network,
     NetworkError,
@@ -590,7 +590,7 @@ def _build(found: Found) -> Network:
 
 
 def _build_datapath(name: str, values: dict[str, Any]) -> Datapath:
-    values = {**values, "kind": Kind(values["kind"])}
+    values = {**values, "kind": DatapathKind(values["kind"])}
     if "pipeline" in values:
         values["pipeline"] = Pipeline(values["pipeline"])
     return Datapath(name, **values)

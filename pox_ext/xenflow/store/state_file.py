@@ -46,7 +46,7 @@ class StateError(RuntimeError):
 
 
 @dataclass(slots=True)
-class Kept:
+class StoredState:
     """What was read from the file; `trouble` says in words what was not there or not readable,
     "" for nothing.  `trees`: how the links' trees lay (`Network.trees_digest`), "" where it does
     not say.  A datapath without placements was not there."""
@@ -67,18 +67,18 @@ class StateFile:
         self.doubt = ""
         """Why what was kept last may not be on the disk, though it is in the file; "": it is."""
 
-    def load(self, network: Network) -> Kept:
+    def load(self, network: Network) -> StoredState:
         """What was saved, as far as it can be read and still fits the network.  A damaged file is
         kept beside the new one."""
         if self.path is None:
-            return Kept(trouble="no state folder was named (--state=DIR)")
+            return StoredState(trouble="no state folder was named (--state=DIR)")
         try:
             text = self.path.read_bytes()
         except FileNotFoundError:
             log.info("%s is missing", self.path)
-            return Kept(trouble=f"{self.path} is missing")
+            return StoredState(trouble=f"{self.path} is missing")
         except OSError as error:
-            kept = Kept(trouble=f"{self.path} cannot be read ({error.strerror})")
+            kept = StoredState(trouble=f"{self.path} cannot be read ({error.strerror})")
         else:
             kept, complete = read(text, network)
             if kept.trouble:
@@ -205,7 +205,7 @@ def _said(placements: Placements, rules: Rules, homes: Mapping[str, str]) -> Ite
     yield from (_ruled(datapath, rows) for datapath, rows in rules.items() if rows)
 
 
-def read(text: bytes, network: Network) -> tuple[Kept, bool]:
+def read(text: bytes, network: Network) -> tuple[StoredState, bool]:
     """What a file's text says, line by line (`trouble` names the first that is wrong), and whether
     it was complete.
 
@@ -215,7 +215,7 @@ def read(text: bytes, network: Network) -> tuple[Kept, bool]:
     try:
         head: Any = json.loads(lines.pop(0)) if lines else None
         homes = head["homes"].items()
-        kept = Kept({name: {} for name in head["datapaths"]}, trees=str(head["trees"]))
+        kept = StoredState({name: {} for name in head["datapaths"]}, trees=str(head["trees"]))
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
         return _read_before(text, network)
     for router, home in homes:
@@ -230,7 +230,7 @@ def read(text: bytes, network: Network) -> tuple[Kept, bool]:
     return kept, head.get("complete") is True
 
 
-def _take(kept: Kept, network: Network, line: bytes) -> str:
+def _take(kept: StoredState, network: Network, line: bytes) -> str:
     """One change; returns what is wrong with it."""
     try:
         change = json.loads(line)
@@ -247,16 +247,16 @@ def _take(kept: Kept, network: Network, line: bytes) -> str:
         return f"no change: {_short(line)}"
 
 
-def _read_before(text: bytes, network: Network) -> tuple[Kept, bool]:
+def _read_before(text: bytes, network: Network) -> tuple[StoredState, bool]:
     """The same of a file that the release before wrote."""
     try:
         value = json.loads(text)
     except ValueError as error:
-        return Kept(trouble=f"no JSON: {error}"), False
+        return StoredState(trouble=f"no JSON: {error}"), False
     except RecursionError:
-        return Kept(trouble="no JSON: nested too deep"), False
+        return StoredState(trouble="no JSON: nested too deep"), False
     parts = value if isinstance(value, dict) else {}
-    kept = Kept()
+    kept = StoredState()
     faults = []
     for part, take in (("placements", _placement), ("rules", _rule)):
         rows_of = parts.get(part)
@@ -274,7 +274,7 @@ def _read_before(text: bytes, network: Network) -> tuple[Kept, bool]:
     return kept, parts.get("complete", True) is True
 
 
-def _placement(kept: Kept, network: Network, datapath: str, row: Any) -> str:
+def _placement(kept: StoredState, network: Network, datapath: str, row: Any) -> str:
     try:
         placement = from_json(row)
     except NetworkError as error:
@@ -286,7 +286,7 @@ def _placement(kept: Kept, network: Network, datapath: str, row: Any) -> str:
     return ""
 
 
-def _rule(kept: Kept, _: Network, datapath: str, row: Any) -> str:
+def _rule(kept: StoredState, _: Network, datapath: str, row: Any) -> str:
     if fault := rule_fault(row):
         return fault
     kept.rules.setdefault(datapath, []).append(row)

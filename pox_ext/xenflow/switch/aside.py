@@ -19,8 +19,8 @@ from typing import Any
 
 from xenflow.openflow.build import flow_mod
 from xenflow.openflow.flow import Flow, match
-from xenflow.openflow.wire import Command
-from xenflow.switch.channel import Channel, Request
+from xenflow.openflow.wire import FlowModCommand
+from xenflow.switch.channel import Channel, SwitchRequest
 from xenflow.tables import cookies, layout
 
 TRY_AGAIN_S, TRY_AGAIN_MAX_S = 1.0, 30.0
@@ -33,7 +33,7 @@ switch refuses a router's flows."""
 THROUGH_VM = "everything passes through its VM"
 
 
-class RefusedError(RuntimeError):
+class FlowsRefusedError(RuntimeError):
     """The switch does not take a router's flows; the words say why."""
 
 
@@ -124,14 +124,14 @@ class Aside:
         if not self._retry(router):
             self.try_later(router)
 
-    def has_room(self) -> Generator[Request, Any, bool]:
+    def has_room(self) -> Generator[SwitchRequest, Any, bool]:
         """Whether table ROUTES takes one flow more, which no packet matches."""
         nothing = match(**{layout.Reg.ROUTER: 0xFFFFFFFF})
         probe = Flow(layout.ROUTES, layout.Routes.PROBE, nothing, (), cookies.MAGIC)
         self._no_room = False
-        self._channel.write(flow_mod(probe, Command.ADD, PROBE_XID))
+        self._channel.write(flow_mod(probe, FlowModCommand.ADD, PROBE_XID))
         yield self._channel.barrier()
-        self._channel.write(flow_mod(probe, Command.DELETE_STRICT))
+        self._channel.write(flow_mod(probe, FlowModCommand.DELETE_STRICT))
         return not self._no_room
 
     def probe_refused(self) -> None:
@@ -145,9 +145,9 @@ class Aside:
         self._refusals[router] = words
 
     def check(self, router: str) -> None:
-        """Raises RefusedError where that is so."""
+        """Raises FlowsRefusedError where that is so."""
         if router in self._refusals:
-            raise RefusedError(self._refusals.pop(router))
+            raise FlowsRefusedError(self._refusals.pop(router))
 
     def begin(self, router: str) -> None:
         """All flows of a router are about to be written: what was refused before is no matter."""

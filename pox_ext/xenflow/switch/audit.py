@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from xenflow.openflow import monitor, wire
 from xenflow.openflow.flow import Flow, Key, text
 from xenflow.openflow.monitor import UpdateEvent
-from xenflow.switch.channel import NotAnsweredError, Request, advance
+from xenflow.switch.channel import NotAnsweredError, SwitchRequest, advance
 from xenflow.switch.foreign import Foreign
 from xenflow.switch.forms import Forms
 from xenflow.tables import cookies, layout
@@ -223,7 +223,7 @@ class Audit:
             self.foreign.name(self.switch.installed.flows, self.switch.routes.count > 0)
             self._name_at = now + max(COUNT_S, (self.switch.clock.now() - begun) / READ_SHARE)
 
-    def _begin(self, steps: Generator[Request, Any, None]) -> None:
+    def _begin(self, steps: Generator[SwitchRequest, Any, None]) -> None:
         """Ask beside the jobs, until the switch goes away."""
         generation = self.switch.channel.generation
 
@@ -241,7 +241,7 @@ class Audit:
 
     # --- counting --------------------------------------------------------------------------------
 
-    def _count(self, now: float) -> Generator[Request, Any, None]:
+    def _count(self, now: float) -> Generator[SwitchRequest, Any, None]:
         """How many flows are there, and is it as many as there should be?"""
         switch, installed = self.switch, self.switch.installed
         try:
@@ -308,7 +308,7 @@ class Audit:
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def _look(self, now: float) -> Generator[Request, Any, None]:
+    def _look(self, now: float) -> Generator[SwitchRequest, Any, None]:
         """Read the small tables, put right what differs, and read that again: what then reads as
         before is in force and reads otherwise in this switch, whose form of it is accepted."""
         switch = self.switch
@@ -338,7 +338,7 @@ class Audit:
             self._reading = False
             self._read_at = now + max(pause_s, count * READ_S / READ_SHARE)
 
-    def _read(self, table: int) -> Generator[Request, Any, dict[Key, Flow | None] | None]:
+    def _read(self, table: int) -> Generator[SwitchRequest, Any, dict[Key, Flow | None] | None]:
         """What a small table holds; None where it does not stand still meanwhile."""
         switch = self.switch
         for _ in range(3):

@@ -49,7 +49,7 @@ class NotAnsweredError(RuntimeError):
 
 
 @dataclass(slots=True)
-class Request:
+class SwitchRequest:
     """A message with its transaction id; the job that yields it gets the reply."""
 
     xid: int
@@ -84,7 +84,7 @@ class Channel:
         """How many changes of flows were in them."""
         self.in_flight_bytes = 0
         self.silence = Silence(name, problems, clock, given_up)
-        self._replies: dict[int, tuple[Request, Callable[[Answer], None]]] = {}
+        self._replies: dict[int, tuple[SwitchRequest, Callable[[Answer], None]]] = {}
         self._in_flight: deque[tuple[int, int]] = deque()
         self._window = IN_FLIGHT_BYTES
         """So many bytes may be on their way; few at first where many may be refused."""
@@ -189,12 +189,12 @@ class Channel:
         xid, self._xid = self._xid, _after(self._xid)
         return xid
 
-    def barrier(self) -> Request:
+    def barrier(self) -> SwitchRequest:
         """A question that the switch answers when it has carried out all it was sent before."""
         xid = self.xid()
-        return Request(xid, build.barrier_request(xid))
+        return SwitchRequest(xid, build.barrier_request(xid))
 
-    def ask(self, request: Request, then: Callable[[Answer], None]) -> None:
+    def ask(self, request: SwitchRequest, then: Callable[[Answer], None]) -> None:
         """Ask beside the jobs; `then` gets a NotAnsweredError where nothing is known."""
         if self.connection is None:
             then(NotAnsweredError(f"{self.name}: the switch is not connected"))

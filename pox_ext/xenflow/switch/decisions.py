@@ -12,8 +12,8 @@ from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.channel import Channel
 from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reactive import Reactive
-from xenflow.switch.routes import Routes
-from xenflow.switch.wanted import Known, Wanted
+from xenflow.switch.routes import RouteWriter
+from xenflow.switch.wanted import Known, WantedFlows
 from xenflow.tables.sent_up import Question
 from xenflow.tables.site import Site
 
@@ -26,8 +26,8 @@ class Decisions:
         kind: SwitchKind,
         channel: Channel,
         known: Known,
-        wanted: Wanted,
-        routes: Routes,
+        wanted: WantedFlows,
+        routes: RouteWriter,
     ) -> None:
         self._kind = kind
         self._channel = channel

@@ -72,7 +72,7 @@ class KeptExactFlows(ExactFlows):
         self._matches: set[bytes] = set()
 
     def made(self, messages: bytes) -> None:
-        if messages[1] == wire.Type.FLOW_MOD:
+        if messages[1] == wire.MessageType.FLOW_MOD:
             self._matches.add(messages[build.MATCH10])
             if len(self._matches) > MAX_KEPT:
                 self.forget()
@@ -80,7 +80,7 @@ class KeptExactFlows(ExactFlows):
     def forget(self, router: int | None = None) -> None:
         """See `ExactFlows`: those of all routers."""
         nothing = Flow(0, layout.Ingress.EXACT, (), ())
-        form = build.flow_mod_of10(nothing, wire.Command.DELETE_STRICT)
+        form = build.flow_mod_of10(nothing, wire.FlowModCommand.DELETE_STRICT)
         for what in self._matches:
             self._channel.write(form[: build.MATCH10.start] + what + form[build.MATCH10.stop :], 1)
         self._matches.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from xenflow.openflow.flow import Flow, Flows
-from xenflow.openflow.wire import Command
+from xenflow.openflow.wire import FlowModCommand
 from xenflow.switch.channel import Channel
 from xenflow.switch.jobs import ROOM, Job
 from xenflow.switch.kind import SwitchKind
@@ -46,7 +46,7 @@ class Installed:
 
     def write(self, add: bool, flow: Flow) -> None:
         """Add a flow, or delete it."""
-        command = Command.ADD if add else Command.DELETE_STRICT
+        command = FlowModCommand.ADD if add else FlowModCommand.DELETE_STRICT
         self.edits += 1
         self._channel.write(self._kind.pack(flow, command), 1)
         if cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND:

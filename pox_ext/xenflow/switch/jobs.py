@@ -4,7 +4,7 @@ A job is a generator; jobs run one after the other, so that the order in which c
 the order in which the switch sees them.  A job yields what it waits for:
 
     ROOM             until few enough bytes are on their way to the switch
-    a Request        until its reply (statistics or barrier) has come
+    a SwitchRequest  until its reply (statistics or barrier) has come
     a number         for so many seconds
 
 A question that is not answered is raised in the job (`NotAnsweredError`).  A job that fails is one
@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Set
 from dataclasses import dataclass
 from typing import Any
 
-from xenflow.switch.channel import Channel, NotAnsweredError, Request, advance
+from xenflow.switch.channel import Channel, NotAnsweredError, SwitchRequest, advance
 from xenflow.switch.proof import Done
 
 log = logging.getLogger("xenflow.jobs")
@@ -43,13 +43,13 @@ class Room:
 
 
 ROOM = Room()
-Awaited = Request | Room | float
+Awaited = SwitchRequest | Room | float
 Job = Generator[Awaited, Any, None]
 EVERYBODY: Set[str] = frozenset(("",))
 
 
 @dataclass(slots=True, eq=False)
-class Task:
+class QueuedJob:
     """A job in the queue.
 
     owner     the router whose failure it is where it fails; "": the switch's
@@ -63,9 +63,9 @@ class Task:
     size: int = 0
 
 
-def router_task(router: str, steps: Job) -> Task:
+def router_task(router: str, steps: Job) -> QueuedJob:
     """A job that is one router's affair."""
-    return Task(steps, router, {router})
+    return QueuedJob(steps, router, {router})
 
 
 def fence(channel: Channel, then: Done) -> Job:
@@ -98,9 +98,9 @@ class Jobs:
         self._read_again = read_again
         self._router_failed = router_failed
         self._given_up = given_up
-        self._queue: deque[Task] = deque()
-        self._task: Task | None = None
-        self._put_first: set[Task] = set()
+        self._queue: deque[QueuedJob] = deque()
+        self._task: QueuedJob | None = None
+        self._put_first: set[QueuedJob] = set()
         self._sizes: dict[str, int] = {}
         """What each router's tasks cost that have not ended."""
         self._running = False
@@ -126,23 +126,23 @@ class Jobs:
 
     def submit(self, steps: Job, concerns: Set[str] = EVERYBODY) -> None:
         """Append a job; it starts at once where nothing else is under way."""
-        self._append(Task(steps, concerns=concerns))
+        self._append(QueuedJob(steps, concerns=concerns))
 
     def submit_of(self, router: str, steps: Job, size: int = 0) -> None:
         """The same with a job that is one router's affair."""
-        self.submit_task(Task(steps, router, {router}), size)
+        self.submit_task(QueuedJob(steps, router, {router}), size)
 
-    def submit_task(self, task: Task, size: int) -> None:
+    def submit_task(self, task: QueuedJob, size: int) -> None:
         """The same with a job that may get more to do before it begins (`enlarge`)."""
         self.enlarge(task, size)
         self._append(task)
 
-    def enlarge(self, task: Task, size: int) -> None:
+    def enlarge(self, task: QueuedJob, size: int) -> None:
         """A router's job has more to do."""
         task.size += size
         self._sizes[task.owner] = self._sizes.get(task.owner, 0) + size
 
-    def _append(self, task: Task) -> None:
+    def _append(self, task: QueuedJob) -> None:
         self._queue.append(task)
         if not self._running and self._awaiting is None:
             self._run()
@@ -152,7 +152,7 @@ class Jobs:
         self._queue = deque(task for task in self._queue if task.owner != router)
         self._sizes.pop(router, None)
 
-    def are_next(self, tasks: list[Task]) -> None:
+    def are_next(self, tasks: list[QueuedJob]) -> None:
         """These come before whatever waits, and in place of what such a call has left to be done
         before."""
         left = [task for task in self._queue if task not in self._put_first]
@@ -216,7 +216,7 @@ class Jobs:
                     return
                 channel.flush()
                 self._awaiting = awaited
-                if isinstance(awaited, Request):
+                if isinstance(awaited, SwitchRequest):
                     channel.ask(awaited, self._resume)
                 else:
                     clock.later(awaited, self._resume_if, generation)
@@ -226,17 +226,17 @@ class Jobs:
         finally:
             self._running = False
 
-    def _end(self, task: Task) -> None:
+    def _end(self, task: QueuedJob) -> None:
         self._task = None
         if task.size and task.owner in self._sizes:
             self._sizes[task.owner] = max(0, self._sizes[task.owner] - task.size)
 
-    def _go_on_after(self, task: Task, error: Exception) -> None:
+    def _go_on_after(self, task: QueuedJob, error: Exception) -> None:
         self._end(task)
         if task.owner and not isinstance(error, NotAnsweredError):
-            self._task = Task(self._router_failed(task.owner, error), concerns=task.concerns)
+            self._task = QueuedJob(self._router_failed(task.owner, error), concerns=task.concerns)
         else:
-            self._task = Task(self._read_again(self._failed(error)))
+            self._task = QueuedJob(self._read_again(self._failed(error)))
 
     def _failed(self, error: Exception) -> float:
         """A job has failed, which is said once; returns how long to wait before the switch is read

@@ -14,15 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from xenflow.model.network import Datapath, Kind, Link, Network, Pipeline, Router
+from xenflow.model.network import Datapath, DatapathKind, Link, Network, Pipeline, Router
 from xenflow.openflow import build, statistics
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Actions, Flow, match
 from xenflow.openflow.parse import PacketIn
-from xenflow.openflow.wire import Command
+from xenflow.openflow.wire import FlowModCommand
 from xenflow.switch.exact_flows import CookieExactFlows, ExactFlows, KeptExactFlows
 from xenflow.switch.reactive import PlainReactive, Reactive
-from xenflow.switch.reading import PlainReader, Reader
+from xenflow.switch.reading import FlowReader, PlainFlowReader
 from xenflow.tables import cookies, layout, plain_host, plain_sent_up
 from xenflow.tables.ingress import quiet
 from xenflow.tables.layout import Reg
@@ -34,8 +34,8 @@ from xenflow.tables.vm import vm_of
 NUDGE_TABLE = 63
 
 
-def _added_and_deleted(pack: Callable[[Flow, Command], bytes], flow: Flow) -> bytes:
-    return pack(flow, Command.ADD) + pack(flow, Command.DELETE_STRICT)
+def _added_and_deleted(pack: Callable[[Flow, FlowModCommand], bytes], flow: Flow) -> bytes:
+    return pack(flow, FlowModCommand.ADD) + pack(flow, FlowModCommand.DELETE_STRICT)
 
 
 class SwitchKind:
@@ -54,7 +54,7 @@ class SwitchKind:
     nudge = _added_and_deleted(build.flow_mod, Flow(NUDGE_TABLE, 1, match(), (), cookies.MAGIC))
     """A change that touches no packet."""
     exact_flows: type[ExactFlows] = ExactFlows
-    reader = Reader
+    reader = FlowReader
     answers = Reactive
     """Who answers first packets."""
     pack = staticmethod(build.flow_mod)
@@ -118,7 +118,7 @@ class PlainSwitch(SwitchKind):
     nudge = _added_and_deleted(
         build.flow_mod_of10, Flow(0, 1, match(dl_type=0x88B5), (), cookies.MAGIC)
     )
-    reader = PlainReader
+    reader = PlainFlowReader
     pack = staticmethod(build.flow_mod_of10)
 
     def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
@@ -160,7 +160,7 @@ class PlainHost(PlainSwitch):
 
 def kind_of(datapath: Datapath) -> SwitchKind:
     """What kind of switch a datapath is."""
-    if datapath.kind is Kind.PLAIN:
+    if datapath.kind is DatapathKind.PLAIN:
         return PlainSwitch()
     if not datapath.nicira:
         return PlainHost()

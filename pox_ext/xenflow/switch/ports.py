@@ -10,7 +10,7 @@ class Ports(dict[str, tuple[int, bool]]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._still: frozenset[str] = frozenset()
+        self._suspended: frozenset[str] = frozenset()
         """Vifs that take nothing though they may have carrier, as the hypervisor says."""
 
     def are(self, ports: Iterable[tuple[str, int, bool]]) -> None:
@@ -29,18 +29,18 @@ class Ports(dict[str, tuple[int, bool]]):
         return {number for number, up in self.values() if not up}
 
     @property
-    def silent(self) -> frozenset[str]:
+    def suspended(self) -> frozenset[str]:
         """Those that take nothing."""
         return frozenset(name for name in self if not self.takes(name))
 
     def takes(self, name: str) -> bool:
         """Whether a port exists, has carrier, and what is sent there arrives somewhere."""
-        return self.get(name, (0, False))[1] and name not in self._still
+        return self.get(name, (0, False))[1] and name not in self._suspended
 
-    def still_are(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
+    def suspended_are(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
         """The hypervisor says which vifs take nothing, though they may have carrier.  Returns the
         ports that take frames now and did not, and those that did and do not now."""
-        took = self.keys() - self.silent
-        self._still = vifs
-        takes = self.keys() - self.silent
+        took = self.keys() - self.suspended
+        self._suspended = vifs
+        takes = self.keys() - self.suspended
         return takes - took, took - takes

@@ -18,7 +18,7 @@ from xenflow.openflow import statistics
 from xenflow.openflow.flow import Flow, Match, match
 from xenflow.openflow.statistics import FlowStats
 from xenflow.openflow.wire import ALL_TABLES
-from xenflow.switch.channel import Answer, Channel, NotAnsweredError, Request, advance
+from xenflow.switch.channel import Answer, Channel, NotAnsweredError, SwitchRequest, advance
 from xenflow.tables import cookies, layout
 from xenflow.tables.route_reading import (
     READ_WHOLE,
@@ -40,11 +40,11 @@ COUNT_PACE_S = 0.02
 """Pause after a question for which the switch looked at every flow of a table."""
 EXACT_COOKIE = 0xFFFFFFFFFFFFFFFF
 
-Steps = Generator[Request | float, Any, None]
+Steps = Generator[SwitchRequest | float, Any, None]
 Take = Callable[[list[Flow]], None]
 
 
-class Reader:
+class FlowReader:
     """Of a switch with Nicira's extensions."""
 
     def __init__(self, channel: Channel, kind: SwitchKind, installed: Installed) -> None:
@@ -52,21 +52,21 @@ class Reader:
         self._kind = kind
         self._installed = installed
 
-    def flows_request(self, table: int, cookie: int, mask: int, what: Match = ()) -> Request:
+    def flows_request(self, table: int, cookie: int, mask: int, what: Match = ()) -> SwitchRequest:
         """Which flows are there with this cookie under this mask?"""
         xid = self._channel.xid()
-        return Request(xid, self._kind.flows_request(xid, table, cookie, mask, what))
+        return SwitchRequest(xid, self._kind.flows_request(xid, table, cookie, mask, what))
 
-    def table_request(self, table: int, large: Container[int]) -> Request:
+    def table_request(self, table: int, large: Container[int]) -> SwitchRequest:
         """All flows of a table, or ours alone where it is one of the large ones."""
         if table in large:
             return self.flows_request(table, cookies.MAGIC, cookies.MAGIC_MASK)
         return self.flows_request(table, 0, 0)
 
-    def count_request(self) -> Request:
+    def count_request(self) -> SwitchRequest:
         """How many flows are there?"""
         xid = self._channel.xid()
-        return Request(xid, self._kind.count_request(xid))
+        return SwitchRequest(xid, self._kind.count_request(xid))
 
     # --- for jobs -----------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ class Reader:
 
     def _read_part(
         self, question: Question
-    ) -> Generator[Request, Any, tuple[int, list[FlowStats]]]:
+    ) -> Generator[SwitchRequest, Any, tuple[int, list[FlowStats]]]:
         if isinstance(question, Count):
             return (yield from self._count(question.cookie, question.mask)), []
         if not isinstance(question, Chunks):
@@ -125,10 +125,10 @@ class Reader:
             flows += answer
         return len(flows), flows
 
-    def _count(self, cookie: int, mask: int) -> Generator[Request, Any, int]:
+    def _count(self, cookie: int, mask: int) -> Generator[SwitchRequest, Any, int]:
         xid = self._channel.xid()
         request = statistics.aggregate_request(layout.ROUTES, cookie, mask, xid=xid)
-        counted = yield Request(xid, request)
+        counted = yield SwitchRequest(xid, request)
         return counted[0].flows if counted else 0
 
     # --- beside the jobs ----------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Reader:
             except NotAnsweredError as error:
                 then(error, 0)
                 return
-            if isinstance(awaited, Request):
+            if isinstance(awaited, SwitchRequest):
                 self._channel.ask(awaited, go_on)
             else:
                 self._channel.clock.later(awaited, go_on)
@@ -174,7 +174,7 @@ class Reader:
 
     def _some(
         self, table: int, cookie: int, mask: int, limit: int
-    ) -> Generator[Request | float, Any, tuple[list[FlowStats], int]]:
+    ) -> Generator[SwitchRequest | float, Any, tuple[list[FlowStats], int]]:
         routes = 0
         if table in (ALL_TABLES, layout.ROUTES):
             routes = yield from self._count(cookie, mask)
@@ -215,16 +215,16 @@ class Reader:
         self.stats(admitted, layout.ADMISSION, own, mask)
 
 
-class PlainReader(Reader):
+class PlainFlowReader(FlowReader):
     """Of a switch that can only be asked for all its flows."""
 
     def everything(self, take: Take, take_routes: Take) -> Steps:
-        """See `Reader`: there is one table."""
+        """See `FlowReader`: there is one table."""
         take([stats.flow for stats in (yield self.flows_request(0, 0, 0))])
 
     def _some(
         self, table: int, cookie: int, mask: int, limit: int
-    ) -> Generator[Request | float, Any, tuple[list[FlowStats], int]]:
+    ) -> Generator[SwitchRequest | float, Any, tuple[list[FlowStats], int]]:
         flows = yield self.flows_request(0, 0, 0)
         return flows, len(flows)
 

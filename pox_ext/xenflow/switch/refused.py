@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from xenflow.model.network import Kind, Network
+from xenflow.model.network import DatapathKind, Network
 from xenflow.openflow.flow import Key as FlowKey
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.switch.switch import Switch
@@ -35,7 +35,7 @@ _Key = tuple[str, int, int]
 """Datapath, router id, why."""
 
 
-class Refused:
+class RefusedFrames:
     """See the module."""
 
     def __init__(self, network: Network, switches: Mapping[str, Switch]) -> None:
@@ -56,7 +56,7 @@ class Refused:
             return
         self._due = now + READ_S
         for switch in self._switches.values():
-            if switch.live and switch.datapath.kind is Kind.HOST:
+            if switch.live and switch.datapath.kind is DatapathKind.HOST:
                 switch.reader.stats(
                     partial(self._read, switch, now),
                     layout.INGRESS,

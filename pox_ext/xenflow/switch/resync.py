@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from xenflow.openflow.flow import Flow
-from xenflow.switch.jobs import Job, Task, fence, router_task
+from xenflow.switch.jobs import Job, QueuedJob, fence, router_task
 
 if TYPE_CHECKING:
     from xenflow.switch.switch import Switch
@@ -58,17 +58,17 @@ def resync(switch: Switch, pause_s: float = 0.0) -> Job:
     switch.jobs.are_next(_what_differs(switch))
 
 
-def _what_differs(switch: Switch) -> list[Task]:
+def _what_differs(switch: Switch) -> list[QueuedJob]:
     """What comes before whatever waits to be told that the switch is up to date, and in place of
     what an earlier reading has left to be done."""
-    tasks: list[Task] = []
+    tasks: list[QueuedJob] = []
     for router in switch.network.routers.values():
         if not switch.forwards(router.name):
             if switch.routes.found.get(router.name):
-                tasks.append(Task(switch.writer.forget(router)))
+                tasks.append(QueuedJob(switch.writer.forget(router)))
         elif switch.routers.state(router.name) is not None:
             tasks.append(router_task(router.name, switch.sync(router.name)))
-    tasks.append(Task(switch.writer.small()))
+    tasks.append(QueuedJob(switch.writer.small()))
 
     def gives_to_vms(error: str | None) -> None:
         if not error:
@@ -78,12 +78,12 @@ def _what_differs(switch: Switch) -> list[Task]:
         if switch.live and not error:
             switch.problems.end(REFUSED)
 
-    vms = Task(fence(switch.channel, gives_to_vms))
+    vms = QueuedJob(fence(switch.channel, gives_to_vms))
     if switch.writer.write_vm(switch.network.links):  # it need not wait for the routes
         tasks.insert(0, vms)
     else:
         tasks.append(vms)
-    return [*tasks, Task(fence(switch.channel, took_all))]
+    return [*tasks, QueuedJob(fence(switch.channel, took_all))]
 
 
 def refused(switch: Switch, text: str) -> None:

@@ -34,7 +34,7 @@ Route = tuple[int, int, int]
 """Net, prefix length, next hop."""
 
 
-class Routes:
+class RouteWriter:
     """See the module.  `bulk` is called when many are about to be added."""
 
     def __init__(
@@ -184,8 +184,8 @@ class Routes:
 
         So every packet is decided at every moment either as before or as after: its longest
         new match is there before any shorter one changes, and its longest old match stays until
-        all that could take over from it is in place.  Raises RefusedError where the switch has said
-        that it does not take them.
+        all that could take over from it is in place.  Raises FlowsRefusedError where the switch has
+        said that it does not take them.
         """
         router, channel = described.id, self._channel
         if adds:

@@ -38,11 +38,11 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
-from xenflow.model.difference import Difference
+from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Datapath, Network
 from xenflow.model.placement import Placement, at_home
 from xenflow.openflow import parse
-from xenflow.openflow.wire import Command
+from xenflow.openflow.wire import FlowModCommand
 from xenflow.routes.router_state import Changes
 from xenflow.switch.aside import PROBE_XID, TABLE, Aside
 from xenflow.switch.audit import MONITOR_XID, Audit
@@ -58,9 +58,9 @@ from xenflow.switch.problems import Problems
 from xenflow.switch.promises import Promises
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.resync import refused, resync
-from xenflow.switch.routes import Route, Routes
+from xenflow.switch.routes import Route, RouteWriter
 from xenflow.switch.rules import Rules
-from xenflow.switch.wanted import Known, Wanted
+from xenflow.switch.wanted import Known, WantedFlows
 from xenflow.switch.writer import Waiting, Writer
 from xenflow.tables import cookies, layout
 from xenflow.tables.pipeline import Owner, of_link, owners_of
@@ -122,7 +122,7 @@ class Switch:
         self.installed = installed = Installed(channel, kind)
         self.reader = kind.reader(channel, kind, installed)
         self.aside = aside = Aside(channel, self._retry)
-        self.wanted = wanted = Wanted(
+        self.wanted = wanted = WantedFlows(
             network, datapath, routers, placements, self.ports, self.rules, aside, problems
         )
         self.site = wanted.site
@@ -131,7 +131,9 @@ class Switch:
         """`owner_of(cookie)`: whom one of our flows belongs to."""
         self.forwards = wanted.forwards
         """`forwards(router)`: whether this switch forwards for a router."""
-        self.routes = Routes(network, routers, channel, kind, installed, aside, self.audit.bulk)
+        self.routes = RouteWriter(
+            network, routers, channel, kind, installed, aside, self.audit.bulk
+        )
         self.decisions = Decisions(kind, channel, routers, wanted, self.routes)
         self.writer = Writer(
             channel,
@@ -152,7 +154,7 @@ class Switch:
         """The network, as it is now."""
         return self.wanted.network
 
-    def network_is(self, network: Network, found: Difference) -> None:
+    def network_is(self, network: Network, found: NetworkDifference) -> None:
         """The network has become another one.  Routers that are new are at home; of those that are
         gone nothing stays; those that have changed are compiled anew."""
         gone = [self.network.routers[name] for name in found.routers.removed]
@@ -259,13 +261,13 @@ class Switch:
             self.wanted.port_changed(name)
         self._vifs_changed({name})
 
-    def vifs_are_still(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
+    def vifs_are_suspended(self, vifs: frozenset[str]) -> tuple[set[str], set[str]]:
         """The hypervisor says which vifs take nothing, though they may have carrier.  Returns the
         ports that take frames now and did not, and those that did and do not now."""
-        take_now, stopped = self.ports.still_are(vifs)
-        if take_now or stopped:
-            self._vifs_changed(take_now | stopped)
-        return take_now, stopped
+        take_now, suspended = self.ports.suspended_are(vifs)
+        if take_now or suspended:
+            self._vifs_changed(take_now | suspended)
+        return take_now, suspended
 
     def _vifs_changed(self, names: set[str]) -> None:
         """Table VM follows at once, before jobs that are under way or wait: while a full table
@@ -284,7 +286,7 @@ class Switch:
         flow = self.kind.quiet(self.site(), what, session, seconds)
         if flow is not None:
             self.audit.hushed(self.clock.now() + seconds + 2.0)
-            self.channel.write(self.kind.pack(flow, Command.ADD))
+            self.channel.write(self.kind.pack(flow, FlowModCommand.ADD))
             self.channel.fence()
 
     def once_told(self, then: Done) -> None:

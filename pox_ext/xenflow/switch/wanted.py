@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from xenflow.model.difference import Difference
+from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Datapath, Network, Router
 from xenflow.model.placement import Placement
 from xenflow.openflow.flow import Flow, Flows
@@ -42,7 +42,7 @@ class Known(Protocol):
         """The same as its classes need it."""
 
 
-class Wanted:
+class WantedFlows:
     """See the module."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Wanted:
 
     # --- what has changed ---------------------------------------------------------------------
 
-    def network_is(self, network: Network, found: Difference) -> None:
+    def network_is(self, network: Network, found: NetworkDifference) -> None:
         """The network has become another one."""
         for known in (self.network, network):
             for name in found.dirty_routers:
@@ -114,7 +114,7 @@ class Wanted:
         views = _Views(self.network.routers, self._view)
         ports = self._ports
         return Site(
-            self.network, self._datapath, ports.numbers, self._placements, views, ports.silent
+            self.network, self._datapath, ports.numbers, self._placements, views, ports.suspended
         )
 
     def owner_of(self, cookie: int) -> Owner:

@@ -17,15 +17,15 @@ from typing import Any
 from xenflow.model.network import Router
 from xenflow.openflow.flow import Flow
 from xenflow.routes.router_state import Changes, RouterState, together
-from xenflow.switch.aside import Aside, RefusedError
+from xenflow.switch.aside import Aside, FlowsRefusedError
 from xenflow.switch.channel import IN_FLIGHT_BYTES, Channel
 from xenflow.switch.decisions import Decisions
 from xenflow.switch.installed import PIECE, Batches, Installed
-from xenflow.switch.jobs import ROOM, Awaited, Job, Task
+from xenflow.switch.jobs import ROOM, Awaited, Job, QueuedJob
 from xenflow.switch.kind import SwitchKind
-from xenflow.switch.reading import Reader
-from xenflow.switch.routes import BULK, Routes
-from xenflow.switch.wanted import Known, Wanted, reason
+from xenflow.switch.reading import FlowReader
+from xenflow.switch.routes import BULK, RouteWriter
+from xenflow.switch.wanted import Known, WantedFlows, reason
 from xenflow.tables import layout
 from xenflow.tables.order import plan
 from xenflow.tables.views import Cards, affected_hops
@@ -41,7 +41,7 @@ class Waiting:
     """What a router has changed that is not being written yet, and the job that will."""
 
     changes: list[Changes]
-    task: Task
+    task: QueuedJob
 
 
 class Writer:
@@ -52,12 +52,12 @@ class Writer:
         channel: Channel,
         kind: SwitchKind,
         known: Known,
-        wanted: Wanted,
+        wanted: WantedFlows,
         installed: Installed,
-        routes: Routes,
+        routes: RouteWriter,
         aside: Aside,
         decisions: Decisions,
-        reader: Reader,
+        reader: FlowReader,
     ) -> None:
         self._channel = channel
         self._kind = kind
@@ -312,7 +312,7 @@ class Writer:
         """A job of a router has failed: that router is set aside, and no more."""
         if name not in self._wanted.network.routers:
             return
-        refused = isinstance(error, RefusedError)
+        refused = isinstance(error, FlowsRefusedError)
         new = self._put_aside(name, str(error) if refused else reason(error), refused)
         if new and not refused:
             log.error("%s: %s: a job failed", self._channel.name, name, exc_info=error)

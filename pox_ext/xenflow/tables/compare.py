@@ -32,7 +32,7 @@ def reactive(flow: Flow) -> bool:
 
 
 @dataclass(slots=True)
-class Difference:
+class FlowDifference:
     """What was seen of some flows, and what shall be done about it.
 
     batches   as `plan` gives them
@@ -43,7 +43,9 @@ class Difference:
     mended: int = 0
 
 
-def difference(seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accepted) -> Difference:
+def difference(
+    seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accepted
+) -> FlowDifference:
     """What makes the flows that were seen (None: gone) those that are believed to be there.
 
     What was accepted holds for the flow that was wanted then, and for no other of its key.
@@ -55,7 +57,7 @@ def difference(seen: Mapping[Key, Flow | None], believed: Flows, accepted: Accep
         if now is not None and (key in believed or (ours(now) and not reactive(now)))
     }
     batches = plan(there, wanted)
-    return Difference(batches, sum(map(len, batches)))
+    return FlowDifference(batches, sum(map(len, batches)))
 
 
 def against(table: int, flows: Iterable[Flow], believed: Flows) -> dict[Key, Flow | None]:

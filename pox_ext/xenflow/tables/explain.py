@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xenflow.model.network import Kind, Network
+from xenflow.model.network import DatapathKind, Network
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
 from xenflow.tables import cookies, layout
-from xenflow.tables.simulate import Step
+from xenflow.tables.simulate import Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +40,17 @@ class Names:
         return self.ports.get(number, str(number))
 
 
-def explain(step: Step, names: Names) -> str:
+def explain(step: Lookup, names: Names) -> str:
     """What the flow that a packet met does with it, and why."""
     flow = step.flow
     if flow is None:
         return "no flow matches: dropped"
-    if names.network.datapaths[names.datapath].kind is Kind.PLAIN:
+    if names.network.datapaths[names.datapath].kind is DatapathKind.PLAIN:
         return _ingress(flow, names)
     return _TABLES.get(step.table, _plainly)(flow, names)
 
 
-def does(step: Step, names: Names) -> str:
+def does(step: Lookup, names: Names) -> str:
     """What becomes of a frame by the step's flow alone, whatever it was for."""
     flow = step.flow
     if flow is None or not flow.actions:

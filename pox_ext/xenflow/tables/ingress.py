@@ -68,7 +68,7 @@ def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> I
     """What a VM sends.  The controller gets its hellos, whole, to repeat them; and of a vif that
     takes nothing yet all, because the first frame says that the VM is there."""
     own, port = cookies.of_link(INGRESS, link.id, router.id), site.ports[interface.vif]
-    silent = interface.vif in site.silent
+    silent = interface.vif in site.suspended
     onward = _onward(link, *(heard(router, 128) if silent else ()))
     heard_onward = _onward(link, *heard(router))
     for tag in UNTAGGED:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from xenflow.model.network import Kind, Link, Network
+from xenflow.model.network import DatapathKind, Link, Network
 from xenflow.openflow.flow import Flow, Flows
 from xenflow.tables import cookies
 from xenflow.tables.admission import admission_of, transit
@@ -96,7 +96,7 @@ def flows_of(site: Site, owner: Owner) -> Flows:
 
 def _flows_of(site: Site, owner: Owner) -> Iterable[Flow]:
     network = site.network
-    whole = site.datapath.kind is Kind.HOST and site.datapath.nicira
+    whole = site.datapath.kind is DatapathKind.HOST and site.datapath.nicira
     if owner.kind == "link" and owner.name in network.links:
         return _of_link(site, network.links[owner.name])
     if owner.kind == "router" and whole and owner.name in network.routers:
@@ -107,7 +107,7 @@ def _flows_of(site: Site, owner: Owner) -> Iterable[Flow]:
 
 
 def _of_link(site: Site, link: Link) -> Iterator[Flow]:
-    if site.datapath.kind is Kind.PLAIN:
+    if site.datapath.kind is DatapathKind.PLAIN:
         yield from plain_switch_of(site, link)
     elif not site.datapath.nicira:
         yield from plain_host_of(site, link)

@@ -20,7 +20,7 @@ from xenflow.openflow.monitor import (
 )
 from xenflow.openflow.nxm import pack_action, pack_match, pad8
 from xenflow.openflow.route_columns import RouteColumns
-from xenflow.openflow.wire import Command
+from xenflow.openflow.wire import FlowModCommand
 from xenflow.tables import cookies
 from xenflow.tables.layout import NEXT_HOPS, ROUTES, Reg, Routes
 
@@ -108,7 +108,7 @@ class RoutePacker:
     def _form(self, plen: int) -> _RouteForm:
         """Cut a message made by flow_mod() where net, router, next hop and cookie stand."""
         flow = route_flow(0, 0, plen, 0, 0)
-        add, delete = flow_mod(flow), flow_mod(flow, Command.DELETE_STRICT)
+        add, delete = flow_mod(flow), flow_mod(flow, FlowModCommand.DELETE_STRICT)
         match_len = len(pack_match(flow.match))
         net_at = 48 + 6 + 4  # dl_type's entry, nw_dst's header
         router_at = 48 + match_len - 4

@@ -150,7 +150,7 @@ class Tables:
 # Running
 
 
-class Step(NamedTuple):
+class Lookup(NamedTuple):
     """One lookup: the table, what it found (None: nothing), and the registers at that moment."""
 
     table: int
@@ -160,7 +160,7 @@ class Step(NamedTuple):
 
 
 @dataclass(slots=True)
-class Verdict:
+class Fate:
     """What became of a frame.
 
     `outputs` in order: (port, frame), ("controller", frame) or ("normal", frame).  `packet_ins`:
@@ -170,7 +170,7 @@ class Verdict:
 
     outputs: list[tuple[int | str, bytes]] = field(default_factory=list)
     packet_ins: list[PacketIn] = field(default_factory=list)
-    trace: list[Step] = field(default_factory=list)
+    trace: list[Lookup] = field(default_factory=list)
     error: str = ""
     ttl_expired: bool = False
 
@@ -184,23 +184,23 @@ class _TooDeepError(Exception):
     """The frame is dropped: resubmits without end."""
 
 
-def run(tables: Tables, frame: bytes, in_port: int, start: int = 0) -> Verdict:
+def run(tables: Tables, frame: bytes, in_port: int, start: int = 0) -> Fate:
     """Let `frame` arrive at `in_port` and be looked up in table `start`.
 
     Raises FlowError where a flow that matches has an action this project has no name for.
     """
-    return _Run(tables, frame, in_port).lookup_first(start)
+    return _Simulation(tables, frame, in_port).lookup_first(start)
 
 
-def run_actions(tables: Tables, frame: bytes, in_port: int, actions: Actions) -> Verdict:
+def run_actions(tables: Tables, frame: bytes, in_port: int, actions: Actions) -> Fate:
     """Let `frame` go through `actions` as a packet_out with this in_port does."""
-    return _Run(tables, frame, in_port).do_first(actions)
+    return _Simulation(tables, frame, in_port).do_first(actions)
 
 
-class _Run:
+class _Simulation:
     def __init__(self, tables: Tables, frame: bytes, in_port: int) -> None:
         self.tables = tables
-        self.verdict = Verdict()
+        self.verdict = Fate()
         self.frame = frame
         self.packet = pk.parse(frame)
         self.fields = pk.fields(frame, in_port)
@@ -208,14 +208,14 @@ class _Run:
         self.table = 0
         self.resubmits = 0
 
-    def lookup_first(self, table: int) -> Verdict:
+    def lookup_first(self, table: int) -> Fate:
         self.table = table
         return self.bounded(self.lookup, table)
 
-    def do_first(self, actions: Actions) -> Verdict:
+    def do_first(self, actions: Actions) -> Fate:
         return self.bounded(self.do, actions)
 
-    def bounded(self, do: Callable[..., None], what: int | Actions) -> Verdict:
+    def bounded(self, do: Callable[..., None], what: int | Actions) -> Fate:
         try:
             do(what)
         except _TooDeepError as error:
@@ -232,7 +232,7 @@ class _Run:
         self.resubmits += flow is not None
         actions = flow.actions if flow else ()
         registers = tuple([self.fields[name] for name in _REGISTERS])
-        self.verdict.trace.append(Step(table, flow, actions, registers))
+        self.verdict.trace.append(Lookup(table, flow, actions, registers))
         self.do(actions)
 
     def do(self, actions: Actions) -> None:

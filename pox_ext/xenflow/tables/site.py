@@ -31,8 +31,8 @@ class RouterView:
 class Site:
     """One switch as the planner sees it: its ports by name, and who is where.
 
-    `silent` are ports without carrier: a vif that has none belongs to a VM that is suspended, or
-    has not connected to it yet, and what is sent there is lost.
+    `suspended` are ports to which nothing is given: those without carrier, and vifs of which the
+    hypervisor says that their VM is suspended, or has not connected yet.
     """
 
     network: Network
@@ -40,7 +40,7 @@ class Site:
     ports: Mapping[str, int]
     placements: Mapping[str, Placement]
     views: Mapping[str, RouterView]
-    silent: frozenset[str] = frozenset()
+    suspended: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class Site:
 
     def vif(self, interface: Interface) -> int | None:
         """The port number of a router's interface whose VM takes frames here, else None."""
-        return None if interface.vif in self.silent else self.ports.get(interface.vif)
+        return None if interface.vif in self.suspended else self.ports.get(interface.vif)
 
     def holds(self, router: Router, interface: Interface) -> bool:
         """Whether the VM belongs here but takes nothing from its vif, being suspended: packets

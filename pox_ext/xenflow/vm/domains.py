@@ -44,7 +44,7 @@ RELEASED = "@releaseDomain"
 CONNECTING, CONNECTED = ("", "1", "2", "3"), "4"
 RESUMED_S = 1.0
 """After a domain was stopped: what comes from it later has been said after it was resumed."""
-NOT_STOPPED_S = 10.0
+NOT_SUSPENDED_S = 10.0
 """After a domain was asked to suspend: what still speaks then has not done it."""
 ANNOUNCED_S = 15.0
 """A guest that has been connected and says nothing takes frames from then on.  A router says
@@ -64,23 +64,23 @@ class Suspension:
     """A domain that was asked to suspend.  `ended`: it has spoken after it."""
 
     asked: float
-    stopped: float | None = None
+    suspended: float | None = None
     ended: bool = False
 
     def over(self, at: float) -> bool:
         """Whether who spoke, not before `at`, has spoken after it."""
-        if self.stopped is None:
-            return at - self.asked >= NOT_STOPPED_S
-        return at - self.stopped >= RESUMED_S
+        if self.suspended is None:
+            return at - self.asked >= NOT_SUSPENDED_S
+        return at - self.suspended >= RESUMED_S
 
     def released(self, now: float) -> None:
         """Some domain has stopped, maybe this one."""
-        if not self.ended or now - self.asked < NOT_STOPPED_S:
-            self.stopped, self.ended = now, False
+        if not self.ended or now - self.asked < NOT_SUSPENDED_S:
+            self.suspended, self.ended = now, False
 
 
 @dataclass(slots=True)
-class Backend:
+class VifBackend:
     """One vif.
 
     name           as the switch calls it
@@ -108,12 +108,12 @@ class Domains:
     ) -> None:
         self._known = known
         self._changed = changed
-        self._vifs: dict[Vif, Backend] = {}
+        self._vifs: dict[Vif, VifBackend] = {}
         self._watched: set[str] = set()
         self._orders: dict[str, str] = {}
         """What control/shutdown held when it was last read, by domain."""
         self._suspended: dict[str, Suspension] = {}
-        self._still: frozenset[str] = frozenset()
+        self._told: frozenset[str] = frozenset()
         self._lines = Lines()
         self._store = Xenstore(path, self._begin, self._forget)
 
@@ -154,7 +154,7 @@ class Domains:
         """A guest that has been connected for long enough need not announce itself."""
         self._end_waiting(now, lambda _, waited_s: waited_s >= ANNOUNCED_S)
 
-    def _end_waiting(self, now: float, over: Callable[[Backend, float], bool]) -> None:
+    def _end_waiting(self, now: float, over: Callable[[VifBackend, float], bool]) -> None:
         changed = False
         for backend in self._vifs.values():
             if backend.awaited_since is None:
@@ -220,7 +220,7 @@ class Domains:
                 self._store.unwatch(_shutdown(vif[0]))
                 self._watched.discard(vif[0])
         elif name in self._known:
-            self._vifs.setdefault(vif, Backend()).name = name
+            self._vifs.setdefault(vif, VifBackend()).name = name
             self._watch(vif[0])
         self._tell()
 
@@ -271,10 +271,10 @@ class Domains:
     def _tell(self) -> None:
         busy = {domain for (domain, _), backend in self._vifs.items() if not backend.ready}
         busy |= set(filter(self._is_suspended, self._suspended))
-        still = frozenset(b.name for (domain, _), b in self._vifs.items() if domain in busy)
-        if still != self._still:
-            self._still = still
-            self._changed(still)
+        suspended = frozenset(b.name for (domain, _), b in self._vifs.items() if domain in busy)
+        if suspended != self._told:
+            self._told = suspended
+            self._changed(suspended)
 
 
 def _shutdown(domain: str) -> str:

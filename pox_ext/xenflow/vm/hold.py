@@ -42,7 +42,7 @@ MAX_REPEATS_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class HeldFrame:
     """A frame without tag, the id of the link on which it came, and when."""
 
     link: int
@@ -58,7 +58,7 @@ class Kept:
 class Held:
     """What is held for one router, oldest first."""
 
-    frames: list[Kept] = field(default_factory=list)
+    frames: list[HeldFrame] = field(default_factory=list)
     octets: int = 0
     held: int = 0
     dropped: int = 0
@@ -68,16 +68,16 @@ class Held:
     """The number of the frame kept last."""
     _copies: int = 0
     """How many of `frames` are copies."""
-    _recent: deque[Kept] = field(default_factory=deque)
+    _recent: deque[HeldFrame] = field(default_factory=deque)
 
     def copied(self, link: int, frame: bytes, now: float) -> None:
         """A frame has been put into the vif."""
         recent = self._recent
-        recent.append(Kept(link, frame, now))
+        recent.append(HeldFrame(link, frame, now))
         while len(recent) > MAX_FRAMES or recent[0].at < now - RECENT_S:
             recent.popleft()
 
-    def stopped(self, now: float) -> None:
+    def suspended(self, now: float) -> None:
         """The vif takes nothing any more: hold what it may not have passed on."""
         for one in self._recent:
             if one.at >= now - RECENT_S:
@@ -85,7 +85,8 @@ class Held:
         self._recent.clear()
 
     def announced(self) -> None:
-        """The VM will be stopped once the vif gets nothing any more: it reads what it was given."""
+        """The VM will be suspended once the vif gets nothing any more: it reads what it was
+        given."""
         self._recent.clear()
 
     def keep(self, link: int, frame: bytes, now: float, copy: bool = False) -> bool:
@@ -98,7 +99,7 @@ class Held:
             self.dropped += not copy
             return False
         self._last += 1
-        self.frames.append(Kept(link, frame, now, copy, self._last))
+        self.frames.append(HeldFrame(link, frame, now, copy, self._last))
         self.octets += len(frame)
         self.held += 1
         self.repeated += copy
@@ -130,17 +131,17 @@ class Held:
         self.dropped += len(self.frames) - len(young)
         self._remain(young)
 
-    def _remain(self, frames: list[Kept]) -> None:
+    def _remain(self, frames: list[HeldFrame]) -> None:
         self.frames = frames
         self.octets = sum(len(one.frame) for one in frames)
         self._copies = sum(one.copy for one in frames)
 
-    def of(self, link: int | None, now: float) -> list[Kept]:
+    def of(self, link: int | None, now: float) -> list[HeldFrame]:
         """What is to be sent on, of one link or of all, in order; the old is dropped."""
         self._drop_old(now)
         return [one for one in self.frames if link in (None, one.link)]
 
-    def sent(self, frames: list[Kept]) -> None:
+    def sent(self, frames: list[HeldFrame]) -> None:
         """Some of it has been sent on."""
         gone = set(map(id, frames))
         self._remain([one for one in self.frames if id(one) not in gone])
@@ -152,7 +153,7 @@ class Held:
 
 
 @dataclass(slots=True)
-class Hello:
+class RepeatedHello:
     """A router's last hello of one kind on one link, and when it is due again."""
 
     frame: bytes
@@ -164,7 +165,7 @@ class Hellos:
     """The last hello of every router on every link, of each kind."""
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, int, int], Hello] = {}
+        self._last: dict[tuple[str, int, int], RepeatedHello] = {}
         self._since: dict[str, float] = {}
 
     def heard(self, router: str, link: int, frame: bytes, now: float) -> None:
@@ -176,7 +177,7 @@ class Hellos:
         self._since.pop(router, None)
         self._last.pop((router, link, kind), None)
         if neighbours:
-            self._last[router, link, kind] = Hello(frame, interval_s, now + interval_s)
+            self._last[router, link, kind] = RepeatedHello(frame, interval_s, now + interval_s)
 
     def due(self, router: str, now: float) -> list[tuple[int, bytes]]:
         """The hellos of a suspended router that must be repeated now: (link id, frame)."""

@@ -5,8 +5,8 @@ held here and delivered where the VM runs next; the copy of one that was just pu
 may be lost there if the VM is suspended now; and what a VM itself has said.  `hold` keeps
 them; here it is decided for whom, and when they go on.
 
-A vif takes frames, or not, as the switch (carrier) and the hypervisor (`vifs_are_still`) say.  What
-was held for it goes to it once the switch knows as well: earlier it would come up again.  In
+A vif takes frames, or not, as the switch (carrier) and the hypervisor (`vifs_are_suspended`) say.
+What was held for it goes to it once the switch knows as well: earlier it would come up again.  In
 between, and for a moment after it, frames still come up that were sent before the switch knew.
 
 Called by `rule_table`, `management_service`, `domains`, and by `component` when a port changes.
@@ -66,7 +66,7 @@ class VmPackets:
         self._lines = Lines()
         self._opening: set[tuple[str, str]] = set()
         """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
-        self._still: frozenset[str] = frozenset()
+        self._suspended: frozenset[str] = frozenset()
         self._announced: dict[str, float] = {}
         """Vifs whose VM is suspended by somebody who says so, and since when."""
         self._opened: dict[tuple[str, str], float] = {}
@@ -199,24 +199,24 @@ class VmPackets:
         """What a router says is not heard here from now on."""
         self._hellos.forget(router)
 
-    def vifs_are_still(self, vifs: frozenset[str]) -> None:
+    def vifs_are_suspended(self, vifs: frozenset[str]) -> None:
         """The hypervisor's host says which vifs take nothing now, though they may have carrier."""
-        self._still = vifs
+        self._suspended = vifs
         self._stand()
 
-    def announced(self, switch: Switch, router: Router, still: bool, then: Done) -> None:
+    def announced(self, switch: Switch, router: Router, suspended: bool, then: Done) -> None:
         """Who suspends VMs says that he will suspend a router's, once `then` is called: its vifs
-        get nothing from then on, and what they were given it will have read.  Or (not `still`) that
-        it runs with all of its vifs."""
+        get nothing from then on, and what they were given it will have read.  Or (not `suspended`)
+        that it runs with all of its vifs."""
         vifs = {interface.vif: time.monotonic() for interface in router.interfaces}
         took = any(switch.ports.takes(vif) for vif in vifs)
         for vif in vifs:
             self._announced.pop(vif, None)
-        if still:
+        if suspended:
             self._announced |= vifs
             self.held[router.name].announced()
         self._stand()
-        if still and took:
+        if suspended and took:
             switch.promises.in_force(then)
         else:  # nothing is given to them anyway, or need not be waited for
             then(None)
@@ -230,20 +230,20 @@ class VmPackets:
             self._stand()
 
     def _stand(self) -> None:
-        vifs = self._still | self._announced.keys()
+        vifs = self._suspended | self._announced.keys()
         for switch in self._switches.values():
-            take_now, stopped = switch.vifs_are_still(frozenset(vifs))
-            for port in stopped:
-                self.port_stopped(switch, port)
+            take_now, suspended = switch.vifs_are_suspended(frozenset(vifs))
+            for port in suspended:
+                self.port_suspended(switch, port)
             for port in take_now:
                 self.port_appeared(switch, port)
 
-    def port_stopped(self, switch: Switch, port: str) -> None:
+    def port_suspended(self, switch: Switch, port: str) -> None:
         """A port takes nothing any more: where it is a vif, its VM has been suspended."""
         self._opening.discard((switch.name, port))
         for router in self._network.routers.values():
             if any(i.vif == port for i in router.interfaces):
-                self.held[router.name].stopped(time.monotonic())
+                self.held[router.name].suspended(time.monotonic())
 
     def port_appeared(self, switch: Switch, port: str) -> None:
         """A port has come, or takes frames now: where it is a vif of a router whose VM belongs

@@ -19,7 +19,7 @@ from typing import Any
 from pox.lib.recoco import Select, Sleep, Task
 
 from xenflow.vm import xenstore_wire as wire
-from xenflow.vm.xenstore_wire import Message
+from xenflow.vm.xenstore_wire import XenstoreMessage
 
 log = logging.getLogger("xenflow.xenstore")
 
@@ -51,7 +51,7 @@ class Xenstore:
         self._sock: socket.socket | None = None
         self._out = b""
         self._requests = 0
-        self._waiting: dict[int, Callable[[Message], None]] = {}
+        self._waiting: dict[int, Callable[[XenstoreMessage], None]] = {}
         self._watches: dict[str, Callable[[str], None]] = {}
         self._closed = False
 
@@ -70,7 +70,7 @@ class Xenstore:
     def list(self, path: str, then: Callable[[list[str]], None]) -> None:
         """The names of a node's children; none where there is no such node."""
 
-        def listed(answer: Message) -> None:
+        def listed(answer: XenstoreMessage) -> None:
             then([] if answer.type == wire.ERROR else [name for name in answer.parts if name])
 
         self._ask(wire.DIRECTORY, (path,), listed)
@@ -85,11 +85,13 @@ class Xenstore:
         if self._watches.pop(path, None) is not None:
             self._ask(wire.UNWATCH, (path, path), lambda _: None)
 
-    def _watched(self, path: str, answer: Message) -> None:
+    def _watched(self, path: str, answer: XenstoreMessage) -> None:
         if answer.type == wire.ERROR:
             log.error("%s cannot be watched: %s", path, answer.payload)
 
-    def _ask(self, type_: int, texts: tuple[str, ...], then: Callable[[Message], None]) -> None:
+    def _ask(
+        self, type_: int, texts: tuple[str, ...], then: Callable[[XenstoreMessage], None]
+    ) -> None:
         if self._sock is None:
             return
         self._requests = self._requests + 1 & 0xFFFFFFFF
@@ -127,7 +129,7 @@ class Xenstore:
                 yield Sleep(AGAIN_S)
 
     def _serve(self, sock: socket.socket) -> Generator[Any, Any, None]:
-        reader = wire.Reader()
+        reader = wire.XenstoreReader()
         while not self._closed:
             self._flush(sock)
             ready, _, _ = yield Select([sock], [], [], LOOK_S)
@@ -151,7 +153,7 @@ class Xenstore:
             except BlockingIOError:
                 return
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: XenstoreMessage) -> None:
         try:
             if message.type == wire.WATCH_EVENT:
                 path, token = message.parts[:2]

@@ -28,7 +28,7 @@ class XenstoreError(Exception):
     """The other side does not speak xenstore's protocol."""
 
 
-class Message(NamedTuple):
+class XenstoreMessage(NamedTuple):
     """An answer, or a watch event.  `payload` is without the NUL at its end."""
 
     type: int
@@ -49,16 +49,16 @@ def request(type: int, id: int, *words: str) -> bytes:
     return _HEADER.pack(type, id, 0, len(payload)) + payload
 
 
-class Reader:
+class XenstoreReader:
     """Puts messages together from what a socket gives."""
 
     def __init__(self) -> None:
         self._bytes = b""
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes) -> list[XenstoreMessage]:
         """The messages that are whole now.  Raises XenstoreError on what cannot be one."""
         self._bytes += data
-        found: list[Message] = []
+        found: list[XenstoreMessage] = []
         while len(self._bytes) >= _HEADER.size:
             type, id, _, length = _HEADER.unpack_from(self._bytes)
             if length > MAX_PAYLOAD:
@@ -67,6 +67,6 @@ class Reader:
             if len(self._bytes) < end:
                 break
             payload = self._bytes[_HEADER.size : end].decode(errors="replace")
-            found.append(Message(type, id, payload.removesuffix("\0")))
+            found.append(XenstoreMessage(type, id, payload.removesuffix("\0")))
             self._bytes = self._bytes[end:]
         return found

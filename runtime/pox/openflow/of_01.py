@@ -29,7 +29,7 @@ from pox.lib.recoco import Timer
 from pox.lib.revent import EventMixin
 from xenflow.openflow import build, wire
 from xenflow.openflow.flow import Flow
-from xenflow.openflow.wire import Type, WireError
+from xenflow.openflow.wire import MessageType, WireError
 
 log = logging.getLogger("openflow.of_01")
 
@@ -186,7 +186,9 @@ class Connection(EventMixin):
                 self.disconnect(f"no OpenFlow 1.0: a message of type {kind}, {length} bytes")
                 return
             # of a hello it is the highest version; ours, the lower one, holds
-            if version != wire.VERSION and not (kind == Type.HELLO and version > wire.VERSION):
+            if version != wire.VERSION and not (
+                kind == MessageType.HELLO and version > wire.VERSION
+            ):
                 self._refuse(f"it speaks version 0x{version:02x}")
                 return
             if end - offset < length:
@@ -213,7 +215,7 @@ class Connection(EventMixin):
             why,
         )
         reason = bytes(4) + b"only OpenFlow 1.0 is supported"
-        self.send(wire.message(Type.ERROR, reason, next(_xids)))
+        self.send(wire.message(MessageType.ERROR, reason, next(_xids)))
         self.disconnect("no OpenFlow 1.0")
 
     def _bad_message(self, kind: int, error: Exception) -> None:
@@ -295,7 +297,7 @@ def _handshake_features(con: Connection, raw: bytes) -> None:
     if con._nexus.miss_send_len is not None:
         con.send(build.set_config(con._nexus.miss_send_len, xid=next(_xids)))
     if con._nexus.clear_flows_on_connect:
-        con.send(build.flow_mod_of10(Flow(0, 0, (), ()), wire.Command.DELETE, next(_xids)))
+        con.send(build.flow_mod_of10(Flow(0, 0, (), ()), wire.FlowModCommand.DELETE, next(_xids)))
     con.send(build.barrier_request(next(_xids)))
 
 
@@ -374,24 +376,24 @@ def _table(chosen: dict[int, Handler]) -> list[Handler]:
 
 HANDSHAKE = _table(
     {
-        Type.HELLO: _hello,
-        Type.ECHO_REQUEST: _echo,
-        Type.FEATURES_REPLY: _handshake_features,
-        Type.BARRIER_REPLY: _handshake_barrier,
-        Type.ERROR: _handshake_error,
-        Type.PORT_STATUS: _handshake_port_status,
+        MessageType.HELLO: _hello,
+        MessageType.ECHO_REQUEST: _echo,
+        MessageType.FEATURES_REPLY: _handshake_features,
+        MessageType.BARRIER_REPLY: _handshake_barrier,
+        MessageType.ERROR: _handshake_error,
+        MessageType.PORT_STATUS: _handshake_port_status,
     }
 )
 HANDLERS = _table(
     {
-        Type.ECHO_REQUEST: _echo,
-        Type.FEATURES_REPLY: _features,
-        Type.PORT_STATUS: _port_status,
-        Type.ERROR: _error,
-        Type.PACKET_IN: _packet_in,
-        Type.FLOW_REMOVED: _raises(openflow.FlowRemoved),
-        Type.STATS_REPLY: _stats,
-        Type.BARRIER_REPLY: _raises(openflow.BarrierIn),
+        MessageType.ECHO_REQUEST: _echo,
+        MessageType.FEATURES_REPLY: _features,
+        MessageType.PORT_STATUS: _port_status,
+        MessageType.ERROR: _error,
+        MessageType.PACKET_IN: _packet_in,
+        MessageType.FLOW_REMOVED: _raises(openflow.FlowRemoved),
+        MessageType.STATS_REPLY: _stats,
+        MessageType.BARRIER_REPLY: _raises(openflow.BarrierIn),
     }
 )
 

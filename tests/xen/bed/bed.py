@@ -16,13 +16,13 @@ from typing import Any
 from lab import bring_up, process, state
 from lab.description import Lab, find_file, load_lab
 from lab.namespace import LabError
-from lab.state import Options
+from lab.state import LabOptions
 from lab.waiting import await_ends, await_links
 from mgmt.client import TIMEOUT_S, AskError
-from mgmt.session import Session
+from mgmt.session import ManagementSession
 from tests.xen.bed import dom0, machine, payload, router
 from tests.xen.bed.build import Built, build
-from tests.xen.bed.dom0 import Dom0
+from tests.xen.bed.dom0 import BedDom0
 
 OSPF = {"hello_s": 10, "dead_s": 40}
 """The protocol's default times (RFC 2328, appendix C.3)."""
@@ -39,7 +39,7 @@ class Bed:
     """A bed that is up."""
 
     lab: Lab
-    hosts: dict[str, Dom0]
+    hosts: dict[str, BedDom0]
 
 
 def prepare(say: Say) -> tuple[Built, Path]:
@@ -54,7 +54,7 @@ def prepare(say: Say) -> tuple[Built, Path]:
 def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any) -> Bed:
     """Bring lab, hosts and routers up; returns once packets pass from end to end.
 
-    `options` are fields of `lab.state.Options`.  Raises NetworkError where the file is wrong,
+    `options` are fields of `lab.state.LabOptions`.  Raises NetworkError where the file is wrong,
     LabError where something does not come up; everything is taken down then unless `keep`.
     """
     begun = time.monotonic()
@@ -65,7 +65,7 @@ def up(file_or_name: str | Path, say: Say, *, keep: bool = False, **options: Any
     if not load_lab(find_file(file_or_name)).elsewhere:
         raise LabError(f'{file_or_name}: no host in it has hypervisor = "xl:..."')
     built, image = prepare(tell)
-    wanted = Options(**{**OSPF, "bgp": True, **options})
+    wanted = LabOptions(**{**OSPF, "bgp": True, **options})
     lab = bring_up.up(file_or_name, wanted, say=tell)
     try:
         hosts = machine.machines(lab)
@@ -107,7 +107,7 @@ def await_controllers(lab: Lab, limit_s: float) -> None:
 
 def not_in_sync(lab: Lab) -> set[str]:
     """The datapaths that are not connected to their controllers, or lack flows."""
-    session = Session(lab.network, TIMEOUT_S)
+    session = ManagementSession(lab.network, TIMEOUT_S)
     missing = set(lab.network.datapaths)
     try:
         for controller in lab.network.controllers:

@@ -121,7 +121,7 @@ _LEFT_OUT = (
 Say = Callable[[str], None]
 
 
-class BuildError(LabError):
+class BedBuildError(LabError):
     """A tool failed; the message is the end of what it said."""
 
 
@@ -129,12 +129,12 @@ class BuildError(LabError):
 def bed_errors() -> Iterator[None]:
     """What `xen.image` cannot build is an error of the bed's.
 
-    Raises BuildError.
+    Raises BedBuildError.
     """
     try:
         yield
     except debian.BuildError as error:
-        raise BuildError(str(error)) from None
+        raise BedBuildError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Built:
 def build(say: Say) -> Built:
     """Everything, as far as it is not there already.
 
-    Raises BuildError.
+    Raises BedBuildError.
     """
     root = piece("dom0-root", [getsource(_make_root), SUITE, *PACKAGES], _make_root, say)
     kernel = piece("dom0-kernel", [getsource(_make_kernel), SUITE, *MODULES], _make_kernel, say)
@@ -212,7 +212,7 @@ def _mirror() -> str:
     ).splitlines()
     found = [s.split()[0] for s in sites if not s.endswith(("-security", "-updates"))]
     if not found:
-        raise BuildError("apt has no package lists: `apt-get update` first")
+        raise BedBuildError("apt has no package lists: `apt-get update` first")
     return found[0]
 
 
@@ -270,14 +270,14 @@ def _fetch_kernel(folder: Path) -> Path:
     depends = _run("apt-cache", *options, "depends", "linux-image-amd64")
     named = re.search(r"Depends: (linux-image-\d\S+)", depends)
     if named is None:
-        raise BuildError(f"linux-image-amd64 of {SUITE} depends on no kernel:\n{depends}")
+        raise BedBuildError(f"linux-image-amd64 of {SUITE} depends on no kernel:\n{depends}")
     _run("apt-get", *options, "download", named.group(1), cwd=folder)
     shutil.rmtree(apt)
     return next(folder.glob("linux-image-*.deb"))
 
 
 def _lz4(_: bytes) -> bytes:
-    raise BuildError("the kernel is packed with lz4; Debian's generic one was packed with xz")
+    raise BedBuildError("the kernel is packed with lz4; Debian's generic one was packed with xz")
 
 
 def _with_dependencies(base: Path, release: str, names: Iterable[str]) -> list[Path]:
@@ -409,15 +409,15 @@ def _copy_key(key: Path, to: Path) -> None:
 def _run(*argv: str, cwd: Path | None = None) -> str:
     """Run a tool and return what it prints.
 
-    Raises BuildError.
+    Raises BedBuildError.
     """
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError:
-        raise BuildError(f"{argv[0]} is not installed: scripts/test-xen installs it") from None
+        raise BedBuildError(f"{argv[0]} is not installed: scripts/test-xen installs it") from None
     if done.returncode:
         last = "\n  ".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        raise BuildError(f"{' '.join(argv)} failed:\n  {last}")
+        raise BedBuildError(f"{' '.join(argv)} failed:\n  {last}")
     return done.stdout

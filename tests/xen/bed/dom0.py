@@ -27,7 +27,7 @@ class Dom0Error(LabError):
 
 
 @dataclass(frozen=True, slots=True)
-class Dom0:
+class BedDom0:
     """One host's Domain 0."""
 
     host: str
@@ -79,12 +79,12 @@ class Dom0:
         return [line.split()[0] for line in lines if not line.startswith("Domain-0 ")]
 
 
-def dom0s(lab: Lab) -> dict[str, Dom0]:
+def dom0s(lab: Lab) -> dict[str, BedDom0]:
     """Every host's Domain 0, by the host's name."""
-    return {host: Dom0(host, str(lab.management[host])) for host in lab.elsewhere}
+    return {host: BedDom0(host, str(lab.management[host])) for host in lab.elsewhere}
 
 
-def connect(lab: Lab, built: Built, limit_s: float = 60.0) -> dict[str, Dom0]:
+def connect(lab: Lab, built: Built, limit_s: float = 60.0) -> dict[str, BedDom0]:
     """Open the connections; returns once every Domain 0 answers.
 
     Raises Dom0Error where one does not.

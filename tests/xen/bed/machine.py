@@ -32,7 +32,7 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class QemuMachine:
     """One host's QEMU.  `number` makes its cards' MAC addresses differ from other hosts'."""
 
     name: str
@@ -134,10 +134,10 @@ class Machine:
         return self.console.exists() and READY in self.console.read_text(errors="replace")
 
 
-def machines(lab: Lab) -> list[Machine]:
+def machines(lab: Lab) -> list[QemuMachine]:
     """The hosts that the lab has left to us."""
     return [
-        Machine(
+        QemuMachine(
             name,
             number,
             lab.switch_namespace(name),
@@ -147,7 +147,7 @@ def machines(lab: Lab) -> list[Machine]:
     ]
 
 
-def await_ready(hosts: list[Machine], running: list[process.Process], limit_s: float) -> None:
+def await_ready(hosts: list[QemuMachine], running: list[process.Process], limit_s: float) -> None:
     """Until every host's Domain 0 is up.
 
     Raises LabError with the end of its console where one is not, or its QEMU has ended.

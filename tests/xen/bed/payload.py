@@ -12,10 +12,10 @@ from pathlib import Path
 
 from lab.description import CABLE_MTU, Lab
 from lab.state import NETWORK_FILE
-from tests.xen.bed.machine import Machine
+from tests.xen.bed.machine import QemuMachine
 
 
-def write(lab: Lab, machine: Machine, path: Path, more: dict[str, Path]) -> None:
+def write(lab: Lab, machine: QemuMachine, path: Path, more: dict[str, Path]) -> None:
     """A host's archive; `more` are files of this machine by their names there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
@@ -25,7 +25,7 @@ def write(lab: Lab, machine: Machine, path: Path, more: dict[str, Path]) -> None
             archive.add(file, name.lstrip("/"))
 
 
-def environment(lab: Lab, machine: Machine) -> str:
+def environment(lab: Lab, machine: QemuMachine) -> str:
     """What `bed-init` reads, as shell variables."""
     address = f"{lab.management[machine.name]}/{lab.subnet.prefixlen}"
     values = {

@@ -17,10 +17,10 @@ from lab.description import Lab
 from lab.namespace import LabError, inside
 from lab.operate import find_node
 from lab.routing import NeighbourChange
-from lab.state import Options
+from lab.state import LabOptions
 from tests.xen.bed.build import bed_errors
 from tests.xen.bed.cache import directory
-from tests.xen.bed.dom0 import Dom0
+from tests.xen.bed.dom0 import BedDom0
 from xen.image import router_config
 from xen.image.build import INITRD, KERNEL, Builder
 
@@ -47,7 +47,7 @@ def image(say: Say) -> Path:
     return cache / "router"
 
 
-def files(lab: Lab, options: Options, made: Path) -> dict[str, Path]:
+def files(lab: Lab, options: LabOptions, made: Path) -> dict[str, Path]:
     """What the bed's routers start from: files here, by their names in every Domain 0."""
     found: dict[str, Path] = {f"{FOLDER}/{KERNEL}": made / KERNEL}
     for speaker in routing.speakers(lab, bgp=options.bgp):
@@ -70,7 +70,7 @@ def files(lab: Lab, options: Options, made: Path) -> dict[str, Path]:
     return found
 
 
-def start(lab: Lab, hosts: dict[str, Dom0]) -> None:
+def start(lab: Lab, hosts: dict[str, BedDom0]) -> None:
     """Start every router at home; returns when each has said that it is up.
 
     Raises LabError where one has not.
@@ -78,7 +78,7 @@ def start(lab: Lab, hosts: dict[str, Dom0]) -> None:
     _start({r.name: hosts[r.home] for r in lab.network.routers.values() if r.home in hosts}, hosts)
 
 
-def host_of(hosts: dict[str, Dom0], router: str) -> str:
+def host_of(hosts: dict[str, BedDom0], router: str) -> str:
     """The host whose list of domains has a router.
 
     Raises LabError where none has.
@@ -89,7 +89,7 @@ def host_of(hosts: dict[str, Dom0], router: str) -> str:
     return found[0]
 
 
-def renew(hosts: dict[str, Dom0], router: str) -> None:
+def renew(hosts: dict[str, BedDom0], router: str) -> None:
     """Put a new guest in a router's place; returns when it has said that it is up.
 
     Raises LabError where it has not.
@@ -99,7 +99,7 @@ def renew(hosts: dict[str, Dom0], router: str) -> None:
     _start({router: host}, hosts)
 
 
-def _start(wanted: dict[str, Dom0], hosts: dict[str, Dom0]) -> None:
+def _start(wanted: dict[str, BedDom0], hosts: dict[str, BedDom0]) -> None:
     before = {name: token(hosts, name) for name in wanted}
     for name, host in wanted.items():
         host.ask(f"xl create {FOLDER}/{name}.cfg", limit_s=START_LIMIT_S)
@@ -136,7 +136,7 @@ def available_mib(lab: Lab, router: str) -> int:
     return int(available.split()[1]) // 1024
 
 
-def console(hosts: dict[str, Dom0], router: str) -> str:
+def console(hosts: dict[str, BedDom0], router: str) -> str:
     """All that a router has written on its console, host by host."""
     path = f"/var/log/xen/console/guest-{router}.log"
     return "".join(
@@ -145,13 +145,13 @@ def console(hosts: dict[str, Dom0], router: str) -> str:
     )
 
 
-def token(hosts: dict[str, Dom0], router: str) -> str | None:
+def token(hosts: dict[str, BedDom0], router: str) -> str | None:
     """What the guest made up when it started, as it said it then."""
     found = _UP.findall(console(hosts, router))
     return found[-1][1] if found else None
 
 
-def neighbour_changes(hosts: dict[str, Dom0], routers: Iterable[str]) -> list[NeighbourChange]:
+def neighbour_changes(hosts: dict[str, BedDom0], routers: Iterable[str]) -> list[NeighbourChange]:
     """Every change of a neighbour's state that the routers' daemons have reported."""
     return [
         change

@@ -19,7 +19,7 @@ from xenflow.openflow import wire
 from xenflow.openflow.nxm import parse_actions
 from xenflow.openflow.parse import PacketIn
 from xenflow.store.network_file import load
-from xenflow.switch.channel import Request
+from xenflow.switch.channel import SwitchRequest
 from xenflow.switch.jobs import Job
 from xenflow.tables import layout, simulate
 from xenflow.tables.layout import Reg, Up
@@ -44,7 +44,7 @@ class Wire(WrittenSwitch):
     def send(self, data: bytes) -> None:
         super().send(data)
         for message in wire.split(data)[0]:
-            if message[1] == wire.Type.PACKET_OUT:
+            if message[1] == wire.MessageType.PACKET_OUT:
                 length = int.from_bytes(message[14:16], "big")
                 actions, frame = parse_actions(message, 16, length), message[16 + length :]
                 self.came += simulate.run_actions(self.tables, frame, f.PORT_NONE, actions).outputs
@@ -75,8 +75,8 @@ class Host:
         self.wire.attach(self.switch, PORTS)
         self.wire.run()
 
-    def still(self, vifs: frozenset[str]) -> None:
-        self.table.packets.vifs_are_still(vifs)
+    def suspended(self, vifs: frozenset[str]) -> None:
+        self.table.packets.vifs_are_suspended(vifs)
         self.wire.run()
 
     def held(self) -> list[bytes]:
@@ -137,12 +137,12 @@ def host() -> Host:
 
 def test_from_its_suspension_on_packets_are_held(host: Host) -> None:
     assert host.to_vm() == {"delivers"}
-    host.still(VIFS)
+    host.suspended(VIFS)
     assert host.to_vm() == {"holds"}
     assert host.switch.ports.takes("to-gen"), "other ports are none of its business"
     frames = [host.ping(n) for n in range(3)]
     assert host.held() == frames
-    host.still(frozenset())
+    host.suspended(frozenset())
     assert host.to_vm() == {"delivers"}
     assert host.held() == []
     assert host.table.packets.held["vr1"].delivered == 3
@@ -150,20 +150,20 @@ def test_from_its_suspension_on_packets_are_held(host: Host) -> None:
 
 def test_what_was_held_on_a_link_is_there_before_what_comes_on_it_later(host: Host) -> None:
     """Each link's goes with its own vif, or newer frames of the same sender would overtake it."""
-    host.still(VIFS)
+    host.suspended(VIFS)
     first, second = host.ping(1), host.ping(2, link="right")
-    host.still(frozenset(("vr1.1",)))
+    host.suspended(frozenset(("vr1.1",)))
     assert host.to_vm() == {"delivers"}
     assert host.held() == [second] and host.wire.to(*VIFS) == [first]
-    host.still(frozenset())
+    host.suspended(frozenset())
     assert host.held() == [] and host.wire.to(*VIFS) == [first, second]
 
 
 def test_while_the_switch_is_not_told_yet_what_comes_is_held_in_its_order(host: Host) -> None:
     """What was held must not come round and round, nor a group's be taken for another router's."""
-    host.still(VIFS)
+    host.suspended(VIFS)
     came = [host.ping(1), host.hello()]
-    host.table.packets.vifs_are_still(frozenset())
+    host.table.packets.vifs_are_suspended(frozenset())
     came += [host.ping(2), host.hello()]
     assert (host.held(), host.wire.came) == (came, [])
     host.wire.run()
@@ -181,8 +181,8 @@ def test_a_group_s_frame_is_not_given_to_a_router_that_has_had_it(
     router, link = host.table.network.routers["vr1"], host.table.network.links["left"]
     stranger = replace(router, name="vr9")
     interface = router.interfaces[0]
-    host.still(VIFS)
-    host.still(frozenset())
+    host.suspended(VIFS)
+    host.suspended(frozenset())
     now[0] += vm_packets.LATE_S
     members = ((router, interface), (stranger, interface))
     host.table.packets.sent_up(host.switch, ForVm(link, members, NEIGHBOUR_HELLO, False))
@@ -195,22 +195,22 @@ def test_another_router_s_long_job_delays_nothing(host: Host) -> None:
     """A full table takes seconds to be written."""
 
     def long() -> Job:
-        yield Request(1, b"")  # which is never answered
+        yield SwitchRequest(1, b"")  # which is never answered
 
     host.switch.jobs.submit(long())
-    host.still(VIFS)
+    host.suspended(VIFS)
     assert host.to_vm() == {"holds"}
     held = host.ping(1)
-    host.still(frozenset())
+    host.suspended(frozenset())
     assert host.to_vm() == {"delivers"}
     assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
 
 
 def test_what_was_held_is_given_to_a_vif_that_came_while_the_switch_was_away(host: Host) -> None:
-    host.still(VIFS)
+    host.suspended(VIFS)
     held = host.ping(1)
     host.switch.disconnect()
-    host.table.packets.vifs_are_still(frozenset())
+    host.table.packets.vifs_are_suspended(frozenset())
     assert host.held() == [held]
     host.wire.attach(host.switch, PORTS)
     assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
@@ -218,9 +218,9 @@ def test_what_was_held_is_given_to_a_vif_that_came_while_the_switch_was_away(hos
 
 def test_what_comes_up_while_a_switch_is_read_back_does_not_go_round(host: Host) -> None:
     """It holds still what the vif, which has come meanwhile, could take."""
-    host.still(VIFS)
+    host.suspended(VIFS)
     host.switch.disconnect()
-    host.table.packets.vifs_are_still(frozenset())
+    host.table.packets.vifs_are_suspended(frozenset())
     host.switch.connect(host.wire, [(name, number, True) for name, number in PORTS.items()])
     came = [host.ping(1), host.hello(), host.ping(2)]
     assert (host.held(), host.wire.came) == (came, [])
@@ -230,13 +230,13 @@ def test_what_comes_up_while_a_switch_is_read_back_does_not_go_round(host: Host)
 
 def test_vifs_get_their_packets_before_the_routes_are_written(host: Host) -> None:
     """A full table takes seconds."""
-    host.still(VIFS)
+    host.suspended(VIFS)
     held = host.ping(1)
     host.switch.disconnect()
-    host.table.packets.vifs_are_still(frozenset())
+    host.table.packets.vifs_are_suspended(frozenset())
 
     def long() -> Job:
-        yield Request(1, b"")  # which is never answered
+        yield SwitchRequest(1, b"")  # which is never answered
 
     host.switch.writer.small = long  # type: ignore[method-assign]
     host.wire.attach(host.switch, PORTS)
@@ -245,7 +245,7 @@ def test_vifs_get_their_packets_before_the_routes_are_written(host: Host) -> Non
 
 def test_a_vm_is_not_given_what_was_said_in_its_own_name(host: Host) -> None:
     """Its repeated hello comes back from the link."""
-    host.still(VIFS)
+    host.suspended(VIFS)
     host.hello(source=MAC)
     neighbours = host.hello()
     assert host.held() == [neighbours]
@@ -257,7 +257,7 @@ def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
     host.table.place(
         at_home("vr1", "host-a").step(reaches=both), host.table.switches, False, lambda error: None
     )
-    host.still(VIFS)
+    host.suspended(VIFS)
     held = host.ping(1)
     host.table.place(
         Placement("vr1", both, "host-b", "host-a", version=5, reaches=both),
@@ -271,7 +271,7 @@ def test_what_was_held_follows_a_vm_that_is_elsewhere(host: Host) -> None:
 
 
 def test_what_cannot_be_sent_on_is_held_still(host: Host) -> None:
-    host.still(VIFS)
+    host.suspended(VIFS)
     held = host.ping(1)
     del host.switch.ports["to-gen"]
     with pytest.raises(NetworkError, match="no way to host-b"):
@@ -280,7 +280,7 @@ def test_what_cannot_be_sent_on_is_held_still(host: Host) -> None:
 
 
 def test_carrier_alone_does_not_do(host: Host) -> None:
-    host.still(VIFS)
+    host.suspended(VIFS)
     for port in VIFS:
         host.switch.port_changed(port, PORTS[port], True, False)
     host.wire.run()
@@ -288,18 +288,18 @@ def test_carrier_alone_does_not_do(host: Host) -> None:
 
 
 def test_the_flows_are_there_before_what_was_held_is_sent(host: Host) -> None:
-    host.still(VIFS)
+    host.suspended(VIFS)
     host.ping(1)
     seen: list[set[str]] = []
     send = host.wire.send
 
     def watched(data: bytes) -> None:
-        if any(m[1] == wire.Type.PACKET_OUT for m in wire.split(data)[0]):
+        if any(m[1] == wire.MessageType.PACKET_OUT for m in wire.split(data)[0]):
             seen.append(host.to_vm())
         send(data)
 
     host.wire.send = watched  # type: ignore[method-assign]
-    host.still(frozenset())
+    host.suspended(frozenset())
     assert seen == [{"delivers"}]
 
 
@@ -312,7 +312,7 @@ def test_the_first_frame_that_leaves_a_still_vif_is_told(host: Host) -> None:
         return {port for port, _ in verdict.outputs}
 
     assert leaves() == {PORTS["to-gen"]}
-    host.still(VIFS)
+    host.suspended(VIFS)
     assert leaves() == {PORTS["to-gen"], "controller"}
     host.says(arp)
     assert host.spoke == ["vr1.0"]
@@ -380,7 +380,7 @@ def test_hellos_are_repeated_until_the_links_are_turned(
         return sum(hello[:14] in data for data in sent)
 
     assert repeated(prepared, 1011.0) == 0, "the VM runs"
-    host.switch.ports.still_are(VIFS)
+    host.switch.ports.suspended_are(VIFS)
     assert repeated(prepared, 1011.0) == 1
     assert repeated(prepared, 1012.0) == 0, "not due yet"
     moved = prepared.step(vm="host-b")
@@ -408,7 +408,7 @@ def test_what_was_said_before_native_mode_is_not_repeated_after_it(
             home = home.step(mode=mode)
             host.table.place(home, host.table.switches, False, lambda error: None)
             host.wire.run()
-        host.switch.ports.still_are(VIFS)
+        host.switch.ports.suspended_are(VIFS)
         sent.clear()
         with monkeypatch.context() as patch:
             patch.setattr(host.wire, "send", sent.append)
@@ -425,19 +425,21 @@ def test_what_is_sent_up_late_follows_what_was_held(
     """Between the moment that the source is told where the VM is and the one that its flows say so,
     packets still come up; and some are on their way to the controller then."""
     sent: list[bytes] = []
-    host.still(VIFS)
+    host.suspended(VIFS)
     host.ping(1)
     away = Placement("vr1", ("host-a", "host-b"), "host-b", "host-a", version=5)
     host.switch.placements["vr1"] = away
     monkeypatch.setattr(host.wire, "send", sent.append)
     late = host.ping(2)
-    outs = [m for data in sent for m in wire.split(data)[0] if m[1] == wire.Type.PACKET_OUT]
+    outs = [m for data in sent for m in wire.split(data)[0] if m[1] == wire.MessageType.PACKET_OUT]
     assert [late in m for m in outs] == [False, True], "both, in order"
     assert host.held() == []
     host.switch.placements["vr1"] = at_home("vr1", "host-b")
     host.ping(3)
     assert host.held() == [], "nothing is held for a router that is elsewhere"
-    assert len([m for d in sent for m in wire.split(d)[0] if m[1] == wire.Type.PACKET_OUT]) == 2
+    assert (
+        len([m for d in sent for m in wire.split(d)[0] if m[1] == wire.MessageType.PACKET_OUT]) == 2
+    )
 
 
 def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
@@ -452,7 +454,7 @@ def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
     assert host.to_vm() == {"delivers", "delivers and copies"}, "copies what is for the VM itself"
     got = host.ping(1, copied=True)
     assert host.held() == []
-    host.still(VIFS)
+    host.suspended(VIFS)
     assert host.to_vm() == {"holds"}
     late = host.ping(2, copied=True)  # it was put into the vif before the switch knew
     last = host.ping(3)
