@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("pox.py", "pox_ext", "mgmt", "routerd", "lab", "xen", "bench", "runtime")
-ALLOWED = {"FeaturesReply", "FlowRemoved", "PacketIn", "PortStatus", "StatsReply"}
+ALLOWED = {"FlowRemoved", "PacketIn", "PortStatus"}
 """OpenFlow's own messages: values in `xenflow.openflow`, and what POX calls so in its stand-in."""
 
 
