@@ -197,25 +197,26 @@ def test_management_drops(paper: Lab) -> None:
 FROM_ROUTER = """
 import json, os, socket, sys, zmq
 from xenflow.routes import messages as m
+t = m.RouteMessageType
 address = "tcp://[fe80::1%ctl0]:6641"
 def pack(type, seq=0, router="vr1", sections=(), part=0, epoch=7):
     return m.pack(m.Header(type, epoch, seq, router, part), sections)
 status = json.dumps({"v": 1, "id": "x", "verb": "status"}).encode()
 unlock = json.dumps({"v": 1, "id": "x", "verb": "unlock", "router": "vr1", "owner": "x"}).encode()
-route = m.Section(m.Kind.ROUTE4, m.Op.SET, [(0x0A4F0000, 24, 99)])
+route = m.Section(m.SectionKind.ROUTE4, m.Op.SET, [(0x0A4F0000, 24, 99)])
 cases = {
     "garbage": [b"nonsense"],
     "nothing": [b""],
-    "half a header": [pack(m.Type.HELLO)[0][:20]],
-    "another version": [b"XFRT\\x02" + pack(m.Type.HELLO)[0][5:]],
-    "unknown type": [pack(m.Type.HELLO)[0][:5] + b"\\x63" + pack(m.Type.HELLO)[0][6:]],
-    "an answer": pack(m.Type.WELCOME),
-    "another router": pack(m.Type.HELLO, router="vr2"),
-    "a section of garbage": [pack(m.Type.DELTA, 5)[0], os.urandom(64)],
-    "a section that is cut off": [pack(m.Type.DELTA, 5)[0], b"\\x06\\x01" + bytes(4) + b"\\x10\\0"],
-    "too many sections": [pack(m.Type.DELTA, 5)[0]] + [b"\\x06\\x01" + bytes(6)] * 300,
-    "a delta without a snapshot": pack(m.Type.DELTA, 500, sections=[route]),
-    "an end without parts": pack(m.Type.SNAPSHOT_END, 3, part=9),
+    "half a header": [pack(t.HELLO)[0][:20]],
+    "another version": [b"XFRT\\x02" + pack(t.HELLO)[0][5:]],
+    "unknown type": [pack(t.HELLO)[0][:5] + b"\\x63" + pack(t.HELLO)[0][6:]],
+    "an answer": pack(t.WELCOME),
+    "another router": pack(t.HELLO, router="vr2"),
+    "a section of garbage": [pack(t.DELTA, 5)[0], os.urandom(64)],
+    "a section that is cut off": [pack(t.DELTA, 5)[0], b"\\x06\\x01" + bytes(4) + b"\\x10\\0"],
+    "too many sections": [pack(t.DELTA, 5)[0]] + [b"\\x06\\x01" + bytes(6)] * 300,
+    "a delta without a snapshot": pack(t.DELTA, 500, sections=[route]),
+    "an end without parts": pack(t.SNAPSHOT_END, 3, part=9),
     "a management verb": [status],
     "a management verb behind a delimiter": [b"", unlock],
 }
@@ -228,7 +229,7 @@ for name, frames in cases.items():
         got = []
         while sock.poll(1500 if not got else 50):
             head = m.parse_header(sock.recv_multipart())
-            if head.type is not m.Type.ALIVE:  # a heartbeat to whoever spoke, and no answer
+            if head.type is not t.ALIVE:  # a heartbeat to whoever spoke, and no answer
                 got.append(head.type.name)
         answers[name] = got
 with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
