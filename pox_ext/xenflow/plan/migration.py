@@ -309,11 +309,7 @@ def recovery_stages(
     settled = turned.step(forwarders=(here,), reaches=())
     return [
         Stage("observe", f"follow the VM to {here}", (first, AwaitReady(here), *rest)),
-        Stage(
-            "links",
-            f"turn the virtual links to {here}",
-            tuple(links),
-        ),
+        Stage("links", f"turn the virtual links to {here}", tuple(links)),
         Stage("drain", "wait until the others are quiet", tuple(Drain(h) for h in left)),
         Stage(
             "clean",
