@@ -59,6 +59,8 @@ class Refused(AskError):
     was, and the switch does not confirm it)."""
 
     def __init__(self, code: str, message: str, controller: str = "") -> None:
+        if code in ("unknown-verb", "unknown-argument"):  # this command would not ask for it
+            message += ": it is of another release than this command: install the same"
         super().__init__(f"{controller}: {message}" if controller else message)
         self.code = code
         self.message = message

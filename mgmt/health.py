@@ -72,7 +72,7 @@ def other_file(network: Network, controller: str, answer: Mapping[str, Any]) -> 
         return ""
     return (
         f"it has another network file than this command ({digest}, here {network.digest}): give "
-        "both the same, then `xenflow reload`"
+        "both the same, then `xenflow reload`; where it is the same, they are of two releases"
     )
 
 

@@ -118,3 +118,11 @@ def test_a_req_socket_works_too() -> None:
         asked.send(b'{"v":1,"id":"1","verb":"status"}')
         assert asked.poll(5000)
         assert b'"ok":true' in asked.recv()
+
+
+def test_a_controller_that_does_not_know_what_is_asked_is_of_another_release() -> None:
+    old = Refused("unknown-argument", 'status: no argument "router"; arguments: none', "host-b")
+    assert str(old).endswith(
+        "arguments: none: it is of another release than this command: install the same"
+    )
+    assert str(Refused("unknown-router", "no router vr9", "c1")) == "c1: no router vr9"

@@ -206,7 +206,8 @@ def unknown_router(a: Answers) -> None:
         (
             other_file,
             "controller edge: it has another network file than this command (0123456789abcdef, "
-            f"here {NETWORK.digest}): give both the same, then `xenflow reload`",
+            f"here {NETWORK.digest}): give both the same, then `xenflow reload`; "
+            "where it is the same, they are of two releases",
         ),
         (not_in_sync, "s1: catching up, 3 changes to be written"),
         (problem_of_a_switch, "host-a: table 3 is full"),
