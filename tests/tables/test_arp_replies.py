@@ -100,6 +100,9 @@ def test_a_router_with_many_addresses_is_answered_for_where_they_are(network: Ne
     view = replace(VIEW, locals=VIEW.locals + many)
     home = at_home("vr1", "host-a")
     assert answered(network, "host-a", home, VIFS, view=view) == {LEFT, LOOPBACK}
+    of_no_link = tuple((net, 32, "lo") for net, _, _ in many)
+    view = replace(VIEW, locals=VIEW.locals + of_no_link)
+    assert answered(network, "host-a", home, VIFS, view=view) == {LEFT}
 
 
 def test_in_a_move_what_is_asked_of_all_is_answered_once(network: Network) -> None:

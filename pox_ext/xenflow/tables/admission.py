@@ -14,7 +14,8 @@ from xenflow.tables.site import RouterView, Site
 
 MAX_ARP_REPLIES = 2000
 """A router with more addresses, times its interfaces, is answered for by each interface for that
-one's own addresses and those of no link (a loopback's) only."""
+one's own addresses and those of no link (a loopback's) only; with more of these, times its
+interfaces, for its own alone."""
 
 
 _TRANSIT = (f.move(Reg.LINK_IN, Reg.LINK_OUT), f.resubmit(LINKS))
@@ -86,7 +87,9 @@ def arp_replies(
 
 def _answered_for(router: Router, interface: Interface, view: RouterView) -> list[int]:
     addresses = [(net, name) for net, plen, name in view.locals if plen == 32 and name]
-    if len(addresses) * len(router.interfaces) > MAX_ARP_REPLIES:
-        others = {i.name for i in router.interfaces if i is not interface}
-        addresses = [(net, name) for net, name in addresses if name not in others]
-    return [net for net, _ in addresses]
+    names, links = {i.name for i in router.interfaces}, len(router.interfaces)
+    of_no_link = [net for net, name in addresses if name not in names]
+    own = [net for net, name in addresses if name == interface.name]
+    if len(addresses) * links <= MAX_ARP_REPLIES:
+        return [net for net, _ in addresses]
+    return [*own, *of_no_link] if len(of_no_link) * links <= MAX_ARP_REPLIES else own
