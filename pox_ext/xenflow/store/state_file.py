@@ -220,7 +220,8 @@ def read(text: bytes, network: Network) -> tuple[StoredState, bool]:
         return _read_before(text, network)
     for router, home in homes:
         described = network.routers.get(router)
-        if described is not None and described.home != home and home in network.hosts:
+        moved = described is not None and described.home != home
+        if moved and isinstance(home, str) and home in network.hosts:
             for known in kept.placements.values():
                 known[router] = at_home(router, home)
     if torn:

@@ -51,6 +51,9 @@ class RouteWriter:
         """The routers that are."""
         self.found: dict[str, dict[int, int]] = {}
         """The routes the switch was found with, by router: net << 8 | prefix length to next hop."""
+        self.unsure: set[int] = set()
+        """Ids of routers that have left, or whose first snapshot has broken off: which of their
+        routes the switch holds is not known until it has been read, or they were deleted."""
         self.packer = RoutePacker()
         self._names: dict[int, str] = {}
         self._known = known
@@ -73,12 +76,13 @@ class RouteWriter:
     def clear(self) -> None:
         """The switch went away."""
         self.read_anew()
-        self._streamed.clear()
 
     def read_anew(self) -> None:
         """What it holds is about to be read."""
         self.found = {}
         self.synced.clear()
+        self.unsure.clear()
+        self._streamed.clear()
 
     def take(self, flows: Iterable[Flow]) -> None:
         """These were read."""
@@ -93,9 +97,15 @@ class RouteWriter:
             hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
             self.found.setdefault(name, {})[net << 8 | plen] = hop
 
-    def are_here(self, router: str) -> bool:
-        """Whether the switch has routes of a router, as far as is known."""
-        return router in self.synced or bool(self.found.get(router))
+    def left(self, router: Router) -> bool:
+        """A router is not forwarded for here any more.  Whether the switch has routes of it."""
+        name = router.name
+        here = name in self.synced or bool(self.found.get(name)) or self.streaming(name)
+        self.synced.discard(name)
+        self._streamed.pop(name, None)
+        if here:
+            self.unsure.add(router.id)
+        return here
 
     # --- a first snapshot ---------------------------------------------------------------------
 
@@ -117,6 +127,11 @@ class RouteWriter:
     def streamed(self, router: str) -> int | None:
         """How many were; from now on none are."""
         return self._streamed.pop(router, None)
+
+    def broke_off(self, router: Router) -> None:
+        """The snapshot whose routes were written so is not the one that has come to its end."""
+        if self._streamed.pop(router.name, None) is not None:
+            self.unsure.add(router.id)
 
     # --- what the audit asks ------------------------------------------------------------------
 

@@ -158,14 +158,13 @@ class Switch:
         """The network has become another one.  Routers that are new are at home; of those that are
         gone nothing stays; those that have changed are compiled anew."""
         gone = [self.network.routers[name] for name in found.routers.removed]
-        leaving = [router for router in gone if self.routes.are_here(router.name)]
+        leaving = [router for router in gone if self.routes.left(router)]
         self.datapath = network.datapaths[self.name]
         self.wanted.network_is(network, found)
         self.routes.network_is(network)
         self.packet_ins.network_is(network)
         for router in gone:
             self.placements.pop(router.name, None)
-            self.routes.synced.discard(router.name)
             self.writer.forget_router(router.name)
             self.aside.forget(router.name)
             self.problems.forget(router.name)
@@ -316,6 +315,8 @@ class Switch:
             if changes.locals or changes.interfaces or changes.policy:
                 self.refresh({router}, owners_of(self.network, router))
         elif complete:
+            if changes.routes4 or changes.gone4:
+                self.routes.broke_off(self.network.routers[router])
             self.wanted.router_changed(router)
             self.jobs.submit_of(router, self.sync(router))
             return True
@@ -371,7 +372,10 @@ class Switch:
             self.jobs.submit_of(router, _failing(error))
 
     def _retry(self, router: str) -> bool:
-        if not self.live or not self.forwards(router):
+        if not self.forwards(router):
+            self.aside.restored(router)
+            return True
+        if not self.live:
             return False
         self.jobs.submit_of(router, self.writer.renew(router))
         return True
@@ -380,12 +384,12 @@ class Switch:
         """The placement of a router on this switch has changed."""
         self.decisions.outdated()
         self.wanted.router_changed(router)
+        if not self.forwards(router):
+            self.aside.restored(router)
         if not self.live:
             return
         if not self.forwards(router):
-            leaving = self.routes.are_here(router)
-            self.routes.synced.discard(router)
-            self.aside.restored(router)
+            leaving = self.routes.left(self.network.routers[router])
             self.refresh({router})
             if leaving:
                 self.jobs.submit(self.writer.forget(self.network.routers[router]))

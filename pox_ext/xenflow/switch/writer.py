@@ -173,6 +173,11 @@ class Writer:
 
     def _sync(self, name: str) -> Job:
         router = self._wanted.network.routers[name]
+        if self._kind.routes and router.id in self._routes.unsure and self._wanted.forwards(name):
+            self._routes.streamed(name)
+            self._routes.found.pop(name, None)
+            yield from self._reader.routes_of(router.id, self._routes.take)
+            self._routes.unsure.discard(router.id)
         state = self._known.state(name)
         if state is None or not self._wanted.forwards(name):
             return
@@ -267,7 +272,9 @@ class Writer:
         """The network has changed for a router.  What is there stays until a change that waits has
         led packets elsewhere; groups `small` makes."""
         router, state = self._wanted.network.routers[name], self._known.state(name)
-        if state is not None and name not in self._aside:
+        if name in self._aside:  # maybe because it changed while this was made of the one before
+            yield from self.renew(name)
+        elif state is not None:
             kept = self._hops.get(name, {})
             flat = kept.keys() & state.nexthops.keys() - state.legs.keys()
             kept.update((yield from self._compile(router, state, flat)))
@@ -297,20 +304,24 @@ class Writer:
         return made
 
     def forget(self, router: Router) -> Job:
-        """Remove a router's routes and next hops."""
-        if self._wanted.forwards(router.name):
+        """Remove a router's routes and next hops.  Where it is here again, under its id, `sync`
+        reads what is there; under another one what the old one has goes."""
+        here_again = self._wanted.forwards(router.name)
+        if here_again and self._wanted.network.routers[router.name].id == router.id:
             return
-        self._routes.found.pop(router.name, None)
-        yield from self._delete_left(self._hops.pop(router.name, {}), {})
+        if not here_again:
+            self._routes.found.pop(router.name, None)
+            yield from self._delete_left(self._hops.pop(router.name, {}), {})
         if self._kind.nicira:
             yield from self._installed.write_with_room(self.plan())
             yield from self._routes.delete_all(router)
+        self._routes.unsure.discard(router.id)
 
     # --- a router that is set aside -----------------------------------------------------------
 
     def failed(self, name: str, error: Exception) -> Job:
         """A job of a router has failed: that router is set aside, and no more."""
-        if name not in self._wanted.network.routers:
+        if name not in self._wanted.network.routers or not self._wanted.forwards(name):
             return
         refused = isinstance(error, FlowsRefusedError)
         new = self._put_aside(name, str(error) if refused else reason(error), refused)
@@ -341,12 +352,12 @@ class Writer:
         if name not in self._aside:
             return
         if self._aside.refused(name) and not (yield from self._aside.has_room()):
-            self._aside.try_later(name)
+            if name in self._aside:
+                self._aside.try_later(name)
             return
-        if self._kind.routes:
-            self._routes.found.pop(name, None)
-            number = self._wanted.network.routers[name].id
-            yield from self._reader.routes_of(number, self._routes.take)
+        if name not in self._aside:  # it has left meanwhile
+            return
+        self._routes.unsure.add(self._wanted.network.routers[name].id)
         self._channel.narrow()
         yield from self.sync(name)
 
