@@ -8,9 +8,9 @@ import pytest
 
 from tests.whole_network import load
 from xenflow.model.network import Cable, End, NetworkError
-from xenflow.model.placement import at_home
+from xenflow.model.placement import Mode, at_home
 from xenflow.plan import migration as mig
-from xenflow.plan.effects import Apply
+from xenflow.plan.effects import Apply, AwaitReady
 from xenflow.plan.migration import Order, Round
 from xenflow.store.laying import lay
 
@@ -50,6 +50,14 @@ def test_a_destination_that_would_lose_a_neighbour_is_refused() -> None:
     narrow = lay(replace(PATH, links={**PATH.links, "left": left}))
     with pytest.raises(NetworkError, match="no path from host-b to .* for virtual link left"):
         mig.stages(narrow, at_home("vr1", "host-a"), "host-b", Order.OVERLAPPED)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_recovery_awaits_flows_only_where_switches_forward(mode: Mode) -> None:
+    left = replace(at_home("vr1", "host-a"), mode=mode, reaches=("host-a", "host-b"))
+    stages = mig.recovery_stages(PATH, left, "host-a", ["host-b"])
+    awaited = [e for stage in stages for e in stage.effects if isinstance(e, AwaitReady)]
+    assert awaited == ([] if mode is Mode.NATIVE else [AwaitReady("host-a")])
 
 
 def test_switches_are_turned_from_the_destination_backwards() -> None:
