@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from mgmt.session import ManagementSession
+from mgmt.session import ManagementSession, UsageError
 from mgmt.text import count, table
 from mgmt.verbs import Exit, add_json, emit
 from mgmt.verbs.nexthops import describe
@@ -29,6 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
+    if args.limit is not None and args.limit < 1:
+        raise UsageError(f"--limit: expected a whole number from 1, found {args.limit}")
     routes, total = _all_routes(args, session)
     hops = session.ask_router(args.router, "nexthops", router=args.router).get("nexthops", [])
     by_id = {hop.get("id"): hop for hop in hops}

@@ -389,6 +389,8 @@ def test_routes_come_page_by_page(fakes: Fakes) -> None:
         "total": 1,
     }
     assert "(1 of 2 routes)" in fakes.run("routes", "vr1", "--limit", "1")[1]
+    exit, _, err = fakes.run("routes", "vr1", "--limit", "-1")
+    assert exit == 2 and "--limit: expected a whole number from 1, found -1" in err
 
 
 def test_routes_of_a_router_whose_host_is_dead(fakes: Fakes) -> None:
