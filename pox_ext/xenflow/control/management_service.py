@@ -24,7 +24,7 @@ from xenflow.model import management as mg
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import Link, Network, NetworkError, Router
-from xenflow.model.placement import Placement, StaleVersionError, to_json
+from xenflow.model.placement import StaleVersionError, to_json
 from xenflow.openflow import build, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
@@ -197,16 +197,11 @@ class ManagementService:
                 {"datapath": s.name, **to_json(p)}
                 for s in self.table.switches.values()
                 for p in s.placements.values()
-                if only in (None, p.router) or self._is_away(p)
+                if only in (None, p.router) or p.has_left(self.network.routers[p.router].home)
             ],
             "migrations": self.leases.rows(),
             "problems": self.table.problems.of(),
         }
-
-    def _is_away(self, placement: Placement) -> bool:
-        """Whether a router has ever left its home."""
-        home = self.network.routers[placement.router].home
-        return placement.version > 0 or placement.vm != home
 
     def reload(self, arguments: dict[str, Any], _: Reply) -> Result:
         network, found = self._reload(arguments["dry_run"])

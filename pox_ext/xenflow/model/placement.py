@@ -72,6 +72,10 @@ class Placement:
         """Whether a switch forwards for the router."""
         return self.mode is Mode.XENFLOW and datapath in self.forwarders
 
+    def has_left(self, home: str) -> bool:
+        """Whether the router has ever left its home: this says then what the network does not."""
+        return self.version > 0 or self.vm != home
+
     def step(self, **changes: Any) -> Placement:
         """The next placement."""
         return replace(self, version=self.version + 1, **changes)

@@ -199,7 +199,7 @@ def _said(placements: Placements, rules: Rules, homes: Mapping[str, str]) -> Ite
     given: dict[Placement, list[str]] = {}
     for datapath, known in placements.items():
         for router, placement in known.items():
-            if placement.version > 0 or placement.vm != homes[router]:
+            if placement.has_left(homes[router]):
                 given.setdefault(placement, []).append(datapath)
     yield from (_placed(placement, datapaths) for placement, datapaths in given.items())
     yield from (_ruled(datapath, rows) for datapath, rows in rules.items() if rows)

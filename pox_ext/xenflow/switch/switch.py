@@ -384,15 +384,17 @@ class Switch:
         """The placement of a router on this switch has changed."""
         self.decisions.outdated()
         self.wanted.router_changed(router)
-        if not self.forwards(router):
+        forwards = self.forwards(router)
+        if not forwards:
             self.aside.restored(router)
         if not self.live:
             return
-        if not self.forwards(router):
-            leaving = self.routes.left(self.network.routers[router])
+        if not forwards:
+            described = self.network.routers[router]
+            leaving = self.routes.left(described)
             self.refresh({router})
             if leaving:
-                self.jobs.submit(self.writer.forget(self.network.routers[router]))
+                self.jobs.submit(self.writer.forget(described))
         elif router not in self.routes.synced and self.routers.state(router) is not None:
             self.jobs.submit_of(router, self.sync(router))
         else:
