@@ -388,9 +388,13 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     assert repeated(moved.step(leads_to="host-b"), 1033.0) == 0
     assert repeated(moved.step(mode=Mode.NATIVE), 1033.0) == 0, "the VM alone speaks"
     assert repeated(moved, 1033.0) == 1, "or nothing above says anything"
+    assert repeated(moved, 1131.0) == 1, "as long as a graceful restart may take (RFC 3623)"
+    assert repeated(moved, 1142.0) == 0, "who does not come back is missed"
 
+    host.says(hello)
+    assert repeated(moved, 1142.0) == 1, "it has been heard"
     host.says(lonely)
-    assert repeated(moved, 1044.0) == 0, "this would end the adjacency"
+    assert repeated(moved, 1154.0) == 0, "this would end the adjacency"
 
 
 def test_what_was_said_before_native_mode_is_not_repeated_after_it(

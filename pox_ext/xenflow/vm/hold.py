@@ -37,8 +37,10 @@ few hundred frames, and a VM that runs reads them within milliseconds.  The rest
 it is known here."""
 MAX_AGE_S = 60.0
 """Older frames help nobody: who sent them has asked again, or given up."""
-MAX_REPEATS_S = 30.0
-"""A VM that does not come back must be missed in the end."""
+MAX_REPEATS_S = 120.0
+"""A VM that does not come back must be missed in the end.  As long as OSPF's graceful restart asks
+neighbours to wait for a router that forwards (RFC 3623, appendix B.1): whoever killed a migration
+has time to run `xenflow recover`."""
 
 
 @dataclass(frozen=True, slots=True)
