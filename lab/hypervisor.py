@@ -15,8 +15,8 @@ its interfaces exist on which host, and when packets reach it.  Every reply says
     failed        it runs at the source as before
 
 What a stopped namespace still does: its clock goes on, and its kernel's timers run.  So its
-neighbour entries are confirmed when it is suspended, and again when it has moved: one that has to
-be probed would fail while the wires are cut.  After 15 s (half of base_reachable_time) one may.
+neighbour entries are made permanent while it is suspended: one that had to be probed would fail
+while the wires are cut.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Settings:
 
     pause_s: float = 0.3
     precopy_s: float = 0.2
-    resume_after_s: float = 30.0
+    resume_after_s: float = 120.0
+    """As long as the gate of the `xl` driver."""
     fail_at: str | None = None
 
 
@@ -141,19 +142,32 @@ class EmulatedJob:
         }
 
 
-def confirm_neighbours(namespace: str) -> None:
-    """Let the entries of a namespace that have a MAC address begin to age anew."""
+FROZEN, THAWED = "98", "kernel"
+"""The neighbour entries' protocols: who has made them what they are (NDA_PROTOCOL)."""
+
+
+def freeze_neighbours(namespace: str) -> None:
+    """Let no entry of a namespace age that has a MAC address: a suspended guest's clock stands."""
+    _turn_neighbours(namespace, "permanent", FROZEN, lambda e: "PERMANENT" not in e["state"])
+
+
+def thaw_neighbours(namespace: str) -> None:
+    """Let the frozen ones age from now on."""
+    _turn_neighbours(namespace, "reachable", THAWED, lambda e: e.get("protocol") == FROZEN)
+
+
+def _turn_neighbours(
+    namespace: str, state: str, protocol: str, which: Callable[[dict[str, Any]], bool]
+) -> None:
     with inside(namespace):
         shown = subprocess.run(
-            ["ip", "-j", "neigh", "show"], capture_output=True, text=True, check=False
+            ["ip", "-N", "-j", "neigh", "show"], capture_output=True, text=True, check=False
         ).stdout
-    entries = [
-        e for e in json.loads(shown or "[]") if e.get("lladdr") and "PERMANENT" not in e["state"]
-    ]
+    entries = [e for e in json.loads(shown or "[]") if e.get("lladdr") and which(e)]
     ip(
         (
             f"neigh change {e['dst']} lladdr {e['lladdr']} dev {e['dev']} "
-            f"{'managed ' if 'managed' in e else ''}nud reachable"
+            f"nud {state} protocol {protocol}"
             for e in entries
         ),
         namespace,
@@ -203,8 +217,8 @@ class RouterNamespaces:
         self._say(router, host, suspended=True)
         stop_all(PREFIX + router.name)
         self._stopped[router.name] = time.monotonic()
+        freeze_neighbours(PREFIX + router.name)
         wire.cut(self.lab, router, host)
-        confirm_neighbours(PREFIX + router.name)
 
     def resume(self, router: Router, host: str, *, announce: bool) -> None:
         """Join a router's wires, then let its processes go on."""
@@ -217,6 +231,7 @@ class RouterNamespaces:
         time.sleep(THAW_S)
         if time.monotonic() - self._stopped.pop(router.name, 0.0) > LONG_S:
             self._await_held(router, before)
+        thaw_neighbours(PREFIX + router.name)
         continue_all(PREFIX + router.name)
         if announce:
             wire.announce(self.lab, router)
@@ -249,7 +264,6 @@ class RouterNamespaces:
 
     def move_ports(self, router: Router, source: str, to: str) -> None:
         """Unplug a router at one host and plug it in at another; both switches are done then."""
-        confirm_neighbours(PREFIX + router.name)
         removing = wire.unplug(self.lab, router, source)
         adding = wire.plug(self.lab, router, to)
         switch.finish([removing, adding])

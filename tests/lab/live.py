@@ -246,7 +246,7 @@ def hypervisor(lab: Lab) -> Iterator[HypervisorClient]:
     usual = {
         "pause_s": state.options.pause_s,
         "precopy_s": state.options.precopy_s,
-        "resume_after_s": 30.0,
+        "resume_after_s": 120.0,
         "fail_at": None,
     }
     with HypervisorClient(f"{address}:{port}") as client:

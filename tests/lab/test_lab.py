@@ -29,7 +29,7 @@ from lab.probe import OutageWatch, ProbePair, read_records
 from lab.programs import start_hypervisor
 from lab.state import NETWORK_FILE, LabOptions
 from mgmt.hypervisor import HypervisorError
-from tests.lab.live import assert_machine_quiet_enough
+from tests.lab.live import assert_machine_quiet_enough, settle
 from xenflow.model import control_link
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip")
@@ -63,11 +63,11 @@ def xen(lab: Lab) -> Iterator[HypervisorClient]:
     """The hypervisor, with vr1 at home before and after."""
     address, port = lab.hypervisor
     with HypervisorClient(f"{address}:{port}", timeout_s=60) as client:
-        client.set(pause_s=0.0, precopy_s=0.05, resume_after_s=30, fail_at=None)
+        client.set(pause_s=0.0, precopy_s=0.05, resume_after_s=120, fail_at=None)
         # what a test before did to the router may have lasted longer than its neighbours' patience
         assert reaches_within("gen", "10.2.0.1", 15)
         yield client
-        client.set(pause_s=0.0, precopy_s=0.05, resume_after_s=30, fail_at=None)
+        client.set(pause_s=0.0, precopy_s=0.05, resume_after_s=120, fail_at=None)
         if client.host_of("vr1") != "host-a":
             client.move("vr1", "host-a")
 
@@ -416,6 +416,33 @@ def test_failure_to_start_leaves_it_paused(xen: HypervisorClient) -> None:
         xen.unpause("vr1")
     assert xen.job(job["id"])["state"] == "moved_paused"
     assert xen.unpause("vr1")["state"] == "running"
+
+
+def test_a_suspended_router_forgets_no_neighbour(xen: HypervisorClient) -> None:
+    """Its clock stands still, though its namespace's does not: one that would be probed is kept."""
+    assert reaches("gen", "10.2.0.1", 2)
+    ages = {
+        "base_reachable_time_ms": 100,
+        "interval_probe_time_ms": 100,
+        "delay_first_probe_time": 1,
+        "retrans_time_ms": 100,
+    }
+
+    def entries() -> str:
+        return operate.run("vr1", ["ip", "neigh", "show", "dev", "eth0"]).stdout
+
+    before = operate.run("vr1", ["sysctl", "-n", *(f"net.ipv4.neigh.eth0.{a}" for a in ages)])
+    for age, value in ages.items():
+        operate.run("vr1", ["sysctl", "-qw", f"net.ipv4.neigh.eth0.{age}={value}"])
+    operate.run("vr1", ["ip", "neigh", "flush", "dev", "eth0"])
+    settle(lambda: "02:00:00:00:01:02 managed" in entries(), "the kernel probes for it")
+    xen.pause("vr1")
+    time.sleep(3.0)
+    assert "02:00:00:00:01:02" in entries()
+    for age, was in zip(ages, before.stdout.split(), strict=True):
+        operate.run("vr1", ["sysctl", "-qw", f"net.ipv4.neigh.eth0.{age}={was}"])
+    xen.unpause("vr1")
+    assert "REACHABLE" in entries(), "it ages again"
 
 
 def test_resumes_when_nobody_says_so(xen: HypervisorClient) -> None:
