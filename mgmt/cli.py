@@ -281,7 +281,3 @@ class _Version(Action):
     def __call__(self, parser: ArgumentParser, *_: Any) -> None:
         print(f"xenflow {RELEASE}")
         parser.exit()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

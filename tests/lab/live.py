@@ -26,7 +26,7 @@ from lab.probe import ProbePair, ProbeResult
 from lab.programs import python_path, start_controller
 from lab.state import current, placed
 
-COMMAND = [sys.executable, "-m", "mgmt.cli"]
+COMMAND = [sys.executable, "-m", "mgmt"]
 RATE_PPS = 500
 
 

@@ -41,7 +41,7 @@ def network_file(directory: Path, pipeline: str, name: str = "paper") -> str:
 
 def xenflow(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mgmt.cli", *words],
+        [sys.executable, "-m", "mgmt", *words],
         capture_output=True,
         text=True,
         cwd=ROOT,

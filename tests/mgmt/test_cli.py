@@ -716,10 +716,16 @@ def test_interrupted(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fakes.run("status") == (130, "", "xenflow: interrupted\n")
 
 
+def test_interrupted_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "netaddr.py").write_text("import os; os.kill(os.getpid(), 2)")
+    done = command_line("status", PYTHONPATH=f"{tmp_path}:{ROOT}:{ROOT}/pox_ext")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "xenflow: interrupted\n")
+
+
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     file = tmp_path / "network.toml"
     file.write_text(PAPER)
-    command = f"{sys.executable} -m mgmt.cli topology --offline --network {file} | true"
+    command = f"{sys.executable} -m mgmt topology --offline --network {file} | true"
     done = subprocess.run(
         ["sh", "-c", command],
         cwd=ROOT,
@@ -775,7 +781,7 @@ def test_a_package_that_is_missing(tmp_path: Path) -> None:
 
 
 def command_line(
-    words: str, options: str = "-m mgmt.cli", **environment: str
+    words: str, options: str = "-m mgmt", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """The command as a shell runs it."""
     return subprocess.run(
