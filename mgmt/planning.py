@@ -381,7 +381,7 @@ def _judge(
     ports: dict[str, dict[str, Any]] = {}
     had = given(answers, router.name)
     told = {name: had[name] for name in datapaths if name in had}
-    held = ""
+    busy: list[dict[str, Any]] = []
     feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
     noted: list[str] = []
@@ -403,15 +403,14 @@ def _judge(
         for row in answer["migrations"]:
             if row["router"] == router.name:
                 noted.append(controller)
-            if row["router"] == router.name and row["under_way"]:
-                journal = row.get("journal") or [None]
-                what = mig.purpose(router.name, journal[0])
-                held = mig.under_way(what, row.get("since_s", 0.0), row["owner"])
+                if row["under_way"]:
+                    busy.append(row)
     if not told:
         raise NetworkError(
             f"no controller knows {router.name}: do all have this network file, and were they "
             "restarted since it has the router?"
         )
+    held = mig.under_way(max(busy, key=lambda row: row["ends_s"])) if busy else ""
     newest = max(told.values(), key=lambda p: p.version)
     others = [
         p for p in mig.unfinished(told).values() if replace(p, version=newest.version) != newest

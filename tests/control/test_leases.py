@@ -32,6 +32,28 @@ def test_only_the_owner_changes_something() -> None:
         leases.take("vr1", "you", 10.0, None)
 
 
+def test_one_whose_owner_was_killed_is_not_only_called_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    leases = Leases()
+    leases.take("vr1", "me", 10.0, MOVE)
+    now = 105.0
+    leases.check("vr1", "me")
+    now = 112.5
+    assert [(row["heard_s"], row["ends_s"]) for row in leases.rows()] == [(7.5, 2.5)]
+    with pytest.raises(LockedError) as refused:
+        leases.take("vr1", "you", 10.0, None)
+    assert str(refused.value) == (
+        "a migration of vr1 from host-a to host-b (report) is under way, for 12 s now, by me, "
+        "heard of 8 s ago: wait for it, or end it there; if it was killed, ask again in 3 s"
+    )
+    leases.give_back("vr1", "me", unfinished=True)
+    now = 120.0
+    assert [(row["heard_s"], row["ends_s"]) for row in leases.rows()] == [(7.5, 0.0)]
+
+
 def test_one_that_nobody_took_over_is_its_owners_still() -> None:
     """It may go on after it has not been heard of for a while; that is a sign of life."""
     leases = Leases()

@@ -622,7 +622,8 @@ def test_what_cannot_begin_changes_nothing_and_says_so(
     assert (result.ok, result.refused, controllers.placements) == (False, True, before)
     assert re.fullmatch(
         r"vr1: a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s "
-        "now, by one: wait for it, or end it there; nothing was changed",
+        r"now, by one, heard of \d+ s ago: wait for it, or end it there; if it was killed, "
+        r"ask again in \d+ s; nothing was changed",
         result.text(),
     )
 
@@ -818,7 +819,8 @@ def test_one_under_way_is_not_called_interrupted(
             ask(controllers)
         assert re.fullmatch(
             r"a migration of vr1 from host-a to host-b \(overlapped\) is under way, for \d+ s now, "
-            "by root@node-7:77-abcd: wait for it, or end it there",
+            r"by root@node-7:77-abcd, heard of \d+ s ago: wait for it, or end it there; "
+            r"if it was killed, ask again in \d+ s",
             str(refused.value),
         )
     controllers.expire()

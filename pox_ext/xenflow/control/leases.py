@@ -145,26 +145,26 @@ class Leases:
             self._leases[router] = lease.before
         elif unfinished:
             log.info("%s: %s ends %s, with more to be done", router, owner, lasted)
-            lease.until = time.monotonic()
+            lease.until, lease.lease_s = time.monotonic(), 0.0
         else:
             log.info("%s: %s ends %s", router, owner, lasted)
             del self._leases[router]
 
     def rows(self) -> list[dict[str, Any]]:
         """For `status`."""
-        now = time.monotonic()
-        return [
-            {
-                "router": name,
-                "owner": lease.owner,
-                "under_way": self.under_way(name),
-                "since_s": round(now - lease.since, 3),
-                "journal": lease.journal,
-            }
-            for name, lease in self._leases.items()
-        ]
+        return [self._row(name, lease) for name, lease in self._leases.items()]
 
-    @staticmethod
-    def _busy(router: str, lease: Lease) -> LockedError:
-        what = purpose(router, lease.journal[0] if lease.journal else None)
-        return LockedError(under_way(what, time.monotonic() - lease.since, lease.owner))
+    def _row(self, router: str, lease: Lease) -> dict[str, Any]:
+        now = time.monotonic()
+        return {
+            "router": router,
+            "owner": lease.owner,
+            "under_way": self.under_way(router),
+            "since_s": round(now - lease.since, 3),
+            "heard_s": round(max(0.0, now - lease.until + lease.lease_s), 3),
+            "ends_s": round(max(0.0, lease.until - now), 3),
+            "journal": lease.journal,
+        }
+
+    def _busy(self, router: str, lease: Lease) -> LockedError:
+        return LockedError(under_way(self._row(router, lease)))

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import ceil
 from typing import Any
 
 from xenflow.model.network import Network, NetworkError, Router
@@ -414,9 +415,15 @@ def purpose(router: str, entry: Any) -> str:
     return f"a migration of {router}"
 
 
-def under_way(what: str, since_s: float, owner: str) -> str:
-    """That `what` (`purpose`) goes on just now, since when and by whom."""
-    return f"{what} is under way, for {since_s:.0f} s now, by {owner}: wait for it, or end it there"
+def under_way(row: Mapping[str, Any]) -> str:
+    """That a migration goes on just now, since when and by whom, in words; or its owner was killed,
+    which its lease outlasts.  `row` is one of `migrations` in the answer to `status`."""
+    what = purpose(row["router"], next(iter(row["journal"]), None))
+    return (
+        f"{what} is under way, for {row['since_s']:.0f} s now, by {row['owner']}, heard of "
+        f"{row['heard_s']:.0f} s ago: wait for it, or end it there; if it was killed, ask again in "
+        f"{ceil(row['ends_s'])} s"
+    )
 
 
 def undo_of(done: Sequence[Effect], start: Placement) -> list[Effect]:
