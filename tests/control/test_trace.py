@@ -265,6 +265,9 @@ def test_what_is_cut_or_not_known_is_said(path: Whole) -> None:
     with pytest.raises(Refused, match="host-a:to-s1 carries virtual links by VLAN: give its link"):
         path.at_port("host-a", "to-s1", nw_dst=RECV)
     assert path.at_port("host-a", "to-s1", nw_dst=RECV, link="left").hops
+    with pytest.raises(Refused, match=r"VLAN 300 is no virtual link's: give the MAC .* \(dmac\)"):
+        path.at_port("host-a", "to-s1", nw_dst=RECV, dl_vlan=300)
+    assert path.at_port("host-a", "to-s1", nw_dst=RECV, dl_vlan=300, dl_dst=STATION).hops
     with pytest.raises(Refused, match="dl_dst: 00:00:00:00:00:00 is no station's address"):
         path.at_port("gen", "access", nw_dst=RECV, dl_dst="00:00:00:00:00:00")
     with pytest.raises(Refused, match="no virtual link nowhere"):

@@ -140,6 +140,9 @@ def _at_port(table: RuleTable, switch: Switch, in_port: int, packet: dict[str, A
         to = BROADCAST
     elif link is None:
         links = ", ".join(table.network.links)
+        if vlan := packet.get("dl_vlan"):
+            said = f"VLAN {vlan} is no virtual link's: give the MAC address that it is for (dmac)"
+            raise ManagementError("bad-argument", said)
         raise ManagementError(
             "bad-argument",
             f"{switch.name}:{name or in_port} carries virtual links by VLAN: give "
