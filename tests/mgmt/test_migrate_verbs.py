@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from mgmt import cli, hypervisor
+from mgmt import cli, hypervisor, planning
 from mgmt.client import Refused, Unreachable
 from mgmt.hypervisor import Drivers
 from mgmt.verbs import migrate, plan, recover
 from mgmt.verbs.migrate import Progress, ask_before
 from xenflow.model.network import NetworkError
+from xenflow.model.placement import at_home
+from xenflow.plan import migration as mig
 from xenflow.store.network_file import load
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
@@ -296,6 +298,16 @@ def test_progress_on_a_terminal() -> None:
         "    0.500  do b ... ",
         "    0.000  do a ... undone (0.700 s): as it was",
     ]
+
+
+def test_the_readme_shows_the_plan_that_is_printed() -> None:
+    network, start = load(PAPER), at_home("vr1", "host-a")
+    stages = tuple(mig.stages(network, start, "host-b", mig.Order.OVERLAPPED, {"vr1": start}))
+    made = planning.Plan(
+        network, network.routers["vr1"], start, "host-b", mig.Order.OVERLAPPED, stages, (), {}
+    )
+    readme = (PAPER.parents[1] / "README.md").read_text()
+    assert f"$ xenflow plan vr1 host-b\n{made.text()}\n\n" in readme.replace("\n    ", "\n")
 
 
 def test_recover(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
