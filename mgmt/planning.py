@@ -107,12 +107,16 @@ class Plan:
     def text(self) -> str:
         """The plan, for people."""
         mode = f"; {self.new_mode}" if self.new_mode else ""
-        lines = [f"{self.router.name}: {self.source} -> {self.to} ({self.order.value}){mode}"]
+        way = f"{self.source} -> {self.to} ({self.order.value})"
+        if self.recovery:
+            way = f"recovery on {self.to}, where its VM is"
+        lines = [f"{self.router.name}: {way}{mode}"]
         for number, stage in enumerate(self.stages, 1):
             commit = "   (commit point: before it all is undone, after it all is completed)"
             lines.append(f"{number}. {stage.title}{commit if stage.commits else ''}")
             lines += [f"     {effect.words()}" for effect in stage.effects]
-        lines += self._sessions_text()
+        if not self.recovery:  # no VM is suspended
+            lines += self._sessions_text()
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 

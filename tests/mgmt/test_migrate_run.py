@@ -536,6 +536,8 @@ def test_recover(
     controllers.placements = dict.fromkeys(controllers.placements, middle)
     dry = planning.plan_recovery(controllers.network, "vr1", controllers)
     assert dry is not None and dry.to == host
+    assert dry.text().startswith(f"vr1: recovery on {host}, where its VM is\n1. ")
+    assert "--pause" not in dry.text()
     assert xen.names()["host-a"] == ([a] if a else [])
     result, words = recover(controllers)
     assert result is not None and result.ok
