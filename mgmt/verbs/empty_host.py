@@ -70,6 +70,9 @@ def run(args: Namespace, session: ManagementSession) -> int:
     recovered, cleared, worst = recover.finish(args, session, needing)
     done = _Account(interrupted=worst is Exit.INTERRUPTED)
     here = _unless_silent(_with_vm_at, session, args.host)
+    if args.dry_run and here is not None:  # a VM is where its recovery would find it
+        there = dict.fromkeys(here, args.host) | {p["router"]: p["to"] for p in recovered}
+        here = [name for name in session.network.routers if there.get(name) == args.host]
     for router in here or ():
         if not done.interrupted and not _moves(args, session, router, done):
             done.stuck.append(router)

@@ -68,6 +68,7 @@ class World:
         self.falling: set[str] = set()
         self.failing: set[str] = set()
         self.interrupted_at = ""
+        self.recovered_on = ""
         self.unrecoverable: Exception | None = None
         self.silent: Callable[[], bool] = lambda: False
         self.asked = self.opened = 0
@@ -133,7 +134,7 @@ class World:
             return None
         if self.unrecoverable is not None:
             raise self.unrecoverable
-        return Plan(self, router, self.places[router].vm, recovery=True)
+        return Plan(self, router, self.recovered_on or self.places[router].vm, recovery=True)
 
     def run(
         self,
@@ -249,6 +250,19 @@ def test_a_move_in_which_a_session_falls_is_refused_without_force(
         assert err.count("r1: BFD would fall") == 1  # one host is like the other
         assert err.endswith("xenflow: left on host-a: r1\n")
     assert ("r1", "host-b") not in world.did and ("r5", "host-b") in world.did
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_dry_run_goes_by_where_a_recovery_would_find_the_vm(
+    world: World, empty: Empty, comes_back: bool
+) -> None:
+    host, other = ("host-d", "host-a") if comes_back else ("host-a", "host-d")
+    world.places["r4"] = at_home("r4", host).step(forwarders=("host-d", "host-a"))
+    world.recovered_on = other
+    world.no_way = {("r4", f"host-{x}") for x in "bcd"}
+    status, _, err = empty("host-a", "--dry-run")
+    ending = "left on host-a: r4" if comes_back else "host-a could be emptied"
+    assert (status, err.splitlines()[-1]) == (int(comes_back), f"xenflow: {ending}")
 
 
 def test_a_dry_run_changes_nothing(world: World, empty: Empty) -> None:
