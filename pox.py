@@ -64,7 +64,7 @@ OPTIONS
     --log-config=F    configure logging from a file
 
     POX takes these last three, and others of its own. For the help of its components:
-    ./pox.py help --help.
+    ./pox.py help --help; also under the stand-in: ./pox.py xenflow --help.
 
 COMPONENTS
     xenflow           the virtual routers' data plane and its migration
@@ -94,7 +94,8 @@ ENVIRONMENT
 EXIT STATUS
     0                 ended by SIGTERM, or by a component
     1                 a component did not start, or the port for switches is taken
-    2                 the command line is wrong, or needs POX where there is none
+    2                 the command line is wrong, needs POX where there is none, or names no
+                      network file where there is none to find
     130               ended by Ctrl-C
 
     SIGHUP does not end it: xenflow reads its network file anew, as `xenflow reload` has it do.
@@ -250,12 +251,13 @@ def listens_at(components: list[list[str]]) -> list[str]:
     options = next((each[1:] for each in components if each[0] == "xenflow"), None)
     if options is None:
         return [LOOPBACK]
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in options)
     try:
         from xenflow import switches_connect_to
+
+        address, port = switches_connect_to(given.get("network", ""), given.get("controller", ""))
     except ImportError:  # the component itself will say what it misses
         return [LOOPBACK]
-    given = dict(word.removeprefix("--").partition("=")[::2] for word in options)
-    address, port = switches_connect_to(given.get("network", ""), given.get("controller", ""))
     return [f"--address={address}", f"--port={port}"]
 
 

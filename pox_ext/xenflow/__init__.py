@@ -18,6 +18,7 @@ from xenflow.model.network import Network, NetworkError
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
 DEFAULT_MANAGE = "tcp://127.0.0.1:6640"
+USAGE_ERROR = 2
 DEFAULT_OPENFLOW = ("127.0.0.1", 6633)
 
 log = logging.getLogger("xenflow")
@@ -34,8 +35,7 @@ def launch(
     """Start the Rule Table of one controller.
 
     --network=FILE     the network's description (default: $XENFLOW_NETWORK, then
-                       /run/xenflow/network.toml, then /etc/xenflow/network.toml; without any, the
-                       controller waits with an empty network)
+                       /run/xenflow/network.toml, then /etc/xenflow/network.toml)
     --controller=NAME  which of the file's controllers this is (default: the only one, or the one
                        named like this machine)
     --manage=URL       where the management socket listens (default: as the file says)
@@ -45,6 +45,14 @@ def launch(
     --xenstore=PATH    xenstored's socket, where the hypervisor is Xen (default:
                        /run/xenstored/socket)
     """
+    path = _network_file(network)
+    if not path:
+        places = " nor ".join(NETWORK_FILES)
+        _stop(
+            f"no network file: neither {places} exists; name one with --network=FILE or "
+            "$XENFLOW_NETWORK",
+            USAGE_ERROR,
+        )
     import zmq
     from pox.core import core
 
@@ -53,7 +61,6 @@ def launch(
     from xenflow.vm.xenstore import socket_path
 
     _stamp_log(logging.getLogger().handlers)
-    path = _network_file(network)
     try:
         described, name = _described(path, controller)
     except (NetworkError, OSError) as error:
@@ -61,10 +68,8 @@ def launch(
     url = manage or (described.controllers[name].manage if name else DEFAULT_MANAGE)
     if not state and path.startswith("/etc/xenflow/"):
         state = "/var/lib/xenflow"
-    if path and not state:
+    if not state:
         log.warning("placements are not kept over a restart (--state=DIR)")
-    if not path:
-        log.warning("no network file: nothing to look after yet (--network=FILE)")
     version = getattr(core, "version_string", "POX")
     try:
         component = Component(
@@ -113,7 +118,7 @@ def _described(path: str, controller: str) -> tuple[Network, str]:
 def _read(path: str) -> Network:
     from xenflow.store.network_file import load
 
-    return load(path) if path else Network("empty", {}, {}, {}, {}, {})
+    return load(path)
 
 
 def this_controller(network: Network, wanted: str) -> str:
@@ -149,6 +154,6 @@ def _stamp_log(handlers: Iterable[logging.Handler]) -> None:
             )
 
 
-def _stop(reason: str) -> NoReturn:
+def _stop(reason: str, status: int = 1) -> NoReturn:
     print(f"xenflow: {reason}", file=sys.stderr, flush=True)
-    sys.exit(1)
+    sys.exit(status)

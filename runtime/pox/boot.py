@@ -108,6 +108,10 @@ def boot(options: list[str], components: list[list[str]]) -> int:
 
             core.register("openflow", OpenFlowNexus(core))
         found = [find(name) for name in names]
+        for (_, *words), function in zip(components, found, strict=True):
+            if "--help" in words:
+                print(inspect.getdoc(function))
+                return 0
         for (name, *words), function in zip(components, found, strict=True):
             launch(name, function, words, names.count(name) > 1)
     except CommandLineError as error:

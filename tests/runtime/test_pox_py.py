@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from launched import ROOT, core_options, environment, free_port, pox_checkout
 
+import xenflow
+
 
 def run(*words: str, folders: tuple[Path, ...] = (), **extra: str) -> subprocess.CompletedProcess:
     """Run `pox.py` to its end."""
@@ -35,6 +37,21 @@ def test_help_is_a_man_page():
     for heading in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "FILES"):
         assert f"\n{heading}\n" in "\n" + done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_help_of_a_component():
+    done = run("--stand-in", "xenflow", "--help")
+    assert done.returncode == 0
+    assert "--controller=NAME  which of the file's controllers this is" in done.stdout
+
+
+def test_no_network_file_is_a_usage_error(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(xenflow, "NETWORK_FILES", (f"{tmp_path}/a", f"{tmp_path}/b"))
+    monkeypatch.delenv("XENFLOW_NETWORK", raising=False)
+    with pytest.raises(SystemExit) as end:
+        xenflow.launch()
+    assert end.value.code == 2
+    assert f"neither {tmp_path}/a nor {tmp_path}/b exists" in capsys.readouterr().err
 
 
 def test_first_line_names_the_core(start):
