@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from lab import cli
+from mgmt.session import UsageError
 from mgmt.text import run_program
 from xenflow.model.network import NetworkError
 
@@ -19,7 +20,7 @@ def main() -> int:
         return int(args.run(args))
     except NetworkError as error:
         print(f"lab: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
 
 
 if __name__ == "__main__":

@@ -13,7 +13,12 @@ from lab import process, routing, switch
 from lab.description import Lab, Node
 from lab.namespace import LabError, enter, inside, ip
 from lab.state import State, current, lock, placed
+from mgmt.session import UsageError
 from xenflow.model.network import End
+
+
+class UnknownNameError(LabError, UsageError):
+    """The lab has nothing of a name on the command line."""
 
 
 def nodes() -> list[Node]:
@@ -31,7 +36,7 @@ def find_node(name: str) -> Node:
     for node in known:
         if node.name == name:
             return node
-    raise LabError(f"{name}: no such node; nodes: {', '.join(n.name for n in known)}")
+    raise UnknownNameError(f"{name}: no such node; nodes: {', '.join(n.name for n in known)}")
 
 
 def _environment(node: Node) -> dict[str, str]:
@@ -105,7 +110,7 @@ def ends_of(lab: Lab, name: str, places: Mapping[str, str]) -> list[End]:
         return [network.cables[name].a, network.cables[name].b]
     if name not in network.links:
         known = ", ".join([*network.cables, *network.links])
-        raise LabError(f"{name}: no such cable or link; there are {known}")
+        raise UnknownNameError(f"{name}: no such cable or link; there are {known}")
     if access := network.links[name].access:
         return [one.end for one in access]
     hosts = {places.get(router.name, router.home) for router, _ in network.members(name)}

@@ -29,7 +29,7 @@ from mgmt import (
     RELEASE,
     needed,  # noqa: F401  # first
 )
-from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Unreachable
+from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import ManagementSession, UsageError
 from mgmt.text import run_program
@@ -91,7 +91,7 @@ The network file is FILE of --network, else $XENFLOW_NETWORK, else the first tha
 exit status:
   0    done
   1    refused or failed, or only a part could be shown; standard error says why
-  2    the command line or the network file is wrong; nothing was asked or changed
+  2    the command line or the network file is wrong; nothing was changed
   3    a controller that was needed did not answer
   4    `status`: everybody answered, and the network is not healthy
   130  interrupted (Ctrl-C)
@@ -141,7 +141,9 @@ def _run(args: Namespace) -> int:
         return Exit.USAGE
     except (AskError, HypervisorError, NetworkError) as error:
         complain(error)
-        return Exit.FAILED
+        # an argument that only a controller could judge, as the name of a port
+        wrong = isinstance(error, Refused) and error.code == "bad-argument"
+        return Exit.USAGE if wrong else Exit.FAILED
     finally:
         session.close()
 
@@ -151,7 +153,7 @@ def _run_lab(args: Namespace) -> int:
         return int(args.run(args))
     except NetworkError as error:
         complain(error)
-        return Exit.FAILED
+        return Exit.USAGE if isinstance(error, UsageError) else Exit.FAILED
 
 
 def find_network_file(given: str | None) -> Path:

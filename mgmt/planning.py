@@ -40,6 +40,10 @@ SYNC_S = 5.0
 SYNC_POLL_S = 0.1
 
 
+class SilentError(NetworkError):
+    """A controller that must be told does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a migration will do, a value.  Nothing has been changed to make it."""
@@ -361,7 +365,7 @@ def _facts(
         wanted = {network.datapaths[name].controller for name in datapaths}
     silent = [a for c, a in answers.items() if c in wanted and isinstance(a, AskError)]
     if silent:
-        raise NetworkError(
+        raise SilentError(
             f"{silent[0]}\nEvery switch that {router.name}'s links lie on must be told of a move"
         )
     known = {c: a for c, a in answers.items() if not isinstance(a, AskError)}

@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 
 class UsageError(NetworkError):
-    """The command line is wrong for this network; nothing was asked of anybody."""
+    """The command line is wrong for this network."""
 
 
 class Ask(Protocol):

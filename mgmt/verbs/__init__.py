@@ -28,7 +28,7 @@ class Exit(IntEnum):
     FAILED = 1
     """Refused, or failed, or only a part of the answer; the reason is on standard error."""
     USAGE = 2
-    """The command line or the network file is wrong; nothing was asked or changed."""
+    """The command line or the network file is wrong; nothing was changed."""
     UNREACHABLE = 3
     """A controller that was needed did not answer."""
     UNHEALTHY = 4

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgmt import migrate, planning
-from mgmt.client import AskError
+from mgmt.client import AskError, Unreachable
 from mgmt.hypervisor import Drivers, HypervisorError
+from mgmt.planning import SilentError
 from mgmt.session import ManagementSession
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
@@ -75,7 +76,8 @@ def finish(
                 progress.close()
         except (AskError, HypervisorError, NetworkError) as error:
             complain(error)
-            worst = Exit.FAILED
+            silent = isinstance(error, (SilentError, Unreachable))
+            worst = max(worst, Exit.UNREACHABLE if silent else Exit.FAILED)
             continue
         results.append(result.json())
         complain(result.text())
@@ -83,5 +85,5 @@ def finish(
             worst = Exit.INTERRUPTED
             break
         if not result.ok:
-            worst = Exit.FAILED
+            worst = max(worst, Exit.FAILED)
     return results, cleared, worst

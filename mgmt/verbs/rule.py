@@ -65,12 +65,11 @@ def run(args: Namespace, session: ManagementSession) -> int:
     arguments: dict[str, Any] = {"datapath": args.host}
     if args.change == "remove":
         arguments["rule_id"] = args.rule_id
-        text = f"rule {args.rule_id}"
     else:
         arguments["rule"] = _rule(args)
-        text = show([arguments["rule"]])
     verb = f"rule-{args.change}"
     request(verb, "0", **arguments)  # what the controller would refuse is refused here
+    text = f"rule {args.rule_id}" if args.change == "remove" else show([arguments["rule"]])
     if not (args.dry_run or args.change == "remove" or args.force):
         takes = sweep(arguments["rule"]["match"])
         if takes and not _wanted(args, arguments["rule"], takes):

@@ -435,8 +435,8 @@ def test_switch_that_says_nonsense(paper: Lab) -> None:
         ("--network /nonexistent.toml status", 2, "/nonexistent.toml"),
         ("--network tests/store/network_file_errors/syntax.toml status", 2, "syntax.toml:"),
         ("lab up paper", 1, "up already"),
-        ("lab cut nosuch", 1, "no such cable or link"),
-        ("lab exec nosuch -- true", 1, "no such node"),
+        ("lab cut nosuch", 2, "no such cable or link"),
+        ("lab exec nosuch -- true", 2, "no such node"),
     ],
 )
 def test_command_refuses(paper: Lab, words: str, status: int, says: str) -> None:

@@ -111,7 +111,7 @@ def test_nodes_as_json(lab: Lab) -> None:
 def test_exec_passes_status_input_and_output(lab: Lab) -> None:
     done = command("exec", "gen", "--", "sh", "-c", "cat; exit 7", input="hello")
     assert (done.returncode, done.stdout) == (7, "hello")
-    assert command("exec", "nosuch", "--", "true").returncode == 1
+    assert command("exec", "nosuch", "--", "true").returncode == 2
     assert "no such node" in command("exec", "nosuch", "--", "true").stderr
     missing = command("exec", "gen", "--", "nosuchprogram")
     assert missing.returncode == 1

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from fake_controller import FakeController
 
+from lab import operate
 from mgmt import cli, client
 from mgmt.verbs import status, trace
 from mgmt.verbs.rule import actions_of, fields
@@ -505,6 +506,9 @@ def test_rule_from_a_file(fakes: Fakes, tmp_path: Path) -> None:
     file.write_text("{")
     exit, _, err = fakes.run("rule", "add", "host-a", "--file", str(file))
     assert exit == 2 and "not JSON" in err
+    file.write_text('{"id": "r2", "match": 5}')
+    exit, _, err = fakes.run("rule", "add", "host-a", "--file", str(file))
+    assert exit == 2 and "match: expected an object, found 5" in err
     assert fakes.run("rule", "add", "host-a")[2] == (
         "xenflow: the rule has no id: give --id, or `id` in the file\n"
     )
@@ -665,6 +669,20 @@ def test_names_that_do_not_exist(fakes: Fakes, argv: list[str], says: str) -> No
     assert (exit, out) == (2, "")
     assert says in err
     assert not any(fakes[name].asked for name in fakes.controllers)
+
+
+def test_names_that_only_a_controller_or_the_lab_knows(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_port(_: object) -> None:
+        raise ManagementError("bad-argument", "host-a has no port nope: it has to-gen")
+
+    fakes["host-a"].verbs["trace"] = no_port
+    says = "xenflow: host-a: host-a has no port nope: it has to-gen\n"
+    assert fakes.run("trace", "host-a:nope", "dst=10.2.0.1") == (2, "", says)
+    monkeypatch.setattr(operate, "nodes", list)
+    exit, _, err = fakes.run("lab", "exec", "nope", "--", "true")
+    assert exit == 2 and "nope: no such node" in err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from mgmt import cli, hypervisor, planning
 from mgmt.client import Refused, Unreachable
 from mgmt.hypervisor import Drivers
+from mgmt.session import ManagementSession
 from mgmt.verbs import migrate, plan, recover
 from mgmt.verbs.migrate import Progress, ask_before
 from xenflow.model.network import NetworkError
@@ -341,6 +342,18 @@ def test_recover_goes_on_with_the_next_router(
     out, err = capsys.readouterr()
     assert (exit, json.loads(out)["recovered"]) == (1, [{"ok": True}] * len(others))
     assert others and "something went wrong there" in err
+
+
+def test_recover_while_no_controller_answers(
+    made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object, **arguments: object) -> None:
+        raise Unreachable("host-a", "tcp://x", 2.0, "no controller answers there")
+
+    monkeypatch.setattr(made, "plan_recovery", planning.plan_recovery)
+    monkeypatch.setattr(ManagementSession, "ask", silent)
+    exit, out, err = run(capsys, "recover", "-n")
+    assert (exit, out) == (3, "") and "no controller answers there" in err
 
 
 def test_an_interrupted_recover_ends_after_the_router_that_it_was_at(
