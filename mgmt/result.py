@@ -128,8 +128,8 @@ class Result:
                 f"switches were left as they are; run `xenflow recover {name}`"
             )
         if self.undone:
-            source = self.plan.source
-            return f"{name} stays on {source}: {self.error}; everything was put back{left}"
+            back = "everything was put back" if self.effects else "nothing was changed"
+            return f"{name} stays on {self.plan.source}: {self.error}; {back}{left}"
         where = f"its VM belongs to {self.plan.to}" if self.committed else "its VM did not move"
         if self.problems:
             where += f", but switches could not all be told ({in_words(self.problems)})"

@@ -130,8 +130,8 @@ def ask_before(stage: Stage, committed: bool) -> bool:
     Once the VM has moved there is nothing to be decided any more: it is only waited for.
     """
     print(f"\nnext: {stage.title}", file=sys.stderr)
-    if words := stage.words():
-        print(f"      {words}", file=sys.stderr)
+    for effect in stage.effects:
+        print(f"      {effect.words()}", file=sys.stderr)
     if committed:
         question = "the VM has moved, there is no way back: press Enter to go on "
         return answered(question, ("", "y", "yes"))

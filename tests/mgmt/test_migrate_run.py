@@ -902,6 +902,14 @@ def test_what_could_not_be_finished_is_left_unfinished(
     assert not controllers.left_unfinished
 
 
+def test_a_no_before_the_first_stage_has_nothing_to_put_back(
+    xen: PretendedXen, controllers: Controllers
+) -> None:
+    result = migrate(controllers, confirm=lambda stage, committed: False)
+    assert (result.interrupted, result.undone) == (True, True)
+    assert result.text() == "vr1 stays on host-a: interrupted; nothing was changed"
+
+
 def test_a_no_after_the_commit_point_is_answered(
     xen: PretendedXen, controllers: Controllers
 ) -> None:

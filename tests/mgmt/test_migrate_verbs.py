@@ -25,6 +25,7 @@ from mgmt.verbs import migrate, plan, recover
 from mgmt.verbs.migrate import Progress, ask_before
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import at_home
+from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
 from xenflow.store.network_file import load
 
@@ -35,10 +36,7 @@ PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 class Stage:
     name: str
     title: str
-    detail: str = ""
-
-    def words(self) -> str:
-        return self.detail
+    effects: tuple[fx.Effect, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Plan:
     stages: list[Stage] = field(
         default_factory=lambda: [
             Stage("prepare", "prepare the data plane on host-b"),
-            Stage("control", "move the VM to host-b", detail="emulated"),
+            Stage("control", "move the VM to host-b"),
         ]
     )
     new_mode: str = ""
@@ -268,7 +266,7 @@ def test_step(
 ) -> None:
     run(capsys, "migrate", "vr1", "host-b", "--step")
     assert made.confirm is ask_before
-    stage = Stage("control", "move the VM to host-b", detail="the VM pauses")
+    stage = Stage("control", "move the VM to host-b", (fx.Drain("host-a"), fx.Drain("host-b")))
     for typed, goes_on in (("y\n", True), ("maybe\nyes\n", True), ("no\n", False), ("", False)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
         assert ask_before(stage, False) is goes_on  # type: ignore[arg-type]
@@ -278,7 +276,11 @@ def test_step(
         assert "no way back: press Enter" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("no\n"))
     ask_before(stage, False)  # type: ignore[arg-type]
-    assert "next: move the VM to host-b\n      the VM pauses\n" in capsys.readouterr().err
+    first, second = (
+        f"      nothing arrives at {host} for the router any more\n"
+        for host in ("host-a", "host-b")
+    )
+    assert f"next: move the VM to host-b\n{first}{second}" in capsys.readouterr().err
 
 
 def test_progress_on_a_terminal() -> None:

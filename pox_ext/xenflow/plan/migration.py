@@ -69,10 +69,6 @@ class Stage:
         """The names of the datapaths that it concerns, in the effects' order."""
         return tuple(dict.fromkeys(name for effect in self.effects for name in effect.at))
 
-    def words(self) -> str:
-        """What its effects do, for people."""
-        return "; ".join(effect.words() for effect in self.effects)
-
 
 def reachable(network: Network, router: Router) -> tuple[str, ...]:
     """Every datapath that some link of the router can lie on."""
