@@ -243,14 +243,13 @@ def test_a_vm_that_is_found_at_the_destination_is_followed(
     def somebody_lets_it_run(event: ProgressEvent) -> None:
         said.append(event)
         if (event.step, event.state) == ("control", "failed"):
-            daemon.routers.domains = dict(AWAY)
-            for job in daemon.hypervisor._jobs.values():
-                job.state = RUNNING
+            assert daemon.hypervisor.answer(b'{"verb": "unpause", "router": "vr1"}')["ok"]
 
     result = migrate(controllers, report=somebody_lets_it_run)
     assert (result.ok, result.committed, result.error) == (True, True, ""), result.text()
     assert result.commit is Commit.DONE
     assert any("its VM runs on host-b: the migration is completed" in e.detail for e in said)
+    assert (daemon.jobs, daemon.routers.domains) == ([RUNNING], AWAY)
     assert given[:3] == [("host-b",), ("host-a",), ("gen", "recv")]
     assert controllers.released == [("host-a", "host-b")] * 2
     assert controllers.where == {("host-b", ("host-b",))} and not controllers.left_unfinished
