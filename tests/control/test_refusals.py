@@ -56,7 +56,8 @@ def test_a_rule_that_is_not_confirmed_is_kept_and_said_to_be(host: Asked) -> Non
     answer = host.ask("rule-add", datapath="host-a", rule=RULE)
     assert answer.code == "not-in-force"
     assert answer.message.startswith("taken, but not in force: host-a")
-    assert [row["id"] for row in host.ask("rules").result["rules"]] == ["r1"]
+    (row,) = host.ask("rules").result["rules"]
+    assert list(row) == ["datapath", "id", "priority", "match", "actions"] and row["id"] == "r1"
 
 
 def test_no_switch_is_told_while_one_is_not_connected(host: Asked) -> None:
