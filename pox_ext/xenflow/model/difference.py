@@ -167,13 +167,11 @@ def _of_links(before: Network, after: Network) -> Iterator[str]:
         old, new = before.links[name], after.links[name]
         if old is new:
             continue
-        for key in ("vlan", "detour_vlan"):
-            if getattr(old, key) != getattr(new, key):
-                yield (
-                    f"links.{name}: {key} {getattr(old, key)} cannot become {getattr(new, key)} "
-                    "while packets are under way: remove the link in one step and add it in the "
-                    "next"
-                )
+        if old.vlan != new.vlan:  # the detour's follows from it
+            yield (
+                f"links.{name}: vlan {old.vlan} cannot become {new.vlan} while packets are under "
+                "way: remove the link in one step and add it in the next"
+            )
         yield from _of_tree(old, new)
 
 
