@@ -3,7 +3,7 @@
 Formats from linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h,
 linux/nexthop.h, linux/netconf.h, linux/fib_rules.h, linux/netfilter/nf_tables.h and linux/xfrm.h.
 All in host byte order, addresses in network byte order.  Nothing here opens a socket or keeps
-state; what the messages mean for forwarding is decided in `kernel_view.py`.
+state; what the messages mean for forwarding is decided in `next_hops.py`.
 """
 
 from __future__ import annotations

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routerd import kernel_view
 from routerd import rtnetlink as rt
+from routerd import telling
 from routerd.control_address import ControlAddress
-from routerd.kernel_view import KernelView, NextHopIds
+from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import SAID_S, NeighbourTables
+from routerd.next_hops import NextHopIds
 from xenflow.routes.messages import InterfaceKind, NextHopType, Remark, VmReason
 from xenflow.routes.router_state import Capacity, RouterState
 
@@ -231,7 +232,7 @@ def test_broadcast_addresses_are_told_from_its_own(view: KernelView) -> None:
 
 def test_a_carrier_lost_is_told_after_the_grace(view: KernelView) -> None:
     def running() -> bool:
-        return bool(next(i for i in view._interfaces() if i.ifindex == eth0.ifindex).flags & 2)
+        return bool(next(i for i in view.interfaces() if i.ifindex == eth0.ifindex).flags & 2)
 
     view.carrier_grace_s = 5.0
     eth0 = view.links[ifindex(view, "eth0")]
@@ -437,7 +438,7 @@ def test_what_kind_of_device_an_interface_is(view: KernelView) -> None:
         94: replace(eth0, ifindex=94, name="net1", kind="macvlan", parent_elsewhere=True),
     }
     view.links.update(made)
-    kinds = {i.name: i.kind for i in view._interfaces() if i.ifindex in {*made, eth0.ifindex}}
+    kinds = {i.name: i.kind for i in view.interfaces() if i.ifindex in {*made, eth0.ifindex}}
     assert kinds == {
         "eth0": InterfaceKind.CARD,
         "eth0.5": InterfaceKind.VLAN,
@@ -501,11 +502,11 @@ def test_ipv6_forwarding_is_told_of_each_interface(view: KernelView) -> None:
     eth0 = ifindex(view, "eth0")
     view.netconf6_changed(rt.NetconfInfo(eth0, 1, None, None), False)
     assert view.dirty_policy
-    assert {i.ifindex for i in view._interfaces() if i.flags & 8} == {eth0}
+    assert {i.ifindex for i in view.interfaces() if i.flags & 8} == {eth0}
     view.netconf6_changed(rt.NetconfInfo(eth0, None, None, 0), False)
-    assert {i.ifindex for i in view._interfaces() if i.flags & 8} == {eth0}
+    assert {i.ifindex for i in view.interfaces() if i.flags & 8} == {eth0}
     view.netconf6_changed(rt.NetconfInfo(eth0, None, None, None), True)
-    assert not any(i.flags & 8 for i in view._interfaces())
+    assert not any(i.flags & 8 for i in view.interfaces())
 
 
 def test_the_neighbour_tables_fault_is_said_while_it_overflows() -> None:
@@ -534,7 +535,7 @@ def plain(view: KernelView) -> KernelView:
     view.rules = {
         rule
         for rule in view.rules
-        if rule.plain and (rule.priority, rule.table) in kernel_view._DEFAULT_RULES
+        if rule.plain and (rule.priority, rule.table) in telling.DEFAULT_RULES
     }
     view.tos_routes, view.default_table = 0, False
     view.links = {n: replace(link, master=0, xdp=False) for n, link in view.links.items()}

@@ -1,0 +1,293 @@
+"""What is told of the kernel: the router's state, and in proportion to a change what is another.
+
+`Telling` derives it from the `KernelTables` and the `KernelNextHops`, and clears what is noted
+there as changed.  The policy says whether the main table decides at all: if not, it says why, and
+everything goes through the VM.
+
+Called by `kernel_view`.  Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from routerd import rtnetlink as rt
+from routerd.kernel_tables import KernelTables
+from routerd.next_hops import WITHOUT_HOP, KernelNextHops
+from xenflow.routes.messages import (
+    MAX_REMARKS,
+    Leg,
+    Neighbour,
+    NextHop,
+    NextHopType,
+    Op,
+    Policy,
+    Remark,
+    Route,
+    Section,
+    SectionKind,
+)
+from xenflow.routes.router_state import NeighbourKey, RouterState
+
+DEFAULT_RULES = {(0, rt.TABLE_LOCAL), (32766, rt.TABLE_MAIN), (32767, rt.TABLE_DEFAULT)}
+
+
+class Telling:
+    """See the module."""
+
+    def __init__(self, tables: KernelTables, hops: KernelNextHops) -> None:
+        self._tables = tables
+        self._hops = hops
+
+    def state(self) -> RouterState:
+        """The router's state, from everything that is known."""
+        routes4 = {key: cand[1] for key, cand in self._tables.routes4.items() if cand[1]}
+        routes6 = {key: cand[1] for key, cand in self._tables.routes6.items()}
+        interfaces = {i.ifindex: i for i in self._tables.interfaces()}
+        used = set(routes4.values()) | set(routes6.values())
+        legs = {id_: kept for id_ in used if (kept := self._hops.legs(id_))}
+        used.update(leg.leg for kept in legs.values() for leg in kept.values())
+        nexthops = {id_: self._hops.nexthop(id_) for id_ in used}
+        self._tables.dirty4.clear()
+        self._tables.dirty_neighbours.clear()
+        self._tables.dirty_policy = False
+        kept_ids = used | {cand[1] for rivals in self._tables.rivals4.values() for cand in rivals}
+        for id_ in kept_ids - {0}:
+            kept_ids.update(leg.leg for leg in self._hops.legs(id_).values())
+        self._hops.ids.keep(kept_ids)
+        near, own = self._neighbours_on(nexthops.values()), dict(self._tables.locals)
+        policy = self.policy()
+        state = RouterState.of(interfaces, own, nexthops, legs, near, routes4, routes6, policy)
+        state.capacity = self._tables.capacity
+        # Without all local prefixes, or all routes, a switch would not decide as the kernel does.
+        excess = state.excess()
+        if excess:  # everything passes through the VM
+            return RouterState.of(interfaces, {}, {}, {}, {}, {}, {}, Policy(True, excess))
+        return state
+
+    def sections(self, told: RouterState) -> list[Section]:
+        """What to tell to one who knows `told`, after changes of single routes, neighbours and
+        of the policy only; the same as `told.sections_to(self.state())`, but in proportion to
+        the change."""
+        sections = self.link_sections(told) if self._tables.dirty_policy else []
+        routes, gone, balance = self._route_changes(told)
+        fresh, dead = self._nexthop_changes(told, balance)
+        types = {self._hops.type(id_) for id_ in fresh} | {told.nexthops[id_].type for id_ in dead}
+        if NextHopType.CONNECTED in types or self._grows(told, fresh, len(routes)):
+            return told.sections_to(self.state())
+        moved, neighbours, lost = self._neighbour_changes(told, dead)
+        self._tables.dirty4.clear()
+        self._tables.dirty_neighbours.clear()
+        hops = [self._hops.nexthop(id_) for id_ in fresh + moved]
+        legs = [leg for id_ in fresh for leg in self._hops.legs(id_).values()]
+        sections += [
+            Section(SectionKind.NEXTHOP, Op.SET, hops),
+            Section(SectionKind.LEG, Op.SET, legs),
+            Section(SectionKind.NEIGHBOUR, Op.SET, neighbours),
+            Section(SectionKind.ROUTE4, Op.SET, routes),
+            Section(SectionKind.ROUTE4, Op.DELETE, gone),
+            Section(SectionKind.NEXTHOP, Op.DELETE, [told.nexthops[id_] for id_ in dead]),
+            Section(SectionKind.NEIGHBOUR, Op.DELETE, lost),
+        ]
+        return [section for section in sections if section.records]
+
+    def _grows(self, told: RouterState, fresh: list[int], routes: int) -> bool:
+        """Whether there may be more than the capacity after a change, or was before it."""
+        capacity = self._tables.capacity
+        legs = sum(len(self._hops.legs(id_)) for id_ in fresh)
+        return (
+            len(told.nexthops) + len(fresh) > capacity.nexthops
+            or (legs > 0 and told.leg_uses.total() + legs > capacity.all_legs)
+            or len(told.routes4) + len(told.routes6) + routes > capacity.routes
+            or bool(self._tables.routes4 and not told.routes4)
+        )
+
+    def _route_changes(self, told: RouterState) -> tuple[list[Route], list[Route], Counter[int]]:
+        routes, gone = [], []
+        balance: Counter[int] = Counter()
+        for key in self._tables.dirty4:
+            now = self._tables.routes4.get(key, (0, 0))[1]
+            was = told.routes4.get(key, 0)
+            if now == was:
+                continue
+            balance[was] -= 1
+            balance[now] += 1
+            if now:
+                routes.append((key >> 8, key & 255, now))
+            else:
+                gone.append((key >> 8, key & 255, was))
+        del balance[0]
+        return routes, gone, balance
+
+    def _nexthop_changes(
+        self, told: RouterState, balance: Counter[int]
+    ) -> tuple[list[int], list[int]]:
+        """(ids not told yet, ids not used any more), each in an order that keeps references."""
+        fresh = [id_ for id_, n in balance.items() if n > 0 and id_ not in told.nexthops]
+        dead = [
+            id_
+            for id_, n in balance.items()
+            if n < 0 and told.uses[id_] + n == 0 and not told.leg_uses[id_]
+        ]
+        legs = Counter(leg.leg for id_ in fresh for leg in self._hops.legs(id_).values())
+        fresh = [id_ for id_ in legs if id_ not in told.nexthops and id_ not in fresh] + fresh
+        fresh.sort(key=lambda id_: self._hops.type(id_) == NextHopType.GROUP)
+        legs.subtract(leg.leg for id_ in dead for leg in told.legs.get(id_, {}).values())
+        dead = [id_ for id_ in dead if legs[id_] <= 0] + [
+            id_
+            for id_, n in legs.items()
+            if n < 0 and told.leg_uses[id_] + n == 0 and told.uses[id_] + balance[id_] == 0
+        ]
+        return fresh, sorted(set(dead), key=lambda id_: (id_ not in told.legs, id_))
+
+    def _neighbour_changes(
+        self, told: RouterState, dead: list[int]
+    ) -> tuple[list[int], list[Neighbour], list[Neighbour]]:
+        """(next hops whose MAC changed, neighbours to set, neighbours to delete)."""
+        dirty, most = self._tables.dirty_neighbours, self._tables.capacity.neighbours
+        if not dirty:
+            return [], [], []
+        moved = [
+            hop.id
+            for hop in told.nexthops.values()
+            if (hop.type is NextHopType.VIA and hop.id not in dead)
+            and (key := (hop.ifindex, hop.family, hop.gateway)) in dirty
+            and hop.mac != self._tables.mac(key)
+        ]
+        neighbours: list[Neighbour] = []
+        lost: list[Neighbour] = []
+        connected = _connected(told.nexthops.values())
+        for key in dirty:
+            ifindex, family, address = key
+            mac = self._tables.mac(key)
+            if (ifindex, family) in connected:
+                known = told.neighbours.get(key)
+                if mac and known is None and len(told.neighbours) + len(neighbours) >= most:
+                    self._tables.note(f"neighbours over {most}")
+                elif mac and (known is None or known.mac != mac):
+                    neighbours.append(Neighbour(ifindex, family, True, address, mac))
+                elif not mac and known is not None:
+                    lost.append(known)
+        return moved, neighbours, lost
+
+    def link_sections(self, told: RouterState) -> list[Section]:
+        """What to tell of interfaces that are new or changed, and of the policy."""
+        self._tables.dirty_policy = False
+        sections: list[Section] = []
+        policy = self.policy()
+        interfaces = {i.ifindex: i for i in self._tables.interfaces()}
+        changed = [i for n, i in interfaces.items() if told.interfaces.get(n) != i]
+        if policy != told.policy:
+            sections.append(Section(SectionKind.POLICY, Op.SET, [policy]))
+        if changed:
+            sections.append(Section(SectionKind.INTERFACE, Op.SET, changed))
+        return sections
+
+    def object_sections(self, told: RouterState) -> tuple[list[Section], bool]:
+        """What to tell first when next hop objects or links have changed, in proportion to the
+        number of next hops; and whether there are objects that are gone or have become something
+        of another type: they are left as told, and the routes must be dumped."""
+        unclear = False
+        hops: list[NextHop] = []
+        legs: list[Leg] = []
+        dropped: list[Leg] = []
+        uses: Counter[int] = Counter()
+        for id_ in told.nexthops.keys() & self._hops.ids.objects():
+            kind = self._hops.ids.spec(id_)[-1]
+            if self._hops.meaning(id_)[0] != kind:
+                unclear = True
+                continue
+            if kind != NextHopType.GROUP:
+                hops.append(self._hops.nexthop(id_))
+                continue
+            old, new = told.legs.get(id_, {}), self._hops.legs(id_)
+            uses.update(leg.leg for leg in new.values())
+            uses.subtract(leg.leg for leg in old.values())
+            legs += [leg for index, leg in new.items() if old.get(index) != leg]
+            dropped += [leg for index, leg in old.items() if index not in new]
+        hops += [self._hops.nexthop(leg.leg) for leg in legs]
+        known = told.nexthops
+        hops = list({hop.id: hop for hop in hops if known.get(hop.id) != hop}.values())
+        dead = [
+            known[id_]
+            for id_, n in uses.items()
+            if n < 0 and told.leg_uses[id_] + n == 0 and not told.uses[id_]
+        ]
+        sections = [
+            Section(SectionKind.NEXTHOP, Op.SET, hops),
+            Section(SectionKind.LEG, Op.SET, legs),
+            Section(SectionKind.LEG, Op.DELETE, dropped),
+            Section(SectionKind.NEXTHOP, Op.DELETE, dead),
+        ]
+        return [section for section in sections if section.records], unclear
+
+    def _neighbours_on(self, hops: Iterable[NextHop]) -> dict[NeighbourKey, Neighbour]:
+        links = _connected(hops)
+        found = {
+            key: Neighbour(key[0], key[1], True, key[2], mac)
+            for key in self._tables.neighbours.keys() | self._tables.kept.keys()
+            if key[:2] in links and (mac := self._tables.mac(key))
+        }
+        most = self._tables.capacity.neighbours
+        if len(found) > most:
+            self._tables.note(f"neighbours over {most}")
+            return dict(islice(found.items(), most))
+        return found
+
+    def policy(self) -> Policy:
+        """Whether something beside the main table decides, and what; and what is amiss."""
+        reasons = list(dict.fromkeys(self._reasons()))
+        remarks = [Remark(True, words) for words in self._tables.faults]
+        more = (*reasons[1:], *sorted(self._tables.too_many))
+        remarks += [Remark(False, words) for words in more]
+        return Policy(bool(reasons), reasons[0] if reasons else "", tuple(remarks[:MAX_REMARKS]))
+
+    def _reasons(self) -> Iterator[str]:
+        plain = {(rule.priority, rule.table) for rule in self._tables.rules if rule.plain}
+        for rule in sorted(self._tables.rules, key=lambda rule: rule.priority):
+            if not rule.plain or (rule.priority, rule.table) not in DEFAULT_RULES:
+                yield f"ip rule {rule.priority} is not a default one"
+        for priority, table in sorted(DEFAULT_RULES - plain):
+            if table != rt.TABLE_DEFAULT:
+                yield f"ip rule {priority} (lookup table {table}) is missing"
+        if self._tables.default_table:
+            yield "table default has routes"
+        if self._tables.tos_routes:
+            yield "a route depends on the TOS"
+        for link in self._tables.data_links():
+            yield from self._link_reasons(link)
+        yield from self._tables.outside
+
+    def _link_reasons(self, link: rt.LinkInfo) -> Iterator[str]:
+        if not link.flags & rt.IFF_UP or not link.mac:
+            return
+        conf = self._tables.netconf.get(link.ifindex)
+        if link.master:
+            master = self._tables.links.get(link.master)
+            yield f"{link.name} is enslaved to {master.name if master else link.master}"
+        if link.xdp:
+            yield f"{link.name} has an XDP program"
+        if conf is None:
+            return
+        if not conf.forwarding:
+            yield f"IPv4 forwarding is off on {link.name}"
+        check = self._tables.setting(link.ifindex, "rp_filter")
+        if check == 1:
+            yield f"rp_filter is strict on {link.name}"
+        elif check == 2 and not self._reaches_every_source():
+            yield f"rp_filter is loose on {link.name}, and not every source has a route"
+
+    def _reaches_every_source(self) -> bool:
+        """Whether a loose filter passes every source: a default route, and no route under it that
+        is none (net/ipv4/fib_frontend.c, __fib_validate_source)."""
+        if not self._tables.routes4.get(0, (0, 0))[1]:
+            return False
+        without = self._hops.ids.of_types((*WITHOUT_HOP.values(), NextHopType.VM))
+        return not without or not any(c[1] in without for c in self._tables.routes4.values())
+
+
+def _connected(nexthops: Iterable[NextHop]) -> set[tuple[int, int]]:
+    """The (ifindex, family) where destinations themselves are neighbours."""
+    return {(hop.ifindex, hop.family) for hop in nexthops if hop.type is NextHopType.CONNECTED}
