@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from tests.written_switch import ROOT, WrittenSwitch, bound
-from xenflow.control import management_service
+from xenflow.control import moves
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.mirror import RouteMirrors
@@ -134,6 +134,6 @@ def test_a_slow_machine_is_no_traffic(
     controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has not fallen quiet in its time is looked at often enough to say so."""
-    monkeypatch.setattr(management_service, "QUIET_LIMIT_S", 0.0)
+    monkeypatch.setattr(moves, "QUIET_LIMIT_S", 0.0)
     answer = controller.ask("quiet", router="vr1", datapath="host-a")
     assert (answer["quiet"], answer["last"], answer["looks"]) == (True, 0, 3)

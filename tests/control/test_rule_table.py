@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.whole_network import WholeNetwork, load
 from tests.written_switch import RuleTable, WrittenSwitch, bound
-from xenflow.control import management_service, rule_table
+from xenflow.control import rule_table, shown
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
@@ -114,14 +114,14 @@ def test_what_makes_no_view_is_that_router_s_affair(
 
 def test_whose_words_cannot_be_shown_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     odd, sound = "vr1", "vr2"
-    shown = management_service.problems
+    told = shown.problems
 
     def problems(router: Router, state: RouterState) -> list[str]:
         if router.name == odd:
             raise ValueError("an odd value")
-        return shown(router, state)
+        return told(router, state)
 
-    monkeypatch.setattr(management_service, "problems", problems)
+    monkeypatch.setattr(shown, "problems", problems)
     host = Host()
     for name in (odd, sound):
         host.tell(name)

@@ -8,7 +8,7 @@ snapshot follows after a moment, one for all that was said meanwhile: the differ
 there.  The other controller answers when it has room for more; what waits here for that is bounded
 too, by a fresh snapshot.  What came by a mirror is never passed on.
 
-Called by `management_service` and, for every message, by `rule_table`.
+Called by `moves` and, for every message, by `rule_table`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Three things happen to it, each through one method:
 
 The first two end in `Switch`es being told what has changed; they write the difference.  Nothing
 here knows a socket; replies are returned or passed to callbacks.  Called by `component.Component`
-and `management_service`.
+and the verbs of `management_service`.
 """
 
 from __future__ import annotations

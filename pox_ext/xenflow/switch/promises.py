@@ -2,7 +2,7 @@
 
 Each gets an answer exactly once, whatever happens to the switch: a fence among the jobs, and for
 what shall be in force a proof behind it.  Part of a `switch.Switch`; called by `rule_table`,
-`management_service` and `vm.packets`.
+`management_service`, `moves` and `vm.packets`.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Much is read in parts, with pauses, so that neither the switch nor the controlle
 meanwhile (`tables.route_reading`).  How a switch can be asked at all depends on its kind, which
 says which reader it has.
 
-Called by `switch`, `writer` and `audit`, and for what is shown by `management_service` and
-`refused`.
+Called by `switch`, `writer` and `audit`, and for what is shown or moved by `control.shown`,
+`control.moves` and `refused`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ A vif takes frames, or not, as the switch (carrier) and the hypervisor (`vifs_ar
 What was held for it goes to it once the switch knows as well: earlier it would come up again.  In
 between, and for a moment after it, frames still come up that were sent before the switch knew.
 
-Called by `rule_table`, `management_service`, `domains`, and by `component` when a port changes.
+Called by `rule_table`, `moves`, `domains`, and by `component` when a port changes.
 """
 
 from __future__ import annotations
