@@ -120,7 +120,7 @@ class Switch:
         self.packet_ins = PacketIns(network, problems)
         self.channel = channel = Channel(name, problems, clock, self._give_up)
         self.installed = installed = Installed(channel, kind)
-        self.reader = kind.reader(channel, kind, installed)
+        self.reader = reader = kind.reader(channel, kind, installed)
         self.aside = aside = Aside(channel, self._retry)
         self.wanted = wanted = WantedFlows(
             network, datapath, routers, placements, self.ports, self.rules, aside, problems
@@ -131,20 +131,12 @@ class Switch:
         """`owner_of(cookie)`: whom one of our flows belongs to."""
         self.forwards = wanted.forwards
         """`forwards(router)`: whether this switch forwards for a router."""
-        self.routes = RouteWriter(
+        self.routes = routes = RouteWriter(
             network, routers, channel, kind, installed, aside, self.audit.bulk
         )
-        self.decisions = Decisions(kind, channel, routers, wanted, self.routes)
+        self.decisions = Decisions(kind, channel, routers, wanted, routes)
         self.writer = Writer(
-            channel,
-            kind,
-            routers,
-            wanted,
-            installed,
-            self.routes,
-            aside,
-            self.decisions,
-            self.reader,
+            channel, kind, routers, wanted, installed, routes, aside, self.decisions, reader
         )
         self.jobs = Jobs(channel, self._resync, self.writer.failed, self._give_up)
         self.promises = Promises(channel, self.jobs, proof, kind.nudge, lambda: self.live)

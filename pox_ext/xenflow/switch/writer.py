@@ -167,46 +167,41 @@ class Writer:
         """Make the switch hold exactly the router's routes and next hops, from whatever it has."""
         self._trying.add(name)
         try:
-            yield from self._sync(name)
+            router = self._wanted.network.routers[name]
+            yield from self._read_unsure(router)
+            state = self._known.state(name)
+            if state is not None and self._wanted.forwards(name):
+                yield from self._write_all(router, state)
         finally:
             self._trying.discard(name)
 
-    def _sync(self, name: str) -> Job:
-        router = self._wanted.network.routers[name]
-        if self._kind.routes and router.id in self._routes.unsure and self._wanted.forwards(name):
-            self._routes.streamed(name)
-            self._routes.found.pop(name, None)
+    def _read_unsure(self, router: Router) -> Job:
+        """Read which of its routes the switch holds, where that is not known."""
+        wanted = self._kind.routes and self._wanted.forwards(router.name)
+        if wanted and router.id in self._routes.unsure:
+            self._routes.streamed(router.name)
+            self._routes.found.pop(router.name, None)
             yield from self._reader.routes_of(router.id, self._routes.take)
             self._routes.unsure.discard(router.id)
-        state = self._known.state(name)
-        if state is None or not self._wanted.forwards(name):
-            return
-        found = self._routes.found.pop(name, {})
-        streamed = self._routes.streamed(name)
+
+    def _write_all(self, router: Router, state: RouterState) -> Job:
+        """Write next hops, then routes, then what leads packets to them: on a host that lies on the
+        way of others they would meet an empty table."""
+        name = router.name
+        found, streamed = self._routes.found.pop(name, {}), self._routes.streamed(name)
         if streamed is not None:
             self._aside.check(name)
         self._aside.begin(name)
-        before = self._channel.written
+        before, many = self._channel.written, len(state.routes4) > MANY_ROUTES
+        differs = self._kind.routes and (bool(found) or streamed != len(state.routes4))
         # As of now: what changes while next hops are compiled comes after.
-        routes = state.routes4
-        there = streamed == len(routes) and not found
-        routes = dict(routes) if self._kind.routes and not there else {}
-        many = len(state.routes4) > MANY_ROUTES
+        routes = dict(state.routes4) if differs else {}
         hops = state.nexthops if self._kind.routes else ()
         self._hops[name] = yield from self._compile(router, state, hops)
-        # What leads packets to the routes comes last: on a host that lies on the way of others
-        # they would meet an empty table.
         yield from self._installed.add(_flows(self._hops[name]))
         self._channel.fence()
-        if self._kind.routes and not there:
-            if found:
-                adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
-                gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
-                yield from self._routes.write(router, adds, gone)
-            else:
-                items = iter(routes.items())
-                while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
-                    yield from self._routes.write(router, part, (), ordered=False)
+        if differs:
+            yield from self._write_routes(router, routes, found)
         # Of few routes a refusal is heard soon enough: a late switch is not waited for then.
         if name in self._aside or (many and self._channel.written > before):
             yield self._channel.barrier()
@@ -217,6 +212,19 @@ class Writer:
         yield from self._installed.write_with_room(self.plan())
         self._channel.fence()
         yield ROOM
+
+    def _write_routes(
+        self, router: Router, routes: Mapping[int, int], found: Mapping[int, int]
+    ) -> Job:
+        """Let table ROUTES have these of a router, where it was found with those."""
+        if found:
+            adds = [(k >> 8, k & 255, hop) for k, hop in routes.items() if found.get(k) != hop]
+            gone = [(k >> 8, k & 255, 0) for k in found.keys() - routes.keys()]
+            yield from self._routes.write(router, adds, gone)
+            return
+        items = iter(routes.items())
+        while part := [(k >> 8, k & 255, hop) for k, hop in islice(items, BULK)]:
+            yield from self._routes.write(router, part, (), ordered=False)
 
     def stream(self, name: str, changes: Changes) -> Job:
         """Routes of a first snapshot, written as they come: nothing is there to be preserved."""
