@@ -31,8 +31,9 @@ from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
 from routerd.rule_table_link import ConnectionEvent, RuleTableLink, hasten_discovery
+from routerd.telling import connected_links
 from xenflow.routes.feed import Effects, Sender, SenderState
-from xenflow.routes.messages import MessageError, NextHopType, Section
+from xenflow.routes.messages import MessageError, Section
 from xenflow.routes.router_state import RouterState
 
 COALESCE_S = 0.004
@@ -554,11 +555,7 @@ class Daemon:
         if self.options.dry_run or not self.options.keep_neighbours:
             return
         view, told = self.kernel.view, self.sender.state
-        connected = {
-            (hop.ifindex, hop.family)
-            for hop in told.nexthops.values()
-            if hop.type is NextHopType.CONNECTED
-        }
+        connected = connected_links(told.nexthops.values())
         gateways = view.gateways(told)
         wanted = list(self.keeper.requests(gateways, connected, view.neighbours, now))
         for (ifindex, family, address), managed in wanted:

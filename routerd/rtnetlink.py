@@ -429,16 +429,8 @@ class NextHopObject:
     blackhole: bool
 
 
-NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF, NHA_GATEWAY, NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB = (
-    1,
-    2,
-    4,
-    5,
-    6,
-    7,
-    8,
-    11,
-)
+NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF = 1, 2, 4, 5
+NHA_GATEWAY, NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB = 6, 7, 8, 11
 
 
 def nexthop(body: bytes) -> NextHopObject:

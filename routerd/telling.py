@@ -158,7 +158,7 @@ class Telling:
         ]
         neighbours: list[Neighbour] = []
         lost: list[Neighbour] = []
-        connected = _connected(told.nexthops.values())
+        connected = connected_links(told.nexthops.values())
         for key in dirty:
             ifindex, family, address = key
             mac = self._tables.mac(key)
@@ -175,15 +175,13 @@ class Telling:
     def link_sections(self, told: RouterState) -> list[Section]:
         """What to tell of interfaces that are new or changed, and of the policy."""
         self._tables.dirty_policy = False
-        sections: list[Section] = []
         policy = self.policy()
-        interfaces = {i.ifindex: i for i in self._tables.interfaces()}
-        changed = [i for n, i in interfaces.items() if told.interfaces.get(n) != i]
-        if policy != told.policy:
-            sections.append(Section(SectionKind.POLICY, Op.SET, [policy]))
-        if changed:
-            sections.append(Section(SectionKind.INTERFACE, Op.SET, changed))
-        return sections
+        changed = [i for i in self._tables.interfaces() if told.interfaces.get(i.ifindex) != i]
+        sections = [
+            Section(SectionKind.POLICY, Op.SET, [policy] if policy != told.policy else []),
+            Section(SectionKind.INTERFACE, Op.SET, changed),
+        ]
+        return [section for section in sections if section.records]
 
     def object_sections(self, told: RouterState) -> tuple[list[Section], bool]:
         """What to tell first when next hop objects or links have changed, in proportion to the
@@ -224,7 +222,7 @@ class Telling:
         return [section for section in sections if section.records], unclear
 
     def _neighbours_on(self, hops: Iterable[NextHop]) -> dict[NeighbourKey, Neighbour]:
-        links = _connected(hops)
+        links = connected_links(hops)
         found = {
             key: Neighbour(key[0], key[1], True, key[2], mac)
             for key in self._tables.neighbours.keys() | self._tables.kept.keys()
@@ -288,6 +286,6 @@ class Telling:
         return not without or not any(c[1] in without for c in self._tables.routes4.values())
 
 
-def _connected(nexthops: Iterable[NextHop]) -> set[tuple[int, int]]:
+def connected_links(nexthops: Iterable[NextHop]) -> set[tuple[int, int]]:
     """The (ifindex, family) where destinations themselves are neighbours."""
     return {(hop.ifindex, hop.family) for hop in nexthops if hop.type is NextHopType.CONNECTED}
