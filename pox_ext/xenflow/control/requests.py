@@ -138,11 +138,11 @@ def change_in_words(request: Request) -> str:
             on = "begins" if given["on"] else "ends"
             return f"mirror of {given['router']} to {given['to']} {on}"
         case "write-flows":
-            count = len(given["flows"])
-            return f"write-flows on {given['datapath']}: {count} of {given['router']}"
+            return f"write-flows on {given['datapath']}: {len(given['flows'])} of {given['router']}"
         case "write-held" if given["frames"]:
-            count = len(given["frames"])
-            return f"write-held on {given['datapath']}: {count} for {given['router']}"
+            return (
+                f"write-held on {given['datapath']}: {len(given['frames'])} for {given['router']}"
+            )
         case "release":
             to = given["to"] or given["datapath"]
             return f"release on {given['datapath']}: packets held for {given['router']} go to {to}"
