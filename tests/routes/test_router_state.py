@@ -198,6 +198,33 @@ def test_capacity_is_kept():
     assert set(state.nexthops) == {1}
 
 
+ONE_OF_EACH = {
+    "interfaces": [m.VmInterface(n, 7, 1500, n, "") for n in (2, 3)],
+    "locals": [m.Local(4, 32, 2, n) for n in (2, 3)],
+    "nexthops": [via(n) for n in (2, 3)],
+    "legs": [Leg(9, 1, 1, n) for n in (2, 3)],
+    "neighbours": [m.Neighbour(2, 4, True, n, n) for n in (2, 3)],
+    "routes": [(n << 24, 8, 1) for n in (2, 3)],
+}
+KINDS = {"routes": SectionKind.ROUTE4}
+
+
+@pytest.mark.parametrize("what", ONE_OF_EACH)
+def test_at_its_limit_one_thing_may_take_another_s_place(what):
+    """In the order in which routerd says it: what is new first."""
+    old, new = ONE_OF_EACH[what]
+    kind = KINDS.get(what) or SectionKind[what.removesuffix("s").upper()]
+    state = RouterState()
+    state.apply([put(SectionKind.NEXTHOP, via(1), group(9)), put(kind, old)])
+    state.capacity = Capacity(**{what: 3 if what == "nexthops" else 1})
+    before = copy.deepcopy(held(state))
+    with pytest.raises(m.MessageError, match="all sections: more than"):
+        state.apply([put(kind, new)])
+    assert held(state) == before
+    state.apply([put(kind, new), drop(kind, old)])
+    assert held(state) != before and not state.excess()
+
+
 def connected(id_, ifindex=2, family=4):
     return NextHop(id_, NextHopType.CONNECTED, family, ifindex, 0, 0)
 
@@ -234,7 +261,7 @@ def test_all_groups_together_have_so_many_legs():
     both = [Leg(g, n, 1, n) for g in (10, 11) for n in (1, 2)]
     state.apply([put(SectionKind.LEG, *both)])
     before = copy.deepcopy(held(state))
-    with pytest.raises(m.MessageError, match="more than 4 of all groups"):
+    with pytest.raises(m.MessageError, match="more than 4 legs of all groups"):
         state.apply([put(SectionKind.LEG, Leg(11, 3, 1, 3))])
     assert held(state) == before
     state.apply([put(SectionKind.LEG, Leg(11, 3, 1, 3)), drop(SectionKind.LEG, Leg(10, 1, 1, 1))])

@@ -208,10 +208,12 @@ class RouterState:
         try:
             for number, section in enumerate(sections, 1):  # noqa: B007
                 update.section(section)
+            number = 0
             update.check()
         except MessageError as error:
             update.undo()
-            raise MessageError(error.what, f"section {number} ({error.where})") from None
+            where = f"section {number} ({error.where})" if number else error.where
+            raise MessageError(error.what, where) from None
         return update.changes()
 
     def snapshot(self, max_records: int = SNAPSHOT_RECORDS) -> Iterator[list[Section]]:
@@ -263,15 +265,19 @@ class RouterState:
             policy=self.policy != new.policy,
         )
 
-    def excess(self) -> str:
-        """Which limit of its capacity the state exceeds, in words; "" where none."""
+    def excess(self, groups: Iterable[int] | None = None) -> str:
+        """Which limit of its capacity the state exceeds, in words; "" where none.  `groups`: of all
+        groups these alone may have too many legs."""
         limits = self.capacity
+        looked_at = self.legs if groups is None else groups
+        most_legs = max((len(self.legs.get(group, ())) for group in looked_at), default=0)
+        all_legs = self.leg_uses.total() if most_legs else 0
         for what, count, limit in (
             ("interfaces", len(self.interfaces), limits.interfaces),
             ("local prefixes", len(self.locals), limits.locals),
             ("next hops", len(self.nexthops), limits.nexthops),
-            ("legs of a group", max(map(len, self.legs.values()), default=0), limits.legs),
-            ("legs of all groups", sum(map(len, self.legs.values())), limits.all_legs),
+            ("legs of a group", most_legs, limits.legs),
+            ("legs of all groups", all_legs, limits.all_legs),
             ("neighbours", len(self.neighbours), limits.neighbours),
             ("routes", len(self.routes4) + len(self.routes6), limits.routes),
         ):
@@ -422,8 +428,10 @@ class _Update:
         self._counts: list[tuple[Counter[int], int, int]] = []
         self._policy = state.policy
         self._connected = state.connected
-        self._relinked = self._has_legs = False
-        """CONNECTED next hops have come, gone or changed; legs have come."""
+        self._relinked = False
+        """CONNECTED next hops have come, gone or changed."""
+        self._grown: set[int] = set()
+        """Groups that have got legs."""
         self._fresh: dict[int, tuple[Sequence[Route], dict[int, int]]] = {}
         self._old: dict[int, dict[int, int | None]] = {4: {}, 6: {}}
 
@@ -478,20 +486,18 @@ class _Update:
         state = self.state
         if self._relinked:
             state.connected = _connected(state.nexthops)
-        if self._has_legs and state.leg_uses.total() > state.capacity.all_legs:
-            raise MessageError(f"more than {state.capacity.all_legs} of all groups", "LEG")
+        if excess := state.excess(self._grown):
+            raise MessageError(excess, "all sections")
 
     # Sections
 
     def section(self, section: Section) -> None:
         _HANDLERS[section.kind](self, section.op is Op.SET, section.records)
 
-    def _put(self, kept: dict[Any, Any], key: Any, value: Any, limit: int) -> bool:
+    def _put(self, kept: dict[Any, Any], key: Any, value: Any) -> bool:
         old = kept.get(key)
         if old == value:
             return False
-        if old is None and len(kept) >= limit:
-            raise MessageError(f"more than {limit}", type(value).__name__)
         self._undo.append((kept, key, old))
         kept[key] = value
         return True
@@ -508,24 +514,24 @@ class _Update:
         self._counts.append((counter, key, step))
 
     def interfaces(self, put: bool, records: Sequence[VmInterface]) -> None:
-        kept, limit = self.state.interfaces, self.state.capacity.interfaces
+        kept = self.state.interfaces
         for record in records:
             key = record.ifindex
-            if self._put(kept, key, record, limit) if put else self._drop(kept, key):
+            if self._put(kept, key, record) if put else self._drop(kept, key):
                 self._done.interfaces.add(key)
 
     def locals(self, put: bool, records: Sequence[Local]) -> None:
-        kept, limit = self.state.locals, self.state.capacity.locals
+        kept = self.state.locals
         for record in records:
             key = (record.family, record.length, record.address)
-            if self._put(kept, key, record, limit) if put else self._drop(kept, key):
+            if self._put(kept, key, record) if put else self._drop(kept, key):
                 self._done.locals.add(key)
 
     def neighbours(self, put: bool, records: Sequence[Neighbour]) -> None:
-        kept, limit = self.state.neighbours, self.state.capacity.neighbours
+        kept = self.state.neighbours
         for record in records:
             key = (record.ifindex, record.family, record.address)
-            if self._put(kept, key, record, limit) if put else self._drop(kept, key):
+            if self._put(kept, key, record) if put else self._drop(kept, key):
                 self._done.neighbours.add(key)
 
     def policies(self, put: bool, records: Sequence[Policy]) -> None:
@@ -543,7 +549,7 @@ class _Update:
             group = NextHopType.GROUP
             if old is not None and (old.type is group) is not (record.type is group):
                 raise MessageError(f"next hop {key} cannot turn into or from a group", "NEXTHOP")
-            if self._put(state.nexthops, key, record, state.capacity.nexthops):
+            if self._put(state.nexthops, key, record):
                 self._done.nexthops.add(key)
                 kinds = record.type, record.type if old is None else old.type
                 self._relinked |= NextHopType.CONNECTED in kinds
@@ -579,11 +585,12 @@ class _Update:
                 self._undo.append((state.legs, record.group, None))
                 state.legs[record.group] = kept
             old = kept.get(record.index)
-            if self._put(kept, record.index, record, state.capacity.legs):
+            if self._put(kept, record.index, record):
                 self._count(state.leg_uses, record.leg, 1)
                 if old is not None:
                     self._count(state.leg_uses, old.leg, -1)
-                self._has_legs |= old is None
+                if old is None:
+                    self._grown.add(record.group)
                 self._done.nexthops.add(record.group)
 
     def _drop_leg(self, group: int, index: int) -> None:
@@ -624,8 +631,6 @@ class _Update:
             fresh = False
         if unknown:
             raise MessageError(f"no next hop {min(unknown)}", f"ROUTE{family}")
-        if len(state.routes4) + len(state.routes6) + len(new) > state.capacity.routes:
-            self._check_capacity(table, new, family)
         if fresh:
             table.update(new)
             state.uses.update(new.values())
@@ -640,12 +645,6 @@ class _Update:
                 uses[was] -= 1
             table[key] = nh
         uses.update(new.values())
-
-    def _check_capacity(self, table: dict[int, int], new: dict[int, int], family: int) -> None:
-        state = self.state
-        more = sum(key not in table for key in new)
-        if len(state.routes4) + len(state.routes6) + more > state.capacity.routes:
-            raise MessageError(f"more than {state.capacity.routes}", f"ROUTE{family}")
 
     def _forget_routes(self, family: int, table: dict[int, int], records: Sequence[Route]) -> None:
         self._join_fresh(family)
