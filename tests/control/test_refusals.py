@@ -60,6 +60,19 @@ def test_a_rule_that_is_not_confirmed_is_kept_and_said_to_be(host: Asked) -> Non
     assert list(row) == ["datapath", "id", "priority", "match", "actions"] and row["id"] == "r1"
 
 
+def test_a_rule_that_matches_as_another_one_does_is_refused(host: Asked) -> None:
+    """A switch holds one flow of a match and priority: one of the two would not be in force."""
+    assert host.ask("rule-add", datapath="host-a", rule=RULE).ok
+    by_number = {"id": "r2", "match": {"in_port": "1"}, "actions": ["normal"]}
+    answer = host.ask("rule-add", datapath="host-a", rule=by_number)
+    assert answer.code == "refused"
+    assert "host-a has a rule r1 with the same match and priority" in answer.message
+    assert host.ask("rule-add", datapath="host-a", rule={**by_number, "priority": 1}).ok
+    assert host.ask("rule-replace", datapath="host-a", rule=by_number).code == "refused"
+    assert host.ask("rule-replace", datapath="host-a", rule={**RULE, "actions": ["normal"]}).ok
+    assert [row["id"] for row in host.ask("rules").result["rules"]] == ["r1", "r2"]
+
+
 def test_no_switch_is_told_while_one_is_not_connected(host: Asked) -> None:
     """Nor where the switches are not named."""
     host.switch.disconnect()

@@ -15,7 +15,7 @@ from typing import Any
 
 from xenflow.model.management import ManagementError
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Flow, FlowError, Flows
+from xenflow.openflow.flow import Action, Flow, FlowError, Flows, Key
 from xenflow.tables import cookies, frames, layout
 from xenflow.tables.operator_rule import sweep
 from xenflow.tables.site import Site
@@ -41,7 +41,8 @@ class Rules:
         """The rule as it is kept, and all rules with it added, or in place of the one with its id.
         Nothing is changed.
 
-        Raises ManagementError where it cannot be a flow, or is (not) there already.
+        Raises ManagementError where it cannot be a flow, is (not) there already, or matches as
+        another one does with the same priority: a switch holds one flow of both.
         """
         name = rule["id"]
         if replace and name not in self._rules:
@@ -55,10 +56,25 @@ class Rules:
             "actions": rule.get("actions", []),
         }
         try:
-            _flow(kept, site)
+            key = _flow(kept, site).key
         except (FlowError, KeyError, ValueError, TypeError) as error:
             raise ManagementError("bad-argument", f"rule {name}: {error}") from None
+        if other := self._matching(key, site) - {name}:
+            raise ManagementError(
+                "refused",
+                f"{site.name} has a rule {other.pop()} with the same match and priority: a switch "
+                "holds one of them only: replace that one, or take another priority",
+            )
         return kept, list({**self._rules, name: kept}.values())
+
+    def _matching(self, key: Key, site: Site) -> set[str]:
+        """The ids of the rules whose flow has this key."""
+        found = set()
+        for name, rule in self._rules.items():
+            with suppress(ValueError):  # a port that is gone
+                if _key(rule, site) == key:
+                    found.add(name)
+        return found
 
     def sweeping(self) -> list[str]:
         """The ids of the rules that decide for everything (`operator_rule.sweep`)."""
@@ -84,14 +100,20 @@ class Rules:
         return iter(self._rules)
 
 
-def _flow(rule: Rule, site: Site) -> Flow:
+def _key(rule: Rule, site: Site) -> Key:
+    """The key of a rule's flow.  FlowError where there can be none, or no such port is there."""
     priority = layout.Ingress.RULE + int(rule["priority"])
     if priority > layout.HIGHEST_RULE:
         raise FlowError(f"priority: at most {layout.HIGHEST_RULE - layout.Ingress.RULE}")
-    actions = tuple(_action(text, site) for text in rule["actions"] if text != "drop")
     fields = {key: _field(key, value, site) for key, value in rule["match"].items()}
     what = f.match(**{_RENAMED.get(key, key): value for key, value in fields.items()})
-    return Flow(layout.INGRESS, priority, what, actions, cookies.of_rule(rule["id"]))
+    return layout.INGRESS, priority, what
+
+
+def _flow(rule: Rule, site: Site) -> Flow:
+    key = _key(rule, site)
+    actions = tuple(_action(text, site) for text in rule["actions"] if text != "drop")
+    return Flow(*key, actions, cookies.of_rule(rule["id"]))
 
 
 _RENAMED = {"dl_vlan": "vlan_tci"}
