@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import openflow_tap
+import pytest
 
 from tests.written_switch import PlayedHost
 from xenflow.control.component import Component
@@ -65,6 +67,29 @@ def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
     assert f"more than {RATE_PER_S:.0f} frames a second" in words
     host.table.tick(2.0 + QUIET_S)
     assert host.table.problems_of("vr1") == []
+
+
+@pytest.mark.parametrize("why", Up)
+def test_what_was_routed_here_before_has_a_budget(why: Up) -> None:
+    """Its port is cleared: a VM's flood that another VM is to get, which is suspended."""
+    host = PlayedHost()
+    connection = object()
+    component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
+    looked: list[Mapping[str, int]] = []
+    host.table.packet_in = lambda _, packet: bool(looked.append(packet.registers)) or True  # type: ignore[method-assign]
+    host.table.tick(1.0)
+    for _ in range(FLOOD):
+        assert Component._packet_in(component, connection, sent_up(0, why)) is True
+    assert BURST <= len(looked) < FLOOD
+    assert host.switch.packet_ins.dropped == {f"vr1: {why.name.lower()}": FLOOD - len(looked)}
+    host.table.tick(2.0)
+    (words,) = host.table.problems_of("vr1")
+    assert f"more than {RATE_PER_S:.0f} frames a second that others on this host" in words
+    other = Up.HELD if why is Up.COPIED else Up.COPIED
+    for message in (sent_up(0, other), sent_up(CABLE, why)):
+        looked.clear()
+        Component._packet_in(component, connection, message)
+        assert looked, "copies take nothing from what is held, nor do both from a cable"
 
 
 def test_what_is_nobody_s_is_for_the_other_components() -> None:

@@ -219,9 +219,12 @@ class Component:
         if switch is None or (told and not parse.is_nx_packet_in(raw)):
             return False
         try:
-            if not switch.packet_ins.admits(parse.packet_in_port(raw), time.monotonic()):
+            now = time.monotonic()
+            if not switch.packet_ins.admits(parse.packet_in_port(raw), now):
                 return True
             packet = parse.packet_in(raw)
+            if not packet.in_port and not switch.packet_ins.admits_routed(packet.registers, now):
+                return True
         except wire.WireError as error:
             log.warning("%s: packet-in: %s", switch.name, error)
             return True

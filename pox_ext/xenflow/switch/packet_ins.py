@@ -1,6 +1,7 @@
 """The packet-ins of one switch: those beyond a VM's budget are dropped, and that is said.
 
-Called by `component` for each packet-in, before anything of it is read; by `switch` when ports
+Called by `component` for each packet-in, before anything but its port is read, or its registers
+where it has none; by `switch` when ports
 change, and by `rule_table` with the time.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from xenflow.model.network import Network
 from xenflow.switch.port_budget import RATE_PER_S, PortBudgets
 from xenflow.switch.problems import Problems
+from xenflow.tables.layout import Reg, Up
 
 FLOOD = "flood"
 """Cause of a `Problems` entry."""
@@ -20,6 +22,11 @@ WORDS = (
     f"its VM sends more than {RATE_PER_S:.0f} frames a second that the controller has to look at: "
     "those beyond are not looked at"
 )
+ROUTED_WORDS = (
+    f"more than {RATE_PER_S:.0f} frames a second that others on this host have routed to it have "
+    "to be looked at by the controller: those beyond are not looked at"
+)
+REASONS = {why.value: why.name.lower() for why in Up}
 
 
 class PacketIns:
@@ -28,16 +35,20 @@ class PacketIns:
     def __init__(self, network: Network, problems: Problems) -> None:
         self._problems = problems
         self._router_of: dict[str, str] = {}
+        self._routed_to: dict[str, str] = {}
+        """The router of each budget of packet-ins without a port."""
         self._ports: Mapping[str, tuple[int, bool]] = {}
         self._budgets = PortBudgets()
         self.admits = self._budgets.spend
         """`admits(port number, now)`: whether a packet-in may be looked at."""
         self._seen: dict[str, int] = {}
-        self._grew: dict[str, float] = {}
+        self._grew: dict[str, tuple[float, str]] = {}
+        """By router: when some were dropped last, and the words."""
         self.network_is(network)
 
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
+        self._network = network
         self._router_of = {i.vif: r.name for r in network.routers.values() for i in r.interfaces}
         self.ports_are(self._ports)
 
@@ -47,21 +58,34 @@ class PacketIns:
         numbers = {name: number for name, (number, _) in ports.items()}
         self._budgets.set_ports(numbers, self._router_of)
 
+    def admits_routed(self, registers: Mapping[str, int], now: float) -> bool:
+        """Whether a packet-in without a port may be looked at: it was routed here before, maybe for
+        a VM of this host.  What it comes up for has a budget: a router, and why (`layout.Up`)."""
+        router = self._network.router_names.get(registers.get(Reg.ROUTER, 0))
+        why = REASONS.get(registers.get(Reg.SENT_UP, 0))
+        if router is None or why is None:
+            return True
+        name = f"{router}: {why}"
+        self._routed_to[name] = router
+        return self._budgets.spend_of(name, now)
+
     @property
     def dropped(self) -> dict[str, int]:
-        """How many were dropped, by vif."""
+        """How many were dropped, by vif, or by "ROUTER: why" of those without a port."""
         return self._budgets.dropped()
 
     def tick(self, now: float) -> None:
         """Say for which routers some are dropped, while it is so."""
-        for vif, count in self.dropped.items():
-            if count != self._seen.get(vif, 0):
-                self._seen[vif] = count
-                if vif in self._router_of:
-                    self._grew[self._router_of[vif]] = now
-        for router, at in list(self._grew.items()):
+        for name, count in self.dropped.items():
+            if count != self._seen.get(name, 0):
+                self._seen[name] = count
+                if name in self._router_of:
+                    self._grew[self._router_of[name]] = now, WORDS
+                elif self._routed_to.get(name) in self._network.routers:
+                    self._grew[self._routed_to[name]] = now, ROUTED_WORDS
+        for router, (at, words) in list(self._grew.items()):
             if now - at < QUIET_S:
-                self._problems.begin(FLOOD, WORDS, router)
+                self._problems.begin(FLOOD, words, router)
             else:
                 del self._grew[router]
                 self._problems.end(FLOOD, router)

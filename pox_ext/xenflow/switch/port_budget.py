@@ -3,7 +3,8 @@
 What a VM sends may come up to the controller, frame by frame: its hellos, sessions, what is for a
 VM that takes nothing now, the reactive pipeline's questions.  Beyond its budget what comes is
 dropped unread, so that a VM takes no more of Domain 0 than that, whatever it sends.  Other ports
-have none: their packets are many machines', and a reactive switch lives on them.
+have none: their packets are many machines', and a reactive switch lives on them.  What was routed
+in the switch before it came up has no port any more: it has the budget of what it comes up for.
 
 Called by `xenflow.switch.packet_ins`; time is an argument.
 """
@@ -24,6 +25,15 @@ class _Bucket:
     at: float = 0.0
     dropped: int = 0
 
+    def spend(self, now: float) -> bool:
+        self.tokens = min(BURST, self.tokens + max(0.0, now - self.at) * RATE_PER_S)
+        self.at = now
+        if self.tokens < 1:
+            self.dropped += 1
+            return False
+        self.tokens -= 1
+        return True
+
 
 class PortBudgets:
     """The budgets of one switch's ports, by name of the port."""
@@ -42,16 +52,12 @@ class PortBudgets:
         """Whether a packet-in of this port is within its budget; counted where it is not.  `now`:
         seconds of a monotonic clock."""
         bucket = self._by_number.get(number)
-        if bucket is None:
-            return True
-        bucket.tokens = min(BURST, bucket.tokens + max(0.0, now - bucket.at) * RATE_PER_S)
-        bucket.at = now
-        if bucket.tokens < 1:
-            bucket.dropped += 1
-            return False
-        bucket.tokens -= 1
-        return True
+        return bucket is None or bucket.spend(now)
+
+    def spend_of(self, name: str, now: float) -> bool:
+        """The same of a packet-in without a port, by the name of its budget."""
+        return self._of.setdefault(name, _Bucket()).spend(now)
 
     def dropped(self) -> dict[str, int]:
-        """How many were dropped, by port, where any were."""
+        """How many were dropped, by port or budget, where any were."""
         return {name: bucket.dropped for name, bucket in self._of.items() if bucket.dropped}
