@@ -455,6 +455,7 @@ class Xl:
             move.looked = True
             for copy in self._list(move.to):
                 if copy.name == move.router and copy.state == "paused":
+                    self.claim.check()
                     self._dom0(move.to).output("xl", "unpause", str(copy.domid))
 
     def _go(self, move: _XlMove) -> None:

@@ -181,6 +181,26 @@ def test_receiver_leaves_it_paused(xen: PretendedXen, driver: Xl) -> None:
     assert xen.names() == AWAY
 
 
+def test_it_is_left_paused_where_the_claim_is_lost(xen: PretendedXen, driver: Xl) -> None:
+    """Somebody else may have paused it meanwhile, who has taken over."""
+
+    class Lost:
+        owner = "me"
+
+        def check(self) -> None:
+            raise PermissionError
+
+    away = {"host-a": [], "host-b": ["vr1 --p---"]}
+    xen.write("host-a", {})
+    xen.write("host-b", {"9": xen.domain("vr1", "--p---")})
+    driver.claim = Lost()
+    moved = driver._moves["vr1"] = handed_over()
+    moved.succeeded_at = time.monotonic()
+    with pytest.raises(PermissionError):
+        driver.job("vr1")
+    assert xen.names() == away
+
+
 def test_transport(xen: PretendedXen) -> None:
     """Another command than ssh from host to host: it gets the host and the command."""
     spec = XlSpec("host-b", "root", transport="env WAY=mine ssh")
