@@ -287,6 +287,7 @@ class _Run:
         commit = [stage.commits for stage in self.plan.stages].index(True)
         try:
             self._stages(self.plan.stages[commit + 1 :])
+            self._executor.count_held()
         except LostError as error:
             self.result.lost = True
             self.result.problems.append(("the lease", str(error)))

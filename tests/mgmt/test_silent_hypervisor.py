@@ -252,6 +252,7 @@ def test_a_vm_that_is_found_at_the_destination_is_followed(
     assert (daemon.jobs, daemon.routers.domains) == ([RUNNING], AWAY)
     assert given[:3] == [("host-b",), ("host-a",), ("gen", "recv")]
     assert controllers.released == [("host-a", "host-b")] * 2
+    assert (result.held, result.repeated, result.dropped) == (5, 2, 1)
     assert controllers.where == {("host-b", ("host-b",))} and not controllers.left_unfinished
 
 
