@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tests.conftest import ROOT
+from tests.switch.test_refresh import Told
 from tests.whole_network import load
 from tests.written_switch import RuleTable, WrittenSwitch, bound
 from xenflow.control.leases import Leases
@@ -50,3 +51,21 @@ def test_of_two_hosts_at_one_controller_one_is_not_ready(tmp_path: Path) -> None
     assert not ready("host-b")["ready"] and ready("host-b")["problems"]
     table.place(both.step(forwarders=("host-b",)), BOTH, True, lambda error: None)
     assert not ready("host-a")["ready"]
+
+
+def test_what_comes_after_the_question_is_not_said_to_be_in_force() -> None:
+    told, nothing = Told(), cast(Any, None)
+    service = ManagementService(told.host.table, Leases(), "test", nothing, nothing)
+    answers: list[bytes] = []
+    told.late()
+    question = mg.request("ready", "1", router="vr1", datapath="host-a")
+    service.take(question, answers.append)
+    told.address(0)
+    while not answers:
+        told.answer()
+        told.host.wire.run()
+    assert json.loads(answers[0])["in_force"] and json.loads(answers[0])["seq"] == 1
+    told.catch_up()
+    service.take(question, answers.append)
+    told.catch_up()
+    assert told.has(0) and json.loads(answers[1])["seq"] == 2

@@ -112,6 +112,8 @@ class Moves:
         state = self._table.state(router.name)
         if state is None or not switch.live or not switch.forwards(router.name):
             return {"ready": False, "seq": None, "routes": 0, "in_force": False, "problems": []}
+        # What comes after the question is not proven with it.
+        asked_of = {"seq": state.seq, "epoch": state.epoch, "routes": len(state.routes4)}
         switch.promises.in_force(
             lambda error: reply.ok(
                 problems=switch.problems.of(router.name),
@@ -119,9 +121,7 @@ class Moves:
                 and router.name in switch.routes.synced
                 and not switch.aside.refused(router.name),
                 in_force=error is None,
-                seq=state.seq,
-                epoch=state.epoch,
-                routes=len(state.routes4),
+                **asked_of,
             )
         )
         return None
