@@ -35,6 +35,12 @@ def test_a_match_of_openflow_10_has_these_octets() -> None:
     assert nxm.parse_match10(packed, 0) == PLAIN.match
 
 
+def test_a_match_of_openflow_10_is_parsed_once() -> None:
+    packed = octets(PLAIN_MATCH)
+    again = b"in front" + packed
+    assert nxm.parse_match10(packed, 0) is nxm.parse_match10(again, 8)
+
+
 def test_match_and_actions_come_back() -> None:
     for flow in FLOWS:
         packed = nxm.pack_match(flow.match)
