@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -30,7 +30,8 @@ from xenflow.switch import wanted
 from xenflow.switch import writer as writers
 from xenflow.switch.installed import PIECE
 from xenflow.switch.jobs import ROOM, Job
-from xenflow.tables import views
+from xenflow.tables import layout, views
+from xenflow.tables.order import plan
 
 MANY = 4 * PIECE
 VR1 = PAPER.network.routers["vr1"]
@@ -178,3 +179,60 @@ def test_what_is_said_while_others_have_their_turn_comes_after(
     as_before(host, before, moments)
     fresh = at_home_in_paper(router_with([by(4)], [], 4))
     assert set(host.written.tables) == set(fresh.written.tables)
+
+
+def result_of(job: Generator[Any, Any, Any]) -> tuple[int, Any]:
+    """How often a job lets others have their turn, and what it returns."""
+    turns = 0
+    while True:
+        try:
+            assert next(job) == ROOM
+        except StopIteration as end:
+            return turns, end.value
+        turns += 1
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_what_is_to_be_written_is_found_piece_by_piece(
+    aside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as at once: some flows are missing, others are left over."""
+    host = at_home_in_paper(many())
+    writer, held = host.writer.writer, host.writer.installed.flows
+    if aside:
+        writer._put_aside("vr1", "why", False)
+    else:
+        del writer._hops["vr1"][10]
+    host.writer.wanted.read_anew()
+    for key in list(held)[::7]:
+        del held[key]
+    monkeypatch.setattr(writers, "LOOKED_AT", 10 * len(held))
+    turns, whole = result_of(writer.plan())
+    assert turns <= 1 and len(whole) == 2
+    host.writer.wanted.read_anew()
+    monkeypatch.setattr(writers, "LOOKED_AT", 10)
+    turns, pieces = result_of(writer.plan())
+    wanted = sum(map(len, writer._hops["vr1"].values()))
+    assert turns >= (wanted + len(held)) // 10 - 1
+    assert pieces == whole
+    host.writer.wanted.read_anew()
+    wanted_flows, fresh = host.writer.wanted.flows()
+    hops = {flow.key: flow for flows in writer._hops["vr1"].values() for flow in flows}
+    assert pieces == plan(held, wanted_flows | hops, fresh | hops, writer._keeps)
+
+
+def test_a_vif_that_changes_while_it_is_found_out_what_to_write_is_no_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Table VM is written beside all jobs: what was found before does not undo it."""
+    host = at_home_in_paper(many())
+    monkeypatch.setattr(writers, "LOOKED_AT", 10)
+    host.writer.refresh()
+    found = host.writer.writer.plan()
+    next(found)
+    host.writer.vifs_are_suspended(frozenset({"vr1.0"}))
+    _, batches = result_of(found)
+    host.writer.installed.write_at_once(batches)
+    held = [flow for flow in host.written.tables if flow.table == layout.VM]
+    host.written.run()
+    assert held == [flow for flow in host.written.tables if flow.table == layout.VM]

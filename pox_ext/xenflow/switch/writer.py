@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import filterfalse, islice
 from typing import Any
 
 from xenflow.model.network import Router
@@ -27,11 +27,13 @@ from xenflow.switch.reading import FlowReader
 from xenflow.switch.routes import BULK, RouteWriter
 from xenflow.switch.wanted import Known, WantedFlows, reason
 from xenflow.tables import layout
-from xenflow.tables.order import plan
+from xenflow.tables.order import FlowChanges, of_next_hops
 from xenflow.tables.views import Cards, affected_hops
 
 log = logging.getLogger("xenflow.writer")
 
+LOOKED_AT = 2048
+"""Of many flows so many are compared before others have their turn."""
 MANY_ROUTES = 256
 """Packets are led to more routes than that once the switch has confirmed that it holds them."""
 
@@ -90,21 +92,39 @@ class Writer:
     def small(self) -> Job:
         """Let the small tables be as they shall be."""
         yield from self._remake_groups()
-        batches = self.plan()
+        batches = yield from self.plan()
         if batches:
             self._decisions.forget()
         yield from self._installed.write_with_room(batches)
 
-    def plan(self) -> Batches:
+    def plan(self) -> Generator[Awaited, Any, Batches]:
         """What is to be written for that: of the flows that may not be there yet, and those that
-        are there and not wanted any more."""
+        are there and not wanted any more.
+
+        Those of next hops are looked at first, in pieces: they may be very many, and jobs alone
+        change them.  All others are looked at once, as they are in the end.
+        """
+        changes, installed = FlowChanges(), dict(self._installed.flows)
+        wanted_there: set[int] = set()
+        """By identity: so many keys, kept until the end, would have all garbage collected."""
+        others: list[Flow] = []
+        hops = [flow for hops in self._hops.values() for flow in _flows(hops)]
+        for piece in _pieces(hops):
+            if wanted_there:
+                yield ROOM
+            wanted = {flow.key: flow for flow in piece}
+            changes.add_missing(installed, wanted)
+            wanted_there.update(map(id, map(installed.get, wanted)))
+        for number, piece in enumerate(_pieces(list(installed.values()))):
+            if number or wanted_there:
+                yield ROOM
+            left = (flow for flow in piece if id(flow) not in wanted_there)
+            changes.delete_left(filter(of_next_hops, left), (), self._keeps)
+            others += filterfalse(of_next_hops, piece)
         wanted, fresh = self._wanted.flows()
-        for kept in self._hops.values():
-            for flows in kept.values():
-                hop = {flow.key: flow for flow in flows}
-                wanted |= hop
-                fresh |= hop
-        return plan(self._installed.flows, wanted, fresh, self._keeps)
+        changes.add_missing(self._installed.flows, fresh)
+        changes.delete_left(others, wanted, self._keeps)
+        return changes.batches()
 
     def _keeps(self, router: int) -> bool:
         """Whether what follows from a router's words is left alone: they are not heard yet, or what
@@ -209,7 +229,7 @@ class Writer:
         if self._aside.restored(name):
             self._wanted.router_changed(name)
         self._decisions.forget(router.id)
-        yield from self._installed.write_with_room(self.plan())
+        yield from self._installed.write_with_room((yield from self.plan()))
         self._channel.fence()
         yield ROOM
 
@@ -321,7 +341,7 @@ class Writer:
             self._routes.found.pop(router.name, None)
             yield from self._delete_left(self._hops.pop(router.name, {}), {})
         if self._kind.nicira:
-            yield from self._installed.write_with_room(self.plan())
+            yield from self._installed.write_with_room((yield from self.plan()))
             yield from self._routes.delete_all(router)
         self._routes.unsure.discard(router.id)
 
@@ -372,3 +392,7 @@ class Writer:
 
 def _flows(hops: Mapping[int, tuple[Flow, ...]]) -> Iterator[Flow]:
     return (flow for flows in hops.values() for flow in flows)
+
+
+def _pieces(flows: list[Flow]) -> Iterator[list[Flow]]:
+    return (flows[start : start + LOOKED_AT] for start in range(0, len(flows), LOOKED_AT))

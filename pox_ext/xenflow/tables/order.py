@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, Flows, Key
 from xenflow.tables import cookies
 from xenflow.tables.layout import ADMISSION, ARP_REPLY, CLASSES, LINKS, NETWORK_WIDE
 
+Keeps = Callable[[int], bool]
+"""Whether the view-dependent flows of a router, by its id, are not deleted."""
+
 
 def plan(
     installed: Mapping[Key, Flow],
     wanted: Flows,
     fresh: Flows | None = None,
-    keep: Callable[[int], bool] = lambda router: False,
+    keep: Keeps = lambda router: False,
 ) -> list[list[tuple[bool, Flow]]]:
-    """The batches, a barrier between them, that turn `installed` into `wanted`.
+    """The batches that turn `installed` into `wanted`: see `FlowChanges`.
+
+    Where only the `fresh` ones of those that are wanted may not be there, only these are looked at.
+    """
+    changes = FlowChanges()
+    changes.add_missing(installed, wanted if fresh is None else fresh)
+    changes.delete_left(installed.values(), wanted, keep)
+    return changes.batches()
+
+
+class FlowChanges:
+    """What is to be written, gathered in parts: batches, with a barrier between them.
 
     Each batch is a list of (add, flow): add False deletes.  First everything is added or
     overwritten, downstream tables before upstream ones, so that no packet is led to a table
     that does not know it yet; then what is left over is deleted, upstream first.
-    Where only the `fresh` ones of those that are wanted may not be there, only these are looked at.
-    View-dependent flows of the routers for whose ids `keep` says so are not deleted.
     """
-    looked_at = wanted if fresh is None else fresh
-    adds = [flow for key, flow in looked_at.items() if installed.get(key) != flow]
-    drops = [
-        flow
-        for key, flow in installed.items()
-        if key not in wanted and not (view_dependent(flow) and keep(cookies.router_of(flow.cookie)))
-    ]
-    adds.sort(key=_downstream_first, reverse=True)
-    drops.sort(key=_downstream_first)
-    return [
-        batch
-        for batch in ([(True, flow) for flow in adds], [(False, flow) for flow in drops])
-        if batch
-    ]
+
+    def __init__(self) -> None:
+        self._adds: dict[tuple[float, int], list[Flow]] = {}
+        self._drops: dict[tuple[float, int], list[Flow]] = {}
+
+    def add_missing(self, installed: Mapping[Key, Flow], wanted: Flows) -> None:
+        """Add those of these that are not installed, or otherwise."""
+        for key, flow in wanted.items():
+            if installed.get(key) != flow:
+                self._adds.setdefault(_downstream_first(flow), []).append(flow)
+
+    def delete_left(self, flows: Iterable[Flow], wanted: Container[Key], keep: Keeps) -> None:
+        """Delete those of these that are not wanted, nor kept."""
+        for flow in flows:
+            if flow.key not in wanted and not (
+                view_dependent(flow) and keep(cookies.router_of(flow.cookie))
+            ):
+                self._drops.setdefault(_downstream_first(flow), []).append(flow)
+
+    def batches(self) -> list[list[tuple[bool, Flow]]]:
+        """All of it, in order."""
+        adds = [(True, flow) for n in sorted(self._adds, reverse=True) for flow in self._adds[n]]
+        drops = [(False, flow) for n in sorted(self._drops) for flow in self._drops[n]]
+        return [batch for batch in (adds, drops) if batch]
 
 
 def _downstream_first(flow: Flow) -> tuple[float, int]:
@@ -55,3 +77,8 @@ def view_dependent(flow: Flow) -> bool:
         or (flow.table in (ADMISSION, LINKS) and flow.priority >= ARP_REPLY)
         or flow.table in NETWORK_WIDE
     )
+
+
+def of_next_hops(flow: Flow) -> bool:
+    """Whether it is a flow of a router's next hops, of which there may be very many."""
+    return flow.table in NETWORK_WIDE and cookies.router_of(flow.cookie) != 0
