@@ -360,3 +360,31 @@ def test_nothing_is_deleted_before_the_others_were_asked(
     assert status["datapaths"][0]["in_sync"]
     assert again.wire.flows() == right
     assert StateFile(tmp_path).load(network).placements["host-a"]["vr1"] == MOVED
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_rules_that_are_lost_are_said_before_they_are_deleted(
+    host: Host, network: Network, tmp_path: Path, lost: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert host.ask("rule-add", datapath="host-a", rule=RULE).ok
+    if lost:
+        (tmp_path / NAME).unlink()
+    again = Host(network, tmp_path, host.wire)
+
+    def problems() -> list[str]:
+        return list(again.ask("status").result["datapaths"][0]["problems"])
+
+    deleted_after: list[bool] = []
+    host.wire.watch = lambda: deleted_after.append("does not know (1)" in caplog.text)
+    again.connect()
+    assert len(problems()) == lost
+    for other in ("edge", "host-b"):
+        again.table.heard_from(other, {"placements": [], "searching": ""})
+    again.wire.run()
+    assert deleted_after == [True] * lost
+    assert len(problems()) == lost
+    assert again.ask("rule-add", datapath="host-a", rule={**RULE, "id": "2", "priority": 2}).ok
+    assert problems() == []
+    again.ask("rule-remove", datapath="host-a", rule_id="2")
+    again.connect()
+    assert problems() == [], "only what was there at the start"

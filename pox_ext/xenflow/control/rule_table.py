@@ -33,6 +33,7 @@ from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems
 from xenflow.switch.proof import Done, Proof
 from xenflow.switch.refused import RefusedFrames
+from xenflow.switch.resync import LOST_RULES
 from xenflow.switch.switch import Switch
 from xenflow.switch.wanted import VIEW
 from xenflow.tables.pipeline import owners_of
@@ -368,6 +369,7 @@ class RuleTable:
         if not self._file.add_rules(switch.name, rows):
             self._save(rules={switch.name: rows})
         switch.rules.restore(rows)
+        switch.problems.end(LOST_RULES)
         switch.refresh()
 
     def _save(

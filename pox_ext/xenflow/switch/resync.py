@@ -6,10 +6,12 @@ Called by `switch` when it connects, and when what it holds is not what is thoug
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from xenflow.openflow.flow import Flow
+from xenflow.openflow.flow import Flow, Flows
 from xenflow.switch.jobs import Job, QueuedJob, fence, router_task
+from xenflow.tables import cookies, layout
 
 if TYPE_CHECKING:
     from xenflow.switch.switch import Switch
@@ -22,6 +24,9 @@ LONGEST_REFUSED_S = 10.0
 """Between two tries where the switch refuses flows: it may have room at any time."""
 REFUSED = "refused"
 """Cause of a `Problems` entry: the switch refuses flows that are no router's own."""
+LOST_RULES = "rules"
+"""Cause of a `Problems` entry, until the switch's rules are changed: it held some that are not
+known here."""
 
 
 def resync(switch: Switch, pause_s: float = 0.0) -> Job:
@@ -44,6 +49,14 @@ def resync(switch: Switch, pause_s: float = 0.0) -> Job:
         switch.installed.found(flows)
 
     yield from switch.reader.everything(take, switch.routes.take)
+    if not switch.was_read:  # later they may be those that an operator has just removed
+        switch.was_read = True
+        if lost := _unknown_rules(switch.installed.flows, switch.rules):
+            words = (
+                f"it held an operator's rules that this controller does not know ({lost}): they "
+                "are deleted; those that are still wanted have to be added anew (`rule add`)"
+            )
+            switch.problems.begin(LOST_RULES, words)
     routes = sum(map(len, switch.routes.found.values()))
     while switch.routers.must_wait(bool(switch.installed.flows or routes)):
         yield LOOK_AGAIN_S
@@ -56,6 +69,13 @@ def resync(switch: Switch, pause_s: float = 0.0) -> Job:
         switch.clock.now() - started,
     )
     switch.jobs.are_next(_what_differs(switch))
+
+
+def _unknown_rules(installed: Flows, rules: Iterable[str]) -> int:
+    """How many flows are an operator's rules that are none of these."""
+    known = {cookies.rule_id(name) for name in rules}
+    owners = (cookies.owner_of(f.cookie) for f in installed.values() if f.table == layout.INGRESS)
+    return sum(kind == cookies.RULE and number not in known for kind, number in owners)
 
 
 def _what_differs(switch: Switch) -> list[QueuedJob]:

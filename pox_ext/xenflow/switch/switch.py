@@ -109,6 +109,8 @@ class Switch:
         self.placements = placements
         self.live = False
         """Whether what the switch holds is known."""
+        self.was_read = False
+        """Whether what it holds was ever read."""
         self.errors = 0
         self._refreshes: set[str] | None = None
         """For whom a `refresh` is submitted that has not begun."""
