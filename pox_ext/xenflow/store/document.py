@@ -5,6 +5,7 @@ Used by the readers of the network file and of its lab's part.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from xenflow.model.network import NetworkError
@@ -17,8 +18,13 @@ class Document:
 
     def __init__(self, file: str, text: str) -> None:
         self._file = file
-        self._lines = locate(text)
+        self._text = text
         self._mistakes: list[tuple[int, str]] = []
+
+    @cached_property
+    def _lines(self) -> dict[Path, int]:
+        """Of use only where there is a mistake."""
+        return locate(self._text)
 
     def line(self, path: Path) -> int:
         """The line of a key, or of the nearest table around it."""
