@@ -74,7 +74,7 @@ def launch(
     try:
         component = Component(
             described,
-            lambda: _read(path),
+            lambda before: _read(path, before),
             name,
             url,
             Path(state) if state else None,
@@ -115,10 +115,10 @@ def _described(path: str, controller: str) -> tuple[Network, str]:
     return described, this_controller(described, controller)
 
 
-def _read(path: str) -> Network:
+def _read(path: str, before: Network | None = None) -> Network:
     from xenflow.store.network_file import load
 
-    return load(path)
+    return load(path, before)
 
 
 def this_controller(network: Network, wanted: str) -> str:

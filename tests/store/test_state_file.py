@@ -9,6 +9,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.model import management as mg
 from xenflow.model.network import Network
 from xenflow.model.placement import Placement, at_home, to_json
+from xenflow.model.succession import changed_with
 from xenflow.openflow import statistics, wire
 from xenflow.openflow.flow import Flow
 from xenflow.openflow.statistics import FlowStats
@@ -121,6 +123,55 @@ def test_a_home_that_is_another_in_the_file_moves_nobody(tmp_path: Path, network
     routers = {"vr1": replace(network.routers["vr1"], home="host-b")}
     kept = StateFile(tmp_path).load(replace(network, routers=routers))
     assert kept.placements == {"gen": {"vr1": at_home("vr1", "host-a")}}
+
+
+def test_routers_that_come_and_go_are_added(tmp_path: Path, network: Network) -> None:
+    """One that comes again is at its new home, whatever was said of the one before; and stays there
+    where the network file is another at the next start."""
+    file = StateFile(tmp_path)
+    file.save(network, {"host-a": {}, "host-b": {}}, {})
+    assert file.add_placement(MOVED, ["host-a", "host-b"])
+    assert file.add_homes({"vr1": None})
+    assert StateFile(tmp_path).load(network) == StoredState({"host-a": {}, "host-b": {}}, {})
+    assert file.add_homes({"vr1": "host-b", "nobody": "host-a"})
+    there = {"vr1": at_home("vr1", "host-b")}
+    assert network.routers["vr1"].home == "host-a"
+    assert StateFile(tmp_path).load(network) == StoredState({"host-a": there, "host-b": there}, {})
+    assert file.add_placement(MOVED, ["host-a"])
+    found = StateFile(tmp_path).load(network)
+    assert (found.placements["host-a"], found.trouble) == ({"vr1": MOVED}, "")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_network_that_changes_is_kept_as_it_is(tmp_path: Path, seed: int) -> None:
+    """Who starts then knows the same as who ran."""
+
+    def started(network: Network) -> RuleTable:
+        return RuleTable(network, "c0", tmp_path, WrittenSwitch().clock, bound)
+
+    dice, whole = Random(seed), make_network(2, 1, 10, 20)
+    table = started(whole)
+    for _ in range(8):
+        name = dice.choice(sorted(whole.routers))
+        router = table.network.routers.get(name)
+        if router is not None and dice.random() < 0.4:
+            known = table.switches["h0"].placements[name]
+            table.place(known.step(vm=dice.choice(("h0", "h1"))), ["h0"], False, lambda error: None)
+            continue
+        other = replace(whole.routers[name], home=dice.choice(("h0", "h1")))
+        fewer = router and replace(router, interfaces=router.interfaces[1:])
+        chosen = other if router is None else dice.choice((None, None, other, fewer))
+        table.change(changed_with(table.network, routers={name: chosen}))
+        again = started(table.network).switches["h0"]
+        assert again.placements == table.switches["h0"].placements
+
+
+@pytest.mark.parametrize("homes", ["1", '"ab"', "null", "[3]"])
+def test_homes_that_cannot_be_read_are_said(tmp_path: Path, network: Network, homes: str) -> None:
+    StateFile(tmp_path).save(network, {"host-a": {}}, {})
+    path = tmp_path / NAME
+    path.write_text(f'{path.read_text()}{{"homes":{homes}}}\n')
+    assert "no change" in StateFile(tmp_path).load(network).trouble
 
 
 def test_what_the_release_before_wrote_is_read(tmp_path: Path, network: Network) -> None:

@@ -11,8 +11,19 @@ import pytest
 
 from tests import random_sites
 from tests.control.test_change import CAMPUS, HOST, Host, by_chance
-from xenflow.model.network import Pipeline
+from tests.written_switch import RuleTable, WrittenSwitch, bound
+from xenflow.model.network import (
+    Access,
+    Controller,
+    End,
+    Interface,
+    Link,
+    Network,
+    Pipeline,
+    Router,
+)
 from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.model.succession import changed_with
 from xenflow.openflow.flow import text
 from xenflow.routes import messages as m
 from xenflow.routes.feed import snapshot_messages
@@ -30,6 +41,7 @@ from xenflow.tables.pipeline import (
     owners,
     owners_of,
 )
+from xenflow.tables.site import Spans
 
 Event = Callable[[Host, Random], None]
 
@@ -176,3 +188,69 @@ def test_what_is_no_link_s_says_its_owner() -> None:
         made = [flow.cookie for flow in flows]
         made += [cookies.exact(router.id, hop) for hop in (0, 1 << 20, 0xFFF00000, 0xFFFFFFFF)]
         assert flows and {owner_of(network, c) for c in made} == {of_router(router.name)}
+
+
+def test_whose_flows_may_be_on_a_switch_is_known_before_they_are_made() -> None:
+    none = Counter[str]()
+    for seed in range(300):
+        dice = Random(seed)
+        network = random_sites.network(dice)
+        for name in network.datapaths:
+            site, spans = random_sites.site(dice, network, name), Spans()
+            for link in network.links.values():
+                may = site.may_have(link, spans)
+                none["link"] += not may
+                assert may or not flows_of(site, of_link(link.name))
+            for router in network.routers:
+                none["router"] += not site.forwards(router)
+                assert site.forwards(router) or not flows_of(site, of_router(router))
+    assert min(none["link"], none["router"]) > 100
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_all_switches_of_a_network_that_changes_are_as_made_at_once(seed: int) -> None:
+    """Also those that a changed link does not lie on, and those that it comes to."""
+    dice = Random(seed)
+    controllers = {"c": Controller("c", ("127.0.0.1", 6633), "tcp://127.0.0.1:6640")}
+    network = replace(random_sites.network(dice), controllers=controllers)
+    table = RuleTable(network, "c", None, WrittenSwitch().clock, bound)
+    for name, switch in table.switches.items():
+        site = random_sites.site(dice, network, name)
+        switch.ports.are([(port, number, True) for port, number in site.ports.items()])
+        switch.placements.update(site.placements)
+        switch.wanted.local.compile(switch.site())
+    for step in range(6):
+        network = changed_by_chance(table.network, dice, step)
+        table.change(network)
+        if dice.random() < 0.7:  # else the next comes before this one is dealt with
+            for switch in table.switches.values():
+                switch.wanted.local.compile(switch.site())
+    for switch in table.switches.values():
+        switch.wanted.local.compile(switch.site())
+        assert switch.wanted.local.wanted == local_flows(switch.site())
+
+
+def changed_by_chance(network: Network, dice: Random, step: int) -> Network:
+    """A link gets or loses an access port, a router an interface; one comes, or goes."""
+    links: dict[str, Link | None] = {}
+    routers: dict[str, Router | None] = {}
+    name = dice.choice(sorted(network.links))
+    link, at = network.links[name], dice.choice(sorted(network.datapaths))
+    if link.tree.reaches(at):
+        more = Access(End(at, f"{at}-new{step}"), (0x0C0000000000 + step,))
+        links[name] = replace(link, access=link.access[1:] if link.access else (more,))
+    reached = [n for n, k in network.links.items() if k.tree.up.keys() >= network.hosts.keys()]
+    mac = 0x0D0000000000 + step
+    on = [Interface("new", dice.choice(reached), mac, f"new.{step}")] if reached else []
+    for router in network.routers.values():
+        if dice.random() < 0.3:
+            fewer = router.interfaces[1:]
+            used = {i.link for i in fewer}
+            more_of = tuple(i for i in on if i.link not in used)
+            routers[router.name] = dice.choice((None, replace(router, interfaces=fewer + more_of)))
+            on = []
+    if dice.random() < 0.5:
+        home = dice.choice(sorted(network.hosts))
+        new = f"new{step}"
+        routers[new] = Router(new, 100 + step, home, f"{new}.ctl", tuple(on))
+    return changed_with(network, links=links, routers=routers)

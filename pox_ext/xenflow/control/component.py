@@ -55,7 +55,7 @@ class Component:
     def __init__(
         self,
         network: Network,
-        read: Callable[[], Network],
+        read: Callable[[Network], Network],
         controller: str,
         manage: str,
         state_dir: Path | None,
@@ -337,7 +337,7 @@ class Component:
     def _reload(self, only_look: bool) -> tuple[Network, NetworkDifference]:
         """Read the network file anew, and let the network be what it says; or only say what that
         would change.  Raises NetworkError, nothing being changed."""
-        network = self._read()
+        network = self._read(self.table.network)
         found = self.table.change(network, only_look)
         if found and not only_look:
             self.routers.network_is(network)

@@ -38,7 +38,7 @@ from xenflow.switch.switch import Switch
 from xenflow.switch.wanted import VIEW
 from xenflow.tables.pipeline import owners_of
 from xenflow.tables.sent_up import Question
-from xenflow.tables.site import RouterView
+from xenflow.tables.site import RouterView, Spans
 from xenflow.tables.views import router_view
 from xenflow.vm.packets import VmPackets
 
@@ -129,10 +129,11 @@ class RuleTable:
             yield {self.network.datapaths[each].controller for each in names}
 
     def _others(self) -> dict[str, str]:
+        have_switches = {datapath.controller for datapath in self.network.datapaths.values()}
         return {
             name: described.manage
             for name, described in self.network.controllers.items()
-            if name != self.controller and self.network.datapaths_of(name)
+            if name != self.controller and name in have_switches
         }
 
     def _make_switch(self, datapath: Datapath, known: Mapping[str, Placement]) -> Switch:
@@ -149,7 +150,7 @@ class RuleTable:
         nothing being changed, where that is not possible.
         """
         found = compare(self.network, network)
-        mistakes = [*refusals(self.network, network), *self._in_use(network, found)]
+        mistakes = [*refusals(self.network, network, found), *self._in_use(network, found)]
         if mistakes:
             raise NetworkError("\n".join(mistakes))
         if found and not only_look:
@@ -176,8 +177,9 @@ class RuleTable:
                 yield f"datapaths.{host}: {router} is there: migrate it first"
 
     def _follow(self, network: Network, found: NetworkDifference) -> None:
-        self.network = network
-        self.others = self._others()
+        before, self.network = self.network, network
+        if found.controllers or found.datapaths:
+            self.others = self._others()
         if self._search is not None:
             self._search.awaits &= self.others.keys()
         for router in found.routers.removed:
@@ -191,18 +193,32 @@ class RuleTable:
         for name in found.datapaths.removed:
             if (switch := self.switches.pop(name, None)) is not None:
                 switch.disconnect()
-        self.packets.network_is(network)
+        self.packets.network_is(network, found.routers)
         self._refused.network_is(network)
+        spans = Spans()
         for switch in self.switches.values():
-            switch.network_is(network, found)
-        for datapath in network.datapaths_of(self.controller):
-            if datapath.name not in self.switches:
+            switch.network_is(network, found, spans)
+        for name in found.datapaths.added:
+            datapath = network.datapaths[name]
+            if datapath.controller == self.controller:
                 far = _newest(switch.placements for switch in self.switches.values())
-                self.switches[datapath.name] = self._make_switch(datapath, far)
+                self.switches[name] = self._make_switch(datapath, far)
         try:
-            self._save()
+            self._keep(before, found)
         except StateError as error:  # what is kept is read by the new file's names, and is as good
             log.error("%s", error)
+
+    def _keep(self, before: Network, found: NetworkDifference) -> None:
+        """Of a network that has become another one it is kept which datapaths there are, where the
+        routers have their homes, and how the trees lie; of a controller, whether all are heard."""
+        old, new = before.routers, self.network.routers
+        moved = any(old[name].home != new[name].home for name in found.routers.changed)
+        lie_otherwise = self._trees != self.network.trees_digest
+        whole = found.controllers or found.datapaths or moved or lie_otherwise or self._file.doubt
+        homes: dict[str, str | None] = {name: new[name].home for name in found.routers.added}
+        homes |= dict.fromkeys(found.routers.removed)
+        if whole or (homes and not self._file.add_homes(homes)):
+            self._save()
 
     # --- what switches ask ----------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from xenflow.model.network import Cable, Link, Network
+from xenflow.model.network import PARTS, Cable, Link, Network
+from xenflow.model.succession import others, reordered
 
-Value = TypeVar("Value")
 SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 """For people: what stands before a name, by what happened to it (an attribute of `Changed`)."""
 
@@ -74,64 +74,69 @@ class NetworkDifference:
 
     def parts(self) -> Iterator[tuple[str, Changed]]:
         """Each kind of thing by its name in the network file."""
-        for kind in ("controllers", "datapaths", "cables", "links", "routers"):
+        for kind in PARTS:
             yield kind, getattr(self, kind)
 
 
 def compare(before: Network, after: Network) -> NetworkDifference:
-    """What differs."""
-    links = _changed(before.links, after.links)
-    routers = _changed(before.routers, after.routers)
-    dirty_links = set(links.names)
-    dirty_links |= {
-        name
-        for name in before.links.keys() & after.links.keys()
-        if before.members(name) != after.members(name)
-    }
-    dirty_routers = set(routers.names)
+    """What differs.  Of what is the same object in both nothing is looked at."""
+    found = {part: _changed(getattr(before, part), getattr(after, part)) for part in PARTS}
+    dirty_links = {*found["links"].names, *_whose_members_differ(before, after, found["routers"])}
+    dirty_routers = set(found["routers"].names)
     for network in (before, after):
         dirty_routers |= {r.name for name in dirty_links for r, _ in network.members(name)}
     return NetworkDifference(
-        _changed(before.controllers, after.controllers),
-        _changed(before.datapaths, after.datapaths),
-        _changed(before.cables, after.cables),
-        links,
-        routers,
-        frozenset(dirty_links),
-        frozenset(dirty_routers),
+        **found, dirty_links=frozenset(dirty_links), dirty_routers=frozenset(dirty_routers)
     )
 
 
-def _changed(before: Mapping[str, Value], after: Mapping[str, Value]) -> Changed:
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changed:
+    if before is after:
+        return Changed()
+    suspects = others(before, after)
+    added = tuple(name for name in suspects if name not in before)
+    gone = len(before) + len(added) - len(after)
     return Changed(
-        tuple(name for name in after if name not in before),
-        tuple(name for name in before if name not in after),
-        tuple(name for name, new in after.items() if _differs(before.get(name, new), new)),
+        added,
+        tuple(name for name in before if name not in after) if gone else (),
+        tuple(name for name in suspects if name in before and before[name] != after[name]),
     )
 
 
-def _differs(old: Any, new: Any) -> bool:
-    return old is not new and old != new
+def _whose_members_differ(before: Network, after: Network, routers: Changed) -> Iterator[str]:
+    """The links, of those in both, that other routers are on, or the same in another order."""
+    if reordered(before.routers, after.routers):
+        links = {*before.members_of, *after.members_of}
+    else:
+        both = (before.routers, after.routers)
+        either = [known[name] for known in both for name in routers.names & known.keys()]
+        links = {interface.link for router in either for interface in router.interfaces}
+    for name in links & before.links.keys() & after.links.keys():
+        if before.members(name) != after.members(name):
+            yield name
 
 
-def refusals(before: Network, after: Network) -> list[str]:
+def refusals(before: Network, after: Network, found: NetworkDifference | None = None) -> list[str]:
     """What cannot change while the routers forward, one line each, with what to do; [] where all
-    of it can.
+    of it can.  `found`: their difference, where it is known already.
 
     A link's tree may grow and lose branches, but not lie otherwise over a switch: what is under way
     there would be lost.  Ids, and VLAN ids, are not given to somebody else at once: flows that are
     theirs may be in switches still.
     """
+    if found is None:
+        found = compare(before, after)
     return [
-        *_of_controllers(before, after),
-        *_of_datapaths(before, after),
-        *_of_links(before, after),
-        *_of_ids(before, after),
+        *_of_controllers(before, after, found.controllers),
+        *_of_datapaths(before, after, found.datapaths),
+        *_of_links(before, after, found.links),
+        *_of_ids("routers", before, after, found.routers),
+        *_of_ids("links", before, after, found.links),
     ]
 
 
-def _of_controllers(before: Network, after: Network) -> Iterator[str]:
-    for name in _changed(before.controllers, after.controllers).changed:
+def _of_controllers(before: Network, after: Network, found: Changed) -> Iterator[str]:
+    for name in found.changed:
         yield f"controllers.{name}: its addresses cannot change while it runs: restart it"
     if before.name != after.name:
         yield f'network.name: it is "{before.name}" here, and "{after.name}" in the file'
@@ -149,8 +154,8 @@ _OF_A_SWITCH = (
 )
 
 
-def _of_datapaths(before: Network, after: Network) -> Iterator[str]:
-    for name in _changed(before.datapaths, after.datapaths).changed:
+def _of_datapaths(before: Network, after: Network, found: Changed) -> Iterator[str]:
+    for name in found.changed:
         old, new = before.datapaths[name], after.datapaths[name]
         for key in _OF_A_SWITCH:
             if getattr(old, key) != getattr(new, key):
@@ -160,13 +165,9 @@ def _of_datapaths(before: Network, after: Network) -> Iterator[str]:
                 )
 
 
-def _of_links(before: Network, after: Network) -> Iterator[str]:
-    for name in after.links:
-        if name not in before.links:
-            continue
+def _of_links(before: Network, after: Network, found: Changed) -> Iterator[str]:
+    for name in found.changed:
         old, new = before.links[name], after.links[name]
-        if old is new:
-            continue
         if old.vlan != new.vlan:  # the detour's follows from it
             yield (
                 f"links.{name}: vlan {old.vlan} cannot become {new.vlan} while packets are under "
@@ -176,6 +177,8 @@ def _of_links(before: Network, after: Network) -> Iterator[str]:
 
 
 def _of_tree(old: Link, new: Link) -> Iterator[str]:
+    if old.tree is new.tree:
+        return
     for datapath in old.tree.up.keys() & new.tree.up.keys():
         was, shall = old.tree.up[datapath], new.tree.up[datapath]
         if was != shall:
@@ -194,21 +197,21 @@ def _root(link: Link) -> str:
     return next((name for name, cable in link.tree.up.items() if cable is None), "none")
 
 
-def _of_ids(before: Network, after: Network) -> Iterator[str]:
-    for kind, keys in (("routers", ("id",)), ("links", ("id", "vlan"))):
-        old, new = getattr(before, kind), getattr(after, kind)
-        for key in keys:
-            owners = {getattr(entry, key): name for name, entry in old.items()}
-            for name, entry in new.items():
-                number = getattr(entry, key)
-                owner = owners.get(number, name)
-                if owner != name:
-                    yield (
-                        f"{kind}.{name}: {key} {number} is {owner}'s: take another, or remove "
-                        f"{owner} in one step and add {name} in the next"
-                    )
-                elif key == "id" and name in old and old[name].id != number:
-                    yield (
-                        f"{kind}.{name}: id {old[name].id} cannot become {number}: remove it in "
-                        "one step and add it in the next"
-                    )
+def _of_ids(kind: str, before: Network, after: Network, found: Changed) -> Iterator[str]:
+    old, new = getattr(before, kind), getattr(after, kind)
+    taken = {"routers": {"id": "router_names"}, "links": {"id": "link_names", "vlan": "vlan_names"}}
+    for key, owners_by in taken[kind].items():
+        owners = getattr(before, owners_by)
+        for name in (*found.changed, *found.added):
+            number = getattr(new[name], key)
+            owner = owners.get(number, name)
+            if owner != name:
+                yield (
+                    f"{kind}.{name}: {key} {number} is {owner}'s: take another, or remove "
+                    f"{owner} in one step and add {name} in the next"
+                )
+            elif key == "id" and name in old and old[name].id != number:
+                yield (
+                    f"{kind}.{name}: id {old[name].id} cannot become {number}: remove it in "
+                    "one step and add it in the next"
+                )

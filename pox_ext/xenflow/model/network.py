@@ -16,11 +16,12 @@ the same flows on every host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 DETOUR_VLAN_OFFSET = 2048
 """A link with VLAN id v (1 to 2047) has v + 2048 for its detour, see `placement.py`."""
@@ -259,17 +260,8 @@ class Network:
         """16 hex digits, the same for networks that are the same, however files are written."""
         parts = (
             self.name,
-            *(
-                sorted(part.items())
-                for part in (
-                    self.controllers,
-                    self.datapaths,
-                    self.cables,
-                    self.links,
-                    self.routers,
-                    {name: sorted(link.tree.up.items()) for name, link in self.links.items()},
-                )
-            ),
+            *(sorted(getattr(self, part).items()) for part in PARTS),
+            [(name, link.tree.digest) for name, link in sorted(self.links.items())],
         )
         return sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -282,41 +274,52 @@ class Network:
     @cached_property
     def by_dpid(self) -> dict[int, Datapath]:
         """Datapaths by datapath id."""
-        return {d.dpid: d for d in self.datapaths.values()}
-
-    @cached_property
-    def links_by_id(self) -> dict[int, Link]:
-        """Links by id."""
-        return {link.id: link for link in self.links.values()}
-
-    @cached_property
-    def links_by_vlan(self) -> dict[int, Link]:
-        """Links by both of their VLAN ids."""
-        links = self.links.values()
-        return {vlan: link for link in links for vlan in (link.vlan, link.detour_vlan)}
-
-    @cached_property
-    def members_by_ids(self) -> dict[tuple[int, int], tuple[Router, Interface, Link]]:
-        """The routers' interfaces, by the ids of router and link."""
-        return {
-            (router.id, self.links[interface.link].id): (
-                router,
-                interface,
-                self.links[interface.link],
-            )
-            for router in self.routers.values()
-            for interface in router.interfaces
-        }
+        return self._indexed("by_dpid")
 
     @cached_property
     def link_names(self) -> dict[int, str]:
         """The link of each link id."""
-        return {link.id: name for name, link in self.links.items()}
+        return self._indexed("link_names")
+
+    @cached_property
+    def vlan_names(self) -> dict[int, str]:
+        """The link of each VLAN id, of both that a link has."""
+        return self._indexed("vlan_names")
 
     @cached_property
     def router_names(self) -> dict[int, str]:
         """The router of each router id."""
-        return {router.id: name for name, router in self.routers.items()}
+        return self._indexed("router_names")
+
+    @cached_property
+    def vif_routers(self) -> dict[str, str]:
+        """The router of each vif."""
+        return self._indexed("vif_routers")
+
+    @cached_property
+    def access_links(self) -> dict[End, str]:
+        """The link of each access port."""
+        return self._indexed("access_links")
+
+    def _indexed(self, index: str) -> dict[Any, Any]:
+        part, keys = INDICES[index]
+        return {key: what for entry in getattr(self, part).values() for key, what in keys(entry)}
+
+    def vif(self, name: str) -> tuple[Router, Interface] | None:
+        """Whose vif that is, and of which interface; None where it is none."""
+        router = self.routers.get(self.vif_routers.get(name, ""))
+        if router is None:
+            return None
+        return router, next(i for i in router.interfaces if i.vif == name)
+
+    def member(self, router: int, link: int) -> tuple[Router, Interface, Link] | None:
+        """A router's interface on a link, by the ids of both; None where there is none."""
+        described = self.routers.get(self.router_names.get(router, ""))
+        name = self.link_names.get(link, "")
+        interface = described.on(name) if described is not None else None
+        if described is None or interface is None:
+            return None
+        return described, interface, self.links[name]
 
     @cached_property
     def hosts(self) -> dict[str, Datapath]:
@@ -332,33 +335,40 @@ class Network:
             found[cable.b.datapath].append(cable)
         return {name: tuple(cables) for name, cables in found.items()}
 
-    @cached_property
-    def vif_links(self) -> dict[str, str]:
-        """The link of each router's interface, by its vif."""
-        return {i.vif: i.link for router in self.routers.values() for i in router.interfaces}
-
-    @cached_property
-    def vif_routers(self) -> dict[str, str]:
-        """The router of each vif."""
-        return {i.vif: router.name for router in self.routers.values() for i in router.interfaces}
-
-    @cached_property
-    def access_links(self) -> dict[End, str]:
-        """The link of each access port."""
-        return {a.end: link.name for link in self.links.values() for a in link.access}
-
     def members(self, link: str) -> tuple[tuple[Router, Interface], ...]:
         """The routers on a link, with their interfaces there."""
-        return self._members.get(link, ())
+        return self.members_of.get(link, ())
 
     @cached_property
-    def _members(self) -> dict[str, tuple[tuple[Router, Interface], ...]]:
-        found: dict[str, list[tuple[Router, Interface]]] = {}
-        for router in self.routers.values():
-            for interface in router.interfaces:
-                found.setdefault(interface.link, []).append((router, interface))
-        return {link: tuple(members) for link, members in found.items()}
+    def members_of(self) -> dict[str, tuple[tuple[Router, Interface], ...]]:
+        """The same of each link that has any, in the order of the routers."""
+        return by_link(self.routers.values())
 
     def datapaths_of(self, controller: str) -> list[Datapath]:
         """The datapaths a controller looks after."""
         return [d for d in self.datapaths.values() if d.controller == controller]
+
+
+def by_link(routers: Iterable[Router]) -> dict[str, tuple[tuple[Router, Interface], ...]]:
+    """Routers and their interfaces by the links that these are on."""
+    found: dict[str, list[tuple[Router, Interface]]] = {}
+    for router in routers:
+        for interface in router.interfaces:
+            found.setdefault(interface.link, []).append((router, interface))
+    return {link: tuple(members) for link, members in found.items()}
+
+
+PARTS = ("controllers", "datapaths", "cables", "links", "routers")
+"""What a network has entries of, as the network file names it."""
+Keys = Callable[[Any], Iterable[tuple[Any, Any]]]
+"""Of an entry: by what it is found, and what is found then."""
+INDICES: Mapping[str, tuple[str, Keys]] = {
+    "by_dpid": ("datapaths", lambda datapath: [(datapath.dpid, datapath)]),
+    "link_names": ("links", lambda link: [(link.id, link.name)]),
+    "vlan_names": ("links", lambda link: [(v, link.name) for v in (link.vlan, link.detour_vlan)]),
+    "access_links": ("links", lambda link: [(a.end, link.name) for a in link.access]),
+    "router_names": ("routers", lambda router: [(router.id, router.name)]),
+    "vif_routers": ("routers", lambda router: [(i.vif, router.name) for i in router.interfaces]),
+}
+"""`Network`'s attributes that find an entry by something else than its name: of which part.  No two
+entries have the same."""

@@ -36,6 +36,7 @@ from xenflow.model.network import (
     Pipeline,
     Router,
 )
+from xenflow.model.succession import in_terms_of
 from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, text_of, whole
 from xenflow.store.document import Document
 from xenflow.store.laying import lay
@@ -49,12 +50,13 @@ MAX_ROUTER_NAME = 16
 """The header of routerd's messages has 16 octets for it (docs/messages.md)."""
 
 
-def load(path: str | FilePath) -> Network:
-    """The network that a file describes.
+def load(path: str | FilePath, before: Network | None = None) -> Network:
+    """The network that a file describes, of what the one `before` has wherever that is the same.
 
     Raises NetworkError with one line for each mistake.
     """
-    return load_with_lab(path)[0]
+    network = parse(read_text(path), str(path), before)[0]
+    return network if before is None else in_terms_of(before, network)
 
 
 def load_with_lab(path: str | FilePath) -> tuple[Network, dict[str, Any]]:
@@ -82,8 +84,9 @@ def read_text(path: str | FilePath) -> str:
         ) from None
 
 
-def parse(text: str, file: str) -> tuple[Network, dict[str, Any]]:
-    """As `load_with_lab`, from a text; `file` is its name in messages."""
+def parse(text: str, file: str, before: Network | None = None) -> tuple[Network, dict[str, Any]]:
+    """As `load_with_lab`, from a text; `file` is its name in messages.  Links lie on trees of the
+    network `before` where they are the same."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -94,7 +97,7 @@ def parse(text: str, file: str) -> tuple[Network, dict[str, Any]]:
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
     document.raise_mistakes()
-    network = lay(_build(found))
+    network = lay(_build(found), before)
     _check_trees(document, network)
     document.raise_mistakes()
     lab = tables.get("lab", {})

@@ -18,7 +18,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,6 +147,10 @@ class StateFile:
         """The same of a datapath's rules, all of them."""
         return self._add(_ruled(datapath, rows))
 
+    def add_homes(self, homes: Mapping[str, str | None]) -> bool:
+        """The same of routers that have come, at these homes, or gone (None)."""
+        return self._add({"homes": homes})
+
     def _add(self, change: dict[str, Any]) -> bool:
         if self.path is None:
             return True
@@ -198,9 +202,8 @@ def _said(placements: Placements, rules: Rules, homes: Mapping[str, str]) -> Ite
     """What all the changes so far come to."""
     given: dict[Placement, list[str]] = {}
     for datapath, known in placements.items():
-        for router, placement in known.items():
-            if placement.has_left(homes[router]):
-                given.setdefault(placement, []).append(datapath)
+        for placement in [p for r, p in known.items() if p.has_left(homes[r])]:
+            given.setdefault(placement, []).append(datapath)
     yield from (_placed(placement, datapaths) for placement, datapaths in given.items())
     yield from (_ruled(datapath, rows) for datapath, rows in rules.items() if rows)
 
@@ -218,12 +221,7 @@ def read(text: bytes, network: Network) -> tuple[StoredState, bool]:
         kept = StoredState({name: {} for name in head["datapaths"]}, trees=str(head["trees"]))
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
         return _read_before(text, network)
-    for router, home in homes:
-        described = network.routers.get(router)
-        moved = described is not None and described.home != home
-        if moved and isinstance(home, str) and home in network.hosts:
-            for known in kept.placements.values():
-                known[router] = at_home(router, home)
+    _homes(kept, network, homes)
     if torn:
         log.warning("%s: its last line is not whole, and was not acknowledged", NAME)
     faults = [fault for line in lines if line and (fault := _take(kept, network, line))]
@@ -231,10 +229,25 @@ def read(text: bytes, network: Network) -> tuple[StoredState, bool]:
     return kept, head.get("complete") is True
 
 
+def _homes(kept: StoredState, network: Network, homes: Iterable[tuple[str, Any]]) -> None:
+    """Routers were at home there, and nobody had said anything else of them; None: they had gone.
+    Where they are at home now they do not move to by that."""
+    for router, home in homes:
+        described = network.routers.get(router)
+        moved = described is not None and described.home != home
+        for known in kept.placements.values():
+            known.pop(router, None)
+            if moved and isinstance(home, str) and home in network.hosts:
+                known[router] = at_home(router, home)
+
+
 def _take(kept: StoredState, network: Network, line: bytes) -> str:
     """One change; returns what is wrong with it."""
     try:
         change = json.loads(line)
+        if "homes" in change:
+            _homes(kept, network, dict(change["homes"]).items())
+            return ""
         for name in map(str, change["at"]):
             if "rules" in change:
                 kept.rules[name] = []

@@ -29,6 +29,11 @@ class LocalFlows:
         elif self._outdated is not None:
             self._outdated.update(whose)
 
+    def has(self, owner: Owner) -> bool:
+        """Whether an owner has flows, as of the last `compile`, or may have them for all that is
+        known."""
+        return self._outdated is None or owner in self._outdated or owner in self._parts
+
     def compile(self, site: Site) -> Flows:
         """Compile the flows of those that are outdated, into `wanted`, and return them.
 
@@ -37,7 +42,7 @@ class LocalFlows:
         whose = self._outdated
         if whose is None:
             new = {owner: flows_of(site, owner) for owner in owners(site.network)}
-            self._parts, self.wanted = new, {}
+            self._parts, self.wanted = {owner: flows for owner, flows in new.items() if flows}, {}
         else:
             new = {owner: flows_of(site, owner) for owner in whose}
             for owner in new:
@@ -54,8 +59,8 @@ class LocalFlows:
 
 def whose_port(network: Network, datapath: str, port: str) -> list[Owner] | None:
     """Whose flows may follow from a port of a datapath; None: everybody's, for it is a cable's."""
-    if port in network.vif_links:
-        return [of_link(network.vif_links[port])]
+    if (vif := network.vif(port)) is not None:
+        return [of_link(vif[1].link)]
     if any(cable.near(datapath).port == port for cable in network.cables_of[datapath]):
         return None
     link = network.access_links.get(End(datapath, port))

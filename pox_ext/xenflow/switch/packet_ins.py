@@ -34,7 +34,7 @@ class PacketIns:
 
     def __init__(self, network: Network, problems: Problems) -> None:
         self._problems = problems
-        self._router_of: dict[str, str] = {}
+        self._router_of: Mapping[str, str] = {}
         self._routed_to: dict[str, str] = {}
         """The router of each budget of packet-ins without a port."""
         self._ports: Mapping[str, tuple[int, bool]] = {}
@@ -49,7 +49,7 @@ class PacketIns:
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
         self._network = network
-        self._router_of = {i.vif: r.name for r in network.routers.values() for i in r.interfaces}
+        self._router_of = network.vif_routers
         self.ports_are(self._ports)
 
     def ports_are(self, ports: Mapping[str, tuple[int, bool]]) -> None:

@@ -65,6 +65,7 @@ from xenflow.switch.writer import Waiting, Writer
 from xenflow.tables import cookies, layout
 from xenflow.tables.pipeline import Owner, of_link, owners_of
 from xenflow.tables.sent_up import FromVm
+from xenflow.tables.site import Spans
 from xenflow.tables.translated import translated
 from xenflow.tables.views import affected_hops
 
@@ -148,29 +149,34 @@ class Switch:
         """The network, as it is now."""
         return self.wanted.network
 
-    def network_is(self, network: Network, found: NetworkDifference) -> None:
+    def network_is(self, network: Network, found: NetworkDifference, spans: Spans) -> None:
         """The network has become another one.  Routers that are new are at home; of those that are
-        gone nothing stays; those that have changed are compiled anew."""
+        gone nothing stays; those that have changed are compiled anew, where they have flows here or
+        may have any now."""
         gone = [self.network.routers[name] for name in found.routers.removed]
         leaving = [router for router in gone if self.routes.left(router)]
         self.datapath = network.datapaths[self.name]
-        self.wanted.network_is(network, found)
-        self.routes.network_is(network)
-        self.packet_ins.network_is(network)
         for router in gone:
             self.placements.pop(router.name, None)
+        for name in found.routers.added:
+            self.placements[name] = at_home(name, network.routers[name].home)
+        concerned = self.wanted.network_is(network, found, spans)
+        self.routes.network_is(network)
+        if found.routers:
+            self.packet_ins.network_is(network)
+        for router in gone:
             self.writer.forget_router(router.name)
             self.aside.forget(router.name)
             self.problems.forget(router.name)
             self.jobs.drop(router.name)
-        for name in found.routers.added:
-            self.placements[name] = at_home(name, network.routers[name].home)
         self.decisions.outdated()
         if not self.live:
             return
         for name in found.dirty_routers & self.routes.synced:
             self.jobs.submit_of(name, self.writer.remake_hops(name))
-        self.refresh()
+            concerned = True
+        if concerned or gone:
+            self.refresh()
         for router in leaving:
             self.jobs.submit(self.writer.forget(router))
 
@@ -266,10 +272,13 @@ class Switch:
         """Table VM follows at once, before jobs that are under way or wait: while a full table
         is written for one router, another's packets must not be lost.  It leads to no other table,
         so that its flows can be replaced at any time."""
-        links = {self.network.vif_links[name] for name in names if name in self.network.vif_links}
+        vifs = [vif for name in names if (vif := self.network.vif(name)) is not None]
+        links = {interface.link for _, interface in vifs}
         if self.live and links:
             self.writer.write_vm(links)
-        concerned = {self.network.vif_routers.get(name, "") for name in names}
+        concerned = {router.name for router, _ in vifs}
+        if len(vifs) < len(names):
+            concerned |= EVERYBODY
         self.refresh(concerned, map(of_link, links))
 
     def hush(self, what: FromVm, session: Mapping[str, int], seconds: int) -> None:

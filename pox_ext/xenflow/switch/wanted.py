@@ -23,8 +23,8 @@ from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
 from xenflow.switch.rules import Rules
 from xenflow.tables.next_hops import next_hop_flows
-from xenflow.tables.pipeline import Owner, flows_of, of_link, owner_of, owners_of
-from xenflow.tables.site import RouterView, Site
+from xenflow.tables.pipeline import Owner, flows_of, of_link, of_router, owner_of, owners_of
+from xenflow.tables.site import RouterView, Site, Spans
 from xenflow.tables.stations import port_of
 from xenflow.tables.views import Cards, next_hop_view
 
@@ -71,16 +71,27 @@ class WantedFlows:
 
     # --- what has changed ---------------------------------------------------------------------
 
-    def network_is(self, network: Network, found: NetworkDifference) -> None:
-        """The network has become another one."""
-        for known in (self.network, network):
-            for name in found.dirty_routers:
-                self.local.outdated(owners_of(known, name))
-        self.local.outdated(map(of_link, found.dirty_links))
+    def network_is(self, network: Network, found: NetworkDifference, spans: Spans) -> bool:
+        """The network has become another one, and who is where with it.  A router that has changed
+        has made its links dirty, and of one that has not only they are others.  True where a flow
+        may be another one here."""
         before, self._datapath = self._datapath, network.datapaths[self._datapath.name]
+        self.network = network
         if before != self._datapath:
             self.local.outdated()
-        self.network = network
+            return True
+        site, has = self.site(), self.local.has
+        whose = [
+            of_router(name)
+            for name in found.dirty_routers
+            if has(of_router(name)) or self.forwards(name)
+        ]
+        for name in found.dirty_links:
+            link = network.links.get(name)
+            if has(of_link(name)) or (link is not None and site.may_have(link, spans)):
+                whose.append(of_link(name))
+        self.local.outdated(whose)
+        return bool(whose)
 
     def changed(self, whose: Iterable[Owner]) -> None:
         """Something that some owners' flows follow from."""

@@ -35,7 +35,7 @@ def sent_up(
     vlan = _vlan(packet.data)
     if not vlan:
         return _from_vm(network, ports, packet)
-    link = network.links_by_vlan.get(vlan)
+    link = network.links.get(network.vlan_names.get(vlan, ""))
     if link is None:
         return None
     frame = packet.data[:12] + packet.data[16:]
@@ -52,10 +52,8 @@ def _from_vm(
     network: Network, ports: Mapping[str, tuple[int, bool]], packet: PacketIn
 ) -> FromVm | None:
     for name, (number, _) in ports.items():
-        if number == packet.in_port and name in network.vif_routers:
-            router = network.routers[network.vif_routers[name]]
-            interface = router.on(network.vif_links[name])
-            return FromVm(router, interface, packet.data) if interface else None
+        if number == packet.in_port and (vif := network.vif(name)) is not None:
+            return FromVm(*vif, packet.data)
     return None
 
 

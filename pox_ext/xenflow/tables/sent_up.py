@@ -73,7 +73,7 @@ SentUp = ForVm | FromVm | Question
 def sent_up(network: Network, packet: PacketIn) -> SentUp | None:
     """What a frame is that was sent up; None where the tables send nothing like it."""
     told = packet.registers
-    found = network.members_by_ids.get((told.get(Reg.ROUTER, 0), told.get(Reg.LINK_IN, 0)))
+    found = network.member(told.get(Reg.ROUTER, 0), told.get(Reg.LINK_IN, 0))
     if found is None:
         return None
     router, interface, link = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from xenflow.model.network import Datapath, Interface, Link, Network, Router
@@ -27,6 +27,23 @@ class RouterView:
     off: tuple[str, ...] = ()
 
 
+class Spans:
+    """On which datapaths links lie, for many switches of one network to be asked about: nearly all
+    believe the same of where the routers are, so that it is found once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, frozenset[str]], Collection[str]] = {}
+
+    def of(self, link: Link, terminals: set[str]) -> Collection[str]:
+        """The datapaths that a link lies on where it joins these (those besides that its tree does
+        not reach: what is made of them is told when it is made)."""
+        key = link.name, frozenset(terminals)
+        if key not in self._found:
+            reached = {name for name in terminals if link.tree.reaches(name)}
+            self._found[key] = link.tree.spanning(reached).keys() | terminals
+        return self._found[key]
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One switch as the planner sees it: its ports by name, and who is where.
@@ -49,13 +66,24 @@ class Site:
 
     def tree_ports(self, link: Link) -> list[int]:
         """Port numbers of the cables that carry a link here, in the order of their names."""
+        ends = link.tree.spanning(self.terminals(link)).get(self.name, [])
+        return [self.ports[end.port] for end in ends if end.port in self.ports]
+
+    def terminals(self, link: Link) -> set[str]:
+        """The datapaths that a link joins, as far as is known here."""
         terminals = {a.end.datapath for a in link.access}
         for router, _ in self.network.members(link.name):
             placement = self.placements.get(router.name)
             if placement is not None:
                 terminals.update(placement.hosts)
-        ends = link.tree.spanning(terminals).get(self.name, [])
-        return [self.ports[end.port] for end in ends if end.port in self.ports]
+        return terminals
+
+    def may_have(self, link: Link, spans: Spans) -> bool:
+        """Whether there may be flows of a link here: where it lies on this switch, or a vif of its
+        is; where it is bridged; and where what comes with its VLAN ids would else be."""
+        if self.datapath.other == "normal" or self.vif_ports(link) or self.native(link):
+            return True
+        return self.name in spans.of(link, self.terminals(link))
 
     def access_ports(self, link: Link) -> list[int]:
         """Port numbers of the link's access ports here."""

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from xenflow.model.difference import Changed
 from xenflow.model.network import Interface, Link, Network, NetworkError, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import build
@@ -56,9 +57,9 @@ class VmPackets:
         migrating: Callable[[str], bool],
         spoke: Callable[[str], None],
     ) -> None:
-        self.held: dict[str, Held] = {}
-        self.sessions: dict[str, Sessions] = {}
-        self.network_is(network)
+        self._network = network
+        self.held = {name: Held() for name in network.routers}
+        self.sessions = {name: Sessions() for name in network.routers}
         self._switches = switches
         self._migrating = migrating
         self._spoke = spoke
@@ -74,11 +75,14 @@ class VmPackets:
         self._warned: dict[str, float] = {}
         """When it was said last that there is no room for a router's packets."""
 
-    def network_is(self, network: Network) -> None:
-        """The network, or what has become of it: nothing is held any more for who is gone."""
+    def network_is(self, network: Network, routers: Changed) -> None:
+        """The network has become another one: nothing is held any more for who is gone."""
         self._network = network
-        self.held = {name: self.held.get(name) or Held() for name in network.routers}
-        self.sessions = {name: self.sessions.get(name) or Sessions() for name in network.routers}
+        for name in routers.removed:
+            self.held.pop(name, None)
+            self.sessions.pop(name, None)
+        for name in routers.added:
+            self.held[name], self.sessions[name] = Held(), Sessions()
 
     # --- what comes up ----------------------------------------------------------------------------
 
@@ -143,7 +147,7 @@ class VmPackets:
         held = self.held[router.name]
         frames = held.of(only.id if only else None, time.monotonic())
         onward = {
-            link: self._onward(switch, router, self._network.links_by_id[link], to)
+            link: self._onward(switch, router, self._link(link), to)
             for link in {kept.link for kept in frames}
         }
         messages = [
@@ -315,8 +319,11 @@ class VmPackets:
             )
         return placement.leads_to == switch.name
 
+    def _link(self, number: int) -> Link:
+        return self._network.links[self._network.link_names[number]]
+
     def _say(self, switch: Switch, link_id: int, frame: bytes) -> None:
-        actions = switch.kind.to_link(switch.site(), self._network.links_by_id[link_id])
+        actions = switch.kind.to_link(switch.site(), self._link(link_id))
         switch.channel.send(build.packet_out(frame, actions, xid=PACKET_OUT_XID))
 
 
