@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import compress
-from operator import is_, is_not
+from operator import eq, is_, is_not
 from typing import Any
 
 from xenflow.model.network import (
@@ -88,7 +88,7 @@ def others(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def reordered(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether those that are in both stand in another order."""
-    if old is new or list(old) == list(new):
+    if old is new or all(map(eq, old, new)):  # what one of them has more comes last
         return False
     return list(filter(new.__contains__, old)) != list(filter(old.__contains__, new))
 
