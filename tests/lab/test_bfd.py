@@ -39,9 +39,7 @@ def bfd(node: str, *words: str) -> str:
 def start_bfd(node: str, peer: str) -> None:
     here = frr(node)
     files = ["-i", here / "bfdd.pid", "-z", here / "zserv.api", "--vty_socket", here]
-    process.start(
-        node, "bfdd", [str(BFDD), *map(str, files), "-A", "127.0.0.1"], PREFIX + node
-    )
+    process.start(node, "bfdd", [str(BFDD), *map(str, files), "-A", "127.0.0.1"], PREFIX + node)
     process.await_path(here / "bfdd.vty")
     lines = (f"peer {peer}", "receive-interval 100", "transmit-interval 100")
     words = [word for line in ("configure terminal", "bfd", *lines) for word in ("-c", line)]
