@@ -1,0 +1,255 @@
+"""The store over a network: a thread that does what the session with its servers says.
+
+The thread owns the socket, so that a server that hangs, or a first view of megabytes, never holds
+the program's own loop up; whatever it has to say goes to that loop by `post`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from xenflow.store.network_store import (
+    Post,
+    StoreState,
+    WatchedTable,
+    WatchEvent,
+    check_watch,
+)
+from xenflow.store.ovsdb_session import (
+    PATIENCE_S,
+    Dial,
+    Effect,
+    HangUp,
+    OvsdbSession,
+    SendOctets,
+    Tell,
+)
+from xenflow.store.schema import Role
+from xenflow.store.transaction import StoreMistakeError, Transaction, WriteOutcome, check
+
+log = logging.getLogger("xenflow.store")
+
+PIECE = 1 << 18
+"""Octets that are read from the socket at once."""
+
+
+class OvsdbStore:
+    """A `NetworkStore` on the servers at `remotes` (`unix:PATH`, `tcp:ADDRESS:PORT`).
+
+    post        hands a value over to the program's loop
+    role        who writes: what another role writes is refused as a mistake
+    cluster     the only cluster to use; empty: the first that is met
+    patience_s  how long a server may be silent before another is tried
+    """
+
+    def __init__(
+        self,
+        remotes: tuple[str, ...],
+        post: Post,
+        role: Role,
+        cluster: str = "",
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        for remote in remotes:
+            _address(remote)
+        self._post = post
+        self._role = role
+        self._session = OvsdbSession(remotes, cluster, patience_s)
+        self._state = self._session.state
+        self._asked: deque[Callable[[], list[Effect]]] = deque()
+        self._names = 0
+        self._ending = False
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._waker = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._socket: socket.socket | None = None
+        self._connected = False
+        self._unsent = bytearray()
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    def transact(
+        self, transaction: Transaction, deadline_s: float, done: Callable[[WriteOutcome], Any]
+    ) -> None:
+        """As `NetworkStore.transact`."""
+        check(transaction, self._role)
+        until = time.monotonic() + deadline_s
+        self._ask(lambda: self._session.transact(transaction, until, done))
+
+    def watch(
+        self,
+        tables: tuple[WatchedTable, ...],
+        deadline_s: float,
+        listener: Callable[[WatchEvent], Any],
+    ) -> Callable[[], None]:
+        """As `NetworkStore.watch`."""
+        check_watch(tables)
+        due = time.monotonic() + deadline_s
+        self._names += 1
+        name = f"watch {self._names}"
+        ended = threading.Event()
+
+        def tell(event: WatchEvent) -> None:
+            if not ended.is_set():
+                listener(event)
+
+        def end() -> None:
+            ended.set()
+            self._ask(lambda: self._session.unwatch(name))
+
+        self._ask(lambda: self._session.watch(name, tables, due, tell))
+        return end
+
+    def state(self) -> StoreState:
+        """As `NetworkStore.state`."""
+        return self._state
+
+    def close(self) -> None:
+        """Leave the server and end the thread; what has no outcome yet is told none."""
+        self._ending = True
+        self._wake()
+        self._thread.join()
+
+    # --- the program's side ------------------------------------------------------------------
+
+    def _ask(self, call: Callable[[], list[Effect]]) -> None:
+        self._asked.append(call)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # it is awake already, or closed
+            self._waker.send(b"!", socket.MSG_DONTWAIT)
+
+    # --- the thread's side -------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            log.exception("the store's thread has ended")
+            self._state = replace(self._state, connected=False, leader="", words="its thread ended")
+        self._hang_up()
+        for one in (self._selector, self._woken, self._waker):
+            one.close()
+
+    def _serve(self) -> None:
+        while not self._ending:
+            self._do(self._session.tick(time.monotonic()))
+            wait_s = max(0.0, self._session.wake_at() - time.monotonic())
+            for key, events in self._selector.select(None if wait_s == float("inf") else wait_s):
+                if key.fileobj is self._woken:
+                    self._woken.recv(PIECE)
+                elif key.fileobj is self._socket:
+                    self._serve_socket(events)
+            while self._asked:
+                self._do(self._asked.popleft()())
+
+    def _do(self, effects: list[Effect]) -> None:
+        state = self._session.state
+        if state != self._state:
+            self._state = state
+            log.info("%s", state.words or f"{state.leader} leads cluster {state.cluster}")
+        for effect in effects:
+            match effect:
+                case Dial(remote):
+                    self._dial(remote)
+                case SendOctets(octets):
+                    self._unsent += octets
+                    self._flush()
+                case HangUp():
+                    self._hang_up()
+                case Tell(call, value):
+                    self._post(call, value)
+
+    def _dial(self, remote: str) -> None:
+        family, address = _address(remote)
+        self._socket = socket.socket(family)
+        self._socket.setblocking(False)
+        if family != socket.AF_UNIX:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error = self._socket.connect_ex(address)
+        if error not in (0, errno.EINPROGRESS):
+            self._lost(os.strerror(error))
+            return
+        self._selector.register(self._socket, selectors.EVENT_WRITE)
+
+    def _serve_socket(self, events: int) -> None:
+        assert self._socket is not None
+        if not self._connected:
+            if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self._lost(os.strerror(error))
+                return
+            self._connected = True
+            self._selector.modify(self._socket, selectors.EVENT_READ)
+            self._do(self._session.dialled(time.monotonic()))
+            return
+        if events & selectors.EVENT_WRITE:
+            self._flush()
+        if events & selectors.EVENT_READ and self._socket is not None:
+            try:
+                octets = self._socket.recv(PIECE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._lost(error.strerror or str(error))
+                return
+            if octets:
+                self._do(self._session.received(octets, time.monotonic()))
+            else:
+                self._lost("has closed the connection")
+
+    def _flush(self) -> None:
+        """Send as much as the socket takes; the rest when it takes more."""
+        if self._socket is None:
+            return
+        try:
+            while self._unsent:
+                del self._unsent[: self._socket.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        self._selector.modify(self._socket, wanted)
+
+    def _lost(self, words: str) -> None:
+        self._hang_up()
+        self._do(self._session.lost(time.monotonic(), words))
+
+    def _hang_up(self) -> None:
+        if self._socket is None:
+            return
+        with contextlib.suppress(KeyError):  # it was refused before it was looked at
+            self._selector.unregister(self._socket)
+        self._socket.close()
+        self._socket = None
+        self._connected = False
+        self._unsent.clear()
+
+
+def _address(remote: str) -> tuple[socket.AddressFamily, Any]:
+    """How a server is dialled.
+
+    Raises StoreMistakeError where it is neither `unix:PATH` nor `tcp:ADDRESS:PORT`.
+    """
+    kind, _, rest = remote.partition(":")
+    if kind == "unix" and rest:
+        return socket.AF_UNIX, rest
+    host, _, port = rest.rpartition(":")
+    if kind == "tcp" and host and port.isdecimal() and int(port) < 1 << 16:
+        bare = host.removeprefix("[").removesuffix("]")
+        family = socket.AF_INET6 if bare != host else socket.AF_INET
+        return family, (bare, int(port))
+    raise StoreMistakeError(f"{remote}: expected unix:PATH or tcp:ADDRESS:PORT")

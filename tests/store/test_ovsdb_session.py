@@ -1,0 +1,336 @@
+"""The conversation with servers, without a socket: what is said to whom, when, and what is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.store.store_rig import CHANGES, change
+from xenflow.store.network_store import RowChange, RowChanges, ViewOverdue, WatchEvent, WholeView
+from xenflow.store.ovsdb_session import (
+    LONGEST_REST_S,
+    NO_TRANSACTION,
+    QUIET_S,
+    Dial,
+    Effect,
+    HangUp,
+    OvsdbSession,
+    SendOctets,
+    Tell,
+)
+from xenflow.store.transaction import (
+    Committed,
+    RefusalReason,
+    WriteOutcome,
+    WriteRefused,
+    WriteUnknown,
+)
+
+REMOTES = ("unix:a", "unix:b", "unix:c")
+CLUSTER = "11111111-1111-4111-8111-111111111111"
+T1, T2 = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+PATIENCE_S = 20.0
+
+
+class Conversation:
+    """A session, and the part of a server, played by the test."""
+
+    def __init__(self, remotes: tuple[str, ...] = REMOTES, cluster: str = "") -> None:
+        self.session = OvsdbSession(remotes, cluster, PATIENCE_S)
+        self.now = 100.0
+        self.told: list[WriteOutcome | WatchEvent] = []
+        self.sent: list[dict[str, Any]] = []
+        self.dialled = ""
+
+    def do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Dial(remote):
+                    assert not self.dialled
+                    self.dialled = remote
+                case HangUp():
+                    assert self.dialled
+                    self.dialled = ""
+                case SendOctets(octets):
+                    self.sent.append(json.loads(octets))
+                case Tell(call, value):
+                    call(value)
+
+    def tick(self, later_s: float = 0.0) -> None:
+        self.now += later_s
+        self.do(self.session.tick(self.now))
+
+    def says(self, **message: Any) -> None:
+        self.do(self.session.received(json.dumps(message).encode(), self.now))
+
+    def loses(self, words: str = "gone") -> None:
+        """The connection ends."""
+        self.dialled = ""
+        self.do(self.session.lost(self.now, words))
+
+    def asked(self) -> dict[str, Any]:
+        """What was sent last."""
+        return self.sent[-1]
+
+    def answers(self, result: Any, error: Any = None) -> None:
+        self.says(id=self.asked()["id"], result=result, error=error)
+
+    def connects(self, **database: Any) -> None:
+        """The server that is dialled is there, and says what it is."""
+        self.tick(LONGEST_REST_S)
+        assert self.dialled
+        self.do(self.session.dialled(self.now))
+        self.answers(said(**database))
+
+    def transact(self, number: int, later_s: float = 50.0) -> None:
+        until = self.now + later_s
+        self.do(self.session.transact((change(number),), until, self.told.append))
+
+    def watch(self, name: str = "w", later_s: float = 50.0) -> None:
+        self.do(self.session.watch(name, (CHANGES,), self.now + later_s, self.told.append))
+
+
+def said(**database: Any) -> dict[str, Any]:
+    row = {
+        "name": "XenFlow",
+        "model": "clustered",
+        "connected": True,
+        "leader": True,
+        "cid": ["uuid", CLUSTER],
+        "schema": '{"version": "1.7.0"}',
+        **database,
+    }
+    return {"Database": {"u": {"new": row}, "v": {"new": {**row, "name": "_Server"}}}}
+
+
+@pytest.fixture
+def served() -> Conversation:
+    conversation = Conversation()
+    conversation.connects()
+    assert conversation.session.state.connected
+    return conversation
+
+
+# --- who is talked to ----------------------------------------------------------------------------
+
+
+def test_the_leader_is_looked_for_and_stayed_with() -> None:
+    conversation = Conversation()
+    conversation.connects(leader=False)
+    assert conversation.session.state.words == "unix:a does not lead its cluster"
+    conversation.tick()
+    assert conversation.dialled == "unix:b"
+    conversation.loses("Connection refused")
+    conversation.connects()
+    state = conversation.session.state
+    assert (state.connected, state.leader, state.cluster) == (True, "unix:c", CLUSTER)
+    conversation.says(method="update", params=["_Server", said(leader=False)], id=None)
+    assert not conversation.session.state.connected
+    assert conversation.dialled == ""
+
+
+@pytest.mark.parametrize(
+    ("database", "words"),
+    [
+        ({"connected": False}, "is not connected to its cluster"),
+        ({"model": "standalone"}, "is no cluster (standalone): it answers before it has written"),
+        ({"schema": '{"version": "2.0.0"}'}, "has version 2.0.0 of the schema, and 1.x is needed"),
+        ({"name": "Open_vSwitch"}, "has no database XenFlow"),
+        ({"cid": ["uuid", T1]}, f"belongs to cluster {T1}, not {CLUSTER}"),
+        ({"schema": "{}"}, "says what is not understood: 'version'"),
+    ],
+)
+def test_who_is_of_no_use_is_left_in_words(database: dict[str, Any], words: str) -> None:
+    conversation = Conversation(cluster=CLUSTER)
+    conversation.connects(**database)
+    assert conversation.session.state.words == f"unix:a {words}"
+    assert conversation.dialled == ""
+
+
+def test_the_first_cluster_is_the_only_one(served: Conversation) -> None:
+    served.loses()
+    served.connects(cid=["uuid", T1])
+    assert served.session.state.words == f"unix:b belongs to cluster {T1}, not {CLUSTER}"
+
+
+def test_a_round_over_all_servers_is_followed_by_a_rest_that_grows() -> None:
+    conversation = Conversation()
+    rests = []
+    for _ in range(8):
+        for remote in REMOTES:
+            conversation.tick()
+            assert conversation.dialled == remote
+            conversation.loses("Connection refused")
+        rests.append(conversation.session.wake_at() - conversation.now)
+        conversation.tick()
+        assert conversation.dialled == ""
+        conversation.now = conversation.session.wake_at()
+    assert rests == sorted(rests)
+    assert rests[0] < 0.1
+    assert rests[-1] == pytest.approx(LONGEST_REST_S)
+
+
+def test_a_silent_server_is_asked_for_a_word_and_then_left(served: Conversation) -> None:
+    served.tick(QUIET_S)
+    assert served.asked()["method"] == "echo"
+    served.says(id=served.asked()["id"], result=[], error=None)
+    served.tick(QUIET_S)
+    served.tick(PATIENCE_S - QUIET_S - 0.1)
+    assert served.session.state.connected
+    served.tick(0.1)
+    assert served.session.state.words == "unix:a has said nothing for 20 s"
+    assert served.dialled == ""
+
+
+def test_one_that_cannot_be_dialled_is_given_up() -> None:
+    conversation = Conversation()
+    conversation.tick()
+    conversation.tick(PATIENCE_S)
+    assert conversation.dialled == ""
+    conversation.tick()
+    assert conversation.dialled == "unix:b"
+
+
+def test_a_server_is_answered_its_echo(served: Conversation) -> None:
+    served.says(method="echo", params=["x"], id="echo")
+    assert served.asked() == {"id": "echo", "result": ["x"], "error": None}
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"[]",
+        b"{}",
+        b'{"method":"steal","params":[],"id":null}',
+        b'{"method":"update3","params":["w"],"id":null}',
+        b'{"method":"update3","params":["w","t",{"Change":{"u":{"modify":{}}}}],"id":null}',
+        b'{"method":"update3","params":["w","t",{"Change":{"u":{"insert":{"by":7}}}}],"id":null}',
+    ],
+)
+def test_who_is_not_understood_is_left_and_asked_for_the_whole_again(
+    served: Conversation, octets: bytes
+) -> None:
+    served.watch()
+    served.answers([False, T1, {}])
+    served.do(served.session.received(octets, served.now))
+    assert "says what is not understood" in served.session.state.words
+    served.connects()
+    assert served.asked()["params"][3] == NO_TRANSACTION
+
+
+# --- transactions --------------------------------------------------------------------------------
+
+
+def test_what_was_sent_and_not_answered_is_unknown(served: Conversation) -> None:
+    served.transact(1, 50)
+    served.transact(2, 5)
+    first = served.sent[-2]["id"]
+    served.tick(5)
+    assert served.told == [WriteUnknown("sent, and not answered in time")]
+    served.says(id=served.asked()["id"], result=[{"uuid": ["uuid", T1]}, {}], error=None)
+    served.loses("has closed the connection")
+    assert served.told[1:] == [WriteUnknown("sent, and then: unix:a has closed the connection")]
+    served.connects()
+    served.says(id=first, result=[{"uuid": ["uuid", T1]}, {}], error=None)
+    assert len(served.told) == 2, "an outcome is told once"
+
+
+def test_what_was_not_sent_waits_for_a_leader_and_was_not_written() -> None:
+    conversation = Conversation()
+    conversation.transact(1, 5)
+    conversation.transact(2, 50)
+    conversation.tick()
+    conversation.loses("Connection refused")
+    conversation.tick(5)
+    words = "not sent in time: unix:a Connection refused"
+    assert conversation.told == [WriteRefused(RefusalReason.UNREACHABLE, None, words)]
+    conversation.connects()
+    assert conversation.asked()["params"][1]["row"]["number"] == 2
+    conversation.answers([{"uuid": ["uuid", T1]}, {}])
+    assert conversation.told[1:] == [Committed((1,))]
+
+
+@pytest.mark.parametrize("tag", ["cluster error", "I/O error", "canceled"])
+def test_what_the_leader_itself_does_not_know_is_unknown(served: Conversation, tag: str) -> None:
+    served.transact(1)
+    served.answers([{}, None, {"error": tag, "details": "lost leadership"}])
+    assert served.told == [WriteUnknown(f"{tag}: lost leadership")]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("permission error", RefusalReason.RIGHTS),
+        ("duplicate uuid", RefusalReason.UUID),
+        ("something new", RefusalReason.OTHER),
+    ],
+)
+def test_a_refusal_says_which_operation_and_why(
+    served: Conversation, error: str, reason: RefusalReason
+) -> None:
+    served.transact(1)
+    served.answers([{"error": error, "details": "because"}])
+    assert served.told == [WriteRefused(reason, 0, f"{error}: because")]
+    served.transact(2)
+    served.answers(None, {"error": error})
+    assert served.told[1:] == [WriteRefused(reason, None, error)]
+
+
+# --- watches -------------------------------------------------------------------------------------
+
+ROW = {"number": 1, "by": "x", "state": "laid"}
+
+
+def test_a_watch_goes_on_where_it_was(served: Conversation) -> None:
+    served.watch()
+    assert served.asked()["method"] == "monitor_cond_since"
+    assert served.asked()["params"][3] == NO_TRANSACTION
+    served.answers([False, T1, {"Change": {"u": {"initial": ROW}}}])
+    assert served.told == [WholeView({"Change": {"u": ROW}})]
+    served.says(method="update3", params=["w", T2, {"Change": {"u": {"delete": None}}}], id=None)
+    served.loses()
+    served.connects()
+    assert served.asked()["params"][3] == T2
+    served.answers([True, T2, {}])
+    assert served.told[1:] == [RowChanges((RowChange("Change", "u", ROW, None),))]
+    served.loses()
+    served.connects()
+    served.answers([True, T1, {"Change": {"v": {"insert": ROW}}}])
+    assert served.told[2:] == [RowChanges((RowChange("Change", "v", None, ROW),))]
+
+
+def test_where_the_server_has_forgotten_the_whole_comes_again(served: Conversation) -> None:
+    served.watch()
+    served.answers([False, T1, {"Change": {"u": {"initial": ROW}}}])
+    served.loses()
+    served.connects()
+    served.answers([False, T2, {"Change": {"v": {"initial": ROW}}}])
+    assert served.told[1:] == [WholeView({"Change": {"v": ROW}})]
+
+
+def test_a_late_whole_is_said_once_and_still_awaited(served: Conversation) -> None:
+    served.watch(later_s=1)
+    served.tick(1)
+    served.tick(1)
+    assert served.told == [ViewOverdue("unix:a has not answered yet")]
+    served.answers([False, T1, {}])
+    assert served.told[1:] == [WholeView({"Change": {}})]
+
+
+def test_a_watch_that_ends_is_cancelled(served: Conversation) -> None:
+    served.watch()
+    served.answers([False, T1, {}])
+    served.do(served.session.unwatch("w"))
+    assert (served.asked()["method"], served.asked()["params"]) == ("monitor_cancel", ["w"])
+    served.answers({})
+    served.says(method="update3", params=["w", T2, {"Change": {"u": {"insert": ROW}}}], id=None)
+    assert served.told == [WholeView({"Change": {}})]
+    assert served.session.state.connected
+
+
+def test_a_column_that_is_not_named_has_its_default(served: Conversation) -> None:
+    served.watch()
+    served.answers([False, T1, {"Change": {"u": {"initial": {"number": 1, "state": "laid"}}}}])
+    assert served.told == [WholeView({"Change": {"u": {**ROW, "by": ""}}})]

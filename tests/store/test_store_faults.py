@@ -1,0 +1,266 @@
+"""What the store keeps when servers are killed, hang, are not there, or are not the right ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.store.store_rig import (
+    CHANGES,
+    LONG_S,
+    OvsdbSite,
+    Viewer,
+    change,
+    free_ports,
+    joined,
+    kill,
+    needs_server,
+    numbered,
+    served,
+)
+from xenflow.store.network_store import RowChanges, ViewOverdue, WholeView
+from xenflow.store.ovsdb_store import OvsdbStore
+from xenflow.store.schema import Role
+from xenflow.store.server import StoreServer, StoreServerError
+from xenflow.store.transaction import (
+    Committed,
+    RefusalReason,
+    StoreMistakeError,
+    Update,
+    WriteOutcome,
+    WriteRefused,
+    WriteUnknown,
+)
+
+pytestmark = needs_server
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[OvsdbSite]:
+    with served(tmp_path) as site:
+        yield site
+
+
+def test_nothing_acknowledged_is_lost_and_the_watch_goes_on(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    writer = site.store()
+    view = Viewer(site.store(), CHANGES)
+    site.loop.run(partial(bool, view.events))
+    outcomes: dict[int, WriteOutcome] = {}
+
+    def answered(number: int) -> bool:
+        return len(outcomes) >= number
+
+    last = 161
+    for first in range(1, last, 40):
+        for number in range(first, first + 40):
+            writer.transact((change(number),), LONG_S, partial(outcomes.__setitem__, number))
+        site.loop.run(partial(answered, first + 20))  # in the middle of it
+        kill(server)
+        server.start()
+        site.loop.run(partial(answered, first + 39))
+    assert site.loop.ask(writer, change(last)) == Committed((1,))
+    site.loop.run(lambda: last in view.of("Change", "number"))
+    kept = set(view.of("Change", "number")) - {last}
+    assert len(kept) + 1 == len(view.rows["Change"])
+    written = {n for n, outcome in outcomes.items() if isinstance(outcome, Committed)}
+    unknown = {n for n, outcome in outcomes.items() if isinstance(outcome, WriteUnknown)}
+    assert written <= kept <= written | unknown
+    assert len(written) + len(unknown) == len(outcomes), "nothing was refused"
+    assert unknown, "no server was killed in the middle"
+    assert [type(event) for event in view.events].count(WholeView) == 1, "it was not begun anew"
+    fresh = Viewer(writer, CHANGES)
+    site.loop.run(partial(bool, fresh.events))
+    assert fresh.rows == view.rows
+
+
+def test_a_server_that_hangs_is_not_waited_for(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    store = site.store()
+    site.loop.ask(store, change(1))
+    pid = server.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    outcome = site.loop.ask(store, change(2), deadline_s=0.3)
+    late = Viewer(store, CHANGES, deadline_s=0.2)
+    assert isinstance(outcome, WriteUnknown)
+    site.loop.run(lambda: late.events)
+    assert 0.3 <= time.monotonic() - began < LONG_S
+    assert isinstance(late.events[0], ViewOverdue)
+    os.kill(pid, signal.SIGCONT)
+    site.loop.run(lambda: len(late.events) > 1)
+    site.loop.run(lambda: late.of("Change", "number") == [1, 2])  # it was written after all
+    refused = site.loop.ask(store, change(2))
+    assert isinstance(refused, WriteRefused)
+    assert refused.reason is RefusalReason.CONSTRAINT, "a number of its own makes it known"
+
+
+def test_a_silent_server_is_left(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    store = site.store(patience_s=0.5)
+    site.loop.run(lambda: store.state().connected)
+    pid = server.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    outcome = site.loop.ask(store, change(1), deadline_s=LONG_S)
+    assert outcome == WriteUnknown(f"sent, and then: {server.remote} has said nothing for 0.5 s")
+    assert not store.state().connected
+    outcome = site.loop.ask(store, change(2), deadline_s=0.2)
+    assert isinstance(outcome, WriteRefused)
+    assert outcome.reason is RefusalReason.UNREACHABLE
+    os.kill(pid, signal.SIGCONT)
+    site.loop.run(lambda: store.state().connected)
+
+
+def test_what_could_not_be_sent_was_not_written(tmp_path: Path) -> None:
+    server = StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}")
+    server.create()
+    site = OvsdbSite(server)
+    store = site.store()
+    outcome = site.loop.ask(store, change(1), deadline_s=0.1)
+    words = f"not sent in time: {server.remote} No such file or directory"
+    assert outcome == WriteRefused(RefusalReason.UNREACHABLE, None, words)
+    late = Viewer(store, CHANGES, deadline_s=0.1)
+    site.loop.run(lambda: late.events)
+    assert late.events == [ViewOverdue(f"{server.remote} No such file or directory")]
+    kept: list[WriteOutcome] = []
+    store.transact((change(2),), LONG_S, kept.append)
+    server.start()
+    site.loop.run(lambda: kept and len(late.events) > 1)
+    assert kept == [Committed((1,))]
+    assert late.of("Change", "number") == [2]
+    site.close()
+    server.stop()
+
+
+def test_the_leader_of_three_is_killed(tmp_path: Path) -> None:
+    with served(tmp_path, members=3) as site:
+        store, view = site.store(), Viewer(site.store(), CHANGES)
+        for number in (1, 3):
+            assert site.loop.ask(store, change(number)) == Committed((1,))
+            leader = store.state().leader
+            gone = next(server for server in site.servers if server.remote == leader)
+            kill(gone)
+            began = time.monotonic()
+            assert site.loop.ask(store, change(number + 1)) == Committed((1,))
+            assert time.monotonic() - began < LONG_S
+            assert store.state().leader != leader
+            site.loop.run(partial(view.has_all, "Change", number + 1))
+            gone.start()
+            site.loop.run(partial(joined, gone))
+        assert view.of("Change", "number") == [1, 2, 3, 4]
+        assert [type(event) for event in view.events].count(WholeView) == 1
+
+
+def test_a_cluster_of_one_is_joined_by_another(tmp_path: Path) -> None:
+    with served(tmp_path) as site:
+        store = site.store()
+        assert isinstance(site.loop.ask(store, change(1)), Committed)
+        first = site.servers[0]
+        second = StoreServer(tmp_path / "second", f"tcp:127.0.0.1:{free_ports(1)[0]}")
+        second.join(first.member)
+        second.start()
+        site.loop.run(lambda: joined(second))
+        client = OvsdbSite(second, first)
+        other = client.store()
+        assert isinstance(client.loop.ask(other, change(2)), Committed)
+        assert other.state().leader == first.remote, "a follower is not written to"
+        assert other.state().cluster == store.state().cluster
+        client.close()
+        second.leave()
+        second.stop()
+
+
+def test_a_server_that_is_another_or_none_is_refused(site: OvsdbSite, tmp_path: Path) -> None:
+    store = site.store()
+    site.loop.run(lambda: store.state().connected)
+    cluster = store.state().cluster
+    with served(tmp_path / "other") as other:
+        stranger = other.store(cluster=cluster)
+        other.loop.run(lambda: "belongs to cluster" in stranger.state().words)
+        assert not stranger.state().connected
+    schema = site.servers[0].folder / "XenFlow.ovsschema"
+    alone, socket = tmp_path / "alone.db", tmp_path / "alone.sock"
+    subprocess.run(["ovsdb-tool", "create", alone, schema], check=True)
+    process = subprocess.Popen(
+        ["ovsdb-server", f"--remote=punix:{socket}", f"--unixctl={tmp_path}/alone.ctl", alone],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        lone = OvsdbStore((f"unix:{socket}",), site.loop.post, Role.PLANNER)
+        expected = "is no cluster (standalone): it answers before it has written"
+        site.loop.run(lambda: lone.state().words.endswith(expected))
+        outcome = site.loop.ask(lone, change(1), deadline_s=0.1)
+        assert isinstance(outcome, WriteRefused)
+        lone.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_another_major_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("xenflow.store.schema.VERSION", (2, 0, 0))
+        server = StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}")
+        server.create()
+    server.start()
+    site = OvsdbSite(server)
+    store = site.store()
+    site.loop.run(
+        lambda: store.state().words.endswith("version 2.0.0 of the schema, and 1.x is needed")
+    )
+    site.close()
+    server.stop()
+
+
+def test_clients_reach_a_server_by_tcp(tmp_path: Path) -> None:
+    member, clients = free_ports(2)
+    server = StoreServer(tmp_path, f"tcp:127.0.0.1:{member}", (f"ptcp:{clients}:127.0.0.1",))
+    server.create()
+    server.start()
+    site = OvsdbSite(server)
+    store = OvsdbStore((f"tcp:127.0.0.1:{clients}",), site.loop.post, Role.PLANNER)
+    assert site.loop.ask(store, change(1)) == Committed((1,))
+    assert site.loop.ask(
+        store, Update("Change", numbered(1), {"by": "x" * 1_000_000})
+    ) == Committed((1,))
+    view = Viewer(store, CHANGES)
+    site.loop.run(lambda: view.events)
+    assert view.of("Change", "by") == ["x" * 1_000_000]
+    store.close()
+    server.stop()
+    for remote in ("tcp:127.0.0.1", "ssl:127.0.0.1:1", "unix:", "tcp:a:99999", ""):
+        with pytest.raises(StoreMistakeError):
+            OvsdbStore((remote,), site.loop.post, Role.PLANNER)
+
+
+def test_what_a_server_cannot_do_is_said(tmp_path: Path) -> None:
+    server = StoreServer(tmp_path, "tcp:127.0.0.1:1")
+    with pytest.raises(StoreServerError, match="ovsdb-server: "):
+        server.start()
+    server.create()
+    with pytest.raises(StoreServerError, match="ovsdb-tool: .*File exists"):
+        server.create()
+    with pytest.raises(StoreServerError, match="ovs-appctl: "):
+        server.stop()
+    assert server.pid() is None
+
+
+def test_changes_are_told_again_only_where_they_were_not(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    store, view = site.store(), Viewer(site.store(), CHANGES)
+    site.loop.ask(store, change(1, by="before"))
+    site.loop.run(lambda: view.of("Change", "number") == [1])
+    kill(server)
+    server.start()
+    site.loop.ask(store, Update("Change", numbered(1), {"by": "after"}))
+    site.loop.run(lambda: view.of("Change", "by") == ["after"])
+    assert [type(event) for event in view.events] == [WholeView, RowChanges, RowChanges]
