@@ -19,7 +19,7 @@ from xenflow.store.network_store import (
     WholeView,
     check_watch,
 )
-from xenflow.store.schema import TABLES, Role
+from xenflow.store.schema import TABLES, StoreWriter
 from xenflow.store.transaction import (
     ROW_ID,
     Committed,
@@ -73,14 +73,14 @@ class MemoryDatabase:
 class MemoryStore:
     """A `NetworkStore` on a `MemoryDatabase`."""
 
-    def __init__(self, database: MemoryDatabase, post: Post, role: Role) -> None:
-        self._database, self._post, self._role = database, post, role
+    def __init__(self, database: MemoryDatabase, post: Post, writer: StoreWriter) -> None:
+        self._database, self._post, self._writer = database, post, writer
 
     def transact(
         self, transaction: Transaction, deadline_s: float, done: Callable[[WriteOutcome], Any]
     ) -> None:
         """As `NetworkStore.transact`."""
-        check(transaction, self._role)
+        check(transaction, self._writer)
         self._post(done, self._database.transact(transaction))
 
     def watch(
@@ -100,9 +100,6 @@ class MemoryStore:
     def state(self) -> StoreState:
         """As `NetworkStore.state`."""
         return StoreState(True, "memory", "memory", "")
-
-    def close(self) -> None:
-        """As `OvsdbStore.close`."""
 
 
 @dataclass(eq=False)

@@ -26,7 +26,7 @@ from xenflow.store.network_store import (
     WholeView,
 )
 from xenflow.store.ovsdb_store import OvsdbStore
-from xenflow.store.schema import DATABASE, TABLES, Role
+from xenflow.store.schema import DATABASE, PLANNER, TABLES, Role, StoreWriter
 from xenflow.store.server import StoreServer, StoreServerError
 from xenflow.store.transaction import (
     Delete,
@@ -37,7 +37,7 @@ from xenflow.store.transaction import (
     equal,
 )
 
-LONG_S = 30.0
+LONG_S = 120.0
 """No test waits for so long unless it fails."""
 
 needs_server = pytest.mark.skipif(
@@ -103,7 +103,7 @@ class Viewer:
 
     def has_all(self, table: str, rows: int) -> bool:
         """Whether so many rows of a table are there."""
-        return len(self.rows[table]) == rows
+        return len(self.rows.get(table, ())) == rows
 
     def of(self, table: str, column: str) -> list[Any]:
         """The cells of a column, in order."""
@@ -117,8 +117,8 @@ class MemorySite:
         self.loop = Loop()
         self._database = MemoryDatabase()
 
-    def store(self, role: Role = Role.PLANNER) -> NetworkStore:
-        return MemoryStore(self._database, self.loop.post, role)
+    def store(self, writer: StoreWriter = PLANNER) -> NetworkStore:
+        return MemoryStore(self._database, self.loop.post, writer)
 
 
 class OvsdbSite:
@@ -129,9 +129,9 @@ class OvsdbSite:
         self.servers = servers
         self._stores: list[OvsdbStore] = []
 
-    def store(self, role: Role = Role.PLANNER, **options: Any) -> OvsdbStore:
+    def store(self, writer: StoreWriter = PLANNER, **options: Any) -> OvsdbStore:
         remotes = tuple(server.remote for server in self.servers)
-        store = OvsdbStore(remotes, self.loop.post, role, **options)
+        store = OvsdbStore(remotes, self.loop.post, writer, **options)
         self._stores.append(store)
         return store
 
@@ -192,9 +192,17 @@ def kill(server: StoreServer) -> None:
         time.sleep(0.01)
 
 
-def wipe(role: Role) -> Transaction:
-    """Deletes everything that a role writes."""
-    return tuple(Delete(name, ()) for name, table in TABLES.items() if table.kind.writer is role)
+CONTROLLER = StoreWriter(Role.CONTROLLER, "a")
+"""Of host a."""
+
+
+def wipe(writer: StoreWriter) -> Transaction:
+    """Deletes everything of a writer's."""
+    return tuple(
+        Delete(name, equal(**{table.own: writer.host}) if table.own else ())
+        for name, table in TABLES.items()
+        if table.kind.writer is writer.role
+    )
 
 
 # --- small rows ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from tests.store.store_rig import (
     CHANGES,
+    CONTROLLER,
     LONG_S,
     MemorySite,
     OvsdbSite,
@@ -26,7 +27,7 @@ from tests.store.store_rig import (
 )
 from xenflow.store.columns import Cell
 from xenflow.store.network_store import RowChange, RowChanges, WatchedTable, WholeView
-from xenflow.store.schema import Role
+from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.server import StoreServer
 from xenflow.store.transaction import (
     Committed,
@@ -61,8 +62,8 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
         yield MemorySite()
         return
     site = OvsdbSite(*request.getfixturevalue("one_server"))
-    for role in Role:
-        assert isinstance(site.loop.ask(site.store(role), *wipe(role)), Committed)
+    for writer in (PLANNER, CONTROLLER):
+        assert isinstance(site.loop.ask(site.store(writer), *wipe(writer)), Committed)
     yield site
     site.close()
 
@@ -134,7 +135,7 @@ def test_there_is_one_global_row(site: Site) -> None:
 def test_an_insert_that_is_sent_twice_is_refused(site: Site) -> None:
     store, ask = site.store(), site.loop.ask
     row = Insert("Placement", {"host": "a", "element": "vr1"})
-    controller = site.store(Role.CONTROLLER)
+    controller = site.store(CONTROLLER)
     assert ask(controller, row) == Committed((1,))
     assert refused(ask(controller, row), RefusalReason.UUID, 0)
     one = change(1)
@@ -188,10 +189,31 @@ def test_what_does_not_fit_the_schema_is_our_own_mistake(site: Site) -> None:
         with pytest.raises(StoreMistakeError):
             store.watch((watched,), LONG_S, print)
     with pytest.raises(StoreMistakeError, match="Change is written by a planner, not a controller"):
-        site.store(Role.CONTROLLER).transact((change(7),), LONG_S, print)
+        site.store(CONTROLLER).transact((change(7),), LONG_S, print)
     view = Viewer(store, CHANGES)
     site.loop.run(lambda: view.events)
     assert view.rows == {"Change": {}}
+
+
+def test_a_controller_writes_what_its_host_has_observed(site: Site) -> None:
+    ask, own, other = site.loop.ask, site.store(CONTROLLER), StoreWriter(Role.CONTROLLER, "b")
+    row: dict[str, Cell] = {"host": "a", "element": "vr1"}
+    mine = equal(host="a")
+    assert ask(own, Insert("Placement", row)) == Committed((1,))
+    assert ask(own, Update("Placement", mine, {"version": 1})) == Committed((1,))
+    for operation in (
+        Insert("Placement", {"element": "vr2"}),
+        Insert("Placement", {**row, "host": "b"}),
+        Update("Placement", (), {"version": 1}),
+        Update("Placement", equal(host="b"), {"version": 1}),
+        Update("Placement", mine, {"host": "b"}),
+        Delete("Placement", equal(element="vr1")),
+    ):
+        with pytest.raises(StoreMistakeError):
+            own.transact((operation,), LONG_S, print)
+    with pytest.raises(StoreMistakeError, match="only rows whose host is b can be meant"):
+        site.store(other).transact((Delete("Placement", mine),), LONG_S, print)
+    assert ask(own, Delete("Placement", (*mine, *equal(element="vr1")))) == Committed((1,))
 
 
 # --- watches -------------------------------------------------------------------------------------

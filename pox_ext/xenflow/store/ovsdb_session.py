@@ -44,8 +44,8 @@ from xenflow.store.transaction import (
 PATIENCE_S = 15.0
 """How long a server may say nothing at all.  Two hundred hosts that come at once keep its one
 thread busy for some 9 s."""
-QUIET_S = 5.0
-"""After so long without a word it is asked for one (`echo`, RFC 7047, 4.1.11)."""
+PROBES = 3
+"""How often in that time it is asked for a word (`echo`, RFC 7047, 4.1.11)."""
 FIRST_REST_S = 0.05
 LONGEST_REST_S = 1.0
 """Between two rounds over all servers, doubling from the first to the longest."""
@@ -121,6 +121,7 @@ class OvsdbSession:
     def __init__(self, remotes: tuple[str, ...], cluster: str, patience_s: float = PATIENCE_S):
         self._remotes = remotes
         self._patience_s = patience_s
+        self._quiet_s = patience_s / PROBES
         self._cluster = cluster
         self._ids = count(1)
         self._turn = 0
@@ -223,7 +224,7 @@ class OvsdbSession:
                 self._effects.append(Dial(self._remotes[self._turn]))
         elif now >= self._heard + self._patience_s:
             self._hang_up(now, f"has said nothing for {self._patience_s:g} s")
-        elif self._phase is SessionPhase.SERVED and now >= self._spoken + QUIET_S:
+        elif self._phase is SessionPhase.SERVED and now >= self._spoken + self._quiet_s:
             self._spoken = now
             self._request("echo", [])
         return self._take()
@@ -237,7 +238,7 @@ class OvsdbSession:
         else:
             times.append(self._heard + self._patience_s)
             if self._phase is SessionPhase.SERVED:
-                times.append(self._spoken + QUIET_S)
+                times.append(self._spoken + self._quiet_s)
         return min(times)
 
     # --- messages ----------------------------------------------------------------------------
@@ -308,7 +309,7 @@ class OvsdbSession:
     def _fault(self, row: dict[str, Any]) -> str:
         """Why a server cannot be used; empty where it can."""
         if row["model"] != "clustered":
-            return f"is no cluster ({row['model']}): it answers before it has written"
+            return f"is no member of a cluster ({row['model']})"
         if not row["connected"]:
             return "is not connected to its cluster"
         cluster = row["cid"][1]

@@ -1,4 +1,4 @@
-"""The store over a network: a thread that does what the session with its servers says.
+"""The store on OVSDB's servers: a thread that does what the session with them says.
 
 The thread owns the socket, so that a server that hangs, or a first view of megabytes, never holds
 the program's own loop up; whatever it has to say goes to that loop by `post`.
@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 from xenflow.store.network_store import (
@@ -35,7 +36,7 @@ from xenflow.store.ovsdb_session import (
     SendOctets,
     Tell,
 )
-from xenflow.store.schema import Role
+from xenflow.store.schema import StoreWriter
 from xenflow.store.transaction import StoreMistakeError, Transaction, WriteOutcome, check
 
 log = logging.getLogger("xenflow.store")
@@ -48,7 +49,7 @@ class OvsdbStore:
     """A `NetworkStore` on the servers at `remotes` (`unix:PATH`, `tcp:ADDRESS:PORT`).
 
     post        hands a value over to the program's loop
-    role        who writes: what another role writes is refused as a mistake
+    writer      who writes: what is another's is refused as a mistake
     cluster     the only cluster to use; empty: the first that is met
     patience_s  how long a server may be silent before another is tried
     """
@@ -57,14 +58,14 @@ class OvsdbStore:
         self,
         remotes: tuple[str, ...],
         post: Post,
-        role: Role,
+        writer: StoreWriter,
         cluster: str = "",
         patience_s: float = PATIENCE_S,
     ) -> None:
         for remote in remotes:
             _address(remote)
         self._post = post
-        self._role = role
+        self._writer = writer
         self._session = OvsdbSession(remotes, cluster, patience_s)
         self._state = self._session.state
         self._asked: deque[Callable[[], list[Effect]]] = deque()
@@ -83,7 +84,7 @@ class OvsdbStore:
         self, transaction: Transaction, deadline_s: float, done: Callable[[WriteOutcome], Any]
     ) -> None:
         """As `NetworkStore.transact`."""
-        check(transaction, self._role)
+        check(transaction, self._writer)
         until = time.monotonic() + deadline_s
         self._ask(lambda: self._session.transact(transaction, until, done))
 
@@ -136,9 +137,10 @@ class OvsdbStore:
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception:
+        except Exception as error:
             log.exception("the store's thread has ended")
-            self._state = replace(self._state, connected=False, leader="", words="its thread ended")
+            words = f"its thread has ended: {error!r}"
+            self._state = replace(self._state, connected=False, leader="", words=words)
         self._hang_up()
         for one in (self._selector, self._woken, self._waker):
             one.close()
@@ -147,7 +149,7 @@ class OvsdbStore:
         while not self._ending:
             self._do(self._session.tick(time.monotonic()))
             wait_s = max(0.0, self._session.wake_at() - time.monotonic())
-            for key, events in self._selector.select(None if wait_s == float("inf") else wait_s):
+            for key, events in self._selector.select(wait_s):
                 if key.fileobj is self._woken:
                     self._woken.recv(PIECE)
                 elif key.fileobj is self._socket:
@@ -157,20 +159,20 @@ class OvsdbStore:
 
     def _do(self, effects: list[Effect]) -> None:
         state = self._session.state
-        if state != self._state:
-            self._state = state
+        if state.connected != self._state.connected:
             log.info("%s", state.words or f"{state.leader} leads cluster {state.cluster}")
+        self._state = state
         for effect in effects:
             match effect:
                 case Dial(remote):
                     self._dial(remote)
                 case SendOctets(octets):
                     self._unsent += octets
-                    self._flush()
                 case HangUp():
                     self._hang_up()
                 case Tell(call, value):
                     self._post(call, value)
+        self._flush()
 
     def _dial(self, remote: str) -> None:
         family, address = _address(remote)
@@ -211,7 +213,7 @@ class OvsdbStore:
 
     def _flush(self) -> None:
         """Send as much as the socket takes; the rest when it takes more."""
-        if self._socket is None:
+        if self._socket is None or not self._connected:
             return
         try:
             while self._unsent:
@@ -248,8 +250,9 @@ def _address(remote: str) -> tuple[socket.AddressFamily, Any]:
     if kind == "unix" and rest:
         return socket.AF_UNIX, rest
     host, _, port = rest.rpartition(":")
-    if kind == "tcp" and host and port.isdecimal() and int(port) < 1 << 16:
-        bare = host.removeprefix("[").removesuffix("]")
-        family = socket.AF_INET6 if bare != host else socket.AF_INET
-        return family, (bare, int(port))
+    bare = host.removeprefix("[").removesuffix("]")
+    with contextlib.suppress(ValueError):
+        version = ip_address(bare).version
+        if kind == "tcp" and (version == 6) == (bare != host) and 0 < int(port) < 1 << 16:
+            return (socket.AF_INET6 if version == 6 else socket.AF_INET), (bare, int(port))
     raise StoreMistakeError(f"{remote}: expected unix:PATH or tcp:ADDRESS:PORT")

@@ -33,6 +33,17 @@ class Role(Enum):
     CONTROLLER = "controller"
 
 
+@dataclass(frozen=True, slots=True)
+class StoreWriter:
+    """A process that writes to the store; `host`: of a controller, the host that it speaks for."""
+
+    role: Role
+    host: str = ""
+
+
+PLANNER = StoreWriter(Role.PLANNER)
+
+
 class TableKind(Enum):
     """What a table's rows are, and so who writes them."""
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from xenflow.store.columns import Atom, Cell, Column
-from xenflow.store.schema import TABLES, Role
+from xenflow.store.schema import TABLES, StoreWriter
 
 StoreRow = Mapping[str, Cell]
 """Cells by the names of their columns; it cannot be written to."""
@@ -166,15 +166,13 @@ class WriteUnknown:
 WriteOutcome = Committed | WriteRefused | WriteUnknown
 
 
-def check(transaction: Iterable[Operation], role: Role) -> None:
-    """Raises StoreMistakeError where a transaction does not fit the schema, or writes a table that
-    the role does not write."""
+def check(transaction: Iterable[Operation], writer: StoreWriter) -> None:
+    """Raises StoreMistakeError where a transaction does not fit the schema, or writes what is not
+    the writer's: a table of another role, or rows that another host has observed."""
     for operation in transaction:
         columns = columns_of(operation.table)
         if not isinstance(operation, Wait):
-            writer = TABLES[operation.table].kind.writer
-            if role is not writer:
-                _mistake(f"{operation.table} is written by a {writer.value}, not a {role.value}")
+            _check_writer(operation, writer)
         if isinstance(operation, Insert):
             _check_row(operation.table, operation.row)
             _check_cell(operation.table, ROW_ID, operation.uuid)
@@ -227,6 +225,22 @@ def column_of(table: str, name: str) -> Column:
 
 
 _ROW_IDS = Column(Atom.ROW, "the row's UUID")
+
+
+def _check_writer(operation: Insert | Update | Delete, writer: StoreWriter) -> None:
+    table = TABLES[operation.table]
+    role = table.kind.writer
+    if writer.role is not role:
+        _mistake(f"{operation.table} is written by a {role.value}, not a {writer.role.value}")
+    if not table.own:
+        return
+    (own,) = equal(**{table.own: writer.host})
+    if not isinstance(operation, Insert) and own not in operation.where:
+        _mistake(f"{operation.table}: only rows whose {table.own} is {writer.host} can be meant")
+    if not isinstance(operation, Delete):
+        written = operation.row.get(table.own, "" if isinstance(operation, Insert) else writer.host)
+        if written != writer.host:
+            _mistake(f"{operation.table}: {table.own} cannot be {written!r}: {writer.host} writes")
 
 
 def _check_row(table: str, row: StoreRow) -> None:
