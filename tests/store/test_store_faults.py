@@ -256,6 +256,8 @@ def test_clients_reach_a_server_by_tcp(tmp_path: Path) -> None:
     store.close()
     server.stop()
     wrong = ("", "unix:", "ssl:127.0.0.1:1", "tcp:127.0.0.1", "tcp:127.0.0.1:0", "tcp:a:1")
+    with pytest.raises(StoreMistakeError):
+        OvsdbStore((), site.loop.post, PLANNER)
     for remote in (*wrong, "tcp:::1:1"):
         with pytest.raises(StoreMistakeError):
             OvsdbStore((remote,), site.loop.post, PLANNER)
@@ -271,6 +273,15 @@ def test_what_a_server_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreServerError, match="ovs-appctl: "):
         server.stop()
     assert server.pid() is None
+
+
+def test_a_server_is_not_started_twice(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    pid = server.pid()
+    with pytest.raises(StoreServerError, match="already running"):
+        server.start()
+    assert server.pid() == pid
+    assert site.loop.ask(site.store(), change(1)) == Committed((1,))
 
 
 def test_what_changed_while_the_server_was_away_is_a_change(site: OvsdbSite) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import count
 from typing import Any
 
 from xenflow.store.network_store import (
@@ -52,6 +53,8 @@ class OvsdbStore:
     writer      who writes: what is another's is refused as a mistake
     cluster     the only cluster to use; empty: the first that is met
     patience_s  how long a server may be silent before another is tried
+
+    Raises StoreMistakeError where no server, or something else, is named.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class OvsdbStore:
         cluster: str = "",
         patience_s: float = PATIENCE_S,
     ) -> None:
+        if not remotes:
+            raise StoreMistakeError("no server is named")
         for remote in remotes:
             _address(remote)
         self._post = post
@@ -69,7 +74,7 @@ class OvsdbStore:
         self._session = OvsdbSession(remotes, cluster, patience_s)
         self._state = self._session.state
         self._asked: deque[Callable[[], list[Effect]]] = deque()
-        self._names = 0
+        self._numbers = count(1)
         self._ending = False
         self._selector = selectors.DefaultSelector()
         self._woken, self._waker = socket.socketpair()
@@ -97,8 +102,7 @@ class OvsdbStore:
         """As `NetworkStore.watch`."""
         check_watch(tables)
         due = time.monotonic() + deadline_s
-        self._names += 1
-        name = f"watch {self._names}"
+        name = f"watch {next(self._numbers)}"
         ended = threading.Event()
 
         def tell(event: WatchEvent) -> None:
