@@ -176,6 +176,15 @@ def test_an_unknown_outcome_is_looked_at_and_not_repeated() -> None:
     assert contender.holds(TTL_S + 9.4)
 
 
+def test_it_is_held_from_when_the_beat_was_sent() -> None:
+    contender = LeaseContender("planner", "me", TTL_S)
+    contender.row_is(None, 0)
+    contender.turn(0)
+    contender.answered(Committed((1,)), TTL_S - 0.2)
+    assert contender.holds(TTL_S - 0.1)
+    assert not contender.holds(TTL_S), "a contender may have seen it as soon as it was sent"
+
+
 def test_a_watch_that_is_behind_takes_nothing_back() -> None:
     contender = LeaseContender("planner", "me", TTL_S)
     contender.row_is(None, 0)

@@ -320,6 +320,18 @@ def test_a_late_whole_is_said_once_and_still_awaited(served: Conversation) -> No
     assert served.told == [ViewOverdue("unix:a has not answered yet")]
     served.answers([False, T1, {}])
     assert served.told[1:] == [WholeView({"Change": {}})]
+    served.watch("other", later_s=1)
+    served.answers([False, T1, {}])
+    served.tick(1)
+    assert len(served.told) == 3, "what has come is not late"
+
+
+def test_what_is_as_it_was_is_not_told(served: Conversation) -> None:
+    served.watch()
+    served.answers([False, T1, {"Change": {"u": {"initial": ROW}}}])
+    same = {"Change": {"u": {"modify": {"by": "x"}}}}
+    served.says(method="update3", params=["w", T2, same], id=None)
+    assert len(served.told) == 1
 
 
 def test_a_watch_that_ends_is_cancelled(served: Conversation) -> None:
