@@ -225,13 +225,14 @@ class RouterNamespaces:
         before = wire.heard(router)
         # The controller gives none of its vifs anything until all of its wires are joined.
         told = self._say(router, host, suspended=True)
+        # Before anything comes: a station may say its new MAC address.
+        thaw_neighbours(PREFIX + router.name)
         wire.join(self.lab, router, host)
         if told:
             self._say(router, host, suspended=False)
         time.sleep(THAW_S)
         if time.monotonic() - self._stopped.pop(router.name, 0.0) > LONG_S:
             self._await_held(router, before)
-        thaw_neighbours(PREFIX + router.name)
         continue_all(PREFIX + router.name)
         if announce:
             wire.announce(self.lab, router)

@@ -418,7 +418,7 @@ def _judge(
             f"no controller knows {router.name}: do all have this network file, and were they "
             "restarted since it has the router?"
         )
-    held = mig.under_way(max(busy, key=lambda row: row["ends_s"])) if busy else ""
+    held = mig.under_way(max(busy, key=lambda row: row.get("ends_s", 0.0))) if busy else ""
     newest = max(told.values(), key=lambda p: p.version)
     others = [
         p for p in mig.unfinished(told).values() if replace(p, version=newest.version) != newest

@@ -56,7 +56,7 @@ RULES: tuple[dict[str, Any], ...] = (
 
 
 def network(dice: Random) -> Network:
-    """Hosts and plain switches, all joined, with links and routers."""
+    """Hosts and plain switches, nearly all joined, with links and routers."""
     hosts = [f"h{n}" for n in range(dice.randint(1, 4))]
     names = hosts + [f"p{n}" for n in range(dice.randint(0, 3))]
     dice.shuffle(names)
@@ -81,6 +81,8 @@ def network(dice: Random) -> Network:
         )
         routers[f"r{n}"] = Router(f"r{n}", n, dice.choice(hosts), f"r{n}.9", interfaces)
     datapaths = {name: _datapath(dice, name, n) for n, name in enumerate(names, 1)}
+    if len(hosts) == 2:  # a switch that no link reaches
+        datapaths["p9"] = Datapath("p9", DatapathKind.PLAIN, 99, "c", other="normal")
     return lay(Network("random", {}, datapaths, cables, links, routers))
 
 

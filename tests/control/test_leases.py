@@ -8,6 +8,7 @@ import time
 import pytest
 
 from xenflow.control.leases import Leases, LockedError
+from xenflow.plan.migration import under_way
 
 MOVE = {"migration": {"from": "host-a", "to": "host-b", "mode": "report"}}
 
@@ -49,9 +50,18 @@ def test_one_whose_owner_was_killed_is_not_only_called_under_way(
         "a migration of vr1 from host-a to host-b (report) is under way, for 12 s now, by me, "
         "heard of 8 s ago: wait for it, or end it there; if it was killed, ask again in 3 s"
     )
-    leases.give_back("vr1", "me", unfinished=True)
+    leases.note("vr1", "me", 60.0, None)
     now = 120.0
-    assert [(row["heard_s"], row["ends_s"]) for row in leases.rows()] == [(7.5, 0.0)]
+    assert [(row["heard_s"], row["ends_s"]) for row in leases.rows()] == [(7.5, 52.5)]
+    leases.give_back("vr1", "me", unfinished=True)
+    now = 121.0
+    assert [(row["heard_s"], row["ends_s"]) for row in leases.rows()] == [(1.0, 0.0)]
+
+
+def test_the_release_before_does_not_say_when_it_heard_of_an_owner() -> None:
+    assert under_way({"router": "vr1", "owner": "me"}) == (
+        "a migration of vr1 is under way, for 0 s now, by me: wait for it, or end it there"
+    )
 
 
 def test_one_that_nobody_took_over_is_its_owners_still() -> None:

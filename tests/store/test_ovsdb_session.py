@@ -208,6 +208,7 @@ def test_a_server_is_answered_its_echo(served: Conversation) -> None:
         b"{}",
         b'{"method":"steal","params":[],"id":null}',
         b'{"method":"update3","params":["w"],"id":null}',
+        b'{"method":' + 100_000 * b"[",
         b'{"method":"update3","params":["w","t",{"Change":{"u":{"modify":{}}}}],"id":null}',
         b'{"method":"update3","params":["w","t",{"Change":{"u":{"insert":{"by":7}}}}],"id":null}',
     ],

@@ -170,6 +170,7 @@ def test_what_does_not_fit_the_schema_is_our_own_mistake(site: Site) -> None:
         Insert("Change", {"number": 1}),
         Insert("Change", {"number": 1, "state": "wanted", "what": ""}),
         Insert("Change", {"number": 1, "state": "wanted"}, uuid="one"),
+        Insert("Change", {"number": 1, "state": "wanted", "by": "no UTF-8: \ud800"}),
         Insert("Laid_Link", {"name": "l", "id": 1, "at": "a"}),
         Insert("Switch", {"name": "s", **{"host": None}}),
         Insert("Switch_State", {"switch": "s"}),

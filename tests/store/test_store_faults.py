@@ -159,6 +159,17 @@ def test_what_could_not_be_sent_was_not_written(tmp_path: Path) -> None:
     server.stop()
 
 
+def test_a_remote_that_cannot_be_dialled_ends_nothing(tmp_path: Path) -> None:
+    """A socket's path has at most 107 octets (unix(7))."""
+    site = OvsdbSite(StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}"))
+    store = OvsdbStore((f"unix:{tmp_path}/{'deep' * 30}",), site.loop.post, PLANNER)
+    outcome = site.loop.ask(store, change(1), deadline_s=0.1)
+    assert isinstance(outcome, WriteRefused)
+    assert outcome.words.endswith("AF_UNIX path too long")
+    store.close()
+    site.close()
+
+
 def test_the_leader_of_three_is_killed(tmp_path: Path) -> None:
     with served(tmp_path, members=3) as site:
         store, view = site.store(), Viewer(site.store(), CHANGES)

@@ -11,8 +11,10 @@ import pytest
 
 from tests.written_switch import WrittenSwitch, bound
 from xenflow.control.rule_table import RuleTable
+from xenflow.model.difference import compare
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, Placement, at_home
+from xenflow.model.succession import changed_with
 from xenflow.openflow import flow as f
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
@@ -395,6 +397,28 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     assert repeated(moved, 1142.0) == 1, "it has been heard"
     host.says(lonely)
     assert repeated(moved, 1154.0) == 0, "this would end the adjacency"
+
+
+def test_what_is_of_a_link_that_the_router_has_left_is_forgotten(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload takes its left interface away: neither is its hello said there any more, nor is a
+    frame of that link held for it, of which nobody knew where it should go."""
+    host.migrating = True
+    hello = ospf_hello(0x0A000102)
+    host.says(hello)
+    host.switch.ports.suspended_are(VIFS)
+    host.comes(NEIGHBOUR_HELLO)
+    assert host.held() == [NEIGHBOUR_HELLO]
+    sent: list[bytes] = []
+    monkeypatch.setattr(host.wire, "send", sent.append)
+    before = host.table.network
+    router = before.routers["vr1"]
+    after = changed_with(before, routers={"vr1": replace(router, interfaces=router.interfaces[1:])})
+    host.table.packets.network_is(after, compare(before, after).routers)
+    host.table.tick(time.monotonic() + 11)
+    assert not any(hello in data for data in sent)
+    assert host.held() == []
 
 
 def test_what_was_said_before_native_mode_is_not_repeated_after_it(

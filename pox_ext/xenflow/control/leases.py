@@ -104,7 +104,7 @@ class Leases:
                 lease.before = None
             log.info("%s: %s begins %s", router, owner, purpose(router, entry))
             lease = self._leases[router] = Lease(owner, now, now, lease_s, before=lease)
-        lease.until = now + lease_s
+        lease.lease_s, lease.until = lease_s, now + lease_s
         if entry is not None:
             lease.journal.append(entry)
         return {"left": left, "instance": self.instance}
@@ -123,7 +123,8 @@ class Leases:
             return {"journal": journal, "under_way": under_way, "instance": self.instance}
         self.check(router, owner)
         assert lease is not None
-        lease.until = time.monotonic() + (lease_s or lease.lease_s)
+        lease.lease_s = lease_s or lease.lease_s
+        lease.until = time.monotonic() + lease.lease_s
         if entry is not None:
             lease.journal.append(entry)
         return {}

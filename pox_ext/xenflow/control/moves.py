@@ -111,7 +111,8 @@ class Moves:
         switch = self._named.switch(arguments["datapath"], connected=False)
         state = self._table.state(router.name)
         if state is None or not switch.live or not switch.forwards(router.name):
-            return {"ready": False, "seq": None, "routes": 0, "in_force": False, "problems": []}
+            none = {"seq": None, "epoch": None, "routes": 0}
+            return {"ready": False, "in_force": False, "problems": [], **none}
         # What comes after the question is not proven with it.
         asked_of = {"seq": state.seq, "epoch": state.epoch, "routes": len(state.routes4)}
         switch.promises.in_force(

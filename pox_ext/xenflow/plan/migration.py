@@ -414,11 +414,13 @@ def purpose(router: str, entry: Any) -> str:
 def under_way(row: Mapping[str, Any]) -> str:
     """That a migration goes on just now, since when and by whom, in words; or its owner was killed,
     which its lease outlasts.  `row` is one of `migrations` in the answer to `status`."""
-    what = purpose(row["router"], next(iter(row["journal"]), None))
+    what = purpose(row["router"], next(iter(row.get("journal") or ()), None))
+    said = f"{what} is under way, for {row.get('since_s', 0.0):.0f} s now, by {row['owner']}"
+    if "heard_s" not in row:  # a controller of the release before
+        return f"{said}: wait for it, or end it there"
     return (
-        f"{what} is under way, for {row['since_s']:.0f} s now, by {row['owner']}, heard of "
-        f"{row['heard_s']:.0f} s ago: wait for it, or end it there; if it was killed, ask again in "
-        f"{ceil(row['ends_s'])} s"
+        f"{said}, heard of {row['heard_s']:.0f} s ago: wait for it, or end it there; if it was "
+        f"killed, ask again in {ceil(row['ends_s'])} s"
     )
 
 

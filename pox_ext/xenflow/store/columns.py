@@ -30,8 +30,13 @@ class Atom(Enum):
     ROW = "uuid"
 
 
+def _can_be_sent(value: str) -> bool:
+    """Whether a text has UTF-8, and no NUL, which a server does not take."""
+    return "\0" not in value and not any("\ud800" <= each <= "\udfff" for each in value)
+
+
 _IS: dict[Atom, Callable[[Any], bool]] = {
-    Atom.TEXT: lambda value: isinstance(value, str) and "\0" not in value,
+    Atom.TEXT: lambda value: isinstance(value, str) and _can_be_sent(value),
     Atom.WHOLE: lambda value: type(value) is int and -HIGHEST - 1 <= value <= HIGHEST,
     Atom.FLAG: lambda value: isinstance(value, bool),
     Atom.ROW: lambda value: isinstance(value, str) and bool(UUID.fullmatch(value)),

@@ -203,7 +203,7 @@ class OvsdbSession:
                 if self._phase is SessionPhase.RESTING:
                     break  # it was left because of what it said before
                 self._take_in(message, now)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             for watch in self._watches.values():  # a change may be half taken in
                 watch.seen = NO_TRANSACTION
             self._hang_up(now, f"says what is not understood: {error}")

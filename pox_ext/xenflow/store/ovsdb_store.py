@@ -180,11 +180,15 @@ class OvsdbStore:
 
     def _dial(self, remote: str) -> None:
         family, address = _address(remote)
-        self._socket = socket.socket(family)
-        self._socket.setblocking(False)
-        if family != socket.AF_UNIX:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error = self._socket.connect_ex(address)
+        try:
+            self._socket = socket.socket(family)
+            self._socket.setblocking(False)
+            if family != socket.AF_UNIX:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            error = self._socket.connect_ex(address)
+        except OSError as refused:  # no descriptor, no such family, a path that is too long
+            self._lost(refused.strerror or str(refused))
+            return
         if error not in (0, errno.EINPROGRESS):
             self._lost(os.strerror(error))
             return

@@ -23,6 +23,9 @@ def plain_switch_of(site: Site, link: Link) -> Iterator[Flow]:
     if site.native(link):
         yield from bridged(site, link)
         return
+    ways = [*ways_in(site, link)]
+    if not ways:  # the link may not reach this switch at all
+        return
     known = dict(stations(site, link))
     router_of: dict[int, int] = {}
     for router, interface in site.network.members(link.name):
@@ -31,7 +34,7 @@ def plain_switch_of(site: Site, link: Link) -> Iterator[Flow]:
             known[interface.mac] = port_to(site, link, placement.leads(link.name))
             router_of[interface.mac] = router.id
             yield from detours(site, link, router, interface)
-    for port, tag in ways_in(site, link):
+    for port, tag in ways:
         came: dict[str, Tag] = {"in_port": port, "vlan_tci": tag}
         for mac, out in known.items():
             frame = match(**came, dl_dst=mac)

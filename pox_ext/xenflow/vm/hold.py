@@ -149,6 +149,13 @@ class Held:
         self._remain([one for one in self.frames if id(one) not in gone])
         self.delivered += len(frames)
 
+    def links_are(self, links: set[int]) -> None:
+        """Its router is on these links, by their ids, and on no others any more."""
+        kept = [one for one in self.frames if one.link in links]
+        self.dropped += len(self.frames) - len(kept)
+        self._remain(kept)
+        self._recent = deque(one for one in self._recent if one.link in links)
+
     def passed_on(self, link: int, upto: int) -> None:
         """Another host's controller has delivered those of a link with numbers up to `upto`."""
         self.sent([one for one in self.frames if one.link == link and one.number <= upto])

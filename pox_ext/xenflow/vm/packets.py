@@ -81,6 +81,11 @@ class VmPackets:
         for name in routers.removed:
             self.held.pop(name, None)
             self.sessions.pop(name, None)
+        for name in (*routers.removed, *routers.changed):  # a link may be theirs no more
+            self._hellos.forget(name)
+        for name in routers.changed:
+            interfaces = network.routers[name].interfaces
+            self.held[name].links_are({network.links[i.link].id for i in interfaces})
         for name in routers.added:
             self.held[name], self.sessions[name] = Held(), Sessions()
 
