@@ -1,7 +1,7 @@
 """The network file: good ones are read, and of bad ones every mistake is reported with its line.
 
-`errors/*.toml` each have an expected message in the .txt beside them; `XENFLOW_UPDATE=1 pytest`
-writes those anew, to be read by a person.
+`network_file_errors/*.toml` each have an expected message in the .txt beside them;
+`XENFLOW_UPDATE=1 pytest` writes those anew, to be read by a person.
 """
 
 from __future__ import annotations
