@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import combinations, permutations
 from random import Random
-from typing import Any
+from typing import Any, assert_never
 
 import pytest
 
@@ -89,6 +89,14 @@ def after(now: WholeNetwork, router: str, effect: fx.Effect) -> WholeNetwork:
             return moved(now, router, host, runs=True)
         case fx.AwaitReady(host):
             then.known[router].add(host)
+        case fx.Mirror() | fx.Unmirror() | fx.CopyFlows():
+            pass  # what a host knows counts from AwaitReady on
+        case fx.EndMove():
+            pass  # the VM has been put back before an undo begins
+        case fx.AwaitVifs() | fx.Release() | fx.Drain():
+            pass  # a wait, or packets that were held
+        case _:
+            assert_never(effect)
     return then
 
 
