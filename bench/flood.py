@@ -37,9 +37,9 @@ from bench.packet_in import PORTS, ROUTES, asked, frames, routed_targets
 from bench.results import Found, Row, percentile
 from bench.route_speed import router_state
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 
 FLOODED, CALM = 1, 2
 BLOCKS = 5

@@ -40,7 +40,7 @@ from bench.virtual_router import Running
 from xenflow.openflow import build
 from xenflow.openflow.flow import match
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.sender import snapshot_messages
 from xenflow.tables.layout import Reg, Up
 
 PEER_PORT = 6653

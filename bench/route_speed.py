@@ -41,8 +41,8 @@ from bench.raw_controller import RawController, in_chunks
 from bench.results import Found, Row
 from bench.virtual_router import VirtualRouter
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import NO_POLICY, RouterState
+from xenflow.routes.sender import snapshot_messages
 from xenflow.tables import cookies, layout
 from xenflow.tables.routes import RoutePacker
 

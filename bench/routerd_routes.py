@@ -23,9 +23,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "pox_ext")]
 
 from routerd import rtnetlink as rt  # noqa: E402
 from routerd.daemon import Kernel  # noqa: E402
-from xenflow.routes.feed import Feed, Sender, snapshot_messages  # noqa: E402
+from xenflow.routes.feed import Feed  # noqa: E402
 from xenflow.routes.messages import parse  # noqa: E402
 from xenflow.routes.router_state import RouterState  # noqa: E402
+from xenflow.routes.sender import Sender, snapshot_messages  # noqa: E402
 
 REPEAT = 5
 

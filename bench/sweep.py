@@ -27,9 +27,9 @@ from bench.raw_controller import RawController, in_chunks
 from bench.results import percentile
 from bench.route_speed import prepacked, router_state
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 
 FIGURES = ROOT / "docs" / "figures"
 TABLES = (1_000, 10_000, 100_000, 1_000_000)

@@ -32,9 +32,9 @@ from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
 from routerd.rule_table_link import ConnectionEvent, RuleTableLink, hasten_discovery
 from routerd.telling import connected_links
-from xenflow.routes.feed import Effects, Sender, SenderState
 from xenflow.routes.messages import MessageError, Section
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import Effects, Sender, SenderState
 
 COALESCE_S = 0.004
 FIRST_S = 0.02

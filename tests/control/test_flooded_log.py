@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.written_switch import PlayedHost
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 from xenflow.switch.problems import LINES
 
 

@@ -14,7 +14,7 @@ from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
 from xenflow.model.placement import Placement
-from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.sender import snapshot_messages
 from xenflow.store import network_file
 from xenflow.tables import layout
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.written_switch import ROOT, bound
 from xenflow.control.rule_table import RuleTable
-from xenflow.routes.feed import Effects, Sender
+from xenflow.routes.sender import Effects, Sender
 from xenflow.store.network_file import load
 from xenflow.switch.clock import Clock
 

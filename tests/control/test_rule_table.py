@@ -19,8 +19,8 @@ from xenflow.model import management as mg
 from xenflow.model.network import Router
 from xenflow.model.placement import Placement, at_home, to_json
 from xenflow.plan.search import PATIENCE_S
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 from xenflow.store import network_file
 from xenflow.store.state_file import NAME
 from xenflow.switch.clock import Clock

@@ -25,7 +25,7 @@ from xenflow.model.management import ManagementError
 from xenflow.model.placement import Mode, Placement
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import mac_text
-from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.sender import snapshot_messages
 from xenflow.store.network_file import load_with_lab
 from xenflow.tables import layout
 

@@ -20,9 +20,9 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 from xenflow.store.network_file import load
 from xenflow.switch.clock import Clock
 

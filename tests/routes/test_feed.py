@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from xenflow.routes import messages as m
-from xenflow.routes.feed import Bucket, Feed, Phase, Rates, Sender, SenderState, snapshot_messages
+from xenflow.routes.feed import Bucket, Feed, Phase, Rates
 from xenflow.routes.messages import (
     Header,
     NextHop,
@@ -20,6 +20,7 @@ from xenflow.routes.messages import (
     pack,
 )
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import Sender, SenderState, snapshot_messages
 
 
 def via(id_, mac=0):

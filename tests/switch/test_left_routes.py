@@ -14,9 +14,9 @@ from tests.control.test_change import CAMPUS, HOST, Host
 from xenflow.model.network import Network
 from xenflow.model.placement import Placement
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import NextHopType, Op, RouteMessageType, Section, SectionKind
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 from xenflow.store.laying import lay
 from xenflow.switch import writer as writers
 from xenflow.switch.jobs import Job

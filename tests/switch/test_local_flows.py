@@ -26,8 +26,8 @@ from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.model.succession import changed_with
 from xenflow.openflow.flow import text
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import Op, Section
+from xenflow.routes.sender import snapshot_messages
 from xenflow.switch.rules import Rules
 from xenflow.tables import cookies, layout
 from xenflow.tables.next_hops import next_hop_flows

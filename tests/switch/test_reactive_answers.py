@@ -26,9 +26,9 @@ from xenflow.openflow import packet as pk
 from xenflow.openflow.flow import prefix_mask
 from xenflow.openflow.nxm import parse_actions
 from xenflow.routes import messages as m
-from xenflow.routes.feed import snapshot_messages
 from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 from xenflow.switch.kind import kind_of
 from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.tables import cookies, layout, simulate

@@ -17,7 +17,7 @@ from tests.whole_network import load
 from tests.written_switch import PlayedHost, WrittenSwitch
 from xenflow.model.network import Pipeline
 from xenflow.openflow.flow import Flow
-from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.sender import snapshot_messages
 from xenflow.tables import cookies, layout
 from xenflow.tables.simulate import Tables
 

@@ -24,8 +24,9 @@ import zmq
 
 from xenflow.control.zmq_pump import Pump
 from xenflow.model import management as mg
-from xenflow.routes.feed import Phase, snapshot_messages
+from xenflow.routes.feed import Phase
 from xenflow.routes.router_state import RouterState
+from xenflow.routes.sender import snapshot_messages
 
 log = logging.getLogger("xenflow.mirror")
 

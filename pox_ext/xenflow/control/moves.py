@@ -16,7 +16,7 @@ from xenflow.model.management import ManagementError
 from xenflow.model.network import Router
 from xenflow.openflow import build, wire
 from xenflow.openflow.flow import Flow
-from xenflow.routes.feed import snapshot_messages
+from xenflow.routes.sender import snapshot_messages
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.tables import cookies, layout
 
