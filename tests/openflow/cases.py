@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tests.octets import octets
 from xenflow.openflow import build, monitor, parse, statistics, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow, match
@@ -33,12 +34,6 @@ class MessageCase(NamedTuple):
     octets: bytes
     built: bytes | None = None
     parsed: object = None
-
-
-def octets(*parts: str) -> bytes:
-    """Octets in hexadecimal digits; "N*" are N zeros."""
-    words = " ".join(parts).split()
-    return b"".join(bytes(int(w[:-1])) if w.endswith("*") else bytes.fromhex(w) for w in words)
 
 
 ROUTER = match(reg1=1)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.flow_samples as samples
-from tests.openflow.cases import ACTIONS, MATCHES, PLAIN, PLAIN_MATCH, octets
+from tests.octets import octets
+from tests.openflow.cases import ACTIONS, MATCHES, PLAIN, PLAIN_MATCH
 from xenflow.openflow import flow as fl
 from xenflow.openflow import nxm, wire
 from xenflow.openflow.flow import Action, FlowError, Match

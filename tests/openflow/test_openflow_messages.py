@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.flow_samples as samples
-from tests.openflow.cases import CASES, FLOW_MODS, PORT, MessageCase, octets
+from tests.octets import octets
+from tests.openflow.cases import CASES, FLOW_MODS, PORT, MessageCase
 from xenflow.openflow import build, nxm, parse, statistics, wire
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow, FlowError, match
