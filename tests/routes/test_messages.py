@@ -1,16 +1,81 @@
-"""The route messages: what is packed is parsed again, rubbish is a MessageError."""
+"""The route messages: packed and parsed as `cases` and docs/messages.md say, rubbish refused."""
 
 from __future__ import annotations
 
 import random
+import re
 import struct
 from contextlib import nullcontext
+from itertools import product
+from operator import attrgetter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.routes.cases import CASES, DELTAS, MESSAGES, RouteCase
 from xenflow.routes import messages as m
+
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "messages.md").read_text()
+each_case = pytest.mark.parametrize("case", CASES, ids=attrgetter("name"))
+
+
+def test_every_message_and_every_section_is_a_case() -> None:
+    assert [case.message.header.type for case in MESSAGES] == list(m.RouteMessageType)
+    sections = [section for case in DELTAS for section in case.message.sections]
+    assert {(s.kind, s.op) for s in sections} == set(product(m.SectionKind, m.Op))
+    addressed = m.SectionKind.LOCAL, m.SectionKind.NEXTHOP, m.SectionKind.NEIGHBOUR
+    found = {(s.kind, s.op, r.family) for s in sections if s.kind in addressed for r in s.records}
+    assert found == set(product(addressed, m.Op, (4, 6)))
+    hops = [r.type for s in sections if s.kind is m.SectionKind.NEXTHOP for r in s.records]
+    assert set(hops) == set(m.NextHopType)
+
+
+@each_case
+def test_what_is_packed(case: RouteCase) -> None:
+    assert m.pack(case.message.header, case.message.sections) == case.frames
+    assert m.packed_size(case.message.sections) == sum(map(len, case.frames))
+
+
+@each_case
+def test_what_is_parsed(case: RouteCase) -> None:
+    assert m.parse(case.frames) == case.message
+
+
+@each_case
+def test_a_frame_that_is_cut_or_too_long_is_refused(case: RouteCase) -> None:
+    for number, frame in enumerate(case.frames):
+        for wrong in (*(frame[:cut] for cut in range(len(frame))), frame + b"\0"):
+            with pytest.raises(m.MessageError):
+                m.parse([*case.frames[:number], wrong, *case.frames[number + 1 :]])
+
+
+def test_records_are_documented_as_they_are() -> None:
+    """docs/messages.md has them in a table: "| number NAME | `format` fields | meaning |"."""
+    _, table = DOCUMENTED.split("\n| kind | record | meaning |\n| --- | --- | --- |\n")
+    rows = re.findall(r"(?m)^\| (\d+) (\w+) \| `(.+?)` ", table.split("\n\n")[0])
+    assert [(int(number), name, form.replace(" ", "")) for number, name, form in rows] == [
+        (kind.value, kind.name, m.RECORD_FORMATS[kind].format) for kind in m.SectionKind
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("header", m.HEADER_FORMAT), ("section", m.SECTION_FORMAT)]
+)
+def test_frames_are_documented_as_they_are(name: str, form: struct.Struct) -> None:
+    found = re.search(rf"(?m)^    {name}  +(!.+?)  +(\d+) octets", DOCUMENTED)
+    assert found is not None
+    assert (found[1].replace(" ", ""), int(found[2])) == (form.format, form.size)
+
+
+def test_types_are_documented_as_they_are() -> None:
+    _, types = DOCUMENTED.split("\n             type ")
+    listed = re.findall(r"(\d+) ([A-Z_]+)\b", types.split("\n             part ")[0])
+    assert [(int(number), name) for number, name in listed] == [
+        (type_.value, type_.name) for type_ in m.RouteMessageType
+    ]
+
 
 PREFIX4 = st.integers(0, 32).flatmap(
     lambda plen: st.tuples(
@@ -205,17 +270,6 @@ def test_a_reason_is_cut_at_a_character():
         .records
     )
     assert policy == m.Policy(True, "ä" * 32)
-
-
-def test_remarks_stand_before_the_policy_that_an_older_receiver_takes():
-    """It takes the last record, and skips the three octets after the first."""
-    remarks = (m.Remark(True, "neighbours overflow"), m.Remark(False, "tbf on eth1"))
-    section = m.Section(m.SectionKind.POLICY, m.Op.SET, [m.Policy(True, "ip rule 5", remarks)])
-    frame = m.pack(m.Header(m.RouteMessageType.DELTA, 1, 2, "vr1"), [section])[1]
-    assert struct.unpack_from("!BBHI", frame) == (8, 1, 0, 3)
-    records = list(struct.iter_unpack("!B3x64s", frame[8:]))
-    assert (records[-1][0], records[-1][1].rstrip(b"\0")) == (1, b"ip rule 5")
-    assert [slow for slow, _ in records] == [0, 0, 1]
 
 
 def test_a_policy_with_too_many_remarks_is_refused():

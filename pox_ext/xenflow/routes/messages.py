@@ -32,8 +32,8 @@ MAX_REMARKS = 32
 
 E = TypeVar("E", bound=IntEnum)
 
-_HEADER = struct.Struct("!4sBBHQQ16s")
-_SECTION = struct.Struct("!BBHI")
+HEADER_FORMAT = struct.Struct("!4sBBHQQ16s")
+SECTION_FORMAT = struct.Struct("!BBHI")
 _INTERFACE = struct.Struct("!IBBH6s2x16s")
 _LOCAL = struct.Struct("!BBBxI16s")
 _BROADCAST = 1
@@ -285,7 +285,7 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
     """
     try:
         frames = [
-            _HEADER.pack(
+            HEADER_FORMAT.pack(
                 MAGIC,
                 VERSION,
                 header.type,
@@ -296,7 +296,7 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
             )
         ]
         frames += [
-            _SECTION.pack(section.kind, section.op, 0, _count(section))
+            SECTION_FORMAT.pack(section.kind, section.op, 0, _count(section))
             + _PACK[section.kind](section.records)
             for section in sections
         ]
@@ -308,8 +308,8 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
 
 def packed_size(sections: Iterable[Section]) -> int:
     """Octets that a message with these sections takes."""
-    body = sum(_SECTION.size + SIZES[s.kind] * _count(s) for s in sections)
-    return _HEADER.size + body
+    body = sum(SECTION_FORMAT.size + SIZES[s.kind] * _count(s) for s in sections)
+    return HEADER_FORMAT.size + body
 
 
 def _count(section: Section) -> int:
@@ -442,9 +442,9 @@ def parse_header(frames: Sequence[bytes]) -> Header:
     if not frames:
         raise MessageError("no frame at all", "header")
     raw = frames[0]
-    if len(raw) != _HEADER.size:
-        raise MessageError(f"{len(raw)} octets, expected {_HEADER.size}", "header")
-    magic, version, code, part, epoch, seq, name = _HEADER.unpack(raw)
+    if len(raw) != HEADER_FORMAT.size:
+        raise MessageError(f"{len(raw)} octets, expected {HEADER_FORMAT.size}", "header")
+    magic, version, code, part, epoch, seq, name = HEADER_FORMAT.unpack(raw)
     if magic != MAGIC:
         raise MessageError(f"magic {magic!r}, expected {MAGIC!r}", "header")
     if version != VERSION:
@@ -473,14 +473,14 @@ def _check_limits(frames: Sequence[bytes]) -> None:
 
 def _section(frame: bytes, number: int) -> Section:
     where = f"section {number}"
-    if len(frame) < _SECTION.size:
-        raise MessageError(f"{len(frame)} octets, expected {_SECTION.size} or more", where)
-    code, op_code, reserved, count = _SECTION.unpack_from(frame)
+    if len(frame) < SECTION_FORMAT.size:
+        raise MessageError(f"{len(frame)} octets, expected {SECTION_FORMAT.size} or more", where)
+    code, op_code, reserved, count = SECTION_FORMAT.unpack_from(frame)
     kind = _enum(SectionKind, code, "kind", where)
     op = _enum(Op, op_code, "op", where)
     if reserved:
         raise MessageError(f"reserved field is {reserved}, expected 0", where)
-    body = memoryview(frame)[_SECTION.size :]
+    body = memoryview(frame)[SECTION_FORMAT.size :]
     if len(body) != count * SIZES[kind]:
         raise MessageError(
             f"{count} records of {SIZES[kind]} octets announced, {len(body)} octets found", where
@@ -635,14 +635,15 @@ _PARSE: dict[SectionKind, Callable[[memoryview, str], Sequence[Any]]] = {
     SectionKind.POLICY: _parse_policies,
 }
 
-SIZES: dict[SectionKind, int] = {
-    SectionKind.INTERFACE: _INTERFACE.size,
-    SectionKind.LOCAL: _LOCAL.size,
-    SectionKind.NEXTHOP: _NEXTHOP.size,
-    SectionKind.LEG: _LEG.size,
-    SectionKind.NEIGHBOUR: _NEIGHBOUR.size,
-    SectionKind.ROUTE4: _ROUTE4.size,
-    SectionKind.ROUTE6: _ROUTE6.size,
-    SectionKind.POLICY: _POLICY.size,
+RECORD_FORMATS: dict[SectionKind, struct.Struct] = {
+    SectionKind.INTERFACE: _INTERFACE,
+    SectionKind.LOCAL: _LOCAL,
+    SectionKind.NEXTHOP: _NEXTHOP,
+    SectionKind.LEG: _LEG,
+    SectionKind.NEIGHBOUR: _NEIGHBOUR,
+    SectionKind.ROUTE4: _ROUTE4,
+    SectionKind.ROUTE6: _ROUTE6,
+    SectionKind.POLICY: _POLICY,
 }
+SIZES: dict[SectionKind, int] = {kind: record.size for kind, record in RECORD_FORMATS.items()}
 """Octets of one record."""
