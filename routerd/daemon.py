@@ -32,7 +32,7 @@ from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
 from routerd.rule_table_link import ConnectionEvent, RuleTableLink, hasten_discovery
 from routerd.telling import connected_links
-from xenflow.routes.messages import MessageError, Section
+from xenflow.routes.messages import MessageError, PackError, Section
 from xenflow.routes.router_state import RouterState
 from xenflow.routes.sender import Effects, Sender, SenderState
 
@@ -513,7 +513,7 @@ class Daemon:
         now = time.monotonic()
         try:
             effects = self.sender.change(sections, now)
-        except MessageError as error:
+        except (MessageError, PackError) as error:
             # Nothing has changed; what a dump says is never more than may be told.
             log.warning("change-refused error=%r: everything is dumped again", str(error))
             self.kernel.dump_all = True

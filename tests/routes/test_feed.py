@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -266,6 +269,20 @@ def test_rubbish_is_refused_without_an_exception():
     sender.connected(0.0)
     for frames in ([], [b""], pack(Header(RouteMessageType.RESYNC, 1, 1, "vr2"))):
         assert "ignored" in sender.receive(frames, 0.0).note
+
+
+def test_a_fault_of_our_own_is_not_the_routers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no error of the message, which is not refused: whoever called is told."""
+
+    def packs_badly(header: Header, sections: Iterable[Section] = ()) -> m.Frames:
+        wrong = header if header.type is RouteMessageType.REFUSED else replace(header, seq=-1)
+        return pack(wrong, sections)
+
+    feed = Feed("vr1")
+    hello = pack(Header(RouteMessageType.HELLO, 7, 1, "vr1"))
+    monkeypatch.setattr("xenflow.routes.feed.pack", packs_badly)
+    with pytest.raises(m.PackError):
+        feed.receive(hello, 0.0)
 
 
 class Conversation(RuleBasedStateMachine):

@@ -256,8 +256,8 @@ def test_the_error_says_what_and_where(frames, words):
         m.Section(m.SectionKind.ROUTE4, m.Op.SET, [(0, 0, 1)] * 200_000),
     ],
 )
-def test_what_does_not_fit_is_not_packed(record):
-    with pytest.raises(m.MessageError):
+def test_what_does_not_fit_is_our_own_mistake(record):
+    with pytest.raises(m.PackError):
         m.pack(m.Header(m.RouteMessageType.DELTA, 1, 1, "vr1"), [record])
 
 

@@ -5,8 +5,9 @@ side of the same conversation (`feed.py`), and by whatever keeps routes in a fil
 to another controller.  Nothing here does I/O or knows what the records mean to a switch.
 
 What comes in was written by a virtual router, which need not be honest: everything malformed is
-a `MessageError`, and there is no other exception.  Few records are values with names; routes,
-which come by the million, stay plain tuples straight out of `Struct.iter_unpack`.
+a `MessageError`, and there is no other exception.  What goes out is our own: what the formats
+cannot hold is a `PackError`.  Few records are values with names; routes, which come by the million,
+stay plain tuples straight out of `Struct.iter_unpack`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class MessageError(ValueError):
         super().__init__(f"{where}: {what}")
         self.what = what
         self.where = where
+
+
+class PackError(ValueError):
+    """Something that no message can hold was to be packed: our own mistake, never the peer's."""
 
 
 class RouteMessageType(IntEnum):
@@ -280,7 +285,7 @@ Frames = list[bytes]
 def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
     """A message's frames.
 
-    Raises MessageError for what the formats cannot hold (a name of more than 16 octets, an
+    Raises PackError for what the formats cannot hold (a name of more than 16 octets, an
     integer out of range) or when the message would be larger than the limits.
     """
     try:
@@ -292,7 +297,7 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
                 header.part,
                 header.epoch,
                 header.seq,
-                _text(header.router, 16, "header"),
+                _text(header.router, 16),
             )
         ]
         frames += [
@@ -301,8 +306,9 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
             for section in sections
         ]
     except (struct.error, OverflowError, TypeError, AttributeError, UnicodeError) as error:
-        raise MessageError(f"cannot be packed: {error}", "message") from error
-    _check_limits(frames)
+        raise PackError(f"a message cannot be packed: {error}") from error
+    if excess := _excess(frames):
+        raise PackError(f"a message would have {excess}")
     return frames
 
 
@@ -320,10 +326,10 @@ def _count(section: Section) -> int:
     return count
 
 
-def _text(value: str, size: int, where: str) -> bytes:
+def _text(value: str, size: int) -> bytes:
     raw = value.encode()
     if len(raw) > size or b"\0" in raw:
-        raise MessageError(f"{value!r} does not fit {size} octets", where)
+        raise PackError(f"the name {value!r} does not fit {size} octets")
     return raw
 
 
@@ -344,7 +350,7 @@ def _pack_interfaces(records: Sequence[VmInterface]) -> bytes:
             r.kind,
             r.mtu,
             r.mac.to_bytes(6, "big"),
-            _text(r.name, 16, "interface"),
+            _text(r.name, 16),
         )
         for r in records
     )
@@ -459,16 +465,17 @@ def parse_sections(frames: Sequence[bytes]) -> list[Section]:
 
     Raises MessageError.
     """
-    _check_limits(frames)
+    if excess := _excess(frames):
+        raise MessageError(excess, "message")
     return [_section(frame, n) for n, frame in enumerate(frames[1:], 1)]
 
 
-def _check_limits(frames: Sequence[bytes]) -> None:
+def _excess(frames: Sequence[bytes]) -> str:
+    """Which limit a message exceeds, in words; "" where none."""
     if len(frames) > MAX_SECTIONS + 1:
-        raise MessageError(f"{len(frames) - 1} sections, at most {MAX_SECTIONS}", "message")
+        return f"{len(frames) - 1} sections, at most {MAX_SECTIONS}"
     size = sum(map(len, frames))
-    if size > MAX_BYTES:
-        raise MessageError(f"{size} octets, at most {MAX_BYTES}", "message")
+    return f"{size} octets, at most {MAX_BYTES}" if size > MAX_BYTES else ""
 
 
 def _section(frame: bytes, number: int) -> Section:
