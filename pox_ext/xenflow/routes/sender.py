@@ -8,7 +8,7 @@ Nothing here does I/O or reads a clock: `now` is an argument.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from xenflow.routes.feed import Timing
@@ -105,33 +105,43 @@ class Sender:
         """Apply one consistent change and tell it.  A change too large for one message goes as a
         snapshot, which the Rule Table applies as a whole just the same.
 
-        Raises MessageError when the sections do not fit the state; nothing has changed then.
+        Raises MessageError when the sections do not fit the state, PackError when a message cannot
+        hold them; nothing has changed then.
         """
+        delta = self._delta(sections)
         self.state.apply(sections)
-        return self._told(sections, now)
+        return self._told(delta, now)
 
     def become(self, new: RouterState, now: float) -> Effects:
         """The same for a whole state, which must not be used afterwards.  The first is not
-        compared with anything: whoever listens asks for a snapshot."""
+        compared with anything: whoever listens asks for a snapshot.  Raises PackError, too."""
         first = not self.state.seq
         sections = [] if first else self.state.sections_to(new)
         if not (first or sections):
             return Effects()
+        delta = self._delta(sections)
         new.epoch, new.seq = self.state.epoch, self.state.seq
         self.state.take(new)
         if first and self.link is not SenderState.DOWN:
             self.state.seq, self._said = 1, now
             return Effects(self._snapshot(now))
-        return self._told(sections, now)
+        return self._told(delta, now)
 
-    def _told(self, sections: Sequence[Section], now: float) -> Effects:
+    def _delta(self, sections: Sequence[Section]) -> Frames | None:
+        """The next delta; None where it would be too large, or nobody would hear it."""
+        if self.link is SenderState.DOWN:
+            return None
+        if len(sections) > MAX_SECTIONS or packed_size(sections) > MAX_BYTES:
+            return None
+        header = self._header(RouteMessageType.DELTA)
+        return pack(replace(header, seq=header.seq + 1), sections)
+
+    def _told(self, delta: Frames | None, now: float) -> Effects:
         self.state.seq += 1
         if self.link is SenderState.DOWN:
             return Effects()
         self._said = now
-        if len(sections) > MAX_SECTIONS or packed_size(sections) > MAX_BYTES:
-            return Effects(self._snapshot(now))
-        return Effects([pack(self._header(RouteMessageType.DELTA), sections)])
+        return Effects(self._snapshot(now) if delta is None else [delta])
 
     def receive(self, frames: Sequence[bytes], now: float) -> Effects:
         """Take one message from the Rule Table; one that cannot be read is only noted."""
