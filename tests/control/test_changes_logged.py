@@ -39,7 +39,7 @@ class Controller:
             return network, table.change(network, only_look)
 
         self.management = ManagementService(
-            table, Leases(), "test", RouteMirrors(self.context), reload
+            table, Leases(), "test", RouteMirrors(self.context, self.switch.clock.now), reload
         )
         self.switch.attach(table.switches["host-a"], {"to-gen": 1, "to-recv": 2})
         self.answers: list[dict[str, Any]] = []

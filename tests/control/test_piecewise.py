@@ -76,7 +76,9 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Other:
 def test_a_mirror_sends_the_state_of_its_beginning_and_then_what_changed(other: Other) -> None:
     state = known(9000)
     with zmq.Context() as context:
-        begun = mirror.RouteMirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
+        begun = mirror.RouteMirror(
+            context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda: 1000.0
+        )
         parts = 0
         while other.asked:
             if parts == 1:  # half-way a route goes, and another comes
@@ -102,7 +104,9 @@ def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_pl
     monkeypatch.setattr(mirror, "MAX_QUEUED", 10)
     state = known(9000)
     with zmq.Context() as context:
-        begun = mirror.RouteMirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
+        begun = mirror.RouteMirror(
+            context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda: 1000.0
+        )
         for n in range(100):
             change = [Section(SectionKind.ROUTE4, Op.SET, [((10_000 + n) << 8, 24, 1)])]
             state.apply(change)
@@ -121,7 +125,9 @@ def test_what_waits_for_a_slow_controller_is_bounded_and_a_snapshot_takes_its_pl
 def test_an_answer_that_is_still_to_come_is_waited_for(other: Other) -> None:
     state = known(10)
     with zmq.Context() as context:
-        begun = mirror.RouteMirror(context, "vr1", "tcp://127.0.0.1:1", lambda _: state)
+        begun = mirror.RouteMirror(
+            context, "vr1", "tcp://127.0.0.1:1", lambda _: state, lambda: 1000.0
+        )
         request = other.asked[0]
         begun._waiting = request.id, 0.0
         begun._answered([b"", mg.part(request.id, [])])
@@ -138,10 +144,9 @@ def test_what_is_refused_or_not_understood_begins_again_once(
 ) -> None:
     """However much the router goes on saying: all of that is in the next snapshot."""
     now = 1000.0
-    monkeypatch.setattr(mirror.time, "monotonic", lambda: now)
     monkeypatch.setattr(Copied, "copies", 0)
     state = Copied()
-    mirrors = mirror.RouteMirrors(zmq.Context.instance())
+    mirrors = mirror.RouteMirrors(zmq.Context.instance(), lambda: now)
     mirrors.start("vr1", "tcp://127.0.0.1:1", lambda _: state)
     for _ in range(500):  # for 5 s
         now += 0.01

@@ -22,12 +22,13 @@ LIMIT_S = 10.0
 class World:
     """A xenstored, and the watcher in a loop of its own."""
 
-    def __init__(self, folder: Path, loop: recoco.Scheduler) -> None:
+    def __init__(self, folder: Path, loop: recoco.Scheduler, now: list[float]) -> None:
         self.path = folder / "socket"
         self.store = Xenstored(self.path)
         self.loop = loop
         self.told: list[frozenset[str]] = []
-        self.domains = Domains(str(self.path), {*VIFS, MARK}, self.told.append)
+        self.now = now
+        self.domains = Domains(str(self.path), {*VIFS, MARK}, self.told.append, lambda: self.now[0])
         self.domains.start()
 
     @property
@@ -76,7 +77,7 @@ class World:
 
     def hear(self, vifs: set[str]) -> None:
         """The router with these vifs says something."""
-        self.domains.heard(vifs, domains.time.monotonic())
+        self.domains.heard(vifs, self.now[0])
 
     def router(self, domain: int, state: int) -> None:
         self.store.put(_order(domain), "")
@@ -89,21 +90,19 @@ def _order(domain: int) -> str:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: list[float]) -> Iterator[World]:
     monkeypatch.setattr(recoco, "defaultScheduler", None)  # put back afterwards
     loop = recoco.Scheduler()
-    made = World(tmp_path, loop)
+    made = World(tmp_path, loop, now)
     yield made
     made.domains.close()
     made.store.close()
 
 
 @pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def now() -> list[float]:
     """The clock, which a test turns on."""
-    now = [1000.0]
-    monkeypatch.setattr(domains.time, "monotonic", lambda: now[0])
-    return now
+    return [1000.0]
 
 
 def test_vifs_take_frames_once_all_are_connected_and_the_guest_has_said_so(world: World) -> None:

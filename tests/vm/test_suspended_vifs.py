@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +38,8 @@ LEFT = 1
 class Wire(WrittenSwitch):
     """A switch that carries packet-outs out by its tables."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__(now)
         self.came: list[tuple[int | str, bytes]] = []
         """(port, frame): what has left by packet-outs, in order."""
 
@@ -57,11 +57,12 @@ class Wire(WrittenSwitch):
 
 
 class Host:
-    """host-a's Rule Table and its switch."""
+    """host-a's Rule Table and its switch; the time passes where a test lets it."""
 
     def __init__(self) -> None:
         network = load(ROOT / "conf" / "paper.toml")
-        self.wire = Wire()
+        self.now = 1000.0
+        self.wire = Wire(lambda: self.now)
         self.spoke: list[str] = []
         self.migrating = False
         self.table = RuleTable(
@@ -174,18 +175,14 @@ def test_while_the_switch_is_not_told_yet_what_comes_is_held_in_its_order(host: 
     assert (host.held(), host.wire.to("vr1.0")) == ([], came + late)
 
 
-def test_a_group_s_frame_is_not_given_to_a_router_that_has_had_it(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_group_s_frame_is_not_given_to_a_router_that_has_had_it(host: Host) -> None:
     """A host without registers sends it up for another router of the link that is suspended."""
-    now = [1000.0]
-    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: now[0])
     router, link = host.table.network.routers["vr1"], host.table.network.links["left"]
     stranger = replace(router, name="vr9")
     interface = router.interfaces[0]
     host.suspended(VIFS)
     host.suspended(frozenset())
-    now[0] += vm_packets.LATE_S
+    host.now += vm_packets.LATE_S
     members = ((router, interface), (stranger, interface))
     host.table.packets.sent_up(host.switch, ForVm(link, members, NEIGHBOUR_HELLO, False))
     assert (host.held(), host.wire.came) == ([], [])
@@ -370,7 +367,6 @@ def test_hellos_are_repeated_until_the_links_are_turned(
     both = ("host-a", "host-b")
     prepared = at_home("vr1", "host-a").step(forwarders=both, reaches=both)
     host.migrating = True
-    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
     host.says(hello)
     sent: list[bytes] = []
     monkeypatch.setattr(host.wire, "send", sent.append)
@@ -440,7 +436,7 @@ def test_what_was_said_before_native_mode_is_not_repeated_after_it(
         sent.clear()
         with monkeypatch.context() as patch:
             patch.setattr(host.wire, "send", sent.append)
-            host.table.tick(time.monotonic() + 11)
+            host.table.tick(host.now + 11)
         return any(hello in data for data in sent)
 
     assert repeated(native_between=False)
@@ -470,11 +466,8 @@ def test_what_is_sent_up_late_follows_what_was_held(
     )
 
 
-def test_during_a_migration_what_a_vif_has_just_got_is_held_too(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_during_a_migration_what_a_vif_has_just_got_is_held_too(host: Host) -> None:
     """It may be in the ring of a VM that has been suspended meanwhile."""
-    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: 1000.0)
     both = Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5)
     host.switch.placements["vr1"] = both
     host.switch.placed("vr1")
@@ -519,16 +512,12 @@ def test_what_a_vm_was_given_before_an_announced_suspension_it_has_read(host: Ho
     assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
 
 
-def test_an_announced_suspension_that_nobody_ends_is_over_in_the_end(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(vm_packets.time, "monotonic", lambda: now[0])
+def test_an_announced_suspension_that_nobody_ends_is_over_in_the_end(host: Host) -> None:
     router = host.table.network.routers["vr1"]
     host.table.packets.announced(host.switch, router, True, lambda error: None)
     host.wire.run()
-    host.table.tick(now[0] + vm_packets.ANNOUNCED_S)
+    host.table.tick(host.now + vm_packets.ANNOUNCED_S)
     assert host.to_vm() == {"holds"}
-    host.table.tick(now[0] + vm_packets.ANNOUNCED_S + 1.0)
+    host.table.tick(host.now + vm_packets.ANNOUNCED_S + 1.0)
     host.wire.run()
     assert host.to_vm() == {"delivers"}

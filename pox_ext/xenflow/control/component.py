@@ -8,7 +8,6 @@ what it may rely on.  Called by `launch` in the package.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,13 +66,15 @@ class Component:
         # everything is there.
         self._read = read
         self.context: zmq.Context[Any] = zmq.Context()
-        leases = Leases()
-        self.mirrors = RouteMirrors(self.context)
+        clock = Clock(_later)
+        self._now = clock.now
+        leases = Leases(clock.now)
+        self.mirrors = RouteMirrors(self.context, clock.now)
         self.table = RuleTable(
             network,
             controller,
             state_dir,
-            Clock(_later),
+            clock,
             unixctl.proof_of,
             leases.unfinished,
             self.mirrors.pass_on,
@@ -85,14 +86,14 @@ class Component:
         )
         self._manage = self._listen(manage)
         self.routers = RouterSockets(
-            network, self._told, self.table.patience_s, routers_address, self._unread
+            network, self._told, self.table.patience_s, routers_address, self._unread, clock.now
         )
         self._domains = self._make_domains(xenstore)
         self._asking: Asking | None = None
         if self.table.searching():
             self._asking = Asking(self.context, self.table.others, self.table.heard_from)
         self._connections: dict[Any, Switch] = {}
-        self._guarded = Guarded()
+        self._guarded = Guarded(clock.now)
         for switch in self.table.switches.values():
             self._announce(switch)
         self._manage.start()
@@ -140,7 +141,7 @@ class Component:
     def _make_domains(self, xenstore: str) -> Domains | None:
         if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             return None
-        return Domains(xenstore, self._vifs(), self.table.packets.vifs_are_suspended)
+        return Domains(xenstore, self._vifs(), self.table.packets.vifs_are_suspended, self._now)
 
     def _vifs(self) -> set[str]:
         routers = self.table.network.routers.values()
@@ -219,7 +220,7 @@ class Component:
         if switch is None or (told and not parse.is_nx_packet_in(raw)):
             return False
         try:
-            now = time.monotonic()
+            now = self._now()
             if not switch.packet_ins.admits(parse.packet_in_port(raw), now):
                 return True
             packet = parse.packet_in(raw)
@@ -305,7 +306,7 @@ class Component:
             self._domains.sent(vif)
 
     def _unread(self, router: str, peer: bytes) -> None:
-        self.table.feeds[router].keep(peer, time.monotonic())
+        self.table.feeds[router].keep(peer, self._now())
 
     def _answer(self, router: str, replies: list[tuple[Any, list[bytes]]]) -> None:
         for source, frames in replies:
@@ -313,7 +314,7 @@ class Component:
                 self.routers.send(router, source, frames)
 
     def _tick(self) -> None:
-        now = time.monotonic()
+        now = self._now()
         self._guarded.call("the table's tick", self._tick_table, now)
         self._guarded.call("mirroring", self.mirrors.tick, now)
         if self._asking is not None:

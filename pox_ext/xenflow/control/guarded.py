@@ -7,7 +7,6 @@ heartbeats of all routers and the audits of all switches.  Called by `component`
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
 log = logging.getLogger("xenflow.guarded")
@@ -17,9 +16,10 @@ COMPLAIN_S = 60.0
 
 
 class Guarded:
-    """See the module."""
+    """See the module.  `now`: a monotonic clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self._said: dict[str, float] = {}
 
     def call(self, what: str, do: Callable[..., object], *arguments: object) -> None:
@@ -27,7 +27,7 @@ class Guarded:
         try:
             do(*arguments)
         except Exception:
-            now = time.monotonic()
+            now = self._now()
             if now - self._said.get(what, float("-inf")) >= COMPLAIN_S:
                 self._said[what] = now
                 log.exception("%s failed; the rest goes on", what)

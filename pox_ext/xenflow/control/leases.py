@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,9 +47,11 @@ class Leases:
     """The leases of this controller, by router.
 
     `instance` tells one run of the controller from the next, which has forgotten them.
+    `now`: a monotonic clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._leases: dict[str, Lease] = {}
         self._former: deque[tuple[str, str]] = deque(maxlen=FORMER)
         """Routers and owners whose lease is over: given back, or somebody else's.  What of theirs
@@ -58,7 +61,7 @@ class Leases:
     def under_way(self, router: str) -> bool:
         """Whether a migration of this router is under way."""
         lease = self._leases.get(router)
-        return lease is not None and lease.until > time.monotonic()
+        return lease is not None and lease.until > self._now()
 
     def check(self, router: str, owner: str | None) -> None:
         """Raise LockedError where an owner may not change anything for a router: its lease is
@@ -73,7 +76,7 @@ class Leases:
             return
         if lease is None or lease.owner != owner or (router, owner) in self._former:
             raise LockedError(f"{owner} does not hold the lease of {router} (any more)")
-        lease.until = max(lease.until, time.monotonic() + lease.lease_s)
+        lease.until = max(lease.until, self._now() + lease.lease_s)
 
     def unfinished(self, router: str) -> bool:
         """Whether a migration of this router is under way, or was left without having been
@@ -96,7 +99,7 @@ class Leases:
         if lease is not None and others and self.under_way(router):
             raise self._busy(router, lease)
         left = lease.journal if lease is not None and others else []
-        now = time.monotonic()
+        now = self._now()
         if lease is None or others:
             if lease is not None:
                 log.info("%s: what %s left unfinished is taken over", router, lease.owner)
@@ -124,7 +127,7 @@ class Leases:
         self.check(router, owner)
         assert lease is not None
         lease.lease_s = lease_s or lease.lease_s
-        lease.until = time.monotonic() + lease.lease_s
+        lease.until = self._now() + lease.lease_s
         if entry is not None:
             lease.journal.append(entry)
         return {}
@@ -140,13 +143,13 @@ class Leases:
         self._former.append((router, owner))
         if lease is None:
             return
-        lasted = f"after {time.monotonic() - lease.since:.3f} s"
+        lasted = f"after {self._now() - lease.since:.3f} s"
         if untouched and lease.before is not None:
             log.info("%s: %s ends %s, having begun nothing", router, owner, lasted)
             self._leases[router] = lease.before
         elif unfinished:
             log.info("%s: %s ends %s, with more to be done", router, owner, lasted)
-            lease.until, lease.lease_s = time.monotonic(), 0.0
+            lease.until, lease.lease_s = self._now(), 0.0
         else:
             log.info("%s: %s ends %s", router, owner, lasted)
             del self._leases[router]
@@ -156,7 +159,7 @@ class Leases:
         return [self._row(name, lease) for name, lease in self._leases.items()]
 
     def _row(self, router: str, lease: Lease) -> dict[str, Any]:
-        now = time.monotonic()
+        now = self._now()
         return {
             "router": router,
             "owner": lease.owner,

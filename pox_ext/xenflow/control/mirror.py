@@ -14,7 +14,6 @@ Called by `moves` and, for every message, by `rule_table`.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -50,10 +49,12 @@ class RouteMirror:
         router: str,
         to: str,
         state: Callable[[str], RouterState | None],
+        now: Callable[[], float],
     ) -> None:
         self.router = router
         self.to = to
         self._state = state
+        self._now = now
         self._snapshot: Iterator[list[bytes]] = iter(())
         self._queue: deque[list[bytes]] = deque()
         self._queued_bytes = 0
@@ -126,7 +127,7 @@ class RouteMirror:
                 self.send_snapshot()
             return
         ident = f"mirror-{next(self._ids)}"
-        self._waiting = ident, time.monotonic() + ANSWER_S
+        self._waiting = ident, self._now() + ANSWER_S
         self._pump.send([b"", mg.request("import", ident, router=self.router, frames=frames)])
 
     def _answered(self, frames: list[bytes]) -> None:
@@ -138,7 +139,7 @@ class RouteMirror:
         if self._waiting is None or answer.id != self._waiting[0]:
             return
         if answer.ok and answer.result.get("more"):
-            self._waiting = answer.id, time.monotonic() + ANSWER_S
+            self._waiting = answer.id, self._now() + ANSWER_S
             return
         self._waiting = None
         if not answer.ok:
@@ -152,14 +153,15 @@ class RouteMirror:
     def _begin_again(self, after_s: float) -> None:
         self._clear()
         self._snapshot = iter(())
-        self._again_at = time.monotonic() + after_s
+        self._again_at = self._now() + after_s
 
 
 class RouteMirrors:
-    """All mirrors of this controller."""
+    """All mirrors of this controller.  `now`: a monotonic clock."""
 
-    def __init__(self, context: zmq.Context[Any]) -> None:
+    def __init__(self, context: zmq.Context[Any], now: Callable[[], float]) -> None:
         self._context = context
+        self._now = now
         self._mirrors: dict[tuple[str, str], RouteMirror] = {}
 
     def start(self, router: str, to: str, state: Callable[[str], RouterState | None]) -> None:
@@ -168,7 +170,7 @@ class RouteMirrors:
         if key in self._mirrors:
             self._mirrors[key].send_snapshot()
         else:
-            self._mirrors[key] = RouteMirror(self._context, router, to, state)
+            self._mirrors[key] = RouteMirror(self._context, router, to, state, self._now)
 
     def stop(self, router: str, to: str) -> None:
         """End it; nothing happens where there is none."""

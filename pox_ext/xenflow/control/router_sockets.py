@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import socket
-import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from itertools import count
@@ -93,7 +92,8 @@ class _Peer:
 
     def __init__(self, listener: _Listener, sock: socket.socket, ident: bytes) -> None:
         self.ident = ident
-        self.heard_at = time.monotonic()
+        self._now = listener.now
+        self.heard_at = self._now()
         self.empty_at = float("-inf")
         self._listener = listener
         self._sock = sock
@@ -155,7 +155,7 @@ class _Peer:
         try:
             data = bytes(_room[: self._sock.recv_into(_room)])
         except BlockingIOError:
-            self.empty_at = time.monotonic()
+            self.empty_at = self._now()
             if not self._zmtp.established and self.empty_at - self._since > GREETING_S:
                 raise zmtp.ZmtpError("it says nothing") from None
             return
@@ -163,11 +163,11 @@ class _Peer:
             self.close()
             return
         self._zmtp.feed(data)
-        taken, until = 0, time.monotonic() + AT_ONCE_S
+        taken, until = 0, self._now() + AT_ONCE_S
         for frames in self._zmtp.messages():
-            self.heard_at = begun = time.monotonic()
+            self.heard_at = begun = self._now()
             pause_s = self._listener.give(self.ident, frames)
-            now = time.monotonic()
+            now = self._now()
             if now - begun > LONG_S:
                 pause_s += now - begun
             taken += 1
@@ -181,11 +181,11 @@ class _Peer:
             else:
                 continue
             yield from self._wait_for_room()
-            taken, until = 0, time.monotonic() + AT_ONCE_S
+            taken, until = 0, self._now() + AT_ONCE_S
         if answers := self._zmtp.answers():
             self._put(answers)
         if len(data) < PIECE_BYTES and not self._zmtp.buffered:
-            self.empty_at = time.monotonic()
+            self.empty_at = self._now()
 
     def _pause(self, left_s: float) -> Generator[Any, Any, None]:
         while left_s > 0 and not self.closed:
@@ -194,14 +194,14 @@ class _Peer:
             self._show_life()
 
     def _wait_for_room(self) -> Generator[Any, Any, None]:
-        since = time.monotonic()
-        while not self.closed and time.monotonic() - since < self._listener.patience_s():
+        since = self._now()
+        while not self.closed and self._now() - since < self._listener.patience_s():
             yield Sleep(PAUSE_S)
             self._show_life()
 
     def _show_life(self) -> None:
         """The router cannot tell that it is not read for now from a Rule Table that is gone."""
-        now = time.monotonic()
+        now = self._now()
         if now - self._said_at < ALIVE_S or self.closed or not self._zmtp.established:
             return
         self._said_at = now
@@ -218,12 +218,14 @@ class _Listener:
         sock: socket.socket,
         receive: Receive,
         patience_s: Callable[[str], float],
-        unread: Unread = lambda router, peer: None,
+        unread: Unread,
+        now: Callable[[], float],
     ) -> None:
         self.router = router
+        self.now = now
         self.peers: dict[bytes, _Peer] = {}
         self.living = 0
-        self.lines = Lines()
+        self.lines = Lines(now)
         self._sock = sock
         self._receive = receive
         self._patience_s = patience_s
@@ -257,7 +259,7 @@ class _Listener:
         return pause_s
 
     def _may_complain(self) -> bool:
-        now = time.monotonic()
+        now = self.now()
         if now - self._complained < COMPLAIN_S:
             return False
         self._complained = now
@@ -309,17 +311,19 @@ class _Listener:
 class RouterSockets:
     """Opens, watches and closes the sockets, from `start` on; gives what arrives to `receive`, and
     waits with the next message for as long as `patience_s(router)` says (0: there is room);
-    meanwhile `unread(router, peer)` is called now and then."""
+    meanwhile `unread(router, peer)` is called now and then.  `now`: a monotonic clock."""
 
     def __init__(
         self,
         network: Network,
         receive: Receive,
         patience_s: Callable[[str], float],
-        address: str = ADDRESS,
-        unread: Unread = lambda router, peer: None,
+        address: str,
+        unread: Unread,
+        now: Callable[[], float],
     ) -> None:
         self._unread = unread
+        self._now = now
         self._receive = receive
         self._patience_s = patience_s
         self._address = address
@@ -341,8 +345,8 @@ class RouterSockets:
             self._look(router, "", 0)
 
     def empty_at(self, router: str, peer: bytes) -> float:
-        """When nothing that a router had said on a connection waited here any more (monotonic
-        clock): what is given to `receive` now it has said after that."""
+        """When nothing that a router had said on a connection waited here any more (by
+        `now`): what is given to `receive` now it has said after that."""
         found = self._open.get(router)
         one = found[1].peers.get(peer) if found is not None else None
         return one.empty_at if one is not None else float("-inf")
@@ -399,7 +403,7 @@ class RouterSockets:
         log.info("%s: listening on %s", router, vif)
         self._open[router] = (
             index,
-            _Listener(router, sock, self._receive, self._patience_s, self._unread),
+            _Listener(router, sock, self._receive, self._patience_s, self._unread, self._now),
         )
 
 

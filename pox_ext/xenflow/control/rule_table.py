@@ -107,9 +107,9 @@ class RuleTable:
             switch = self._make_switch(datapath, far if known is None or otherwise else known)
             switch.rules.restore(kept.rules.get(datapath.name, []))
             self.switches[datapath.name] = switch
-        self.packets = VmPackets(network, self.switches, migrating, spoke)
+        self.packets = VmPackets(network, self.switches, migrating, spoke, clock.now)
         self._refused = RefusedFrames(network, self.switches)
-        self._guarded = Guarded()
+        self._guarded = Guarded(clock.now)
 
     def _begin_search(self, kept: StoredState) -> Search | None:
         """What is not known, is asked of the other controllers."""

@@ -28,7 +28,6 @@ Called by `component`; `changed` gets the names of all vifs of `known` that take
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -101,20 +100,25 @@ class VifBackend:
 
 
 class Domains:
-    """See the module."""
+    """See the module.  `now`: a monotonic clock."""
 
     def __init__(
-        self, path: str, known: Collection[str], changed: Callable[[frozenset[str]], None]
+        self,
+        path: str,
+        known: Collection[str],
+        changed: Callable[[frozenset[str]], None],
+        now: Callable[[], float],
     ) -> None:
         self._known = known
         self._changed = changed
+        self._now = now
         self._vifs: dict[Vif, VifBackend] = {}
         self._watched: set[str] = set()
         self._orders: dict[str, str] = {}
         """What control/shutdown held when it was last read, by domain."""
         self._suspended: dict[str, Suspension] = {}
         self._told: frozenset[str] = frozenset()
-        self._lines = Lines()
+        self._lines = Lines(now)
         self._store = Xenstore(path, self._begin, self._forget)
 
     def known_are(self, known: Collection[str]) -> None:
@@ -133,7 +137,7 @@ class Domains:
         self._store.close()
 
     def heard(self, vifs: Collection[str], at: float) -> None:
-        """The router with these vifs has said something, not before `at` (monotonic clock)."""
+        """The router with these vifs has said something, not before `at` (by `now`)."""
         if not self._suspended:
             return
         for domain in {d for (d, _), backend in self._vifs.items() if backend.name in vifs}:
@@ -144,11 +148,11 @@ class Domains:
 
     def sent(self, vif: str) -> None:
         """A frame has come out of a vif: its router has said something."""
-        self.heard((vif,), time.monotonic())
+        self.heard((vif,), self._now())
         for backend in self._vifs.values():
             if backend.name == vif and backend.state in CONNECTING:
                 backend.spoke = True  # that it is connected has not been read yet
-        self._end_waiting(time.monotonic(), lambda backend, _: backend.name == vif)
+        self._end_waiting(self._now(), lambda backend, _: backend.name == vif)
 
     def tick(self, now: float) -> None:
         """A guest that has been connected for long enough need not announce itself."""
@@ -233,7 +237,7 @@ class Domains:
                 log.info("%s: domain %s has connected to it", backend.name, vif[0])
             # A domain that connects anew runs, whatever was asked of it before.
             self._suspended.pop(vif[0], None)
-            backend.awaited_since = None if backend.spoke else time.monotonic()
+            backend.awaited_since = None if backend.spoke else self._now()
         backend.spoke = backend.spoke and state != CONNECTED
         backend.state = state
         self._tell()
@@ -255,11 +259,11 @@ class Domains:
         missed = order == before == "" and not self._is_suspended(domain)
         if (order == "suspend" and before != order) or missed:
             log.info("domain %s is being suspended", domain)
-            self._suspended[domain] = Suspension(time.monotonic())
+            self._suspended[domain] = Suspension(self._now())
             self._tell()
 
     def _released(self, _: str) -> None:
-        now = time.monotonic()
+        now = self._now()
         for suspension in self._suspended.values():
             suspension.released(now)
         self._tell()

@@ -15,7 +15,6 @@ Called by `rule_table`, `moves`, `domains`, and by `component` when a port chang
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -48,6 +47,7 @@ class VmPackets:
 
     migrating  whether a migration of a router is under way or unfinished, by its name
     spoke      called with the name of a vif when a frame that came out of it was seen
+    now        a monotonic clock
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class VmPackets:
         switches: Mapping[str, Switch],
         migrating: Callable[[str], bool],
         spoke: Callable[[str], None],
+        now: Callable[[], float],
     ) -> None:
         self._network = network
         self.held = {name: Held() for name in network.routers}
@@ -63,8 +64,9 @@ class VmPackets:
         self._switches = switches
         self._migrating = migrating
         self._spoke = spoke
+        self._now = now
         self._hellos = Hellos()
-        self._lines = Lines()
+        self._lines = Lines(now)
         self._opening: set[tuple[str, str]] = set()
         """(datapath, vif) that take frames, as is known here, but not yet to the switch."""
         self._suspended: frozenset[str] = frozenset()
@@ -98,7 +100,7 @@ class VmPackets:
             return
         self._spoke(what.interface.vif)
         link = self._network.links[what.interface.link]
-        now = time.monotonic()
+        now = self._now()
         self._hellos.heard(what.router.name, link.id, what.frame, now)
         quiet = self.sessions[what.router.name].heard(what.frame, now)
         if quiet is not None:
@@ -106,7 +108,7 @@ class VmPackets:
 
     def _for_vm(self, switch: Switch, what: ForVm) -> None:
         link, frame = what.link, what.frame
-        now = time.monotonic()
+        now = self._now()
         for router, interface in what.members:
             placement = switch.placements.get(router.name)
             if placement is None or int.from_bytes(frame[6:12], "big") == interface.mac:
@@ -150,7 +152,7 @@ class VmPackets:
         if switch.channel.connection is None:
             raise NetworkError(f"{switch.name}: the switch is not connected")
         held = self.held[router.name]
-        frames = held.of(only.id if only else None, time.monotonic())
+        frames = held.of(only.id if only else None, self._now())
         onward = {
             link: self._onward(switch, router, self._link(link), to)
             for link in {kept.link for kept in frames}
@@ -217,7 +219,7 @@ class VmPackets:
         """Who suspends VMs says that he will suspend a router's, once `then` is called: its vifs
         get nothing from then on, and what they were given it will have read.  Or (not `suspended`)
         that it runs with all of its vifs."""
-        vifs = {interface.vif: time.monotonic() for interface in router.interfaces}
+        vifs = {interface.vif: self._now() for interface in router.interfaces}
         took = any(switch.ports.takes(vif) for vif in vifs)
         for vif in vifs:
             self._announced.pop(vif, None)
@@ -252,7 +254,7 @@ class VmPackets:
         self._opening.discard((switch.name, port))
         for router in self._network.routers.values():
             if any(i.vif == port for i in router.interfaces):
-                self.held[router.name].suspended(time.monotonic())
+                self.held[router.name].suspended(self._now())
 
     def port_appeared(self, switch: Switch, port: str) -> None:
         """A port has come, or takes frames now: where it is a vif of a router whose VM belongs
@@ -273,7 +275,7 @@ class VmPackets:
         if error is not None or not switch.ports.takes(interface.vif):
             return  # `caught_up` comes back to it, or its next appearance
         self._opening.discard(end)
-        self._opened[end] = time.monotonic()
+        self._opened[end] = self._now()
         link = self._network.links[interface.link]
         if self.held[router.name].frames:
             count = self._deliver_late(switch, router, switch.name, link)
