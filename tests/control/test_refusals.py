@@ -15,8 +15,10 @@ from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.model import management as mg
 from xenflow.model.placement import at_home
-from xenflow.openflow import wire
-from xenflow.tables import layout
+from xenflow.openflow import build, wire
+from xenflow.openflow.flow import Flow, text
+from xenflow.tables import cookies, layout
+from xenflow.tables.routes import route_flow
 
 RULE = {"id": "r1", "match": {"in_port": "to-gen"}, "actions": []}
 BOTH = ("host-a", "host-b")
@@ -41,6 +43,10 @@ class Asked(PlayedHost):
     def place(self, placement: Any, **arguments: Any) -> mg.Answer:
         return self.ask("place", placement=placement, **arguments)
 
+    def write(self, flows: list[Flow]) -> mg.Answer:
+        packed = [build.flow_mod(flow) for flow in flows]
+        return self.ask("write-flows", router="vr1", datapath="host-a", flows=packed, ports={})
+
     @property
     def known(self) -> Any:
         return self.switch.placements["vr1"]
@@ -49,6 +55,13 @@ class Asked(PlayedHost):
 @pytest.fixture
 def host() -> Asked:
     return Asked()
+
+
+def route(router: int) -> Flow:
+    """A flow of a router, by its id."""
+    net = 0x0A140000
+    cookie = cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
+    return route_flow(router, net, 24, 5, cookie)
 
 
 def test_a_rule_that_is_not_confirmed_is_kept_and_said_to_be(host: Asked) -> None:
@@ -101,6 +114,19 @@ def test_what_the_switch_refuses_is_not_in_force(host: Asked, proven: bool) -> N
     assert host.wire.refused
     assert (answer.code, host.known) == ("not-in-force", wanted)
     assert answer.message.endswith("host-a: the switch refused a flow")
+
+
+def test_flows_of_another_router_are_not_written(host: Asked) -> None:
+    """Nor those of tables that do not move along."""
+    own = route(1)
+    before = set(host.wire.tables)
+    for other in (route(2), replace(own, table=layout.VM), replace(own, cookie=0)):
+        answer = host.write([own, other])
+        assert answer.code == "bad-argument"
+        assert answer.message.startswith(f"flows: {text(other)}: not one that moves along with vr1")
+        assert set(host.wire.tables) == before
+    assert host.write([own]).result == {"written": 1}
+    assert set(host.wire.tables) == {own, *before}
 
 
 def test_the_document_names_the_codes_that_are_sent() -> None:

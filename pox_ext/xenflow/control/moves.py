@@ -14,8 +14,8 @@ from xenflow.control.requests import Named, Reply, Result
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.management import ManagementError
 from xenflow.model.network import Router
-from xenflow.openflow import build, wire
-from xenflow.openflow.flow import Flow
+from xenflow.openflow import build, parse, wire
+from xenflow.openflow.flow import Flow, text
 from xenflow.routes.sender import snapshot_messages
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.tables import cookies, layout
@@ -178,12 +178,20 @@ class Moves:
         return None
 
     def write_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
-        switch = self._named.switch(arguments["datapath"])
+        router, switch = self._named.both(arguments)
         ports = {int(key): int(value) for key, value in arguments["ports"].items()}
         try:
-            count = switch.adopt(arguments["flows"], ports)
+            flows = [parse.flow_mod(data) for data in arguments["flows"]]
         except wire.WireError as error:
             raise ManagementError("bad-argument", f"flows: {error}") from None
+        for flow in flows:
+            if not _moves_along(flow, router):
+                words = (
+                    f"flows: {text(flow)}: not one that moves along with {router.name}: give those "
+                    "that `read-flows` answers for it"
+                )
+                raise ManagementError("bad-argument", words)
+        count = switch.adopt(flows, ports)
         switch.promises.confirmed(lambda error: reply.done(error, written=count))
         return None
 

@@ -42,6 +42,7 @@ from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Datapath, Network
 from xenflow.model.placement import Placement, at_home
 from xenflow.openflow import parse
+from xenflow.openflow.flow import Flow
 from xenflow.openflow.wire import FlowModCommand
 from xenflow.routes.router_state import Changes
 from xenflow.switch.aside import PROBE_XID, TABLE, Aside
@@ -433,12 +434,9 @@ class Switch:
         placement = self.placements.get(router)
         return placement.vm if placement is not None else ""
 
-    def adopt(self, flows: Sequence[bytes], ports: Mapping[int, int]) -> int:
+    def adopt(self, flows: Iterable[Flow], ports: Mapping[int, int]) -> int:
         """Write flows that were read from another switch, their ports translated; returns how
-        many (those through a port without a counterpart are left out).
-
-        Raises WireError where they are no flows.
-        """
+        many (those through a port without a counterpart are left out)."""
         taken = translated(flows, ports)
         self.jobs.submit(self.writer.adopt(taken))
         return len(taken)

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from xenflow.openflow import parse
 from xenflow.openflow.flow import PORT_MAX, Flow, output
 
 
-def translated(flows: Iterable[bytes], ports: Mapping[int, int]) -> list[Flow]:
-    """Flows, packed as modifications, with their ports replaced; those through a port that has no
-    counterpart are left out.
-
-    Raises WireError where they are no flows.
-    """
-    found = (_translated(parse.flow_mod(data), ports) for data in flows)
+def translated(flows: Iterable[Flow], ports: Mapping[int, int]) -> list[Flow]:
+    """Flows with their ports replaced; those through a port without a counterpart are left out."""
+    found = (_translated(flow, ports) for flow in flows)
     return [flow for flow in found if flow is not None]
 
 
