@@ -17,23 +17,29 @@ differs `tables.compare` decides.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from xenflow.openflow import monitor, wire
 from xenflow.openflow.flow import Flow, Key, text
 from xenflow.openflow.monitor import UpdateEvent
-from xenflow.switch.channel import NotAnsweredError, SwitchRequest, advance
+from xenflow.switch.aside import Aside
+from xenflow.switch.channel import Channel, NotAnsweredError, SwitchRequest, advance
+from xenflow.switch.clock import Clock
 from xenflow.switch.foreign import Foreign
 from xenflow.switch.forms import Forms
+from xenflow.switch.installed import Installed
+from xenflow.switch.jobs import Jobs
+from xenflow.switch.kind import SwitchKind
+from xenflow.switch.problems import Problems
+from xenflow.switch.reading import FlowReader
+from xenflow.switch.routes import Route, RouteWriter
 from xenflow.tables import cookies, layout
 from xenflow.tables.compare import against, difference, ours, reactive
+from xenflow.tables.pipeline import Owner
 from xenflow.tables.route_reading import READ_WHOLE
 from xenflow.tables.routes import ODD, RouteUpdate, route_flow
-
-if TYPE_CHECKING:
-    from xenflow.switch.switch import Switch
 
 log = logging.getLogger("xenflow.audit")
 
@@ -63,10 +69,35 @@ CHANGED = "changed"
 """Cause of a `Problems` entry."""
 
 
+class AuditedSwitch(Protocol):
+    """What an audit reads and changes of its switch."""
+
+    name: str
+    clock: Clock
+    kind: SwitchKind
+    live: bool
+    problems: Problems
+    channel: Channel
+    installed: Installed
+    routes: RouteWriter
+    reader: FlowReader
+    aside: Aside
+    jobs: Jobs
+
+    def owner_of(self, cookie: int) -> Owner:
+        """Whom one of our flows belongs to."""
+
+    def put_right(self, router: str, adds: Sequence[Route], gone: Sequence[Route]) -> None:
+        """Write these routes of a router, and delete those."""
+
+    def read_again(self) -> None:
+        """Read back all that it holds."""
+
+
 class Audit:
     """See the module.  `mended` counts the flows that were put right."""
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: AuditedSwitch) -> None:
         self.switch = switch
         self.mended = 0
         self.mended_at: float | None = None

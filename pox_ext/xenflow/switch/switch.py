@@ -120,7 +120,6 @@ class Switch:
         self.problems = problems = Problems(name, clock.now)
         self.ports = Ports()
         self.rules = Rules()
-        self.audit = Audit(self)
         self.packet_ins = PacketIns(network, problems)
         self.channel = channel = Channel(name, problems, clock, self._give_up)
         self.installed = installed = Installed(channel, kind)
@@ -136,7 +135,7 @@ class Switch:
         self.forwards = wanted.forwards
         """`forwards(router)`: whether this switch forwards for a router."""
         self.routes = routes = RouteWriter(
-            network, routers, channel, kind, installed, aside, self.audit.bulk
+            network, routers, channel, kind, installed, aside, self._bulk
         )
         self.decisions = Decisions(kind, channel, routers, wanted, routes)
         self.writer = Writer(
@@ -144,6 +143,7 @@ class Switch:
         )
         self.jobs = Jobs(channel, self._resync, self.writer.failed, self._give_up)
         self.promises = Promises(channel, self.jobs, proof, kind.nudge, lambda: self.live)
+        self.audit = Audit(self)
 
     @property
     def network(self) -> Network:
@@ -204,6 +204,10 @@ class Switch:
         self.jobs.close()
         for then in waiting:
             then(NotAnsweredError(gone))
+
+    def _bulk(self) -> None:
+        """Many routes are about to be added."""
+        self.audit.bulk()
 
     def _give_up(self, reason: str) -> None:
         self.promises.break_all(reason)
