@@ -116,6 +116,12 @@ def test_what_the_switch_refuses_is_not_in_force(host: Asked, proven: bool) -> N
     assert answer.message.endswith("host-a: the switch refused a flow")
 
 
+def test_a_placement_on_no_host_is_told_which_there_are(host: Asked) -> None:
+    answer = host.place(HERE.step(vm="host-z"))
+    assert (answer.code, host.known.version) == ("refused", 0)
+    assert answer.message == "vr1: host-z is not a host of the network: it has host-a, host-b"
+
+
 def test_flows_of_another_router_are_not_written(host: Asked) -> None:
     """Nor those of tables that do not move along."""
     own = route(1)

@@ -1,14 +1,19 @@
 """The Rule Table: what every virtual router knows, where every router is, and the switches.
 
-Three things happen to it, each through one method:
+What happens to it comes through one method each:
 
-    told       a router (or another controller's mirror) sent a route message
-    place      the management entity says where a router is
-    packet_in  a switch asks, or has a frame for or from a VM (`vm.packets`)
+    told        a router (or another controller's mirror) sent a route message
+    place       the management entity says where a router is
+    heard_from  another controller says where routers are, of which this one has lost it
+    rule        an operator's rules on a switch are others
+    change      the network file is another
+    packet_in   a switch asks, or has a frame for or from a VM (`vm.packets`)
+    tick        time passes
 
-The first two end in `Switch`es being told what has changed; they write the difference.  Nothing
-here knows a socket; replies are returned or passed to callbacks.  Called by `component.Component`
-and the verbs of `management_service`.
+The first five end in `Switch`es being told what has changed; they write the difference.  The
+switches, for their part, ask it what the routers say (`state`, `view`) and whether they may be
+written to (`must_wait`).  Nothing here knows a socket; replies are returned or passed to callbacks.
+Called by `component.Component` and the verbs of `management_service`.
 """
 
 from __future__ import annotations
@@ -364,14 +369,17 @@ class RuleTable:
         if self._search is not None and not self._search.settled(self.clock.now()):
             raise NetworkError(self.searching())
         if placement.router not in self.network.routers:
-            raise NetworkError(f"unknown router {placement.router}")
+            words = f"unknown router {placement.router}: known: {_names(self.network.routers)}"
+            raise NetworkError(words)
         for host in placement.hosts:
             if host not in self.network.hosts:
-                raise NetworkError(f"{placement.router}: {host} is not a host of the network")
+                words = f"{host} is not a host of the network: it has {_names(self.network.hosts)}"
+                raise NetworkError(f"{placement.router}: {words}")
         for name in names:
             switch = self.switches.get(name)
             if switch is None:
-                raise NetworkError(f"datapath {name} does not belong to this controller")
+                words = f"datapath {name} is not this controller's: it has {_names(self.switches)}"
+                raise NetworkError(words)
             known = switch.placements.get(placement.router, placement)
             if known.version >= placement.version and known != placement:
                 raise StaleVersionError(
@@ -499,6 +507,10 @@ def _newest(known: Iterable[Mapping[str, Placement]]) -> dict[str, Placement]:
             if placement.version >= found.get(router, placement).version:
                 found[router] = placement
     return found
+
+
+def _names(known: Iterable[str]) -> str:
+    return ", ".join(sorted(known)) or "none"
 
 
 def _homes(network: Network) -> dict[str, Placement]:
