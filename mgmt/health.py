@@ -16,7 +16,7 @@ from mgmt.session import placements
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
-from xenflow.plan.migration import astray, left_over, told, unfinished
+from xenflow.plan.migration import astray, informed, left_over, unfinished
 
 Answers = Mapping[str, dict[str, Any] | AskError]
 """What each controller answered to `status`, or why it did not."""
@@ -193,7 +193,7 @@ class _Seen:
         at = self.newest[router]
         described = self.network.routers[router]
         hosts = {*at.hosts, *left_over(every)}
-        names = told(self.network, described, at.mode, hosts, self.newest)
+        names = informed(self.network, described, at.mode, hosts, self.newest)
         return {name: placement for name, placement in every.items() if name in names}
 
     def _problems(self, router: str) -> list[str]:

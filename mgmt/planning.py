@@ -361,7 +361,7 @@ def _facts(
         if goes is not None:
             hosts.add(goes[0])
             mode = Mode.NATIVE if goes[1] is Order.NATIVE else mode
-        datapaths = mig.told(network, router, mode, hosts, placed)
+        datapaths = mig.informed(network, router, mode, hosts, placed)
         wanted = {network.datapaths[name].controller for name in datapaths}
     silent = [a for c, a in answers.items() if c in wanted and isinstance(a, AskError)]
     if silent:

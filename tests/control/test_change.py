@@ -49,7 +49,7 @@ class Host:
         here = Placement(router, (HOST,), HOST, HOST, version=known.version + 1)
         self.table.place(here, [HOST], False, lambda error: None)
         for frames in snapshot_messages(CAMPUS.states[router], router):
-            assert self.table.told(router, b"peer", frames, local=True).error is None
+            assert self.table.heard(router, b"peer", frames, local=True).error is None
         self.wire.run()
 
     def change(self, network: Network) -> None:

@@ -19,10 +19,10 @@ def test_a_router_that_says_all_again_and_again(caplog: pytest.LogCaptureFixture
         host.now += 0.001
         state.epoch, state.seq = 7 + number % 2, 1 + number  # now and then it seems restarted
         for frames in snapshot_messages(state, "vr1"):
-            assert host.table.told("vr1", b"peer", frames, local=True).error is None
+            assert host.table.heard("vr1", b"peer", frames, local=True).error is None
         host.wire.run()
     assert 1 <= len(caplog.records) <= LINES
     host.now += 60.0
     for frames in snapshot_messages(state, "vr1"):
-        host.table.told("vr1", b"peer", frames, local=True)
+        host.table.heard("vr1", b"peer", frames, local=True)
     assert caplog.records[-1].message.startswith("vr1: <RouterState epoch")

@@ -81,7 +81,7 @@ def test_that_a_flow_reads_otherwise_is_said_while_it_is_so() -> None:
     assert list(audit.forms.accepted) == [one.key]
     (words,) = problems.of()
     assert words.startswith(f"the switch reads {text(one)} back as {text(odd[one])}: ")
-    audit.told, audit._read_at, audit._reading = True, 100.0, False
+    audit.tells, audit._read_at, audit._reading = True, 100.0, False
     audit.tick(100.0 + ACCEPTED_S)
     assert audit._reading, "it is looked at now and then, or its end would not be seen"
 
@@ -131,7 +131,7 @@ def test_a_router_that_talks_nonsense_does_not_flood_the_log(
 ) -> None:
     host = PlayedHost()
     for number in range(1000):
-        outcome = host.table.told("vr1", b"peer", [b"nonsense", b"%d" % number], local=True)
+        outcome = host.table.heard("vr1", b"peer", [b"nonsense", b"%d" % number], local=True)
         assert outcome.error is not None
     assert 1 <= len(caplog.records) <= LINES
     assert "refused" in host.table.problems_of("vr1")[0]

@@ -139,19 +139,19 @@ def test_a_change_that_a_switch_was_not_told_reaches_it_after_all(
     imports.begin()
     host = imports.host
     table, wire, switch = host.table, host.wire, host.switch
-    table.told("vr1", "peer", delta(2, 5), local=True)
+    table.heard("vr1", "peer", delta(2, 5), local=True)
     wire.run()
     assert routes(host) == 5
     with monkeypatch.context() as failing:
         failing.setattr(switch, "changed", fails)
         with pytest.raises(MemoryError):
-            table.told("vr1", "peer", delta(3, 3, Op.DELETE), local=True)
+            table.heard("vr1", "peer", delta(3, 3, Op.DELETE), local=True)
     wire.run()
     feed = table.feeds["vr1"]
     known = len(feed.state.routes4)
     assert (feed.phase, known) == (Phase.BEHIND, 2)
     hello = m.pack(Header(RouteMessageType.HELLO, 7, 3, "vr1"), [])
-    ((_, reply),) = table.told("vr1", "again", hello, local=True).replies
+    ((_, reply),) = table.heard("vr1", "again", hello, local=True).replies
     assert m.parse_header(reply).type is RouteMessageType.RESYNC
     rows = [((10 << 24) + (n << 8), 24, 1) for n in (3, 4)]
     records = [NextHop(n, NextHopType.VIA, 4, 2, n, n) for n in (1, 2)]
@@ -159,10 +159,10 @@ def test_a_change_that_a_switch_was_not_told_reaches_it_after_all(
         Section(SectionKind.NEXTHOP, Op.SET, records),
         Section(SectionKind.ROUTE4, Op.SET, rows),
     ]
-    table.told(
+    table.heard(
         "vr1", "again", m.pack(Header(RouteMessageType.SNAPSHOT, 7, 3, "vr1", 0), whole), local=True
     )
-    table.told("vr1", "again", end(3, 1), local=True)
+    table.heard("vr1", "again", end(3, 1), local=True)
     wire.run()
     while "vr1" in switch.aside and wire.waiting:
         wire.pass_time()

@@ -34,7 +34,7 @@ def test_of_two_hosts_at_one_controller_one_is_not_ready(tmp_path: Path) -> None
     for name, wire in wires.items():
         wire.attach(table.switches[name], PORTS)
     for frames in snapshot_messages(load("paper").states["vr1"], "vr1"):
-        assert table.told("vr1", b"peer", frames, local=True).error is None
+        assert table.heard("vr1", b"peer", frames, local=True).error is None
     both = Placement("vr1", BOTH, "host-a", "host-a", reaches=BOTH, version=1)
     table.place(both, BOTH, True, lambda error: None)
     first.run()

@@ -17,20 +17,20 @@ def test_a_refused_message_is_said_until_the_router_is_known_whole() -> None:
     def hear(effects: Effects) -> None:
         """Carry what the router says to the Rule Table, and the answers back, until all is said."""
         for frames in effects.messages:
-            for _, reply in table.told("vr1", b"peer", frames, local=True).replies:
+            for _, reply in table.heard("vr1", b"peer", frames, local=True).replies:
                 hear(sender.receive(reply, 0.0))
 
-    table.told("vr1", b"peer", [b"nonsense"], local=True)
+    table.heard("vr1", b"peer", [b"nonsense"], local=True)
     (words,) = table.problems.of("vr1")
     assert words.startswith("its message was refused: header: ")
     hear(sender.connected(0.0))
     assert table.state("vr1") is not None, "a snapshot was taken"
     assert table.problems.of("vr1") == []
 
-    table.told("vr1", b"peer", [b"nonsense"], local=True)
+    table.heard("vr1", b"peer", [b"nonsense"], local=True)
     assert table.problems.of("vr1") == [words]
     hear(sender.tick(1.0))
     assert table.problems.of("vr1") == [], "a heartbeat says that nothing is missing"
 
-    table.told("vr1", "mirror", [b"nonsense"], local=False)
+    table.heard("vr1", "mirror", [b"nonsense"], local=False)
     assert table.problems.of("vr1") == [], "that was not said by the router"

@@ -64,7 +64,7 @@ class Host:
     def tell(self, name: str) -> None:
         """A router says all it knows."""
         for frames in snapshot_messages(PATH.states[name], name):
-            assert self.table.told(name, b"peer", frames, local=True).error is None
+            assert self.table.heard(name, b"peer", frames, local=True).error is None
         self.wire.run()
 
     def flows(self, name: str, table: int) -> int:

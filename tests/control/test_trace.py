@@ -72,7 +72,7 @@ class Whole:
     def learns(self, host: str, router: str) -> None:
         """A host's controller is told a router's routes."""
         for frames in snapshot_messages(self.states[router], router):
-            assert self.table(host).told(router, b"peer", frames, local=True).error is None
+            assert self.table(host).heard(router, b"peer", frames, local=True).error is None
         self.wires[host].run()
 
     def place(self, placement: Placement) -> None:

@@ -144,7 +144,7 @@ class Audited:
         """vr1 says that it has so many routes; returns once they are written."""
         state = state_of(routes)
         for frames in snapshot_messages(state, "vr1"):
-            self.table.told("vr1", b"peer", frames, local=True)
+            self.table.heard("vr1", b"peer", frames, local=True)
             self.until(lambda: self.switch.jobs.busy < 8)
         self.until(lambda: not self.switch.jobs.busy and not self.switch.channel.in_flight_bytes)
 

@@ -81,7 +81,7 @@ def test_small_tables_that_change_meanwhile_are_not_taken_for_looked_at() -> Non
 
 def test_who_reads_says_that_he_has_looked_where_each_table_stood_still() -> None:
     told = Flooded()
-    told.audit.told = False  # the switch tells nothing
+    told.audit.tells = False  # the switch tells nothing
     told.audit.looked_at = None
     reader, installed = told.switch.reader, told.switch.installed
     ask = reader.table_request

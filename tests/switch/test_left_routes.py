@@ -34,7 +34,7 @@ def state(seq: int = 1) -> RouterState:
 
 
 def say(host: Host, frames: list[bytes]) -> None:
-    assert host.table.told(ROUTER, b"peer", frames, local=True).error is None
+    assert host.table.heard(ROUTER, b"peer", frames, local=True).error is None
 
 
 def say_all(host: Host, told: RouterState) -> None:

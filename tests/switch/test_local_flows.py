@@ -76,7 +76,7 @@ def a_router_says_something_else(host: Host, dice: Random) -> None:
         [Section(m.SectionKind.POLICY, Op.SET, [m.Policy(slow, "a filter" if slow else "")])]
     )
     for frames in snapshot_messages(state, router):
-        assert host.table.told(router, b"peer", frames, local=True).error is None
+        assert host.table.heard(router, b"peer", frames, local=True).error is None
 
 
 def the_network_changes(host: Host, dice: Random) -> None:

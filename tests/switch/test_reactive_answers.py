@@ -243,7 +243,7 @@ def test_a_switch_that_is_not_to_ask_is_not_answered(paper: PlannedNetwork) -> N
     host = PlayedHost()
     network = host.table.network
     for frames in snapshot_messages(paper.states["vr1"], "vr1"):
-        host.table.told("vr1", b"peer", frames, True)
+        host.table.heard("vr1", b"peer", frames, True)
     host.wire.run()
     frame = pk.ethernet(0x020000010101, 1, pk.ETH_IPV4, pk.ipv4(1, 2, 17, b""))
     question = Question(network.routers["vr1"], network.links["left"], 1, frame)

@@ -49,7 +49,7 @@ class Told:
 
     def _say(self, kind: RouteMessageType, sections: list[Section], part: int = 0) -> None:
         frames = list(m.pack(Header(kind, 7, self._seq, "vr1", part), sections))
-        assert self.host.table.told("vr1", b"peer", frames, True).error is None
+        assert self.host.table.heard("vr1", b"peer", frames, True).error is None
 
     def change(self, *sections: Section) -> None:
         self._seq += 1

@@ -81,7 +81,7 @@ def test_a_controller_that_has_not_heard_its_routers_yet(monkeypatch: pytest.Mon
     before.switch.rules.restore([RULE])
     frames = [*snapshot_messages(plan.states["vr1"], "vr1")]
     for each in frames:
-        assert before.table.told("vr1", b"peer", each, local=True).error is None
+        assert before.table.heard("vr1", b"peer", each, local=True).error is None
     before.wire.run()
     upgraded = Upgraded(before.wire)
     monkeypatch.setattr(written_switch, "WrittenSwitch", lambda now: before.wire)
@@ -92,6 +92,6 @@ def test_a_controller_that_has_not_heard_its_routers_yet(monkeypatch: pytest.Mon
     before.wire.attach(after.switch, PlayedHost.PORTS)
     assert any(flow.table == layout.ROUTES for flow in before.wire.tables)
     for each in frames:
-        assert after.table.told("vr1", b"peer", each, local=True).error is None
+        assert after.table.heard("vr1", b"peer", each, local=True).error is None
     before.wire.run()
     upgraded.done()

@@ -86,7 +86,7 @@ class Component:
         )
         self._manage = self._listen(manage)
         self.routers = RouterSockets(
-            network, self._told, self.table.patience_s, routers_address, self._unread, clock.now
+            network, self._heard, self.table.patience_s, routers_address, self._unread, clock.now
         )
         self._domains = self._make_domains(xenstore)
         self._asking: Asking | None = None
@@ -293,11 +293,11 @@ class Component:
 
     # --- routers ----------------------------------------------------------------------------------
 
-    def _told(self, router: str, peer: bytes, frames: list[bytes]) -> float:
+    def _heard(self, router: str, peer: bytes, frames: list[bytes]) -> float:
         if self._domains is not None:
             vifs = [i.vif for i in self.table.network.routers[router].interfaces]
             self._domains.heard(vifs, self.routers.empty_at(router, peer))
-        outcome = self.table.told(router, peer, frames, local=True)
+        outcome = self.table.heard(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s
 

@@ -73,9 +73,9 @@ class Moves:
         name = self._named.router(arguments["router"]).name
         feed = self._table.feeds[name]
         replies: list[list[bytes]] = []
-        told, pause_s = bool(arguments["frames"]), 0.0
-        if told:
-            outcome = self._table.told(name, "mirror", arguments["frames"], local=False)
+        given, pause_s = bool(arguments["frames"]), 0.0
+        if given:
+            outcome = self._table.heard(name, "mirror", arguments["frames"], local=False)
             if outcome.error is not None:
                 raise ManagementError("bad-argument", f"frames: {outcome.error}")
             replies = [frames for _, frames in outcome.replies]
@@ -85,7 +85,7 @@ class Moves:
         def look() -> None:
             nonlocal said
             now = self._now()
-            if not told or now - since >= max(pause_s, self._table.patience_s(name)):
+            if not given or now - since >= max(pause_s, self._table.patience_s(name)):
                 packed = [[b64encode(frame).decode() for frame in frames] for frames in replies]
                 at = {"epoch": feed.state.epoch, "seq": feed.state.seq}
                 reply.ok(phase=feed.phase.value, **at, replies=packed)

@@ -248,7 +248,7 @@ class _Listener:
         try:
             pause_s = self._receive(self.router, peer, frames)
         except Exception:
-            # It begins again, with a snapshot: `RuleTable.told` no longer trusts what it has.
+            # It begins again, with a snapshot: `RuleTable.heard` no longer trusts what it has.
             if self._may_complain():
                 log.exception("%s: a message could not be dealt with", self.router)
             if (one := self.peers.get(peer)) is not None:

@@ -2,7 +2,7 @@
 
 What happens to it comes through one method each:
 
-    told        a router (or another controller's mirror) sent a route message
+    heard       a router (or another controller's mirror) sent a route message
     place       the management entity says where a router is
     heard_from  another controller says where routers are, of which this one has lost it
     rule        an operator's rules on a switch are others
@@ -28,7 +28,7 @@ from xenflow.model.difference import NetworkDifference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement, StaleVersionError, at_home
 from xenflow.openflow.parse import PacketIn
-from xenflow.plan.migration import told
+from xenflow.plan.migration import informed
 from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, FeedOutcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
@@ -130,7 +130,7 @@ class RuleTable:
         """The controllers that were told, of each router, where it is as far as is known here."""
         placed = _newest(switch.placements for switch in self.switches.values())
         for name, at in placed.items():
-            names = told(self.network, self.network.routers[name], at.mode, at.hosts, placed)
+            names = informed(self.network, self.network.routers[name], at.mode, at.hosts, placed)
             yield {self.network.datapaths[each].controller for each in names}
 
     def _others(self) -> dict[str, str]:
@@ -264,14 +264,14 @@ class RuleTable:
 
     # --- routes -----------------------------------------------------------------------------------
 
-    def told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> FeedOutcome:
+    def heard(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> FeedOutcome:
         """A route message came, from the router's own link (`local`) or from a mirror.
 
         Where dealing with it raises, a snapshot will be asked for, and what the switches hold of
         this router is read and compared: its state may be half changed, and they half told.
         """
         try:
-            return self._told(router, source, frames, local)
+            return self._heard(router, source, frames, local)
         except Exception as error:
             self.feeds[router].doubt()
             self._views.pop(router, None)
@@ -279,7 +279,9 @@ class RuleTable:
                 switch.doubt(router, error)
             raise
 
-    def _told(self, router: str, source: Hashable, frames: list[bytes], local: bool) -> FeedOutcome:
+    def _heard(
+        self, router: str, source: Hashable, frames: list[bytes], local: bool
+    ) -> FeedOutcome:
         feed = self.feeds[router]
         outcome = feed.receive(frames, self.clock.now(), source)
         if outcome.error is not None:

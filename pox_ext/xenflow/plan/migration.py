@@ -97,7 +97,7 @@ def concerned(
     return tuple(name for name in network.datapaths if name in names)
 
 
-def told(
+def informed(
     network: Network,
     router: Router,
     mode: Mode,
@@ -160,7 +160,7 @@ def stages(
     source = start.vm
     check(network, router, source, to)
     mode = Mode.NATIVE if order is Order.NATIVE else start.mode
-    names = told(network, router, mode, (source, to), placed or {})
+    names = informed(network, router, mode, (source, to), placed or {})
     others = tuple(n for n in names if n not in (source, to))
     if order is Order.NATIVE:
         return _native(start, source, to, others)
@@ -292,7 +292,7 @@ def recovery_stages(
     """
     router = network.routers[now.router]
     hosts = tuple(sorted({here, *others, *now.hosts}))
-    names = told(network, router, now.mode, hosts, placed or {})
+    names = informed(network, router, now.mode, hosts, placed or {})
     forwarders = tuple(sorted({here, *now.forwarders}))
     reached = now.step(forwarders=forwarders, vm=here, reaches=hosts, unturned=())
     left = [h for h in hosts if h != here]

@@ -103,7 +103,7 @@ class Audit:
         self.mended_at: float | None = None
         self.looked_at: float | None = None
         """When the switch was last known to hold what it should, or what was put right then."""
-        self.told = False
+        self.tells = False
         """Whether the switch tells what others change."""
         self._tells_additions = False
         self._hushed_until = 0.0
@@ -134,9 +134,9 @@ class Audit:
     def connected(self) -> None:
         """A connection stands, and nothing has been read yet: ask to be told."""
         self._clear()
-        self.told = self.switch.kind.nicira
+        self.tells = self.switch.kind.nicira
         self.looked_at = None
-        if not self.told:
+        if not self.tells:
             return
         every = monitor.ADD | monitor.DELETE | monitor.MODIFY
         self.switch.channel.tell(
@@ -154,9 +154,9 @@ class Audit:
 
     def refused(self) -> None:
         """The switch has no flow monitors."""
-        if self.told:
+        if self.tells:
             log.warning("%s does not tell what others change: it is read", self.switch.name)
-        self.told = False
+        self.tells = False
 
     def bulk(self) -> None:
         """Many routes are about to be added."""
@@ -233,7 +233,7 @@ class Audit:
         if self.forms.accepted:
             self.forms.keep(self.switch.installed.flows, {})
             self._doubt |= now >= self._read_at + ACCEPTED_S
-        if not self._reading and now >= self._read_at and (self._doubt or not self.told):
+        if not self._reading and now >= self._read_at and (self._doubt or not self.tells):
             self._doubt = False
             self._reading = True
             self._begin(self._look(now))
@@ -285,13 +285,13 @@ class Audit:
             # to be, while routes are written; another switch may do so at the next barrier.
             if not quiet and not switch.kind.nicira:
                 return
-            if quiet and self.told and not self._tells_additions:
+            if quiet and self.tells and not self._tells_additions:
                 self._tells_additions = True
                 more = ADDED_ROUTES, layout.ROUTES, monitor.ADD, MONITOR_XID
                 switch.channel.tell(monitor.request(*more))
             if not self._seen and not self._routes and self._as_many(reply, quiet):
                 self._miscounted = 0
-                if self.told:
+                if self.tells:
                     self.looked_at = now
                 return
             self._miscounted += 1
@@ -441,7 +441,7 @@ class Audit:
     def row(self, now: float) -> dict[str, Any]:
         """For verb status."""
         return {
-            "by": "telling" if self.told else "reading",
+            "by": "telling" if self.tells else "reading",
             "looked_s": None if self.looked_at is None else round(now - self.looked_at, 3),
             "mended": self.mended,
             "mended_s": None if self.mended_at is None else round(now - self.mended_at, 3),
