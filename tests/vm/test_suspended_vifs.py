@@ -412,7 +412,7 @@ def test_what_is_of_a_link_that_the_router_has_left_is_forgotten(
     router = before.routers["vr1"]
     after = changed_with(before, routers={"vr1": replace(router, interfaces=router.interfaces[1:])})
     host.table.packets.network_is(after, compare(before, after).routers)
-    host.table.tick(time.monotonic() + 11)
+    host.table.tick(host.now + 11)
     assert not any(hello in data for data in sent)
     assert host.held() == []
 
