@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,9 @@ def sent_up(in_port: int, why: int) -> bytes:
 def test_a_flood_of_one_vm_is_dropped_before_it_is_read() -> None:
     host = PlayedHost()
     connection = object()
-    component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
+    component: Any = SimpleNamespace(
+        _connections={connection: host.switch}, table=host.table, _now=time.monotonic
+    )
     looked: list[int] = []
     usual = host.table.packet_in
 
@@ -74,7 +77,9 @@ def test_what_was_routed_here_before_has_a_budget(why: Up) -> None:
     """Its port is cleared: a VM's flood that another VM is to get, which is suspended."""
     host = PlayedHost()
     connection = object()
-    component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
+    component: Any = SimpleNamespace(
+        _connections={connection: host.switch}, table=host.table, _now=time.monotonic
+    )
     looked: list[Mapping[str, int]] = []
     host.table.packet_in = lambda _, packet: bool(looked.append(packet.registers)) or True  # type: ignore[method-assign]
     host.table.tick(1.0)
@@ -101,7 +106,9 @@ def test_what_is_nobody_s_is_for_the_other_components() -> None:
         unpackers=[lambda data, offset: (offset + len(data), data)] * usual,
         handlers=[lambda con, message: others.append(message)] * usual,
     )
-    component: Any = SimpleNamespace(_connections={connection: host.switch}, table=host.table)
+    component: Any = SimpleNamespace(
+        _connections={connection: host.switch}, table=host.table, _now=time.monotonic
+    )
     assert Component._packet_in(component, connection, sent_up(CABLE, 0)) is True
     assert others == [build.packet_in(HELLO, CABLE)]
     assert Component._packet_in(component, connection, sent_up(CABLE, Up.FROM_VM)) is True
