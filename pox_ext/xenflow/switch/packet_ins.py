@@ -1,8 +1,7 @@
 """The packet-ins of one switch: those beyond a VM's budget are dropped, and that is said.
 
 Called by `component` for each packet-in, before anything but its port is read, or its registers
-where it has none; by `switch` when ports
-change, and by `rule_table` with the time.
+where it has none; by `switch` when ports change, and by `rule_table` with the time.
 """
 
 from __future__ import annotations

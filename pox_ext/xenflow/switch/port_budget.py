@@ -4,7 +4,8 @@ What a VM sends may come up to the controller, frame by frame: its hellos, sessi
 VM that takes nothing now, the reactive pipeline's questions.  Beyond its budget what comes is
 dropped unread, so that a VM takes no more of Domain 0 than that, whatever it sends.  Other ports
 have none: their packets are many machines', and a reactive switch lives on them.  What was routed
-in the switch before it came up has no port any more: it has the budget of what it comes up for.
+in the switch before it came up has no port any more: it has the budget of what it comes up for, and
+is parsed first.
 
 Called by `xenflow.switch.packet_ins`; time is an argument.
 """
@@ -36,7 +37,7 @@ class _Bucket:
 
 
 class PortBudgets:
-    """The budgets of one switch's ports, by name of the port."""
+    """The budgets of one switch: by name of the port, or of what comes up without one."""
 
     def __init__(self) -> None:
         self._of: dict[str, _Bucket] = {}

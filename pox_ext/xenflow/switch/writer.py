@@ -106,7 +106,7 @@ class Writer:
         """
         changes, installed = FlowChanges(), dict(self._installed.flows)
         wanted_there: set[int] = set()
-        """By identity: so many keys, kept until the end, would have all garbage collected."""
+        """By identity: the garbage collector would walk all of so many keys."""
         others: list[Flow] = []
         hops = [flow for hops in self._hops.values() for flow in _flows(hops)]
         for piece in _pieces(hops):
