@@ -31,7 +31,7 @@ from xenflow.switch import writer as writers
 from xenflow.switch.installed import PIECE
 from xenflow.switch.jobs import ROOM, Job
 from xenflow.tables import layout, views
-from xenflow.tables.order import plan
+from xenflow.tables.order import FlowChanges
 
 MANY = 4 * PIECE
 VR1 = PAPER.network.routers["vr1"]
@@ -218,7 +218,10 @@ def test_what_is_to_be_written_is_found_piece_by_piece(
     host.writer.wanted.read_anew()
     wanted_flows, fresh = host.writer.wanted.flows()
     hops = {flow.key: flow for flows in writer._hops["vr1"].values() for flow in flows}
-    assert pieces == plan(held, wanted_flows | hops, fresh | hops, writer._keeps)
+    at_once = FlowChanges()
+    at_once.add_missing(held, fresh | hops)
+    at_once.delete_left(held.values(), wanted_flows | hops, writer._keeps)
+    assert pieces == at_once.batches()
 
 
 def test_a_vif_that_changes_while_it_is_found_out_what_to_write_is_no_loss(

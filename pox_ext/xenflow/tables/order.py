@@ -13,19 +13,11 @@ Keeps = Callable[[int], bool]
 """Whether the view-dependent flows of a router, by its id, are not deleted."""
 
 
-def plan(
-    installed: Mapping[Key, Flow],
-    wanted: Flows,
-    fresh: Flows | None = None,
-    keep: Keeps = lambda router: False,
-) -> list[list[tuple[bool, Flow]]]:
-    """The batches that turn `installed` into `wanted`: see `FlowChanges`.
-
-    Where only the `fresh` ones of those that are wanted may not be there, only these are looked at.
-    """
+def plan(installed: Mapping[Key, Flow], wanted: Flows) -> list[list[tuple[bool, Flow]]]:
+    """The batches that turn `installed` into `wanted`: see `FlowChanges`."""
     changes = FlowChanges()
-    changes.add_missing(installed, wanted if fresh is None else fresh)
-    changes.delete_left(installed.values(), wanted, keep)
+    changes.add_missing(installed, wanted)
+    changes.delete_left(installed.values(), wanted, lambda router: False)
     return changes.batches()
 
 
