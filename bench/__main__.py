@@ -282,6 +282,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return 1
     if asked.sweep:
         return _sweep(asked)
+    if not asked.only:
+        results.forget()
     rows: list[Row] = []
     sweeps: dict[str, Any] = {"load_before": os.getloadavg()[0], "cores": os.cpu_count()}
     failed = False
@@ -311,8 +313,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 continue
             rows += found.rows
             sweeps |= found.sweep
+            results.write(rows, sweeps)
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    results.write(rows, sweeps, whole=not asked.only)
     print(results.table(rows))
     return 1 if failed else 0
 

@@ -49,17 +49,20 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def write(rows: Sequence[Row], sweeps: dict[str, Any], whole: bool) -> None:
-    """Write `bench/out/results.json` and `bench/out/sweeps.json`; what was not measured this time
-    stays unless it was a `whole` run."""
+def forget() -> None:
+    """Remove what an earlier run has left: a whole run begins."""
+    for name in ("results", "sweeps"):
+        (OUT / f"{name}.json").unlink(missing_ok=True)
+
+
+def write(rows: Sequence[Row], sweeps: dict[str, Any]) -> None:
+    """Write `bench/out/results.json` and `bench/out/sweeps.json`; what they hold of other names
+    stays.  Called after each measurement, so that a run that is ended early has said something."""
     OUT.mkdir(exist_ok=True)
-    kept: dict[str, Any] = {}
-    seen: dict[str, Any] = {}
-    if not whole:
-        kept = {row["name"]: row for row in _read("results", [])}
-        seen = _read("sweeps", {})
+    kept = {row["name"]: row for row in _read("results", [])}
     kept |= {row.name: asdict(row) for row in rows}
-    for name, value in (("results", list(kept.values())), ("sweeps", seen | sweeps)):
+    seen = _read("sweeps", {}) | sweeps
+    for name, value in (("results", list(kept.values())), ("sweeps", seen)):
         (OUT / f"{name}.json").write_text(json.dumps(value, indent=1) + "\n")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -254,7 +255,10 @@ def test_interrupt_before_the_vm_has_moved(paper: Lab, mode: str, stage: str) ->
             at(stage, move, xen)
             move.send(signal.SIGINT)
             assert move.end() == 130, move.text
-    assert "interrupted; everything was put back" in move.text
+    put_back = "everything was put back"
+    if stage in ("prepare", "reach"):  # the signal may come before its first effect
+        put_back = f"({put_back}|nothing was changed)"
+    assert re.search(f"interrupted; {put_back}", move.text), move.text
     assert_put_back(paper, before)
     traffic.assert_nothing_lost()
 

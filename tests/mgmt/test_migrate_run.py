@@ -318,6 +318,7 @@ def test_a_plan_says_which_sessions_are_kept_and_which_fall(
 @pytest.mark.parametrize("mode", ["overlapped", "report", "native"])
 def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) -> None:
     notes: list[ProgressEvent] = []
+    xen.set("host-a", precopy_s=1)  # it is seen to copy, however busy the machine is
     result = migrate(controllers, "host-b", mode, report=notes.append)
     assert result.ok, result.text()
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
@@ -732,8 +733,10 @@ def test_one_that_was_stopped_does_not_abort_the_move_of_who_took_over(
     """Stopped while memory was copied; then somebody recovered, and moves the router again."""
     other = xen.driver()
     mirrors = controllers.mirrors
+    xen.set("host-a", precopy_s=30)  # it is seen to copy, however busy the machine is
 
     def meanwhile() -> None:
+        xen.set("host-a")
         assert recover(controllers)[0] is not None
         assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
         assert not mirrors
