@@ -92,7 +92,9 @@ def definitions(tree: ast.AST) -> Iterator[str]:
                 yield name
             case ast.ClassDef(name=name, body=body):
                 yield name
-                yield from (f"{name}.{one.name}" for one in body if isinstance(one, ast.FunctionDef))
+                yield from (
+                    f"{name}.{one.name}" for one in body if isinstance(one, ast.FunctionDef)
+                )
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
                 yield name
 
