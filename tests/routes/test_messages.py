@@ -87,9 +87,9 @@ def test_types_of_next_hops_are_documented_as_they_are() -> None:
 
 
 def test_reasons_for_the_vm_are_documented_as_they_are() -> None:
-    _, reasons = DOCUMENTED.split("\nWhy a next hop is of type VM: ")
-    listed = re.findall(r"\b(\d+) \w", reasons.split(". ")[0])
-    assert [*map(int, listed)] == [reason.value for reason in m.VmReason if reason]
+    _, table = DOCUMENTED.split("\n| gateway of a next hop of type VM | why the VM decides |\n")
+    listed = re.findall(r"(?m)^\| ([\d, ]+) \|", table.split("\n\n")[0])
+    assert [*map(int, ", ".join(listed).split(", "))] == [r.value for r in m.VmReason if r]
 
 
 PREFIX4 = st.integers(0, 32).flatmap(
