@@ -180,9 +180,13 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
             for name, below in action.choices.items():
                 take(below, f"{prefix} {name}")
 
-    take(cli.build_parser(with_lab=False), "")
-    del found["lab"]
+    take(cli.build_parser(), "")
     return found
+
+
+PARSERS = parsers()
+OF_LAB = [verb for verb in PARSERS if verb.startswith("lab ")]
+VERBS = [verb for verb in PARSERS if verb not in OF_LAB]
 
 
 def headed() -> dict[str, set[str]]:
@@ -197,16 +201,26 @@ def headed() -> dict[str, set[str]]:
     return options
 
 
-@pytest.mark.parametrize("verb", parsers())
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_verbs_options_are_those_of_the_manual(verb: str) -> None:
     common = {"-h", "--network", "--timeout", "-v"}
-    for action in parsers()[verb]._actions:
+    for action in PARSERS[verb]._actions:
         names = set(action.option_strings)
         if names and not names & common:
             assert names & headed()[verb], f"{verb}: {' '.join(names)}"
-    known = {name for action in parsers()[verb]._actions for name in action.option_strings}
+    known = {name for action in PARSERS[verb]._actions for name in action.option_strings}
     assert headed()[verb] <= known
 
 
 def test_the_manual_has_no_other_verb() -> None:
-    assert headed().keys() == parsers().keys()
+    assert headed().keys() == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", OF_LAB)
+def test_the_labs_page_names_its_verbs_and_their_options(verb: str) -> None:
+    text = (ROOT / "docs" / "lab.md").read_text()
+    assert f"\n    xenflow {verb} " in text
+    for action in PARSERS[verb]._actions:
+        names = set(action.option_strings)
+        if names and "-h" not in names:
+            assert any(re.search(rf"(?<![\w-]){name}\b", text) for name in names), names
