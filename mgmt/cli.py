@@ -25,10 +25,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-from mgmt import (
-    RELEASE,
-    needed,  # noqa: F401  # first
-)
+from mgmt import needed  # noqa: F401  # first
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import ManagementSession, UsageError
@@ -36,6 +33,7 @@ from mgmt.text import run_program
 from mgmt.verbs import (
     Command,
     Exit,
+    apply,
     complain,
     empty_host,
     flows,
@@ -57,6 +55,7 @@ from mgmt.verbs import (
 )
 from xenflow.model.management import ManagementError
 from xenflow.model.network import NetworkError
+from xenflow.model.release import RELEASE
 from xenflow.store import network_file
 
 VERBS: tuple[Command, ...] = tuple(
@@ -78,6 +77,7 @@ VERBS: tuple[Command, ...] = tuple(
         mode,
         recover,
         reload,
+        apply,
     )
 )
 
@@ -94,6 +94,7 @@ exit status:
   2    the command line or the network file is wrong; nothing was changed
   3    a controller that was needed did not answer
   4    `status`: everybody answered, and the network is not healthy
+  5    `apply`: the change is made, and not in force everywhere yet
   130  interrupted (Ctrl-C)
 
 `xenflow VERB --help` explains a verb; docs/cli.md all of them."""

@@ -16,9 +16,11 @@ from typing import Any
 from xenflow.control.leases import Leases, LockedError
 from xenflow.control.mirror import RouteMirrors
 from xenflow.control.moves import Moves
+from xenflow.control.planner_relay import PlannerRelay
 from xenflow.control.requests import Named, Reply, Result, Send
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.shown import Shown
+from xenflow.control.store_follower import StoreFollower
 from xenflow.control.trace import trace
 from xenflow.model import management as mg
 from xenflow.model.difference import NetworkDifference
@@ -41,13 +43,16 @@ class ManagementService:
         leases: Leases,
         core_name: str,
         mirrors: RouteMirrors,
-        reload: Callable[[bool], tuple[Network, NetworkDifference]],
+        reload: Callable[[bool, str], tuple[Network, NetworkDifference]],
+        follower: StoreFollower | None = None,
+        relay: PlannerRelay | None = None,
     ) -> None:
         self.table = table
         self._reload = reload
+        self._relay = relay
         self._leases = leases
         self._named = Named(table)
-        shown = Shown(table, self._named, leases, core_name)
+        shown = Shown(table, self._named, leases, core_name, follower)
         moves = Moves(table, self._named, mirrors)
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], Result]] = {
             "status": shown.status,
@@ -62,6 +67,7 @@ class ManagementService:
             "rule-replace": partial(self._add_rule, replace=True),
             "rule-remove": self._remove_rule,
             "reload": self._read_again,
+            "apply": self._apply,
             "place": moves.place,
             "export": moves.export,
             "import": moves.take_in,
@@ -114,8 +120,14 @@ class ManagementService:
         self._leases.check(router, arguments["owner"])
 
     def _read_again(self, arguments: dict[str, Any], _: Reply) -> Result:
-        network, found = self._reload(arguments["dry_run"])
+        network, found = self._reload(arguments["dry_run"], arguments["text"] or "")
         return {"digest": network.digest, "changed": found.json()}
+
+    def _apply(self, arguments: dict[str, Any], reply: Reply) -> Result:
+        if self._relay is None:
+            raise NetworkError("this controller follows no store (--store): use `xenflow reload`")
+        self._relay.apply(arguments, reply)
+        return None
 
     # --- rules ------------------------------------------------------------------------------------
 

@@ -223,6 +223,7 @@ def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
 
 
 NAME = Value(f"a name of 1 to {MAX_NAME} characters", _name)
+TEXT = Value("text", lambda value: _is_text(value, MAX_REQUEST))
 OBJECT = Value("an object", _object)
 ADDRESS4 = Value("an IPv4 address", _address4)
 DESTINATION = Value("an address, or a prefix without host bits", _destination)
@@ -327,7 +328,14 @@ VERBS: dict[str, Verb] = {
         _trace_has_one_start,
     ),
     "rules": Verb({"datapath": Argument(NAME)}),
-    "reload": Verb({"dry_run": Argument(BOOLEAN, default=False)}),
+    "reload": Verb({"dry_run": Argument(BOOLEAN, default=False), "text": Argument(TEXT)}),
+    "apply": Verb(
+        {
+            "text": Argument(TEXT, needed=True),
+            "file": Argument(NAME, default="the file"),
+            "dry_run": Argument(BOOLEAN, default=False),
+        }
+    ),
     "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-replace": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-remove": Verb({"datapath": _DATAPATH, "rule_id": Argument(NAME, needed=True)}),

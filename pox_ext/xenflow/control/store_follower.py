@@ -1,0 +1,248 @@
+"""A controller follows the store: it does what laid rows say, and writes how far its switches are.
+
+Rows go to the disk first, then to the Rule Table, as a network file that was read anew does; once
+all of it is in force on a switch, the switch's row of `Switch_State` says so.  Without the store
+everything goes on, and the last rows are followed.  What cannot be taken now, as while a router is
+being migrated, is tried again.
+
+Called by `component`.  No POX and no socket here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from xenflow.model.network import Network, NetworkError
+from xenflow.store.columns import Cell
+from xenflow.store.laid_file import LaidFile, LaidRows, network_of
+from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
+from xenflow.store.network_rows import LAID, by_name
+from xenflow.store.network_store import (
+    NetworkStore,
+    RowChanges,
+    ViewOverdue,
+    WatchedTable,
+    WatchEvent,
+)
+from xenflow.store.schema import TABLES
+from xenflow.store.transaction import (
+    Committed,
+    Delete,
+    Insert,
+    Operation,
+    StoreRow,
+    Update,
+    WriteOutcome,
+    equal,
+)
+from xenflow.switch.promises import Promises
+
+log = logging.getLogger("xenflow.store")
+
+AGAIN_S = 1.0
+"""How often what could not be taken, or written, is tried again."""
+WATCH_S = WRITE_S = 10.0
+"""How long the store may take to say what it has, or to write."""
+AWAY, KEEPING, TAKING = "store", "store-file", "store-rows"
+"""Causes of problems: the store is away, its rows cannot be kept, or not be taken."""
+STATE_COLUMNS = ("host", "switch", "cluster", "in_force", "release")
+
+
+class FollowedSwitch(Protocol):
+    """What is asked of a switch."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it can be written to."""
+
+    @property
+    def promises(self) -> Promises:
+        """What says when a change is in force."""
+
+
+class Follower(Protocol):
+    """What is asked of whom follows: the Rule Table, by way of the component."""
+
+    @property
+    def network(self) -> Network:
+        """The network that it is now."""
+
+    def take(self, network: Network) -> object:
+        """Let it be another one.  Raises NetworkError, nothing being changed."""
+
+    def switches(self) -> Mapping[str, FollowedSwitch]:
+        """Its switches, by name."""
+
+    def problem(self, cause: str, words: str) -> None:
+        """Something is not as it should be; with "" it is."""
+
+
+class StoreFollower:
+    """See the module.
+
+    host     whose controller this is
+    file     where rows are kept; `laid` is what it had at the start
+    release  this one, for people
+    """
+
+    def __init__(
+        self,
+        store: NetworkStore,
+        host: str,
+        file: LaidFile,
+        laid: LaidRows | None,
+        follower: Follower,
+        release: str,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._file = file
+        self._follower = follower
+        self._release = release
+        self._laid = laid or LaidRows()
+        self._kept = self._laid
+        """What is on the disk."""
+        self._taken = self._laid.change
+        """The change that the Rule Table is at."""
+        self._rows: dict[str, dict[str, StoreRow]] = {}
+        self._in_force: dict[str, int] = {}
+        self._asked: dict[str, int] = {}
+        """Switches that are asked whether a change is in force."""
+        self._writing = False
+        self._again = 0.0
+
+    def start(self) -> None:
+        """Begin to follow."""
+        tables = [WatchedTable(table, tuple(TABLES[table].columns)) for table in LAID]
+        own = WatchedTable("Switch_State", STATE_COLUMNS, equal(host=self._host))
+        lease = WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner"))
+        self._store.watch((*tables, own, lease), WATCH_S, self._told)
+
+    @property
+    def planner(self) -> str:
+        """tcp://ADDRESS:PORT of the planner that holds the lease; "" where none is known."""
+        rows = self._rows.get(LEASE_TABLE, {}).values()
+        return next((str(row["owner"]).partition(" ")[0] for row in rows), "")
+
+    def status(self) -> dict[str, Any]:
+        """For people: docs/messages.md, verb `status`."""
+        state = self._store.state()
+        return {
+            "connected": state.connected,
+            "leader": state.leader,
+            "cluster": state.cluster,
+            "words": state.words,
+            "planner": self.planner,
+            "change": self._laid.change,
+            "taken": self._taken,
+            "in_force": {name: self._in_force.get(name, 0) for name in self._follower.switches()},
+        }
+
+    # --- what the store says ------------------------------------------------------------------
+
+    def _told(self, event: WatchEvent) -> None:
+        if isinstance(event, ViewOverdue):
+            return  # `tick` says that it is away
+        if isinstance(event, RowChanges):
+            for change in event.changes:
+                rows = self._rows.setdefault(change.table, {})
+                if change.after is None:
+                    rows.pop(change.uuid, None)
+                else:
+                    rows[change.uuid] = change.after
+        else:
+            self._rows = {table: dict(rows) for table, rows in event.rows.items()}
+        laid = {table: self._rows.get(table, {}) for table in LAID}
+        changes = [row["change"] for rows in laid.values() for row in rows.values()]
+        number = max((n for n in changes if isinstance(n, int)), default=0)
+        cluster = self._store.state().cluster
+        if number and (number, cluster) != (self._laid.change, self._laid.cluster):
+            self._laid = LaidRows(cluster, number, by_name(laid))
+            self._follow()
+
+    def _follow(self) -> None:
+        """Keep the rows, then let the network be what they say."""
+        laid = self._laid
+        if self._kept is not laid:
+            try:
+                self._file.keep(laid)
+            except OSError as error:
+                words = f"{self._file.path}: {error.strerror or error}: change {laid.change} waits"
+                self._follower.problem(KEEPING, words)
+                return
+            self._kept = laid
+            self._follower.problem(KEEPING, "")
+        try:
+            self._follower.take(network_of(laid, self._follower.network))
+        except NetworkError as error:
+            words = f"change {laid.change} of the store is not taken: {error}"
+            self._follower.problem(TAKING, words)
+            return
+        self._taken = laid.change
+        self._follower.problem(TAKING, "")
+        self._ask_switches()
+
+    # --- how far the switches are ---------------------------------------------------------------
+
+    def _ask_switches(self) -> None:
+        for name, switch in self._follower.switches().items():
+            number = self._taken
+            behind = self._in_force.get(name, 0) < number
+            if behind and switch.live and self._asked.get(name) != number:
+                self._asked[name] = number
+                switch.promises.in_force(partial(self._proven, name, number))
+
+    def _proven(self, name: str, number: int, error: str | None) -> None:
+        if self._asked.get(name) == number:
+            del self._asked[name]
+        if error is None:
+            self._in_force[name] = max(number, self._in_force.get(name, 0))
+            self._write()
+
+    def tick(self, now: float) -> None:
+        """What time asks for; `now`: a monotonic clock, in seconds."""
+        if now < self._again:
+            return
+        self._again = now + AGAIN_S
+        state = self._store.state()
+        words = f"the store is away, its last rows are followed: {state.words}"
+        self._follower.problem(AWAY, "" if state.connected else words)
+        if self._taken < self._laid.change or self._kept is not self._laid:
+            self._follow()
+        self._ask_switches()
+        self._write()
+
+    def _write(self) -> None:
+        """Have the store say of each switch how far it is."""
+        if self._writing or not self._laid.cluster:
+            return
+        wanted = tuple(self._other_states())
+        if wanted:
+            self._writing = True
+            self._store.transact(wanted, WRITE_S, self._written)
+
+    def _other_states(self) -> Iterator[Operation]:
+        switches = self._follower.switches()
+        there = {row["switch"]: row for row in self._rows.get("Switch_State", {}).values()}
+        for name in switches.keys() & self._in_force.keys():
+            row: dict[str, Cell] = {
+                "host": self._host,
+                "switch": name,
+                "cluster": self._laid.cluster,
+                "in_force": self._in_force[name],
+                "release": self._release,
+            }
+            if name not in there:
+                yield Insert("Switch_State", row)
+            elif any(there[name][column] != cell for column, cell in row.items()):
+                yield Update("Switch_State", equal(host=self._host, switch=name), row)
+        for gone in there.keys() - switches.keys():
+            yield Delete("Switch_State", equal(host=self._host, switch=gone))
+
+    def _written(self, outcome: WriteOutcome) -> None:
+        self._writing = False
+        if not isinstance(outcome, Committed):
+            log.info("how far the switches are is not written: %s", outcome.words)

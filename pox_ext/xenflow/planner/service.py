@@ -1,0 +1,241 @@
+"""The planner's service: holds the lease, answers `apply`, and writes to the store.
+
+Of several planners one holds the lease `planner`; its owner's name begins with the address where it
+listens, so that controllers, which watch the lease, know whom to ask.  One change is made at a
+time: the next waits until the watch has told the last one.  Knows neither sockets nor clocks; run
+by `__main__`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from xenflow.model import management as mg
+from xenflow.model.management import ManagementError, Request
+from xenflow.model.network import NetworkError
+from xenflow.planner.book import WATCHED, Book, Proposal
+from xenflow.store.lease import LeaseContender
+from xenflow.store.network_store import NetworkStore, ViewOverdue, WatchEvent
+from xenflow.store.transaction import (
+    Committed,
+    RefusalReason,
+    WriteOutcome,
+    WriteRefused,
+    new_uuid,
+)
+
+log = logging.getLogger("xenflow.planner")
+
+LEASE = "planner"
+LEASE_S = 6.0
+"""A planner that has said nothing for so long is followed by another."""
+WRITE_S = 5.0
+"""How long the store may take for a transaction."""
+ANSWER_S = 9.0
+"""A change that is not known to be made, or not, is answered as that after so long."""
+QUEUE = 64
+"""Requests that wait at most."""
+
+Send = Callable[[bytes], Any]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request for a change; `until`: its answer is given by then."""
+
+    request: Request
+    send: Send
+    until: float
+    proposal: Proposal | None = None
+    written: bool | None = None
+    """False: certainly not.  True: what the watch says once it is as far as the proposal's number
+    decides.  None: not known."""
+    doubt: bool = False
+    """Whether an outcome was unknown."""
+    waiting: bool = False
+    """Whether an outcome is awaited."""
+
+
+class PlannerService:
+    """See the module.
+
+    listens  tcp://ADDRESS:PORT, where it is asked
+    now      a monotonic clock, in seconds
+    """
+
+    def __init__(self, store: NetworkStore, listens: str, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+        self._book = Book()
+        self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
+        self._queue: deque[_Asked] = deque()
+        self._forgetting = False
+        self._heard = False
+        self.ended = False
+        store.watch(WATCHED, WRITE_S, self._told)
+
+    # --- the store ----------------------------------------------------------------------------
+
+    def _told(self, event: WatchEvent) -> None:
+        if isinstance(event, ViewOverdue):
+            log.warning("the store does not say what it has: %s", event.words)
+            return
+        self._book.hear(event)
+        self._lease.row_is(self._book.lease, self._now())
+        self._go_on()
+
+    def tick(self) -> None:
+        """What time asks for; to be called several times a second."""
+        now = self._now()
+        if turn := self._lease.turn(now):
+            self._store.transact(turn, LEASE_S / 3, self._beaten)
+        held = self._lease.holds(now)
+        if held is not self._heard:
+            self._heard = held
+            log.info("%s the lease", "holds" if held else "does not hold")
+        if held and self._book.whole and not self._forgetting:
+            forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
+            if forget:
+                self._forgetting = True
+                self._store.transact(forget, WRITE_S, self._forgotten)
+        self._go_on()
+
+    def _beaten(self, outcome: WriteOutcome) -> None:
+        self._lease.answered(outcome, self._now())
+
+    def _forgotten(self, outcome: WriteOutcome) -> None:
+        self._forgetting = False
+        if isinstance(outcome, Committed):
+            log.info("%d tombstones are forgotten", sum(outcome.touched))
+
+    def end(self) -> None:
+        """Give the lease back; `ended` when that is done."""
+        self.ended = not self._lease.holds(self._now())
+        if not self.ended:
+            self._store.transact(self._lease.give_back(), 1.0, self._given_back)
+
+    def _given_back(self, _: WriteOutcome) -> None:
+        self.ended = True
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def take(self, frame: bytes, send: Send) -> None:
+        """Deal with one request frame; its answer is sent now or later."""
+        try:
+            request = mg.parse_request(frame)
+            if request.verb != "apply":
+                raise ManagementError("unknown-verb", f"a planner does not answer {request.verb}")
+            if len(self._queue) >= QUEUE:
+                raise ManagementError("refused", "too many changes wait already: ask again")
+        except ManagementError as error:
+            send(mg.error_reply(error.id, error))
+            return
+        self._queue.append(_Asked(request, send, self._now() + ANSWER_S))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Do what can be done of the request whose turn it is, and of those after it."""
+        while self._queue and self._step(self._queue[0]):
+            self._queue.popleft()
+
+    def _step(self, asked: _Asked) -> bool:
+        """True where the request is answered."""
+        if asked.waiting:
+            return False
+        if asked.proposal is None:
+            return self._propose(asked)
+        made = self._book.has(asked.proposal.uuid)
+        told = asked.written is True and self._book.change >= asked.proposal.number
+        if made or told or asked.written is False:
+            self._answer(asked, made)
+            return True
+        if self._now() > asked.until:
+            words = (
+                f"whether change {asked.proposal.number} was written is not known: the store does "
+                "not answer; apply it again, which changes nothing where it was"
+            )
+            asked.send(mg.error_reply(asked.request.id, ManagementError("unknown", words)))
+            return True
+        if asked.written is None:  # written already it is refused, and changes nothing
+            self._write(asked, asked.proposal)
+        return False
+
+    def _propose(self, asked: _Asked) -> bool:
+        arguments, now = asked.request.arguments, self._now()
+        ready = self._book.whole and self._lease.holds(now)
+        if not ready and now < asked.until and not self._others():
+            return False
+        try:
+            if not ready:
+                raise ManagementError("refused", self._not_ready())
+            asked.proposal = self._book.propose(
+                arguments["text"], arguments["file"], asked.request.by, self._lease.fence()
+            )
+        except NetworkError as error:
+            asked.send(mg.error_reply(asked.request.id, ManagementError("refused", str(error))))
+            return True
+        except ManagementError as error:
+            asked.send(mg.error_reply(asked.request.id, error))
+            return True
+        if arguments["dry_run"] or not asked.proposal.number:
+            self._answer(asked, True)
+            return True
+        self._write(asked, asked.proposal)
+        return False
+
+    def _others(self) -> bool:
+        """Whether another planner holds the lease."""
+        row = self._book.lease
+        return row is not None and row["owner"] not in ("", self._lease.owner)
+
+    def _not_ready(self) -> str:
+        row = self._book.lease
+        if self._others() and row is not None:
+            return f"the planner is at {str(row['owner']).partition(' ')[0]}: ask there"
+        return f"the store cannot be written to: {self._store.state().words or 'it is being read'}"
+
+    def _write(self, asked: _Asked, proposal: Proposal) -> None:
+        asked.waiting = True
+
+        def done(outcome: WriteOutcome) -> None:
+            asked.waiting = False
+            if isinstance(outcome, Committed):
+                asked.written = True
+            elif not isinstance(outcome, WriteRefused):
+                asked.doubt = True
+            elif outcome.reason is not RefusalReason.UNREACHABLE:
+                log.info("change %d is not written: %s", proposal.number, outcome.words)
+                asked.written = asked.doubt  # the refusal may be for what was written before
+            self._go_on()
+
+        left_s = min(WRITE_S, max(0.1, asked.until - self._now()))
+        self._store.transact(proposal.transaction, left_s, done)
+
+    def _answer(self, asked: _Asked, made: bool) -> None:
+        proposal = asked.proposal
+        assert proposal is not None
+        if not made:
+            words = (
+                "somebody else changed the network at the same time: look at what it is now, and "
+                "apply again"
+            )
+            asked.send(mg.error_reply(asked.request.id, ManagementError("refused", words)))
+            return
+        dry = asked.request.arguments["dry_run"]
+        if proposal.number and not dry:
+            log.info(
+                "change %d (by %s): %s",
+                proposal.number,
+                asked.request.by,
+                proposal.difference.words(),
+            )
+        result: dict[str, Any] = {
+            "change": 0 if dry else proposal.number,
+            "digest": proposal.network.digest,
+            "changed": proposal.difference.json(),
+        }
+        asked.send(mg.reply(asked.request.id, result))
