@@ -1,4 +1,5 @@
-"""Starts the project's own programs in a lab: controllers, routerd, the emulated hypervisor."""
+"""Starts the project's own programs in a lab: controllers, routerd, the emulated hypervisor, and
+the store with its planner."""
 
 from __future__ import annotations
 
@@ -6,13 +7,44 @@ import sys
 
 from lab import process, switch
 from lab.description import PREFIX, ROOT, Lab
-from lab.state import NETWORK_FILE, LabOptions
+from lab.namespace import LabError
+from lab.state import NETWORK_FILE, STORE_PORT, LabOptions
 from xenflow.model import control_link
+from xenflow.store.server import StoreServer, StoreServerError
 
 
 def python_path() -> dict[str, str]:
     """The environment in which the project's own programs find each other."""
     return {"PYTHONPATH": f"{ROOT}:{ROOT / 'pox_ext'}", "PYTHONUNBUFFERED": "1"}
+
+
+MEMBER_PORT, PLANNER_PORT = 6644, 6651
+"""Where other members would reach the store, and where the planner listens."""
+
+
+def start_store(lab: Lab) -> None:
+    """Start the store and the planner, which gives an empty store the lab's network file."""
+    address, folder = lab.management["lab"], process.STATE_DIR / "lab" / "store"
+    server = StoreServer(folder, f"tcp:{address}:{MEMBER_PORT}", (f"ptcp:{STORE_PORT}:{address}",))
+    try:
+        server.create()
+    except StoreServerError as error:
+        raise LabError(f"store: {error}") from None
+    process.start("lab", "store", server.command, PREFIX + "lab")
+    process.start(
+        "lab",
+        "planner",
+        [
+            sys.executable,
+            "-m",
+            "xenflow.planner",
+            f"--store={server.remote}",
+            f"--listen=tcp://{address}:{PLANNER_PORT}",
+            f"--network={NETWORK_FILE}",
+        ],
+        PREFIX + "lab",
+        environment=python_path(),
+    )
 
 
 def start_controller(lab: Lab, name: str) -> process.Process:

@@ -28,7 +28,7 @@ from typing import Any, cast
 from mgmt import needed  # noqa: F401  # first
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError
-from mgmt.session import ManagementSession, UsageError
+from mgmt.session import ManagementSession, UsageError, learn
 from mgmt.text import run_program
 from mgmt.verbs import (
     Command,
@@ -121,6 +121,7 @@ def _run(args: Namespace) -> int:
         return _run_lab(args)
     try:
         network = network_file.load(find_network_file(args.network_file))
+        network = learn(network, args.timeout)
     except NetworkError as error:
         complain(error)
         return Exit.USAGE

@@ -48,8 +48,8 @@ def launch(
     --routers=URL      where routers' sockets listen; {vif} and {router} stand for the names
     --xenstore=PATH    xenstored's socket, where the hypervisor is Xen (default:
                        /run/xenstored/socket)
-    --store=REMOTES    follow the store at these servers, with commas between them:
-                       unix:PATH, tcp:ADDRESS:PORT (needs --state)
+    --store=SERVERS    follow the store at these servers, with commas between them: unix:PATH,
+                       tcp:ADDRESS:PORT (default: as the file says; needs --state)
     """
     path = _network_file(network)
     if not path:
@@ -78,8 +78,9 @@ def launch(
     if not state:
         log.warning("placements are not kept over a restart (--state=DIR)")
     options: StoreOptions | None = None
-    if store:
-        described, options = _stored(described, store, state)
+    remotes = tuple(store.split(",")) if store else described.store
+    if remotes:
+        described, options = _stored(described, remotes, state)
     version = getattr(core, "version_string", "POX")
     try:
         component = Component(
@@ -103,21 +104,24 @@ def launch(
     core.register("xenflow", component)
 
 
-def _stored(network: Network, remotes: str, state: str) -> tuple[Network, StoreOptions]:
+def _stored(network: Network, remotes: tuple[str, ...], state: str) -> tuple[Network, StoreOptions]:
     """The network as the store last laid it, and what to follow the store with."""
     from xenflow.control.component import StoreOptions
-    from xenflow.store.laid_file import LaidFile, network_of
+    from xenflow.store.laid_file import LaidFile
+    from xenflow.store.network_rows import laid_entries
 
     if not state:
-        _stop("--store needs a folder to keep its rows in: name one with --state=DIR", USAGE_ERROR)
+        _stop(
+            "a store needs a folder where its rows are kept: name one with --state=DIR", USAGE_ERROR
+        )
     file = LaidFile(Path(state))
     try:
         laid = file.load()
         if laid is not None:
-            network = network_of(laid, network)
+            network = laid_entries(laid.rows, network, alone=True)
     except NetworkError as error:
         _stop(str(error))
-    return network, StoreOptions(tuple(remotes.split(",")), file, laid)
+    return network, StoreOptions(remotes, file, laid)
 
 
 def switches_connect_to(network: str, controller: str) -> tuple[str, int]:

@@ -33,6 +33,8 @@ from xenflow.switch.switch import Switch
 
 log = logging.getLogger("xenflow.management")
 
+_NO_STORE = "this controller follows no store (--store): use `xenflow reload`"
+
 
 class ManagementService:
     """See the module."""
@@ -49,6 +51,7 @@ class ManagementService:
     ) -> None:
         self.table = table
         self._reload = reload
+        self._follower = follower
         self._relay = relay
         self._leases = leases
         self._named = Named(table)
@@ -67,6 +70,7 @@ class ManagementService:
             "rule-replace": partial(self._add_rule, replace=True),
             "rule-remove": self._remove_rule,
             "reload": self._read_again,
+            "network": self._network,
             "apply": self._apply,
             "place": moves.place,
             "export": moves.export,
@@ -123,9 +127,14 @@ class ManagementService:
         network, found = self._reload(arguments["dry_run"], arguments["text"] or "")
         return {"digest": network.digest, "changed": found.json()}
 
+    def _network(self, _: dict[str, Any], __: Reply) -> Result:
+        if self._follower is None:
+            raise NetworkError(_NO_STORE)
+        return self._follower.network()
+
     def _apply(self, arguments: dict[str, Any], reply: Reply) -> Result:
         if self._relay is None:
-            raise NetworkError("this controller follows no store (--store): use `xenflow reload`")
+            raise NetworkError(_NO_STORE)
         self._relay.apply(arguments, reply)
         return None
 

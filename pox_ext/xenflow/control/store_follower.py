@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from xenflow.model.network import Network, NetworkError
 from xenflow.store.columns import Cell
-from xenflow.store.laid_file import LaidFile, LaidRows, network_of
+from xenflow.store.laid_file import LaidFile, LaidRows, to_json
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
-from xenflow.store.network_rows import LAID, by_name
+from xenflow.store.network_rows import LAID, by_name, laid_entries
 from xenflow.store.network_store import (
     NetworkStore,
     RowChanges,
@@ -141,6 +141,10 @@ class StoreFollower:
             "in_force": {name: self._in_force.get(name, 0) for name in self._follower.switches()},
         }
 
+    def network(self) -> dict[str, Any]:
+        """The laid rows: docs/messages.md, verb `network`."""
+        return to_json(self._laid)
+
     # --- what the store says ------------------------------------------------------------------
 
     def _told(self, event: WatchEvent) -> None:
@@ -176,7 +180,9 @@ class StoreFollower:
             self._kept = laid
             self._follower.problem(KEEPING, "")
         try:
-            self._follower.take(network_of(laid, self._follower.network))
+            before = self._follower.network
+            alone = not self._taken  # what the file says beside them counts no more
+            self._follower.take(laid_entries(laid.rows, before, alone=alone))
         except NetworkError as error:
             words = f"change {laid.change} of the store is not taken: {error}"
             self._follower.problem(TAKING, words)

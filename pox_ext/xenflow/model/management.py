@@ -329,6 +329,7 @@ VERBS: dict[str, Verb] = {
     ),
     "rules": Verb({"datapath": Argument(NAME)}),
     "reload": Verb({"dry_run": Argument(BOOLEAN, default=False), "text": Argument(TEXT)}),
+    "network": Verb({}),
     "apply": Verb(
         {
             "text": Argument(TEXT, needed=True),

@@ -246,7 +246,10 @@ class Router:
 @dataclass(frozen=True)
 class Network:
     """The whole description.  Every name in it refers to something that exists
-    (`xenflow.store.network_file` has checked that)."""
+    (`xenflow.store.network_file` has checked that).
+
+    store  the servers of the store that it lives in, where it lives in one
+    """
 
     name: str
     controllers: dict[str, Controller]
@@ -254,6 +257,7 @@ class Network:
     cables: dict[str, Cable]
     links: dict[str, Link]
     routers: dict[str, Router]
+    store: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def digest(self) -> str:

@@ -49,7 +49,7 @@ def changed_with(
         zip(PARTS, (controllers, datapaths, cables, links, routers), strict=True)
     )
     made = {part: _with(getattr(network, part), entries) for part, entries in given.items()}
-    return _succeed(network, Network(network.name, **made), given)
+    return _succeed(network, Network(network.name, **made, store=network.store), given)
 
 
 def _with(old: Entries, entries: Mapping[str, Any]) -> Entries:
@@ -66,7 +66,7 @@ def in_terms_of(before: Network, after: Network) -> Network:
     """A network equal to `after`, and in its order, of what `before` has wherever that is equal."""
     made = {part: _in_terms_of(getattr(before, part), getattr(after, part)) for part in PARTS}
     other = {part: _others(getattr(before, part), entries) for part, entries in made.items()}
-    return _succeed(before, Network(after.name, **made), other)
+    return _succeed(before, Network(after.name, **made, store=after.store), other)
 
 
 def _in_terms_of(old: Entries, new: Entries) -> Entries:

@@ -70,6 +70,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--listen", metavar="URL", required=True, help="tcp://ADDRESS:PORT, where it is asked"
     )
+    parser.add_argument(
+        "--network", metavar="FILE", default="", help="what an empty store becomes, a network file"
+    )
     asked = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s:%(name)s:%(message)s")
     posted = _Posted()
@@ -88,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"xenflow: planner: cannot listen on {asked.listen}: {error}", file=sys.stderr)
         store.close()
         return 1
-    service = PlannerService(store, asked.listen, time.monotonic)
+    service = PlannerService(store, asked.listen, time.monotonic, asked.network)
     ending: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: ending.append(number))

@@ -12,12 +12,14 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from xenflow.model import management as mg
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import NetworkError
 from xenflow.planner.book import WATCHED, Book, Proposal
+from xenflow.store import network_file
 from xenflow.store.lease import LeaseContender
 from xenflow.store.network_store import NetworkStore, ViewOverdue, WatchEvent
 from xenflow.store.transaction import (
@@ -65,11 +67,15 @@ class PlannerService:
 
     listens  tcp://ADDRESS:PORT, where it is asked
     now      a monotonic clock, in seconds
+    first    the network file that an empty store is given; "" for none
     """
 
-    def __init__(self, store: NetworkStore, listens: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self, store: NetworkStore, listens: str, now: Callable[[], float], first: str = ""
+    ) -> None:
         self._store = store
         self._now = now
+        self._first = first
         self._book = Book()
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
         self._queue: deque[_Asked] = deque()
@@ -97,12 +103,33 @@ class PlannerService:
         if held is not self._heard:
             self._heard = held
             log.info("%s the lease", "holds" if held else "does not hold")
+        if held and self._book.whole and self._first:
+            self._fill(now)
         if held and self._book.whole and not self._forgetting:
             forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
             if forget:
                 self._forgetting = True
                 self._store.transact(forget, WRITE_S, self._forgotten)
         self._go_on()
+
+    def _fill(self, now: float) -> None:
+        """Give an empty store its first network."""
+        first, self._first = self._first, ""
+        if self._book.change:
+            return
+        try:
+            text = network_file.read_text(first)
+            request = mg.request("apply", "first", by="planner", text=text, file=Path(first).name)
+        except (NetworkError, ManagementError) as error:
+            log.error("the empty store is not filled: %s", error)
+            return
+        asked = _Asked(mg.parse_request(request), self._filled, now + ANSWER_S)
+        self._queue.appendleft(asked)
+
+    def _filled(self, answer: bytes) -> None:
+        said = mg.parse_answer(answer)
+        if not said.ok:
+            log.error("the empty store is not filled: %s", said.message)
 
     def _beaten(self, outcome: WriteOutcome) -> None:
         self._lease.answered(outcome, self._now())

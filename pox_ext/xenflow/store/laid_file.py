@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xenflow.model.network import Network, NetworkError
-from xenflow.store.network_rows import NamedRows, key_of, laid_entries
+from xenflow.model.network import NetworkError
+from xenflow.store.network_rows import NamedRows, key_of
 from xenflow.store.transaction import StoreRow
 
 NAME = "laid.json"
@@ -41,11 +41,7 @@ class LaidFile:
         """
         try:
             value = json.loads(self.path.read_bytes())
-            rows = {
-                table: {key_of(table, row): row for row in map(_row, found)}
-                for table, found in value["rows"].items()
-            }
-            return LaidRows(str(value["cluster"]), int(value["change"]), rows)
+            return from_json(value)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -59,18 +55,10 @@ class LaidFile:
 
     def keep(self, laid: LaidRows) -> None:
         """Replace the file.  Raises OSError, the old one being left, where that cannot be done."""
-        value = {
-            "cluster": laid.cluster,
-            "change": laid.change,
-            "rows": {
-                table: [{**row, "at": sorted(_names(row))} for row in rows.values()]
-                for table, rows in laid.rows.items()
-            },
-        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".new")
         with draft.open("w") as file:
-            json.dump(value, file, separators=(",", ":"))
+            json.dump(to_json(laid), file, separators=(",", ":"))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.path)
@@ -81,9 +69,25 @@ class LaidFile:
             os.close(folder)
 
 
-def network_of(laid: LaidRows, before: Network) -> Network:
-    """The network that rows make of what a controller had before.  Raises NetworkError."""
-    return laid_entries(laid.rows, before)
+def to_json(laid: LaidRows) -> dict[str, Any]:
+    """Laid rows as JSON, in the file and in a controller's answer to `network`."""
+    return {
+        "cluster": laid.cluster,
+        "change": laid.change,
+        "rows": {
+            table: [{**row, "at": sorted(_names(row))} for row in rows.values()]
+            for table, rows in laid.rows.items()
+        },
+    }
+
+
+def from_json(value: Any) -> LaidRows:
+    """The same, read.  Raises ValueError, LookupError, TypeError or AttributeError."""
+    rows = {
+        table: {key_of(table, row): row for row in map(_row, found)}
+        for table, found in value["rows"].items()
+    }
+    return LaidRows(str(value["cluster"]), int(value["change"]), rows)
 
 
 def _row(value: dict[str, Any]) -> StoreRow:

@@ -227,6 +227,15 @@ def _tcp_url(value: Any) -> str:
     return str(value)
 
 
+def _server(value: Any) -> str:
+    kind, _, rest = text_of(value).partition(":")
+    if kind == "tcp":
+        _openflow(rest)
+    elif kind != "unix" or not rest:
+        raise UnfitError
+    return str(value)
+
+
 def _hypervisor(value: Any) -> str:
     text = text_of(value)
     try:
@@ -245,7 +254,12 @@ _END = Value(
 )
 _INTERFACE = Value(f"an interface name of at most {MAX_INTERFACE_NAME} characters", _interface_name)
 
-_NETWORK = {"name": _Field(Value("the network's name", _filled_text), needed=True)}
+_SERVER = Value('"unix:PATH" or "tcp:ADDRESS:PORT" of a server of the store', _server)
+
+_NETWORK = {
+    "name": _Field(Value("the network's name", _filled_text), needed=True),
+    "store": _Field(_ListOf(_SERVER, "an array of the store's servers")),
+}
 
 _CONTROLLER = {
     "openflow": _Field(Value('"ADDRESS:PORT" for switches to connect to', _openflow), True),
@@ -589,6 +603,7 @@ def _build(found: Found) -> Network:
         cables={n: Cable(n, ends[0], ends[1]) for n, ends in found["cables"].items()},
         links={n: _build_link(n, link) for n, link in found["links"].items()},
         routers={n: _build_router(n, r) for n, r in found["routers"].items()},
+        store=tuple(found["network"].get("store", ())),
     )
 
 

@@ -212,9 +212,9 @@ def laid(network: Network) -> NamedRows:
     return {table: {key_of(table, row): row for row in found} for table, found in rows.items()}
 
 
-def laid_entries(rows: NamedRows, before: Network) -> Network:
+def laid_entries(rows: NamedRows, before: Network, *, alone: bool = False) -> Network:
     """The network that was `before`, with what laid rows say: an entry for a row, none for a
-    tombstone; of what no row speaks it stays as it was.
+    tombstone; of what no row speaks it stays as it was, or goes where the rows count `alone`.
 
     Raises NetworkError where a row cannot be read, or names what is not there.
     """
@@ -232,7 +232,8 @@ def laid_entries(rows: NamedRows, before: Network) -> Network:
     try:
         for part, table in zip(PARTS, LAID, strict=True):
             old = getattr(before, part)
-            found: dict[str, Any] = {}
+            here = {row["name"] for row in rows.get(table, {}).values()} if alone else old.keys()
+            found: dict[str, Any] = dict.fromkeys(old.keys() - here)
             for row in rows.get(table, {}).values():
                 name = str(row["name"])
                 if row["gone"]:

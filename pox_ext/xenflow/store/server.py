@@ -84,17 +84,19 @@ class StoreServer:
 
         Raises StoreServerError, also where it runs already.
         """
-        _tool(
+        _tool(*self.command, "--detach", "--no-chdir", "--verbose=console:off")
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What runs the server in the foreground."""
+        return (
             "ovsdb-server",
-            "--detach",
-            "--no-chdir",
             f"--pidfile={self._pidfile}",
             f"--log-file={self.folder / 'server.log'}",
-            "--verbose=console:off",
             f"--unixctl={self._control}",
-            f"--remote=punix:{self.folder / 'db.sock'}",
+            f"--remote=p{self.remote}",
             *(f"--remote={place}" for place in self.listens),
-            self.database,
+            str(self.database),
         )
 
     def stop(self) -> None:
