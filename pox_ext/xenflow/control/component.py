@@ -64,7 +64,7 @@ class StoreOptions:
     laid: LaidRows | None
 
 
-class _Follower:
+class _StoreUser:
     """The controller, as the store's follower sees it."""
 
     def __init__(self, table: RuleTable, become: Callable[[Network], NetworkDifference]) -> None:
@@ -443,7 +443,7 @@ class Component:
             controller,
             options.file,
             laid,
-            _Follower(self.table, self._become),
+            _StoreUser(self.table, self._become),
             RELEASE,
         )
 

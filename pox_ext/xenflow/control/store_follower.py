@@ -63,7 +63,7 @@ class FollowedSwitch(Protocol):
         """What says when a change is in force."""
 
 
-class Follower(Protocol):
+class StoreUser(Protocol):
     """What is asked of whom follows: the Rule Table, by way of the component."""
 
     @property
@@ -94,7 +94,7 @@ class StoreFollower:
         host: str,
         file: LaidFile,
         laid: LaidRows | None,
-        follower: Follower,
+        follower: StoreUser,
         release: str,
     ) -> None:
         self._store = store
@@ -250,5 +250,7 @@ class StoreFollower:
 
     def _written(self, outcome: WriteOutcome) -> None:
         self._writing = False
-        if not isinstance(outcome, Committed):
+        if isinstance(outcome, Committed):
+            self._write()  # they may have come further meanwhile
+        else:
             log.info("how far the switches are is not written: %s", outcome.words)

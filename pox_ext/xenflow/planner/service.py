@@ -46,7 +46,7 @@ Send = Callable[[bytes], Any]
 
 
 @dataclass(slots=True)
-class _Asked:
+class _AskedChange:
     """A request for a change; `until`: its answer is given by then."""
 
     request: Request
@@ -78,7 +78,7 @@ class PlannerService:
         self._first = first
         self._book = Book()
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
-        self._queue: deque[_Asked] = deque()
+        self._queue: deque[_AskedChange] = deque()
         self._forgetting = False
         self._heard = False
         self.ended = False
@@ -123,7 +123,7 @@ class PlannerService:
         except (NetworkError, ManagementError) as error:
             log.error("the empty store is not filled: %s", error)
             return
-        asked = _Asked(mg.parse_request(request), self._filled, now + ANSWER_S)
+        asked = _AskedChange(mg.parse_request(request), self._filled, now + ANSWER_S)
         self._queue.appendleft(asked)
 
     def _filled(self, answer: bytes) -> None:
@@ -161,7 +161,7 @@ class PlannerService:
         except ManagementError as error:
             send(mg.error_reply(error.id, error))
             return
-        self._queue.append(_Asked(request, send, self._now() + ANSWER_S))
+        self._queue.append(_AskedChange(request, send, self._now() + ANSWER_S))
         self._go_on()
 
     def _go_on(self) -> None:
@@ -169,7 +169,7 @@ class PlannerService:
         while self._queue and self._step(self._queue[0]):
             self._queue.popleft()
 
-    def _step(self, asked: _Asked) -> bool:
+    def _step(self, asked: _AskedChange) -> bool:
         """True where the request is answered."""
         if asked.waiting:
             return False
@@ -191,7 +191,7 @@ class PlannerService:
             self._write(asked, asked.proposal)
         return False
 
-    def _propose(self, asked: _Asked) -> bool:
+    def _propose(self, asked: _AskedChange) -> bool:
         arguments, now = asked.request.arguments, self._now()
         ready = self._book.whole and self._lease.holds(now)
         if not ready and now < asked.until and not self._others():
@@ -225,7 +225,7 @@ class PlannerService:
             return f"the planner is at {str(row['owner']).partition(' ')[0]}: ask there"
         return f"the store cannot be written to: {self._store.state().words or 'it is being read'}"
 
-    def _write(self, asked: _Asked, proposal: Proposal) -> None:
+    def _write(self, asked: _AskedChange, proposal: Proposal) -> None:
         asked.waiting = True
 
         def done(outcome: WriteOutcome) -> None:
@@ -242,7 +242,7 @@ class PlannerService:
         left_s = min(WRITE_S, max(0.1, asked.until - self._now()))
         self._store.transact(proposal.transaction, left_s, done)
 
-    def _answer(self, asked: _Asked, made: bool) -> None:
+    def _answer(self, asked: _AskedChange, made: bool) -> None:
         proposal = asked.proposal
         assert proposal is not None
         if not made:
