@@ -27,7 +27,13 @@ from lab.namespace import (
     sysctl,
     veth,
 )
-from lab.programs import start_controller, start_hypervisor, start_routerd, start_store
+from lab.programs import (
+    start_controller,
+    start_hypervisor,
+    start_planner,
+    start_routerd,
+    start_store,
+)
 from lab.state import LabOptions, write_domains, write_network_file
 from lab.steps import Do, Step
 from lab.telling import apply_to_store, tell_controllers, tell_hypervisor
@@ -353,6 +359,7 @@ class Change:
     def _start_controllers(self, whats: Whats) -> None:
         if self.options.store and self.before is None:
             start_store(self.after)
+            start_planner(self.after)
         for (name,) in whats:
             start_controller(self.after, name)
 

@@ -22,24 +22,35 @@ MEMBER_PORT, PLANNER_PORT = 6644, 6651
 """Where other members would reach the store, and where the planner listens."""
 
 
-def start_store(lab: Lab) -> None:
-    """Start the store and the planner, which gives an empty store the lab's network file."""
-    address, folder = lab.management["lab"], process.STATE_DIR / "lab" / "store"
-    server = StoreServer(folder, f"tcp:{address}:{MEMBER_PORT}", (f"ptcp:{STORE_PORT}:{address}",))
+def store_server(lab: Lab) -> StoreServer:
+    """The server of the lab's store."""
+    address = lab.management["lab"]
+    folder = process.STATE_DIR / "lab" / "store"
+    listens = (f"ptcp:{STORE_PORT}:{address}",)
+    return StoreServer(folder, f"tcp:{address}:{MEMBER_PORT}", listens)
+
+
+def start_store(lab: Lab) -> process.Process:
+    """Make the store, and start its server."""
+    server = store_server(lab)
     try:
         server.create()
     except StoreServerError as error:
         raise LabError(f"store: {error}") from None
-    process.start("lab", "store", server.command, PREFIX + "lab")
-    process.start(
+    return process.start("lab", "store", server.command, PREFIX + "lab")
+
+
+def start_planner(lab: Lab) -> process.Process:
+    """Start the planner, which gives an empty store the lab's network file."""
+    return process.start(
         "lab",
         "planner",
         [
             sys.executable,
             "-m",
             "xenflow.planner",
-            f"--store={server.remote}",
-            f"--listen=tcp://{address}:{PLANNER_PORT}",
+            f"--store={store_server(lab).remote}",
+            f"--listen=tcp://{lab.management['lab']}:{PLANNER_PORT}",
             f"--network={NETWORK_FILE}",
         ],
         PREFIX + "lab",

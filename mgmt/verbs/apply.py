@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mgmt.client import AskError, Refused, Unreachable
-from mgmt.session import ManagementSession
+from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from xenflow.model.difference import SIGNS
-from xenflow.model.network import Network
+from xenflow.model.network import Network, NetworkError
 from xenflow.store import network_file
 
 NAME = "apply"
@@ -41,8 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    text = network_file.read_text(args.file)
-    after, _ = network_file.parse(text, args.file)  # all mistakes are found here, offline
+    try:  # all mistakes are found here, offline
+        text = network_file.read_text(args.file)
+        after, _ = network_file.parse(text, args.file)
+    except NetworkError as error:
+        raise UsageError(str(error)) from None
     stay = session.network.controllers.keys() & after.controllers.keys()
     if wrong := list(unwilling(_with(session, session.network, stay), text)):
         return _end(args, {}, Exit.FAILED, wrong)

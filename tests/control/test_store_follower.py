@@ -17,7 +17,7 @@ from xenflow.store import network_file
 from xenflow.store.laid_file import LaidFile
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
-from xenflow.store.transaction import Committed, Insert
+from xenflow.store.transaction import Committed, Delete, Insert, equal
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 TEXT = PAPER.read_text()
@@ -202,6 +202,18 @@ def test_what_the_file_says_beside_the_store_counts_no_more(rig: Rig) -> None:
     rig.network = LARGE
     rig.write(SMALL, 1)
     assert rig.network == SMALL
+
+
+def test_a_forgotten_tombstone_takes_nothing_back(rig: Rig) -> None:
+    rig.write(LARGE, 1)
+    rig.write(SMALL, 2)
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    assert isinstance(rig.loop.ask(planner, Delete("Laid_Link", equal(gone=True))), Committed)
+    rig.drain()
+    assert rig.follower.status()["taken"] == rig.follower.status()["change"] == 2
+    rig.gen.prove()
+    rig.drain()
+    assert rig.said() == {"gen": 2}
 
 
 def test_a_missing_row_removes_nothing_later(rig: Rig) -> None:

@@ -20,9 +20,11 @@ from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import (
     Committed,
     Insert,
+    RefusalReason,
     Transaction,
     Update,
     WriteOutcome,
+    WriteRefused,
     WriteUnknown,
     equal,
 )
@@ -39,12 +41,17 @@ class FaultyStore(MemoryStore):
     lose = 0
     written = True
     tried = 0
+    away = False
 
     def transact(
         self, transaction: Transaction, deadline_s: float, done: Callable[[WriteOutcome], Any]
     ) -> None:
         changes = any(isinstance(one, Insert) and one.table == "Change" for one in transaction)
         self.tried += changes
+        if self.away:
+            words = "no leader was reached"
+            self._post(done, WriteRefused(RefusalReason.UNREACHABLE, None, words))
+            return
         if not changes or not self.lose:
             super().transact(transaction, deadline_s, done)
             return
@@ -224,6 +231,18 @@ def test_what_stays_unknown_is_said_to_be(rig: Rig) -> None:
     assert rig.ask(planner, MORE)["change"] == 2
 
 
+def test_where_the_store_is_away_nothing_is_changed_and_that_is_said(rig: Rig) -> None:
+    planner, store = rig.planner(first=str(PAPER))
+    store.away = True
+    for _ in range(2):  # while it still has the lease, and when it has not any more
+        answer = rig.ask(planner, MORE)
+        assert answer["error"]["code"] == "refused"
+        assert answer["error"]["message"].startswith("the store cannot be written to")
+    store.away = False
+    rig.settle(planner, for_s=LEASE_S + 1)
+    assert rig.ask(planner, MORE)["change"] == 2
+
+
 def test_an_id_is_given_again_when_all_have_forgotten_it(rig: Rig) -> None:
     planner, _ = rig.planner(first=str(PAPER))
     assert rig.ask(planner, MORE)["change"] == 2
@@ -257,3 +276,19 @@ def test_old_changes_are_not_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
     for number in range(2, 8):
         assert rig.ask(planner, MORE if number % 2 == 0 else TEXT)["change"] == number
     assert list(rig.changes()) == [5, 6, 7]
+
+
+def test_of_a_switch_that_is_no_more_nothing_is_left(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    cable = '[cables]\nspare-a = ["host-a:to-spare", "spare:to-a"]'
+    spare = '[datapaths.spare]\nkind = "plain"\ndpid = "0000000000000009"\ncontroller = "edge"\n'
+    assert rig.ask(planner, TEXT.replace("[cables]", f"{spare}\n{cable}"))["change"] == 2
+    rig.in_force(2)
+    assert len(rig.database.tables["Switch_State"]) == 5
+    assert rig.ask(planner, TEXT)["change"] == 3
+    rig.in_force(3)
+    rig.settle(planner, for_s=1.0)
+    for table, column in (("Laid_Switch", "name"), ("Switch_State", "switch")):
+        there = {row[column] for row in rig.database.tables[table].values()}
+        assert there == {"host-a", "host-b", "gen", "recv"}
+    assert len(rig.database.tables["Laid_Cable"]) == 4

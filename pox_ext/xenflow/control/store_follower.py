@@ -163,6 +163,8 @@ class StoreFollower:
         changes = [row["change"] for rows in laid.values() for row in rows.values()]
         number = max((n for n in changes if isinstance(n, int)), default=0)
         cluster = self._store.state().cluster
+        if cluster == self._laid.cluster:  # of the last change a forgotten tombstone may have told
+            number = max(number, self._laid.change)
         if number and (number, cluster) != (self._laid.change, self._laid.cluster):
             self._laid = LaidRows(cluster, number, by_name(laid))
             self._follow()

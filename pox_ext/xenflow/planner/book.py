@@ -182,8 +182,9 @@ class Book:
         return {uuid: row for uuid, row in self._rows.get(table, {}).items() if row["gone"]}
 
     def forget(self, fence: Wait, cluster: str) -> Transaction:
-        """What is to be written so that tombstones go which every switch concerned, of those there
-        still are, has done what they say; () where there are none."""
+        """What is to be written for tombstones to go, of which every switch concerned that there
+        still is has done what they say, and what was seen of switches that are no more; () where
+        there is nothing of the kind."""
         reached = {
             row["switch"]: _whole(row["in_force"])
             for row in self._rows.get("Switch_State", {}).values()
@@ -198,6 +199,10 @@ class Book:
                 if all(reached.get(switch, 0) >= change for switch in at & there):
                     still = (*row_id(uuid), *equal(gone=True, change=change))
                     found.append(Delete(table, still))
+        known = {row["name"] for row in self._rows.get("Laid_Switch", {}).values()}
+        for uuid, row in self._rows.get("Switch_State", {}).items():
+            if row["switch"] not in known:
+                found.append(Delete("Switch_State", row_id(uuid)))
         return (fence, *found) if found else ()
 
     def _old_changes(self, number: int) -> list[str]:

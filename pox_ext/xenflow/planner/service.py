@@ -181,11 +181,8 @@ class PlannerService:
             self._answer(asked, made)
             return True
         if self._now() > asked.until:
-            words = (
-                f"whether change {asked.proposal.number} was written is not known: the store does "
-                "not answer; apply it again, which changes nothing where it was"
-            )
-            asked.send(mg.error_reply(asked.request.id, ManagementError("unknown", words)))
+            error = self._unwritten(asked.proposal.number, asked.doubt or asked.written is True)
+            asked.send(mg.error_reply(asked.request.id, error))
             return True
         if asked.written is None:  # written already it is refused, and changes nothing
             self._write(asked, asked.proposal)
@@ -213,6 +210,15 @@ class PlannerService:
             return True
         self._write(asked, asked.proposal)
         return False
+
+    def _unwritten(self, number: int, doubt: bool) -> ManagementError:
+        if not doubt:
+            return ManagementError("refused", f"{self._not_ready()}: nothing was changed")
+        return ManagementError(
+            "unknown",
+            f"whether change {number} was written is not known: the store does not answer; apply it "
+            "again, which changes nothing where it was",
+        )
 
     def _others(self) -> bool:
         """Whether another planner holds the lease."""
