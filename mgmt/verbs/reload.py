@@ -34,6 +34,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
+    if session.network.store:
+        complain("the network lives in a store: use `xenflow apply`")
+        return Exit.FAILED
     looked = session.ask_all("reload", dry_run=True)
     if wrong := list(_wrong(session, looked)):
         return _end(args, looked, Exit.UNREACHABLE if _silent(looked) else Exit.FAILED, wrong)

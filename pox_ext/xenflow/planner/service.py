@@ -216,8 +216,8 @@ class PlannerService:
             return ManagementError("refused", f"{self._not_ready()}: nothing was changed")
         return ManagementError(
             "unknown",
-            f"whether change {number} was written is not known: the store does not answer; apply it "
-            "again, which changes nothing where it was",
+            f"whether change {number} was written is not known: the store does not answer; apply "
+            "it again, which changes nothing where it was",
         )
 
     def _others(self) -> bool:
