@@ -9,12 +9,15 @@ import pytest
 
 from bench.large_network import make_network
 from tests.conftest import ROOT
+from tests.store.memory_store import MemoryDatabase, MemoryStore
 from tests.written_switch import WrittenSwitch, bound
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.rule_table import RuleTable
+from xenflow.control.store_follower import StoreFollower
 from xenflow.model import management as mg
 from xenflow.model.placement import to_json
+from xenflow.store.schema import Role, StoreWriter
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,9 @@ def answer() -> dict[str, Any]:
     leases.take("r3", "somebody", 10.0, None)
     nothing = cast(Any, None)
     answers: list[bytes] = []
-    ManagementService(table, leases, "test", nothing, nothing).take(
+    store = MemoryStore(MemoryDatabase(), nothing, StoreWriter(Role.CONTROLLER, "edge"))
+    follower = StoreFollower(store, "edge", nothing, None, table, nothing)
+    ManagementService(table, leases, "test", nothing, nothing, follower).take(
         mg.request("status", "1"), answers.append
     )
     found: dict[str, Any] = json.loads(answers[0])
@@ -58,6 +63,7 @@ def test_the_parts_of_the_answer_are_described() -> None:
         "the controller",
         "a datapath",
         "audit",
+        "the store",
         "a router",
         "a placement",
         "a migration",
@@ -70,6 +76,7 @@ def test_the_keys_of_status_are_those_of_the_document(of: str, answer: dict[str,
         "the controller": answer,
         "a datapath": answer["datapaths"][0],
         "audit": answer["datapaths"][0]["audit"],
+        "the store": answer["store"],
         "a router": answer["routers"][0],
         "a placement": answer["placements"][0],
         "a migration": answer["migrations"][0],

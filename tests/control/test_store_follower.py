@@ -11,13 +11,16 @@ import pytest
 
 from tests.store.memory_store import MemoryDatabase, MemoryStore
 from tests.store.store_rig import Loop
-from xenflow.control.store_follower import AGAIN_S, KEEPING, TAKING, StoreFollower
+from xenflow.control.store_follower import AGAIN_S, StoreFollower
+from xenflow.model.difference import NetworkDifference, compare
 from xenflow.model.network import Network, NetworkError
+from xenflow.model.release import RELEASE
 from xenflow.store import network_file
 from xenflow.store.laid_file import LaidFile
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import Committed, Delete, Insert, equal
+from xenflow.switch.problems import Problems
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 TEXT = PAPER.read_text()
@@ -54,7 +57,7 @@ class Rig:
         self.network = SMALL
         self.taken: list[Network] = []
         self.refuses = ""
-        self.problems: dict[str, str] = {}
+        self.problems = Problems("edge")
         self.on_disk: list[int] = []
         self.gen, self.recv = PromisedSwitch(), PromisedSwitch()
         self.follower = self.start()
@@ -62,28 +65,25 @@ class Rig:
     def start(self) -> StoreFollower:
         self.store = MemoryStore(self.database, self.loop.post, CONTROLLER)
         file = LaidFile(self.folder)
-        made = StoreFollower(self.store, "edge", file, file.load(), self, "0.1")  # type: ignore[arg-type]
+        table: Any = self
+        made = StoreFollower(self.store, "edge", file, file.load(), table, self.take)
         made.start()
         self.drain()
         return made
 
-    # what is asked of who follows
-
-    def take(self, network: Network) -> None:
+    def take(self, network: Network) -> NetworkDifference:
         if self.refuses:
             raise NetworkError(self.refuses)
         found = LaidFile(self.folder).load()
         self.on_disk.append(found.change if found else 0)
+        found_other = compare(self.network, network)
         self.network = network
         self.taken.append(network)
+        return found_other
 
-    def switches(self) -> Any:
+    @property
+    def switches(self) -> dict[str, PromisedSwitch]:
         return {"gen": self.gen, "recv": self.recv}
-
-    def problem(self, cause: str, words: str) -> None:
-        self.problems[cause] = words
-
-    # the test's side
 
     def drain(self) -> None:
         done: list[int] = []
@@ -107,7 +107,7 @@ class Rig:
         """What the store has of the switches."""
         rows = self.database.tables["Switch_State"].values()
         assert all(
-            (r["host"], r["cluster"], r["release"]) == ("edge", "memory", "0.1") for r in rows
+            (r["host"], r["cluster"], r["release"]) == ("edge", "memory", RELEASE) for r in rows
         )
         return {str(row["switch"]): int(row["in_force"]) for row in rows}  # type: ignore[arg-type]
 
@@ -155,12 +155,12 @@ def test_what_cannot_be_taken_now_is_taken_later(rig: Rig) -> None:
     rig.refuses = "routers.vr1: it is being migrated"
     rig.write(LARGE, 1)
     words = "change 1 of the store is not taken: routers.vr1: it is being migrated"
-    assert rig.problems[TAKING] == words
+    assert rig.problems.of() == [words]
     assert rig.follower.status()["taken"] == 0 and rig.gen.waiting == []
     rig.tick()
     rig.refuses = ""
     rig.tick()
-    assert rig.network == LARGE and rig.problems[TAKING] == ""
+    assert rig.network == LARGE and rig.problems.of() == []
     rig.gen.prove()
     rig.drain()
     assert rig.said() == {"gen": 1}
@@ -173,9 +173,9 @@ def test_what_cannot_be_kept_is_not_taken(rig: Rig, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr("xenflow.store.laid_file.os.fsync", full)
         rig.write(LARGE, 1)
-        assert rig.taken == [] and "No space left on device" in rig.problems[KEEPING]
+        assert rig.taken == [] and "No space left on device" in rig.problems.of()[0]
     rig.tick()
-    assert rig.network == LARGE and rig.problems[KEEPING] == ""
+    assert rig.network == LARGE and rig.problems.of() == []
 
 
 def test_after_a_restart_it_goes_on_from_its_disk(rig: Rig) -> None:
@@ -228,7 +228,7 @@ def test_a_missing_row_removes_nothing_later(rig: Rig) -> None:
 def test_a_switch_that_is_no_more_is_not_spoken_of(rig: Rig) -> None:
     rig.write(LARGE, 1)
     store = MemoryStore(rig.database, rig.loop.post, CONTROLLER)
-    cells = {"host": "edge", "switch": "old", "cluster": "memory", "release": "0.1"}
+    cells = {"host": "edge", "switch": "old", "cluster": "memory", "release": RELEASE}
     assert isinstance(rig.loop.ask(store, Insert("Switch_State", cells)), Committed)
     rig.tick()
     rig.gen.prove()

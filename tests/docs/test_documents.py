@@ -116,7 +116,7 @@ def modules() -> tuple[str, ...]:
 def walks() -> str:
     """The walks through the code of docs/architecture.md."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    return text.partition("## Three walks through the code")[2].partition("\n## ")[0]
+    return text.partition("## Four walks through the code")[2].partition("\n## ")[0]
 
 
 def steps() -> Iterator[tuple[str, str]]:

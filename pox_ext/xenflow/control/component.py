@@ -8,7 +8,7 @@ what it may rely on.  Called by `launch` in the package.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from xenflow.control.zmq_pump import Pump
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.management import MAX_IMPORT
 from xenflow.model.network import DatapathKind, Network, NetworkError, Pipeline
-from xenflow.model.release import RELEASE
 from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.store import network_file
@@ -62,31 +61,6 @@ class StoreOptions:
     remotes: tuple[str, ...]
     file: LaidFile
     laid: LaidRows | None
-
-
-class _StoreUser:
-    """The controller, as the store's follower sees it."""
-
-    def __init__(self, table: RuleTable, become: Callable[[Network], NetworkDifference]) -> None:
-        self._table = table
-        self._become = become
-
-    @property
-    def network(self) -> Network:
-        return self._table.network
-
-    def take(self, network: Network) -> None:
-        if found := self._become(network):
-            log.info("the store has changed the network: %s", found.words())
-
-    def switches(self) -> Mapping[str, Switch]:
-        return self._table.switches
-
-    def problem(self, cause: str, words: str) -> None:
-        if words:
-            self._table.problems.begin(cause, words)
-        else:
-            self._table.problems.end(cause)
 
 
 class Component:
@@ -438,14 +412,7 @@ class Component:
         writer = StoreWriter(Role.CONTROLLER, controller)
         cluster = laid.cluster if laid is not None else ""
         self._store = OvsdbStore(options.remotes, core.call_later, writer, cluster)
-        return StoreFollower(
-            self._store,
-            controller,
-            options.file,
-            laid,
-            _StoreUser(self.table, self._become),
-            RELEASE,
-        )
+        return StoreFollower(self._store, controller, options.file, laid, self.table, self._become)
 
     def _reread(self, _: object) -> None:
         """SIGHUP."""

@@ -11,11 +11,14 @@ Called by `component`.  No POX and no socket here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+from xenflow.control.rule_table import RuleTable
+from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Network, NetworkError
+from xenflow.model.release import RELEASE
 from xenflow.store.columns import Cell
 from xenflow.store.laid_file import LaidFile, LaidRows, to_json
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
@@ -38,7 +41,6 @@ from xenflow.store.transaction import (
     WriteOutcome,
     equal,
 )
-from xenflow.switch.promises import Promises
 
 log = logging.getLogger("xenflow.store")
 
@@ -51,41 +53,12 @@ AWAY, KEEPING, TAKING = "store", "store-file", "store-rows"
 STATE_COLUMNS = ("host", "switch", "cluster", "in_force", "release")
 
 
-class FollowedSwitch(Protocol):
-    """What is asked of a switch."""
-
-    @property
-    def live(self) -> bool:
-        """Whether it can be written to."""
-
-    @property
-    def promises(self) -> Promises:
-        """What says when a change is in force."""
-
-
-class StoreUser(Protocol):
-    """What is asked of whom follows: the Rule Table, by way of the component."""
-
-    @property
-    def network(self) -> Network:
-        """The network that it is now."""
-
-    def take(self, network: Network) -> object:
-        """Let it be another one.  Raises NetworkError, nothing being changed."""
-
-    def switches(self) -> Mapping[str, FollowedSwitch]:
-        """Its switches, by name."""
-
-    def problem(self, cause: str, words: str) -> None:
-        """Something is not as it should be; with "" it is."""
-
-
 class StoreFollower:
     """See the module.
 
     host     whose controller this is
     file     where rows are kept; `laid` is what it had at the start
-    release  this one, for people
+    become   lets the table, and what is around it, be another network; raises NetworkError
     """
 
     def __init__(
@@ -94,14 +67,14 @@ class StoreFollower:
         host: str,
         file: LaidFile,
         laid: LaidRows | None,
-        follower: StoreUser,
-        release: str,
+        table: RuleTable,
+        become: Callable[[Network], NetworkDifference],
     ) -> None:
         self._store = store
         self._host = host
         self._file = file
-        self._follower = follower
-        self._release = release
+        self._table = table
+        self._become = become
         self._laid = laid or LaidRows()
         self._kept = self._laid
         """What is on the disk."""
@@ -138,7 +111,7 @@ class StoreFollower:
             "planner": self.planner,
             "change": self._laid.change,
             "taken": self._taken,
-            "in_force": {name: self._in_force.get(name, 0) for name in self._follower.switches()},
+            "in_force": {name: self._in_force.get(name, 0) for name in self._table.switches},
         }
 
     def network(self) -> dict[str, Any]:
@@ -177,26 +150,34 @@ class StoreFollower:
                 self._file.keep(laid)
             except OSError as error:
                 words = f"{self._file.path}: {error.strerror or error}: change {laid.change} waits"
-                self._follower.problem(KEEPING, words)
+                self._problem(KEEPING, words)
                 return
             self._kept = laid
-            self._follower.problem(KEEPING, "")
+            self._problem(KEEPING, "")
         try:
-            before = self._follower.network
+            before = self._table.network
             alone = not self._taken  # what the file says beside them counts no more
-            self._follower.take(laid_entries(laid.rows, before, alone=alone))
+            found = self._become(laid_entries(laid.rows, before, alone=alone))
         except NetworkError as error:
             words = f"change {laid.change} of the store is not taken: {error}"
-            self._follower.problem(TAKING, words)
+            self._problem(TAKING, words)
             return
+        if found:
+            log.info("change %d of the store: %s", laid.change, found.words())
         self._taken = laid.change
-        self._follower.problem(TAKING, "")
+        self._problem(TAKING, "")
         self._ask_switches()
+
+    def _problem(self, cause: str, words: str) -> None:
+        if words:
+            self._table.problems.begin(cause, words)
+        else:
+            self._table.problems.end(cause)
 
     # --- how far the switches are ---------------------------------------------------------------
 
     def _ask_switches(self) -> None:
-        for name, switch in self._follower.switches().items():
+        for name, switch in self._table.switches.items():
             number = self._taken
             behind = self._in_force.get(name, 0) < number
             if behind and switch.live and self._asked.get(name) != number:
@@ -217,7 +198,7 @@ class StoreFollower:
         self._again = now + AGAIN_S
         state = self._store.state()
         words = f"the store is away, its last rows are followed: {state.words}"
-        self._follower.problem(AWAY, "" if state.connected else words)
+        self._problem(AWAY, "" if state.connected else words)
         if self._taken < self._laid.change or self._kept is not self._laid:
             self._follow()
         self._ask_switches()
@@ -233,7 +214,7 @@ class StoreFollower:
             self._store.transact(wanted, WRITE_S, self._written)
 
     def _other_states(self) -> Iterator[Operation]:
-        switches = self._follower.switches()
+        switches = self._table.switches
         there = {row["switch"]: row for row in self._rows.get("Switch_State", {}).values()}
         for name in switches.keys() & self._in_force.keys():
             row: dict[str, Cell] = {
@@ -241,7 +222,7 @@ class StoreFollower:
                 "switch": name,
                 "cluster": self._laid.cluster,
                 "in_force": self._in_force[name],
-                "release": self._release,
+                "release": RELEASE,
             }
             if name not in there:
                 yield Insert("Switch_State", row)

@@ -1,7 +1,7 @@
 """What the store is to those who use it: three operations, and values that nobody can change.
 
 `transact` and `watch` return at once; what comes of them is handed over by the `post` that the
-store was made with (under POX: `core.callLater`), so that a program's own loop calls it.  Every
+store was made with (under POX: `core.call_later`), so that a program's own loop calls it.  Every
 call has a deadline, in seconds.  `OvsdbStore` is the store; tests have one in memory.
 """
 
