@@ -89,7 +89,7 @@ def parse(text: str, file: str, before: Network | None = None) -> tuple[Network,
     network `before` where they are the same."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in 1,000 lists
         raise NetworkError(_syntax_error(text, file, error)) from None
     document = Document(file, text)
     found = _read_tables(document, tables)
@@ -104,7 +104,7 @@ def parse(text: str, file: str, before: Network | None = None) -> tuple[Network,
     return network, lab
 
 
-def _syntax_error(text: str, file: str, error: tomllib.TOMLDecodeError) -> str:
+def _syntax_error(text: str, file: str, error: Exception) -> str:
     lines = text.splitlines() or [""]
     where = re.search(r"\(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
     line, column = len(lines), len(lines[-1]) + 1
@@ -474,22 +474,19 @@ class _Taken:
 
 
 def _check_uniqueness(document: Document, found: Found) -> None:
-    plain: tuple[tuple[str, str, str], ...] = (
+    for section, key, expected in (
         ("controllers", "manage", "an address of its own"),
         ("links", "id", "an id of its own"),
         ("links", "vlan", "a VLAN id of its own"),
         ("routers", "id", "an id of its own"),
-    )
-    for section, key, expected in plain:
+        ("datapaths", "dpid", "a datapath id of its own"),
+    ):
         taken = _Taken(document, expected)
         for name, entry in found[section].items():
             if key in entry:
-                taken.take((section, name, key), entry[key], show_value(entry[key]))
-    taken = _Taken(document, "a datapath id of its own")
-    for name, datapath in found["datapaths"].items():
-        if "dpid" in datapath:
-            dpid = datapath["dpid"]
-            taken.take(("datapaths", name, "dpid"), dpid, f'"{dpid:016x}"')
+                value = entry[key]
+                shown = f'"{value:016x}"' if key == "dpid" else show_value(value)
+                taken.take((section, name, key), value, shown)
     _check_ports(document, found)
     _check_macs(document, found)
     _check_interfaces(document, found)
