@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tests.store.store_rig import (
     Viewer,
     change,
     free_ports,
+    host,
     joined,
     kill,
     laid,
@@ -28,9 +31,9 @@ from tests.store.store_rig import (
     numbered,
     served,
 )
-from xenflow.store.network_store import RowChanges, ViewOverdue, WholeView
+from xenflow.store.network_store import RowChanges, ViewOverdue, WatchedTable, WholeView
 from xenflow.store.ovsdb_store import OvsdbStore
-from xenflow.store.schema import PLANNER
+from xenflow.store.schema import PLANNER, TABLES, to_schema
 from xenflow.store.server import StoreServer, StoreServerError
 from xenflow.store.transaction import (
     Committed,
@@ -248,6 +251,32 @@ def test_another_major_schema_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     )
     site.close()
     server.stop()
+
+
+def test_a_watch_is_refused_until_the_server_has_the_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server is given its new schema while it runs, after its clients have theirs."""
+    schema = tmp_path / "schema"
+    schema.write_text(json.dumps(to_schema()))
+    before = {name: cell for name, cell in TABLES["Change"].columns.items() if name != "by"}
+    older = {**TABLES, "Change": replace(TABLES["Change"], columns=before)}
+    monkeypatch.setattr("xenflow.store.schema.TABLES", older)
+    with served(tmp_path) as site:
+        store = site.store()
+        view, hosts = Viewer(store, CHANGES), Viewer(store, WatchedTable("Host", ("name",)))
+        site.loop.run(lambda: view.events and hosts.events)
+        (told,) = view.events
+        assert isinstance(told, ViewOverdue)
+        (server,) = site.servers
+        assert told.words.startswith(f"{server.remote} refuses the watch: syntax error: ")
+        assert site.loop.ask(store, change(1)) == Committed((1,))
+        subprocess.run(["ovsdb-client", "convert", server.remote, schema], check=True)
+        site.loop.run(lambda: len(view.events) > 1)
+        assert view.of("Change", "by") == [""]
+        assert len(view.events) == 2
+        assert site.loop.ask(store, host("a")) == Committed((1,))
+        site.loop.run(lambda: hosts.of("Host", "name") == ["a"])
 
 
 def test_clients_reach_a_server_by_tcp(tmp_path: Path) -> None:

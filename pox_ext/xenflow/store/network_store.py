@@ -65,7 +65,9 @@ class RowChanges:
 
 @dataclass(frozen=True, slots=True)
 class ViewOverdue:
-    """The whole had not come when its deadline passed.  It is still awaited; `words` say why."""
+    """The whole has not come; `words` say why.  Its deadline has passed, or the server refuses the
+    watch, or says rows that do not fit the schema.  It is still awaited; after a refusal, which is
+    told once, from the next connection on."""
 
     words: str
 
