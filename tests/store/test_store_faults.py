@@ -239,18 +239,11 @@ def test_a_server_that_is_another_or_none_is_refused(site: OvsdbSite, tmp_path: 
 
 
 def test_another_major_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("xenflow.store.schema.VERSION", (2, 0, 0))
-        server = StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}")
-        server.create()
-    server.start()
-    site = OvsdbSite(server)
-    store = site.store()
-    site.loop.run(
-        lambda: store.state().words.endswith("version 2.0.0 of the schema, and 1.x is needed")
-    )
-    site.close()
-    server.stop()
+    monkeypatch.setattr("xenflow.store.schema.VERSION", (2, 0, 0))
+    words = "version 2.0.0 of the schema, and 1.x is needed"
+    with served(tmp_path) as site:
+        store = site.store()
+        site.loop.run(lambda: store.state().words.endswith(words))
 
 
 def test_a_watch_is_refused_until_the_server_has_the_column(

@@ -106,11 +106,11 @@ def parse(text: str, file: str, before: Network | None = None) -> tuple[Network,
 
 def _syntax_error(text: str, file: str, error: Exception) -> str:
     lines = text.splitlines() or [""]
-    where = re.search(r"\(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
+    where = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
     line, column = len(lines), len(lines[-1]) + 1
     if where and where.group(1):
         line, column = int(where.group(1)), int(where.group(2))
-    reason = re.sub(r" \(at [^()]*\)$", "", str(error))
+    reason = str(error)[: where.start()] if where else str(error)
     near = lines[line - 1].strip() if line <= len(lines) else ""
     found = show_value(near) if near else "the end of the line"
     return (
@@ -189,17 +189,11 @@ def _mac(value: Any) -> int:
     return mac
 
 
-def _port_number(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) <= 65535:
-        raise UnfitError
-    return int(text)
-
-
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
         raise UnfitError
-    return host, _port_number(port)
+    return host, int(port)
 
 
 def _openflow(value: Any) -> tuple[str, int]:
@@ -464,8 +458,6 @@ class _Taken:
         self._first: dict[Any, Path] = {}
 
     def take(self, path: Path, value: Any, shown: str) -> None:
-        if value is None:
-            return
         first = self._first.setdefault(value, path)
         if first != path:
             line = self._document.line(first)
@@ -539,16 +531,12 @@ def _check_macs(document: Document, found: Found) -> None:
 
 
 def _check_interfaces(document: Document, found: Found) -> None:
-    names: dict[str, _Taken] = {}
-    links: dict[str, _Taken] = {}
+    names = _Taken(document, "a name of its own")
+    links = _Taken(document, "one interface of a router on a link")
     for path, router, interface in _interfaces(found):
-        taken = names.setdefault(router, _Taken(document, "a name of its own"))
-        name = interface.get("name")
-        taken.take((*path, "name"), name, f'"{name}"')
-        one = "one interface of a router on a link"
-        taken = links.setdefault(router, _Taken(document, one))
-        link = interface.get("link")
-        taken.take((*path, "link"), link, f'"{link}"')
+        for key, taken in (("name", names), ("link", links)):
+            if key in interface:
+                taken.take((*path, key), (router, interface[key]), f'"{interface[key]}"')
 
 
 def _check_datapaths(document: Document, found: Found) -> None:
