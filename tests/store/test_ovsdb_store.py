@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.store.store_rig import CHANGES, LONG_S, Loop, change
 from xenflow.store.json_stream import JsonStream
 from xenflow.store.network_store import ViewOverdue
-from xenflow.store.ovsdb_session import OvsdbSession
+from xenflow.store.ovsdb_session import PATIENCE_S, OvsdbSession
 from xenflow.store.ovsdb_store import OvsdbStore
 from xenflow.store.schema import PLANNER
 from xenflow.store.transaction import (
@@ -59,7 +60,9 @@ class Server:
     def hears(self, method: str) -> Any:
         """The id of the next request, which is such a one."""
         while not self._heard:
-            self._heard += self._stream.feed(self._client.recv(65536))
+            octets = self._client.recv(65536)
+            assert octets, "the client has gone"
+            self._heard += self._stream.feed(octets)
         request = self._heard.pop(0)
         assert request["method"] == method
         return request["id"]
@@ -138,6 +141,7 @@ def test_an_outcome_behind_one_that_cannot_be_handed_over_is_told(tmp_path: Path
     loop.run(lambda: told)
     assert isinstance(told[0], WriteRefused)
     assert told[0].words.startswith("not sent")
+    assert store.state().words == DIED
     store.close()
 
 
@@ -149,25 +153,28 @@ def test_who_has_closed_it_finds_it_closed(server: Server) -> None:
     assert (store.state().connected, store.state().words) == (False, "it has been closed")
 
 
-def test_what_came_while_the_thread_had_to_wait_is_heard(server: Server) -> None:
+def test_what_came_while_the_thread_had_to_wait_is_heard(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The machine stood still for longer than a server may be silent: it was not the server."""
-    loop, patience_s = Loop(), 0.5
+    loop, stood_still_s = Loop(), 0.0
+    told: list[WriteOutcome] = []
 
     def post(call: Callable[[Any], Any], value: Any) -> None:
-        if call == told.append and not posted:
+        nonlocal stood_still_s
+        if not stood_still_s:
             server.answers(second, [{}, {}])
-            time.sleep(2 * patience_s)
-        posted.append(value)
+            stood_still_s = 2 * PATIENCE_S
         loop.post(call, value)
 
-    store = OvsdbStore((server.remote,), post, PLANNER, patience_s=patience_s)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + stood_still_s)
+    monkeypatch.setattr("xenflow.store.ovsdb_store.time", clock)
+    store = OvsdbStore((server.remote,), post, PLANNER)
     server.leads()
-    told: list[WriteOutcome] = []
-    posted: list[WriteOutcome] = []
     for number in (1, 2):
         store.transact((change(number),), LONG_S, told.append)
     first, second = server.hears("transact"), server.hears("transact")
-    server.answers(first, [{"uuid": ["uuid", change(1).uuid]}, {}])
+    server.answers(first, [{}, {}])
     loop.run(lambda: len(told) == 2)
     assert told == [Committed((1,)), Committed((1,))]
     store.close()

@@ -141,10 +141,9 @@ def test_a_silent_server_is_left_and_found_again(site: OvsdbSite) -> None:
     assert isinstance(outcomes[0], WriteUnknown | Committed)
 
 
-def test_what_could_not_be_sent_was_not_written(tmp_path: Path) -> None:
-    server = StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}")
-    server.create()
-    site = OvsdbSite(server)
+def test_what_could_not_be_sent_was_not_written(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    server.stop()
     store = site.store()
     outcome = site.loop.ask(store, change(1), deadline_s=0.1)
     words = f"not sent in time: {server.remote} No such file or directory"
@@ -158,8 +157,6 @@ def test_what_could_not_be_sent_was_not_written(tmp_path: Path) -> None:
     site.loop.run(lambda: kept and len(late.events) > 1)
     assert kept == [Committed((1,))]
     assert late.of("Change", "number") == [2]
-    site.close()
-    server.stop()
 
 
 def test_a_remote_that_cannot_be_dialled_ends_nothing(tmp_path: Path) -> None:
@@ -272,28 +269,27 @@ def test_a_watch_is_refused_until_the_server_has_the_column(
         site.loop.run(lambda: hosts.of("Host", "name") == ["a"])
 
 
-def test_clients_reach_a_server_by_tcp(tmp_path: Path) -> None:
-    member, clients = free_ports(2)
-    server = StoreServer(tmp_path, f"tcp:127.0.0.1:{member}", (f"ptcp:{clients}:127.0.0.1",))
-    server.create()
-    server.start()
-    site = OvsdbSite(server)
-    store = OvsdbStore((f"tcp:127.0.0.1:{clients}",), site.loop.post, PLANNER)
-    assert site.loop.ask(store, change(1)) == Committed((1,))
-    assert site.loop.ask(
-        store, Update("Change", numbered(1), {"by": "x" * 1_000_000})
-    ) == Committed((1,))
+def test_clients_reach_a_server_by_tcp(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    server.stop()
+    (port,) = free_ports(1)
+    replace(server, listens=(f"ptcp:{port}:127.0.0.1",)).start()
+    store = OvsdbStore((f"tcp:127.0.0.1:{port}",), site.loop.post, PLANNER)
+    assert site.loop.ask(store, change(1, by="x" * 1_000_000)) == Committed((1,))
     view = Viewer(store, CHANGES)
     site.loop.run(lambda: view.events)
     assert view.of("Change", "by") == ["x" * 1_000_000]
     store.close()
-    server.stop()
-    wrong = ("", "unix:", "ssl:127.0.0.1:1", "tcp:127.0.0.1", "tcp:127.0.0.1:0", "tcp:a:1")
-    with pytest.raises(StoreMistakeError):
-        OvsdbStore((), site.loop.post, PLANNER)
-    for remote in (*wrong, "tcp:::1:1"):
+
+
+@pytest.mark.parametrize(
+    "remote",
+    ["", "unix:", "ssl:127.0.0.1:1", "tcp:127.0.0.1", "tcp:127.0.0.1:0", "tcp:a:1", "tcp:::1:1"],
+)
+def test_a_remote_that_is_none_is_a_mistake(remote: str) -> None:
+    for remotes in ((), (remote,)):
         with pytest.raises(StoreMistakeError):
-            OvsdbStore((remote,), site.loop.post, PLANNER)
+            OvsdbStore(remotes, print, PLANNER)
 
 
 def test_what_a_server_cannot_do_is_said(tmp_path: Path) -> None:
@@ -351,17 +347,4 @@ def test_what_it_says_comes_in_the_programs_own_loop(site: OvsdbSite) -> None:
         assert time.monotonic() < end
         scheduler.turn(0.05)
     assert {thread for thread, _ in called} == {threading.get_ident()}
-    store.close()
-
-
-def test_a_thread_that_ends_is_said(site: OvsdbSite) -> None:
-    def post(call: object, value: object) -> None:
-        raise RuntimeError("the loop is gone")
-
-    store = OvsdbStore(tuple(s.remote for s in site.servers), post, PLANNER)
-    site.loop.run(lambda: store.state().connected)
-    store.transact((change(1),), LONG_S, print)
-    site.loop.run(lambda: store.state().words)
-    assert store.state().words == "its thread has ended: RuntimeError('the loop is gone')"
-    assert not store.state().connected
     store.close()
