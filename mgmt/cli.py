@@ -34,9 +34,13 @@ from mgmt.verbs import (
     Command,
     Exit,
     apply,
+    check,
     complain,
+    diff,
     empty_host,
+    export,
     flows,
+    history,
     links,
     migrate,
     mode,
@@ -52,9 +56,10 @@ from mgmt.verbs import (
     status,
     topology,
     trace,
+    undo,
 )
 from xenflow.model.management import ManagementError
-from xenflow.model.network import NetworkError
+from xenflow.model.network import EMPTY, NetworkError
 from xenflow.model.release import RELEASE
 from xenflow.store import network_file
 
@@ -77,7 +82,12 @@ VERBS: tuple[Command, ...] = tuple(
         mode,
         recover,
         reload,
+        check,
+        diff,
         apply,
+        history,
+        undo,
+        export,
     )
 )
 
@@ -120,8 +130,10 @@ def _run(args: Namespace) -> int:
     if args.module is None:
         return _run_lab(args)
     try:
-        network = network_file.load(find_network_file(args.network_file))
-        network = learn(network, args.timeout)
+        network = EMPTY
+        if args.module is not check:
+            network = network_file.load(find_network_file(args.network_file))
+            network = learn(network, args.timeout)
     except NetworkError as error:
         complain(error)
         return Exit.USAGE

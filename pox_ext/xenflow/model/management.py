@@ -335,8 +335,11 @@ VERBS: dict[str, Verb] = {
             "text": Argument(TEXT, needed=True),
             "file": Argument(NAME, default="the file"),
             "dry_run": Argument(BOOLEAN, default=False),
+            "last": Argument(whole(0, 1 << 62)),
         }
     ),
+    "history": Verb({}),
+    "undone": Verb({"change": Argument(whole(1, 1 << 62), needed=True)}),
     "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-replace": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-remove": Verb({"datapath": _DATAPATH, "rule_id": Argument(NAME, needed=True)}),
