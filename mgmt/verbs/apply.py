@@ -52,7 +52,8 @@ def read(file: str, before: Network | None = None) -> tuple[str, Network]:
     """
     try:
         text = network_file.read_text(file)
-        return text, network_file.parse(text, file, before)[0]
+        in_store = before is not None and bool(before.store)
+        return text, network_file.parse(text, file, before, in_store=in_store)[0]
     except NetworkError as error:
         raise UsageError(str(error)) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from xenflow.model.network import Network
 from xenflow.planner.service import ANSWER_S, LEASE_S, PlannerService
 from xenflow.store import network_file
 from xenflow.store.network_rows import LAID, by_name, laid_entries
+from xenflow.store.network_text import to_text
 from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import (
     Committed,
@@ -362,3 +364,19 @@ def test_a_change_of_what_is_no_longer_the_last_is_refused(rig: Rig) -> None:
     refused = rig.ask(planner, TEXT, last=1)["error"]
     assert refused["message"].startswith("change 2 was made meanwhile")
     assert rig.laid().links.keys() == {"left", "right", "more"}
+
+
+def test_what_is_written_as_a_file_is_no_change(rig: Rig) -> None:
+    """In whatever order the store gives its rows: links stay where they lie."""
+    planner, _ = rig.planner(first=str(PAPER.with_name("campus.toml")))
+    for _ in range(3):
+        for table in LAID:
+            rows = rig.database.tables[table]
+            rig.database.tables[table] = dict(reversed(rows.items()))
+        again, _ = rig.planner("again")
+        text = to_text(replace(rig.laid(), name="campus"))
+        assert rig.ask(again, text)["error"]["message"].startswith("the planner is at")
+        assert rig.ask(planner, text)["change"] == 0
+    more = text + '[links.more]\nid = 77\nvlan = 177\nroot = "host-a"\n'
+    assert rig.ask(planner, more)["change"] == 2
+    assert rig.ask(planner, rig.look(planner, "undone", change=2)["text"])["change"] == 3

@@ -137,7 +137,7 @@ class Book:
         Raises NetworkError with each reason on a line.
         """
         before, first = self.network, self.change == 0
-        after = network_file.parse(text, file, None if first else before)[0]
+        after = network_file.parse(text, file, None if first else before, in_store=True)[0]
         after = after if first else in_terms_of(before, after)
         found = compare(before, after)
         if not first:
