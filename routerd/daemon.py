@@ -132,12 +132,12 @@ class Kernel:
         Raises NetlinkError; what was needed is needed still, then.
         """
         self.dumps += 1
-        view, bodies = self.view, self._requests.bodies
+        view, bodies, optional = self.view, self._requests.bodies, self._requests.optional
         if self.dump_all:
             view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
             view.dumped_netconf(bodies(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)))
-            view.dumped_netconf6(self._optional(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET6)))
-            view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
+            view.dumped_netconf6(optional(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET6)))
+            view.dumped_nexthops(optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
             view.hash_policy = _hash_policy()
             self._dump_main()
         view.dumped_rules(bodies(rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)))
@@ -148,11 +148,11 @@ class Kernel:
             (rt.AF_INET6, rt.TABLE_LOCAL),
             (rt.AF_INET6, rt.TABLE_MAIN),
         ):
-            view.dumped_routes(self._optional(rt.RTM_GETROUTE, rt.get_routes(family, table)))
+            view.dumped_routes(optional(rt.RTM_GETROUTE, rt.get_routes(family, table)))
         if self.dump_all:
             view.dumped_neighbours(
                 bodies(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET))
-                + self._optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6)),
+                + optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6)),
                 time.monotonic(),
             )
         self.dump_all = self.dump_others = self.look_first = False
@@ -164,7 +164,7 @@ class Kernel:
         """
         view, bodies = self.view, self._requests.bodies
         view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
-        view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
+        view.dumped_nexthops(self._requests.optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
         view.dirty_policy = True
         self.look_first = False
 
@@ -173,7 +173,7 @@ class Kernel:
         link = self.view.control_link()
         if link is None:
             return
-        bodies = self._optional(rt.RTM_GETADDR, rt.get_addresses(rt.AF_INET6))
+        bodies = self._requests.optional(rt.RTM_GETADDR, rt.get_addresses(rt.AF_INET6))
         found = [a for a in map(rt.address, bodies) if a.ifindex == link.ifindex]
         local = [a for a in found if a.scope == rt.RT_SCOPE_LINK]
         on = bool(link.flags & rt.IFF_UP)
@@ -199,17 +199,6 @@ class Kernel:
                 return
         raise DumpInterrupted(errno.EINTR, "the main table never held still")
 
-    def _optional(self, type_: int, body: bytes) -> list[bytes]:
-        """A dump of what this kernel may not have (IPv6, next hop objects, a table)."""
-        try:
-            return self._requests.bodies(type_, body)
-        except DumpInterrupted:
-            raise
-        except rt.NetlinkError as error:
-            if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EINVAL):
-                return []
-            raise
-
     def refresh_beyond(self, now: float) -> bool:
         """Look at what the kernel does not notify of, or not in full; True if something changed
         that needs no dump.  What does need one is noted.
@@ -228,7 +217,7 @@ class Kernel:
         tables = [
             table
             for family in (rt.AF_INET, rt.AF_INET6)
-            for body in self._optional(rt.RTM_GETNEIGHTBL, rt.get_neighbour_tables(family))
+            for body in self._requests.optional(rt.RTM_GETNEIGHTBL, rt.get_neighbour_tables(family))
             if (table := rt.neighbour_table(body)) is not None
         ]
         faults = self._neighbour_tables.faults(tables, now)
@@ -244,7 +233,10 @@ class Kernel:
         return bool(view.dirty4 or view.dirty_neighbours or view.dirty_policy)
 
     def resolve(self, ifindex: int, family: int, address: int, managed: bool) -> int:
-        """Have the kernel resolve a neighbour; returns the errno, 0 for done."""
+        """Have the kernel resolve a neighbour; returns the errno, 0 for done.
+
+        Raises NetlinkError where the kernel does not answer.
+        """
         return self._requests.change(
             rt.RTM_NEWNEIGH,
             rt.NLM_F_CREATE | rt.NLM_F_REPLACE,
@@ -559,7 +551,11 @@ class Daemon:
         gateways = view.gateways(told)
         wanted = list(self.keeper.requests(gateways, connected, view.neighbours, now))
         for (ifindex, family, address), managed in wanted:
-            number = self.kernel.resolve(ifindex, family, address, managed)
+            try:
+                number = self.kernel.resolve(ifindex, family, address, managed)
+            except rt.NetlinkError as error:
+                log.warning("neighbour-failed error=%r: tried again", str(error))
+                return
             if number in (errno.EINVAL, errno.EOPNOTSUPP) and managed:
                 self.keeper.managed = False
                 log.warning("this kernel manages no neighbours (5.16 does): probing them instead")

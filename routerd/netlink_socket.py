@@ -13,11 +13,23 @@ from collections.abc import Iterator
 from routerd import rtnetlink as rt
 
 # linux/netlink.h, asm-generic/socket.h
-_SOL_NETLINK, _ADD_MEMBERSHIP, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 11, 12
+_SOL_NETLINK, _ADD_MEMBERSHIP, _GET_STRICT_CHK = 270, 1, 12
 _SO_RCVBUFFORCE = 33
 _DATAGRAM = 1 << 18
 _ANSWER_S = 5.0
 _TRIES = 10
+ABSENT = frozenset(
+    (
+        errno.ENOENT,
+        errno.EOPNOTSUPP,
+        errno.EAFNOSUPPORT,
+        errno.EPROTONOSUPPORT,
+        errno.ECONNREFUSED,
+        errno.EINVAL,
+        errno.EPERM,
+    )
+)
+"""The answers of a kernel that has not what it is asked for, or does not show it to us."""
 
 
 class DumpInterrupted(rt.NetlinkError):
@@ -69,7 +81,8 @@ class NetlinkListener:
         """What has arrived, up to so many datagrams, and whether something was lost.
 
         Once something was lost everything that waits is read: until then the kernel drops what
-        comes and does not say so again (NETLINK_S_CONGESTED; net/netlink/af_netlink.c).
+        comes and does not say so again (NETLINK_S_CONGESTED; net/netlink/af_netlink.c).  What
+        cannot be read is lost.
         """
         found: list[rt.NetlinkMessage] = []
         lost = False
@@ -84,7 +97,10 @@ class NetlinkListener:
                     raise
                 lost = True
                 continue
-            found.extend(rt.messages(data))
+            try:
+                found.extend(rt.messages(data))
+            except rt.NetlinkError:
+                lost = True
         return found, lost
 
 
@@ -127,8 +143,9 @@ class Requests:
 
     def _last(self, data: bytes) -> bool:
         """Whether a datagram ends the dump.  Only its first and last message need a look: the
-        kernel marks an interrupted dump in every message from then on, and NLMSG_DONE comes in
-        a datagram of its own or at the end of one."""
+        kernel marks an interrupted dump in a datagram's first message or in NLMSG_DONE
+        (nl_dump_check_consistent, include/net/netlink.h, and who calls it), and NLMSG_DONE comes
+        in a datagram of its own or at the end of one."""
         type_, flags = rt.first(data)
         if flags & rt.NLM_F_DUMP_INTR:
             raise DumpInterrupted(errno.EINTR, "the table changed during the dump")
@@ -159,6 +176,18 @@ class Requests:
                 continue
         raise DumpInterrupted(errno.EINTR, "the table never held still")
 
+    def optional(self, type_: int, body: bytes) -> list[bytes]:
+        """The same of what this kernel may not have (IPv6, next hop objects, a table).
+
+        Raises NetlinkError.
+        """
+        try:
+            return self.bodies(type_, body)
+        except rt.NetlinkError as error:
+            if error.errno in ABSENT:
+                return []
+            raise
+
     def ask(self, type_: int, body: bytes) -> bytes:
         """The one answer to a request that is no dump.
 
@@ -173,7 +202,10 @@ class Requests:
         raise rt.NetlinkError(errno.EPROTO, "empty answer")
 
     def change(self, type_: int, flags: int, body: bytes) -> int:
-        """Ask for a change.  Returns the errno, 0 for done."""
+        """Ask for a change.  Returns the errno, 0 for done.
+
+        Raises NetlinkError where the kernel does not answer.
+        """
         self._send(type_, flags | rt.NLM_F_ACK, body)
         for message in rt.messages(self._receive()):
             if message.type == rt.NLMSG_ERROR:
@@ -181,11 +213,14 @@ class Requests:
         return errno.EPROTO
 
     def _send(self, type_: int, flags: int, body: bytes) -> None:
-        if self._dumping:  # broken off: the kernel would answer EBUSY
-            self.close()
-            self._open()
         self._seq = (self._seq + 1) & 0xFFFFFFFF
-        self._sock.send(rt.request(type_, flags, self._seq, body))
+        try:
+            if self._dumping:  # broken off: the kernel would answer EBUSY
+                self.close()
+                self._open()
+            self._sock.send(rt.request(type_, flags, self._seq, body))
+        except OSError as error:
+            raise rt.NetlinkError(error.errno, f"asking the kernel: {error.strerror}") from None
 
     def _receive(self) -> bytes:
         """The next datagram that answers the last request."""
@@ -197,6 +232,6 @@ class Requests:
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
                     raise DumpInterrupted(errno.ENOBUFS, "the dump overran its socket") from None
-                raise
+                raise rt.NetlinkError(error.errno, f"no answer: {error.strerror}") from None
             if rt.first_seq(data) == self._seq:
                 return data

@@ -675,10 +675,11 @@ def first_seq(data: bytes) -> int:
 def trailing_done(data: bytes) -> bytes | None:
     """The body of the NLMSG_DONE (20 octets with its header) that ends a datagram, if one does.
 
-    NLMSG_DONE may carry attributes of an extended acknowledgement only when those were asked
-    for, which routerd does not.
+    A message's own last octets may look like it; so it must also answer the same request as the
+    first message.  NLMSG_DONE may carry attributes of an extended acknowledgement only when those
+    were asked for, which routerd does not.
     """
-    if len(data) < 20:
+    if len(data) < 20 or data[-12:-4] != data[8:16]:
         return None
     length, type_, _, _, _ = _HEADER.unpack_from(data, len(data) - 20)
     return data[-4:] if (length, type_) == (20, NLMSG_DONE) else None
