@@ -48,6 +48,8 @@ KEEP_S = 1.0
 _HASH_POLICY = Path("/proc/sys/net/ipv4/fib_multipath_hash_policy")
 _DRAIN = 256
 """Datagrams read before a change is put together."""
+_DRAINS = 64
+"""Before a dump it is read so many times, so that a flood cannot hold the dump up."""
 
 log = logging.getLogger("routerd")
 
@@ -98,22 +100,35 @@ class Kernel:
         self._requests.close()
 
     def read(self) -> None:
-        """Take in what has arrived."""
-        found, lost = self._listener.drain(_DRAIN)
-        if lost:
-            self.overruns += 1
-            self.dump_all = True
-            log.warning("netlink-overrun count=%d: everything is dumped again", self.overruns)
-        for message in found:
-            if self.dump_all and message.type not in _ALWAYS_HEARD:
-                continue  # a dump made after these makes them old; carriers come and go quickly
-            handler = _HANDLERS.get(message.type)
-            if handler is not None:
-                handler(self, message)
+        """Take in what has arrived; before a dump all of it, since what is left would be taken for
+        younger than the dump: routes that went with a link without a word would come back."""
+        for _ in range(_DRAINS):
+            found, lost = self._listener.drain(_DRAIN)
+            if lost:
+                self.overruns += 1
+                self.dump_all = True
+                log.warning("netlink-overrun count=%d: everything is dumped again", self.overruns)
+            for message in found:
+                self._hear(message)
+            if not (found and self.dump_all):
+                break
         for listener in self._others:
             messages, lost = listener.drain(_DRAIN)
             if messages or lost:
                 self.look_beyond = True
+
+    def _hear(self, message: rt.NetlinkMessage) -> None:
+        if self.dump_all and message.type not in _ALWAYS_HEARD:
+            return  # a dump made after this makes it old; carriers come and go quickly
+        handler = _HANDLERS.get(message.type)
+        if handler is None:
+            return
+        try:
+            handler(self, message)
+        except rt.NetlinkError as error:
+            self.dump_all = True
+            words = "unreadable-message type=%d error=%r: everything is dumped again"
+            log.warning(words, message.type, str(error))
 
     def expire(self, now: float) -> float | None:
         """End what was told in spite of a carrier's loss; returns when the next of it ends."""
@@ -306,7 +321,10 @@ class Kernel:
         self.look_beyond = True
 
 
-_ALWAYS_HEARD = (rt.RTM_NEWLINK, rt.RTM_DELNEIGH, rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP)
+_ALWAYS_HEARD = (
+    *(rt.RTM_NEWLINK, rt.RTM_DELLINK, rt.RTM_DELNEIGH),
+    *(rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP),
+)
 _HANDLERS: dict[int, Callable[[Kernel, rt.NetlinkMessage], None]] = {
     rt.RTM_NEWLINK: Kernel._on_link,
     rt.RTM_DELLINK: Kernel._on_link,

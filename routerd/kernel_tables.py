@@ -24,6 +24,9 @@ _KINDS = {
     "macvtap": InterfaceKind.MACVLAN,
 }
 
+_JUST_S = 1.0
+"""The kernel forgets neighbours before it says that the carrier went, by less than this."""
+
 Candidate = tuple[int, int]
 """(metric, next hop id) of one route; id 0 for a route that the kernel skips (all legs dead)."""
 
@@ -170,7 +173,8 @@ class CarrierGrace:
         """What becomes of the grace of a link; the tables say how it was before."""
         tables = self._tables
         before = tables.links.get(link.ifindex)
-        if link.flags & rt.IFF_LOWER_UP or not link.flags & rt.IFF_UP:
+        another = before is not None and before.mac != link.mac  # an index may be given again
+        if another or link.flags & rt.IFF_LOWER_UP or not link.flags & rt.IFF_UP:
             tables.running.pop(link.ifindex, None)
         elif tables.carrier_grace_s and before is not None and before.flags & rt.IFF_LOWER_UP:
             tables.running.setdefault(link.ifindex, now + tables.carrier_grace_s)
@@ -182,19 +186,23 @@ class CarrierGrace:
         if gone or not link.flags & rt.IFF_UP:
             self._lost.pop(link.ifindex, None)
             tables.running.pop(link.ifindex, None)
-            for key in [key for key in tables.kept if key[0] == link.ifindex]:
-                del tables.kept[key]
+            for kept in (tables.kept, self._vanished):
+                for key in [key for key in kept if key[0] == link.ifindex]:
+                    del kept[key]
         elif not link.flags & rt.IFF_LOWER_UP and tables.carrier_grace_s:
             self._lost[link.ifindex] = now
             for key, (mac, at) in list(self._vanished.items()):
-                if key[0] == link.ifindex and now - at < 1:
+                if key[0] == link.ifindex and now - at < _JUST_S:
                     tables.kept.setdefault(key, (mac, now + tables.carrier_grace_s))
                     del self._vanished[key]
 
     def vanished(self, key: NeighbourKey, mac: int, now: float) -> None:
         """The kernel has forgotten a neighbour, perhaps because the carrier went."""
         if mac and self._tables.carrier_grace_s:
+            self._vanished.pop(key, None)  # the oldest stays first
             self._vanished[key] = (mac, now)
+            while now - self._vanished[oldest := next(iter(self._vanished))][1] >= _JUST_S:
+                del self._vanished[oldest]
 
     def learnt(self, key: NeighbourKey, entry: rt.NeighbourInfo) -> None:
         """End the grace of a neighbour that the kernel knows about again; that it does not answer
@@ -205,7 +213,7 @@ class CarrierGrace:
 
     def resolved(self, now: float) -> dict[NeighbourKey, int]:
         """The MACs of neighbours before a dump, also of those that vanished just now."""
-        before = {key: mac for key, (mac, at) in self._vanished.items() if now - at < 1}
+        before = {key: mac for key, (mac, at) in self._vanished.items() if now - at < _JUST_S}
         self._vanished.clear()
         return before | {key: self._tables.mac(key) for key in self._tables.neighbours}
 

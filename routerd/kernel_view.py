@@ -212,9 +212,12 @@ class KernelView(KernelTables):
     # ------------------------------------------------------------------ notifications
 
     def link_changed(self, link: rt.LinkInfo, gone: bool, now: float) -> bool:
-        """RTM_NEWLINK or RTM_DELLINK; True if everything must be dumped again."""
+        """RTM_NEWLINK or RTM_DELLINK; True if everything must be dumped again.  What is gone is
+        forgotten at once: another device may get its index before the dump."""
         self._grace.link_changed(link, gone, now)
-        return link.ifindex in self.links if gone else self.links.get(link.ifindex) != link
+        if gone:
+            return self.links.pop(link.ifindex, None) is not None
+        return self.links.get(link.ifindex) != link
 
     def netconf_changed(self, conf: rt.NetconfInfo, gone: bool) -> bool:
         """RTM_NEWNETCONF or RTM_DELNETCONF, which tell only what changed; True if everything
@@ -279,6 +282,8 @@ class KernelView(KernelTables):
             return replaced and (not single or key in self.routes4)
         if not single or key in self.rivals4:
             return True
+        if not gone and not info.nexthop and any(map(self._contradicts, info.hops)):
+            return True
         known = self.routes4.get(key)
         if gone:
             if known is None or known[0] != info.metric:
@@ -297,6 +302,13 @@ class KernelView(KernelTables):
         self.dirty4.add(key)
         self.dirty_policy = self.dirty_policy or self.is_loose()
         return False
+
+    def _contradicts(self, hop: rt.RouteHop) -> bool:
+        """Whether a leg counts as alive on a link that counts as down.  The kernel takes no route
+        over such a link, and with the link it removes them without a word (fib_check_nh and
+        fib_sync_down_dev, net/ipv4/fib_semantics.c): one of the two is old."""
+        alive = not hop.flags & (rt.RTNH_F_DEAD | rt.RTNH_F_LINKDOWN)
+        return alive and not self.usable(hop.ifindex)
 
     def _bind(self, info: rt.RouteInfo) -> None:
         """Note that what is made of a route follows from what its next hop object says now: with

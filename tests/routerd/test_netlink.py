@@ -255,6 +255,65 @@ def test_a_carrier_lost_is_told_after_the_grace(view: KernelView) -> None:
     assert not running()
 
 
+def test_an_index_that_another_device_gets_has_no_grace(view: KernelView) -> None:
+    """Neither of the interface nor of the neighbours that the device before had there."""
+    view.carrier_grace_s = 5.0
+    eth0 = view.links[ifindex(view, "eth0")]
+    near = [entry for entry in view.neighbours.values() if entry.ifindex == eth0.ifindex]
+    assert any(entry.mac for entry in near)
+    for entry in near:
+        view.neighbour_changed(entry, True, 100.0)
+    other = replace(eth0, name="new0", mac=eth0.mac + 7, flags=eth0.flags & ~rt.IFF_LOWER_UP)
+    assert view.link_changed(eth0, True, 100.1)
+    assert view.link_changed(other, False, 100.2)
+    assert not view.kept and not view.running
+    # The same where the dump alone tells of it.
+    view.links[eth0.ifindex] = eth0
+    raw = {rt.IFLA_IFNAME: b"new0\0", rt.IFLA_ADDRESS: other.mac.to_bytes(6, "big")}
+    body = rt._IFINFO.pack(0, rt.ARPHRD_ETHER, eth0.ifindex, other.flags, 0)
+    body += b"".join(rt.attribute(type_, value) for type_, value in raw.items())
+    view.dumped_links([body], 100.3)
+    assert not view.running
+
+
+def test_neighbours_that_come_and_go_are_not_remembered_for_ever(view: KernelView) -> None:
+    view.carrier_grace_s = 5.0
+    eth0 = ifindex(view, "eth0")
+    for n in range(1000):
+        now = n / 100
+        entry = rt.NeighbourInfo(eth0, 6, n, 0x02AA00000000 | n, rt.NUD_REACHABLE, False, 0)
+        view.neighbour_changed(entry, False, now)
+        view.neighbour_changed(entry, True, now)
+    assert len(view._grace._vanished) <= 100
+    carrier = view.links[eth0]
+    without = replace(carrier, flags=carrier.flags & ~rt.IFF_LOWER_UP)
+    view.link_changed(without, False, 10.0)
+    assert set(view.kept) == {(eth0, 6, n) for n in range(901, 1000)}
+
+
+@pytest.mark.parametrize(
+    ("gone", "hop_flags", "again"),
+    [
+        ((), 0, False),
+        ((rt.IFF_LOWER_UP,), 0, True),
+        ((rt.IFF_LOWER_UP,), rt.RTNH_F_LINKDOWN, False),
+        ((rt.IFF_UP, rt.IFF_LOWER_UP), 0, True),
+        ((rt.IFF_UP, rt.IFF_LOWER_UP), rt.RTNH_F_DEAD, False),
+    ],
+)
+def test_a_route_over_a_link_that_is_down_is_older_than_the_dump(
+    view: KernelView, gone: tuple[int, ...], hop_flags: int, again: bool
+) -> None:
+    """It went with the link without a word: what was told before the dump was read after it."""
+    eth0 = view.links[ifindex(view, "eth0")]
+    view.links[eth0.ifindex] = replace(eth0, flags=eth0.flags & ~sum(gone))
+    info = many_hops(view, 1)
+    (hop,) = info.hops
+    info = replace(info, hops=(replace(hop, flags=hop_flags),))
+    assert view.route_changed(info, rt.NLM_F_CREATE, False) is again
+    assert ((info.prefix << 8 | info.length) in view.routes4) is not again
+
+
 def test_what_an_object_says_is_told_without_its_routes(view: KernelView) -> None:
     state = view.state()
     routes = dict(state.routes4)
