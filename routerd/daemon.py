@@ -426,7 +426,7 @@ class Daemon:
         due = [self._beyond_at, self._keep_at, self.sender.next_tick(now)]
         if self._grace_until is not None:
             due.append(self._grace_until)
-        if self.kernel.look_first:
+        if self._tells_first():
             due.append(self._send_after)
         if self.kernel.needs_dump():
             due.append(self._dump_after)
@@ -458,7 +458,7 @@ class Daemon:
     def _settle(self, now: float) -> None:
         """Tell what changed, if it is time."""
         kernel, told = self.kernel, self.sender.state
-        if kernel.look_first and (told.nexthops or not kernel.needs_dump()):
+        if self._tells_first():
             self._tell_first(now)
             if kernel.look_first:
                 return
@@ -483,6 +483,11 @@ class Daemon:
             sections = kernel.view.sections(told)
             if sections:
                 self._tell(sections)
+
+    def _tells_first(self) -> bool:
+        """Whether something has to be told before everything is dumped."""
+        kernel = self.kernel
+        return kernel.look_first and bool(self.sender.state.nexthops or not kernel.needs_dump())
 
     def _tell_first(self, now: float) -> None:
         """Tell what links and next hop objects say, while the routes are as they were told."""
@@ -510,7 +515,10 @@ class Daemon:
                 self._tell(sections)
             return
         now = time.monotonic()
-        effects = self.sender.become(state, now)
+        try:
+            effects = self.sender.become(state, now)
+        except PackError as error:
+            effects = self._through_vm(error, now)
         if self.link is not None:
             self._carry_out(self.link, effects, now)
         self._send_after = now + COALESCE_S
@@ -518,6 +526,12 @@ class Daemon:
         # Nothing of a full table is ever garbage in a circle: looking through it for some, again
         # and again, would hold up what happens meanwhile for a tenth of a second.
         gc.freeze()
+
+    def _through_vm(self, error: PackError, now: float) -> Effects:
+        """No message holds what there is to tell; each value is made to fit one, so that this is a
+        mistake of ours.  The router lives on by its VM."""
+        log.error("untellable error=%r: everything passes through the VM", str(error))
+        return self.sender.become(self.kernel.view.through_vm("routerd cannot tell its state"), now)
 
     def _tell(self, sections: list[Section]) -> None:
         now = time.monotonic()
@@ -554,7 +568,12 @@ class Daemon:
     def _carry_out(self, link: RuleTableLink, effects: Effects, now: float) -> None:
         if effects.note:
             log.info("rule-table %s seq=%d", effects.note, self.sender.state.seq)
-        if not link.send(effects.messages):
+        try:
+            sent = link.send(effects.messages)
+        except PackError as error:  # a snapshot is packed while it is sent
+            self._carry_out(link, self._through_vm(error, now), now)
+            return
+        if not sent:
             log.warning("backlog too long: beginning again")
             self.sender.disconnected()
             link.reopen()

@@ -141,8 +141,9 @@ class KernelTables:
                 flags |= InterfaceFlag.FORWARDING4
             if link.ifindex in self.forwards6:
                 flags |= InterfaceFlag.FORWARDING6
-            mtu, kind = min(link.mtu, 0xFFFF), int(self._kind(link))
-            yield VmInterface(link.ifindex, int(flags), mtu, link.mac, link.name, kind)
+            mtu, name = min(link.mtu, 0xFFFF), _sayable(link.name)
+            kind = int(self._kind(link))
+            yield VmInterface(link.ifindex, int(flags), mtu, link.mac, name, kind)
 
     def _kind(self, link: rt.LinkInfo) -> InterfaceKind:
         """What a link is.  One that stands on a device in another network namespace is a card as
@@ -153,6 +154,13 @@ class KernelTables:
         parent = self.links.get(link.parent)
         on_card = parent is not None and self._kind(parent) is InterfaceKind.CARD
         return kind if on_card else InterfaceKind.OTHER
+
+
+def _sayable(name: str) -> str:
+    """An interface's name as a message holds it, printable and at most 16 octets: the kernel takes
+    nearly any octets for one."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return shown.encode()[:16].decode(errors="ignore") or "?"
 
 
 class CarrierGrace:

@@ -329,6 +329,10 @@ class KernelView(KernelTables):
         """The router's state, from everything that is known."""
         return self._telling.state()
 
+    def through_vm(self, reason: str) -> RouterState:
+        """What is told where nothing else can be: everything passes through the VM."""
+        return self._telling.through_vm(reason)
+
     def policy(self) -> Policy:
         """Whether something beside the main table decides, and what; and what is amiss."""
         return self._telling.policy()

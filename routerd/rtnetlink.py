@@ -78,7 +78,7 @@ _IFADDR = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _NHMSG = struct.Struct("=BBBxI")
 _NETCONF = struct.Struct("=B")
-_RTNEXTHOP = struct.Struct("=HBBi")
+_RTNEXTHOP = struct.Struct("=HBBI")
 _NEXTHOP_GRP = struct.Struct("=IBBxx")
 _TCMSG = struct.Struct("=BxxxiIII")
 _NFGENMSG = struct.Struct("!BBH")
@@ -152,6 +152,16 @@ def u32(raw: bytes | None) -> int:
 def text(raw: bytes) -> str:
     """A NUL-terminated string."""
     return raw.split(b"\0", 1)[0].decode(errors="replace")
+
+
+def _head(layout: struct.Struct, body: bytes) -> tuple[int, ...]:
+    """The struct that a body begins with.
+
+    Raises NetlinkError when the body is shorter.
+    """
+    if len(body) < layout.size:
+        raise NetlinkError(0, f"body of {len(body)} octets, expected {layout.size} or more")
+    return layout.unpack_from(body)
 
 
 # ------------------------------------------------------------------------------ dump requests
@@ -235,7 +245,7 @@ class LinkInfo:
 
 def link(body: bytes) -> LinkInfo | None:
     """An RTM_NEWLINK or RTM_DELLINK, None for a bridge's port state (AF_BRIDGE)."""
-    family, hardware, ifindex, flags, _ = _IFINFO.unpack_from(body)
+    family, hardware, ifindex, flags, _ = _head(_IFINFO, body)
     if family == AF_BRIDGE:
         return None
     found = attributes(body, _IFINFO.size)
@@ -274,7 +284,7 @@ RT_SCOPE_LINK = 253
 
 def address(body: bytes) -> AddressInfo:
     """An RTM_NEWADDR or RTM_DELADDR."""
-    _, length, _, scope, ifindex = _IFADDR.unpack_from(body)
+    _, length, _, scope, ifindex = _head(_IFADDR, body)
     found = attributes(body, _IFADDR.size)
     raw = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b"")
     return AddressInfo(ifindex, length, int.from_bytes(raw, "big"), scope)
@@ -303,21 +313,24 @@ class NeighbourInfo:
 
 
 _FAMILIES = {AF_INET: 4, AF_INET6: 6}
+_OCTETS = {AF_INET: 4, AF_INET6: 16}
+"""Of an address."""
 
 
 def neighbour(body: bytes) -> NeighbourInfo | None:
     """An RTM_NEWNEIGH or RTM_DELNEIGH, None for what is no IP neighbour (bridge, proxy)."""
-    raw_family, ifindex, state, flags, _ = _NDMSG.unpack_from(body)
+    raw_family, ifindex, state, flags, _ = _head(_NDMSG, body)
     family = _FAMILIES.get(raw_family)
-    if family is None or flags & NTF_PROXY:
-        return None
     found = attributes(body, _NDMSG.size)
+    address_ = found.get(NDA_DST, b"")
+    if family is None or flags & NTF_PROXY or len(address_) != _OCTETS[raw_family]:
+        return None
     mac = found.get(NDA_LLADDR, b"")
     protocol = found.get(NDA_PROTOCOL, b"\0")
     return NeighbourInfo(
         ifindex,
         family,
-        int.from_bytes(found.get(NDA_DST, b""), "big"),
+        int.from_bytes(address_, "big"),
         int.from_bytes(mac, "big") if len(mac) == 6 else 0,
         state,
         bool(u32(found.get(NDA_FLAGS_EXT)) & NTF_EXT_MANAGED),
@@ -345,7 +358,7 @@ def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> by
 @dataclass(frozen=True, slots=True)
 class RouteHop:
     """One leg of a route.  `gateway` 0: the destination is on the link.  `plain` is false where
-    the packet would not simply be sent there: encapsulated, or to a gateway of the other family."""
+    the packet would not simply be sent there: encapsulated, or to no gateway of its family."""
 
     ifindex: int
     gateway: int
@@ -372,41 +385,45 @@ class RouteInfo:
     mtu: int
 
 
-def _hop(found: dict[int, bytes], ifindex: int, flags: int, weight: int) -> RouteHop:
+def _hop(found: dict[int, bytes], size: int, ifindex: int, flags: int, weight: int) -> RouteHop:
+    """`size`: octets of an address of the route's family."""
     encapsulated = bool(found.keys() & {RTA_ENCAP, RTA_ENCAP_TYPE})
-    plain = not encapsulated and RTA_VIA not in found
-    gateway = int.from_bytes(found.get(RTA_GATEWAY, b""), "big")
-    return RouteHop(ifindex, gateway, flags, weight, plain, encapsulated)
+    gateway = found.get(RTA_GATEWAY, b"")
+    plain = not encapsulated and RTA_VIA not in found and len(gateway) in (0, size)
+    return RouteHop(ifindex, int.from_bytes(gateway, "big"), flags, weight, plain, encapsulated)
 
 
-def _multipath(raw: bytes) -> Iterator[RouteHop]:
+def _multipath(raw: bytes, size: int) -> Iterator[RouteHop]:
     offset = 0
     while offset + 8 <= len(raw):
         length, flags, hops, ifindex = _RTNEXTHOP.unpack_from(raw, offset)
         if length < 8 or offset + length > len(raw):
             raise NetlinkError(0, f"leg of {length} octets in {len(raw) - offset}")
-        yield _hop(attributes(raw[offset + 8 : offset + length]), ifindex, flags, hops + 1)
+        yield _hop(attributes(raw[offset + 8 : offset + length]), size, ifindex, flags, hops + 1)
         offset += (length + 3) & ~3
 
 
 def route(body: bytes) -> RouteInfo | None:
     """An RTM_NEWROUTE or RTM_DELROUTE, None for what is no IP route of a table (cached entries,
     multicast forwarding)."""
-    raw, length, _, tos, table, _, _, type_, flags = _RTMSG.unpack_from(body)
+    raw, length, _, tos, table, _, _, type_, flags = _head(_RTMSG, body)
     family = _FAMILIES.get(raw)
     if family is None or flags & RTM_F_CLONED:
         return None
-    found = attributes(body, _RTMSG.size)
+    found, size = attributes(body, _RTMSG.size), _OCTETS[raw]
+    prefix = found.get(RTA_DST, b"")
+    if len(prefix) not in (0, size):
+        raise NetlinkError(0, f"prefix of {len(prefix)} octets, expected {size}")
     hops: tuple[RouteHop, ...] = ()
     if RTA_MULTIPATH in found:
-        hops = tuple(_multipath(found[RTA_MULTIPATH]))
+        hops = tuple(_multipath(found[RTA_MULTIPATH], size))
     elif RTA_OIF in found or RTA_GATEWAY in found:
-        hops = (_hop(found, u32(found.get(RTA_OIF)), flags & 0xFF, 1),)
+        hops = (_hop(found, size, u32(found.get(RTA_OIF)), flags & 0xFF, 1),)
     metrics = attributes(found[RTA_METRICS]) if RTA_METRICS in found else {}
     return RouteInfo(
         family,
         u32(found.get(RTA_TABLE)) or table,
-        int.from_bytes(found.get(RTA_DST, b""), "big"),
+        int.from_bytes(prefix, "big"),
         length,
         tos,
         u32(found.get(RTA_PRIORITY)),
@@ -435,19 +452,21 @@ NHA_GATEWAY, NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB = 6, 7, 8, 11
 
 def nexthop(body: bytes) -> NextHopObject:
     """An RTM_NEWNEXTHOP or RTM_DELNEXTHOP."""
-    raw, _, _, flags = _NHMSG.unpack_from(body)
+    raw, _, _, flags = _head(_NHMSG, body)
     found = attributes(body, _NHMSG.size)
+    members = found.get(NHA_GROUP, b"")
+    if len(members) % _NEXTHOP_GRP.size:
+        raise NetlinkError(0, f"group of {len(members)} octets")
     group = tuple(
-        (member, (high << 8 | low) + 1)
-        for member, low, high in (
-            _NEXTHOP_GRP.iter_unpack(found[NHA_GROUP]) if NHA_GROUP in found else ()
-        )
+        (member, (high << 8 | low) + 1) for member, low, high in _NEXTHOP_GRP.iter_unpack(members)
     )
     hop = None
     if NHA_OIF in found:
-        plain = not (found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
-        gateway = int.from_bytes(found.get(NHA_GATEWAY, b""), "big")
-        hop = RouteHop(u32(found[NHA_OIF]), gateway, flags, 1, plain, not plain)
+        odd = bool(found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
+        gateway = found.get(NHA_GATEWAY, b"")
+        plain = not odd and len(gateway) in (0, _OCTETS.get(raw))
+        number = int.from_bytes(gateway, "big")
+        hop = RouteHop(u32(found[NHA_OIF]), number, flags, 1, plain, odd)
     return NextHopObject(
         u32(found.get(NHA_ID)), _FAMILIES.get(raw, 0), hop, group, NHA_BLACKHOLE in found
     )
@@ -489,7 +508,7 @@ _FIB_RULE_INVERT = 2
 
 def rule(body: bytes) -> RuleInfo:
     """An RTM_NEWRULE; its header is struct fib_rule_hdr."""
-    _, dst_len, src_len, tos, table, _, _, action, flags = _RTMSG.unpack_from(body)
+    _, dst_len, src_len, tos, table, _, _, action, flags = _head(_RTMSG, body)
     found = attributes(body, _RTMSG.size)
     known = {_FRA_PRIORITY, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL}
     plain = (
@@ -512,7 +531,7 @@ class Qdisc:
 
 def qdisc(body: bytes) -> Qdisc:
     """An RTM_NEWQDISC."""
-    _, ifindex, handle, _, _ = _TCMSG.unpack_from(body)
+    _, ifindex, handle, _, _ = _head(_TCMSG, body)
     return Qdisc(ifindex, text(attributes(body, _TCMSG.size).get(1, b"")), handle)
 
 
@@ -560,7 +579,7 @@ def get_chains() -> bytes:
 def chain(body: bytes) -> str:
     """What a chain (NFT_MSG_NEWCHAIN) is called if it sees forwarded IPv4 packets and may do
     something with them: it hooks where they pass, and has rules or does not accept.  Else ""."""
-    family, _, _ = _NFGENMSG.unpack_from(body)
+    family, _, _ = _head(_NFGENMSG, body)
     found = attributes(body, _NFGENMSG.size)
     if family not in _NFPROTOS or _NFTA_HOOK not in found:
         return ""
