@@ -111,14 +111,14 @@ def main() -> None:
     before = resident()
     kernel = Kernel("ctl0")
     kernel.dump()
-    state = kernel.view.state()
+    state = kernel.telling.state()
     memory_view = resident() - before
     row("kernel: dump, bytes only", timed(raw_dump))
     row("routerd: dump and decode", timed(kernel._dump_main))
-    row("routerd: state from the view", timed(kernel.view.state))
+    row("routerd: state from the view", timed(kernel.telling.state))
     row(
         "routerd: nothing changed: state and difference",
-        timed(lambda: state.sections_to(kernel.view.state())),
+        timed(lambda: state.sections_to(kernel.telling.state())),
     )
     row("routerd: pack a snapshot", timed(lambda: list(snapshot_messages(state, "vr1"))))
     messages = list(snapshot_messages(state, "vr1"))
@@ -168,9 +168,9 @@ def main() -> None:
         kernel.read()
         if kernel.needs_dump():
             kernel.dump()
-            sender.change(sender.state.sections_to(kernel.view.state()), 0.0)
+            sender.change(sender.state.sections_to(kernel.telling.state()), 0.0)
             continue
-        sender.change(kernel.view.sections(sender.state), 0.0)
+        sender.change(kernel.telling.sections(sender.state), 0.0)
         waits.append(time.perf_counter() - began)
     print(f"| one change: read, decode, difference, pack | {median(waits) * 1e6:.0f} us |")
 

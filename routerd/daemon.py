@@ -74,6 +74,7 @@ class Kernel:
         self, control: str, receive_buffer: int = 32 << 20, carrier_grace_s: float = 0.0
     ) -> None:
         self.view = KernelView(control, carrier_grace_s)
+        self.tables, self.telling = self.view.tables, self.view.telling
         self._control_address = ControlAddress()
         self._neighbour_tables = NeighbourTables()
         groups = tuple(rt.GROUPS.values())
@@ -132,9 +133,9 @@ class Kernel:
 
     def expire(self, now: float) -> float | None:
         """End what was told in spite of a carrier's loss; returns when the next of it ends."""
-        until = self.view.expire(now)
-        if self.view.dirty_links:
-            self.view.dirty_links, self.dump_all = False, True
+        until = self.view.grace.expire(now)
+        if self.tables.dirty_links:
+            self.tables.dirty_links, self.dump_all = False, True
         return until
 
     def needs_dump(self) -> bool:
@@ -153,7 +154,7 @@ class Kernel:
             view.dumped_netconf(bodies(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)))
             view.dumped_netconf6(optional(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET6)))
             view.dumped_nexthops(optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
-            view.hash_policy = _hash_policy()
+            self.tables.hash_policy = _hash_policy()
             self._dump_main()
         view.dumped_rules(bodies(rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)))
         view.begin_others()
@@ -180,12 +181,12 @@ class Kernel:
         view, bodies = self.view, self._requests.bodies
         view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
         view.dumped_nexthops(self._requests.optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
-        view.dirty_policy = True
+        self.tables.dirty_policy = True
         self.look_first = False
 
     def mend_control(self) -> None:
         """Put back the control link's address where it went when the link was switched off."""
-        link = self.view.control_link()
+        link = self.tables.control_link()
         if link is None:
             return
         bodies = self._requests.optional(rt.RTM_GETADDR, rt.get_addresses(rt.AF_INET6))
@@ -221,31 +222,31 @@ class Kernel:
         Raises NetlinkError.
         """
         self.look_beyond = False
-        view, bodies = self.view, self._requests.bodies
-        xdp = {link.ifindex for link in view.links.values() if link.xdp}
+        tables, bodies = self.tables, self._requests.bodies
+        xdp = {link.ifindex for link in tables.links.values() if link.xdp}
         links = filter(None, map(rt.link, bodies(rt.RTM_GETLINK, rt.get_links())))
         if xdp != {link.ifindex for link in links if link.xdp}:
             self.dump_all = self.look_first = True
-        if view.hash_policy != _hash_policy():
+        if tables.hash_policy != _hash_policy():
             self.dump_all = True
-        outside = beyond_routing.reasons({link.ifindex: link.name for link in view.data_links()})
-        tables = [
+        outside = beyond_routing.reasons({link.ifindex: link.name for link in tables.data_links()})
+        near = [
             table
             for family in (rt.AF_INET, rt.AF_INET6)
             for body in self._requests.optional(rt.RTM_GETNEIGHTBL, rt.get_neighbour_tables(family))
             if (table := rt.neighbour_table(body)) is not None
         ]
-        faults = self._neighbour_tables.faults(tables, now)
-        if (outside, faults) == (view.outside, view.faults):
+        faults = self._neighbour_tables.faults(near, now)
+        if (outside, faults) == (tables.outside, tables.faults):
             return False
-        view.outside, view.faults = outside, faults
-        view.dirty_policy = True
+        tables.outside, tables.faults = outside, faults
+        tables.dirty_policy = True
         return True
 
     def is_dirty(self) -> bool:
         """Whether there is a change that needs no dump."""
-        view = self.view
-        return bool(view.dirty4 or view.dirty_neighbours or view.dirty_policy)
+        tables = self.tables
+        return bool(tables.dirty4 or tables.dirty_neighbours or tables.dirty_policy)
 
     def resolve(self, ifindex: int, family: int, address: int, managed: bool) -> int:
         """Have the kernel resolve a neighbour; returns the errno, 0 for done.
@@ -264,7 +265,7 @@ class Kernel:
         link = rt.link(message.body)
         if link is None:
             return
-        if link.name == self.view.control:
+        if link.name == self.tables.control:
             self._control_address.switched(bool(link.flags & rt.IFF_UP))
         if self.view.link_changed(link, message.type == rt.RTM_DELLINK, time.monotonic()):
             self.dump_all = self.look_first = True
@@ -287,7 +288,7 @@ class Kernel:
         if entry is not None:
             gone = message.type == rt.RTM_DELNEIGH
             mattered = self.view.neighbour_changed(entry, gone, time.monotonic())
-            if gone and mattered and self.view.carrier_grace_s and not self.dump_all:
+            if gone and mattered and self.tables.carrier_grace_s and not self.dump_all:
                 self._ask_link(entry.ifindex)
 
     def _ask_link(self, ifindex: int) -> None:
@@ -471,16 +472,16 @@ class Daemon:
                 self._dump_after = time.monotonic() + 0.2
                 log.warning("dump-failed error=%r: tried again", str(error))
                 return
-            self._tell_all(kernel.view.state())
+            self._tell_all(kernel.telling.state())
             if not self.options.dry_run:
                 hasten_discovery(self.options.control)
                 with contextlib.suppress(rt.NetlinkError):
                     kernel.mend_control()
             took = time.monotonic() - now
             self._dump_after = time.monotonic() + min(took, 5.0)
-            log.debug("dumped routes=%d ms=%.1f", len(kernel.view.routes4), took * 1000)
+            log.debug("dumped routes=%d ms=%.1f", len(kernel.tables.routes4), took * 1000)
         elif kernel.is_dirty() and now >= self._send_after:
-            sections = kernel.view.sections(told)
+            sections = kernel.telling.sections(told)
             if sections:
                 self._tell(sections)
 
@@ -500,9 +501,9 @@ class Daemon:
             log.warning("dump-failed error=%r: everything is dumped again", str(error))
             kernel.look_first, kernel.dump_all = False, True
             return
-        objects, unclear = kernel.view.object_sections(told)
+        objects, unclear = kernel.telling.object_sections(told)
         kernel.dump_all |= unclear
-        sections = kernel.view.link_sections(told) + objects
+        sections = kernel.telling.link_sections(told) + objects
         if sections:
             self._tell(sections)
             self._dump_after = max(self._dump_after, now + FIRST_S)
@@ -531,7 +532,7 @@ class Daemon:
         """No message holds what there is to tell; each value is made to fit one, so that this is a
         mistake of ours.  The router lives on by its VM."""
         log.error("untellable error=%r: everything passes through the VM", str(error))
-        return self.sender.become(self.kernel.view.through_vm("routerd cannot tell its state"), now)
+        return self.sender.become(self.kernel.telling.through_vm("routerd cannot tell all"), now)
 
     def _tell(self, sections: list[Section]) -> None:
         now = time.monotonic()
@@ -583,10 +584,10 @@ class Daemon:
     def _keep(self, now: float) -> None:
         if self.options.dry_run or not self.options.keep_neighbours:
             return
-        view, told = self.kernel.view, self.sender.state
+        tables, told = self.kernel.tables, self.sender.state
         connected = connected_links(told.nexthops.values())
-        gateways = view.gateways(told)
-        wanted = list(self.keeper.requests(gateways, connected, view.neighbours, now))
+        gateways = tables.gateways(told)
+        wanted = list(self.keeper.requests(gateways, connected, tables.neighbours, now))
         for (ifindex, family, address), managed in wanted:
             try:
                 number = self.kernel.resolve(ifindex, family, address, managed)
@@ -607,7 +608,7 @@ class Daemon:
 
     def _end(self) -> None:
         if not self.options.dry_run and self.options.keep_neighbours:
-            for ifindex, family, address in self.keeper.ours(self.kernel.view.neighbours):
+            for ifindex, family, address in self.keeper.ours(self.kernel.tables.neighbours):
                 with contextlib.suppress(OSError):
                     self.kernel.resolve(ifindex, family, address, False)
         if self.link is not None:
@@ -634,6 +635,6 @@ def read_once(control: str) -> RouterState:
     try:
         kernel.dump()
         kernel.refresh_beyond(time.monotonic())
-        return kernel.view.state()
+        return kernel.telling.state()
     finally:
         kernel.close()

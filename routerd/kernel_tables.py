@@ -73,20 +73,20 @@ class KernelTables:
     """Neighbours that count as resolved, though forgotten: their MAC, and until when."""
     too_many: set[str] = field(default_factory=set)
     """Of what there is more than the capacity, so that some of it passes through the VM."""
-    _control_index: int = 0
+    control_index: int = 0
 
     def is_control(self, ifindex: int) -> bool:
         """Whether this is the interface to the Rule Table."""
-        return ifindex == self._control_index
+        return ifindex == self.control_index
 
     def control_link(self) -> rt.LinkInfo | None:
         """The interface to the Rule Table, where there is one."""
-        return self.links.get(self._control_index)
+        return self.links.get(self.control_index)
 
     def data_links(self) -> Iterator[rt.LinkInfo]:
         """The links that carry the router's traffic: all but loopback and control."""
         for link in self.links.values():
-            if link.ifindex != self._control_index and not link.flags & rt.IFF_LOOPBACK:
+            if link.ifindex != self.control_index and not link.flags & rt.IFF_LOOPBACK:
                 yield link
 
     def usable(self, ifindex: int) -> bool:

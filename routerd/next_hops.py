@@ -77,9 +77,9 @@ class NextHopIds:
 class KernelNextHops:
     """See the module."""
 
-    def __init__(self, tables: KernelTables, ids: NextHopIds) -> None:
+    def __init__(self, tables: KernelTables) -> None:
         self._tables = tables
-        self.ids = ids
+        self.ids = NextHopIds()
 
     def target(self, info: rt.RouteInfo) -> int | None:
         """The id of a route's next hop, None if the kernel would skip the route."""

@@ -84,7 +84,7 @@ def test_what_waits_before_a_dump_is_never_taken_for_younger(kernel: Kernel) -> 
     kernel.read()
     kernel.dump_all = False  # it is made now
     kernel.read()
-    assert not kernel.view.routes4
+    assert not kernel.tables.routes4
 
 
 def test_a_flood_before_a_dump_ends(kernel: Kernel) -> None:
@@ -150,7 +150,7 @@ def daemon() -> Iterator[Daemon]:
 
 def odd_state(daemon: Daemon) -> RouterState:
     """What the kernel said, with a value that no message holds."""
-    state = daemon.kernel.view.state()
+    state = daemon.kernel.telling.state()
     state.interfaces[ETH0] = replace(state.interfaces[ETH0], mtu=1 << 16)
     return state
 
@@ -164,15 +164,15 @@ def test_what_no_message_holds_sends_everything_through_the_vm(
     link = daemon.link
     if connected == "before":
         daemon.sender.connected(0.0)
-        daemon._tell_all(daemon.kernel.view.state())
+        daemon._tell_all(daemon.kernel.telling.state())
     daemon._tell_all(odd_state(daemon))
     if connected == "after":
         daemon.sender.connected(0.0)
         wish = pack(Header(RouteMessageType.RESYNC, daemon.sender.state.epoch, 0, "vr1"))
         daemon._carry_out(link, daemon.sender.receive(wish, 100.0), 100.0)
-    assert link.state().policy == Policy(True, "routerd cannot tell its state")
+    assert link.state().policy == Policy(True, "routerd cannot tell all")
     assert link.state().interfaces[ETH0].mtu == 1500
-    daemon._tell_all(daemon.kernel.view.state())
+    daemon._tell_all(daemon.kernel.telling.state())
     assert not link.state().policy.reason.startswith("routerd")
 
 
@@ -204,7 +204,7 @@ def test_a_single_change_is_one_delta(daemon: Daemon, caplog: pytest.LogCaptureF
     caplog.set_level(logging.DEBUG)
     assert isinstance(daemon.link, Heard)
     daemon.sender.connected(0.0)
-    daemon._tell_all(daemon.kernel.view.state())
+    daemon._tell_all(daemon.kernel.telling.state())
     sent = len(daemon.link.sent)
     daemon.kernel._listener.close()
     daemon.kernel._listener = Told(route())  # type: ignore[assignment]

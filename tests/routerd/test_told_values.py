@@ -78,7 +78,7 @@ def test_odd_values_are_told_in_some_way(
         ]
     )
     view.dumped_neighbours([neighbour(address, mac), neighbour(gateway, mac)], 0.0)
-    state = view.state()
+    state = view.telling.state()
     assert len(state.routes4) == 3
     assert heard(state).same(state)
 
@@ -89,7 +89,7 @@ def test_a_gateway_of_no_ipv4_address_is_the_vms() -> None:
     view.begin_main()
     oif = (rt.RTA_OIF, struct.pack("=I", ETH0))
     view.dumped_routes([route(oif, (rt.RTA_GATEWAY, bytes(15) + b"\1"))])
-    (hop,) = view.state().nexthops.values()
+    (hop,) = view.telling.state().nexthops.values()
     assert hop.type is NextHopType.VM
 
 
@@ -101,5 +101,5 @@ def test_a_name_of_any_octets_is_shown() -> None:
     ):
         view = KernelView("ctl0")
         view.dumped_links([link(name)], 0.0)
-        state = view.state()
+        state = view.telling.state()
         assert [i.name for i in heard(state).interfaces.values()] == [shown]
