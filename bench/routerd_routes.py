@@ -104,8 +104,7 @@ def main() -> None:
         rows.append((name, seconds / count * 1e6))
 
     def raw_dump() -> None:
-        body = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
-        for _ in kernel._requests.datagrams(rt.RTM_GETROUTE, body):
+        for _ in kernel._requests.datagrams(rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)):
             pass
 
     before = resident()

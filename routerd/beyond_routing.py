@@ -51,11 +51,11 @@ def reasons(data_links: Mapping[int, str]) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-def _answers(protocol: int, type_: int, body: bytes, *, dump: bool = True) -> list[bytes]:
+def _answers(protocol: int, request: rt.Request, *, dump: bool = True) -> list[bytes]:
     """What the kernel answers; nothing where it has not what it is asked for."""
     try:
         with closing(Requests(protocol)) as requests:
-            return requests.bodies(type_, body) if dump else [requests.ask(type_, body)]
+            return requests.bodies(request) if dump else [requests.ask(request)]
     except OSError as error:
         if error.errno in ABSENT:
             return []
@@ -63,7 +63,7 @@ def _answers(protocol: int, type_: int, body: bytes, *, dump: bool = True) -> li
 
 
 def _nftables() -> str:
-    bodies = _answers(rt.NETLINK_NETFILTER, rt.NFT_GETCHAIN, rt.get_chains())
+    bodies = _answers(rt.NETLINK_NETFILTER, rt.get_chains())
     return next((f"nftables {name}" for name in map(rt.chain, bodies) if name), "")
 
 
@@ -111,14 +111,12 @@ def _getsockopt(sock: socket.socket, option: int, value: bytes) -> bytes:
 
 
 def _ipsec() -> str:
-    asked = rt.XFRM_GETSPDINFO, rt.get_spdinfo()
-    policies = sum(map(rt.spdinfo, _answers(rt.NETLINK_XFRM, *asked, dump=False)))
+    policies = sum(map(rt.spdinfo, _answers(rt.NETLINK_XFRM, rt.get_spdinfo(), dump=False)))
     return f"{policies} IPsec policies" if policies else ""
 
 
 def _traffic_control(data_links: Mapping[int, str]) -> Iterator[str]:
-    bodies = _answers(rt.NETLINK_ROUTE, rt.RTM_GETQDISC, rt.get_qdiscs())
-    for each in map(rt.qdisc, bodies):
+    for each in map(rt.qdisc, _answers(rt.NETLINK_ROUTE, rt.get_all(rt.RTM_GETQDISC))):
         name = data_links.get(each.ifindex)
         if name is None:
             continue

@@ -150,13 +150,13 @@ class Kernel:
         self.dumps += 1
         view, bodies, optional = self.view, self._requests.bodies, self._requests.optional
         if self.dump_all:
-            view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
-            view.dumped_netconf(bodies(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)))
-            view.dumped_netconf6(optional(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET6)))
-            view.dumped_nexthops(optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
+            view.dumped_links(bodies(rt.get_all(rt.RTM_GETLINK)), time.monotonic())
+            view.dumped_netconf(bodies(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET)))
+            view.dumped_netconf6(optional(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET6)))
+            view.dumped_nexthops(optional(rt.get_all(rt.RTM_GETNEXTHOP)))
             self.tables.hash_policy = _hash_policy()
             self._dump_main()
-        view.dumped_rules(bodies(rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)))
+        view.dumped_rules(bodies(rt.get_all(rt.RTM_GETRULE, rt.AF_INET)))
         view.begin_others()
         for family, table in (
             (rt.AF_INET, rt.TABLE_LOCAL),
@@ -164,11 +164,11 @@ class Kernel:
             (rt.AF_INET6, rt.TABLE_LOCAL),
             (rt.AF_INET6, rt.TABLE_MAIN),
         ):
-            view.dumped_routes(optional(rt.RTM_GETROUTE, rt.get_routes(family, table)))
+            view.dumped_routes(optional(rt.get_routes(family, table)))
         if self.dump_all:
             view.dumped_neighbours(
-                bodies(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET))
-                + optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6)),
+                bodies(rt.get_all(rt.RTM_GETNEIGH, rt.AF_INET))
+                + optional(rt.get_all(rt.RTM_GETNEIGH, rt.AF_INET6)),
                 time.monotonic(),
             )
         self.dump_all = self.dump_others = self.look_first = False
@@ -179,8 +179,8 @@ class Kernel:
         Raises NetlinkError.
         """
         view, bodies = self.view, self._requests.bodies
-        view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
-        view.dumped_nexthops(self._requests.optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
+        view.dumped_links(bodies(rt.get_all(rt.RTM_GETLINK)), time.monotonic())
+        view.dumped_nexthops(self._requests.optional(rt.get_all(rt.RTM_GETNEXTHOP)))
         self.tables.dirty_policy = True
         self.look_first = False
 
@@ -189,22 +189,20 @@ class Kernel:
         link = self.tables.control_link()
         if link is None:
             return
-        bodies = self._requests.optional(rt.RTM_GETADDR, rt.get_addresses(rt.AF_INET6))
+        bodies = self._requests.optional(rt.get_all(rt.RTM_GETADDR, rt.AF_INET6))
         found = [a for a in map(rt.address, bodies) if a.ifindex == link.ifindex]
         local = [a for a in found if a.scope == rt.RT_SCOPE_LINK]
         on = bool(link.flags & rt.IFF_UP)
         for lost in self._control_address.lacks(link.ifindex, on, local):
-            body = rt.add_address6(lost.ifindex, lost.length, lost.address)
-            flags = rt.NLM_F_CREATE | rt.NLM_F_REPLACE
-            number = self._requests.change(rt.RTM_NEWADDR, flags, body)
+            number = self._requests.change(rt.add_address6(lost))
             log.info("control-address put back after the link was off: errno=%d", number)
 
     def _dump_main(self) -> None:
-        body = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
+        request = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
         for _ in range(5):
             self.view.begin_main()
             try:
-                for datagram in self._requests.datagrams(rt.RTM_GETROUTE, body):
+                for datagram in self._requests.datagrams(request):
                     self.view.dumped_routes4(datagram)
                 return
             except DumpInterrupted:
@@ -224,7 +222,7 @@ class Kernel:
         self.look_beyond = False
         tables, bodies = self.tables, self._requests.bodies
         xdp = {link.ifindex for link in tables.links.values() if link.xdp}
-        links = filter(None, map(rt.link, bodies(rt.RTM_GETLINK, rt.get_links())))
+        links = filter(None, map(rt.link, bodies(rt.get_all(rt.RTM_GETLINK))))
         if xdp != {link.ifindex for link in links if link.xdp}:
             self.dump_all = self.look_first = True
         if tables.hash_policy != _hash_policy():
@@ -233,7 +231,7 @@ class Kernel:
         near = [
             table
             for family in (rt.AF_INET, rt.AF_INET6)
-            for body in self._requests.optional(rt.RTM_GETNEIGHTBL, rt.get_neighbour_tables(family))
+            for body in self._requests.optional(rt.get_all(rt.RTM_GETNEIGHTBL, family))
             if (table := rt.neighbour_table(body)) is not None
         ]
         faults = self._neighbour_tables.faults(near, now)
@@ -253,11 +251,7 @@ class Kernel:
 
         Raises NetlinkError where the kernel does not answer.
         """
-        return self._requests.change(
-            rt.RTM_NEWNEIGH,
-            rt.NLM_F_CREATE | rt.NLM_F_REPLACE,
-            rt.keep_neighbour(ifindex, family, address, managed),
-        )
+        return self._requests.change(rt.keep_neighbour(ifindex, family, address, managed))
 
     # Notifications
 
@@ -295,7 +289,7 @@ class Kernel:
         """The kernel forgets neighbours before it tells that the carrier went: ask, so that they
         are not told as lost in between."""
         with contextlib.suppress(rt.NetlinkError):
-            link = rt.link(self._requests.ask(rt.RTM_GETLINK, rt.get_link(ifindex)))
+            link = rt.link(self._requests.ask(rt.get_link(ifindex)))
             if link is not None and self.view.link_changed(link, False, time.monotonic()):
                 self.dump_all = self.look_first = True
 

@@ -1,9 +1,13 @@
 """Netlink messages as bytes: requests built, answers and notifications decoded.
 
-Formats from linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h,
-linux/nexthop.h, linux/netconf.h, linux/fib_rules.h, linux/netfilter/nf_tables.h and linux/xfrm.h.
-All in host byte order, addresses in network byte order.  Nothing here opens a socket or keeps
-state; what the messages mean for forwarding is decided in `next_hops.py`.
+Formats from linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_link.h, linux/if_addr.h,
+linux/neighbour.h, linux/nexthop.h, linux/netconf.h, linux/fib_rules.h, linux/netfilter.h,
+linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h and linux/xfrm.h.  Numbers are in host byte
+order, but for addresses and all of netfilter's, which are in network byte order.
+
+A decoder raises NetlinkError for a body that has not its form, and nothing else.  Nothing here
+opens a socket or keeps state.  What the messages mean for forwarding, `kernel_view.py` and what it
+uses decide, and `beyond_routing.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ from dataclasses import dataclass
 # linux/netlink.h
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x10
 NLM_F_DUMP, NLM_F_DUMP_FILTERED = 0x300, 0x20
-NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
-NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 1, 2, 3, 4
+NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
+NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 2, 3, 4
 NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
 _NLA_TYPE_MASK = 0x3FFF
 
@@ -77,7 +81,7 @@ _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _NHMSG = struct.Struct("=BBBxI")
-_NETCONF = struct.Struct("=B")
+_FAMILY = struct.Struct("=Bxxx")
 _RTNEXTHOP = struct.Struct("=HBBI")
 _NEXTHOP_GRP = struct.Struct("=IBBxx")
 _TCMSG = struct.Struct("=BxxxiIII")
@@ -135,7 +139,7 @@ def attribute(type_: int, value: bytes) -> bytes:
 
 
 def request(type_: int, flags: int, seq: int, body: bytes) -> bytes:
-    """One request."""
+    """One request as a message."""
     return _HEADER.pack(16 + len(body), type_, flags | NLM_F_REQUEST, seq, 0) + body
 
 
@@ -164,58 +168,39 @@ def _head(layout: struct.Struct, body: bytes) -> tuple[int, ...]:
     return layout.unpack_from(body)
 
 
-# ------------------------------------------------------------------------------ dump requests
+# ------------------------------------------------------------------------------ requests
+
+Request = tuple[int, bytes]
+"""A request's type and body."""
+_HEADS = {
+    RTM_GETLINK: _IFINFO,
+    RTM_GETADDR: _IFADDR,
+    RTM_GETNEIGH: _NDMSG,
+    RTM_GETRULE: _RTMSG,
+    RTM_GETNEXTHOP: _NHMSG,
+    RTM_GETQDISC: _TCMSG,
+    RTM_GETNETCONF: _FAMILY,
+    RTM_GETNEIGHTBL: _FAMILY,
+}
+"""What a dump request's body is.  Each begins with the family, and asks for all of it where the
+rest is zero."""
 
 
-def get_routes(family: int, table: int) -> bytes:
-    """Body of a strict RTM_GETROUTE dump of one table."""
+def get_all(type_: int, family: int = AF_UNSPEC) -> Request:
+    """A dump of everything of a type, of one family where there are several."""
+    return type_, bytes((family,)).ljust(_HEADS[type_].size, b"\0")
+
+
+def get_routes(family: int, table: int) -> Request:
+    """A strict dump of one routing table."""
     short = table if table < 256 else 0
-    return _RTMSG.pack(family, 0, 0, 0, short, 0, 0, 0, 0) + attribute(RTA_TABLE, _U32.pack(table))
+    body = _RTMSG.pack(family, 0, 0, 0, short, 0, 0, 0, 0)
+    return RTM_GETROUTE, body + attribute(RTA_TABLE, _U32.pack(table))
 
 
-def get_links() -> bytes:
-    """Body of an RTM_GETLINK dump."""
-    return _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0)
-
-
-def get_link(ifindex: int) -> bytes:
-    """Body of an RTM_GETLINK request for one link."""
-    return _IFINFO.pack(AF_UNSPEC, 0, ifindex, 0, 0)
-
-
-def get_neighbours(family: int) -> bytes:
-    """Body of an RTM_GETNEIGH dump."""
-    return _NDMSG.pack(family, 0, 0, 0, 0)
-
-
-def get_addresses(family: int) -> bytes:
-    """Body of an RTM_GETADDR dump."""
-    return _IFADDR.pack(family, 0, 0, 0, 0)
-
-
-def get_rules(family: int) -> bytes:
-    """Body of an RTM_GETRULE dump."""
-    return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-
-
-def get_nexthops() -> bytes:
-    """Body of an RTM_GETNEXTHOP dump."""
-    return _NHMSG.pack(AF_UNSPEC, 0, 0, 0)
-
-
-def get_netconf(family: int) -> bytes:
-    """Body of an RTM_GETNETCONF dump."""
-    return _NETCONF.pack(family) + bytes(3)
-
-
-def get_neighbour_tables(family: int) -> bytes:
-    """Body of an RTM_GETNEIGHTBL dump."""
-    return struct.pack("=Bxxx", family)
-
-
-def get_qdiscs() -> bytes:
-    """Body of an RTM_GETQDISC dump."""
-    return _TCMSG.pack(AF_UNSPEC, 0, 0, 0, 0)
+def get_link(ifindex: int) -> Request:
+    """One link."""
+    return RTM_GETLINK, _IFINFO.pack(AF_UNSPEC, 0, ifindex, 0, 0)
 
 
 # ------------------------------------------------------------------------------ decoded values
@@ -290,13 +275,10 @@ def address(body: bytes) -> AddressInfo:
     return AddressInfo(ifindex, length, int.from_bytes(raw, "big"), scope)
 
 
-def add_address6(ifindex: int, length: int, address_: int) -> bytes:
-    """Body of an RTM_NEWADDR for an IPv6 link-local address, in use at once (no duplicate address
-    detection)."""
-    raw = address_.to_bytes(16, "big")
-    return _IFADDR.pack(AF_INET6, length, IFA_F_NODAD, RT_SCOPE_LINK, ifindex) + attribute(
-        IFA_LOCAL, raw
-    )
+def add_address6(of: AddressInfo) -> Request:
+    """An IPv6 link-local address, in use at once (no duplicate address detection)."""
+    body = _IFADDR.pack(AF_INET6, of.length, IFA_F_NODAD, RT_SCOPE_LINK, of.ifindex)
+    return RTM_NEWADDR, body + attribute(IFA_LOCAL, of.address.to_bytes(16, "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,17 +324,17 @@ OUR_PROTOCOL = 0x58
 """Marks (NDA_PROTOCOL) the neighbour entries that routerd keeps resolved as its own."""
 
 
-def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> bytes:
-    """Body of an RTM_NEWNEIGH (create, replace) that has the kernel resolve an address: for good
-    when `managed` (NTF_EXT_MANAGED, kernel 5.16), else this once (NTF_USE), which also takes
-    the managed flag off again.  Both leave the entry's state and MAC as they are."""
+def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> Request:
+    """Have the kernel resolve an address: for good when `managed` (NTF_EXT_MANAGED, kernel 5.16),
+    else this once (NTF_USE), which also takes the managed flag off again.  Both leave the entry's
+    MAC as it is, and its state, unless it was permanent."""
     raw, size = (AF_INET, 4) if family == 4 else (AF_INET6, 16)
     body = _NDMSG.pack(raw, ifindex, 0, 0 if managed else NTF_USE, 0)
     body += attribute(NDA_DST, address.to_bytes(size, "big"))
     body += attribute(NDA_PROTOCOL, bytes((OUR_PROTOCOL if managed else 0,)))
     if managed:
         body += attribute(NDA_FLAGS_EXT, _U32.pack(NTF_EXT_MANAGED))
-    return body
+    return RTM_NEWNEIGH, body
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,15 +547,15 @@ def neighbour_table(body: bytes) -> NeighbourTable | None:
 
 # ------------------------------------------------------------------------------ netfilter, xfrm
 
-NFT_GETCHAIN = 10 << 8 | 4
+_NFT_GETCHAIN = 10 << 8 | 4
 _NFTA_TABLE, _NFTA_NAME, _NFTA_HOOK, _NFTA_POLICY, _NFTA_USE = 1, 3, 4, 5, 6
 _NFPROTOS = {1: "inet", 2: "ip", 5: "netdev"}
 _HOOKS = {0: "prerouting", 2: "forward", 4: "postrouting", 5: "ingress"}
 
 
-def get_chains() -> bytes:
-    """Body of an NFT_MSG_GETCHAIN dump over all families."""
-    return _NFGENMSG.pack(AF_UNSPEC, 0, 0)
+def get_chains() -> Request:
+    """A dump of the chains of all families."""
+    return _NFT_GETCHAIN, _NFGENMSG.pack(AF_UNSPEC, 0, 0)
 
 
 def chain(body: bytes) -> str:
@@ -595,12 +577,12 @@ def chain(body: bytes) -> str:
     return f"{_NFPROTOS[family]} {names} ({_HOOKS[hook]})"
 
 
-XFRM_GETSPDINFO, XFRM_NEWSPDINFO = 0x25, 0x24
+_XFRM_GETSPDINFO = 0x25
 
 
-def get_spdinfo() -> bytes:
-    """Body of an XFRM_MSG_GETSPDINFO request."""
-    return _U32.pack(0xFFFFFFFF)
+def get_spdinfo() -> Request:
+    """What there is of IPsec policies; no dump."""
+    return _XFRM_GETSPDINFO, _U32.pack(0xFFFFFFFF)
 
 
 def spdinfo(body: bytes) -> int:
@@ -612,8 +594,8 @@ def spdinfo(body: bytes) -> int:
 # ------------------------------------------------------------------------------ bulk
 
 _BULK = struct.Struct(">4s4s8xBB22sI")
-"""nlmsghdr; then struct rtmsg from dst_len on, RTA_TABLE (8 octets) and RTA_DST's header; then
-the prefix, the only thing here that is in network byte order."""
+"""nlmsghdr; struct rtmsg, whose second octet is the prefix length; RTA_TABLE (8 octets) and
+RTA_DST's header; then the prefix, the only thing here that is in network byte order."""
 _NEWROUTE_MULTI = frozenset(
     struct.pack("=HH", RTM_NEWROUTE, NLM_F_MULTI | filtered)
     for filtered in (0, NLM_F_DUMP_FILTERED)
@@ -634,7 +616,7 @@ def bulk_routes4(data: bytes) -> Iterator[tuple[int, int, bytes, bytes] | Netlin
     unpack, sizes = _BULK.unpack_from, _SIZES
     expected, (table, dst) = _NEWROUTE_MULTI, _HEAD_TABLE_DST
     good: dict[bytes, bool] = {}
-    while offset < end:
+    while offset + 16 <= end:
         if end - offset >= 44:
             size, kind, family, plen, head, prefix = unpack(data, offset)
             length = sizes.get(size)
@@ -678,21 +660,20 @@ def rebuild(prefix: int, length: int, head: bytes, tail: bytes) -> bytes:
 # ------------------------------------------------------------------------------ ends of dumps
 
 
-def first(data: bytes) -> tuple[int, int]:
-    """(type, flags) of a datagram's first message."""
+def first(data: bytes) -> tuple[int, int, int]:
+    """(type, flags, sequence number) of a datagram's first message.
+
+    Raises NetlinkError where there is none.
+    """
     if len(data) < 16:
         raise NetlinkError(0, f"datagram of {len(data)} octets")
-    _, type_, flags, _, _ = _HEADER.unpack_from(data)
-    return type_, flags
+    _, type_, flags, seq, _ = _HEADER.unpack_from(data)
+    return type_, flags, seq
 
 
-def first_seq(data: bytes) -> int:
-    """The sequence number of a datagram's first message."""
-    return int(_HEADER.unpack_from(data)[3]) if len(data) >= 16 else 0
-
-
-def trailing_done(data: bytes) -> bytes | None:
-    """The body of the NLMSG_DONE (20 octets with its header) that ends a datagram, if one does.
+def done(data: bytes) -> tuple[int, int] | None:
+    """(flags, errno) of the NLMSG_DONE (20 octets with its header) that ends a datagram, if one
+    does.
 
     A message's own last octets may look like it; so it must also answer the same request as the
     first message.  NLMSG_DONE may carry attributes of an extended acknowledgement only when those
@@ -700,10 +681,5 @@ def trailing_done(data: bytes) -> bytes | None:
     """
     if len(data) < 20 or data[-12:-4] != data[8:16]:
         return None
-    length, type_, _, _, _ = _HEADER.unpack_from(data, len(data) - 20)
-    return data[-4:] if (length, type_) == (20, NLMSG_DONE) else None
-
-
-def done_flags(data: bytes) -> int:
-    """The flags of the NLMSG_DONE that ends a datagram."""
-    return int(_HEADER.unpack_from(data, len(data) - 20)[2])
+    length, type_, flags, _, _ = _HEADER.unpack_from(data, len(data) - 20)
+    return (flags, error_number(data[-4:])) if (length, type_) == (20, NLMSG_DONE) else None

@@ -14,7 +14,7 @@ from routerd.netlink_socket import DumpInterrupted, Requests
 def answers(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     """All that is asked of the kernel fails in this way."""
 
-    def fail(self: Requests, type_: int, body: bytes) -> list[bytes]:
+    def fail(self: Requests, request: rt.Request) -> list[bytes]:
         raise error
 
     monkeypatch.setattr(Requests, "bodies", fail)

@@ -169,11 +169,20 @@ def test_ids_are_the_same_after_a_restart() -> None:
     assert len(one) == 5
 
 
-@given(st.binary(max_size=200))
+DECODERS = (
+    *(rt.attributes, rt.link, rt.address, rt.neighbour, rt.route, rt.nexthop, rt.netconf),
+    *(rt.rule, rt.qdisc, rt.neighbour_table, rt.chain, rt.spdinfo, rt.first, rt.done),
+    lambda data: list(rt.messages(data)),
+    lambda data: list(rt.bulk_routes4(data)),
+    lambda data: list(rt.alike_routes4(data) or ()),
+)
+
+
+@given(st.binary(max_size=200) | st.sampled_from([b for name in SAMPLES for b in bodies(name)]))
 def test_rubbish_is_a_netlink_error_at_most(data: bytes) -> None:
-    for parse in (lambda d: list(rt.messages(d)), rt.attributes):
+    for decode in DECODERS:
         try:
-            parse(data)
+            decode(data)
         except rt.NetlinkError:
             pass
 
@@ -204,7 +213,7 @@ def test_who_is_kept_resolved(view: KernelView) -> None:
 
 
 def test_the_request_that_manages_a_neighbour() -> None:
-    body = rt.keep_neighbour(3, 4, int(IPv4Address("10.0.0.2")), True)
+    _, body = rt.keep_neighbour(3, 4, int(IPv4Address("10.0.0.2")), True)
     assert body.hex() == (
         "02000000"
         "03000000"

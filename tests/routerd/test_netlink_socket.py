@@ -30,7 +30,7 @@ class Answers(Requests):
         super().__init__()
         self._left = list(datagrams)
 
-    def _send(self, type_: int, flags: int, body: bytes) -> None:
+    def _send(self, request: rt.Request, flags: int) -> None:
         self._dumping = False
 
     def _receive(self) -> bytes:
@@ -40,7 +40,7 @@ class Answers(Requests):
 def dumped(*datagrams: bytes) -> list[bytes]:
     answers = Answers(*datagrams)
     try:
-        return list(answers.datagrams(rt.RTM_GETLINK, b""))
+        return list(answers.datagrams((rt.RTM_GETLINK, b"")))
     finally:
         answers.close()
 
@@ -77,7 +77,7 @@ def test_an_interrupted_dump_is_made_again(datagrams: list[bytes]) -> None:
         dumped(*datagrams)
     good = message(rt.RTM_NEWLINK, bytes(range(16))) + done()
     answers = Answers(*datagrams, good)
-    assert answers.bodies(rt.RTM_GETLINK, b"") == [bytes(range(16))]
+    assert answers.bodies((rt.RTM_GETLINK, b"")) == [bytes(range(16))]
     answers.close()
 
 
@@ -87,10 +87,10 @@ def test_what_the_kernel_has_not_is_no_refusal() -> None:
         answers = Answers(refusal, done(number))
         if number == errno.EBUSY:
             with pytest.raises(rt.NetlinkError, match="busy"):
-                answers.optional(rt.RTM_GETNEXTHOP, b"")
+                answers.optional((rt.RTM_GETNEXTHOP, b""))
         else:
-            assert answers.optional(rt.RTM_GETNEXTHOP, b"") == []
-            assert answers.optional(rt.RTM_GETNEXTHOP, b"") == []  # told in NLMSG_DONE
+            assert answers.optional((rt.RTM_GETNEXTHOP, b"")) == []
+            assert answers.optional((rt.RTM_GETNEXTHOP, b"")) == []  # told in NLMSG_DONE
         answers.close()
 
 
@@ -113,9 +113,9 @@ class Broken:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda requests: requests.bodies(rt.RTM_GETLINK, rt.get_links()),
-        lambda requests: requests.ask(rt.RTM_GETLINK, rt.get_link(1)),
-        lambda requests: requests.change(rt.RTM_NEWNEIGH, 0, b""),
+        lambda requests: requests.bodies(rt.get_all(rt.RTM_GETLINK)),
+        lambda requests: requests.ask(rt.get_link(1)),
+        lambda requests: requests.change((rt.RTM_NEWNEIGH, b"")),
     ],
     ids=["dump", "ask", "change"],
 )
@@ -164,6 +164,6 @@ def test_after_a_loss_all_that_waits_is_read(bad: bytes | OSError) -> None:
 
 def test_a_real_dump_tells_the_loopback_interface() -> None:
     requests = Requests()
-    links = map(rt.link, requests.bodies(rt.RTM_GETLINK, rt.get_links()))
+    links = map(rt.link, requests.bodies(rt.get_all(rt.RTM_GETLINK)))
     assert socket.if_nametoindex("lo") in {link.ifindex for link in links if link is not None}
     requests.close()
