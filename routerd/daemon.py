@@ -30,7 +30,7 @@ from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
-from routerd.rule_table_link import ConnectionEvent, RuleTableLink, hasten_discovery
+from routerd.rule_table_link import RuleTableLink, hasten_discovery
 from routerd.telling import connected_links
 from xenflow.routes.messages import MessageError, PackError, Section
 from xenflow.routes.router_state import RouterState
@@ -79,7 +79,7 @@ class Kernel:
         self._neighbour_tables = NeighbourTables()
         groups = tuple(rt.GROUPS.values())
         self._listener = NetlinkListener(rt.NETLINK_ROUTE, groups, receive_buffer)
-        self._others = list(_other_listeners())
+        self._others = _other_listeners()
         self._requests = Requests()
         self.dump_all = True
         self.dump_others = False
@@ -87,8 +87,7 @@ class Kernel:
         """Links or next hop objects have changed: what they say now is told before all is dumped
         again, since that takes as long as the table is large."""
         self.look_beyond = True
-        self.overruns = 0
-        self.dumps = 0
+        self._overruns = 0
 
     def filenos(self) -> list[int]:
         """To poll for reading."""
@@ -106,9 +105,9 @@ class Kernel:
         for _ in range(_DRAINS):
             found, lost = self._listener.drain(_DRAIN)
             if lost:
-                self.overruns += 1
+                self._overruns += 1
                 self.dump_all = True
-                log.warning("netlink-overrun count=%d: everything is dumped again", self.overruns)
+                log.warning("netlink-overrun count=%d: everything is dumped again", self._overruns)
             for message in found:
                 self._hear(message)
             if not (found and self.dump_all):
@@ -147,7 +146,6 @@ class Kernel:
 
         Raises NetlinkError; what was needed is needed still, then.
         """
-        self.dumps += 1
         view, bodies, optional = self.view, self._requests.bodies, self._requests.optional
         if self.dump_all:
             view.dumped_links(bodies(rt.get_all(rt.RTM_GETLINK)), time.monotonic())
@@ -213,9 +211,8 @@ class Kernel:
                 return
         raise DumpInterrupted(errno.EINTR, "the main table never held still")
 
-    def refresh_beyond(self, now: float) -> bool:
-        """Look at what the kernel does not notify of, or not in full; True if something changed
-        that needs no dump.  What does need one is noted.
+    def refresh_beyond(self, now: float) -> None:
+        """Look at what the kernel does not notify of, or not in full, and note what needs a dump.
 
         Raises NetlinkError.
         """
@@ -235,11 +232,9 @@ class Kernel:
             if (table := rt.neighbour_table(body)) is not None
         ]
         faults = self._neighbour_tables.faults(near, now)
-        if (outside, faults) == (tables.outside, tables.faults):
-            return False
-        tables.outside, tables.faults = outside, faults
-        tables.dirty_policy = True
-        return True
+        if (outside, faults) != (tables.outside, tables.faults):
+            tables.outside, tables.faults = outside, faults
+            tables.dirty_policy = True
 
     def is_dirty(self) -> bool:
         """Whether there is a change that needs no dump."""
@@ -316,10 +311,8 @@ class Kernel:
         self.look_beyond = True
 
 
-_ALWAYS_HEARD = (
-    *(rt.RTM_NEWLINK, rt.RTM_DELLINK, rt.RTM_DELNEIGH),
-    *(rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP),
-)
+_ALWAYS_HEARD = {rt.RTM_NEWLINK, rt.RTM_DELLINK, rt.RTM_DELNEIGH}
+_ALWAYS_HEARD |= {rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP}
 _HANDLERS: dict[int, Callable[[Kernel, rt.NetlinkMessage], None]] = {
     rt.RTM_NEWLINK: Kernel._on_link,
     rt.RTM_DELLINK: Kernel._on_link,
@@ -438,12 +431,10 @@ class Daemon:
         if now >= self._beyond_at or self.kernel.look_beyond:
             self._beyond_at = now + BEYOND_S
             try:
-                changed = self.kernel.refresh_beyond(now)
+                self.kernel.refresh_beyond(now)
             except rt.NetlinkError as error:
                 log.warning("look-failed error=%r: tried again", str(error))
-                changed = False
-            if changed or self.kernel.needs_dump():
-                self._settle(now)
+            self._settle(now)
         if self.link is not None:
             self._converse(self.link, time.monotonic())
         if now >= self._keep_at:
@@ -548,8 +539,8 @@ class Daemon:
             self._keep_at = 0.0
 
     def _converse(self, link: RuleTableLink, now: float) -> None:
-        for event in link.events():
-            if event is ConnectionEvent.CONNECTED:
+        for connected in link.events():
+            if connected:
                 log.info("connected to=%s seq=%d", link.address, self.sender.state.seq)
                 self._carry_out(link, self.sender.connected(now), now)
             elif self.sender.link is not SenderState.DOWN:
@@ -592,13 +583,8 @@ class Daemon:
                 self.keeper.managed = False
                 log.warning("this kernel manages no neighbours (5.16 does): probing them instead")
                 return
-            log.debug(
-                "neighbour ifindex=%d address=%x managed=%s errno=%d",
-                ifindex,
-                address,
-                managed,
-                number,
-            )
+            words = "neighbour ifindex=%d address=%x managed=%s errno=%d"
+            log.debug(words, ifindex, address, managed, number)
 
     def _end(self) -> None:
         if not self.options.dry_run and self.options.keep_neighbours:
@@ -624,11 +610,11 @@ def print_sections(sections: list[Section]) -> None:
 
 
 def read_once(control: str) -> RouterState:
-    """The router's state as of now."""
-    kernel = Kernel(control)
-    try:
+    """The router's state as of now.
+
+    Raises OSError.
+    """
+    with contextlib.closing(Kernel(control)) as kernel:
         kernel.dump()
         kernel.refresh_beyond(time.monotonic())
         return kernel.telling.state()
-    finally:
-        kernel.close()

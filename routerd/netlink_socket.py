@@ -18,17 +18,8 @@ _SO_RCVBUFFORCE = 33
 _DATAGRAM = 1 << 18
 _ANSWER_S = 5.0
 _TRIES = 10
-ABSENT = frozenset(
-    (
-        errno.ENOENT,
-        errno.EOPNOTSUPP,
-        errno.EAFNOSUPPORT,
-        errno.EPROTONOSUPPORT,
-        errno.ECONNREFUSED,
-        errno.EINVAL,
-        errno.EPERM,
-    )
-)
+ABSENT = {errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
+ABSENT |= {errno.ECONNREFUSED, errno.EINVAL, errno.EPERM}
 """The answers of a kernel that has not what it is asked for, or does not show it to us."""
 
 

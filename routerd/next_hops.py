@@ -70,9 +70,6 @@ class NextHopIds:
         for id_ in self._specs.keys() - used:
             del self._ids[self._specs.pop(id_)]
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
 
 class KernelNextHops:
     """See the module."""
