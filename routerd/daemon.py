@@ -19,7 +19,6 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,11 +119,8 @@ class Kernel:
     def _hear(self, message: rt.NetlinkMessage) -> None:
         if self.dump_all and message.type not in _ALWAYS_HEARD:
             return  # a dump made after this makes it old; carriers come and go quickly
-        handler = _HANDLERS.get(message.type)
-        if handler is None:
-            return
         try:
-            handler(self, message)
+            self._on_message(message, bool(message.type & 1))
         except rt.NetlinkError as error:
             self.dump_all = True
             words = "unreadable-message type=%d error=%r: everything is dumped again"
@@ -248,34 +244,49 @@ class Kernel:
         """
         return self._requests.change(rt.keep_neighbour(ifindex, family, address, managed))
 
-    # Notifications
+    # Notifications; of what is gone the type is odd (rtnetlink(7): RTM_NEW..., RTM_DEL...)
 
-    def _on_link(self, message: rt.NetlinkMessage) -> None:
-        link = rt.link(message.body)
+    def _on_message(self, message: rt.NetlinkMessage, gone: bool) -> None:
+        match message.type:
+            case rt.RTM_NEWROUTE | rt.RTM_DELROUTE:
+                self._on_route(message, gone)
+            case rt.RTM_NEWNEIGH | rt.RTM_DELNEIGH:
+                self._on_neighbour(message.body, gone)
+            case rt.RTM_NEWLINK | rt.RTM_DELLINK:
+                self._on_link(message.body, gone)
+            case rt.RTM_NEWNEXTHOP | rt.RTM_DELNEXTHOP:
+                self.dump_all |= self.view.nexthop_changed(rt.nexthop(message.body), gone)
+                self.look_first = True
+            case rt.RTM_NEWNETCONF | rt.RTM_DELNETCONF:
+                self._on_netconf(message.body, gone)
+            case rt.RTM_NEWADDR | rt.RTM_DELADDR:
+                self.dump_all = True
+            case rt.RTM_NEWRULE | rt.RTM_DELRULE:
+                self.dump_others = True
+            case rt.RTM_NEWQDISC | rt.RTM_DELQDISC:
+                self.look_beyond = True
+
+    def _on_link(self, body: bytes, gone: bool) -> None:
+        link = rt.link(body)
         if link is None:
             return
         if link.name == self.tables.control:
             self._control_address.switched(bool(link.flags & rt.IFF_UP))
-        if self.view.link_changed(link, message.type == rt.RTM_DELLINK, time.monotonic()):
+        if self.view.link_changed(link, gone, time.monotonic()):
             self.dump_all = self.look_first = True
 
-    def _on_address(self, message: rt.NetlinkMessage) -> None:
-        self.dump_all = True
-
-    def _on_route(self, message: rt.NetlinkMessage) -> None:
+    def _on_route(self, message: rt.NetlinkMessage, gone: bool) -> None:
         info = rt.route(message.body)
-        if info is None:
+        if info is None or not self.view.route_changed(info, message.flags, gone):
             return
-        if self.view.route_changed(info, message.flags, message.type == rt.RTM_DELROUTE):
-            if info.table == rt.TABLE_MAIN and info.family == 4:
-                self.dump_all = True
-            else:
-                self.dump_others = True
+        if info.table == rt.TABLE_MAIN and info.family == 4:
+            self.dump_all = True
+        else:
+            self.dump_others = True
 
-    def _on_neighbour(self, message: rt.NetlinkMessage) -> None:
-        entry = rt.neighbour(message.body)
+    def _on_neighbour(self, body: bytes, gone: bool) -> None:
+        entry = rt.neighbour(body)
         if entry is not None:
-            gone = message.type == rt.RTM_DELNEIGH
             mattered = self.view.neighbour_changed(entry, gone, time.monotonic())
             if gone and mattered and self.tables.carrier_grace_s and not self.dump_all:
                 self._ask_link(entry.ifindex)
@@ -288,49 +299,16 @@ class Kernel:
             if link is not None and self.view.link_changed(link, False, time.monotonic()):
                 self.dump_all = self.look_first = True
 
-    def _on_rule(self, message: rt.NetlinkMessage) -> None:
-        self.dump_others = True
-
-    def _on_netconf(self, message: rt.NetlinkMessage) -> None:
-        conf = rt.netconf(message.body)
-        if message.body[:1] == bytes((rt.AF_INET6,)):
-            self.view.netconf6_changed(conf, message.type == rt.RTM_DELNETCONF)
-            return
-        if message.body[:1] != bytes((rt.AF_INET,)):
-            return
-        if self.view.netconf_changed(conf, message.type == rt.RTM_DELNETCONF):
-            self.dump_all = True
-
-    def _on_nexthop(self, message: rt.NetlinkMessage) -> None:
-        gone = message.type == rt.RTM_DELNEXTHOP
-        if self.view.nexthop_changed(rt.nexthop(message.body), gone):
-            self.dump_all = True
-        self.look_first = True
-
-    def _on_qdisc(self, message: rt.NetlinkMessage) -> None:
-        self.look_beyond = True
+    def _on_netconf(self, body: bytes, gone: bool) -> None:
+        conf = rt.netconf(body)
+        if body[:1] == bytes((rt.AF_INET6,)):
+            self.view.netconf6_changed(conf, gone)
+        elif body[:1] == bytes((rt.AF_INET,)):
+            self.dump_all |= self.view.netconf_changed(conf, gone)
 
 
 _ALWAYS_HEARD = {rt.RTM_NEWLINK, rt.RTM_DELLINK, rt.RTM_DELNEIGH}
 _ALWAYS_HEARD |= {rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP}
-_HANDLERS: dict[int, Callable[[Kernel, rt.NetlinkMessage], None]] = {
-    rt.RTM_NEWLINK: Kernel._on_link,
-    rt.RTM_DELLINK: Kernel._on_link,
-    rt.RTM_NEWADDR: Kernel._on_address,
-    rt.RTM_DELADDR: Kernel._on_address,
-    rt.RTM_NEWROUTE: Kernel._on_route,
-    rt.RTM_DELROUTE: Kernel._on_route,
-    rt.RTM_NEWNEIGH: Kernel._on_neighbour,
-    rt.RTM_DELNEIGH: Kernel._on_neighbour,
-    rt.RTM_NEWRULE: Kernel._on_rule,
-    rt.RTM_DELRULE: Kernel._on_rule,
-    rt.RTM_NEWNETCONF: Kernel._on_netconf,
-    rt.RTM_DELNETCONF: Kernel._on_netconf,
-    rt.RTM_NEWNEXTHOP: Kernel._on_nexthop,
-    rt.RTM_DELNEXTHOP: Kernel._on_nexthop,
-    rt.RTM_NEWQDISC: Kernel._on_qdisc,
-    rt.RTM_DELQDISC: Kernel._on_qdisc,
-}
 
 
 def _hash_policy() -> int:
