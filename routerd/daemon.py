@@ -39,7 +39,8 @@ COALESCE_S = 0.004
 FIRST_S = 0.02
 """What is told first has so long to pass before a dump keeps a core busy."""
 REFUSED_S = 1.0
-"""A change that does not fit what was told leads to a dump after so long."""
+"""A change that does not fit what was told leads to a dump after so long, and a look that failed to
+another one."""
 BEYOND_S = 5.0
 """What the kernel does not notify of (iptables, IPsec on old kernels) is looked at this often."""
 KEEP_S = 1.0
@@ -76,8 +77,7 @@ class Kernel:
         self.tables, self.telling = self.view.tables, self.view.telling
         self._control_address = ControlAddress()
         self._neighbour_tables = NeighbourTables()
-        groups = tuple(rt.GROUPS.values())
-        self._listener = NetlinkListener(rt.NETLINK_ROUTE, groups, receive_buffer)
+        self._listener = NetlinkListener(rt.NETLINK_ROUTE, rt.GROUPS, receive_buffer)
         self._others = _other_listeners()
         self._requests = Requests()
         self.dump_all = True
@@ -411,6 +411,7 @@ class Daemon:
             try:
                 self.kernel.refresh_beyond(now)
             except rt.NetlinkError as error:
+                self._beyond_at = now + REFUSED_S
                 log.warning("look-failed error=%r: tried again", str(error))
             self._settle(now)
         if self.link is not None:

@@ -35,19 +35,9 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWNEIGHTBL, RTM_GETNEIGHTBL = 64, 66
 RTM_NEWNETCONF, RTM_DELNETCONF, RTM_GETNETCONF = 80, 81, 82
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
-GROUPS = {
-    "link": 1,
-    "neigh": 3,
-    "tc": 4,
-    "ipv4-addr": 5,
-    "ipv4-route": 7,
-    "ipv4-rule": 8,
-    "ipv6-addr": 9,
-    "ipv6-route": 11,
-    "ipv4-netconf": 24,
-    "ipv6-netconf": 25,
-    "nexthop": 32,
-}
+GROUPS = (1, 3, 4, 5, 7, 8, 9, 11, 24, 25, 32)
+"""RTNLGRP_LINK, _NEIGH, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE,
+_IPV4_NETCONF, _IPV6_NETCONF, _NEXTHOP."""
 NFNLGRP_NFTABLES, XFRMNLGRP_POLICY = 7, 4
 
 AF_UNSPEC, AF_INET, AF_INET6, AF_BRIDGE = 0, 2, 10, 7

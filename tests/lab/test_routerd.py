@@ -669,9 +669,7 @@ def test_after_an_overrun_nothing_is_lost_unsaid(lab: Lab) -> None:
     """Until its queue has been empty once the kernel drops what comes, and says so no more."""
     lab.plug(0)
     with inside(lab.router):
-        listener = NetlinkListener(
-            rtnetlink.NETLINK_ROUTE, tuple(rtnetlink.GROUPS.values()), 1 << 15
-        )
+        listener = NetlinkListener(rtnetlink.NETLINK_ROUTE, rtnetlink.GROUPS, 1 << 15)
     try:
         batch = "\n".join(f"route add 10.50.{n}.0/24 via 10.0.0.2" for n in range(250))
         subprocess.run(["ip", "-n", lab.router, "-batch", "-"], input=batch, text=True, check=True)

@@ -68,7 +68,7 @@ def main() -> None:
     lines = []
     for name, request in DUMPS.items():
         lines += [f"{name} {data.hex()}" for data in Requests().datagrams(request)]
-    listener = NetlinkListener(rt.NETLINK_ROUTE, tuple(rt.GROUPS.values()), 1 << 20)
+    listener = NetlinkListener(rt.NETLINK_ROUTE, rt.GROUPS, 1 << 20)
     for command in ("route add 10.40.0.0/16 via 10.0.0.2", "route del 10.40.0.0/16"):
         subprocess.run(["ip", *command.split()], check=True)
     found, _ = listener.drain(99)
