@@ -31,7 +31,14 @@ from xenflow.store.network_rows import (
     laid_entries,
     operations,
 )
-from xenflow.store.network_store import RowChanges, WatchedTable, WholeView
+from xenflow.store.network_store import (
+    RowChanges,
+    Rows,
+    WatchedTable,
+    WholeView,
+    told,
+    touches,
+)
 from xenflow.store.network_text import to_text
 from xenflow.store.schema import TABLES
 from xenflow.store.transaction import (
@@ -78,26 +85,17 @@ class Book:
     """The rows, as the watch has told them."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, dict[str, StoreRow]] = {}
+        self._rows: Rows = {}
         self._network: Network | None = None
         self.whole = False
         """Whether everything has been told."""
 
     def hear(self, event: WholeView | RowChanges) -> None:
         """The watch has told something."""
-        if isinstance(event, WholeView):
-            self._rows = {table: dict(rows) for table, rows in event.rows.items()}
+        self._rows = told(self._rows, event)
+        self.whole = True
+        if touches(event, (*DESIRED, *LAID)):
             self._network = None
-            self.whole = True
-            return
-        for change in event.changes:
-            rows = self._rows.setdefault(change.table, {})
-            if change.after is None:
-                rows.pop(change.uuid, None)
-            else:
-                rows[change.uuid] = change.after
-            if change.table in (*DESIRED, *LAID):
-                self._network = None
 
     def _of(self, tables: tuple[str, ...]) -> StoredRows:
         return {table: self._rows.get(table, {}) for table in tables}
