@@ -19,8 +19,9 @@ from xenflow.tables.stations import port_of, ways_in
 
 
 def ingress_of(site: Site, link: Link) -> Iterator[Flow]:
-    """What arrives on a link, and on its VLAN ids where it does not lie."""
-    yield from strays(site, link)
+    """What arrives on a link."""
+    if site.datapath.pipeline is Pipeline.REACTIVE:
+        yield from _ttl_guards(site, link)
     if site.native(link):
         yield from bridged(site, link)
         yield from _beside_the_bridge(site, link)
@@ -33,8 +34,6 @@ def ingress_of(site: Site, link: Link) -> Iterator[Flow]:
         yield from detours(site, link, router, interface)
         if interface.vif in site.ports:
             yield from _from_vif(site, link, router, interface)
-    if site.datapath.pipeline is Pipeline.REACTIVE:
-        yield from _ttl_guards(site, link)
 
 
 def _arrive(link: Link) -> Actions:
@@ -42,26 +41,30 @@ def _arrive(link: Link) -> Actions:
 
 
 def _ttl_guards(site: Site, link: Link) -> Iterator[Flow]:
-    """An exact flow must not catch the packet whose TTL runs out: that one takes the tables."""
+    """An exact flow must not catch the packet whose TTL runs out: that one takes the tables.  Of
+    what a vif sends only that which is taken from it anyway: from a bridged one, everything."""
+    native = site.native(link)
+    arrivals: list[tuple[int, Mapping[str, Tag]]] = [
+        *((port, {"vlan_tci": tagged(link.vlan)}) for port in site.tree_ports(link)),
+        *((port, {"vlan_tci": 0}) for port in site.access_ports(link)),
+    ]
+    for _, sender in site.network.members(link.name):
+        if sender.vif in site.ports:
+            sources = [{}] if native else [{"dl_src": s} for s in (sender.mac, *VIRTUAL_ROUTERS)]
+            arrivals += ((site.ports[sender.vif], {"vlan_tci": 0, **source}) for source in sources)
     for router, interface in site.network.members(link.name):
         if not site.forwards(router.name):
             continue
         own = cookies.of_link(INGRESS, link.id, router.id)
-        arrivals: list[tuple[int, Tag]] = [
-            *((port, tagged(link.vlan)) for port in site.tree_ports(link)),
-            *((port, 0) for port in site.access_ports(link)),
-            *(
-                (site.ports[i.vif], 0)
-                for r, i in site.network.members(link.name)
-                if r is not router and i.vif in site.ports
-            ),
-        ]
-        for port, tag in arrivals:
+        for port, came in arrivals:
+            if port == site.ports.get(interface.vif) or (
+                native and not site.admits(router.name, link, port)
+            ):
+                continue
             for ttl in (0, 1):
-                expiring = match(
-                    in_port=port, vlan_tci=tag, dl_dst=interface.mac, dl_type=f.IPV4, nw_ttl=ttl
-                )
-                yield Flow(INGRESS, Ingress.EXPIRING, expiring, _arrive(link), own)
+                expiring = {"dl_dst": interface.mac, "dl_type": f.IPV4, "nw_ttl": ttl}
+                what = match(in_port=port, **came, **expiring)
+                yield Flow(INGRESS, Ingress.EXPIRING, what, _arrive(link), own)
 
 
 def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
