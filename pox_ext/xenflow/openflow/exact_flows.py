@@ -41,7 +41,6 @@ def exact_match(frame: bytes, in_port: int) -> Match:
 
 _IPV4_PORTS = struct.Struct("!BBHHHBBH4s4s2s2s")
 _TRANSPORT_LEN = {fl.TCP: 20, fl.UDP: 8, fl.ICMP: 8}
-_TP = ("tp_src", "tp_dst")
 
 
 class _ExactForm(NamedTuple):
@@ -96,7 +95,7 @@ class ExactFlowPacker(PlainExactFlowPacker):
         size = 1 if proto == fl.ICMP else 2
         header = {
             name: struct.pack("!I", spec.nxm | spec.size)
-            for name, spec in (*fl.FIELD.items(), *zip(_TP, fl.TRANSPORT[proto], strict=True))
+            for name, spec in (*fl.FIELD.items(), *zip(fl.TP, fl.TRANSPORT[proto], strict=True))
         }
         used = 64 + 2 * (4 + size)
         form = struct.Struct(f"!2sH12sQ28sH4s6s4s6s10sH4s4s4s4s9sB4s{size}s4s{size}s{-used % 8}x")

@@ -11,7 +11,6 @@ The builders raise PacketError on arguments that do not fit their headers.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import NamedTuple
 
 ETH_VLAN = 0x8100
@@ -76,7 +75,8 @@ class Packet(NamedTuple):
 _new = tuple.__new__
 _ETHERNET = struct.Struct("!HIHIH")
 _IPV4 = struct.Struct("!BBHHHBBHII")
-_ETH_IPV4_PORTS = struct.Struct("!HIHIHBBHHHBBHIIHH")
+_ETH_IPV4_PORTS = struct.Struct("!QIHBBHHHBBHIIHH")
+_NO_ARP_NO_IPV6 = (0,) * 7
 _ARP = struct.Struct("!HHBBHHIIHII")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _PORTS = struct.Struct("!HH")
@@ -88,59 +88,19 @@ def parse(frame: bytes) -> Packet:
     size = len(frame)
     if size >= 42:
         # The common case in one step: untagged IPv4, no options, no fragment, TCP or UDP.
-        (
-            dst_high,
-            dst_low,
-            src_high,
-            src_low,
-            dl_type,
-            version_ihl,
-            tos,
-            length,
-            _,
-            frag,
-            ttl,
-            proto,
-            _,
-            nw_src,
-            nw_dst,
-            tp_src,
-            tp_dst,
-        ) = _ETH_IPV4_PORTS.unpack_from(frame)
+        macs, src_low, dl_type, ihl, tos, length, _, frag, ttl, proto, _, src, dst, sport, dport = (
+            _ETH_IPV4_PORTS.unpack_from(frame)
+        )
         if (
             dl_type == 0x0800
-            and version_ihl & 15 == 5
+            and ihl & 15 == 5
             and not frag & 0x3FFF
             and 20 + _L4_MIN.get(proto, 0) <= length <= size - 14
             and proto in (17, 6)
         ):
-            return _new(
-                Packet,
-                (
-                    dst_high << 32 | dst_low,
-                    src_high << 32 | src_low,
-                    0x0800,
-                    0,
-                    nw_src,
-                    nw_dst,
-                    proto,
-                    tos & 0xFC,
-                    ttl,
-                    0,
-                    tp_src,
-                    tp_dst,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    14,
-                    34,
-                    14 + length,
-                ),
-            )
+            link = (macs >> 16, (macs & 0xFFFF) << 32 | src_low, 0x0800, 0)
+            ip = (src, dst, proto, tos & 0xFC, ttl, 0, sport, dport)
+            return _new(Packet, (*link, *ip, *_NO_ARP_NO_IPV6, 14, 34, 14 + length))
     elif size < 14:
         return Packet(l3=size, end=size)
     return _parse(frame, size)
@@ -483,37 +443,3 @@ def icmp(kind: int, code: int = 0, rest: int = 0, payload: bytes = b"") -> bytes
     words = (_fits("kind", kind, 8), _fits("code", code, 8))
     total = checksum(struct.pack("!BBHI", *words, 0, _fits("rest", rest, 32)) + payload)
     return struct.pack("!BBHI", *words, total, rest) + payload
-
-
-def ipv6(src: int, dst: int, proto: int, payload: bytes = b"", *, hops: int = 64) -> bytes:
-    """An IPv6 packet (RFC 8200) without extension headers of its own."""
-    ends = _fits("src", src, 128).to_bytes(16, "big"), _fits("dst", dst, 128).to_bytes(16, "big")
-    size = _fits("length", len(payload), 16)
-    return (
-        _IPV6.pack(6 << 28, size, _fits("proto", proto, 8), _fits("hops", hops, 8), *ends) + payload
-    )
-
-
-def ospf_hello(
-    router_id: int,
-    interval_s: int,
-    *,
-    netmask: int = 0xFFFFFF00,
-    area: int = 0,
-    neighbours: Sequence[int] = (),
-) -> bytes:
-    """An OSPFv2 hello (RFC 2328, A.3.2); dead after four times `interval_s`."""
-    body = struct.pack(
-        f"!IHBBIII{len(neighbours)}I",
-        netmask,
-        _fits("interval_s", interval_s, 16),
-        2,
-        1,
-        interval_s * 4,
-        0,
-        0,
-        *neighbours,
-    )
-    head = (2, 1, 24 + len(body), _fits("router_id", router_id, 32), _fits("area", area, 32))
-    total = checksum(struct.pack("!BBHIIHH", *head, 0, 0) + body)
-    return struct.pack("!BBHIIHH8x", *head, total, 0) + body

@@ -1,4 +1,4 @@
-"""Questions for flows, counters and descriptions, and their answers.
+"""Questions for flows and their number, and the answers.
 
 Sources: OpenFlow Switch Specification 1.0.0, section 5 (by number below); Open vSwitch,
 include/openflow/nicira-ext.h.
@@ -18,6 +18,7 @@ from xenflow.openflow.nxm import (
     pack_match,
     pack_match10,
     pad8,
+    padded,
     parse_actions,
     parse_match,
     parse_match10,
@@ -26,26 +27,23 @@ from xenflow.openflow.wire import (
     ALL_TABLES,
     NX_VENDOR,
     STATS_VENDOR,
-    VERSION,
     MessageType,
     Other,
     WireError,
     flow_of,
     stats_request,
-    string,
 )
 
-_STATS_DESC, _STATS_FLOW, _STATS_AGGREGATE, _STATS_TABLE = 0, 1, 2, 3
-_STATS_PORT = 4
+_STATS_FLOW, _STATS_AGGREGATE, _STATS_TABLE = 1, 2, 3
 _NXST_FLOW, _NXST_AGGREGATE = 0, 1
 _REPLY_MORE = 1
-_NX_STATS_REQUEST = struct.Struct("!BBHIHHII4xHHB3x")
+_NX_STATS_REQUEST = struct.Struct("!II4xHHB3x")
 _NX_FLOW_STATS = struct.Struct("!HBxIIHHHHHHQQQ")
 _FLOW_STATS10_TAIL = struct.Struct("!IIHHH6xQQQ")
-_PORT_STATS = struct.Struct("!H6x12Q")
+_ANYWHERE10 = struct.pack("!BxH", ALL_TABLES, fl.PORT_NONE)
+"""What follows a match that is asked for: in any table, by whatever port."""
 _AGGREGATE = struct.Struct("!QQI4x")
 _TABLE_STATS = struct.Struct("!B3x32xIIIQQ")
-_DESC = struct.Struct("!256s256s256s32s256s")
 
 
 class FlowStats(NamedTuple):
@@ -56,24 +54,6 @@ class FlowStats(NamedTuple):
     octets: int
     duration_s: float
     idle_age_s: int | None
-
-
-class PortStats(NamedTuple):
-    """Counters of one port (5.3.5); 2**64 - 1 where the switch does not count."""
-
-    port: int
-    rx_packets: int
-    tx_packets: int
-    rx_bytes: int
-    tx_bytes: int
-    rx_dropped: int
-    tx_dropped: int
-    rx_errors: int
-    tx_errors: int
-    rx_frame_errors: int
-    rx_overrun_errors: int
-    rx_crc_errors: int
-    collisions: int
 
 
 class Aggregate(NamedTuple):
@@ -91,17 +71,7 @@ class TableStats(NamedTuple):
     flows: int
 
 
-class Desc(NamedTuple):
-    """The switch in words (5.3.5, ofp_desc_stats)."""
-
-    manufacturer: str
-    hardware: str
-    software: str
-    serial: str
-    datapath: str
-
-
-StatsEntry = FlowStats | PortStats | Aggregate | TableStats | Desc
+StatsEntry = FlowStats | Aggregate | TableStats
 
 
 class StatsReply(NamedTuple):
@@ -141,50 +111,24 @@ def _nx_stats_request(
     subtype: int, table: int, cookie: int, cookie_mask: int, what: Match, xid: int
 ) -> bytes:
     packed = pack_match(what, cookie, cookie_mask)
-    match_len = len(packed)
-    packed += bytes(-match_len % 8)
-    head = _NX_STATS_REQUEST.pack(
-        VERSION,
-        MessageType.STATS_REQUEST,
-        32 + len(packed),
-        xid,
-        STATS_VENDOR,
-        0,
-        NX_VENDOR,
-        subtype,
-        fl.PORT_NONE,
-        match_len,
-        table,
-    )
-    return head + packed
+    head = _NX_STATS_REQUEST.pack(NX_VENDOR, subtype, fl.PORT_NONE, len(packed), table)
+    return stats_request(STATS_VENDOR, head + padded(packed), xid)
 
 
-def flow_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int = 0) -> bytes:
+def flow_request_of10(match: Match = (), xid: int = 0) -> bytes:
     """OFPST_FLOW request (5.3.5)."""
-    body = pack_match10(match) + struct.pack("!BxH", table, fl.PORT_NONE)
-    return stats_request(_STATS_FLOW, body, xid)
+    return stats_request(_STATS_FLOW, pack_match10(match) + _ANYWHERE10, xid)
 
 
-def aggregate_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int = 0) -> bytes:
+def aggregate_request_of10(match: Match = (), xid: int = 0) -> bytes:
     """OFPST_AGGREGATE request (5.3.5)."""
-    body = pack_match10(match) + struct.pack("!BxH", table, fl.PORT_NONE)
-    return stats_request(_STATS_AGGREGATE, body, xid)
+    return stats_request(_STATS_AGGREGATE, pack_match10(match) + _ANYWHERE10, xid)
 
 
 def table_request(xid: int = 0) -> bytes:
     """OFPST_TABLE request (5.3.5): how many flows each table has.  Open vSwitch keeps count, and
     looks at no flow for it."""
     return stats_request(_STATS_TABLE, b"", xid)
-
-
-def port_request(port: int = fl.PORT_NONE, xid: int = 0) -> bytes:
-    """OFPST_PORT request (5.3.5); PORT_NONE asks for all ports."""
-    return stats_request(_STATS_PORT, struct.pack("!H6x", port), xid)
-
-
-def description_request(xid: int = 0) -> bytes:
-    """OFPST_DESC request (5.3.5)."""
-    return stats_request(_STATS_DESC, b"", xid)
 
 
 def flows(parts: Iterable[StatsReply]) -> list[FlowStats]:
@@ -218,10 +162,6 @@ def read_stats(data: bytes, xid: int) -> StatsReply | monitor.FlowUpdates | Othe
         while at < len(data):
             entry, at = _read_flow_stats10(data, at)
             entries.append(entry)
-    elif kind == _STATS_PORT:
-        while at < len(data):
-            entries.append(PortStats(*_whole(data, at, _PORT_STATS, "port")))
-            at += _PORT_STATS.size
     elif kind == _STATS_AGGREGATE:
         entries.append(Aggregate(*_whole(data, at, _AGGREGATE, "aggregate")))
     elif kind == _STATS_TABLE:
@@ -229,8 +169,6 @@ def read_stats(data: bytes, xid: int) -> StatsReply | monitor.FlowUpdates | Othe
             table, _, _, flows, _, _ = _whole(data, at, _TABLE_STATS, "table")
             entries.append(TableStats(table, flows))
             at += _TABLE_STATS.size
-    elif kind == _STATS_DESC:
-        entries.append(Desc(*map(string, _whole(data, at, _DESC, "description"))))
     else:
         return Other(xid, MessageType.STATS_REPLY, data[8:])
     return StatsReply(xid, more, tuple(entries))
@@ -249,21 +187,9 @@ def _nx_flows(data: bytes) -> list[FlowStats]:
     while at < end:
         if at + 48 > end:
             raise WireError(f"NXST_FLOW: flow at byte {at} truncated")
-        (
-            length,
-            table,
-            seconds,
-            nanos,
-            priority,
-            idle,
-            hard,
-            match_len,
-            idle_age,
-            _,
-            cookie,
-            packets,
-            octets,
-        ) = _NX_FLOW_STATS.unpack_from(data, at)
+        fields = _NX_FLOW_STATS.unpack_from(data, at)
+        length, table, seconds, nanos, priority, idle, hard, match_len, idle_age, _, *rest = fields
+        cookie, packets, octets = rest
         actions_at = 48 + pad8(match_len)
         if length < actions_at or at + length > end:
             raise WireError(f"NXST_FLOW: flow at byte {at} of {length} bytes, {end - at} left")
