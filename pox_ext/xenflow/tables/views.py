@@ -29,7 +29,6 @@ from xenflow.tables.site import RouterView
 
 _WORKING = InterfaceFlag.UP | InterfaceFlag.RUNNING | InterfaceFlag.FORWARDING4
 _LOOPBACK_NET = (0x7F000000, 8)
-_DROPPING = {NextHopType.BLACKHOLE}
 
 
 class Cards:
@@ -102,7 +101,7 @@ def next_hop_view(
     router: Router, state: RouterState, hop: NextHop, cards: Cards | None = None
 ) -> NextHopView:
     """One next hop as its flows need it; `cards` where they are made already."""
-    if hop.type in _DROPPING:
+    if hop.type is NextHopType.BLACKHOLE:
         return NextHopView(hop.id, "drop")
     if hop.type is NextHopType.GROUP:
         legs = sorted(state.legs.get(hop.id, {}).values(), key=lambda leg: leg.index)
