@@ -37,7 +37,7 @@ MATCH10 = slice(8, 48)
 """Where the ofp_match of an OFPT_FLOW_MOD stands (5.3.3)."""
 
 _KEEP_COOKIE = 0xFFFFFFFFFFFFFFFF
-_FLOW_MOD_TAIL = struct.Struct("!QHHHHIHH")
+_FLOW_MOD = struct.Struct("!QHHHHIHH")
 PACKET_OUT = struct.Struct("!BBHIIHH")
 BY_ACTION = 1
 """Why a packet-in comes: a flow's action says so (5.4.1)."""
@@ -153,21 +153,18 @@ def flow_mod(flow: Flow, command: FlowModCommand = FlowModCommand.ADD, xid: int 
     if command < FlowModCommand.DELETE:
         _refuse_arp_overflow(flow)
         actions = pack_actions(flow.actions)
-    head = NX_FLOW_MOD.pack(
-        flow.cookie,
-        flow.table << 8 | command,
-        flow.idle_timeout,
-        flow.hard_timeout,
-        flow.priority,
-        NO_BUFFER,
-        fl.PORT_NONE,
-        flow.flags,
-        len(what),
-    )
+    head = _settings(flow, flow.table << 8 | command) + struct.pack("!H6x", len(what))
     body = head + padded(what) + actions
     if 16 + len(body) > 0xFFFF:
         raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
     return vendor(NXT_FLOW_MOD, body, xid)
+
+
+def _settings(flow: Flow, command: int) -> bytes:
+    """What stands after the match of an OFPT_FLOW_MOD, and before that of an NXT_FLOW_MOD."""
+    cookie, times = flow.cookie, (flow.idle_timeout, flow.hard_timeout)
+    where = NO_BUFFER, fl.PORT_NONE
+    return _FLOW_MOD.pack(cookie, command, *times, flow.priority, *where, flow.flags)
 
 
 def _refuse_arp_overflow(flow: Flow) -> None:
@@ -215,16 +212,7 @@ def flow_mod_of10(flow: Flow, command: FlowModCommand = FlowModCommand.ADD, xid:
 
 
 def flow_mod10(flow: Flow, command: FlowModCommand, actions: bytes, xid: int) -> bytes:
-    tail = _FLOW_MOD_TAIL.pack(
-        flow.cookie,
-        command,
-        flow.idle_timeout,
-        flow.hard_timeout,
-        flow.priority,
-        NO_BUFFER,
-        fl.PORT_NONE,
-        flow.flags,
-    )
     if MATCH10_LEN + 32 + len(actions) > 0xFFFF:
         raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
-    return message(MessageType.FLOW_MOD, pack_match10(flow.match) + tail + actions, xid)
+    body = pack_match10(flow.match) + _settings(flow, command) + actions
+    return message(MessageType.FLOW_MOD, body, xid)

@@ -352,19 +352,10 @@ def vlan(frame: bytes, vid: int, pcp: int = 0, tpid: int = ETH_VLAN) -> bytes:
 
 def arp(op: int, sha: int, spa: int, tha: int, tpa: int) -> bytes:
     """An ARP packet for IPv4 over Ethernet (RFC 826): op 1 asks, op 2 answers."""
-    macs = _fits("sha", sha, 48), _fits("tha", tha, 48)
-    return struct.pack(
-        "!HHBBH6sI6sI",
-        1,
-        ETH_IPV4,
-        6,
-        4,
-        _fits("op", op, 16),
-        macs[0].to_bytes(6, "big"),
-        _fits("spa", spa, 32),
-        macs[1].to_bytes(6, "big"),
-        _fits("tpa", tpa, 32),
-    )
+    sender = _fits("sha", sha, 48).to_bytes(6, "big"), _fits("spa", spa, 32)
+    target = _fits("tha", tha, 48).to_bytes(6, "big"), _fits("tpa", tpa, 32)
+    kind = (1, ETH_IPV4, 6, 4, _fits("op", op, 16))
+    return struct.pack("!HHBBH6sI6sI", *kind, *sender, *target)
 
 
 def ipv4(
@@ -412,11 +403,8 @@ def _pseudo(src: int, dst: int, proto: int, segment: bytes) -> int:
 
 def udp(src: int, dst: int, sport: int, dport: int, payload: bytes = b"") -> bytes:
     """A UDP datagram (RFC 768) with its checksum for the IPv4 addresses `src` and `dst`."""
-    head = (
-        _fits("sport", sport, 16),
-        _fits("dport", dport, 16),
-        _fits("size", 8 + len(payload), 16),
-    )
+    ports = (_fits("sport", sport, 16), _fits("dport", dport, 16))
+    head = (*ports, _fits("size", 8 + len(payload), 16))
     total = _pseudo(src, dst, 17, struct.pack("!HHHH", *head, 0) + payload)
     return struct.pack("!HHHH", *head, total or 0xFFFF) + payload
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from xenflow.openflow import flow as fl
@@ -40,8 +41,6 @@ _REPLY_MORE = 1
 _NX_STATS_REQUEST = struct.Struct("!II4xHHB3x")
 _NX_FLOW_STATS = struct.Struct("!HBxIIHHHHHHQQQ")
 _FLOW_STATS10_TAIL = struct.Struct("!IIHHH6xQQQ")
-_ANYWHERE10 = struct.pack("!BxH", ALL_TABLES, fl.PORT_NONE)
-"""What follows a match that is asked for: in any table, by whatever port."""
 _AGGREGATE = struct.Struct("!QQI4x")
 _TABLE_STATS = struct.Struct("!B3x32xIIIQQ")
 
@@ -82,47 +81,35 @@ class StatsReply(NamedTuple):
     entries: tuple[StatsEntry, ...]
 
 
-def flow_request(
+def _nx_request(
+    subtype: int,
     table: int = ALL_TABLES,
     cookie: int = 0,
     cookie_mask: int = 0,
     match: Match = (),
     xid: int = 0,
 ) -> bytes:
-    """NXST_FLOW request: flows of `table` with this cookie under `cookie_mask` and this match.
-
-    A flow answers whose match is `match` or narrower.
-    """
-    return _nx_stats_request(_NXST_FLOW, table, cookie, cookie_mask, match, xid)
-
-
-def aggregate_request(
-    table: int = ALL_TABLES,
-    cookie: int = 0,
-    cookie_mask: int = 0,
-    match: Match = (),
-    xid: int = 0,
-) -> bytes:
-    """NXST_AGGREGATE request: packets, bytes and number of the flows flow_request() asks."""
-    return _nx_stats_request(_NXST_AGGREGATE, table, cookie, cookie_mask, match, xid)
-
-
-def _nx_stats_request(
-    subtype: int, table: int, cookie: int, cookie_mask: int, what: Match, xid: int
-) -> bytes:
-    packed = pack_match(what, cookie, cookie_mask)
+    packed = pack_match(match, cookie, cookie_mask)
     head = _NX_STATS_REQUEST.pack(NX_VENDOR, subtype, fl.PORT_NONE, len(packed), table)
     return stats_request(STATS_VENDOR, head + padded(packed), xid)
 
 
-def flow_request_of10(match: Match = (), xid: int = 0) -> bytes:
-    """OFPST_FLOW request (5.3.5)."""
-    return stats_request(_STATS_FLOW, pack_match10(match) + _ANYWHERE10, xid)
+flow_request = partial(_nx_request, _NXST_FLOW)
+"""NXST_FLOW request: flows of `table` with this cookie under `cookie_mask` and this match.  A flow
+answers whose match is `match` or narrower."""
+aggregate_request = partial(_nx_request, _NXST_AGGREGATE)
+"""NXST_AGGREGATE request: packets, bytes and number of the flows flow_request() asks."""
 
 
-def aggregate_request_of10(match: Match = (), xid: int = 0) -> bytes:
-    """OFPST_AGGREGATE request (5.3.5)."""
-    return stats_request(_STATS_AGGREGATE, pack_match10(match) + _ANYWHERE10, xid)
+def _request_of10(kind: int, match: Match = (), xid: int = 0) -> bytes:
+    anywhere = struct.pack("!BxH", ALL_TABLES, fl.PORT_NONE)
+    return stats_request(kind, pack_match10(match) + anywhere, xid)
+
+
+flow_request_of10 = partial(_request_of10, _STATS_FLOW)
+"""OFPST_FLOW request (5.3.5)."""
+aggregate_request_of10 = partial(_request_of10, _STATS_AGGREGATE)
+"""OFPST_AGGREGATE request (5.3.5)."""
 
 
 def table_request(xid: int = 0) -> bytes:

@@ -52,9 +52,9 @@ class Session:
     protocol: str
     local: str
     remote: str
-    wait_s: float | None
-    interval_s: float | None
-    seen: float
+    wait_s: float | None = None
+    interval_s: float | None = None
+    seen: float = 0.0
     packets: int = 0
 
     def row(self) -> dict[str, Any]:
@@ -121,8 +121,9 @@ class Sessions:
         # The neighbour waits for at least this: its own required interval may be longer.
         interval_s = int.from_bytes(said[12:16], "big") / 1e6
         wait_s, before = said[2] * interval_s, self._known.get(key)
-        self._put(key, packet, wait_s, interval_s, now)
-        return before is not None and before.wait_s == wait_s
+        as_before = before is not None and before.wait_s == wait_s
+        self._put(key, wait_s, interval_s, now)
+        return as_before
 
     def _bgp(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
         """Whether enough has been read."""
@@ -138,26 +139,21 @@ class Sessions:
         wait_s = known.wait_s if known is not None else None
         if len(said) >= 24 and said[:16] == b"\xff" * 16 and said[18] == 1:
             wait_s = float(said[22] << 8 | said[23])
-        session = self._put(key, packet, wait_s, wait_s / 3 if wait_s else None, now)
+        session = self._put(key, wait_s, wait_s / 3 if wait_s else None, now)
         session.packets = 1 if flags & _SYN else session.packets + bool(session.packets)
         # From its beginning on an OPEN is awaited; of an older one nothing more is to be seen.
         return wait_s is not None or not 0 < session.packets < OPEN_WITHIN
 
     def _put(
-        self,
-        key: tuple[str, int, int],
-        packet: pk.Packet,
-        wait_s: float | None,
-        interval_s: float | None,
-        now: float,
+        self, key: tuple[str, int, int], wait_s: float | None, interval_s: float | None, now: float
     ) -> Session:
-        local, remote = str(IPv4Address(packet.nw_src)), str(IPv4Address(packet.nw_dst))
-        known = self._known.get(key)
-        packets = known.packets if known is not None else 0
-        if known is None and len(self._known) >= MAX_SESSIONS:
-            del self._known[min(self._known, key=lambda k: self._known[k].seen)]
-        session = Session(key[0], local, remote, wait_s, interval_s, now, packets)
-        self._known[key] = session
+        session = self._known.get(key)
+        if session is None:
+            if len(self._known) >= MAX_SESSIONS:
+                del self._known[min(self._known, key=lambda k: self._known[k].seen)]
+            local, remote = (str(IPv4Address(address)) for address in key[1:])
+            session = self._known[key] = Session(key[0], local, remote)
+        session.wait_s, session.interval_s, session.seen = wait_s, interval_s, now
         return session
 
     def rows(self, now: float) -> list[dict[str, Any]]:
