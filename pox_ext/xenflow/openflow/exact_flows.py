@@ -149,28 +149,6 @@ class ExactFlowPacker(PlainExactFlowPacker):
             raise FlowError(f"packet_out: a frame of {len(frame)} bytes does not fit in a message")
         out = PACKET_OUT.pack(1, 13, out_len, 0, NO_BUFFER, in_port, used)
         c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = constants
-        mod = pack(
-            c0,
-            size + used,
-            c1,
-            cookie,
-            c2,
-            in_port,
-            c3,
-            frame[:6],
-            c4,
-            frame[6:12],
-            c5,
-            tci,
-            c6,
-            src,
-            c7,
-            dst,
-            c8,
-            tos & 0xFC,
-            c9,
-            tp_src,
-            c10,
-            tp_dst,
-        )
-        return b"".join((mod, actions, out, actions, frame))
+        head = (c0, size + used, c1, cookie, c2, in_port, c3, frame[:6], c4, frame[6:12], c5, tci)
+        ip = (c6, src, c7, dst, c8, tos & 0xFC, c9, tp_src, c10, tp_dst)
+        return b"".join((pack(*head, *ip), actions, out, actions, frame))

@@ -182,15 +182,9 @@ def _nx_flows(data: bytes) -> list[FlowStats]:
             raise WireError(f"NXST_FLOW: flow at byte {at} of {length} bytes, {end - at} left")
         what = parse_match(data, at + 48, match_len)
         actions = parse_actions(data, at + actions_at, length - actions_at)
-        found.append(
-            FlowStats(
-                flow_of(table, priority, what, actions, cookie, idle, hard),
-                packets,
-                octets,
-                seconds + nanos / 1e9,
-                idle_age - 1 if idle_age else None,
-            )
-        )
+        flow = flow_of(table, priority, what, actions, cookie, idle, hard)
+        idle_age_s = idle_age - 1 if idle_age else None
+        found.append(FlowStats(flow, packets, octets, seconds + nanos / 1e9, idle_age_s))
         at += length
     return found
 

@@ -155,10 +155,8 @@ class RoutePacker:
             if route is None:
                 rest.append(data[at : at + length])
             else:
-                hop = 0
-                if event != UpdateEvent.DELETED:
-                    actions = data[at + 24 + pad8(match_len) : at + length]
-                    hop = self._leads_to(actions)
+                actions = data[at + 24 + pad8(match_len) : at + length]
+                hop = 0 if event == UpdateEvent.DELETED else self._leads_to(actions)
                 routes.append(RouteUpdate(event, *route, priority - _BASE, hop, cookie))
             at += length
         rest.append(data[at:])

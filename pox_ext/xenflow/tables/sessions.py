@@ -59,13 +59,8 @@ class Session:
 
     def row(self) -> dict[str, Any]:
         """For `status`."""
-        return {
-            "protocol": self.protocol,
-            "local": self.local,
-            "remote": self.remote,
-            "wait_s": self.wait_s,
-            "interval_s": self.interval_s,
-        }
+        shown = ("protocol", "local", "remote", "wait_s", "interval_s")
+        return {name: getattr(self, name) for name in shown}
 
 
 class Quiet(NamedTuple):
