@@ -152,12 +152,16 @@ _LAYERS: tuple[tuple[tuple[str, ...], tuple[int, ...], str], ...] = (
 NEEDS = {name: (types, words) for names, types, words in _LAYERS for name in names}
 """The dl_type that a frame has which has this field, and what a match needs for it, in words."""
 
+EXPERIMENTER = 0xFFFF
+"""The class of fields whose value begins with the number of who defined them (OpenFlow 1.3,
+ofp_oxm_experimenter_header), such as Open vSwitch's of NSH."""
 OPAQUE = "nxm:"
 """A field this project has no name for, met in a foreign flow: `nxm:` and its header in hex."""
 
 
 def opaque_field(name: str) -> Field:
-    """Describe a field called `nxm:HHHHHHHH` (header with length, without mask bit).
+    """Describe a field called `nxm:HHHHHHHH`: header with length, without mask bit but for one of
+    class EXPERIMENTER, whose mask is in its value.
 
     Raises FlowError where the name is not of that form.
     """
@@ -165,10 +169,10 @@ def opaque_field(name: str) -> Field:
         header = int(name[len(OPAQUE) :], 16)
     except ValueError:
         raise FlowError(f"unknown field {name}") from None
-    size = header & 0xFF
-    if not name.startswith(OPAQUE) or name != f"{OPAQUE}{header:08x}" or header & 0x100 or not size:
+    size, masked = header & 0xFF, header & 0x100 and header >> 16 != EXPERIMENTER
+    if not name.startswith(OPAQUE) or name != f"{OPAQUE}{header:08x}" or masked or not size:
         raise FlowError(f"unknown field {name}")
-    return Field(name, size * 8, size, header & ~0x1FF, name, True, False, (1 << size * 8) - 1)
+    return Field(name, size * 8, size, header & ~0xFF, name, True, False, (1 << size * 8) - 1)
 
 
 def match(**fields: int | tuple[int, int]) -> Match:

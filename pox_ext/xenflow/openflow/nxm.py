@@ -149,9 +149,11 @@ def parse_match(data: bytes, start: int, length: int) -> Match:
 
 def _opaque(header: int, at: int) -> tuple[str, int, bool]:
     size = header & 0xFF
-    masked = bool(header & _HASMASK)
-    if header >> 16 == 0xFFFF or size == 0 or (masked and size % 2):
+    masked = bool(header & _HASMASK) and header >> 16 != fl.EXPERIMENTER
+    if size == 0 or (masked and size % 2):
         raise WireError(f"match at byte {at}: no field {header:#010x}")
+    if header >> 16 == fl.EXPERIMENTER:
+        return f"{fl.OPAQUE}{header:08x}", size, False
     if masked:
         size //= 2
     base = header & ~0x1FF | size
