@@ -43,28 +43,32 @@ def _arrive(link: Link) -> Actions:
 def _ttl_guards(site: Site, link: Link) -> Iterator[Flow]:
     """An exact flow must not catch the packet whose TTL runs out: that one takes the tables.  Of
     what a vif sends only that which is taken from it anyway: from a bridged one, everything."""
-    native = site.native(link)
+    native, members = site.native(link), site.network.members(link.name)
+    here = [(router, interface) for router, interface in members if site.forwards(router.name)]
     arrivals: list[tuple[int, Mapping[str, Tag]]] = [
         *((port, {"vlan_tci": tagged(link.vlan)}) for port in site.tree_ports(link)),
         *((port, {"vlan_tci": 0}) for port in site.access_ports(link)),
     ]
-    for _, sender in site.network.members(link.name):
-        if sender.vif in site.ports:
-            sources = [{}] if native else [{"dl_src": s} for s in (sender.mac, *VIRTUAL_ROUTERS)]
-            arrivals += ((site.ports[sender.vif], {"vlan_tci": 0, **source}) for source in sources)
-    for router, interface in site.network.members(link.name):
-        if not site.forwards(router.name):
+    for sender, vif in members:
+        if vif.vif not in site.ports or not here:
             continue
+        port, source = site.ports[vif.vif], {} if native else {"dl_src": vif.mac}
+        arrivals.append((port, {"vlan_tci": 0, **source}))
+        for virtual in () if native else VIRTUAL_ROUTERS:
+            own = cookies.of_link(INGRESS, link.id, sender.id)
+            yield from _expiring(link, own, in_port=port, vlan_tci=0, dl_src=virtual)
+    for router, interface in here:
         own = cookies.of_link(INGRESS, link.id, router.id)
         for port, came in arrivals:
-            if port == site.ports.get(interface.vif) or (
-                native and not site.admits(router.name, link, port)
-            ):
-                continue
-            for ttl in (0, 1):
-                expiring = {"dl_dst": interface.mac, "dl_type": f.IPV4, "nw_ttl": ttl}
-                what = match(in_port=port, **came, **expiring)
-                yield Flow(INGRESS, Ingress.EXPIRING, what, _arrive(link), own)
+            elsewhere = native and not site.admits(router.name, link, port)
+            if port != site.ports.get(interface.vif) and not elsewhere:
+                yield from _expiring(link, own, in_port=port, **came, dl_dst=interface.mac)
+
+
+def _expiring(link: Link, own: int, **came: Tag) -> Iterator[Flow]:
+    for ttl in (0, 1):
+        what = match(**came, dl_type=f.IPV4, nw_ttl=ttl)
+        yield Flow(INGRESS, Ingress.EXPIRING, what, _arrive(link), own)
 
 
 def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:
