@@ -2,7 +2,7 @@
 
     network path                      one of `conf/`
     cables h1-s1 s1-h2                or one of its own: h... are hosts, s... plain switches;
-    link red at s1 over h1-s1         then its links, each with a station behind a switch,
+    link red at s1 over h1-s1         then its links, each with a station of its name,
     router r1 at h1 on red            and its routers
 
     plan r1 to h2 [in the order ...]  the stages of a move, and where their effects are
@@ -152,7 +152,7 @@ class Scenario:
         self.given = {name: dict(home) for name in made.network.datapaths}
         lines = [f"router {router.name} on {router.home}" for router in routers]
         for link in made.network.links:
-            stations = [station.name for station in made.machines.values() if station.link == link]
+            stations = [f"station {m.name}" for m in made.machines.values() if m.link == link]
             on_it = [router.name for router, _ in made.network.members(link)]
             lines.append(f"link {link}: {', '.join((*stations, *on_it))}")
         return "\n".join(lines)

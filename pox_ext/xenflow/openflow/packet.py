@@ -144,16 +144,8 @@ def _parse_ipv4(frame: bytes, link: Packet) -> Packet:
     nw_frag = 0
     if frag & 0x3FFF:
         nw_frag = FRAG_ANY | (FRAG_LATER if frag & 0x1FFF else 0)
-    link = link._replace(
-        nw_src=src,
-        nw_dst=dst,
-        nw_proto=proto,
-        nw_tos=tos & 0xFC,
-        nw_ttl=ttl,
-        nw_frag=nw_frag,
-        end=at + length,
-    )
-    return _parse_transport(frame, link, at + header)
+    addressed = (*link[:4], src, dst, proto, tos & 0xFC, ttl, nw_frag)
+    return _parse_transport(frame, Packet(*addressed, l3=at, end=at + length), at + header)
 
 
 def _parse_transport(frame: bytes, packet: Packet, at: int) -> Packet:

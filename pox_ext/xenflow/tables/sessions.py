@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
-from xenflow.openflow import flow as f
 from xenflow.openflow import packet as pk
 
 UDP, TCP = 17, 6
@@ -95,16 +94,9 @@ class Sessions:
         if len(self._quieted) == MAX_SESSIONS and now - self._quieted[0] < QUIET_S:
             return None  # or a VM could fill the table
         self._quieted.append(now)
-        found = {
-            "dl_type": f.IPV4,
-            "nw_proto": packet.nw_proto,
-            "nw_src": packet.nw_src,
-            "nw_dst": packet.nw_dst,
-            "tp_dst": packet.tp_dst,
-        }
-        if packet.nw_proto == TCP:
-            found["tp_src"] = packet.tp_src
-        return Quiet(found, seconds)
+        ports = ("tp_src", "tp_dst") if packet.nw_proto == TCP else ("tp_dst",)
+        names = ("dl_type", "nw_proto", "nw_src", "nw_dst", *ports)
+        return Quiet({name: getattr(packet, name) for name in names}, seconds)
 
     def _bfd(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
         """Whether it is up, and says the same as before."""
