@@ -25,6 +25,11 @@ ROUTED_WORDS = (
     f"more than {RATE_PER_S:.0f} frames a second that others on this host have routed to it have "
     "to be looked at by the controller: those beyond are not looked at"
 )
+COPIED_WORDS = (
+    f"its VM, which may be suspended soon, gets more than {RATE_PER_S:.0f} frames a second that "
+    "are copied to the controller: the copies beyond are not kept, and such a frame is lost where "
+    "the VM has not read it before"
+)
 REASONS = {why.value: why.name.lower() for why in Up}
 
 
@@ -34,8 +39,8 @@ class PacketIns:
     def __init__(self, network: Network, problems: Problems) -> None:
         self._problems = problems
         self._router_of: Mapping[str, str] = {}
-        self._routed_to: dict[str, str] = {}
-        """The router of each budget of packet-ins without a port."""
+        self._routed_to: dict[str, tuple[str, str]] = {}
+        """Of each budget of packet-ins without a port: the router, and the words."""
         self._ports: Mapping[str, tuple[int, bool]] = {}
         self._budgets = PortBudgets()
         self.admits = self._budgets.spend
@@ -61,11 +66,11 @@ class PacketIns:
         """Whether a packet-in without a port may be looked at: it was routed here before, maybe for
         a VM of this host.  What it comes up for has a budget: a router, and why (`layout.Up`)."""
         router = self._network.router_names.get(registers.get(Reg.ROUTER, 0))
-        why = REASONS.get(registers.get(Reg.SENT_UP, 0))
-        if router is None or why is None:
+        sent_up = registers.get(Reg.SENT_UP, 0)
+        if router is None or sent_up not in REASONS:
             return True
-        name = f"{router}: {why}"
-        self._routed_to[name] = router
+        name = f"{router}: {REASONS[sent_up]}"
+        self._routed_to[name] = router, COPIED_WORDS if sent_up == Up.COPIED else ROUTED_WORDS
         return self._budgets.spend_of(name, now)
 
     @property
@@ -78,10 +83,10 @@ class PacketIns:
         for name, count in self.dropped.items():
             if count != self._seen.get(name, 0):
                 self._seen[name] = count
-                if name in self._router_of:
-                    self._grew[self._router_of[name]] = now, WORDS
-                elif self._routed_to.get(name) in self._network.routers:
-                    self._grew[self._routed_to[name]] = now, ROUTED_WORDS
+                sender = self._router_of.get(name)
+                router, words = (sender, WORDS) if sender else self._routed_to.get(name, ("", ""))
+                if router in self._network.routers:
+                    self._grew[router] = now, words
         for router, (at, words) in list(self._grew.items()):
             if now - at < QUIET_S:
                 self._problems.begin(FLOOD, words, router)
