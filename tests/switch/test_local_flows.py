@@ -180,7 +180,7 @@ def test_what_is_no_link_s_says_its_owner() -> None:
     network = random_sites.network(dice)
     rules = Rules()
     rules.restore([{"id": str(n), "priority": 0, **r} for n, r in enumerate(random_sites.RULES)])
-    flows = rules.flows(random_sites.site(dice, network, "h0")).values()
+    flows = rules.flows(random_sites.site(dice, network, "h0"))[0].values()
     assert {owner_of(network, flow.cookie, rules) for flow in flows} == {*map(of_rule, "012")}
     for router in network.routers.values():
         views = random_sites.next_hops(dice, router)

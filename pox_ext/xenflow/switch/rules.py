@@ -87,14 +87,22 @@ class Rules:
             raise ManagementError("unknown-rule", f"no rule {name}: there is {known}")
         return self._rules[name], [rule for rule in self._rules.values() if rule["id"] != name]
 
-    def flows(self, site: Site) -> Flows:
-        """The flows of all rules whose ports exist now."""
+    def flows(self, site: Site) -> tuple[Flows, dict[str, str]]:
+        """The flows of all rules whose ports exist now; and the ids of the rules that match as an
+        earlier one does with the same priority, now that their ports exist, each with that one's
+        id.  Of those the earlier one has the flow: it could not be added after the other, either.
+        """
         flows: Flows = {}
-        for rule in self._rules.values():
+        first: dict[Key, str] = {}
+        later: dict[str, str] = {}
+        for name, rule in self._rules.items():
             with suppress(ValueError):  # a port that is gone; the rule waits for it
                 flow = _flow(rule, site)
-                flows[flow.key] = flow
-        return flows
+                if first.setdefault(flow.key, name) == name:
+                    flows[flow.key] = flow
+                else:
+                    later[name] = first[flow.key]
+        return flows, later
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rules)

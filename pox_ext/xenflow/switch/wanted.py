@@ -30,6 +30,8 @@ from xenflow.tables.views import Cards, next_hop_view
 
 VIEW = "view"
 """Cause of a `Problems` entry: what a router says about itself makes no flows."""
+EQUAL_RULES = "equal rules"
+"""Cause of a `Problems` entry: rules that another one keeps from being in force."""
 
 
 class Known(Protocol):
@@ -175,7 +177,17 @@ class WantedFlows:
             self.find_odd_views()
             site = self.site()
             fresh = self.local.compile(site)
-        rules = self._rules.flows(site)
+        rules, beaten = self._rules.flows(site)
+        if beaten:
+            named = "; ".join(f"{name} as {first}" for name, first in beaten.items())
+            words = (
+                "rules match as an earlier one does with the same priority, now that its ports "
+                f"exist, and are not in force ({named}): a switch holds one of them only: remove "
+                "one, or give it another priority (`rule replace`)"
+            )
+            self._problems.begin(EQUAL_RULES, words)
+        else:
+            self._problems.end(EQUAL_RULES)
         return {**self.local.wanted, **rules}, {**fresh, **rules}
 
     def hop_flows(
