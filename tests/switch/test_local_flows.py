@@ -24,11 +24,14 @@ from xenflow.model.network import (
 )
 from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.model.succession import changed_with
-from xenflow.openflow.flow import text
+from xenflow.openflow.flow import Flows, text
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Op, Section
 from xenflow.routes.sender import snapshot_messages
+from xenflow.switch.jobs import ROOM
+from xenflow.switch.local_flows import LocalFlows
 from xenflow.switch.rules import Rules
+from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, layout
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import (
@@ -90,6 +93,16 @@ def vifs_are_suspended(host: Host, dice: Random) -> None:
     host.switch.vifs_are_suspended(frozenset(v for v in vifs if dice.random() < 0.3))
 
 
+def compile_all(switch: Switch) -> None:
+    local, site = switch.wanted.local, switch.site()
+    assert set(local.compile_routers(site)) <= {ROOM}
+    local.compile(site)
+
+
+def all_of(local: LocalFlows) -> Flows:
+    return local.wanted | local.of_routers
+
+
 EVENTS: tuple[Event, ...] = (
     a_port_goes_or_comes,
     a_port_goes_or_comes,
@@ -115,7 +128,7 @@ def test_part_by_part_is_as_the_whole(seed: int, pipeline: Pipeline) -> None:
     host.wire.run()
     site = host.switch.site()
     whole = local_flows(site)
-    assert host.switch.wanted.local.wanted == whole, event
+    assert all_of(host.switch.wanted.local) == whole, event
     held = {flow for flow in host.switch.installed.flows.values() if flow.key in whole}
     assert held == set(whole.values())
 
@@ -218,16 +231,16 @@ def test_all_switches_of_a_network_that_changes_are_as_made_at_once(seed: int) -
         site = random_sites.site(dice, network, name)
         switch.ports.are([(port, number, True) for port, number in site.ports.items()])
         switch.placements.update(site.placements)
-        switch.wanted.local.compile(switch.site())
+        compile_all(switch)
     for step in range(6):
         network = changed_by_chance(table.network, dice, step)
         table.change(network)
         if dice.random() < 0.7:  # else the next comes before this one is dealt with
             for switch in table.switches.values():
-                switch.wanted.local.compile(switch.site())
+                compile_all(switch)
     for switch in table.switches.values():
-        switch.wanted.local.compile(switch.site())
-        assert switch.wanted.local.wanted == local_flows(switch.site())
+        compile_all(switch)
+        assert all_of(switch.wanted.local) == local_flows(switch.site())
 
 
 def changed_by_chance(network: Network, dice: Random, step: int) -> Network:

@@ -1,9 +1,10 @@
-"""A router with very many next hops: others have their turn while they are compiled and written."""
+"""A router with very many next hops, or addresses: others have their turn while they are compiled
+and written."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.switch.test_update_order import (
     router_with,
     update,
 )
+from xenflow.openflow.flow import Flow
 from xenflow.routes import messages as m
 from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
@@ -30,8 +32,9 @@ from xenflow.switch import wanted
 from xenflow.switch import writer as writers
 from xenflow.switch.installed import PIECE
 from xenflow.switch.jobs import ROOM, Job
-from xenflow.tables import layout, views
+from xenflow.tables import layout, pipeline, views
 from xenflow.tables.order import FlowChanges
+from xenflow.tables.pipeline import local_flows
 
 MANY = 4 * PIECE
 VR1 = PAPER.network.routers["vr1"]
@@ -217,10 +220,11 @@ def test_what_is_to_be_written_is_found_piece_by_piece(
     assert pieces == whole
     host.writer.wanted.read_anew()
     wanted_flows, fresh = host.writer.wanted.flows()
-    hops = {flow.key: flow for flows in writer._hops["vr1"].values() for flow in flows}
+    first = {flow.key: flow for flows in writer._hops["vr1"].values() for flow in flows}
+    first |= host.writer.wanted.local.of_routers
     at_once = FlowChanges()
-    at_once.add_missing(held, fresh | hops)
-    at_once.delete_left(held.values(), wanted_flows | hops, writer._keeps)
+    at_once.add_missing(held, fresh | first)
+    at_once.delete_left(held.values(), wanted_flows | first, writer._keeps)
     assert pieces == at_once.batches()
 
 
@@ -239,3 +243,69 @@ def test_a_vif_that_changes_while_it_is_found_out_what_to_write_is_no_loss(
     held = [flow for flow in host.written.tables if flow.table == layout.VM]
     host.written.run()
     assert held == [flow for flow in host.written.tables if flow.table == layout.VM]
+
+
+def own_addresses(first: int) -> list[m.Local]:
+    return [m.Local(4, 32, 1, first + n) for n in range(MANY)]
+
+
+def classes(flows: Iterable[Flow]) -> set[Flow]:
+    return {flow for flow in flows if flow.table == layout.CLASSES}
+
+
+def test_many_addresses_are_compiled_and_written_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A router's own prefixes, which make flows of table CLASSES."""
+    host = at_home_in_paper(router_with([by(4)], [], 4))
+    state = host.known.states["vr1"]
+    own = own_addresses(0x0B000000)
+    compile_, steps = pipeline.classes_of, Steps(host, monkeypatch)
+
+    def compiled(*said: Any) -> Iterator[Any]:
+        for flow in compile_(*said):
+            steps.compiled += 1
+            yield flow
+
+    monkeypatch.setattr(pipeline, "classes_of", compiled)
+    for op in (Op.SET, Op.DELETE):
+        state.apply([Section(SectionKind.LOCAL, op, own)])
+        host.writer.wanted.router_changed("vr1")
+        assert steps.longest(host.writer.writer.small()) <= PIECE
+        host.written.run()
+        assert (len(classes(host.written.tables)) > 2 * MANY) == (op is Op.SET)
+        assert classes(host.written.tables) == classes(local_flows(host.writer.site()).values())
+        steps.compiled = 0
+
+
+def test_addresses_that_change_while_they_are_compiled_are_written_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither is anything of them compiled at once then."""
+    host = at_home_in_paper(router_with([by(4)], [], 4))
+    state = host.known.states["vr1"]
+
+    def now(address: int) -> None:
+        changes = state.apply([Section(SectionKind.LOCAL, Op.SET, own_addresses(address))])
+        host.writer.changed("vr1", changes, True, len(state.routes4))
+
+    compile_ = host.writer.wanted.local.compile_routers
+    pauses = []
+
+    def compiled(site: Any) -> Generator[Any, Any, Any]:
+        job = compile_(site)
+        while True:
+            try:
+                pauses.append(next(job))
+            except StopIteration as end:
+                return end.value
+            if len(pauses) == 2:
+                now(0x0C000000)
+            yield ROOM
+
+    monkeypatch.setattr(host.writer.wanted.local, "compile_routers", compiled)
+    now(0x0B000000)
+    host.written.run()
+    assert len(pauses) >= (2 + 4) * MANY // PIECE
+    assert len(classes(host.written.tables)) > 4 * MANY
+    assert classes(host.written.tables) == classes(local_flows(host.writer.site()).values())

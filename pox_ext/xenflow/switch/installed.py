@@ -13,7 +13,7 @@ from xenflow.switch.channel import Channel
 from xenflow.switch.jobs import ROOM, Job
 from xenflow.switch.kind import SwitchKind
 from xenflow.tables import cookies, layout
-from xenflow.tables.order import view_dependent
+from xenflow.tables.order import in_pieces, view_dependent
 
 Batches = Iterable[Iterable[tuple[bool, Flow]]]
 """Flows to be added (True) or deleted, as `tables.order.plan` gives them."""
@@ -77,12 +77,12 @@ class Installed:
             self._channel.fence()
 
     def write_with_room(self, batches: Batches) -> Job:
-        """The same, no faster than the switch takes them.  Among flows of next hops there are
-        pauses: they may be very many, and jobs alone write them."""
+        """The same, no faster than the switch takes them, with pauses where there may be very many
+        (`in_pieces`)."""
         for batch in batches:
             for number, (add, flow) in enumerate(batch, 1):
                 self.write(add, flow)
-                if number % PIECE == 0 and flow.table in layout.NETWORK_WIDE:
+                if number % PIECE == 0 and in_pieces(flow):
                     yield ROOM
             self._channel.fence()
             yield ROOM

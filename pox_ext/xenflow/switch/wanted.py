@@ -8,9 +8,9 @@ Called by `switch` and `writer`; the flows themselves are made by `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Datapath, Network, Router
@@ -18,6 +18,7 @@ from xenflow.model.placement import Placement
 from xenflow.openflow.flow import Flow, Flows
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.aside import THROUGH_VM, Aside
+from xenflow.switch.jobs import Awaited
 from xenflow.switch.local_flows import LocalFlows, whose_port
 from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
@@ -148,10 +149,10 @@ class WantedFlows:
         words = self._aside.words(router)
         return replace(view, slow=view.slow or words) if words else view
 
-    def find_odd_views(self) -> None:
+    def find_odd_views(self) -> bool:
         """A router whose words make no flows gets those of one whose packets all pass through its
-        VM."""
-        site = self.site()
+        VM.  True where one was found."""
+        found, site = False, self.site()
         self.local.outdated()
         for name in site.views:
             view = self._known.view(name)
@@ -166,17 +167,19 @@ class WantedFlows:
                 words = f"{THROUGH_VM}: {reason(error)}"
                 self._odd_views[name] = view, RouterView(slow=words, off=view.off)
                 self._problems.begin(VIEW, words, name)
+                found = True
+        return found
+
+    def compile_routers(self) -> Generator[Awaited, Any, list[Flow]]:
+        """The flows of routers themselves, next hops aside, that may not be there yet: as they are
+        now, compiled in pieces.  All of them are in `local.of_routers` then."""
+        return self.local.compile_routers(self.site())
 
     def flows(self) -> tuple[Flows, Flows]:
-        """All flows of the small tables but those of next hops, and those of them that may not be
-        there yet."""
-        try:
-            site = self.site()
-            fresh = self.local.compile(site)
-        except Exception:
-            self.find_odd_views()
-            site = self.site()
-            fresh = self.local.compile(site)
+        """All other flows of the small tables but those of next hops, and those of them that may
+        not be there yet.  What raises leaves everything as it was (`find_odd_views`)."""
+        site = self.site()
+        fresh = self.local.compile(site)
         rules, beaten = self._rules.flows(site)
         if beaten:
             named = "; ".join(f"{name} as {first}" for name, first in beaten.items())

@@ -27,7 +27,7 @@ from xenflow.switch.reading import FlowReader
 from xenflow.switch.routes import BULK, RouteWriter
 from xenflow.switch.wanted import Known, WantedFlows, reason
 from xenflow.tables import layout
-from xenflow.tables.order import FlowChanges, of_next_hops
+from xenflow.tables.order import FlowChanges, in_pieces
 from xenflow.tables.views import Cards, affected_hops
 
 log = logging.getLogger("xenflow.writer")
@@ -99,28 +99,39 @@ class Writer:
 
     def plan(self) -> Generator[Awaited, Any, Batches]:
         """What is to be written for that: of the flows that may not be there yet, and those that
-        are there and not wanted any more.
+        are there and not wanted any more."""
+        try:
+            return (yield from self._plan())
+        except Exception:
+            if not self._wanted.find_odd_views():
+                raise
+            return (yield from self._plan())
 
-        Those of next hops are looked at first, in pieces: they may be very many, and jobs alone
-        change them.  All others are looked at once, as they are in the end.
+    def _plan(self) -> Generator[Awaited, Any, Batches]:
+        """The same where all routers' words make flows.
+
+        Those `in_pieces` are looked at first, in pieces.  All others are looked at once, as they
+        are in the end: some are written beside all jobs.
         """
+        many = yield from self._wanted.compile_routers()
+        many += [flow for hops in self._hops.values() for flow in _flows(hops)]
         changes, installed = FlowChanges(), dict(self._installed.flows)
         wanted_there: set[int] = set()
         """By identity: the garbage collector would walk all of so many keys."""
         others: list[Flow] = []
-        hops = [flow for hops in self._hops.values() for flow in _flows(hops)]
-        for piece in _pieces(hops):
-            if wanted_there:
-                yield ROOM
+        of_routers = self._wanted.local.of_routers
+        for piece in _pieces(many):
             wanted = {flow.key: flow for flow in piece}
             changes.add_missing(installed, wanted)
             wanted_there.update(map(id, map(installed.get, wanted)))
-        for number, piece in enumerate(_pieces(list(installed.values()))):
-            if number or wanted_there:
+            if len(piece) == LOOKED_AT:
                 yield ROOM
+        for piece in _pieces(list(installed.values())):
             left = (flow for flow in piece if id(flow) not in wanted_there)
-            changes.delete_left(filter(of_next_hops, left), (), self._keeps)
-            others += filterfalse(of_next_hops, piece)
+            changes.delete_left(filter(in_pieces, left), of_routers, self._keeps)
+            others += filterfalse(in_pieces, piece)
+            if len(piece) == LOOKED_AT:
+                yield ROOM
         wanted, fresh = self._wanted.flows()
         changes.add_missing(self._installed.flows, fresh)
         changes.delete_left(others, wanted, self._keeps)
