@@ -1,12 +1,13 @@
-"""An operator's rules: which are in force."""
+"""An operator's rules: which are in force, and which the switch was found with and nobody knows."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.written_switch import PlayedHost
+from xenflow.openflow.flow import Flow, match
 from xenflow.switch.rules import Rule
-from xenflow.tables import cookies
+from xenflow.tables import cookies, layout
 
 BY_NAME: Rule = {"id": "named", "priority": 1, "match": {"in_port": "new"}, "actions": []}
 BY_NUMBER: Rule = {**BY_NAME, "id": "numbered", "match": {"in_port": "9"}, "actions": ["normal"]}
@@ -80,3 +81,57 @@ def test_rules_that_are_equal_no_more_are_both_in_force(both: PlayedHost, ends: 
         have(both, BY_NUMBER)
     assert cookies.of_rule("numbered") in in_force(both)
     assert problems(both) == []
+
+
+# --------------------------------------------------------------------------------------------
+# Lost
+
+
+LOST: Rule = {"id": "lost", "match": {"in_port": "1"}, "priority": 3, "actions": []}
+FLOW = Flow(layout.INGRESS, layout.Ingress.RULE + 3, match(in_port=1), (), cookies.of_rule("lost"))
+
+
+def connects(host: PlayedHost) -> None:
+    host.wire.attach(host.switch, PlayedHost.PORTS)
+
+
+def may_not_be_written_to(host: PlayedHost, patched: pytest.MonkeyPatch) -> None:
+    """It is not known yet where the routers are."""
+    patched.setattr(host.table, "must_wait", lambda holds_flows: True)
+
+    def run() -> None:
+        for _ in range(200):
+            host.wire._later.popleft()()
+
+    patched.setattr(host.wire, "run", run)
+
+
+def test_lost_rules_are_said_until_the_rules_are_changed(
+    host: PlayedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they were deleted before the switch went away, or not."""
+    host.wire.tables.add(FLOW)
+    with monkeypatch.context() as patched:
+        may_not_be_written_to(host, patched)
+        connects(host)
+        (words,) = problems(host)
+        assert "does not know (1)" in words and in_force(host)
+        connects(host)
+        assert problems(host) == [words] and in_force(host)
+    connects(host)
+    assert problems(host) == [words] and not in_force(host)
+    connects(host)
+    assert problems(host) == [words], "nobody has answered yet"
+    have(host, LOST)
+    assert problems(host) == [] and in_force(host) == [cookies.of_rule("lost")]
+    connects(host)
+    assert problems(host) == []
+
+
+def test_a_rule_that_was_removed_is_not_lost(host: PlayedHost) -> None:
+    have(host, LOST)
+    host.switch.disconnect()
+    host.switch.rules.restore([])
+    assert FLOW in host.wire.tables
+    connects(host)
+    assert problems(host) == [] and not in_force(host)

@@ -75,7 +75,6 @@ class AuditedSwitch(Protocol):
     name: str
     clock: Clock
     kind: SwitchKind
-    live: bool
     problems: Problems
     channel: Channel
     installed: Installed
@@ -83,6 +82,10 @@ class AuditedSwitch(Protocol):
     reader: FlowReader
     aside: Aside
     jobs: Jobs
+
+    @property
+    def live(self) -> bool:
+        """Whether what it holds is known."""
 
     def owner_of(self, cookie: int) -> Owner:
         """Whom one of our flows belongs to."""

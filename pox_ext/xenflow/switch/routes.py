@@ -74,11 +74,7 @@ class RouteWriter:
         return self._names.get(router)
 
     def clear(self) -> None:
-        """The switch went away."""
-        self.read_anew()
-
-    def read_anew(self) -> None:
-        """What it holds is about to be read."""
+        """The switch went away, or what it holds is about to be read."""
         self.found = {}
         self.synced.clear()
         self.unsure.clear()

@@ -9,7 +9,7 @@ Called by `management_service` and `switch`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +28,11 @@ class Rules:
 
     def __init__(self) -> None:
         self._rules: dict[str, Rule] = {}
+        self.lost: set[int] = set()
+        """Ids (`cookies.rule_id`) of rules that the switch was found with and that are not known
+        here, until the rules are changed."""
+        self._known: set[int] = set()
+        """Ids of all that ever were known here, or lost before the last change."""
 
     def rows(self) -> list[Rule]:
         """As they were given."""
@@ -36,6 +41,13 @@ class Rules:
     def restore(self, rules: list[Rule]) -> None:
         """Have these rules, which were accepted and kept before, and no others."""
         self._rules = {rule["id"]: rule for rule in rules}
+        self._known |= self.lost | set(map(cookies.rule_id, self._rules))
+        self.lost = set()
+
+    def found(self, flows: Iterable[Flow]) -> None:
+        """A switch was found with these flows of ours."""
+        owners = (cookies.owner_of(flow.cookie) for flow in flows if flow.table == layout.INGRESS)
+        self.lost |= {number for kind, number in owners if kind == cookies.RULE} - self._known
 
     def with_rule(self, rule: Rule, site: Site, replace: bool) -> tuple[Rule, list[Rule]]:
         """The rule as it is kept, and all rules with it added, or in place of the one with its id.

@@ -195,6 +195,11 @@ class Writer:
     # --- one router ---------------------------------------------------------------------------
 
     def sync(self, name: str) -> Job:
+        """The job after which the switch follows what a router says."""
+        self._routes.synced.add(name)
+        return self._sync(name)
+
+    def _sync(self, name: str) -> Job:
         """Make the switch hold exactly the router's routes and next hops, from whatever it has."""
         self._trying.add(name)
         try:
@@ -398,7 +403,7 @@ class Writer:
             return
         self._routes.unsure.add(self._wanted.network.routers[name].id)
         self._channel.narrow()
-        yield from self.sync(name)
+        yield from self._sync(name)
 
 
 def _flows(hops: Mapping[int, tuple[Flow, ...]]) -> Iterator[Flow]:
