@@ -184,14 +184,13 @@ class Switch:
             self.problems.forget(router.name)
             self.jobs.drop(router.name)
         self.decisions.outdated()
-        if not self.live:
-            return
-        for name in found.dirty_routers & self.routes.synced:
-            self.jobs.submit_of(name, self.writer.remake_hops(name))
-            concerned = True
-        if concerned or gone:
-            self.refresh()
-        for router in leaving:
+        if self.live:
+            for name in found.dirty_routers & self.routes.synced:
+                self.jobs.submit_of(name, self.writer.remake_hops(name))
+                concerned = True
+            if concerned or gone:
+                self.refresh()
+        for router in leaving:  # also where they are being read, who is here no more by then
             self.jobs.submit(self.writer.forget(router))
 
     # --- the connection -----------------------------------------------------------------------
