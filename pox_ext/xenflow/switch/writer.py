@@ -187,7 +187,7 @@ class Writer:
             self._installed.write(True, flow)
         routes = [flow for flow in flows if flow.table == layout.ROUTES]
         for flow in routes:
-            del self._installed.flows[flow.key]
+            self._installed.flows.pop(flow.key, None)  # it may be given twice
         self._routes.take(routes)
         self._channel.fence()
         yield ROOM
