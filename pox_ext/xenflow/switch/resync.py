@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from xenflow.openflow.flow import Flow
@@ -42,6 +43,7 @@ class Placed(Known, Protocol):
         the routers are is not known."""
 
 
+@dataclass(eq=False, repr=False)
 class Resync:
     """See the module.
 
@@ -49,37 +51,21 @@ class Resync:
     caught_up  called when it gives the VMs their packets again
     """
 
-    def __init__(
-        self,
-        known: Placed,
-        channel: Channel,
-        reader: FlowReader,
-        rules: Rules,
-        aside: Aside,
-        wanted: WantedFlows,
-        installed: Installed,
-        routes: RouteWriter,
-        writer: Writer,
-        jobs: Jobs,
-        audit: Audit,
-        begun: Callable[[], None],
-        caught_up: Callable[[], None],
-    ) -> None:
-        self.live = False
-        """Whether what the switch holds is known."""
-        self._known = known
-        self._channel = channel
-        self._reader = reader
-        self._rules = rules
-        self._aside = aside
-        self._wanted = wanted
-        self._installed = installed
-        self._routes = routes
-        self._writer = writer
-        self._jobs = jobs
-        self._audit = audit
-        self._begun = begun
-        self._caught_up = caught_up
+    _known: Placed
+    _channel: Channel
+    _reader: FlowReader
+    _rules: Rules
+    _aside: Aside
+    _wanted: WantedFlows
+    _installed: Installed
+    _routes: RouteWriter
+    _writer: Writer
+    _jobs: Jobs
+    _audit: Audit
+    _begun: Callable[[], None]
+    _caught_up: Callable[[], None]
+    live: bool = False
+    """Whether what the switch holds is known."""
 
     def read_back(self, pause_s: float = 0.0) -> Job:
         """Read what the switch holds of ours, after a pause; then write what differs."""

@@ -136,7 +136,19 @@ class Switch:
         )
         self.jobs = jobs = Jobs(channel, self._read_back, self.writer.failed, self._give_up)
         self.promises = Promises(channel, jobs, proof, kind.nudge, lambda: self.live)
-        self.audit = Audit(self)
+        self.audit = Audit(
+            kind,
+            channel,
+            installed,
+            routes,
+            reader,
+            aside,
+            jobs,
+            lambda: self.live,
+            self.owner_of,
+            self.put_right,
+            self.read_again,
+        )
         self.resync = Resync(
             routers,
             channel,
@@ -175,7 +187,7 @@ class Switch:
         for name in found.routers.added:
             self.placements[name] = at_home(name, network.routers[name].home)
         concerned = self.wanted.network_is(network, found, spans)
-        self.routes.network_is(network)
+        self.routes.network = network
         if found.routers:
             self.packet_ins.network_is(network)
         for router in gone:

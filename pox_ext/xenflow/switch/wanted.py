@@ -9,7 +9,7 @@ Called by `switch` and `writer`; the flows themselves are made by `tables`.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from xenflow.model.difference import NetworkDifference
@@ -45,28 +45,20 @@ class Known(Protocol):
         """The same as its classes need it."""
 
 
+@dataclass(eq=False, repr=False)
 class WantedFlows:
     """See the module."""
 
-    def __init__(
-        self,
-        network: Network,
-        datapath: Datapath,
-        known: Known,
-        placements: Mapping[str, Placement],
-        ports: Ports,
-        rules: Rules,
-        aside: Aside,
-        problems: Problems,
-    ) -> None:
-        self.network = network
-        self._datapath = datapath
-        self._known = known
-        self._placements = placements
-        self._ports = ports
-        self._rules = rules
-        self._aside = aside
-        self._problems = problems
+    network: Network
+    _datapath: Datapath
+    _known: Known
+    _placements: Mapping[str, Placement]
+    _ports: Ports
+    _rules: Rules
+    _aside: Aside
+    _problems: Problems
+
+    def __post_init__(self) -> None:
         self.local = LocalFlows()
         self._odd_views: dict[str, tuple[RouterView, RouterView]] = {}
         """By router: the view that made no flows, and what stands for it."""

@@ -46,30 +46,21 @@ class Waiting:
     task: QueuedJob
 
 
+@dataclass(eq=False, repr=False)
 class Writer:
     """See the module."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        kind: SwitchKind,
-        known: Known,
-        wanted: WantedFlows,
-        installed: Installed,
-        routes: RouteWriter,
-        aside: Aside,
-        decisions: Decisions,
-        reader: FlowReader,
-    ) -> None:
-        self._channel = channel
-        self._kind = kind
-        self._known = known
-        self._wanted = wanted
-        self._installed = installed
-        self._routes = routes
-        self._aside = aside
-        self._decisions = decisions
-        self._reader = reader
+    _channel: Channel
+    _kind: SwitchKind
+    _known: Known
+    _wanted: WantedFlows
+    _installed: Installed
+    _routes: RouteWriter
+    _aside: Aside
+    _decisions: Decisions
+    _reader: FlowReader
+
+    def __post_init__(self) -> None:
         self._hops: dict[str, dict[int, tuple[Flow, ...]]] = {}
         """The flows of each router's next hops: what its routes in the switch may lead to."""
         self.waiting: dict[str, Waiting] = {}
@@ -94,7 +85,7 @@ class Writer:
         yield from self._remake_groups()
         batches = yield from self.plan()
         if batches:
-            self._decisions.forget()
+            self._decisions.exact.forget()
         yield from self._installed.write_with_room(batches)
 
     def plan(self) -> Generator[Awaited, Any, Batches]:
@@ -244,7 +235,7 @@ class Writer:
             self._aside.check(name)
         if self._aside.restored(name):
             self._wanted.router_changed(name)
-        self._decisions.forget(router.id)
+        self._decisions.exact.forget(router.id)
         yield from self._installed.write_with_room((yield from self.plan()))
         self._channel.fence()
         yield ROOM
@@ -281,7 +272,7 @@ class Writer:
         if state is None or name not in self._hops or name in self._aside:
             return
         if self._kind.asks:
-            self._decisions.follow(router.id, state, changes)
+            self._decisions.exact.follow(router.id, state, changes)
         if not self._kind.routes:
             return
         # Groups after what may become their legs.
