@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from xenflow.model.network import Network
 from xenflow.switch.port_budget import RATE_PER_S, PortBudgets
+from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
 from xenflow.tables.layout import Reg, Up
 
@@ -36,12 +37,11 @@ REASONS = {why.value: why.name.lower() for why in Up}
 class PacketIns:
     """See the module."""
 
-    def __init__(self, network: Network, problems: Problems) -> None:
+    def __init__(self, network: Network, ports: Ports, problems: Problems) -> None:
+        self._ports = ports
         self._problems = problems
-        self._router_of: Mapping[str, str] = {}
         self._routed_to: dict[str, tuple[str, str]] = {}
         """Of each budget of packet-ins without a port: the router, and the words."""
-        self._ports: Mapping[str, tuple[int, bool]] = {}
         self._budgets = PortBudgets()
         self.admits = self._budgets.spend
         """`admits(port number, now)`: whether a packet-in may be looked at."""
@@ -53,14 +53,11 @@ class PacketIns:
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
         self._network = network
-        self._router_of = network.vif_routers
-        self.ports_are(self._ports)
+        self.ports_changed()
 
-    def ports_are(self, ports: Mapping[str, tuple[int, bool]]) -> None:
-        """The switch's ports: number and carrier, by name."""
-        self._ports = ports
-        numbers = {name: number for name, (number, _) in ports.items()}
-        self._budgets.set_ports(numbers, self._router_of)
+    def ports_changed(self) -> None:
+        """The switch has other ports, or with other numbers."""
+        self._budgets.set_ports(self._ports.numbers, self._network.vif_routers)
 
     def admits_routed(self, registers: Mapping[str, int], now: float) -> bool:
         """Whether a packet-in without a port may be looked at: it was routed here before, maybe for
@@ -83,7 +80,7 @@ class PacketIns:
         for name, count in self.dropped.items():
             if count != self._seen.get(name, 0):
                 self._seen[name] = count
-                sender = self._router_of.get(name)
+                sender = self._network.vif_routers.get(name)
                 router, words = (sender, WORDS) if sender else self._routed_to.get(name, ("", ""))
                 if router in self._network.routers:
                     self._grew[router] = now, words

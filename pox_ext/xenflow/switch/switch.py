@@ -113,7 +113,7 @@ class Switch:
         self.problems = problems = Problems(name, clock.now)
         self.ports = Ports()
         self.rules = Rules()
-        self.packet_ins = PacketIns(network, problems)
+        self.packet_ins = PacketIns(network, self.ports, problems)
         self.channel = channel = Channel(name, problems, clock, self._give_up)
         self.installed = installed = Installed(channel, kind)
         self.reader = reader = kind.reader(channel, kind, installed)
@@ -212,7 +212,7 @@ class Switch:
         self.disconnect()
         self.channel.open(connection, self.kind.greeting)
         self.ports.are(ports)
-        self.packet_ins.ports_are(self.ports)
+        self.packet_ins.ports_changed()
         self.audit.connected()
         self.jobs.submit(self._read_back())
 
@@ -284,7 +284,7 @@ class Switch:
             self.ports.pop(name, None)
         else:
             self.ports[name] = (number, up)
-        self.packet_ins.ports_are(self.ports)
+        self.packet_ins.ports_changed()
         if deleted or before[0] != number:
             self.wanted.port_changed(name)
         self._vifs_changed({name})
