@@ -83,6 +83,20 @@ def test_rules_that_are_equal_no_more_are_both_in_force(both: PlayedHost, ends: 
     assert problems(both) == []
 
 
+def test_what_somebody_wrote_into_the_state_file_keeps_nobody_from_being_written(
+    host: PlayedHost,
+) -> None:
+    """Such a file is read where each rule has an id, and no value of a wrong type."""
+    odd: Rule = {"id": "odd", "match": {"dl_vlan": {}}}
+    all_that_is_needed: Rule = {"id": "short"}
+    host.switch.rules.restore([odd, all_that_is_needed])
+    host.switch.refresh()
+    host.wire.run()
+    assert host.switch.live and problems(host) == []
+    assert in_force(host) == [cookies.of_rule("short")]
+    assert host.switch.rules.sweeping() == ["short"]
+
+
 # --------------------------------------------------------------------------------------------
 # Lost
 

@@ -39,8 +39,8 @@ class Rules:
         return list(self._rules.values())
 
     def restore(self, rules: list[Rule]) -> None:
-        """Have these rules, which were accepted and kept before, and no others."""
-        self._rules = {rule["id"]: rule for rule in rules}
+        """Have these rules, which were kept before, and no others."""
+        self._rules = {rule["id"]: _kept(rule) for rule in rules}
         self._known |= self.lost | set(map(cookies.rule_id, self._rules))
         self.lost = set()
 
@@ -61,15 +61,10 @@ class Rules:
             raise ManagementError("unknown-rule", f"{site.name} has no rule {name} to replace")
         if not replace and name in self._rules:
             raise ManagementError("refused", f"{site.name} has a rule {name} already: replace it")
-        kept = {
-            "id": name,
-            "priority": rule.get("priority", 0),
-            "match": rule.get("match", {}),
-            "actions": rule.get("actions", []),
-        }
+        kept = _kept(rule)
         try:
             key = _flow(kept, site).key
-        except (FlowError, KeyError, ValueError, TypeError) as error:
+        except _NO_FLOW as error:
             raise ManagementError("bad-argument", f"rule {name}: {error}") from None
         if other := self._matching(key, site) - {name}:
             raise ManagementError(
@@ -83,7 +78,7 @@ class Rules:
         """The ids of the rules whose flow has this key."""
         found = set()
         for name, rule in self._rules.items():
-            with suppress(ValueError):  # a port that is gone
+            with suppress(*_NO_FLOW):  # a port that is gone
                 if _key(rule, site) == key:
                     found.add(name)
         return found
@@ -108,7 +103,7 @@ class Rules:
         first: dict[Key, str] = {}
         later: dict[str, str] = {}
         for name, rule in self._rules.items():
-            with suppress(ValueError):  # a port that is gone; the rule waits for it
+            with suppress(*_NO_FLOW):  # a port that is gone; the rule waits for it
                 flow = _flow(rule, site)
                 if first.setdefault(flow.key, name) == name:
                     flows[flow.key] = flow
@@ -118,6 +113,19 @@ class Rules:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rules)
+
+
+_NO_FLOW = (ValueError, TypeError)
+"""What is raised of a rule that makes no flow: what was kept may be a file that somebody wrote."""
+
+
+def _kept(rule: Rule) -> Rule:
+    return {
+        "id": rule["id"],
+        "priority": rule.get("priority", 0),
+        "match": rule.get("match", {}),
+        "actions": rule.get("actions", []),
+    }
 
 
 def _key(rule: Rule, site: Site) -> Key:
