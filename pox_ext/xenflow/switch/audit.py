@@ -130,18 +130,10 @@ class Audit:
         self.looked_at = None
         if not self.tells:
             return
-        every = monitor.ADD | monitor.DELETE | monitor.MODIFY
-        self._channel.tell(
-            b"".join(
-                monitor.request(
-                    table,
-                    table,
-                    every & ~monitor.ADD if table == layout.ROUTES else every,
-                    MONITOR_XID,
-                )
-                for table in range(layout.VM + 1)
-            )
-        )
+        told = dict.fromkeys(range(layout.VM + 1), monitor.ADD | monitor.DELETE | monitor.MODIFY)
+        told[layout.ROUTES] &= ~monitor.ADD
+        asked = [monitor.request(table, table, what, MONITOR_XID) for table, what in told.items()]
+        self._channel.tell(b"".join(asked))
         self._tells_additions = False
 
     def refused(self) -> None:
