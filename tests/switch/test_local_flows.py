@@ -28,7 +28,8 @@ from xenflow.openflow.flow import Flows, text
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Op, Section
 from xenflow.routes.sender import snapshot_messages
-from xenflow.switch.jobs import ROOM
+from xenflow.switch import local_flows as local_flows_module
+from xenflow.switch.jobs import ROOM, Job
 from xenflow.switch.local_flows import LocalFlows
 from xenflow.switch.rules import Rules
 from xenflow.switch.switch import Switch
@@ -95,7 +96,7 @@ def vifs_are_suspended(host: Host, dice: Random) -> None:
 
 def compile_all(switch: Switch) -> None:
     local, site = switch.wanted.local, switch.site()
-    assert set(local.compile_routers(site)) <= {ROOM}
+    assert set(local.compile_in_pieces(site)) <= {ROOM}
     local.compile(site)
 
 
@@ -131,6 +132,40 @@ def test_part_by_part_is_as_the_whole(seed: int, pipeline: Pipeline) -> None:
     assert all_of(host.switch.wanted.local) == whole, event
     held = {flow for flow in host.switch.installed.flows.values() if flow.key in whole}
     assert held == set(whole.values())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_changes_while_it_is_compiled_is_compiled_anew(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of links and of all; those of routers are then of the moment before."""
+    monkeypatch.setattr(local_flows_module, "PIECE", 1)
+    dice = Random(seed)
+    host = Host(CAMPUS.network, Pipeline.PROACTIVE)
+    wanted = host.switch.wanted
+
+    def somebody() -> Job:
+        yield 0.5
+
+    for _ in range(6):
+        host.switch.jobs.submit(somebody())
+        wanted.read_anew()
+        job = wanted.compile_in_pieces()
+        for _ in range(3):
+            for _ in range(dice.randint(0, 400)):
+                next(job, None)
+            dice.choice(EVENTS)(host, dice)
+        for _ in job:
+            pass
+        site = host.switch.site()
+        wanted.local.compile(site)
+        whole = local_flows(site).items()
+        routers = {
+            key for key, flow in whole if owner_of(site.network, flow.cookie).kind == "router"
+        }
+        assert wanted.local.wanted == {key: flow for key, flow in whole if key not in routers}
+        host.wire.run()
+        assert all_of(wanted.local) == local_flows(host.switch.site())
 
 
 def test_a_change_concerns_few() -> None:

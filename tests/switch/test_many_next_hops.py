@@ -34,7 +34,7 @@ from xenflow.switch.installed import PIECE
 from xenflow.switch.jobs import ROOM, Job
 from xenflow.tables import layout, pipeline, views
 from xenflow.tables.order import FlowChanges
-from xenflow.tables.pipeline import local_flows
+from xenflow.tables.pipeline import local_flows, owners, owners_of
 
 MANY = 4 * PIECE
 VR1 = PAPER.network.routers["vr1"]
@@ -100,6 +100,20 @@ class Steps:
         monkeypatch.setattr(host.writer.installed, "write", written)
         for module in (writers, views):
             monkeypatch.setattr(module, "Cards", cards)
+
+    def count_local_flows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those of each table's module, too."""
+
+        def counted(compile_: Callable[..., Iterator[Flow]]) -> Callable[..., Iterator[Flow]]:
+            def compiled(*said: Any) -> Iterator[Flow]:
+                for flow in compile_(*said):
+                    self.compiled += 1
+                    yield flow
+
+            return compiled
+
+        for name in ("classes_of", "ingress_of", "admission_of", "links_of", "vm_of"):
+            monkeypatch.setattr(pipeline, name, counted(getattr(pipeline, name)))
 
     def longest(self, job: Job) -> int:
         """Carry a job out; the most flows in one step."""
@@ -260,14 +274,8 @@ def test_many_addresses_are_compiled_and_written_piece_by_piece(
     host = at_home_in_paper(router_with([by(4)], [], 4))
     state = host.known.states["vr1"]
     own = own_addresses(0x0B000000)
-    compile_, steps = pipeline.classes_of, Steps(host, monkeypatch)
-
-    def compiled(*said: Any) -> Iterator[Any]:
-        for flow in compile_(*said):
-            steps.compiled += 1
-            yield flow
-
-    monkeypatch.setattr(pipeline, "classes_of", compiled)
+    steps = Steps(host, monkeypatch)
+    steps.count_local_flows(monkeypatch)
     for op in (Op.SET, Op.DELETE):
         state.apply([Section(SectionKind.LOCAL, op, own)])
         host.writer.wanted.router_changed("vr1")
@@ -275,6 +283,29 @@ def test_many_addresses_are_compiled_and_written_piece_by_piece(
         host.written.run()
         assert (len(classes(host.written.tables)) > 2 * MANY) == (op is Op.SET)
         assert classes(host.written.tables) == classes(local_flows(host.writer.site()).values())
+        steps.compiled = 0
+
+
+def test_what_is_answered_for_a_suspended_router_is_written_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its ARP: four flows for each address and link, in two tables."""
+    host = at_home_in_paper(router_with([by(4)], [], 4))
+    state = host.known.states["vr1"]
+    state.apply([Section(SectionKind.LOCAL, Op.SET, own_addresses(0x0B000000)[:900])])
+    host.writer.refresh(whose=owners(PAPER.network))
+    host.written.run()
+    steps = Steps(host, monkeypatch)
+    steps.count_local_flows(monkeypatch)
+    for vifs in (frozenset(interface.vif for interface in VR1.interfaces), frozenset[str]()):
+        host.writer.ports.suspended_are(vifs)
+        host.writer.wanted.changed(owners_of(PAPER.network, "vr1"))
+        assert steps.longest(host.writer.writer.small()) <= 2 * PIECE
+        host.written.run()
+        wanted = {*local_flows(host.writer.site()).values()}
+        assert (len(wanted) > 10_000) == bool(vifs)
+        keys = {flow.key for flow in wanted}
+        assert wanted == {flow for flow in host.written.tables if flow.key in keys}
         steps.compiled = 0
 
 
@@ -289,7 +320,7 @@ def test_addresses_that_change_while_they_are_compiled_are_written_after(
         changes = state.apply([Section(SectionKind.LOCAL, Op.SET, own_addresses(address))])
         host.writer.changed("vr1", changes, True, len(state.routes4))
 
-    compile_ = host.writer.wanted.local.compile_routers
+    compile_ = host.writer.wanted.local.compile_in_pieces
     pauses = []
 
     def compiled(site: Any) -> Generator[Any, Any, Any]:
@@ -303,7 +334,7 @@ def test_addresses_that_change_while_they_are_compiled_are_written_after(
                 now(0x0C000000)
             yield ROOM
 
-    monkeypatch.setattr(host.writer.wanted.local, "compile_routers", compiled)
+    monkeypatch.setattr(host.writer.wanted.local, "compile_in_pieces", compiled)
     now(0x0B000000)
     host.written.run()
     assert len(pauses) >= (2 + 4) * MANY // PIECE

@@ -13,7 +13,7 @@ from xenflow.switch.channel import Channel
 from xenflow.switch.jobs import ROOM, Job
 from xenflow.switch.kind import SwitchKind
 from xenflow.tables import cookies, layout
-from xenflow.tables.order import in_pieces, view_dependent
+from xenflow.tables.order import view_dependent
 
 Batches = Iterable[Iterable[tuple[bool, Flow]]]
 """Flows to be added (True) or deleted, as `tables.order.plan` gives them."""
@@ -77,12 +77,12 @@ class Installed:
             self._channel.fence()
 
     def write_with_room(self, batches: Batches) -> Job:
-        """The same, no faster than the switch takes them, with pauses where there may be very many
-        (`in_pieces`)."""
+        """The same, no faster than the switch takes them.  Among those that follow from what a
+        router says there are pauses: they may be very many, and jobs alone write them."""
         for batch in batches:
             for number, (add, flow) in enumerate(batch, 1):
                 self.write(add, flow)
-                if number % PIECE == 0 and in_pieces(flow):
+                if number % PIECE == 0 and view_dependent(flow):
                     yield ROOM
             self._channel.fence()
             yield ROOM

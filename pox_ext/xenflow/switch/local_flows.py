@@ -23,12 +23,14 @@ class LocalFlows:
         self.wanted: Flows = {}
         """Those of links, and of what is for all, as of the last `compile`."""
         self.of_routers: Flows = {}
-        """Those of routers, as of the last `compile_routers`."""
+        """Those of routers, as of the last `compile_in_pieces`."""
         self._parts: dict[Owner, Flows] = {}
         self._outdated: dict[Owner, int] | None = None
         """Whose flows may be others now, each with the number of the call that said so last; None:
         everybody's."""
         self._calls = 0
+        self._ready: dict[Owner, tuple[int, Flows]] = {}
+        """What was compiled in pieces, each for such a number."""
 
     def outdated(self, whose: Iterable[Owner] | None = None) -> None:
         """The flows of some owners may be others now; None: everybody's."""
@@ -48,21 +50,24 @@ class LocalFlows:
             self._outdated = dict.fromkeys((*owners(network), *self._parts), self._calls)
         return self._outdated
 
-    def compile_routers(self, site: Site) -> Generator[Awaited, Any, list[Flow]]:
-        """Compile the flows of those routers that are outdated, into `of_routers`, and return them:
-        in pieces, for of one's addresses there may be very many.  What becomes outdated meanwhile
-        stays so."""
+    def compile_in_pieces(self, site: Site) -> Generator[Awaited, Any, list[Flow]]:
+        """Compile the flows of those that are outdated, in pieces: of a router's addresses there
+        may be very many.  Those of routers are put into `of_routers`, and returned; all others
+        `compile` has ready, unless they are outdated by then.  Who becomes outdated meanwhile stays
+        so."""
         fresh: list[Flow] = []
+        count = 0
         for owner, call in list(self._due(site.network).items()):
-            if owner.kind != "router":
-                continue
             made: Flows = {}
             for flow in each_flow_of(site, owner):
                 made[flow.key] = flow
-                fresh.append(flow)
-                if len(fresh) % PIECE == 0:
+                count += 1
+                if count % PIECE == 0:
                     yield ROOM
-            self._put({owner: made}, self.of_routers)
+            if owner.kind != "router":
+                self._ready[owner] = call, made
+                continue
+            fresh += self._put({owner: made}, self.of_routers).values()
             if self._outdated is not None and self._outdated.get(owner) == call:
                 del self._outdated[owner]
         return fresh
@@ -72,10 +77,14 @@ class LocalFlows:
 
         What raises leaves everything as it was.
         """
-        due = self._due(site.network)
-        new = {owner: flows_of(site, owner) for owner in due if owner.kind != "router"}
+        due, new = self._due(site.network), {}
+        for owner, call in due.items():
+            if owner.kind != "router":
+                made_at, made = self._ready.get(owner, (None, {}))
+                new[owner] = made if made_at == call else flows_of(site, owner)
         for owner in new:
             del due[owner]
+        self._ready = {}
         return self._put(new, self.wanted)
 
     def _put(self, new: Mapping[Owner, Flows], among: Flows) -> Flows:

@@ -162,10 +162,11 @@ class WantedFlows:
                 found = True
         return found
 
-    def compile_routers(self) -> Generator[Awaited, Any, list[Flow]]:
+    def compile_in_pieces(self) -> Generator[Awaited, Any, list[Flow]]:
         """The flows of routers themselves, next hops aside, that may not be there yet: as they are
-        now, compiled in pieces.  All of them are in `local.of_routers` then."""
-        return self.local.compile_routers(self.site())
+        now.  All of them are in `local.of_routers` then."""
+        site = self.site()
+        return self.local.compile_in_pieces(replace(site, placements=dict(site.placements)))
 
     def flows(self) -> tuple[Flows, Flows]:
         """All other flows of the small tables but those of next hops, and those of them that may

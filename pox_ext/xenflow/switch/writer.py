@@ -104,7 +104,7 @@ class Writer:
         Those `in_pieces` are looked at first, in pieces.  All others are looked at once, as they
         are in the end: some are written beside all jobs.
         """
-        many = yield from self._wanted.compile_routers()
+        many = yield from self._wanted.compile_in_pieces()
         many += [flow for hops in self._hops.values() for flow in _flows(hops)]
         changes, installed = FlowChanges(), dict(self._installed.flows)
         wanted_there: set[int] = set()
