@@ -520,9 +520,10 @@ class Agent:
 
     def serve(self) -> None:
         """Until the management entity's end of the connection is closed."""
-        for line in sys.stdin.buffer:
-            asked = json.loads(line)
-            threading.Thread(target=self._answer, args=(asked,), daemon=True).start()
+        with suppress(OSError, ValueError):  # the last line may have been cut off
+            for line in sys.stdin.buffer:
+                asked = json.loads(line)
+                threading.Thread(target=self._answer, args=(asked,), daemon=True).start()
         if self._move is not None:
             self._move.left_alone()
 
