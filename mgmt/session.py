@@ -7,7 +7,7 @@ management addresses, so the command works the same on every node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -84,9 +84,12 @@ class ManagementSession:
         with self._borrow(controller) as client:
             return client.request(verb, timeout_s=timeout_s, **arguments)
 
-    def ask_all(self, verb: str, /, **arguments: Any) -> dict[str, dict[str, Any] | AskError]:
-        """The same of every controller at once."""
-        urls = {name: c.manage for name, c in self.network.controllers.items()}
+    def ask_all(
+        self, verb: str, of: Iterable[str] | None = None, /, **arguments: Any
+    ) -> dict[str, dict[str, Any] | AskError]:
+        """The same of every controller, or of some, at once."""
+        names = self.network.controllers if of is None else of
+        urls = {name: self.network.controllers[name].manage for name in names}
         return ask_all(urls, verb, timeout_s=self.timeout_s, **arguments)
 
     def ask_datapath(self, datapath: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
