@@ -132,13 +132,16 @@ class ManagementSession:
         return Whereabouts(found, silent, answers)
 
     def ask_router(self, router: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
-        """One verb of the controller of the host where a router's VM is, else, where that one
-        does not know the router or does not answer, of another host that forwards for it."""
-        placement = self.whereabouts(router).placement
+        """One verb, about a router, of a controller that knows it: see `ask_near`."""
+        return self.ask_near(self.whereabouts(router).placement, verb, **arguments)
+
+    def ask_near(self, at: Placement, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        """One verb, about a router, of the controller of the host where its VM is, else, where
+        that one does not know the router or does not answer, of another that forwards for it."""
         reason: AskError | None = None
-        for host in dict.fromkeys((placement.vm, *placement.forwarders)):
+        for host in dict.fromkeys((at.vm, *at.forwarders)):
             try:
-                return self.ask_datapath(host, verb, **arguments)
+                return self.ask_datapath(host, verb, router=at.router, **arguments)
             except Refused as error:
                 if error.code != "unknown-router":
                     raise

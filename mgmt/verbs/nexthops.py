@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    answer = session.ask_router(args.router, "nexthops", router=args.router)
+    answer = session.ask_router(args.router, "nexthops")
     hops = answer.get("nexthops", [])
     rows = [
         (

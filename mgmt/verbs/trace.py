@@ -58,7 +58,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
         session.host(args.on)
         answer = session.ask_datapath(args.on, "trace", router=args.start, packet=sent)
     else:
-        answer = session.ask_router(args.start, "trace", router=args.start, packet=sent)
+        answer = session.ask_router(args.start, "trace", packet=sent)
 
     def look(datapath: str, port: str, frame: bytes) -> dict[str, Any]:
         return session.ask_datapath(datapath, "trace", datapath=datapath, in_port=port, frame=frame)
