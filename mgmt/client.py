@@ -15,13 +15,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Self
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from mgmt.at_once import at_once
 from xenflow.model import management
 from xenflow.model.management import Answer, ManagementError
 
@@ -139,12 +138,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -265,7 +259,4 @@ def ask_all(
         except AskError as error:
             return error
 
-    if not urls:
-        return {}
-    with ThreadPoolExecutor(max_workers=min(32, len(urls))) as pool:
-        return dict(zip(urls, pool.map(ask, urls), strict=True))
+    return at_once(ask, urls)

@@ -14,13 +14,13 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from math import inf
 from typing import TypeVar, assert_never
 
-from mgmt import hypervisor, interrupts
+from mgmt import hypervisor
+from mgmt.at_once import at_once
 from mgmt.client import AskError, Refused
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError, Job, JobState
 from mgmt.interrupts import Interrupts
@@ -160,11 +160,9 @@ class Executor:
         for name in effect.datapaths:
             by_controller.setdefault(self._controller(name), []).append(name)
         self.not_given = set()
-        if not by_controller:
-            return
 
-        def tell(item: tuple[str, list[str]]) -> None:
-            controller, names = item
+        def tell(controller: str) -> None:
+            names = by_controller[controller]
             try:
                 self._lease.ask(
                     controller,
@@ -180,15 +178,8 @@ class Executor:
                 raise
 
         late = effect.pace is Pace.LATE and effect.datapaths == (self._plan.to,)
-        with (
-            self._passing_on() if late else nullcontext(),
-            ThreadPoolExecutor(len(by_controller)) as pool,
-        ):
-            asked = [pool.submit(tell, item) for item in by_controller.items()]
-            while wait(asked, timeout=interrupts.CHECK_S).not_done:
-                pass  # a signal may have come right before this thread began to wait
-            for one in asked:
-                one.result()
+        with self._passing_on() if late else nullcontext():
+            at_once(tell, by_controller, most=len(by_controller))
 
     @contextmanager
     def _passing_on(self) -> Iterator[None]:

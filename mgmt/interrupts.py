@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from queue import Empty, Queue
 from typing import Any
 
+from mgmt.at_once import CHECK_S
 from mgmt.session import Ask
 
-CHECK_S = 0.1
-"""How soon an interrupt is noticed while an answer is waited for."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a kill, a terminal that has gone."""
 

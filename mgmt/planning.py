@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from mgmt import hypervisor
+from mgmt.at_once import at_once
 from mgmt.client import AskError, Unreachable
 from mgmt.health import other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
-from mgmt.lease import ASK_AT_ONCE, RouterLease
+from mgmt.lease import RouterLease
 from mgmt.session import Ask, given, placements
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement
@@ -349,8 +349,7 @@ def _facts(
     answers: dict[str, dict[str, Any] | AskError] = {}
     wanted = set(network.controllers) if everybody else {network.datapaths[router.home].controller}
     while more := sorted(wanted - answers.keys()):
-        with ThreadPoolExecutor(min(len(more), ASK_AT_ONCE)) as pool:
-            answers |= zip(more, pool.map(lambda c: _answer(ask, c, router), more), strict=True)
+        answers |= at_once(lambda controller: _answer(ask, controller, router), more)
         placed = placements(answers)
         mine = placed.get(router.name)
         if mine is None:  # its home is silent, or was told nothing

@@ -21,11 +21,11 @@ import shlex
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from mgmt.at_once import at_once
 from mgmt.hypervisor import (
     Claim,
     Domain,
@@ -210,11 +210,10 @@ class Xl:
             bridges = {name for full in wanted.bridges for name in (full, _switch(full))}
             paths = [f"/sys/class/net/{bridge}" for bridge in sorted(bridges)]
             paths += [os.path.join(SCRIPTS, script) for script in wanted.scripts]
-            with ThreadPoolExecutor(2) as pool:
-                here, there = pool.map(partial(self._facts, paths=paths), (source, to))
+            facts = at_once(partial(self._facts, paths=paths), (source, to))
         except xl_output.OutputError as error:
             raise HypervisorError(str(error)) from None
-        for problem in _problems(source, to, wanted, here, there):
+        for problem in _problems(source, to, wanted, facts[source], facts[to]):
             raise HypervisorError(problem, "refused")
         self._check_way(source, to)
 
@@ -289,9 +288,7 @@ class Xl:
         return GivenUp((*did, *map(str, settled.steps)), settled.left)
 
     def close(self) -> None:
-        with ThreadPoolExecutor(max(1, len(self._dom0s))) as pool:
-            list(pool.map(Dom0.close, self._dom0s.values()))
-        self._dom0s.clear()
+        at_once(self._forget, self._dom0s, most=len(self._dom0s))
 
     # --- Domain 0s ----------------------------------------------------------------------------
 
@@ -329,8 +326,7 @@ class Xl:
                 self._forget(host)
                 return error
 
-        with ThreadPoolExecutor(len(self._specs)) as pool:
-            answers = dict(zip(self._specs, pool.map(ask, self._specs), strict=True))
+        answers = at_once(ask, self._specs, most=len(self._specs))
         silent = {h: a for h, a in answers.items() if isinstance(a, HypervisorError)}
         self._silent = silent
         return {h: a for h, a in answers.items() if not isinstance(a, HypervisorError)}, silent

@@ -108,6 +108,19 @@ def test_a_lock_whose_answer_is_lost_leaves_nothing(lost: str, unfinished: bool)
     assert controllers.rows() == []
 
 
+def test_an_interrupt_while_it_is_taken_leaves_nothing() -> None:
+    """Ctrl-C when one of the controllers does not answer."""
+    controllers = Controllers()
+
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    controllers.before["b", "lock"] = ctrl_c
+    with pytest.raises(KeyboardInterrupt), controllers.lease():
+        pass
+    assert controllers.rows() == []
+
+
 def test_what_was_planned_from_another_place_begins_nothing() -> None:
     """Who has the lease is told where the router is; what was unfinished before stays noted."""
     controllers = Controllers()
