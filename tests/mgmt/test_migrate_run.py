@@ -643,7 +643,9 @@ def test_nobody_listening_is_no_reason_to_stop(xen: PretendedXen, controllers: C
         assert not controllers.held
 
 
-def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Controllers) -> None:
+def test_a_terminal_that_goes_is_an_interrupt(
+    xen: PretendedXen, controllers: Controllers, heeds_hangups: None
+) -> None:
     def hang_up(event: ProgressEvent) -> None:
         if event.step == "control" and event.state == "started":
             os.kill(os.getpid(), signal.SIGHUP)
@@ -651,6 +653,14 @@ def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Co
     result = migrate(controllers, report=hang_up)
     assert (result.interrupted, result.undone) == (True, True)
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
+
+
+@pytest.fixture
+def heeds_hangups() -> Iterator[None]:
+    """Also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_an_interrupted_recovery_is_completed_and_says_so(
