@@ -33,6 +33,7 @@ from mgmt.hypervisor import (
     HypervisorError,
     Job,
     JobState,
+    LiveMove,
     Unclaimed,
     UnclearError,
     may_be_left,
@@ -70,22 +71,13 @@ RECEIVER_S = 5.0
 """How long a receiver may take to destroy its copy by itself."""
 
 
-_UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
+@dataclass(slots=True, kw_only=True)
+class _XlMove(LiveMove):
+    """As the agents' events tell it."""
 
-
-@dataclass(slots=True)
-class _XlMove:
-    """One migration as the agents' events tell it; times by this machine's clock."""
-
-    router: str
-    source: str
-    to: str
     login: str
     memory_mib: int
-    state: JobState = JobState.PRECOPY
-    detail: str = ""
     given_up: str = ""
-    events: list[tuple[str, float]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     vifs: dict[str, str] = field(default_factory=dict)
     heard_at: float = 0.0
@@ -96,21 +88,6 @@ class _XlMove:
     source_lost: bool = False
     looked: bool = False
     sent: bool = False
-    left: tuple[str, ...] = ()
-
-    def advance(self, state: JobState, at: float) -> None:
-        """Note a new state and when it was reached."""
-        self.state = state
-        self.events.append((state.value, at))
-
-    @property
-    def suspended_s(self) -> float | None:
-        """How long the domain has run nowhere."""
-        begun = next((at for state, at in self.events if state == JobState.SUSPENDED.value), None)
-        if begun is None:
-            return None
-        over = self.state in (JobState.RUNNING, JobState.FAILED)
-        return (self.events[-1][1] if over else time.monotonic()) - begun
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Take an event of an agent in."""
@@ -121,7 +98,7 @@ class _XlMove:
                 self._line(event["text"])
             case "copied":
                 quarters = (event["bytes"] >> 18) // max(1, self.memory_mib)
-                if quarters and self.state in _UNDER_WAY:  # a line at each, no more
+                if quarters and self.under_way:  # a line at each, no more
                     copied = "all" if quarters >= 4 else f"{25 * quarters} %"
                     self.detail = f"{copied} of its {self.memory_mib} MiB copied"
             case "sent":
@@ -222,8 +199,9 @@ class Xl:
         if source == to:
             raise HypervisorError(f"{router} is on {to} already", "already-there")
         dom0 = self._dom0(source)
-        move = _XlMove(router, source, to, self._specs[to].login, domain.memory_mib)
-        move.advance(JobState.PRECOPY, time.monotonic())
+        login, memory_mib = self._specs[to].login, domain.memory_mib
+        move = _XlMove(router, source, to, login=login, memory_mib=memory_mib)
+        move.advance(JobState.PRECOPY)
         move.heard_at = time.monotonic()
         with self._lock:
             self._moves[router] = move
@@ -241,19 +219,10 @@ class Xl:
         self._notice_end(move)
         self._notice_paused(move)
         limit_s = READY_S if move.sent else STALL_S
-        if move.state in _UNDER_WAY and time.monotonic() > move.heard_at + limit_s:
+        if move.under_way and time.monotonic() > move.heard_at + limit_s:
             move.given_up = f"nothing got to {move.to} for {limit_s:g} s"
             self._dom0(move.source).ask("end", SETTLE_S)
-        return Job(
-            id,
-            move.router,
-            move.to,
-            move.state,
-            move.detail,
-            move.suspended_s,
-            tuple(move.events),
-            move.left,
-        )
+        return move.job()
 
     def unpause(self, router: str) -> None:
         move = self._moves.get(router)
@@ -280,7 +249,7 @@ class Xl:
             with self._lock:
                 if move.state is not JobState.FAILED:
                     move.detail = "given up"
-                    move.advance(JobState.FAILED, time.monotonic())
+                    move.advance(JobState.FAILED)
             if settled.host == move.to and move.went:
                 raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
         elif not did and not settled.steps:
@@ -419,7 +388,7 @@ class Xl:
             return
         move.detail = move.given_up or xl_output.reason(move.lines, move.login)
         if not move.went:
-            move.advance(JobState.FAILED, time.monotonic())
+            move.advance(JobState.FAILED)
             return
         if move.source_lost:
             self._end_migrations(move.router, move)  # what is seen after it stays so
@@ -437,7 +406,7 @@ class Xl:
             move.left = _left(move.router, copy, seen, silent)
         elif self._settle(move.router).host != move.to:
             with self._lock:
-                move.advance(JobState.FAILED, time.monotonic())
+                move.advance(JobState.FAILED)
             return
         with self._lock:
             move.went = True
