@@ -18,9 +18,7 @@ verb `mode`.
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -28,7 +26,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from mgmt.at_once import at_once
-from mgmt.client import AskError, Refused
+from mgmt.client import AskError, Refused, asker
 from mgmt.session import Ask
 from xenflow.model.placement import Placement
 
@@ -253,9 +251,5 @@ class RouterLease:
 
 def _owner() -> str:
     """Who this is, for people; no other is called so."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid{os.getuid()}"
     own = f":{os.getpid()}-{os.urandom(8).hex()}"
-    return f"{user}@{socket.gethostname()}"[: 63 - len(own)] + own
+    return asker()[: 63 - len(own)] + own

@@ -19,7 +19,7 @@ from typing import Any
 
 from mgmt import hypervisor
 from mgmt.at_once import at_once
-from mgmt.client import AskError, Unreachable
+from mgmt.client import AskError, Unreachable, parted
 from mgmt.health import other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
 from mgmt.lease import RouterLease
@@ -69,16 +69,10 @@ class Plan:
     @property
     def new_mode(self) -> str:
         """In words, where the router's mode is another one afterwards; "" where it stays."""
-        after = self._ends_in().value
-        return (
-            ""
-            if self.start.mode.value == after
-            else (f"its mode becomes {after}, it was {self.start.mode.value}")
-        )
-
-    def _ends_in(self) -> Mode:
         applied = [e for stage in self.stages for e in stage.effects if isinstance(e, fx.Apply)]
-        return applied[-1].placement.mode if applied else self.start.mode
+        before = self.start.mode
+        after = applied[-1].placement.mode if applied else before
+        return "" if after is before else f"its mode becomes {after.value}, it was {before.value}"
 
     @property
     def source(self) -> str:
@@ -362,12 +356,12 @@ def _facts(
             mode = Mode.NATIVE if goes[1] is Order.NATIVE else mode
         datapaths = mig.informed(network, router, mode, hosts, placed)
         wanted = {network.datapaths[name].controller for name in datapaths}
-    silent = [a for c, a in answers.items() if c in wanted and isinstance(a, AskError)]
-    if silent:
-        raise SilentError(
-            f"{silent[0]}\nEvery switch that {router.name}'s links lie on must be told of a move"
-        )
-    known = {c: a for c, a in answers.items() if not isinstance(a, AskError)}
+    known, silent = parted(answers)
+    for controller, error in silent.items():
+        if controller in wanted:
+            raise SilentError(
+                f"{error}\nEvery switch that {router.name}'s links lie on must be told of a move"
+            )
     return _judge(network, router, datapaths, known, placed)
 
 
@@ -483,8 +477,12 @@ def _settled_at(
         if lease is not None and say is not None:
             driver.claim = lease
             # It may be under way still, though the VM runs: the hypervisor knows no lease.
-            for cleared in give_up(driver, router.name):
-                say(f"{router.name}: {cleared}")
+            try:
+                for words in driver.abort(router.name).words:
+                    say(f"{router.name}: {words}")
+            except HypervisorError as error:
+                if error.code not in ("no-migration", "too-late"):
+                    raise
             found = _where_is(driver, router.name)
         return found
 
@@ -505,14 +503,3 @@ def _as_network_error(host: str) -> Iterator[None]:
         yield
     except HypervisorError as error:
         raise NetworkError(f"hypervisor of {host}: {error}") from None
-
-
-def give_up(driver: Hypervisor, router: str) -> list[str]:
-    """End a migration of the VM, if there is one; it runs on where it was.  Returns what was done
-    for that."""
-    try:
-        return driver.abort(router).words
-    except HypervisorError as error:
-        if error.code not in ("no-migration", "too-late"):
-            raise
-        return []

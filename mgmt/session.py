@@ -7,13 +7,13 @@ management addresses, so the command works the same on every node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar
 
-from mgmt.client import AskError, Client, Refused, Unreachable, ask_all
+from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all, parted
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json
 from xenflow.store import laid_file
@@ -41,7 +41,7 @@ class Whereabouts:
 
     placement: Placement
     silent: dict[str, AskError]
-    answers: dict[str, dict[str, Any] | AskError]
+    answers: Answers
 
 
 class ManagementSession:
@@ -124,8 +124,8 @@ class ManagementSession:
         """Raises Unreachable where no controller answers at all."""
         self.router(router)
         answers = self.ask_all("status", router=router)
-        silent = {n: a for n, a in answers.items() if isinstance(a, AskError)}
-        if len(silent) == len(answers):
+        answered, silent = parted(answers)
+        if not answered:
             raise next(iter(silent.values()))
         known = placements(answers)
         found = known.get(router) or at_home(router, self.network.routers[router].home)
@@ -166,12 +166,10 @@ def learn(network: Network, timeout_s: float) -> Network:
     return laid_entries(latest.rows, network, alone=True)
 
 
-def placements(answers: Mapping[str, dict[str, Any] | AskError]) -> dict[str, Placement]:
+def placements(answers: Answers) -> dict[str, Placement]:
     """The newest placement of each router in the answers to `status`."""
     newest: dict[str, Placement] = {}
-    for answer in answers.values():
-        if isinstance(answer, AskError):
-            continue
+    for answer in parted(answers)[0].values():
         for value in answer.get("placements", ()):
             try:
                 placement = from_json(value)
@@ -183,13 +181,12 @@ def placements(answers: Mapping[str, dict[str, Any] | AskError]) -> dict[str, Pl
     return newest
 
 
-def given(answers: Mapping[str, dict[str, Any] | AskError], router: str) -> dict[str, Placement]:
+def given(answers: Answers, router: str) -> dict[str, Placement]:
     """Where each datapath was told a router is, in the answers to `status`.  Raises NetworkError
     where one cannot be read."""
     return {
         value["datapath"]: from_json(value)
-        for answer in answers.values()
-        if not isinstance(answer, AskError)
+        for answer in parted(answers)[0].values()
         for value in answer["placements"]
         if value["router"] == router
     }

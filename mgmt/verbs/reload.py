@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mgmt.client import AskError, Refused, Unreachable
+from mgmt.client import Answers, AskError, Refused, Unreachable, parted
 from mgmt.health import other_file
 from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
@@ -27,8 +27,6 @@ LOOK_S = 0.1
 PAUSES = 4.0
 """The pause is so many times as long as the look, where that is longer: in a large network a look
 costs the controllers work, and they have switches to write."""
-
-Answers = Mapping[str, dict[str, Any] | AskError]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -68,7 +66,7 @@ def _wrong(session: ManagementSession, answers: Answers) -> Iterator[str]:
 
 
 def _changed(answers: Answers) -> dict[str, Any]:
-    return {n: a["changed"] for n, a in answers.items() if not isinstance(a, AskError)}
+    return {name: answer["changed"] for name, answer in parted(answers)[0].items()}
 
 
 def _await_switches(session: ManagementSession) -> list[str]:

@@ -51,7 +51,7 @@ class Controllers:
         except LockedError as error:
             raise Refused("locked", str(error), controller) from None
         if (controller, verb) in self.answer_lost:
-            raise Unreachable(controller, "tcp://x", 1.0, "no answer", sent=True)
+            raise Unreachable(controller, "tcp://x", "no answer", sent=True)
         return done
 
     def rows(self) -> list[str]:

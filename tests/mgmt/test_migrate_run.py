@@ -79,7 +79,7 @@ class Controllers:
         self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
     ) -> dict[str, Any]:
         if controller in self.silent:
-            raise Unreachable(controller, f"tcp://{controller}", 2.0, "no answer")
+            raise Unreachable(controller, f"tcp://{controller}", "no answer")
         asked = mg.parse_request(mg.request(verb, "id", **arguments)).arguments
         host = asked["datapaths"][-1] if verb == "place" else asked.get("datapath")
         if verb == "place" and host == "host-b" and not self.vm_waits():
@@ -87,7 +87,7 @@ class Controllers:
         if host is not None and self.late.get(verb) == host and self.vm_waits():
             assert timeout_s is not None and timeout_s <= PATIENCE_S
             time.sleep(timeout_s)
-            raise Unreachable(controller, f"tcp://{controller}", timeout_s, "no answer", sent=True)
+            raise Unreachable(controller, f"tcp://{controller}", "no answer", sent=True)
         with self._lock:
             try:
                 if verb in mg.OWNED:

@@ -103,11 +103,7 @@ def test_nothing_new_is_said(controllers: Controllers, capsys: pytest.CaptureFix
             Exit.FAILED,
             ["edge: routers.vr1: id 1 cannot become 7", "edge: links.left: no"],
         ),
-        (
-            Unreachable("edge", "tcp://edge", 2.0, "no answer"),
-            Exit.UNREACHABLE,
-            ["tcp://edge"],
-        ),
+        (Unreachable("edge", "tcp://edge", "no answer"), Exit.UNREACHABLE, ["tcp://edge"]),
         (None, Exit.FAILED, ["controller edge: it has another network file than this command"]),
     ],
 )
