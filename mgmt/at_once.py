@@ -7,9 +7,11 @@ not answer, and again at the interpreter's end; nobody waits for these threads.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -19,10 +21,13 @@ CHECK_S = 0.1
 """How soon a signal is noticed that came right before something was waited for."""
 
 
-def at_once(do: Callable[[str], Value], names: Iterable[str], most: int = 32) -> dict[str, Value]:
-    """What `do` returns for each name; no more than `most` are under way together.
+def at_once(
+    do: Callable[[str], Value], names: Iterable[str], most: int = 32, within_s: float = inf
+) -> dict[str, Value]:
+    """What `do` returns for each name; no more than `most` are under way together.  Those that have
+    not ended after `within_s` (seconds) are left to themselves.
 
-    Raises, once all have ended, what the first name in order has raised.
+    Raises, once all have ended or the time is over, what the first name in order has raised.
     """
     order = list(names)
     if len(order) < 2:
@@ -47,13 +52,13 @@ def at_once(do: Callable[[str], Value], names: Iterable[str], most: int = 32) ->
     try:
         for _ in range(min(most, len(order))):
             threading.Thread(target=work, daemon=True).start()
-        left = set(order)
-        while left:
+        left, until = set(order), time.monotonic() + within_s
+        while left and time.monotonic() < until:
             with suppress(Empty):
                 left.discard(ended.get(timeout=CHECK_S))
     finally:
-        waiting.clear()  # after an interrupt nothing more begins
+        waiting.clear()  # nothing more begins after an interrupt
     for name in order:
         if name in errors:
             raise errors[name]
-    return {name: values[name] for name in order}
+    return {name: values[name] for name in order if name in values}

@@ -222,7 +222,7 @@ class RouterLease:
         if not restarted or time.monotonic() - self._held_at > LEASE_S:
             raise LostError(refusal.message)
         deadline = time.monotonic() + LEASE_S
-        while True:
+        while not self._over.is_set():
             try:
                 self._lock(name)
                 return
@@ -230,6 +230,7 @@ class RouterLease:
                 if time.monotonic() > deadline or not self._held_elsewhere(name):
                     raise LostError(error.message) from None
                 time.sleep(REGAIN_S)
+        raise LostError(refusal.message)
 
     def _held_elsewhere(self, but: str) -> bool:
         """Whether another controller has this lease: then who has it at `but` does not get it
@@ -246,7 +247,7 @@ class RouterLease:
             # What fails here the next thing that is asked says; the lease must be kept still, also
             # where it is this process that lacks something (a descriptor, a thread).
             with suppress(Exception):
-                at_once(self._confirm, self._controllers)
+                at_once(self._confirm, self._controllers, within_s=KEEP_S)  # one may be silent
 
 
 def _owner() -> str:

@@ -57,6 +57,18 @@ def test_the_first_in_order_that_failed_is_said_once_all_have_ended() -> None:
     assert sorted(ended) == NAMES
 
 
+def test_who_takes_too_long_is_left_out() -> None:
+    answers = threading.Event()
+
+    def do(name: str) -> str:
+        assert name != "host-3" or answers.wait(60.0)
+        return name
+
+    found = at_once(do, NAMES, within_s=0.3)
+    assert list(found) == [name for name in NAMES if name != "host-3"]
+    answers.set()
+
+
 def test_who_is_interrupted_waits_for_nobody_and_begins_nothing_more() -> None:
     answers = threading.Event()
     begun: list[str] = []

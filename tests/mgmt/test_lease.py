@@ -3,6 +3,7 @@ is lost."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -137,6 +138,29 @@ def test_what_was_planned_from_another_place_begins_nothing() -> None:
     with pytest.raises(MovedError), lease:  # nobody has moved it there
         lease.extend(["a", "b"])
     assert controllers.rows() == [lease.owner] * 2, "there is something unfinished still"
+
+
+def test_it_is_kept_at_all_that_answer_while_one_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that one may take to answer (--timeout)."""
+    monkeypatch.setattr(lease_of, "KEEP_S", 0.05)
+    controllers = Controllers()
+    answers = threading.Event()
+
+    def silent(controller: str, verb: str, /, **asked: Any) -> dict[str, Any]:
+        if (controller, verb) == ("b", "journal"):
+            assert answers.wait(60.0)
+        return controllers(controller, verb, **asked)
+
+    with RouterLease(silent, ["a", "b"], "vr1", WHAT):
+        for _ in range(3):
+            (held,) = controllers.leases["a"]._leases.values()
+            until = held.until = time.monotonic()
+            while held.until == until:
+                assert time.monotonic() < until + 20.0
+                time.sleep(0.01)
+        answers.set()
 
 
 @pytest.mark.parametrize("stopped_s", [8.0, 12.0])
