@@ -67,7 +67,7 @@ class Dom0:
         self._answers: dict[int, dict[str, Any]] = {}
         self._changed = threading.Condition()
         self._next = 0
-        self._lost = False
+        self._lost = self._answered = False
         self._offset: float | None = None
         self._said: deque[str] = deque(maxlen=20)
         self._writing = threading.Lock()
@@ -129,9 +129,11 @@ class Dom0:
         """End the connection; a migration that still waits there is given up."""
         self._close_input()
         try:
-            self._process.wait(CLOSE_S)
+            self._process.wait(CLOSE_S if self._answered else 0.0)
         except subprocess.TimeoutExpired:
-            return  # it still waits for xl to end in order
+            if not self._answered:  # nothing was begun there
+                self._process.kill()
+            return  # else it still waits for xl to end in order
         for reader in self._readers:
             reader.join(2.0)
 
@@ -180,6 +182,7 @@ class Dom0:
             self._on_event({**value, "host": self.host, "local_at": self._here(value, now)})
         else:
             with self._changed:
+                self._answered = True
                 self._answers[value["id"]] = value
                 self._changed.notify_all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -40,6 +41,15 @@ def test_what_was_to_be_told_to_one_that_is_gone_is_left_to_nobody(
     del made, raised
     gc.collect()
     assert complaints == []
+
+
+def test_one_that_has_never_answered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ssh to a host that is silent: it would try for 20 s, whoever presses Ctrl-C."""
+    made = connected(monkeypatch, "exec sleep 600", [])
+    begun = time.monotonic()
+    made.close()
+    assert time.monotonic() - begun < dom0.CLOSE_S / 2
+    assert made._process.wait(20.0) < 0
 
 
 @pytest.mark.parametrize("greeting", ["hello", "42", "null", '"event"', "[]"])
