@@ -284,6 +284,19 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(path: Whole) ->
         path.at_router("host-a", "vr9", nw_dst=RECV)
     with pytest.raises(Refused, match="forwards for vr1: its VM is on host-a"):
         path.at_router("host-b", "vr1", nw_dst=RECV)
+    with pytest.raises(Refused, match="host-b does not forward for vr1: its VM is on host-a"):
+        path.ask("host-b", router="vr1", datapath="host-b", packet={"nw_dst": RECV})
+
+
+def test_the_host_that_is_meant_is_asked_where_one_controller_has_several(tmp_path: Path) -> None:
+    def shared(text: str) -> str:
+        return text.replace('controller = "host-b"', 'controller = "host-a"')
+
+    path = Whole(tmp_path, "path", shared)
+    path.place(Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5))
+    for host in ("host-a", "host-b"):
+        answer = path.ask(host, router="vr1", datapath=host, packet={"nw_dst": RECV})
+        assert answer["datapath"] == host
 
 
 def test_where_several_routers_are_on_a_link_the_one_with_the_address_is_meant(

@@ -441,6 +441,9 @@ def test_trace(fakes: Fakes) -> None:
     fakes.run("trace", "host-a:to-gen", "dst=10.2.0.1")
     arguments = fakes["host-a"].asked_for("trace")[1].arguments
     assert (arguments["datapath"], arguments["in_port"]) == ("host-a", "to-gen")
+    fakes.run("trace", "vr1", "dst=10.2.0.1", "--on", "host-a")
+    arguments = fakes["host-a"].asked_for("trace")[2].arguments
+    assert (arguments["router"], arguments["datapath"]) == ("vr1", "host-a")
     value = fakes.json("trace", "vr1", "dst=10.2.0.1")
     assert [hop["datapath"] for hop in value["hops"]] == ["host-a", "recv"]
     assert value["ends"][0]["kind"] == "left"

@@ -48,7 +48,7 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
     not known.
     """
     if arguments["router"] is not None:
-        switch, router = _where(table, arguments["router"])
+        switch, router = _where(table, arguments["router"], arguments["datapath"])
     else:
         switch, router = Named(table).switch(arguments["datapath"], connected=False), None
     if not switch.live:
@@ -68,18 +68,22 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
     return _Trace(table, switch).run(in_port, frame)
 
 
-def _where(table: RuleTable, name: str) -> tuple[Switch, Router]:
-    router = Named(table).router(name)
-    for switch in table.switches.values():
+def _where(table: RuleTable, name: str, at: str | None) -> tuple[Switch, Router]:
+    """A router, and the switch that forwards for it; `at`: the one that is meant."""
+    named = Named(table)
+    router = named.router(name)
+    switches = [named.switch(at, connected=False)] if at else list(table.switches.values())
+    for switch in switches:
         if switch.forwards(name):
             return switch, router
-    for switch in table.switches.values():  # in native mode the VM forwards
+    for switch in switches:  # in native mode the VM forwards
         if switch.vm_of(name) == switch.name:
             return switch, router
     told = (switch.placements.get(name) for switch in table.switches.values())
     newest = max(filter(None, told), key=lambda placement: placement.version, default=None)
     known = f": its VM is on {newest.vm}" if newest else ""
-    raise ManagementError("refused", f"no switch of this controller forwards for {name}{known}")
+    nobody = f"{at} does not forward" if at else "no switch of this controller forwards"
+    raise ManagementError("refused", f"{nobody} for {name}{known}")
 
 
 def _port(switch: Switch, name: str | int) -> int:
