@@ -570,7 +570,9 @@ class Agent:
 
     def do_go(self) -> None:
         """Let the migration come to its end."""
-        self._moving().go()
+        if self._move is None:
+            raise AgentError("there is no migration here")
+        self._move.go()
 
     def do_end(self) -> None:
         """Give the migration up; one that has not begun yet does not begin any more."""
@@ -605,11 +607,6 @@ class Agent:
     def do_resume(self, domid: int) -> None:
         """Let a suspended domain run on."""
         resume(domid)
-
-    def _moving(self) -> XlMigrate:
-        if self._move is None:
-            raise AgentError("there is no migration here")
-        return self._move
 
 
 def main() -> None:
