@@ -161,7 +161,6 @@ def plan(
     order = Order(mode)
     facts = _facts_in_sync(network, described, ask, (to, order))
     start = facts.placement
-    facts.refuse_held()
     if len(start.hosts) > 1:
         raise NetworkError(
             f"{router} is between {' and '.join(start.hosts)}: "
@@ -198,7 +197,7 @@ def plan_recovery(network: Network, router: str, ask: Ask) -> Plan | None:
     The VM's host, as the hypervisor sees it, decides: switches follow the VM.
     """
     described = network.routers[router]
-    facts = _facts_of_all(network, described, ask)
+    facts = _facts(network, described, ask, everybody=True)
     here = _settled_at(network, described, facts.placement)
     return _recovery(network, described, facts, here)
 
@@ -213,7 +212,7 @@ def recovering(
     or one that has just begun would be taken for such.
     """
     described = network.routers[router]
-    facts = _facts_of_all(network, described, ask)
+    facts = _facts(network, described, ask, everybody=True)
     entry = {"words": f"a recovery of {router}"}
     with RouterLease(ask, facts.controllers, router, entry, given=facts.given) as lease:
         here = _settled_at(network, described, facts.placement, lease, say)
@@ -227,12 +226,6 @@ def recovering(
         for problem in lease.give_back():
             say(f"{router}: {': '.join(problem)}")
     yield None
-
-
-def _facts_of_all(network: Network, router: Router, ask: Ask) -> _Facts:
-    facts = _facts(network, router, ask, everybody=True)
-    facts.refuse_held()
-    return facts
 
 
 def _recovery(network: Network, router: Router, facts: _Facts, here: str) -> Plan | None:
@@ -269,17 +262,11 @@ class _Facts:
     controllers: tuple[str, ...]
     """Those of the switches concerned, which must agree to whatever is done."""
     uneven: bool
-    held: str
     ports: dict[str, dict[str, Any]]
     feeds: dict[str, dict[str, Any]]
     behind: dict[str, list[str]]
     """Switches concerned that do not hold what they shall, with their problems; there may be none,
     where a switch is only busy."""
-
-    def refuse_held(self) -> None:
-        """Nobody may be migrating it."""
-        if self.held:
-            raise NetworkError(self.held)
 
     def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
         """Every cable that the router's links need from the new place must be up."""
@@ -334,7 +321,8 @@ def _facts(
     goes: tuple[str, Order] | None = None,
     everybody: bool = False,
 ) -> _Facts:
-    """What the controllers of the switches concerned answer; `goes`: to which host, how.
+    """What the controllers of the switches concerned answer; `goes`: to which host, how.  Raises
+    NetworkError, with the reason, where nothing can be planned, also as somebody migrates it.
 
     Who is concerned is found by asking: whoever was told of a router knows where it went from
     there.  With `everybody` all are asked, for a migration may have been interrupted anywhere; only
@@ -411,7 +399,8 @@ def _judge(
             f"no controller knows {router.name}: do all have this network file, and were they "
             "restarted since it has the router?"
         )
-    held = mig.under_way(max(busy, key=lambda row: row.get("ends_s", 0.0))) if busy else ""
+    if busy:
+        raise NetworkError(mig.under_way(max(busy, key=lambda row: row.get("ends_s", 0.0))))
     newest = max(told.values(), key=lambda p: p.version)
     others = [
         p for p in mig.unfinished(told).values() if replace(p, version=newest.version) != newest
@@ -422,7 +411,7 @@ def _judge(
         newest = replace(newest, reaches=tuple(hosts))
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    return _Facts(newest, had, placed, tuple(controllers), uneven, held, ports, feeds, behind)
+    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, feeds, behind)
 
 
 def _facts_in_sync(network: Network, router: Router, ask: Ask, goes: tuple[str, Order]) -> _Facts:
