@@ -173,8 +173,8 @@ def plan(
         _check_vm(drivers, router, start.vm, to)
     notes: list[str] = []
     if order is not Order.NATIVE:
-        notes += facts.notes(network, router, start.vm, pause_s)
-        facts.check_known(network, router, start.vm)
+        notes += facts.notes(router, pause_s)
+        facts.check_known(router, start.vm)
     return Plan(
         network,
         described,
@@ -186,7 +186,7 @@ def plan(
         facts.given,
         notes=tuple(notes),
         pause_s=pause_s,
-        sessions=facts.sessions(network, router, start.vm),
+        sessions=tuple(facts.row.get("sessions", ())),
     )
 
 
@@ -263,7 +263,8 @@ class _Facts:
     """Those of the switches concerned, which must agree to whatever is done."""
     uneven: bool
     ports: dict[str, dict[str, Any]]
-    feeds: dict[str, dict[str, Any]]
+    row: dict[str, Any]
+    """What the controller of the VM's host says of the router; empty where it knows nothing."""
     behind: dict[str, list[str]]
     """Switches concerned that do not hold what they shall, with their problems; there may be none,
     where a switch is only busy."""
@@ -286,24 +287,17 @@ class _Facts:
                                 f"{interface.link}: cable {cable.name}: port {end} {state}"
                             )
 
-    def sessions(self, network: Network, router: str, host: str) -> tuple[dict[str, Any], ...]:
-        """The router's BFD and BGP sessions, as the controller of the VM's host has seen them."""
-        row = self.feeds.get(network.datapaths[host].controller, {}).get(router, {})
-        return tuple(row.get("sessions", ()))
-
-    def check_known(self, network: Network, router: str, host: str) -> None:
+    def check_known(self, router: str, host: str) -> None:
         """The source's controller must know the router's routes."""
-        row = self.feeds.get(network.datapaths[host].controller, {}).get(router)
-        if row is None or row.get("phase") not in ("current", "behind"):
+        if self.row.get("phase") not in ("current", "behind"):
             raise NetworkError(
                 f"the controller of {host} does not know the routes of {router}: "
                 "does routerd run in its VM? (`xenflow status`)"
             )
 
-    def notes(self, network: Network, router: str, host: str, pause_s: float) -> Iterator[str]:
+    def notes(self, router: str, pause_s: float) -> Iterator[str]:
         """What a move costs that other moves do not."""
-        row = self.feeds.get(network.datapaths[host].controller, {}).get(router, {})
-        room = row.get("held", {})
+        row, room = self.row, self.row.get("held", {})
         if row.get("slow") and "room_frames" in room and pause_s > 0:
             frames, octets = room["room_frames"], room["room_bytes"]
             yield (
@@ -371,13 +365,11 @@ def _judge(
     had = given(answers, router.name)
     told = {name: had[name] for name in datapaths if name in had}
     busy: list[dict[str, Any]] = []
-    feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
     noted: list[str] = []
     for controller, answer in answers.items():
         if words := other_file(network, controller, answer):
             raise NetworkError(f"controller {controller}: {words}")
-        feeds[controller] = {row["name"]: row for row in answer["routers"]}
         for row in answer["datapaths"]:
             if row["name"] in datapaths and not row["connected"]:
                 raise NetworkError(
@@ -409,9 +401,11 @@ def _judge(
     if others:
         hosts = sorted({h for p in (newest, *others) for h in p.hosts})
         newest = replace(newest, reaches=tuple(hosts))
+    rows = answers.get(network.datapaths[newest.vm].controller, {}).get("routers", ())
+    row = next((row for row in rows if row["name"] == router.name), {})
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, feeds, behind)
+    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, row, behind)
 
 
 def _facts_in_sync(network: Network, router: Router, ask: Ask, goes: tuple[str, Order]) -> _Facts:
