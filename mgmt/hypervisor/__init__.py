@@ -10,8 +10,8 @@ business.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
-from contextlib import ExitStack, closing
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, Self
@@ -42,6 +42,16 @@ class UnclearError(HypervisorError):
 
     def __init__(self, message: str, silent: Collection[str] = ()) -> None:
         super().__init__(message, "unreachable" if silent else "unclear")
+
+
+@contextmanager
+def reasons(silent: Mapping[str, HypervisorError]) -> Iterator[None]:
+    """Where a VM's place cannot be decided, why hosts are silent is said, too."""
+    try:
+        yield
+    except UnclearError as error:
+        why = "; ".join(str(e) for e in silent.values())
+        raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
 
 
 def may_be_left(silent: Iterable[str]) -> tuple[str, ...]:

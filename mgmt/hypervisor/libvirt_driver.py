@@ -30,9 +30,9 @@ from mgmt.hypervisor import (
     JobState,
     LiveMove,
     Unclaimed,
-    UnclearError,
     libvirt_settle,
     may_be_left,
+    reasons,
 )
 from mgmt.hypervisor.libvirt_settle import Copy
 
@@ -311,7 +311,7 @@ class Libvirt:
         """Have the domain run at exactly one host; returns what had to be done for that, and what
         may be left elsewhere."""
         at, silent = self._copies(router)
-        with _reasons(silent):
+        with reasons(silent):
             settled = libvirt_settle.settle(
                 router, {h: copy for h, (copy, _) in at.items()}, silent
             )
@@ -329,18 +329,8 @@ class Libvirt:
 
 
 def _host_of(router: str, at: _At, silent: Mapping[str, HypervisorError]) -> str:
-    with _reasons(silent):
+    with reasons(silent):
         return libvirt_settle.whereabouts(router, {h: copy for h, (copy, _) in at.items()}, silent)
-
-
-@contextmanager
-def _reasons(silent: Mapping[str, HypervisorError]) -> Iterator[None]:
-    """Why hosts are silent is said, too."""
-    try:
-        yield
-    except UnclearError as error:
-        why = "; ".join(str(e) for e in silent.values())
-        raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
 
 
 def _copy(domain: Any) -> Copy:

@@ -35,8 +35,8 @@ from mgmt.hypervisor import (
     JobState,
     LiveMove,
     Unclaimed,
-    UnclearError,
     may_be_left,
+    reasons,
     xl_output,
     xl_settle,
 )
@@ -167,13 +167,10 @@ class Xl:
     def domain(self, router: str) -> Domain | None:
         """A host that does not answer is passed over where the router is found without it."""
         seen, silent = self._look()
-        try:
-            host, copy = xl_settle.whereabouts(router, seen, silent)
-        except UnclearError as error:
-            if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
-                why = "; ".join(str(e) for e in silent.values())
-                raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
+        if not silent and not any(c.is_of(router) for listed in seen.values() for c in listed):
             return None
+        with reasons(silent):
+            host, copy = xl_settle.whereabouts(router, seen, silent)
         return Domain(router, host, copy.state)
 
     def copies(self, host: str, routers: Collection[str]) -> list[str]:
