@@ -78,6 +78,7 @@ class Unreachable(AskError):
         name = f"{controller} ({url})" if controller and controller != url else url
         done = "; what was asked may have been done" if sent else ""
         super().__init__(f"{name}: {reason}{done}")
+        self.sent = sent
 
 
 class BadAnswer(AskError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from mgmt.client import Answers, AskError, Refused, Unreachable, parted
