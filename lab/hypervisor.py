@@ -101,7 +101,8 @@ class EmulatedJob:
     router: str
     source: str
     to: str
-    pause_s: float
+    pause_s: float | None
+    """None: what is set."""
     owner: str = ""
     state: str = ""
     detail: str = ""
@@ -437,7 +438,7 @@ class EmulatedHypervisor:
         owner = str(asked.get("owner", ""))
         if owner in self._gave_up:
             raise RequestRefusedError("given-up", f"{owner} has given this up")
-        pause_s = _seconds(asked, "pause_s", self._settings.pause_s)
+        pause_s = _seconds(asked, "pause_s", 0.0) if "pause_s" in asked else None
         job = EmulatedJob(str(len(self._jobs) + 1), router.name, domain["host"], to, pause_s, owner)
         job.advance(PRECOPY)
         self._jobs[job.id] = job
@@ -500,7 +501,9 @@ class EmulatedHypervisor:
         known = (None, *NEXT, RUNNING)
         if new.fail_at not in known:
             raise RequestRefusedError("bad-request", f"fail_at: expected one of {known}")
-        self._settings = new
+        with self._changed:
+            self._settings = new
+            self._changed.notify_all()
         return {
             "settings": {
                 "pause_s": new.pause_s,
@@ -547,13 +550,15 @@ class EmulatedHypervisor:
             raise RequestRefusedError("too-late", f"{job.router} runs at {job.to} already")
         return {"job": job.as_json()}
 
-    def _await(self, job: EmulatedJob, until: float, order: str = "") -> None:
-        """Wait for a time, or for an order; "abort" always counts."""
+    def _await(self, job: EmulatedJob, wait_s: Callable[[], float], order: str = "") -> None:
+        """Wait so long after the job's last event, or for an order; "abort" always counts.  What is
+        set meanwhile holds for it, too."""
+        begun = job.events[-1][1]
         with self._changed:
-            wanted = {"abort", order} - {""}
-            self._changed.wait_for(
-                lambda: job.order in wanted, timeout=max(0.0, until - time.monotonic())
-            )
+            while (left_s := begun + wait_s() - time.monotonic()) > 0:
+                if job.order in ("abort", order or "abort"):
+                    break
+                self._changed.wait(left_s)
         if job.order == "abort":
             raise _GaveUpError("aborted")
 
@@ -579,15 +584,17 @@ class EmulatedHypervisor:
         stopped = moved = False
         try:
             self._fail_at(PRECOPY)
-            self._await(job, job.events[0][1] + self._settings.precopy_s)
+            self._await(job, lambda: self._settings.precopy_s)
             routers.note(router, job.source, SUSPENDED)
             stopped = True
             self._reach(job, SUSPENDED, lambda: routers.suspend(router, job.source))
             moved = True
             routers.move_ports(router, job.source, job.to)
-            self._await(job, job.events[-1][1] + job.pause_s)
+            self._await(
+                job, lambda: self._settings.pause_s if job.pause_s is None else job.pause_s
+            )
             self._reach(job, MOVED_PAUSED, lambda: routers.note(router, job.to, PAUSED))
-            self._await(job, time.monotonic() + self._settings.resume_after_s, "unpause")
+            self._await(job, lambda: self._settings.resume_after_s, "unpause")
             # From here on there is no way back: the router runs at the destination.
             routers.resume(router, job.to, announce=True)
             routers.note(router, job.to, RUNNING)

@@ -58,7 +58,8 @@ class HypervisorClient:
         return self._job("abort", router=router)
 
     def set(self, **settings: Any) -> dict[str, Any]:
-        """Change pause_s, precopy_s, resume_after_s or fail_at; returns all of them."""
+        """Change pause_s, precopy_s, resume_after_s or fail_at, also of a move under way that has
+        no pause of its own; returns all of them."""
         found: dict[str, Any] = self.ask("set", **settings)["settings"]
         return found
 

@@ -68,7 +68,7 @@ def test_a_router_runs_on_once_it_can_be_brought_back(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(hypervisor, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     assert ask(verb="migrate", router="vr1", to="host-b", pause_s=0)["ok"]
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while (job := ask(verb="job", id="1")["job"])["state"] != hypervisor.FAILED:
         assert time.monotonic() < end
         real(0.01)
@@ -96,6 +96,32 @@ def test_the_file_is_read_anew_while_every_router_runs_and_nothing_moves() -> No
     assert list(routers.domains) == ["vr1"]
     assert ask(verb="abort", router="vr1")["ok"]
     assert ask(verb="reload")["ok"] and list(routers.domains) == ["vr1", "vr2"]
+
+
+def test_what_is_set_holds_for_a_move_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a stage lasts until somebody has done something in it, and no longer."""
+    routers = Namespaces(failures=0)
+    monkeypatch.setattr(routers, "move_ports", lambda *_: None)
+    machine = hypervisor.EmulatedHypervisor(routers, hypervisor.Settings(600.0, 600.0, 600.0))
+
+    def ask(**request: Any) -> dict[str, Any]:
+        return machine.answer(json.dumps(request).encode())
+
+    def until(state: str) -> None:
+        end = time.monotonic() + 120
+        while ask(verb="job", id="1")["job"]["state"] != state:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+    monkeypatch.setattr(routers, "resume", lambda *_, announce: None, raising=False)
+    assert ask(verb="migrate", router="vr1", to="host-b")["ok"]
+    for setting, state in (
+        ("precopy_s", hypervisor.SUSPENDED),
+        ("pause_s", hypervisor.MOVED_PAUSED),
+        ("resume_after_s", hypervisor.RUNNING),
+    ):
+        assert ask(verb="set", **{setting: 0})["ok"]
+        until(state)
 
 
 def test_no_router_moves_while_the_lab_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
