@@ -138,7 +138,7 @@ def _bring_up(lab: Lab, path: Path, text: str, options: LabOptions, clock: _Cloc
     if lab.elsewhere:
         clock.say(f"not waited for: {', '.join(lab.elsewhere)}, not the lab's own")
     else:
-        await_ends(lab, options.limit_s - clock.passed_s)
+        await_ends(lab, options.limit_s)
     replace(state, phase=UP, since=time.time()).write()
 
 

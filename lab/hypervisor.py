@@ -590,9 +590,7 @@ class EmulatedHypervisor:
             self._reach(job, SUSPENDED, lambda: routers.suspend(router, job.source))
             moved = True
             routers.move_ports(router, job.source, job.to)
-            self._await(
-                job, lambda: self._settings.pause_s if job.pause_s is None else job.pause_s
-            )
+            self._await(job, lambda: self._settings.pause_s if job.pause_s is None else job.pause_s)
             self._reach(job, MOVED_PAUSED, lambda: routers.note(router, job.to, PAUSED))
             self._await(job, lambda: self._settings.resume_after_s, "unpause")
             # From here on there is no way back: the router runs at the destination.

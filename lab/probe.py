@@ -180,9 +180,18 @@ def read_records(path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def send(
-    to: str, port: int, *, rate_pps: float, size: int, count: int, run: int, source: str = ""
+    to: str,
+    port: int,
+    *,
+    rate_pps: float,
+    size: int,
+    count: int,
+    run: int,
+    ready: IO[str],
+    source: str = "",
 ) -> tuple[array[int], float]:
-    """Send `count` packets at an even rate, or fewer when ended by SIGTERM or SIGINT.
+    """Send `count` packets at an even rate, or fewer, but one, when ended by SIGTERM or SIGINT;
+    prints `ready` right before the first.
 
     Returns the times sent, by sequence number, and how far behind the schedule it ever was, in
     seconds.
@@ -203,9 +212,10 @@ def send(
     times = array("Q")
     late = 0.0
     clock, clock_ns, pack = time.monotonic, time.monotonic_ns, HEADER.pack_into
+    print("ready", file=ready, flush=True)
     begun = clock()
     number = 0
-    while number < count and not stopping:
+    while number < count and not (stopping and number):
         now = clock()
         behind = now - begun - number / rate_pps
         late = max(late, behind)
@@ -618,7 +628,6 @@ def main() -> int:
 
 
 def _send(args: argparse.Namespace) -> int:
-    print("ready", flush=True)
     count = args.count or max(1, round(args.seconds * args.rate))
     times, late = send(
         args.to,
@@ -627,6 +636,7 @@ def _send(args: argparse.Namespace) -> int:
         size=args.size,
         count=count,
         run=args.run,
+        ready=sys.stdout,
         source=args.source,
     )
     if args.records:

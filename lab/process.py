@@ -142,7 +142,7 @@ def complaint(text: str) -> str:
     return found
 
 
-def await_path(path: Path, limit_s: float = 10.0) -> None:
+def await_path(path: Path, limit_s: float = 60.0) -> None:
     """Wait for a file that a process makes once it serves.
 
     Raises LabError where it does not.
@@ -179,12 +179,12 @@ def recorded() -> list[Process]:
 def end(processes: Iterable[Process], wait_s: float = 2.0) -> None:
     """End processes: asked first, stopped ones continued so that they hear it, killed at last."""
     left = [p for p in processes if p.alive]
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, limit_s in ((signal.SIGTERM, wait_s), (signal.SIGKILL, 30.0)):
         for process in left:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
                 os.kill(process.pid, signal.SIGCONT)
-        limit = time.monotonic() + wait_s
+        limit = time.monotonic() + limit_s
         while left and time.monotonic() < limit:
             for process in left:
                 with suppress(ChildProcessError):

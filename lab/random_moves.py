@@ -231,7 +231,7 @@ def _through_vm(lab: Lab, routers: Sequence[str]) -> Iterator[None]:
             operate.run(router, ["ip", "rule", "del", *RULE])
 
 
-def _await_slow(lab: Lab, router: str, limit_s: float = 10.0) -> None:
+def _await_slow(lab: Lab, router: str, limit_s: float = 60.0) -> None:
     end = time.monotonic() + limit_s
     with mover(lab, router) as one:
         controller = lab.network.datapaths[one.host].controller

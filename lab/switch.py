@@ -21,7 +21,7 @@ from xenflow.model.network import Datapath
 BRIDGE = "br0"
 DAEMONS = ("ovsdb-server", "ovs-vswitchd")
 """The processes of a switch, by their names in the lab's record."""
-TIMEOUT_S = 15
+TIMEOUT_S = 60
 MAX_BACKOFF_MS = 1000
 """How long a switch waits before it tries to connect again, and lets a connection come about."""
 _SCHEMAS = (

@@ -42,7 +42,7 @@ ROUTER = "r"
 CONTROL, CONTROL_VIF = "ctl0", "r.ctl"
 PORT_MTU = 1600
 """Of everything but the routers' own interfaces: a frame is never refused by a wire."""
-LIMIT_S = 15.0
+LIMIT_S = 120.0
 PROBE_MS = 60
 """Between two ARP requests of a router; it gives up after three."""
 
@@ -245,7 +245,7 @@ class Rig:
             environment={**python_path(), **switch.environment(HOST)},
         )
         process.await_path(here / "manage")
-        self.client = Client(manage, "host")
+        self.client = Client(manage, "host", LIMIT_S)
 
     def _open_sockets(self) -> None:
         with inside(OUTSIDE):

@@ -73,7 +73,7 @@ def run(rig: Rig, seed: str, count: int, first_id: int) -> Trial:
         outcome = _send(rig, made)
         report = compare(made, outcome, config)
         found = len(report.differences)
-        for _ in range(RETRIES):
+        for more in range(1, 1 + RETRIES):
             if not report.differences:
                 break
             again = [d.case for d in report.differences if d.case is not None]
@@ -82,7 +82,7 @@ def run(rig: Rig, seed: str, count: int, first_id: int) -> Trial:
             report.differences = [
                 difference
                 for turn in _turns(again)
-                for difference in compare(turn, _send(rig, turn), config).differences
+                for difference in compare(turn, _send(rig, turn, 2**more), config).differences
             ]
         slow = str(rig.row()["slow"])
     finally:
@@ -105,10 +105,12 @@ def _turns(again: list[FrameCase]) -> Iterator[list[FrameCase]]:
         yield [case for case in turn if case is not None]
 
 
-def _send(rig: Rig, made: list[FrameCase]) -> BatchOutcome:
+def _send(rig: Rig, made: list[FrameCase], patience: int = 1) -> BatchOutcome:
+    """`patience`: so many times as long as usual what comes out late is waited for."""
     made = sorted(made, key=lambda case: not case.early)
     least_s = LEAST_WITH_FRAGMENTS_S if made[0].early else LEAST_S
-    return rig.run(((case.port, case.frame) for case in made), least_s, QUIET_S)
+    frames = ((case.port, case.frame) for case in made)
+    return rig.run(frames, patience * least_s, patience * QUIET_S)
 
 
 def _settle(rig: Rig, config: KernelConfiguration) -> None:

@@ -24,10 +24,10 @@ VIF, PORT = ROUTER.control_vif, control_link.RULE_TABLE_PORT
 OTHER_PORT = PORT - 1
 CONNECT = """
 import socket, sys
-address, port, source = sys.argv[1:4]
+address, port, source, wait_s = sys.argv[1:5]
 zone = socket.if_nametoindex("ctl0")
 with socket.socket(socket.AF_INET6) as sock:
-    sock.settimeout(1.5)
+    sock.settimeout(float(wait_s))
     if source:
         sock.bind((source, 0, 0, zone))
     try:
@@ -83,10 +83,10 @@ class Link:
         rules = host.guard(NETWORK)
         self.run("ip", "netns", "exec", self.host, "nft", "-f", "-", text=rules)
 
-    def connects(self, port: int, source: str = "") -> bool:
+    def connects(self, port: int, source: str = "", wait_s: float = 120.0) -> bool:
         address = control_link.RULE_TABLE_ADDRESS
         words = ["ip", "netns", "exec", self.guest, sys.executable, "-c", CONNECT, address]
-        return subprocess.run([*words, str(port), source]).returncode == 0
+        return subprocess.run([*words, str(port), source, str(wait_s)]).returncode == 0
 
     def close(self) -> None:
         for sock in self.listeners:
@@ -106,7 +106,7 @@ def test_only_the_rule_table_is_reached(link: Link) -> None:
     assert link.connects(OTHER_PORT), "without the guard it is"
     link.guard()
     assert link.connects(PORT)
-    assert not link.connects(OTHER_PORT)
+    assert not link.connects(OTHER_PORT, wait_s=1.5)
     link.guard()  # once more, as when the service is restarted
     assert link.connects(PORT)
 
@@ -114,11 +114,11 @@ def test_only_the_rule_table_is_reached(link: Link) -> None:
 def test_only_from_its_own_address(link: Link) -> None:
     link.guard()
     link.run("ip", "-n", link.guest, "address", "add", "fe80::1:7/64", "dev", "ctl0", "nodad")
-    assert not link.connects(PORT, "fe80::1:7")
+    assert not link.connects(PORT, "fe80::1:7", wait_s=1.5)
     assert link.connects(PORT, control_link.address(ROUTER))
 
 
 def test_only_from_its_own_mac(link: Link) -> None:
     link.guard()
     link.run("ip", "-n", link.guest, "link", "set", "ctl0", "address", "02:58:46:01:00:07")
-    assert not link.connects(PORT)
+    assert not link.connects(PORT, wait_s=1.5)

@@ -111,7 +111,7 @@ class Audited:
         elif isinstance(message, parse.EchoRequest):
             self.send(build.echo_reply(message.data, message.xid))
 
-    def until(self, condition: Callable[[], bool], limit_s: float = 60.0) -> float:
+    def until(self, condition: Callable[[], bool], limit_s: float = 300.0) -> float:
         """Take turns until it is so; returns how long that took."""
         begun = time.monotonic()
         while not condition():
@@ -122,7 +122,7 @@ class Audited:
     def for_s(self, seconds: float) -> None:
         """Take turns for some time."""
         end = time.monotonic() + seconds
-        self.until(lambda: time.monotonic() > end, seconds + 60)
+        self.until(lambda: time.monotonic() > end)
 
     def confirmed(self) -> None:
         """Take turns until the switch has confirmed all that was written."""

@@ -17,6 +17,9 @@ from lab.description import Lab
 from lab.namespace import LabError
 from lab.state import LabOptions, current, placed
 
+LIMIT_S = 180.0
+"""How long routing may take to converge on a machine that is slow and busy."""
+
 
 class OneLab:
     """The lab that is up, if any."""
@@ -27,7 +30,7 @@ class OneLab:
 
     def up(self, name: str, **changes: Any) -> Lab:
         """A lab of this name with these fields of `lab.state.LabOptions`."""
-        wanted = (name, LabOptions(**changes))
+        wanted = (name, LabOptions(limit_s=LIMIT_S, **changes))
         if self._lab is None or wanted != self._wanted or not self._is_as_new():
             self.down()
             self._lab = bring_up.up(name, wanted[1], say=lambda _: None)

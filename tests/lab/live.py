@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,9 +29,12 @@ from lab.state import current, placed
 
 COMMAND = [sys.executable, "-m", "mgmt"]
 RATE_PPS = 500
+LIMIT_S = 120.0
+"""How long something may take on a machine that is slow and busy.  Nothing takes so long unless it
+fails."""
 
 
-def settle(done: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
+def settle(done: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
     """Wait until something is so; fails with `what` was waited for."""
     end = time.monotonic() + limit_s
     while not done():
@@ -45,7 +49,9 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, **python_path(), **more}
 
 
-def xenflow(*words: str, limit_s: float = 90.0, **env: str) -> subprocess.CompletedProcess[str]:
+def xenflow(
+    *words: str, limit_s: float = 3 * LIMIT_S, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command and wait for it."""
     return subprocess.run(
         [*COMMAND, *words],
@@ -58,13 +64,40 @@ def xenflow(*words: str, limit_s: float = 90.0, **env: str) -> subprocess.Comple
     )
 
 
-class RunningCommand:
-    """A `xenflow` under way, whose progress is read as on a terminal."""
+HALTED = """
+import os, signal, sys
+from mgmt import cli
+from mgmt.executor import Executor
+from mgmt.verbs.migrate import Progress
+stage, number, left = sys.argv.pop(1), int(sys.argv.pop(1)), []
+say, carry_out = Progress.__call__, Executor.carry_out
+def said(progress, event):
+    if (event.step, event.state) == (stage, "started"):
+        left[:] = range(number)
+    say(progress, event)
+def carried_out(*effect):
+    if left and left.pop() == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    carry_out(*effect)
+Progress.__call__, Executor.carry_out = said, carried_out
+sys.exit(cli.main())
+"""
+"""`xenflow` that stops itself in a stage before it carries its effect of a number out, which is
+noted as begun."""
 
-    def __init__(self, *words: str, **env: str) -> None:
+
+class RunningCommand:
+    """A `xenflow` under way, whose progress is read as on a terminal.
+
+    `halt`: a stage, and the number of its effect (from 1 on) before which it stops itself
+    (`await_halt`).
+    """
+
+    def __init__(self, *words: str, halt: tuple[str, int] | None = None, **env: str) -> None:
         self._terminal, theirs = pty.openpty()
+        command = [sys.executable, "-c", HALTED, *map(str, halt)] if halt else COMMAND
         self.process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*command, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=theirs,
@@ -74,7 +107,7 @@ class RunningCommand:
         os.close(theirs)
         self.text = ""
 
-    def await_text(self, wanted: str, limit_s: float = 30.0) -> None:
+    def await_text(self, wanted: str, limit_s: float = LIMIT_S) -> None:
         """Until it has printed that."""
         end = time.monotonic() + limit_s
         while wanted not in self.text:
@@ -88,11 +121,17 @@ class RunningCommand:
         self.text += part.decode().replace("\r\n", "\n")
         return bool(part)
 
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self.process.send_signal(number)
+    def await_halt(self) -> None:
+        """Until it has stopped itself, with nothing of the effect done."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        settle(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", "it stops itself")
 
-    def end(self, limit_s: float = 60.0) -> int:
+    def send(self, *numbers: signal.Signals) -> None:
+        """Send it signals."""
+        for number in numbers:
+            self.process.send_signal(number)
+
+    def end(self, limit_s: float = LIMIT_S) -> int:
         """Its exit status; all it printed is in `text` then."""
         while self._read():
             pass
@@ -122,10 +161,29 @@ def status() -> dict[str, Any]:
     return found
 
 
-def datapaths() -> dict[str, dict[str, Any]]:
-    """Every datapath's row in the status, by name."""
-    answers = status()["controllers"].values()
+def answered(*controllers: str) -> dict[str, Any]:
+    """`xenflow status` once some controllers (all unless they are named) have answered: one that
+    is busy, or has just been started, may be late."""
+    found: dict[str, Any] = {}
+
+    def have_answered() -> bool:
+        found.update(status())
+        answers = found["controllers"]
+        return all("pid" in answers[name] for name in controllers or answers)
+
+    settle(have_answered, f"an answer of {', '.join(controllers) or 'every controller'}")
+    return found
+
+
+def datapath_rows(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every datapath's row in a status, by name."""
+    answers = status["controllers"].values()
     return {row["name"]: row for answer in answers for row in answer.get("datapaths", ())}
+
+
+def datapaths() -> dict[str, dict[str, Any]]:
+    """Every datapath's row, by name, as all controllers have answered."""
+    return datapath_rows(answered())
 
 
 def flow_mods() -> dict[str, int]:
@@ -135,14 +193,13 @@ def flow_mods() -> dict[str, int]:
 
 def router_row(controller: str, router: str) -> dict[str, Any]:
     """What a controller knows of a router."""
-    rows = status()["controllers"][controller].get("routers", [])
-    found: dict[str, Any] = next((row for row in rows if row["name"] == router), {})
-    return found
+    rows: list[dict[str, Any]] = answered(controller)["controllers"][controller]["routers"]
+    return next(row for row in rows if row["name"] == router)
 
 
 def in_sync(lab: Lab) -> bool:
     """Whether every switch holds what it shall."""
-    rows = datapaths()
+    rows = datapath_rows(status())
     return rows.keys() == lab.network.datapaths.keys() and all(
         row["connected"] and row["in_sync"] for row in rows.values()
     )
@@ -249,7 +306,7 @@ def hypervisor(lab: Lab) -> Iterator[HypervisorClient]:
         "resume_after_s": 120.0,
         "fail_at": None,
     }
-    with HypervisorClient(f"{address}:{port}") as client:
+    with HypervisorClient(f"{address}:{port}", timeout_s=LIMIT_S) as client:
         client.set(**usual)
         yield client
         client.set(**usual)
@@ -320,10 +377,9 @@ def assert_machine_quiet_enough(
         time.sleep(3.0)
 
 
-def reaches(node: str, address: str, limit_s: float = 20.0) -> None:
+def reaches(node: str, address: str) -> None:
     """Until a node gets an answer from an address."""
     settle(
         lambda: operate.run(node, ["ping", "-c1", "-W1", address]).returncode == 0,
         f"{node} reaches {address}",
-        limit_s,
     )

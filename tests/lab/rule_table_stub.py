@@ -34,7 +34,7 @@ class RuleTableStub:
         """Bind and serve; `enter` is called in the thread first (to change its namespace)."""
         self._enter = enter
         self._thread.start()
-        assert self._ready.wait(5), "the stub did not bind"
+        assert self._ready.wait(120), "the stub did not bind"
         if self.errors:
             raise self.errors[0]
         return self
@@ -42,9 +42,9 @@ class RuleTableStub:
     def stop(self) -> None:
         """End the thread."""
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join(120)
 
-    def wait(self, condition: Callable[[RouterState], bool], timeout_s: float = 30.0) -> float:
+    def wait(self, condition: Callable[[RouterState], bool], timeout_s: float = 120.0) -> float:
         """Until the state is complete and as it should be; returns when that was seen.
 
         Raises AssertionError.

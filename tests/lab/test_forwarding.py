@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from lab import bring_up, operate
 from lab.description import ROOT, Lab
 from mgmt.session import ManagementSession
+from tests.lab.live import LIMIT_S, settle
 from xenflow.store.network_file import load
 from xenflow.tables.layout import ADMISSION, LINKS
 
@@ -50,22 +50,25 @@ def xenflow(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def ask(verb: str, **arguments: Any) -> dict[str, Any]:
-    session = ManagementSession(load("/run/xenflow/network.toml"), 10.0)
+    session = ManagementSession(load("/run/xenflow/network.toml"), LIMIT_S)
     try:
         return session.ask_datapath(arguments.pop("on", "host-a"), verb, **arguments)
     finally:
         session.close()
 
 
-def ping(node: str, target: str, count: int = 20) -> tuple[int, set[int]]:
-    """How many answers came, and with which TTLs."""
-    words = ["ping", "-n", "-i", "0.02", "-W", "1", "-c", str(count), target]
+def ping(node: str, target: str, count: int = 20, wait_s: int = 30) -> tuple[int, set[int]]:
+    """How many of so many requests were answered, and with which TTLs; the first answer comes
+    within a time.  Ten more are sent: `ping` waits no longer for the last than for others."""
+    words = ["ping", "-n", "-i", "0.02", "-W", str(wait_s), "-c", str(count + 10), target]
     text = operate.run(node, words).stdout
-    return text.count("icmp_seq="), {int(ttl) for ttl in re.findall(r"ttl=(\d+)", text)}
+    answers = [(int(n), int(ttl)) for n, ttl in re.findall(r"icmp_seq=(\d+) ttl=(\d+)", text)]
+    ttls = [ttl for number, ttl in answers if number <= count]
+    return len(ttls), set(ttls)
 
 
 def hops(target: str) -> list[str]:
-    text = operate.run("gen", ["traceroute", "-n", "-q", "1", "-w", "2", target]).stdout
+    text = operate.run("gen", ["traceroute", "-n", "-q", "1", "-w", "30", target]).stdout
     return [line.split()[1] for line in text.splitlines()[1:]]
 
 
@@ -100,7 +103,7 @@ def test_traceroute_shows_the_router(paper: tuple[str, Lab]) -> None:
 
 def test_trace_says_what_the_packets_do(paper: tuple[str, Lab]) -> None:
     pipeline, _ = paper
-    healthy = xenflow("status", "--wait", "20")
+    healthy = xenflow("status", "--wait", str(LIMIT_S))
     assert healthy.returncode == 0 and healthy.stdout.startswith("network paper: healthy\n")
     packet = "src=10.1.0.1,dst=10.2.0.1,ttl=64"
     found = json.loads(xenflow("trace", "gen:access", packet, "--json").stdout)
@@ -116,7 +119,7 @@ def test_the_vm_answers_for_itself_and_for_what_is_unreachable(paper: tuple[str,
     route = ["192.0.2.0/24", "via", "10.0.1.1"]
     operate.run("gen", ["ip", "route", "add", *route])
     try:
-        text = operate.run("gen", ["ping", "-n", "-c", "1", "-W", "2", "192.0.2.1"]).stdout
+        text = operate.run("gen", ["ping", "-n", "-c", "1", "-W", "30", "192.0.2.1"]).stdout
         assert "From 10.0.1.1" in text
         assert "Net Unreachable" in text
     finally:
@@ -144,7 +147,8 @@ def test_a_rule_by_hand_goes_before_the_routes(lab_up: Callable[..., Lab]) -> No
     }
     ask("rule-add", datapath="host-a", rule=rule)
     try:
-        assert ping("gen", "10.0.2.2", 2)[0] == 0
+        assert ask("ready", router="vr1", datapath="host-a")["in_force"]
+        assert ping("gen", "10.0.2.2", 2, wait_s=1)[0] == 0
         assert [row["id"] for row in ask("rules", datapath="host-a")["rules"]] == ["no-ping"]
     finally:
         ask("rule-remove", datapath="host-a", rule_id="no-ping")
@@ -158,11 +162,7 @@ def test_what_the_vms_kernel_would_decide_otherwise_goes_through_it(
     words = ["ip", "rule", "add", "from", "10.9.9.9", "lookup", "100"]
     operate.run("vr1", words)
     try:
-        reason = ""
-        until = time.monotonic() + 5
-        while not reason and time.monotonic() < until:
-            reason = ask("routers")["routers"][0]["slow"]
-        assert "rule" in reason
+        settle(lambda: "rule" in ask("routers")["routers"][0]["slow"], "the VM forwards")
         assert ask("ready", router="vr1", datapath="host-a")["in_force"]
         before = vif_packets("host-a", "vr1.0")
         assert ping("gen", "10.0.2.2", 20) == (20, {63})
@@ -204,12 +204,9 @@ class TestPath:
         assert moved.returncode == 0, moved.stderr
         before = self.counters()
         assert ping("gen", "10.2.0.1", 40) == (40, {62})
-        after = self.counters()
-        # Counters are pushed every half second: at least a good part of them is there.
-        until = time.monotonic() + 3
-        while after["switched"] - before["switched"] < 40 and time.monotonic() < until:
-            time.sleep(0.1)
-            after = self.counters()
-        assert after["switched"] - before["switched"] >= 40, "gen's packets, on their way to vr1"
-        assert after["routed"] - before["routed"] >= 40, "vr1's packets, for vr2"
+        for way, what in (
+            ("switched", "gen's packets, on their way to vr1, are counted"),
+            ("routed", "vr1's packets, for vr2, are counted"),
+        ):  # counters are pushed every half second
+            settle(lambda way=way: self.counters()[way] - before[way] >= 40, what)
         assert hops("10.0.3.2") == ["10.0.1.1", "10.0.2.2", "10.0.3.2"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -23,23 +22,21 @@ ROUTERS_BETWEEN = {"paper": 1, "path": 2}
 
 
 @pytest.fixture(scope="module", params=ROUTERS_BETWEEN)
-def reactive(request: pytest.FixtureRequest, one_lab: OneLab) -> Lab:
+def reactive(
+    request: pytest.FixtureRequest, one_lab: OneLab, tmp_path_factory: pytest.TempPathFactory
+) -> Lab:
     """A network of ours, its hosts with `pipeline = "reactive"`."""
-    name = request.param
-    copy = Path("/tmp", f"xenflow-reactive-{name}-{os.getpid()}.toml")
-    text = find_file(name).read_text()
+    copy = tmp_path_factory.mktemp("reactive") / f"{request.param}.toml"
+    text = find_file(request.param).read_text()
     copy.write_text(text.replace('kind = "host"\n', 'kind = "host"\npipeline = "reactive"\n'))
-    try:
-        lab = one_lab.up(str(copy), pause_s=0.1, precopy_s=0.1)
-    finally:
-        copy.unlink()
+    lab = one_lab.up(str(copy), pause_s=0.1, precopy_s=0.1)
     settle(lambda: in_sync(lab), "every switch in sync")
     return lab
 
 
 def test_first_packets_become_exact_flows(reactive: Lab) -> None:
     reaches("gen", "10.2.0.1")
-    done = operate.run("gen", ["ping", "-c2", "-W2", "-t64", "10.2.0.1"])
+    done = operate.run("gen", ["ping", "-c2", "-W30", "-t64", "10.2.0.1"])
     ttl = int(done.stdout.split("ttl=")[1].split()[0])
     assert ttl == 64 - ROUTERS_BETWEEN[reactive.network.name]
     exact = switch.ofctl("host-a", "dump-flows", switch.BRIDGE)

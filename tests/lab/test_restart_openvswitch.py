@@ -58,7 +58,13 @@ def switch() -> Iterator[ovs.PrivateSwitch]:
 def run(switch: ovs.PrivateSwitch, *words: str) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ, OVS_RUNDIR=str(switch.directory))
     return subprocess.run(
-        words, env=env, cwd=switch.directory, check=True, capture_output=True, text=True, timeout=60
+        words,
+        env=env,
+        cwd=switch.directory,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 

@@ -251,7 +251,7 @@ def differences(lab: Lab, state: RouterState) -> list[str]:
     return found
 
 
-def settled(lab: Lab, stub: RuleTableStub, timeout_s: float = 20.0) -> None:
+def settled(lab: Lab, stub: RuleTableStub, timeout_s: float = 120.0) -> None:
     """Until both agree."""
     until = time.monotonic() + timeout_s
     while True:
@@ -264,7 +264,7 @@ def settled(lab: Lab, stub: RuleTableStub, timeout_s: float = 20.0) -> None:
         time.sleep(0.05)
 
 
-def after(stub: RuleTableStub, action: Callable[[], None], timeout_s: float = 5.0) -> float:
+def after(stub: RuleTableStub, action: Callable[[], None], timeout_s: float = 120.0) -> float:
     """Seconds from the end of an action until the Rule Table has applied something."""
     before = len(stub.applied)
     action()
@@ -286,14 +286,17 @@ def test_the_first_snapshot_then_single_changes(lab: Lab) -> None:
     settled(lab, stub)
     medians = []
     for attempt in range(3):  # another program may hold one up
-        waits = []
+        waits, commands = [], []
         for n in range(20):
             time.sleep(0.02)
             route = f"10.{9 + attempt}.{n}.0/24 via 10.0.0.2"
+            begun = time.monotonic()
             waits.append(after(stub, lambda route=route: lab.ip(f"route add {route}")))
+            commands.append(time.monotonic() - begun - max(0.0, waits[-1]))
         settled(lab, stub)
-        medians.append(sorted(waits)[10])
-        if medians[-1] < 0.02:
+        medians.append((sorted(waits)[10], sorted(commands)[10]))
+        waited_s, command_s = medians[-1]
+        if waited_s < max(0.02, 2 * command_s):  # a program's start says how fast the machine is
             return
     raise AssertionError(medians)
 
@@ -589,7 +592,7 @@ def test_neighbours_are_kept_and_released(lab: Lab) -> None:
         lambda s: any(h.gateway == gateway and h.mac == 0x02000000AA01 for h in s.nexthops.values())
     )
     lab.ip("route del 10.5.0.0/16")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while any("managed" in n for n in lab.json("-4 neigh show")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -597,7 +600,7 @@ def test_neighbours_are_kept_and_released(lab: Lab) -> None:
     stub.wait(resolved)
     time.sleep(0.3)
     routerd.send_signal(signal.SIGTERM)
-    assert routerd.wait(20) == 0
+    assert routerd.wait(120) == 0
     assert not any("managed" in n for n in lab.json("-4 neigh show"))
 
 
@@ -619,8 +622,10 @@ def test_interfaces_and_neighbours_outlast_a_carrier_that_comes_back(lab: Lab) -
         return all(i.flags & InterfaceFlag.RUNNING for i in state.interfaces.values())
 
     lab.sh(f"ip -n {lab.peer} link set p1 down")
-    time.sleep(2)  # the kernel takes up to a second to notice
-    assert "NO-CARRIER" in lab.json("link show dev eth1")[0]["flags"]
+    until = time.monotonic() + 120
+    while "NO-CARRIER" not in lab.json("link show dev eth1")[0]["flags"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
     lab.sh(f"ip -n {lab.peer} link set p1 up")
     time.sleep(1)
     settled(lab, stub)
@@ -722,7 +727,7 @@ def test_the_control_link_is_switched_off_and_on(lab: Lab) -> None:
     lab.ip("link set ctl0 down")
     lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
     lab.ip("link set ctl0 up")
-    stub.wait(lambda s: len(s.routes4) == 3, 15)
+    stub.wait(lambda s: len(s.routes4) == 3)
     # While it is on nobody's decision is undone.
     lab.ip("addr del fe80::1:7/64 dev ctl0")
     lab.ip("route add 10.6.0.0/16 via 10.0.1.2")
@@ -739,10 +744,13 @@ def test_a_move_to_another_host(lab: Lab) -> None:
     source = 0
     time.sleep(0.5)
     first.stop()
+    commands = []
     for _ in range(5):
         there = 1 - source
+        begun = time.monotonic()
         lab.sh(f"ip -n {lab.hosts[source]} link set vif netns {lab.hosts[there]}")
         lab.sh(f"ip -n {lab.hosts[there]} addr add fe80::1/64 dev vif nodad")
+        commands.append((time.monotonic() - begun) / 2)
         stub = lab.stub(there)
         lab.sh(f"ip -n {lab.hosts[there]} link set vif up")
         plugged = time.monotonic()
@@ -753,7 +761,8 @@ def test_a_move_to_another_host(lab: Lab) -> None:
         stub.stop()
         source = there
     print("seconds from the link's return to HELLO:", [f"{w:.3f}" for w in waits])
-    assert sorted(waits)[2] < 0.5
+    # a program's start says how fast the machine is
+    assert sorted(waits)[2] < max(0.5, 20 * sorted(commands)[2])
 
 
 @pytest.mark.skipif(not shutil.which("bird"), reason="needs BIRD")
@@ -776,8 +785,8 @@ def test_bird_feeds_ten_thousand_routes(lab: Lab, tmp_path: Path) -> None:
         ["ip", "netns", "exec", lab.router, "bird", "-f", "-c", config, "-s", tmp_path / "ctl"]
     )
     lab.processes.append(bird)
-    stub.wait(lambda s: len(s.routes4) == 10_002, 30)
+    stub.wait(lambda s: len(s.routes4) == 10_002)
     settled(lab, stub)
     bird.terminate()
-    stub.wait(lambda s: len(s.routes4) == 2, 30)
+    stub.wait(lambda s: len(s.routes4) == 2)
     settled(lab, stub)

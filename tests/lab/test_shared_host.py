@@ -44,7 +44,7 @@ def shared(lab_up: Callable[..., Lab]) -> Lab:
 
 def ttl_on_arrival(node: str, address: str) -> int:
     """The TTL of an echo's answer: that of the sender less the routers on the way."""
-    done = operate.run(node, ["ping", "-c1", "-W2", "-t64", address])
+    done = operate.run(node, ["ping", "-c1", "-W30", "-t64", address])
     assert done.returncode == 0, done.stdout
     return int(done.stdout.split("ttl=")[1].split()[0])
 
@@ -55,7 +55,7 @@ def test_each_others_next_hop(shared: Lab) -> None:
     assert ttl_on_arrival("gen", "10.2.0.1") == 62
     on_the_way = []
     for ttl in (1, 2):
-        done = operate.run("gen", ["ping", "-c1", "-W2", f"-t{ttl}", "10.2.0.1"])
+        done = operate.run("gen", ["ping", "-c1", "-W30", f"-t{ttl}", "10.2.0.1"])
         line = next((x for x in done.stdout.splitlines() if "exceeded" in x), done.stdout)
         on_the_way.append(line.split()[1])
     assert on_the_way == ["10.0.1.1", "10.0.2.2"]

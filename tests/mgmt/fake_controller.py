@@ -7,7 +7,6 @@ parts for an export, or raises ManagementError).  It runs in a thread of its own
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -20,9 +19,11 @@ Behaviour = dict[str, Any] | Callable[[Request], Any]
 
 
 class FakeController:
-    def __init__(self, verbs: dict[str, Behaviour], delay_s: float = 0.0) -> None:
+    def __init__(self, verbs: dict[str, Behaviour]) -> None:
         self.verbs = verbs
-        self.delay_s = delay_s
+        self.answers = threading.Event()
+        """While it is not set nothing is answered."""
+        self.answers.set()
         self.asked: list[Request] = []
         self.dies_at: str | None = None
         self.answers_garbage = False
@@ -39,6 +40,7 @@ class FakeController:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self.answers.set()
         self._thread.join()
 
     def asked_for(self, verb: str) -> list[Request]:
@@ -49,7 +51,7 @@ class FakeController:
             if not self._socket.poll(20):
                 continue
             sender, empty, frame = self._socket.recv_multipart()
-            time.sleep(self.delay_s)
+            self.answers.wait()
             try:
                 request = management.parse_request(frame)
                 self.asked.append(request)

@@ -52,8 +52,11 @@ class PretendedXen:
         return Xl({host: XlSpec(host, "root") for host in self.hosts})
 
     def set(self, host: str, **facts: Any) -> None:
-        """How a host is, and misbehaves (pretended/xl)."""
-        (self.folder / host / "facts.json").write_text(json.dumps(facts))
+        """How a host is, and misbehaves (pretended/xl), from now on."""
+        file = self.folder / host / "facts.json"
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(facts))
+        new.rename(file)
 
     def ssh_says(self, host: str, says: str, seen_from: str = "") -> None:
         """Logging in to a host fails, with these words; or only from one host."""
@@ -97,7 +100,7 @@ class PretendedXen:
     def close(self) -> None:
         for host in self.hosts:
             self.write(host, {})  # the monitors end
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.processes("xl") and time.monotonic() < deadline:
             time.sleep(0.05)
         for store in self.stores.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from threading import Barrier
 
 import pytest
 import zmq
@@ -46,17 +47,18 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     started = time.monotonic()
     with Client(DEAD, "c1") as asked, pytest.raises(Unreachable, match="c1 .*does it run") as e:
         asked.request("status", timeout_s=60)
-    assert time.monotonic() - started < 5
-    assert "may have been done" not in str(e.value)
+    assert time.monotonic() - started < 30
+    assert not e.value.sent
 
 
 def test_no_answer_in_time_and_a_late_one_is_passed_over() -> None:
     verbs = {"status": {"n": 1}, "links": {"n": 2}}
     with FakeController(verbs) as controller, Client(controller.url) as asked:
         asked.request("links")  # or connecting might take the time
-        controller.delay_s = 0.3
+        controller.answers.clear()
         with pytest.raises(Unreachable, match=r"no answer within 0.1 s; .*may have been done"):
             asked.request("status", timeout_s=0.1)
+        controller.answers.set()
         assert asked.request("links") == {"n": 2}
 
 
@@ -64,9 +66,10 @@ def test_a_controller_that_dies_is_noticed_before_the_time_is_up() -> None:
     with FakeController({}) as controller, Client(controller.url) as asked:
         controller.dies_at = "status"
         started = time.monotonic()
-        with pytest.raises(Unreachable, match="connection was lost .*; .*may have been done"):
+        with pytest.raises(Unreachable, match="connection was lost .*; .*may have been done") as raised:
             asked.request("status", timeout_s=60)
-        assert time.monotonic() - started < 10
+        assert raised.value.sent
+        assert time.monotonic() - started < 30
 
 
 def test_an_answer_that_cannot_be_read() -> None:
@@ -82,22 +85,24 @@ def test_not_an_address() -> None:
 
 
 def test_all_at_once() -> None:
-    with (
-        FakeController({"status": {"n": 1}}, 2) as one,
-        FakeController({"status": refuse_all}, 2) as two,
-    ):
-        started = time.monotonic()
-        answers = ask_all({"a": one.url, "b": two.url, "c": DEAD}, "status")
-        assert time.monotonic() - started < 2 + 2 + client.CONNECT_S
+    """Neither answers before the other has been asked."""
+    both = Barrier(2, timeout=60.0)
+
+    def answer(_: Request) -> dict[str, int]:
+        both.wait()
+        return {"n": 1}
+
+    def refuse_all(_: Request) -> dict:
+        both.wait()
+        raise ManagementError("refused", "not today")
+
+    with FakeController({"status": answer}) as one, FakeController({"status": refuse_all}) as two:
+        answers = ask_all({"a": one.url, "b": two.url, "c": DEAD}, "status", timeout_s=60.0)
     assert list(answers) == ["a", "b", "c"]
     assert answers["a"] == {"n": 1}
     assert isinstance(answers["b"], Refused)
     assert isinstance(answers["c"], Unreachable)
     assert ask_all({}, "status") == {}
-
-
-def refuse_all(_: Request) -> dict:
-    raise ManagementError("refused", "not today")
 
 
 def test_an_export_comes_in_parts() -> None:
@@ -115,7 +120,7 @@ def test_a_req_socket_works_too() -> None:
     ):
         asked.connect(controller.url)
         asked.send(b'{"v":1,"id":"1","verb":"status"}')
-        assert asked.poll(5000)
+        assert asked.poll(60_000)
         assert b'"ok":true' in asked.recv()
 
 

@@ -150,7 +150,7 @@ def test_it_is_kept_at_all_that_answer_while_one_is_silent(
 
     def silent(controller: str, verb: str, /, **asked: Any) -> dict[str, Any]:
         if (controller, verb) == ("b", "journal"):
-            assert answers.wait(60.0)
+            assert answers.wait(600.0)
         return controllers(controller, verb, **asked)
 
     with RouterLease(silent, ["a", "b"], "vr1", WHAT):
@@ -158,12 +158,12 @@ def test_it_is_kept_at_all_that_answer_while_one_is_silent(
             (held,) = controllers.leases["a"]._leases.values()
             until = held.until = time.monotonic()
             while held.until == until:
-                assert time.monotonic() < until + 20.0
+                assert time.monotonic() < until + 120.0
                 time.sleep(0.01)
         answers.set()
 
 
-@pytest.mark.parametrize("stopped_s", [8.0, 12.0])
+@pytest.mark.parametrize("stopped_s", [4.0, 12.0])
 def test_a_lease_is_counted_from_the_question(
     stopped_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ def driver(uris: dict[str, str]) -> Iterator[Libvirt]:
 
 
 def ended(driver: Libvirt) -> Job:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (job := driver.job("vr1")).state is not JobState.FAILED:
         assert time.monotonic() < deadline, job
         time.sleep(0.01)

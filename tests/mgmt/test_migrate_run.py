@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from pretended_xen import PretendedXen
 
-from mgmt import lease, planning
+from mgmt import executor, lease, planning
+from mgmt import migrate as migrate_of
 from mgmt.client import Refused, Unreachable
 from mgmt.executor import Executor
 from mgmt.hypervisor import Domain, Drivers, GivenUp, JobState, xl
@@ -31,7 +32,7 @@ from xenflow.control.leases import Leases, LockedError
 from xenflow.model import management as mg
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.placement import Mode, Placement, at_home, to_json
-from xenflow.plan.effects import PATIENCE_S, Pace
+from xenflow.plan.effects import Pace
 from xenflow.plan.migration import Stage
 from xenflow.store.network_file import load
 
@@ -85,7 +86,7 @@ class Controllers:
         if verb == "place" and host == "host-b" and not self.vm_waits():
             until(self.answers)
         if host is not None and self.late.get(verb) == host and self.vm_waits():
-            assert timeout_s is not None and timeout_s <= PATIENCE_S
+            assert timeout_s is not None and timeout_s <= executor.PATIENCE_S
             time.sleep(timeout_s)
             raise Unreachable(controller, f"tcp://{controller}", "no answer", sent=True)
         with self._lock:
@@ -114,7 +115,7 @@ class Controllers:
         """Somebody begins to migrate vr1."""
         entry = {"migration": {"from": "host-a", "to": "host-b", "mode": "overlapped"}}
         for leases in self.leases.values():
-            leases.take("vr1", owner, 30.0, entry)
+            leases.take("vr1", owner, 600.0, entry)
 
     def give_back(self, owner: str = "somebody") -> None:
         """And has done so."""
@@ -318,8 +319,14 @@ def test_a_plan_says_which_sessions_are_kept_and_which_fall(
 @pytest.mark.parametrize("mode", ["overlapped", "report", "native"])
 def test_there_and_back(xen: PretendedXen, controllers: Controllers, mode: str) -> None:
     notes: list[ProgressEvent] = []
-    xen.set("host-a", precopy_s=1)  # it is seen to copy, however busy the machine is
-    result = migrate(controllers, "host-b", mode, report=notes.append)
+    xen.set("host-a", precopy_s=600)
+
+    def note(event: ProgressEvent) -> None:
+        notes.append(event)
+        if "copied" in event.detail:  # it is seen to copy, however busy the machine is
+            xen.set("host-a")
+
+    result = migrate(controllers, "host-b", mode, report=note)
     assert result.ok, result.text()
     assert "VM suspended for" in result.text() and "emulated" not in result.text()
     assert any(e.state == "note" and "copied" in e.detail for e in notes)
@@ -407,9 +414,15 @@ def test_it_fails(
     [("place", "host-b", 2), ("release", "host-a", 2), ("place", "host-a", 3)],
 )
 def test_a_suspended_vm_waits_for_no_late_switch(
-    xen: PretendedXen, controllers: Controllers, verb: str, host: str, released: int
+    xen: PretendedXen,
+    controllers: Controllers,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    host: str,
+    released: int,
 ) -> None:
     """What it had no time for follows once the VM runs."""
+    wait_s(2.0, monkeypatch)
     controllers.late = {verb: host}
     controllers.vm_waits = lambda: xen.names()["host-b"] not in ([], AWAY["host-b"])
     notes: list[ProgressEvent] = []
@@ -421,10 +434,17 @@ def test_a_suspended_vm_waits_for_no_late_switch(
     assert (xen.names(), controllers.where) == (AWAY, {("host-b", ("host-b",))})
 
 
+def wait_s(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So long the suspended VM waits for switches."""
+    for module in (executor, migrate_of):
+        monkeypatch.setattr(module, "PATIENCE_S", seconds)
+
+
 def test_while_the_destination_is_late_the_controllers_pass_on_what_is_held(
-    xen: PretendedXen, controllers: Controllers
+    xen: PretendedXen, controllers: Controllers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until its switch has answered, and each packet once."""
+    wait_s(2.0, monkeypatch)
     controllers.late = {"place": "host-b"}
     controllers.vm_waits = lambda: xen.names()["host-b"] not in ([], AWAY["host-b"])
     controllers.answers = lambda: (
@@ -584,7 +604,7 @@ def test_recover_keeps_others_out_while_it_clears_up(
     refused: list[Result] = []
 
     def abort(driver: xl.Xl, router: str) -> GivenUp:
-        with pytest.raises(NetworkError, match="a recovery of vr1 is under way, for . s now, by"):
+        with pytest.raises(NetworkError, match="a recovery of vr1 is under way, for .+ s now, by"):
             migrate(controllers)
         refused.append(Result(None))  # type: ignore[arg-type]
         return real(driver, router)
@@ -743,11 +763,11 @@ def test_one_that_was_stopped_does_not_abort_the_move_of_who_took_over(
     """Stopped while memory was copied; then somebody recovered, and moves the router again."""
     other = xen.driver()
     mirrors = controllers.mirrors
-    xen.set("host-a", precopy_s=30)  # it is seen to copy, however busy the machine is
+    xen.set("host-a", precopy_s=600)  # it is seen to copy, however busy the machine is
 
     def meanwhile() -> None:
-        xen.set("host-a")
         assert recover(controllers)[0] is not None
+        xen.set("host-a")
         assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
         assert not mirrors
         controllers.take()
@@ -876,7 +896,7 @@ def test_a_lease_is_kept_after_this_process_lacked_something(
     with lease.RouterLease(ask, ["host-a"], "vr1", {"words": "a test"}) as held:
         until(lambda: failed == 3)
         controllers.expire()
-        until(lambda: controllers.leases["host-a"].under_way("vr1"), 20.0)
+        until(lambda: controllers.leases["host-a"].under_way("vr1"))
         held.check()
 
 

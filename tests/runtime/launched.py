@@ -9,7 +9,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,8 +19,12 @@ from typing import Any
 
 import pytest
 
+from tests.free_ports import free_ports
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+LIMIT_S = 120.0
+"""How long anything may take on a slow and busy machine; nothing does unless it fails."""
 
 
 def pox_checkout() -> Path | None:
@@ -37,9 +40,7 @@ def pox_checkout() -> Path | None:
 
 def free_port() -> int:
     """A TCP port on which nobody listens now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def core_options(core: str) -> list[str]:
@@ -95,14 +96,14 @@ class LaunchedController:
             (self.process.stderr, self.log.append),
         ):
             threading.Thread(target=self._read, args=(stream, put), daemon=True).start()
-        self.first_line = self._lines.get(timeout=15).rstrip("\n")
+        self.first_line = self._lines.get(timeout=LIMIT_S).rstrip("\n")
 
     @staticmethod
     def _read(stream: Any, put: Callable[[str], Any]) -> None:
         for line in stream:
             put(line)
 
-    def wait_for(self, event: str, timeout_s: float = 10, **fields: Any) -> dict[str, Any]:
+    def wait_for(self, event: str, timeout_s: float = LIMIT_S, **fields: Any) -> dict[str, Any]:
         """The next event of this name and with these fields; it stays in `events`."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -120,7 +121,7 @@ class LaunchedController:
             if got["event"] == event and all(got.get(k) == v for k, v in fields.items()):
                 return got
 
-    def wait_for_log(self, text: str, timeout_s: float = 10) -> str:
+    def wait_for_log(self, text: str, timeout_s: float = LIMIT_S) -> str:
         """The first log line with this text."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -134,4 +135,4 @@ class LaunchedController:
         """Send a signal and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(LIMIT_S)

@@ -30,7 +30,7 @@ class LoopbackSwitch:
     """Connects to a controller on 127.0.0.1; `handshake()` makes it a connected switch."""
 
     def __init__(self, tcp_port: int, dpid: int = 1, hello: bytes | None = None) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while True:
             try:
                 self.sock = socket.create_connection(("127.0.0.1", tcp_port))
@@ -39,7 +39,7 @@ class LoopbackSwitch:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-        self.sock.settimeout(10)
+        self.sock.settimeout(120)
         self.dpid = dpid
         self.seen: list[bytes] = []
         self._input = b""

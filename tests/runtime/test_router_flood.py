@@ -21,8 +21,8 @@ import zmq
 
 from bench.controller import DPID, describe, interface_mac
 from bench.fake_switch import FakeSwitch
-from mgmt.client import Client
-from tests.runtime.launched import ROOT, core_options, environment, free_port
+from mgmt.client import Client, Unreachable
+from tests.runtime.launched import LIMIT_S, ROOT, core_options, environment, free_port
 from xenflow.routes import messages as m
 from xenflow.routes.messages import (
     Header,
@@ -45,6 +45,9 @@ SLACK_MIB = 64
 BOUND_S, STALL_S = 2.0, 10.0
 """docs/faults.md: a router floods its link.  What half of the changes must keep, and, on a machine
 that does other things besides, each."""
+WHOLE_S = 1.0
+"""A machine that takes longer for one change of all routes, which nobody disturbs, may take longer
+for the others by as much."""
 ADDRESSES, TOGGLES = 500, 1500
 """Of a router that says what is short and dear to compile."""
 LATE_S = 0.5
@@ -59,7 +62,7 @@ sock.sndhwm = 4
 sock.connect(sys.argv[1])
 pieces = [delta("vr1", 0, hop)[1:] for hop in (1, 2)]
 seq, until = 1, time.monotonic() + float(sys.argv[2])
-while time.monotonic() < until:
+while time.monotonic() < until or seq < 8:
     sock.send_multipart([delta("vr1", seq + 1, 1, 0)[0], *pieces[seq % 2]])
     seq += 1
 print(seq, flush=True)
@@ -113,7 +116,7 @@ class Peer:
         return False
 
     def answered(
-        self, kind: RouteMessageType, seq: int | None = None, within_s: float = 60.0
+        self, kind: RouteMessageType, seq: int | None = None, within_s: float = 300.0
     ) -> None:
         """Wait for an answer."""
         limit = time.monotonic() + within_s
@@ -156,7 +159,7 @@ def controller(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start
         process = subprocess.Popen(words, stdout=log, stderr=log, env=environment())
     yield Started(process.pid, port)
     process.terminate()
-    process.wait(60)
+    process.wait(LIMIT_S)
     print((tmp_path / "log").read_text())
 
 
@@ -171,9 +174,13 @@ def test_a_flood_of_changes_is_slowed_and_bounded(controller: Started, tmp_path:
     one, other = Peer("vr1", f"ipc://{tmp_path}/vr1"), Peer("vr2", f"ipc://{tmp_path}/vr2")
     one.begin()
     other.begin()
+    wholes = []
     for seq in (2, 3):
+        began = time.monotonic()
         one.sock.send_multipart(delta("vr1", seq, seq - 1))
         one.answered(RouteMessageType.ACK, seq)
+        wholes.append(time.monotonic() - began)
+    slow = max(1.0, max(wholes) / WHOLE_S)
     one.sock.close()
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
     table = mib(pid, "VmRSS")
@@ -199,13 +206,14 @@ def test_a_flood_of_changes_is_slowed_and_bounded(controller: Started, tmp_path:
     highest, after = mib(pid, "VmHWM"), mib(pid, "VmRSS")
     print(
         f"{said} changes of {ROUTES} routes; {table:.0f} MiB before, at most {highest:.0f}, "
-        f"{after:.0f} after; another router's change: at most {max(waits):.2f} s"
+        f"{after:.0f} after; another router's change: at most {max(waits):.2f} s; one change of "
+        f"all routes alone: {max(wholes):.2f} s"
     )
     assert said > 3
     assert highest < table + SLACK_MIB
     assert after < table + SLACK_MIB
-    assert sorted(waits)[len(waits) // 2] < BOUND_S
-    assert max(waits) < STALL_S
+    assert sorted(waits)[len(waits) // 2] < BOUND_S * slow
+    assert max(waits) < STALL_S * slow
 
 
 class LateSwitch(FakeSwitch):
@@ -222,9 +230,13 @@ class LateSwitch(FakeSwitch):
 
 
 def pending(tmp_path: Path) -> int:
-    """How many jobs the switch's writer has; -1 before the switch has been read back."""
-    with Client(f"ipc://{tmp_path}/manage", "bench") as client:
-        (row,) = client.request("status", timeout_s=20)["datapaths"]
+    """How many jobs the switch's writer has; -1 before the switch has been read back, or where the
+    controller takes no connection in time."""
+    try:
+        with Client(f"ipc://{tmp_path}/manage", "bench") as client:
+            (row,) = client.request("status", timeout_s=LIMIT_S)["datapaths"]
+    except Unreachable:
+        return -1
     return int(row["pending"]) if row["in_sync"] or row["pending"] else -1
 
 

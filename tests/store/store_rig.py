@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.free_ports import free_ports
 from tests.store.memory_store import MemoryDatabase, MemoryStore
 from xenflow.store.network_store import (
     NetworkStore,
@@ -166,18 +166,9 @@ def served(folder: Path, members: int = 1, election_ms: int = 1000) -> Iterator[
                     server.stop()
 
 
-def free_ports(number: int) -> list[int]:
-    """TCP ports of the loopback address that nobody listens at."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def joined(server: StoreServer) -> bool:
-    """Whether a member takes part in its cluster."""
-    command = ("ovsdb-client", "--timeout=1", "wait", server.remote, DATABASE, "connected")
+    """Whether a member takes part in its cluster: it says so as soon as it does."""
+    command = ("ovsdb-client", "--timeout=20", "wait", server.remote, DATABASE, "connected")
     return subprocess.run(command, capture_output=True).returncode == 0
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from pox.lib.recoco import Scheduler
 
+from tests.free_ports import free_ports
 from tests.store.store_rig import (
     CHANGES,
     LONG_S,
     OvsdbSite,
     Viewer,
     change,
-    free_ports,
     host,
     joined,
     kill,
@@ -47,6 +47,9 @@ from xenflow.store.transaction import (
 )
 
 pytestmark = needs_server
+
+SENT_S = 3.0
+"""Within this the store's thread has sent what it was given, on a busy machine, too."""
 
 
 def is_written(site: OvsdbSite, store: OvsdbStore, row: Insert) -> bool:
@@ -109,11 +112,11 @@ def test_a_server_that_hangs_is_not_waited_for(site: OvsdbSite) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
-    outcome = site.loop.ask(store, change(2), deadline_s=0.3)
+    outcome = site.loop.ask(store, change(2), deadline_s=SENT_S)
     late = Viewer(store, CHANGES, deadline_s=0.2)
     assert isinstance(outcome, WriteUnknown)
     site.loop.run(lambda: late.events)
-    assert 0.3 <= time.monotonic() - began < LONG_S
+    assert SENT_S <= time.monotonic() - began < LONG_S
     assert isinstance(late.events[0], ViewOverdue)
     os.kill(pid, signal.SIGCONT)
     site.loop.run(lambda: len(late.events) > 1)
@@ -145,12 +148,13 @@ def test_what_could_not_be_sent_was_not_written(site: OvsdbSite) -> None:
     (server,) = site.servers
     server.stop()
     store = site.store()
+    words = f"{server.remote} No such file or directory"
+    site.loop.run(lambda: store.state().words == words)
     outcome = site.loop.ask(store, change(1), deadline_s=0.1)
-    words = f"not sent in time: {server.remote} No such file or directory"
-    assert outcome == WriteRefused(RefusalReason.UNREACHABLE, None, words)
+    assert outcome == WriteRefused(RefusalReason.UNREACHABLE, None, f"not sent in time: {words}")
     late = Viewer(store, CHANGES, deadline_s=0.1)
     site.loop.run(lambda: late.events)
-    assert late.events == [ViewOverdue(f"{server.remote} No such file or directory")]
+    assert late.events == [ViewOverdue(words)]
     kept: list[WriteOutcome] = []
     store.transact((change(2),), LONG_S, kept.append)
     server.start()
@@ -163,6 +167,7 @@ def test_a_remote_that_cannot_be_dialled_ends_nothing(tmp_path: Path) -> None:
     """A socket's path has at most 107 octets (unix(7))."""
     site = OvsdbSite(StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}"))
     store = OvsdbStore((f"unix:{tmp_path}/{'deep' * 30}",), site.loop.post, PLANNER)
+    site.loop.run(lambda: store.state().words.endswith("AF_UNIX path too long"))
     outcome = site.loop.ask(store, change(1), deadline_s=0.1)
     assert isinstance(outcome, WriteRefused)
     assert outcome.words.endswith("AF_UNIX path too long")
@@ -175,7 +180,8 @@ def test_the_leader_of_three_is_killed(tmp_path: Path) -> None:
         store, view = site.store(), Viewer(site.store(), CHANGES)
         fill(site, store)
         for number in (1, 3):
-            assert site.loop.ask(store, change(number)) == Committed((1,))
+            assert is_written(site, store, change(number))
+            site.loop.run(lambda: store.state().leader)
             leader = store.state().leader
             gone = next(server for server in site.servers if server.remote == leader)
             kill(gone)
@@ -191,7 +197,8 @@ def test_the_leader_of_three_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_cluster_of_one_is_joined_by_another(tmp_path: Path) -> None:
-    with served(tmp_path) as site:
+    # the one that leads shall lead on, also where it gets no processor for a while
+    with served(tmp_path, election_ms=60_000) as site:
         store = site.store()
         assert isinstance(site.loop.ask(store, change(1)), Committed)
         first = site.servers[0]

@@ -16,7 +16,7 @@ from xenflow.vm.domains import BACKENDS, Domains
 VIFS = ("vr1.0", "vr1.1")
 MARK = "mark"
 """A vif whose coming and going says that what was written before it has been seen."""
-LIMIT_S = 10.0
+LIMIT_S = 120.0
 
 
 class World:

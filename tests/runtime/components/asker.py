@@ -82,7 +82,8 @@ def launch(flows="10"):
     def up(event):
         for kind in (1, 3, 4, 10, 12, 17, 19):
             openflow_tap.tap(event.connection, kind, receive)
-        print(json.dumps({"event": "ConnectionUp"}), flush=True)
+        at = time.monotonic() - started
+        print(json.dumps({"event": "ConnectionUp", "at": at}), flush=True)
         ask(event.connection, int(flows))
 
     core.openflow.addListenerByName("ConnectionUp", up)
