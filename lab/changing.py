@@ -39,6 +39,7 @@ from lab.steps import Do, Step
 from lab.telling import apply_to_store, tell_controllers, tell_hypervisor
 from lab.waiting import await_in_sync, await_links
 from mgmt.session import ManagementSession
+from xenflow.model.network import Router
 
 Whats = Sequence[tuple[str, ...]]
 """What the steps of one kind are about, each as `Step.what` has it."""
@@ -305,29 +306,30 @@ class Change:
     def _host(self, lab: Lab, router: str) -> str:
         return self.places.get(router, lab.routers[router].home)
 
+    def _wired(self, lab: Lab, whats: Whats) -> list[tuple[Router, str, list[str]]]:
+        """Each router, the host it runs on, and its interfaces that are meant."""
+        return [
+            (lab.routers[name], self._host(lab, name), [n for (n,) in own])
+            for name, own in _by_first(whats)
+        ]
+
     def _make_wires(self, whats: Whats) -> None:
         lab = self.after
-        routers = [(lab.routers[name], [n for (n,) in own]) for name, own in _by_first(whats)]
-        ip(line for router, names in routers for line in wire.build(lab, router, names))
-        for router, names in routers:
+        routers = self._wired(lab, whats)
+        ip(line for router, _, names in routers for line in wire.build(lab, router, names))
+        for router, _, names in routers:
             wire.raise_wires(lab, router, names)
 
     def _plug(self, whats: Whats) -> None:
         lab = self.after
-        routers = [
-            (lab.routers[name], self._host(lab, name), [n for (n,) in own])
-            for name, own in _by_first(whats)
-        ]
+        routers = self._wired(lab, whats)
         switch.finish([wire.plug(lab, router, host, names) for router, host, names in routers])
         for router, host, names in routers:
             wire.join(lab, router, host, names)
 
     def _unplug(self, whats: Whats) -> None:
         lab = self.was
-        routers = [
-            (lab.routers[name], self._host(lab, name), [n for (n,) in own])
-            for name, own in _by_first(whats)
-        ]
+        routers = self._wired(lab, whats)
         switch.finish([wire.unplug(lab, router, host, names) for router, host, names in routers])
         for router, _, names in routers:
             wire.remove(lab, router, names)
@@ -344,17 +346,11 @@ class Change:
         write_domains({name: {"host": r.home, "state": "running"} for name, r in routers})
         start_hypervisor(self.options)
 
-    def _tell_hypervisor(self, _: Whats) -> None:
-        tell_hypervisor(self.after)
-
     def _end_hypervisor(self, _: Whats) -> None:
         _end(lambda one: one.name == "hypervisor")
         write_domains({})
 
     # --- controllers
-
-    def _replace_file(self, _: Whats) -> None:
-        write_network_file(self.text)
 
     def _start_controllers(self, whats: Whats) -> None:
         if self.options.store and self.before is None:
@@ -362,9 +358,6 @@ class Change:
             start_planner(self.after)
         for (name,) in whats:
             start_controller(self.after, name)
-
-    def _tell(self, _: Whats) -> None:
-        self.tell_controllers()
 
     def tell_controllers(self, *, dry_run: bool = False) -> None:
         """`telling.tell_controllers`, of those that stay."""
@@ -384,14 +377,6 @@ class Change:
         _end(lambda one: one.name == "controller" and one.node in nodes)
         for node in nodes:
             shutil.rmtree(process.STATE_DIR / node / "state", ignore_errors=True)
-
-    # --- waiting
-
-    def _await_in_sync(self, _: Whats) -> None:
-        await_in_sync(self.after, self.options.limit_s)
-
-    def _await_links(self, whats: Whats) -> None:
-        await_links(self.after, self.options.limit_s, [link for (link,) in whats])
 
 
 def _by_first(whats: Whats) -> list[tuple[str, list[tuple[str, ...]]]]:
@@ -433,18 +418,20 @@ _CARRY_OUT: dict[Do, Callable[[Change, Whats], str | None]] = {
     Do.CONFIGURE_ROUTING: Change._configure_routing,
     Do.RETIRE: Change._retire,
     Do.DRAIN: Change._drain,
-    Do.FILE: Change._replace_file,
+    Do.FILE: lambda change, _: write_network_file(change.text),
     Do.CONTROLLER: Change._start_controllers,
     Do.SWITCH: Change._start_switches,
     Do.PORT: Change._add_ports,
     Do.PLUG: Change._plug,
     Do.START_HYPERVISOR: Change._start_hypervisor,
-    Do.TELL_HYPERVISOR: Change._tell_hypervisor,
+    Do.TELL_HYPERVISOR: lambda change, _: tell_hypervisor(change.after),
     Do.ROUTERD: Change._start_routerds,
     Do.FLOWS: Change._lay_flows,
-    Do.TELL: Change._tell,
-    Do.IN_SYNC: Change._await_in_sync,
-    Do.LINK: Change._await_links,
+    Do.TELL: lambda change, _: change.tell_controllers(),
+    Do.IN_SYNC: lambda change, _: await_in_sync(change.after, change.options.limit_s),
+    Do.LINK: lambda change, links: await_links(
+        change.after, change.options.limit_s, [link for (link,) in links]
+    ),
     Do.UNPLUG: Change._unplug,
     Do.NO_ADDRESS: Change._remove_addresses,
     Do.NO_PORT: Change._remove_ports,

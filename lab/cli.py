@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from lab import bring_up, operate, routing
@@ -31,7 +31,8 @@ def add_verbs(verbs: Any) -> None:
     up.add_argument("network", metavar="FILE|NAME", help="a network file, or one in conf/ by name")
     up.add_argument(
         "--static",
-        action="store_true",
+        dest="controllers",
+        action="store_false",
         help="no controllers: every virtual link flooded along its tree",
     )
     up.add_argument(
@@ -48,21 +49,22 @@ def add_verbs(verbs: Any) -> None:
         ("precopy", float, "how long it copies before"),
         ("limit", float, "how long routing may take to converge"),
     ):
-        default = getattr(_DEFAULTS, f"{name}_s")
         up.add_argument(
             f"--{name}",
+            dest=f"{name}_s",
             type=kind,
             metavar="S",
-            default=default,
+            default=getattr(_DEFAULTS, f"{name}_s"),
             help=f"{text}, in seconds (default %(default)s)",
         )
     for name in ("max-idle", "max-revalidator"):
-        limit = getattr(_DEFAULTS, name.replace("-", "_") + "_ms")
+        field = name.replace("-", "_") + "_ms"
         up.add_argument(
             f"--{name}",
+            dest=field,
             type=int,
             metavar="MS",
-            default=limit,
+            default=getattr(_DEFAULTS, field),
             help=f"Open vSwitch's {name}, in ms (default %(default)s)",
         )
     up.set_defaults(run=_up)
@@ -97,7 +99,7 @@ def add_verbs(verbs: Any) -> None:
         verb.add_argument(
             "link", help="a cable's name, or that of a virtual link with access ports: these"
         )
-        verb.set_defaults(run=_cut if name == "cut" else _heal)
+        verb.set_defaults(run=_turn, turn=operate.cut if name == "cut" else operate.heal)
 
     status = verbs.add_parser("status", help="what runs, what routing daemons reported")
     status.add_argument("--json", action="store_true")
@@ -105,22 +107,8 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _up(args: argparse.Namespace) -> int:
-    bring_up.up(
-        args.network,
-        LabOptions(
-            controllers=not args.static,
-            daemon=args.daemon,
-            hello_s=args.hello,
-            dead_s=args.dead,
-            max_idle_ms=args.max_idle,
-            max_revalidator_ms=args.max_revalidator,
-            pause_s=args.pause,
-            precopy_s=args.precopy,
-            limit_s=args.limit,
-            keep=args.keep,
-            store=args.store,
-        ),
-    )
+    asked = {f.name: getattr(args, f.name) for f in fields(LabOptions) if f.name in args}
+    bring_up.up(args.network, LabOptions(**asked))
     return 0
 
 
@@ -174,13 +162,8 @@ def _exec(args: argparse.Namespace) -> int:
     return operate.execute(args.node, command)
 
 
-def _cut(args: argparse.Namespace) -> int:
-    operate.cut(args.link)
-    return 0
-
-
-def _heal(args: argparse.Namespace) -> int:
-    operate.heal(args.link)
+def _turn(args: argparse.Namespace) -> int:
+    args.turn(args.link)
     return 0
 
 

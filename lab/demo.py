@@ -191,22 +191,8 @@ class Demo:
 
     def table(self) -> str:
         """All runs."""
-        rows = [
-            (
-                "MODE",
-                "SIZE",
-                "RATE/S",
-                "MOVE",
-                "DIRECTION",
-                "SENT",
-                "LOST",
-                "DUPL.",
-                "REORD.",
-                "LONGEST GAP",
-                "OUTAGE",
-                "TOTAL",
-            )
-        ]
+        headings = "MODE|SIZE|RATE/S|MOVE|DIRECTION|SENT|LOST|DUPL.|REORD.|LONGEST GAP|OUTAGE|TOTAL"
+        rows = [tuple(headings.split("|"))]
         rows += [
             (
                 row["mode"],

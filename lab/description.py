@@ -287,9 +287,13 @@ class _Reader:
 
     # mistakes
 
-    def _wrong(self, key: KeyPath, found: Any, expected: str, *, quote: bool = False) -> None:
+    def _wrong(self, key: KeyPath, found: str, expected: str) -> None:
+        self._document.mistake(("lab", *key), found, expected)
+
+    def _unfit(self, key: KeyPath, found: Any, expected: str) -> None:
+        """A value that does not fit; of `_wrong` what is found is said in words."""
         value = str(found) if isinstance(found, _ADDRESSES) else found
-        self._document.mistake(("lab", *key), show_value(value) if quote else found, expected)
+        self._wrong(key, show_value(value), expected)
 
     def _value(self, key: KeyPath, value: Any, wanted: Value) -> Any:
         return self._document.read(("lab", *key), value, wanted)
@@ -323,8 +327,8 @@ class _Reader:
             with suppress(AddressValueError):
                 if 0 < int(port) <= 65535:
                     return str(IPv4Address(host)), int(port)
-        shown = "nothing" if value is None else value
-        self._wrong(("hypervisor",), shown, '"ADDRESS:PORT"', quote=value is not None)
+        shown = "nothing" if value is None else show_value(value)
+        self._wrong(("hypervisor",), shown, '"ADDRESS:PORT"')
         return "", 0
 
     def _machines(self) -> dict[str, Machine]:
@@ -338,15 +342,14 @@ class _Reader:
         for name, values in self._tables("machines"):
             key = ("machines", name)
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-                self._wrong(key, name, "a name of letters, digits, '.', '_' and '-'", quote=True)
+                self._unfit(key, name, "a name of letters, digits, '.', '_' and '-'")
             self._only(key, values, "access", "mac", "address", "stub")
             end = End(*str(values.get("access")).partition(":")[::2])
             if end not in places:
-                self._wrong(
+                self._unfit(
                     (*key, "access"),
                     values.get("access"),
                     'an access port of a link, as "datapath:port"',
-                    quote=True,
                 )
                 continue
             if end in taken:
@@ -361,11 +364,10 @@ class _Reader:
                 stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
             mac = self._value((*key, "mac"), values.get("mac"), _MAC)
             if mac is not None and mac not in access.macs:
-                self._wrong(
+                self._unfit(
                     (*key, "mac"),
                     values["mac"],
                     f"one of the macs that link {link.name} has at {end}",
-                    quote=True,
                 )
             if address and mac is not None:
                 found[name] = Machine(name, end, link.name, mac, address, stub)
@@ -416,12 +418,13 @@ class _Reader:
 
     def _check_names(self, machines: dict[str, Machine]) -> None:
         datapaths, routers = self._network.datapaths, self._network.routers
+        everyone = {*datapaths, *routers, *machines, *self._network.controllers}
         for name in machines:
             if name in routers:
                 self._wrong(("machines", name), "the name of a router", "a name of its own")
             if name in self._network.controllers and name not in datapaths:
                 self._wrong(("machines", name), "the name of a controller", "a name of its own")
-            if name + "-sw" in {*datapaths, *routers, *machines, *self._network.controllers}:
+            if name + "-sw" in everyone:
                 self._wrong(
                     ("machines", name),
                     f'"{name}" beside "{name}-sw"',
@@ -434,12 +437,7 @@ class _Reader:
                     "the name of a datapath or controller too",
                     "a name of its own",
                 )
-        for name in {"lab", "op", "fabric"} & {
-            *datapaths,
-            *routers,
-            *machines,
-            *self._network.controllers,
-        }:
+        for name in {"lab", "op", "fabric"} & everyone:
             self._wrong(
                 ("machines", name), f'a node called "{name}"', "another name: the lab uses this one"
             )
@@ -467,9 +465,9 @@ class _Reader:
             if address is None:
                 continue
             if address not in subnet:
-                self._wrong(key, address, f"an address in {subnet}", quote=True)
+                self._unfit(key, address, f"an address in {subnet}")
             if address in found.values():
-                self._wrong(key, address, "an address of its own", quote=True)
+                self._unfit(key, address, "an address of its own")
             found[name] = address
         last = subnet.num_addresses - (1 if subnet.prefixlen >= 31 else 2)
         for name in wanted:
@@ -478,13 +476,12 @@ class _Reader:
                 free = (subnet[1 + (begin + n) % last] for n in range(last))
                 found[name] = next((a for a in free if a not in found.values()), IPv4Address(0))
         if IPv4Address(0) in found.values():
-            self._wrong(("management", "subnet"), subnet, "room for every node", quote=True)
+            self._unfit(("management", "subnet"), subnet, "room for every node")
         if hypervisor and str(found["lab"]) != hypervisor:
-            self._wrong(
+            self._unfit(
                 ("hypervisor",),
                 self._table.get("hypervisor"),
                 f"the lab's own address, {found['lab']}",
-                quote=True,
             )
         return subnet, found.pop("operator"), found
 
@@ -512,16 +509,14 @@ class _Reader:
             subnet = subnets.setdefault(link, address.network)
             unnumbered = address.network.prefixlen == 32
             if address.network != subnet and not (unnumbered and subnet.prefixlen == 32):
-                self._wrong(
-                    key, address, f"an address in {subnet}, as others on link {link}", quote=True
-                )
+                self._unfit(key, address, f"an address in {subnet}, as others on link {link}")
             # A router may have one address on all of its unnumbered links.
             if address.ip in taken and (taken[address.ip] != (node, True) or not unnumbered):
-                self._wrong(key, address, "an address of its own", quote=True)
+                self._unfit(key, address, "an address of its own")
             taken[address.ip] = node, unnumbered
             others = [m[1] for m in members if m[2] == link and m[0] != key]
             if unnumbered and (len(others) != 1 or node in others):
-                self._wrong(key, address, f"a subnet: link {link} has not two ends", quote=True)
+                self._unfit(key, address, f"a subnet: link {link} has not two ends")
 
     def _check_ports(self) -> None:
         for name, cable in self._network.cables.items():

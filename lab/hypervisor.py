@@ -32,7 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -492,11 +492,11 @@ class EmulatedHypervisor:
         return {}
 
     def _set(self, asked: dict[str, Any]) -> dict[str, Any]:
+        now = asdict(self._settings)
+        times = (key for key in now if key != "fail_at")
         new = Settings(
-            pause_s=_seconds(asked, "pause_s", self._settings.pause_s),
-            precopy_s=_seconds(asked, "precopy_s", self._settings.precopy_s),
-            resume_after_s=_seconds(asked, "resume_after_s", self._settings.resume_after_s),
-            fail_at=asked.get("fail_at", self._settings.fail_at),
+            **{key: _seconds(asked, key, now[key]) for key in times},
+            fail_at=asked.get("fail_at", now["fail_at"]),
         )
         known = (None, *NEXT, RUNNING)
         if new.fail_at not in known:
@@ -504,14 +504,7 @@ class EmulatedHypervisor:
         with self._changed:
             self._settings = new
             self._changed.notify_all()
-        return {
-            "settings": {
-                "pause_s": new.pause_s,
-                "precopy_s": new.precopy_s,
-                "resume_after_s": new.resume_after_s,
-                "fail_at": new.fail_at,
-            }
-        }
+        return {"settings": asdict(new)}
 
     def _reload(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Refused while a router is not simply running; with `dry_run` nothing else happens."""

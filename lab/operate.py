@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from lab import process, routing, switch
 from lab.description import Lab, Node
 from lab.namespace import LabError, enter, inside, ip
-from lab.state import State, current, lock, placed
+from lab.state import current, lock, placed
 from mgmt.session import UsageError
 from xenflow.model.network import End
 
@@ -134,7 +134,8 @@ def status(since: datetime | None = None) -> dict[str, Any]:
     `up` had finished).
     """
     lab, state = current()
-    since = since or _came_up(state)
+    came_up = datetime.fromtimestamp(state.since)
+    since = since or came_up
     changes = routing.neighbour_changes(lab, since)
     processes = process.recorded()
     alive = {(p.node, p.name) for p in processes if p.alive}
@@ -143,7 +144,7 @@ def status(since: datetime | None = None) -> dict[str, Any]:
         "network": state.network,
         "phase": state.phase,
         "source": state.source,
-        "up_since": datetime.fromtimestamp(state.since).isoformat(timespec="seconds"),
+        "up_since": came_up.isoformat(timespec="seconds"),
         "controllers": state.options.controllers,
         "daemon": state.options.daemon,
         "hypervisor": "emulated",
@@ -169,7 +170,3 @@ def switch_state(node: str, dead: Sequence[tuple[str, str]]) -> str:
 
 
 _CONNECTED = {True: "connected", False: "not connected", None: "no controller"}
-
-
-def _came_up(state: State) -> datetime:
-    return datetime.fromtimestamp(state.since)

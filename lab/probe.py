@@ -391,15 +391,8 @@ class ProbePair:
         self._receivers = [
             self._begin(
                 i,
-                "recv",
-                "--bind",
-                self._addresses[i],
-                "--seconds",
-                str(seconds + 60),
-                "--run",
-                str(run),
-                "--records",
-                str(self.directory / f"arrivals-{i}.bin"),
+                f"recv --bind {self._addresses[i]} --seconds {seconds + 60} --run {run}",
+                self.directory / f"arrivals-{i}.bin",
             )
             for i in (0, 1)
         ]
@@ -407,21 +400,9 @@ class ProbePair:
         self._senders = [
             self._begin(
                 i,
-                "send",
-                "--to",
-                self._addresses[1 - i],
-                "--source",
-                self._addresses[i],
-                "--rate",
-                str(self._rate_pps),
-                "--size",
-                str(self._size),
-                "--seconds",
-                str(seconds),
-                "--run",
-                str(run),
-                "--records",
-                str(self.directory / f"sent-{i}.bin"),
+                f"send --to {self._addresses[1 - i]} --source {self._addresses[i]} "
+                f"--rate {self._rate_pps} --size {self._size} --seconds {seconds} --run {run}",
+                self.directory / f"sent-{i}.bin",
             )
             for i in (0, 1)
         ]
@@ -433,11 +414,12 @@ class ProbePair:
                 self._kill()
                 raise LabError(f"a probe did not start: {one.args!r}")
 
-    def _begin(self, i: int, *words: str) -> subprocess.Popen[str]:
-        realtime = ["--realtime"] if self._realtime else []
+    def _begin(self, i: int, what: str, records: Path) -> subprocess.Popen[str]:
+        words = [*what.split(), "--port", str(self._port), "--records", str(records)]
+        words += ["--realtime"] if self._realtime else []
         with inside(self._namespaces[i]):
             return subprocess.Popen(
-                [sys.executable, "-m", "lab.probe", *words, "--port", str(self._port), *realtime],
+                [sys.executable, "-m", "lab.probe", *words],
                 stdout=subprocess.PIPE,
                 text=True,
                 env={**os.environ, **python_path()},

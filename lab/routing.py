@@ -331,19 +331,10 @@ def _start_frr_daemon(speaker: Speaker, name: str) -> None:
     process.start(
         speaker.node,
         name,
-        [
-            str(_FRR_DIR / name),
-            "-f",
-            str(here / f"{name}.conf"),
-            "-i",
-            str(here / f"{name}.pid"),
-            "-z",
-            str(here / "zserv.api"),
-            "--vty_socket",
-            str(here),
-            "-A",
-            "127.0.0.1",
-        ],
+        (
+            f"{_FRR_DIR}/{name} -f {here}/{name}.conf -i {here}/{name}.pid -z {here}/zserv.api "
+            f"--vty_socket {here} -A 127.0.0.1"
+        ).split(),
         PREFIX + speaker.node,
     )
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -219,20 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     args = _arguments(argv)
     begin()
-    wanted = SoakOptions(
-        args.topology,
-        args.moves,
-        args.rate,
-        args.mode,
-        args.size,
-        args.pause,
-        args.pipeline,
-        args.max_revalidator,
-        args.between,
-        args.baseline,
-        args.router,
-        args.machines,
-    )
+    wanted = SoakOptions(**{f.name: getattr(args, f.name) for f in fields(SoakOptions)})
     return measuring.run("soak", args, wanted, lambda: soak(wanted, args.out))
 
 
@@ -245,7 +232,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("topology", metavar="TOPOLOGY", help="paper, path, or a network file")
     parser.add_argument("moves", type=_count, metavar="MOVES")
-    parser.add_argument("rate", type=float, metavar="RATE", help="packets/s, each way")
+    parser.add_argument("rate_pps", type=float, metavar="RATE", help="packets/s, each way")
     parser.add_argument("--router", metavar="NAME", help="which one moves (default: the first)")
     parser.add_argument(
         "--machines",
@@ -273,6 +260,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     ):
         parser.add_argument(
             f"--{name}",
+            dest=f"{name}_s",
             type=float,
             default=getattr(default, f"{name}_s"),
             metavar="S",
@@ -280,6 +268,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         )
     parser.add_argument(
         "--max-revalidator",
+        dest="max_revalidator_ms",
         type=int,
         default=default.max_revalidator_ms,
         metavar="MS",

@@ -61,13 +61,10 @@ def start_database(node: str, namespace: str, template: Path) -> None:
     process.start(
         node,
         "ovsdb-server",
-        [
-            "ovsdb-server",
-            str(here / "conf.db"),
-            f"--remote=punix:{here}/db.sock",
-            f"--pidfile={here}/ovsdb-server.pid",
-            "-vconsole:info",
-        ],
+        (
+            f"ovsdb-server {here}/conf.db --remote=punix:{here}/db.sock "
+            f"--pidfile={here}/ovsdb-server.pid -vconsole:info"
+        ).split(),
         namespace,
         environment=environment(node),
     )
@@ -80,15 +77,10 @@ def start_daemon(node: str, namespace: str) -> None:
     process.start(
         node,
         "ovs-vswitchd",
-        [
-            "ovs-vswitchd",
-            f"unix:{here}/db.sock",
-            f"--pidfile={here}/ovs-vswitchd.pid",
-            "--disable-system",
-            "--disable-system-route",
-            "-vconsole:info",
-            "-vrconn:console:warn",
-        ],
+        (
+            f"ovs-vswitchd unix:{here}/db.sock --pidfile={here}/ovs-vswitchd.pid --disable-system "
+            "--disable-system-route -vconsole:info -vrconn:console:warn"
+        ).split(),
         namespace,
         environment=environment(node),
         realtime=True,
@@ -103,47 +95,23 @@ def configuration(
     Cached flows must not outlive a change: hence max-idle and max-revalidator.  Access ports have
     their link's VLAN as tag, which only NORMAL regards.
     """
-    words = [
-        "set",
-        "Open_vSwitch",
-        ".",
-        f"other_config:max-idle={max_idle_ms}",
-        f"other_config:max-revalidator={max_revalidator_ms}",
-        "other_config:n-revalidator-threads=1",
-        "other_config:n-handler-threads=1",
-        "--",
-        "add-br",
-        BRIDGE,
-        "--",
-        "set",
-        "Bridge",
-        BRIDGE,
-        "datapath_type=netdev",
-        "fail_mode=secure",
-        "protocols=OpenFlow10",
-        f"other_config:datapath-id={datapath.dpid:016x}",
-        "other_config:disable-in-band=true",
-    ]
+    words = (
+        f"set Open_vSwitch . other_config:max-idle={max_idle_ms} "
+        f"other_config:max-revalidator={max_revalidator_ms} "
+        "other_config:n-revalidator-threads=1 other_config:n-handler-threads=1 "
+        f"-- add-br {BRIDGE} "
+        f"-- set Bridge {BRIDGE} datapath_type=netdev fail_mode=secure protocols=OpenFlow10 "
+        f"other_config:datapath-id={datapath.dpid:016x} other_config:disable-in-band=true"
+    ).split()
     for end, tag in lab.ports.items():
         if end.datapath == datapath.name:
             words += add_port(end.port, tag)
     if controllers:
-        target = controller_target(lab, datapath)
-        words += [
-            "--",
-            "--id=@controller",
-            "create",
-            "Controller",
-            f'target="{target}"',
-            "connection_mode=out-of-band",
-            f"max_backoff={MAX_BACKOFF_MS}",
-            "inactivity_probe=5000",
-            "--",
-            "set",
-            "Bridge",
-            BRIDGE,
-            "controller=@controller",
-        ]
+        words += (
+            f'-- --id=@controller create Controller target="{controller_target(lab, datapath)}" '
+            f"connection_mode=out-of-band max_backoff={MAX_BACKOFF_MS} inactivity_probe=5000 "
+            f"-- set Bridge {BRIDGE} controller=@controller"
+        ).split()
     return words
 
 

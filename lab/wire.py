@@ -25,7 +25,6 @@ MAC and link-local address, only the Rule Table's port, and the neighbour discov
 from __future__ import annotations
 
 import socket
-import struct
 import subprocess
 import threading
 from collections.abc import Collection, Iterator
@@ -46,6 +45,7 @@ from lab.namespace import (
 )
 from xenflow.model import control_link
 from xenflow.model.network import Interface, Router
+from xenflow.openflow import packet as pk
 
 CONTROL = control_link.INTERFACE
 _VIF_MAC = "fe:ff:ff:ff:ff:ff"
@@ -115,6 +115,19 @@ def raise_wires(lab: Lab, router: Router, names: Collection[str] | None = None) 
     checksums_in_software(pieces, FABRIC)
 
 
+def _control_settings(interface: str) -> dict[str, str | int]:
+    """Of an end of a control wire: it speaks IPv6, as nothing else does, and nothing else."""
+    return {
+        f"net/ipv6/conf/{interface}/disable_ipv6": 0,
+        f"net/ipv6/conf/{interface}/addr_gen_mode": 1,
+        f"net/ipv6/conf/{interface}/accept_dad": 0,
+        f"net/ipv6/conf/{interface}/accept_ra": 0,
+        f"net/ipv6/conf/{interface}/router_solicitations": 0,
+        f"net/ipv4/conf/{interface}/arp_ignore": 8,
+        f"net/ipv4/conf/{interface}/forwarding": 0,
+    }
+
+
 _ROUTER: dict[str, str | int] = {
     "net/ipv4/ip_forward": 1,
     "net/ipv6/conf/all/forwarding": 0,
@@ -126,14 +139,7 @@ _ROUTER: dict[str, str | int] = {
     "net/ipv4/conf/default/accept_redirects": 0,
     "net/ipv4/conf/all/secure_redirects": 0,
     "net/ipv4/conf/all/accept_source_route": 0,
-    # only ctl0 speaks IPv6, and nothing else speaks on ctl0
-    f"net/ipv6/conf/{CONTROL}/disable_ipv6": 0,
-    f"net/ipv6/conf/{CONTROL}/addr_gen_mode": 1,
-    f"net/ipv6/conf/{CONTROL}/accept_dad": 0,
-    f"net/ipv6/conf/{CONTROL}/accept_ra": 0,
-    f"net/ipv6/conf/{CONTROL}/router_solicitations": 0,
-    f"net/ipv4/conf/{CONTROL}/arp_ignore": 8,
-    f"net/ipv4/conf/{CONTROL}/forwarding": 0,
+    **_control_settings(CONTROL),
 }
 
 
@@ -157,21 +163,10 @@ def plug(
         for _, near, vif in pieces
     )
     if router.control_vif in vifs:
-        sysctl(
-            {
-                f"net/ipv6/conf/{router.control_vif}/disable_ipv6": 0,
-                f"net/ipv6/conf/{router.control_vif}/addr_gen_mode": 1,
-                f"net/ipv6/conf/{router.control_vif}/accept_dad": 0,
-                f"net/ipv6/conf/{router.control_vif}/accept_ra": 0,
-                f"net/ipv6/conf/{router.control_vif}/accept_redirects": 0,
-                f"net/ipv6/conf/{router.control_vif}/router_solicitations": 0,
-                f"net/ipv6/conf/{router.control_vif}/forwarding": 0,
-                f"net/ipv4/conf/{router.control_vif}/arp_ignore": 8,
-                f"net/ipv4/conf/{router.control_vif}/forwarding": 0,
-            },
-            namespace,
-        )
-        _guard(router, namespace)
+        ipv6 = f"net/ipv6/conf/{router.control_vif}"
+        no = {f"{ipv6}/accept_redirects": 0, f"{ipv6}/forwarding": 0}
+        sysctl({**_control_settings(router.control_vif), **no}, namespace)
+        _nft(guard_rules(router), namespace)
     raise_interfaces(vifs, namespace)
     if router.control_vif in vifs:
         own = f"{control_link.RULE_TABLE_ADDRESS}/64"
@@ -189,16 +184,12 @@ def plug(
 def _add_port(lab: Lab, router: Router, interface: Interface, host: str) -> list[str]:
     """As `vif-openvswitch` does it.  A vif's port number is another on every host, as a rule, but
     the same whenever it comes back, so that a switch's flows can be compared with those before."""
-    number = _FIRST_PORT + crc32(f"{host} {interface.vif}".encode()) % _PORTS
-    return [
-        *switch.add_port(interface.vif, lab.network.links[interface.link].vlan),
-        "--",
-        "set",
-        "Interface",
-        interface.vif,
-        f"ofport_request={number}",
-        f"external_ids:xenflow-router={router.name}",
-    ]
+    vif, number = interface.vif, crc32(f"{host} {interface.vif}".encode()) % _PORTS
+    words = (
+        f"-- set Interface {vif} ofport_request={_FIRST_PORT + number} "
+        f"external_ids:xenflow-router={router.name}"
+    )
+    return [*switch.add_port(vif, lab.network.links[interface.link].vlan), *words.split()]
 
 
 def unplug(
@@ -216,7 +207,8 @@ def unplug(
     removing = switch.vsctl(lab.switch_node(host), words)
     ip((f"link del {near}" for _, near, _ in pieces), FABRIC, force=True)
     if router.control_vif in [vif for _, _, vif in pieces]:
-        _unguard(router, lab.switch_namespace(host))
+        table = f"netdev xenflow-{router.name}"
+        _nft(f"add table {table}\ndelete table {table}\n", lab.switch_namespace(host))
     return removing
 
 
@@ -227,10 +219,7 @@ def join(lab: Lab, router: Router, host: str, names: Collection[str] | None = No
             line
             for wire, near, _ in _pieces(lab, router, host, names)
             for one, other in ((wire, near), (near, wire))
-            for line in (
-                f"qdisc add dev {one} ingress",
-                redirect(one, other),
-            )
+            for line in (f"qdisc add dev {one} ingress", redirect(one, other))
         ),
         FABRIC,
     )
@@ -282,18 +271,9 @@ def announce(lab: Lab, router: Router) -> None:
     with inside(PREFIX + router.name):
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     for interface in router.interfaces:
-        mac = interface.mac.to_bytes(6, "big")
-        address = lab.addresses[router.name][interface.name].ip.packed
-        frame = (
-            b"\xff" * 6
-            + mac
-            + b"\x08\x06"
-            + struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
-            + mac
-            + address
-            + b"\0" * 6
-            + address
-        )
+        mac, address = interface.mac, int(lab.addresses[router.name][interface.name].ip)
+        asked = pk.arp(1, mac, address, 0, address)
+        frame = pk.ethernet(pk.BROADCAST, mac, pk.ETH_ARP, asked)
         sock.sendto(frame, (interface.name, 0))
     # closing a packet socket waits until no processor can be using it: 10 to 20 ms
     threading.Thread(target=sock.close).start()
@@ -321,15 +301,6 @@ icmpv6 type nd-neighbor-advert icmpv6 code 0 accept
     }}
 }}
 """
-
-
-def _guard(router: Router, namespace: str) -> None:
-    _nft(guard_rules(router), namespace)
-
-
-def _unguard(router: Router, namespace: str) -> None:
-    name = f"netdev xenflow-{router.name}"
-    _nft(f"add table {name}\ndelete table {name}\n", namespace)
 
 
 def _nft(rules: str, namespace: str) -> None:
