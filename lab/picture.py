@@ -23,6 +23,7 @@ from matplotlib import pyplot
 _COLOURS = ("#0b5394", "#e69138")
 _STEPS = ("#f3f3f3", "#dfe7ee")
 _LOST = "#cc0000"
+_WORDS: dict[str, Any] = {"va": "top", "ha": "center", "fontsize": 8, "color": "#444444"}
 _MARGIN_S = 0.6
 
 
@@ -102,20 +103,14 @@ def _draw_run(run: Run, above: Any, below: Any) -> None:
             ((step.from_s + step.to_s) / 2, 0.985),
             xycoords=below.get_xaxis_transform(),
             rotation=90,
-            va="top",
-            ha="center",
-            fontsize=8,
-            color="#444444",
+            **_WORDS,
         )
     middle = sum(move.paused_s) / 2
     above.annotate(
         "VM paused\n(emulated)",
         (middle, 0.97),
         xycoords=above.get_xaxis_transform(),
-        va="top",
-        ha="center",
-        fontsize=8,
-        color="#444444",
+        **_WORDS,
     )
     below.set_yscale("log")
     below.set_ylim(0.3, 5000)

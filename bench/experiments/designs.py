@@ -41,7 +41,7 @@ OFFERED_PPS = (10_000, 20_000, 40_000, 80_000, 120_000, 160_000, 240_000, 0)
 """0: as fast as can be sent."""
 _WARM_S, _STEP_S = 0.1, 0.5
 _LATENCY_PPS, _LATENCY_S = 400, 3.0
-_CONVERGE_S = 30.0
+_CONVERGE_S = 120.0
 _DROP = """
 add table netdev measured
 delete table netdev measured
@@ -90,7 +90,7 @@ class Designs:
 @contextmanager
 def _designed(what: str) -> Iterator[Lab]:
     """A lab whose host forwards so."""
-    options = LabOptions(controllers=what == DESIGNS[3])
+    options = LabOptions(controllers=what == DESIGNS[3], limit_s=_CONVERGE_S)
     lab = bring_up.up(NETWORK, options, say=lambda _: None)
     try:
         with ExitStack() as more:

@@ -47,7 +47,7 @@ TABLE = 100
 _NFT = "plane-separation"
 _QUIET_S = 0.1
 _QUIET_LIMIT_S = 20.0
-_CONVERGE_S = 30.0
+_CONVERGE_S = 120.0
 
 
 # --- what is decided -----------------------------------------------------------------------------
@@ -482,7 +482,7 @@ def learn(lab: Lab, datapath: str) -> None:
 @contextmanager
 def separated(topology: str) -> Iterator[KernelMover]:
     """A lab in which Domain 0's kernels forward; it is taken down in any case."""
-    options = LabOptions(controllers=False)
+    options = LabOptions(controllers=False, limit_s=_CONVERGE_S)
     lab = bring_up.up(topology, options, say=lambda _: None)
     try:
         mover = LabKernelMover(lab, options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import socket
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,22 @@ def test_sizes() -> None:
     assert probe.payload_size(64) >= probe.HEADER.size
     with pytest.raises(LabError, match="expected 64 to 1518"):
         probe.payload_size(9000)
+
+
+def test_a_sender_that_is_ended_at_once_has_sent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits until it is ready may end it before it gets a processor again."""
+    monkeypatch.setattr(probe, "_stop_on_signal", lambda: [15])
+    said = io.StringIO()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+        there.bind(("127.0.0.1", 0))
+        times, _ = probe.send(
+            *there.getsockname(),
+            rate_pps=100.0,
+            size=64,
+            count=50,
+            run=1,
+            ready=said,
+            source="127.0.0.1",
+        )
+        assert len(there.recv(2048)) == probe.payload_size(64)
+    assert (len(times), said.getvalue()) == (1, "ready\n")
