@@ -63,7 +63,7 @@ class HypervisorClient:
         found: dict[str, Any] = self.ask("set", **settings)["settings"]
         return found
 
-    def await_state(self, id: str, *states: str, limit_s: float = 30.0) -> dict[str, Any]:
+    def await_state(self, id: str, *states: str, limit_s: float = 120.0) -> dict[str, Any]:
         """Poll a job until it is in one of some states or over.
 
         Raises HypervisorError where that takes longer than the limit.

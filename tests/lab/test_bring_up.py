@@ -46,7 +46,7 @@ def test_what_is_started_does_not_hold_what_the_caller_has_open(folders: Path) -
     with lock.open("w") as held:
         os.set_inheritable(held.fileno(), True)
         fcntl.flock(held, fcntl.LOCK_EX)
-        started = process.start("node", "sleep", ["sleep", "60"], None)
+        started = process.start("node", "sleep", ["sleep", "600"], None)
     try:
         program = Path(f"/proc/{started.pid}/comm")
         end = time.monotonic() + 120
@@ -74,7 +74,7 @@ def test_what_is_started_has_the_files_it_was_given(folders: Path) -> None:
 
 
 def test_what_is_ended_is_forgotten(folders: Path) -> None:
-    one, other = (process.start(n, "sleep", ["sleep", "60"], None) for n in ("one", "other"))
+    one, other = (process.start(n, "sleep", ["sleep", "600"], None) for n in ("one", "other"))
     process.end([one])
     process.forget([one])
     assert process.recorded() == [other]

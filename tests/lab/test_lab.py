@@ -126,7 +126,7 @@ def test_exec_passes_status_input_and_output(lab: Lab) -> None:
 
 
 def test_exec_passes_signals(lab: Lab) -> None:
-    running = subprocess.Popen([*PYTHON, "exec", "gen", "--", "sleep", "60"], cwd=ROOT)
+    running = subprocess.Popen([*PYTHON, "exec", "gen", "--", "sleep", "600"], cwd=ROOT)
     settle(lambda: program(running.pid) == "sleep", "it runs")
     running.send_signal(signal.SIGTERM)
     assert running.wait(LIMIT_S) == -signal.SIGTERM
@@ -605,7 +605,7 @@ def test_down_sweeps_after_a_crash_and_only_its_own() -> None:
     running.kill()
     running.wait()
     with inside("xf-gen"):
-        bystander = subprocess.Popen(["sleep", "60"])
+        bystander = subprocess.Popen(["sleep", "600"])
     left = process.recorded()
     assert any(p.alive for p in left)
     assert "left behind" in command("up", "paper", "--static").stderr
