@@ -112,8 +112,13 @@ def unknown_router(request: Request) -> dict[str, Any]:
 class Fakes:
     """The three controllers of conf/paper.toml, and the command run on them."""
 
-    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
+    def __init__(
+        self,
+        directory: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self._capsys, self._monkeypatch = capsys, monkeypatch
         self.file = directory / "network.toml"
         here = to_json(at_home("vr1", "host-a").step())
         old = to_json(at_home("vr1", "host-a"))
@@ -230,6 +235,7 @@ class Fakes:
         self.file.write_text(text)
 
     def kill(self, *names: str) -> None:
+        self._monkeypatch.setattr(client, "CONNECT_S", 2.0)  # so long each time one is asked
         for name in names:
             self._urls[name] = f"tcp://127.0.0.1:{9 + list(self._urls).index(name)}"
         self._write()
@@ -253,8 +259,8 @@ class Fakes:
 def fakes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Fakes]:
-    monkeypatch.setattr(client, "CONNECT_S", 1.0)
-    made = Fakes(tmp_path, capsys)
+    monkeypatch.setattr(client, "CONNECT_S", 60.0)
+    made = Fakes(tmp_path, capsys, monkeypatch)
     yield made
     made.close()
 

@@ -66,7 +66,9 @@ def test_a_controller_that_dies_is_noticed_before_the_time_is_up() -> None:
     with FakeController({}) as controller, Client(controller.url) as asked:
         controller.dies_at = "status"
         started = time.monotonic()
-        with pytest.raises(Unreachable, match="connection was lost .*; .*may have been done") as raised:
+        with pytest.raises(
+            Unreachable, match="connection was lost .*; .*may have been done"
+        ) as raised:
             asked.request("status", timeout_s=60)
         assert raised.value.sent
         assert time.monotonic() - started < 30
