@@ -17,7 +17,6 @@ from typing import NoReturn
 from xenflow.model.network import Network, NetworkError
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
-DEFAULT_MANAGE = "tcp://127.0.0.1:6640"
 USAGE_ERROR = 2
 DEFAULT_OPENFLOW = ("127.0.0.1", 6633)
 
@@ -65,7 +64,7 @@ def launch(
         described, name = _described(path, controller)
     except (NetworkError, OSError) as error:
         _stop(str(error))
-    url = manage or (described.controllers[name].manage if name else DEFAULT_MANAGE)
+    url = manage or described.controllers[name].manage
     if not state and path.startswith("/etc/xenflow/"):
         state = "/var/lib/xenflow"
     if not state:
@@ -100,7 +99,7 @@ def switches_connect_to(network: str, controller: str) -> tuple[str, int]:
         described, name = _described(_network_file(network), controller)
     except (NetworkError, OSError):
         return DEFAULT_OPENFLOW
-    return described.controllers[name].openflow if name else DEFAULT_OPENFLOW
+    return described.controllers[name].openflow
 
 
 def _network_file(named: str) -> str:
@@ -123,7 +122,7 @@ def _read(path: str, before: Network | None = None) -> Network:
 
 def this_controller(network: Network, wanted: str) -> str:
     """Which of the network's controllers this is: the one asked for, the only one, or the one
-    named like this machine; "" where the network has none.
+    named like this machine.
 
     Raises NetworkError where that does not say.
     """
@@ -135,8 +134,8 @@ def this_controller(network: Network, wanted: str) -> str:
     if len(known) == 1:
         return next(iter(known))
     node = os.uname().nodename
-    if node in known or not known:
-        return node if node in known else ""
+    if node in known:
+        return node
     raise NetworkError(f"which of {', '.join(known)} is this? (--controller=NAME)")
 
 
