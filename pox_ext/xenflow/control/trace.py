@@ -220,7 +220,10 @@ def _frame(packet: dict[str, Any], from_mac: int, to_mac: int, vlan: int) -> byt
     src, dst = address("nw_src", "192.0.2.1"), address("nw_dst", "192.0.2.2")
     source_mac, target_mac = mac("dl_src", from_mac), mac("dl_dst", to_mac)
     dl_type = packet.get("dl_type", fl.IPV4)
-    whole = pk.arp(1, source_mac, src, 0, dst) if dl_type == fl.ARP else _ipv4(packet, src, dst)
+    try:
+        whole = pk.arp(1, source_mac, src, 0, dst) if dl_type == fl.ARP else _ipv4(packet, src, dst)
+    except pk.PacketError as error:  # the type and the code of ICMP are shorter than ports
+        raise ManagementError("bad-argument", f"packet: {error}") from None
     frame = pk.ethernet(target_mac, source_mac, dl_type, whole)
     return pk.vlan(frame, vlan) if vlan else frame
 

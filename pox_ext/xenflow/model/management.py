@@ -37,6 +37,8 @@ MAX_ANSWER = 32 << 20
 
 MAX_ID = 128
 MAX_NAME = 63
+MAX_PORT = 0xFEFF
+"""The highest number of a switch's port (OFPP_MAX, less one; OpenFlow 1.0, section 5.2.1)."""
 
 _IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held))"')
 _MARK_WITHIN = 512
@@ -129,19 +131,15 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
-def _address(value: Any) -> str:
-    """IPv4 or IPv6; returned as Python writes it."""
-    return str(ipaddress.ip_address(_is_text(value, 64)))
-
-
 def _address4(value: Any) -> str:
     return str(ipaddress.IPv4Address(_is_text(value, 64)))
 
 
 def _destination(value: Any) -> str:
-    """An address, or a prefix whose host bits are zero."""
+    """An IPv4 or IPv6 address, or a prefix whose host bits are zero; as Python writes it."""
     text = _is_text(value, 64)
-    return str(ipaddress.ip_network(text)) if "/" in text else _address(text)
+    found = ipaddress.ip_network(text)
+    return str(found if "/" in text else found.network_address)
 
 
 def _mac(value: Any) -> str:
@@ -150,8 +148,12 @@ def _mac(value: Any) -> str:
     return str(value).lower()
 
 
+_TCP_URL = re.compile(r"tcp://[A-Za-z0-9:\[][A-Za-z0-9.:%;\[\]_*-]*:[0-9]{1,5}")
+"""What libzmq connects to (src/socket_base.cpp, connect_internal); it raises for others."""
+
+
 def _tcp_url(value: Any) -> str:
-    if not re.fullmatch(r"tcp://\S+:[0-9]{1,5}", _is_text(value, 256)):
+    if not _TCP_URL.fullmatch(_is_text(value, 256)):
         raise UnfitError
     return str(value)
 
@@ -162,6 +164,12 @@ def _port(value: Any) -> str | int:
         return _name(value)
     number: int = whole(0, 0xFFFF).read(value)
     return number
+
+
+def _ports(value: Any) -> dict[int, int]:
+    """Port numbers by port numbers, which JSON's keys are as text."""
+    number = whole(1, MAX_PORT).read
+    return {number(int(key)): number(found) for key, found in _object(value).items()}
 
 
 def _frames(value: Any) -> list[bytes]:
@@ -229,6 +237,7 @@ DESTINATION = Value("an address, or a prefix without host bits", _destination)
 MAC = Value('a MAC address such as "02:00:00:01:01:01"', _mac)
 URL = Value('"tcp://ADDRESS:PORT"', _tcp_url)
 PORT = Value("a port's name or number", _port)
+PORTS = Value(f"an object of port numbers, 1 to {MAX_PORT}, by port numbers", _ports)
 NAMES = Value("an array of names", lambda value: tuple(_name(n) for n in _list(value)), list)
 FRAMES = Value(
     "an array of base64 texts", _frames, lambda value: [b64encode(f).decode() for f in value]
@@ -361,7 +370,7 @@ VERBS: dict[str, Verb] = {
             "router": _ROUTER,
             "datapath": _DATAPATH,
             "flows": Argument(FRAMES, needed=True),
-            "ports": Argument(OBJECT, needed=True),
+            "ports": Argument(PORTS, needed=True),
             "owner": Argument(NAME),
         }
     ),

@@ -166,7 +166,8 @@ class VmPackets:
 
     def give(self, switch: Switch, router: Router, link: Link, frames: list[bytes]) -> bool:
         """Put what another host's controller has held straight into a router's vif, whatever the
-        switch's tables say yet.  False where the vif takes nothing."""
+        switch's tables say yet.  False where the vif takes nothing.  Raises FlowError, nothing
+        being put, where a frame is too long for a message."""
         interface = router.on(link.name)
         if (
             switch.channel.connection is None
