@@ -21,11 +21,17 @@ WORDS = (
     f"its VM sends more than {RATE_PER_S:.0f} frames a second that the controller has to look at: "
     "those beyond are not looked at"
 )
-ROUTED_WORDS = (
-    f"more than {RATE_PER_S:.0f} frames a second that others on this host have routed to it have "
-    "to be looked at by the controller: those beyond are not looked at"
-)
-REASONS = {why.value: why.name.lower() for why in Up}
+ROUTED_WORDS = {
+    why: f"{frames}: more than {RATE_PER_S:.0f} a second come to the controller, routed on this "
+    "host before, and those beyond are not looked at"
+    for why, frames in {
+        Up.HELD: "frames for its VM, which takes nothing now",
+        Up.COPIED: "copies of frames for its VM, which may be suspended before it has read them",
+        Up.ASKED: "packets whose way the controller is to say",
+        Up.FROM_VM: "frames of its VM",
+    }.items()
+}
+"""Who sent them does not show any more."""
 
 
 class PacketIns:
@@ -34,8 +40,8 @@ class PacketIns:
     def __init__(self, network: Network, problems: Problems) -> None:
         self._problems = problems
         self._router_of: Mapping[str, str] = {}
-        self._routed_to: dict[str, str] = {}
-        """The router of each budget of packet-ins without a port."""
+        self._routed: dict[str, tuple[str, str]] = {}
+        """The router, and the words, of each budget of packet-ins without a port."""
         self._ports: Mapping[str, tuple[int, bool]] = {}
         self._budgets = PortBudgets()
         self.admits = self._budgets.spend
@@ -61,11 +67,11 @@ class PacketIns:
         """Whether a packet-in without a port may be looked at: it was routed here before, maybe for
         a VM of this host.  What it comes up for has a budget: a router, and why (`layout.Up`)."""
         router = self._network.router_names.get(registers.get(Reg.ROUTER, 0))
-        why = REASONS.get(registers.get(Reg.SENT_UP, 0))
-        if router is None or why is None:
+        why = registers.get(Reg.SENT_UP, 0)
+        if router is None or why not in ROUTED_WORDS:
             return True
-        name = f"{router}: {why}"
-        self._routed_to[name] = router
+        name = f"{router}: {Up(why).name.lower()}"
+        self._routed[name] = router, ROUTED_WORDS[Up(why)]
         return self._budgets.spend_of(name, now)
 
     @property
@@ -78,10 +84,9 @@ class PacketIns:
         for name, count in self.dropped.items():
             if count != self._seen.get(name, 0):
                 self._seen[name] = count
-                if name in self._router_of:
-                    self._grew[self._router_of[name]] = now, WORDS
-                elif self._routed_to.get(name) in self._network.routers:
-                    self._grew[self._routed_to[name]] = now, ROUTED_WORDS
+                router, words = self._routed.get(name, (self._router_of.get(name, ""), WORDS))
+                if router in self._network.routers:
+                    self._grew[router] = now, words
         for router, (at, words) in list(self._grew.items()):
             if now - at < QUIET_S:
                 self._problems.begin(FLOOD, words, router)
