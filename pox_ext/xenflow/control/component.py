@@ -260,7 +260,8 @@ class Component:
         elif isinstance(message, parse.ErrorMessage):
             switch.on_error(message.xid, message.name, message.data)
         elif isinstance(message, parse.PortStatus):
-            self._port_status(switch, message.port, message.reason == PORT_DELETED)
+            port, deleted = message.port, message.reason == PORT_DELETED
+            self._port_changed(switch, port.name, port.number, port.up, deleted)
             return False
         elif isinstance(message, parse.FeaturesReply):
             if message.xid != PORTS_XID:
@@ -271,18 +272,15 @@ class Component:
     def _ports_read(self, switch: Switch, ports: Sequence[parse.Port]) -> None:
         for port in ports:
             if switch.ports.get(port.name) != (port.number, port.up):
-                self._port_status(switch, port, False)
+                self._port_changed(switch, port.name, port.number, port.up, False)
         for name in switch.ports.keys() - {port.name for port in ports}:
             self._port_changed(switch, name, 0, False, True)
-
-    def _port_status(self, switch: Switch, port: parse.Port, deleted: bool) -> None:
-        if port.number == LOCAL_PORT:
-            return
-        self._port_changed(switch, port.name, port.number, port.up, deleted)
 
     def _port_changed(
         self, switch: Switch, name: str, number: int, up: bool, deleted: bool
     ) -> None:
+        if number == LOCAL_PORT:
+            return
         took = switch.ports.takes(name)
         switch.port_changed(name, number, up, deleted)
         takes = switch.ports.takes(name)

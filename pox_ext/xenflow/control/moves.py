@@ -132,7 +132,7 @@ class Moves:
         until = self._now() + arguments["wait_s"]
 
         def look() -> None:
-            if self._table.attached(switch, router):
+            if all(interface.vif in switch.ports for interface in router.interfaces):
                 reply.ok(attached=True)
             elif self._now() >= until:
                 reply.ok(attached=False)

@@ -25,7 +25,7 @@ from typing import Any
 
 from xenflow.control.guarded import Guarded
 from xenflow.model.difference import NetworkDifference, compare, refusals
-from xenflow.model.network import Datapath, Network, NetworkError, Router
+from xenflow.model.network import Datapath, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, StaleVersionError, at_home
 from xenflow.openflow.parse import PacketIn
 from xenflow.plan.migration import informed
@@ -92,7 +92,8 @@ class RuleTable:
         self._proofs = proofs
         self._migrating = migrating
         self.feeds: dict[str, Feed] = {name: Feed(name) for name in network.routers}
-        self.last_peer: dict[str, str] = {}
+        self.last_source: dict[str, str] = {}
+        """Of each router that was heard, where it was last: "local" or "mirror"."""
         self.problems = Problems(controller, clock.now)
         """What concerns a router, or all, and no single switch."""
         self._views: dict[str, RouterView] = {}
@@ -189,7 +190,7 @@ class RuleTable:
             self._search.awaits &= self.others.keys()
         for router in found.routers.removed:
             del self.feeds[router]
-            self.last_peer.pop(router, None)
+            self.last_source.pop(router, None)
             self.packets.unheard(router)
             self.problems.forget(router)
         self.feeds |= {router: Feed(router) for router in found.routers.added}
@@ -288,7 +289,7 @@ class RuleTable:
             if local:  # else it is the asker's mistake, who is told
                 self.problems.begin(REFUSED, f"its message was refused: {outcome.error}", router)
             return outcome
-        self.last_peer[router] = "local" if local else str(source)
+        self.last_source[router] = "local" if local else "mirror"
         if feed.phase is Phase.CURRENT:  # it is known whole, whatever was refused before
             self.problems.end(REFUSED, router)
         if outcome.changes is not None:
@@ -479,10 +480,6 @@ class RuleTable:
     def caught_up(self, switch: Switch) -> None:
         """A switch that was read back gives the VMs their packets again."""
         self.packets.caught_up(switch)
-
-    def attached(self, switch: Switch, router: Router) -> bool:
-        """Whether all vifs of a router exist on a switch."""
-        return all(i.vif in switch.ports for i in router.interfaces)
 
     def tick(self, now: float) -> list[tuple[str, Hashable, list[bytes]]]:
         """What time asks for: heartbeats and acknowledgements to routers, repeated hellos.

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from xenflow.control.requests import Named
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.management import ManagementError
 from xenflow.model.network import End, Interface, Link, Router
@@ -46,10 +47,12 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
     Raises ManagementError where the request does not fit the network, or what the switch holds is
     not known.
     """
+    named, router = Named(table), None
     if arguments["router"] is not None:
-        switch, router = _where(table, arguments["router"])
+        router = named.router(arguments["router"])
+        switch = _where(table, router.name)
     else:
-        switch, router = _switch(table, arguments["datapath"]), None
+        switch = named.switch(arguments["datapath"], connected=False)
     if not switch.live:
         raise ManagementError(
             "not-connected",
@@ -67,23 +70,13 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
     return _Trace(table, switch).run(in_port, frame)
 
 
-def _switch(table: RuleTable, name: str) -> Switch:
-    found = table.switches.get(name)
-    if found is None:
-        raise ManagementError("unknown-datapath", f"no datapath {name} here")
-    return found
-
-
-def _where(table: RuleTable, name: str) -> tuple[Switch, Router]:
-    router = table.network.routers.get(name)
-    if router is None:
-        raise ManagementError("unknown-router", f"unknown router {name}")
+def _where(table: RuleTable, name: str) -> Switch:
     for switch in table.switches.values():
         if switch.forwards(name):
-            return switch, router
+            return switch
     for switch in table.switches.values():  # in native mode the VM forwards
         if switch.vm_of(name) == switch.name:
-            return switch, router
+            return switch
     raise ManagementError("refused", f"no switch of this controller forwards for {name}")
 
 
@@ -133,7 +126,7 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
 
 def _at_port(table: RuleTable, switch: Switch, in_port: int, packet: dict[str, Any]) -> bytes:
     """The packet as it comes in by a port, to whom a station there would send it."""
-    name = _names(switch).get(in_port, "")
+    name = switch.ports.names.get(in_port, "")
     link, sender, tagged = _link_at(table, switch, name, packet)
     target = packet.get("nw_dst")
     if "dl_dst" in packet or packet.get("dl_type", fl.IPV4) == fl.ARP:
@@ -247,10 +240,6 @@ def _ipv4(packet: dict[str, Any], src: int, dst: int) -> bytes:
 # What becomes of it
 
 
-def _names(switch: Switch) -> dict[int, str]:
-    return {number: name for name, (number, _) in switch.ports.items()}
-
-
 class _Trace:
     """One packet through one switch."""
 
@@ -259,7 +248,7 @@ class _Trace:
         self.network = table.network
         self.switch = switch
         self.site = switch.site()
-        self.ports = _names(switch)
+        self.ports = switch.ports.names
         slow = {name: view.slow for name, view in self.site.views.items() if switch.forwards(name)}
         self.words = explain.Names(self.network, switch.name, self.ports, slow)
         self.foreign = switch.audit.foreign.flows

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Placement, from_json, to_json
-from xenflow.model.values import BOOLEAN, UnfitError, Value, seconds, text_of, whole
+from xenflow.model.values import BOOLEAN, UnfitError, Value, of_type, seconds, text_of, whole
 
 VERSION = 1
 
@@ -111,6 +111,10 @@ class Verb:
     check: Callable[[Mapping[str, Any]], None] | None = None
 
 
+_object: Callable[[Any], dict[str, Any]] = of_type(dict)
+_list: Callable[[Any], list[Any]] = of_type(list)
+
+
 def _is_text(value: Any, longest: int) -> str:
     text = text_of(value)
     if len(text) > longest:
@@ -123,12 +127,6 @@ def _name(value: Any) -> str:
     if not _is_text(value, MAX_NAME) or not value.isprintable():
         raise UnfitError
     return str(value)
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UnfitError
-    return value
 
 
 def _address4(value: Any) -> str:
@@ -173,14 +171,10 @@ def _ports(value: Any) -> dict[int, int]:
 
 
 def _frames(value: Any) -> list[bytes]:
-    if not isinstance(value, list):
-        raise UnfitError
     frames = []
-    for frame in value:
-        if not isinstance(frame, str):
-            raise UnfitError
+    for frame in _list(value):
         try:
-            frames.append(b64decode(frame, validate=True))
+            frames.append(b64decode(text_of(frame), validate=True))
         except binascii.Error as error:
             raise UnfitError(f"a frame is not base64: {error}") from None
     return frames
@@ -198,12 +192,6 @@ def _placement(value: Any) -> Placement:
         return from_json(value)
     except NetworkError as error:
         raise UnfitError(str(error)) from None
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise UnfitError
-    return value
 
 
 def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
@@ -298,132 +286,88 @@ def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
         raise UnfitError("a frame comes in by a port: expected datapath and in_port with it")
 
 
-_ROUTER = Argument(NAME, needed=True)
-_DATAPATH = Argument(NAME, needed=True)
-_OWNER = Argument(NAME, needed=True)
-_LEASE = Argument(seconds(86400))
-_TABLE = Argument(whole(0, 254))
+def _needed(kind: Value) -> Argument:
+    return Argument(kind, needed=True)
 
 
 def _limit(default: int) -> Argument:
     return Argument(whole(1, 100_000), default=default)
 
 
+_NAME, _NAMED = Argument(NAME), _needed(NAME)
+_ON_SWITCH = {"router": _NAMED, "datapath": _NAMED}
+_FLAG = Argument(BOOLEAN, default=False)
+_LEASE = Argument(seconds(86400))
+
 VERBS: dict[str, Verb] = {
-    "status": Verb({"router": Argument(NAME)}),
+    "status": Verb({"router": _NAME}),
     "routers": Verb({}),
     "routes": Verb(
         {
-            "router": _ROUTER,
+            "router": _NAMED,
             "match": Argument(DESTINATION),
             "offset": Argument(whole(0, 1 << 32), default=0),
             "limit": _limit(10_000),
         }
     ),
-    "nexthops": Verb({"router": _ROUTER}),
+    "nexthops": Verb({"router": _NAMED}),
     "links": Verb({}),
     "flows": Verb(
-        {"datapath": _DATAPATH, "router": Argument(NAME), "table": _TABLE, "limit": _limit(1_000)}
+        {
+            "datapath": _NAMED,
+            "router": _NAME,
+            "table": Argument(whole(0, 254)),
+            "limit": _limit(1_000),
+        }
     ),
     "trace": Verb(
         {
-            "router": Argument(NAME),
-            "datapath": Argument(NAME),
+            "router": _NAME,
+            "datapath": _NAME,
             "in_port": Argument(PORT),
             "packet": Argument(PACKET),
             "frame": Argument(FRAME),
         },
         _trace_has_one_start,
     ),
-    "rules": Verb({"datapath": Argument(NAME)}),
-    "reload": Verb({"dry_run": Argument(BOOLEAN, default=False)}),
-    "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
-    "rule-replace": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
-    "rule-remove": Verb({"datapath": _DATAPATH, "rule_id": Argument(NAME, needed=True)}),
+    "rules": Verb({"datapath": _NAME}),
+    "reload": Verb({"dry_run": _FLAG}),
+    "rule-add": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),
+    "rule-replace": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),
+    "rule-remove": Verb({"datapath": _NAMED, "rule_id": _NAMED}),
     "place": Verb(
         {
-            "placement": Argument(PLACEMENT, needed=True),
+            "placement": _needed(PLACEMENT),
             "datapaths": Argument(NAMES, default=()),
             "in_force": Argument(BOOLEAN, default=True),
-            "owner": Argument(NAME),
+            "owner": _NAME,
         }
     ),
-    "export": Verb({"router": _ROUTER}),
-    "import": Verb(
-        {
-            "router": _ROUTER,
-            "frames": Argument(FRAMES, needed=True),
-        }
-    ),
-    "mirror": Verb(
-        {
-            "router": _ROUTER,
-            "to": Argument(URL, needed=True),
-            "on": Argument(BOOLEAN, needed=True),
-            "owner": Argument(NAME),
-        }
-    ),
-    "ready": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
-    "read-flows": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
+    "export": Verb({"router": _NAMED}),
+    "import": Verb({"router": _NAMED, "frames": _needed(FRAMES)}),
+    "mirror": Verb({"router": _NAMED, "to": _needed(URL), "on": _needed(BOOLEAN), "owner": _NAME}),
+    "ready": Verb(_ON_SWITCH),
+    "read-flows": Verb(_ON_SWITCH),
     "write-flows": Verb(
-        {
-            "router": _ROUTER,
-            "datapath": _DATAPATH,
-            "flows": Argument(FRAMES, needed=True),
-            "ports": Argument(PORTS, needed=True),
-            "owner": Argument(NAME),
-        }
+        {**_ON_SWITCH, "flows": _needed(FRAMES), "ports": _needed(PORTS), "owner": _NAME}
     ),
-    "suspending": Verb(
-        {"router": _ROUTER, "datapath": _DATAPATH, "suspended": Argument(BOOLEAN, needed=True)}
-    ),
-    "attached": Verb(
-        {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(seconds(600), default=10.0)}
-    ),
-    "release": Verb(
-        {
-            "router": _ROUTER,
-            "datapath": _DATAPATH,
-            "to": Argument(NAME),
-            "owner": Argument(NAME),
-        }
-    ),
+    "suspending": Verb({**_ON_SWITCH, "suspended": _needed(BOOLEAN)}),
+    "attached": Verb({**_ON_SWITCH, "wait_s": Argument(seconds(600), default=10.0)}),
+    "release": Verb({**_ON_SWITCH, "to": _NAME, "owner": _NAME}),
     "read-held": Verb(
         {
-            "router": _ROUTER,
-            "link": Argument(NAME, needed=True),
+            "router": _NAMED,
+            "link": _NAMED,
             "passed": Argument(whole(0, 1 << 53), default=0),
-            "owner": Argument(NAME),
+            "owner": _NAME,
         }
     ),
-    "write-held": Verb(
-        {
-            "router": _ROUTER,
-            "datapath": _DATAPATH,
-            "link": Argument(NAME, needed=True),
-            "frames": Argument(FRAMES, needed=True),
-            "owner": Argument(NAME),
-        }
-    ),
-    "quiet": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
-    "lock": Verb(
-        {"router": _ROUTER, "owner": _OWNER, "lease_s": _LEASE, "entry": Argument(OBJECT)}
-    ),
-    "unlock": Verb(
-        {
-            "router": _ROUTER,
-            "owner": _OWNER,
-            "unfinished": Argument(BOOLEAN, default=False),
-            "untouched": Argument(BOOLEAN, default=False),
-        }
-    ),
+    "write-held": Verb({**_ON_SWITCH, "link": _NAMED, "frames": _needed(FRAMES), "owner": _NAME}),
+    "quiet": Verb(_ON_SWITCH),
+    "lock": Verb({"router": _NAMED, "owner": _NAMED, "lease_s": _LEASE, "entry": Argument(OBJECT)}),
+    "unlock": Verb({"router": _NAMED, "owner": _NAMED, "unfinished": _FLAG, "untouched": _FLAG}),
     "journal": Verb(
-        {
-            "router": _ROUTER,
-            "owner": Argument(NAME),
-            "lease_s": _LEASE,
-            "entry": Argument(OBJECT),
-        }
+        {"router": _NAMED, "owner": _NAME, "lease_s": _LEASE, "entry": Argument(OBJECT)}
     ),
 }
 
