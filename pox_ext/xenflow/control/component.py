@@ -23,7 +23,7 @@ from xenflow.control.guarded import Guarded
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.mirror import RouteMirrors
-from xenflow.control.router_sockets import RouterSockets
+from xenflow.control.router_sockets import Reader, RouterSockets
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.zmq_pump import Pump
 from xenflow.model.difference import NetworkDifference
@@ -85,9 +85,8 @@ class Component:
             self.table, leases, core_name, self.mirrors, self._reload
         )
         self._manage = self._listen(manage)
-        self.routers = RouterSockets(
-            network, self._heard, self.table.patience_s, routers_address, self._unread, clock.now
-        )
+        reader = Reader(self._heard, self.table.patience_s, self._unread, clock.now)
+        self.routers = RouterSockets(network, routers_address, reader)
         self._domains = self._make_domains(xenstore)
         self._asking: Asking | None = None
         if self.table.searching():
