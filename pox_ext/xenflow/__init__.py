@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -57,6 +58,7 @@ def launch(
 
     from xenflow.control import router_sockets
     from xenflow.control.component import Component
+    from xenflow.store.network_file import load
     from xenflow.vm.xenstore import socket_path
 
     _stamp_log(logging.getLogger().handlers)
@@ -73,7 +75,7 @@ def launch(
     try:
         component = Component(
             described,
-            lambda before: _read(path, before),
+            partial(load, path),
             name,
             url,
             Path(state) if state else None,
@@ -110,14 +112,10 @@ def _network_file(named: str) -> str:
 
 def _described(path: str, controller: str) -> tuple[Network, str]:
     """The network, and which of its controllers this is."""
-    described = _read(path)
-    return described, this_controller(described, controller)
-
-
-def _read(path: str, before: Network | None = None) -> Network:
     from xenflow.store.network_file import load
 
-    return load(path, before)
+    described = load(path)
+    return described, this_controller(described, controller)
 
 
 def this_controller(network: Network, wanted: str) -> str:

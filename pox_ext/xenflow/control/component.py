@@ -140,11 +140,8 @@ class Component:
     def _make_domains(self, xenstore: str) -> Domains | None:
         if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             return None
-        return Domains(xenstore, self._vifs(), self.table.packets.vifs_are_suspended, self._now)
-
-    def _vifs(self) -> set[str]:
-        routers = self.table.network.routers.values()
-        return {interface.vif for router in routers for interface in router.interfaces}
+        vifs, changed = self.table.network.vif_routers, self.table.packets.vifs_are_suspended
+        return Domains(xenstore, vifs, changed, self._now)
 
     # --- switches ---------------------------------------------------------------------------------
 
@@ -320,8 +317,8 @@ class Component:
             self._guarded.call("watching the domains", self._domains.tick, now)
 
     def _tick_table(self, now: float) -> None:
-        for router, source, frames in self.table.tick(now):
-            self._answer(router, [(source, frames)])
+        for router, replies in self.table.tick(now):
+            self._answer(router, replies)
 
     def _ask(self, asking: Asking, now: float) -> None:
         if self.table.searching():
@@ -340,7 +337,7 @@ class Component:
         if found and not only_look:
             self.routers.network_is(network)
             if self._domains is not None:
-                self._domains.known_are(self._vifs())
+                self._domains.known_are(network.vif_routers)
             # A switch that is new may be connected already, as nobody's; one that is gone is.
             for connection, switch in list(self._connections.items()):
                 if self.table.switches.get(switch.name) is not switch:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,6 @@ class RuleTable:
         self._views: dict[str, RouterView] = {}
         self._file = StateFile(state_dir)
         kept = self._file.load(network)
-        self.others = self._others()
-        """The management addresses of the other controllers, by name."""
         self._trees = kept.trees or network.trees_digest
         """How the trees lay of which all is known."""
         self._search = self._begin_search(kept) if asks else None
@@ -134,7 +133,9 @@ class RuleTable:
             names = informed(self.network, self.network.routers[name], at.mode, at.hosts, placed)
             yield {self.network.datapaths[each].controller for each in names}
 
-    def _others(self) -> dict[str, str]:
+    @property
+    def others(self) -> dict[str, str]:
+        """The management addresses of the other controllers that have switches, by name."""
         have_switches = {datapath.controller for datapath in self.network.datapaths.values()}
         return {
             name: described.manage
@@ -143,9 +144,9 @@ class RuleTable:
         }
 
     def _make_switch(self, datapath: Datapath, known: Mapping[str, Placement]) -> Switch:
-        placements = {**_homes(self.network), **known}
+        homes = {r.name: at_home(r.name, r.home) for r in self.network.routers.values()}
         proof = self._proofs(datapath)
-        return Switch(self.network, datapath, self, self.clock, placements, proof)
+        return Switch(self.network, datapath, self, self.clock, {**homes, **known}, proof)
 
     # --- the network changes ----------------------------------------------------------------------
 
@@ -184,8 +185,6 @@ class RuleTable:
 
     def _follow(self, network: Network, found: NetworkDifference) -> None:
         before, self.network = self.network, network
-        if found.controllers or found.datapaths:
-            self.others = self._others()
         if self._search is not None:
             self._search.awaits &= self.others.keys()
         for router in found.routers.removed:
@@ -342,19 +341,16 @@ class RuleTable:
         waiting = set(names)
         problems: list[str] = []
 
-        def done(name: str) -> Done:
-            def settle(error: str | None) -> None:
-                waiting.discard(name)
-                if error:
-                    problems.append(error)
-                if not waiting:
-                    then("; ".join(problems) or None)
-
-            return settle
+        def settle(name: str, error: str | None) -> None:
+            waiting.discard(name)
+            if error:
+                problems.append(error)
+            if not waiting:
+                then("; ".join(problems) or None)
 
         for name in names:
             promises = self.switches[name].promises
-            (promises.in_force if proven else promises.confirmed)(done(name))
+            (promises.in_force if proven else promises.confirmed)(partial(settle, name))
 
     def _place(self, placement: Placement, names: Iterable[str]) -> None:
         left = [n for n in names if self.switches[n].vm_of(placement.router) == n != placement.vm]
@@ -481,14 +477,12 @@ class RuleTable:
         """A switch that was read back gives the VMs their packets again."""
         self.packets.caught_up(switch)
 
-    def tick(self, now: float) -> list[tuple[str, Hashable, list[bytes]]]:
+    def tick(self, now: float) -> list[tuple[str, list[tuple[Hashable, list[bytes]]]]]:
         """What time asks for: heartbeats and acknowledgements to routers, repeated hellos.
 
-        Returns (router, source, frames) to be sent.
+        Returns of each router what is to be sent: (source, frames).
         """
-        replies = []
-        for name, feed in self.feeds.items():
-            replies += [(name, source, frames) for source, frames in feed.tick(now).replies]
+        replies = [(name, feed.tick(now).replies) for name, feed in self.feeds.items()]
         self._guarded.call("repeating hellos", self.packets.repeat_hellos, now)
         self._guarded.call("looking at what is refused", self._refused.tick, now)
         for name, switch in self.switches.items():
@@ -510,8 +504,3 @@ def _newest(known: Iterable[Mapping[str, Placement]]) -> dict[str, Placement]:
 
 def _names(known: Iterable[str]) -> str:
     return ", ".join(sorted(known)) or "none"
-
-
-def _homes(network: Network) -> dict[str, Placement]:
-    """Where each router is until something else is known."""
-    return {r.name: at_home(r.name, r.home) for r in network.routers.values()}

@@ -333,10 +333,8 @@ class _Trace:
 
     def _leaves(self, number: int, frame: bytes) -> dict[str, Any]:
         name = self.ports.get(number)
-        for router in self.network.routers.values():
-            for interface in router.interfaces:
-                if interface.vif == name:
-                    return self._to_vm(router, interface, frame)
+        if (found := self.network.vif(name or "")) is not None:
+            return self._to_vm(*found, frame)
         up = name is not None and self.switch.ports[name][1]
         carrier = "" if up else ", which has no carrier" if name else ", which does not exist"
         return {

@@ -129,10 +129,6 @@ def _name(value: Any) -> str:
     return str(value)
 
 
-def _address4(value: Any) -> str:
-    return str(ipaddress.IPv4Address(_is_text(value, 64)))
-
-
 def _destination(value: Any) -> str:
     """An IPv4 or IPv6 address, or a prefix whose host bits are zero; as Python writes it."""
     text = _is_text(value, 64)
@@ -220,7 +216,7 @@ def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
 
 NAME = Value(f"a name of 1 to {MAX_NAME} characters", _name)
 OBJECT = Value("an object", _object)
-ADDRESS4 = Value("an IPv4 address", _address4)
+ADDRESS4 = Value("an IPv4 address", lambda value: str(ipaddress.IPv4Address(_is_text(value, 64))))
 DESTINATION = Value("an address, or a prefix without host bits", _destination)
 MAC = Value('a MAC address such as "02:00:00:01:01:01"', _mac)
 URL = Value('"tcp://ADDRESS:PORT"', _tcp_url)

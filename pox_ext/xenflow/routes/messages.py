@@ -291,17 +291,8 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
     integer out of range) or when the message would be larger than the limits.
     """
     try:
-        frames = [
-            HEADER_FORMAT.pack(
-                MAGIC,
-                VERSION,
-                header.type,
-                header.part,
-                header.epoch,
-                header.seq,
-                _text(header.router, 16),
-            )
-        ]
+        told = header.type, header.part, header.epoch, header.seq, _text(header.router, 16)
+        frames = [HEADER_FORMAT.pack(MAGIC, VERSION, *told)]
         frames += [
             SECTION_FORMAT.pack(section.kind, section.op, 0, _count(section)) + _body(section)
             for section in sections
