@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -61,7 +60,7 @@ def launch(
     from xenflow.store.network_file import load
     from xenflow.vm.xenstore import socket_path
 
-    _stamp_log(logging.getLogger().handlers)
+    _stamp_log()
     try:
         described, name = _described(path, controller)
     except (NetworkError, OSError) as error:
@@ -137,12 +136,12 @@ def this_controller(network: Network, wanted: str) -> str:
     raise NetworkError(f"which of {', '.join(known)} is this? (--controller=NAME)")
 
 
-def _stamp_log(handlers: Iterable[logging.Handler]) -> None:
+def _stamp_log() -> None:
     """Give the log's lines a time, where nobody has chosen a format: not the journal, which has
     its own."""
     if "JOURNAL_STREAM" in os.environ:
         return
-    for handler in handlers:
+    for handler in logging.getLogger().handlers:
         if getattr(handler.formatter, "_fmt", None) == logging.BASIC_FORMAT:
             handler.setFormatter(
                 logging.Formatter(

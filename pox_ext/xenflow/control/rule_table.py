@@ -326,8 +326,8 @@ class RuleTable:
     def place(
         self, placement: Placement, datapaths: Iterable[str], proven: bool, then: Done
     ) -> None:
-        """Give switches a placement; `then(None)` once it is in force on all of them (confirmed,
-        where `proven` is false), else with the reason.
+        """Give switches of this controller's a placement of a known router; `then(None)` once it is
+        in force on all of them (confirmed, where `proven` is false), else with the reason.
 
         Raises NetworkError (StaleVersionError where another one is known that is not older), or
         StateError where it cannot be kept, having changed nothing.
@@ -367,19 +367,13 @@ class RuleTable:
     def _check(self, placement: Placement, names: list[str]) -> None:
         if self._search is not None and not self._search.settled(self.clock.now()):
             raise NetworkError(self.searching())
-        if placement.router not in self.network.routers:
-            words = f"unknown router {placement.router}: known: {_names(self.network.routers)}"
-            raise NetworkError(words)
         for host in placement.hosts:
             if host not in self.network.hosts:
-                words = f"{host} is not a host of the network: it has {_names(self.network.hosts)}"
+                hosts = ", ".join(sorted(self.network.hosts)) or "none"
+                words = f"{host} is not a host of the network: it has {hosts}"
                 raise NetworkError(f"{placement.router}: {words}")
         for name in names:
-            switch = self.switches.get(name)
-            if switch is None:
-                words = f"datapath {name} is not this controller's: it has {_names(self.switches)}"
-                raise NetworkError(words)
-            known = switch.placements.get(placement.router, placement)
+            known = self.switches[name].placements.get(placement.router, placement)
             if known.version >= placement.version and known != placement:
                 raise StaleVersionError(
                     f"{name}: the placement of {placement.router} is at version {known.version}, "
@@ -500,7 +494,3 @@ def _newest(known: Iterable[Mapping[str, Placement]]) -> dict[str, Placement]:
             if placement.version >= found.get(router, placement).version:
                 found[router] = placement
     return found
-
-
-def _names(known: Iterable[str]) -> str:
-    return ", ".join(sorted(known)) or "none"

@@ -483,8 +483,7 @@ def _read_request(value: dict[str, Any], id: str) -> Request:
             "wrong-version", f"this side speaks version {VERSION}, the request {_quote(version)}"
         )
     name = value.get("verb")
-    verb = VERBS.get(name) if isinstance(name, str) else None
-    if verb is None or not isinstance(name, str):
+    if not isinstance(name, str) or name not in VERBS:
         raise ManagementError("unknown-verb", f"no verb {_quote(name)}; verbs: {', '.join(VERBS)}")
     given = {key: v for key, v in value.items() if key not in _ENVELOPE}
     by = value.get("by", "")
@@ -492,7 +491,7 @@ def _read_request(value: dict[str, Any], id: str) -> Request:
         raise ManagementError(
             "malformed", f"by: expected at most {MAX_ID} printable characters, found {_quote(by)}"
         )
-    return Request(id, name, _read_arguments(name, verb, given), by)
+    return Request(id, name, _read_arguments(name, VERBS[name], given), by)
 
 
 def _read_arguments(name: str, verb: Verb, given: dict[str, Any]) -> dict[str, Any]:
@@ -588,9 +587,8 @@ def parse_answer(frame: bytes) -> Answer:
     if ok:
         return Answer(id, True, value)
     error = value.get("error")
-    if not isinstance(error, dict):
-        raise ManagementError("malformed", "expected error with code and message", id)
-    code, message = error.get("code"), error.get("message")
+    said = error if isinstance(error, dict) else {}
+    code, message = said.get("code"), said.get("message")
     if not isinstance(code, str) or not isinstance(message, str):
         raise ManagementError("malformed", "expected error with code and message", id)
     return Answer(id, False, {}, code, message)
