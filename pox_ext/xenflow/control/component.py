@@ -87,17 +87,17 @@ class Component:
         self._manage = self._listen(manage)
         reader = Reader(self._heard, self.table.patience_s, self._unread, clock.now)
         self.routers = RouterSockets(network, routers_address, reader)
-        self._domains = self._make_domains(xenstore)
-        self._asking: Asking | None = None
-        if self.table.searching():
-            self._asking = Asking(self.context, self.table.others, self.table.heard_from)
+        vifs, changed = network.vif_routers, self.table.packets.vifs_are_suspended
+        self._domains = Domains(xenstore, vifs, changed, clock.now)
+        asked = self.table.others if self.table.searching() else {}
+        self._asking = Asking(self.context, asked, self.table.heard_from)
         self._connections: dict[Any, Switch] = {}
         self._guarded = Guarded(clock.now)
         for switch in self.table.switches.values():
             self._announce(switch)
         self._manage.start()
         self.routers.start()
-        if self._domains is not None:
+        if any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             self._domains.start()
         core.listen_to_dependencies(self, ["openflow"])
         self._timer = Timer(TICK_S, self._tick, recurring=True)
@@ -136,12 +136,6 @@ class Component:
 
         pump = Pump(sock, receive, names_peers=True)
         return pump
-
-    def _make_domains(self, xenstore: str) -> Domains | None:
-        if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
-            return None
-        vifs, changed = self.table.network.vif_routers, self.table.packets.vifs_are_suspended
-        return Domains(xenstore, vifs, changed, self._now)
 
     # --- switches ---------------------------------------------------------------------------------
 
@@ -288,16 +282,14 @@ class Component:
     # --- routers ----------------------------------------------------------------------------------
 
     def _heard(self, router: str, peer: bytes, frames: list[bytes]) -> float:
-        if self._domains is not None:
-            vifs = [i.vif for i in self.table.network.routers[router].interfaces]
-            self._domains.heard(vifs, self.routers.empty_at(router, peer))
+        vifs = [i.vif for i in self.table.network.routers[router].interfaces]
+        self._domains.heard(vifs, self.routers.empty_at(router, peer))
         outcome = self.table.heard(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s
 
     def _vif_spoke(self, vif: str) -> None:
-        if self._domains is not None:
-            self._domains.sent(vif)
+        self._domains.sent(vif)
 
     def _unread(self, router: str, peer: bytes) -> None:
         self.table.feeds[router].keep(peer, self._now())
@@ -311,21 +303,18 @@ class Component:
         now = self._now()
         self._guarded.call("the table's tick", self._tick_table, now)
         self._guarded.call("mirroring", self.mirrors.tick, now)
-        if self._asking is not None:
-            self._guarded.call("asking where routers are", self._ask, self._asking, now)
-        if self._domains is not None:
-            self._guarded.call("watching the domains", self._domains.tick, now)
+        self._guarded.call("asking where routers are", self._ask, now)
+        self._guarded.call("watching the domains", self._domains.tick, now)
 
     def _tick_table(self, now: float) -> None:
         for router, replies in self.table.tick(now):
             self._answer(router, replies)
 
-    def _ask(self, asking: Asking, now: float) -> None:
+    def _ask(self, now: float) -> None:
         if self.table.searching():
-            asking.tick(now)
+            self._asking.tick(now)
         else:
-            asking.close()
-            self._asking = None
+            self._asking.close()
 
     # --- the network file ------------------------------------------------------------------------
 
@@ -336,8 +325,7 @@ class Component:
         found = self.table.change(network, only_look)
         if found and not only_look:
             self.routers.network_is(network)
-            if self._domains is not None:
-                self._domains.known_are(network.vif_routers)
+            self._domains.known_are(network.vif_routers)
             # A switch that is new may be connected already, as nobody's; one that is gone is.
             for connection, switch in list(self._connections.items()):
                 if self.table.switches.get(switch.name) is not switch:
@@ -363,11 +351,9 @@ class Component:
     def _going_down(self, _: Any) -> None:
         self._timer.cancel()
         self.routers.close()
-        if self._domains is not None:
-            self._domains.close()
+        self._domains.close()
         self.mirrors.close()
-        if self._asking is not None:
-            self._asking.close()
+        self._asking.close()
         self._manage.close()
 
     def _down(self, _: Any) -> None:

@@ -35,15 +35,7 @@ E = TypeVar("E", bound=IntEnum)
 
 HEADER_FORMAT = struct.Struct("!4sBBHQQ16s")
 SECTION_FORMAT = struct.Struct("!BBHI")
-_INTERFACE = struct.Struct("!IBBH6s2x16s")
-_LOCAL = struct.Struct("!BBBxI16s")
 _BROADCAST = 1
-_NEXTHOP = struct.Struct("!IBB2xI16s6s2x")
-_LEG = struct.Struct("!IIHH")
-_NEIGHBOUR = struct.Struct("!IBB2x16s6s2x")
-_ROUTE4 = struct.Struct("!IBI")
-_ROUTE6 = struct.Struct("!16sBI")
-_POLICY = struct.Struct("!BB2x64s")
 
 
 class MessageError(ValueError):
@@ -581,13 +573,13 @@ class _Records(NamedTuple):
 
 
 RECORDS = {
-    SectionKind.INTERFACE: _Records(_INTERFACE, _interface_rows, _interfaces),
-    SectionKind.LOCAL: _Records(_LOCAL, _local_rows, _locals),
-    SectionKind.NEXTHOP: _Records(_NEXTHOP, _nexthop_rows, _nexthops),
-    SectionKind.LEG: _Records(_LEG, _leg_rows, _legs),
-    SectionKind.NEIGHBOUR: _Records(_NEIGHBOUR, _neighbour_rows, _neighbours),
-    SectionKind.ROUTE4: _Records(_ROUTE4, iter, _routes4),
-    SectionKind.ROUTE6: _Records(_ROUTE6, _route6_rows, _routes6),
-    SectionKind.POLICY: _Records(_POLICY, _policy_rows, _policies),
+    SectionKind.INTERFACE: _Records(struct.Struct("!IBBH6s2x16s"), _interface_rows, _interfaces),
+    SectionKind.LOCAL: _Records(struct.Struct("!BBBxI16s"), _local_rows, _locals),
+    SectionKind.NEXTHOP: _Records(struct.Struct("!IBB2xI16s6s2x"), _nexthop_rows, _nexthops),
+    SectionKind.LEG: _Records(struct.Struct("!IIHH"), _leg_rows, _legs),
+    SectionKind.NEIGHBOUR: _Records(struct.Struct("!IBB2x16s6s2x"), _neighbour_rows, _neighbours),
+    SectionKind.ROUTE4: _Records(struct.Struct("!IBI"), iter, _routes4),
+    SectionKind.ROUTE6: _Records(struct.Struct("!16sBI"), _route6_rows, _routes6),
+    SectionKind.POLICY: _Records(struct.Struct("!BB2x64s"), _policy_rows, _policies),
 }
 _FULL_ROUTES4 = struct.Struct("!" + "IBI" * SNAPSHOT_RECORDS)
