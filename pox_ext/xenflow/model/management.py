@@ -425,17 +425,10 @@ def parse_request(frame: bytes) -> Request:
 
 
 def _check_size(frame: bytes) -> None:
-    if len(frame) <= MAX_REQUEST:
-        return
-    if len(frame) > MAX_IMPORT:
-        limit = MAX_IMPORT
-    elif not _IMPORT_MARK.search(frame[:_MARK_WITHIN]):
-        limit = MAX_REQUEST
-    else:
-        return
-    raise ManagementError(
-        "too-large", f"the request has {len(frame)} octets, at most {limit} are read"
-    )
+    limit = MAX_IMPORT if _IMPORT_MARK.search(frame[:_MARK_WITHIN]) else MAX_REQUEST
+    if len(frame) > limit:
+        words = f"the request has {len(frame)} octets, at most {limit} are read"
+        raise ManagementError("too-large", words)
 
 
 def _parse_object(frame: bytes) -> dict[str, Any]:

@@ -88,13 +88,9 @@ def together(changes: Sequence[Changes]) -> Changes:
     """Changes that followed one another as one."""
     if len(changes) == 1:
         return changes[0]
-    both = Changes()
-    for one in changes:
-        both.interfaces |= one.interfaces
-        both.locals |= one.locals
-        both.nexthops |= one.nexthops
-        both.neighbours |= one.neighbours
-        both.policy |= one.policy
+    both = Changes(policy=any(one.policy for one in changes))
+    for name in ("interfaces", "locals", "nexthops", "neighbours"):
+        getattr(both, name).update(*(getattr(one, name) for one in changes))
     both.routes4, both.gone4 = _last([(one.routes4, one.gone4) for one in changes])
     both.routes6, both.gone6 = _last([(one.routes6, one.gone6) for one in changes])
     return both
