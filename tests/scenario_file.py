@@ -1,12 +1,12 @@
-"""Scenario files: commands in plain text, each with what it is expected to say.
+"""Scenario files: commands in plain text, and what they are expected to say.
 
     # What happens here, for the reader.
     move vr1 to host-b
     ----
     the words that the command says, until an empty line
 
-A block is one command, the comments above it, and what it says; between two blocks is an empty
-line.  What the commands are is the interpreter's affair: it is called with a command's words.
+A block is some commands, comments on them, and what they say; between two blocks is an empty line.
+What the commands are is the interpreter's affair: it is called with the words of each.
 With XENFLOW_UPDATE=1 in the environment files are rewritten with what is said now: read the
 difference before you commit it.
 """
@@ -37,23 +37,19 @@ def check(path: Path, interpreter: Interpreter) -> None:
 
 
 def played(text: str, interpreter: Interpreter) -> str:
-    """The same text, each command with what it says now.
+    """The same text, its commands with what they say now.
 
-    Raises ValueError where a text has no command, a block two, or what is said an empty line.
+    Raises ValueError where there is no command, or one says an empty line, which ends a block.
     """
     blocks, count = [], 0
     for block in re.split(r"\n{2,}", text.strip()):
         lines = re.split(r"^----$", block, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
         commands = [line for line in lines if not line.startswith("#")]
-        if len(commands) > 1:
-            raise ValueError(f"expected an empty line between two commands: {commands}")
-        for command in commands:
-            said = interpreter(*command.split()).splitlines()
-            if not all(line.strip() for line in said):
-                raise ValueError(f"{command}: says an empty line, which ends a block")
-            lines += ["----", *said]
-            count += 1
-        blocks.append("\n".join(lines))
+        said = [line for command in commands for line in interpreter(*command.split()).splitlines()]
+        if not all(line.strip() for line in said):
+            raise ValueError(f"an empty line is said by one of: {commands}")
+        blocks.append("\n".join([*lines, *(["----", *said] if commands else [])]))
+        count += len(commands)
     if not count:
         raise ValueError("a scenario without a command")
     return "\n\n".join(blocks) + "\n"
