@@ -94,11 +94,13 @@ def up(
     options = replace(options or LabOptions(), **changes)
     _refuse_host()
     path = find_file(file_or_name)
-    text = network_text(path)
+    text = network_text(path, store=options.store)
     if options.daemon not in routing.DAEMONS:
         raise LabError(f"daemon {options.daemon}: expected one of {', '.join(routing.DAEMONS)}")
     if options.controllers and not (ROOT / "pox.py").exists():
         raise LabError(f"{ROOT / 'pox.py'} does not exist; --static brings the lab up without it")
+    if options.store and not options.controllers:
+        raise LabError("a store without controllers: who would follow it?")
     with lock():
         _refuse_second()
         clock = _Clock(say)
@@ -211,7 +213,7 @@ def reload(
         if state.phase != UP:
             raise LabError(f"the lab is not whole ({state.phase}): `xenflow lab down` sweeps it")
         source = Path(state.source) if file_or_name is None else find_file(file_or_name)
-        text = network_text(source)
+        text = network_text(source, store=state.options.store)
         after, places = parse_lab(text, str(source)), placed()
         refused = refusals(before, after, places)
         if state.options.bgp:

@@ -27,10 +27,16 @@ from lab.namespace import (
     sysctl,
     veth,
 )
-from lab.programs import start_controller, start_hypervisor, start_routerd
+from lab.programs import (
+    start_controller,
+    start_hypervisor,
+    start_planner,
+    start_routerd,
+    start_store,
+)
 from lab.state import LabOptions, write_domains, write_network_file
 from lab.steps import Do, Step
-from lab.telling import tell_controllers, tell_hypervisor
+from lab.telling import apply_to_store, tell_controllers, tell_hypervisor
 from lab.waiting import await_in_sync, await_links
 from mgmt.session import ManagementSession
 
@@ -351,6 +357,9 @@ class Change:
         write_network_file(self.text)
 
     def _start_controllers(self, whats: Whats) -> None:
+        if self.options.store and self.before is None:
+            start_store(self.after)
+            start_planner(self.after)
         for (name,) in whats:
             start_controller(self.after, name)
 
@@ -363,7 +372,10 @@ class Change:
         controllers = {name: self.was.network.controllers[name] for name in stay}
         session = ManagementSession(replace(self.was.network, controllers=controllers), _TELL_S)
         try:
-            tell_controllers(self.after.network, session, dry_run=dry_run)
+            if self.options.store:
+                apply_to_store(self.after.network, self.text, session, dry_run=dry_run)
+            else:
+                tell_controllers(self.after.network, session, dry_run=dry_run)
         finally:
             session.close()
 

@@ -34,6 +34,11 @@ def add_verbs(verbs: Any) -> None:
         action="store_true",
         help="no controllers: every virtual link flooded along its tree",
     )
+    up.add_argument(
+        "--store",
+        action="store_true",
+        help="the network lives in a store: `lab reload` applies the file to it",
+    )
     up.add_argument("--daemon", choices=routing.DAEMONS, default=_DEFAULTS.daemon)
     up.add_argument("--keep", action="store_true", help="leave everything when it fails")
     for name, kind, text in (
@@ -113,6 +118,7 @@ def _up(args: argparse.Namespace) -> int:
             precopy_s=args.precopy,
             limit_s=args.limit,
             keep=args.keep,
+            store=args.store,
         ),
     )
     return 0

@@ -1,4 +1,5 @@
-"""Starts the project's own programs in a lab: controllers, routerd, the emulated hypervisor."""
+"""Starts the project's own programs in a lab: controllers, routerd, the emulated hypervisor, and
+the store with its planner."""
 
 from __future__ import annotations
 
@@ -6,13 +7,55 @@ import sys
 
 from lab import process, switch
 from lab.description import PREFIX, ROOT, Lab
-from lab.state import NETWORK_FILE, LabOptions
+from lab.namespace import LabError
+from lab.state import NETWORK_FILE, STORE_PORT, LabOptions
 from xenflow.model import control_link
+from xenflow.store.server import StoreServer, StoreServerError
 
 
 def python_path() -> dict[str, str]:
     """The environment in which the project's own programs find each other."""
     return {"PYTHONPATH": f"{ROOT}:{ROOT / 'pox_ext'}", "PYTHONUNBUFFERED": "1"}
+
+
+MEMBER_PORT, PLANNER_PORT = 6644, 6651
+"""Where other members would reach the store, and where the planner listens."""
+
+
+def store_server(lab: Lab) -> StoreServer:
+    """The server of the lab's store."""
+    address = lab.management["lab"]
+    folder = process.STATE_DIR / "lab" / "store"
+    listens = (f"ptcp:{STORE_PORT}:{address}",)
+    return StoreServer(folder, f"tcp:{address}:{MEMBER_PORT}", listens)
+
+
+def start_store(lab: Lab) -> process.Process:
+    """Make the store, and start its server."""
+    server = store_server(lab)
+    try:
+        server.create()
+    except StoreServerError as error:
+        raise LabError(f"store: {error}") from None
+    return process.start("lab", "store", server.command, PREFIX + "lab")
+
+
+def start_planner(lab: Lab) -> process.Process:
+    """Start the planner, which gives an empty store the lab's network file."""
+    return process.start(
+        "lab",
+        "planner",
+        [
+            sys.executable,
+            "-m",
+            "xenflow.planner",
+            f"--store={store_server(lab).remote}",
+            f"--listen=tcp://{lab.management['lab']}:{PLANNER_PORT}",
+            f"--network={NETWORK_FILE}",
+        ],
+        PREFIX + "lab",
+        environment=python_path(),
+    )
 
 
 def start_controller(lab: Lab, name: str) -> process.Process:

@@ -27,6 +27,8 @@ NETWORK_FILE = RUN_DIR / "network.toml"
 _STATE_FILE = process.STATE_DIR / "state.json"
 _DOMAINS_FILE = process.STATE_DIR / "domains.json"
 _LOCK_FILE = RUN_DIR / "lab.lock"
+STORE_PORT = 6643
+"""Where the lab's store listens, in the lab's own node."""
 STARTING, UP, CHANGING = "starting", "up", "changing"
 HEADER = "# Written by `xenflow lab up` from "
 
@@ -43,6 +45,7 @@ class LabOptions:
     pause_s, precopy_s the emulated hypervisor's times
     limit_s            how long routing may take to converge
     keep               leave everything as it is when that fails
+    store              the network lives in a store, with a planner, and follows what is applied
     """
 
     controllers: bool = True
@@ -56,6 +59,7 @@ class LabOptions:
     precopy_s: float = 0.2
     limit_s: float = 30.0
     keep: bool = False
+    store: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +153,18 @@ def lock() -> Iterator[None]:
         yield
 
 
-def network_text(source: Path) -> str:
+def network_text(source: Path, *, store: bool = False) -> str:
     """What the lab's copy of a network file says; where a switch's changes are proven by its
-    revalidator, where that switch's run directory is, too.
+    revalidator, where that switch's run directory is, too; and where the lab's `store` is.
 
-    Raises NetworkError where the file is wrong.
+    Raises NetworkError where the file is wrong, LabError where it names a store of its own.
     """
     lab, text = load_lab(source), read_text(source)
+    if lab.network.store:
+        raise LabError(f"{source}: network.store: a lab has a store of its own (--store) or none")
+    if store:
+        server = f'store = ["tcp:{lab.management["lab"]}:{STORE_PORT}"]'
+        text = re.sub(r"^(\[\s*network\s*\].*)$", rf"\1\n{server}", text, count=1, flags=re.M)
     for datapath in lab.datapaths:
         if datapath.proof == "revalidator" and not datapath.ovs_rundir:
             here = switch.rundir(lab.switch_node(datapath.name))

@@ -10,7 +10,11 @@ from lab.namespace import LabError
 from mgmt.client import AskError, Refused
 from mgmt.hypervisor import HypervisorError
 from mgmt.session import ManagementSession
+from mgmt.verbs import apply
 from xenflow.model.network import Network
+
+IN_FORCE_S = 60.0
+"""What switches may take to have a change in force, beside all else that runs on the machine."""
 
 
 def tell_controllers(
@@ -33,6 +37,26 @@ def _told(network: Network, session: ManagementSession, dry_run: bool) -> Iterat
             yield f"controller {answer}"
         elif answer["digest"] != network.digest:
             yield f"controller {name} has another network file"
+
+
+def apply_to_store(
+    network: Network, text: str, session: ManagementSession, *, dry_run: bool = False
+) -> None:
+    """The same of a lab whose network lives in a store: the planner makes it what `text` says, and
+    it is waited for until all have it in force; with `dry_run` it is only asked whether they could.
+
+    Raises LabError with each reason where that is not so.
+    """
+    try:
+        reasons = list(apply.unwilling(session, text))
+        if not reasons:
+            change = apply.submit(session, text, "network.toml", dry_run=dry_run)["change"]
+            if change:
+                reasons = apply.await_in_force(session, change, IN_FORCE_S)
+    except AskError as error:
+        reasons = [str(error)]
+    if reasons:
+        raise LabError("\n".join(reasons))
 
 
 def tell_hypervisor(lab: Lab, *, dry_run: bool = False) -> None:

@@ -25,20 +25,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-from mgmt import (
-    RELEASE,
-    needed,  # noqa: F401  # first
-)
+from mgmt import needed  # noqa: F401  # first
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Refused, Unreachable
 from mgmt.hypervisor import HypervisorError
-from mgmt.session import ManagementSession, UsageError
+from mgmt.session import ManagementSession, UsageError, learn
 from mgmt.text import run_program
 from mgmt.verbs import (
     Command,
     Exit,
+    apply,
+    check,
     complain,
+    diff,
     empty_host,
+    export,
     flows,
+    history,
     links,
     migrate,
     mode,
@@ -54,9 +56,11 @@ from mgmt.verbs import (
     status,
     topology,
     trace,
+    undo,
 )
 from xenflow.model.management import ManagementError
-from xenflow.model.network import NetworkError
+from xenflow.model.network import EMPTY, NetworkError
+from xenflow.model.release import RELEASE
 from xenflow.store import network_file
 
 VERBS: tuple[Command, ...] = tuple(
@@ -78,6 +82,12 @@ VERBS: tuple[Command, ...] = tuple(
         mode,
         recover,
         reload,
+        check,
+        diff,
+        apply,
+        history,
+        undo,
+        export,
     )
 )
 
@@ -94,6 +104,7 @@ exit status:
   2    the command line or the network file is wrong; nothing was changed
   3    a controller that was needed did not answer
   4    `status`: everybody answered, and the network is not healthy
+  5    `apply`: the change is made, and not in force everywhere yet
   130  interrupted (Ctrl-C)
 
 `xenflow VERB --help` explains a verb; docs/cli.md all of them."""
@@ -119,7 +130,10 @@ def _run(args: Namespace) -> int:
     if args.module is None:
         return _run_lab(args)
     try:
-        network = network_file.load(find_network_file(args.network_file))
+        network = EMPTY
+        if args.module is not check:
+            network = network_file.load(find_network_file(args.network_file))
+            network = learn(network, args.timeout)
     except NetworkError as error:
         complain(error)
         return Exit.USAGE

@@ -16,6 +16,8 @@ from typing import Any, Protocol, TypeVar
 from mgmt.client import AskError, Client, Refused, Unreachable, ask_all
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json
+from xenflow.store import laid_file
+from xenflow.store.network_rows import laid_entries
 
 Value = TypeVar("Value")
 
@@ -142,6 +144,20 @@ class ManagementSession:
                 reason = reason or error
         assert reason is not None
         raise reason
+
+
+def learn(network: Network, timeout_s: float) -> Network:
+    """The network as it is now, where it lives in a store: of the controllers that the file names
+    one that knows the latest change says it.  Where none says it, the file's."""
+    if not network.store:
+        return network
+    urls = {name: c.manage for name, c in network.controllers.items()}
+    answers = ask_all(urls, "network", timeout_s=timeout_s).values()
+    found = [laid_file.from_json(a) for a in answers if not isinstance(a, AskError)]
+    latest = max(found, key=lambda laid: laid.change, default=None)
+    if latest is None or not latest.change:
+        return network
+    return laid_entries(latest.rows, network, alone=True)
 
 
 def placements(answers: Mapping[str, dict[str, Any] | AskError]) -> dict[str, Placement]:

@@ -33,6 +33,8 @@ class Exit(IntEnum):
     """A controller that was needed did not answer."""
     UNHEALTHY = 4
     """Of `status`: everybody answered, and something in the network is not as it should be."""
+    LATE = 5
+    """Of `apply`: the change is made, and not in force everywhere yet."""
     INTERRUPTED = 130
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.health import other_file
 from mgmt.session import ManagementSession
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
-from xenflow.model.difference import SIGNS
+from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
 
 NAME = "reload"
 SUMMARY = "the controllers read their network file anew"
@@ -34,6 +33,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
+    if session.network.store:
+        complain("the network lives in a store: use `xenflow apply`")
+        return Exit.FAILED
     looked = session.ask_all("reload", dry_run=True)
     if wrong := list(_wrong(session, looked)):
         return _end(args, looked, Exit.UNREACHABLE if _silent(looked) else Exit.FAILED, wrong)
@@ -92,11 +94,6 @@ def _end(args: Namespace, answers: Answers, status: Exit, wrong: list[str]) -> E
     if args.json:
         emit(args, value, "")
     elif status is Exit.OK:
-        lines = list(dict.fromkeys(line for each in changed.values() for line in _lines(each)))
+        lines = list(dict.fromkeys(line for each in changed.values() for line in apply.lines(each)))
         print("\n".join(lines) or "the network file says nothing new")
     return status
-
-
-def _lines(changed: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
-    for kind, ways in changed.items():
-        yield f"{kind}: " + ", ".join(f"{SIGNS[w]} {n}" for w, names in ways.items() for n in names)

@@ -12,9 +12,12 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from xenflow.model.network import Network, NetworkError
+
+if TYPE_CHECKING:
+    from xenflow.control.component import StoreOptions
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
 USAGE_ERROR = 2
@@ -30,6 +33,7 @@ def launch(
     state: str = "",
     routers: str = "",
     xenstore: str = "",
+    store: str = "",
 ) -> None:
     """Start the Rule Table of one controller.
 
@@ -43,6 +47,8 @@ def launch(
     --routers=URL      where routers' sockets listen; {vif} and {router} stand for the names
     --xenstore=PATH    xenstored's socket, where the hypervisor is Xen (default:
                        /run/xenstored/socket)
+    --store=SERVERS    follow the store at these servers, with commas between them: unix:PATH,
+                       tcp:ADDRESS:PORT (default: as the file says; needs --state)
     """
     path = _network_file(network)
     if not path:
@@ -58,6 +64,7 @@ def launch(
     from xenflow.control import router_sockets
     from xenflow.control.component import Component
     from xenflow.store.network_file import load
+    from xenflow.store.transaction import StoreMistakeError
     from xenflow.vm.xenstore import socket_path
 
     _stamp_log()
@@ -70,6 +77,10 @@ def launch(
         state = "/var/lib/xenflow"
     if not state:
         log.warning("placements are not kept over a restart (--state=DIR)")
+    options: StoreOptions | None = None
+    remotes = tuple(store.split(",")) if store else described.store
+    if remotes:
+        described, options = _stored(described, remotes, state)
     version = getattr(core, "version_string", "POX")
     try:
         component = Component(
@@ -81,13 +92,36 @@ def launch(
             routers or router_sockets.ADDRESS,
             version,
             xenstore or socket_path(),
+            options,
         )
+    except StoreMistakeError as error:
+        _stop(f"--store: {error}", USAGE_ERROR)
     except (OSError, zmq.ZMQError) as error:
         _stop(
             f"management: cannot listen on {url}: {error.strerror or error}: "
             "is another controller running? (--manage=URL)"
         )
     core.register("xenflow", component)
+
+
+def _stored(network: Network, remotes: tuple[str, ...], state: str) -> tuple[Network, StoreOptions]:
+    """The network as the store last laid it, and what to follow the store with."""
+    from xenflow.control.component import StoreOptions
+    from xenflow.store.laid_file import LaidFile
+    from xenflow.store.network_rows import laid_entries
+
+    if not state:
+        _stop(
+            "a store needs a folder where its rows are kept: name one with --state=DIR", USAGE_ERROR
+        )
+    file = LaidFile(Path(state))
+    try:
+        laid = file.load()
+        if laid is not None:
+            network = laid_entries(laid.rows, network, alone=True)
+    except NetworkError as error:
+        _stop(str(error))
+    return network, StoreOptions(remotes, file, laid)
 
 
 def switches_connect_to(network: str, controller: str) -> tuple[str, int]:

@@ -34,7 +34,8 @@ class Controller:
         self.context: zmq.Context[Any] = zmq.Context()
         table = RuleTable(load(self.file), "host-a", None, self.switch.clock, bound)
 
-        def reload(only_look: bool) -> tuple[Network, NetworkDifference]:
+        def reload(only_look: bool, text: str) -> tuple[Network, NetworkDifference]:
+            assert not text
             network = load(self.file)
             return network, table.change(network, only_look)
 

@@ -21,7 +21,11 @@ JSON = st.recursive(
 
 GOOD = {
     "status": {"router": "vr1"},
-    "reload": {"dry_run": True},
+    "reload": {"dry_run": True, "text": "[network]"},
+    "network": {},
+    "apply": {"text": "[network]", "file": "a.toml", "dry_run": True, "last": 3},
+    "history": {},
+    "undone": {"change": 3},
     "routers": {},
     "routes": {"router": "vr1", "match": "10.0.0.0/8", "offset": 5, "limit": 7},
     "nexthops": {"router": "vr1"},

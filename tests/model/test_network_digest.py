@@ -65,6 +65,8 @@ def test_what_a_class_is_called_and_what_nobody_gives_changes_nothing() -> None:
     given = {each.name: getattr(router, each.name) for each in fields(Router)}
     called = replace(NETWORK, routers={"r1": OtherwiseCalled(**given)})
     assert called.digest == NETWORK.digest
+    stored = replace(NETWORK, store=("unix:/run/ovsdb.sock",))
+    assert stored == NETWORK and stored.digest == NETWORK.digest
     asked = replace(NETWORK, routers={"r1": OtherwiseCalled(**given, asked_for=True)})
     assert asked.digest != NETWORK.digest
 
@@ -92,7 +94,7 @@ def otherwise(value: Any) -> Iterator[tuple[str, Any]]:
                 yield from ((f"[{i}]{at}", new) for at, new in changed)
         case _:
             assert is_dataclass(value) and not isinstance(value, type)
-            for each in fields(value):
+            for each in (each for each in fields(value) if each.compare):
                 for at, new in otherwise(getattr(value, each.name)):
                     yield f".{each.name}{at}", replace(value, **{each.name: new})
 

@@ -77,6 +77,21 @@ def test_types_are_documented_as_they_are() -> None:
     ]
 
 
+def test_types_of_next_hops_are_documented_as_they_are() -> None:
+    _, table = DOCUMENTED.split("\n| type of a next hop | packets go |\n| --- | --- |\n")
+    rows = re.findall(r"(?m)^\| (.+?) \|", table.split("\n\n")[0])
+    listed = re.findall(r"(\d+) ([A-Z]+)\b", " ".join(rows))
+    assert [(int(number), name) for number, name in listed] == [
+        (type_.value, type_.name) for type_ in m.NextHopType
+    ]
+
+
+def test_reasons_for_the_vm_are_documented_as_they_are() -> None:
+    _, table = DOCUMENTED.split("\n| gateway of a next hop of type VM | why the VM decides |\n")
+    listed = re.findall(r"(?m)^\| ([\d, ]+) \|", table.split("\n\n")[0])
+    assert [*map(int, ", ".join(listed).split(", "))] == [r.value for r in m.VmReason if r]
+
+
 PREFIX4 = st.integers(0, 32).flatmap(
     lambda plen: st.tuples(
         st.integers(0, (1 << plen) - 1).map(lambda n: n << (32 - plen)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -37,15 +38,21 @@ def test_what_is_whole_is_given_once_the_stream_pauses() -> None:
         assert count == 5
 
 
-def test_a_large_object_is_read_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How long the texts were that were read."""
+    lengths: list[int] = []
     whole = json_stream._read
 
     def counted(text: str) -> tuple[list[dict[str, Any]], str]:
-        read.append(len(text))
+        lengths.append(len(text))
         return whole(text)
 
     monkeypatch.setattr(json_stream, "_read", counted)
+    return lengths
+
+
+def test_a_large_object_is_read_a_bounded_number_of_times(read: list[int]) -> None:
     octets = json.dumps({"rows": ["x" * 50] * 100_000}).encode()
     stream = JsonStream()
     found = [one for i in range(0, len(octets), 4096) for one in stream.feed(octets[i : i + 4096])]
@@ -53,9 +60,31 @@ def test_a_large_object_is_read_a_bounded_number_of_times(monkeypatch: pytest.Mo
     assert sum(read) < 4 * len(octets)
 
 
-@pytest.mark.parametrize("octets", [b"[1]", b"x}", b'"}"', b"\xff}"])
+@pytest.mark.parametrize(
+    ("begins", "piece", "ends"),
+    [
+        (b'{"a": "', b"}", b'"}'),
+        (b'{"a": [', b"{},", b"{}]}"),
+        (b'{"a": [[', b"{}],[", b"{}]]}"),
+        (b'{"a": "', b'\\"', b'"}'),
+    ],
+)
+def test_small_pieces_cost_no_more_than_large_ones(
+    read: list[int], begins: bytes, piece: bytes, ends: bytes
+) -> None:
+    """Each of them could be the end, had nobody counted."""
+    octets = begins + 5_000 * piece + ends
+    for size in (1, len(piece)):
+        stream = JsonStream()
+        cuts = [0, *range(len(begins), len(octets), size), len(octets)]
+        pieces = [octets[i:j] for i, j in pairwise(cuts)]
+        assert [one for each in pieces for one in stream.feed(each)] == [json.loads(octets)]
+    assert sum(read) < 8 * len(octets)
+
+
+@pytest.mark.parametrize("octets", [b"[1]", b"x}", b'"}"', b"\xff}", b'{"a": [}', b"{} {a}", b"}"])
 def test_what_is_no_object_is_refused(octets: bytes) -> None:
-    with pytest.raises(ValueError, match="expected a JSON object|can't decode byte"):
+    with pytest.raises(ValueError, match="expected a JSON object, found|can't decode byte"):
         JsonStream().feed(octets)
 
 

@@ -70,6 +70,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "latin.toml")
 
 
+@pytest.mark.parametrize("value", ["1" * 5_000, "[" * 1_000, "[" * 5_000 + "]" * 5_000])
+def test_what_the_parser_gives_up_is_a_network_error(value: str) -> None:
+    with pytest.raises(NetworkError, match=r"^f:2: column \d+: found .+, expected TOML \(.+\)$"):
+        parse(f"a = 1\nb = {value}", "f")
+
+
 @settings(max_examples=300)
 @given(st.integers(0, len(GOOD)), st.integers(0, 30), st.text(max_size=12))
 def test_any_damage_is_a_network_error(at: int, cut: int, noise: str) -> None:
@@ -192,6 +198,10 @@ def test_every_key_has_a_line_and_stands_there(path: Path) -> None:
                 check((*where, i), inner)
 
     check((), tomllib.loads(text))
+
+
+def test_a_text_too_deep_has_some_lines() -> None:
+    assert locate("a = 1\nb = " + "[" * 5_000)[("a",)] == 1
 
 
 @given(st.text())

@@ -23,6 +23,7 @@ from xenflow.store.ovsdb_session import (
 from xenflow.store.transaction import (
     Committed,
     RefusalReason,
+    Update,
     WriteOutcome,
     WriteRefused,
     WriteUnknown,
@@ -148,6 +149,19 @@ def test_who_is_of_no_use_is_left_in_words(database: dict[str, Any], words: str)
     conversation.connects(**database)
     assert conversation.session.state.words == f"unix:a {words}"
     assert conversation.dialled == ""
+
+
+def test_a_server_that_changes_its_schema_is_asked_for_the_whole_again(
+    served: Conversation,
+) -> None:
+    served.watch()
+    served.answers([False, T1, {}])
+    ((_, update), _) = said(schema='{"version": "2.0.0"}')["Database"].items()
+    changed = {"Database": {"u": {**update, "old": {"schema": '{"version": "1.7.0"}'}}}}
+    served.says(method="update", params=["_Server", changed], id=None)
+    assert served.session.state.words == "unix:a has changed its schema"
+    served.connects()
+    assert served.asked()["params"][3] == NO_TRANSACTION
 
 
 def test_the_first_cluster_is_the_only_one(served: Conversation) -> None:
@@ -282,6 +296,33 @@ def test_a_refusal_says_which_operation_and_why(
     assert served.told[1:] == [WriteRefused(reason, None, error)]
 
 
+@pytest.mark.parametrize(
+    "result", [[], [{}], [{"count": 1e999}, {}], [{"count": 1}, {}, {}], [None, {}]]
+)
+def test_an_outcome_that_is_not_understood_is_unknown(served: Conversation, result: Any) -> None:
+    update = Update("Change", (), {"by": ""})
+    served.do(served.session.transact((update,), served.now + 1, served.told.append))
+    served.answers(result)
+    (told,) = served.told
+    assert isinstance(told, WriteUnknown)
+    assert told.words.startswith("sent, and then: unix:a says what is not understood: ")
+
+
+def test_who_waits_at_the_end_is_told(served: Conversation) -> None:
+    served.watch()
+    served.answers([False, T1, {}])
+    served.watch("late")
+    served.transact(1)
+    told = len(served.told)
+    served.do(served.session.end("the end"))
+    assert served.told[told:] == [WriteUnknown("sent, and then: the end"), ViewOverdue("the end")]
+    served.transact(2)
+    served.watch("later")
+    served.do(served.session.end("the end"))
+    refused = WriteRefused(RefusalReason.UNREACHABLE, None, "not sent: the end")
+    assert served.told[told + 2 :] == [refused, ViewOverdue("the end")]
+
+
 # --- watches -------------------------------------------------------------------------------------
 
 ROW = {"number": 1, "by": "x", "state": "laid"}
@@ -325,6 +366,55 @@ def test_a_late_whole_is_said_once_and_still_awaited(served: Conversation) -> No
     served.answers([False, T1, {}])
     served.tick(1)
     assert len(served.told) == 3, "what has come is not late"
+
+
+NO_COLUMN = {"error": "syntax error", "details": "no column by"}
+
+
+def test_a_watch_that_is_refused_is_told_so_once_and_harms_nobody(served: Conversation) -> None:
+    served.watch(later_s=5)
+    served.answers(None, NO_COLUMN)
+    served.transact(1)
+    served.answers([{}, {}])
+    refused = ViewOverdue("unix:a refuses the watch: syntax error: no column by")
+    assert served.told == [refused, Committed((1,))]
+    for _ in range(3):
+        served.loses()
+        served.connects()
+        served.answers(None, NO_COLUMN)
+    served.tick(5)
+    assert served.session.state.connected
+    assert len(served.told) == 2
+    served.loses()
+    served.connects()
+    served.answers([False, T1, {"Change": {"u": {"initial": ROW}}}])
+    assert served.told[2:] == [WholeView({"Change": {"u": ROW}})]
+    served.loses()
+    served.connects()
+    served.answers(None, "unknown database")
+    served.loses()
+    served.connects()
+    assert served.asked()["params"][3] == NO_TRANSACTION, "who was refused is owed the whole"
+    assert len(served.told) == 4
+
+
+@pytest.mark.parametrize("row", [{"state": "a new word"}, {"by": 7}, {"number": 1e999}, 5])
+def test_a_row_that_does_not_fit_harms_its_watch_only(served: Conversation, row: Any) -> None:
+    """A server whose schema is younger may know a word more."""
+    served.watch("other")
+    served.answers([False, T1, {}])
+    served.watch()
+    served.answers([False, T1, {"Change": {"u": {"initial": row}}}])
+    assert served.session.state.connected
+    assert (served.asked()["method"], served.asked()["params"]) == ("monitor_cancel", ["w"])
+    told = served.told[1]
+    assert isinstance(told, ViewOverdue)
+    assert told.words.startswith("unix:a says of the watch what is not understood: ")
+    change = {"Change": {"v": {"insert": ROW}}}
+    for name in ("w", "other"):  # the first was under way
+        served.says(method="update3", params=[name, T2, change], id=None)
+    assert served.told[2:] == [RowChanges((RowChange("Change", "v", None, ROW),))]
+    assert served.session.unwatch("w") == [], "it is cancelled already"
 
 
 def test_what_is_as_it_was_is_not_told(served: Conversation) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tests.store.store_rig import (
     Viewer,
     change,
     free_ports,
+    host,
     joined,
     kill,
     laid,
@@ -28,9 +31,9 @@ from tests.store.store_rig import (
     numbered,
     served,
 )
-from xenflow.store.network_store import RowChanges, ViewOverdue, WholeView
+from xenflow.store.network_store import RowChanges, ViewOverdue, WatchedTable, WholeView
 from xenflow.store.ovsdb_store import OvsdbStore
-from xenflow.store.schema import PLANNER
+from xenflow.store.schema import PLANNER, TABLES, to_schema
 from xenflow.store.server import StoreServer, StoreServerError
 from xenflow.store.transaction import (
     Committed,
@@ -138,10 +141,9 @@ def test_a_silent_server_is_left_and_found_again(site: OvsdbSite) -> None:
     assert isinstance(outcomes[0], WriteUnknown | Committed)
 
 
-def test_what_could_not_be_sent_was_not_written(tmp_path: Path) -> None:
-    server = StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}")
-    server.create()
-    site = OvsdbSite(server)
+def test_what_could_not_be_sent_was_not_written(site: OvsdbSite) -> None:
+    (server,) = site.servers
+    server.stop()
     store = site.store()
     outcome = site.loop.ask(store, change(1), deadline_s=0.1)
     words = f"not sent in time: {server.remote} No such file or directory"
@@ -155,8 +157,6 @@ def test_what_could_not_be_sent_was_not_written(tmp_path: Path) -> None:
     site.loop.run(lambda: kept and len(late.events) > 1)
     assert kept == [Committed((1,))]
     assert late.of("Change", "number") == [2]
-    site.close()
-    server.stop()
 
 
 def test_a_remote_that_cannot_be_dialled_ends_nothing(tmp_path: Path) -> None:
@@ -236,42 +236,60 @@ def test_a_server_that_is_another_or_none_is_refused(site: OvsdbSite, tmp_path: 
 
 
 def test_another_major_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("xenflow.store.schema.VERSION", (2, 0, 0))
-        server = StoreServer(tmp_path, f"tcp:127.0.0.1:{free_ports(1)[0]}")
-        server.create()
-    server.start()
-    site = OvsdbSite(server)
-    store = site.store()
-    site.loop.run(
-        lambda: store.state().words.endswith("version 2.0.0 of the schema, and 1.x is needed")
-    )
-    site.close()
+    monkeypatch.setattr("xenflow.store.schema.VERSION", (2, 0, 0))
+    words = "version 2.0.0 of the schema, and 1.x is needed"
+    with served(tmp_path) as site:
+        store = site.store()
+        site.loop.run(lambda: store.state().words.endswith(words))
+
+
+def test_a_watch_is_refused_until_the_server_has_the_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server is given its new schema while it runs, after its clients have theirs."""
+    schema = tmp_path / "schema"
+    schema.write_text(json.dumps(to_schema()))
+    before = {name: cell for name, cell in TABLES["Change"].columns.items() if name != "by"}
+    older = {**TABLES, "Change": replace(TABLES["Change"], columns=before)}
+    monkeypatch.setattr("xenflow.store.schema.TABLES", older)
+    with served(tmp_path) as site:
+        store = site.store()
+        view, hosts = Viewer(store, CHANGES), Viewer(store, WatchedTable("Host", ("name",)))
+        site.loop.run(lambda: view.events and hosts.events)
+        (told,) = view.events
+        assert isinstance(told, ViewOverdue)
+        (server,) = site.servers
+        assert told.words.startswith(f"{server.remote} refuses the watch: syntax error: ")
+        assert site.loop.ask(store, change(1)) == Committed((1,))
+        subprocess.run(["ovsdb-client", "convert", server.remote, schema], check=True)
+        site.loop.run(lambda: len(view.events) > 1)
+        assert view.of("Change", "by") == [""]
+        assert len(view.events) == 2
+        assert site.loop.ask(store, host("a")) == Committed((1,))
+        site.loop.run(lambda: hosts.of("Host", "name") == ["a"])
+
+
+def test_clients_reach_a_server_by_tcp(site: OvsdbSite) -> None:
+    (server,) = site.servers
     server.stop()
-
-
-def test_clients_reach_a_server_by_tcp(tmp_path: Path) -> None:
-    member, clients = free_ports(2)
-    server = StoreServer(tmp_path, f"tcp:127.0.0.1:{member}", (f"ptcp:{clients}:127.0.0.1",))
-    server.create()
-    server.start()
-    site = OvsdbSite(server)
-    store = OvsdbStore((f"tcp:127.0.0.1:{clients}",), site.loop.post, PLANNER)
-    assert site.loop.ask(store, change(1)) == Committed((1,))
-    assert site.loop.ask(
-        store, Update("Change", numbered(1), {"by": "x" * 1_000_000})
-    ) == Committed((1,))
+    (port,) = free_ports(1)
+    replace(server, listens=(f"ptcp:{port}:127.0.0.1",)).start()
+    store = OvsdbStore((f"tcp:127.0.0.1:{port}",), site.loop.post, PLANNER)
+    assert site.loop.ask(store, change(1, by="x" * 1_000_000)) == Committed((1,))
     view = Viewer(store, CHANGES)
     site.loop.run(lambda: view.events)
     assert view.of("Change", "by") == ["x" * 1_000_000]
     store.close()
-    server.stop()
-    wrong = ("", "unix:", "ssl:127.0.0.1:1", "tcp:127.0.0.1", "tcp:127.0.0.1:0", "tcp:a:1")
-    with pytest.raises(StoreMistakeError):
-        OvsdbStore((), site.loop.post, PLANNER)
-    for remote in (*wrong, "tcp:::1:1"):
+
+
+@pytest.mark.parametrize(
+    "remote",
+    ["", "unix:", "ssl:127.0.0.1:1", "tcp:127.0.0.1", "tcp:127.0.0.1:0", "tcp:a:1", "tcp:::1:1"],
+)
+def test_a_remote_that_is_none_is_a_mistake(remote: str) -> None:
+    for remotes in ((), (remote,)):
         with pytest.raises(StoreMistakeError):
-            OvsdbStore((remote,), site.loop.post, PLANNER)
+            OvsdbStore(remotes, print, PLANNER)
 
 
 def test_what_a_server_cannot_do_is_said(tmp_path: Path) -> None:
@@ -329,17 +347,4 @@ def test_what_it_says_comes_in_the_programs_own_loop(site: OvsdbSite) -> None:
         assert time.monotonic() < end
         scheduler.turn(0.05)
     assert {thread for thread, _ in called} == {threading.get_ident()}
-    store.close()
-
-
-def test_a_thread_that_ends_is_said(site: OvsdbSite) -> None:
-    def post(call: object, value: object) -> None:
-        raise RuntimeError("the loop is gone")
-
-    store = OvsdbStore(tuple(s.remote for s in site.servers), post, PLANNER)
-    site.loop.run(lambda: store.state().connected)
-    store.transact((change(1),), LONG_S, print)
-    site.loop.run(lambda: store.state().words)
-    assert store.state().words == "its thread has ended: RuntimeError('the loop is gone')"
-    assert not store.state().connected
     store.close()

@@ -20,14 +20,17 @@ from tests.store.store_rig import (
 from xenflow.store.lease import (
     LEASE_COLUMNS,
     LEASE_TABLE,
+    RESTS_PER_LIFE,
     LeaseContender,
     LeaseNotHeldError,
 )
 from xenflow.store.network_store import NetworkStore, WatchedTable
 from xenflow.store.transaction import (
     Committed,
+    Insert,
     RefusalReason,
     Transaction,
+    Wait,
     WriteOutcome,
     WriteRefused,
     WriteUnknown,
@@ -195,6 +198,63 @@ def test_a_watch_that_is_behind_takes_nothing_back() -> None:
     contender.row_is(row("me", 1, 1), 0.3)
     contender.row_is(None, 0.4)  # it was deleted since
     assert not contender.holds(0.4)
+
+
+@pytest.mark.parametrize("known", [None, row("", 3, 7), row("me", 3, 7)])
+@pytest.mark.parametrize(
+    "outcome", [WriteRefused(RefusalReason.CONSTRAINT, None, ""), WriteUnknown("")]
+)
+def test_who_was_not_written_rests(
+    known: dict[str, str | int] | None, outcome: WriteOutcome
+) -> None:
+    contender = LeaseContender("planner", "me", TTL_S)
+    contender.row_is(known, 10)
+    tries, now = 0, 10.0
+    while now < 10 + TTL_S:
+        if contender.turn(now):
+            tries += 1
+            contender.answered(outcome, now)
+        contender.row_is(known, now)
+        now += 0.001
+    assert 2 <= tries <= RESTS_PER_LIFE + 1
+    contender.row_is(row("", 4, 8), now)
+    assert contender.turn(now), "what the watch says ends the rest"
+
+
+def test_a_row_that_is_deleted_is_contended_for_anew() -> None:
+    """A server says what a transaction has changed before it answers it."""
+    contender = LeaseContender("planner", "me", TTL_S)
+    contender.row_is(row("", 3, 7), 0)
+    contender.turn(0)
+    contender.row_is(row("me", 4, 8), 0.1)
+    contender.answered(Committed((0, 1)), 0.1)
+    contender.row_is(None, 0.2)
+    assert not contender.holds(0.2)
+    assert isinstance(contender.turn(0.2)[0], Insert)
+
+
+def test_who_was_wrong_about_the_row_believes_the_watch() -> None:
+    """It was deleted before the watch had said what was written here, and says nothing more."""
+    contender = LeaseContender("planner", "me", TTL_S)
+    contender.row_is(None, 0)
+    contender.turn(0)
+    contender.answered(Committed((1,)), 0.1)
+    contender.row_is(None, 0.2)
+    assert isinstance(contender.turn(1.1)[0], Wait)
+    contender.answered(WriteRefused(RefusalReason.WAIT, 0, ""), 1.2)
+    assert not contender.holds(1.2)
+    assert isinstance(contender.turn(1.2 + TTL_S)[0], Insert)
+
+
+def test_an_answer_that_is_behind_the_watch_takes_nothing_back() -> None:
+    contender = LeaseContender("planner", "me", TTL_S)
+    contender.row_is(None, 0)
+    contender.turn(0)
+    contender.row_is(row("me", 1, 1), 0.1)
+    contender.row_is(row("other", 2, 2), 0.2)
+    contender.answered(Committed((1,)), 0.3)
+    assert not contender.holds(0.3)
+    assert contender.turn(0.2 + TTL_S - 0.1) == ()
 
 
 def test_a_refused_takeover_waits_for_another_life() -> None:

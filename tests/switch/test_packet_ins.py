@@ -10,6 +10,7 @@ from typing import Any
 import openflow_tap
 import pytest
 
+from tests import built_packets as built
 from tests.written_switch import PlayedHost
 from xenflow.control.component import Component
 from xenflow.openflow import build
@@ -25,7 +26,7 @@ HELLO = pk.ethernet(
     0x01005E000005,
     OWN,
     pk.ETH_IPV4,
-    pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(1, 1), ttl=1),
+    pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, built.ospf_hello(1, 1), ttl=1),
 )
 VIF, CABLE = PlayedHost.PORTS["vr1.0"], PlayedHost.PORTS["to-gen"]
 FLOOD = 20_000

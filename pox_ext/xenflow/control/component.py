@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,20 @@ from xenflow.control.guarded import Guarded
 from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.mirror import RouteMirrors
+from xenflow.control.planner_relay import PlannerRelay
 from xenflow.control.router_sockets import Reader, RouterSockets
 from xenflow.control.rule_table import RuleTable
+from xenflow.control.store_follower import StoreFollower
 from xenflow.control.zmq_pump import Pump
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.management import MAX_IMPORT
 from xenflow.model.network import DatapathKind, Network, NetworkError, Pipeline
 from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow.statistics import StatsReply
+from xenflow.store import network_file
+from xenflow.store.laid_file import LaidFile, LaidRows
+from xenflow.store.ovsdb_store import OvsdbStore
+from xenflow.store.schema import Role, StoreWriter
 from xenflow.switch.clock import Clock
 from xenflow.switch.switch import Switch
 from xenflow.vm.domains import Domains, on_xen
@@ -44,6 +51,16 @@ LOCAL_PORT = 0xFFFE
 PORTS_XID = 0xFFFF0001
 PORT_DELETED = 1
 """A reason in OFPT_PORT_STATUS (OpenFlow 1.0, section 5.4.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Which store a controller follows: its servers (`unix:PATH`, `tcp:ADDRESS:PORT`), and where
+    it keeps what they said, with what is there."""
+
+    remotes: tuple[str, ...]
+    file: LaidFile
+    laid: LaidRows | None
 
 
 class Component:
@@ -61,6 +78,7 @@ class Component:
         routers_address: str,
         core_name: str,
         xenstore: str,
+        store: StoreOptions | None = None,
     ) -> None:
         # Under POX the loop may run already, in a thread of its own: nothing is started before
         # everything is there.
@@ -81,8 +99,20 @@ class Component:
             self._vif_spoke,
             asks=True,
         )
+        self._store: OvsdbStore | None = None
+        self._follower: StoreFollower | None = None
+        self._relay: PlannerRelay | None = None
+        if store is not None:
+            self._follower = self._follow(store, controller)
+            self._relay = PlannerRelay(self.context, self._follower, clock.now)
         self.management = ManagementService(
-            self.table, leases, core_name, self.mirrors, self._reload
+            self.table,
+            leases,
+            core_name,
+            self.mirrors,
+            self._reload,
+            self._follower,
+            self._relay,
         )
         self._manage = self._listen(manage)
         reader = Reader(self._heard, self.table.patience_s, self._unread, clock.now)
@@ -99,6 +129,8 @@ class Component:
         self.routers.start()
         if any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             self._domains.start()
+        if self._follower is not None:
+            self._follower.start()
         core.listen_to_dependencies(self, ["openflow"])
         self._timer = Timer(TICK_S, self._tick, recurring=True)
         core.addListenerByName("GoingDownEvent", self._going_down)
@@ -304,6 +336,10 @@ class Component:
         self._guarded.call("the table's tick", self._tick_table, now)
         self._guarded.call("mirroring", self.mirrors.tick, now)
         self._guarded.call("asking where routers are", self._ask, now)
+        if self._follower is not None:
+            self._guarded.call("following the store", self._follower.tick, now)
+        if self._relay is not None:
+            self._guarded.call("asking the planner", self._relay.tick)
         self._guarded.call("watching the domains", self._domains.tick, now)
 
     def _tick_table(self, now: float) -> None:
@@ -318,30 +354,56 @@ class Component:
 
     # --- the network file ------------------------------------------------------------------------
 
-    def _reload(self, only_look: bool) -> tuple[Network, NetworkDifference]:
-        """Read the network file anew, and let the network be what it says; or only say what that
-        would change.  Raises NetworkError, nothing being changed."""
-        network = self._read(self.table.network)
-        found = self.table.change(network, only_look)
-        if found and not only_look:
-            self.routers.network_is(network)
-            self._domains.known_are(network.vif_routers)
-            # A switch that is new may be connected already, as nobody's; one that is gone is.
-            for connection, switch in list(self._connections.items()):
-                if self.table.switches.get(switch.name) is not switch:
-                    del self._connections[connection]
-                    connection.disconnect()
-            for name in found.datapaths.added:
-                connection = core.openflow.getConnection(network.datapaths[name].dpid)
-                if name in self.table.switches and connection is not None:
-                    connection.disconnect()
+    def _reload(self, only_look: bool, text: str = "") -> tuple[Network, NetworkDifference]:
+        """Read the network file anew, or what is in `text` in its place, and let the network be
+        what it says; or only say what that would change.  Raises NetworkError, nothing being
+        changed."""
+        if self._follower is not None and not only_look:
+            raise NetworkError("this controller follows a store: use `xenflow apply`")
+        before = self.table.network
+        if text:
+            in_store = self._follower is not None
+            network, _ = network_file.parse(text, "FILE", before, in_store=in_store)
+        else:
+            network = self._read(before)
+        if only_look:
+            return network, self.table.change(network, only_look=True)
+        found = self._become(network)
+        if found:
             log.info("the network file has changed: %s", found.words())
         return network, found
+
+    def _become(self, network: Network) -> NetworkDifference:
+        """Let the network be another one.  Raises NetworkError, nothing being changed."""
+        found = self.table.change(network)
+        if not found:
+            return found
+        self.routers.network_is(network)
+        self._domains.known_are(network.vif_routers)
+        # A switch that is new may be connected already, as nobody's; one that is gone is.
+        for connection, switch in list(self._connections.items()):
+            if self.table.switches.get(switch.name) is not switch:
+                del self._connections[connection]
+                connection.disconnect()
+        for name in found.datapaths.added:
+            connection = core.openflow.getConnection(network.datapaths[name].dpid)
+            if name in self.table.switches and connection is not None:
+                connection.disconnect()
+        return found
+
+    # --- the store --------------------------------------------------------------------------------
+
+    def _follow(self, options: StoreOptions, controller: str) -> StoreFollower:
+        laid = options.laid
+        writer = StoreWriter(Role.CONTROLLER, controller)
+        cluster = laid.cluster if laid is not None else ""
+        self._store = OvsdbStore(options.remotes, core.call_later, writer, cluster)
+        return StoreFollower(self._store, controller, options.file, laid, self.table, self._become)
 
     def _reread(self, _: object) -> None:
         """SIGHUP."""
         try:
-            _, found = self._reload(False)
+            _, found = self._reload(only_look=False)
         except NetworkError as error:
             log.error("SIGHUP: the network file is not taken:\n%s", error)
         else:
@@ -354,6 +416,10 @@ class Component:
         self._domains.close()
         self.mirrors.close()
         self._asking.close()
+        if self._relay is not None:
+            self._relay.close()
+        if self._store is not None:
+            self._store.close()
         self._manage.close()
 
     def _down(self, _: Any) -> None:

@@ -16,9 +16,11 @@ from typing import Any
 from xenflow.control.leases import Leases, LockedError
 from xenflow.control.mirror import RouteMirrors
 from xenflow.control.moves import Moves
+from xenflow.control.planner_relay import PlannerRelay
 from xenflow.control.requests import Named, Reply, Result, Send
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.shown import Shown
+from xenflow.control.store_follower import StoreFollower
 from xenflow.control.trace import trace
 from xenflow.model import management as mg
 from xenflow.model.difference import NetworkDifference
@@ -31,6 +33,8 @@ from xenflow.switch.switch import Switch
 
 log = logging.getLogger("xenflow.management")
 
+_NO_STORE = "this controller follows no store (--store): use `xenflow reload`"
+
 
 class ManagementService:
     """See the module."""
@@ -41,13 +45,17 @@ class ManagementService:
         leases: Leases,
         core_name: str,
         mirrors: RouteMirrors,
-        reload: Callable[[bool], tuple[Network, NetworkDifference]],
+        reload: Callable[[bool, str], tuple[Network, NetworkDifference]],
+        follower: StoreFollower | None = None,
+        relay: PlannerRelay | None = None,
     ) -> None:
         self.table = table
         self._reload = reload
+        self._follower = follower
+        self._relay = relay
         self._leases = leases
         self._named = Named(table)
-        shown = Shown(table, self._named, leases, core_name)
+        shown = Shown(table, self._named, leases, core_name, follower)
         moves = Moves(table, self._named, mirrors)
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], Result]] = {
             "status": shown.status,
@@ -62,6 +70,10 @@ class ManagementService:
             "rule-replace": partial(self._add_rule, replace=True),
             "rule-remove": self._remove_rule,
             "reload": self._read_again,
+            "network": self._network,
+            "apply": partial(self._planner, "apply"),
+            "history": partial(self._planner, "history"),
+            "undone": partial(self._planner, "undone"),
             "place": moves.place,
             "export": moves.export,
             "import": moves.take_in,
@@ -114,8 +126,19 @@ class ManagementService:
         self._leases.check(router, arguments["owner"])
 
     def _read_again(self, arguments: dict[str, Any], _: Reply) -> Result:
-        network, found = self._reload(arguments["dry_run"])
+        network, found = self._reload(arguments["dry_run"], arguments["text"] or "")
         return {"digest": network.digest, "changed": found.json()}
+
+    def _network(self, _: dict[str, Any], __: Reply) -> Result:
+        if self._follower is None:
+            raise NetworkError(_NO_STORE)
+        return self._follower.network()
+
+    def _planner(self, verb: str, arguments: dict[str, Any], reply: Reply) -> Result:
+        if self._relay is None:
+            raise NetworkError(_NO_STORE)
+        self._relay.pass_on(verb, arguments, reply)
+        return None
 
     # --- rules ------------------------------------------------------------------------------------
 

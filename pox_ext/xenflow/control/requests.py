@@ -34,13 +34,13 @@ class Reply:
         self._id = request.id
         self._send = send
         self._what = change_in_words(request)
-        self._who = " from ".join(filter(None, (request.by or "somebody", peer)))
+        self.who = " from ".join(filter(None, (request.by or "somebody", peer)))
 
     def _note(self, outcome: str) -> None:
         if self._what:
             line = f"{self._what}: {outcome}"
             line = line if line.isprintable() else ascii(line)
-            log.info("%s (by %s)", line[:LONGEST_LINE], self._who)
+            log.info("%s (by %s)", line[:LONGEST_LINE], self.who)
 
     def ok(self, **result: Any) -> None:
         """It was done."""

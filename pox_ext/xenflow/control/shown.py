@@ -13,6 +13,7 @@ from typing import Any
 from xenflow.control.leases import Leases
 from xenflow.control.requests import Named, Reply, Result
 from xenflow.control.rule_table import RuleTable
+from xenflow.control.store_follower import StoreFollower
 from xenflow.model.network import Router
 from xenflow.model.placement import to_json
 from xenflow.openflow import flow as fl
@@ -33,11 +34,19 @@ log = logging.getLogger("xenflow.management")
 class Shown:
     """See the module."""
 
-    def __init__(self, table: RuleTable, named: Named, leases: Leases, core_name: str) -> None:
+    def __init__(
+        self,
+        table: RuleTable,
+        named: Named,
+        leases: Leases,
+        core_name: str,
+        follower: StoreFollower | None,
+    ) -> None:
         self._table = table
         self._named = named
         self._leases = leases
         self._core_name = core_name
+        self._follower = follower
         self._now = table.clock.now
         self._started = self._now()
 
@@ -60,6 +69,7 @@ class Shown:
             ],
             "migrations": self._leases.rows(),
             "problems": self._table.problems.of(),
+            "store": self._follower.status() if self._follower is not None else None,
         }
 
     def _datapath_row(self, switch: Switch) -> dict[str, Any]:

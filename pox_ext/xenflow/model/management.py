@@ -215,6 +215,7 @@ def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
 
 
 NAME = Value(f"a name of 1 to {MAX_NAME} characters", _name)
+TEXT = Value("text", lambda value: _is_text(value, MAX_REQUEST))
 OBJECT = Value("an object", _object)
 ADDRESS4 = Value("an IPv4 address", lambda value: str(ipaddress.IPv4Address(_is_text(value, 64))))
 DESTINATION = Value("an address, or a prefix without host bits", _destination)
@@ -327,7 +328,18 @@ VERBS: dict[str, Verb] = {
         _trace_has_one_start,
     ),
     "rules": Verb({"datapath": _NAME}),
-    "reload": Verb({"dry_run": _FLAG}),
+    "reload": Verb({"dry_run": _FLAG, "text": Argument(TEXT)}),
+    "network": Verb({}),
+    "apply": Verb(
+        {
+            "text": _needed(TEXT),
+            "file": Argument(NAME, default="the file"),
+            "dry_run": _FLAG,
+            "last": Argument(whole(0, 1 << 62)),
+        }
+    ),
+    "history": Verb({}),
+    "undone": Verb({"change": _needed(whole(1, 1 << 62))}),
     "rule-add": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),
     "rule-replace": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),
     "rule-remove": Verb({"datapath": _NAMED, "rule_id": _NAMED}),

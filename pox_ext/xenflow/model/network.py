@@ -247,7 +247,10 @@ class Router:
 @dataclass(frozen=True)
 class Network:
     """The whole description.  Every name in it refers to something that exists
-    (`xenflow.store.network_file` has checked that)."""
+    (`xenflow.store.network_file` has checked that).
+
+    store  the servers of the store that it lives in, where it lives in one
+    """
 
     name: str
     controllers: dict[str, Controller]
@@ -255,6 +258,7 @@ class Network:
     cables: dict[str, Cable]
     links: dict[str, Link]
     routers: dict[str, Router]
+    store: tuple[str, ...] = field(default=(), compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -348,9 +352,13 @@ class Network:
         return [d for d in self.datapaths.values() if d.controller == controller]
 
 
+EMPTY = Network("", {}, {}, {}, {}, {})
+"""The network with nothing in it."""
+
+
 def _for_json(value: Any) -> Any:
-    """Of an object the fields that are not as by default, so that a field which a release adds
-    changes nothing for who does not use it."""
+    """Of an object the fields that count and are not as by default, so that a field which a release
+    adds changes nothing for who does not use it."""
     if isinstance(value, Tree):
         return value.digest
     if isinstance(value, Enum):
@@ -361,7 +369,7 @@ def _for_json(value: Any) -> Any:
 
 @cache
 def _fields(kind: Any) -> list[tuple[str, Any]]:
-    return [(each.name, each.default) for each in fields(kind)]
+    return [(each.name, each.default) for each in fields(kind) if each.compare]
 
 
 def by_link(routers: Iterable[Router]) -> dict[str, tuple[tuple[Router, Interface], ...]]:

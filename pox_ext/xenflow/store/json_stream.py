@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from typing import Any
 
 MAX_CHARACTERS = 1 << 30
 """Of one object: a server that says more without an end is not understood."""
 
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+
 
 class JsonStream:
     """Takes pieces as they come and gives the objects that are whole.
 
-    Whatever is sent whole ends with a closing brace, so a piece that ends with one is worth a
-    reading.  Under a stream that does not pause it is read again whenever it has doubled; so the
-    cost stays in proportion to the octets, however large an object is.
+    Braces and quotes are counted as they come.  Where all braces are closed everything is whole
+    and is read, once.  Under a stream that never pauses there it is read again whenever it has
+    doubled.  So the cost stays in proportion to the octets, however they are cut and whatever they
+    are.
     """
 
     def __init__(self) -> None:
@@ -26,6 +30,11 @@ class JsonStream:
         self._pieces: list[str] = []
         self._size = 0
         self._again_at = 0
+        self._open = 0
+        """Braces that are not closed."""
+        self._in_text = False
+        self._escape = ""
+        """The backslash that a piece ended with."""
 
     def feed(self, octets: bytes) -> list[dict[str, Any]]:
         """The objects that these octets complete.
@@ -35,16 +44,27 @@ class JsonStream:
         piece = self._decoder.decode(octets)
         self._pieces.append(piece)
         self._size += len(piece)
-        if not piece.endswith("}") and self._size < self._again_at:
+        self._count(piece)
+        whole = self._open <= 0 and not self._in_text
+        if not whole and self._size < self._again_at:
             return []
-        text = "".join(self._pieces)
-        found, rest = _read(text)
+        found, rest = _read("".join(self._pieces))
+        if whole and rest:
+            raise ValueError(f"expected a JSON object, found {rest[:20]!r}")
         if len(rest) > MAX_CHARACTERS:
             raise ValueError("an object without an end")
         self._pieces = [rest] if rest else []
         self._size = len(rest)
         self._again_at = 2 * self._size
         return found
+
+    def _count(self, piece: str) -> None:
+        plain = _ESCAPED.sub("", self._escape + piece)
+        self._escape = "\\" if plain.endswith("\\") else ""
+        parts = plain.split('"')
+        outside = "".join(parts[self._in_text :: 2])
+        self._open += outside.count("{") - outside.count("}")
+        self._in_text ^= len(parts) % 2 == 0
 
 
 def _read(text: str) -> tuple[list[dict[str, Any]], str]:

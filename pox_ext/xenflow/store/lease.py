@@ -3,7 +3,8 @@
 A row of the table `Lease` names owner and term; its beat grows while the owner lives.  A contender
 takes the lease over (term + 1) where owner, term and beat have stood still for the time to live, by
 its own monotonic clock since it first saw them.  Every change is a compare-and-set on all three, so
-of several contenders one wins, and one whose watch is late finds the owner alive.
+of several contenders one wins, and one whose watch is late finds the owner alive.  Who was not
+written rests a little, unless the watch says meanwhile that something has changed.
 
 What the owner writes carries `fence`, a wait for owner and term: after a takeover it is refused.
 (OVSDB's own `lock`, RFC 7047, 4.1.8, is held by one client at *each* server.)
@@ -25,6 +26,7 @@ from xenflow.store.transaction import (
     Update,
     Wait,
     WriteOutcome,
+    WriteRefused,
     equal,
     wait_for,
 )
@@ -34,6 +36,8 @@ LEASE_COLUMNS = ("name", "owner", "term", "beat")
 """What is to be watched of the table."""
 BEATS_PER_LIFE = 3
 """How often the owner beats in a time to live."""
+RESTS_PER_LIFE = 10
+"""How often in a time to live it is tried again where every try is refused at once."""
 
 
 class LeaseNotHeldError(RuntimeError):
@@ -50,6 +54,11 @@ class _Standing:
     exists: bool = False
 
     @property
+    def age(self) -> tuple[int, int]:
+        """Grows with every change, as long as the row is not deleted."""
+        return self.term, self.beat
+
+    @property
     def cells(self) -> dict[str, Cell]:
         return {"owner": self.owner, "term": self.term, "beat": self.beat}
 
@@ -62,7 +71,9 @@ class LeaseContender:
         self.owner = owner
         self._ttl_s = ttl_s
         self._standing: _Standing | None = None
-        self._since = 0.0
+        self._watched = _Standing()
+        """What the watch said last."""
+        self._since = self._rest_until = 0.0
         self._sent: tuple[_Standing, float] | None = None
         self._beaten = 0.0
         self._ahead = False
@@ -76,11 +87,11 @@ class LeaseContender:
             assert isinstance(term, int)
             assert isinstance(beat, int)
             standing = _Standing(owner, term, beat, exists=True)
+        self._watched = standing
         known = self._standing
-        if self._ahead and known is not None:
-            if (standing.term, standing.beat) < (known.term, known.beat):
-                return
-            self._ahead = False
+        if self._ahead and known is not None and standing.age < known.age:
+            return
+        self._ahead = False
         self._stands(standing, now)
 
     def holds(self, now: float) -> bool:
@@ -89,9 +100,10 @@ class LeaseContender:
         return self._mine() is not None and now < self._beaten + self._ttl_s
 
     def turn(self, now: float) -> Transaction:
-        """What to write now; nothing while it is another's turn, or an outcome is awaited."""
+        """What to write now; nothing while it is another's turn, an outcome is awaited, or the last
+        was not `Committed` just now."""
         standing = self._standing
-        if standing is None or self._sent is not None:
+        if standing is None or self._sent is not None or now < self._rest_until:
             return ()
         if standing.owner == self.owner:
             if now < self._beaten + self._ttl_s / BEATS_PER_LIFE:
@@ -107,10 +119,15 @@ class LeaseContender:
         (proposed, sent), self._sent = self._sent, None
         if isinstance(outcome, Committed):
             self._beaten = sent
-            self._ahead = True
-            self._stands(proposed, now)
-        else:  # the watch says how it stands; until then it has not stood still
-            self._since = now
+            self._ahead = self._watched.age < proposed.age
+            self._stands(proposed if self._ahead else self._watched, now)
+            return
+        if isinstance(outcome, WriteRefused):  # what was known is not so
+            self._ahead = False
+            self._stands(self._watched, now)
+        # The watch says how it stands; until then it has not stood still.
+        self._since = now
+        self._rest_until = now + self._ttl_s / RESTS_PER_LIFE
 
     def fence(self) -> Wait:
         """What a transaction begins with that only the owner may write.
@@ -137,6 +154,7 @@ class LeaseContender:
     def _stands(self, standing: _Standing, now: float) -> None:
         if standing != self._standing:
             self._standing, self._since = standing, now
+            self._rest_until = now
 
     def _propose(self, standing: _Standing, term: int, now: float) -> Transaction:
         proposed = _Standing(self.owner, term, standing.beat + 1, exists=True)

@@ -39,7 +39,7 @@ from xenflow.model.network import (
 from xenflow.model.succession import in_terms_of
 from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, text_of, whole
 from xenflow.store.document import Document
-from xenflow.store.laying import lay
+from xenflow.store.laying import lay, lay_on
 from xenflow.store.toml_lines import Path, show, show_value
 
 MAX_ID = 65535
@@ -84,12 +84,14 @@ def read_text(path: str | FilePath) -> str:
         ) from None
 
 
-def parse(text: str, file: str, before: Network | None = None) -> tuple[Network, dict[str, Any]]:
+def parse(
+    text: str, file: str, before: Network | None = None, *, in_store: bool = False
+) -> tuple[Network, dict[str, Any]]:
     """As `load_with_lab`, from a text; `file` is its name in messages.  Links lie on trees of the
-    network `before` where they are the same."""
+    network `before` where they are the same; `in_store`: they stay where they lie."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in 1,000 lists
         raise NetworkError(_syntax_error(text, file, error)) from None
     document = Document(file, text)
     found = _read_tables(document, tables)
@@ -97,20 +99,21 @@ def parse(text: str, file: str, before: Network | None = None) -> tuple[Network,
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
     document.raise_mistakes()
-    network = lay(_build(found), before)
+    built = _build(found)
+    network = lay_on(built, before) if in_store and before is not None else lay(built, before)
     _check_trees(document, network)
     document.raise_mistakes()
     lab = tables.get("lab", {})
     return network, lab
 
 
-def _syntax_error(text: str, file: str, error: tomllib.TOMLDecodeError) -> str:
+def _syntax_error(text: str, file: str, error: Exception) -> str:
     lines = text.splitlines() or [""]
-    where = re.search(r"\(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
+    where = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
     line, column = len(lines), len(lines[-1]) + 1
     if where and where.group(1):
         line, column = int(where.group(1)), int(where.group(2))
-    reason = re.sub(r" \(at [^()]*\)$", "", str(error))
+    reason = str(error)[: where.start()] if where else str(error)
     near = lines[line - 1].strip() if line <= len(lines) else ""
     found = show_value(near) if near else "the end of the line"
     return (
@@ -189,17 +192,11 @@ def _mac(value: Any) -> int:
     return mac
 
 
-def _port_number(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) <= 65535:
-        raise UnfitError
-    return int(text)
-
-
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 65535:
         raise UnfitError
-    return host, _port_number(port)
+    return host, int(port)
 
 
 def _openflow(value: Any) -> tuple[str, int]:
@@ -227,6 +224,15 @@ def _tcp_url(value: Any) -> str:
     return str(value)
 
 
+def _server(value: Any) -> str:
+    kind, _, rest = text_of(value).partition(":")
+    if kind == "tcp":
+        _openflow(rest)
+    elif kind != "unix" or not rest:
+        raise UnfitError
+    return str(value)
+
+
 def _hypervisor(value: Any) -> str:
     text = text_of(value)
     try:
@@ -245,7 +251,12 @@ _END = Value(
 )
 _INTERFACE = Value(f"an interface name of at most {MAX_INTERFACE_NAME} characters", _interface_name)
 
-_NETWORK = {"name": _Field(Value("the network's name", _filled_text), needed=True)}
+_SERVER = Value('"unix:PATH" or "tcp:ADDRESS:PORT" of a server of the store', _server)
+
+_NETWORK = {
+    "name": _Field(Value("the network's name", _filled_text), needed=True),
+    "store": _Field(_ListOf(_SERVER, "an array of the store's servers")),
+}
 
 _CONTROLLER = {
     "openflow": _Field(Value('"ADDRESS:PORT" for switches to connect to', _openflow), True),
@@ -450,8 +461,6 @@ class _Taken:
         self._first: dict[Any, Path] = {}
 
     def take(self, path: Path, value: Any, shown: str) -> None:
-        if value is None:
-            return
         first = self._first.setdefault(value, path)
         if first != path:
             line = self._document.line(first)
@@ -460,22 +469,19 @@ class _Taken:
 
 
 def _check_uniqueness(document: Document, found: Found) -> None:
-    plain: tuple[tuple[str, str, str], ...] = (
+    for section, key, expected in (
         ("controllers", "manage", "an address of its own"),
         ("links", "id", "an id of its own"),
         ("links", "vlan", "a VLAN id of its own"),
         ("routers", "id", "an id of its own"),
-    )
-    for section, key, expected in plain:
+        ("datapaths", "dpid", "a datapath id of its own"),
+    ):
         taken = _Taken(document, expected)
         for name, entry in found[section].items():
             if key in entry:
-                taken.take((section, name, key), entry[key], show_value(entry[key]))
-    taken = _Taken(document, "a datapath id of its own")
-    for name, datapath in found["datapaths"].items():
-        if "dpid" in datapath:
-            dpid = datapath["dpid"]
-            taken.take(("datapaths", name, "dpid"), dpid, f'"{dpid:016x}"')
+                value = entry[key]
+                shown = f'"{value:016x}"' if key == "dpid" else show_value(value)
+                taken.take((section, name, key), value, shown)
     _check_ports(document, found)
     _check_macs(document, found)
     _check_interfaces(document, found)
@@ -528,16 +534,12 @@ def _check_macs(document: Document, found: Found) -> None:
 
 
 def _check_interfaces(document: Document, found: Found) -> None:
-    names: dict[str, _Taken] = {}
-    links: dict[str, _Taken] = {}
+    names = _Taken(document, "a name of its own")
+    links = _Taken(document, "one interface of a router on a link")
     for path, router, interface in _interfaces(found):
-        taken = names.setdefault(router, _Taken(document, "a name of its own"))
-        name = interface.get("name")
-        taken.take((*path, "name"), name, f'"{name}"')
-        one = "one interface of a router on a link"
-        taken = links.setdefault(router, _Taken(document, one))
-        link = interface.get("link")
-        taken.take((*path, "link"), link, f'"{link}"')
+        for key, taken in (("name", names), ("link", links)):
+            if key in interface:
+                taken.take((*path, key), (router, interface[key]), f'"{interface[key]}"')
 
 
 def _check_datapaths(document: Document, found: Found) -> None:
@@ -589,6 +591,7 @@ def _build(found: Found) -> Network:
         cables={n: Cable(n, ends[0], ends[1]) for n, ends in found["cables"].items()},
         links={n: _build_link(n, link) for n, link in found["links"].items()},
         routers={n: _build_router(n, r) for n, r in found["routers"].items()},
+        store=tuple(found["network"].get("store", ())),
     )
 
 

@@ -1,13 +1,13 @@
 """What the store is to those who use it: three operations, and values that nobody can change.
 
 `transact` and `watch` return at once; what comes of them is handed over by the `post` that the
-store was made with (under POX: `core.callLater`), so that a program's own loop calls it.  Every
+store was made with (under POX: `core.call_later`), so that a program's own loop calls it.  Every
 call has a deadline, in seconds.  `OvsdbStore` is the store; tests have one in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,9 +63,35 @@ class RowChanges:
     changes: tuple[RowChange, ...]
 
 
+Rows = dict[str, dict[str, StoreRow]]
+"""Table, UUID, row: what a watch has told so far."""
+
+
+def told(rows: Rows, event: WholeView | RowChanges) -> Rows:
+    """The rows after an event; of changes the same object, changed."""
+    if isinstance(event, WholeView):
+        return {table: dict(of_it) for table, of_it in event.rows.items()}
+    for change in event.changes:
+        of_table = rows.setdefault(change.table, {})
+        if change.after is None:
+            of_table.pop(change.uuid, None)
+        else:
+            of_table[change.uuid] = change.after
+    return rows
+
+
+def touches(event: WholeView | RowChanges, tables: Iterable[str]) -> bool:
+    """Whether it says something of one of these tables; a whole view does."""
+    if isinstance(event, WholeView):
+        return True
+    return not {change.table for change in event.changes}.isdisjoint(tables)
+
+
 @dataclass(frozen=True, slots=True)
 class ViewOverdue:
-    """The whole had not come when its deadline passed.  It is still awaited; `words` say why."""
+    """The whole has not come; `words` say why.  Its deadline has passed, or the server refuses the
+    watch, or says rows that do not fit the schema.  It is still awaited; after a refusal, which is
+    told once, from the next connection on."""
 
     words: str
 

@@ -138,16 +138,22 @@ def outcome_from_json(transaction: Transaction, result: Any, error: Any) -> Writ
     for place, one in enumerate(result):
         if one and one.get("error"):
             return _refusal(one, place if place < len(transaction) else None)
-    return Committed(tuple(map(_touched, transaction, result)))
+    *results, _ = result
+    return Committed(tuple(_touched(*pair) for pair in zip(transaction, results, strict=True)))
 
 
 def _refusal(error: Any, operation: int | None) -> WriteOutcome:
-    tag = error if isinstance(error, str) else str(error["error"])
-    details = "" if isinstance(error, str) else str(error.get("details", ""))
-    words = f"{tag}: {details}" if details else tag
+    tag, words = tag_and_words(error)
     if tag in _MAY_BE_WRITTEN:
         return WriteUnknown(words)
     return WriteRefused(_REFUSALS.get(tag, RefusalReason.OTHER), operation, words)
+
+
+def tag_and_words(error: Any) -> tuple[str, str]:
+    """An `<error>` (RFC 7047, 3.1), and what people are told of it."""
+    tag = error if isinstance(error, str) else str(error["error"])
+    details = "" if isinstance(error, str) else str(error.get("details", ""))
+    return tag, f"{tag}: {details}" if details else tag
 
 
 def _touched(operation: Operation, result: Mapping[str, Any]) -> int:

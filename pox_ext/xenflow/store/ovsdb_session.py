@@ -50,6 +50,9 @@ FIRST_REST_S = 0.05
 LONGEST_REST_S = 1.0
 """Between two rounds over all servers, doubling from the first to the longest."""
 
+MISREAD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a server's words may raise."""
+
 NO_TRANSACTION = "00000000-0000-0000-0000-000000000000"
 
 
@@ -104,7 +107,11 @@ class _Asked:
 
 @dataclass(slots=True, eq=False)
 class _Watch:
-    """A watch: what its listener has been told (`rows`, as of transaction `seen`), what is owed."""
+    """A watch: what its listener has been told (`rows`, as of transaction `seen`), what is owed.
+
+    asked    the id of its request to the server that is connected; 0: it is not watched there
+    refused  its listener has been told that it is refused, and nothing since
+    """
 
     name: str
     tables: tuple[WatchedTable, ...]
@@ -113,6 +120,7 @@ class _Watch:
     rows: ovsdb_json.Rows = field(default_factory=dict)
     seen: str = NO_TRANSACTION
     asked: int = 0
+    refused: bool = False
 
 
 class OvsdbSession:
@@ -172,7 +180,7 @@ class OvsdbSession:
     def unwatch(self, name: str) -> list[Effect]:
         """End a watch."""
         watch = self._watches.pop(name, None)
-        if watch is not None and self._phase is SessionPhase.SERVED:
+        if watch is not None and watch.asked:
             self._request("monitor_cancel", [name])
         return self._take()
 
@@ -183,9 +191,8 @@ class OvsdbSession:
         self._phase = SessionPhase.ASKING
         self._heard = self._spoken = now
         self._stream = JsonStream()
-        columns = ["name", "model", "connected", "leader", "cid"]
-        once = {"columns": ["schema"], "select": {"modify": False}}
-        wanted = {"Database": [{"columns": columns}, once]}
+        columns = ["name", "model", "connected", "leader", "cid", "schema"]
+        wanted = {"Database": [{"columns": columns}]}
         self._server_id = self._request("monitor", ["_Server", "_Server", wanted])
         return self._take()
 
@@ -203,20 +210,20 @@ class OvsdbSession:
                 if self._phase is SessionPhase.RESTING:
                     break  # it was left because of what it said before
                 self._take_in(message, now)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            for watch in self._watches.values():  # a change may be half taken in
-                watch.seen = NO_TRANSACTION
+        except MISREAD as error:
+            self._owe_the_whole()  # a change may be half taken in
             self._hang_up(now, f"says what is not understood: {error}")
         return self._take()
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due; to be called at `wake_at` at the latest."""
         for asked in [a for a in self._asked() if now >= a.until]:
-            self._end(asked, _out_of_time(asked, self._words))
+            sent, unsent = "sent, and not answered in time", f"not sent in time: {self._words}"
+            self._end(asked, _without_answer(asked, sent, unsent))
         for watch in self._watches.values():
             if now >= watch.due:
                 watch.due = inf
-                self._effects.append(Tell(watch.listener, ViewOverdue(self._why_late())))
+                self._effects.append(Tell(watch.listener, ViewOverdue(self._words)))
         if self._phase is SessionPhase.RESTING:
             if now >= self._rest_until:
                 self._phase = SessionPhase.DIALLING
@@ -227,6 +234,19 @@ class OvsdbSession:
         elif self._phase is SessionPhase.SERVED and now >= self._spoken + self._quiet_s:
             self._spoken = now
             self._request("echo", [])
+        return self._take()
+
+    def end(self, words: str) -> list[Effect]:
+        """Nothing is done any more: whoever waits is told so, at once.  To be called again after
+        more was asked."""
+        self._phase = SessionPhase.RESTING
+        for asked in list(self._asked()):
+            sent, unsent = f"sent, and then: {words}", f"not sent: {words}"
+            self._end(asked, _without_answer(asked, sent, unsent))
+        for watch in self._watches.values():
+            if watch.due < inf:
+                watch.due = inf
+                self._effects.append(Tell(watch.listener, ViewOverdue(words)))
         return self._take()
 
     def wake_at(self) -> float:
@@ -251,7 +271,8 @@ class OvsdbSession:
                 self._look_at(message["params"][1], now)
             case "update3":
                 name, seen, updates = message["params"]
-                if watch := self._watches.get(name):
+                watch = self._watches.get(name)
+                if watch is not None and watch.asked:
                     watch.seen = seen
                     self._tell_changes(watch, updates)
             case None:
@@ -275,17 +296,35 @@ class OvsdbSession:
 
     def _take_view(self, watch: _Watch, result: Any, error: Any) -> None:
         if error is not None:
-            raise ValueError(f"it cannot be watched: {error}")
+            self._refused(watch, f"refuses the watch: {ovsdb_json.tag_and_words(error)[1]}")
+            return
         found, watch.seen, updates = result
-        watch.due = inf
         self._rest_s = FIRST_REST_S
         if found:
             self._tell_changes(watch, updates)
             return
         watch.rows = {}
-        ovsdb_json.apply_updates(watch.rows, watch.tables, updates)
+        try:
+            ovsdb_json.apply_updates(watch.rows, watch.tables, updates)
+        except MISREAD as error:  # a row that does not fit harms this watch only
+            self._request("monitor_cancel", [watch.name])
+            self._refused(watch, f"says of the watch what is not understood: {error}")
+            return
+        watch.due = inf
+        watch.refused = False
         view = {one.table: ovsdb_json.frozen(watch.rows.get(one.table, {})) for one in watch.tables}
         self._effects.append(Tell(watch.listener, WholeView(ovsdb_json.frozen(view))))
+
+    def _refused(self, watch: _Watch, words: str) -> None:
+        """Another server may know it, or this one after its schema has changed; both are a new
+        connection, over which it is asked for again."""
+        watch.asked = 0
+        watch.seen = NO_TRANSACTION
+        watch.due = inf
+        if not watch.refused:
+            watch.refused = True
+            words = f"{self._remotes[self._turn]} {words}"
+            self._effects.append(Tell(watch.listener, ViewOverdue(words)))
 
     def _tell_changes(self, watch: _Watch, updates: Any) -> None:
         if changes := ovsdb_json.apply_updates(watch.rows, watch.tables, updates):
@@ -297,7 +336,14 @@ class OvsdbSession:
             row = update.get("new") or update["old"]
             if row["name"] != DATABASE:
                 continue
-            fault = self._fault(row) if "new" in update else "has the database no more"
+            if "new" not in update:
+                fault = "has the database no more"
+            elif "schema" in update.get("old", ()):
+                # Open vSwitch 3.1 ends all monitors then, and does not say so.
+                fault = "has changed its schema"
+                self._owe_the_whole()
+            else:
+                fault = self._fault(row)
             if fault:
                 self._hang_up(now, fault)
             elif self._phase is SessionPhase.ASKING:
@@ -323,6 +369,7 @@ class OvsdbSession:
 
     def _serve(self, row: dict[str, Any]) -> None:
         self._phase = SessionPhase.SERVED
+        self._words = f"{self._remotes[self._turn]} has not answered yet"
         self._cluster = row["cid"][1]
         for watch in self._watches.values():
             self._send_watch(watch)
@@ -336,11 +383,11 @@ class OvsdbSession:
         watch.asked = self._request("monitor_cond_since", params)
 
     def _send_waiting(self) -> None:
-        for asked in self._waiting:
+        for asked in list(self._waiting):
             params = ovsdb_json.transaction_to_json(asked.transaction)
             asked.id = self._request("transact", params)
             self._unanswered[asked.id] = asked
-        self._waiting.clear()
+            del self._waiting[asked]
 
     def _asked(self) -> Iterator[_Asked]:
         yield from self._waiting
@@ -370,9 +417,9 @@ class OvsdbSession:
         for asked in list(self._unanswered.values()):
             self._end(asked, WriteUnknown(f"sent, and then: {self._words}"))
 
-    def _why_late(self) -> str:
-        served = self._phase is SessionPhase.SERVED
-        return f"{self._remotes[self._turn]} has not answered yet" if served else self._words
+    def _owe_the_whole(self) -> None:
+        for watch in self._watches.values():
+            watch.seen = NO_TRANSACTION
 
     def _request(self, method: str, params: list[Any]) -> int:
         id = next(self._ids)
@@ -388,7 +435,7 @@ class OvsdbSession:
         return effects
 
 
-def _out_of_time(asked: _Asked, words: str) -> WriteOutcome:
+def _without_answer(asked: _Asked, sent: str, unsent: str) -> WriteOutcome:
     if asked.id:
-        return WriteUnknown("sent, and not answered in time")
-    return WriteRefused(RefusalReason.UNREACHABLE, None, f"not sent in time: {words}")
+        return WriteUnknown(sent)
+    return WriteRefused(RefusalReason.UNREACHABLE, None, unsent)

@@ -74,6 +74,10 @@ class OvsdbStore:
         self._session = OvsdbSession(remotes, cluster, patience_s)
         self._state = self._session.state
         self._asked: deque[Callable[[], list[Effect]]] = deque()
+        self._effects: deque[Effect] = deque()
+        self._died = ""
+        """What the thread died of; empty: it has not."""
+        self._burying = threading.Lock()
         self._numbers = count(1)
         self._ending = False
         self._selector = selectors.DefaultSelector()
@@ -125,49 +129,72 @@ class OvsdbStore:
         self._ending = True
         self._wake()
         self._thread.join()
+        self._waker.close()
 
     # --- the program's side ------------------------------------------------------------------
 
     def _ask(self, call: Callable[[], list[Effect]]) -> None:
         self._asked.append(call)
-        self._wake()
+        if self._died:
+            self._tell_waiters()
+        else:
+            self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # it is awake already, or closed
+        with contextlib.suppress(OSError):  # it is awake already, or has ended
             self._waker.send(b"!", socket.MSG_DONTWAIT)
 
     # --- the thread's side -------------------------------------------------------------------
 
     def _run(self) -> None:
+        words = "it has been closed"
         try:
             self._serve()
         except Exception as error:
             log.exception("the store's thread has ended")
-            words = f"its thread has ended: {error!r}"
-            self._state = replace(self._state, connected=False, leader="", words=words)
+            self._died = words = f"its thread has ended: {error!r}"
+        self._state = replace(self._state, connected=False, leader="", words=words)
         self._hang_up()
-        for one in (self._selector, self._woken, self._waker):
-            one.close()
+        self._selector.close()
+        self._woken.close()
+        if self._died:
+            self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        """The thread has died: have everybody told so who waits, or has just asked."""
+        with self._burying:
+            effects = [*self._effects, *self._session.end(self._died)]
+            self._effects.clear()
+            while self._asked:
+                self._asked.popleft()()
+                effects += self._session.end(self._died)
+        for effect in effects:
+            if isinstance(effect, Tell):
+                with contextlib.suppress(Exception):  # it may be what the thread died of
+                    self._post(effect.call, effect.value)
 
     def _serve(self) -> None:
         while not self._ending:
-            self._do(self._session.tick(time.monotonic()))
             wait_s = max(0.0, self._session.wake_at() - time.monotonic())
-            for key, events in self._selector.select(wait_s):
+            ready = self._selector.select(wait_s)
+            now = time.monotonic()  # until then nobody was silent who is heard now
+            for key, events in ready:
                 if key.fileobj is self._woken:
                     self._woken.recv(PIECE)
                 elif key.fileobj is self._socket:
                     self._serve_socket(events)
             while self._asked:
                 self._do(self._asked.popleft()())
+            self._do(self._session.tick(now))
 
     def _do(self, effects: list[Effect]) -> None:
         state = self._session.state
         if state.connected != self._state.connected:
             log.info("%s", state.words or f"{state.leader} leads cluster {state.cluster}")
         self._state = state
-        for effect in effects:
-            match effect:
+        self._effects += effects
+        while self._effects:
+            match self._effects.popleft():
                 case Dial(remote):
                     self._dial(remote)
                 case SendOctets(octets):

@@ -17,6 +17,8 @@ import os
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +66,10 @@ class StoreServer:
 
         Raises StoreServerError, also where the folder has a database.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         schema = self.folder / f"{DATABASE}.ovsschema"
-        schema.write_text(json.dumps(to_schema(), indent=1) + "\n")
+        with self._in_folder():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            schema.write_text(json.dumps(to_schema(), indent=1) + "\n")
         timer = f"--election-timer={election_ms}"
         _tool("ovsdb-tool", timer, "create-cluster", self.database, schema, self.member)
 
@@ -76,7 +79,8 @@ class StoreServer:
 
         Raises StoreServerError, also where the folder has a database.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._in_folder():
+            self.folder.mkdir(parents=True, exist_ok=True)
         _tool("ovsdb-tool", "join-cluster", self.database, DATABASE, self.member, *members)
 
     def start(self) -> None:
@@ -84,17 +88,19 @@ class StoreServer:
 
         Raises StoreServerError, also where it runs already.
         """
-        _tool(
+        _tool(*self.command, "--detach", "--no-chdir", "--verbose=console:off")
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What runs the server in the foreground."""
+        return (
             "ovsdb-server",
-            "--detach",
-            "--no-chdir",
             f"--pidfile={self._pidfile}",
             f"--log-file={self.folder / 'server.log'}",
-            "--verbose=console:off",
             f"--unixctl={self._control}",
-            f"--remote=punix:{self.folder / 'db.sock'}",
+            f"--remote=p{self.remote}",
             *(f"--remote={place}" for place in self.listens),
-            self.database,
+            str(self.database),
         )
 
     def stop(self) -> None:
@@ -118,14 +124,29 @@ class StoreServer:
 
     def pid(self) -> int | None:
         """The server's process; None where it does not run.  The server keeps a lock on the file
-        with its number, so that one left behind by a crash says nothing."""
+        with its number, so that one left behind by a crash says nothing.
+
+        Raises StoreServerError where that file cannot be read.
+        """
         asked = struct.pack(_LOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        try:
-            with self._pidfile.open("rb") as file:
-                kind, _, _, _, pid = struct.unpack(_LOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
-        except FileNotFoundError:
-            return None
+        with self._in_folder():
+            try:
+                with self._pidfile.open("rb") as file:
+                    said = fcntl.fcntl(file, fcntl.F_GETLK, asked)
+            except FileNotFoundError:
+                return None
+        kind, _, _, _, pid = struct.unpack(_LOCK, said)
         return None if kind == fcntl.F_UNLCK else int(pid)
+
+    @contextmanager
+    def _in_folder(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreServerError(
+                f"store's folder {self.folder}: {error.strerror or error}: mend that, or name "
+                "another folder"
+            ) from None
 
     @property
     def _pidfile(self) -> Path:
@@ -142,9 +163,15 @@ def _tool(*command: str | Path) -> None:
     Raises StoreServerError with what it says.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=START_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=START_S
+        )
     except FileNotFoundError:
         raise StoreServerError(f"{command[0]}: not installed (package openvswitch)") from None
+    except OSError as error:
+        raise StoreServerError(
+            f"{command[0]}: cannot be run: {error.strerror or error}: mend that and try again"
+        ) from None
     except subprocess.TimeoutExpired:
         raise StoreServerError(f"{command[0]}: not done after {START_S:g} s") from None
     if done.returncode != 0:

@@ -32,7 +32,7 @@ def locate(text: str) -> dict[Path, int]:
     walk = _Walk(text)
     try:
         walk.document()
-    except _LostError:
+    except (_LostError, RecursionError):
         pass
     return walk.lines
 

@@ -24,7 +24,7 @@ from xenflow.openflow.flow import Flow, Flows
 from xenflow.tables import cookies
 from xenflow.tables.admission import admission_of, transit
 from xenflow.tables.classes import classes_of, classes_of_all
-from xenflow.tables.ingress import ingress_of, other
+from xenflow.tables.ingress import ingress_of, other, strays
 from xenflow.tables.links import links_of
 from xenflow.tables.plain_host import plain_host_of
 from xenflow.tables.plain_switch import plain_switch_of
@@ -107,6 +107,7 @@ def _flows_of(site: Site, owner: Owner) -> Iterable[Flow]:
 
 
 def _of_link(site: Site, link: Link) -> Iterator[Flow]:
+    yield from strays(site, link)
     if site.datapath.kind is DatapathKind.PLAIN:
         yield from plain_switch_of(site, link)
     elif not site.datapath.nicira:

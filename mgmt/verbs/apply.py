@@ -1,0 +1,172 @@
+"""`xenflow apply`: the network becomes what a file says, by way of the store.
+
+First every controller that stays is asked whether it could follow; where one could not, each reason
+is said and nothing is changed.  Then the planner writes the change, and it is waited for until it
+is in force on every switch.  Where that takes too long the change stays, and who is missing is
+named (exit status 5).  For controllers that follow a store; others read their file with `xenflow
+reload`.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mgmt.client import AskError, Refused, Unreachable
+from mgmt.session import ManagementSession, UsageError
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from xenflow.model.difference import SIGNS
+from xenflow.model.network import Network, NetworkError
+from xenflow.store import network_file
+
+NAME = "apply"
+SUMMARY = "the network becomes what a file says, by way of the store"
+IN_FORCE_S = 10.0
+"""So long the switches are waited for."""
+PLANNED_S = 12.0
+"""So long the planner may take to write the change."""
+LOOK_S = 0.1
+
+Answers = Mapping[str, dict[str, Any] | AskError]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a network file")
+    add_dry_run(parser)
+    add_json(parser)
+
+
+def run(args: Namespace, session: ManagementSession) -> int:
+    text, after = read(args.file)
+    return carry_out(args, session, text, Path(args.file).name, after)
+
+
+def read(file: str, before: Network | None = None) -> tuple[str, Network]:
+    """The text of a network file, and what it says; links lie as in the network `before`.
+
+    Raises UsageError with all mistakes, a line each.
+    """
+    try:
+        text = network_file.read_text(file)
+        in_store = before is not None and bool(before.store)
+        return text, network_file.parse(text, file, before, in_store=in_store)[0]
+    except NetworkError as error:
+        raise UsageError(str(error)) from None
+
+
+def carry_out(
+    args: Namespace,
+    session: ManagementSession,
+    text: str,
+    file: str,
+    after: Network,
+    last: int | None = None,
+) -> Exit:
+    """Have the network become `after`, which `text` says; `file`: its name for messages; `last`:
+    refused where another change was made after that one."""
+    stay = session.network.controllers.keys() & after.controllers.keys()
+    if wrong := list(unwilling(_with(session, session.network, stay), text)):
+        return _end(args, {}, Exit.FAILED, wrong)
+    change = submit(session, text, file, dry_run=args.dry_run, last=last)
+    if args.dry_run or not change["change"]:
+        return _end(args, change, Exit.OK, [])
+    new = _with(session, after, after.controllers.keys())
+    late = await_in_force(new, change["change"], IN_FORCE_S)
+    return _end(args, change, Exit.LATE if late else Exit.OK, late)
+
+
+def _with(session: ManagementSession, network: Network, names: Set[str]) -> ManagementSession:
+    """A session with some of a network's controllers, in its order."""
+    controllers = {n: c for n, c in network.controllers.items() if n in names}
+    return ManagementSession(replace(network, controllers=controllers), session.timeout_s)
+
+
+def unwilling(session: ManagementSession, text: str) -> Iterator[str]:
+    """Why the network cannot become what a file says, as far as controllers know."""
+    for controller, answer in session.ask_all("reload", dry_run=True, text=text).items():
+        if isinstance(answer, Refused):
+            yield from (f"{controller}: {line}" for line in answer.message.splitlines())
+        elif isinstance(answer, AskError):
+            yield str(answer)
+
+
+def submit(
+    session: ManagementSession, text: str, file: str, *, dry_run: bool, last: int | None = None
+) -> dict[str, Any]:
+    """Have the planner make a change; returns its answer to `apply` (docs/messages.md).
+
+    Raises AskError where it does not, or no controller can be asked.
+    """
+    return ask_planner(session, "apply", text=text, file=file, dry_run=dry_run, last=last)
+
+
+def ask_planner(session: ManagementSession, verb: str, **arguments: Any) -> dict[str, Any]:
+    """One verb of the planner, by way of the first controller that answers.
+
+    Raises AskError where it does not do it, or no controller can be asked.
+    """
+    error: AskError | None = None
+    for controller in session.network.controllers:
+        try:
+            return session.ask(controller, verb, timeout_s=PLANNED_S, **arguments)
+        except Unreachable as unreachable:
+            if unreachable.sent:  # it may be under way
+                raise
+            error = error or unreachable
+    assert error is not None
+    raise error
+
+
+def await_in_force(session: ManagementSession, change: int, limit_s: float) -> list[str]:
+    """Who does not have a change in force after some time, in words; [] where all have."""
+    until = time.monotonic() + limit_s
+    while True:
+        late = list(_late(session.ask_all("status"), change))
+        if not late or time.monotonic() > until:
+            return late
+        time.sleep(LOOK_S)
+
+
+def _late(answers: Answers, change: int) -> Iterator[str]:
+    for controller, answer in answers.items():
+        if isinstance(answer, AskError):
+            yield str(answer)
+            continue
+        store = answer["store"]
+        if store is None:
+            yield f"{controller}: it follows no store"
+        elif store["taken"] < change:
+            words = [w for w in answer["problems"] if w.startswith("change ")]
+            yield f"{controller}: {words[0] if words else f'change {change} has not come there'}"
+        else:
+            for name, reached in store["in_force"].items():
+                if reached < change:
+                    yield f"{name}: change {change} is not in force there"
+
+
+def _end(args: Namespace, answer: dict[str, Any], status: Exit, wrong: list[str]) -> Exit:
+    for words in wrong:
+        complain(words)
+    changed = answer.get("changed", {})
+    value = {
+        "ok": status is Exit.OK,
+        "change": answer.get("change", 0),
+        "changed": changed,
+        "errors": wrong,
+    }
+    if args.json:
+        emit(args, value, "")
+    elif answer:
+        done = f"change {answer['change']}" if answer["change"] else ""
+        print("\n".join(filter(None, (*lines(changed), done))) or "the file says nothing new")
+    return status
+
+
+def lines(changed: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
+    """What has changed, for people."""
+    for kind, ways in changed.items():
+        yield f"{kind}: " + ", ".join(f"{SIGNS[w]} {n}" for w, names in ways.items() for n in names)

@@ -1,0 +1,234 @@
+"""A controller follows the store: it does what laid rows say, and writes how far its switches are.
+
+Rows go to the disk first, then to the Rule Table, as a network file that was read anew does; once
+all of it is in force on a switch, the switch's row of `Switch_State` says so.  Without the store
+everything goes on, and the last rows are followed.  What cannot be taken now, as while a router is
+being migrated, is tried again.
+
+Called by `component`.  No POX and no socket here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from xenflow.control.rule_table import RuleTable
+from xenflow.model.difference import NetworkDifference
+from xenflow.model.network import Network, NetworkError
+from xenflow.model.release import RELEASE
+from xenflow.store.columns import Cell
+from xenflow.store.laid_file import LaidFile, LaidRows, to_json
+from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
+from xenflow.store.network_rows import LAID, by_name, laid_entries
+from xenflow.store.network_store import (
+    NetworkStore,
+    Rows,
+    ViewOverdue,
+    WatchedTable,
+    WatchEvent,
+    told,
+    touches,
+)
+from xenflow.store.schema import TABLES
+from xenflow.store.transaction import (
+    Committed,
+    Delete,
+    Insert,
+    Operation,
+    Update,
+    WriteOutcome,
+    equal,
+)
+
+log = logging.getLogger("xenflow.store")
+
+AGAIN_S = 1.0
+"""How often what could not be taken, or written, is tried again."""
+WATCH_S = WRITE_S = 10.0
+"""How long the store may take to say what it has, or to write."""
+AWAY, KEEPING, TAKING = "store", "store-file", "store-rows"
+"""Causes of problems: the store is away, its rows cannot be kept, or not be taken."""
+STATE_COLUMNS = ("host", "switch", "cluster", "in_force", "release")
+
+
+class StoreFollower:
+    """See the module.
+
+    host     whose controller this is
+    file     where rows are kept; `laid` is what it had at the start
+    become   lets the table, and what is around it, be another network; raises NetworkError
+    """
+
+    def __init__(
+        self,
+        store: NetworkStore,
+        host: str,
+        file: LaidFile,
+        laid: LaidRows | None,
+        table: RuleTable,
+        become: Callable[[Network], NetworkDifference],
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._file = file
+        self._table = table
+        self._become = become
+        self._laid = laid or LaidRows()
+        self._kept = self._laid
+        """What is on the disk."""
+        self._taken = self._laid.change
+        """The change that the Rule Table is at."""
+        self._rows: Rows = {}
+        self._in_force: dict[str, int] = {}
+        self._asked: dict[str, int] = {}
+        """Switches that are asked whether a change is in force."""
+        self._writing = False
+        self._again = 0.0
+
+    def start(self) -> None:
+        """Begin to follow."""
+        tables = [WatchedTable(table, tuple(TABLES[table].columns)) for table in LAID]
+        own = WatchedTable("Switch_State", STATE_COLUMNS, equal(host=self._host))
+        lease = WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner"))
+        self._store.watch((*tables, own, lease), WATCH_S, self._told)
+
+    @property
+    def planner(self) -> str:
+        """tcp://ADDRESS:PORT of the planner that holds the lease; "" where none is known."""
+        rows = self._rows.get(LEASE_TABLE, {}).values()
+        return next((str(row["owner"]).partition(" ")[0] for row in rows), "")
+
+    def status(self) -> dict[str, Any]:
+        """For people: docs/messages.md, verb `status`."""
+        state = self._store.state()
+        return {
+            "connected": state.connected,
+            "leader": state.leader,
+            "cluster": state.cluster,
+            "words": state.words,
+            "planner": self.planner,
+            "change": self._laid.change,
+            "taken": self._taken,
+            "in_force": {name: self._in_force.get(name, 0) for name in self._table.switches},
+        }
+
+    def network(self) -> dict[str, Any]:
+        """The laid rows: docs/messages.md, verb `network`."""
+        return to_json(self._laid)
+
+    # --- what the store says ------------------------------------------------------------------
+
+    def _told(self, event: WatchEvent) -> None:
+        if isinstance(event, ViewOverdue):
+            return  # `tick` says that it is away
+        self._rows = told(self._rows, event)
+        if not touches(event, LAID):
+            return
+        laid = {table: self._rows.get(table, {}) for table in LAID}
+        changes = [row["change"] for rows in laid.values() for row in rows.values()]
+        number = max((n for n in changes if isinstance(n, int)), default=0)
+        cluster = self._store.state().cluster
+        if cluster == self._laid.cluster:  # of the last change a forgotten tombstone may have told
+            number = max(number, self._laid.change)
+        if number and (number, cluster) != (self._laid.change, self._laid.cluster):
+            self._laid = LaidRows(cluster, number, by_name(laid))
+            self._follow()
+
+    def _follow(self) -> None:
+        """Keep the rows, then let the network be what they say."""
+        laid = self._laid
+        if self._kept is not laid:
+            try:
+                self._file.keep(laid)
+            except OSError as error:
+                words = f"{self._file.path}: {error.strerror or error}: change {laid.change} waits"
+                self._problem(KEEPING, words)
+                return
+            self._kept = laid
+            self._problem(KEEPING, "")
+        try:
+            before = self._table.network
+            alone = not self._taken  # what the file says beside them counts no more
+            found = self._become(laid_entries(laid.rows, before, alone=alone))
+        except NetworkError as error:
+            words = f"change {laid.change} of the store is not taken: {error}"
+            self._problem(TAKING, words)
+            return
+        if found:
+            log.info("change %d of the store: %s", laid.change, found.words())
+        self._taken = laid.change
+        self._problem(TAKING, "")
+        self._ask_switches()
+
+    def _problem(self, cause: str, words: str) -> None:
+        if words:
+            self._table.problems.begin(cause, words)
+        else:
+            self._table.problems.end(cause)
+
+    # --- how far the switches are ---------------------------------------------------------------
+
+    def _ask_switches(self) -> None:
+        for name, switch in self._table.switches.items():
+            number = self._taken
+            behind = self._in_force.get(name, 0) < number
+            if behind and switch.live and self._asked.get(name) != number:
+                self._asked[name] = number
+                switch.promises.in_force(partial(self._proven, name, number))
+
+    def _proven(self, name: str, number: int, error: str | None) -> None:
+        if self._asked.get(name) == number:
+            del self._asked[name]
+        if error is None:
+            self._in_force[name] = max(number, self._in_force.get(name, 0))
+            self._write()
+
+    def tick(self, now: float) -> None:
+        """What time asks for; `now`: a monotonic clock, in seconds."""
+        if now < self._again:
+            return
+        self._again = now + AGAIN_S
+        state = self._store.state()
+        words = f"the store is away, its last rows are followed: {state.words}"
+        self._problem(AWAY, "" if state.connected else words)
+        if self._taken < self._laid.change or self._kept is not self._laid:
+            self._follow()
+        self._ask_switches()
+        self._write()
+
+    def _write(self) -> None:
+        """Have the store say of each switch how far it is."""
+        if self._writing or not self._laid.cluster:
+            return
+        wanted = tuple(self._other_states())
+        if wanted:
+            self._writing = True
+            self._store.transact(wanted, WRITE_S, self._written)
+
+    def _other_states(self) -> Iterator[Operation]:
+        switches = self._table.switches
+        there = {row["switch"]: row for row in self._rows.get("Switch_State", {}).values()}
+        for name in switches.keys() & self._in_force.keys():
+            row: dict[str, Cell] = {
+                "host": self._host,
+                "switch": name,
+                "cluster": self._laid.cluster,
+                "in_force": self._in_force[name],
+                "release": RELEASE,
+            }
+            if name not in there:
+                yield Insert("Switch_State", row)
+            elif any(there[name][column] != cell for column, cell in row.items()):
+                yield Update("Switch_State", equal(host=self._host, switch=name), row)
+        for gone in there.keys() - switches.keys():
+            yield Delete("Switch_State", equal(host=self._host, switch=gone))
+
+    def _written(self, outcome: WriteOutcome) -> None:
+        self._writing = False
+        if isinstance(outcome, Committed):
+            self._write()  # they may have come further meanwhile
+        else:
+            log.info("how far the switches are is not written: %s", outcome.words)

@@ -1,0 +1,1 @@
+"""The planner: one process that turns what people want into what switches shall do."""

@@ -1,0 +1,319 @@
+"""What the planner knows of the store, and what it writes for a change.  Pure.
+
+A change is one transaction: the desired rows, the laid rows, and the row of the change itself.  It
+carries a wait for the number of the change before, so that of two at once one is refused, and the
+lease's fence.  Only what is safe in whatever order the switches take it is taken: what
+`model.difference.refusals` lets pass.  Called by `service`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from xenflow.model.difference import NetworkDifference, compare, refusals
+from xenflow.model.network import EMPTY, PARTS, Network, NetworkError
+from xenflow.model.succession import in_terms_of
+from xenflow.store import network_file
+from xenflow.store.columns import Cell
+from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
+from xenflow.store.network_rows import (
+    DESIRED,
+    LAID,
+    NamedRows,
+    StoredRows,
+    by_name,
+    desired,
+    key_of,
+    laid,
+    laid_entries,
+    operations,
+)
+from xenflow.store.network_store import (
+    RowChanges,
+    Rows,
+    WatchedTable,
+    WholeView,
+    told,
+    touches,
+)
+from xenflow.store.network_text import to_text
+from xenflow.store.schema import TABLES
+from xenflow.store.transaction import (
+    Delete,
+    Insert,
+    Operation,
+    StoreRow,
+    Transaction,
+    Update,
+    Wait,
+    equal,
+    row_id,
+    wait_for,
+    wait_for_none,
+)
+
+WATCHED = (
+    *(WatchedTable(table, tuple(TABLES[table].columns)) for table in (*DESIRED, *LAID)),
+    WatchedTable(LEASE_TABLE, LEASE_COLUMNS),
+    WatchedTable("Switch_State", ("switch", "cluster", "in_force")),
+    WatchedTable("Change", ("number", "by", "when", "before", "after")),
+)
+KEPT_CHANGES = 100
+"""How many changes are kept for people to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A change that can be made.
+
+    number       its number; 0 where there is nothing to change
+    uuid         its row's, by which it is known again where the outcome is not known
+    transaction  what is to be written
+    """
+
+    number: int
+    uuid: str
+    network: Network
+    difference: NetworkDifference
+    transaction: Transaction
+
+
+class Book:
+    """The rows, as the watch has told them."""
+
+    def __init__(self) -> None:
+        self._rows: Rows = {}
+        self._network: Network | None = None
+        self.whole = False
+        """Whether everything has been told."""
+
+    def hear(self, event: WholeView | RowChanges) -> None:
+        """The watch has told something."""
+        self._rows = told(self._rows, event)
+        self.whole = True
+        if touches(event, (*DESIRED, *LAID)):
+            self._network = None
+
+    def _of(self, tables: tuple[str, ...]) -> StoredRows:
+        return {table: self._rows.get(table, {}) for table in tables}
+
+    @property
+    def lease(self) -> StoreRow | None:
+        """The row of the planner's own lease."""
+        rows = self._rows.get(LEASE_TABLE, {}).values()
+        return next((row for row in rows if row["name"] == "planner"), None)
+
+    @property
+    def change(self) -> int:
+        """The number of the last change; 0 while the store is empty."""
+        return next((_whole(row["change"]) for row in self._rows.get("Global", {}).values()), 0)
+
+    def has(self, change_uuid: str) -> bool:
+        """Whether a change has been written."""
+        return change_uuid in self._rows.get("Change", {})
+
+    @property
+    def network(self) -> Network:
+        """The network that the switches shall be; an empty one while the store is empty."""
+        if self._network is None:
+            found = laid_entries(by_name(self._of(LAID)), EMPTY)
+            name = next((str(row["name"]) for row in self._rows.get("Global", {}).values()), "")
+            parts = (found.controllers, found.datapaths, found.cables, found.links, found.routers)
+            self._network = Network(name, *parts)
+        return self._network
+
+    def propose(self, text: str, file: str, by: str, when: int, fence: Wait) -> Proposal:
+        """The change by which the network becomes what a network file says.
+
+        text   the file's; `file` is its name in messages
+        by     who asks
+        when   it is now, in seconds since 1970
+
+        Raises NetworkError with each reason on a line.
+        """
+        before, first = self.network, self.change == 0
+        after = network_file.parse(text, file, None if first else before, in_store=True)[0]
+        after = after if first else in_terms_of(before, after)
+        found = compare(before, after)
+        if not first:
+            mistakes = [*refusals(before, after, found), *self._not_forgotten(after, found)]
+            if mistakes:
+                raise NetworkError("\n".join(mistakes))
+        if not first and not found:
+            return Proposal(0, "", after, found, ())
+        number = self.change + 1
+        wanted = laid(after)
+        written = operations(self._of(LAID), wanted, bury=number)
+        replaced, made = ({}, {}) if first else self._told_apart(written, wanted)
+        ledger = Insert(
+            "Change",
+            {
+                "number": number,
+                "by": by,
+                "when": when,
+                "before": _text(replaced),
+                "after": _text(made),
+                "state": "laid",
+            },
+        )
+        transaction = (
+            fence,
+            wait_for_none("Global", ()) if first else wait_for("Global", (), change=self.change),
+            ledger,
+            *(Delete("Change", row_id(uuid)) for uuid in self._old_changes(number)),
+            *operations(self._of(DESIRED), desired(after, number)),
+            *written,
+        )
+        return Proposal(number, ledger.uuid, after, found, transaction)
+
+    def _not_forgotten(self, after: Network, found: NetworkDifference) -> Iterator[str]:
+        """Ids, and labels, of what has gone, while a switch may have flows of it."""
+        buried = [(row, table) for table in LAID for row in self._tombs(table).values()]
+        for kind, table in (("links", "Laid_Link"), ("routers", "Laid_Element")):
+            for name in getattr(found, kind).added:
+                new = getattr(after, kind)[name]
+                for row in (row for row, where in buried if where == table):
+                    labels = json.loads(str(row["labels"])) if kind == "links" else []
+                    if row["name"] != name and row["id"] == new.id:
+                        yield f"{kind}.{name}: id {new.id} was {row['name']}'s, {_WAIT}"
+                    elif row["name"] != name and kind == "links" and new.vlan in labels:
+                        yield f"{kind}.{name}: vlan {new.vlan} was {row['name']}'s, {_WAIT}"
+
+    def _tombs(self, table: str) -> dict[str, StoreRow]:
+        return {uuid: row for uuid, row in self._rows.get(table, {}).items() if row["gone"]}
+
+    def forget(self, fence: Wait, cluster: str) -> Transaction:
+        """What is to be written for tombstones to go, of which every switch concerned that there
+        still is has done what they say, and what was seen of switches that are no more; () where
+        there is nothing of the kind."""
+        reached = {
+            row["switch"]: _whole(row["in_force"])
+            for row in self._rows.get("Switch_State", {}).values()
+            if row["cluster"] == cluster
+        }
+        there = {r["name"] for r in self._rows.get("Laid_Switch", {}).values() if not r["gone"]}
+        found: list[Operation] = []
+        for table in LAID:
+            for uuid, row in self._tombs(table).items():
+                at, change = row["at"], _whole(row["change"])
+                assert isinstance(at, frozenset)
+                if all(reached.get(switch, 0) >= change for switch in at & there):
+                    still = (*row_id(uuid), *equal(gone=True, change=change))
+                    found.append(Delete(table, still))
+        known = {row["name"] for row in self._rows.get("Laid_Switch", {}).values()}
+        for uuid, row in self._rows.get("Switch_State", {}).items():
+            if row["switch"] not in known:
+                found.append(Delete("Switch_State", row_id(uuid)))
+        return (fence, *found) if found else ()
+
+    def _old_changes(self, number: int) -> list[str]:
+        rows = self._rows.get("Change", {}).items()
+        return [uuid for uuid, row in rows if _whole(row["number"]) <= number - KEPT_CHANGES]
+
+    def _told_apart(self, written: list[Operation], wanted: NamedRows) -> tuple[_Entries, _Entries]:
+        """Of the laid rows that are written what they were, and what they become."""
+        before: _Entries = {}
+        after: _Entries = {}
+        for one in written:
+            if isinstance(one, Insert):
+                old, key = None, key_of(one.table, one.row)
+            else:
+                assert isinstance(one, Update)
+                old = self._rows[one.table][str(one.where[0].value)]
+                key = key_of(one.table, old)
+            name = str(key[0])
+            new = wanted[one.table].get(key)
+            before.setdefault(one.table, {})[name] = _entry(one.table, old)
+            after.setdefault(one.table, {})[name] = _entry(one.table, new)
+        return before, after
+
+    # --- what has been changed --------------------------------------------------------------------
+
+    def history(self) -> list[dict[str, Any]]:
+        """The changes that are kept, the last one first: docs/messages.md, verb `history`."""
+        rows = self._rows.get("Change", {}).values()
+        return [
+            {
+                "number": row["number"],
+                "by": row["by"],
+                "when": row["when"],
+                "changed": _words(_entries(row["before"]), _entries(row["after"])),
+            }
+            for row in sorted(rows, key=lambda row: -_whole(row["number"]))
+        ]
+
+    def undone(self, number: int) -> str:
+        """The text of a network file with one change undone.
+
+        Raises NetworkError where there is none of that number, or what it made has been changed
+        since.
+        """
+        rows = self._rows.get("Change", {}).values()
+        row = next((row for row in rows if row["number"] == number), None)
+        if row is None:
+            kept = sorted(_whole(row["number"]) for row in rows)
+            words = f"those from {kept[0]} to {kept[-1]} are kept" if kept else "there is none yet"
+            raise NetworkError(f"no change {number}: {words}")
+        before, after = _entries(row["before"]), _entries(row["after"])
+        if not after:
+            raise NetworkError(f"change {number} was the first: before it there was nothing")
+        now = by_name(self._of(LAID))
+        for table, entries in after.items():
+            for name, entry in entries.items():
+                if _entry(table, now[table].get((name,))) != entry:
+                    kind = PARTS[LAID.index(table)]
+                    raise NetworkError(
+                        f"change {number} cannot be undone: {kind}.{name} has been changed since: "
+                        "undo that first, or apply a file that says what is wanted"
+                    )
+        rows_before: NamedRows = {
+            table: {(name,): _row(name, entry) for name, entry in entries.items()}
+            for table, entries in before.items()
+        }
+        return to_text(laid_entries(rows_before, self.network))
+
+
+_Entries = dict[str, dict[str, dict[str, Any] | None]]
+"""Table, name, and what a laid row says beside `at`, `change` and `gone`; None: there is none."""
+
+
+def _entry(table: str, row: StoreRow | None) -> dict[str, Any] | None:
+    if row is None or row.get("gone"):
+        return None
+    stamps = ("at", "change", "gone")
+    return {column: row[column] for column in TABLES[table].columns if column not in stamps}
+
+
+def _row(name: str, entry: dict[str, Any] | None) -> StoreRow:
+    return {"name": name, "gone": True} if entry is None else {**entry, "gone": False}
+
+
+def _text(entries: _Entries) -> str:
+    return json.dumps(entries, separators=(",", ":"))
+
+
+def _entries(cell: Cell) -> _Entries:
+    found: _Entries = json.loads(str(cell))
+    return found
+
+
+def _words(before: _Entries, after: _Entries) -> dict[str, dict[str, list[str]]]:
+    """As `NetworkDifference.json`."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for part, table in zip(PARTS, LAID, strict=True):
+        for name, entry in after.get(table, {}).items():
+            old = before[table][name]
+            way = "added" if old is None else "removed" if entry is None else "changed"
+            found.setdefault(part, {}).setdefault(way, []).append(name)
+    return found
+
+
+_WAIT = "and not all switches have forgotten it yet: apply it again when they have"
+
+
+def _whole(cell: Cell) -> int:
+    assert isinstance(cell, int)
+    return cell

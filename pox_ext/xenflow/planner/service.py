@@ -1,0 +1,310 @@
+"""The planner's service: holds the lease, answers `apply`, and writes to the store.
+
+Of several planners one holds the lease `planner`; its owner's name begins with the address where it
+listens, so that controllers, which watch the lease, know whom to ask.  One change is made at a
+time: the next waits until the watch has told the last one.  Knows neither sockets nor clocks; run
+by `__main__`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xenflow.model import management as mg
+from xenflow.model.management import ManagementError, Request
+from xenflow.model.network import NetworkError
+from xenflow.planner.book import WATCHED, Book, Proposal
+from xenflow.store import network_file
+from xenflow.store.lease import LeaseContender
+from xenflow.store.network_store import NetworkStore, ViewOverdue, WatchEvent
+from xenflow.store.transaction import (
+    Committed,
+    RefusalReason,
+    WriteOutcome,
+    WriteRefused,
+    new_uuid,
+)
+
+log = logging.getLogger("xenflow.planner")
+
+LEASE = "planner"
+LEASE_S = 6.0
+"""A planner that has said nothing for so long is followed by another."""
+WRITE_S = 5.0
+"""How long the store may take for a transaction."""
+ANSWER_S = 9.0
+"""A change that is not known to be made, or not, is answered as that after so long."""
+QUEUE = 64
+"""Requests that wait at most."""
+
+Send = Callable[[bytes], Any]
+_LOOK = "look at what it is now, and ask again"
+
+
+@dataclass(slots=True)
+class _AskedChange:
+    """A request for a change; `until`: its answer is given by then."""
+
+    request: Request
+    send: Send
+    until: float
+    proposal: Proposal | None = None
+    written: bool | None = None
+    """False: certainly not.  True: what the watch says once it is as far as the proposal's number
+    decides.  None: not known."""
+    doubt: bool = False
+    """Whether an outcome was unknown."""
+    waiting: bool = False
+    """Whether an outcome is awaited."""
+
+    def refuse(self, code: str, words: str) -> None:
+        """Answer that it is not done, or not known to be."""
+        self.send(mg.error_reply(self.request.id, ManagementError(code, words)))
+
+
+class PlannerService:
+    """See the module.
+
+    listens  tcp://ADDRESS:PORT, where it is asked
+    now      a monotonic clock, in seconds
+    today    the time of day, in seconds since 1970
+    first    the network file that an empty store is given; "" for none
+    """
+
+    def __init__(
+        self,
+        store: NetworkStore,
+        listens: str,
+        now: Callable[[], float],
+        today: Callable[[], float],
+        first: str = "",
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._today = today
+        self._first = first
+        self._book = Book()
+        self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
+        self._queue: deque[_AskedChange] = deque()
+        self._forgetting = False
+        self._heard = False
+        self.ended = False
+        store.watch(WATCHED, WRITE_S, self._told)
+
+    # --- the store ----------------------------------------------------------------------------
+
+    def _told(self, event: WatchEvent) -> None:
+        if isinstance(event, ViewOverdue):
+            log.warning("the store does not say what it has: %s", event.words)
+            return
+        self._book.hear(event)
+        self._lease.row_is(self._book.lease, self._now())
+        self._go_on()
+
+    def tick(self) -> None:
+        """What time asks for; to be called several times a second."""
+        now = self._now()
+        if turn := self._lease.turn(now):
+            self._store.transact(turn, LEASE_S / 3, self._beaten)
+        held = self._lease.holds(now)
+        if held is not self._heard:
+            self._heard = held
+            log.info("%s the lease", "holds" if held else "does not hold")
+        if held and self._book.whole and self._first:
+            self._fill(now)
+        if held and self._book.whole and not self._forgetting:
+            forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
+            if forget:
+                self._forgetting = True
+                self._store.transact(forget, WRITE_S, self._forgotten)
+        self._go_on()
+
+    def _fill(self, now: float) -> None:
+        """Give an empty store its first network."""
+        first, self._first = self._first, ""
+        if self._book.change:
+            return
+        try:
+            text = network_file.read_text(first)
+            request = mg.request("apply", "first", by="planner", text=text, file=Path(first).name)
+        except (NetworkError, ManagementError) as error:
+            log.error("the empty store is not filled: %s", error)
+            return
+        asked = _AskedChange(mg.parse_request(request), self._filled, now + ANSWER_S)
+        self._queue.appendleft(asked)
+
+    def _filled(self, answer: bytes) -> None:
+        said = mg.parse_answer(answer)
+        if not said.ok:
+            log.error("the empty store is not filled: %s", said.message)
+
+    def _beaten(self, outcome: WriteOutcome) -> None:
+        self._lease.answered(outcome, self._now())
+
+    def _forgotten(self, outcome: WriteOutcome) -> None:
+        self._forgetting = False
+        if isinstance(outcome, Committed):
+            log.info("%d tombstones are forgotten", sum(outcome.touched))
+
+    def end(self) -> None:
+        """Give the lease back; `ended` when that is done."""
+        self.ended = not self._lease.holds(self._now())
+        if not self.ended:
+            self._store.transact(self._lease.give_back(), 1.0, self._given_back)
+
+    def _given_back(self, _: WriteOutcome) -> None:
+        self.ended = True
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def take(self, frame: bytes, send: Send) -> None:
+        """Deal with one request frame; its answer is sent now or later."""
+        try:
+            request = mg.parse_request(frame)
+        except ManagementError as error:
+            send(mg.error_reply(error.id, error))
+            return
+        asked = _AskedChange(request, send, self._now() + ANSWER_S)
+        if request.verb in ("history", "undone"):
+            self._look(asked)
+        elif request.verb != "apply":
+            asked.refuse("unknown-verb", f"a planner does not answer {request.verb}")
+        elif len(self._queue) >= QUEUE:
+            asked.refuse("refused", "too many changes wait already: ask again")
+        else:
+            self._queue.append(asked)
+            self._go_on()
+
+    def _look(self, asked: _AskedChange) -> None:
+        """Answer what changes nothing."""
+        arguments = asked.request.arguments
+        if not self._book.whole:
+            asked.refuse("refused", self._not_ready())
+            return
+        try:
+            if asked.request.verb == "history":
+                result: dict[str, Any] = {"changes": self._book.history()}
+            else:
+                text = self._book.undone(arguments["change"])
+                result = {"text": text, "last": self._book.change}
+        except NetworkError as error:
+            asked.refuse("refused", str(error))
+        else:
+            asked.send(mg.reply(asked.request.id, result))
+
+    def _go_on(self) -> None:
+        """Do what can be done of the request whose turn it is, and of those after it."""
+        while self._queue and self._step(self._queue[0]):
+            self._queue.popleft()
+
+    def _step(self, asked: _AskedChange) -> bool:
+        """True where the request is answered."""
+        if asked.waiting:
+            return False
+        if asked.proposal is None:
+            return self._propose(asked)
+        made = self._book.has(asked.proposal.uuid)
+        told = asked.written is True and self._book.change >= asked.proposal.number
+        if made or told or asked.written is False:
+            self._answer(asked, made)
+            return True
+        if self._now() > asked.until:
+            self._unwritten(asked, asked.proposal.number)
+            return True
+        if asked.written is None:  # written already it is refused, and changes nothing
+            self._write(asked, asked.proposal)
+        return False
+
+    def _propose(self, asked: _AskedChange) -> bool:
+        arguments, now = asked.request.arguments, self._now()
+        ready = self._book.whole and self._lease.holds(now)
+        if not ready and now < asked.until and not self._others():
+            return False
+        last = arguments["last"]
+        if not ready:
+            asked.refuse("refused", self._not_ready())
+            return True
+        if last is not None and last != self._book.change:
+            asked.refuse("refused", f"change {self._book.change} was made meanwhile: {_LOOK}")
+            return True
+        try:
+            asked.proposal = self._book.propose(
+                arguments["text"],
+                arguments["file"],
+                asked.request.by,
+                int(self._today()),
+                self._lease.fence(),
+            )
+        except NetworkError as error:
+            asked.refuse("refused", str(error))
+            return True
+        if arguments["dry_run"] or not asked.proposal.number:
+            self._answer(asked, True)
+            return True
+        self._write(asked, asked.proposal)
+        return False
+
+    def _unwritten(self, asked: _AskedChange, number: int) -> None:
+        if asked.doubt or asked.written:
+            asked.refuse(
+                "unknown",
+                f"whether change {number} was written is not known: the store does not answer; "
+                "apply it again, which changes nothing where it was",
+            )
+        else:
+            asked.refuse("refused", f"{self._not_ready()}: nothing was changed")
+
+    def _others(self) -> bool:
+        """Whether another planner holds the lease."""
+        row = self._book.lease
+        return row is not None and row["owner"] not in ("", self._lease.owner)
+
+    def _not_ready(self) -> str:
+        row = self._book.lease
+        if self._others() and row is not None:
+            return f"the planner is at {str(row['owner']).partition(' ')[0]}: ask there"
+        return f"the store cannot be written to: {self._store.state().words or 'it is being read'}"
+
+    def _write(self, asked: _AskedChange, proposal: Proposal) -> None:
+        asked.waiting = True
+
+        def done(outcome: WriteOutcome) -> None:
+            asked.waiting = False
+            if isinstance(outcome, Committed):
+                asked.written = True
+            elif not isinstance(outcome, WriteRefused):
+                asked.doubt = True
+            elif outcome.reason is not RefusalReason.UNREACHABLE:
+                log.info("change %d is not written: %s", proposal.number, outcome.words)
+                asked.written = asked.doubt  # the refusal may be for what was written before
+            self._go_on()
+
+        left_s = min(WRITE_S, max(0.1, asked.until - self._now()))
+        self._store.transact(proposal.transaction, left_s, done)
+
+    def _answer(self, asked: _AskedChange, made: bool) -> None:
+        proposal = asked.proposal
+        assert proposal is not None
+        if not made:
+            words = f"somebody else changed the network at the same time: {_LOOK}"
+            asked.refuse("refused", words)
+            return
+        dry = asked.request.arguments["dry_run"]
+        if proposal.number and not dry:
+            log.info(
+                "change %d (by %s): %s",
+                proposal.number,
+                asked.request.by,
+                proposal.difference.words(),
+            )
+        result: dict[str, Any] = {
+            "change": 0 if dry else proposal.number,
+            "digest": proposal.network.digest,
+            "changed": proposal.difference.json(),
+        }
+        asked.send(mg.reply(asked.request.id, result))

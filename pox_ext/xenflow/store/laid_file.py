@@ -1,0 +1,100 @@
+"""The laid rows that a controller has, on its disk: from them it starts where the store is away.
+
+One file, replaced as a whole and synced before anything it says is done.  Called by
+`store_follower`, and by `launch`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xenflow.model.network import NetworkError
+from xenflow.store.network_rows import NamedRows, key_of
+from xenflow.store.transaction import StoreRow
+
+NAME = "laid.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LaidRows:
+    """What a store said last: its cluster's id, the number of the change, the rows by table."""
+
+    cluster: str = ""
+    change: int = 0
+    rows: NamedRows = field(default_factory=dict)
+
+
+class LaidFile:
+    """The file in a controller's state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+
+    def load(self) -> LaidRows | None:
+        """What was kept; None where nothing was.
+
+        Raises NetworkError where the file cannot be read.
+        """
+        try:
+            value = json.loads(self.path.read_bytes())
+            return from_json(value)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            words = error.strerror or str(error)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            words = f"{type(error).__name__}: {error}"
+        raise NetworkError(
+            f"{self.path}: {words}: move it away, and the controller starts from the network file "
+            "until the store tells it what is laid"
+        )
+
+    def keep(self, laid: LaidRows) -> None:
+        """Replace the file.  Raises OSError, the old one being left, where that cannot be done."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".new")
+        with draft.open("w") as file:
+            json.dump(to_json(laid), file, separators=(",", ":"))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def to_json(laid: LaidRows) -> dict[str, Any]:
+    """Laid rows as JSON, in the file and in a controller's answer to `network`."""
+    return {
+        "cluster": laid.cluster,
+        "change": laid.change,
+        "rows": {
+            table: [{**row, "at": sorted(_names(row))} for row in rows.values()]
+            for table, rows in laid.rows.items()
+        },
+    }
+
+
+def from_json(value: Any) -> LaidRows:
+    """The same, read.  Raises ValueError, LookupError, TypeError or AttributeError."""
+    rows = {
+        table: {key_of(table, row): row for row in map(_row, found)}
+        for table, found in value["rows"].items()
+    }
+    return LaidRows(str(value["cluster"]), int(value["change"]), rows)
+
+
+def _row(value: dict[str, Any]) -> StoreRow:
+    return {**value, "at": frozenset(value["at"])}
+
+
+def _names(row: StoreRow) -> frozenset[Any]:
+    at = row["at"]
+    assert isinstance(at, frozenset)
+    return at

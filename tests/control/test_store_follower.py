@@ -1,0 +1,253 @@
+"""A controller beside a store in memory: what it takes, keeps, and says of its switches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.store.memory_store import MemoryDatabase, MemoryStore
+from tests.store.store_rig import Loop
+from xenflow.control.store_follower import AGAIN_S, StoreFollower
+from xenflow.model.difference import NetworkDifference, compare
+from xenflow.model.network import Network, NetworkError
+from xenflow.model.release import RELEASE
+from xenflow.store import network_file
+from xenflow.store.laid_file import LaidFile
+from xenflow.store.network_rows import LAID, laid, laid_entries, operations
+from xenflow.store.schema import PLANNER, Role, StoreWriter
+from xenflow.store.transaction import Committed, Delete, Insert, equal
+from xenflow.switch.problems import Problems
+
+PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
+TEXT = PAPER.read_text()
+MORE = TEXT + '\n[links.more]\nid = 77\nvlan = 177\nroot = "host-a"\n'
+SMALL, LARGE = (network_file.parse(text, "a.toml")[0] for text in (TEXT, MORE))
+CONTROLLER = StoreWriter(Role.CONTROLLER, "edge")
+
+
+class PromisedSwitch:
+    """A switch that proves when it is told to."""
+
+    def __init__(self) -> None:
+        self.live = True
+        self.promises: Any = self
+        self.waiting: list[Callable[[str | None], Any]] = []
+
+    def in_force(self, then: Callable[[str | None], Any]) -> None:
+        self.waiting.append(then)
+
+    def prove(self, error: str | None = None) -> None:
+        waiting, self.waiting = self.waiting, []
+        for then in waiting:
+            then(error)
+
+
+class Rig:
+    """Who follows, and the store as the planner writes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.database = MemoryDatabase()
+        self.loop = Loop()
+        self.now = 0.0
+        self.network = SMALL
+        self.taken: list[Network] = []
+        self.refuses = ""
+        self.problems = Problems("edge")
+        self.on_disk: list[int] = []
+        self.gen, self.recv = PromisedSwitch(), PromisedSwitch()
+        self.follower = self.start()
+
+    def start(self) -> StoreFollower:
+        self.store = MemoryStore(self.database, self.loop.post, CONTROLLER)
+        file = LaidFile(self.folder)
+        table: Any = self
+        made = StoreFollower(self.store, "edge", file, file.load(), table, self.take)
+        made.start()
+        self.drain()
+        return made
+
+    def take(self, network: Network) -> NetworkDifference:
+        if self.refuses:
+            raise NetworkError(self.refuses)
+        found = LaidFile(self.folder).load()
+        self.on_disk.append(found.change if found else 0)
+        found_other = compare(self.network, network)
+        self.network = network
+        self.taken.append(network)
+        return found_other
+
+    @property
+    def switches(self) -> dict[str, PromisedSwitch]:
+        return {"gen": self.gen, "recv": self.recv}
+
+    def drain(self) -> None:
+        done: list[int] = []
+        for _ in range(3):  # what is posted may post
+            self.loop.post(lambda _: done.append(1), None)
+        self.loop.run(lambda: len(done) == 3)
+
+    def write(self, network: Network, change: int) -> None:
+        store = MemoryStore(self.database, self.loop.post, PLANNER)
+        rows = {table: self.database.tables[table] for table in LAID}
+        found = operations(rows, laid(network), bury=change)
+        assert isinstance(self.loop.ask(store, *found), Committed)
+        self.drain()
+
+    def tick(self) -> None:
+        self.now += AGAIN_S
+        self.follower.tick(self.now)
+        self.drain()
+
+    def said(self) -> dict[str, int]:
+        """What the store has of the switches."""
+        rows = self.database.tables["Switch_State"].values()
+        assert all(
+            (r["host"], r["cluster"], r["release"]) == ("edge", "memory", RELEASE) for r in rows
+        )
+        return {str(row["switch"]): int(row["in_force"]) for row in rows}  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_an_empty_store_changes_nothing(rig: Rig) -> None:
+    rig.tick()
+    assert (rig.taken, rig.said(), rig.follower.status()["change"]) == ([], {}, 0)
+
+
+def test_a_change_is_on_the_disk_then_taken_then_in_force_then_said(rig: Rig) -> None:
+    rig.write(SMALL, 1)
+    rig.write(LARGE, 2)
+    assert rig.network == LARGE and rig.on_disk == [1, 2]
+    assert rig.said() == {}  # no switch has proven it
+    rig.gen.prove()
+    rig.drain()
+    assert rig.said() == {"gen": 2}
+    rig.recv.prove("the switch has gone")
+    rig.tick()
+    assert rig.said() == {"gen": 2}
+    rig.recv.prove()
+    rig.drain()
+    assert rig.said() == {"gen": 2, "recv": 2}
+    assert rig.follower.status()["in_force"] == {"gen": 2, "recv": 2}
+
+
+def test_one_that_was_away_is_asked_when_it_is_back(rig: Rig) -> None:
+    rig.recv.live = False
+    rig.write(LARGE, 1)
+    rig.tick()
+    assert rig.recv.waiting == []
+    rig.recv.live = True
+    rig.tick()
+    rig.recv.prove()
+    rig.drain()
+    assert rig.said() == {"recv": 1}
+
+
+def test_what_cannot_be_taken_now_is_taken_later(rig: Rig) -> None:
+    rig.refuses = "routers.vr1: it is being migrated"
+    rig.write(LARGE, 1)
+    words = "change 1 of the store is not taken: routers.vr1: it is being migrated"
+    assert rig.problems.of() == [words]
+    assert rig.follower.status()["taken"] == 0 and rig.gen.waiting == []
+    rig.tick()
+    rig.refuses = ""
+    rig.tick()
+    assert rig.network == LARGE and rig.problems.of() == []
+    rig.gen.prove()
+    rig.drain()
+    assert rig.said() == {"gen": 1}
+
+
+def test_what_cannot_be_kept_is_not_taken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xenflow.store.laid_file.os.fsync", full)
+        rig.write(LARGE, 1)
+        assert rig.taken == [] and "No space left on device" in rig.problems.of()[0]
+    rig.tick()
+    assert rig.network == LARGE and rig.problems.of() == []
+
+
+def test_after_a_restart_it_goes_on_from_its_disk(rig: Rig) -> None:
+    rig.write(LARGE, 5)
+    rig.gen.prove()
+    rig.drain()
+    kept = LaidFile(rig.folder).load()
+    assert kept is not None
+    rig.network, rig.taken = laid_entries(kept.rows, SMALL, alone=True), []
+    assert rig.network == LARGE
+    rig.gen, rig.recv = PromisedSwitch(), PromisedSwitch()
+    rig.follower = rig.start()
+    assert rig.follower.status()["taken"] == 5
+    rig.tick()
+    rig.recv.prove()
+    rig.drain()
+    assert rig.said() == {"gen": 5, "recv": 5}
+    assert rig.taken == []
+    rig.write(SMALL, 6)
+    assert rig.network == SMALL  # by a tombstone
+
+
+def test_what_the_file_says_beside_the_store_counts_no_more(rig: Rig) -> None:
+    rig.network = LARGE
+    rig.write(SMALL, 1)
+    assert rig.network == SMALL
+
+
+def test_a_forgotten_tombstone_takes_nothing_back(rig: Rig) -> None:
+    rig.write(LARGE, 1)
+    rig.write(SMALL, 2)
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    assert isinstance(rig.loop.ask(planner, Delete("Laid_Link", equal(gone=True))), Committed)
+    rig.drain()
+    assert rig.follower.status()["taken"] == rig.follower.status()["change"] == 2
+    rig.gen.prove()
+    rig.drain()
+    assert rig.said() == {"gen": 2}
+
+
+def test_a_missing_row_removes_nothing_later(rig: Rig) -> None:
+    rig.write(LARGE, 1)
+    rows = rig.database.tables["Laid_Link"]
+    for uuid in [uuid for uuid, row in rows.items() if row["name"] == "more"]:
+        del rows[uuid]
+    rig.write(SMALL, 2)
+    assert "more" in rig.network.links
+
+
+def test_a_switch_that_is_no_more_is_not_spoken_of(rig: Rig) -> None:
+    rig.write(LARGE, 1)
+    store = MemoryStore(rig.database, rig.loop.post, CONTROLLER)
+    cells = {"host": "edge", "switch": "old", "cluster": "memory", "release": RELEASE}
+    assert isinstance(rig.loop.ask(store, Insert("Switch_State", cells)), Committed)
+    rig.tick()
+    rig.gen.prove()
+    rig.recv.prove()
+    rig.drain()
+    rig.tick()
+    assert rig.said() == {"gen": 1, "recv": 1}
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "laid.json").write_text('{"rows": 5}')
+    with pytest.raises(NetworkError, match="laid.json: .*: move it away"):
+        LaidFile(tmp_path).load()
+
+
+def test_where_the_planner_is_the_lease_says(rig: Rig) -> None:
+    assert rig.follower.planner == ""
+    store = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    lease = {"name": "planner", "owner": "tcp://10.0.0.1:6651 1234", "term": 1}
+    assert isinstance(rig.loop.ask(store, Insert("Lease", lease)), Committed)
+    rig.drain()
+    assert rig.follower.planner == "tcp://10.0.0.1:6651"

@@ -1,0 +1,186 @@
+"""A lab whose network lives in a store: changed while it forwards, with any part of it killed.
+
+The store is a real `ovsdb-server`, the planner a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import process
+from lab.description import Lab
+from lab.programs import start_planner, store_server
+from lab.state import NETWORK_FILE
+from tests.lab.live import (
+    LiveTraffic,
+    assert_machine_quiet_enough,
+    flows,
+    in_sync,
+    kill,
+    restart_controller,
+    settle,
+    status,
+    xenflow,
+)
+from xenflow.store.schema import DATABASE, TABLES, TableKind
+
+PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovsdb-client", "ovs-vsctl", "bird", "nft", "tc", "ip")
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
+]
+LINK = """
+[links.more]
+id = 77
+vlan = 177
+access = [{ at = "gen:more", macs = ["02:00:00:00:77:02"] }, { at = "recv:more" }]
+"""
+SLOW_S = 90.0
+"""What a busy machine may take."""
+
+
+@pytest.fixture
+def paper(lab_up: Callable[..., Lab]) -> Lab:
+    lab = lab_up("paper", store=True, pause_s=0.1, precopy_s=0.1)
+    settle(lambda: in_sync(lab), "every switch in sync", SLOW_S)
+    return lab
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "paper.toml"
+
+
+def applied(file: Path, text: str, *words: str) -> dict[str, Any]:
+    file.write_text(text)
+    done = xenflow("apply", str(file), "--json", *words, limit_s=SLOW_S)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def rows(lab: Lab, table: str) -> list[dict[str, Any]]:
+    """A table of the store, as `ovsdb-client` shows it."""
+    command = ["ovsdb-client", "--format=json", "dump", store_server(lab).remote, DATABASE, table]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return [dict(zip(found["headings"], row, strict=True)) for row in found["data"]]
+
+
+def changes(lab: Lab) -> list[int]:
+    return sorted(row["number"] for row in rows(lab, "Change"))
+
+
+def in_store(controller: str) -> dict[str, Any]:
+    found: dict[str, Any] = status()["controllers"][controller]["store"]
+    return found
+
+
+def start_store(lab: Lab) -> None:
+    process.start("lab", "store", store_server(lab).command, "xf-lab")
+
+
+def test_a_link_comes_and_goes_under_traffic_whoever_is_killed(paper: Lab, file: Path) -> None:
+    text = NETWORK_FILE.read_text()
+    before = flows(paper)
+    first = changes(paper)[-1]
+    assert_machine_quiet_enough()
+    with LiveTraffic() as traffic:
+        dry = applied(file, text + LINK, "--dry-run")
+        assert (dry["change"], dry["changed"]) == (0, {"links": {"added": ["more"]}})
+        assert flows(paper) == before
+        grown = applied(file, text + LINK)
+        assert (grown["change"], grown["changed"]) == (first + 1, dry["changed"])
+        assert flows(paper) != before
+        # The command knows the new network too: only that the link's ports are missing is wrong.
+        causes = json.loads(xenflow("status", "--json").stdout)["causes"]
+        assert {cause["where"] for cause in causes} == {"link more"}
+
+        kill("lab", "planner")  # its lease is still held by nobody alive
+        start_planner(paper)
+        shrunk = applied_when_planned(file, text)
+        assert shrunk == first + 2
+        assert flows(paper) == before
+
+        kill("lab", "store")  # everything goes on, but for changes
+        settle(lambda: not in_store("edge")["connected"], "the store is missed")
+        file.write_text(text + LINK)
+        asked = xenflow("apply", str(file), limit_s=SLOW_S)
+        assert asked.returncode == 1 and "the store cannot be written to" in asked.stderr
+        kill("host-a", "controller")
+        restart_controller(paper, "host-a")
+        assert in_store("host-a")["taken"] == first + 2
+        for host in ("host-b", "host-a"):
+            moved = xenflow("migrate", "vr1", host)
+            assert moved.returncode == 0, moved.stderr
+
+        start_store(paper)
+        settle(all_connected, "the store is found again", SLOW_S)
+        again = applied_when_planned(file, text + LINK)
+        assert again == first + 3
+        assert applied_when_planned(file, text) == first + 4
+        assert flows(paper) == before
+    traffic.assert_nothing_lost()
+    assert changes(paper) == list(range(1, first + 5))
+    laid = [name for name, table in TABLES.items() if table.kind is TableKind.LAID]
+    settle(
+        lambda: not any(row["gone"] for table in laid for row in rows(paper, table)),
+        "what has gone is forgotten",
+        SLOW_S,
+    )
+    assert {row["name"] for row in rows(paper, "Laid_Link")} == {"left", "right"}
+    assert {row["in_force"] for row in rows(paper, "Switch_State")} == {first + 4}
+
+
+def all_connected() -> bool:
+    answers = status()["controllers"].values()
+    return all(answer.get("store", {}).get("connected") for answer in answers)
+
+
+def applied_when_planned(file: Path, text: str) -> int:
+    """The number of a change, which is tried until a planner has the lease: one that was killed
+    holds it for some seconds."""
+    file.write_text(text)
+    found: list[int] = []
+
+    def tried() -> bool:
+        done = xenflow("apply", str(file), "--json", limit_s=SLOW_S)
+        answer = json.loads(done.stdout) if done.stdout else {}
+        if answer.get("change"):
+            assert done.returncode == 0, done.stderr
+            found.append(answer["change"])
+        return bool(found)
+
+    settle(tried, "a planner makes the change", SLOW_S)
+    return found[0]
+
+
+def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) -> None:
+    text = NETWORK_FILE.read_text()
+    known = changes(paper)
+    before = flows(paper)
+    file.write_text(text.replace("vlan = 101", "vlan = 111"))
+    done = xenflow("apply", str(file))
+    assert done.returncode == 1
+    assert "host-a: links.left: vlan 101 cannot become 111" in done.stderr
+    file.write_text(text.replace("vlan = 101", 'vlan = "x"'))
+    done = xenflow("apply", str(file))
+    assert done.returncode == 2 and f"{file}:" in done.stderr
+    done = xenflow("reload")
+    assert done.returncode == 1 and "use `xenflow apply`" in done.stderr
+    assert (changes(paper), flows(paper)) == (known, before)
+
+
+def test_without_a_store_there_is_nothing_to_apply_to(lab_up: Callable[..., Lab]) -> None:
+    lab_up("paper")
+    done = xenflow("apply", str(NETWORK_FILE))
+    assert done.returncode == 1
+    assert "follows no store" in done.stderr and "xenflow reload" in done.stderr

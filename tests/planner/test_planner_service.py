@@ -1,0 +1,382 @@
+"""The planner beside a store in memory: what it writes, what it refuses, and what it answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.store.memory_store import MemoryDatabase, MemoryStore
+from tests.store.store_rig import Loop
+from xenflow.model import management as mg
+from xenflow.model.network import Network
+from xenflow.planner.service import ANSWER_S, LEASE_S, PlannerService
+from xenflow.store import network_file
+from xenflow.store.network_rows import LAID, by_name, laid_entries
+from xenflow.store.network_text import to_text
+from xenflow.store.schema import PLANNER, Role, StoreWriter
+from xenflow.store.transaction import (
+    Committed,
+    Insert,
+    RefusalReason,
+    Transaction,
+    Update,
+    WriteOutcome,
+    WriteRefused,
+    WriteUnknown,
+    equal,
+)
+
+PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
+TEXT = PAPER.read_text()
+MORE = TEXT + '\n[links.more]\nid = 77\nvlan = 177\nroot = "host-a"\n'
+NOTHING = Network("paper", {}, {}, {}, {}, {})
+
+
+class FaultyStore(MemoryStore):
+    """One whose answers may be lost: `lose` of them, after the transaction was `written` or not."""
+
+    lose = 0
+    written = True
+    tried = 0
+    away = False
+
+    def transact(
+        self, transaction: Transaction, deadline_s: float, done: Callable[[WriteOutcome], Any]
+    ) -> None:
+        changes = any(isinstance(one, Insert) and one.table == "Change" for one in transaction)
+        self.tried += changes
+        if self.away:
+            words = "no leader was reached"
+            self._post(done, WriteRefused(RefusalReason.UNREACHABLE, None, words))
+            return
+        if not changes or not self.lose:
+            super().transact(transaction, deadline_s, done)
+            return
+        self.lose -= 1
+        unknown = WriteUnknown("the connection was lost")
+        if self.written:
+            super().transact(transaction, deadline_s, lambda _: done(unknown))
+        else:
+            self._post(done, unknown)
+
+
+class Rig:
+    """One store, its clock, and planners."""
+
+    def __init__(self) -> None:
+        self.database = MemoryDatabase()
+        self.loop = Loop()
+        self.now = 100.0
+        self.answers: list[dict[str, Any]] = []
+
+    def planner(self, name: str = "a", first: str = "") -> tuple[PlannerService, FaultyStore]:
+        store = FaultyStore(self.database, self.loop.post, PLANNER)
+        made = PlannerService(
+            store, f"tcp://{name}:1", lambda: self.now, lambda: 1e9 + self.now, first
+        )
+        self.settle(made)
+        return made, store
+
+    def settle(self, *planners: PlannerService, for_s: float = 0.5) -> None:
+        """Let time pass, and everything happen that it asks for."""
+        end = self.now + for_s
+        while self.now < end:
+            self.now += 0.1
+            for planner in planners:
+                planner.tick()
+            self.drain()
+
+    def drain(self) -> None:
+        self.loop.post(lambda _: done.append(1), None)
+        done: list[int] = []
+        self.loop.run(lambda: done)
+
+    def ask(self, planner: PlannerService, text: str, **arguments: Any) -> dict[str, Any]:
+        before = len(self.answers)
+        self.send(planner, text, **arguments)
+        for _ in range(200):
+            if len(self.answers) > before:
+                break
+            self.settle(planner, for_s=0.1)
+        assert len(self.answers) == before + 1
+        return self.answers[-1]
+
+    def look(self, planner: PlannerService, verb: str, **arguments: Any) -> dict[str, Any]:
+        """What changes nothing is answered at once."""
+        request = mg.request(verb, "1", **arguments)
+        planner.take(request, lambda answer: self.answers.append(json.loads(answer)))
+        return self.answers[-1]
+
+    def send(self, planner: PlannerService, text: str, **arguments: Any) -> None:
+        frame = mg.request("apply", "1", by="ada", text=text, file="a.toml", **arguments)
+        planner.take(frame, lambda answer: self.answers.append(json.loads(answer)))
+
+    def laid(self) -> Network:
+        rows = {table: self.database.tables[table] for table in LAID}
+        return laid_entries(by_name(rows), NOTHING)
+
+    def changes(self) -> dict[int, dict[str, Any]]:
+        rows = self.database.tables["Change"].values()
+        return {row["number"]: dict(row) for row in rows}  # type: ignore[misc]
+
+    def in_force(self, change: int) -> None:
+        """All switches have come so far."""
+        store = MemoryStore(self.database, self.loop.post, StoreWriter(Role.CONTROLLER, "h"))
+        there = {row["switch"] for row in self.database.tables["Switch_State"].values()}
+        for row in list(self.database.tables["Laid_Switch"].values()):
+            name = row["name"]
+            cells = {"host": "h", "switch": name, "cluster": store.state().cluster}
+            if name in there:
+                where = equal(host="h", switch=name)
+                one: Any = Update("Switch_State", where, {"in_force": change})
+            else:
+                one = Insert("Switch_State", {**cells, "in_force": change})
+            assert isinstance(self.loop.ask(store, one), Committed)
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_an_empty_store_becomes_the_file(rig: Rig) -> None:
+    rig.planner(first=str(PAPER))
+    network = network_file.load(PAPER)
+    assert rig.laid() == network
+    assert rig.changes()[1]["by"] == "planner"
+
+
+def test_a_store_that_has_a_network_keeps_it(rig: Rig, tmp_path: Path) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    planner.end()
+    rig.settle(planner)
+    other = tmp_path / "other.toml"
+    other.write_text(MORE)
+    rig.planner("b", first=str(other))
+    assert rig.laid() == network_file.load(PAPER) and list(rig.changes()) == [1]
+
+
+def test_one_link_more(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    dry = rig.ask(planner, MORE, dry_run=True)
+    assert dry["ok"] and (dry["change"], dry["changed"]) == (0, {"links": {"added": ["more"]}})
+    assert list(rig.changes()) == [1]
+    answer = rig.ask(planner, MORE)
+    assert (answer["change"], answer["changed"]) == (2, {"links": {"added": ["more"]}})
+    grown = network_file.parse(MORE, "a.toml")[0]
+    assert rig.laid() == grown and answer["digest"] == grown.digest
+    change = rig.changes()[2]
+    assert (change["by"], change["when"] - 10**9) == ("ada", int(rig.now))
+    assert json.loads(change["after"])["Laid_Link"].keys() == {"more"}
+    assert json.loads(change["before"]) == {"Laid_Link": {"more": None}}
+    again = rig.ask(planner, MORE)
+    assert again["ok"] and (again["change"], again["changed"]) == (0, {})
+    assert list(rig.changes()) == [1, 2]
+
+
+def test_what_cannot_change_is_refused_and_nothing_is_written(rig: Rig) -> None:
+    planner, store = rig.planner(first=str(PAPER))
+    tried = store.tried
+    answer = rig.ask(planner, TEXT.replace("vlan = 101", "vlan = 111"))
+    assert answer["error"]["code"] == "refused"
+    assert "links.left: vlan 101 cannot become 111" in answer["error"]["message"]
+    answer = rig.ask(planner, TEXT.replace("vlan = 101", "vlan = true"))
+    assert answer["error"]["message"].startswith("a.toml:")
+    assert store.tried == tried
+
+
+def test_another_verb_is_no_planners(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    planner.take(mg.request("status", "7"), lambda a: rig.answers.append(json.loads(a)))
+    assert rig.answers[-1]["error"]["code"] == "unknown-verb"
+
+
+def test_of_two_planners_one_is_at_work(rig: Rig) -> None:
+    first, _ = rig.planner("a", first=str(PAPER))
+    second, _ = rig.planner("b")
+    answer = rig.ask(second, MORE)
+    assert answer["error"]["message"] == "the planner is at tcp://a:1: ask there"
+    rig.settle(second, for_s=LEASE_S + 1)  # the first one has stopped
+    assert rig.ask(second, MORE)["change"] == 2
+    stopped = rig.ask(first, TEXT)  # and goes on: it has not the lease any more
+    assert not stopped["ok"]
+    assert list(rig.changes()) == [1, 2]
+
+
+def test_two_changes_at_once_are_made_one_after_the_other(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    rig.send(planner, MORE)
+    rig.send(planner, MORE.replace("177", "178").replace("77", "78").replace("more", "less"))
+    rig.settle(planner, for_s=2.0)
+    assert [answer.get("change") for answer in rig.answers] == [2, 3]
+    assert rig.answers[1]["changed"] == {"links": {"added": ["less"], "removed": ["more"]}}
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("lost", [1, 3])
+def test_an_unknown_outcome_is_looked_at(rig: Rig, written: bool, lost: int) -> None:
+    """Whether it was written or not: it is made once, and said to be."""
+    planner, store = rig.planner(first=str(PAPER))
+    store.lose, store.written = lost, written
+    answer = rig.ask(planner, MORE)
+    assert answer["ok"] and answer["change"] == 2
+    assert list(rig.changes()) == [1, 2]
+    assert rig.laid().links.keys() == {"left", "right", "more"}
+
+
+def test_what_stays_unknown_is_said_to_be(rig: Rig) -> None:
+    planner, store = rig.planner(first=str(PAPER))
+    store.lose, store.written = 10**6, False
+    begun = rig.now
+    answer = rig.ask(planner, MORE)
+    assert answer["error"]["code"] == "unknown"
+    assert "whether change 2 was written is not known" in answer["error"]["message"]
+    assert ANSWER_S <= rig.now - begun < ANSWER_S + 1
+    store.lose = 0
+    assert rig.ask(planner, MORE)["change"] == 2
+
+
+def test_where_the_store_is_away_nothing_is_changed_and_that_is_said(rig: Rig) -> None:
+    planner, store = rig.planner(first=str(PAPER))
+    store.away = True
+    for _ in range(2):  # while it still has the lease, and when it has not any more
+        answer = rig.ask(planner, MORE)
+        assert answer["error"]["code"] == "refused"
+        assert answer["error"]["message"].startswith("the store cannot be written to")
+    store.away = False
+    rig.settle(planner, for_s=LEASE_S + 1)
+    assert rig.ask(planner, MORE)["change"] == 2
+
+
+def test_an_id_is_given_again_when_all_have_forgotten_it(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    rig.in_force(2)
+    assert rig.ask(planner, TEXT)["change"] == 3
+    other = MORE.replace("links.more", "links.other")
+    refused = rig.ask(planner, other)
+    words = "links.other: id 77 was more's, and not all switches have forgotten it yet"
+    assert refused["error"]["message"].startswith(words)
+    same_label = rig.ask(planner, other.replace("id = 77", "id = 78"))
+    assert "links.other: vlan 177 was more's" in same_label["error"]["message"]
+    rig.settle(planner, for_s=2.0)
+    assert [row["gone"] for row in rig.database.tables["Laid_Link"].values()].count(True) == 1
+    rig.in_force(3)
+    rig.settle(planner)
+    assert len(rig.database.tables["Laid_Link"]) == 2
+    assert rig.ask(planner, other)["change"] == 4
+
+
+def test_what_has_gone_may_come_again_at_once(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.ask(planner, TEXT)["change"] == 3
+    assert rig.ask(planner, MORE)["change"] == 4
+    assert rig.laid().links.keys() == {"left", "right", "more"}
+
+
+def test_old_changes_are_not_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xenflow.planner.book.KEPT_CHANGES", 3)
+    planner, _ = rig.planner(first=str(PAPER))
+    for number in range(2, 8):
+        assert rig.ask(planner, MORE if number % 2 == 0 else TEXT)["change"] == number
+    assert list(rig.changes()) == [5, 6, 7]
+
+
+def test_of_a_switch_that_is_no_more_nothing_is_left(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    cable = '[cables]\nspare-a = ["host-a:to-spare", "spare:to-a"]'
+    spare = '[datapaths.spare]\nkind = "plain"\ndpid = "0000000000000009"\ncontroller = "edge"\n'
+    assert rig.ask(planner, TEXT.replace("[cables]", f"{spare}\n{cable}"))["change"] == 2
+    rig.in_force(2)
+    assert len(rig.database.tables["Switch_State"]) == 5
+    assert rig.ask(planner, TEXT)["change"] == 3
+    rig.in_force(3)
+    rig.settle(planner, for_s=1.0)
+    for table, column in (("Laid_Switch", "name"), ("Switch_State", "switch")):
+        there = {row[column] for row in rig.database.tables[table].values()}
+        assert there == {"host-a", "host-b", "gen", "recv"}
+    assert len(rig.database.tables["Laid_Cable"]) == 4
+
+
+RENAMED = TEXT.replace('mac = "02:00:00:01:01:01"', 'mac = "02:00:00:01:01:99"', 1)
+
+
+def test_what_was_changed_can_be_looked_at(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.ask(planner, TEXT)["change"] == 3
+    found = rig.look(planner, "history")["changes"]
+    assert [(one["number"], one["by"]) for one in found] == [(3, "ada"), (2, "ada"), (1, "planner")]
+    assert [one["changed"] for one in found] == [
+        {"links": {"removed": ["more"]}},
+        {"links": {"added": ["more"]}},
+        {},
+    ]
+
+
+@pytest.mark.parametrize("text", [MORE, RENAMED])
+def test_a_change_is_undone_by_a_file(rig: Rig, text: str) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, text)["change"] == 2
+    undone = rig.look(planner, "undone", change=2)
+    assert undone["last"] == 2
+    assert network_file.parse(undone["text"], "a.toml")[0] == network_file.load(PAPER)
+    assert rig.ask(planner, undone["text"], last=2)["change"] == 3
+    assert rig.laid() == network_file.load(PAPER)
+    redone = rig.look(planner, "undone", change=3)
+    assert rig.ask(planner, redone["text"])["change"] == 4
+    assert rig.laid() == network_file.parse(text, "a.toml")[0]
+
+
+def test_of_two_changes_the_first_is_undone_alone(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    both = RENAMED + MORE.removeprefix(TEXT)
+    assert rig.ask(planner, RENAMED)["change"] == 2
+    assert rig.ask(planner, both)["change"] == 3
+    undone = rig.look(planner, "undone", change=2)
+    assert network_file.parse(undone["text"], "a.toml")[0] == network_file.parse(MORE, "a.toml")[0]
+
+
+def test_what_has_been_changed_since_is_not_undone(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.ask(planner, MORE.replace("id = 77", "id = 77\ncables = []"))["change"] == 0
+    other = MORE + 'access = [{ at = "gen:new" }]\n'
+    assert rig.ask(planner, other)["change"] == 3
+    refused = rig.look(planner, "undone", change=2)["error"]
+    assert refused["code"] == "refused"
+    assert "links.more has been changed since: undo that first" in refused["message"]
+    words = rig.look(planner, "undone", change=1)["error"]["message"]
+    assert words == "change 1 was the first: before it there was nothing"
+    words = rig.look(planner, "undone", change=9)["error"]["message"]
+    assert words == "no change 9: those from 1 to 3 are kept"
+
+
+def test_a_change_of_what_is_no_longer_the_last_is_refused(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    refused = rig.ask(planner, TEXT, last=1)["error"]
+    assert refused["message"].startswith("change 2 was made meanwhile")
+    assert rig.laid().links.keys() == {"left", "right", "more"}
+
+
+def test_what_is_written_as_a_file_is_no_change(rig: Rig) -> None:
+    """In whatever order the store gives its rows: links stay where they lie."""
+    planner, _ = rig.planner(first=str(PAPER.with_name("campus.toml")))
+    for _ in range(3):
+        for table in LAID:
+            rows = rig.database.tables[table]
+            rig.database.tables[table] = dict(reversed(rows.items()))
+        again, _ = rig.planner("again")
+        text = to_text(replace(rig.laid(), name="campus"))
+        assert rig.ask(again, text)["error"]["message"].startswith("the planner is at")
+        assert rig.ask(planner, text)["change"] == 0
+    more = text + '[links.more]\nid = 77\nvlan = 177\nroot = "host-a"\n'
+    assert rig.ask(planner, more)["change"] == 2
+    assert rig.ask(planner, rig.look(planner, "undone", change=2)["text"])["change"] == 3
