@@ -117,7 +117,7 @@ def test_a_dry_run_waits_for_nothing(answering: Answering, run: Run) -> None:
 
 def test_where_one_cannot_follow_nothing_is_done(answering: Answering, run: Run) -> None:
     answering.refusing["edge", "reload"] = Refused("refused", "links.left: no\nlinks.right: no")
-    answering.refusing["host-b", "reload"] = Unreachable("host-b", "tcp://b:1", 2.0, "silent")
+    answering.refusing["host-b", "reload"] = Unreachable("host-b", "tcp://b:1", "silent")
     status, out, err = run("apply", "FILE")
     assert (status, out) == (1, "")
     assert err.splitlines() == [
@@ -139,11 +139,11 @@ def test_who_does_not_have_it_in_force_is_named(answering: Answering, run: Run) 
 
 
 def test_the_planner_is_asked_by_way_of_who_answers(answering: Answering, run: Run) -> None:
-    answering.refusing["host-a", "apply"] = Unreachable("host-a", "tcp://a:1", 2.0, "silent")
+    answering.refusing["host-a", "apply"] = Unreachable("host-a", "tcp://a:1", "silent")
     assert run("apply", "FILE")[0] == 0
     asked = [who for who, verb, _ in answering.asked if verb == "apply"]
     assert asked == ["host-a", "host-b"]
-    sent = Unreachable("host-a", "tcp://a:1", 2.0, "lost", sent=True)
+    sent = Unreachable("host-a", "tcp://a:1", "lost", sent=True)
     answering.refusing["host-a", "apply"] = sent  # it may be under way: nobody else is asked
     status, _, err = run("apply", "FILE")
     assert status == 3 and "what was asked may have been done" in err

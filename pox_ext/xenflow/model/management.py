@@ -273,8 +273,8 @@ def rule_fault(value: Any) -> str:
 
 
 def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
-    at_port = arguments["datapath"] is not None and arguments["in_port"] is not None
-    half = (arguments["datapath"] is None) != (arguments["in_port"] is None)
+    at_port = arguments["in_port"] is not None
+    half = at_port and arguments["datapath"] is None
     if half or at_port == (arguments["router"] is not None):
         raise UnfitError("expected either router, or datapath and in_port")
     if (arguments["packet"] is None) == (arguments["frame"] is None):

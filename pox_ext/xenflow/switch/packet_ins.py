@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from xenflow.model.network import Network
 from xenflow.switch.port_budget import RATE_PER_S, PortBudgets
+from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
 from xenflow.tables.layout import Reg, Up
 
@@ -21,28 +22,26 @@ WORDS = (
     f"its VM sends more than {RATE_PER_S:.0f} frames a second that the controller has to look at: "
     "those beyond are not looked at"
 )
-ROUTED_WORDS = {
-    why: f"{frames}: more than {RATE_PER_S:.0f} a second come to the controller, routed on this "
-    "host before, and those beyond are not looked at"
-    for why, frames in {
-        Up.HELD: "frames for its VM, which takes nothing now",
-        Up.COPIED: "copies of frames for its VM, which may be suspended before it has read them",
-        Up.ASKED: "packets whose way the controller is to say",
-        Up.FROM_VM: "frames of its VM",
-    }.items()
-}
-"""Who sent them does not show any more."""
+ROUTED_WORDS = (
+    f"more than {RATE_PER_S:.0f} frames a second that others on this host have routed to it have "
+    "to be looked at by the controller: those beyond are not looked at"
+)
+COPIED_WORDS = (
+    f"its VM, which may be suspended soon, gets more than {RATE_PER_S:.0f} frames a second that "
+    "are copied to the controller: the copies beyond are not kept, and such a frame is lost where "
+    "the VM has not read it before"
+)
+REASONS = {why.value: why.name.lower() for why in Up}
 
 
 class PacketIns:
     """See the module."""
 
-    def __init__(self, network: Network, problems: Problems) -> None:
+    def __init__(self, network: Network, ports: Ports, problems: Problems) -> None:
+        self._ports = ports
         self._problems = problems
-        self._router_of: Mapping[str, str] = {}
-        self._routed: dict[str, tuple[str, str]] = {}
-        """The router, and the words, of each budget of packet-ins without a port."""
-        self._ports: Mapping[str, tuple[int, bool]] = {}
+        self._routed_to: dict[str, tuple[str, str]] = {}
+        """Of each budget of packet-ins without a port: the router, and the words."""
         self._budgets = PortBudgets()
         self.admits = self._budgets.spend
         """`admits(port number, now)`: whether a packet-in may be looked at."""
@@ -54,24 +53,21 @@ class PacketIns:
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
         self._network = network
-        self._router_of = network.vif_routers
-        self.ports_are(self._ports)
+        self.ports_changed()
 
-    def ports_are(self, ports: Mapping[str, tuple[int, bool]]) -> None:
-        """The switch's ports: number and carrier, by name."""
-        self._ports = ports
-        numbers = {name: number for name, (number, _) in ports.items()}
-        self._budgets.set_ports(numbers, self._router_of)
+    def ports_changed(self) -> None:
+        """The switch has other ports, or with other numbers."""
+        self._budgets.set_ports(self._ports.numbers, self._network.vif_routers)
 
     def admits_routed(self, registers: Mapping[str, int], now: float) -> bool:
         """Whether a packet-in without a port may be looked at: it was routed here before, maybe for
         a VM of this host.  What it comes up for has a budget: a router, and why (`layout.Up`)."""
         router = self._network.router_names.get(registers.get(Reg.ROUTER, 0))
-        why = registers.get(Reg.SENT_UP, 0)
-        if router is None or why not in ROUTED_WORDS:
+        sent_up = registers.get(Reg.SENT_UP, 0)
+        if router is None or sent_up not in REASONS:
             return True
-        name = f"{router}: {Up(why).name.lower()}"
-        self._routed[name] = router, ROUTED_WORDS[Up(why)]
+        name = f"{router}: {REASONS[sent_up]}"
+        self._routed_to[name] = router, COPIED_WORDS if sent_up == Up.COPIED else ROUTED_WORDS
         return self._budgets.spend_of(name, now)
 
     @property
@@ -84,7 +80,8 @@ class PacketIns:
         for name, count in self.dropped.items():
             if count != self._seen.get(name, 0):
                 self._seen[name] = count
-                router, words = self._routed.get(name, (self._router_of.get(name, ""), WORDS))
+                sender = self._network.vif_routers.get(name)
+                router, words = (sender, WORDS) if sender else self._routed_to.get(name, ("", ""))
                 if router in self._network.routers:
                     self._grew[router] = now, words
         for router, (at, words) in list(self._grew.items()):
