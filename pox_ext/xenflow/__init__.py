@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from xenflow.control.component import StoreOptions
 
 NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
-DEFAULT_MANAGE = "tcp://127.0.0.1:6640"
 USAGE_ERROR = 2
 DEFAULT_OPENFLOW = ("127.0.0.1", 6633)
 
@@ -64,15 +63,16 @@ def launch(
 
     from xenflow.control import router_sockets
     from xenflow.control.component import Component
+    from xenflow.store.network_file import load
     from xenflow.store.transaction import StoreMistakeError
     from xenflow.vm.xenstore import socket_path
 
-    _stamp_log(logging.getLogger().handlers)
+    _stamp_log()
     try:
         described, name = _described(path, controller)
     except (NetworkError, OSError) as error:
         _stop(str(error))
-    url = manage or (described.controllers[name].manage if name else DEFAULT_MANAGE)
+    url = manage or described.controllers[name].manage
     if not state and path.startswith("/etc/xenflow/"):
         state = "/var/lib/xenflow"
     if not state:
@@ -85,7 +85,7 @@ def launch(
     try:
         component = Component(
             described,
-            lambda before: _read(path, before),
+            partial(load, path),
             name,
             url,
             Path(state) if state else None,
@@ -134,7 +134,7 @@ def switches_connect_to(network: str, controller: str) -> tuple[str, int]:
         described, name = _described(_network_file(network), controller)
     except (NetworkError, OSError):
         return DEFAULT_OPENFLOW
-    return described.controllers[name].openflow if name else DEFAULT_OPENFLOW
+    return described.controllers[name].openflow
 
 
 def _network_file(named: str) -> str:
@@ -145,19 +145,15 @@ def _network_file(named: str) -> str:
 
 def _described(path: str, controller: str) -> tuple[Network, str]:
     """The network, and which of its controllers this is."""
-    described = _read(path)
-    return described, this_controller(described, controller)
-
-
-def _read(path: str, before: Network | None = None) -> Network:
     from xenflow.store.network_file import load
 
-    return load(path, before)
+    described = load(path)
+    return described, this_controller(described, controller)
 
 
 def this_controller(network: Network, wanted: str) -> str:
     """Which of the network's controllers this is: the one asked for, the only one, or the one
-    named like this machine; "" where the network has none.
+    named like this machine.
 
     Raises NetworkError where that does not say.
     """
@@ -169,17 +165,17 @@ def this_controller(network: Network, wanted: str) -> str:
     if len(known) == 1:
         return next(iter(known))
     node = os.uname().nodename
-    if node in known or not known:
-        return node if node in known else ""
+    if node in known:
+        return node
     raise NetworkError(f"which of {', '.join(known)} is this? (--controller=NAME)")
 
 
-def _stamp_log(handlers: Iterable[logging.Handler]) -> None:
+def _stamp_log() -> None:
     """Give the log's lines a time, where nobody has chosen a format: not the journal, which has
     its own."""
     if "JOURNAL_STREAM" in os.environ:
         return
-    for handler in handlers:
+    for handler in logging.getLogger().handlers:
         if getattr(handler.formatter, "_fmt", None) == logging.BASIC_FORMAT:
             handler.setFormatter(
                 logging.Formatter(

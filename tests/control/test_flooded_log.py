@@ -11,7 +11,7 @@ from xenflow.switch.problems import LINES
 
 
 def test_a_router_that_says_all_again_and_again(caplog: pytest.LogCaptureFixture) -> None:
-    """A thousand times a second is what it may say (`feed.Rates`)."""
+    """A thousand times a second is what it may say (`feed.MESSAGES_PER_S`)."""
     caplog.set_level("INFO")
     host, state = PlayedHost(), RouterState()
     caplog.clear()

@@ -149,7 +149,7 @@ def test_a_change_that_a_switch_was_not_told_reaches_it_after_all(
     wire.run()
     feed = table.feeds["vr1"]
     known = len(feed.state.routes4)
-    assert (feed.phase, known) == (Phase.BEHIND, 2)
+    assert (feed.phase, known) == (Phase.DOUBTED, 2)
     hello = m.pack(Header(RouteMessageType.HELLO, 7, 3, "vr1"), [])
     ((_, reply),) = table.heard("vr1", "again", hello, local=True).replies
     assert m.parse_header(reply).type is RouteMessageType.RESYNC

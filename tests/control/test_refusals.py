@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from base64 import b64encode
 from dataclasses import replace
 from typing import Any, cast
 
@@ -139,6 +141,32 @@ def test_flows_of_another_router_are_not_written(host: Asked) -> None:
         assert set(host.wire.tables) == before
     assert host.write([own]).result == {"written": 1}
     assert set(host.wire.tables) == {own, *before}
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "says"),
+    [
+        ("write-flows", {"flows": [], "ports": {"1": "x"}}, "write-flows: ports: expected an obj"),
+        ("write-held", {"link": "left", "frames": [bytes(65_520)]}, "frames: packet_out: a frame"),
+        ("mirror", {"to": "tcp://*:6640", "on": True}, 'mirror: to: expected "tcp://ADDRESS:PORT"'),
+        ("trace", {"packet": {"nw_proto": 1, "tp_src": 300}}, "packet: kind: 300 does not fit"),
+        ("trace", {"packet": {"nw_proto": 1, "tp_dst": 300}}, "packet: code: 300 does not fit"),
+    ],
+)
+def test_a_wrong_value_is_named(host: Asked, verb: str, arguments: Any, says: str) -> None:
+    """It is the asker's mistake, not one of the controller's own (`internal`)."""
+    where = {"router": "vr1", "datapath": "host-a"}
+    where = {name: where[name] for name in mg.VERBS[verb].arguments.keys() & where.keys()}
+    if verb == "trace":
+        where = {"datapath": "host-a", "in_port": "to-gen"}
+        arguments["packet"] |= {"dl_dst": "02:00:00:00:01:01"}
+    question = {"v": 1, "id": "1", "verb": verb, **where, **arguments}
+    frames = [b64encode(frame).decode() for frame in arguments.get("frames", ())]
+    question |= {"frames": frames} if frames else {}
+    answers: list[bytes] = []
+    host.service.take(json.dumps(question).encode(), answers.append)
+    (answer,) = map(mg.parse_answer, answers)
+    assert (answer.code, answer.message[: len(says)]) == ("bad-argument", says)
 
 
 def test_the_document_names_the_codes_that_are_sent() -> None:

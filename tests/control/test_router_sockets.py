@@ -27,14 +27,10 @@ class Link:
         self.router, ours = socket.socketpair()
         ours.setblocking(False)
         monkeypatch.setattr(router_sockets, "Task", lambda target: self)
-        self.listener = router_sockets._Listener(
-            "vr1",
-            ours,
-            self.receive,
-            lambda router: self.patience_s,
-            self.note_unread,
-            lambda: self.now,
+        reader = router_sockets.Reader(
+            self.receive, lambda router: self.patience_s, self.note_unread, lambda: self.now
         )
+        self.listener = router_sockets._Listener("vr1", ours, reader)
         self.peer = router_sockets._Peer(self.listener, ours, b"peer")
         self.listener.peers[b"peer"] = self.peer
         self.steps = self.peer._run()
@@ -170,9 +166,8 @@ def test_connections_that_are_closed_and_not_gone_yet_are_bounded(
     monkeypatch.setattr(router_sockets, "Task", Task)
     path = tmp_path / "vr1"
     accepting = router_sockets.listening_socket(f"ipc://{path}")
-    listener = router_sockets._Listener(
-        "vr1", accepting, lambda *_: 0.0, lambda _: 0.0, lambda *_: None, lambda: 100.0
-    )
+    reader = router_sockets.Reader(lambda *_: 0.0, lambda _: 0.0, lambda *_: None, lambda: 100.0)
+    listener = router_sockets._Listener("vr1", accepting, reader)
     clients = []
     for _ in range(40):
         client = socket.socket(socket.AF_UNIX)

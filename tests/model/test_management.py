@@ -42,7 +42,7 @@ GOOD = {
     "mirror": {"router": "vr1", "to": "tcp://10.254.1.12:6640", "on": True},
     "ready": {"router": "vr1", "datapath": "host-a"},
     "read-flows": {"router": "vr1", "datapath": "host-a"},
-    "write-flows": {"router": "vr1", "datapath": "host-b", "flows": [b"x"], "ports": {"1": 2}},
+    "write-flows": {"router": "vr1", "datapath": "host-b", "flows": [b"x"], "ports": {1: 2}},
     "attached": {"router": "vr1", "datapath": "host-a", "wait_s": 2.0},
     "release": {"router": "vr1", "datapath": "host-a", "to": "host-b"},
     "read-held": {"router": "vr1", "link": "left", "passed": 7},
@@ -167,6 +167,24 @@ def test_what_is_wrong_is_named(bad: bytes, code: str, says: str) -> None:
         ("place", {"placement": at_home("r", "h"), "datapaths": ["a", 1]}, "an array of names"),
         ("rule-add", {"datapath": "d", "rule": {}}, "rule: id: missing"),
         ("lock", {"router": "r", "owner": "o", "lease_s": 0}, "lease_s"),
+        *(
+            (
+                "write-flows",
+                {"router": "r", "datapath": "d", "flows": [], "ports": ports},
+                "ports: expected an object of port numbers, 1 to 65279, by port numbers",
+            )
+            for ports in (
+                {"1": "two"},
+                {"one": 2},
+                {"1": [2]},
+                {"1": True},
+                {"1": 0},
+                {"1": 65280},
+                {"-1": 2},
+                {"": 2},
+                [1, 2],
+            )
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(verb: str, arguments: dict, says: str) -> None:

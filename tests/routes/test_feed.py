@@ -10,8 +10,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from tests.conftest import ROOT
 from xenflow.routes import messages as m
-from xenflow.routes.feed import Bucket, Feed, Phase, Rates
+from xenflow.routes.feed import (
+    BYTES_BURST,
+    MESSAGES_BURST,
+    MESSAGES_PER_S,
+    TRANSITIONS,
+    Bucket,
+    Feed,
+    FeedEvent,
+    Phase,
+)
 from xenflow.routes.messages import (
     Header,
     NextHop,
@@ -240,17 +250,16 @@ def test_acknowledgements_are_apart():
         out = pair.feed.receive(delta, pair.now)
         count += sum(m.parse_header(f).type is RouteMessageType.ACK for _, f in out.replies)
     assert 1 <= count <= 3
-    assert pair.feed.next_tick(pair.now) <= pair.now + 0.05
     out = pair.feed.tick(pair.now + 0.05)
     assert pair.feed.state.seq == m.parse_header(out.replies[0][1]).seq == pair.sender.state.seq
 
 
 def test_the_bucket_pauses_a_talkative_router():
-    bucket = Bucket(Rates(messages_per_s=10, messages_burst=5, bytes_per_s=1000, bytes_burst=1000))
-    assert [bucket.take(10, 0.0) for _ in range(5)] == [0.0] * 5
-    assert bucket.take(10, 0.0) == pytest.approx(0.1)
+    bucket = Bucket()
+    assert not any(bucket.take(10, 0.0) for _ in range(int(MESSAGES_BURST)))
+    assert bucket.take(10, 0.0) == pytest.approx(1 / MESSAGES_PER_S)
     assert bucket.take(10, 10.0) == 0.0
-    assert bucket.take(2000, 20.0) == pytest.approx(1.0)
+    assert bucket.take(2 * int(BYTES_BURST), 20.0) == pytest.approx(2.0)
 
 
 def test_rubbish_is_refused_without_an_exception():
@@ -481,7 +490,78 @@ def test_a_doubted_state_is_current_only_after_a_snapshot_whatever_its_number(ki
     out = pair.feed.receive(pack(header), pair.now)
     types = [m.parse_header(frames).type for _, frames in out.replies]
     assert RouteMessageType.RESYNC in types and RouteMessageType.WELCOME not in types
-    assert pair.feed.phase is Phase.BEHIND
+    assert pair.feed.phase is Phase.DOUBTED
     for frames in snapshot_messages(sender.state, "vr1"):
         out = pair.feed.receive(frames, pair.now)
     assert out.ended and pair.feed.phase is Phase.CURRENT
+
+
+# --- what is known of a router, after everything that can happen --------------------------------
+
+WHOLE = state_with(2)
+WHOLE.epoch, WHOLE.seq = 7, 1
+PARTS = list(snapshot_messages(WHOLE, "vr1", part_records=2))
+
+
+def told(seq, epoch=7):
+    return pack(Header(RouteMessageType.HEARTBEAT, epoch, seq, "vr1"))
+
+
+def feed_in(phase):
+    """A Feed in a phase, by what it was told; a snapshot of "a" is under way."""
+    feed = Feed("vr1")
+    steps = {
+        Phase.NEW: [],
+        Phase.STREAMING: [PARTS[0]],
+        Phase.PARTIAL: [PARTS[0], PARTS[0]],
+        Phase.CURRENT: [*PARTS, PARTS[0]],
+        Phase.BEHIND: [*PARTS, told(9), PARTS[0]],
+        Phase.DOUBTED: [*PARTS],
+    }
+    for frames in steps[phase]:
+        feed.receive(frames, 0.0, "a")
+    if phase is Phase.DOUBTED:
+        feed.doubt()
+        feed.receive(PARTS[0], 0.0, "a")
+    assert feed.phase is phase
+    return feed
+
+
+def happens(feed, event):
+    """The event, as a router, or whoever deals with its messages, brings it about."""
+    messages = {
+        FeedEvent.BEGUN: [PARTS[0]],
+        FeedEvent.ENDED: PARTS,
+        FeedEvent.AGREED: [told(feed.state.seq, feed.state.epoch)],
+        FeedEvent.MISSED: [told(9)],
+    }
+    if event is FeedEvent.BROKEN:
+        feed.receive(PARTS[-1], 0.0, "a")
+    elif event is FeedEvent.DOUBTED:
+        feed.doubt()
+    else:
+        for frames in messages[event]:
+            feed.receive(frames, 0.0, "b")
+
+
+def documented():
+    """The table of docs/messages.md: phase and event, and the phase that follows."""
+    text = (ROOT / "docs" / "messages.md").read_text().split("\n| phase | a snapshot begins ")[1]
+    for line in text.split("\n\n")[0].splitlines()[2:]:
+        before, *after, _ = (words.strip() for words in line.strip("|").split("|"))
+        for event, phase in zip(FeedEvent, after, strict=True):
+            yield pytest.param(Phase(before), event, Phase(phase), id=f"{before}-{event.name}")
+
+
+def test_every_phase_and_event_is_documented():
+    pairs = {each.values[:2] for each in documented()}
+    assert pairs == {(phase, event) for phase in Phase for event in FeedEvent}
+    assert set(TRANSITIONS) == set(FeedEvent)
+
+
+@pytest.mark.parametrize(("phase", "event", "after"), list(documented()))
+def test_what_is_known_after_an_event(phase, event, after):
+    feed = feed_in(phase)
+    happens(feed, event)
+    assert feed.phase is after
+    assert feed.complete is (after in (Phase.CURRENT, Phase.BEHIND, Phase.DOUBTED))

@@ -56,7 +56,7 @@ def test_records_are_documented_as_they_are() -> None:
     _, table = DOCUMENTED.split("\n| kind | record | meaning |\n| --- | --- | --- |\n")
     rows = re.findall(r"(?m)^\| (\d+) (\w+) \| `(.+?)` ", table.split("\n\n")[0])
     assert [(int(number), name, form.replace(" ", "")) for number, name, form in rows] == [
-        (kind.value, kind.name, m.RECORD_FORMATS[kind].format) for kind in m.SectionKind
+        (kind.value, kind.name, m.RECORDS[kind].form.format) for kind in m.SectionKind
     ]
 
 

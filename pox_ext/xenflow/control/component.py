@@ -25,7 +25,7 @@ from xenflow.control.leases import Leases
 from xenflow.control.management_service import ManagementService
 from xenflow.control.mirror import RouteMirrors
 from xenflow.control.planner_relay import PlannerRelay
-from xenflow.control.router_sockets import RouterSockets
+from xenflow.control.router_sockets import Reader, RouterSockets
 from xenflow.control.rule_table import RuleTable
 from xenflow.control.store_follower import StoreFollower
 from xenflow.control.zmq_pump import Pump
@@ -115,20 +115,19 @@ class Component:
             self._relay,
         )
         self._manage = self._listen(manage)
-        self.routers = RouterSockets(
-            network, self._heard, self.table.patience_s, routers_address, self._unread, clock.now
-        )
-        self._domains = self._make_domains(xenstore)
-        self._asking: Asking | None = None
-        if self.table.searching():
-            self._asking = Asking(self.context, self.table.others, self.table.heard_from)
+        reader = Reader(self._heard, self.table.patience_s, self._unread, clock.now)
+        self.routers = RouterSockets(network, routers_address, reader)
+        vifs, changed = network.vif_routers, self.table.packets.vifs_are_suspended
+        self._domains = Domains(xenstore, vifs, changed, clock.now)
+        asked = self.table.others if self.table.searching() else {}
+        self._asking = Asking(self.context, asked, self.table.heard_from)
         self._connections: dict[Any, Switch] = {}
         self._guarded = Guarded(clock.now)
         for switch in self.table.switches.values():
             self._announce(switch)
         self._manage.start()
         self.routers.start()
-        if self._domains is not None:
+        if any(on_xen(switch.datapath) for switch in self.table.switches.values()):
             self._domains.start()
         if self._follower is not None:
             self._follower.start()
@@ -169,15 +168,6 @@ class Component:
 
         pump = Pump(sock, receive, names_peers=True)
         return pump
-
-    def _make_domains(self, xenstore: str) -> Domains | None:
-        if not any(on_xen(switch.datapath) for switch in self.table.switches.values()):
-            return None
-        return Domains(xenstore, self._vifs(), self.table.packets.vifs_are_suspended, self._now)
-
-    def _vifs(self) -> set[str]:
-        routers = self.table.network.routers.values()
-        return {interface.vif for router in routers for interface in router.interfaces}
 
     # --- switches ---------------------------------------------------------------------------------
 
@@ -292,7 +282,8 @@ class Component:
         elif isinstance(message, parse.ErrorMessage):
             switch.on_error(message.xid, message.name, message.data)
         elif isinstance(message, parse.PortStatus):
-            self._port_status(switch, message.port, message.reason == PORT_DELETED)
+            port, deleted = message.port, message.reason == PORT_DELETED
+            self._port_changed(switch, port.name, port.number, port.up, deleted)
             return False
         elif isinstance(message, parse.FeaturesReply):
             if message.xid != PORTS_XID:
@@ -303,18 +294,15 @@ class Component:
     def _ports_read(self, switch: Switch, ports: Sequence[parse.Port]) -> None:
         for port in ports:
             if switch.ports.get(port.name) != (port.number, port.up):
-                self._port_status(switch, port, False)
+                self._port_changed(switch, port.name, port.number, port.up, False)
         for name in switch.ports.keys() - {port.name for port in ports}:
             self._port_changed(switch, name, 0, False, True)
-
-    def _port_status(self, switch: Switch, port: parse.Port, deleted: bool) -> None:
-        if port.number == LOCAL_PORT:
-            return
-        self._port_changed(switch, port.name, port.number, port.up, deleted)
 
     def _port_changed(
         self, switch: Switch, name: str, number: int, up: bool, deleted: bool
     ) -> None:
+        if number == LOCAL_PORT:
+            return
         took = switch.ports.takes(name)
         switch.port_changed(name, number, up, deleted)
         takes = switch.ports.takes(name)
@@ -326,16 +314,14 @@ class Component:
     # --- routers ----------------------------------------------------------------------------------
 
     def _heard(self, router: str, peer: bytes, frames: list[bytes]) -> float:
-        if self._domains is not None:
-            vifs = [i.vif for i in self.table.network.routers[router].interfaces]
-            self._domains.heard(vifs, self.routers.empty_at(router, peer))
+        vifs = [i.vif for i in self.table.network.routers[router].interfaces]
+        self._domains.heard(vifs, self.routers.empty_at(router, peer))
         outcome = self.table.heard(router, peer, frames, local=True)
         self._answer(router, outcome.replies)
         return outcome.pause_s
 
     def _vif_spoke(self, vif: str) -> None:
-        if self._domains is not None:
-            self._domains.sent(vif)
+        self._domains.sent(vif)
 
     def _unread(self, router: str, peer: bytes) -> None:
         self.table.feeds[router].keep(peer, self._now())
@@ -349,25 +335,22 @@ class Component:
         now = self._now()
         self._guarded.call("the table's tick", self._tick_table, now)
         self._guarded.call("mirroring", self.mirrors.tick, now)
-        if self._asking is not None:
-            self._guarded.call("asking where routers are", self._ask, self._asking, now)
+        self._guarded.call("asking where routers are", self._ask, now)
         if self._follower is not None:
             self._guarded.call("following the store", self._follower.tick, now)
         if self._relay is not None:
             self._guarded.call("asking the planner", self._relay.tick)
-        if self._domains is not None:
-            self._guarded.call("watching the domains", self._domains.tick, now)
+        self._guarded.call("watching the domains", self._domains.tick, now)
 
     def _tick_table(self, now: float) -> None:
-        for router, source, frames in self.table.tick(now):
-            self._answer(router, [(source, frames)])
+        for router, replies in self.table.tick(now):
+            self._answer(router, replies)
 
-    def _ask(self, asking: Asking, now: float) -> None:
+    def _ask(self, now: float) -> None:
         if self.table.searching():
-            asking.tick(now)
+            self._asking.tick(now)
         else:
-            asking.close()
-            self._asking = None
+            self._asking.close()
 
     # --- the network file ------------------------------------------------------------------------
 
@@ -396,8 +379,7 @@ class Component:
         if not found:
             return found
         self.routers.network_is(network)
-        if self._domains is not None:
-            self._domains.known_are(self._vifs())
+        self._domains.known_are(network.vif_routers)
         # A switch that is new may be connected already, as nobody's; one that is gone is.
         for connection, switch in list(self._connections.items()):
             if self.table.switches.get(switch.name) is not switch:
@@ -431,11 +413,9 @@ class Component:
     def _going_down(self, _: Any) -> None:
         self._timer.cancel()
         self.routers.close()
-        if self._domains is not None:
-            self._domains.close()
+        self._domains.close()
         self.mirrors.close()
-        if self._asking is not None:
-            self._asking.close()
+        self._asking.close()
         if self._relay is not None:
             self._relay.close()
         if self._store is not None:

@@ -15,7 +15,7 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.model.management import ManagementError
 from xenflow.model.network import Router
 from xenflow.openflow import build, parse, wire
-from xenflow.openflow.flow import Flow, text
+from xenflow.openflow.flow import Flow, FlowError, text
 from xenflow.routes.sender import snapshot_messages
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.tables import cookies, layout
@@ -132,7 +132,7 @@ class Moves:
         until = self._now() + arguments["wait_s"]
 
         def look() -> None:
-            if self._table.attached(switch, router):
+            if all(interface.vif in switch.ports for interface in router.interfaces):
                 reply.ok(attached=True)
             elif self._now() >= until:
                 reply.ok(attached=False)
@@ -162,7 +162,10 @@ class Moves:
     def write_held(self, arguments: dict[str, Any], _: Reply) -> Result:
         router, link = self._named.on_link(arguments)
         switch = self._named.switch(arguments["datapath"])
-        return {"taken": self._table.packets.give(switch, router, link, arguments["frames"])}
+        try:
+            return {"taken": self._table.packets.give(switch, router, link, arguments["frames"])}
+        except FlowError as error:
+            raise ManagementError("bad-argument", f"frames: {error}") from None
 
     def read_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router, switch = self._named.both(arguments)
@@ -179,7 +182,6 @@ class Moves:
 
     def write_flows(self, arguments: dict[str, Any], reply: Reply) -> Result:
         router, switch = self._named.both(arguments)
-        ports = {int(key): int(value) for key, value in arguments["ports"].items()}
         try:
             flows = [parse.flow_mod(data) for data in arguments["flows"]]
         except wire.WireError as error:
@@ -191,7 +193,7 @@ class Moves:
                     "that `read-flows` answers for it"
                 )
                 raise ManagementError("bad-argument", words)
-        count = switch.adopt(flows, ports)
+        count = switch.adopt(flows, arguments["ports"])
         switch.promises.confirmed(lambda error: reply.done(error, written=count))
         return None
 

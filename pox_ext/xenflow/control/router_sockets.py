@@ -23,6 +23,7 @@ import re
 import socket
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -80,11 +81,23 @@ COMPLAIN_S = 60.0
 """How often it is said that a router floods its link, or that its message could not be dealt
 with."""
 
-Receive = Callable[[str, bytes, list[bytes]], float]
-"""(router, peer, frames) -> for how many seconds this router should not be read."""
 
-Unread = Callable[[str, bytes], None]
-"""(router, peer): it is there, and is not read for now; called each ALIVE_S for as long."""
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Whom what routers say is given to.
+
+    receive     (router, peer, frames) -> for how many seconds this router should not be read
+    patience_s  (router) -> for how long its next message should wait, should nothing change; 0:
+                there is room
+    unread      (router, peer): it is there, and is not read for now; called each ALIVE_S for as
+                long
+    now         a monotonic clock
+    """
+
+    receive: Callable[[str, bytes, list[bytes]], float]
+    patience_s: Callable[[str], float]
+    unread: Callable[[str, bytes], None]
+    now: Callable[[], float]
 
 
 class _Peer:
@@ -212,24 +225,14 @@ class _Peer:
 class _Listener:
     """What listens on one router's link, and its connections."""
 
-    def __init__(
-        self,
-        router: str,
-        sock: socket.socket,
-        receive: Receive,
-        patience_s: Callable[[str], float],
-        unread: Unread,
-        now: Callable[[], float],
-    ) -> None:
+    def __init__(self, router: str, sock: socket.socket, reader: Reader) -> None:
         self.router = router
-        self.now = now
+        self.now = reader.now
         self.peers: dict[bytes, _Peer] = {}
         self.living = 0
-        self.lines = Lines(now)
+        self.lines = Lines(self.now)
         self._sock = sock
-        self._receive = receive
-        self._patience_s = patience_s
-        self._unread = unread
+        self._reader = reader
         self._closed = False
         self._complained = float("-inf")
         self._idents = count(1)
@@ -237,16 +240,16 @@ class _Listener:
 
     def patience_s(self) -> float:
         """How long the next message of this router should wait, should nothing change."""
-        return self._patience_s(self.router)
+        return self._reader.patience_s(self.router)
 
     def unread(self, peer: bytes) -> None:
         """What this router says on a connection waits here, or in its kernel."""
-        self._unread(self.router, peer)
+        self._reader.unread(self.router, peer)
 
     def give(self, peer: bytes, frames: list[bytes]) -> float:
         """Deal with a message; returns how long this router should not be read."""
         try:
-            pause_s = self._receive(self.router, peer, frames)
+            pause_s = self._reader.receive(self.router, peer, frames)
         except Exception:
             # It begins again, with a snapshot: `RuleTable.heard` no longer trusts what it has.
             if self._may_complain():
@@ -309,23 +312,11 @@ class _Listener:
 
 
 class RouterSockets:
-    """Opens, watches and closes the sockets, from `start` on; gives what arrives to `receive`, and
-    waits with the next message for as long as `patience_s(router)` says (0: there is room);
-    meanwhile `unread(router, peer)` is called now and then.  `now`: a monotonic clock."""
+    """Opens, watches and closes the sockets, from `start` on.  `address`: where they listen, with
+    {vif} and {router} for the names."""
 
-    def __init__(
-        self,
-        network: Network,
-        receive: Receive,
-        patience_s: Callable[[str], float],
-        address: str,
-        unread: Unread,
-        now: Callable[[], float],
-    ) -> None:
-        self._unread = unread
-        self._now = now
-        self._receive = receive
-        self._patience_s = patience_s
+    def __init__(self, network: Network, address: str, reader: Reader) -> None:
+        self._reader = reader
         self._address = address
         self._open: dict[str, tuple[int, _Listener]] = {}
         self._stopped = False
@@ -346,17 +337,18 @@ class RouterSockets:
 
     def empty_at(self, router: str, peer: bytes) -> float:
         """When nothing that a router had said on a connection waited here any more (by
-        `now`): what is given to `receive` now it has said after that."""
-        found = self._open.get(router)
-        one = found[1].peers.get(peer) if found is not None else None
+        the reader's clock): what is given to `receive` now it has said after that."""
+        one = self._peer(router, peer)
         return one.empty_at if one is not None else float("-inf")
 
     def send(self, router: str, peer: bytes, frames: list[bytes]) -> None:
         """Answer one peer on a router's link; lost where it is gone."""
-        found = self._open.get(router)
-        one = found[1].peers.get(peer) if found is not None else None
-        if one is not None:
+        if (one := self._peer(router, peer)) is not None:
             one.send(frames)
+
+    def _peer(self, router: str, peer: bytes) -> _Peer | None:
+        found = self._open.get(router)
+        return found[1].peers.get(peer) if found is not None else None
 
     def close(self) -> None:
         """Close all sockets."""
@@ -401,10 +393,7 @@ class RouterSockets:
             log.debug("%s: %s: %s", router, vif, error)
             return
         log.info("%s: listening on %s", router, vif)
-        self._open[router] = (
-            index,
-            _Listener(router, sock, self._receive, self._patience_s, self._unread, self._now),
-        )
+        self._open[router] = index, _Listener(router, sock, self._reader)
 
 
 _TCP = re.compile(r"tcp://(?:\[([^\]]+)\]|([^:]+)):(\d+)")
@@ -419,8 +408,7 @@ def listening_socket(address: str) -> socket.socket:
         path = address.removeprefix("ipc://")
         with suppress(FileNotFoundError):
             os.unlink(path)
-        sock, where = socket.socket(socket.AF_UNIX), path
-        return _listen(sock, where)
+        return _listen(socket.socket(socket.AF_UNIX), path)
     found = _TCP.fullmatch(address)
     if found is None:
         raise OSError(f"{address}: expected tcp://HOST:PORT or ipc://PATH")

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from xenflow.control.guarded import Guarded
 from xenflow.model.difference import NetworkDifference, compare, refusals
-from xenflow.model.network import Datapath, Network, NetworkError, Router
+from xenflow.model.network import Datapath, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, StaleVersionError, at_home
 from xenflow.openflow.parse import PacketIn
 from xenflow.plan.migration import informed
@@ -92,14 +93,13 @@ class RuleTable:
         self._proofs = proofs
         self._migrating = migrating
         self.feeds: dict[str, Feed] = {name: Feed(name) for name in network.routers}
-        self.last_peer: dict[str, str] = {}
+        self.last_source: dict[str, str] = {}
+        """Of each router that was heard, where it was last: "local" or "mirror"."""
         self.problems = Problems(controller, clock.now)
         """What concerns a router, or all, and no single switch."""
         self._views: dict[str, RouterView] = {}
         self._file = StateFile(state_dir)
         kept = self._file.load(network)
-        self.others = self._others()
-        """The management addresses of the other controllers, by name."""
         self._trees = kept.trees or network.trees_digest
         """How the trees lay of which all is known."""
         self._search = self._begin_search(kept) if asks else None
@@ -133,7 +133,9 @@ class RuleTable:
             names = informed(self.network, self.network.routers[name], at.mode, at.hosts, placed)
             yield {self.network.datapaths[each].controller for each in names}
 
-    def _others(self) -> dict[str, str]:
+    @property
+    def others(self) -> dict[str, str]:
+        """The management addresses of the other controllers that have switches, by name."""
         have_switches = {datapath.controller for datapath in self.network.datapaths.values()}
         return {
             name: described.manage
@@ -142,9 +144,9 @@ class RuleTable:
         }
 
     def _make_switch(self, datapath: Datapath, known: Mapping[str, Placement]) -> Switch:
-        placements = {**_homes(self.network), **known}
+        homes = {r.name: at_home(r.name, r.home) for r in self.network.routers.values()}
         proof = self._proofs(datapath)
-        return Switch(self.network, datapath, self, self.clock, placements, proof)
+        return Switch(self.network, datapath, self, self.clock, {**homes, **known}, proof)
 
     # --- the network changes ----------------------------------------------------------------------
 
@@ -183,13 +185,11 @@ class RuleTable:
 
     def _follow(self, network: Network, found: NetworkDifference) -> None:
         before, self.network = self.network, network
-        if found.controllers or found.datapaths:
-            self.others = self._others()
         if self._search is not None:
             self._search.awaits &= self.others.keys()
         for router in found.routers.removed:
             del self.feeds[router]
-            self.last_peer.pop(router, None)
+            self.last_source.pop(router, None)
             self.packets.unheard(router)
             self.problems.forget(router)
         self.feeds |= {router: Feed(router) for router in found.routers.added}
@@ -288,7 +288,7 @@ class RuleTable:
             if local:  # else it is the asker's mistake, who is told
                 self.problems.begin(REFUSED, f"its message was refused: {outcome.error}", router)
             return outcome
-        self.last_peer[router] = "local" if local else str(source)
+        self.last_source[router] = "local" if local else "mirror"
         if feed.phase is Phase.CURRENT:  # it is known whole, whatever was refused before
             self.problems.end(REFUSED, router)
         if outcome.changes is not None:
@@ -326,8 +326,8 @@ class RuleTable:
     def place(
         self, placement: Placement, datapaths: Iterable[str], proven: bool, then: Done
     ) -> None:
-        """Give switches a placement; `then(None)` once it is in force on all of them (confirmed,
-        where `proven` is false), else with the reason.
+        """Give switches of this controller's a placement of a known router; `then(None)` once it is
+        in force on all of them (confirmed, where `proven` is false), else with the reason.
 
         Raises NetworkError (StaleVersionError where another one is known that is not older), or
         StateError where it cannot be kept, having changed nothing.
@@ -341,19 +341,16 @@ class RuleTable:
         waiting = set(names)
         problems: list[str] = []
 
-        def done(name: str) -> Done:
-            def settle(error: str | None) -> None:
-                waiting.discard(name)
-                if error:
-                    problems.append(error)
-                if not waiting:
-                    then("; ".join(problems) or None)
-
-            return settle
+        def settle(name: str, error: str | None) -> None:
+            waiting.discard(name)
+            if error:
+                problems.append(error)
+            if not waiting:
+                then("; ".join(problems) or None)
 
         for name in names:
             promises = self.switches[name].promises
-            (promises.in_force if proven else promises.confirmed)(done(name))
+            (promises.in_force if proven else promises.confirmed)(partial(settle, name))
 
     def _place(self, placement: Placement, names: Iterable[str]) -> None:
         left = [n for n in names if self.switches[n].vm_of(placement.router) == n != placement.vm]
@@ -370,19 +367,13 @@ class RuleTable:
     def _check(self, placement: Placement, names: list[str]) -> None:
         if self._search is not None and not self._search.settled(self.clock.now()):
             raise NetworkError(self.searching())
-        if placement.router not in self.network.routers:
-            words = f"unknown router {placement.router}: known: {_names(self.network.routers)}"
-            raise NetworkError(words)
         for host in placement.hosts:
             if host not in self.network.hosts:
-                words = f"{host} is not a host of the network: it has {_names(self.network.hosts)}"
+                hosts = ", ".join(sorted(self.network.hosts)) or "none"
+                words = f"{host} is not a host of the network: it has {hosts}"
                 raise NetworkError(f"{placement.router}: {words}")
         for name in names:
-            switch = self.switches.get(name)
-            if switch is None:
-                words = f"datapath {name} is not this controller's: it has {_names(self.switches)}"
-                raise NetworkError(words)
-            known = switch.placements.get(placement.router, placement)
+            known = self.switches[name].placements.get(placement.router, placement)
             if known.version >= placement.version and known != placement:
                 raise StaleVersionError(
                     f"{name}: the placement of {placement.router} is at version {known.version}, "
@@ -480,18 +471,12 @@ class RuleTable:
         """A switch that was read back gives the VMs their packets again."""
         self.packets.caught_up(switch)
 
-    def attached(self, switch: Switch, router: Router) -> bool:
-        """Whether all vifs of a router exist on a switch."""
-        return all(i.vif in switch.ports for i in router.interfaces)
-
-    def tick(self, now: float) -> list[tuple[str, Hashable, list[bytes]]]:
+    def tick(self, now: float) -> list[tuple[str, list[tuple[Hashable, list[bytes]]]]]:
         """What time asks for: heartbeats and acknowledgements to routers, repeated hellos.
 
-        Returns (router, source, frames) to be sent.
+        Returns of each router what is to be sent: (source, frames).
         """
-        replies = []
-        for name, feed in self.feeds.items():
-            replies += [(name, source, frames) for source, frames in feed.tick(now).replies]
+        replies = [(name, feed.tick(now).replies) for name, feed in self.feeds.items()]
         self._guarded.call("repeating hellos", self.packets.repeat_hellos, now)
         self._guarded.call("looking at what is refused", self._refused.tick, now)
         for name, switch in self.switches.items():
@@ -509,12 +494,3 @@ def _newest(known: Iterable[Mapping[str, Placement]]) -> dict[str, Placement]:
             if placement.version >= found.get(router, placement).version:
                 found[router] = placement
     return found
-
-
-def _names(known: Iterable[str]) -> str:
-    return ", ".join(sorted(known)) or "none"
-
-
-def _homes(network: Network) -> dict[str, Placement]:
-    """Where each router is until something else is known."""
-    return {r.name: at_home(r.name, r.home) for r in network.routers.values()}

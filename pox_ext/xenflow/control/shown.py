@@ -103,7 +103,7 @@ class Shown:
             view = self._table.view(name)
             wrong, through = _shown(router, state) if view else ([], [])
             held = self._table.packets.held[name]
-            peer = "local" if self._table.last_peer.get(name) == "local" else "mirror"
+            source = self._table.last_source.get(name, "mirror")
             rows.append(
                 {
                     "name": name,
@@ -120,7 +120,7 @@ class Shown:
                     "problems": self._table.problems_of(name) + wrong,
                     "through_vm": through,
                     "sessions": self._table.packets.sessions[name].rows(now),
-                    "feed": "none" if feed.heard is None else peer,
+                    "feed": "none" if feed.heard is None else source,
                     "held": {
                         "now": len(held.frames),
                         "held": held.held,
@@ -179,8 +179,8 @@ class Shown:
         for link in self._table.network.links.values():
             tree = {}
             for switch in self._table.switches.values():
-                names = {number: name for name, (number, _) in switch.ports.items()}
                 numbers = switch.site().tree_ports(link) + switch.site().access_ports(link)
+                names = switch.ports.names
                 tree[switch.name] = [names[n] for n in numbers]
             members = [f"{r.name}:{i.name}" for r, i in self._table.network.members(link.name)]
             members += [str(a.end) for a in link.access]

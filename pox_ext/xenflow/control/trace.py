@@ -132,7 +132,7 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
 
 def _at_port(table: RuleTable, switch: Switch, in_port: int, packet: dict[str, Any]) -> bytes:
     """The packet as it comes in by a port, to whom a station there would send it."""
-    name = _names(switch).get(in_port, "")
+    name = switch.ports.names.get(in_port, "")
     link, sender, tagged = _link_at(table, switch, name, packet)
     target = packet.get("nw_dst")
     if "dl_dst" in packet or packet.get("dl_type", fl.IPV4) == fl.ARP:
@@ -222,7 +222,10 @@ def _frame(packet: dict[str, Any], from_mac: int, to_mac: int, vlan: int) -> byt
     src, dst = address("nw_src", "192.0.2.1"), address("nw_dst", "192.0.2.2")
     source_mac, target_mac = mac("dl_src", from_mac), mac("dl_dst", to_mac)
     dl_type = packet.get("dl_type", fl.IPV4)
-    whole = pk.arp(1, source_mac, src, 0, dst) if dl_type == fl.ARP else _ipv4(packet, src, dst)
+    try:
+        whole = pk.arp(1, source_mac, src, 0, dst) if dl_type == fl.ARP else _ipv4(packet, src, dst)
+    except pk.PacketError as error:  # the type and the code of ICMP are shorter than ports
+        raise ManagementError("bad-argument", f"packet: {error}") from None
     frame = pk.ethernet(target_mac, source_mac, dl_type, whole)
     return pk.vlan(frame, vlan) if vlan else frame
 
@@ -246,10 +249,6 @@ def _ipv4(packet: dict[str, Any], src: int, dst: int) -> bytes:
 # What becomes of it
 
 
-def _names(switch: Switch) -> dict[int, str]:
-    return {number: name for name, (number, _) in switch.ports.items()}
-
-
 class _Trace:
     """One packet through one switch."""
 
@@ -258,7 +257,7 @@ class _Trace:
         self.network = table.network
         self.switch = switch
         self.site = switch.site()
-        self.ports = _names(switch)
+        self.ports = switch.ports.names
         slow = {name: view.slow for name, view in self.site.views.items() if switch.forwards(name)}
         self.words = explain.Names(self.network, switch.name, self.ports, slow)
         self.foreign = switch.audit.foreign.flows
@@ -343,10 +342,8 @@ class _Trace:
 
     def _leaves(self, number: int, frame: bytes) -> dict[str, Any]:
         name = self.ports.get(number)
-        for router in self.network.routers.values():
-            for interface in router.interfaces:
-                if interface.vif == name:
-                    return self._to_vm(router, interface, frame)
+        if (found := self.network.vif(name or "")) is not None:
+            return self._to_vm(*found, frame)
         up = name is not None and self.switch.ports[name][1]
         carrier = "" if up else ", which has no carrier" if name else ", which does not exist"
         return {

@@ -20,6 +20,7 @@ from xenflow.switch.proof import Bound, Proof, Revalidator
 
 ROUND_LIMIT_S = 30.0
 DEFAULT_RUNDIR = "/var/run/openvswitch"
+"""Where Debian's packages run."""
 
 
 class UnixctlError(RuntimeError):
@@ -42,13 +43,9 @@ def unixctl_path(rundir: str) -> Path:
 def proof_of(datapath: Datapath) -> Proof:
     """How it is proven that a change is in force on a switch of this machine, or another."""
     if datapath.proof == "revalidator":
-        return Revalidator(partial(ask, datapath.ovs_rundir or default_rundir()))
+        default = os.environ.get("OVS_RUNDIR", DEFAULT_RUNDIR)
+        return Revalidator(partial(ask, datapath.ovs_rundir or default))
     return Bound(datapath.proof_bound_s)
-
-
-def default_rundir() -> str:
-    """$OVS_RUNDIR, else where Debian's packages run."""
-    return os.environ.get("OVS_RUNDIR", DEFAULT_RUNDIR)
 
 
 Then = Callable[[str | None, str], None]

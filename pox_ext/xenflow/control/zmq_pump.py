@@ -102,9 +102,7 @@ class Pump:
         while not self.closed:
             taken = 0
             until = time.monotonic() + AT_ONCE_S
-            while taken < AT_ONCE and not self.closed:
-                if not self._readable():
-                    break
+            while taken < AT_ONCE and not self.closed and self._readable():
                 try:
                     frames = self._read()
                 except zmq.Again:

@@ -8,10 +8,10 @@ read anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from xenflow.model.network import PARTS, Cable, Link, Network
+from xenflow.model.network import PARTS, Cable, Datapath, Link, Network
 from xenflow.model.succession import others, reordered
 
 SIGNS = {"added": "+", "removed": "-", "changed": "~"}
@@ -142,23 +142,15 @@ def _of_controllers(before: Network, after: Network, found: Changed) -> Iterator
         yield f'network.name: it is "{before.name}" here, and "{after.name}" in the file'
 
 
-_OF_A_SWITCH = (
-    "kind",
-    "dpid",
-    "controller",
-    "pipeline",
-    "nicira",
-    "proof",
-    "proof_bound_s",
-    "ovs_rundir",
-)
+_NOT_OF_A_SWITCH = ("hypervisor", "other")
+"""What of a datapath may become another while it forwards."""
 
 
 def _of_datapaths(before: Network, after: Network, found: Changed) -> Iterator[str]:
     for name in found.changed:
         old, new = before.datapaths[name], after.datapaths[name]
-        for key in _OF_A_SWITCH:
-            if getattr(old, key) != getattr(new, key):
+        for key in (each.name for each in fields(Datapath)):
+            if key not in _NOT_OF_A_SWITCH and getattr(old, key) != getattr(new, key):
                 yield (
                     f"datapaths.{name}: {key} cannot change while it forwards: "
                     "remove it in one step and add it in the next"

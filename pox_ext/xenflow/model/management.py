@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Placement, from_json, to_json
-from xenflow.model.values import BOOLEAN, UnfitError, Value, seconds, text_of, whole
+from xenflow.model.values import BOOLEAN, UnfitError, Value, of_type, seconds, text_of, whole
 
 VERSION = 1
 
@@ -37,6 +37,8 @@ MAX_ANSWER = 32 << 20
 
 MAX_ID = 128
 MAX_NAME = 63
+MAX_PORT = 0xFEFF
+"""The highest number of a switch's port (OFPP_MAX, less one; OpenFlow 1.0, section 5.2.1)."""
 
 _IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held))"')
 _MARK_WITHIN = 512
@@ -109,6 +111,10 @@ class Verb:
     check: Callable[[Mapping[str, Any]], None] | None = None
 
 
+_object: Callable[[Any], dict[str, Any]] = of_type(dict)
+_list: Callable[[Any], list[Any]] = of_type(list)
+
+
 def _is_text(value: Any, longest: int) -> str:
     text = text_of(value)
     if len(text) > longest:
@@ -123,25 +129,11 @@ def _name(value: Any) -> str:
     return str(value)
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UnfitError
-    return value
-
-
-def _address(value: Any) -> str:
-    """IPv4 or IPv6; returned as Python writes it."""
-    return str(ipaddress.ip_address(_is_text(value, 64)))
-
-
-def _address4(value: Any) -> str:
-    return str(ipaddress.IPv4Address(_is_text(value, 64)))
-
-
 def _destination(value: Any) -> str:
-    """An address, or a prefix whose host bits are zero."""
+    """An IPv4 or IPv6 address, or a prefix whose host bits are zero; as Python writes it."""
     text = _is_text(value, 64)
-    return str(ipaddress.ip_network(text)) if "/" in text else _address(text)
+    found = ipaddress.ip_network(text)
+    return str(found if "/" in text else found.network_address)
 
 
 def _mac(value: Any) -> str:
@@ -150,8 +142,12 @@ def _mac(value: Any) -> str:
     return str(value).lower()
 
 
+_TCP_URL = re.compile(r"tcp://[A-Za-z0-9:\[][A-Za-z0-9.:%;\[\]_*-]*:[0-9]{1,5}")
+"""What libzmq connects to (src/socket_base.cpp, connect_internal); it raises for others."""
+
+
 def _tcp_url(value: Any) -> str:
-    if not re.fullmatch(r"tcp://\S+:[0-9]{1,5}", _is_text(value, 256)):
+    if not _TCP_URL.fullmatch(_is_text(value, 256)):
         raise UnfitError
     return str(value)
 
@@ -164,15 +160,17 @@ def _port(value: Any) -> str | int:
     return number
 
 
+def _ports(value: Any) -> dict[int, int]:
+    """Port numbers by port numbers, which JSON's keys are as text."""
+    number = whole(1, MAX_PORT).read
+    return {number(int(key)): number(found) for key, found in _object(value).items()}
+
+
 def _frames(value: Any) -> list[bytes]:
-    if not isinstance(value, list):
-        raise UnfitError
     frames = []
-    for frame in value:
-        if not isinstance(frame, str):
-            raise UnfitError
+    for frame in _list(value):
         try:
-            frames.append(b64decode(frame, validate=True))
+            frames.append(b64decode(text_of(frame), validate=True))
         except binascii.Error as error:
             raise UnfitError(f"a frame is not base64: {error}") from None
     return frames
@@ -190,12 +188,6 @@ def _placement(value: Any) -> Placement:
         return from_json(value)
     except NetworkError as error:
         raise UnfitError(str(error)) from None
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise UnfitError
-    return value
 
 
 def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
@@ -225,11 +217,12 @@ def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
 NAME = Value(f"a name of 1 to {MAX_NAME} characters", _name)
 TEXT = Value("text", lambda value: _is_text(value, MAX_REQUEST))
 OBJECT = Value("an object", _object)
-ADDRESS4 = Value("an IPv4 address", _address4)
+ADDRESS4 = Value("an IPv4 address", lambda value: str(ipaddress.IPv4Address(_is_text(value, 64))))
 DESTINATION = Value("an address, or a prefix without host bits", _destination)
 MAC = Value('a MAC address such as "02:00:00:01:01:01"', _mac)
 URL = Value('"tcp://ADDRESS:PORT"', _tcp_url)
 PORT = Value("a port's name or number", _port)
+PORTS = Value(f"an object of port numbers, 1 to {MAX_PORT}, by port numbers", _ports)
 NAMES = Value("an array of names", lambda value: tuple(_name(n) for n in _list(value)), list)
 FRAMES = Value(
     "an array of base64 texts", _frames, lambda value: [b64encode(f).decode() for f in value]
@@ -290,143 +283,99 @@ def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
         raise UnfitError("a frame comes in by a port: expected datapath and in_port with it")
 
 
-_ROUTER = Argument(NAME, needed=True)
-_DATAPATH = Argument(NAME, needed=True)
-_OWNER = Argument(NAME, needed=True)
-_LEASE = Argument(seconds(86400))
-_TABLE = Argument(whole(0, 254))
+def _needed(kind: Value) -> Argument:
+    return Argument(kind, needed=True)
 
 
 def _limit(default: int) -> Argument:
     return Argument(whole(1, 100_000), default=default)
 
 
+_NAME, _NAMED = Argument(NAME), _needed(NAME)
+_ON_SWITCH = {"router": _NAMED, "datapath": _NAMED}
+_FLAG = Argument(BOOLEAN, default=False)
+_LEASE = Argument(seconds(86400))
+
 VERBS: dict[str, Verb] = {
-    "status": Verb({"router": Argument(NAME)}),
+    "status": Verb({"router": _NAME}),
     "routers": Verb({}),
     "routes": Verb(
         {
-            "router": _ROUTER,
+            "router": _NAMED,
             "match": Argument(DESTINATION),
             "offset": Argument(whole(0, 1 << 32), default=0),
             "limit": _limit(10_000),
         }
     ),
-    "nexthops": Verb({"router": _ROUTER}),
+    "nexthops": Verb({"router": _NAMED}),
     "links": Verb({}),
     "flows": Verb(
-        {"datapath": _DATAPATH, "router": Argument(NAME), "table": _TABLE, "limit": _limit(1_000)}
+        {
+            "datapath": _NAMED,
+            "router": _NAME,
+            "table": Argument(whole(0, 254)),
+            "limit": _limit(1_000),
+        }
     ),
     "trace": Verb(
         {
-            "router": Argument(NAME),
-            "datapath": Argument(NAME),
+            "router": _NAME,
+            "datapath": _NAME,
             "in_port": Argument(PORT),
             "packet": Argument(PACKET),
             "frame": Argument(FRAME),
         },
         _trace_has_one_start,
     ),
-    "rules": Verb({"datapath": Argument(NAME)}),
-    "reload": Verb({"dry_run": Argument(BOOLEAN, default=False), "text": Argument(TEXT)}),
+    "rules": Verb({"datapath": _NAME}),
+    "reload": Verb({"dry_run": _FLAG, "text": Argument(TEXT)}),
     "network": Verb({}),
     "apply": Verb(
         {
-            "text": Argument(TEXT, needed=True),
+            "text": _needed(TEXT),
             "file": Argument(NAME, default="the file"),
-            "dry_run": Argument(BOOLEAN, default=False),
+            "dry_run": _FLAG,
             "last": Argument(whole(0, 1 << 62)),
         }
     ),
     "history": Verb({}),
-    "undone": Verb({"change": Argument(whole(1, 1 << 62), needed=True)}),
-    "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
-    "rule-replace": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
-    "rule-remove": Verb({"datapath": _DATAPATH, "rule_id": Argument(NAME, needed=True)}),
+    "undone": Verb({"change": _needed(whole(1, 1 << 62))}),
+    "rule-add": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),
+    "rule-replace": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),
+    "rule-remove": Verb({"datapath": _NAMED, "rule_id": _NAMED}),
     "place": Verb(
         {
-            "placement": Argument(PLACEMENT, needed=True),
+            "placement": _needed(PLACEMENT),
             "datapaths": Argument(NAMES, default=()),
             "in_force": Argument(BOOLEAN, default=True),
-            "owner": Argument(NAME),
+            "owner": _NAME,
         }
     ),
-    "export": Verb({"router": _ROUTER}),
-    "import": Verb(
-        {
-            "router": _ROUTER,
-            "frames": Argument(FRAMES, needed=True),
-        }
-    ),
-    "mirror": Verb(
-        {
-            "router": _ROUTER,
-            "to": Argument(URL, needed=True),
-            "on": Argument(BOOLEAN, needed=True),
-            "owner": Argument(NAME),
-        }
-    ),
-    "ready": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
-    "read-flows": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
+    "export": Verb({"router": _NAMED}),
+    "import": Verb({"router": _NAMED, "frames": _needed(FRAMES)}),
+    "mirror": Verb({"router": _NAMED, "to": _needed(URL), "on": _needed(BOOLEAN), "owner": _NAME}),
+    "ready": Verb(_ON_SWITCH),
+    "read-flows": Verb(_ON_SWITCH),
     "write-flows": Verb(
-        {
-            "router": _ROUTER,
-            "datapath": _DATAPATH,
-            "flows": Argument(FRAMES, needed=True),
-            "ports": Argument(OBJECT, needed=True),
-            "owner": Argument(NAME),
-        }
+        {**_ON_SWITCH, "flows": _needed(FRAMES), "ports": _needed(PORTS), "owner": _NAME}
     ),
-    "suspending": Verb(
-        {"router": _ROUTER, "datapath": _DATAPATH, "suspended": Argument(BOOLEAN, needed=True)}
-    ),
-    "attached": Verb(
-        {"router": _ROUTER, "datapath": _DATAPATH, "wait_s": Argument(seconds(600), default=10.0)}
-    ),
-    "release": Verb(
-        {
-            "router": _ROUTER,
-            "datapath": _DATAPATH,
-            "to": Argument(NAME),
-            "owner": Argument(NAME),
-        }
-    ),
+    "suspending": Verb({**_ON_SWITCH, "suspended": _needed(BOOLEAN)}),
+    "attached": Verb({**_ON_SWITCH, "wait_s": Argument(seconds(600), default=10.0)}),
+    "release": Verb({**_ON_SWITCH, "to": _NAME, "owner": _NAME}),
     "read-held": Verb(
         {
-            "router": _ROUTER,
-            "link": Argument(NAME, needed=True),
+            "router": _NAMED,
+            "link": _NAMED,
             "passed": Argument(whole(0, 1 << 53), default=0),
-            "owner": Argument(NAME),
+            "owner": _NAME,
         }
     ),
-    "write-held": Verb(
-        {
-            "router": _ROUTER,
-            "datapath": _DATAPATH,
-            "link": Argument(NAME, needed=True),
-            "frames": Argument(FRAMES, needed=True),
-            "owner": Argument(NAME),
-        }
-    ),
-    "quiet": Verb({"router": _ROUTER, "datapath": _DATAPATH}),
-    "lock": Verb(
-        {"router": _ROUTER, "owner": _OWNER, "lease_s": _LEASE, "entry": Argument(OBJECT)}
-    ),
-    "unlock": Verb(
-        {
-            "router": _ROUTER,
-            "owner": _OWNER,
-            "unfinished": Argument(BOOLEAN, default=False),
-            "untouched": Argument(BOOLEAN, default=False),
-        }
-    ),
+    "write-held": Verb({**_ON_SWITCH, "link": _NAMED, "frames": _needed(FRAMES), "owner": _NAME}),
+    "quiet": Verb(_ON_SWITCH),
+    "lock": Verb({"router": _NAMED, "owner": _NAMED, "lease_s": _LEASE, "entry": Argument(OBJECT)}),
+    "unlock": Verb({"router": _NAMED, "owner": _NAMED, "unfinished": _FLAG, "untouched": _FLAG}),
     "journal": Verb(
-        {
-            "router": _ROUTER,
-            "owner": Argument(NAME),
-            "lease_s": _LEASE,
-            "entry": Argument(OBJECT),
-        }
+        {"router": _NAMED, "owner": _NAME, "lease_s": _LEASE, "entry": Argument(OBJECT)}
     ),
 }
 
@@ -488,17 +437,10 @@ def parse_request(frame: bytes) -> Request:
 
 
 def _check_size(frame: bytes) -> None:
-    if len(frame) <= MAX_REQUEST:
-        return
-    if len(frame) > MAX_IMPORT:
-        limit = MAX_IMPORT
-    elif not _IMPORT_MARK.search(frame[:_MARK_WITHIN]):
-        limit = MAX_REQUEST
-    else:
-        return
-    raise ManagementError(
-        "too-large", f"the request has {len(frame)} octets, at most {limit} are read"
-    )
+    limit = MAX_IMPORT if _IMPORT_MARK.search(frame[:_MARK_WITHIN]) else MAX_REQUEST
+    if len(frame) > limit:
+        words = f"the request has {len(frame)} octets, at most {limit} are read"
+        raise ManagementError("too-large", words)
 
 
 def _parse_object(frame: bytes) -> dict[str, Any]:
@@ -546,8 +488,7 @@ def _read_request(value: dict[str, Any], id: str) -> Request:
             "wrong-version", f"this side speaks version {VERSION}, the request {_quote(version)}"
         )
     name = value.get("verb")
-    verb = VERBS.get(name) if isinstance(name, str) else None
-    if verb is None or not isinstance(name, str):
+    if not isinstance(name, str) or name not in VERBS:
         raise ManagementError("unknown-verb", f"no verb {_quote(name)}; verbs: {', '.join(VERBS)}")
     given = {key: v for key, v in value.items() if key not in _ENVELOPE}
     by = value.get("by", "")
@@ -555,7 +496,7 @@ def _read_request(value: dict[str, Any], id: str) -> Request:
         raise ManagementError(
             "malformed", f"by: expected at most {MAX_ID} printable characters, found {_quote(by)}"
         )
-    return Request(id, name, _read_arguments(name, verb, given), by)
+    return Request(id, name, _read_arguments(name, VERBS[name], given), by)
 
 
 def _read_arguments(name: str, verb: Verb, given: dict[str, Any]) -> dict[str, Any]:
@@ -651,9 +592,8 @@ def parse_answer(frame: bytes) -> Answer:
     if ok:
         return Answer(id, True, value)
     error = value.get("error")
-    if not isinstance(error, dict):
-        raise ManagementError("malformed", "expected error with code and message", id)
-    code, message = error.get("code"), error.get("message")
+    said = error if isinstance(error, dict) else {}
+    code, message = said.get("code"), said.get("message")
     if not isinstance(code, str) or not isinstance(message, str):
         raise ManagementError("malformed", "expected error with code and message", id)
     return Answer(id, False, {}, code, message)

@@ -16,10 +16,11 @@ the same flows on every host.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -261,13 +262,11 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits, the same for networks that are the same, however files are written."""
-        parts = (
-            self.name,
-            *(sorted(getattr(self, part).items()) for part in PARTS),
-            [(name, link.tree.digest) for name, link in sorted(self.links.items())],
-        )
-        return sha256(repr(parts).encode()).hexdigest()[:16]
+        """16 hex digits, the same for networks that are the same, however files are written.
+
+        Controllers of two releases compare theirs: it follows from values and the names of fields.
+        """
+        return sha256(json.dumps(self, default=_for_json, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def trees_digest(self) -> str:
@@ -355,6 +354,22 @@ class Network:
 
 EMPTY = Network("", {}, {}, {}, {}, {})
 """The network with nothing in it."""
+
+
+def _for_json(value: Any) -> Any:
+    """Of an object the fields that count and are not as by default, so that a field which a release
+    adds changes nothing for who does not use it."""
+    if isinstance(value, Tree):
+        return value.digest
+    if isinstance(value, Enum):
+        return value.value
+    given = ((name, getattr(value, name), default) for name, default in _fields(value.__class__))
+    return {name: found for name, found, default in given if found != default}
+
+
+@cache
+def _fields(kind: Any) -> list[tuple[str, Any]]:
+    return [(each.name, each.default) for each in fields(kind) if each.compare]
 
 
 def by_link(routers: Iterable[Router]) -> dict[str, tuple[tuple[Router, Interface], ...]]:

@@ -63,10 +63,7 @@ class Placement:
 
     def leads(self, link: str) -> str:
         """The host that the other switches send frames for the router to that come on a link."""
-        for name, host in self.unturned:
-            if name == link:
-                return host
-        return self.leads_to
+        return dict(self.unturned).get(link, self.leads_to)
 
     def forwards(self, datapath: str) -> bool:
         """Whether a switch forwards for the router."""

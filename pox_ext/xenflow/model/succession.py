@@ -16,38 +16,17 @@ from itertools import compress
 from operator import eq, is_, is_not
 from typing import Any
 
-from xenflow.model.network import (
-    INDICES,
-    PARTS,
-    Cable,
-    Controller,
-    Datapath,
-    Keys,
-    Link,
-    Network,
-    Router,
-    by_link,
-)
+from xenflow.model.network import INDICES, PARTS, Keys, Link, Network, by_link
 
 Entries = dict[str, Any]
-_NONE: Mapping[str, None] = {}
 _OF_WHOLE_PARTS = {"hosts": ("datapaths",), "cables_of": ("datapaths", "cables")}
 """What is computed anew where one of these parts is another."""
 
 
-def changed_with(
-    network: Network,
-    controllers: Mapping[str, Controller | None] = _NONE,
-    datapaths: Mapping[str, Datapath | None] = _NONE,
-    cables: Mapping[str, Cable | None] = _NONE,
-    links: Mapping[str, Link | None] = _NONE,
-    routers: Mapping[str, Router | None] = _NONE,
-) -> Network:
-    """The network with these entries more, or in place of those of their names; None takes one
-    away.  A link that comes, or lies otherwise, brings its tree."""
-    given: dict[str, Mapping[str, Any]] = dict(
-        zip(PARTS, (controllers, datapaths, cables, links, routers), strict=True)
-    )
+def changed_with(network: Network, **entries: Mapping[str, Any]) -> Network:
+    """The network with these entries more, by part and name, or in place of those of their names;
+    None takes one away.  A link that comes, or lies otherwise, brings its tree."""
+    given: dict[str, Mapping[str, Any]] = {**{part: {} for part in PARTS}, **entries}
     made = {part: _with(getattr(network, part), entries) for part, entries in given.items()}
     return _succeed(network, Network(network.name, **made, store=network.store), given)
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class UnfitError(ValueError):
@@ -26,20 +28,19 @@ class Value:
     write: Callable[[Any], Any] = lambda value: value
 
 
-def text_of(value: Any) -> str:
-    """Raises UnfitError where it is no text."""
-    if not isinstance(value, str):
-        raise UnfitError
-    return value
+def of_type(kind: type[T]) -> Callable[[Any], T]:
+    """Reads a value of one type.  Raises UnfitError where it is of another."""
+
+    def read(value: Any) -> T:
+        if not isinstance(value, kind):
+            raise UnfitError
+        return value
+
+    return read
 
 
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UnfitError
-    return value
-
-
-BOOLEAN = Value("true or false", _boolean)
+text_of = of_type(str)
+BOOLEAN = Value("true or false", of_type(bool))
 
 
 def whole(lowest: int, highest: int) -> Value:

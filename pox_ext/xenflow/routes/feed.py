@@ -18,7 +18,7 @@ an import.  The numbers are the same everywhere, so what comes twice is ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -35,54 +35,38 @@ from xenflow.routes.messages import (
     parse_header,
     parse_sections,
 )
-from xenflow.routes.router_state import Capacity, Changes, RouterState
+from xenflow.routes.router_state import Changes, RouterState
 
+HEARTBEAT_S = 1.0
+SILENCE_S = 3.0
+"""Nothing heard for so long: the other side is gone."""
+ACK_S = 0.05
+"""Acknowledgements are at least this far apart."""
+AGAIN_S = 1.0
+"""A question (HELLO, RESYNC) that brought nothing is asked again."""
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds, the same on both sides."""
-
-    heartbeat_s: float = 1.0
-    silence_s: float = 3.0
-    """Nothing heard for so long: the other side is gone."""
-    ack_s: float = 0.05
-    """Acknowledgements are at least this far apart."""
-    again_s: float = 1.0
-    """A question (HELLO, RESYNC) that brought nothing is asked again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What one router may send.  A snapshot of 100,000 routes is 51 messages of 0.9 MB."""
-
-    messages_per_s: float = 2_000.0
-    messages_burst: float = 4_000.0
-    bytes_per_s: float = 32e6
-    bytes_burst: float = 64e6
+MESSAGES_PER_S, MESSAGES_BURST = 2_000.0, 4_000.0
+BYTES_PER_S, BYTES_BURST = 32e6, 64e6
+"""What one router may send.  A snapshot of 100,000 routes is 51 messages of 0.9 MB."""
 
 
 class Bucket:
     """Token buckets for messages and octets."""
 
-    __slots__ = ("_bytes", "_messages", "_rates", "_when")
+    __slots__ = ("_bytes", "_messages", "_when")
 
-    def __init__(self, rates: Rates) -> None:
-        self._rates = rates
-        self._messages = rates.messages_burst
-        self._bytes = rates.bytes_burst
-        self._when: float | None = None
+    def __init__(self) -> None:
+        self._messages, self._bytes = MESSAGES_BURST, BYTES_BURST
+        self._when = float("inf")
 
     def take(self, size: int, now: float) -> float:
         """Count one message of `size` octets.  Returns for how many seconds nothing more should
         be read: 0 in the usual case."""
-        rates = self._rates
-        passed = max(0.0, now - self._when) if self._when is not None else 0.0
+        passed = max(0.0, now - self._when)
         self._when = now
-        self._messages = (
-            min(rates.messages_burst, self._messages + passed * rates.messages_per_s) - 1
-        )
-        self._bytes = min(rates.bytes_burst, self._bytes + passed * rates.bytes_per_s) - size
-        return max(0.0, -self._messages / rates.messages_per_s, -self._bytes / rates.bytes_per_s)
+        self._messages = min(MESSAGES_BURST, self._messages + passed * MESSAGES_PER_S) - 1
+        self._bytes = min(BYTES_BURST, self._bytes + passed * BYTES_PER_S) - size
+        return max(0.0, -self._messages / MESSAGES_PER_S, -self._bytes / BYTES_PER_S)
 
 
 class Phase(Enum):
@@ -98,10 +82,36 @@ class Phase(Enum):
     """The state is that of delta `seq`."""
     BEHIND = "behind"
     """The state is that of delta `seq`, but a later one was missed: a snapshot is awaited."""
+    DOUBTED = "doubted"
+    """The state may be half changed, whatever its number: a snapshot is awaited."""
 
 
-COMPLETE = frozenset({Phase.CURRENT, Phase.BEHIND})
-"""Phases in which the state is one that the router had as a whole."""
+COMPLETE = frozenset({Phase.CURRENT, Phase.BEHIND, Phase.DOUBTED})
+"""Phases in which a whole state is in use."""
+NUMBERED = frozenset({Phase.CURRENT, Phase.BEHIND})
+"""Phases in which it is the one that the router had at its number."""
+
+
+class FeedEvent(Enum):
+    """What a message, or the want of one, is for what a Feed knows."""
+
+    BEGUN = "a snapshot begins"
+    BROKEN = "the snapshot that is applied as it comes breaks off"
+    ENDED = "a snapshot is complete"
+    AGREED = "the router names the number that the state has"
+    MISSED = "the router names another number, or says what cannot be applied"
+    DOUBTED = "dealing with a change has failed"
+
+
+TRANSITIONS: Mapping[FeedEvent, Mapping[Phase, Phase]] = {
+    FeedEvent.BEGUN: {Phase.NEW: Phase.STREAMING},
+    FeedEvent.BROKEN: {Phase.STREAMING: Phase.PARTIAL},
+    FeedEvent.ENDED: dict.fromkeys(Phase, Phase.CURRENT),
+    FeedEvent.AGREED: dict.fromkeys(NUMBERED, Phase.CURRENT),
+    FeedEvent.MISSED: {Phase.CURRENT: Phase.BEHIND},
+    FeedEvent.DOUBTED: dict.fromkeys(COMPLETE, Phase.DOUBTED),
+}
+"""Which phase follows on which, by the event; one that is not named stays."""
 
 
 @dataclass(slots=True)
@@ -148,20 +158,13 @@ class Feed:
     that router.  `state` stays the same object for ever.
     """
 
-    def __init__(
-        self,
-        router: str,
-        timing: Timing | None = None,
-        rates: Rates | None = None,
-        capacity: Capacity | None = None,
-    ) -> None:
+    def __init__(self, router: str) -> None:
         self.router = router
-        self.timing = timing or Timing()
-        self.state = RouterState(capacity)
+        self.state = RouterState()
         self.phase = Phase.NEW
         self.heard: float | None = None
         """When something was last heard of this router, from anywhere."""
-        self._bucket = Bucket(rates or Rates())
+        self._bucket = Bucket()
         self._sources: dict[Hashable, float] = {}
         self._staging: dict[Hashable, _Staging] = {}
         self._asked: dict[Hashable, float] = {}
@@ -170,7 +173,6 @@ class Feed:
         self._acked_at = float("-inf")
         self._ack_to: dict[Hashable, None] = {}
         self._alive_at = float("-inf")
-        self._doubted = False
 
     @property
     def complete(self) -> bool:
@@ -178,10 +180,10 @@ class Feed:
         return self.phase in COMPLETE
 
     def stale(self, now: float) -> bool:
-        """Whether nothing has been heard of the router for `silence_s`."""
-        return self.heard is None or now - self.heard > self.timing.silence_s
+        """Whether nothing has been heard of the router for SILENCE_S."""
+        return self.heard is None or now - self.heard > SILENCE_S
 
-    def receive(self, frames: Sequence[bytes], now: float, source: Hashable = None) -> FeedOutcome:
+    def receive(self, frames: Frames, now: float, source: Hashable = None) -> FeedOutcome:
         """Take one message that came from `source` (a ZeroMQ identity, a controller's name).
 
         Never raises for what the message says: what is wrong with it is in the FeedOutcome.
@@ -193,12 +195,21 @@ class Feed:
                 raise MessageError(
                     f"router {header.router!r} speaks on the link of {self.router!r}", "header"
                 )
-            handler = _RECEIVE.get(header.type)
-            if handler is None:
+            if header.type >= RouteMessageType.WELCOME:
                 raise MessageError(f"{header.type.name} is for the Rule Table to send", "header")
             self.heard = now
             self._know(source, now)
-            handler(self, header, frames, now, source, out)
+            match header.type:
+                case RouteMessageType.HELLO:
+                    self._hello(header, now, source, out)
+                case RouteMessageType.SNAPSHOT:
+                    self._snapshot(header, frames, now, source, out)
+                case RouteMessageType.SNAPSHOT_END:
+                    self._snapshot_end(header, now, source, out)
+                case RouteMessageType.DELTA:
+                    self._delta(header, frames, now, source, out)
+                case RouteMessageType.HEARTBEAT:
+                    self._heartbeat(header, now, source, out)
         except MessageError as error:
             out.error = error
             refusal = Section(SectionKind.POLICY, Op.SET, [Policy(False, str(error))])
@@ -217,19 +228,17 @@ class Feed:
         says, a snapshot is needed."""
         for source in list(self._staging):
             self._abandon(source)
-        self._fall_behind()
-        self._doubted = True
+        self._happened(FeedEvent.DOUBTED)
         self._asked.clear()
 
     def tick(self, now: float) -> FeedOutcome:
         """What the passing of time asks for: heartbeats, acknowledgements, asking again."""
         out = FeedOutcome()
-        timing = self.timing
         for source, heard in list(self._sources.items()):
-            if now - heard > timing.silence_s:
+            if now - heard > SILENCE_S:
                 self._forget(source)
         self._acknowledge(now, out)
-        if now - self._alive_at >= timing.heartbeat_s:
+        if now - self._alive_at >= HEARTBEAT_S:
             self._alive_at = now
             for source in self._sources:
                 self._reply(out, source, RouteMessageType.ALIVE)
@@ -238,35 +247,21 @@ class Feed:
                 self._ask(source, now, out)
         return out
 
-    def next_tick(self, now: float) -> float:
-        """When `tick` should be called next, at the latest."""
-        times = [now + self.timing.heartbeat_s, self._alive_at + self.timing.heartbeat_s]
-        if self._ack_to:
-            times.append(self._acked_at + self.timing.ack_s)
-        return max(now, min(times))
-
     # Messages
 
-    def _hello(
-        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: FeedOutcome
-    ) -> None:
+    def _hello(self, header: Header, now: float, source: Hashable, out: FeedOutcome) -> None:
         self._enter_epoch(header.epoch, now)
         self._abandon(source)
-        if self._is_current(header):
-            self.phase = Phase.CURRENT
+        if self._agrees(header):
+            self._happened(FeedEvent.AGREED)
             self._reply(out, source, RouteMessageType.WELCOME)
         else:
-            self._fall_behind()
+            self._happened(FeedEvent.MISSED)
             self._asked[source] = now
             self._reply(out, source, RouteMessageType.RESYNC)
 
     def _snapshot(
-        self,
-        header: Header,
-        frames: Sequence[bytes],
-        now: float,
-        source: Hashable,
-        out: FeedOutcome,
+        self, header: Header, frames: Frames, now: float, source: Hashable, out: FeedOutcome
     ) -> None:
         if self._is_old(header, now):
             return
@@ -275,12 +270,10 @@ class Feed:
             self._abandon(source)
             if len(self._staging) >= _MAX_STAGED:
                 self._abandon(next(iter(self._staging)))
-            if self.phase is Phase.NEW:
-                self.phase = Phase.STREAMING
-                state = self.state
-            else:
-                state = RouterState(self.state.capacity)
+            streams = self.phase is Phase.NEW
+            state = self.state if streams else RouterState(self.state.capacity)
             self._staging[source] = _Staging(header.epoch, header.seq, state)
+            self._happened(FeedEvent.BEGUN)
         staging = self._staging.get(source)
         if staging is None or not staging.expects(header):
             self._abandon(source)
@@ -296,9 +289,7 @@ class Feed:
         if staging.state is self.state:
             out.changes = changes
 
-    def _snapshot_end(
-        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: FeedOutcome
-    ) -> None:
+    def _snapshot_end(self, header: Header, now: float, source: Hashable, out: FeedOutcome) -> None:
         if self._is_old(header, now):
             self._abandon(source)
             return
@@ -315,26 +306,20 @@ class Feed:
         # streaming into the state that has just been replaced.
         self._staging.clear()
         self.state.epoch, self.state.seq = header.epoch, header.seq
-        self.phase = Phase.CURRENT
-        self._doubted = False
+        self._happened(FeedEvent.ENDED)
         out.ended = True
         self._ack_to[source] = None
 
     def _delta(
-        self,
-        header: Header,
-        frames: Sequence[bytes],
-        now: float,
-        source: Hashable,
-        out: FeedOutcome,
+        self, header: Header, frames: Frames, now: float, source: Hashable, out: FeedOutcome
     ) -> None:
         state = self.state
-        if self.complete and header.epoch == state.epoch and not self._doubted:
+        if self.phase in NUMBERED and header.epoch == state.epoch:
             if header.seq == state.seq + 1:
                 try:
                     out.changes = state.apply(parse_sections(frames))
                 except MessageError:
-                    self._fall_behind()
+                    self._happened(FeedEvent.MISSED)
                     raise
                 state.seq = header.seq
                 self._ack_to[source] = None
@@ -344,26 +329,27 @@ class Feed:
                 return
         elif self._is_over(header.epoch, now):
             return
-        self._fall_behind()
+        self._happened(FeedEvent.MISSED)
         self._ask(source, now, out)
 
-    def _heartbeat(
-        self, header: Header, _: Sequence[bytes], now: float, source: Hashable, out: FeedOutcome
-    ) -> None:
+    def _heartbeat(self, header: Header, now: float, source: Hashable, out: FeedOutcome) -> None:
         if self._is_old(header, now):
             return
-        if self._is_current(header):
-            self.phase = Phase.CURRENT
+        if self._agrees(header):
+            self._happened(FeedEvent.AGREED)
             return
-        self._fall_behind()
+        self._happened(FeedEvent.MISSED)
         self._ask(source, now, out)
 
     # What is known
 
-    def _is_current(self, header: Header) -> bool:
+    def _happened(self, event: FeedEvent) -> None:
+        self.phase = TRANSITIONS[event].get(self.phase, self.phase)
+
+    def _agrees(self, header: Header) -> bool:
         state = self.state
-        told = (header.epoch, header.seq) == (state.epoch, state.seq)
-        return self.complete and told and not self._doubted
+        same = (header.epoch, header.seq) == (state.epoch, state.seq)
+        return same and self.phase in NUMBERED
 
     def _is_old(self, header: Header, now: float) -> bool:
         """Whether a snapshot or heartbeat tells of a time before the state in use."""
@@ -375,7 +361,7 @@ class Feed:
     def _is_over(self, epoch: int, now: float) -> bool:
         """Whether an epoch was followed by another, so that its late messages do not count.  Not
         for good: a late HELLO may have made the true epoch look like an old one."""
-        return now - self._retired.get(epoch, float("-inf")) < self.timing.silence_s
+        return now - self._retired.get(epoch, float("-inf")) < SILENCE_S
 
     def _enter_epoch(self, epoch: int, now: float) -> None:
         """Only routerd's start makes an epoch, so the one before is over."""
@@ -388,14 +374,10 @@ class Feed:
         self._retired.pop(epoch, None)
         self._epoch = epoch
 
-    def _fall_behind(self) -> None:
-        if self.phase is Phase.CURRENT:
-            self.phase = Phase.BEHIND
-
     def _abandon(self, source: Hashable) -> None:
         staging = self._staging.pop(source, None)
         if staging is not None and staging.state is self.state:
-            self.phase = Phase.PARTIAL
+            self._happened(FeedEvent.BROKEN)
 
     # Sources
 
@@ -412,12 +394,12 @@ class Feed:
     # Answers
 
     def _ask(self, source: Hashable, now: float, out: FeedOutcome) -> None:
-        if now - self._asked.get(source, float("-inf")) >= self.timing.again_s:
+        if now - self._asked.get(source, float("-inf")) >= AGAIN_S:
             self._asked[source] = now
             self._reply(out, source, RouteMessageType.RESYNC)
 
     def _acknowledge(self, now: float, out: FeedOutcome) -> None:
-        if self._ack_to and now - self._acked_at >= self.timing.ack_s:
+        if self._ack_to and now - self._acked_at >= ACK_S:
             self._acked_at = now
             for source in self._ack_to:
                 self._reply(out, source, RouteMessageType.ACK)
@@ -433,14 +415,3 @@ class Feed:
         epoch = self.state.epoch if self.complete else 0
         seq = self.state.seq if self.complete else 0
         out.replies.append((source, pack(Header(type_, epoch, seq, self.router), sections)))
-
-
-_Receive = Callable[[Feed, Header, Sequence[bytes], float, Hashable, FeedOutcome], None]
-
-_RECEIVE: dict[RouteMessageType, _Receive] = {
-    RouteMessageType.HELLO: Feed._hello,
-    RouteMessageType.SNAPSHOT: Feed._snapshot,
-    RouteMessageType.SNAPSHOT_END: Feed._snapshot_end,
-    RouteMessageType.DELTA: Feed._delta,
-    RouteMessageType.HEARTBEAT: Feed._heartbeat,
-}

@@ -13,11 +13,11 @@ stay plain tuples straight out of `Struct.iter_unpack`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 MAGIC = b"XFRT"
 VERSION = 1
@@ -35,15 +35,7 @@ E = TypeVar("E", bound=IntEnum)
 
 HEADER_FORMAT = struct.Struct("!4sBBHQQ16s")
 SECTION_FORMAT = struct.Struct("!BBHI")
-_INTERFACE = struct.Struct("!IBBH6s2x16s")
-_LOCAL = struct.Struct("!BBBxI16s")
 _BROADCAST = 1
-_NEXTHOP = struct.Struct("!IBB2xI16s6s2x")
-_LEG = struct.Struct("!IIHH")
-_NEIGHBOUR = struct.Struct("!IBB2x16s6s2x")
-_ROUTE4 = struct.Struct("!IBI")
-_ROUTE6 = struct.Struct("!16sBI")
-_POLICY = struct.Struct("!BB2x64s")
 
 
 class MessageError(ValueError):
@@ -278,6 +270,8 @@ class RouteMessage:
 
 Frames = list[bytes]
 """A message as ZeroMQ carries it."""
+Rows = Iterator[tuple[Any, ...]]
+"""Records as their format has them."""
 
 # ------------------------------------------------------------------------------ packing
 
@@ -289,20 +283,10 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
     integer out of range) or when the message would be larger than the limits.
     """
     try:
-        frames = [
-            HEADER_FORMAT.pack(
-                MAGIC,
-                VERSION,
-                header.type,
-                header.part,
-                header.epoch,
-                header.seq,
-                _text(header.router, 16),
-            )
-        ]
+        told = header.type, header.part, header.epoch, header.seq, _text(header.router, 16)
+        frames = [HEADER_FORMAT.pack(MAGIC, VERSION, *told)]
         frames += [
-            SECTION_FORMAT.pack(section.kind, section.op, 0, _count(section))
-            + _PACK[section.kind](section.records)
+            SECTION_FORMAT.pack(section.kind, section.op, 0, _count(section)) + _body(section)
             for section in sections
         ]
     except (struct.error, OverflowError, TypeError, AttributeError, UnicodeError) as error:
@@ -314,8 +298,16 @@ def pack(header: Header, sections: Iterable[Section] = ()) -> Frames:
 
 def packed_size(sections: Iterable[Section]) -> int:
     """Octets that a message with these sections takes."""
-    body = sum(SECTION_FORMAT.size + SIZES[s.kind] * _count(s) for s in sections)
+    body = sum(SECTION_FORMAT.size + RECORDS[s.kind].form.size * _count(s) for s in sections)
     return HEADER_FORMAT.size + body
+
+
+def _body(section: Section) -> bytes:
+    records = section.records
+    if section.kind is SectionKind.ROUTE4 and len(records) == SNAPSHOT_RECORDS:
+        return _FULL_ROUTES4.pack(*chain.from_iterable(records))
+    form, rows, _ = RECORDS[section.kind]
+    return b"".join([form.pack(*row) for row in rows(records)])
 
 
 def _count(section: Section) -> int:
@@ -342,91 +334,49 @@ def _address(family: int, value: int) -> bytes:
     return value.to_bytes(4, "big").ljust(16, b"\0") if family == 4 else value.to_bytes(16, "big")
 
 
-def _pack_interfaces(records: Sequence[VmInterface]) -> bytes:
-    return b"".join(
-        _INTERFACE.pack(
-            r.ifindex,
-            r.flags,
-            r.kind,
-            r.mtu,
-            r.mac.to_bytes(6, "big"),
-            _text(r.name, 16),
-        )
-        for r in records
-    )
+# Records of a kind as the rows of its format
 
 
-def _pack_locals(records: Sequence[Local]) -> bytes:
-    return b"".join(
-        _LOCAL.pack(
-            r.family, r.length, _BROADCAST * r.broadcast, r.ifindex, _address(r.family, r.address)
-        )
-        for r in records
-    )
+def _interface_rows(records: Sequence[VmInterface]) -> Rows:
+    for r in records:
+        yield r.ifindex, r.flags, r.kind, r.mtu, r.mac.to_bytes(6, "big"), _text(r.name, 16)
 
 
-def _pack_nexthops(records: Sequence[NextHop]) -> bytes:
-    return b"".join(
-        _NEXTHOP.pack(
-            r.id,
-            r.type,
-            r.family,
-            r.ifindex,
-            _address(r.family, r.gateway),
-            r.mac.to_bytes(6, "big"),
-        )
-        for r in records
-    )
+def _local_rows(records: Sequence[Local]) -> Rows:
+    for r in records:
+        flags = _BROADCAST * r.broadcast
+        yield r.family, r.length, flags, r.ifindex, _address(r.family, r.address)
 
 
-def _pack_legs(records: Sequence[Leg]) -> bytes:
-    return b"".join(_LEG.pack(r.group, r.leg, r.weight, r.index) for r in records)
+def _nexthop_rows(records: Sequence[NextHop]) -> Rows:
+    for r in records:
+        gateway = _address(r.family, r.gateway)
+        yield r.id, r.type, r.family, r.ifindex, gateway, r.mac.to_bytes(6, "big")
 
 
-def _pack_neighbours(records: Sequence[Neighbour]) -> bytes:
-    return b"".join(
-        _NEIGHBOUR.pack(
-            r.ifindex, r.family, r.resolved, _address(r.family, r.address), r.mac.to_bytes(6, "big")
-        )
-        for r in records
-    )
+def _leg_rows(records: Sequence[Leg]) -> Rows:
+    for r in records:
+        yield r.group, r.leg, r.weight, r.index
 
 
-_FULL_ROUTES4 = struct.Struct("!" + "IBI" * SNAPSHOT_RECORDS)
+def _neighbour_rows(records: Sequence[Neighbour]) -> Rows:
+    for r in records:
+        address = _address(r.family, r.address)
+        yield r.ifindex, r.family, r.resolved, address, r.mac.to_bytes(6, "big")
 
 
-def _pack_routes4(records: Sequence[Route]) -> bytes:
-    if len(records) == SNAPSHOT_RECORDS:
-        return _FULL_ROUTES4.pack(*chain.from_iterable(records))
-    return b"".join([_ROUTE4.pack(*record) for record in records])
+def _route6_rows(records: Sequence[Route]) -> Rows:
+    for net, plen, nh in records:
+        yield net.to_bytes(16, "big"), plen, nh
 
 
-def _pack_routes6(records: Sequence[Route]) -> bytes:
-    return b"".join(_ROUTE6.pack(net.to_bytes(16, "big"), plen, nh) for net, plen, nh in records)
-
-
-def _pack_policies(records: Sequence[Policy]) -> bytes:
+def _policy_rows(records: Sequence[Policy]) -> Rows:
     """A receiver that knows no remarks takes the last record it finds: the policy itself."""
-    return b"".join(
-        _POLICY.pack(slow, fault, _words(words, 64))
-        for r in records
-        for slow, fault, words in (
-            *((False, remark.fault, remark.words) for remark in r.remarks),
-            (r.slow, False, r.reason),
-        )
-    )
+    for r in records:
+        for remark in r.remarks:
+            yield False, remark.fault, _words(remark.words, 64)
+        yield r.slow, False, _words(r.reason, 64)
 
-
-_PACK: dict[SectionKind, Callable[[Any], bytes]] = {
-    SectionKind.INTERFACE: _pack_interfaces,
-    SectionKind.LOCAL: _pack_locals,
-    SectionKind.NEXTHOP: _pack_nexthops,
-    SectionKind.LEG: _pack_legs,
-    SectionKind.NEIGHBOUR: _pack_neighbours,
-    SectionKind.ROUTE4: _pack_routes4,
-    SectionKind.ROUTE6: _pack_routes6,
-    SectionKind.POLICY: _pack_policies,
-}
 
 # ------------------------------------------------------------------------------ parsing
 
@@ -488,11 +438,12 @@ def _section(frame: bytes, number: int) -> Section:
     if reserved:
         raise MessageError(f"reserved field is {reserved}, expected 0", where)
     body = memoryview(frame)[SECTION_FORMAT.size :]
-    if len(body) != count * SIZES[kind]:
+    form, _, read = RECORDS[kind]
+    if len(body) != count * form.size:
         raise MessageError(
-            f"{count} records of {SIZES[kind]} octets announced, {len(body)} octets found", where
+            f"{count} records of {form.size} octets announced, {len(body)} octets found", where
         )
-    return Section(kind, op, _PARSE[kind](body, f"{where} ({kind.name})"))
+    return Section(kind, op, list(read(form.iter_unpack(body), f"{where} ({kind.name})")))
 
 
 def _enum(kind: type[E], code: int, what: str, where: str) -> E:
@@ -529,82 +480,63 @@ def _flag(value: int, where: str) -> bool:
     return bool(value)
 
 
-def _parse_interfaces(body: memoryview, where: str) -> list[VmInterface]:
-    found = []
-    for ifindex, flags, kind, mtu, mac, name in _INTERFACE.iter_unpack(body):
+# Rows of a format as records of its kind
+
+
+def _interfaces(rows: Rows, where: str) -> Iterator[VmInterface]:
+    for ifindex, flags, kind, mtu, mac, name in rows:
         if not ifindex:
             raise MessageError("ifindex 0", where)
-        found.append(
-            VmInterface(ifindex, flags, mtu, int.from_bytes(mac, "big"), _name(name, where), kind)
-        )
-    return found
+        yield VmInterface(ifindex, flags, mtu, int.from_bytes(mac, "big"), _name(name, where), kind)
 
 
-def _parse_locals(body: memoryview, where: str) -> list[Local]:
-    found = []
-    for family, length, flags, ifindex, raw in _LOCAL.iter_unpack(body):
+def _locals(rows: Rows, where: str) -> Iterator[Local]:
+    for family, length, flags, ifindex, raw in rows:
         address = _number(family, raw, where)
         hosts = _HOSTS4 if family == 4 else _HOSTS6
         if length >= len(hosts) or address & hosts[length]:
             raise MessageError(f"not a prefix: {address:#x} of length {length}", where)
-        found.append(Local(family, length, ifindex, address, bool(flags & _BROADCAST)))
-    return found
+        yield Local(family, length, ifindex, address, bool(flags & _BROADCAST))
 
 
-def _parse_nexthops(body: memoryview, where: str) -> list[NextHop]:
-    found = []
-    for id_, code, family, ifindex, raw, mac in _NEXTHOP.iter_unpack(body):
+def _nexthops(rows: Rows, where: str) -> Iterator[NextHop]:
+    for id_, code, family, ifindex, raw, mac in rows:
         if not id_:
             raise MessageError("next hop id 0", where)
         type_ = _enum(NextHopType, code, "type", where)
         gateway = _number(family, raw, where)
         if type_ <= NextHopType.CONNECTED and not ifindex:
             raise MessageError(f"next hop {id_} is {type_.name} without an interface", where)
-        found.append(NextHop(id_, type_, family, ifindex, gateway, int.from_bytes(mac, "big")))
-    return found
+        yield NextHop(id_, type_, family, ifindex, gateway, int.from_bytes(mac, "big"))
 
 
-def _parse_legs(body: memoryview, where: str) -> list[Leg]:
-    found = [Leg(*fields) for fields in _LEG.iter_unpack(body)]
-    for leg in found:
+def _legs(rows: Rows, where: str) -> Iterator[Leg]:
+    for leg in (Leg(*row) for row in rows):
         if leg.group == leg.leg:
             raise MessageError(f"group {leg.group} is a leg of itself", where)
-    return found
+        yield leg
 
 
-def _parse_neighbours(body: memoryview, where: str) -> list[Neighbour]:
-    return [
-        Neighbour(
-            ifindex,
-            family,
-            _flag(resolved, where),
-            _number(family, raw, where),
-            int.from_bytes(mac, "big"),
-        )
-        for ifindex, family, resolved, raw, mac in _NEIGHBOUR.iter_unpack(body)
-    ]
+def _neighbours(rows: Rows, where: str) -> Iterator[Neighbour]:
+    for ifindex, family, flag, raw, mac in rows:
+        resolved, address = _flag(flag, where), _number(family, raw, where)
+        yield Neighbour(ifindex, family, resolved, address, int.from_bytes(mac, "big"))
 
 
 _HOSTS4 = tuple((1 << 32 - plen) - 1 for plen in range(33))
 _HOSTS6 = tuple((1 << 128 - plen) - 1 for plen in range(129))
 
 
-def _parse_routes4(body: memoryview, where: str) -> list[Route]:
-    found: list[Route] = list(_ROUTE4.iter_unpack(body))
-    _check_prefixes(found, _HOSTS4, where)
-    return found
+def _routes4(rows: Rows, where: str) -> list[Route]:
+    return _prefixes(list(rows), _HOSTS4, where)
 
 
-def _parse_routes6(body: memoryview, where: str) -> list[Route]:
+def _routes6(rows: Rows, where: str) -> list[Route]:
     number = int.from_bytes
-    found: list[Route] = [
-        (number(raw, "big"), plen, nh) for raw, plen, nh in _ROUTE6.iter_unpack(body)
-    ]
-    _check_prefixes(found, _HOSTS6, where)
-    return found
+    return _prefixes([(number(raw, "big"), plen, nh) for raw, plen, nh in rows], _HOSTS6, where)
 
 
-def _check_prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> None:
+def _prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> list[Route]:
     """Host bits are zero and lengths are possible; the happy case in one pass."""
     try:
         bad = any(net & hosts[plen] for net, plen, _ in found)
@@ -613,14 +545,15 @@ def _check_prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> N
     if bad:
         net, plen, _ = next(r for r in found if r[1] >= len(hosts) or r[0] & hosts[r[1]])
         raise MessageError(f"not a prefix: {net:#x} of length {plen}", where)
+    return found
 
 
-def _parse_policies(body: memoryview, where: str) -> list[Policy]:
+def _policies(rows: Rows, where: str) -> list[Policy]:
     """One policy: the last record; those before are its remarks."""
     found = [
         # as the sender should have written it: packed again it must be the same
         (_flag(slow, where), bool(fault), _words(raw.rstrip(b"\0").decode(errors="replace"), 64))
-        for slow, fault, raw in _POLICY.iter_unpack(body)
+        for slow, fault, raw in rows
     ]
     if not found:
         return []
@@ -631,26 +564,22 @@ def _parse_policies(body: memoryview, where: str) -> list[Policy]:
     return [Policy(slow, reason.decode(), remarks)]
 
 
-_PARSE: dict[SectionKind, Callable[[memoryview, str], Sequence[Any]]] = {
-    SectionKind.INTERFACE: _parse_interfaces,
-    SectionKind.LOCAL: _parse_locals,
-    SectionKind.NEXTHOP: _parse_nexthops,
-    SectionKind.LEG: _parse_legs,
-    SectionKind.NEIGHBOUR: _parse_neighbours,
-    SectionKind.ROUTE4: _parse_routes4,
-    SectionKind.ROUTE6: _parse_routes6,
-    SectionKind.POLICY: _parse_policies,
-}
+class _Records(NamedTuple):
+    """How the records of a kind are packed: their format, and from records to rows and back."""
 
-RECORD_FORMATS: dict[SectionKind, struct.Struct] = {
-    SectionKind.INTERFACE: _INTERFACE,
-    SectionKind.LOCAL: _LOCAL,
-    SectionKind.NEXTHOP: _NEXTHOP,
-    SectionKind.LEG: _LEG,
-    SectionKind.NEIGHBOUR: _NEIGHBOUR,
-    SectionKind.ROUTE4: _ROUTE4,
-    SectionKind.ROUTE6: _ROUTE6,
-    SectionKind.POLICY: _POLICY,
+    form: struct.Struct
+    rows: Callable[[Any], Rows]
+    read: Callable[[Rows, str], Iterable[Any]]
+
+
+RECORDS = {
+    SectionKind.INTERFACE: _Records(struct.Struct("!IBBH6s2x16s"), _interface_rows, _interfaces),
+    SectionKind.LOCAL: _Records(struct.Struct("!BBBxI16s"), _local_rows, _locals),
+    SectionKind.NEXTHOP: _Records(struct.Struct("!IBB2xI16s6s2x"), _nexthop_rows, _nexthops),
+    SectionKind.LEG: _Records(struct.Struct("!IIHH"), _leg_rows, _legs),
+    SectionKind.NEIGHBOUR: _Records(struct.Struct("!IBB2x16s6s2x"), _neighbour_rows, _neighbours),
+    SectionKind.ROUTE4: _Records(struct.Struct("!IBI"), iter, _routes4),
+    SectionKind.ROUTE6: _Records(struct.Struct("!16sBI"), _route6_rows, _routes6),
+    SectionKind.POLICY: _Records(struct.Struct("!BB2x64s"), _policy_rows, _policies),
 }
-SIZES: dict[SectionKind, int] = {kind: record.size for kind, record in RECORD_FORMATS.items()}
-"""Octets of one record."""
+_FULL_ROUTES4 = struct.Struct("!" + "IBI" * SNAPSHOT_RECORDS)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from xenflow.routes.messages import (
@@ -80,30 +81,16 @@ class Changes:
     policy: bool = False
 
     def __bool__(self) -> bool:
-        return bool(
-            self.routes4
-            or self.gone4
-            or self.nexthops
-            or self.neighbours
-            or self.interfaces
-            or self.locals
-            or self.routes6
-            or self.gone6
-            or self.policy
-        )
+        return any(getattr(self, name) for name in self.__slots__)
 
 
 def together(changes: Sequence[Changes]) -> Changes:
     """Changes that followed one another as one."""
     if len(changes) == 1:
         return changes[0]
-    both = Changes()
-    for one in changes:
-        both.interfaces |= one.interfaces
-        both.locals |= one.locals
-        both.nexthops |= one.nexthops
-        both.neighbours |= one.neighbours
-        both.policy |= one.policy
+    both = Changes(policy=any(one.policy for one in changes))
+    for name in ("interfaces", "locals", "nexthops", "neighbours"):
+        getattr(both, name).update(*(getattr(one, name) for one in changes))
     both.routes4, both.gone4 = _last([(one.routes4, one.gone4) for one in changes])
     both.routes6, both.gone6 = _last([(one.routes6, one.gone6) for one in changes])
     return both
@@ -128,23 +115,6 @@ class RouterState:
 
     The attributes are for reading; only `apply` and `become` write them.
     """
-
-    __slots__ = (
-        "capacity",
-        "connected",
-        "epoch",
-        "interfaces",
-        "leg_uses",
-        "legs",
-        "locals",
-        "neighbours",
-        "nexthops",
-        "policy",
-        "routes4",
-        "routes6",
-        "seq",
-        "uses",
-    )
 
     def __init__(self, capacity: Capacity | None = None) -> None:
         self.capacity = capacity or Capacity()
@@ -335,9 +305,7 @@ class RouterState:
 
     def take(self, new: RouterState) -> None:
         """The same where nobody asks what changed."""
-        for name in RouterState.__slots__:
-            if name != "capacity":
-                setattr(self, name, getattr(new, name))
+        vars(self).update({**vars(new), "capacity": self.capacity})
 
     def longest4(self, address: int) -> tuple[int, int] | None:
         """Prefix length and next hop of the IPv4 route that decides for an address, if any."""
@@ -434,20 +402,19 @@ class _Update:
         """Groups that have got legs."""
         self._fresh: dict[int, tuple[Sequence[Route], dict[int, int]]] = {}
         self._old: dict[int, dict[int, int | None]] = {4: {}, 6: {}}
+        self._tables = {4: state.routes4, 6: state.routes6}
 
     # What was done
 
     def changes(self) -> Changes:
         done = self._done
         done.policy = self.state.policy != self._policy
-        done.routes4, done.gone4 = self._routes(4, self.state.routes4)
-        done.routes6, done.gone6 = self._routes(6, self.state.routes6)
+        done.routes4, done.gone4 = self._routes(4)
+        done.routes6, done.gone6 = self._routes(6)
         return done
 
-    def _routes(
-        self, family: int, table: dict[int, int]
-    ) -> tuple[Sequence[Route], Sequence[Route]]:
-        old = self._old[family]
+    def _routes(self, family: int) -> tuple[Sequence[Route], Sequence[Route]]:
+        table, old = self._tables[family], self._old[family]
         if not old:
             return (self._fresh[family][0], ()) if family in self._fresh else ((), ())
         added, gone = [], []
@@ -463,7 +430,7 @@ class _Update:
 
     def undo(self) -> None:
         state = self.state
-        for family, table in ((4, state.routes4), (6, state.routes6)):
+        for family, table in self._tables.items():
             self._join_fresh(family)
             for key, was in self._old[family].items():
                 now = table.pop(key, None)
@@ -492,7 +459,20 @@ class _Update:
     # Sections
 
     def section(self, section: Section) -> None:
-        _HANDLERS[section.kind](self, section.op is Op.SET, section.records)
+        put, records = section.op is Op.SET, section.records
+        match section.kind:
+            case SectionKind.ROUTE4 | SectionKind.ROUTE6 as kind:
+                family = 4 if kind is SectionKind.ROUTE4 else 6
+                (self._set_routes if put else self._forget_routes)(family, records)
+            case SectionKind.NEXTHOP:
+                self._nexthops(put, records)
+            case SectionKind.LEG:
+                self._legs(put, records)
+            case SectionKind.POLICY:
+                for record in records:
+                    self.state.policy = record if put else NO_POLICY
+            case kind:
+                self._others(*_OTHERS[kind], put, records)
 
     def _put(self, kept: dict[Any, Any], key: Any, value: Any) -> bool:
         old = kept.get(key)
@@ -513,32 +493,16 @@ class _Update:
         counter[key] += step
         self._counts.append((counter, key, step))
 
-    def interfaces(self, put: bool, records: Sequence[VmInterface]) -> None:
-        kept = self.state.interfaces
+    def _others(
+        self, name: str, key_of: Callable[[Any], Any], put: bool, records: Sequence[Any]
+    ) -> None:
+        kept, done = getattr(self.state, name), getattr(self._done, name)
         for record in records:
-            key = record.ifindex
+            key = key_of(record)
             if self._put(kept, key, record) if put else self._drop(kept, key):
-                self._done.interfaces.add(key)
+                done.add(key)
 
-    def locals(self, put: bool, records: Sequence[Local]) -> None:
-        kept = self.state.locals
-        for record in records:
-            key = (record.family, record.length, record.address)
-            if self._put(kept, key, record) if put else self._drop(kept, key):
-                self._done.locals.add(key)
-
-    def neighbours(self, put: bool, records: Sequence[Neighbour]) -> None:
-        kept = self.state.neighbours
-        for record in records:
-            key = (record.ifindex, record.family, record.address)
-            if self._put(kept, key, record) if put else self._drop(kept, key):
-                self._done.neighbours.add(key)
-
-    def policies(self, put: bool, records: Sequence[Policy]) -> None:
-        for record in records:
-            self.state.policy = record if put else NO_POLICY
-
-    def nexthops(self, put: bool, records: Sequence[NextHop]) -> None:
+    def _nexthops(self, put: bool, records: Sequence[NextHop]) -> None:
         state = self.state
         for record in records:
             key = record.id
@@ -567,7 +531,7 @@ class _Update:
             for index in list(state.legs.get(key, ())):
                 self._drop_leg(key, index)
 
-    def legs(self, put: bool, records: Sequence[Leg]) -> None:
+    def _legs(self, put: bool, records: Sequence[Leg]) -> None:
         state = self.state
         for record in records:
             group = state.nexthops.get(record.group)
@@ -600,28 +564,12 @@ class _Update:
             self._count(self.state.leg_uses, old.leg, -1)
             self._done.nexthops.add(group)
             if not kept:
-                self._drop_empty(group, kept)
-
-    def _drop_empty(self, group: int, kept: dict[int, Leg]) -> None:
-        del self.state.legs[group]
-        self._undo.append((self.state.legs, group, kept))
+                self._drop(self.state.legs, group)
 
     # Routes: the bulk first
 
-    def routes4(self, put: bool, records: Sequence[Route]) -> None:
-        if put:
-            self._set_routes(4, self.state.routes4, records)
-        else:
-            self._forget_routes(4, self.state.routes4, records)
-
-    def routes6(self, put: bool, records: Sequence[Route]) -> None:
-        if put:
-            self._set_routes(6, self.state.routes6, records)
-        else:
-            self._forget_routes(6, self.state.routes6, records)
-
-    def _set_routes(self, family: int, table: dict[int, int], records: Sequence[Route]) -> None:
-        state = self.state
+    def _set_routes(self, family: int, records: Sequence[Route]) -> None:
+        state, table = self.state, self._tables[family]
         new = {net << 8 | plen: nh for net, plen, nh in records}
         unknown = set(new.values()) - state.nexthops.keys()
         if len(new) == len(records) and not self._old[family] and family not in self._fresh:
@@ -646,9 +594,9 @@ class _Update:
             table[key] = nh
         uses.update(new.values())
 
-    def _forget_routes(self, family: int, table: dict[int, int], records: Sequence[Route]) -> None:
+    def _forget_routes(self, family: int, records: Sequence[Route]) -> None:
         self._join_fresh(family)
-        old, uses = self._old[family], self.state.uses
+        table, old, uses = self._tables[family], self._old[family], self.state.uses
         for net, plen, _ in records:
             key = net << 8 | plen
             was = table.pop(key, None)
@@ -663,13 +611,9 @@ class _Update:
             self._old[family].update(dict.fromkeys(new))
 
 
-_HANDLERS: dict[SectionKind, Callable[[_Update, bool, Any], None]] = {
-    SectionKind.INTERFACE: _Update.interfaces,
-    SectionKind.LOCAL: _Update.locals,
-    SectionKind.NEXTHOP: _Update.nexthops,
-    SectionKind.LEG: _Update.legs,
-    SectionKind.NEIGHBOUR: _Update.neighbours,
-    SectionKind.ROUTE4: _Update.routes4,
-    SectionKind.ROUTE6: _Update.routes6,
-    SectionKind.POLICY: _Update.policies,
+_OTHERS: dict[SectionKind, tuple[str, Callable[[Any], Any]]] = {
+    SectionKind.INTERFACE: ("interfaces", attrgetter("ifindex")),
+    SectionKind.LOCAL: ("locals", attrgetter("family", "length", "address")),
+    SectionKind.NEIGHBOUR: ("neighbours", attrgetter("ifindex", "family", "address")),
 }
+"""What no other record refers to: where it is kept, and by which key."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from xenflow.routes.feed import Timing
+from xenflow.routes.feed import AGAIN_S, HEARTBEAT_S, SILENCE_S
 from xenflow.routes.messages import (
     MAX_BYTES,
     MAX_SECTIONS,
@@ -66,16 +66,9 @@ class Effects:
 class Sender:
     """routerd's side.  `state` is what the Rule Table should know; `change` changes it."""
 
-    def __init__(
-        self,
-        router: str,
-        epoch: int,
-        timing: Timing | None = None,
-        part_records: int = SNAPSHOT_RECORDS,
-    ) -> None:
+    def __init__(self, router: str, epoch: int, part_records: int = SNAPSHOT_RECORDS) -> None:
         self.router = router
         self.part_records = part_records
-        self.timing = timing or Timing()
         self.state = RouterState()
         self.state.epoch = epoch
         self.link = SenderState.DOWN
@@ -157,7 +150,7 @@ class Sender:
         self._heard = now
         if header.type is RouteMessageType.RESYNC:
             self.link = SenderState.UP
-            if now - self._snapshot_at < self.timing.again_s / 4:
+            if now - self._snapshot_at < AGAIN_S / 4:
                 return Effects()
             return Effects(self._snapshot(now), note="snapshot asked for")
         if header.type is RouteMessageType.REFUSED:
@@ -180,12 +173,12 @@ class Sender:
         """Heartbeats; HELLO again when it went unanswered; a new connection after silence."""
         if self.link is SenderState.DOWN:
             return Effects()
-        if now - self._heard >= self.timing.silence_s:
+        if now - self._heard >= SILENCE_S:
             self.link = SenderState.DOWN
-            return Effects(reconnect=True, note=f"nothing heard for {self.timing.silence_s:g} s")
-        if self.link is SenderState.HELLO and now - self._hello_at >= self.timing.again_s:
+            return Effects(reconnect=True, note=f"nothing heard for {SILENCE_S:g} s")
+        if self.link is SenderState.HELLO and now - self._hello_at >= AGAIN_S:
             return Effects([self._hello(now)])
-        if now - self._said >= self.timing.heartbeat_s:
+        if now - self._said >= HEARTBEAT_S:
             self._said = now
             return Effects([pack(self._header(RouteMessageType.HEARTBEAT))])
         return Effects()
@@ -193,11 +186,10 @@ class Sender:
     def next_tick(self, now: float) -> float:
         """When `tick` should be called next, at the latest."""
         if self.link is SenderState.DOWN:
-            return now + self.timing.heartbeat_s
-        timing = self.timing
-        times = [self._heard + timing.silence_s, self._said + timing.heartbeat_s]
+            return now + HEARTBEAT_S
+        times = [self._heard + SILENCE_S, self._said + HEARTBEAT_S]
         if self.link is SenderState.HELLO:
-            times.append(self._hello_at + timing.again_s)
+            times.append(self._hello_at + AGAIN_S)
         return max(now, min(times))
 
     def _header(self, type_: RouteMessageType) -> Header:

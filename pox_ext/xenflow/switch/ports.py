@@ -24,6 +24,11 @@ class Ports(dict[str, tuple[int, bool]]):
         return {name: number for name, (number, _) in self.items()}
 
     @property
+    def names(self) -> dict[int, str]:
+        """The name of each number."""
+        return {number: name for name, (number, _) in self.items()}
+
+    @property
     def dark(self) -> set[int]:
         """The numbers of those without carrier."""
         return {number for number, up in self.values() if not up}

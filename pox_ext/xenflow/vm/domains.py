@@ -30,6 +30,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from xenflow.model.network import Datapath
 from xenflow.switch.problems import Lines
@@ -245,10 +246,9 @@ class Domains:
     def _watch(self, domain: str) -> None:
         if domain not in self._watched:
             self._watched.add(domain)
-            self._store.watch(_shutdown(domain), lambda _: self._read_shutdown(domain))
-
-    def _read_shutdown(self, domain: str) -> None:
-        self._store.read(_shutdown(domain), lambda order: self._ordered(domain, order))
+            path = _shutdown(domain)
+            ordered = partial(self._ordered, domain)
+            self._store.watch(path, lambda _: self._store.read(path, ordered))
 
     def _ordered(self, domain: str, order: str | None) -> None:
         """The node was read, as it is after each of its changes and when it is first watched."""

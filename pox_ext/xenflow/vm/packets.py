@@ -166,7 +166,8 @@ class VmPackets:
 
     def give(self, switch: Switch, router: Router, link: Link, frames: list[bytes]) -> bool:
         """Put what another host's controller has held straight into a router's vif, whatever the
-        switch's tables say yet.  False where the vif takes nothing."""
+        switch's tables say yet.  False where the vif takes nothing.  Raises FlowError, nothing
+        being put, where a frame is too long for a message."""
         interface = router.on(link.name)
         if (
             switch.channel.connection is None
@@ -252,9 +253,8 @@ class VmPackets:
     def port_suspended(self, switch: Switch, port: str) -> None:
         """A port takes nothing any more: where it is a vif, its VM has been suspended."""
         self._opening.discard((switch.name, port))
-        for router in self._network.routers.values():
-            if any(i.vif == port for i in router.interfaces):
-                self.held[router.name].suspended(self._now())
+        if (found := self._network.vif(port)) is not None:
+            self.held[found[0].name].suspended(self._now())
 
     def port_appeared(self, switch: Switch, port: str) -> None:
         """A port has come, or takes frames now: where it is a vif of a router whose VM belongs
