@@ -180,6 +180,29 @@ def test_what_cannot_change_is_refused_and_nothing_is_written(rig: Rig) -> None:
     assert store.tried == tried
 
 
+def test_what_cannot_be_written_or_read_ends_no_planner(rig: Rig) -> None:
+    """A file whose text no store takes, and a row that somebody wrote by hand."""
+    planner, _ = rig.planner(first=str(PAPER))
+    rooted = 'proof = "revalidator"\novs_rundir = "/run/\\u0000"'
+    spare = (
+        f'[datapaths.spare]\nkind = "host"\ndpid = "0000000000000009"\n{rooted}\n'
+        'controller = "host-a"\nhypervisor = "xl:ssh://10.0.0.9"\n'
+    )
+    answer = rig.ask(planner, TEXT.replace("[cables]", f"{spare}\n[cables]"))
+    assert not answer["ok"] and "ovs_rundir" in answer["error"]["message"]
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.ask(planner, TEXT)["change"] == 3
+    for row in rig.database.tables["Laid_Link"].values():
+        if row["gone"]:
+            row["labels"] = "by hand"
+    planner, _ = rig.planner("b")
+    rig.settle(planner, for_s=LEASE_S + 1)
+    answer = rig.ask(planner, MORE.replace("links.more", "links.other"))
+    assert answer["error"]["code"] == "internal"
+    assert "JSONDecodeError" in answer["error"]["message"]
+    assert rig.ask(planner, TEXT)["ok"]
+
+
 def test_another_verb_is_no_planners(rig: Rig) -> None:
     planner, _ = rig.planner(first=str(PAPER))
     planner.take(mg.request("status", "7"), lambda a: rig.answers.append(json.loads(a)))

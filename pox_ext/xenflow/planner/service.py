@@ -166,8 +166,19 @@ class PlannerService:
 
     def _go_on(self) -> None:
         """Do what can be done of the request whose turn it is, and of those after it."""
-        while self._queue and self._step(self._queue[0]):
+        while self._queue and self._try(self._queue[0]):
             self._queue.popleft()
+
+    def _try(self, asked: _AskedChange) -> bool:
+        """`_step`, where what raises in it is answered too: one file, or one row of the store,
+        must not end a planner, and then the one that follows it."""
+        try:
+            return self._step(asked)
+        except Exception as error:
+            log.exception("a change by %s failed", asked.request.by or "somebody")
+            words = f"apply: {type(error).__name__}: {error}: see the planner's log"
+            asked.send(mg.error_reply(asked.request.id, ManagementError("internal", words)))
+            return True
 
     def _step(self, asked: _AskedChange) -> bool:
         """True where the request is answered."""
