@@ -47,13 +47,14 @@ def run(args: Namespace, session: ManagementSession) -> int:
     except NetworkError as error:
         raise UsageError(str(error)) from None
     stay = session.network.controllers.keys() & after.controllers.keys()
-    if wrong := list(unwilling(_with(session, session.network, stay), text)):
+    wrong, since = look(_with(session, session.network, stay), text)
+    if wrong:
         return _end(args, {}, Exit.FAILED, wrong)
-    change = submit(session, text, args.file, dry_run=args.dry_run)
-    if args.dry_run or not change["change"]:
+    change = submit(session, text, args.file, since, dry_run=args.dry_run)
+    if args.dry_run:
         return _end(args, change, Exit.OK, [])
     new = _with(session, after, after.controllers.keys())
-    late = await_in_force(new, change["change"], IN_FORCE_S)
+    late = await_in_force(new, change["change"] or since.get("since", 0), IN_FORCE_S)
     return _end(args, change, Exit.LATE if late else Exit.OK, late)
 
 
@@ -63,17 +64,37 @@ def _with(session: ManagementSession, network: Network, names: Set[str]) -> Mana
     return ManagementSession(replace(network, controllers=controllers), session.timeout_s)
 
 
-def unwilling(session: ManagementSession, text: str) -> Iterator[str]:
-    """Why the network cannot become what a file says, as far as controllers know."""
+def look(session: ManagementSession, text: str) -> tuple[list[str], dict[str, Any]]:
+    """Why the network cannot become what a file says, as far as controllers know; and the last
+    change that they know, as arguments of `apply`: what others do meanwhile is found by that."""
+    wrong: list[str] = []
+    known: dict[str, tuple[int, str]] = {}
     for controller, answer in session.ask_all("reload", dry_run=True, text=text).items():
         if isinstance(answer, Refused):
-            yield from (f"{controller}: {line}" for line in answer.message.splitlines())
+            wrong += [f"{controller}: {line}" for line in answer.message.splitlines()]
         elif isinstance(answer, AskError):
-            yield str(answer)
+            wrong.append(str(answer))
+        elif "change" not in answer:
+            wrong.append(f"{controller}: it follows no store (--store): use `xenflow reload`")
+        else:
+            known[controller] = answer["change"], answer["cluster"]
+    if not known:
+        return wrong, {}
+    change, cluster = last = max(known.values())
+    wrong += [
+        f"{controller}: it knows change {own} of the store (cluster {store or 'none'}), and others "
+        f"{change} ({cluster}): wait, or look why it does not reach it (`xenflow status`)"
+        for controller, (own, store) in known.items()
+        if (own, store) != last
+    ]
+    return wrong, {"cluster": cluster, "since": change}
 
 
-def submit(session: ManagementSession, text: str, file: str, *, dry_run: bool) -> dict[str, Any]:
-    """Have the planner make a change; returns its answer to `apply` (docs/messages.md).
+def submit(
+    session: ManagementSession, text: str, file: str, since: dict[str, Any], *, dry_run: bool
+) -> dict[str, Any]:
+    """Have the planner make a change, where there was no other since what `look` says; returns its
+    answer to `apply` (docs/messages.md).
 
     Raises AskError where it does not, or no controller can be asked.
     """
@@ -87,6 +108,7 @@ def submit(session: ManagementSession, text: str, file: str, *, dry_run: bool) -
                 text=text,
                 file=Path(file).name,
                 dry_run=dry_run,
+                **since,
             )
         except Unreachable as unreachable:
             if unreachable.sent:  # it may be under way
@@ -115,7 +137,7 @@ def _late(answers: Answers, change: int) -> Iterator[str]:
         if store is None:
             yield f"{controller}: it follows no store"
         elif store["taken"] < change:
-            words = [w for w in answer["problems"] if w.startswith("change ")]
+            words = [w for w in answer["problems"] if "change " in w]
             yield f"{controller}: {words[0] if words else f'change {change} has not come there'}"
         else:
             for name, reached in store["in_force"].items():

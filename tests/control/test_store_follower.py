@@ -19,7 +19,7 @@ from xenflow.store import network_file
 from xenflow.store.laid_file import LaidFile
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
-from xenflow.store.transaction import Committed, Delete, Insert, equal
+from xenflow.store.transaction import Committed, Delete, Insert, Update, equal
 from xenflow.switch.problems import Problems
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
@@ -95,7 +95,10 @@ class Rig:
         store = MemoryStore(self.database, self.loop.post, PLANNER)
         rows = {table: self.database.tables[table] for table in LAID}
         found = operations(rows, laid(network), bury=change)
-        assert isinstance(self.loop.ask(store, *found), Committed)
+        whole: Insert | Update = Insert("Global", {"name": "paper", "change": change})
+        if self.database.tables["Global"]:
+            whole = Update("Global", (), {"change": change})
+        assert isinstance(self.loop.ask(store, *found, whole), Committed)
         self.drain()
 
     def tick(self) -> None:
@@ -236,6 +239,21 @@ def test_a_switch_that_is_no_more_is_not_spoken_of(rig: Rig) -> None:
     rig.drain()
     rig.tick()
     assert rig.said() == {"gen": 1, "recv": 1}
+
+
+def test_an_older_copy_of_the_store_is_not_followed(rig: Rig) -> None:
+    """What its numbers say is not what the same numbers said before."""
+    rig.write(SMALL, 1)
+    copy = {table: dict(rows) for table, rows in rig.database.tables.items()}
+    rig.write(LARGE, 2)
+    rig.database.tables = copy
+    rig.follower = rig.start()
+    assert "the store is at change 1, and 2 was followed" in rig.problems.of()[0]
+    assert rig.follower.known() == {"cluster": "memory", "change": 2}
+    assert rig.network == LARGE
+    (rig.folder / "laid.json").unlink()  # as it says
+    rig.follower = rig.start()
+    assert rig.problems.of() == [] and rig.network == SMALL
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

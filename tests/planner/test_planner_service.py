@@ -203,6 +203,36 @@ def test_what_cannot_be_written_or_read_ends_no_planner(rig: Rig) -> None:
     assert rig.ask(planner, TEXT)["ok"]
 
 
+@pytest.mark.parametrize(
+    ("cluster", "since", "words"),
+    [
+        ("memory", 1, "somebody else changed the network (change 2, you looked at 1)"),
+        ("memory", 9, "controllers are at change 9, and the store is at 2"),
+        ("other", 2, "controllers follow cluster other, and this planner's store is memory"),
+        ("", 0, "somebody else changed the network (change 2, you looked at 0)"),
+    ],
+)
+def test_what_was_not_looked_at_is_not_changed(
+    rig: Rig, cluster: str, since: int, words: str
+) -> None:
+    """Somebody else was first; the store was put back from a copy, or made anew; or the request
+    comes late."""
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE, cluster="memory", since=1)["change"] == 2
+    answer = rig.ask(planner, TEXT, cluster=cluster, since=since)
+    assert answer["error"]["code"] == "refused" and words in answer["error"]["message"]
+    assert list(rig.changes()) == [1, 2]
+    assert rig.ask(planner, TEXT, cluster="memory", since=2)["change"] == 3
+
+
+def test_a_planner_that_starts_again_is_not_told_to_ask_itself(rig: Rig) -> None:
+    rig.planner(first=str(PAPER))  # its end is sudden: it holds the lease still
+    planner, _ = rig.planner()
+    begun = rig.now
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.now - begun < LEASE_S + 1
+
+
 def test_another_verb_is_no_planners(rig: Rig) -> None:
     planner, _ = rig.planner(first=str(PAPER))
     planner.take(mg.request("status", "7"), lambda a: rig.answers.append(json.loads(a)))

@@ -56,7 +56,7 @@ class PlannerRelay:
             )
             raise ManagementError("refused", words)
         number = f"relay-{next(self._numbers)}"
-        request = mg.request("apply", number, by=reply.who, **arguments)
+        request = mg.request("apply", number, by=reply.who[: mg.MAX_ID], **arguments)
         if not self._to(url).send([b"", request]):
             raise ManagementError("refused", f"the planner at {url} takes nothing more")
         self._passed[number] = _Passed(reply, self._now() + ANSWER_S)
@@ -92,6 +92,8 @@ class PlannerRelay:
                     f"the planner at {self._url} does not answer: whether it is done is not known"
                 )
                 passed.reply.refuse("unknown", words)
+                if not self._passed:  # what waits to be sent must not be done some day
+                    self.close()
 
     def close(self) -> None:
         """Ask nobody any more."""

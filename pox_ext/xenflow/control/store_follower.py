@@ -48,8 +48,9 @@ AGAIN_S = 1.0
 """How often what could not be taken, or written, is tried again."""
 WATCH_S = WRITE_S = 10.0
 """How long the store may take to say what it has, or to write."""
-AWAY, KEEPING, TAKING = "store", "store-file", "store-rows"
-"""Causes of problems: the store is away, its rows cannot be kept, or not be taken."""
+AWAY, KEEPING, TAKING, OLDER = "store", "store-file", "store-rows", "store-older"
+"""Causes of problems: the store is away, its rows cannot be kept, or not be taken, or are older
+than those that were followed."""
 STATE_COLUMNS = ("host", "switch", "cluster", "in_force", "release")
 
 
@@ -92,7 +93,8 @@ class StoreFollower:
         tables = [WatchedTable(table, tuple(TABLES[table].columns)) for table in LAID]
         own = WatchedTable("Switch_State", STATE_COLUMNS, equal(host=self._host))
         lease = WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner"))
-        self._store.watch((*tables, own, lease), WATCH_S, self._told)
+        whole = WatchedTable("Global", ("change",))
+        self._store.watch((*tables, own, lease, whole), WATCH_S, self._told)
 
     @property
     def planner(self) -> str:
@@ -113,6 +115,10 @@ class StoreFollower:
             "taken": self._taken,
             "in_force": {name: self._in_force.get(name, 0) for name in self._table.switches},
         }
+
+    def known(self) -> dict[str, Any]:
+        """The last change that it was told, and of which cluster: docs/messages.md, `reload`."""
+        return {"cluster": self._laid.cluster, "change": self._laid.change}
 
     def network(self) -> dict[str, Any]:
         """The laid rows: docs/messages.md, verb `network`."""
@@ -136,11 +142,25 @@ class StoreFollower:
         changes = [row["change"] for rows in laid.values() for row in rows.values()]
         number = max((n for n in changes if isinstance(n, int)), default=0)
         cluster = self._store.state().cluster
+        if self._is_older(cluster):
+            return
         if cluster == self._laid.cluster:  # of the last change a forgotten tombstone may have told
             number = max(number, self._laid.change)
         if number and (number, cluster) != (self._laid.change, self._laid.cluster):
             self._laid = LaidRows(cluster, number, by_name(laid))
             self._follow()
+
+    def _is_older(self, cluster: str) -> bool:
+        """Whether the store is behind what was followed, as one is that was put back from a copy:
+        its numbers mean other changes then."""
+        here = next((row["change"] for row in self._rows.get("Global", {}).values()), None)
+        older = isinstance(here, int) and cluster == self._laid.cluster and here < self._laid.change
+        words = (
+            f"the store is at change {here}, and {self._laid.change} was followed: it is an older "
+            f"copy, and not followed; move {self._file.path} away and restart, and it is"
+        )
+        self._problem(OLDER, words if older else "")
+        return older
 
     def _follow(self) -> None:
         """Keep the rows, then let the network be what they say."""

@@ -335,6 +335,8 @@ VERBS: dict[str, Verb] = {
             "text": Argument(TEXT, needed=True),
             "file": Argument(NAME, default="the file"),
             "dry_run": Argument(BOOLEAN, default=False),
+            "cluster": Argument(TEXT, default=""),
+            "since": Argument(whole(0, 1 << 53)),
         }
     ),
     "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),

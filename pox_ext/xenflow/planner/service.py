@@ -42,6 +42,13 @@ ANSWER_S = 9.0
 QUEUE = 64
 """Requests that wait at most."""
 
+_OTHERS_CHANGE = "somebody else changed the network"
+_LOOK = "look at what it is now, and apply again"
+_NEW = (
+    "nothing was changed; was it made anew, or put back from a copy?  Controllers take what it has "
+    "once laid.json is moved out of their state folders, and they are started again"
+)
+
 Send = Callable[[bytes], Any]
 
 
@@ -207,6 +214,8 @@ class PlannerService:
         try:
             if not ready:
                 raise ManagementError("refused", self._not_ready())
+            if arguments["since"] is not None:
+                self._check_since(arguments["cluster"], arguments["since"])
             asked.proposal = self._book.propose(
                 arguments["text"], arguments["file"], asked.request.by, self._lease.fence()
             )
@@ -222,6 +231,21 @@ class PlannerService:
         self._write(asked, asked.proposal)
         return False
 
+    def _check_since(self, cluster: str, since: int) -> None:
+        """Raises ManagementError where who asks has looked at another network than is stored."""
+        here, own = self._book.change, self._store.state().cluster
+        if since and cluster != own:
+            words = (
+                f"controllers follow cluster {cluster}, and this planner's store is {own}: {_NEW}"
+            )
+        elif since > here:
+            words = f"controllers are at change {since}, and the store is at {here}: {_NEW}"
+        elif since < here:
+            words = f"{_OTHERS_CHANGE} (change {here}, you looked at {since}): {_LOOK}"
+        else:
+            return
+        raise ManagementError("refused", words)
+
     def _unwritten(self, number: int, doubt: bool) -> ManagementError:
         if not doubt:
             return ManagementError("refused", f"{self._not_ready()}: nothing was changed")
@@ -232,9 +256,10 @@ class PlannerService:
         )
 
     def _others(self) -> bool:
-        """Whether another planner holds the lease."""
+        """Whether another planner holds the lease; one that listened here is no more."""
         row = self._book.lease
-        return row is not None and row["owner"] not in ("", self._lease.owner)
+        owner = "" if row is None else str(row["owner"]).partition(" ")[0]
+        return owner not in ("", self._lease.owner.partition(" ")[0])
 
     def _not_ready(self) -> str:
         row = self._book.lease
@@ -263,10 +288,7 @@ class PlannerService:
         proposal = asked.proposal
         assert proposal is not None
         if not made:
-            words = (
-                "somebody else changed the network at the same time: look at what it is now, and "
-                "apply again"
-            )
+            words = f"{_OTHERS_CHANGE} at the same time: {_LOOK}"
             asked.send(mg.error_reply(asked.request.id, ManagementError("refused", words)))
             return
         dry = asked.request.arguments["dry_run"]

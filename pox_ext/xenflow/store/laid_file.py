@@ -17,6 +17,8 @@ from xenflow.store.network_rows import NamedRows, key_of
 from xenflow.store.transaction import StoreRow
 
 NAME = "laid.json"
+MISREAD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What `from_json` may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class LaidFile:
             return None
         except OSError as error:
             words = error.strerror or str(error)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except MISREAD as error:
             words = f"{type(error).__name__}: {error}"
         raise NetworkError(
             f"{self.path}: {words}: move it away, and the controller starts from the network file "
@@ -82,7 +84,7 @@ def to_json(laid: LaidRows) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> LaidRows:
-    """The same, read.  Raises ValueError, LookupError, TypeError or AttributeError."""
+    """The same, read.  Raises one of `MISREAD`."""
     rows = {
         table: {key_of(table, row): row for row in map(_row, found)}
         for table, found in value["rows"].items()

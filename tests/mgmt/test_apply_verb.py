@@ -1,0 +1,51 @@
+"""`xenflow apply`: what it asks controllers before, and what it says of those that are behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mgmt.client import Refused
+from mgmt.verbs import apply
+
+
+class Session:
+    """Controllers that answer what they are told to."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def ask_all(self, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        return dict(self.answers)
+
+
+def knows(change: int, cluster: str = "one") -> dict[str, Any]:
+    return {"digest": "", "changed": {}, "change": change, "cluster": cluster}
+
+
+def test_what_all_know_is_what_was_looked_at() -> None:
+    session: Any = Session(a=knows(3), b=knows(3))
+    assert apply.look(session, "") == ([], {"cluster": "one", "since": 3})
+
+
+@pytest.mark.parametrize(
+    ("behind", "words"),
+    [
+        (knows(2), "b: it knows change 2 of the store (cluster one), and others 3"),
+        (knows(3, "another"), "b: it knows change 3 of the store (cluster another), and others"),
+        ({"digest": "", "changed": {}}, "b: it follows no store"),
+        (Refused("refused", "links.x: no", "b"), "b: links.x: no"),
+    ],
+)
+def test_who_is_behind_or_cannot_is_named(behind: Any, words: str) -> None:
+    session: Any = Session(a=knows(3), b=behind)
+    wrong, _ = apply.look(session, "")
+    assert len(wrong) == 1 and wrong[0].startswith(words)
+
+
+def test_why_a_change_has_not_come_is_said() -> None:
+    full = "/var/lib/xenflow/laid.json: No space left on device: change 8 waits"
+    store = {"taken": 7, "in_force": {}}
+    session: Any = Session(a={"store": store, "problems": [full]})
+    assert apply.await_in_force(session, 8, 0.0) == [f"a: {full}"]
