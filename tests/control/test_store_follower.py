@@ -91,10 +91,14 @@ class Rig:
             self.loop.post(lambda _: done.append(1), None)
         self.loop.run(lambda: len(done) == 3)
 
-    def write(self, network: Network, change: int) -> None:
+    def write(self, network: Network, change: int, but: tuple[str, ...] = ()) -> None:
+        """The planner makes a change; there are no rows of the switches `but`."""
         store = MemoryStore(self.database, self.loop.post, PLANNER)
         rows = {table: self.database.tables[table] for table in LAID}
-        found = operations(rows, laid(network), bury=change)
+        wanted = {table: dict(of_it) for table, of_it in laid(network).items()}
+        for name in but:
+            del wanted["Laid_Switch"][name,]
+        found = operations(rows, wanted, bury=change)
         whole: Insert | Update = Insert("Global", {"name": "paper", "change": change})
         if self.database.tables["Global"]:
             whole = Update("Global", (), {"change": change})
@@ -221,6 +225,8 @@ def test_a_forgotten_tombstone_takes_nothing_back(rig: Rig) -> None:
 
 def test_a_missing_row_removes_nothing_later(rig: Rig) -> None:
     rig.write(LARGE, 1)
+    rig.gen.prove()
+    rig.drain()
     rows = rig.database.tables["Laid_Link"]
     for uuid in [uuid for uuid, row in rows.items() if row["name"] == "more"]:
         del rows[uuid]
@@ -239,6 +245,28 @@ def test_a_switch_that_is_no_more_is_not_spoken_of(rig: Rig) -> None:
     rig.drain()
     rig.tick()
     assert rig.said() == {"gen": 1, "recv": 1}
+
+
+def test_a_host_that_comes_again_keeps_nothing_of_before(rig: Rig) -> None:
+    """What went while it was not in the network left no tombstone for it."""
+    rig.write(LARGE, 1)
+    rig.gen.prove()
+    rig.recv.prove()
+    rig.drain()
+    rig.refuses = "controllers.edge: it runs: stop it, and it may go"
+    rig.write(LARGE, 2, but=("gen", "recv"))
+    rig.tick()
+    assert rig.said() == {}  # it says nothing of switches that are none of the network's
+    rig.write(SMALL, 3, but=("gen", "recv"))
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    for table in LAID:
+        assert isinstance(rig.loop.ask(planner, Delete(table, equal(gone=True))), Committed)
+    rig.refuses = ""
+    rig.write(SMALL, 4)
+    assert rig.network == SMALL
+    rig.gen.prove()
+    rig.drain()
+    assert rig.said()["gen"] == 4
 
 
 def test_an_older_copy_of_the_store_is_not_followed(rig: Rig) -> None:

@@ -114,12 +114,14 @@ class Rig:
         rows = self.database.tables["Change"].values()
         return {row["number"]: dict(row) for row in rows}  # type: ignore[misc]
 
-    def in_force(self, change: int) -> None:
-        """All switches have come so far."""
+    def in_force(self, change: int, but: str = "") -> None:
+        """All switches have come so far, `but` one."""
         store = MemoryStore(self.database, self.loop.post, StoreWriter(Role.CONTROLLER, "h"))
         there = {row["switch"] for row in self.database.tables["Switch_State"].values()}
         for row in list(self.database.tables["Laid_Switch"].values()):
             name = row["name"]
+            if name == but:
+                continue
             cells = {"host": "h", "switch": name, "cluster": store.state().cluster}
             if name in there:
                 where = equal(host="h", switch=name)
@@ -313,6 +315,27 @@ def test_an_id_is_given_again_when_all_have_forgotten_it(rig: Rig) -> None:
     rig.settle(planner)
     assert len(rig.database.tables["Laid_Link"]) == 2
     assert rig.ask(planner, other)["change"] == 4
+
+
+def test_a_tombstone_waits_for_those_too_that_the_link_did_not_reach(rig: Rig) -> None:
+    """Their controllers have the whole network, and would keep what no tombstone takes away."""
+    planner, _ = rig.planner(first=str(PAPER))
+    (cable, ends) = next(iter(network_file.load(PAPER).cables.items()))
+    short = MORE + f'cables = ["{cable}"]\n'
+    short = short.replace('root = "host-a"', f'root = "{ends.a.datapath}"')
+    assert rig.ask(planner, short)["change"] == 2
+    (row,) = (r for r in rig.database.tables["Laid_Link"].values() if r["name"] == "more")
+    assert row["at"] == {ends.a.datapath, ends.b.datapath}
+    rig.in_force(2)
+    assert rig.ask(planner, TEXT)["change"] == 3
+    away = "host-b"
+    assert away not in (ends.a.datapath, ends.b.datapath)
+    rig.in_force(3, but=away)
+    rig.settle(planner)
+    assert len(rig.database.tables["Laid_Link"]) == 3
+    rig.in_force(3)
+    rig.settle(planner)
+    assert len(rig.database.tables["Laid_Link"]) == 2
 
 
 def test_what_has_gone_may_come_again_at_once(rig: Rig) -> None:

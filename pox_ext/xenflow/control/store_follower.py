@@ -176,7 +176,9 @@ class StoreFollower:
             self._problem(KEEPING, "")
         try:
             before = self._table.network
-            alone = not self._taken  # what the file says beside them counts no more
+            # What the file says beside the rows counts no more; nor does what was there while this
+            # host was not in the network: then tombstones went without it.
+            alone = not self._taken or not self._own_states(laid.cluster)
             found = self._become(laid_entries(laid.rows, before, alone=alone))
         except NetworkError as error:
             words = f"change {laid.change} of the store is not taken: {error}"
@@ -187,6 +189,11 @@ class StoreFollower:
         self._taken = laid.change
         self._problem(TAKING, "")
         self._ask_switches()
+
+    def _own_states(self, cluster: str) -> dict[Cell, StoreRow]:
+        """What the store has of switches here, as of changes of that cluster."""
+        rows = self._rows.get("Switch_State", {}).values()
+        return {row["switch"]: row for row in rows if row["cluster"] == cluster}
 
     def _problem(self, cause: str, words: str) -> None:
         if words:
@@ -234,9 +241,10 @@ class StoreFollower:
             self._store.transact(wanted, WRITE_S, self._written)
 
     def _other_states(self) -> Iterator[Operation]:
-        switches = self._table.switches
+        laid = self._laid.rows.get("Laid_Switch", {}).values()
+        switches = self._table.switches.keys() & {row["name"] for row in laid if not row["gone"]}
         there = {row["switch"]: row for row in self._rows.get("Switch_State", {}).values()}
-        for name in switches.keys() & self._in_force.keys():
+        for name in switches & self._in_force.keys():
             row: dict[str, Cell] = {
                 "host": self._host,
                 "switch": name,
@@ -248,7 +256,7 @@ class StoreFollower:
                 yield Insert("Switch_State", row)
             elif any(there[name][column] != cell for column, cell in row.items()):
                 yield Update("Switch_State", equal(host=self._host, switch=name), row)
-        for gone in there.keys() - switches.keys():
+        for gone in there.keys() - switches:
             yield Delete("Switch_State", equal(host=self._host, switch=gone))
 
     def _written(self, outcome: WriteOutcome) -> None:
