@@ -16,7 +16,7 @@ from xenflow.model.difference import NetworkDifference, compare
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.release import RELEASE
 from xenflow.store import network_file
-from xenflow.store.laid_file import LaidFile
+from xenflow.store.laid_file import LaidFile, LaidRows
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import Committed, Delete, Insert, Update, equal
@@ -185,6 +185,27 @@ def test_what_cannot_be_kept_is_not_taken(rig: Rig, monkeypatch: pytest.MonkeyPa
     assert rig.network == LARGE and rig.problems.of() == []
 
 
+def test_rows_that_make_no_network_are_neither_kept_nor_taken(rig: Rig) -> None:
+    """Written by hand, say; put right they are followed, under the same number too."""
+    rig.write(SMALL, 1)
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    number = Update("Global", (), {"change": 2})
+    wrong = Update("Laid_Element", (), {"home": "nowhere"})
+    assert isinstance(rig.loop.ask(planner, wrong, number), Committed)
+    rig.drain()
+    (words,) = rig.problems.of()
+    assert "change 2 of the store is not taken" in words and "no host nowhere" in words
+    kept = LaidFile(rig.folder).load()
+    assert kept is not None and kept.change == 1 and rig.network == SMALL
+    assert rig.follower.network()["change"] == 1 and rig.follower.known()["change"] == 2
+    right = Update("Laid_Element", (), {"home": SMALL.routers["vr1"].home})
+    assert isinstance(rig.loop.ask(planner, right), Committed)
+    rig.drain()
+    assert rig.problems.of() == [] and rig.follower.network()["change"] == 2
+    rig.write(LARGE, 3)
+    assert rig.network == LARGE
+
+
 def test_after_a_restart_it_goes_on_from_its_disk(rig: Rig) -> None:
     rig.write(LARGE, 5)
     rig.gen.prove()
@@ -288,6 +309,23 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "laid.json").write_text('{"rows": 5}')
     with pytest.raises(NetworkError, match="laid.json: .*: move it away"):
         LaidFile(tmp_path).load()
+
+
+def test_a_file_that_makes_no_network_for_this_controller_is_named(tmp_path: Path) -> None:
+    """One that was written by hand, and one of another network, or of a host that has gone."""
+    file = LaidFile(tmp_path)
+    rows = {
+        table: {key: {**row, "change": 1, "gone": False} for key, row in found.items()}
+        for table, found in laid(SMALL).items()
+    }
+    file.keep(LaidRows("one", 1, rows))
+    kept = file.load()
+    assert kept is not None and file.network(kept, LARGE, "edge") == SMALL
+    with pytest.raises(NetworkError, match="laid.json: there is no controller x in it: .* away"):
+        file.network(kept, LARGE, "x")
+    del rows["Laid_Host"]["edge",]
+    with pytest.raises(NetworkError, match=r"(?s)laid.json: .* no controller edge.*: move it away"):
+        file.network(LaidRows("one", 1, rows), LARGE, "edge")
 
 
 def test_where_the_planner_is_the_lease_says(rig: Rig) -> None:

@@ -121,8 +121,8 @@ class StoreFollower:
         return {"cluster": self._laid.cluster, "change": self._laid.change}
 
     def network(self) -> dict[str, Any]:
-        """The laid rows: docs/messages.md, verb `network`."""
-        return to_json(self._laid)
+        """The laid rows on the disk: docs/messages.md, verb `network`."""
+        return to_json(self._kept)
 
     # --- what the store says ------------------------------------------------------------------
 
@@ -138,33 +138,40 @@ class StoreFollower:
                     rows[change.uuid] = change.after
         else:
             self._rows = {table: dict(rows) for table, rows in event.rows.items()}
-        laid = {table: self._rows.get(table, {}) for table in LAID}
-        changes = [row["change"] for rows in laid.values() for row in rows.values()]
-        number = max((n for n in changes if isinstance(n, int)), default=0)
+        numbers = [row["change"] for row in self._rows.get("Global", {}).values()]
+        number = next((each for each in numbers if isinstance(each, int)), 0)
         cluster = self._store.state().cluster
-        if self._is_older(cluster):
+        if not number or self._is_older(number, cluster):
             return
-        if cluster == self._laid.cluster:  # of the last change a forgotten tombstone may have told
-            number = max(number, self._laid.change)
-        if number and (number, cluster) != (self._laid.change, self._laid.cluster):
-            self._laid = LaidRows(cluster, number, by_name(laid))
+        new = (number, cluster) != (self._laid.change, self._laid.cluster)
+        if new or self._kept is not self._laid:  # else what is followed stays as it is on the disk
+            laid = by_name({table: self._rows.get(table, {}) for table in LAID})
+            self._laid = LaidRows(cluster, number, laid)
             self._follow()
 
-    def _is_older(self, cluster: str) -> bool:
+    def _is_older(self, number: int, cluster: str) -> bool:
         """Whether the store is behind what was followed, as one is that was put back from a copy:
         its numbers mean other changes then."""
-        here = next((row["change"] for row in self._rows.get("Global", {}).values()), None)
-        older = isinstance(here, int) and cluster == self._laid.cluster and here < self._laid.change
+        older = cluster == self._laid.cluster and number < self._laid.change
         words = (
-            f"the store is at change {here}, and {self._laid.change} was followed: it is an older "
-            f"copy, and not followed; move {self._file.path} away and restart, and it is"
+            f"the store is at change {number}, and {self._laid.change} was followed: it is an "
+            f"older copy, and not followed; move {self._file.path} away and restart, and it is"
         )
         self._problem(OLDER, words if older else "")
         return older
 
     def _follow(self) -> None:
-        """Keep the rows, then let the network be what they say."""
+        """Where the rows make a network keep them, then let the network be it."""
         laid = self._laid
+        not_taken = f"change {laid.change} of the store is not taken"
+        # What the file says beside the rows counts no more; nor does what was there while this host
+        # was not in the network: then tombstones went without it.
+        alone = not self._taken or not self._own_states(laid.cluster)
+        try:
+            network = laid_entries(laid.rows, self._table.network, alone=alone)
+        except NetworkError as error:  # nor are they kept: nobody could start from them
+            self._problem(TAKING, f"{not_taken}: {error}")
+            return
         if self._kept is not laid:
             try:
                 self._file.keep(laid)
@@ -175,14 +182,9 @@ class StoreFollower:
             self._kept = laid
             self._problem(KEEPING, "")
         try:
-            before = self._table.network
-            # What the file says beside the rows counts no more; nor does what was there while this
-            # host was not in the network: then tombstones went without it.
-            alone = not self._taken or not self._own_states(laid.cluster)
-            found = self._become(laid_entries(laid.rows, before, alone=alone))
+            found = self._become(network)
         except NetworkError as error:
-            words = f"change {laid.change} of the store is not taken: {error}"
-            self._problem(TAKING, words)
+            self._problem(TAKING, f"{not_taken}: {error}")
             return
         if found:
             log.info("change %d of the store: %s", laid.change, found.words())

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xenflow.model.network import NetworkError
-from xenflow.store.network_rows import NamedRows, key_of
+from xenflow.model.network import Network, NetworkError
+from xenflow.store.network_rows import NamedRows, key_of, laid_entries
 from xenflow.store.transaction import StoreRow
 
 NAME = "laid.json"
@@ -50,7 +50,27 @@ class LaidFile:
             words = error.strerror or str(error)
         except MISREAD as error:
             words = f"{type(error).__name__}: {error}"
-        raise NetworkError(
+        raise self._unusable(words)
+
+    def network(self, laid: LaidRows, described: Network, controller: str) -> Network:
+        """The network of rows that were kept here, for a controller of the one that is `described`
+        by a file.
+
+        Raises NetworkError where they make none, or one without that controller.
+        """
+        try:
+            network = laid_entries(laid.rows, described, alone=True)
+        except NetworkError as error:
+            raise self._unusable(str(error)) from None
+        if controller not in network.controllers:
+            raise self._unusable(
+                f"there is no controller {controller} in it: its host has gone from the network, "
+                "or this is another network's; where it is to come again"
+            )
+        return network
+
+    def _unusable(self, words: str) -> NetworkError:
+        return NetworkError(
             f"{self.path}: {words}: move it away, and the controller starts from the network file "
             "until the store tells it what is laid"
         )
