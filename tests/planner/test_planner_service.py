@@ -13,7 +13,8 @@ from tests.store.memory_store import MemoryDatabase, MemoryStore
 from tests.store.store_rig import Loop
 from xenflow.model import management as mg
 from xenflow.model.network import Network
-from xenflow.planner.service import ANSWER_S, LEASE_S, PlannerService
+from xenflow.planner.__main__ import main
+from xenflow.planner.service import ANSWER_S, FILL_S, LEASE_S, PlannerService
 from xenflow.store import network_file
 from xenflow.store.network_rows import LAID, by_name, laid_entries
 from xenflow.store.schema import PLANNER, Role, StoreWriter
@@ -141,6 +142,37 @@ def test_an_empty_store_becomes_the_file(rig: Rig) -> None:
     network = network_file.load(PAPER)
     assert rig.laid() == network
     assert rig.changes()[1]["by"] == "planner"
+
+
+def test_what_could_not_fill_the_store_is_tried_again(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There was no file, then it was wrong, then the store was away."""
+    first = tmp_path / "first.toml"
+    planner, store = rig.planner(first=str(first))
+    rig.settle(planner, for_s=2 * FILL_S)
+    said = [r.message for r in caplog.records if "is not filled" in r.message]
+    assert len(said) == 1 and "No such file" in said[0]
+    first.write_text("[network]")
+    rig.settle(planner, for_s=FILL_S)
+    first.write_text(TEXT)
+    store.lose, store.written = 10**6, False
+    rig.settle(planner, for_s=2 * FILL_S)
+    assert not rig.changes()
+    store.lose = 0
+    rig.settle(planner, for_s=FILL_S + ANSWER_S)
+    assert list(rig.changes()) == [1] and rig.laid() == network_file.load(PAPER)
+
+
+@pytest.mark.parametrize(
+    "listen", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://[::]:1", "ipc:///x", "x"]
+)
+def test_where_no_controller_could_ask_it_is_refused(
+    listen: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--store=tcp:127.0.0.1:1", f"--listen={listen}"])
+    assert ended.value.code == 2 and "as controllers are to reach it" in capsys.readouterr().err
 
 
 def test_a_store_that_has_a_network_keeps_it(rig: Rig, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ WRITE_S = 5.0
 """How long the store may take for a transaction."""
 ANSWER_S = 9.0
 """A change that is not known to be made, or not, is answered as that after so long."""
+FILL_S = ANSWER_S + 1.0
+"""How often it is tried to give an empty store its first network."""
 QUEUE = 64
 """Requests that wait at most."""
 
@@ -83,6 +85,8 @@ class PlannerService:
         self._store = store
         self._now = now
         self._first = first
+        self._fill_at = 0.0
+        self._why_empty = ""
         self._book = Book()
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
         self._queue: deque[_AskedChange] = deque()
@@ -110,7 +114,7 @@ class PlannerService:
         if held is not self._heard:
             self._heard = held
             log.info("%s the lease", "holds" if held else "does not hold")
-        if held and self._book.whole and self._first:
+        if held and self._book.whole and self._first and now >= self._fill_at:
             self._fill(now)
         if held and self._book.whole and not self._forgetting:
             forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
@@ -120,15 +124,17 @@ class PlannerService:
         self._go_on()
 
     def _fill(self, now: float) -> None:
-        """Give an empty store its first network."""
-        first, self._first = self._first, ""
+        """Give an empty store its first network; what does not succeed is tried again."""
+        self._fill_at = now + FILL_S
         if self._book.change:
+            self._first = ""
             return
+        first = self._first
         try:
             text = network_file.read_text(first)
             request = mg.request("apply", "first", by="planner", text=text, file=Path(first).name)
         except (NetworkError, ManagementError) as error:
-            log.error("the empty store is not filled: %s", error)
+            self._not_filled(str(error))
             return
         asked = _AskedChange(mg.parse_request(request), self._filled, now + ANSWER_S)
         self._queue.appendleft(asked)
@@ -136,7 +142,12 @@ class PlannerService:
     def _filled(self, answer: bytes) -> None:
         said = mg.parse_answer(answer)
         if not said.ok:
-            log.error("the empty store is not filled: %s", said.message)
+            self._not_filled(said.message)
+
+    def _not_filled(self, words: str) -> None:
+        if words != self._why_empty:
+            log.error("the empty store is not filled: %s", words)
+        self._why_empty = words
 
     def _beaten(self, outcome: WriteOutcome) -> None:
         self._lease.answered(outcome, self._now())
