@@ -50,11 +50,18 @@ def run(args: Namespace, session: ManagementSession) -> int:
     wrong, since = look(_with(session, session.network, stay), text)
     if wrong:
         return _end(args, {}, Exit.FAILED, wrong)
-    change = submit(session, text, args.file, since, dry_run=args.dry_run)
     if args.dry_run:
-        return _end(args, change, Exit.OK, [])
-    new = _with(session, after, after.controllers.keys())
-    late = await_in_force(new, change["change"] or since.get("since", 0), IN_FORCE_S)
+        return _end(args, submit(session, text, args.file, since, dry_run=True), Exit.OK, [])
+    made = "whether the change is made is not known: to apply it again is right in both cases"
+    try:
+        change = submit(session, text, args.file, since, dry_run=False)
+        number = change["change"] or since.get("since", 0)
+        made = f"change {number} is made; whether it is in force everywhere is not known"
+        new = _with(session, after, after.controllers.keys())
+        late = await_in_force(new, number, IN_FORCE_S)
+    except KeyboardInterrupt:
+        complain(made)
+        raise
     return _end(args, change, Exit.LATE if late else Exit.OK, late)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mgmt.client import Refused
+from mgmt.session import ManagementSession
 from mgmt.verbs import apply
+from xenflow.store import network_file
+
+PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 
 
 class Session:
@@ -49,3 +55,28 @@ def test_why_a_change_has_not_come_is_said() -> None:
     store = {"taken": 7, "in_force": {}}
     session: Any = Session(a={"store": store, "problems": [full]})
     assert apply.await_in_force(session, 8, 0.0) == [f"a: {full}"]
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "words"),
+    [
+        ("submit", "whether the change is made is not known"),
+        ("await_in_force", "change 8 is made; whether it is in force everywhere is not known"),
+    ],
+)
+def test_who_interrupts_it_is_told_what_is_done(
+    interrupted: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(apply, "look", lambda *_: ([], {"cluster": "one", "since": 7}))
+    monkeypatch.setattr(apply, "submit", lambda *_, **__: {"change": 8, "changed": {}})
+    monkeypatch.setattr(apply, interrupted, interrupt)
+    session = ManagementSession(network_file.load(PAPER), 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        apply.run(Namespace(file=str(PAPER), dry_run=False, json=False), session)
+    assert words in capsys.readouterr().err
