@@ -85,6 +85,8 @@ class StoreFollower:
         self._in_force: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         """Switches that are asked whether a change is in force."""
+        self._half_done = False
+        """Whether a change has failed half way: tried again it would seem to be done."""
         self._writing = False
         self._again = 0.0
 
@@ -181,10 +183,20 @@ class StoreFollower:
                 return
             self._kept = laid
             self._problem(KEEPING, "")
+        if self._half_done:
+            return
         try:
             found = self._become(network)
         except NetworkError as error:
             self._problem(TAKING, f"{not_taken}: {error}")
+            return
+        except Exception as error:
+            self._half_done = True
+            log.exception("change %d of the store is half taken", laid.change)
+            words = (
+                f"change {laid.change} of the store is half taken: {type(error).__name__}: {error}"
+            )
+            self._problem(TAKING, f"{words}: restart this controller")
             return
         if found:
             log.info("change %d of the store: %s", laid.change, found.words())
