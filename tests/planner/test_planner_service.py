@@ -318,6 +318,20 @@ def test_what_stays_unknown_is_said_to_be(rig: Rig) -> None:
     assert rig.ask(planner, MORE)["change"] == 2
 
 
+def test_what_has_waited_too_long_is_not_done_any_more(rig: Rig) -> None:
+    planner, store = rig.planner(first=str(PAPER))
+    store.lose, store.written = 10**6, False
+    rig.send(planner, MORE)
+    rig.send(planner, MORE.replace("links.more", "links.other"))
+    while not rig.answers:
+        rig.settle(planner, for_s=0.1)
+    store.lose = 0
+    rig.settle(planner, for_s=1.0)
+    assert [answer["error"]["code"] for answer in rig.answers] == ["unknown", "refused"]
+    assert "took too long: nothing was changed" in rig.answers[1]["error"]["message"]
+    assert list(rig.changes()) == [1]
+
+
 def test_where_the_store_is_away_nothing_is_changed_and_that_is_said(rig: Rig) -> None:
     planner, store = rig.planner(first=str(PAPER))
     store.away = True

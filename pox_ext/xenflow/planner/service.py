@@ -225,6 +225,9 @@ class PlannerService:
         try:
             if not ready:
                 raise ManagementError("refused", self._not_ready())
+            if now > asked.until:  # who asked has been told that it is not known
+                words = "changes that were asked for before took too long: nothing was changed"
+                raise ManagementError("refused", words)
             if arguments["since"] is not None:
                 self._check_since(arguments["cluster"], arguments["since"])
             asked.proposal = self._book.propose(
