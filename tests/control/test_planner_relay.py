@@ -93,3 +93,12 @@ def test_what_was_not_answered_is_not_sent_later(rig: Rig) -> None:
 def test_the_longest_name_of_who_asks_is_passed_on(rig: Rig) -> None:
     rig.ask(by="a" * mg.MAX_ID)
     assert PUMPS[0].sent[0]["by"] == "a" * mg.MAX_ID
+
+
+def test_a_planner_that_is_nowhere_is_said_to_be(rig: Rig) -> None:
+    rig.planner = "by hand"
+    with pytest.raises(mg.ManagementError, match="its planner is at by hand, which cannot be"):
+        rig.ask()
+    rig.planner = PLANNER
+    rig.ask()
+    assert len(PUMPS) == 1

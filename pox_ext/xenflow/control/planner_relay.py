@@ -67,7 +67,12 @@ class PlannerRelay:
             sock = self._context.socket(zmq.DEALER)
             sock.linger = 0
             sock.ipv6 = True
-            sock.connect(url)
+            try:
+                sock.connect(url)
+            except zmq.ZMQError as error:  # the lease was written by hand
+                sock.close()
+                words = f"the store says that its planner is at {url}, which cannot be: {error}"
+                raise ManagementError("refused", words) from None
             self._url, self._pump = url, Pump(sock, self._answered)
             self._pump.start()
         return self._pump
