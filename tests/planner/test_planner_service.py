@@ -43,12 +43,17 @@ class FaultyStore(MemoryStore):
     written = True
     tried = 0
     away = False
+    full = False
 
     def transact(
         self, transaction: Transaction, deadline_s: float, done: Callable[[WriteOutcome], Any]
     ) -> None:
         changes = any(isinstance(one, Insert) and one.table == "Change" for one in transaction)
         self.tried += changes
+        if self.full and changes:
+            words = "I/O error: no space left on the device"
+            self._post(done, WriteRefused(RefusalReason.OTHER, None, words))
+            return
         if self.away:
             words = "no leader was reached"
             self._post(done, WriteRefused(RefusalReason.UNREACHABLE, None, words))
@@ -315,6 +320,16 @@ def test_what_stays_unknown_is_said_to_be(rig: Rig) -> None:
     assert "whether change 2 was written is not known" in answer["error"]["message"]
     assert ANSWER_S <= rig.now - begun < ANSWER_S + 1
     store.lose = 0
+    assert rig.ask(planner, MORE)["change"] == 2
+
+
+def test_what_the_store_does_not_take_is_said_to_be_that(rig: Rig) -> None:
+    """And not that somebody else was first."""
+    planner, store = rig.planner(first=str(PAPER))
+    store.full = True
+    answer = rig.ask(planner, MORE)
+    assert answer["error"]["message"].startswith("the store does not take it: I/O error: no space")
+    store.full = False
     assert rig.ask(planner, MORE)["change"] == 2
 
 

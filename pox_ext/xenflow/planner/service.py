@@ -69,6 +69,8 @@ class _AskedChange:
     """Whether an outcome was unknown."""
     waiting: bool = False
     """Whether an outcome is awaited."""
+    refusal: str = f"{_OTHERS_CHANGE} at the same time: {_LOOK}"
+    """Why it is not made, where it is not."""
 
 
 class PlannerService:
@@ -293,6 +295,8 @@ class PlannerService:
             elif outcome.reason is not RefusalReason.UNREACHABLE:
                 log.info("change %d is not written: %s", proposal.number, outcome.words)
                 asked.written = asked.doubt  # the refusal may be for what was written before
+                if outcome.reason is not RefusalReason.WAIT:
+                    asked.refusal = f"the store does not take it: {outcome.words}"
             self._go_on()
 
         left_s = min(WRITE_S, max(0.1, asked.until - self._now()))
@@ -302,8 +306,7 @@ class PlannerService:
         proposal = asked.proposal
         assert proposal is not None
         if not made:
-            words = f"{_OTHERS_CHANGE} at the same time: {_LOOK}"
-            asked.send(mg.error_reply(asked.request.id, ManagementError("refused", words)))
+            asked.send(mg.error_reply(asked.request.id, ManagementError("refused", asked.refusal)))
             return
         dry = asked.request.arguments["dry_run"]
         if proposal.number and not dry:
