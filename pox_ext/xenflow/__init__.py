@@ -115,7 +115,7 @@ def _stored(
         _stop(
             "a store needs a folder where its rows are kept: name one with --state=DIR", USAGE_ERROR
         )
-    file = LaidFile(Path(state))
+    file = LaidFile(Path(state), network.name)
     try:
         laid = file.load()
         if laid is not None:

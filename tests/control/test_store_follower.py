@@ -347,6 +347,14 @@ def test_a_file_that_makes_no_network_for_this_controller_is_named(tmp_path: Pat
         file.network(LaidRows("one", 1, rows), LARGE, "edge")
 
 
+def test_a_file_of_another_network_is_named(tmp_path: Path) -> None:
+    """Its controllers and switches may well have the same names."""
+    LaidFile(tmp_path, "paper").keep(LaidRows("one", 1, {}))
+    assert LaidFile(tmp_path, "paper").load() == LaidRows("one", 1, {})
+    with pytest.raises(NetworkError, match="laid.json: it is of the network paper, not path: move"):
+        LaidFile(tmp_path, "path").load()
+
+
 def test_where_the_planner_is_the_lease_says(rig: Rig) -> None:
     assert rig.follower.planner == ""
     store = MemoryStore(rig.database, rig.loop.post, PLANNER)

@@ -31,25 +31,30 @@ class LaidRows:
 
 
 class LaidFile:
-    """The file in a controller's state folder."""
+    """The file in a controller's state folder; `network` is the name of the network."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, network: str = "") -> None:
         self.path = folder / NAME
+        self._network = network
 
     def load(self) -> LaidRows | None:
         """What was kept; None where nothing was.
 
-        Raises NetworkError where the file cannot be read.
+        Raises NetworkError where the file cannot be read, or is another network's.
         """
         try:
             value = json.loads(self.path.read_bytes())
-            return from_json(value)
+            laid, whose = from_json(value), value.get("network", self._network)
         except FileNotFoundError:
             return None
         except OSError as error:
             words = error.strerror or str(error)
         except MISREAD as error:
             words = f"{type(error).__name__}: {error}"
+        else:
+            if whose == self._network:
+                return laid
+            words = f"it is of the network {whose}, not {self._network}"
         raise self._unusable(words)
 
     def network(self, laid: LaidRows, described: Network, controller: str) -> Network:
@@ -80,7 +85,7 @@ class LaidFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".new")
         with draft.open("w") as file:
-            json.dump(to_json(laid), file, separators=(",", ":"))
+            json.dump({"network": self._network, **to_json(laid)}, file, separators=(",", ":"))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.path)
