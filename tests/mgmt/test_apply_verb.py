@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from mgmt.client import Refused
-from mgmt.session import ManagementSession
+from mgmt.session import ManagementSession, learn
 from mgmt.verbs import apply
 from xenflow.store import network_file
+from xenflow.store.laid_file import LaidRows, to_json
+from xenflow.store.network_rows import laid
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
 
@@ -80,3 +82,16 @@ def test_who_interrupts_it_is_told_what_is_done(
     with pytest.raises(KeyboardInterrupt):
         apply.run(Namespace(file=str(PAPER), dry_run=False, json=False), session)
     assert words in capsys.readouterr().err
+
+
+def test_who_says_what_cannot_be_read_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAPER.read_text().replace('name = "paper"', 'name = "paper"\nstore = ["unix:/x"]')
+    network = network_file.parse(text, "paper.toml")[0]
+    grown = network_file.parse(text + "\n[links.more]\nid = 77\nvlan = 177\n", "paper.toml")[0]
+    rows = {
+        table: {key: {**row, "change": 2, "gone": False} for key, row in found.items()}
+        for table, found in laid(grown).items()
+    }
+    answers: dict[str, Any] = {"edge": {"rows": 5}, "host-a": to_json(LaidRows("one", 2, rows))}
+    monkeypatch.setattr("mgmt.session.ask_all", lambda *_, **__: answers)
+    assert learn(network, 1.0) == grown
