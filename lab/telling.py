@@ -48,9 +48,9 @@ def apply_to_store(
     Raises LabError with each reason where that is not so.
     """
     try:
-        reasons = list(apply.unwilling(session, text))
+        reasons, since = apply.look(session, text)
         if not reasons:
-            change = apply.submit(session, text, "network.toml", dry_run=dry_run)["change"]
+            change = apply.submit(session, text, "network.toml", since, dry_run=dry_run)["change"]
             if change:
                 reasons = apply.await_in_force(session, change, IN_FORCE_S)
     except AskError as error:

@@ -17,6 +17,7 @@ from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json
 from xenflow.store import laid_file
+from xenflow.store.laid_file import LaidRows
 from xenflow.store.network_rows import laid_entries
 
 Value = TypeVar("Value")
@@ -159,11 +160,20 @@ def learn(network: Network, timeout_s: float) -> Network:
         return network
     urls = {name: c.manage for name, c in network.controllers.items()}
     answers = ask_all(urls, "network", timeout_s=timeout_s).values()
-    found = [laid_file.from_json(a) for a in answers if not isinstance(a, AskError)]
+    found = [laid for a in answers if (laid := _laid(a)) is not None]
     latest = max(found, key=lambda laid: laid.change, default=None)
     if latest is None or not latest.change:
         return network
     return laid_entries(latest.rows, network, alone=True)
+
+
+def _laid(answer: dict[str, Any] | AskError) -> LaidRows | None:
+    if isinstance(answer, AskError):
+        return None
+    try:
+        return laid_file.from_json(answer)
+    except laid_file.MISREAD:
+        return None  # another release's
 
 
 def placements(answers: Answers) -> dict[str, Placement]:

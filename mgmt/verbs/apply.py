@@ -69,13 +69,23 @@ def carry_out(
     """Have the network become `after`, which `text` says; `file`: its name for messages; `last`:
     refused where another change was made after that one."""
     stay = session.network.controllers.keys() & after.controllers.keys()
-    if wrong := list(unwilling(_with(session, session.network, stay), text)):
+    wrong, since = look(_with(session, session.network, stay), text)
+    if wrong:
         return _end(args, {}, Exit.FAILED, wrong)
-    change = submit(session, text, file, dry_run=args.dry_run, last=last)
-    if args.dry_run or not change["change"]:
-        return _end(args, change, Exit.OK, [])
-    new = _with(session, after, after.controllers.keys())
-    late = await_in_force(new, change["change"], IN_FORCE_S)
+    if last is not None:
+        since["since"] = last
+    if args.dry_run:
+        return _end(args, submit(session, text, file, since, dry_run=True), Exit.OK, [])
+    made = "whether the change is made is not known: to apply it again is right in both cases"
+    try:
+        change = submit(session, text, file, since, dry_run=False)
+        number = change["change"] or since.get("since", 0)
+        made = f"change {number} is made; whether it is in force everywhere is not known"
+        new = _with(session, after, after.controllers.keys())
+        late = await_in_force(new, number, IN_FORCE_S)
+    except KeyboardInterrupt:
+        complain(made)
+        raise
     return _end(args, change, Exit.LATE if late else Exit.OK, late)
 
 
@@ -85,23 +95,41 @@ def _with(session: ManagementSession, network: Network, names: Set[str]) -> Mana
     return ManagementSession(replace(network, controllers=controllers), session.timeout_s)
 
 
-def unwilling(session: ManagementSession, text: str) -> Iterator[str]:
-    """Why the network cannot become what a file says, as far as controllers know."""
+def look(session: ManagementSession, text: str) -> tuple[list[str], dict[str, Any]]:
+    """Why the network cannot become what a file says, as far as controllers know; and the last
+    change that they know, as arguments of `apply`: what others do meanwhile is found by that."""
+    wrong: list[str] = []
+    known: dict[str, tuple[int, str]] = {}
     for controller, answer in session.ask_all("reload", dry_run=True, text=text).items():
         if isinstance(answer, Refused):
-            yield from (f"{controller}: {line}" for line in answer.message.splitlines())
+            wrong += [f"{controller}: {line}" for line in answer.message.splitlines()]
         elif isinstance(answer, AskError):
-            yield str(answer)
+            wrong.append(str(answer))
+        elif "change" not in answer:
+            wrong.append(f"{controller}: it follows no store (--store): use `xenflow reload`")
+        else:
+            known[controller] = answer["change"], answer["cluster"]
+    if not known:
+        return wrong, {}
+    change, cluster = last = max(known.values())
+    wrong += [
+        f"{controller}: it knows change {own} of the store (cluster {store or 'none'}), and others "
+        f"{change} ({cluster}): wait, or look why it does not reach it (`xenflow status`)"
+        for controller, (own, store) in known.items()
+        if (own, store) != last
+    ]
+    return wrong, {"cluster": cluster, "since": change}
 
 
 def submit(
-    session: ManagementSession, text: str, file: str, *, dry_run: bool, last: int | None = None
+    session: ManagementSession, text: str, file: str, since: dict[str, Any], *, dry_run: bool
 ) -> dict[str, Any]:
-    """Have the planner make a change; returns its answer to `apply` (docs/messages.md).
+    """Have the planner make a change, where there was no other since what `look` says; returns its
+    answer to `apply` (docs/messages.md).
 
     Raises AskError where it does not, or no controller can be asked.
     """
-    return ask_planner(session, "apply", text=text, file=file, dry_run=dry_run, last=last)
+    return ask_planner(session, "apply", text=text, file=file, dry_run=dry_run, **since)
 
 
 def ask_planner(session: ManagementSession, verb: str, **arguments: Any) -> dict[str, Any]:
@@ -140,7 +168,7 @@ def _late(answers: Answers, change: int) -> Iterator[str]:
         if store is None:
             yield f"{controller}: it follows no store"
         elif store["taken"] < change:
-            words = [w for w in answer["problems"] if w.startswith("change ")]
+            words = [w for w in answer["problems"] if "change " in w]
             yield f"{controller}: {words[0] if words else f'change {change} has not come there'}"
         else:
             for name, reached in store["in_force"].items():

@@ -80,7 +80,7 @@ def launch(
     options: StoreOptions | None = None
     remotes = tuple(store.split(",")) if store else described.store
     if remotes:
-        described, options = _stored(described, remotes, state)
+        described, options = _stored(described, name, remotes, state)
     version = getattr(core, "version_string", "POX")
     try:
         component = Component(
@@ -104,21 +104,22 @@ def launch(
     core.register("xenflow", component)
 
 
-def _stored(network: Network, remotes: tuple[str, ...], state: str) -> tuple[Network, StoreOptions]:
+def _stored(
+    network: Network, controller: str, remotes: tuple[str, ...], state: str
+) -> tuple[Network, StoreOptions]:
     """The network as the store last laid it, and what to follow the store with."""
     from xenflow.control.component import StoreOptions
     from xenflow.store.laid_file import LaidFile
-    from xenflow.store.network_rows import laid_entries
 
     if not state:
         _stop(
             "a store needs a folder where its rows are kept: name one with --state=DIR", USAGE_ERROR
         )
-    file = LaidFile(Path(state))
+    file = LaidFile(Path(state), network.name)
     try:
         laid = file.load()
         if laid is not None:
-            network = laid_entries(laid.rows, network, alone=True)
+            network = file.network(laid, network, controller)
     except NetworkError as error:
         _stop(str(error))
     return network, StoreOptions(remotes, file, laid)

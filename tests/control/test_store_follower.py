@@ -16,10 +16,10 @@ from xenflow.model.difference import NetworkDifference, compare
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.release import RELEASE
 from xenflow.store import network_file
-from xenflow.store.laid_file import LaidFile
+from xenflow.store.laid_file import LaidFile, LaidRows
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
-from xenflow.store.transaction import Committed, Delete, Insert, equal
+from xenflow.store.transaction import Committed, Delete, Insert, Update, equal
 from xenflow.switch.problems import Problems
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
@@ -57,6 +57,7 @@ class Rig:
         self.network = SMALL
         self.taken: list[Network] = []
         self.refuses = ""
+        self.breaks = False
         self.problems = Problems("edge")
         self.on_disk: list[int] = []
         self.gen, self.recv = PromisedSwitch(), PromisedSwitch()
@@ -78,6 +79,8 @@ class Rig:
         self.on_disk.append(found.change if found else 0)
         found_other = compare(self.network, network)
         self.network = network
+        if self.breaks:
+            raise LookupError("half way")
         self.taken.append(network)
         return found_other
 
@@ -91,11 +94,18 @@ class Rig:
             self.loop.post(lambda _: done.append(1), None)
         self.loop.run(lambda: len(done) == 3)
 
-    def write(self, network: Network, change: int) -> None:
+    def write(self, network: Network, change: int, but: tuple[str, ...] = ()) -> None:
+        """The planner makes a change; there are no rows of the switches `but`."""
         store = MemoryStore(self.database, self.loop.post, PLANNER)
         rows = {table: self.database.tables[table] for table in LAID}
-        found = operations(rows, laid(network), bury=change)
-        assert isinstance(self.loop.ask(store, *found), Committed)
+        wanted = {table: dict(of_it) for table, of_it in laid(network).items()}
+        for name in but:
+            del wanted["Laid_Switch"][name,]
+        found = operations(rows, wanted, bury=change)
+        whole: Insert | Update = Insert("Global", {"name": "paper", "change": change})
+        if self.database.tables["Global"]:
+            whole = Update("Global", (), {"change": change})
+        assert isinstance(self.loop.ask(store, *found, whole), Committed)
         self.drain()
 
     def tick(self) -> None:
@@ -166,6 +176,22 @@ def test_what_cannot_be_taken_now_is_taken_later(rig: Rig) -> None:
     assert rig.said() == {"gen": 1}
 
 
+def test_what_fails_half_way_is_never_said_to_be_done(rig: Rig) -> None:
+    """The table is the new network by then, so that a second try would find nothing to do."""
+    rig.write(SMALL, 1)
+    rig.breaks = True
+    rig.write(LARGE, 2)
+    rig.breaks = False
+    rig.tick()
+    rig.write(SMALL, 3)
+    assert rig.follower.status()["taken"] == 1
+    assert rig.problems.of() == [
+        "change 2 of the store is half taken: LookupError: half way: restart this controller"
+    ]
+    kept = LaidFile(rig.folder).load()
+    assert kept is not None and kept.change == 3  # what it starts from
+
+
 def test_what_cannot_be_kept_is_not_taken(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, os.strerror(28))
@@ -176,6 +202,27 @@ def test_what_cannot_be_kept_is_not_taken(rig: Rig, monkeypatch: pytest.MonkeyPa
         assert rig.taken == [] and "No space left on device" in rig.problems.of()[0]
     rig.tick()
     assert rig.network == LARGE and rig.problems.of() == []
+
+
+def test_rows_that_make_no_network_are_neither_kept_nor_taken(rig: Rig) -> None:
+    """Written by hand, say; put right they are followed, under the same number too."""
+    rig.write(SMALL, 1)
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    number = Update("Global", (), {"change": 2})
+    wrong = Update("Laid_Element", (), {"home": "nowhere"})
+    assert isinstance(rig.loop.ask(planner, wrong, number), Committed)
+    rig.drain()
+    (words,) = rig.problems.of()
+    assert "change 2 of the store is not taken" in words and "no host nowhere" in words
+    kept = LaidFile(rig.folder).load()
+    assert kept is not None and kept.change == 1 and rig.network == SMALL
+    assert rig.follower.network()["change"] == 1 and rig.follower.known()["change"] == 2
+    right = Update("Laid_Element", (), {"home": SMALL.routers["vr1"].home})
+    assert isinstance(rig.loop.ask(planner, right), Committed)
+    rig.drain()
+    assert rig.problems.of() == [] and rig.follower.network()["change"] == 2
+    rig.write(LARGE, 3)
+    assert rig.network == LARGE
 
 
 def test_after_a_restart_it_goes_on_from_its_disk(rig: Rig) -> None:
@@ -218,6 +265,8 @@ def test_a_forgotten_tombstone_takes_nothing_back(rig: Rig) -> None:
 
 def test_a_missing_row_removes_nothing_later(rig: Rig) -> None:
     rig.write(LARGE, 1)
+    rig.gen.prove()
+    rig.drain()
     rows = rig.database.tables["Laid_Link"]
     for uuid in [uuid for uuid, row in rows.items() if row["name"] == "more"]:
         del rows[uuid]
@@ -238,10 +287,72 @@ def test_a_switch_that_is_no_more_is_not_spoken_of(rig: Rig) -> None:
     assert rig.said() == {"gen": 1, "recv": 1}
 
 
+def test_a_host_that_comes_again_keeps_nothing_of_before(rig: Rig) -> None:
+    """What went while it was not in the network left no tombstone for it."""
+    rig.write(LARGE, 1)
+    rig.gen.prove()
+    rig.recv.prove()
+    rig.drain()
+    rig.refuses = "controllers.edge: it runs: stop it, and it may go"
+    rig.write(LARGE, 2, but=("gen", "recv"))
+    rig.tick()
+    assert rig.said() == {}  # it says nothing of switches that are none of the network's
+    rig.write(SMALL, 3, but=("gen", "recv"))
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    for table in LAID:
+        assert isinstance(rig.loop.ask(planner, Delete(table, equal(gone=True))), Committed)
+    rig.refuses = ""
+    rig.write(SMALL, 4)
+    assert rig.network == SMALL
+    rig.gen.prove()
+    rig.drain()
+    assert rig.said()["gen"] == 4
+
+
+def test_an_older_copy_of_the_store_is_not_followed(rig: Rig) -> None:
+    """What its numbers say is not what the same numbers said before."""
+    rig.write(SMALL, 1)
+    copy = {table: dict(rows) for table, rows in rig.database.tables.items()}
+    rig.write(LARGE, 2)
+    rig.database.tables = copy
+    rig.follower = rig.start()
+    assert "the store is at change 1, and 2 was followed" in rig.problems.of()[0]
+    assert rig.follower.known() == {"cluster": "memory", "change": 2}
+    assert rig.network == LARGE
+    (rig.folder / "laid.json").unlink()  # as it says
+    rig.follower = rig.start()
+    assert rig.problems.of() == [] and rig.network == SMALL
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "laid.json").write_text('{"rows": 5}')
     with pytest.raises(NetworkError, match="laid.json: .*: move it away"):
         LaidFile(tmp_path).load()
+
+
+def test_a_file_that_makes_no_network_for_this_controller_is_named(tmp_path: Path) -> None:
+    """One that was written by hand, and one of another network, or of a host that has gone."""
+    file = LaidFile(tmp_path)
+    rows = {
+        table: {key: {**row, "change": 1, "gone": False} for key, row in found.items()}
+        for table, found in laid(SMALL).items()
+    }
+    file.keep(LaidRows("one", 1, rows))
+    kept = file.load()
+    assert kept is not None and file.network(kept, LARGE, "edge") == SMALL
+    with pytest.raises(NetworkError, match="laid.json: there is no controller x in it: .* away"):
+        file.network(kept, LARGE, "x")
+    del rows["Laid_Host"]["edge",]
+    with pytest.raises(NetworkError, match=r"(?s)laid.json: .* no controller edge.*: move it away"):
+        file.network(LaidRows("one", 1, rows), LARGE, "edge")
+
+
+def test_a_file_of_another_network_is_named(tmp_path: Path) -> None:
+    """Its controllers and switches may well have the same names."""
+    LaidFile(tmp_path, "paper").keep(LaidRows("one", 1, {}))
+    assert LaidFile(tmp_path, "paper").load() == LaidRows("one", 1, {})
+    with pytest.raises(NetworkError, match="laid.json: it is of the network paper, not path: move"):
+        LaidFile(tmp_path, "path").load()
 
 
 def test_where_the_planner_is_the_lease_says(rig: Rig) -> None:

@@ -37,6 +37,8 @@ class Answering:
         self.asked.append((controller, verb, arguments))
         if error := self.refusing.get((controller, verb)):
             raise error
+        if verb == "reload":
+            return {"cluster": "c", "change": 1, "changed": ADDED, "digest": "d"}
         if verb == "status":
             own = {"edge": ("gen", "recv")}.get(controller, (controller,))
             store = {"taken": self.change, "in_force": {name: self.in_force[name] for name in own}}
@@ -107,7 +109,8 @@ def test_first_everybody_is_asked_then_one_then_it_is_waited_for(
     assert asked == [(name, {"dry_run": True, "text": MORE}) for name in CONTROLLERS]
     [(who, words)] = [(who, words) for who, verb, words in answering.asked if verb == "apply"]
     assert who == "host-a"
-    assert words == {"text": MORE, "file": "new.toml", "dry_run": False, "last": None}
+    looked_at = {"cluster": "c", "since": 1}
+    assert words == {"text": MORE, "file": "new.toml", "dry_run": False, **looked_at}
 
 
 def test_a_dry_run_waits_for_nothing(answering: Answering, run: Run) -> None:
@@ -193,4 +196,4 @@ def test_undo_applies_what_the_planner_says(answering: Answering, run: Run) -> N
     assert run("undo", "2")[0] == 0
     assert answering.verbs() == ["undone", "reload", "apply", "status"]
     [words] = [words for _, verb, words in answering.asked if verb == "apply"]
-    assert (words["text"], words["file"], words["last"]) == (TEXT, "change 2 undone", 7)
+    assert (words["text"], words["file"], words["since"]) == (TEXT, "change 2 undone", 7)

@@ -23,7 +23,7 @@ GOOD = {
     "status": {"router": "vr1"},
     "reload": {"dry_run": True, "text": "[network]"},
     "network": {},
-    "apply": {"text": "[network]", "file": "a.toml", "dry_run": True, "last": 3},
+    "apply": {"text": "[network]", "file": "a.toml", "dry_run": True},
     "history": {},
     "undone": {"change": 3},
     "routers": {},

@@ -51,7 +51,7 @@ def other(network: Network, dice: Random) -> dict[str, dict[str, Any]]:
     for name in some(network.links, dice, dice.randint(0, 2)):
         link = network.links[name]
         access = () if dice.random() < 0.5 else link.access
-        change["links"][name] = replace(link, vlan=next(FREE), access=access)
+        change["links"][name] = replace(link, vlan=1_000 + next(FREE) % 3_000, access=access)
     for name in some(network.routers, dice, dice.randint(0, 2)):
         router = network.routers[name]
         interfaces = list(router.interfaces)

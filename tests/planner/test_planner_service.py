@@ -14,7 +14,8 @@ from tests.store.memory_store import MemoryDatabase, MemoryStore
 from tests.store.store_rig import Loop
 from xenflow.model import management as mg
 from xenflow.model.network import Network
-from xenflow.planner.service import ANSWER_S, LEASE_S, PlannerService
+from xenflow.planner.__main__ import main
+from xenflow.planner.service import ANSWER_S, FILL_S, LEASE_S, PlannerService
 from xenflow.store import network_file
 from xenflow.store.network_rows import LAID, by_name, laid_entries
 from xenflow.store.network_text import to_text
@@ -44,12 +45,17 @@ class FaultyStore(MemoryStore):
     written = True
     tried = 0
     away = False
+    full = False
 
     def transact(
         self, transaction: Transaction, deadline_s: float, done: Callable[[WriteOutcome], Any]
     ) -> None:
         changes = any(isinstance(one, Insert) and one.table == "Change" for one in transaction)
         self.tried += changes
+        if self.full and changes:
+            words = "I/O error: no space left on the device"
+            self._post(done, WriteRefused(RefusalReason.OTHER, None, words))
+            return
         if self.away:
             words = "no leader was reached"
             self._post(done, WriteRefused(RefusalReason.UNREACHABLE, None, words))
@@ -124,12 +130,14 @@ class Rig:
         rows = self.database.tables["Change"].values()
         return {row["number"]: dict(row) for row in rows}  # type: ignore[misc]
 
-    def in_force(self, change: int) -> None:
-        """All switches have come so far."""
+    def in_force(self, change: int, but: str = "") -> None:
+        """All switches have come so far, `but` one."""
         store = MemoryStore(self.database, self.loop.post, StoreWriter(Role.CONTROLLER, "h"))
         there = {row["switch"] for row in self.database.tables["Switch_State"].values()}
         for row in list(self.database.tables["Laid_Switch"].values()):
             name = row["name"]
+            if name == but:
+                continue
             cells = {"host": "h", "switch": name, "cluster": store.state().cluster}
             if name in there:
                 where = equal(host="h", switch=name)
@@ -149,6 +157,37 @@ def test_an_empty_store_becomes_the_file(rig: Rig) -> None:
     network = network_file.load(PAPER)
     assert rig.laid() == network
     assert rig.changes()[1]["by"] == "planner"
+
+
+def test_what_could_not_fill_the_store_is_tried_again(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There was no file, then it was wrong, then the store was away."""
+    first = tmp_path / "first.toml"
+    planner, store = rig.planner(first=str(first))
+    rig.settle(planner, for_s=2 * FILL_S)
+    said = [r.message for r in caplog.records if "is not filled" in r.message]
+    assert len(said) == 1 and "No such file" in said[0]
+    first.write_text("[network]")
+    rig.settle(planner, for_s=FILL_S)
+    first.write_text(TEXT)
+    store.lose, store.written = 10**6, False
+    rig.settle(planner, for_s=2 * FILL_S)
+    assert not rig.changes()
+    store.lose = 0
+    rig.settle(planner, for_s=FILL_S + ANSWER_S)
+    assert list(rig.changes()) == [1] and rig.laid() == network_file.load(PAPER)
+
+
+@pytest.mark.parametrize(
+    "listen", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://[::]:1", "ipc:///x", "x"]
+)
+def test_where_no_controller_could_ask_it_is_refused(
+    listen: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--store=tcp:127.0.0.1:1", f"--listen={listen}"])
+    assert ended.value.code == 2 and "as controllers are to reach it" in capsys.readouterr().err
 
 
 def test_a_store_that_has_a_network_keeps_it(rig: Rig, tmp_path: Path) -> None:
@@ -188,6 +227,59 @@ def test_what_cannot_change_is_refused_and_nothing_is_written(rig: Rig) -> None:
     answer = rig.ask(planner, TEXT.replace("vlan = 101", "vlan = true"))
     assert answer["error"]["message"].startswith("a.toml:")
     assert store.tried == tried
+
+
+def test_what_cannot_be_written_or_read_ends_no_planner(rig: Rig) -> None:
+    """A file whose text no store takes, and a row that somebody wrote by hand."""
+    planner, _ = rig.planner(first=str(PAPER))
+    rooted = 'proof = "revalidator"\novs_rundir = "/run/\\u0000"'
+    spare = (
+        f'[datapaths.spare]\nkind = "host"\ndpid = "0000000000000009"\n{rooted}\n'
+        'controller = "host-a"\nhypervisor = "xl:ssh://10.0.0.9"\n'
+    )
+    answer = rig.ask(planner, TEXT.replace("[cables]", f"{spare}\n[cables]"))
+    assert not answer["ok"] and "ovs_rundir" in answer["error"]["message"]
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.ask(planner, TEXT)["change"] == 3
+    for row in rig.database.tables["Laid_Link"].values():
+        if row["gone"]:
+            row["labels"] = "by hand"
+    planner, _ = rig.planner("b")
+    rig.settle(planner, for_s=LEASE_S + 1)
+    answer = rig.ask(planner, MORE.replace("links.more", "links.other"))
+    assert answer["error"]["code"] == "internal"
+    assert "JSONDecodeError" in answer["error"]["message"]
+    assert rig.ask(planner, TEXT)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "since", "words"),
+    [
+        ("memory", 1, "somebody else changed the network (change 2, you looked at 1)"),
+        ("memory", 9, "controllers are at change 9, and the store is at 2"),
+        ("other", 2, "controllers follow cluster other, and this planner's store is memory"),
+        ("", 0, "somebody else changed the network (change 2, you looked at 0)"),
+    ],
+)
+def test_what_was_not_looked_at_is_not_changed(
+    rig: Rig, cluster: str, since: int, words: str
+) -> None:
+    """Somebody else was first; the store was put back from a copy, or made anew; or the request
+    comes late."""
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE, cluster="memory", since=1)["change"] == 2
+    answer = rig.ask(planner, TEXT, cluster=cluster, since=since)
+    assert answer["error"]["code"] == "refused" and words in answer["error"]["message"]
+    assert list(rig.changes()) == [1, 2]
+    assert rig.ask(planner, TEXT, cluster="memory", since=2)["change"] == 3
+
+
+def test_a_planner_that_starts_again_is_not_told_to_ask_itself(rig: Rig) -> None:
+    rig.planner(first=str(PAPER))  # its end is sudden: it holds the lease still
+    planner, _ = rig.planner()
+    begun = rig.now
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.now - begun < LEASE_S + 1
 
 
 def test_another_verb_is_no_planners(rig: Rig) -> None:
@@ -241,6 +333,30 @@ def test_what_stays_unknown_is_said_to_be(rig: Rig) -> None:
     assert rig.ask(planner, MORE)["change"] == 2
 
 
+def test_what_the_store_does_not_take_is_said_to_be_that(rig: Rig) -> None:
+    """And not that somebody else was first."""
+    planner, store = rig.planner(first=str(PAPER))
+    store.full = True
+    answer = rig.ask(planner, MORE)
+    assert answer["error"]["message"].startswith("the store does not take it: I/O error: no space")
+    store.full = False
+    assert rig.ask(planner, MORE)["change"] == 2
+
+
+def test_what_has_waited_too_long_is_not_done_any_more(rig: Rig) -> None:
+    planner, store = rig.planner(first=str(PAPER))
+    store.lose, store.written = 10**6, False
+    rig.send(planner, MORE)
+    rig.send(planner, MORE.replace("links.more", "links.other"))
+    while not rig.answers:
+        rig.settle(planner, for_s=0.1)
+    store.lose = 0
+    rig.settle(planner, for_s=1.0)
+    assert [answer["error"]["code"] for answer in rig.answers] == ["unknown", "refused"]
+    assert "took too long: nothing was changed" in rig.answers[1]["error"]["message"]
+    assert list(rig.changes()) == [1]
+
+
 def test_where_the_store_is_away_nothing_is_changed_and_that_is_said(rig: Rig) -> None:
     planner, store = rig.planner(first=str(PAPER))
     store.away = True
@@ -270,6 +386,27 @@ def test_an_id_is_given_again_when_all_have_forgotten_it(rig: Rig) -> None:
     rig.settle(planner)
     assert len(rig.database.tables["Laid_Link"]) == 2
     assert rig.ask(planner, other)["change"] == 4
+
+
+def test_a_tombstone_waits_for_those_too_that_the_link_did_not_reach(rig: Rig) -> None:
+    """Their controllers have the whole network, and would keep what no tombstone takes away."""
+    planner, _ = rig.planner(first=str(PAPER))
+    (cable, ends) = next(iter(network_file.load(PAPER).cables.items()))
+    short = MORE + f'cables = ["{cable}"]\n'
+    short = short.replace('root = "host-a"', f'root = "{ends.a.datapath}"')
+    assert rig.ask(planner, short)["change"] == 2
+    (row,) = (r for r in rig.database.tables["Laid_Link"].values() if r["name"] == "more")
+    assert row["at"] == {ends.a.datapath, ends.b.datapath}
+    rig.in_force(2)
+    assert rig.ask(planner, TEXT)["change"] == 3
+    away = "host-b"
+    assert away not in (ends.a.datapath, ends.b.datapath)
+    rig.in_force(3, but=away)
+    rig.settle(planner)
+    assert len(rig.database.tables["Laid_Link"]) == 3
+    rig.in_force(3)
+    rig.settle(planner)
+    assert len(rig.database.tables["Laid_Link"]) == 2
 
 
 def test_what_has_gone_may_come_again_at_once(rig: Rig) -> None:
@@ -327,7 +464,7 @@ def test_a_change_is_undone_by_a_file(rig: Rig, text: str) -> None:
     undone = rig.look(planner, "undone", change=2)
     assert undone["last"] == 2
     assert network_file.parse(undone["text"], "a.toml")[0] == network_file.load(PAPER)
-    assert rig.ask(planner, undone["text"], last=2)["change"] == 3
+    assert rig.ask(planner, undone["text"], cluster="memory", since=2)["change"] == 3
     assert rig.laid() == network_file.load(PAPER)
     redone = rig.look(planner, "undone", change=3)
     assert rig.ask(planner, redone["text"])["change"] == 4
@@ -361,8 +498,10 @@ def test_what_has_been_changed_since_is_not_undone(rig: Rig) -> None:
 def test_a_change_of_what_is_no_longer_the_last_is_refused(rig: Rig) -> None:
     planner, _ = rig.planner(first=str(PAPER))
     assert rig.ask(planner, MORE)["change"] == 2
-    refused = rig.ask(planner, TEXT, last=1)["error"]
-    assert refused["message"].startswith("change 2 was made meanwhile")
+    refused = rig.ask(planner, TEXT, cluster="memory", since=1)["error"]
+    assert refused["message"].startswith(
+        "somebody else changed the network (change 2, you looked at 1)"
+    )
     assert rig.laid().links.keys() == {"left", "right", "more"}
 
 

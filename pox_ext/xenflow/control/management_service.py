@@ -127,7 +127,8 @@ class ManagementService:
 
     def _read_again(self, arguments: dict[str, Any], _: Reply) -> Result:
         network, found = self._reload(arguments["dry_run"], arguments["text"] or "")
-        return {"digest": network.digest, "changed": found.json()}
+        known = {} if self._follower is None else self._follower.known()
+        return {"digest": network.digest, "changed": found.json(), **known}
 
     def _network(self, _: dict[str, Any], __: Reply) -> Result:
         if self._follower is None:

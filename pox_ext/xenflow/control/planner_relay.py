@@ -56,7 +56,7 @@ class PlannerRelay:
             )
             raise ManagementError("refused", words)
         number = f"relay-{next(self._numbers)}"
-        request = mg.request(verb, number, by=reply.who, **arguments)
+        request = mg.request(verb, number, by=reply.who[: mg.MAX_ID], **arguments)
         if not self._to(url).send([b"", request]):
             raise ManagementError("refused", f"the planner at {url} takes nothing more")
         self._passed[number] = _Passed(reply, self._now() + ANSWER_S)
@@ -67,7 +67,12 @@ class PlannerRelay:
             sock = self._context.socket(zmq.DEALER)
             sock.linger = 0
             sock.ipv6 = True
-            sock.connect(url)
+            try:
+                sock.connect(url)
+            except zmq.ZMQError as error:  # the lease was written by hand
+                sock.close()
+                words = f"the store says that its planner is at {url}, which cannot be: {error}"
+                raise ManagementError("refused", words) from None
             self._url, self._pump = url, Pump(sock, self._answered)
             self._pump.start()
         return self._pump
@@ -92,6 +97,8 @@ class PlannerRelay:
                     f"the planner at {self._url} does not answer: whether it is done is not known"
                 )
                 passed.reply.refuse("unknown", words)
+                if not self._passed:  # what waits to be sent must not be done some day
+                    self.close()
 
     def close(self) -> None:
         """Ask nobody any more."""

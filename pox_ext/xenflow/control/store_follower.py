@@ -38,6 +38,7 @@ from xenflow.store.transaction import (
     Delete,
     Insert,
     Operation,
+    StoreRow,
     Update,
     WriteOutcome,
     equal,
@@ -49,8 +50,9 @@ AGAIN_S = 1.0
 """How often what could not be taken, or written, is tried again."""
 WATCH_S = WRITE_S = 10.0
 """How long the store may take to say what it has, or to write."""
-AWAY, KEEPING, TAKING = "store", "store-file", "store-rows"
-"""Causes of problems: the store is away, its rows cannot be kept, or not be taken."""
+AWAY, KEEPING, TAKING, OLDER = "store", "store-file", "store-rows", "store-older"
+"""Causes of problems: the store is away, its rows cannot be kept, or not be taken, or are older
+than those that were followed."""
 STATE_COLUMNS = ("host", "switch", "cluster", "in_force", "release")
 
 
@@ -85,6 +87,8 @@ class StoreFollower:
         self._in_force: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         """Switches that are asked whether a change is in force."""
+        self._half_done = False
+        """Whether a change has failed half way: tried again it would seem to be done."""
         self._writing = False
         self._again = 0.0
 
@@ -93,7 +97,8 @@ class StoreFollower:
         tables = [WatchedTable(table, tuple(TABLES[table].columns)) for table in LAID]
         own = WatchedTable("Switch_State", STATE_COLUMNS, equal(host=self._host))
         lease = WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner"))
-        self._store.watch((*tables, own, lease), WATCH_S, self._told)
+        whole = WatchedTable("Global", ("change",))
+        self._store.watch((*tables, own, lease, whole), WATCH_S, self._told)
 
     @property
     def planner(self) -> str:
@@ -115,9 +120,13 @@ class StoreFollower:
             "in_force": {name: self._in_force.get(name, 0) for name in self._table.switches},
         }
 
+    def known(self) -> dict[str, Any]:
+        """The last change that it was told, and of which cluster: docs/messages.md, `reload`."""
+        return {"cluster": self._laid.cluster, "change": self._laid.change}
+
     def network(self) -> dict[str, Any]:
-        """The laid rows: docs/messages.md, verb `network`."""
-        return to_json(self._laid)
+        """The laid rows on the disk: docs/messages.md, verb `network`."""
+        return to_json(self._kept)
 
     # --- what the store says ------------------------------------------------------------------
 
@@ -125,21 +134,42 @@ class StoreFollower:
         if isinstance(event, ViewOverdue):
             return  # `tick` says that it is away
         self._rows = told(self._rows, event)
-        if not touches(event, LAID):
+        if not touches(event, ("Global", *LAID)):
             return
-        laid = {table: self._rows.get(table, {}) for table in LAID}
-        changes = [row["change"] for rows in laid.values() for row in rows.values()]
-        number = max((n for n in changes if isinstance(n, int)), default=0)
+        numbers = [row["change"] for row in self._rows.get("Global", {}).values()]
+        number = next((each for each in numbers if isinstance(each, int)), 0)
         cluster = self._store.state().cluster
-        if cluster == self._laid.cluster:  # of the last change a forgotten tombstone may have told
-            number = max(number, self._laid.change)
-        if number and (number, cluster) != (self._laid.change, self._laid.cluster):
-            self._laid = LaidRows(cluster, number, by_name(laid))
+        if not number or self._is_older(number, cluster):
+            return
+        new = (number, cluster) != (self._laid.change, self._laid.cluster)
+        if new or self._kept is not self._laid:  # else what is followed stays as it is on the disk
+            laid = by_name({table: self._rows.get(table, {}) for table in LAID})
+            self._laid = LaidRows(cluster, number, laid)
             self._follow()
 
+    def _is_older(self, number: int, cluster: str) -> bool:
+        """Whether the store is behind what was followed, as one is that was put back from a copy:
+        its numbers mean other changes then."""
+        older = cluster == self._laid.cluster and number < self._laid.change
+        words = (
+            f"the store is at change {number}, and {self._laid.change} was followed: it is an "
+            f"older copy, and not followed; move {self._file.path} away and restart, and it is"
+        )
+        self._problem(OLDER, words if older else "")
+        return older
+
     def _follow(self) -> None:
-        """Keep the rows, then let the network be what they say."""
+        """Where the rows make a network keep them, then let the network be it."""
         laid = self._laid
+        not_taken = f"change {laid.change} of the store is not taken"
+        # What the file says beside the rows counts no more; nor does what was there while this host
+        # was not in the network: then tombstones went without it.
+        alone = not self._taken or not self._own_states(laid.cluster)
+        try:
+            network = laid_entries(laid.rows, self._table.network, alone=alone)
+        except NetworkError as error:  # nor are they kept: nobody could start from them
+            self._problem(TAKING, f"{not_taken}: {error}")
+            return
         if self._kept is not laid:
             try:
                 self._file.keep(laid)
@@ -149,19 +179,31 @@ class StoreFollower:
                 return
             self._kept = laid
             self._problem(KEEPING, "")
+        if self._half_done:
+            return
         try:
-            before = self._table.network
-            alone = not self._taken  # what the file says beside them counts no more
-            found = self._become(laid_entries(laid.rows, before, alone=alone))
+            found = self._become(network)
         except NetworkError as error:
-            words = f"change {laid.change} of the store is not taken: {error}"
-            self._problem(TAKING, words)
+            self._problem(TAKING, f"{not_taken}: {error}")
+            return
+        except Exception as error:
+            self._half_done = True
+            log.exception("change %d of the store is half taken", laid.change)
+            words = (
+                f"change {laid.change} of the store is half taken: {type(error).__name__}: {error}"
+            )
+            self._problem(TAKING, f"{words}: restart this controller")
             return
         if found:
             log.info("change %d of the store: %s", laid.change, found.words())
         self._taken = laid.change
         self._problem(TAKING, "")
         self._ask_switches()
+
+    def _own_states(self, cluster: str) -> dict[Cell, StoreRow]:
+        """What the store has of switches here, as of changes of that cluster."""
+        rows = self._rows.get("Switch_State", {}).values()
+        return {row["switch"]: row for row in rows if row["cluster"] == cluster}
 
     def _problem(self, cause: str, words: str) -> None:
         if words:
@@ -209,9 +251,10 @@ class StoreFollower:
             self._store.transact(wanted, WRITE_S, self._written)
 
     def _other_states(self) -> Iterator[Operation]:
-        switches = self._table.switches
+        laid = self._laid.rows.get("Laid_Switch", {}).values()
+        switches = self._table.switches.keys() & {row["name"] for row in laid if not row["gone"]}
         there = {row["switch"]: row for row in self._rows.get("Switch_State", {}).values()}
-        for name in switches.keys() & self._in_force.keys():
+        for name in switches & self._in_force.keys():
             row: dict[str, Cell] = {
                 "host": self._host,
                 "switch": name,
@@ -223,7 +266,7 @@ class StoreFollower:
                 yield Insert("Switch_State", row)
             elif any(there[name][column] != cell for column, cell in row.items()):
                 yield Update("Switch_State", equal(host=self._host, switch=name), row)
-        for gone in there.keys() - switches.keys():
+        for gone in there.keys() - switches:
             yield Delete("Switch_State", equal(host=self._host, switch=gone))
 
     def _written(self, outcome: WriteOutcome) -> None:

@@ -335,7 +335,8 @@ VERBS: dict[str, Verb] = {
             "text": _needed(TEXT),
             "file": Argument(NAME, default="the file"),
             "dry_run": _FLAG,
-            "last": Argument(whole(0, 1 << 62)),
+            "cluster": Argument(TEXT, default=""),
+            "since": Argument(whole(0, 1 << 53)),
         }
     ),
     "history": Verb({}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ from xenflow.store.transaction import StoreMistakeError
 log = logging.getLogger("xenflow.planner")
 
 TURN_MS = 200
+_LISTEN = re.compile(r"tcp://(?!\*:|0\.0\.0\.0:|\[::\]:)\S+:[0-9]{1,5}")
 
 
 class _Posted:
@@ -74,6 +76,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "--network", metavar="FILE", default="", help="what an empty store becomes, a network file"
     )
     asked = parser.parse_args(words)
+    if not _LISTEN.fullmatch(asked.listen):
+        words = "expected tcp://ADDRESS:PORT, as controllers are to reach it: the store tells them"
+        parser.error(f"--listen {asked.listen}: {words}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s:%(name)s:%(message)s")
     posted = _Posted()
     try:

@@ -186,21 +186,22 @@ class Book:
         return {uuid: row for uuid, row in self._rows.get(table, {}).items() if row["gone"]}
 
     def forget(self, fence: Wait, cluster: str) -> Transaction:
-        """What is to be written for tombstones to go, of which every switch concerned that there
-        still is has done what they say, and what was seen of switches that are no more; () where
-        there is nothing of the kind."""
+        """What is to be written for tombstones to go, where every switch that there still is has
+        done what they say, and what was seen of switches that are no more; () where there is
+        nothing of the kind.  Not only those in `at`: every controller has the whole network, and
+        one that was away and finds no tombstone would keep for ever what has gone."""
         reached = {
             row["switch"]: _whole(row["in_force"])
             for row in self._rows.get("Switch_State", {}).values()
             if row["cluster"] == cluster
         }
         there = {r["name"] for r in self._rows.get("Laid_Switch", {}).values() if not r["gone"]}
+        by_all = min((reached.get(switch, 0) for switch in there), default=0)
         found: list[Operation] = []
         for table in LAID:
             for uuid, row in self._tombs(table).items():
-                at, change = row["at"], _whole(row["change"])
-                assert isinstance(at, frozenset)
-                if all(reached.get(switch, 0) >= change for switch in at & there):
+                change = _whole(row["change"])
+                if change <= by_all:
                     still = (*row_id(uuid), *equal(gone=True, change=change))
                     found.append(Delete(table, still))
         known = {row["name"] for row in self._rows.get("Laid_Switch", {}).values()}

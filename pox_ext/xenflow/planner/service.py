@@ -39,11 +39,19 @@ WRITE_S = 5.0
 """How long the store may take for a transaction."""
 ANSWER_S = 9.0
 """A change that is not known to be made, or not, is answered as that after so long."""
+FILL_S = ANSWER_S + 1.0
+"""How often it is tried to give an empty store its first network."""
 QUEUE = 64
 """Requests that wait at most."""
 
+_OTHERS_CHANGE = "somebody else changed the network"
+_LOOK = "look at what it is now, and apply again"
+_NEW = (
+    "nothing was changed; was it made anew, or put back from a copy?  Controllers take what it has "
+    "once laid.json is moved out of their state folders, and they are started again"
+)
+
 Send = Callable[[bytes], Any]
-_LOOK = "look at what it is now, and ask again"
 
 
 @dataclass(slots=True)
@@ -61,6 +69,8 @@ class _AskedChange:
     """Whether an outcome was unknown."""
     waiting: bool = False
     """Whether an outcome is awaited."""
+    refusal: str = f"{_OTHERS_CHANGE} at the same time: {_LOOK}"
+    """Why it is not made, where it is not."""
 
     def refuse(self, code: str, words: str) -> None:
         """Answer that it is not done, or not known to be."""
@@ -88,6 +98,8 @@ class PlannerService:
         self._now = now
         self._today = today
         self._first = first
+        self._fill_at = 0.0
+        self._why_empty = ""
         self._book = Book()
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
         self._queue: deque[_AskedChange] = deque()
@@ -115,7 +127,7 @@ class PlannerService:
         if held is not self._heard:
             self._heard = held
             log.info("%s the lease", "holds" if held else "does not hold")
-        if held and self._book.whole and self._first:
+        if held and self._book.whole and self._first and now >= self._fill_at:
             self._fill(now)
         if held and self._book.whole and not self._forgetting:
             forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
@@ -125,15 +137,17 @@ class PlannerService:
         self._go_on()
 
     def _fill(self, now: float) -> None:
-        """Give an empty store its first network."""
-        first, self._first = self._first, ""
+        """Give an empty store its first network; what does not succeed is tried again."""
+        self._fill_at = now + FILL_S
         if self._book.change:
+            self._first = ""
             return
+        first = self._first
         try:
             text = network_file.read_text(first)
             request = mg.request("apply", "first", by="planner", text=text, file=Path(first).name)
         except (NetworkError, ManagementError) as error:
-            log.error("the empty store is not filled: %s", error)
+            self._not_filled(str(error))
             return
         asked = _AskedChange(mg.parse_request(request), self._filled, now + ANSWER_S)
         self._queue.appendleft(asked)
@@ -141,7 +155,12 @@ class PlannerService:
     def _filled(self, answer: bytes) -> None:
         said = mg.parse_answer(answer)
         if not said.ok:
-            log.error("the empty store is not filled: %s", said.message)
+            self._not_filled(said.message)
+
+    def _not_filled(self, words: str) -> None:
+        if words != self._why_empty:
+            log.error("the empty store is not filled: %s", words)
+        self._why_empty = words
 
     def _beaten(self, outcome: WriteOutcome) -> None:
         self._lease.answered(outcome, self._now())
@@ -199,8 +218,19 @@ class PlannerService:
 
     def _go_on(self) -> None:
         """Do what can be done of the request whose turn it is, and of those after it."""
-        while self._queue and self._step(self._queue[0]):
+        while self._queue and self._try(self._queue[0]):
             self._queue.popleft()
+
+    def _try(self, asked: _AskedChange) -> bool:
+        """`_step`, where what raises in it is answered too: one file, or one row of the store,
+        must not end a planner, and then the one that follows it."""
+        try:
+            return self._step(asked)
+        except Exception as error:
+            log.exception("a change by %s failed", asked.request.by or "somebody")
+            words = f"apply: {type(error).__name__}: {error}: see the planner's log"
+            asked.send(mg.error_reply(asked.request.id, ManagementError("internal", words)))
+            return True
 
     def _step(self, asked: _AskedChange) -> bool:
         """True where the request is answered."""
@@ -225,14 +255,16 @@ class PlannerService:
         ready = self._book.whole and self._lease.holds(now)
         if not ready and now < asked.until and not self._others():
             return False
-        last = arguments["last"]
         if not ready:
             asked.refuse("refused", self._not_ready())
             return True
-        if last is not None and last != self._book.change:
-            asked.refuse("refused", f"change {self._book.change} was made meanwhile: {_LOOK}")
+        if now > asked.until:  # who asked has been told that it is not known
+            words = "changes that were asked for before took too long: nothing was changed"
+            asked.refuse("refused", words)
             return True
         try:
+            if arguments["since"] is not None:
+                self._check_since(arguments["cluster"], arguments["since"])
             asked.proposal = self._book.propose(
                 arguments["text"],
                 arguments["file"],
@@ -259,10 +291,26 @@ class PlannerService:
         else:
             asked.refuse("refused", f"{self._not_ready()}: nothing was changed")
 
+    def _check_since(self, cluster: str, since: int) -> None:
+        """Raises NetworkError where who asks has looked at another network than is stored."""
+        here, own = self._book.change, self._store.state().cluster
+        if since and cluster != own:
+            words = (
+                f"controllers follow cluster {cluster}, and this planner's store is {own}: {_NEW}"
+            )
+        elif since > here:
+            words = f"controllers are at change {since}, and the store is at {here}: {_NEW}"
+        elif since < here:
+            words = f"{_OTHERS_CHANGE} (change {here}, you looked at {since}): {_LOOK}"
+        else:
+            return
+        raise NetworkError(words)
+
     def _others(self) -> bool:
-        """Whether another planner holds the lease."""
+        """Whether another planner holds the lease; one that listened here is no more."""
         row = self._book.lease
-        return row is not None and row["owner"] not in ("", self._lease.owner)
+        owner = "" if row is None else str(row["owner"]).partition(" ")[0]
+        return owner not in ("", self._lease.owner.partition(" ")[0])
 
     def _not_ready(self) -> str:
         row = self._book.lease
@@ -282,6 +330,8 @@ class PlannerService:
             elif outcome.reason is not RefusalReason.UNREACHABLE:
                 log.info("change %d is not written: %s", proposal.number, outcome.words)
                 asked.written = asked.doubt  # the refusal may be for what was written before
+                if outcome.reason is not RefusalReason.WAIT:
+                    asked.refusal = f"the store does not take it: {outcome.words}"
             self._go_on()
 
         left_s = min(WRITE_S, max(0.1, asked.until - self._now()))
@@ -291,8 +341,7 @@ class PlannerService:
         proposal = asked.proposal
         assert proposal is not None
         if not made:
-            words = f"somebody else changed the network at the same time: {_LOOK}"
-            asked.refuse("refused", words)
+            asked.refuse("refused", asked.refusal)
             return
         dry = asked.request.arguments["dry_run"]
         if proposal.number and not dry:

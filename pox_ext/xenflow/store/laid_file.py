@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xenflow.model.network import NetworkError
-from xenflow.store.network_rows import NamedRows, key_of
+from xenflow.model.network import Network, NetworkError
+from xenflow.store.network_rows import NamedRows, key_of, laid_entries
 from xenflow.store.transaction import StoreRow
 
 NAME = "laid.json"
+MISREAD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What `from_json` may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +31,51 @@ class LaidRows:
 
 
 class LaidFile:
-    """The file in a controller's state folder."""
+    """The file in a controller's state folder; `network` is the name of the network."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, network: str = "") -> None:
         self.path = folder / NAME
+        self._network = network
 
     def load(self) -> LaidRows | None:
         """What was kept; None where nothing was.
 
-        Raises NetworkError where the file cannot be read.
+        Raises NetworkError where the file cannot be read, or is another network's.
         """
         try:
             value = json.loads(self.path.read_bytes())
-            return from_json(value)
+            laid, whose = from_json(value), value.get("network", self._network)
         except FileNotFoundError:
             return None
         except OSError as error:
             words = error.strerror or str(error)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except MISREAD as error:
             words = f"{type(error).__name__}: {error}"
-        raise NetworkError(
+        else:
+            if whose == self._network:
+                return laid
+            words = f"it is of the network {whose}, not {self._network}"
+        raise self._unusable(words)
+
+    def network(self, laid: LaidRows, described: Network, controller: str) -> Network:
+        """The network of rows that were kept here, for a controller of the one that is `described`
+        by a file.
+
+        Raises NetworkError where they make none, or one without that controller.
+        """
+        try:
+            network = laid_entries(laid.rows, described, alone=True)
+        except NetworkError as error:
+            raise self._unusable(str(error)) from None
+        if controller not in network.controllers:
+            raise self._unusable(
+                f"there is no controller {controller} in it: its host has gone from the network, "
+                "or this is another network's; where it is to come again"
+            )
+        return network
+
+    def _unusable(self, words: str) -> NetworkError:
+        return NetworkError(
             f"{self.path}: {words}: move it away, and the controller starts from the network file "
             "until the store tells it what is laid"
         )
@@ -58,7 +85,7 @@ class LaidFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".new")
         with draft.open("w") as file:
-            json.dump(to_json(laid), file, separators=(",", ":"))
+            json.dump({"network": self._network, **to_json(laid)}, file, separators=(",", ":"))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.path)
@@ -82,7 +109,7 @@ def to_json(laid: LaidRows) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> LaidRows:
-    """The same, read.  Raises ValueError, LookupError, TypeError or AttributeError."""
+    """The same, read.  Raises one of `MISREAD`."""
     rows = {
         table: {key_of(table, row): row for row in map(_row, found)}
         for table, found in value["rows"].items()

@@ -30,6 +30,7 @@ from xenflow.model.network import (
 )
 from xenflow.model.succession import changed_with
 from xenflow.store.columns import Atom, Cell
+from xenflow.store.laid_checks import misfits
 from xenflow.store.schema import TABLES, TableKind
 from xenflow.store.transaction import Delete, Insert, Operation, StoreRow, Update, new_uuid, row_id
 
@@ -216,7 +217,7 @@ def laid_entries(rows: NamedRows, before: Network, *, alone: bool = False) -> Ne
     """The network that was `before`, with what laid rows say: an entry for a row, none for a
     tombstone; of what no row speaks it stays as it was, or goes where the rows count `alone`.
 
-    Raises NetworkError where a row cannot be read, or names what is not there.
+    Raises NetworkError where a row cannot be read, or what is made of them does not fit.
     """
     given: dict[str, dict[str, Any]] = {}
     trees: dict[str, Tree] = {}
@@ -246,7 +247,10 @@ def laid_entries(rows: NamedRows, before: Network, *, alone: bool = False) -> Ne
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         words = f"{table} {row.get('name')!r}: {type(error).__name__}: {error}"
         raise NetworkError(f"the store's rows cannot be read: {words}") from None
-    return changed_with(before, **given)
+    made = changed_with(before, **given)
+    if wrong := list(misfits(made)):
+        raise NetworkError("the store's rows do not fit: " + "\n".join(wrong))
+    return made
 
 
 def _read_host(name: str, row: StoreRow, _: Any) -> Controller:
@@ -263,14 +267,14 @@ def _read_switch(name: str, row: StoreRow, _: Any) -> Datapath:
 
 def _read_cable(name: str, row: StoreRow, _: Any) -> Cable:
     a, b = json.loads(str(row["ends"]))
-    return Cable(name, End(*a), End(*b))
+    return Cable(name, _end(*a), _end(*b))
 
 
 def _read_link(name: str, row: StoreRow, tree_of: Callable[[str], Tree]) -> Link:
     vlan, detour_vlan = json.loads(str(row["labels"]))
     wanted = json.loads(str(row["wanted"]))
     access = tuple(
-        Access(End(switch, port), tuple(map(_mac_number, macs)))
+        Access(_end(switch, port), tuple(map(_mac_number, macs)))
         for switch, port, macs in json.loads(str(row["access"]))
     )
     return Link(
@@ -287,7 +291,7 @@ def _read_link(name: str, row: StoreRow, tree_of: Callable[[str], Tree]) -> Link
 
 def _read_router(name: str, row: StoreRow, _: Any) -> Router:
     interfaces = tuple(
-        Interface(own, link, _mac_number(mac), vif)
+        Interface(_text(own), _text(link), _mac_number(mac), _text(vif))
         for own, link, mac, vif in json.loads(str(row["interfaces"]))
     )
     return Router(name, _number(row["id"]), str(row["home"]), str(row["control_vif"]), interfaces)
@@ -370,6 +374,16 @@ def _references(table: str, row: StoreRow, other: Callable[[str, Any], Any]) -> 
 
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _end(switch: Any, port: Any) -> End:
+    return End(_text(switch), _text(port))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _number(cell: Cell) -> int:

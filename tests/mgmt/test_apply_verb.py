@@ -1,0 +1,97 @@
+"""`xenflow apply`: what it asks controllers before, and what it says of those that are behind."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmt.client import Refused
+from mgmt.session import ManagementSession, learn
+from mgmt.verbs import apply
+from xenflow.store import network_file
+from xenflow.store.laid_file import LaidRows, to_json
+from xenflow.store.network_rows import laid
+
+PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
+
+
+class Session:
+    """Controllers that answer what they are told to."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def ask_all(self, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        return dict(self.answers)
+
+
+def knows(change: int, cluster: str = "one") -> dict[str, Any]:
+    return {"digest": "", "changed": {}, "change": change, "cluster": cluster}
+
+
+def test_what_all_know_is_what_was_looked_at() -> None:
+    session: Any = Session(a=knows(3), b=knows(3))
+    assert apply.look(session, "") == ([], {"cluster": "one", "since": 3})
+
+
+@pytest.mark.parametrize(
+    ("behind", "words"),
+    [
+        (knows(2), "b: it knows change 2 of the store (cluster one), and others 3"),
+        (knows(3, "another"), "b: it knows change 3 of the store (cluster another), and others"),
+        ({"digest": "", "changed": {}}, "b: it follows no store"),
+        (Refused("refused", "links.x: no", "b"), "b: links.x: no"),
+    ],
+)
+def test_who_is_behind_or_cannot_is_named(behind: Any, words: str) -> None:
+    session: Any = Session(a=knows(3), b=behind)
+    wrong, _ = apply.look(session, "")
+    assert len(wrong) == 1 and wrong[0].startswith(words)
+
+
+def test_why_a_change_has_not_come_is_said() -> None:
+    full = "/var/lib/xenflow/laid.json: No space left on device: change 8 waits"
+    store = {"taken": 7, "in_force": {}}
+    session: Any = Session(a={"store": store, "problems": [full]})
+    assert apply.await_in_force(session, 8, 0.0) == [f"a: {full}"]
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "words"),
+    [
+        ("submit", "whether the change is made is not known"),
+        ("await_in_force", "change 8 is made; whether it is in force everywhere is not known"),
+    ],
+)
+def test_who_interrupts_it_is_told_what_is_done(
+    interrupted: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(apply, "look", lambda *_: ([], {"cluster": "one", "since": 7}))
+    monkeypatch.setattr(apply, "submit", lambda *_, **__: {"change": 8, "changed": {}})
+    monkeypatch.setattr(apply, interrupted, interrupt)
+    session = ManagementSession(network_file.load(PAPER), 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        apply.run(Namespace(file=str(PAPER), dry_run=False, json=False), session)
+    assert words in capsys.readouterr().err
+
+
+def test_who_says_what_cannot_be_read_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAPER.read_text().replace('name = "paper"', 'name = "paper"\nstore = ["unix:/x"]')
+    network = network_file.parse(text, "paper.toml")[0]
+    grown = network_file.parse(text + "\n[links.more]\nid = 77\nvlan = 177\n", "paper.toml")[0]
+    rows = {
+        table: {key: {**row, "change": 2, "gone": False} for key, row in found.items()}
+        for table, found in laid(grown).items()
+    }
+    answers: dict[str, Any] = {"edge": {"rows": 5}, "host-a": to_json(LaidRows("one", 2, rows))}
+    monkeypatch.setattr("mgmt.session.ask_all", lambda *_, **__: answers)
+    assert learn(network, 1.0) == grown
