@@ -139,7 +139,7 @@ class PlannerService:
     def _forgotten(self, outcome: WriteOutcome) -> None:
         self._forgetting = False
         if isinstance(outcome, Committed):
-            log.info("%d tombstones are forgotten", sum(outcome.touched))
+            log.info("%d rows of what is no more are forgotten", sum(outcome.touched))
 
     def end(self) -> None:
         """Give the lease back; `ended` when that is done."""
