@@ -145,6 +145,7 @@ def status(since: datetime | None = None) -> dict[str, Any]:
         "source": state.source,
         "up_since": datetime.fromtimestamp(state.since).isoformat(timespec="seconds"),
         "controllers": state.options.controllers,
+        "store": state.options.store,
         "daemon": state.options.daemon,
         "hypervisor": "emulated",
         "cut": list(state.cut),
