@@ -14,12 +14,13 @@ import signal
 import sys
 from importlib import import_module
 
-ROOT = os.path.dirname(os.path.realpath(__file__))
 PROGRAM = os.path.realpath(__file__)
+ROOT = os.path.dirname(PROGRAM)
 COMPONENTS = os.path.join(ROOT, "pox_ext")
 STAND_IN = os.path.join(ROOT, "runtime")
 GUARD = os.path.join(ROOT, "runtime", "guard")
 VENV = os.path.join(ROOT, ".venv")
+_OF_PYPIS_POX = (os.path.join("pox", "shutils.py"), "shutils.py")
 OLDEST_PYTHON = (3, 11)
 NEEDED = ("zmq", "netaddr")
 REEXECUTED = "XENFLOW_REEXECUTED"
@@ -125,7 +126,7 @@ def use_venv() -> None:
     python = os.path.join(VENV, "bin", "python")
     if os.access(python, os.X_OK) and not again:
         os.environ[REEXECUTED] = "1"
-        os.execv(python, [python, "-u", os.path.join(ROOT, "pox.py"), *sys.argv[1:]])
+        os.execv(python, [python, "-u", PROGRAM, *sys.argv[1:]])
     if too_old:
         wanted = ".".join(map(str, OLDEST_PYTHON))
         raise LaunchError(f"Python {wanted} or later is needed, this is {sys.version.split()[0]}")
@@ -147,9 +148,7 @@ def find_pox(asked: str | None) -> str | None:
             return os.path.realpath(folder)
         if not os.path.isdir(folder):
             what = "there is no such folder"
-        elif os.path.isfile(os.path.join(folder, "pox", "shutils.py")) or os.path.isfile(
-            os.path.join(folder, "shutils.py")
-        ):
+        elif any(os.path.isfile(os.path.join(folder, part)) for part in _OF_PYPIS_POX):
             what = "that is PyPI's 'pox', an unrelated file-system library"
         else:
             what = "that is no checkout of POX (noxrepo/pox, branch halosaur)"
@@ -206,25 +205,17 @@ def read_own_options(words: list[str]) -> tuple[str | None, bool, bool, list[str
     return folder, stand_in, version, rest + words
 
 
-def split_components(words: list[str]) -> tuple[list[str], list[list[str]]]:
-    """A POX command line as its own options, and each component with its options."""
+def with_listener(words: list[str]) -> tuple[list[str], list[list[str]]]:
+    """A POX command line as its own options, and each component with its options; among them an
+    OpenFlow listener: on 127.0.0.1 where the line names no address, where the network file says
+    if it names no listener."""
     options: list[str] = []
     components: list[list[str]] = []
     for word in words:
         if not word.startswith("-"):
             components.append([word])
-        elif components:
-            components[-1].append(word)
         else:
-            options.append(word)
-    return options, components
-
-
-def with_listener(words: list[str]) -> tuple[list[str], list[list[str]]]:
-    """A POX command line as its own options, and each component with its options; among them an
-    OpenFlow listener: on 127.0.0.1 where the line names no address, where the network file says
-    if it names no listener."""
-    options, components = split_components(words)
+            (components[-1] if components else options).append(word)
     listeners = [each for each in components if each[0].split(":")[0] == LISTENER]
     for each in listeners:
         check_port(each)
@@ -274,13 +265,10 @@ def run_stand_in(words: list[str]) -> int:
 
 def run_pox(folder: str, words: list[str]) -> int:
     """Run POX from a checkout. Returns the exit status."""
-    shadow = [
-        os.path.join(folder, place, "xenflow")
-        for place in ("ext", "pox")
-        if os.path.exists(os.path.join(folder, place, "xenflow"))
-    ]
-    if shadow and os.path.realpath(shadow[0]) != os.path.join(COMPONENTS, "xenflow"):
-        raise LaunchError(f"{shadow[0]} would be loaded in place of this XenFlow: remove it")
+    places = (os.path.join(folder, place, "xenflow") for place in ("ext", "pox"))
+    shadow = next(filter(os.path.exists, places), None)
+    if shadow and os.path.realpath(shadow) != os.path.join(COMPONENTS, "xenflow"):
+        raise LaunchError(f"{shadow} would be loaded in place of this XenFlow: remove it")
     step_around_other_pox()
     # POX takes its own folder from sys.path[0], and puts its ext/ and pox/ before it.
     sys.path[:0] = [folder, COMPONENTS, GUARD]

@@ -79,17 +79,11 @@ def prepacked(told: Sequence[list[bytes]]) -> bytes:
     """The flow messages for the routes in these route messages, in their order."""
     packer = RoutePacker()
     sections = [section for frames in told for section in m.parse_sections(frames)]
+    routes = [s.records for s in sections if s.kind is m.SectionKind.ROUTE4]
     return b"".join(
-        packer.add(
-            ROUTER_ID,
-            net,
-            plen,
-            hop,
-            cookies.of(layout.ROUTES, ROUTER_ID, cookies.route_chunk(net)),
-        )
-        for section in sections
-        if section.kind is m.SectionKind.ROUTE4
-        for net, plen, hop in section.records
+        chunk
+        for part in routes
+        for chunk in packer.pack_adds(ROUTER_ID, part, cookies.of_routes(ROUTER_ID, part))
     )
 
 

@@ -104,21 +104,20 @@ def main() -> None:
         rows.append((name, seconds / count * 1e6))
 
     def raw_dump() -> None:
-        body = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
-        for _ in kernel._requests.datagrams(rt.RTM_GETROUTE, body):
+        for _ in kernel._requests.datagrams(rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)):
             pass
 
     before = resident()
     kernel = Kernel("ctl0")
     kernel.dump()
-    state = kernel.view.state()
+    state = kernel.telling.state()
     memory_view = resident() - before
     row("kernel: dump, bytes only", timed(raw_dump))
     row("routerd: dump and decode", timed(kernel._dump_main))
-    row("routerd: state from the view", timed(kernel.view.state))
+    row("routerd: state from the view", timed(kernel.telling.state))
     row(
         "routerd: nothing changed: state and difference",
-        timed(lambda: state.sections_to(kernel.view.state())),
+        timed(lambda: state.sections_to(kernel.telling.state())),
     )
     row("routerd: pack a snapshot", timed(lambda: list(snapshot_messages(state, "vr1"))))
     messages = list(snapshot_messages(state, "vr1"))
@@ -168,9 +167,9 @@ def main() -> None:
         kernel.read()
         if kernel.needs_dump():
             kernel.dump()
-            sender.change(sender.state.sections_to(kernel.view.state()), 0.0)
+            sender.change(sender.state.sections_to(kernel.telling.state()), 0.0)
             continue
-        sender.change(kernel.view.sections(sender.state), 0.0)
+        sender.change(kernel.telling.sections(sender.state), 0.0)
         waits.append(time.perf_counter() - began)
     print(f"| one change: read, decode, difference, pack | {median(waits) * 1e6:.0f} us |")
 

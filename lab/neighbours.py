@@ -45,7 +45,7 @@ def most() -> int:
     """
     requests = Requests()
     try:
-        bodies = requests.bodies(rt.RTM_GETNEIGHTBL, rt.get_neighbour_tables(rt.AF_INET))
+        bodies = requests.bodies(rt.get_all(rt.RTM_GETNEIGHTBL, rt.AF_INET))
     finally:
         requests.close()
     return max((table.most for table in map(rt.neighbour_table, bodies) if table), default=0)

@@ -34,9 +34,13 @@ from mgmt.verbs import (
     Command,
     Exit,
     apply,
+    check,
     complain,
+    diff,
     empty_host,
+    export,
     flows,
+    history,
     links,
     migrate,
     mode,
@@ -52,34 +56,17 @@ from mgmt.verbs import (
     status,
     topology,
     trace,
+    undo,
 )
 from xenflow.model.management import ManagementError
-from xenflow.model.network import NetworkError
+from xenflow.model.network import EMPTY, NetworkError
 from xenflow.model.release import RELEASE
 from xenflow.store import network_file
 
-VERBS: tuple[Command, ...] = tuple(
-    cast(Command, module)
-    for module in (
-        status,
-        topology,
-        routers,
-        routes,
-        nexthops,
-        links,
-        flows,
-        trace,
-        rules,
-        rule,
-        plan,
-        migrate,
-        empty_host,
-        mode,
-        recover,
-        reload,
-        apply,
-    )
-)
+_LOOKING = (status, topology, routers, routes, nexthops, links, flows, trace, rules)
+_LOOKING_AT_FILES = (check, diff, history, export)
+_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, undo)
+VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING)
 
 NETWORK_FILES = (Path("/run/xenflow/network.toml"), Path("/etc/xenflow/network.toml"))
 """Where the network file is looked for, after --network and $XENFLOW_NETWORK."""
@@ -120,8 +107,10 @@ def _run(args: Namespace) -> int:
     if args.module is None:
         return _run_lab(args)
     try:
-        network = network_file.load(find_network_file(args.network_file))
-        network = learn(network, args.timeout)
+        network = EMPTY
+        if args.module is not check:
+            network = network_file.load(find_network_file(args.network_file))
+            network = learn(network, args.timeout)
     except NetworkError as error:
         complain(error)
         return Exit.USAGE
@@ -195,7 +184,7 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the release and exit")
-    _add_common(parser, {"network_file": None, "timeout": TIMEOUT_S, "verbose": 0})
+    _add_common(parser, None, TIMEOUT_S, 0)
     parser.set_defaults(module=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for module in VERBS:
@@ -208,7 +197,7 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
         module.add_arguments(verb)
         # Given before or after the verb; SUPPRESS keeps the latter from undoing the former.
         for inner in (verb, *_inner_parsers(verb)):
-            _add_common(inner, dict.fromkeys(("network_file", "timeout", "verbose"), SUPPRESS))
+            _add_common(inner, SUPPRESS, SUPPRESS, SUPPRESS)
         verb.set_defaults(module=module)
     if with_lab:
         _add_lab(verbs)
@@ -230,27 +219,28 @@ def _inner_parsers(parser: ArgumentParser) -> list[ArgumentParser]:
     return [inner for group in groups for inner in cast(Any, group).choices.values()]
 
 
-def _add_common(parser: ArgumentParser, defaults: dict[str, Any]) -> None:
+def _add_common(parser: ArgumentParser, network_file: Any, timeout: Any, verbose: Any) -> None:
+    """The options of every verb, and what they are where they are not given."""
     common = parser.add_argument_group("for every verb")
     common.add_argument(
         "--network",
         dest="network_file",
         metavar="FILE",
-        default=defaults["network_file"],
+        default=network_file,
         help="the network file",
     )
     common.add_argument(
         "--timeout",
         type=seconds,
         metavar="S",
-        default=defaults["timeout"],
+        default=timeout,
         help=f"how long a controller may take to answer, in seconds ({TIMEOUT_S:g})",
     )
     common.add_argument(
         "-v",
         "--verbose",
         action="count",
-        default=defaults["verbose"],
+        default=verbose,
         help="say what is asked of whom, on standard error",
     )
 

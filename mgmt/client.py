@@ -15,13 +15,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Self
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from mgmt.at_once import at_once
 from xenflow.model import management
 from xenflow.model.management import Answer, ManagementError
 
@@ -34,8 +33,8 @@ CONNECT_S = 2.0
 """How long a controller may take to accept the connection."""
 
 
-def _asker() -> str:
-    """Who asks, for the controllers' logs: user@machine."""
+def asker() -> str:
+    """Who asks, for people: user@machine."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # no such user here
@@ -64,7 +63,6 @@ class Refused(AskError):
         super().__init__(f"{controller}: {message}" if controller else message)
         self.code = code
         self.message = message
-        self.controller = controller
 
 
 class NotSent(Refused):
@@ -76,15 +74,10 @@ class Unreachable(AskError):
 
     code = "unreachable"
 
-    def __init__(
-        self, controller: str, url: str, timeout_s: float, reason: str, sent: bool = False
-    ) -> None:
+    def __init__(self, controller: str, url: str, reason: str, sent: bool = False) -> None:
         name = f"{controller} ({url})" if controller and controller != url else url
         done = "; what was asked may have been done" if sent else ""
         super().__init__(f"{name}: {reason}{done}")
-        self.controller = controller
-        self.url = url
-        self.timeout_s = timeout_s
         self.sent = sent
 
 
@@ -109,7 +102,7 @@ class Client:
         self.controller = controller or url
         self.timeout_s = timeout_s
         self._ids = (f"{os.getpid()}-{id(self):x}-{n}" for n in itertools.count(1))
-        self._by = _asker()
+        self._by = asker()
         self._connected = False
         self._losses = 0
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -134,17 +127,12 @@ class Client:
         except zmq.ZMQError as error:
             self.close()
             reason = f"not an address to connect to: {error}"
-            raise Unreachable(self.controller, url, 0.0, reason) from None
+            raise Unreachable(self.controller, url, reason) from None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -167,10 +155,7 @@ class Client:
         return answer.result
 
     def export(
-        self,
-        router: str,
-        on_part: Callable[[list[bytes]], object],
-        timeout_s: float | None = None,
+        self, router: str, on_part: Callable[[list[bytes]], object], timeout_s: float | None = None
     ) -> dict[str, Any]:
         """Hand all that the controller knows of a router to `on_part`, part by part.
 
@@ -203,7 +188,7 @@ class Client:
             self._socket.send_multipart([b"", frame], flags=zmq.NOBLOCK)
         except zmq.Again:
             reason = "the connection takes nothing more"
-            raise Unreachable(self.controller, self.url, timeout_s, reason) from None
+            raise Unreachable(self.controller, self.url, reason) from None
         return id
 
     def _await_connection(self, within_s: float) -> None:
@@ -213,7 +198,7 @@ class Client:
             left = deadline - time.monotonic()
             if left <= 0 or not self._events.poll(round(left * 1000)):
                 reason = f"no controller answers there within {within_s:g} s; does it run?"
-                raise Unreachable(self.controller, self.url, within_s, reason)
+                raise Unreachable(self.controller, self.url, reason)
             self._note_events()
 
     def _note_events(self) -> None:
@@ -244,13 +229,23 @@ class Client:
                 reason = f"no answer within {timeout_s:g} s"
             else:
                 continue
-            raise Unreachable(self.controller, self.url, timeout_s, reason, sent=True)
+            raise Unreachable(self.controller, self.url, reason, sent=True)
 
     def _read(self) -> Answer:
         try:
             return management.parse_answer(self._socket.recv_multipart()[-1])
         except ManagementError as error:
             raise BadAnswer(self.controller, error) from None
+
+
+Answers = Mapping[str, dict[str, Any] | AskError]
+"""What each controller answered, or why it did not."""
+
+
+def parted(answers: Answers) -> tuple[dict[str, dict[str, Any]], dict[str, AskError]]:
+    """Those who answered, and those who did not."""
+    silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
+    return {name: a for name, a in answers.items() if not isinstance(a, AskError)}, silent
 
 
 def ask_all(
@@ -265,7 +260,4 @@ def ask_all(
         except AskError as error:
             return error
 
-    if not urls:
-        return {}
-    with ThreadPoolExecutor(max_workers=min(32, len(urls))) as pool:
-        return dict(zip(urls, pool.map(ask, urls), strict=True))
+    return at_once(ask, urls)

@@ -14,13 +14,13 @@ import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from math import inf
-from typing import TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
-from mgmt import hypervisor, interrupts
+from mgmt import hypervisor
+from mgmt.at_once import at_once
 from mgmt.client import AskError, Refused
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError, Job, JobState
 from mgmt.interrupts import Interrupts
@@ -153,6 +153,13 @@ class Executor:
     def _controller(self, host: str) -> str:
         return self._network.datapaths[host].controller
 
+    def _ask_of(
+        self, host: str, verb: str, timeout_s: float = PLACE_TIMEOUT_S, **arguments: Any
+    ) -> dict[str, Any]:
+        """What a host's controller says of the router on the host's switch."""
+        asked = {"router": self._router, "datapath": host, **arguments}
+        return self._ask(self._controller(host), verb, timeout_s=timeout_s, **asked)
+
     # --- switches -----------------------------------------------------------------------------
 
     def _apply(self, effect: Apply, timeout_s: float) -> None:
@@ -160,11 +167,9 @@ class Executor:
         for name in effect.datapaths:
             by_controller.setdefault(self._controller(name), []).append(name)
         self.not_given = set()
-        if not by_controller:
-            return
 
-        def tell(item: tuple[str, list[str]]) -> None:
-            controller, names = item
+        def tell(controller: str) -> None:
+            names = by_controller[controller]
             try:
                 self._lease.ask(
                     controller,
@@ -180,15 +185,8 @@ class Executor:
                 raise
 
         late = effect.pace is Pace.LATE and effect.datapaths == (self._plan.to,)
-        with (
-            self._passing_on() if late else nullcontext(),
-            ThreadPoolExecutor(len(by_controller)) as pool,
-        ):
-            asked = [pool.submit(tell, item) for item in by_controller.items()]
-            while wait(asked, timeout=interrupts.CHECK_S).not_done:
-                pass  # a signal may have come right before this thread began to wait
-            for one in asked:
-                one.result()
+        with self._passing_on() if late else nullcontext():
+            at_once(tell, by_controller, most=len(by_controller))
 
     @contextmanager
     def _passing_on(self) -> Iterator[None]:
@@ -254,15 +252,8 @@ class Executor:
             self._lease.ask(one, "mirror", router=self._router, to=to, on=on)
 
     def _copy_flows(self, source: str, destination: str) -> None:
-        read = self._ask(
-            self._controller(source),
-            "read-flows",
-            timeout_s=PLACE_TIMEOUT_S,
-            router=self._router,
-            datapath=source,
-        )
+        flows = [b64decode(text) for text in self._ask_of(source, "read-flows")["flows"]]
         ports = self._port_map(source, destination)
-        flows = [b64decode(text) for text in read["flows"]]
         for start in range(0, len(flows), FLOWS_AT_ONCE):
             self._lease.ask(
                 self._controller(destination),
@@ -308,13 +299,7 @@ class Executor:
     def _await_ready(self, host: str) -> None:
         deadline = time.monotonic() + PLACE_TIMEOUT_S
         while True:
-            answer = self._ask(
-                self._controller(host),
-                "ready",
-                timeout_s=PLACE_TIMEOUT_S,
-                router=self._router,
-                datapath=host,
-            )
+            answer = self._ask_of(host, "ready")
             if answer["ready"]:
                 return
             if answer.get("problems"):
@@ -325,26 +310,13 @@ class Executor:
             time.sleep(0.05)
 
     def _await_vifs(self, host: str) -> None:
-        answer = self._ask(
-            self._controller(host),
-            "attached",
-            timeout_s=30.0,
-            router=self._router,
-            datapath=host,
-            wait_s=10.0,
-        )
+        answer = self._ask_of(host, "attached", timeout_s=30.0, wait_s=10.0)
         if not answer["attached"]:
             raise MigrationError(f"{host}: the VM's interfaces did not appear on its switch")
         self.vm_waits_until = time.monotonic() + PATIENCE_S
 
     def _drain(self, host: str) -> None:
-        answer = self._ask(
-            self._controller(host),
-            "quiet",
-            timeout_s=PLACE_TIMEOUT_S,
-            router=self._router,
-            datapath=host,
-        )
+        answer = self._ask_of(host, "quiet")
         if not answer["quiet"]:
             looked = ""
             if "looks" in answer:  # not where it is of the release before

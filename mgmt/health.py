@@ -11,15 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mgmt.client import AskError
+from mgmt.client import Answers, AskError, parted
 from mgmt.session import placements
 from mgmt.text import count, duration
 from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
 from xenflow.plan.migration import astray, informed, left_over, unfinished
-
-Answers = Mapping[str, dict[str, Any] | AskError]
-"""What each controller answered to `status`, or why it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +32,10 @@ class Cause:
 
 
 def causes(network: Network, answers: Answers) -> list[Cause]:
-    """Everything that is wrong, in the order: controllers, datapaths, cables, links, routers."""
+    """Everything that is wrong by the answers to `status`, in the order: controllers, datapaths,
+    cables, links, routers."""
     seen = _Seen(network, answers)
-    return [
-        *seen.controllers(),
-        *seen.datapaths(),
-        *seen.cables(),
-        *seen.access(),
-        *seen.routers(),
-    ]
+    return [*seen.controllers(), *seen.datapaths(), *seen.cables(), *seen.access(), *seen.routers()]
 
 
 def moving(answers: Answers) -> dict[str, str]:
@@ -77,9 +69,8 @@ def other_file(network: Network, controller: str, answer: Mapping[str, Any]) -> 
 
 
 def _migrations(answers: Answers) -> Iterator[dict[str, Any]]:
-    for answer in answers.values():
-        if not isinstance(answer, AskError):
-            yield from (row for row in answer.get("migrations", ()) if row)
+    for answer in parted(answers)[0].values():
+        yield from (row for row in answer.get("migrations", ()) if row)
 
 
 class _Seen:
@@ -89,7 +80,7 @@ class _Seen:
         self.network = network
         self.answers = answers
         self.moving = moving(answers)
-        self.known = {n: a for n, a in answers.items() if not isinstance(a, AskError)}
+        self.known, _ = parted(answers)
         self.rows: dict[str, dict[str, Any]] = {}
         for name, datapath in network.datapaths.items():
             told = self.known.get(datapath.controller, {}).get("datapaths", ())

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from queue import Empty, Queue
 from typing import Any
 
+from mgmt.at_once import CHECK_S
 from mgmt.session import Ask
 
-CHECK_S = 0.1
-"""How soon an interrupt is noticed while an answer is waited for."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a kill, a terminal that has gone."""
 
@@ -44,8 +43,7 @@ class Interrupts:
         """Raise Interrupted where a signal asks for the end."""
         if self._undoing_since is not None:
             if self.seen > self._undoing_since:
-                self._undoing_since = self.seen
-                raise Interrupted
+                raise Interrupted  # for whoever asks: several answers may be waited for
         elif self.seen and not self._committed():
             raise Interrupted
         elif self.seen > self._said:
@@ -60,6 +58,10 @@ class Interrupts:
             yield
         finally:
             self._undoing_since, self._said = None, self.seen
+
+    def given_up(self) -> None:
+        """What was being put back is left: the next thing is ended by a signal that comes anew."""
+        self._undoing_since = self.seen
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -107,12 +109,16 @@ class Interrupts:
         def note(number: int, frame: object) -> None:
             self.seen += 1
             if self._asking:
+                self._asking = False  # once: there is something to be put back then
                 raise KeyboardInterrupt
 
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {n: signal.signal(n, note) for n in _SIGNALS}
+        heeded = set(_SIGNALS)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            heeded.remove(signal.SIGHUP)  # as nohup(1) has it: it goes on without a terminal
+        before = {n: signal.signal(n, note) for n in heeded}
         try:
             yield
         finally:

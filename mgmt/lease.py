@@ -18,18 +18,15 @@ verb `mode`.
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self
 
-from mgmt.client import AskError, Refused
+from mgmt.at_once import at_once
+from mgmt.client import AskError, Refused, asker
 from mgmt.session import Ask
 from xenflow.model.placement import Placement
 
@@ -41,7 +38,6 @@ KEEP_S = 2.5
 REGAIN_S = 0.1
 """How often a controller that was restarted is asked again for the lease, while somebody who does
 not get it elsewhere has it there."""
-ASK_AT_ONCE = 16
 
 
 class MovedError(AskError):
@@ -96,30 +92,23 @@ class RouterLease:
         first, *others = self._controllers
         try:
             self._lock(first)  # of two that want it, the first controller decides
-            self._at(others, self._lock)
+            at_once(self._lock, others)
             self._refuse_moved()
-        except AskError:
-            # Also where the answer was late: it may have been given.
-            for name in self._controllers:
-                with suppress(AskError):
-                    self._unlock(name, untouched=True)
+        except BaseException:
+            # Also where the answer was late, or not waited for: it may have been given.
+            self._unlock(untouched=True)
             raise
         self._keeper.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.give_back(unfinished=kind is not None)
 
     def extend(self, controllers: Iterable[str]) -> None:
         """It is needed at these as well.  Raises AskError as taking it does."""
         more = [n for n in dict.fromkeys(controllers) if n not in self._controllers]
         self._controllers = [*self._controllers, *more]  # given back also where an answer is late
-        self._at(more, self._lock)
+        at_once(self._lock, more)
         self._refuse_moved()
 
     def keep_journal_at(self, controllers: Iterable[str]) -> None:
@@ -133,13 +122,7 @@ class RouterLease:
             return []
         self._over.set()
         self._keeper.join()
-        problems: list[Problem] = []
-        for name in self._controllers:
-            try:
-                self._unlock(name, unfinished=unfinished)
-            except AskError as error:
-                problems.append((f"unlock at {name}", str(error)))
-        return problems
+        return self._unlock(unfinished=unfinished)
 
     def ask(
         self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
@@ -172,7 +155,7 @@ class RouterLease:
 
         The hosts' are asked: whoever takes over needs all, and a VM may be waiting meanwhile.
         """
-        for error in self._at(self._journal_at, self._confirm):
+        for error in at_once(self._confirm, self._journal_at).values():
             if isinstance(error, LostError):
                 raise error
         if time.monotonic() - self._held_at > LEASE_S:
@@ -191,15 +174,9 @@ class RouterLease:
                 return error
             return None
 
-        for error in self._at(self._journal_at, tell):
+        for error in at_once(tell, self._journal_at).values():
             if isinstance(error, LostError) or (error is not None and needed):
                 raise error
-
-    def _at(self, names: list[str], do: Callable[[str], Any]) -> list[Any]:
-        if len(names) < 2:
-            return [do(name) for name in names]
-        with ThreadPoolExecutor(min(len(names), ASK_AT_ONCE)) as pool:
-            return list(pool.map(do, names))
 
     def _lock(self, name: str) -> None:
         asked_at = time.monotonic()
@@ -217,8 +194,18 @@ class RouterLease:
                     f"{placement.version} of its placement, {name} is at {now}: ask again"
                 )
 
-    def _unlock(self, controller: str, **how: bool) -> None:
-        self._ask(controller, "unlock", **how, **self._about)
+    def _unlock(self, **how: bool) -> list[Problem]:
+        """Give it back everywhere; returns what could not be done."""
+
+        def unlock(controller: str) -> str:
+            try:
+                self._ask(controller, "unlock", **how, **self._about)
+            except AskError as error:
+                return str(error)
+            return ""
+
+        answers = at_once(unlock, self._controllers)
+        return [(f"unlock at {name}", why) for name, why in answers.items() if why]
 
     def _confirm(self, name: str) -> AskError | None:
         try:
@@ -235,7 +222,7 @@ class RouterLease:
         if not restarted or time.monotonic() - self._held_at > LEASE_S:
             raise LostError(refusal.message)
         deadline = time.monotonic() + LEASE_S
-        while True:
+        while not self._over.is_set():
             try:
                 self._lock(name)
                 return
@@ -243,6 +230,7 @@ class RouterLease:
                 if time.monotonic() > deadline or not self._held_elsewhere(name):
                     raise LostError(error.message) from None
                 time.sleep(REGAIN_S)
+        raise LostError(refusal.message)
 
     def _held_elsewhere(self, but: str) -> bool:
         """Whether another controller has this lease: then who has it at `but` does not get it
@@ -259,14 +247,10 @@ class RouterLease:
             # What fails here the next thing that is asked says; the lease must be kept still, also
             # where it is this process that lacks something (a descriptor, a thread).
             with suppress(Exception):
-                self._at(self._controllers, self._confirm)
+                at_once(self._confirm, self._controllers, within_s=KEEP_S)  # one may be silent
 
 
 def _owner() -> str:
     """Who this is, for people; no other is called so."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = f"uid{os.getuid()}"
     own = f":{os.getpid()}-{os.urandom(8).hex()}"
-    return f"{user}@{socket.gethostname()}"[: 63 - len(own)] + own
+    return asker()[: 63 - len(own)] + own

@@ -270,13 +270,15 @@ class _Run:
                 self.result.unknown = str(error)
                 return
             except Interrupted:
-                self.result.problems.append((effect.words(), "interrupted"))
-                return
+                why = "interrupted"
             except (AskError, HypervisorError, NetworkError, MigrationError) as error:
-                if time.monotonic() > deadline or self._interrupts.seen > signals:
-                    self.result.problems.append((effect.words(), str(error)))
-                    return
-                time.sleep(UNDO_POLL_S)
+                why = str(error)
+                if time.monotonic() < deadline and self._interrupts.seen == signals:
+                    time.sleep(UNDO_POLL_S)
+                    continue
+            self._interrupts.given_up()
+            self.result.problems.append((effect.words(), why))
+            return
 
     def _complete(self) -> None:
         """The VM was found at the destination, though its move had failed or was given up: there

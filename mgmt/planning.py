@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from mgmt import hypervisor
-from mgmt.client import AskError, Unreachable
+from mgmt.at_once import at_once
+from mgmt.client import AskError, Unreachable, parted
 from mgmt.health import other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
-from mgmt.lease import ASK_AT_ONCE, RouterLease
+from mgmt.lease import RouterLease
 from mgmt.session import Ask, given, placements
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement
@@ -69,16 +69,10 @@ class Plan:
     @property
     def new_mode(self) -> str:
         """In words, where the router's mode is another one afterwards; "" where it stays."""
-        after = self._ends_in().value
-        return (
-            ""
-            if self.start.mode.value == after
-            else (f"its mode becomes {after}, it was {self.start.mode.value}")
-        )
-
-    def _ends_in(self) -> Mode:
         applied = [e for stage in self.stages for e in stage.effects if isinstance(e, fx.Apply)]
-        return applied[-1].placement.mode if applied else self.start.mode
+        before = self.start.mode
+        after = applied[-1].placement.mode if applied else before
+        return "" if after is before else f"its mode becomes {after.value}, it was {before.value}"
 
     @property
     def source(self) -> str:
@@ -167,7 +161,6 @@ def plan(
     order = Order(mode)
     facts = _facts_in_sync(network, described, ask, (to, order))
     start = facts.placement
-    facts.refuse_held()
     if len(start.hosts) > 1:
         raise NetworkError(
             f"{router} is between {' and '.join(start.hosts)}: "
@@ -180,8 +173,8 @@ def plan(
         _check_vm(drivers, router, start.vm, to)
     notes: list[str] = []
     if order is not Order.NATIVE:
-        notes += facts.notes(network, router, start.vm, pause_s)
-        facts.check_known(network, router, start.vm)
+        notes += facts.notes(router, pause_s)
+        facts.check_known(router, start.vm)
     return Plan(
         network,
         described,
@@ -193,7 +186,7 @@ def plan(
         facts.given,
         notes=tuple(notes),
         pause_s=pause_s,
-        sessions=facts.sessions(network, router, start.vm),
+        sessions=tuple(facts.row.get("sessions", ())),
     )
 
 
@@ -204,7 +197,7 @@ def plan_recovery(network: Network, router: str, ask: Ask) -> Plan | None:
     The VM's host, as the hypervisor sees it, decides: switches follow the VM.
     """
     described = network.routers[router]
-    facts = _facts_of_all(network, described, ask)
+    facts = _facts(network, described, ask, everybody=True)
     here = _settled_at(network, described, facts.placement)
     return _recovery(network, described, facts, here)
 
@@ -219,7 +212,7 @@ def recovering(
     or one that has just begun would be taken for such.
     """
     described = network.routers[router]
-    facts = _facts_of_all(network, described, ask)
+    facts = _facts(network, described, ask, everybody=True)
     entry = {"words": f"a recovery of {router}"}
     with RouterLease(ask, facts.controllers, router, entry, given=facts.given) as lease:
         here = _settled_at(network, described, facts.placement, lease, say)
@@ -233,12 +226,6 @@ def recovering(
         for problem in lease.give_back():
             say(f"{router}: {': '.join(problem)}")
     yield None
-
-
-def _facts_of_all(network: Network, router: Router, ask: Ask) -> _Facts:
-    facts = _facts(network, router, ask, everybody=True)
-    facts.refuse_held()
-    return facts
 
 
 def _recovery(network: Network, router: Router, facts: _Facts, here: str) -> Plan | None:
@@ -275,17 +262,12 @@ class _Facts:
     controllers: tuple[str, ...]
     """Those of the switches concerned, which must agree to whatever is done."""
     uneven: bool
-    held: str
     ports: dict[str, dict[str, Any]]
-    feeds: dict[str, dict[str, Any]]
+    row: dict[str, Any]
+    """What the controller of the VM's host says of the router; empty where it knows nothing."""
     behind: dict[str, list[str]]
     """Switches concerned that do not hold what they shall, with their problems; there may be none,
     where a switch is only busy."""
-
-    def refuse_held(self) -> None:
-        """Nobody may be migrating it."""
-        if self.held:
-            raise NetworkError(self.held)
 
     def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
         """Every cable that the router's links need from the new place must be up."""
@@ -305,24 +287,17 @@ class _Facts:
                                 f"{interface.link}: cable {cable.name}: port {end} {state}"
                             )
 
-    def sessions(self, network: Network, router: str, host: str) -> tuple[dict[str, Any], ...]:
-        """The router's BFD and BGP sessions, as the controller of the VM's host has seen them."""
-        row = self.feeds.get(network.datapaths[host].controller, {}).get(router, {})
-        return tuple(row.get("sessions", ()))
-
-    def check_known(self, network: Network, router: str, host: str) -> None:
+    def check_known(self, router: str, host: str) -> None:
         """The source's controller must know the router's routes."""
-        row = self.feeds.get(network.datapaths[host].controller, {}).get(router)
-        if row is None or row.get("phase") not in ("current", "behind"):
+        if self.row.get("phase") not in ("current", "behind"):
             raise NetworkError(
                 f"the controller of {host} does not know the routes of {router}: "
                 "does routerd run in its VM? (`xenflow status`)"
             )
 
-    def notes(self, network: Network, router: str, host: str, pause_s: float) -> Iterator[str]:
+    def notes(self, router: str, pause_s: float) -> Iterator[str]:
         """What a move costs that other moves do not."""
-        row = self.feeds.get(network.datapaths[host].controller, {}).get(router, {})
-        room = row.get("held", {})
+        row, room = self.row, self.row.get("held", {})
         if row.get("slow") and "room_frames" in room and pause_s > 0:
             frames, octets = room["room_frames"], room["room_bytes"]
             yield (
@@ -340,7 +315,8 @@ def _facts(
     goes: tuple[str, Order] | None = None,
     everybody: bool = False,
 ) -> _Facts:
-    """What the controllers of the switches concerned answer; `goes`: to which host, how.
+    """What the controllers of the switches concerned answer; `goes`: to which host, how.  Raises
+    NetworkError, with the reason, where nothing can be planned, also as somebody migrates it.
 
     Who is concerned is found by asking: whoever was told of a router knows where it went from
     there.  With `everybody` all are asked, for a migration may have been interrupted anywhere; only
@@ -349,8 +325,7 @@ def _facts(
     answers: dict[str, dict[str, Any] | AskError] = {}
     wanted = set(network.controllers) if everybody else {network.datapaths[router.home].controller}
     while more := sorted(wanted - answers.keys()):
-        with ThreadPoolExecutor(min(len(more), ASK_AT_ONCE)) as pool:
-            answers |= zip(more, pool.map(lambda c: _answer(ask, c, router), more), strict=True)
+        answers |= at_once(lambda controller: _answer(ask, controller, router), more)
         placed = placements(answers)
         mine = placed.get(router.name)
         if mine is None:  # its home is silent, or was told nothing
@@ -363,12 +338,12 @@ def _facts(
             mode = Mode.NATIVE if goes[1] is Order.NATIVE else mode
         datapaths = mig.informed(network, router, mode, hosts, placed)
         wanted = {network.datapaths[name].controller for name in datapaths}
-    silent = [a for c, a in answers.items() if c in wanted and isinstance(a, AskError)]
-    if silent:
-        raise SilentError(
-            f"{silent[0]}\nEvery switch that {router.name}'s links lie on must be told of a move"
-        )
-    known = {c: a for c, a in answers.items() if not isinstance(a, AskError)}
+    known, silent = parted(answers)
+    for controller, error in silent.items():
+        if controller in wanted:
+            raise SilentError(
+                f"{error}\nEvery switch that {router.name}'s links lie on must be told of a move"
+            )
     return _judge(network, router, datapaths, known, placed)
 
 
@@ -390,13 +365,11 @@ def _judge(
     had = given(answers, router.name)
     told = {name: had[name] for name in datapaths if name in had}
     busy: list[dict[str, Any]] = []
-    feeds: dict[str, dict[str, Any]] = {}
     behind: dict[str, list[str]] = {}
     noted: list[str] = []
     for controller, answer in answers.items():
         if words := other_file(network, controller, answer):
             raise NetworkError(f"controller {controller}: {words}")
-        feeds[controller] = {row["name"]: row for row in answer["routers"]}
         for row in answer["datapaths"]:
             if row["name"] in datapaths and not row["connected"]:
                 raise NetworkError(
@@ -418,7 +391,8 @@ def _judge(
             f"no controller knows {router.name}: do all have this network file, and were they "
             "restarted since it has the router?"
         )
-    held = mig.under_way(max(busy, key=lambda row: row.get("ends_s", 0.0))) if busy else ""
+    if busy:
+        raise NetworkError(mig.under_way(max(busy, key=lambda row: row.get("ends_s", 0.0))))
     newest = max(told.values(), key=lambda p: p.version)
     others = [
         p for p in mig.unfinished(told).values() if replace(p, version=newest.version) != newest
@@ -427,9 +401,11 @@ def _judge(
     if others:
         hosts = sorted({h for p in (newest, *others) for h in p.hosts})
         newest = replace(newest, reaches=tuple(hosts))
+    rows = answers.get(network.datapaths[newest.vm].controller, {}).get("routers", ())
+    row = next((row for row in rows if row["name"] == router.name), {})
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    return _Facts(newest, had, placed, tuple(controllers), uneven, held, ports, feeds, behind)
+    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, row, behind)
 
 
 def _facts_in_sync(network: Network, router: Router, ask: Ask, goes: tuple[str, Order]) -> _Facts:
@@ -484,8 +460,12 @@ def _settled_at(
         if lease is not None and say is not None:
             driver.claim = lease
             # It may be under way still, though the VM runs: the hypervisor knows no lease.
-            for cleared in give_up(driver, router.name):
-                say(f"{router.name}: {cleared}")
+            try:
+                for words in driver.abort(router.name).words:
+                    say(f"{router.name}: {words}")
+            except HypervisorError as error:
+                if error.code not in ("no-migration", "too-late"):
+                    raise
             found = _where_is(driver, router.name)
         return found
 
@@ -506,14 +486,3 @@ def _as_network_error(host: str) -> Iterator[None]:
         yield
     except HypervisorError as error:
         raise NetworkError(f"hypervisor of {host}: {error}") from None
-
-
-def give_up(driver: Hypervisor, router: str) -> list[str]:
-    """End a migration of the VM, if there is one; it runs on where it was.  Returns what was done
-    for that."""
-    try:
-        return driver.abort(router).words
-    except HypervisorError as error:
-        if error.code not in ("no-migration", "too-late"):
-            raise
-        return []

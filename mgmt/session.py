@@ -7,13 +7,13 @@ management addresses, so the command works the same on every node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar
 
-from mgmt.client import AskError, Client, Refused, Unreachable, ask_all
+from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all, parted
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json
 from xenflow.store import laid_file
@@ -41,7 +41,7 @@ class Whereabouts:
 
     placement: Placement
     silent: dict[str, AskError]
-    answers: dict[str, dict[str, Any] | AskError]
+    answers: Answers
 
 
 class ManagementSession:
@@ -84,9 +84,12 @@ class ManagementSession:
         with self._borrow(controller) as client:
             return client.request(verb, timeout_s=timeout_s, **arguments)
 
-    def ask_all(self, verb: str, /, **arguments: Any) -> dict[str, dict[str, Any] | AskError]:
-        """The same of every controller at once."""
-        urls = {name: c.manage for name, c in self.network.controllers.items()}
+    def ask_all(
+        self, verb: str, of: Iterable[str] | None = None, /, **arguments: Any
+    ) -> dict[str, dict[str, Any] | AskError]:
+        """The same of every controller, or of some, at once."""
+        names = self.network.controllers if of is None else of
+        urls = {name: self.network.controllers[name].manage for name in names}
         return ask_all(urls, verb, timeout_s=self.timeout_s, **arguments)
 
     def ask_datapath(self, datapath: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
@@ -121,21 +124,24 @@ class ManagementSession:
         """Raises Unreachable where no controller answers at all."""
         self.router(router)
         answers = self.ask_all("status", router=router)
-        silent = {n: a for n, a in answers.items() if isinstance(a, AskError)}
-        if len(silent) == len(answers):
+        answered, silent = parted(answers)
+        if not answered:
             raise next(iter(silent.values()))
         known = placements(answers)
         found = known.get(router) or at_home(router, self.network.routers[router].home)
         return Whereabouts(found, silent, answers)
 
     def ask_router(self, router: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
-        """One verb of the controller of the host where a router's VM is, else, where that one
-        does not know the router or does not answer, of another host that forwards for it."""
-        placement = self.whereabouts(router).placement
+        """One verb, about a router, of a controller that knows it: see `ask_near`."""
+        return self.ask_near(self.whereabouts(router).placement, verb, **arguments)
+
+    def ask_near(self, at: Placement, verb: str, /, **arguments: Any) -> dict[str, Any]:
+        """One verb, about a router, of the controller of the host where its VM is, else, where
+        that one does not know the router or does not answer, of another that forwards for it."""
         reason: AskError | None = None
-        for host in dict.fromkeys((placement.vm, *placement.forwarders)):
+        for host in dict.fromkeys((at.vm, *at.forwarders)):
             try:
-                return self.ask_datapath(host, verb, **arguments)
+                return self.ask_datapath(host, verb, router=at.router, **arguments)
             except Refused as error:
                 if error.code != "unknown-router":
                     raise
@@ -160,12 +166,10 @@ def learn(network: Network, timeout_s: float) -> Network:
     return laid_entries(latest.rows, network, alone=True)
 
 
-def placements(answers: Mapping[str, dict[str, Any] | AskError]) -> dict[str, Placement]:
+def placements(answers: Answers) -> dict[str, Placement]:
     """The newest placement of each router in the answers to `status`."""
     newest: dict[str, Placement] = {}
-    for answer in answers.values():
-        if isinstance(answer, AskError):
-            continue
+    for answer in parted(answers)[0].values():
         for value in answer.get("placements", ()):
             try:
                 placement = from_json(value)
@@ -177,13 +181,12 @@ def placements(answers: Mapping[str, dict[str, Any] | AskError]) -> dict[str, Pl
     return newest
 
 
-def given(answers: Mapping[str, dict[str, Any] | AskError], router: str) -> dict[str, Placement]:
+def given(answers: Answers, router: str) -> dict[str, Placement]:
     """Where each datapath was told a router is, in the answers to `status`.  Raises NetworkError
     where one cannot be read."""
     return {
         value["datapath"]: from_json(value)
-        for answer in answers.values()
-        if not isinstance(answer, AskError)
+        for answer in parted(answers)[0].values()
         for value in answer["placements"]
         if value["router"] == router
     }

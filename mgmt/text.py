@@ -32,9 +32,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = 
 
 def show_everything() -> None:
     """A character that the terminal does not have is printed as its number (`\\xe9`); a standard
-    output that is closed is none that fails."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    input or output that is closed is none that fails, nor are messages printed with the output."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -137,28 +137,31 @@ def main(arguments: list[str] | None = None) -> int:
         format=f"%(asctime)s routerd[{options.router}] %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    if options.dump:
-        json.dump(as_json(read_once(options.control)), sys.stdout, indent=1)
-        print()
-        return 0
+    state = None
     try:
-        daemon = Daemon(
-            DaemonOptions(
-                options.control,
-                options.router,
-                endpoint(options.peer, options.control, options.port),
-                options.dry_run,
-                options.receive_buffer,
-                not options.no_keep_neighbours,
-                options.carrier_grace,
+        if options.dump:
+            state = read_once(options.control)
+        else:
+            daemon = Daemon(
+                DaemonOptions(
+                    options.control,
+                    options.router,
+                    endpoint(options.peer, options.control, options.port),
+                    options.dry_run,
+                    options.receive_buffer,
+                    not options.no_keep_neighbours,
+                    options.carrier_grace,
+                )
             )
-        )
-        signal.signal(signal.SIGTERM, daemon.stop)
-        signal.signal(signal.SIGINT, daemon.stop)
-        daemon.run()
+            signal.signal(signal.SIGTERM, daemon.stop)
+            signal.signal(signal.SIGINT, daemon.stop)
+            daemon.run()
     except OSError as error:
         logging.error("netlink-refused error=%r", str(error))
         return 1
+    if state is not None:
+        json.dump(as_json(state), sys.stdout, indent=1)
+        print()
     return 0
 
 

@@ -12,11 +12,12 @@ import ctypes
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from routerd import bpf_programs
 from routerd import rtnetlink as rt
-from routerd.netlink_socket import Requests
+from routerd.netlink_socket import ABSENT, Requests
 
 _LEGACY = Path("/proc/net/ip_tables_names")
 
@@ -35,7 +36,10 @@ _PLAIN_QDISCS = frozenset(("noqueue", "noop", "mq", "pfifo", "bfifo", "pfifo_fas
 
 
 def reasons(data_links: Mapping[int, str]) -> tuple[str, ...]:
-    """What else decides, in words.  `data_links`: the interfaces' names, by index."""
+    """What else decides, in words.  `data_links`: the interfaces' names, by index.
+
+    Raises NetlinkError where the kernel does not say: that there is nothing is not known then.
+    """
     found = [_nftables(), _legacy(), _ipsec(), *_traffic_control(data_links)]
     found += [
         f"{hook} program on {name}"
@@ -47,17 +51,19 @@ def reasons(data_links: Mapping[int, str]) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
+def _answers(protocol: int, request: rt.Request, *, dump: bool = True) -> list[bytes]:
+    """What the kernel answers; nothing where it has not what it is asked for."""
+    try:
+        with closing(Requests(protocol)) as requests:
+            return requests.bodies(request) if dump else [requests.ask(request)]
+    except OSError as error:
+        if error.errno in ABSENT:
+            return []
+        raise rt.NetlinkError(error.errno, error.strerror) from None
+
+
 def _nftables() -> str:
-    try:
-        requests = Requests(rt.NETLINK_NETFILTER)
-    except OSError:
-        return ""  # no netfilter in this kernel
-    try:
-        bodies = requests.bodies(rt.NFT_GETCHAIN, rt.get_chains())
-    except OSError:
-        return ""  # no nf_tables in this kernel
-    finally:
-        requests.close()
+    bodies = _answers(rt.NETLINK_NETFILTER, rt.get_chains())
     return next((f"nftables {name}" for name in map(rt.chain, bodies) if name), "")
 
 
@@ -105,28 +111,12 @@ def _getsockopt(sock: socket.socket, option: int, value: bytes) -> bytes:
 
 
 def _ipsec() -> str:
-    try:
-        requests = Requests(rt.NETLINK_XFRM)
-    except OSError:
-        return ""
-    try:
-        policies = rt.spdinfo(requests.ask(rt.XFRM_GETSPDINFO, rt.get_spdinfo()))
-    except OSError:
-        return ""
-    finally:
-        requests.close()
+    policies = sum(map(rt.spdinfo, _answers(rt.NETLINK_XFRM, rt.get_spdinfo(), dump=False)))
     return f"{policies} IPsec policies" if policies else ""
 
 
 def _traffic_control(data_links: Mapping[int, str]) -> Iterator[str]:
-    requests = Requests()
-    try:
-        found = list(map(rt.qdisc, requests.bodies(rt.RTM_GETQDISC, rt.get_qdiscs())))
-    except OSError:
-        return
-    finally:
-        requests.close()
-    for each in found:
+    for each in map(rt.qdisc, _answers(rt.NETLINK_ROUTE, rt.get_all(rt.RTM_GETQDISC))):
         name = data_links.get(each.ifindex)
         if name is None:
             continue

@@ -19,7 +19,6 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import NeighbourTables
 from routerd.netlink_socket import DumpInterrupted, NetlinkListener, Requests
-from routerd.rule_table_link import ConnectionEvent, RuleTableLink, hasten_discovery
+from routerd.rule_table_link import RuleTableLink, hasten_discovery
 from routerd.telling import connected_links
 from xenflow.routes.messages import MessageError, PackError, Section
 from xenflow.routes.router_state import RouterState
@@ -40,7 +39,8 @@ COALESCE_S = 0.004
 FIRST_S = 0.02
 """What is told first has so long to pass before a dump keeps a core busy."""
 REFUSED_S = 1.0
-"""A change that does not fit what was told leads to a dump after so long."""
+"""A change that does not fit what was told leads to a dump after so long, and a look that failed to
+another one."""
 BEYOND_S = 5.0
 """What the kernel does not notify of (iptables, IPsec on old kernels) is looked at this often."""
 KEEP_S = 1.0
@@ -48,6 +48,8 @@ KEEP_S = 1.0
 _HASH_POLICY = Path("/proc/sys/net/ipv4/fib_multipath_hash_policy")
 _DRAIN = 256
 """Datagrams read before a change is put together."""
+_DRAINS = 64
+"""Before a dump it is read so many times, so that a flood cannot hold the dump up."""
 
 log = logging.getLogger("routerd")
 
@@ -72,11 +74,11 @@ class Kernel:
         self, control: str, receive_buffer: int = 32 << 20, carrier_grace_s: float = 0.0
     ) -> None:
         self.view = KernelView(control, carrier_grace_s)
+        self.tables, self.telling = self.view.tables, self.view.telling
         self._control_address = ControlAddress()
         self._neighbour_tables = NeighbourTables()
-        groups = tuple(rt.GROUPS.values())
-        self._listener = NetlinkListener(rt.NETLINK_ROUTE, groups, receive_buffer)
-        self._others = list(_other_listeners())
+        self._listener = NetlinkListener(rt.NETLINK_ROUTE, rt.GROUPS, receive_buffer)
+        self._others = _other_listeners()
         self._requests = Requests()
         self.dump_all = True
         self.dump_others = False
@@ -84,8 +86,7 @@ class Kernel:
         """Links or next hop objects have changed: what they say now is told before all is dumped
         again, since that takes as long as the table is large."""
         self.look_beyond = True
-        self.overruns = 0
-        self.dumps = 0
+        self._overruns = 0
 
     def filenos(self) -> list[int]:
         """To poll for reading."""
@@ -98,28 +99,38 @@ class Kernel:
         self._requests.close()
 
     def read(self) -> None:
-        """Take in what has arrived."""
-        found, lost = self._listener.drain(_DRAIN)
-        if lost:
-            self.overruns += 1
-            self.dump_all = True
-            log.warning("netlink-overrun count=%d: everything is dumped again", self.overruns)
-        for message in found:
-            if self.dump_all and message.type not in _ALWAYS_HEARD:
-                continue  # a dump made after these makes them old; carriers come and go quickly
-            handler = _HANDLERS.get(message.type)
-            if handler is not None:
-                handler(self, message)
+        """Take in what has arrived; before a dump all of it, since what is left would be taken for
+        younger than the dump: routes that went with a link without a word would come back."""
+        for _ in range(_DRAINS):
+            found, lost = self._listener.drain(_DRAIN)
+            if lost:
+                self._overruns += 1
+                self.dump_all = True
+                log.warning("netlink-overrun count=%d: everything is dumped again", self._overruns)
+            for message in found:
+                self._hear(message)
+            if not (found and self.dump_all):
+                break
         for listener in self._others:
             messages, lost = listener.drain(_DRAIN)
             if messages or lost:
                 self.look_beyond = True
 
+    def _hear(self, message: rt.NetlinkMessage) -> None:
+        if self.dump_all and message.type not in _ALWAYS_HEARD:
+            return  # a dump made after this makes it old; carriers come and go quickly
+        try:
+            self._on_message(message, bool(message.type & 1))
+        except rt.NetlinkError as error:
+            self.dump_all = True
+            words = "unreadable-message type=%d error=%r: everything is dumped again"
+            log.warning(words, message.type, str(error))
+
     def expire(self, now: float) -> float | None:
         """End what was told in spite of a carrier's loss; returns when the next of it ends."""
-        until = self.view.expire(now)
-        if self.view.dirty_links:
-            self.view.dirty_links, self.dump_all = False, True
+        until = self.view.grace.expire(now)
+        if self.tables.dirty_links:
+            self.tables.dirty_links, self.dump_all = False, True
         return until
 
     def needs_dump(self) -> bool:
@@ -131,16 +142,15 @@ class Kernel:
 
         Raises NetlinkError; what was needed is needed still, then.
         """
-        self.dumps += 1
-        view, bodies = self.view, self._requests.bodies
+        view, bodies, optional = self.view, self._requests.bodies, self._requests.optional
         if self.dump_all:
-            view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
-            view.dumped_netconf(bodies(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)))
-            view.dumped_netconf6(self._optional(rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET6)))
-            view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
-            view.hash_policy = _hash_policy()
+            view.dumped_links(bodies(rt.get_all(rt.RTM_GETLINK)), time.monotonic())
+            view.dumped_netconf(bodies(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET)))
+            view.dumped_netconf6(optional(rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET6)))
+            view.dumped_nexthops(optional(rt.get_all(rt.RTM_GETNEXTHOP)))
+            self.tables.hash_policy = _hash_policy()
             self._dump_main()
-        view.dumped_rules(bodies(rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)))
+        view.dumped_rules(bodies(rt.get_all(rt.RTM_GETRULE, rt.AF_INET)))
         view.begin_others()
         for family, table in (
             (rt.AF_INET, rt.TABLE_LOCAL),
@@ -148,11 +158,11 @@ class Kernel:
             (rt.AF_INET6, rt.TABLE_LOCAL),
             (rt.AF_INET6, rt.TABLE_MAIN),
         ):
-            view.dumped_routes(self._optional(rt.RTM_GETROUTE, rt.get_routes(family, table)))
+            view.dumped_routes(optional(rt.get_routes(family, table)))
         if self.dump_all:
             view.dumped_neighbours(
-                bodies(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET))
-                + self._optional(rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET6)),
+                bodies(rt.get_all(rt.RTM_GETNEIGH, rt.AF_INET))
+                + optional(rt.get_all(rt.RTM_GETNEIGH, rt.AF_INET6)),
                 time.monotonic(),
             )
         self.dump_all = self.dump_others = self.look_first = False
@@ -163,32 +173,30 @@ class Kernel:
         Raises NetlinkError.
         """
         view, bodies = self.view, self._requests.bodies
-        view.dumped_links(bodies(rt.RTM_GETLINK, rt.get_links()), time.monotonic())
-        view.dumped_nexthops(self._optional(rt.RTM_GETNEXTHOP, rt.get_nexthops()))
-        view.dirty_policy = True
+        view.dumped_links(bodies(rt.get_all(rt.RTM_GETLINK)), time.monotonic())
+        view.dumped_nexthops(self._requests.optional(rt.get_all(rt.RTM_GETNEXTHOP)))
+        self.tables.dirty_policy = True
         self.look_first = False
 
     def mend_control(self) -> None:
         """Put back the control link's address where it went when the link was switched off."""
-        link = self.view.control_link()
+        link = self.tables.control_link()
         if link is None:
             return
-        bodies = self._optional(rt.RTM_GETADDR, rt.get_addresses(rt.AF_INET6))
+        bodies = self._requests.optional(rt.get_all(rt.RTM_GETADDR, rt.AF_INET6))
         found = [a for a in map(rt.address, bodies) if a.ifindex == link.ifindex]
         local = [a for a in found if a.scope == rt.RT_SCOPE_LINK]
         on = bool(link.flags & rt.IFF_UP)
         for lost in self._control_address.lacks(link.ifindex, on, local):
-            body = rt.add_address6(lost.ifindex, lost.length, lost.address)
-            flags = rt.NLM_F_CREATE | rt.NLM_F_REPLACE
-            number = self._requests.change(rt.RTM_NEWADDR, flags, body)
+            number = self._requests.change(rt.add_address6(lost))
             log.info("control-address put back after the link was off: errno=%d", number)
 
     def _dump_main(self) -> None:
-        body = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
+        request = rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)
         for _ in range(5):
             self.view.begin_main()
             try:
-                for datagram in self._requests.datagrams(rt.RTM_GETROUTE, body):
+                for datagram in self._requests.datagrams(request):
                     self.view.dumped_routes4(datagram)
                 return
             except DumpInterrupted:
@@ -199,140 +207,108 @@ class Kernel:
                 return
         raise DumpInterrupted(errno.EINTR, "the main table never held still")
 
-    def _optional(self, type_: int, body: bytes) -> list[bytes]:
-        """A dump of what this kernel may not have (IPv6, next hop objects, a table)."""
-        try:
-            return self._requests.bodies(type_, body)
-        except DumpInterrupted:
-            raise
-        except rt.NetlinkError as error:
-            if error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EINVAL):
-                return []
-            raise
-
-    def refresh_beyond(self, now: float) -> bool:
-        """Look at what the kernel does not notify of, or not in full; True if something changed
-        that needs no dump.  What does need one is noted.
+    def refresh_beyond(self, now: float) -> None:
+        """Look at what the kernel does not notify of, or not in full, and note what needs a dump.
 
         Raises NetlinkError.
         """
         self.look_beyond = False
-        view, bodies = self.view, self._requests.bodies
-        xdp = {link.ifindex for link in view.links.values() if link.xdp}
-        links = filter(None, map(rt.link, bodies(rt.RTM_GETLINK, rt.get_links())))
+        tables, bodies = self.tables, self._requests.bodies
+        xdp = {link.ifindex for link in tables.links.values() if link.xdp}
+        links = filter(None, map(rt.link, bodies(rt.get_all(rt.RTM_GETLINK))))
         if xdp != {link.ifindex for link in links if link.xdp}:
             self.dump_all = self.look_first = True
-        if view.hash_policy != _hash_policy():
+        if tables.hash_policy != _hash_policy():
             self.dump_all = True
-        outside = beyond_routing.reasons({link.ifindex: link.name for link in view.data_links()})
-        tables = [
+        outside = beyond_routing.reasons({link.ifindex: link.name for link in tables.data_links()})
+        near = [
             table
             for family in (rt.AF_INET, rt.AF_INET6)
-            for body in self._optional(rt.RTM_GETNEIGHTBL, rt.get_neighbour_tables(family))
+            for body in self._requests.optional(rt.get_all(rt.RTM_GETNEIGHTBL, family))
             if (table := rt.neighbour_table(body)) is not None
         ]
-        faults = self._neighbour_tables.faults(tables, now)
-        if (outside, faults) == (view.outside, view.faults):
-            return False
-        view.outside, view.faults = outside, faults
-        view.dirty_policy = True
-        return True
+        faults = self._neighbour_tables.faults(near, now)
+        if (outside, faults) != (tables.outside, tables.faults):
+            tables.outside, tables.faults = outside, faults
+            tables.dirty_policy = True
 
     def is_dirty(self) -> bool:
         """Whether there is a change that needs no dump."""
-        view = self.view
-        return bool(view.dirty4 or view.dirty_neighbours or view.dirty_policy)
+        tables = self.tables
+        return bool(tables.dirty4 or tables.dirty_neighbours or tables.dirty_policy)
 
     def resolve(self, ifindex: int, family: int, address: int, managed: bool) -> int:
-        """Have the kernel resolve a neighbour; returns the errno, 0 for done."""
-        return self._requests.change(
-            rt.RTM_NEWNEIGH,
-            rt.NLM_F_CREATE | rt.NLM_F_REPLACE,
-            rt.keep_neighbour(ifindex, family, address, managed),
-        )
+        """Have the kernel resolve a neighbour; returns the errno, 0 for done.
 
-    # Notifications
+        Raises NetlinkError where the kernel does not answer.
+        """
+        return self._requests.change(rt.keep_neighbour(ifindex, family, address, managed))
 
-    def _on_link(self, message: rt.NetlinkMessage) -> None:
-        link = rt.link(message.body)
+    # Notifications; of what is gone the type is odd (rtnetlink(7): RTM_NEW..., RTM_DEL...)
+
+    def _on_message(self, message: rt.NetlinkMessage, gone: bool) -> None:
+        match message.type:
+            case rt.RTM_NEWROUTE | rt.RTM_DELROUTE:
+                self._on_route(message, gone)
+            case rt.RTM_NEWNEIGH | rt.RTM_DELNEIGH:
+                self._on_neighbour(message.body, gone)
+            case rt.RTM_NEWLINK | rt.RTM_DELLINK:
+                self._on_link(message.body, gone)
+            case rt.RTM_NEWNEXTHOP | rt.RTM_DELNEXTHOP:
+                self.dump_all |= self.view.nexthop_changed(rt.nexthop(message.body), gone)
+                self.look_first = True
+            case rt.RTM_NEWNETCONF | rt.RTM_DELNETCONF:
+                self._on_netconf(message.body, gone)
+            case rt.RTM_NEWADDR | rt.RTM_DELADDR:
+                self.dump_all = True
+            case rt.RTM_NEWRULE | rt.RTM_DELRULE:
+                self.dump_others = True
+            case rt.RTM_NEWQDISC | rt.RTM_DELQDISC:
+                self.look_beyond = True
+
+    def _on_link(self, body: bytes, gone: bool) -> None:
+        link = rt.link(body)
         if link is None:
             return
-        if link.name == self.view.control:
+        if link.name == self.tables.control:
             self._control_address.switched(bool(link.flags & rt.IFF_UP))
-        if self.view.link_changed(link, message.type == rt.RTM_DELLINK, time.monotonic()):
+        if self.view.link_changed(link, gone, time.monotonic()):
             self.dump_all = self.look_first = True
 
-    def _on_address(self, message: rt.NetlinkMessage) -> None:
-        self.dump_all = True
-
-    def _on_route(self, message: rt.NetlinkMessage) -> None:
+    def _on_route(self, message: rt.NetlinkMessage, gone: bool) -> None:
         info = rt.route(message.body)
-        if info is None:
+        if info is None or not self.view.route_changed(info, message.flags, gone):
             return
-        if self.view.route_changed(info, message.flags, message.type == rt.RTM_DELROUTE):
-            if info.table == rt.TABLE_MAIN and info.family == 4:
-                self.dump_all = True
-            else:
-                self.dump_others = True
+        if info.table == rt.TABLE_MAIN and info.family == 4:
+            self.dump_all = True
+        else:
+            self.dump_others = True
 
-    def _on_neighbour(self, message: rt.NetlinkMessage) -> None:
-        entry = rt.neighbour(message.body)
+    def _on_neighbour(self, body: bytes, gone: bool) -> None:
+        entry = rt.neighbour(body)
         if entry is not None:
-            gone = message.type == rt.RTM_DELNEIGH
             mattered = self.view.neighbour_changed(entry, gone, time.monotonic())
-            if gone and mattered and self.view.carrier_grace_s and not self.dump_all:
+            if gone and mattered and self.tables.carrier_grace_s and not self.dump_all:
                 self._ask_link(entry.ifindex)
 
     def _ask_link(self, ifindex: int) -> None:
         """The kernel forgets neighbours before it tells that the carrier went: ask, so that they
         are not told as lost in between."""
         with contextlib.suppress(rt.NetlinkError):
-            link = rt.link(self._requests.ask(rt.RTM_GETLINK, rt.get_link(ifindex)))
+            link = rt.link(self._requests.ask(rt.get_link(ifindex)))
             if link is not None and self.view.link_changed(link, False, time.monotonic()):
                 self.dump_all = self.look_first = True
 
-    def _on_rule(self, message: rt.NetlinkMessage) -> None:
-        self.dump_others = True
-
-    def _on_netconf(self, message: rt.NetlinkMessage) -> None:
-        conf = rt.netconf(message.body)
-        if message.body[:1] == bytes((rt.AF_INET6,)):
-            self.view.netconf6_changed(conf, message.type == rt.RTM_DELNETCONF)
-            return
-        if message.body[:1] != bytes((rt.AF_INET,)):
-            return
-        if self.view.netconf_changed(conf, message.type == rt.RTM_DELNETCONF):
-            self.dump_all = True
-
-    def _on_nexthop(self, message: rt.NetlinkMessage) -> None:
-        gone = message.type == rt.RTM_DELNEXTHOP
-        if self.view.nexthop_changed(rt.nexthop(message.body), gone):
-            self.dump_all = True
-        self.look_first = True
-
-    def _on_qdisc(self, message: rt.NetlinkMessage) -> None:
-        self.look_beyond = True
+    def _on_netconf(self, body: bytes, gone: bool) -> None:
+        conf = rt.netconf(body)
+        if body[:1] == bytes((rt.AF_INET6,)):
+            self.view.netconf6_changed(conf, gone)
+        elif body[:1] == bytes((rt.AF_INET,)):
+            self.dump_all |= self.view.netconf_changed(conf, gone)
 
 
-_ALWAYS_HEARD = (rt.RTM_NEWLINK, rt.RTM_DELNEIGH, rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP)
-_HANDLERS: dict[int, Callable[[Kernel, rt.NetlinkMessage], None]] = {
-    rt.RTM_NEWLINK: Kernel._on_link,
-    rt.RTM_DELLINK: Kernel._on_link,
-    rt.RTM_NEWADDR: Kernel._on_address,
-    rt.RTM_DELADDR: Kernel._on_address,
-    rt.RTM_NEWROUTE: Kernel._on_route,
-    rt.RTM_DELROUTE: Kernel._on_route,
-    rt.RTM_NEWNEIGH: Kernel._on_neighbour,
-    rt.RTM_DELNEIGH: Kernel._on_neighbour,
-    rt.RTM_NEWRULE: Kernel._on_rule,
-    rt.RTM_DELRULE: Kernel._on_rule,
-    rt.RTM_NEWNETCONF: Kernel._on_netconf,
-    rt.RTM_DELNETCONF: Kernel._on_netconf,
-    rt.RTM_NEWNEXTHOP: Kernel._on_nexthop,
-    rt.RTM_DELNEXTHOP: Kernel._on_nexthop,
-    rt.RTM_NEWQDISC: Kernel._on_qdisc,
-    rt.RTM_DELQDISC: Kernel._on_qdisc,
-}
+_ALWAYS_HEARD = {rt.RTM_NEWLINK, rt.RTM_DELLINK, rt.RTM_DELNEIGH}
+_ALWAYS_HEARD |= {rt.RTM_NEWNEXTHOP, rt.RTM_DELNEXTHOP}
 
 
 def _hash_policy() -> int:
@@ -416,7 +392,7 @@ class Daemon:
         due = [self._beyond_at, self._keep_at, self.sender.next_tick(now)]
         if self._grace_until is not None:
             due.append(self._grace_until)
-        if self.kernel.look_first:
+        if self._tells_first():
             due.append(self._send_after)
         if self.kernel.needs_dump():
             due.append(self._dump_after)
@@ -433,12 +409,11 @@ class Daemon:
         if now >= self._beyond_at or self.kernel.look_beyond:
             self._beyond_at = now + BEYOND_S
             try:
-                changed = self.kernel.refresh_beyond(now)
+                self.kernel.refresh_beyond(now)
             except rt.NetlinkError as error:
+                self._beyond_at = now + REFUSED_S
                 log.warning("look-failed error=%r: tried again", str(error))
-                changed = False
-            if changed or self.kernel.needs_dump():
-                self._settle(now)
+            self._settle(now)
         if self.link is not None:
             self._converse(self.link, time.monotonic())
         if now >= self._keep_at:
@@ -448,7 +423,7 @@ class Daemon:
     def _settle(self, now: float) -> None:
         """Tell what changed, if it is time."""
         kernel, told = self.kernel, self.sender.state
-        if kernel.look_first and (told.nexthops or not kernel.needs_dump()):
+        if self._tells_first():
             self._tell_first(now)
             if kernel.look_first:
                 return
@@ -461,18 +436,23 @@ class Daemon:
                 self._dump_after = time.monotonic() + 0.2
                 log.warning("dump-failed error=%r: tried again", str(error))
                 return
-            self._tell_all(kernel.view.state())
+            self._tell_all(kernel.telling.state())
             if not self.options.dry_run:
                 hasten_discovery(self.options.control)
                 with contextlib.suppress(rt.NetlinkError):
                     kernel.mend_control()
             took = time.monotonic() - now
             self._dump_after = time.monotonic() + min(took, 5.0)
-            log.debug("dumped routes=%d ms=%.1f", len(kernel.view.routes4), took * 1000)
+            log.debug("dumped routes=%d ms=%.1f", len(kernel.tables.routes4), took * 1000)
         elif kernel.is_dirty() and now >= self._send_after:
-            sections = kernel.view.sections(told)
+            sections = kernel.telling.sections(told)
             if sections:
                 self._tell(sections)
+
+    def _tells_first(self) -> bool:
+        """Whether something has to be told before everything is dumped."""
+        kernel = self.kernel
+        return kernel.look_first and bool(self.sender.state.nexthops or not kernel.needs_dump())
 
     def _tell_first(self, now: float) -> None:
         """Tell what links and next hop objects say, while the routes are as they were told."""
@@ -485,9 +465,9 @@ class Daemon:
             log.warning("dump-failed error=%r: everything is dumped again", str(error))
             kernel.look_first, kernel.dump_all = False, True
             return
-        objects, unclear = kernel.view.object_sections(told)
+        objects, unclear = kernel.telling.object_sections(told)
         kernel.dump_all |= unclear
-        sections = kernel.view.link_sections(told) + objects
+        sections = kernel.telling.link_sections(told) + objects
         if sections:
             self._tell(sections)
             self._dump_after = max(self._dump_after, now + FIRST_S)
@@ -500,7 +480,10 @@ class Daemon:
                 self._tell(sections)
             return
         now = time.monotonic()
-        effects = self.sender.become(state, now)
+        try:
+            effects = self.sender.become(state, now)
+        except PackError as error:
+            effects = self._through_vm(error, now)
         if self.link is not None:
             self._carry_out(self.link, effects, now)
         self._send_after = now + COALESCE_S
@@ -508,6 +491,12 @@ class Daemon:
         # Nothing of a full table is ever garbage in a circle: looking through it for some, again
         # and again, would hold up what happens meanwhile for a tenth of a second.
         gc.freeze()
+
+    def _through_vm(self, error: PackError, now: float) -> Effects:
+        """No message holds what there is to tell; each value is made to fit one, so that this is a
+        mistake of ours.  The router lives on by its VM."""
+        log.error("untellable error=%r: everything passes through the VM", str(error))
+        return self.sender.become(self.kernel.telling.through_vm("routerd cannot tell all"), now)
 
     def _tell(self, sections: list[Section]) -> None:
         now = time.monotonic()
@@ -529,8 +518,8 @@ class Daemon:
             self._keep_at = 0.0
 
     def _converse(self, link: RuleTableLink, now: float) -> None:
-        for event in link.events():
-            if event is ConnectionEvent.CONNECTED:
+        for connected in link.events():
+            if connected:
                 log.info("connected to=%s seq=%d", link.address, self.sender.state.seq)
                 self._carry_out(link, self.sender.connected(now), now)
             elif self.sender.link is not SenderState.DOWN:
@@ -544,7 +533,12 @@ class Daemon:
     def _carry_out(self, link: RuleTableLink, effects: Effects, now: float) -> None:
         if effects.note:
             log.info("rule-table %s seq=%d", effects.note, self.sender.state.seq)
-        if not link.send(effects.messages):
+        try:
+            sent = link.send(effects.messages)
+        except PackError as error:  # a snapshot is packed while it is sent
+            self._carry_out(link, self._through_vm(error, now), now)
+            return
+        if not sent:
             log.warning("backlog too long: beginning again")
             self.sender.disconnected()
             link.reopen()
@@ -554,27 +548,26 @@ class Daemon:
     def _keep(self, now: float) -> None:
         if self.options.dry_run or not self.options.keep_neighbours:
             return
-        view, told = self.kernel.view, self.sender.state
+        tables, told = self.kernel.tables, self.sender.state
         connected = connected_links(told.nexthops.values())
-        gateways = view.gateways(told)
-        wanted = list(self.keeper.requests(gateways, connected, view.neighbours, now))
+        gateways = tables.gateways(told)
+        wanted = list(self.keeper.requests(gateways, connected, tables.neighbours, now))
         for (ifindex, family, address), managed in wanted:
-            number = self.kernel.resolve(ifindex, family, address, managed)
+            try:
+                number = self.kernel.resolve(ifindex, family, address, managed)
+            except rt.NetlinkError as error:
+                log.warning("neighbour-failed error=%r: tried again", str(error))
+                return
             if number in (errno.EINVAL, errno.EOPNOTSUPP) and managed:
                 self.keeper.managed = False
                 log.warning("this kernel manages no neighbours (5.16 does): probing them instead")
                 return
-            log.debug(
-                "neighbour ifindex=%d address=%x managed=%s errno=%d",
-                ifindex,
-                address,
-                managed,
-                number,
-            )
+            words = "neighbour ifindex=%d address=%x managed=%s errno=%d"
+            log.debug(words, ifindex, address, managed, number)
 
     def _end(self) -> None:
         if not self.options.dry_run and self.options.keep_neighbours:
-            for ifindex, family, address in self.keeper.ours(self.kernel.view.neighbours):
+            for ifindex, family, address in self.keeper.ours(self.kernel.tables.neighbours):
                 with contextlib.suppress(OSError):
                     self.kernel.resolve(ifindex, family, address, False)
         if self.link is not None:
@@ -596,11 +589,11 @@ def print_sections(sections: list[Section]) -> None:
 
 
 def read_once(control: str) -> RouterState:
-    """The router's state as of now."""
-    kernel = Kernel(control)
-    try:
+    """The router's state as of now.
+
+    Raises OSError.
+    """
+    with contextlib.closing(Kernel(control)) as kernel:
         kernel.dump()
         kernel.refresh_beyond(time.monotonic())
-        return kernel.view.state()
-    finally:
-        kernel.close()
+        return kernel.telling.state()

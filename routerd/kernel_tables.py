@@ -24,6 +24,9 @@ _KINDS = {
     "macvtap": InterfaceKind.MACVLAN,
 }
 
+_JUST_S = 1.0
+"""The kernel forgets neighbours before it says that the carrier went, by less than this."""
+
 Candidate = tuple[int, int]
 """(metric, next hop id) of one route; id 0 for a route that the kernel skips (all legs dead)."""
 
@@ -70,20 +73,20 @@ class KernelTables:
     """Neighbours that count as resolved, though forgotten: their MAC, and until when."""
     too_many: set[str] = field(default_factory=set)
     """Of what there is more than the capacity, so that some of it passes through the VM."""
-    _control_index: int = 0
+    control_index: int = 0
 
     def is_control(self, ifindex: int) -> bool:
         """Whether this is the interface to the Rule Table."""
-        return ifindex == self._control_index
+        return ifindex == self.control_index
 
     def control_link(self) -> rt.LinkInfo | None:
         """The interface to the Rule Table, where there is one."""
-        return self.links.get(self._control_index)
+        return self.links.get(self.control_index)
 
     def data_links(self) -> Iterator[rt.LinkInfo]:
         """The links that carry the router's traffic: all but loopback and control."""
         for link in self.links.values():
-            if link.ifindex != self._control_index and not link.flags & rt.IFF_LOOPBACK:
+            if link.ifindex != self.control_index and not link.flags & rt.IFF_LOOPBACK:
                 yield link
 
     def usable(self, ifindex: int) -> bool:
@@ -138,8 +141,9 @@ class KernelTables:
                 flags |= InterfaceFlag.FORWARDING4
             if link.ifindex in self.forwards6:
                 flags |= InterfaceFlag.FORWARDING6
-            mtu, kind = min(link.mtu, 0xFFFF), int(self._kind(link))
-            yield VmInterface(link.ifindex, int(flags), mtu, link.mac, link.name, kind)
+            mtu, name = min(link.mtu, 0xFFFF), _sayable(link.name)
+            kind = int(self._kind(link))
+            yield VmInterface(link.ifindex, int(flags), mtu, link.mac, name, kind)
 
     def _kind(self, link: rt.LinkInfo) -> InterfaceKind:
         """What a link is.  One that stands on a device in another network namespace is a card as
@@ -150,6 +154,13 @@ class KernelTables:
         parent = self.links.get(link.parent)
         on_card = parent is not None and self._kind(parent) is InterfaceKind.CARD
         return kind if on_card else InterfaceKind.OTHER
+
+
+def _sayable(name: str) -> str:
+    """An interface's name as a message holds it, printable and at most 16 octets: the kernel takes
+    nearly any octets for one."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return shown.encode()[:16].decode(errors="ignore") or "?"
 
 
 class CarrierGrace:
@@ -170,7 +181,8 @@ class CarrierGrace:
         """What becomes of the grace of a link; the tables say how it was before."""
         tables = self._tables
         before = tables.links.get(link.ifindex)
-        if link.flags & rt.IFF_LOWER_UP or not link.flags & rt.IFF_UP:
+        another = before is not None and before.mac != link.mac  # an index may be given again
+        if another or link.flags & rt.IFF_LOWER_UP or not link.flags & rt.IFF_UP:
             tables.running.pop(link.ifindex, None)
         elif tables.carrier_grace_s and before is not None and before.flags & rt.IFF_LOWER_UP:
             tables.running.setdefault(link.ifindex, now + tables.carrier_grace_s)
@@ -182,19 +194,23 @@ class CarrierGrace:
         if gone or not link.flags & rt.IFF_UP:
             self._lost.pop(link.ifindex, None)
             tables.running.pop(link.ifindex, None)
-            for key in [key for key in tables.kept if key[0] == link.ifindex]:
-                del tables.kept[key]
+            for kept in (tables.kept, self._vanished):
+                for key in [key for key in kept if key[0] == link.ifindex]:
+                    del kept[key]
         elif not link.flags & rt.IFF_LOWER_UP and tables.carrier_grace_s:
             self._lost[link.ifindex] = now
             for key, (mac, at) in list(self._vanished.items()):
-                if key[0] == link.ifindex and now - at < 1:
+                if key[0] == link.ifindex and now - at < _JUST_S:
                     tables.kept.setdefault(key, (mac, now + tables.carrier_grace_s))
                     del self._vanished[key]
 
     def vanished(self, key: NeighbourKey, mac: int, now: float) -> None:
         """The kernel has forgotten a neighbour, perhaps because the carrier went."""
         if mac and self._tables.carrier_grace_s:
+            self._vanished.pop(key, None)  # the oldest stays first
             self._vanished[key] = (mac, now)
+            while now - self._vanished[oldest := next(iter(self._vanished))][1] >= _JUST_S:
+                del self._vanished[oldest]
 
     def learnt(self, key: NeighbourKey, entry: rt.NeighbourInfo) -> None:
         """End the grace of a neighbour that the kernel knows about again; that it does not answer
@@ -205,7 +221,7 @@ class CarrierGrace:
 
     def resolved(self, now: float) -> dict[NeighbourKey, int]:
         """The MACs of neighbours before a dump, also of those that vanished just now."""
-        before = {key: mac for key, (mac, at) in self._vanished.items() if now - at < 1}
+        before = {key: mac for key, (mac, at) in self._vanished.items() if now - at < _JUST_S}
         self._vanished.clear()
         return before | {key: self._tables.mac(key) for key in self._tables.neighbours}
 

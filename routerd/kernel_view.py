@@ -15,35 +15,29 @@ does I/O.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from operator import itemgetter
 
 from routerd import rtnetlink as rt
 from routerd.kernel_tables import Candidate, CarrierGrace, KernelTables
-from routerd.next_hops import KernelNextHops, NextHopIds
+from routerd.next_hops import KernelNextHops
 from routerd.telling import Telling
-from xenflow.routes.messages import Local, Policy, Section
-from xenflow.routes.router_state import RouterState
+from xenflow.routes.messages import Local
 
 
-@dataclass(slots=True)
-class KernelView(KernelTables):
-    """The tables, and what changes them."""
+class KernelView:
+    """What changes the `tables`; `hops` and `telling` are what follows from them."""
 
-    ids: NextHopIds = field(default_factory=NextHopIds)
-    _tails: dict[tuple[bytes, bytes], Candidate | None] = field(default_factory=dict)
-    _quick: dict[tuple[bytes, bytes], Candidate] = field(default_factory=dict)
-    """`_tails`, without those that must be looked at one by one."""
-    _bound: bool = False
-    """Some route's way was derived from what a next hop object said when it was looked up."""
-    _grace: CarrierGrace = field(init=False)
-    _hops: KernelNextHops = field(init=False)
-    _telling: Telling = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._grace = CarrierGrace(self)
-        self._hops = KernelNextHops(self, self.ids)
-        self._telling = Telling(self, self._hops)
+    def __init__(self, control: str, carrier_grace_s: float = 0.0) -> None:
+        self.tables = KernelTables(control, carrier_grace_s)
+        self.hops = KernelNextHops(self.tables)
+        self.telling = Telling(self.tables, self.hops)
+        self.grace = CarrierGrace(self.tables)
+        self._tails: dict[tuple[bytes, bytes], Candidate | None] = {}
+        self._quick: dict[tuple[bytes, bytes], Candidate] = {}
+        """`_tails`, without those that must be looked at one by one."""
+        self._bound = False
+        """Some route's way was derived from what a next hop object said when it was looked up."""
 
     # ------------------------------------------------------------------ dumps
 
@@ -51,57 +45,59 @@ class KernelView(KernelTables):
         """All RTM_NEWLINK bodies of a dump."""
         found = [link for link in map(rt.link, bodies) if link is not None]
         for link in found:
-            self._grace.carrier(link, now)
-        self.links = {link.ifindex: link for link in found}
-        named = (i for i, link in self.links.items() if link.name == self.control)
-        self._control_index = next(named, 0)
+            self.grace.carrier(link, now)
+        self.tables.links = {link.ifindex: link for link in found}
+        named = (i for i, link in self.tables.links.items() if link.name == self.tables.control)
+        self.tables.control_index = next(named, 0)
 
     def dumped_netconf(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNETCONF bodies of an IPv4 dump."""
-        self.netconf = {conf.ifindex: conf for conf in map(rt.netconf, bodies)}
+        self.tables.netconf = {conf.ifindex: conf for conf in map(rt.netconf, bodies)}
 
     def dumped_netconf6(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNETCONF bodies of an IPv6 dump."""
         confs = map(rt.netconf, bodies)
-        self.forwards6 = {conf.ifindex for conf in confs if conf.forwarding}
+        self.tables.forwards6 = {conf.ifindex for conf in confs if conf.forwarding}
 
     def dumped_nexthops(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWNEXTHOP bodies of a dump."""
-        self.nexthops = {hop.id: hop for hop in map(rt.nexthop, bodies)}
+        self.tables.nexthops = {hop.id: hop for hop in map(rt.nexthop, bodies)}
 
     def dumped_rules(self, bodies: Iterable[bytes]) -> None:
         """All RTM_NEWRULE bodies of an IPv4 dump."""
-        self.rules = set(map(rt.rule, bodies))
+        self.tables.rules = set(map(rt.rule, bodies))
 
     def dumped_neighbours(self, bodies: Iterable[bytes], now: float) -> None:
         """All RTM_NEWNEIGH bodies of a dump."""
-        before = self._grace.resolved(now)
-        self.neighbours = {}
+        before = self.grace.resolved(now)
+        self.tables.neighbours = {}
         for body in bodies:
             entry = rt.neighbour(body)
-            if entry is not None and not self.is_control(entry.ifindex):
+            if entry is not None and not self.tables.is_control(entry.ifindex):
                 key = (entry.ifindex, entry.family, entry.address)
-                self.neighbours[key] = entry
-                self._grace.learnt(key, entry)
-        self._grace.keep(before, now)
+                self.tables.neighbours[key] = entry
+                self.grace.learnt(key, entry)
+        self.grace.keep(before, now)
 
     def begin_main(self) -> None:
         """A dump of the IPv4 main table begins; links, settings and next hop objects are up to
         date."""
-        self.routes4, self.rivals4, self.tos_routes, self._tails = {}, {}, 0, {}
-        self.too_many.clear()
-        self._bound, self._quick = False, {}
+        tables = self.tables
+        tables.routes4, tables.rivals4, tables.tos_routes = {}, {}, 0
+        tables.too_many.clear()
+        self._tails, self._quick, self._bound = {}, {}, False
 
     def begin_others(self) -> None:
         """A dump of all other tables begins."""
-        self.locals, self.routes6, self.default_table = {}, {}, False
+        tables = self.tables
+        tables.locals, tables.routes6, tables.default_table = {}, {}, False
 
     def dumped_routes4(self, datagram: bytes) -> None:
         """One datagram of a dump of the IPv4 main table.  This is what a full table goes through:
         half a microsecond a route, mostly."""
         if self._dumped_alike(datagram):
             return
-        routes, tails = self.routes4, self._tails
+        routes, tails = self.tables.routes4, self._tails
         for item in rt.bulk_routes4(datagram):
             if type(item) is not tuple:
                 assert isinstance(item, rt.NetlinkMessage)
@@ -129,7 +125,7 @@ class KernelView(KernelTables):
         rows = rt.alike_routes4(datagram)
         if rows is None:
             return False
-        routes, quick = self.routes4, self._quick
+        routes, quick = self.tables.routes4, self._quick
         count = len(datagram) // rt.u32(datagram)
         try:
             new = {prefix << 8 | plen: quick[head, tail] for plen, head, prefix, tail in rows}
@@ -144,9 +140,9 @@ class KernelView(KernelTables):
         info = rt.route(rt.rebuild(*item))
         if info is not None:
             self._bind(info)
-        if info is None or info.tos or info.table != rt.TABLE_MAIN or self._hops.ignored(info):
+        if info is None or info.tos or info.table != rt.TABLE_MAIN or self.hops.ignored(info):
             return None
-        return info.metric, self._hops.target(info) or 0
+        return info.metric, self.hops.target(info) or 0
 
     def dumped_routes(self, bodies: Iterable[bytes]) -> None:
         """RTM_NEWROUTE bodies of a dump of any other table."""
@@ -158,17 +154,17 @@ class KernelView(KernelTables):
         if info is None:
             return
         self._bind(info)
-        if self._hops.ignored(info):
+        if self.hops.ignored(info):
             return
         if info.table == rt.TABLE_LOCAL:
             self._add_local(info)
         elif info.table == rt.TABLE_DEFAULT and info.family == 4:
-            self.default_table = True
+            self.tables.default_table = True
         elif info.table == rt.TABLE_MAIN and info.family == 4:
             if info.tos:
-                self.tos_routes += 1
+                self.tables.tos_routes += 1
             else:
-                candidate = (info.metric, self._hops.target(info) or 0)
+                candidate = (info.metric, self.hops.target(info) or 0)
                 self._add4(info.prefix << 8 | info.length, candidate)
         elif info.table == rt.TABLE_MAIN:
             self._add6(info)
@@ -184,86 +180,91 @@ class KernelView(KernelTables):
         ifindex = info.hops[0].ifindex if info.hops else 0
         broadcast = info.type == rt.RTN_BROADCAST
         local = Local(info.family, info.length, ifindex, info.prefix, broadcast)
-        self.locals.setdefault(key, local)
+        self.tables.locals.setdefault(key, local)
 
     def _add4(self, key: int, candidate: Candidate) -> None:
-        if key in self.routes4:
+        if key in self.tables.routes4:
             self._add_rival(key, candidate)
         else:
-            self.routes4[key] = candidate
+            self.tables.routes4[key] = candidate
 
     def _add6(self, info: rt.RouteInfo) -> None:
         if info.prefix >> 118 == 0xFE80 >> 6 or info.prefix >> 120 == 0xFF:
             return
         key = info.prefix << 8 | info.length
-        target = self._hops.target(info)
-        known = self.routes6.get(key)
+        target = self.hops.target(info)
+        known = self.tables.routes6.get(key)
         if target and (known is None or info.metric < known[0]):
-            self.routes6[key] = (info.metric, target)
+            self.tables.routes6[key] = (info.metric, target)
 
     def _add_rival(self, key: int, candidate: Candidate) -> None:
         """One more route for a prefix.  Among equal metrics the order of the kernel counts, which
         is that of the dump; `sort` keeps it.  The first wins that the kernel does not skip."""
-        rivals = self.rivals4.setdefault(key, [self.routes4[key]])
+        rivals = self.tables.rivals4.setdefault(key, [self.tables.routes4[key]])
         rivals.append(candidate)
         rivals.sort(key=itemgetter(0))
-        self.routes4[key] = next((one for one in rivals if one[1]), rivals[0])
+        self.tables.routes4[key] = next((one for one in rivals if one[1]), rivals[0])
 
     # ------------------------------------------------------------------ notifications
 
     def link_changed(self, link: rt.LinkInfo, gone: bool, now: float) -> bool:
-        """RTM_NEWLINK or RTM_DELLINK; True if everything must be dumped again."""
-        self._grace.link_changed(link, gone, now)
-        return link.ifindex in self.links if gone else self.links.get(link.ifindex) != link
+        """RTM_NEWLINK or RTM_DELLINK; True if everything must be dumped again.  What is gone is
+        forgotten at once: another device may get its index before the dump."""
+        self.grace.link_changed(link, gone, now)
+        if gone:
+            return self.tables.links.pop(link.ifindex, None) is not None
+        return self.tables.links.get(link.ifindex) != link
 
     def netconf_changed(self, conf: rt.NetconfInfo, gone: bool) -> bool:
         """RTM_NEWNETCONF or RTM_DELNETCONF, which tell only what changed; True if everything
         must be dumped again."""
+        known = self.tables.netconf
         if gone:
-            self.netconf.pop(conf.ifindex, None)
+            known.pop(conf.ifindex, None)
             return False
-        old = self.netconf.get(conf.ifindex, rt.NetconfInfo(conf.ifindex, None, None, None))
+        old = known.get(conf.ifindex, rt.NetconfInfo(conf.ifindex, None, None, None))
         new = replace(old, **{k: v for k, v in asdict(conf).items() if v is not None})
-        self.netconf[conf.ifindex] = new
+        known[conf.ifindex] = new
         if new == old:
             return False
-        self.dirty_policy = True
+        self.tables.dirty_policy = True
         return new.ignore_linkdown != old.ignore_linkdown
 
     def netconf6_changed(self, conf: rt.NetconfInfo, gone: bool) -> None:
         """RTM_NEWNETCONF or RTM_DELNETCONF of IPv6."""
         if conf.forwarding is None and not gone:
             return
-        others = self.forwards6 - {conf.ifindex}
+        others = self.tables.forwards6 - {conf.ifindex}
         now = others if gone or not conf.forwarding else others | {conf.ifindex}
-        self.dirty_policy |= now != self.forwards6
-        self.forwards6 = now
+        self.tables.dirty_policy |= now != self.tables.forwards6
+        self.tables.forwards6 = now
 
     def nexthop_changed(self, object_: rt.NextHopObject, gone: bool) -> bool:
         """RTM_NEWNEXTHOP or RTM_DELNEXTHOP; True if routes must be dumped again, since some may
         have gone with it silently, or lead elsewhere.  Which groups have lost a member only a
         dump of all objects tells."""
         if not gone:
-            self.nexthops[object_.id] = object_
+            self.tables.nexthops[object_.id] = object_
             return self._bound
-        self.nexthops.pop(object_.id, None)
-        return self._bound or self._hops.stands_for(object_.id)
+        self.tables.nexthops.pop(object_.id, None)
+        return self._bound or self.hops.stands_for(object_.id)
 
     def neighbour_changed(self, entry: rt.NeighbourInfo, gone: bool, now: float) -> bool:
         """RTM_NEWNEIGH or RTM_DELNEIGH; True if it matters to the router's state."""
-        if self.is_control(entry.ifindex):
+        tables = self.tables
+        if tables.is_control(entry.ifindex):
             return False
         key = (entry.ifindex, entry.family, entry.address)
-        before = self.mac(key)
+        before = tables.mac(key)
         if gone:
-            self.neighbours.pop(key, None)
-            self._grace.vanished(key, before, now)
+            tables.neighbours.pop(key, None)
+            self.grace.vanished(key, before, now)
         else:
-            self.neighbours[key] = entry
-            self._grace.learnt(key, entry)
-        if self.mac(key) == before:
+            tables.neighbours[key] = entry
+            self.grace.learnt(key, entry)
+        if tables.mac(key) == before:
             return False
-        self.dirty_neighbours.add(key)
+        tables.dirty_neighbours.add(key)
         return True
 
     def route_changed(self, info: rt.RouteInfo, flags: int, gone: bool) -> bool:
@@ -272,31 +273,41 @@ class KernelView(KernelTables):
         if info.table not in (rt.TABLE_MAIN, rt.TABLE_LOCAL, rt.TABLE_DEFAULT):
             return False
         self._bind(info)
+        tables = self.tables
         key = info.prefix << 8 | info.length
         single = info.table == rt.TABLE_MAIN and info.family == 4 and not info.tos
-        if self._hops.ignored(info):  # but it may have taken the place of one that was not
+        if self.hops.ignored(info):  # but it may have taken the place of one that was not
             replaced = bool(flags & rt.NLM_F_REPLACE) and not gone
-            return replaced and (not single or key in self.routes4)
-        if not single or key in self.rivals4:
+            return replaced and (not single or key in tables.routes4)
+        if not single or key in tables.rivals4:
             return True
-        known = self.routes4.get(key)
+        if not gone and not info.nexthop and any(map(self._contradicts, info.hops)):
+            return True
+        known = tables.routes4.get(key)
         if gone:
             if known is None or known[0] != info.metric:
                 return known is not None
-            del self.routes4[key]
+            del tables.routes4[key]
         else:
-            candidate = (info.metric, self._hops.target(info) or 0)
+            candidate = (info.metric, self.hops.target(info) or 0)
             if known == candidate:  # repeated, as for a replaced next hop object
                 return False
             if known is None or known[0] != info.metric:
                 self._add4(key, candidate)
             elif flags & rt.NLM_F_REPLACE:
-                self.routes4[key] = candidate
+                tables.routes4[key] = candidate
             else:
                 return True
-        self.dirty4.add(key)
-        self.dirty_policy = self.dirty_policy or self.is_loose()
+        tables.dirty4.add(key)
+        tables.dirty_policy = tables.dirty_policy or tables.is_loose()
         return False
+
+    def _contradicts(self, hop: rt.RouteHop) -> bool:
+        """Whether a leg counts as alive on a link that counts as down.  The kernel takes no route
+        over such a link, and with the link it removes them without a word (fib_check_nh and
+        fib_sync_down_dev, net/ipv4/fib_semantics.c): one of the two is old."""
+        alive = not hop.flags & (rt.RTNH_F_DEAD | rt.RTNH_F_LINKDOWN)
+        return alive and not self.tables.usable(hop.ifindex)
 
     def _bind(self, info: rt.RouteInfo) -> None:
         """Note that what is made of a route follows from what its next hop object says now: with
@@ -304,31 +315,5 @@ class KernelView(KernelTables):
         anything is made of it."""
         if info.nexthop and not self._bound:
             followed = info.table == rt.TABLE_MAIN and not (info.tos or info.mtu)
-            followed = followed and not self._hops.ignored(info)
-            self._bound = not followed or self._hops.stand_in(info) is None
-
-    def expire(self, now: float) -> float | None:
-        """End what counts as so after a carrier's loss; returns when the next of it ends."""
-        return self._grace.expire(now)
-
-    # ------------------------------------------------------------------ what is told
-
-    def state(self) -> RouterState:
-        """The router's state, from everything that is known."""
-        return self._telling.state()
-
-    def policy(self) -> Policy:
-        """Whether something beside the main table decides, and what; and what is amiss."""
-        return self._telling.policy()
-
-    def sections(self, told: RouterState) -> list[Section]:
-        """What to tell after changes of single routes, neighbours and of the policy only."""
-        return self._telling.sections(told)
-
-    def link_sections(self, told: RouterState) -> list[Section]:
-        """What to tell of interfaces that are new or changed, and of the policy."""
-        return self._telling.link_sections(told)
-
-    def object_sections(self, told: RouterState) -> tuple[list[Section], bool]:
-        """What to tell before routes are dumped again, and whether they have to be."""
-        return self._telling.object_sections(told)
+            followed = followed and not self.hops.ignored(info)
+            self._bound = not followed or self.hops.stand_in(info) is None

@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from routerd import rtnetlink as rt
 
 # linux/netlink.h, asm-generic/socket.h
-_SOL_NETLINK, _ADD_MEMBERSHIP, _EXT_ACK, _GET_STRICT_CHK = 270, 1, 11, 12
+_SOL_NETLINK, _ADD_MEMBERSHIP, _GET_STRICT_CHK = 270, 1, 12
 _SO_RCVBUFFORCE = 33
 _DATAGRAM = 1 << 18
 _ANSWER_S = 5.0
 _TRIES = 10
+ABSENT = {errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
+ABSENT |= {errno.ECONNREFUSED, errno.EINVAL, errno.EPERM}
+"""The answers of a kernel that has not what it is asked for, or does not show it to us."""
 
 
 class DumpInterrupted(rt.NetlinkError):
@@ -69,7 +72,8 @@ class NetlinkListener:
         """What has arrived, up to so many datagrams, and whether something was lost.
 
         Once something was lost everything that waits is read: until then the kernel drops what
-        comes and does not say so again (NETLINK_S_CONGESTED; net/netlink/af_netlink.c).
+        comes and does not say so again (NETLINK_S_CONGESTED; net/netlink/af_netlink.c).  What
+        cannot be read is lost.
         """
         found: list[rt.NetlinkMessage] = []
         lost = False
@@ -84,7 +88,10 @@ class NetlinkListener:
                     raise
                 lost = True
                 continue
-            found.extend(rt.messages(data))
+            try:
+                found.extend(rt.messages(data))
+            except rt.NetlinkError:
+                lost = True
         return found, lost
 
 
@@ -108,41 +115,34 @@ class Requests:
         """Close the socket."""
         self._sock.close()
 
-    def datagrams(self, type_: int, body: bytes) -> Iterator[bytes]:
+    def datagrams(self, request: rt.Request) -> Iterator[bytes]:
         """The datagrams of one dump as they come, up to and including the one with NLMSG_DONE.
 
         Raises NetlinkError (the kernel refused), DumpInterrupted (what came is not consistent and
         must be dumped again).
         """
-        self._send(type_, rt.NLM_F_DUMP, body)
-        self._dumping = True
-        while True:
+        self._send(request, rt.NLM_F_DUMP)
+        self._dumping, last = True, False
+        while not last:
             data = self._receive()
             last = self._last(data)
-            if last:
-                self._dumping = False
+            self._dumping = not last
             yield data
-            if last:
-                return
 
     def _last(self, data: bytes) -> bool:
         """Whether a datagram ends the dump.  Only its first and last message need a look: the
-        kernel marks an interrupted dump in every message from then on, and NLMSG_DONE comes in
-        a datagram of its own or at the end of one."""
-        type_, flags = rt.first(data)
-        if flags & rt.NLM_F_DUMP_INTR:
+        kernel marks an interrupted dump in a datagram's first message or in NLMSG_DONE
+        (nl_dump_check_consistent, include/net/netlink.h, and who calls it), and NLMSG_DONE comes
+        in a datagram of its own or at the end of one."""
+        type_, flags, _ = rt.first(data)
+        last = (0, rt.error_number(data[16:])) if type_ == rt.NLMSG_ERROR else rt.done(data)
+        if (flags | (last[0] if last else 0)) & rt.NLM_F_DUMP_INTR:
             raise DumpInterrupted(errno.EINTR, "the table changed during the dump")
-        tail = rt.trailing_done(data)
-        if type_ != rt.NLMSG_ERROR and tail is None:
-            return False
-        number = rt.error_number(data[16:] if type_ == rt.NLMSG_ERROR else tail or b"")
-        if tail is not None and rt.done_flags(data) & rt.NLM_F_DUMP_INTR:
-            raise DumpInterrupted(errno.EINTR, "the table changed during the dump")
-        if number:
-            raise rt.NetlinkError(number, os.strerror(number))
-        return True
+        if last and last[1]:
+            raise rt.NetlinkError(last[1], os.strerror(last[1]))
+        return last is not None
 
-    def bodies(self, type_: int, body: bytes) -> list[bytes]:
+    def bodies(self, request: rt.Request) -> list[bytes]:
         """The messages of one dump, consistent: repeated when the table changed meanwhile.
 
         Raises NetlinkError.
@@ -151,7 +151,7 @@ class Requests:
             try:
                 return [
                     message.body
-                    for data in self.datagrams(type_, body)
+                    for data in self.datagrams(request)
                     for message in rt.messages(data)
                     if message.type > rt.NLMSG_OVERRUN
                 ]
@@ -159,12 +159,24 @@ class Requests:
                 continue
         raise DumpInterrupted(errno.EINTR, "the table never held still")
 
-    def ask(self, type_: int, body: bytes) -> bytes:
+    def optional(self, request: rt.Request) -> list[bytes]:
+        """The same of what this kernel may not have (IPv6, next hop objects, a table).
+
+        Raises NetlinkError.
+        """
+        try:
+            return self.bodies(request)
+        except rt.NetlinkError as error:
+            if error.errno in ABSENT:
+                return []
+            raise
+
+    def ask(self, request: rt.Request) -> bytes:
         """The one answer to a request that is no dump.
 
         Raises NetlinkError.
         """
-        self._send(type_, 0, body)
+        self._send(request, 0)
         for message in rt.messages(self._receive()):
             if message.type != rt.NLMSG_ERROR:
                 return message.body
@@ -172,20 +184,27 @@ class Requests:
             raise rt.NetlinkError(number, os.strerror(number))
         raise rt.NetlinkError(errno.EPROTO, "empty answer")
 
-    def change(self, type_: int, flags: int, body: bytes) -> int:
-        """Ask for a change.  Returns the errno, 0 for done."""
-        self._send(type_, flags | rt.NLM_F_ACK, body)
+    def change(self, request: rt.Request) -> int:
+        """Ask for something to be made, or put in the place of what is there.  Returns the errno,
+        0 for done.
+
+        Raises NetlinkError where the kernel does not answer.
+        """
+        self._send(request, rt.NLM_F_CREATE | rt.NLM_F_REPLACE | rt.NLM_F_ACK)
         for message in rt.messages(self._receive()):
             if message.type == rt.NLMSG_ERROR:
                 return rt.error_number(message.body)
         return errno.EPROTO
 
-    def _send(self, type_: int, flags: int, body: bytes) -> None:
-        if self._dumping:  # broken off: the kernel would answer EBUSY
-            self.close()
-            self._open()
+    def _send(self, request: rt.Request, flags: int) -> None:
         self._seq = (self._seq + 1) & 0xFFFFFFFF
-        self._sock.send(rt.request(type_, flags, self._seq, body))
+        try:
+            if self._dumping:  # broken off: the kernel would answer EBUSY
+                self.close()
+                self._open()
+            self._sock.send(rt.request(request[0], flags, self._seq, request[1]))
+        except OSError as error:
+            raise rt.NetlinkError(error.errno, f"asking the kernel: {error.strerror}") from None
 
     def _receive(self) -> bytes:
         """The next datagram that answers the last request."""
@@ -197,6 +216,6 @@ class Requests:
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
                     raise DumpInterrupted(errno.ENOBUFS, "the dump overran its socket") from None
-                raise
-            if rt.first_seq(data) == self._seq:
+                raise rt.NetlinkError(error.errno, f"no answer: {error.strerror}") from None
+            if rt.first(data)[2] == self._seq:
                 return data

@@ -70,16 +70,13 @@ class NextHopIds:
         for id_ in self._specs.keys() - used:
             del self._ids[self._specs.pop(id_)]
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
 
 class KernelNextHops:
     """See the module."""
 
-    def __init__(self, tables: KernelTables, ids: NextHopIds) -> None:
+    def __init__(self, tables: KernelTables) -> None:
         self._tables = tables
-        self.ids = ids
+        self.ids = NextHopIds()
 
     def target(self, info: rt.RouteInfo) -> int | None:
         """The id of a route's next hop, None if the kernel would skip the route."""

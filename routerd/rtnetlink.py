@@ -1,9 +1,13 @@
 """Netlink messages as bytes: requests built, answers and notifications decoded.
 
-Formats from linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h,
-linux/nexthop.h, linux/netconf.h, linux/fib_rules.h, linux/netfilter/nf_tables.h and linux/xfrm.h.
-All in host byte order, addresses in network byte order.  Nothing here opens a socket or keeps
-state; what the messages mean for forwarding is decided in `next_hops.py`.
+Formats from linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_link.h, linux/if_addr.h,
+linux/neighbour.h, linux/nexthop.h, linux/netconf.h, linux/fib_rules.h, linux/netfilter.h,
+linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h and linux/xfrm.h.  Numbers are in host byte
+order, but for addresses and all of netfilter's, which are in network byte order.
+
+A decoder raises NetlinkError for a body that has not its form, and nothing else.  Nothing here
+opens a socket or keeps state.  What the messages mean for forwarding, `kernel_view.py` and what it
+uses decide, and `beyond_routing.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ from dataclasses import dataclass
 # linux/netlink.h
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x2, 0x4, 0x10
 NLM_F_DUMP, NLM_F_DUMP_FILTERED = 0x300, 0x20
-NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
-NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 1, 2, 3, 4
+NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
+NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN = 2, 3, 4
 NETLINK_ROUTE, NETLINK_XFRM, NETLINK_NETFILTER = 0, 6, 12
 _NLA_TYPE_MASK = 0x3FFF
 
@@ -31,19 +35,9 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWNEIGHTBL, RTM_GETNEIGHTBL = 64, 66
 RTM_NEWNETCONF, RTM_DELNETCONF, RTM_GETNETCONF = 80, 81, 82
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
-GROUPS = {
-    "link": 1,
-    "neigh": 3,
-    "tc": 4,
-    "ipv4-addr": 5,
-    "ipv4-route": 7,
-    "ipv4-rule": 8,
-    "ipv6-addr": 9,
-    "ipv6-route": 11,
-    "ipv4-netconf": 24,
-    "ipv6-netconf": 25,
-    "nexthop": 32,
-}
+GROUPS = (1, 3, 4, 5, 7, 8, 9, 11, 24, 25, 32)
+"""RTNLGRP_LINK, _NEIGH, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE,
+_IPV4_NETCONF, _IPV6_NETCONF, _NEXTHOP."""
 NFNLGRP_NFTABLES, XFRMNLGRP_POLICY = 7, 4
 
 AF_UNSPEC, AF_INET, AF_INET6, AF_BRIDGE = 0, 2, 10, 7
@@ -77,8 +71,8 @@ _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _NHMSG = struct.Struct("=BBBxI")
-_NETCONF = struct.Struct("=B")
-_RTNEXTHOP = struct.Struct("=HBBi")
+_FAMILY = struct.Struct("=Bxxx")
+_RTNEXTHOP = struct.Struct("=HBBI")
 _NEXTHOP_GRP = struct.Struct("=IBBxx")
 _TCMSG = struct.Struct("=BxxxiIII")
 _NFGENMSG = struct.Struct("!BBH")
@@ -135,7 +129,7 @@ def attribute(type_: int, value: bytes) -> bytes:
 
 
 def request(type_: int, flags: int, seq: int, body: bytes) -> bytes:
-    """One request."""
+    """One request as a message."""
     return _HEADER.pack(16 + len(body), type_, flags | NLM_F_REQUEST, seq, 0) + body
 
 
@@ -154,58 +148,49 @@ def text(raw: bytes) -> str:
     return raw.split(b"\0", 1)[0].decode(errors="replace")
 
 
-# ------------------------------------------------------------------------------ dump requests
+def _head(layout: struct.Struct, body: bytes) -> tuple[int, ...]:
+    """The struct that a body begins with.
+
+    Raises NetlinkError when the body is shorter.
+    """
+    if len(body) < layout.size:
+        raise NetlinkError(0, f"body of {len(body)} octets, expected {layout.size} or more")
+    return layout.unpack_from(body)
 
 
-def get_routes(family: int, table: int) -> bytes:
-    """Body of a strict RTM_GETROUTE dump of one table."""
+# ------------------------------------------------------------------------------ requests
+
+Request = tuple[int, bytes]
+"""A request's type and body."""
+_HEADS = {
+    RTM_GETLINK: _IFINFO,
+    RTM_GETADDR: _IFADDR,
+    RTM_GETNEIGH: _NDMSG,
+    RTM_GETRULE: _RTMSG,
+    RTM_GETNEXTHOP: _NHMSG,
+    RTM_GETQDISC: _TCMSG,
+    RTM_GETNETCONF: _FAMILY,
+    RTM_GETNEIGHTBL: _FAMILY,
+}
+"""What a dump request's body is.  Each begins with the family, and asks for all of it where the
+rest is zero."""
+
+
+def get_all(type_: int, family: int = AF_UNSPEC) -> Request:
+    """A dump of everything of a type, of one family where there are several."""
+    return type_, bytes((family,)).ljust(_HEADS[type_].size, b"\0")
+
+
+def get_routes(family: int, table: int) -> Request:
+    """A strict dump of one routing table."""
     short = table if table < 256 else 0
-    return _RTMSG.pack(family, 0, 0, 0, short, 0, 0, 0, 0) + attribute(RTA_TABLE, _U32.pack(table))
+    body = _RTMSG.pack(family, 0, 0, 0, short, 0, 0, 0, 0)
+    return RTM_GETROUTE, body + attribute(RTA_TABLE, _U32.pack(table))
 
 
-def get_links() -> bytes:
-    """Body of an RTM_GETLINK dump."""
-    return _IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0)
-
-
-def get_link(ifindex: int) -> bytes:
-    """Body of an RTM_GETLINK request for one link."""
-    return _IFINFO.pack(AF_UNSPEC, 0, ifindex, 0, 0)
-
-
-def get_neighbours(family: int) -> bytes:
-    """Body of an RTM_GETNEIGH dump."""
-    return _NDMSG.pack(family, 0, 0, 0, 0)
-
-
-def get_addresses(family: int) -> bytes:
-    """Body of an RTM_GETADDR dump."""
-    return _IFADDR.pack(family, 0, 0, 0, 0)
-
-
-def get_rules(family: int) -> bytes:
-    """Body of an RTM_GETRULE dump."""
-    return _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-
-
-def get_nexthops() -> bytes:
-    """Body of an RTM_GETNEXTHOP dump."""
-    return _NHMSG.pack(AF_UNSPEC, 0, 0, 0)
-
-
-def get_netconf(family: int) -> bytes:
-    """Body of an RTM_GETNETCONF dump."""
-    return _NETCONF.pack(family) + bytes(3)
-
-
-def get_neighbour_tables(family: int) -> bytes:
-    """Body of an RTM_GETNEIGHTBL dump."""
-    return struct.pack("=Bxxx", family)
-
-
-def get_qdiscs() -> bytes:
-    """Body of an RTM_GETQDISC dump."""
-    return _TCMSG.pack(AF_UNSPEC, 0, 0, 0, 0)
+def get_link(ifindex: int) -> Request:
+    """One link."""
+    return RTM_GETLINK, _IFINFO.pack(AF_UNSPEC, 0, ifindex, 0, 0)
 
 
 # ------------------------------------------------------------------------------ decoded values
@@ -235,7 +220,7 @@ class LinkInfo:
 
 def link(body: bytes) -> LinkInfo | None:
     """An RTM_NEWLINK or RTM_DELLINK, None for a bridge's port state (AF_BRIDGE)."""
-    family, hardware, ifindex, flags, _ = _IFINFO.unpack_from(body)
+    family, hardware, ifindex, flags, _ = _head(_IFINFO, body)
     if family == AF_BRIDGE:
         return None
     found = attributes(body, _IFINFO.size)
@@ -274,19 +259,16 @@ RT_SCOPE_LINK = 253
 
 def address(body: bytes) -> AddressInfo:
     """An RTM_NEWADDR or RTM_DELADDR."""
-    _, length, _, scope, ifindex = _IFADDR.unpack_from(body)
+    _, length, _, scope, ifindex = _head(_IFADDR, body)
     found = attributes(body, _IFADDR.size)
     raw = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b"")
     return AddressInfo(ifindex, length, int.from_bytes(raw, "big"), scope)
 
 
-def add_address6(ifindex: int, length: int, address_: int) -> bytes:
-    """Body of an RTM_NEWADDR for an IPv6 link-local address, in use at once (no duplicate address
-    detection)."""
-    raw = address_.to_bytes(16, "big")
-    return _IFADDR.pack(AF_INET6, length, IFA_F_NODAD, RT_SCOPE_LINK, ifindex) + attribute(
-        IFA_LOCAL, raw
-    )
+def add_address6(of: AddressInfo) -> Request:
+    """An IPv6 link-local address, in use at once (no duplicate address detection)."""
+    body = _IFADDR.pack(AF_INET6, of.length, IFA_F_NODAD, RT_SCOPE_LINK, of.ifindex)
+    return RTM_NEWADDR, body + attribute(IFA_LOCAL, of.address.to_bytes(16, "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,21 +285,24 @@ class NeighbourInfo:
 
 
 _FAMILIES = {AF_INET: 4, AF_INET6: 6}
+_OCTETS = {AF_INET: 4, AF_INET6: 16}
+"""Of an address."""
 
 
 def neighbour(body: bytes) -> NeighbourInfo | None:
     """An RTM_NEWNEIGH or RTM_DELNEIGH, None for what is no IP neighbour (bridge, proxy)."""
-    raw_family, ifindex, state, flags, _ = _NDMSG.unpack_from(body)
+    raw_family, ifindex, state, flags, _ = _head(_NDMSG, body)
     family = _FAMILIES.get(raw_family)
-    if family is None or flags & NTF_PROXY:
-        return None
     found = attributes(body, _NDMSG.size)
+    address_ = found.get(NDA_DST, b"")
+    if family is None or flags & NTF_PROXY or len(address_) != _OCTETS[raw_family]:
+        return None
     mac = found.get(NDA_LLADDR, b"")
     protocol = found.get(NDA_PROTOCOL, b"\0")
     return NeighbourInfo(
         ifindex,
         family,
-        int.from_bytes(found.get(NDA_DST, b""), "big"),
+        int.from_bytes(address_, "big"),
         int.from_bytes(mac, "big") if len(mac) == 6 else 0,
         state,
         bool(u32(found.get(NDA_FLAGS_EXT)) & NTF_EXT_MANAGED),
@@ -329,23 +314,23 @@ OUR_PROTOCOL = 0x58
 """Marks (NDA_PROTOCOL) the neighbour entries that routerd keeps resolved as its own."""
 
 
-def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> bytes:
-    """Body of an RTM_NEWNEIGH (create, replace) that has the kernel resolve an address: for good
-    when `managed` (NTF_EXT_MANAGED, kernel 5.16), else this once (NTF_USE), which also takes
-    the managed flag off again.  Both leave the entry's state and MAC as they are."""
+def keep_neighbour(ifindex: int, family: int, address: int, managed: bool) -> Request:
+    """Have the kernel resolve an address: for good when `managed` (NTF_EXT_MANAGED, kernel 5.16),
+    else this once (NTF_USE), which also takes the managed flag off again.  Both leave the entry's
+    MAC as it is, and its state, unless it was permanent."""
     raw, size = (AF_INET, 4) if family == 4 else (AF_INET6, 16)
     body = _NDMSG.pack(raw, ifindex, 0, 0 if managed else NTF_USE, 0)
     body += attribute(NDA_DST, address.to_bytes(size, "big"))
     body += attribute(NDA_PROTOCOL, bytes((OUR_PROTOCOL if managed else 0,)))
     if managed:
         body += attribute(NDA_FLAGS_EXT, _U32.pack(NTF_EXT_MANAGED))
-    return body
+    return RTM_NEWNEIGH, body
 
 
 @dataclass(frozen=True, slots=True)
 class RouteHop:
     """One leg of a route.  `gateway` 0: the destination is on the link.  `plain` is false where
-    the packet would not simply be sent there: encapsulated, or to a gateway of the other family."""
+    the packet would not simply be sent there: encapsulated, or to no gateway of its family."""
 
     ifindex: int
     gateway: int
@@ -372,41 +357,45 @@ class RouteInfo:
     mtu: int
 
 
-def _hop(found: dict[int, bytes], ifindex: int, flags: int, weight: int) -> RouteHop:
+def _hop(found: dict[int, bytes], size: int, ifindex: int, flags: int, weight: int) -> RouteHop:
+    """`size`: octets of an address of the route's family."""
     encapsulated = bool(found.keys() & {RTA_ENCAP, RTA_ENCAP_TYPE})
-    plain = not encapsulated and RTA_VIA not in found
-    gateway = int.from_bytes(found.get(RTA_GATEWAY, b""), "big")
-    return RouteHop(ifindex, gateway, flags, weight, plain, encapsulated)
+    gateway = found.get(RTA_GATEWAY, b"")
+    plain = not encapsulated and RTA_VIA not in found and len(gateway) in (0, size)
+    return RouteHop(ifindex, int.from_bytes(gateway, "big"), flags, weight, plain, encapsulated)
 
 
-def _multipath(raw: bytes) -> Iterator[RouteHop]:
+def _multipath(raw: bytes, size: int) -> Iterator[RouteHop]:
     offset = 0
     while offset + 8 <= len(raw):
         length, flags, hops, ifindex = _RTNEXTHOP.unpack_from(raw, offset)
         if length < 8 or offset + length > len(raw):
             raise NetlinkError(0, f"leg of {length} octets in {len(raw) - offset}")
-        yield _hop(attributes(raw[offset + 8 : offset + length]), ifindex, flags, hops + 1)
+        yield _hop(attributes(raw[offset + 8 : offset + length]), size, ifindex, flags, hops + 1)
         offset += (length + 3) & ~3
 
 
 def route(body: bytes) -> RouteInfo | None:
     """An RTM_NEWROUTE or RTM_DELROUTE, None for what is no IP route of a table (cached entries,
     multicast forwarding)."""
-    raw, length, _, tos, table, _, _, type_, flags = _RTMSG.unpack_from(body)
+    raw, length, _, tos, table, _, _, type_, flags = _head(_RTMSG, body)
     family = _FAMILIES.get(raw)
     if family is None or flags & RTM_F_CLONED:
         return None
-    found = attributes(body, _RTMSG.size)
+    found, size = attributes(body, _RTMSG.size), _OCTETS[raw]
+    prefix = found.get(RTA_DST, b"")
+    if len(prefix) not in (0, size):
+        raise NetlinkError(0, f"prefix of {len(prefix)} octets, expected {size}")
     hops: tuple[RouteHop, ...] = ()
     if RTA_MULTIPATH in found:
-        hops = tuple(_multipath(found[RTA_MULTIPATH]))
+        hops = tuple(_multipath(found[RTA_MULTIPATH], size))
     elif RTA_OIF in found or RTA_GATEWAY in found:
-        hops = (_hop(found, u32(found.get(RTA_OIF)), flags & 0xFF, 1),)
+        hops = (_hop(found, size, u32(found.get(RTA_OIF)), flags & 0xFF, 1),)
     metrics = attributes(found[RTA_METRICS]) if RTA_METRICS in found else {}
     return RouteInfo(
         family,
         u32(found.get(RTA_TABLE)) or table,
-        int.from_bytes(found.get(RTA_DST, b""), "big"),
+        int.from_bytes(prefix, "big"),
         length,
         tos,
         u32(found.get(RTA_PRIORITY)),
@@ -435,19 +424,21 @@ NHA_GATEWAY, NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB = 6, 7, 8, 11
 
 def nexthop(body: bytes) -> NextHopObject:
     """An RTM_NEWNEXTHOP or RTM_DELNEXTHOP."""
-    raw, _, _, flags = _NHMSG.unpack_from(body)
+    raw, _, _, flags = _head(_NHMSG, body)
     found = attributes(body, _NHMSG.size)
+    members = found.get(NHA_GROUP, b"")
+    if len(members) % _NEXTHOP_GRP.size:
+        raise NetlinkError(0, f"group of {len(members)} octets")
     group = tuple(
-        (member, (high << 8 | low) + 1)
-        for member, low, high in (
-            _NEXTHOP_GRP.iter_unpack(found[NHA_GROUP]) if NHA_GROUP in found else ()
-        )
+        (member, (high << 8 | low) + 1) for member, low, high in _NEXTHOP_GRP.iter_unpack(members)
     )
     hop = None
     if NHA_OIF in found:
-        plain = not (found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
-        gateway = int.from_bytes(found.get(NHA_GATEWAY, b""), "big")
-        hop = RouteHop(u32(found[NHA_OIF]), gateway, flags, 1, plain, not plain)
+        odd = bool(found.keys() & {NHA_ENCAP_TYPE, NHA_ENCAP, NHA_FDB})
+        gateway = found.get(NHA_GATEWAY, b"")
+        plain = not odd and len(gateway) in (0, _OCTETS.get(raw))
+        number = int.from_bytes(gateway, "big")
+        hop = RouteHop(u32(found[NHA_OIF]), number, flags, 1, plain, odd)
     return NextHopObject(
         u32(found.get(NHA_ID)), _FAMILIES.get(raw, 0), hop, group, NHA_BLACKHOLE in found
     )
@@ -489,7 +480,7 @@ _FIB_RULE_INVERT = 2
 
 def rule(body: bytes) -> RuleInfo:
     """An RTM_NEWRULE; its header is struct fib_rule_hdr."""
-    _, dst_len, src_len, tos, table, _, _, action, flags = _RTMSG.unpack_from(body)
+    _, dst_len, src_len, tos, table, _, _, action, flags = _head(_RTMSG, body)
     found = attributes(body, _RTMSG.size)
     known = {_FRA_PRIORITY, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_PROTOCOL}
     plain = (
@@ -512,7 +503,7 @@ class Qdisc:
 
 def qdisc(body: bytes) -> Qdisc:
     """An RTM_NEWQDISC."""
-    _, ifindex, handle, _, _ = _TCMSG.unpack_from(body)
+    _, ifindex, handle, _, _ = _head(_TCMSG, body)
     return Qdisc(ifindex, text(attributes(body, _TCMSG.size).get(1, b"")), handle)
 
 
@@ -546,21 +537,21 @@ def neighbour_table(body: bytes) -> NeighbourTable | None:
 
 # ------------------------------------------------------------------------------ netfilter, xfrm
 
-NFT_GETCHAIN = 10 << 8 | 4
+_NFT_GETCHAIN = 10 << 8 | 4
 _NFTA_TABLE, _NFTA_NAME, _NFTA_HOOK, _NFTA_POLICY, _NFTA_USE = 1, 3, 4, 5, 6
 _NFPROTOS = {1: "inet", 2: "ip", 5: "netdev"}
 _HOOKS = {0: "prerouting", 2: "forward", 4: "postrouting", 5: "ingress"}
 
 
-def get_chains() -> bytes:
-    """Body of an NFT_MSG_GETCHAIN dump over all families."""
-    return _NFGENMSG.pack(AF_UNSPEC, 0, 0)
+def get_chains() -> Request:
+    """A dump of the chains of all families."""
+    return _NFT_GETCHAIN, _NFGENMSG.pack(AF_UNSPEC, 0, 0)
 
 
 def chain(body: bytes) -> str:
     """What a chain (NFT_MSG_NEWCHAIN) is called if it sees forwarded IPv4 packets and may do
     something with them: it hooks where they pass, and has rules or does not accept.  Else ""."""
-    family, _, _ = _NFGENMSG.unpack_from(body)
+    family, _, _ = _head(_NFGENMSG, body)
     found = attributes(body, _NFGENMSG.size)
     if family not in _NFPROTOS or _NFTA_HOOK not in found:
         return ""
@@ -576,12 +567,12 @@ def chain(body: bytes) -> str:
     return f"{_NFPROTOS[family]} {names} ({_HOOKS[hook]})"
 
 
-XFRM_GETSPDINFO, XFRM_NEWSPDINFO = 0x25, 0x24
+_XFRM_GETSPDINFO = 0x25
 
 
-def get_spdinfo() -> bytes:
-    """Body of an XFRM_MSG_GETSPDINFO request."""
-    return _U32.pack(0xFFFFFFFF)
+def get_spdinfo() -> Request:
+    """What there is of IPsec policies; no dump."""
+    return _XFRM_GETSPDINFO, _U32.pack(0xFFFFFFFF)
 
 
 def spdinfo(body: bytes) -> int:
@@ -593,8 +584,8 @@ def spdinfo(body: bytes) -> int:
 # ------------------------------------------------------------------------------ bulk
 
 _BULK = struct.Struct(">4s4s8xBB22sI")
-"""nlmsghdr; then struct rtmsg from dst_len on, RTA_TABLE (8 octets) and RTA_DST's header; then
-the prefix, the only thing here that is in network byte order."""
+"""nlmsghdr; struct rtmsg, whose second octet is the prefix length; RTA_TABLE (8 octets) and
+RTA_DST's header; then the prefix, the only thing here that is in network byte order."""
 _NEWROUTE_MULTI = frozenset(
     struct.pack("=HH", RTM_NEWROUTE, NLM_F_MULTI | filtered)
     for filtered in (0, NLM_F_DUMP_FILTERED)
@@ -615,7 +606,7 @@ def bulk_routes4(data: bytes) -> Iterator[tuple[int, int, bytes, bytes] | Netlin
     unpack, sizes = _BULK.unpack_from, _SIZES
     expected, (table, dst) = _NEWROUTE_MULTI, _HEAD_TABLE_DST
     good: dict[bytes, bool] = {}
-    while offset < end:
+    while offset + 16 <= end:
         if end - offset >= 44:
             size, kind, family, plen, head, prefix = unpack(data, offset)
             length = sizes.get(size)
@@ -659,31 +650,26 @@ def rebuild(prefix: int, length: int, head: bytes, tail: bytes) -> bytes:
 # ------------------------------------------------------------------------------ ends of dumps
 
 
-def first(data: bytes) -> tuple[int, int]:
-    """(type, flags) of a datagram's first message."""
+def first(data: bytes) -> tuple[int, int, int]:
+    """(type, flags, sequence number) of a datagram's first message.
+
+    Raises NetlinkError where there is none.
+    """
     if len(data) < 16:
         raise NetlinkError(0, f"datagram of {len(data)} octets")
-    _, type_, flags, _, _ = _HEADER.unpack_from(data)
-    return type_, flags
+    _, type_, flags, seq, _ = _HEADER.unpack_from(data)
+    return type_, flags, seq
 
 
-def first_seq(data: bytes) -> int:
-    """The sequence number of a datagram's first message."""
-    return int(_HEADER.unpack_from(data)[3]) if len(data) >= 16 else 0
+def done(data: bytes) -> tuple[int, int] | None:
+    """(flags, errno) of the NLMSG_DONE (20 octets with its header) that ends a datagram, if one
+    does.
 
-
-def trailing_done(data: bytes) -> bytes | None:
-    """The body of the NLMSG_DONE (20 octets with its header) that ends a datagram, if one does.
-
-    NLMSG_DONE may carry attributes of an extended acknowledgement only when those were asked
-    for, which routerd does not.
+    A message's own last octets may look like it; so it must also answer the same request as the
+    first message.  NLMSG_DONE may carry attributes of an extended acknowledgement only when those
+    were asked for, which routerd does not.
     """
-    if len(data) < 20:
+    if len(data) < 20 or data[-12:-4] != data[8:16]:
         return None
-    length, type_, _, _, _ = _HEADER.unpack_from(data, len(data) - 20)
-    return data[-4:] if (length, type_) == (20, NLMSG_DONE) else None
-
-
-def done_flags(data: bytes) -> int:
-    """The flags of the NLMSG_DONE that ends a datagram."""
-    return int(_HEADER.unpack_from(data, len(data) - 20)[2])
+    length, type_, flags, _, _ = _HEADER.unpack_from(data, len(data) - 20)
+    return (flags, error_number(data[-4:])) if (length, type_) == (20, NLMSG_DONE) else None

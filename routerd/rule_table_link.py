@@ -10,10 +10,10 @@ find a dead connection on an idle link.  Nothing is queued while there is no con
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
-from enum import Enum
 from pathlib import Path
 
 import zmq
@@ -30,13 +30,6 @@ _EVENT = struct.Struct("=HI")
 for it takes asyncio along, and with it a quarter of the time routerd needs to start."""
 
 
-class ConnectionEvent(Enum):
-    """What happened to the connection."""
-
-    CONNECTED = "connected"
-    DISCONNECTED = "disconnected"
-
-
 def endpoint(peer: str, control: str, port: int) -> str:
     """The ZeroMQ address: a link-local peer is looked for behind the control interface."""
     if ":" not in peer:
@@ -45,15 +38,12 @@ def endpoint(peer: str, control: str, port: int) -> str:
     return f"tcp://[{peer}{zone}]:{port}"
 
 
-def hasten_discovery(control: str) -> bool:
-    """Let the kernel repeat a neighbour solicitation on the control interface after a tenth of a
-    second: one that was lost while the link was unplugged would otherwise hold up the first
-    connection after a move for a whole one (RFC 4861, RETRANS_TIMER).  False if it cannot."""
-    try:
+def hasten_discovery(control: str) -> None:
+    """Let the kernel, where it can, repeat a neighbour solicitation on the control interface after
+    a tenth of a second: one that was lost while the link was unplugged would otherwise hold up the
+    first connection after a move for a whole one (RFC 4861, RETRANS_TIMER)."""
+    with contextlib.suppress(OSError):
         Path(f"/proc/sys/net/ipv6/neigh/{control}/retrans_time_ms").write_text("100")
-    except OSError:
-        return False
-    return True
 
 
 class RuleTableLink:
@@ -109,15 +99,15 @@ class RuleTableLink:
         self._monitor.close(0)
         self._socket.close(0)
 
-    def events(self) -> Iterator[ConnectionEvent]:
-        """What happened to the connection since the last call."""
+    def events(self) -> Iterator[bool]:
+        """What happened since the last call: True for a new connection, False for its end."""
         while self._monitor.poll(0):
             event, _ = _EVENT.unpack(self._monitor.recv_multipart(zmq.NOBLOCK)[0])
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                yield ConnectionEvent.CONNECTED
+                yield True
             elif event == zmq.EVENT_DISCONNECTED:
                 self._waiting.clear()
-                yield ConnectionEvent.DISCONNECTED
+                yield False
 
     def received(self) -> Iterator[Frames]:
         """The messages that have arrived."""

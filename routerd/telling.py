@@ -63,9 +63,12 @@ class Telling:
         state.capacity = self._tables.capacity
         # Without all local prefixes, or all routes, a switch would not decide as the kernel does.
         excess = state.excess()
-        if excess:  # everything passes through the VM
-            return RouterState.of(interfaces, {}, {}, {}, {}, {}, {}, Policy(True, excess))
-        return state
+        return self.through_vm(excess) if excess else state
+
+    def through_vm(self, reason: str) -> RouterState:
+        """What is told where nothing else can be: everything passes through the VM."""
+        interfaces = {i.ifindex: i for i in self._tables.interfaces()}
+        return RouterState.of(interfaces, {}, {}, {}, {}, {}, {}, Policy(True, reason))
 
     def sections(self, told: RouterState) -> list[Section]:
         """What to tell to one who knows `told`, after changes of single routes, neighbours and

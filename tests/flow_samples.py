@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from tests import built_packets as built
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow.flow import Action, Actions, Flow, Match
@@ -28,7 +29,7 @@ def frames() -> list[bytes]:
         pk.ipv4(a, b, 0, b"zero"),
         pk.ipv4(a, b, 17, udp, flags=pk.MORE_FRAGMENTS),
         pk.ipv4(a, b, 17, udp, frag_offset=64),
-        pk.ipv4(a, IP[3], pk.OSPF, pk.ospf_hello(a, 10), ttl=1),
+        pk.ipv4(a, IP[3], pk.OSPF, built.ospf_hello(a, 10), ttl=1),
         pk.ipv4(a, b, 17, udp, options=b"\x94\x04\0\0"),
         pk.ipv4(a, b, 17, udp[:6] + b"\0\0" + udp[8:]),
         pk.ipv4(a, b, 6, tcp[:12]),
@@ -42,8 +43,10 @@ def frames() -> list[bytes]:
     made.append(pk.ethernet(pk.BROADCAST, MAC[0], pk.ETH_ARP, pk.arp(1, MAC[0], a, 0, b)))
     made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_ARP, pk.arp(2, MAC[0], a, MAC[1], b)))
     made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_ARP, pk.arp(2, MAC[0], a, MAC[1], b)[:20]))
-    made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, pk.ipv6(*IP6, 17, udp)))
-    made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, pk.ipv6(*IP6, 58, bytes((135, 0)) * 12)))
+    made.append(pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, built.ipv6(*IP6, 17, udp)))
+    made.append(
+        pk.ethernet(MAC[1], MAC[0], pk.ETH_IPV6, built.ipv6(*IP6, 58, bytes((135, 0)) * 12))
+    )
     made.append(pk.ethernet(MAC[1], MAC[0], 0x88CC, b"lldp"))
     made.append(pk.ethernet(MAC[1], MAC[0], 12, b"\x42\x42\x03" + bytes(9)))
     made.append(pk.ethernet(MAC[1], MAC[0], 70, b"\xaa\xaa\x03\0\0\0\x08\0" + ip[0]))

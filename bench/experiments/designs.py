@@ -115,7 +115,7 @@ def _by_domain0(lab: Lab, more: ExitStack) -> None:
     more.callback(copier.close)
     host.take_ports()
     copier.copy_to([host])
-    copier.hosts = (host,)
+    copier.hold_at(host)
     host.forward(vm_here=True)
 
 

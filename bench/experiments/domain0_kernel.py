@@ -276,7 +276,7 @@ class Copier:
     router."""
 
     def __init__(self, guest: Callable[[], tuple[Shown, Shown]]) -> None:
-        self.hosts: tuple[Domain0, ...] = ()
+        self._hosts: tuple[Domain0, ...] = ()
         self.error: Exception | None = None
         self._guest = guest
         self._lock = threading.Lock()
@@ -284,9 +284,23 @@ class Copier:
     def copy_to(self, hosts: Iterable[Domain0]) -> None:
         """Copy now."""
         with self._lock:
-            routes, neighbours = self._guest()
-            for host in hosts:
-                host.copy(routes, neighbours)
+            self._copy_to(hosts)
+
+    def hold_at(self, *hosts: Domain0) -> None:
+        """From now on these hold the router: when it returns nothing is copied to others any more,
+        nor will be."""
+        with self._lock:
+            self._hosts = hosts
+
+    def follow(self) -> None:
+        """Copy to those that hold the router."""
+        with self._lock:
+            self._copy_to(self._hosts)
+
+    def _copy_to(self, hosts: Iterable[Domain0]) -> None:
+        routes, neighbours = self._guest()
+        for host in hosts:
+            host.copy(routes, neighbours)
 
     def close(self) -> None:
         """End it."""
@@ -320,7 +334,7 @@ class Follower(Copier):
         assert self._watcher.stdout is not None
         for _ in self._watcher.stdout:
             try:
-                self.copy_to(self.hosts)
+                self.follow()
             except (LabError, OSError, subprocess.CalledProcessError) as error:
                 self.error = error
                 return
@@ -365,7 +379,7 @@ class KernelMover(ABC):
         """From OpenFlow to plane separation; returns when packets pass."""
         here = self._hosts[self.host]
         self._copier.copy_to([here])  # as long as the VM can be asked
-        self._copier.hosts = (here,)
+        self._copier.hold_at(here)
         for host in self._hosts.values():
             host.take_ports()
         for datapath in self.lab.network.datapaths.values():
@@ -395,11 +409,11 @@ class KernelMover(ABC):
     def _move(self, source: Domain0, to: Domain0) -> float:
         # The destination forwards before anything is sent there; changes go to both.
         self._copier.copy_to([to])
-        self._copier.hosts = (source, to)
+        self._copier.hold_at(source, to)
         to.forward(vm_here=False)
         suspended_s = self.carry(source, to)
         source.await_quiet(self.quiet_s)
-        self._copier.hosts = (to,)
+        self._copier.hold_at(to)
         source.clear()
         return suspended_s
 

@@ -9,9 +9,10 @@ business.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, Self
 
@@ -41,6 +42,16 @@ class UnclearError(HypervisorError):
 
     def __init__(self, message: str, silent: Collection[str] = ()) -> None:
         super().__init__(message, "unreachable" if silent else "unclear")
+
+
+@contextmanager
+def reasons(silent: Mapping[str, HypervisorError]) -> Iterator[None]:
+    """Where a VM's place cannot be decided, why hosts are silent is said, too."""
+    try:
+        yield
+    except UnclearError as error:
+        why = "; ".join(str(e) for e in silent.values())
+        raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
 
 
 def may_be_left(silent: Iterable[str]) -> tuple[str, ...]:
@@ -83,6 +94,40 @@ class Job:
     left: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class LiveMove:
+    """A live migration as its driver keeps it; `router` is its id, times are this machine's."""
+
+    router: str
+    source: str
+    to: str
+    state: JobState = JobState.PRECOPY
+    detail: str = ""
+    events: list[tuple[str, float]] = field(default_factory=list)
+    left: tuple[str, ...] = ()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the VM is not at the destination yet, and may get there."""
+        return self.state in (JobState.PRECOPY, JobState.SUSPENDED)
+
+    def advance(self, state: JobState, at: float | None = None) -> None:
+        """Note a new state, once, and when it was reached (else now)."""
+        if self.state is not state or not self.events:
+            self.state = state
+            self.events.append((state.value, time.monotonic() if at is None else at))
+
+    def job(self) -> Job:
+        """As it stands."""
+        events = tuple(self.events)
+        begun, suspended_s = dict(events).get(JobState.SUSPENDED.value), None
+        if begun is not None:
+            over = self.state in (JobState.RUNNING, JobState.FAILED)
+            suspended_s = (events[-1][1] if over else time.monotonic()) - begun
+        id, state, detail = self.router, self.state, self.detail
+        return Job(id, id, self.to, state, detail, suspended_s, events, self.left)
+
+
 @dataclass(frozen=True, slots=True)
 class Domain:
     """A router's VM: where it is ("running", "paused" or "suspended")."""
@@ -113,7 +158,6 @@ class Claim(Protocol):
 
     def check(self) -> None:
         """Raise where it has gone to somebody else."""
-        ...
 
 
 class Unclaimed:
@@ -139,39 +183,31 @@ class Hypervisor(Protocol):
 
     def domain(self, router: str) -> Domain | None:
         """A router's VM, wherever it is; None where no host of this hypervisor has it."""
-        ...
 
     def copies(self, host: str, routers: Collection[str]) -> list[str]:
         """What a host has of these routers' VMs, whole or in part, by the hypervisor's names."""
-        ...
 
     def check(self, router: str, to: str) -> None:
         """Whether a host can take a VM, as far as can be told without changing anything; the error
         says what it lacks."""
-        ...
 
     def migrate(self, router: str, to: str) -> Job:
         """Begin to move a VM to a host; it will be left paused there.  Returns at once."""
-        ...
 
     def job(self, id: str) -> Job:
         """How far a migration is."""
-        ...
 
     def unpause(self, router: str) -> None:
         """Let a VM that has been moved run on."""
-        ...
 
     def abort(self, router: str, own: bool = False) -> GivenUp:
         """Give up a migration, whoever began it or only if this driver did (`own`): the VM runs on
         at the source, if it does not run at the destination already ("too-late"), and nothing of
         it is left elsewhere.  Where there is nothing to give up: "no-migration"; what of its own
         was asked for and has not begun yet does not begin later."""
-        ...
 
     def close(self) -> None:
         """End the connection."""
-        ...
 
 
 class Drivers:
@@ -209,8 +245,8 @@ def of(network: Network, host: str) -> Hypervisor:
         case XlSpec():
             from mgmt.hypervisor.xl import Xl
 
-            found = {h: s for h in network.hosts if isinstance(s := _spec(network, h), XlSpec)}
-            return Xl(found)
+            specs = {h: _spec(network, h) for h in network.hosts}
+            return Xl({h: s for h, s in specs.items() if isinstance(s, XlSpec)})
         case LibvirtSpec():
             try:
                 from mgmt.hypervisor.libvirt_driver import Libvirt
@@ -219,12 +255,8 @@ def of(network: Network, host: str) -> Hypervisor:
                     f"{host}: hypervisor libvirt needs libvirt-python: apt-get install "
                     "python3-libvirt, or from XenFlow's sources scripts/setup"
                 ) from None
-            uris = {}
-            for name in network.hosts:
-                other = _spec(network, name)
-                if isinstance(other, LibvirtSpec):
-                    uris[name] = other.uri
-            return Libvirt(uris)
+            specs = {h: _spec(network, h) for h in network.hosts}
+            return Libvirt({h: s.uri for h, s in specs.items() if isinstance(s, LibvirtSpec)})
         case None:
             raise NetworkError(
                 f"no hypervisor is named for {host}; set hypervisor to {hypervisor_spec.FORMS}"

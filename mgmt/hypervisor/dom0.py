@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Dom0:
         self._answers: dict[int, dict[str, Any]] = {}
         self._changed = threading.Condition()
         self._next = 0
-        self._lost = False
+        self._lost = self._answered = False
         self._offset: float | None = None
         self._said: deque[str] = deque(maxlen=20)
         self._writing = threading.Lock()
@@ -126,15 +127,13 @@ class Dom0:
 
     def close(self) -> None:
         """End the connection; a migration that still waits there is given up."""
-        assert self._process.stdin is not None
+        self._close_input()
         try:
-            self._process.stdin.close()
-        except OSError:
-            pass  # it is gone already
-        try:
-            self._process.wait(CLOSE_S)
+            self._process.wait(CLOSE_S if self._answered else 0.0)
         except subprocess.TimeoutExpired:
-            return  # it still waits for xl to end in order
+            if not self._answered:  # nothing was begun there
+                self._process.kill()
+            return  # else it still waits for xl to end in order
         for reader in self._readers:
             reader.join(2.0)
 
@@ -147,6 +146,11 @@ class Dom0:
         except (OSError, ValueError):
             raise self._unreachable() from None
 
+    def _close_input(self) -> None:
+        assert self._process.stdin is not None
+        with self._writing, suppress(OSError):  # it is gone already, with what it was to be told
+            self._process.stdin.close()
+
     def _unreachable(self) -> HypervisorError:
         self._readers[1].join(2.0)
         said = "\n".join(self._said)
@@ -156,24 +160,31 @@ class Dom0:
 
     def _read_answers(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            now = time.monotonic()
-            try:
-                value = json.loads(line)
-            except ValueError:
-                self._said.append(line.decode(errors="replace").rstrip())
-                continue  # a shell's greeting, for example
-            if "event" in value:
-                self._on_event({**value, "host": self.host, "local_at": self._here(value, now)})
-                continue
-            with self._changed:
-                self._answers[value["id"]] = value
-                self._changed.notify_all()
+        with self._process.stdout as lines:
+            for line in lines:
+                self._read(line, time.monotonic())
         # First of all: whoever waits for an answer then knows why there is none.
         self._on_event({"event": "lost", "host": self.host, "local_at": time.monotonic()})
         with self._changed:
             self._lost = True
             self._changed.notify_all()
+        self._close_input()
+        self._process.wait()
+
+    def _read(self, line: bytes, now: float) -> None:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):  # a shell's greeting, for example
+            self._said.append(line.decode(errors="replace").rstrip())
+        elif "event" in value:
+            self._on_event({**value, "host": self.host, "local_at": self._here(value, now)})
+        else:
+            with self._changed:
+                self._answered = True
+                self._answers[value["id"]] = value
+                self._changed.notify_all()
 
     def _here(self, value: dict[str, Any], now: float) -> float:
         """The clocks differ by no more than the quickest message took."""
@@ -184,8 +195,9 @@ class Dom0:
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._said.append(line.decode(errors="replace").rstrip())
+        with self._process.stderr as lines:
+            for line in lines:
+                self._said.append(line.decode(errors="replace").rstrip())
 
 
 def ssh(shared: str) -> list[str]:

@@ -216,10 +216,8 @@ def _below(pid: int, all_of_them: list[tuple[int, int, list[str]]]) -> list[int]
 
 def _signal(pids: list[int], number: int) -> None:
     for pid in pids:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            continue
 
 
 def _await_end(pids: list[int], limit_s: float) -> list[int]:
@@ -375,10 +373,8 @@ class XlMigrate:
     def _cut(self) -> None:
         """End the connection to the receiver; xl notices and lets the domain run on."""
         if self._transport:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._transport, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
 
     def _close_gate(self) -> None:
         if self._gate >= 0:
@@ -430,10 +426,8 @@ class XlMigrate:
 
     def _limit_gate(self) -> None:
         if not self._ended.wait(GATE_S) and not self._went:
-            try:
+            with suppress(AgentError):
                 self.end()
-            except AgentError:
-                return
 
     def _watch_copying(self) -> None:
         """How much libxl's helper has sent so far, and when that is all."""
@@ -520,9 +514,10 @@ class Agent:
 
     def serve(self) -> None:
         """Until the management entity's end of the connection is closed."""
-        for line in sys.stdin.buffer:
-            asked = json.loads(line)
-            threading.Thread(target=self._answer, args=(asked,), daemon=True).start()
+        with suppress(OSError, ValueError):  # the last line may have been cut off
+            for line in sys.stdin.buffer:
+                asked = json.loads(line)
+                threading.Thread(target=self._answer, args=(asked,), daemon=True).start()
         if self._move is not None:
             self._move.left_alone()
 
@@ -559,11 +554,9 @@ class Agent:
         """Which paths exist, and how many bytes are free where."""
         free = {}
         for folder in folders:
-            try:
+            with suppress(OSError):
                 found = os.statvfs(folder)
                 free[folder] = found.f_bavail * found.f_frsize
-            except OSError:
-                continue
         return {"there": [path for path in paths if os.path.exists(path)], "free": free}
 
     def do_migrate(self, domain: str, domid: int, receiver: str) -> None:
@@ -577,7 +570,9 @@ class Agent:
 
     def do_go(self) -> None:
         """Let the migration come to its end."""
-        self._moving().go()
+        if self._move is None:
+            raise AgentError("there is no migration here")
+        self._move.go()
 
     def do_end(self) -> None:
         """Give the migration up; one that has not begun yet does not begin any more."""
@@ -612,11 +607,6 @@ class Agent:
     def do_resume(self, domid: int) -> None:
         """Let a suspended domain run on."""
         resume(domid)
-
-    def _moving(self) -> XlMigrate:
-        if self._move is None:
-            raise AgentError("there is no migration here")
-        return self._move
 
 
 def main() -> None:

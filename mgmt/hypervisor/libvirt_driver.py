@@ -13,8 +13,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,16 +28,20 @@ from mgmt.hypervisor import (
     HypervisorError,
     Job,
     JobState,
+    LiveMove,
     Unclaimed,
-    UnclearError,
     libvirt_settle,
     may_be_left,
+    reasons,
 )
 from mgmt.hypervisor.libvirt_settle import Copy
 
 ABORT_S = 60.0
 """How long libvirt may take to give a migration up."""
 PROGRESS_S = 0.5
+KEEPALIVE_S, KEEPALIVES = 5, 3
+"""So often libvirt asks a host whether it lives, and so many times in vain.  TCP alone would wait
+a quarter of an hour for one that has fallen silent."""
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
@@ -53,38 +57,14 @@ _NO_JOB = (
 )
 _At = dict[str, tuple[Copy, Any]]
 """Host -> its copy of a domain, and libvirt's handle of that; or name of a domain -> these."""
-_UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
 
 
 @dataclass(slots=True)
-class _LibvirtMove:
-    """One migration; times by this machine's clock."""
-
-    router: str
-    source: str
-    to: str
-    state: JobState = JobState.PRECOPY
-    detail: str = ""
-    events: list[tuple[str, float]] = field(default_factory=list)
+class _LibvirtMove(LiveMove):
     thread: threading.Thread | None = None
     looked_at: float = 0.0
     whole_at: str = ""
     """The host that has it whole and alone, as libvirt has told this driver; "": not told."""
-
-    def advance(self, state: JobState) -> None:
-        """Note a new state, once."""
-        if self.state is not state or not self.events:
-            self.state = state
-            self.events.append((state.value, time.monotonic()))
-
-    @property
-    def suspended_s(self) -> float | None:
-        """How long the domain has run nowhere."""
-        begun = next((at for state, at in self.events if state == JobState.SUSPENDED.value), None)
-        if begun is None:
-            return None
-        over = self.state in (JobState.RUNNING, JobState.FAILED)
-        return (self.events[-1][1] if over else time.monotonic()) - begun
 
 
 class Libvirt:
@@ -152,13 +132,11 @@ class Libvirt:
     def job(self, id: str) -> Job:
         move = self._moves[id]
         now = time.monotonic()
-        if move.state in _UNDER_WAY and now > move.looked_at + PROGRESS_S:
+        if move.under_way and now > move.looked_at + PROGRESS_S:
             move.looked_at = now
             move.detail = self._progress(move) or move.detail
         with self._lock:
-            return Job(
-                id, id, move.to, move.state, move.detail, move.suspended_s, tuple(move.events)
-            )
+            return move.job()
 
     def unpause(self, router: str) -> None:
         host, domain = self._find(router)
@@ -195,10 +173,8 @@ class Libvirt:
 
     def close(self) -> None:
         for connection in self._connections.values():
-            try:
+            with suppress(libvirt.libvirtError):  # it was lost before
                 connection.close()
-            except libvirt.libvirtError:
-                pass  # it was lost before
         self._connections.clear()
 
     # --- connections --------------------------------------------------------------------------
@@ -213,6 +189,8 @@ class Libvirt:
             if found is None or not found.isAlive():
                 with _errors(host):
                     found = libvirt.open(self._uris[host])
+                    with suppress(libvirt.libvirtError):  # to this machine: nothing is between
+                        found.setKeepAlive(KEEPALIVE_S, KEEPALIVES)
                     found.domainEventRegisterAny(
                         None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened, host
                     )
@@ -278,7 +256,7 @@ class Libvirt:
     def _happened(self, _: Any, domain: Any, event: int, detail: int, host: str) -> None:
         with self._lock:
             move = self._moves.get(domain.name())
-            if move is None or move.state not in _UNDER_WAY or host != move.source:
+            if move is None or not move.under_way or host != move.source:
                 return
             if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
                 move.detail = "suspended at the source, the rest is copied"
@@ -333,7 +311,7 @@ class Libvirt:
         """Have the domain run at exactly one host; returns what had to be done for that, and what
         may be left elsewhere."""
         at, silent = self._copies(router)
-        with _reasons(silent):
+        with reasons(silent):
             settled = libvirt_settle.settle(
                 router, {h: copy for h, (copy, _) in at.items()}, silent
             )
@@ -351,18 +329,8 @@ class Libvirt:
 
 
 def _host_of(router: str, at: _At, silent: Mapping[str, HypervisorError]) -> str:
-    with _reasons(silent):
+    with reasons(silent):
         return libvirt_settle.whereabouts(router, {h: copy for h, (copy, _) in at.items()}, silent)
-
-
-@contextmanager
-def _reasons(silent: Mapping[str, HypervisorError]) -> Iterator[None]:
-    """Why hosts are silent is said, too."""
-    try:
-        yield
-    except UnclearError as error:
-        why = "; ".join(str(e) for e in silent.values())
-        raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
 
 
 def _copy(domain: Any) -> Copy:
@@ -385,18 +353,13 @@ def _flags(domain: Any, *, live: bool) -> int:
     return flags
 
 
-class _errors:  # noqa: N801  # reads as a statement
+@contextmanager
+def _errors(host: str) -> Iterator[None]:
     """libvirt's errors as the interface's."""
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, libvirt.libvirtError):
-            raise _wrapped(self._host, error) from None
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise _wrapped(host, error) from None
 
 
 def _wrapped(host: str, error: Any) -> HypervisorError:

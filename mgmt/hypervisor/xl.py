@@ -21,11 +21,11 @@ import shlex
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from mgmt.at_once import at_once
 from mgmt.hypervisor import (
     Claim,
     Domain,
@@ -33,9 +33,10 @@ from mgmt.hypervisor import (
     HypervisorError,
     Job,
     JobState,
+    LiveMove,
     Unclaimed,
-    UnclearError,
     may_be_left,
+    reasons,
     xl_output,
     xl_settle,
 )
@@ -70,22 +71,13 @@ RECEIVER_S = 5.0
 """How long a receiver may take to destroy its copy by itself."""
 
 
-_UNDER_WAY = (JobState.PRECOPY, JobState.SUSPENDED)
+@dataclass(slots=True, kw_only=True)
+class _XlMove(LiveMove):
+    """As the agents' events tell it."""
 
-
-@dataclass(slots=True)
-class _XlMove:
-    """One migration as the agents' events tell it; times by this machine's clock."""
-
-    router: str
-    source: str
-    to: str
     login: str
     memory_mib: int
-    state: JobState = JobState.PRECOPY
-    detail: str = ""
     given_up: str = ""
-    events: list[tuple[str, float]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     vifs: dict[str, str] = field(default_factory=dict)
     heard_at: float = 0.0
@@ -96,21 +88,6 @@ class _XlMove:
     source_lost: bool = False
     looked: bool = False
     sent: bool = False
-    left: tuple[str, ...] = ()
-
-    def advance(self, state: JobState, at: float) -> None:
-        """Note a new state and when it was reached."""
-        self.state = state
-        self.events.append((state.value, at))
-
-    @property
-    def suspended_s(self) -> float | None:
-        """How long the domain has run nowhere."""
-        begun = next((at for state, at in self.events if state == JobState.SUSPENDED.value), None)
-        if begun is None:
-            return None
-        over = self.state in (JobState.RUNNING, JobState.FAILED)
-        return (self.events[-1][1] if over else time.monotonic()) - begun
 
     def heard(self, event: Mapping[str, Any]) -> None:
         """Take an event of an agent in."""
@@ -121,7 +98,7 @@ class _XlMove:
                 self._line(event["text"])
             case "copied":
                 quarters = (event["bytes"] >> 18) // max(1, self.memory_mib)
-                if quarters and self.state in _UNDER_WAY:  # a line at each, no more
+                if quarters and self.under_way:  # a line at each, no more
                     copied = "all" if quarters >= 4 else f"{25 * quarters} %"
                     self.detail = f"{copied} of its {self.memory_mib} MiB copied"
             case "sent":
@@ -190,13 +167,10 @@ class Xl:
     def domain(self, router: str) -> Domain | None:
         """A host that does not answer is passed over where the router is found without it."""
         seen, silent = self._look()
-        try:
-            host, copy = xl_settle.whereabouts(router, seen, silent)
-        except UnclearError as error:
-            if silent or any(c.is_of(router) for listed in seen.values() for c in listed):
-                why = "; ".join(str(e) for e in silent.values())
-                raise HypervisorError(f"{error}{f' ({why})' if why else ''}", error.code) from None
+        if not silent and not any(c.is_of(router) for listed in seen.values() for c in listed):
             return None
+        with reasons(silent):
+            host, copy = xl_settle.whereabouts(router, seen, silent)
         return Domain(router, host, copy.state)
 
     def copies(self, host: str, routers: Collection[str]) -> list[str]:
@@ -210,11 +184,10 @@ class Xl:
             bridges = {name for full in wanted.bridges for name in (full, _switch(full))}
             paths = [f"/sys/class/net/{bridge}" for bridge in sorted(bridges)]
             paths += [os.path.join(SCRIPTS, script) for script in wanted.scripts]
-            with ThreadPoolExecutor(2) as pool:
-                here, there = pool.map(partial(self._facts, paths=paths), (source, to))
+            facts = at_once(partial(self._facts, paths=paths), (source, to))
         except xl_output.OutputError as error:
             raise HypervisorError(str(error)) from None
-        for problem in _problems(source, to, wanted, here, there):
+        for problem in _problems(source, to, wanted, facts[source], facts[to]):
             raise HypervisorError(problem, "refused")
         self._check_way(source, to)
 
@@ -223,8 +196,9 @@ class Xl:
         if source == to:
             raise HypervisorError(f"{router} is on {to} already", "already-there")
         dom0 = self._dom0(source)
-        move = _XlMove(router, source, to, self._specs[to].login, domain.memory_mib)
-        move.advance(JobState.PRECOPY, time.monotonic())
+        login, memory_mib = self._specs[to].login, domain.memory_mib
+        move = _XlMove(router, source, to, login=login, memory_mib=memory_mib)
+        move.advance(JobState.PRECOPY)
         move.heard_at = time.monotonic()
         with self._lock:
             self._moves[router] = move
@@ -242,19 +216,10 @@ class Xl:
         self._notice_end(move)
         self._notice_paused(move)
         limit_s = READY_S if move.sent else STALL_S
-        if move.state in _UNDER_WAY and time.monotonic() > move.heard_at + limit_s:
+        if move.under_way and time.monotonic() > move.heard_at + limit_s:
             move.given_up = f"nothing got to {move.to} for {limit_s:g} s"
             self._dom0(move.source).ask("end", SETTLE_S)
-        return Job(
-            id,
-            move.router,
-            move.to,
-            move.state,
-            move.detail,
-            move.suspended_s,
-            tuple(move.events),
-            move.left,
-        )
+        return move.job()
 
     def unpause(self, router: str) -> None:
         move = self._moves.get(router)
@@ -281,7 +246,7 @@ class Xl:
             with self._lock:
                 if move.state is not JobState.FAILED:
                     move.detail = "given up"
-                    move.advance(JobState.FAILED, time.monotonic())
+                    move.advance(JobState.FAILED)
             if settled.host == move.to and move.went:
                 raise HypervisorError(f"{router} runs on {move.to} already", "too-late")
         elif not did and not settled.steps:
@@ -289,9 +254,7 @@ class Xl:
         return GivenUp((*did, *map(str, settled.steps)), settled.left)
 
     def close(self) -> None:
-        with ThreadPoolExecutor(max(1, len(self._dom0s))) as pool:
-            list(pool.map(Dom0.close, self._dom0s.values()))
-        self._dom0s.clear()
+        at_once(self._forget, self._dom0s, most=len(self._dom0s))
 
     # --- Domain 0s ----------------------------------------------------------------------------
 
@@ -329,8 +292,7 @@ class Xl:
                 self._forget(host)
                 return error
 
-        with ThreadPoolExecutor(len(self._specs)) as pool:
-            answers = dict(zip(self._specs, pool.map(ask, self._specs), strict=True))
+        answers = at_once(ask, self._specs, most=len(self._specs))
         silent = {h: a for h, a in answers.items() if isinstance(a, HypervisorError)}
         self._silent = silent
         return {h: a for h, a in answers.items() if not isinstance(a, HypervisorError)}, silent
@@ -423,7 +385,7 @@ class Xl:
             return
         move.detail = move.given_up or xl_output.reason(move.lines, move.login)
         if not move.went:
-            move.advance(JobState.FAILED, time.monotonic())
+            move.advance(JobState.FAILED)
             return
         if move.source_lost:
             self._end_migrations(move.router, move)  # what is seen after it stays so
@@ -441,7 +403,7 @@ class Xl:
             move.left = _left(move.router, copy, seen, silent)
         elif self._settle(move.router).host != move.to:
             with self._lock:
-                move.advance(JobState.FAILED, time.monotonic())
+                move.advance(JobState.FAILED)
             return
         with self._lock:
             move.went = True

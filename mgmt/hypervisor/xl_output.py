@@ -160,10 +160,7 @@ _CAUSES: Sequence[tuple[str, str]] = (
         r"|no bridge named (?P<name3>\S+)",
         "the destination has no bridge {name}",
     ),
-    (
-        r"cannot execute (?P<name>\S+): No such file",
-        "the destination has no hotplug script {name}",
-    ),
+    (r"cannot execute (?P<name>\S+): No such file", "the destination has no hotplug script {name}"),
     (
         r"(?P<name>/\S+) (?:online|add) \[\d+\] exited with error",
         "the hotplug script {name} failed at the destination",

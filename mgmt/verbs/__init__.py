@@ -46,11 +46,9 @@ class Command(Protocol):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """The verb's part of the command line."""
-        ...
 
     def run(self, args: Namespace, session: ManagementSession) -> int:
         """Do it.  Raises NetworkError and AskError, which `mgmt.cli` reports."""
-        ...
 
 
 def add_json(parser: ArgumentParser) -> None:

@@ -41,15 +41,37 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    try:  # all mistakes are found here, offline
-        text = network_file.read_text(args.file)
-        after, _ = network_file.parse(text, args.file)
+    text, after = read(args.file)
+    return carry_out(args, session, text, Path(args.file).name, after)
+
+
+def read(file: str, before: Network | None = None) -> tuple[str, Network]:
+    """The text of a network file, and what it says; links lie as in the network `before`.
+
+    Raises UsageError with all mistakes, a line each.
+    """
+    try:
+        text = network_file.read_text(file)
+        in_store = before is not None and bool(before.store)
+        return text, network_file.parse(text, file, before, in_store=in_store)[0]
     except NetworkError as error:
         raise UsageError(str(error)) from None
+
+
+def carry_out(
+    args: Namespace,
+    session: ManagementSession,
+    text: str,
+    file: str,
+    after: Network,
+    last: int | None = None,
+) -> Exit:
+    """Have the network become `after`, which `text` says; `file`: its name for messages; `last`:
+    refused where another change was made after that one."""
     stay = session.network.controllers.keys() & after.controllers.keys()
     if wrong := list(unwilling(_with(session, session.network, stay), text)):
         return _end(args, {}, Exit.FAILED, wrong)
-    change = submit(session, text, args.file, dry_run=args.dry_run)
+    change = submit(session, text, file, dry_run=args.dry_run, last=last)
     if args.dry_run or not change["change"]:
         return _end(args, change, Exit.OK, [])
     new = _with(session, after, after.controllers.keys())
@@ -72,22 +94,25 @@ def unwilling(session: ManagementSession, text: str) -> Iterator[str]:
             yield str(answer)
 
 
-def submit(session: ManagementSession, text: str, file: str, *, dry_run: bool) -> dict[str, Any]:
+def submit(
+    session: ManagementSession, text: str, file: str, *, dry_run: bool, last: int | None = None
+) -> dict[str, Any]:
     """Have the planner make a change; returns its answer to `apply` (docs/messages.md).
 
     Raises AskError where it does not, or no controller can be asked.
     """
+    return ask_planner(session, "apply", text=text, file=file, dry_run=dry_run, last=last)
+
+
+def ask_planner(session: ManagementSession, verb: str, **arguments: Any) -> dict[str, Any]:
+    """One verb of the planner, by way of the first controller that answers.
+
+    Raises AskError where it does not do it, or no controller can be asked.
+    """
     error: AskError | None = None
     for controller in session.network.controllers:
         try:
-            return session.ask(
-                controller,
-                "apply",
-                timeout_s=PLANNED_S,
-                text=text,
-                file=Path(file).name,
-                dry_run=dry_run,
-            )
+            return session.ask(controller, verb, timeout_s=PLANNED_S, **arguments)
         except Unreachable as unreachable:
             if unreachable.sent:  # it may be under way
                 raise
@@ -136,10 +161,12 @@ def _end(args: Namespace, answer: dict[str, Any], status: Exit, wrong: list[str]
     if args.json:
         emit(args, value, "")
     elif answer:
-        lines = [
-            f"{kind}: " + ", ".join(f"{SIGNS[w]} {n}" for w, names in ways.items() for n in names)
-            for kind, ways in changed.items()
-        ]
         done = f"change {answer['change']}" if answer["change"] else ""
-        print("\n".join(filter(None, (*lines, done))) or "the file says nothing new")
+        print("\n".join(filter(None, (*lines(changed), done))) or "the file says nothing new")
     return status
+
+
+def lines(changed: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
+    """What has changed, for people."""
+    for kind, ways in changed.items():
+        yield f"{kind}: " + ", ".join(f"{SIGNS[w]} {n}" for w, names in ways.items() for n in names)

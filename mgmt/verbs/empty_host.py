@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt import planning
-from mgmt.client import AskError
+from mgmt.client import AskError, parted
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.text import to_json
@@ -144,13 +144,13 @@ def _status(session: ManagementSession) -> dict[str, dict[str, Any]]:
 
     Raises AskError unless all of them answer.
     """
-    answers = session.ask_all("status")
-    silent = [answer for answer in answers.values() if isinstance(answer, AskError)]
-    for error in silent[1:]:
+    answered, silent = parted(session.ask_all("status"))
+    errors = list(silent.values())
+    for error in errors[1:]:
         complain(error)
-    if silent:
-        raise silent[0]
-    return {name: a for name, a in answers.items() if not isinstance(a, AskError)}
+    if errors:
+        raise errors[0]
+    return answered
 
 
 def _needing(session: ManagementSession, host: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from mgmt.client import AskError
+from mgmt.client import parted
 from mgmt.session import ManagementSession
 from mgmt.text import table
 from mgmt.verbs import Exit, add_json, complain_of, emit
@@ -19,12 +19,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    answers = session.ask_all("links")
-    silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
+    answered, silent = parted(session.ask_all("links"))
     trees: dict[str, dict[str, list[str]]] = {name: {} for name in session.network.links}
-    for answer in answers.values():
-        if isinstance(answer, AskError):
-            continue
+    for answer in answered.values():
         for link in answer.get("links", ()):
             trees.setdefault(str(link.get("name")), {}).update(link.get("tree") or {})
     values: list[dict[str, Any]] = [
@@ -43,7 +40,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
     rows = [(v["name"], v["id"], v["vlan"], v["members"], _ports(v["tree"])) for v in values]
     emit(args, {"links": values}, table(("LINK", "ID", "VLAN", "MEMBERS", "PORTS"), rows))
     exit = complain_of(silent)
-    return Exit.UNREACHABLE if len(silent) == len(answers) else exit
+    return exit if answered else Exit.UNREACHABLE
 
 
 def _ports(tree: dict[str, list[str]]) -> str:

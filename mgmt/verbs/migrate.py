@@ -13,12 +13,13 @@ from typing import TextIO
 
 from mgmt import migrate, planning
 from mgmt.hypervisor import Drivers
+from mgmt.lease import RouterLease
 from mgmt.planning import Plan
 from mgmt.result import ProgressEvent, Result
 from mgmt.session import ManagementSession
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json
-from mgmt.verbs.plan import add_mode, add_pause
+from mgmt.verbs.plan import add_order
 from xenflow.plan.migration import Stage
 
 NAME = "migrate"
@@ -35,8 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def add_moving(parser: ArgumentParser) -> None:
     """How a router is moved, shared with `empty-host`."""
-    add_mode(parser)
-    add_pause(parser)
+    add_order(parser)
     parser.add_argument(
         "--force", action="store_true", help="also where a session with a neighbour would fall"
     )
@@ -62,14 +62,22 @@ def run(args: Namespace, session: ManagementSession) -> int:
     return Exit.OK if result.ok else Exit.INTERRUPTED if result.interrupted else Exit.FAILED
 
 
-def carry_out(made: Plan, session: ManagementSession, drivers: Drivers, step: bool) -> Result:
-    """Carry a plan out, watched, and say what came of it; `step`: ask before every stage."""
+def carry_out(
+    made: Plan,
+    session: ManagementSession,
+    drivers: Drivers,
+    step: bool = False,
+    lease: RouterLease | None = None,
+) -> Result:
+    """Carry a plan out, watched, and say what came of it; `step`: ask before every stage; `lease`:
+    one that is held already."""
     if made.new_mode:
         complain(f"{made.router.name}: {made.new_mode}")
     for note in made.notes:
         complain(f"note: {note}")
     progress = Progress(sys.stderr, {stage.name: stage.title for stage in made.stages})
-    result = migrate.run(made, session.ask, drivers, progress, ask_before if step else None)
+    confirm = ask_before if step else None
+    result = migrate.run(made, session.ask, drivers, progress, confirm, lease)
     progress.close()
     complain(result.text())
     return result

@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    answer = session.ask_router(args.router, "nexthops", router=args.router)
+    answer = session.ask_router(args.router, "nexthops")
     hops = answer.get("nexthops", [])
     rows = [
         (
@@ -27,7 +27,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
             hop.get("type"),
             hop.get("interface"),
             hop.get("gateway"),
-            hop.get("mac") if hop.get("resolved") else "unresolved" if _has_mac(hop) else None,
+            hop.get("mac") if hop.get("resolved") else hop.get("gateway") and "unresolved",
             hop.get("routes"),
         )
         for hop in hops
@@ -44,7 +44,3 @@ def describe(hop: dict[str, Any]) -> str:
     if gateway:
         return f"{gateway}{where}" + ("" if hop.get("resolved") else " (unresolved)")
     return f"{kind}{where}"
-
-
-def _has_mac(hop: dict[str, Any]) -> bool:
-    return bool(hop.get("gateway"))

@@ -18,13 +18,13 @@ SUMMARY = "the steps of a migration, or why it cannot be done; changes nothing"
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("router", metavar="ROUTER")
     parser.add_argument("host", metavar="HOST", help="where it shall go")
-    add_mode(parser)
-    add_pause(parser)
+    add_order(parser)
     add_json(parser)
 
 
-def add_mode(parser: ArgumentParser) -> None:
-    """`--mode`, shared with `migrate`."""
+def add_order(parser: ArgumentParser) -> None:
+    """In which order a router is moved, and for how long its VM is suspended; shared with
+    `migrate`."""
     parser.add_argument(
         "--mode",
         choices=[order.value for order in Order],
@@ -32,10 +32,6 @@ def add_mode(parser: ArgumentParser) -> None:
         help="overlapped (default): both hosts forward while the VM moves; report: strictly "
         "control plane, data plane, links; native: the VM forwards, behind bridges (a baseline)",
     )
-
-
-def add_pause(parser: ArgumentParser) -> None:
-    """`--pause`, shared with `migrate`."""
     parser.add_argument(
         "--pause",
         metavar="SECONDS",

@@ -6,19 +6,18 @@ journal only says that there is something to look at.
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from mgmt import migrate, planning
+from mgmt import planning
 from mgmt.client import AskError, Unreachable
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.planning import SilentError
 from mgmt.session import ManagementSession
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
-from mgmt.verbs.migrate import Progress
+from mgmt.verbs.migrate import carry_out
 from xenflow.model.network import NetworkError
 
 NAME = "recover"
@@ -70,17 +69,14 @@ def finish(
                 if begun is None:
                     continue
                 made, lease = begun
-                progress = Progress(sys.stderr, {stage.name: stage.title for stage in made.stages})
                 with Drivers(session.network) as drivers:
-                    result = migrate.run(made, session.ask, drivers, progress, lease=lease)
-                progress.close()
+                    result = carry_out(made, session, drivers, lease=lease)
         except (AskError, HypervisorError, NetworkError) as error:
             complain(error)
             silent = isinstance(error, (SilentError, Unreachable))
             worst = max(worst, Exit.UNREACHABLE if silent else Exit.FAILED)
             continue
         results.append(result.json())
-        complain(result.text())
         if result.interrupted:
             worst = Exit.INTERRUPTED
             break

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from mgmt.client import AskError, Refused, Unreachable
+from mgmt.client import Answers, AskError, Refused, Unreachable, parted
 from mgmt.health import other_file
 from mgmt.session import ManagementSession
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
-from xenflow.model.difference import SIGNS
+from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
 
 NAME = "reload"
 SUMMARY = "the controllers read their network file anew"
 IN_FORCE_S = 10.0
 """So long the switches are waited for."""
 LOOK_S = 0.1
-
-Answers = Mapping[str, dict[str, Any] | AskError]
+"""The pause between two looks."""
+PAUSES = 4.0
+"""The pause is so many times as long as the look, where that is longer: in a large network a look
+costs the controllers work, and they have switches to write."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -65,26 +66,32 @@ def _wrong(session: ManagementSession, answers: Answers) -> Iterator[str]:
 
 
 def _changed(answers: Answers) -> dict[str, Any]:
-    return {n: a["changed"] for n, a in answers.items() if not isinstance(a, AskError)}
+    return {name: answer["changed"] for name, answer in parted(answers)[0].items()}
 
 
 def _await_switches(session: ManagementSession) -> list[str]:
     """Which switches do not hold yet what they shall, and why that is known."""
+    names = list(session.network.controllers)
     until = time.monotonic() + IN_FORCE_S
     while True:
-        late = []
-        for answer in session.ask_all("status").values():
-            if isinstance(answer, AskError):
-                late.append(str(answer))
-                continue
-            for row in answer["datapaths"]:
-                if not row["connected"]:
-                    late.append(f"{row['name']}: the switch is not connected")
-                elif not row["in_sync"]:
-                    late.append(f"{row['name']}: the switch is still catching up")
-        if not late or time.monotonic() > until:
-            return late
-        time.sleep(LOOK_S)
+        began = time.monotonic()
+        late = {n: list(_late(answer)) for n, answer in session.ask_all("status", names).items()}
+        names = [name for name, words in late.items() if words]
+        now = time.monotonic()
+        if not names or now > until:
+            return [line for words in late.values() for line in words]
+        time.sleep(min(max(LOOK_S, (now - began) * PAUSES), until - now))
+
+
+def _late(answer: dict[str, Any] | AskError) -> Iterator[str]:
+    if isinstance(answer, AskError):
+        yield str(answer)
+        return
+    for row in answer["datapaths"]:
+        if not row["connected"]:
+            yield f"{row['name']}: the switch is not connected"
+        elif not row["in_sync"]:
+            yield f"{row['name']}: the switch is still catching up"
 
 
 def _end(args: Namespace, answers: Answers, status: Exit, wrong: list[str]) -> Exit:
@@ -95,11 +102,6 @@ def _end(args: Namespace, answers: Answers, status: Exit, wrong: list[str]) -> E
     if args.json:
         emit(args, value, "")
     elif status is Exit.OK:
-        lines = list(dict.fromkeys(line for each in changed.values() for line in _lines(each)))
+        lines = list(dict.fromkeys(line for each in changed.values() for line in apply.lines(each)))
         print("\n".join(lines) or "the network file says nothing new")
     return status
-
-
-def _lines(changed: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:
-    for kind, ways in changed.items():
-        yield f"{kind}: " + ", ".join(f"{SIGNS[w]} {n}" for w, names in ways.items() for n in names)

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from typing import Any
 
-from mgmt.client import AskError
+from mgmt.client import parted
 from mgmt.session import ManagementSession, placements
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain_of, emit
@@ -34,8 +34,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
     for host in filter(None, (args.host, args.needs)):
         session.host(host)
     answers = session.ask_all("status")
-    silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
-    answered = {name: a for name, a in answers.items() if not isinstance(a, AskError)}
+    answered, silent = parted(answers)
     if not answered:
         complain_of(silent)
         return Exit.UNREACHABLE

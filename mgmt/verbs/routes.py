@@ -9,6 +9,7 @@ from mgmt.session import ManagementSession, UsageError
 from mgmt.text import count, table
 from mgmt.verbs import Exit, add_json, emit
 from mgmt.verbs.nexthops import describe
+from xenflow.model.placement import Placement
 
 NAME = "routes"
 SUMMARY = "a router's routes, or those that match an address or prefix"
@@ -31,8 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: ManagementSession) -> int:
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit: expected a whole number from 1, found {args.limit}")
-    routes, total = _all_routes(args, session)
-    hops = session.ask_router(args.router, "nexthops", router=args.router).get("nexthops", [])
+    at = session.whereabouts(args.router).placement  # asked once: a router may have many pages
+    routes, total = _all_routes(args, session, at)
+    hops = session.ask_near(at, "nexthops").get("nexthops", [])
     by_id = {hop.get("id"): hop for hop in hops}
     for route in routes:
         hop = by_id.get(route.get("nexthop"))
@@ -46,7 +48,9 @@ def run(args: Namespace, session: ManagementSession) -> int:
     return Exit.OK
 
 
-def _all_routes(args: Namespace, session: ManagementSession) -> tuple[list[dict[str, Any]], int]:
+def _all_routes(
+    args: Namespace, session: ManagementSession, at: Placement
+) -> tuple[list[dict[str, Any]], int]:
     """Page by page: a router may have a million routes, and an answer is one message."""
     routes: list[dict[str, Any]] = []
     total = 0
@@ -54,14 +58,7 @@ def _all_routes(args: Namespace, session: ManagementSession) -> tuple[list[dict[
         wanted = _PAGE if args.limit is None else min(_PAGE, args.limit - len(routes))
         if wanted <= 0:
             return routes, max(total, len(routes))
-        answer = session.ask_router(
-            args.router,
-            "routes",
-            router=args.router,
-            match=args.match,
-            offset=len(routes),
-            limit=wanted,
-        )
+        answer = session.ask_near(at, "routes", match=args.match, offset=len(routes), limit=wanted)
         page, total = answer.get("routes", []), int(answer.get("total", 0))
         routes += page
         if not page or len(routes) >= total:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mgmt import health
-from mgmt.client import AskError
+from mgmt.client import Answers, AskError, parted
 from mgmt.health import Cause
 from mgmt.session import ManagementSession, placements
 from mgmt.text import duration, table
@@ -55,20 +55,16 @@ def run(args: Namespace, session: ManagementSession) -> int:
         answers = session.ask_all("status")
         causes = health.causes(session.network, answers)
     _show(args, session, answers, causes)
-    silent = {name: a for name, a in answers.items() if isinstance(a, AskError)}
+    answered, silent = parted(answers)
     exit = complain_of(silent)
-    if len(silent) == len(answers) and silent:
+    if silent and not answered:
         return Exit.UNREACHABLE
     return exit or (Exit.UNHEALTHY if causes else Exit.OK)
 
 
 def _show(
-    args: Namespace,
-    session: ManagementSession,
-    answers: dict[str, dict[str, Any] | AskError],
-    causes: list[Cause],
+    args: Namespace, session: ManagementSession, answers: Answers, causes: list[Cause]
 ) -> None:
-    answered = {name: a for name, a in answers.items() if not isinstance(a, AskError)}
     places = placements(answers)
     value = {
         "network": session.network.name,
@@ -80,16 +76,17 @@ def _show(
         },
         "placements": {name: to_json(place) for name, place in places.items()},
     }
-    emit(args, value, _text(session, answers, answered, places, causes))
+    emit(args, value, _text(session, answers, places, causes))
+
+
+_OF_A_DATAPATH = ("DATAPATH", "KIND", "CONTROLLER", "STATE", "PIPELINE")
+_OF_ITS_FLOWS = ("FLOWS", "PENDING", "LOOKED", "MENDED", "DOWN")
 
 
 def _text(
-    session: ManagementSession,
-    answers: dict[str, dict[str, Any] | AskError],
-    answered: dict[str, dict[str, Any]],
-    places: dict[str, Placement],
-    causes: list[Cause],
+    session: ManagementSession, answers: Answers, places: dict[str, Placement], causes: list[Cause]
 ) -> str:
+    answered, _ = parted(answers)
     blocks = [health.verdict(session.network, causes, health.moving(answers))]
     if len(causes) > 1:
         blocks.append("what is wrong\n" + "\n".join(f"  {cause}" for cause in causes))
@@ -97,21 +94,7 @@ def _text(
         blocks.append("store\n" + "\n".join(f"  {line}" for line in store))
     blocks += [
         table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
-        table(
-            (
-                "DATAPATH",
-                "KIND",
-                "CONTROLLER",
-                "STATE",
-                "PIPELINE",
-                "FLOWS",
-                "PENDING",
-                "LOOKED",
-                "MENDED",
-                "DOWN",
-            ),
-            _datapaths(session, answers),
-        ),
+        table((*_OF_A_DATAPATH, *_OF_ITS_FLOWS), _datapaths(session, answers)),
     ]
     if session.network.routers:
         headings = ("ROUTER", "VM", "FORWARDS", "MODE", "ROUTES", "NEXT HOPS", "FED", "AGE", "NOTE")
@@ -144,9 +127,7 @@ def _store(answered: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield f"planner {', '.join(planners)}" if planners else "no planner holds its lease"
 
 
-def _controllers(
-    session: ManagementSession, answers: dict[str, dict[str, Any] | AskError]
-) -> Iterator[tuple[Any, ...]]:
+def _controllers(session: ManagementSession, answers: Answers) -> Iterator[tuple[Any, ...]]:
     for name, answer in answers.items():
         url = session.network.controllers[name].manage
         if isinstance(answer, AskError):
@@ -155,9 +136,7 @@ def _controllers(
             yield name, "up", answer.get("core"), duration(answer.get("uptime_s")), url
 
 
-def _datapaths(
-    session: ManagementSession, answers: dict[str, dict[str, Any] | AskError]
-) -> Iterator[tuple[Any, ...]]:
+def _datapaths(session: ManagementSession, answers: Answers) -> Iterator[tuple[Any, ...]]:
     for name, datapath in session.network.datapaths.items():
         start = name, datapath.kind.value, datapath.controller
         answer = answers[datapath.controller]

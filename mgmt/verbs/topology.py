@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from mgmt.client import AskError
+from mgmt.client import parted
 from mgmt.session import ManagementSession, placements
 from mgmt.text import count, mac
 from mgmt.text import to_json as json_text
@@ -63,8 +63,8 @@ def _places(args: Namespace, session: ManagementSession) -> tuple[dict[str, Plac
     if args.offline or not routers:
         return found, Exit.OK
     answers = session.ask_all("status")
-    silent = [answer for answer in answers.values() if isinstance(answer, AskError)]
-    for error in silent:
+    _, silent = parted(answers)
+    for error in silent.values():
         complain(f"{error}: routers are shown where the others, or the network file, have them")
     return found | placements(answers), Exit.FAILED if silent else Exit.OK
 

@@ -56,9 +56,10 @@ def run(args: Namespace, session: ManagementSession) -> int:
     elif args.on:
         session.router(args.start)
         session.host(args.on)
-        answer = session.ask_datapath(args.on, "trace", router=args.start, packet=sent)
+        about = {"router": args.start, "datapath": args.on, "packet": sent}
+        answer = session.ask_datapath(args.on, "trace", **about)
     else:
-        answer = session.ask_router(args.start, "trace", router=args.start, packet=sent)
+        answer = session.ask_router(args.start, "trace", packet=sent)
 
     def look(datapath: str, port: str, frame: bytes) -> dict[str, Any]:
         return session.ask_datapath(datapath, "trace", datapath=datapath, in_port=port, frame=frame)

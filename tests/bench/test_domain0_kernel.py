@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any, cast
+
 import pytest
 
 from bench.experiments.domain0_kernel import (
     TABLE,
+    Copier,
     LinkEnd,
     copied_neighbours,
     copied_routes,
@@ -65,3 +69,37 @@ def test_without_the_vm_its_packets_are_dropped_and_data_is_still_forwarded() ->
     for text in (here, away):
         assert "meta pkttype set host accept" in text
         assert "ether daddr != 02:00:00:01:01:01 drop" in text
+
+
+class CopiedHost:
+    """A host that notes when it is given routes."""
+
+    def __init__(self) -> None:
+        self.copies = 0
+
+    def copy(self, routes: Any, neighbours: Any) -> None:
+        self.copies += 1
+
+
+def test_nothing_is_copied_to_a_host_that_has_been_left() -> None:
+    """Not even what had begun before: its table would be full again after it was cleared."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def guest() -> Any:
+        asked.set()
+        assert go_on.wait(60.0)
+        return [], []
+
+    copier, source, to = Copier(guest), CopiedHost(), CopiedHost()
+    copier.hold_at(cast(Any, source), cast(Any, to))
+    following = threading.Thread(target=copier.follow)
+    following.start()
+    assert asked.wait(60.0)
+    leaving = threading.Thread(target=copier.hold_at, args=(to,))
+    leaving.start()
+    go_on.set()
+    leaving.join()
+    left = source.copies
+    following.join()
+    copier.follow()
+    assert (left, source.copies, to.copies) == (1, 1, 2)

@@ -122,6 +122,12 @@ def test_a_placement_on_no_host_is_told_which_there_are(host: Asked) -> None:
     assert answer.message == "vr1: host-z is not a host of the network: it has host-a, host-b"
 
 
+def test_a_flow_that_is_given_twice_is_written(host: Asked) -> None:
+    assert host.write([route(1), route(1)]).ok
+    assert host.switch.live and host.switch.problems.of() == []
+    assert route(1) in host.wire.tables
+
+
 def test_flows_of_another_router_are_not_written(host: Asked) -> None:
     """Nor those of tables that do not move along."""
     own = route(1)

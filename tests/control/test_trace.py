@@ -265,13 +265,38 @@ def test_what_is_cut_or_not_known_is_said(path: Whole) -> None:
     with pytest.raises(Refused, match="host-a:to-s1 carries virtual links by VLAN: give its link"):
         path.at_port("host-a", "to-s1", nw_dst=RECV)
     assert path.at_port("host-a", "to-s1", nw_dst=RECV, link="left").hops
-    with pytest.raises(Refused, match=r"VLAN 300 is no virtual link's: give the MAC .* \(dmac\)"):
+    known = r"theirs are 101 \(left\), 102 \(middle\), 103 \(right\); or give the MAC .* \(dmac\)"
+    with pytest.raises(Refused, match=f"VLAN 300 is no virtual link's: {known}"):
         path.at_port("host-a", "to-s1", nw_dst=RECV, dl_vlan=300)
     assert path.at_port("host-a", "to-s1", nw_dst=RECV, dl_vlan=300, dl_dst=STATION).hops
     with pytest.raises(Refused, match="dl_dst: 00:00:00:00:00:00 is no station's address"):
         path.at_port("gen", "access", nw_dst=RECV, dl_dst="00:00:00:00:00:00")
-    with pytest.raises(Refused, match="no virtual link nowhere"):
+
+
+def test_a_name_that_is_not_known_is_refused_with_those_that_are(path: Whole) -> None:
+    with pytest.raises(Refused, match="no virtual link nowhere: there are left, middle, right"):
         path.at_port("host-a", "to-s1", nw_dst=RECV, link="nowhere")
+    with pytest.raises(Refused, match="datapath host-b is not this controller's: it has host-a"):
+        path.ask("host-a", datapath="host-b", in_port="to-s1", packet={"nw_dst": RECV})
+    with pytest.raises(Refused, match="host-a has no port to-s9: it has to-s1, vr1.0, vr1.1"):
+        path.at_port("host-a", "to-s9", nw_dst=RECV)
+    with pytest.raises(Refused, match="unknown router vr9: known: vr1, vr2"):
+        path.at_router("host-a", "vr9", nw_dst=RECV)
+    with pytest.raises(Refused, match="forwards for vr1: its VM is on host-a"):
+        path.at_router("host-b", "vr1", nw_dst=RECV)
+    with pytest.raises(Refused, match="host-b does not forward for vr1: its VM is on host-a"):
+        path.ask("host-b", router="vr1", datapath="host-b", packet={"nw_dst": RECV})
+
+
+def test_the_host_that_is_meant_is_asked_where_one_controller_has_several(tmp_path: Path) -> None:
+    def shared(text: str) -> str:
+        return text.replace('controller = "host-b"', 'controller = "host-a"')
+
+    path = Whole(tmp_path, "path", shared)
+    path.place(Placement("vr1", ("host-a", "host-b"), "host-a", "host-a", version=5))
+    for host in ("host-a", "host-b"):
+        answer = path.ask(host, router="vr1", datapath=host, packet={"nw_dst": RECV})
+        assert answer["datapath"] == host
 
 
 def test_where_several_routers_are_on_a_link_the_one_with_the_address_is_meant(

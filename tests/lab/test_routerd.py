@@ -531,7 +531,7 @@ def test_programs_on_links_of_their_own_are_found(
             kernel.dump()
             kernel.refresh_beyond(0.0)
             assert not kernel.needs_dump() and words not in said(kernel)
-            eth0 = next(i for i, link in kernel.view.links.items() if link.name == "eth0")
+            eth0 = next(i for i, link in kernel.tables.links.items() if link.name == "eth0")
             code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, returns, 0x95, 0, 0, 0)
             code_, license_ = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
             program = bpf(
@@ -567,7 +567,7 @@ def test_programs_on_links_of_their_own_are_found(
 
 def said(kernel: Kernel) -> list[str]:
     """All reasons for the slow path."""
-    policy = kernel.view.policy()
+    policy = kernel.telling.policy()
     return [policy.reason, *(remark.words for remark in policy.remarks)]
 
 
@@ -669,9 +669,7 @@ def test_after_an_overrun_nothing_is_lost_unsaid(lab: Lab) -> None:
     """Until its queue has been empty once the kernel drops what comes, and says so no more."""
     lab.plug(0)
     with inside(lab.router):
-        listener = NetlinkListener(
-            rtnetlink.NETLINK_ROUTE, tuple(rtnetlink.GROUPS.values()), 1 << 15
-        )
+        listener = NetlinkListener(rtnetlink.NETLINK_ROUTE, rtnetlink.GROUPS, 1 << 15)
     try:
         batch = "\n".join(f"route add 10.50.{n}.0/24 via 10.0.0.2" for n in range(250))
         subprocess.run(["ip", "-n", lab.router, "-batch", "-"], input=batch, text=True, check=True)

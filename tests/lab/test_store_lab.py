@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lab import process
-from lab.description import Lab, find_file
+from lab.description import Lab
 from lab.programs import start_planner, store_server
 from lab.state import NETWORK_FILE
 from tests.lab.live import (
@@ -181,6 +181,6 @@ def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) ->
 
 def test_without_a_store_there_is_nothing_to_apply_to(lab_up: Callable[..., Lab]) -> None:
     lab_up("paper")
-    done = xenflow("apply", str(find_file("paper")))
+    done = xenflow("apply", str(NETWORK_FILE))
     assert done.returncode == 1
     assert "follows no store" in done.stderr and "xenflow reload" in done.stderr

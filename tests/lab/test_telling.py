@@ -46,7 +46,7 @@ def test_each_reason_is_said() -> None:
     controllers = Controllers(
         AFTER,
         edge=Refused("refused", "links.left: no\nrouters.r1: no", "edge"),
-        other=Unreachable("other", "tcp://10.0.0.1:1", 1.0, "no answer"),
+        other=Unreachable("other", "tcp://10.0.0.1:1", "no answer"),
     )
     with pytest.raises(LabError) as raised:
         tell(controllers, AFTER)

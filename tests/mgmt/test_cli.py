@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from fake_controller import FakeController
 
 from lab import operate
@@ -407,6 +409,7 @@ def test_routes_come_page_by_page(fakes: Fakes) -> None:
         ["10.2.0.1/32", "10.2.0.1"[:0] + "10.0.2.2", "on", "eth1"],
     ]
     assert [r.arguments["offset"] for r in fakes["host-a"].asked_for("routes")] == [0, 1]
+    assert len(fakes["host-b"].asked_for("status")) == 1, "where it is is asked once"
     assert fakes.json("routes", "vr1", "10.2.0.1") == {
         "router": "vr1",
         "routes": [{"prefix": "10.2.0.1/32", "nexthop": 1, "via": "10.0.2.2 on eth1"}],
@@ -461,6 +464,9 @@ def test_trace(fakes: Fakes) -> None:
     fakes.run("trace", "host-a:to-gen", "dst=10.2.0.1")
     arguments = fakes["host-a"].asked_for("trace")[1].arguments
     assert (arguments["datapath"], arguments["in_port"]) == ("host-a", "to-gen")
+    fakes.run("trace", "vr1", "dst=10.2.0.1", "--on", "host-a")
+    arguments = fakes["host-a"].asked_for("trace")[2].arguments
+    assert (arguments["router"], arguments["datapath"]) == ("vr1", "host-a")
     value = fakes.json("trace", "vr1", "dst=10.2.0.1")
     assert [hop["datapath"] for hop in value["hops"]] == ["host-a", "recv"]
     assert value["ends"][0]["kind"] == "left"
@@ -798,6 +804,46 @@ def test_no_standard_output(tmp_path: Path) -> None:
     file.write_text(PAPER)
     done = command_line(f"topology --offline --network {file} >&-")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ("rule add host-a --id x <&-", 2, "xenflow: rule x is for every frame: host-a would do"),
+        ("links --json 2>&-", 3, ""),
+        ("status --timeout 0.1 2>&-", 3, ""),
+    ],
+)
+def test_no_standard_input_or_error(fakes: Fakes, words: str, status: int, says: str) -> None:
+    """What is said then stays out of the output."""
+    fakes.kill("host-a", "host-b", "edge")
+    done = command_line(f"--network {fakes.file} {words}")
+    assert done.returncode == status
+    assert done.stderr.startswith(says) and bool(done.stderr) == bool(says)
+    assert "xenflow:" not in done.stdout
+
+
+def test_ctrl_c_is_not_kept_by_who_does_not_answer(fakes: Fakes) -> None:
+    with zmq.Context.instance().socket(zmq.ROUTER) as silent:
+        fakes._urls["host-b"] = f"tcp://127.0.0.1:{silent.bind_to_random_port('tcp://127.0.0.1')}"
+        fakes._write()
+        heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        program = f"{heeding}; import sys; from mgmt.__main__ import main; sys.exit(main())"
+        words = f"--network {fakes.file} --timeout 600 status"
+        with subprocess.Popen(
+            [sys.executable, "-c", program, *words.split()],
+            cwd=ROOT,
+            env={"PYTHONPATH": f"{ROOT}:{ROOT}/pox_ext"},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert silent.poll(60_000), "it has asked"
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=20.0)[1] == "xenflow: interrupted\n"
+                assert process.returncode == 130
+            finally:
+                process.kill()
 
 
 def test_an_ascii_terminal(tmp_path: Path) -> None:

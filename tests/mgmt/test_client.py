@@ -47,7 +47,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with Client(DEAD, "c1") as asked, pytest.raises(Unreachable, match="c1 .*does it run") as e:
         asked.request("status", timeout_s=60)
     assert time.monotonic() - started < 5
-    assert not e.value.sent
+    assert "may have been done" not in str(e.value)
 
 
 def test_no_answer_in_time_and_a_late_one_is_passed_over() -> None:
@@ -64,9 +64,8 @@ def test_a_controller_that_dies_is_noticed_before_the_time_is_up() -> None:
     with FakeController({}) as controller, Client(controller.url) as asked:
         controller.dies_at = "status"
         started = time.monotonic()
-        with pytest.raises(Unreachable, match="the connection was lost") as raised:
+        with pytest.raises(Unreachable, match="connection was lost .*; .*may have been done"):
             asked.request("status", timeout_s=60)
-        assert raised.value.sent
         assert time.monotonic() - started < 10
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mgmt.hypervisor import dom0_agent
-from mgmt.hypervisor.dom0_agent import AgentError, XenstoreWatcher
+from mgmt.hypervisor.dom0_agent import Agent, AgentError, XenstoreWatcher
 from tests.xenstored import READ, XenstoreClient, Xenstored
 
 
@@ -76,3 +79,15 @@ def test_the_end_of_the_connection_ends_the_waiting(xenstored: Slow) -> None:
     while any(thread.is_alive() for thread in ours if thread.daemon):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_request_that_is_cut_off_ends_the_move_as_the_end_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The management entity was killed in the middle of a line: its VM must not stay suspended."""
+    ended: list[bool] = []
+    agent = Agent()
+    agent._move = SimpleNamespace(left_alone=lambda: ended.append(True))  # type: ignore[assignment]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b'{"id": 7, "do": "ru')))
+    agent.serve()
+    assert ended == [True]

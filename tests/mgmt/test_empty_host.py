@@ -87,7 +87,7 @@ class World:
             name: {"placements": every} for name in session.network.controllers
         }
         if self.silent():
-            answers["edge"] = Unreachable("edge", "tcp://x", 2.0, "no controller answers there")
+            answers["edge"] = Unreachable("edge", "tcp://x", "no controller answers there")
         return answers
 
     def driver(self, network: Any, host: str) -> Any:
@@ -143,7 +143,7 @@ class World:
         drivers: Drivers,
         report: Any,
         confirm: object = None,
-        lease: str = "",
+        lease: str | None = None,
     ) -> Result:
         drivers.of("host-a")
         assert self.opened == 1
@@ -166,8 +166,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(ManagementSession, "ask_all", ask_all)
     for verb in (empty_host, recover):
         monkeypatch.setattr(verb, "planning", world)
-    for verb in (migrate, recover):
-        monkeypatch.setattr(verb, "migrate", world)
+    monkeypatch.setattr(migrate, "migrate", world)
     monkeypatch.setattr(hypervisor, "of", world.driver)
     yield world
     assert world.opened == 0, "a hypervisor was left open"

@@ -253,7 +253,7 @@ def test_each_fault_alone_is_a_cause(
 
 
 def test_a_controller_that_does_not_answer_is_the_cause_and_its_switches_are_not() -> None:
-    silent = {n: Unreachable(n, "tcp://x:1", 2.0, "no answer") for n in NETWORK.controllers}
+    silent = {n: Unreachable(n, "tcp://x:1", "no answer") for n in NETWORK.controllers}
     assert words(silent) == [f"controller {name}: gives no answer" for name in silent]
 
 

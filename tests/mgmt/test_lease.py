@@ -3,6 +3,7 @@ is lost."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -51,7 +52,7 @@ class Controllers:
         except LockedError as error:
             raise Refused("locked", str(error), controller) from None
         if (controller, verb) in self.answer_lost:
-            raise Unreachable(controller, "tcp://x", 1.0, "no answer", sent=True)
+            raise Unreachable(controller, "tcp://x", "no answer", sent=True)
         return done
 
     def rows(self) -> list[str]:
@@ -108,6 +109,19 @@ def test_a_lock_whose_answer_is_lost_leaves_nothing(lost: str, unfinished: bool)
     assert controllers.rows() == []
 
 
+def test_an_interrupt_while_it_is_taken_leaves_nothing() -> None:
+    """Ctrl-C when one of the controllers does not answer."""
+    controllers = Controllers()
+
+    def ctrl_c() -> None:
+        raise KeyboardInterrupt
+
+    controllers.before["b", "lock"] = ctrl_c
+    with pytest.raises(KeyboardInterrupt), controllers.lease():
+        pass
+    assert controllers.rows() == []
+
+
 def test_what_was_planned_from_another_place_begins_nothing() -> None:
     """Who has the lease is told where the router is; what was unfinished before stays noted."""
     controllers = Controllers()
@@ -124,6 +138,29 @@ def test_what_was_planned_from_another_place_begins_nothing() -> None:
     with pytest.raises(MovedError), lease:  # nobody has moved it there
         lease.extend(["a", "b"])
     assert controllers.rows() == [lease.owner] * 2, "there is something unfinished still"
+
+
+def test_it_is_kept_at_all_that_answer_while_one_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that one may take to answer (--timeout)."""
+    monkeypatch.setattr(lease_of, "KEEP_S", 0.05)
+    controllers = Controllers()
+    answers = threading.Event()
+
+    def silent(controller: str, verb: str, /, **asked: Any) -> dict[str, Any]:
+        if (controller, verb) == ("b", "journal"):
+            assert answers.wait(60.0)
+        return controllers(controller, verb, **asked)
+
+    with RouterLease(silent, ["a", "b"], "vr1", WHAT):
+        for _ in range(3):
+            (held,) = controllers.leases["a"]._leases.values()
+            until = held.until = time.monotonic()
+            while held.until == until:
+                assert time.monotonic() < until + 20.0
+                time.sleep(0.01)
+        answers.set()
 
 
 @pytest.mark.parametrize("stopped_s", [8.0, 12.0])

@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import libvirt
 import pytest
 
 from mgmt.hypervisor import Domain, HypervisorError, Job, JobState
@@ -113,6 +115,30 @@ def test_a_domain_of_that_name(tmp_path: Path) -> None:
     assert driver.domain("vr1") == Domain("vr1", "host-a", "running")
     driver.abort("vr1")
     assert [d.name() for d in driver._connection("host-b").listAllDomains(1)] == []
+    driver.close()
+
+
+def test_a_host_that_falls_silent_is_not_waited_for_as_long_as_tcp_does(
+    uris: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test driver's own connections are to this process, which libvirt does not ask."""
+    asked: list[tuple[int, int]] = []
+
+    class Remote:
+        def __init__(self, uri: str) -> None:
+            self._real = real(uri)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def setKeepAlive(self, every_s: int, times: int) -> None:  # noqa: N802  # libvirt's name
+            asked.append((every_s, times))
+
+    real = libvirt.open
+    monkeypatch.setattr(libvirt, "open", Remote)
+    driver = Libvirt(uris)
+    assert driver.domain("vr1") == Domain("vr1", "host-a", "running")
+    assert len(asked) == 2 and all(every_s * times < 30 for every_s, times in asked)
     driver.close()
 
 

@@ -79,7 +79,7 @@ class Controllers:
         self, controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
     ) -> dict[str, Any]:
         if controller in self.silent:
-            raise Unreachable(controller, f"tcp://{controller}", 2.0, "no answer")
+            raise Unreachable(controller, f"tcp://{controller}", "no answer")
         asked = mg.parse_request(mg.request(verb, "id", **arguments)).arguments
         host = asked["datapaths"][-1] if verb == "place" else asked.get("datapath")
         if verb == "place" and host == "host-b" and not self.vm_waits():
@@ -87,7 +87,7 @@ class Controllers:
         if host is not None and self.late.get(verb) == host and self.vm_waits():
             assert timeout_s is not None and timeout_s <= PATIENCE_S
             time.sleep(timeout_s)
-            raise Unreachable(controller, f"tcp://{controller}", timeout_s, "no answer", sent=True)
+            raise Unreachable(controller, f"tcp://{controller}", "no answer", sent=True)
         with self._lock:
             try:
                 if verb in mg.OWNED:
@@ -643,7 +643,9 @@ def test_nobody_listening_is_no_reason_to_stop(xen: PretendedXen, controllers: C
         assert not controllers.held
 
 
-def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Controllers) -> None:
+def test_a_terminal_that_goes_is_an_interrupt(
+    xen: PretendedXen, controllers: Controllers, heeds_hangups: None
+) -> None:
     def hang_up(event: ProgressEvent) -> None:
         if event.step == "control" and event.state == "started":
             os.kill(os.getpid(), signal.SIGHUP)
@@ -651,6 +653,14 @@ def test_a_terminal_that_goes_is_an_interrupt(xen: PretendedXen, controllers: Co
     result = migrate(controllers, report=hang_up)
     assert (result.interrupted, result.undone) == (True, True)
     assert (xen.names(), controllers.where) == (HOME, {("host-a", ("host-a",))})
+
+
+@pytest.fixture
+def heeds_hangups() -> Iterator[None]:
+    """Also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_an_interrupted_recovery_is_completed_and_says_so(
@@ -828,6 +838,10 @@ def test_one_under_way_is_not_called_interrupted(
             r"if it was killed, ask again in \d+ s",
             str(refused.value),
         )
+    controllers.behind["gen"] = []  # it is not waited for, nor called the reason
+    with pytest.raises(NetworkError, match="is under way"):
+        migrate(controllers)
+    controllers.behind.clear()
     controllers.expire()
     with pytest.raises(NetworkError, match="was interrupted; run `xenflow recover vr1` first"):
         migrate(controllers)

@@ -143,10 +143,10 @@ class Orchestration:
         drivers: Drivers,
         report: Callable[[Event], None],
         confirm: Callable[[Stage, bool], bool] | None = None,
-        lease: str = "",
+        lease: str | None = None,
     ) -> Result:
         assert callable(ask)
-        assert lease == ("its lease" if len(plan.asked) == 4 else "")
+        assert lease == ("its lease" if len(plan.asked) == 4 else None)
         opened: Any = drivers.of("host-a")
         assert opened is self.drivers[-1] and not opened.closed
         self.ran.append(plan)
@@ -163,8 +163,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Orchestration]:
     module = Orchestration()
     for verb in (migrate, plan, recover):
         monkeypatch.setattr(verb, "planning", module)
-    for verb in (migrate, recover):
-        monkeypatch.setattr(verb, "migrate", module)
+    monkeypatch.setattr(migrate, "migrate", module)
     monkeypatch.setattr(hypervisor, "of", module.driver)
     yield module
     assert all(driver.closed for driver in module.drivers), "a hypervisor was left open"
@@ -254,7 +253,7 @@ def test_migrate_without_a_controller(
     made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def silent(*_: Any) -> Plan:
-        raise Unreachable("host-b", "tcp://x", 2.0, "no controller answers there")
+        raise Unreachable("host-b", "tcp://x", "no controller answers there")
 
     monkeypatch.setattr(made, "plan", silent)
     exit, _, err = run(capsys, "migrate", "vr1", "host-b")
@@ -350,7 +349,7 @@ def test_recover_while_no_controller_answers(
     made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def silent(*_: object, **arguments: object) -> None:
-        raise Unreachable("host-a", "tcp://x", 2.0, "no controller answers there")
+        raise Unreachable("host-a", "tcp://x", "no controller answers there")
 
     monkeypatch.setattr(made, "plan_recovery", planning.plan_recovery)
     monkeypatch.setattr(ManagementSession, "ask", silent)

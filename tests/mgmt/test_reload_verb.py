@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -28,12 +30,23 @@ class Controllers:
         self.instead: dict[str, Exception] = {}
         self.late: set[str] = set()
         self.asked: list[tuple[str, bool]] = []
-        self.looks = 0
+        self.looks: list[list[str]] = []
+        """The controllers that each look asks."""
+        self.now = 0.0
+        self.look_s = 0.0
+        self.looked_at: list[float] = []
 
-    def ask_all(self, verb: str, dry_run: bool = False) -> dict[str, Any]:
+    def sleep(self, pause_s: float) -> None:
+        self.now += pause_s
+
+    def ask_all(
+        self, verb: str, of: Iterable[str] = (), /, dry_run: bool = False
+    ) -> dict[str, Any]:
         if verb == "status":
-            self.looks += 1
-            return {name: self._status(name) for name in NETWORK.controllers}
+            self.looks.append(list(of))
+            self.looked_at.append(self.now)
+            self.now += self.look_s
+            return {name: self._status(name) for name in of}
         self.asked.append((verb, dry_run))
         return {
             name: self.instead.get(name, {"digest": self.digests[name], "changed": self.changed})
@@ -64,7 +77,7 @@ def test_all_look_then_all_read(
 ) -> None:
     assert run(controllers) == Exit.OK
     assert controllers.asked == [("reload", True), ("reload", False)]
-    assert controllers.looks == 1
+    assert controllers.looks == [list(NETWORK.controllers)]
     assert capsys.readouterr().out == "routers: + vr9, - vr1\nlinks: ~ left\n"
 
 
@@ -90,11 +103,7 @@ def test_nothing_new_is_said(controllers: Controllers, capsys: pytest.CaptureFix
             Exit.FAILED,
             ["edge: routers.vr1: id 1 cannot become 7", "edge: links.left: no"],
         ),
-        (
-            Unreachable("edge", "tcp://edge", 2.0, "no answer"),
-            Exit.UNREACHABLE,
-            ["tcp://edge"],
-        ),
+        (Unreachable("edge", "tcp://edge", "no answer"), Exit.UNREACHABLE, ["tcp://edge"]),
         (None, Exit.FAILED, ["controller edge: it has another network file than this command"]),
     ],
 )
@@ -115,13 +124,22 @@ def test_where_one_cannot_nobody_does(
     assert said.out == "" and all(line in said.err for line in words)
 
 
+@pytest.mark.parametrize(("look_s", "looks"), [(0.01, range(80, 99)), (1.0, range(2, 4))])
 def test_a_switch_that_stays_behind_is_named(
     controllers: Controllers,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    look_s: float,
+    looks: range,
 ) -> None:
-    monkeypatch.setattr(reload, "IN_FORCE_S", 0.2)
+    """Only its controller is looked at again, and less often where a look costs more."""
+    clock = SimpleNamespace(monotonic=lambda: controllers.now, sleep=controllers.sleep)
+    monkeypatch.setattr(reload, "time", clock)
+    controllers.look_s = look_s
     controllers.late.add("gen")
     assert run(controllers) == Exit.FAILED
-    assert controllers.looks > 1
+    assert len(controllers.looks) in looks
+    assert all(asked == ["edge"] for asked in controllers.looks[1:])
+    assert controllers.looked_at[1] - look_s == pytest.approx(max(0.1, 4 * look_s))
+    assert reload.IN_FORCE_S < controllers.now <= reload.IN_FORCE_S + 2 * look_s
     assert "gen: the switch is still catching up" in capsys.readouterr().err

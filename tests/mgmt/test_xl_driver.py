@@ -130,7 +130,7 @@ def test_agents_are_killed(xen: PretendedXen, state: JobState) -> None:
     give_up(recovering)
     assert recovering.domain("vr1") == Domain("vr1", "host-a", "running")
     recovering.close()
-    await_names(xen, HOME)
+    await_some(lambda: xen.names() == HOME)
     killed.close()
 
 
@@ -479,7 +479,10 @@ def test_it_gets_to_the_destination_while_it_is_being_looked_for(
 
 def handed_over() -> xl._XlMove:
     """A migration of which only a look at the hosts can tell what came of it."""
-    return xl._XlMove("vr1", "host-a", "host-b", "root@host-b", 128, MOVED, went=True, ended=True)
+    login = "root@host-b"
+    made = xl._XlMove("vr1", "host-a", "host-b", MOVED, login=login, memory_mib=128)
+    made.went = made.ended = True
+    return made
 
 
 def test_another_router_in_trouble(xen: PretendedXen, driver: Xl) -> None:
@@ -523,13 +526,6 @@ def test_two_of_them(xen: PretendedXen, driver: Xl) -> None:
     for ask in (lambda: driver.domain("vr1"), lambda: driver.abort("vr1")):
         with pytest.raises(HypervisorError, match=r"host-a \(domain 1\) and host-b \(domain 3\)"):
             ask()
-
-
-def await_names(xen: PretendedXen, wanted: dict[str, list[str]], limit_s: float = 120.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while xen.names() != wanted:
-        assert time.monotonic() < deadline, xen.names()
-        time.sleep(0.05)
 
 
 def await_some(look: Callable[[], bool], limit_s: float = 120.0) -> None:

@@ -8,14 +8,7 @@ import pytest
 
 from mgmt.hypervisor import UnclearError, xl_settle
 from mgmt.hypervisor.xl_output import Listed
-from mgmt.hypervisor.xl_settle import (
-    Destroy,
-    Rename,
-    Resume,
-    Step,
-    UnpauseDomain,
-    XlSettlement,
-)
+from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, UnpauseDomain, XlSettlement
 
 
 def listed(text: str) -> list[Listed]:

@@ -66,7 +66,9 @@ def test_plain_match_comes_back_or_is_refused() -> None:
 def test_foreign_fields_and_actions_are_kept() -> None:
     foreign = ("nxm:00012008", 5, None)
     masked = ("nxm:80000408", 7, 0xFF)
-    what = fl.canonical([masked, ("reg0", 1, None), foreign])
+    # nsh_ttl=4, and nsh_flags=2/2: the experimenter's number, value, mask.
+    nsh = [("nxm:ffff1405", 0x005AD65004, None), ("nxm:ffff0306", 0x5AD6500202, None)]
+    what = fl.canonical([masked, ("reg0", 1, None), foreign, *nsh])
     packed = nxm.pack_match(what)
     assert nxm.parse_match(packed, 0, len(packed)) == what
     odd = bytes.fromhex("0000000800020000 0000000800060005 ffff00100000232000010000fff80000")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.flow_samples as samples
+from tests import built_packets as built
 from xenflow.openflow import packet as pk
 
 A, B = 0x0A000001, 0x0A000102
@@ -45,7 +46,7 @@ def test_checksums_are_right() -> None:
     for proto, segment in ((17, pk.udp(A, B, 1, 2, b"abc")), (6, pk.tcp(A, B, 1, 2, b"abc"))):
         pseudo = A.to_bytes(4, "big") + B.to_bytes(4, "big") + bytes((0, proto, 0, len(segment)))
         assert pk.checksum(pseudo + segment) == 0
-    hello = pk.ospf_hello(A, 10)
+    hello = built.ospf_hello(A, 10)
     assert pk.checksum(hello[:16] + hello[24:]) == 0
 
 
@@ -62,25 +63,27 @@ def test_icmp_arp_and_ipv6() -> None:
     assert (ping.tp_src, ping.tp_dst) == (3, 1)
     asks = pk.parse(pk.ethernet(pk.BROADCAST, 1, 0x806, pk.arp(1, 1, A, 0, B)))
     assert (asks.arp_op, asks.arp_sha, asks.arp_spa, asks.arp_tpa) == (1, 1, A, B)
-    six = pk.parse(pk.ethernet(2, 1, 0x86DD, pk.ipv6(5, 6, 17, pk.udp(A, B, 1, 2), hops=3)))
+    six = pk.parse(pk.ethernet(2, 1, 0x86DD, built.ipv6(5, 6, 17, pk.udp(A, B, 1, 2), hops=3)))
     assert (six.ipv6_src, six.ipv6_dst, six.nw_ttl, six.tp_dst) == (5, 6, 3, 2)
     later = bytes((17, 0, 1, 0, 0, 0, 0, 1)) + bytes(8)
-    six = pk.parse(pk.ethernet(2, 1, 0x86DD, pk.ipv6(5, 6, 44, later)))
+    six = pk.parse(pk.ethernet(2, 1, 0x86DD, built.ipv6(5, 6, 44, later)))
     assert (six.nw_proto, six.nw_frag) == (44, 3)
 
 
 def test_hello() -> None:
-    hello = pk.ethernet(0x01005E000005, 1, 0x800, pk.ipv4(A, 0xE0000005, 89, pk.ospf_hello(A, 10)))
+    hello = pk.ethernet(
+        0x01005E000005, 1, 0x800, pk.ipv4(A, 0xE0000005, 89, built.ospf_hello(A, 10))
+    )
     assert pk.hello(hello) == (10, 0)
     assert pk.hello(pk.vlan(hello, 5)) == (10, 0)
     assert pk.hello(hello[:60]) is None
     assert pk.hello(hello[:35] + b"\x02" + hello[36:]) is None
-    many = pk.ospf_hello(A, 1, neighbours=range(20))
+    many = built.ospf_hello(A, 1, neighbours=range(20))
     for octets, found in ((many, (1, 20)), (many[:-1], None)):
         ip = pk.ipv4(A, 0xE0000005, 89, octets)
         assert pk.hello(pk.ethernet(0x01005E000005, 1, 0x800, ip)) == found
     v3 = bytes((3, 1, 0, 36)) + bytes(12) + bytes((0, 0, 0, 1, 1, 0, 0, 0, 0, 5, 0, 20)) + bytes(8)
-    assert pk.hello(pk.ethernet(1, 2, 0x86DD, pk.ipv6(1, 2, 89, v3))) == (5, 0)
+    assert pk.hello(pk.ethernet(1, 2, 0x86DD, built.ipv6(1, 2, 89, v3))) == (5, 0)
     others = [pk.hello(frame) for frame in samples.frames()]
     assert [found for found in others if found is not None] == [(10, 0)]
 

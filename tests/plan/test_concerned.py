@@ -13,7 +13,7 @@ from tests.whole_network import WholeNetwork, load
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Placement, at_home
 from xenflow.plan import effects as fx
-from xenflow.plan.migration import Order, astray, concerned, reachable, stages
+from xenflow.plan.migration import Order, astray, reachable, stages
 
 NETWORKS = {"path": load("path"), "campus": load("campus")}
 NETWORKS |= {f"chance-{seed}": by_chance(seed) for seed in range(6)}
@@ -77,14 +77,3 @@ def test_moves_that_only_those_concerned_hear_of(name: str) -> None:
         for each in world.network.routers:
             world.check(each)
     assert any(told < could for told, could in world.told) or name == "path"
-
-
-def test_who_is_concerned() -> None:
-    network = NETWORKS["campus"].network
-    router = network.routers["r4"]  # on three-four and four-five, between host-c, -d and -a
-    everybody = reachable(network, router)
-    assert set(everybody) == set(network.datapaths)
-    here = {"r3": at_home("r3", "host-d"), "r5": at_home("r5", "host-d")}
-    assert concerned(network, router, ("host-d",), here) == ("host-d",)
-    assert concerned(network, router, ("host-d", "host-c"), here) == ("host-c", "host-d", "s2")
-    assert "host-a" in concerned(network, router, ("host-d",), {})

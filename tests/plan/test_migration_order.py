@@ -26,6 +26,7 @@ from typing import Any, assert_never
 
 import pytest
 
+from tests import built_packets as built
 from tests.whole_network import EndMachine, FrameJourney, PlannedNetwork, WholeNetwork, load
 from xenflow.model.network import Interface, Router
 from xenflow.model.placement import Mode, at_home
@@ -229,7 +230,7 @@ class Checks:
                     self.heard(f"vm:{router.name}", interface.link, journey, frame)
 
     def multicasts(self, address: int, mac: int, link: str) -> Iterator[bytes]:
-        hello = pk.ipv4(address, HELLO, pk.OSPF, pk.ospf_hello(address, 1), ttl=1)
+        hello = pk.ipv4(address, HELLO, pk.OSPF, built.ospf_hello(address, 1), ttl=1)
         yield pk.ethernet(HELLO_MAC, mac, pk.ETH_IPV4, hello)
         for other, _ in self.plan.neighbours(link):
             if other != address:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from xenflow.model.network import Network
 from xenflow.planner.service import ANSWER_S, LEASE_S, PlannerService
 from xenflow.store import network_file
 from xenflow.store.network_rows import LAID, by_name, laid_entries
+from xenflow.store.network_text import to_text
 from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import (
     Committed,
@@ -74,7 +76,9 @@ class Rig:
 
     def planner(self, name: str = "a", first: str = "") -> tuple[PlannerService, FaultyStore]:
         store = FaultyStore(self.database, self.loop.post, PLANNER)
-        made = PlannerService(store, f"tcp://{name}:1", lambda: self.now, first)
+        made = PlannerService(
+            store, f"tcp://{name}:1", lambda: self.now, lambda: 1e9 + self.now, first
+        )
         self.settle(made)
         return made, store
 
@@ -100,6 +104,12 @@ class Rig:
                 break
             self.settle(planner, for_s=0.1)
         assert len(self.answers) == before + 1
+        return self.answers[-1]
+
+    def look(self, planner: PlannerService, verb: str, **arguments: Any) -> dict[str, Any]:
+        """What changes nothing is answered at once."""
+        request = mg.request(verb, "1", **arguments)
+        planner.take(request, lambda answer: self.answers.append(json.loads(answer)))
         return self.answers[-1]
 
     def send(self, planner: PlannerService, text: str, **arguments: Any) -> None:
@@ -161,9 +171,9 @@ def test_one_link_more(rig: Rig) -> None:
     grown = network_file.parse(MORE, "a.toml")[0]
     assert rig.laid() == grown and answer["digest"] == grown.digest
     change = rig.changes()[2]
-    assert change["by"] == "ada"
-    assert [row["name"] for row in json.loads(change["after"])["Virtual_Link"]] == ["more"]
-    assert json.loads(change["before"]) == {}
+    assert (change["by"], change["when"] - 10**9) == ("ada", int(rig.now))
+    assert json.loads(change["after"])["Laid_Link"].keys() == {"more"}
+    assert json.loads(change["before"]) == {"Laid_Link": {"more": None}}
     again = rig.ask(planner, MORE)
     assert again["ok"] and (again["change"], again["changed"]) == (0, {})
     assert list(rig.changes()) == [1, 2]
@@ -295,3 +305,81 @@ def test_of_a_switch_that_is_no_more_nothing_is_left(rig: Rig) -> None:
         there = {row[column] for row in rig.database.tables[table].values()}
         assert there == {"host-a", "host-b", "gen", "recv"}
     assert len(rig.database.tables["Laid_Cable"]) == 4
+
+
+RENAMED = TEXT.replace('mac = "02:00:00:01:01:01"', 'mac = "02:00:00:01:01:99"', 1)
+
+
+def test_what_was_changed_can_be_looked_at(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.ask(planner, TEXT)["change"] == 3
+    found = rig.look(planner, "history")["changes"]
+    assert [(one["number"], one["by"]) for one in found] == [(3, "ada"), (2, "ada"), (1, "planner")]
+    assert [one["changed"] for one in found] == [
+        {"links": {"removed": ["more"]}},
+        {"links": {"added": ["more"]}},
+        {},
+    ]
+
+
+@pytest.mark.parametrize("text", [MORE, RENAMED])
+def test_a_change_is_undone_by_a_file(rig: Rig, text: str) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, text)["change"] == 2
+    undone = rig.look(planner, "undone", change=2)
+    assert undone["last"] == 2
+    assert network_file.parse(undone["text"], "a.toml")[0] == network_file.load(PAPER)
+    assert rig.ask(planner, undone["text"], last=2)["change"] == 3
+    assert rig.laid() == network_file.load(PAPER)
+    redone = rig.look(planner, "undone", change=3)
+    assert rig.ask(planner, redone["text"])["change"] == 4
+    assert rig.laid() == network_file.parse(text, "a.toml")[0]
+
+
+def test_of_two_changes_the_first_is_undone_alone(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    both = RENAMED + MORE.removeprefix(TEXT)
+    assert rig.ask(planner, RENAMED)["change"] == 2
+    assert rig.ask(planner, both)["change"] == 3
+    undone = rig.look(planner, "undone", change=2)
+    assert network_file.parse(undone["text"], "a.toml")[0] == network_file.parse(MORE, "a.toml")[0]
+
+
+def test_what_has_been_changed_since_is_not_undone(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    assert rig.ask(planner, MORE.replace("id = 77", "id = 77\ncables = []"))["change"] == 0
+    other = MORE + 'access = [{ at = "gen:new" }]\n'
+    assert rig.ask(planner, other)["change"] == 3
+    refused = rig.look(planner, "undone", change=2)["error"]
+    assert refused["code"] == "refused"
+    assert "links.more has been changed since: undo that first" in refused["message"]
+    words = rig.look(planner, "undone", change=1)["error"]["message"]
+    assert words == "change 1 was the first: before it there was nothing"
+    words = rig.look(planner, "undone", change=9)["error"]["message"]
+    assert words == "no change 9: those from 1 to 3 are kept"
+
+
+def test_a_change_of_what_is_no_longer_the_last_is_refused(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    refused = rig.ask(planner, TEXT, last=1)["error"]
+    assert refused["message"].startswith("change 2 was made meanwhile")
+    assert rig.laid().links.keys() == {"left", "right", "more"}
+
+
+def test_what_is_written_as_a_file_is_no_change(rig: Rig) -> None:
+    """In whatever order the store gives its rows: links stay where they lie."""
+    planner, _ = rig.planner(first=str(PAPER.with_name("campus.toml")))
+    for _ in range(3):
+        for table in LAID:
+            rows = rig.database.tables[table]
+            rig.database.tables[table] = dict(reversed(rows.items()))
+        again, _ = rig.planner("again")
+        text = to_text(replace(rig.laid(), name="campus"))
+        assert rig.ask(again, text)["error"]["message"].startswith("the planner is at")
+        assert rig.ask(planner, text)["change"] == 0
+    more = text + '[links.more]\nid = 77\nvlan = 177\nroot = "host-a"\n'
+    assert rig.ask(planner, more)["change"] == 2
+    assert rig.ask(planner, rig.look(planner, "undone", change=2)["text"])["change"] == 3

@@ -52,13 +52,13 @@ rule add from 10.9.0.0/16 lookup 7
 """
 
 DUMPS = {
-    "links": (rt.RTM_GETLINK, rt.get_links()),
-    "netconf": (rt.RTM_GETNETCONF, rt.get_netconf(rt.AF_INET)),
-    "nexthops": (rt.RTM_GETNEXTHOP, rt.get_nexthops()),
-    "rules": (rt.RTM_GETRULE, rt.get_rules(rt.AF_INET)),
-    "main": (rt.RTM_GETROUTE, rt.get_routes(rt.AF_INET, rt.TABLE_MAIN)),
-    "local": (rt.RTM_GETROUTE, rt.get_routes(rt.AF_INET, rt.TABLE_LOCAL)),
-    "neighbours": (rt.RTM_GETNEIGH, rt.get_neighbours(rt.AF_INET)),
+    "links": rt.get_all(rt.RTM_GETLINK),
+    "netconf": rt.get_all(rt.RTM_GETNETCONF, rt.AF_INET),
+    "nexthops": rt.get_all(rt.RTM_GETNEXTHOP),
+    "rules": rt.get_all(rt.RTM_GETRULE, rt.AF_INET),
+    "main": rt.get_routes(rt.AF_INET, rt.TABLE_MAIN),
+    "local": rt.get_routes(rt.AF_INET, rt.TABLE_LOCAL),
+    "neighbours": rt.get_all(rt.RTM_GETNEIGH, rt.AF_INET),
 }
 
 
@@ -66,9 +66,9 @@ def main() -> None:
     """Set up, dump, write."""
     subprocess.run(["ip", "-force", "-batch", "-"], input=SETUP, text=True, check=False)
     lines = []
-    for name, (type_, body) in DUMPS.items():
-        lines += [f"{name} {data.hex()}" for data in Requests().datagrams(type_, body)]
-    listener = NetlinkListener(rt.NETLINK_ROUTE, tuple(rt.GROUPS.values()), 1 << 20)
+    for name, request in DUMPS.items():
+        lines += [f"{name} {data.hex()}" for data in Requests().datagrams(request)]
+    listener = NetlinkListener(rt.NETLINK_ROUTE, rt.GROUPS, 1 << 20)
     for command in ("route add 10.40.0.0/16 via 10.0.0.2", "route del 10.40.0.0/16"):
         subprocess.run(["ip", *command.split()], check=True)
     found, _ = listener.drain(99)

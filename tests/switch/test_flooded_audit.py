@@ -67,14 +67,14 @@ def test_small_tables_that_change_meanwhile_are_not_taken_for_looked_at() -> Non
     told = Flooded()
     for number in range(3):
         told.second(number)
-    ask = told.audit.switch.reader.count_request
+    ask = told.switch.reader.count_request
 
     def changed_meanwhile() -> object:
         request = ask()
         told.switch.installed.edits += 1
         return request
 
-    told.audit.switch.reader.count_request = changed_meanwhile  # type: ignore[assignment, method-assign]
+    told.switch.reader.count_request = changed_meanwhile  # type: ignore[assignment, method-assign]
     looked = [told.second(number) for number in range(3, 8)]
     assert looked == sorted(looked) and looked[-1] >= 5.0
 

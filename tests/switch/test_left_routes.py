@@ -195,6 +195,30 @@ def test_a_link_that_goes_while_next_hops_are_made(host: Host, turns: int) -> No
     assert list(host.switch.aside) == []
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_of_a_router_that_is_gone_while_a_switch_is_read_back_nothing_stays(
+    host: Host, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    """Whether its routes have been read already, or not."""
+    say_all(host, state())
+    settle(host)
+    waits = []
+
+    def must_wait(holds_flows: bool) -> bool:
+        waits.append(holds_flows)
+        return len(waits) < 3
+
+    monkeypatch.setattr(host.table, "must_wait", must_wait)
+    host.switch.read_again()
+    while read and not waits:
+        host.wire._later.popleft()()
+    routers = {name: each for name, each in CAMPUS.network.routers.items() if name != ROUTER}
+    host.table.change(lay(replace(CAMPUS.network, routers=routers)))
+    settle(host)
+    assert not any(cookies.router_of(flow.cookie) == DESCRIBED.id for flow in host.wire.tables)
+    assert host.switch.routes.found == {} and host.switch.routes.unsure == set()
+
+
 def test_a_router_that_has_left_is_not_set_aside(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

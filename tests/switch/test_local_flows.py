@@ -24,11 +24,15 @@ from xenflow.model.network import (
 )
 from xenflow.model.placement import Mode, Placement, at_home
 from xenflow.model.succession import changed_with
-from xenflow.openflow.flow import text
+from xenflow.openflow.flow import Flows, text
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Op, Section
 from xenflow.routes.sender import snapshot_messages
+from xenflow.switch import local_flows as local_flows_module
+from xenflow.switch.jobs import ROOM, Job
+from xenflow.switch.local_flows import LocalFlows
 from xenflow.switch.rules import Rules
+from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, layout
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import (
@@ -90,6 +94,16 @@ def vifs_are_suspended(host: Host, dice: Random) -> None:
     host.switch.vifs_are_suspended(frozenset(v for v in vifs if dice.random() < 0.3))
 
 
+def compile_all(switch: Switch) -> None:
+    local, site = switch.wanted.local, switch.site()
+    assert set(local.compile_in_pieces(site)) <= {ROOM}
+    local.compile(site)
+
+
+def all_of(local: LocalFlows) -> Flows:
+    return local.wanted | local.of_routers
+
+
 EVENTS: tuple[Event, ...] = (
     a_port_goes_or_comes,
     a_port_goes_or_comes,
@@ -115,9 +129,43 @@ def test_part_by_part_is_as_the_whole(seed: int, pipeline: Pipeline) -> None:
     host.wire.run()
     site = host.switch.site()
     whole = local_flows(site)
-    assert host.switch.wanted.local.wanted == whole, event
+    assert all_of(host.switch.wanted.local) == whole, event
     held = {flow for flow in host.switch.installed.flows.values() if flow.key in whole}
     assert held == set(whole.values())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_changes_while_it_is_compiled_is_compiled_anew(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of links and of all; those of routers are then of the moment before."""
+    monkeypatch.setattr(local_flows_module, "PIECE", 1)
+    dice = Random(seed)
+    host = Host(CAMPUS.network, Pipeline.PROACTIVE)
+    wanted = host.switch.wanted
+
+    def somebody() -> Job:
+        yield 0.5
+
+    for _ in range(6):
+        host.switch.jobs.submit(somebody())
+        wanted.read_anew()
+        job = wanted.compile_in_pieces()
+        for _ in range(3):
+            for _ in range(dice.randint(0, 400)):
+                next(job, None)
+            dice.choice(EVENTS)(host, dice)
+        for _ in job:
+            pass
+        site = host.switch.site()
+        wanted.local.compile(site)
+        whole = local_flows(site).items()
+        routers = {
+            key for key, flow in whole if owner_of(site.network, flow.cookie).kind == "router"
+        }
+        assert wanted.local.wanted == {key: flow for key, flow in whole if key not in routers}
+        host.wire.run()
+        assert all_of(wanted.local) == local_flows(host.switch.site())
 
 
 def test_a_change_concerns_few() -> None:
@@ -180,7 +228,7 @@ def test_what_is_no_link_s_says_its_owner() -> None:
     network = random_sites.network(dice)
     rules = Rules()
     rules.restore([{"id": str(n), "priority": 0, **r} for n, r in enumerate(random_sites.RULES)])
-    flows = rules.flows(random_sites.site(dice, network, "h0")).values()
+    flows = rules.flows(random_sites.site(dice, network, "h0"))[0].values()
     assert {owner_of(network, flow.cookie, rules) for flow in flows} == {*map(of_rule, "012")}
     for router in network.routers.values():
         views = random_sites.next_hops(dice, router)
@@ -218,16 +266,16 @@ def test_all_switches_of_a_network_that_changes_are_as_made_at_once(seed: int) -
         site = random_sites.site(dice, network, name)
         switch.ports.are([(port, number, True) for port, number in site.ports.items()])
         switch.placements.update(site.placements)
-        switch.wanted.local.compile(switch.site())
+        compile_all(switch)
     for step in range(6):
         network = changed_by_chance(table.network, dice, step)
         table.change(network)
         if dice.random() < 0.7:  # else the next comes before this one is dealt with
             for switch in table.switches.values():
-                switch.wanted.local.compile(switch.site())
+                compile_all(switch)
     for switch in table.switches.values():
-        switch.wanted.local.compile(switch.site())
-        assert switch.wanted.local.wanted == local_flows(switch.site())
+        compile_all(switch)
+        assert all_of(switch.wanted.local) == local_flows(switch.site())
 
 
 def changed_by_chance(network: Network, dice: Random, step: int) -> Network:

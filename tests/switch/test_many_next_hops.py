@@ -1,9 +1,10 @@
-"""A router with very many next hops: others have their turn while they are compiled and written."""
+"""A router with very many next hops, or addresses: others have their turn while they are compiled
+and written."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.switch.test_update_order import (
     router_with,
     update,
 )
+from xenflow.openflow.flow import Flow
 from xenflow.routes import messages as m
 from xenflow.routes.messages import NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import RouterState
@@ -30,8 +32,9 @@ from xenflow.switch import wanted
 from xenflow.switch import writer as writers
 from xenflow.switch.installed import PIECE
 from xenflow.switch.jobs import ROOM, Job
-from xenflow.tables import layout, views
+from xenflow.tables import layout, pipeline, views
 from xenflow.tables.order import FlowChanges
+from xenflow.tables.pipeline import local_flows, owners, owners_of
 
 MANY = 4 * PIECE
 VR1 = PAPER.network.routers["vr1"]
@@ -97,6 +100,20 @@ class Steps:
         monkeypatch.setattr(host.writer.installed, "write", written)
         for module in (writers, views):
             monkeypatch.setattr(module, "Cards", cards)
+
+    def count_local_flows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those of each table's module, too."""
+
+        def counted(compile_: Callable[..., Iterator[Flow]]) -> Callable[..., Iterator[Flow]]:
+            def compiled(*said: Any) -> Iterator[Flow]:
+                for flow in compile_(*said):
+                    self.compiled += 1
+                    yield flow
+
+            return compiled
+
+        for name in ("classes_of", "ingress_of", "admission_of", "links_of", "vm_of"):
+            monkeypatch.setattr(pipeline, name, counted(getattr(pipeline, name)))
 
     def longest(self, job: Job) -> int:
         """Carry a job out; the most flows in one step."""
@@ -217,10 +234,11 @@ def test_what_is_to_be_written_is_found_piece_by_piece(
     assert pieces == whole
     host.writer.wanted.read_anew()
     wanted_flows, fresh = host.writer.wanted.flows()
-    hops = {flow.key: flow for flows in writer._hops["vr1"].values() for flow in flows}
+    first = {flow.key: flow for flows in writer._hops["vr1"].values() for flow in flows}
+    first |= host.writer.wanted.local.of_routers
     at_once = FlowChanges()
-    at_once.add_missing(held, fresh | hops)
-    at_once.delete_left(held.values(), wanted_flows | hops, writer._keeps)
+    at_once.add_missing(held, fresh | first)
+    at_once.delete_left(held.values(), wanted_flows | first, writer._keeps)
     assert pieces == at_once.batches()
 
 
@@ -239,3 +257,86 @@ def test_a_vif_that_changes_while_it_is_found_out_what_to_write_is_no_loss(
     held = [flow for flow in host.written.tables if flow.table == layout.VM]
     host.written.run()
     assert held == [flow for flow in host.written.tables if flow.table == layout.VM]
+
+
+def own_addresses(first: int) -> list[m.Local]:
+    return [m.Local(4, 32, 1, first + n) for n in range(MANY)]
+
+
+def classes(flows: Iterable[Flow]) -> set[Flow]:
+    return {flow for flow in flows if flow.table == layout.CLASSES}
+
+
+def test_many_addresses_are_compiled_and_written_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A router's own prefixes, which make flows of table CLASSES."""
+    host = at_home_in_paper(router_with([by(4)], [], 4))
+    state = host.known.states["vr1"]
+    own = own_addresses(0x0B000000)
+    steps = Steps(host, monkeypatch)
+    steps.count_local_flows(monkeypatch)
+    for op in (Op.SET, Op.DELETE):
+        state.apply([Section(SectionKind.LOCAL, op, own)])
+        host.writer.wanted.router_changed("vr1")
+        assert steps.longest(host.writer.writer.small()) <= PIECE
+        host.written.run()
+        assert (len(classes(host.written.tables)) > 2 * MANY) == (op is Op.SET)
+        assert classes(host.written.tables) == classes(local_flows(host.writer.site()).values())
+        steps.compiled = 0
+
+
+def test_what_is_answered_for_a_suspended_router_is_written_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its ARP: four flows for each address and link, in two tables."""
+    host = at_home_in_paper(router_with([by(4)], [], 4))
+    state = host.known.states["vr1"]
+    state.apply([Section(SectionKind.LOCAL, Op.SET, own_addresses(0x0B000000)[:900])])
+    host.writer.refresh(whose=owners(PAPER.network))
+    host.written.run()
+    steps = Steps(host, monkeypatch)
+    steps.count_local_flows(monkeypatch)
+    for vifs in (frozenset(interface.vif for interface in VR1.interfaces), frozenset[str]()):
+        host.writer.ports.suspended_are(vifs)
+        host.writer.wanted.changed(owners_of(PAPER.network, "vr1"))
+        assert steps.longest(host.writer.writer.small()) <= 2 * PIECE
+        host.written.run()
+        wanted = {*local_flows(host.writer.site()).values()}
+        assert (len(wanted) > 10_000) == bool(vifs)
+        keys = {flow.key for flow in wanted}
+        assert wanted == {flow for flow in host.written.tables if flow.key in keys}
+        steps.compiled = 0
+
+
+def test_addresses_that_change_while_they_are_compiled_are_written_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither is anything of them compiled at once then."""
+    host = at_home_in_paper(router_with([by(4)], [], 4))
+    state = host.known.states["vr1"]
+
+    def now(address: int) -> None:
+        changes = state.apply([Section(SectionKind.LOCAL, Op.SET, own_addresses(address))])
+        host.writer.changed("vr1", changes, True, len(state.routes4))
+
+    compile_ = host.writer.wanted.local.compile_in_pieces
+    pauses = []
+
+    def compiled(site: Any) -> Generator[Any, Any, Any]:
+        job = compile_(site)
+        while True:
+            try:
+                pauses.append(next(job))
+            except StopIteration as end:
+                return end.value
+            if len(pauses) == 2:
+                now(0x0C000000)
+            yield ROOM
+
+    monkeypatch.setattr(host.writer.wanted.local, "compile_in_pieces", compiled)
+    now(0x0B000000)
+    host.written.run()
+    assert len(pauses) >= (2 + 4) * MANY // PIECE
+    assert len(classes(host.written.tables)) > 4 * MANY
+    assert classes(host.written.tables) == classes(local_flows(host.writer.site()).values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import built_packets as built
 from tests.written_switch import PlayedHost
 from xenflow.openflow import packet as pk
 from xenflow.openflow.flow import Flow, match
@@ -64,7 +65,7 @@ def test_what_is_for_a_virtual_router_reaches_the_vm() -> None:
 
 
 def test_a_repeated_hello_has_no_tag() -> None:
-    hello = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, pk.ospf_hello(1, 1), ttl=1)
+    hello = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, built.ospf_hello(1, 1), ttl=1)
     tagged = pk.vlan(pk.ethernet(0x01005E000005, OWN, pk.ETH_IPV4, hello), 0)
     assert ("controller", tagged[:12] + tagged[16:]) in CountingHost().says(tagged)
 

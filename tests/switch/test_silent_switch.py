@@ -7,6 +7,7 @@ import pytest
 from tests.written_switch import PlayedHost
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import StatsReply
+from xenflow.switch.refused import READ_S
 from xenflow.switch.silence import SILENT_S
 
 
@@ -49,6 +50,26 @@ def test_a_switch_that_answers_only_some_questions_is_given_up(
     host.switch.promises.confirmed(said.append)
     host.wire.run()
     assert said[2:] == [None]
+
+
+def test_what_a_switch_refuses_it_is_asked_once_until_it_answers() -> None:
+    """Or, where it never does, questions would pile up for days."""
+    host = AskedHost()
+    host.wire.deaf = {wire.MessageType.STATS_REQUEST}
+
+    def look() -> int:
+        host.now += READ_S
+        host.table._refused.tick(host.now)
+        return len(host.wire.unanswered)
+
+    assert [look() for _ in range(3)] == [1, 1, 1]
+    host.wire.hear()
+    host.wire.deaf = {wire.MessageType.STATS_REQUEST}
+    assert look() == 1
+    host.wire.attach(host.switch, PlayedHost.PORTS)
+    host.wire.hear()
+    host.wire.deaf = {wire.MessageType.STATS_REQUEST}
+    assert host.switch.live and look() == 1, "the connection went, and with it the question"
 
 
 def test_a_slow_switch_that_answers_in_order_is_waited_for() -> None:

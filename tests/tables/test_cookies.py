@@ -24,6 +24,13 @@ def test_those_of_routes_and_next_hops_are_as_ever() -> None:
     assert cookies.exact(0xABCD, 0x12345678) == 0x5846ABCD80345678
 
 
+@pytest.mark.parametrize("hop", [0, 1, 0xFFFFFE, 0xFFFFFF, 0x1000000, 0xFFFFFFFF])
+def test_what_an_exact_flow_takes_in_is_counted_whatever_the_next_hop_s_number(hop: int) -> None:
+    """A VM's kernel chooses them; those of flows that end by themselves are counted by none."""
+    assert cookies.taken_in(cookies.exact(7, hop)) == 7
+    assert not cookies.taken_in(cookies.of(layout.REACTIVE_KIND, 7, cookies.QUIET_CHUNK))
+
+
 def test_those_of_owners() -> None:
     assert cookies.of(layout.INGRESS) == 0x5846000000000000
     assert cookies.of_link(layout.LINKS, 0xFFFF) == 0x584600000710FFFF

@@ -40,7 +40,7 @@ def flows_of(seed: int) -> Iterator[tuple[Flow, Table]]:
     session = {"dl_type": f.IPV4, "nw_proto": 17, "nw_src": 1, "nw_dst": 2, "tp_dst": 3784}
     for name, datapath in net.datapaths.items():
         site = random_sites.site(dice, net, name)
-        flows = [*local_flows(site).values(), *rules.flows(site).values()]
+        flows = [*local_flows(site).values(), *rules.flows(site)[0].values()]
         if not is_one_table(datapath):
             flows += [
                 quiet(site, FromVm(router, interface, b""), session, 10)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests import built_packets as built
 from tests.whole_network import PlannedNetwork, load
 from xenflow.model.network import Interface, Pipeline, Router
 from xenflow.model.placement import Placement, at_home
@@ -72,7 +73,7 @@ class Host:
 
 
 def ip(to: int, target: int, source: int = GEN_MAC, proto: int = 17, ttl: int = 64) -> bytes:
-    body = pk.ospf_hello(1, 10) if proto == pk.OSPF else b"x" * 8
+    body = built.ospf_hello(1, 10) if proto == pk.OSPF else b"x" * 8
     return pk.ethernet(to, source, pk.ETH_IPV4, pk.ipv4(0x0A000102, target, proto, body, ttl=ttl))
 
 

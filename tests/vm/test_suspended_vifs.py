@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import built_packets as built
 from tests.written_switch import WrittenSwitch, bound
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.difference import compare
@@ -122,7 +123,7 @@ class Host:
 
 
 def neighbour_hello(source: int) -> bytes:
-    ip = pk.ipv4(0x0A000102, 0xE0000005, pk.OSPF, pk.ospf_hello(0x0A000102, 10), ttl=1)
+    ip = pk.ipv4(0x0A000102, 0xE0000005, pk.OSPF, built.ospf_hello(0x0A000102, 10), ttl=1)
     return pk.ethernet(0x01005E000005, source, pk.ETH_IPV4, ip)
 
 
@@ -319,7 +320,7 @@ def test_the_first_frame_that_leaves_a_still_vif_is_told(host: Host) -> None:
 
 def ospf_hello(*neighbours: int) -> bytes:
     """The VM's, on the left link."""
-    body = pk.ospf_hello(0x0A000101, 10, neighbours=neighbours)
+    body = built.ospf_hello(0x0A000101, 10, neighbours=neighbours)
     ip = pk.ipv4(0x0A000101, 0xE0000005, pk.OSPF, body, ttl=1)
     return pk.ethernet(0x01005E000005, MAC, pk.ETH_IPV4, ip)
 

@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,65 +86,31 @@ def bridge(network: Network, here: Datapath) -> list[str]:
     """
     address, port = network.controllers[here.controller].openflow
     shown = f"[{address}]" if ":" in address else address
-    words = [
-        "ovs-vsctl",
-        f"--timeout={_TIMEOUT_S}",
-        "--",
-        "--may-exist",
-        "add-br",
-        BRIDGE,
-        "--",
-        "set",
-        "Bridge",
-        BRIDGE,
-        "fail_mode=secure",
-        "protocols=OpenFlow10",
-        f"other_config:datapath-id={here.dpid:016x}",
-        "other_config:disable-in-band=true",
-        "--",
-        "set-controller",
-        BRIDGE,
-        f"tcp:{shown}:{port}",
-        "--",
-        "set",
-        "Controller",
-        BRIDGE,
-        "type=service",
-        "connection_mode=out-of-band",
-        "max_backoff=1000",
-        f"inactivity_probe={INACTIVITY_MS}",
-    ]
-    for cable in network.cables_of[here.name]:
-        words += ["--", "--may-exist", "add-port", BRIDGE, cable.near(here.name).port]
-    for link in network.links.values():
-        for access in link.access:
-            if access.end.datapath == here.name:
-                port_name = access.end.port
-                words += [
-                    "--",
-                    "--may-exist",
-                    "add-port",
-                    BRIDGE,
-                    port_name,
-                    "--",
-                    "set",
-                    "Port",
-                    port_name,
-                    f"tag={link.vlan}",
-                ]
+    words = ["ovs-vsctl", f"--timeout={_TIMEOUT_S}", "--", "--may-exist", "add-br", BRIDGE]
+    words += ["--", "set", "Bridge", BRIDGE, "fail_mode=secure", "protocols=OpenFlow10"]
+    words += [f"other_config:datapath-id={here.dpid:016x}", "other_config:disable-in-band=true"]
+    words += ["--", "set-controller", BRIDGE, f"tcp:{shown}:{port}"]
+    words += ["--", "set", "Controller", BRIDGE, "type=service", "connection_mode=out-of-band"]
+    words += ["max_backoff=1000", f"inactivity_probe={INACTIVITY_MS}"]
+    for name, vlan in _ports(network, here):
+        words += ["--", "--may-exist", "add-port", BRIDGE, name]
+        words += ["--", "set", "Port", name, f"tag={vlan}"] if vlan else []
     return words
 
 
 def nics(network: Network, here: Datapath) -> list[str]:
     """The commands that switch the cables' and access ports' interfaces on."""
-    names = [cable.near(here.name).port for cable in network.cables_of[here.name]]
-    names += [
-        access.end.port
-        for link in network.links.values()
-        for access in link.access
-        if access.end.datapath == here.name
-    ]
-    return [f"link set dev {name} up" for name in names]
+    return [f"link set dev {name} up" for name, _ in _ports(network, here)]
+
+
+def _ports(network: Network, here: Datapath) -> Iterator[tuple[str, int]]:
+    """The cables' ports, each with 0, and the access ports with their VLAN."""
+    for cable in network.cables_of[here.name]:
+        yield cable.near(here.name).port, 0
+    for link in network.links.values():
+        for access in link.access:
+            if access.end.datapath == here.name:
+                yield access.end.port, link.vlan
 
 
 def guard(network: Network) -> str:
@@ -205,7 +172,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--controller",
         metavar="NAME",
-        default=None,
         help="which of its controllers this is (default: XENFLOW_CONTROLLER, from the environment "
         f"or {DEFAULTS_FILE}, else as pox.py decides)",
     )

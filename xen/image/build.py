@@ -28,89 +28,28 @@ KERNEL, INITRD = "vmlinuz-router", "initrd-router"
 KERNEL_META = "linux-image-cloud-amd64"
 IN_ROUTER = ("bird2", "busybox-static", "iproute2", "python3-minimal", "python3-zmq")
 FOR_BUILDING = ("lz4", "squashfs-tools")
-WITHOUT = frozenset(
-    (
-        "perl",
-        "perl-base",
-        "debconf",
-        "cdebconf",
-        "debconf-2.0",
-        "ucf",
-        "adduser",
-        "dpkg",
-        "mailcap",
-        "init-system-helpers",
-        "media-types",
-        "python3-cffi-backend",
-        "python3-py",
-        "sensible-utils",
-        "python3-pkg-resources",
-        "install-info",
-        "libpam0g",
-        "libpam-modules",
-        "libpam-modules-bin",
-    )
-)
+# fmt: off
+WITHOUT = frozenset((
+    "perl", "perl-base", "debconf", "cdebconf", "debconf-2.0", "ucf", "adduser", "dpkg", "mailcap",
+    "init-system-helpers", "media-types", "python3-cffi-backend", "python3-py", "sensible-utils",
+    "python3-pkg-resources", "install-info", "libpam0g", "libpam-modules", "libpam-modules-bin",
+))
 """What packages depend on for their installation, or for features that are not used here."""
+# fmt: on
 FIRST_MODULES = ("loop", "squashfs")
 MODULES = ("xen-netfront",)
 PROGRAMS = {"bird": "usr/sbin/bird", "birdc": "usr/sbin/birdc", "ip": "bin/ip"}
+# fmt: off
 STDLIB_UNUSED = (
-    "asyncio",
-    "cgi",
-    "cgitb",
-    "config-*",
-    "ctypes/macholib",
-    "curses",
-    "dbm",
-    "distutils",
-    "doctest",
-    "email",
-    "ensurepip",
-    "ftplib",
-    "html",
-    "http",
-    "idlelib",
-    "imaplib",
-    "importlib/metadata",
-    "lib-dynload",
-    "lib2to3",
-    "mailbox",
-    "multiprocessing",
-    "nntplib",
-    "optparse",
-    "pdb",
-    "pickletools",
-    "plistlib",
-    "poplib",
-    "pydoc",
-    "pydoc_data",
-    "_pydecimal",
-    "_pyio",
-    "smtpd",
-    "smtplib",
-    "sqlite3",
-    "statistics",
-    "_strptime",
-    "_sysconfigdata*",
-    "tarfile",
-    "telnetlib",
-    "test",
-    "tkinter",
-    "tomllib",
-    "turtle",
-    "turtledemo",
-    "unittest",
-    "urllib/request",
-    "venv",
-    "webbrowser",
-    "wsgiref",
-    "xml",
-    "xmlrpc",
-    "zipfile",
-    "zoneinfo",
-    "LICENSE*",
+    "asyncio", "cgi", "cgitb", "config-*", "ctypes/macholib", "curses", "dbm", "distutils",
+    "doctest", "email", "ensurepip", "ftplib", "html", "http", "idlelib", "imaplib",
+    "importlib/metadata", "lib-dynload", "lib2to3", "mailbox", "multiprocessing", "nntplib",
+    "optparse", "pdb", "pickletools", "plistlib", "poplib", "pydoc", "pydoc_data", "_pydecimal",
+    "_pyio", "smtpd", "smtplib", "sqlite3", "statistics", "_strptime", "_sysconfigdata*", "tarfile",
+    "telnetlib", "test", "tkinter", "tomllib", "turtle", "turtledemo", "unittest", "urllib/request",
+    "venv", "webbrowser", "wsgiref", "xml", "xmlrpc", "zipfile", "zoneinfo", "LICENSE*",
 )
+# fmt: on
 EXTENSIONS = ("_ctypes", "_json", "_opcode", "_queue", "mmap")
 """Of the standard library's extension modules, those that are used and not built in."""
 _MARK = "CACHEDIR.TAG"
@@ -230,20 +169,9 @@ class Builder:
         (own / "xenflow/__init__.py").write_text('"""The part that is shared with routers."""\n')
         # Compiled by the same Python, in place of the sources: nothing is compiled at each boot.
         run(
-            "env",
-            f"PYTHONHOME={tree.root}/usr",
-            *tree.command(python),
-            "-S",
-            "-m",
-            "compileall",
-            "-q",
-            "-b",
-            "--invalidation-mode",
-            "unchecked-hash",
-            "-s",
-            root,
-            library,
-            own,
+            *("env", f"PYTHONHOME={tree.root}/usr", *tree.command(python), "-S", "-m"),
+            *("compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash", "-s", root),
+            *(library, own),
         )
         for source in (*library.rglob("*.py"), *own.rglob("*.py")):
             source.unlink()
@@ -266,22 +194,9 @@ class Builder:
     def _initrd(self, tree: UnpackedPackages, root: Path) -> bytes:
         packed = self._work / "root.squashfs"
         run(
-            *tree.command(tree.root / "usr/bin/mksquashfs"),
-            root,
-            packed,
-            "-quiet",
-            "-no-progress",
-            "-noappend",
-            "-all-root",
-            "-no-xattrs",
-            "-mkfs-time",
-            "0",
-            "-all-time",
-            "0",
-            "-comp",
-            "zstd",
-            "-Xcompression-level",
-            "19",
+            *(*tree.command(tree.root / "usr/bin/mksquashfs"), root, packed),
+            *("-quiet", "-no-progress", "-noappend", "-all-root", "-no-xattrs"),
+            *("-mkfs-time", "0", "-all-time", "0", "-comp", "zstd", "-Xcompression-level", "19"),
         )
         archive = Archive()
         for name in ("bin", "dev", "modules", "root"):
@@ -296,10 +211,8 @@ class Builder:
 
 def sources() -> str:
     """Stands for all that the image is made of, but for Debian's packages."""
-    here = Path(__file__).resolve().parent
     total = hashlib.sha256()
-    folders = (here, GUEST, ROOT / "routerd", ROOT / "pox_ext/xenflow/routes")
-    for folder in folders:
+    for folder in (GUEST.parent, GUEST, ROOT / "routerd", ROOT / "pox_ext/xenflow/routes"):
         for file in sorted(file for file in folder.iterdir() if file.is_file()):
             total.update(f"{file.name}\n".encode() + file.read_bytes())
     return total.hexdigest() + "\n"

@@ -27,6 +27,7 @@ from xen.image.build import INITRD, KERNEL
 from xen.image.cpio import Archive
 from xenflow.model import control_link
 from xenflow.model.network import Network, Router
+from xenflow.openflow.flow import mac_text
 from xenflow.routes.router_state import Capacity
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "dom0" / "router.cfg.in"
@@ -51,8 +52,8 @@ class Guest:
     addresses: Mapping[str, IPv4Interface]
     """Interface -> address."""
     bird: str
-    memory_mib: int = MEMORY_MIB
-    http: bool = False
+    memory_mib: int
+    http: bool
     """Whether it shows its routes, neighbours and memory to whoever asks at port 7070."""
 
 
@@ -117,8 +118,7 @@ def interfaces(of: Guest) -> str:
     router = of.router
     control = f"{control_link.INTERFACE} {control_link.mac(router)}"
     lines = [f"{control} {control_link.address(router)}/64"]
-    for interface in router.interfaces:
-        lines.append(f"{interface.name} {_mac(interface.mac)} {of.addresses[interface.name]}")
+    lines += [f"{i.name} {mac_text(i.mac)} {of.addresses[i.name]}" for i in router.interfaces]
     return "".join(line + "\n" for line in lines)
 
 
@@ -154,23 +154,19 @@ def archive(of: Guest) -> bytes:
 def domain(network: Network, of: Guest, kernel: str, ramdisk: str) -> str:
     """The domain's configuration for xl."""
     router = of.router
-    vifs = []
-    for interface in router.interfaces:
-        vlan = network.links[interface.link].vlan
-        vifs.append((_mac(interface.mac), f"{BRIDGE}.{vlan}", interface.vif))
+    vifs = [
+        (mac_text(i.mac), f"{BRIDGE}.{network.links[i.link].vlan}", i.vif)
+        for i in router.interfaces
+    ]
     vifs.append((control_link.mac(router), NO_BRIDGE, router.control_vif))
-    values = {
-        "name": router.name,
-        "kernel": kernel,
-        "ramdisk": ramdisk,
-        "memory": str(of.memory_mib),
-        "vifs": "\n".join(
-            f'    "mac={mac},bridge={bridge},script={SCRIPT},vifname={vif}",'
-            for mac, bridge, vif in vifs
-        ),
-    }
+    lines = (
+        f'    "mac={mac},bridge={bridge},script={SCRIPT},vifname={vif}",'
+        for mac, bridge, vif in vifs
+    )
+    values = {"name": router.name, "kernel": kernel, "ramdisk": ramdisk}
+    values |= {"memory": str(of.memory_mib), "vifs": "\n".join(lines)}
     text = TEMPLATE.read_text()
-    body = text[text.index("\nname =") + 1 :] if "\nname =" in text else text
+    body = text[text.index("\nname =") + 1 :]
     head = f"# The virtual router {router.name}: made by scripts/router-image, do not edit.\n"
     return head + re.sub(r"@(\w+)@", lambda found: values[found.group(1)], body)
 
@@ -197,7 +193,3 @@ def _write_secret(path: Path, octets: bytes) -> None:
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(octets)
     new.rename(path)
-
-
-def _mac(value: int) -> str:
-    return ":".join(f"{octet:02x}" for octet in value.to_bytes(6, "big"))

@@ -378,7 +378,11 @@ class Component:
         if self._follower is not None and not only_look:
             raise NetworkError("this controller follows a store: use `xenflow apply`")
         before = self.table.network
-        network = network_file.parse(text, "FILE", before)[0] if text else self._read(before)
+        if text:
+            in_store = self._follower is not None
+            network, _ = network_file.parse(text, "FILE", before, in_store=in_store)
+        else:
+            network = self._read(before)
         if only_look:
             return network, self.table.change(network, only_look=True)
         found = self._become(network)

@@ -74,7 +74,9 @@ class ManagementService:
             "rule-remove": self._remove_rule,
             "reload": self._read_again,
             "network": self._network,
-            "apply": self._apply,
+            "apply": partial(self._planner, "apply"),
+            "history": partial(self._planner, "history"),
+            "undone": partial(self._planner, "undone"),
             "place": moves.place,
             "export": moves.export,
             "import": moves.take_in,
@@ -137,10 +139,10 @@ class ManagementService:
             raise NetworkError(_NO_STORE)
         return self._follower.network()
 
-    def _apply(self, arguments: dict[str, Any], reply: Reply) -> Result:
+    def _planner(self, verb: str, arguments: dict[str, Any], reply: Reply) -> Result:
         if self._relay is None:
             raise NetworkError(_NO_STORE)
-        self._relay.apply(arguments, reply)
+        self._relay.pass_on(verb, arguments, reply)
         return None
 
     # --- rules ------------------------------------------------------------------------------------

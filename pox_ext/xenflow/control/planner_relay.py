@@ -46,8 +46,8 @@ class PlannerRelay:
         self._passed: dict[str, _Passed] = {}
         self._numbers = count(1)
 
-    def apply(self, arguments: dict[str, Any], reply: Reply) -> None:
-        """Pass a request of the verb `apply` on.  Raises ManagementError where no planner is
+    def pass_on(self, verb: str, arguments: dict[str, Any], reply: Reply) -> None:
+        """Pass a request on.  Raises ManagementError where no planner is
         known, or it takes nothing."""
         url = self._follower.planner
         if not url:
@@ -56,7 +56,7 @@ class PlannerRelay:
             )
             raise ManagementError("refused", words)
         number = f"relay-{next(self._numbers)}"
-        request = mg.request("apply", number, by=reply.who, **arguments)
+        request = mg.request(verb, number, by=reply.who, **arguments)
         if not self._to(url).send([b"", request]):
             raise ManagementError("refused", f"the planner at {url} takes nothing more")
         self._passed[number] = _Passed(reply, self._now() + ANSWER_S)

@@ -25,10 +25,12 @@ from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
 from xenflow.store.network_rows import LAID, by_name, laid_entries
 from xenflow.store.network_store import (
     NetworkStore,
-    RowChanges,
+    Rows,
     ViewOverdue,
     WatchedTable,
     WatchEvent,
+    told,
+    touches,
 )
 from xenflow.store.schema import TABLES
 from xenflow.store.transaction import (
@@ -36,7 +38,6 @@ from xenflow.store.transaction import (
     Delete,
     Insert,
     Operation,
-    StoreRow,
     Update,
     WriteOutcome,
     equal,
@@ -80,7 +81,7 @@ class StoreFollower:
         """What is on the disk."""
         self._taken = self._laid.change
         """The change that the Rule Table is at."""
-        self._rows: dict[str, dict[str, StoreRow]] = {}
+        self._rows: Rows = {}
         self._in_force: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         """Switches that are asked whether a change is in force."""
@@ -123,15 +124,9 @@ class StoreFollower:
     def _told(self, event: WatchEvent) -> None:
         if isinstance(event, ViewOverdue):
             return  # `tick` says that it is away
-        if isinstance(event, RowChanges):
-            for change in event.changes:
-                rows = self._rows.setdefault(change.table, {})
-                if change.after is None:
-                    rows.pop(change.uuid, None)
-                else:
-                    rows[change.uuid] = change.after
-        else:
-            self._rows = {table: dict(rows) for table, rows in event.rows.items()}
+        self._rows = told(self._rows, event)
+        if not touches(event, LAID):
+            return
         laid = {table: self._rows.get(table, {}) for table in LAID}
         changes = [row["change"] for rows in laid.values() for row in rows.values()]
         number = max((n for n in changes if isinstance(n, int)), default=0)

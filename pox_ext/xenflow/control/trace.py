@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+from xenflow.control.requests import Named
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.management import ManagementError
 from xenflow.model.network import End, Interface, Link, Router
@@ -47,9 +48,9 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
     not known.
     """
     if arguments["router"] is not None:
-        switch, router = _where(table, arguments["router"])
+        switch, router = _where(table, arguments["router"], arguments["datapath"])
     else:
-        switch, router = _switch(table, arguments["datapath"]), None
+        switch, router = Named(table).switch(arguments["datapath"], connected=False), None
     if not switch.live:
         raise ManagementError(
             "not-connected",
@@ -67,24 +68,22 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
     return _Trace(table, switch).run(in_port, frame)
 
 
-def _switch(table: RuleTable, name: str) -> Switch:
-    found = table.switches.get(name)
-    if found is None:
-        raise ManagementError("unknown-datapath", f"no datapath {name} here")
-    return found
-
-
-def _where(table: RuleTable, name: str) -> tuple[Switch, Router]:
-    router = table.network.routers.get(name)
-    if router is None:
-        raise ManagementError("unknown-router", f"unknown router {name}")
-    for switch in table.switches.values():
+def _where(table: RuleTable, name: str, at: str | None) -> tuple[Switch, Router]:
+    """A router, and the switch that forwards for it; `at`: the one that is meant."""
+    named = Named(table)
+    router = named.router(name)
+    switches = [named.switch(at, connected=False)] if at else list(table.switches.values())
+    for switch in switches:
         if switch.forwards(name):
             return switch, router
-    for switch in table.switches.values():  # in native mode the VM forwards
+    for switch in switches:  # in native mode the VM forwards
         if switch.vm_of(name) == switch.name:
             return switch, router
-    raise ManagementError("refused", f"no switch of this controller forwards for {name}")
+    told = (switch.placements.get(name) for switch in table.switches.values())
+    newest = max(filter(None, told), key=lambda placement: placement.version, default=None)
+    known = f": its VM is on {newest.vm}" if newest else ""
+    nobody = f"{at} does not forward" if at else "no switch of this controller forwards"
+    raise ManagementError("refused", f"{nobody} for {name}{known}")
 
 
 def _port(switch: Switch, name: str | int) -> int:
@@ -141,7 +140,9 @@ def _at_port(table: RuleTable, switch: Switch, in_port: int, packet: dict[str, A
     elif link is None:
         links = ", ".join(table.network.links)
         if vlan := packet.get("dl_vlan"):
-            said = f"VLAN {vlan} is no virtual link's: give the MAC address that it is for (dmac)"
+            vlans = ", ".join(f"{k.vlan} ({k.name})" for k in table.network.links.values())
+            said = f"VLAN {vlan} is no virtual link's: theirs are {vlans}; or give the MAC address "
+            said += "that it is for (dmac)"
             raise ManagementError("bad-argument", said)
         raise ManagementError(
             "bad-argument",
@@ -162,7 +163,8 @@ def _link_at(
     network = table.network
     given = packet.get("link")
     if given is not None and given not in network.links:
-        raise ManagementError("bad-argument", f"no virtual link {given}")
+        known = ", ".join(network.links)
+        raise ManagementError("bad-argument", f"no virtual link {given}: there are {known}")
     for link in network.links.values():
         for access in link.access:
             if access.end == End(switch.name, port):

@@ -280,8 +280,8 @@ def rule_fault(value: Any) -> str:
 
 
 def _trace_has_one_start(arguments: Mapping[str, Any]) -> None:
-    at_port = arguments["datapath"] is not None and arguments["in_port"] is not None
-    half = (arguments["datapath"] is None) != (arguments["in_port"] is None)
+    at_port = arguments["in_port"] is not None
+    half = at_port and arguments["datapath"] is None
     if half or at_port == (arguments["router"] is not None):
         raise UnfitError("expected either router, or datapath and in_port")
     if (arguments["packet"] is None) == (arguments["frame"] is None):
@@ -335,8 +335,11 @@ VERBS: dict[str, Verb] = {
             "text": Argument(TEXT, needed=True),
             "file": Argument(NAME, default="the file"),
             "dry_run": Argument(BOOLEAN, default=False),
+            "last": Argument(whole(0, 1 << 62)),
         }
     ),
+    "history": Verb({}),
+    "undone": Verb({"change": Argument(whole(1, 1 << 62), needed=True)}),
     "rule-add": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-replace": Verb({"datapath": _DATAPATH, "rule": Argument(RULE, needed=True)}),
     "rule-remove": Verb({"datapath": _DATAPATH, "rule_id": Argument(NAME, needed=True)}),

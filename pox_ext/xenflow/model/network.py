@@ -353,6 +353,10 @@ class Network:
         return [d for d in self.datapaths.values() if d.controller == controller]
 
 
+EMPTY = Network("", {}, {}, {}, {}, {})
+"""The network with nothing in it."""
+
+
 def by_link(routers: Iterable[Router]) -> dict[str, tuple[tuple[Router, Interface], ...]]:
     """Routers and their interfaces by the links that these are on."""
     found: dict[str, list[tuple[Router, Interface]]] = {}

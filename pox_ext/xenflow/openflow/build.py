@@ -16,11 +16,11 @@ from xenflow.openflow.nxm import (
     pack_actions,
     pack_match,
     pack_match10,
+    padded,
 )
 from xenflow.openflow.wire import (
     NO_BUFFER,
     NX_FLOW_MOD,
-    NX_VENDOR,
     NXT_FLOW_MOD,
     NXT_FLOW_MOD_TABLE_ID,
     NXT_PACKET_IN,
@@ -37,7 +37,7 @@ MATCH10 = slice(8, 48)
 """Where the ofp_match of an OFPT_FLOW_MOD stands (5.3.3)."""
 
 _KEEP_COOKIE = 0xFFFFFFFFFFFFFFFF
-_FLOW_MOD_TAIL = struct.Struct("!QHHHHIHH")
+_FLOW_MOD = struct.Struct("!QHHHHIHH")
 PACKET_OUT = struct.Struct("!BBHIIHH")
 BY_ACTION = 1
 """Why a packet-in comes: a flow's action says so (5.4.1)."""
@@ -61,11 +61,6 @@ def echo_reply(data: bytes = b"", xid: int = 0) -> bytes:
 def features_request(xid: int = 0) -> bytes:
     """OFPT_FEATURES_REQUEST (5.3.1)."""
     return message(MessageType.FEATURES_REQUEST, xid=xid)
-
-
-def get_config_request(xid: int = 0) -> bytes:
-    """OFPT_GET_CONFIG_REQUEST (5.3.2)."""
-    return message(MessageType.GET_CONFIG_REQUEST, xid=xid)
 
 
 def set_config(miss_send_len: int = 0xFFFF, flags: int = 0, xid: int = 0) -> bytes:
@@ -123,7 +118,7 @@ def nx_packet_in(
     registers that are not 0 when it is sent up."""
     packed = pack_match(metadata)
     head = struct.pack("!IHBBQH6x", NO_BUFFER, len(data), reason, table, cookie, len(packed))
-    return vendor(NXT_PACKET_IN, head + packed + bytes(-len(packed) % 8 + 2) + data, xid)
+    return vendor(NXT_PACKET_IN, head + padded(packed) + bytes(2) + data, xid)
 
 
 def enable_table_id(xid: int = 0) -> bytes:
@@ -154,33 +149,22 @@ def flow_mod(flow: Flow, command: FlowModCommand = FlowModCommand.ADD, xid: int 
         FlowModCommand.MODIFY_STRICT,
     ):
         raise FlowError(f"cookie: {flow.cookie:#x} in a modification leaves the cookie as it is")
-    packed = pack_match(flow.match)
-    match_len = len(packed)
-    packed += bytes(-match_len % 8)
+    what, actions = pack_match(flow.match), b""
     if command < FlowModCommand.DELETE:
         _refuse_arp_overflow(flow)
-        packed += pack_actions(flow.actions)
-    length = 48 + len(packed)
-    if length > 0xFFFF:
+        actions = pack_actions(flow.actions)
+    head = _settings(flow, flow.table << 8 | command) + struct.pack("!H6x", len(what))
+    body = head + padded(what) + actions
+    if 16 + len(body) > 0xFFFF:
         raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
-    head = NX_FLOW_MOD.pack(
-        VERSION,
-        MessageType.VENDOR,
-        length,
-        xid,
-        NX_VENDOR,
-        NXT_FLOW_MOD,
-        flow.cookie,
-        flow.table << 8 | command,
-        flow.idle_timeout,
-        flow.hard_timeout,
-        flow.priority,
-        NO_BUFFER,
-        fl.PORT_NONE,
-        flow.flags,
-        match_len,
-    )
-    return head + packed
+    return vendor(NXT_FLOW_MOD, body, xid)
+
+
+def _settings(flow: Flow, command: int) -> bytes:
+    """What stands after the match of an OFPT_FLOW_MOD, and before that of an NXT_FLOW_MOD."""
+    cookie, times = flow.cookie, (flow.idle_timeout, flow.hard_timeout)
+    where = NO_BUFFER, fl.PORT_NONE
+    return _FLOW_MOD.pack(cookie, command, *times, flow.priority, *where, flow.flags)
 
 
 def _refuse_arp_overflow(flow: Flow) -> None:
@@ -205,27 +189,9 @@ def delete_matching(table: int, what: Match, cookie: int, mask: int, xid: int = 
 
     Those go whose cookie agrees under `mask` and whose match is `what` or narrower.
     """
-    packed = pack_match(what, cookie, mask)
-    match_len = len(packed)
-    packed += bytes(-match_len % 8)
-    head = NX_FLOW_MOD.pack(
-        VERSION,
-        MessageType.VENDOR,
-        48 + len(packed),
-        xid,
-        NX_VENDOR,
-        NXT_FLOW_MOD,
-        0,
-        table << 8 | FlowModCommand.DELETE,
-        0,
-        0,
-        0,
-        NO_BUFFER,
-        fl.PORT_NONE,
-        0,
-        match_len,
-    )
-    return head + packed
+    packed, command = pack_match(what, cookie, mask), table << 8 | FlowModCommand.DELETE
+    head = NX_FLOW_MOD.pack(0, command, 0, 0, 0, NO_BUFFER, fl.PORT_NONE, 0, len(packed))
+    return vendor(NXT_FLOW_MOD, head + padded(packed), xid)
 
 
 def flow_mod_of10(flow: Flow, command: FlowModCommand = FlowModCommand.ADD, xid: int = 0) -> bytes:
@@ -246,16 +212,7 @@ def flow_mod_of10(flow: Flow, command: FlowModCommand = FlowModCommand.ADD, xid:
 
 
 def flow_mod10(flow: Flow, command: FlowModCommand, actions: bytes, xid: int) -> bytes:
-    tail = _FLOW_MOD_TAIL.pack(
-        flow.cookie,
-        command,
-        flow.idle_timeout,
-        flow.hard_timeout,
-        flow.priority,
-        NO_BUFFER,
-        fl.PORT_NONE,
-        flow.flags,
-    )
     if MATCH10_LEN + 32 + len(actions) > 0xFFFF:
         raise FlowError(f"flow_mod: {len(flow.actions)} actions do not fit in a message")
-    return message(MessageType.FLOW_MOD, pack_match10(flow.match) + tail + actions, xid)
+    body = pack_match10(flow.match) + _settings(flow, command) + actions
+    return message(MessageType.FLOW_MOD, body, xid)

@@ -41,7 +41,6 @@ def exact_match(frame: bytes, in_port: int) -> Match:
 
 _IPV4_PORTS = struct.Struct("!BBHHHBBH4s4s2s2s")
 _TRANSPORT_LEN = {fl.TCP: 20, fl.UDP: 8, fl.ICMP: 8}
-_TP = ("tp_src", "tp_dst")
 
 
 class _ExactForm(NamedTuple):
@@ -96,7 +95,7 @@ class ExactFlowPacker(PlainExactFlowPacker):
         size = 1 if proto == fl.ICMP else 2
         header = {
             name: struct.pack("!I", spec.nxm | spec.size)
-            for name, spec in (*fl.FIELD.items(), *zip(_TP, fl.TRANSPORT[proto], strict=True))
+            for name, spec in (*fl.FIELD.items(), *zip(fl.TP, fl.TRANSPORT[proto], strict=True))
         }
         used = 64 + 2 * (4 + size)
         form = struct.Struct(f"!2sH12sQ28sH4s6s4s6s10sH4s4s4s4s9sB4s{size}s4s{size}s{-used % 8}x")
@@ -150,28 +149,6 @@ class ExactFlowPacker(PlainExactFlowPacker):
             raise FlowError(f"packet_out: a frame of {len(frame)} bytes does not fit in a message")
         out = PACKET_OUT.pack(1, 13, out_len, 0, NO_BUFFER, in_port, used)
         c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = constants
-        mod = pack(
-            c0,
-            size + used,
-            c1,
-            cookie,
-            c2,
-            in_port,
-            c3,
-            frame[:6],
-            c4,
-            frame[6:12],
-            c5,
-            tci,
-            c6,
-            src,
-            c7,
-            dst,
-            c8,
-            tos & 0xFC,
-            c9,
-            tp_src,
-            c10,
-            tp_dst,
-        )
-        return b"".join((mod, actions, out, actions, frame))
+        head = (c0, size + used, c1, cookie, c2, in_port, c3, frame[:6], c4, frame[6:12], c5, tci)
+        ip = (c6, src, c7, dst, c8, tos & 0xFC, c9, tp_src, c10, tp_dst)
+        return b"".join((pack(*head, *ip), actions, out, actions, frame))

@@ -49,7 +49,6 @@ ICMPV6 = 58
 VLAN_PRESENT = 0x1000
 
 SEND_FLOW_REM = 1
-DEFAULT_PRIORITY = 0x8000
 MAX_TABLE = 254
 
 
@@ -131,6 +130,7 @@ _TRANSPORT = (
 ACTION_FIELD: dict[str, Field] = {spec.name: spec for spec in _SPECS + _TRANSPORT if spec.nxm_name}
 """What load, move and output_reg may name: tp_src and tp_dst only by their protocol's name."""
 
+TP = ("tp_src", "tp_dst")
 TRANSPORT: dict[int, tuple[Field, Field]] = {
     TCP: (_TRANSPORT[0], _TRANSPORT[1]),
     UDP: (_TRANSPORT[2], _TRANSPORT[3]),
@@ -141,18 +141,27 @@ TRANSPORT: dict[int, tuple[Field, Field]] = {
 
 _ORDER = {name: i for i, name in enumerate(FIELDS)}
 _ARP_NAMES = {"nw_src": "arp_spa", "nw_dst": "arp_tpa", "nw_proto": "arp_op"}
-_IPV4_FIELDS = frozenset({"nw_src", "nw_dst"})
-_IP_FIELDS = frozenset({"nw_proto", "nw_tos", "nw_ttl", "nw_frag"})
-_IPV6_FIELDS = frozenset({"ipv6_src", "ipv6_dst"})
-_ARP_FIELDS = frozenset({"arp_op", "arp_spa", "arp_tpa", "arp_sha", "arp_tha"})
-_TP_FIELDS = frozenset({"tp_src", "tp_dst"})
+_ARP_TYPES, _IP_TYPES = (ARP, RARP), (IPV4, IPV6)
+_LAYERS: tuple[tuple[tuple[str, ...], tuple[int, ...], str], ...] = (
+    (("nw_src", "nw_dst"), (IPV4,), "dl_type 0x0800 (or 0x0806)"),
+    (("ipv6_src", "ipv6_dst"), (IPV6,), "dl_type 0x86dd"),
+    (("arp_op", "arp_spa", "arp_tpa", "arp_sha", "arp_tha"), _ARP_TYPES, "dl_type 0x0806"),
+    (("nw_proto", "nw_tos", "nw_ttl", "nw_frag"), _IP_TYPES, "dl_type 0x0800 or 0x86dd"),
+    (TP, _IP_TYPES, "nw_proto 1, 6, 17 or 58 and its dl_type"),
+)
+NEEDS = {name: (types, words) for names, types, words in _LAYERS for name in names}
+"""The dl_type that a frame has which has this field, and what a match needs for it, in words."""
 
+EXPERIMENTER = 0xFFFF
+"""The class of fields whose value begins with the number of who defined them (OpenFlow 1.3,
+ofp_oxm_experimenter_header), such as Open vSwitch's of NSH."""
 OPAQUE = "nxm:"
 """A field this project has no name for, met in a foreign flow: `nxm:` and its header in hex."""
 
 
 def opaque_field(name: str) -> Field:
-    """Describe a field called `nxm:HHHHHHHH` (header with length, without mask bit).
+    """Describe a field called `nxm:HHHHHHHH`: header with length, without mask bit but for one of
+    class EXPERIMENTER, whose mask is in its value.
 
     Raises FlowError where the name is not of that form.
     """
@@ -160,10 +169,10 @@ def opaque_field(name: str) -> Field:
         header = int(name[len(OPAQUE) :], 16)
     except ValueError:
         raise FlowError(f"unknown field {name}") from None
-    size = header & 0xFF
-    if not name.startswith(OPAQUE) or name != f"{OPAQUE}{header:08x}" or header & 0x100 or not size:
+    size, masked = header & 0xFF, header & 0x100 and header >> 16 != EXPERIMENTER
+    if not name.startswith(OPAQUE) or name != f"{OPAQUE}{header:08x}" or masked or not size:
         raise FlowError(f"unknown field {name}")
-    return Field(name, size * 8, size, header & ~0x1FF, name, True, False, (1 << size * 8) - 1)
+    return Field(name, size * 8, size, header & ~0xFF, name, True, False, (1 << size * 8) - 1)
 
 
 def match(**fields: int | tuple[int, int]) -> Match:
@@ -210,12 +219,7 @@ def canonical(entries: Iterable[tuple[str, int, int | None]]) -> Match:
         if name in got:
             raise FlowError(f"{name}: given twice")
         got[name] = (name, value, mask)
-    if "dl_type" in got:
-        _check_layers(got)
-    else:
-        for name in got:
-            if name in _ORDER and name not in _STANDS_ALONE:
-                raise FlowError(f"{name}: needs {_needs(name)}")
+    _check_layers(got)
     if opaque:
         return tuple(sorted(got.values(), key=lambda e: (_ORDER.get(e[0], len(FIELDS)), e[0])))
     return tuple(sorted(got.values(), key=_order_of))
@@ -225,26 +229,10 @@ def _order_of(entry: tuple[str, int, int | None]) -> int:
     return _ORDER[entry[0]]
 
 
-_STANDS_ALONE = frozenset(FIELDS[:5]) | {f"reg{i}" for i in range(8)}
-
-
-def _needs(name: str) -> str:
-    if name in _IPV4_FIELDS:
-        return "dl_type 0x0800 (or 0x0806)"
-    if name in _IPV6_FIELDS:
-        return "dl_type 0x86dd"
-    if name in _ARP_FIELDS:
-        return "dl_type 0x0806"
-    if name in _TP_FIELDS:
-        return "nw_proto 1, 6, 17 or 58 and its dl_type"
-    return "dl_type 0x0800 or 0x86dd"
-
-
 def _check_layers(got: dict[str, tuple[str, int, int | None]]) -> None:
     """Rename ARP's fields and refuse what the dl_type or the nw_proto rules out."""
-    dl_type = got["dl_type"][1]
-    arp = dl_type in (ARP, RARP)
-    if arp:
+    dl_type = got["dl_type"][1] if "dl_type" in got else None
+    if dl_type in _ARP_TYPES:
         for name, arp_name in _ARP_NAMES.items():
             if name in got:
                 _, value, mask = got.pop(name)
@@ -252,29 +240,16 @@ def _check_layers(got: dict[str, tuple[str, int, int | None]]) -> None:
                     raise FlowError(f"{name}: is {arp_name}, given twice")
                 got[arp_name] = (arp_name, value, mask)
     for name in got:
-        if name in _STANDS_ALONE or name not in _ORDER:
-            continue
-        if name in _ARP_FIELDS:
-            fits = arp
-        elif name in _IPV6_FIELDS:
-            fits = dl_type == IPV6
-        elif name in _IPV4_FIELDS:
-            fits = dl_type == IPV4
-        else:
-            fits = dl_type in (IPV4, IPV6)
-        if not fits:
-            raise FlowError(f"{name}: needs {_needs(name)}, not dl_type {dl_type:#06x}")
-    for i, name in enumerate(("tp_src", "tp_dst")):
+        if name in NEEDS and dl_type not in NEEDS[name][0]:
+            but = "" if dl_type is None else f", not dl_type {dl_type:#06x}"
+            raise FlowError(f"{name}: needs {NEEDS[name][1]}{but}")
+    proto = got["nw_proto"][1] if "nw_proto" in got else -1
+    for i, name in enumerate(TP):
         if name not in got:
             continue
-        proto = got["nw_proto"][1] if "nw_proto" in got else None
-        pair = TRANSPORT.get(proto) if proto is not None else None
-        if (
-            pair is None
-            or (proto == ICMP and dl_type != IPV4)
-            or (proto == ICMPV6 and dl_type != IPV6)
-        ):
-            raise FlowError(f"{name}: needs {_needs(name)}")
+        pair = TRANSPORT.get(proto)
+        if pair is None or dl_type != {ICMP: IPV4, ICMPV6: IPV6}.get(proto, dl_type):
+            raise FlowError(f"{name}: needs {NEEDS[name][1]}")
         if "nw_frag" in got and got["nw_frag"][1] & 2:
             raise FlowError(f"{name}: a later fragment has none")
         _, value, mask = got[name]

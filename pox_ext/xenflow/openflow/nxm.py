@@ -44,8 +44,7 @@ def _coded(spec: Field) -> _Coded:
 
 _CODED = {name: _coded(spec) for name, spec in fl.FIELD.items() if spec.nxm_name}
 _CODED_TP = {
-    proto: {"tp_src": _coded(src), "tp_dst": _coded(dst)}
-    for proto, (src, dst) in fl.TRANSPORT.items()
+    proto: dict(zip(fl.TP, map(_coded, pair), strict=True)) for proto, pair in fl.TRANSPORT.items()
 }
 
 
@@ -59,10 +58,7 @@ def pack_match(what: Match, cookie: int = 0, cookie_mask: int = 0) -> bytes:
     for name, value, mask in what:
         coded = _CODED.get(name)
         if coded is None:
-            if name in ("tp_src", "tp_dst"):
-                coded = _CODED_TP[proto][name]
-            else:
-                coded = _coded(fl.opaque_field(name))
+            coded = _CODED_TP[proto][name] if name in fl.TP else _coded(fl.opaque_field(name))
         elif name == "nw_proto":
             proto = value
         size = coded.size
@@ -75,23 +71,24 @@ def pack_match(what: Match, cookie: int = 0, cookie_mask: int = 0) -> bytes:
     return b"".join(parts)
 
 
+def padded(packed: bytes) -> bytes:
+    """A packed match with the padding that follows it."""
+    return packed + bytes(-len(packed) % 8)
+
+
 def pad8(length: int) -> int:
     """`length` rounded up to a multiple of 8."""
     return (length + 7) & ~7
 
 
 _DECODED: dict[int, tuple[str, int, bool]] = {}
-for _spec in fl.FIELD.values():
-    if _spec.nxm_name:
-        _DECODED[_spec.nxm | _spec.size] = (_spec.name, _spec.size, False)
-        if _spec.maskable:
-            _DECODED[_spec.nxm | _HASMASK | _spec.size * 2] = (_spec.name, _spec.size, True)
-for _pair in fl.TRANSPORT.values():
-    for _name, _spec in zip(("tp_src", "tp_dst"), _pair, strict=True):
-        _DECODED[_spec.nxm | _spec.size] = (_name, _spec.size, False)
-        if _spec.maskable:
-            _DECODED[_spec.nxm | _HASMASK | _spec.size * 2] = (_name, _spec.size, True)
-
+for _name, _spec in (
+    *((spec.name, spec) for spec in fl.FIELD.values() if spec.nxm_name),
+    *(named for pair in fl.TRANSPORT.values() for named in zip(fl.TP, pair, strict=True)),
+):
+    _DECODED[_spec.nxm | _spec.size] = (_name, _spec.size, False)
+    if _spec.maskable:
+        _DECODED[_spec.nxm | _HASMASK | _spec.size * 2] = (_name, _spec.size, True)
 
 _ROUTE = struct.Struct("!10sII4sI")
 _HOST_ROUTE = struct.Struct("!10sI4sI")
@@ -152,9 +149,11 @@ def parse_match(data: bytes, start: int, length: int) -> Match:
 
 def _opaque(header: int, at: int) -> tuple[str, int, bool]:
     size = header & 0xFF
-    masked = bool(header & _HASMASK)
-    if header >> 16 == 0xFFFF or size == 0 or (masked and size % 2):
+    masked = bool(header & _HASMASK) and header >> 16 != fl.EXPERIMENTER
+    if size == 0 or (masked and size % 2):
         raise WireError(f"match at byte {at}: no field {header:#010x}")
+    if header >> 16 == fl.EXPERIMENTER:
+        return f"{fl.OPAQUE}{header:08x}", size, False
     if masked:
         size //= 2
     base = header & ~0x1FF | size
@@ -167,6 +166,12 @@ def _opaque(header: int, at: int) -> tuple[str, int, bool]:
 # OpenFlow 1.0's match (5.2.3)
 
 _MATCH10 = struct.Struct("!IH6s6sHBxHBB2xIIHH")
+_ADDRESSES10 = ("dl_src", "dl_dst")
+_FIELDS10 = (
+    *("in_port", *_ADDRESSES10, "dl_vlan", "dl_vlan_pcp", "dl_type"),
+    *("nw_tos", "nw_proto", "nw_src", "nw_dst", "tp_src", "tp_dst"),
+)
+"""Those of ofp_match, after its wildcards."""
 MATCH10_LEN = 40
 _FW_ALL = (1 << 22) - 1
 _FW = {
@@ -193,10 +198,7 @@ def pack_match10(what: Match) -> bytes:
     id and priority, mask 0xf000 the priority alone.
     """
     wild = _FW_ALL
-    got = dict.fromkeys(
-        ("in_port", "dl_src", "dl_dst", "dl_vlan", "dl_vlan_pcp", "dl_type", "nw_tos"), 0
-    )
-    got.update(dict.fromkeys(("nw_proto", "nw_src", "nw_dst", "tp_src", "tp_dst"), 0))
+    got = dict.fromkeys(_FIELDS10, 0)
     ipv6 = ("dl_type", fl.IPV6, None) in what
     for name, value, mask in what:
         name = _ARP_TO_10.get(name, name)
@@ -214,7 +216,7 @@ def pack_match10(what: Match) -> bytes:
                 got["dl_vlan_pcp"] = value >> 13
                 wild &= ~_FW["dl_vlan_pcp"]
             continue
-        if name not in got or (ipv6 and name in ("nw_proto", "nw_tos", "tp_src", "tp_dst")):
+        if name not in got or (ipv6 and name in ("nw_proto", "nw_tos", *fl.TP)):
             raise FlowError(f"{name}: OpenFlow 1.0 cannot match it")
         if name in _FW_NW:
             plen = fl.prefix_len(0xFFFFFFFF if mask is None else mask, 32)
@@ -226,21 +228,8 @@ def pack_match10(what: Match) -> bytes:
         else:
             wild &= ~_FW[name]
         got[name] = value
-    return _MATCH10.pack(
-        wild,
-        got["in_port"],
-        got["dl_src"].to_bytes(6, "big"),
-        got["dl_dst"].to_bytes(6, "big"),
-        got["dl_vlan"],
-        got["dl_vlan_pcp"],
-        got["dl_type"],
-        got["nw_tos"],
-        got["nw_proto"],
-        got["nw_src"],
-        got["nw_dst"],
-        got["tp_src"],
-        got["tp_dst"],
-    )
+    macs = {name: got[name].to_bytes(6, "big") for name in _ADDRESSES10}
+    return _MATCH10.pack(wild, *(got | macs).values())
 
 
 def parse_match10(data: bytes, start: int) -> Match:
@@ -260,51 +249,39 @@ def parse_match10(data: bytes, start: int) -> Match:
 def _parse_match10(data: bytes) -> Match:
     """Kept, because it is dear: the audit of a switch that does not tell reads the same ones again
     and again."""
-    (
-        wild,
-        in_port,
-        dl_src,
-        dl_dst,
-        dl_vlan,
-        dl_vlan_pcp,
-        dl_type,
-        nw_tos,
-        nw_proto,
-        nw_src,
-        nw_dst,
-        tp_src,
-        tp_dst,
-    ) = _MATCH10.unpack(data)
+    wild, *values = _MATCH10.unpack(data)
+    told = dict(zip(_FIELDS10, values, strict=True))
+    told |= {name: int.from_bytes(told[name], "big") for name in _ADDRESSES10}
     entries: list[tuple[str, int, int | None]] = []
 
-    def exact(name: str, value: int) -> bool:
+    def exact(name: str, valid: int = -1) -> bool:
         if wild & _FW[name]:
             return False
-        entries.append((name, value, None))
+        entries.append((name, told[name] & valid, None))
         return True
 
-    exact("in_port", in_port)
-    exact("dl_src", int.from_bytes(dl_src, "big"))
-    exact("dl_dst", int.from_bytes(dl_dst, "big"))
+    for name in ("in_port", *_ADDRESSES10):
+        exact(name)
     tci = mask = 0
     if not wild & _FW["dl_vlan"]:
-        tci, mask = (0, 0xFFFF) if dl_vlan == _VLAN_NONE else (0x1000 | dl_vlan & 0xFFF, 0x1FFF)
+        vlan = told["dl_vlan"]
+        tci, mask = (0, 0xFFFF) if vlan == _VLAN_NONE else (0x1000 | vlan & 0xFFF, 0x1FFF)
     if not wild & _FW["dl_vlan_pcp"] and (tci or not mask):
-        tci, mask = tci | 0x1000 | (dl_vlan_pcp & 7) << 13, mask | 0xF000
+        tci, mask = tci | 0x1000 | (told["dl_vlan_pcp"] & 7) << 13, mask | 0xF000
     entries.append(("vlan_tci", tci, mask))
-    if exact("dl_type", dl_type) and dl_type in (fl.IPV4, fl.ARP, fl.RARP):
-        for name, value in (("nw_src", nw_src), ("nw_dst", nw_dst)):
-            bits = wild >> _FW_NW[name] & 0x3F
+    dl_type, proto = told["dl_type"], told["nw_proto"]
+    if exact("dl_type") and dl_type in (fl.IPV4, fl.ARP, fl.RARP):
+        for name, shift in _FW_NW.items():
+            bits = wild >> shift & 0x3F
             if bits < 32:
                 mask = 0xFFFFFFFF << bits & 0xFFFFFFFF
-                entries.append((name, value & mask, mask))
-        has_proto = exact("nw_proto", nw_proto)
+                entries.append((name, told[name] & mask, mask))
+        has_proto = exact("nw_proto")
         if dl_type == fl.IPV4:
-            exact("nw_tos", nw_tos & 0xFC)
-            if has_proto and nw_proto in (fl.TCP, fl.UDP, fl.ICMP):
-                width = 0xFF if nw_proto == fl.ICMP else 0xFFFF
-                exact("tp_src", tp_src & width)
-                exact("tp_dst", tp_dst & width)
+            exact("nw_tos", 0xFC)
+            if has_proto and proto in (fl.TCP, fl.UDP, fl.ICMP):
+                for name in fl.TP:
+                    exact(name, 0xFF if proto == fl.ICMP else 0xFFFF)
     return fl.canonical(entries)
 
 

@@ -11,7 +11,6 @@ The builders raise PacketError on arguments that do not fit their headers.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import NamedTuple
 
 ETH_VLAN = 0x8100
@@ -76,7 +75,8 @@ class Packet(NamedTuple):
 _new = tuple.__new__
 _ETHERNET = struct.Struct("!HIHIH")
 _IPV4 = struct.Struct("!BBHHHBBHII")
-_ETH_IPV4_PORTS = struct.Struct("!HIHIHBBHHHBBHIIHH")
+_ETH_IPV4_PORTS = struct.Struct("!QIHBBHHHBBHIIHH")
+_NO_ARP_NO_IPV6 = (0,) * 7
 _ARP = struct.Struct("!HHBBHHIIHII")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _PORTS = struct.Struct("!HH")
@@ -88,59 +88,19 @@ def parse(frame: bytes) -> Packet:
     size = len(frame)
     if size >= 42:
         # The common case in one step: untagged IPv4, no options, no fragment, TCP or UDP.
-        (
-            dst_high,
-            dst_low,
-            src_high,
-            src_low,
-            dl_type,
-            version_ihl,
-            tos,
-            length,
-            _,
-            frag,
-            ttl,
-            proto,
-            _,
-            nw_src,
-            nw_dst,
-            tp_src,
-            tp_dst,
-        ) = _ETH_IPV4_PORTS.unpack_from(frame)
+        macs, src_low, dl_type, ihl, tos, length, _, frag, ttl, proto, _, src, dst, sport, dport = (
+            _ETH_IPV4_PORTS.unpack_from(frame)
+        )
         if (
             dl_type == 0x0800
-            and version_ihl & 15 == 5
+            and ihl & 15 == 5
             and not frag & 0x3FFF
             and 20 + _L4_MIN.get(proto, 0) <= length <= size - 14
             and proto in (17, 6)
         ):
-            return _new(
-                Packet,
-                (
-                    dst_high << 32 | dst_low,
-                    src_high << 32 | src_low,
-                    0x0800,
-                    0,
-                    nw_src,
-                    nw_dst,
-                    proto,
-                    tos & 0xFC,
-                    ttl,
-                    0,
-                    tp_src,
-                    tp_dst,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    14,
-                    34,
-                    14 + length,
-                ),
-            )
+            link = (macs >> 16, (macs & 0xFFFF) << 32 | src_low, 0x0800, 0)
+            ip = (src, dst, proto, tos & 0xFC, ttl, 0, sport, dport)
+            return _new(Packet, (*link, *ip, *_NO_ARP_NO_IPV6, 14, 34, 14 + length))
     elif size < 14:
         return Packet(l3=size, end=size)
     return _parse(frame, size)
@@ -184,16 +144,8 @@ def _parse_ipv4(frame: bytes, link: Packet) -> Packet:
     nw_frag = 0
     if frag & 0x3FFF:
         nw_frag = FRAG_ANY | (FRAG_LATER if frag & 0x1FFF else 0)
-    link = link._replace(
-        nw_src=src,
-        nw_dst=dst,
-        nw_proto=proto,
-        nw_tos=tos & 0xFC,
-        nw_ttl=ttl,
-        nw_frag=nw_frag,
-        end=at + length,
-    )
-    return _parse_transport(frame, link, at + header)
+    addressed = (*link[:4], src, dst, proto, tos & 0xFC, ttl, nw_frag)
+    return _parse_transport(frame, Packet(*addressed, l3=at, end=at + length), at + header)
 
 
 def _parse_transport(frame: bytes, packet: Packet, at: int) -> Packet:
@@ -392,19 +344,10 @@ def vlan(frame: bytes, vid: int, pcp: int = 0, tpid: int = ETH_VLAN) -> bytes:
 
 def arp(op: int, sha: int, spa: int, tha: int, tpa: int) -> bytes:
     """An ARP packet for IPv4 over Ethernet (RFC 826): op 1 asks, op 2 answers."""
-    macs = _fits("sha", sha, 48), _fits("tha", tha, 48)
-    return struct.pack(
-        "!HHBBH6sI6sI",
-        1,
-        ETH_IPV4,
-        6,
-        4,
-        _fits("op", op, 16),
-        macs[0].to_bytes(6, "big"),
-        _fits("spa", spa, 32),
-        macs[1].to_bytes(6, "big"),
-        _fits("tpa", tpa, 32),
-    )
+    sender = _fits("sha", sha, 48).to_bytes(6, "big"), _fits("spa", spa, 32)
+    target = _fits("tha", tha, 48).to_bytes(6, "big"), _fits("tpa", tpa, 32)
+    kind = (1, ETH_IPV4, 6, 4, _fits("op", op, 16))
+    return struct.pack("!HHBBH6sI6sI", *kind, *sender, *target)
 
 
 def ipv4(
@@ -452,11 +395,8 @@ def _pseudo(src: int, dst: int, proto: int, segment: bytes) -> int:
 
 def udp(src: int, dst: int, sport: int, dport: int, payload: bytes = b"") -> bytes:
     """A UDP datagram (RFC 768) with its checksum for the IPv4 addresses `src` and `dst`."""
-    head = (
-        _fits("sport", sport, 16),
-        _fits("dport", dport, 16),
-        _fits("size", 8 + len(payload), 16),
-    )
+    ports = (_fits("sport", sport, 16), _fits("dport", dport, 16))
+    head = (*ports, _fits("size", 8 + len(payload), 16))
     total = _pseudo(src, dst, 17, struct.pack("!HHHH", *head, 0) + payload)
     return struct.pack("!HHHH", *head, total or 0xFFFF) + payload
 
@@ -483,37 +423,3 @@ def icmp(kind: int, code: int = 0, rest: int = 0, payload: bytes = b"") -> bytes
     words = (_fits("kind", kind, 8), _fits("code", code, 8))
     total = checksum(struct.pack("!BBHI", *words, 0, _fits("rest", rest, 32)) + payload)
     return struct.pack("!BBHI", *words, total, rest) + payload
-
-
-def ipv6(src: int, dst: int, proto: int, payload: bytes = b"", *, hops: int = 64) -> bytes:
-    """An IPv6 packet (RFC 8200) without extension headers of its own."""
-    ends = _fits("src", src, 128).to_bytes(16, "big"), _fits("dst", dst, 128).to_bytes(16, "big")
-    size = _fits("length", len(payload), 16)
-    return (
-        _IPV6.pack(6 << 28, size, _fits("proto", proto, 8), _fits("hops", hops, 8), *ends) + payload
-    )
-
-
-def ospf_hello(
-    router_id: int,
-    interval_s: int,
-    *,
-    netmask: int = 0xFFFFFF00,
-    area: int = 0,
-    neighbours: Sequence[int] = (),
-) -> bytes:
-    """An OSPFv2 hello (RFC 2328, A.3.2); dead after four times `interval_s`."""
-    body = struct.pack(
-        f"!IHBBIII{len(neighbours)}I",
-        netmask,
-        _fits("interval_s", interval_s, 16),
-        2,
-        1,
-        interval_s * 4,
-        0,
-        0,
-        *neighbours,
-    )
-    head = (2, 1, 24 + len(body), _fits("router_id", router_id, 32), _fits("area", area, 32))
-    total = checksum(struct.pack("!BBHIIHH", *head, 0, 0) + body)
-    return struct.pack("!BBHIIHH8x", *head, total, 0) + body

@@ -32,6 +32,7 @@ from xenflow.openflow.wire import (
     HEADER,
     HEADER_LEN,
     NX_FLOW_MOD,
+    NX_HEADER,
     NX_VENDOR,
     NXT_FLOW_MOD,
     NXT_FLOW_REMOVED,
@@ -70,14 +71,6 @@ class BarrierReply(NamedTuple):
     """All messages before the request are processed; which does not mean: in force."""
 
     xid: int
-
-
-class ConfigReply(NamedTuple):
-    """`flags` says how fragments fare (0: as other packets), `miss_send_len` is in bytes."""
-
-    xid: int
-    flags: int
-    miss_send_len: int
 
 
 class ErrorMessage(NamedTuple):
@@ -165,7 +158,6 @@ Message = (
     | EchoRequest
     | EchoReply
     | BarrierReply
-    | ConfigReply
     | ErrorMessage
     | FeaturesReply
     | PacketIn
@@ -269,23 +261,8 @@ def flow_mod(data: bytes) -> Flow:
     """
     if len(data) < 48:
         raise WireError(f"NXT_FLOW_MOD: {len(data)} bytes, at least 48 needed")
-    (
-        version,
-        kind,
-        length,
-        _,
-        vendor,
-        subtype,
-        cookie,
-        command,
-        idle,
-        hard,
-        priority,
-        _,
-        _,
-        flags,
-        match_len,
-    ) = NX_FLOW_MOD.unpack_from(data)
+    version, kind, length, _, vendor, subtype = NX_HEADER.unpack_from(data)
+    cookie, command, *times, priority, _, _, flags, match_len = NX_FLOW_MOD.unpack_from(data, 16)
     if (version, kind, vendor, subtype) != (VERSION, MessageType.VENDOR, NX_VENDOR, NXT_FLOW_MOD):
         raise WireError(f"NXT_FLOW_MOD: version {version}, type {kind}, {vendor:#x}, {subtype}")
     if length != len(data):
@@ -295,7 +272,7 @@ def flow_mod(data: bytes) -> Flow:
     if actions_at > length:
         raise WireError(f"NXT_FLOW_MOD: match of {match_len} bytes without its padding")
     actions = parse_actions(data, actions_at, length - actions_at)
-    flow = flow_of(command >> 8, priority, what, actions, cookie, idle, hard)
+    flow = flow_of(command >> 8, priority, what, actions, cookie, *times)
     return replace(flow, flags=flags)
 
 
@@ -317,26 +294,6 @@ def cookie_of(data: bytes) -> int:
     if at is None or len(data) < at + 8:
         return 0
     return int.from_bytes(data[at : at + 8], "big")
-
-
-def _read_packet_in(data: bytes, xid: int) -> Message:
-    return packet_in(data)
-
-
-def _read_echo_request(data: bytes, xid: int) -> Message:
-    return EchoRequest(xid, data[8:])
-
-
-def _read_echo_reply(data: bytes, xid: int) -> Message:
-    return EchoReply(xid, data[8:])
-
-
-def _read_barrier_reply(data: bytes, xid: int) -> Message:
-    return BarrierReply(xid)
-
-
-def _read_config(data: bytes, xid: int) -> Message:
-    return ConfigReply(xid, *struct.unpack_from("!HH", data, 8))
 
 
 def _read_error(data: bytes, xid: int) -> Message:
@@ -392,14 +349,13 @@ def _read_vendor(data: bytes, xid: int) -> Message:
 
 _READERS: dict[int, tuple[int, Callable[[bytes, int], Message]]] = {
     MessageType.ERROR: (12, _read_error),
-    MessageType.ECHO_REQUEST: (8, _read_echo_request),
-    MessageType.ECHO_REPLY: (8, _read_echo_reply),
+    MessageType.ECHO_REQUEST: (8, lambda data, xid: EchoRequest(xid, data[8:])),
+    MessageType.ECHO_REPLY: (8, lambda data, xid: EchoReply(xid, data[8:])),
     MessageType.VENDOR: (16, _read_vendor),
     MessageType.FEATURES_REPLY: (32, _read_features),
-    MessageType.GET_CONFIG_REPLY: (12, _read_config),
-    MessageType.PACKET_IN: (18, _read_packet_in),
+    MessageType.PACKET_IN: (18, lambda data, xid: packet_in(data)),
     MessageType.FLOW_REMOVED: (88, _read_flow_removed),
     MessageType.PORT_STATUS: (64, _read_port_status),
     MessageType.STATS_REPLY: (12, read_stats),
-    MessageType.BARRIER_REPLY: (8, _read_barrier_reply),
+    MessageType.BARRIER_REPLY: (8, lambda data, xid: BarrierReply(xid)),
 }

@@ -1,4 +1,4 @@
-"""Questions for flows, counters and descriptions, and their answers.
+"""Questions for flows and their number, and the answers.
 
 Sources: OpenFlow Switch Specification 1.0.0, section 5 (by number below); Open vSwitch,
 include/openflow/nicira-ext.h.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from xenflow.openflow import flow as fl
@@ -18,6 +19,7 @@ from xenflow.openflow.nxm import (
     pack_match,
     pack_match10,
     pad8,
+    padded,
     parse_actions,
     parse_match,
     parse_match10,
@@ -26,26 +28,21 @@ from xenflow.openflow.wire import (
     ALL_TABLES,
     NX_VENDOR,
     STATS_VENDOR,
-    VERSION,
     MessageType,
     Other,
     WireError,
     flow_of,
     stats_request,
-    string,
 )
 
-_STATS_DESC, _STATS_FLOW, _STATS_AGGREGATE, _STATS_TABLE = 0, 1, 2, 3
-_STATS_PORT = 4
+_STATS_FLOW, _STATS_AGGREGATE, _STATS_TABLE = 1, 2, 3
 _NXST_FLOW, _NXST_AGGREGATE = 0, 1
 _REPLY_MORE = 1
-_NX_STATS_REQUEST = struct.Struct("!BBHIHHII4xHHB3x")
+_NX_STATS_REQUEST = struct.Struct("!II4xHHB3x")
 _NX_FLOW_STATS = struct.Struct("!HBxIIHHHHHHQQQ")
 _FLOW_STATS10_TAIL = struct.Struct("!IIHHH6xQQQ")
-_PORT_STATS = struct.Struct("!H6x12Q")
 _AGGREGATE = struct.Struct("!QQI4x")
 _TABLE_STATS = struct.Struct("!B3x32xIIIQQ")
-_DESC = struct.Struct("!256s256s256s32s256s")
 
 
 class FlowStats(NamedTuple):
@@ -56,24 +53,6 @@ class FlowStats(NamedTuple):
     octets: int
     duration_s: float
     idle_age_s: int | None
-
-
-class PortStats(NamedTuple):
-    """Counters of one port (5.3.5); 2**64 - 1 where the switch does not count."""
-
-    port: int
-    rx_packets: int
-    tx_packets: int
-    rx_bytes: int
-    tx_bytes: int
-    rx_dropped: int
-    tx_dropped: int
-    rx_errors: int
-    tx_errors: int
-    rx_frame_errors: int
-    rx_overrun_errors: int
-    rx_crc_errors: int
-    collisions: int
 
 
 class Aggregate(NamedTuple):
@@ -91,17 +70,7 @@ class TableStats(NamedTuple):
     flows: int
 
 
-class Desc(NamedTuple):
-    """The switch in words (5.3.5, ofp_desc_stats)."""
-
-    manufacturer: str
-    hardware: str
-    software: str
-    serial: str
-    datapath: str
-
-
-StatsEntry = FlowStats | PortStats | Aggregate | TableStats | Desc
+StatsEntry = FlowStats | Aggregate | TableStats
 
 
 class StatsReply(NamedTuple):
@@ -112,79 +81,41 @@ class StatsReply(NamedTuple):
     entries: tuple[StatsEntry, ...]
 
 
-def flow_request(
+def _nx_request(
+    subtype: int,
     table: int = ALL_TABLES,
     cookie: int = 0,
     cookie_mask: int = 0,
     match: Match = (),
     xid: int = 0,
 ) -> bytes:
-    """NXST_FLOW request: flows of `table` with this cookie under `cookie_mask` and this match.
-
-    A flow answers whose match is `match` or narrower.
-    """
-    return _nx_stats_request(_NXST_FLOW, table, cookie, cookie_mask, match, xid)
+    packed = pack_match(match, cookie, cookie_mask)
+    head = _NX_STATS_REQUEST.pack(NX_VENDOR, subtype, fl.PORT_NONE, len(packed), table)
+    return stats_request(STATS_VENDOR, head + padded(packed), xid)
 
 
-def aggregate_request(
-    table: int = ALL_TABLES,
-    cookie: int = 0,
-    cookie_mask: int = 0,
-    match: Match = (),
-    xid: int = 0,
-) -> bytes:
-    """NXST_AGGREGATE request: packets, bytes and number of the flows flow_request() asks."""
-    return _nx_stats_request(_NXST_AGGREGATE, table, cookie, cookie_mask, match, xid)
+flow_request = partial(_nx_request, _NXST_FLOW)
+"""NXST_FLOW request: flows of `table` with this cookie under `cookie_mask` and this match.  A flow
+answers whose match is `match` or narrower."""
+aggregate_request = partial(_nx_request, _NXST_AGGREGATE)
+"""NXST_AGGREGATE request: packets, bytes and number of the flows flow_request() asks."""
 
 
-def _nx_stats_request(
-    subtype: int, table: int, cookie: int, cookie_mask: int, what: Match, xid: int
-) -> bytes:
-    packed = pack_match(what, cookie, cookie_mask)
-    match_len = len(packed)
-    packed += bytes(-match_len % 8)
-    head = _NX_STATS_REQUEST.pack(
-        VERSION,
-        MessageType.STATS_REQUEST,
-        32 + len(packed),
-        xid,
-        STATS_VENDOR,
-        0,
-        NX_VENDOR,
-        subtype,
-        fl.PORT_NONE,
-        match_len,
-        table,
-    )
-    return head + packed
+def _request_of10(kind: int, match: Match = (), xid: int = 0) -> bytes:
+    anywhere = struct.pack("!BxH", ALL_TABLES, fl.PORT_NONE)
+    return stats_request(kind, pack_match10(match) + anywhere, xid)
 
 
-def flow_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int = 0) -> bytes:
-    """OFPST_FLOW request (5.3.5)."""
-    body = pack_match10(match) + struct.pack("!BxH", table, fl.PORT_NONE)
-    return stats_request(_STATS_FLOW, body, xid)
-
-
-def aggregate_request_of10(match: Match = (), table: int = ALL_TABLES, xid: int = 0) -> bytes:
-    """OFPST_AGGREGATE request (5.3.5)."""
-    body = pack_match10(match) + struct.pack("!BxH", table, fl.PORT_NONE)
-    return stats_request(_STATS_AGGREGATE, body, xid)
+flow_request_of10 = partial(_request_of10, _STATS_FLOW)
+"""OFPST_FLOW request (5.3.5)."""
+aggregate_request_of10 = partial(_request_of10, _STATS_AGGREGATE)
+"""OFPST_AGGREGATE request (5.3.5)."""
 
 
 def table_request(xid: int = 0) -> bytes:
     """OFPST_TABLE request (5.3.5): how many flows each table has.  Open vSwitch keeps count, and
     looks at no flow for it."""
     return stats_request(_STATS_TABLE, b"", xid)
-
-
-def port_request(port: int = fl.PORT_NONE, xid: int = 0) -> bytes:
-    """OFPST_PORT request (5.3.5); PORT_NONE asks for all ports."""
-    return stats_request(_STATS_PORT, struct.pack("!H6x", port), xid)
-
-
-def description_request(xid: int = 0) -> bytes:
-    """OFPST_DESC request (5.3.5)."""
-    return stats_request(_STATS_DESC, b"", xid)
 
 
 def flows(parts: Iterable[StatsReply]) -> list[FlowStats]:
@@ -218,10 +149,6 @@ def read_stats(data: bytes, xid: int) -> StatsReply | monitor.FlowUpdates | Othe
         while at < len(data):
             entry, at = _read_flow_stats10(data, at)
             entries.append(entry)
-    elif kind == _STATS_PORT:
-        while at < len(data):
-            entries.append(PortStats(*_whole(data, at, _PORT_STATS, "port")))
-            at += _PORT_STATS.size
     elif kind == _STATS_AGGREGATE:
         entries.append(Aggregate(*_whole(data, at, _AGGREGATE, "aggregate")))
     elif kind == _STATS_TABLE:
@@ -229,8 +156,6 @@ def read_stats(data: bytes, xid: int) -> StatsReply | monitor.FlowUpdates | Othe
             table, _, _, flows, _, _ = _whole(data, at, _TABLE_STATS, "table")
             entries.append(TableStats(table, flows))
             at += _TABLE_STATS.size
-    elif kind == _STATS_DESC:
-        entries.append(Desc(*map(string, _whole(data, at, _DESC, "description"))))
     else:
         return Other(xid, MessageType.STATS_REPLY, data[8:])
     return StatsReply(xid, more, tuple(entries))
@@ -249,35 +174,17 @@ def _nx_flows(data: bytes) -> list[FlowStats]:
     while at < end:
         if at + 48 > end:
             raise WireError(f"NXST_FLOW: flow at byte {at} truncated")
-        (
-            length,
-            table,
-            seconds,
-            nanos,
-            priority,
-            idle,
-            hard,
-            match_len,
-            idle_age,
-            _,
-            cookie,
-            packets,
-            octets,
-        ) = _NX_FLOW_STATS.unpack_from(data, at)
+        fields = _NX_FLOW_STATS.unpack_from(data, at)
+        length, table, seconds, nanos, priority, idle, hard, match_len, idle_age, _, *rest = fields
+        cookie, packets, octets = rest
         actions_at = 48 + pad8(match_len)
         if length < actions_at or at + length > end:
             raise WireError(f"NXST_FLOW: flow at byte {at} of {length} bytes, {end - at} left")
         what = parse_match(data, at + 48, match_len)
         actions = parse_actions(data, at + actions_at, length - actions_at)
-        found.append(
-            FlowStats(
-                flow_of(table, priority, what, actions, cookie, idle, hard),
-                packets,
-                octets,
-                seconds + nanos / 1e9,
-                idle_age - 1 if idle_age else None,
-            )
-        )
+        flow = flow_of(table, priority, what, actions, cookie, idle, hard)
+        idle_age_s = idle_age - 1 if idle_age else None
+        found.append(FlowStats(flow, packets, octets, seconds + nanos / 1e9, idle_age_s))
         at += length
     return found
 

@@ -68,8 +68,9 @@ STATS_VENDOR = 0xFFFF
 """ofp_stats_types: a vendor's own."""
 
 HEADER = struct.Struct("!BBHI")
-_NX_HEADER = struct.Struct("!BBHIII")
-NX_FLOW_MOD = struct.Struct("!BBHIIIQHHHHIHHH6x")
+NX_HEADER = struct.Struct("!BBHIII")
+NX_FLOW_MOD = struct.Struct("!QHHHHIHHH6x")
+"""An NXT_FLOW_MOD after its header, before its match."""
 
 
 class Other(NamedTuple):
@@ -87,7 +88,7 @@ def message(kind: MessageType, body: bytes = b"", xid: int = 0) -> bytes:
 
 def vendor(subtype: int, body: bytes, xid: int) -> bytes:
     """A message of Nicira's (nicira-ext.h, nicira_header)."""
-    head = _NX_HEADER.pack(VERSION, MessageType.VENDOR, 16 + len(body), xid, NX_VENDOR, subtype)
+    head = NX_HEADER.pack(VERSION, MessageType.VENDOR, 16 + len(body), xid, NX_VENDOR, subtype)
     return head + body
 
 

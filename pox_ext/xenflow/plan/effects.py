@@ -30,11 +30,7 @@ class Pace(Enum):
     USUAL = ""
     PROMPT = ", unless a switch is late"
     LATE = ", where a switch was late"
-
-    @property
-    def words(self) -> str:
-        """What an effect's words end with."""
-        return self.value
+    """The values are what an effect's words end with."""
 
 
 class _Effect(ABC):
@@ -101,7 +97,7 @@ class Apply(_Effect):
         return (
             f"{', '.join(self.datapaths) or 'no switch'}: forwarders {'+'.join(p.forwarders)}, "
             f"VM {p.vm}, links to {p.leads_to}{still}, {p.mode.value}; "
-            f"{'in force' if self.proven else 'confirmed'}{self.pace.words}"
+            f"{'in force' if self.proven else 'confirmed'}{self.pace.value}"
         )
 
     def undo(self, before: Placement) -> tuple[Effect, ...]:
@@ -185,7 +181,7 @@ class Release(_AtHost):
     pace: Pace = Pace.USUAL
 
     def words(self) -> str:
-        return f"{self.host} sends packets held for the VM to {self.to}{self.pace.words}"
+        return f"{self.host} sends packets held for the VM to {self.to}{self.pace.value}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,14 +164,13 @@ def stages(
     others = tuple(n for n in names if n not in (source, to))
     if order is Order.NATIVE:
         return _native(start, source, to, others)
-    both = {"reaches": tuple(sorted({source, to}))}
-    reached = start.step(mode=Mode.XENFLOW, **both)
-    forwarding = tuple(sorted({source, to}))
+    both = tuple(sorted((source, to)))
+    reached = start.step(mode=Mode.XENFLOW, reaches=both)
     if order is Order.OVERLAPPED:
-        prepared = reached.step(forwarders=forwarding)
+        prepared = reached.step(forwarders=both)
         moved = prepared.step(vm=to)
         late = _follow(moved, source, to, Pace.LATE)
-        before: list[Stage] = [
+        before = [
             Stage(
                 "prepare",
                 f"prepare the data plane on {to}",
@@ -190,24 +189,19 @@ def stages(
         ]
     else:
         moved = reached.step(vm=to)
-        late = _follow(moved, source, to, Pace.LATE)
-        prepared = moved.step(forwarders=forwarding)
+        prepared = moved.step(forwarders=both)
         before = [
             Stage(
                 "reach",
                 f"extend the virtual links to {to}",
-                (
-                    Apply(others, reached),
-                    Apply((to,), reached),
-                    Apply((source,), reached),
-                ),
+                tuple(Apply(each, reached) for each in (others, (to,), (source,))),
             ),
             _control_plane(moved, source, to),
             Stage(
                 "data-plane",
                 f"copy the flows from {source} to {to}",
                 (
-                    *late,
+                    *_follow(moved, source, to, Pace.LATE),
                     Mirror(source, to),
                     CopyFlows(source, to),
                     Apply((to,), prepared),

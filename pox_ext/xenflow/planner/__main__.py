@@ -91,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"xenflow: planner: cannot listen on {asked.listen}: {error}", file=sys.stderr)
         store.close()
         return 1
-    service = PlannerService(store, asked.listen, time.monotonic, asked.network)
+    service = PlannerService(store, asked.listen, time.monotonic, time.time, asked.network)
     ending: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: ending.append(number))

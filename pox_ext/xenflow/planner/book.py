@@ -9,12 +9,12 @@ lease's fence.  Only what is safe in whatever order the switches take it is take
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from xenflow.model.difference import NetworkDifference, compare, refusals
-from xenflow.model.network import Network, NetworkError
+from xenflow.model.network import EMPTY, PARTS, Network, NetworkError
 from xenflow.model.succession import in_terms_of
 from xenflow.store import network_file
 from xenflow.store.columns import Cell
@@ -22,14 +22,24 @@ from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
 from xenflow.store.network_rows import (
     DESIRED,
     LAID,
+    NamedRows,
     StoredRows,
     by_name,
     desired,
+    key_of,
     laid,
     laid_entries,
     operations,
 )
-from xenflow.store.network_store import RowChanges, WatchedTable, WholeView
+from xenflow.store.network_store import (
+    RowChanges,
+    Rows,
+    WatchedTable,
+    WholeView,
+    told,
+    touches,
+)
+from xenflow.store.network_text import to_text
 from xenflow.store.schema import TABLES
 from xenflow.store.transaction import (
     Delete,
@@ -49,11 +59,10 @@ WATCHED = (
     *(WatchedTable(table, tuple(TABLES[table].columns)) for table in (*DESIRED, *LAID)),
     WatchedTable(LEASE_TABLE, LEASE_COLUMNS),
     WatchedTable("Switch_State", ("switch", "cluster", "in_force")),
-    WatchedTable("Change", ("number",)),
+    WatchedTable("Change", ("number", "by", "when", "before", "after")),
 )
 KEPT_CHANGES = 100
 """How many changes are kept for people to look at."""
-NOTHING = Network("", {}, {}, {}, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +85,17 @@ class Book:
     """The rows, as the watch has told them."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, dict[str, StoreRow]] = {}
+        self._rows: Rows = {}
         self._network: Network | None = None
         self.whole = False
         """Whether everything has been told."""
 
     def hear(self, event: WholeView | RowChanges) -> None:
         """The watch has told something."""
-        if isinstance(event, WholeView):
-            self._rows = {table: dict(rows) for table, rows in event.rows.items()}
+        self._rows = told(self._rows, event)
+        self.whole = True
+        if touches(event, (*DESIRED, *LAID)):
             self._network = None
-            self.whole = True
-            return
-        for change in event.changes:
-            rows = self._rows.setdefault(change.table, {})
-            if change.after is None:
-                rows.pop(change.uuid, None)
-            else:
-                rows[change.uuid] = change.after
-            if change.table in (*DESIRED, *LAID):
-                self._network = None
 
     def _of(self, tables: tuple[str, ...]) -> StoredRows:
         return {table: self._rows.get(table, {}) for table in tables}
@@ -119,22 +119,23 @@ class Book:
     def network(self) -> Network:
         """The network that the switches shall be; an empty one while the store is empty."""
         if self._network is None:
-            found = laid_entries(by_name(self._of(LAID)), NOTHING)
+            found = laid_entries(by_name(self._of(LAID)), EMPTY)
             name = next((str(row["name"]) for row in self._rows.get("Global", {}).values()), "")
             parts = (found.controllers, found.datapaths, found.cables, found.links, found.routers)
             self._network = Network(name, *parts)
         return self._network
 
-    def propose(self, text: str, file: str, by: str, fence: Wait) -> Proposal:
+    def propose(self, text: str, file: str, by: str, when: int, fence: Wait) -> Proposal:
         """The change by which the network becomes what a network file says.
 
         text   the file's; `file` is its name in messages
         by     who asks
+        when   it is now, in seconds since 1970
 
         Raises NetworkError with each reason on a line.
         """
         before, first = self.network, self.change == 0
-        after = network_file.parse(text, file, None if first else before)[0]
+        after = network_file.parse(text, file, None if first else before, in_store=True)[0]
         after = after if first else in_terms_of(before, after)
         found = compare(before, after)
         if not first:
@@ -144,14 +145,17 @@ class Book:
         if not first and not found:
             return Proposal(0, "", after, found, ())
         number = self.change + 1
-        wanted = operations(self._of(DESIRED), desired(after, number))
+        wanted = laid(after)
+        written = operations(self._of(LAID), wanted, bury=number)
+        replaced, made = ({}, {}) if first else self._told_apart(written, wanted)
         ledger = Insert(
             "Change",
             {
                 "number": number,
                 "by": by,
-                "before": "" if first else self._said(wanted, after=False),
-                "after": "" if first else self._said(wanted, after=True),
+                "when": when,
+                "before": _text(replaced),
+                "after": _text(made),
                 "state": "laid",
             },
         )
@@ -160,8 +164,8 @@ class Book:
             wait_for_none("Global", ()) if first else wait_for("Global", (), change=self.change),
             ledger,
             *(Delete("Change", row_id(uuid)) for uuid in self._old_changes(number)),
-            *wanted,
-            *operations(self._of(LAID), laid(after), bury=number),
+            *operations(self._of(DESIRED), desired(after, number)),
+            *written,
         )
         return Proposal(number, ledger.uuid, after, found, transaction)
 
@@ -209,18 +213,102 @@ class Book:
         rows = self._rows.get("Change", {}).items()
         return [uuid for uuid, row in rows if _whole(row["number"]) <= number - KEPT_CHANGES]
 
-    def _said(self, wanted: list[Operation], after: bool) -> str:
-        """The desired rows that a change writes, or those it replaces, by table."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for one in wanted:
-            row: Mapping[str, Cell] | None = None
-            if after and isinstance(one, Insert | Update):
-                row = one.row
-            elif not after and isinstance(one, Update | Delete):
-                row = self._rows[one.table][str(one.where[0].value)]
-            if row is not None and one.table != "Global":
-                found.setdefault(one.table, []).append({k: _plain(v) for k, v in row.items()})
-        return json.dumps(found, separators=(",", ":"))
+    def _told_apart(self, written: list[Operation], wanted: NamedRows) -> tuple[_Entries, _Entries]:
+        """Of the laid rows that are written what they were, and what they become."""
+        before: _Entries = {}
+        after: _Entries = {}
+        for one in written:
+            if isinstance(one, Insert):
+                old, key = None, key_of(one.table, one.row)
+            else:
+                assert isinstance(one, Update)
+                old = self._rows[one.table][str(one.where[0].value)]
+                key = key_of(one.table, old)
+            name = str(key[0])
+            new = wanted[one.table].get(key)
+            before.setdefault(one.table, {})[name] = _entry(one.table, old)
+            after.setdefault(one.table, {})[name] = _entry(one.table, new)
+        return before, after
+
+    # --- what has been changed --------------------------------------------------------------------
+
+    def history(self) -> list[dict[str, Any]]:
+        """The changes that are kept, the last one first: docs/messages.md, verb `history`."""
+        rows = self._rows.get("Change", {}).values()
+        return [
+            {
+                "number": row["number"],
+                "by": row["by"],
+                "when": row["when"],
+                "changed": _words(_entries(row["before"]), _entries(row["after"])),
+            }
+            for row in sorted(rows, key=lambda row: -_whole(row["number"]))
+        ]
+
+    def undone(self, number: int) -> str:
+        """The text of a network file with one change undone.
+
+        Raises NetworkError where there is none of that number, or what it made has been changed
+        since.
+        """
+        rows = self._rows.get("Change", {}).values()
+        row = next((row for row in rows if row["number"] == number), None)
+        if row is None:
+            kept = sorted(_whole(row["number"]) for row in rows)
+            words = f"those from {kept[0]} to {kept[-1]} are kept" if kept else "there is none yet"
+            raise NetworkError(f"no change {number}: {words}")
+        before, after = _entries(row["before"]), _entries(row["after"])
+        if not after:
+            raise NetworkError(f"change {number} was the first: before it there was nothing")
+        now = by_name(self._of(LAID))
+        for table, entries in after.items():
+            for name, entry in entries.items():
+                if _entry(table, now[table].get((name,))) != entry:
+                    kind = PARTS[LAID.index(table)]
+                    raise NetworkError(
+                        f"change {number} cannot be undone: {kind}.{name} has been changed since: "
+                        "undo that first, or apply a file that says what is wanted"
+                    )
+        rows_before: NamedRows = {
+            table: {(name,): _row(name, entry) for name, entry in entries.items()}
+            for table, entries in before.items()
+        }
+        return to_text(laid_entries(rows_before, self.network))
+
+
+_Entries = dict[str, dict[str, dict[str, Any] | None]]
+"""Table, name, and what a laid row says beside `at`, `change` and `gone`; None: there is none."""
+
+
+def _entry(table: str, row: StoreRow | None) -> dict[str, Any] | None:
+    if row is None or row.get("gone"):
+        return None
+    stamps = ("at", "change", "gone")
+    return {column: row[column] for column in TABLES[table].columns if column not in stamps}
+
+
+def _row(name: str, entry: dict[str, Any] | None) -> StoreRow:
+    return {"name": name, "gone": True} if entry is None else {**entry, "gone": False}
+
+
+def _text(entries: _Entries) -> str:
+    return json.dumps(entries, separators=(",", ":"))
+
+
+def _entries(cell: Cell) -> _Entries:
+    found: _Entries = json.loads(str(cell))
+    return found
+
+
+def _words(before: _Entries, after: _Entries) -> dict[str, dict[str, list[str]]]:
+    """As `NetworkDifference.json`."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for part, table in zip(PARTS, LAID, strict=True):
+        for name, entry in after.get(table, {}).items():
+            old = before[table][name]
+            way = "added" if old is None else "removed" if entry is None else "changed"
+            found.setdefault(part, {}).setdefault(way, []).append(name)
+    return found
 
 
 _WAIT = "and not all switches have forgotten it yet: apply it again when they have"
@@ -229,7 +317,3 @@ _WAIT = "and not all switches have forgotten it yet: apply it again when they ha
 def _whole(cell: Cell) -> int:
     assert isinstance(cell, int)
     return cell
-
-
-def _plain(cell: Cell) -> Any:
-    return sorted(cell, key=str) if isinstance(cell, frozenset) else cell

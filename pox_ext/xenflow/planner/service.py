@@ -43,6 +43,7 @@ QUEUE = 64
 """Requests that wait at most."""
 
 Send = Callable[[bytes], Any]
+_LOOK = "look at what it is now, and ask again"
 
 
 @dataclass(slots=True)
@@ -61,20 +62,31 @@ class _AskedChange:
     waiting: bool = False
     """Whether an outcome is awaited."""
 
+    def refuse(self, code: str, words: str) -> None:
+        """Answer that it is not done, or not known to be."""
+        self.send(mg.error_reply(self.request.id, ManagementError(code, words)))
+
 
 class PlannerService:
     """See the module.
 
     listens  tcp://ADDRESS:PORT, where it is asked
     now      a monotonic clock, in seconds
+    today    the time of day, in seconds since 1970
     first    the network file that an empty store is given; "" for none
     """
 
     def __init__(
-        self, store: NetworkStore, listens: str, now: Callable[[], float], first: str = ""
+        self,
+        store: NetworkStore,
+        listens: str,
+        now: Callable[[], float],
+        today: Callable[[], float],
+        first: str = "",
     ) -> None:
         self._store = store
         self._now = now
+        self._today = today
         self._first = first
         self._book = Book()
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
@@ -156,15 +168,36 @@ class PlannerService:
         """Deal with one request frame; its answer is sent now or later."""
         try:
             request = mg.parse_request(frame)
-            if request.verb != "apply":
-                raise ManagementError("unknown-verb", f"a planner does not answer {request.verb}")
-            if len(self._queue) >= QUEUE:
-                raise ManagementError("refused", "too many changes wait already: ask again")
         except ManagementError as error:
             send(mg.error_reply(error.id, error))
             return
-        self._queue.append(_AskedChange(request, send, self._now() + ANSWER_S))
-        self._go_on()
+        asked = _AskedChange(request, send, self._now() + ANSWER_S)
+        if request.verb in ("history", "undone"):
+            self._look(asked)
+        elif request.verb != "apply":
+            asked.refuse("unknown-verb", f"a planner does not answer {request.verb}")
+        elif len(self._queue) >= QUEUE:
+            asked.refuse("refused", "too many changes wait already: ask again")
+        else:
+            self._queue.append(asked)
+            self._go_on()
+
+    def _look(self, asked: _AskedChange) -> None:
+        """Answer what changes nothing."""
+        arguments = asked.request.arguments
+        if not self._book.whole:
+            asked.refuse("refused", self._not_ready())
+            return
+        try:
+            if asked.request.verb == "history":
+                result: dict[str, Any] = {"changes": self._book.history()}
+            else:
+                text = self._book.undone(arguments["change"])
+                result = {"text": text, "last": self._book.change}
+        except NetworkError as error:
+            asked.refuse("refused", str(error))
+        else:
+            asked.send(mg.reply(asked.request.id, result))
 
     def _go_on(self) -> None:
         """Do what can be done of the request whose turn it is, and of those after it."""
@@ -183,8 +216,7 @@ class PlannerService:
             self._answer(asked, made)
             return True
         if self._now() > asked.until:
-            error = self._unwritten(asked.proposal.number, asked.doubt or asked.written is True)
-            asked.send(mg.error_reply(asked.request.id, error))
+            self._unwritten(asked, asked.proposal.number)
             return True
         if asked.written is None:  # written already it is refused, and changes nothing
             self._write(asked, asked.proposal)
@@ -195,17 +227,23 @@ class PlannerService:
         ready = self._book.whole and self._lease.holds(now)
         if not ready and now < asked.until and not self._others():
             return False
+        last = arguments["last"]
+        if not ready:
+            asked.refuse("refused", self._not_ready())
+            return True
+        if last is not None and last != self._book.change:
+            asked.refuse("refused", f"change {self._book.change} was made meanwhile: {_LOOK}")
+            return True
         try:
-            if not ready:
-                raise ManagementError("refused", self._not_ready())
             asked.proposal = self._book.propose(
-                arguments["text"], arguments["file"], asked.request.by, self._lease.fence()
+                arguments["text"],
+                arguments["file"],
+                asked.request.by,
+                int(self._today()),
+                self._lease.fence(),
             )
         except NetworkError as error:
-            asked.send(mg.error_reply(asked.request.id, ManagementError("refused", str(error))))
-            return True
-        except ManagementError as error:
-            asked.send(mg.error_reply(asked.request.id, error))
+            asked.refuse("refused", str(error))
             return True
         if arguments["dry_run"] or not asked.proposal.number:
             self._answer(asked, True)
@@ -213,14 +251,15 @@ class PlannerService:
         self._write(asked, asked.proposal)
         return False
 
-    def _unwritten(self, number: int, doubt: bool) -> ManagementError:
-        if not doubt:
-            return ManagementError("refused", f"{self._not_ready()}: nothing was changed")
-        return ManagementError(
-            "unknown",
-            f"whether change {number} was written is not known: the store does not answer; apply "
-            "it again, which changes nothing where it was",
-        )
+    def _unwritten(self, asked: _AskedChange, number: int) -> None:
+        if asked.doubt or asked.written:
+            asked.refuse(
+                "unknown",
+                f"whether change {number} was written is not known: the store does not answer; "
+                "apply it again, which changes nothing where it was",
+            )
+        else:
+            asked.refuse("refused", f"{self._not_ready()}: nothing was changed")
 
     def _others(self) -> bool:
         """Whether another planner holds the lease."""
@@ -254,11 +293,8 @@ class PlannerService:
         proposal = asked.proposal
         assert proposal is not None
         if not made:
-            words = (
-                "somebody else changed the network at the same time: look at what it is now, and "
-                "apply again"
-            )
-            asked.send(mg.error_reply(asked.request.id, ManagementError("refused", words)))
+            words = f"somebody else changed the network at the same time: {_LOOK}"
+            asked.refuse("refused", words)
             return
         dry = asked.request.arguments["dry_run"]
         if proposal.number and not dry:

@@ -1,6 +1,8 @@
-"""Lays virtual links over cables, for a network that comes from a file.
+"""Lays virtual links over cables.
 
-Called by `network_file` once everything a link refers to exists.
+`lay` asks the network alone, so that everybody who has the same file has the same trees; `lay_on`
+also where the links have lain, for a network that lives in a store, where trees are kept.  Called
+by `network_file` once everything a link refers to exists.
 """
 
 from __future__ import annotations
@@ -30,6 +32,46 @@ def lay(network: Network, before: Network | None = None) -> Network:
     return replace(network, links=links)
 
 
+def lay_on(network: Network, before: Network) -> Network:
+    """The same network, each link that was there `before` with the same wishes on the tree it lay
+    on: without the branches whose cables have gone, and with new ones to what it did not reach.
+    Other links are laid by `lay`."""
+    links = dict(lay(network, before).links)
+    kept: dict[tuple[int, tuple[str, ...]], Tree] = {}
+    for name, link in network.links.items():
+        old = before.links.get(name)
+        if old is None or (old.root, old.cables) != (link.root, link.cables):
+            continue
+        where = id(old.tree), link.cables
+        if where not in kept:
+            kept[where] = _grow_on(network, old.tree, link.cables)
+        if kept[where].up:
+            links[name] = replace(link, tree=kept[where])
+    return replace(network, links=links)
+
+
+def _grow_on(network: Network, tree: Tree, cables: tuple[str, ...]) -> Tree:
+    """What is left of a tree, and more; none where its root has gone."""
+    up: dict[str, Cable | None] = {}
+    ways = list(tree.up.items())
+    while ways:  # a datapath may stand before the one that its cable leads to
+        left: list[tuple[str, Cable | None]] = []
+        for name, cable in ways:
+            if name not in network.datapaths:
+                continue
+            if cable is None or (
+                network.cables.get(cable.name) == cable and cable.far(name).datapath in up
+            ):
+                up[name] = cable
+            else:
+                left.append((name, cable))
+        if len(left) == len(ways):
+            break
+        ways = left
+    _extend(network, up, cables)
+    return tree if up == tree.up else Tree(up)
+
+
 _Where = tuple[str, tuple[str, ...]]
 """A tree's root ("": there is none), and the only cables that it may use (none: all)."""
 
@@ -47,7 +89,13 @@ def _grow(network: Network, root: str, cables: tuple[str, ...]) -> Tree:
     if not root:
         return Tree()
     up: dict[str, Cable | None] = {root: None}
-    queue = deque([root])
+    _extend(network, up, cables)
+    return Tree(up)
+
+
+def _extend(network: Network, up: dict[str, Cable | None], cables: tuple[str, ...]) -> None:
+    """Breadth first to everything that the cables reach."""
+    queue = deque(up)
     while queue:
         here = queue.popleft()
         for cable in network.cables_of[here]:
@@ -56,4 +104,3 @@ def _grow(network: Network, root: str, cables: tuple[str, ...]) -> Tree:
                 continue
             up[there] = cable
             queue.append(there)
-    return Tree(up)

@@ -39,7 +39,7 @@ from xenflow.model.network import (
 from xenflow.model.succession import in_terms_of
 from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, text_of, whole
 from xenflow.store.document import Document
-from xenflow.store.laying import lay
+from xenflow.store.laying import lay, lay_on
 from xenflow.store.toml_lines import Path, show, show_value
 
 MAX_ID = 65535
@@ -84,9 +84,11 @@ def read_text(path: str | FilePath) -> str:
         ) from None
 
 
-def parse(text: str, file: str, before: Network | None = None) -> tuple[Network, dict[str, Any]]:
+def parse(
+    text: str, file: str, before: Network | None = None, *, in_store: bool = False
+) -> tuple[Network, dict[str, Any]]:
     """As `load_with_lab`, from a text; `file` is its name in messages.  Links lie on trees of the
-    network `before` where they are the same."""
+    network `before` where they are the same; `in_store`: they stay where they lie."""
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in 1,000 lists
@@ -97,7 +99,8 @@ def parse(text: str, file: str, before: Network | None = None) -> tuple[Network,
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
     document.raise_mistakes()
-    network = lay(_build(found), before)
+    built = _build(found)
+    network = lay_on(built, before) if in_store and before is not None else lay(built, before)
     _check_trees(document, network)
     document.raise_mistakes()
     lab = tables.get("lab", {})

@@ -7,7 +7,7 @@ call has a deadline, in seconds.  `OvsdbStore` is the store; tests have one in m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,6 +61,30 @@ class RowChanges:
     In order, and never a part of a transaction."""
 
     changes: tuple[RowChange, ...]
+
+
+Rows = dict[str, dict[str, StoreRow]]
+"""Table, UUID, row: what a watch has told so far."""
+
+
+def told(rows: Rows, event: WholeView | RowChanges) -> Rows:
+    """The rows after an event; of changes the same object, changed."""
+    if isinstance(event, WholeView):
+        return {table: dict(of_it) for table, of_it in event.rows.items()}
+    for change in event.changes:
+        of_table = rows.setdefault(change.table, {})
+        if change.after is None:
+            of_table.pop(change.uuid, None)
+        else:
+            of_table[change.uuid] = change.after
+    return rows
+
+
+def touches(event: WholeView | RowChanges, tables: Iterable[str]) -> bool:
+    """Whether it says something of one of these tables; a whole view does."""
+    if isinstance(event, WholeView):
+        return True
+    return not {change.table for change in event.changes}.isdisjoint(tables)
 
 
 @dataclass(frozen=True, slots=True)

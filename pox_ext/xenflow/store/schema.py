@@ -289,8 +289,9 @@ TABLES: Mapping[str, StoreTable] = MappingProxyType(
             {
                 "number": whole("counts upwards", lowest=1),
                 "by": text("who asked for it"),
-                "before": text("JSON: the desired rows it replaced"),
-                "after": text("JSON: the desired rows it wrote"),
+                "when": whole("when it was written, in seconds since 1970"),
+                "before": text("JSON: {table: {name: laid row}} that it replaced; null: none"),
+                "after": text("JSON: the same, as it wrote them; null: a tombstone"),
                 "confirm_s": whole("seconds until it is put back unless confirmed, 0: never"),
                 "state": text("how far it is", "wanted", "laid", "in force", "put back"),
             },

@@ -17,22 +17,20 @@ differs `tables.compare` decides.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from xenflow.openflow import monitor, wire
 from xenflow.openflow.flow import Flow, Key, text
 from xenflow.openflow.monitor import UpdateEvent
 from xenflow.switch.aside import Aside
 from xenflow.switch.channel import Channel, NotAnsweredError, SwitchRequest, advance
-from xenflow.switch.clock import Clock
 from xenflow.switch.foreign import Foreign
 from xenflow.switch.forms import Forms
 from xenflow.switch.installed import Installed
 from xenflow.switch.jobs import Jobs
 from xenflow.switch.kind import SwitchKind
-from xenflow.switch.problems import Problems
 from xenflow.switch.reading import FlowReader
 from xenflow.switch.routes import Route, RouteWriter
 from xenflow.tables import cookies, layout
@@ -69,37 +67,31 @@ CHANGED = "changed"
 """Cause of a `Problems` entry."""
 
 
-class AuditedSwitch(Protocol):
-    """What an audit reads and changes of its switch."""
-
-    name: str
-    clock: Clock
-    kind: SwitchKind
-    live: bool
-    problems: Problems
-    channel: Channel
-    installed: Installed
-    routes: RouteWriter
-    reader: FlowReader
-    aside: Aside
-    jobs: Jobs
-
-    def owner_of(self, cookie: int) -> Owner:
-        """Whom one of our flows belongs to."""
-
-    def put_right(self, router: str, adds: Sequence[Route], gone: Sequence[Route]) -> None:
-        """Write these routes of a router, and delete those."""
-
-    def read_again(self) -> None:
-        """Read back all that it holds."""
-
-
+@dataclass(eq=False, repr=False)
 class Audit:
-    """See the module.  `mended` counts the flows that were put right."""
+    """See the module.
 
-    def __init__(self, switch: AuditedSwitch) -> None:
-        self.switch = switch
+    live              whether what the switch holds is known
+    owner_of          whom one of our flows belongs to, by its cookie
+    put_routes_right  write these routes of a router, and delete those
+    read_again        read back all that the switch holds
+    """
+
+    _kind: SwitchKind
+    _channel: Channel
+    _installed: Installed
+    _routes: RouteWriter
+    _reader: FlowReader
+    _aside: Aside
+    _jobs: Jobs
+    _live: Callable[[], bool]
+    _owner_of: Callable[[int], Owner]
+    _put_routes_right: Callable[[str, Sequence[Route], Sequence[Route]], None]
+    _read_again: Callable[[], None]
+
+    def __post_init__(self) -> None:
         self.mended = 0
+        """How many flows were put right."""
         self.mended_at: float | None = None
         self.looked_at: float | None = None
         """When the switch was last known to hold what it should, or what was put right then."""
@@ -107,15 +99,15 @@ class Audit:
         """Whether the switch tells what others change."""
         self._tells_additions = False
         self._hushed_until = 0.0
-        self.foreign = Foreign(switch.problems)
-        self.forms = Forms(switch.problems)
+        self.foreign = Foreign(self._channel.problems)
+        self.forms = Forms(self._channel.problems)
         self._clear()
 
     def _clear(self) -> None:
         self.foreign.clear()
         self.forms.accepted.clear()
         self._seen: dict[Key, Flow | None] = {}
-        self._routes: dict[int, dict[int, int | None]] = {}
+        self._told: dict[int, dict[int, int | None]] = {}
         self._large: set[int] = set()
         """Small tables with so many flows that only ours are asked for."""
         self._doubt = False
@@ -134,35 +126,27 @@ class Audit:
     def connected(self) -> None:
         """A connection stands, and nothing has been read yet: ask to be told."""
         self._clear()
-        self.tells = self.switch.kind.nicira
+        self.tells = self._kind.nicira
         self.looked_at = None
         if not self.tells:
             return
-        every = monitor.ADD | monitor.DELETE | monitor.MODIFY
-        self.switch.channel.tell(
-            b"".join(
-                monitor.request(
-                    table,
-                    table,
-                    every & ~monitor.ADD if table == layout.ROUTES else every,
-                    MONITOR_XID,
-                )
-                for table in range(layout.VM + 1)
-            )
-        )
+        told = dict.fromkeys(range(layout.VM + 1), monitor.ADD | monitor.DELETE | monitor.MODIFY)
+        told[layout.ROUTES] &= ~monitor.ADD
+        asked = [monitor.request(table, table, what, MONITOR_XID) for table, what in told.items()]
+        self._channel.tell(b"".join(asked))
         self._tells_additions = False
 
     def refused(self) -> None:
         """The switch has no flow monitors."""
         if self.tells:
-            log.warning("%s does not tell what others change: it is read", self.switch.name)
+            log.warning("%s does not tell what others change: it is read", self._channel.name)
         self.tells = False
 
     def bulk(self) -> None:
         """Many routes are about to be added."""
         if self._tells_additions:
             self._tells_additions = False
-            self.switch.channel.tell(monitor.cancel(ADDED_ROUTES))
+            self._channel.tell(monitor.cancel(ADDED_ROUTES))
 
     def hushed(self, until: float) -> None:
         """Until then there may be flows in INGRESS that end by themselves."""
@@ -177,14 +161,14 @@ class Audit:
     def take(self, raw: bytes) -> None:
         """The switch tells what others have changed (`monitor.is_updates`)."""
         try:
-            routes, message = self.switch.routes.packer.read_updates(raw)
+            routes, message = self._routes.packer.read_updates(raw)
         except wire.WireError as error:
-            log.warning("%s: flow monitor: %s", self.switch.name, error)
+            log.warning("%s: flow monitor: %s", self._channel.name, error)
             self._doubt = True
             return
         if any(xid is None or xid in OTHERS_XIDS for xid in message.own):
             self._doubt = True
-        if (routes or message.updates) and not self.switch.live:
+        if (routes or message.updates) and not self._live():
             self._doubt = True
         for route in routes:
             self._route(route)
@@ -198,16 +182,16 @@ class Audit:
         own = cookie == cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
         if event != UpdateEvent.DELETED and not own:
             hop = ODD
-            if self.switch.routes.expected(router, key) is None:
+            if self._routes.expected(router, key) is None:
                 flow = route_flow(router, net, plen, 0, cookie)
                 self._small(UpdateEvent(event), replace(flow, actions=()))
                 return
-        self._heard_at = self.switch.clock.now()
-        told = self._routes.setdefault(router, {})
+        self._heard_at = self._channel.clock.now()
+        told = self._told.setdefault(router, {})
         told[key] = None if event == UpdateEvent.DELETED else hop
 
     def _small(self, event: UpdateEvent, flow: Flow) -> None:
-        if flow.key in self.switch.installed.flows or ours(flow):
+        if flow.key in self._installed.flows or ours(flow):
             self._seen[flow.key] = None if event is UpdateEvent.DELETED else flow
         elif event is UpdateEvent.DELETED:
             self.foreign.gone(flow.key)
@@ -217,21 +201,21 @@ class Audit:
     @property
     def pending(self) -> bool:
         """Whether it is known that the switch does not hold what it should."""
-        return bool(self._seen or self._routes)
+        return bool(self._seen or self._told)
 
     # --- time ------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Do what is due."""
-        if not self.switch.live:
+        if not self._live():
             return
         self._credit = min(QUICK, self._credit + (now - self._credit_at) / COUNT_S)
         self._credit_at = now
-        if (self._seen or self._routes) and self._credit >= 1:
+        if (self._seen or self._told) and self._credit >= 1:
             self._credit -= 1
             self._mend(now)
         if self.forms.accepted:
-            self.forms.keep(self.switch.installed.flows, {})
+            self.forms.keep(self._installed.flows, {})
             self._doubt |= now >= self._read_at + ACCEPTED_S
         if not self._reading and now >= self._read_at and (self._doubt or not self.tells):
             self._doubt = False
@@ -244,29 +228,29 @@ class Audit:
             if self._unsaid and now - (self.mended_at or 0) > 3 * COUNT_S:
                 log.warning(
                     "%s: %d flows that somebody else had changed were written back",
-                    self.switch.name,
+                    self._channel.name,
                     self._unsaid,
                 )
                 self._unsaid = 0
-                self.switch.problems.end(CHANGED)
+                self._channel.problems.end(CHANGED)
         if now >= self._name_at:
-            begun = self.switch.clock.now()
-            self.foreign.name(self.switch.installed.flows, self.switch.routes.count > 0)
-            self._name_at = now + max(COUNT_S, (self.switch.clock.now() - begun) / READ_SHARE)
+            begun = self._channel.clock.now()
+            self.foreign.name(self._installed.flows, self._routes.count > 0)
+            self._name_at = now + max(COUNT_S, (self._channel.clock.now() - begun) / READ_SHARE)
 
     def _begin(self, steps: Generator[SwitchRequest, Any, None]) -> None:
         """Ask beside the jobs, until the switch goes away."""
-        generation = self.switch.channel.generation
+        generation = self._channel.generation
 
         def go_on(value: Any = None) -> None:
-            if generation != self.switch.channel.generation:
+            if generation != self._channel.generation:
                 steps.close()
                 return
             try:
                 awaited = advance(steps, value)
             except StopIteration:
                 return
-            self.switch.channel.ask(awaited, go_on)
+            self._channel.ask(awaited, go_on)
 
         go_on()
 
@@ -274,33 +258,33 @@ class Audit:
 
     def _count(self, now: float) -> Generator[SwitchRequest, Any, None]:
         """How many flows are there, and is it as many as there should be?"""
-        switch, installed = self.switch, self.switch.installed
         try:
-            quiet, edits, written = self._quiet, installed.edits, switch.channel.written
-            reply = yield switch.reader.count_request()
-            if not reply or not switch.live or edits != installed.edits:
+            quiet, edits = self._quiet, self._installed.edits
+            written = self._channel.written
+            reply = yield self._reader.count_request()
+            if not reply or not self._live() or edits != self._installed.edits:
                 return
-            quiet = quiet and self._quiet and written == switch.channel.written
+            quiet = quiet and self._quiet and written == self._channel.written
             # Open vSwitch carries out in order, and so counts the small tables as they are believed
             # to be, while routes are written; another switch may do so at the next barrier.
-            if not quiet and not switch.kind.nicira:
+            if not quiet and not self._kind.nicira:
                 return
             if quiet and self.tells and not self._tells_additions:
                 self._tells_additions = True
                 more = ADDED_ROUTES, layout.ROUTES, monitor.ADD, MONITOR_XID
-                switch.channel.tell(monitor.request(*more))
-            if not self._seen and not self._routes and self._as_many(reply, quiet):
+                self._channel.tell(monitor.request(*more))
+            if not self._seen and not self._told and self._as_many(reply, quiet):
                 self._miscounted = 0
                 if self.tells:
                     self.looked_at = now
                 return
             self._miscounted += 1
-            if self._miscounted % 2 == 0 or not switch.kind.nicira:
+            if self._miscounted % 2 == 0 or not self._kind.nicira:
                 self._doubt = True
                 self._read_at = now
             elif self._missing and self._miscounted > 4 and now >= self._anew_at:
                 self._anew_at = now + ANEW_S
-                switch.read_again()
+                self._read_again()
         except NotAnsweredError:
             self._count_at = now + REFUSED_S
         finally:
@@ -309,28 +293,27 @@ class Audit:
     @property
     def _quiet(self) -> bool:
         """Whether the switch holds what is believed: nothing is on its way."""
-        switch = self.switch
-        return switch.live and not switch.jobs.busy and not switch.channel.in_flight_bytes
+        return self._live() and not self._jobs.busy and not self._channel.in_flight_bytes
 
     def _as_many(self, reply: list[Any], quiet: bool) -> bool:
         """Whether so many are there as should be: routes where the switch is `quiet`."""
         expected: dict[int, int] = {}
-        for table, _, _ in [*self.switch.installed.flows, *self.foreign.flows]:
+        for table, _, _ in [*self._installed.flows, *self.foreign.flows]:
             expected[table] = expected.get(table, 0) + 1
-        small = self.switch.kind.counts(reply)
-        if self.switch.kind.nicira:  # otherwise none can be asked for ours alone
+        small = self._kind.counts(reply)
+        if self._kind.nicira:  # otherwise none can be asked for ours alone
             self._large = {table for table, flows in small.items() if flows > READ_WHOLE}
         routes = small.pop(layout.ROUTES, 0)
-        wanted = self.switch.routes.count + expected.pop(layout.ROUTES, 0)
+        wanted = self._routes.count + expected.pop(layout.ROUTES, 0)
         # There before, or added while that was not told; of a router that is set aside it is not
         # known how many are there.
         if quiet:
-            self.foreign.beside = 0 if self.switch.aside else max(0, routes - wanted)
+            self.foreign.beside = 0 if self._aside else max(0, routes - wanted)
         self._missing = quiet and routes < wanted
         if self._missing:
             return False
         unknown = self.foreign.overfull | self._large
-        if self.switch.kind.asks or self.switch.clock.now() < self._hushed_until:
+        if self._kind.asks or self._channel.clock.now() < self._hushed_until:
             unknown.add(layout.INGRESS)
         return all(
             small.get(table, 0) == expected.get(table, 0)
@@ -342,10 +325,9 @@ class Audit:
     def _look(self, now: float) -> Generator[SwitchRequest, Any, None]:
         """Read the small tables, put right what differs, and read that again: what then reads as
         before is in force and reads otherwise in this switch, whose form of it is accepted."""
-        switch = self.switch
         count, pause_s, whole = 0, COUNT_S, True
         try:
-            for table in switch.kind.small_tables:
+            for table in self._kind.small_tables:
                 seen = yield from self._read(table)
                 if seen is None:
                     self._doubt, whole = True, False
@@ -357,10 +339,10 @@ class Audit:
                     for key in mended:
                         form = (again or {}).get(key)
                         # What is none of ours, or was told of since, somebody else has put back.
-                        if key not in switch.installed.flows or key in self._seen:
+                        if key not in self._installed.flows or key in self._seen:
                             continue
                         if form is not None and form == seen.get(key):
-                            self.forms.accept(switch.installed.flows[key], form)
+                            self.forms.accept(self._installed.flows[key], form)
             if whole:
                 self.looked_at = now
         except NotAnsweredError:
@@ -371,15 +353,14 @@ class Audit:
 
     def _read(self, table: int) -> Generator[SwitchRequest, Any, dict[Key, Flow | None] | None]:
         """What a small table holds; None where it does not stand still meanwhile."""
-        switch = self.switch
         for _ in range(3):
-            edits = switch.installed.edits
-            reply = yield switch.reader.table_request(table, self._large)
+            edits = self._installed.edits
+            reply = yield self._reader.table_request(table, self._large)
             flows = [stats.flow for stats in reply]
-            if not switch.live:
+            if not self._live():
                 return None
-            if edits == switch.installed.edits:
-                installed = switch.installed.flows
+            if edits == self._installed.edits:
+                installed = self._installed.flows
                 kept: list[Flow] = []
                 others: list[Flow] = []
                 for flow in flows:
@@ -395,24 +376,23 @@ class Audit:
     def _mend(self, now: float) -> None:
         seen, self._seen = self._seen, {}
         self._put_right(seen, now)
-        if sum(map(len, self._routes.values())) > MANY and now - self._heard_at < SETTLE_S:
+        if sum(map(len, self._told.values())) > MANY and now - self._heard_at < SETTLE_S:
             return  # the rest of the small tables may still be behind these news
-        routes, self._routes = self._routes, {}
+        routes, self._told = self._told, {}
         for router, found in routes.items():
             self.foreign.routes_gone(router, found)
             own = cookies.of(layout.ROUTES, router)
             self._has_mended(self._mend_routes(router, found), now, own)
 
     def _mend_routes(self, router: int, found: Mapping[int, int | None]) -> int:
-        switch = self.switch
-        name, adds, gone = switch.routes.differing(router, found)
+        name, adds, gone = self._routes.differing(router, found)
         if adds or gone:
-            switch.put_right(name, adds, gone)
+            self._put_routes_right(name, adds, gone)
         return len(adds) + len(gone)
 
     def _put_right(self, seen: dict[Key, Flow | None], now: float) -> list[Key]:
-        differs = difference(seen, self.switch.installed.flows, self.forms.accepted)
-        self.switch.installed.write_at_once(differs.batches)
+        differs = difference(seen, self._installed.flows, self.forms.accepted)
+        self._installed.write_at_once(differs.batches)
         flows = [flow for batch in differs.batches for _, flow in batch]
         if flows:
             self._has_mended(differs.mended, now, flows[0].cookie)
@@ -431,12 +411,13 @@ class Audit:
         if not self._unsaid:
             log.warning(
                 "%s: somebody else changes its flows, those of %s first: they are written back",
-                self.switch.name,
-                self.switch.owner_of(first),
+                self._channel.name,
+                self._owner_of(first),
             )
         self._unsaid += count
         if self._streak >= AGAIN:
-            self.switch.problems.begin(CHANGED, "somebody else changes its flows again and again")
+            words = "somebody else changes its flows again and again"
+            self._channel.problems.begin(CHANGED, words)
 
     def row(self, now: float) -> dict[str, Any]:
         """For verb status."""

@@ -6,9 +6,9 @@ by `switch` and `writer` when something changes.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from xenflow.routes.router_state import Changes, RouterState
+from xenflow.routes.router_state import RouterState
 from xenflow.switch.channel import Channel
 from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reactive import Reactive
@@ -18,24 +18,20 @@ from xenflow.tables.sent_up import Question
 from xenflow.tables.site import Site
 
 
+@dataclass(eq=False, repr=False)
 class Decisions:
     """See the module."""
 
-    def __init__(
-        self,
-        kind: SwitchKind,
-        channel: Channel,
-        known: Known,
-        wanted: WantedFlows,
-        routes: RouteWriter,
-    ) -> None:
-        self._kind = kind
-        self._channel = channel
-        self._known = known
-        self._wanted = wanted
-        self._routes = routes
+    _kind: SwitchKind
+    _channel: Channel
+    _known: Known
+    _wanted: WantedFlows
+    _routes: RouteWriter
+
+    def __post_init__(self) -> None:
         self._answers: Reactive | None = None
-        self._exact = kind.exact_flows(channel)
+        self.exact = self._kind.exact_flows(self._channel)
+        """The flows that follow from the answers."""
 
     def decide(self, asked: Question) -> bytes | None:
         """The messages that answer a packet-in; None where it is for no router here, or the switch
@@ -64,18 +60,9 @@ class Decisions:
         messages = self.decide(asked)
         if messages is not None:
             self._channel.send(messages)
-            self._exact.made(messages)
+            self.exact.made(messages)
         return messages is not None
 
     def outdated(self) -> None:
         """Something has changed: what is asked from now on is decided anew."""
         self._answers = None
-
-    def forget(self, router: int | None = None) -> None:
-        """The flows that follow from the answers for a router, by its id, or for all, may be wrong:
-        they are asked for again."""
-        self._exact.forget(router)
-
-    def follow(self, router: int, state: RouterState, changes: Changes) -> None:
-        """The same with those that may follow from what a router has changed."""
-        self._exact.follow(router, state, changes)

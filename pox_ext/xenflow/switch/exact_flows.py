@@ -1,7 +1,7 @@
 """The exact flows that the controller's answers leave in a switch: deleted where they may have
 become wrong; the next packet of each asks again.
 
-Which of these a switch has `kind` says.  Called by `decisions`.
+Which of these a switch has `kind` says.  Called by `decisions` and `writer`.
 """
 
 from __future__ import annotations

@@ -77,12 +77,12 @@ class Installed:
             self._channel.fence()
 
     def write_with_room(self, batches: Batches) -> Job:
-        """The same, no faster than the switch takes them.  Among flows of next hops there are
-        pauses: they may be very many, and jobs alone write them."""
+        """The same, no faster than the switch takes them.  Among those that follow from what a
+        router says there are pauses: they may be very many, and jobs alone write them."""
         for batch in batches:
             for number, (add, flow) in enumerate(batch, 1):
                 self.write(add, flow)
-                if number % PIECE == 0 and flow.table in layout.NETWORK_WIDE:
+                if number % PIECE == 0 and view_dependent(flow):
                     yield ROOM
             self._channel.fence()
             yield ROOM

@@ -79,6 +79,7 @@ def fence(channel: Channel, then: Done) -> Job:
     then(None)
 
 
+@dataclass(eq=False, repr=False)
 class Jobs:
     """See the module.
 
@@ -87,17 +88,12 @@ class Jobs:
     given_up       called with the reason where what was asked for cannot be said any more
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        read_again: Callable[[float], Job],
-        router_failed: Callable[[str, Exception], Job],
-        given_up: Callable[[str], None],
-    ) -> None:
-        self._channel = channel
-        self._read_again = read_again
-        self._router_failed = router_failed
-        self._given_up = given_up
+    _channel: Channel
+    _read_again: Callable[[float], Job]
+    _router_failed: Callable[[str, Exception], Job]
+    _given_up: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self._queue: deque[QueuedJob] = deque()
         self._task: QueuedJob | None = None
         self._put_first: set[QueuedJob] = set()
@@ -130,7 +126,7 @@ class Jobs:
 
     def submit_of(self, router: str, steps: Job, size: int = 0) -> None:
         """The same with a job that is one router's affair."""
-        self.submit_task(QueuedJob(steps, router, {router}), size)
+        self.submit_task(router_task(router, steps), size)
 
     def submit_task(self, task: QueuedJob, size: int) -> None:
         """The same with a job that may get more to do before it begins (`enlarge`)."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from xenflow.model.network import Datapath, DatapathKind, Link, Network, Pipeline, Router
-from xenflow.openflow import build, statistics
+from xenflow.openflow import build
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Actions, Flow, match
 from xenflow.openflow.parse import PacketIn
@@ -59,16 +59,8 @@ class SwitchKind:
     """Who answers first packets."""
     pack = staticmethod(build.flow_mod)
 
-    def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
-        """Which flows are there with this cookie under this mask?"""
-        return statistics.flow_request(table, cookie, mask, what, xid)
-
-    def count_request(self, xid: int) -> bytes:
-        """How many flows are there?"""
-        return statistics.table_request(xid)
-
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
-        """The answer to that: flows by table."""
+        """The answer to its reader's `count_request`: flows by table."""
         return {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
 
     def sent_up(
@@ -120,12 +112,6 @@ class PlainSwitch(SwitchKind):
     )
     reader = PlainFlowReader
     pack = staticmethod(build.flow_mod_of10)
-
-    def flows_request(self, xid: int, table: int, cookie: int, mask: int, what: f.Match) -> bytes:
-        return statistics.flow_request_of10(xid=xid)
-
-    def count_request(self, xid: int) -> bytes:
-        return statistics.aggregate_request_of10(xid=xid)
 
     def counts(self, reply: Sequence[Any]) -> dict[int, int]:
         return {0: reply[0].flows}

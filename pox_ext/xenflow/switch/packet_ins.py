@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from xenflow.model.network import Network
 from xenflow.switch.port_budget import RATE_PER_S, PortBudgets
+from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
 from xenflow.tables.layout import Reg, Up
 
@@ -25,18 +26,22 @@ ROUTED_WORDS = (
     f"more than {RATE_PER_S:.0f} frames a second that others on this host have routed to it have "
     "to be looked at by the controller: those beyond are not looked at"
 )
+COPIED_WORDS = (
+    f"its VM, which may be suspended soon, gets more than {RATE_PER_S:.0f} frames a second that "
+    "are copied to the controller: the copies beyond are not kept, and such a frame is lost where "
+    "the VM has not read it before"
+)
 REASONS = {why.value: why.name.lower() for why in Up}
 
 
 class PacketIns:
     """See the module."""
 
-    def __init__(self, network: Network, problems: Problems) -> None:
+    def __init__(self, network: Network, ports: Ports, problems: Problems) -> None:
+        self._ports = ports
         self._problems = problems
-        self._router_of: Mapping[str, str] = {}
-        self._routed_to: dict[str, str] = {}
-        """The router of each budget of packet-ins without a port."""
-        self._ports: Mapping[str, tuple[int, bool]] = {}
+        self._routed_to: dict[str, tuple[str, str]] = {}
+        """Of each budget of packet-ins without a port: the router, and the words."""
         self._budgets = PortBudgets()
         self.admits = self._budgets.spend
         """`admits(port number, now)`: whether a packet-in may be looked at."""
@@ -48,24 +53,21 @@ class PacketIns:
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
         self._network = network
-        self._router_of = network.vif_routers
-        self.ports_are(self._ports)
+        self.ports_changed()
 
-    def ports_are(self, ports: Mapping[str, tuple[int, bool]]) -> None:
-        """The switch's ports: number and carrier, by name."""
-        self._ports = ports
-        numbers = {name: number for name, (number, _) in ports.items()}
-        self._budgets.set_ports(numbers, self._router_of)
+    def ports_changed(self) -> None:
+        """The switch has other ports, or with other numbers."""
+        self._budgets.set_ports(self._ports.numbers, self._network.vif_routers)
 
     def admits_routed(self, registers: Mapping[str, int], now: float) -> bool:
         """Whether a packet-in without a port may be looked at: it was routed here before, maybe for
         a VM of this host.  What it comes up for has a budget: a router, and why (`layout.Up`)."""
         router = self._network.router_names.get(registers.get(Reg.ROUTER, 0))
-        why = REASONS.get(registers.get(Reg.SENT_UP, 0))
-        if router is None or why is None:
+        sent_up = registers.get(Reg.SENT_UP, 0)
+        if router is None or sent_up not in REASONS:
             return True
-        name = f"{router}: {why}"
-        self._routed_to[name] = router
+        name = f"{router}: {REASONS[sent_up]}"
+        self._routed_to[name] = router, COPIED_WORDS if sent_up == Up.COPIED else ROUTED_WORDS
         return self._budgets.spend_of(name, now)
 
     @property
@@ -78,10 +80,10 @@ class PacketIns:
         for name, count in self.dropped.items():
             if count != self._seen.get(name, 0):
                 self._seen[name] = count
-                if name in self._router_of:
-                    self._grew[self._router_of[name]] = now, WORDS
-                elif self._routed_to.get(name) in self._network.routers:
-                    self._grew[self._routed_to[name]] = now, ROUTED_WORDS
+                sender = self._network.vif_routers.get(name)
+                router, words = (sender, WORDS) if sender else self._routed_to.get(name, ("", ""))
+                if router in self._network.routers:
+                    self._grew[router] = now, words
         for router, (at, words) in list(self._grew.items()):
             if now - at < QUIET_S:
                 self._problems.begin(FLOOD, words, router)

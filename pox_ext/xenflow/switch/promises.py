@@ -8,6 +8,7 @@ what shall be in force a proof behind it.  Part of a `switch.Switch`; called by 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from xenflow.switch.channel import Channel
@@ -15,6 +16,7 @@ from xenflow.switch.jobs import Jobs, fence
 from xenflow.switch.proof import Done, Promise, Proof
 
 
+@dataclass(eq=False, repr=False)
 class Promises:
     """See the module.
 
@@ -22,19 +24,13 @@ class Promises:
     known  whether what the switch holds is known
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        jobs: Jobs,
-        proof: Proof,
-        nudge: bytes,
-        known: Callable[[], bool],
-    ) -> None:
-        self._channel = channel
-        self._jobs = jobs
-        self._proof = proof
-        self._nudge = nudge
-        self._known = known
+    _channel: Channel
+    _jobs: Jobs
+    _proof: Proof
+    _nudge: bytes
+    _known: Callable[[], bool]
+
+    def __post_init__(self) -> None:
         self._open: list[Promise] = []
         self._many = 64
         """From so many on those that were kept are sorted out."""

@@ -10,12 +10,13 @@ Called by `switch`, `writer` and `audit`, and for what is shown or moved by `con
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator, Iterable, Mapping
+from collections.abc import Callable, Container, Generator, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xenflow.model.network import Router
 from xenflow.openflow import statistics
-from xenflow.openflow.flow import Flow, Match, match
+from xenflow.openflow.flow import Flow
 from xenflow.openflow.statistics import FlowStats
 from xenflow.openflow.wire import ALL_TABLES
 from xenflow.switch.channel import Answer, Channel, NotAnsweredError, SwitchRequest, advance
@@ -44,18 +45,18 @@ Steps = Generator[SwitchRequest | float, Any, None]
 Take = Callable[[list[Flow]], None]
 
 
+@dataclass(eq=False, repr=False)
 class FlowReader:
     """Of a switch with Nicira's extensions."""
 
-    def __init__(self, channel: Channel, kind: SwitchKind, installed: Installed) -> None:
-        self._channel = channel
-        self._kind = kind
-        self._installed = installed
+    _channel: Channel
+    _kind: SwitchKind
+    _installed: Installed
 
-    def flows_request(self, table: int, cookie: int, mask: int, what: Match = ()) -> SwitchRequest:
+    def flows_request(self, table: int, cookie: int, mask: int) -> SwitchRequest:
         """Which flows are there with this cookie under this mask?"""
         xid = self._channel.xid()
-        return SwitchRequest(xid, self._kind.flows_request(xid, table, cookie, mask, what))
+        return SwitchRequest(xid, statistics.flow_request(table, cookie, mask, xid=xid))
 
     def table_request(self, table: int, large: Container[int]) -> SwitchRequest:
         """All flows of a table, or ours alone where it is one of the large ones."""
@@ -66,7 +67,7 @@ class FlowReader:
     def count_request(self) -> SwitchRequest:
         """How many flows are there?"""
         xid = self._channel.xid()
-        return SwitchRequest(xid, self._kind.count_request(xid))
+        return SwitchRequest(xid, statistics.table_request(xid))
 
     # --- for jobs -----------------------------------------------------------------------------
 
@@ -84,19 +85,19 @@ class FlowReader:
         yield from self._routes(chunk_questions(router), take_routes)
 
     def _routes(self, questions: Questions, take_routes: Take) -> Steps:
-        def take(stats: list[FlowStats]) -> bool:
+        def take(stats: list[FlowStats]) -> None:
             take_routes([each.flow for each in stats])
-            return True
 
         yield from self._read(questions, take)
 
-    def _read(self, questions: Questions, take: Callable[[list[FlowStats]], bool]) -> Steps:
-        """Ask the questions one after the other, with pauses; `take` says whether to go on."""
+    def _read(self, questions: Questions, take: Callable[[list[FlowStats]], bool | None]) -> Steps:
+        """Ask the questions one after the other, with pauses, until `take` says that it has
+        enough."""
         try:
             question = next(questions)
             while True:
                 count, flows = yield from self._read_part(question)
-                if not take(flows):
+                if take(flows):
                     return
                 yield COUNT_PACE_S if isinstance(question, Count) else PACE_S
                 question = questions.send(count)
@@ -139,10 +140,9 @@ class FlowReader:
         table: int = ALL_TABLES,
         cookie: int = 0,
         mask: int = 0,
-        what: Mapping[str, Any] | None = None,
     ) -> None:
         """Read flows with their counters."""
-        self._channel.ask(self.flows_request(table, cookie, mask, match(**(what or {}))), then)
+        self._channel.ask(self.flows_request(table, cookie, mask), then)
 
     def show(
         self,
@@ -192,7 +192,7 @@ class FlowReader:
 
         def take(flows: list[FlowStats]) -> bool:
             some.extend(flows)
-            return len(some) < limit
+            return len(some) >= limit
 
         yield from self._read(questions, take)
         return some, total
@@ -217,6 +217,14 @@ class FlowReader:
 
 class PlainFlowReader(FlowReader):
     """Of a switch that can only be asked for all its flows."""
+
+    def flows_request(self, table: int, cookie: int, mask: int) -> SwitchRequest:
+        xid = self._channel.xid()
+        return SwitchRequest(xid, statistics.flow_request_of10(xid=xid))
+
+    def count_request(self) -> SwitchRequest:
+        xid = self._channel.xid()
+        return SwitchRequest(xid, statistics.aggregate_request_of10(xid=xid))
 
     def everything(self, take: Take, take_routes: Take) -> Steps:
         """See `FlowReader`: there is one table."""

@@ -45,6 +45,8 @@ class RefusedFrames:
         self._counts: dict[str, dict[FlowKey, int]] = {}
         """What each flow had counted when its datapath was asked last."""
         self._grew: dict[_Key, float] = {}
+        self._asked: set[str] = set()
+        """The datapaths that have not answered yet."""
 
     def network_is(self, network: Network) -> None:
         """The network, or what has become of it."""
@@ -56,7 +58,9 @@ class RefusedFrames:
             return
         self._due = now + READ_S
         for switch in self._switches.values():
-            if switch.live and switch.datapath.kind is DatapathKind.HOST:
+            host = switch.datapath.kind is DatapathKind.HOST
+            if host and switch.live and switch.name not in self._asked:
+                self._asked.add(switch.name)
                 switch.reader.stats(
                     partial(self._read, switch, now),
                     layout.INGRESS,
@@ -65,6 +69,7 @@ class RefusedFrames:
                 )
 
     def _read(self, switch: Switch, now: float, stats: Answer) -> None:
+        self._asked.discard(switch.name)
         if isinstance(stats, NotAnsweredError):
             return  # which is said already
         before = self._counts.get(switch.name, {})

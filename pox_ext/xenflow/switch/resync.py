@@ -6,15 +6,21 @@ Called by `switch` when it connects, and when what it holds is not what is thoug
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-from xenflow.openflow.flow import Flow, Flows
-from xenflow.switch.jobs import Job, QueuedJob, fence, router_task
-from xenflow.tables import cookies, layout
-
-if TYPE_CHECKING:
-    from xenflow.switch.switch import Switch
+from xenflow.openflow.flow import Flow
+from xenflow.switch.aside import Aside
+from xenflow.switch.audit import Audit
+from xenflow.switch.channel import Channel
+from xenflow.switch.installed import Installed
+from xenflow.switch.jobs import Job, Jobs, QueuedJob, fence, router_task
+from xenflow.switch.reading import FlowReader
+from xenflow.switch.routes import RouteWriter
+from xenflow.switch.rules import Rules
+from xenflow.switch.wanted import Known, WantedFlows
+from xenflow.switch.writer import Writer
 
 log = logging.getLogger("xenflow.resync")
 
@@ -29,95 +35,118 @@ LOST_RULES = "rules"
 known here."""
 
 
-def resync(switch: Switch, pause_s: float = 0.0) -> Job:
-    """Read what a switch holds of ours, after a pause; then write what differs."""
-    switch.live = False
-    if pause_s:
-        yield pause_s
-    switch.routers.read_anew(switch)
-    started = switch.clock.now()
-    switch.installed.clear()
-    switch.wanted.read_anew()
-    switch.routes.read_anew()
-    switch.writer.clear()
-    switch.aside.begin_all()
-    if any(switch.aside.refused(router) for router in switch.aside):
-        switch.channel.narrow()
+class Placed(Known, Protocol):
+    """What the Rule Table knows of the routers, and of where they are."""
 
-    def take(flows: list[Flow]) -> None:
-        switch.audit.found(flows)
-        switch.installed.found(flows)
+    def must_wait(self, holds_flows: bool) -> bool:
+        """Whether a switch that holds flows, or none, must not be written to yet, because where
+        the routers are is not known."""
 
-    yield from switch.reader.everything(take, switch.routes.take)
-    if not switch.was_read:  # later they may be those that an operator has just removed
-        switch.was_read = True
-        if lost := _unknown_rules(switch.installed.flows, switch.rules):
+
+@dataclass(eq=False, repr=False)
+class Resync:
+    """See the module.
+
+    begun      called when the switch is being read: what it holds is not known
+    caught_up  called when it gives the VMs their packets again
+    """
+
+    _known: Placed
+    _channel: Channel
+    _reader: FlowReader
+    _rules: Rules
+    _aside: Aside
+    _wanted: WantedFlows
+    _installed: Installed
+    _routes: RouteWriter
+    _writer: Writer
+    _jobs: Jobs
+    _audit: Audit
+    _begun: Callable[[], None]
+    _caught_up: Callable[[], None]
+    live: bool = False
+    """Whether what the switch holds is known."""
+
+    def read_back(self, pause_s: float = 0.0) -> Job:
+        """Read what the switch holds of ours, after a pause; then write what differs."""
+        self.live = False
+        if pause_s:
+            yield pause_s
+        self._begun()
+        started = self._channel.clock.now()
+        for part in (self._installed, self._routes, self._writer):
+            part.clear()
+        self._wanted.read_anew()
+        self._aside.begin_all()
+        if any(map(self._aside.refused, self._aside)):
+            self._channel.narrow()
+        yield from self._reader.everything(self._take, self._routes.take)
+        self._say_lost_rules()
+        held, routes = self._installed.flows, sum(map(len, self._routes.found.values()))
+        while self._known.must_wait(bool(held or routes)):
+            yield LOOK_AGAIN_S
+        self.live = True
+        log.info(
+            "%s: holds %d local flows and %d routes, read in %.3f s",
+            self._channel.name,
+            len(held),
+            routes,
+            self._channel.clock.now() - started,
+        )
+        self._jobs.are_next(self._what_differs())
+
+    def _take(self, flows: list[Flow]) -> None:
+        self._audit.found(flows)
+        self._installed.found(flows)
+
+    def _say_lost_rules(self) -> None:
+        self._rules.found(self._installed.flows.values())
+        if lost := len(self._rules.lost):
             words = (
                 f"it held an operator's rules that this controller does not know ({lost}): they "
                 "are deleted; those that are still wanted have to be added anew (`rule add`)"
             )
-            switch.problems.begin(LOST_RULES, words)
-    routes = sum(map(len, switch.routes.found.values()))
-    while switch.routers.must_wait(bool(switch.installed.flows or routes)):
-        yield LOOK_AGAIN_S
-    switch.live = True
-    log.info(
-        "%s: holds %d local flows and %d routes, read in %.3f s",
-        switch.name,
-        len(switch.installed.flows),
-        routes,
-        switch.clock.now() - started,
-    )
-    switch.jobs.are_next(_what_differs(switch))
+            self._channel.problems.begin(LOST_RULES, words)
 
+    def _what_differs(self) -> list[QueuedJob]:
+        """What comes before whatever waits to be told that the switch is up to date, and in place
+        of what an earlier reading has left to be done."""
+        tasks: list[QueuedJob] = []
+        for router in self._wanted.network.routers.values():
+            if not self._wanted.forwards(router.name):
+                if self._routes.found.get(router.name):
+                    tasks.append(QueuedJob(self._writer.forget(router)))
+            elif self._known.state(router.name) is not None:
+                tasks.append(router_task(router.name, self._writer.sync(router.name)))
+        tasks.append(QueuedJob(self._writer.small()))
 
-def _unknown_rules(installed: Flows, rules: Iterable[str]) -> int:
-    """How many flows are an operator's rules that are none of these."""
-    known = {cookies.rule_id(name) for name in rules}
-    owners = (cookies.owner_of(f.cookie) for f in installed.values() if f.table == layout.INGRESS)
-    return sum(kind == cookies.RULE and number not in known for kind, number in owners)
+        def gives_to_vms(error: str | None) -> None:
+            if not error:
+                self._caught_up()
 
+        def took_all(error: str | None) -> None:
+            if self.live and not error:
+                self._channel.problems.end(REFUSED)
 
-def _what_differs(switch: Switch) -> list[QueuedJob]:
-    """What comes before whatever waits to be told that the switch is up to date, and in place of
-    what an earlier reading has left to be done."""
-    tasks: list[QueuedJob] = []
-    for router in switch.network.routers.values():
-        if not switch.forwards(router.name):
-            if switch.routes.found.get(router.name):
-                tasks.append(QueuedJob(switch.writer.forget(router)))
-        elif switch.routers.state(router.name) is not None:
-            tasks.append(router_task(router.name, switch.sync(router.name)))
-    tasks.append(QueuedJob(switch.writer.small()))
+        vms = QueuedJob(fence(self._channel, gives_to_vms))
+        if self._writer.write_vm(self._wanted.network.links):  # it need not wait for the routes
+            tasks.insert(0, vms)
+        else:
+            tasks.append(vms)
+        return [*tasks, QueuedJob(fence(self._channel, took_all))]
 
-    def gives_to_vms(error: str | None) -> None:
-        if not error:
-            switch.routers.caught_up(switch)
+    def refused(self, text: str) -> None:
+        """The switch has refused a flow that is no router's own: what it holds is not what is
+        thought any more, and it is read back after a pause."""
+        if not self.live:
+            return
+        self.live = False
+        words = f"the switch refuses what it shall hold ({text}); it is read again"
+        self._channel.problems.begin(REFUSED, words)
+        generation = self._channel.generation
 
-    def took_all(error: str | None) -> None:
-        if switch.live and not error:
-            switch.problems.end(REFUSED)
+        def again() -> None:
+            if generation == self._channel.generation and not self.live:
+                self._jobs.submit(self.read_back())
 
-    vms = QueuedJob(fence(switch.channel, gives_to_vms))
-    if switch.writer.write_vm(switch.network.links):  # it need not wait for the routes
-        tasks.insert(0, vms)
-    else:
-        tasks.append(vms)
-    return [*tasks, QueuedJob(fence(switch.channel, took_all))]
-
-
-def refused(switch: Switch, text: str) -> None:
-    """A switch has refused a flow that is no router's own: what it holds is not what is thought any
-    more, and it is read back after a pause."""
-    if not switch.live:
-        return
-    switch.live = False
-    words = f"the switch refuses what it shall hold ({text}); it is read again"
-    switch.problems.begin(REFUSED, words)
-    generation = switch.channel.generation
-
-    def again() -> None:
-        if generation == switch.channel.generation and not switch.live:
-            switch.jobs.submit(resync(switch))
-
-    switch.clock.later(min(switch.jobs.pause_s(), LONGEST_REFUSED_S), again)
+        self._channel.clock.later(min(self._jobs.pause_s(), LONGEST_REFUSED_S), again)

@@ -10,6 +10,7 @@ Called by `writer`, whose jobs write them, and by `switch` and `audit`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from xenflow.model.network import Network, Router
 from xenflow.openflow.build import delete_by_cookie
@@ -34,19 +35,19 @@ Route = tuple[int, int, int]
 """Net, prefix length, next hop."""
 
 
+@dataclass(eq=False, repr=False)
 class RouteWriter:
     """See the module.  `bulk` is called when many are about to be added."""
 
-    def __init__(
-        self,
-        network: Network,
-        known: Known,
-        channel: Channel,
-        kind: SwitchKind,
-        installed: Installed,
-        aside: Aside,
-        bulk: Callable[[], None],
-    ) -> None:
+    network: Network
+    _known: Known
+    _channel: Channel
+    _kind: SwitchKind
+    _installed: Installed
+    _aside: Aside
+    _bulk: Callable[[], None]
+
+    def __post_init__(self) -> None:
         self.synced: set[str] = set()
         """The routers that are."""
         self.found: dict[str, dict[int, int]] = {}
@@ -55,30 +56,14 @@ class RouteWriter:
         """Ids of routers that have left, or whose first snapshot has broken off: which of their
         routes the switch holds is not known until it has been read, or they were deleted."""
         self.packer = RoutePacker()
-        self._names: dict[int, str] = {}
-        self._known = known
-        self._channel = channel
-        self._kind = kind
-        self._installed = installed
-        self._aside = aside
-        self._bulk = bulk
         self._streamed: dict[str, int] = {}
-        self.network_is(network)
-
-    def network_is(self, network: Network) -> None:
-        """The network, or what has become of it."""
-        self._names = network.router_names
 
     def name_of(self, router: int) -> str | None:
         """The router with an id."""
-        return self._names.get(router)
+        return self.network.router_names.get(router)
 
     def clear(self) -> None:
-        """The switch went away."""
-        self.read_anew()
-
-    def read_anew(self) -> None:
-        """What it holds is about to be read."""
+        """The switch went away, or what it holds is about to be read."""
         self.found = {}
         self.synced.clear()
         self.unsure.clear()
@@ -87,7 +72,7 @@ class RouteWriter:
     def take(self, flows: Iterable[Flow]) -> None:
         """These were read."""
         for flow in flows:
-            name = self._names.get(cookies.router_of(flow.cookie))
+            name = self.name_of(cookies.router_of(flow.cookie))
             if name is None:
                 self._installed.flows[flow.key] = flow
                 continue
@@ -150,7 +135,7 @@ class RouteWriter:
     def expected(self, router: int, key: int) -> int | None:
         """The next hop that a router's route (net << 8 | prefix length) leads to, once everything
         is written; None where there is no such route."""
-        name = self._names.get(router)
+        name = self.name_of(router)
         hop = self._expected(name).get(key, ODD) if name is not None else ODD
         return None if hop == ODD else hop
 
@@ -168,7 +153,7 @@ class RouteWriter:
     ) -> tuple[str, list[Route], list[Route]]:
         """Somebody else has changed a router's routes to these next hops (None: deleted them).
         Returns the router's name, what has to be added, and what to be deleted."""
-        name = self._names.get(router, "")
+        name = self.name_of(router) or ""
         adds: list[Route] = []
         gone: list[Route] = []
         if not name or name in self._aside:

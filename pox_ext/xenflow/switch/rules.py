@@ -9,7 +9,7 @@ Called by `management_service` and `switch`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -28,14 +28,26 @@ class Rules:
 
     def __init__(self) -> None:
         self._rules: dict[str, Rule] = {}
+        self.lost: set[int] = set()
+        """Ids (`cookies.rule_id`) of rules that the switch was found with and that are not known
+        here, until the rules are changed."""
+        self._known: set[int] = set()
+        """Ids of all that ever were known here, or lost before the last change."""
 
     def rows(self) -> list[Rule]:
         """As they were given."""
         return list(self._rules.values())
 
     def restore(self, rules: list[Rule]) -> None:
-        """Have these rules, which were accepted and kept before, and no others."""
-        self._rules = {rule["id"]: rule for rule in rules}
+        """Have these rules, which were kept before, and no others."""
+        self._rules = {rule["id"]: _kept(rule) for rule in rules}
+        self._known |= self.lost | set(map(cookies.rule_id, self._rules))
+        self.lost = set()
+
+    def found(self, flows: Iterable[Flow]) -> None:
+        """A switch was found with these flows of ours."""
+        owners = (cookies.owner_of(flow.cookie) for flow in flows if flow.table == layout.INGRESS)
+        self.lost |= {number for kind, number in owners if kind == cookies.RULE} - self._known
 
     def with_rule(self, rule: Rule, site: Site, replace: bool) -> tuple[Rule, list[Rule]]:
         """The rule as it is kept, and all rules with it added, or in place of the one with its id.
@@ -49,15 +61,10 @@ class Rules:
             raise ManagementError("unknown-rule", f"{site.name} has no rule {name} to replace")
         if not replace and name in self._rules:
             raise ManagementError("refused", f"{site.name} has a rule {name} already: replace it")
-        kept = {
-            "id": name,
-            "priority": rule.get("priority", 0),
-            "match": rule.get("match", {}),
-            "actions": rule.get("actions", []),
-        }
+        kept = _kept(rule)
         try:
             key = _flow(kept, site).key
-        except (FlowError, KeyError, ValueError, TypeError) as error:
+        except _NO_FLOW as error:
             raise ManagementError("bad-argument", f"rule {name}: {error}") from None
         if other := self._matching(key, site) - {name}:
             raise ManagementError(
@@ -71,7 +78,7 @@ class Rules:
         """The ids of the rules whose flow has this key."""
         found = set()
         for name, rule in self._rules.items():
-            with suppress(ValueError):  # a port that is gone
+            with suppress(*_NO_FLOW):  # a port that is gone
                 if _key(rule, site) == key:
                     found.add(name)
         return found
@@ -87,17 +94,38 @@ class Rules:
             raise ManagementError("unknown-rule", f"no rule {name}: there is {known}")
         return self._rules[name], [rule for rule in self._rules.values() if rule["id"] != name]
 
-    def flows(self, site: Site) -> Flows:
-        """The flows of all rules whose ports exist now."""
+    def flows(self, site: Site) -> tuple[Flows, dict[str, str]]:
+        """The flows of all rules whose ports exist now; and the ids of the rules that match as an
+        earlier one does with the same priority, now that their ports exist, each with that one's
+        id.  Of those the earlier one has the flow: it could not be added after the other, either.
+        """
         flows: Flows = {}
-        for rule in self._rules.values():
-            with suppress(ValueError):  # a port that is gone; the rule waits for it
+        first: dict[Key, str] = {}
+        later: dict[str, str] = {}
+        for name, rule in self._rules.items():
+            with suppress(*_NO_FLOW):  # a port that is gone; the rule waits for it
                 flow = _flow(rule, site)
-                flows[flow.key] = flow
-        return flows
+                if first.setdefault(flow.key, name) == name:
+                    flows[flow.key] = flow
+                else:
+                    later[name] = first[flow.key]
+        return flows, later
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rules)
+
+
+_NO_FLOW = (ValueError, TypeError)
+"""What is raised of a rule that makes no flow: what was kept may be a file that somebody wrote."""
+
+
+def _kept(rule: Rule) -> Rule:
+    return {
+        "id": rule["id"],
+        "priority": rule.get("priority", 0),
+        "match": rule.get("match", {}),
+        "actions": rule.get("actions", []),
+    }
 
 
 def _key(rule: Rule, site: Site) -> Key:

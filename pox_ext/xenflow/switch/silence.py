@@ -10,6 +10,7 @@ Called by `channel`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems
@@ -19,18 +20,18 @@ SILENT = "silent"
 """Cause of a `Problems` entry."""
 
 
+@dataclass(eq=False, repr=False)
 class Silence:
     """See the module.  `given_up` is called with the reason when a switch is silent."""
 
-    def __init__(
-        self, name: str, problems: Problems, clock: Clock, given_up: Callable[[str], None]
-    ) -> None:
+    _name: str
+    _problems: Problems
+    _clock: Clock
+    _given_up: Callable[[str], None]
+
+    def __post_init__(self) -> None:
         self.why = ""
         """Why nobody waits for the switch; "" while it answers."""
-        self._name = name
-        self._problems = problems
-        self._clock = clock
-        self._given_up = given_up
         self._owed: dict[int, None] = {}
         """The transaction ids of questions and barriers that are not answered, oldest first."""
         self._owes_since: float | None = None

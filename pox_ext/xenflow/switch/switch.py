@@ -17,6 +17,7 @@ what happens asks for; the parts do the work:
     decisions    answers to the first packets of flows
     reader       reading what is there
     audit        putting right what others change
+    resync       reading the switch back, and whether what it holds is known
     rules        an operator's
     packet_ins   what comes up, within bounds
 
@@ -51,17 +52,17 @@ from xenflow.switch.channel import PACKET_OUT_XID, Channel, NotAnsweredError
 from xenflow.switch.clock import Clock
 from xenflow.switch.decisions import Decisions
 from xenflow.switch.installed import Installed
-from xenflow.switch.jobs import EVERYBODY, ROOM, Job, Jobs, router_task
+from xenflow.switch.jobs import EVERYBODY, Job, Jobs, router_task
 from xenflow.switch.kind import kind_of
 from xenflow.switch.packet_ins import PacketIns
 from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
 from xenflow.switch.promises import Promises
 from xenflow.switch.proof import Done, Proof
-from xenflow.switch.resync import refused, resync
+from xenflow.switch.resync import Placed, Resync
 from xenflow.switch.routes import Route, RouteWriter
 from xenflow.switch.rules import Rules
-from xenflow.switch.wanted import Known, WantedFlows
+from xenflow.switch.wanted import WantedFlows
 from xenflow.switch.writer import Waiting, Writer
 from xenflow.tables import cookies, layout
 from xenflow.tables.pipeline import Owner, of_link, owners_of
@@ -78,12 +79,8 @@ EXACT_REFUSED_S = 10.0
 """For so long it is said that the switch refuses flows of the reactive pipeline."""
 
 
-class Routers(Known, Protocol):
-    """What a switch asks of the Rule Table about the routers."""
-
-    def must_wait(self, holds_flows: bool) -> bool:
-        """Whether a switch that holds flows, or none, must not be written to yet, because where
-        the routers are is not known."""
+class Routers(Placed, Protocol):
+    """What a switch asks of the Rule Table about the routers, and tells it."""
 
     def read_anew(self, switch: Switch) -> None:
         """A switch is being read back: what it holds is not known."""
@@ -109,10 +106,6 @@ class Switch:
         self.routers = routers
         self.clock = clock
         self.placements = placements
-        self.live = False
-        """Whether what the switch holds is known."""
-        self.was_read = False
-        """Whether what it holds was ever read."""
         self.errors = 0
         self._refreshes: set[str] | None = None
         """For whom a `refresh` is submitted that has not begun."""
@@ -120,7 +113,7 @@ class Switch:
         self.problems = problems = Problems(name, clock.now)
         self.ports = Ports()
         self.rules = Rules()
-        self.packet_ins = PacketIns(network, problems)
+        self.packet_ins = PacketIns(network, self.ports, problems)
         self.channel = channel = Channel(name, problems, clock, self._give_up)
         self.installed = installed = Installed(channel, kind)
         self.reader = reader = kind.reader(channel, kind, installed)
@@ -141,9 +134,41 @@ class Switch:
         self.writer = Writer(
             channel, kind, routers, wanted, installed, routes, aside, self.decisions, reader
         )
-        self.jobs = Jobs(channel, self._resync, self.writer.failed, self._give_up)
-        self.promises = Promises(channel, self.jobs, proof, kind.nudge, lambda: self.live)
-        self.audit = Audit(self)
+        self.jobs = jobs = Jobs(channel, self._read_back, self.writer.failed, self._give_up)
+        self.promises = Promises(channel, jobs, proof, kind.nudge, lambda: self.live)
+        self.audit = Audit(
+            kind,
+            channel,
+            installed,
+            routes,
+            reader,
+            aside,
+            jobs,
+            lambda: self.live,
+            self.owner_of,
+            self.put_right,
+            self.read_again,
+        )
+        self.resync = Resync(
+            routers,
+            channel,
+            reader,
+            self.rules,
+            aside,
+            wanted,
+            installed,
+            routes,
+            self.writer,
+            jobs,
+            self.audit,
+            lambda: routers.read_anew(self),
+            lambda: routers.caught_up(self),
+        )
+
+    @property
+    def live(self) -> bool:
+        """Whether what the switch holds is known."""
+        return self.resync.live
 
     @property
     def network(self) -> Network:
@@ -162,7 +187,7 @@ class Switch:
         for name in found.routers.added:
             self.placements[name] = at_home(name, network.routers[name].home)
         concerned = self.wanted.network_is(network, found, spans)
-        self.routes.network_is(network)
+        self.routes.network = network
         if found.routers:
             self.packet_ins.network_is(network)
         for router in gone:
@@ -171,14 +196,13 @@ class Switch:
             self.problems.forget(router.name)
             self.jobs.drop(router.name)
         self.decisions.outdated()
-        if not self.live:
-            return
-        for name in found.dirty_routers & self.routes.synced:
-            self.jobs.submit_of(name, self.writer.remake_hops(name))
-            concerned = True
-        if concerned or gone:
-            self.refresh()
-        for router in leaving:
+        if self.live:
+            for name in found.dirty_routers & self.routes.synced:
+                self.jobs.submit_of(name, self.writer.remake_hops(name))
+                concerned = True
+            if concerned or gone:
+                self.refresh()
+        for router in leaving:  # also where they are being read, who is here no more by then
             self.jobs.submit(self.writer.forget(router))
 
     # --- the connection -----------------------------------------------------------------------
@@ -188,13 +212,13 @@ class Switch:
         self.disconnect()
         self.channel.open(connection, self.kind.greeting)
         self.ports.are(ports)
-        self.packet_ins.ports_are(self.ports)
+        self.packet_ins.ports_changed()
         self.audit.connected()
-        self.jobs.submit(self._resync())
+        self.jobs.submit(self._read_back())
 
     def disconnect(self) -> None:
         """The connection is gone, and with it everything that was on its way."""
-        self.live, self._refreshes = False, None
+        self.resync.live, self._refreshes = False, None
         for part in (self.installed, self.routes, self.writer, self.aside, self.wanted):
             part.clear()
         waiting = self.channel.close()
@@ -236,7 +260,7 @@ class Switch:
             or kind not in (*layout.NETWORK_WIDE, layout.REACTIVE_KIND)
         ):
             owner = f"{self.owner_of(cookie)}: " if cookies.ours(cookie) else ""
-            refused(self, owner + text)
+            self.resync.refused(owner + text)
         elif kind == layout.REACTIVE_KIND:  # the packet that asked was sent all the same
             if self.problems.begin(TABLE, words, name):
                 self.clock.later(EXACT_REFUSED_S, self.problems.end, TABLE, name)
@@ -246,10 +270,10 @@ class Switch:
     def read_again(self) -> None:
         """What the switch holds is not what is thought, and nobody knows where."""
         log.warning("%s: it holds other flows than it should; it is read again", self.name)
-        self.jobs.submit(self._resync())
+        self.jobs.submit(self._read_back())
 
-    def _resync(self, pause_s: float = 0.0) -> Job:
-        return resync(self, pause_s)
+    def _read_back(self, pause_s: float = 0.0) -> Job:
+        return self.resync.read_back(pause_s)
 
     # --- ports --------------------------------------------------------------------------------
 
@@ -260,7 +284,7 @@ class Switch:
             self.ports.pop(name, None)
         else:
             self.ports[name] = (number, up)
-        self.packet_ins.ports_are(self.ports)
+        self.packet_ins.ports_changed()
         if deleted or before[0] != number:
             self.wanted.port_changed(name)
         self._vifs_changed({name})
@@ -326,7 +350,7 @@ class Switch:
             if changes.routes4 or changes.gone4:
                 self.routes.broke_off(self.network.routers[router])
             self.wanted.router_changed(router)
-            self.jobs.submit_of(router, self.sync(router))
+            self.jobs.submit_of(router, self.writer.sync(router))
             return True
         elif self.routes.streams(router, changes, total):
             job = self.writer.stream(router, changes)
@@ -360,11 +384,6 @@ class Switch:
         hops = len(affected_hops(state, changes)) if state is not None else 0
         return 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
 
-    def sync(self, router: str) -> Job:
-        """The job after which the switch follows what a router says."""
-        self.routes.synced.add(router)
-        return self.writer.sync(router)
-
     @property
     def changing(self) -> list[str]:
         """The routers whose changes are all that is still to be written: for any other router the
@@ -377,7 +396,7 @@ class Switch:
         """Whether this switch was told all of a router's changes is not known: its packets pass
         through its VM until what the switch holds of its routes has been read and put right."""
         if self.live and router in self.routes.synced:
-            self.jobs.submit_of(router, _failing(error))
+            self.jobs.submit(self.writer.failed(router, error), {router})
 
     def _retry(self, router: str) -> bool:
         if not self.forwards(router):
@@ -404,7 +423,7 @@ class Switch:
             if leaving:
                 self.jobs.submit(self.writer.forget(described))
         elif router not in self.routes.synced and self.routers.state(router) is not None:
-            self.jobs.submit_of(router, self.sync(router))
+            self.jobs.submit_of(router, self.writer.sync(router))
         else:
             self.refresh({router})
 
@@ -444,9 +463,3 @@ class Switch:
         taken = translated(flows, ports)
         self.jobs.submit(self.writer.adopt(taken))
         return len(taken)
-
-
-def _failing(error: Exception) -> Job:
-    """A job that has failed before it began."""
-    raise error
-    yield ROOM

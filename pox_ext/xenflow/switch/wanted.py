@@ -8,9 +8,9 @@ Called by `switch` and `writer`; the flows themselves are made by `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Datapath, Network, Router
@@ -18,6 +18,7 @@ from xenflow.model.placement import Placement
 from xenflow.openflow.flow import Flow, Flows
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.aside import THROUGH_VM, Aside
+from xenflow.switch.jobs import Awaited
 from xenflow.switch.local_flows import LocalFlows, whose_port
 from xenflow.switch.ports import Ports
 from xenflow.switch.problems import Problems
@@ -30,6 +31,8 @@ from xenflow.tables.views import Cards, next_hop_view
 
 VIEW = "view"
 """Cause of a `Problems` entry: what a router says about itself makes no flows."""
+EQUAL_RULES = "equal rules"
+"""Cause of a `Problems` entry: rules that another one keeps from being in force."""
 
 
 class Known(Protocol):
@@ -42,28 +45,20 @@ class Known(Protocol):
         """The same as its classes need it."""
 
 
+@dataclass(eq=False, repr=False)
 class WantedFlows:
     """See the module."""
 
-    def __init__(
-        self,
-        network: Network,
-        datapath: Datapath,
-        known: Known,
-        placements: Mapping[str, Placement],
-        ports: Ports,
-        rules: Rules,
-        aside: Aside,
-        problems: Problems,
-    ) -> None:
-        self.network = network
-        self._datapath = datapath
-        self._known = known
-        self._placements = placements
-        self._ports = ports
-        self._rules = rules
-        self._aside = aside
-        self._problems = problems
+    network: Network
+    _datapath: Datapath
+    _known: Known
+    _placements: Mapping[str, Placement]
+    _ports: Ports
+    _rules: Rules
+    _aside: Aside
+    _problems: Problems
+
+    def __post_init__(self) -> None:
         self.local = LocalFlows()
         self._odd_views: dict[str, tuple[RouterView, RouterView]] = {}
         """By router: the view that made no flows, and what stands for it."""
@@ -146,10 +141,10 @@ class WantedFlows:
         words = self._aside.words(router)
         return replace(view, slow=view.slow or words) if words else view
 
-    def find_odd_views(self) -> None:
+    def find_odd_views(self) -> bool:
         """A router whose words make no flows gets those of one whose packets all pass through its
-        VM."""
-        site = self.site()
+        VM.  True where one was found."""
+        found, site = False, self.site()
         self.local.outdated()
         for name in site.views:
             view = self._known.view(name)
@@ -164,18 +159,31 @@ class WantedFlows:
                 words = f"{THROUGH_VM}: {reason(error)}"
                 self._odd_views[name] = view, RouterView(slow=words, off=view.off)
                 self._problems.begin(VIEW, words, name)
+                found = True
+        return found
+
+    def compile_in_pieces(self) -> Generator[Awaited, Any, list[Flow]]:
+        """The flows of routers themselves, next hops aside, that may not be there yet: as they are
+        now.  All of them are in `local.of_routers` then."""
+        site = self.site()
+        return self.local.compile_in_pieces(replace(site, placements=dict(site.placements)))
 
     def flows(self) -> tuple[Flows, Flows]:
-        """All flows of the small tables but those of next hops, and those of them that may not be
-        there yet."""
-        try:
-            site = self.site()
-            fresh = self.local.compile(site)
-        except Exception:
-            self.find_odd_views()
-            site = self.site()
-            fresh = self.local.compile(site)
-        rules = self._rules.flows(site)
+        """All other flows of the small tables but those of next hops, and those of them that may
+        not be there yet.  What raises leaves everything as it was (`find_odd_views`)."""
+        site = self.site()
+        fresh = self.local.compile(site)
+        rules, beaten = self._rules.flows(site)
+        if beaten:
+            named = "; ".join(f"{name} as {first}" for name, first in beaten.items())
+            words = (
+                "rules match as an earlier one does with the same priority, now that its ports "
+                f"exist, and are not in force ({named}): a switch holds one of them only: remove "
+                "one, or give it another priority (`rule replace`)"
+            )
+            self._problems.begin(EQUAL_RULES, words)
+        else:
+            self._problems.end(EQUAL_RULES)
         return {**self.local.wanted, **rules}, {**fresh, **rules}
 
     def hop_flows(

@@ -27,7 +27,7 @@ from xenflow.switch.reading import FlowReader
 from xenflow.switch.routes import BULK, RouteWriter
 from xenflow.switch.wanted import Known, WantedFlows, reason
 from xenflow.tables import layout
-from xenflow.tables.order import FlowChanges, of_next_hops
+from xenflow.tables.order import FlowChanges, in_pieces
 from xenflow.tables.views import Cards, affected_hops
 
 log = logging.getLogger("xenflow.writer")
@@ -46,30 +46,21 @@ class Waiting:
     task: QueuedJob
 
 
+@dataclass(eq=False, repr=False)
 class Writer:
     """See the module."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        kind: SwitchKind,
-        known: Known,
-        wanted: WantedFlows,
-        installed: Installed,
-        routes: RouteWriter,
-        aside: Aside,
-        decisions: Decisions,
-        reader: FlowReader,
-    ) -> None:
-        self._channel = channel
-        self._kind = kind
-        self._known = known
-        self._wanted = wanted
-        self._installed = installed
-        self._routes = routes
-        self._aside = aside
-        self._decisions = decisions
-        self._reader = reader
+    _channel: Channel
+    _kind: SwitchKind
+    _known: Known
+    _wanted: WantedFlows
+    _installed: Installed
+    _routes: RouteWriter
+    _aside: Aside
+    _decisions: Decisions
+    _reader: FlowReader
+
+    def __post_init__(self) -> None:
         self._hops: dict[str, dict[int, tuple[Flow, ...]]] = {}
         """The flows of each router's next hops: what its routes in the switch may lead to."""
         self.waiting: dict[str, Waiting] = {}
@@ -94,33 +85,44 @@ class Writer:
         yield from self._remake_groups()
         batches = yield from self.plan()
         if batches:
-            self._decisions.forget()
+            self._decisions.exact.forget()
         yield from self._installed.write_with_room(batches)
 
     def plan(self) -> Generator[Awaited, Any, Batches]:
         """What is to be written for that: of the flows that may not be there yet, and those that
-        are there and not wanted any more.
+        are there and not wanted any more."""
+        try:
+            return (yield from self._plan())
+        except Exception:
+            if not self._wanted.find_odd_views():
+                raise
+            return (yield from self._plan())
 
-        Those of next hops are looked at first, in pieces: they may be very many, and jobs alone
-        change them.  All others are looked at once, as they are in the end.
+    def _plan(self) -> Generator[Awaited, Any, Batches]:
+        """The same where all routers' words make flows.
+
+        Those `in_pieces` are looked at first, in pieces.  All others are looked at once, as they
+        are in the end: some are written beside all jobs.
         """
+        many = yield from self._wanted.compile_in_pieces()
+        many += [flow for hops in self._hops.values() for flow in _flows(hops)]
         changes, installed = FlowChanges(), dict(self._installed.flows)
         wanted_there: set[int] = set()
         """By identity: the garbage collector would walk all of so many keys."""
         others: list[Flow] = []
-        hops = [flow for hops in self._hops.values() for flow in _flows(hops)]
-        for piece in _pieces(hops):
-            if wanted_there:
-                yield ROOM
+        of_routers = self._wanted.local.of_routers
+        for piece in _pieces(many):
             wanted = {flow.key: flow for flow in piece}
             changes.add_missing(installed, wanted)
             wanted_there.update(map(id, map(installed.get, wanted)))
-        for number, piece in enumerate(_pieces(list(installed.values()))):
-            if number or wanted_there:
+            if len(piece) == LOOKED_AT:
                 yield ROOM
+        for piece in _pieces(list(installed.values())):
             left = (flow for flow in piece if id(flow) not in wanted_there)
-            changes.delete_left(filter(of_next_hops, left), (), self._keeps)
-            others += filterfalse(of_next_hops, piece)
+            changes.delete_left(filter(in_pieces, left), of_routers, self._keeps)
+            others += filterfalse(in_pieces, piece)
+            if len(piece) == LOOKED_AT:
+                yield ROOM
         wanted, fresh = self._wanted.flows()
         changes.add_missing(self._installed.flows, fresh)
         changes.delete_left(others, wanted, self._keeps)
@@ -176,7 +178,7 @@ class Writer:
             self._installed.write(True, flow)
         routes = [flow for flow in flows if flow.table == layout.ROUTES]
         for flow in routes:
-            del self._installed.flows[flow.key]
+            self._installed.flows.pop(flow.key, None)  # it may be given twice
         self._routes.take(routes)
         self._channel.fence()
         yield ROOM
@@ -184,6 +186,11 @@ class Writer:
     # --- one router ---------------------------------------------------------------------------
 
     def sync(self, name: str) -> Job:
+        """The job after which the switch follows what a router says."""
+        self._routes.synced.add(name)
+        return self._sync(name)
+
+    def _sync(self, name: str) -> Job:
         """Make the switch hold exactly the router's routes and next hops, from whatever it has."""
         self._trying.add(name)
         try:
@@ -228,7 +235,7 @@ class Writer:
             self._aside.check(name)
         if self._aside.restored(name):
             self._wanted.router_changed(name)
-        self._decisions.forget(router.id)
+        self._decisions.exact.forget(router.id)
         yield from self._installed.write_with_room((yield from self.plan()))
         self._channel.fence()
         yield ROOM
@@ -265,7 +272,7 @@ class Writer:
         if state is None or name not in self._hops or name in self._aside:
             return
         if self._kind.asks:
-            self._decisions.follow(router.id, state, changes)
+            self._decisions.exact.follow(router.id, state, changes)
         if not self._kind.routes:
             return
         # Groups after what may become their legs.
@@ -387,7 +394,7 @@ class Writer:
             return
         self._routes.unsure.add(self._wanted.network.routers[name].id)
         self._channel.narrow()
-        yield from self.sync(name)
+        yield from self._sync(name)
 
 
 def _flows(hops: Mapping[int, tuple[Flow, ...]]) -> Iterator[Flow]:

@@ -62,10 +62,10 @@ def arp_replies(
         return
     link = site.network.links[interface.link].id
     own = cookies.of_link(table, link, router.id)
-    targets: dict[str, int | tuple[int, int]] = {"group": MULTICAST, "own": interface.mac}
-    for to, target in targets.items():
-        if to not in onward or (to == "group" and not holds):
+    for to, goes_on in onward.items():
+        if to == "group" and not holds:
             continue
+        target = MULTICAST if to == "group" else interface.mac
         asked_of = {link_in: link, "dl_dst": target, "dl_type": f.ARP, "arp_op": 1}
         for address in _answered_for(router, interface, view):
             reply: tuple[Action, ...] = (
@@ -82,7 +82,7 @@ def arp_replies(
             )
             yield Flow(table, ARP_REPLY, match(**asked_of, arp_tpa=address), reply, own)
             claim = match(**asked_of, arp_spa=address)
-            yield Flow(table, ARP_CLAIM, claim, onward[to], own)
+            yield Flow(table, ARP_CLAIM, claim, goes_on, own)
 
 
 def _answered_for(router: Router, interface: Interface, view: RouterView) -> list[int]:

@@ -10,7 +10,7 @@ Called by `xenflow.switch.audit`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Flow, Flows, Key
@@ -31,16 +31,15 @@ def reactive(flow: Flow) -> bool:
     return ours(flow) and cookies.kind_of(flow.cookie) == layout.REACTIVE_KIND
 
 
-@dataclass(slots=True)
-class FlowDifference:
+class FlowDifference(NamedTuple):
     """What was seen of some flows, and what shall be done about it.
 
     batches   as `plan` gives them
     mended    how many flows they put right
     """
 
-    batches: list[list[tuple[bool, Flow]]] = field(default_factory=list)
-    mended: int = 0
+    batches: list[list[tuple[bool, Flow]]]
+    mended: int
 
 
 def difference(

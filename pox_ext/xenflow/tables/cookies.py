@@ -65,8 +65,9 @@ def rule_id(name: str) -> int:
 
 
 def exact(router: int, hop: int) -> int:
-    """The cookie of an exact flow of the reactive pipeline, by the next hop it follows from."""
-    return of(REACTIVE_KIND, router, (hop & 0xFFFFFF) or 1)
+    """The cookie of an exact flow of the reactive pipeline, by the next hop it follows from; of
+    some numbers another one has the same, none has that of `quiet`."""
+    return of(REACTIVE_KIND, router, (hop & 0xFFFFFF) % QUIET_CHUNK or 1)
 
 
 def router_of(value: int) -> int:

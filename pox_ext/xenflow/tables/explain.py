@@ -167,8 +167,6 @@ def _next_hop(flow: Flow, names: Names) -> str:
         return f"equal cost: one of {legs} by a hash of the addresses"
     if _leads(flow, layout.SIZES):
         return "measured, as its interface is narrower than others"
-    if _leads(flow, layout.LEGS):
-        return "equal cost: one by a hash of the addresses"
     link = _loads(flow, layout.Reg.LINK_OUT)
     if link is not None:
         mac = next((a[1] for a in flow.actions if a[0] == "set_dl_dst"), 0)

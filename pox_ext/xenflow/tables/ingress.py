@@ -19,8 +19,9 @@ from xenflow.tables.stations import port_of, ways_in
 
 
 def ingress_of(site: Site, link: Link) -> Iterator[Flow]:
-    """What arrives on a link, and on its VLAN ids where it does not lie."""
-    yield from strays(site, link)
+    """What arrives on a link."""
+    if site.datapath.pipeline is Pipeline.REACTIVE:
+        yield from _ttl_guards(site, link)
     if site.native(link):
         yield from bridged(site, link)
         yield from _beside_the_bridge(site, link)
@@ -33,8 +34,6 @@ def ingress_of(site: Site, link: Link) -> Iterator[Flow]:
         yield from detours(site, link, router, interface)
         if interface.vif in site.ports:
             yield from _from_vif(site, link, router, interface)
-    if site.datapath.pipeline is Pipeline.REACTIVE:
-        yield from _ttl_guards(site, link)
 
 
 def _arrive(link: Link) -> Actions:
@@ -42,26 +41,34 @@ def _arrive(link: Link) -> Actions:
 
 
 def _ttl_guards(site: Site, link: Link) -> Iterator[Flow]:
-    """An exact flow must not catch the packet whose TTL runs out: that one takes the tables."""
-    for router, interface in site.network.members(link.name):
-        if not site.forwards(router.name):
+    """An exact flow must not catch the packet whose TTL runs out: that one takes the tables.  Of
+    what a vif sends only that which is taken from it anyway: from a bridged one, everything."""
+    native, members = site.native(link), site.network.members(link.name)
+    here = [(router, interface) for router, interface in members if site.forwards(router.name)]
+    arrivals: list[tuple[int, Mapping[str, Tag]]] = [
+        *((port, {"vlan_tci": tagged(link.vlan)}) for port in site.tree_ports(link)),
+        *((port, {"vlan_tci": 0}) for port in site.access_ports(link)),
+    ]
+    for sender, vif in members:
+        if vif.vif not in site.ports or not here:
             continue
+        port, source = site.ports[vif.vif], {} if native else {"dl_src": vif.mac}
+        arrivals.append((port, {"vlan_tci": 0, **source}))
+        for virtual in () if native else VIRTUAL_ROUTERS:
+            own = cookies.of_link(INGRESS, link.id, sender.id)
+            yield from _expiring(link, own, in_port=port, vlan_tci=0, dl_src=virtual)
+    for router, interface in here:
         own = cookies.of_link(INGRESS, link.id, router.id)
-        arrivals: list[tuple[int, Tag]] = [
-            *((port, tagged(link.vlan)) for port in site.tree_ports(link)),
-            *((port, 0) for port in site.access_ports(link)),
-            *(
-                (site.ports[i.vif], 0)
-                for r, i in site.network.members(link.name)
-                if r is not router and i.vif in site.ports
-            ),
-        ]
-        for port, tag in arrivals:
-            for ttl in (0, 1):
-                expiring = match(
-                    in_port=port, vlan_tci=tag, dl_dst=interface.mac, dl_type=f.IPV4, nw_ttl=ttl
-                )
-                yield Flow(INGRESS, Ingress.EXPIRING, expiring, _arrive(link), own)
+        for port, came in arrivals:
+            elsewhere = native and not site.admits(router.name, link, port)
+            if port != site.ports.get(interface.vif) and not elsewhere:
+                yield from _expiring(link, own, in_port=port, **came, dl_dst=interface.mac)
+
+
+def _expiring(link: Link, own: int, **came: Tag) -> Iterator[Flow]:
+    for ttl in (0, 1):
+        what = match(**came, dl_type=f.IPV4, nw_ttl=ttl)
+        yield Flow(INGRESS, Ingress.EXPIRING, what, _arrive(link), own)
 
 
 def _from_vif(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:

@@ -48,18 +48,13 @@ def links_of(site: Site, link: Link) -> Iterator[Flow]:
         yield Flow(LINKS, Links.STATION, frame, send, mine)
     flood = []
     if cables:
-        flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables)]
-        flood += [f.strip_vlan()]
+        flood += [f.set_vlan(link.vlan), *(f.output(port) for port in cables), f.strip_vlan()]
     flood += [f.output(port) for port in access]
     yield Flow(LINKS, Links.FLOOD, match(**onto), tuple(flood), own)
     for router, _ in site.network.members(link.name):
         placement = site.placements.get(router.name)
         if placement is not None and placement.vm == site.name:
-            flood += [
-                f.load(Reg.LINK_IN, link.id),
-                f.load(Reg.ROUTER, router.id),
-                f.resubmit(VM),
-            ]
+            flood += [f.load(Reg.LINK_IN, link.id), f.load(Reg.ROUTER, router.id), f.resubmit(VM)]
     for group in (MULTICAST, *VIRTUAL_ROUTERS):
         yield Flow(LINKS, Links.GROUP, match(**onto, dl_dst=group), tuple(flood), own)
     for router, interface in site.network.members(link.name):

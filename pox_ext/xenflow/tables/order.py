@@ -71,6 +71,7 @@ def view_dependent(flow: Flow) -> bool:
     )
 
 
-def of_next_hops(flow: Flow) -> bool:
-    """Whether it is a flow of a router's next hops, of which there may be very many."""
-    return flow.table in NETWORK_WIDE and cookies.router_of(flow.cookie) != 0
+def in_pieces(flow: Flow) -> bool:
+    """Whether it is a flow of a router's next hops, or of its own addresses: there may be very many
+    of them, and jobs alone change them."""
+    return flow.table in (CLASSES, *NETWORK_WIDE) and cookies.router_of(flow.cookie) != 0

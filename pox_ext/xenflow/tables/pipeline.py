@@ -24,7 +24,7 @@ from xenflow.openflow.flow import Flow, Flows
 from xenflow.tables import cookies
 from xenflow.tables.admission import admission_of, transit
 from xenflow.tables.classes import classes_of, classes_of_all
-from xenflow.tables.ingress import ingress_of, other
+from xenflow.tables.ingress import ingress_of, other, strays
 from xenflow.tables.links import links_of
 from xenflow.tables.plain_host import plain_host_of
 from xenflow.tables.plain_switch import plain_switch_of
@@ -91,10 +91,11 @@ def owners_of(network: Network, router: str) -> Iterator[Owner]:
 
 def flows_of(site: Site, owner: Owner) -> Flows:
     """The flows of one owner; none of one that is not there (any more)."""
-    return {flow.key: flow for flow in _flows_of(site, owner)}
+    return {flow.key: flow for flow in each_flow_of(site, owner)}
 
 
-def _flows_of(site: Site, owner: Owner) -> Iterable[Flow]:
+def each_flow_of(site: Site, owner: Owner) -> Iterable[Flow]:
+    """The same one by one: of a router as all that it follows from was when the first was made."""
     network = site.network
     whole = site.datapath.kind is DatapathKind.HOST and site.datapath.nicira
     if owner.kind == "link" and owner.name in network.links:
@@ -107,6 +108,7 @@ def _flows_of(site: Site, owner: Owner) -> Iterable[Flow]:
 
 
 def _of_link(site: Site, link: Link) -> Iterator[Flow]:
+    yield from strays(site, link)
     if site.datapath.kind is DatapathKind.PLAIN:
         yield from plain_switch_of(site, link)
     elif not site.datapath.nicira:
@@ -119,4 +121,4 @@ def _of_link(site: Site, link: Link) -> Iterator[Flow]:
 def local_flows(site: Site) -> Flows:
     """All flows of a switch that are local to it: every table but ROUTES, NEXT_HOPS, LEGS and
     SIZES, or the one table of a switch that knows OpenFlow 1.0 alone."""
-    return {flow.key: flow for owner in owners(site.network) for flow in _flows_of(site, owner)}
+    return {flow.key: flow for owner in owners(site.network) for flow in each_flow_of(site, owner)}

@@ -9,7 +9,7 @@ from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Actions, Flow, match
 from xenflow.tables import cookies
 from xenflow.tables.frames import Tag
-from xenflow.tables.ingress import bridged, detours, strays
+from xenflow.tables.ingress import bridged, detours
 from xenflow.tables.layout import INGRESS, OneTable
 from xenflow.tables.plain_sent_up import to_be_held
 from xenflow.tables.site import Site
@@ -19,7 +19,6 @@ from xenflow.tables.stations import port_to, stations, ways_in
 def plain_switch_of(site: Site, link: Link) -> Iterator[Flow]:
     """All flows of a link."""
     own = cookies.of_link(INGRESS, link.id)
-    yield from strays(site, link)
     if site.native(link):
         yield from bridged(site, link)
         return

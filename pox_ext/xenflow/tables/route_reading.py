@@ -72,7 +72,7 @@ def reading(total: int, likely: Iterable[int]) -> Reading:
             if sum(found.values()) >= total:
                 return sum(found.values())
     if sum(found.values()) < total:
-        here = yield _count(0, 0)
+        here = yield Count(*_under(0, 0))
         yield from _search(0, 0, here - sum(found.values()), found)
     return sum(found.values())
 
@@ -102,7 +102,7 @@ def _search(prefix: int, bits: int, missing: int, found: dict[int, int]) -> Read
         found[prefix << (ROUTER_BITS - bits)] = read
         return read
     left = 2 * prefix
-    in_left = (yield _count(left, bits + 1)) - sum(
+    in_left = (yield Count(*_under(left, bits + 1))) - sum(
         found[i] for i in known if i >> (ROUTER_BITS - bits - 1) == left
     )
     yield from _search(left, bits + 1, in_left, found)
@@ -121,10 +121,6 @@ def chunk_questions(router: int) -> Reading:
         at = part.stop
         burst = min(BURST_CHUNKS, max(1, BURST_FLOWS * at // max(read, 1)), 4 * burst)
     return read
-
-
-def _count(prefix: int, bits: int) -> Count:
-    return Count(*_under(prefix, bits))
 
 
 def _under(prefix: int, bits: int) -> tuple[int, int]:

@@ -18,9 +18,9 @@ from xenflow.openflow.monitor import (
     UpdateEvent,
     updates,
 )
-from xenflow.openflow.nxm import pack_action, pack_match, pad8
+from xenflow.openflow.nxm import pack_action, pack_match, pad8, parse_match
 from xenflow.openflow.route_columns import RouteColumns
-from xenflow.openflow.wire import FlowModCommand
+from xenflow.openflow.wire import FlowModCommand, WireError
 from xenflow.tables import cookies
 from xenflow.tables.layout import NEXT_HOPS, ROUTES, Reg, Routes
 
@@ -33,24 +33,38 @@ _ONWARD = fl.resubmit(NEXT_HOPS)
 
 def route_flow(router: int, net: int, plen: int, nexthop: int, cookie: int) -> Flow:
     """The flow of the route to net/plen (host bits of `net` are of no account)."""
-    actions = (fl.load(Reg.NEXT_HOP, nexthop), _ONWARD)
-    return Flow(ROUTES, Routes.PREFIX + plen, _match(router, net, plen), actions, cookie)
-
-
-def _match(router: int, net: int, plen: int) -> Match:
     mask = fl.prefix_mask(plen)
-    return fl.match(**{Reg.ROUTER: router}, dl_type=fl.IPV4, nw_dst=(net & mask, mask))
+    what = fl.match(**{Reg.ROUTER: router}, dl_type=fl.IPV4, nw_dst=(net & mask, mask))
+    actions = (fl.load(Reg.NEXT_HOP, nexthop), _ONWARD)
+    return Flow(ROUTES, Routes.PREFIX + plen, what, actions, cookie)
+
+
+def _matched(what: Match, plen: int) -> tuple[int, int] | None:
+    """(router id, net) of the match of a route to net/plen; None where it is no such match."""
+    match what:
+        case (("dl_type", fl.IPV4, None), (Reg.ROUTER, router, None)) if plen == 0:
+            return router, 0
+        case (("dl_type", fl.IPV4, None), ("nw_dst", net, mask), (Reg.ROUTER, router, None)) if (
+            0 < plen <= 32 and (0xFFFFFFFF if mask is None else mask) == fl.prefix_mask(plen)
+        ):
+            return router, net
+    return None
+
+
+def _matched_in(data: bytes, at: int, length: int, plen: int) -> tuple[int, int] | None:
+    """The same of a packed match, which may be damaged."""
+    try:
+        return _matched(parse_match(data, at, length), plen)
+    except WireError:
+        return None
 
 
 def route_of(flow: Flow) -> tuple[int, int, int] | None:
     """(router id, net << 8 | prefix length, next hop id) of a flow that stands where a route does,
     whoever wrote it; the next hop is ODD where it does not read as we write one."""
     plen = flow.priority - Routes.PREFIX
-    if flow.table != ROUTES or not 0 <= plen <= 32:
-        return None
-    values = {name: value for name, value, _ in flow.match}
-    router, net = values.get(Reg.ROUTER, 0), values.get("nw_dst", 0)
-    if not router or flow.match != _match(router, net, plen):
+    router, net = _matched(flow.match, plen) or (0, 0)
+    if flow.table != ROUTES or not router:
         return None
     own = flow.cookie == cookies.of(ROUTES, router, cookies.route_chunk(net))
     match flow.actions:
@@ -71,29 +85,15 @@ class RouteUpdate(NamedTuple):
     cookie: int
 
 
-_UPDATED = {
-    14: struct.Struct("!IHII"),
-    22: struct.Struct("!IHIIII"),
-    26: struct.Struct("!IHIIIII"),
-}
-"""The matches of routes as Open vSwitch puts them: Ethernet type, prefix, router."""
-
-_ROUTER = fl.FIELD[Reg.ROUTER].nxm | 4
-"""The header of the router's register in a match (nicira-ext.h)."""
-
-
-class _RouteForm(NamedTuple):
-    """Routes of one prefix length: constants between the fields that differ from route to route."""
+class _Deletion(NamedTuple):
+    """How a route of one prefix length is deleted: constants between the fields that differ from
+    route to route."""
 
     mask: int
-    pack_add: Callable[..., bytes]
-    pack_delete: Callable[..., bytes]
-    add_head: bytes
-    add_command: bytes
-    delete_head: bytes
-    delete_command: bytes
+    pack: Callable[..., bytes]
+    head: bytes
+    command: bytes
     before_router: bytes
-    after_router: bytes
 
 
 class RoutePacker:
@@ -102,46 +102,16 @@ class RoutePacker:
     def __init__(self) -> None:
         self._tail = pack_action(_ONWARD)
         self._head = pack_action(fl.load(Reg.NEXT_HOP, 0))[:20]
-        self._forms = [self._form(plen) for plen in range(33)]
+        self._deletions = [_deletion(plen) for plen in range(33)]
         self._columns = tuple(self._columns_for(plen) for plen in (0, 24, 32))
-
-    def _form(self, plen: int) -> _RouteForm:
-        """Cut a message made by flow_mod() where net, router, next hop and cookie stand."""
-        flow = route_flow(0, 0, plen, 0, 0)
-        add, delete = flow_mod(flow), flow_mod(flow, FlowModCommand.DELETE_STRICT)
-        match_len = len(pack_match(flow.match))
-        net_at = 48 + 6 + 4  # dl_type's entry, nw_dst's header
-        router_at = 48 + match_len - 4
-        after = 48 + pad8(match_len)
-        nexthop_at = after + 16
-        if not plen:
-            net_at = router_at  # no nw_dst: an empty field
-        net = "I" if plen else "0s"
-        before = add[net_at + 4 : router_at] if plen else b""
-        shared = f"!16sQ{net_at - 24}s{net}{len(before)}sI"
-        pad = after - router_at - 4
-        add_form = struct.Struct(f"{shared}{pad + 16}sQ{len(add) - nexthop_at - 8}s")
-        delete_form = struct.Struct(f"{shared}{pad}x")
-        return _RouteForm(
-            fl.prefix_mask(plen),
-            add_form.pack,
-            delete_form.pack,
-            add[:16],
-            add[24:net_at],
-            delete[:16],
-            delete[24:net_at],
-            before,
-            add[router_at + 4 : nexthop_at],
-        )
 
     def _columns_for(self, plen: int) -> RouteColumns:
         """For all prefix lengths whose messages have the same fields as this one's."""
         # Places are found by what stands there when all octets of a field are 0xff.
-        message = self.add(0, 0, plen, 0, 0)
+        message = flow_mod(route_flow(0, 0, plen, 0, 0))
 
-        def place(**ones: int) -> int:
-            fields = {"router": 0, "net": 0, "plen": plen, "nexthop": 0, "cookie": 0, **ones}
-            other = self.add(**fields)
+        def place(router: int = 0, net: int = 0, nexthop: int = 0) -> int:
+            other = flow_mod(route_flow(router, net, plen, nexthop, 0))
             return next(i for i, (a, b) in enumerate(zip(message, other, strict=True)) if a != b)
 
         net_at = place(net=0xFFFFFFFF) if plen else None
@@ -158,30 +128,12 @@ class RoutePacker:
 
     def add(self, router: int, net: int, plen: int, nexthop: int, cookie: int) -> bytes:
         """One route added or overwritten; struct.error or IndexError for values out of range."""
-        form = self._forms[plen]
-        return form.pack_add(
-            form.add_head,
-            cookie,
-            form.add_command,
-            net & form.mask if plen else b"",
-            form.before_router,
-            router,
-            form.after_router,
-            nexthop,
-            self._tail,
-        )
+        return b"".join(self.pack_adds(router, [(net, plen, nexthop)], [cookie]))
 
     def delete(self, router: int, net: int, plen: int, cookie: int = 0) -> bytes:
         """One route deleted, strictly: whatever its next hop is."""
-        form = self._forms[plen]
-        return form.pack_delete(
-            form.delete_head,
-            cookie,
-            form.delete_command,
-            net & form.mask if plen else b"",
-            form.before_router,
-            router,
-        )
+        mask, pack, head, command, before_router = self._deletions[plen]
+        return pack(head, cookie, command, net & mask if plen else b"", before_router, router)
 
     def read_updates(self, data: bytes) -> tuple[list[RouteUpdate], FlowUpdates]:
         """What a flow monitor's message (`monitor.is_updates`) says about routes, and the rest.
@@ -199,42 +151,16 @@ class RoutePacker:
                 break
             route = None
             if event != ABBREVIATED and table == ROUTES:
-                route = self._updated(data, at, match_len, priority - _BASE)
+                route = _matched_in(data, at + 24, match_len, priority - _BASE)
             if route is None:
                 rest.append(data[at : at + length])
             else:
-                hop = 0
-                if event != UpdateEvent.DELETED:
-                    actions = data[at + 24 + pad8(match_len) : at + length]
-                    hop = self._leads_to(actions)
-                routes.append(RouteUpdate(event, *route, hop, cookie))
+                actions = data[at + 24 + pad8(match_len) : at + length]
+                hop = 0 if event == UpdateEvent.DELETED else self._leads_to(actions)
+                routes.append(RouteUpdate(event, *route, priority - _BASE, hop, cookie))
             at += length
         rest.append(data[at:])
         return routes, updates(b"".join(rest), int.from_bytes(data[4:8], "big"))
-
-    def _updated(
-        self, data: bytes, at: int, match_len: int, plen: int
-    ) -> tuple[int, int, int] | None:
-        """(router, prefix, its length) of an update whose match reads as a route's."""
-        if not 0 <= plen <= 32 or at + 24 + match_len > len(data):
-            return None
-        form = _UPDATED.get(match_len)
-        if form is None:
-            return None
-        found = form.unpack_from(data, at + 24)
-        if match_len == 26:
-            *heads, net, mask, reg, router = found
-            right = heads == [0x602, fl.IPV4, 0x1108] and mask == 0xFFFFFFFF << 32 - plen & (
-                0xFFFFFFFF
-            )
-        elif match_len == 22:
-            *heads, net, reg, router = found
-            right = heads == [0x602, fl.IPV4, 0x1004] and plen == 32
-        else:
-            *heads, reg, router = found
-            net = 0
-            right = heads == [0x602, fl.IPV4] and plen == 0
-        return (router, net, plen) if right and reg == _ROUTER else None
 
     def _leads_to(self, actions: bytes) -> int:
         """The next hop that a route's actions lead to; ODD where they are no route's."""
@@ -277,6 +203,19 @@ class RoutePacker:
         if chunk:
             chunks.append(bytes(chunk))
         return chunks
+
+
+def _deletion(plen: int) -> _Deletion:
+    """Cut a message made by flow_mod() where cookie, net and router stand."""
+    flow = route_flow(0, 0, plen, 0, 0)
+    message = flow_mod(flow, FlowModCommand.DELETE_STRICT)
+    router_at = 48 + len(pack_match(flow.match)) - 4
+    # Between: dl_type's entry, nw_dst's header.  Without a prefix there is no nw_dst.
+    net_at, net = (48 + 6 + 4, "I") if plen else (router_at, "0s")
+    before = message[net_at + 4 : router_at]
+    rest = len(message) - router_at - 4
+    form = struct.Struct(f"!16sQ{net_at - 24}s{net}{len(before)}sI{rest}x")
+    return _Deletion(fl.prefix_mask(plen), form.pack, message[:16], message[24:net_at], before)
 
 
 def _runs(values: bytes) -> Iterable[tuple[int, int]]:

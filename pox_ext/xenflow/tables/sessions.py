@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
-from xenflow.openflow import flow as f
 from xenflow.openflow import packet as pk
 
 UDP, TCP = 17, 6
@@ -52,20 +51,15 @@ class Session:
     protocol: str
     local: str
     remote: str
-    wait_s: float | None
-    interval_s: float | None
-    seen: float
+    wait_s: float | None = None
+    interval_s: float | None = None
+    seen: float = 0.0
     packets: int = 0
 
     def row(self) -> dict[str, Any]:
         """For `status`."""
-        return {
-            "protocol": self.protocol,
-            "local": self.local,
-            "remote": self.remote,
-            "wait_s": self.wait_s,
-            "interval_s": self.interval_s,
-        }
+        shown = ("protocol", "local", "remote", "wait_s", "interval_s")
+        return {name: getattr(self, name) for name in shown}
 
 
 class Quiet(NamedTuple):
@@ -100,16 +94,9 @@ class Sessions:
         if len(self._quieted) == MAX_SESSIONS and now - self._quieted[0] < QUIET_S:
             return None  # or a VM could fill the table
         self._quieted.append(now)
-        found = {
-            "dl_type": f.IPV4,
-            "nw_proto": packet.nw_proto,
-            "nw_src": packet.nw_src,
-            "nw_dst": packet.nw_dst,
-            "tp_dst": packet.tp_dst,
-        }
-        if packet.nw_proto == TCP:
-            found["tp_src"] = packet.tp_src
-        return Quiet(found, seconds)
+        ports = ("tp_src", "tp_dst") if packet.nw_proto == TCP else ("tp_dst",)
+        names = ("dl_type", "nw_proto", "nw_src", "nw_dst", *ports)
+        return Quiet({name: getattr(packet, name) for name in names}, seconds)
 
     def _bfd(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
         """Whether it is up, and says the same as before."""
@@ -121,8 +108,9 @@ class Sessions:
         # The neighbour waits for at least this: its own required interval may be longer.
         interval_s = int.from_bytes(said[12:16], "big") / 1e6
         wait_s, before = said[2] * interval_s, self._known.get(key)
-        self._put(key, packet, wait_s, interval_s, now)
-        return before is not None and before.wait_s == wait_s
+        as_before = before is not None and before.wait_s == wait_s
+        self._put(key, wait_s, interval_s, now)
+        return as_before
 
     def _bgp(self, frame: bytes, packet: pk.Packet, now: float) -> bool:
         """Whether enough has been read."""
@@ -138,26 +126,21 @@ class Sessions:
         wait_s = known.wait_s if known is not None else None
         if len(said) >= 24 and said[:16] == b"\xff" * 16 and said[18] == 1:
             wait_s = float(said[22] << 8 | said[23])
-        session = self._put(key, packet, wait_s, wait_s / 3 if wait_s else None, now)
+        session = self._put(key, wait_s, wait_s / 3 if wait_s else None, now)
         session.packets = 1 if flags & _SYN else session.packets + bool(session.packets)
         # From its beginning on an OPEN is awaited; of an older one nothing more is to be seen.
         return wait_s is not None or not 0 < session.packets < OPEN_WITHIN
 
     def _put(
-        self,
-        key: tuple[str, int, int],
-        packet: pk.Packet,
-        wait_s: float | None,
-        interval_s: float | None,
-        now: float,
+        self, key: tuple[str, int, int], wait_s: float | None, interval_s: float | None, now: float
     ) -> Session:
-        local, remote = str(IPv4Address(packet.nw_src)), str(IPv4Address(packet.nw_dst))
-        known = self._known.get(key)
-        packets = known.packets if known is not None else 0
-        if known is None and len(self._known) >= MAX_SESSIONS:
-            del self._known[min(self._known, key=lambda k: self._known[k].seen)]
-        session = Session(key[0], local, remote, wait_s, interval_s, now, packets)
-        self._known[key] = session
+        session = self._known.get(key)
+        if session is None:
+            if len(self._known) >= MAX_SESSIONS:
+                del self._known[min(self._known, key=lambda k: self._known[k].seen)]
+            local, remote = (str(IPv4Address(address)) for address in key[1:])
+            session = self._known[key] = Session(key[0], local, remote)
+        session.wait_s, session.interval_s, session.seen = wait_s, interval_s, now
         return session
 
     def rows(self, now: float) -> list[dict[str, Any]]:

@@ -102,16 +102,6 @@ class Tables:
             ordered.sort(key=lambda g: -g.priority)
         group.flows[tuple(value for _, value, _ in flow.match)] = flow
 
-    def get(self, table: int, priority: int, match: Match) -> Flow | None:
-        """The flow with exactly this key, if any."""
-        shape = tuple((name, mask) for name, _, mask in match)
-        group = self._groups.get((table, priority, shape))
-        return group.flows.get(tuple(value for _, value, _ in match)) if group else None
-
-    def modify_strict(self, flow: Flow) -> None:
-        """As the switch does MODIFY_STRICT: new actions, or a new flow where there was none."""
-        self.add(flow)
-
     def delete_strict(self, table: int, priority: int, match: Match) -> Flow | None:
         """Delete the flow with exactly this key; returns it, or None where there is none."""
         shape = tuple((name, mask) for name, _, mask in match)
@@ -155,7 +145,6 @@ class Lookup(NamedTuple):
 
     table: int
     flow: Flow | None
-    actions: Actions
     registers: tuple[int, ...]
 
 
@@ -189,12 +178,14 @@ def run(tables: Tables, frame: bytes, in_port: int, start: int = 0) -> Fate:
 
     Raises FlowError where a flow that matches has an action this project has no name for.
     """
-    return _Simulation(tables, frame, in_port).lookup_first(start)
+    simulation = _Simulation(tables, frame, in_port)
+    return simulation.bounded(simulation.lookup, start)
 
 
 def run_actions(tables: Tables, frame: bytes, in_port: int, actions: Actions) -> Fate:
     """Let `frame` go through `actions` as a packet_out with this in_port does."""
-    return _Simulation(tables, frame, in_port).do_first(actions)
+    simulation = _Simulation(tables, frame, in_port)
+    return simulation.bounded(simulation.do, actions)
 
 
 class _Simulation:
@@ -208,13 +199,6 @@ class _Simulation:
         self.table = 0
         self.resubmits = 0
 
-    def lookup_first(self, table: int) -> Fate:
-        self.table = table
-        return self.bounded(self.lookup, table)
-
-    def do_first(self, actions: Actions) -> Fate:
-        return self.bounded(self.do, actions)
-
     def bounded(self, do: Callable[..., None], what: int | Actions) -> Fate:
         try:
             do(what)
@@ -225,15 +209,14 @@ class _Simulation:
         return self.verdict
 
     def lookup(self, table: int) -> None:
-        fields = self.fields
+        self.table, fields = table, self.fields
         if fields["nw_frag"]:
             fields = {**fields, "tp_src": 0, "tp_dst": 0}
         flow = self.tables.lookup(table, fields)
         self.resubmits += flow is not None
-        actions = flow.actions if flow else ()
         registers = tuple([self.fields[name] for name in _REGISTERS])
-        self.verdict.trace.append(Lookup(table, flow, actions, registers))
-        self.do(actions)
+        self.verdict.trace.append(Lookup(table, flow, registers))
+        self.do(flow.actions if flow else ())
 
     def do(self, actions: Actions) -> None:
         """One action list; a list ends early where dec_ttl meets its limit."""
@@ -295,7 +278,6 @@ class _Simulation:
         table_before = self.table
         deeper = table <= table_before
         self.depth += deeper
-        self.table = table
         self.lookup(table)
         self.table = table_before
         self.depth -= deeper
@@ -355,20 +337,11 @@ class _Simulation:
     def has(self, name: str) -> bool:
         """Whether the frame has the field (lib/meta-flow.c, mf_are_prereqs_ok)."""
         fields = self.fields
-        dl_type = fields["dl_type"]
-        if name in _IP_ONLY:
-            return dl_type == fl.IPV4
-        if name in _ANY_IP:
-            return dl_type in (fl.IPV4, fl.IPV6)
-        if name.startswith("ipv6_"):
-            return dl_type == fl.IPV6
-        if name.startswith("arp_"):
-            return dl_type in (fl.ARP, fl.RARP)
         if name in _TRANSPORT:
             proto, types, _ = _TRANSPORT[name]
             later = fields["nw_frag"] & pk.FRAG_LATER
-            return dl_type in types and fields["nw_proto"] == proto and not later
-        return True
+            return fields["dl_type"] in types and fields["nw_proto"] == proto and not later
+        return name not in fl.NEEDS or fields["dl_type"] in fl.NEEDS[name][0]
 
     def read(self, name: str, ofs: int, nbits: int) -> int:
         name = _TRANSPORT[name][2] if name in _TRANSPORT else name
@@ -392,8 +365,6 @@ class _Simulation:
 
 _REGISTERS = tuple(f"reg{i}" for i in range(8))
 _RESERVED = (fl.IN_PORT, fl.NORMAL, fl.CONTROLLER, fl.LOCAL)
-_IP_ONLY = frozenset({"nw_src", "nw_dst"})
-_ANY_IP = frozenset({"nw_proto", "nw_tos", "nw_ttl", "nw_frag"})
 _BOTH = (fl.IPV4, fl.IPV6)
 _TRANSPORT = {
     "tcp_src": (fl.TCP, _BOTH, "tp_src"),

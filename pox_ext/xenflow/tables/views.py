@@ -28,8 +28,6 @@ from xenflow.tables.next_hops import NextHopView
 from xenflow.tables.site import RouterView
 
 _WORKING = InterfaceFlag.UP | InterfaceFlag.RUNNING | InterfaceFlag.FORWARDING4
-_LOOPBACK_NET = (0x7F000000, 8)
-_DROPPING = {NextHopType.BLACKHOLE}
 
 
 class Cards:
@@ -86,23 +84,18 @@ def router_view(router: Router, state: RouterState) -> RouterView:
     mine = sorted(
         (local.address, local.length, "" if local.broadcast else names.get(local.ifindex, "lo"))
         for local in state.locals.values()
-        if local.family == 4 and not _is_loopback(local.address, local.length)
+        if local.family == 4 and not (local.length >= 8 and local.address >> 24 == 127)
     )
     policy = state.policy
     slow = policy.reason if policy.slow else ""
     return RouterView(tuple(mine), tuple(sorted(down)), slow, tuple(sorted(off)))
 
 
-def _is_loopback(address: int, length: int) -> bool:
-    net, plen = _LOOPBACK_NET
-    return length >= plen and address >> 32 - plen == net >> 32 - plen
-
-
 def next_hop_view(
     router: Router, state: RouterState, hop: NextHop, cards: Cards | None = None
 ) -> NextHopView:
     """One next hop as its flows need it; `cards` where they are made already."""
-    if hop.type in _DROPPING:
+    if hop.type is NextHopType.BLACKHOLE:
         return NextHopView(hop.id, "drop")
     if hop.type is NextHopType.GROUP:
         legs = sorted(state.legs.get(hop.id, {}).values(), key=lambda leg: leg.index)

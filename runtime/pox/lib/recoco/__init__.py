@@ -160,10 +160,10 @@ class Scheduler:
         self._timer_ids = count()
         self._waits: dict[int, _Wait] = {}
         self._watched: dict[int, Watched] = {}
-        self.backlog: dict[
-            Any, None
-        ] = {}  # what has input left, in order; `work_on` goes on with it
-        self.unflushed: list[Any] = []  # what has queued output in this turn; `flush` sends it
+        self.backlog: dict[Any, None] = {}
+        """What has input left, in order; `work_on` goes on with it."""
+        self.unflushed: list[Any] = []
+        """What has queued output in this turn; `flush` sends it."""
         self._quit = False
         global defaultScheduler
         defaultScheduler = self

@@ -1,0 +1,134 @@
+"""Writes a network as the text of a network file: what `network_file` reads.
+
+Read again it is the same network.  Comments and the lab's part are not in a `Network`.  Called by
+the planner and by `xenflow export`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from xenflow.model.network import (
+    Access,
+    Controller,
+    Datapath,
+    DatapathKind,
+    End,
+    Interface,
+    Link,
+    Network,
+    Router,
+)
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def to_text(network: Network) -> str:
+    """The file's text."""
+    head: dict[str, Any] = {"name": network.name}
+    if network.store:
+        head["store"] = list(network.store)
+    cables = {cable.name: [str(cable.a), str(cable.b)] for cable in network.cables.values()}
+    return "\n".join(
+        [
+            *_table(("network",), head),
+            *_tables("controllers", map(_controller, network.controllers.values())),
+            *_tables("datapaths", map(_datapath, network.datapaths.values())),
+            *_table(("cables",), cables),
+            *_tables("links", map(_link, network.links.values())),
+            *_tables("routers", map(_router, network.routers.values())),
+        ]
+    )
+
+
+def _controller(controller: Controller) -> tuple[str, dict[str, Any]]:
+    address, port = controller.openflow
+    openflow = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return controller.name, {"openflow": openflow, "manage": controller.manage}
+
+
+def _datapath(datapath: Datapath) -> tuple[str, dict[str, Any]]:
+    about: dict[str, Any] = {
+        "kind": datapath.kind.value,
+        "dpid": f"{datapath.dpid:016x}",
+        "controller": datapath.controller,
+    }
+    usual = Datapath("", DatapathKind.HOST, 0, "")
+    for key in ("nicira", "hypervisor", "proof", "proof_bound_s", "ovs_rundir", "other"):
+        if getattr(datapath, key) != getattr(usual, key):
+            about[key] = getattr(datapath, key)
+    if datapath.pipeline is not usual.pipeline:
+        about["pipeline"] = datapath.pipeline.value
+    return datapath.name, about
+
+
+def _link(link: Link) -> tuple[str, dict[str, Any]]:
+    about: dict[str, Any] = {"id": link.id, "vlan": link.vlan}
+    if link.access:
+        about["access"] = [*map(_access, link.access)]
+    if link.root:
+        about["root"] = link.root
+    if link.cables:
+        about["cables"] = list(link.cables)
+    return link.name, about
+
+
+def _access(access: Access) -> dict[str, Any]:
+    about: dict[str, Any] = {"at": access.end}
+    return about | ({"macs": [*map(_mac, access.macs)]} if access.macs else {})
+
+
+def _router(router: Router) -> tuple[str, dict[str, Any]]:
+    return router.name, {
+        "id": router.id,
+        "home": router.home,
+        "control_vif": router.control_vif,
+        "interfaces": [*map(_interface, router.interfaces)],
+    }
+
+
+def _interface(interface: Interface) -> dict[str, Any]:
+    return {
+        "name": interface.name,
+        "link": interface.link,
+        "mac": _mac(interface.mac),
+        "vif": interface.vif,
+    }
+
+
+def _mac(mac: int) -> str:
+    return mac.to_bytes(6, "big").hex(":")
+
+
+# --- TOML ----------------------------------------------------------------------------------------
+
+
+def _tables(part: str, entries: Iterable[tuple[str, dict[str, Any]]]) -> Iterable[str]:
+    for name, about in entries:
+        yield from _table((part, name), about)
+
+
+def _table(path: tuple[str, ...], about: dict[str, Any]) -> list[str]:
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in about.items()]
+    return [f"[{'.'.join(map(_key, path))}]", *lines, ""]
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    match value:
+        case dict():
+            return f"{{ {', '.join(f'{_key(k)} = {_value(v)}' for k, v in value.items())} }}"
+        case list() if value and isinstance(value[0], dict):
+            return "\n".join(("[", *(f"    {_value(one)}," for one in value), "]"))
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case End():
+            return json.dumps(str(value))
+        case _:
+            return json.dumps(value)

@@ -1,0 +1,196 @@
+"""The verbs of a network that changes, beside controllers that only answer: who is asked what, in
+which order, and what is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmt import cli
+from mgmt.client import AskError, Refused, Unreachable
+from mgmt.session import ManagementSession
+from mgmt.verbs import Exit
+from xenflow.store import network_file
+
+ROOT = Path(__file__).parents[2]
+PAPER = ROOT / "conf" / "paper.toml"
+TEXT = PAPER.read_text()
+MORE = TEXT + '\n[links.more]\nid = 77\nvlan = 177\nroot = "host-a"\n'
+CONTROLLERS = ("host-a", "host-b", "edge")
+ADDED = {"links": {"added": ["more"]}}
+
+
+class Answering:
+    """Controllers: what each answers to a verb, and what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.change = 2
+        self.in_force = dict.fromkeys(("host-a", "host-b", "gen", "recv"), 2)
+        self.refusing: dict[tuple[str, str], AskError] = {}
+
+    def ask(self, controller: str, verb: str, **arguments: Any) -> dict[str, Any]:
+        self.asked.append((controller, verb, arguments))
+        if error := self.refusing.get((controller, verb)):
+            raise error
+        if verb == "status":
+            own = {"edge": ("gen", "recv")}.get(controller, (controller,))
+            store = {"taken": self.change, "in_force": {name: self.in_force[name] for name in own}}
+            return {"store": store, "problems": []}
+        if verb == "apply":
+            dry = arguments["dry_run"]
+            return {"change": 0 if dry else self.change, "changed": ADDED, "digest": "d"}
+        if verb == "history":
+            one = {"number": 2, "by": "ada", "when": 0, "changed": ADDED}
+            return {"changes": [one, {"number": 1, "by": "planner", "when": 0, "changed": {}}]}
+        if verb == "undone":
+            return {"text": TEXT, "last": 7}
+        return {}
+
+    def ask_all(self, names: Any, verb: str, **arguments: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in names:
+            try:
+                found[name] = self.ask(name, verb, **arguments)
+            except AskError as error:
+                found[name] = error
+        return found
+
+    def verbs(self) -> list[str]:
+        """The verbs asked, each once for those who were asked it one after another."""
+        verbs = [verb for _, verb, _ in self.asked]
+        return [verb for i, verb in enumerate(verbs) if verbs[i - 1 : i] != [verb]]
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
+    made = Answering()
+
+    def ask(_: Any, controller: str, verb: str, /, timeout_s: Any = None, **words: Any) -> Any:
+        return made.ask(controller, verb, **words)
+
+    def ask_all(session: ManagementSession, verb: str, /, **words: Any) -> Any:
+        return made.ask_all(session.network.controllers, verb, **words)
+
+    monkeypatch.setattr(ManagementSession, "ask", ask)
+    monkeypatch.setattr(ManagementSession, "ask_all", ask_all)
+    monkeypatch.setattr("mgmt.verbs.apply.IN_FORCE_S", 0.0)
+    return made
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    def call(*words: str, text: str = MORE) -> tuple[int, str, str]:
+        file = tmp_path / "new.toml"
+        file.write_text(text)
+        words = tuple(str(file) if word == "FILE" else word for word in words)
+        status = cli.main(["--network", str(PAPER), *words])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_first_everybody_is_asked_then_one_then_it_is_waited_for(
+    answering: Answering, run: Run
+) -> None:
+    assert run("apply", "FILE") == (0, "links: + more\nchange 2\n", "")
+    assert answering.verbs() == ["reload", "apply", "status"]
+    asked = [(who, words) for who, verb, words in answering.asked if verb == "reload"]
+    assert asked == [(name, {"dry_run": True, "text": MORE}) for name in CONTROLLERS]
+    [(who, words)] = [(who, words) for who, verb, words in answering.asked if verb == "apply"]
+    assert who == "host-a"
+    assert words == {"text": MORE, "file": "new.toml", "dry_run": False, "last": None}
+
+
+def test_a_dry_run_waits_for_nothing(answering: Answering, run: Run) -> None:
+    assert run("apply", "FILE", "-n") == (0, "links: + more\n", "")
+    assert answering.verbs() == ["reload", "apply"]
+
+
+def test_where_one_cannot_follow_nothing_is_done(answering: Answering, run: Run) -> None:
+    answering.refusing["edge", "reload"] = Refused("refused", "links.left: no\nlinks.right: no")
+    answering.refusing["host-b", "reload"] = Unreachable("host-b", "tcp://b:1", "silent")
+    status, out, err = run("apply", "FILE")
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "xenflow: host-b (tcp://b:1): silent",
+        "xenflow: edge: links.left: no",
+        "xenflow: edge: links.right: no",
+    ]
+    assert answering.verbs() == ["reload"]
+
+
+def test_who_does_not_have_it_in_force_is_named(answering: Answering, run: Run) -> None:
+    answering.in_force["recv"] = 1
+    status, out, err = run("apply", "FILE", "--json")
+    assert status == Exit.LATE == 5
+    value = json.loads(out)
+    assert (value["ok"], value["change"], value["changed"]) == (False, 2, ADDED)
+    assert value["errors"] == ["recv: change 2 is not in force there"]
+    assert err == "xenflow: recv: change 2 is not in force there\n"
+
+
+def test_the_planner_is_asked_by_way_of_who_answers(answering: Answering, run: Run) -> None:
+    answering.refusing["host-a", "apply"] = Unreachable("host-a", "tcp://a:1", "silent")
+    assert run("apply", "FILE")[0] == 0
+    asked = [who for who, verb, _ in answering.asked if verb == "apply"]
+    assert asked == ["host-a", "host-b"]
+    sent = Unreachable("host-a", "tcp://a:1", "lost", sent=True)
+    answering.refusing["host-a", "apply"] = sent  # it may be under way: nobody else is asked
+    status, _, err = run("apply", "FILE")
+    assert status == 3 and "what was asked may have been done" in err
+
+
+def test_mistakes_are_found_before_anybody_is_asked(answering: Answering, run: Run) -> None:
+    for verb in ("apply", "check", "diff"):
+        status, out, err = run(verb, "FILE", text=TEXT.replace("vlan = 101", "vlan = 0"))
+        assert (status, out) == (2, "")
+        assert "new.toml:" in err and "links.left.vlan: found 0, expected" in err
+        assert run(verb, "/no/such/file")[0] == 2
+    assert answering.asked == []
+
+
+def test_a_file_is_checked_without_a_network(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, out, _ = run("check", "FILE", "--network", "/no/such/file")
+    words = "paper: 3 controllers, 4 datapaths, 4 cables, 3 links, 1 router\n"
+    assert (status, out) == (0, words)
+
+
+def test_a_difference_is_a_status(answering: Answering, run: Run) -> None:
+    assert run("diff", "FILE") == (1, "links: + more\n", "")
+    assert run("diff", "FILE", text=TEXT) == (0, "the file says nothing new\n", "")
+    status, out, _ = run("diff", "FILE", text=TEXT.replace("vlan = 101", "vlan = 111"))
+    assert status == 1 and "refused: links.left: vlan 101 cannot become 111" in out
+    assert answering.asked == []
+
+
+def test_what_is_exported_is_the_network(run: Run) -> None:
+    status, out, _ = run("export")
+    assert status == 0
+    assert network_file.parse(out, "a.toml")[0] == network_file.load(PAPER)
+
+
+def test_history_is_a_table(answering: Answering, run: Run) -> None:
+    status, out, _ = run("history")
+    assert status == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["CHANGE", "WHEN", "BY", "CHANGED"]
+    assert [(row[0], row[3:]) for row in rows[1:]] == [
+        ("2", ["ada", "links:", "+", "more"]),
+        ("1", ["planner", "the", "first"]),
+    ]
+
+
+def test_undo_applies_what_the_planner_says(answering: Answering, run: Run) -> None:
+    assert run("undo", "2")[0] == 0
+    assert answering.verbs() == ["undone", "reload", "apply", "status"]
+    [words] = [words for _, verb, words in answering.asked if verb == "apply"]
+    assert (words["text"], words["file"], words["last"]) == (TEXT, "change 2 undone", 7)

@@ -1,0 +1,93 @@
+"""Where links lie: by the network alone, or where they have lain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests import random_sites
+from xenflow.model.difference import refusals
+from xenflow.model.network import Cable, Datapath, DatapathKind, End, Network
+from xenflow.store import network_file
+from xenflow.store.laying import lay, lay_on
+
+CAMPUS = network_file.load(Path(__file__).parents[2] / "conf" / "campus.toml")
+
+
+def shuffled(network: Network, dice: Random) -> Network:
+    def other(part: dict[str, object]) -> dict[str, object]:
+        return dict(dice.sample([*part.items()], len(part)))
+
+    parts = ("controllers", "datapaths", "cables", "links", "routers")
+    return replace(network, **{part: other(getattr(network, part)) for part in parts})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_another_order_links_stay_where_they_lie(seed: int) -> None:
+    dice = Random(seed)
+    network = CAMPUS if seed % 2 else random_sites.network(dice)
+    again = lay_on(shuffled(network, dice), network)
+    for name, link in network.links.items():
+        assert again.links[name].tree is link.tree
+    assert again.digest == network.digest
+
+
+def with_a_leaf(network: Network) -> Network:
+    """One switch more, at the first one."""
+    first = next(iter(network.datapaths.values()))
+    leaf = Datapath("leaf", DatapathKind.PLAIN, 0xFFFF, first.controller)
+    cable = Cable("leaf", End(first.name, "to-leaf"), End("leaf", "up"))
+    return replace(
+        network,
+        datapaths={"leaf": leaf, **network.datapaths},
+        cables={"leaf": cable, **network.cables},
+    )
+
+
+def test_a_tree_grows_by_a_leaf_and_loses_it() -> None:
+    grown = lay_on(with_a_leaf(CAMPUS), CAMPUS)
+    for name, link in CAMPUS.links.items():
+        more = {**link.tree.up, "leaf": grown.cables["leaf"]}
+        assert grown.links[name].tree.up == (link.tree.up if link.cables else more)
+    assert refusals(CAMPUS, grown) == []
+    back = lay_on(CAMPUS, grown)
+    assert back.digest == CAMPUS.digest and refusals(grown, back) == []
+
+
+def test_what_a_lost_cable_reached_is_reached_another_way() -> None:
+    used = {c.name for link in CAMPUS.links.values() for c in link.tree.up.values() if c}
+    for name in used:
+        fewer = {n: c for n, c in CAMPUS.cables.items() if n != name}
+        without = replace(CAMPUS, cables=fewer)
+        found, anew = lay_on(without, CAMPUS), lay(without)
+        for link in CAMPUS.links.values():
+            tree = found.links[link.name].tree
+            assert name not in {c.name for c in tree.up.values() if c}
+            cut = {n for n, c in link.tree.up.items() if c and c.name == name}
+            # Who lay behind it is reached anew or not at all; all others lie as they did.
+            behind = {n for n in link.tree.up if cut & set(link.tree.path(n, root(link.tree)))}
+            for datapath in link.tree.up.keys() - behind:
+                assert tree.up[datapath] == link.tree.up[datapath]
+            assert tree.up.keys() == anew.links[link.name].tree.up.keys()
+
+
+def root(tree: object) -> str:
+    return next(name for name, cable in tree.up.items() if cable is None)  # type: ignore[attr-defined]
+
+
+def test_who_wishes_something_else_is_laid_anew() -> None:
+    link = replace(CAMPUS.links["left"], root="host-d")
+    other = replace(CAMPUS, links={**CAMPUS.links, "left": link})
+    assert lay_on(other, CAMPUS).links["left"].tree == lay(other).links["left"].tree
+
+
+def test_where_the_root_has_gone_it_is_laid_anew() -> None:
+    gone = root(CAMPUS.links["one-two"].tree)
+    datapaths = {n: d for n, d in CAMPUS.datapaths.items() if n != gone}
+    cables = {n: c for n, c in CAMPUS.cables.items() if gone not in (c.a.datapath, c.b.datapath)}
+    links = {n: k for n, k in CAMPUS.links.items() if not k.access and k.root != gone}
+    fewer = replace(CAMPUS, datapaths=datapaths, cables=cables, links=links, routers={})
+    assert lay_on(fewer, CAMPUS).links == lay(fewer).links
