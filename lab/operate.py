@@ -146,6 +146,7 @@ def status(since: datetime | None = None) -> dict[str, Any]:
         "source": state.source,
         "up_since": came_up.isoformat(timespec="seconds"),
         "controllers": state.options.controllers,
+        "store": state.options.store,
         "daemon": state.options.daemon,
         "hypervisor": "emulated",
         "cut": list(state.cut),

@@ -154,8 +154,9 @@ def lock() -> Iterator[None]:
 
 
 def network_text(source: Path, *, store: bool = False) -> str:
-    """What the lab's copy of a network file says; where a switch's changes are proven by its
-    revalidator, where that switch's run directory is, too; and where the lab's `store` is.
+    """What the lab's copy of a network file says: what the file does, and where the lab's `store`
+    is.  Where a switch's changes are proven by its revalidator, and its controller runs in another
+    node, so that $OVS_RUNDIR is not that of the switch, it says the switch's run directory, too.
 
     Raises NetworkError where the file is wrong, LabError where it names a store of its own.
     """
@@ -166,8 +167,10 @@ def network_text(source: Path, *, store: bool = False) -> str:
         server = f'store = ["tcp:{lab.management["lab"]}:{STORE_PORT}"]'
         text = re.sub(r"^(\[\s*network\s*\].*)$", rf"\1\n{server}", text, count=1, flags=re.M)
     for datapath in lab.datapaths:
-        if datapath.proof == "revalidator" and not datapath.ovs_rundir:
-            here = switch.rundir(lab.switch_node(datapath.name))
+        node = lab.switch_node(datapath.name)
+        elsewhere = node != lab.controller_node(datapath.controller)
+        if datapath.proof == "revalidator" and elsewhere and not datapath.ovs_rundir:
+            here = switch.rundir(node)
             header = rf"^(\[\s*datapaths\.\"?{re.escape(datapath.name)}\"?\s*\].*)$"
             text = re.sub(header, rf'\1\novs_rundir = "{here}"', text, count=1, flags=re.M)
     return f"{HEADER}{source.resolve()}\n{text}"

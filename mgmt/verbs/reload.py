@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: ManagementSession) -> int:
     if session.network.store:
-        complain("the network lives in a store: use `xenflow apply`")
+        complain("the network lives in a store: use `xenflow apply FILE`")
         return Exit.FAILED
     looked = session.ask_all("reload", dry_run=True)
     if wrong := list(_wrong(session, looked)):

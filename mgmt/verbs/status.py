@@ -90,6 +90,8 @@ def _text(
     blocks = [health.verdict(session.network, causes, health.moving(answers))]
     if len(causes) > 1:
         blocks.append("what is wrong\n" + "\n".join(f"  {cause}" for cause in causes))
+    if store := list(_store(answered)):
+        blocks.append("store\n" + "\n".join(f"  {line}" for line in store))
     blocks += [
         table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
         table((*_OF_A_DATAPATH, *_OF_ITS_FLOWS), _datapaths(session, answers)),
@@ -103,6 +105,26 @@ def _text(
         title = "migrations (`xenflow recover` finishes or undoes one left unfinished)"
         blocks.append(f"{title}\n{rows}")
     return "\n\n".join(blocks)
+
+
+def _store(answered: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Where the network lives in a store: its last change, and who has it in force."""
+    known = {name: a["store"] for name, a in answered.items() if a.get("store")}
+    if not known:
+        return
+    newest = max(store["change"] for store in known.values())
+    if newest:
+        reached = {n: at for store in known.values() for n, at in store["in_force"].items()}
+        late = [name for name, change in reached.items() if change < newest]
+        where = f"not in force yet on {', '.join(late)}" if late else "in force on every switch"
+        yield f"change {newest}, {where}"
+    elif any(store["connected"] for store in known.values()):
+        yield "it is empty: controllers follow their network file until one is applied"
+    else:
+        yield "it is not reached: controllers follow their network file"
+    yield from (f"{name} follows none" for name in answered if name not in known)
+    planners = sorted({store["planner"] for store in known.values()} - {""})
+    yield f"planner {', '.join(planners)}" if planners else "no planner holds its lease"
 
 
 def _controllers(session: ManagementSession, answers: Answers) -> Iterator[tuple[Any, ...]]:

@@ -107,6 +107,14 @@ def test_no_request_can_make_a_line_of_its_own(
     assert "\n" not in line and len(line) < 1100 and WHO in line
 
 
+def test_a_file_cannot_be_applied_where_no_store_is_followed(controller: Controller) -> None:
+    """So a change is not made while only some of the controllers follow the store."""
+    text = controller.file.read_text()
+    for verb, arguments in (("reload", {"dry_run": True, "text": text}), ("apply", {"text": text})):
+        answer = controller.ask(verb, **arguments)
+        assert "follows no store" in answer["error"]["message"], verb
+
+
 def test_a_changed_network_file_is_read(
     controller: Controller, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from xen.dom0 import host
 from xenflow.model.network import Network, NetworkError
-from xenflow.store.network_file import load
+from xenflow.store.laid_file import LaidFile, LaidRows
+from xenflow.store.network_file import load, parse
+from xenflow.store.network_rows import NamedRows, laid
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "xen" / "dom0" / "network.toml.example"
@@ -40,6 +42,39 @@ def test_bridge(pair: Network) -> None:
     assert "add-port xenflow0 enp3s0" in words
     assert "add-port xenflow0 enp2s0 -- set Port enp2s0 tag=101" in words
     assert "vr1" not in words, "a router's ports are the hotplug script's"
+
+
+def test_ports_and_filter_are_those_of_the_store_where_the_network_lives_in_one(
+    tmp_path: Path,
+) -> None:
+    text = EXAMPLE.read_text()
+    grown = (
+        text
+        + """
+[routers.vr2]
+id = 2
+home = "host-a"
+control_vif = "vr2.ctl"
+interfaces = [{ name = "eth0", link = "left", mac = "02:00:00:02:01:01", vif = "vr2.0" }]
+"""
+    )
+    found = parse(grown.replace("enp3s0", "enp4s0"), "grown")[0]
+    LaidFile(tmp_path).keep(LaidRows("cluster", 2, marked(laid(found))))
+    file = tmp_path / "network.toml"
+    for store, cable, router in (("", "enp3s0", False), ('store = ["unix:/x"]', "enp4s0", True)):
+        file.write_text(text.replace('name = "pair"', f'name = "pair"\n{store}', 1))
+        network = host.as_laid(load(file), str(tmp_path))
+        words = host.bridge(network, network.datapaths["host-a"])
+        assert (cable in words, '"vr2.ctl"' in host.guard(network)) == (True, router)
+    assert host.as_laid(load(file), str(tmp_path / "none")) == load(file), "nothing is kept yet"
+
+
+def marked(rows: NamedRows) -> NamedRows:
+    """Laid rows as the planner has written them."""
+    return {
+        table: {key: {**row, "change": 2, "gone": False} for key, row in found.items()}
+        for table, found in rows.items()
+    }
 
 
 def test_a_controller_without_one_host_is_refused() -> None:

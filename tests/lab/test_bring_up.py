@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from lab import bring_up, process, state
-from lab.description import Lab, load_lab
+from lab.description import Lab, find_file, load_lab
 from lab.namespace import LabError
 from lab.steps import Step
+from lab.switch import rundir
 from tests.lab.grown import CAMPUS, GROWN, changed
+from xenflow.model.difference import compare
 from xenflow.model.network import NetworkError
+from xenflow.store.network_file import parse, read_text
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 
@@ -103,6 +106,32 @@ def test_what_is_ended_is_forgotten(folders: Path) -> None:
 )
 def test_what_a_log_complains_of(log: str, said: str) -> None:
     assert process.complaint(log) == said
+
+
+# --- the lab's copy of the file ------------------------------------------------------------------
+
+
+def test_what_the_lab_forwards_by_is_what_the_file_says() -> None:
+    """So the very file that a lab was brought up from can be applied to it."""
+    paper = find_file("paper")
+    copy = parse(state.network_text(paper, store=True), "copy")[0]
+    assert copy.store
+    assert not compare(parse(read_text(paper), "paper")[0], copy)
+
+
+def test_where_the_switch_is_that_a_controller_elsewhere_proves(tmp_path: Path) -> None:
+    file = tmp_path / "plain.toml"
+    text = read_text(find_file("paper")).replace(
+        'proof = "bound"\nproof_bound_s = 0.35', 'proof = "revalidator"'
+    )
+    file.write_text(text)
+    datapaths = parse(state.network_text(file), "copy")[0].datapaths
+    assert {name: d.ovs_rundir for name, d in datapaths.items()} == {
+        "host-a": "",  # its controller runs there
+        "host-b": "",
+        "gen": str(rundir("gen-sw")),
+        "recv": str(rundir("recv-sw")),
+    }
 
 
 # --- reload --------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ def test_path_has_a_transit_host_and_two_plain_switches() -> None:
             "one of the macs",
         ),
         ('eth1 = "10.0.2.1/24" }', 'eth7 = "10.0.2.1/24" }', "eth7", "an unknown key"),
+        (', eth1 = "10.0.2.1/24"', "", "lab.routers.vr1.addresses.eth1: found nothing", "prefix"),
         ('stub = "10.1.0.1/32"', 'stob = "10.1.0.1/32"', "lab.machines.gen.stob", "unknown key"),
         ('edge = "10.254.1.3"', 'edge = "10.254.1.4"', "lab.management.edge", "manage"),
         ('host-a = "10.254.1.11"', 'host-a = "10.254.2.11"', "lab.management.host-a", "10.254.1"),

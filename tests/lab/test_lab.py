@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from lab import bring_up, operate, process, routing
-from lab.description import FABRIC, ROOT, Lab, load_lab
+from lab.description import FABRIC, ROOT, Lab
 from lab.hypervisor import LONG_S
 from lab.hypervisor_client import HypervisorClient
 from lab.namespace import NETNS_DIR, IcmpEcho, LabError, inside, ip
@@ -136,12 +136,6 @@ def test_switch_tools_find_their_switch(lab: Lab) -> None:
     for node in ("host-a", "gen-sw"):
         assert "br0" in operate.run(node, ["ovs-vsctl", "list-br"]).stdout
         assert operate.run(node, ["ovs-appctl", "revalidator/wait"]).returncode == 0
-
-
-def test_network_file_in_use_says_where_the_switches_are(lab: Lab) -> None:
-    network = load_lab(NETWORK_FILE).network
-    assert network.datapaths["host-a"].ovs_rundir == "/run/xenflow/lab/host-a/ovs"
-    assert Path(network.datapaths["host-a"].ovs_rundir, "ovs-vswitchd.pid").exists()
 
 
 def test_second_up_is_refused(lab: Lab) -> None:

@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) ->
     done = xenflow("apply", str(file))
     assert done.returncode == 2 and f"{file}:" in done.stderr
     done = xenflow("reload")
-    assert done.returncode == 1 and "use `xenflow apply`" in done.stderr
+    assert done.returncode == 1 and "use `xenflow apply FILE`" in done.stderr
     assert (changes(paper), flows(paper)) == (known, before)
 
 

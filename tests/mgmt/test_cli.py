@@ -346,6 +346,29 @@ def test_status_with_all_dead(fakes: Fakes) -> None:
     assert fakes.run("status")[0] == 3
 
 
+def test_status_says_how_far_the_stores_last_change_is(fakes: Fakes) -> None:
+    def follow(name: str, change: int, planner: str = "tcp://192.0.2.1:6651", **at: int) -> None:
+        store = {"connected": True, "change": change, "planner": planner, "in_force": at}
+        fakes[name].verbs["status"]["store"] = store  # type: ignore[index]
+
+    def said() -> list[str]:
+        return [line.strip() for line in fakes.run("status")[1].split("\n\n")[1].splitlines()]
+
+    assert "\nstore\n" not in fakes.run("status")[1], "nobody follows one"
+    follow("host-a", 0, planner="")
+    empty = "it is empty: controllers follow their network file until one is applied"
+    none = ["host-b follows none", "edge follows none"]
+    assert said() == ["store", empty, *none, "no planner holds its lease"]
+    follow("host-a", 3, **{"host-a": 3})
+    follow("host-b", 3, **{"host-b": 2})
+    follow("edge", 2, gen=2, recv=2)
+    late = "change 3, not in force yet on host-b, gen, recv"
+    assert said() == ["store", late, "planner tcp://192.0.2.1:6651"]
+    follow("host-b", 3, **{"host-b": 3})
+    follow("edge", 3, gen=3, recv=3)
+    assert said()[1] == "change 3, in force on every switch"
+
+
 def test_status_names_migrations_left_behind(fakes: Fakes) -> None:
     migration = {"migration": {"from": "host-a", "to": "host-b", "mode": "overlapped"}}
     journal = [migration, {"words": "turn the links"}]

@@ -288,9 +288,12 @@ def test_another_verb_is_no_planners(rig: Rig) -> None:
     assert rig.answers[-1]["error"]["code"] == "unknown-verb"
 
 
-def test_of_two_planners_one_is_at_work(rig: Rig) -> None:
+def test_of_two_planners_one_is_at_work(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "xenflow.planner")
     first, _ = rig.planner("a", first=str(PAPER))
+    assert not any(line.startswith("waits") for line in caplog.messages)
     second, _ = rig.planner("b")
+    assert caplog.messages[-1] == "waits: the planner is at tcp://a:1: ask there"
     answer = rig.ask(second, MORE)
     assert answer["error"]["message"] == "the planner is at tcp://a:1: ask there"
     rig.settle(second, for_s=LEASE_S + 1)  # the first one has stopped

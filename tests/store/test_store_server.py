@@ -42,6 +42,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
 
 def test_a_tool_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    member(tmp_path).database.touch()
     with pytest.raises(StoreServerError, match=r"^ovsdb-server: not installed \(package"):
         member(tmp_path).start()
     (tmp_path / "ovsdb-server").write_text("")
@@ -51,6 +52,7 @@ def test_a_tool_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_a_tool_says_need_not_be_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    member(tmp_path).database.touch()
     tool = tmp_path / "ovsdb-server"
     tool.write_text("#!/bin/sh\nprintf 'no \\377' >&2\nexit 1\n")
     tool.chmod(0o755)

@@ -15,11 +15,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from xenflow import this_controller
 from xenflow.model import control_link
 from xenflow.model.network import Datapath, DatapathKind, Network, NetworkError
+from xenflow.store.laid_file import LaidFile
 from xenflow.store.network_file import load
+from xenflow.store.network_rows import laid_entries
 
 BRIDGE = "xenflow0"
 GUARD_FILE = "/var/lib/xenflow/guard.nft"
@@ -28,6 +31,8 @@ from there (`nftables-xenflow.conf`)."""
 NETWORK_FILE = "/etc/xenflow/network.toml"
 DEFAULTS_FILE = "/etc/default/xenflow"
 """What the unit reads before it starts the controller: NAME=VALUE lines, systemd.exec(5)."""
+STATE_FOLDER = "/var/lib/xenflow"
+"""Where the controller keeps what it has, as the unit starts it."""
 INACTIVITY_MS = 30_000
 """How long a controller that answers nothing is kept: it may be short of the processor while
 domains are built, and who it has lost reads all flows again.  Its end is noticed at once."""
@@ -44,6 +49,16 @@ def datapath(network: Network, controller: str) -> Datapath:
         names = ", ".join(d.name for d in found) or "none"
         raise NetworkError(f"controller {controller}: expected one host, found {names}")
     return found[0]
+
+
+def as_laid(network: Network, state: str = STATE_FOLDER) -> Network:
+    """The network that the controller here starts with: where the file says that it lives in a
+    store, what the store laid last; else, or while nothing is kept, the file's.
+
+    Raises NetworkError where what is kept cannot be read.
+    """
+    laid = LaidFile(Path(state)).load() if network.store else None
+    return network if laid is None else laid_entries(laid.rows, network, alone=True)
 
 
 def named_here(defaults: str = DEFAULTS_FILE) -> str:
@@ -163,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done")
     options = parser.parse_args(arguments)
     try:
-        network = load(options.network)
+        network = as_laid(load(options.network))
         wanted = named_here() if options.controller is None else options.controller
         here = datapath(network, this_controller(network, wanted))
     except NetworkError as error:

@@ -33,7 +33,10 @@ from xenflow.switch.switch import Switch
 
 log = logging.getLogger("xenflow.management")
 
-_NO_STORE = "this controller follows no store (--store): use `xenflow reload`"
+_NO_STORE = (
+    "this controller follows no store: where its network file names one by now, start the "
+    "controller again; else use `xenflow reload`"
+)
 
 
 class ManagementService:
@@ -126,6 +129,8 @@ class ManagementService:
         self._leases.check(router, arguments["owner"])
 
     def _read_again(self, arguments: dict[str, Any], _: Reply) -> Result:
+        if arguments["text"] and self._follower is None:
+            raise NetworkError(_NO_STORE)  # `xenflow apply` asks whether it could follow
         network, found = self._reload(arguments["dry_run"], arguments["text"] or "")
         known = {} if self._follower is None else self._follower.known()
         return {"digest": network.digest, "changed": found.json(), **known}

@@ -21,7 +21,7 @@ from xenflow.model.network import NetworkError
 from xenflow.planner.book import WATCHED, Book, Proposal
 from xenflow.store import network_file
 from xenflow.store.lease import LeaseContender
-from xenflow.store.network_store import NetworkStore, ViewOverdue, WatchEvent
+from xenflow.store.network_store import NetworkStore, ViewOverdue, WatchEvent, WholeView
 from xenflow.store.transaction import (
     Committed,
     RefusalReason,
@@ -116,6 +116,8 @@ class PlannerService:
             return
         self._book.hear(event)
         self._lease.row_is(self._book.lease, self._now())
+        if isinstance(event, WholeView) and self._others():
+            log.info("waits: %s", self._not_ready())
         self._go_on()
 
     def tick(self) -> None:
@@ -168,7 +170,7 @@ class PlannerService:
     def _forgotten(self, outcome: WriteOutcome) -> None:
         self._forgetting = False
         if isinstance(outcome, Committed):
-            log.info("%d tombstones are forgotten", sum(outcome.touched))
+            log.info("%d rows of what is no more are forgotten", sum(outcome.touched))
 
     def end(self) -> None:
         """Give the lease back; `ended` when that is done."""

@@ -5,8 +5,8 @@ it has written to its disk, and cannot grow.  A cluster of one is joined by two 
 started in the same way.  A member's address among the members is fixed when its database is made;
 one on a loopback address can never be joined from another machine.
 
-The server runs on when the program that started it ends.  Called by tests; controllers start none
-yet.
+The server runs on when the program that started it ends.  Called by `python -m xenflow.store`, the
+lab and tests; controllers start none yet.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class StoreServer:
     """One member.
 
     folder   for its database, log and sockets; all of them are the server's own
-    member   `tcp:ADDRESS:PORT`, where the other members reach it
+    member   `tcp:ADDRESS:PORT`, where the other members reach it; asked for when its database is
+             made, and by nothing else
     listens  more places for clients than `remote` (`ptcp:PORT:ADDRESS`)
     """
 
@@ -86,8 +87,13 @@ class StoreServer:
     def start(self) -> None:
         """Start the server; it listens when this returns.
 
-        Raises StoreServerError, also where it runs already.
+        Raises StoreServerError, also where it runs already, or there is no database.
         """
+        if not self.database.exists():
+            raise StoreServerError(
+                f"store's folder {self.folder}: no database is there: make it, or name another "
+                "folder"
+            )
         _tool(*self.command, "--detach", "--no-chdir", "--verbose=console:off")
 
     @property
@@ -108,7 +114,7 @@ class StoreServer:
 
         Raises StoreServerError where it does not run, or does not end.
         """
-        _tool("ovs-appctl", "-t", self._control, "exit")
+        self._tell("exit")
         end = time.monotonic() + START_S
         while self.pid() is not None:
             if time.monotonic() > end:
@@ -120,7 +126,19 @@ class StoreServer:
 
         Raises StoreServerError where it does not run.
         """
-        _tool("ovs-appctl", "-t", self._control, "cluster/leave", DATABASE)
+        self._tell("cluster/leave", DATABASE)
+
+    def shown(self) -> str:
+        """Who is in the cluster, and who leads it, in the server's own words.
+
+        Raises StoreServerError where it does not run.
+        """
+        return self._tell("cluster/status", DATABASE)
+
+    def _tell(self, *words: str) -> str:
+        if self.pid() is None:
+            raise StoreServerError(f"store's folder {self.folder}: no server runs there")
+        return _tool("ovs-appctl", "-t", self._control, *words)
 
     def pid(self) -> int | None:
         """The server's process; None where it does not run.  The server keeps a lock on the file
@@ -157,8 +175,8 @@ class StoreServer:
         return self.folder / "server.ctl"
 
 
-def _tool(*command: str | Path) -> None:
-    """Run a tool of Open vSwitch to its end.
+def _tool(*command: str | Path) -> str:
+    """Run a tool of Open vSwitch to its end; returns what it prints.
 
     Raises StoreServerError with what it says.
     """
@@ -167,7 +185,9 @@ def _tool(*command: str | Path) -> None:
             command, capture_output=True, text=True, errors="replace", timeout=START_S
         )
     except FileNotFoundError:
-        raise StoreServerError(f"{command[0]}: not installed (package openvswitch)") from None
+        raise StoreServerError(
+            f"{command[0]}: not installed (package openvswitch-switch)"
+        ) from None
     except OSError as error:
         raise StoreServerError(
             f"{command[0]}: cannot be run: {error.strerror or error}: mend that and try again"
@@ -176,3 +196,4 @@ def _tool(*command: str | Path) -> None:
         raise StoreServerError(f"{command[0]}: not done after {START_S:g} s") from None
     if done.returncode != 0:
         raise StoreServerError(f"{command[0]}: {done.stderr.strip() or done.returncode}")
+    return done.stdout.strip()

@@ -55,7 +55,9 @@ def quoted(text: str) -> str:
 
 
 def show_value(value: Any) -> str:
-    """A value as a message shows it, in one line."""
+    """A value as a message shows it, in one line; None: the key is not there."""
+    if value is None:
+        return "nothing"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):

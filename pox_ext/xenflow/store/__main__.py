@@ -1,0 +1,134 @@
+"""`python -m xenflow.store`: makes, starts, shows and stops a member of the store, on this machine.
+
+For people who set a store up by hand (docs/store.md).  What it does is `server.StoreServer`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from collections.abc import Sequence
+from ipaddress import ip_address
+from pathlib import Path
+
+from xenflow.store.server import StoreServer, StoreServerError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 1 where it cannot be done, 2 for a wrong argument."""
+    asked = _parser().parse_args(words)
+    listens = tuple(map(_listening, getattr(asked, "listen", ())))
+    member = getattr(asked, "member", "")
+    server = StoreServer(asked.folder.absolute(), member, listens)
+    try:
+        # The server would run, say so in its log, and be reached by nobody.
+        for place in (member, *getattr(asked, "listen", ())):
+            if place and server.pid() is None:
+                _can_listen(place)
+        match asked.verb:
+            case "create":
+                server.create()
+                print(f"made: start it with `python -m xenflow.store start {asked.folder}`")
+            case "join":
+                server.join(*asked.others)
+                print(f"made: it joins when it is started (... start {asked.folder})")
+            case "start":
+                server.start()
+                print(f"runs as process {server.pid()}, and listens at {server.remote}", end="")
+                print("".join(f" {each}" for each in asked.listen))
+            case "show":
+                print(server.shown())
+            case "stop":
+                server.stop()
+            case "leave":
+                server.leave()
+    except StoreServerError as error:
+        print(f"xenflow: store: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m xenflow.store",
+        description="One member of the store's cluster, on this machine.  FOLDER is the member's: "
+        "it holds the database, the log and the sockets.  A server runs on when this ends, and "
+        "not after a reboot: start it again.",
+        epilog="exit status: 0 done, 1 failed, 2 wrong usage.  docs/store.md has the whole way.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, words: str) -> argparse.ArgumentParser:
+        found = verbs.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+        found.add_argument("folder", metavar="FOLDER", type=Path)
+        return found
+
+    create = verb("create", "make the database of a new store, of which this is the first member")
+    join = verb("join", "make the database of one more member of a store that runs")
+    for each in (create, join):
+        each.add_argument(
+            "--member",
+            metavar="tcp:ADDRESS:PORT",
+            type=_tcp,
+            required=True,
+            help="where the other members reach this one, for good: an address of this machine "
+            "(one that begins with 127. no other machine reaches)",
+        )
+    join.add_argument(
+        "others",
+        metavar="MEMBER",
+        type=_tcp,
+        nargs="+",
+        help="members that there are already: what their --member says",
+    )
+    start = verb("start", "start the member's server; it listens when this ends")
+    start.add_argument(
+        "--listen",
+        metavar="tcp:ADDRESS:PORT",
+        type=_tcp,
+        action="append",
+        default=[],
+        help="where controllers and planners reach it, as in the network file's `store`; may be "
+        "repeated.  Who reaches it may read and write everything",
+    )
+    verb("show", "say who is in the cluster, and who leads it, as this member sees it")
+    verb("stop", "stop the member's server; what it has acknowledged is on its disk")
+    verb("leave", "have this member leave its cluster for good; its folder is of no use afterwards")
+    return parser
+
+
+def _tcp(text: str) -> str:
+    kind, _, rest = text.partition(":")
+    address, _, port = rest.rpartition(":")
+    bracketed = address.startswith("[") and address.endswith("]")
+    try:
+        if (ip_address(address.strip("[]")).version == 6) is not bracketed:
+            raise ValueError
+        if kind == "tcp" and 0 < int(port) < 65536:
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"found {text!r}, expected tcp:ADDRESS:PORT")
+
+
+def _can_listen(place: str) -> None:
+    """Raises StoreServerError where nobody can listen there on this machine now."""
+    address, _, port = place.removeprefix("tcp:").rpartition(":")
+    family = socket.AF_INET6 if address.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address.strip("[]"), int(port)))
+        except OSError as error:
+            raise StoreServerError(f"{place}: cannot listen there: {error.strerror}") from None
+
+
+def _listening(remote: str) -> str:
+    """The server's word for listening where clients reach it at `remote`."""
+    address, _, port = remote.removeprefix("tcp:").rpartition(":")
+    return f"ptcp:{port}:{address}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
