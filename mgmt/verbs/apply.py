@@ -99,16 +99,19 @@ def look(session: ManagementSession, text: str) -> tuple[list[str], dict[str, An
     """Why the network cannot become what a file says, as far as controllers know; and the last
     change that they know, as arguments of `apply`: what others do meanwhile is found by that."""
     wrong: list[str] = []
+    refused: dict[str, list[str]] = {}
     known: dict[str, tuple[int, str]] = {}
     for controller, answer in session.ask_all("reload", dry_run=True, text=text).items():
         if isinstance(answer, Refused):
-            wrong += [f"{controller}: {line}" for line in answer.message.splitlines()]
+            for line in answer.message.splitlines():  # most is refused by all in the same words
+                refused.setdefault(line, []).append(controller)
         elif isinstance(answer, AskError):
             wrong.append(str(answer))
         elif "change" not in answer:
             wrong.append(f"{controller}: it follows no store (--store): use `xenflow reload`")
         else:
             known[controller] = answer["change"], answer["cluster"]
+    wrong += [f"{', '.join(controllers)}: {line}" for line, controllers in refused.items()]
     if not known:
         return wrong, {}
     change, cluster = last = max(known.values())

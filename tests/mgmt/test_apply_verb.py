@@ -52,6 +52,14 @@ def test_who_is_behind_or_cannot_is_named(behind: Any, words: str) -> None:
     assert len(wrong) == 1 and wrong[0].startswith(words)
 
 
+def test_what_several_refuse_is_said_once() -> None:
+    one, two = "links.left: vlan 101 cannot become 401", "datapaths.a: vr1 is there"
+    session: Any = Session(
+        a=Refused("refused", one, "a"), b=knows(3), c=Refused("refused", f"{one}\n{two}", "c")
+    )
+    assert apply.look(session, "")[0] == [f"a, c: {one}", f"c: {two}"]
+
+
 def test_why_a_change_has_not_come_is_said() -> None:
     full = "/var/lib/xenflow/laid.json: No space left on device: change 8 waits"
     store = {"taken": 7, "in_force": {}}

@@ -94,7 +94,9 @@ class PlannerRelay:
             if now > passed.until:
                 del self._passed[number]
                 words = (
-                    f"the planner at {self._url} does not answer: whether it is done is not known"
+                    f"the planner at {self._url} does not answer, and whether it is done is not "
+                    "known: see that it runs, and apply the file again, which changes nothing "
+                    "where it was done"
                 )
                 passed.reply.refuse("unknown", words)
                 if not self._passed:  # what waits to be sent must not be done some day
