@@ -59,7 +59,7 @@ interfaces = [{ name = "eth0", link = "left", mac = "02:00:00:02:01:01", vif = "
 """
     )
     found = parse(grown.replace("enp3s0", "enp4s0"), "grown")[0]
-    LaidFile(tmp_path).keep(LaidRows("cluster", 2, marked(laid(found))))
+    LaidFile(tmp_path, "pair").keep(LaidRows("cluster", 2, marked(laid(found))))
     file = tmp_path / "network.toml"
     for store, cable, router in (("", "enp3s0", False), ('store = ["unix:/x"]', "enp4s0", True)):
         file.write_text(text.replace('name = "pair"', f'name = "pair"\n{store}', 1))

@@ -57,7 +57,7 @@ def as_laid(network: Network, state: str = STATE_FOLDER) -> Network:
 
     Raises NetworkError where what is kept cannot be read.
     """
-    laid = LaidFile(Path(state)).load() if network.store else None
+    laid = LaidFile(Path(state), network.name).load() if network.store else None
     return network if laid is None else laid_entries(laid.rows, network, alone=True)
 
 
