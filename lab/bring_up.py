@@ -214,7 +214,8 @@ def reload(
             raise LabError(f"the lab is not whole ({state.phase}): `xenflow lab down` sweeps it")
         source = Path(state.source) if file_or_name is None else find_file(file_or_name)
         text = network_text(source, store=state.options.store)
-        after, places = parse_lab(text, str(source)), placed()
+        kept = before if state.options.store else None
+        after, places = parse_lab(text, str(source), kept), placed()
         refused = refusals(before, after, places)
         if state.options.bgp:
             refused.append("lab: BGP is spoken in it: take it down, and bring it up anew")

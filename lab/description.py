@@ -230,9 +230,11 @@ def load_lab(path: str | Path) -> Lab:
     return parse_lab(read_text(path), str(path))
 
 
-def parse_lab(text: str, file: str) -> Lab:
-    """The same from a text; `file` is its name in messages."""
-    return _Reader(file, text, *parse(text, file)).read()
+def parse_lab(text: str, file: str, before: Lab | None = None) -> Lab:
+    """The same from a text; `file` is its name in messages.  Of a lab whose network lives in a
+    store, links stay where they lay `before`."""
+    network = before.network if before is not None else None
+    return _Reader(file, text, *parse(text, file, network, in_store=before is not None)).read()
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -522,3 +522,16 @@ def test_what_is_written_as_a_file_is_no_change(rig: Rig) -> None:
     more = text + '[links.more]\nid = 77\nvlan = 177\nroot = "host-a"\n'
     assert rig.ask(planner, more)["change"] == 2
     assert rig.ask(planner, rig.look(planner, "undone", change=2)["text"])["change"] == 3
+
+
+def test_who_is_only_concerned_is_not_what_has_changed(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    cable = '[cables]\nspare-a = ["host-a:to-spare", "spare:to-a"]'
+    spare = '[datapaths.spare]\nkind = "plain"\ndpid = "0000000000000009"\ncontroller = "edge"\n'
+    assert rig.ask(planner, TEXT.replace("[cables]", f"{spare}\n{cable}"))["change"] == 2
+    changed = rig.look(planner, "history")["changes"][0]["changed"]
+    assert changed == {
+        "datapaths": {"added": ["spare"]},
+        "cables": {"added": ["spare-a"]},
+        "links": {"changed": ["left", "right"]},
+    }

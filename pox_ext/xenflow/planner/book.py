@@ -225,10 +225,10 @@ class Book:
                 assert isinstance(one, Update)
                 old = self._rows[one.table][str(one.where[0].value)]
                 key = key_of(one.table, old)
-            name = str(key[0])
-            new = wanted[one.table].get(key)
-            before.setdefault(one.table, {})[name] = _entry(one.table, old)
-            after.setdefault(one.table, {})[name] = _entry(one.table, new)
+            was, shall = _entry(one.table, old), _entry(one.table, wanted[one.table].get(key))
+            if was != shall:  # else only who is concerned has changed
+                before.setdefault(one.table, {})[str(key[0])] = was
+                after.setdefault(one.table, {})[str(key[0])] = shall
         return before, after
 
     # --- what has been changed --------------------------------------------------------------------
