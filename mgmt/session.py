@@ -17,7 +17,6 @@ from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json
 from xenflow.store import laid_file
-from xenflow.store.laid_file import LaidRows
 from xenflow.store.network_rows import laid_entries
 
 Value = TypeVar("Value")
@@ -159,21 +158,18 @@ def learn(network: Network, timeout_s: float) -> Network:
     if not network.store:
         return network
     urls = {name: c.manage for name, c in network.controllers.items()}
-    answers = ask_all(urls, "network", timeout_s=timeout_s).values()
-    found = [laid for a in answers if (laid := _laid(a)) is not None]
-    latest = max(found, key=lambda laid: laid.change, default=None)
-    if latest is None or not latest.change:
-        return network
-    return laid_entries(latest.rows, network, alone=True)
-
-
-def _laid(answer: dict[str, Any] | AskError) -> LaidRows | None:
-    if isinstance(answer, AskError):
-        return None
-    try:
-        return laid_file.from_json(answer)
-    except laid_file.MISREAD:
-        return None  # another release's
+    known, _ = parted(ask_all(urls, "network", timeout_s=timeout_s, rows=False))
+    numbers = {name: answer.get("change") for name, answer in known.items()}
+    knowing = {name: number for name, number in numbers.items() if isinstance(number, int)}
+    for name in sorted(knowing, key=lambda name: -knowing[name]):
+        answer = ask_all({name: urls[name]}, "network", timeout_s=timeout_s)[name]
+        try:
+            if not isinstance(answer, AskError) and knowing[name]:
+                rows = laid_file.from_json(answer).rows
+                return laid_entries(rows, network, alone=True)
+        except laid_file.MISREAD:
+            continue  # another release's
+    return network
 
 
 def placements(answers: Answers) -> dict[str, Placement]:

@@ -216,11 +216,11 @@ def test_rows_that_make_no_network_are_neither_kept_nor_taken(rig: Rig) -> None:
     assert "change 2 of the store is not taken" in words and "no host nowhere" in words
     kept = LaidFile(rig.folder).load()
     assert kept is not None and kept.change == 1 and rig.network == SMALL
-    assert rig.follower.network()["change"] == 1 and rig.follower.known()["change"] == 2
+    assert rig.follower.network(rows=True)["change"] == 1 and rig.follower.known()["change"] == 2
     right = Update("Laid_Element", (), {"home": SMALL.routers["vr1"].home})
     assert isinstance(rig.loop.ask(planner, right), Committed)
     rig.drain()
-    assert rig.problems.of() == [] and rig.follower.network()["change"] == 2
+    assert rig.problems.of() == [] and rig.follower.network(rows=True)["change"] == 2
     rig.write(LARGE, 3)
     assert rig.network == LARGE
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mgmt.client import Refused
+from mgmt.client import Refused, Unreachable
 from mgmt.session import ManagementSession, learn
 from mgmt.verbs import apply
 from xenflow.store import network_file
@@ -100,6 +101,22 @@ def test_who_says_what_cannot_be_read_hides_nobody(monkeypatch: pytest.MonkeyPat
         table: {key: {**row, "change": 2, "gone": False} for key, row in found.items()}
         for table, found in laid(grown).items()
     }
-    answers: dict[str, Any] = {"edge": {"rows": 5}, "host-a": to_json(LaidRows("one", 2, rows))}
-    monkeypatch.setattr("mgmt.session.ask_all", lambda *_, **__: answers)
-    assert learn(network, 1.0) == grown
+    told: dict[str, Any] = {
+        "edge": {"change": 3, "rows": 5},
+        "host-a": to_json(LaidRows("one", 2, rows)),
+        "host-b": {"change": 1, "rows": {}},
+        "gone": Unreachable("gone", "tcp://gone:1", "silent"),
+        "other": {"change": "no number"},
+    }
+    asked: list[tuple[list[str], bool]] = []
+
+    def ask_all(urls: Any, _: str, /, timeout_s: float, rows: bool = True) -> Any:
+        asked.append(([*urls], rows))
+        return told if not rows else {name: told[name] for name in urls}
+
+    monkeypatch.setattr("mgmt.session.ask_all", ask_all)
+    controllers = dict.fromkeys(told, network.controllers["edge"])
+    found = learn(replace(network, controllers=controllers), 1.0)
+    assert found.links == grown.links
+    # All are asked for the number, for the rows only who knows the latest change, one by one.
+    assert asked == [([*told], False), (["edge"], True), (["host-a"], True)]

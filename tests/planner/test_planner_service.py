@@ -535,3 +535,15 @@ def test_who_is_only_concerned_is_not_what_has_changed(rig: Rig) -> None:
         "cables": {"added": ["spare-a"]},
         "links": {"changed": ["left", "right"]},
     }
+
+
+def test_a_change_that_cannot_be_read_ends_no_planner(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    store = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    spoilt = Update("Change", equal(number=2), {"after": "by hand"})
+    assert isinstance(rig.loop.ask(store, spoilt), Committed)
+    rig.drain()
+    for verb, arguments in (("history", {}), ("undone", {"change": 2})):
+        assert rig.look(planner, verb, **arguments)["error"]["code"] == "internal"
+    assert rig.ask(planner, TEXT)["change"] == 3

@@ -135,10 +135,10 @@ class ManagementService:
         known = {} if self._follower is None else self._follower.known()
         return {"digest": network.digest, "changed": found.json(), **known}
 
-    def _network(self, _: dict[str, Any], __: Reply) -> Result:
+    def _network(self, arguments: dict[str, Any], _: Reply) -> Result:
         if self._follower is None:
             raise NetworkError(_NO_STORE)
-        return self._follower.network()
+        return self._follower.network(arguments["rows"])
 
     def _planner(self, verb: str, arguments: dict[str, Any], reply: Reply) -> Result:
         if self._relay is None:

@@ -124,9 +124,10 @@ class StoreFollower:
         """The last change that it was told, and of which cluster: docs/messages.md, `reload`."""
         return {"cluster": self._laid.cluster, "change": self._laid.change}
 
-    def network(self) -> dict[str, Any]:
-        """The laid rows on the disk: docs/messages.md, verb `network`."""
-        return to_json(self._kept)
+    def network(self, rows: bool) -> dict[str, Any]:
+        """What is on the disk, with the laid rows or without: docs/messages.md, verb `network`."""
+        kept = self._kept
+        return to_json(kept if rows else LaidRows(kept.cluster, kept.change))
 
     # --- what the store says ------------------------------------------------------------------
 

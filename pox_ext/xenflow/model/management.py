@@ -329,7 +329,7 @@ VERBS: dict[str, Verb] = {
     ),
     "rules": Verb({"datapath": _NAME}),
     "reload": Verb({"dry_run": _FLAG, "text": Argument(TEXT)}),
-    "network": Verb({}),
+    "network": Verb({"rows": Argument(BOOLEAN, default=True)}),
     "apply": Verb(
         {
             "text": _needed(TEXT),

@@ -192,7 +192,7 @@ class PlannerService:
             return
         asked = _AskedChange(request, send, self._now() + ANSWER_S)
         if request.verb in ("history", "undone"):
-            self._look(asked)
+            self._try(asked, self._look)
         elif request.verb != "apply":
             asked.refuse("unknown-verb", f"a planner does not answer {request.verb}")
         elif len(self._queue) >= QUEUE:
@@ -201,37 +201,37 @@ class PlannerService:
             self._queue.append(asked)
             self._go_on()
 
-    def _look(self, asked: _AskedChange) -> None:
+    def _look(self, asked: _AskedChange) -> bool:
         """Answer what changes nothing."""
-        arguments = asked.request.arguments
         if not self._book.whole:
             asked.refuse("refused", self._not_ready())
-            return
-        try:
-            if asked.request.verb == "history":
-                result: dict[str, Any] = {"changes": self._book.history()}
-            else:
-                text = self._book.undone(arguments["change"])
-                result = {"text": text, "last": self._book.change}
-        except NetworkError as error:
-            asked.refuse("refused", str(error))
+        elif asked.request.verb == "history":
+            asked.send(mg.reply(asked.request.id, {"changes": self._book.history()}))
         else:
-            asked.send(mg.reply(asked.request.id, result))
+            try:
+                text = self._book.undone(asked.request.arguments["change"])
+            except NetworkError as error:
+                asked.refuse("refused", str(error))
+            else:
+                result = {"text": text, "last": self._book.change}
+                asked.send(mg.reply(asked.request.id, result))
+        return True
 
     def _go_on(self) -> None:
         """Do what can be done of the request whose turn it is, and of those after it."""
-        while self._queue and self._try(self._queue[0]):
+        while self._queue and self._try(self._queue[0], self._step):
             self._queue.popleft()
 
-    def _try(self, asked: _AskedChange) -> bool:
-        """`_step`, where what raises in it is answered too: one file, or one row of the store,
-        must not end a planner, and then the one that follows it."""
+    def _try(self, asked: _AskedChange, step: Callable[[_AskedChange], bool]) -> bool:
+        """A step, where what raises in it is answered too: one file, or one row of the store, must
+        not end a planner, and then the one that follows it."""
+        verb = asked.request.verb
         try:
-            return self._step(asked)
+            return step(asked)
         except Exception as error:
-            log.exception("a change by %s failed", asked.request.by or "somebody")
-            words = f"apply: {type(error).__name__}: {error}: see the planner's log"
-            asked.send(mg.error_reply(asked.request.id, ManagementError("internal", words)))
+            log.exception("%s by %s failed", verb, asked.request.by or "somebody")
+            words = f"{verb}: {type(error).__name__}: {error}: see the planner's log"
+            asked.refuse("internal", words)
             return True
 
     def _step(self, asked: _AskedChange) -> bool:
