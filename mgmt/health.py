@@ -62,6 +62,11 @@ def other_file(network: Network, controller: str, answer: Mapping[str, Any]) -> 
     digest = answer.get("digest", network.digest)
     if digest == network.digest:
         return ""
+    if network.store:
+        return (
+            f"it knows another network than this command ({digest}, here {network.digest}): the "
+            "store's last change has not come there yet, or it is of another release"
+        )
     return (
         f"it has another network file than this command ({digest}, here {network.digest}): give "
         "both the same, then `xenflow reload`; where it is the same, they are of two releases"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,11 @@ def test_the_verdict_is_one_line(answers: Answers) -> None:
         "network path: NOT HEALTHY: link right: access port recv:access has no carrier (and 1 more)"
     )
     assert health.verdict(NETWORK, health.causes(NETWORK, before), {}) == "network path: healthy"
+
+
+def test_in_a_store_nobody_is_told_to_give_both_the_same_file(answers: Answers) -> None:
+    network = replace(NETWORK, store=("unix:/x",))
+    answers["edge"]["digest"] = "0123456789abcdef"
+    words = health.other_file(network, "edge", answers["edge"])
+    assert words.startswith("it knows another network than this command (0123456789abcdef, ")
+    assert "reload" not in words
