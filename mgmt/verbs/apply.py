@@ -9,7 +9,6 @@ reload`.
 
 from __future__ import annotations
 
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from mgmt.waiting import await_status
 from xenflow.model.difference import SIGNS
 from xenflow.model.network import Network, NetworkError
 from xenflow.store import network_file
@@ -29,9 +29,6 @@ IN_FORCE_S = 10.0
 """So long the switches are waited for."""
 PLANNED_S = 12.0
 """So long the planner may take to write the change."""
-LOOK_S = 0.1
-
-Answers = Mapping[str, dict[str, Any] | AskError]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -154,19 +151,8 @@ def ask_planner(session: ManagementSession, verb: str, **arguments: Any) -> dict
 
 def await_in_force(session: ManagementSession, change: int, limit_s: float) -> list[str]:
     """Who does not have a change in force after some time, in words; [] where all have."""
-    until = time.monotonic() + limit_s
-    while True:
-        late = list(_late(session.ask_all("status"), change))
-        if not late or time.monotonic() > until:
-            return late
-        time.sleep(LOOK_S)
 
-
-def _late(answers: Answers, change: int) -> Iterator[str]:
-    for controller, answer in answers.items():
-        if isinstance(answer, AskError):
-            yield str(answer)
-            continue
+    def missing(controller: str, answer: dict[str, Any]) -> Iterator[str]:
         store = answer["store"]
         if store is None:
             yield f"{controller}: it follows no store"
@@ -177,6 +163,8 @@ def _late(answers: Answers, change: int) -> Iterator[str]:
             for name, reached in store["in_force"].items():
                 if reached < change:
                     yield f"{name}: change {change} is not in force there"
+
+    return await_status(session, missing, limit_s)
 
 
 def _end(args: Namespace, answer: dict[str, Any], status: Exit, wrong: list[str]) -> Exit:

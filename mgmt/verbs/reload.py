@@ -8,7 +8,6 @@ forwards on.  Done means that every switch holds what it shall.
 
 from __future__ import annotations
 
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -17,16 +16,12 @@ from mgmt.client import Answers, AskError, Refused, Unreachable, parted
 from mgmt.health import other_file
 from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
+from mgmt.waiting import await_status
 
 NAME = "reload"
 SUMMARY = "the controllers read their network file anew"
 IN_FORCE_S = 10.0
 """So long the switches are waited for."""
-LOOK_S = 0.1
-"""The pause between two looks."""
-PAUSES = 4.0
-"""The pause is so many times as long as the look, where that is longer: in a large network a look
-costs the controllers work, and they have switches to write."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -47,7 +42,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
     if wrong := list(_wrong(session, done)):
         complain("some controllers have read it, and some have not: mend this and do it again")
         return _end(args, done, Exit.UNREACHABLE if _silent(done) else Exit.FAILED, wrong)
-    late = _await_switches(session)
+    late = await_status(session, _behind, IN_FORCE_S)
     return _end(args, done, Exit.FAILED if late else Exit.OK, late)
 
 
@@ -69,24 +64,8 @@ def _changed(answers: Answers) -> dict[str, Any]:
     return {name: answer["changed"] for name, answer in parted(answers)[0].items()}
 
 
-def _await_switches(session: ManagementSession) -> list[str]:
+def _behind(_: str, answer: dict[str, Any]) -> Iterator[str]:
     """Which switches do not hold yet what they shall, and why that is known."""
-    names = list(session.network.controllers)
-    until = time.monotonic() + IN_FORCE_S
-    while True:
-        began = time.monotonic()
-        late = {n: list(_late(answer)) for n, answer in session.ask_all("status", names).items()}
-        names = [name for name, words in late.items() if words]
-        now = time.monotonic()
-        if not names or now > until:
-            return [line for words in late.values() for line in words]
-        time.sleep(min(max(LOOK_S, (now - began) * PAUSES), until - now))
-
-
-def _late(answer: dict[str, Any] | AskError) -> Iterator[str]:
-    if isinstance(answer, AskError):
-        yield str(answer)
-        return
     for row in answer["datapaths"]:
         if not row["connected"]:
             yield f"{row['name']}: the switch is not connected"

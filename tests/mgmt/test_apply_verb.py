@@ -24,9 +24,10 @@ class Session:
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
+        self.network = Namespace(controllers=answers)
 
-    def ask_all(self, verb: str, /, **arguments: Any) -> dict[str, Any]:
-        return dict(self.answers)
+    def ask_all(self, verb: str, names: Any = None, /, **arguments: Any) -> dict[str, Any]:
+        return {name: self.answers[name] for name in names or self.answers}
 
 
 def knows(change: int, cluster: str = "one") -> dict[str, Any]:

@@ -75,8 +75,8 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
     def ask(_: Any, controller: str, verb: str, /, timeout_s: Any = None, **words: Any) -> Any:
         return made.ask(controller, verb, **words)
 
-    def ask_all(session: ManagementSession, verb: str, /, **words: Any) -> Any:
-        return made.ask_all(session.network.controllers, verb, **words)
+    def ask_all(session: Any, verb: str, names: Any = None, /, **words: Any) -> Any:
+        return made.ask_all(names or session.network.controllers, verb, **words)
 
     monkeypatch.setattr(ManagementSession, "ask", ask)
     monkeypatch.setattr(ManagementSession, "ask_all", ask_all)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from mgmt import waiting
 from mgmt.client import Refused, Unreachable
 from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, reload
@@ -134,7 +135,7 @@ def test_a_switch_that_stays_behind_is_named(
 ) -> None:
     """Only its controller is looked at again, and less often where a look costs more."""
     clock = SimpleNamespace(monotonic=lambda: controllers.now, sleep=controllers.sleep)
-    monkeypatch.setattr(reload, "time", clock)
+    monkeypatch.setattr(waiting, "time", clock)
     controllers.look_s = look_s
     controllers.late.add("gen")
     assert run(controllers) == Exit.FAILED
