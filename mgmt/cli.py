@@ -36,6 +36,7 @@ from mgmt.verbs import (
     apply,
     check,
     complain,
+    confirm,
     diff,
     empty_host,
     export,
@@ -65,7 +66,7 @@ from xenflow.store import network_file
 
 _LOOKING = (status, topology, routers, routes, nexthops, links, flows, trace, rules)
 _LOOKING_AT_FILES = (check, diff, history, export)
-_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, undo)
+_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, confirm, undo)
 VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING)
 
 NETWORK_FILES = (Path("/run/xenflow/network.toml"), Path("/etc/xenflow/network.toml"))

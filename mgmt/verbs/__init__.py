@@ -96,7 +96,7 @@ def complain(message: object) -> None:
         print(f"xenflow: {message}", file=sys.stderr, flush=True)
 
 
-def confirm(words: object) -> bool:
+def agreed(words: object) -> bool:
     """Ask on the terminal; no answer (end of input) is a no."""
     complain(words)
     return answered("go on? [yes/no] ", ("y", "yes"))

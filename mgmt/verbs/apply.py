@@ -17,7 +17,7 @@ from typing import Any
 
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.session import ManagementSession, UsageError
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
+from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
 from mgmt.waiting import await_status
 from xenflow.model.difference import SIGNS
 from xenflow.model.network import Network, NetworkError
@@ -33,13 +33,20 @@ PLANNED_S = 12.0
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a network file")
+    parser.add_argument(
+        "--confirm",
+        metavar="S",
+        type=seconds,
+        help="it is put back unless `xenflow confirm` is said within S seconds",
+    )
     add_dry_run(parser)
     add_json(parser)
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
     text, after = read(args.file)
-    return carry_out(args, session, text, Path(args.file).name, after)
+    confirm_s = None if args.confirm is None else max(1, round(args.confirm))
+    return carry_out(args, session, text, Path(args.file).name, after, confirm_s=confirm_s)
 
 
 def read(file: str, before: Network | None = None) -> tuple[str, Network]:
@@ -62,15 +69,22 @@ def carry_out(
     file: str,
     after: Network,
     last: int | None = None,
+    confirm_s: int | None = None,
 ) -> Exit:
-    """Have the network become `after`, which `text` says; `file`: its name for messages; `last`:
-    refused where another change was made after that one."""
+    """Have the network become `after`, which `text` says.
+
+    file       its name for messages
+    last       refused where another change was made after that one
+    confirm_s  it is put back unless it is confirmed within so many seconds
+    """
     stay = session.network.controllers.keys() & after.controllers.keys()
     wrong, since = look(_with(session, session.network, stay), text)
     if wrong:
         return _end(args, {}, Exit.FAILED, wrong)
     if last is not None:
         since["since"] = last
+    if confirm_s:
+        since["confirm_s"] = confirm_s
     if args.dry_run:
         return _end(args, submit(session, text, file, since, dry_run=True), Exit.OK, [])
     made = "whether the change is made is not known: to apply it again is right in both cases"
@@ -83,6 +97,9 @@ def carry_out(
     except KeyboardInterrupt:
         complain(made)
         raise
+    if confirm_s and change["change"]:
+        words = f"it is put back in {confirm_s} s unless you say `xenflow confirm {number}`"
+        complain(f"change {number}: {words}")
     return _end(args, change, Exit.LATE if late else Exit.OK, late)
 
 

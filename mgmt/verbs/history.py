@@ -6,7 +6,9 @@ Of each its number, when it was made, by whom, and what it changed.  The last 10
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from mgmt.session import ManagementSession
 from mgmt.text import table
@@ -28,9 +30,16 @@ def run(args: Namespace, session: ManagementSession) -> int:
             str(one["number"]),
             datetime.fromtimestamp(one["when"]).isoformat(" "),
             one["by"],
-            "; ".join(lines(one["changed"])) or "the first",
+            "; ".join((*lines(one["changed"]), *_state(one))) or "the first",
         ]
         for one in changes
     ]
     emit(args, {"changes": changes}, table(["CHANGE", "WHEN", "BY", "CHANGED"], rows))
     return Exit.OK
+
+
+def _state(change: dict[str, Any]) -> Iterator[str]:
+    """What became of one that was to be confirmed."""
+    if change["confirm_s"]:
+        waits = f"waits to be confirmed ({change['confirm_s']} s)"
+        yield {"laid": waits, "put back": "not confirmed"}.get(change["state"], "confirmed")

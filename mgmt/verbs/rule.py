@@ -10,7 +10,7 @@ from typing import Any
 
 from mgmt.session import ManagementSession, UsageError
 from mgmt.text import to_json
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, confirm, emit
+from mgmt.verbs import Exit, add_dry_run, add_json, agreed, complain, emit
 from mgmt.verbs.rules import show
 from xenflow.model.management import request
 from xenflow.tables.operator_rule import sweep
@@ -96,7 +96,7 @@ def _wanted(args: Namespace, rule: dict[str, Any], takes: str) -> bool:
     reads_rule = args.file is not None and str(args.file) == "-"
     if reads_rule or not sys.stdin.isatty():
         raise UsageError(f"{words}. Give --match, or --force if that is what you want")
-    return confirm(words)
+    return agreed(words)
 
 
 _PAST = {"add": "added", "replace": "replaced", "remove": "removed"}

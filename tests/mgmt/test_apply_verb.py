@@ -90,7 +90,7 @@ def test_who_interrupts_it_is_told_what_is_done(
     monkeypatch.setattr(apply, interrupted, interrupt)
     session = ManagementSession(network_file.load(PAPER), 1.0)
     with pytest.raises(KeyboardInterrupt):
-        apply.run(Namespace(file=str(PAPER), dry_run=False, json=False), session)
+        apply.run(Namespace(file=str(PAPER), confirm=None, dry_run=False, json=False), session)
     assert words in capsys.readouterr().err
 
 

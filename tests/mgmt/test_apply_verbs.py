@@ -47,8 +47,12 @@ class Answering:
             dry = arguments["dry_run"]
             return {"change": 0 if dry else self.change, "changed": ADDED, "digest": "d"}
         if verb == "history":
-            one = {"number": 2, "by": "ada", "when": 0, "changed": ADDED}
-            return {"changes": [one, {"number": 1, "by": "planner", "when": 0, "changed": {}}]}
+            said = {"when": 0, "confirm_s": 60, "state": "put back"}
+            one = {"number": 2, "by": "ada", "changed": ADDED, **said}
+            first = {"number": 1, "by": "planner", "changed": {}, **said, "confirm_s": 0}
+            return {"changes": [one, first]}
+        if verb == "confirm":
+            return {"change": arguments["change"] or 2}
         if verb == "undone":
             return {"text": TEXT, "last": 7}
         return {}
@@ -187,7 +191,7 @@ def test_history_is_a_table(answering: Answering, run: Run) -> None:
     rows = [line.split() for line in out.splitlines()]
     assert rows[0] == ["CHANGE", "WHEN", "BY", "CHANGED"]
     assert [(row[0], row[3:]) for row in rows[1:]] == [
-        ("2", ["ada", "links:", "+", "more"]),
+        ("2", ["ada", "links:", "+", "more;", "not", "confirmed"]),
         ("1", ["planner", "the", "first"]),
     ]
 
@@ -197,3 +201,16 @@ def test_undo_applies_what_the_planner_says(answering: Answering, run: Run) -> N
     assert answering.verbs() == ["undone", "reload", "apply", "status"]
     [words] = [words for _, verb, words in answering.asked if verb == "apply"]
     assert (words["text"], words["file"], words["since"]) == (TEXT, "change 2 undone", 7)
+
+
+def test_a_change_that_waits_to_be_confirmed_says_so(answering: Answering, run: Run) -> None:
+    status, out, err = run("apply", "FILE", "--confirm", "60")
+    assert (status, out) == (0, "links: + more\nchange 2\n")
+    words = "it is put back in 60 s unless you say `xenflow confirm 2`"
+    assert err == f"xenflow: change 2: {words}\n"
+    [asked] = [words for _, verb, words in answering.asked if verb == "apply"]
+    assert asked["confirm_s"] == 60
+    assert run("confirm") == (0, "change 2 stays\n", "")
+    assert run("confirm", "7") == (0, "change 7 stays\n", "")
+    with pytest.raises(SystemExit):
+        run("apply", "FILE", "--confirm", "0")

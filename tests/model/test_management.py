@@ -24,6 +24,7 @@ GOOD = {
     "reload": {"dry_run": True, "text": "[network]"},
     "network": {},
     "apply": {"text": "[network]", "file": "a.toml", "dry_run": True},
+    "confirm": {"change": 3},
     "history": {},
     "undone": {"change": 3},
     "routers": {},

@@ -116,6 +116,11 @@ class Rig:
         """What changes nothing is answered at once."""
         request = mg.request(verb, "1", **arguments)
         planner.take(request, lambda answer: self.answers.append(json.loads(answer)))
+        return self.answers[-1] if self.answers else {}
+
+    def confirm(self, planner: PlannerService, **arguments: Any) -> dict[str, Any]:
+        self.look(planner, "confirm", **arguments)
+        self.drain()
         return self.answers[-1]
 
     def send(self, planner: PlannerService, text: str, **arguments: Any) -> None:
@@ -547,3 +552,47 @@ def test_a_change_that_cannot_be_read_ends_no_planner(rig: Rig) -> None:
     for verb, arguments in (("history", {}), ("undone", {"change": 2})):
         assert rig.look(planner, verb, **arguments)["error"]["code"] == "internal"
     assert rig.ask(planner, TEXT)["change"] == 3
+
+
+def test_what_is_not_confirmed_is_put_back(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE, confirm_s=5)["change"] == 2
+    rig.settle(planner, for_s=4.0)
+    assert list(rig.changes()) == [1, 2] and rig.changes()[2]["state"] == "laid"
+    rig.settle(planner, for_s=3.0)
+    assert rig.laid() == network_file.load(PAPER)
+    assert (rig.changes()[2]["state"], rig.changes()[3]["state"]) == ("put back", "laid")
+    assert rig.changes()[3]["by"] == "planner: change 2 was not confirmed"
+    rig.settle(planner, for_s=20.0)
+    assert list(rig.changes()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_is_confirmed_stays(rig: Rig, named: bool) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE, confirm_s=5)["change"] == 2
+    assert "change 7 waits" in rig.confirm(planner, change=7)["error"]["message"]
+    assert rig.confirm(planner, **({"change": 2} if named else {}))["change"] == 2
+    rig.settle(planner, for_s=10.0)
+    assert list(rig.changes()) == [1, 2] and rig.changes()[2]["state"] == "in force"
+    refused = rig.confirm(planner)["error"]
+    assert refused["message"] == "no change waits to be confirmed: none does"
+
+
+def test_a_further_change_confirms_the_one_before(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE, confirm_s=5)["change"] == 2
+    both = MORE + '[links.less]\nid = 78\nvlan = 178\nroot = "host-a"\n'
+    assert rig.ask(planner, both)["change"] == 3
+    rig.settle(planner, for_s=10.0)
+    assert rig.changes()[2]["state"] == "in force" and list(rig.changes()) == [1, 2, 3]
+
+
+def test_who_follows_a_planner_counts_anew(rig: Rig) -> None:
+    first, _ = rig.planner("a", first=str(PAPER))
+    assert rig.ask(first, MORE, confirm_s=20)["change"] == 2
+    second, _ = rig.planner("b")
+    rig.settle(second, for_s=15.0)  # the first one has stopped; the second has the lease after 6 s
+    assert list(rig.changes()) == [1, 2]
+    rig.settle(second, for_s=15.0)
+    assert rig.laid() == network_file.load(PAPER)

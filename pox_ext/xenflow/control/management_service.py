@@ -75,6 +75,7 @@ class ManagementService:
             "reload": self._read_again,
             "network": self._network,
             "apply": partial(self._planner, "apply"),
+            "confirm": partial(self._planner, "confirm"),
             "history": partial(self._planner, "history"),
             "undone": partial(self._planner, "undone"),
             "place": moves.place,

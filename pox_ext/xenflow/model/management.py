@@ -337,8 +337,10 @@ VERBS: dict[str, Verb] = {
             "dry_run": _FLAG,
             "cluster": Argument(TEXT, default=""),
             "since": Argument(whole(0, 1 << 53)),
+            "confirm_s": Argument(whole(1, 86400)),
         }
     ),
+    "confirm": Verb({"change": Argument(whole(1, 1 << 62))}),
     "history": Verb({}),
     "undone": Verb({"change": _needed(whole(1, 1 << 62))}),
     "rule-add": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),

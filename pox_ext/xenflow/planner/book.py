@@ -59,7 +59,7 @@ WATCHED = (
     *(WatchedTable(table, tuple(TABLES[table].columns)) for table in (*DESIRED, *LAID)),
     WatchedTable(LEASE_TABLE, LEASE_COLUMNS),
     WatchedTable("Switch_State", ("switch", "cluster", "in_force")),
-    WatchedTable("Change", ("number", "by", "when", "before", "after")),
+    WatchedTable("Change", ("number", "by", "when", "before", "after", "confirm_s", "state")),
 )
 KEPT_CHANGES = 100
 """How many changes are kept for people to look at."""
@@ -125,12 +125,24 @@ class Book:
             self._network = Network(name, *parts)
         return self._network
 
-    def propose(self, text: str, file: str, by: str, when: int, fence: Wait) -> Proposal:
+    def propose(
+        self,
+        text: str,
+        file: str,
+        by: str,
+        when: int,
+        fence: Wait,
+        confirm_s: int = 0,
+        put_back: bool = False,
+    ) -> Proposal:
         """The change by which the network becomes what a network file says.
 
-        text   the file's; `file` is its name in messages
-        by     who asks
-        when   it is now, in seconds since 1970
+        text       the file's; `file` is its name in messages
+        by         who asks
+        when       it is now, in seconds since 1970
+        confirm_s  it is put back unless it is confirmed within so many seconds; 0: it stays
+        put_back   the last change was not confirmed; else, where it waits for that, a change after
+                   it is as good
 
         Raises NetworkError with each reason on a line.
         """
@@ -156,18 +168,39 @@ class Book:
                 "when": when,
                 "before": _text(replaced),
                 "after": _text(made),
+                "confirm_s": confirm_s,
                 "state": "laid",
             },
         )
+        ends = self.settled(fence, "put back" if put_back else "in force")
         transaction = (
             fence,
             wait_for_none("Global", ()) if first else wait_for("Global", (), change=self.change),
             ledger,
+            *ends[1:],
             *(Delete("Change", row_id(uuid)) for uuid in self._old_changes(number)),
             *operations(self._of(DESIRED), desired(after, number)),
             *written,
         )
         return Proposal(number, ledger.uuid, after, found, transaction)
+
+    @property
+    def unconfirmed(self) -> tuple[int, int] | None:
+        """The number of the change that waits to be confirmed, and within how many seconds."""
+        for row in self._rows.get("Change", {}).values():
+            confirm_s = _whole(row["confirm_s"])
+            if confirm_s and row["state"] == "laid":
+                return _whole(row["number"]), confirm_s
+        return None
+
+    def settled(self, fence: Wait, state: str) -> Transaction:
+        """What is to be written of the change that waits to be confirmed: "in force", or "put
+        back"; () where none does."""
+        if self.unconfirmed is None:
+            return ()
+        number, _ = self.unconfirmed
+        still = equal(number=number, state="laid")
+        return fence, Update("Change", still, {"state": state})
 
     def _not_forgotten(self, after: Network, found: NetworkDifference) -> Iterator[str]:
         """Ids, and labels, of what has gone, while a switch may have flows of it."""
@@ -241,6 +274,8 @@ class Book:
                 "number": row["number"],
                 "by": row["by"],
                 "when": row["when"],
+                "confirm_s": row["confirm_s"],
+                "state": row["state"],
                 "changed": _words(_entries(row["before"]), _entries(row["after"])),
             }
             for row in sorted(rows, key=lambda row: -_whole(row["number"]))

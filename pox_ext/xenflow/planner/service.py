@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ class _AskedChange:
     """Whether an outcome was unknown."""
     waiting: bool = False
     """Whether an outcome is awaited."""
+    puts_back: bool = False
+    """Whether it puts back what was not confirmed."""
     refusal: str = f"{_OTHERS_CHANGE} at the same time: {_LOOK}"
     """Why it is not made, where it is not."""
 
@@ -104,6 +107,8 @@ class PlannerService:
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
         self._queue: deque[_AskedChange] = deque()
         self._forgetting = False
+        self._deadline: tuple[int, float] = (0, 0.0)
+        """Of the change that waits to be confirmed its number, and when it is put back."""
         self._heard = False
         self.ended = False
         store.watch(WATCHED, WRITE_S, self._told)
@@ -136,7 +141,41 @@ class PlannerService:
             if forget:
                 self._forgetting = True
                 self._store.transact(forget, WRITE_S, self._forgotten)
+        if held and self._book.whole:
+            self._put_back(now)
         self._go_on()
+
+    def _put_back(self, now: float) -> None:
+        """Undo a change that was not confirmed in time.  One who follows another planner counts
+        anew."""
+        if self._book.unconfirmed is None:
+            self._deadline = (0, 0.0)
+            return
+        number, confirm_s = self._book.unconfirmed
+        if self._deadline[0] != number:
+            self._deadline = (number, now + confirm_s)
+        if now < self._deadline[1] or any(asked.puts_back for asked in self._queue):
+            return
+        try:
+            text = self._book.undone(number)
+            by = f"planner: change {number} was not confirmed"
+            request = mg.request("apply", "put back", by=by, text=text)
+        except (NetworkError, ManagementError) as error:
+            self._not_put_back(number, str(error))
+            return
+        asked = _AskedChange(mg.parse_request(request), self._was_put_back, now + ANSWER_S)
+        asked.puts_back = True
+        self._queue.append(asked)
+
+    def _was_put_back(self, answer: bytes) -> None:
+        said = mg.parse_answer(answer)
+        if not said.ok:
+            self._not_put_back(self._deadline[0], said.message)
+
+    def _not_put_back(self, number: int, words: str) -> None:
+        """Tried again after a while."""
+        log.error("change %d is not put back: %s", number, words)
+        self._deadline = (number, self._now() + FILL_S)
 
     def _fill(self, now: float) -> None:
         """Give an empty store its first network; what does not succeed is tried again."""
@@ -193,6 +232,8 @@ class PlannerService:
         asked = _AskedChange(request, send, self._now() + ANSWER_S)
         if request.verb in ("history", "undone"):
             self._try(asked, self._look)
+        elif request.verb == "confirm":
+            self._try(asked, self._confirm)
         elif request.verb != "apply":
             asked.refuse("unknown-verb", f"a planner does not answer {request.verb}")
         elif len(self._queue) >= QUEUE:
@@ -216,6 +257,32 @@ class PlannerService:
                 result = {"text": text, "last": self._book.change}
                 asked.send(mg.reply(asked.request.id, result))
         return True
+
+    def _confirm(self, asked: _AskedChange) -> bool:
+        """Let the change that waits for it stay."""
+        wanted = asked.request.arguments["change"]
+        waits = self._book.unconfirmed
+        if not self._lease.holds(self._now()):
+            asked.refuse("refused", self._not_ready())
+        elif waits is None or wanted not in (None, waits[0]):
+            there = f"change {waits[0]} does" if waits else "none does"
+            named = f"change {wanted}" if wanted is not None else "no change"
+            asked.refuse("refused", f"{named} waits to be confirmed: {there}")
+        else:
+            confirmed = self._book.settled(self._lease.fence(), "in force")
+            self._store.transact(confirmed, WRITE_S, partial(self._confirmed, asked, waits[0]))
+        return True
+
+    def _confirmed(self, asked: _AskedChange, number: int, outcome: WriteOutcome) -> None:
+        if isinstance(outcome, Committed) and any(outcome.touched):
+            log.info("change %d is confirmed (by %s)", number, asked.request.by)
+            asked.send(mg.reply(asked.request.id, {"change": number}))
+        elif isinstance(outcome, Committed):
+            asked.refuse("refused", f"change {number} does not wait to be confirmed any more")
+        elif isinstance(outcome, WriteRefused):
+            asked.refuse("refused", f"the store does not take it: {outcome.words}")
+        else:
+            asked.refuse("unknown", f"whether change {number} is confirmed is not known: ask again")
 
     def _go_on(self) -> None:
         """Do what can be done of the request whose turn it is, and of those after it."""
@@ -273,6 +340,8 @@ class PlannerService:
                 asked.request.by,
                 int(self._today()),
                 self._lease.fence(),
+                round(arguments["confirm_s"] or 0),
+                asked.puts_back,
             )
         except NetworkError as error:
             asked.refuse("refused", str(error))
