@@ -42,6 +42,7 @@ from mgmt.verbs import (
     export,
     flows,
     history,
+    link,
     links,
     migrate,
     mode,
@@ -66,7 +67,7 @@ from xenflow.store import network_file
 
 _LOOKING = (status, topology, routers, routes, nexthops, links, flows, trace, rules)
 _LOOKING_AT_FILES = (check, diff, history, export)
-_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, confirm, undo)
+_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, confirm, undo, link)
 VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING)
 
 NETWORK_FILES = (Path("/run/xenflow/network.toml"), Path("/etc/xenflow/network.toml"))
@@ -108,14 +109,14 @@ def _run(args: Namespace) -> int:
     if args.module is None:
         return _run_lab(args)
     try:
-        network = EMPTY
+        network, change = EMPTY, 0
         if args.module is not check:
             network = network_file.load(find_network_file(args.network_file))
-            network = learn(network, args.timeout)
+            network, change = learn(network, args.timeout)
     except NetworkError as error:
         complain(error)
         return Exit.USAGE
-    session = ManagementSession(network, args.timeout)
+    session = ManagementSession(network, args.timeout, change)
     module: Command = args.module
     try:
         return module.run(args, session)

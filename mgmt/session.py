@@ -47,11 +47,14 @@ class Whereabouts:
 class ManagementSession:
     """The network and open connections to its controllers.
 
+    change  of a network that lives in a store the number of the change that it is as of
+
     `ask` may be called from several threads: each borrows a connection that is idle.
     """
 
-    def __init__(self, network: Network, timeout_s: float) -> None:
+    def __init__(self, network: Network, timeout_s: float, change: int = 0) -> None:
         self.network = network
+        self.change = change
         self.timeout_s = timeout_s
         self._idle: dict[str, list[Client]] = {name: [] for name in network.controllers}
         self._lock = threading.Lock()
@@ -152,11 +155,12 @@ class ManagementSession:
         raise reason
 
 
-def learn(network: Network, timeout_s: float) -> Network:
-    """The network as it is now, where it lives in a store: of the controllers that the file names
-    one that knows the latest change says it.  Where none says it, the file's."""
+def learn(network: Network, timeout_s: float) -> tuple[Network, int]:
+    """The network as it is now, where it lives in a store, and the number of the change that it is
+    as of: of the controllers that the file names one that knows the latest says it.  Where none
+    says it, the file's."""
     if not network.store:
-        return network
+        return network, 0
     urls = {name: c.manage for name, c in network.controllers.items()}
     known, _ = parted(ask_all(urls, "network", timeout_s=timeout_s, rows=False))
     numbers = {name: answer.get("change") for name, answer in known.items()}
@@ -165,11 +169,11 @@ def learn(network: Network, timeout_s: float) -> Network:
         answer = ask_all({name: urls[name]}, "network", timeout_s=timeout_s)[name]
         try:
             if not isinstance(answer, AskError) and knowing[name]:
-                rows = laid_file.from_json(answer).rows
-                return laid_entries(rows, network, alone=True)
+                laid = laid_file.from_json(answer)
+                return laid_entries(laid.rows, network, alone=True), laid.change
         except laid_file.MISREAD:
             continue  # another release's
-    return network
+    return network, 0
 
 
 def placements(answers: Answers) -> dict[str, Placement]:

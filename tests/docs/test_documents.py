@@ -205,8 +205,9 @@ def headed() -> dict[str, set[str]]:
     options: dict[str, set[str]] = {}
     text = (ROOT / "docs" / "cli.md").read_text()
     for line in re.findall(r"(?m)^### xenflow (.+)$", text):
-        change = re.match(r"rule ([\w|]+)", line)
-        verbs = [f"rule {name}" for name in change[1].split("|")] if change else [line.split()[0]]
+        change = re.match(r"(rule|link) ([\w|]+)", line)
+        named = change[2].split("|") if change else []
+        verbs = [f"{change[1]} {name}" for name in named] if change else [line.split()[0]]
         for verb in verbs:
             options.setdefault(verb, set()).update(re.findall(r"(?<![\w-])--?[a-z-]+", line))
     return options

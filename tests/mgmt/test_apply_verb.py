@@ -117,7 +117,7 @@ def test_who_says_what_cannot_be_read_hides_nobody(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("mgmt.session.ask_all", ask_all)
     controllers = dict.fromkeys(told, network.controllers["edge"])
-    found = learn(replace(network, controllers=controllers), 1.0)
-    assert found.links == grown.links
+    found, change = learn(replace(network, controllers=controllers), 1.0)
+    assert (found.links, change) == (grown.links, 2)
     # All are asked for the number, for the rows only who knows the latest change, one by one.
     assert asked == [([*told], False), (["edge"], True), (["host-a"], True)]

@@ -90,11 +90,15 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    def call(*words: str, text: str = MORE) -> tuple[int, str, str]:
+    def call(*words: str, text: str = MORE, store: bool = False) -> tuple[int, str, str]:
+        network = PAPER
+        if store:
+            network = tmp_path / "store.toml"
+            network.write_text(TEXT.replace("[network]", '[network]\nstore = ["unix:/x"]'))
         file = tmp_path / "new.toml"
         file.write_text(text)
         words = tuple(str(file) if word == "FILE" else word for word in words)
-        status = cli.main(["--network", str(PAPER), *words])
+        status = cli.main(["--network", str(network), *words])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -214,3 +218,66 @@ def test_a_change_that_waits_to_be_confirmed_says_so(answering: Answering, run: 
     assert run("confirm", "7") == (0, "change 7 stays\n", "")
     with pytest.raises(SystemExit):
         run("apply", "FILE", "--confirm", "0")
+
+
+def created(answering: Answering) -> Any:
+    """The links of what was asked for, and as of which change."""
+    [asked] = [words for _, verb, words in answering.asked if verb == "apply"]
+    return network_file.parse(asked["text"], "a.toml")[0].links, asked["since"]
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network lives in a store, and is as of change 9."""
+    monkeypatch.setattr(cli, "learn", lambda network, _: (network, 9))
+
+
+def test_a_link_is_created_without_a_file(answering: Answering, run: Run, stored: None) -> None:
+    access = "gen:m7,02:00:00:00:07:02,02:00:00:00:07:03"
+    words = ("link", "create", "more", "--root", "host-b", "--access", access, "--cable", "gen-b")
+    status, _, err = run(*words, "--access", "host-b:x", store=True)
+    assert status == 0, err
+    links, since = created(answering)
+    more = links["more"]
+    assert since == 9
+    assert (more.id, more.vlan, more.root, more.cables) == (3, 103, "host-b", ("gen-b",))
+    assert [str(port.end) for port in more.access] == ["gen:m7", "host-b:x"]
+    assert more.access[0].macs == (0x020000000702, 0x020000000703)
+    before = network_file.load(PAPER).links
+    assert {name: links[name] for name in before} == before
+
+
+def test_a_link_is_destroyed_where_nobody_is_on_it(
+    answering: Answering, run: Run, stored: None
+) -> None:
+    status, _, err = run("link", "destroy", "left", store=True)
+    assert status == 2 and "link left: vr1 has an interface on it" in err
+    status, _, err = run("link", "destroy", "lift", store=True)
+    assert status == 2 and "did you mean left?" in err
+    assert answering.asked == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("left",), "there is a link left already"),
+        (("more", "--id", "1"), "links.more.id: found 1, used on line"),
+        (("more", "--vlan", "4000"), "links.more.vlan: found 4000, expected"),
+        (("more", "--root", "nowhere"), "links.more.root"),
+        (("more", "--cable", "none"), "links.more.cables"),
+        (("more", "--access", "gen"), "links.more.access"),
+        (("more", "--access", "gen:x,zz"), "--access gen:x,zz: expected DATAPATH:PORT"),
+        (("no name",), "no name"),
+    ],
+)
+def test_a_link_that_cannot_be_is_refused(
+    answering: Answering, run: Run, stored: None, words: tuple[str, ...], said: str
+) -> None:
+    status, out, err = run("link", "create", *words, store=True)
+    assert (status, out) == (2, "") and said in err
+    assert answering.asked == []
+
+
+def test_without_a_store_links_are_the_files(answering: Answering, run: Run) -> None:
+    status, _, err = run("link", "create", "more")
+    assert status == 1 and "the network lives in its file" in err
