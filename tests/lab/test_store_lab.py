@@ -163,6 +163,25 @@ def applied_when_planned(file: Path, text: str) -> int:
     return found[0]
 
 
+def test_a_change_is_taken_back(paper: Lab, file: Path) -> None:
+    """A link created by verb is undone; one that is not confirmed goes by itself."""
+    text, before = NETWORK_FILE.read_text(), flows(paper)
+    ports = ("--access", "gen:more,02:00:00:00:77:02", "--access", "recv:more")
+    made = xenflow("link", "create", "more", *ports, "--json", limit_s=SLOW_S)
+    assert made.returncode == 0, made.stderr
+    number = json.loads(made.stdout)["change"]
+    assert flows(paper) != before
+    undone = xenflow("undo", str(number), limit_s=SLOW_S)
+    assert undone.returncode == 0, undone.stderr
+    assert flows(paper) == before
+    applied(file, text + LINK, "--confirm", "2")
+    settle(lambda: flows(paper) == before, "what is not confirmed is put back", SLOW_S)
+    said = json.loads(xenflow("history", "--json").stdout)["changes"]
+    back, unconfirmed, undo, create = said[:4]
+    assert (unconfirmed["state"], back["changed"]) == ("put back", {"links": {"removed": ["more"]}})
+    assert (create["number"], undo["changed"]) == (number, {"links": {"removed": ["more"]}})
+
+
 def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) -> None:
     text = NETWORK_FILE.read_text()
     known = changes(paper)

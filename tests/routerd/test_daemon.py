@@ -189,13 +189,15 @@ def test_a_neighbour_that_the_kernel_does_not_answer_for_ends_nothing(
     assert daemon.keeper.managed
 
 
-def test_while_a_dump_has_to_wait_the_loop_sleeps(daemon: Daemon) -> None:
+def test_while_a_dump_has_to_wait_the_loop_sleeps(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where there is nothing to tell before it."""
     kernel = daemon.kernel
     kernel.dump_all = kernel.look_first = True
     daemon._beyond_at = daemon._keep_at = 100.0
     daemon._dump_after, daemon._send_after = 11.0, 9.0
-    daemon.sender.timing = replace(daemon.sender.timing, heartbeat_s=50.0)
+    monkeypatch.setattr("xenflow.routes.sender.HEARTBEAT_S", 50.0)
     assert not daemon.sender.state.nexthops
     assert daemon._next(10.0) == 11.0
 

@@ -301,12 +301,12 @@ def test_a_remote_that_is_none_is_a_mistake(remote: str) -> None:
 
 def test_what_a_server_cannot_do_is_said(tmp_path: Path) -> None:
     server = StoreServer(tmp_path, "tcp:127.0.0.1:1")
-    with pytest.raises(StoreServerError, match="ovsdb-server: "):
+    with pytest.raises(StoreServerError, match="no database is there"):
         server.start()
     server.create()
     with pytest.raises(StoreServerError, match="ovsdb-tool: .*File exists"):
         server.create()
-    with pytest.raises(StoreServerError, match="ovs-appctl: "):
+    with pytest.raises(StoreServerError, match="no server runs there"):
         server.stop()
     assert server.pid() is None
 
