@@ -56,6 +56,12 @@ class Controller:
     openflow: tuple[str, int]
     manage: str
 
+    @property
+    def openflow_text(self) -> str:
+        """Where its switches connect, as a file says it: ADDRESS:PORT, [ADDRESS]:PORT of IPv6."""
+        address, port = self.openflow
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
 
 @dataclass(frozen=True, slots=True)
 class Datapath:

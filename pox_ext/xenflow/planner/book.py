@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xenflow.model.difference import NetworkDifference, compare, refusals
@@ -89,6 +89,8 @@ class Book:
         self._network: Network | None = None
         self.whole = False
         """Whether everything has been told."""
+        self.may_forget = False
+        """Whether something was told since by which there may be something to forget."""
 
     def hear(self, event: WholeView | RowChanges) -> None:
         """The watch has told something."""
@@ -96,6 +98,8 @@ class Book:
         self.whole = True
         if touches(event, (*DESIRED, *LAID)):
             self._network = None
+        if touches(event, (*LAID, "Switch_State")):
+            self.may_forget = True
 
     def _of(self, tables: tuple[str, ...]) -> StoredRows:
         return {table: self._rows.get(table, {}) for table in tables}
@@ -121,8 +125,7 @@ class Book:
         if self._network is None:
             found = laid_entries(by_name(self._of(LAID)), EMPTY)
             name = next((str(row["name"]) for row in self._rows.get("Global", {}).values()), "")
-            parts = (found.controllers, found.datapaths, found.cables, found.links, found.routers)
-            self._network = Network(name, *parts)
+            self._network = replace(found, name=name)
         return self._network
 
     def propose(

@@ -136,7 +136,8 @@ class PlannerService:
             log.info("%s the lease", "holds" if held else "does not hold")
         if held and self._book.whole and self._first and now >= self._fill_at:
             self._fill(now)
-        if held and self._book.whole and not self._forgetting:
+        if held and self._book.may_forget and not self._forgetting:
+            self._book.may_forget = False
             forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
             if forget:
                 self._forgetting = True
@@ -210,6 +211,8 @@ class PlannerService:
         self._forgetting = False
         if isinstance(outcome, Committed):
             log.info("%d rows of what is no more are forgotten", sum(outcome.touched))
+        else:
+            self._book.may_forget = True
 
     def end(self) -> None:
         """Give the lease back; `ended` when that is done."""

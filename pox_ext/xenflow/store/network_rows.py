@@ -71,9 +71,11 @@ def desired(network: Network, change: int) -> NamedRows:
 
 
 def _host(controller: Controller) -> StoreRow:
-    address, port = controller.openflow
-    openflow = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return {"name": controller.name, "openflow": openflow, "manage": controller.manage}
+    return {
+        "name": controller.name,
+        "openflow": controller.openflow_text,
+        "manage": controller.manage,
+    }
 
 
 def _desired_switch(datapath: Datapath) -> StoreRow:
@@ -109,7 +111,7 @@ def _desired_link(link: Link) -> StoreRow:
 
 
 def _access_port(link: str, access: Access) -> StoreRow:
-    macs = frozenset(map(_mac_text, access.macs))
+    macs = frozenset(map(mac_text, access.macs))
     return {"link": link, "switch": access.end.datapath, "port": access.end.port, "macs": macs}
 
 
@@ -129,7 +131,7 @@ def _interface(router: Router, interface: Interface) -> StoreRow:
         "element": router.name,
         "name": interface.name,
         "link": interface.link,
-        "mac": _mac_text(interface.mac),
+        "mac": mac_text(interface.mac),
         "vif": interface.vif,
     }
 
@@ -189,7 +191,7 @@ def laid(network: Network) -> NamedRows:
                 "labels": _json([k.vlan, k.detour_vlan]),
                 "wanted": _json({"root": k.root, "cables": k.cables}),
                 "access": _json(
-                    [[a.end.datapath, a.end.port, [*map(_mac_text, a.macs)]] for a in k.access]
+                    [[a.end.datapath, a.end.port, [*map(mac_text, a.macs)]] for a in k.access]
                 ),
                 "at": ways[k.name],
             }
@@ -203,7 +205,7 @@ def laid(network: Network) -> NamedRows:
                 "home": r.home,
                 "control_vif": r.control_vif,
                 "interfaces": _json(
-                    [[i.name, i.link, _mac_text(i.mac), i.vif] for i in r.interfaces]
+                    [[i.name, i.link, mac_text(i.mac), i.vif] for i in r.interfaces]
                 ),
                 "at": frozenset({r.home}.union(*(ways[i.link] for i in r.interfaces))),
             }
@@ -391,7 +393,8 @@ def _number(cell: Cell) -> int:
     return cell
 
 
-def _mac_text(mac: int) -> str:
+def mac_text(mac: int) -> str:
+    """A MAC address as rows and files have it: aa:bb:cc:dd:ee:ff."""
     return mac.to_bytes(6, "big").hex(":")
 
 

@@ -22,6 +22,7 @@ from xenflow.model.network import (
     Network,
     Router,
 )
+from xenflow.store.network_rows import mac_text
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -45,9 +46,7 @@ def to_text(network: Network) -> str:
 
 
 def _controller(controller: Controller) -> tuple[str, dict[str, Any]]:
-    address, port = controller.openflow
-    openflow = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return controller.name, {"openflow": openflow, "manage": controller.manage}
+    return controller.name, {"openflow": controller.openflow_text, "manage": controller.manage}
 
 
 def _datapath(datapath: Datapath) -> tuple[str, dict[str, Any]]:
@@ -78,7 +77,7 @@ def _link(link: Link) -> tuple[str, dict[str, Any]]:
 
 def _access(access: Access) -> dict[str, Any]:
     about: dict[str, Any] = {"at": access.end}
-    return about | ({"macs": [*map(_mac, access.macs)]} if access.macs else {})
+    return about | ({"macs": [*map(mac_text, access.macs)]} if access.macs else {})
 
 
 def _router(router: Router) -> tuple[str, dict[str, Any]]:
@@ -94,13 +93,9 @@ def _interface(interface: Interface) -> dict[str, Any]:
     return {
         "name": interface.name,
         "link": interface.link,
-        "mac": _mac(interface.mac),
+        "mac": mac_text(interface.mac),
         "vif": interface.vif,
     }
-
-
-def _mac(mac: int) -> str:
-    return mac.to_bytes(6, "big").hex(":")
 
 
 # --- TOML ----------------------------------------------------------------------------------------
