@@ -9,15 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from xenflow.store.__main__ import parser as store_parser
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "install-dom0"
 WRITTEN = (
     "/opt/xenflow/pox.py",
     "/opt/xenflow/xen/dom0/host.py",
     "/etc/xen/scripts/vif-xenflow",
+    "/opt/xenflow/CHANGELOG.md",
     "/etc/systemd/system/xenflow.service",
+    "/etc/systemd/system/xenflow-store.service",
+    "/etc/systemd/system/xenflow-planner.service",
     "/etc/systemd/system/nftables.service.d/xenflow.conf",
     "/etc/systemd/system/multi-user.target.wants/xenflow.service",
+    "/etc/systemd/system/multi-user.target.wants/xenflow-store.service",
+    "/etc/systemd/system/multi-user.target.wants/xenflow-planner.service",
     "/usr/local/bin/xenflow",
 )
 COPIES = """
@@ -61,6 +68,37 @@ def test_usage() -> None:
     done = run("--nonsense")
     assert done.returncode == 2
     assert "--nonsense" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--create-store"],
+        ["--join-store", "192.0.2.2"],
+        ["--at", "192.0.2.1"],
+        ["--create-store", "192.0.2.2", "--at", "192.0.2.1"],
+    ],
+)
+def test_half_a_store_is_no_store(words: list[str]) -> None:
+    done = run(*words, "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "missing" in done.stderr or "belong together" in done.stderr
+
+
+def test_a_member_of_a_store_is_made_as_the_commands_do(tmp_path: Path) -> None:
+    """What a dry run prints is what `python -m xenflow.store` takes."""
+    for words in (
+        ["--create-store", "192.0.2.1"],
+        ["--join-store", "192.0.2.2", "--at", "192.0.2.1"],
+    ):
+        done = run(*words, "--no-packages", "--dry-run")
+        lines = [line for line in done.stdout.splitlines() if "xenflow.store" in line]
+        assert len(lines) == 1 and "write /etc/default/xenflow-store" in done.stdout
+        _, command = lines[0].split(" -m xenflow.store ")
+        asked = store_parser().parse_args(command.split())
+        assert asked.folder == Path("/var/lib/xenflow/store")
+        assert asked.member == f"tcp:{words[1]}:6644"
+        assert getattr(asked, "others", []) == [f"tcp:{each}:6644" for each in words[3:]]
 
 
 def test_a_dry_run_says_everything_and_does_nothing() -> None:
@@ -125,6 +163,31 @@ def test_installed_twice_and_removed(tmp_path: Path) -> None:
     *digests, core = rest.removesuffix("--\n").splitlines()
     assert len(set(digests)) == 1
     assert core == "core: stand-in"
+
+
+@pytest.mark.lab
+def test_a_host_becomes_a_member_of_a_store_once(tmp_path: Path) -> None:
+    member = "ovsdb-tool db-local-address /var/lib/xenflow/store/store.db"
+    said = installed(
+        tmp_path,
+        f"""
+        "$2" --no-packages --no-start --create-store 127.0.0.1; {member}
+        "$2" --no-packages --no-start --create-store 127.0.0.9 2>&1 | grep 'as it is'; {member}
+        "$2" --no-packages --no-start
+        cat /etc/default/xenflow-store
+        . /etc/default/xenflow-store; cd /opt/xenflow; export PYTHONPATH=/opt/xenflow/pox_ext
+        python3 -m xenflow.store start /var/lib/xenflow/store $XENFLOW_STORE
+        python3 -m xenflow.store stop /var/lib/xenflow/store
+        "$2" --remove 2>&1 || echo "status $?"
+        ls /opt/xenflow/pox.py; "$2" --remove --force; ls /opt /var/lib/xenflow/store
+    """,
+    )
+    assert said.count("tcp:127.0.0.1:6644") == 2 and said.count("as it is") == 1, said
+    assert 'XENFLOW_STORE="--listen tcp:127.0.0.1:6643"' in said
+    assert 'XENFLOW_PLANNER="--listen tcp://127.0.0.1:6651"' in said
+    assert "and listens at unix:/var/lib/xenflow/store/db.sock tcp:127.0.0.1:6643" in said
+    assert said.count("status 1") == 1 and said.count("/opt/xenflow/pox.py") == 1, said
+    assert "/opt:\n\n" in said and "store.db" in said, "its rows are the operator's"
 
 
 @pytest.mark.lab

@@ -17,7 +17,7 @@ from xenflow.store.server import StoreServer, StoreServerError
 
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 where it cannot be done, 2 for a wrong argument."""
-    asked = _parser().parse_args(words)
+    asked = parser().parse_args(words)
     listens = tuple(map(_listening, getattr(asked, "listen", ())))
     member = getattr(asked, "member", "")
     server = StoreServer(asked.folder.absolute(), member, listens)
@@ -49,12 +49,13 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What the command line may say."""
     parser = argparse.ArgumentParser(
         prog="python -m xenflow.store",
         description="One member of the store's cluster, on this machine.  FOLDER is the member's: "
         "it holds the database, the log and the sockets.  A server runs on when this ends, and "
-        "not after a reboot: start it again.",
+        "not after a reboot: `xenflow-store.service` starts it then (docs/store.md).",
         epilog="exit status: 0 done, 1 failed, 2 wrong usage.  docs/store.md has the whole way.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
