@@ -38,11 +38,11 @@ from mgmt.verbs import (
     complain,
     confirm,
     diff,
+    edit,
     empty_host,
     export,
     flows,
     history,
-    link,
     links,
     migrate,
     mode,
@@ -67,8 +67,8 @@ from xenflow.store import network_file
 
 _LOOKING = (status, topology, routers, routes, nexthops, links, flows, trace, rules)
 _LOOKING_AT_FILES = (check, diff, history, export)
-_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, confirm, undo, link)
-VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING)
+_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, confirm, undo)
+VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING + edit.VERBS)
 
 NETWORK_FILES = (Path("/run/xenflow/network.toml"), Path("/etc/xenflow/network.toml"))
 """Where the network file is looked for, after --network and $XENFLOW_NETWORK."""

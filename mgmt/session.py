@@ -7,7 +7,7 @@ management addresses, so the command works the same on every node.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -103,15 +103,15 @@ class ManagementSession:
 
     def router(self, name: str) -> Router:
         """Raises UsageError with the names there are."""
-        return _known("router", name, self.network.routers)
+        return known("router", name, self.network.routers)
 
     def link(self, name: str) -> Link:
         """Raises UsageError with the names there are."""
-        return _known("link", name, self.network.links)
+        return known("link", name, self.network.links)
 
     def datapath(self, name: str) -> Datapath:
         """Raises UsageError with the names there are."""
-        return _known("datapath", name, self.network.datapaths)
+        return known("datapath", name, self.network.datapaths)
 
     def host(self, name: str) -> Datapath:
         """A datapath that can carry routers.  Raises UsageError with the names there are."""
@@ -202,7 +202,8 @@ def given(answers: Answers, router: str) -> dict[str, Placement]:
     }
 
 
-def _known(kind: str, name: str, values: dict[str, Value]) -> Value:
+def known(kind: str, name: str, values: Mapping[str, Value]) -> Value:
+    """What has a name.  Raises UsageError with the names there are."""
     if name not in values:
         close = get_close_matches(name, list(values), n=1)
         meant = f", did you mean {close[0]}?" if close else ""

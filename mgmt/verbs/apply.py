@@ -92,7 +92,7 @@ def carry_out(
         change = submit(session, text, file, since, dry_run=False)
         number = change["change"] or since.get("since", 0)
         made = f"change {number} is made; whether it is in force everywhere is not known"
-        new = _with(session, after, after.controllers.keys())
+        new = session_of(session, after)
         late = await_in_force(new, number, IN_FORCE_S)
     except KeyboardInterrupt:
         complain(made)
@@ -101,6 +101,11 @@ def carry_out(
         words = f"it is put back in {confirm_s} s unless you say `xenflow confirm {number}`"
         complain(f"change {number}: {words}")
     return _end(args, change, Exit.LATE if late else Exit.OK, late)
+
+
+def session_of(session: ManagementSession, network: Network) -> ManagementSession:
+    """A session with a network's controllers."""
+    return _with(session, network, network.controllers.keys())
 
 
 def _with(session: ManagementSession, network: Network, names: Set[str]) -> ManagementSession:

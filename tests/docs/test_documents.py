@@ -203,9 +203,10 @@ VERBS = [verb for verb in PARSERS if verb not in OF_LAB]
 def headed() -> dict[str, set[str]]:
     """The options that docs/cli.md names for each verb, in the heading that shows its use."""
     options: dict[str, set[str]] = {}
+    kinds = "|".join({verb.split()[0] for verb in VERBS if " " in verb})
     text = (ROOT / "docs" / "cli.md").read_text()
     for line in re.findall(r"(?m)^### xenflow (.+)$", text):
-        change = re.match(r"(rule|link) ([\w|]+)", line)
+        change = re.match(rf"({kinds}) ([\w|]+)", line)
         named = change[2].split("|") if change else []
         verbs = [f"{change[1]} {name}" for name in named] if change else [line.split()[0]]
         for verb in verbs:

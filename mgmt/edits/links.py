@@ -1,0 +1,96 @@
+"""Edits of virtual links."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+
+from mgmt.edits import Edit, Option, Places, access_of, new, next_free, replaced, without
+from mgmt.session import UsageError, known
+from xenflow.model.network import Link, Network
+from xenflow.store.network_file import MAX_ID, MAX_VLAN
+
+
+def create(network: Network, args: Namespace, _: Places) -> Network:
+    """A link more; what is not given is taken as it comes."""
+    there = network.links.values()
+    link = Link(
+        new("link", args.link, network.links),
+        args.id or next_free({link.id for link in there}, MAX_ID),
+        args.vlan or next_free({link.vlan for link in there}, MAX_VLAN),
+        0,
+        tuple(map(access_of, args.access)),
+        args.root or "",
+        tuple(args.cable),
+    )
+    return replaced(network, links={**network.links, link.name: link})
+
+
+def change(network: Network, args: Namespace, _: Places) -> Network:
+    """Another root, other cables, access ports more, less, or with other stations."""
+    link = known("link", args.link, network.links)
+    ports = {str(access.end): access for access in link.access}
+    for text in args.no_access:
+        del ports[str(known(f"access port of {link.name}", text, ports).end)]
+    ports |= {str(access.end): access for access in map(access_of, args.access)}
+    changed = replace(
+        link,
+        access=tuple(ports.values()),
+        root="" if args.no_root else args.root or link.root,
+        cables=() if args.any_cable else tuple(args.cable) or link.cables,
+    )
+    return replaced(network, links={**network.links, link.name: changed})
+
+
+def destroy(network: Network, args: Namespace, _: Places) -> Network:
+    """A link less.  Raises UsageError where a router has an interface on it."""
+    link = known("link", args.link, network.links)
+    if members := [router.name for router, _ in network.members(link.name)]:
+        who = ", ".join(members)
+        raise UsageError(f"link {link.name}: {who} has an interface on it: take that away first")
+    return replaced(network, links=without(network.links, link.name))
+
+
+_ROOT: Option = ("--root", {"metavar": "DATAPATH", "help": "where its tree grows from"})
+_CABLE: Option = (
+    "--cable",
+    {
+        "action": "append",
+        "default": [],
+        "metavar": "CABLE",
+        "help": "the only cables its tree may use (default: all; may be repeated)",
+    },
+)
+_ACCESS: Option = (
+    "--access",
+    {
+        "action": "append",
+        "default": [],
+        "metavar": "DATAPATH:PORT[,MAC]...",
+        "help": "an untagged port, with the stations behind it (may be repeated)",
+    },
+)
+_ID: Option = ("--id", {"type": int, "metavar": "N", "help": "its number (default: the next)"})
+_VLAN: Option = ("--vlan", {"type": int, "metavar": "ID", "help": "the same of its VLAN id"})
+_NO_ROOT: Option = ("--no-root", {"action": "store_true", "help": "its tree grows as it comes"})
+_ANY: Option = ("--any-cable", {"action": "store_true", "help": "its tree may use all cables"})
+_NO_ACCESS: Option = (
+    "--no-access",
+    {
+        "action": "append",
+        "default": [],
+        "metavar": "DATAPATH:PORT",
+        "help": "a port that is the link's no more (may be repeated)",
+    },
+)
+
+EDITS = (
+    Edit("create", "a virtual link more", create, (_ID, _VLAN, _ROOT, _CABLE, _ACCESS)),
+    Edit(
+        "set",
+        "another root or other cables; access ports more, less, or with other stations",
+        change,
+        (_ROOT, _NO_ROOT, _CABLE, _ANY, _ACCESS, _NO_ACCESS),
+    ),
+    Edit("destroy", "a virtual link less; refused where a router has an interface on it", destroy),
+)
