@@ -30,7 +30,7 @@ def answer() -> dict[str, Any]:
     nothing = cast(Any, None)
     answers: list[bytes] = []
     store = MemoryStore(MemoryDatabase(), nothing, StoreWriter(Role.CONTROLLER, "edge"))
-    follower = StoreFollower(store, "edge", nothing, None, table, nothing)
+    follower = StoreFollower(store, "edge", nothing, None, table, nothing, leases)
     ManagementService(table, leases, "test", nothing, nothing, follower).take(
         mg.request("status", "1"), answers.append
     )

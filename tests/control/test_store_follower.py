@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 
 from tests.store.memory_store import MemoryDatabase, MemoryStore
 from tests.store.store_rig import Loop
+from xenflow.control.leases import Leases
 from xenflow.control.store_follower import AGAIN_S, StoreFollower
 from xenflow.model.difference import NetworkDifference, compare
 from xenflow.model.network import Network, NetworkError
+from xenflow.model.placement import Placement, at_home
 from xenflow.model.release import RELEASE
-from xenflow.store import network_file
+from xenflow.plan.search import STORE
+from xenflow.store import network_file, placement_rows
 from xenflow.store.laid_file import LaidFile, LaidRows
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
@@ -34,6 +38,7 @@ class PromisedSwitch:
 
     def __init__(self) -> None:
         self.live = True
+        self.placements: dict[str, Placement] = {}
         self.promises: Any = self
         self.waiting: list[Callable[[str | None], Any]] = []
 
@@ -61,13 +66,16 @@ class Rig:
         self.problems = Problems("edge")
         self.on_disk: list[int] = []
         self.gen, self.recv = PromisedSwitch(), PromisedSwitch()
+        self.leases = Leases(lambda: self.now)
+        self.lost = ""
+        self.told: dict[str, list[Placement]] = {}
         self.follower = self.start()
 
     def start(self) -> StoreFollower:
         self.store = MemoryStore(self.database, self.loop.post, CONTROLLER)
         file = LaidFile(self.folder)
         table: Any = self
-        made = StoreFollower(self.store, "edge", file, file.load(), table, self.take)
+        made = StoreFollower(self.store, "edge", file, file.load(), table, self.take, self.leases)
         made.start()
         self.drain()
         return made
@@ -87,6 +95,16 @@ class Rig:
     @property
     def switches(self) -> dict[str, PromisedSwitch]:
         return {"gen": self.gen, "recv": self.recv}
+
+    def searching(self) -> str:
+        return self.lost
+
+    def told_where(self, source: str, placements: Iterable[Placement], knows: bool) -> None:
+        assert knows
+        self.told[source] = list(placements)
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return [dict(row) for row in self.database.tables[table].values()]
 
     def drain(self) -> None:
         done: list[int] = []
@@ -353,6 +371,62 @@ def test_a_file_of_another_network_is_named(tmp_path: Path) -> None:
     assert LaidFile(tmp_path, "paper").load() == LaidRows("one", 1, {})
     with pytest.raises(NetworkError, match="laid.json: it is of the network paper, not path: move"):
         LaidFile(tmp_path, "path").load()
+
+
+HOME = at_home("vr1", "host-a")
+AWAY = HOME.step(forwarders=("host-b",), vm="host-b", leads_to="host-b")
+
+
+def test_where_routers_are_is_said_of_those_that_have_left(rig: Rig) -> None:
+    rig.gen.placements["vr1"] = rig.recv.placements["vr1"] = HOME
+    rig.write(SMALL, 1)
+    rig.tick()
+    assert rig.rows("Placement") == []
+    rig.recv.placements["vr1"] = AWAY.step()
+    rig.gen.placements["vr1"] = AWAY
+    rig.tick()
+    (row,) = rig.rows("Placement")
+    assert (row["host"], row["element"], row["version"]) == ("edge", "vr1", 2)
+    assert list(placement_rows.read([row["placement"]], SMALL)) == [AWAY.step()]
+    rig.gen.placements["vr1"] = AWAY.step().step()
+    rig.tick()
+    assert [row["version"] for row in rig.rows("Placement")] == [3]
+    # With its state lost it takes nothing back, and asks the store.
+    rig.gen, rig.recv = PromisedSwitch(), PromisedSwitch()
+    rig.gen.placements["vr1"] = rig.recv.placements["vr1"] = HOME
+    rig.lost = "state.json is missing"
+    rig.follower = rig.start()
+    rig.tick()
+    assert [row["version"] for row in rig.rows("Placement")] == [3]
+    assert rig.told == {STORE: [AWAY.step().step()]}
+
+
+def test_what_the_planner_has_laid_is_heard_of_routers_that_there_are(rig: Rig) -> None:
+    rig.lost = "state.json is missing"
+    rig.write(SMALL, 1)
+    assert rig.told == {STORE: []}
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    former = replace(SMALL.routers["vr1"], id=99)
+    for router, told in ((former, []), (SMALL.routers["vr1"], [AWAY])):
+        cell = placement_rows.to_cell(AWAY, router)
+        laid_so = Update("Laid_Element", (), {"placement": cell})
+        assert isinstance(rig.loop.ask(planner, laid_so), Committed)
+        rig.drain()
+        assert rig.told == {STORE: told}
+
+
+def test_who_migrates_is_said_until_it_has_ended(rig: Rig) -> None:
+    rig.write(SMALL, 1)
+    rig.leases.take("vr1", "ada:1", 10.0, {"words": "a migration"})
+    rig.tick()
+    (row,) = rig.rows("Migration")
+    assert (row["owner"], row["under_way"], row["words"]) == ("ada:1", True, "a migration")
+    rig.now += 10.0
+    rig.tick()
+    assert [row["under_way"] for row in rig.rows("Migration")] == [False]
+    rig.leases.give_back("vr1", "ada:1")
+    rig.tick()
+    assert rig.rows("Migration") == []
 
 
 def test_where_the_planner_is_the_lease_says(rig: Rig) -> None:

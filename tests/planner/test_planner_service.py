@@ -13,15 +13,17 @@ import pytest
 from tests.store.memory_store import MemoryDatabase, MemoryStore
 from tests.store.store_rig import Loop
 from xenflow.model import management as mg
-from xenflow.model.network import Network
+from xenflow.model.network import Network, Router
+from xenflow.model.placement import Placement, at_home
 from xenflow.planner.__main__ import main
 from xenflow.planner.service import ANSWER_S, FILL_S, LEASE_S, PlannerService
-from xenflow.store import network_file
+from xenflow.store import network_file, placement_rows
 from xenflow.store.network_rows import LAID, by_name, laid_entries
 from xenflow.store.network_text import to_text
 from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import (
     Committed,
+    Delete,
     Insert,
     RefusalReason,
     Transaction,
@@ -134,6 +136,29 @@ class Rig:
     def changes(self) -> dict[int, dict[str, Any]]:
         rows = self.database.tables["Change"].values()
         return {row["number"]: dict(row) for row in rows}  # type: ignore[misc]
+
+    def host(self, name: str) -> MemoryStore:
+        """The store, as the controller of a host has it."""
+        return MemoryStore(self.database, self.loop.post, StoreWriter(Role.CONTROLLER, name))
+
+    def placed(self, host: str, router: Router, placement: Placement) -> None:
+        """A host tells where a router is."""
+        cells: dict[str, Any] = {
+            "host": host,
+            "element": router.name,
+            "version": placement.version,
+            "placement": placement_rows.to_cell(placement, router),
+        }
+        row = Insert("Placement", cells)
+        assert isinstance(self.loop.ask(self.host(host), row), Committed)
+
+    def migrating(self, host: str, router: str, under_way: bool = True) -> None:
+        """A host tells that a router is being moved; "": that none is."""
+        own = Delete("Migration", equal(host=host))
+        cells: dict[str, Any] = {"host": host, "element": router, "owner": "ada:1", "term": 3}
+        row = Insert("Migration", {**cells, "under_way": under_way, "words": "a move"})
+        rows = (own, row) if router else (own,)
+        assert isinstance(self.loop.ask(self.host(host), *rows), Committed)
 
     def in_force(self, change: int, but: str = "") -> None:
         """All switches have come so far, `but` one."""
@@ -447,6 +472,53 @@ def test_of_a_switch_that_is_no_more_nothing_is_left(rig: Rig) -> None:
         there = {row[column] for row in rig.database.tables[table].values()}
         assert there == {"host-a", "host-b", "gen", "recv"}
     assert len(rig.database.tables["Laid_Cable"]) == 4
+
+
+SPARE = """
+[controllers.spare]
+openflow = "127.0.0.1:6633"
+manage = "tcp://10.254.1.99:6640"
+[datapaths.spare]
+kind = "host"
+dpid = "00000000000000ff"
+controller = "spare"
+proof = "revalidator"
+"""
+HOME = at_home("vr1", "host-a")
+
+
+def test_where_a_router_is_is_laid_and_what_it_is_on_stays(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    cable = '[cables]\nspare-a = ["host-a:to-spare", "spare:to-a"]'
+    assert rig.ask(planner, TEXT.replace("[cables]", f"{SPARE}\n{cable}"))["change"] == 2
+    router = rig.laid().routers["vr1"]
+    away = HOME.step(forwarders=("spare",), vm="spare", leads_to="spare")
+    rig.placed("spare", router, away)
+    rig.placed("edge", router, HOME)
+    rig.placed("spare", replace(router, name="vr9"), replace(away, router="vr9"))
+    rig.settle(planner)
+    (row,) = rig.database.tables["Laid_Element"].values()
+    assert list(placement_rows.read([row["placement"]], rig.laid())) == [away]
+    assert row["change"] == 2  # no switch has anything to do for it
+    # What it is on is in use, whatever its home is.
+    (words,) = rig.ask(planner, TEXT)["error"]["message"].splitlines()
+    assert words == "datapaths.spare: vr1 is there: `xenflow empty-host spare` first"
+    # While it moves each step of it is its controllers' affair.
+    rig.migrating("spare", "vr1")
+    back = away.step(forwarders=("host-a",), vm="host-a", leads_to="host-a")
+    rig.placed("host-a", router, back)
+    rig.settle(planner)
+    (row,) = rig.database.tables["Laid_Element"].values()
+    assert list(placement_rows.read([row["placement"]], rig.laid())) == [away]
+    rig.migrating("spare", "")
+    rig.settle(planner)
+    (row,) = rig.database.tables["Laid_Element"].values()
+    assert list(placement_rows.read([row["placement"]], rig.laid())) == [back]
+    # Of a host that has gone nothing is left.
+    assert rig.ask(planner, TEXT)["change"] == 3
+    rig.in_force(3)
+    rig.settle(planner, for_s=1.0)
+    assert {row["host"] for row in rig.database.tables["Placement"].values()} == {"edge", "host-a"}
 
 
 RENAMED = TEXT.replace('mac = "02:00:00:01:01:01"', 'mac = "02:00:00:01:01:99"', 1)

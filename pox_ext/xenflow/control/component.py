@@ -103,7 +103,7 @@ class Component:
         self._follower: StoreFollower | None = None
         self._relay: PlannerRelay | None = None
         if store is not None:
-            self._follower = self._follow(store, controller)
+            self._follower = self._follow(store, controller, leases)
             self._relay = PlannerRelay(self.context, self._follower, clock.now)
         self.management = ManagementService(
             self.table,
@@ -393,12 +393,13 @@ class Component:
 
     # --- the store --------------------------------------------------------------------------------
 
-    def _follow(self, options: StoreOptions, controller: str) -> StoreFollower:
+    def _follow(self, options: StoreOptions, controller: str, leases: Leases) -> StoreFollower:
         laid = options.laid
         writer = StoreWriter(Role.CONTROLLER, controller)
         cluster = laid.cluster if laid is not None else ""
         self._store = OvsdbStore(options.remotes, core.call_later, writer, cluster)
-        return StoreFollower(self._store, controller, options.file, laid, self.table, self._become)
+        file, become = options.file, self._become
+        return StoreFollower(self._store, controller, file, laid, self.table, become, leases)
 
     def _reread(self, _: object) -> None:
         """SIGHUP."""

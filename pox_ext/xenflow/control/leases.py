@@ -35,6 +35,7 @@ class Lease:
     """Who migrates a router, since and until when (monotonic clock), and its journal."""
 
     owner: str
+    term: int
     since: float
     until: float
     lease_s: float
@@ -53,6 +54,7 @@ class Leases:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._leases: dict[str, Lease] = {}
+        self._terms: dict[str, int] = {}
         self._former: deque[tuple[str, str]] = deque(maxlen=FORMER)
         """Routers and owners whose lease is over: given back, or somebody else's.  What of theirs
         comes later was on its way meanwhile."""
@@ -106,7 +108,8 @@ class Leases:
                 self._former.append((router, lease.owner))
                 lease.before = None
             log.info("%s: %s begins %s", router, owner, purpose(router, entry))
-            lease = self._leases[router] = Lease(owner, now, now, lease_s, before=lease)
+            term = self._terms[router] = self._terms.get(router, 0) + 1
+            lease = self._leases[router] = Lease(owner, term, now, now, lease_s, before=lease)
         lease.lease_s, lease.until = lease_s, now + lease_s
         if entry is not None:
             lease.journal.append(entry)
@@ -163,6 +166,7 @@ class Leases:
         return {
             "router": router,
             "owner": lease.owner,
+            "term": lease.term,
             "under_way": self.under_way(router),
             "since_s": round(now - lease.since, 3),
             "heard_s": round(max(0.0, now - lease.until + lease.lease_s), 3),

@@ -430,21 +430,26 @@ class RuleTable:
         return search is not None and search.must_wait(holds_flows, self.clock.now())
 
     def heard_from(self, controller: str, answer: Mapping[str, Any]) -> None:
-        """Another controller has said where routers are: what is newer than what is known here
-        holds here, too."""
+        """Another controller has said where routers are."""
+        told = newest(self.network, answer.get("placements", ())).values()
+        self.told_where(controller, told, not answer.get("searching"))
+
+    def told_where(self, source: str, placements: Iterable[Placement], knows: bool) -> None:
+        """Somebody has said where routers are, of which this one has lost it: what is newer than
+        what is known here holds here, too.  `knows`: it does not search itself."""
         search = self._search
         if search is None:
             return
-        for placement in newest(self.network, answer.get("placements", ())).values():
+        for placement in placements:
             names = [
                 name
                 for name, switch in self.switches.items()
                 if switch.placements[placement.router].version < placement.version
             ]
             if names:
-                log.info("%s: %s says that it is at %s", placement.router, controller, placement.vm)
+                log.info("%s: %s says that it is at %s", placement.router, source, placement.vm)
                 self._place(placement, names)
-        search.answered(controller, not answer.get("searching"))
+        search.answered(source, knows)
         self._say_search()
         try:
             self._save()

@@ -15,10 +15,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from xenflow.control import observed
+from xenflow.control.leases import Leases
+from xenflow.control.observed import ObservedRows
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.release import RELEASE
+from xenflow.plan.search import STORE
+from xenflow.store import placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.laid_file import LaidFile, LaidRows, to_json
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
@@ -33,27 +38,17 @@ from xenflow.store.network_store import (
     touches,
 )
 from xenflow.store.schema import TABLES
-from xenflow.store.transaction import (
-    Committed,
-    Delete,
-    Insert,
-    Operation,
-    StoreRow,
-    Update,
-    WriteOutcome,
-    equal,
-)
+from xenflow.store.transaction import StoreRow, equal
 
 log = logging.getLogger("xenflow.store")
 
 AGAIN_S = 1.0
 """How often what could not be taken, or written, is tried again."""
-WATCH_S = WRITE_S = 10.0
-"""How long the store may take to say what it has, or to write."""
+WATCH_S = 10.0
+"""How long the store may take to say what it has."""
 AWAY, KEEPING, TAKING, OLDER = "store", "store-file", "store-rows", "store-older"
 """Causes of problems: the store is away, its rows cannot be kept, or not be taken, or are older
 than those that were followed."""
-STATE_COLUMNS = ("host", "switch", "cluster", "in_force", "release")
 
 
 class StoreFollower:
@@ -72,6 +67,7 @@ class StoreFollower:
         laid: LaidRows | None,
         table: RuleTable,
         become: Callable[[Network], NetworkDifference],
+        leases: Leases,
     ) -> None:
         self._store = store
         self._host = host
@@ -89,16 +85,17 @@ class StoreFollower:
         """Switches that are asked whether a change is in force."""
         self._half_done = False
         """Whether a change has failed half way: tried again it would seem to be done."""
-        self._writing = False
+        self._leases = leases
+        self._observed = ObservedRows(store, host, self._seen)
         self._again = 0.0
 
     def start(self) -> None:
         """Begin to follow."""
         tables = [WatchedTable(table, tuple(TABLES[table].columns)) for table in LAID]
-        own = WatchedTable("Switch_State", STATE_COLUMNS, equal(host=self._host))
         lease = WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner"))
         whole = WatchedTable("Global", ("change",))
-        self._store.watch((*tables, own, lease, whole), WATCH_S, self._told)
+        own = observed.watched(self._host)
+        self._store.watch((*tables, *own, lease, whole), WATCH_S, self._told)
 
     @property
     def planner(self) -> str:
@@ -142,11 +139,21 @@ class StoreFollower:
         cluster = self._store.state().cluster
         if not number or self._is_older(number, cluster):
             return
+        self._search()
         new = (number, cluster) != (self._laid.change, self._laid.cluster)
         if new or self._kept is not self._laid:  # else what is followed stays as it is on the disk
             laid = by_name({table: self._rows.get(table, {}) for table in LAID})
             self._laid = LaidRows(cluster, number, laid)
             self._follow()
+
+    def _search(self) -> None:
+        """Where this host has lost where routers are, the store's word counts as another's."""
+        if not self._table.searching():
+            return
+        tables = [self._rows.get(name, {}) for name in ("Laid_Element", "Placement")]
+        cells = [row["placement"] for rows in tables for row in rows.values()]
+        told = placement_rows.newest(placement_rows.read(cells, self._table.network))
+        self._table.told_where(STORE, told.values(), knows=True)
 
     def _is_older(self, number: int, cluster: str) -> bool:
         """Whether the store is behind what was followed, as one is that was put back from a copy:
@@ -243,36 +250,27 @@ class StoreFollower:
         self._write()
 
     def _write(self) -> None:
-        """Have the store say of each switch how far it is."""
-        if self._writing or not self._laid.cluster:
-            return
-        wanted = tuple(self._other_states())
-        if wanted:
-            self._writing = True
-            self._store.transact(wanted, WRITE_S, self._written)
+        """Have the store say what was seen here."""
+        if self._laid.cluster:
+            self._observed.write(self._rows)
 
-    def _other_states(self) -> Iterator[Operation]:
+    def _seen(self) -> Iterator[tuple[str, StoreRow]]:
         laid = self._laid.rows.get("Laid_Switch", {}).values()
         switches = self._table.switches.keys() & {row["name"] for row in laid if not row["gone"]}
-        there = {row["switch"]: row for row in self._rows.get("Switch_State", {}).values()}
         for name in switches & self._in_force.keys():
-            row: dict[str, Cell] = {
-                "host": self._host,
-                "switch": name,
-                "cluster": self._laid.cluster,
-                "in_force": self._in_force[name],
-                "release": RELEASE,
-            }
-            if name not in there:
-                yield Insert("Switch_State", row)
-            elif any(there[name][column] != cell for column, cell in row.items()):
-                yield Update("Switch_State", equal(host=self._host, switch=name), row)
-        for gone in there.keys() - switches:
-            yield Delete("Switch_State", equal(host=self._host, switch=gone))
-
-    def _written(self, outcome: WriteOutcome) -> None:
-        self._writing = False
-        if isinstance(outcome, Committed):
-            self._write()  # they may have come further meanwhile
-        else:
-            log.info("how far the switches are is not written: %s", outcome.words)
+            yield (
+                "Switch_State",
+                {
+                    "switch": name,
+                    "cluster": self._laid.cluster,
+                    "in_force": self._in_force[name],
+                    "release": RELEASE,
+                },
+            )
+        for row in self._rows.get("Switch_State", {}).values():
+            if row["switch"] in switches and row["switch"] not in self._in_force:
+                yield "Switch_State", row  # of before this start
+        known = [p for s in self._table.switches.values() for p in s.placements.values()]
+        there = [row["placement"] for row in self._rows.get("Placement", {}).values()]
+        yield from observed.placements(self._table.network, known, there)
+        yield from observed.migrations(self._leases)

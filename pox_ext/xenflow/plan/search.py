@@ -19,6 +19,8 @@ from typing import Any
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.placement import Placement, from_json
 
+STORE = "the store"
+"""Answers too, where there is one: its planner knows what every host has told, or was about to."""
 PATIENCE_S = 3.0
 """So long the others have to answer, once those that know have, or where nothing can be lost."""
 
@@ -59,7 +61,8 @@ class Search:
     def _is_known(self) -> bool:
         """Of each router, by one that would have been told had it gone elsewhere."""
         if self._known is None:
-            self._known = bool(self.knows) and all(self.knows & c for c in self.concerned())
+            told = all(self.knows & c for c in self.concerned())
+            self._known = STORE in self.knows or (bool(self.knows) and told)
         return self._known
 
     def must_wait(self, holds_flows: bool, now: float) -> bool:

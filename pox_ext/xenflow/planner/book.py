@@ -9,14 +9,15 @@ lease's fence.  Only what is safe in whatever order the switches take it is take
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from xenflow.model.difference import NetworkDifference, compare, refusals
 from xenflow.model.network import EMPTY, PARTS, Network, NetworkError
+from xenflow.model.placement import Placement
 from xenflow.model.succession import in_terms_of
-from xenflow.store import network_file
+from xenflow.store import network_file, placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
 from xenflow.store.network_rows import (
@@ -59,6 +60,8 @@ WATCHED = (
     *(WatchedTable(table, tuple(TABLES[table].columns)) for table in (*DESIRED, *LAID)),
     WatchedTable(LEASE_TABLE, LEASE_COLUMNS),
     WatchedTable("Switch_State", ("switch", "cluster", "in_force")),
+    WatchedTable("Placement", ("host", "placement")),
+    WatchedTable("Migration", ("host", "element", "owner", "term", "under_way", "words")),
     WatchedTable("Change", ("number", "by", "when", "before", "after", "confirm_s", "state")),
 )
 KEPT_CHANGES = 100
@@ -91,6 +94,8 @@ class Book:
         """Whether everything has been told."""
         self.may_forget = False
         """Whether something was told since by which there may be something to forget."""
+        self.may_copy = False
+        """The same of placements that are to be copied."""
 
     def hear(self, event: WholeView | RowChanges) -> None:
         """The watch has told something."""
@@ -100,6 +105,8 @@ class Book:
             self._network = None
         if touches(event, (*LAID, "Switch_State")):
             self.may_forget = True
+        if touches(event, ("Laid_Element", "Placement", "Migration")):
+            self.may_copy = True
 
     def _of(self, tables: tuple[str, ...]) -> StoredRows:
         return {table: self._rows.get(table, {}) for table in tables}
@@ -154,7 +161,11 @@ class Book:
         after = after if first else in_terms_of(before, after)
         found = compare(before, after)
         if not first:
-            mistakes = [*refusals(before, after, found), *self._not_forgotten(after, found)]
+            mistakes = [
+                *refusals(before, after, found),
+                *self._not_forgotten(after, found),
+                *self._in_use(after, found),
+            ]
             if mistakes:
                 raise NetworkError("\n".join(mistakes))
         if not first and not found:
@@ -244,7 +255,56 @@ class Book:
         for uuid, row in self._rows.get("Switch_State", {}).items():
             if row["switch"] not in known:
                 found.append(Delete("Switch_State", row_id(uuid)))
+        hosts = {row["name"] for row in self._rows.get("Laid_Host", {}).values()}
+        for table in ("Placement", "Migration"):
+            for uuid, row in self._rows.get(table, {}).items():
+                if row["host"] not in hosts:
+                    found.append(Delete(table, row_id(uuid)))
         return (fence, *found) if found else ()
+
+    # --- where routers are ------------------------------------------------------------------------
+
+    def _cells(self, table: str) -> Iterator[Cell]:
+        return (row["placement"] for row in self._rows.get(table, {}).values())
+
+    @property
+    def placements(self) -> Mapping[str, Placement]:
+        """Where routers are that have ever left their homes, as far as any host has told."""
+        cells = (*self._cells("Laid_Element"), *self._cells("Placement"))
+        return placement_rows.newest(placement_rows.read(cells, self.network))
+
+    @property
+    def migrations(self) -> Mapping[str, tuple[StoreRow, ...]]:
+        """Of routers that are being moved, or whose move was left unfinished, the rows of the hosts
+        that know it."""
+        found: dict[str, tuple[StoreRow, ...]] = {}
+        for row in self._rows.get("Migration", {}).values():
+            name = str(row["element"])
+            found[name] = (*found.get(name, ()), row)
+        return found
+
+    def copied(self, fence: Wait) -> Transaction:
+        """What is to be written for laid rows to say where routers are; () where they do.  While a
+        router is being moved it is where it was: every step of it would go to every host."""
+        placements, moving = self.placements, self.migrations
+        found: list[Operation] = []
+        for uuid, row in self._rows.get("Laid_Element", {}).items():
+            name = str(row["name"])
+            if row["gone"] or name not in placements or name in moving:
+                continue
+            cell = placement_rows.to_cell(placements[name], self.network.routers[name])
+            if row["placement"] != cell:
+                still = (*row_id(uuid), *equal(gone=False, id=row["id"]))
+                found.append(Update("Laid_Element", still, {"placement": cell}))
+        return (fence, *found) if found else ()
+
+    def _in_use(self, after: Network, found: NetworkDifference) -> Iterator[str]:
+        """Hosts that shall go while a router is there that stays."""
+        for name, placement in self.placements.items():
+            for host in placement.hosts:
+                if name in after.routers and host in found.datapaths.removed:
+                    there = f"{name} is there: `xenflow empty-host {host}` first"
+                    yield f"datapaths.{host}: {there}"
 
     def _old_changes(self, number: int) -> list[str]:
         rows = self._rows.get("Change", {}).items()
@@ -322,7 +382,7 @@ _Entries = dict[str, dict[str, dict[str, Any] | None]]
 def _entry(table: str, row: StoreRow | None) -> dict[str, Any] | None:
     if row is None or row.get("gone"):
         return None
-    stamps = ("at", "change", "gone")
+    stamps = ("at", "change", "gone", "placement")
     return {column: row[column] for column in TABLES[table].columns if column not in stamps}
 
 

@@ -106,7 +106,7 @@ class PlannerService:
         self._book = Book()
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
         self._queue: deque[_AskedChange] = deque()
-        self._forgetting = False
+        self._forgetting = self._copying = False
         self._deadline: tuple[int, float] = (0, 0.0)
         """Of the change that waits to be confirmed its number, and when it is put back."""
         self._heard = False
@@ -142,6 +142,11 @@ class PlannerService:
             if forget:
                 self._forgetting = True
                 self._store.transact(forget, WRITE_S, self._forgotten)
+        if held and self._book.may_copy and not self._copying:
+            self._book.may_copy = False
+            if copied := self._book.copied(self._lease.fence()):
+                self._copying = True
+                self._store.transact(copied, WRITE_S, self._copied)
         if held and self._book.whole:
             self._put_back(now)
         self._go_on()
@@ -213,6 +218,11 @@ class PlannerService:
             log.info("%d rows of what is no more are forgotten", sum(outcome.touched))
         else:
             self._book.may_forget = True
+
+    def _copied(self, outcome: WriteOutcome) -> None:
+        self._copying = False
+        if not isinstance(outcome, Committed):
+            self._book.may_copy = True
 
     def end(self) -> None:
         """Give the lease back; `ended` when that is done."""
