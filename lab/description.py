@@ -345,7 +345,7 @@ class _Reader:
             key = ("machines", name)
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
                 self._unfit(key, name, "a name of letters, digits, '.', '_' and '-'")
-            self._only(key, values, "access", "mac", "address", "stub")
+            self._only(key, values, "access", "link", "mac", "address", "stub")
             end = End(*str(values.get("access")).partition(":")[::2])
             if end not in places:
                 self._unfit(

@@ -165,15 +165,25 @@ def network_text(source: Path, *, store: bool = False) -> str:
         raise LabError(f"{source}: network.store: a lab has a store of its own (--store) or none")
     if store:
         server = f'store = ["tcp:{lab.management["lab"]}:{STORE_PORT}"]'
-        text = re.sub(r"^(\[\s*network\s*\].*)$", rf"\1\n{server}", text, count=1, flags=re.M)
+        text = _below(r"network", server, text, f"{source}: [network]")
     for datapath in lab.datapaths:
         node = lab.switch_node(datapath.name)
         elsewhere = node != lab.controller_node(datapath.controller)
         if datapath.proof == "revalidator" and elsewhere and not datapath.ovs_rundir:
             here = switch.rundir(node)
-            header = rf"^(\[\s*datapaths\.\"?{re.escape(datapath.name)}\"?\s*\].*)$"
-            text = re.sub(header, rf'\1\novs_rundir = "{here}"', text, count=1, flags=re.M)
+            header = rf"datapaths\.\"?{re.escape(datapath.name)}\"?"
+            where = f"{source}: [datapaths.{datapath.name}]"
+            text = _below(header, f'ovs_rundir = "{here}"', text, where)
     return f"{HEADER}{source.resolve()}\n{text}"
+
+
+def _below(header: str, line: str, text: str, where: str) -> str:
+    """A text with a line more below a table's header.  Raises LabError where it has none."""
+    found = re.compile(rf"^(\[\s*{header}\s*\].*)$", re.M)
+    text, count = found.subn(lambda match: f"{match.group()}\n{line}", text, count=1)
+    if not count:
+        raise LabError(f"{where}: expected as a table of its own, below a line of that form")
+    return text
 
 
 def write_network_file(text: str) -> None:

@@ -1,10 +1,10 @@
 """Reads the network's description: one commented TOML file becomes one `Network` value.
 
-Called by the controller at its start, by the `xenflow` command and by the lab.  The file is
-checked as a whole, so that nothing after it has to ask whether a name exists; all mistakes are
-reported together, each as `FILE:LINE: KEY: found ..., expected ...`, sorted by line.  The table
-`[lab]` belongs to the lab and is handed on as it is.  Nothing here opens a socket, and nothing
-is ever written.
+Called by the controller at its start, by the `xenflow` command and by the lab.  What the file
+leaves out is filled in first (`filling.py`).  It is checked as a whole, so that nothing after it
+has to ask whether a name exists; all mistakes are reported together, each as `FILE:LINE: KEY: found
+..., expected ...`, sorted by line.  The table `[lab]` belongs to the lab and is handed on, filled
+in but not judged.  Nothing here opens a socket, and nothing is ever written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -39,6 +39,7 @@ from xenflow.model.network import (
 from xenflow.model.succession import in_terms_of
 from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, text_of, whole
 from xenflow.store.document import Document
+from xenflow.store.filling import UNNUMBERED, fill
 from xenflow.store.laying import lay, lay_on
 from xenflow.store.toml_lines import Path, show, show_value
 
@@ -60,7 +61,7 @@ def load(path: str | FilePath, before: Network | None = None) -> Network:
 
 
 def load_with_lab(path: str | FilePath) -> tuple[Network, dict[str, Any]]:
-    """The network and, unchecked, the file's `[lab]` table (empty where there is none).
+    """The network and, unchecked, the file's `[lab]` table, filled in (empty where there is none).
 
     Raises NetworkError with one line for each mistake.
     """
@@ -94,6 +95,7 @@ def parse(
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in 1,000 lists
         raise NetworkError(_syntax_error(text, file, error)) from None
     document = Document(file, text)
+    tables = fill(tables, before if in_store else None)
     found = _read_tables(document, tables)
     _check_references(document, found)
     _check_uniqueness(document, found)
@@ -224,6 +226,11 @@ def _tcp_url(value: Any) -> str:
     return str(value)
 
 
+def _subnet(value: Any) -> str:
+    """For the lab alone, which finds it used already (`filling.py`)."""
+    return str(value if text_of(value) == UNNUMBERED else IPv4Network(value))
+
+
 def _server(value: Any) -> str:
     kind, _, rest = text_of(value).partition(":")
     if kind == "tcp":
@@ -289,6 +296,7 @@ _LINK = {
     "access": _Field(_ListOf(_ACCESS, 'an array of {at = "datapath:port", macs = [...]}')),
     "root": _Field(_NAMED),
     "cables": _Field(_ListOf(_NAMED, "an array of cable names")),
+    "subnet": _Field(Value(f'an IPv4 subnet such as "10.0.1.0/24", or "{UNNUMBERED}"', _subnet)),
 }
 
 _INTERFACE_FIELDS = {
@@ -303,7 +311,8 @@ _ROUTER = {
     "home": _Field(_NAMED, needed=True),
     "control_vif": _Field(_INTERFACE, needed=True),
     "interfaces": _Field(
-        _ListOf(_INTERFACE_FIELDS, "an array of {name, link, mac, vif}"), needed=True
+        _ListOf(_INTERFACE_FIELDS, "an array of link names or {link, name, mac, vif}"),
+        needed=True,
     ),
 }
 
