@@ -5,6 +5,8 @@ is said and nothing is changed.  Then the planner writes the change, and it is w
 is in force on every switch.  Where that takes too long the change stays, and who is missing is
 named (exit status 5).  For controllers that follow a store; others read their file with `xenflow
 reload`.
+
+Without --prune nothing is removed: what the file leaves out is named, and stays.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from mgmt.client import AskError, Refused, Unreachable
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
 from mgmt.waiting import await_status
-from xenflow.model.difference import SIGNS
-from xenflow.model.network import Network, NetworkError
+from xenflow.model.difference import SIGNS, compare, expected_loss
+from xenflow.model.network import PARTS, Network, NetworkError
 from xenflow.store import network_file
+from xenflow.store.network_text import to_text
 
 NAME = "apply"
 SUMMARY = "the network becomes what a file says, by way of the store"
@@ -39,14 +42,46 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=seconds,
         help="it is put back unless `xenflow confirm` is said within S seconds",
     )
+    parser.add_argument(
+        "--prune", action="store_true", help="what the file leaves out is removed (default: stays)"
+    )
     add_dry_run(parser)
     add_json(parser)
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    text, after = read(args.file)
+    text, after = read(args.file, session.network)
     confirm_s = None if args.confirm is None else max(1, round(args.confirm))
-    return carry_out(args, session, text, Path(args.file).name, after, confirm_s=confirm_s)
+    file, last = Path(args.file).name, None
+    if session.change and not args.prune and (left := left_out(session.network, after)):
+        names = ", ".join(f"{part}.{name}" for part, names in left.items() for name in names)
+        complain(f"not in {file}, and left as it is: {names} (--prune removes it)")
+        text, after = _with_left(session.network, after, left, file)
+        last = session.change
+    return carry_out(args, session, text, file, after, last, confirm_s)
+
+
+def left_out(before: Network, after: Network) -> dict[str, list[str]]:
+    """What there is and is not named afterwards: part of a network, names."""
+    both = ((part, getattr(before, part), getattr(after, part)) for part in PARTS)
+    found = {part: [name for name in old if name not in new] for part, old, new in both}
+    return {part: names for part, names in found.items() if names}
+
+
+def _with_left(
+    before: Network, after: Network, left: Mapping[str, list[str]], file: str
+) -> tuple[str, Network]:
+    """What a file says, and what it leaves out.  Raises UsageError where both do not fit."""
+    both: dict[str, Any] = {
+        part: getattr(after, part) | {name: getattr(before, part)[name] for name in names}
+        for part, names in left.items()
+    }
+    text = to_text(replace(after, **both))
+    name = f"{file}, with what it leaves out"
+    try:
+        return text, network_file.parse(text, name, before, in_store=True)[0]
+    except NetworkError as error:
+        raise UsageError(f"{error}\nuse --prune, or name all of it in {file}") from None
 
 
 def read(file: str, before: Network | None = None) -> tuple[str, Network]:
@@ -79,14 +114,18 @@ def carry_out(
     """
     stay = session.network.controllers.keys() & after.controllers.keys()
     wrong, since = look(_with(session, session.network, stay), text)
+    touched = touches(session.network, after) if session.change else {}
     if wrong:
-        return _end(args, {}, Exit.FAILED, wrong)
+        return _end(args, touched, {}, Exit.FAILED, wrong)
     if last is not None:
         since["since"] = last
     if confirm_s:
         since["confirm_s"] = confirm_s
     if args.dry_run:
-        return _end(args, submit(session, text, file, since, dry_run=True), Exit.OK, [])
+        answer = submit(session, text, file, since, dry_run=True)
+        return _end(args, touched, answer, Exit.OK, [])
+    for words in touched.get("loss", ()):
+        complain(f"loss is to be expected: {words}")
     made = "whether the change is made is not known: to apply it again is right in both cases"
     try:
         change = submit(session, text, file, since, dry_run=False)
@@ -100,7 +139,17 @@ def carry_out(
     if confirm_s and change["change"]:
         words = f"it is put back in {confirm_s} s unless you say `xenflow confirm {number}`"
         complain(f"change {number}: {words}")
-    return _end(args, change, Exit.LATE if late else Exit.OK, late)
+    return _end(args, touched, change, Exit.LATE if late else Exit.OK, late)
+
+
+def touches(before: Network, after: Network) -> dict[str, list[str]]:
+    """Which routers and links a change touches, and whose packets it may cost, in words."""
+    found = compare(before, after)
+    return {
+        "routers": sorted(found.dirty_routers),
+        "links": sorted(found.dirty_links),
+        "loss": expected_loss(before, after, found),
+    }
 
 
 def session_of(session: ManagementSession, network: Network) -> ManagementSession:
@@ -189,7 +238,13 @@ def await_in_force(session: ManagementSession, change: int, limit_s: float) -> l
     return await_status(session, missing, limit_s)
 
 
-def _end(args: Namespace, answer: dict[str, Any], status: Exit, wrong: list[str]) -> Exit:
+def _end(
+    args: Namespace,
+    touched: dict[str, list[str]],
+    answer: dict[str, Any],
+    status: Exit,
+    wrong: list[str],
+) -> Exit:
     for words in wrong:
         complain(words)
     changed = answer.get("changed", {})
@@ -197,14 +252,28 @@ def _end(args: Namespace, answer: dict[str, Any], status: Exit, wrong: list[str]
         "ok": status is Exit.OK,
         "change": answer.get("change", 0),
         "changed": changed,
+        "touches": touched,
         "errors": wrong,
     }
     if args.json:
         emit(args, value, "")
     elif answer:
         done = f"change {answer['change']}" if answer["change"] else ""
-        print("\n".join(filter(None, (*lines(changed), done))) or "the file says nothing new")
+        said = (*lines(changed), *(_touched(args, touched) if changed else ()), done)
+        print("\n".join(filter(None, said)) or "the file says nothing new")
     return status
+
+
+def _touched(args: Namespace, touched: Mapping[str, list[str]]) -> Iterator[str]:
+    """For people; of what was done, the loss has been said before it was."""
+    if touched:
+        who = [f"{n} {', '.join(touched[n])}" for n in ("routers", "links") if touched[n]]
+        loss = touched["loss"]
+        yield f"touches {'; '.join(who) or 'no router and no link'}" + (
+            "" if loss else ": no loss is expected"
+        )
+        if args.dry_run:
+            yield from (f"loss is to be expected: {words}" for words in loss)
 
 
 def lines(changed: Mapping[str, Mapping[str, list[str]]]) -> Iterator[str]:

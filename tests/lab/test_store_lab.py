@@ -104,6 +104,8 @@ def test_a_link_comes_and_goes_under_traffic_whoever_is_killed(paper: Lab, file:
         causes = json.loads(xenflow("status", "--json").stdout)["causes"]
         assert {cause["where"] for cause in causes} == {"link more"}
 
+        kept = applied(file, text)  # without --prune nothing goes
+        assert (kept["change"], flows(paper) != before) == (0, True)
         kill("lab", "planner")  # its lease is still held by nobody alive
         start_planner(paper)
         shrunk = applied_when_planned(file, text)
@@ -152,7 +154,7 @@ def applied_when_planned(file: Path, text: str) -> int:
     found: list[int] = []
 
     def tried() -> bool:
-        done = xenflow("apply", str(file), "--json", limit_s=SLOW_S)
+        done = xenflow("apply", str(file), "--prune", "--json", limit_s=SLOW_S)
         answer = json.loads(done.stdout) if done.stdout else {}
         if answer.get("change"):
             assert done.returncode == 0, done.stderr

@@ -247,6 +247,48 @@ def test_a_link_is_created_without_a_file(answering: Answering, run: Run, stored
     assert {name: links[name] for name in before} == before
 
 
+def test_what_a_file_leaves_out_stays_but_for_prune(
+    answering: Answering, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown = network_file.parse(MORE.replace("[network]", '[network]\nstore = ["unix:/x"]'), "a")[0]
+    monkeypatch.setattr(cli, "learn", lambda network, _: (grown, 9))
+    more_ports = TEXT.replace('at = "gen:', 'at = "gen:new-', 1)
+    status, out, err = run("apply", "FILE", text=more_ports, store=True)
+    assert status == 0 and "not in new.toml, and left as it is: links.more (--prune" in err
+    links, since = created(answering)
+    assert (links["more"], since) == (grown.links["more"], 9)
+    assert [str(a.end) for a in links["left"].access] == ["gen:new-access"]
+    answering.asked.clear()
+    status, out, err = run("apply", "FILE", "--prune", "-n", text=TEXT, store=True)
+    assert (status, err) == (0, "")
+    assert created(answering)[0].keys() == grown.links.keys() - {"more"}
+    assert out.splitlines()[1:] == [
+        "touches links more",
+        "loss is to be expected: link more goes, with what is on it",
+    ]
+
+
+def test_what_a_file_leaves_out_may_not_fit_what_it_says(
+    answering: Answering, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown = network_file.parse(MORE.replace("[network]", '[network]\nstore = ["unix:/x"]'), "a")[0]
+    monkeypatch.setattr(cli, "learn", lambda network, _: (grown, 9))
+    other = MORE.replace("links.more", "links.other")
+    status, _, err = run("apply", "FILE", text=other, store=True)
+    assert status == 2 and "new.toml, with what it leaves out:" in err and "use --prune" in err
+    assert answering.asked == []
+
+
+def test_loss_is_said_before_it_is(answering: Answering, run: Run, stored: None) -> None:
+    status, out, err = run("link", "set", "left", "--access", "gen:new", store=True)
+    assert (status, err) == (0, "")
+    assert "touches routers vr1; links left: no loss is expected" in out
+    status, out, err = run(
+        "apply", "FILE", text=TEXT.replace("02:00:00:01:01:01", "02:00:00:01:01:09"), store=True
+    )
+    assert status == 0 and "loss is to be expected: router vr1: eth0 has another MAC" in err
+
+
 def test_a_link_is_destroyed_where_nobody_is_on_it(
     answering: Answering, run: Run, stored: None
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lab.description import find_file
-from xenflow.model.difference import Changed, compare, refusals
+from xenflow.model.difference import Changed, compare, expected_loss, refusals
 from xenflow.model.network import (
     Access,
     Cable,
@@ -144,3 +144,37 @@ def test_a_link_that_names_its_root_and_cables_stays_where_it_is() -> None:
         fixed, cables={**fixed.cables, "new": Cable("new", End("gen", "new"), End("s2", "new"))}
     )
     assert not [line for line in refusals(fixed, lay(shorter)) if "links.left" in line]
+
+
+def test_what_a_change_may_cost_is_named() -> None:
+    def lost(**parts: dict[str, object]) -> list[str]:
+        after = with_(**parts)
+        return expected_loss(PATH, after, compare(PATH, after))
+
+    router, link = PATH.routers["vr1"], PATH.links["left"]
+    first = router.interfaces[0]
+    other = replace(first, mac=first.mac + 0x900)
+    assert lost(routers={"vr1": replace(router, interfaces=(other, *router.interfaces[1:]))}) == [
+        f"router vr1: {first.name} has another MAC address: neighbours send to the one before "
+        "until they ask again"
+    ]
+    other = replace(first, vif="another")
+    assert lost(routers={"vr1": replace(router, interfaces=(other, *router.interfaces[1:]))}) == [
+        f"router vr1: {first.name} has another vif: it is connected anew"
+    ]
+    assert lost(routers={"vr1": replace(router, interfaces=router.interfaces[1:])}) == [
+        f"router vr1 leaves link {first.link} ({first.name})"
+    ]
+    assert lost(routers={"vr1": None}) == ["router vr1 goes, with what it forwards"]
+    ports = [f"link left loses access port {access.end}" for access in link.access]
+    assert ports and lost(links={"left": replace(link, access=())}) == ports
+    assert lost(routers={"vr1": replace(router, home="host-b")}) == []
+    grown = one_more_host()
+    assert expected_loss(PATH, grown, compare(PATH, grown)) == []
+    assert expected_loss(grown, PATH, compare(grown, PATH)) == [
+        "switch host-z goes, with what it forwards"
+    ]
+    fewer = with_(links={"spare": Link("spare", 99, 199, 199 + 2048, root="host-a")})
+    assert expected_loss(fewer, PATH, compare(fewer, PATH)) == [
+        "link spare goes, with what is on it"
+    ]

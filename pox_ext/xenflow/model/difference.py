@@ -135,6 +135,30 @@ def refusals(before: Network, after: Network, found: NetworkDifference | None = 
     ]
 
 
+def expected_loss(before: Network, after: Network, found: NetworkDifference) -> list[str]:
+    """Whose packets a change may cost, one line each; [] where it costs none.  Who is not named
+    here forwards on as before."""
+    lines = [f"switch {name} goes, with what it forwards" for name in found.datapaths.removed]
+    lines += [f"link {name} goes, with what is on it" for name in found.links.removed]
+    for name in found.links.changed:
+        ends = {access.end for access in after.links[name].access}
+        gone = [str(a.end) for a in before.links[name].access if a.end not in ends]
+        lines += [f"link {name} loses access port {end}" for end in gone]
+    lines += [f"router {name} goes, with what it forwards" for name in found.routers.removed]
+    for name in found.routers.changed:
+        new = {interface.name: interface for interface in after.routers[name].interfaces}
+        for old in before.routers[name].interfaces:
+            now = new.get(old.name)
+            if now is None or now.link != old.link:
+                lines.append(f"router {name} leaves link {old.link} ({old.name})")
+            elif now.mac != old.mac:
+                words = "neighbours send to the one before until they ask again"
+                lines.append(f"router {name}: {old.name} has another MAC address: {words}")
+            elif now.vif != old.vif:
+                lines.append(f"router {name}: {old.name} has another vif: it is connected anew")
+    return lines
+
+
 def _of_controllers(before: Network, after: Network, found: Changed) -> Iterator[str]:
     for name in found.changed:
         yield f"controllers.{name}: its addresses cannot change while it runs: restart it"
