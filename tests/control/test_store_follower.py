@@ -23,7 +23,15 @@ from xenflow.store import network_file, placement_rows
 from xenflow.store.laid_file import LaidFile, LaidRows
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
-from xenflow.store.transaction import Committed, Delete, Insert, Update, equal
+from xenflow.store.transaction import (
+    Committed,
+    Delete,
+    Insert,
+    RefusalReason,
+    Update,
+    WriteRefused,
+    equal,
+)
 from xenflow.switch.problems import Problems
 
 PAPER = Path(__file__).parents[2] / "conf" / "paper.toml"
@@ -436,3 +444,22 @@ def test_where_the_planner_is_the_lease_says(rig: Rig) -> None:
     assert isinstance(rig.loop.ask(store, Insert("Lease", lease)), Committed)
     rig.drain()
     assert rig.follower.planner == "tcp://10.0.0.1:6651"
+
+
+def test_a_certificate_of_another_name_is_said(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server goes by it, and lets a controller write the rows of that host alone."""
+    words = 'RBAC rules for client "other" role "controller" prohibit row insertion'
+    refused = WriteRefused(RefusalReason.RIGHTS, 0, words)
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store, "transact", lambda _, __, done: rig.loop.post(done, refused))
+        rig.write(SMALL, 1)
+        rig.gen.prove()
+        rig.drain()
+        (problem,) = rig.problems.of()
+        assert (
+            "common name of this controller's certificate must be edge" in problem
+            and words in problem
+        )
+    rig.tick()
+    assert rig.said() == {"gen": 1}
+    assert not rig.problems.of()

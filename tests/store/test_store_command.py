@@ -60,6 +60,7 @@ def test_two_members_by_hand(
         (["show"], "no server runs there"),
         (["stop"], "no server runs there"),
         (["leave"], "no server runs there"),
+        (["upgrade"], "no server runs there"),
         (
             ["create", "--member", "tcp:192.0.2.1:6644"],
             "tcp:192.0.2.1:6644: cannot listen there: Cannot assign requested address",
@@ -84,4 +85,7 @@ def test_a_place_must_be_an_address_and_a_port(
 ) -> None:
     with pytest.raises(SystemExit, match="^2$"):
         main(["create", str(tmp_path), "--member", member])
-    assert f"found '{member}', expected tcp:ADDRESS:PORT" in capsys.readouterr().err
+    assert (
+        f"found '{member}', expected ssl:ADDRESS:PORT or tcp:ADDRESS:PORT"
+        in capsys.readouterr().err
+    )

@@ -291,7 +291,16 @@ def test_clients_reach_a_server_by_tcp(site: OvsdbSite) -> None:
 
 @pytest.mark.parametrize(
     "remote",
-    ["", "unix:", "ssl:127.0.0.1:1", "tcp:127.0.0.1", "tcp:127.0.0.1:0", "tcp:a:1", "tcp:::1:1"],
+    [
+        "",
+        "unix:",
+        "ssl:127.0.0.1:1",
+        "udp:127.0.0.1:1",
+        "tcp:127.0.0.1",
+        "tcp:127.0.0.1:0",
+        "tcp:a:1",
+        "tcp:::1:1",
+    ],
 )
 def test_a_remote_that_is_none_is_a_mistake(remote: str) -> None:
     for remotes in ((), (remote,)):

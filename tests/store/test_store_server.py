@@ -1,15 +1,21 @@
-"""What a member of the cluster cannot do is said in its own words; no server is needed here."""
+"""What a member of the cluster cannot do is said in its own words, where no server is
+needed; and a server whose store becomes this release's."""
 
 from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.store.store_rig import Viewer, host, needs_server, served
+from xenflow.store import roles
+from xenflow.store.network_store import WatchedTable
 from xenflow.store.schema import DATABASE
 from xenflow.store.server import StoreServer, StoreServerError
+from xenflow.store.transaction import Committed
 
 
 def refusal(folder: Path, words: str) -> str:
@@ -58,3 +64,36 @@ def test_what_a_tool_says_need_not_be_utf8(tmp_path: Path, monkeypatch: pytest.M
     tool.chmod(0o755)
     with pytest.raises(StoreServerError, match="^ovsdb-server: no \ufffd$"):
         member(tmp_path).start()
+
+
+@needs_server
+def test_a_store_gets_the_tables_of_this_release_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not those of an older one; what is in it stays."""
+    older = {**roles.store_schema(), "version": "1.0.9"}
+    older["tables"] = {k: v for k, v in older["tables"].items() if not k.startswith("RBAC")}
+    del older["tables"]["Migration"]
+    with monkeypatch.context() as patch:
+        patch.setattr(roles, "store_schema", lambda: older)
+        patch.setattr(roles, "rules", lambda: [DATABASE])
+        with served(tmp_path) as site:
+            (server,) = site.servers
+            store = site.store()
+            assert site.loop.ask(store, host("a")) == Committed((1,))
+            patch.undo()
+            assert server.upgrade()
+            view = Viewer(
+                store, WatchedTable("Host", ("name",)), WatchedTable("Migration", ("term",))
+            )
+            site.loop.run(lambda: view.of("Host", "name") == ["a"])
+            assert not server.upgrade(), "it has them"
+            command = ["ovsdb-client", "-f", "csv", "dump", server.remote, DATABASE]
+            rules = subprocess.run(
+                [*command, "RBAC_Permission", "table"], capture_output=True, text=True
+            )
+            assert "Switch_State" in rules.stdout.splitlines()
+            patch.setattr("xenflow.store.server.VERSION", (1, 0, 9))
+            patch.setattr(roles, "store_schema", lambda: older)
+            assert not server.upgrade(), "what is newer stays"
+            assert site.loop.ask(store, host("b")) == Committed((1,))

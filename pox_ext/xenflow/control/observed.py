@@ -25,9 +25,11 @@ from xenflow.store.transaction import (
     Delete,
     Insert,
     Operation,
+    RefusalReason,
     StoreRow,
     Update,
     WriteOutcome,
+    WriteRefused,
     equal,
     row_id,
 )
@@ -49,9 +51,17 @@ def watched(host: str) -> tuple[WatchedTable, ...]:
 
 
 class ObservedRows:
-    """See the module; `wanted` says which rows there shall be."""
+    """See the module; `wanted` says which rows there shall be, and `no_right` is told why the
+    store does not let this host write its rows, or ""."""
 
-    def __init__(self, store: NetworkStore, host: str, wanted: Callable[[], Wanted]) -> None:
+    def __init__(
+        self,
+        store: NetworkStore,
+        host: str,
+        wanted: Callable[[], Wanted],
+        no_right: Callable[[str], Any],
+    ) -> None:
+        self._no_right = no_right
         self._store = store
         self._host = host
         self._wanted = wanted
@@ -83,9 +93,12 @@ class ObservedRows:
     def _written(self, outcome: WriteOutcome, there: Rows) -> None:
         self._writing = False
         if isinstance(outcome, Committed):
+            self._no_right("")
             self.write(there)  # there may be more to say meanwhile
         else:
             log.info("what was seen here is not written: %s", outcome.words)
+            if isinstance(outcome, WriteRefused) and outcome.reason is RefusalReason.RIGHTS:
+                self._no_right(outcome.words)
 
 
 def placements(network: Network, known: Iterable[Placement], there: Iterable[Cell]) -> Wanted:

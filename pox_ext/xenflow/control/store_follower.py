@@ -47,8 +47,9 @@ AGAIN_S = 1.0
 WATCH_S = 10.0
 """How long the store may take to say what it has."""
 AWAY, KEEPING, TAKING, OLDER = "store", "store-file", "store-rows", "store-older"
+WRITING = "store-rights"
 """Causes of problems: the store is away, its rows cannot be kept, or not be taken, or are older
-than those that were followed."""
+than those that were followed, or what was seen here must not be written."""
 
 
 class StoreFollower:
@@ -86,7 +87,7 @@ class StoreFollower:
         self._half_done = False
         """Whether a change has failed half way: tried again it would seem to be done."""
         self._leases = leases
-        self._observed = ObservedRows(store, host, self._seen)
+        self._observed = ObservedRows(store, host, self._seen, self._no_right)
         self._again = 0.0
 
     def start(self) -> None:
@@ -212,6 +213,12 @@ class StoreFollower:
         """What the store has of switches here, as of changes of that cluster."""
         rows = self._rows.get("Switch_State", {}).values()
         return {row["switch"]: row for row in rows if row["cluster"] == cluster}
+
+    def _no_right(self, words: str) -> None:
+        must = f"the common name of this controller's certificate must be {self._host}"
+        self._problem(
+            WRITING, f"the store takes nothing from here: {must} ({words})" if words else ""
+        )
 
     def _problem(self, cause: str, words: str) -> None:
         if words:

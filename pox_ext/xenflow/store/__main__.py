@@ -1,6 +1,7 @@
 """`python -m xenflow.store`: makes, starts, shows and stops a member of the store, on this machine.
 
-For people who set a store up by hand (docs/store.md).  What it does is `server.StoreServer`'s.
+For units, `scripts/install-dom0`, and people who set a store up by hand (docs/store.md).  What it
+does is `server.StoreServer`'s.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
+from xenflow.store.certificates import Certificates
 from xenflow.store.server import StoreServer, StoreServerError
 
 
@@ -20,7 +22,8 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser().parse_args(words)
     listens = tuple(map(_listening, getattr(asked, "listen", ())))
     member = getattr(asked, "member", "")
-    server = StoreServer(asked.folder.absolute(), member, listens)
+    tls = Certificates(asked.tls.absolute()) if getattr(asked, "tls", None) else None
+    server = StoreServer(asked.folder.absolute(), member, listens, tls)
     try:
         # The server would run, say so in its log, and be reached by nobody.
         for place in (member, *getattr(asked, "listen", ())):
@@ -39,6 +42,9 @@ def main(words: Sequence[str] | None = None) -> int:
                 print("".join(f" {each}" for each in asked.listen))
             case "show":
                 print(server.shown())
+            case "upgrade":
+                upgraded = server.upgrade()
+                print("has the tables of this release" + ("" if upgraded else " already"))
             case "stop":
                 server.stop()
             case "leave":
@@ -70,52 +76,65 @@ def parser() -> argparse.ArgumentParser:
     for each in (create, join):
         each.add_argument(
             "--member",
-            metavar="tcp:ADDRESS:PORT",
-            type=_tcp,
+            metavar="ssl:ADDRESS:PORT",
+            type=_place,
             required=True,
             help="where the other members reach this one, for good: an address of this machine "
-            "(one that begins with 127. no other machine reaches)",
+            "(one that begins with 127. no other machine reaches); `tcp:` without TLS",
         )
     join.add_argument(
         "others",
         metavar="MEMBER",
-        type=_tcp,
+        type=_place,
         nargs="+",
         help="members that there are already: what their --member says",
     )
     start = verb("start", "start the member's server; it listens when this ends")
     start.add_argument(
         "--listen",
-        metavar="tcp:ADDRESS:PORT",
-        type=_tcp,
+        metavar="ssl:ADDRESS:PORT",
+        type=_place,
         action="append",
         default=[],
-        help="where controllers and planners reach it, as in the network file's `store`; may be "
-        "repeated.  Who reaches it may read and write everything",
+        help="where controllers reach it, as in the network file's `store`; may be repeated.  "
+        "`tcp:`: without TLS, and who reaches it may read and write everything",
+    )
+    start.add_argument(
+        "--tls",
+        metavar="FOLDER",
+        type=Path,
+        help="where key.pem, certificate.pem and ca.pem are, with which it speaks TLS",
     )
     verb("show", "say who is in the cluster, and who leads it, as this member sees it")
+    verb(
+        "upgrade",
+        "let the store have the tables and rules of this release, while it runs; what is of a "
+        "newer one stays",
+    )
     verb("stop", "stop the member's server; what it has acknowledged is on its disk")
     verb("leave", "have this member leave its cluster for good; its folder is of no use afterwards")
     return parser
 
 
-def _tcp(text: str) -> str:
+def _place(text: str) -> str:
     kind, _, rest = text.partition(":")
     address, _, port = rest.rpartition(":")
     bracketed = address.startswith("[") and address.endswith("]")
     try:
         if (ip_address(address.strip("[]")).version == 6) is not bracketed:
             raise ValueError
-        if kind == "tcp" and 0 < int(port) < 65536:
+        if kind in ("tcp", "ssl") and 0 < int(port) < 65536:
             return text
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"found {text!r}, expected tcp:ADDRESS:PORT")
+    raise argparse.ArgumentTypeError(
+        f"found {text!r}, expected ssl:ADDRESS:PORT or tcp:ADDRESS:PORT"
+    )
 
 
 def _can_listen(place: str) -> None:
     """Raises StoreServerError where nobody can listen there on this machine now."""
-    address, _, port = place.removeprefix("tcp:").rpartition(":")
+    address, _, port = place[4:].rpartition(":")
     family = socket.AF_INET6 if address.startswith("[") else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -127,8 +146,9 @@ def _can_listen(place: str) -> None:
 
 def _listening(remote: str) -> str:
     """The server's word for listening where clients reach it at `remote`."""
-    address, _, port = remote.removeprefix("tcp:").rpartition(":")
-    return f"ptcp:{port}:{address}"
+    kind, rest = remote[:3], remote[4:]
+    address, _, port = rest.rpartition(":")
+    return f"p{kind}:{port}:{address}"
 
 
 if __name__ == "__main__":

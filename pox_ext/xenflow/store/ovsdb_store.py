@@ -12,6 +12,7 @@ import logging
 import os
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from ipaddress import ip_address
 from itertools import count
 from typing import Any
 
+from xenflow.store.certificates import CertificateError, Certificates
 from xenflow.store.network_store import (
     Post,
     StoreState,
@@ -47,14 +49,17 @@ PIECE = 1 << 18
 
 
 class OvsdbStore:
-    """A `NetworkStore` on the servers at `remotes` (`unix:PATH`, `tcp:ADDRESS:PORT`).
+    """A `NetworkStore` on the servers at `remotes` (`unix:PATH`, `tcp:ADDRESS:PORT`,
+    `ssl:ADDRESS:PORT`).
 
     post        hands a value over to the program's loop
     writer      who writes: what is another's is refused as a mistake
     cluster     the only cluster to use; empty: the first that is met
     patience_s  how long a server may be silent before another is tried
+    tls         with what it speaks TLS to servers that are named `ssl:`
 
-    Raises StoreMistakeError where no server, or something else, is named.
+    Raises StoreMistakeError where no server, or something else, is named, or where certificates
+    are missing.
     """
 
     def __init__(
@@ -64,11 +69,15 @@ class OvsdbStore:
         writer: StoreWriter,
         cluster: str = "",
         patience_s: float = PATIENCE_S,
+        tls: Certificates | None = None,
     ) -> None:
         if not remotes:
             raise StoreMistakeError("no server is named")
         for remote in remotes:
             _address(remote)
+            if remote.startswith("ssl:"):
+                _check(remote, tls)
+        self._tls = tls
         self._post = post
         self._writer = writer
         self._session = OvsdbSession(remotes, cluster, patience_s)
@@ -85,6 +94,8 @@ class OvsdbStore:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._socket: socket.socket | None = None
         self._connected = False
+        self._dialled = ""
+        """The server at the socket's other end."""
         self._unsent = bytearray()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
@@ -219,32 +230,83 @@ class OvsdbStore:
         if error not in (0, errno.EINPROGRESS):
             self._lost(os.strerror(error))
             return
+        self._dialled = remote
         self._selector.register(self._socket, selectors.EVENT_WRITE)
 
     def _serve_socket(self, events: int) -> None:
         assert self._socket is not None
         if not self._connected:
-            if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self._lost(os.strerror(error))
-                return
-            self._connected = True
-            self._selector.modify(self._socket, selectors.EVENT_READ)
-            self._do(self._session.dialled(time.monotonic()))
+            self._go_on_dialling()
             return
         if events & selectors.EVENT_WRITE:
             self._flush()
         if events & selectors.EVENT_READ and self._socket is not None:
             try:
                 octets = self._socket.recv(PIECE)
-            except BlockingIOError:
+            except _NOT_NOW:
                 return
             except OSError as error:
-                self._lost(error.strerror or str(error))
+                self._failed(error)
                 return
             if octets:
                 self._do(self._session.received(octets, time.monotonic()))
             else:
                 self._lost("has closed the connection")
+
+    def _go_on_dialling(self) -> None:
+        """The socket is connected, or could not be; or TLS is being agreed on."""
+        assert self._socket is not None
+        if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._lost(os.strerror(error))
+            return
+        wanted = selectors.EVENT_READ
+        if self._dialled.startswith("ssl:"):
+            try:
+                self._shake_hands(self._socket)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLWantWriteError:
+                wanted = selectors.EVENT_WRITE
+            except CertificateError as missing:
+                self._lost(f"is not asked: {missing}")
+                return
+            except OSError as refused:
+                self._failed(refused)
+                return
+            else:
+                self._connected = True
+        else:
+            self._connected = True
+        self._selector.modify(self._socket, wanted)
+        if self._connected:
+            self._do(self._session.dialled(time.monotonic()))
+
+    def _shake_hands(self, plain: socket.socket) -> None:
+        """A step of agreeing on TLS.  Raises OSError, also where there are more."""
+        if not isinstance(plain, ssl.SSLSocket):
+            assert self._tls is not None
+            context = self._tls.client()
+            self._selector.unregister(plain)
+            _, (address, _) = _address(self._dialled)
+            self._socket = context.wrap_socket(
+                plain, do_handshake_on_connect=False, server_hostname=address
+            )
+            self._selector.register(self._socket, selectors.EVENT_READ)
+        assert isinstance(self._socket, ssl.SSLSocket)
+        self._socket.do_handshake()
+
+    def _failed(self, error: OSError) -> None:
+        if self._tls is None or not isinstance(self._socket, ssl.SSLSocket):
+            self._lost(error.strerror or str(error))
+            return
+        if not isinstance(error, ssl.SSLError):
+            try:
+                self._socket.recv(PIECE)  # it may have said why
+            except ssl.SSLError as said:
+                error = said
+            except OSError:
+                pass
+        self._lost(self._tls.words(error))
 
     def _flush(self) -> None:
         """Send as much as the socket takes; the rest when it takes more."""
@@ -253,10 +315,10 @@ class OvsdbStore:
         try:
             while self._unsent:
                 del self._unsent[: self._socket.send(self._unsent)]
-        except BlockingIOError:
+        except _NOT_NOW:
             pass
         except OSError as error:
-            self._lost(error.strerror or str(error))
+            self._failed(error)
             return
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
         self._selector.modify(self._socket, wanted)
@@ -276,10 +338,22 @@ class OvsdbStore:
         self._unsent.clear()
 
 
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+def _check(remote: str, tls: Certificates | None) -> None:
+    if tls is None:
+        raise StoreMistakeError(f"{remote}: TLS needs certificates, and none are named")
+    try:
+        tls.check()
+    except CertificateError as error:
+        raise StoreMistakeError(f"{remote}: {error}") from None
+
+
 def _address(remote: str) -> tuple[socket.AddressFamily, Any]:
     """How a server is dialled.
 
-    Raises StoreMistakeError where it is neither `unix:PATH` nor `tcp:ADDRESS:PORT`.
+    Raises StoreMistakeError where it is none of those that the class names.
     """
     kind, _, rest = remote.partition(":")
     if kind == "unix" and rest:
@@ -288,6 +362,6 @@ def _address(remote: str) -> tuple[socket.AddressFamily, Any]:
     bare = host.removeprefix("[").removesuffix("]")
     with contextlib.suppress(ValueError):
         version = ip_address(bare).version
-        if kind == "tcp" and (version == 6) == (bare != host) and 0 < int(port) < 1 << 16:
+        if kind in ("tcp", "ssl") and (version == 6) == (bare != host) and 0 < int(port) < 1 << 16:
             return (socket.AF_INET6 if version == 6 else socket.AF_INET), (bare, int(port))
-    raise StoreMistakeError(f"{remote}: expected unix:PATH or tcp:ADDRESS:PORT")
+    raise StoreMistakeError(f"{remote}: expected unix:PATH, tcp:ADDRESS:PORT or ssl:ADDRESS:PORT")

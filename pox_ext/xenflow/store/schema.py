@@ -22,8 +22,9 @@ from typing import Any
 from xenflow.store.columns import Column, flag, row_of, rows_of, text, texts, whole
 
 DATABASE = "XenFlow"
-VERSION = (1, 0, 0)
-"""Of the schema.  A client refuses a server with another first number."""
+VERSION = (1, 1, 0)
+"""Of the schema.  A client refuses a server with another first number; a table or column more makes
+the second one grow, so that a store is not given back the tables of an older release."""
 
 
 class Role(Enum):

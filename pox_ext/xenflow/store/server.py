@@ -5,6 +5,9 @@ it has written to its disk, and cannot grow.  A cluster of one is joined by two 
 started in the same way.  A member's address among the members is fixed when its database is made;
 one on a loopback address can never be joined from another machine.
 
+Controllers on other machines come by TLS, with the rights that `roles.py` says.  Who comes by the
+member's own socket (root on the same machine), or without TLS, may do everything.
+
 The server runs on when the program that started it ends.  Called by `python -m xenflow.store`, the
 lab and tests; controllers start none yet.
 """
@@ -21,8 +24,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from xenflow.store.schema import DATABASE, to_schema
+from xenflow.store import roles
+from xenflow.store.certificates import CertificateError, Certificates
+from xenflow.store.schema import DATABASE, VERSION
 
 ELECTION_MS = 4000
 """Without a word from the leader for so long a member asks to be elected.  With 1 s a loaded
@@ -43,14 +49,17 @@ class StoreServer:
     """One member.
 
     folder   for its database, log and sockets; all of them are the server's own
-    member   `tcp:ADDRESS:PORT`, where the other members reach it; asked for when its database is
-             made, and by nothing else
-    listens  more places for clients than `remote` (`ptcp:PORT:ADDRESS`)
+    member   `tcp:ADDRESS:PORT` or `ssl:ADDRESS:PORT`, where the other members reach it; asked for
+             when its database is made, and by nothing else
+    listens  more places for clients than `remote`: `ptcp:PORT:ADDRESS`, whose clients may do
+             everything, and `pssl:PORT:ADDRESS`, for controllers
+    tls      with what it speaks TLS, with clients and with members; asked for when it is started
     """
 
     folder: Path
     member: str
     listens: tuple[str, ...] = ()
+    tls: Certificates | None = None
 
     @property
     def remote(self) -> str:
@@ -67,12 +76,12 @@ class StoreServer:
 
         Raises StoreServerError, also where the folder has a database.
         """
-        schema = self.folder / f"{DATABASE}.ovsschema"
         with self._in_folder():
             self.folder.mkdir(parents=True, exist_ok=True)
-            schema.write_text(json.dumps(to_schema(), indent=1) + "\n")
         timer = f"--election-timer={election_ms}"
-        _tool("ovsdb-tool", timer, "create-cluster", self.database, schema, self.member)
+        first = self._standalone(DATABASE, roles.store_schema(), roles.rules())
+        _tool("ovsdb-tool", timer, "create-cluster", self.database, first, self.member)
+        first.unlink()
 
     def join(self, *members: str) -> None:
         """Make the database of a member of the cluster that the `members` belong to; it joins when
@@ -94,7 +103,66 @@ class StoreServer:
                 f"store's folder {self.folder}: no database is there: make it, or name another "
                 "folder"
             )
+        by_tls = tuple(filter(_by_tls, self.listens))
+        self._check_tls(by_tls)
+        if by_tls:
+            self._standalone(roles.LISTENING, roles.listening_schema(), roles.places(by_tls))
         _tool(*self.command, "--detach", "--no-chdir", "--verbose=console:off")
+
+    def _check_tls(self, places: tuple[str, ...]) -> None:
+        """Raises StoreServerError where what it is started with is not enough for TLS, or where
+        members would reach each other without it."""
+        try:
+            own = _tool("ovsdb-tool", "db-local-address", self.database)
+        except StoreServerError:
+            own = ""  # the server says what is wrong
+        if (places or own.startswith("ssl:")) and self.tls is None:
+            raise StoreServerError(f"{own}: TLS needs certificates: name their folder (--tls)")
+        if self.tls is None:
+            return
+        if own and not own.startswith("ssl:"):  # it may be older than the rules
+            raise StoreServerError(
+                f"{self.folder}: its members reach each other without TLS ({own}), and that stays: "
+                "make another store"
+            )
+        try:
+            self.tls.check()
+        except CertificateError as error:
+            raise StoreServerError(str(error)) from None
+
+    def upgrade(self) -> bool:
+        """Let the store have the tables and the rules of this release, where it has an older one's;
+        clients connect anew then.  Returns whether that was so.
+
+        Raises StoreServerError where the server does not run, or its cluster does not answer.
+        """
+        if self.pid() is None:
+            raise StoreServerError(f"store's folder {self.folder}: no server runs there")
+        wait = f"--timeout={START_S:g}"
+        schema = self._schema(DATABASE, roles.store_schema())
+        there = _tool("ovsdb-client", wait, "get-schema-version", self.remote, DATABASE)
+        if tuple(map(int, there.split("."))) > VERSION:
+            return False
+        other = _tool("ovsdb-client", wait, "needs-conversion", self.remote, schema) == "yes"
+        if other:
+            _tool("ovsdb-client", wait, "convert", self.remote, schema)
+        _write(roles.rules(), "ovsdb-client", wait, "transact", self.remote)
+        return other
+
+    def _schema(self, name: str, schema: dict[str, Any]) -> Path:
+        path = self.folder / f"{name}.ovsschema"
+        with self._in_folder():
+            path.write_text(json.dumps(schema, indent=1) + "\n")
+        return path
+
+    def _standalone(self, name: str, schema: dict[str, Any], rows: list[Any]) -> Path:
+        """Make a standalone database anew, with some rows."""
+        path = self.folder / f"{name}.db"
+        with self._in_folder():
+            path.unlink(missing_ok=True)
+        _tool("ovsdb-tool", "create", path, self._schema(name, schema))
+        _write(rows, "ovsdb-tool", "transact", path)
+        return path
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -105,9 +173,19 @@ class StoreServer:
             f"--log-file={self.folder / 'server.log'}",
             f"--unixctl={self._control}",
             f"--remote=p{self.remote}",
-            *(f"--remote={place}" for place in self.listens),
+            *(f"--remote={place}" for place in self.listens if not _by_tls(place)),
+            *self._with_tls(),
             str(self.database),
         )
+
+    def _with_tls(self) -> Iterator[str]:
+        if self.tls is not None:
+            yield f"--private-key={self.tls.key}"
+            yield f"--certificate={self.tls.certificate}"
+            yield f"--ca-cert={self.tls.ca}"
+        if any(map(_by_tls, self.listens)):
+            yield f"--remote={roles.PLACES}"
+            yield str(self.folder / f"{roles.LISTENING}.db")
 
     def stop(self) -> None:
         """End the server, and wait until it has; nothing that it has acknowledged is lost.
@@ -173,6 +251,20 @@ class StoreServer:
     @property
     def _control(self) -> Path:
         return self.folder / "server.ctl"
+
+
+def _by_tls(place: str) -> bool:
+    return place.startswith("pssl:")
+
+
+def _write(operations: list[Any], *command: str | Path) -> None:
+    """Have a tool do a transaction.
+
+    Raises StoreServerError also where it is refused.
+    """
+    said = json.loads(_tool(*command, json.dumps(operations)))
+    if refused := [one for one in said if one and "error" in one]:
+        raise StoreServerError(f"{command[0]}: {refused[0]}")
 
 
 def _tool(*command: str | Path) -> str:

@@ -239,10 +239,12 @@ def _check_writer(operation: Insert | Update | Delete, writer: StoreWriter) -> N
     (own,) = equal(**{table.own: writer.host})
     if not isinstance(operation, Insert) and own not in operation.where:
         _mistake(f"{operation.table}: only rows whose {table.own} is {writer.host} can be meant")
-    if not isinstance(operation, Delete):
-        written = operation.row.get(table.own, "" if isinstance(operation, Insert) else writer.host)
+    if isinstance(operation, Insert):
+        written = operation.row.get(table.own, "")
         if written != writer.host:
             _mistake(f"{operation.table}: {table.own} cannot be {written!r}: {writer.host} writes")
+    elif isinstance(operation, Update) and table.own in operation.row:
+        _mistake(f"{operation.table}: {table.own} is written with a new row, and stays")
 
 
 def _check_row(table: str, row: StoreRow) -> None:
