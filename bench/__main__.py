@@ -190,6 +190,13 @@ def _large_plan(plan: BenchOptions) -> Found:
     return large_network.plan_move_in_large_network(plan.runs)
 
 
+def _in_force(plan: BenchOptions) -> Found:
+    from bench import change_to_in_force as bench
+
+    sizes = bench.SMALL if plan.quick else bench.LARGE
+    return bench.change_to_in_force(plan.directory, 100 if plan.quick else 500, sizes)
+
+
 MEASUREMENTS: dict[str, Callable[[BenchOptions], Found]] = {
     "routes_socket_to_switch": _socket,
     "routes_kernel_to_switch": _kernel,
@@ -209,6 +216,7 @@ MEASUREMENTS: dict[str, Callable[[BenchOptions], Found]] = {
     "migration_1m_link_turn": _migration_1m,
     "change_in_large_network": _large_change,
     "plan_move_in_large_network": _large_plan,
+    "change_to_in_force_p99": _in_force,
 }
 UNDER_POX = ("packet_in_rate_pox", "routes_socket_to_switch_pox")
 
