@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from lab.description import Lab
-from lab.hypervisor_client import HypervisorClient
 from lab.namespace import LabError
 from mgmt.client import AskError, Refused
 from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor.lab import LabDriver
 from mgmt.session import ManagementSession
 from mgmt.verbs import apply
 from xenflow.model.network import Network
@@ -66,7 +67,7 @@ def tell_hypervisor(lab: Lab, *, dry_run: bool = False) -> None:
     """
     address, port = lab.hypervisor
     try:
-        with HypervisorClient(f"{address}:{port}") as client:
-            client.ask("reload", dry_run=dry_run)
+        with closing(LabDriver(f"tcp://{address}:{port}")) as driver:
+            driver.ask("reload", dry_run=dry_run)
     except HypervisorError as error:
-        raise LabError(f"emulated hypervisor: {error}") from None
+        raise LabError(str(error)) from None

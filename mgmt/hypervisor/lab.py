@@ -40,18 +40,18 @@ class LabDriver:
 
     def migrate(self, router: str, to: str) -> Job:
         self.claim.check()
-        return self._job(self._ask("migrate", router=router, to=to, **self._owner), router, to)
+        return self._job(self.ask("migrate", router=router, to=to, **self._owner), router, to)
 
     def job(self, id: str) -> Job:
-        return self._job(self._ask("job", id=id))
+        return self._job(self.ask("job", id=id))
 
     def unpause(self, router: str) -> None:
         self.claim.check()
-        self._ask("unpause", router=router, **self._owner)
+        self.ask("unpause", router=router, **self._owner)
 
     def abort(self, router: str, own: bool = False) -> GivenUp:
         self.claim.check()
-        self._ask("abort", router=router, **(self._owner if own else {}))
+        self.ask("abort", router=router, **(self._owner if own else {}))
         return GivenUp((f"the migration of {router} was ended",))
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class LabDriver:
         return {"owner": self.claim.owner} if self.claim.owner else {}
 
     def _domains(self) -> list[Domain]:
-        answer = self._ask("domains")
+        answer = self.ask("domains")
         try:
             return [Domain(d["router"], d["host"], d["state"]) for d in answer["domains"]]
         except (KeyError, TypeError) as error:
@@ -88,7 +88,8 @@ class LabDriver:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise HypervisorError(f"{self.url}: job: unexpected answer: {error!r}") from None
 
-    def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """One request, and the daemon's answer."""
         if self._socket is None:
             self._socket = zmq.Context.instance().socket(zmq.REQ)
             self._socket.setsockopt(zmq.LINGER, 0)

@@ -21,11 +21,11 @@ from typing import Any, Self
 
 from lab import operate, process, switch
 from lab.description import ROOT, Lab
-from lab.hypervisor_client import HypervisorClient
 from lab.namespace import LabError
 from lab.probe import ProbePair, ProbeResult
 from lab.programs import python_path, start_controller
 from lab.state import current, placed
+from tests.lab.hypervisor_client import HypervisorClient
 
 COMMAND = [sys.executable, "-m", "mgmt"]
 RATE_PPS = 500

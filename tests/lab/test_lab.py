@@ -24,12 +24,12 @@ import pytest
 from lab import bring_up, operate, process, routing
 from lab.description import FABRIC, ROOT, Lab
 from lab.hypervisor import LONG_S
-from lab.hypervisor_client import HypervisorClient
 from lab.namespace import NETNS_DIR, IcmpEcho, LabError, inside, ip
 from lab.probe import OutageWatch, ProbePair, read_records
 from lab.programs import start_hypervisor
 from lab.state import NETWORK_FILE, LabOptions
 from mgmt.hypervisor import HypervisorError
+from tests.lab.hypervisor_client import HypervisorClient
 from tests.lab.live import LIMIT_S, assert_machine_quiet_enough, settle
 from xenflow.model import control_link
 

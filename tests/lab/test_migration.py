@@ -20,10 +20,10 @@ import pytest
 
 from lab import operate, routing
 from lab.description import Lab
-from lab.hypervisor_client import HypervisorClient
 from lab.namespace import IcmpEcho
 from lab.probe import OutageWatch
 from lab.state import current, placed
+from tests.lab.hypervisor_client import HypervisorClient
 from tests.lab.live import (
     LiveTraffic,
     RunningCommand,

@@ -177,7 +177,10 @@ def test_what_is_refused_changes_nothing(lab_up: Callable[..., Lab], file: Path)
         xen.pause("r2")
         done = xenflow("lab", "reload")
         xen.unpause("r2")
-    assert (done.returncode, done.stderr) == (1, "xenflow: emulated hypervisor: r2 is paused\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "xenflow: the lab's hypervisor refused reload: r2 is paused\n",
+    )
     reaches("m1", "10.3.0.1")
     assert_comes_back(lab, before)
 

@@ -1,26 +1,23 @@
-"""Speaks to the lab's emulated hypervisor: what the lab's own tests and measurements use.
+"""Speaks to the lab's emulated hypervisor: what the lab's own tests ask of it.
 
 A refusal is a `HypervisorError` with the daemon's code; silence is one with the code "silent".
 """
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
-
-import zmq
+from typing import Any, Self
 
 from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor.lab import LabDriver
 
 
 class HypervisorClient:
-    """One connection.  `url` is "tcp://ADDRESS:PORT" or "ADDRESS:PORT"."""
+    """One connection to the daemon at tcp://`url`; `ask` is the management entity's own."""
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
-        self.url = url if "://" in url else f"tcp://{url}"
-        self._timeout_s = timeout_s
-        self._socket: zmq.Socket[bytes] | None = None
+        self._driver = LabDriver(f"tcp://{url}", timeout_s)
+        self.ask, self.close = self._driver.ask, self._driver.close
 
     def hosts(self) -> list[dict[str, Any]]:
         """[{host, routers}]."""
@@ -87,39 +84,11 @@ class HypervisorClient:
             raise HypervisorError(f"{router}: {job['detail']}", "failed")
         return self.unpause(router)
 
-    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """One request and its reply.
-
-        Raises HypervisorError.
-        """
-        if self._socket is None:
-            self._socket = zmq.Context.instance().socket(zmq.REQ)
-            self._socket.setsockopt(zmq.LINGER, 0)
-            self._socket.connect(self.url)
-        self._socket.send(json.dumps({"verb": verb, **arguments}).encode())
-        if not self._socket.poll(round(self._timeout_s * 1000)):
-            self.close()  # a REQ socket that waits for an answer cannot ask again
-            raise HypervisorError(
-                f"{self.url} did not answer {verb} within {self._timeout_s:g} s: is the lab up?",
-                "silent",
-            )
-        reply: dict[str, Any] = json.loads(self._socket.recv())
-        if not reply.get("ok"):
-            error = reply.get("error", {})
-            raise HypervisorError(error.get("message", str(reply)), error.get("code", "?"))
-        return reply
-
     def _job(self, verb: str, **arguments: Any) -> dict[str, Any]:
         found: dict[str, Any] = self.ask(verb, **arguments)["job"]
         return found
 
-    def close(self) -> None:
-        """End the connection."""
-        if self._socket is not None:
-            self._socket.close(0)
-            self._socket = None
-
-    def __enter__(self) -> HypervisorClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
