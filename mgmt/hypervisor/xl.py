@@ -42,7 +42,7 @@ from mgmt.hypervisor import (
 )
 from mgmt.hypervisor.dom0 import Dom0, ssh
 from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
-from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, UnpauseDomain
+from mgmt.hypervisor.xl_settle import SettleStep, Settling
 from xenflow.model.hypervisor_spec import XlSpec
 
 STALL_S = 60.0
@@ -455,17 +455,17 @@ class Xl:
             self._take(step)
         return settled
 
-    def _take(self, step: Step) -> None:
+    def _take(self, step: SettleStep) -> None:
         self.claim.check()
-        dom0 = self._dom0(step.host)
-        match step:
-            case Destroy(host, copy):
-                self._destroy(host, copy)
-            case Rename(_, copy, name):
-                dom0.output("xl", "rename", str(copy.domid), name)
-            case Resume(_, domid):
+        dom0, domid = self._dom0(step.host), step.copy.domid
+        match step.do:
+            case Settling.DESTROY:
+                self._destroy(step.host, step.copy)
+            case Settling.RENAME:
+                dom0.output("xl", "rename", str(domid), step.domain)
+            case Settling.RESUME:
                 dom0.ask("resume", domid=domid)
-            case UnpauseDomain(_, domid):
+            case Settling.UNPAUSE:
                 dom0.output("xl", "unpause", str(domid))
 
     def _destroy(self, host: str, copy: Listed) -> None:

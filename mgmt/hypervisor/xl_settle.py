@@ -12,57 +12,34 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from mgmt.hypervisor import UnclearError, may_be_left
 from mgmt.hypervisor.xl_output import AWAY, INCOMING, Listed
 
 
-@dataclass(frozen=True, slots=True)
-class Destroy:
-    """A copy that is not the domain."""
+class Settling(Enum):
+    """What is done with a copy, in words: its name, host and number, and the domain's name."""
 
+    DESTROY = "destroyed {copy} on {host}"
+    """It is not the domain."""
+    RENAME = "renamed {copy} on {host} back to {domain}"
+    RESUME = "domain {domid} on {host} was suspended and runs on"
+    UNPAUSE = "domain {domid} on {host} was paused and runs on"
+
+
+@dataclass(frozen=True, slots=True)
+class SettleStep:
+    """One thing to do with one host's copy of a domain."""
+
+    do: Settling
     host: str
     copy: Listed
+    domain: str
 
     def __str__(self) -> str:
-        return f"destroyed {self.copy.name} on {self.host}"
-
-
-@dataclass(frozen=True, slots=True)
-class Rename:
-    """The domain gets its own name back."""
-
-    host: str
-    copy: Listed
-    name: str
-
-    def __str__(self) -> str:
-        return f"renamed {self.copy.name} on {self.host} back to {self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """A suspended domain runs on."""
-
-    host: str
-    domid: int
-
-    def __str__(self) -> str:
-        return f"domain {self.domid} on {self.host} was suspended and runs on"
-
-
-@dataclass(frozen=True, slots=True)
-class UnpauseDomain:
-    """A paused domain runs on."""
-
-    host: str
-    domid: int
-
-    def __str__(self) -> str:
-        return f"domain {self.domid} on {self.host} was paused and runs on"
-
-
-Step = Destroy | Rename | Resume | UnpauseDomain
+        copy, words = self.copy, self.do.value
+        return words.format(copy=copy.name, host=self.host, domid=copy.domid, domain=self.domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +47,7 @@ class XlSettlement:
     """The host where the domain runs once the steps are done."""
 
     host: str
-    steps: tuple[Step, ...]
+    steps: tuple[SettleStep, ...]
     silent: tuple[str, ...] = ()
 
     @property
@@ -116,18 +93,18 @@ def settle(
     its vifs.  Raises UnclearError.
     """
     host, copy = whereabouts(domain, seen, silent)
-    steps: list[Step] = [
-        Destroy(other, found)
+    steps: list[SettleStep] = [
+        SettleStep(Settling.DESTROY, other, found, domain)
         for other, listed in seen.items()
         for found in listed
         if found.name in (domain + INCOMING, domain + AWAY) and found is not copy
     ]
     if copy.name != domain:
-        steps.append(Rename(host, copy, domain))
+        steps.append(SettleStep(Settling.RENAME, host, copy, domain))
     if copy.state == "suspended":
-        steps.append(Resume(host, copy.domid))
+        steps.append(SettleStep(Settling.RESUME, host, copy, domain))
     elif copy.state == "paused":
-        steps.append(UnpauseDomain(host, copy.domid))
+        steps.append(SettleStep(Settling.UNPAUSE, host, copy, domain))
     elif copy.state != "running":
         raise UnclearError(f"{domain} on {host} is {copy.state}: it must be started anew there")
     return XlSettlement(host, tuple(steps), tuple(sorted(silent)))

@@ -8,7 +8,7 @@ import pytest
 
 from mgmt.hypervisor import UnclearError, xl_settle
 from mgmt.hypervisor.xl_output import Listed
-from mgmt.hypervisor.xl_settle import Destroy, Rename, Resume, Step, UnpauseDomain, XlSettlement
+from mgmt.hypervisor.xl_settle import Settling, XlSettlement
 
 
 def listed(text: str) -> list[Listed]:
@@ -29,19 +29,24 @@ def test_nothing_to_do() -> None:
 @pytest.mark.parametrize(
     ("a", "b", "host", "kinds"),
     [
-        ("v runs", "v--incoming paused", "a", [Destroy]),
-        ("v suspended", "v--incoming paused", "a", [Destroy, Resume]),
-        ("v suspended", "", "a", [Resume]),
-        ("v--migratedaway suspended", "v--incoming paused", "a", [Destroy, Rename, Resume]),
-        ("v--migratedaway suspended", "", "a", [Rename, Resume]),
-        ("v--migratedaway suspended", "v runs", "b", [Destroy]),
-        ("v--migratedaway suspended", "v paused", "b", [Destroy, UnpauseDomain]),
-        ("", "v paused", "b", [UnpauseDomain]),
+        ("v runs", "v--incoming paused", "a", [Settling.DESTROY]),
+        ("v suspended", "v--incoming paused", "a", [Settling.DESTROY, Settling.RESUME]),
+        ("v suspended", "", "a", [Settling.RESUME]),
+        (
+            "v--migratedaway suspended",
+            "v--incoming paused",
+            "a",
+            [Settling.DESTROY, Settling.RENAME, Settling.RESUME],
+        ),
+        ("v--migratedaway suspended", "", "a", [Settling.RENAME, Settling.RESUME]),
+        ("v--migratedaway suspended", "v runs", "b", [Settling.DESTROY]),
+        ("v--migratedaway suspended", "v paused", "b", [Settling.DESTROY, Settling.UNPAUSE]),
+        ("", "v paused", "b", [Settling.UNPAUSE]),
     ],
 )
-def test_steps(a: str, b: str, host: str, kinds: list[type[Step]]) -> None:
+def test_steps(a: str, b: str, host: str, kinds: list[Settling]) -> None:
     found = settled(a, b)
-    assert (found.host, [type(step) for step in found.steps]) == (host, kinds)
+    assert (found.host, [step.do for step in found.steps]) == (host, kinds)
     # a host that is silent may have anything but another that runs
     if " v " in f" {a} {b} ":
         unsure = settled(a, b, "c")
@@ -80,7 +85,7 @@ def test_never_destroys_the_last_copy() -> None:
             found = settled(a, b)
         except UnclearError:
             continue
-        gone = {step.host for step in found.steps if isinstance(step, Destroy)}
+        gone = {step.host for step in found.steps if step.do is Settling.DESTROY}
         assert found.host not in gone
         assert not any(
             "v " in f"{text} " and text.startswith("v ") and host in gone
