@@ -318,15 +318,10 @@ class Executor:
     def _drain(self, host: str) -> None:
         answer = self._ask_of(host, "quiet")
         if not answer["quiet"]:
-            looked = ""
-            if "looks" in answer:  # not where it is of the release before
-                looked = (
-                    f" ({answer['last']} more at the last of {answer['looks']} looks in "
-                    f"{answer['waited_s']:.0f} s)"
-                )
             raise FinalError(
-                f"{host}: packets for {self._router} still arrive there{looked}; "
-                "its flows are left in place"
+                f"{host}: packets for {self._router} still arrive there "
+                f"({answer['last']} more at the last of {answer['looks']} looks in "
+                f"{answer['waited_s']:.0f} s); its flows are left in place"
             )
 
     def _held(self, hosts: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -7,7 +7,6 @@ import logging
 import pytest
 
 from xenflow.control.leases import Leases, LockedError
-from xenflow.plan.migration import under_way
 
 MOVE = {"migration": {"from": "host-a", "to": "host-b", "mode": "report"}}
 
@@ -52,12 +51,6 @@ def test_one_whose_owner_was_killed_is_not_only_called_under_way() -> None:
     leases.give_back("vr1", "me", unfinished=True)
     now = 121.0
     assert [(row["heard_s"], row["ends_s"]) for row in leases.rows()] == [(1.0, 0.0)]
-
-
-def test_the_release_before_does_not_say_when_it_heard_of_an_owner() -> None:
-    assert under_way({"router": "vr1", "owner": "me"}) == (
-        "a migration of vr1 is under way, for 0 s now, by me: wait for it, or end it there"
-    )
 
 
 def test_one_that_nobody_took_over_is_its_owners_still() -> None:

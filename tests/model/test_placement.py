@@ -58,16 +58,6 @@ def test_every_step_is_newer() -> None:
     assert second.hosts == ("host-a", "host-b", "host-c")
 
 
-def test_what_the_release_before_wrote_is_read() -> None:
-    placement = at_home("vr1", "host-a").step(leads_to="host-b", reaches=("host-c",))
-    written = to_json(placement)
-    written |= {"to": written.pop("leads_to"), "also": written.pop("reaches")}
-    del written["unturned"]
-    assert from_json(written) == placement
-    with pytest.raises(NetworkError, match="leads_to"):
-        from_json({**written, "to": 5})
-
-
 def test_links_lead_where_most_do_but_for_those_that_are_not_turned_yet() -> None:
     halfway = at_home("vr1", "host-a").step(leads_to="host-b", unturned=(("left", "host-a"),))
     assert halfway.leads("left") == "host-a"

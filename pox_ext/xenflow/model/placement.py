@@ -97,18 +97,13 @@ def to_json(placement: Placement) -> dict[str, Any]:
     }
 
 
-_BEFORE = {"leads_to": "to", "reaches": "also"}
-"""What the release before calls fields, in its state files and answers."""
-
-
 def from_json(value: Any) -> Placement:
-    """The inverse of `to_json`; also of what the release before writes.
+    """The inverse of `to_json`.
 
     Raises NetworkError naming the field that is missing or of the wrong type.
     """
     if not isinstance(value, dict):
         raise NetworkError("placement: expected an object")
-    value = {name: value[old] for name, old in _BEFORE.items() if old in value} | value
 
     def take(key: str, kind: type | tuple[type, ...]) -> Any:
         found = value.get(key)

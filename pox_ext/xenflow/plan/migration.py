@@ -410,8 +410,6 @@ def under_way(row: Mapping[str, Any]) -> str:
     which its lease outlasts.  `row` is one of `migrations` in the answer to `status`."""
     what = purpose(row["router"], next(iter(row.get("journal") or ()), None))
     said = f"{what} is under way, for {row.get('since_s', 0.0):.0f} s now, by {row['owner']}"
-    if "heard_s" not in row:  # a controller of the release before
-        return f"{said}: wait for it, or end it there"
     return (
         f"{said}, heard of {row['heard_s']:.0f} s ago: wait for it, or end it there; if it was "
         f"killed, ask again in {ceil(row['ends_s'])} s"

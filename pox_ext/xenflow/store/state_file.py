@@ -8,8 +8,8 @@ is there after a crash, and what could not be kept is not done.  A last line tha
 not acknowledged.
 
 Routes are not kept; routers tell them again, and until they have, nothing of theirs is deleted.
-Where the file is missing or damaged the other controllers are asked (`search`).  What the release
-before wrote, one object with all placements and rules, is read.  Called by `rule_table`.
+Where the file is missing or damaged the other controllers are asked (`search`).  Called by
+`rule_table`.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def read(text: bytes, network: Network) -> tuple[StoredState, bool]:
         homes = head["homes"].items()
         kept = StoredState({name: {} for name in head["datapaths"]}, trees=str(head["trees"]))
     except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
-        return _read_before(text, network)
+        return StoredState(trouble=f"no state: {_short(text)}"), False
     _homes(kept, network, homes)
     if torn:
         log.warning("%s: its last line is not whole, and was not acknowledged", NAME)
@@ -251,7 +251,7 @@ def _take(kept: StoredState, network: Network, line: bytes) -> str:
         for name in map(str, change["at"]):
             if "rules" in change:
                 kept.rules[name] = []
-                fault = "".join([_rule(kept, network, name, row) for row in change["rules"]])
+                fault = "".join([_rule(kept, name, row) for row in change["rules"]])
             else:
                 fault = _placement(kept, network, name, change["placement"])
             if fault:
@@ -259,33 +259,6 @@ def _take(kept: StoredState, network: Network, line: bytes) -> str:
         return ""
     except (ValueError, RecursionError, TypeError, LookupError):
         return f"no change: {_short(line)}"
-
-
-def _read_before(text: bytes, network: Network) -> tuple[StoredState, bool]:
-    """The same of a file that the release before wrote."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        return StoredState(trouble=f"no JSON: {error}"), False
-    except RecursionError:
-        return StoredState(trouble="no JSON: nested too deep"), False
-    parts = value if isinstance(value, dict) else {}
-    kept = StoredState()
-    faults = []
-    for part, take in (("placements", _placement), ("rules", _rule)):
-        rows_of = parts.get(part)
-        if not isinstance(rows_of, dict):
-            faults.append(f"{part}: expected an object, found {_short(rows_of)}")
-            continue
-        for name, rows in rows_of.items():
-            if not isinstance(rows, list):
-                faults.append(f"{part} of {name}: expected a list, found {_short(rows)}")
-                continue
-            for row in rows:
-                if fault := take(kept, network, name, row):
-                    faults.append(f"{part} of {name}: {fault}")
-    kept.trouble = faults[0] if faults else ""
-    return kept, parts.get("complete", True) is True
 
 
 def _placement(kept: StoredState, network: Network, datapath: str, row: Any) -> str:
@@ -300,7 +273,7 @@ def _placement(kept: StoredState, network: Network, datapath: str, row: Any) -> 
     return ""
 
 
-def _rule(kept: StoredState, _: Network, datapath: str, row: Any) -> str:
+def _rule(kept: StoredState, datapath: str, row: Any) -> str:
     if fault := rule_fault(row):
         return fault
     kept.rules.setdefault(datapath, []).append(row)
