@@ -13,11 +13,12 @@ from typing import Any
 
 from mgmt.client import parted
 from mgmt.session import ManagementSession, placements
-from mgmt.text import count, mac
+from mgmt.text import count
 from mgmt.text import to_json as json_text
 from mgmt.verbs import Exit, add_json, complain
 from xenflow.model.network import DatapathKind, Link, Network
 from xenflow.model.placement import Placement, at_home
+from xenflow.model.values import mac_text
 
 NAME = "topology"
 SUMMARY = "the network drawn: hosts, switches, cables, virtual links, routers"
@@ -101,7 +102,7 @@ def _datapath(network: Network, places: dict[str, Placement], name: str) -> Iter
     for link in network.links.values():
         for access in link.access:
             if access.end.datapath == name:
-                stations = " ".join(map(mac, access.macs)) or "any station"
+                stations = " ".join(map(mac_text, access.macs)) or "any station"
                 branches.append(f"{access.end.port} ─── {stations}   access to {link.name}")
     for router, place in places.items():
         if router not in network.routers:
@@ -124,18 +125,17 @@ def _interfaces(network: Network, router: str) -> str:
 
 def _link(network: Network, places: dict[str, Placement], link: Link) -> Iterator[str]:
     yield f"link {link.name}  (id {link.id}, VLAN {link.vlan})"
-    root = root_of(network, link)
+    root = root_of(link)
     if root is None:
         yield "└─ lies nowhere: it has no member"
         return
-    yield from _branch(network, places, link, root, root, "", "")
+    yield from _branch(network, places, link, root, "", "")
 
 
 def _branch(
     network: Network,
     places: dict[str, Placement],
     link: Link,
-    root: str,
     here: str,
     lead: str,
     follow: str,
@@ -147,42 +147,30 @@ def _branch(
         if router.name in places and places[router.name].vm == here
     ]
     yield f"{lead}{here}" + (f"  [{', '.join(members)}]" if members else "")
-    children = list(branches_of(network, link, root, here))
+    children = branches_of(link, here)
     for i, (cable, there) in enumerate(children):
         last = i == len(children) - 1
         yield from _branch(
             network,
             places,
             link,
-            root,
             there,
             follow + ("└─ " if last else "├─ ") + f"{cable} ─ ",
             follow + ("   " if last else "│  "),
         )
 
 
-def root_of(network: Network, link: Link) -> str | None:
+def root_of(link: Link) -> str | None:
     """The datapath that a link's tree grows from, None where it has no member."""
-    if link.root:
-        return link.root
-    if link.access:
-        return link.access[0].end.datapath
-    members = network.members(link.name)
-    return members[0][0].home if members else None
+    return next((name for name, cable in link.tree.up.items() if cable is None), None)
 
 
-def branches_of(network: Network, link: Link, root: str, here: str) -> Iterator[tuple[str, str]]:
+def branches_of(link: Link, here: str) -> list[tuple[str, str]]:
     """The cables of a link's tree that lead away from its root, and where to."""
-    tree = link.tree
-    seen: set[str] = set()
-    for cable in network.cables_of[here]:
-        there = cable.far(here).datapath
-        if there in seen or there == root or not tree.reaches(there):
-            continue
-        path = tree.path(there, root)
-        if path[1] == here and tree.cable_between(here, there) == cable:
-            seen.add(there)
-            yield cable.name, there
+    up = link.tree.up.items()
+    return [
+        (cable.name, there) for there, cable in up if cable and cable.far(there).datapath == here
+    ]
 
 
 # --- JSON and Graphviz ---------------------------------------------------------------------------
@@ -207,11 +195,13 @@ def as_json(network: Network, places: dict[str, Placement]) -> dict[str, Any]:
                 "name": link.name,
                 "id": link.id,
                 "vlan": link.vlan,
-                "root": root_of(network, link),
+                "root": root_of(link),
                 "access": [
-                    {"at": str(a.end), "macs": [mac(m) for m in a.macs]} for a in link.access
+                    {"at": str(a.end), "macs": [mac_text(m) for m in a.macs]} for a in link.access
                 ],
-                "tree": _cables_of_tree(network, link),
+                "tree": [
+                    cable for here in network.datapaths for cable, _ in branches_of(link, here)
+                ],
             }
             for link in network.links.values()
         ],
@@ -224,25 +214,13 @@ def as_json(network: Network, places: dict[str, Placement]) -> dict[str, Any]:
                 "forwarders": list(places[name].forwarders),
                 "mode": places[name].mode.value,
                 "interfaces": [
-                    {"name": i.name, "link": i.link, "mac": mac(i.mac), "vif": i.vif}
+                    {"name": i.name, "link": i.link, "mac": mac_text(i.mac), "vif": i.vif}
                     for i in router.interfaces
                 ],
             }
             for name, router in network.routers.items()
         ],
     }
-
-
-def _cables_of_tree(network: Network, link: Link) -> list[str]:
-    root = root_of(network, link)
-    if root is None:
-        return []
-    return [
-        cable
-        for here in network.datapaths
-        if link.tree.reaches(here)
-        for cable, _ in branches_of(network, link, root, here)
-    ]
 
 
 def as_dot(network: Network, places: dict[str, Placement]) -> str:
