@@ -40,6 +40,7 @@ from lab.telling import apply_to_store, tell_controllers, tell_hypervisor
 from lab.waiting import await_in_sync, await_links
 from mgmt.session import ManagementSession
 from xenflow.model.network import Router
+from xenflow.model.values import mac_text
 
 Whats = Sequence[tuple[str, ...]]
 """What the steps of one kind are about, each as `Step.what` has it."""
@@ -138,7 +139,7 @@ class Change:
         another when a node comes, and who knows the old one does not reach the hypervisor.
         """
         own = IPv4Interface((self.after.operator, self.after.subnet.prefixlen))
-        mac = wire.mac_text(0x02_00 << 32 | int(self.after.management["lab"]))
+        mac = mac_text(0x02_00 << 32 | int(self.after.management["lab"]))
         ip([f"link add name {MANAGEMENT} address {mac} type bridge forward_delay 0"], _LAB)
         ip([f"link add name {OPERATOR} type veth peer name {_OPERATOR_PORT} netns {_LAB}"])
         ip([f"link set {_OPERATOR_PORT} master {MANAGEMENT}"], _LAB)
@@ -177,7 +178,7 @@ class Change:
                 (PREFIX + name, "eth0"),
                 (lab.switch_namespace(datapath), port),
                 1500,
-                wire.mac_text(lab.machines[name].mac),
+                mac_text(lab.machines[name].mac),
             )
             for name, datapath, port in whats
         )

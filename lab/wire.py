@@ -45,6 +45,7 @@ from lab.namespace import (
 )
 from xenflow.model import control_link
 from xenflow.model.network import Interface, Router
+from xenflow.model.values import mac_text
 from xenflow.openflow import packet as pk
 
 CONTROL = control_link.INTERFACE
@@ -52,11 +53,6 @@ _VIF_MAC = "fe:ff:ff:ff:ff:ff"
 """What Xen gives the host's end of every vif."""
 _FIRST_PORT, _PORTS = 1000, 60000
 """The port numbers of vifs: above those that a switch counts out to its other ports."""
-
-
-def mac_text(mac: int) -> str:
-    """A MAC address as tools write it."""
-    return ":".join(f"{byte:02x}" for byte in mac.to_bytes(6, "big"))
 
 
 def _wires(

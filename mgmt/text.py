@@ -91,11 +91,6 @@ def duration(seconds: Any) -> str:
     return f"{whole // 86400}d{whole // 3600 % 24:02}h"
 
 
-def mac(value: int) -> str:
-    """02:00:00:01:01:01."""
-    return ":".join(f"{value >> shift & 0xFF:02x}" for shift in range(40, -8, -8))
-
-
 def count(number: int, one: str, many: str = "") -> str:
     """1 router, 2 routers."""
     return f"{number} {one if number == 1 else many or one + 's'}"

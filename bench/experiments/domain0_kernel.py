@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lab import bring_up, switch, wire
+from lab import bring_up, switch
 from lab.description import PREFIX, Lab
 from lab.hypervisor import RUNNING, SUSPENDED, RouterNamespaces
 from lab.moves import ends
@@ -42,6 +42,7 @@ from lab.probe import OutageWatch
 from lab.state import LabOptions, read_domains
 from lab.waiting import await_ends
 from xenflow.model.network import DatapathKind, Router
+from xenflow.model.values import mac_text
 
 TABLE = 100
 _NFT = "plane-separation"
@@ -170,7 +171,7 @@ class Domain0:
                 )
             address = self.lab.addresses[self.router.name][interface.name].ip
             yield LinkEnd(
-                interface.name, here[0], interface.vif, wire.mac_text(interface.mac), str(address)
+                interface.name, here[0], interface.vif, mac_text(interface.mac), str(address)
             )
 
     def take_ports(self) -> None:

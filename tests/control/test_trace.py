@@ -23,8 +23,8 @@ from xenflow.control.trace import trace
 from xenflow.model import management as mg
 from xenflow.model.management import ManagementError
 from xenflow.model.placement import Mode, Placement
+from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
-from xenflow.openflow.flow import mac_text
 from xenflow.routes.sender import snapshot_messages
 from xenflow.store.network_file import load_with_lab
 from xenflow.tables import layout

@@ -30,8 +30,8 @@ from lab import process, switch
 from lab.description import ROOT
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
 from lab.programs import python_path
-from lab.wire import mac_text
 from mgmt.client import AskError, Client
+from xenflow.model.values import mac_text
 from xenflow.openflow import packet as pk
 
 PORTS = 4

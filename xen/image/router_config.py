@@ -27,7 +27,7 @@ from xen.image.build import INITRD, KERNEL
 from xen.image.cpio import Archive
 from xenflow.model import control_link
 from xenflow.model.network import Network, Router
-from xenflow.openflow.flow import mac_text
+from xenflow.model.values import mac_text
 from xenflow.routes.router_state import Capacity
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "dom0" / "router.cfg.in"

@@ -16,6 +16,7 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.control.store_follower import StoreFollower
 from xenflow.model.network import Router
 from xenflow.model.placement import to_json
+from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import FlowStats
@@ -159,12 +160,12 @@ class Shown:
                     "gateway": _address(hop.family, hop.gateway)
                     if hop.gateway and hop.type is not NextHopType.VM
                     else None,
-                    "mac": fl.mac_text(hop.mac) if hop.mac else None,
+                    "mac": mac_text(hop.mac) if hop.mac else None,
                     "resolved": bool(hop.mac) or hop.type is not NextHopType.VIA,
                     "legs": [leg.leg for leg in state.legs.get(hop.id, {}).values()],
                     "routes": state.uses[hop.id],
                     "neighbours": [
-                        {"address": _address(n.family, n.address), "mac": fl.mac_text(n.mac)}
+                        {"address": _address(n.family, n.address), "mac": mac_text(n.mac)}
                         for n in state.neighbours.values()
                         if hop.type is NextHopType.CONNECTED
                         and n.ifindex == hop.ifindex

@@ -20,6 +20,7 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.model.management import ManagementError
 from xenflow.model.network import End, Interface, Link, Router
 from xenflow.model.placement import Mode
+from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
@@ -200,7 +201,7 @@ def _addressee(table: RuleTable, link: Link, target: int, sender: int) -> int:
                     return near.mac
     if len(members) == 1:
         return members[0][1].mac
-    known = ", ".join(f"{fl.mac_text(i.mac)} ({r.name})" for r, i in members)
+    known = ", ".join(f"{mac_text(i.mac)} ({r.name})" for r, i in members)
     raise ManagementError(
         "bad-argument",
         f"link {link.name}: whom is it for? give its MAC address: {known or 'nobody known'}",
@@ -493,4 +494,4 @@ def _about(frame: bytes) -> str:
     sent = pk.parse(frame)
     tag = f", VLAN {sent.vlan_tci & 0xFFF}" if sent.vlan_tci else ""
     ttl = f", TTL {sent.nw_ttl}" if sent.dl_type == fl.IPV4 else ""
-    return f"to {fl.mac_text(sent.dl_dst)}{tag}{ttl}"
+    return f"to {mac_text(sent.dl_dst)}{tag}{ttl}"

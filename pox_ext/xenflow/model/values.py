@@ -12,6 +12,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def mac_text(mac: int) -> str:
+    """Colon-separated, as in 00:16:3e:00:00:01."""
+    return mac.to_bytes(6, "big").hex(":")
+
+
 class UnfitError(ValueError):
     """A value of the wrong type or out of range; the message, if any, says what is wrong."""
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 
+from xenflow.model.values import mac_text
+
 Match = tuple[tuple[str, int, int | None], ...]
 """(field, value, mask or None for exact), in the order of FIELDS."""
 
@@ -476,11 +478,6 @@ Flows = dict[Key, Flow]
 
 # --------------------------------------------------------------------------------------------
 # The text of ovs-ofctl (Open vSwitch, lib/match.c match_format and lib/ofp-actions.c)
-
-
-def mac_text(mac: int) -> str:
-    """Colon-separated, as in 00:16:3e:00:00:01."""
-    return mac.to_bytes(6, "big").hex(":")
 
 
 def ip_text(address: int) -> str:

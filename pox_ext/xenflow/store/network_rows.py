@@ -29,6 +29,7 @@ from xenflow.model.network import (
     Tree,
 )
 from xenflow.model.succession import changed_with
+from xenflow.model.values import mac_text
 from xenflow.store.columns import Atom, Cell
 from xenflow.store.laid_checks import misfits
 from xenflow.store.schema import TABLES, TableKind
@@ -391,11 +392,6 @@ def _text(value: Any) -> str:
 def _number(cell: Cell) -> int:
     assert isinstance(cell, int)
     return cell
-
-
-def mac_text(mac: int) -> str:
-    """A MAC address as rows and files have it: aa:bb:cc:dd:ee:ff."""
-    return mac.to_bytes(6, "big").hex(":")
 
 
 def _mac_number(text: str) -> int:

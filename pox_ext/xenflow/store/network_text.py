@@ -22,7 +22,7 @@ from xenflow.model.network import (
     Network,
     Router,
 )
-from xenflow.store.network_rows import mac_text
+from xenflow.model.values import mac_text
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from xenflow.model.network import DatapathKind, Network
+from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
 from xenflow.tables import cookies, layout
@@ -170,7 +171,7 @@ def _next_hop(flow: Flow, names: Names) -> str:
     link = _loads(flow, layout.Reg.LINK_OUT)
     if link is not None:
         mac = next((a[1] for a in flow.actions if a[0] == "set_dl_dst"), 0)
-        return f"resolved: TTL one less, to {fl.mac_text(mac)} on link {names.link(link)}"
+        return f"resolved: TTL one less, to {mac_text(mac)} on link {names.link(link)}"
     if _matches(flow, layout.Reg.LARGER) is not None:
         return "too large for the interface: to the VM, which fragments or refuses it"
     return "not resolved, or unreachable: to the VM, which asks by ARP or answers"

@@ -13,7 +13,7 @@ from collections.abc import Container
 from functools import cached_property
 
 from xenflow.model.network import Interface, Router
-from xenflow.openflow.flow import mac_text
+from xenflow.model.values import mac_text
 from xenflow.routes.messages import (
     InterfaceFlag,
     InterfaceKind,
