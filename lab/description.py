@@ -50,6 +50,8 @@ MANAGEMENT = "mgmt0"
 """A node's interface in the management network."""
 CABLE_MTU = 1600
 _ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
+MAX_NODE_NAME = 48
+"""A node's sockets are in a folder of its name, and a socket's path has 107 characters at most."""
 RESERVED_PORTS = ("lo", "br0", MANAGEMENT, "ovs-netdev", "ovs-system")
 """Interfaces that every node has of its own."""
 
@@ -233,8 +235,34 @@ def load_lab(path: str | Path) -> Lab:
 def parse_lab(text: str, file: str, before: Lab | None = None) -> Lab:
     """The same from a text; `file` is its name in messages.  Of a lab whose network lives in a
     store, links stay where they lay `before`."""
-    network = before.network if before is not None else None
-    return _Reader(file, text, *parse(text, file, network, in_store=before is not None)).read()
+    old = before.network if before is not None else None
+    network, reader = _read(text, file, old, needed=True)
+    assert reader is not None
+    return reader.lab(Path(file), network)
+
+
+def check(text: str, file: str) -> tuple[Network, Lab | None]:
+    """A network, and its lab where the file has a `[lab]`.
+
+    Raises NetworkError with one line for each mistake, of both.
+    """
+    network, reader = _read(text, file, None, needed=False)
+    return network, reader.lab(Path(file), network) if reader else None
+
+
+def _read(
+    text: str, file: str, before: Network | None, *, needed: bool
+) -> tuple[Network, _Reader | None]:
+    reader: _Reader | None = None
+
+    def look(document: Document, network: Network, table: Any) -> None:
+        nonlocal reader
+        if needed or table:
+            reader = _Reader(document, network, table)
+            reader.look()
+
+    network, _ = parse(text, file, before, in_store=before is not None, read_lab=look)
+    return network, reader
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -259,33 +287,44 @@ _MAC = Value("a MAC address", _mac)
 
 
 class _Reader:
-    """Reads one `[lab]` table and gathers its mistakes."""
+    """Reads one `[lab]` table and notes its mistakes.
 
-    def __init__(self, file: str, text: str, network: Network, table: dict[str, Any]) -> None:
-        self._file = file
-        self._document = Document(file, text)
+    Of the network something may be wrong, too: what refers to a part of it with mistakes is not
+    judged.
+    """
+
+    def __init__(self, document: Document, network: Network, table: Any) -> None:
+        self._document = document
         self._network = network
-        self._table = table
+        self._table: dict[str, Any] = table if isinstance(table, dict) else {}
 
-    def read(self) -> Lab:
+    def look(self) -> None:
+        """Note all mistakes."""
         if not self._table:
             self._wrong((), "no table [lab]", "one: this network cannot be brought up as a lab")
         self._only((), self._table, "hypervisor", "management", "machines", "routers")
-        hypervisor = self._hypervisor()
-        machines = self._machines()
-        addresses = self._router_addresses()
-        self._check_names(machines)
-        subnet, operator, management = self._management(machines, hypervisor[0])
-        self._check_subnets(machines, addresses)
+        self._at = self._hypervisor()
+        self._found_machines = self._machines()
+        self._addresses = self._router_addresses()
+        self._check_names()
+        self._subnet, self._operator, self._nodes = self._management(self._at[0])
+        self._check_subnets(self._found_machines, self._addresses)
         self._check_ports()
-        self._document.raise_mistakes()
-        path = Path(self._file)
-        lab = Lab(
-            path, self._network, hypervisor, subnet, operator, management, machines, addresses
+        if not self._document.wrong_in("controllers", "datapaths"):
+            self._check_controllers()
+
+    def lab(self, path: Path, network: Network) -> Lab:
+        """The lab, where there was no mistake."""
+        return Lab(
+            path,
+            network,
+            self._at,
+            self._subnet,
+            self._operator,
+            self._nodes,
+            self._found_machines,
+            self._addresses,
         )
-        self._check_controllers(lab)
-        self._document.raise_mistakes()
-        return lab
 
     # mistakes
 
@@ -319,8 +358,9 @@ class _Reader:
     # values
 
     def _hypervisor(self) -> tuple[str, int]:
-        if "hypervisor" not in self._table and set(self._network.hosts) == set(
-            _elsewhere(self._network)
+        if "hypervisor" not in self._table and (
+            set(self._network.hosts) == set(_elsewhere(self._network))
+            or self._document.wrong_in("datapaths")
         ):
             return "", 0
         value = self._table.get("hypervisor")
@@ -347,12 +387,17 @@ class _Reader:
                 self._unfit(key, name, "a name of letters, digits, '.', '_' and '-'")
             self._only(key, values, "access", "link", "mac", "address", "stub")
             end = End(*str(values.get("access")).partition(":")[::2])
+            if "link" in values and str(values["link"]) not in self._network.links:
+                known = ", ".join(self._network.links)
+                self._unfit((*key, "link"), values["link"], f"the name of a link, one of {known}")
+                continue
             if end not in places:
-                self._unfit(
-                    (*key, "access"),
-                    values.get("access"),
-                    'an access port of a link, as "datapath:port"',
-                )
+                if end.datapath not in self._network.datapaths:
+                    expected = "the name of a datapath, and a port after a colon"
+                    self._unfit((*key, "access"), values.get("access"), expected)
+                elif not self._document.wrong_in("links"):
+                    expected = 'an access port of a link, as "datapath:port"'
+                    self._unfit((*key, "access"), values.get("access"), expected)
                 continue
             if end in taken:
                 self._wrong(
@@ -360,12 +405,14 @@ class _Reader:
                 )
             taken[end] = name
             link, access = places[end]
-            address = self._value((*key, "address"), values.get("address"), _INTERFACE)
+            if values.get("link", link.name) != link.name:
+                self._unfit((*key, "link"), values["link"], f"{link.name}, whose port {end} is")
+            address = self._address((*key, "address"), values, "address", link.name)
             stub = None
             if "stub" in values:
                 stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
             mac = self._value((*key, "mac"), values.get("mac"), _MAC)
-            if mac is not None and mac not in access.macs:
+            if None is not mac not in access.macs and not self._document.wrong_in("links"):
                 self._unfit(
                     (*key, "mac"),
                     values["mac"],
@@ -373,9 +420,15 @@ class _Reader:
                 )
             if address and mac is not None:
                 found[name] = Machine(name, end, link.name, mac, address, stub)
-        if not found:
+        if not self._machine_names:
             self._wrong(("machines",), "no machine", "at least one")
         return found
+
+    @property
+    def _machine_names(self) -> list[str]:
+        """All, those with mistakes, too."""
+        table = self._table.get("machines")
+        return list(table) if isinstance(table, dict) else []
 
     def _router_addresses(self) -> dict[str, dict[str, IPv4Interface]]:
         found: dict[str, dict[str, IPv4Interface]] = {}
@@ -407,19 +460,29 @@ class _Reader:
         self, router: Router, table: dict[str, Any]
     ) -> dict[str, IPv4Interface]:
         found = {}
-        names = [i.name for i in router.interfaces]
-        self._only(("routers", router.name, "addresses"), table, *names)
-        for name in names:
+        names = {i.name: i.link for i in router.interfaces}
+        if not self._document.wrong_in("routers"):
+            self._only(("routers", router.name, "addresses"), table, *names)
+        for name, link in names.items():
             key = ("routers", router.name, "addresses", name)
-            address = self._value(key, table.get(name), _INTERFACE)
+            address = self._address(key, table, name, link)
             if address:
                 found[name] = address
         return found
 
+    def _address(self, key: KeyPath, table: dict[str, Any], name: str, link: str) -> Any:
+        """An address on a link; what has none, where it could have, found no room there."""
+        if name in table:
+            return self._value(key, table[name], _INTERFACE)
+        if not self._document.wrong_in("links", "routers"):
+            self._wrong(key, "nothing", f"an address: the subnet of link {link} has none left")
+        return None
+
     # what must fit together
 
-    def _check_names(self, machines: dict[str, Machine]) -> None:
+    def _check_names(self) -> None:
         datapaths, routers = self._network.datapaths, self._network.routers
+        machines = self._machine_names
         everyone = {*datapaths, *routers, *machines, *self._network.controllers}
         for name in machines:
             if name in routers:
@@ -439,13 +502,16 @@ class _Reader:
                     "the name of a datapath or controller too",
                     "a name of its own",
                 )
+        for name in everyone:
+            if len(name) > MAX_NODE_NAME:
+                self._unfit((), name, f"names of nodes of at most {MAX_NODE_NAME} characters")
         for name in {"lab", "op", "fabric"} & everyone:
             self._wrong(
                 ("machines", name), f'a node called "{name}"', "another name: the lab uses this one"
             )
 
     def _management(
-        self, machines: dict[str, Machine], hypervisor: str
+        self, hypervisor: str
     ) -> tuple[IPv4Network, IPv4Address, dict[str, IPv4Address]]:
         none: dict[str, IPv4Address] = {}
         nowhere = IPv4Network("0.0.0.0/32"), IPv4Address(0), none
@@ -456,7 +522,7 @@ class _Reader:
         subnet = self._value(("management", "subnet"), table["subnet"], _SUBNET)
         if subnet is None:
             return nowhere
-        wanted = ["operator", "lab", *self._node_names(machines)]
+        wanted = ["operator", "lab", *self._node_names]
         self._only(("management",), table, "subnet", *wanted)
         found: dict[str, IPv4Address] = {}
         for name in wanted:
@@ -487,11 +553,15 @@ class _Reader:
             )
         return subnet, found.pop("operator"), found
 
-    def _node_names(self, machines: dict[str, Machine]) -> list[str]:
-        names = list(machines)
-        names += [d + "-sw" if d in machines else d for d in self._network.datapaths]
+    @property
+    def _node_names(self) -> list[str]:
+        names = list(self._machine_names)
+        names += map(self._switch_node, self._network.datapaths)
         names += [c for c in self._network.controllers if c not in self._network.datapaths]
         return names
+
+    def _switch_node(self, datapath: str) -> str:
+        return datapath + "-sw" if datapath in self._machine_names else datapath
 
     def _check_subnets(
         self, machines: dict[str, Machine], addresses: dict[str, dict[str, IPv4Interface]]
@@ -512,6 +582,8 @@ class _Reader:
             unnumbered = address.network.prefixlen == 32
             if address.network != subnet and not (unnumbered and subnet.prefixlen == 32):
                 self._unfit(key, address, f"an address in {subnet}, as others on link {link}")
+            if unnumbered is False and address.ip in _ends_of(subnet):
+                self._unfit(key, address, f"an address in {subnet} that is not its own")
             # A router may have one address on all of its unnumbered links.
             if address.ip in taken and (taken[address.ip] != (node, True) or not unnumbered):
                 self._unfit(key, address, "an address of its own")
@@ -520,16 +592,30 @@ class _Reader:
             if unnumbered and (len(others) != 1 or node in others):
                 self._unfit(key, address, f"a subnet: link {link} has not two ends")
 
+        known = {link: net for link, net in subnets.items() if net.prefixlen < 32}
+        known |= {"": self._subnet} if self._subnet.prefixlen < 32 else {}
+        first: dict[str, KeyPath] = {}
+        for key, _, link, _ in members:
+            first.setdefault(link, key)
+        for link, key in first.items():
+            for other, net in known.items():
+                if link in known and other < link and net.overlaps(known[link]):
+                    whose = f"link {other}" if other else "the management network"
+                    self._unfit(key, known[link], f"a subnet that {whose} ({net}) has no part of")
+
     def _check_ports(self) -> None:
         for name, cable in self._network.cables.items():
-            for end in (cable.a, cable.b):
+            for i, end in enumerate((cable.a, cable.b)):
                 if end.port in RESERVED_PORTS:
-                    self._wrong((), f'port "{end}" of cable {name}', "a name the lab does not use")
+                    expected = "a port of a name that the lab does not use"
+                    self._document.mistake(("cables", name, i), f'"{end}"', expected)
 
-    def _check_controllers(self, lab: Lab) -> None:
+    def _check_controllers(self) -> None:
         for name, controller in self._network.controllers.items():
-            node = lab.controller_node(name)
-            here = str(lab.management[node])
+            node = self._switch_node(name) if name in self._network.datapaths else name
+            if node not in self._nodes:
+                continue
+            here = str(self._nodes[node])
             manage = controller.manage.removeprefix("tcp://").rpartition(":")[0]
             if manage not in (here, "127.0.0.1", "localhost"):
                 self._wrong(
@@ -538,7 +624,9 @@ class _Reader:
                     "the same address",
                 )
             remote = [
-                d.name for d in self._network.datapaths_of(name) if lab.switch_node(d.name) != node
+                d.name
+                for d in self._network.datapaths_of(name)
+                if self._switch_node(d.name) != node
             ]
             address = controller.openflow[0]
             if address.startswith("127.") and not remote:
@@ -549,6 +637,13 @@ class _Reader:
                     f"{here}, but [controllers.{name}] openflow has {address}",
                     "an address where its switches can reach it",
                 )
+
+
+def _ends_of(subnet: IPv4Network) -> tuple[IPv4Address, ...]:
+    """The addresses of a subnet that are nobody's: its own, and that of all in it."""
+    if subnet.prefixlen >= 31:
+        return ()
+    return subnet.network_address, subnet.broadcast_address
 
 
 def controller_target(lab: Lab, datapath: Datapath) -> str:

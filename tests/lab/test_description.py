@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import operate, switch
-from lab.description import ROOT, find_file, load_lab
+from lab.description import ROOT, check, find_file, load_lab
 from lab.namespace import LabError
 from lab.operate import ends_of
 from xenflow.model.network import NetworkError
@@ -191,3 +191,61 @@ def test_a_switch_whose_daemon_is_dead_is_not_called_connected(
     assert operate.switch_state("host-a", [("host-a", dead)]) == f"dead ({dead})"
     assert operate.switch_state("gen-sw", []) == "not connected"
     assert operate.switch_state("lone", [("lone", "bird")]) == "no controller"
+
+
+def test_mistakes_of_the_network_and_of_the_lab_are_told_together() -> None:
+    """And none that only follows from another."""
+    text = find_file("class").read_text()
+    for old, new in (
+        ('["left", "one-two"]', '["lefd", "one-two"]'),
+        ('s2 = "plain"', 's2 = "plane"'),
+        ('right = "10.0.5.0/24"', 'right = "10.0.5.1/24"'),
+        ('m1 = { access = "s1", link', 'm1 = { access = "s1", stob = 1, link'),
+        ('m2 = { access = "s2", link = "right" }', 'm2 = { access = "s9", link = "rihgt" }'),
+        ("[lab.machines]", '[lab]\nhypervisor = "here"\n[lab.routers.r9]\n[lab.machines]'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    assert told(text) == [
+        'f:14: datapaths.s2.kind: found "plane", expected "host" or "plain"',
+        'f:27: links.right.subnet: found "10.0.5.1/24", expected an IPv4 subnet such as '
+        '"10.0.1.0/24", or "unnumbered"',
+        'f:30: routers.r1.interfaces[0].link: found "lefd", expected the name of a link (did you '
+        'mean "left"?)',
+        'f:36: lab.hypervisor: found "here", expected "ADDRESS:PORT"',
+        "f:37: lab.routers.r9: found a router that is not in [routers], expected one of r1, r2, "
+        "r3, r4",
+        "f:39: lab.machines.m1.stob: found an unknown key, expected one of access, link, mac, "
+        "address, stub",
+        'f:40: lab.machines.m2.link: found "rihgt", expected the name of a link, one of left, '
+        "one-two, two-three, three-four, right",
+    ]
+
+
+def told(text: str) -> list[str]:
+    with pytest.raises(NetworkError) as raised:
+        check(text, "f")
+    return str(raised.value).splitlines()
+
+
+def test_what_does_not_fit_together_in_a_lab() -> None:
+    text = find_file("class").read_text()
+    for old, new in (
+        ('left = "10.0.1.0/24"', 'left = "10.0.1.0/31"'),
+        ('two-three = "10.0.3.0/31"', 'two-three = "10.254.0.0/16"'),
+        ('r4 = { home = "h3"', 'r5 = { home = "h3", interfaces = ["left"] }\nr4 = { home = "h3"'),
+        ('access = "s2", link = "right"', 'access = "s9", link = "right"'),
+        ("[lab.machines]", '[lab.routers.r4]\naddresses = { eth1 = "10.0.5.0" }\n[lab.machines]'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    assert told(text) == [
+        'f:36: lab.routers.r2.addresses.eth1: found "10.254.0.0/16", expected a subnet that the '
+        "management network (10.254.1.0/24) has no part of",
+        'f:37: lab.routers.r4.addresses.eth1: found "10.0.5.0/24", expected an address in '
+        "10.0.5.0/24 that is not its own",
+        "f:39: lab.machines.m1.address: found nothing, expected an address: the subnet of link "
+        "left has none left",
+        'f:40: lab.machines.m2.access: found "s9:m2", expected the name of a datapath, and a port '
+        "after a colon",
+    ]

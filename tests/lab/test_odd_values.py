@@ -34,14 +34,20 @@ def places(text: str) -> list[tuple[int, int]]:
     return [at for at in found if "#" not in text[text.rfind("\n", 0, at[0]) + 1 : at[0]]]
 
 
-def test_any_odd_value_is_refused_by_line_or_taken(tmp_path: Path) -> None:
-    text = (ROOT / "conf" / "paper.toml").read_text()
+@pytest.mark.parametrize(("name", "at_least", "each"), [("paper", 60, 2), ("class", 34, 4)])
+def test_any_odd_value_is_refused_by_line_or_taken(
+    tmp_path: Path, name: str, at_least: int, each: int
+) -> None:
+    text = (ROOT / "conf" / f"{name}.toml").read_text()
     path = tmp_path / "odd.toml"
     spans = places(text)
-    assert len(spans) > 60
+    assert len(spans) > at_least
     for number, (start, end) in enumerate(spans):
         ending = text[start:end][:-1] + '\\n"'
-        for odd in (ODD[number % len(ODD)], ODD[(number + 3) % len(ODD)], ending):
+        for odd in (
+            *(ODD[(number + n * len(ODD) // each) % len(ODD)] for n in range(each)),
+            ending,
+        ):
             if odd[0] != '"' and odd.endswith('"'):
                 continue
             path.write_text(text[:start] + odd + text[end:])

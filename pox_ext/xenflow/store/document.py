@@ -20,6 +20,7 @@ class Document:
         self._file = file
         self._text = text
         self._mistakes: list[tuple[int, str]] = []
+        self._sections: set[str | int] = set()
 
     @cached_property
     def _lines(self) -> dict[Path, int]:
@@ -37,6 +38,11 @@ class Document:
         line = self.line(path)
         text = f"{self._file}:{line}: {show(path)}: found {found}, expected {expected}"
         self._mistakes.append((line, text))
+        self._sections.update(path[:1])
+
+    def wrong_in(self, *sections: str) -> bool:
+        """Whether there is a mistake in one of some sections: what refers to it may be right."""
+        return not self._sections.isdisjoint(sections)
 
     def read(self, path: Path, found: Any, wanted: Value) -> Any:
         """The value at a key; None, and a mistake, where it does not fit."""
@@ -45,6 +51,11 @@ class Document:
         except ValueError:
             self.mistake(path, show_value(found), wanted.expected)
             return None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether there is any mistake."""
+        return bool(self._mistakes)
 
     def raise_mistakes(self) -> None:
         """Raises NetworkError with one line for each mistake, by their lines in the file."""

@@ -187,10 +187,10 @@ class _Filling:
             there = {i.name: i for i in known.interfaces} if known else {}
             _name_interfaces(name, _tables_in(router, "interfaces"), there)
             for interface in _tables_in(router, "interfaces"):
-                path = f"{name} {interface['name']}"
-                every[path] = interface
-                if interface["name"] in there:
-                    macs[path] = there[interface["name"]].mac
+                own = str(interface["name"])
+                every[f"{name} {own}"] = interface
+                if own in there:
+                    macs[f"{name} {own}"] = there[own].mac
         _give(every, "mac", 0, 2**32 - 1, kept=macs, shown=_mac)
 
     def links(self) -> None:
@@ -233,7 +233,8 @@ class _Filling:
             if not isinstance(end, str):
                 continue
             link = machine.get("link")
-            if end not in places and isinstance(link, str) and link in links:
+            exists = end.partition(":")[0] in _entries(self._tables, "datapaths")
+            if end not in places and exists and isinstance(link, str) and link in links:
                 access = links[link].setdefault("access", [])
                 if isinstance(access, list):
                     places[end] = {"at": end}
@@ -348,8 +349,9 @@ class _Filling:
         own = [h for h in hosts if "hypervisor" not in datapaths[h]]
         if own:
             hypervisor = self._lab.setdefault("hypervisor", f"{address['lab']}:6650")
-            for host in own:
-                datapaths[host]["hypervisor"] = f"lab:tcp://{hypervisor}"
+            if isinstance(hypervisor, str) and re.fullmatch(r"[\d.]+:\d{1,5}", hypervisor, re.A):
+                for host in own:
+                    datapaths[host]["hypervisor"] = f"lab:tcp://{hypervisor}"
         for name, datapath in datapaths.items():
             datapath.setdefault("other", "drop")
             if "proof" not in datapath and "proof_bound_s" not in datapath:
@@ -386,7 +388,7 @@ def _numbers(addresses: Iterable[str]) -> Iterable[int]:
 
 def _name_interfaces(router: str, interfaces: list[Table], there: Mapping[str, Interface]) -> None:
     """Names eth0, eth1 ... in their order, and ports that are called after router and interface."""
-    used = {interface.get("name") for interface in interfaces if "name" in interface}
+    used = {str(interface["name"]) for interface in interfaces if "name" in interface}
     names = (f"eth{n}" for n in range(2 * len(interfaces)))
     free = (name for name in names if name not in used)
     for interface in interfaces:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Network, ip_address
@@ -85,8 +85,18 @@ def read_text(path: str | FilePath) -> str:
         ) from None
 
 
+LabReader = Callable[[Document, Network, Any], None]
+"""Notes the mistakes of a file's `[lab]` table, given the network; where that has mistakes, too, it
+has an entry for everything that has a name, but what these refer to need not exist."""
+
+
 def parse(
-    text: str, file: str, before: Network | None = None, *, in_store: bool = False
+    text: str,
+    file: str,
+    before: Network | None = None,
+    *,
+    in_store: bool = False,
+    read_lab: LabReader | None = None,
 ) -> tuple[Network, dict[str, Any]]:
     """As `load_with_lab`, from a text; `file` is its name in messages.  Links lie on trees of the
     network `before` where they are the same; `in_store`: they stay where they lie."""
@@ -100,12 +110,16 @@ def parse(
     _check_references(document, found)
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
-    document.raise_mistakes()
-    built = _build(found)
-    network = lay_on(built, before) if in_store and before is not None else lay(built, before)
-    _check_trees(document, network)
-    document.raise_mistakes()
     lab = tables.get("lab", {})
+    if document.wrong:
+        network = _sketch(found)
+    else:
+        built = _build(found)
+        network = lay_on(built, before) if in_store and before is not None else lay(built, before)
+        _check_trees(document, network)
+    if read_lab is not None:
+        read_lab(document, network, lab)
+    document.raise_mistakes()
     return network, lab
 
 
@@ -228,7 +242,9 @@ def _tcp_url(value: Any) -> str:
 
 def _subnet(value: Any) -> str:
     """For the lab alone, which finds it used already (`filling.py`)."""
-    return str(value if text_of(value) == UNNUMBERED else IPv4Network(value))
+    if text_of(value) != UNNUMBERED and IPv4Network(value).prefixlen == 32:
+        raise UnfitError
+    return str(value)
 
 
 def _server(value: Any) -> str:
@@ -602,6 +618,50 @@ def _build(found: Found) -> Network:
         routers={n: _build_router(n, r) for n, r in found["routers"].items()},
         store=tuple(found["network"].get("store", ())),
     )
+
+
+def _sketch(found: Found) -> Network:
+    """A network of what could be read, of which something is wrong."""
+    usual = {"kind": "host", "dpid": 0, "controller": "", "openflow": ("", 0), "manage": ""}
+    usual |= {"id": 0, "vlan": 0, "home": "", "control_vif": "", "mac": 0, "vif": ""}
+
+    def whole(entry: dict[str, Any], *keys: str) -> dict[str, Any]:
+        return {key: usual[key] for key in keys} | entry
+
+    known: Found = {
+        "network": whole(found["network"]) | {"name": ""},
+        "controllers": {
+            name: whole(one, "openflow", "manage") for name, one in found["controllers"].items()
+        },
+        "datapaths": {
+            name: whole(one, "kind", "dpid", "controller")
+            for name, one in found["datapaths"].items()
+        },
+        "cables": {n: ends for n, ends in found["cables"].items() if ends and None not in ends},
+        "links": {
+            name: whole(one, "id", "vlan")
+            | {
+                "access": [
+                    {"at": access["at"], "macs": [m for m in access.get("macs", ()) if m]}
+                    for access in one.get("access", ())
+                    if "at" in access
+                ]
+            }
+            for name, one in found["links"].items()
+        },
+        "routers": {
+            name: whole(one, "id", "home", "control_vif")
+            | {
+                "interfaces": [
+                    whole(interface, "mac", "vif")
+                    for interface in one.get("interfaces", ())
+                    if "name" in interface and "link" in interface
+                ]
+            }
+            for name, one in found["routers"].items()
+        },
+    }
+    return _build(known)
 
 
 def _build_datapath(name: str, values: dict[str, Any]) -> Datapath:
