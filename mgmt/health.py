@@ -59,16 +59,17 @@ def verdict(network: Network, found: list[Cause], under_way: Mapping[str, str]) 
 def other_file(network: Network, controller: str, answer: Mapping[str, Any]) -> str:
     """What to say where a controller has another network than this command; "" where it has the
     same, or does not say (a controller of the release before)."""
-    digest = answer.get("digest", network.digest)
-    if digest == network.digest:
+    own = network.active.digest
+    digest = answer.get("digest", own)
+    if digest == own:
         return ""
     if network.store:
         return (
-            f"it knows another network than this command ({digest}, here {network.digest}): the "
+            f"it knows another network than this command ({digest}, here {own}): the "
             "store's last change has not come there yet, or it is of another release"
         )
     return (
-        f"it has another network file than this command ({digest}, here {network.digest}): give "
+        f"it has another network file than this command ({digest}, here {own}): give "
         "both the same, then `xenflow reload`; where it is the same, they are of two releases"
     )
 
@@ -162,7 +163,7 @@ class _Seen:
 
     def routers(self) -> Iterator[Cause]:
         left = {row["router"]: row for row in _migrations(self.answers) if not row.get("under_way")}
-        for name in self.network.routers:
+        for name in self.network.active.routers:
             yield from (Cause(name, words) for words in self._problems(name))
             if name in self.moving:
                 continue

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all, parted
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
-from xenflow.model.placement import Placement, at_home, from_json
+from xenflow.model.placement import Placement, first_place, from_json
 from xenflow.store import laid_file
 from xenflow.store.network_rows import laid_entries
 
@@ -131,7 +131,7 @@ class ManagementSession:
         if not answered:
             raise next(iter(silent.values()))
         known = placements(answers)
-        found = known.get(router) or at_home(router, self.network.routers[router].home)
+        found = known.get(router) or first_place(self.network.routers[router])
         return Whereabouts(found, silent, answers)
 
     def ask_router(self, router: str, verb: str, /, **arguments: Any) -> dict[str, Any]:

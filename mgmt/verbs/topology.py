@@ -17,7 +17,7 @@ from mgmt.text import count
 from mgmt.text import to_json as json_text
 from mgmt.verbs import Exit, add_json, complain
 from xenflow.model.network import DatapathKind, Link, Network
-from xenflow.model.placement import Placement, at_home
+from xenflow.model.placement import Placement, first_place
 from xenflow.model.values import mac_text
 
 NAME = "topology"
@@ -60,7 +60,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
 
 def _places(args: Namespace, session: ManagementSession) -> tuple[dict[str, Placement], Exit]:
     routers = session.network.routers
-    found = {name: at_home(name, router.home) for name, router in routers.items()}
+    found = {name: first_place(router) for name, router in routers.items()}
     if args.offline or not routers:
         return found, Exit.OK
     answers = session.ask_all("status")

@@ -47,12 +47,14 @@ def test_what_a_network_file_says_has_a_column() -> None:
         "a": "a_switch",
         "b": "b_switch",
         "cables": "pinned",
+        "memory": "memory_mb",
     }
     elsewhere = {
         ("Link", "detour_vlan"),  # follows from the VLAN id
         ("Link", "access"),  # the table Access_Port
         ("Link", "tree"),  # laid
         ("Router", "interfaces"),  # the table Interface
+        ("Router", "started"),  # laid
     }
     tables = {
         Controller: "Host",

@@ -80,6 +80,7 @@ class Component:
         xenstore: str,
         store: StoreOptions | None = None,
     ) -> None:
+        network = network.active
         # Under POX the loop may run already, in a thread of its own: nothing is started before
         # everything is there.
         self._read = read
@@ -367,7 +368,7 @@ class Component:
         else:
             network = self._read(before)
         if only_look:
-            return network, self.table.change(network, only_look=True)
+            return network, self.table.change(network.active, only_look=True)
         found = self._become(network)
         if found:
             log.info("the network file has changed: %s", found.words())
@@ -375,6 +376,7 @@ class Component:
 
     def _become(self, network: Network) -> NetworkDifference:
         """Let the network be another one.  Raises NetworkError, nothing being changed."""
+        network = network.active
         found = self.table.change(network)
         if not found:
             return found

@@ -104,7 +104,7 @@ class ObservedRows:
 def placements(network: Network, known: Iterable[Placement], there: Iterable[Cell]) -> Wanted:
     """Where routers are, of those that have ever left their homes.  What the store has of this
     host, and is newer, stays: this host has lost what it knew then."""
-    away = [p for p in known if p.has_left(network.routers[p.router].home)]
+    away = [p for p in known if p.has_left(network.routers[p.router])]
     told = placement_rows.read(there, network)
     for placement in placement_rows.newest((*told, *away)).values():
         cells: dict[str, Cell] = {

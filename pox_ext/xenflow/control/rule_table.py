@@ -27,7 +27,7 @@ from typing import Any
 from xenflow.control.guarded import Guarded
 from xenflow.model.difference import NetworkDifference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError
-from xenflow.model.placement import Mode, Placement, StaleVersionError, at_home
+from xenflow.model.placement import Mode, Placement, StaleVersionError, first_place
 from xenflow.openflow.parse import PacketIn
 from xenflow.plan.migration import informed
 from xenflow.plan.search import Search, newest
@@ -144,7 +144,7 @@ class RuleTable:
         }
 
     def _make_switch(self, datapath: Datapath, known: Mapping[str, Placement]) -> Switch:
-        homes = {r.name: at_home(r.name, r.home) for r in self.network.routers.values()}
+        homes = {r.name: first_place(r) for r in self.network.routers.values()}
         proof = self._proofs(datapath)
         return Switch(self.network, datapath, self, self.clock, {**homes, **known}, proof)
 

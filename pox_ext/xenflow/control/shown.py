@@ -66,7 +66,7 @@ class Shown:
                 {"datapath": s.name, **to_json(p)}
                 for s in self._table.switches.values()
                 for p in s.placements.values()
-                if only in (None, p.router) or p.has_left(routers[p.router].home)
+                if only in (None, p.router) or p.has_left(routers[p.router])
             ],
             "migrations": self._leases.rows(),
             "problems": self._table.problems.of(),

@@ -22,6 +22,7 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.release import RELEASE
+from xenflow.model.succession import changed_with, others_by_name
 from xenflow.plan.search import STORE
 from xenflow.store import placement_rows
 from xenflow.store.columns import Cell
@@ -191,6 +192,9 @@ class StoreFollower:
         if self._half_done:
             return
         try:
+            if anew := others_by_name(self._table.network, network.active):
+                # Those that had their names, which went while this was away, go first.
+                self._become(changed_with(network, routers=dict.fromkeys(anew)))
             found = self._become(network)
         except NetworkError as error:
             self._problem(TAKING, f"{not_taken}: {error}")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from functools import cache, cached_property
 from hashlib import sha256
@@ -235,15 +235,37 @@ class Interface:
     vif: str
 
 
+VERSION_BITS = 20
+"""So many changes of its place a router may go through between two starts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Router:
-    """A virtual router.  `control_vif` is the host's end of its link to the Rule Table."""
+    """A virtual router.
+
+    control_vif  the host's end of its link to the Rule Table
+    image        what its VM starts from; "": what its hypervisor takes for a router
+    memory       MiB of its VM; 0: what its hypervisor gives a router
+    running      its VM shall run
+    started      the number of the store's change by which it was to run; 0: it was there from the
+                 beginning.  Nobody writes it into a file.
+    """
 
     name: str
     id: int
     home: str
     control_vif: str
     interfaces: tuple[Interface, ...] = ()
+    image: str = ""
+    memory: int = 0
+    running: bool = True
+    started: int = field(default=0, compare=False)
+
+    @property
+    def first_version(self) -> int:
+        """Of its placements.  Higher than all that anybody may have kept of one that had its name
+        and was stopped or destroyed."""
+        return self.started << VERSION_BITS
 
     def on(self, link: str) -> Interface | None:
         """Its interface on a link, if it has one."""
@@ -329,6 +351,12 @@ class Network:
         if described is None or interface is None:
             return None
         return described, interface, self.links[name]
+
+    @cached_property
+    def active(self) -> Network:
+        """The same without the routers that are stopped: what switches shall do."""
+        running = {name: router for name, router in self.routers.items() if router.running}
+        return self if len(running) == len(self.routers) else replace(self, routers=running)
 
     @cached_property
     def hosts(self) -> dict[str, Datapath]:

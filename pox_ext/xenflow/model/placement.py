@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from xenflow.model.network import NetworkError
+from xenflow.model.network import NetworkError, Router
 
 
 class StaleVersionError(NetworkError):
@@ -69,18 +69,23 @@ class Placement:
         """Whether a switch forwards for the router."""
         return self.mode is Mode.XENFLOW and datapath in self.forwarders
 
-    def has_left(self, home: str) -> bool:
+    def has_left(self, router: Router) -> bool:
         """Whether the router has ever left its home: this says then what the network does not."""
-        return self.version > 0 or self.vm != home
+        return self.version > router.first_version or self.vm != router.home
 
     def step(self, **changes: Any) -> Placement:
         """The next placement."""
         return replace(self, version=self.version + 1, **changes)
 
 
-def at_home(router: str, host: str) -> Placement:
+def at_home(router: str, host: str, version: int = 0) -> Placement:
     """A router that has never moved."""
-    return Placement(router, (host,), host, host)
+    return Placement(router, (host,), host, host, version=version)
+
+
+def first_place(router: Router) -> Placement:
+    """Where a router is that has not moved since it was started."""
+    return at_home(router.name, router.home, router.first_version)
 
 
 def to_json(placement: Placement) -> dict[str, Any]:

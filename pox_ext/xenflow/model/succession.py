@@ -16,7 +16,7 @@ from itertools import compress
 from operator import eq, is_, is_not
 from typing import Any
 
-from xenflow.model.network import INDICES, PARTS, Keys, Link, Network, by_link
+from xenflow.model.network import INDICES, PARTS, Keys, Link, Network, Router, by_link
 
 Entries = dict[str, Any]
 _OF_WHOLE_PARTS = {"hosts": ("datapaths",), "cables_of": ("datapaths", "cables")}
@@ -39,6 +39,18 @@ def _with(old: Entries, entries: Mapping[str, Any]) -> Entries:
         if entry is None:
             del made[name]
     return made
+
+
+def is_another(old: Any, new: Any) -> bool:
+    """Whether an entry is not the one that was there before, but has its name: a router that was
+    destroyed, or stopped, meanwhile."""
+    return isinstance(old, Router) and (old.id, old.started) != (new.id, new.started)
+
+
+def others_by_name(before: Network, after: Network) -> frozenset[str]:
+    """The routers in both that are such."""
+    both = before.routers.keys() & after.routers.keys()
+    return frozenset(n for n in both if is_another(before.routers[n], after.routers[n]))
 
 
 def in_terms_of(before: Network, after: Network) -> Network:

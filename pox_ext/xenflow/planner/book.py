@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xenflow.model.difference import NetworkDifference, compare, refusals
-from xenflow.model.network import EMPTY, PARTS, Network, NetworkError
+from xenflow.model.network import EMPTY, PARTS, Network, NetworkError, Router
 from xenflow.model.placement import Placement
 from xenflow.model.succession import in_terms_of
 from xenflow.store import network_file, placement_rows
@@ -158,7 +158,7 @@ class Book:
         """
         before, first = self.network, self.change == 0
         after = network_file.parse(text, file, None if first else before, in_store=True)[0]
-        after = after if first else in_terms_of(before, after)
+        after = after if first else in_terms_of(before, _started(before, after, self.change + 1))
         found = compare(before, after)
         if not first:
             mistakes = [
@@ -373,6 +373,18 @@ class Book:
             for table, entries in before.items()
         }
         return to_text(laid_entries(rows_before, self.network))
+
+
+def _started(before: Network, after: Network, number: int) -> Network:
+    """Each router says by which change it runs: this one, or the one that it did before."""
+
+    def since(router: Router) -> int:
+        old = before.routers.get(router.name)
+        stays = old is not None and old.id == router.id and (old.running or not router.running)
+        return old.started if old is not None and stays else number if router.running else 0
+
+    routers = {n: replace(r, started=since(r)) for n, r in after.routers.items()}
+    return replace(after, routers=routers)
 
 
 _Entries = dict[str, dict[str, dict[str, Any] | None]]

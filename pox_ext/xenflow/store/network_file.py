@@ -47,6 +47,8 @@ MAX_ID = 65535
 MAX_VLAN = DETOUR_VLAN_OFFSET - 1
 MAX_INTERFACE_NAME = 15
 """Linux: IFNAMSIZ is 16 with the closing NUL."""
+MIN_MEMORY, MAX_MEMORY = 64, 1 << 20
+"""MiB of a router's VM."""
 MAX_ROUTER_NAME = 16
 """The header of routerd's messages has 16 octets for it (docs/messages.md)."""
 
@@ -330,6 +332,9 @@ _ROUTER = {
         _ListOf(_INTERFACE_FIELDS, "an array of link names or {link, name, mac, vif}"),
         needed=True,
     ),
+    "image": _Field(Value("what its VM starts from", _filled_text)),
+    "memory": _Field(whole(MIN_MEMORY, MAX_MEMORY)),
+    "running": _Field(BOOLEAN),
 }
 
 _SECTIONS: dict[str, tuple[dict[str, _Field] | _ListOf, bool]] = {
@@ -681,4 +686,4 @@ def _build_link(name: str, values: dict[str, Any]) -> Link:
 
 def _build_router(name: str, values: dict[str, Any]) -> Router:
     interfaces = tuple(Interface(**interface) for interface in values["interfaces"])
-    return Router(name, values["id"], values["home"], values["control_vif"], interfaces)
+    return Router(name, **{**values, "interfaces": interfaces})

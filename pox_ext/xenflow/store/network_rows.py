@@ -28,7 +28,7 @@ from xenflow.model.network import (
     Router,
     Tree,
 )
-from xenflow.model.succession import changed_with
+from xenflow.model.succession import changed_with, is_another
 from xenflow.model.values import mac_text
 from xenflow.store.columns import Atom, Cell
 from xenflow.store.laid_checks import misfits
@@ -42,6 +42,8 @@ NamedRows = Mapping[str, Mapping[Key, StoreRow]]
 StoredRows = Mapping[str, Mapping[str, StoreRow]]
 """Table, UUID, row, as the store has them."""
 
+VM = ("image", "memory", "running", "started")
+"""What of a router is its VM's."""
 DESIRED = tuple(name for name, table in TABLES.items() if table.kind is TableKind.DESIRED)
 LAID = ("Laid_Host", "Laid_Switch", "Laid_Cable", "Laid_Link", "Laid_Element")
 """In the order of `network.PARTS`: which part's entries a table's rows are."""
@@ -123,7 +125,9 @@ def _desired_router(router: Router) -> StoreRow:
         "kind": "router",
         "home": router.home,
         "control_vif": router.control_vif,
-        "running": True,
+        "image": router.image,
+        "memory_mb": router.memory,
+        "running": router.running,
     }
 
 
@@ -208,6 +212,7 @@ def laid(network: Network) -> NamedRows:
                 "interfaces": _json(
                     [[i.name, i.link, mac_text(i.mac), i.vif] for i in r.interfaces]
                 ),
+                "vm": _json({name: getattr(r, name) for name in VM}),
                 "at": frozenset({r.home}.union(*(ways[i.link] for i in r.interfaces))),
             }
             for r in network.routers.values()
@@ -244,7 +249,7 @@ def laid_entries(rows: NamedRows, before: Network, *, alone: bool = False) -> Ne
                     found |= {name: None} if name in old else {}
                     continue
                 entry = _READ[table](name, row, tree_of)
-                if old.get(name) != entry:
+                if old.get(name) != entry or is_another(old[name], entry):
                     found[name] = entry
             given[part] = found
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -297,7 +302,15 @@ def _read_router(name: str, row: StoreRow, _: Any) -> Router:
         Interface(_text(own), _text(link), _mac_number(mac), _text(vif))
         for own, link, mac, vif in json.loads(str(row["interfaces"]))
     )
-    return Router(name, _number(row["id"]), str(row["home"]), str(row["control_vif"]), interfaces)
+    about = json.loads(str(row.get("vm") or "{}"))  # none of the release before
+    return Router(
+        name,
+        _number(row["id"]),
+        str(row["home"]),
+        str(row["control_vif"]),
+        interfaces,
+        **{key: about[key] for key in VM if key in about},
+    )
 
 
 _READ = dict(

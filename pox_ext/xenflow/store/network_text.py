@@ -81,12 +81,15 @@ def _access(access: Access) -> dict[str, Any]:
 
 
 def _router(router: Router) -> tuple[str, dict[str, Any]]:
-    return router.name, {
+    about = {
         "id": router.id,
         "home": router.home,
         "control_vif": router.control_vif,
         "interfaces": [*map(_interface, router.interfaces)],
     }
+    usual = {"image": "", "memory": 0, "running": True}
+    given = {key: getattr(router, key) for key in usual}
+    return router.name, about | {k: v for k, v in given.items() if v != usual[k]}
 
 
 def _interface(interface: Interface) -> dict[str, Any]:

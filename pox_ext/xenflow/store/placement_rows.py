@@ -28,8 +28,10 @@ def read(cells: Iterable[Cell], network: Network) -> Iterator[Placement]:
         except (ValueError, NetworkError, RecursionError):
             continue
         router = network.routers.get(placement.router)
-        fits = router is not None and value.get("id") == router.id
-        if fits and set(placement.hosts) <= set(network.hosts):
+        if router is None or value.get("id") != router.id:
+            continue
+        of_before = placement.version < router.first_version  # it was stopped, and started anew
+        if not of_before and set(placement.hosts) <= set(network.hosts):
             yield placement
 
 

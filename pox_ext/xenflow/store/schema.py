@@ -22,7 +22,7 @@ from typing import Any
 from xenflow.store.columns import Column, flag, row_of, rows_of, text, texts, whole
 
 DATABASE = "XenFlow"
-VERSION = (1, 1, 0)
+VERSION = (1, 2, 0)
 """Of the schema.  A client refuses a server with another first number; a table or column more makes
 the second one grow, so that a store is not given back the tables of an older release."""
 
@@ -255,6 +255,7 @@ TABLES: Mapping[str, StoreTable] = MappingProxyType(
                 "control_vif": text("the host's end of its link to the Rule Table"),
                 "interfaces": text("JSON: its interfaces"),
                 "placement": text("JSON: the newest placement that a host has told; empty: none"),
+                "vm": text("JSON: its VM: image, MiB of memory, whether it runs, and since when"),
                 **_LAID,
             },
             indexes=(("name",), ("id",)),

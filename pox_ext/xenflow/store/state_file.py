@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from xenflow.model.management import rule_fault
-from xenflow.model.network import Network, NetworkError
+from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json, to_json
 
 log = logging.getLogger("xenflow.state")
@@ -109,7 +109,7 @@ class StateFile:
             return
         homes = {router.name: router.home for router in network.routers.values()}
         head = {"datapaths": [*placements], "homes": homes, "complete": complete, "trees": trees}
-        text = b"".join(map(_line, (head, *_said(placements, rules, homes))))
+        text = b"".join(map(_line, (head, *_said(placements, rules, network.routers))))
         draft = self.path.with_suffix(".new")
         self._room = 0
         try:
@@ -198,11 +198,11 @@ def _ruled(datapath: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"at": [datapath], "rules": rows}
 
 
-def _said(placements: Placements, rules: Rules, homes: Mapping[str, str]) -> Iterator[Any]:
+def _said(placements: Placements, rules: Rules, routers: Mapping[str, Router]) -> Iterator[Any]:
     """What all the changes so far come to."""
     given: dict[Placement, list[str]] = {}
     for datapath, known in placements.items():
-        for placement in [p for r, p in known.items() if p.has_left(homes[r])]:
+        for placement in [p for r, p in known.items() if p.has_left(routers[r])]:
             given.setdefault(placement, []).append(datapath)
     yield from (_placed(placement, datapaths) for placement, datapaths in given.items())
     yield from (_ruled(datapath, rows) for datapath, rows in rules.items() if rows)
@@ -234,10 +234,11 @@ def _homes(kept: StoredState, network: Network, homes: Iterable[tuple[str, Any]]
     Where they are at home now they do not move to by that."""
     for router, home in homes:
         described = network.routers.get(router)
-        moved = described is not None and described.home != home
         for known in kept.placements.values():
             known.pop(router, None)
-            if moved and isinstance(home, str) and home in network.hosts:
+            if described is None or described.home == home or described.started:
+                continue
+            if isinstance(home, str) and home in network.hosts:
                 known[router] = at_home(router, home)
 
 
@@ -268,7 +269,10 @@ def _placement(kept: StoredState, network: Network, datapath: str, row: Any) -> 
         return str(error)
     known = kept.placements.setdefault(datapath, {})
     known.pop(placement.router, None)
-    if placement.router in network.routers and set(placement.hosts) <= set(network.hosts):
+    router = network.routers.get(placement.router)
+    if router is None or not set(placement.hosts) <= set(network.hosts):
+        return ""
+    if placement.version >= router.first_version:  # else it is of one that had its name before
         known[placement.router] = placement
     return ""
 

@@ -41,7 +41,7 @@ from typing import Any, Protocol
 
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Datapath, Network
-from xenflow.model.placement import Placement, at_home
+from xenflow.model.placement import Placement, first_place
 from xenflow.openflow import parse
 from xenflow.openflow.flow import Flow
 from xenflow.openflow.wire import FlowModCommand
@@ -185,7 +185,7 @@ class Switch:
         for router in gone:
             self.placements.pop(router.name, None)
         for name in found.routers.added:
-            self.placements[name] = at_home(name, network.routers[name].home)
+            self.placements[name] = first_place(network.routers[name])
         concerned = self.wanted.network_is(network, found, spans)
         self.routes.network = network
         if found.routers:
