@@ -21,7 +21,7 @@ from mgmt.client import AskError, Refused, Unreachable
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
 from mgmt.waiting import await_status
-from xenflow.model.difference import SIGNS, compare, expected_loss
+from xenflow.model.difference import SIGNS, compare, expected_loss, turned
 from xenflow.model.network import PARTS, Network, NetworkError
 from xenflow.store import network_file
 from xenflow.store.network_text import to_text
@@ -114,6 +114,7 @@ def carry_out(
     """
     stay = session.network.controllers.keys() & after.controllers.keys()
     wrong, since = look(_with(session, session.network, stay), text)
+    wrong += _alive(session, after)
     touched = touches(session.network, after) if session.change else {}
     if wrong:
         return _end(args, touched, {}, Exit.FAILED, wrong)
@@ -161,6 +162,19 @@ def _with(session: ManagementSession, network: Network, names: Set[str]) -> Mana
     """A session with some of a network's controllers, in its order."""
     controllers = {n: c for n, c in network.controllers.items() if n in names}
     return ManagementSession(replace(network, controllers=controllers), session.timeout_s)
+
+
+def _alive(session: ManagementSession, after: Network) -> Iterator[str]:
+    """Controllers that shall go and answer, where trees that led over their switches would lie
+    otherwise: what is under way there would be lost, or go round."""
+    gone = session.network.controllers.keys() - after.controllers.keys()
+    if gone and (links := sorted(turned(session.network, after))):
+        for controller, answer in session.ask_all("status", gone).items():
+            if not isinstance(answer, AskError):
+                yield (
+                    f"controllers.{controller}: it runs, and without its switches "
+                    f"{', '.join(links)} would lie otherwise: stop it, and it may go"
+                )
 
 
 def look(session: ManagementSession, text: str) -> tuple[list[str], dict[str, Any]]:

@@ -335,6 +335,57 @@ def test_a_host_that_comes_again_keeps_nothing_of_before(rig: Rig) -> None:
     assert rig.said()["gen"] == 4
 
 
+def removed(network: Network, host: str) -> Network:
+    """Without a controller and all its datapaths, which links would not reach any more."""
+    left = {n: d for n, d in network.datapaths.items() if d.controller != host}
+    controllers = {n: c for n, c in network.controllers.items() if n != host}
+    return replace(
+        network, controllers=controllers, datapaths=left, cables={}, links={}, routers={}
+    )
+
+
+def test_a_host_that_was_lost_is_fenced_until_it_is_taken_in_again(rig: Rig) -> None:
+    rig.write(LARGE, 1)
+    rig.gen.prove()
+    rig.recv.prove()
+    rig.drain()
+    rig.write(removed(LARGE, "edge"), 2)
+    assert rig.network == LARGE.only("edge") and rig.network.datapaths.keys() == {"gen", "recv"}
+    (words,) = rig.problems.of()
+    assert words.startswith("this host is not in the network (change 2): its switches forward not")
+    rig.tick()
+    assert rig.said() == {}
+    # Its tombstones have gone; it is started again, and comes back when it is told to.
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    for table in LAID:
+        assert isinstance(rig.loop.ask(planner, Delete(table, equal(gone=True))), Committed)
+    kept = LaidFile(rig.folder).load()
+    assert kept is not None
+    assert LaidFile(rig.folder).network(kept, LARGE, "edge") == LARGE.only("edge")
+    rig.problems = Problems("edge")
+    rig.follower = rig.start()
+    assert len(rig.problems.of()) == 1
+    rig.write(SMALL, 3)
+    assert rig.network == SMALL and rig.problems.of() == []
+    rig.gen.prove()
+    rig.drain()
+    assert rig.said()["gen"] == 3
+
+
+def test_one_that_was_away_meanwhile_is_fenced_too(rig: Rig) -> None:
+    """For a week, say: no row speaks of it any more."""
+    rig.write(LARGE, 1)
+    before = (rig.folder / "laid.json").read_bytes()
+    rig.write(removed(LARGE, "edge"), 2)
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    for table in LAID:
+        assert isinstance(rig.loop.ask(planner, Delete(table, equal(gone=True))), Committed)
+    (rig.folder / "laid.json").write_bytes(before)
+    rig.network = LARGE
+    rig.follower = rig.start()
+    assert rig.network == LARGE.only("edge") and len(rig.problems.of()) == 1
+
+
 def test_an_older_copy_of_the_store_is_not_followed(rig: Rig) -> None:
     """What its numbers say is not what the same numbers said before."""
     rig.write(SMALL, 1)
@@ -368,6 +419,9 @@ def test_a_file_that_makes_no_network_for_this_controller_is_named(tmp_path: Pat
     assert kept is not None and file.network(kept, LARGE, "edge") == SMALL
     with pytest.raises(NetworkError, match="laid.json: there is no controller x in it: .* away"):
         file.network(kept, LARGE, "x")
+    new = {**LARGE.controllers, "x": replace(LARGE.controllers["edge"], name="x")}
+    alone = file.network(kept, replace(LARGE, controllers=new), "x")
+    assert alone.controllers.keys() == {"x"} and not alone.links
     del rows["Laid_Host"]["edge",]
     with pytest.raises(NetworkError, match=r"(?s)laid.json: .* no controller edge.*: move it away"):
         file.network(LaidRows("one", 1, rows), LARGE, "edge")

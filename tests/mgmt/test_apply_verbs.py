@@ -326,3 +326,25 @@ def test_a_link_that_cannot_be_is_refused(
 def test_without_a_store_links_are_the_files(answering: Answering, run: Run) -> None:
     status, _, err = run("link", "create", "more")
     assert status == 1 and "the network lives in its file" in err
+
+
+def test_a_host_that_answers_is_not_lost(
+    answering: Answering, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a ring's links turned, which is for hosts that are dead."""
+    text = TEXT.replace("[network]", '[network]\nstore = ["unix:/x"]')
+    rooted = text.replace("[links.left]", '[links.left]\nroot = "host-b"')
+    network = network_file.parse(rooted, "a")[0]
+    monkeypatch.setattr(cli, "learn", lambda network_, _: (network, 9))
+    status, _, err = run("host", "remove", "host-b", "--lost", store=True)
+    assert status == 1 and "controllers.host-b: it runs, and without its switches left" in err
+    assert "apply" not in answering.verbs()
+    dead = Unreachable("host-b", "tcp://b:1", "silent")
+    answering.refusing["host-b", "status"] = dead
+    status, _, err = run("host", "remove", "host-b", store=True)
+    assert status == 2 and "where host host-b is dead, say --lost" in err
+    status, _, err = run("host", "remove", "host-b", "--lost", store=True)
+    assert status == 0, err
+    [asked] = [words for _, verb, words in answering.asked if verb == "apply"]
+    assert "host-b" not in network_file.parse(asked["text"], "a")[0].controllers
+    assert all(who != "host-b" for who, verb, _ in answering.asked if verb in ("reload", "apply"))

@@ -9,8 +9,16 @@ from random import Random
 import pytest
 
 from tests import random_sites
-from xenflow.model.difference import refusals
-from xenflow.model.network import Cable, Datapath, DatapathKind, End, Network
+from xenflow.model.difference import refusals, turned
+from xenflow.model.network import (
+    Cable,
+    Controller,
+    Datapath,
+    DatapathKind,
+    End,
+    Link,
+    Network,
+)
 from xenflow.store import network_file
 from xenflow.store.laying import lay, lay_on
 
@@ -84,10 +92,58 @@ def test_who_wishes_something_else_is_laid_anew() -> None:
     assert lay_on(other, CAMPUS).links["left"].tree == lay(other).links["left"].tree
 
 
-def test_where_the_root_has_gone_it_is_laid_anew() -> None:
+def without(network: Network, gone: str) -> Network:
+    """A host that is dead, its controller, and what links have there."""
+    cables = {c.name for c in network.cables_of[gone]}
+    links = {
+        name: replace(
+            link,
+            access=tuple(a for a in link.access if a.end.datapath != gone),
+            root="" if link.root == gone else link.root,
+            cables=tuple(c for c in link.cables if c not in cables),
+        )
+        for name, link in network.links.items()
+    }
+    return replace(
+        network,
+        controllers={n: c for n, c in network.controllers.items() if n != gone},
+        datapaths={n: d for n, d in network.datapaths.items() if n != gone},
+        cables={n: c for n, c in network.cables.items() if n not in cables},
+        links=links,
+        routers={},
+    )
+
+
+def test_where_the_root_has_gone_it_grows_from_what_is_left() -> None:
+    """A ring of three, two links: what does not lie over the lost host stays; who had led over it
+    finds another way, and nothing of that is refused."""
+    hosts = [Datapath(n, DatapathKind.HOST, i, n) for i, n in enumerate("abc", 1)]
+    cables = [Cable(x + y, End(x, f"to-{y}"), End(y, f"to-{x}")) for x, y in ("ab", "bc", "ca")]
+    ring = Network(
+        "ring",
+        {n: Controller(n, ("127.0.0.1", 6633), f"tcp://10.0.0.{i}:1") for i, n in enumerate("abc")},
+        {d.name: d for d in hosts},
+        {c.name: c for c in cables},
+        {n: Link(n, i, i, i + 2048, root=n) for i, n in enumerate("ab", 1)},
+        {},
+    )
+    ring = lay(ring)
+    fewer = lay_on(without(ring, "a"), ring)
+    assert fewer.links["a"].tree.up == {"b": None, "c": ring.cables["bc"]}
+    assert fewer.links["b"].tree.up == {"b": None, "c": ring.cables["bc"]}
+    assert refusals(ring, fewer) == [] and turned(ring, fewer) == ["a"]
+    stays = replace(fewer, controllers=ring.controllers)  # its host has gone alone: it may be alive
+    assert "at b its tree would lie at its root" in refusals(ring, stays)[0]
+
+
+def test_a_lost_root_moves_nobody_who_did_not_hang_on_it() -> None:
     gone = root(CAMPUS.links["one-two"].tree)
-    datapaths = {n: d for n, d in CAMPUS.datapaths.items() if n != gone}
-    cables = {n: c for n, c in CAMPUS.cables.items() if gone not in (c.a.datapath, c.b.datapath)}
-    links = {n: k for n, k in CAMPUS.links.items() if not k.access and k.root != gone}
-    fewer = replace(CAMPUS, datapaths=datapaths, cables=cables, links=links, routers={})
-    assert lay_on(fewer, CAMPUS).links == lay(fewer).links
+    fewer = without(CAMPUS, gone)
+    found = lay_on(fewer, CAMPUS)
+    for name, link in CAMPUS.links.items():
+        tree = found.links[name].tree
+        beside = [n for n, c in link.tree.up.items() if c and c.far(n).datapath != gone]
+        if root(link.tree) == gone:
+            kept = [n for n in beside if n in tree.up and tree.up[n] == link.tree.up[n]]
+            assert not beside or kept
+        assert tree.up.keys() <= fewer.datapaths.keys()

@@ -51,6 +51,9 @@ AWAY, KEEPING, TAKING, OLDER = "store", "store-file", "store-rows", "store-older
 WRITING = "store-rights"
 """Causes of problems: the store is away, its rows cannot be kept, or not be taken, or are older
 than those that were followed, or what was seen here must not be written."""
+FENCED = "store-fenced"
+"""The same: this host is not in the network.  It was removed, as lost perhaps, and what was its may
+be somebody else's by now; so its switch forwards nothing of any link or router."""
 
 
 class StoreFollower:
@@ -96,6 +99,8 @@ class StoreFollower:
         tables = [WatchedTable(table, tuple(TABLES[table].columns)) for table in LAID]
         lease = WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner"))
         whole = WatchedTable("Global", ("change",))
+        if self._laid.change:
+            self._is_fenced(self._laid)
         own = observed.watched(self._host)
         self._store.watch((*tables, *own, lease, whole), WATCH_S, self._told)
 
@@ -176,7 +181,10 @@ class StoreFollower:
         # was not in the network: then tombstones went without it.
         alone = not self._taken or not self._own_states(laid.cluster)
         try:
-            network = laid_entries(laid.rows, self._table.network, alone=alone)
+            if self._is_fenced(laid):
+                network = self._table.network.only(self._host)
+            else:
+                network = laid_entries(laid.rows, self._table.network, alone=alone)
         except NetworkError as error:  # nor are they kept: nobody could start from them
             self._problem(TAKING, f"{not_taken}: {error}")
             return
@@ -212,6 +220,17 @@ class StoreFollower:
         self._taken = laid.change
         self._problem(TAKING, "")
         self._ask_switches()
+
+    def _is_fenced(self, laid: LaidRows) -> bool:
+        """Whether the network has this host no more, or not yet; which is said."""
+        row = laid.rows.get("Laid_Host", {}).get((self._host,))
+        fenced = not self._own_states(laid.cluster) if row is None else bool(row["gone"])
+        words = (
+            f"this host is not in the network (change {laid.change}): its switches forward nothing "
+            f"of it until it is taken in again (`xenflow host add {self._host}`)"
+        )
+        self._problem(FENCED, words if fenced else "")
+        return fenced
 
     def _own_states(self, cluster: str) -> dict[Cell, StoreRow]:
         """What the store has of switches here, as of changes of that cluster."""

@@ -122,7 +122,8 @@ def refusals(before: Network, after: Network, found: NetworkDifference | None = 
 
     A link's tree may grow and lose branches, but not lie otherwise over a switch: what is under way
     there would be lost.  Ids, and VLAN ids, are not given to somebody else at once: flows that are
-    theirs may be in switches still.
+    theirs may be in switches still.  A tree may lie otherwise where its way led to a switch that
+    goes with its controller: that host is lost, and nothing is under way there.
     """
     if found is None:
         found = compare(before, after)
@@ -189,20 +190,35 @@ def _of_links(before: Network, after: Network, found: Changed) -> Iterator[str]:
                 f"links.{name}: vlan {old.vlan} cannot become {new.vlan} while packets are under "
                 "way: remove the link in one step and add it in the next"
             )
-        yield from _of_tree(old, new)
-
-
-def _of_tree(old: Link, new: Link) -> Iterator[str]:
-    if old.tree is new.tree:
-        return
-    for datapath in old.tree.up.keys() & new.tree.up.keys():
-        was, shall = old.tree.up[datapath], new.tree.up[datapath]
-        if was != shall:
+        for datapath in _lies_otherwise(old, new):
+            was, shall = old.tree.up[datapath], new.tree.up[datapath]
+            if was is not None and _lost(before, after, was.far(datapath).datapath):
+                continue
             yield (
                 f"links.{new.name}: at {datapath} its tree would lie {_way(shall)} and not "
                 f"{_way(was)}: name its `root` ({_root(old)}) and its `cables`, for it to stay "
                 "where it is"
             )
+
+
+def _lies_otherwise(old: Link, new: Link) -> Iterator[str]:
+    """The switches where a link's tree has another way towards its root."""
+    if old.tree is not new.tree:
+        for datapath in old.tree.up.keys() & new.tree.up.keys():
+            if old.tree.up[datapath] != new.tree.up[datapath]:
+                yield datapath
+
+
+def _lost(before: Network, after: Network, datapath: str) -> bool:
+    """Whether a switch, and its controller, are there no more."""
+    gone = datapath not in after.datapaths
+    return gone and before.datapaths[datapath].controller not in after.controllers
+
+
+def turned(before: Network, after: Network) -> list[str]:
+    """The links whose trees lie otherwise over some switch."""
+    both = before.links.keys() & after.links.keys()
+    return [n for n in both if any(_lies_otherwise(before.links[n], after.links[n]))]
 
 
 def _way(cable: Cable | None) -> str:

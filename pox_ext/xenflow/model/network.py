@@ -381,6 +381,12 @@ class Network:
         """The same of each link that has any, in the order of the routers."""
         return by_link(self.routers.values())
 
+    def only(self, controller: str) -> Network:
+        """A controller and its datapaths, with nothing that they carry."""
+        datapaths = {datapath.name: datapath for datapath in self.datapaths_of(controller)}
+        controllers = {controller: self.controllers[controller]}
+        return replace(EMPTY, name=self.name, controllers=controllers, datapaths=datapaths)
+
     def datapaths_of(self, controller: str) -> list[Datapath]:
         """The datapaths a controller looks after."""
         return [d for d in self.datapaths.values() if d.controller == controller]

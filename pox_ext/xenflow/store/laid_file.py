@@ -59,14 +59,16 @@ class LaidFile:
 
     def network(self, laid: LaidRows, described: Network, controller: str) -> Network:
         """The network of rows that were kept here, for a controller of the one that is `described`
-        by a file.
+        by a file.  Where its host has gone from it, the controller alone, which forwards nothing.
 
-        Raises NetworkError where they make none, or one without that controller.
+        Raises NetworkError where they make none, or neither has that controller.
         """
         try:
             network = laid_entries(laid.rows, described, alone=True)
         except NetworkError as error:
             raise self._unusable(str(error)) from None
+        if controller not in network.controllers and controller in described.controllers:
+            return described.only(controller)
         if controller not in network.controllers:
             raise self._unusable(
                 f"there is no controller {controller} in it: its host has gone from the network, "

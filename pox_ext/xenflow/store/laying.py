@@ -7,7 +7,8 @@ by `network_file` once everything a link refers to exists.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import replace
 
 from xenflow.model.network import Cable, Link, Network, Tree
@@ -35,12 +36,13 @@ def lay(network: Network, before: Network | None = None) -> Network:
 def lay_on(network: Network, before: Network) -> Network:
     """The same network, each link that was there `before` with the same wishes on the tree it lay
     on: without the branches whose cables have gone, and with new ones to what it did not reach.
-    Other links are laid by `lay`."""
+    Where its root has gone, it grows from the largest branch that is left.  Other links are laid by
+    `lay`."""
     links = dict(lay(network, before).links)
     kept: dict[tuple[int, tuple[str, ...]], Tree] = {}
     for name, link in network.links.items():
         old = before.links.get(name)
-        if old is None or (old.root, old.cables) != (link.root, link.cables):
+        if old is None or _left(network, old) != (link.root, link.cables):
             continue
         where = id(old.tree), link.cables
         if where not in kept:
@@ -50,10 +52,27 @@ def lay_on(network: Network, before: Network) -> Network:
     return replace(network, links=links)
 
 
+def _left(network: Network, link: Link) -> _Where:
+    """What a link wished, as far as it is there still."""
+    root = link.root if link.root in network.datapaths else ""
+    return root, tuple(cable for cable in link.cables if cable in network.cables)
+
+
+def _rooted(network: Network, tree: Tree) -> Mapping[str, Cable | None]:
+    """The tree's ways to its root, or to another one where that has gone."""
+    root = next((name for name, cable in tree.up.items() if cable is None), "")
+    near = [n for n, c in tree.up.items() if c is not None and c.far(n).datapath == root]
+    left = sorted(name for name in near if name in network.datapaths)
+    if not left or root in network.datapaths:
+        return tree.up
+    behind = Counter(tree.path(name, root)[-2] for name in tree.up if name != root)
+    return {**tree.up, max(left, key=lambda name: behind[name]): None}
+
+
 def _grow_on(network: Network, tree: Tree, cables: tuple[str, ...]) -> Tree:
-    """What is left of a tree, and more; none where its root has gone."""
+    """What is left of a tree, and more; none where nothing is."""
     up: dict[str, Cable | None] = {}
-    ways = list(tree.up.items())
+    ways = list(_rooted(network, tree).items())
     while ways:  # a datapath may stand before the one that its cable leads to
         left: list[tuple[str, Cable | None]] = []
         for name, cable in ways:
