@@ -18,7 +18,9 @@ import zmq
 from bench.components.bench_witness import REPORT
 from bench.open_vswitch import BenchError, OpenVSwitch, end
 from mgmt.client import AskError, Client
+from xenflow.model import management
 from xenflow.routes import messages as m
+from xenflow.routes.feed import Phase
 
 ROOT = Path(__file__).resolve().parents[1]
 MANAGE = "tcp://127.0.0.1:6640"
@@ -221,9 +223,23 @@ class ControllerProcess:
             return
 
     def exported(self) -> list[list[bytes]]:
-        """All messages that carry what it knows of the router, in its order."""
+        """All messages that carry what it knows of the router, in its order: it mirrors them."""
         parts: list[list[bytes]] = []
-        self.client.export(ROUTER, parts.append, timeout_s=30)
+        with zmq.Context.instance().socket(zmq.ROUTER) as mirror:
+            port = mirror.bind_to_random_port("tcp://127.0.0.1")
+            to = {"router": ROUTER, "to": f"tcp://127.0.0.1:{port}"}
+            self.client.request("mirror", **to, on=True)
+            kind = None
+            while kind is not m.RouteMessageType.SNAPSHOT_END:
+                if not mirror.poll(30_000):
+                    raise BenchError("the controller does not mirror what it knows")
+                sender, empty, frame = mirror.recv_multipart()
+                asked = management.parse_request(frame)
+                parts.append(asked.arguments["frames"])
+                kind = m.parse_header(parts[-1]).type
+                answer = management.reply(asked.id, {"phase": Phase.CURRENT.value})
+                mirror.send_multipart([sender, empty, answer])
+            self.client.request("mirror", **to, on=False)
         return parts
 
 

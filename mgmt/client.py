@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import zmq
@@ -153,29 +153,6 @@ class Client:
         answer = self._receive(id, timeout_s)
         log.info("%s: %s: %.0f ms", self.controller, verb, (time.monotonic() - started) * 1000)
         return answer.result
-
-    def export(
-        self, router: str, on_part: Callable[[list[bytes]], object], timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """Hand all that the controller knows of a router to `on_part`, part by part.
-
-        Returns {epoch, seq, routes}.  `timeout_s` is for each part.
-        """
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        id = self._send("export", timeout_s, {"router": router})
-        while True:
-            answer = self._receive(id, timeout_s)
-            frames = self._frames(answer)
-            if frames:
-                on_part(frames)
-            if not answer.more:
-                return {k: v for k, v in answer.result.items() if k not in ("more", "frames")}
-
-    def _frames(self, answer: Answer) -> list[bytes]:
-        try:
-            return management.frames_of(answer.result)
-        except ManagementError as error:
-            raise BadAnswer(self.controller, error) from None
 
     def _send(self, verb: str, timeout_s: float, arguments: Mapping[str, Any]) -> str:
         id = next(self._ids)

@@ -207,7 +207,7 @@ def _routers(
 
 def best_view(router: str, answered: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What the controller nearest to a router says of it (empty where none knows it)."""
-    nearest = ("local", "mirror", "import", "none")
+    nearest = ("local", "mirror", "none")
     views = [
         r
         for answer in answered.values()

@@ -130,7 +130,7 @@ def test_an_answer_that_is_still_to_come_is_waited_for(other: Other) -> None:
         )
         request = other.asked[0]
         begun._waiting = request.id, 0.0
-        begun._answered([b"", mg.part(request.id, [])])
+        begun._answered([b"", mg.part(request.id)])
         assert len(other.asked) == 1
         assert begun._waiting is not None and begun._waiting[1] > 0.0
         begun._answered(other.answer())

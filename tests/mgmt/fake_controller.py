@@ -1,7 +1,7 @@
 """A controller for tests: the real boundary (`xenflow.model.management`), canned answers behind it.
 
-`verbs` maps a verb to a result, or to a function of the request that returns one (or a list of
-parts for an export, or raises ManagementError).  It runs in a thread of its own.
+`verbs` maps a verb to a result, or to a function of the request that returns one (or raises
+ManagementError).  It runs in a thread of its own.
 """
 
 from __future__ import annotations
@@ -71,8 +71,4 @@ class FakeController:
         if behaviour is None:
             raise ManagementError("refused", f"{request.verb}: not in this test", request.id)
         result = behaviour(request) if callable(behaviour) else behaviour
-        if isinstance(result, list):
-            parts = [management.part(request.id, frames) for frames in result]
-            end = {"more": False, "epoch": 1, "seq": 2, "routes": 3}
-            return [*parts, management.reply(request.id, end)]
         return [management.reply(request.id, result)]

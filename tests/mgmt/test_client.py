@@ -107,14 +107,6 @@ def test_all_at_once() -> None:
     assert ask_all({}, "status") == {}
 
 
-def test_an_export_comes_in_parts() -> None:
-    parts = [[b"XFRT", b"\x00" * 70_000], [b"more"]]
-    with FakeController({"export": lambda _: parts}) as source, Client(source.url) as one:
-        got: list[list[bytes]] = []
-        assert one.export("vr1", got.append) == {"epoch": 1, "seq": 2, "routes": 3}
-        assert got == parts
-
-
 def test_a_req_socket_works_too() -> None:
     with (
         FakeController({"status": {"n": 1}}) as controller,

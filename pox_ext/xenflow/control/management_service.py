@@ -79,7 +79,6 @@ class ManagementService:
             "history": partial(self._planner, "history"),
             "undone": partial(self._planner, "undone"),
             "place": moves.place,
-            "export": moves.export,
             "import": moves.take_in,
             "mirror": moves.mirror,
             "ready": moves.ready,

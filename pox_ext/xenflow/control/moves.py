@@ -16,7 +16,6 @@ from xenflow.model.management import ManagementError
 from xenflow.model.network import Router
 from xenflow.openflow import build, parse, wire
 from xenflow.openflow.flow import Flow, FlowError, text
-from xenflow.routes.sender import snapshot_messages
 from xenflow.switch.channel import Answer, NotAnsweredError
 from xenflow.tables import cookies, layout
 
@@ -52,22 +51,6 @@ class Moves:
         self._table.place(placement, names, arguments["in_force"], answer)
         return None
 
-    def export(self, arguments: dict[str, Any], reply: Reply) -> Result:
-        router = self._named.router(arguments["router"])
-        state = self._named.state(router).copy()
-        parts = snapshot_messages(state, router.name)
-
-        def go_on() -> None:  # everybody else has a turn between two parts
-            frames = next(parts, None)
-            if frames is not None:
-                reply.part(frames)
-                self._table.clock.later(0.0, go_on)
-            else:
-                reply.ok(more=False, epoch=state.epoch, seq=state.seq, routes=len(state.routes4))
-
-        go_on()
-        return None
-
     def take_in(self, arguments: dict[str, Any], reply: Reply) -> Result:
         """Answered when there is room for the next: whoever mirrors has one under way."""
         name = self._named.router(arguments["router"]).name
@@ -92,7 +75,7 @@ class Moves:
                 return
             if now - said >= WAITING_S:
                 said = now
-                reply.part([])
+                reply.part()
             self._table.clock.later(LOOK_S, look)
 
         look()

@@ -47,9 +47,9 @@ class Reply:
         self._note("done")
         self._send(mg.reply(self._id, result))
 
-    def part(self, frames: list[bytes]) -> None:
-        """One part of an answer; more follows."""
-        self._send(mg.part(self._id, frames))
+    def part(self) -> None:
+        """The answer is still to come."""
+        self._send(mg.part(self._id))
 
     def refuse(self, code: str, message: str) -> None:
         """It was not done, or not all of it."""

@@ -78,17 +78,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: `result` where `ok`, else `code` and `message`.  `more`: another one follows."""
+    """One answer: `result` where `ok`, else `code` and `message`."""
 
     id: str
     ok: bool
     result: dict[str, Any]
     code: str = ""
     message: str = ""
-
-    @property
-    def more(self) -> bool:
-        return self.result.get("more") is True
 
 
 # --- types of arguments: `read` returns the value the controller works with ----------------------
@@ -354,7 +350,6 @@ VERBS: dict[str, Verb] = {
             "owner": _NAME,
         }
     ),
-    "export": Verb({"router": _NAMED}),
     "import": Verb({"router": _NAMED, "frames": _needed(FRAMES)}),
     "mirror": Verb({"router": _NAMED, "to": _needed(URL), "on": _needed(BOOLEAN), "owner": _NAME}),
     "ready": Verb(_ON_SWITCH),
@@ -558,9 +553,9 @@ def reply(id: str, result: Mapping[str, Any] | None = None) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def part(id: str, frames: list[bytes]) -> bytes:
-    """One part of an export; a `reply` with `more` false closes it."""
-    return reply(id, {"more": True, "frames": FRAMES.write(frames)})
+def part(id: str) -> bytes:
+    """Word that an answer is still to come."""
+    return reply(id, {"more": True})
 
 
 def error_reply(id: str, error: ManagementError) -> bytes:
@@ -600,15 +595,3 @@ def parse_answer(frame: bytes) -> Answer:
     if not isinstance(code, str) or not isinstance(message, str):
         raise ManagementError("malformed", "expected error with code and message", id)
     return Answer(id, False, {}, code, message)
-
-
-def frames_of(part: Mapping[str, Any]) -> list[bytes]:
-    """The frames of one part of an export.
-
-    Raises ManagementError (malformed) where they are not an array of base64 texts.
-    """
-    try:
-        frames: list[bytes] = FRAMES.read(part.get("frames", []))
-    except ValueError as error:
-        raise ManagementError("malformed", f"frames: expected {FRAMES.expected}: {error}") from None
-    return frames
