@@ -7,6 +7,7 @@ management addresses, so the command works the same on every node.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,15 +158,21 @@ class ManagementSession:
 
 def learn(network: Network, timeout_s: float) -> tuple[Network, int]:
     """The network as it is now, where it lives in a store, and the number of the change that it is
-    as of: of the controllers that the file names one that knows the latest says it.  Where none
-    says it, the file's."""
+    as of: of the controllers that the file names one that knows the latest says it.  Where they
+    follow several clusters, as after a store was made anew, that which most follow counts, whatever
+    the numbers of the others.  Where none says it, the file's."""
     if not network.store:
         return network, 0
     urls = {name: c.manage for name, c in network.controllers.items()}
     known, _ = parted(ask_all(urls, "network", timeout_s=timeout_s, rows=False))
     numbers = {name: answer.get("change") for name, answer in known.items()}
     knowing = {name: number for name, number in numbers.items() if isinstance(number, int)}
-    for name in sorted(knowing, key=lambda name: -knowing[name]):
+    follow = Counter(str(known[name].get("cluster")) for name, number in knowing.items() if number)
+
+    def rank(name: str) -> tuple[int, int]:
+        return -follow[str(known[name].get("cluster"))], -knowing[name]
+
+    for name in sorted(knowing, key=rank):
         answer = ask_all({name: urls[name]}, "network", timeout_s=timeout_s)[name]
         try:
             if not isinstance(answer, AskError) and knowing[name]:

@@ -401,6 +401,24 @@ def test_an_older_copy_of_the_store_is_not_followed(rig: Rig) -> None:
     assert rig.problems.of() == [] and rig.network == SMALL
 
 
+@pytest.mark.parametrize("last", [2, 3])
+def test_nor_is_an_older_copy_that_was_changed_since(rig: Rig, last: int) -> None:
+    """Its number is as high again, or higher."""
+    rig.write(LARGE, 1)
+    copy = {table: dict(rows) for table, rows in rig.database.tables.items()}
+    rig.write(SMALL, 2)
+    rig.database.tables = copy
+    rig.follower = rig.start()
+    other = network_file.parse(MORE.replace("links.more", "links.new").replace("77", "78"), "a")[0]
+    rig.write(replace(other, links=LARGE.links | {"new": other.links["new"]}), last)
+    (words,) = rig.problems.of()
+    assert words.startswith("the store has Laid_Link more as of change 1, and a later change of it")
+    assert rig.network == SMALL
+    (rig.folder / "laid.json").unlink()  # as it says
+    rig.follower = rig.start()
+    assert rig.problems.of() == [] and rig.network.links.keys() >= {"new", "more"}
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "laid.json").write_text('{"rows": 5}')
     with pytest.raises(NetworkError, match="laid.json: .*: move it away"):

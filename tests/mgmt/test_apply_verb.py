@@ -103,9 +103,9 @@ def test_who_says_what_cannot_be_read_hides_nobody(monkeypatch: pytest.MonkeyPat
         for table, found in laid(grown).items()
     }
     told: dict[str, Any] = {
-        "edge": {"change": 3, "rows": 5},
+        "edge": {"cluster": "one", "change": 3, "rows": 5},
         "host-a": to_json(LaidRows("one", 2, rows)),
-        "host-b": {"change": 1, "rows": {}},
+        "host-b": {"cluster": "one", "change": 1, "rows": {}},
         "gone": Unreachable("gone", "tcp://gone:1", "silent"),
         "other": {"change": "no number"},
     }
@@ -121,3 +121,28 @@ def test_who_says_what_cannot_be_read_hides_nobody(monkeypatch: pytest.MonkeyPat
     assert (found.links, change) == (grown.links, 2)
     # All are asked for the number, for the rows only who knows the latest change, one by one.
     assert asked == [([*told], False), (["edge"], True), (["host-a"], True)]
+
+
+def test_what_most_follow_counts_whatever_the_number_of_another_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One controller was not told that the store was made anew, where numbers began again."""
+    text = PAPER.read_text().replace('name = "paper"', 'name = "paper"\nstore = ["unix:/x"]')
+    network = network_file.parse(text, "paper.toml")[0]
+    grown = network_file.parse(text + "\n[links.more]\nid = 77\nvlan = 177\n", "paper.toml")[0]
+
+    def said(cluster: str, change: int, of: Any) -> dict[str, Any]:
+        rows = {
+            table: {key: {**row, "change": change, "gone": False} for key, row in found.items()}
+            for table, found in laid(of).items()
+        }
+        return to_json(LaidRows(cluster, change, rows))
+
+    told = {
+        "edge": said("old", 40, network),
+        "host-a": said("new", 1, network),
+        "host-b": said("new", 2, grown),
+    }
+    monkeypatch.setattr("mgmt.session.ask_all", lambda urls, *_, **__: {n: told[n] for n in urls})
+    found, change = learn(network, 1.0)
+    assert (found.links, change) == (grown.links, 2)

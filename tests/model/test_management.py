@@ -199,6 +199,15 @@ def test_frames_must_be_base64() -> None:
         m.parse_request(json.dumps(raw).encode())
 
 
+@pytest.mark.parametrize("verb", ["apply", "reload"])
+def test_a_network_file_may_be_large(verb: str) -> None:
+    """That of 10,000 links has more than 1 MiB."""
+    text = "x" * (3 << 20)
+    assert m.parse_request(m.request(verb, "1", text=text)).arguments["text"] == text
+    with pytest.raises(m.ManagementError, match="at most 16777216"):
+        m.request(verb, "1", text=text * 6)
+
+
 def test_only_an_import_may_be_large() -> None:
     large = [b"\x00" * (1 << 20)] * 3
     assert (

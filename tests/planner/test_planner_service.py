@@ -80,12 +80,13 @@ class Rig:
         self.database = MemoryDatabase()
         self.loop = Loop()
         self.now = 100.0
+        self.today = 1e9
         self.answers: list[dict[str, Any]] = []
 
     def planner(self, name: str = "a", first: str = "") -> tuple[PlannerService, FaultyStore]:
         store = FaultyStore(self.database, self.loop.post, PLANNER)
         made = PlannerService(
-            store, f"tcp://{name}:1", lambda: self.now, lambda: 1e9 + self.now, first
+            store, f"tcp://{name}:1", lambda: self.now, lambda: self.today + self.now, first
         )
         self.settle(made)
         return made, store
@@ -285,10 +286,10 @@ def test_what_cannot_be_written_or_read_ends_no_planner(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("cluster", "since", "words"),
     [
-        ("memory", 1, "somebody else changed the network (change 2, you looked at 1)"),
+        ("memory", 1, "somebody else has changed the network: change 2 by ada, links +more: look"),
         ("memory", 9, "controllers are at change 9, and the store is at 2"),
         ("other", 2, "controllers follow cluster other, and this planner's store is memory"),
-        ("", 0, "somebody else changed the network (change 2, you looked at 0)"),
+        ("", 0, "network: change 2 by ada, links +more; change 1 by planner: look"),
     ],
 )
 def test_what_was_not_looked_at_is_not_changed(
@@ -580,9 +581,35 @@ def test_a_change_of_what_is_no_longer_the_last_is_refused(rig: Rig) -> None:
     assert rig.ask(planner, MORE)["change"] == 2
     refused = rig.ask(planner, TEXT, cluster="memory", since=1)["error"]
     assert refused["message"].startswith(
-        "somebody else changed the network (change 2, you looked at 1)"
+        "somebody else has changed the network: change 2 by ada, links +more: look at"
     )
     assert rig.laid().links.keys() == {"left", "right", "more"}
+
+
+def test_who_has_looked_before_others_changed_is_told_what_they_did(rig: Rig) -> None:
+    """The last of it by name."""
+    planner, _ = rig.planner(first=str(PAPER))
+    for text in (MORE, TEXT, MORE, TEXT):
+        assert rig.ask(planner, text)["ok"]
+    refused = rig.ask(planner, MORE, cluster="memory", since=1)["error"]
+    assert refused["message"] == (
+        "somebody else has changed the network: change 5 by ada, links -more; change 4 by ada, "
+        "links +more; change 3 by ada, links -more; and 1 before: look at what it is now, and "
+        "apply again"
+    )
+
+
+@pytest.mark.parametrize("today", [0.0, -1e9, 4e9])
+def test_a_clock_that_jumps_changes_nothing_but_the_date(rig: Rig, today: float) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE, confirm_s=5)["change"] == 2
+    rig.today = today - rig.now
+    rig.settle(planner, for_s=3.0)
+    assert rig.changes()[2]["state"] == "laid"
+    assert rig.confirm(planner)["ok"]
+    assert rig.ask(planner, TEXT)["change"] == 3
+    first = rig.look(planner, "history")["changes"][0]
+    assert first["number"] == 3 and abs(first["when"] - max(0, today)) < 60
 
 
 def test_what_is_written_as_a_file_is_no_change(rig: Rig) -> None:

@@ -164,14 +164,30 @@ class StoreFollower:
 
     def _is_older(self, number: int, cluster: str) -> bool:
         """Whether the store is behind what was followed, as one is that was put back from a copy:
-        its numbers mean other changes then."""
-        older = cluster == self._laid.cluster and number < self._laid.change
-        words = (
-            f"the store is at change {number}, and {self._laid.change} was followed: it is an "
-            f"older copy, and not followed; move {self._file.path} away and restart, and it is"
-        )
-        self._problem(OLDER, words if older else "")
-        return older
+        its numbers mean other changes then.  Where it has come as far again since, or further, a
+        row gives it away that is of an earlier change than it was."""
+        words = ""
+        if cluster == self._laid.cluster:
+            if number < self._laid.change:
+                words = f"the store is at change {number}, and {self._laid.change} was followed"
+            elif what := next(self._earlier(), ""):
+                words = f"the store has {what}, and a later change of it was followed"
+        if words:
+            words = (
+                f"{words}: it is an older copy, and not followed; move {self._file.path} away and "
+                "restart, and it is"
+            )
+        self._problem(OLDER, words)
+        return bool(words)
+
+    def _earlier(self) -> Iterator[str]:
+        """What the store has as of an earlier change than was followed."""
+        for table in LAID:
+            followed = self._laid.rows.get(table, {})
+            for row in self._rows.get(table, {}).values():
+                known = followed.get((row["name"],))
+                if known is not None and _number(known["change"]) > _number(row["change"]):
+                    yield f"{table} {row['name']} as of change {row['change']}"
 
     def _follow(self) -> None:
         """Where the rows make a network keep them, then let the network be it."""
@@ -304,3 +320,7 @@ class StoreFollower:
         there = [row["placement"] for row in self._rows.get("Placement", {}).values()]
         yield from observed.placements(self._table.network, known, there)
         yield from observed.migrations(self._leases)
+
+
+def _number(cell: Cell) -> int:
+    return cell if isinstance(cell, int) else 0

@@ -27,10 +27,11 @@ from xenflow.model.values import BOOLEAN, UnfitError, Value, of_type, seconds, t
 VERSION = 1
 
 MAX_REQUEST = 1 << 20
-"""Octets of a request, of any verb but `import`, `write-flows` and `write-held`."""
+"""Octets of a request, of any verb but those of which `MAX_IMPORT` speaks."""
 
 MAX_IMPORT = 16 << 20
-"""Octets of one part of an import, of one `write-flows` and one `write-held`."""
+"""Octets of one part of an import, of one `write-flows` and one `write-held`, and of a request
+that brings a network file (`apply`, `reload`)."""
 
 MAX_ANSWER = 32 << 20
 """Octets of an answer; a client refuses to receive more."""
@@ -40,7 +41,7 @@ MAX_NAME = 63
 MAX_PORT = 0xFEFF
 """The highest number of a switch's port (OFPP_MAX, less one; OpenFlow 1.0, section 5.2.1)."""
 
-_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held))"')
+_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held)|apply|reload)"')
 _MARK_WITHIN = 512
 """A frame over MAX_REQUEST is only parsed if it says this early that it is one that may be."""
 
@@ -212,6 +213,7 @@ def _record(fields: dict[str, Argument]) -> Callable[[Any], dict[str, Any]]:
 
 NAME = Value(f"a name of 1 to {MAX_NAME} characters", _name)
 TEXT = Value("text", lambda value: _is_text(value, MAX_REQUEST))
+FILE = Value("the text of a network file", lambda value: _is_text(value, MAX_IMPORT))
 OBJECT = Value("an object", _object)
 ADDRESS4 = Value("an IPv4 address", lambda value: str(ipaddress.IPv4Address(_is_text(value, 64))))
 DESTINATION = Value("an address, or a prefix without host bits", _destination)
@@ -324,11 +326,11 @@ VERBS: dict[str, Verb] = {
         _trace_has_one_start,
     ),
     "rules": Verb({"datapath": _NAME}),
-    "reload": Verb({"dry_run": _FLAG, "text": Argument(TEXT)}),
+    "reload": Verb({"dry_run": _FLAG, "text": Argument(FILE)}),
     "network": Verb({"rows": Argument(BOOLEAN, default=True)}),
     "apply": Verb(
         {
-            "text": _needed(TEXT),
+            "text": _needed(FILE),
             "file": Argument(NAME, default="the file"),
             "dry_run": _FLAG,
             "cluster": Argument(TEXT, default=""),

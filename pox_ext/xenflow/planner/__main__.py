@@ -19,7 +19,7 @@ from typing import Any
 
 import zmq
 
-from xenflow.model.management import MAX_REQUEST
+from xenflow.model.management import MAX_IMPORT
 from xenflow.planner.service import PlannerService
 from xenflow.store.ovsdb_store import OvsdbStore
 from xenflow.store.schema import PLANNER
@@ -89,7 +89,7 @@ def main(words: Sequence[str] | None = None) -> int:
     sock = context.socket(zmq.ROUTER)
     sock.linger = 0
     sock.ipv6 = True
-    sock.maxmsgsize = MAX_REQUEST
+    sock.maxmsgsize = MAX_IMPORT
     try:
         sock.bind(asked.listen)
     except zmq.ZMQError as error:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xenflow.model.difference import NetworkDifference, compare, refusals
+from xenflow.model.difference import SIGNS, NetworkDifference, compare, refusals
 from xenflow.model.network import EMPTY, PARTS, Network, NetworkError, Router
 from xenflow.model.placement import Placement
 from xenflow.model.succession import in_terms_of
@@ -66,6 +66,8 @@ WATCHED = (
 )
 KEPT_CHANGES = 100
 """How many changes are kept for people to look at."""
+NAMED_CHANGES = 3
+"""How many of them are told to who has looked before they were made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +345,22 @@ class Book:
             }
             for row in sorted(rows, key=lambda row: -_whole(row["number"]))
         ]
+
+    def words_since(self, number: int) -> str:
+        """What others have changed after the change of that number, and who they are."""
+        later = [one for one in self.history() if one["number"] > number]
+        told = [
+            f"change {one['number']} by {one['by'] or 'somebody'}"
+            + "".join(
+                f", {part} " + " ".join(f"{SIGNS[way]}{name}" for way in ways for name in ways[way])
+                for part, ways in one["changed"].items()
+            )
+            for one in later[:NAMED_CHANGES]
+        ]
+        more = [f"and {len(later) - len(told)} before"] if len(later) > len(told) else []
+        if not told and self.change > number:
+            return f"change {self.change}, you looked at {number}"
+        return "; ".join((*told, *more)) or "at the same time"
 
     def undone(self, number: int) -> str:
         """The text of a network file with one change undone.

@@ -45,7 +45,7 @@ FILL_S = ANSWER_S + 1.0
 QUEUE = 64
 """Requests that wait at most."""
 
-_OTHERS_CHANGE = "somebody else changed the network"
+_OTHERS_CHANGE = "somebody else has changed the network"
 _LOOK = "look at what it is now, and apply again"
 _NEW = (
     "nothing was changed; was it made anew, or put back from a copy?  Controllers take what it has "
@@ -72,8 +72,8 @@ class _AskedChange:
     """Whether an outcome is awaited."""
     puts_back: bool = False
     """Whether it puts back what was not confirmed."""
-    refusal: str = f"{_OTHERS_CHANGE} at the same time: {_LOOK}"
-    """Why it is not made, where it is not."""
+    refusal: str = ""
+    """Why it is not made, where it is not; empty: others changed the network at the same time."""
 
     def refuse(self, code: str, words: str) -> None:
         """Answer that it is not done, or not known to be."""
@@ -351,7 +351,7 @@ class PlannerService:
                 arguments["text"],
                 arguments["file"],
                 asked.request.by,
-                int(self._today()),
+                max(0, int(self._today())),
                 self._lease.fence(),
                 round(arguments["confirm_s"] or 0),
                 asked.puts_back,
@@ -385,7 +385,7 @@ class PlannerService:
         elif since > here:
             words = f"controllers are at change {since}, and the store is at {here}: {_NEW}"
         elif since < here:
-            words = f"{_OTHERS_CHANGE} (change {here}, you looked at {since}): {_LOOK}"
+            words = f"{_OTHERS_CHANGE}: {self._book.words_since(since)}: {_LOOK}"
         else:
             return
         raise NetworkError(words)
@@ -425,7 +425,8 @@ class PlannerService:
         proposal = asked.proposal
         assert proposal is not None
         if not made:
-            asked.refuse("refused", asked.refusal)
+            others = self._book.words_since(proposal.number - 1)
+            asked.refuse("refused", asked.refusal or f"{_OTHERS_CHANGE}: {others}: {_LOOK}")
             return
         dry = asked.request.arguments["dry_run"]
         if proposal.number and not dry:
