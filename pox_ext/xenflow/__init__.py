@@ -48,6 +48,7 @@ def launch(
     --xenstore=PATH    xenstored's socket, where the hypervisor is Xen (default:
                        /run/xenstored/socket)
     --store=SERVERS    follow the store at these servers, with commas between them: unix:PATH,
+                       ssl:ADDRESS:PORT (the file's `tls` names the certificates), on the loopback
                        tcp:ADDRESS:PORT (default: as the file says; needs --state)
     """
     path = _network_file(network)
@@ -63,7 +64,7 @@ def launch(
 
     from xenflow.control import router_sockets
     from xenflow.control.component import Component
-    from xenflow.store.network_file import load
+    from xenflow.store.network_file import is_open, load
     from xenflow.store.transaction import StoreMistakeError
     from xenflow.vm.xenstore import socket_path
 
@@ -79,6 +80,8 @@ def launch(
         log.warning("placements are not kept over a restart (--state=DIR)")
     options: StoreOptions | None = None
     remotes = tuple(store.split(",")) if store else described.store
+    if store and any(map(is_open, remotes)):
+        _stop(f"--store={store}: expected ssl:, or tcp: on the loopback", USAGE_ERROR)
     if remotes:
         described, options = _stored(described, name, remotes, state)
     version = getattr(core, "version_string", "POX")
@@ -95,7 +98,7 @@ def launch(
             options,
         )
     except StoreMistakeError as error:
-        _stop(f"--store: {error}", USAGE_ERROR)
+        _stop(f"the store: {error}", USAGE_ERROR)
     except (OSError, zmq.ZMQError) as error:
         _stop(
             f"management: cannot listen on {url}: {error.strerror or error}: "
@@ -109,6 +112,7 @@ def _stored(
 ) -> tuple[Network, StoreOptions]:
     """The network as the store last laid it, and what to follow the store with."""
     from xenflow.control.component import StoreOptions
+    from xenflow.store.certificates import Certificates
     from xenflow.store.laid_file import LaidFile
 
     if not state:
@@ -122,7 +126,8 @@ def _stored(
             network = file.network(laid, network, controller)
     except NetworkError as error:
         _stop(str(error))
-    return network, StoreOptions(remotes, file, laid)
+    tls = Certificates(Path(network.tls)) if network.tls else None
+    return network, StoreOptions(remotes, file, laid, tls)
 
 
 def switches_connect_to(network: str, controller: str) -> tuple[str, int]:

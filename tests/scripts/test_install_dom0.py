@@ -77,6 +77,7 @@ def test_usage() -> None:
         ["--join-store", "192.0.2.2"],
         ["--at", "192.0.2.1"],
         ["--create-store", "192.0.2.2", "--at", "192.0.2.1"],
+        ["--create-store", "192.0.2.2", "--tls"],
     ],
 )
 def test_half_a_store_is_no_store(words: list[str]) -> None:
@@ -97,8 +98,17 @@ def test_a_member_of_a_store_is_made_as_the_commands_do(tmp_path: Path) -> None:
         _, command = lines[0].split(" -m xenflow.store ")
         asked = store_parser().parse_args(command.split())
         assert asked.folder == Path("/var/lib/xenflow/store")
-        assert asked.member == f"tcp:{words[1]}:6644"
-        assert getattr(asked, "others", []) == [f"tcp:{each}:6644" for each in words[3:]]
+        assert asked.member == f"ssl:{words[1]}:6644"
+        assert getattr(asked, "others", []) == [f"ssl:{each}:6644" for each in words[3:]]
+
+
+def test_a_store_of_several_machines_needs_certificates(tmp_path: Path) -> None:
+    """Nothing is done before that is known."""
+    (tmp_path / "key.pem").touch()
+    done = run("--create-store", "192.0.2.1", "--no-packages", "--tls", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{tmp_path}/certificate.pem is not there" in done.stderr
+    assert run("--tls", "certificates").returncode == 2
 
 
 def test_a_dry_run_says_everything_and_does_nothing() -> None:
@@ -183,7 +193,7 @@ def test_a_host_becomes_a_member_of_a_store_once(tmp_path: Path) -> None:
     """,
     )
     assert said.count("tcp:127.0.0.1:6644") == 2 and said.count("as it is") == 1, said
-    assert 'XENFLOW_STORE="--listen tcp:127.0.0.1:6643"' in said
+    assert 'XENFLOW_STORE="--listen tcp:127.0.0.1:6643 "' in said
     assert 'XENFLOW_PLANNER="--listen tcp://127.0.0.1:6651"' in said
     assert "and listens at unix:/var/lib/xenflow/store/db.sock tcp:127.0.0.1:6643" in said
     assert said.count("status 1") == 1 and said.count("/opt/xenflow/pox.py") == 1, said

@@ -207,3 +207,14 @@ def test_a_text_too_deep_has_some_lines() -> None:
 @given(st.text())
 def test_any_text_has_some_lines(text: str) -> None:
     locate(text)
+
+
+def test_a_store_without_tls_is_the_labs_or_the_machines_own() -> None:
+    there = 'store = ["tcp:10.0.0.1:6643"]'
+    text = GOOD.replace("[network]", f"[network]\n{there}")
+    with pytest.raises(NetworkError, match='expected "ssl:10.0.0.1:6643", and certificates'):
+        parse(text, "f")
+    assert parse(text + "\n[lab]\n", "f")[0].store == ("tcp:10.0.0.1:6643",)
+    assert parse(text.replace("10.0.0.1:6643", "127.0.0.1:6643"), "f")[0].tls == ""
+    by_tls = text.replace(there, 'store = ["ssl:10.0.0.1:6643"]\ntls = "/etc/xenflow/tls"')
+    assert parse(by_tls, "f")[0].tls == "/etc/xenflow/tls"

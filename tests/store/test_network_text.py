@@ -34,7 +34,8 @@ def test_every_key_is_written() -> None:
     text = """
 [network]
 name = "caf\\u00e9"
-store = ["tcp:[::1]:6643", "unix:/run/db.sock"]
+store = ["tcp:[::1]:6643", "unix:/run/db.sock", "ssl:10.0.0.1:6643"]
+tls = "/etc/xenflow/tls"
 [controllers."a.b"]
 openflow = "[::1]:6633"
 manage = "tcp://localhost:6640"

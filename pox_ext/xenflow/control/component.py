@@ -35,6 +35,7 @@ from xenflow.model.network import DatapathKind, Network, NetworkError, Pipeline
 from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.store import network_file
+from xenflow.store.certificates import Certificates
 from xenflow.store.laid_file import LaidFile, LaidRows
 from xenflow.store.ovsdb_store import OvsdbStore
 from xenflow.store.schema import Role, StoreWriter
@@ -55,12 +56,13 @@ PORT_DELETED = 1
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """Which store a controller follows: its servers (`unix:PATH`, `tcp:ADDRESS:PORT`), and where
-    it keeps what they said, with what is there."""
+    """Which store a controller follows: its servers (as for `OvsdbStore`), where it keeps what they
+    said, with what is there, and with what it speaks TLS."""
 
     remotes: tuple[str, ...]
     file: LaidFile
     laid: LaidRows | None
+    tls: Certificates | None = None
 
 
 class Component:
@@ -399,7 +401,7 @@ class Component:
         laid = options.laid
         writer = StoreWriter(Role.CONTROLLER, controller)
         cluster = laid.cluster if laid is not None else ""
-        self._store = OvsdbStore(options.remotes, core.call_later, writer, cluster)
+        self._store = OvsdbStore(options.remotes, core.call_later, writer, cluster, tls=options.tls)
         file, become = options.file, self._become
         return StoreFollower(self._store, controller, file, laid, self.table, become, leases)
 

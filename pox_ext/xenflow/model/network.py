@@ -278,6 +278,7 @@ class Network:
     (`xenflow.store.network_file` has checked that).
 
     store  the servers of the store that it lives in, where it lives in one
+    tls    the folder with the certificates for those, on each machine; empty: none
     """
 
     name: str
@@ -287,6 +288,7 @@ class Network:
     links: dict[str, Link]
     routers: dict[str, Router]
     store: tuple[str, ...] = field(default=(), compare=False)
+    tls: str = field(default="", compare=False)
 
     @cached_property
     def digest(self) -> str:

@@ -28,7 +28,11 @@ def changed_with(network: Network, **entries: Mapping[str, Any]) -> Network:
     None takes one away.  A link that comes, or lies otherwise, brings its tree."""
     given: dict[str, Mapping[str, Any]] = {**{part: {} for part in PARTS}, **entries}
     made = {part: _with(getattr(network, part), entries) for part, entries in given.items()}
-    return _succeed(network, Network(network.name, **made, store=network.store), given)
+    return _succeed(network, _made(network, made), given)
+
+
+def _made(of: Network, parts: dict[str, Any]) -> Network:
+    return Network(of.name, **parts, store=of.store, tls=of.tls)
 
 
 def _with(old: Entries, entries: Mapping[str, Any]) -> Entries:
@@ -57,7 +61,7 @@ def in_terms_of(before: Network, after: Network) -> Network:
     """A network equal to `after`, and in its order, of what `before` has wherever that is equal."""
     made = {part: _in_terms_of(getattr(before, part), getattr(after, part)) for part in PARTS}
     other = {part: _others(getattr(before, part), entries) for part, entries in made.items()}
-    return _succeed(before, Network(after.name, **made, store=after.store), other)
+    return _succeed(before, _made(after, made), other)
 
 
 def _in_terms_of(old: Entries, new: Entries) -> Entries:

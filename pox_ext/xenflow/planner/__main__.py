@@ -67,7 +67,8 @@ def main(words: Sequence[str] | None = None) -> int:
         metavar="REMOTE",
         action="append",
         required=True,
-        help="a server of the store, unix:PATH or tcp:ADDRESS:PORT; may be repeated",
+        help="a server of the store, unix:PATH or tcp:ADDRESS:PORT; may be repeated.  By TLS a "
+        "server lets nobody write what a planner writes: it runs beside a member",
     )
     parser.add_argument(
         "--listen", metavar="URL", required=True, help="tcp://ADDRESS:PORT, where it is asked"

@@ -112,6 +112,7 @@ def parse(
     _check_references(document, found)
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
+    _check_store(document, tables, found["network"].get("store", []))
     lab = tables.get("lab", {})
     if document.wrong:
         network = _sketch(found)
@@ -251,9 +252,15 @@ def _subnet(value: Any) -> str:
 
 def _server(value: Any) -> str:
     kind, _, rest = text_of(value).partition(":")
-    if kind == "tcp":
+    if kind in ("tcp", "ssl"):
         _openflow(rest)
     elif kind != "unix" or not rest:
+        raise UnfitError
+    return str(value)
+
+
+def _folder(value: Any) -> str:
+    if not text_of(value).startswith("/"):
         raise UnfitError
     return str(value)
 
@@ -276,11 +283,14 @@ _END = Value(
 )
 _INTERFACE = Value(f"an interface name of at most {MAX_INTERFACE_NAME} characters", _interface_name)
 
-_SERVER = Value('"unix:PATH" or "tcp:ADDRESS:PORT" of a server of the store', _server)
+_SERVER = Value(
+    '"ssl:ADDRESS:PORT", "tcp:ADDRESS:PORT" or "unix:PATH" of a server of the store', _server
+)
 
 _NETWORK = {
     "name": _Field(Value("the network's name", _filled_text), needed=True),
     "store": _Field(_ListOf(_SERVER, "an array of the store's servers")),
+    "tls": _Field(Value('a folder, "/..."', _folder)),
 }
 
 _CONTROLLER = {
@@ -435,6 +445,30 @@ def _read_list(document: Document, path: Path, value: Any, wanted: _ListOf) -> l
 
 
 # --- what must hold between values ---------------------------------------------------------------
+
+
+def is_open(server: str) -> bool:
+    """Whether a server of a store is reached without TLS and from other machines, so that whoever
+    reaches it may change everything."""
+    kind, _, rest = server.partition(":")
+    try:
+        return kind == "tcp" and not ip_address(_openflow(rest)[0]).is_loopback
+    except ValueError:
+        return False  # none that anybody reaches
+
+
+def _check_store(document: Document, tables: dict[str, Any], servers: list[str | None]) -> None:
+    """The lab's namespaces are one machine."""
+    for number, server in enumerate(servers):
+        if server is None:
+            continue
+        where = ("network", "store", number)
+        if is_open(server) and "lab" not in tables:
+            expected = f'"ssl{server[3:]}", and certificates (tls): it is no loopback address'
+            document.mistake(where, f'"{server}"', expected)
+        elif server.startswith("ssl:") and "tls" not in tables["network"]:
+            expected = 'tls = "FOLDER" beside it, with key.pem, certificate.pem and ca.pem'
+            document.mistake(where, f'"{server}"', expected)
 
 
 def _ports(found: Found) -> Iterable[tuple[Path, End]]:
@@ -622,6 +656,7 @@ def _build(found: Found) -> Network:
         links={n: _build_link(n, link) for n, link in found["links"].items()},
         routers={n: _build_router(n, r) for n, r in found["routers"].items()},
         store=tuple(found["network"].get("store", ())),
+        tls=found["network"].get("tls", ""),
     )
 
 

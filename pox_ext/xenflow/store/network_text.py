@@ -32,6 +32,8 @@ def to_text(network: Network) -> str:
     head: dict[str, Any] = {"name": network.name}
     if network.store:
         head["store"] = list(network.store)
+    if network.tls:
+        head["tls"] = network.tls
     cables = {cable.name: [str(cable.a), str(cable.b)] for cable in network.cables.values()}
     return "\n".join(
         [
