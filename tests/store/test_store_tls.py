@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -194,6 +195,26 @@ def test_members_join_by_tls_and_much_is_read(site: Site, tmp_path: Path) -> Non
     finally:
         second.leave()
         second.stop()
+
+
+def test_renewed_certificates_need_no_restart(tmp_path: Path) -> None:
+    """Here of another authority, on both sides."""
+    site = Site(tmp_path)
+    store = site.store(StoreWriter(Role.CONTROLLER, "a"), tls := site.authority.signs("a"))
+    try:
+        site.loop.run(lambda: store.state().connected)
+        later = Authority(tmp_path, "later")
+        for old, new in ((site.server.tls, later.signs("member")), (tls, later.signs("a"))):
+            assert old is not None
+            for name in ("key.pem", "certificate.pem", "ca.pem"):
+                shutil.copy(new.folder / name, old.folder / name)
+        fresh = site.store(StoreWriter(Role.CONTROLLER, "a"), tls)
+        site.loop.run(lambda: fresh.state().connected, 10)
+        assert store.state().connected, "who was connected stays so"
+    finally:
+        for each in site.stores:
+            each.close()
+        site.server.stop()
 
 
 @pytest.mark.parametrize(
