@@ -9,8 +9,12 @@ Every effect goes through the lease (`ask`, and `check` for a hypervisor, which 
 is refused when somebody else has taken over: one that was stopped meanwhile (Ctrl-Z, an ssh that
 hung) does no harm when it goes on.  What is done was planned before the lease was held; so whoever
 gives it says where the router is by now, and a plan made for another place is refused.  A
-controller that was restarted has forgotten the lease; it is told again as long as nobody can have
-taken over.
+controller that was restarted knows it still.  One that keeps nothing, or is of the release before,
+has forgotten it; it is told again as long as nobody can have taken over.
+
+Owners are in an order: each one's *term* is higher than any that the controllers concerned knew
+when it took the lease.  All of them keep it on disk before the first effect, and refuse a lower
+one.
 
 Called by `migrate`, by `planning` while it clears up what an interrupted migration left, and by the
 verb `mode`.
@@ -23,6 +27,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from mgmt.at_once import at_once
@@ -79,6 +84,8 @@ class RouterLease:
         )
         self.router = router
         self.owner = _owner()
+        self._terms: dict[str, int] = {}
+        """By controller; those of the release before know none."""
         self._about: dict[str, Any] = {"router": router, "owner": self.owner}
         self._entry = entry
         self._instances: dict[str, str] = {}
@@ -93,6 +100,7 @@ class RouterLease:
         try:
             self._lock(first)  # of two that want it, the first controller decides
             at_once(self._lock, others)
+            self._agree()
             self._refuse_moved()
         except BaseException:
             # Also where the answer was late, or not waited for: it may have been given.
@@ -109,7 +117,18 @@ class RouterLease:
         more = [n for n in dict.fromkeys(controllers) if n not in self._controllers]
         self._controllers = [*self._controllers, *more]  # given back also where an answer is late
         at_once(self._lock, more)
+        self._agree()
         self._refuse_moved()
+
+    def _agree(self) -> None:
+        """Every controller gets the highest term that one of them has given."""
+        behind = [name for name, term in self._terms.items() if term < self.term]
+        at_once(partial(self._lock, raises=True), behind)
+
+    @property
+    def term(self) -> int:
+        """0 before it is held, and where all controllers are of the release before."""
+        return max(self._terms.values(), default=0)
 
     def keep_journal_at(self, controllers: Iterable[str]) -> None:
         """From now on only these keep the journal."""
@@ -178,9 +197,15 @@ class RouterLease:
             if isinstance(error, LostError) or (error is not None and needed):
                 raise error
 
-    def _lock(self, name: str) -> None:
+    def _lock(self, name: str, raises: bool = False) -> None:
+        """Take it at a controller, or, where it is held, raise its term."""
         asked_at = time.monotonic()
-        answer = self._ask(name, "lock", lease_s=LEASE_S, entry=self._entry, **self._about)
+        about = self._about | ({} if raises else {"entry": self._entry})
+        if name in self._terms:
+            about["term"] = self.term
+        answer = self._ask(name, "lock", lease_s=LEASE_S, **about)
+        if "term" in answer:
+            self._terms[name] = answer["term"]
         self._instances[name] = answer.get("instance", "")
         self._versions |= answer.get("versions", {})  # none where it is of the release before
         self._held_at = max(self._held_at, asked_at)
@@ -224,7 +249,9 @@ class RouterLease:
         deadline = time.monotonic() + LEASE_S
         while not self._over.is_set():
             try:
+                self._terms.pop(name, None)  # somebody may have had it there and given it back
                 self._lock(name)
+                self._agree()
                 return
             except Refused as error:
                 if time.monotonic() > deadline or not self._held_elsewhere(name):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
 from xenflow.control.leases import Leases, LockedError
+from xenflow.store.line_file import StateError
 
 MOVE = {"migration": {"from": "host-a", "to": "host-b", "mode": "report"}}
 
@@ -145,3 +149,77 @@ def test_the_log_says_who_moves_what_from_where(caplog: pytest.LogCaptureFixture
         "vr1: root@node-8:5 ends",
     ]
     assert "with more to be done" in said[1]
+
+
+def test_a_lease_outlives_its_controller(tmp_path: Path) -> None:
+    now = 100.0
+    leases = Leases(lambda: now, tmp_path)
+    leases.take("vr1", "me", 10.0, MOVE)
+    leases.note("vr1", "me", None, {"effect": "one"})
+    now = 5.0  # another process counts from elsewhere
+    leases = Leases(lambda: now, tmp_path)
+    leases.check("vr1", "me")
+    with pytest.raises(LockedError, match=r"\(report\) is under way, for 0 s now, by me"):
+        leases.take("vr1", "you", 10.0, None)
+    (row,) = leases.rows()
+    assert (row["term"], row["journal"]) == (1, [MOVE, {"effect": "one"}])
+    now = 16.0
+    assert leases.take("vr1", "you", 10.0, None)["left"] == [MOVE, {"effect": "one"}]
+    with pytest.raises(LockedError, match="me does not hold"):
+        leases.check("vr1", "me")
+    leases.give_back("vr1", "you", untouched=True)
+    leases = Leases(lambda: now, tmp_path)
+    (row,) = leases.rows()
+    assert (row["owner"], row["term"], row["journal"][0]) == ("me", 2, MOVE)
+    leases.take("vr1", "you", 10.0, None)
+    leases.give_back("vr1", "you")
+    leases = Leases(lambda: now, tmp_path)
+    assert leases.rows() == [] and not leases.unfinished("vr1")
+    assert leases.take("vr1", "they", 10.0, None)["term"] == 4
+
+
+def test_what_was_left_unfinished_is_nobodys_after_a_restart(tmp_path: Path) -> None:
+    leases = Leases(folder=tmp_path)
+    leases.take("vr1", "me", 60.0, MOVE)
+    leases.give_back("vr1", "me", unfinished=True)
+    leases = Leases(folder=tmp_path)
+    assert leases.unfinished("vr1") and not leases.under_way("vr1")
+
+
+def test_a_long_journal_is_kept_whole(tmp_path: Path) -> None:
+    """The file is replaced now and then by what still counts."""
+    leases = Leases(folder=tmp_path)
+    leases.take("vr2", "other", 60.0, MOVE)
+    leases.take("vr1", "me", 60.0, MOVE)
+    for number in range(300):
+        leases.note("vr1", "me", None, {"effect": "x" * 500, "number": number})
+    assert leases.rows() == sorted(leases.rows(), key=lambda row: row["router"], reverse=True)
+    kept = {row["router"]: row["journal"] for row in Leases(folder=tmp_path).rows()}
+    assert kept == {row["router"]: row["journal"] for row in leases.rows()}
+    for owner in ("me", "you"):
+        leases.give_back("vr1", "me") if owner == "me" else leases.take("vr1", owner, 9.0, MOVE)
+    assert (tmp_path / "leases.json").stat().st_size < 250_000
+
+
+def test_what_cannot_be_kept_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    leases = Leases(folder=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StateError, match="No space left on device: nothing was changed"):
+            leases.take("vr1", "me", 10.0, MOVE)
+    assert leases.rows() == []
+    assert leases.take("vr1", "me", 10.0, MOVE)["term"] == 1
+
+
+def test_a_damaged_line_is_named_and_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leases = Leases(folder=tmp_path)
+    leases.take("vr1", "me", 60.0, MOVE)
+    with (tmp_path / "leases.json").open("ab") as file:
+        file.write(b'{"router": 5}\n[]\n{"router": "vr1", "entry": {"torn"')
+    assert [row["owner"] for row in Leases(folder=tmp_path).rows()] == ["me"]
+    assert [record.getMessage().split(": ")[0][-1] for record in caplog.records] == ["3", "4"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,8 @@ class Controllers:
         self.before: dict[tuple[str, str], Callable[[], Any]] = {}
         """What happens once right before a verb at a controller."""
         self.answer_lost: set[tuple[str, str]] = set()
+        self.old: set[str] = set()
+        """Those of the release before."""
         self.versions: dict[str, dict[str, int]] = {}
         """Of the placements that the switches of each have."""
 
@@ -39,8 +42,12 @@ class Controllers:
         done: dict[str, Any] = {}
         try:
             match verb:
+                case "lock" if controller in self.old and "term" in asked:
+                    raise Refused("unknown-argument", "term", controller)
                 case "lock":
-                    done = leases.take(router, **asked)
+                    done = leases.take(router, **{"entry": None, **asked})
+                    if controller in self.old:
+                        del done["term"]
                     done["versions"] = self.versions.get(controller, {})
                 case "unlock":
                     leases.give_back(router, **asked)
@@ -106,6 +113,37 @@ def test_a_lock_whose_answer_is_lost_leaves_nothing(lost: str, unfinished: bool)
     controllers.answer_lost = set()
     with controllers.lease():
         pass
+    assert controllers.rows() == []
+
+
+def test_all_controllers_keep_the_highest_term_any_of_them_gave(tmp_path: Path) -> None:
+    controllers = Controllers()
+    controllers.leases["b"] = Leases(folder=tmp_path)
+    for _ in range(3):
+        controllers.leases["b"].take("vr1", "before", 10.0, WHAT)
+        controllers.leases["b"].give_back("vr1", "before")
+        controllers.leases["b"] = Leases(folder=tmp_path)
+    with controllers.lease() as one:
+        assert one.term == 4
+        assert [leases.rows()[0]["term"] for leases in controllers.leases.values()] == [4, 4]
+        # One that was restarted knows it still; so does it who comes too late.
+        controllers.leases["b"] = Leases(folder=tmp_path)
+        one.ask("b", "place", router="vr1")
+        controllers.leases["c"] = Leases()
+        controllers.leases["c"].take("vr1", "another", 10.0, WHAT, 7)
+        controllers.leases["c"].give_back("vr1", "another")
+        one.extend(["c"])
+        assert {leases.rows()[0]["term"] for leases in controllers.leases.values()} == {8}
+    with pytest.raises(LockedError, match="late comes too late for vr1: its term is 8, and 8 was"):
+        Leases(folder=tmp_path).take("vr1", "late", 10.0, WHAT, 8)
+
+
+def test_a_controller_of_the_release_before_knows_no_terms() -> None:
+    controllers = Controllers()
+    controllers.old.add("a")
+    with controllers.lease() as one:
+        one.ask("a", "place", router="vr1")
+        assert controllers.leases["b"].rows()[0]["term"] == one.term == 1
     assert controllers.rows() == []
 
 

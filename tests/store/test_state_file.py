@@ -26,8 +26,9 @@ from xenflow.model.succession import changed_with
 from xenflow.openflow import statistics, wire
 from xenflow.openflow.flow import Flow
 from xenflow.openflow.statistics import FlowStats
+from xenflow.store.line_file import MORE_BYTES, StateError
 from xenflow.store.network_file import load
-from xenflow.store.state_file import DAMAGED, MORE_BYTES, NAME, StateError, StateFile, StoredState
+from xenflow.store.state_file import DAMAGED, NAME, StateFile, StoredState
 from xenflow.switch.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]

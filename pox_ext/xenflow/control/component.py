@@ -89,7 +89,7 @@ class Component:
         self.context: zmq.Context[Any] = zmq.Context()
         clock = Clock(_later)
         self._now = clock.now
-        leases = Leases(clock.now)
+        leases = Leases(clock.now, state_dir)
         self.mirrors = RouteMirrors(self.context, clock.now)
         self.table = RuleTable(
             network,

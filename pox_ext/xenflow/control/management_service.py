@@ -27,7 +27,7 @@ from xenflow.model.difference import NetworkDifference
 from xenflow.model.management import ManagementError
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.placement import StaleVersionError
-from xenflow.store.state_file import StateError
+from xenflow.store.line_file import StateError
 from xenflow.switch.rules import Rule
 from xenflow.switch.switch import Switch
 
@@ -172,7 +172,8 @@ class ManagementService:
     def _lock(self, arguments: dict[str, Any], _: Reply) -> Result:
         name = self._named.router(arguments["router"]).name
         lease_s = arguments["lease_s"] or 30.0
-        taken = self._leases.take(name, arguments["owner"], lease_s, arguments["entry"])
+        owner, entry, term = (arguments[key] for key in ("owner", "entry", "term"))
+        taken = self._leases.take(name, owner, lease_s, entry, term)
         placed = {s.name: s.placements.get(name) for s in self.table.switches.values()}
         return {**taken, "versions": {switch: p.version for switch, p in placed.items() if p}}
 

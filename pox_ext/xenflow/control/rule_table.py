@@ -33,7 +33,8 @@ from xenflow.plan.migration import informed
 from xenflow.plan.search import Search, newest
 from xenflow.routes.feed import Feed, FeedOutcome, Phase
 from xenflow.routes.router_state import Changes, RouterState
-from xenflow.store.state_file import StateError, StateFile, StoredState
+from xenflow.store.line_file import StateError
+from xenflow.store.state_file import StateFile, StoredState
 from xenflow.switch.aside import THROUGH_VM
 from xenflow.switch.clock import Clock
 from xenflow.switch.problems import Problems

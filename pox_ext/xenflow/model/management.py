@@ -372,7 +372,15 @@ VERBS: dict[str, Verb] = {
     ),
     "write-held": Verb({**_ON_SWITCH, "link": _NAMED, "frames": _needed(FRAMES), "owner": _NAME}),
     "quiet": Verb(_ON_SWITCH),
-    "lock": Verb({"router": _NAMED, "owner": _NAMED, "lease_s": _LEASE, "entry": Argument(OBJECT)}),
+    "lock": Verb(
+        {
+            "router": _NAMED,
+            "owner": _NAMED,
+            "lease_s": _LEASE,
+            "entry": Argument(OBJECT),
+            "term": Argument(whole(1, 1 << 53)),
+        }
+    ),
     "unlock": Verb({"router": _NAMED, "owner": _NAMED, "unfinished": _FLAG, "untouched": _FLAG}),
     "journal": Verb(
         {"router": _NAMED, "owner": _NAME, "lease_s": _LEASE, "entry": Argument(OBJECT)}

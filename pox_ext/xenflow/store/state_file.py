@@ -1,11 +1,8 @@
 """What a controller must still know after a restart: placements, and rules put in by hand.
 
-One small file of JSON, a value a line: first what there is at all, then what has been said, in its
-order.  A change is a line more, synced to the disk before anything else is changed; so it costs the
-same in a network of any size.  Now and then the file is replaced, as a whole, by one that says only
-what counts: of placements those of routers that have ever left their homes.  What was acknowledged
-is there after a crash, and what could not be kept is not done.  A last line that is not whole was
-not acknowledged.
+A `line_file`: first what there is at all, then what has been said, in its order.  When it is
+replaced, of placements those are kept of routers that have ever left their homes.  So a change
+costs the same in a network of any size.
 
 Routes are not kept; routers tell them again, and until they have, nothing of theirs is deleted.
 Where the file is missing or damaged the other controllers are asked (`search`).  Called by
@@ -14,10 +11,8 @@ Where the file is missing or damaged the other controllers are asked (`search`).
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,22 +22,17 @@ from typing import Any
 from xenflow.model.management import rule_fault
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json, to_json
+from xenflow.store.line_file import LineFile
 
 log = logging.getLogger("xenflow.state")
 
 NAME = "state.json"
 DAMAGED = "state.json.damaged"
 """What could not be read is kept under this name, for people."""
-MORE_BYTES = 64 << 10
-"""The file is replaced when so much was added to it, or as much as it had."""
 Placements = Mapping[str, Mapping[str, Placement]]
 """Datapath -> router -> placement."""
 Rules = Mapping[str, list[dict[str, Any]]]
 """Datapath -> its rules, as they were given."""
-
-
-class StateError(RuntimeError):
-    """What was to be kept could not be written; nothing has changed."""
 
 
 @dataclass(slots=True)
@@ -61,32 +51,34 @@ class StateFile:
     """The file in a controller's state directory; without a directory nothing is kept."""
 
     def __init__(self, directory: Path | None) -> None:
-        self.path = directory / NAME if directory else None
-        self._size = self._room = 0
-        """Octets that it has, and that may be added to it; 0 before it was written here."""
-        self.doubt = ""
+        self._file = LineFile(directory / NAME if directory else None)
+
+    @property
+    def doubt(self) -> str:
         """Why what was kept last may not be on the disk, though it is in the file; "": it is."""
+        return self._file.doubt
 
     def load(self, network: Network) -> StoredState:
         """What was saved, as far as it can be read and still fits the network.  A damaged file is
         kept beside the new one."""
-        if self.path is None:
+        path = self._file.path
+        if path is None:
             return StoredState(trouble="no state folder was named (--state=DIR)")
         try:
-            text = self.path.read_bytes()
+            text = path.read_bytes()
         except FileNotFoundError:
-            log.info("%s is missing", self.path)
-            return StoredState(trouble=f"{self.path} is missing")
+            log.info("%s is missing", path)
+            return StoredState(trouble=f"{path} is missing")
         except OSError as error:
-            kept = StoredState(trouble=f"{self.path} cannot be read ({error.strerror})")
+            kept = StoredState(trouble=f"{path} cannot be read ({error.strerror})")
         else:
             kept, complete = read(text, network)
             if kept.trouble:
-                kept.trouble = f"{self.path} is damaged ({kept.trouble})"
+                kept.trouble = f"{path} is damaged ({kept.trouble})"
                 with suppress(OSError):
-                    self.path.with_name(DAMAGED).write_bytes(text)
+                    path.with_name(DAMAGED).write_bytes(text)
             elif not complete:
-                kept.trouble = f"{self.path} was written before it was known where the routers are"
+                kept.trouble = f"{path} was written before it was known where the routers are"
         if kept.trouble:
             log.error("%s", kept.trouble)
         return kept
@@ -105,35 +97,9 @@ class StateFile:
 
         Raises StateError, the old file being left as it was, where that cannot be done.
         """
-        if self.path is None:
-            return
         homes = {router.name: router.home for router in network.routers.values()}
         head = {"datapaths": [*placements], "homes": homes, "complete": complete, "trees": trees}
-        text = b"".join(map(_line, (head, *_said(placements, rules, network.routers))))
-        draft = self.path.with_suffix(".new")
-        self._room = 0
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
-        except OSError as error:
-            with suppress(OSError):  # a part of it would take the room that is missing
-                draft.unlink()
-            raise self._not_kept(error) from None
-        # From here on the file is the new one: whoever starts next reads it.
-        try:
-            _sync_folder(self.path.parent)
-        except OSError as error:
-            self.doubt = (
-                f"state folder {self.path.parent}: {error.strerror or error}: what was kept last "
-                "is lost if the machine goes down now"
-            )
-            return
-        self.doubt = ""
-        self._size, self._room = len(text), max(MORE_BYTES, len(text))
+        self._file.replace((head, *_said(placements, rules, network.routers)))
 
     def add_placement(self, placement: Placement, datapaths: list[str]) -> bool:
         """Add that datapaths were given a placement; it is on the disk when this returns.  False
@@ -141,53 +107,15 @@ class StateFile:
 
         Raises StateError, nothing being added.
         """
-        return self._add(_placed(placement, datapaths))
+        return self._file.add(_placed(placement, datapaths))
 
     def add_rules(self, datapath: str, rows: list[dict[str, Any]]) -> bool:
         """The same of a datapath's rules, all of them."""
-        return self._add(_ruled(datapath, rows))
+        return self._file.add(_ruled(datapath, rows))
 
     def add_homes(self, homes: Mapping[str, str | None]) -> bool:
         """The same of routers that have come, at these homes, or gone (None)."""
-        return self._add({"homes": homes})
-
-    def _add(self, change: dict[str, Any]) -> bool:
-        if self.path is None:
-            return True
-        line = _line(change)
-        if len(line) > self._room:
-            return False
-        try:
-            with self.path.open("r+b", buffering=0) as file:
-                if file.seek(0, os.SEEK_END) != self._size:
-                    return False  # somebody else has written it
-                try:
-                    if file.write(line) < len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(file.fileno())
-                except OSError:
-                    self._room = 0
-                    with suppress(OSError):
-                        file.truncate(self._size)
-                    raise
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise self._not_kept(error) from None
-        self._size += len(line)
-        self._room -= len(line)
-        return True
-
-    def _not_kept(self, error: OSError) -> StateError:
-        assert self.path is not None
-        return StateError(
-            f"state folder {self.path.parent}: {error.strerror or error}: nothing was changed; "
-            "mend that and try again"
-        )
-
-
-def _line(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+        return self._file.add({"homes": homes})
 
 
 def _placed(placement: Placement, datapaths: list[str]) -> dict[str, Any]:
@@ -286,12 +214,3 @@ def _rule(kept: StoredState, datapath: str, row: Any) -> str:
 
 def _short(value: Any) -> str:
     return repr(value)[:40]
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name is on the disk as well (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
