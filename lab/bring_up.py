@@ -21,11 +21,10 @@ from typing import Any
 
 from lab import neighbours, process, routing
 from lab.changing import OPERATOR, Change
-from lab.description import PREFIX, ROOT, Lab, find_file, load_lab, parse_lab
+from lab.description import COPY_HEADER, PREFIX, ROOT, Lab, find_file, load_lab, parse_lab
 from lab.namespace import NETNS_DIR, LabError, at_least, exists, ip, sysctl
 from lab.state import (
     CHANGING,
-    HEADER,
     NETWORK_FILE,
     STARTING,
     UP,
@@ -219,7 +218,8 @@ def reload(
         refused = refusals(before, after, places)
         if state.options.bgp:
             refused.append("lab: BGP is spoken in it: take it down, and bring it up anew")
-        if refused or text == NETWORK_FILE.read_text():
+        same = text == NETWORK_FILE.read_text() and after.own == before.own
+        if refused or same:
             return Reload(source, refused, [])
         found = Reload(source, [], steps(before, after, controllers=state.options.controllers))
         if not dry_run:
@@ -309,7 +309,7 @@ def _sweep() -> bool:
         else:
             path.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
-        if NETWORK_FILE.read_text().startswith(HEADER):
+        if NETWORK_FILE.read_text().startswith(COPY_HEADER):
             NETWORK_FILE.unlink()
     still = [name for name in left if exists(name)]
     if still:

@@ -197,6 +197,10 @@ class Change:
                 PREFIX + node,
             )
 
+    def _set_gateways(self, whats: Whats) -> None:
+        for node, gateway in whats:
+            ip([f"route replace default via {gateway}"], PREFIX + node)
+
     def _remove_addresses(self, whats: Whats) -> None:
         for node, own in _by_first(whats):
             # others of the same subnet would go with the first of them
@@ -415,11 +419,12 @@ _CARRY_OUT: dict[Do, Callable[[Change, Whats], str | None]] = {
     Do.MACHINE: Change._cable_machines,
     Do.WIRE: Change._make_wires,
     Do.ADDRESS: Change._add_addresses,
+    Do.GATEWAY: Change._set_gateways,
     Do.START_ROUTING: Change._start_routing,
     Do.CONFIGURE_ROUTING: Change._configure_routing,
     Do.RETIRE: Change._retire,
     Do.DRAIN: Change._drain,
-    Do.FILE: lambda change, _: write_network_file(change.text),
+    Do.FILE: lambda change, _: write_network_file(change.text, change.after),
     Do.CONTROLLER: Change._start_controllers,
     Do.SWITCH: Change._start_switches,
     Do.PORT: Change._add_ports,

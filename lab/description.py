@@ -17,13 +17,14 @@ So are the routers that are at home there: they have no node.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import AddressValueError, IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from zlib import crc32
 
 from xenflow.model.network import (
@@ -50,6 +51,13 @@ MANAGEMENT = "mgmt0"
 """A node's interface in the management network."""
 CABLE_MTU = 1600
 _ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
+COPY_HEADER = "# Written by `xenflow lab up` from "
+"""What the lab's own copy of a network file begins with."""
+COPIES = Path("lab", "files")
+"""Where, beside that, copies of the files that it names are."""
+_MACHINE_KEYS = ("access", "link", "mac", "address", "stub", "gateway", "config", "snippet")
+ReadOwn = Callable[[str], str]
+"""Reads a file that a network file names.  Raises NetworkError with the reason where it cannot."""
 MAX_NODE_NAME = 48
 """A node's sockets are in a folder of its name, and a socket's path has 107 characters at most."""
 RESERVED_PORTS = ("lo", "br0", MANAGEMENT, "ovs-netdev", "ovs-system")
@@ -58,7 +66,8 @@ RESERVED_PORTS = ("lo", "br0", MANAGEMENT, "ovs-netdev", "ovs-system")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """An end machine: a network stack at an access port, with a routing daemon."""
+    """An end machine: a network stack at an access port, with a routing daemon; or, where it has a
+    gateway, with a default route by that."""
 
     name: str
     access: End
@@ -66,6 +75,21 @@ class Machine:
     mac: int
     address: IPv4Interface
     stub: IPv4Interface | None = None
+    gateway: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnConfiguration:
+    """What a person has written for a node's routing daemon.
+
+    file   its name as the network file gives it
+    text   what is in it
+    whole  it stands in the place of the lab's own, else beside it
+    """
+
+    file: str
+    text: str
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +119,8 @@ class Lab:
     machines: dict[str, Machine]
     addresses: dict[str, dict[str, IPv4Interface]]
     """Router -> interface -> address."""
+    own: dict[str, OwnConfiguration] = field(default_factory=dict)
+    """Node -> what a person has written for its routing daemon."""
 
     def switch_node(self, datapath: str) -> str:
         """The node that a datapath's switch runs in."""
@@ -150,8 +176,13 @@ class Lab:
             found |= {access.end: link.vlan for access in link.access}
         return {end: tag for end, tag in found.items() if end.datapath in own}
 
+    def speaking(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
+        """The members of a link that speak a routing protocol."""
+        silent = [m.name for m in self.machines.values() if m.gateway]
+        return [member for member in self.members(link) if member[0] not in silent]
+
     def members(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
-        """Who speaks a routing protocol on a link: (node, interface, address)."""
+        """Who is on a link: (node, interface, address)."""
         found = [(m.name, "eth0", m.address) for m in self.machines.values() if m.link == link]
         for router, interface in self.network.members(link):
             address = self.addresses[router.name][interface.name]
@@ -159,7 +190,7 @@ class Lab:
         return found
 
     def assigned(self, link: str, address: IPv4Interface) -> str:
-        """A speaker's address on a link as `ip address add` takes it; on an unnumbered link (a /32
+        """A member's address on a link as `ip address add` takes it; on an unnumbered link (a /32
         at each end) with the other end, to which there is a route by that."""
         if address.network.prefixlen < 32:
             return str(address)
@@ -229,14 +260,40 @@ def load_lab(path: str | Path) -> Lab:
 
     Raises NetworkError with one line for each mistake.
     """
-    return parse_lab(read_text(path), str(path))
+    text = read_text(path)
+    reader = _own_reader(Path(path))
+    if text.startswith(COPY_HEADER):
+        reader = lambda name: read_own(Path(path).parent / COPIES / copy_name(name))  # noqa: E731
+    return parse_lab(text, str(path), read=reader)
 
 
-def parse_lab(text: str, file: str, before: Lab | None = None) -> Lab:
+def copy_name(name: str) -> str:
+    """What a copy of a file that a network file names is called."""
+    return quote(name, safe="")
+
+
+def read_own(path: Path) -> str:
+    """The text of a file that a network file names.  Raises NetworkError where there is none."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise NetworkError(error.strerror or str(error)) from None
+    except (UnicodeDecodeError, ValueError):
+        raise NetworkError("no UTF-8 text is in it") from None
+
+
+def _own_reader(file: Path) -> ReadOwn:
+    return lambda name: read_own(file.parent / name)
+
+
+def parse_lab(
+    text: str, file: str, before: Lab | None = None, *, read: ReadOwn | None = None
+) -> Lab:
     """The same from a text; `file` is its name in messages.  Of a lab whose network lives in a
-    store, links stay where they lay `before`."""
+    store, links stay where they lay `before`.  `read`: how a file that it names is read, by default
+    from the folder of `file`."""
     old = before.network if before is not None else None
-    network, reader = _read(text, file, old, needed=True)
+    network, reader = _read(text, file, old, needed=True, read=read)
     assert reader is not None
     return reader.lab(Path(file), network)
 
@@ -251,14 +308,19 @@ def check(text: str, file: str) -> tuple[Network, Lab | None]:
 
 
 def _read(
-    text: str, file: str, before: Network | None, *, needed: bool
+    text: str,
+    file: str,
+    before: Network | None,
+    *,
+    needed: bool,
+    read: ReadOwn | None = None,
 ) -> tuple[Network, _Reader | None]:
     reader: _Reader | None = None
 
     def look(document: Document, network: Network, table: Any) -> None:
         nonlocal reader
         if needed or table:
-            reader = _Reader(document, network, table)
+            reader = _Reader(document, network, table, read or _own_reader(Path(file)))
             reader.look()
 
     network, _ = parse(text, file, before, in_store=before is not None, read_lab=look)
@@ -274,6 +336,12 @@ def _interface(value: Any) -> IPv4Interface:
     return IPv4Interface(value)
 
 
+def _file_name(value: Any) -> str:
+    if not text_of(value) or not value.isprintable():
+        raise UnfitError
+    return str(value)
+
+
 def _mac(value: Any) -> int:
     if not re.fullmatch(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", text_of(value)):
         raise UnfitError
@@ -282,6 +350,7 @@ def _mac(value: Any) -> int:
 
 _ADDRESS = Value("an IPv4 address", lambda value: IPv4Address(text_of(value)))
 _INTERFACE = Value('an IPv4 address and prefix length such as "10.0.1.2/24"', _interface)
+_FILE = Value("the name of a file, as seen from this one's folder", _file_name)
 _SUBNET = Value("an IPv4 subnet", lambda value: IPv4Network(text_of(value)))
 _MAC = Value("a MAC address", _mac)
 
@@ -293,10 +362,12 @@ class _Reader:
     judged.
     """
 
-    def __init__(self, document: Document, network: Network, table: Any) -> None:
+    def __init__(self, document: Document, network: Network, table: Any, read_own: ReadOwn) -> None:
         self._document = document
         self._network = network
         self._table: dict[str, Any] = table if isinstance(table, dict) else {}
+        self._read_own = read_own
+        self._own: dict[str, OwnConfiguration] = {}
 
     def look(self) -> None:
         """Note all mistakes."""
@@ -324,6 +395,7 @@ class _Reader:
             self._nodes,
             self._found_machines,
             self._addresses,
+            self._own,
         )
 
     # mistakes
@@ -385,7 +457,7 @@ class _Reader:
             key = ("machines", name)
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
                 self._unfit(key, name, "a name of letters, digits, '.', '_' and '-'")
-            self._only(key, values, "access", "link", "mac", "address", "stub")
+            self._only(key, values, *_MACHINE_KEYS)
             end = End(*str(values.get("access")).partition(":")[::2])
             if "link" in values and str(values["link"]) not in self._network.links:
                 known = ", ".join(self._network.links)
@@ -418,8 +490,10 @@ class _Reader:
                     values["mac"],
                     f"one of the macs that link {link.name} has at {end}",
                 )
+            self._own_configuration(key, name, values)
+            gateway = self._gateway(key, values, link.name, address)
             if address and mac is not None:
-                found[name] = Machine(name, end, link.name, mac, address, stub)
+                found[name] = Machine(name, end, link.name, mac, address, stub, gateway)
         if not self._machine_names:
             self._wrong(("machines",), "no machine", "at least one")
         return found
@@ -441,7 +515,8 @@ class _Reader:
                     "one of " + ", ".join(self._network.routers),
                 )
                 continue
-            self._only(("routers", name), values, "addresses")
+            self._only(("routers", name), values, "addresses", "config", "snippet")
+            self._own_configuration(("routers", name), name, values)
             table = values.get("addresses")
             if not isinstance(table, dict):
                 self._wrong(
@@ -469,6 +544,46 @@ class _Reader:
             if address:
                 found[name] = address
         return found
+
+    def _gateway(
+        self, key: KeyPath, values: dict[str, Any], link: str, address: IPv4Interface | None
+    ) -> IPv4Address | None:
+        """A machine's gateway, by its address or by the router's name."""
+        if "gateway" not in values or address is None:
+            return None
+        key, given = (*key, "gateway"), values["gateway"]
+        table = self._table.get("routers")
+        for router, interface in self._network.members(link):
+            about = table.get(router.name) if isinstance(table, dict) else None
+            theirs = about.get("addresses") if isinstance(about, dict) else None
+            found = theirs.get(interface.name) if isinstance(theirs, dict) else None
+            with suppress(ValueError):
+                other = _interface(found)
+                if given in (router.name, str(other.ip)) and other.ip in address.network:
+                    for silent in ("config", "snippet"):
+                        if silent in values:
+                            expected = "no such key of a machine with a gateway: it runs no daemon"
+                            self._unfit((*key[:-1], silent), values[silent], expected)
+                    return other.ip
+        if not self._document.wrong_in("links", "routers"):
+            expected = f"a router on link {link}, or its address in {address.network}"
+            self._unfit(key, given, expected)
+        return None
+
+    def _own_configuration(self, key: KeyPath, node: str, values: dict[str, Any]) -> None:
+        """What a person has written for a routing daemon: it must be there, and readable."""
+        if {"config", "snippet"} <= values.keys():
+            expected = "one of config, in place of the lab's own, and snippet, beside it"
+            self._wrong((*key, "snippet"), "both", expected)
+        for name in ("config", "snippet"):
+            file = self._value((*key, name), values[name], _FILE) if name in values else None
+            if file is None:
+                continue
+            try:
+                text = self._read_own(file)
+                self._own[node] = OwnConfiguration(file, text, name == "config")
+            except NetworkError as error:
+                self._unfit((*key, name), file, f"a file beside this one that can be read: {error}")
 
     def _address(self, key: KeyPath, table: dict[str, Any], name: str, link: str) -> Any:
         """An address on a link; what has none, where it could have, found no room there."""

@@ -22,7 +22,7 @@ from itertools import permutations
 from pathlib import Path
 
 from lab import process
-from lab.description import PREFIX, Lab
+from lab.description import PREFIX, Lab, OwnConfiguration
 from lab.namespace import LabError, inside, ip
 
 DAEMONS = ("bird", "frr")
@@ -48,6 +48,8 @@ class Speaker:
     interfaces: tuple[tuple[str, IPv4Interface, bool], ...]
     """(name, address, whether exactly one other speaks there)."""
     stub: IPv4Interface | None = None
+    own: OwnConfiguration | None = None
+    """What a person has written for it."""
     leaving: bool = False
     """It announces its ways as the last to be taken (RFC 6987): it will be gone."""
     autonomous_system: int = 0
@@ -83,10 +85,11 @@ class NeighbourChange:
 
 def speakers(lab: Lab, *, bgp: bool = False) -> list[Speaker]:
     """Every node that speaks OSPF, and, if that is wanted, BGP."""
-    pair = {link: len(lab.members(link)) == 2 for link in lab.network.links}
+    pair = {link: len(lab.speaking(link)) == 2 for link in lab.network.links}
     found = [
         Speaker(m.name, str(m.address.ip), (("eth0", m.address, pair[m.link]),), m.stub)
         for m in lab.machines.values()
+        if not m.gateway
     ]
     for router in lab.network.routers.values():
         interfaces = tuple(
@@ -94,6 +97,7 @@ def speakers(lab: Lab, *, bgp: bool = False) -> list[Speaker]:
         )
         router_id = f"10.255.{router.id >> 8}.{router.id & 255}"
         found.append(Speaker(router.name, router_id, interfaces))
+    found = [replace(speaker, own=lab.own.get(speaker.node)) for speaker in found]
     return _with_peers(lab, found) if bgp else found
 
 
@@ -101,7 +105,7 @@ def _with_peers(lab: Lab, everyone: list[Speaker]) -> list[Speaker]:
     numbers = {speaker.node: _FIRST_AS + n for n, speaker in enumerate(everyone)}
     peers: dict[str, list[tuple[str, IPv4Address, int]]] = {node: [] for node in numbers}
     for link in lab.network.links:
-        for (one, _, _), (other, _, address) in permutations(lab.members(link), 2):
+        for (one, _, _), (other, _, address) in permutations(lab.speaking(link), 2):
             peers[one].append((other, address.ip, numbers[other]))
     return [
         replace(s, autonomous_system=numbers[s.node], peers=tuple(peers[s.node])) for s in everyone
@@ -181,7 +185,17 @@ def bird_configuration(speaker: Speaker, timers: Timers, log: str = "") -> str:
     BIRD writes it.
 
     With one other speaker a link is point-to-point: no designated router has to be waited for.
+    What a person has written stands in its place, or follows it.
     """
+    log = log or f'"{process.LOG_DIR}/{speaker.node}-bird.log"'
+    head = f"log {log} all;\ntimeformat log iso long us;\n"
+    if speaker.own and speaker.own.whole:
+        return head + speaker.own.text
+    end = f"\n{speaker.own.text}" if speaker.own else ""
+    return f"{head}{_bird_protocols(speaker, timers)}{end}"
+
+
+def _bird_protocols(speaker: Speaker, timers: Timers) -> str:
     interfaces = "".join(
         f"""
         interface "{name}" {{
@@ -193,10 +207,7 @@ def bird_configuration(speaker: Speaker, timers: Timers, log: str = "") -> str:
         for name, _, pair in speaker.interfaces
     )
     stub = "".join(f"\n        stubnet {stub.network};" for stub in speaker.stubs)
-    log = log or f'"{process.LOG_DIR}/{speaker.node}-bird.log"'
     return f"""\
-log {log} all;
-timeformat log iso long us;
 router id {speaker.router_id};
 protocol device {{ scan time 10; }}
 protocol kernel {{
@@ -303,6 +314,10 @@ def ospfd_changes(before: Speaker, after: Speaker, timers: Timers) -> list[str]:
 
 
 def _configure_frr(before: Speaker, after: Speaker, timers: Timers) -> None:
+    if before.own != after.own:
+        _give_own_frr(after)
+    if after.own and after.own.whole:
+        return
     words = ["vtysh", "--vty_socket", str(after.directory / "frr"), "-d", "ospfd"]
     for line in ospfd_changes(before, after, timers):
         words += ["-c", line]
@@ -316,7 +331,9 @@ def _start_frr(everyone: list[Speaker], timers: Timers) -> None:
         here = speaker.directory / "frr"
         here.mkdir()
         (here / "zebra.conf").write_text("log timestamp precision 6\nlog stdout informational\n")
-        (here / "ospfd.conf").write_text(ospfd_configuration(speaker, timers))
+        whole = speaker.own is not None and speaker.own.whole
+        text = "" if whole else ospfd_configuration(speaker, timers)
+        (here / "ospfd.conf").write_text(text or f"hostname {speaker.node}\n")
         for path in (here, *here.iterdir()):
             shutil.chown(path, "frr", "frr")
         _start_frr_daemon(speaker, "zebra")
@@ -324,6 +341,30 @@ def _start_frr(everyone: list[Speaker], timers: Timers) -> None:
         # an ospfd that does not find zebra tries again only after 10 s
         process.await_path(speaker.directory / "frr" / "zserv.api")
         _start_frr_daemon(speaker, "ospfd")
+    for speaker in everyone:
+        _give_own_frr(speaker)
+
+
+_FRR_MORE = {"router bgp": "bgpd", "ip route ": "staticd", "router rip": "ripd"}
+"""What a person may have written, and the daemon that it needs beside zebra and ospfd."""
+
+
+def _give_own_frr(speaker: Speaker) -> None:
+    """Have FRR's daemons read what a person has written, beside what they have."""
+    if speaker.own is None:
+        return
+    here = speaker.directory / "frr"
+    (speaker.directory / "frr.conf").write_text(speaker.own.text)
+    wanted = [name for words, name in _FRR_MORE.items() if words in speaker.own.text]
+    for name in ("zebra", "ospfd", *wanted):
+        if not (here / f"{name}.vty").exists():
+            (here / f"{name}.conf").touch()
+            shutil.chown(here / f"{name}.conf", "frr", "frr")
+            if name in wanted:
+                _start_frr_daemon(speaker, name)
+            process.await_path(here / f"{name}.vty")
+    own = str(speaker.directory / "frr.conf")
+    _ask(speaker.node, ["vtysh", "--vty_socket", str(here), "-f", own], "")
 
 
 def _start_frr_daemon(speaker: Speaker, name: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import process, switch
-from lab.description import Lab, load_lab
+from lab.description import COPIES, COPY_HEADER, Lab, copy_name, load_lab
 from lab.namespace import LabError
 from xenflow.store.network_file import read_text
 
@@ -30,7 +30,6 @@ _LOCK_FILE = RUN_DIR / "lab.lock"
 STORE_PORT = 6643
 """Where the lab's store listens, in the lab's own node."""
 STARTING, UP, CHANGING = "starting", "up", "changing"
-HEADER = "# Written by `xenflow lab up` from "
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ def network_text(source: Path, *, store: bool = False) -> str:
             header = rf"datapaths\.\"?{re.escape(datapath.name)}\"?"
             where = f"{source}: [datapaths.{datapath.name}]"
             text = _below(header, f'ovs_rundir = "{here}"', text, where)
-    return f"{HEADER}{source.resolve()}\n{text}"
+    return f"{COPY_HEADER}{source.resolve()}\n{text}"
 
 
 def _below(header: str, line: str, text: str, where: str) -> str:
@@ -186,8 +185,13 @@ def _below(header: str, line: str, text: str, where: str) -> str:
     return text
 
 
-def write_network_file(text: str) -> None:
-    """Put the file in use where every other program finds it."""
+def write_network_file(text: str, lab: Lab | None = None) -> None:
+    """Put the file in use where every other program finds it; with copies of the files that it
+    names, where it is that of a `lab`."""
+    for own in lab.own.values() if lab else ():
+        copy = RUN_DIR / COPIES / copy_name(own.file)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(own.text)
     new = NETWORK_FILE.with_suffix(".new")
     new.write_text(text)
     new.rename(NETWORK_FILE)

@@ -33,6 +33,7 @@ class Do(Enum):
     MACHINE = "cable machine {0} to {1}:{2}"
     WIRE = "wire router {0}: {1}"
     ADDRESS = "{0}: {1} gets address {2}"
+    GATEWAY = "{0}: the default route leads by {1}"
     START_ROUTING = "{0}: start the routing daemon"
     RETIRE = "{0}: the routing daemon calls its ways the last to be taken"
     CONFIGURE_ROUTING = "{0}: the routing daemon reads its configuration anew"
@@ -78,7 +79,8 @@ class _Things:
     wires      of (router, interface), the control link among them
     addresses  (node, interface, address)
     ports      the tag of each, and whose interface is there
-    links      who speaks a routing protocol on each
+    gateways   of machines that run no routing daemon
+    links      who is on each
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -90,6 +92,7 @@ class _Things:
     switches: Mapping[str, Datapath] = field(default_factory=dict)
     controllers: Mapping[str, Controller] = field(default_factory=dict)
     speakers: Mapping[str, Speaker] = field(default_factory=dict)
+    gateways: Mapping[str, str] = field(default_factory=dict)
     routers: Mapping[str, Router] = field(default_factory=dict)
     links: Mapping[str, list[Member]] = field(default_factory=dict)
 
@@ -111,6 +114,7 @@ def _things(lab: Lab | None) -> _Things:
         {datapath.name: datapath for datapath in lab.datapaths},
         lab.controllers,
         {s.node: s for s in speakers(lab) if s.node in nodes},
+        {m.name: str(m.gateway) for m in lab.machines.values() if m.gateway},
         lab.routers,
         {link: lab.members(link) for link in lab.network.links},
     )
@@ -153,6 +157,9 @@ def _steps(before: Lab | None, after: Lab, controllers: bool) -> Iterator[Step]:
     yield from _each(Do.WIRE, _came(old.wires, new.wires))
     yield from _each(Do.ADDRESS, (a for a in addresses if a[:2] not in remade))
 
+    gateways = [*_came(old.gateways, new.gateways), *_changed(old.gateways, new.gateways)]
+    yield from _gateways(new, (name for name in gateways if name not in machines))
+
     # A daemon of OSPF describes its links anew only after 5 s (MinLSInterval): the earlier it has
     # begun, the earlier that time is over.
     yield from _each(Do.START_ROUTING, _came(old.speakers, new.speakers))
@@ -182,6 +189,7 @@ def _steps(before: Lab | None, after: Lab, controllers: bool) -> Iterator[Step]:
     yield from _each(Do.UNPLUG, wires)
     yield from _each(Do.WIRE, wires)
     yield from _each(Do.ADDRESS, (a for a in new.addresses if a[:2] in remade))
+    yield from _gateways(new, (name for name in new.gateways if name in machines))
     yield from _each(Do.PLUG, wires)
     if not controllers and others:
         yield from _each(Do.FLOWS, new.switches)
@@ -214,6 +222,10 @@ def _steps(before: Lab | None, after: Lab, controllers: bool) -> Iterator[Step]:
 
 def _each(do: Do, what: Iterable[str] | Iterable[tuple[str, ...]]) -> Iterator[Step]:
     return (Step(do, (one,) if isinstance(one, str) else one) for one in what)
+
+
+def _gateways(things: _Things, names: Iterable[str]) -> Iterator[Step]:
+    return (Step(Do.GATEWAY, (name, things.gateways[name])) for name in names)
 
 
 def _machines(do: Do, things: _Things, names: Iterable[str]) -> Iterator[Step]:
@@ -279,6 +291,12 @@ def _of_nodes(old: _Things, new: _Things) -> Iterator[str]:
         was, shall = old.nodes[name].kind, new.nodes[name].kind
         if was != shall:
             yield f"{name}: a {was} cannot become a {shall}: {_STEPS}"
+    for name in old.machines.keys() & new.machines.keys():
+        if (name in old.gateways) != (name in new.gateways):
+            yield (
+                f"lab.machines.{name}: gateway: it cannot come or go, and a routing daemon with "
+                f"it: {_STEPS}"
+            )
 
 
 def _of_management(before: Lab, after: Lab) -> Iterator[str]:

@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from lab import operate
-from lab.description import Lab
+from lab import bring_up, operate, process
+from lab.description import ROOT, Lab
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip", "ping")
 pytestmark = [
@@ -20,9 +21,44 @@ pytestmark = [
 ]
 
 
-def test_a_class_network_comes_up_in_a_store(lab_up: Callable[..., Lab]) -> None:
-    lab = lab_up("class", store=True)
+MORE = """
+[lab.routers]
+r2 = { config = "r2.conf" }
+"""
+OWN = """
+router id 10.255.0.2;
+protocol device { }
+protocol kernel { ipv4 { import none; export all; }; }
+protocol ospf v2 mine {
+    ipv4 { import all; export none; };
+    area 0 { interface "eth*" { type ptp; hello 1; dead 4; check link no; cost 7; }; };
+}
+"""
+
+
+def test_a_class_network_comes_up_in_a_store(lab_up: Callable[..., Lab], tmp_path: Path) -> None:
+    """One of its machines without a routing daemon; a router gets a person's own configuration."""
+    file = tmp_path / "class.toml"
+    text = (ROOT / "conf" / "class.toml").read_text()
+    text = text.replace('link = "right" }', 'link = "right", gateway = "r4" }')
+    file.write_text(text)
+    lab = lab_up(str(file), store=True)
     first, last = lab.machines.values()
     told = operate.run(first.name, ["ping", "-c", "3", "-i", "0.2", str(last.address.ip)]).stdout
     # every router on the way takes one from 64
     assert re.findall(r"ttl=(\d+)", told) == ["60"] * 3
+    assert not [one for one in process.recorded() if one.node == last.name]
+
+    file.write_text(text + MORE)
+    (tmp_path / "r2.conf").write_text(OWN)
+    assert not bring_up.reload(say=lambda _: None).refused
+    assert cost() == "7"
+    (tmp_path / "r2.conf").write_text(OWN.replace("cost 7", "cost 9"))
+    assert not bring_up.reload(say=lambda _: None).refused  # its own copy says what there was
+    assert cost() == "9"
+
+
+def cost() -> str:
+    words = ["birdc", "-s", f"{process.STATE_DIR}/r2/bird.ctl", "show", "ospf", "interface"]
+    (found,) = set(re.findall(r"Cost: (\d+)", operate.run("r2", words).stdout))
+    return str(found)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import operate, switch
+from lab import operate, routing, switch
 from lab.description import ROOT, check, find_file, load_lab
 from lab.namespace import LabError
 from lab.operate import ends_of
+from lab.steps import refusals, steps
 from xenflow.model.network import NetworkError
 
 PAPER = (ROOT / "conf" / "paper.toml").read_text()
@@ -216,9 +217,75 @@ def test_mistakes_of_the_network_and_of_the_lab_are_told_together() -> None:
         "f:37: lab.routers.r9: found a router that is not in [routers], expected one of r1, r2, "
         "r3, r4",
         "f:39: lab.machines.m1.stob: found an unknown key, expected one of access, link, mac, "
-        "address, stub",
+        "address, stub, gateway, config, snippet",
         'f:40: lab.machines.m2.link: found "rihgt", expected the name of a link, one of left, '
         "one-two, two-three, three-four, right",
+    ]
+
+
+def grown(*lines: str, m1: str = "") -> str:
+    text = find_file("class").read_text().replace('link = "left" }', f'link = "left"{m1} }}')
+    return "\n".join((text, "[lab.routers]", *lines))
+
+
+@pytest.mark.parametrize("gateway", ["r1", "10.0.1.1"])
+def test_a_machine_with_a_gateway_speaks_no_routing_protocol(gateway: str) -> None:
+    _, lab = check(grown(m1=f', gateway = "{gateway}"'), "f")
+    assert lab and str(lab.machines["m1"].gateway) == "10.0.1.1"
+    assert "m1" not in [s.node for s in routing.speakers(lab)]
+    assert [m[0] for m in lab.members("left")] == ["m1", "r1"]
+    assert [m[0] for m in lab.speaking("left")] == ["r1"]
+    way = [str(step) for step in steps(None, lab, controllers=True)]
+    assert "m1: the default route leads by 10.0.1.1" in way
+    plain = load_lab(find_file("class"))
+    (refused,) = refusals(plain, lab, {})
+    assert refused.startswith("lab.machines.m1: gateway: it cannot come or go")
+
+
+@pytest.mark.parametrize("gateway", ["r2", "10.0.1.7", "m1", "r9"])
+def test_a_gateway_is_a_router_on_the_machines_link(gateway: str) -> None:
+    assert told(grown(m1=f', gateway = "{gateway}"')) == [
+        f'f:36: lab.machines.m1.gateway: found "{gateway}", expected a router on link left, or its '
+        "address in 10.0.1.0/24"
+    ]
+
+
+def test_a_nodes_own_configuration_is_read_and_looked_for(tmp_path: Path) -> None:
+    file = tmp_path / "net.toml"
+    (tmp_path / "more").mkdir()
+    (tmp_path / "whole.conf").write_text("whole")
+    (tmp_path / "more" / "some.conf").write_text("some")
+    file.write_text(grown('r1 = { config = "whole.conf" }', 'r2 = { snippet = "more/some.conf" }'))
+    lab = load_lab(file)
+    speakers = {s.node: s for s in routing.speakers(lab)}
+    texts = {n: routing.bird_configuration(s, routing.Timers(), "x") for n, s in speakers.items()}
+    assert texts["r1"] == "log x all;\ntimeformat log iso long us;\nwhole"
+    assert texts["r2"].endswith("\nsome") and "protocol ospf" in texts["r2"]
+    (tmp_path / "whole.conf").write_text("other")
+    assert [str(s) for s in steps(lab, load_lab(file), controllers=True)][:1] == [
+        "r1: the routing daemon reads its configuration anew"
+    ]
+    (tmp_path / "whole.conf").write_bytes(b"\xff")
+    file.write_text(
+        grown(
+            'r1 = { config = "whole.conf" }',
+            'r2 = { snippet = "none.conf" }',
+            'r3 = { config = "more" }',
+            'r4 = { config = "more/some.conf", snippet = "more/some.conf" }',
+        )
+    )
+    with pytest.raises(NetworkError) as raised:
+        load_lab(file)
+    reasons = [line.partition(": ")[2] for line in str(raised.value).splitlines()]
+    assert reasons == [
+        'lab.routers.r1.config: found "whole.conf", expected a file beside this one that can be '
+        "read: no UTF-8 text is in it",
+        'lab.routers.r2.snippet: found "none.conf", expected a file beside this one that can be '
+        "read: No such file or directory",
+        'lab.routers.r3.config: found "more", expected a file beside this one that can be read: '
+        "Is a directory",
+        "lab.routers.r4.snippet: found both, expected one of config, in place of the lab's own, "
+        "and snippet, beside it",
     ]
 
 
