@@ -36,8 +36,8 @@ from xenflow.model.succession import changed_with
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import StatsReply
 from xenflow.plan import migration as mig
+from xenflow.plan.laying import lay
 from xenflow.store import network_file
-from xenflow.store.laying import lay
 from xenflow.switch.clock import Clock
 from xenflow.switch.proof import Bound
 from xenflow.switch.switch import Switch

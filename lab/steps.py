@@ -17,7 +17,7 @@ from typing import TypeVar
 from lab.description import Lab, Node
 from lab.routing import Speaker, speakers
 from xenflow.model import control_link, difference
-from xenflow.model.network import Cable, Controller, Datapath, End, Interface, Router
+from xenflow.model.network import Controller, Datapath, End, Interface, Router
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -84,7 +84,7 @@ class _Things:
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
-    cables: Mapping[str, Cable] = field(default_factory=dict)
+    cables: Mapping[str, tuple[End, End]] = field(default_factory=dict)
     machines: Mapping[str, tuple[End, int]] = field(default_factory=dict)
     wires: Mapping[tuple[str, str], Interface] = field(default_factory=dict)
     addresses: Mapping[tuple[str, str, str], None] = field(default_factory=dict)
@@ -106,7 +106,7 @@ def _things(lab: Lab | None) -> _Things:
     owners |= {m.access: f"lab.machines.{m.name}" for m in lab.machines.values()}
     return _Things(
         nodes,
-        lab.network.cables,
+        {cable.name: (cable.a, cable.b) for cable in cables},
         {m.name: (m.access, m.mac) for m in lab.machines.values()},
         {(r.name, wire.name): wire for r in lab.routers.values() for wire in _wires(r)},
         dict.fromkeys(lab.assignments),

@@ -24,7 +24,7 @@ from xenflow.model.network import (
     Router,
 )
 from xenflow.model.placement import Mode, Placement
-from xenflow.store.laying import lay
+from xenflow.plan.laying import lay
 from xenflow.tables.next_hops import NextHopView
 from xenflow.tables.site import RouterView, Site
 

@@ -37,8 +37,8 @@ from xenflow.model.network import (
 from xenflow.model.placement import Placement, at_home
 from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
+from xenflow.plan.laying import lay
 from xenflow.plan.migration import Order, Stage
-from xenflow.store.laying import lay
 
 
 class Described:

@@ -410,7 +410,7 @@ class WholeNetwork:
     def _sent_up(self, datapath: str, packet: PacketIn, journey: FrameJourney) -> simulate.Fate:
         """As the controller does with what a switch sends up; what a VM sends it only hears."""
         kind = kind_of(self.network.datapaths[datapath])
-        what = kind.sent_up(self.network, {}, packet)
+        what = kind.sent_up(self.network, datapath, {}, packet)
         if isinstance(what, Question):
             return self._answered(datapath, what, journey)
         if isinstance(what, ForVm) and not what.copied:

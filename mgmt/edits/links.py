@@ -5,19 +5,17 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import replace
 
-from mgmt.edits import Edit, Option, Places, access_of, new, next_free, replaced, without
+from mgmt.edits import Edit, Option, Places, access_of, new, replaced, without
 from mgmt.session import UsageError, known
 from xenflow.model.network import Link, Network
-from xenflow.store.network_file import MAX_ID, MAX_VLAN
 
 
 def create(network: Network, args: Namespace, _: Places) -> Network:
     """A link more; what is not given is taken as it comes."""
-    there = network.links.values()
     link = Link(
         new("link", args.link, network.links),
-        args.id or next_free({link.id for link in there}, MAX_ID),
-        args.vlan or next_free({link.vlan for link in there}, MAX_VLAN),
+        args.id or 0,  # 0: the planner gives it one
+        args.vlan or 0,
         0,
         tuple(map(access_of, args.access)),
         args.root or "",
@@ -70,7 +68,10 @@ _ACCESS: Option = (
         "help": "an untagged port, with the stations behind it (may be repeated)",
     },
 )
-_ID: Option = ("--id", {"type": int, "metavar": "N", "help": "its number (default: the next)"})
+_ID: Option = (
+    "--id",
+    {"type": int, "metavar": "N", "help": "its number (default: a free one)"},
+)
 _VLAN: Option = ("--vlan", {"type": int, "metavar": "ID", "help": "the same of its VLAN id"})
 _NO_ROOT: Option = ("--no-root", {"action": "store_true", "help": "its tree grows as it comes"})
 _ANY: Option = ("--any-cable", {"action": "store_true", "help": "its tree may use all cables"})

@@ -13,8 +13,8 @@ from tests.written_switch import RuleTable, WrittenSwitch, bound
 from xenflow.model.network import Access, End, Network, NetworkError, Pipeline
 from xenflow.model.placement import Placement
 from xenflow.openflow.flow import Flow
+from xenflow.plan.laying import lay
 from xenflow.routes.sender import snapshot_messages
-from xenflow.store.laying import lay
 from xenflow.tables import cookies
 
 CAMPUS = load("campus")

@@ -20,7 +20,7 @@ from xenflow.model.network import (
     Network,
     Router,
 )
-from xenflow.store.laying import lay
+from xenflow.plan.laying import lay
 from xenflow.store.network_file import load, parse
 
 PATH = load(find_file("path"))

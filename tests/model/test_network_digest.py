@@ -78,6 +78,8 @@ def otherwise(value: Any) -> Iterator[tuple[str, Any]]:
             yield "", not value
         case Enum():
             yield "", next(one for one in type(value) if one is not value)
+        case None:
+            yield "", ()
         case int() | float():
             yield "", value + 1
         case str():

@@ -15,7 +15,7 @@ from tests.control.test_change import CAMPUS, by_chance
 from xenflow.model.difference import compare, refusals
 from xenflow.model.network import INDICES, PARTS, Interface, Network, Router
 from xenflow.model.succession import changed_with, in_terms_of
-from xenflow.store.laying import lay
+from xenflow.plan.laying import lay
 
 COMPUTED = (*INDICES, "hosts", "cables_of", "members_of", "trees_digest", "digest")
 

@@ -33,10 +33,10 @@ from xenflow.model.network import (
 from xenflow.model.placement import at_home
 from xenflow.openflow import packet as pk
 from xenflow.plan import effects as fx
+from xenflow.plan.laying import lay
 from xenflow.plan.migration import Order
 from xenflow.routes import messages as m
 from xenflow.routes.messages import Op, Section
-from xenflow.store.laying import lay
 
 HOSTS = {
     "proactive": {"pipeline": Pipeline.PROACTIVE},

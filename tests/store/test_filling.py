@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xenflow.model.network import Network
+from xenflow.model.network import Network, NetworkError
 from xenflow.store.filling import fill
 from xenflow.store.network_file import parse
 from xenflow.store.network_text import to_text
@@ -94,9 +94,10 @@ def test_a_network_in_a_store_keeps_its_numbers() -> None:
     assert (kept.links["one-two"].id, kept.links["one-two"].vlan) == (9, 8)
     assert (kept.routers["r1"].id, kept.routers["r1"].interfaces[0].vif) == (7, "odd")
     assert kept.routers["r1"].interfaces[0].mac == 0x77 | 2 << 40
-    # what the file says goes before: another has the number then
-    taken, _ = read(CLASS.replace("[links]\n", "[links]\nnew = { vlan = 8 }\n"), read(other)[0])
-    assert taken.links["new"].vlan == 8 != taken.links["one-two"].vlan
+    # what is somebody's already is given to nobody, even where a file says so
+    taken = CLASS.replace("[links]\n", '[links]\nnew = { vlan = 8, root = "h1" }\n')
+    with pytest.raises(NetworkError, match=r"links\.one-two\.vlan: found 8, .* not new's"):
+        read(taken, read(other)[0])
 
 
 def test_many_have_numbers_of_their_own() -> None:

@@ -131,3 +131,37 @@ def test_a_row_that_cannot_be_read_is_named(cells: dict[str, str]) -> None:
     key, row = next(iter(by_name(tables(database, LAID))["Laid_Link"].items()))
     with pytest.raises(NetworkError, match=f"Laid_Link '{key[0]}'"):
         laid_entries({"Laid_Link": {key: {**row, **cells}}}, network)
+
+
+WISHES = """
+[links.promised]
+mbps = 60
+mtu = 1500
+disjoint_from = ["left"]
+span = ["host-b", "gen"]
+[links.small]
+span = []
+"""
+
+
+def test_what_is_asked_of_cables_is_laid_and_may_be_another() -> None:
+    database, text = MemoryDatabase(), (CONF / "paper.toml").read_text()
+    cable = 'gen-b = ["gen:to-b", "host-b:to-gen"]'
+    terms = "mbps = 100, cost = 7, mtu = 9000"
+    told = f'gen-b = {{ ends = ["gen:to-b", "host-b:to-gen"], {terms}, labels = [5, "90-4000"] }}'
+    left = 'access = [{ at = "gen:access"'
+    for number, shown in enumerate((told, cable, told.replace("cost = 7", "cost = 8")), 1):
+        wished = WISHES if shown is not cable else WISHES.replace("mbps = 60\nmtu = 1500\n", "")
+        whole = text.replace(cable, shown).replace(left, 'cables = ["gen-a"]\n' + left)
+        network = network_file.parse(whole + wished, "paper.toml")[0]
+        write(database, network, number)
+        rows = by_name(tables(database, LAID))
+        assert renamed(laid_entries(rows, NOTHING), network.name) == network
+        wanted = desired(network, number)
+        there = by_name(tables(database, DESIRED))
+        for table, expected in wanted.items():
+            for key, row in expected.items():
+                assert {column: there[table][key][column] for column in row} == row
+    assert network.cables["gen-b"].labels == ((5, 5), (90, 4000))
+    del rows["Laid_Cable"]["gen-b",]["about"]  # as the release before kept it
+    assert laid_entries(rows, NOTHING).cables["gen-b"].mbps == 0

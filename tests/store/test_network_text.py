@@ -54,14 +54,25 @@ other = "drop"
 kind = "plain"
 dpid = "00000000000000ac"
 controller = "a.b"
+other = "drop"
 [cables]
 "c.1" = ["h:eth0", "s.1:p@1"]
+"c.2" = { ends = ["h:eth1", "s.1:p@2"], mbps = 100, cost = 7, mtu = 9000, labels = [9, "10-20"] }
+c3 = { ends = ["h:eth2", "s.1:p@3"], mtu = 1500 }
 [links.l]
 id = 7
 vlan = 9
+detour_vlan = 12
 root = "h"
 cables = ["c.1"]
 access = [{ at = "h:a", macs = ["02:00:00:00:00:01", "02:00:00:00:00:02"] }, { at = "s.1:b" }]
+[links.promised]
+id = 8
+vlan = 13
+mbps = 60
+mtu = 1500
+disjoint_from = ["l"]
+span = ["s.1", "h"]
 [routers.r]
 id = 3
 home = "h"
@@ -71,4 +82,6 @@ interfaces = [{ name = "eth0", link = "l", mac = "02:00:00:00:01:01", vif = "r.0
     network = network_file.parse(text, "a.toml")[0]
     found = again(network)
     assert found == network and found.store == network.store
+    written = to_text(network)
+    assert to_text(found) == written and "detour_vlan = 12" in written
     assert again(replace(network, routers={}, links={}, cables={})).links == {}

@@ -13,11 +13,11 @@ import pytest
 from tests.control.test_change import CAMPUS, HOST, Host
 from xenflow.model.network import Network
 from xenflow.model.placement import Placement
+from xenflow.plan.laying import lay
 from xenflow.routes import messages as m
 from xenflow.routes.messages import NextHopType, Op, RouteMessageType, Section, SectionKind
 from xenflow.routes.router_state import RouterState
 from xenflow.routes.sender import snapshot_messages
-from xenflow.store.laying import lay
 from xenflow.switch import writer as writers
 from xenflow.switch.jobs import Job
 from xenflow.tables import cookies, layout

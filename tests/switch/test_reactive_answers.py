@@ -88,7 +88,8 @@ def asks(site: Site, tables: simulate.Tables, port: int, frame: bytes) -> Questi
     """What the controller is asked about a frame that comes by a port; None: nothing."""
     kind = kind_of(site.datapath)
     packet_ins = simulate.run(tables, frame, port).packet_ins
-    (what,) = [kind.sent_up(site.network, {}, packet) for packet in packet_ins] or (None,)
+    sent_up = [kind.sent_up(site.network, site.name, {}, packet) for packet in packet_ins]
+    (what,) = sent_up or (None,)
     assert what is None or isinstance(what, Question)
     return what
 

@@ -69,7 +69,7 @@ class Host:
         """What the controller takes that for which comes up when a frame comes in."""
         ports = {name: (number, True) for name, number in PORTS.items()}
         packet_ins = run(self.tables, frame, PORTS[port]).packet_ins
-        return [kind_of(self.kind).sent_up(self.network, ports, each) for each in packet_ins]
+        return [kind_of(self.kind).sent_up(self.network, HERE, ports, each) for each in packet_ins]
 
 
 def ip(to: int, target: int, source: int = GEN_MAC, proto: int = 17, ttl: int = 64) -> bytes:
@@ -177,4 +177,4 @@ def test_what_a_plain_host_sends_nothing_like_is_nothing(path: PlannedNetwork) -
     ):
         packet = PacketIn(0, NO_BUFFER, len(frame), PORTS["to-s1"], 1, frame)
         ports = {name: (number, True) for name, number in PORTS.items()}
-        assert plain.sent_up(path.network, ports, packet) is None
+        assert plain.sent_up(path.network, HERE, ports, packet) is None

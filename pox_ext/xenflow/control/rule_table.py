@@ -462,7 +462,7 @@ class RuleTable:
     def packet_in(self, switch: Switch, packet: PacketIn) -> bool:
         """A switch sent a frame up: the reactive pipeline's question, or something about a VM.
         False where it is neither."""
-        what = switch.kind.sent_up(self.network, switch.ports, packet)
+        what = switch.kind.sent_up(self.network, switch.name, switch.ports, packet)
         if isinstance(what, Question):
             return switch.decisions.answer(what)
         if what is not None:

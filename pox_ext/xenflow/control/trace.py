@@ -176,8 +176,8 @@ def _link_at(
     if given is not None:
         return network.links[given], 0, True
     vlan = packet.get("dl_vlan", 0)
-    links = network.links.values()
-    return next((k for k in links if vlan in (k.vlan, k.detour_vlan)), None), 0, True
+    strays = map(network.links.__getitem__, network.links_by_label.get(vlan, ()))
+    return network.labelled(vlan, switch.name) or next(strays, None), 0, True
 
 
 def _addressee(table: RuleTable, link: Link, target: int, sender: int) -> int:
@@ -383,7 +383,8 @@ class _Trace:
     # --- to the controller
 
     def _sent_up(self, tables: simulate.Tables, packet: PacketIn) -> Iterator[dict[str, Any]]:
-        what = self.switch.kind.sent_up(self.network, self.switch.ports, packet)
+        switch = self.switch
+        what = switch.kind.sent_up(self.network, switch.name, switch.ports, packet)
         if what is None:
             yield {"kind": "copy", "words": "to the controller, which does nothing with it"}
         elif isinstance(what, Question):

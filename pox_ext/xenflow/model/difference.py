@@ -133,6 +133,7 @@ def refusals(before: Network, after: Network, found: NetworkDifference | None = 
         *_of_links(before, after, found.links),
         *_of_ids("routers", before, after, found.routers),
         *_of_ids("links", before, after, found.links),
+        *_of_labels(before, after, found.links),
     ]
 
 
@@ -185,11 +186,14 @@ def _of_datapaths(before: Network, after: Network, found: Changed) -> Iterator[s
 def _of_links(before: Network, after: Network, found: Changed) -> Iterator[str]:
     for name in found.changed:
         old, new = before.links[name], after.links[name]
-        if old.vlan != new.vlan:  # the detour's follows from it
-            yield (
-                f"links.{name}: vlan {old.vlan} cannot become {new.vlan} while packets are under "
-                "way: remove the link in one step and add it in the next"
-            )
+        for key in ("vlan", "detour_vlan"):
+            was, shall = getattr(old, key), getattr(new, key)
+            if was != shall:
+                yield (
+                    f"links.{name}: {key} {was} cannot become {shall} while packets are under "
+                    "way: remove the link in one step and add it in the next"
+                )
+                break
         for datapath in _lies_otherwise(old, new):
             was, shall = old.tree.up[datapath], new.tree.up[datapath]
             if was is not None and _lost(before, after, was.far(datapath).datapath):
@@ -205,7 +209,8 @@ def _lies_otherwise(old: Link, new: Link) -> Iterator[str]:
     """The switches where a link's tree has another way towards its root."""
     if old.tree is not new.tree:
         for datapath in filter(new.tree.up.__contains__, old.tree.up):  # the same words each time
-            if old.tree.up[datapath] != new.tree.up[datapath]:
+            was, shall = old.tree.up[datapath], new.tree.up[datapath]
+            if was is not shall and not (was is not None and was.joins_as(shall)):
                 yield datapath
 
 
@@ -231,19 +236,32 @@ def _root(link: Link) -> str:
 
 def _of_ids(kind: str, before: Network, after: Network, found: Changed) -> Iterator[str]:
     old, new = getattr(before, kind), getattr(after, kind)
-    taken = {"routers": {"id": "router_names"}, "links": {"id": "link_names", "vlan": "vlan_names"}}
-    for key, owners_by in taken[kind].items():
-        owners = getattr(before, owners_by)
-        for name in (*found.changed, *found.added):
-            number = getattr(new[name], key)
-            owner = owners.get(number, name)
-            if owner != name:
-                yield (
-                    f"{kind}.{name}: {key} {number} is {owner}'s: take another, or remove "
-                    f"{owner} in one step and add {name} in the next"
-                )
-            elif key == "id" and name in old and old[name].id != number:
-                yield (
-                    f"{kind}.{name}: id {old[name].id} cannot become {number}: remove it in "
-                    "one step and add it in the next"
-                )
+    owners = {"routers": before.router_names, "links": before.link_names}[kind]
+    for name in (*found.changed, *found.added):
+        number = new[name].id
+        owner = owners.get(number, name)
+        if owner != name:
+            yield _taken(kind, name, f"id {number}", owner)
+        elif name in old and old[name].id != number:
+            yield (
+                f"{kind}.{name}: id {old[name].id} cannot become {number}: remove it in "
+                "one step and add it in the next"
+            )
+
+
+def _of_labels(before: Network, after: Network, found: Changed) -> Iterator[str]:
+    for name in (*found.changed, *found.added):
+        link = after.links[name]
+        said = {name}
+        for key, label in zip(("vlan", "detour_vlan"), link.labels, strict=True):
+            for owner in before.links_by_label.get(label, ()):
+                if owner not in said and before.meet(before.links[owner], link):
+                    said.add(owner)
+                    yield _taken("links", name, f"{key} {label}", owner)
+
+
+def _taken(kind: str, name: str, what: str, owner: str) -> str:
+    return (
+        f"{kind}.{name}: {what} is {owner}'s: take another, or remove {owner} in one step and add "
+        f"{name} in the next"
+    )

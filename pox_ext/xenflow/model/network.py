@@ -99,11 +99,21 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Cable:
-    """A wire between two datapaths."""
+    """A wire between two datapaths.
+
+    mbps    Mbit/s it carries; 0: not known, and nothing may be promised over it
+    cost    of sending over it, for whoever chooses a tree; 0: by its mbps
+    mtu     octets of a packet it carries; 0: any
+    labels  the VLAN ids that links may have on it, (first, last) each; (): all
+    """
 
     name: str
     a: End
     b: End
+    mbps: int = 0
+    cost: int = 0
+    mtu: int = 0
+    labels: tuple[tuple[int, int], ...] = ()
 
     def far(self, datapath: str) -> End:
         """The end that is not on `datapath`."""
@@ -112,6 +122,10 @@ class Cable:
     def near(self, datapath: str) -> End:
         """The end that is on `datapath`."""
         return self.a if self.a.datapath == datapath else self.b
+
+    def joins_as(self, other: Cable | None) -> bool:
+        """Whether a tree over the other lies as over this one, whatever is said of them."""
+        return other is not None and (self.name, self.a, self.b) == (other.name, other.a, other.b)
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,20 @@ class Tree:
     """
 
     up: Mapping[str, Cable | None] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether they lie the same, whatever else is said of their cables."""
+        if not isinstance(other, Tree):
+            return NotImplemented
+        if self.up is other.up:
+            return True
+        return self.up.keys() == other.up.keys() and all(
+            cable is there or (cable is not None and cable.joins_as(there))
+            for cable, there in zip(self.up.values(), map(other.up.get, self.up), strict=True)
+        )
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.up))
 
     @cached_property
     def _depth(self) -> dict[str, int]:
@@ -212,7 +240,12 @@ class Link:
     detour_vlan  the one for what is meant for a VM on its way between two hosts
     root         the datapath that its tree grows from, where the file names one
     cables       the only cables that the tree may use, where the file names them
-    tree         where it lies (`store.laying` has filled it in)
+    tree         where it lies (`plan.laying` has filled it in)
+    mbps         Mbit/s promised to it on each of its cables; 0: none
+    mtu          octets of a packet that each of its cables shall carry; 0: any
+    disjoint_from  links with which it shares no cable
+    span         datapaths that its tree leads to beside those of its access ports and its members'
+                 homes; None: to all that its cables reach
     """
 
     name: str
@@ -223,6 +256,15 @@ class Link:
     root: str = ""
     cables: tuple[str, ...] = ()
     tree: Tree = field(default=Tree(), repr=False, hash=False)
+    mbps: int = 0
+    mtu: int = 0
+    disjoint_from: tuple[str, ...] = ()
+    span: tuple[str, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[int, int]:
+        """The VLAN ids that it has on its cables."""
+        return self.vlan, self.detour_vlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,9 +357,26 @@ class Network:
         return self._indexed("link_names")
 
     @cached_property
-    def vlan_names(self) -> dict[int, str]:
-        """The link of each VLAN id, of both that a link has."""
-        return self._indexed("vlan_names")
+    def links_by_label(self) -> dict[int, tuple[str, ...]]:
+        """The links that have each VLAN id, as either of theirs: several where no switch is on the
+        trees of two of them."""
+        return by_label(self.links.values())
+
+    @cached_property
+    def labels_by_switch(self) -> bool:
+        """Whether a VLAN id may be that of several links, of which no two are at one switch.
+        Beside a bridge of other people's it may not: what comes with it where its link is not is
+        dropped."""
+        return all(datapath.other == "drop" for datapath in self.datapaths.values())
+
+    def meet(self, one: Link, other: Link) -> bool:
+        """Whether two links may not have the same VLAN id."""
+        return not self.labels_by_switch or not one.tree.up.keys().isdisjoint(other.tree.up)
+
+    def labelled(self, label: int, datapath: str) -> Link | None:
+        """The link that has a VLAN id at a datapath; None where none has."""
+        links = map(self.links.__getitem__, self.links_by_label.get(label, ()))
+        return next((link for link in links if link.tree.reaches(datapath)), None)
 
     @cached_property
     def router_names(self) -> dict[int, str]:
@@ -423,6 +482,15 @@ def by_link(routers: Iterable[Router]) -> dict[str, tuple[tuple[Router, Interfac
     return {link: tuple(members) for link, members in found.items()}
 
 
+def by_label(links: Iterable[Link]) -> dict[int, tuple[str, ...]]:
+    """Names of links, in order, by the VLAN ids that they have."""
+    found: dict[int, tuple[str, ...]] = {}
+    for link in links:
+        for label in link.labels:
+            found[label] = (*found.get(label, ()), link.name)
+    return found
+
+
 PARTS = ("controllers", "datapaths", "cables", "links", "routers")
 """What a network has entries of, as the network file names it."""
 Keys = Callable[[Any], Iterable[tuple[Any, Any]]]
@@ -430,7 +498,6 @@ Keys = Callable[[Any], Iterable[tuple[Any, Any]]]
 INDICES: Mapping[str, tuple[str, Keys]] = {
     "by_dpid": ("datapaths", lambda datapath: [(datapath.dpid, datapath)]),
     "link_names": ("links", lambda link: [(link.id, link.name)]),
-    "vlan_names": ("links", lambda link: [(v, link.name) for v in (link.vlan, link.detour_vlan)]),
     "access_links": ("links", lambda link: [(a.end, link.name) for a in link.access]),
     "router_names": ("routers", lambda router: [(router.id, router.name)]),
     "vif_routers": ("routers", lambda router: [(i.vif, router.name) for i in router.interfaces]),

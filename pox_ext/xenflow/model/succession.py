@@ -16,7 +16,16 @@ from itertools import compress
 from operator import eq, is_, is_not
 from typing import Any
 
-from xenflow.model.network import INDICES, PARTS, Keys, Link, Network, Router, by_link
+from xenflow.model.network import (
+    INDICES,
+    PARTS,
+    Keys,
+    Link,
+    Network,
+    Router,
+    by_label,
+    by_link,
+)
 
 Entries = dict[str, Any]
 _OF_WHOLE_PARTS = {"hosts": ("datapaths",), "cables_of": ("datapaths", "cables")}
@@ -98,6 +107,7 @@ def _succeed(before: Network, after: Network, other: Mapping[str, Iterable[str]]
         taken[index] = _reindexed(getattr(before, index), old, new, other[part], keys)
     if not reordered(before.routers, after.routers):
         taken["members_of"] = _members_of(before, after, other["routers"])
+    taken["links_by_label"] = _links_by_label(before, after, other["links"])
     for attribute, parts in _OF_WHOLE_PARTS.items():
         if attribute in known and all(getattr(before, p) is getattr(after, p) for p in parts):
             taken[attribute] = known[attribute]
@@ -132,6 +142,23 @@ def _members_of(before: Network, after: Network, names: Iterable[str]) -> dict[s
     made = {**before.members_of, **{link: found[link] for link in links if link in found}}
     for link in links - found.keys():
         made.pop(link, None)
+    return made
+
+
+def _links_by_label(
+    before: Network, after: Network, names: Iterable[str]
+) -> dict[int, tuple[str, ...]]:
+    either = [n.links[name] for n in (before, after) for name in names if name in n.links]
+    labels = {label for link in either for label in link.labels}
+    if not labels:
+        return before.links_by_label
+    old = before.links_by_label
+    there = {link.name: None for link in either}
+    there |= dict.fromkeys(name for label in labels for name in old.get(label, ()))
+    found = by_label(after.links[name] for name in there if name in after.links)
+    made = {**old, **{label: found[label] for label in labels if label in found}}
+    for label in labels - found.keys():
+        made.pop(label, None)
     return made
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from xenflow.model.placement import Placement
 from xenflow.model.succession import in_terms_of
 from xenflow.store import network_file, placement_rows
 from xenflow.store.columns import Cell
+from xenflow.store.filling import Gone
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
 from xenflow.store.network_rows import (
     DESIRED,
@@ -159,7 +161,15 @@ class Book:
         Raises NetworkError with each reason on a line.
         """
         before, first = self.network, self.change == 0
-        after = network_file.parse(text, file, None if first else before, in_store=True)[0]
+        placed = {name: placement.hosts for name, placement in self.placements.items()}
+        after, _ = network_file.parse(
+            text,
+            file,
+            None if first else before,
+            in_store=True,
+            placed=placed,
+            gone=self._gone(),
+        )
         after = after if first else in_terms_of(before, _started(before, after, self.change + 1))
         found = compare(before, after)
         if not first:
@@ -225,11 +235,28 @@ class Book:
             for name in getattr(found, kind).added:
                 new = getattr(after, kind)[name]
                 for row in (row for row, where in buried if where == table):
-                    labels = json.loads(str(row["labels"])) if kind == "links" else []
                     if row["name"] != name and row["id"] == new.id:
                         yield f"{kind}.{name}: id {new.id} was {row['name']}'s, {_WAIT}"
-                    elif row["name"] != name and kind == "links" and new.vlan in labels:
-                        yield f"{kind}.{name}: vlan {new.vlan} was {row['name']}'s, {_WAIT}"
+        for name in (*found.links.added, *found.links.changed):
+            link = after.links[name]
+            for row in (row for row, where in buried if where == "Laid_Link"):
+                apart = after.labels_by_switch and _reached(row).isdisjoint(link.tree.up)
+                both = {*link.labels} & {*json.loads(str(row["labels"]))}
+                if both and row["name"] != name and not apart:
+                    yield f"links.{name}: vlan {min(both)} was {row['name']}'s, {_WAIT}"
+
+    def _gone(self) -> Gone:
+        """What may be given to nobody yet."""
+        links, routers = self._tombs("Laid_Link"), self._tombs("Laid_Element")
+        labels = {}
+        for row in links.values():
+            with suppress(ValueError):  # a row by hand: who adds a link is told of it
+                labels[str(row["name"])] = json.loads(str(row["labels"])), _reached(row)
+        return Gone(
+            {str(row["name"]): _whole(row["id"]) for row in routers.values()},
+            {str(row["name"]): _whole(row["id"]) for row in links.values()},
+            labels,
+        )
 
     def _tombs(self, table: str) -> dict[str, StoreRow]:
         return {uuid: row for uuid, row in self._rows.get(table, {}).items() if row["gone"]}
@@ -438,6 +465,11 @@ def _words(before: _Entries, after: _Entries) -> dict[str, dict[str, list[str]]]
             way = "added" if old is None else "removed" if entry is None else "changed"
             found.setdefault(part, {}).setdefault(way, []).append(name)
     return found
+
+
+def _reached(link: StoreRow) -> frozenset[str]:
+    """The switches on a laid link's tree."""
+    return frozenset(json.loads(str(link["tree"])))
 
 
 _WAIT = "and not all switches have forgotten it yet: apply it again when they have"

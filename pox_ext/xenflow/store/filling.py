@@ -5,7 +5,8 @@ nobody needs to choose is found from names, not from places in the file: a route
 leaves the numbers of the others as they are, unless two names meet at one number.  What a file says
 is never changed, and nothing is judged here: a value that makes no sense is left for the reader.
 
-In a network that lives in a store, numbers are kept once they are given (`kept`).
+In a network that lives in a store, numbers are kept once they are given (`kept`), and what has gone
+keeps its own until it is forgotten (`Gone`).  VLAN ids are not filled in: `plan.labels` has them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 from zlib import crc32
 
 from xenflow.model.network import EMPTY, Interface, Network
+from xenflow.plan.laying import Buried
 
 Table = dict[str, Any]
 UNNUMBERED = "unnumbered"
@@ -27,7 +29,7 @@ UNNUMBERED = "unnumbered"
 PLAIN_SWITCHES = "edge"
 """The controller of the plain switches, where the file names no controllers."""
 _MAX_INTERFACE_NAME = 15
-_MAX_ID, _MAX_VLAN = 65535, 2047
+_MAX_ID = 65535
 _MANAGEMENT = "10.254.1.0/24"
 _SUBNETS = IPv4Network("10.16.0.0/12")
 """Where links of which the file says no address have theirs, a /24 each."""
@@ -35,10 +37,23 @@ _LOOPBACKS = IPv4Network("10.253.0.0/16")
 """Where machines on unnumbered links have theirs; routers in 10.255.0.0/16, by their ids."""
 
 
-def fill(tables: Table, kept: Network | None) -> Table:
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What is no more, by name, and is given to nobody else yet: switches may have flows of it.
+
+    routers, links  their ids
+    labels          the VLAN ids of the links
+    """
+
+    routers: Mapping[str, int] = field(default_factory=dict)
+    links: Mapping[str, int] = field(default_factory=dict)
+    labels: Buried = field(default_factory=dict)
+
+
+def fill(tables: Table, kept: Network | None, gone: Gone | None = None) -> Table:
     """The same tables with everything in them that can be found; `kept`: numbers are as there."""
     found = deepcopy(tables)
-    filling = _Filling(found, kept or EMPTY)
+    filling = _Filling(found, kept or EMPTY, gone or Gone())
     filling.datapaths()
     filling.cables()
     filling.routers()
@@ -108,6 +123,11 @@ def _give(
             used.add(value)
 
 
+def _give_ids(entries: Mapping[str, Table], known: Mapping[str, int]) -> None:
+    taken = [number for name, number in known.items() if name not in entries]
+    _give(entries, "id", 1, _MAX_ID, kept=known, taken=taken)
+
+
 def _mac(number: int) -> str:
     """A MAC address: of 32 bits one that everybody may choose (locally administered)."""
     return (number if number >> 32 else 0x0A58 << 32 | number).to_bytes(6, "big").hex(":")
@@ -139,9 +159,10 @@ class _Member:
 class _Filling:
     """One file's tables, filled in where they stand."""
 
-    def __init__(self, tables: Table, kept: Network) -> None:
+    def __init__(self, tables: Table, kept: Network, gone: Gone) -> None:
         self._tables = tables
         self._kept = kept
+        self._gone = gone
 
     # --- the network
 
@@ -164,16 +185,18 @@ class _Filling:
         if not isinstance(cables, dict):
             return
         for name, ends in cables.items():
-            if isinstance(ends, list):
+            holder, key = (ends, "ends") if isinstance(ends, dict) else (cables, name)
+            if isinstance(ends := holder.get(key), list):
                 port = _interface_name(name, name)
-                cables[name] = [
+                holder[key] = [
                     f"{end}:{port}" if isinstance(end, str) and ":" not in end else end
                     for end in ends
                 ]
 
     def routers(self) -> None:
         routers = _entries(self._tables, "routers")
-        _give(routers, "id", 1, _MAX_ID, kept={r.name: r.id for r in self._kept.routers.values()})
+        known_ids = {r.name: r.id for r in self._kept.routers.values()}
+        _give_ids(routers, {**self._gone.routers, **known_ids})
         every: dict[str, Table] = {}
         macs: dict[str, int] = {}
         for name, router in routers.items():
@@ -195,9 +218,8 @@ class _Filling:
 
     def links(self) -> None:
         self._text_is("links", "subnet")
-        links, kept = _entries(self._tables, "links"), self._kept.links
-        _give(links, "id", 1, _MAX_ID, kept={name: link.id for name, link in kept.items()})
-        _give(links, "vlan", 1, _MAX_VLAN, kept={name: link.vlan for name, link in kept.items()})
+        known = {link.name: link.id for link in self._kept.links.values()}
+        _give_ids(_entries(self._tables, "links"), {**self._gone.links, **known})
 
     def controllers(self) -> None:
         """Of whom nothing is said: the controller of the same name, else the only one."""

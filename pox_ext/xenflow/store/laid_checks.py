@@ -56,7 +56,7 @@ def _of_tree(network: Network, tree: Tree) -> str:
             return f"there is no datapath {name}"
         if cable is None:
             continue
-        if network.cables.get(cable.name) != cable:
+        if not cable.joins_as(network.cables.get(cable.name)):
             return f"there is no cable {cable.name}"
         ends[name] = cable.far(name).datapath
         if name not in (cable.a.datapath, cable.b.datapath) or ends[name] not in tree.up:

@@ -22,7 +22,6 @@ import netaddr
 
 from xenflow.model import hypervisor_spec
 from xenflow.model.network import (
-    DETOUR_VLAN_OFFSET,
     Access,
     Cable,
     Controller,
@@ -38,13 +37,13 @@ from xenflow.model.network import (
 )
 from xenflow.model.succession import in_terms_of
 from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, text_of, whole
+from xenflow.plan.labels import LAST_LABEL
+from xenflow.plan.laying import Placed, lay, lay_on, unlaid
 from xenflow.store.document import Document
-from xenflow.store.filling import UNNUMBERED, fill
-from xenflow.store.laying import lay, lay_on
+from xenflow.store.filling import UNNUMBERED, Gone, fill
 from xenflow.store.toml_lines import Path, show, show_value
 
 MAX_ID = 65535
-MAX_VLAN = DETOUR_VLAN_OFFSET - 1
 MAX_INTERFACE_NAME = 15
 """Linux: IFNAMSIZ is 16 with the closing NUL."""
 MIN_MEMORY, MAX_MEMORY = 64, 1 << 20
@@ -98,16 +97,26 @@ def parse(
     before: Network | None = None,
     *,
     in_store: bool = False,
+    placed: Placed | None = None,
+    gone: Gone | None = None,
     read_lab: LabReader | None = None,
 ) -> tuple[Network, dict[str, Any]]:
-    """As `load_with_lab`, from a text; `file` is its name in messages.  Links lie on trees of the
-    network `before` where they are the same; `in_store`: they stay where they lie."""
+    """As `load_with_lab`, from a text; `file` is its name in messages.
+
+    before    links lie on trees of this network where they are the same
+    in_store  they stay where they lie, and keep ids and VLAN ids that the text does not name
+    placed    where routers are now
+    gone      what is given to nobody
+    read_lab  reads the file's lab as well, so that its mistakes are told with the others
+    """
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in 1,000 lists
         raise NetworkError(_syntax_error(text, file, error)) from None
     document = Document(file, text)
-    tables = fill(tables, before if in_store else None)
+    kept = before if in_store else None
+    gone = gone or Gone()
+    tables = fill(tables, kept, gone)
     found = _read_tables(document, tables)
     _check_references(document, found)
     _check_uniqueness(document, found)
@@ -118,8 +127,8 @@ def parse(
         network = _sketch(found)
     else:
         built = _build(found)
-        network = lay_on(built, before) if in_store and before is not None else lay(built, before)
-        _check_trees(document, network)
+        network = lay(built, before) if kept is None else lay_on(built, kept, placed, gone.labels)
+        _check_trees(document, network, placed)
     if read_lab is not None:
         read_lab(document, network, lab)
     document.raise_mistakes()
@@ -194,6 +203,18 @@ def _end(value: Any) -> End:
     if not colon:
         raise UnfitError
     return End(_name(datapath), _interface_name(port))
+
+
+def _label_range(value: Any) -> tuple[int, int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text_of(value))
+    if not match:
+        raise UnfitError
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not 1 <= first <= last <= LAST_LABEL:
+        raise UnfitError
+    return first, last
 
 
 def _dpid(value: Any) -> int:
@@ -311,7 +332,18 @@ _DATAPATH = {
     "other": _Field(choice("normal", "drop")),
 }
 
-_CABLE = _ListOf(_END, 'two ends, ["datapath:port", "datapath:port"]', length=2)
+_ENDS = _ListOf(_END, 'two ends, ["datapath:port", "datapath:port"]', length=2)
+_LABELS = Value('VLAN ids, one or a range: 100, "100-199"', _label_range)
+_MBPS = whole(1, 100_000_000)
+_MTU = whole(68, 65535)
+_CABLE = {
+    "ends": _Field(_ENDS, needed=True),
+    "mbps": _Field(_MBPS),
+    "cost": _Field(whole(1, 1_000_000)),
+    "mtu": _Field(_MTU),
+    "labels": _Field(_ListOf(_LABELS, 'an array of VLAN ids and ranges: [100, "200-299"]')),
+}
+"""Of one of which more is said than its ends."""
 
 _ACCESS = {
     "at": _Field(_END, needed=True),
@@ -320,11 +352,16 @@ _ACCESS = {
 
 _LINK = {
     "id": _Field(whole(1, MAX_ID), needed=True),
-    "vlan": _Field(whole(1, MAX_VLAN), needed=True),
+    "vlan": _Field(whole(1, LAST_LABEL)),
+    "detour_vlan": _Field(whole(1, LAST_LABEL)),
     "access": _Field(_ListOf(_ACCESS, 'an array of {at = "datapath:port", macs = [...]}')),
     "root": _Field(_NAMED),
     "cables": _Field(_ListOf(_NAMED, "an array of cable names")),
     "subnet": _Field(Value(f'an IPv4 subnet such as "10.0.1.0/24", or "{UNNUMBERED}"', _subnet)),
+    "mbps": _Field(_MBPS),
+    "mtu": _Field(_MTU),
+    "disjoint_from": _Field(_ListOf(_NAMED, "an array of link names")),
+    "span": _Field(_ListOf(_NAMED, "an array of datapath names")),
 }
 
 _INTERFACE_FIELDS = {
@@ -350,15 +387,15 @@ _ROUTER = {
 _SECTIONS: dict[str, tuple[dict[str, _Field] | _ListOf, bool]] = {
     "controllers": (_CONTROLLER, True),
     "datapaths": (_DATAPATH, True),
-    "cables": (_CABLE, False),
+    "cables": (_ENDS, False),
     "links": (_LINK, False),
     "routers": (_ROUTER, False),
 }
 """Each table of named entries: what an entry looks like, whether the table may not be missing."""
 
 Found = dict[str, dict[str, Any]]
-"""What could be read: section -> name -> {key: value} (a cable: its two ends, or None).  A value
-that is wrong is absent, so that one mistake is reported once."""
+"""What could be read: section -> name -> {key: value} (a cable: `ends`, its two, or None, and
+`where` they stand).  A value that is wrong is absent, so that one mistake is reported once."""
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -381,8 +418,12 @@ def _read_tables(document: Document, tables: dict[str, Any]) -> Found:
         for name, value in table.items():
             path = (section, name)
             _check_entry_name(document, path)
-            if isinstance(entry, _ListOf):
-                found[section][name] = _read_list(document, path, value, entry)
+            if isinstance(entry, _ListOf) and isinstance(value, dict):
+                cable = _read_table(document, path, value, _CABLE)
+                found[section][name] = {"where": (*path, "ends"), "ends": None, **cable}
+            elif isinstance(entry, _ListOf):
+                ends = _read_list(document, path, value, entry)
+                found[section][name] = {"where": path, "ends": ends}
             else:
                 found[section][name] = _read_table(document, path, value, entry)
     return found
@@ -473,10 +514,10 @@ def _check_store(document: Document, tables: dict[str, Any], servers: list[str |
 
 def _ports(found: Found) -> Iterable[tuple[Path, End]]:
     """Every port that a cable or an access takes, with the place where it is named."""
-    for name, ends in found["cables"].items():
-        for i, end in enumerate(ends or ()):
+    for cable in found["cables"].values():
+        for i, end in enumerate(cable["ends"] or ()):
             if end is not None:
-                yield ("cables", name, i), end
+                yield (*cable["where"], i), end
     for name, link in found["links"].items():
         for i, access in enumerate(link.get("access", ())):
             if "at" in access:
@@ -505,6 +546,13 @@ def _check_references(document: Document, found: Found) -> None:
         check(("links", name, "root"), "datapaths", link.get("root"), "datapath")
         for i, cable in enumerate(link.get("cables", ())):
             check(("links", name, "cables", i), "cables", cable, "cable")
+        for i, other in enumerate(link.get("disjoint_from", ())):
+            check(("links", name, "disjoint_from", i), "links", other, "link")
+            if other == name:
+                path = "links", name, "disjoint_from", i
+                document.mistake(path, f'"{name}" itself', "the name of another link")
+        for i, reached in enumerate(link.get("span", ())):
+            check(("links", name, "span", i), "datapaths", reached, "datapath")
     for name, router in found["routers"].items():
         home = router.get("home")
         check(("routers", name, "home"), "datapaths", home, "datapath")
@@ -536,7 +584,6 @@ def _check_uniqueness(document: Document, found: Found) -> None:
     for section, key, expected in (
         ("controllers", "manage", "an address of its own"),
         ("links", "id", "an id of its own"),
-        ("links", "vlan", "a VLAN id of its own"),
         ("routers", "id", "an id of its own"),
         ("datapaths", "dpid", "a datapath id of its own"),
     ):
@@ -546,9 +593,21 @@ def _check_uniqueness(document: Document, found: Found) -> None:
                 value = entry[key]
                 shown = f'"{value:016x}"' if key == "dpid" else show_value(value)
                 taken.take((section, name, key), value, shown)
+    _check_vlans(document, found)
     _check_ports(document, found)
     _check_macs(document, found)
     _check_interfaces(document, found)
+
+
+def _check_vlans(document: Document, found: Found) -> None:
+    """Between switches that drop what is of no link, several may have one, which `unlaid` sees."""
+    if all(datapath.get("other") == "drop" for datapath in found["datapaths"].values()):
+        return
+    taken = _Taken(document, "a VLAN id of its own")
+    for name, link in found["links"].items():
+        for key in ("vlan", "detour_vlan"):
+            if key in link:
+                taken.take(("links", name, key), link[key], show_value(link[key]))
 
 
 def _check_ports(document: Document, found: Found) -> None:
@@ -558,7 +617,8 @@ def _check_ports(document: Document, found: Found) -> None:
         taken.take(path, end, f'"{end}"')
         if found["datapaths"].get(end.datapath, {}).get("kind") == "host":
             on_hosts.setdefault(end.port, path)
-    for name, ends in found["cables"].items():
+    for name, cable in found["cables"].items():
+        ends = cable["ends"]
         if ends and None not in ends and ends[0].datapath == ends[1].datapath:
             both = f'both ends on "{ends[0].datapath}"'
             document.mistake(("cables", name), both, "two datapaths")
@@ -622,10 +682,16 @@ def _check_datapaths(document: Document, found: Found) -> None:
             document.mistake((*path, "ovs_rundir"), shown, 'it only with proof = "revalidator"')
 
 
-def _check_trees(document: Document, network: Network) -> None:
+def _check_trees(document: Document, network: Network, placed: Placed | None) -> None:
+    said = set()
+    for one in unlaid(network, placed):
+        document.mistake(("links", one.link, one.key), one.found, one.expected)
+        said.add(one.link)
     for link in network.links.values():
         tree = link.tree
-        only = " over the cables it may use" if link.cables else ""
+        if link.name in said:
+            continue
+        only = " over the cables it may use" if link.cables or link.mtu else ""
         for i, access in enumerate(link.access):
             here = access.end.datapath
             if not tree.reaches(here):
@@ -652,7 +718,7 @@ def _build(found: Found) -> Network:
         name=found["network"]["name"],
         controllers={n: Controller(n, **c) for n, c in found["controllers"].items()},
         datapaths={n: _build_datapath(n, d) for n, d in found["datapaths"].items()},
-        cables={n: Cable(n, ends[0], ends[1]) for n, ends in found["cables"].items()},
+        cables={n: _build_cable(n, cable) for n, cable in found["cables"].items()},
         links={n: _build_link(n, link) for n, link in found["links"].items()},
         routers={n: _build_router(n, r) for n, r in found["routers"].items()},
         store=tuple(found["network"].get("store", ())),
@@ -677,7 +743,11 @@ def _sketch(found: Found) -> Network:
             name: whole(one, "kind", "dpid", "controller")
             for name, one in found["datapaths"].items()
         },
-        "cables": {n: ends for n, ends in found["cables"].items() if ends and None not in ends},
+        "cables": {
+            name: cable
+            for name, cable in found["cables"].items()
+            if cable["ends"] and None not in cable["ends"]
+        },
         "links": {
             name: whole(one, "id", "vlan")
             | {
@@ -711,12 +781,20 @@ def _build_datapath(name: str, values: dict[str, Any]) -> Datapath:
     return Datapath(name, **values)
 
 
+def _build_cable(name: str, values: dict[str, Any]) -> Cable:
+    terms = {key: value for key, value in values.items() if key not in ("where", "ends")}
+    if "labels" in terms:
+        terms["labels"] = tuple(terms["labels"])
+    return Cable(name, *values["ends"], **terms)
+
+
 def _build_link(name: str, values: dict[str, Any]) -> Link:
     access = tuple(Access(a["at"], tuple(a.get("macs", ()))) for a in values.get("access", ()))
-    cables = tuple(values.get("cables", ()))
-    vlan = values["vlan"]
-    detour_vlan = vlan + DETOUR_VLAN_OFFSET
-    return Link(name, values["id"], vlan, detour_vlan, access, values.get("root", ""), cables)
+    lists = ("cables", "disjoint_from", "span")
+    given: dict[str, Any] = {"vlan": 0, "detour_vlan": 0}  # 0: it is to be chosen
+    about = {key: value for key, value in values.items() if key != "subnet"}
+    given |= {key: tuple(value) if key in lists else value for key, value in about.items()}
+    return Link(name, **given | {"access": access})
 
 
 def _build_router(name: str, values: dict[str, Any]) -> Router:

@@ -98,9 +98,17 @@ def _desired_switch(datapath: Datapath) -> StoreRow:
 
 
 def _desired_cable(cable: Cable) -> StoreRow:
-    ends = zip("ab", (cable.a, cable.b), strict=True)
-    cells = [(f"{side}_switch", end.datapath, f"{side}_port", end.port) for side, end in ends]
-    return {"name": cable.name} | {k: v for a, b, c, d in cells for k, v in ((a, b), (c, d))}
+    return {
+        "name": cable.name,
+        "a_switch": cable.a.datapath,
+        "a_port": cable.a.port,
+        "b_switch": cable.b.datapath,
+        "b_port": cable.b.port,
+        "mbps": cable.mbps,
+        "cost": cable.cost,
+        "mtu": cable.mtu,
+        "labels": frozenset(f"{first}-{last}" for first, last in cable.labels),
+    }
 
 
 def _desired_link(link: Link) -> StoreRow:
@@ -108,8 +116,14 @@ def _desired_link(link: Link) -> StoreRow:
         "name": link.name,
         "id": link.id,
         "vlan": link.vlan,
+        "detour_vlan": link.detour_vlan,
+        "mbps": link.mbps,
+        "mtu": link.mtu,
         "root": link.root or None,
         "pinned": frozenset(link.cables),
+        "disjoint_from": frozenset(link.disjoint_from),
+        "whole": link.span is None,
+        "span": frozenset(link.span or ()),
     }
 
 
@@ -184,6 +198,7 @@ def laid(network: Network) -> NamedRows:
             {
                 "name": c.name,
                 "ends": _json([[end.datapath, end.port] for end in (c.a, c.b)]),
+                "about": _json(about) if (about := _given(c, _OF_CABLES)) else "",
                 "at": frozenset(known[c.a.datapath] | known[c.b.datapath]),
             }
             for c in network.cables.values()
@@ -194,7 +209,7 @@ def laid(network: Network) -> NamedRows:
                 "id": k.id,
                 "tree": _json({name: cable and cable.name for name, cable in k.tree.up.items()}),
                 "labels": _json([k.vlan, k.detour_vlan]),
-                "wanted": _json({"root": k.root, "cables": k.cables}),
+                "wanted": _json({"root": k.root, "cables": k.cables, **_given(k, _OF_LINKS)}),
                 "access": _json(
                     [[a.end.datapath, a.end.port, [*map(mac_text, a.macs)]] for a in k.access]
                 ),
@@ -219,6 +234,16 @@ def laid(network: Network) -> NamedRows:
         ],
     }
     return {table: {key_of(table, row): row for row in found} for table, found in rows.items()}
+
+
+_OF_CABLES = ("mbps", "cost", "mtu", "labels")
+_OF_LINKS = ("mbps", "mtu", "disjoint_from", "span")
+"""What is in a laid row where it is said of the entry."""
+
+
+def _given(entry: Cable | Link, keys: tuple[str, ...]) -> dict[str, Any]:
+    found = {key: getattr(entry, key) for key in keys}
+    return {k: v for k, v in found.items() if v not in (0, None) and (v != () or k == "span")}
 
 
 def laid_entries(rows: NamedRows, before: Network, *, alone: bool = False) -> Network:
@@ -275,7 +300,10 @@ def _read_switch(name: str, row: StoreRow, _: Any) -> Datapath:
 
 def _read_cable(name: str, row: StoreRow, _: Any) -> Cable:
     a, b = json.loads(str(row["ends"]))
-    return Cable(name, _end(*a), _end(*b))
+    about = json.loads(str(row.get("about") or "{}"))
+    labels = tuple((_whole(first), _whole(last)) for first, last in about.get("labels", ()))
+    terms = {key: _whole(about.get(key, 0)) for key in ("mbps", "cost", "mtu")}
+    return Cable(name, _end(*a), _end(*b), labels=labels, **terms)
 
 
 def _read_link(name: str, row: StoreRow, tree_of: Callable[[str], Tree]) -> Link:
@@ -294,6 +322,10 @@ def _read_link(name: str, row: StoreRow, tree_of: Callable[[str], Tree]) -> Link
         wanted["root"],
         tuple(wanted["cables"]),
         tree_of(str(row["tree"])),
+        _whole(wanted.get("mbps", 0)),
+        _whole(wanted.get("mtu", 0)),
+        tuple(map(_text, wanted.get("disjoint_from", ()))),
+        tuple(map(_text, wanted["span"])) if "span" in wanted else None,
     )
 
 
@@ -399,6 +431,12 @@ def _end(switch: Any, port: Any) -> End:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
     return value
 
 

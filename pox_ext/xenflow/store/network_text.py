@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from xenflow.model.network import (
+    DETOUR_VLAN_OFFSET,
     Access,
+    Cable,
     Controller,
     Datapath,
     DatapathKind,
@@ -34,13 +36,12 @@ def to_text(network: Network) -> str:
         head["store"] = list(network.store)
     if network.tls:
         head["tls"] = network.tls
-    cables = {cable.name: [str(cable.a), str(cable.b)] for cable in network.cables.values()}
     return "\n".join(
         [
             *_table(("network",), head),
             *_tables("controllers", map(_controller, network.controllers.values())),
             *_tables("datapaths", map(_datapath, network.datapaths.values())),
-            *_table(("cables",), cables),
+            *_table(("cables",), {name: _cable(c) for name, c in network.cables.items()}),
             *_tables("links", map(_link, network.links.values())),
             *_tables("routers", map(_router, network.routers.values())),
         ]
@@ -66,14 +67,33 @@ def _datapath(datapath: Datapath) -> tuple[str, dict[str, Any]]:
     return datapath.name, about
 
 
+def _cable(cable: Cable) -> list[End] | dict[str, Any]:
+    about: dict[str, Any] = {"mbps": cable.mbps, "cost": cable.cost, "mtu": cable.mtu}
+    about["labels"] = [f"{a}-{b}" if a != b else a for a, b in cable.labels]
+    given = {key: value for key, value in about.items() if value}
+    ends = [cable.a, cable.b]
+    return {"ends": ends, **given} if given else ends
+
+
 def _link(link: Link) -> tuple[str, dict[str, Any]]:
-    about: dict[str, Any] = {"id": link.id, "vlan": link.vlan}
+    numbers: dict[str, Any] = {"id": link.id, "vlan": link.vlan}
+    about = {key: number for key, number in numbers.items() if number}  # 0: it is to be chosen
+    if link.detour_vlan not in (0, link.vlan + DETOUR_VLAN_OFFSET):
+        about["detour_vlan"] = link.detour_vlan
     if link.access:
         about["access"] = [*map(_access, link.access)]
     if link.root:
         about["root"] = link.root
     if link.cables:
         about["cables"] = list(link.cables)
+    if link.mbps:
+        about["mbps"] = link.mbps
+    if link.mtu:
+        about["mtu"] = link.mtu
+    if link.disjoint_from:
+        about["disjoint_from"] = list(link.disjoint_from)
+    if link.span is not None:
+        about["span"] = list(link.span)
     return link.name, about
 
 
@@ -84,7 +104,7 @@ def _access(access: Access) -> dict[str, Any]:
 
 def _router(router: Router) -> tuple[str, dict[str, Any]]:
     about = {
-        "id": router.id,
+        **({"id": router.id} if router.id else {}),
         "home": router.home,
         "control_vif": router.control_vif,
         "interfaces": [*map(_interface, router.interfaces)],

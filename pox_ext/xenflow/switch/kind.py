@@ -64,7 +64,11 @@ class SwitchKind:
         return {entry.table: entry.flows for entry in reply if entry.table <= layout.VM}
 
     def sent_up(
-        self, network: Network, ports: Mapping[str, tuple[int, bool]], packet: PacketIn
+        self,
+        network: Network,
+        datapath: str,
+        ports: Mapping[str, tuple[int, bool]],
+        packet: PacketIn,
     ) -> SentUp | None:
         """What a frame is that it has sent up; None where its flows send nothing like it."""
         return sent_up(network, packet)
@@ -117,9 +121,13 @@ class PlainSwitch(SwitchKind):
         return {0: reply[0].flows}
 
     def sent_up(
-        self, network: Network, ports: Mapping[str, tuple[int, bool]], packet: PacketIn
+        self,
+        network: Network,
+        datapath: str,
+        ports: Mapping[str, tuple[int, bool]],
+        packet: PacketIn,
     ) -> SentUp | None:
-        return plain_sent_up.sent_up(network, ports, packet)
+        return plain_sent_up.sent_up(network, datapath, ports, packet)
 
     def vm_flows(self, site: Site, link: Link) -> Iterable[Flow]:
         return ()

@@ -28,14 +28,15 @@ def asked(link: Link) -> tuple[Action, ...]:
 
 
 def sent_up(
-    network: Network, ports: Mapping[str, tuple[int, bool]], packet: PacketIn
+    network: Network, datapath: str, ports: Mapping[str, tuple[int, bool]], packet: PacketIn
 ) -> SentUp | None:
-    """What a frame is that was sent up; None where the flows send nothing like it.  `ports`: number
-    and carrier, by name.  A group's frame is for every router of its link that may want it."""
+    """What a frame is that a datapath sent up; None where its flows send nothing like it.  `ports`:
+    number and carrier, by name.  A group's frame is for every router of its link that may want it.
+    """
     vlan = _vlan(packet.data)
     if not vlan:
         return _from_vm(network, ports, packet)
-    link = network.links.get(network.vlan_names.get(vlan, ""))
+    link = network.labelled(vlan, datapath)
     if link is None:
         return None
     frame = packet.data[:12] + packet.data[16:]

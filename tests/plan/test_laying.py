@@ -19,8 +19,8 @@ from xenflow.model.network import (
     Link,
     Network,
 )
+from xenflow.plan.laying import lay, lay_on
 from xenflow.store import network_file
-from xenflow.store.laying import lay, lay_on
 
 CAMPUS = network_file.load(Path(__file__).parents[2] / "conf" / "campus.toml")
 
