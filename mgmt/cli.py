@@ -40,6 +40,7 @@ from mgmt.verbs import (
     diff,
     edit,
     empty_host,
+    events,
     export,
     flows,
     history,
@@ -66,7 +67,7 @@ from xenflow.model.release import RELEASE
 from xenflow.store import network_file
 
 _LOOKING = (status, topology, routers, routes, nexthops, links, flows, trace, rules)
-_LOOKING_AT_FILES = (check, diff, history, export)
+_LOOKING_AT_FILES = (check, diff, history, events, export)
 _CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, confirm, undo)
 VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING + edit.VERBS)
 

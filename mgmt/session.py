@@ -9,18 +9,21 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar
 
 from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all, parted
+from xenflow.model.management import ManagementError
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
 from xenflow.model.placement import Placement, first_place, from_json
 from xenflow.store import laid_file
 from xenflow.store.network_rows import laid_entries
 
 Value = TypeVar("Value")
+NOTE_S = 1.0
+"""How long an event may take to be noted."""
 
 
 class UsageError(NetworkError):
@@ -99,6 +102,14 @@ class ManagementSession:
     def ask_datapath(self, datapath: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
         """One verb of the controller that looks after a datapath."""
         return self.ask(self.network.datapaths[datapath].controller, verb, **arguments)
+
+    def note(self, what: str, words: str, outcome: str) -> None:
+        """Have the planner note what has happened, where there is one; at best: nobody waits long
+        for it, and nothing fails."""
+        if self.network.store:
+            with suppress(AskError, ManagementError):
+                first = next(iter(self.network.controllers))
+                self.ask(first, "event", NOTE_S, what=what, words=words, outcome=outcome)
 
     # --- names on the command line
 

@@ -117,6 +117,8 @@ def carry_out(
     wrong += _alive(session, after)
     touched = touches(session.network, after) if session.change else {}
     if wrong:
+        if not args.dry_run:
+            session.note("change", f"{file}: {wrong[0]}", "refused")
         return _end(args, touched, {}, Exit.FAILED, wrong)
     if last is not None:
         since["since"] = last

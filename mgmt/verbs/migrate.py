@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from mgmt import migrate, planning
-from mgmt.hypervisor import Drivers
+from mgmt.client import AskError
+from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.lease import RouterLease
 from mgmt.planning import Plan
 from mgmt.result import ProgressEvent, Result
@@ -20,6 +22,7 @@ from mgmt.session import ManagementSession
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json
 from mgmt.verbs.plan import add_order
+from xenflow.model.network import NetworkError
 from xenflow.plan.migration import Stage
 
 NAME = "migrate"
@@ -47,7 +50,8 @@ def run(args: Namespace, session: ManagementSession) -> int:
     session.router(args.router)
     session.host(args.host)
     with Drivers(session.network) as drivers:
-        with refusal_as_json(args, router=args.router, to=args.host, mode=args.mode):
+        asked = {"router": args.router, "to": args.host, "mode": args.mode}
+        with _refusal_noted(args, session), refusal_as_json(args, **asked):
             made = planning.plan(
                 session.network, args.router, args.host, args.mode, session.ask, drivers, args.pause
             )
@@ -60,6 +64,17 @@ def run(args: Namespace, session: ManagementSession) -> int:
     if args.json:
         print(to_json(result.json()))
     return Exit.OK if result.ok else Exit.INTERRUPTED if result.interrupted else Exit.FAILED
+
+
+@contextmanager
+def _refusal_noted(args: Namespace, session: ManagementSession) -> Iterator[None]:
+    try:
+        yield
+    except (AskError, HypervisorError, NetworkError) as error:
+        if not args.dry_run:
+            words = f"{args.router} to {args.host}: {str(error).splitlines()[0]}"
+            session.note("migration", words, "refused")
+        raise
 
 
 def carry_out(

@@ -348,3 +348,43 @@ def test_a_host_that_answers_is_not_lost(
     [asked] = [words for _, verb, words in answering.asked if verb == "apply"]
     assert "host-b" not in network_file.parse(asked["text"], "a")[0].controllers
     assert all(who != "host-b" for who, verb, _ in answering.asked if verb in ("reload", "apply"))
+
+
+def test_events_are_shown_and_followed(
+    answering: Answering, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"number": 7, "when": 0, "by": "ada", "from": "tcp", "what": "change 2"}
+    events = [{**one, "words": "a.toml: links +more", "outcome": "made"}]
+    asked: list[int] = []
+
+    def ask(self: Any, controller: str, verb: str, /, timeout_s: Any = None, since: int = 0) -> Any:
+        asked.append(since)
+        if len(asked) == 2:
+            raise Refused("refused", "no planner", controller)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return {"events": events if since < 7 else []}
+
+    monkeypatch.setattr(ManagementSession, "ask", ask)
+    monkeypatch.setattr("mgmt.verbs.events.LOOK_S", 0.0)
+    status, out, err = run("events", "--follow")
+    assert (status, asked) == (130, [0, 7, 7, 7])
+    assert out.count("\n") == 1
+    assert out.endswith("  change 2: a.toml: links +more: made (by ada from tcp)\n")
+    assert "no planner" in err
+    asked[:] = [0] * 4
+    assert json.loads(run("events", "--json")[1]) == events[0]
+
+
+def test_what_is_refused_before_the_planner_is_asked_is_noted(
+    answering: Answering, run: Run, stored: None
+) -> None:
+    answering.refusing["edge", "reload"] = Refused("refused", "links.more: no", "edge")
+    answering.refusing["host-a", "event"] = Unreachable("host-a", "tcp://a:1", "silent")
+    assert run("link", "create", "more", store=True)[0] == 1
+    [words] = [words for _, verb, words in answering.asked if verb == "event"]
+    assert words == {
+        "what": "change",
+        "words": "link create more: edge: links.more: no",
+        "outcome": "refused",
+    }

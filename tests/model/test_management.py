@@ -26,6 +26,8 @@ GOOD = {
     "apply": {"text": "[network]", "file": "a.toml", "dry_run": True},
     "confirm": {"change": 3},
     "history": {},
+    "events": {"since": 7},
+    "event": {"what": "migration", "words": "vr1 to host-b", "outcome": "refused"},
     "undone": {"change": 3},
     "routers": {},
     "routes": {"router": "vr1", "match": "10.0.0.0/8", "offset": 5, "limit": 7},

@@ -46,6 +46,8 @@ from xenflow.vm.domains import Domains, on_xen
 log = logging.getLogger("xenflow")
 
 TICK_S = 0.1
+MENDS_S = 10.0
+"""How often the planner is told what was put right on switches."""
 RIVAL_S = 2.0
 """How long a switch may take to answer, before one that says it is the same takes its place."""
 LOCAL_PORT = 0xFFFE
@@ -125,6 +127,8 @@ class Component:
         asked = self.table.others if self.table.searching() else {}
         self._asking = Asking(self.context, asked, self.table.heard_from)
         self._connections: dict[Any, Switch] = {}
+        self._mended: dict[str, int] = {}
+        self._mends_at = 0.0
         self._guarded = Guarded(clock.now)
         for switch in self.table.switches.values():
             self._announce(switch)
@@ -343,7 +347,18 @@ class Component:
             self._guarded.call("following the store", self._follower.tick, now)
         if self._relay is not None:
             self._guarded.call("asking the planner", self._relay.tick)
+            if now >= self._mends_at:
+                self._mends_at = now + MENDS_S
+                self._guarded.call("telling of mends", self._tell_mends, self._relay)
         self._guarded.call("watching the domains", self._domains.tick, now)
+
+    def _tell_mends(self, relay: PlannerRelay) -> None:
+        for name, switch in self.table.switches.items():
+            count = switch.audit.mended
+            if (more := count - self._mended.get(name, 0)) > 0:
+                words = f"{name}: {more} flows that were not as they shall be"
+                relay.note(self.table.controller, "mend", words, "put right")
+            self._mended[name] = count
 
     def _tick_table(self, now: float) -> None:
         for router, replies in self.table.tick(now):

@@ -77,6 +77,8 @@ class ManagementService:
             "apply": partial(self._planner, "apply"),
             "confirm": partial(self._planner, "confirm"),
             "history": partial(self._planner, "history"),
+            "events": partial(self._planner, "events"),
+            "event": partial(self._planner, "event"),
             "undone": partial(self._planner, "undone"),
             "place": moves.place,
             "import": moves.take_in,

@@ -61,6 +61,12 @@ class PlannerRelay:
             raise ManagementError("refused", f"the planner at {url} takes nothing more")
         self._passed[number] = _Passed(reply, self._now() + ANSWER_S)
 
+    def note(self, by: str, what: str, words: str, outcome: str) -> None:
+        """Have the planner note what has happened here, where one is known; nobody waits for it."""
+        if url := self._follower.planner:
+            about = {"what": what, "words": words, "outcome": outcome}
+            self._to(url).send([b"", mg.request("event", "event", by=by, **about)])
+
     def _to(self, url: str) -> Pump:
         if self._pump is None or url != self._url:
             self.close()

@@ -340,6 +340,8 @@ VERBS: dict[str, Verb] = {
     ),
     "confirm": Verb({"change": Argument(whole(1, 1 << 62))}),
     "history": Verb({}),
+    "events": Verb({"since": Argument(whole(0, 1 << 53), default=0)}),
+    "event": Verb({"what": _NAMED, "words": _needed(TEXT), "outcome": _NAMED}),
     "undone": Verb({"change": _needed(whole(1, 1 << 62))}),
     "rule-add": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),
     "rule-replace": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),

@@ -18,6 +18,7 @@ from xenflow.model.difference import SIGNS, NetworkDifference, compare, refusals
 from xenflow.model.network import EMPTY, PARTS, Network, NetworkError, Router
 from xenflow.model.placement import Placement
 from xenflow.model.succession import in_terms_of
+from xenflow.planner import events
 from xenflow.store import network_file, placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.filling import Gone
@@ -64,6 +65,7 @@ WATCHED = (
     WatchedTable("Switch_State", ("switch", "cluster", "in_force")),
     WatchedTable("Placement", ("host", "placement")),
     WatchedTable("Migration", ("host", "element", "owner", "term", "under_way", "words")),
+    WatchedTable(events.TABLE, events.COLUMNS),
     WatchedTable("Change", ("number", "by", "when", "before", "after", "confirm_s", "state")),
 )
 KEPT_CHANGES = 100
@@ -125,6 +127,11 @@ class Book:
     def change(self) -> int:
         """The number of the last change; 0 while the store is empty."""
         return next((_whole(row["change"]) for row in self._rows.get("Global", {}).values()), 0)
+
+    @property
+    def events(self) -> Mapping[str, StoreRow]:
+        """The events that are kept."""
+        return self._rows.get(events.TABLE, {})
 
     def has(self, change_uuid: str) -> bool:
         """Whether a change has been written."""

@@ -20,9 +20,16 @@ from xenflow.model import management as mg
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import NetworkError
 from xenflow.planner.book import WATCHED, Book, Proposal
+from xenflow.planner.events import EventLog, difference_in_words, told
 from xenflow.store import network_file
 from xenflow.store.lease import LeaseContender
-from xenflow.store.network_store import NetworkStore, ViewOverdue, WatchEvent, WholeView
+from xenflow.store.network_store import (
+    NetworkStore,
+    ViewOverdue,
+    WatchEvent,
+    WholeView,
+    touches,
+)
 from xenflow.store.transaction import (
     Committed,
     RefusalReason,
@@ -104,6 +111,7 @@ class PlannerService:
         self._fill_at = 0.0
         self._why_empty = ""
         self._book = Book()
+        self._events = EventLog()
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
         self._queue: deque[_AskedChange] = deque()
         self._forgetting = self._copying = False
@@ -121,6 +129,9 @@ class PlannerService:
             return
         self._book.hear(event)
         self._lease.row_is(self._book.lease, self._now())
+        if touches(event, ("Migration",)):
+            held, today = self._lease.holds(self._now()), int(self._today())
+            self._events.see(self._book.migrations, self._book.placements, today, held)
         if isinstance(event, WholeView) and self._others():
             log.info("waits: %s", self._not_ready())
         self._go_on()
@@ -134,6 +145,10 @@ class PlannerService:
         if held is not self._heard:
             self._heard = held
             log.info("%s the lease", "holds" if held else "does not hold")
+            if held:
+                self._note(
+                    f"planner from {self._lease.owner.partition(' ')[0]}", "planner", "", "begun"
+                )
         if held and self._book.whole and self._first and now >= self._fill_at:
             self._fill(now)
         if held and self._book.may_forget and not self._forgetting:
@@ -149,7 +164,37 @@ class PlannerService:
                 self._store.transact(copied, WRITE_S, self._copied)
         if held and self._book.whole:
             self._put_back(now)
+            if wanted := self._events.turn(self._book.events, self._lease.fence()):
+                self._events.writing = True
+                self._store.transact(wanted, WRITE_S, self._recorded)
         self._go_on()
+
+    def _note(self, by: str, what: str, words: str, outcome: str) -> None:
+        self._events.note(int(self._today()), by, what, words, outcome)
+
+    def _recorded(self, outcome: WriteOutcome) -> None:
+        self._events.writing = False
+        if not isinstance(outcome, Committed):
+            log.info("events are not written: %s", outcome.words)
+
+    def _noted(self, request: Request, send: Send) -> Send:
+        """Note what is answered, then send it."""
+        arguments, confirms = request.arguments, request.verb == "confirm"
+
+        def sent(frame: bytes) -> None:
+            said = mg.parse_answer(frame)
+            number = said.result.get("change", 0)
+            name = f"confirm {number or ''}".strip() if confirms else arguments["file"]
+            words = said.message or difference_in_words(said.result.get("changed", {}))
+            what = " ".join(filter(None, ("change", str(number or ""))))
+            outcome = "confirmed" if confirms else "made"
+            if not said.ok or number:
+                told_as = f"{name}: {words}" if words else name
+                outcome = outcome if said.ok else said.code
+                self._note(request.by or "somebody", what, told_as, outcome)
+            send(frame)
+
+        return send if arguments.get("dry_run") else sent
 
     def _put_back(self, now: float) -> None:
         """Undo a change that was not confirmed in time.  One who follows another planner counts
@@ -165,11 +210,13 @@ class PlannerService:
         try:
             text = self._book.undone(number)
             by = f"planner: change {number} was not confirmed"
-            request = mg.request("apply", "put back", by=by, text=text)
+            file = f"change {number} put back"
+            request = mg.request("apply", "put back", by=by, text=text, file=file)
         except (NetworkError, ManagementError) as error:
             self._not_put_back(number, str(error))
             return
-        asked = _AskedChange(mg.parse_request(request), self._was_put_back, now + ANSWER_S)
+        parsed = mg.parse_request(request)
+        asked = _AskedChange(parsed, self._noted(parsed, self._was_put_back), now + ANSWER_S)
         asked.puts_back = True
         self._queue.append(asked)
 
@@ -242,8 +289,10 @@ class PlannerService:
         except ManagementError as error:
             send(mg.error_reply(error.id, error))
             return
+        if request.verb in ("apply", "confirm"):
+            send = self._noted(request, send)
         asked = _AskedChange(request, send, self._now() + ANSWER_S)
-        if request.verb in ("history", "undone"):
+        if request.verb in ("history", "undone", "events", "event"):
             self._try(asked, self._look)
         elif request.verb == "confirm":
             self._try(asked, self._confirm)
@@ -261,6 +310,12 @@ class PlannerService:
             asked.refuse("refused", self._not_ready())
         elif asked.request.verb == "history":
             asked.send(mg.reply(asked.request.id, {"changes": self._book.history()}))
+        elif asked.request.verb == "events":
+            found = told(self._book.events.values(), asked.request.arguments["since"])
+            asked.send(mg.reply(asked.request.id, {"events": found}))
+        elif asked.request.verb == "event":
+            self._note(asked.request.by or "somebody", **asked.request.arguments)
+            asked.send(mg.reply(asked.request.id))
         else:
             try:
                 text = self._book.undone(asked.request.arguments["change"])

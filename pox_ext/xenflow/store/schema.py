@@ -22,7 +22,7 @@ from typing import Any
 from xenflow.store.columns import Column, flag, row_of, rows_of, text, texts, whole
 
 DATABASE = "XenFlow"
-VERSION = (1, 2, 0)
+VERSION = (1, 3, 0)
 """Of the schema.  A client refuses a server with another first number; a table or column more makes
 the second one grow, so that a store is not given back the tables of an older release."""
 
@@ -317,6 +317,20 @@ TABLES: Mapping[str, StoreTable] = MappingProxyType(
                 "after": text("JSON: the same, as it wrote them; null: a tombstone"),
                 "confirm_s": whole("seconds until it is put back unless confirmed, 0: never"),
                 "state": text("how far it is", "wanted", "laid", "in force", "put back"),
+            },
+            indexes=(("number",),),
+        ),
+        "Event": StoreTable(
+            TableKind.LEDGER,
+            "What has happened, for people.",
+            {
+                "number": whole("counts upwards", lowest=1),
+                "when": whole("seconds since 1970"),
+                "by": text("who did it"),
+                "from": text("from which address, empty: not known"),
+                "what": text("what kind of thing: change, migration, planner, ..."),
+                "words": text("what it was"),
+                "outcome": text("what came of it"),
             },
             indexes=(("number",),),
         ),
