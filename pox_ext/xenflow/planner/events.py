@@ -54,7 +54,7 @@ class EventLog:
         """
         who, _, source = by.partition(" from ")
         cells = {"by": who, "from": source, "what": what, "words": words, "outcome": outcome}
-        self._waiting.append({"when": when, **{k: _printable(v) for k, v in cells.items()}})
+        self._waiting.append({"when": max(0, when), **{k: _printable(v) for k, v in cells.items()}})
 
     def see(
         self,
