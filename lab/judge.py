@@ -10,17 +10,42 @@ Every packet belongs to the move that began last before it was sent, so what is 
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from lab.probe import read_records
-
 Record = tuple[int, int, int]
-"""Sequence number, time sent, time received or 0; ns of CLOCK_MONOTONIC (`read_records`)."""
+"""Sequence number, time sent, time received or 0; ns of CLOCK_MONOTONIC."""
+RECORD = struct.Struct("<IQQ")
+"""The same in a file."""
+
+
+def records(sent: Sequence[int], arrivals: Iterable[tuple[int, int]]) -> Iterator[Record]:
+    """From the times sent, by sequence number, and (sequence, time) of each arrival in order: the
+    arrivals, then the packets lost."""
+    arrived = set()
+    for sequence, at in arrivals:
+        if sequence < len(sent):
+            arrived.add(sequence)
+            yield sequence, sent[sequence], at
+    for sequence, at in enumerate(sent):
+        if sequence not in arrived:
+            yield sequence, at, 0
+
+
+def write_records(path: Path, sent: Sequence[int], arrivals: Iterable[tuple[int, int]]) -> None:
+    """Write them to a file."""
+    with path.open("wb") as file:
+        file.writelines(RECORD.pack(*record) for record in records(sent, arrivals))
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file."""
+    yield from RECORD.iter_unpack(path.read_bytes())
 
 
 class Verdict(IntEnum):
@@ -63,7 +88,7 @@ def verdict(counts: Iterable[Counts]) -> Verdict:
 def by_move(records: Iterable[Record], begins_ns: Sequence[int]) -> list[Counts]:
     """The packets of each move, in order; the first of the list are those sent before any.
 
-    `records` are arrivals in order and then the packets lost, as `write_records` leaves them.
+    `records`: as the function of that name gives them.
     """
     size = len(begins_ns) + 1
     sent, lost, doubled, reordered = ([0] * size for _ in range(4))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 
 from lab import judge
-from lab.probe import read_records
+from lab.judge import read_records
 
 if TYPE_CHECKING:
     from lab.demo import Run

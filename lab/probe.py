@@ -33,7 +33,7 @@ import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -41,14 +41,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab.description import ROOT
+from lab.judge import Counts, by_move, records, write_records
 from lab.namespace import IcmpEcho, LabError, inside
 from lab.operate import find_node
 from lab.programs import python_path
 
 HEADER = struct.Struct("!IIQ")
 """In each packet: run, sequence number, time sent."""
-RECORD = struct.Struct("<IQQ")
-"""In a record file: sequence number, time sent, time received (0: never)."""
 _ARRIVAL = struct.Struct("=IQQ")
 MIN_FRAME, MAX_FRAME = 64, 1518
 FULL_PACKET = 1500
@@ -80,100 +79,51 @@ def payload_size(size: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(Counts):
     """What became of one direction's packets.
 
-    received       different packets that arrived
-    duplicated     copies beyond the first
-    reordered      packets that arrived after one with a higher number
-    longest_gap_s  the longest time between two arrivals
     longest_loss   the longest row of lost packets
     overflowed     packets that reached the receiver's socket and found its buffer full
     late_s         how far the sender was ever behind its schedule
     first_ns, last_ns   when the first and the last packet were sent
     """
 
-    sent: int
-    received: int
-    lost: int
-    duplicated: int
-    reordered: int
-    longest_gap_s: float
-    longest_loss: int
-    overflowed: int
-    late_s: float
-    first_ns: int
-    last_ns: int
+    longest_loss: int = 0
+    overflowed: int = 0
+    late_s: float = 0.0
+    first_ns: int = 0
+    last_ns: int = 0
 
     @property
     def rate_pps(self) -> float:
         """The rate at which packets were really sent."""
         return (self.sent - 1) * 1e9 / max(1, self.last_ns - self.first_ns)
 
-    @property
-    def clean(self) -> bool:
-        """Whether every packet arrived once, in order."""
-        return self.sent > 0 and not (self.lost or self.duplicated or self.reordered)
-
 
 def judge(
     sent: Sequence[int],
-    arrivals: Iterable[tuple[int, int]],
+    arrivals: Sequence[tuple[int, int]],
     *,
     overflowed: int = 0,
     late_s: float = 0.0,
 ) -> ProbeResult:
     """Counts from the times sent, by sequence number, and (sequence, time) of each arrival in
     order."""
+    (counts,) = by_move(records(sent, arrivals), ())
     seen = bytearray(len(sent))
-    highest = -1
-    received = duplicated = reordered = gap = before = 0
-    for sequence, at in arrivals:
-        if sequence >= len(sent):
-            continue
-        gap = max(gap, at - before) if before else 0
-        before = at
-        if seen[sequence]:
-            duplicated += 1
-            continue
-        seen[sequence] = 1
-        received += 1
-        if sequence < highest:
-            reordered += 1
-        else:
-            highest = sequence
-    rows = bytes(seen).split(b"\x01")
+    for sequence, _ in arrivals:
+        if sequence < len(sent):
+            seen[sequence] = 1
+    longest_loss = max(map(len, bytes(seen).split(b"\x01")))
+    first_ns, last_ns = (sent[0], sent[-1]) if sent else (0, 0)
     return ProbeResult(
-        sent=len(sent),
-        received=received,
-        lost=len(sent) - received,
-        duplicated=duplicated,
-        reordered=reordered,
-        longest_gap_s=gap / 1e9,
-        longest_loss=max(map(len, rows)),
+        **asdict(counts),
+        longest_loss=longest_loss,
         overflowed=overflowed,
         late_s=late_s,
-        first_ns=sent[0] if sent else 0,
-        last_ns=sent[-1] if sent else 0,
+        first_ns=first_ns,
+        last_ns=last_ns,
     )
-
-
-def write_records(path: Path, sent: Sequence[int], arrivals: Sequence[tuple[int, int]]) -> None:
-    """One RECORD for each arrival, in order of arrival, then one for each packet lost."""
-    arrived = set()
-    with path.open("wb") as file:
-        for sequence, at in arrivals:
-            if sequence < len(sent):
-                arrived.add(sequence)
-                file.write(RECORD.pack(sequence, sent[sequence], at))
-        for sequence, at in enumerate(sent):
-            if sequence not in arrived:
-                file.write(RECORD.pack(sequence, at, 0))
-
-
-def read_records(path: Path) -> Iterator[tuple[int, int, int]]:
-    """(sequence, time sent, time received or 0) of each record."""
-    yield from RECORD.iter_unpack(path.read_bytes())
 
 
 # --- the sender ----------------------------------------------------------------------------------
@@ -377,7 +327,7 @@ class ProbePair:
         self.nodes = (one, other)
         self._namespaces = [n.namespace for n in nodes]
         self._addresses = addresses or tuple(n.addresses[0] for n in nodes)
-        self._rate_pps, self._size, self._port, self._realtime = rate_pps, size, port, realtime
+        self.rate_pps, self._size, self._port, self._realtime = rate_pps, size, port, realtime
         self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="xf-probe-")
         self.directory = Path(directory or self._temporary.name)  # type: ignore[union-attr]
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -400,7 +350,7 @@ class ProbePair:
             self._begin(
                 i,
                 f"send --to {self._addresses[1 - i]} --source {self._addresses[i]} "
-                f"--rate {self._rate_pps} --size {self._size} --seconds {seconds} --run {run}",
+                f"--rate {self.rate_pps} --size {self._size} --seconds {seconds} --run {run}",
                 self.directory / f"sent-{i}.bin",
             )
             for i in (0, 1)
@@ -465,27 +415,9 @@ class ProbePair:
         return self.finish()
 
     def baseline(self, seconds: float = 3.0) -> tuple[ProbeResult, ProbeResult]:
-        """The same traffic while nothing happens.
-
-        Raises TooBusyError where a packet was lost or doubled, or could not be sent in time: a
-        measurement now would be worth nothing.
-        """
-        results = self.run(seconds)
-        slowest = min(r.rate_pps for r in results)
-        if slowest < 0.95 * self._rate_pps:
-            raise TooBusyError(
-                f"invalid: the machine is too busy, it sends {slowest:.0f} "
-                f"packets/s instead of {self._rate_pps:g}"
-            )
-        if any(r.lost or r.duplicated or not r.sent for r in results):
-            counts = " and ".join(
-                f"{r.lost} of {r.sent} lost, {r.duplicated} duplicated" for r in results
-            )
-            raise TooBusyError(
-                f"invalid: the machine is too busy; while nothing happened, "
-                f"there and back: {counts}"
-            )
-        return results
+        """`baseline` of this pair alone."""
+        there, back = baseline([self], seconds)
+        return there, back
 
     def _kill(self) -> None:
         for one in self._senders + self._receivers:
@@ -506,6 +438,31 @@ class ProbePair:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def baseline(pairs: Sequence[ProbePair], seconds: float = 3.0) -> list[ProbeResult]:
+    """The same traffic while nothing happens: of each pair, there and back.
+
+    Raises TooBusyError where a packet was lost or doubled, or could not be sent in time: a
+    measurement now would be worth nothing.
+    """
+    for pair in pairs:
+        pair.start(seconds)
+    results = [result for pair in pairs for result in pair.finish()]
+    slowest = min(r.rate_pps for r in results)
+    if slowest < 0.95 * pairs[0].rate_pps:
+        raise TooBusyError(
+            f"invalid: the machine is too busy, it sends {slowest:.0f} "
+            f"packets/s instead of {pairs[0].rate_pps:g}"
+        )
+    if any(r.lost or r.duplicated or not r.sent for r in results):
+        counts = " and ".join(
+            f"{r.lost} of {r.sent} lost, {r.duplicated} duplicated" for r in results
+        )
+        raise TooBusyError(
+            f"invalid: the machine is too busy; while nothing happened, there and back: {counts}"
+        )
+    return results
 
 
 def _output(process: subprocess.Popen[str]) -> str:

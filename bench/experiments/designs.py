@@ -30,8 +30,9 @@ from bench.experiments.store import MeasuredRun, measured
 from bench.results import percentile
 from lab import bring_up, switch, wire
 from lab.description import PREFIX, ROOT, Lab
+from lab.judge import read_records
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
-from lab.probe import ProbePair, read_records
+from lab.probe import ProbePair
 from lab.programs import python_path
 from lab.state import LabOptions
 from lab.waiting import await_ends

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab import judge
-from lab.judge import Counts, Verdict
-from lab.probe import write_records
+from lab.judge import Counts, Verdict, write_records
 
 MS = 1_000_000
 
