@@ -27,7 +27,7 @@ from lab.moves import Move, Mover, ends, mover
 from lab.probe import ProbePair, TooBusyError
 from lab.state import LabOptions
 from mgmt import cli
-from mgmt.text import run_program
+from mgmt.text import run_program, table
 from mgmt.verbs.migrate import Progress
 from xenflow.model.network import NetworkError
 
@@ -192,8 +192,7 @@ class Demo:
     def table(self) -> str:
         """All runs."""
         headings = "MODE|SIZE|RATE/S|MOVE|DIRECTION|SENT|LOST|DUPL.|REORD.|LONGEST GAP|OUTAGE|TOTAL"
-        rows = [tuple(headings.split("|"))]
-        rows += [
+        rows = [
             (
                 row["mode"],
                 str(row["size"]),
@@ -208,15 +207,7 @@ class Demo:
             for run in self.runs
             for row in run.rows()
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        left = (0, 3, 4)
-        return "\n".join(
-            "  ".join(
-                f"{cell:<{width}}" if place in left else f"{cell:>{width}}"
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        )
+        return table(headings.split("|"), rows)
 
     def write(self) -> None:
         """result.json: what there is, whole or not."""

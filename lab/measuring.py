@@ -12,18 +12,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, TypeVar
 
-from lab import evidence, judge, own_folder, process
-from lab.description import ROOT
+from lab import bring_up, evidence, judge, own_folder, process
+from lab.description import ROOT, Lab
 from lab.judge import Counts, Verdict
 from lab.moves import Move
 from lab.probe import TooBusyError
+from lab.state import LabOptions
+from mgmt.text import table
 from xenflow.model.network import NetworkError
 
+Measured = TypeVar("Measured")
 INTERRUPTED = 130
 """The exit status after Ctrl-C or SIGTERM."""
 EXIT_STATUS = (
@@ -96,21 +99,91 @@ def make_moves(number: int, between_s: float, move: Callable[[int], Move], folde
     return Moved(moves, None)
 
 
-class Outcome(Protocol):
-    """What a run has measured."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run has measured.
 
-    @property
-    def moved(self) -> Moved:
-        """What was done."""
+    wanted  a dataclass: what was asked for
+    counts  of all packets: those sent before the first move, then of each move, of one that was
+            not finished, too
+    """
+
+    wanted: Any
+    moved: Moved
+    counts: list[Counts]
 
     def verdict(self) -> Verdict:
-        """Of all that was counted."""
+        """Passed, or failed."""
+        return self.moved.verdict([judge.total(self.counts)])
 
     def json(self) -> dict[str, Any]:
         """For programs."""
+        return {
+            "verdict": self.verdict().name.lower(),
+            "ended": self.moved.ended and self.moved.ended.text(),
+            "emulated": ["hypervisor", "pause of stop-and-copy"],
+            **asdict(self.wanted),
+            "moves": [
+                {
+                    "router": move.router,
+                    "from": move.source,
+                    "to": move.to,
+                    "total_s": round(move.total_s, 6),
+                    "suspended_s": round(move.suspended_s, 6),
+                    "outage_s": round(move.outage_s, 6),
+                    **asdict(judge.rounded(counts)),
+                }
+                for move, counts in self._rows()
+            ],
+            "sum": asdict(judge.rounded(judge.total(self.counts))),
+        }
+
+    def _rows(self) -> Iterator[tuple[Move, Counts]]:
+        return zip(self.moved.moves, self.counts[1:], strict=False)
 
     def text(self) -> str:
         """For people."""
+        headings = "MOVE|ROUTER|FROM|TO|TOTAL|SILENT|SENT|LOST|DOUBLED|REORDERED|LONGEST GAP"
+        rows = [
+            (
+                number,
+                move.router,
+                move.source,
+                move.to,
+                f"{move.total_s:.3f} s",
+                f"{move.outage_s:.3f} s",
+                *(c.sent, c.lost, c.duplicated, c.reordered),
+                f"{c.longest_gap_s * 1000:.1f} ms",
+            )
+            for number, (move, c) in enumerate(self._rows(), 1)
+        ]
+        lines = ["", table(headings.split("|"), rows), "", *self.findings()]
+        if self.moved.ended is not None:
+            lines.append(self.moved.ended.text())
+        total = judge.total(self.counts)
+        lines.append(
+            f"{self.verdict().name.lower()}: {len(self.moved.moves)} moves in "
+            f"{self.wanted.topology}{self.how()}: {total.lost} lost, {total.duplicated} "
+            f"duplicated, {total.reordered} reordered of {total.sent}"
+        )
+        return "\n".join(lines)
+
+    def findings(self) -> list[str]:
+        """What else was found, a line each."""
+        return []
+
+    def how(self) -> str:
+        """How the routers moved, and under which traffic."""
+        return ""
+
+
+def in_lab(file: Path, options: LabOptions, measure: Callable[[Lab], Measured]) -> Measured:
+    """Bring a network up, measure, take it down."""
+    lab = bring_up.up(file, options, say=say)
+    try:
+        return measure(lab)
+    finally:
+        bring_up.down(say=say)
 
 
 def run(name: str, args: argparse.Namespace, wanted: Any, work: Callable[[], Outcome]) -> int:

@@ -13,19 +13,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from lab import bring_up, judge, measuring, operate, process
+from lab import judge, measuring, operate, process
 from lab.description import ROOT, Lab, find_file
-from lab.judge import Counts, Verdict
-from lab.measuring import Moved, begin, say
+from lab.judge import Counts
+from lab.measuring import Outcome, begin, say
 from lab.moves import Move, mover
 from lab.namespace import LabError
-from lab.probe import ProbePair, ProbeResult, TooBusyError
+from lab.probe import ProbePair, TooBusyError, baseline
 from lab.state import LabOptions
 from xenflow.plan.migration import Order
 
@@ -56,72 +56,36 @@ class RandomMovesOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class RandomMovesOutcome:
-    """What was measured.
+class RandomMovesOutcome(Outcome):
+    """What was measured; `counts` of all pairs.
 
-    counts         of all pairs: the packets sent before the first move, then of each move, of one
-                   that was not finished, too
     resident_mib   of each controller: before the first move, and after each
     """
 
-    wanted: RandomMovesOptions
-    moved: Moved
-    counts: list[Counts]
     resident_mib: dict[str, list[float]]
-
-    def verdict(self) -> Verdict:
-        """Passed, or failed."""
-        return self.moved.verdict([judge.total(self.counts)])
 
     def json(self) -> dict[str, Any]:
         """For programs."""
-        return {
-            "verdict": self.verdict().name.lower(),
-            "ended": self.moved.ended and self.moved.ended.text(),
-            **asdict(self.wanted),
-            "moves": [
-                {
-                    "router": move.router,
-                    "from": move.source,
-                    "to": move.to,
-                    "total_s": round(move.total_s, 6),
-                    **asdict(judge.rounded(counts)),
-                }
-                for move, counts in self._rows()
-            ],
-            "sum": asdict(judge.rounded(judge.total(self.counts))),
-            "resident_mib": self.resident_mib,
-        }
+        return Outcome.json(self) | {"resident_mib": self.resident_mib}
 
-    def _rows(self) -> Iterator[tuple[Move, Counts]]:
-        return zip(self.moved.moves, self.counts[1:], strict=False)
-
-    def text(self) -> str:
-        """For people."""
-        lines = ["", "MOVE  ROUTER  FROM      TO          TOTAL     SENT  LOST  DOUBLED  REORDERED"]
-        for number, (move, c) in enumerate(self._rows(), 1):
-            lines.append(
-                f"{number:4}  {move.router:6}  {move.source:8}  {move.to:8}  {move.total_s:5.3f} s"
-                f"  {c.sent:7}  {c.lost:4}  {c.duplicated:7}  {c.reordered:9}"
-            )
-        lines.append("")
+    def findings(self) -> list[str]:
+        """See `Outcome`."""
+        lines = []
         for controller, sizes in self.resident_mib.items():
             quarters = [sizes[(len(sizes) - 1) * n // 4] for n in range(5)]
             lines.append(
                 f"controller {controller}: {' -> '.join(f'{size:.1f}' for size in quarters)} MiB "
                 "resident, at each quarter of the moves"
             )
-        if self.moved.ended is not None:
-            lines.append(self.moved.ended.text())
-        total = judge.total(self.counts)
-        lines.append(
-            f"{self.verdict().name.lower()}: {len(self.moved.moves)} moves in "
-            f"{self.wanted.topology} (seed {self.wanted.seed}, through its VM: "
-            f"{', '.join(self.wanted.through_vm) or '-'}), {self.wanted.rate_pps:g} packets/s "
-            f"each way between every two machines: {total.lost} lost, {total.duplicated} "
-            f"duplicated, {total.reordered} reordered of {total.sent}"
+        return lines
+
+    def how(self) -> str:
+        """See `Outcome`."""
+        wanted = self.wanted
+        return (
+            f" (seed {wanted.seed}, through its VM: {', '.join(wanted.through_vm) or '-'}), "
+            f"{wanted.rate_pps:g} packets/s each way between every two machines"
         )
-        return "\n".join(lines)
 
 
 def random_moves(wanted: RandomMovesOptions, records: Path) -> RandomMovesOutcome:
@@ -129,11 +93,8 @@ def random_moves(wanted: RandomMovesOptions, records: Path) -> RandomMovesOutcom
 
     Raises TooBusyError where the traffic alone loses, NetworkError where nothing can be measured.
     """
-    lab = bring_up.up(find_file(wanted.topology), LabOptions(), say=say)
-    try:
-        return measure(lab, wanted, records)
-    finally:
-        bring_up.down(say=say)
+    file = find_file(wanted.topology)
+    return measuring.in_lab(file, LabOptions(), lambda lab: measure(lab, wanted, records))
 
 
 def measure(lab: Lab, wanted: RandomMovesOptions, records: Path) -> RandomMovesOutcome:
@@ -153,7 +114,7 @@ def measure(lab: Lab, wanted: RandomMovesOptions, records: Path) -> RandomMovesO
             for n, nodes in enumerate(combinations(lab.machines, 2))
         ]
         say(f"{wanted.baseline_s:g} s of the same traffic without a move")
-        _baseline(pairs, wanted)
+        _baseline(pairs, wanted.baseline_s)
         for pair in pairs:
             pair.start(_LONGEST_S)
         time.sleep(1.0)
@@ -193,28 +154,17 @@ def _move(lab: Lab, dice: Random) -> Move:
         return one.move(to, Order.OVERLAPPED.value)
 
 
-def _baseline(pairs: Sequence[ProbePair], wanted: RandomMovesOptions) -> None:
+def _baseline(pairs: Sequence[ProbePair], seconds: float) -> None:
     """The traffic alone, tried again for a while: what else the machine does may end."""
     end = time.monotonic() + _QUIET_WITHIN_S
-    while (busy := _too_busy(pairs, wanted)) and time.monotonic() < end:
-        say(f"{busy}: tried again")
-    if busy:
-        raise TooBusyError(f"invalid: the machine is too busy; while nothing happened {busy}")
-
-
-def _too_busy(pairs: Sequence[ProbePair], wanted: RandomMovesOptions) -> str:
-    for pair in pairs:
-        pair.start(_LONGEST_S)
-    time.sleep(wanted.baseline_s)
-    results: list[ProbeResult] = [result for pair in pairs for result in pair.stop()]
-    slowest = min(result.rate_pps for result in results)
-    lost = sum(r.lost + r.duplicated for r in results)
-    if not lost and slowest >= 0.95 * wanted.rate_pps:
-        return ""
-    return (
-        f"{lost} packets were lost or doubled, and {slowest:.0f} were sent each second instead of "
-        f"{wanted.rate_pps:g}"
-    )
+    while True:
+        try:
+            baseline(pairs, seconds)
+            return
+        except TooBusyError as error:
+            if time.monotonic() > end:
+                raise
+            say(f"{error}: tried again")
 
 
 @contextmanager

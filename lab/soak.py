@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lab import bring_up, judge, measuring, operate
+from lab import judge, measuring, operate
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
-from lab.measuring import Moved, begin, say
+from lab.measuring import Outcome, begin, say
 from lab.moves import ends, mover
 from lab.probe import ProbePair, ProbeResult
 from lab.state import LabOptions
@@ -63,14 +63,12 @@ class SoakOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SoakOutcome:
-    """What was measured.  `there` and `back` are the two directions' counts: those of the packets
-    sent before the first move, then one of each move, of one that was not finished, too."""
+class SoakOutcome(Outcome):
+    """What was measured.  `there` and `back` are the two directions' counts, which `counts` are the
+    sums of."""
 
-    wanted: SoakOptions
     nodes: tuple[str, str]
     baseline: tuple[ProbeResult, ProbeResult]
-    moved: Moved
     there: list[Counts]
     back: list[Counts]
     neighbour_changes: dict[str, int]
@@ -83,84 +81,44 @@ class SoakOutcome:
             f"{other} to {one}": judge.total(self.back),
         }
 
-    def per_move(self) -> list[Counts]:
-        """Both directions of each move."""
-        return [t + b for t, b in zip(self.there[1:], self.back[1:], strict=True)]
-
     def verdict(self) -> Verdict:
         """Passed, or failed."""
         return self.moved.verdict(self.directions().values())
 
+    def _move_s(self) -> dict[str, float]:
+        times = [move.total_s for move in self.moved.moves] or [0.0]
+        return {"min": min(times), "median": statistics.median(times), "max": max(times)}
+
     def json(self) -> dict[str, Any]:
         """For programs."""
-        times = [move.total_s for move in self.moved.moves] or [0.0]
-        return {
-            "verdict": self.verdict().name.lower(),
-            "ended": self.moved.ended and self.moved.ended.text(),
-            "emulated": ["hypervisor", "pause of stop-and-copy"],
-            **asdict(self.wanted),
+        return Outcome.json(self) | {
             "baseline": [asdict(result) for result in self.baseline],
-            "moves": [
-                {
-                    "from": move.source,
-                    "to": move.to,
-                    "total_s": round(move.total_s, 6),
-                    "suspended_s": round(move.suspended_s, 6),
-                    "outage_s": round(move.outage_s, 6),
-                    **asdict(judge.rounded(counts)),
-                }
-                for move, counts in zip(self.moved.moves, self.per_move(), strict=False)
-            ],
             "directions": {n: asdict(judge.rounded(c)) for n, c in self.directions().items()},
-            "sum": asdict(judge.rounded(judge.total(list(self.directions().values())))),
-            "move_s": {
-                "min": min(times),
-                "median": statistics.median(times),
-                "max": max(times),
-            },
+            "move_s": self._move_s(),
             "neighbour_changes": self.neighbour_changes,
         }
 
-    def text(self) -> str:
-        """For people."""
-        lines = [
-            "",
-            "MOVE  FROM      TO        TOTAL    SILENT     SENT  LOST  DOUBLED  "
-            "REORDERED  LONGEST GAP",
-        ]
-        for number, (move, c) in enumerate(zip(self.moved.moves, self.per_move(), strict=False), 1):
-            lines.append(
-                f"{number:4}  {move.source:8}  {move.to:8}  {move.total_s:5.3f} s  "
-                f"{move.outage_s:5.3f} s  {_counts(c)}"
-            )
-        lines.append("")
-        lines += [f"{name + ':':36}{_counts(c)}" for name, c in self.directions().items()]
-        times = [move.total_s for move in self.moved.moves] or [0.0]
-        changes = sum(self.neighbour_changes.values())
-        lines += [
-            f"a move takes {min(times):.3f} s to {max(times):.3f} s, "
-            f"median {statistics.median(times):.3f} s",
-            f"neighbour state changes in the routing daemons' logs: {changes}",
+    def findings(self) -> list[str]:
+        """See `Outcome`."""
+        took = self._move_s()
+        return [
+            *(
+                f"{name}: {c.sent} sent, {c.lost} lost, {c.duplicated} doubled, {c.reordered} "
+                f"reordered, longest gap {c.longest_gap_s * 1000:.1f} ms"
+                for name, c in self.directions().items()
+            ),
+            f"a move takes {took['min']:.3f} s to {took['max']:.3f} s, median "
+            f"{took['median']:.3f} s",
+            "neighbour state changes in the routing daemons' logs: "
+            f"{sum(self.neighbour_changes.values())}",
             f"the hypervisor is emulated, and so is its pause of {self.wanted.pause_s:g} s; SILENT "
             "is how long the router's own address did not answer",
         ]
-        if self.moved.ended is not None:
-            lines.append(self.moved.ended.text())
-        total = judge.total(list(self.directions().values()))
-        lines.append(
-            f"{self.verdict().name.lower()}: {len(self.moved.moves)} moves in "
-            f"{self.wanted.topology}, {self.wanted.mode}, {self.wanted.rate_pps:g} packets/s each "
-            f"way of {self.wanted.size} bytes: {total.lost} lost, {total.duplicated} duplicated, "
-            f"{total.reordered} reordered of {total.sent}"
-        )
-        return "\n".join(lines)
 
-
-def _counts(c: Counts) -> str:
-    return (
-        f"{c.sent:7}  {c.lost:4}  {c.duplicated:7}  {c.reordered:9}  "
-        f"{c.longest_gap_s * 1000:8.1f} ms"
-    )
+    def how(self) -> str:
+        """See `Outcome`."""
+        wanted = self.wanted
+        return f", {wanted.mode}, {wanted.rate_pps:g} packets/s each way of {wanted.size} bytes"
 
 
 def soak(wanted: SoakOptions, records: Path) -> SoakOutcome:
@@ -170,11 +128,8 @@ def soak(wanted: SoakOptions, records: Path) -> SoakOutcome:
     """
     options = LabOptions(pause_s=wanted.pause_s, max_revalidator_ms=wanted.max_revalidator_ms)
     with tempfile.TemporaryDirectory(prefix="xf-soak-") as folder:
-        lab = bring_up.up(_network_file(wanted, Path(folder)), options, say=say)
-    try:
-        return measure(lab, wanted, records)
-    finally:
-        bring_up.down(say=say)
+        file = _network_file(wanted, Path(folder))
+        return measuring.in_lab(file, options, lambda lab: measure(lab, wanted, records))
 
 
 def _network_file(wanted: SoakOptions, folder: Path) -> Path:
@@ -212,7 +167,8 @@ def measure(lab: Lab, wanted: SoakOptions, records: Path) -> SoakOutcome:
         pair.stop()
     there, back = judge.read(records, moved.begins_ns())
     changes = operate.status()["neighbour_changes"]
-    return SoakOutcome(wanted, nodes, baseline, moved, there, back, changes)
+    counts = [t + b for t, b in zip(there, back, strict=True)]
+    return SoakOutcome(wanted, moved, counts, nodes, baseline, there, back, changes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -107,4 +107,6 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "-" or cell.replace(".", "", 1).isdigit()
+    """Also one with a unit behind a space."""
+    number = cell.removesuffix(" s").removesuffix(" ms")
+    return cell == "-" or number.replace(".", "", 1).isdigit()
