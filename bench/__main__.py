@@ -190,6 +190,12 @@ def _large_plan(plan: BenchOptions) -> Found:
     return large_network.plan_move_in_large_network(plan.runs)
 
 
+def _lay(plan: BenchOptions) -> Found:
+    from bench import trees
+
+    return trees.lay_large_network(plan.runs)
+
+
 def _in_force(plan: BenchOptions) -> Found:
     from bench import change_to_in_force as bench
 
@@ -216,6 +222,7 @@ MEASUREMENTS: dict[str, Callable[[BenchOptions], Found]] = {
     "migration_1m_link_turn": _migration_1m,
     "change_in_large_network": _large_change,
     "plan_move_in_large_network": _large_plan,
+    "lay_large_network": _lay,
     "change_to_in_force_p99": _in_force,
 }
 UNDER_POX = ("packet_in_rate_pox", "routes_socket_to_switch_pox")

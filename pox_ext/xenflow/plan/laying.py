@@ -92,9 +92,11 @@ def _left(network: Network, link: Link) -> tuple[str, tuple[str, ...]]:
 def _rooted(network: Network, tree: Tree) -> Mapping[str, Cable | None]:
     """The tree's ways to its root, or to another one where that has gone."""
     root = next((name for name, cable in tree.up.items() if cable is None), "")
+    if root in network.datapaths:
+        return tree.up
     near = [n for n, c in tree.up.items() if c is not None and c.far(n).datapath == root]
     left = sorted(name for name in near if name in network.datapaths)
-    if not left or root in network.datapaths:
+    if not left:
         return tree.up
     behind = Counter(tree.path(name, root)[-2] for name in tree.up if name != root)
     return {**tree.up, max(left, key=lambda name: behind[name]): None}
@@ -147,7 +149,7 @@ class Laying:
         self.whole: dict[_Where, Tree] = {}
         self._placed = placed or {}
         self._map = CableMap(network)
-        self._promised: dict[str, int] = {}
+        self._free = {name: cable.mbps for name, cable in network.cables.items()}
         self._cables_of: dict[str, frozenset[str]] = {}
         self._labels_matter = any(cable.labels for cable in network.cables.values())
         self._rivals: dict[str, set[str]] = {}
@@ -180,14 +182,14 @@ class Laying:
             self._cables_of[link.name] = cables
         if link.mbps:
             for name in cables:
-                self._promised[name] = self._promised.get(name, 0) + link.mbps
+                self._free[name] -= link.mbps
 
     def give_back(self, link: Link) -> None:
         """Count it no more."""
         self._cables_of.pop(link.name, None)
         if link.mbps:
             for name in cables_of(link):
-                self._promised[name] -= link.mbps
+                self._free[name] += link.mbps
 
     def shares(self, link: Link) -> bool:
         """Whether its tree may be that of others too."""
@@ -239,10 +241,10 @@ class Laying:
     def grown(self, link: Link, tree: Tree) -> Tree:
         """The tree, without what has gone, and with branches to what the link shall reach."""
         tree = self.rest(tree)
-        if not tree.up:
+        wanted = None if whole(link) else self.wanted(link)
+        if not tree.up or (wanted is not None and all(map(tree.reaches, wanted))):
             return tree
         up = dict(tree.up)
-        wanted = None if whole(link) else self.wanted(link)
         self._map.extend(up, self._may(link), wanted)
         return tree if len(up) == len(tree.up) else Tree(up)
 
@@ -265,7 +267,8 @@ class Laying:
         if self._labels_matter and any(link.labels) and without != "vlan":
             tests.append(lambda cable: fit(link.labels, cable))
         if link.mbps and without != "mbps":
-            tests.append(lambda cable: self.free(cable) >= link.mbps)
+            free, mbps = self._free, link.mbps
+            tests.append(lambda cable: free[cable.name] >= mbps)
         if link.name in self._rivals and without != "disjoint_from":
             rivals = (self._cables_of.get(name, ()) for name in self._rivals[link.name])
             theirs = frozenset(name for names in rivals for name in names)
@@ -276,7 +279,7 @@ class Laying:
 
     def free(self, cable: Cable) -> int:
         """Mbit/s that can be promised on a cable still."""
-        return cable.mbps - self._promised.get(cable.name, 0)
+        return self._free[cable.name]
 
     # --- what could not be had ------------------------------------------------------------------
 

@@ -93,8 +93,9 @@ class CableMap:
                     break
             for cable, there, more in ways_from[here]:
                 total = so_far + more
-                known = best.get(there)
-                if (known is not None and known <= total) or (may is not None and not may(cable)):
+                if there in best and best[there] <= total:
+                    continue
+                if may is not None and not may(cable):
                     continue
                 best[there] = total
                 came[there] = cable, here
