@@ -110,14 +110,15 @@ def _run(args: Namespace) -> int:
     if args.module is None:
         return _run_lab(args)
     try:
-        network, change = EMPTY, 0
+        network, change, file = EMPTY, 0, None
         if args.module is not check:
-            network = network_file.load(find_network_file(args.network_file))
+            file = find_network_file(args.network_file)
+            network = network_file.load(file)
             network, change = learn(network, args.timeout)
     except NetworkError as error:
         complain(error)
         return Exit.USAGE
-    session = ManagementSession(network, args.timeout, change)
+    session = ManagementSession(network, args.timeout, change, file)
     module: Command = args.module
     try:
         return module.run(args, session)

@@ -18,6 +18,9 @@ from xenflow.model.network import End, Network, NetworkError
 from xenflow.model.placement import Mode, Placement, from_json
 from xenflow.plan.migration import astray, informed, left_over, unfinished
 
+PLANNER_S = 10.0
+"""A planner beats every 2 s, and another follows one that has not for 6 s."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -32,10 +35,17 @@ class Cause:
 
 
 def causes(network: Network, answers: Answers) -> list[Cause]:
-    """Everything that is wrong by the answers to `status`, in the order: controllers, datapaths,
-    cables, links, routers."""
+    """Everything that is wrong by the answers to `status`, in the order: controllers, the
+    planner, datapaths, cables, links, routers."""
     seen = _Seen(network, answers)
-    return [*seen.controllers(), *seen.datapaths(), *seen.cables(), *seen.access(), *seen.routers()]
+    return [
+        *seen.controllers(),
+        *seen.planner(),
+        *seen.datapaths(),
+        *seen.cables(),
+        *seen.access(),
+        *seen.routers(),
+    ]
 
 
 def moving(answers: Answers) -> dict[str, str]:
@@ -114,6 +124,15 @@ class _Seen:
                     yield Cause(f"controller {name}", words)
                 problems = answer.get("problems") or ()
                 yield from (Cause(f"controller {name}", str(words)) for words in problems)
+
+    def planner(self) -> Iterator[Cause]:
+        """One that holds the lease and is heard by no controller any more."""
+        stores = [store for answer in self.known.values() if (store := answer.get("store"))]
+        heard = [(store.get("planner_silent_s"), store["planner"]) for store in stores]
+        silent = [(silent_s, name) for silent_s, name in heard if silent_s is not None]
+        if silent and (last := min(silent))[0] > PLANNER_S:
+            words = f"{last[1]} has said nothing for {duration(last[0])}: no change can be made"
+            yield Cause("planner", f"{words} (python -m xenflow.planner)")
 
     def datapaths(self) -> Iterator[Cause]:
         for name, datapath in self.network.datapaths.items():

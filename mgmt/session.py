@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all, parted
@@ -52,12 +53,16 @@ class ManagementSession:
     """The network and open connections to its controllers.
 
     change  of a network that lives in a store the number of the change that it is as of
+    file    the network file that this command was given
 
     `ask` may be called from several threads: each borrows a connection that is idle.
     """
 
-    def __init__(self, network: Network, timeout_s: float, change: int = 0) -> None:
+    def __init__(
+        self, network: Network, timeout_s: float, change: int = 0, file: Path | None = None
+    ) -> None:
         self.network = network
+        self.file = file
         self.change = change
         self.timeout_s = timeout_s
         self._idle: dict[str, list[Client]] = {name: [] for name in network.controllers}

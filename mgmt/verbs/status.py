@@ -16,15 +16,20 @@ from mgmt import health
 from mgmt.client import Answers, AskError, parted
 from mgmt.health import Cause
 from mgmt.session import ManagementSession, placements
-from mgmt.text import duration, table
+from mgmt.text import count, duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
+from xenflow.model.difference import compare
+from xenflow.model.network import NetworkError
 from xenflow.model.placement import Mode, Placement, to_json
 from xenflow.plan.migration import purpose
+from xenflow.store import network_file
 
 NAME = "status"
 SUMMARY = "controllers, switches, routers and migrations at a glance"
 
 
+PLANNER_S = 2.0
+"""So long the planner may take to say what it is at."""
 ASK_AGAIN_S = 0.5
 """Pause between two questions while --wait waits."""
 
@@ -90,7 +95,7 @@ def _text(
     blocks = [health.verdict(session.network, causes, health.moving(answers))]
     if len(causes) > 1:
         blocks.append("what is wrong\n" + "\n".join(f"  {cause}" for cause in causes))
-    if store := list(_store(answered)):
+    if store := [*_store(answered), *_pending(session, answered), *_other_file(session)]:
         blocks.append("store\n" + "\n".join(f"  {line}" for line in store))
     blocks += [
         table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
@@ -114,10 +119,9 @@ def _store(answered: dict[str, dict[str, Any]]) -> Iterator[str]:
         return
     newest = max(store["change"] for store in known.values())
     if newest:
-        reached = {n: at for store in known.values() for n, at in store["in_force"].items()}
-        late = [name for name, change in reached.items() if change < newest]
-        where = f"not in force yet on {', '.join(late)}" if late else "in force on every switch"
-        yield f"change {newest}, {where}"
+        late = list(_late(known, newest))
+        yield f"change {newest}, {'not in force yet everywhere' if late else 'in force everywhere'}"
+        yield from late
     elif any(store["connected"] for store in known.values()):
         yield "it is empty: controllers follow their network file until one is applied"
     else:
@@ -125,6 +129,53 @@ def _store(answered: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield from (f"{name} follows none" for name in answered if name not in known)
     planners = sorted({store["planner"] for store in known.values()} - {""})
     yield f"planner {', '.join(planners)}" if planners else "no planner holds its lease"
+
+
+def _late(known: dict[str, dict[str, Any]], newest: int) -> Iterator[str]:
+    """The switches that do not have the last change in force, and for whom each waits."""
+    for controller, store in known.items():
+        for name, reached in store["in_force"].items():
+            if reached < newest:
+                behind = count(newest - reached, "change")
+                taken = store.get("taken", newest)
+                who = f"its switch has to prove change {taken}"
+                if taken < newest:
+                    who = f"controller {controller} is at change {taken}"
+                yield f"{name} is {behind} behind: {who}"
+
+
+def _pending(session: ManagementSession, answered: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What waits for the planner, or for people, as the planner says."""
+    asked = [name for name, a in answered.items() if (a.get("store") or {}).get("planner")]
+    if not asked or not session.network.store:
+        return
+    try:
+        found = session.ask(asked[0], "planner", PLANNER_S)
+    except AskError as error:
+        yield f"what the planner is at is not known: {error}"
+        return
+    for one in found["waiting"]:
+        yield f"{one['file']} (by {one['by'] or 'somebody'}) waits for its turn"
+    if unconfirmed := found["unconfirmed"]:
+        number = unconfirmed["change"]
+        yield (
+            f"change {number} is put back in {duration(unconfirmed['left_s'])} unless you say "
+            f"`xenflow confirm {number}`"
+        )
+
+
+def _other_file(session: ManagementSession) -> Iterator[str]:
+    """What the network file of this command says otherwise than the store."""
+    if session.file is None or not session.change:
+        return
+    try:
+        text = network_file.read_text(session.file)
+        said = network_file.parse(text, str(session.file), session.network, in_store=True)[0]
+    except NetworkError:  # as where a number that it leaves out fits no more
+        yield f"{session.file} does not fit what the store has (`xenflow diff {session.file}`)"
+        return
+    if found := compare(session.network, said):
+        yield f"{session.file} says otherwise: {found.words()} (`xenflow export`, or apply it)"
 
 
 def _controllers(session: ManagementSession, answers: Answers) -> Iterator[tuple[Any, ...]]:

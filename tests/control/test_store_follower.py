@@ -535,3 +535,18 @@ def test_a_certificate_of_another_name_is_said(rig: Rig, monkeypatch: pytest.Mon
     rig.tick()
     assert rig.said() == {"gen": 1}
     assert not rig.problems.of()
+
+
+def test_a_planner_that_beats_no_more_is_said_to_be_silent(rig: Rig) -> None:
+    def silent_s() -> Any:
+        rig.tick()
+        return rig.follower.status()["planner_silent_s"]
+
+    assert silent_s() is None
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    lease = Insert("Lease", {"name": "planner", "owner": "tcp://p:1 x", "term": 1, "beat": 1})
+    assert isinstance(rig.loop.ask(planner, lease), Committed)
+    assert [silent_s(), silent_s(), silent_s()] == [0, AGAIN_S, 2 * AGAIN_S]
+    beat = Update("Lease", equal(name="planner"), {"beat": 2})
+    assert isinstance(rig.loop.ask(planner, beat), Committed)
+    assert [silent_s(), silent_s()] == [0, AGAIN_S]

@@ -53,6 +53,9 @@ class Answering:
             return {"changes": [one, first]}
         if verb == "confirm":
             return {"change": arguments["change"] or 2}
+        if verb == "planner":
+            waits = {"change": 2, "left_s": 30.0}
+            return {"waiting": [{"by": "eve", "file": "b.toml"}], "unconfirmed": waits}
         if verb == "undone":
             return {"text": TEXT, "last": 7}
         return {}
@@ -388,3 +391,32 @@ def test_what_is_refused_before_the_planner_is_asked_is_noted(
         "words": "link create more: edge: links.more: no",
         "outcome": "refused",
     }
+
+
+def test_status_says_what_waits_and_which_file_differs(
+    answering: Answering, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    grown = network_file.parse(MORE.replace("[network]", '[network]\nstore = ["unix:/x"]'), "a")[0]
+    monkeypatch.setattr(cli, "learn", lambda network, _: (grown, 2))
+
+    def store(own: list[str], taken: int) -> dict[str, Any]:
+        about = {"connected": True, "change": 2, "taken": taken, "planner": "tcp://p:1"}
+        return {"store": {**about, "in_force": dict.fromkeys(own, taken)}}
+
+    said = {"host-a": store(["host-a"], 2), "host-b": store(["host-b"], 1), "edge": store([], 2)}
+    monkeypatch.setattr(ManagementSession, "ask_all", lambda *_, **__: said)
+    out = run("status", store=True)[1]
+    block = out.split("\n\n")[2].splitlines()
+    assert [line.strip() for line in block] == [
+        "store",
+        "change 2, not in force yet everywhere",
+        "host-b is 1 change behind: controller host-b is at change 1",
+        "planner tcp://p:1",
+        "b.toml (by eve) waits for its turn",
+        "change 2 is put back in 30s unless you say `xenflow confirm 2`",
+        f"{tmp_path}/store.toml says otherwise: links -more (`xenflow export`, or apply it)",
+    ]
+    answering.refusing["host-a", "planner"] = Unreachable("host-a", "tcp://a:1", "silent")
+    monkeypatch.setattr(cli, "learn", lambda network, _: (network, 2))
+    out = run("status", store=True)[1]
+    assert "what the planner is at is not known" in out and "says otherwise" not in out

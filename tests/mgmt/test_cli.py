@@ -349,6 +349,7 @@ def test_status_with_all_dead(fakes: Fakes) -> None:
 def test_status_says_how_far_the_stores_last_change_is(fakes: Fakes) -> None:
     def follow(name: str, change: int, planner: str = "tcp://192.0.2.1:6651", **at: int) -> None:
         store = {"connected": True, "change": change, "planner": planner, "in_force": at}
+        store["taken"] = change
         fakes[name].verbs["status"]["store"] = store  # type: ignore[index]
 
     def said() -> list[str]:
@@ -362,11 +363,17 @@ def test_status_says_how_far_the_stores_last_change_is(fakes: Fakes) -> None:
     follow("host-a", 3, **{"host-a": 3})
     follow("host-b", 3, **{"host-b": 2})
     follow("edge", 2, gen=2, recv=2)
-    late = "change 3, not in force yet on host-b, gen, recv"
-    assert said() == ["store", late, "planner tcp://192.0.2.1:6651"]
+    assert said() == [
+        "store",
+        "change 3, not in force yet everywhere",
+        "host-b is 1 change behind: its switch has to prove change 3",
+        "gen is 1 change behind: controller edge is at change 2",
+        "recv is 1 change behind: controller edge is at change 2",
+        "planner tcp://192.0.2.1:6651",
+    ]
     follow("host-b", 3, **{"host-b": 3})
     follow("edge", 3, gen=3, recv=3)
-    assert said()[1] == "change 3, in force on every switch"
+    assert said()[1] == "change 3, in force everywhere"
 
 
 def test_status_names_migrations_left_behind(fakes: Fakes) -> None:

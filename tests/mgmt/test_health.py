@@ -309,3 +309,18 @@ def test_in_a_store_nobody_is_told_to_give_both_the_same_file(answers: Answers) 
     words = health.other_file(network, "edge", answers["edge"])
     assert words.startswith("it knows another network than this command (0123456789abcdef, ")
     assert "reload" not in words
+
+
+def test_a_planner_that_nobody_hears_is_no_planner(answers: Answers) -> None:
+    def silent(**seconds: float | None) -> list[str]:
+        for name, silent_s in seconds.items():
+            store = {"planner": "tcp://p:1", "planner_silent_s": silent_s}
+            answers[name.replace("_", "-")]["store"] = store
+        return [str(cause) for cause in health.causes(NETWORK, answers)]
+
+    assert silent(host_a=None, edge=2.0) == []
+    assert silent(host_a=60.0) == []  # it was this one that had lost the store
+    assert silent(edge=75.0) == [
+        "planner: tcp://p:1 has said nothing for 1m00s: no change can be made "
+        "(python -m xenflow.planner)"
+    ]

@@ -695,3 +695,15 @@ def test_who_follows_a_planner_counts_anew(rig: Rig) -> None:
     assert list(rig.changes()) == [1, 2]
     rig.settle(second, for_s=15.0)
     assert rig.laid() == network_file.load(PAPER)
+
+
+def test_what_the_planner_is_at_is_said(rig: Rig) -> None:
+    planner, store = rig.planner(first=str(PAPER))
+    rest = {"v": 1, "id": "1", "ok": True}
+    assert rig.look(planner, "planner") == {"waiting": [], "unconfirmed": None, **rest}
+    assert rig.ask(planner, MORE, confirm_s=60)["change"] == 2
+    store.lose, store.written = 10**6, False
+    rig.send(planner, TEXT)
+    found = rig.look(planner, "planner")
+    assert found["waiting"] == [{"by": "ada", "file": "a.toml"}]
+    assert found["unconfirmed"]["change"] == 2 and 50 < found["unconfirmed"]["left_s"] <= 60

@@ -78,6 +78,7 @@ class ManagementService:
             "confirm": partial(self._planner, "confirm"),
             "history": partial(self._planner, "history"),
             "events": partial(self._planner, "events"),
+            "planner": partial(self._planner, "planner"),
             "event": partial(self._planner, "event"),
             "undone": partial(self._planner, "undone"),
             "place": moves.place,

@@ -93,6 +93,10 @@ class StoreFollower:
         self._leases = leases
         self._observed = ObservedRows(store, host, self._seen, self._no_right)
         self._again = 0.0
+        self._now = 0.0
+        self._beat: tuple[Cell, Cell] | None = None
+        self._beat_at = 0.0
+        """The planner's last beat, and when it came."""
 
     def start(self) -> None:
         """Begin to follow."""
@@ -119,6 +123,7 @@ class StoreFollower:
             "cluster": state.cluster,
             "words": state.words,
             "planner": self.planner,
+            "planner_silent_s": round(self._now - self._beat_at, 1) if self.planner else None,
             "change": self._laid.change,
             "taken": self._taken,
             "in_force": {name: self._in_force.get(name, 0) for name in self._table.switches},
@@ -288,6 +293,11 @@ class StoreFollower:
             return
         self._again = now + AGAIN_S
         state = self._store.state()
+        self._now = now
+        leases = self._rows.get(LEASE_TABLE, {}).values()
+        beat = next(((row["term"], row["beat"]) for row in leases), None)
+        if not state.connected or beat != self._beat:  # by this one's own clock
+            self._beat, self._beat_at = beat, now
         words = f"the store is away, its last rows are followed: {state.words}"
         self._problem(AWAY, "" if state.connected else words)
         if self._taken < self._laid.change or self._kept is not self._laid:

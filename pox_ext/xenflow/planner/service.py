@@ -292,7 +292,7 @@ class PlannerService:
         if request.verb in ("apply", "confirm"):
             send = self._noted(request, send)
         asked = _AskedChange(request, send, self._now() + ANSWER_S)
-        if request.verb in ("history", "undone", "events", "event"):
+        if request.verb in ("history", "undone", "events", "event", "planner"):
             self._try(asked, self._look)
         elif request.verb == "confirm":
             self._try(asked, self._confirm)
@@ -313,6 +313,8 @@ class PlannerService:
         elif asked.request.verb == "events":
             found = told(self._book.events.values(), asked.request.arguments["since"])
             asked.send(mg.reply(asked.request.id, {"events": found}))
+        elif asked.request.verb == "planner":
+            asked.send(mg.reply(asked.request.id, self._is_at()))
         elif asked.request.verb == "event":
             self._note(asked.request.by or "somebody", **asked.request.arguments)
             asked.send(mg.reply(asked.request.id))
@@ -325,6 +327,18 @@ class PlannerService:
                 result = {"text": text, "last": self._book.change}
                 asked.send(mg.reply(asked.request.id, result))
         return True
+
+    def _is_at(self) -> dict[str, Any]:
+        """docs/messages.md, verb `planner`."""
+        changes = (one.request for one in self._queue)
+        waiting = [{"by": one.by, "file": one.arguments["file"]} for one in changes]
+        unconfirmed = None
+        if waits := self._book.unconfirmed:
+            number, confirm_s = waits
+            until = self._deadline[1] if self._deadline[0] == number else self._now() + confirm_s
+            left_s = round(max(0.0, until - self._now()), 1)
+            unconfirmed = {"change": number, "left_s": left_s}
+        return {"waiting": waiting, "unconfirmed": unconfirmed}
 
     def _confirm(self, asked: _AskedChange) -> bool:
         """Let the change that waits for it stay."""
