@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from lab.programs import start_planner, store_server
 from lab.state import NETWORK_FILE
 from tests.lab.live import (
     LiveTraffic,
+    RunningCommand,
     assert_machine_quiet_enough,
     flows,
     in_sync,
@@ -182,6 +184,33 @@ def test_a_change_is_taken_back(paper: Lab, file: Path) -> None:
     back, unconfirmed, undo, create = said[:4]
     assert (unconfirmed["state"], back["changed"]) == ("put back", {"links": {"removed": ["more"]}})
     assert (create["number"], undo["changed"]) == (number, {"links": {"removed": ["more"]}})
+
+
+def test_a_move_whose_command_was_killed_is_ended_without_people(paper: Lab) -> None:
+    """Undone or finished: the planner asks who has heard of its owner, and recovers the router."""
+    with LiveTraffic() as traffic:
+        for stage, ends_at in (("prepare", "host-a"), ("links", "host-b")):
+            with RunningCommand("migrate", "vr1", "host-b", halt=(stage, 1)) as move:
+                move.await_halt()
+                settle(lambda: told(paper) == [True] * 3, "it is told")
+                move.send(signal.SIGKILL)
+                move.end()
+            settle(lambda: not told(paper), "it is recovered", SLOW_S)
+            settle(lambda: laid_at(paper) in (ends_at, None), "where it is is laid", SLOW_S)
+            assert xenflow("recover", "--dry-run").stdout == ""
+    traffic.assert_nothing_lost()
+    assert laid_at(paper) == "host-b"
+
+
+def told(lab: Lab) -> list[bool]:
+    """Whether the router is being moved, of each host that knows it."""
+    return [row["under_way"] for row in rows(lab, "Migration")]
+
+
+def laid_at(lab: Lab) -> str | None:
+    """The host where the one router is, as all may read in the store; None: it has never moved."""
+    (row,) = rows(lab, "Laid_Element")
+    return json.loads(row["placement"])["vm"] if row["placement"] else None
 
 
 def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) -> None:

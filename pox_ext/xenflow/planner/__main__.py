@@ -20,6 +20,7 @@ from typing import Any
 import zmq
 
 from xenflow.model.management import MAX_IMPORT
+from xenflow.planner.recover_command import RecoverCommand
 from xenflow.planner.service import PlannerService
 from xenflow.store.ovsdb_store import OvsdbStore
 from xenflow.store.schema import PLANNER
@@ -76,6 +77,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--network", metavar="FILE", default="", help="what an empty store becomes, a network file"
     )
+    parser.add_argument(
+        "--no-recovery",
+        action="store_true",
+        help="leave moves whose command was killed to people (`xenflow recover`)",
+    )
     asked = parser.parse_args(words)
     if not _LISTEN.fullmatch(asked.listen):
         words = "expected tcp://ADDRESS:PORT, as controllers are to reach it: the store tells them"
@@ -97,7 +103,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"xenflow: planner: cannot listen on {asked.listen}: {error}", file=sys.stderr)
         store.close()
         return 1
-    service = PlannerService(store, asked.listen, time.monotonic, time.time, asked.network)
+    recover = None if asked.no_recovery else RecoverCommand
+    service = PlannerService(store, asked.listen, time.monotonic, time.time, asked.network, recover)
     ending: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: ending.append(number))

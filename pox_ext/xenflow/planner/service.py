@@ -18,9 +18,10 @@ from typing import Any
 
 from xenflow.model import management as mg
 from xenflow.model.management import ManagementError, Request
-from xenflow.model.network import NetworkError
+from xenflow.model.network import Network, NetworkError
 from xenflow.planner.book import WATCHED, Book, Proposal
 from xenflow.planner.events import EventLog, difference_in_words, told
+from xenflow.planner.recovery import Recovering, Recovery
 from xenflow.store import network_file
 from xenflow.store.lease import LeaseContender
 from xenflow.store.network_store import (
@@ -94,6 +95,7 @@ class PlannerService:
     now      a monotonic clock, in seconds
     today    the time of day, in seconds since 1970
     first    the network file that an empty store is given; "" for none
+    recover  begins `xenflow recover` for a router; None: moves that were left stay as they are
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class PlannerService:
         now: Callable[[], float],
         today: Callable[[], float],
         first: str = "",
+        recover: Callable[[str, Network], Recovering] | None = None,
     ) -> None:
         self._store = store
         self._now = now
@@ -112,6 +115,7 @@ class PlannerService:
         self._why_empty = ""
         self._book = Book()
         self._events = EventLog()
+        self._recovery = None if recover is None else Recovery(recover, self._recovered)
         self._lease = LeaseContender(LEASE, f"{listens} {new_uuid()}", LEASE_S)
         self._queue: deque[_AskedChange] = deque()
         self._forgetting = self._copying = False
@@ -167,7 +171,15 @@ class PlannerService:
             if wanted := self._events.turn(self._book.events, self._lease.fence()):
                 self._events.writing = True
                 self._store.transact(wanted, WRITE_S, self._recorded)
+        if self._recovery is not None and held and self._book.whole:
+            self._recovery.tick(now, self._book.migrations, self._book.network)
+        elif self._recovery is not None:
+            self._recovery.end()
         self._go_on()
+
+    def _recovered(self, router: str, why_not: str) -> None:
+        outcome = f"failed: {why_not}" if why_not else "done"
+        self._note("planner", "recover", f"{router}: its move was left", outcome)
 
     def _note(self, by: str, what: str, words: str, outcome: str) -> None:
         self._events.note(int(self._today()), by, what, words, outcome)
@@ -273,6 +285,8 @@ class PlannerService:
 
     def end(self) -> None:
         """Give the lease back; `ended` when that is done."""
+        if self._recovery is not None:
+            self._recovery.end()
         self.ended = not self._lease.holds(self._now())
         if not self.ended:
             self._store.transact(self._lease.give_back(), 1.0, self._given_back)
