@@ -189,17 +189,16 @@ def test_a_change_is_taken_back(paper: Lab, file: Path) -> None:
 def test_a_move_whose_command_was_killed_is_ended_without_people(paper: Lab) -> None:
     """Undone or finished: the planner asks who has heard of its owner, and recovers the router."""
     with LiveTraffic() as traffic:
-        for stage, ends_at in (("prepare", "host-a"), ("links", "host-b")):
+        for stage in ("prepare", "links"):
             with RunningCommand("migrate", "vr1", "host-b", halt=(stage, 1)) as move:
                 move.await_halt()
                 settle(lambda: told(paper) == [True] * 3, "it is told")
                 move.send(signal.SIGKILL)
                 move.end()
             settle(lambda: not told(paper), "it is recovered", SLOW_S)
-            settle(lambda: laid_at(paper) in (ends_at, None), "where it is is laid", SLOW_S)
-            assert xenflow("recover", "--dry-run").stdout == ""
+            assert "nothing to recover" in xenflow("recover", "--dry-run").stdout
     traffic.assert_nothing_lost()
-    assert laid_at(paper) == "host-b"
+    settle(lambda: laid_at(paper) == "host-b", "where it is is laid", SLOW_S)
 
 
 def told(lab: Lab) -> list[bool]:

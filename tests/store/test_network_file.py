@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from xenflow.model.network import DatapathKind, NetworkError, Pipeline
 from xenflow.store.network_file import load, load_with_lab, parse
+from xenflow.store.network_text import to_text
 from xenflow.store.toml_lines import locate, show
 
 HERE = Path(__file__).parent
@@ -218,3 +219,14 @@ def test_a_store_without_tls_is_the_labs_or_the_machines_own() -> None:
     assert parse(text.replace("10.0.0.1:6643", "127.0.0.1:6643"), "f")[0].tls == ""
     by_tls = text.replace(there, 'store = ["ssl:10.0.0.1:6643"]\ntls = "/etc/xenflow/tls"')
     assert parse(by_tls, "f")[0].tls == "/etc/xenflow/tls"
+
+
+def test_the_labs_network_may_have_an_open_store_without_its_lab() -> None:
+    """As it is read where `[lab]` is left out: by the planner, from an export, after one change."""
+    text = (ROOT / "conf" / "paper.toml").read_text()
+    head = '[network]\nname = "paper"\nstore = ["tcp:10.254.1.2:6643"]'
+    wanted = parse(text.replace('[network]\nname = "paper"', head), "a.toml")[0]
+    assert wanted.store and parse(to_text(wanted), "b.toml")[0] == wanted
+    elsewhere = to_text(wanted).replace("lab:tcp://10.254.1.2:6650", "xl:a=root@h")
+    with pytest.raises(NetworkError, match="it is no loopback address"):
+        parse(elsewhere, "b.toml")

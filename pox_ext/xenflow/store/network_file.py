@@ -121,7 +121,7 @@ def parse(
     _check_references(document, found)
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
-    _check_store(document, tables, found["network"].get("store", []))
+    _check_store(document, tables, found)
     lab = tables.get("lab", {})
     if document.wrong:
         network = _sketch(found)
@@ -498,13 +498,16 @@ def is_open(server: str) -> bool:
         return False  # none that anybody reaches
 
 
-def _check_store(document: Document, tables: dict[str, Any], servers: list[str | None]) -> None:
-    """The lab's namespaces are one machine."""
+def _check_store(document: Document, tables: dict[str, Any], found: Found) -> None:
+    """The lab's namespaces are one machine; what moves VMs there says that it is one, too."""
+    servers = found["network"].get("store", [])
+    vms = [about.get("hypervisor", "") for about in found["datapaths"].values()]
+    in_lab = "lab" in tables or any(each.startswith("lab:") for each in vms)
     for number, server in enumerate(servers):
         if server is None:
             continue
         where = ("network", "store", number)
-        if is_open(server) and "lab" not in tables:
+        if is_open(server) and not in_lab:
             expected = f'"ssl{server[3:]}", and certificates (tls): it is no loopback address'
             document.mistake(where, f'"{server}"', expected)
         elif server.startswith("ssl:") and "tls" not in tables["network"]:
