@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 from tests.conftest import ROOT
 from tests.obeyed import obeyed
+from tests.switch_tables import SwitchTables
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.network import Datapath
 from xenflow.openflow import parse, wire
@@ -26,7 +27,6 @@ from xenflow.store.network_file import load
 from xenflow.switch.clock import Clock
 from xenflow.switch.proof import Bound
 from xenflow.switch.switch import Switch
-from xenflow.tables.simulate import Tables
 
 # Where things are in an NXT_FLOW_MOD and in a Nicira statistics request (nicira-ext.h).
 _COMMAND_AT, _MATCH_LENGTH_AT, _MATCH_AT = 24, 40, 48
@@ -50,7 +50,7 @@ class WrittenSwitch:
 
     def __init__(self, now: Callable[[], float] = lambda: 1000.0) -> None:
         self.clock = Clock(self.later, now)
-        self.tables = Tables()
+        self.tables = SwitchTables()
         self.messages: list[str] = []
         """What was sent, in words."""
         self.watch: Callable[[], None] = lambda: None

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.plan.test_migration_order import MOVES, after, at, effects_of
+from tests.switch_tables import SwitchTables
 from tests.whole_network import WholeNetwork, load
 from tests.written_switch import Switch, WrittenSwitch, bound
 from xenflow.model.network import Link, Network, Router
@@ -110,7 +111,7 @@ class Frame:
     words: str
 
 
-def _sent(tables: simulate.Tables, frames: list[Frame]) -> list[Outcome]:
+def _sent(tables: SwitchTables, frames: list[Frame]) -> list[Outcome]:
     return [tuple(simulate.run(tables, frame.data, frame.port).outputs) for frame in frames]
 
 
@@ -567,7 +568,7 @@ def _take(now: WholeNetwork, datapath: str, placement: Placement) -> None:
 def _take_plain(now: WholeNetwork, datapath: str, placement: Placement) -> None:
     """The same for a plain switch, whose flows are written in the order of `plan`."""
     frames = every_frame(now, datapath)
-    tables = simulate.Tables(local_flows(now.site(datapath)).values())
+    tables = SwitchTables(local_flows(now.site(datapath)).values())
     target = now.copy()
     target.place(placement, datapath)
     wanted = local_flows(target.site(datapath))

@@ -13,13 +13,13 @@ import pytest
 from tests import written_switch
 from tests.control.test_change import CAMPUS
 from tests.control.test_change import Host as CampusHost
+from tests.switch_tables import SwitchTables
 from tests.whole_network import load
 from tests.written_switch import PlayedHost, WrittenSwitch
 from xenflow.model.network import Pipeline
 from xenflow.openflow.flow import Flow
 from xenflow.routes.sender import snapshot_messages
 from xenflow.tables import cookies, layout
-from xenflow.tables.simulate import Tables
 
 RULE = {"id": "a rule", "priority": 7, "match": {"in_port": "1", "dl_vlan": 9}, "actions": ["drop"]}
 
@@ -40,7 +40,7 @@ class Upgraded:
     def __init__(self, wire: WrittenSwitch) -> None:
         self.wire = wire
         self.new = set(wire.tables)
-        wire.tables = Tables(map(old, self.new))
+        wire.tables = SwitchTables(map(old, self.new))
         self.differing = {flow.key for flow in self.new - set(wire.tables)}
         self._does = {flow.key: flow.actions for flow in self.new}
         self._otherwise: list[str] = []

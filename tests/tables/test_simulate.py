@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.flow_samples as samples
+from tests.switch_tables import SwitchTables
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow.flow import Flow, FlowError, match
@@ -34,7 +35,7 @@ def plain_lookup(flows: list[Flow], table: int, fields: dict[str, int]) -> Flow 
 @pytest.mark.parametrize("seed", range(5))
 def test_lookup_is_that_of_the_definition(seed: int) -> None:
     flows = samples.some_flows(Random(seed), 200)
-    tables = Tables(flows)
+    tables = SwitchTables(flows)
     assert len(tables) == 200 and set(tables) == set(flows)
     for frame in samples.frames():
         fields = pk.fields(frame, 2)
@@ -46,7 +47,7 @@ def test_add_and_delete_as_the_switch_does() -> None:
     flow = Flow(1, 5, match(in_port=1), (fl.output(2),), 6)
     over = Flow(1, 5, match(in_port=1), (fl.output(3),), 7)
     other = Flow(2, 5, match(in_port=(1)), (), 6)
-    tables = Tables([flow, other])
+    tables = SwitchTables([flow, other])
     tables.add(over)
     assert len(tables) == 2 and set(tables) == {over, other}
     assert tables.delete_by_cookie(1, 6) == []

@@ -25,7 +25,7 @@ its own: which link a real switch takes cannot be foretold, only that it is one 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow.build import BY_ACTION
-from xenflow.openflow.flow import Actions, Flow, FlowError, Match
+from xenflow.openflow.flow import Actions, Flow, FlowError
 from xenflow.openflow.parse import PacketIn
 from xenflow.openflow.wire import NO_BUFFER
 
@@ -77,13 +77,6 @@ class Tables:
         for flow in flows:
             self.add(flow)
 
-    def __len__(self) -> int:
-        return sum(len(group.flows) for group in self._groups.values())
-
-    def __iter__(self) -> Iterator[Flow]:
-        for group in self._groups.values():
-            yield from group.flows.values()
-
     def add(self, flow: Flow) -> None:
         """Add the flow, or put it in the place of the one with its key.
 
@@ -101,31 +94,6 @@ class Tables:
             ordered.append(group)
             ordered.sort(key=lambda g: -g.priority)
         group.flows[tuple(value for _, value, _ in flow.match)] = flow
-
-    def delete_strict(self, table: int, priority: int, match: Match) -> Flow | None:
-        """Delete the flow with exactly this key; returns it, or None where there is none."""
-        shape = tuple((name, mask) for name, _, mask in match)
-        group = self._groups.get((table, priority, shape))
-        if group is None:
-            return None
-        flow = group.flows.pop(tuple(value for _, value, _ in match), None)
-        if not group.flows:
-            del self._groups[table, priority, shape]
-            self._ordered[table].remove(group)
-        return flow
-
-    def delete_by_cookie(
-        self, table: int | None, cookie: int, mask: int = 0xFFFFFFFFFFFFFFFF
-    ) -> list[Flow]:
-        """Delete every flow of `table` (None: of all) whose cookie agrees under `mask`."""
-        gone = [
-            flow
-            for flow in self
-            if (table is None or flow.table == table) and not (flow.cookie ^ cookie) & mask
-        ]
-        for flow in gone:
-            self.delete_strict(*flow.key)
-        return gone
 
     def lookup(self, table: int, fields: Fields) -> Flow | None:
         """The flow of highest priority that matches; undefined among overlapping equals."""
