@@ -37,19 +37,11 @@ class RereadConfiguration(Event):
     """SIGHUP has come."""
 
 
-class ComponentRegistered(Event):
-    """A component was registered under `name`."""
-
-    def __init__(self, name: str, component: Any) -> None:
-        self.name = name
-        self.component = component
-
-
 class StandInCore(EventMixin):
     """The registry of components, and the life of the process."""
 
     _eventMixin_events = frozenset(
-        {UpEvent, DownEvent, GoingUpEvent, GoingDownEvent, RereadConfiguration, ComponentRegistered}
+        {UpEvent, DownEvent, GoingUpEvent, GoingDownEvent, RereadConfiguration}
     )
     version_string = "XenFlow's stand-in for POX"
 
@@ -58,7 +50,7 @@ class StandInCore(EventMixin):
         self.running = True
         self.scheduler = recoco.Scheduler()
         self._exit_code = 0
-        self._waiters: list[tuple[set[str], Callable[..., Any], tuple[Any, ...]]] = []
+        self._waiters: list[tuple[set[str], Callable[[], Any]]] = []
 
     # ---- components ------------------------------------------------------------------------
 
@@ -67,14 +59,7 @@ class StandInCore(EventMixin):
         if name in self.components:
             log.warning("Registered '%s' multiple times", name)
         self.components[name] = component
-        self.raiseEventNoErrors(ComponentRegistered, name, component)
         self._call_ready()
-
-    def registerNew(self, component_class: Callable[..., Any], *args: Any, **kw: Any) -> Any:
-        """Make an object and register it under its `_core_name` or its class's name."""
-        component = component_class(*args, **kw)
-        self.register(getattr(component, "_core_name", component_class.__name__), component)
-        return component
 
     def hasComponent(self, name: str) -> bool:
         """Whether something is registered under this name."""
@@ -86,25 +71,19 @@ class StandInCore(EventMixin):
         except KeyError:
             raise AttributeError(f"'{name}' not registered") from None
 
-    def call_when_ready(
-        self,
-        callback: Callable[..., Any],
-        components: str | Iterable[str],
-        *,
-        args: tuple[Any, ...] = (),
-    ) -> None:
+    def call_when_ready(self, callback: Callable[[], Any], components: str | Iterable[str]) -> None:
         """Call back, now or later, once all these components are registered."""
         wanted = {components} if isinstance(components, str) else set(components)
-        self._waiters.append((wanted, callback, args))
+        self._waiters.append((wanted, callback))
         self._call_ready()
 
     def _call_ready(self) -> None:
         for waiter in list(self._waiters):
-            wanted, callback, args = waiter
+            wanted, callback = waiter
             if waiter in self._waiters and wanted <= self.components.keys():
                 self._waiters.remove(waiter)
                 try:
-                    callback(*args)
+                    callback()
                 except Exception:
                     log.exception("Exception while trying to notify %s", callback)
 
@@ -164,7 +143,7 @@ class StandInCore(EventMixin):
         if not self.running:
             return
         self.raiseEventNoErrors(UpEvent())
-        missing = {name for wanted, _, _ in self._waiters for name in wanted - set(self.components)}
+        missing = {name for wanted, _ in self._waiters for name in wanted - set(self.components)}
         if missing:
             log.warning("Still waiting for components: %s", ", ".join(sorted(missing)))
         log.info("%s is up.", self.version_string)

@@ -103,16 +103,6 @@ def test_components_and_dependencies():
         core.nothing  # noqa: B018
 
 
-def test_register_new_uses_the_class_or_core_name():
-    core = pox.core.StandInCore()
-
-    class Named:
-        _core_name = "short"
-
-    assert core.registerNew(Named) is core.short
-    assert core.registerNew(Source) is core.Source
-
-
 def test_quit_from_the_loop():
     core = pox.core.StandInCore()
     seen = []

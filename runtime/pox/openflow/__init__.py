@@ -7,7 +7,6 @@ are parsed by `xenflow.openflow`, the only package of the component's that the s
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,8 +18,6 @@ from xenflow.openflow import parse, wire
 
 if TYPE_CHECKING:
     from pox.openflow.of_01 import Connection
-
-log = logging.getLogger("openflow")
 
 OFPPR_ADD, OFPPR_DELETE, OFPPR_MODIFY = range(3)
 OFPRR_IDLE_TIMEOUT, OFPRR_HARD_TIMEOUT, OFPRR_DELETE = range(3)
@@ -201,15 +198,6 @@ class OpenFlowNexus(EventMixin):
     def getConnection(self, dpid: int) -> Any:
         """The connection of a datapath, or None."""
         return self.connections.get(dpid)
-
-    def sendToDPID(self, dpid: int, data: bytes) -> bool:
-        """Send to a datapath; False where it is not connected."""
-        connection = self.connections.get(dpid)
-        if connection is None:
-            log.warning("nothing can be sent to %016x: it is not connected", dpid)
-            return False
-        connection.send(data)
-        return True
 
     def _handle_DownEvent(self, event: Event) -> None:
         for connection in list(self.connections.values()):

@@ -146,4 +146,4 @@ def launch(tap="", send_bytes=0, tick=False):
 
     say("launch", name=__name__, core=type(core).__name__, xenflow="xenflow" in sys.modules)
     kinds = [int(each) for each in str(tap).split(",") if each]
-    core.registerNew(Recorder, kinds, int(send_bytes), tick)
+    core.register("Recorder", Recorder(kinds, int(send_bytes), tick))

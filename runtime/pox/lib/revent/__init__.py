@@ -122,7 +122,3 @@ class EventMixin:
             for each in self._eventMixin_events
             if hasattr(sink, start + each.__name__)
         ]
-
-    def listenTo(self, source: EventMixin, *args: Any, **kw: Any) -> list[ListenerId]:
-        """The reverse of `addListeners`: this object's methods listen to `source`."""
-        return source.addListeners(self, *args, **kw)
