@@ -8,6 +8,8 @@ apart, as files always had them.  Called by `laying`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import or_
 from zlib import crc32
 
 from xenflow.model.network import DETOUR_VLAN_OFFSET, Cable, Link, Network, Tree
@@ -66,6 +68,7 @@ class Labels:
         """Those of a link are nobody's any more."""
         for place in self._places(link.tree.up):
             self._taken[place] &= ~_bits(link.labels)
+        self._anywhere = reduce(or_, self._taken.values(), 0)
 
     def _take(self, bits: Bits, switches: Iterable[str]) -> None:
         self._anywhere |= bits
