@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -442,3 +443,12 @@ def test_rules_that_are_lost_are_said_before_they_are_deleted(
     again.ask("rule-remove", datapath="host-a", rule_id="2")
     again.connect()
     assert problems() == [], "only what was there at the start"
+
+
+def test_where_nobody_answers_an_operator_says_that_all_are_at_home(
+    tmp_path: Path, network: Network
+) -> None:
+    said = re.search(r"`({\"datapaths\".*?})`", (ROOT / "docs" / "faults.md").read_text())
+    assert said is not None
+    (tmp_path / NAME).write_text(f"{said[1]}\n")
+    assert StateFile(tmp_path).load(network) == StoredState()
