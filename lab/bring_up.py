@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import neighbours, process, routing
+from lab import made, neighbours, process, routing
 from lab.changing import OPERATOR, Change
-from lab.description import COPY_HEADER, PREFIX, ROOT, Lab, find_file, load_lab, parse_lab
+from lab.description import COPY_HEADER, LABS_OWN, PREFIX, ROOT, Lab, find_file, load_lab, parse_lab
 from lab.namespace import NETNS_DIR, LabError, at_least, exists, ip, sysctl
 from lab.state import (
     CHANGING,
@@ -213,18 +213,26 @@ def reload(
             raise LabError(f"the lab is not whole ({state.phase}): `xenflow lab down` sweeps it")
         source = Path(state.source) if file_or_name is None else find_file(file_or_name)
         text = network_text(source, store=state.options.store)
-        kept = before if state.options.store else None
+        kept = load_lab(NETWORK_FILE) if state.options.store else None
         after, places = parse_lab(text, str(source), kept), placed()
         refused = refusals(before, after, places)
         if state.options.bgp:
             refused.append("lab: BGP is spoken in it: take it down, and bring it up anew")
-        same = text == NETWORK_FILE.read_text() and after.own == before.own
+        refused += _made_otherwise(before, after)
+        same = text == NETWORK_FILE.read_text() and after.own == before.own and not made.read()
         if refused or same:
             return Reload(source, refused, [])
         found = Reload(source, [], steps(before, after, controllers=state.options.controllers))
         if not dry_run:
             _reload(Change(before, after, text, state.options, places), found, state, _Clock(say))
     return found
+
+
+def _made_otherwise(before: Lab, after: Lab) -> list[str]:
+    """Routers whose daemon is none of the lab's: it would not become one."""
+    own = [name for name, vm in before.made.items() if vm.daemon != LABS_OWN]
+    words = "it was made with a configuration of its own: `xenflow router destroy {}` first"
+    return [f"routers.{n}: {words.format(n)}" for n in own if n in after.routers]
 
 
 def _reload(change: Change, found: Reload, state: State, clock: _Clock) -> None:
@@ -249,6 +257,7 @@ def _reload(change: Change, found: Reload, state: State, clock: _Clock) -> None:
             raise LabError(f"{error}\n{hint}") from None
         _say(hint)
         raise
+    made.erase_all()  # from now on the lab is what its file says
     network = change.after.network
     cut = tuple(name for name in state.cut if name in {*network.cables, *network.links})
     replace(state, phase=UP, source=str(found.source.resolve()), cut=cut).write()

@@ -17,7 +17,7 @@ So are the routers that are at home there: they have no node.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
+from mgmt.hypervisor.vm import RouterVm
 from xenflow.model.network import (
     Controller,
     Datapath,
@@ -62,6 +63,10 @@ MAX_NODE_NAME = 48
 """A node's sockets are in a folder of its name, and a socket's path has 107 characters at most."""
 RESERVED_PORTS = ("lo", "br0", MANAGEMENT, "ovs-netdev", "ovs-system")
 """Interfaces that every node has of its own."""
+
+
+LABS_OWN = "lab"
+"""What a `RouterVm` says whose daemon is configured as those of the lab's file are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,8 @@ class Lab:
     """Router -> interface -> address."""
     own: dict[str, OwnConfiguration] = field(default_factory=dict)
     """Node -> what a person has written for its routing daemon."""
+    made: Mapping[str, RouterVm] = field(default_factory=dict)
+    """The routers that were made, or changed, by verb (`made.py`)."""
 
     def switch_node(self, datapath: str) -> str:
         """The node that a datapath's switch runs in."""
@@ -179,6 +186,7 @@ class Lab:
     def speaking(self, link: str) -> list[tuple[str, str, IPv4Interface]]:
         """The members of a link that speak a routing protocol."""
         silent = [m.name for m in self.machines.values() if m.gateway]
+        silent += [name for name, vm in self.made.items() if vm.daemon != LABS_OWN]
         return [member for member in self.members(link) if member[0] not in silent]
 
     def members(self, link: str) -> list[tuple[str, str, IPv4Interface]]:

@@ -39,11 +39,21 @@ from typing import Any
 
 import zmq
 
-from lab import flows, switch, wire
+from lab import flows, made, switch, vms, wire
 from lab.description import FABRIC, PREFIX, Lab, load_lab
 from lab.namespace import LabError, inside, ip, processes_in
-from lab.state import CHANGING, NETWORK_FILE, read_domains, read_state, write_domains
+from lab.state import (
+    CHANGING,
+    NETWORK_FILE,
+    LabOptions,
+    read_domains,
+    read_state,
+    write_domains,
+)
 from mgmt.client import AskError, Client
+from mgmt.hypervisor import HypervisorError
+from mgmt.hypervisor import vm as vm_json
+from mgmt.hypervisor.vm import RouterVm
 from xenflow.model.network import Router
 
 log = logging.getLogger("lab.hypervisor")
@@ -182,10 +192,11 @@ def _turn_neighbours(
 class RouterNamespaces:
     """The router namespaces of one lab and where they are."""
 
-    def __init__(self, lab: Lab, *, fixed_flows: bool) -> None:
+    def __init__(self, lab: Lab, options: LabOptions) -> None:
         self.lab = lab
+        self._options = options
         self.domains = read_domains()
-        self._fixed_flows = fixed_flows
+        self._fixed_flows = not options.controllers
         self._lock = threading.Lock()
         self._stopped: dict[str, float] = {}
 
@@ -199,11 +210,46 @@ class RouterNamespaces:
         """The network file has changed: routers that are new run at home, those that are gone are
         forgotten."""
         with self._lock:
+            made.erase_all()
             self.lab = load_lab(NETWORK_FILE)
             self.domains = {
                 name: self.domains.get(name, {"host": router.home, "state": RUNNING})
                 for name, router in self.lab.routers.items()
             }
+            write_domains(self.domains)
+
+    def vm(self, name: str) -> RouterVm | None:
+        """What a router's VM is made of; None where there is none of that name."""
+        if name not in self.lab.network.routers:
+            return None
+        return self.lab.made.get(name) or made.of_file(self.lab, name)
+
+    def keep(self, name: str, vm: RouterVm | None) -> None:
+        """Keep what a router's VM is made of, or that there is none; one that runs gets its
+        addresses."""
+        with self._lock:
+            before, in_file = self.lab, load_lab(NETWORK_FILE)
+            kept = {**made.read(), name: vm}
+            after = made.with_made(in_file, kept)
+            if vm is not None and name in self.domains:
+                vms.readdress(before, after, name, self._options)
+            if vm is None and name not in in_file.network.routers:
+                made.erase(name)
+            else:
+                made.write(name, vm)
+            self.lab = after
+
+    def create(self, name: str, host: str) -> None:
+        """Make a router's namespace at a host, and let it run."""
+        vms.create(self.lab, name, host, self._options)
+        self.note(self.lab.network.routers[name], host, RUNNING)
+
+    def end(self, name: str) -> None:
+        """Take a router's namespace away."""
+        host = self.domains[name]["host"]
+        vms.end(self.lab, name, host, self._options)
+        with self._lock:
+            del self.domains[name]
             write_domains(self.domains)
 
     def note(self, router: Router, host: str, state: str) -> None:
@@ -372,6 +418,11 @@ class EmulatedHypervisor:
             "abort": self._abort,
             "set": self._set,
             "reload": self._reload,
+            "keep": self._keep,
+            "kept": self._kept,
+            "create": self._create,
+            "stop": self._stop,
+            "forget": self._forget,
         }
 
     def answer(self, request: bytes) -> dict[str, Any]:
@@ -512,9 +563,71 @@ class EmulatedHypervisor:
             if self._active(router) or domain["state"] != RUNNING:
                 state = "being migrated" if self._active(router) else domain["state"]
                 raise RequestRefusedError("busy", f"{router} is {state}")
+        for router in self._routers.lab.routers.keys() - self._routers.domains.keys():
+            raise RequestRefusedError("busy", f"{router} is stopped: start or destroy it first")
         if not asked.get("dry_run"):
             self._routers.read_anew()
         return {}
+
+    # routers come and go
+
+    def _keep(self, asked: dict[str, Any]) -> dict[str, Any]:
+        try:
+            vm = vm_json.from_json(asked.get("vm"))
+        except HypervisorError as error:
+            raise RequestRefusedError("bad-request", str(error)) from None
+        name, before = vm.router.name, self._routers.vm(vm.router.name)
+        runs = name in self._routers.domains
+        if runs and before is not None and before.router.interfaces != vm.router.interfaces:
+            raise RequestRefusedError("running", f"{name} runs, with other interfaces: stop it")
+        self._refuse_while_changing(name)
+        self._do(f"{name} is not kept", lambda: self._routers.keep(name, vm))
+        return {}
+
+    def _kept(self, asked: dict[str, Any]) -> dict[str, Any]:
+        vm = self._routers.vm(str(asked.get("router")))
+        return {"vm": None if vm is None else vm_json.to_json(vm)}
+
+    def _create(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name, host = str(asked.get("router")), str(asked.get("host"))
+        if self._routers.vm(name) is None:
+            raise RequestRefusedError("unknown-router", f"{name}: nothing is kept of it")
+        if host not in self._routers.lab.network.hosts:
+            raise RequestRefusedError("unknown-host", f"{host}: no such host")
+        if domain := self._routers.domains.get(name):
+            where = f"{name} is on {domain['host']} already, {domain['state']}"
+            raise RequestRefusedError("already-there", where)
+        self._refuse_while_changing(name)
+        self._do(f"{name} is not made", lambda: self._routers.create(name, host))
+        return {}
+
+    def _stop(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name = str(asked.get("router"))
+        if name in self._routers.domains:
+            self._refuse_while_changing(name)
+            self._do(f"{name} is not ended", lambda: self._routers.end(name))
+        return {}
+
+    def _forget(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name = str(asked.get("router"))
+        if name in self._routers.domains:
+            raise RequestRefusedError("running", f"{name} runs: stop it first")
+        if self._routers.vm(name) is not None:
+            self._refuse_while_changing(name)
+            self._do(f"{name} is not forgotten", lambda: self._routers.keep(name, None))
+        return {}
+
+    def _refuse_while_changing(self, router: str) -> None:
+        if self._active(router):
+            raise RequestRefusedError("busy", f"{router} is being migrated")
+        if (state := read_state()) is not None and state.phase == CHANGING:
+            raise RequestRefusedError("busy", "the lab is being changed (`xenflow lab reload`)")
+
+    def _do(self, not_done: str, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except (LabError, OSError, subprocess.SubprocessError) as error:
+            raise RequestRefusedError("failed", f"{not_done}: {error}") from None
 
     # one migration
 
@@ -634,9 +747,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     state = read_state()
-    fixed_flows = state is not None and not state.options.controllers
-    lab = load_lab(NETWORK_FILE)
-    routers = RouterNamespaces(lab, fixed_flows=fixed_flows)
+    lab = made.with_made(load_lab(NETWORK_FILE), made.read())
+    routers = RouterNamespaces(lab, state.options if state is not None else LabOptions())
     routers.recover()
     hypervisor = EmulatedHypervisor(routers, Settings(args.pause, args.precopy))
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)

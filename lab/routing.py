@@ -84,7 +84,8 @@ class NeighbourChange:
 
 
 def speakers(lab: Lab, *, bgp: bool = False) -> list[Speaker]:
-    """Every node that speaks OSPF, and, if that is wanted, BGP."""
+    """Every node that speaks OSPF, and, if that is wanted, BGP; and those that were made with a
+    configuration of their own."""
     pair = {link: len(lab.speaking(link)) == 2 for link in lab.network.links}
     found = [
         Speaker(m.name, str(m.address.ip), (("eth0", m.address, pair[m.link]),), m.stub)
@@ -92,6 +93,8 @@ def speakers(lab: Lab, *, bgp: bool = False) -> list[Speaker]:
         if not m.gateway
     ]
     for router in lab.network.routers.values():
+        if router.name in lab.made and not lab.made[router.name].daemon:
+            continue
         interfaces = tuple(
             (i.name, lab.addresses[router.name][i.name], pair[i.link]) for i in router.interfaces
         )
@@ -258,11 +261,15 @@ def _configure_bird(speaker: Speaker, timers: Timers) -> None:
 def _start_bird(speaker: Speaker, timers: Timers) -> None:
     here = speaker.directory
     (here / "bird.conf").write_text(bird_configuration(speaker, timers))
+    _run_bird(speaker.node, here)
+
+
+def _run_bird(node: str, here: Path) -> None:
     process.start(
-        speaker.node,
+        node,
         "bird-output",
         ["bird", "-f", "-c", str(here / "bird.conf"), "-s", str(here / "bird.ctl")],
-        PREFIX + speaker.node,
+        PREFIX + node,
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab import process, switch
+from lab import made, process, switch
 from lab.description import COPIES, COPY_HEADER, Lab, copy_name, load_lab
 from lab.namespace import LabError
 from xenflow.store.network_file import read_text
@@ -116,7 +116,7 @@ def current() -> tuple[Lab, State]:
             "the lab is not up (still coming up, or left behind by a failure: "
             "`xenflow lab down` sweeps it)"
         )
-    return load_lab(NETWORK_FILE), state
+    return made.with_made(load_lab(NETWORK_FILE), made.read()), state
 
 
 def placed() -> dict[str, str]:

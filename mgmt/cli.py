@@ -51,6 +51,7 @@ from mgmt.verbs import (
     plan,
     recover,
     reload,
+    router,
     routers,
     routes,
     rule,
@@ -68,7 +69,8 @@ from xenflow.store import network_file
 
 _LOOKING = (status, topology, routers, routes, nexthops, links, flows, trace, rules)
 _LOOKING_AT_FILES = (check, diff, history, events, export)
-_CHANGING = (rule, plan, migrate, empty_host, mode, recover, reload, apply, confirm, undo)
+_MOVING = (plan, migrate, empty_host, mode, recover)
+_CHANGING = (rule, *_MOVING, reload, apply, confirm, undo, router)
 VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING + edit.VERBS)
 
 NETWORK_FILES = (Path("/run/xenflow/network.toml"), Path("/etc/xenflow/network.toml"))

@@ -431,7 +431,7 @@ class LabKernelMover(KernelMover):
         hosts = {host: Domain0(lab, router, host) for host in lab.hosts}
         super().__init__(lab, hosts, Follower(name))
         self._options = options
-        self._routers = RouterNamespaces(lab, fixed_flows=False)
+        self._routers = RouterNamespaces(lab, LabOptions())  # no fixed flows
 
     @property
     def host(self) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 import zmq
 
 from mgmt.hypervisor import Claim, Domain, GivenUp, HypervisorError, Job, JobState, Unclaimed
+from mgmt.hypervisor import vm as vm_json
+from mgmt.hypervisor.vm import RouterVm
 
 TIMEOUT_S = 10.0
 
@@ -22,6 +24,7 @@ class LabDriver:
 
     name = "lab"
     emulated = True
+    changes_live = True
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url
@@ -53,6 +56,27 @@ class LabDriver:
         self.claim.check()
         self.ask("abort", router=router, **(self._owner if own else {}))
         return GivenUp((f"the migration of {router} was ended",))
+
+    def may_make(self, vm: RouterVm, host: str) -> None:
+        """The lab's hosts lack nothing."""
+
+    def keep(self, vm: RouterVm) -> None:
+        self.ask("keep", vm=vm_json.to_json(vm))
+
+    def kept(self, router: str) -> RouterVm | None:
+        found = self.ask("kept", router=router).get("vm")
+        return None if found is None else vm_json.from_json(found)
+
+    def create(self, router: str, host: str) -> None:
+        self.claim.check()
+        self.ask("create", router=router, host=host)
+
+    def stop(self, router: str) -> None:
+        self.claim.check()
+        self.ask("stop", router=router)
+
+    def forget(self, router: str) -> None:
+        self.ask("forget", router=router)
 
     def close(self) -> None:
         if self._socket is not None:

@@ -106,43 +106,63 @@ def carry_out(
     last: int | None = None,
     confirm_s: int | None = None,
 ) -> Exit:
+    """Have the network become `after`, which `text` says, and say what came of it."""
+    return _end(args, *change(session, text, file, after, last, confirm_s, dry_run=args.dry_run))
+
+
+Outcome = tuple[dict[str, list[str]], dict[str, Any], Exit, list[str]]
+"""Whom a change touches, the planner's answer to `apply`, how it ended, and what is wrong."""
+
+
+def change(
+    session: ManagementSession,
+    text: str,
+    file: str,
+    after: Network,
+    last: int | None = None,
+    confirm_s: int | None = None,
+    *,
+    dry_run: bool = False,
+    lost: Set[str] = frozenset(),
+) -> Outcome:
     """Have the network become `after`, which `text` says.
 
     file       its name for messages
     last       refused where another change was made after that one
     confirm_s  it is put back unless it is confirmed within so many seconds
+    dry_run    it is only looked whether that can be
+    lost       controllers that are not asked, nor waited for
     """
-    stay = session.network.controllers.keys() & after.controllers.keys()
+    stay = session.network.controllers.keys() & after.controllers.keys() - lost
     wrong, since = look(_with(session, session.network, stay), text)
     wrong += _alive(session, after)
     touched = touches(session.network, after) if session.change else {}
     if wrong:
-        if not args.dry_run:
+        if not dry_run:
             session.note("change", f"{file}: {wrong[0]}", "refused")
-        return _end(args, touched, {}, Exit.FAILED, wrong)
+        return touched, {}, Exit.FAILED, wrong
     if last is not None:
         since["since"] = last
     if confirm_s:
         since["confirm_s"] = confirm_s
-    if args.dry_run:
-        answer = submit(session, text, file, since, dry_run=True)
-        return _end(args, touched, answer, Exit.OK, [])
+    if dry_run:
+        return touched, submit(session, text, file, since, dry_run=True), Exit.OK, []
     for words in touched.get("loss", ()):
         complain(f"loss is to be expected: {words}")
     made = "whether the change is made is not known: to apply it again is right in both cases"
     try:
-        change = submit(session, text, file, since, dry_run=False)
-        number = change["change"] or since.get("since", 0)
+        answer = submit(session, text, file, since, dry_run=False)
+        number = answer["change"] or since.get("since", 0)
         made = f"change {number} is made; whether it is in force everywhere is not known"
-        new = session_of(session, after)
+        new = _with(session, after, after.controllers.keys() - lost)
         late = await_in_force(new, number, IN_FORCE_S)
     except KeyboardInterrupt:
         complain(made)
         raise
-    if confirm_s and change["change"]:
+    if confirm_s and answer["change"]:
         words = f"it is put back in {confirm_s} s unless you say `xenflow confirm {number}`"
         complain(f"change {number}: {words}")
-    return _end(args, touched, change, Exit.LATE if late else Exit.OK, late)
+    return touched, answer, Exit.LATE if late else Exit.OK, late
 
 
 def touches(before: Network, after: Network) -> dict[str, list[str]]:

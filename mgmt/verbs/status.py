@@ -226,11 +226,13 @@ def _datapaths(session: ManagementSession, answers: Answers) -> Iterator[tuple[A
 def _routers(
     session: ManagementSession, answered: dict[str, dict[str, Any]], places: dict[str, Placement]
 ) -> Iterator[tuple[Any, ...]]:
-    for name in session.network.routers:
+    for name, router in session.network.routers.items():
         place = places.get(name)
         found = best_view(name, answered)
         notes = []
-        if place is None:
+        if not router.running:
+            notes.append(f"stopped (`xenflow router start {name}`)")
+        elif place is None:
             notes.append("no controller that answered knows it")
         needless = place is not None and place.mode is Mode.NATIVE and found.get("feed") == "none"
         if found.get("stale") and not needless:

@@ -16,6 +16,7 @@ import pytest
 
 from lab import hypervisor
 from lab.description import parse_lab
+from lab.state import LabOptions
 from tests.conftest import ROOT
 from tests.lab.grown import CAMPUS, GROWN
 from xenflow.store.network_file import load
@@ -139,7 +140,7 @@ def test_new_routers_run_at_home_and_those_that_are_gone_are_forgotten(
     domains = {name: {"host": "host-d", "state": "running"} for name in before.routers}
     monkeypatch.setattr(hypervisor, "read_domains", lambda: domains)
     monkeypatch.setattr(hypervisor, "write_domains", written.append)
-    routers = hypervisor.RouterNamespaces(before, fixed_flows=False)
+    routers = hypervisor.RouterNamespaces(before, LabOptions())
     new = {name: {"host": after.routers[name].home, "state": "running"} for name in ("r6", "r7")}
     for lab, expected in ((after, {**domains, **new}), (before, domains)):
         monkeypatch.setattr(hypervisor, "load_lab", lambda _, lab=lab: lab)

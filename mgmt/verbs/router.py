@@ -1,0 +1,428 @@
+"""`xenflow router create|set|start|stop|destroy|rename`: one router, and its VM.
+
+The network is changed as `xenflow apply` does it, by way of the store; once that is in force, the
+hypervisor of the host makes the VM, and it is waited for until its routerd is heard.  What was
+begun and not finished goes on when the same is said again: each step looks whether it is done.
+
+A router that is stopped stays in the network, with its number and all that is kept of its VM;
+switches know nothing of it meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
+
+from mgmt.client import Unreachable, parted
+from mgmt.edits import routers, without
+from mgmt.hypervisor import Domain, Drivers, Hypervisor, HypervisorError
+from mgmt.hypervisor.vm import VmMaker
+from mgmt.session import ManagementSession, UsageError
+from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
+from xenflow.model.network import Network, NetworkError, Router
+from xenflow.store import laid_file, network_file
+from xenflow.store.network_text import to_text
+
+NAME = "router"
+SUMMARY = "a router, and its VM, comes, changes, starts, stops or goes; by way of the store"
+HEARD_S = 120.0
+"""So long a VM may take until its routerd is heard: one on Xen boots."""
+LOOK_S = 0.2
+
+
+class Maker(Hypervisor, VmMaker, Protocol):
+    """A driver that makes VMs, too."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="change", metavar="CHANGE", required=True)
+
+    def verb(name: str, says: str) -> ArgumentParser:
+        made = actions.add_parser(name, help=says, description=says[:1].upper() + says[1:])
+        made.add_argument("router", metavar="ROUTER", help="its name")
+        return made
+
+    create = verb("create", "a router more; its VM is made, and waited for")
+    create.add_argument("--on", metavar="HOST", required=True, help="where it runs")
+    create.add_argument(
+        "--interface",
+        metavar=routers.FORM,
+        action="append",
+        required=True,
+        help="an interface (may be repeated); a MAC address that is not given follows from names",
+    )
+    create.add_argument("--image", help="what its VM starts from (default: its hypervisor's)")
+    create.add_argument("--memory", type=int, metavar="MB", help="of its VM, in MiB")
+    create.add_argument(
+        "--config",
+        metavar="FILE",
+        default="",
+        help="bird.conf or frr.conf, by its name (default: no daemon, its addresses' routes only)",
+    )
+    create.add_argument("--id", type=int, metavar="N", help="its number (default: the next)")
+    change = verb("set", "a router changes; what its VM has at its start only comes then")
+    change.add_argument("--address", metavar="IF=ADDRESS/PREFIX", action="append", default=[])
+    change.add_argument("--mac", metavar="IF=MAC", action="append", default=[])
+    change.add_argument("--image", help="what its VM starts from")
+    change.add_argument("--memory", type=int, metavar="MB", help="of its VM, in MiB")
+    change.add_argument("--home", metavar="HOST", help="where it is started, if nothing is said")
+    start = verb("start", "its VM is made of what is kept of it, and waited for")
+    start.add_argument("--on", metavar="HOST", help="where (default: its home)")
+    start.add_argument("--lost", metavar="OLD", help="the host where it ran, which is dead")
+    verb("stop", "its VM ends; it stays in the network, and is started again")
+    verb("destroy", "its VM ends, and it is no more")
+    verb("rename", "a router that is stopped has another name").add_argument("new", metavar="NEW")
+    for made in actions.choices.values():
+        add_dry_run(made)
+        add_json(made)
+
+
+def run(args: Namespace, session: ManagementSession) -> int:
+    if not session.network.store:
+        complain("the network lives in its file: change that, then `xenflow reload`")
+        return Exit.FAILED
+    with Drivers(_without_host(session, getattr(args, "lost", None))) as drivers:
+        work = _Work(args, session, drivers)
+        try:
+            _DO[args.change](work)
+        except _EndedError as error:
+            return work.end(error.status, error.wrong)
+        except HypervisorError as error:
+            again = f"say it again to go on, once that is mended (made so far: {work.said})"
+            return work.end(Exit.FAILED, [str(error), *([again] if work.did else [])])
+        return work.end(Exit.OK, [])
+
+
+def _without_host(session: ManagementSession, lost: str | None) -> Network:
+    """The network without a host that is dead, of whose hypervisor nothing is asked."""
+    network = session.network
+    if lost is None:
+        return network
+    session.host(lost)
+    return replace(network, datapaths=without(network.datapaths, lost))
+
+
+class _EndedError(Exception):
+    """It ends here."""
+
+    def __init__(self, status: Exit, wrong: list[str]) -> None:
+        super().__init__(*wrong)
+        self.status, self.wrong = status, wrong
+
+
+@dataclass
+class _Work:
+    """What is asked for, and what was done."""
+
+    args: Namespace
+    session: ManagementSession
+    drivers: Drivers
+    did: list[str] = field(default_factory=list)
+    change: int = 0
+    changed: dict[str, Any] = field(default_factory=dict)
+    router: Router | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.args.router)
+
+    @property
+    def network(self) -> Network:
+        return self.session.network
+
+    @property
+    def said(self) -> str:
+        return "; ".join(self.did) or "nothing"
+
+    def done(self, words: str) -> None:
+        """One step is."""
+        self.did.append(words)
+        if not self.args.json:
+            print(words, flush=True)
+
+    def end(self, status: Exit, wrong: list[str]) -> Exit:
+        """Say what came of it."""
+        for words in wrong:
+            complain(words)
+        value = {
+            "ok": status is Exit.OK,
+            "router": self.name,
+            "change": self.change,
+            "changed": self.changed,
+            "did": self.did,
+            "errors": wrong,
+        }
+        if self.args.json:
+            emit(self.args, value, "")
+        elif not self.did and status is Exit.OK:
+            print("nothing is to be done")
+        return status
+
+    def driver(self, host: str) -> Maker:
+        """Who makes VMs at a host.  Raises NetworkError where the network names nobody."""
+        return cast(Maker, self.drivers.of(host))
+
+    def become(
+        self, wanted: Network, dry_run: bool = False, lost: frozenset[str] = frozenset()
+    ) -> None:
+        """Have the network become another one, and wait until it is in force.
+
+        Raises _EndedError where it does not.
+        """
+        file, text = f"router {self.args.change} {self.name}", to_text(wanted)
+        try:
+            after, _ = network_file.parse(text, file, self.network, in_store=True)
+        except NetworkError as error:
+            raise UsageError(str(error)) from None
+        dry_run = dry_run or self.args.dry_run
+        last = self.session.change
+        _, answer, status, wrong = apply.change(
+            self.session, text, file, after, last, dry_run=dry_run, lost=lost
+        )
+        if dry_run and not wrong:
+            self.changed = answer.get("changed", {})
+            return
+        if answer.get("change"):
+            self.change, self.changed = answer["change"], answer["changed"]
+            said = "; ".join(apply.lines(self.changed))
+            self.done(f"change {self.change}: {said}")
+            self.session = ManagementSession(after, self.session.timeout_s, self.change)
+        if status is not Exit.OK:
+            again = ["say it again to go on, once that is mended"] if self.change else []
+            raise _EndedError(status, [*wrong, *again])
+
+    def run_on(self, host: str) -> None:
+        """Have its VM run on a host, and wait until its routerd is heard there."""
+        driver = self.driver(host)
+        there = driver.domain(self.name)
+        if there is None:
+            driver.create(self.name, host)
+            self.done(f"its VM is made on {host}")
+        elif there.host != host:
+            raise HypervisorError(
+                f"{self.name} is on {there.host} already, {there.state}: look there first"
+            )
+        self.await_heard(host)
+
+    def await_heard(self, host: str) -> None:
+        """Raises _EndedError where it is not heard."""
+        until = time.monotonic() + HEARD_S
+        while True:
+            answer = self.session.ask_datapath(host, "status", router=self.name)
+            rows: list[dict[str, Any]] = answer["routers"]
+            row = next((r for r in rows if r["name"] == self.name), {})
+            if row.get("feed") == "local" and row["phase"] == "current" and not row["stale"]:
+                self.done(f"its routerd is heard on {host}")
+                return
+            if time.monotonic() > until:
+                words = (
+                    f"{self.name} runs on {host}, and its routerd is not heard after {HEARD_S:g} s"
+                )
+                raise _EndedError(Exit.LATE, [f"{words}: look at it, and say it again to wait on"])
+            time.sleep(LOOK_S)
+
+    def buried(self) -> set[int]:
+        """The numbers of routers that are gone, and not forgotten by all."""
+        found: set[int] = set()
+        for answer in parted(self.session.ask_all("network"))[0].values():
+            for row in laid_file.from_json(answer).rows.get("Laid_Element", {}).values():
+                if row["gone"] and isinstance(row["id"], int):
+                    found.add(row["id"])
+        return found
+
+    def home(self) -> str:
+        """Where a router's VM is, as far as the switches were told; of one that is stopped, its
+        home."""
+        router = self.session.router(self.name)
+        return self.session.whereabouts(self.name).placement.vm if router.running else router.home
+
+
+# --- the verbs -----------------------------------------------------------------------------------
+
+
+def _create(work: _Work) -> None:
+    args, network = work.args, work.network
+    host = work.session.host(args.on).name
+    there = network.routers.get(work.name)
+    if there is not None and not (routers.is_as_asked(there, args) and there.running):
+        raise UsageError(
+            f"there is a router {work.name} already, another one: `xenflow router set` or `start`, "
+            "or destroy it first"
+        )
+    for link in (routers.interface(text).link for text in args.interface):
+        work.session.link(link)
+    wanted = network if there is not None else routers.created(network, args, work.buried())
+    vm = routers.vm_of(wanted, wanted.routers[work.name], args)
+    driver = work.driver(host)
+    driver.may_make(vm, host)
+    if args.dry_run:
+        if there is None:
+            work.become(wanted)
+        for words in (*routers.lines(vm), f"its VM is made on {host}, and waited for"):
+            work.done(words)
+        return
+    if there is None:
+        work.become(wanted)
+    if driver.domain(work.name) is None:
+        driver.keep(replace(vm, router=work.network.routers[work.name]))
+        for words in routers.lines(vm):
+            work.done(words)
+    work.run_on(host)
+
+
+def _stop(work: _Work) -> None:
+    at = work.home()
+    if work.network.routers[work.name].running:
+        work.become(routers.changed(work.network, work.name, running=False))
+    _end_vm(work, at)
+
+
+def _end_vm(work: _Work, host: str) -> None:
+    if work.args.dry_run:
+        work.done(f"its VM on {host} ends")
+        return
+    driver = work.driver(host)
+    there = driver.domain(work.name)
+    if there is not None:
+        driver.stop(work.name)
+        work.done(f"its VM on {there.host} is ended")
+
+
+def _start(work: _Work) -> None:
+    args, router = work.args, work.session.router(work.name)
+    lost = _lost_controllers(work) if args.lost else frozenset()
+    at = work.home() if router.running and not args.lost else ""
+    host = work.session.host(args.on or at or router.home).name
+    driver = work.driver(host)
+    if driver.kept(work.name) is None:
+        raise UsageError(f"nothing is kept of {work.name}'s VM: it was not made by `router create`")
+    there = driver.domain(work.name)
+    if there is not None and args.lost and there.host == args.lost:
+        _end_vm(work, host)  # one hypervisor for all hosts, as in the lab
+        there = None
+    if router.running and (there is not None or at == host):
+        host = _goes_on(router, there, at, args.on)
+    else:
+        if router.running:  # the place of before is none that anybody may go back to
+            work.become(routers.changed(work.network, work.name, running=False), lost=lost)
+        shall = routers.changed(work.network, work.name, running=True, home=host)
+        if not (args.dry_run and router.running):
+            work.become(shall, lost=lost)
+    if args.dry_run:
+        work.done(f"its VM is made on {host}, and waited for")
+        return
+    _keep_anew(work, driver)
+    work.run_on(host)
+
+
+def _goes_on(router: Router, there: Domain | None, at: str, asked: str | None) -> str:
+    """Where a router that shall run is, or is made again."""
+    host = there.host if there is not None else at
+    if asked is not None and asked != host:
+        raise UsageError(f"{router.name} runs on {host}: `xenflow migrate {router.name} {asked}`")
+    return host
+
+
+def _lost_controllers(work: _Work) -> frozenset[str]:
+    """The controller of a host that is dead.  Raises UsageError where it is not."""
+    lost, session = work.args.lost, work.session
+    if not work.args.on or work.args.on == lost:
+        raise UsageError("--lost OLD goes with --on HOST, another one")
+    name = session.host(lost).controller
+    try:
+        session.ask(name, "status", router=work.name)
+    except Unreachable:
+        return frozenset((name,))
+    raise UsageError(
+        f"{lost} is not lost, its controller answers: `xenflow migrate`, or `xenflow recover "
+        f"{work.name}`"
+    )
+
+
+def _keep_anew(work: _Work, driver: Maker) -> None:
+    """What is kept of its VM names the router as it is now."""
+    router, kept = work.network.routers[work.name], driver.kept(work.name)
+    if kept is not None and not _same(kept.router, router) and driver.domain(work.name) is None:
+        driver.keep(replace(kept, router=router))
+
+
+def _same(one: Router, other: Router) -> bool:
+    return replace(one, running=True) == replace(other, running=True)
+
+
+def _set(work: _Work) -> None:
+    args, router = work.args, work.session.router(work.name)
+    other: dict[str, Any] = {}
+    if args.mac:
+        other["interfaces"] = routers.with_macs(router, args.mac).interfaces
+        if router.running and other["interfaces"] != router.interfaces:
+            raise UsageError(f"--mac: {work.name} runs with the ones it has: stop it first")
+    if args.image is not None:
+        other["image"] = args.image
+    if args.memory is not None:
+        other["memory"] = args.memory
+    if args.home is not None:
+        other["home"] = work.session.host(args.home).name
+    addresses = dict(routers.given(router, "--address", args.address))
+    addresses = {name: routers.checked(name, text) for name, text in addresses.items()}
+    if not other and not addresses:
+        raise UsageError("nothing to be changed: --address, --mac, --image, --memory or --home")
+    driver = work.driver(work.home())
+    kept = driver.kept(work.name)
+    if kept is None and (addresses or other.keys() - {"home"}):
+        raise UsageError(f"nothing is kept of {work.name}'s VM: it was not made by `router create`")
+    shall = routers.changed(work.network, work.name, **other)
+    if shall != work.network:
+        work.become(shall)
+    if kept is None or args.dry_run:
+        return
+    vm = replace(
+        kept, router=work.network.routers[work.name], addresses={**kept.addresses, **addresses}
+    )
+    if vm != kept:
+        driver.keep(vm)
+        runs = driver.domain(work.name) is not None
+        later: list[str] = [name for name in ("image", "memory") if name in other]
+        later += ["addresses"] if addresses and not driver.changes_live else []
+        when = f"; from its next start on: {', '.join(later)}" if runs and later else ""
+        work.done(f"what is kept of its VM is changed{when}")
+
+
+def _destroy(work: _Work) -> None:
+    work.session.router(work.name)
+    at, without_it = work.home(), routers.destroyed(work.network, work.name)
+    work.become(without_it, dry_run=True)  # refused before its VM ends, if it is
+    _end_vm(work, at)
+    work.become(without_it)
+    if not work.args.dry_run:
+        work.driver(at).forget(work.name)
+        work.done("nothing of it is kept")
+
+
+def _rename(work: _Work) -> None:
+    args, router = work.args, work.session.router(work.name)
+    if router.running:
+        raise UsageError(
+            f"{work.name} runs, and its VM, its vifs and its link to the Rule Table are called so: "
+            f"that cannot change without loss: `xenflow router stop {work.name}` first"
+        )
+    driver = work.driver(router.home)
+    kept = driver.kept(work.name)
+    work.become(routers.renamed(work.network, work.name, args.new, work.buried()))
+    if kept is not None and not args.dry_run:
+        driver.keep(replace(kept, router=work.network.routers[args.new]))
+        driver.forget(work.name)
+        work.done(f"what is kept of its VM is {args.new}'s")
+
+
+_DO: dict[str, Callable[[_Work], None]] = {
+    "create": _create,
+    "set": _set,
+    "start": _start,
+    "stop": _stop,
+    "destroy": _destroy,
+    "rename": _rename,
+}

@@ -1,0 +1,134 @@
+"""A router comes and goes by verb, VM and all, while another one forwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import made
+from lab.description import Lab
+from lab.namespace import NETNS_DIR
+from lab.state import read_domains
+from tests.lab.live import (
+    LiveTraffic,
+    assert_machine_quiet_enough,
+    difference,
+    flows,
+    in_sync,
+    kill,
+    reaches,
+    restart_controller,
+    router_row,
+    settle,
+    status,
+    xenflow,
+)
+from tests.lab.test_store_lab import PROGRAMS, rows
+from xenflow.store.schema import TABLES, TableKind
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
+]
+SLOW_S = 90.0
+BIRD = """
+protocol device {}
+protocol kernel { ipv4 { export all; }; }
+protocol static { ipv4; route 10.99.0.0/16 via 10.0.1.2; }
+"""
+INTERFACES = ("--interface", "eth0:left,10.0.1.9/24", "--interface", "eth1:right,10.0.2.9/24")
+
+
+@pytest.fixture
+def paper(lab_up: Callable[..., Lab]) -> Lab:
+    lab = lab_up("paper", store=True, pause_s=0.1, precopy_s=0.1)
+    settle(lambda: in_sync(lab), "every switch in sync", SLOW_S)
+    return lab
+
+
+def done(*words: str) -> dict[str, Any]:
+    """What a verb of routers has done."""
+    ended = xenflow("router", *words, "--json", limit_s=SLOW_S)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
+
+
+def refused(*words: str) -> str:
+    ended = xenflow("router", *words, limit_s=SLOW_S)
+    assert ended.returncode in (1, 2), ended.stdout + ended.stderr
+    return ended.stderr
+
+
+def routes(router: str) -> set[str]:
+    found = json.loads(xenflow("routes", router, "--json").stdout)["routes"]
+    return {route["prefix"] for route in found}
+
+
+def namespaces() -> set[str]:
+    return {path.name for path in NETNS_DIR.glob("xf-*")}
+
+
+def place(router: str) -> dict[str, Any]:
+    found: dict[str, Any] = status()["placements"][router]
+    return found
+
+
+def test_a_router_comes_moves_stops_starts_and_goes(paper: Lab, tmp_path: Path) -> None:
+    config = tmp_path / "bird.conf"
+    config.write_text(BIRD)
+    create = ("create", "vr9", "--on", "host-b", *INTERFACES, "--config", str(config))
+    before, there = flows(paper), namespaces()
+    assert_machine_quiet_enough()
+    with LiveTraffic() as traffic:
+        made_it = done(*create)
+        number = made_it["change"]
+        assert made_it["changed"] == {"routers": {"added": ["vr9"]}}
+        assert made_it["did"][-1] == "its routerd is heard on host-b"
+        reaches("gen", "10.0.1.9")
+        settle(lambda: "10.99.0.0/16" in routes("vr9"), "its daemon's route is known")
+        assert done(*create)["change"] == 0  # it goes on, and there is nothing to do
+        assert "vr9 runs" in refused("rename", "vr9", "vr10")
+
+        moved = xenflow("migrate", "vr9", "host-a")
+        assert moved.returncode == 0, moved.stderr
+        reaches("recv", "10.0.2.9")
+        assert done("set", "vr9", "--address", "eth0=10.0.1.8/24")["change"] == 0
+        reaches("gen", "10.0.1.8")
+
+        stopped = done("stop", "vr9")
+        assert stopped["did"][-1] == "its VM on host-a is ended"
+        assert (difference(before, flows(paper)), namespaces()) == ([], there)
+        assert "vr9" not in status()["placements"]
+        started = done("start", "vr9", "--on", "host-b")
+        reaches("gen", "10.0.1.8")  # as it was set
+        assert place("vr9")["version"] == started["change"] << 20
+
+        kill("host-b", "controller")  # and its host, as far as anybody knows
+        lost = done("start", "vr9", "--on", "host-a", "--lost", "host-b")
+        reaches("gen", "10.0.1.8")
+        restart_controller(paper, "host-b")
+        assert (place("vr9")["vm"], place("vr9")["version"]) == ("host-a", lost["change"] << 20)
+        assert router_row("host-b", "vr9")["feed"] == "none"  # the one before is forgotten there
+        assert xenflow("status", "--wait", "20").returncode == 0
+
+        assert done("destroy", "vr9")["did"][-1] == "nothing of it is kept"
+    traffic.assert_nothing_lost()
+    assert (difference(before, flows(paper)), namespaces()) == ([], there)
+    assert (made.read(), [*read_domains()]) == ({}, ["vr1"])
+    laid = [name for name, table in TABLES.items() if table.kind is TableKind.LAID]
+    settle(
+        lambda: not any(row["gone"] for table in laid for row in rows(paper, table)),
+        "what has gone is forgotten",
+        SLOW_S,
+    )
+    assert [row["name"] for row in rows(paper, "Laid_Element")] == ["vr1"]
+    assert [row["name"] for row in rows(paper, "Element")] == ["vr1"]
+    assert number < lost["change"]
