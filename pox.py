@@ -70,7 +70,7 @@ OPTIONS
 COMPONENTS
     xenflow           the virtual routers' data plane and its migration
         --network=FILE      the network file (default: $XENFLOW_NETWORK, else
-                            /run/xenflow/network.toml, else /etc/xenflow/network.toml)
+                            /etc/xenflow/network.toml, else /run/xenflow/network.toml)
         --controller=NAME   which of its controllers this is (default: the only one, or the one
                             named as this machine)
         --manage=URL        where `xenflow` reaches it (default: as the file says)

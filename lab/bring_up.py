@@ -159,8 +159,8 @@ def _refuse_host() -> None:
     """On a host of a network `xenflow` means that network, and shall go on to do so."""
     if HOSTS_OWN_FILE.exists() and "XENFLOW_ISOLATED" not in os.environ:
         raise LabError(
-            f"this machine is a host of a network ({HOSTS_OWN_FILE}), and beside a lab `xenflow` "
-            "would mean the lab's: bring it up in a shell of its own, `scripts/isolated sh`"
+            f"this machine is a host of a network ({HOSTS_OWN_FILE}), which `xenflow` means: bring "
+            "the lab up with a name (--name NAME), or in a shell of its own (`scripts/isolated sh`)"
         )
 
 

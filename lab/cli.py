@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
-from lab import bring_up, operate, routing
-from lab.state import LabOptions
+from lab import bring_up, operate, rooms, routing
+from lab.state import LabOptions, read_state
 
 _DEFAULTS = LabOptions()
 
@@ -104,6 +106,57 @@ def add_verbs(verbs: Any) -> None:
     status = verbs.add_parser("status", help="what runs, what routing daemons reported")
     status.add_argument("--json", action="store_true")
     status.set_defaults(run=_status)
+
+    for verb in verbs.choices.values():
+        verb.add_argument(
+            "--name",
+            default=os.environ.get("XENFLOW_LAB", ""),
+            help="of several labs the one of this name (also: $XENFLOW_LAB)",
+        )
+        verb.set_defaults(run=partial(_in_room, verb.get_default("run")))
+
+    enter = verbs.add_parser("enter", help="a shell, or a program, where a named lab is")
+    enter.add_argument("name")
+    enter.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
+    enter.set_defaults(run=_enter)
+
+    every = verbs.add_parser("list", help="the labs that are up on this machine")
+    every.add_argument("--json", action="store_true")
+    every.set_defaults(run=_list)
+
+
+def _in_room(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """A verb, in the room of the lab that is named."""
+    status = rooms.carry_out(args.name, args.lab_verb)
+    return run(args) if status is None else status
+
+
+def _enter(args: argparse.Namespace) -> int:
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    enter(args.name, command or [os.environ.get("SHELL", "sh")])
+    return 0
+
+
+def enter(name: str, argv: Sequence[str]) -> None:
+    """Become a program where the lab of a name is; where that is here already, do nothing.
+
+    Raises LabError where there is no such lab.
+    """
+    if name != rooms.here():
+        rooms.become(rooms.find(name), argv)
+
+
+def _list(args: argparse.Namespace) -> int:
+    own = read_state()
+    found = [("", asdict(own))] if own else []
+    found += [(room.name, state) for room in rooms.rooms() if (state := room.state())]
+    if args.json:
+        keys = ("phase", "network", "source", "since")
+        print(json.dumps([{"name": n, **{k: s[k] for k in keys}} for n, s in found], indent=1))
+        return 0
+    rows = [("NAME", "NETWORK", "PHASE", "SOURCE")]
+    _print_table([*rows, *((n or "-", s["network"], s["phase"], s["source"]) for n, s in found)])
+    return 0
 
 
 def _up(args: argparse.Namespace) -> int:

@@ -73,12 +73,13 @@ _MOVING = (plan, migrate, empty_host, mode, recover)
 _CHANGING = (rule, *_MOVING, reload, apply, confirm, undo, router)
 VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING + edit.VERBS)
 
-NETWORK_FILES = (Path("/run/xenflow/network.toml"), Path("/etc/xenflow/network.toml"))
-"""Where the network file is looked for, after --network and $XENFLOW_NETWORK."""
+NETWORK_FILES = (Path("/etc/xenflow/network.toml"), Path("/run/xenflow/network.toml"))
+"""Where the network file is looked for, after --network and $XENFLOW_NETWORK: what is installed on
+this machine goes before a lab on it.  Where a lab is alone it goes before (`scripts/isolated`)."""
 
 _EPILOG = f"""\
 The network file is FILE of --network, else $XENFLOW_NETWORK, else the first that exists of
-{" and ".join(map(str, NETWORK_FILES))}.
+{" and ".join(map(str, NETWORK_FILES))}; with --lab NAME (or $XENFLOW_LAB) that of a lab.
 
 exit status:
   0    done
@@ -112,6 +113,8 @@ def _run(args: Namespace) -> int:
     if args.module is None:
         return _run_lab(args)
     try:
+        if args.lab:
+            _enter(args.lab)
         network, change, file = EMPTY, 0, None
         if args.module is not check:
             file = find_network_file(args.network_file)
@@ -153,12 +156,22 @@ def _run_lab(args: Namespace) -> int:
         return Exit.USAGE if isinstance(error, UsageError) else Exit.FAILED
 
 
+def _enter(lab: str) -> None:
+    """Go on where the lab of a name is.  Raises NetworkError where there is none."""
+    try:
+        from lab.cli import enter
+    except ImportError as error:
+        raise NetworkError(f"--lab: the lab is not installed here: {error}") from None
+    enter(lab, sys.orig_argv)
+
+
 def find_network_file(given: str | None) -> Path:
     """The file to read.  Raises NetworkError where there is none."""
     named = given or os.environ.get("XENFLOW_NETWORK")
     if named:
         return Path(named)
-    for path in NETWORK_FILES:
+    alone = "XENFLOW_ISOLATED" in os.environ
+    for path in NETWORK_FILES[::-1] if alone else NETWORK_FILES:
         if path.exists():
             return path
     places = " nor ".join(map(str, NETWORK_FILES))
@@ -190,7 +203,7 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the release and exit")
-    _add_common(parser, None, TIMEOUT_S, 0)
+    _add_common(parser, None, TIMEOUT_S, 0, os.environ.get("XENFLOW_LAB", ""))
     parser.set_defaults(module=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for module in VERBS:
@@ -203,7 +216,7 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
         module.add_arguments(verb)
         # Given before or after the verb; SUPPRESS keeps the latter from undoing the former.
         for inner in (verb, *_inner_parsers(verb)):
-            _add_common(inner, SUPPRESS, SUPPRESS, SUPPRESS)
+            _add_common(inner, SUPPRESS, SUPPRESS, SUPPRESS, SUPPRESS)
         verb.set_defaults(module=module)
     if with_lab:
         _add_lab(verbs)
@@ -225,7 +238,9 @@ def _inner_parsers(parser: ArgumentParser) -> list[ArgumentParser]:
     return [inner for group in groups for inner in cast(Any, group).choices.values()]
 
 
-def _add_common(parser: ArgumentParser, network_file: Any, timeout: Any, verbose: Any) -> None:
+def _add_common(
+    parser: ArgumentParser, network_file: Any, timeout: Any, verbose: Any, lab: Any
+) -> None:
     """The options of every verb, and what they are where they are not given."""
     common = parser.add_argument_group("for every verb")
     common.add_argument(
@@ -235,6 +250,7 @@ def _add_common(parser: ArgumentParser, network_file: Any, timeout: Any, verbose
         default=network_file,
         help="the network file",
     )
+    common.add_argument("--lab", metavar="NAME", default=lab, help="the lab of that name")
     common.add_argument(
         "--timeout",
         type=seconds,

@@ -19,7 +19,7 @@ from xenflow.model.network import Network, NetworkError
 if TYPE_CHECKING:
     from xenflow.control.component import StoreOptions
 
-NETWORK_FILES = ("/run/xenflow/network.toml", "/etc/xenflow/network.toml")
+NETWORK_FILES = ("/etc/xenflow/network.toml", "/run/xenflow/network.toml")
 USAGE_ERROR = 2
 DEFAULT_OPENFLOW = ("127.0.0.1", 6633)
 
@@ -146,7 +146,9 @@ def switches_connect_to(network: str, controller: str) -> tuple[str, int]:
 def _network_file(named: str) -> str:
     """The path of the network file: the one named, or where it is looked for; "" for none."""
     path = named or os.environ.get("XENFLOW_NETWORK", "")
-    return path or next((name for name in NETWORK_FILES if os.path.exists(name)), "")
+    alone = "XENFLOW_ISOLATED" in os.environ  # a lab goes before what is installed on the machine
+    places = NETWORK_FILES[::-1] if alone else NETWORK_FILES
+    return path or next((name for name in places if os.path.exists(name)), "")
 
 
 def _described(path: str, controller: str) -> tuple[Network, str]:

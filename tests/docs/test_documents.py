@@ -216,7 +216,7 @@ def headed() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verbs_options_are_those_of_the_manual(verb: str) -> None:
-    common = {"-h", "--network", "--timeout", "-v"}
+    common = {"-h", "--network", "--lab", "--timeout", "-v"}
     for action in PARSERS[verb]._actions:
         names = set(action.option_strings)
         if names and not names & common:

@@ -48,6 +48,7 @@ def test_a_class_network_comes_up_in_a_store(lab_up: Callable[..., Lab], tmp_pat
     # every router on the way takes one from 64
     assert re.findall(r"ttl=(\d+)", told) == ["60"] * 3
     assert not [one for one in process.recorded() if one.node == last.name]
+    assert {path for path in written() if path.parts[:3] != ("/", "run", "xenflow")} == set()
 
     file.write_text(text + MORE)
     (tmp_path / "r2.conf").write_text(OWN)
@@ -56,6 +57,20 @@ def test_a_class_network_comes_up_in_a_store(lab_up: Callable[..., Lab], tmp_pat
     (tmp_path / "r2.conf").write_text(OWN.replace("cost 7", "cost 9"))
     assert not bring_up.reload(say=lambda _: None).refused  # its own copy says what there was
     assert cost() == "9"
+
+
+def written() -> set[Path]:
+    """The files that the lab's processes have open to write."""
+    found = set()
+    for one in process.recorded():
+        for entry in Path(f"/proc/{one.pid}/fd").iterdir():
+            path = Path(os.readlink(entry))
+            info = Path(f"/proc/{one.pid}/fdinfo", entry.name).read_text()
+            (flags,) = re.findall(r"^flags:\s*(\d+)", info, re.M)
+            if int(flags, 8) & os.O_ACCMODE and path.is_file() and path.parts[1] != "proc":
+                found.add(path)
+    assert found
+    return found
 
 
 def cost() -> str:

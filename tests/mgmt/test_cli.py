@@ -768,6 +768,26 @@ def test_the_network_file(
     assert cli.main(["topology", "--offline", "--network", str(tmp_path / "b.toml")]) == 0
 
 
+def test_an_installed_network_goes_before_a_lab_that_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed, lab = tmp_path / "etc.toml", tmp_path / "run.toml"
+    monkeypatch.setattr(cli, "NETWORK_FILES", (installed, lab))
+    monkeypatch.delenv("XENFLOW_NETWORK", raising=False)
+    monkeypatch.delenv("XENFLOW_ISOLATED", raising=False)
+    lab.touch()
+    assert cli.find_network_file(None) == lab
+    installed.touch()
+    assert cli.find_network_file(None) == installed
+    monkeypatch.setenv("XENFLOW_ISOLATED", "lab:a")  # as it is in a lab's room
+    assert cli.find_network_file(None) == lab
+    entered: list[str] = []
+    monkeypatch.setattr("lab.cli.enter", lambda name, argv: entered.append(name))
+    lab.write_text(PAPER)
+    assert cli.main(["--lab", "a", "topology", "--offline"]) == 0
+    assert entered == ["a"]
+
+
 def test_interrupted(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
