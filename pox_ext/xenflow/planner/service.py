@@ -449,11 +449,13 @@ class PlannerService:
         return False
 
     def _unwritten(self, asked: _AskedChange, number: int) -> None:
+        words = self._store.state().words
         if asked.doubt or asked.written:
             asked.refuse(
                 "unknown",
-                f"whether change {number} was written is not known: the store does not answer; "
-                "apply it again, which changes nothing where it was",
+                f"whether change {number} was written is not known: the store does not answer"
+                f"{f' ({words})' if words else ''}; apply it again, which changes nothing where "
+                "it was",
             )
         else:
             asked.refuse("refused", f"{self._not_ready()}: nothing was changed")

@@ -357,7 +357,7 @@ class OvsdbSession:
         if row["model"] != "clustered":
             return f"is no member of a cluster ({row['model']})"
         if not row["connected"]:
-            return "is not connected to its cluster"
+            return "is not connected to its cluster (no majority; or its disk was full: restart it)"
         cluster = row["cid"][1]
         if self._cluster and cluster != self._cluster:
             return f"belongs to cluster {cluster}, not {self._cluster}"
