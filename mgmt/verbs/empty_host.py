@@ -13,11 +13,13 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt import planning
 from mgmt.client import AskError, parted
+from mgmt.growing import reaching
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.text import to_json
@@ -112,10 +114,13 @@ def _moves(args: Namespace, session: ManagementSession, router: str, done: _Acco
     for host in [args.to] if args.to else session.network.hosts:
         if host == args.host:
             continue
-        with Drivers(session.network) as drivers:
+        with ExitStack() as stack:
             try:
+                growing = reaching(session, router, host, only_look=args.dry_run)
+                near = stack.enter_context(growing)
+                drivers = stack.enter_context(Drivers(near.network))
                 made = planning.plan(
-                    session.network, router, host, args.mode, session.ask, drivers, args.pause
+                    near.network, router, host, args.mode, near.ask, drivers, args.pause
                 )
             except (AskError, HypervisorError, NetworkError) as error:
                 done.refuse(router, host, error)
@@ -132,7 +137,7 @@ def _moves(args: Namespace, session: ManagementSession, router: str, done: _Acco
                 return False
             if args.dry_run:
                 return True
-            result = carry_out(made, session, drivers, args.step)
+            result = carry_out(made, near, drivers, args.step)
         done.moved.append(result.json())
         done.interrupted = result.interrupted
         return result.ok

@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TextIO
 
 from mgmt import migrate, planning
 from mgmt.client import AskError
+from mgmt.growing import reaching
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.lease import RouterLease
 from mgmt.planning import Plan
@@ -49,9 +50,12 @@ def add_moving(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: ManagementSession) -> int:
     session.router(args.router)
     session.host(args.host)
-    with Drivers(session.network) as drivers:
-        asked = {"router": args.router, "to": args.host, "mode": args.mode}
+    asked = {"router": args.router, "to": args.host, "mode": args.mode}
+    with ExitStack() as stack:
         with _refusal_noted(args, session), refusal_as_json(args, **asked):
+            growing = reaching(session, args.router, args.host, only_look=args.dry_run)
+            session = stack.enter_context(growing)
+            drivers = stack.enter_context(Drivers(session.network))
             made = planning.plan(
                 session.network, args.router, args.host, args.mode, session.ask, drivers, args.pause
             )

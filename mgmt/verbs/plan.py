@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from mgmt import planning
+from mgmt.growing import reaching
 from mgmt.hypervisor import Drivers
 from mgmt.planning import PAUSE_S
 from mgmt.session import ManagementSession
@@ -47,10 +48,11 @@ def run(args: Namespace, session: ManagementSession) -> int:
     session.host(args.host)
     with (
         refusal_as_json(args, router=args.router, to=args.host, mode=args.mode),
-        Drivers(session.network) as drivers,
+        reaching(session, args.router, args.host, only_look=True) as near,
+        Drivers(near.network) as drivers,
     ):
         made = planning.plan(
-            session.network, args.router, args.host, args.mode, session.ask, drivers, args.pause
+            near.network, args.router, args.host, args.mode, near.ask, drivers, args.pause
         )
     emit(args, made.json(), made.text())
     return Exit.OK

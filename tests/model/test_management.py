@@ -24,6 +24,7 @@ GOOD = {
     "reload": {"dry_run": True, "text": "[network]"},
     "network": {},
     "apply": {"text": "[network]", "file": "a.toml", "dry_run": True},
+    "grow": {"router": "vr1", "to": "host-b"},
     "confirm": {"change": 3},
     "history": {},
     "events": {"since": 7},

@@ -75,6 +75,7 @@ class ManagementService:
             "reload": self._read_again,
             "network": self._network,
             "apply": partial(self._planner, "apply"),
+            "grow": partial(self._planner, "grow"),
             "confirm": partial(self._planner, "confirm"),
             "history": partial(self._planner, "history"),
             "events": partial(self._planner, "events"),

@@ -338,6 +338,7 @@ VERBS: dict[str, Verb] = {
             "confirm_s": Argument(whole(1, 86400)),
         }
     ),
+    "grow": Verb({"router": _NAMED, "to": _NAMED}),
     "confirm": Verb({"change": Argument(whole(1, 1 << 62))}),
     "history": Verb({}),
     "events": Verb({"since": Argument(whole(0, 1 << 53), default=0)}),

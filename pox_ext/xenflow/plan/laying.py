@@ -325,6 +325,18 @@ class Laying:
         return f"{words} ({who})" if who else words
 
 
+def grown(network: Network, router: str, host: str) -> Network:
+    """What is to be wished for a router's links to lead to a host as well; the same network where
+    they do already, or wish for all that their cables reach.  Not laid."""
+    short = (network.links[interface.link] for interface in network.routers[router].interfaces)
+    links = {
+        link.name: replace(link, span=(*(link.span or ()), host))
+        for link in short
+        if not whole(link) and not link.tree.reaches(host) and host not in (link.span or ())
+    }
+    return replace(network, links={**network.links, **links}) if links else network
+
+
 def cables_of(link: Link) -> frozenset[str]:
     """The names of the cables that a link lies on."""
     return frozenset(cable.name for cable in link.tree.up.values() if cable is not None)

@@ -18,6 +18,7 @@ from xenflow.model.difference import SIGNS, NetworkDifference, compare, refusals
 from xenflow.model.network import EMPTY, PARTS, Network, NetworkError, Router
 from xenflow.model.placement import Placement
 from xenflow.model.succession import in_terms_of
+from xenflow.plan.laying import grown
 from xenflow.planner import events
 from xenflow.store import network_file, placement_rows
 from xenflow.store.columns import Cell
@@ -216,6 +217,18 @@ class Book:
             *written,
         )
         return Proposal(number, ledger.uuid, after, found, transaction)
+
+    def grown(self, router: str, host: str) -> str:
+        """The text of a network file with a router's links leading to a host as well.
+
+        Raises NetworkError where there is no such router, or host.
+        """
+        network = self.network
+        if router not in network.routers:
+            raise NetworkError(f"there is no router {router}")
+        if host not in network.hosts:
+            raise NetworkError(f"there is no host {host}")
+        return to_text(grown(network, router, host))
 
     @property
     def unconfirmed(self) -> tuple[int, int] | None:

@@ -191,12 +191,12 @@ class PlannerService:
 
     def _noted(self, request: Request, send: Send) -> Send:
         """Note what is answered, then send it."""
-        arguments, confirms = request.arguments, request.verb == "confirm"
+        confirms = request.verb == "confirm"
 
         def sent(frame: bytes) -> None:
             said = mg.parse_answer(frame)
             number = said.result.get("change", 0)
-            name = f"confirm {number or ''}".strip() if confirms else arguments["file"]
+            name = _name_of(request, number)
             words = said.message or difference_in_words(said.result.get("changed", {}))
             what = " ".join(filter(None, ("change", str(number or ""))))
             outcome = "confirmed" if confirms else "made"
@@ -206,7 +206,7 @@ class PlannerService:
                 self._note(request.by or "somebody", what, told_as, outcome)
             send(frame)
 
-        return send if arguments.get("dry_run") else sent
+        return send if request.arguments.get("dry_run") else sent
 
     def _put_back(self, now: float) -> None:
         """Undo a change that was not confirmed in time.  One who follows another planner counts
@@ -303,14 +303,14 @@ class PlannerService:
         except ManagementError as error:
             send(mg.error_reply(error.id, error))
             return
-        if request.verb in ("apply", "confirm"):
+        if request.verb in ("apply", "grow", "confirm"):
             send = self._noted(request, send)
         asked = _AskedChange(request, send, self._now() + ANSWER_S)
         if request.verb in ("history", "undone", "events", "event", "planner"):
             self._try(asked, self._look)
         elif request.verb == "confirm":
             self._try(asked, self._confirm)
-        elif request.verb != "apply":
+        elif request.verb not in ("apply", "grow"):
             asked.refuse("unknown-verb", f"a planner does not answer {request.verb}")
         elif len(self._queue) >= QUEUE:
             asked.refuse("refused", "too many changes wait already: ask again")
@@ -345,7 +345,7 @@ class PlannerService:
     def _is_at(self) -> dict[str, Any]:
         """docs/messages.md, verb `planner`."""
         changes = (one.request for one in self._queue)
-        waiting = [{"by": one.by, "file": one.arguments["file"]} for one in changes]
+        waiting = [{"by": one.by, "file": _name_of(one)} for one in changes]
         unconfirmed = None
         if waits := self._book.unconfirmed:
             number, confirm_s = waits
@@ -428,6 +428,8 @@ class PlannerService:
             asked.refuse("refused", words)
             return True
         try:
+            if asked.request.verb == "grow":
+                arguments = self._as_applied(asked)
             if arguments["since"] is not None:
                 self._check_since(arguments["cluster"], arguments["since"])
             asked.proposal = self._book.propose(
@@ -447,6 +449,15 @@ class PlannerService:
             return True
         self._write(asked, asked.proposal)
         return False
+
+    def _as_applied(self, asked: _AskedChange) -> dict[str, Any]:
+        """Make of a request for links to grow one for a file to be applied; its arguments.  Raises
+        NetworkError."""
+        router, host = asked.request.arguments["router"], asked.request.arguments["to"]
+        text, file = self._book.grown(router, host), _name_of(asked.request)
+        frame = mg.request("apply", asked.request.id, by=asked.request.by, text=text, file=file)
+        asked.request = mg.parse_request(frame)
+        return asked.request.arguments
 
     def _unwritten(self, asked: _AskedChange, number: int) -> None:
         words = self._store.state().words
@@ -527,3 +538,13 @@ class PlannerService:
             "changed": proposal.difference.json(),
         }
         asked.send(mg.reply(asked.request.id, result))
+
+
+def _name_of(request: Request, number: int = 0) -> str:
+    """What a request for a change is called, for people."""
+    arguments = request.arguments
+    if request.verb == "confirm":
+        return f"confirm {number or ''}".strip()
+    if request.verb == "grow":
+        return f"links of {arguments['router']} to {arguments['to']}"
+    return str(arguments["file"])
