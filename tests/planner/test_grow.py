@@ -64,7 +64,8 @@ def test_the_links_of_a_router_grow_to_a_host(planned: tuple[Rig, PlannerService
 
 def test_where_there_is_no_room_it_is_refused(planned: tuple[Rig, PlannerService]) -> None:
     rig, planner = planned
-    taken = '[links.taken]\nmbps = 50\naccess = [{ at = "recv:t" }, { at = "host-b:t" }, { at = "gen:t" }]\n'
+    ends = ", ".join(f'{{ at = "{name}:t" }}' for name in ("recv", "host-b", "gen"))
+    taken = f"[links.taken]\nmbps = 50\naccess = [{ends}]\n"
     assert rig.ask(planner, f"{LIMITED}\n{taken}")["ok"]
     before = reached(rig)
     error = grow(rig, planner, "vr1", "host-b")["error"]
