@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.free_ports import free_ports
 from tests.store.store_rig import Viewer, host, needs_server, served
 from xenflow.store import roles
 from xenflow.store.network_store import WatchedTable
@@ -64,6 +65,23 @@ def test_what_a_tool_says_need_not_be_utf8(tmp_path: Path, monkeypatch: pytest.M
     tool.chmod(0o755)
     with pytest.raises(StoreServerError, match="^ovsdb-server: no \ufffd$"):
         member(tmp_path).start()
+
+
+@needs_server
+def test_a_member_that_has_not_joined_upgrades_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, nobody = free_ports(2)
+    server = StoreServer(tmp_path, f"tcp:127.0.0.1:{own}")
+    server.join(f"tcp:127.0.0.1:{nobody}")
+    server.start()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("xenflow.store.server.START_S", 1.0)
+            with pytest.raises(StoreServerError, match="after 1 s this member has not joined"):
+                server.upgrade()
+    finally:
+        server.stop()
 
 
 @needs_server

@@ -139,6 +139,13 @@ class StoreServer:
         if self.pid() is None:
             raise StoreServerError(f"store's folder {self.folder}: no server runs there")
         wait = f"--timeout={START_S:g}"
+        try:
+            _tool("ovsdb-client", wait, "wait", self.remote, DATABASE, "connected")
+        except StoreServerError:
+            raise StoreServerError(
+                f"store's folder {self.folder}: after {START_S:g} s this member has not joined its "
+                "cluster, or too few members answer"
+            ) from None
         schema = self._schema(DATABASE, roles.store_schema())
         there = _tool("ovsdb-client", wait, "get-schema-version", self.remote, DATABASE)
         if tuple(map(int, there.split("."))) > VERSION:
