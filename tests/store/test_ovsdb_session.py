@@ -133,6 +133,18 @@ def test_the_leader_is_looked_for_and_stayed_with() -> None:
     assert conversation.dialled == ""
 
 
+def test_the_only_one_need_not_lead() -> None:
+    """It passes on what is written; else who has its own member would wait until that leads."""
+    conversation = Conversation(("unix:a",))
+    conversation.connects(leader=False)
+    assert conversation.session.state.leader == "unix:a"
+    for leads in (True, False):
+        conversation.says(method="update", params=["_Server", said(leader=leads)], id=None)
+        assert conversation.session.state.connected
+    conversation.says(method="update", params=["_Server", said(connected=False)], id=None)
+    assert conversation.session.state.words == f"unix:a is not connected to its cluster {CUT_OFF}"
+
+
 CUT_OFF = "(no majority; or its disk was full: restart it)"
 
 

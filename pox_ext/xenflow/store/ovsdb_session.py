@@ -5,7 +5,8 @@ returns what to do (`Effect`s), in order.  `ovsdb_store.py` does it.
 
 It dials the servers in turn and stays with the one that leads the cluster (`_Server.Database`,
 ovsdb-server(7), 5): followers pass writes on, at a third of the speed, and a member that is cut off
-serves what is old.  A standalone server is refused: it answers before it has written.  So is
+serves what is old.  Where one server alone is named, it may follow: who is beside a member uses it
+whoever leads.  A standalone server is refused: it answers before it has written.  So is
 another cluster than the first that was met, and a schema with another first number.
 
 A transaction that was sent when the connection or its time ends has an unknown outcome.  One that
@@ -365,7 +366,8 @@ class OvsdbSession:
             version = json.loads(schema)["version"]
             if int(version.partition(".")[0]) != VERSION[0]:
                 return f"has version {version} of the schema, and {VERSION[0]}.x is needed"
-        return "" if row["leader"] else "does not lead its cluster"
+        alone = len(self._remotes) == 1
+        return "" if row["leader"] or alone else "does not lead its cluster"
 
     def _serve(self, row: dict[str, Any]) -> None:
         self._phase = SessionPhase.SERVED
