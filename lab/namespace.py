@@ -10,16 +10,15 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import select
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xenflow.model.network import NetworkError
+from xenflow.openflow import packet as pk
 
 NETNS_DIR = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
@@ -196,6 +195,9 @@ def processes_in(namespace: str) -> list[int]:
     return found
 
 
+_ECHO_REQUEST = 8
+
+
 class IcmpEcho:
     """ICMP echo from inside a namespace, without a process for each.
 
@@ -218,10 +220,9 @@ class IcmpEcho:
     def send(self, address: str) -> int:
         """Send one request; returns its sequence number, or -1 where there is no route."""
         self._sequence = (self._sequence + 1) & 0xFFFF
-        head = struct.pack("!BBHHH", 8, 0, 0, self._id, self._sequence)
-        head = struct.pack("!BBHHH", 8, 0, _checksum(head), self._id, self._sequence)
         try:
-            self._socket.sendto(head, (address, 0))
+            request = pk.icmp(_ECHO_REQUEST, rest=self._id << 16 | self._sequence)
+            self._socket.sendto(request, (address, 0))
         except OSError:
             return -1
         return self._sequence
@@ -240,28 +241,6 @@ class IcmpEcho:
             if kind == 0 and echo_id == self._id:
                 found.append((address, sequence))
 
-    def reaches(self, address: str, wait_s: float) -> bool:
-        """Whether an address answers one request within a time."""
-        sequence = self.send(address)
-        end = time.monotonic() + wait_s
-        while sequence >= 0 and (left := end - time.monotonic()) > 0:
-            select.select([self], [], [], left)
-            if (address, sequence) in self.receive():
-                return True
-        return False
-
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
-
-    def __enter__(self) -> IcmpEcho:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,13 @@ def ports(host: str) -> set[str]:
 
 def answers(node: str | None, address: str, wait_s: float = 0.5) -> bool:
     """Whether an address answers a node's request within a time (None: the machine's own)."""
-    with IcmpEcho(node and f"xf-{node}") as echo:
-        return echo.reaches(address, wait_s)
+    with closing(IcmpEcho(node and f"xf-{node}")) as echo:
+        sequence, end = echo.send(address), time.monotonic() + wait_s
+        while sequence >= 0 and (left := end - time.monotonic()) > 0:
+            select.select([echo], [], [], left)
+            if (address, sequence) in echo.receive():
+                return True
+    return False
 
 
 def reaches(node: str | None, address: str) -> bool:

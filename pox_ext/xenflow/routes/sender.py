@@ -88,12 +88,6 @@ class Sender:
         """The connection is lost."""
         self.link = SenderState.DOWN
 
-    def lost(self, now: float) -> Effects:
-        """A message could not be sent: begin again."""
-        if self.link is SenderState.DOWN:
-            return Effects()
-        return self.connected(now)
-
     def change(self, sections: Sequence[Section], now: float) -> Effects:
         """Apply one consistent change and tell it.  A change too large for one message goes as a
         snapshot, which the Rule Table applies as a whole just the same.
