@@ -202,7 +202,10 @@ def build_parser(with_lab: bool = True) -> ArgumentParser:
         epilog=_EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the release and exit")
+    release = f"xenflow {RELEASE}"
+    parser.add_argument(
+        "--version", action="version", version=release, help="print the release and exit"
+    )
     _add_common(parser, None, TIMEOUT_S, 0, os.environ.get("XENFLOW_LAB", ""))
     parser.set_defaults(module=None)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
@@ -291,9 +294,3 @@ def _no_lab(reason: str) -> int:
 def _log(verbose: int) -> None:
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, stream=sys.stderr, format="xenflow: %(message)s")
-
-
-class _Version(Action):
-    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
-        print(f"xenflow {RELEASE}")
-        parser.exit()

@@ -63,20 +63,12 @@ def _flows(flows: list[dict[str, Any]]) -> str:
             flow.get("packets"),
             duration(flow.get("age_s")),
             flow.get("owner"),
-            _brief(flow.get("match")),
-            _brief(flow.get("actions")) or "drop",
+            flow.get("match"),
+            flow.get("actions") or "drop",
         )
         for flow in flows
     ]
     return table(("PRIORITY", "PACKETS", "AGE", "OWNER", "MATCH", "ACTIONS"), rows, indent="  ")
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{k}={v}" for k, v in value.items())
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return "" if value is None else str(value)
 
 
 def _name(table: int) -> str:

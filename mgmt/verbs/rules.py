@@ -34,14 +34,8 @@ def show(rules: list[dict[str, Any]]) -> str:
             rule.get("id"),
             rule.get("priority"),
             ",".join(f"{k}={v}" for k, v in (rule.get("match") or {}).items()) or "any",
-            ",".join(map(_action, rule.get("actions") or ())) or "drop",
+            ",".join(map(str, rule.get("actions") or ())) or "drop",
         )
         for rule in rules
     ]
     return table(("RULE", "PRIORITY", "MATCH", "ACTIONS"), rows)
-
-
-def _action(action: Any) -> str:
-    if isinstance(action, dict):
-        return ":".join(str(part) for pair in action.items() for part in pair)
-    return str(action)
