@@ -31,6 +31,8 @@ class LabDriver:
         self.timeout_s = timeout_s
         self.claim: Claim = Unclaimed()
         self._socket: zmq.Socket[bytes] | None = None
+        self.vms = self
+        """It makes VMs, too."""
 
     def domain(self, router: str) -> Domain | None:
         return next((domain for domain in self._domains() if domain.router == router), None)

@@ -35,6 +35,7 @@ from mgmt.hypervisor import (
     reasons,
 )
 from mgmt.hypervisor.libvirt_settle import Copy
+from mgmt.hypervisor.vm import NoVms
 
 ABORT_S = 60.0
 """How long libvirt may take to give a migration up."""
@@ -80,6 +81,7 @@ class Libvirt:
         self._lock = threading.RLock()
         self._moves: dict[str, _LibvirtMove] = {}
         self.claim: Claim = Unclaimed()
+        self.vms = NoVms(self.name)
 
     # --- the interface ------------------------------------------------------------------------
 

@@ -103,3 +103,34 @@ class VmMaker(Protocol):
 
     def forget(self, router: str) -> None:
         """Keep nothing of a router's VM, which is ended, any more."""
+
+
+class NoVms:
+    """Of a driver that makes none: a `VmMaker` that says so, and keeps nothing."""
+
+    changes_live = False
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def may_make(self, vm: RouterVm, host: str) -> None:
+        raise self._refused(vm.router.name)
+
+    def keep(self, vm: RouterVm) -> None:
+        raise self._refused(vm.router.name)
+
+    def kept(self, router: str) -> RouterVm | None:
+        return None
+
+    def create(self, router: str, host: str) -> None:
+        raise self._refused(router)
+
+    def stop(self, router: str) -> None:
+        raise self._refused(router)
+
+    def forget(self, router: str) -> None:
+        """Nothing is kept."""
+
+    def _refused(self, router: str) -> HypervisorError:
+        words = f"hypervisor {self._name} makes and ends no VMs from here: do it by its own tools"
+        return HypervisorError(f"{router}: {words}", "refused")

@@ -43,6 +43,7 @@ from mgmt.hypervisor import (
 from mgmt.hypervisor.dom0 import Dom0, ssh
 from mgmt.hypervisor.xl_output import INCOMING, Config, Info, Listed, Mark
 from mgmt.hypervisor.xl_settle import SettleStep, Settling
+from mgmt.hypervisor.xl_vms import XlVms
 from xenflow.model.hypervisor_spec import XlSpec
 
 STALL_S = 60.0
@@ -161,6 +162,7 @@ class Xl:
         self._moves: dict[str, _XlMove] = {}
         self._silent: dict[str, HypervisorError] = {}
         self.claim: Claim = Unclaimed()
+        self.vms = XlVms(self._specs, self._dom0, self.domain)
 
     # --- the interface ------------------------------------------------------------------------
 

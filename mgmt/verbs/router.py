@@ -33,8 +33,12 @@ HEARD_S = 120.0
 LOOK_S = 0.2
 
 
-class Maker(Hypervisor, VmMaker, Protocol):
-    """A driver that makes VMs, too."""
+class Maker(Hypervisor, Protocol):
+    """A driver, with what of it makes VMs."""
+
+    @property
+    def vms(self) -> VmMaker:
+        """That."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -199,7 +203,7 @@ class _Work:
         driver = self.driver(host)
         there = driver.domain(self.name)
         if there is None:
-            driver.create(self.name, host)
+            driver.vms.create(self.name, host)
             self.done(f"its VM is made on {host}")
         elif there.host != host:
             raise HypervisorError(
@@ -257,7 +261,7 @@ def _create(work: _Work) -> None:
     wanted = network if there is not None else routers.created(network, args, work.buried())
     vm = routers.vm_of(wanted, wanted.routers[work.name], args)
     driver = work.driver(host)
-    driver.may_make(vm, host)
+    driver.vms.may_make(vm, host)
     if args.dry_run:
         if there is None:
             work.become(wanted)
@@ -267,7 +271,7 @@ def _create(work: _Work) -> None:
     if there is None:
         work.become(wanted)
     if driver.domain(work.name) is None:
-        driver.keep(replace(vm, router=work.network.routers[work.name]))
+        driver.vms.keep(replace(vm, router=work.network.routers[work.name]))
         for words in routers.lines(vm):
             work.done(words)
     work.run_on(host)
@@ -287,7 +291,7 @@ def _end_vm(work: _Work, host: str) -> None:
     driver = work.driver(host)
     there = driver.domain(work.name)
     if there is not None:
-        driver.stop(work.name)
+        driver.vms.stop(work.name)
         work.done(f"its VM on {there.host} is ended")
 
 
@@ -297,7 +301,7 @@ def _start(work: _Work) -> None:
     at = work.home() if router.running and not args.lost else ""
     host = work.session.host(args.on or at or router.home).name
     driver = work.driver(host)
-    if driver.kept(work.name) is None:
+    if driver.vms.kept(work.name) is None:
         raise UsageError(f"nothing is kept of {work.name}'s VM: it was not made by `router create`")
     there = driver.domain(work.name)
     if there is not None and args.lost and there.host == args.lost:
@@ -344,9 +348,9 @@ def _lost_controllers(work: _Work) -> frozenset[str]:
 
 def _keep_anew(work: _Work, driver: Maker) -> None:
     """What is kept of its VM names the router as it is now."""
-    router, kept = work.network.routers[work.name], driver.kept(work.name)
+    router, kept = work.network.routers[work.name], driver.vms.kept(work.name)
     if kept is not None and not _same(kept.router, router) and driver.domain(work.name) is None:
-        driver.keep(replace(kept, router=router))
+        driver.vms.keep(replace(kept, router=router))
 
 
 def _same(one: Router, other: Router) -> bool:
@@ -371,7 +375,7 @@ def _set(work: _Work) -> None:
     if not other and not addresses:
         raise UsageError("nothing to be changed: --address, --mac, --image, --memory or --home")
     driver = work.driver(work.home())
-    kept = driver.kept(work.name)
+    kept = driver.vms.kept(work.name)
     if kept is None and (addresses or other.keys() - {"home"}):
         raise UsageError(f"nothing is kept of {work.name}'s VM: it was not made by `router create`")
     shall = routers.changed(work.network, work.name, **other)
@@ -383,10 +387,10 @@ def _set(work: _Work) -> None:
         kept, router=work.network.routers[work.name], addresses={**kept.addresses, **addresses}
     )
     if vm != kept:
-        driver.keep(vm)
+        driver.vms.keep(vm)
         runs = driver.domain(work.name) is not None
         later: list[str] = [name for name in ("image", "memory") if name in other]
-        later += ["addresses"] if addresses and not driver.changes_live else []
+        later += ["addresses"] if addresses and not driver.vms.changes_live else []
         when = f"; from its next start on: {', '.join(later)}" if runs and later else ""
         work.done(f"what is kept of its VM is changed{when}")
 
@@ -398,7 +402,7 @@ def _destroy(work: _Work) -> None:
     _end_vm(work, at)
     work.become(without_it)
     if not work.args.dry_run:
-        work.driver(at).forget(work.name)
+        work.driver(at).vms.forget(work.name)
         work.done("nothing of it is kept")
 
 
@@ -410,11 +414,11 @@ def _rename(work: _Work) -> None:
             f"that cannot change without loss: `xenflow router stop {work.name}` first"
         )
     driver = work.driver(router.home)
-    kept = driver.kept(work.name)
+    kept = driver.vms.kept(work.name)
     work.become(routers.renamed(work.network, work.name, args.new, work.buried()))
     if kept is not None and not args.dry_run:
-        driver.keep(replace(kept, router=work.network.routers[args.new]))
-        driver.forget(work.name)
+        driver.vms.keep(replace(kept, router=work.network.routers[args.new]))
+        driver.vms.forget(work.name)
         work.done(f"what is kept of its VM is {args.new}'s")
 
 

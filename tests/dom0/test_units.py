@@ -81,3 +81,13 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", *(str(tmp_path / unit) for unit in UNITS)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ports_and_filter_follow_what_is_laid() -> None:
+    path = (FOLDER / "xenflow-ports.path").read_text()
+    assert "PathChanged=/var/lib/xenflow/laid.json\n" in path
+    started, controller = read("xenflow-ports"), read(CONTROLLER)
+    assert started["Type"] == ["oneshot"], "who starts it waits until they are made"
+    assert started["ExecStart"] == controller["ExecStartPre"]
+    assert started["Environment"] == controller["Environment"]
+    assert started["StartLimitIntervalSec"] == ["0"]

@@ -112,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _configure(options: argparse.Namespace, image: Path) -> None:
     # Not before: the builder needs Python's own library only, the network file netaddr.
+    from xen.dom0.host import as_laid
     from xen.image import router_config
     from xenflow.model.network import NetworkError
     from xenflow.store.network_file import load_with_lab
@@ -121,6 +122,7 @@ def _configure(options: argparse.Namespace, image: Path) -> None:
         raise BuildError("no network file: --network FILE")
     try:
         network, lab = load_with_lab(file)
+        network = as_laid(network)
         known = lab.get("routers", {}).get(options.config, {}).get("addresses", {})
         made = router_config.guest(
             network,
