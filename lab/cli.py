@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
-from lab import bring_up, operate, rooms, routing
+from lab import bring_up, checkpoint, operate, rooms, routing
 from lab.state import LabOptions, read_state
 
 _DEFAULTS = LabOptions()
@@ -107,6 +107,14 @@ def add_verbs(verbs: Any) -> None:
     status.add_argument("--json", action="store_true")
     status.set_defaults(run=_status)
 
+    for name, text in (
+        ("checkpoint", "keep the state of the lab that is up, by a name"),
+        ("reset", "bring the lab back to a checkpoint"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("checkpoint", metavar="NAME")
+        verb.set_defaults(run=_checkpoint if name == "checkpoint" else _reset)
+
     for verb in verbs.choices.values():
         verb.add_argument(
             "--name",
@@ -123,6 +131,16 @@ def add_verbs(verbs: Any) -> None:
     every = verbs.add_parser("list", help="the labs that are up on this machine")
     every.add_argument("--json", action="store_true")
     every.set_defaults(run=_list)
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    checkpoint.take(args.checkpoint)
+    return 0
+
+
+def _reset(args: argparse.Namespace) -> int:
+    checkpoint.reset(args.checkpoint)
+    return 0
 
 
 def _in_room(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
@@ -221,7 +239,7 @@ def _turn(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    found = operate.status()
+    found = operate.status() | {"checkpoints": checkpoint.checkpoints()}
     if args.json:
         print(json.dumps(found, indent=1))
         return 0

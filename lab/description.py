@@ -268,11 +268,7 @@ def load_lab(path: str | Path) -> Lab:
 
     Raises NetworkError with one line for each mistake.
     """
-    text = read_text(path)
-    reader = _own_reader(Path(path))
-    if text.startswith(COPY_HEADER):
-        reader = lambda name: read_own(Path(path).parent / COPIES / copy_name(name))  # noqa: E731
-    return parse_lab(text, str(path), read=reader)
+    return parse_lab(read_text(path), str(path))
 
 
 def copy_name(name: str) -> str:
@@ -291,6 +287,10 @@ def read_own(path: Path) -> str:
 
 
 def _own_reader(file: Path) -> ReadOwn:
+    """Reads what lies beside a network file; beside a copy of the lab's there are copies."""
+    with suppress(OSError), file.open("rb") as opened:
+        if opened.read(len(COPY_HEADER)) == COPY_HEADER.encode():
+            return lambda name: read_own(file.parent / COPIES / copy_name(name))
     return lambda name: read_own(file.parent / name)
 
 

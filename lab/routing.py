@@ -20,6 +20,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 from lab import process
 from lab.description import PREFIX, Lab, OwnConfiguration
@@ -146,7 +147,47 @@ def configure(before: Speaker, after: Speaker, daemon: str, timers: Timers) -> N
         _configure_frr(before, after, timers)
 
 
-def _ask(node: str, argv: Sequence[str], expected: str) -> None:
+def configured(speaker: Speaker, daemon: str) -> dict[str, Any]:
+    """How a daemon that runs is configured, by whomever, as `configure_as` takes it.
+
+    Raises LabError where it does not answer.
+    """
+    if daemon == "bird":
+        here = speaker.directory
+        told = _ask(speaker.node, [*_birdc(speaker), "show", "protocols"], "ready")
+        down = re.findall(r"^(\S+) +\S+ +\S+ +down ", told, re.M)
+        return {"text": (here / "bird.conf").read_text(), "down": sorted(down)}
+    sockets = ["--vty_socket", str(speaker.directory / "frr")]
+    told = _ask(speaker.node, ["vtysh", *sockets, "-c", "show running-config"], "!")
+    return {"text": told[told.index("!") :]}
+
+
+def configure_as(speaker: Speaker, daemon: str, wanted: dict[str, Any]) -> None:
+    """Have a daemon be configured as it was: BIRD reads it, FRR, which adds only, starts again.
+
+    Raises LabError with what the daemon said.
+    """
+    if daemon == "bird":
+        (speaker.directory / "bird.conf").write_text(wanted["text"])
+        _ask(speaker.node, [*_birdc(speaker), "configure"], "Reconfigur")
+        down = set(configured(speaker, daemon)["down"])
+        for do, names in (("enable", down - set(wanted["down"])), ("disable", wanted["down"])):
+            for name in names:
+                _ask(speaker.node, [*_birdc(speaker), do, f'"{name}"'], name)
+        return
+    ours = [p for p in process.recorded() if p.node == speaker.node and p.name in _FRR_ALL]
+    process.end(ours)
+    process.forget(ours)
+    shutil.rmtree(speaker.directory / "frr")
+    own = OwnConfiguration("", wanted["text"], whole=True)
+    _start_frr([replace(speaker, own=own)], Timers())
+
+
+def _birdc(speaker: Speaker) -> list[str]:
+    return ["birdc", "-s", str(speaker.directory / "bird.ctl")]
+
+
+def _ask(node: str, argv: Sequence[str], expected: str) -> str:
     with inside(PREFIX + node):
         try:
             done = subprocess.run(
@@ -156,6 +197,7 @@ def _ask(node: str, argv: Sequence[str], expected: str) -> None:
             raise LabError(f"routing daemon of {node}: {error}") from None
     if done.returncode or expected not in done.stdout:
         raise LabError(f"routing daemon of {node}: {(done.stdout + done.stderr).strip()}")
+    return done.stdout
 
 
 _ANSWER_S = 10.0
@@ -255,7 +297,7 @@ _FIRST_AS = 64512
 def _configure_bird(speaker: Speaker, timers: Timers) -> None:
     here = speaker.directory
     (here / "bird.conf").write_text(bird_configuration(speaker, timers))
-    _ask(speaker.node, ["birdc", "-s", str(here / "bird.ctl"), "configure"], "Reconfigur")
+    _ask(speaker.node, [*_birdc(speaker), "configure"], "Reconfigur")
 
 
 def _start_bird(speaker: Speaker, timers: Timers) -> None:
@@ -354,6 +396,9 @@ def _start_frr(everyone: list[Speaker], timers: Timers) -> None:
 
 _FRR_MORE = {"router bgp": "bgpd", "ip route ": "staticd", "router rip": "ripd"}
 """What a person may have written, and the daemon that it needs beside zebra and ospfd."""
+
+
+_FRR_ALL = ("zebra", "ospfd", *_FRR_MORE.values())
 
 
 def _give_own_frr(speaker: Speaker) -> None:

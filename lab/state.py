@@ -159,7 +159,7 @@ def network_text(source: Path, *, store: bool = False) -> str:
 
     Raises NetworkError where the file is wrong, LabError where it names a store of its own.
     """
-    lab, text = load_lab(source), read_text(source)
+    lab, text = load_lab(source), original_text(read_text(source))
     if lab.network.store:
         raise LabError(f"{source}: network.store: a lab has a store of its own (--store) or none")
     if store:
@@ -174,6 +174,16 @@ def network_text(source: Path, *, store: bool = False) -> str:
             where = f"{source}: [datapaths.{datapath.name}]"
             text = _below(header, f'ovs_rundir = "{here}"', text, where)
     return f"{COPY_HEADER}{source.resolve()}\n{text}"
+
+
+def original_text(text: str, options: LabOptions | None = None) -> str:
+    """The text that a lab's copy of a network file was made of, but for switches' directories."""
+    if not text.startswith(COPY_HEADER):
+        return text
+    text = text.partition("\n")[2]
+    if options is not None and options.store:
+        text = re.sub(rf'^store = \["tcp:[^"]*:{STORE_PORT}"\]\n', "", text, count=1, flags=re.M)
+    return text
 
 
 def _below(header: str, line: str, text: str, where: str) -> str:

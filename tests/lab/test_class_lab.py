@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lab import bring_up, operate, process
+from lab import bring_up, checkpoint, operate, process
 from lab.description import ROOT, Lab
+from lab.namespace import LabError
+from lab.state import placed
+from tests.lab.live import xenflow
 
 PROGRAMS = ("ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "bird", "nft", "tc", "ip", "ping")
 pytestmark = [
@@ -57,6 +60,22 @@ def test_a_class_network_comes_up_in_a_store(lab_up: Callable[..., Lab], tmp_pat
     (tmp_path / "r2.conf").write_text(OWN.replace("cost 7", "cost 9"))
     assert not bring_up.reload(say=lambda _: None).refused  # its own copy says what there was
     assert cost() == "9"
+
+    said: list[str] = []
+    checkpoint.take("lesson")
+    (process.STATE_DIR / "r2" / "bird.conf").write_text(OWN)
+    words = ["birdc", "-s", f"{process.STATE_DIR}/r2/bird.ctl"]
+    assert "Reconfigured" in operate.run("r2", [*words, "configure"]).stdout
+    operate.run("r2", [*words, "disable", "mine"])
+    assert xenflow("migrate", "r1", "h2").returncode == 0
+    operate.cut("h3-s2")
+    checkpoint.reset("lesson", say=said.append)
+    assert "migrate r1 to h1" in said and "r2: the routing daemon is as it was" in said
+    assert not [line for line in said if "anew:" in line]  # it was not taken down
+    assert operate.status()["cut"] == [] and placed()["r1"] == "h1" and cost() == "9"
+    with pytest.raises(LabError, match="nosuch: no such checkpoint; there are: lesson"):
+        checkpoint.reset("nosuch")
+    assert operate.run(first.name, ["ping", "-c", "1", str(last.address.ip)]).returncode == 0
 
 
 def written() -> set[Path]:
