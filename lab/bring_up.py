@@ -93,7 +93,7 @@ def up(
     options = replace(options or LabOptions(), **changes)
     _refuse_host()
     path = find_file(file_or_name)
-    text = network_text(path, store=options.store)
+    text = network_text(path, store=options.store, members=options.members)
     if options.daemon not in routing.DAEMONS:
         raise LabError(f"daemon {options.daemon}: expected one of {', '.join(routing.DAEMONS)}")
     if options.controllers and not (ROOT / "pox.py").exists():
@@ -212,7 +212,8 @@ def reload(
         if state.phase != UP:
             raise LabError(f"the lab is not whole ({state.phase}): `xenflow lab down` sweeps it")
         source = Path(state.source) if file_or_name is None else find_file(file_or_name)
-        text = network_text(source, store=state.options.store)
+        options = state.options
+        text = network_text(source, store=options.store, members=options.members)
         kept = load_lab(NETWORK_FILE) if state.options.store else None
         after, places = parse_lab(text, str(source), kept), placed()
         refused = refusals(before, after, places)

@@ -359,8 +359,8 @@ class Change:
 
     def _start_controllers(self, whats: Whats) -> None:
         if self.options.store and self.before is None:
-            start_store(self.after)
-            start_planner(self.after)
+            start_store(self.after, self.options.members)
+            start_planner(self.after, self.options.members)
         for (name,) in whats:
             start_controller(self.after, name)
 

@@ -8,7 +8,7 @@ import sys
 from lab import process, switch
 from lab.description import PREFIX, ROOT, Lab
 from lab.namespace import LabError
-from lab.state import NETWORK_FILE, STORE_PORT, LabOptions
+from lab.state import NETWORK_FILE, STORE_PORT, LabOptions, store_nodes
 from xenflow.model import control_link
 from xenflow.store.server import StoreServer, StoreServerError
 
@@ -22,25 +22,30 @@ MEMBER_PORT, PLANNER_PORT = 6644, 6651
 """Where other members would reach the store, and where the planner listens."""
 
 
-def store_server(lab: Lab) -> StoreServer:
-    """The server of the lab's store."""
-    address = lab.management["lab"]
-    folder = process.STATE_DIR / "lab" / "store"
+def store_server(lab: Lab, node: str = "lab") -> StoreServer:
+    """The server of the lab's store in a node."""
+    address = lab.management[node]
+    folder = process.STATE_DIR / node / "store"
     listens = (f"ptcp:{STORE_PORT}:{address}",)
     return StoreServer(folder, f"tcp:{address}:{MEMBER_PORT}", listens)
 
 
-def start_store(lab: Lab) -> process.Process:
-    """Make the store, and start its server."""
-    server = store_server(lab)
-    try:
-        server.create()
-    except StoreServerError as error:
-        raise LabError(f"store: {error}") from None
-    return process.start("lab", "store", server.command, PREFIX + "lab")
+def start_store(lab: Lab, members: int = 1) -> None:
+    """Make the store, and start its servers."""
+    first = store_server(lab)
+    for node in store_nodes(lab, members):
+        server = store_server(lab, node)
+        try:
+            if server == first:
+                server.create()
+            else:
+                server.join(first.member)
+        except StoreServerError as error:
+            raise LabError(f"store: {error}") from None
+        process.start(node, "store", server.command, PREFIX + node)
 
 
-def start_planner(lab: Lab) -> process.Process:
+def start_planner(lab: Lab, members: int = 1) -> process.Process:
     """Start the planner, which gives an empty store the lab's network file."""
     return process.start(
         "lab",
@@ -49,7 +54,7 @@ def start_planner(lab: Lab) -> process.Process:
             sys.executable,
             "-m",
             "xenflow.planner",
-            f"--store={store_server(lab).remote}",
+            *(f"--store={store_server(lab, node).remote}" for node in store_nodes(lab, members)),
             f"--listen=tcp://{lab.management['lab']}:{PLANNER_PORT}",
             f"--network={NETWORK_FILE}",
         ],

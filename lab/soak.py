@@ -22,9 +22,10 @@ from lab import judge, measuring, operate
 from lab.description import ROOT, Lab, find_file
 from lab.judge import Counts, Verdict
 from lab.measuring import Outcome, begin, say
-from lab.moves import ends, mover
+from lab.moves import Move, ends, mover
 from lab.probe import ProbePair, ProbeResult
 from lab.state import LabOptions
+from lab.store_faults import without_leader
 from mgmt.text import run_program
 from xenflow.plan.migration import Order
 from xenflow.store.network_file import read_text
@@ -46,6 +47,8 @@ class SoakOptions:
     between_s  from the end of a move to the beginning of the next
     router     which one moves; None: the first
     machines   between which traffic runs; None: the first and the last
+    store_members  the network lives in a store of so many servers, whose leader is killed during
+               each move; 0: it lives in no store
     """
 
     topology: str
@@ -60,6 +63,7 @@ class SoakOptions:
     baseline_s: float = 30.0
     router: str | None = None
     machines: tuple[str, str] | None = None
+    store_members: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,12 @@ def soak(wanted: SoakOptions, records: Path) -> SoakOutcome:
 
     Raises TooBusyError where the traffic alone loses, NetworkError where anything fails.
     """
-    options = LabOptions(pause_s=wanted.pause_s, max_revalidator_ms=wanted.max_revalidator_ms)
+    options = LabOptions(
+        pause_s=wanted.pause_s,
+        max_revalidator_ms=wanted.max_revalidator_ms,
+        store=wanted.store_members > 0,
+        members=max(1, wanted.store_members),
+    )
     with tempfile.TemporaryDirectory(prefix="xf-soak-") as folder:
         file = _network_file(wanted, Path(folder))
         return measuring.in_lab(file, options, lambda lab: measure(lab, wanted, records))
@@ -158,10 +167,18 @@ def measure(lab: Lab, wanted: SoakOptions, records: Path) -> SoakOutcome:
         pair.start(_LONGEST_S)
         time.sleep(1.0)
         hosts = [router.other_host(), router.host]
+
+        def move(number: int) -> Move:
+            def act() -> Move:
+                return router.move(hosts[number % 2], wanted.mode)
+
+            members = wanted.store_members
+            return without_leader(lab, members, act) if members else act()
+
         moved = measuring.make_moves(
             wanted.moves,
             wanted.between_s,
-            lambda n: router.move(hosts[n % 2], wanted.mode),
+            move,
             records,
         )
         pair.stop()
@@ -195,6 +212,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=_two,
         metavar="A,B",
         help="between which traffic runs (default: the first and the last)",
+    )
+    parser.add_argument(
+        "--store-members",
+        type=int,
+        default=default.store_members,
+        metavar="N",
+        help="the network lives in a store of N servers, whose leader is killed during each move",
     )
     parser.add_argument("--mode", choices=[order.value for order in Order], default=default.mode)
     parser.add_argument(

@@ -45,6 +45,7 @@ class LabOptions:
     limit_s            how long routing may take to converge
     keep               leave everything as it is when that fails
     store              the network lives in a store, with a planner, and follows what is applied
+    members            how many servers that has, each in a node of its own
     """
 
     controllers: bool = True
@@ -59,6 +60,7 @@ class LabOptions:
     limit_s: float = 30.0
     keep: bool = False
     store: bool = False
+    members: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,13 @@ def lock() -> Iterator[None]:
         yield
 
 
-def network_text(source: Path, *, store: bool = False) -> str:
+def store_nodes(lab: Lab, members: int) -> list[str]:
+    """The nodes where the servers of the lab's store are: the lab's own, then controllers'."""
+    controllers = (lab.controller_node(name) for name in lab.network.controllers)
+    return list(dict.fromkeys(("lab", *controllers)))[:members]
+
+
+def network_text(source: Path, *, store: bool = False, members: int = 1) -> str:
     """What the lab's copy of a network file says: what the file does, and where the lab's `store`
     is.  Where a switch's changes are proven by its revalidator, and its controller runs in another
     node, so that $OVS_RUNDIR is not that of the switch, it says the switch's run directory, too.
@@ -163,8 +171,9 @@ def network_text(source: Path, *, store: bool = False) -> str:
     if lab.network.store:
         raise LabError(f"{source}: network.store: a lab has a store of its own (--store) or none")
     if store:
-        server = f'store = ["tcp:{lab.management["lab"]}:{STORE_PORT}"]'
-        text = _below(r"network", server, text, f"{source}: [network]")
+        nodes = store_nodes(lab, members)
+        servers = ", ".join(f'"tcp:{lab.management[node]}:{STORE_PORT}"' for node in nodes)
+        text = _below(r"network", f"store = [{servers}]", text, f"{source}: [network]")
     for datapath in lab.datapaths:
         node = lab.switch_node(datapath.name)
         elsewhere = node != lab.controller_node(datapath.controller)

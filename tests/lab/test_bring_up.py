@@ -117,6 +117,8 @@ def test_what_the_lab_forwards_by_is_what_the_file_says() -> None:
     copy = parse(state.network_text(paper, store=True), "copy")[0]
     assert copy.store
     assert not compare(parse(read_text(paper), "paper")[0], copy)
+    three = parse(state.network_text(paper, store=True, members=3), "copy")[0].store
+    assert len(set(three)) == 3 and three[0] == copy.store[0]
 
 
 def test_where_the_switch_is_that_a_controller_elsewhere_proves(tmp_path: Path) -> None:
