@@ -58,6 +58,7 @@ from mgmt.verbs import (
     rules,
     seconds,
     status,
+    store,
     topology,
     trace,
     undo,
@@ -70,7 +71,7 @@ from xenflow.store import network_file
 _LOOKING = (status, topology, routers, routes, nexthops, links, flows, trace, rules)
 _LOOKING_AT_FILES = (check, diff, history, events, export)
 _MOVING = (plan, migrate, empty_host, mode, recover)
-_CHANGING = (rule, *_MOVING, reload, apply, confirm, undo, router)
+_CHANGING = (rule, *_MOVING, reload, apply, confirm, undo, store, router)
 VERBS = cast(tuple[Command, ...], _LOOKING + _LOOKING_AT_FILES + _CHANGING + edit.VERBS)
 
 NETWORK_FILES = (Path("/etc/xenflow/network.toml"), Path("/run/xenflow/network.toml"))
@@ -116,7 +117,7 @@ def _run(args: Namespace) -> int:
         if args.lab:
             _enter(args.lab)
         network, change, file = EMPTY, 0, None
-        if args.module is not check:
+        if args.module not in (check, store):
             file = find_network_file(args.network_file)
             network = network_file.load(file)
             network, change = learn(network, args.timeout)

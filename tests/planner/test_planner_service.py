@@ -707,3 +707,24 @@ def test_what_the_planner_is_at_is_said(rig: Rig) -> None:
     found = rig.look(planner, "planner")
     assert found["waiting"] == [{"by": "ada", "file": "a.toml"}]
     assert found["unconfirmed"]["change"] == 2 and 50 < found["unconfirmed"]["left_s"] <= 60
+
+
+def test_in_a_restored_store_nothing_is_made_before_all_have_reported(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    rig.in_force(1)
+    for row in rig.database.tables["Switch_State"].values():
+        row["cluster"] = "the one before"
+    planner, _ = rig.planner("a")
+    rig.settle(planner, for_s=LEASE_S + 1)
+    for switch in ("gen", "host-a"):
+        store = MemoryStore(rig.database, rig.loop.post, StoreWriter(Role.CONTROLLER, "h"))
+        now = Update("Switch_State", equal(host="h", switch=switch), {"cluster": "memory"})
+        assert isinstance(rig.loop.ask(store, now), Committed)
+    refused = rig.ask(planner, MORE)["error"]["message"]
+    assert refused.startswith("the store was restored, and not heard since is host-b, recv: no")
+    assert rig.ask(planner, RENAMED)["change"] == 2
+    for switch in ("host-b", "recv"):
+        now = Update("Switch_State", equal(host="h", switch=switch), {"cluster": "memory"})
+        assert isinstance(rig.loop.ask(store, now), Committed)
+    rig.drain()
+    assert rig.ask(planner, RENAMED + MORE.removeprefix(TEXT))["change"] == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +37,7 @@ def test_two_members_by_hand(
 ) -> None:
     a, b = folders
     first, second, clients = free(), free(), free()
-    assert main(["create", str(a), "--member", first]) == 0
+    assert main(["init", str(a), "--member", first]) == 0
     assert main(["start", str(a), "--listen", clients]) == 0
     assert clients in capsys.readouterr().out
     _, address, port = clients.split(":")
@@ -44,12 +46,12 @@ def test_two_members_by_hand(
     assert main(["start", str(b), "--listen", clients]) == 1, "somebody listens there"
     assert f"{clients}: cannot listen there: Address already in use" in capsys.readouterr().err
     assert main(["start", str(b)]) == 0
-    assert main(["show", str(a)]) == 0
+    assert main(["status", str(a)]) == 0
     assert "Role: leader" in capsys.readouterr().out
     assert main(["start", str(a)]) == 1
     assert "already running" in capsys.readouterr().err
     assert main(["stop", str(a)]) == 0
-    assert main(["show", str(a)]) == 1
+    assert main(["status", str(a)]) == 1
     assert capsys.readouterr().err.endswith(f"{a}: no server runs there\n")
 
 
@@ -57,12 +59,12 @@ def test_two_members_by_hand(
     ("words", "said"),
     [
         (["start"], "no database is there: make it, or name another folder"),
-        (["show"], "no server runs there"),
+        (["status"], "no server runs there"),
         (["stop"], "no server runs there"),
         (["leave"], "no server runs there"),
         (["upgrade"], "no server runs there"),
         (
-            ["create", "--member", "tcp:192.0.2.1:6644"],
+            ["init", "--member", "tcp:192.0.2.1:6644"],
             "tcp:192.0.2.1:6644: cannot listen there: Cannot assign requested address",
         ),
     ],
@@ -84,8 +86,41 @@ def test_a_place_must_be_an_address_and_a_port(
     member: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="^2$"):
-        main(["create", str(tmp_path), "--member", member])
+        main(["init", str(tmp_path), "--member", member])
     assert (
         f"found '{member}', expected ssl:ADDRESS:PORT or tcp:ADDRESS:PORT"
         in capsys.readouterr().err
     )
+
+
+@needs_server
+def test_a_backup_is_restored_as_a_new_store(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = folders
+    file = tmp_path / "backup"
+
+    def cluster(folder: Path) -> str:
+        assert main(["status", str(folder)]) == 0
+        (line,) = (o for o in capsys.readouterr().out.splitlines() if o.startswith("Cluster ID"))
+        return line
+
+    def rows(folder: Path) -> str:
+        command = ["ovsdb-client", "--no-headings", "dump", StoreServer(folder, "").remote]
+        return subprocess.check_output([*command, "XenFlow", "Lease", "name", "term"], text=True)
+
+    assert main(["backup", str(a), str(file)]) == 1
+    assert main(["init", str(a), "--member", free()]) == main(["start", str(a)]) == 0
+    inserted = {"op": "insert", "table": "Lease", "row": {"name": "planner", "term": 7}}
+    command = ["ovsdb-client", "transact", StoreServer(a, "").remote]
+    subprocess.run([*command, json.dumps(["XenFlow", inserted])], check=True)
+    assert main(["backup", str(a), str(file)]) == 0
+    assert main(["backup", str(a), str(file)]) == 1
+    assert "File exists" in capsys.readouterr().err
+    assert main(["restore", str(b), str(file), "--member", free()]) == 0
+    assert main(["restore", str(b), str(file), "--member", free()]) == 1
+    assert main(["start", str(b)]) == 0
+    assert "planner 7" in rows(b) and rows(b) == rows(a)
+    assert cluster(a) != cluster(b)
+    assert main(["restore", str(tmp_path / "c"), str(tmp_path / "x"), "--member", free()]) == 1
+    assert "there is no such file" in capsys.readouterr().err

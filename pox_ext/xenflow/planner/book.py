@@ -156,6 +156,7 @@ class Book:
         fence: Wait,
         confirm_s: int = 0,
         put_back: bool = False,
+        cluster: str = "",
     ) -> Proposal:
         """The change by which the network becomes what a network file says.
 
@@ -165,6 +166,7 @@ class Book:
         confirm_s  it is put back unless it is confirmed within so many seconds; 0: it stays
         put_back   the last change was not confirmed; else, where it waits for that, a change after
                    it is as good
+        cluster    the store's id; "": not known
 
         Raises NetworkError with each reason on a line.
         """
@@ -185,6 +187,7 @@ class Book:
                 *refusals(before, after, found),
                 *self._not_forgotten(after, found),
                 *self._in_use(after, found),
+                *self._not_reported(cluster, found),
             ]
             if mistakes:
                 raise NetworkError("\n".join(mistakes))
@@ -277,6 +280,21 @@ class Book:
             {str(row["name"]): _whole(row["id"]) for row in links.values()},
             labels,
         )
+
+    def _not_reported(self, cluster: str, found: NetworkDifference) -> Iterator[str]:
+        """Switches of which a store that was restored does not know what they have by now: nothing
+        is made or removed that may be theirs."""
+        concerned = (found.links, found.routers)
+        if not cluster or not any(part.added or part.removed for part in concerned):
+            return
+        rows = self._rows.get("Switch_State", {}).values()
+        other = {str(row["switch"]) for row in rows if row["cluster"] != cluster}
+        if late := sorted(other & self.network.datapaths.keys()):
+            yield (
+                f"the store was restored, and not heard since is {', '.join(late)}: no link or "
+                "router is made or removed before (docs/store.md); a host that is dead: `xenflow "
+                "host remove HOST --lost`"
+            )
 
     def _tombs(self, table: str) -> dict[str, StoreRow]:
         return {uuid: row for uuid, row in self._rows.get(table, {}).items() if row["gone"]}

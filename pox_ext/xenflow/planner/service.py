@@ -440,6 +440,7 @@ class PlannerService:
                 self._lease.fence(),
                 round(arguments["confirm_s"] or 0),
                 asked.puts_back,
+                self._store.state().cluster,
             )
         except NetworkError as error:
             asked.refuse("refused", str(error))

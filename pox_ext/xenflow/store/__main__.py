@@ -1,7 +1,7 @@
-"""`python -m xenflow.store`: makes, starts, shows and stops a member of the store, on this machine.
+"""`xenflow store`: makes, starts, shows and stops a member of the store, on this machine.
 
-For units, `scripts/install-dom0`, and people who set a store up by hand (docs/store.md).  What it
-does is `server.StoreServer`'s.
+As `python -m xenflow.store` it is what units and `scripts/install-dom0` run.  What it does is
+`server.StoreServer`'s; docs/store.md has the whole way.
 """
 
 from __future__ import annotations
@@ -19,36 +19,8 @@ from xenflow.store.server import StoreServer, StoreServerError
 
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 where it cannot be done, 2 for a wrong argument."""
-    asked = parser().parse_args(words)
-    listens = tuple(map(_listening, getattr(asked, "listen", ())))
-    member = getattr(asked, "member", "")
-    tls = Certificates(asked.tls.absolute()) if getattr(asked, "tls", None) else None
-    server = StoreServer(asked.folder.absolute(), member, listens, tls)
     try:
-        # The server would run, say so in its log, and be reached by nobody.
-        for place in (member, *getattr(asked, "listen", ())):
-            if place and server.pid() is None:
-                _can_listen(place)
-        match asked.verb:
-            case "create":
-                server.create()
-                print(f"made: start it with `python -m xenflow.store start {asked.folder}`")
-            case "join":
-                server.join(*asked.others)
-                print(f"made: it joins when it is started (... start {asked.folder})")
-            case "start":
-                server.start()
-                print(f"runs as process {server.pid()}, and listens at {server.remote}", end="")
-                print("".join(f" {each}" for each in asked.listen))
-            case "show":
-                print(server.shown())
-            case "upgrade":
-                upgraded = server.upgrade()
-                print("has the tables of this release" + ("" if upgraded else " already"))
-            case "stop":
-                server.stop()
-            case "leave":
-                server.leave()
+        carry_out(parser().parse_args(words))
     except StoreServerError as error:
         print(f"xenflow: store: {error}", file=sys.stderr)
         return 1
@@ -56,24 +28,71 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line may say."""
-    parser = argparse.ArgumentParser(
+    """The command line, as units have it."""
+    made = argparse.ArgumentParser(
         prog="python -m xenflow.store",
-        description="One member of the store's cluster, on this machine.  FOLDER is the member's: "
-        "it holds the database, the log and the sockets.  A server runs on when this ends, and "
-        "not after a reboot: `xenflow-store.service` starts it then (docs/store.md).",
+        description="One member of the store's cluster, on this machine: as `xenflow store`.",
         epilog="exit status: 0 done, 1 failed, 2 wrong usage.  docs/store.md has the whole way.",
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    add_verbs(made)
+    return made
+
+
+def carry_out(asked: argparse.Namespace) -> None:
+    """Do what the command line says.  Raises StoreServerError where that cannot be done."""
+    places = getattr(asked, "listen", ())
+    member = getattr(asked, "member", "")
+    tls = Certificates(asked.tls.absolute()) if getattr(asked, "tls", None) else None
+    server = StoreServer(asked.folder.absolute(), member, tuple(map(_listening, places)), tls)
+    # The server would run, say so in its log, and be reached by nobody.
+    for place in (member, *places):
+        if place and server.pid() is None:
+            _can_listen(place)
+    match asked.change:
+        case "init":
+            server.create()
+            print(f"made: start it with `xenflow store start {asked.folder}`")
+        case "join":
+            server.join(*asked.others)
+            print(f"made: it joins when it is started (`xenflow store start {asked.folder}`)")
+        case "start":
+            server.start()
+            print(f"runs as process {server.pid()}, and listens at {server.remote}", end="")
+            print("".join(f" {each}" for each in places))
+        case "status":
+            print(server.shown())
+        case "upgrade":
+            upgraded = server.upgrade()
+            print("has the tables of this release" + ("" if upgraded else " already"))
+        case "backup":
+            server.backup(asked.file)
+            print(f"{asked.file}: all of the store, as it is now")
+        case "restore":
+            server.restore(asked.file)
+            print(
+                f"made, as a new store: start it with `xenflow store start {asked.folder}`; then, "
+                "on one host after the other, move laid.json out of the controller's state folder "
+                "and restart the controller (docs/store.md)"
+            )
+        case "stop":
+            server.stop()
+        case "leave":
+            server.leave()
+
+
+def add_verbs(parser: argparse.ArgumentParser) -> None:
+    """What the command line may say."""
+    verbs = parser.add_subparsers(dest="change", metavar="CHANGE", required=True)
 
     def verb(name: str, words: str) -> argparse.ArgumentParser:
         found = verbs.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
-        found.add_argument("folder", metavar="FOLDER", type=Path)
+        found.add_argument("folder", metavar="FOLDER", type=Path, help="the member's")
         return found
 
-    create = verb("create", "make the database of a new store, of which this is the first member")
+    init = verb("init", "make the database of a new store, of which this is the first member")
     join = verb("join", "make the database of one more member of a store that runs")
-    for each in (create, join):
+    restore = verb("restore", "make a new store of a backup, of which this is the first member")
+    for each in (init, join, restore):
         each.add_argument(
             "--member",
             metavar="ssl:ADDRESS:PORT",
@@ -101,19 +120,21 @@ def parser() -> argparse.ArgumentParser:
     )
     start.add_argument(
         "--tls",
-        metavar="FOLDER",
+        metavar="DIRECTORY",
         type=Path,
         help="where key.pem, certificate.pem and ca.pem are, with which it speaks TLS",
     )
-    verb("show", "say who is in the cluster, and who leads it, as this member sees it")
+    verb("status", "say who is in the cluster, and who leads it, as this member sees it")
     verb(
         "upgrade",
         "let the store have the tables and rules of this release, while it runs; what is of a "
         "newer one stays",
     )
+    backup = verb("backup", "write all of the store into a file, while it runs")
+    for each in (backup, restore):
+        each.add_argument("file", metavar="FILE", type=Path, help="the backup")
     verb("stop", "stop the member's server; what it has acknowledged is on its disk")
     verb("leave", "have this member leave its cluster for good; its folder is of no use afterwards")
-    return parser
 
 
 def _place(text: str) -> str:

@@ -83,6 +83,38 @@ class StoreServer:
         _tool("ovsdb-tool", timer, "create-cluster", self.database, first, self.member)
         first.unlink()
 
+    def restore(self, backup: Path, election_ms: int = ELECTION_MS) -> None:
+        """Make the database of a new cluster, of which this is the only member, of a backup.
+
+        Raises StoreServerError, also where the folder has a database, or the file is no backup.
+        """
+        if not backup.is_file():
+            raise StoreServerError(f"{backup}: there is no such file")
+        name = _tool("ovsdb-tool", "db-name", backup)
+        if name != DATABASE:
+            raise StoreServerError(f"{backup}: it is a backup of {name}, not of a store")
+        with self._in_folder():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        timer = f"--election-timer={election_ms}"
+        _tool("ovsdb-tool", timer, "create-cluster", self.database, backup, self.member)
+
+    def backup(self, file: Path) -> None:
+        """Write everything that the store has into a file, while it runs.
+
+        Raises StoreServerError, also where the file is there already.
+        """
+        if self.pid() is None:
+            raise StoreServerError(f"store's folder {self.folder}: no server runs there")
+        wait = f"--timeout={START_S:g}"
+        text = _tool("ovsdb-client", wait, "backup", self.remote, DATABASE)
+        try:
+            with file.open("x") as written:
+                written.write(text + "\n")
+                written.flush()
+                os.fsync(written.fileno())
+        except OSError as error:
+            raise StoreServerError(f"{file}: {error.strerror or error}") from None
+
     def join(self, *members: str) -> None:
         """Make the database of a member of the cluster that the `members` belong to; it joins when
         it is started and can reach one of them.
