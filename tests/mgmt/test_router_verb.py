@@ -1,0 +1,269 @@
+"""`xenflow router ...` beside controllers and a hypervisor that only answer: what is done, in which
+order, and how it goes on where it was broken off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmt.client import Refused, Unreachable
+from mgmt.edits import routers
+from mgmt.hypervisor import Domain, Drivers, HypervisorError
+from mgmt.hypervisor.vm import RouterVm
+from mgmt.session import UsageError
+from mgmt.verbs import router as verb
+from tests.mgmt.test_apply_verbs import CONTROLLERS, TEXT, Answering, answering, run  # noqa: F401
+from xenflow.model.network import Network
+from xenflow.model.placement import at_home, to_json
+from xenflow.store import network_file
+from xenflow.store.network_rows import laid
+
+CREATE = (
+    *("router", "create", "vr9", "--on", "host-b"),
+    *("--interface", "eth0:left,10.0.1.9/24", "--interface", "eth1:right,10.0.2.9/24"),
+)
+Run = Callable[..., tuple[int, str, str]]
+
+
+class World(Answering):
+    """Controllers that follow what is applied, and the hypervisor of both hosts."""
+
+    changes_live = True
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.network: Network = network_file.parse(text, "FILE")[0]
+        self.change = 1
+        self.domains: dict[str, str] = {}
+        self.files: dict[str, RouterVm] = {}
+        self.did: list[str] = []
+        self.fails = ""
+        self.dead: set[str] = set()
+        self.vms = self
+
+    # controllers
+
+    def ask(self, controller: str, verb: str, **arguments: Any) -> dict[str, Any]:
+        if controller in self.dead:
+            raise Unreachable(controller, "tcp://x:1", "accepts no connection")
+        if verb == "network":
+            rows = {
+                table: [{**row, "at": [], "change": 1, "gone": False} for row in found.values()]
+                for table, found in laid(self.network).items()
+            }
+            known = {"cluster": "c", "change": self.change}
+            return known | ({"rows": rows} if arguments.get("rows", True) else {})
+        if verb == "apply" and not arguments["dry_run"]:
+            self.network, _ = network_file.parse(
+                arguments["text"], "FILE", self.network, in_store=True
+            )
+            self.change += 1
+            self.did.append(f"change {self.change}")
+            self.in_force = dict.fromkeys(self.in_force, self.change)
+        answer = super().ask(controller, verb, **arguments)
+        if verb == "reload":
+            answer["change"] = self.change
+        if verb == "status":
+            heard = {"feed": "local", "phase": "current", "stale": False}
+            answer["routers"] = [{"name": n, **heard} for n in self.network.active.routers]
+            answer["placements"] = [
+                {"datapath": controller, **to_json(at_home(r.name, r.home))}
+                for r in self.network.active.routers.values()
+            ]
+        return answer
+
+    # the hypervisor
+
+    def domain(self, router: str) -> Domain | None:
+        host = self.domains.get(router)
+        return None if host is None else Domain(router, host, "running")
+
+    def may_make(self, vm: RouterVm, host: str) -> None:
+        self._may("look")
+
+    def keep(self, vm: RouterVm) -> None:
+        self._may("keep")
+        self.files[vm.router.name] = vm
+
+    def kept(self, router: str) -> RouterVm | None:
+        return self.files.get(router)
+
+    def create(self, router: str, host: str) -> None:
+        self._may(f"create {router} {host}")
+        self.domains[router] = host
+
+    def stop(self, router: str) -> None:
+        self._may(f"stop {router}")
+        del self.domains[router]
+
+    def forget(self, router: str) -> None:
+        self._may(f"forget {router}")
+        self.files.pop(router, None)
+
+    def _may(self, what: str) -> None:
+        if self.fails and what.startswith(self.fails):
+            raise HypervisorError(f"it cannot {what}")
+        self.did.append(what)
+
+
+@pytest.fixture
+def world(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> World:  # noqa: F811
+    made = World(TEXT)
+    made.domains["vr1"] = "host-a"
+    monkeypatch.setattr(answering, "ask", made.ask)
+    monkeypatch.setattr(answering, "ask_all", made.ask_all)
+    monkeypatch.setattr(Drivers, "of", lambda _, host: made)
+    monkeypatch.setattr(verb, "HEARD_S", 0.0)
+
+    def learn(network: Network, _: float) -> tuple[Network, int]:
+        return replace(made.network, store=network.store), made.change
+
+    monkeypatch.setattr("mgmt.cli.learn", learn)
+    return made
+
+
+@pytest.fixture
+def done(run: Run, world: World) -> Callable[..., tuple[int, str, str]]:  # noqa: F811
+    def call(*words: str) -> tuple[int, str, str]:
+        world.did.clear()
+        return run(*words, store=True)
+
+    return call
+
+
+def test_the_network_first_then_the_vm_then_its_routerd(world: World, done: Run) -> None:
+    status, out, err = done(*CREATE)
+    assert status == 0, err
+    assert world.did == ["look", "change 2", "keep", "create vr9 host-b"]
+    assert out.splitlines()[-2:] == ["its VM is made on host-b", "its routerd is heard on host-b"]
+    made = world.network.routers["vr9"]
+    assert (made.id, made.home, made.control_vif) == (2, "host-b", "vr9.ctl")
+    assert world.files["vr9"].addresses == {"eth0": "10.0.1.9/24", "eth1": "10.0.2.9/24"}
+    assert world.files["vr9"].router == made
+
+
+def test_a_dry_run_does_nothing(world: World, done: Run) -> None:
+    status, out, _ = done(*CREATE, "-n")
+    assert (status, world.did, world.change) == (0, ["look"], 1)
+    assert "router vr9: number 2, at host-b" in out
+
+
+def test_what_was_broken_off_goes_on(world: World, done: Run) -> None:
+    world.fails = "create"
+    status, _, err = done(*CREATE)
+    assert status == 1
+    assert "it cannot create vr9 host-b" in err and "say it again to go on" in err
+    assert world.did == ["look", "change 2", "keep"]
+    world.fails = ""
+    assert done(*CREATE)[0] == 0
+    assert world.did == ["look", "keep", "create vr9 host-b"], "no change more"
+    assert done(*CREATE)[0] == 0
+    assert world.did == ["look"], "all is done"
+
+
+def test_another_of_the_name_is_refused(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    status, _, err = done(*CREATE, "--memory", "512")
+    assert status == 2 and "there is a router vr9 already, another one" in err
+    assert world.did == []
+
+
+def test_a_vm_that_cannot_be_made_changes_nothing(world: World, done: Run) -> None:
+    world.fails = "look"
+    assert done(*CREATE)[0] == 1
+    assert (world.did, world.change) == ([], 1)
+
+
+def test_stop_start_rename_and_destroy(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    assert "vr9 runs" in done("router", "rename", "vr9", "vr10")[2]
+    assert done("router", "stop", "vr9")[0] == 0
+    assert world.did == ["change 3", "stop vr9"]
+    assert not world.network.routers["vr9"].running
+    assert done("router", "stop", "vr9")[0] == 0
+    assert world.did == [], "it is stopped"
+    assert done("router", "rename", "vr9", "vr10")[0] == 0
+    assert world.did == ["change 4", "keep", "forget vr9"]
+    renamed = world.network.routers["vr10"]
+    assert (renamed.id, renamed.control_vif, renamed.running) == (3, "vr10.ctl", False)
+    assert done("router", "start", "vr10", "--on", "host-a")[0] == 0
+    assert world.did == ["change 5", "keep", "create vr10 host-a"]
+    assert done("router", "destroy", "vr10")[0] == 0
+    assert world.did == ["stop vr10", "change 6", "forget vr10"]
+    assert [*world.network.routers] == ["vr1"]
+
+
+def test_while_it_is_moved_its_vm_is_not_ended(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    world.refusing["host-b", "reload"] = Refused("refused", "routers.vr9: it is being migrated")
+    status, _, err = done("router", "destroy", "vr9")
+    assert status == 1 and "it is being migrated" in err
+    assert world.did == []
+
+
+def test_where_its_host_is_dead_it_is_started_elsewhere(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    lost = ("router", "start", "vr9", "--on", "host-a", "--lost", "host-b")
+    assert "host-b is not lost, its controller answers" in done(*lost)[2]
+    world.dead.add("host-b")
+    del world.domains["vr9"]  # of that host nothing is asked
+    status, _, err = done(*lost)
+    assert status == 0, err
+    # It was stopped in between: what host-b believes of its place is older than the new one.
+    assert world.did == ["change 3", "change 4", "keep", "create vr9 host-a"]
+    assert world.network.routers["vr9"].home == "host-a"
+
+
+def test_set_says_what_comes_at_the_next_start(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    status, out, _ = done("router", "set", "vr9", "--address", "eth0=10.0.1.8/24", "--image", "x")
+    assert status == 0 and world.did == ["change 3", "keep"]
+    assert out.splitlines()[-1].endswith("from its next start on: image")
+    assert world.files["vr9"].addresses["eth0"] == "10.0.1.8/24"
+    assert "stop it first" in done("router", "set", "vr9", "--mac", "eth0=02:00:00:09:09:09")[2]
+    assert "no such" not in done("router", "set", "vr1", "--home", "host-b")[2]
+    assert world.network.routers["vr1"].home == "host-b"
+
+
+def test_numbers_of_those_that_are_not_forgotten_are_given_to_nobody() -> None:
+    network = network_file.parse(TEXT, "FILE")[0]
+    no = dict.fromkeys(("image", "memory", "id"))
+    asked: Any = type(
+        "Args", (), {"router": "vr9", "on": "host-b", "interface": ["eth0:left"], **no}
+    )
+    assert routers.created(network, asked, ()).routers["vr9"].id == 2
+    made = routers.created(network, asked, {2, 7}).routers["vr9"]
+    assert made.id == 8
+    assert made.interfaces == routers.created(network, asked, ()).routers["vr9"].interfaces
+    stopped = routers.changed(routers.created(network, asked, ()), "vr9", running=False)
+    assert routers.renamed(stopped, "vr9", "vr10", {9}).routers["vr10"].id == 10
+
+
+@pytest.mark.parametrize("text", ["eth0", "eth0:", "eth0:left,x", "eth0:left,10.0.1.9/40"])
+def test_an_interface_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="eth0"):
+        routers.interface(text)
+
+
+def test_whose_configuration_a_file_is_its_name_says(tmp_path: Path) -> None:
+    for name, daemon in (("bird.conf", "bird"), ("r1-frr.conf", "frr")):
+        (tmp_path / name).write_text("words")
+        assert routers.daemon(str(tmp_path / name)) == (daemon, "words")
+    with pytest.raises(UsageError, match=r"bird.conf or frr.conf"):
+        routers.daemon(str(tmp_path / "zebra.conf"))
+    with pytest.raises(UsageError, match="No such file"):
+        routers.daemon(str(tmp_path / "other-bird.conf"))
+
+
+def test_json_says_what_was_done(world: World, done: Run) -> None:
+    status, out, _ = done(*CREATE, "--json")
+    value = json.loads(out)
+    assert (status, value["ok"], value["change"], value["router"]) == (0, True, 2, "vr9")
+    assert value["did"][-1] == "its routerd is heard on host-b"
+    assert replace(world.files["vr9"], config="") == world.files["vr9"]
+    assert set(CONTROLLERS) == set(world.network.controllers)
