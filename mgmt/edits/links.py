@@ -20,12 +20,17 @@ def create(network: Network, args: Namespace, _: Places) -> Network:
         tuple(map(access_of, args.access)),
         args.root or "",
         tuple(args.cable),
+        mbps=args.mbps or 0,
+        mtu=args.mtu or 0,
+        disjoint_from=tuple(args.disjoint_from),
+        span=tuple(args.span) if args.span else None,
     )
     return replaced(network, links={**network.links, link.name: link})
 
 
 def change(network: Network, args: Namespace, _: Places) -> Network:
-    """Another root, other cables, access ports more, less, or with other stations."""
+    """Another root, other cables or wishes of them, access ports more, less, or with other
+    stations."""
     link = known("link", args.link, network.links)
     ports = {str(access.end): access for access in link.access}
     for text in args.no_access:
@@ -36,6 +41,10 @@ def change(network: Network, args: Namespace, _: Places) -> Network:
         access=tuple(ports.values()),
         root="" if args.no_root else args.root or link.root,
         cables=() if args.any_cable else tuple(args.cable) or link.cables,
+        mbps=link.mbps if args.mbps is None else args.mbps,
+        mtu=link.mtu if args.mtu is None else args.mtu,
+        disjoint_from=tuple(dict.fromkeys((*link.disjoint_from, *args.disjoint_from))),
+        span=tuple(dict.fromkeys((*(link.span or ()), *args.span))) if args.span else link.span,
     )
     return replaced(network, links={**network.links, link.name: changed})
 
@@ -84,14 +93,36 @@ _NO_ACCESS: Option = (
         "help": "a port that is the link's no more (may be repeated)",
     },
 )
+_WISHES: tuple[Option, ...] = (
+    ("--mbps", {"type": int, "metavar": "N", "help": "Mbit/s promised to it (0: none)"}),
+    ("--mtu", {"type": int, "metavar": "N", "help": "octets its cables shall carry (0: any)"}),
+    (
+        "--disjoint-from",
+        {
+            "action": "append",
+            "default": [],
+            "metavar": "LINK",
+            "help": "a link with which it shares no cable (may be repeated)",
+        },
+    ),
+    (
+        "--span",
+        {
+            "action": "append",
+            "default": [],
+            "metavar": "DATAPATH",
+            "help": "it leads only where it must, and there (may be repeated)",
+        },
+    ),
+)
 
 EDITS = (
-    Edit("create", "a virtual link more", create, (_ID, _VLAN, _ROOT, _CABLE, _ACCESS)),
+    Edit("create", "a virtual link more", create, (_ID, _VLAN, _ROOT, _CABLE, _ACCESS, *_WISHES)),
     Edit(
         "set",
         "another root or other cables; access ports more, less, or with other stations",
         change,
-        (_ROOT, _NO_ROOT, _CABLE, _ANY, _ACCESS, _NO_ACCESS),
+        (_ROOT, _NO_ROOT, _CABLE, _ANY, _ACCESS, _NO_ACCESS, *_WISHES),
     ),
     Edit("destroy", "a virtual link less; refused where a router has an interface on it", destroy),
 )

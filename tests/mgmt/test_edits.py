@@ -194,3 +194,15 @@ def test_a_link_has_other_ports_and_stations() -> None:
 def test_what_the_reader_of_files_refuses_is_refused() -> None:
     with pytest.raises(NetworkError, match="a port that nothing else uses"):
         edited("cable add ab gen:to-a host-b:left")
+
+
+def test_a_link_has_wishes_of_its_cables() -> None:
+    known = replace(NETWORK.cables["gen-b"], mbps=100)
+    network = replace(NETWORK, cables={**NETWORK.cables, "gen-b": known})
+    words = "link create gold --access gen:g --span host-b --mbps 60 --mtu 1500"
+    after = edited(words, network)
+    gold = after.links["gold"]
+    assert (gold.mbps, gold.mtu, gold.span) == (60, 1500, ("host-b",))
+    assert gold.tree.up.keys() == {"gen", "host-b"}
+    more = edited("link set gold --mbps 70 --disjoint-from right --span host-b", after)
+    assert more.links["gold"].mbps == 70
