@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from xenflow.control.leases import Leases
 from xenflow.control.store_follower import StoreFollower
 from xenflow.model.difference import NetworkDifference, compare
 from xenflow.model.network import EMPTY, Network
@@ -31,6 +32,10 @@ class _Table:
         self.problems = Problems(host)
         self.switches: dict[str, Any] = {}
 
+    def searching(self) -> str:
+        """It has lost nothing."""
+        return ""
+
     def become(self, network: Network) -> NetworkDifference:
         """Be another network."""
         found, self.network = compare(self.network, network), network
@@ -45,7 +50,8 @@ def main() -> None:
         (remote,), lambda *call: posted.put(call), StoreWriter(Role.CONTROLLER, host)
     )
     table: Any = _Table(host)
-    follower = StoreFollower(store, host, LaidFile(Path(folder)), None, table, table.become)
+    file, leases = LaidFile(Path(folder)), Leases(time.monotonic)
+    follower = StoreFollower(store, host, file, None, table, table.become, leases)
     follower.start()
     said = False
     while True:
