@@ -3,6 +3,7 @@ needed; and a server whose store becomes this release's."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -115,3 +116,30 @@ def test_a_store_gets_the_tables_of_this_release_while_it_runs(
             patch.setattr(roles, "store_schema", lambda: older)
             assert not server.upgrade(), "what is newer stays"
             assert site.loop.ask(store, host("b")) == Committed((1,))
+
+
+@needs_server
+def test_a_backup_without_rules_gets_them(tmp_path: Path) -> None:
+    """Else whoever comes by TLS could write everything."""
+    older = {**roles.store_schema(), "version": "1.0.0"}
+    older["tables"] = {k: v for k, v in older["tables"].items() if not k.startswith("RBAC")}
+    schema, backup = tmp_path / "schema", tmp_path / "backup"
+    schema.write_text(json.dumps(older))
+    subprocess.run(["ovsdb-tool", "create", backup, schema], check=True)
+    before = backup.read_bytes()
+    (own,) = free_ports(1)
+    server = StoreServer(tmp_path / "new", f"tcp:127.0.0.1:{own}")
+    server.restore(backup)
+    server.start()
+    try:
+        command = ["ovsdb-client", "-f", "csv", "dump", server.remote, DATABASE]
+        done = subprocess.run([*command, "RBAC_Role", "name"], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == roles.CONTROLLER
+    finally:
+        server.stop()
+    assert backup.read_bytes() == before
+    schema.write_text(json.dumps({**older, "version": "1.999.0"}))
+    backup.unlink()
+    subprocess.run(["ovsdb-tool", "create", backup, schema], check=True)
+    with pytest.raises(StoreServerError, match=r"of a newer release \(tables 1.999.0\)"):
+        StoreServer(tmp_path / "newer", server.member).restore(backup)

@@ -84,7 +84,9 @@ class StoreServer:
         first.unlink()
 
     def restore(self, backup: Path, election_ms: int = ELECTION_MS) -> None:
-        """Make the database of a new cluster, of which this is the only member, of a backup.
+        """Make the database of a new cluster, of which this is the only member, of a backup.  It
+        has the tables and rules of this release: an older backup may have none, and a server
+        without rules lets every controller write everything.
 
         Raises StoreServerError, also where the folder has a database, or the file is no backup.
         """
@@ -93,10 +95,18 @@ class StoreServer:
         name = _tool("ovsdb-tool", "db-name", backup)
         if name != DATABASE:
             raise StoreServerError(f"{backup}: it is a backup of {name}, not of a store")
+        version = _tool("ovsdb-tool", "db-version", backup)
+        if tuple(map(int, version.split("."))) > VERSION:
+            raise StoreServerError(f"{backup}: it is of a newer release (tables {version})")
         with self._in_folder():
             self.folder.mkdir(parents=True, exist_ok=True)
+            copy = self.folder / f"{DATABASE}.db"
+            copy.write_bytes(backup.read_bytes())
+        _tool("ovsdb-tool", "convert", copy, self._schema(DATABASE, roles.store_schema()))
+        _write(roles.rules(), "ovsdb-tool", "transact", copy)
         timer = f"--election-timer={election_ms}"
-        _tool("ovsdb-tool", timer, "create-cluster", self.database, backup, self.member)
+        _tool("ovsdb-tool", timer, "create-cluster", self.database, copy, self.member)
+        copy.unlink()
 
     def backup(self, file: Path) -> None:
         """Write everything that the store has into a file, while it runs.
