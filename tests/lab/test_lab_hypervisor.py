@@ -27,7 +27,8 @@ class Namespaces:
 
     def __init__(self, failures: int) -> None:
         network = load(str(ROOT / "conf/paper.toml"))
-        self.lab = SimpleNamespace(network=network, hosts=["host-a", "host-b"])
+        hosts = ["host-a", "host-b"]
+        self.lab = SimpleNamespace(network=network, hosts=hosts, routers=network.routers)
         self.domains = {"vr1": {"host": "host-a", "state": hypervisor.RUNNING}}
         self.failures = failures
 
