@@ -513,6 +513,17 @@ def test_what_a_vm_was_given_before_an_announced_suspension_it_has_read(host: Ho
     assert (host.held(), host.wire.to("vr1.0")) == ([], [held])
 
 
+def test_an_announced_suspension_ends_with_its_router(host: Host) -> None:
+    """One that was moved away, then stopped, and is started here."""
+    before = host.table.network
+    host.table.packets.announced(host.switch, before.routers["vr1"], True, lambda error: None)
+    assert not host.switch.ports.takes("vr1.0")
+    host.table.change(changed_with(before, routers={"vr1": None}))
+    host.table.tick(host.now)
+    host.table.change(before)
+    assert host.switch.ports.takes("vr1.0")
+
+
 def test_an_announced_suspension_that_nobody_ends_is_over_in_the_end(host: Host) -> None:
     router = host.table.network.routers["vr1"]
     host.table.packets.announced(host.switch, router, True, lambda error: None)

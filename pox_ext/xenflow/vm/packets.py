@@ -79,8 +79,11 @@ class VmPackets:
 
     def network_is(self, network: Network, routers: Changed) -> None:
         """The network has become another one: nothing is held any more for who is gone."""
-        self._network = network
+        before, self._network = self._network, network
         for name in routers.removed:
+            for interface in before.routers[name].interfaces:
+                if interface.vif in self._announced:  # one of its name may come, and runs then
+                    self._announced[interface.vif] = float("-inf")
             self.held.pop(name, None)
             self.sessions.pop(name, None)
         for name in (*routers.removed, *routers.changed):  # a link may be theirs no more
