@@ -155,9 +155,9 @@ def lock() -> Iterator[None]:
 
 
 def store_nodes(lab: Lab, members: int) -> list[str]:
-    """The nodes where the servers of the lab's store are: the lab's own, then controllers'."""
-    controllers = (lab.controller_node(name) for name in lab.network.controllers)
-    return list(dict.fromkeys(("lab", *controllers)))[:members]
+    """The nodes where the servers of the lab's store are: its own, then others that run here."""
+    here = (node for node in lab.management if node not in ("operator", *lab.elsewhere))
+    return list(dict.fromkeys(("lab", *here)))[:members]
 
 
 def network_text(source: Path, *, store: bool = False, members: int = 1) -> str:

@@ -31,7 +31,7 @@ def without_leader(lab: Lab, members: int, act: Callable[[], Result]) -> Result:
     killed: list[str] = []
 
     def kill() -> None:
-        node = _leader(lab, members)
+        node = leader(lab, members)
         pid = store_server(lab, node).pid() if node else None
         if pid is None:
             say("store: nobody leads it, nobody is killed")
@@ -41,7 +41,7 @@ def without_leader(lab: Lab, members: int, act: Callable[[], Result]) -> Result:
         say(f"store: the leader, in {node}, is killed")
 
     end = time.monotonic() + ELECTED_S
-    while not _leader(lab, members) and time.monotonic() < end:  # who was killed last led it
+    while not leader(lab, members) and time.monotonic() < end:  # who was killed last led it
         time.sleep(0.2)
     timer = threading.Timer(random.uniform(0.0, WITHIN_S), kill)
     timer.start()
@@ -53,7 +53,7 @@ def without_leader(lab: Lab, members: int, act: Callable[[], Result]) -> Result:
             process.start(node, "store", store_server(lab, node).command, PREFIX + node)
 
 
-def _leader(lab: Lab, members: int) -> str:
+def leader(lab: Lab, members: int) -> str:
     """The node of the member that leads; "" while none does."""
     for node in store_nodes(lab, members):
         with suppress(StoreServerError):  # it does not run

@@ -20,6 +20,7 @@ from lab import process
 from lab.description import Lab
 from lab.programs import start_planner, store_server
 from lab.state import NETWORK_FILE
+from lab.store_faults import leader
 from tests.lab.live import (
     LiveTraffic,
     RunningCommand,
@@ -199,6 +200,26 @@ def test_a_move_whose_command_was_killed_is_ended_without_people(paper: Lab) -> 
             assert "nothing to recover" in xenflow("recover", "--dry-run").stdout
     traffic.assert_nothing_lost()
     settle(lambda: laid_at(paper) == "host-b", "where it is is laid", SLOW_S)
+
+
+def test_the_leader_of_three_is_killed_while_a_router_moves(lab_up: Callable[..., Lab]) -> None:
+    """Three servers in three nodes; moves need none of them, and the planner finds the next."""
+    lab = lab_up("paper", store=True, members=3, pause_s=0.1, precopy_s=0.1)
+    settle(lambda: in_sync(lab) and all_connected(), "every switch in sync", SLOW_S)
+    with LiveTraffic() as traffic:
+        for host in ("host-b", "host-a"):
+            settle(lambda: bool(leader(lab, 3)), "a server leads", SLOW_S)
+            node = leader(lab, 3)
+            with RunningCommand("migrate", "vr1", host, halt=("links", 1)) as move:
+                move.await_halt()
+                kill(node, "store")
+                move.send(signal.SIGCONT)
+                assert move.end() == 0, move.text
+            process.start(node, "store", store_server(lab, node).command, f"xf-{node}")
+            settle(all_connected, "the store is found again", SLOW_S)
+        settle(lambda: laid_at(lab) == "host-a" and not told(lab), "its place is laid", SLOW_S)
+        assert len(changes(lab)) == 1
+    traffic.assert_nothing_lost()
 
 
 def told(lab: Lab) -> list[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from xenflow.model.network import Network
@@ -15,12 +16,13 @@ LAST_LINES = 5
 
 
 class RecoverCommand:
-    """A `recovery.Recovering`; the command is given the network as it is laid."""
+    """A `recovery.Recovering`; the command learns from controllers how the network lies, since they
+    are what it has to agree with."""
 
-    def __init__(self, router: str, network: Network) -> None:
+    def __init__(self, store: tuple[str, ...], router: str, network: Network) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="xenflow-recover-")
         file = Path(self._folder.name) / "network.toml"
-        file.write_text(to_text(network))
+        file.write_text(to_text(replace(network, store=store)))
         self._said = Path(self._folder.name) / "said"
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
