@@ -124,8 +124,10 @@ def add_verbs(verbs: Any) -> None:
         verb.set_defaults(run=partial(_in_room, verb.get_default("run")))
 
     enter = verbs.add_parser("enter", help="a shell, or a program, where a named lab is")
-    enter.add_argument("name")
-    enter.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
+    enter.add_argument("name", metavar="NAME")
+    enter.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- CMD", help="default: a shell"
+    )
     enter.set_defaults(run=_enter)
 
     every = verbs.add_parser("list", help="the labs that are up on this machine")

@@ -33,6 +33,11 @@ from xenflow.store.network_file import read_text
 _LONGEST_S = 4 * 3600.0
 _OUT = ROOT / "out" / "soak"
 _MARK = ".xenflow-soak"
+_KILLS = (
+    "`scripts/soak --store [ROUNDS]` (20) moves nothing: it kills the store's servers, planner and "
+    "controllers in the middle of changes."
+)
+"""What the script itself does."""
 _MADE = ("result.json", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01].bin")
 """What a run leaves in its folder, and the next one there replaces."""
 
@@ -200,7 +205,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     default = SoakOptions("", 0, 0)
     parser = argparse.ArgumentParser(
         prog="scripts/soak",
-        description=__doc__,
+        description=f"{__doc__}  {_KILLS}",
         epilog=measuring.EXIT_STATUS,
     )
     parser.add_argument("topology", metavar="TOPOLOGY", help="paper, path, or a network file")

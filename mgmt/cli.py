@@ -88,7 +88,7 @@ exit status:
   2    the command line or the network file is wrong; nothing was changed
   3    a controller that was needed did not answer
   4    `status`: everybody answered, and the network is not healthy
-  5    `apply`: the change is made, and not in force everywhere yet
+  5    by way of the store: the change is made, and not in force everywhere yet
   130  interrupted (Ctrl-C)
 
 `xenflow VERB --help` explains a verb; docs/cli.md all of them."""

@@ -34,7 +34,7 @@ class Exit(IntEnum):
     UNHEALTHY = 4
     """Of `status`: everybody answered, and something in the network is not as it should be."""
     LATE = 5
-    """Of `apply`: the change is made, and not in force everywhere yet."""
+    """By way of the store: the change is made, and not in force everywhere yet."""
     INTERRUPTED = 130
 
 

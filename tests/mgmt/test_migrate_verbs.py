@@ -302,14 +302,14 @@ def test_progress_on_a_terminal() -> None:
     ]
 
 
-def test_the_readme_shows_the_plan_that_is_printed() -> None:
+def test_the_manual_shows_the_plan_that_is_printed() -> None:
     network, start = load(PAPER), at_home("vr1", "host-a")
     stages = tuple(mig.stages(network, start, "host-b", mig.Order.OVERLAPPED, {"vr1": start}))
     made = planning.Plan(
         network, network.routers["vr1"], start, "host-b", mig.Order.OVERLAPPED, stages, (), {}
     )
-    readme = (PAPER.parents[1] / "README.md").read_text()
-    assert f"$ xenflow plan vr1 host-b\n{made.text()}\n\n" in readme.replace("\n    ", "\n")
+    manual = (PAPER.parents[1] / "docs" / "cli.md").read_text()
+    assert f"$ xenflow plan vr1 host-b\n{made.text()}\n\n" in manual.replace("\n    ", "\n")
 
 
 def test_recover(made: Orchestration, capsys: pytest.CaptureFixture[str]) -> None:
