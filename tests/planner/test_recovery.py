@@ -36,9 +36,9 @@ class Recoveries:
     def stop(self) -> None:
         self.stopped += 1
 
-    def tick(self, now: float, **under_way: tuple[bool, ...]) -> list[str]:
+    def tick(self, now: float, term: int = 1, **under_way: tuple[bool, ...]) -> list[str]:
         rows: Mapping[str, Any] = {
-            router: tuple({"under_way": each, "words": "a move"} for each in told)
+            router: tuple({"under_way": each, "words": "a move", "term": term} for each in told)
             for router, told in under_way.items()
         }
         self.recovery.tick(now, rows, PAPER)
@@ -74,6 +74,31 @@ def test_what_does_not_succeed_is_tried_again_and_said(caplog: pytest.LogCapture
     assert found.tick(10.0 + AGAIN_S, vr1=left) == ["vr1", "vr1"]
 
 
+def test_one_that_fails_is_tried_as_seldom_though_it_takes_the_lease() -> None:
+    """Each try leaves the rows with another term, and its reason is told once."""
+    found = Recoveries()
+    found.tick(0.0, vr1=(False,))
+    found.tick(PATIENCE_S, vr1=(False,))
+    found.said = "host-b is silent"
+    for now in range(10, 100):
+        found.tick(float(now), term=len(found.begun) + 1, vr1=(False,))
+    assert len(found.begun) == 3  # the third time at 11 + 2 * AGAIN_S
+    assert found.told == [("vr1", "host-b is silent")]
+
+
+def test_what_cannot_be_begun_is_tried_again() -> None:
+    told: list[tuple[str, str]] = []
+
+    def start(router: str, _: Network) -> Recoveries:
+        raise OSError(28, "No space left on device")
+
+    recovery = Recovery(start, lambda *each: told.append(each))
+    for now in (0.0, PATIENCE_S, PATIENCE_S + 1.0):
+        rows: Any = {"vr1": ({"under_way": False, "words": "a move"},)}
+        recovery.tick(now, rows, PAPER)
+    assert told == [("vr1", "[Errno 28] No space left on device")]
+
+
 def test_one_that_is_under_way_is_stopped_where_another_plans() -> None:
     found = Recoveries()
     found.tick(0.0, vr1=(False,))
@@ -85,5 +110,6 @@ def test_one_that_is_under_way_is_stopped_where_another_plans() -> None:
 
 def test_a_router_that_has_gone_is_not_recovered() -> None:
     found = Recoveries()
-    found.tick(0.0, vr9=(False,))
-    assert found.tick(PATIENCE_S, vr9=(False,)) == []
+    found.tick(0.0, vr9=(False,), vr1=(False,))
+    begun = found.tick(PATIENCE_S, vr9=(False,), vr1=(False,))
+    assert begun == ["vr1"]  # and holds up none that is there

@@ -22,7 +22,7 @@ log = logging.getLogger("xenflow.planner")
 PATIENCE_S = 2.0
 """So long the owner must have been unheard of by all: whoever tells it may be told late."""
 AGAIN_S = 30.0
-"""How soon it is tried again."""
+"""How soon it is tried again, where it did not succeed."""
 
 Moves = Mapping[str, tuple[StoreRow, ...]]
 """Of each router that is being moved, or whose move was left, what hosts tell of it."""
@@ -42,7 +42,8 @@ class Recovery:
     """See the module.
 
     start  begins the recovery of a router of a network
-    ended  is told each one that has ended, and why it did not succeed, "" where it did
+    ended  is told each one that has ended, and why it did not succeed, "" where it did; the same
+           reason once only
     """
 
     def __init__(
@@ -53,6 +54,9 @@ class Recovery:
         self._left: dict[str, tuple[tuple[StoreRow, ...], float]] = {}
         """Of moves whose owners no host has heard of the rows, and when it is time."""
         self._running: tuple[str, Recovering] | None = None
+        self._failed: dict[str, tuple[str, float]] = {}
+        """Of those that did not succeed why, and when they may be tried again.  A recovery takes
+        the lease itself, so the rows are others afterwards."""
 
     def tick(self, now: float, moves: Moves, network: Network) -> None:
         """Look what is left; `moves`: as hosts have told."""
@@ -62,30 +66,41 @@ class Recovery:
         left = {name: rows for name, rows in moves.items() if _is_left(rows)}
         for name in self._left.keys() - left.keys():
             del self._left[name]
+        for name in self._failed.keys() - moves.keys():
+            del self._failed[name]
         for name, rows in left.items():
             if self._left.get(name, ((), 0.0))[0] != rows:
-                self._left[name] = rows, now + PATIENCE_S
-        due = [name for name, (_, at) in self._left.items() if at <= now]
-        if due and due[0] in network.routers:
-            log.info("%s: %s was left: it is recovered", due[0], left[due[0]][0]["words"])
-            self._running = due[0], self._start(due[0], network)
+                _, again = self._failed.get(name, ("", 0.0))
+                self._left[name] = rows, again if again > now else now + PATIENCE_S
+        due = (n for n, (_, at) in self._left.items() if at <= now and n in network.routers)
+        if name := next(due, ""):
+            log.info("%s: %s was left: it is recovered", name, left[name][0]["words"])
+            try:
+                self._running = name, self._start(name, network)
+            except OSError as error:  # no room for a process, or for its file
+                self._has_ended(now, name, str(error))
 
     def _look(self, now: float, name: str, running: Recovering) -> None:
         why = running.ended()
         if why is None:
             return
         self._running = None
-        self._ended(name, why)
+        self._has_ended(now, name, why)
+
+    def _has_ended(self, now: float, name: str, why: str) -> None:
+        self._left.pop(name, None)
+        before, _ = self._failed.pop(name, ("", 0.0))
         if why:
             log.error("%s is not recovered, which is tried again: %s", name, why)
-            rows, _ = self._left.get(name, ((), 0.0))
-            self._left[name] = rows, now + AGAIN_S
+            self._failed[name] = why, now + AGAIN_S
         else:
             log.info("%s is recovered", name)
-            self._left.pop(name, None)
+        if not why or why != before:
+            self._ended(name, why)
 
     def end(self) -> None:
         """The planner ends, or another holds the lease."""
+        self._left.clear()
         if self._running is not None:
             self._running[1].stop()
             self._running = None
