@@ -283,6 +283,22 @@ def test_what_cannot_be_written_or_read_ends_no_planner(rig: Rig) -> None:
     assert rig.ask(planner, TEXT)["ok"]
 
 
+def test_rows_that_make_no_network_end_no_planner(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.planner(first=str(PAPER))
+    rig.migrating("host-a", "vr1")
+    (row,) = (r for r in rig.database.tables["Laid_Link"].values() if r["name"] == "left")
+    row["access"] = "by hand"
+    planner, _ = rig.planner("b")
+    rig.settle(planner, for_s=LEASE_S + 3)
+    said = [r.message for r in caplog.records if "the store's rows cannot be read" in r.message]
+    assert said and len(said) == len(set(said))  # once each
+    answer = rig.ask(planner, MORE)
+    assert not answer["ok"] and "Laid_Link 'left'" in answer["error"]["message"]
+    assert rig.look(planner, "history")["ok"]
+
+
 @pytest.mark.parametrize(
     ("cluster", "since", "words"),
     [

@@ -121,6 +121,8 @@ class PlannerService:
         self._forgetting = self._copying = False
         self._deadline: tuple[int, float] = (0, 0.0)
         """Of the change that waits to be confirmed its number, and when it is put back."""
+        self._failed: dict[str, str] = {}
+        """Steps that raised when they were done last, and what."""
         self._heard = False
         self.ended = False
         store.watch(WATCHED, WRITE_S, self._told)
@@ -134,11 +136,27 @@ class PlannerService:
         self._book.hear(event)
         self._lease.row_is(self._book.lease, self._now())
         if touches(event, ("Migration",)):
-            held, today = self._lease.holds(self._now()), int(self._today())
-            self._events.see(self._book.migrations, self._book.placements, today, held)
+            self._guarded("what has become of moves", self._see)
         if isinstance(event, WholeView) and self._others():
             log.info("waits: %s", self._not_ready())
         self._go_on()
+
+    def _see(self) -> None:
+        held, today = self._lease.holds(self._now()), int(self._today())
+        self._events.see(self._book.migrations, self._book.placements, today, held)
+
+    def _guarded(self, what: str, do: Callable[[], Any]) -> None:
+        """A step, where what raises in it is said, once, and ends nothing: a row that somebody
+        wrote by hand must not end a planner, and then the one that follows it."""
+        try:
+            do()
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"
+            if self._failed.get(what) != words:
+                log.error("%s: %s", what, words, exc_info=error)
+            self._failed[what] = words
+        else:
+            self._failed.pop(what, None)
 
     def tick(self) -> None:
         """What time asks for; to be called several times a second."""
@@ -156,26 +174,35 @@ class PlannerService:
         if held and self._book.whole and self._first and now >= self._fill_at:
             self._fill(now)
         if held and self._book.may_forget and not self._forgetting:
-            self._book.may_forget = False
-            forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
-            if forget:
-                self._forgetting = True
-                self._store.transact(forget, WRITE_S, self._forgotten)
+            self._guarded("forgetting what is no more", self._forget)
         if held and self._book.may_copy and not self._copying:
-            self._book.may_copy = False
-            if copied := self._book.copied(self._lease.fence()):
-                self._copying = True
-                self._store.transact(copied, WRITE_S, self._copied)
+            self._guarded("copying where routers are", self._copy)
         if held and self._book.whole:
-            self._put_back(now)
+            self._guarded("putting back what was not confirmed", partial(self._put_back, now))
             if wanted := self._events.turn(self._book.events, self._lease.fence()):
                 self._events.writing = True
                 self._store.transact(wanted, WRITE_S, self._recorded)
         if self._recovery is not None and held and self._book.whole:
-            self._recovery.tick(now, self._book.migrations, self._book.network)
+            self._guarded("recovering moves", partial(self._recover, self._recovery, now))
         elif self._recovery is not None:
             self._recovery.end()
         self._go_on()
+
+    def _recover(self, recovery: Recovery, now: float) -> None:
+        recovery.tick(now, self._book.migrations, self._book.network)
+
+    def _forget(self) -> None:
+        self._book.may_forget = False
+        forget = self._book.forget(self._lease.fence(), self._store.state().cluster)
+        if forget:
+            self._forgetting = True
+            self._store.transact(forget, WRITE_S, self._forgotten)
+
+    def _copy(self) -> None:
+        self._book.may_copy = False
+        if copied := self._book.copied(self._lease.fence()):
+            self._copying = True
+            self._store.transact(copied, WRITE_S, self._copied)
 
     def _recovered(self, router: str, why_not: str) -> None:
         outcome = f"failed: {why_not}" if why_not else "done"
