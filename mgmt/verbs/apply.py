@@ -52,12 +52,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: ManagementSession) -> int:
     text, after = read(args.file, session.network)
     confirm_s = None if args.confirm is None else max(1, round(args.confirm))
-    file, last = Path(args.file).name, None
+    # What others have added since would be removed, or be left out of what is said here.
+    file, last = Path(args.file).name, session.change or None
     if session.change and not args.prune and (left := left_out(session.network, after)):
         names = ", ".join(f"{part}.{name}" for part, names in left.items() for name in names)
         complain(f"not in {file}, and left as it is: {names} (--prune removes it)")
         text, after = _with_left(session.network, after, left, file)
-        last = session.change
     return carry_out(args, session, text, file, after, last, confirm_s)
 
 

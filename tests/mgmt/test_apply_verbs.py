@@ -285,6 +285,15 @@ def test_what_a_file_leaves_out_may_not_fit_what_it_says(
     assert answering.asked == []
 
 
+@pytest.mark.parametrize("options", [(), ("--prune",)])
+def test_what_others_add_meanwhile_is_not_removed(
+    answering: Answering, run: Run, stored: None, options: tuple[str, ...]
+) -> None:
+    """Also where the file left nothing out when it was looked: the planner is told as of which."""
+    assert run("apply", "FILE", *options, store=True)[0] == 0
+    assert created(answering)[1] == 9
+
+
 def test_loss_is_said_before_it_is(answering: Answering, run: Run, stored: None) -> None:
     status, out, err = run("link", "set", "left", "--access", "gen:new", store=True)
     assert (status, err) == (0, "")
