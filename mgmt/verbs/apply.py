@@ -107,7 +107,7 @@ def carry_out(
     confirm_s: int | None = None,
 ) -> Exit:
     """Have the network become `after`, which `text` says, and say what came of it."""
-    return _end(args, *change(session, text, file, after, last, confirm_s, dry_run=args.dry_run))
+    return end(args, *change(session, text, file, after, last, confirm_s, dry_run=args.dry_run))
 
 
 Outcome = tuple[dict[str, list[str]], dict[str, Any], Exit, list[str]]
@@ -274,13 +274,14 @@ def await_in_force(session: ManagementSession, change: int, limit_s: float) -> l
     return await_status(session, missing, limit_s)
 
 
-def _end(
+def end(
     args: Namespace,
     touched: dict[str, list[str]],
     answer: dict[str, Any],
     status: Exit,
     wrong: list[str],
 ) -> Exit:
+    """Say what came of a `change`."""
     for words in wrong:
         complain(words)
     changed = answer.get("changed", {})

@@ -11,8 +11,7 @@ from argparse import ArgumentParser, Namespace
 from mgmt.client import AskError
 from mgmt.edits import Edit, Places, cables, links, switches
 from mgmt.session import ManagementSession, UsageError, placements
-from mgmt.verbs import Exit, add_dry_run, add_json, complain
-from mgmt.verbs.apply import carry_out, session_of
+from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain
 from xenflow.model.network import Network, NetworkError
 from xenflow.store import network_file
 from xenflow.store.network_text import to_text
@@ -46,22 +45,32 @@ class EditVerb:
         edit, network = self._edits[args.change], session.network
         name = f"{self.NAME} {args.change} {getattr(args, self.NAME)}"
         places = _places(session, args) if edit.places else {}
-        status = _become(args, session, edit.makes(network, args, places), name, session.change)
-        if edit.then is None or status is not Exit.OK or args.dry_run:
+        wanted = edit.makes(network, args, places)
+        status, number = _become(args, session, wanted, name, session.change)
+        if edit.then is None or args.dry_run or not number:
             return status
-        shall = edit.then(network, args)
-        return _become(args, session_of(session, shall), shall, name, None)
+        second = 0
+        if status is Exit.OK:
+            shall = edit.then(network, args)
+            status, second = _become(args, apply.session_of(session, shall), shall, name, number)
+        if not second:
+            words = f"`xenflow undo {number}` takes it back; then say it again"
+            complain(f"{name}: of two steps only the first is made, change {number}: {words}")
+        return status
 
 
 def _become(
-    args: Namespace, session: ManagementSession, wanted: Network, name: str, last: int | None
-) -> Exit:
+    args: Namespace, session: ManagementSession, wanted: Network, name: str, last: int
+) -> tuple[Exit, int]:
+    """How it ended, and the number of the change; 0 where none was made.  `last`: it is refused
+    where somebody has made another change after that one."""
     text = to_text(wanted)
     try:
         after, _ = network_file.parse(text, name, session.network, in_store=True)
     except NetworkError as error:
         raise UsageError(str(error)) from None
-    return carry_out(args, session, text, name, after, last)
+    outcome = apply.change(session, text, name, after, last, dry_run=args.dry_run)
+    return apply.end(args, *outcome), int(outcome[1].get("change", 0))
 
 
 def _places(session: ManagementSession, args: Namespace) -> Places:

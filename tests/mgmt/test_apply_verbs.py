@@ -226,6 +226,12 @@ def test_a_change_that_waits_to_be_confirmed_says_so(answering: Answering, run: 
         run("apply", "FILE", "--confirm", "0")
 
 
+def looks(*answers: Any) -> Callable[..., Any]:
+    """`look`, which says one after the other."""
+    said = iter(answers)
+    return lambda *_: next(said)
+
+
 def created(answering: Answering) -> Any:
     """The links of what was asked for, and as of which change."""
     [asked] = [words for _, verb, words in answering.asked if verb == "apply"]
@@ -360,6 +366,36 @@ def test_a_host_that_answers_is_not_lost(
     [asked] = [words for _, verb, words in answering.asked if verb == "apply"]
     assert "host-b" not in network_file.parse(asked["text"], "a")[0].controllers
     assert all(who != "host-b" for who, verb, _ in answering.asked if verb in ("reload", "apply"))
+
+
+def test_of_two_steps_the_second_undoes_nothing_of_others(
+    answering: Answering, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TEXT.replace("[network]", '[network]\nstore = ["unix:/x"]')
+    rooted = text.replace("[links.left]", '[links.left]\nroot = "host-b"')
+    network = network_file.parse(rooted, "a")[0]
+    monkeypatch.setattr(cli, "learn", lambda network_, _: (network, 9))
+    ask, changes = answering.ask, iter((10, 11))
+
+    def numbered(controller: str, verb: str, **words: Any) -> dict[str, Any]:
+        if (controller, verb) == ("host-b", "status") and "apply" not in answering.verbs():
+            answering.asked.append((controller, verb, words))
+            raise Unreachable("host-b", "tcp://b:1", "silent")
+        answer = ask(controller, verb, **words)
+        return {**answer, "change": next(changes)} if verb == "apply" else answer
+
+    answering.ask = numbered  # type: ignore[method-assign]
+    answering.change = 12
+    answering.in_force = dict.fromkeys(answering.in_force, 12)
+    words = ("host", "replace", "host-b", "--dpid", "c1")
+    assert run(*words, store=True)[0] == 0
+    asked = [words["since"] for _, verb, words in answering.asked if verb == "apply"]
+    assert asked == [9, 10]
+    answering.asked.clear()
+    changes = iter((12,))
+    monkeypatch.setattr("mgmt.verbs.edit.apply.look", looks(([], {"since": 9}), (["no"], {})))
+    status, _, err = run(*words, store=True)
+    assert status == 1 and "only the first is made, change 12: `xenflow undo 12`" in err
 
 
 def test_events_are_shown_and_followed(
