@@ -18,7 +18,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,13 @@ class Leases:
             self._file.end(router, over, self._leases)
         except StateError as error:  # after a restart it is found, and there is nothing to be done
             log.error("%s: that its lease has ended is not kept: %s", router, error)
+
+    def keep_only(self, routers: Collection[str]) -> None:
+        """Of other routers nothing is left to be done: they are no more, or others that have their
+        names.  What is under way stays."""
+        for name, lease in list(self._leases.items()):
+            if lease.owner and name not in routers and not self.under_way(name):
+                self.give_back(name, lease.owner)
 
     def rows(self) -> list[dict[str, Any]]:
         """For `status`."""

@@ -221,7 +221,9 @@ class StoreFollower:
         if self._half_done:
             return
         try:
-            if anew := others_by_name(self._table.network, network.active):
+            anew = others_by_name(self._table.network, network.active)
+            self._leases.keep_only(network.active.routers.keys() - anew)
+            if anew:
                 # Those that had their names, which went while this was away, go first.
                 self._become(changed_with(network, routers=dict.fromkeys(anew)))
             found = self._become(network)
