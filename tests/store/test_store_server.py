@@ -48,6 +48,22 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
         member(tmp_path).create()
 
 
+def test_a_backup_that_has_no_room_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server takes the first half of one for a whole database."""
+    monkeypatch.setattr(StoreServer, "pid", lambda _: 1)
+    monkeypatch.setattr("xenflow.store.server._tool", lambda *_: "a database")
+    (tmp_path / ".kept.new").symlink_to("/dev/full")
+    with pytest.raises(StoreServerError, match="kept: No space left on device"):
+        member(tmp_path).backup(tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+    member(tmp_path).backup(tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with pytest.raises(StoreServerError, match="kept: File exists"):
+        member(tmp_path).backup(tmp_path / "kept")
+
+
 def test_a_tool_that_cannot_be_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     member(tmp_path).database.touch()

@@ -14,6 +14,7 @@ lab and tests; controllers start none yet.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -21,7 +22,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,18 @@ class StoreServer:
             raise StoreServerError(f"store's folder {self.folder}: no server runs there")
         wait = f"--timeout={START_S:g}"
         text = _tool("ovsdb-client", wait, "backup", self.remote, DATABASE)
+        draft = file.with_name(f".{file.name}.new")  # half of one would be restored as a whole
         try:
-            with file.open("x") as written:
+            if file.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            with draft.open("w") as written:
                 written.write(text + "\n")
                 written.flush()
                 os.fsync(written.fileno())
+            draft.rename(file)
         except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
             raise StoreServerError(f"{file}: {error.strerror or error}") from None
 
     def join(self, *members: str) -> None:
