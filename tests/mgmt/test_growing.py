@@ -53,6 +53,15 @@ def test_it_is_waited_for_and_planned_from(asked: list[tuple[Any, ...]]) -> None
     assert asked == [("grow", {"router": "vr1", "to": "host-b"}), ("await", 8)]
 
 
+def test_what_others_had_grow_just_before_is_waited_for_too(
+    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "ask_planner", lambda *_, **__: {"change": 0})
+    with growing.reaching(session(LIMITED), "vr1", "host-b") as near:
+        assert near.change == 8
+    assert asked == [("await", 8)]
+
+
 def test_to_look_changes_nothing(
     asked: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
