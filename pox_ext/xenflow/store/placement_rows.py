@@ -31,7 +31,7 @@ def read(cells: Iterable[Cell], network: Network) -> Iterator[Placement]:
         if router is None or value.get("id") != router.id:
             continue
         of_before = placement.version < router.first_version  # it was stopped, and started anew
-        if not of_before and set(placement.hosts) <= set(network.hosts):
+        if not of_before and all(host in network.hosts for host in placement.hosts):
             yield placement
 
 
