@@ -95,6 +95,8 @@ def test_a_member_of_a_store_is_made_as_the_commands_do(tmp_path: Path) -> None:
         done = run(*words, "--no-packages", "--dry-run")
         lines = [line for line in done.stdout.splitlines() if "xenflow.store" in line]
         assert len(lines) == 1 and "write /etc/default/xenflow-store" in done.stdout
+        made = done.stdout.index(lines[0])  # a host with a database is left as it is
+        assert done.stdout.index("write /etc/default/xenflow-store") < made
         _, command = lines[0].split(" -m xenflow.store ")
         asked = store_parser().parse_args(command.split())
         assert asked.folder == Path("/var/lib/xenflow/store")
