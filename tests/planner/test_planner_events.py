@@ -54,6 +54,18 @@ def test_what_came_of_changes_is_noted(rig: Rig) -> None:
     assert (event["number"], event["by"], event["from"]) == (2, "ada", "")
 
 
+def test_what_cannot_be_put_back_is_noted_once(rig: Rig) -> None:
+    """It is tried again and again, and would push out all other events."""
+    planner, store = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE, confirm_s=5)["change"] == 2
+    store.full = True
+    rig.settle(planner, for_s=60.0)
+    store.full = False
+    rig.settle(planner, for_s=15.0)
+    found = [(what, outcome) for what, _, outcome in noted(rig, planner, since=2)]
+    assert found == [("change", "refused"), ("change 3", "made")]
+
+
 def test_what_others_tell_is_noted_and_harms_no_terminal(rig: Rig) -> None:
     planner, _ = rig.planner(first=str(PAPER))
     words = "vr1 to \x1b[31mhost-b\n" + "x" * 600

@@ -682,6 +682,13 @@ def test_what_is_not_confirmed_is_put_back(rig: Rig) -> None:
     assert list(rig.changes()) == [1, 2, 3]
 
 
+def test_the_first_network_cannot_be_put_back(rig: Rig) -> None:
+    planner, _ = rig.planner()
+    answer = rig.ask(planner, TEXT, confirm_s=5)
+    assert "a.toml: the first network cannot be put back" in answer["error"]["message"]
+    assert rig.ask(planner, TEXT)["change"] == 1
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_what_is_confirmed_stays(rig: Rig, named: bool) -> None:
     planner, _ = rig.planner(first=str(PAPER))

@@ -171,6 +171,11 @@ class Book:
         Raises NetworkError with each reason on a line.
         """
         before, first = self.network, self.change == 0
+        if first and confirm_s:
+            raise NetworkError(
+                f"{file}: the first network cannot be put back, before it there is nothing: apply "
+                "it without --confirm"
+            )
         placed = {name: placement.hosts for name, placement in self.placements.items()}
         after, _ = network_file.parse(
             text,

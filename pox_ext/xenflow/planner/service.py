@@ -121,6 +121,8 @@ class PlannerService:
         self._forgetting = self._copying = False
         self._deadline: tuple[int, float] = (0, 0.0)
         """Of the change that waits to be confirmed its number, and when it is put back."""
+        self._tries_back = 0
+        """The change that it was tried to put back last."""
         self._failed: dict[str, str] = {}
         """Steps that raised when they were done last, and what."""
         self._heard = False
@@ -216,8 +218,8 @@ class PlannerService:
         if not isinstance(outcome, Committed):
             log.info("events are not written: %s", outcome.words)
 
-    def _noted(self, request: Request, send: Send) -> Send:
-        """Note what is answered, then send it."""
+    def _noted(self, request: Request, send: Send, refusals: bool = True) -> Send:
+        """Note what is answered, `refusals` too, then send it."""
         confirms = request.verb == "confirm"
 
         def sent(frame: bytes) -> None:
@@ -227,7 +229,7 @@ class PlannerService:
             words = said.message or difference_in_words(said.result.get("changed", {}))
             what = " ".join(filter(None, ("change", str(number or ""))))
             outcome = "confirmed" if confirms else "made"
-            if not said.ok or number:
+            if number or (refusals and not said.ok):
                 told_as = f"{name}: {words}" if words else name
                 outcome = outcome if said.ok else said.code
                 self._note(request.by or "somebody", what, told_as, outcome)
@@ -255,7 +257,9 @@ class PlannerService:
             self._not_put_back(number, str(error))
             return
         parsed = mg.parse_request(request)
-        asked = _AskedChange(parsed, self._noted(parsed, self._was_put_back), now + ANSWER_S)
+        first, self._tries_back = self._tries_back != number, number  # else it is told already
+        send = self._noted(parsed, self._was_put_back, refusals=first)
+        asked = _AskedChange(parsed, send, now + ANSWER_S)
         asked.puts_back = True
         self._queue.append(asked)
 
