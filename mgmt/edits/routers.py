@@ -16,8 +16,7 @@ from mgmt.hypervisor.vm import DAEMONS, RouterVm
 from mgmt.session import UsageError
 from xenflow.model.network import Interface, Network, Router
 from xenflow.model.values import mac_text
-from xenflow.store.filling import fill
-from xenflow.store.network_file import MAX_ID, MAX_INTERFACE_NAME
+from xenflow.store.filling import MAX_ID, MAX_INTERFACE_NAME, fill
 from xenflow.store.network_text import to_text
 
 FORM = "NAME:LINK[,ADDRESS/PREFIX][,MAC]"

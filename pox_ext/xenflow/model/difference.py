@@ -7,7 +7,7 @@ read anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -65,17 +65,21 @@ class NetworkDifference:
 
     def words(self) -> str:
         """For people, on one line."""
-        return "; ".join(
-            f"{kind} "
-            + " ".join(f"{sign}{n}" for way, sign in SIGNS.items() for n in getattr(part, way))
-            for kind, part in self.parts()
-            if part
-        )
+        return in_words(self.json())
 
     def parts(self) -> Iterator[tuple[str, Changed]]:
         """Each kind of thing by its name in the network file."""
         for kind in PARTS:
             yield kind, getattr(self, kind)
+
+
+def in_words(changed: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
+    """For people, on one line, what `NetworkDifference.json` says."""
+    return "; ".join(
+        f"{kind} "
+        + " ".join(f"{SIGNS[way]}{name}" for way, names in ways.items() for name in names)
+        for kind, ways in changed.items()
+    )
 
 
 def compare(before: Network, after: Network) -> NetworkDifference:

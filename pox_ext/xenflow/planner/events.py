@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xenflow.model.difference import SIGNS
 from xenflow.model.placement import Placement
 from xenflow.store.transaction import Delete, Insert, StoreRow, Transaction, Wait, row_id
 
@@ -98,15 +97,6 @@ def told(rows: Iterable[StoreRow], since: int) -> list[dict[str, Any]]:
     """The events after one, in their order: docs/messages.md, verb `events`."""
     found = [{name: row[name] for name in COLUMNS} for row in rows if _whole(row) > since]
     return sorted(found, key=_whole)
-
-
-def difference_in_words(changed: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
-    """What a change's answer says of it, on one line."""
-    return "; ".join(
-        f"{kind} "
-        + " ".join(f"{SIGNS[way]}{name}" for way, names in ways.items() for name in names)
-        for kind, ways in changed.items()
-    )
 
 
 def _move(rows: Iterable[StoreRow]) -> _Move:

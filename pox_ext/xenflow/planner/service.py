@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from xenflow.model import management as mg
+from xenflow.model.difference import in_words
 from xenflow.model.management import ManagementError, Request
 from xenflow.model.network import Network, NetworkError
 from xenflow.planner.book import WATCHED, Book, Proposal
-from xenflow.planner.events import EventLog, difference_in_words, told
+from xenflow.planner.events import EventLog, told
 from xenflow.planner.recovery import Recovering, Recovery
 from xenflow.store import network_file
 from xenflow.store.lease import LeaseContender
@@ -226,7 +227,7 @@ class PlannerService:
             said = mg.parse_answer(frame)
             number = said.result.get("change", 0)
             name = _name_of(request, number)
-            words = said.message or difference_in_words(said.result.get("changed", {}))
+            words = said.message or in_words(said.result.get("changed", {}))
             what = " ".join(filter(None, ("change", str(number or ""))))
             outcome = "confirmed" if confirms else "made"
             if number or (refusals and not said.ok):

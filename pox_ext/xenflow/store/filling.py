@@ -28,8 +28,8 @@ UNNUMBERED = "unnumbered"
 """In the place of a link's subnet: its two ends have no address of their own there."""
 PLAIN_SWITCHES = "edge"
 """The controller of the plain switches, where the file names no controllers."""
-_MAX_INTERFACE_NAME = 15
-_MAX_ID = 65535
+MAX_INTERFACE_NAME = 15
+MAX_ID = 65535
 _MANAGEMENT = "10.254.1.0/24"
 _SUBNETS = IPv4Network("10.16.0.0/12")
 """Where links of which the file says no address have theirs, a /24 each."""
@@ -86,9 +86,9 @@ def _number_of(name: str) -> int:
 
 def _interface_name(wanted: str, name: str, suffix: str = "") -> str:
     """A name of an interface, of which Linux has 15 characters at most; by a hash where longer."""
-    if len(wanted) <= _MAX_INTERFACE_NAME:
+    if len(wanted) <= MAX_INTERFACE_NAME:
         return wanted
-    return f"x{_number_of(name):08x}{suffix}"[:_MAX_INTERFACE_NAME]
+    return f"x{_number_of(name):08x}{suffix}"[:MAX_INTERFACE_NAME]
 
 
 def _give(
@@ -125,7 +125,7 @@ def _give(
 
 def _give_ids(entries: Mapping[str, Table], known: Mapping[str, int]) -> None:
     taken = [number for name, number in known.items() if name not in entries]
-    _give(entries, "id", 1, _MAX_ID, kept=known, taken=taken)
+    _give(entries, "id", 1, MAX_ID, kept=known, taken=taken)
 
 
 def _mac(number: int) -> str:

@@ -40,11 +40,9 @@ from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, te
 from xenflow.plan.labels import LAST_LABEL
 from xenflow.plan.laying import Placed, lay, lay_on, unlaid
 from xenflow.store.document import Document
-from xenflow.store.filling import UNNUMBERED, Gone, fill
+from xenflow.store.filling import MAX_ID, MAX_INTERFACE_NAME, UNNUMBERED, Gone, fill
 from xenflow.store.toml_lines import Path, show, show_value
 
-MAX_ID = 65535
-MAX_INTERFACE_NAME = 15
 """Linux: IFNAMSIZ is 16 with the closing NUL."""
 MIN_MEMORY, MAX_MEMORY = 64, 1 << 20
 """MiB of a router's VM."""
