@@ -19,7 +19,7 @@ from xenflow.model.values import mac_text
 from xenflow.store.filling import MAX_ID, MAX_INTERFACE_NAME, fill
 from xenflow.store.network_text import to_text
 
-FORM = "NAME:LINK[,ADDRESS/PREFIX][,MAC]"
+FORM = "NAME:LINK,ADDRESS/PREFIX[,MAC]"
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 
 

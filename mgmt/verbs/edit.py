@@ -28,7 +28,7 @@ class EditVerb:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """A sub-verb for each edit."""
-        actions = parser.add_subparsers(dest="change", metavar="CHANGE", required=True)
+        actions = parser.add_subparsers(dest="change", metavar="VERB", required=True)
         for edit in self._edits.values():
             verb = actions.add_parser(edit.name, help=edit.says, description=edit.says)
             verb.add_argument(self.NAME, metavar=self.NAME.upper(), help="its name")

@@ -42,7 +42,7 @@ class Maker(Hypervisor, Protocol):
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="change", metavar="CHANGE", required=True)
+    actions = parser.add_subparsers(dest="change", metavar="VERB", required=True)
 
     def verb(name: str, says: str) -> ArgumentParser:
         made = actions.add_parser(name, help=says, description=says[:1].upper() + says[1:])
@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="an interface (may be repeated); a MAC address that is not given follows from names",
     )
     create.add_argument("--image", help="what its VM starts from (default: its hypervisor's)")
-    create.add_argument("--memory", type=int, metavar="MB", help="of its VM, in MiB")
+    create.add_argument("--memory", type=int, metavar="MIB", help="memory of its VM, in MiB")
     create.add_argument(
         "--config",
         metavar="FILE",
@@ -68,17 +68,30 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     create.add_argument("--id", type=int, metavar="N", help="its number (default: the next)")
     change = verb("set", "a router changes; what its VM has at its start only comes then")
-    change.add_argument("--address", metavar="IF=ADDRESS/PREFIX", action="append", default=[])
-    change.add_argument("--mac", metavar="IF=MAC", action="append", default=[])
+    change.add_argument(
+        "--address",
+        metavar="IF=ADDRESS/PREFIX",
+        action="append",
+        default=[],
+        help="an interface's address (may be repeated)",
+    )
+    change.add_argument(
+        "--mac",
+        metavar="IF=MAC",
+        action="append",
+        default=[],
+        help="an interface's MAC address, of a router that is stopped (may be repeated)",
+    )
     change.add_argument("--image", help="what its VM starts from")
-    change.add_argument("--memory", type=int, metavar="MB", help="of its VM, in MiB")
+    change.add_argument("--memory", type=int, metavar="MIB", help="memory of its VM, in MiB")
     change.add_argument("--home", metavar="HOST", help="where it is started, if nothing is said")
     start = verb("start", "its VM is made of what is kept of it, and waited for")
     start.add_argument("--on", metavar="HOST", help="where (default: its home)")
     start.add_argument("--lost", metavar="OLD", help="the host where it ran, which is dead")
     verb("stop", "its VM ends; it stays in the network, and is started again")
     verb("destroy", "its VM ends, and it is no more")
-    verb("rename", "a router that is stopped has another name").add_argument("new", metavar="NEW")
+    rename = verb("rename", "a router that is stopped has another name")
+    rename.add_argument("new", metavar="NEW", help="the name it gets")
     for made in actions.choices.values():
         add_dry_run(made)
         add_json(made)

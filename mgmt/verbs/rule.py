@@ -20,7 +20,7 @@ SUMMARY = "add, replace or remove a rule of a host or switch"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="change", metavar="CHANGE", required=True)
+    actions = parser.add_subparsers(dest="change", metavar="VERB", required=True)
     for change, summary in (
         ("add", "add a rule; refused where one of that id exists"),
         ("replace", "put a rule in the place of the one with the same id"),

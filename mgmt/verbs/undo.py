@@ -1,7 +1,8 @@
 """`xenflow undo`: what a change has changed becomes again what it was, by way of the store.
 
 Refused where any of it has been changed since.  It is a change of its own, made and waited for as
-`xenflow apply` does, and can be undone too.  `xenflow history` shows the numbers.
+`xenflow apply` does, and can be undone too; it makes and ends no VM.  `xenflow history` shows the
+numbers.
 """
 
 from __future__ import annotations

@@ -657,7 +657,7 @@ def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> No
     [
         (["statsu"], "argument VERB: unknown: statsu, did you mean status?"),
         (["migrat", "vr1", "host-b"], "did you mean migrate?"),
-        (["rule", "ad", "host-a"], "argument CHANGE: unknown: ad, did you mean add?"),
+        (["rule", "ad", "host-a"], "argument VERB: unknown: ad, did you mean add?"),
         (["mode", "vr1", "nativ"], "unknown: nativ, did you mean native?"),
         (["lab", "statu"], "argument VERB: unknown: statu, did you mean status?"),
         (["plan", "vr1", "host-b", "--mode", "reprot"], "did you mean report?"),

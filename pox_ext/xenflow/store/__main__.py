@@ -82,7 +82,7 @@ def carry_out(asked: argparse.Namespace) -> None:
 
 def add_verbs(parser: argparse.ArgumentParser) -> None:
     """What the command line may say."""
-    verbs = parser.add_subparsers(dest="change", metavar="CHANGE", required=True)
+    verbs = parser.add_subparsers(dest="change", metavar="VERB", required=True)
 
     def verb(name: str, words: str) -> argparse.ArgumentParser:
         found = verbs.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
