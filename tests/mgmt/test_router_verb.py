@@ -230,6 +230,21 @@ def test_set_says_what_comes_at_the_next_start(world: World, done: Run) -> None:
     assert world.network.routers["vr1"].home == "host-b"
 
 
+def test_what_another_release_keeps_of_numbers_ends_nothing(
+    world: World, done: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert done(*CREATE)[0] == 0
+    assert done("router", "stop", "vr9")[0] == 0
+    ask = world.ask
+
+    def other(controller: str, verb: str, **words: Any) -> dict[str, Any]:
+        answer = ask(controller, verb, **words)
+        return {"rows": 7} if (controller, verb) == ("edge", "network") else answer
+
+    monkeypatch.setattr(world, "ask", other)
+    assert done("router", "rename", "vr9", "vr10")[0] == 0
+
+
 def test_numbers_of_those_that_are_not_forgotten_are_given_to_nobody() -> None:
     network = network_file.parse(TEXT, "FILE")[0]
     no = dict.fromkeys(("image", "memory", "id"))

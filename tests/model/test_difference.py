@@ -169,6 +169,12 @@ def test_what_a_change_may_cost_is_named() -> None:
     ports = [f"link left loses access port {access.end}" for access in link.access]
     assert ports and lost(links={"left": replace(link, access=())}) == ports
     assert lost(routers={"vr1": replace(router, home="host-b")}) == []
+    stopped = replace(router, running=False)
+    assert lost(routers={"vr1": stopped}) == ["router vr1 stops, with what it forwards"]
+    idle, none = with_(routers={"vr1": stopped}), with_(routers={"vr1": None})
+    moved = with_(routers={"vr1": replace(stopped, interfaces=router.interfaces[1:])})
+    for after in (none, moved, PATH):  # what does not run loses nothing
+        assert expected_loss(idle, after, compare(idle, after)) == []
     grown = one_more_host()
     assert expected_loss(PATH, grown, compare(PATH, grown)) == []
     assert expected_loss(grown, PATH, compare(grown, PATH)) == [

@@ -150,8 +150,13 @@ def expected_loss(before: Network, after: Network, found: NetworkDifference) -> 
         ends = {access.end for access in after.links[name].access}
         gone = [str(a.end) for a in before.links[name].access if a.end not in ends]
         lines += [f"link {name} loses access port {end}" for end in gone]
-    lines += [f"router {name} goes, with what it forwards" for name in found.routers.removed]
-    for name in found.routers.changed:
+    run = {name for name, router in before.routers.items() if router.running}  # others lose nothing
+    gone = filter(run.__contains__, found.routers.removed)
+    lines += [f"router {name} goes, with what it forwards" for name in gone]
+    for name in filter(run.__contains__, found.routers.changed):
+        if not after.routers[name].running:
+            lines.append(f"router {name} stops, with what it forwards")
+            continue
         new = {interface.name: interface for interface in after.routers[name].interfaces}
         for old in before.routers[name].interfaces:
             now = new.get(old.name)
