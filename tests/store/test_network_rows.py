@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,7 @@ from xenflow.store import network_file
 from xenflow.store.network_rows import (
     DESIRED,
     LAID,
+    NamedRows,
     by_name,
     desired,
     laid,
@@ -66,12 +68,15 @@ def test_what_is_laid_is_the_network_of_the_file(file: Path) -> None:
 def test_any_sequence_of_changes_ends_as_written_at_once(seed: int) -> None:
     dice, database = Random(seed), MemoryDatabase()
     network = network_file.load(CONF / "campus.toml")
-    view = NOTHING
+    view = quick = NOTHING
+    read: NamedRows = {}
     for change in range(1, 8):
         write(database, network, change)
         rows = by_name(tables(database, LAID))
         view = laid_entries(rows, view)
         assert renamed(view, network.name).digest == network.digest
+        quick, read = laid_entries(rows, quick, read=read), rows  # only what is another row
+        assert quick == view
         there = by_name(tables(database, DESIRED))
         wanted = desired(network, change)
         assert there.keys() == wanted.keys()
@@ -80,6 +85,20 @@ def test_any_sequence_of_changes_ends_as_written_at_once(seed: int) -> None:
             for key, row in expected.items():
                 assert {name: there[table][key][name] for name in row} == row
         network = changed_with(network, **other(network, dice))
+
+
+def test_rows_that_were_read_are_not_read_again() -> None:
+    network = network_file.load(CONF / "paper.toml")
+    stamps: dict[str, Any] = {"change": 1, "gone": False}
+    rows = {t: {key: {**row, **stamps} for key, row in r.items()} for t, r in laid(network).items()}
+    view = laid_entries(rows, NOTHING)
+    for row in rows["Laid_Link"].values():
+        row["access"] = "what cannot be read"
+    assert laid_entries(rows, view, read=rows) == view
+    rows["Laid_Link"]["left",] = dict(rows["Laid_Link"]["left",])
+    with pytest.raises(NetworkError, match="Laid_Link 'left'"):
+        laid_entries(rows, view, read=rows | {"Laid_Link": {}})
+    assert laid_entries(rows, replace(view, routers={}), read=rows).routers == view.routers
 
 
 def test_one_link_more_is_one_row_more_of_each_kind() -> None:

@@ -28,7 +28,7 @@ from xenflow.store import placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.laid_file import LaidFile, LaidRows, to_json
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
-from xenflow.store.network_rows import LAID, by_name, laid_entries
+from xenflow.store.network_rows import LAID, NamedRows, by_name, laid_entries
 from xenflow.store.network_store import (
     NetworkStore,
     Rows,
@@ -84,6 +84,8 @@ class StoreFollower:
         """What is on the disk."""
         self._taken = self._laid.change
         """The change that the Rule Table is at."""
+        self._read: NamedRows = {}
+        """Its rows."""
         self._rows: Rows = {}
         self._in_force: dict[str, int] = {}
         self._asked: dict[str, int] = {}
@@ -202,10 +204,12 @@ class StoreFollower:
         # was not in the network: then tombstones went without it.
         alone = not self._taken or not self._own_states(laid.cluster)
         try:
-            if self._is_fenced(laid):
+            fenced = self._is_fenced(laid)
+            if fenced:
                 network = self._table.network.only(self._host)
             else:
-                network = laid_entries(laid.rows, self._table.network, alone=alone)
+                before, read = self._table.network, self._read
+                network = laid_entries(laid.rows, before, alone=alone, read=read)
         except NetworkError as error:  # nor are they kept: nobody could start from them
             self._problem(TAKING, f"{not_taken}: {error}")
             return
@@ -240,7 +244,7 @@ class StoreFollower:
             return
         if found:
             log.info("change %d of the store: %s", laid.change, found.words())
-        self._taken = laid.change
+        self._taken, self._read = laid.change, {} if fenced else laid.rows
         self._problem(TAKING, "")
         self._ask_switches()
 

@@ -151,8 +151,8 @@ def expected_loss(before: Network, after: Network, found: NetworkDifference) -> 
         gone = [str(a.end) for a in before.links[name].access if a.end not in ends]
         lines += [f"link {name} loses access port {end}" for end in gone]
     run = {name for name, router in before.routers.items() if router.running}  # others lose nothing
-    gone = filter(run.__contains__, found.routers.removed)
-    lines += [f"router {name} goes, with what it forwards" for name in gone]
+    removed = filter(run.__contains__, found.routers.removed)
+    lines += [f"router {name} goes, with what it forwards" for name in removed]
     for name in filter(run.__contains__, found.routers.changed):
         if not after.routers[name].running:
             lines.append(f"router {name} stops, with what it forwards")

@@ -246,9 +246,13 @@ def _given(entry: Cable | Link, keys: tuple[str, ...]) -> dict[str, Any]:
     return {k: v for k, v in found.items() if v not in (0, None) and (v != () or k == "span")}
 
 
-def laid_entries(rows: NamedRows, before: Network, *, alone: bool = False) -> Network:
+def laid_entries(
+    rows: NamedRows, before: Network, *, alone: bool = False, read: NamedRows | None = None
+) -> Network:
     """The network that was `before`, with what laid rows say: an entry for a row, none for a
     tombstone; of what no row speaks it stays as it was, or goes where the rows count `alone`.
+
+    read  the rows of which `before` is; what is the same object in both is not read again
 
     Raises NetworkError where a row cannot be read, or what is made of them does not fit.
     """
@@ -268,8 +272,11 @@ def laid_entries(rows: NamedRows, before: Network, *, alone: bool = False) -> Ne
             old = getattr(before, part)
             here = {row["name"] for row in rows.get(table, {}).values()} if alone else old.keys()
             found: dict[str, Any] = dict.fromkeys(old.keys() - here)
-            for row in rows.get(table, {}).values():
+            known = (read or {}).get(table, {})
+            for key, row in rows.get(table, {}).items():
                 name = str(row["name"])
+                if known.get(key) is row and (name in old) is not row["gone"]:
+                    continue
                 if row["gone"]:
                     found |= {name: None} if name in old else {}
                     continue
@@ -356,7 +363,10 @@ _READ = dict(
 def by_name(stored: StoredRows) -> NamedRows:
     """The store's rows, under their names and naming one another."""
     return {
-        table: {key: {**stored[table][uuid], **named} for key, (uuid, named) in rows.items()}
+        table: {
+            key: {**stored[table][uuid], **named} if named else stored[table][uuid]
+            for key, (uuid, named) in rows.items()
+        }
         for table, rows in _keyed(stored).items()
     }
 
@@ -393,11 +403,23 @@ def operations(stored: StoredRows, wanted: NamedRows, bury: int = 0) -> list[Ope
     return found
 
 
+_REFERENCES = {
+    name: tuple(c for c, column in table.columns.items() if column.atom is Atom.ROW)
+    for name, table in TABLES.items()
+}
+"""Of each table the columns that refer to rows; a laid one has none."""
+
+
 def _keyed(stored: StoredRows) -> dict[str, dict[Key, tuple[str, dict[str, Cell]]]]:
     """Of each row its UUID, and the names that it refers to."""
-    names = {u: row["name"] for rows in stored.values() for u, row in rows.items() if "name" in row}
+    refer = any(_REFERENCES[table] for table in stored)
+    named_rows = stored.values() if refer else ()
+    names = {u: row["name"] for rows in named_rows for u, row in rows.items() if "name" in row}
     found: dict[str, dict[Key, tuple[str, dict[str, Cell]]]] = {}
     for table, rows in stored.items():
+        if not _REFERENCES[table]:
+            found[table] = {key_of(table, row): (uuid, {}) for uuid, row in rows.items()}
+            continue
         found[table] = {}
         for uuid, row in rows.items():
             named = _references(table, row, lambda _, reference: names[reference])
@@ -408,9 +430,9 @@ def _keyed(stored: StoredRows) -> dict[str, dict[Key, tuple[str, dict[str, Cell]
 def _references(table: str, row: StoreRow, other: Callable[[str, Any], Any]) -> dict[str, Cell]:
     """The cells of a row that refer to others: `other(table, reference)` in their places."""
     made: dict[str, Cell] = {}
-    for name, cell in row.items():
-        column = TABLES[table].columns[name]
-        if column.atom is not Atom.ROW or cell is None:
+    for name in _REFERENCES[table]:
+        column, cell = TABLES[table].columns[name], row.get(name)
+        if cell is None:
             continue
         if column.many:
             assert isinstance(cell, frozenset)
