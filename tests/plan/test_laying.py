@@ -147,3 +147,19 @@ def test_a_lost_root_moves_nobody_who_did_not_hang_on_it() -> None:
             kept = [n for n in beside if n in tree.up and tree.up[n] == link.tree.up[n]]
             assert not beside or kept
         assert tree.up.keys() <= fewer.datapaths.keys()
+
+
+def test_a_link_that_lies_nowhere_keeps_its_labels_and_takes_no_tree_of_anothers() -> None:
+    link = next(iter(CAMPUS.links.values()))
+    about = {"access": (), "root": "", "vlan": 0, "detour_vlan": 0}
+    nobody = replace(link, name="nobody", id=900, **about)
+    one = lay_on(replace(CAMPUS, links={**CAMPUS.links, "nobody": nobody}), CAMPUS)
+    assert one.links["nobody"].tree.up == {} and all(one.links["nobody"].labels)
+
+    left = replace(link, name="left", id=901, **about)  # whom all have left, where it lay
+    there = {"left": replace(left, tree=link.tree, vlan=9, detour_vlan=2057)}
+    given = {"nobody": replace(one.links["nobody"], vlan=7, detour_vlan=2055)}
+    before = replace(one, links={**one.links, **there, **given})
+    wished = {"left": left, "nobody": nobody}
+    again = lay_on(replace(before, links={**before.links, **wished}), before)
+    assert again == before

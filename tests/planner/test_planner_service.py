@@ -438,6 +438,27 @@ def test_an_id_is_given_again_when_all_have_forgotten_it(rig: Rig) -> None:
     assert rig.ask(planner, other)["change"] == 4
 
 
+def test_what_came_back_with_other_numbers_keeps_those_it_had_until_all_forget_them(
+    rig: Rig,
+) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    rig.in_force(2)
+    assert rig.ask(planner, TEXT)["change"] == 3
+    back = MORE.replace("= 77", "= 78").replace("= 177", "= 178")
+    assert rig.ask(planner, back)["change"] == 4, "its tombstone is no more"
+    other = '\n[links.other]\nroot = "host-a"\n'
+    for numbers, words in (("id = 77", "id 77 was more's"), ("vlan = 177", "vlan 177 was more's")):
+        refused = rig.ask(planner, back + other + numbers + "\n")
+        assert refused["error"]["message"].startswith(f"links.other: {words}, and not all")
+    assert rig.ask(planner, TEXT)["change"] == 5
+    refused = rig.ask(planner, TEXT + other + "id = 77\n")
+    assert refused["error"]["message"].startswith("links.other: id 77 was more's, and not all")
+    rig.in_force(5)
+    rig.settle(planner)
+    assert rig.ask(planner, TEXT + other + "id = 77\nvlan = 177\n")["change"] == 6
+
+
 def test_a_tombstone_waits_for_those_too_that_the_link_did_not_reach(rig: Rig) -> None:
     """Their controllers have the whole network, and would keep what no tombstone takes away."""
     planner, _ = rig.planner(first=str(PAPER))

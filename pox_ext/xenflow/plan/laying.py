@@ -49,6 +49,10 @@ def lay_on(
     laid beside them.  VLAN ids that nobody has named are kept too; who comes back before it is
     forgotten has those that it had."""
     buried = buried or {}
+    known = {name: labels for name, (labels, _) in buried.items()}
+    known |= {name: link.labels for name, link in before.links.items()}
+    links = {n: _with_labels(known.get(n, (0, 0)), link) for n, link in network.links.items()}
+    network = replace(network, links=links)
     laying = Laying(network, placed)
     laid: dict[str, Link] = {}
     kept: dict[tuple[object, ...], Tree] = {}
@@ -56,7 +60,6 @@ def lay_on(
         old = before.links.get(name)
         if old is None or _left(network, old) != (link.root, link.cables):
             continue
-        link = _with_labels(old.labels, link)
         if not laying.shares(link):
             tree = laying.rest(old.tree)
         else:
@@ -79,7 +82,6 @@ def lay_on(
         name: laid[name] if name in laid else laying.lay(link)
         for name, link in network.links.items()
     }
-    links |= {n: _with_labels(buried[n][0], links[n]) for n in buried if n in links}
     return _labelled(replace(network, links=links), buried)
 
 
@@ -103,6 +105,8 @@ def _rooted(network: Network, tree: Tree) -> Mapping[str, Cable | None]:
 
 
 def _with_labels(old: tuple[int, int], link: Link) -> Link:
+    if all(link.labels):
+        return link
     vlan = link.vlan or old[0]
     return replace(
         link, vlan=vlan, detour_vlan=link.detour_vlan or (old[1] if vlan == old[0] else 0)
@@ -162,7 +166,7 @@ class Laying:
         """A link with a tree of its own, which is counted from now on."""
         root = self._root(link)
         alone = Tree({root: None} if root else {})
-        if not self.shares(link):
+        if not root or not self.shares(link):  # where there is nobody, it lies nowhere
             tree = self.grown(link, alone)
         else:
             where = self.where(link)

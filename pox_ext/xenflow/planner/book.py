@@ -177,20 +177,21 @@ class Book:
                 "it without --confirm"
             )
         placed = {name: placement.hosts for name, placement in self.placements.items()}
+        buried = [*self._buried(cluster)]
         after, _ = network_file.parse(
             text,
             file,
             None if first else before,
             in_store=True,
             placed=placed,
-            gone=self._gone(),
+            gone=self._gone(buried),
         )
         after = after if first else in_terms_of(before, _started(before, after, self.change + 1))
         found = compare(before, after)
         if not first:
             mistakes = [
                 *refusals(before, after, found),
-                *self._not_forgotten(after, found),
+                *self._not_forgotten(after, found, buried),
                 *self._in_use(after, found),
                 *self._not_reported(cluster, found),
             ]
@@ -256,35 +257,56 @@ class Book:
         still = equal(number=number, state="laid")
         return fence, Update("Change", still, {"state": state})
 
-    def _not_forgotten(self, after: Network, found: NetworkDifference) -> Iterator[str]:
+    def _not_forgotten(
+        self, after: Network, found: NetworkDifference, buried: list[_Buried]
+    ) -> Iterator[str]:
         """Ids, and labels, of what has gone, while a switch may have flows of it."""
-        buried = [(row, table) for table in LAID for row in self._tombs(table).values()]
         for kind, table in (("links", "Laid_Link"), ("routers", "Laid_Element")):
             for name in getattr(found, kind).added:
                 new = getattr(after, kind)[name]
-                for row in (row for row, where in buried if where == table):
+                for row in (row for where, _, row in buried if where == table):
                     if row["name"] != name and row["id"] == new.id:
                         yield f"{kind}.{name}: id {new.id} was {row['name']}'s, {_WAIT}"
         for name in (*found.links.added, *found.links.changed):
             link = after.links[name]
-            for row in (row for row, where in buried if where == "Laid_Link"):
+            for row in (row for where, _, row in buried if where == "Laid_Link"):
                 apart = after.labels_by_switch and _reached(row).isdisjoint(link.tree.up)
                 both = {*link.labels} & {*json.loads(str(row["labels"]))}
                 if both and row["name"] != name and not apart:
                     yield f"links.{name}: vlan {min(both)} was {row['name']}'s, {_WAIT}"
 
-    def _gone(self) -> Gone:
+    def _buried(self, cluster: str) -> Iterator[_Buried]:
+        """Links and routers that have gone, while a switch may have flows of them.  Of one that has
+        come back under its name with other numbers the tombstone is no more: the changes say what
+        it had."""
+        numbers = {"Laid_Link": ("id", "labels"), "Laid_Element": ("id",)}
+        for table in numbers:
+            for row in self._tombs(table).values():
+                yield table, str(row["name"]), row
+        by_all = self._by_all(cluster)
+        changes = self._rows.get("Change", {}).values()
+        for change in (row for row in changes if _whole(row["number"]) > by_all):
+            before = _entries(change["before"])
+            for table, keys in numbers.items():
+                there = self._rows.get(table, {}).values() if table in before else ()
+                for row in there:
+                    old = before[table].get(str(row["name"]))
+                    if old is not None and any(old[key] != row[key] for key in keys):
+                        id = 0 if old["id"] == row["id"] else old["id"]
+                        as_of = f"{row['name']} before change {change['number']}"
+                        yield table, as_of, {**old, "id": id}
+
+    @staticmethod
+    def _gone(buried: list[_Buried]) -> Gone:
         """What may be given to nobody yet."""
-        links, routers = self._tombs("Laid_Link"), self._tombs("Laid_Element")
         labels = {}
-        for row in links.values():
-            with suppress(ValueError):  # a row by hand: who adds a link is told of it
-                labels[str(row["name"])] = json.loads(str(row["labels"])), _reached(row)
-        return Gone(
-            {str(row["name"]): _whole(row["id"]) for row in routers.values()},
-            {str(row["name"]): _whole(row["id"]) for row in links.values()},
-            labels,
-        )
+        for table, name, row in buried:
+            if table == "Laid_Link":
+                with suppress(ValueError):  # a row by hand: who adds a link is told of it
+                    labels[name] = json.loads(str(row["labels"])), _reached(row)
+        routers = {name: _whole(row["id"]) for table, name, row in buried if table != "Laid_Link"}
+        links = {name: _whole(row["id"]) for table, name, row in buried if table == "Laid_Link"}
+        return Gone(routers, links, labels)
 
     def _not_reported(self, cluster: str, found: NetworkDifference) -> Iterator[str]:
         """Switches of which a store that was restored does not know what they have by now: nothing
@@ -309,13 +331,7 @@ class Book:
         done what they say, and what was seen of switches that are no more; () where there is
         nothing of the kind.  Not only those in `at`: every controller has the whole network, and
         one that was away and finds no tombstone would keep for ever what has gone."""
-        reached = {
-            row["switch"]: _whole(row["in_force"])
-            for row in self._rows.get("Switch_State", {}).values()
-            if row["cluster"] == cluster
-        }
-        there = {r["name"] for r in self._rows.get("Laid_Switch", {}).values() if not r["gone"]}
-        by_all = min((reached.get(switch, 0) for switch in there), default=0)
+        by_all = self._by_all(cluster)
         found: list[Operation] = []
         for table in LAID:
             for uuid, row in self._tombs(table).items():
@@ -333,6 +349,16 @@ class Book:
                 if row["host"] not in hosts:
                     found.append(Delete(table, row_id(uuid)))
         return (fence, *found) if found else ()
+
+    def _by_all(self, cluster: str) -> int:
+        """The number of the last change that is in force on every switch that there still is."""
+        reached = {
+            row["switch"]: _whole(row["in_force"])
+            for row in self._rows.get("Switch_State", {}).values()
+            if row["cluster"] == cluster
+        }
+        there = {r["name"] for r in self._rows.get("Laid_Switch", {}).values() if not r["gone"]}
+        return min((reached.get(switch, 0) for switch in there), default=0)
 
     # --- where routers are ------------------------------------------------------------------------
 
@@ -475,6 +501,8 @@ def _started(before: Network, after: Network, number: int) -> Network:
     return replace(after, routers=routers)
 
 
+_Buried = tuple[str, str, StoreRow]
+"""Of what has gone the table, what it is called, and its row; id 0: it is its owner's still."""
 _Entries = dict[str, dict[str, dict[str, Any] | None]]
 """Table, name, and what a laid row says beside `at`, `change` and `gone`; None: there is none."""
 
