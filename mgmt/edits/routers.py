@@ -16,7 +16,7 @@ from mgmt.hypervisor.vm import DAEMONS, RouterVm
 from mgmt.session import UsageError
 from xenflow.model.network import Interface, Network, Router
 from xenflow.model.values import mac_text
-from xenflow.store.filling import MAX_ID, MAX_INTERFACE_NAME, fill
+from xenflow.store.filling import MAX_ID, fill, interface_name
 from xenflow.store.network_text import to_text
 
 FORM = "NAME:LINK,ADDRESS/PREFIX[,MAC]"
@@ -81,6 +81,10 @@ def created(network: Network, args: Namespace, taken: Collection[int]) -> Networ
     name = new("router", args.router, network.routers)
     there = {router.id for router in network.routers.values()}
     words = [*map(interface, args.interface)]
+    if twice := [w.name for n, w in enumerate(words) if w.name in (v.name for v in words[:n])]:
+        raise UsageError(f"--interface: {twice[0]} is named twice")
+    if args.id is not None and not 1 <= args.id <= MAX_ID:
+        raise UsageError(f"--id {args.id}: expected a number from 1 to {MAX_ID}")
     table: dict[str, Any] = {
         "id": args.id or next_free({*there, *taken}, MAX_ID),
         "home": args.on,
@@ -178,8 +182,9 @@ def renamed(network: Network, name: str, other: str, taken: Collection[int]) -> 
     there = {each.id for each in network.routers.values()}
 
     def vif(text: str) -> str:
-        made = f"{other}{text.removeprefix(name)}"
-        return made if text.startswith(f"{name}.") and len(made) <= MAX_INTERFACE_NAME else text
+        ending = text.removeprefix(name)
+        made = f"{other}{ending}"
+        return interface_name(made, made, ending) if text.startswith(f"{name}.") else text
 
     made = replace(
         router,

@@ -279,6 +279,12 @@ def _create(work: _Work) -> None:
     vm = routers.vm_of(wanted, wanted.routers[work.name], args)
     driver = work.driver(host)
     driver.vms.may_make(vm, host)
+    runs = driver.domain(work.name) is not None
+    if there is not None and runs and not _made_of(vm, driver.vms.kept(work.name)):
+        raise UsageError(
+            f"{work.name} runs already, with other addresses or another --config: `xenflow router "
+            "set`, or destroy it first"
+        )
     if args.dry_run:
         if there is None:
             work.become(wanted)
@@ -287,11 +293,18 @@ def _create(work: _Work) -> None:
         return
     if there is None:
         work.become(wanted)
-    if driver.domain(work.name) is None:
+    if not runs:
         driver.vms.keep(replace(vm, router=work.network.routers[work.name]))
         for words in routers.lines(vm):
             work.done(words)
     work.run_on(host)
+
+
+def _made_of(vm: RouterVm, kept: RouterVm | None) -> bool:
+    """Whether what is kept of a VM, if anything, is what is asked for; of what the network does not
+    say."""
+    inside = ("addresses", "daemon", "config")
+    return kept is None or all(getattr(kept, key) == getattr(vm, key) for key in inside)
 
 
 def _stop(work: _Work) -> None:
@@ -413,6 +426,11 @@ def _set(work: _Work) -> None:
 
 
 def _destroy(work: _Work) -> None:
+    if work.name not in work.network.routers and (keeper := _keeper(work)):
+        if not work.args.dry_run:
+            keeper.vms.forget(work.name)
+        work.done("nothing of it is kept")
+        return
     work.session.router(work.name)
     at, without_it = work.home(), routers.destroyed(work.network, work.name)
     work.become(without_it, dry_run=True)  # refused before its VM ends, if it is
@@ -423,8 +441,21 @@ def _destroy(work: _Work) -> None:
         work.done("nothing of it is kept")
 
 
+def _keeper(work: _Work) -> Maker | None:
+    """Who keeps something of a router that is in the network no more: a verb was broken off."""
+    hosts = (host.name for host in work.network.hosts.values() if host.hypervisor)
+    return next((d for d in map(work.driver, hosts) if d.vms.kept(work.name) is not None), None)
+
+
 def _rename(work: _Work) -> None:
-    args, router = work.args, work.session.router(work.name)
+    args, renamed = work.args, work.network.routers.get(work.args.new)
+    if renamed is not None and work.name not in work.network.routers:
+        driver = work.driver(renamed.home)
+        kept, new = driver.vms.kept(work.name), driver.vms.kept(args.new)
+        if kept is not None and _made_of(kept, new):  # it was broken off
+            _keep_renamed(work, driver, kept)
+            return
+    router = work.session.router(work.name)
     if router.running:
         raise UsageError(
             f"{work.name} runs, and its VM, its vifs and its link to the Rule Table are called so: "
@@ -434,9 +465,15 @@ def _rename(work: _Work) -> None:
     kept = driver.vms.kept(work.name)
     work.become(routers.renamed(work.network, work.name, args.new, work.buried()))
     if kept is not None and not args.dry_run:
-        driver.vms.keep(replace(kept, router=work.network.routers[args.new]))
+        _keep_renamed(work, driver, kept)
+
+
+def _keep_renamed(work: _Work, driver: Maker, kept: RouterVm) -> None:
+    new = work.args.new
+    if not work.args.dry_run:
+        driver.vms.keep(replace(kept, router=work.network.routers[new]))
         driver.vms.forget(work.name)
-        work.done(f"what is kept of its VM is {args.new}'s")
+    work.done(f"what is kept of its VM is {new}'s")
 
 
 _DO: dict[str, Callable[[_Work], None]] = {

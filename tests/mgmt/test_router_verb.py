@@ -21,6 +21,7 @@ from tests.mgmt.test_apply_verbs import CONTROLLERS, TEXT, Answering, answering,
 from xenflow.model.network import Network
 from xenflow.model.placement import at_home, to_json
 from xenflow.store import network_file
+from xenflow.store.network_file import MAX_ROUTER_NAME
 from xenflow.store.network_rows import laid
 
 CREATE = (
@@ -196,6 +197,84 @@ def test_stop_start_rename_and_destroy(world: World, done: Run) -> None:
     assert done("router", "destroy", "vr10")[0] == 0
     assert world.did == ["stop vr10", "change 6", "forget vr10"]
     assert [*world.network.routers] == ["vr1"]
+
+
+@pytest.mark.parametrize("step", ["keep", "forget"])
+def test_a_rename_that_was_broken_off_goes_on(world: World, done: Run, step: str) -> None:
+    assert done(*CREATE)[0] == done("router", "stop", "vr9")[0] == 0
+    world.fails = step
+    assert done("router", "rename", "vr9", "vr10")[0] == 1
+    assert "vr10" in world.network.routers and "vr9" in world.files
+    world.fails = ""
+    assert done("router", "rename", "vr9", "vr10")[0] == 0
+    assert world.did == ["keep", "forget vr9"]
+    assert (world.files["vr10"].router.name, "vr9" in world.files) == ("vr10", False)
+    assert "vr9" in done("router", "rename", "vr9", "vr10")[2], "there is no such router"
+
+
+def test_a_destruction_that_was_broken_off_goes_on(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    world.fails = "forget"
+    assert done("router", "destroy", "vr9")[0] == 1
+    assert "vr9" not in world.network.routers and "vr9" in world.files
+    world.fails = ""
+    assert done("router", "destroy", "vr9", "-n")[0] == 0 and world.did == []
+    assert done("router", "destroy", "vr9")[0] == 0
+    assert (world.did, world.files) == (["forget vr9"], {})
+    assert done("router", "destroy", "vr9")[0] == 2
+
+
+def test_one_that_runs_with_other_addresses_is_not_what_is_asked_for(
+    world: World, done: Run, tmp_path: Path
+) -> None:
+    assert done(*CREATE)[0] == 0
+    for other in (
+        ("--interface", "eth0:left,10.0.1.7/24", *CREATE[7:]),
+        (*CREATE[5:], "--config", str(tmp_path / "bird.conf")),
+    ):
+        (tmp_path / "bird.conf").write_text("words")
+        status, _, err = done(*CREATE[:5], *other)
+        assert status == 2 and "vr9 runs already, with other addresses" in err
+    assert (world.did, world.change) == (["look"], 2)
+
+
+def test_one_that_has_a_long_name_now_leaves_its_vifs_to_the_next(world: World, done: Run) -> None:
+    long = "a" * MAX_ROUTER_NAME
+    assert done(*CREATE)[0] == done("router", "stop", "vr9")[0] == 0
+    assert done("router", "rename", "vr9", long)[0] == 0
+    renamed = world.network.routers[long]
+    vifs = [renamed.control_vif, *(i.vif for i in renamed.interfaces)]
+    assert not any("vr9" in vif for vif in vifs) and vifs[0].endswith(".ctl")
+    assert len({*vifs}) == 3
+    assert done(*CREATE)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a" * 63, ()),
+        ("râ", ()),
+        ("../vr9", ()),
+        ("vr9\n", ()),
+        ("", ()),
+        ("vr9", ("--id", "0")),
+        ("vr9", ("--id", "-1")),
+        ("vr9", ("--id", "70000")),
+        ("vr9", ("--memory", "-1")),
+        ("vr9", ("--image", "a\x1b[2J")),
+        ("vr9", ("--interface", "eth0:left,10.0.1.8/24")),
+        ("vr9", ("--interface", "eth2:nowhere,10.0.1.8/24")),
+        ("vr9", ("--interface", "eth2:left,10.0.1.8/24")),
+        ("vr9", ("--config", "/dev/bird")),
+        ("vr9", ("--config", "/proc/bird.conf")),
+    ],
+)
+def test_what_makes_no_sense_changes_nothing(
+    world: World, done: Run, name: str, words: tuple[str, ...]
+) -> None:
+    status, _, err = done(*CREATE[:2], name, *CREATE[3:], *words)
+    assert (status, world.change, world.files, world.domains["vr1"]) == (2, 1, {}, "host-a"), err
+    assert "vr9" not in world.domains and err.startswith("xenflow: ")
 
 
 def test_while_it_is_moved_its_vm_is_not_ended(world: World, done: Run) -> None:

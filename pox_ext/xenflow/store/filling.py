@@ -84,7 +84,7 @@ def _number_of(name: str) -> int:
     return crc32(name.encode("utf-8", "surrogatepass"))
 
 
-def _interface_name(wanted: str, name: str, suffix: str = "") -> str:
+def interface_name(wanted: str, name: str, suffix: str = "") -> str:
     """A name of an interface, of which Linux has 15 characters at most; by a hash where longer."""
     if len(wanted) <= MAX_INTERFACE_NAME:
         return wanted
@@ -187,7 +187,7 @@ class _Filling:
         for name, ends in cables.items():
             holder, key = (ends, "ends") if isinstance(ends, dict) else (cables, name)
             if isinstance(ends := holder.get(key), list):
-                port = _interface_name(name, name)
+                port = interface_name(name, name)
                 holder[key] = [
                     f"{end}:{port}" if isinstance(end, str) and ":" not in end else end
                     for end in ends
@@ -201,7 +201,7 @@ class _Filling:
         macs: dict[str, int] = {}
         for name, router in routers.items():
             known = self._kept.routers.get(name)
-            vif = known.control_vif if known else _interface_name(f"{name}.ctl", name, ".ctl")
+            vif = known.control_vif if known else interface_name(f"{name}.ctl", name, ".ctl")
             router.setdefault("control_vif", vif)
             if isinstance(router.get("interfaces"), list):
                 router["interfaces"] = [
@@ -251,7 +251,7 @@ class _Filling:
         for name, machine in machines.items():
             end = machine.get("access")
             if isinstance(end, str) and ":" not in end:
-                end = machine["access"] = f"{end}:{_interface_name(name, name)}"
+                end = machine["access"] = f"{end}:{interface_name(name, name)}"
             if not isinstance(end, str):
                 continue
             link = machine.get("link")
@@ -416,7 +416,7 @@ def _name_interfaces(router: str, interfaces: list[Table], there: Mapping[str, I
     for interface in interfaces:
         name = str(interface.setdefault("name", next(free, "")))
         ending = re.sub(r"^eth(?=\d+$)", "", name)
-        vif = _interface_name(f"{router}.{ending}", f"{router} {name}")
+        vif = interface_name(f"{router}.{ending}", f"{router} {name}")
         interface.setdefault("vif", there[name].vif if name in there else vif)
 
 
