@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 from mgmt.client import Unreachable, parted
 from mgmt.edits import routers, without
 from mgmt.hypervisor import Domain, Drivers, Hypervisor, HypervisorError
-from mgmt.hypervisor.vm import VmMaker
+from mgmt.hypervisor.vm import RouterVm, VmMaker
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
 from xenflow.model.network import Network, NetworkError, Router
