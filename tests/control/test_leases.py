@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -220,6 +222,30 @@ def test_a_damaged_line_is_named_and_passed_over(
     leases = Leases(folder=tmp_path)
     leases.take("vr1", "me", 60.0, MOVE)
     with (tmp_path / "leases.json").open("ab") as file:
-        file.write(b'{"router": 5}\n[]\n{"router": "vr1", "entry": {"torn"')
+        file.write(b'{"router": 5}\n[]\n{"router": "vr1", "term": 1e999}\n')
+        file.write(b'{"router": "vr1", "entry": {"torn"')
     assert [row["owner"] for row in Leases(folder=tmp_path).rows()] == ["me"]
-    assert [record.getMessage().split(": ")[0][-1] for record in caplog.records] == ["3", "4"]
+    assert [record.getMessage().split(": ")[0][-1] for record in caplog.records] == ["3", "4", "5"]
+
+
+def test_wherever_the_file_ends_terms_do_not_become_lower(tmp_path: Path) -> None:
+    leases = Leases(folder=tmp_path)
+    ends = {}
+    for owner, term in (("me", 4), ("you", 9)):
+        leases.take("vr1", owner, 60.0, MOVE, term)
+        ends[(tmp_path / "leases.json").stat().st_size] = term
+        leases.give_back("vr1", owner, unfinished=owner == "me")
+        ends[(tmp_path / "leases.json").stat().st_size] = term
+    text = (tmp_path / "leases.json").read_bytes()
+    known = 0
+    for size in range(len(text) + 1):
+        (tmp_path / "leases.json").write_bytes(text[:size])
+        found = (
+            Leases(partial(next, count(0.0, 100.0)), tmp_path).take("vr1", "next", 60.0, None)[
+                "term"
+            ]
+            - 1
+        )
+        assert found >= known and found >= ends.get(size, 0)
+        known = found
+    assert known == 9

@@ -42,6 +42,8 @@ def test_there_and_back(placement: Placement) -> None:
         ("mode", "half"),
         ("version", True),
         ("version", "1"),
+        ("version", -1),
+        ("version", 2**63),
         ("unturned", {"left": 1}),
         ("unturned", []),
     ],

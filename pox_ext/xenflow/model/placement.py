@@ -17,6 +17,9 @@ from typing import Any
 
 from xenflow.model.network import NetworkError, Router
 
+LAST_VERSION = 2**62
+"""So far versions go: a column of the store has 64 bits, and what comes after must have room."""
+
 
 class StaleVersionError(NetworkError):
     """What is known of where a router is is newer, or another placement of the same version."""
@@ -125,6 +128,9 @@ def from_json(value: Any) -> Placement:
     unturned = value.get("unturned", {})
     if not isinstance(unturned, dict) or not all(isinstance(h, str) for h in unturned.values()):
         raise NetworkError(f"placement: unturned: expected hosts by link, found {unturned!r}")
+    version = take("version", int)
+    if not 0 <= version <= LAST_VERSION:
+        raise NetworkError(f"placement: version: expected 0 to {LAST_VERSION}, found {version}")
     try:
         mode = Mode(value.get("mode"))
     except ValueError as error:
@@ -136,6 +142,6 @@ def from_json(value: Any) -> Placement:
         leads_to=take("leads_to", str),
         reaches=hosts("reaches"),
         mode=mode,
-        version=take("version", int),
+        version=version,
         unturned=tuple(unturned.items()),
     )

@@ -62,7 +62,7 @@ class LeaseFile:
         for number, line in enumerate(lines, 1):
             try:
                 _take(found, json.loads(line))
-            except (ValueError, LookupError, TypeError, RecursionError) as error:
+            except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
                 log.error("%s:%d: no lease: %r", path, number, error)
         return found
 
