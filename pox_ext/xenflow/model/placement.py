@@ -128,13 +128,13 @@ def from_json(value: Any) -> Placement:
     unturned = value.get("unturned", {})
     if not isinstance(unturned, dict) or not all(isinstance(h, str) for h in unturned.values()):
         raise NetworkError(f"placement: unturned: expected hosts by link, found {unturned!r}")
-    version = take("version", int)
-    if not 0 <= version <= LAST_VERSION:
-        raise NetworkError(f"placement: version: expected 0 to {LAST_VERSION}, found {version}")
     try:
         mode = Mode(value.get("mode"))
     except ValueError as error:
         raise NetworkError(f"placement: mode: {error}") from None
+    version = take("version", int)
+    if not 0 <= version <= LAST_VERSION:
+        raise NetworkError(f"placement: version: expected 0 to {LAST_VERSION}, found {version}")
     return Placement(
         router=take("router", str),
         forwarders=hosts("forwarders"),
