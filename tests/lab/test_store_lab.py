@@ -18,9 +18,10 @@ import pytest
 
 from lab import process
 from lab.description import Lab
-from lab.programs import start_planner, store_server
+from lab.programs import start_controller, start_planner, store_server
 from lab.state import NETWORK_FILE
 from lab.store_faults import leader
+from mgmt.client import Client
 from tests.lab.live import (
     LiveTraffic,
     RunningCommand,
@@ -231,6 +232,36 @@ def laid_at(lab: Lab) -> str | None:
     """The host where the one router is, as all may read in the store; None: it has never moved."""
     (row,) = rows(lab, "Laid_Element")
     return json.loads(row["placement"])["vm"] if row["placement"] else None
+
+
+def test_a_lost_host_is_fenced_and_comes_again(paper: Lab) -> None:
+    """Nobody waits for it; back from the dead it is of no network, until it is taken in again."""
+    before = flows(paper)
+    manage = paper.network.controllers["host-b"].manage
+
+    def said(*words: str) -> str:
+        done = xenflow(*words, limit_s=SLOW_S)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    kill("host-b", "controller")
+    refused = xenflow("host", "remove", "host-b", limit_s=SLOW_S)
+    assert refused.returncode == 2 and "where host host-b is dead, say --lost" in refused.stderr
+    assert "datapaths: - host-b" in said("host", "remove", "host-b", "--lost")
+    assert said("host", "set", "host-a", "--other", "drop").startswith("the file says nothing new")
+    start_controller(paper, "host-b")
+    own = Client(manage, "host-b", 5.0)  # what the network has no more, `xenflow` does not ask
+    settle(lambda: "not in the network" in " ".join(own.request("status")["problems"]), "fenced")
+    assert own.request("links")["links"] == []
+    own.close()
+    cables = ("--cable", "to-gen=gen:to-b", "--cable", "to-recv=recv:to-b")
+    again = ("--address", paper.management["host-b"].compressed, "--dpid", "b1", *cables)
+    said("host", "add", "host-b", *again)
+    settle(lambda: flows(paper) == before, "host-b forwards again", SLOW_S)
+    said("migrate", "vr1", "host-b")
+    words = said("events")
+    for line in ("host remove host-b", "host add host-b", "migration: vr1 is at host-b: ended"):
+        assert line in words
 
 
 def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) -> None:

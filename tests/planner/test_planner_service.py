@@ -19,6 +19,7 @@ from xenflow.planner.__main__ import main
 from xenflow.planner.service import ANSWER_S, FILL_S, LEASE_S, PlannerService
 from xenflow.store import network_file, placement_rows
 from xenflow.store.network_rows import LAID, by_name, laid_entries
+from xenflow.store.network_store import WatchedTable
 from xenflow.store.network_text import to_text
 from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import (
@@ -505,7 +506,12 @@ def test_of_a_switch_that_is_no_more_nothing_is_left(rig: Rig) -> None:
     assert len(rig.database.tables["Switch_State"]) == 5
     assert rig.ask(planner, TEXT)["change"] == 3
     rig.in_force(3)
+    told: list[Any] = []  # the one goes with the other: who starts in between would believe it
+    watched = (WatchedTable("Laid_Switch", ("name",)), WatchedTable("Switch_State", ("switch",)))
+    rig.host("spare").watch(watched, 5.0, told.append)
     rig.settle(planner, for_s=1.0)
+    forgotten = [{c.table for c in event.changes if c.after is None} for event in told[1:]]
+    assert {"Laid_Switch", "Switch_State"} in forgotten
     for table, column in (("Laid_Switch", "name"), ("Switch_State", "switch")):
         there = {row[column] for row in rig.database.tables[table].values()}
         assert there == {"host-a", "host-b", "gen", "recv"}

@@ -333,20 +333,23 @@ class Book:
         one that was away and finds no tombstone would keep for ever what has gone."""
         by_all = self._by_all(cluster)
         found: list[Operation] = []
+        known: dict[str, set[Cell]] = {}
+        """Names by table, without what is forgotten now: what was seen of it goes with it."""
         for table in LAID:
-            for uuid, row in self._tombs(table).items():
-                change = _whole(row["change"])
-                if change <= by_all:
-                    still = (*row_id(uuid), *equal(gone=True, change=change))
-                    found.append(Delete(table, still))
-        known = {row["name"] for row in self._rows.get("Laid_Switch", {}).values()}
+            rows = self._rows.get(table, {})
+            gone = {
+                u: row for u, row in self._tombs(table).items() if _whole(row["change"]) <= by_all
+            }
+            for uuid, row in gone.items():
+                still = (*row_id(uuid), *equal(gone=True, change=row["change"]))
+                found.append(Delete(table, still))
+            known[table] = {row["name"] for uuid, row in rows.items() if uuid not in gone}
         for uuid, row in self._rows.get("Switch_State", {}).items():
-            if row["switch"] not in known:
+            if row["switch"] not in known["Laid_Switch"]:
                 found.append(Delete("Switch_State", row_id(uuid)))
-        hosts = {row["name"] for row in self._rows.get("Laid_Host", {}).values()}
         for table in ("Placement", "Migration"):
             for uuid, row in self._rows.get(table, {}).items():
-                if row["host"] not in hosts:
+                if row["host"] not in known["Laid_Host"]:
                     found.append(Delete(table, row_id(uuid)))
         return (fence, *found) if found else ()
 
