@@ -138,6 +138,15 @@ class ManagementSession:
             raise UsageError(f"{name} is a plain switch, it carries no routers; hosts: {hosts}")
         return found
 
+    def destination(self, name: str) -> Datapath:
+        """A host that a router may come to.  Raises UsageError where it is none."""
+        found = self.host(name)
+        if found.maintenance:
+            free = ", ".join(n for n, host in self.network.hosts.items() if not host.maintenance)
+            words = f"no router comes there (`xenflow host set {name} --maintenance off`)"
+            raise UsageError(f"{name} is in maintenance, {words}; other hosts: {free or 'none'}")
+        return found
+
     # --- where routers are
 
     def whereabouts(self, router: str) -> Whereabouts:

@@ -60,6 +60,8 @@ def _dpid(text: str) -> int:
 def _given(args: Namespace) -> dict[str, Any]:
     """What the command line says of the datapath."""
     found = {key: value for key in _ALIKE if (value := getattr(args, key, None)) is not None}
+    if getattr(args, "maintenance", None):
+        found["maintenance"] = args.maintenance == "on"
     if "pipeline" in found:
         found["pipeline"] = Pipeline(found["pipeline"])
     return found
@@ -251,6 +253,13 @@ _PIPELINE: Option = (
     "--pipeline",
     {"choices": ("proactive", "reactive"), "help": "how it learns routes"},
 )
+_MAINTENANCE: Option = (
+    "--maintenance",
+    {
+        "choices": ("on", "off"),
+        "help": "on: no router comes there (`empty-host` empties it)",
+    },
+)
 _LOST: Option = (
     "--lost",
     {
@@ -268,7 +277,10 @@ OF_HOSTS = (
         (_ADDRESS, _OPENFLOW, _CONTROLLER, _DPID, _CABLE, _HYPERVISOR, _OTHER, _PROOF, _PIPELINE),
     ),
     Edit(
-        "set", "a host is another in some way", partial(change, kind=_HOST), (_HYPERVISOR, _OTHER)
+        "set",
+        "a host is another in some way",
+        partial(change, kind=_HOST),
+        (_HYPERVISOR, _OTHER, _MAINTENANCE),
     ),
     Edit(
         "replace",

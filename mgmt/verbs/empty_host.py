@@ -64,7 +64,7 @@ class _Account:
 def run(args: Namespace, session: ManagementSession) -> int:
     session.host(args.host)
     if args.to is not None:
-        session.host(args.to)
+        session.destination(args.to)
     if args.to == args.host:
         raise UsageError(f"--to {args.to}: that is the host to be emptied; name another")
     with refusal_as_json(args, host=args.host):
@@ -112,7 +112,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
 def _moves(args: Namespace, session: ManagementSession, router: str, done: _Account) -> bool:
     """Move a router to the first host for which there is a plan; whether it went, or would go."""
     for host in [args.to] if args.to else session.network.hosts:
-        if host == args.host:
+        if host == args.host or session.network.datapaths[host].maintenance:
             continue
         with ExitStack() as stack:
             try:

@@ -49,7 +49,7 @@ def add_moving(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: ManagementSession) -> int:
     session.router(args.router)
-    session.host(args.host)
+    session.destination(args.host)
     asked = {"router": args.router, "to": args.host, "mode": args.mode}
     with ExitStack() as stack:
         with _refusal_noted(args, session), refusal_as_json(args, **asked):

@@ -45,7 +45,7 @@ def add_order(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: ManagementSession) -> int:
     session.router(args.router)
-    session.host(args.host)
+    session.destination(args.host)
     with (
         refusal_as_json(args, router=args.router, to=args.host, mode=args.mode),
         reaching(session, args.router, args.host, only_look=True) as near,

@@ -266,7 +266,7 @@ class _Work:
 
 def _create(work: _Work) -> None:
     args, network = work.args, work.network
-    host = work.session.host(args.on).name
+    host = work.session.destination(args.on).name
     there = network.routers.get(work.name)
     if there is not None and not (routers.is_as_asked(there, args) and there.running):
         raise UsageError(
@@ -329,7 +329,7 @@ def _start(work: _Work) -> None:
     args, router = work.args, work.session.router(work.name)
     lost = _lost_controllers(work) if args.lost else frozenset()
     at = work.home() if router.running and not args.lost else ""
-    host = work.session.host(args.on or at or router.home).name
+    host = work.session.destination(args.on or at or router.home).name
     driver = work.driver(host)
     if driver.vms.kept(work.name) is None:
         raise UsageError(f"nothing is kept of {work.name}'s VM: it was not made by `router create`")
@@ -399,7 +399,7 @@ def _set(work: _Work) -> None:
     if args.memory is not None:
         other["memory"] = args.memory
     if args.home is not None:
-        other["home"] = work.session.host(args.home).name
+        other["home"] = work.session.destination(args.home).name
     addresses = dict(routers.given(router, "--address", args.address))
     addresses = {name: routers.checked(name, text) for name, text in addresses.items()}
     if not other and not addresses:

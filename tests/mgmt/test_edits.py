@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mgmt.edits import Places
-from mgmt.session import UsageError
+from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import edit
 from xenflow.model.difference import compare, refusals
 from xenflow.model.network import Network, NetworkError
@@ -206,3 +206,19 @@ def test_a_link_has_wishes_of_its_cables() -> None:
     assert gold.tree.up.keys() == {"gen", "host-b"}
     more = edited("link set gold --mbps 70 --disjoint-from right --span host-b", after)
     assert more.links["gold"].mbps == 70
+
+
+def test_no_router_comes_to_a_host_in_maintenance() -> None:
+    resting = edited("host set host-b --maintenance on")
+    assert resting.datapaths["host-b"].maintenance
+    assert refusals(NETWORK, resting) == []  # it forwards as before
+    assert parsed(to_text(resting)) == resting
+    session = ManagementSession(resting, 1.0)
+    assert session.destination("host-a").name == "host-a"
+    with pytest.raises(UsageError, match=r"host-b is in maintenance.*other hosts: host-a$"):
+        session.destination("host-b")
+    assert edited("host set host-b --maintenance off", resting) == NETWORK
+
+
+def parsed(text: str) -> Network:
+    return network_file.parse(text, "a.toml")[0]

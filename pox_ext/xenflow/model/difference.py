@@ -177,7 +177,7 @@ def _of_controllers(before: Network, after: Network, found: Changed) -> Iterator
         yield f'network.name: it is "{before.name}" here, and "{after.name}" in the file'
 
 
-_NOT_OF_A_SWITCH = ("hypervisor", "other")
+_NOT_OF_A_SWITCH = ("hypervisor", "other", "maintenance")
 """What of a datapath may become another while it forwards."""
 
 

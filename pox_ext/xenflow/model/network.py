@@ -71,6 +71,7 @@ class Datapath:
     controller runs `ovs-appctl revalidator/wait` on the switch, whose run directory is
     `ovs_rundir`) or "bound" (it waits `proof_bound_s` seconds, measured for that switch).
     `other` is what happens to traffic of no virtual link: "normal" or "drop".
+    `maintenance`: no router comes to this host.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Datapath:
     proof_bound_s: float = 0.5
     ovs_rundir: str = ""
     other: str = "normal"
+    maintenance: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -328,6 +328,7 @@ _DATAPATH = {
     "proof_bound_s": _Field(seconds(60)),
     "ovs_rundir": _Field(Value("a directory", text_of)),
     "other": _Field(choice("normal", "drop")),
+    "maintenance": _Field(BOOLEAN),
 }
 
 _ENDS = _ListOf(_END, 'two ends, ["datapath:port", "datapath:port"]', length=2)
@@ -671,7 +672,7 @@ def _check_datapaths(document: Document, found: Found) -> None:
     for name, datapath in found["datapaths"].items():
         path = ("datapaths", name)
         if datapath.get("kind") == "plain":
-            for key in ("hypervisor", "pipeline"):
+            for key in ("hypervisor", "pipeline", "maintenance"):
                 if key in datapath:
                     shown = show_value(datapath[key])
                     document.mistake((*path, key), shown, 'no such key where kind is "plain"')

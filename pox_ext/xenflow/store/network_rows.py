@@ -94,6 +94,7 @@ def _desired_switch(datapath: Datapath) -> StoreRow:
         "proof_bound_ms": round(datapath.proof_bound_s * 1000),
         "ovs_rundir": datapath.ovs_rundir,
         "other": datapath.other,
+        "maintenance": datapath.maintenance,
     }
 
 
@@ -188,6 +189,7 @@ def laid(network: Network) -> NamedRows:
                         "proof_bound_s": d.proof_bound_s,
                         "ovs_rundir": d.ovs_rundir,
                         "other": d.other,
+                        **({"maintenance": True} if d.maintenance else {}),
                     }
                 ),
                 "at": frozenset(known[d.name]),

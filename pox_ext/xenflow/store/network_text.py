@@ -59,7 +59,15 @@ def _datapath(datapath: Datapath) -> tuple[str, dict[str, Any]]:
         "controller": datapath.controller,
     }
     usual = Datapath("", DatapathKind.HOST, 0, "")
-    for key in ("nicira", "hypervisor", "proof", "proof_bound_s", "ovs_rundir", "other"):
+    for key in (
+        "nicira",
+        "hypervisor",
+        "proof",
+        "proof_bound_s",
+        "ovs_rundir",
+        "other",
+        "maintenance",
+    ):
         if getattr(datapath, key) != getattr(usual, key):
             about[key] = getattr(datapath, key)
     if datapath.pipeline is not usual.pipeline:

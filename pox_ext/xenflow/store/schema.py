@@ -22,7 +22,7 @@ from typing import Any
 from xenflow.store.columns import Column, flag, row_of, rows_of, text, texts, whole
 
 DATABASE = "XenFlow"
-VERSION = (1, 3, 0)
+VERSION = (1, 4, 0)
 """Of the schema.  A client refuses a server with another first number; a table or column more makes
 the second one grow, so that a store is not given back the tables of an older release."""
 
@@ -128,6 +128,7 @@ TABLES: Mapping[str, StoreTable] = MappingProxyType(
                 "proof_bound_ms": whole("milliseconds until a change is in force, for `bound`"),
                 "ovs_rundir": text("the run directory of its Open vSwitch"),
                 "other": text("what happens to traffic of no link", "normal", "drop"),
+                "maintenance": flag("no router comes to this host"),
             },
             indexes=(("name",), ("dpid",)),
         ),
