@@ -37,20 +37,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The long ones only when they are asked for: not to be counted, rather than skipped."""
-    long = collection_path.name == "test_xen_faults_full.py"
+    long = collection_path.name.endswith("_full.py")
     return True if long and not config.getoption("--full") else None
 
 
 @pytest.fixture(scope="module")
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
-    """A bed with the network that the module names in TOPOLOGY, its routers up."""
+    """A bed with the network that the module names in TOPOLOGY, its routers up; OPTIONS, where it
+    has them, are the lab's."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         keep = "XENFLOW_KEEP_BED" in os.environ
         try:
             whole.down(_say)
-            yield whole.up(request.module.TOPOLOGY, _say, keep=keep)
+            options = getattr(request.module, "OPTIONS", {})
+            yield whole.up(request.module.TOPOLOGY, _say, keep=keep, **options)
         finally:
             if not keep or request.session.testsfailed == 0:
                 whole.down(_say)

@@ -18,6 +18,7 @@ from lab.namespace import LabError, inside
 from lab.operate import find_node
 from lab.routing import NeighbourChange
 from lab.state import LabOptions
+from mgmt.hypervisor import xl_vms
 from tests.xen.bed.build import bed_errors
 from tests.xen.bed.cache import directory
 from tests.xen.bed.dom0 import BedDom0
@@ -26,6 +27,8 @@ from xen.image.build import INITRD, KERNEL, Builder
 
 FOLDER = "/etc/xen"
 """Where a Domain 0 has what its routers start from."""
+IMAGES = xl_vms.FOLDER
+"""Where `xenflow router create` looks for the image."""
 START_LIMIT_S = 180.0
 MOVE_MIB = 3
 """What each move costs a guest for good (docs/xen.md)."""
@@ -50,6 +53,8 @@ def image(say: Say) -> Path:
 def files(lab: Lab, options: LabOptions, made: Path) -> dict[str, Path]:
     """What the bed's routers start from: files here, by their names in every Domain 0."""
     found: dict[str, Path] = {f"{FOLDER}/{KERNEL}": made / KERNEL}
+    if options.store:  # routers are made there by verb, from the image alone
+        found |= {f"{IMAGES}/{name}": made / name for name in (KERNEL, INITRD)}
     for speaker in routing.speakers(lab, bgp=options.bgp):
         router = lab.network.routers.get(speaker.node)
         if router is None or router.home not in lab.elsewhere:
