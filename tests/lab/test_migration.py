@@ -377,7 +377,10 @@ def test_controller_killed_while_preparing(paper: Lab, controller: str) -> None:
             move.send(signal.SIGCONT)
             assert move.end() == 1, move.text
         assert controller in move.text
-        restart_controller(paper, controller)
+        restart_controller(
+            paper, controller
+        )  # which knows the lease still, but not that it is over
+        settle(lambda: not any(row["under_way"] for row in migrations()), "its lease is over")
         done = xenflow("recover", "vr1")
         assert done.returncode == 0, done.stderr
         settle(lambda: difference(before, flows(paper)) == [], "flows as before")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests import built_packets as built
+from tests.switch_tables import SwitchTables
 from tests.whole_network import PlannedNetwork, load
 from xenflow.model.network import Interface, Pipeline, Router
 from xenflow.model.placement import Placement, at_home
@@ -18,7 +19,7 @@ from xenflow.switch.kind import kind_of
 from xenflow.tables.layout import Reg, Up
 from xenflow.tables.pipeline import local_flows
 from xenflow.tables.sent_up import ForVm, FromVm, Question, SentUp, sent_up
-from xenflow.tables.simulate import Tables, run
+from xenflow.tables.simulate import run
 from xenflow.tables.site import Site
 from xenflow.tables.views import router_view
 
@@ -57,7 +58,7 @@ class Host:
         views = {router.name: router_view(router, path.states[router.name]) for router in routers}
         silent = VIFS if still else frozenset()
         self.site = Site(network, self.kind, PORTS, placements, views, silent)
-        self.tables = Tables(local_flows(self.site).values())
+        self.tables = SwitchTables(local_flows(self.site).values())
 
     def end(self, router: str, link: str) -> tuple[Router, Interface]:
         found = self.network.routers[router]
