@@ -136,8 +136,12 @@ REQUESTS: dict[str, tuple[bytes, str]] = {
     ),
     "placement of nothing": (asked(verb="place", placement={"router": "vr1"}), "bad-argument"),
     "placement from the past": (
-        asked(verb="place", placement={**PLACEMENT, "version": -1}),
+        asked(verb="place", placement={**PLACEMENT, "version": 0}),
         "stale-version",
+    ),
+    "placement from before all": (
+        asked(verb="place", placement={**PLACEMENT, "version": -1}),
+        "bad-argument",
     ),
     "journal of another": (
         asked(verb="journal", router="vr1", owner="nobody", entry={}),
