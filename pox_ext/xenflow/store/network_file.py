@@ -119,7 +119,8 @@ def parse(
     _check_references(document, found)
     _check_uniqueness(document, found)
     _check_datapaths(document, found)
-    _check_store(document, tables, found)
+    if not in_store:  # where its store is such a text does not decide
+        _check_store(document, tables, found)
     lab = tables.get("lab", {})
     if document.wrong:
         network = _sketch(found)
