@@ -76,12 +76,27 @@ def _with_left(
         part: getattr(after, part) | {name: getattr(before, part)[name] for name in names}
         for part, names in left.items()
     }
-    text = to_text(replace(after, **both))
-    name = f"{file}, with what it leaves out"
+    try:
+        return written(replace(after, **both), f"{file}, with what it leaves out", before)
+    except UsageError as error:
+        raise UsageError(f"{error}\nuse --prune, or name all of it in {file}") from None
+
+
+def written(wanted: Network, name: str, before: Network) -> tuple[str, Network]:
+    """A network as the text of a file of that name, and what everybody will read in it; links lie
+    as in the network `before`.  Raises UsageError with all mistakes, a line each."""
+    text = to_text(wanted)
     try:
         return text, network_file.parse(text, name, before, in_store=True)[0]
     except NetworkError as error:
-        raise UsageError(f"{error}\nuse --prune, or name all of it in {file}") from None
+        raise UsageError(str(error)) from None
+
+
+def lives_in_file(session: ManagementSession) -> bool:
+    """Whether the network has no store, so that no verb changes it; which is said."""
+    if not session.network.store:
+        complain("the network lives in its file: change that, then `xenflow reload`")
+    return not session.network.store
 
 
 def read(file: str, before: Network | None = None) -> tuple[str, Network]:

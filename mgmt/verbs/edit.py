@@ -12,9 +12,7 @@ from mgmt.client import AskError
 from mgmt.edits import Edit, Places, cables, links, switches
 from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain
-from xenflow.model.network import Network, NetworkError
-from xenflow.store import network_file
-from xenflow.store.network_text import to_text
+from xenflow.model.network import Network
 
 
 class EditVerb:
@@ -39,8 +37,7 @@ class EditVerb:
 
     def run(self, args: Namespace, session: ManagementSession) -> int:
         """Make the change, and wait for it."""
-        if not session.network.store:
-            complain("the network lives in its file: change that, then `xenflow reload`")
+        if apply.lives_in_file(session):
             return Exit.FAILED
         edit, network = self._edits[args.change], session.network
         name = f"{self.NAME} {args.change} {getattr(args, self.NAME)}"
@@ -64,11 +61,7 @@ def _become(
 ) -> tuple[Exit, int]:
     """How it ended, and the number of the change; 0 where none was made.  `last`: it is refused
     where somebody has made another change after that one."""
-    text = to_text(wanted)
-    try:
-        after, _ = network_file.parse(text, name, session.network, in_store=True)
-    except NetworkError as error:
-        raise UsageError(str(error)) from None
+    text, after = apply.written(wanted, name, session.network)
     outcome = apply.change(session, text, name, after, last, dry_run=args.dry_run)
     return apply.end(args, *outcome), int(outcome[1].get("change", 0))
 

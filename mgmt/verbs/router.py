@@ -22,9 +22,8 @@ from mgmt.hypervisor import Domain, Drivers, Hypervisor, HypervisorError
 from mgmt.hypervisor.vm import RouterVm, VmMaker
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
-from xenflow.model.network import Network, NetworkError, Router
-from xenflow.store import laid_file, network_file
-from xenflow.store.network_text import to_text
+from xenflow.model.network import Network, Router
+from xenflow.store import laid_file
 
 NAME = "router"
 SUMMARY = "a router, and its VM, comes, changes, starts, stops or goes; by way of the store"
@@ -98,8 +97,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    if not session.network.store:
-        complain("the network lives in its file: change that, then `xenflow reload`")
+    if apply.lives_in_file(session):
         return Exit.FAILED
     with Drivers(_without_host(session, getattr(args, "lost", None))) as drivers:
         work = _Work(args, session, drivers)
@@ -189,11 +187,8 @@ class _Work:
 
         Raises _EndedError where it does not.
         """
-        file, text = f"router {self.args.change} {self.name}", to_text(wanted)
-        try:
-            after, _ = network_file.parse(text, file, self.network, in_store=True)
-        except NetworkError as error:
-            raise UsageError(str(error)) from None
+        file = f"router {self.args.change} {self.name}"
+        text, after = apply.written(wanted, file, self.network)
         dry_run = dry_run or self.args.dry_run
         last = self.session.change
         _, answer, status, wrong = apply.change(

@@ -75,11 +75,14 @@ class NetworkDifference:
 
 def in_words(changed: Mapping[str, Mapping[str, Iterable[str]]]) -> str:
     """For people, on one line, what `NetworkDifference.json` says."""
-    return "; ".join(
-        f"{kind} "
-        + " ".join(f"{SIGNS[way]}{name}" for way, names in ways.items() for name in names)
-        for kind, ways in changed.items()
-    )
+    return "; ".join(kinds_in_words(changed))
+
+
+def kinds_in_words(changed: Mapping[str, Mapping[str, Iterable[str]]]) -> Iterator[str]:
+    """The same, a kind of things each."""
+    for kind, ways in changed.items():
+        names = (f"{SIGNS[way]}{name}" for way, found in ways.items() for name in found)
+        yield f"{kind} {' '.join(names)}"
 
 
 def compare(before: Network, after: Network) -> NetworkDifference:

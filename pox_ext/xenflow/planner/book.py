@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xenflow.model.difference import SIGNS, NetworkDifference, compare, refusals
+from xenflow.model.difference import NetworkDifference, compare, kinds_in_words, refusals
 from xenflow.model.network import EMPTY, PARTS, Network, NetworkError, Router
 from xenflow.model.placement import Placement
 from xenflow.model.succession import in_terms_of
@@ -449,10 +449,11 @@ class Book:
         """What others have changed after the change of that number, and who they are."""
         later = [one for one in self.history() if one["number"] > number]
         told = [
-            f"change {one['number']} by {one['by'] or 'somebody'}"
-            + "".join(
-                f", {part} " + " ".join(f"{SIGNS[way]}{name}" for way in ways for name in ways[way])
-                for part, ways in one["changed"].items()
+            ", ".join(
+                (
+                    f"change {one['number']} by {one['by'] or 'somebody'}",
+                    *kinds_in_words(one["changed"]),
+                )
             )
             for one in later[:NAMED_CHANGES]
         ]

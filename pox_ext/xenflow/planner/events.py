@@ -100,7 +100,7 @@ def told(rows: Iterable[StoreRow], since: int) -> list[dict[str, Any]]:
 
 
 def _move(rows: Iterable[StoreRow]) -> _Move:
-    newest = max(rows, key=lambda row: str(row["term"]).zfill(20))
+    newest = max(rows, key=lambda row: int(str(row["term"])))
     return _Move(str(newest["owner"]), str(newest["words"]), not newest["under_way"])
 
 
