@@ -13,7 +13,7 @@ from typing import Any
 
 from xenflow.control.leases import Leases
 from xenflow.model.network import Network
-from xenflow.model.placement import Placement
+from xenflow.model.placement import Placement, newest_each
 from xenflow.plan.migration import purpose
 from xenflow.store import placement_rows
 from xenflow.store.columns import Cell
@@ -106,7 +106,7 @@ def placements(network: Network, known: Iterable[Placement], there: Iterable[Cel
     host, and is newer, stays: this host has lost what it knew then."""
     away = [p for p in known if p.has_left(network.routers[p.router])]
     told = placement_rows.read(there, network)
-    for placement in placement_rows.newest((*told, *away)).values():
+    for placement in newest_each((*told, *away)).values():
         cells: dict[str, Cell] = {
             "element": placement.router,
             "version": placement.version,

@@ -27,7 +27,7 @@ from typing import Any
 from xenflow.control.guarded import Guarded
 from xenflow.model.difference import NetworkDifference, compare, refusals
 from xenflow.model.network import Datapath, Network, NetworkError
-from xenflow.model.placement import Mode, Placement, StaleVersionError, first_place
+from xenflow.model.placement import Mode, Placement, StaleVersionError, first_place, newest_each
 from xenflow.openflow.parse import PacketIn
 from xenflow.plan.migration import informed
 from xenflow.plan.search import Search, newest
@@ -494,9 +494,4 @@ class RuleTable:
 
 def _newest(known: Iterable[Mapping[str, Placement]]) -> dict[str, Placement]:
     """The newest placement of each router that any datapath has."""
-    found: dict[str, Placement] = {}
-    for placements in known:
-        for router, placement in placements.items():
-            if placement.version >= found.get(router, placement).version:
-                found[router] = placement
-    return found
+    return newest_each(placement for placements in known for placement in placements.values())

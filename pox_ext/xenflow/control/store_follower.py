@@ -21,6 +21,7 @@ from xenflow.control.observed import ObservedRows
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.network import Network, NetworkError
+from xenflow.model.placement import newest_each
 from xenflow.model.release import RELEASE
 from xenflow.model.succession import changed_with, others_by_name
 from xenflow.plan.search import STORE
@@ -166,7 +167,7 @@ class StoreFollower:
             return
         tables = [self._rows.get(name, {}) for name in ("Laid_Element", "Placement")]
         cells = [row["placement"] for rows in tables for row in rows.values()]
-        told = placement_rows.newest(placement_rows.read(cells, self._table.network))
+        told = newest_each(placement_rows.read(cells, self._table.network))
         self._table.told_where(STORE, told.values(), knows=True)
 
     def _is_older(self, number: int, cluster: str) -> bool:

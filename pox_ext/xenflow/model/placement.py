@@ -11,6 +11,7 @@ router at the same moment, while packets for the router itself have one place to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -89,6 +90,15 @@ def at_home(router: str, host: str, version: int = 0) -> Placement:
 def first_place(router: Router) -> Placement:
     """Where a router is that has not moved since it was started."""
     return at_home(router.name, router.home, router.first_version)
+
+
+def newest_each(placements: Iterable[Placement]) -> dict[str, Placement]:
+    """Of each router the one of the highest version, the last where several have it."""
+    found: dict[str, Placement] = {}
+    for placement in placements:
+        if placement.version >= found.get(placement.router, placement).version:
+            found[placement.router] = placement
+    return found
 
 
 def to_json(placement: Placement) -> dict[str, Any]:

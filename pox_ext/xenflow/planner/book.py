@@ -16,7 +16,7 @@ from typing import Any
 
 from xenflow.model.difference import NetworkDifference, compare, kinds_in_words, refusals
 from xenflow.model.network import EMPTY, PARTS, Network, NetworkError, Router
-from xenflow.model.placement import Placement
+from xenflow.model.placement import Placement, newest_each
 from xenflow.model.succession import in_terms_of
 from xenflow.plan.laying import grown
 from xenflow.planner import events
@@ -372,7 +372,7 @@ class Book:
     def placements(self) -> Mapping[str, Placement]:
         """Where routers are that have ever left their homes, as far as any host has told."""
         cells = (*self._cells("Laid_Element"), *self._cells("Placement"))
-        return placement_rows.newest(placement_rows.read(cells, self.network))
+        return newest_each(placement_rows.read(cells, self.network))
 
     @property
     def migrations(self) -> Mapping[str, tuple[StoreRow, ...]]:
