@@ -223,7 +223,7 @@ def test_what_cannot_be_kept_is_not_taken(rig: Rig, monkeypatch: pytest.MonkeyPa
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
-        patch.setattr("xenflow.store.laid_file.os.fsync", full)
+        patch.setattr("xenflow.store.line_file.os.fsync", full)
         rig.write(LARGE, 1)
         assert rig.taken == [] and "No space left on device" in rig.problems.of()[0]
     rig.tick()

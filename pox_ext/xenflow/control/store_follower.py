@@ -29,6 +29,7 @@ from xenflow.store import placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.laid_file import LaidFile, LaidRows, to_json
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
+from xenflow.store.line_file import StateError
 from xenflow.store.network_rows import LAID, NamedRows, by_name, laid_entries
 from xenflow.store.network_store import (
     NetworkStore,
@@ -217,12 +218,11 @@ class StoreFollower:
         if self._kept is not laid:
             try:
                 self._file.keep(laid)
-            except OSError as error:
-                words = f"{self._file.path}: {error.strerror or error}: change {laid.change} waits"
-                self._problem(KEEPING, words)
+            except StateError as error:
+                self._problem(KEEPING, f"{error}: change {laid.change} waits")
                 return
             self._kept = laid
-            self._problem(KEEPING, "")
+            self._problem(KEEPING, self._file.doubt)
         if self._half_done:
             return
         try:

@@ -1,19 +1,21 @@
 """The laid rows that a controller has, on its disk: from them it starts where the store is away.
 
-One file, replaced as a whole and synced before anything it says is done.  Called by
+One file of lines: the first says all, and each after it what a change made of that.  A line is
+synced before anything it says is done, so a change costs what it changes.  Called by
 `store_follower`, and by `launch`.
 """
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xenflow.model.network import Network, NetworkError
-from xenflow.store.network_rows import NamedRows, key_of, laid_entries
+from xenflow.store.line_file import LineFile
+from xenflow.store.network_rows import Key, NamedRows, key_of, laid_entries
 from xenflow.store.transaction import StoreRow
 
 NAME = "laid.json"
@@ -35,7 +37,15 @@ class LaidFile:
 
     def __init__(self, folder: Path, network: str = "") -> None:
         self.path = folder / NAME
+        self._file = LineFile(self.path)
         self._network = network
+        self._kept = LaidRows()
+        """What the file says, as far as it was written here."""
+
+    @property
+    def doubt(self) -> str:
+        """Why what was kept last may not be on the disk; "": it is."""
+        return self._file.doubt
 
     def load(self) -> LaidRows | None:
         """What was kept; None where nothing was.
@@ -43,8 +53,11 @@ class LaidFile:
         Raises NetworkError where the file cannot be read, or is another network's.
         """
         try:
-            value = json.loads(self.path.read_bytes())
-            laid, whose = from_json(value), value.get("network", self._network)
+            first, *lines = self.path.read_bytes().split(b"\n")
+            value = json.loads(first)
+            # What ends in no line's end was not acknowledged.
+            laid = _changed(from_json(value), map(json.loads, lines[:-1]))
+            whose = value.get("network", self._network)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -83,19 +96,37 @@ class LaidFile:
         )
 
     def keep(self, laid: LaidRows) -> None:
-        """Replace the file.  Raises OSError, the old one being left, where that cannot be done."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".new")
-        with draft.open("w") as file:
-            json.dump({"network": self._network, **to_json(laid)}, file, separators=(",", ":"))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        """Have the file say these rows.  Raises StateError, its old ones being left, where that
+        cannot be done."""
+        if not self._file.add(_difference(self._kept, laid)):
+            self._file.replace([{"network": self._network, **to_json(laid)}])
+        self._kept = laid
+
+
+def _difference(old: LaidRows, new: LaidRows) -> dict[str, Any]:
+    """A line that makes the new rows of the old ones: whole rows, and the names of those gone."""
+    other: dict[str, Mapping[Key, StoreRow]] = {}
+    left: dict[str, list[str]] = {}
+    for table in old.rows.keys() | new.rows.keys():
+        was, shall = old.rows.get(table, {}), new.rows.get(table, {})
+        if found := {key: row for key, row in shall.items() if was.get(key) is not row}:
+            other[table] = found
+        if gone := [str(row["name"]) for key, row in was.items() if key not in shall]:
+            left[table] = gone
+    return {**to_json(LaidRows(new.cluster, new.change, other)), "left": left}
+
+
+def _changed(laid: LaidRows, lines: Iterable[dict[str, Any]]) -> LaidRows:
+    """The rows after these lines.  Raises one of `MISREAD`."""
+    rows = {table: dict(found) for table, found in laid.rows.items()}
+    for line in lines:
+        laid = from_json(line)
+        for table, gone in line["left"].items():
+            for name in gone:
+                rows[table].pop((name,), None)
+        for table, found in laid.rows.items():
+            rows.setdefault(table, {}).update(found)
+    return LaidRows(laid.cluster, laid.change, rows)
 
 
 def to_json(laid: LaidRows) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A change is a line more, synced to the disk before it is acknowledged; so it costs the same however
 much the file says.  When much was added the file is replaced, as a whole, by what still counts.
 What was acknowledged is there after a crash, and what could not be kept is not done.  A last line
-that is not whole was not acknowledged.  Called by `state_file` and `lease_file`.
+that is not whole was not acknowledged.  Called by `state_file`,
+`lease_file` and `laid_file`.
 """
 
 from __future__ import annotations
