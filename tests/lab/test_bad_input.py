@@ -365,7 +365,7 @@ def test_garbage_at_the_port_for_switches(paper: Lab) -> None:
             openflow(0) + openflow(10, b"\0" * 3),
             openflow(0)[:5],
         ):
-            with socket.create_connection(("127.0.0.1", 6633), 2) as raw:
+            with socket.create_connection(("127.0.0.1", 6633), LIMIT_S) as raw:
                 raw.sendall(data)
 
 

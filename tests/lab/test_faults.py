@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -21,6 +21,7 @@ from lab.description import PREFIX, ROOT, Lab
 from lab.programs import python_path, start_controller, start_routerd
 from lab.state import placed
 from tests.lab.live import (
+    LIMIT_S,
     LiveTraffic,
     RunningCommand,
     SmallStateFolder,
@@ -64,7 +65,12 @@ def route(verb: str, prefix: str = SPARE, via: str = "10.0.2.2", router: str = "
 
 
 def has_flow(lab: Lab, host: str, prefix: str = SPARE) -> bool:
-    return any(f"nw_dst={prefix}" in line for line in flows(lab, host)[host])
+    return has_flows(lab, host, [prefix])
+
+
+def has_flows(lab: Lab, host: str, prefixes: Iterable[str]) -> bool:
+    held = "\n".join(flows(lab, host)[host])
+    return all(f"nw_dst={prefix}" in held for prefix in prefixes)
 
 
 def mods_since(before: dict[str, int]) -> int:
@@ -159,7 +165,7 @@ def test_a_state_folder_that_is_full_in_mid_move(paper: Lab) -> None:
         assert done.returncode == 0, done.stderr
     traffic.assert_nothing_lost()
     assert difference(before, flows(paper)) == []
-    assert xenflow("status").returncode == 0
+    assert xenflow("status", "--wait", str(LIMIT_S)).returncode == 0
 
 
 # --- routerd -------------------------------------------------------------------------------------
@@ -237,8 +243,7 @@ def test_a_full_table_of_routes(paper: Lab) -> None:
             settle(lambda: in_sync(paper), "but for what is refused all is written")
             switch.finish([switch.vsctl(node, ["clear", "Bridge", switch.BRIDGE, "flow_tables"])])
             settle(lambda: not router_row("host-a", "vr1")["problems"], "there is room")
-            held_now = "\n".join(flows(paper, "host-a")["host-a"])
-            assert all(f"nw_dst={net}" in held_now for net in nets)
+            settle(lambda: has_flows(paper, "host-a", nets), "every route is a flow")
         traffic.assert_nothing_lost()
     finally:
         switch.finish([switch.vsctl(node, ["clear", "Bridge", switch.BRIDGE, "flow_tables"])])
