@@ -37,7 +37,7 @@ from xenflow.model.network import (
     NetworkError,
     Router,
 )
-from xenflow.model.values import UnfitError, Value, text_of
+from xenflow.model.values import UnfitError, Value, mac_number, text_of
 from xenflow.store.document import Document
 from xenflow.store.network_file import parse, read_text
 from xenflow.store.toml_lines import Path as KeyPath
@@ -350,17 +350,11 @@ def _file_name(value: Any) -> str:
     return str(value)
 
 
-def _mac(value: Any) -> int:
-    if not re.fullmatch(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}", text_of(value)):
-        raise UnfitError
-    return int(value.replace(":", ""), 16)
-
-
 _ADDRESS = Value("an IPv4 address", lambda value: IPv4Address(text_of(value)))
 _INTERFACE = Value('an IPv4 address and prefix length such as "10.0.1.2/24"', _interface)
 _FILE = Value("the name of a file, as seen from this one's folder", _file_name)
 _SUBNET = Value("an IPv4 subnet", lambda value: IPv4Network(text_of(value)))
-_MAC = Value("a MAC address", _mac)
+_MAC = Value("a MAC address", lambda value: mac_number(text_of(value)))
 
 
 class _Reader:

@@ -21,6 +21,7 @@ from typing import Any
 from tests.obeyed import is_one_table, obeyed
 from xenflow.model.network import End, Interface, Network, Pipeline, Router
 from xenflow.model.placement import Placement, at_home
+from xenflow.model.values import mac_number
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
@@ -97,7 +98,7 @@ def plan(network: Network, lab: Mapping[str, Any]) -> PlannedNetwork:
             name,
             end,
             link_of[end],
-            int(what["mac"].replace(":", ""), 16),
+            mac_number(what["mac"]),
             IPv4Interface(what["address"]),
             int(IPv4Interface(what["stub"]).ip),
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from mgmt.session import UsageError, known
 from xenflow.model.network import Access, Cable, End, Network
+from xenflow.model.values import mac_number
 
 Option = tuple[str, Mapping[str, Any]]
 """As `ArgumentParser.add_argument` takes it."""
@@ -94,7 +95,7 @@ def access_of(text: str) -> Access:
     end, *macs = text.split(",")
     datapath, _, port = end.partition(":")
     try:
-        return Access(End(datapath, port), tuple(int(mac.replace(":", ""), 16) for mac in macs))
+        return Access(End(datapath, port), tuple(map(mac_number, macs)))
     except ValueError:
         raise UsageError(f"--access {text}: expected DATAPATH:PORT[,MAC]...") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from argparse import Namespace
 from collections.abc import Collection, Iterable
@@ -15,12 +14,11 @@ from mgmt.edits import new, next_free, replaced, without
 from mgmt.hypervisor.vm import DAEMONS, RouterVm
 from mgmt.session import UsageError
 from xenflow.model.network import Interface, Network, Router
-from xenflow.model.values import mac_text
+from xenflow.model.values import UnfitError, mac_number, mac_text
 from xenflow.store.filling import MAX_ID, fill, interface_name
 from xenflow.store.network_text import to_text
 
 FORM = "NAME:LINK,ADDRESS/PREFIX[,MAC]"
-_MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +36,14 @@ def interface(text: str) -> InterfaceWords:
     place, *rest = text.split(",")
     name, colon, link = place.partition(":")
     address = next((word for word in rest if "/" in word), "")
-    mac = next((word for word in rest if _MAC.fullmatch(word)), "")
-    if not (name and colon and link) or len(rest) > len([w for w in (address, mac) if w]):
-        raise UsageError(f"--interface {text}: expected {FORM}")
-    return InterfaceWords(name, link, checked(name, address) if address else "", mac.lower())
+    mac = next((word for word in rest if "/" not in word), "")
+    try:
+        if not (name and colon and link) or len(rest) > len([w for w in (address, mac) if w]):
+            raise UnfitError
+        mac = mac_text(mac_number(mac)) if mac else ""
+    except UnfitError:
+        raise UsageError(f"--interface {text}: expected {FORM}") from None
+    return InterfaceWords(name, link, checked(name, address) if address else "", mac)
 
 
 def checked(interface: str, address: str) -> str:
@@ -101,7 +103,7 @@ def created(network: Network, args: Namespace, taken: Collection[int]) -> Networ
 
 def _router(name: str, filled: dict[str, Any], args: Namespace) -> Router:
     interfaces = tuple(
-        Interface(i["name"], i["link"], int(str(i["mac"]).replace(":", ""), 16), i["vif"])
+        Interface(i["name"], i["link"], mac_number(i["mac"]), i["vif"])
         for i in filled["interfaces"]
     )
     return Router(
@@ -153,10 +155,10 @@ def destroyed(network: Network, name: str) -> Network:
 
 def with_macs(router: Router, texts: Iterable[str]) -> Router:
     """A router with other MAC addresses, INTERFACE=MAC each.  Raises UsageError."""
-    macs = dict(given(router, "--mac", texts))
-    if wrong := [mac for mac in macs.values() if not _MAC.fullmatch(mac)]:
-        raise UsageError(f"--mac: {wrong[0]} is no MAC address")
-    numbers = {name: int(mac.replace(":", ""), 16) for name, mac in macs.items()}
+    try:
+        numbers = {name: mac_number(mac) for name, mac in given(router, "--mac", texts)}
+    except UnfitError as error:
+        raise UsageError(f"--mac: {error}") from None
     return replace(
         router,
         interfaces=tuple(replace(i, mac=numbers.get(i.name, i.mac)) for i in router.interfaces),

@@ -102,7 +102,7 @@ VERBS = (
     EditVerb(
         "cable",
         "a cable comes, is changed or goes",
-        "One cable more, less, or with other ends.",
+        "One cable more, less, or another.",
         cables.EDITS,
     ),
     EditVerb(

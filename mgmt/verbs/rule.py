@@ -12,7 +12,7 @@ from mgmt.session import ManagementSession, UsageError
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, agreed, complain, emit
 from mgmt.verbs.rules import show
-from xenflow.model.management import request
+from xenflow.model.management import MAX_PRIORITY, request
 from xenflow.tables.operator_rule import sweep
 
 NAME = "rule"
@@ -32,7 +32,9 @@ def add_arguments(parser: ArgumentParser) -> None:
             verb.add_argument("rule_id", metavar="ID")
         else:
             verb.add_argument("--id", metavar="ID", help="the rule's name, as you like")
-            verb.add_argument("--priority", type=int, metavar="N", help="0 (default) to 8999")
+            verb.add_argument(
+                "--priority", type=int, metavar="N", help=f"0 (default) to {MAX_PRIORITY}"
+            )
             verb.add_argument(
                 "--match",
                 type=fields,

@@ -31,7 +31,7 @@ from lab.description import ROOT
 from lab.namespace import LabError, checksums_in_software, inside, ip, sysctl
 from lab.programs import python_path
 from mgmt.client import AskError, Client
-from xenflow.model.values import mac_text
+from xenflow.model.values import mac_number, mac_text
 from xenflow.openflow import packet as pk
 
 PORTS = 4
@@ -314,10 +314,9 @@ class Rig:
     def _gateways(self) -> dict[tuple[str, int], int]:
         """(interface, gateway) -> its MAC address, 0 while it is not known."""
         hops = self.client.request("nexthops", router=ROUTER)["nexthops"]
+        unknown = mac_text(0)
         return {
-            (hop["interface"], int(IPv4Address(hop["gateway"]))): int(
-                (hop["mac"] or "0").replace(":", ""), 16
-            )
+            (hop["interface"], int(IPv4Address(hop["gateway"]))): mac_number(hop["mac"] or unknown)
             for hop in hops
             if hop["gateway"]
         }

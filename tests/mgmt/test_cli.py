@@ -554,8 +554,9 @@ def test_rule_from_a_file(fakes: Fakes, tmp_path: Path) -> None:
     assert fakes.run("rule", "add", "host-a")[2] == (
         "xenflow: the rule has no id: give --id, or `id` in the file\n"
     )
-    exit, _, err = fakes.run("rule", "add", "host-a", "--id", "x", "--priority", "70000")
-    assert exit == 2 and "priority: expected a whole number from 0 to 65535, found 70000" in err
+    for dry in ((), ("--dry-run",)):
+        exit, _, err = fakes.run("rule", "add", "host-a", "--id", "x", "--priority", "9000", *dry)
+        assert exit == 2 and "priority: expected a whole number from 0 to 8999, found 9000" in err
 
 
 class Terminal(io.StringIO):

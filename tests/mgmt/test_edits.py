@@ -102,6 +102,12 @@ def test_a_plain_switch_is_looked_after_as_the_others_are() -> None:
         ("host replace host-a", "what is another?"),
         ("switch set host-a --other drop", "unknown switch host-a"),
         ("cable add gen-a gen host-b", "there is a cable gen-a already"),
+        (
+            "cable add ab gen host-b --labels 9-5",
+            "expected VLAN ids and ranges such as 100,200-299",
+        ),
+        ("cable set gen-a", "what is another? (its ends, --mbps, --cost, --mtu, --labels)"),
+        ("cable set gen-a gen", "expected two ends"),
         ("cable remove gen-c", "unknown cable gen-c, did you mean gen-"),
         ("link set left --no-access gen:nothing", "unknown access port of left gen:nothing"),
     ],
@@ -170,6 +176,12 @@ def test_another_machine_takes_a_hosts_place_in_two_steps() -> None:
 
 
 def test_a_cable_comes_is_changed_and_goes() -> None:
+    terms = "--mbps 1000 --cost 3 --mtu 9000 --labels 101-102,2149-2150"
+    carrying = edited(f"cable set gen-a {terms}").cables["gen-a"]
+    assert (carrying.mbps, carrying.cost, carrying.mtu) == (1000, 3, 9000)
+    assert carrying.labels == ((101, 102), (2149, 2150))
+    assert carrying.joins_as(NETWORK.cables["gen-a"])
+    assert edited(f"cable add ab host-a host-b {terms}").cables["ab"].labels == carrying.labels
     after = edited("cable add ab host-a host-b:left")
     assert str(after.cables["ab"].a) == "host-a:to-host-b" and str(after.cables["ab"].b) == (
         "host-b:left"

@@ -52,6 +52,7 @@ def looped(up: dict[str, str | None]) -> dict[str, str | None]:
     return {**up, root: up[below], other: None}
 
 
+MAC = "02:00:00:00:00:02"
 WRONG: list[tuple[str, str, Callable[[Row], None], str]] = [
     ("Laid_Switch", "s1", lambda row: row.update(host="nobody"), "there is no controller nobody"),
     ("Laid_Cable", "a-s1", inside("ends", to_nowhere), "there is no datapath nowhere"),
@@ -65,8 +66,9 @@ WRONG: list[tuple[str, str, Callable[[Row], None], str]] = [
     ("Laid_Link", "left", inside("access", lambda _: [["x", "p", []]]), "does not reach x:p"),
     ("Laid_Link", "left", inside("access", lambda _: [["s1", 7, []]]), "7 is no text"),
     ("Laid_Element", "r1", lambda row: row.update(home="s1"), "there is no host s1"),
-    ("Laid_Element", "r1", inside("interfaces", lambda _: [["e", "x", "2", "v"]]), "no link x"),
-    ("Laid_Element", "r1", inside("interfaces", lambda _: [["e", "x", "2", [1]]]), "is no text"),
+    ("Laid_Element", "r1", inside("interfaces", lambda _: [["e", "x", MAC, "v"]]), "no link x"),
+    ("Laid_Element", "r1", inside("interfaces", lambda _: [["e", "x", MAC, [1]]]), "is no text"),
+    ("Laid_Element", "r1", inside("interfaces", lambda _: [["e", "x", "2", "v"]]), "is no MAC add"),
 ]
 
 

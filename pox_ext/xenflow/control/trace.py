@@ -20,7 +20,7 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.model.management import ManagementError
 from xenflow.model.network import End, Interface, Link, Router
 from xenflow.model.placement import Mode
-from xenflow.model.values import mac_text
+from xenflow.model.values import mac_number, mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
@@ -212,7 +212,7 @@ def _frame(packet: dict[str, Any], from_mac: int, to_mac: int, vlan: int) -> byt
     def mac(key: str, default: int) -> int:
         if key not in packet:
             return default
-        value = int(packet[key].replace(":", ""), 16)
+        value = mac_number(packet[key])
         if not value or (key == "dl_src" and value >> 40 & 1):
             raise ManagementError("bad-argument", f"{key}: {packet[key]} is no station's address")
         return value

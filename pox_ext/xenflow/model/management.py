@@ -22,7 +22,17 @@ from typing import Any, NoReturn
 
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Placement, from_json, to_json
-from xenflow.model.values import BOOLEAN, UnfitError, Value, of_type, seconds, text_of, whole
+from xenflow.model.values import (
+    BOOLEAN,
+    UnfitError,
+    Value,
+    mac_number,
+    mac_text,
+    of_type,
+    seconds,
+    text_of,
+    whole,
+)
 
 VERSION = 1
 
@@ -37,6 +47,8 @@ MAX_ANSWER = 32 << 20
 """Octets of an answer; a client refuses to receive more."""
 
 MAX_ID = 128
+MAX_PRIORITY = 8999
+"""Of a rule among the rules."""
 MAX_NAME = 63
 MAX_PORT = 0xFEFF
 """The highest number of a switch's port (OFPP_MAX, less one; OpenFlow 1.0, section 5.2.1)."""
@@ -134,9 +146,7 @@ def _destination(value: Any) -> str:
 
 
 def _mac(value: Any) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", _is_text(value, 17)):
-        raise UnfitError
-    return str(value).lower()
+    return mac_text(mac_number(_is_text(value, 17)))
 
 
 _TCP_URL = re.compile(r"tcp://[A-Za-z0-9:\[][A-Za-z0-9.:%;\[\]_*-]*:[0-9]{1,5}")
@@ -251,7 +261,7 @@ PACKET = Value(f"an object of {', '.join(PACKET_FIELDS)}", _record(PACKET_FIELDS
 
 RULE_FIELDS: dict[str, Argument] = {
     "id": Argument(NAME, needed=True),
-    "priority": Argument(whole(0, 0xFFFF)),
+    "priority": Argument(whole(0, MAX_PRIORITY)),
     "match": Argument(OBJECT),
     "actions": Argument(Value("an array", _list)),
 }

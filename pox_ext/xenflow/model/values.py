@@ -5,16 +5,26 @@ Used by the readers of the network file, of its lab's part and of the management
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_MAC = re.compile(r"[0-9a-fA-F]{1,2}(?:[:-][0-9a-fA-F]{1,2}){5}")
 
 
 def mac_text(mac: int) -> str:
     """Colon-separated, as in 00:16:3e:00:00:01."""
     return mac.to_bytes(6, "big").hex(":")
+
+
+def mac_number(text: str) -> int:
+    """What `mac_text` writes, and people do: six octets, of one or two hexadecimal digits each,
+    with : or - between them.  Raises UnfitError where a text is no MAC address."""
+    if not _MAC.fullmatch(text):
+        raise UnfitError(f"{text!r} is no MAC address")
+    return int.from_bytes(int(octet, 16) for octet in re.split("[:-]", text))
 
 
 class UnfitError(ValueError):

@@ -36,7 +36,17 @@ from xenflow.model.network import (
     Router,
 )
 from xenflow.model.succession import in_terms_of
-from xenflow.model.values import BOOLEAN, UnfitError, Value, choice, seconds, text_of, whole
+from xenflow.model.values import (
+    BOOLEAN,
+    UnfitError,
+    Value,
+    choice,
+    mac_number,
+    mac_text,
+    seconds,
+    text_of,
+    whole,
+)
 from xenflow.plan.labels import LAST_LABEL
 from xenflow.plan.laying import Placed, lay, lay_on, unlaid
 from xenflow.store.document import Document
@@ -204,7 +214,8 @@ def _end(value: Any) -> End:
     return End(_name(datapath), _interface_name(port))
 
 
-def _label_range(value: Any) -> tuple[int, int]:
+def label_range(value: Any) -> tuple[int, int]:
+    """The first and the last of some VLAN ids, of `100` or `"200-299"`.  Raises UnfitError."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text_of(value))
@@ -223,9 +234,7 @@ def _dpid(value: Any) -> int:
 
 
 def _mac(value: Any) -> int:
-    if not re.fullmatch(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){5}", text_of(value)):
-        raise UnfitError
-    mac = int(netaddr.EUI(value, version=48))
+    mac = mac_number(text_of(value))
     if not mac or mac >> 40 & 1:
         raise UnfitError
     return mac
@@ -333,7 +342,7 @@ _DATAPATH = {
 }
 
 _ENDS = _ListOf(_END, 'two ends, ["datapath:port", "datapath:port"]', length=2)
-_LABELS = Value('VLAN ids, one or a range: 100, "100-199"', _label_range)
+_LABELS = Value('VLAN ids, one or a range: 100, "100-199"', label_range)
 _MBPS = whole(1, 100_000_000)
 _MTU = whole(68, 65535)
 _CABLE = {
@@ -649,8 +658,7 @@ def _check_macs(document: Document, found: Found) -> None:
 
     def take(path: Path, mac: int | None) -> None:
         if mac is not None:
-            shown = str(netaddr.EUI(mac, version=48, dialect=netaddr.mac_unix_expanded))
-            taken.take(path, mac, f'"{shown}"')
+            taken.take(path, mac, f'"{mac_text(mac)}"')
 
     for name, link in found["links"].items():
         for i, access in enumerate(link.get("access", ())):

@@ -29,7 +29,7 @@ from xenflow.model.network import (
     Tree,
 )
 from xenflow.model.succession import changed_with, is_another
-from xenflow.model.values import mac_text
+from xenflow.model.values import mac_number, mac_text
 from xenflow.store.columns import Atom, Cell
 from xenflow.store.laid_checks import misfits
 from xenflow.store.schema import TABLES, TableKind
@@ -319,7 +319,7 @@ def _read_link(name: str, row: StoreRow, tree_of: Callable[[str], Tree]) -> Link
     vlan, detour_vlan = json.loads(str(row["labels"]))
     wanted = json.loads(str(row["wanted"]))
     access = tuple(
-        Access(_end(switch, port), tuple(map(_mac_number, macs)))
+        Access(_end(switch, port), tuple(map(mac_number, macs)))
         for switch, port, macs in json.loads(str(row["access"]))
     )
     return Link(
@@ -340,7 +340,7 @@ def _read_link(name: str, row: StoreRow, tree_of: Callable[[str], Tree]) -> Link
 
 def _read_router(name: str, row: StoreRow, _: Any) -> Router:
     interfaces = tuple(
-        Interface(_text(own), _text(link), _mac_number(mac), _text(vif))
+        Interface(_text(own), _text(link), mac_number(mac), _text(vif))
         for own, link, mac, vif in json.loads(str(row["interfaces"]))
     )
     about = json.loads(str(row.get("vm") or "{}"))  # none of the release before
@@ -467,7 +467,3 @@ def _whole(value: Any) -> int:
 def _number(cell: Cell) -> int:
     assert isinstance(cell, int)
     return cell
-
-
-def _mac_number(text: str) -> int:
-    return int(text.replace(":", ""), 16)

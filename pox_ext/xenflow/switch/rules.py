@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from xenflow.model.management import ManagementError
+from xenflow.model.values import mac_number
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, FlowError, Flows, Key
 from xenflow.tables import cookies, frames, layout
@@ -131,8 +132,6 @@ def _kept(rule: Rule) -> Rule:
 def _key(rule: Rule, site: Site) -> Key:
     """The key of a rule's flow.  FlowError where there can be none, or no such port is there."""
     priority = layout.Ingress.RULE + int(rule["priority"])
-    if priority > layout.HIGHEST_RULE:
-        raise FlowError(f"priority: at most {layout.HIGHEST_RULE - layout.Ingress.RULE}")
     fields = {key: _field(key, value, site) for key, value in rule["match"].items()}
     what = f.match(**{_RENAMED.get(key, key): value for key, value in fields.items()})
     return layout.INGRESS, priority, what
@@ -152,7 +151,7 @@ def _field(key: str, value: Any, site: Site) -> int | tuple[int, int]:
     if key == "in_port":
         return _port(str(value), site)
     if key in ("dl_src", "dl_dst"):
-        return int(str(value).replace(":", ""), 16)
+        return mac_number(str(value))
     if key in ("nw_src", "nw_dst"):
         net = ipaddress.IPv4Network(str(value))
         return int(net.network_address), int(net.netmask)
@@ -174,7 +173,7 @@ def _action(text: Any, site: Site) -> Action:
     if name == "vlan":
         return f.set_vlan(int(value))
     if name in ("dl-src", "dl-dst"):
-        mac = int(value.replace(":", ""), 16)
+        mac = mac_number(value)
         return f.set_dl_src(mac) if name == "dl-src" else f.set_dl_dst(mac)
     if name == "queue":
         port, _, queue = value.partition(":")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from xenflow.model.management import MAX_PRIORITY
+
 INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
 
 NETWORK_WIDE = (ROUTES, NEXT_HOPS, LEGS, SIZES)
@@ -79,7 +81,7 @@ class Ingress(IntEnum):
     OTHER = 0
 
 
-HIGHEST_RULE = 9999
+HIGHEST_RULE = Ingress.RULE + MAX_PRIORITY
 
 
 class Admission(IntEnum):
