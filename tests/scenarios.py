@@ -35,6 +35,7 @@ from xenflow.model.network import (
     Router,
 )
 from xenflow.model.placement import Placement, at_home
+from xenflow.model.values import mac_text
 from xenflow.plan import effects as fx
 from xenflow.plan import migration as mig
 from xenflow.plan.laying import lay
@@ -78,7 +79,7 @@ class Described:
         machines = {
             link.name: {
                 "access": str(link.access[0].end),
-                "mac": f"{link.access[0].macs[0]:012x}",
+                "mac": mac_text(link.access[0].macs[0]),
                 "address": f"10.0.{link.id}.2/24",
                 "stub": f"10.{link.id}.0.1/32",
             }

@@ -31,6 +31,7 @@ from xenflow.model.network import (
     Router,
 )
 from xenflow.model.placement import at_home
+from xenflow.model.values import mac_text
 from xenflow.openflow import packet as pk
 from xenflow.plan import effects as fx
 from xenflow.plan.laying import lay
@@ -85,7 +86,7 @@ def by_chance(seed: int, *, more: int = 1, own_trees: bool = False) -> PlannedNe
         links[f"own{n}"] = Link(f"own{n}", n, 100 + n, 2148 + n, (Access(end, (mac,)),))
         machines[f"m{n}"] = {
             "access": str(end),
-            "mac": f"{mac:012x}",
+            "mac": mac_text(mac),
             "address": f"10.0.{n}.2/24",
             "stub": f"10.{n}.0.1/32",
         }

@@ -115,6 +115,7 @@ def test_a_backup_is_restored_as_a_new_store(
     command = ["ovsdb-client", "transact", StoreServer(a, "").remote]
     subprocess.run([*command, json.dumps(["XenFlow", inserted])], check=True)
     assert main(["backup", str(a), str(file)]) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
     assert main(["backup", str(a), str(file)]) == 1
     assert "File exists" in capsys.readouterr().err
     assert main(["restore", str(b), str(file), "--member", free()]) == 0

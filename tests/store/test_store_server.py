@@ -3,6 +3,7 @@ needed; and a server whose store becomes this release's."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -54,9 +55,14 @@ def test_a_backup_that_has_no_room_leaves_no_file(
     """A server takes the first half of one for a whole database."""
     monkeypatch.setattr(StoreServer, "pid", lambda _: 1)
     monkeypatch.setattr("xenflow.store.server._tool", lambda *_: "a database")
-    (tmp_path / ".kept.new").symlink_to("/dev/full")
-    with pytest.raises(StoreServerError, match="kept: No space left on device"):
-        member(tmp_path).backup(tmp_path / "kept")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreServerError, match="kept: No space left on device"):
+            member(tmp_path).backup(tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []
     member(tmp_path).backup(tmp_path / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from xenflow.store import private_file
+
 MORE_BYTES = 64 << 10
 """The file is replaced when so much was added to it, or as much as it had."""
 
@@ -48,18 +50,13 @@ class LineFile:
         self._room = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            private_file.write(draft, text)
             draft.replace(self.path)
         except OSError as error:
-            with suppress(OSError):  # a part of it would take the room that is missing
-                draft.unlink()
             raise self._not_kept(error) from None
         # From here on the file is the new one: whoever starts next reads it.
         try:
-            _sync_folder(self.path.parent)
+            private_file.sync_folder(self.path.parent)
         except OSError as error:
             self.doubt = (
                 f"state folder {self.path.parent}: {error.strerror or error}: what was kept last "
@@ -113,12 +110,3 @@ class LineFile:
 
 def _line(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name is on the disk as well (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xenflow.store import roles
+from xenflow.store import private_file, roles
 from xenflow.store.certificates import CertificateError, Certificates
 from xenflow.store.schema import DATABASE, VERSION
 
@@ -102,7 +102,7 @@ class StoreServer:
         with self._in_folder():
             self.folder.mkdir(parents=True, exist_ok=True)
             copy = self.folder / f"{DATABASE}.db"
-            copy.write_bytes(backup.read_bytes())
+            private_file.write(copy, backup.read_bytes())
         _tool("ovsdb-tool", "convert", copy, self._schema(DATABASE, roles.store_schema()))
         _write(roles.rules(), "ovsdb-tool", "transact", copy)
         timer = f"--election-timer={election_ms}"
@@ -122,10 +122,7 @@ class StoreServer:
         try:
             if file.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            with draft.open("w") as written:
-                written.write(text + "\n")
-                written.flush()
-                os.fsync(written.fileno())
+            private_file.write(draft, f"{text}\n".encode())
             draft.rename(file)
         except OSError as error:
             with suppress(OSError):

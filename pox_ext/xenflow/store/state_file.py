@@ -22,6 +22,7 @@ from typing import Any
 from xenflow.model.management import rule_fault
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Placement, at_home, from_json, to_json
+from xenflow.store import private_file
 from xenflow.store.line_file import LineFile
 
 log = logging.getLogger("xenflow.state")
@@ -76,7 +77,7 @@ class StateFile:
             if kept.trouble:
                 kept.trouble = f"{path} is damaged ({kept.trouble})"
                 with suppress(OSError):
-                    path.with_name(DAMAGED).write_bytes(text)
+                    private_file.write(path.with_name(DAMAGED), text)
             elif not complete:
                 kept.trouble = f"{path} was written before it was known where the routers are"
         if kept.trouble:
