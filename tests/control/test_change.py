@@ -15,7 +15,7 @@ from xenflow.model.placement import Placement
 from xenflow.openflow.flow import Flow
 from xenflow.plan.laying import lay
 from xenflow.routes.sender import snapshot_messages
-from xenflow.tables import cookies
+from xenflow.tables import cookies, layout
 
 CAMPUS = load("campus")
 HOST = "host-b"
@@ -119,6 +119,20 @@ def test_who_has_not_changed_is_not_written_to() -> None:
     assert written and seen and not any(seen)
     host.change(CAMPUS.network)
     assert not any(seen)
+
+
+def test_a_router_with_few_routes_goes_at_once() -> None:
+    """What it has said is known no more by then; how many routes it had the switch still knows."""
+    host, gone = Host(CAMPUS.network), CAMPUS.network.routers["r5"]
+    kept = {f for f in host.flows if cookies.router_of(f.cookie) != gone.id}
+    assert len([f for f in host.flows - kept if f.table == layout.ROUTES]) > 1
+    host.wire.messages.clear()
+    routers = {n: r for n, r in CAMPUS.network.routers.items() if n != gone.name}
+    host.change(lay(replace(CAMPUS.network, routers=routers)))
+    assert not [f for f in host.flows if cookies.router_of(f.cookie) == gone.id]
+    own, mask = cookies.of(layout.ROUTES, gone.id), cookies.TABLE_MASK | cookies.ROUTER_MASK
+    deletes = [words for words in host.wire.messages if words.startswith("DELETE table")]
+    assert deletes == [f"DELETE table {layout.ROUTES}, cookie {own:#x}/{mask:#x}"]
 
 
 def test_only_looked_at_nothing_changes() -> None:

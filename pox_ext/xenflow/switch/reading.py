@@ -84,6 +84,15 @@ class FlowReader:
         """The routes of one router, by its id."""
         yield from self._routes(chunk_questions(router), take_routes)
 
+    def count_routes(self, router: int) -> Generator[SwitchRequest, Any, int]:
+        """How many routes the switch holds of a router, by its id.  Where it holds few in all,
+        their number: then it need not look at each."""
+        routes = self._kind.counts((yield self.count_request())).get(layout.ROUTES, 0)
+        if routes <= READ_WHOLE:
+            return routes
+        own = cookies.of(layout.ROUTES, router)
+        return (yield from self._count(own, cookies.TABLE_MASK | cookies.ROUTER_MASK))
+
     def _routes(self, questions: Questions, take_routes: Take) -> Steps:
         def take(stats: list[FlowStats]) -> None:
             take_routes([each.flow for each in stats])

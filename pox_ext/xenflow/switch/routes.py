@@ -214,12 +214,12 @@ class RouteWriter:
         owns = cookies.of_routes(router, part)
         return self.packer.pack_adds(router, part, owns, self._channel.piece_bytes)
 
-    def delete_all(self, router: Router) -> Job:
-        """Delete all of a router, chunk by chunk where they are many."""
-        state = self._known.state(router.name)
+    def delete_all(self, router: Router, count: int) -> Job:
+        """Delete all of a router, chunk by chunk where they are many; `count`: how many."""
         own = cookies.of(layout.ROUTES, router.id)
-        if state is not None and len(state.routes4) <= READ_WHOLE:
-            self._channel.write(delete_by_cookie(layout.ROUTES, own, 0xFFFFFFFFFF000000), 1)
+        if count <= READ_WHOLE:
+            mask = cookies.TABLE_MASK | cookies.ROUTER_MASK
+            self._channel.write(delete_by_cookie(layout.ROUTES, own, mask), 1)
             yield ROOM
             return
         for chunk in range(cookies.CHUNKS):

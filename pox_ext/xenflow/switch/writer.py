@@ -349,7 +349,8 @@ class Writer:
             yield from self._delete_left(self._hops.pop(router.name, {}), {})
         if self._kind.nicira:
             yield from self._installed.write_with_room((yield from self.plan()))
-            yield from self._routes.delete_all(router)
+            count = yield from self._reader.count_routes(router.id)
+            yield from self._routes.delete_all(router, count)
         self._routes.unsure.discard(router.id)
 
     # --- a router that is set aside -----------------------------------------------------------
