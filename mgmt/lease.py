@@ -17,7 +17,7 @@ when it took the lease.  All of them keep it on disk before the first effect, an
 one.
 
 Called by `migrate`, by `planning` while it clears up what an interrupted migration left, and by the
-verb `mode`.
+verbs `mode` and `router`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mgmt.at_once import at_once
 from mgmt.client import AskError, Refused, asker
 from mgmt.session import Ask
 from xenflow.model.placement import Placement
+from xenflow.plan.migration import purpose
 
 Problem = tuple[str, str]
 """What could not be done, and why."""
@@ -62,7 +63,8 @@ class RouterLease:
 
     `entry` is what it is taken for (`xenflow.plan.migration.purpose`); `journal_at`: the
     controllers that keep the journal, else all.  `given`: the router's placement by datapath, as it
-    was known when this was planned.  Raises AskError, holding nothing, where somebody else has it
+    was known when this was planned.  `takes_over`: what somebody has left unfinished is this one's
+    to finish; else that is refused.  Raises AskError, holding nothing, where somebody else has it
     or a controller does not answer; MovedError where a datapath was given another placement since.
     """
 
@@ -74,8 +76,11 @@ class RouterLease:
         entry: dict[str, Any],
         journal_at: Iterable[str] | None = None,
         given: Mapping[str, Placement] | None = None,
+        *,
+        takes_over: bool = True,
     ) -> None:
         self._ask = ask
+        self._takes_over = takes_over
         self._given = given or {}
         self._versions: dict[str, int] = {}
         self._controllers = list(dict.fromkeys(controllers))
@@ -209,6 +214,9 @@ class RouterLease:
         self._instances[name] = answer.get("instance", "")
         self._versions |= answer.get("versions", {})  # none where it is of the release before
         self._held_at = max(self._held_at, asked_at)
+        if answer.get("left") and not self._takes_over:
+            left = purpose(self.router, answer["left"][0])
+            raise Refused("locked", f"{left} was left unfinished: `xenflow recover` first")
 
     def _refuse_moved(self) -> None:
         for name, placement in self._given.items():

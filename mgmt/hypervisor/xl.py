@@ -162,7 +162,7 @@ class Xl:
         self._moves: dict[str, _XlMove] = {}
         self._silent: dict[str, HypervisorError] = {}
         self.claim: Claim = Unclaimed()
-        self.vms = XlVms(self._specs, self._dom0, self.domain)
+        self.vms = XlVms(self._specs, self._dom0, self.domain, self._may)
 
     # --- the interface ------------------------------------------------------------------------
 
@@ -257,6 +257,9 @@ class Xl:
 
     def close(self) -> None:
         at_once(self._forget, self._dom0s, most=len(self._dom0s))
+
+    def _may(self) -> None:
+        self.claim.check()
 
     # --- Domain 0s ----------------------------------------------------------------------------
 

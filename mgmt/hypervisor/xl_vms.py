@@ -39,6 +39,7 @@ class XlVms:
     hosts   those with Xen
     dom0    the connection to one's Domain 0
     domain  where a router's VM is
+    check   raises where somebody else may make and end VMs by now
     """
 
     changes_live = False
@@ -48,10 +49,12 @@ class XlVms:
         hosts: Collection[str],
         dom0: Callable[[str], Dom0],
         domain: Callable[[str], Domain | None],
+        check: Callable[[], None],
     ) -> None:
         self._hosts = list(hosts)
         self._dom0 = dom0
         self._domain = domain
+        self._check = check
 
     def may_make(self, vm: RouterVm, host: str) -> None:
         """There must be its image, and BIRD is all there is in that."""
@@ -95,6 +98,7 @@ class XlVms:
             dom0.output(*_write_files(vm), timeout_s=CREATE_S)
 
         at_once(prepare, self._hosts)
+        self._check()
         self._dom0(host).output("xl", "create", f"{FOLDER}/{router}.cfg", timeout_s=CREATE_S)
 
     def stop(self, router: str) -> None:
@@ -103,10 +107,12 @@ class XlVms:
         if there is None:
             return
         dom0 = self._dom0(there.host)
+        self._check()
         dom0.run("xl", "shutdown", router)
         until = time.monotonic() + SHUTDOWN_S
         while self._domain(router) is not None:
             if time.monotonic() > until:
+                self._check()
                 dom0.output("xl", "destroy", router)
                 return
             time.sleep(0.5)

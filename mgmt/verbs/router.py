@@ -4,6 +4,11 @@ The network is changed as `xenflow apply` does it, by way of the store; once tha
 hypervisor of the host makes the VM, and it is waited for until its routerd is heard.  What was
 begun and not finished goes on when the same is said again: each step looks whether it is done.
 
+A VM is made, and ended, under the router's lease, so that nobody moves it meanwhile, and of two who
+start, stop or create it at once one is refused.  The store decides first: of two changes at once it
+takes one.  A router that is stopped, or is no more, has no place, so its lease is every
+controller's then; and while somebody holds it no controller takes a change of that router.
+
 A router that is stopped stays in the network, with its number and all that is kept of its VM;
 switches know nothing of it meanwhile.
 """
@@ -12,15 +17,17 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
-from mgmt.client import Unreachable, parted
+from mgmt.client import AskError, Unreachable, parted
 from mgmt.edits import routers, without
-from mgmt.hypervisor import Domain, Drivers, Hypervisor, HypervisorError
+from mgmt.hypervisor import UNKNOWN, Domain, Drivers, Hypervisor, HypervisorError, Unclaimed
 from mgmt.hypervisor.vm import RouterVm, VmMaker
-from mgmt.session import ManagementSession, UsageError
+from mgmt.lease import RouterLease
+from mgmt.session import ManagementSession, UsageError, learn
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
 from xenflow.model.network import Network, Router
 from xenflow.store import laid_file
@@ -30,6 +37,8 @@ SUMMARY = "a router, and its VM, comes, changes, starts, stops or goes; by way o
 HEARD_S = 120.0
 """So long a VM may take until its routerd is heard: one on Xen boots."""
 LOOK_S = 0.2
+ENDED_S = 10.0
+"""So long a VM that was ended may be seen still."""
 
 
 class Maker(Hypervisor, Protocol):
@@ -105,9 +114,10 @@ def run(args: Namespace, session: ManagementSession) -> int:
             _DO[args.change](work)
         except _EndedError as error:
             return work.end(error.status, error.wrong)
-        except HypervisorError as error:
+        except (AskError, HypervisorError) as error:
             again = f"say it again to go on, once that is mended (made so far: {work.said})"
-            return work.end(Exit.FAILED, [str(error), *([again] if work.did else [])])
+            status = Exit.UNREACHABLE if isinstance(error, Unreachable) else Exit.FAILED
+            return work.end(status, [str(error), *([again] if work.did else [])])
         return work.end(Exit.OK, [])
 
 
@@ -138,7 +148,8 @@ class _Work:
     did: list[str] = field(default_factory=list)
     change: int = 0
     changed: dict[str, Any] = field(default_factory=dict)
-    router: Router | None = None
+    lost: frozenset[str] = frozenset()
+    """Controllers that are not asked: their host is dead."""
 
     @property
     def name(self) -> str:
@@ -180,9 +191,7 @@ class _Work:
         """Who makes VMs at a host.  Raises NetworkError where the network names nobody."""
         return cast(Maker, self.drivers.of(host))
 
-    def become(
-        self, wanted: Network, dry_run: bool = False, lost: frozenset[str] = frozenset()
-    ) -> None:
+    def become(self, wanted: Network, dry_run: bool = False) -> None:
         """Have the network become another one, and wait until it is in force.
 
         Raises _EndedError where it does not.
@@ -192,7 +201,7 @@ class _Work:
         dry_run = dry_run or self.args.dry_run
         last = self.session.change
         _, answer, status, wrong = apply.change(
-            self.session, text, file, after, last, dry_run=dry_run, lost=lost
+            self.session, text, file, after, last, dry_run=dry_run, lost=self.lost
         )
         if dry_run and not wrong:
             self.changed = answer.get("changed", {})
@@ -206,18 +215,99 @@ class _Work:
             again = ["say it again to go on, once that is mended"] if self.change else []
             raise _EndedError(status, [*wrong, *again])
 
-    def run_on(self, host: str) -> None:
-        """Have its VM run on a host, and wait until its routerd is heard there."""
+    @contextmanager
+    def holding(self, name: str, driver: Maker, doing: str) -> Iterator[None]:
+        """Hold the lease of a router, or of a name; the driver asks for it before what it does.
+
+        Raises AskError where somebody else has it, or has left a move unfinished, and _EndedError
+        where the router has become another one.
+        """
+        entry = {"words": f"{doing} {name}", "brief": True}
+        ask, holders = self.session.ask, self._holders(name)
+        with RouterLease(ask, holders, name, entry, takes_over=False) as lease:
+            now, _ = learn(self.network, self.session.timeout_s)
+            known, found = (n.routers.get(name) for n in (self.network, now))
+            if (known is None) is not (found is None) or (known and found and _other(known, found)):
+                words = f"somebody else has changed {name} meanwhile (`xenflow history`)"
+                raise _EndedError(Exit.FAILED, [f"{words}: look, and say it again"])
+            driver.claim = lease
+            try:
+                yield
+            finally:
+                driver.claim = Unclaimed()
+
+    def _holders(self, name: str) -> list[str]:
+        """The controllers of where a router is, and has its home: of them any two who want it have
+        one in common, and one who moves it has that of where it is.  Of one that is nowhere all."""
+        network, router = self.network, self.network.routers.get(name)
+        holders = list(network.controllers)
+        if router is not None and router.running:
+            hosts = {router.home, self.session.whereabouts(name).placement.vm}
+            of_hosts = {network.datapaths[host].controller for host in hosts}
+            holders = [controller for controller in holders if controller in of_hosts]
+        return [controller for controller in holders if controller not in self.lost]
+
+    def run_on(self, host: str, vm: RouterVm | None = None) -> None:
+        """Have its VM run on a host, made of this or else of what is kept, and wait until its
+        routerd is heard there."""
         driver = self.driver(host)
+        if not self._runs_on(driver, host):
+            with self.holding(self.name, driver, "a start of"):
+                if not self._runs_on(driver, host):
+                    self._make(driver, host, vm)
+        self.await_heard(host)
+
+    def _runs_on(self, driver: Maker, host: str) -> bool:
         there = driver.domain(self.name)
-        if there is None:
-            driver.vms.create(self.name, host)
-            self.done(f"its VM is made on {host}")
-        elif there.host != host:
+        if there is not None and there.host != host:
             raise HypervisorError(
                 f"{self.name} is on {there.host} already, {there.state}: look there first"
             )
-        self.await_heard(host)
+        return there is not None
+
+    def _make(self, driver: Maker, host: str, vm: RouterVm | None) -> None:
+        """Make its VM, and see that it is there."""
+        if vm is None:
+            _keep_anew(self, driver)
+        else:
+            driver.vms.keep(vm)
+            for words in routers.lines(vm):
+                self.done(words)
+        failed = HypervisorError(
+            f"{self.name} is not on {host}, though its VM was made: look there"
+        )
+        try:
+            driver.vms.create(self.name, host)
+        except HypervisorError as error:
+            if error.code not in UNKNOWN:
+                raise
+            failed = error
+        if not self._runs_on(driver, host):
+            raise failed
+        self.done(f"its VM is made on {host}")
+
+    def end_vm(self, host: str, forget: bool = False) -> None:
+        """End its VM, if there is one, and see that it is gone; `forget`: what is kept goes too."""
+        driver = self.driver(host)
+        if self.args.dry_run:
+            self.done(f"its VM on {host} ends")
+            return
+        if not forget and driver.domain(self.name) is None:
+            return
+        with self.holding(self.name, driver, "an end of"):
+            if there := driver.domain(self.name):
+                with _if_moved():  # by somebody who was killed, and holds nothing any more
+                    driver.abort(self.name)
+                driver.vms.stop(self.name)
+                until = time.monotonic() + ENDED_S
+                while there := driver.domain(self.name):
+                    if time.monotonic() > until:
+                        raise HypervisorError(f"{self.name} is on {there.host} still: look there")
+                    time.sleep(LOOK_S)
+                self.done(f"its VM on {host} is ended")
+            if forget:
+                driver.vms.forget(self.name)
+                self.done("nothing of it is kept")
 
     def await_heard(self, host: str) -> None:
         """Raises _EndedError where it is not heard."""
@@ -288,11 +378,7 @@ def _create(work: _Work) -> None:
         return
     if there is None:
         work.become(wanted)
-    if not runs:
-        driver.vms.keep(replace(vm, router=work.network.routers[work.name]))
-        for words in routers.lines(vm):
-            work.done(words)
-    work.run_on(host)
+    work.run_on(host, replace(vm, router=work.network.routers[work.name]))
 
 
 def _made_of(vm: RouterVm, kept: RouterVm | None) -> bool:
@@ -306,44 +392,43 @@ def _stop(work: _Work) -> None:
     at = work.home()
     if work.network.routers[work.name].running:
         work.become(routers.changed(work.network, work.name, running=False))
-    _end_vm(work, at)
+    work.end_vm(at)
 
 
-def _end_vm(work: _Work, host: str) -> None:
-    if work.args.dry_run:
-        work.done(f"its VM on {host} ends")
-        return
-    driver = work.driver(host)
-    there = driver.domain(work.name)
-    if there is not None:
-        driver.vms.stop(work.name)
-        work.done(f"its VM on {there.host} is ended")
+@contextmanager
+def _if_moved() -> Iterator[None]:
+    """There may be no migration to be given up."""
+    try:
+        yield
+    except HypervisorError as error:
+        if error.code not in ("no-migration", "too-late"):
+            raise
 
 
 def _start(work: _Work) -> None:
     args, router = work.args, work.session.router(work.name)
-    lost = _lost_controllers(work) if args.lost else frozenset()
+    if args.lost:
+        work.lost = _lost_controllers(work)
     at = work.home() if router.running and not args.lost else ""
     host = work.session.destination(args.on or at or router.home).name
     driver = work.driver(host)
     if driver.vms.kept(work.name) is None:
         raise UsageError(f"nothing is kept of {work.name}'s VM: it was not made by `router create`")
     there = driver.domain(work.name)
-    if there is not None and args.lost and there.host == args.lost:
-        _end_vm(work, host)  # one hypervisor for all hosts, as in the lab
-        there = None
-    if router.running and (there is not None or at == host):
+    on_lost = there is not None and there.host == args.lost
+    if router.running and not on_lost and (there is not None or at == host):
         host = _goes_on(router, there, at, args.on)
     else:
         if router.running:  # the place of before is none that anybody may go back to
-            work.become(routers.changed(work.network, work.name, running=False), lost=lost)
+            work.become(routers.changed(work.network, work.name, running=False))
+        if on_lost:  # one hypervisor for all hosts, as in the lab
+            work.end_vm(host)
         shall = routers.changed(work.network, work.name, running=True, home=host)
         if not (args.dry_run and router.running):
-            work.become(shall, lost=lost)
+            work.become(shall)
     if args.dry_run:
         work.done(f"its VM is made on {host}, and waited for")
         return
-    _keep_anew(work, driver)
     work.run_on(host)
 
 
@@ -374,12 +459,17 @@ def _lost_controllers(work: _Work) -> frozenset[str]:
 def _keep_anew(work: _Work, driver: Maker) -> None:
     """What is kept of its VM names the router as it is now."""
     router, kept = work.network.routers[work.name], driver.vms.kept(work.name)
-    if kept is not None and not _same(kept.router, router) and driver.domain(work.name) is None:
+    if kept is not None and not _same(kept.router, router):
         driver.vms.keep(replace(kept, router=router))
 
 
 def _same(one: Router, other: Router) -> bool:
     return replace(one, running=True) == replace(other, running=True)
+
+
+def _other(one: Router, other: Router) -> bool:
+    """Whether a router has become another one; by which change it runs does not matter."""
+    return replace(one, started=0) != replace(other, started=0)
 
 
 def _set(work: _Work) -> None:
@@ -422,24 +512,23 @@ def _set(work: _Work) -> None:
 
 def _destroy(work: _Work) -> None:
     if work.name not in work.network.routers and (keeper := _keeper(work)):
-        if not work.args.dry_run:
-            keeper.vms.forget(work.name)
-        work.done("nothing of it is kept")
+        work.end_vm(keeper, forget=True)
         return
-    work.session.router(work.name)
-    at, without_it = work.home(), routers.destroyed(work.network, work.name)
-    work.become(without_it, dry_run=True)  # refused before its VM ends, if it is
-    _end_vm(work, at)
-    work.become(without_it)
-    if not work.args.dry_run:
-        work.driver(at).vms.forget(work.name)
-        work.done("nothing of it is kept")
+    at = work.home()
+    work.become(routers.destroyed(work.network, work.name))
+    work.end_vm(at, forget=True)
 
 
-def _keeper(work: _Work) -> Maker | None:
-    """Who keeps something of a router that is in the network no more: a verb was broken off."""
-    hosts = (host.name for host in work.network.hosts.values() if host.hypervisor)
-    return next((d for d in map(work.driver, hosts) if d.vms.kept(work.name) is not None), None)
+def _keeper(work: _Work) -> str | None:
+    """A host whose hypervisor has something of a router that is in the network no more: a verb was
+    broken off."""
+    hosts = {
+        host.name: work.driver(host.name) for host in work.network.hosts.values() if host.hypervisor
+    }
+    for name, driver in hosts.items():
+        if driver.vms.kept(work.name) is not None or driver.domain(work.name) is not None:
+            return name
+    return None
 
 
 def _rename(work: _Work) -> None:
@@ -466,8 +555,10 @@ def _rename(work: _Work) -> None:
 def _keep_renamed(work: _Work, driver: Maker, kept: RouterVm) -> None:
     new = work.args.new
     if not work.args.dry_run:
-        driver.vms.keep(replace(kept, router=work.network.routers[new]))
-        driver.vms.forget(work.name)
+        with work.holding(new, driver, "a renaming to"):
+            driver.vms.keep(replace(kept, router=work.network.routers[new]))
+        with work.holding(work.name, driver, "a renaming of"):
+            driver.vms.forget(work.name)
     work.done(f"what is kept of its VM is {new}'s")
 
 

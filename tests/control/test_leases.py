@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from xenflow.control.leases import Leases, LockedError
+from xenflow.control.observed import migrations
 from xenflow.store.line_file import StateError
 
 MOVE = {"migration": {"from": "host-a", "to": "host-b", "mode": "report"}}
@@ -126,6 +127,24 @@ def test_what_is_unfinished_stays_noted() -> None:
     leases.take("vr1", "you", 10.0, None)
     leases.give_back("vr1", "you")
     assert leases.rows() == []
+
+
+def test_one_for_a_vm_leaves_nothing(tmp_path: Path) -> None:
+    """What it was taken for looks for itself what is done: nobody has to recover it."""
+    now = 100.0
+    leases = Leases(lambda: now, tmp_path)
+    leases.take("vr1", "me", 10.0, {"words": "a start of vr1", "brief": True})
+    assert leases.unfinished("vr1") and [row["owner"] for row in leases.rows()] == ["me"]
+    with pytest.raises(LockedError, match="a start of vr1 is under way"):
+        leases.take("vr1", "you", 10.0, None)
+    assert [*migrations(leases)] == [], "the planner is not told"
+    leases = Leases(lambda: now, tmp_path)
+    assert leases.under_way("vr1"), "started again, it knows"
+    now = 111.0
+    assert not leases.unfinished("vr1") and leases.rows() == []
+    leases.keep_only([])
+    taken = leases.take("vr1", "you", 10.0, MOVE)
+    assert (taken["left"], taken["term"]) == ([], 2)
 
 
 def test_a_restart_is_told_from_a_loss() -> None:

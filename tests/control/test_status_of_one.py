@@ -14,6 +14,24 @@ from xenflow.model import management as mg
 from xenflow.model.placement import Placement
 
 
+def test_a_lease_is_of_a_name() -> None:
+    """One that is stopped, or is no more, has a VM perhaps, which is ended under it."""
+    table = RuleTable(make_network(4, 3, 20, 20), "edge", None, WrittenSwitch().clock, bound)
+    nothing = cast(Any, None)
+    service = ManagementService(table, Leases(), "test", nothing, nothing)
+
+    def ask(verb: str, **arguments: Any) -> Any:
+        answers: list[bytes] = []
+        service.take(mg.request(verb, "1", router="nobody", **arguments), answers.append)
+        return json.loads(answers[0])
+
+    assert ask("lock", owner="me")["versions"] == {}
+    assert ask("lock", owner="you")["error"]["code"] == "locked"
+    assert ask("journal")["under_way"]
+    assert ask("unlock", owner="me")["ok"]
+    assert not ask("journal")["under_way"]
+
+
 def test_one_router_and_who_is_away() -> None:
     network = make_network(4, 3, 20, 20)
     table = RuleTable(network, "edge", None, WrittenSwitch().clock, bound)

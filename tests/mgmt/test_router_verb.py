@@ -13,11 +13,12 @@ import pytest
 
 from mgmt.client import Refused, Unreachable
 from mgmt.edits import routers
-from mgmt.hypervisor import Domain, Drivers, HypervisorError
+from mgmt.hypervisor import Domain, Drivers, HypervisorError, Unclaimed
 from mgmt.hypervisor.vm import RouterVm
 from mgmt.session import UsageError
 from mgmt.verbs import router as verb
 from tests.mgmt.test_apply_verbs import CONTROLLERS, TEXT, Answering, answering, run  # noqa: F401
+from xenflow.control.leases import Leases, LockedError
 from xenflow.model.network import Network
 from xenflow.model.placement import at_home, to_json
 from xenflow.store import network_file
@@ -46,12 +47,18 @@ class World(Answering):
         self.fails = ""
         self.dead: set[str] = set()
         self.vms = self
+        self.claim: Any = None
+        self.leases = {name: Leases() for name in CONTROLLERS}
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens once between a change and the lease."""
 
     # controllers
 
     def ask(self, controller: str, verb: str, **arguments: Any) -> dict[str, Any]:
         if controller in self.dead:
             raise Unreachable(controller, "tcp://x:1", "accepts no connection")
+        if verb in ("lock", "unlock", "journal"):
+            return self._lease(self.leases[controller], verb, arguments)
         if verb == "network":
             rows = {
                 table: [{**row, "at": [], "change": 1, "gone": False} for row in found.values()]
@@ -77,6 +84,27 @@ class World(Answering):
                 for r in self.network.active.routers.values()
             ]
         return answer
+
+    @staticmethod
+    def _lease(leases: Leases, verb: str, asked: dict[str, Any]) -> dict[str, Any]:
+        router = asked.pop("router")
+        try:
+            if verb == "lock":
+                return {**leases.take(router, **{"entry": None, **asked}), "versions": {}}
+            if verb == "journal":
+                return leases.note(router, **{"lease_s": None, "entry": None, **asked})
+            leases.give_back(router, **asked)
+            return {}
+        except LockedError as error:
+            raise Refused("locked", str(error)) from None
+
+    def held(self) -> list[str]:
+        """What every lease that somebody has is for, and where."""
+        return [
+            f"{name}: {row['journal'][0]['words']}"
+            for name, leases in self.leases.items()
+            for row in leases.rows()
+        ]
 
     # the hypervisor
 
@@ -106,7 +134,13 @@ class World(Answering):
         self._may(f"forget {router}")
         self.files.pop(router, None)
 
+    def abort(self, router: str) -> None:
+        raise HypervisorError("it is not moved", "no-migration")
+
     def _may(self, what: str) -> None:
+        if what.startswith(("create", "stop")):
+            self.claim.check()
+            self.held_at = self.held()
         if self.fails and what.startswith(self.fails):
             raise HypervisorError(f"it cannot {what}")
         self.did.append(what)
@@ -124,7 +158,12 @@ def world(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> World:  # no
     def learn(network: Network, _: float) -> tuple[Network, int]:
         return replace(made.network, store=network.store), made.change
 
+    def learn_anew(network: Network, timeout_s: float) -> tuple[Network, int]:
+        made.meanwhile()
+        return learn(network, timeout_s)
+
     monkeypatch.setattr("mgmt.cli.learn", learn)
+    monkeypatch.setattr(verb, "learn", learn_anew)
     return made
 
 
@@ -195,7 +234,7 @@ def test_stop_start_rename_and_destroy(world: World, done: Run) -> None:
     assert done("router", "start", "vr10", "--on", "host-a")[0] == 0
     assert world.did == ["change 5", "keep", "create vr10 host-a"]
     assert done("router", "destroy", "vr10")[0] == 0
-    assert world.did == ["stop vr10", "change 6", "forget vr10"]
+    assert world.did == ["change 6", "stop vr10", "forget vr10"]
     assert [*world.network.routers] == ["vr1"]
 
 
@@ -361,3 +400,64 @@ def test_json_says_what_was_done(world: World, done: Run) -> None:
     assert value["did"][-1] == "its routerd is heard on host-b"
     assert replace(world.files["vr9"], config="") == world.files["vr9"]
     assert set(CONTROLLERS) == set(world.network.controllers)
+
+
+# --- two at once ---------------------------------------------------------------------------------
+
+
+def test_a_vm_is_made_and_ended_under_the_lease(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    assert world.held_at == ["host-b: a start of vr9"], "of where it runs"
+    assert done("router", "stop", "vr9")[0] == 0
+    assert world.held_at == [f"{name}: an end of vr9" for name in CONTROLLERS], "it is nowhere"
+    assert world.held() == [] and isinstance(world.claim, Unclaimed)
+
+
+def test_while_somebody_moves_it_no_vm_is_made_or_ended(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    del world.domains["vr9"]
+    for name in ("host-a", "host-b"):
+        world.leases[name].take("vr9", "ada:1", 10.0, {"words": "a move"})
+    for words in (("start", "vr9"), ("stop", "vr9"), ("destroy", "vr9")):
+        world.domains |= {"vr9": "host-b"} if words[0] != "start" else {}
+        status, _, err = done("router", *words)
+        assert status == 1 and "a move is under way" in err and "by ada:1" in err
+        assert not any(one.startswith(("create", "stop vr9")) for one in world.did)
+    assert {*world.held()} == {"host-a: a move", "host-b: a move"}
+
+
+def test_what_was_left_of_a_move_is_recovered_first(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+    del world.domains["vr9"]
+    world.leases["host-b"].take("vr9", "ada:1", 10.0, {"words": "a move"})
+    world.leases["host-b"].give_back("vr9", "ada:1", unfinished=True)
+    status, _, err = done("router", "start", "vr9")
+    assert status == 1 and "a move was left unfinished: `xenflow recover` first" in err
+    assert world.held() == ["host-b: a move"], "it is there still"
+
+
+def test_of_two_at_once_the_later_change_counts(world: World, done: Run) -> None:
+    assert done(*CREATE)[0] == 0
+
+    def started_again() -> None:
+        world.network = routers.changed(world.network, "vr9", running=True)
+
+    world.meanwhile = started_again
+    status, _, err = done("router", "stop", "vr9")
+    assert status == 1 and "somebody else has changed vr9 meanwhile" in err
+    assert world.domains["vr9"] == "host-b" and world.held() == []
+
+
+def test_a_vm_that_is_said_to_be_made_and_is_not_there_is_no_success(
+    world: World, done: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world, "create", lambda router, host: None)
+    status, _, err = done(*CREATE)
+    assert status == 1 and "vr9 is not on host-b, though its VM was made" in err
+
+    def late(router: str, host: str) -> None:
+        world.domains[router] = host
+        raise HypervisorError("no answer", "silent")
+
+    monkeypatch.setattr(world, "create", late)
+    assert done(*CREATE)[0] == 0, "it was made, and the answer lost"

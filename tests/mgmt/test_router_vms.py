@@ -12,6 +12,7 @@ from mgmt.hypervisor import Domain, HypervisorError, vm, xl_vms
 from mgmt.hypervisor.dom0_agent import Agent
 from mgmt.hypervisor.vm import NoVms, RouterVm
 from mgmt.hypervisor.xl_vms import FOLDER, XlVms
+from mgmt.lease import LostError
 from xenflow.model.network import Interface, Router
 
 ROUTER = Router(
@@ -34,7 +35,12 @@ class Xen:
         self.at = ""
         self.missing = ""
         self.obeys = True
-        self.vms = XlVms(("host-a", "host-b"), self.dom0, self.domain)
+        self.claimed = True
+        self.vms = XlVms(("host-a", "host-b"), self.dom0, self.domain, self.check)
+
+    def check(self) -> None:
+        if not self.claimed:
+            raise LostError("somebody else has it")
 
     def domain(self, router: str) -> Domain | None:
         return Domain(router, self.at, "running") if self.at else None
@@ -152,3 +158,15 @@ def test_the_agent_writes_a_file_for_root_alone(tmp_path: Path) -> None:
     assert path.read_text() == "other"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["vr9.bird.conf"]
+
+
+def test_who_has_lost_the_lease_makes_and_ends_no_vm() -> None:
+    xen = Xen()
+    xen.vms.keep(VM)
+    xen.claimed = False
+    with pytest.raises(LostError):
+        xen.vms.create("vr9", "host-b")
+    xen.at = "host-b"
+    with pytest.raises(LostError):
+        xen.vms.stop("vr9")
+    assert not any("xl " in words for _, words in xen.said)

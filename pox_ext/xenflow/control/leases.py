@@ -86,7 +86,9 @@ class Leases:
     def _of(self, router: str) -> Lease | None:
         """Its lease, where somebody has it, or has left it."""
         lease = self._leases.get(router)
-        return lease if lease is not None and lease.owner else None
+        if lease is None or not lease.owner or (lease.brief and lease.until <= self._now()):
+            return None
+        return lease
 
     def take(
         self,
@@ -192,13 +194,14 @@ class Leases:
     def keep_only(self, routers: Collection[str]) -> None:
         """Of other routers nothing is left to be done: they are no more, or others that have their
         names.  What is under way stays."""
-        for name, lease in list(self._leases.items()):
-            if lease.owner and name not in routers and not self.under_way(name):
+        for name in list(self._leases):
+            lease = self._of(name)
+            if lease is not None and name not in routers and not self.under_way(name):
                 self.give_back(name, lease.owner)
 
     def rows(self) -> list[dict[str, Any]]:
         """For `status`."""
-        return [self._row(name, lease) for name, lease in self._leases.items() if lease.owner]
+        return [self._row(name, lease) for name, lease in self._leases.items() if self._of(name)]
 
     def _row(self, router: str, lease: Lease) -> dict[str, Any]:
         now = self._now()

@@ -173,19 +173,20 @@ class ManagementService:
 
     # --- one migration at a time ------------------------------------------------------------------
 
+    # Of any name: while a router is stopped, or is no more, its VM may be there.
+
     def _lock(self, arguments: dict[str, Any], _: Reply) -> Result:
-        name = self._named.router(arguments["router"]).name
-        lease_s = arguments["lease_s"] or 30.0
+        name, lease_s = arguments["router"], arguments["lease_s"] or 30.0
         owner, entry, term = (arguments[key] for key in ("owner", "entry", "term"))
         taken = self._leases.take(name, owner, lease_s, entry, term)
         placed = {s.name: s.placements.get(name) for s in self.table.switches.values()}
         return {**taken, "versions": {switch: p.version for switch, p in placed.items() if p}}
 
     def _journal(self, arguments: dict[str, Any], _: Reply) -> Result:
-        name, owner = self._named.router(arguments["router"]).name, arguments["owner"]
+        name, owner = arguments["router"], arguments["owner"]
         return self._leases.note(name, owner, arguments["lease_s"], arguments["entry"])
 
     def _unlock(self, arguments: dict[str, Any], _: Reply) -> Result:
-        name, owner = self._named.router(arguments["router"]).name, arguments["owner"]
+        name, owner = arguments["router"], arguments["owner"]
         self._leases.give_back(name, owner, arguments["unfinished"], arguments["untouched"])
         return {}

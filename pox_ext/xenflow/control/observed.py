@@ -119,6 +119,8 @@ def migrations(leases: Leases) -> Wanted:
     """Who migrates routers, or has left that unfinished."""
     for row in leases.rows():
         about: Any = next(iter(row["journal"]), None)
+        if about and about.get("brief"):  # its VM is made, or ended: nothing is left of that
+            continue
         cells: dict[str, Cell] = {
             "element": row["router"],
             "owner": row["owner"],

@@ -168,7 +168,7 @@ class RuleTable:
     def _in_use(self, network: Network, found: NetworkDifference) -> Iterator[str]:
         if self.controller not in network.controllers:
             yield f"controllers.{self.controller}: it runs: stop it, and it may go"
-        for router in sorted(found.dirty_routers & self.network.routers.keys()):
+        for router in sorted(found.dirty_routers):  # also one that comes: its VM may be ended yet
             if self._migrating(router):
                 yield (
                     f"routers.{router}: it, or a link of its, has changed, and it is being "

@@ -41,6 +41,12 @@ class Lease:
     since: float = 0.0
     until: float = 0.0
 
+    @property
+    def brief(self) -> bool:
+        """Whether it leaves nothing to be finished, however it ends: what it was taken for looks
+        for itself what is done when it is begun again."""
+        return bool(self.journal) and self.journal[0].get("brief") is True
+
 
 class LeaseFile:
     """The file in a controller's state folder; None: nothing is kept."""
