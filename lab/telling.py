@@ -51,9 +51,10 @@ def apply_to_store(
     try:
         reasons, since = apply.look(session, text)
         if not reasons:
-            change = apply.submit(session, text, "network.toml", since, dry_run=dry_run)["change"]
-            if change:
-                reasons = apply.await_in_force(session, change, IN_FORCE_S)
+            answer = apply.submit(session, text, "network.toml", since, dry_run=dry_run)
+            if answer["change"]:
+                new = apply.session_of(session, network, session.network.controllers.keys())
+                reasons = apply.await_in_force(new, answer["concerns"], IN_FORCE_S)
     except AskError as error:
         reasons = [str(error)]
     if reasons:

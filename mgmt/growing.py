@@ -40,21 +40,15 @@ def reaching(
         change = session.change
         complain(f"{name}: they would grow first")
     else:
-        made = int(ask_planner(session, "grow", router=router, to=host)["change"])
-        if made:
-            _await(session, name, made)
+        answer = ask_planner(session, "grow", router=router, to=host)
+        # Where somebody else had them grow just before that is waited for as well.
+        if late := await_in_force(session, answer["concerns"], IN_FORCE_S):
+            raise NetworkError(f"{name}: {late[0]}: move it when that is in force")
         after, change = learn(before, session.timeout_s)
-        if made:
-            complain(f"{name}: change {made}")
-        else:  # somebody else had them grow just before: it is waited for as well
-            _await(session, name, change)
+        if answer["change"]:
+            complain(f"{name}: change {answer['change']}")
     other = ManagementSession(after, session.timeout_s, change)
     try:
         yield other
     finally:
         other.close()
-
-
-def _await(session: ManagementSession, name: str, change: int) -> None:
-    if late := await_in_force(session, change, IN_FORCE_S):
-        raise NetworkError(f"{name}: {late[0]}: move it when that is in force")

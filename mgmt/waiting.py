@@ -24,12 +24,14 @@ def await_status(
     session: ManagementSession,
     missing: Callable[[str, dict[str, Any]], Iterable[str]],
     limit_s: float,
+    of: Iterable[str] | None = None,
 ) -> list[str]:
     """What is still missing when nothing is any more, or `limit_s` seconds have passed.
 
+    of       the controllers that are asked; None: all
     missing  (controller, its answer to `status`): what is not so there, in words
     """
-    names = list(session.network.controllers)
+    names = list(session.network.controllers if of is None else of)
     until = time.monotonic() + limit_s
     while True:
         began = time.monotonic()

@@ -2,9 +2,9 @@
 
 First every controller that stays is asked whether it could follow; where one could not, each reason
 is said and nothing is changed.  Then the planner writes the change, and it is waited for until it
-is in force on every switch.  Where that takes too long the change stays, and who is missing is
-named (exit status 5).  For controllers that follow a store; others read their file with `xenflow
-reload`.
+is in force on every switch that it concerns.  Where that takes too long the change stays, and who
+is missing is named (exit status 5).  For controllers that follow a store; others read their file
+with `xenflow reload`.
 
 Without --prune nothing is removed: what the file leaves out is named, and stays.
 """
@@ -149,7 +149,7 @@ def change(
     lost       controllers that are not asked, nor waited for
     """
     stay = session.network.controllers.keys() & after.controllers.keys() - lost
-    wrong, since = look(_with(session, session.network, stay), text)
+    wrong, since = look(session_of(session, session.network, stay), text)
     wrong += _alive(session, after)
     touched = touches(session.network, after) if session.change else {}
     if wrong:
@@ -169,8 +169,8 @@ def change(
         answer = submit(session, text, file, since, dry_run=False)
         number = answer["change"] or since.get("since", 0)
         made = f"change {number} is made; whether it is in force everywhere is not known"
-        new = _with(session, after, after.controllers.keys() - lost)
-        late = await_in_force(new, number, IN_FORCE_S)
+        new = session_of(session, after, after.controllers.keys() - lost)
+        late = await_in_force(new, answer["concerns"], IN_FORCE_S)
     except KeyboardInterrupt:
         complain(made)
         raise
@@ -190,14 +190,12 @@ def touches(before: Network, after: Network) -> dict[str, list[str]]:
     }
 
 
-def session_of(session: ManagementSession, network: Network) -> ManagementSession:
-    """A session with a network's controllers."""
-    return _with(session, network, network.controllers.keys())
-
-
-def _with(session: ManagementSession, network: Network, names: Set[str]) -> ManagementSession:
-    """A session with some of a network's controllers, in its order."""
-    controllers = {n: c for n, c in network.controllers.items() if n in names}
+def session_of(
+    session: ManagementSession, network: Network, names: Set[str] | None = None
+) -> ManagementSession:
+    """A session with a network's controllers, or some of them, in its order."""
+    some = network.controllers.keys() if names is None else names
+    controllers = {n: c for n, c in network.controllers.items() if n in some}
     return ManagementSession(replace(network, controllers=controllers), session.timeout_s)
 
 
@@ -271,22 +269,32 @@ def ask_planner(session: ManagementSession, verb: str, **arguments: Any) -> dict
     raise error
 
 
-def await_in_force(session: ManagementSession, change: int, limit_s: float) -> list[str]:
-    """Who does not have a change in force after some time, in words; [] where all have."""
+def await_in_force(
+    session: ManagementSession, concerns: Mapping[str, int], limit_s: float
+) -> list[str]:
+    """Which switches do not have a change in force after some time, in words; [] where all have.
+
+    concerns  by switch the change; one that the session knows not, or whose controller it has not,
+              is not waited for
+    """
+    waits: dict[str, dict[str, int]] = {}
+    for name in concerns.keys() & session.network.datapaths.keys():
+        waits.setdefault(session.network.datapaths[name].controller, {})[name] = concerns[name]
 
     def missing(controller: str, answer: dict[str, Any]) -> Iterator[str]:
-        store = answer["store"]
+        store, change = answer["store"], max(waits[controller].values())
         if store is None:
             yield f"{controller}: it follows no store"
         elif store["taken"] < change:
             words = [w for w in answer["problems"] if "change " in w]
             yield f"{controller}: {words[0] if words else f'change {change} has not come there'}"
         else:
-            for name, reached in store["in_force"].items():
-                if reached < change:
+            for name, change in waits[controller].items():
+                if store["in_force"].get(name, 0) < change:
                     yield f"{name}: change {change} is not in force there"
 
-    return await_status(session, missing, limit_s)
+    asked = [name for name in session.network.controllers if name in waits]
+    return await_status(session, missing, limit_s, asked) if asked else []
 
 
 def end(

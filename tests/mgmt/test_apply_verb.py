@@ -24,7 +24,8 @@ class Session:
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
-        self.network = Namespace(controllers=answers)
+        datapaths = {f"at-{name}": Namespace(controller=name) for name in answers}
+        self.network = Namespace(controllers=answers, datapaths=datapaths)
 
     def ask_all(self, verb: str, names: Any = None, /, **arguments: Any) -> dict[str, Any]:
         return {name: self.answers[name] for name in names or self.answers}
@@ -66,7 +67,18 @@ def test_why_a_change_has_not_come_is_said() -> None:
     full = "/var/lib/xenflow/laid.json: No space left on device: change 8 waits"
     store = {"taken": 7, "in_force": {}}
     session: Any = Session(a={"store": store, "problems": [full]})
-    assert apply.await_in_force(session, 8, 0.0) == [f"a: {full}"]
+    assert apply.await_in_force(session, {"at-a": 8}, 0.0) == [f"a: {full}"]
+
+
+def test_only_who_is_concerned_is_waited_for() -> None:
+    """By switch: `idle` is at change 7 for ever, as none after it concerned it."""
+    store = {"taken": 8, "in_force": {"at-late": 7}}
+    idle = {"store": {"taken": 7, "in_force": {"at-idle": 7}}, "problems": []}
+    session: Any = Session(late={"store": store, "problems": []}, idle=idle)
+    late = ["at-late: change 8 is not in force there"]
+    assert apply.await_in_force(session, {"at-late": 8, "at-idle": 7}, 0.0) == late
+    assert apply.await_in_force(session, {"at-idle": 7}, 0.0) == []
+    assert apply.await_in_force(session, {}, 0.0) == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +98,9 @@ def test_who_interrupts_it_is_told_what_is_done(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(apply, "look", lambda *_: ([], {"cluster": "one", "since": 7}))
-    monkeypatch.setattr(apply, "submit", lambda *_, **__: {"change": 8, "changed": {}})
+    monkeypatch.setattr(
+        apply, "submit", lambda *_, **__: {"change": 8, "changed": {}, "concerns": {}}
+    )
     monkeypatch.setattr(apply, interrupted, interrupt)
     session = ManagementSession(network_file.load(PAPER), 1.0)
     with pytest.raises(KeyboardInterrupt):

@@ -45,7 +45,8 @@ class Answering:
             return {"store": store, "problems": []}
         if verb == "apply":
             dry = arguments["dry_run"]
-            return {"change": 0 if dry else self.change, "changed": ADDED, "digest": "d"}
+            answer = {"concerns": dict.fromkeys(self.in_force, 2), "digest": "d"}
+            return {"change": 0 if dry else self.change, "changed": ADDED, **answer}
         if verb == "history":
             said = {"when": 0, "confirm_s": 60, "state": "put back"}
             one = {"number": 2, "by": "ada", "changed": ADDED, **said}

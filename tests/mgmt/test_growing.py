@@ -29,14 +29,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def ask_planner(_: ManagementSession, verb: str, **arguments: Any) -> dict[str, Any]:
         found.append((verb, arguments))
-        return {"change": 8}
+        return {"change": 8, "concerns": {"recv": 8}}
 
     def learn(network: Network, _: float) -> tuple[Network, int]:
         wanted = growing.to_text(growing.grown(network, "vr1", "host-b"))
         return network_file.parse(wanted, "a", network, in_store=True)[0], 8
 
-    def in_force(_: ManagementSession, change: int, limit_s: float) -> list[str]:
-        found.append(("await", change))
+    def in_force(_: ManagementSession, concerns: dict[str, int], limit_s: float) -> list[str]:
+        found.append(("await", concerns))
         return []
 
     monkeypatch.setattr(growing, "ask_planner", ask_planner)
@@ -50,16 +50,18 @@ def test_it_is_waited_for_and_planned_from(asked: list[tuple[Any, ...]]) -> None
     with growing.reaching(before, "vr1", "host-b") as near:
         assert near.change == 8
         assert all(k.tree.reaches("host-b") for k in near.network.links.values())
-    assert asked == [("grow", {"router": "vr1", "to": "host-b"}), ("await", 8)]
+    assert asked == [("grow", {"router": "vr1", "to": "host-b"}), ("await", {"recv": 8})]
 
 
 def test_what_others_had_grow_just_before_is_waited_for_too(
     asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(growing, "ask_planner", lambda *_, **__: {"change": 0})
+    monkeypatch.setattr(
+        growing, "ask_planner", lambda *_, **__: {"change": 0, "concerns": {"gen": 8}}
+    )
     with growing.reaching(session(LIMITED), "vr1", "host-b") as near:
         assert near.change == 8
-    assert asked == [("await", 8)]
+    assert asked == [("await", {"gen": 8})]
 
 
 def test_to_look_changes_nothing(

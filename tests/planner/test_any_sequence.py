@@ -17,6 +17,7 @@ import pytest
 from tests.store.memory_store import MemoryDatabase
 from xenflow.model.network import PARTS, Network, NetworkError
 from xenflow.planner.book import WATCHED, Book, Proposal
+from xenflow.store.network_rows import concerned
 from xenflow.store.network_store import WholeView
 from xenflow.store.network_text import to_text
 from xenflow.store.transaction import Committed, Insert, Update, equal, row_id, wait_for_none
@@ -157,7 +158,7 @@ class Owners:
     """Who had which numbers, where, until all have forgotten it."""
 
     def __init__(self) -> None:
-        self.gone: list[tuple[str, Any, set[str], int]] = []
+        self.gone: list[tuple[str, Any, frozenset[str], int]] = []
 
     def check(self, before: Network, living: Living) -> None:
         now = living.book.network
@@ -167,10 +168,13 @@ class Owners:
                 new: Any = part.get(name)
                 same = new is not None and new.id == old.id
                 if not same or (kind == "links" and new.labels != old.labels):
-                    where = set(old.tree.up) if kind == "links" else set()
-                    self.gone.append((kind, old, where, change))
-        by_all = min(living.reached.get(name, 0) for name in now.datapaths)
-        self.gone = [one for one in self.gone if one[3] > by_all]
+                    at = concerned(before)["Laid_Link" if kind == "links" else "Laid_Element"]
+                    self.gone.append((kind, old, at[name], change))
+        self.gone = [
+            one
+            for one in self.gone
+            if any(living.reached.get(name, 0) < one[3] for name in one[2] & now.datapaths.keys())
+        ]
         for kind, old, where, _ in self.gone:
             for new in (one for one in getattr(now, kind).values() if one.name != old.name):
                 assert new.id != old.id, f"{new.name} has the id of {old.name}"

@@ -460,25 +460,58 @@ def test_what_came_back_with_other_numbers_keeps_those_it_had_until_all_forget_t
     assert rig.ask(planner, TEXT + other + "id = 77\nvlan = 177\n")["change"] == 6
 
 
-def test_a_tombstone_waits_for_those_too_that_the_link_did_not_reach(rig: Rig) -> None:
-    """Their controllers have the whole network, and would keep what no tombstone takes away."""
+def test_a_tombstone_waits_for_those_that_the_link_reached(rig: Rig) -> None:
     planner, _ = rig.planner(first=str(PAPER))
     (cable, ends) = next(iter(network_file.load(PAPER).cables.items()))
     short = MORE + f'cables = ["{cable}"]\n'
     short = short.replace('root = "host-a"', f'root = "{ends.a.datapath}"')
-    assert rig.ask(planner, short)["change"] == 2
+    answer = rig.ask(planner, short)
+    assert answer["change"] == 2
+    reached = {ends.a.datapath, ends.b.datapath}
+    assert answer["concerns"] == dict.fromkeys(reached, 2)
     (row,) = (r for r in rig.database.tables["Laid_Link"].values() if r["name"] == "more")
-    assert row["at"] == {ends.a.datapath, ends.b.datapath}
+    assert row["at"] == reached
     rig.in_force(2)
-    assert rig.ask(planner, TEXT)["change"] == 3
-    away = "host-b"
-    assert away not in (ends.a.datapath, ends.b.datapath)
-    rig.in_force(3, but=away)
+    assert rig.ask(planner, TEXT)["concerns"] == dict.fromkeys(reached, 3)
+    rig.in_force(3, but=ends.a.datapath)
     rig.settle(planner)
     assert len(rig.database.tables["Laid_Link"]) == 3
-    rig.in_force(3)
+    (other,) = network_file.load(PAPER).hosts.keys() - reached
+    assert rig.ask(planner, TEXT)["concerns"] == {
+        name: 3 if name in reached else 1 for name in rig.laid().datapaths
+    }
+    for row in rig.database.tables["Switch_State"].values():
+        if row["switch"] == other:
+            row["in_force"] = 1
+    rig.in_force(3, but=other)
     rig.settle(planner)
     assert len(rig.database.tables["Laid_Link"]) == 2
+
+
+def test_whom_a_row_concerns_no_more_hears_that_first(rig: Rig) -> None:
+    """It is told of a link that does not lead to it any more; then the row is none of its."""
+    planner, _ = rig.planner(first=str(PAPER))
+    cable = '[cables]\nspare-a = ["host-a:to-spare", "spare:to-a"]'
+    spare = '[datapaths.spare]\nkind = "plain"\ndpid = "0000000000000009"\ncontroller = "edge"\n'
+    more = TEXT.replace("[cables]", f"{spare}\n{cable}")
+    assert rig.ask(planner, more)["change"] == 2
+    rig.in_force(2)
+    without = rig.ask(planner, more.replace('spare-a = ["host-a:to-spare", "spare:to-a"]', ""))
+    assert without["concerns"]["spare"] == 3
+
+    def at(table: str) -> set[bool]:
+        return {"spare" in row["at"] for row in rig.database.tables[table].values()}
+
+    assert at("Laid_Link") == {True}
+    rig.in_force(3, but="spare")
+    rig.settle(planner)
+    assert at("Laid_Link") == {True}
+    changes = {row["change"] for row in rig.database.tables["Laid_Link"].values()}
+    rig.in_force(3)
+    rig.settle(planner)
+    assert at("Laid_Link") == {False} and at("Laid_Element") == {False}
+    assert changes == {row["change"] for row in rig.database.tables["Laid_Link"].values()}
+    assert rig.ask(planner, rig.look(planner, "undone", change=3)["text"])["ok"]
 
 
 def test_what_has_gone_may_come_again_at_once(rig: Rig) -> None:
@@ -543,7 +576,7 @@ def test_where_a_router_is_is_laid_and_what_it_is_on_stays(rig: Rig) -> None:
     rig.settle(planner)
     (row,) = rig.database.tables["Laid_Element"].values()
     assert list(placement_rows.read([row["placement"]], rig.laid())) == [away]
-    assert row["change"] == 2  # no switch has anything to do for it
+    assert row["change"] == 1  # no switch has anything to do for it
     # What it is on is in use, whatever its home is.
     (words,) = rig.ask(planner, TEXT)["error"]["message"].splitlines()
     assert words == "datapaths.spare: vr1 is there: `xenflow empty-host spare` first"

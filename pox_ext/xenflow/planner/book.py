@@ -30,6 +30,7 @@ from xenflow.store.network_rows import (
     NamedRows,
     StoredRows,
     by_name,
+    concerned,
     desired,
     key_of,
     laid,
@@ -80,6 +81,7 @@ class Proposal:
     """A change that can be made.
 
     number       its number; 0 where there is nothing to change
+    concerns     by switch the last change that it is to have in force: this one, if it concerns it
     uuid         its row's, by which it is known again where the outcome is not known
     transaction  what is to be written
     """
@@ -88,6 +90,7 @@ class Proposal:
     uuid: str
     network: Network
     difference: NetworkDifference
+    concerns: Mapping[str, int]
     transaction: Transaction
 
 
@@ -97,6 +100,10 @@ class Book:
     def __init__(self) -> None:
         self._rows: Rows = {}
         self._network: Network | None = None
+        self._read: tuple[Network, NamedRows] = EMPTY, {}
+        """The last one, and the rows that it was read from."""
+        self._concerned: Mapping[str, Mapping[str, frozenset[str]]] = {}
+        """Of that network, once it was asked for."""
         self.whole = False
         """Whether everything has been told."""
         self.may_forget = False
@@ -110,6 +117,7 @@ class Book:
         self.whole = True
         if touches(event, (*DESIRED, *LAID)):
             self._network = None
+            self._concerned = {}
         if touches(event, (*LAID, "Switch_State")):
             self.may_forget = True
         if touches(event, ("Laid_Element", "Placement", "Migration")):
@@ -142,9 +150,12 @@ class Book:
     def network(self) -> Network:
         """The network that the switches shall be; an empty one while the store is empty."""
         if self._network is None:
-            found = laid_entries(by_name(self._of(LAID)), EMPTY)
+            before, read = self._read
+            rows = by_name(self._of(LAID))
+            found = laid_entries(rows, before, alone=True, read=read)
             name = next((str(row["name"]) for row in self._rows.get("Global", {}).values()), "")
-            self._network = replace(found, name=name)
+            self._network = found if found.name == name else replace(found, name=name)
+            self._read = self._network, rows
         return self._network
 
     def propose(
@@ -198,7 +209,7 @@ class Book:
             if mistakes:
                 raise NetworkError("\n".join(mistakes))
         if not first and not found:
-            return Proposal(0, "", after, found, ())
+            return Proposal(0, "", after, found, self.concerns, ())
         number = self.change + 1
         wanted = laid(after)
         written = operations(self._of(LAID), wanted, bury=number)
@@ -225,7 +236,28 @@ class Book:
             *operations(self._of(DESIRED), desired(after, number)),
             *written,
         )
-        return Proposal(number, ledger.uuid, after, found, transaction)
+        told = {name for one in written for name in self._told_of(one) if name in after.datapaths}
+        return Proposal(
+            number, ledger.uuid, after, found, dict.fromkeys(sorted(told), number), transaction
+        )
+
+    def _told_of(self, written: Operation) -> frozenset[Any]:
+        """The switches that a laid row which is written has something new for."""
+        if isinstance(written, Insert):
+            return _at(written.row)
+        assert isinstance(written, Update)
+        old = self._rows[written.table][str(written.where[0].value)]
+        return _at({**old, **written.row}) if "change" in written.row else frozenset()
+
+    @property
+    def concerns(self) -> Mapping[str, int]:
+        """Of each switch that there is the number of the last change that concerned it."""
+        found: dict[str, int] = dict.fromkeys(self._there, 0)
+        for table in LAID:
+            for row in self._rows.get(table, {}).values():
+                for name in _at(row) & found.keys():
+                    found[name] = max(found[name], _whole(row["change"]))
+        return found
 
     def grown(self, router: str, host: str) -> str:
         """The text of a network file with a router's links leading to a host as well.
@@ -283,17 +315,19 @@ class Book:
         for table in numbers:
             for row in self._tombs(table).values():
                 yield table, str(row["name"]), row
-        by_all = self._by_all(cluster)
-        changes = self._rows.get("Change", {}).values()
-        for change in (row for row in changes if _whole(row["number"]) > by_all):
+        reached = self._reached(cluster)
+        named = {t: {r["name"]: r for r in self._rows.get(t, {}).values()} for t in numbers}
+        for change in self._rows.get("Change", {}).values():
             before = _entries(change["before"])
             for table, keys in numbers.items():
-                there = self._rows.get(table, {}).values() if table in before else ()
-                for row in there:
-                    old = before[table].get(str(row["name"]))
-                    if old is not None and any(old[key] != row[key] for key in keys):
-                        id = 0 if old["id"] == row["id"] else old["id"]
-                        as_of = f"{row['name']} before change {change['number']}"
+                for name, old in before.get(table, {}).items():
+                    now = named[table].get(name)
+                    if old is None or now is None:
+                        continue
+                    late = _late(_at(now), change["number"], reached)
+                    if late and any(old[key] != now[key] for key in keys):
+                        id = 0 if old["id"] == now["id"] else old["id"]
+                        as_of = f"{name} before change {change['number']}"
                         yield table, as_of, {**old, "id": id}
 
     @staticmethod
@@ -327,22 +361,29 @@ class Book:
         return {uuid: row for uuid, row in self._rows.get(table, {}).items() if row["gone"]}
 
     def forget(self, fence: Wait, cluster: str) -> Transaction:
-        """What is to be written for tombstones to go, where every switch that there still is has
-        done what they say, and what was seen of switches that are no more; () where there is
-        nothing of the kind.  Not only those in `at`: every controller has the whole network, and
-        one that was away and finds no tombstone would keep for ever what has gone."""
-        by_all = self._by_all(cluster)
+        """What is to be written for tombstones to go, where every switch that they concern, and
+        that there still is, has done what they say; for rows to concern no switch any more that
+        knows as much; and for what was seen of switches that are no more; () where there is
+        nothing of the kind."""
+        reached = self._reached(cluster)
         found: list[Operation] = []
+        if not self._concerned:
+            self._concerned = concerned(self.network)
         known: dict[str, set[Cell]] = {}
         """Names by table, without what is forgotten now: what was seen of it goes with it."""
         for table in LAID:
             rows = self._rows.get(table, {})
-            gone = {
-                u: row for u, row in self._tombs(table).items() if _whole(row["change"]) <= by_all
-            }
-            for uuid, row in gone.items():
-                still = (*row_id(uuid), *equal(gone=True, change=row["change"]))
-                found.append(Delete(table, still))
+            gone = {}
+            for uuid, row in rows.items():
+                still = (*row_id(uuid), *equal(gone=row["gone"], change=row["change"]))
+                if row["gone"]:
+                    if not _late(_at(row), row["change"], reached):
+                        gone[uuid] = row
+                        found.append(Delete(table, still))
+                elif more := _at(row) - self._concerned[table][str(row["name"])]:
+                    told = more - _late(more, row["change"], reached)
+                    if told:
+                        found.append(Update(table, still, {"at": _at(row) - told}))
             known[table] = {row["name"] for uuid, row in rows.items() if uuid not in gone}
         for uuid, row in self._rows.get("Switch_State", {}).items():
             if row["switch"] not in known["Laid_Switch"]:
@@ -353,15 +394,18 @@ class Book:
                     found.append(Delete(table, row_id(uuid)))
         return (fence, *found) if found else ()
 
-    def _by_all(self, cluster: str) -> int:
-        """The number of the last change that is in force on every switch that there still is."""
-        reached = {
-            row["switch"]: _whole(row["in_force"])
-            for row in self._rows.get("Switch_State", {}).values()
-            if row["cluster"] == cluster
-        }
-        there = {r["name"] for r in self._rows.get("Laid_Switch", {}).values() if not r["gone"]}
-        return min((reached.get(switch, 0) for switch in there), default=0)
+    def _reached(self, cluster: str) -> Mapping[Cell, int]:
+        """Of each switch that there still is how far it is."""
+        found: dict[Cell, int] = dict.fromkeys(self._there, 0)
+        for row in self._rows.get("Switch_State", {}).values():
+            if row["cluster"] == cluster and row["switch"] in found:
+                found[row["switch"]] = _whole(row["in_force"])
+        return found
+
+    @property
+    def _there(self) -> list[str]:
+        rows = self._rows.get("Laid_Switch", {}).values()
+        return [str(row["name"]) for row in rows if not row["gone"]]
 
     # --- where routers are ------------------------------------------------------------------------
 
@@ -540,6 +584,17 @@ def _words(before: _Entries, after: _Entries) -> dict[str, dict[str, list[str]]]
             way = "added" if old is None else "removed" if entry is None else "changed"
             found.setdefault(part, {}).setdefault(way, []).append(name)
     return found
+
+
+def _at(row: StoreRow) -> frozenset[Any]:
+    at = row["at"]
+    assert isinstance(at, frozenset)
+    return at
+
+
+def _late(at: frozenset[Any], change: Cell, reached: Mapping[Cell, int]) -> frozenset[Any]:
+    """Which of these switches, of those that there are, have not come to a change."""
+    return frozenset(name for name in at & reached.keys() if reached[name] < _whole(change))
 
 
 def _reached(link: StoreRow) -> frozenset[str]:

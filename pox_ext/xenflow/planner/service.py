@@ -569,6 +569,7 @@ class PlannerService:
             "change": 0 if dry else proposal.number,
             "digest": proposal.network.digest,
             "changed": proposal.difference.json(),
+            "concerns": dict(proposal.concerns),
         }
         asked.send(mg.reply(asked.request.id, result))
 

@@ -159,20 +159,42 @@ def _interface(router: Router, interface: Interface) -> StoreRow:
 # --- what switches shall do ----------------------------------------------------------------------
 
 
-def laid(network: Network) -> NamedRows:
-    """The rows that say what switches shall do; without `change` and `gone`."""
+def concerned(network: Network) -> dict[str, dict[str, frozenset[str]]]:
+    """The switches that a laid row concerns, by table and name: on them, or of their flows."""
     ways = {name: frozenset(link.tree.up) for name, link in network.links.items()}
     known: dict[str, set[str]] = {name: {name} for name in network.datapaths}
     """Of a switch: those that share a tree with it, and so must know it."""
     for reached in set(ways.values()):
         for name in reached:
             known[name] |= reached
+    routers = {}
+    for r in network.routers.values():
+        there = {r.home}.union(*(ways[i.link] for i in r.interfaces))
+        if not r.interfaces:  # it may move wherever there is a host
+            there.update(network.hosts)
+            known[r.home] |= there
+        routers[r.name] = frozenset(there)
     at_host: dict[str, set[str]] = {name: set() for name in network.controllers}
     for datapath in network.datapaths.values():
         at_host[datapath.controller] |= known[datapath.name]
+    return {
+        "Laid_Host": {name: frozenset(at) for name, at in at_host.items()},
+        "Laid_Switch": {name: frozenset(at) for name, at in known.items()},
+        "Laid_Cable": {
+            c.name: frozenset(known[c.a.datapath] | known[c.b.datapath])
+            for c in network.cables.values()
+        },
+        "Laid_Link": ways,
+        "Laid_Element": routers,
+    }
+
+
+def laid(network: Network) -> NamedRows:
+    """The rows that say what switches shall do; without `change` and `gone`."""
+    at = concerned(network)
     rows: dict[str, list[StoreRow]] = {
         "Laid_Host": [
-            {**_host(c), "at": frozenset(at_host[c.name])} for c in network.controllers.values()
+            {**_host(c), "at": at["Laid_Host"][c.name]} for c in network.controllers.values()
         ],
         "Laid_Switch": [
             {
@@ -192,7 +214,7 @@ def laid(network: Network) -> NamedRows:
                         **({"maintenance": True} if d.maintenance else {}),
                     }
                 ),
-                "at": frozenset(known[d.name]),
+                "at": at["Laid_Switch"][d.name],
             }
             for d in network.datapaths.values()
         ],
@@ -201,7 +223,7 @@ def laid(network: Network) -> NamedRows:
                 "name": c.name,
                 "ends": _json([[end.datapath, end.port] for end in (c.a, c.b)]),
                 "about": _json(about) if (about := _given(c, _OF_CABLES)) else "",
-                "at": frozenset(known[c.a.datapath] | known[c.b.datapath]),
+                "at": at["Laid_Cable"][c.name],
             }
             for c in network.cables.values()
         ],
@@ -215,7 +237,7 @@ def laid(network: Network) -> NamedRows:
                 "access": _json(
                     [[a.end.datapath, a.end.port, [*map(mac_text, a.macs)]] for a in k.access]
                 ),
-                "at": ways[k.name],
+                "at": at["Laid_Link"][k.name],
             }
             for k in network.links.values()
         ],
@@ -230,7 +252,7 @@ def laid(network: Network) -> NamedRows:
                     [[i.name, i.link, mac_text(i.mac), i.vif] for i in r.interfaces]
                 ),
                 "vm": _json({name: getattr(r, name) for name in VM}),
-                "at": frozenset({r.home}.union(*(ways[i.link] for i in r.interfaces))),
+                "at": at["Laid_Element"][r.name],
             }
             for r in network.routers.values()
         ],
@@ -377,7 +399,9 @@ def operations(stored: StoredRows, wanted: NamedRows, bury: int = 0) -> list[Ope
     """What is to be written for the rows of the tables that are `wanted` to become those.
 
     bury  0, or the number of the change: rows that shall not be there are not deleted, but
-          become tombstones of it, and what is written says that it is of it
+          become tombstones of it, and what is written says that it is of it.  Whom a row concerned
+          it concerns still: they are to hear that it does no more.  Where only whom it concerns
+          is another, the row says nothing new, and is of the change that it was
     """
     there = {t: {key: uuid for key, (uuid, _) in r.items()} for t, r in _keyed(stored).items()}
     uuids = {
@@ -394,9 +418,13 @@ def operations(stored: StoredRows, wanted: NamedRows, bury: int = 0) -> list[Ope
                 found.append(Insert(table, {**cells, **stamp}, uuids[table][key]))
                 continue
             old = stored[table][known[key]]
+            if bury:
+                cells["at"] = _both(old["at"], cells["at"])
             other = {name: cell for name, cell in cells.items() if old[name] != cell}
-            if other or old.get("gone"):
+            if other.keys() - {"at"} or old.get("gone"):
                 found.append(Update(table, row_id(known[key]), {**other, **stamp}))
+            elif other:
+                found.append(Update(table, row_id(known[key]), other))
         for uuid in (uuid for key, uuid in known.items() if key not in rows):
             if not bury:
                 found.append(Delete(table, row_id(uuid)))
@@ -442,6 +470,11 @@ def _references(table: str, row: StoreRow, other: Callable[[str, Any], Any]) -> 
         else:
             made[name] = other(column.refers, cell)
     return made
+
+
+def _both(one: Cell, other: Cell) -> frozenset[Any]:
+    assert isinstance(one, frozenset) and isinstance(other, frozenset)
+    return one if other <= one else one | other
 
 
 def _json(value: Any) -> str:
