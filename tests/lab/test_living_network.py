@@ -36,6 +36,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
     pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason=f"needs {', '.join(PROGRAMS)}"),
 ]
+RATE_PPS = 1000
+"""In each direction: 2,000 packets/s in all."""
 OF_PEOPLE = [name for name, table in TABLES.items() if table.kind is not TableKind.LEDGER]
 
 
@@ -65,9 +67,9 @@ def test_everything_comes_changes_and_goes(lab_up: Callable[..., Lab], tmp_path:
     lab = lab_up(str(file), store=True)
     settle(lambda: in_sync(lab), "every switch in sync")
     reaches("m1", "10.2.0.1")
-    assert_machine_quiet_enough(ends=ENDS)
+    assert_machine_quiet_enough(RATE_PPS, ends=ENDS)
     before, kept, since = everything(lab), stored(lab), datetime.now()
-    with LiveTraffic(ends=ENDS) as traffic:
+    with LiveTraffic(RATE_PPS, ENDS) as traffic:
         file.write_text(GROWN)
         reload()
         reaches("m1", "10.4.0.1")  # behind r6 on link six-seven
