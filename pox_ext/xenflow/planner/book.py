@@ -232,7 +232,7 @@ class Book:
             wait_for_none("Global", ()) if first else wait_for("Global", (), change=self.change),
             ledger,
             *ends[1:],
-            *(Delete("Change", row_id(uuid)) for uuid in self._old_changes(number)),
+            *(Delete("Change", row_id(uuid)) for uuid in self._old_changes(number, cluster)),
             *operations(self._of(DESIRED), desired(after, number)),
             *written,
         )
@@ -308,27 +308,20 @@ class Book:
                     yield f"links.{name}: vlan {min(both)} was {row['name']}'s, {_WAIT}"
 
     def _buried(self, cluster: str) -> Iterator[_Buried]:
-        """Links and routers that have gone, while a switch may have flows of them.  Of one that has
-        come back under its name with other numbers the tombstone is no more: the changes say what
-        it had."""
-        numbers = {"Laid_Link": ("id", "labels"), "Laid_Element": ("id",)}
-        for table in numbers:
+        """Links and routers that have gone, while a switch may have flows of them."""
+        for table in _NUMBERS:
             for row in self._tombs(table).values():
                 yield table, str(row["name"]), row
-        reached = self._reached(cluster)
-        named = {t: {r["name"]: r for r in self._rows.get(t, {}).values()} for t in numbers}
+        reached, named = self._reached(cluster), self._numbered()
         for change in self._rows.get("Change", {}).values():
-            before = _entries(change["before"])
-            for table, keys in numbers.items():
-                for name, old in before.get(table, {}).items():
-                    now = named[table].get(name)
-                    if old is None or now is None:
-                        continue
-                    late = _late(_at(now), change["number"], reached)
-                    if late and any(old[key] != now[key] for key in keys):
-                        id = 0 if old["id"] == now["id"] else old["id"]
-                        as_of = f"{name} before change {change['number']}"
-                        yield table, as_of, {**old, "id": id}
+            yield from _renumbered(change, named, reached)
+
+    def _numbered(self) -> NamedRows:
+        """Links and routers that there are, and that have gone, by table and name."""
+        return {
+            table: {(row["name"],): row for row in self._rows.get(table, {}).values()}
+            for table in _NUMBERS
+        }
 
     @staticmethod
     def _gone(buried: list[_Buried]) -> Gone:
@@ -451,9 +444,16 @@ class Book:
                     there = f"{name} is there: `xenflow empty-host {host}` first"
                     yield f"datapaths.{host}: {there}"
 
-    def _old_changes(self, number: int) -> list[str]:
-        rows = self._rows.get("Change", {}).items()
-        return [uuid for uuid, row in rows if _whole(row["number"]) <= number - KEPT_CHANGES]
+    def _old_changes(self, number: int, cluster: str) -> list[str]:
+        """Changes of which nobody needs to know any more; longer than for people those are kept
+        that alone say what a switch may hold still."""
+        reached, named = self._reached(cluster), self._numbered()
+        return [
+            uuid
+            for uuid, row in self._rows.get("Change", {}).items()
+            if _whole(row["number"]) <= number - KEPT_CHANGES
+            and not any(_renumbered(row, named, reached))
+        ]
 
     def _told_apart(self, written: list[Operation], wanted: NamedRows) -> tuple[_Entries, _Entries]:
         """Of the laid rows that are written what they were, and what they become."""
@@ -486,7 +486,7 @@ class Book:
                 "state": row["state"],
                 "changed": _words(_entries(row["before"]), _entries(row["after"])),
             }
-            for row in sorted(rows, key=lambda row: -_whole(row["number"]))
+            for row in sorted(rows, key=lambda row: -_whole(row["number"]))[:KEPT_CHANGES]
         ]
 
     def words_since(self, number: int) -> str:
@@ -515,7 +515,7 @@ class Book:
         rows = self._rows.get("Change", {}).values()
         row = next((row for row in rows if row["number"] == number), None)
         if row is None:
-            kept = sorted(_whole(row["number"]) for row in rows)
+            kept = sorted(_whole(row["number"]) for row in rows)[-KEPT_CHANGES:]
             words = f"those from {kept[0]} to {kept[-1]} are kept" if kept else "there is none yet"
             raise NetworkError(f"no change {number}: {words}")
         before, after = _entries(row["before"]), _entries(row["after"])
@@ -549,6 +549,8 @@ def _started(before: Network, after: Network, number: int) -> Network:
     return replace(after, routers=routers)
 
 
+_NUMBERS = {"Laid_Link": ("id", "labels"), "Laid_Element": ("id",)}
+"""By table what is given again only once it is forgotten."""
 _Buried = tuple[str, str, StoreRow]
 """Of what has gone the table, what it is called, and its row; id 0: it is its owner's still."""
 _Entries = dict[str, dict[str, dict[str, Any] | None]]
@@ -590,6 +592,24 @@ def _at(row: StoreRow) -> frozenset[Any]:
     at = row["at"]
     assert isinstance(at, frozenset)
     return at
+
+
+def _renumbered(
+    change: StoreRow, named: NamedRows, reached: Mapping[Cell, int]
+) -> Iterator[_Buried]:
+    """Of links and routers that have other numbers now what they had before a change, while a
+    switch has not come to it.  Where one has come back under its name the tombstone is no more."""
+    before = _entries(change["before"])
+    for table, keys in _NUMBERS.items():
+        for name, old in before.get(table, {}).items():
+            now = named[table].get((name,))
+            if old is None or now is None:
+                continue
+            late = _late(_at(now), change["number"], reached)
+            if late and any(old[key] != now[key] for key in keys):
+                id = 0 if old["id"] == now["id"] else old["id"]
+                as_of = f"{name} before change {change['number']}"
+                yield table, as_of, {**old, "id": id}
 
 
 def _late(at: frozenset[Any], change: Cell, reached: Mapping[Cell, int]) -> frozenset[Any]:
