@@ -1,6 +1,9 @@
-"""What decides is given the time: in the controller nobody but who is named here reads a clock."""
+"""What decides is given the time: in the controller nobody but who is named here reads a clock, and
+nobody anywhere decides by the time of day, which jumps."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
@@ -19,3 +22,20 @@ def test_nobody_reads_a_clock(folder: str) -> None:
         if "time.monotonic(" in file.read_text()
     }
     assert reads == {name for name in ALLOWED if name.startswith(folder)}
+
+
+TIME_OF_DAY = re.compile(r"time\.time\b|time_ns\b|datetime\.now|utcnow|\.today\(\)|CLOCK_REALTIME")
+TOLD = {
+    "pox_ext/xenflow/planner/__main__.py": 1,
+    "runtime/pox/openflow/of_01.py": 2,
+}
+"""How often, of whom: when a change or an event was, for people; and `idle_time` of a connection,
+which POX has, and nothing here asks for."""
+
+
+def test_nobody_decides_by_the_time_of_day() -> None:
+    folders = ("pox_ext", "mgmt", "routerd", "runtime", "xen/dom0")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    found = {str(f.relative_to(ROOT)): len(TIME_OF_DAY.findall(f.read_text())) for f in files}
+    assert {name: times for name, times in found.items() if times} == TOLD
+    assert not any(re.search(r"\.idle_time\b", f.read_text()) for f in files if f.name != "of_01.py")
