@@ -12,6 +12,8 @@ import pytest
 from mgmt.client import Refused, Unreachable
 from mgmt.session import ManagementSession, learn
 from mgmt.verbs import apply
+from xenflow.control import planner_relay
+from xenflow.planner import service
 from xenflow.store import network_file
 from xenflow.store.laid_file import LaidRows, to_json
 from xenflow.store.network_rows import laid
@@ -33,6 +35,11 @@ class Session:
 
 def knows(change: int, cluster: str = "one") -> dict[str, Any]:
     return {"digest": "", "changed": {}, "change": change, "cluster": cluster}
+
+
+def test_who_asks_waits_longer_than_whom_it_asks() -> None:
+    """So that who knows most says what is wrong, and that within 10 s."""
+    assert service.WRITE_S < service.ANSWER_S < planner_relay.ANSWER_S < 10.0 < apply.PLANNED_S
 
 
 def test_what_all_know_is_what_was_looked_at() -> None:

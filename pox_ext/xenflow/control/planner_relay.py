@@ -18,8 +18,8 @@ from xenflow.control.zmq_pump import Pump
 from xenflow.model import management as mg
 from xenflow.model.management import ManagementError
 
-ANSWER_S = 10.0
-"""The planner has answered by then, or it is said that it has not."""
+ANSWER_S = 9.5
+"""The planner has answered by then, or it is said that it has not: who asked knows within 10 s."""
 
 
 @dataclass(slots=True)

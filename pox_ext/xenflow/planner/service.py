@@ -529,7 +529,9 @@ class PlannerService:
         row = self._book.lease
         if self._others() and row is not None:
             return f"the planner is at {str(row['owner']).partition(' ')[0]}: ask there"
-        return f"the store cannot be written to: {self._store.state().words or 'it is being read'}"
+        words = self._store.state().words or "it is being read"
+        todo = "see that most of its servers run (`xenflow store status` on each), and ask again"
+        return f"the store cannot be written to: {words}: {todo}"
 
     def _write(self, asked: _AskedChange, proposal: Proposal) -> None:
         asked.waiting = True
