@@ -94,7 +94,6 @@ def test_a_mirror_sends_the_state_of_its_beginning_and_then_what_changed(other: 
         assert parts > 4 and begun._again_at is None
         assert other.feed.phase is Phase.CURRENT
         assert other.feed.state.same(state) and other.feed.state.seq == 2
-        begun._socket.close() if hasattr(begun, "_socket") else None
         context.destroy(linger=0)
 
 

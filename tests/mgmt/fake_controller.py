@@ -27,12 +27,12 @@ class FakeController:
         self.asked: list[Request] = []
         self.dies_at: str | None = None
         self.answers_garbage = False
-        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        socket = zmq.Context.instance().socket(zmq.ROUTER)
+        socket.setsockopt(zmq.LINGER, 0)
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
         self.url = f"tcp://127.0.0.1:{port}"
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(socket,), daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -46,11 +46,11 @@ class FakeController:
     def asked_for(self, verb: str) -> list[Request]:
         return [request for request in self.asked if request.verb == verb]
 
-    def _serve(self) -> None:
+    def _serve(self, socket: zmq.Socket[bytes]) -> None:
         while not self._stop.is_set():
-            if not self._socket.poll(20):
+            if not socket.poll(20):
                 continue
-            sender, empty, frame = self._socket.recv_multipart()
+            sender, empty, frame = socket.recv_multipart()
             self.answers.wait()
             try:
                 request = management.parse_request(frame)
@@ -61,8 +61,8 @@ class FakeController:
             except ManagementError as error:
                 answers = [management.error_reply(error.id or request.id, error)]
             for answer in answers:
-                self._socket.send_multipart([sender, empty, answer])
-        self._socket.close(0)
+                socket.send_multipart([sender, empty, answer])
+        socket.close(0)
 
     def _answers(self, request: Request) -> list[bytes]:
         if self.answers_garbage:

@@ -44,27 +44,27 @@ class Daemon:
             "job": {"job": JOB},
             "unpause": {"job": JOB},
         }
-        self._socket = zmq.Context.instance().socket(zmq.REP)
-        port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+        socket = zmq.Context.instance().socket(zmq.REP)
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
         self.url = f"tcp://127.0.0.1:{port}"
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread = threading.Thread(target=self._serve, args=(socket,), daemon=True)
         self.thread.start()
 
-    def _serve(self) -> None:
+    def _serve(self, socket: zmq.Socket[bytes]) -> None:
         while not self.stop.is_set():
-            if self._socket.poll(20):
-                asked = json.loads(self._socket.recv())
+            if socket.poll(20):
+                asked = json.loads(socket.recv())
                 self.asked.append(asked)
                 answer = self.answers.get(asked["verb"])
                 if isinstance(answer, bytes):
-                    self._socket.send(answer)
+                    socket.send(answer)
                 elif answer is None:
                     error = {"code": "busy", "message": "vr1 is being migrated already"}
-                    self._socket.send(json.dumps({"ok": False, "error": error}).encode())
+                    socket.send(json.dumps({"ok": False, "error": error}).encode())
                 else:
-                    self._socket.send(json.dumps({"ok": True, "emulated": True, **answer}).encode())
-        self._socket.close(0)
+                    socket.send(json.dumps({"ok": True, "emulated": True, **answer}).encode())
+        socket.close(0)
 
 
 @pytest.fixture

@@ -70,17 +70,21 @@ class Daemon:
         self.answers = threading.Event()
         self.answers.set()
         self.deaf_to = ""
+        self.idle = 0
+        """How often it has looked, and nobody has asked."""
         self._over = threading.Event()
-        self._socket = zmq.Context.instance().socket(zmq.REP)
-        self.port = self._socket.bind_to_random_port("tcp://127.0.0.1")
-        self._thread = threading.Thread(target=self._serve, daemon=True)
+        socket = zmq.Context.instance().socket(zmq.REP)
+        self.port = socket.bind_to_random_port("tcp://127.0.0.1")
+        # From here on the socket is the thread's: ZeroMQ ends a program where two use one.
+        self._thread = threading.Thread(target=self._serve, args=(socket,), daemon=True)
         self._thread.start()
 
-    def _serve(self) -> None:
+    def _serve(self, socket: zmq.Socket[bytes]) -> None:
         while not self._over.is_set():
-            if not self._socket.poll(20):
+            if not socket.poll(20):
+                self.idle += 1
                 continue
-            request = self._socket.recv()
+            request = socket.recv()
             verb = json.loads(request)["verb"]
             self.asked.append(verb)
             if verb == self.deaf_to:
@@ -89,12 +93,17 @@ class Daemon:
             while not self.answers.wait(0.02):
                 if self._over.is_set():
                     break
-            self._socket.send(json.dumps(self.hypervisor.answer(request)).encode())
-        self._socket.close(0)
+            socket.send(json.dumps(self.hypervisor.answer(request)).encode())
+        socket.close(0)
 
     def close(self) -> None:
         self._over.set()
         self._thread.join()
+
+    def has_done_all(self) -> None:
+        """Wait until nobody's request waits."""
+        before = self.idle
+        until(lambda: self.idle > before + 1)
 
     @property
     def jobs(self) -> list[str]:
@@ -142,7 +151,7 @@ def test_what_is_not_known_is_looked_at_until_it_is(
     assert unknown and (result.undone, result.unknown) == (True, "")
     assert result.text().endswith("everything was put back")
     assert controllers.where == {("host-a", ("host-a",))} and not controllers.left_unfinished
-    until(lambda: not daemon._socket.poll(0))
+    daemon.has_done_all()
     assert daemon.jobs in ([], [FAILED]) and daemon.routers.domains == HOME
 
 
