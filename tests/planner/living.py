@@ -14,7 +14,7 @@ from typing import Any
 
 from mgmt.client import AskError, Client, Refused
 from tests.free_ports import free_ports
-from tests.store.store_rig import LONG_S, OvsdbSite, joined, served
+from tests.store.store_rig import LONG_S, OvsdbSite, Way, joined, served
 from xenflow.control.leases import Leases
 from xenflow.control.store_follower import StoreFollower
 from xenflow.model.difference import NetworkDifference, compare
@@ -63,6 +63,8 @@ class LivingController:
         self._folder = folder
         self._site = site
         self._store: OvsdbStore | None = None
+        self.ways: tuple[Way, ...] = ()
+        """By which it reaches the store; else as everybody does."""
         self.start()
 
     def start(self) -> None:
@@ -74,7 +76,8 @@ class LivingController:
         self.network = described if kept is None else file.network(kept, described, self.name)
         self.problems = Problems(self.name)
         self.switches = {d.name: _Switch() for d in self.network.datapaths_of(self.name)}
-        self._store = store = self._site.store(StoreWriter(Role.CONTROLLER, self.name))
+        writer = StoreWriter(Role.CONTROLLER, self.name)
+        self._store = store = self._site.store(writer, tuple(way.remote for way in self.ways))
         table: Any = self
         leases = Leases(time.monotonic)
         self.follower = StoreFollower(store, self.name, file, kept, table, self._become, leases)
@@ -116,10 +119,12 @@ class LivingNetwork:
         self.controllers = {name: LivingController(name, folder / name, site) for name in names}
         self._ticked = 0.0
 
-    def start_planner(self, url: str) -> None:
-        """Start a planner that does not run."""
+    def start_planner(self, url: str, *ways: Way) -> None:
+        """Start a planner that does not run; `ways`: by which it reaches the store, else as
+        everybody does."""
         command = [sys.executable, "-m", "xenflow.planner", f"--listen={url}"]
-        command += [f"--network={PAPER}", *(f"--store={s.remote}" for s in self.site.servers)]
+        remotes = [each.remote for each in ways or self.site.servers]
+        command += [f"--network={PAPER}", *(f"--store={remote}" for remote in remotes)]
         with (self._folder / f"planner-{url.rpartition(':')[2]}.log").open("ab") as log:
             self.planners[url] = subprocess.Popen(command, stderr=log)
 
@@ -149,14 +154,21 @@ class LivingNetwork:
 
         self.site.loop.run(held, within_s)
 
-    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """One verb of the planner, once; raises AskError."""
-        with Client(self.planner, "planner", ANSWER_S) as client:
+    def ask(self, verb: str, url: str = "", /, **arguments: Any) -> dict[str, Any]:
+        """One verb of the planner, or of that one, once; raises AskError."""
+        with Client(url or self.planner, "planner", ANSWER_S) as client:
             return client.request(verb, **arguments)
 
-    def applying(self, text: str) -> Applying:
-        """Begin to apply a file."""
-        return Applying(self, text)
+    def answers(self) -> bool:
+        """Whether the planner has begun."""
+        try:
+            return bool(self.ask("history")["changes"])
+        except AskError:
+            return False
+
+    def applying(self, text: str, for_s: float = ANSWER_S) -> Applying:
+        """Begin to apply a file; who does is gone after so long, as after `kill -9`."""
+        return Applying(self, text, for_s)
 
     def apply(self, text: str) -> dict[str, Any]:
         """Apply a file while all live; raises AskError."""
@@ -196,8 +208,8 @@ class LivingNetwork:
 class Applying:
     """A file that is being applied, in a thread as another process would."""
 
-    def __init__(self, living: LivingNetwork, text: str) -> None:
-        self._living, self._text = living, text
+    def __init__(self, living: LivingNetwork, text: str, for_s: float) -> None:
+        self._text, self._for_s = text, for_s
         self._result: dict[str, Any] | AskError | None = None
         self._url = living.planner
         self._thread = Thread(target=self._ask, daemon=True)
@@ -206,7 +218,7 @@ class Applying:
 
     def _ask(self) -> None:
         try:
-            with Client(self._url, "planner", ANSWER_S) as client:
+            with Client(self._url, "planner", self._for_s) as client:
                 self._result = client.request("apply", text=self._text, file="paper.toml")
         except AskError as error:
             self._result = error

@@ -8,14 +8,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from mgmt.client import AskError
 from tests.planner.living import LivingNetwork, living, more, start_again
-from tests.store.store_rig import kill, needs_server
+from tests.store.store_rig import Way, kill, needs_server
 
 pytestmark = needs_server
 
@@ -88,7 +88,7 @@ def test_a_disk_that_is_full_refuses_changes_and_loses_none(tmp_path: Path) -> N
             while True:
                 file.write(bytes(4096))
         is_refused(network, wanted, "the store does not answer", "the store cannot be written to")
-        assert network.controllers["edge"].network.links.keys() == {"left", "right", "l301"}
+        goes_on(network, {"left", "right", "l301"})
         filler.unlink()
         kill(network.site.servers[0])  # it has given up, and takes no part until it is started anew
         start_again(network.site)
@@ -154,3 +154,43 @@ def test_a_host_that_was_away_learns_what_went_meanwhile(tmp_path: Path) -> None
         network.run(lambda: network.is_everywhere(4))
         assert away.network.links.keys() == {"left", "right", "l302"}
         assert network.resolve(again) == 5
+
+
+def test_a_controller_that_is_cut_off_goes_on_and_follows_again(tmp_path: Path) -> None:
+    with living(tmp_path) as network, closing(Way(*network.site.servers, tmp_path / "way")) as way:
+        edge = network.controllers["edge"]
+        edge.ways = (way,)
+        edge.start()
+        assert network.apply(more(301))["change"] == 2
+        network.run(lambda: network.is_everywhere(2))
+        way.cut()
+        assert network.apply(more(301, 302))["change"] == 3
+        others = [c for name, c in network.controllers.items() if name != "edge"]
+        network.run(lambda: all(controller.has(3) for controller in others))
+        goes_on(network, {"left", "right", "l301"})
+        way.heal()
+        network.run(lambda: network.is_everywhere(3))
+        assert "l302" in edge.network.links
+        network.run(lambda: not edge.problems.of())
+
+
+def test_a_planner_that_is_cut_off_is_followed_by_another(tmp_path: Path) -> None:
+    """It is told nothing is known of what it was asked, and writes nothing when it is back."""
+    with living(tmp_path, planners=2) as network, ExitStack() as stack:
+        way = stack.enter_context(closing(Way(*network.site.servers, tmp_path / "way")))
+        one, other = network.planners
+        for url in network.planners:
+            network.kill_planner(url)
+        network.start_planner(one, way)
+        network.run(lambda: network.planner == one and network.answers())
+        network.start_planner(other)
+        way.cut()
+        asked = network.applying(more(301))
+        network.run(lambda: asked.done and network.planner == other)
+        assert asked.took_s <= ENDS_S and asked.refusal.code in ("refused", "unknown")
+        number = network.resolve(more(301, 302))
+        way.heal()
+        network.run(lambda: network.is_everywhere(number))
+        with pytest.raises(AskError, match=f"the planner is at {other}: ask there"):
+            network.ask("apply", one, text=more(303))
+        assert [one["number"] for one in network.ask("history")["changes"]] == [2, 1]

@@ -15,14 +15,22 @@ from pathlib import Path
 import pytest
 
 from mgmt.client import AskError
-from tests.planner.living import LivingNetwork, leader_of, living, more, start_again
+from tests.planner.living import ANSWER_S, LivingNetwork, leader_of, living, more, start_again
 from tests.store.store_rig import kill, needs_server
 from xenflow.store.server import StoreServer
 
 pytestmark = [needs_server, pytest.mark.lab]
 
 ROUNDS = int(os.environ.get("XENFLOW_ROUNDS", "2"))
-VICTIMS = ("leader", "follower", "all servers", "planner", "controller", "silent leader")
+VICTIMS = (
+    "leader",
+    "follower",
+    "all servers",
+    "planner",
+    "controller",
+    "command",
+    "silent leader",
+)
 FIRST_ID = 301
 
 
@@ -30,6 +38,8 @@ def strike(network: LivingNetwork, victim: str, draw: random.Random) -> None:
     """Kill, or halt, one of them, and have it started again a little later."""
     site = network.site
     down: list[StoreServer] = []
+    if victim == "command":
+        return  # it goes by itself
     if victim == "planner":
         url = network.planner
         network.kill_planner(url)
@@ -68,7 +78,8 @@ def test_nothing_acknowledged_is_lost_or_done_twice(tmp_path: Path, seed: int) -
         ids: list[int] = []
         for place, victim in enumerate(victims):
             ids.append(FIRST_ID + place)
-            asked = network.applying(more(*ids))
+            for_s = draw.uniform(0.0, 0.08) if victim == "command" else ANSWER_S
+            asked = network.applying(more(*ids), for_s)
             time.sleep(draw.uniform(0.0, 0.08))
             strike(network, victim, draw)
             network.run(lambda asked=asked: asked.done)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -129,8 +131,11 @@ class OvsdbSite:
         self.servers = servers
         self._stores: list[OvsdbStore] = []
 
-    def store(self, writer: StoreWriter = PLANNER, **options: Any) -> OvsdbStore:
-        remotes = tuple(server.remote for server in self.servers)
+    def store(
+        self, writer: StoreWriter = PLANNER, ways: tuple[str, ...] = (), **options: Any
+    ) -> OvsdbStore:
+        """A client of all servers, or by these `ways`."""
+        remotes = ways or tuple(server.remote for server in self.servers)
         store = OvsdbStore(remotes, self.loop.post, writer, **options)
         self._stores.append(store)
         return store
@@ -139,6 +144,64 @@ class OvsdbSite:
         """End all clients."""
         for store in self._stores:
             store.close()
+
+
+class Way:
+    """A way to a server that can be cut: what goes either way waits then, and nobody is told, as
+    where a cable is drawn."""
+
+    def __init__(self, server: StoreServer, path: Path) -> None:
+        self.remote = f"unix:{path}"
+        self._to = server.remote.removeprefix("unix:")
+        self._open = threading.Event()
+        self._open.set()
+        self._over = False
+        self._listens = socket.socket(socket.AF_UNIX)
+        self._listens.bind(str(path))
+        self._listens.listen()
+        self._taker = threading.Thread(target=self._take, daemon=True)
+        self._taker.start()
+
+    def cut(self) -> None:
+        """From now on nothing passes."""
+        self._open.clear()
+
+    def heal(self) -> None:
+        """What waits passes, and what comes."""
+        self._open.set()
+
+    def _take(self) -> None:
+        while True:
+            near, _ = self._listens.accept()
+            self._open.wait()
+            if self._over:
+                return
+            far = socket.socket(socket.AF_UNIX)
+            try:
+                far.connect(self._to)
+            except OSError:
+                near.close()
+                continue
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while octets := one.recv(1 << 16):
+                self._open.wait()
+                other.sendall(octets)
+        for each in (one, other):  # the other thread ends, too
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """No more of it."""
+        self._over = True
+        self.heal()
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(self.remote.removeprefix("unix:"))
+            self._taker.join()
+        self._listens.close()
 
 
 @contextmanager
