@@ -127,12 +127,14 @@ def remove(network: Network, args: Namespace, places: Places, kind: DatapathKind
 
 
 def lost(network: Network, name: str, places: Places) -> Network:
-    """The network without a host that is dead, its controller and all that this looks after.
+    """The network without a plain switch that is dead, or a host, its controller and all that this
+    looks after.
 
     Raises UsageError where a router is there.
     """
-    controller = network.datapaths[name].controller
-    gone = [datapath.name for datapath in network.datapaths_of(controller)]
+    datapath, gone = network.datapaths[name], [name]
+    if datapath.kind is DatapathKind.HOST:
+        gone = [other.name for other in network.datapaths_of(datapath.controller)]
     refuse_used(f"host {name}", (w for one in gone for w in _routers_at(network, one, places)))
     left = network
     for one in gone:
@@ -264,7 +266,7 @@ _LOST: Option = (
     "--lost",
     {
         "action": "store_true",
-        "help": "it is dead: what hangs on it goes with it, and its controller is not asked",
+        "help": "it is dead: what hangs on it goes with it; a host's controller is not asked",
     },
 )
 _HOST, _PLAIN = DatapathKind.HOST, DatapathKind.PLAIN
@@ -310,6 +312,7 @@ OF_SWITCHES = (
         "remove",
         "a plain switch less, with its cables; refused where it is in use",
         partial(remove, kind=_PLAIN),
+        (_LOST,),
         places=True,
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mgmt import health
@@ -19,7 +19,7 @@ from mgmt.session import ManagementSession, placements
 from mgmt.text import count, duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
 from xenflow.model.difference import compare
-from xenflow.model.network import NetworkError
+from xenflow.model.network import DatapathKind, NetworkError
 from xenflow.model.placement import Mode, Placement, to_json
 from xenflow.plan.migration import purpose
 from xenflow.store import network_file
@@ -30,6 +30,8 @@ SUMMARY = "controllers, switches, routers and migrations at a glance"
 
 PLANNER_S = 2.0
 """So long the planner may take to say what it is at."""
+NAMED = 3
+"""So many of what a switch holds up are named."""
 ASK_AGAIN_S = 0.5
 """Pause between two questions while --wait waits."""
 
@@ -162,6 +164,21 @@ def _pending(session: ManagementSession, answered: dict[str, dict[str, Any]]) ->
             f"change {number} is put back in {duration(unconfirmed['left_s'])} unless you say "
             f"`xenflow confirm {number}`"
         )
+    for one in found.get("remembering", ()):  # a planner of the release before says none
+        yield _held_up(session, one)
+
+
+def _held_up(session: ManagementSession, one: Mapping[str, Any]) -> str:
+    """Which ids and VLAN ids nobody is given, because of whom, and what to do."""
+    first, more = one["names"][:NAMED], len(one["names"]) - NAMED
+    names = ", ".join(first) + (f" and {count(more, 'other')}" if more > 0 else "")
+    datapath = session.network.datapaths.get(one["switch"])
+    kind = "host" if datapath is not None and datapath.kind is DatapathKind.HOST else "switch"
+    return (
+        f"{one['switch']} may have flows of what went since change {one['since']} ({names}): "
+        "nobody gets its ids and VLAN ids before it has proven that they are gone; where it is "
+        f"dead: `xenflow {kind} remove {one['switch']} --lost`"
+    )
 
 
 def _other_file(session: ManagementSession) -> Iterator[str]:

@@ -56,7 +56,12 @@ class Answering:
             return {"change": arguments["change"] or 2}
         if verb == "planner":
             waits = {"change": 2, "left_s": 30.0}
-            return {"waiting": [{"by": "eve", "file": "b.toml"}], "unconfirmed": waits}
+            names = ["l1", "l2", "l3", "l4", "vr9"]
+            return {
+                "waiting": [{"by": "eve", "file": "b.toml"}],
+                "unconfirmed": waits,
+                "remembering": [{"switch": "gen", "since": 7, "names": names}],
+            }
         if verb == "undone":
             return {"text": TEXT, "last": 7}
         return {}
@@ -460,6 +465,9 @@ def test_status_says_what_waits_and_which_file_differs(
         "planner tcp://p:1",
         "b.toml (by eve) waits for its turn",
         "change 2 is put back in 30s unless you say `xenflow confirm 2`",
+        "gen may have flows of what went since change 7 (l1, l2, l3 and 2 others): nobody gets its "
+        "ids and VLAN ids before it has proven that they are gone; where it is dead: `xenflow "
+        "switch remove gen --lost`",
         f"{tmp_path}/store.toml says otherwise: links -more (`xenflow export`, or apply it)",
     ]
     answering.refusing["host-a", "planner"] = Unreachable("host-a", "tcp://a:1", "silent")

@@ -158,6 +158,14 @@ def test_a_router_has_its_home_where_it_is_when_its_home_goes() -> None:
     assert after.hosts.keys() == {"host-b"} and after.cables.keys() == {"gen-b", "recv-b"}
 
 
+def test_a_lost_switch_goes_with_its_cables_and_what_links_have_there() -> None:
+    after = edited("switch remove gen --lost")
+    assert after.datapaths.keys() == NETWORK.datapaths.keys() - {"gen"}
+    assert after.controllers == NETWORK.controllers
+    assert {cable for cable in NETWORK.cables if "gen" in cable}.isdisjoint(after.cables)
+    assert after.links["left"].access == ()
+
+
 def test_with_a_lost_controller_go_its_switches_and_what_links_have_there() -> None:
     both = edited("host add host-c --controller edge --cable host-a")
     after = edited("host remove host-c --lost", both)

@@ -783,13 +783,39 @@ def test_who_follows_a_planner_counts_anew(rig: Rig) -> None:
 def test_what_the_planner_is_at_is_said(rig: Rig) -> None:
     planner, store = rig.planner(first=str(PAPER))
     rest = {"v": 1, "id": "1", "ok": True}
-    assert rig.look(planner, "planner") == {"waiting": [], "unconfirmed": None, **rest}
+    nothing = {"waiting": [], "unconfirmed": None, "remembering": [], **rest}
+    assert rig.look(planner, "planner") == nothing
     assert rig.ask(planner, MORE, confirm_s=60)["change"] == 2
     store.lose, store.written = 10**6, False
     rig.send(planner, TEXT)
     found = rig.look(planner, "planner")
     assert found["waiting"] == [{"by": "ada", "file": "a.toml"}]
     assert found["unconfirmed"]["change"] == 2 and 50 < found["unconfirmed"]["left_s"] <= 60
+
+
+def test_who_holds_ids_up_is_said_and_since_when(rig: Rig) -> None:
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    rig.in_force(2)
+    assert rig.ask(planner, TEXT)["change"] == 3
+    assert rig.ask(planner, MORE.replace("77", "78").replace("177", "178"))["change"] == 4
+    assert rig.ask(planner, TEXT)["change"] == 5
+    rig.in_force(4, but="recv")
+    rig.settle(planner)
+
+    def remembering() -> dict[str, tuple[int, list[str]]]:
+        found = rig.look(planner, "planner")["remembering"]
+        return {one["switch"]: (one["since"], one["names"]) for one in found}
+
+    others = dict.fromkeys(("gen", "host-a", "host-b"), (5, ["more"]))
+    late = {"recv": (3, ["more", "more before change 3"])}
+    assert remembering() == {**late, **others}
+    rig.in_force(5, but="recv")
+    rig.settle(planner)
+    assert remembering() == late
+    rig.in_force(5)
+    rig.settle(planner)
+    assert remembering() == {}
 
 
 def test_in_a_restored_store_nothing_is_made_before_all_have_reported(rig: Rig) -> None:

@@ -387,6 +387,21 @@ class Book:
                     found.append(Delete(table, row_id(uuid)))
         return (fence, *found) if found else ()
 
+    def remembering(self, cluster: str) -> list[dict[str, Any]]:
+        """The switches that may have flows of what has gone: docs/messages.md, verb `planner`."""
+        reached = self._reached(cluster)
+        names: dict[str, set[str]] = {}
+        since: dict[str, int] = {}
+        for _, name, row in self._buried(cluster):
+            number = _whole(row["change"])
+            for switch in _late(_at(row), number, reached):
+                names.setdefault(switch, set()).add(name)
+                since[switch] = min(number, since.get(switch, number))
+        return [
+            {"switch": switch, "since": since[switch], "names": sorted(names[switch])}
+            for switch in sorted(names)
+        ]
+
     def _reached(self, cluster: str) -> Mapping[Cell, int]:
         """Of each switch that there still is how far it is."""
         found: dict[Cell, int] = dict.fromkeys(self._there, 0)
@@ -552,7 +567,8 @@ def _started(before: Network, after: Network, number: int) -> Network:
 _NUMBERS = {"Laid_Link": ("id", "labels"), "Laid_Element": ("id",)}
 """By table what is given again only once it is forgotten."""
 _Buried = tuple[str, str, StoreRow]
-"""Of what has gone the table, what it is called, and its row; id 0: it is its owner's still."""
+"""Of what has gone the table, what it is called, and its row: `change`, with which it went; `at`, who
+may have flows of it; id 0: it is its owner's still."""
 _Entries = dict[str, dict[str, dict[str, Any] | None]]
 """Table, name, and what a laid row says beside `at`, `change` and `gone`; None: there is none."""
 
@@ -609,7 +625,8 @@ def _renumbered(
             if late and any(old[key] != now[key] for key in keys):
                 id = 0 if old["id"] == now["id"] else old["id"]
                 as_of = f"{name} before change {change['number']}"
-                yield table, as_of, {**old, "id": id}
+                seen = {"id": id, "change": change["number"], "at": late}
+                yield table, as_of, {**old, **seen}
 
 
 def _late(at: frozenset[Any], change: Cell, reached: Mapping[Cell, int]) -> frozenset[Any]:

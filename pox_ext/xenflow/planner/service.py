@@ -384,7 +384,8 @@ class PlannerService:
             until = self._deadline[1] if self._deadline[0] == number else self._now() + confirm_s
             left_s = round(max(0.0, until - self._now()), 1)
             unconfirmed = {"change": number, "left_s": left_s}
-        return {"waiting": waiting, "unconfirmed": unconfirmed}
+        remembering = self._book.remembering(self._store.state().cluster)
+        return {"waiting": waiting, "unconfirmed": unconfirmed, "remembering": remembering}
 
     def _confirm(self, asked: _AskedChange) -> bool:
         """Let the change that waits for it stay."""
