@@ -46,6 +46,7 @@ class PromisedSwitch:
 
     def __init__(self) -> None:
         self.live = True
+        self.left_out: frozenset[str] = frozenset()
         self.placements: dict[str, Placement] = {}
         self.promises: Any = self
         self.waiting: list[Callable[[str | None], Any]] = []
@@ -173,6 +174,22 @@ def test_a_change_is_on_the_disk_then_taken_then_in_force_then_said(rig: Rig) ->
     rig.drain()
     assert rig.said() == {"gen": 2, "recv": 2}
     assert rig.follower.status()["in_force"] == {"gen": 2, "recv": 2}
+
+
+def test_whom_a_switch_could_not_be_given_is_said_and_holds_up_nobody(rig: Rig) -> None:
+    def left_out() -> dict[str, object]:
+        return {str(row["switch"]): row["left_out"] for row in rig.rows("Switch_State")}
+
+    rig.write(SMALL, 1)
+    rig.gen.left_out = frozenset(("vr1",))
+    rig.gen.prove()
+    rig.recv.prove()
+    rig.drain()
+    assert rig.said() == {"gen": 1, "recv": 1}
+    assert left_out() == {"gen": {"router vr1"}, "recv": frozenset()}
+    rig.gen.left_out = frozenset()
+    rig.tick()
+    assert left_out() == {"gen": frozenset(), "recv": frozenset()}
 
 
 def test_one_that_was_away_is_asked_when_it_is_back(rig: Rig) -> None:

@@ -49,6 +49,7 @@ class _Switch:
 
     def __init__(self) -> None:
         self.placements: dict[str, Placement] = {}
+        self.left_out: frozenset[str] = frozenset()
         self.promises = self
 
     def in_force(self, then: Any) -> None:

@@ -125,8 +125,32 @@ def test_a_narrow_interface_of_any_mtu(mtu: int) -> None:
     assert measured == [65535]
 
 
+def proven(host: Host) -> list[str | None]:
+    """Whether all that was submitted is in force: None, or why not."""
+    found: list[str | None] = []
+    host.writer.promises.in_force(found.append)
+    host.written.run()
+    while host.written.waiting and not found:
+        host.written.pass_time()
+    return found
+
+
+@pytest.mark.parametrize(
+    "said",
+    [hops(hop(2, TOO_LONG)), Section(SectionKind.LOCAL, Op.SET, [m.Local(4, 32, 1, 1 << 40)])],
+    ids=["a next hop", "an address"],
+)
+def test_who_is_left_out_is_said_and_holds_up_nobody(said: Section) -> None:
+    host = Host()
+    host.change(host.odd, said)
+    host.change(host.sound, route(0x0A640000))
+    assert proven(host) == [None]
+    assert host.writer.left_out == {host.odd}
+
+
 def test_a_next_hop_that_makes_no_flow() -> None:
     host = Host()
+    assert host.writer.left_out == frozenset()
     assert host.routed(host.odd)
     assert host.routed(host.sound)
     host.change(host.odd, hops(hop(2, TOO_LONG)))

@@ -321,12 +321,14 @@ class StoreFollower:
         laid = self._laid.rows.get("Laid_Switch", {}).values()
         switches = self._table.switches.keys() & {row["name"] for row in laid if not row["gone"]}
         for name in switches & self._in_force.keys():
+            left_out = self._table.switches[name].left_out
             yield (
                 "Switch_State",
                 {
                     "switch": name,
                     "cluster": self._laid.cluster,
                     "in_force": self._in_force[name],
+                    "left_out": frozenset(f"router {router}" for router in left_out),
                     "release": RELEASE,
                 },
             )

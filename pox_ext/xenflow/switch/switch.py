@@ -171,6 +171,11 @@ class Switch:
         return self.resync.live
 
     @property
+    def left_out(self) -> frozenset[str]:
+        """Routers that this switch could not be given: their packets pass through their VMs."""
+        return frozenset((*self.aside, *self.wanted.odd))
+
+    @property
     def network(self) -> Network:
         """The network, as it is now."""
         return self.wanted.network

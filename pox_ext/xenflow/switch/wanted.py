@@ -8,7 +8,7 @@ Called by `switch` and `writer`; the flows themselves are made by `tables`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -140,6 +140,11 @@ class WantedFlows:
             self._problems.end(VIEW, router)
         words = self._aside.words(router)
         return replace(view, slow=view.slow or words) if words else view
+
+    @property
+    def odd(self) -> Set[str]:
+        """Routers whose words make no flows."""
+        return self._odd_views.keys()
 
     def find_odd_views(self) -> bool:
         """A router whose words make no flows gets those of one whose packets all pass through its
