@@ -34,8 +34,8 @@ _LONGEST_S = 4 * 3600.0
 _OUT = ROOT / "out" / "soak"
 _MARK = ".xenflow-soak"
 _KILLS = (
-    "`scripts/soak --store [ROUNDS]` (20) moves nothing: it kills the store's servers, planner and "
-    "controllers in the middle of changes."
+    "`scripts/soak --store [ROUNDS]` (20) measures nothing: it kills the store's servers, planner, "
+    "controllers and who asks, in the middle of changes and of moves."
 )
 """What the script itself does."""
 _MADE = ("result.json", "there.bin", "back.bin", "sent-[01].bin", "arrivals-[01].bin")
