@@ -567,8 +567,8 @@ def _started(before: Network, after: Network, number: int) -> Network:
 _NUMBERS = {"Laid_Link": ("id", "labels"), "Laid_Element": ("id",)}
 """By table what is given again only once it is forgotten."""
 _Buried = tuple[str, str, StoreRow]
-"""Of what has gone the table, what it is called, and its row: `change`, with which it went; `at`, who
-may have flows of it; id 0: it is its owner's still."""
+"""Of what has gone the table, what it is called, and its row: `change`, with which it went; `at`,
+who may have flows of it; id 0: it is its owner's still."""
 _Entries = dict[str, dict[str, dict[str, Any] | None]]
 """Table, name, and what a laid row says beside `at`, `change` and `gone`; None: there is none."""
 
