@@ -14,7 +14,7 @@ from mgmt import planning
 from mgmt.client import AskError, Unreachable
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.planning import SilentError
-from mgmt.session import ManagementSession
+from mgmt.session import Ask, ManagementSession
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit
 from mgmt.verbs.migrate import carry_out
@@ -50,6 +50,7 @@ def finish(
     """
     results: list[dict[str, Any]] = []
     cleared: list[str] = []
+    ask = _waiting_once(session.ask)
 
     def say(words: str) -> None:
         cleared.append(words)
@@ -59,13 +60,13 @@ def finish(
     for name in names:
         try:
             if args.dry_run:
-                plan = planning.plan_recovery(session.network, name, session.ask)
+                plan = planning.plan_recovery(session.network, name, ask)
                 if plan is not None:
                     results.append(plan.json())
                     if not args.json:
                         print(plan.text())
                 continue
-            with planning.recovering(session.network, name, session.ask, say) as begun:
+            with planning.recovering(session.network, name, ask, say) as begun:
                 if begun is None:
                     continue
                 made, lease = begun
@@ -83,3 +84,22 @@ def finish(
         if not result.ok:
             worst = max(worst, Exit.FAILED)
     return results, cleared, worst
+
+
+def _waiting_once(ask: Ask) -> Ask:
+    """The same, but a controller that did not say its `status` is not waited for again."""
+    silent: dict[str, Unreachable] = {}
+
+    def asked(
+        controller: str, verb: str, /, timeout_s: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        if verb == "status" and controller in silent:
+            raise silent[controller]
+        try:
+            return ask(controller, verb, timeout_s, **arguments)
+        except Unreachable as error:
+            if verb == "status":
+                silent[controller] = error
+            raise
+
+    return asked

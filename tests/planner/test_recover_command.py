@@ -13,11 +13,12 @@ PAPER = network_file.load(Path(__file__).parents[2] / "conf" / "paper.toml")
 
 
 def test_it_fails_in_words_where_no_controller_answers() -> None:
-    """It asks controllers how the network lies: its rows have no order, by which trees are laid."""
+    """It asks controllers how the network lies: its rows have no order, by which trees are laid.
+    It asks no server of the store, and its file names none."""
     ports = enumerate(PAPER.controllers.items(), 1)
     silent = {n: replace(c, manage=f"tcp://127.0.0.1:{port}") for port, (n, c) in ports}
     network = replace(PAPER, controllers=dict(reversed(silent.items())))
-    command = RecoverCommand(("unix:db.sock",), "vr1", network)
+    command = RecoverCommand("vr1", network)
     while (why := command.ended()) is None:
         time.sleep(0.05)
     assert "no controller answers there" in why, why

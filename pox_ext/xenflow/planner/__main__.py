@@ -103,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"xenflow: planner: cannot listen on {asked.listen}: {error}", file=sys.stderr)
         store.close()
         return 1
-    recover = None if asked.no_recovery else partial(RecoverCommand, tuple(asked.store))
+    recover = None if asked.no_recovery else RecoverCommand
     service = PlannerService(store, asked.listen, time.monotonic, time.time, asked.network, recover)
     ending: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

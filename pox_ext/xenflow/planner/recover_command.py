@@ -11,6 +11,9 @@ from pathlib import Path
 from xenflow.model.network import Network
 from xenflow.store.network_text import to_text
 
+STORED = ("unix:of the planner",)
+"""That the network lives in a store.  The command asks no server of it: so none is named, which by
+tcp: would be refused between machines."""
 LAST_LINES = 5
 """So much of what it says last is told where it fails."""
 
@@ -19,10 +22,10 @@ class RecoverCommand:
     """A `recovery.Recovering`; the command learns from controllers how the network lies, since they
     are what it has to agree with."""
 
-    def __init__(self, store: tuple[str, ...], router: str, network: Network) -> None:
+    def __init__(self, router: str, network: Network) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="xenflow-recover-")
         file = Path(self._folder.name) / "network.toml"
-        file.write_text(to_text(replace(network, store=store)))
+        file.write_text(to_text(replace(network, store=STORED)))
         self._said = Path(self._folder.name) / "said"
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
