@@ -84,3 +84,38 @@ def test_what_is_not_there_is_refused(
 ) -> None:
     rig, planner = planned
     assert words in grow(rig, planner, router, host)["error"]["message"]
+
+
+def test_a_change_is_undone_beside_what_has_grown_since(
+    planned: tuple[Rig, PlannerService],
+) -> None:
+    """Branches that a move needs stay, and what the links wish to reach."""
+    rig, planner = planned
+    other = LIMITED.replace("span = []", "span = []\nmtu = 1400")
+    more = '\n[links.more]\nspan = []\naccess = [{ at = "host-a:m" }]\n'
+    assert rig.ask(planner, other + more)["change"] == 2
+    assert grow(rig, planner, "vr1", "host-b")["change"] == 3
+    grown, spans = reached(rig), {n: k.span for n, k in rig.laid().links.items()}
+    assert (grown["left"], spans["left"]) == ({"gen", "host-a", "host-b"}, ("host-b",))
+    undone = rig.look(planner, "undone", change=2)
+    assert rig.ask(planner, undone["text"])["change"] == 4
+    links = rig.laid().links
+    assert links["left"].mtu == 0
+    assert reached(rig) == {name: grown[name] for name in ("left", "right")}
+    assert {n: k.span for n, k in links.items()} == {n: spans[n] for n in ("left", "right")}
+    undone = rig.look(planner, "undone", change=3)  # the branches stay, for a router may be there
+    assert rig.ask(planner, undone["text"])["change"] == 5
+    assert rig.laid().links["left"].span == ()
+    assert reached(rig) == {name: grown[name] for name in ("left", "right")}
+
+
+def test_what_was_changed_beside_the_growth_is_not_undone(
+    planned: tuple[Rig, PlannerService],
+) -> None:
+    rig, planner = planned
+    assert rig.ask(planner, LIMITED.replace("span = []", "span = []\nmtu = 1400"))["change"] == 2
+    assert grow(rig, planner, "vr1", "host-b")["change"] == 3
+    grown = 'span = ["host-b"]\nmtu = 1300'
+    assert rig.ask(planner, LIMITED.replace("span = []", grown))["change"] == 4
+    refused = rig.look(planner, "undone", change=2)["error"]["message"]
+    assert "links.left has been changed since" in refused

@@ -27,6 +27,7 @@ from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
 from xenflow.store.network_rows import (
     DESIRED,
     LAID,
+    Key,
     NamedRows,
     StoredRows,
     by_name,
@@ -522,7 +523,8 @@ class Book:
         return "; ".join((*told, *more)) or "at the same time"
 
     def undone(self, number: int) -> str:
-        """The text of a network file with one change undone.
+        """The text of a network file with one change undone; branches that links have grown since
+        stay.
 
         Raises NetworkError where there is none of that number, or what it made has been changed
         since.
@@ -537,18 +539,19 @@ class Book:
         if not after:
             raise NetworkError(f"change {number} was the first: before it there was nothing")
         now = by_name(self._of(LAID))
+        rows_before: dict[str, dict[Key, StoreRow]] = {table: {} for table in after}
         for table, entries in after.items():
-            for name, entry in entries.items():
-                if _entry(table, now[table].get((name,))) != entry:
+            for name, made in entries.items():
+                here = _entry(table, now[table].get((name,)))
+                try:
+                    entry = _taken_back(before[table][name], made, here)
+                except ValueError:
                     kind = PARTS[LAID.index(table)]
                     raise NetworkError(
                         f"change {number} cannot be undone: {kind}.{name} has been changed since: "
                         "undo that first, or apply a file that says what is wanted"
-                    )
-        rows_before: NamedRows = {
-            table: {(name,): _row(name, entry) for name, entry in entries.items()}
-            for table, entries in before.items()
-        }
+                    ) from None
+                rows_before[table][name,] = _row(name, entry)
         return to_text(laid_entries(rows_before, self.network))
 
 
@@ -582,6 +585,60 @@ def _entry(table: str, row: StoreRow | None) -> dict[str, Any] | None:
 
 def _row(name: str, entry: dict[str, Any] | None) -> StoreRow:
     return {"name": name, "gone": True} if entry is None else {**entry, "gone": False}
+
+
+def _taken_back(
+    was: dict[str, Any] | None, made: dict[str, Any] | None, now: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """What a laid row says now, with what a change has made of it taken back.
+
+    Raises ValueError where that has been changed since.
+    """
+    if made is None or now is None:
+        if made is not now:
+            raise ValueError
+        return was
+    if was is None:
+        if not all(now[c] == made[c] or _has_grown(c, made[c], now[c]) for c in made):
+            raise ValueError
+        return None
+    back = {c: _cell_taken_back(c, was[c], made[c], now[c]) for c in made if was[c] != made[c]}
+    return {**now, **back}
+
+
+def _has_grown(column: str, made: Any, now: Any) -> bool:
+    """Whether a cell of a laid link says no more than that it has got branches, or wishes for
+    them."""
+    if column not in ("tree", "wanted"):
+        return False
+    old, new = json.loads(made), json.loads(now)
+    if column == "tree":
+        return bool({**new, **old} == new)
+    spans = [set(each.pop("span", ())) for each in (old, new)]
+    return bool(old == new and spans[0] <= spans[1])
+
+
+def _cell_taken_back(column: str, was: Any, made: Any, now: Any) -> Any:
+    """The same of one cell.  What a link has grown since stays: branches, and what it wishes to
+    reach."""
+    if now == made:
+        return was
+    if column not in ("tree", "wanted"):
+        raise ValueError
+    old, new, here = map(json.loads, (was, made, now))
+    if column == "tree":
+        if not _has_grown(column, made, now):
+            raise ValueError
+        return json.dumps(old | {switch: here[switch] for switch in here.keys() - new.keys()})
+    for key in (key for key in {*old, *new} if old.get(key) != new.get(key)):
+        shall, added = old.get(key), []
+        if here.get(key) != new.get(key):
+            span = new.get(key) if key == "span" else None
+            if span is None or not {*span} <= {*here.get(key, ())}:
+                raise ValueError
+            added = [name for name in here[key] if name not in span]
+        here[key] = shall if shall is None or not added else [*shall, *added]
+    return json.dumps({key: value for key, value in here.items() if value is not None})
 
 
 def _text(entries: _Entries) -> str:
