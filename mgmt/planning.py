@@ -150,8 +150,11 @@ def plan(
     ask: Ask,
     drivers: Drivers,
     pause_s: float = PAUSE_S,
+    *,
+    known: Network | None = None,
 ) -> Plan:
-    """The plan of a migration; `pause_s`: how long the VM is expected to be suspended (seconds).
+    """The plan of a migration; `pause_s`: how long the VM is expected to be suspended (seconds);
+    `known`: the network that controllers have now, where it is to become this one first.
 
     Raises NetworkError with the reason where it is impossible, and AskError where a controller
     that would be needed does not answer.
@@ -159,7 +162,7 @@ def plan(
     described = network.routers[router]
     mig.check_host(network, to)
     order = Order(mode)
-    facts = _facts_in_sync(network, described, ask, (to, order))
+    facts = _facts_in_sync(network, described, ask, (to, order), known or network)
     start = facts.placement
     if len(start.hosts) > 1:
         raise NetworkError(
@@ -314,6 +317,7 @@ def _facts(
     ask: Ask,
     goes: tuple[str, Order] | None = None,
     everybody: bool = False,
+    known: Network | None = None,
 ) -> _Facts:
     """What the controllers of the switches concerned answer; `goes`: to which host, how.  Raises
     NetworkError, with the reason, where nothing can be planned, also as somebody migrates it.
@@ -338,13 +342,13 @@ def _facts(
             mode = Mode.NATIVE if goes[1] is Order.NATIVE else mode
         datapaths = mig.informed(network, router, mode, hosts, placed)
         wanted = {network.datapaths[name].controller for name in datapaths}
-    known, silent = parted(answers)
+    told, silent = parted(answers)
     for controller, error in silent.items():
         if controller in wanted:
             raise SilentError(
                 f"{error}\nEvery switch that {router.name}'s links lie on must be told of a move"
             )
-    return _judge(network, router, datapaths, known, placed)
+    return _judge(network, router, datapaths, told, placed, known or network)
 
 
 def _answer(ask: Ask, controller: str, router: Router) -> dict[str, Any] | AskError:
@@ -360,6 +364,7 @@ def _judge(
     datapaths: tuple[str, ...],
     answers: Mapping[str, dict[str, Any]],
     placed: dict[str, Placement],
+    known: Network,
 ) -> _Facts:
     ports: dict[str, dict[str, Any]] = {}
     had = given(answers, router.name)
@@ -368,7 +373,7 @@ def _judge(
     behind: dict[str, list[str]] = {}
     noted: list[str] = []
     for controller, answer in answers.items():
-        if words := other_file(network, controller, answer):
+        if words := other_file(known, controller, answer):
             raise NetworkError(f"controller {controller}: {words}")
         for row in answer["datapaths"]:
             if row["name"] in datapaths and not row["connected"]:
@@ -408,12 +413,14 @@ def _judge(
     return _Facts(newest, had, placed, tuple(controllers), uneven, ports, row, behind)
 
 
-def _facts_in_sync(network: Network, router: Router, ask: Ask, goes: tuple[str, Order]) -> _Facts:
+def _facts_in_sync(
+    network: Network, router: Router, ask: Ask, goes: tuple[str, Order], known: Network
+) -> _Facts:
     """The same once every switch concerned holds what it shall: one that does not carries out
     nothing that it is told.  Raises NetworkError, with the reason, where one stays behind."""
     deadline = time.monotonic() + SYNC_S
     while True:
-        facts = _facts(network, router, ask, goes)
+        facts = _facts(network, router, ask, goes, known=known)
         if not facts.behind:
             return facts
         if time.monotonic() > deadline:  # problems end it no sooner: they need not be the reason

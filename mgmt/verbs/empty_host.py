@@ -17,9 +17,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from mgmt import planning
+from mgmt import growing
 from mgmt.client import AskError, parted
-from mgmt.growing import reaching
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.text import to_json
@@ -116,12 +115,8 @@ def _moves(args: Namespace, session: ManagementSession, router: str, done: _Acco
             continue
         with ExitStack() as stack:
             try:
-                growing = reaching(session, router, host, only_look=args.dry_run)
-                near = stack.enter_context(growing)
-                drivers = stack.enter_context(Drivers(near.network))
-                made = planning.plan(
-                    near.network, router, host, args.mode, near.ask, drivers, args.pause
-                )
+                drivers = stack.enter_context(Drivers(session.network))
+                made = growing.plan(session, router, host, args.mode, drivers, args.pause)
             except (AskError, HypervisorError, NetworkError) as error:
                 done.refuse(router, host, error)
                 continue
@@ -137,6 +132,11 @@ def _moves(args: Namespace, session: ManagementSession, router: str, done: _Acco
                 return False
             if args.dry_run:
                 return True
+            try:
+                near, made = stack.enter_context(growing.reaching(session, made, drivers))
+            except (AskError, HypervisorError, NetworkError) as error:
+                done.refuse(router, host, error)
+                continue
             result = carry_out(made, near, drivers, args.step)
         done.moved.append(result.json())
         done.interrupted = result.interrupted

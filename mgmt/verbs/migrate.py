@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TextIO
 
-from mgmt import migrate, planning
+from mgmt import growing, migrate
 from mgmt.client import AskError
-from mgmt.growing import reaching
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.lease import RouterLease
 from mgmt.planning import Plan
@@ -53,14 +52,13 @@ def run(args: Namespace, session: ManagementSession) -> int:
     asked = {"router": args.router, "to": args.host, "mode": args.mode}
     with ExitStack() as stack:
         with _refusal_noted(args, session), refusal_as_json(args, **asked):
-            growing = reaching(session, args.router, args.host, only_look=args.dry_run)
-            session = stack.enter_context(growing)
             drivers = stack.enter_context(Drivers(session.network))
-            made = planning.plan(
-                session.network, args.router, args.host, args.mode, session.ask, drivers, args.pause
-            )
+            made = growing.plan(session, args.router, args.host, args.mode, drivers, args.pause)
             if not (args.dry_run or args.force):
                 made.refuse_falling()
+            if not args.dry_run:
+                near = growing.reaching(session, made, drivers)
+                session, made = stack.enter_context(near)
         if args.dry_run:
             emit(args, made.json(), made.text())
             return Exit.OK

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from mgmt import planning
-from mgmt.growing import reaching
+from mgmt import growing
 from mgmt.hypervisor import Drivers
 from mgmt.planning import PAUSE_S
 from mgmt.session import ManagementSession
@@ -48,11 +47,8 @@ def run(args: Namespace, session: ManagementSession) -> int:
     session.destination(args.host)
     with (
         refusal_as_json(args, router=args.router, to=args.host, mode=args.mode),
-        reaching(session, args.router, args.host, only_look=True) as near,
-        Drivers(near.network) as drivers,
+        Drivers(session.network) as drivers,
     ):
-        made = planning.plan(
-            near.network, args.router, args.host, args.mode, near.ask, drivers, args.pause
-        )
+        made = growing.plan(session, args.router, args.host, args.mode, drivers, args.pause)
     emit(args, made.json(), made.text())
     return Exit.OK

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mgmt import cli, hypervisor
+from mgmt import cli, growing, hypervisor
 from mgmt.client import AskError, Unreachable
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import ManagementSession
@@ -37,6 +37,7 @@ class Plan:
         self.stages: tuple[Any, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.new_mode = ""
+        self.network: Any = None
 
     def text(self) -> str:
         return f"{self.router.name} to {self.to}"
@@ -115,11 +116,14 @@ class World:
         ask: Any,
         drivers: Drivers,
         pause_s: float,
+        known: Any,
     ) -> Plan:
         drivers.of("host-a")
         if (router, to) in self.no_way:
             raise NetworkError(f"no way for {router} to {to}")
-        return Plan(self, router, to, mode=mode, pause_s=pause_s)
+        made = Plan(self, router, to, mode=mode, pause_s=pause_s)
+        made.network = network
+        return made
 
     @contextmanager
     def recovering(
@@ -164,7 +168,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         return world.ask_all(session, verb)
 
     monkeypatch.setattr(ManagementSession, "ask_all", ask_all)
-    for verb in (empty_host, recover):
+    for verb in (growing, recover):
         monkeypatch.setattr(verb, "planning", world)
     monkeypatch.setattr(migrate, "migrate", world)
     monkeypatch.setattr(hypervisor, "of", world.driver)

@@ -724,6 +724,13 @@ def test_a_controller_with_another_network_file(
         migrate(controllers)
     assert controllers.where == {("host-a", ("host-a",))}
     controllers.digests["edge"] = controllers.network.digest
+    link = replace(controllers.network.links["left"], span=("host-b",))
+    grown = replace(controllers.network, links={**controllers.network.links, "left": link})
+    with Drivers(grown) as drivers:  # a network that they have not, and shall have first
+        asked = (grown, "vr1", "host-b", "overlapped", controllers, drivers)
+        with pytest.raises(NetworkError, match="it has another network file"):
+            planning.plan(*asked)
+        assert planning.plan(*asked, known=controllers.network).network is grown
     assert migrate(controllers).ok
 
 

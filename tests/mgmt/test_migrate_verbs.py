@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from mgmt import cli, hypervisor, planning
+from mgmt import cli, growing, hypervisor, planning
 from mgmt.client import Refused, Unreachable
 from mgmt.hypervisor import Drivers
 from mgmt.session import ManagementSession
-from mgmt.verbs import migrate, plan, recover
+from mgmt.verbs import migrate, recover
 from mgmt.verbs.migrate import Progress, ask_before
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import at_home
@@ -59,6 +59,10 @@ class Plan:
     new_mode: str = ""
     falls: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> Any:
+        return self.asked[0]
 
     @property
     def router(self) -> SimpleNamespace:
@@ -115,7 +119,8 @@ class Orchestration:
         self.drivers.append(Driver())
         return self.drivers[-1]
 
-    def plan(self, *asked: Any) -> Plan:
+    def plan(self, *asked: Any, known: Any) -> Plan:
+        assert known is asked[0], "nothing has to grow"
         *_, drivers, _ = asked
         drivers.of("host-a")
         if self.refuse:
@@ -161,7 +166,7 @@ class Orchestration:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Orchestration]:
     module = Orchestration()
-    for verb in (migrate, plan, recover):
+    for verb in (growing, recover):
         monkeypatch.setattr(verb, "planning", module)
     monkeypatch.setattr(migrate, "migrate", module)
     monkeypatch.setattr(hypervisor, "of", module.driver)
@@ -252,7 +257,7 @@ def test_migrate_that_fails(made: Orchestration, capsys: pytest.CaptureFixture[s
 def test_migrate_without_a_controller(
     made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def silent(*_: Any) -> Plan:
+    def silent(*_: Any, **__: Any) -> Plan:
         raise Unreachable("host-b", "tcp://x", "no controller answers there")
 
     monkeypatch.setattr(made, "plan", silent)
@@ -355,6 +360,23 @@ def test_recover_while_no_controller_answers(
     monkeypatch.setattr(ManagementSession, "ask", silent)
     exit, out, err = run(capsys, "recover", "-n")
     assert (exit, out) == (3, "") and "no controller answers there" in err
+
+
+def test_recover_waits_for_a_silent_controller_once(
+    made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def ask(_: Any, controller: str, verb: str, /, timeout_s: Any = None, **__: Any) -> None:
+        asked.append((controller, verb))
+        raise Unreachable(controller, "tcp://x", "silent")
+
+    network = PAPER.with_name("path.toml")
+    monkeypatch.setattr(made, "plan_recovery", planning.plan_recovery)
+    monkeypatch.setattr(ManagementSession, "ask", ask)
+    assert cli.main(["--network", str(network), "recover", "-n"]) == 3
+    assert sorted(asked) == sorted((name, "status") for name in load(network).controllers)
+    assert capsys.readouterr().err.count("silent") == len(load(network).routers) > 1
 
 
 def test_an_interrupted_recover_ends_after_the_router_that_it_was_at(
