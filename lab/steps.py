@@ -164,7 +164,8 @@ def _steps(before: Lab | None, after: Lab, controllers: bool) -> Iterator[Step]:
     # begun, the earlier that time is over.
     yield from _each(Do.START_ROUTING, _came(old.speakers, new.speakers))
     yield from _each(Do.CONFIGURE_ROUTING, _changed(old.speakers, new.speakers))
-    yield from _each(Do.RETIRE, _came(new.routers, old.routers))
+    going = _came(new.routers, old.routers)
+    yield from _each(Do.RETIRE, (name for name in going if name in old.speakers))
     yield from _each(Do.DRAIN, _leaving(before, old, new))
 
     yield Step(Do.FILE)

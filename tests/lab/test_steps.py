@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lab.description import Lab, find_file, load_lab, parse_lab
 from lab.steps import Do, Step, refusals, steps
+from mgmt.hypervisor.vm import RouterVm
 from tests.lab.grown import CAMPUS, GROWN, changed
 
 BEFORE, AFTER = parse_lab(CAMPUS, "campus.toml"), parse_lab(GROWN, "grown.toml")
@@ -44,6 +47,17 @@ def test_up_is_the_way_from_nothing() -> None:
         "wait until link left passes packets",
         "wait until link right passes packets",
     ]
+
+
+def test_a_router_without_a_routing_daemon_has_none_that_retires() -> None:
+    """`xenflow router create` made r6; the file that is reloaded does not have it."""
+    described = AFTER.routers["r6"]
+    made = {"r6": RouterVm(described, {}, {}, daemon="")}
+    words = told(replace(AFTER, made=made), BEFORE)
+    assert [line for line in words if "calls its ways" in line] == [
+        "r7: the routing daemon calls its ways the last to be taken"
+    ]
+    assert "unplug router r6: eth0" in words
 
 
 def test_without_controllers_switches_get_fixed_flows() -> None:
