@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mgmt.client import Answers, AskError, parted
-from mgmt.session import placements
+from mgmt.session import placements, told_of_each
 from mgmt.text import count, duration
-from xenflow.model.network import End, Network, NetworkError
-from xenflow.model.placement import Mode, Placement, from_json
+from xenflow.model.network import End, Network
+from xenflow.model.placement import Mode, Placement
 from xenflow.plan.migration import astray, informed, left_over, unfinished
 
 PLANNER_S = 10.0
@@ -101,16 +101,7 @@ class _Seen:
         for name, datapath in network.datapaths.items():
             told = self.known.get(datapath.controller, {}).get("datapaths", ())
             self.rows.update((name, row) for row in told if row.get("name") == name)
-        self.placed: dict[str, dict[str, Placement]] = {}
-        """Router -> datapath -> where that datapath was told the router is."""
-        for answer in self.known.values():
-            for value in answer.get("placements", ()):
-                try:
-                    placement = from_json(value)
-                except NetworkError:
-                    continue  # another release's
-                told_to = self.placed.setdefault(placement.router, {})
-                told_to[str(value.get("datapath"))] = placement
+        self.placed = told_of_each(answers)
         self.newest = placements(answers)
 
     # --- controllers and switches

@@ -210,17 +210,22 @@ def learn(network: Network, timeout_s: float) -> tuple[Network, int]:
 
 def placements(answers: Answers) -> dict[str, Placement]:
     """The newest placement of each router in the answers to `status`."""
-    newest: dict[str, Placement] = {}
+    told = told_of_each(answers)
+    return {name: max(given.values(), key=lambda p: p.version) for name, given in told.items()}
+
+
+def told_of_each(answers: Answers) -> dict[str, dict[str, Placement]]:
+    """Router -> datapath -> where that datapath was told the router is, in the answers to `status`,
+    as far as they can be read."""
+    found: dict[str, dict[str, Placement]] = {}
     for answer in parted(answers)[0].values():
         for value in answer.get("placements", ()):
             try:
                 placement = from_json(value)
             except NetworkError:
                 continue  # another release's: the controller's own log has more to say about it
-            old = newest.get(placement.router)
-            if old is None or placement.version > old.version:
-                newest[placement.router] = placement
-    return newest
+            found.setdefault(placement.router, {})[str(value.get("datapath"))] = placement
+    return found
 
 
 def given(answers: Answers, router: str) -> dict[str, Placement]:

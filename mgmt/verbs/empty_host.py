@@ -24,7 +24,7 @@ from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.text import to_json
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, recover, refusal_as_json
 from mgmt.verbs.migrate import add_moving, carry_out
-from mgmt.verbs.routers import hosts_of
+from mgmt.verbs.routers import needed_by_each
 from xenflow.model.network import NetworkError
 
 COPY_GOES_S = 20.0
@@ -160,8 +160,8 @@ def _status(session: ManagementSession) -> dict[str, dict[str, Any]]:
 
 def _needing(session: ManagementSession, host: str) -> list[str]:
     """The routers that need a host.  Raises AskError."""
-    answers = _status(session)
-    return [name for name in session.network.routers if host in hosts_of(name, answers)]
+    found = needed_by_each(session.network, {**_status(session)})
+    return [name for name, hosts in found.items() if host in hosts]
 
 
 def _with_vm_at(session: ManagementSession, host: str) -> list[str]:

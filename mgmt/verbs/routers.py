@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from contextlib import suppress
 from typing import Any
 
-from mgmt.client import parted
-from mgmt.session import ManagementSession, placements
+from mgmt.client import Answers, parted
+from mgmt.session import ManagementSession, placements, told_of_each
 from mgmt.text import duration, table
 from mgmt.verbs import Exit, add_json, complain_of, emit
 from mgmt.verbs.status import best_view
-from xenflow.model.network import NetworkError
-from xenflow.model.placement import from_json, to_json
+from xenflow.model.network import Network
+from xenflow.model.placement import to_json
+from xenflow.plan.migration import needed
 
 NAME = "routers"
 SUMMARY = "the routers: where they are, their interfaces, what is known of their routes"
@@ -23,8 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--needs",
         metavar="HOST",
-        help="only those that need this host: by what any switch was told their VM is there, it "
-        "forwards for them, or their links lead there",
+        help="only those that need this host: their VM is there, it forwards for them, or their "
+        "links lead there, by what any switch was told that it matters to",
     )
     parser.add_argument("--names", action="store_true", help="print their names only, one a line")
     add_json(parser)
@@ -38,13 +38,13 @@ def run(args: Namespace, session: ManagementSession) -> int:
     if not answered:
         complain_of(silent)
         return Exit.UNREACHABLE
-    places = placements(answers)
+    places, needs = placements(answers), needed_by_each(session.network, answers)
     values: list[dict[str, Any]] = []
     for name, router in session.network.routers.items():
         place = places.get(name)
         if args.host and (place is None or place.vm != args.host):
             continue
-        if args.needs and args.needs not in hosts_of(name, answered):
+        if args.needs and args.needs not in needs.get(name, ()):
             continue
         values.append(
             {
@@ -64,16 +64,14 @@ def run(args: Namespace, session: ManagementSession) -> int:
     return complain_of(silent)
 
 
-def hosts_of(router: str, answered: dict[str, dict[str, Any]]) -> set[str]:
-    """Every host that a router needs: all that any switch was told, not the newest word alone."""
-    told: set[str] = set()
-    for answer in answered.values():
-        for value in answer.get("placements", ()):
-            with suppress(NetworkError):
-                placement = from_json(value)
-                if placement.router == router:
-                    told.update(placement.hosts)
-    return told
+def needed_by_each(network: Network, answers: Answers) -> dict[str, set[str]]:
+    """The hosts that each router needs, by the answers to `status`."""
+    newest, routers = placements(answers), network.routers
+    return {
+        name: needed(network, routers[name], newest[name], given)
+        for name, given in told_of_each(answers).items()
+        if name in routers
+    }
 
 
 _HEADINGS = ("ROUTER", "ID", "VM", "FORWARDS", "HOME", "ROUTES", "FED", "AGE", "INTERFACES")

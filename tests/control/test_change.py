@@ -8,13 +8,14 @@ from random import Random
 
 import pytest
 
-from tests.whole_network import load
+from tests.whole_network import CONF, load
 from tests.written_switch import RuleTable, WrittenSwitch, bound
 from xenflow.model.network import Access, End, Network, NetworkError, Pipeline
 from xenflow.model.placement import Placement
 from xenflow.openflow.flow import Flow
-from xenflow.plan.laying import lay
+from xenflow.plan.laying import lay, lay_on
 from xenflow.routes.sender import snapshot_messages
+from xenflow.store.network_file import load_with_lab
 from xenflow.tables import cookies, layout
 
 CAMPUS = load("campus")
@@ -174,3 +175,31 @@ def test_what_is_in_use_is_not_taken_away() -> None:
     with pytest.raises(NetworkError, match=f"controllers.{HOST}: it runs: stop it"):
         host.table.change(replace(whole, controllers=controllers))
     assert host.flows == flows and host.table.network == whole
+
+
+def test_a_switch_that_was_not_told_of_a_move_holds_up_no_host() -> None:
+    """Of conf/class.toml r1 has moved from h1 to h2, and s2 is not concerned: it goes by r1's home
+    once h1 has gone.  While s1, which is told, believes it at h1, that stays."""
+    network, tables = load_with_lab(CONF / "class.toml")[0], {}
+    for name in ("edge", "h3"):
+        tables[name] = RuleTable(network, name, None, WrittenSwitch().clock, bound)
+    cables = {n: c for n, c in network.cables.items() if "h1" not in (c.a.datapath, c.b.datapath)}
+    datapaths = {n: d for n, d in network.datapaths.items() if n != "h1"}
+    controllers = {n: c for n, c in network.controllers.items() if n != "h1"}
+
+    def without_h1(home: str) -> Network:
+        routers = {**network.routers, "r1": replace(network.routers["r1"], home=home)}
+        parts = {"cables": cables, "datapaths": datapaths, "controllers": controllers}
+        return lay_on(replace(network, **parts, routers=routers), network)
+
+    with pytest.raises(NetworkError, match=r"datapaths\.h1: r1 is there: migrate it first"):
+        tables["edge"].change(without_h1("h2"))
+    known = tables["edge"].switches["s1"].placements["r1"]
+    moved = Placement("r1", ("h2",), "h2", "h2", version=known.version + 1)
+    tables["edge"].place(moved, ["s1"], False, lambda error: None)
+    with pytest.raises(NetworkError, match=r"routers\.r1: h3 would take it for its own"):
+        tables["h3"].change(without_h1("h3"))
+    for table in tables.values():
+        table.change(without_h1("h2"))
+        for switch in table.switches.values():
+            assert switch.placements["r1"].hosts == ("h2",)

@@ -13,7 +13,7 @@ from tests.whole_network import WholeNetwork, load
 from xenflow.model.network import NetworkError
 from xenflow.model.placement import Placement, at_home
 from xenflow.plan import effects as fx
-from xenflow.plan.migration import Order, astray, reachable, stages
+from xenflow.plan.migration import Order, astray, needed, reachable, stages
 
 NETWORKS = {"path": load("path"), "campus": load("campus")}
 NETWORKS |= {f"chance-{seed}": by_chance(seed) for seed in range(6)}
@@ -54,6 +54,8 @@ class World:
         described = self.network.routers[router]
         if left is None:  # nobody is just being told
             assert astray(self.network, described, self.truth[router], given) == set(), label
+            hosts = needed(self.network, described, self.truth[router], given)
+            assert hosts == {*self.truth[router].hosts}, label
         sent = Sent(self.now, label, self.network.routers[router])
         for what, journey in sent.journeys():
             if journey.looped or len(journey.ends) != 1:

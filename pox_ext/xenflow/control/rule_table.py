@@ -175,14 +175,28 @@ class RuleTable:
                     "migrated, or was left half way: wait, or `xenflow recover`"
                 )
         for host in found.datapaths.removed:
-            there = {
-                p.router
-                for switch in self.switches.values()
-                for p in switch.placements.values()
-                if host in p.hosts and p.router in network.routers
-            }
-            for router in sorted(there):
+            for router in sorted(self._believed_at(host) & network.routers.keys()):
                 yield f"datapaths.{host}: {router} is there: migrate it first"
+        for switch in self.switches.values():
+            for router in switch.believed_at(found.datapaths.removed):
+                described = network.routers.get(router)
+                if described is not None and described.home == switch.name:
+                    yield (
+                        f"routers.{router}: {switch.name} would take it for its own, where it is "
+                        "not: let its home be where it is"
+                    )
+
+    def _believed_at(self, host: str) -> set[str]:
+        """The routers at a host, by the switches here that are told when they move.  What any other
+        believes may be old; where no switch but the host's is told, every one is believed."""
+        there = set()
+        for switch in self.switches.values():
+            for router, at in switch.believed_at((host,)).items():
+                described = self.network.routers[router]
+                told = informed(self.network, described, at.mode, at.hosts, switch.placements)
+                if switch.name in told or set(told) <= {host}:
+                    there.add(router)
+        return there
 
     def _follow(self, network: Network, found: NetworkDifference) -> None:
         before, self.network = self.network, network

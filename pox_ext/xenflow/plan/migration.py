@@ -144,6 +144,15 @@ def left_over(given: Mapping[str, Placement]) -> set[str]:
     return {host for placement in unfinished(given).values() for host in placement.hosts}
 
 
+def needed(
+    network: Network, router: Router, newest: Placement, given: Mapping[str, Placement]
+) -> set[str]:
+    """The hosts that a router needs, of its placements (by datapath): where it is by the newest,
+    where a move has left it, and where whoever leads its frames astray believes it."""
+    wrong = astray(network, router, newest, given)
+    return {*newest.hosts, *left_over(given), *(h for name in wrong for h in given[name].hosts)}
+
+
 def stages(
     network: Network,
     start: Placement,

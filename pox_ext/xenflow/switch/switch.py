@@ -36,7 +36,7 @@ Called by `rule_table` and `vm.packets` and, for the switch's messages, by `comp
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from xenflow.model.difference import NetworkDifference
@@ -181,17 +181,22 @@ class Switch:
         return self.wanted.network
 
     def network_is(self, network: Network, found: NetworkDifference, spans: Spans) -> None:
-        """The network has become another one.  Routers that are new are at home; of those that are
-        gone nothing stays; those that have changed are compiled anew, where they have flows here or
-        may have any now."""
+        """The network has become another one.  Routers that are new are at home, and so are those
+        believed at a host that is gone, which nobody told this switch that they had left.  Of those
+        that are gone nothing stays; those that have changed are compiled anew, where they have
+        flows here or may have any now."""
         gone = [self.network.routers[name] for name in found.routers.removed]
         leaving = [router for router in gone if self.routes.left(router)]
         self.datapath = network.datapaths[self.name]
         for router in gone:
             self.placements.pop(router.name, None)
-        for name in found.routers.added:
+        strayed = tuple(self.believed_at(found.datapaths.removed))
+        for name in (*found.routers.added, *strayed):
             self.placements[name] = first_place(network.routers[name])
         concerned = self.wanted.network_is(network, found, spans)
+        for name in strayed:
+            self.wanted.router_changed(name)
+            concerned = True
         self.routes.network = network
         if found.routers:
             self.packet_ins.network_is(network)
@@ -209,6 +214,14 @@ class Switch:
                 self.refresh()
         for router in leaving:  # also where they are being read, who is here no more by then
             self.jobs.submit(self.writer.forget(router))
+
+    def believed_at(self, hosts: Collection[str]) -> dict[str, Placement]:
+        """The placements, as this switch was told them, of the routers that need any of some hosts,
+        by router."""
+        if not hosts:
+            return {}
+        need = set(hosts)
+        return {n: at for n, at in self.placements.items() if not need.isdisjoint(at.hosts)}
 
     # --- the connection -----------------------------------------------------------------------
 
