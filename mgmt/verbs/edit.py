@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 
 from mgmt.client import AskError
 from mgmt.edits import Edit, Places, cables, links, switches
+from mgmt.lost import refuse_living
 from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain
 from xenflow.model.network import Network
@@ -40,6 +41,8 @@ class EditVerb:
         if apply.lives_in_file(session):
             return Exit.FAILED
         edit, network = self._edits[args.change], session.network
+        if getattr(args, "lost", False):
+            refuse_living(session, session.host(args.host).name)
         name = f"{self.NAME} {args.change} {getattr(args, self.NAME)}"
         places = _places(session, args) if edit.places else {}
         wanted = edit.makes(network, args, places)

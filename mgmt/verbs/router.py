@@ -27,6 +27,7 @@ from mgmt.edits import routers, without
 from mgmt.hypervisor import UNKNOWN, Domain, Drivers, Hypervisor, HypervisorError, Unclaimed
 from mgmt.hypervisor.vm import RouterVm, VmMaker
 from mgmt.lease import RouterLease
+from mgmt.lost import refuse_living
 from mgmt.session import ManagementSession, UsageError, learn
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
 from xenflow.model.network import Network, Router
@@ -441,19 +442,16 @@ def _goes_on(router: Router, there: Domain | None, at: str, asked: str | None) -
 
 
 def _lost_controllers(work: _Work) -> frozenset[str]:
-    """The controller of a host that is dead.  Raises UsageError where it is not."""
-    lost, session = work.args.lost, work.session
+    """The controller of a host that is dead.  Raises UsageError where it is not, or the router ran
+    elsewhere."""
+    lost, session, router = work.args.lost, work.session, work.session.router(work.name)
     if not work.args.on or work.args.on == lost:
         raise UsageError("--lost OLD goes with --on HOST, another one")
     name = session.host(lost).controller
-    try:
-        session.ask(name, "status", router=work.name)
-    except Unreachable:
-        return frozenset((name,))
-    raise UsageError(
-        f"{lost} is not lost, its controller answers: `xenflow migrate`, or `xenflow recover "
-        f"{work.name}`"
-    )
+    refuse_living(session, lost, work.name)
+    if router.running and (at := work.home()) != lost:
+        raise UsageError(f"{work.name} is at {at}, as far as any controller knows, not at {lost}")
+    return frozenset((name,))
 
 
 def _keep_anew(work: _Work, driver: Maker) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+from dataclasses import replace
 from typing import Any, cast
 
 from bench.large_network import make_network
@@ -12,6 +15,7 @@ from xenflow.control.management_service import ManagementService
 from xenflow.control.rule_table import RuleTable
 from xenflow.model import management as mg
 from xenflow.model.placement import Placement
+from xenflow.switch.clock import Clock
 
 
 def test_a_lease_is_of_a_name() -> None:
@@ -30,6 +34,35 @@ def test_a_lease_is_of_a_name() -> None:
     assert ask("journal")["under_way"]
     assert ask("unlock", owner="me")["ok"]
     assert not ask("journal")["under_way"]
+
+
+def test_who_refuses_a_connection_lives() -> None:
+    """Only silence says nothing; nobody waits for it."""
+    network = make_network(4, 3, 20, 20)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        urls = {"h0": f"tcp://127.0.0.1:{port}", "h1": "tcp://a.name:1", "h2": "tcp://127.0.0.1:1"}
+        edge = network.controllers["edge"]
+        named = {n: replace(edge, name=n, manage=url) for n, url in urls.items()}
+        network = replace(network, controllers={**network.controllers, **named})
+        later: list[Any] = []
+        clock = Clock(lambda _, call, *words: later.append((call, words)), time.monotonic)
+        table = RuleTable(network, "edge", None, clock, bound)
+        nothing = cast(Any, None)
+        service = ManagementService(table, Leases(), "test", nothing, nothing)
+
+        def heard(name: str) -> Any:
+            answers: list[bytes] = []
+            service.take(mg.request("hears", "1", controller=name), answers.append)
+            while not answers:
+                call, words = later.pop()
+                call(*words)
+            return json.loads(answers[0])
+
+        assert heard("h0")["hears"] == "accepts connections"
+        assert heard("h1")["hears"] == ""
+        assert heard("h2")["hears"] == "refuses connections"
+        assert heard("nobody")["error"]["code"] == "bad-argument"
 
 
 def test_one_router_and_who_is_away() -> None:

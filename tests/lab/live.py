@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from lab import operate, process, switch
-from lab.description import ROOT, Lab
-from lab.namespace import LabError
+from lab.description import MANAGEMENT, PREFIX, ROOT, Lab
+from lab.namespace import LabError, ip
 from lab.probe import ProbePair, ProbeResult
 from lab.programs import python_path, start_controller
 from lab.state import current, placed
@@ -246,6 +246,17 @@ def kill(node: str, name: str) -> None:
     with suppress(ChildProcessError):
         os.waitpid(one.pid, 0)
     settle(lambda: not one.alive, f"{name} of {node} is gone")
+
+
+def lose(host: str) -> None:
+    """Let a host be dead, as far as anybody can tell by the management network."""
+    kill(host, "controller")
+    ip([f"link set {MANAGEMENT} down"], PREFIX + host)
+
+
+def find_again(host: str) -> None:
+    """Its machine is there again; its controller has to be started."""
+    ip([f"link set {MANAGEMENT} up"], PREFIX + host)
 
 
 def restart_controller(lab: Lab, name: str) -> None:

@@ -20,9 +20,11 @@ from tests.lab.live import (
     LiveTraffic,
     assert_machine_quiet_enough,
     difference,
+    find_again,
     flows,
     in_sync,
     kill,
+    lose,
     reaches,
     restart_controller,
     router_row,
@@ -112,9 +114,17 @@ def test_a_router_comes_moves_stops_starts_and_goes(paper: Lab, tmp_path: Path) 
         reaches("gen", "10.0.1.8")  # as it was set
         settle(lambda: is_placed("vr9", "host-b", started), "every host knows that it is at host-b")
 
-        kill("host-b", "controller")  # and its host, as far as anybody knows
+        by_mistake = ("start", "vr9", "--on", "host-a", "--lost", "host-b")
+        assert "host-b is not lost: controller host-b answers" in refused(*by_mistake)
+        kill("host-b", "controller")  # the machine lives, and the VM in it
+        words = refused(*by_mistake)
+        for where in ("here", "host-a", "edge"):
+            assert f"from {where}, its machine refuses connections" in words
+        restart_controller(paper, "host-b")
+        lose("host-b")
         lost = done("start", "vr9", "--on", "host-a", "--lost", "host-b")
         reaches("gen", "10.0.1.8")
+        find_again("host-b")
         restart_controller(paper, "host-b")
         settle(lambda: is_placed("vr9", "host-a", lost), "every host knows that it is at host-a")
         settle(

@@ -26,9 +26,11 @@ from tests.lab.live import (
     LiveTraffic,
     answered,
     assert_machine_quiet_enough,
+    find_again,
     flows,
     in_sync,
     kill,
+    lose,
     settle,
     status,
     xenflow,
@@ -196,11 +198,12 @@ def a_host_goes_and_comes(paper: Lab, before: dict[str, list[str]]) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    kill("host-b", "controller")
+    lose("host-b")
     refused = xenflow("host", "remove", "host-b")
     assert refused.returncode == 2 and "where host host-b is dead, say --lost" in refused.stderr
     assert "datapaths: - host-b" in said("host", "remove", "host-b", "--lost")
     assert said("host", "set", "host-a", "--other", "drop").startswith("the file says nothing new")
+    find_again("host-b")
     start_controller(paper, "host-b")
     # what the network has no more, `xenflow` does not ask
     with Client(manage, "host-b", LIMIT_S) as own:

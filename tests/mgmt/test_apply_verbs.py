@@ -32,8 +32,10 @@ class Answering:
         self.change = 2
         self.in_force = dict.fromkeys(("host-a", "host-b", "gen", "recv"), 2)
         self.refusing: dict[tuple[str, str], AskError] = {}
+        self.hears: dict[str, str] = {}
+        """What controllers hear of a host that is said to be lost; "here": who asks."""
 
-    def ask(self, controller: str, verb: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, controller: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
         self.asked.append((controller, verb, arguments))
         if error := self.refusing.get((controller, verb)):
             raise error
@@ -62,11 +64,13 @@ class Answering:
                 "unconfirmed": waits,
                 "remembering": [{"switch": "gen", "since": 7, "names": names}],
             }
+        if verb == "hears":
+            return {"hears": self.hears.get(controller, "")}
         if verb == "undone":
             return {"text": TEXT, "last": 7}
         return {}
 
-    def ask_all(self, names: Any, verb: str, **arguments: Any) -> dict[str, Any]:
+    def ask_all(self, names: Any, verb: str, /, **arguments: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name in names:
             try:
@@ -94,6 +98,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
     monkeypatch.setattr(ManagementSession, "ask", ask)
     monkeypatch.setattr(ManagementSession, "ask_all", ask_all)
     monkeypatch.setattr("mgmt.verbs.apply.IN_FORCE_S", 0.0)
+    monkeypatch.setattr("mgmt.lost.knock", lambda url: made.hears.get("here", ""))
     return made
 
 
@@ -355,18 +360,24 @@ def test_without_a_store_links_are_the_files(answering: Answering, run: Run) -> 
 def test_a_host_that_answers_is_not_lost(
     answering: Answering, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has a ring's links turned, which is for hosts that are dead."""
+    """Nor is one that anybody else hears.  It has a ring's links turned, which is for the dead."""
     text = TEXT.replace("[network]", '[network]\nstore = ["unix:/x"]')
     rooted = text.replace("[links.left]", '[links.left]\nroot = "host-b"')
     network = network_file.parse(rooted, "a")[0]
     monkeypatch.setattr(cli, "learn", lambda network_, _: (network, 9))
     status, _, err = run("host", "remove", "host-b", "--lost", store=True)
-    assert status == 1 and "controllers.host-b: it runs, and without its switches left" in err
-    assert "apply" not in answering.verbs()
+    assert status == 2 and "host-b is not lost: controller host-b answers: end its machine" in err
     dead = Unreachable("host-b", "tcp://b:1", "silent")
     answering.refusing["host-b", "status"] = dead
     status, _, err = run("host", "remove", "host-b", store=True)
     assert status == 2 and "where host host-b is dead, say --lost" in err
+    for who, said in (("here", "refuses"), ("host-a", "accepts"), ("edge", "refuses")):
+        answering.hears = {who: f"{said} connections"}
+        status, _, err = run("host", "remove", "host-b", "--lost", store=True)
+        assert status == 2 and f"host-b is not lost: from {who}, its machine {said} conn" in err
+    assert "apply" not in answering.verbs()
+    answering.hears = {}
+    answering.refusing["edge", "hears"] = Refused("unknown-verb", "hears")
     status, _, err = run("host", "remove", "host-b", "--lost", store=True)
     assert status == 0, err
     [asked] = [words for _, verb, words in answering.asked if verb == "apply"]
@@ -383,7 +394,7 @@ def test_of_two_steps_the_second_undoes_nothing_of_others(
     monkeypatch.setattr(cli, "learn", lambda network_, _: (network, 9))
     ask, changes = answering.ask, iter((10, 11))
 
-    def numbered(controller: str, verb: str, **words: Any) -> dict[str, Any]:
+    def numbered(controller: str, verb: str, /, **words: Any) -> dict[str, Any]:
         if (controller, verb) == ("host-b", "status") and "apply" not in answering.verbs():
             answering.asked.append((controller, verb, words))
             raise Unreachable("host-b", "tcp://b:1", "silent")

@@ -36,6 +36,7 @@ class World(Answering):
     """Controllers that follow what is applied, and the hypervisor of both hosts."""
 
     changes_live = True
+    emulated = True
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class World(Answering):
 
     # controllers
 
-    def ask(self, controller: str, verb: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, controller: str, verb: str, /, **arguments: Any) -> dict[str, Any]:
         if controller in self.dead:
             raise Unreachable(controller, "tcp://x:1", "accepts no connection")
         if verb in ("lock", "unlock", "journal"):
@@ -77,8 +78,11 @@ class World(Answering):
         if verb == "reload":
             answer["change"] = self.change
         if verb == "status":
-            heard = {"feed": "local", "phase": "current", "stale": False}
-            answer["routers"] = [{"name": n, **heard} for n in self.network.active.routers]
+            heard = {"phase": "current", "stale": False}
+            answer["routers"] = [
+                {"name": n, "feed": "local" if at == controller else "none", **heard}
+                for n, at in {**dict.fromkeys(self.network.active.routers), **self.domains}.items()
+            ]
             answer["placements"] = [
                 {"datapath": controller, **to_json(at_home(r.name, r.home))}
                 for r in self.network.active.routers.values()
@@ -111,6 +115,9 @@ class World(Answering):
     def domain(self, router: str) -> Domain | None:
         host = self.domains.get(router)
         return None if host is None else Domain(router, host, "running")
+
+    def copies(self, host: str, routers: Any) -> list[str]:
+        return [name for name in routers if self.domains.get(name) == host]
 
     def may_make(self, vm: RouterVm, host: str) -> None:
         self._may("look")
@@ -327,10 +334,21 @@ def test_while_it_is_moved_its_vm_is_not_ended(world: World, done: Run) -> None:
 def test_where_its_host_is_dead_it_is_started_elsewhere(world: World, done: Run) -> None:
     assert done(*CREATE)[0] == 0
     lost = ("router", "start", "vr9", "--on", "host-a", "--lost", "host-b")
-    assert "host-b is not lost, its controller answers" in done(*lost)[2]
+    assert "host-b is not lost: controller host-b answers" in done(*lost)[2]
     world.dead.add("host-b")
-    del world.domains["vr9"]  # of that host nothing is asked
-    status, _, err = done(*lost)
+    world.domains["vr9"] = "host-a"  # it is said to be at host-b
+    assert "controller host-a hears the routerd of vr9" in done(*lost)[2]
+    world.emulated = False
+    assert "its hypervisor answers" in done(*lost)[2]
+    world.emulated = True
+    world.hears = {"edge": "refuses connections"}
+    assert "from edge, its machine refuses connections" in done(*lost)[2]
+    world.hears = {}
+    elsewhere = world.domains.pop("vr9") and ("router", "start", "vr1", *lost[3:])
+    world.domains.pop("vr1")
+    assert "vr1 is at host-a, as far as any controller knows, not at host-b" in done(*elsewhere)[2]
+    assert world.did == [] and world.change == 2
+    status, _, err = done(*lost)  # of that host nothing is asked
     assert status == 0, err
     # It was stopped in between: what host-b believes of its place is older than the new one.
     assert world.did == ["change 3", "change 4", "keep", "create vr9 host-a"]

@@ -28,6 +28,7 @@ GOOD = {
     "confirm": {"change": 3},
     "history": {},
     "events": {"since": 7},
+    "hears": {"controller": "edge"},
     "planner": {},
     "event": {"what": "migration", "words": "vr1 to host-b", "outcome": "refused"},
     "undone": {"change": 3},

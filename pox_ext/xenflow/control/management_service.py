@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from xenflow.control.hearing import Hearing
 from xenflow.control.leases import Leases, LockedError
 from xenflow.control.mirror import RouteMirrors
 from xenflow.control.moves import Moves
@@ -82,6 +83,7 @@ class ManagementService:
             "planner": partial(self._planner, "planner"),
             "event": partial(self._planner, "event"),
             "undone": partial(self._planner, "undone"),
+            "hears": Hearing(table).hears,
             "place": moves.place,
             "import": moves.take_in,
             "mirror": moves.mirror,
