@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from lab import cli
@@ -14,6 +15,7 @@ from xenflow.model.network import NetworkError
 def main() -> int:
     """Run one verb; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=cli.__doc__)
+    parser.set_defaults(lab=os.environ.get("XENFLOW_LAB", ""))
     cli.add_verbs(parser.add_subparsers(dest="lab_verb", metavar="VERB", required=True))
     args = parser.parse_args()
     try:

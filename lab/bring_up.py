@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lab import made, neighbours, process, routing
+from lab import made, neighbours, process, rooms, routing
 from lab.changing import OPERATOR, Change
 from lab.description import COPY_HEADER, LABS_OWN, PREFIX, ROOT, Lab, find_file, load_lab, parse_lab
-from lab.namespace import NETNS_DIR, LabError, at_least, exists, ip, sysctl
+from lab.namespace import NETNS_DIR, LabError, at_least, exists, ip, need_root, sysctl
 from lab.state import (
     CHANGING,
     NETWORK_FILE,
@@ -88,8 +88,7 @@ def up(
     `changes` are fields of `LabOptions`.  Raises NetworkError where the file is wrong, LabError
     where a lab is up already or this one did not come up; everything is swept then unless `keep`.
     """
-    if os.geteuid() != 0:
-        raise LabError("the lab needs root: it makes network namespaces")
+    need_root()
     options = replace(options or LabOptions(), **changes)
     _refuse_host()
     path = find_file(file_or_name)
@@ -113,7 +112,7 @@ def up(
                 replace(state, phase="kept").write()
             hint = f"logs: {process.LOG_DIR}"
             if options.keep:
-                hint += "; kept as it is: `xenflow lab down` sweeps it"
+                hint += f"; kept as it is: {_down_words()} sweeps it"
             if isinstance(error, LabError):
                 raise LabError(f"{error}\n{hint}") from None
             raise
@@ -176,10 +175,15 @@ def _refuse_second() -> None:
         return
     if state.phase == UP:
         raise LabError(
-            f"a lab is up already ({state.network}, from {state.source}): "
-            "`xenflow lab down` ends it"
+            f"a lab is up already ({state.network}, from {state.source}): {_down_words()} ends it"
         )
-    raise LabError(f"a lab was left behind half up ({state.network}): `xenflow lab down` sweeps it")
+    raise LabError(f"a lab was left behind half up ({state.network}): {_down_words()} sweeps it")
+
+
+def _down_words() -> str:
+    """How the lab that is here is taken down."""
+    name = rooms.here()
+    return f"`xenflow lab down{f' --name {name}' if name else ''}`"
 
 
 # --- reload --------------------------------------------------------------------------------------
@@ -205,12 +209,11 @@ def reload(
     Raises NetworkError where the file is wrong, LabError where no lab is up, or what is begun fails
     half way.
     """
-    if os.geteuid() != 0:
-        raise LabError("the lab needs root: it makes network namespaces")
+    need_root()
     with lock():
         before, state = current()
         if state.phase != UP:
-            raise LabError(f"the lab is not whole ({state.phase}): `xenflow lab down` sweeps it")
+            raise LabError(f"the lab is not whole ({state.phase}): {_down_words()} sweeps it")
         source = Path(state.source) if file_or_name is None else find_file(file_or_name)
         options = state.options
         text = network_text(source, store=options.store, members=options.members)
@@ -253,7 +256,7 @@ def _reload(change: Change, found: Reload, state: State, clock: _Clock) -> None:
     try:
         change.carry_out(found.steps, say)
     except BaseException as error:
-        hint = f"the lab is half changed: `xenflow lab down` sweeps it; logs: {process.LOG_DIR}"
+        hint = f"the lab is half changed: {_down_words()} sweeps it; logs: {process.LOG_DIR}"
         if isinstance(error, LabError):
             raise LabError(f"{error}\n{hint}") from None
         _say(hint)

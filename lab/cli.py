@@ -16,7 +16,9 @@ from functools import partial
 from typing import Any
 
 from lab import bring_up, checkpoint, operate, rooms, routing
+from lab.namespace import need_root
 from lab.state import LabOptions, read_state
+from mgmt.session import UsageError
 
 _DEFAULTS = LabOptions()
 
@@ -92,7 +94,7 @@ def add_verbs(verbs: Any) -> None:
     nodes.set_defaults(run=_nodes)
 
     execute = verbs.add_parser("exec", help="run a program in a node")
-    execute.add_argument("node")
+    execute.add_argument("node", metavar="NODE")
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     execute.set_defaults(run=_exec)
 
@@ -118,7 +120,10 @@ def add_verbs(verbs: Any) -> None:
     for verb in verbs.choices.values():
         verb.add_argument(
             "--name",
-            default=os.environ.get("XENFLOW_LAB", ""),
+            "--lab",
+            dest="lab",
+            metavar="NAME",
+            default=argparse.SUPPRESS,
             help="of several labs the one of this name (also: $XENFLOW_LAB)",
         )
         verb.set_defaults(run=partial(_in_room, verb.get_default("run")))
@@ -146,13 +151,16 @@ def _reset(args: argparse.Namespace) -> int:
 
 
 def _in_room(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """A verb, in the room of the lab that is named."""
-    status = rooms.carry_out(args.name, args.lab_verb)
+    """A verb, in the room of the lab that is named.  Raises LabError where it needs root."""
+    if args.lab_verb != "nodes" or args.lab not in ("", rooms.here()):
+        need_root()
+    status = rooms.carry_out(args.lab, args.lab_verb)
     return run(args) if status is None else status
 
 
 def _enter(args: argparse.Namespace) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    need_root()
     enter(args.name, command or [os.environ.get("SHELL", "sh")])
     return 0
 
@@ -222,7 +230,9 @@ def _nodes(args: argparse.Namespace) -> int:
         print(json.dumps([{**asdict(n), "addresses": list(n.addresses)} for n in found], indent=1))
         return 0
     rows = [("NODE", "KIND", "NAMESPACE", "ADDRESSES", "HOST")]
-    rows += [(n.name, n.kind, n.namespace, " ".join(n.addresses), n.host or "") for n in found]
+    for n in found:
+        host = "stopped" if n.kind == "router" and n.host is None else n.host or ""
+        rows.append((n.name, n.kind, n.namespace, " ".join(n.addresses), host))
     _print_table(rows)
     return 0
 
@@ -230,8 +240,7 @@ def _nodes(args: argparse.Namespace) -> int:
 def _exec(args: argparse.Namespace) -> int:
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
-        print("lab exec: no command: `lab exec NODE -- COMMAND ...`", file=sys.stderr)
-        return 2
+        raise UsageError("no command: `xenflow lab exec NODE -- COMMAND ...`")
     return operate.execute(args.node, command)
 
 

@@ -220,7 +220,7 @@ class Lab:
         return list(dict.fromkeys(found))
 
     def nodes(self, placed: dict[str, str] | None = None) -> list[Node]:
-        """Every node; `placed` says where the routers run now (default: at home)."""
+        """Every node; `placed` says where the routers run that do (default: all at home)."""
         found = [Node("lab", "lab", PREFIX + "lab")]
         for machine in self.machines.values():
             addresses = [str(machine.address.ip)]
@@ -235,7 +235,7 @@ class Lab:
             found.append(Node(name, kind, PREFIX + name))
         for router in self.routers.values():
             addresses = [str(self.addresses[router.name][i.name].ip) for i in router.interfaces]
-            host = (placed or {}).get(router.name, router.home)
+            host = router.home if placed is None else placed.get(router.name)
             namespace = PREFIX + router.name
             found.append(Node(router.name, "router", namespace, tuple(addresses), host))
         for name in self.network.controllers:

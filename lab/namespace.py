@@ -61,6 +61,12 @@ def inside(namespace: str | None) -> Iterator[None]:
         os.close(back)
 
 
+def need_root() -> None:
+    """Raises LabError where this is not root: who makes, enters or ends namespaces has to be."""
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root: its nodes are network namespaces")
+
+
 def _setns(fd: int) -> None:
     if _libc.setns(fd, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()

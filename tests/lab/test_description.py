@@ -46,6 +46,8 @@ def test_first_address_is_the_routed_one() -> None:
     assert nodes["gen"].addresses == ("10.0.1.2", "10.1.0.1")
     assert nodes["vr1"].host == "host-b"
     assert nodes["gen"].host is None
+    stopped = {n.name: n for n in load_lab(find_file("paper")).nodes({})}
+    assert stopped["vr1"].host is None
 
 
 def test_path_has_a_transit_host_and_two_plain_switches() -> None:
