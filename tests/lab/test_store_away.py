@@ -49,6 +49,7 @@ from tests.lab.test_store_lab import (
     laid_at,
     told,
 )
+from tests.store.store_rig import joined
 
 pytestmark = [
     pytest.mark.lab,
@@ -234,6 +235,7 @@ def test_all_goes_on_whatever_becomes_of_the_store(lab: Lab, tmp_path: Path) -> 
         assert applied_when_planned(file, text) == 5
         bring_home(lab)
     traffic.assert_nothing_lost()
+    assert all(joined(store_server(lab, node)) for node in servers(lab))
     assert changes(lab) == [1, 2, 3, 4, 5]
     settle(lambda: laid_at(lab) == "host-a" and not told(lab), "its place is laid")
     assert difference(before, flows(lab)) == []
@@ -290,6 +292,7 @@ def test_a_move_ends_whoever_is_killed_in_the_middle(lab: Lab) -> None:
                 move.send(signal.SIGCONT)
                 ended = move.end()
                 start(lab, *gone)
+                assert all(joined(store_server(lab, node)) for node in servers(lab)), said
                 settle(all_connected, f"the store is found again ({said})")
                 settle(lambda: not told(lab), f"it is ended, or recovered ({said})")
                 settle(lambda: in_sync(lab), f"every switch in sync ({said})")

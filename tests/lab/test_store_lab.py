@@ -74,7 +74,9 @@ def applied(file: Path, text: str, *words: str) -> dict[str, Any]:
 def rows(lab: Lab, table: str) -> list[dict[str, Any]]:
     """A table of the store, as `ovsdb-client` shows it."""
     command = ["ovsdb-client", "--format=json", "dump", store_server(lab).remote, DATABASE, table]
-    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     return [dict(zip(found["headings"], row, strict=True)) for row in found["data"]]
 
 
