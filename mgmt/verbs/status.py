@@ -19,7 +19,7 @@ from mgmt.session import ManagementSession, placements
 from mgmt.text import count, duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
 from xenflow.model.difference import compare
-from xenflow.model.network import DatapathKind, NetworkError
+from xenflow.model.network import Datapath, DatapathKind, NetworkError
 from xenflow.model.placement import Mode, Placement, to_json
 from xenflow.plan.migration import purpose
 from xenflow.store import network_file
@@ -165,19 +165,23 @@ def _pending(session: ManagementSession, answered: dict[str, dict[str, Any]]) ->
             f"`xenflow confirm {number}`"
         )
     for one in found.get("remembering", ()):  # a planner of the release before says none
-        yield _held_up(session, one)
+        yield _held_up(session.network.datapaths.get(one["switch"]), answered, one)
 
 
-def _held_up(session: ManagementSession, one: Mapping[str, Any]) -> str:
+def _held_up(
+    datapath: Datapath | None, answered: dict[str, dict[str, Any]], one: Mapping[str, Any]
+) -> str:
     """Which ids and VLAN ids nobody is given, because of whom, and what to do."""
     first, more = one["names"][:NAMED], len(one["names"]) - NAMED
     names = ", ".join(first) + (f" and {count(more, 'other')}" if more > 0 else "")
-    datapath = session.network.datapaths.get(one["switch"])
-    kind = "host" if datapath is not None and datapath.kind is DatapathKind.HOST else "switch"
+    told = answered.get(datapath.controller, {}).get("datapaths", ()) if datapath else ()
+    todo = "it is connected, and has to prove that they are gone"
+    if not any(row.get("connected") for row in told if row.get("name") == one["switch"]):
+        kind = "host" if datapath is not None and datapath.kind is DatapathKind.HOST else "switch"
+        todo = f"connect it; where it is dead: `xenflow {kind} remove {one['switch']} --lost`"
     return (
-        f"{one['switch']} may have flows of what went since change {one['since']} ({names}): "
-        "nobody gets its ids and VLAN ids before it has proven that they are gone; where it is "
-        f"dead: `xenflow {kind} remove {one['switch']} --lost`"
+        f"{one['switch']} may have flows of what went since change {one['since']} ({names}), whose "
+        f"ids and VLAN ids nobody gets: {todo}"
     )
 
 

@@ -62,7 +62,10 @@ class Answering:
             return {
                 "waiting": [{"by": "eve", "file": "b.toml"}],
                 "unconfirmed": waits,
-                "remembering": [{"switch": "gen", "since": 7, "names": names}],
+                "remembering": [
+                    {"switch": "gen", "since": 7, "names": names},
+                    {"switch": "host-a", "since": 9, "names": ["l5"]},
+                ],
             }
         if verb == "hears":
             return {"hears": self.hears.get(controller, "")}
@@ -465,7 +468,12 @@ def test_status_says_what_waits_and_which_file_differs(
         about = {"connected": True, "change": 2, "taken": taken, "planner": "tcp://p:1"}
         return {"store": {**about, "in_force": dict.fromkeys(own, taken)}}
 
-    said = {"host-a": store(["host-a"], 2), "host-b": store(["host-b"], 1), "edge": store([], 2)}
+    rows = {"datapaths": [{"name": "host-a", "connected": True}]}
+    said = {
+        "host-a": store(["host-a"], 2) | rows,
+        "host-b": store(["host-b"], 1),
+        "edge": store([], 2),
+    }
     monkeypatch.setattr(ManagementSession, "ask_all", lambda *_, **__: said)
     out = run("status", store=True)[1]
     block = out.split("\n\n")[2].splitlines()
@@ -476,9 +484,10 @@ def test_status_says_what_waits_and_which_file_differs(
         "planner tcp://p:1",
         "b.toml (by eve) waits for its turn",
         "change 2 is put back in 30s unless you say `xenflow confirm 2`",
-        "gen may have flows of what went since change 7 (l1, l2, l3 and 2 others): nobody gets its "
-        "ids and VLAN ids before it has proven that they are gone; where it is dead: `xenflow "
-        "switch remove gen --lost`",
+        "gen may have flows of what went since change 7 (l1, l2, l3 and 2 others), whose ids and "
+        "VLAN ids nobody gets: connect it; where it is dead: `xenflow switch remove gen --lost`",
+        "host-a may have flows of what went since change 9 (l5), whose ids and VLAN ids nobody "
+        "gets: it is connected, and has to prove that they are gone",
         f"{tmp_path}/store.toml says otherwise: links -more (`xenflow export`, or apply it)",
     ]
     answering.refusing["host-a", "planner"] = Unreachable("host-a", "tcp://a:1", "silent")
