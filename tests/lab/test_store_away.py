@@ -115,24 +115,24 @@ def cut_off(node: str, *ports: int) -> Iterator[None]:
 
 
 @contextmanager
-def small_disks(lab: Lab, *nodes: str) -> Iterator[None]:
-    """These servers have each a disk of its own, which can be filled."""
-
-    def change(*command: str) -> None:
-        for node in nodes:
-            here = folder(lab, node)
-            kill(node, "store")
-            kept = {path.name: path.read_bytes() for path in here.iterdir() if path.suffix == ".db"}
-            subprocess.run([*command, here], check=True)
-            for name, octets in kept.items():
-                (here / name).write_bytes(octets)
-        start(lab, *nodes)
-
-    change("mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs")
+def small_disks(lab: Lab, copies: Path, *nodes: str) -> Iterator[None]:
+    """These servers have each a disk of its own, which can be filled.  Afterwards all have what was
+    there before: Open vSwitch 3.1 leaves gaps in the log of a follower whose disk is full, and does
+    not start from it any more (docs/store.md)."""
+    for node in servers(lab):
+        kill(node, "store")
+    copy_of(lab, copies)
+    for node in nodes:
+        here = folder(lab, node)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", here], check=True)
+    put_back(lab, copies)
     settle(all_connected, "the store is found again")
     yield
-    # A server whose disk was full takes no part until it is started anew.
-    change("umount", "--lazy")
+    for node in servers(lab):
+        kill(node, "store")
+    for node in nodes:
+        subprocess.run(["umount", "--lazy", folder(lab, node)], check=True)
+    put_back(lab, copies)
 
 
 def fill(lab: Lab, *nodes: str) -> None:
@@ -229,7 +229,8 @@ def test_all_goes_on_whatever_becomes_of_the_store(lab: Lab, tmp_path: Path) -> 
         with all_goes_on() as goes_on, older(lab, yesterday):
             goes_on()
             settle(lambda: "an older copy" in str(status()["causes"]), "it is said")
-        with small_disks(lab, *two), all_goes_on() as goes_on:
+        full = tmp_path / "before it was full"
+        with small_disks(lab, full, *two), all_goes_on() as goes_on:
             fill(lab, *two)
             goes_on()
         assert applied_when_planned(file, text) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -33,7 +34,7 @@ from tests.store.store_rig import (
 )
 from xenflow.store.network_store import RowChanges, ViewOverdue, WatchedTable, WholeView
 from xenflow.store.ovsdb_store import OvsdbStore
-from xenflow.store.schema import PLANNER, TABLES, to_schema
+from xenflow.store.schema import DATABASE, PLANNER, TABLES, to_schema
 from xenflow.store.server import StoreServer, StoreServerError
 from xenflow.store.transaction import (
     Committed,
@@ -194,6 +195,40 @@ def test_the_leader_of_three_is_killed(tmp_path: Path) -> None:
             site.loop.run(partial(joined, gone))
         assert view.of("Change", "number") == [1, 2, 3, 4]
         assert [type(event) for event in view.events].count(WholeView) == 1
+
+
+def with_a_gap(log: bytes) -> bytes:
+    """A member's log without the last entry but one."""
+    records: list[tuple[bytes, dict[str, object]]] = []
+    while log:
+        head, _, rest = log.partition(b"\n")
+        size = int(head.split()[2])
+        records.append((head + b"\n" + rest[:size], json.loads(rest[:size])))
+        log = rest[size:]
+    *_, last, _ = (octets for octets, record in records if "index" in record)
+    return b"".join(octets for octets, _ in records if octets is not last)
+
+
+def test_a_member_whose_log_has_a_gap_is_made_anew(tmp_path: Path) -> None:
+    with served(tmp_path, 3) as site:
+        store = site.store()
+        for number in range(1, 6):
+            assert site.loop.ask(store, change(number)) == Committed((1,))
+        leads, lost = site.servers[0], site.servers[2]
+        kill(lost)
+        lost.database.write_bytes(with_a_gap(lost.database.read_bytes()))
+        with pytest.raises(StoreServerError, match="a part is missing, as where its disk was full"):
+            lost.start()
+        shutil.rmtree(lost.folder)
+        (gone,) = (line.split()[0] for line in leads.shown().splitlines() if lost.member in line)
+        leads._tell("cluster/kick", DATABASE, gone)
+        lost.join(leads.member)
+        lost.start()
+        assert joined(lost)
+        assert site.loop.ask(store, change(6)) == Committed((1,))
+        dump = ["ovsdb-client", "--format=json", "dump", lost.remote, DATABASE, "Change", "number"]
+        rows = json.loads(subprocess.check_output(dump))["data"]
+        assert sorted(number for (number,) in rows) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_cluster_of_one_is_joined_by_another(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ machine elected a leader 16 times in 27 idle minutes."""
 START_S = 60.0
 """How long a tool of the server, or its end, may take."""
 
+_BROKEN = "error reading record"
+"""What a server says of a log with gaps.  Open vSwitch 3.1 leaves them where its disk is full: it
+goes on with what comes after what it could not write."""
 _LOCK = "hhqqi"
 """Linux's `struct flock`: type, whence, start, length, who holds it."""
 
@@ -153,7 +156,16 @@ class StoreServer:
         self._check_tls(by_tls)
         if by_tls:
             self._standalone(roles.LISTENING, roles.listening_schema(), roles.places(by_tls))
-        _tool(*self.command, "--detach", "--no-chdir", "--verbose=console:off")
+        try:
+            _tool(*self.command, "--detach", "--no-chdir", "--verbose=console:off")
+        except StoreServerError as error:
+            _, broken, record = str(error).partition(_BROKEN)
+            if not broken:
+                raise
+            raise StoreServerError(
+                f"{self.database}: {broken}{record}: a part is missing, as where its disk was "
+                "full: the member has to be made anew (docs/store.md, When something is lost)"
+            ) from None
 
     def _check_tls(self, places: tuple[str, ...]) -> None:
         """Raises StoreServerError where what it is started with is not enough for TLS, or where
