@@ -239,13 +239,15 @@ def running(node: str, name: str) -> process.Process:
     return next(p for p in process.recorded() if (p.node, p.name) == (node, name) and p.alive)
 
 
-def kill(node: str, name: str) -> None:
-    """End one process of the lab without warning, and wait until it is gone."""
+def kill(node: str, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+    """End one process of the lab, without warning by default, wait until it is gone, and take it
+    from the lab's record: who starts it again is recorded in its place."""
     one = running(node, name)
-    os.kill(one.pid, signal.SIGKILL)
+    os.kill(one.pid, number)
     with suppress(ChildProcessError):
         os.waitpid(one.pid, 0)
     settle(lambda: not one.alive, f"{name} of {node} is gone")
+    process.forget([one])
 
 
 def lose(host: str) -> None:

@@ -35,7 +35,6 @@ from tests.lab.live import (
     reaches,
     restart_controller,
     router_row,
-    running,
     settle,
     xenflow,
 )
@@ -293,9 +292,7 @@ def test_flows_deleted_by_somebody_else(paper: Lab, datapath: str) -> None:
 def test_bird_restarted(paper: Lab) -> None:
     """Routes are withdrawn and come back, and so do their flows."""
     before = flows(paper)
-    bird = running("vr1", "bird-output")
-    os.kill(bird.pid, signal.SIGTERM)
-    settle(lambda: not bird.alive, "BIRD has ended")
+    kill("vr1", "bird-output", signal.SIGTERM)
     settle(lambda: not has_flow(paper, "host-a", "10.2.0.1"), "its routes are withdrawn")
     here = process.STATE_DIR / "vr1"
     process.start(

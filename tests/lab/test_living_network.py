@@ -26,7 +26,13 @@ from tests.lab.live import (
     status,
     xenflow,
 )
-from tests.lab.test_reload import ENDS, UNTOUCHED, assert_comes_back, everything
+from tests.lab.test_reload import (
+    ENDS,
+    UNTOUCHED,
+    assert_comes_back,
+    everything,
+    forget_old_address,
+)
 from tests.lab.test_store_lab import PROGRAMS, rows
 from xenflow.store.schema import TABLES, TableKind
 
@@ -98,6 +104,7 @@ def test_everything_comes_changes_and_goes(lab_up: Callable[..., Lab], tmp_path:
         reaches("m1", "10.0.4.2")
         settle(lambda: stored(lab) == kept, "the store forgets what has gone")
     traffic.assert_nothing_lost()
+    forget_old_address()
     changes = operate.status(since)["neighbour_changes"]
     assert {node: changes[node] for node in UNTOUCHED} == dict.fromkeys(UNTOUCHED, 0)
     assert_comes_back(lab, before)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.lab.live import (
     LiveTraffic,
     answered,
     assert_machine_quiet_enough,
+    bring_home,
     find_again,
     flows,
     in_sync,
@@ -52,10 +53,12 @@ access = [{ at = "gen:more", macs = ["02:00:00:00:77:02"] }, { at = "recv:more" 
 
 
 @pytest.fixture
-def paper(lab_up: Callable[..., Lab]) -> Lab:
+def paper(lab_up: Callable[..., Lab]) -> Iterator[Lab]:
+    """The paper's network in a store, the router at home before and after."""
     lab = lab_up("paper", store=True, pause_s=0.1, precopy_s=0.1)
-    settle(lambda: in_sync(lab), "every switch in sync")
-    return lab
+    settle(lambda: in_sync(lab) and all_connected(), "every switch in sync, with the store")
+    yield lab
+    bring_home(lab)
 
 
 @pytest.fixture
@@ -182,6 +185,22 @@ def laid_at(lab: Lab) -> str | None:
     return json.loads(row["placement"])["vm"] if row["placement"] else None
 
 
+def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) -> None:
+    text = NETWORK_FILE.read_text()
+    known = changes(paper)
+    before = flows(paper)
+    file.write_text(text.replace("vlan = 101", "vlan = 111"))
+    done = xenflow("apply", str(file))
+    assert done.returncode == 1
+    assert "host-a, host-b, edge: links.left: vlan 101 cannot become 111" in done.stderr
+    file.write_text(text.replace("vlan = 101", 'vlan = "x"'))
+    done = xenflow("apply", str(file))
+    assert done.returncode == 2 and f"{file}:" in done.stderr
+    done = xenflow("reload")
+    assert done.returncode == 1 and "use `xenflow apply FILE`" in done.stderr
+    assert (changes(paper), flows(paper)) == (known, before)
+
+
 def test_a_lost_host_is_fenced_and_comes_again(paper: Lab) -> None:
     """Nobody waits for it; back from the dead it is of no network, until it is taken in again.
     Nobody loses a packet by it."""
@@ -225,22 +244,6 @@ def a_host_goes_and_comes(paper: Lab, before: dict[str, list[str]]) -> None:
     said("migrate", "vr1", "host-b")
     for line in ("host remove host-b", "host add host-b", "migration: vr1 is at host-b: ended"):
         settle(lambda line=line: line in said("events"), f"the events tell: {line}")
-
-
-def test_what_does_not_fit_is_refused_before_anything(paper: Lab, file: Path) -> None:
-    text = NETWORK_FILE.read_text()
-    known = changes(paper)
-    before = flows(paper)
-    file.write_text(text.replace("vlan = 101", "vlan = 111"))
-    done = xenflow("apply", str(file))
-    assert done.returncode == 1
-    assert "host-a, host-b, edge: links.left: vlan 101 cannot become 111" in done.stderr
-    file.write_text(text.replace("vlan = 101", 'vlan = "x"'))
-    done = xenflow("apply", str(file))
-    assert done.returncode == 2 and f"{file}:" in done.stderr
-    done = xenflow("reload")
-    assert done.returncode == 1 and "use `xenflow apply FILE`" in done.stderr
-    assert (changes(paper), flows(paper)) == (known, before)
 
 
 def test_without_a_store_there_is_nothing_to_apply_to(lab_up: Callable[..., Lab]) -> None:
