@@ -32,6 +32,7 @@ from tests.store.store_rig import (
     numbered,
     served,
 )
+from xenflow.store.__main__ import main
 from xenflow.store.network_store import RowChanges, ViewOverdue, WatchedTable, WholeView
 from xenflow.store.ovsdb_store import OvsdbStore
 from xenflow.store.schema import DATABASE, PLANNER, TABLES, to_schema
@@ -229,6 +230,23 @@ def test_a_member_whose_log_has_a_gap_is_made_anew(tmp_path: Path) -> None:
         dump = ["ovsdb-client", "--format=json", "dump", lost.remote, DATABASE, "Change", "number"]
         rows = json.loads(subprocess.check_output(dump))["data"]
         assert sorted(number for (number,) in rows) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_backup_of_what_one_member_has_is_called_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone it may know less than the others, and is worth having where they are lost."""
+    with served(tmp_path, 3) as site:
+        assert site.loop.ask(site.store(), change(1)) == Committed((1,))
+        left, *lost = site.servers
+        backup = ["backup", str(left.folder)]
+        assert main([*backup, str(tmp_path / "whole")]) == 0
+        assert capsys.readouterr().out.endswith("all of the store, as it is now\n")
+        for server in lost:
+            kill(server)
+        site.loop.run(lambda: not left.takes_part(1.0))
+        assert main([*backup, str(tmp_path / "rest")]) == 0
+        assert "what this member has; it reaches no majority" in capsys.readouterr().out
 
 
 def test_a_cluster_of_one_is_joined_by_another(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from pathlib import Path
 from xenflow.store.certificates import Certificates
 from xenflow.store.server import StoreServer, StoreServerError
 
+LOOK_S = 2.0
+"""So long a member may take to say that it is in touch with a majority."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 where it cannot be done, 2 for a wrong argument."""
@@ -66,7 +69,13 @@ def carry_out(asked: argparse.Namespace) -> None:
             print("has the tables of this release" + ("" if upgraded else " already"))
         case "backup":
             server.backup(asked.file)
-            print(f"{asked.file}: all of the store, as it is now")
+            words = "all of the store, as it is now"
+            if not server.takes_part(LOOK_S):
+                words = (
+                    "what this member has; it reaches no majority: look whether another has more "
+                    "(`xenflow store status`)"
+                )
+            print(f"{asked.file}: {words}")
         case "restore":
             server.restore(asked.file)
             print(

@@ -197,13 +197,11 @@ class StoreServer:
         if self.pid() is None:
             raise StoreServerError(f"store's folder {self.folder}: no server runs there")
         wait = f"--timeout={START_S:g}"
-        try:
-            _tool("ovsdb-client", wait, "wait", self.remote, DATABASE, "connected")
-        except StoreServerError:
+        if not self.takes_part(START_S):
             raise StoreServerError(
                 f"store's folder {self.folder}: after {START_S:g} s this member has not joined its "
                 "cluster, or too few members answer"
-            ) from None
+            )
         schema = self._schema(DATABASE, roles.store_schema())
         there = _tool("ovsdb-client", wait, "get-schema-version", self.remote, DATABASE)
         if tuple(map(int, there.split("."))) > VERSION:
@@ -213,6 +211,15 @@ class StoreServer:
             _tool("ovsdb-client", wait, "convert", self.remote, schema)
         _write(roles.rules(), "ovsdb-client", wait, "transact", self.remote)
         return other
+
+    def takes_part(self, within_s: float) -> bool:
+        """Whether this member is in touch with a majority of its cluster, or comes to be."""
+        wait = f"--timeout={within_s:g}"
+        try:
+            _tool("ovsdb-client", wait, "wait", self.remote, DATABASE, "connected")
+        except StoreServerError:
+            return False
+        return True
 
     def _schema(self, name: str, schema: dict[str, Any]) -> Path:
         path = self.folder / f"{name}.ovsschema"
