@@ -23,7 +23,7 @@ from mgmt.client import AskError, Unreachable, parted
 from mgmt.health import other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
 from mgmt.lease import RouterLease
-from mgmt.session import Ask, given, placements
+from mgmt.session import Ask, given, placements, refuse_stopped
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement
 from xenflow.plan import effects as fx
@@ -326,6 +326,7 @@ def _facts(
     there.  With `everybody` all are asked, for a migration may have been interrupted anywhere; only
     those concerned must answer.
     """
+    refuse_stopped(router)
     answers: dict[str, dict[str, Any] | AskError] = {}
     wanted = set(network.controllers) if everybody else {network.datapaths[router.home].controller}
     while more := sorted(wanted - answers.keys()):

@@ -150,8 +150,9 @@ class ManagementSession:
     # --- where routers are
 
     def whereabouts(self, router: str) -> Whereabouts:
-        """Raises Unreachable where no controller answers at all."""
-        self.router(router)
+        """Raises NetworkError for a router that is stopped, Unreachable where no controller answers
+        at all."""
+        refuse_stopped(self.router(router))
         answers = self.ask_all("status", router=router)
         answered, silent = parted(answers)
         if not answered:
@@ -206,6 +207,12 @@ def learn(network: Network, timeout_s: float) -> tuple[Network, int]:
         except laid_file.MISREAD:
             continue  # another release's
     return network, 0
+
+
+def refuse_stopped(router: Router) -> None:
+    """Raises NetworkError for a router that is stopped: no controller knows anything of it."""
+    if not router.running:
+        raise NetworkError(f"{router.name} is stopped: `xenflow router start {router.name}` first")
 
 
 def placements(answers: Answers) -> dict[str, Placement]:

@@ -31,7 +31,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    names = [session.router(args.router).name] if args.router else list(session.network.routers)
+    routers = session.network.routers.values()
+    asked = [session.router(args.router)] if args.router else [r for r in routers if r.running]
+    names = [router.name for router in asked]
     results, cleared, worst = finish(args, session, names)
     if args.json:
         print(to_json({"recovered": results, "hypervisor": cleared}))

@@ -715,6 +715,16 @@ def test_a_router_that_no_controller_knows(xen: PretendedXen, controllers: Contr
             ask(controllers)
 
 
+def test_a_router_that_is_stopped(xen: PretendedXen, controllers: Controllers) -> None:
+    controllers.placements = {}
+    routers = controllers.network.routers
+    stopped = {"vr1": replace(routers["vr1"], running=False)}
+    controllers.network = replace(controllers.network, routers=stopped)
+    for ask in (migrate, recover):
+        with pytest.raises(NetworkError, match=r"vr1 is stopped: `xenflow router start vr1` first"):
+            ask(controllers)
+
+
 def test_a_controller_with_another_network_file(
     xen: PretendedXen, controllers: Controllers
 ) -> None:

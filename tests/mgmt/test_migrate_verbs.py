@@ -350,6 +350,18 @@ def test_recover_goes_on_with_the_next_router(
     assert others and "something went wrong there" in err
 
 
+def test_recover_asks_for_no_router_that_is_stopped(
+    made: Orchestration, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    network = tmp_path / "path.toml"
+    text = PAPER.with_name("path.toml").read_text()
+    network.write_text(text.replace("[routers.vr1]", "[routers.vr1]\nrunning = false"))
+    assert cli.main(["--network", str(network), "recover", "--json"]) == 0
+    running = [r for r in load(network).routers.values() if r.running]
+    assert len(running) == len(load(network).routers) - 1
+    assert json.loads(capsys.readouterr().out)["recovered"] == [{"ok": True}] * len(running)
+
+
 def test_recover_while_no_controller_answers(
     made: Orchestration, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
