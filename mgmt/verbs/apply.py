@@ -320,7 +320,8 @@ def end(
     elif answer:
         done = f"change {answer['change']}" if answer["change"] else ""
         said = (*lines(changed), *(_touched(args, touched) if changed else ()), done)
-        print("\n".join(filter(None, said)) or "the file says nothing new")
+        nothing = "the file says nothing new" if "file" in args else "nothing is to be done"
+        print("\n".join(filter(None, said)) or nothing)
     return status
 
 

@@ -4,6 +4,7 @@ which order, and what is said."""
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mgmt import cli
 from mgmt.client import AskError, Refused, Unreachable
 from mgmt.session import ManagementSession
 from mgmt.verbs import Exit
+from mgmt.verbs.apply import end
 from xenflow.store import network_file
 
 ROOT = Path(__file__).parents[2]
@@ -494,3 +496,14 @@ def test_status_says_what_waits_and_which_file_differs(
     monkeypatch.setattr(cli, "learn", lambda network, _: (network, 2))
     out = run("status", store=True)[1]
     assert "what the planner is at is not known" in out and "says otherwise" not in out
+
+
+def test_a_verb_that_changes_nothing_speaks_of_no_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = {"change": 0, "changed": {}}
+    of_verb = Namespace(json=False, dry_run=False)
+    assert end(of_verb, {}, answer, Exit.OK, []) is Exit.OK
+    assert capsys.readouterr() == ("nothing is to be done\n", "")
+    end(Namespace(**vars(of_verb), file="class.toml"), {}, answer, Exit.OK, [])
+    assert capsys.readouterr() == ("the file says nothing new\n", "")
