@@ -451,6 +451,8 @@ def test_switch_that_says_nonsense(paper: Lab) -> None:
         ("migrate vr1 host-b --mode sideways", 2, "sideways"),
         ("plan vr1 host-a", 1, "on host-a already"),
         ("recover vr9", 2, "unknown router vr9"),
+        ("apply /run/xenflow/network.toml", 1, "follows no store"),
+        ("apply /run/xenflow/network.toml", 1, "else use `xenflow reload`"),
         ("--network /nonexistent.toml status", 2, "/nonexistent.toml"),
         ("--network tests/store/network_file_errors/syntax.toml status", 2, "syntax.toml:"),
         ("lab up paper", 1, "up already"),

@@ -244,10 +244,3 @@ def a_host_goes_and_comes(paper: Lab, before: dict[str, list[str]]) -> None:
     said("migrate", "vr1", "host-b")
     for line in ("host remove host-b", "host add host-b", "migration: vr1 is at host-b: ended"):
         settle(lambda line=line: line in said("events"), f"the events tell: {line}")
-
-
-def test_without_a_store_there_is_nothing_to_apply_to(lab_up: Callable[..., Lab]) -> None:
-    lab_up("paper")
-    done = xenflow("apply", str(NETWORK_FILE))
-    assert done.returncode == 1
-    assert "follows no store" in done.stderr and "xenflow reload" in done.stderr
