@@ -2,9 +2,10 @@
 
     python -m bench.light_hosts REMOTE FILE
 
-FILE holds {host: [its switches]} as JSON.  Each host follows the laid rows `at` its switches, over
-a connection of its own, keeps a row that has changed on the disk, asks each switch concerned for a
-barrier, and writes how far it is, as a controller does.  The switches answer from a thread here.
+FILE holds {host: [its switches]} as JSON.  Each host watches what a controller's follower does,
+over a connection of its own, keeps a row that has changed on the disk, asks each of its switches
+for a barrier, and writes how far it is, as a controller does.  The switches answer from a thread
+here.
 
 On stdout, a line of JSON each: {"ready": S} once every host has its rows; {"in_force": CHANGE,
 "host": NAME, "at": TIME} for each host that has a change in force, TIME by the monotonic clock; and
@@ -25,8 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.store_network import rows_at
 from xenflow.model.release import RELEASE
+from xenflow.store import own_rows
 from xenflow.store.columns import Cell
 from xenflow.store.network_rows import LAID
 from xenflow.store.network_store import RowChanges, Rows, WatchedTable, WatchEvent, WholeView, told
@@ -63,7 +64,9 @@ class LightHost:
         self._session = OvsdbSession((remote,), "", PATIENCE_S)
         due = time.monotonic() + PATIENCE_S
         own = WatchedTable("Switch_State", STATES, equal(host=name))
-        self._do(self._session.watch("rows", (*rows_at(switches), own), due, self._told))
+        self._do(
+            self._session.watch("rows", (*own_rows.watched(name, switches), own), due, self._told)
+        )
         self.tick()
 
     def tick(self) -> None:
@@ -106,22 +109,18 @@ class LightHost:
         changed = [c.after for c in event.changes if c.table in LAID and c.after is not None]
         if not changed:
             return
-        concerned: set[Cell] = set()
         for row in changed:
-            os.pwrite(self._disk, json.dumps(dict(row), default=sorted).encode(), 0)
-            at = row["at"]
-            assert isinstance(at, frozenset)
-            concerned |= at & self._switches
+            os.pwrite(self._disk, json.dumps(dict(row)).encode(), 0)
         os.fsync(self._disk)
-        for _ in concerned:
+        for _ in self._switches:
             barrier(self._barriers)
         number = max(int(str(row["change"])) for row in changed)
         say(in_force=number, host=self.name, at=time.monotonic())
-        states = tuple(self._states(concerned, number))
+        states = tuple(self._states(number))
         until = time.monotonic() + PATIENCE_S
         self._do(self._session.transact(states, until, self._written))
 
-    def _states(self, switches: set[Cell], number: int) -> list[Operation]:
+    def _states(self, number: int) -> list[Operation]:
         there = {row["switch"] for row in self._rows.get("Switch_State", {}).values()}
         row: dict[str, Cell] = {"host": self.name, "in_force": number, "release": RELEASE}
         row["cluster"] = self._session.state.cluster
@@ -129,7 +128,7 @@ class LightHost:
             Update("Switch_State", equal(switch=switch), row)
             if switch in there
             else Insert("Switch_State", {**row, "switch": switch})
-            for switch in switches
+            for switch in self._switches
         ]
 
     def _written(self, outcome: WriteOutcome) -> None:

@@ -1,17 +1,12 @@
 """A large network as rows of a store: hosts on a ring of plain switches, each link where it is
-needed and nowhere else.  Used by `change_to_in_force` and `light_hosts`."""
+needed and nowhere else.  Used by `change_to_in_force`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 from bench.large_network import make_network
 from xenflow.model.network import DETOUR_VLAN_OFFSET, Cable, End, Network, Tree
-from xenflow.store.network_rows import LAID
-from xenflow.store.network_store import WatchedTable
-from xenflow.store.schema import TABLES
-from xenflow.store.transaction import Comparison, Condition
 
 VLANS = 2000
 
@@ -67,9 +62,3 @@ def _least(hosts: frozenset[str], switches: int, cables: dict[str, Cable]) -> Tr
     for host in hosts:
         up[host] = cables[f"{host}-s{int(host[1:]) % switches}"]
     return Tree(up)
-
-
-def rows_at(switches: Collection[str]) -> tuple[WatchedTable, ...]:
-    """The laid rows that concern some switches."""
-    any_of = tuple(Condition("at", Comparison.INCLUDES, frozenset({name})) for name in switches)
-    return tuple(WatchedTable(table, tuple(TABLES[table].columns), any_of) for table in LAID)

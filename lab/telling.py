@@ -49,7 +49,7 @@ def apply_to_store(
     Raises LabError with each reason where that is not so.
     """
     try:
-        reasons, since = apply.look(session, text)
+        reasons, since = apply.look(session, network)
         if not reasons:
             answer = apply.submit(session, text, "network.toml", since, dry_run=dry_run)
             if answer["change"]:

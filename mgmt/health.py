@@ -14,9 +14,11 @@ from typing import Any
 from mgmt.client import Answers, AskError, parted
 from mgmt.session import placements, told_of_each
 from mgmt.text import count, duration
-from xenflow.model.network import End, Network
+from xenflow.model.network import EMPTY, End, Network
 from xenflow.model.placement import Mode, Placement
 from xenflow.plan.migration import astray, informed, left_over, unfinished
+from xenflow.store.network_rows import laid, laid_entries
+from xenflow.store.own_rows import OwnRows
 
 PLANNER_S = 10.0
 """A planner beats every 2 s, and another follows one that has not for 6 s."""
@@ -66,12 +68,32 @@ def verdict(network: Network, found: list[Cause], under_way: Mapping[str, str]) 
     return f"network {network.name}: NOT HEALTHY: {found[0]}{more}{moves}"
 
 
-def other_file(network: Network, controller: str, answer: Mapping[str, Any]) -> str:
+class Digests:
+    """Of a network, and of what each controller knows of it where it lives in a store."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._rows: OwnRows | None = None
+
+    def of(self, controller: str) -> str:
+        """The digest of a controller's part."""
+        if self._rows is None:
+            rows = {
+                table: {key: {**row, "gone": False} for key, row in found.items()}
+                for table, found in laid(self.network).items()
+            }
+            self._rows = OwnRows(rows)
+        part = laid_entries(self._rows.of(controller), EMPTY)
+        return replace(part, name=self.network.name).active.digest
+
+
+def other_file(digests: Digests, controller: str, answer: Mapping[str, Any]) -> str:
     """What to say where a controller has another network than this command; "" where it has the
-    same, or does not say (a controller of the release before)."""
+    same, or its part of it, or does not say (a controller of the release before)."""
+    network = digests.network
     own = network.active.digest
     digest = answer.get("digest", own)
-    if digest == own:
+    if digest == own or (network.store and digest == digests.of(controller)):
         return ""
     if network.store:
         return (
@@ -96,6 +118,7 @@ class _Seen:
         self.network = network
         self.answers = answers
         self.moving = moving(answers)
+        self.digests = Digests(network)
         self.known, _ = parted(answers)
         self.rows: dict[str, dict[str, Any]] = {}
         for name, datapath in network.datapaths.items():
@@ -111,7 +134,7 @@ class _Seen:
             if isinstance(answer, AskError):
                 yield Cause(f"controller {name}", "gives no answer")
             else:
-                if words := other_file(self.network, name, answer):
+                if words := other_file(self.digests, name, answer):
                     yield Cause(f"controller {name}", words)
                 problems = answer.get("problems") or ()
                 yield from (Cause(f"controller {name}", str(words)) for words in problems)

@@ -20,7 +20,7 @@ from typing import Any
 from mgmt import hypervisor
 from mgmt.at_once import at_once
 from mgmt.client import AskError, Unreachable, parted
-from mgmt.health import other_file
+from mgmt.health import Digests, other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
 from mgmt.lease import RouterLease
 from mgmt.session import Ask, given, placements, refuse_stopped
@@ -373,8 +373,9 @@ def _judge(
     busy: list[dict[str, Any]] = []
     behind: dict[str, list[str]] = {}
     noted: list[str] = []
+    digests = Digests(known)
     for controller, answer in answers.items():
-        if words := other_file(known, controller, answer):
+        if words := other_file(digests, controller, answer):
             raise NetworkError(f"controller {controller}: {words}")
         for row in answer["datapaths"]:
             if row["name"] in datapaths and not row["connected"]:

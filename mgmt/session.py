@@ -23,6 +23,8 @@ from xenflow.store import laid_file
 from xenflow.store.network_rows import laid_entries
 
 Value = TypeVar("Value")
+PLANNER_S = 3.0
+"""How long the planner may take to say what the network is."""
 NOTE_S = 1.0
 """How long an event may take to be noted."""
 
@@ -184,29 +186,37 @@ class ManagementSession:
 
 def learn(network: Network, timeout_s: float) -> tuple[Network, int]:
     """The network as it is now, where it lives in a store, and the number of the change that it is
-    as of: of the controllers that the file names one that knows the latest says it.  Where they
-    follow several clusters, as after a store was made anew, that which most follow counts, whatever
-    the numbers of the others.  Where none says it, the file's."""
+    as of.  The planner says it, by way of a controller that the file names; where there is none, or
+    it does not answer, the controllers' parts are joined.  Where they follow several clusters, as
+    after a store was made anew, that which most follow counts, whatever the numbers of the others.
+    Where none says it, the file's."""
     if not network.store:
         return network, 0
     urls = {name: c.manage for name, c in network.controllers.items()}
     known, _ = parted(ask_all(urls, "network", timeout_s=timeout_s, rows=False))
     numbers = {name: answer.get("change") for name, answer in known.items()}
-    knowing = {name: number for name, number in numbers.items() if isinstance(number, int)}
-    follow = Counter(str(known[name].get("cluster")) for name, number in knowing.items() if number)
+    followed = {n: str(known[n].get("cluster")) for n, c in numbers.items() if c and type(c) is int}
+    if not followed:
+        return network, 0
+    (cluster, _), *_ = Counter(followed.values()).most_common(1)
+    alike = [name for name, of in followed.items() if of == cluster]
+    parts = [*_laid(urls, [n for n in alike if known[n].get("planner")][:1], "laid", PLANNER_S)]
+    if not parts or parts[0].cluster != cluster:
+        parts = [*_laid(urls, alike, "network", timeout_s)]
+    if not parts:
+        return network, 0
+    laid = laid_file.joined(parts)
+    return laid_entries(laid.rows, network, alone=True), laid.change
 
-    def rank(name: str) -> tuple[int, int]:
-        return -follow[str(known[name].get("cluster"))], -knowing[name]
 
-    for name in sorted(knowing, key=rank):
-        answer = ask_all({name: urls[name]}, "network", timeout_s=timeout_s)[name]
-        try:
-            if not isinstance(answer, AskError) and knowing[name]:
-                laid = laid_file.from_json(answer)
-                return laid_entries(laid.rows, network, alone=True), laid.change
-        except laid_file.MISREAD:
-            continue  # another release's
-    return network, 0
+def _laid(
+    urls: Mapping[str, str], names: Iterable[str], verb: str, timeout_s: float
+) -> Iterator[laid_file.LaidRows]:
+    """What controllers answer, those that can be read."""
+    asked = {name: urls[name] for name in names}
+    for answer in parted(ask_all(asked, verb, timeout_s=timeout_s))[0].values() if asked else ():
+        with suppress(*laid_file.MISREAD):  # another release's
+            yield laid_file.from_json(answer)
 
 
 def refuse_stopped(router: Router) -> None:

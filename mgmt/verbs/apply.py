@@ -1,10 +1,10 @@
 """`xenflow apply`: the network becomes what a file says, by way of the store.
 
-First every controller that stays is asked whether it could follow; where one could not, each reason
-is said and nothing is changed.  Then the planner writes the change, and it is waited for until it
-is in force on every switch that it concerns.  Where that takes too long the change stays, and who
-is missing is named (exit status 5).  For controllers that follow a store; others read their file
-with `xenflow reload`.
+First it is looked whether the network can become that, and every controller that stays is asked how
+far it is; what is in the way is said, and nothing is changed.  Then the planner writes the change,
+and it is waited for until it is in force on every switch that it concerns.  Where that takes too
+long the change stays, and who is missing is named (exit status 5).  For controllers that follow a
+store; others read their file with `xenflow reload`.
 
 Without --prune nothing is removed: what the file leaves out is named, and stays.
 """
@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mgmt.client import AskError, Refused, Unreachable
+from mgmt.client import AskError, Unreachable, parted
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
 from mgmt.waiting import await_status
-from xenflow.model.difference import SIGNS, compare, expected_loss, turned
+from xenflow.model.difference import SIGNS, compare, expected_loss, refusals, turned
 from xenflow.model.network import PARTS, Network, NetworkError
 from xenflow.store import network_file
 from xenflow.store.network_text import to_text
@@ -149,7 +149,7 @@ def change(
     lost       controllers that are not asked, nor waited for
     """
     stay = session.network.controllers.keys() & after.controllers.keys() - lost
-    wrong, since = look(session_of(session, session.network, stay), text)
+    wrong, since = look(session_of(session, session.network, stay), after)
     wrong += _alive(session, after)
     touched = touches(session.network, after) if session.change else {}
     if wrong:
@@ -212,33 +212,50 @@ def _alive(session: ManagementSession, after: Network) -> Iterator[str]:
                 )
 
 
-def look(session: ManagementSession, text: str) -> tuple[list[str], dict[str, Any]]:
-    """Why the network cannot become what a file says, as far as controllers know; and the last
-    change that they know, as arguments of `apply`: what others do meanwhile is found by that."""
-    wrong: list[str] = []
-    refused: dict[str, list[str]] = {}
-    known: dict[str, tuple[int, str]] = {}
-    for controller, answer in session.ask_all("reload", dry_run=True, text=text).items():
-        if isinstance(answer, Refused):
-            for line in answer.message.splitlines():  # most is refused by all in the same words
-                refused.setdefault(line, []).append(controller)
-        elif isinstance(answer, AskError):
-            wrong.append(str(answer))
-        elif "change" not in answer:
+def look(session: ManagementSession, after: Network) -> tuple[list[str], dict[str, Any]]:
+    """Why the session's network cannot become another one, as far as it is known; and the last
+    change, as arguments of `apply`: what others do meanwhile is found by that.
+
+    Raises AskError where nothing is wrong, and the planner does not say how far it is.
+    """
+    found = compare(session.network, after)
+    wrong = refusals(session.network, after, found)
+    answers = session.ask_all("status")
+    known, silent = parted(answers)
+    wrong += map(str, silent.values())
+    dirty = found.dirty_routers & session.network.routers.keys()
+    for router in sorted(
+        dirty & {row["router"] for a in known.values() for row in a["migrations"]}
+    ):
+        wrong.append(
+            f"routers.{router}: it, or a link of its, has changed, and it is being migrated, or "
+            "was left half way: wait, or `xenflow recover`"
+        )
+    for controller, answer in known.items():
+        if answer["store"] is None:
             wrong.append(f"{controller}: it follows no store (--store): use `xenflow reload`")
-        else:
-            known[controller] = answer["change"], answer["cluster"]
-    wrong += [f"{', '.join(controllers)}: {line}" for line, controllers in refused.items()]
-    if not known:
+        elif answer["store"]["older"]:
+            wrong.append(f"{controller}: {'; '.join(answer['problems'])}")
+    if wrong:
         return wrong, {}
-    change, cluster = last = max(known.values())
-    wrong += [
-        f"{controller}: it knows change {own} of the store (cluster {store or 'none'}), and others "
-        f"{change} ({cluster}): wait, or look why it does not reach it (`xenflow status`)"
-        for controller, (own, store) in known.items()
-        if (own, store) != last
-    ]
-    return wrong, {"cluster": cluster, "since": change}
+    at = ask_planner(session, "planner")
+    for controller, answer in known.items():
+        wrong += _behind(controller, answer["store"], at)
+    return wrong, {"cluster": at["cluster"], "since": at["change"]}
+
+
+def _behind(controller: str, store: dict[str, Any], at: dict[str, Any]) -> Iterator[str]:
+    """What a controller does not have of what the planner has."""
+    look = "wait, or look why it does not reach it (`xenflow status`)"
+    shall = max((at["concerns"].get(name, 0) for name in store["in_force"]), default=0)
+    if store["cluster"] and store["cluster"] != at["cluster"]:
+        follows = f"it follows cluster {store['cluster']}"
+        yield f"{controller}: {follows}, and the planner's store is {at['cluster']}: {look}"
+    elif store["taken"] > at["change"]:
+        was = f"it is at change {store['taken']}, and the planner's store is at {at['change']}"
+        yield f"{controller}: {was}: was it put back from a copy? (docs/store.md)"
+    elif store["taken"] < shall:
+        yield f"{controller}: it is at change {store['taken']}, and {shall} concerns it: {look}"
 
 
 def submit(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mgmt.client import Answers, AskError, Refused, Unreachable, parted
-from mgmt.health import other_file
+from mgmt.health import Digests, other_file
 from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
 from mgmt.waiting import await_status
@@ -51,12 +51,13 @@ def _silent(answers: Answers) -> bool:
 
 
 def _wrong(session: ManagementSession, answers: Answers) -> Iterator[str]:
+    digests = Digests(session.network)
     for controller, answer in answers.items():
         if isinstance(answer, Refused):
             yield from (f"{controller}: {line}" for line in answer.message.splitlines())
         elif isinstance(answer, AskError):
             yield str(answer)
-        elif words := other_file(session.network, controller, answer):
+        elif words := other_file(digests, controller, answer):
             yield f"controller {controller}: {words}"
 
 

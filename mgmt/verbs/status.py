@@ -97,7 +97,7 @@ def _text(
     blocks = [health.verdict(session.network, causes, health.moving(answers))]
     if len(causes) > 1:
         blocks.append("what is wrong\n" + "\n".join(f"  {cause}" for cause in causes))
-    if store := [*_store(answered), *_pending(session, answered), *_other_file(session)]:
+    if store := [*_store(session, answered), *_other_file(session)]:
         blocks.append("store\n" + "\n".join(f"  {line}" for line in store))
     blocks += [
         table(("CONTROLLER", "STATE", "CORE", "UPTIME", "ADDRESS"), _controllers(session, answers)),
@@ -114,57 +114,64 @@ def _text(
     return "\n\n".join(blocks)
 
 
-def _store(answered: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Where the network lives in a store: its last change, and who has it in force."""
+def _store(session: ManagementSession, answered: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Where the network lives in a store: its last change, who has in force what concerns it, and
+    what waits for the planner, or for people."""
     known = {name: a["store"] for name, a in answered.items() if a.get("store")}
     if not known:
         return
-    newest = max(store["change"] for store in known.values())
+    planners = {name: store["planner"] for name, store in known.items() if store["planner"]}
+    at: dict[str, Any] | AskError = {}
+    if planners and session.network.store:
+        try:
+            at = session.ask(next(iter(planners)), "planner", PLANNER_S)
+        except AskError as error:
+            at = error
+    said: dict[str, Any] = {} if isinstance(at, AskError) else at
+    newest = max(said.get("change", 0), *(store["change"] for store in known.values()))
     if newest:
-        late = list(_late(known, newest))
-        yield f"change {newest}, {'not in force yet everywhere' if late else 'in force everywhere'}"
+        late = list(_late(known, said.get("concerns", {})))
+        whom = "not in force yet where it concerns" if late else "in force where it concerns"
+        yield f"change {newest}, {whom}"
         yield from late
     elif any(store["connected"] for store in known.values()):
         yield "it is empty: controllers follow their network file until one is applied"
     else:
         yield "it is not reached: controllers follow their network file"
     yield from (f"{name} follows none" for name in answered if name not in known)
-    planners = sorted({store["planner"] for store in known.values()} - {""})
-    yield f"planner {', '.join(planners)}" if planners else "no planner holds its lease"
+    urls = sorted(set(planners.values()))
+    yield f"planner {', '.join(urls)}" if urls else "no planner holds its lease"
+    if isinstance(at, AskError):
+        yield f"what the planner is at is not known: {at}"
+    yield from _pending(session, answered, said)
 
 
-def _late(known: dict[str, dict[str, Any]], newest: int) -> Iterator[str]:
-    """The switches that do not have the last change in force, and for whom each waits."""
+def _late(known: dict[str, dict[str, Any]], concerns: dict[str, int]) -> Iterator[str]:
+    """The switches that do not have in force what concerns them, and for whom each waits."""
     for controller, store in known.items():
         for name, reached in store["in_force"].items():
-            if reached < newest:
-                behind = count(newest - reached, "change")
-                taken = store.get("taken", newest)
+            shall = concerns.get(name, store["change"])
+            if reached < shall:
+                taken = store.get("taken", shall)
                 who = f"its switch has to prove change {taken}"
-                if taken < newest:
+                if taken < shall:
                     who = f"controller {controller} is at change {taken}"
-                yield f"{name} is {behind} behind: {who}"
+                yield f"{name} is at change {reached}, and change {shall} concerns it: {who}"
 
 
-def _pending(session: ManagementSession, answered: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _pending(
+    session: ManagementSession, answered: dict[str, dict[str, Any]], at: dict[str, Any]
+) -> Iterator[str]:
     """What waits for the planner, or for people, as the planner says."""
-    asked = [name for name, a in answered.items() if (a.get("store") or {}).get("planner")]
-    if not asked or not session.network.store:
-        return
-    try:
-        found = session.ask(asked[0], "planner", PLANNER_S)
-    except AskError as error:
-        yield f"what the planner is at is not known: {error}"
-        return
-    for one in found["waiting"]:
+    for one in at.get("waiting", ()):
         yield f"{one['file']} (by {one['by'] or 'somebody'}) waits for its turn"
-    if unconfirmed := found["unconfirmed"]:
+    if unconfirmed := at.get("unconfirmed"):
         number = unconfirmed["change"]
         yield (
             f"change {number} is put back in {duration(unconfirmed['left_s'])} unless you say "
             f"`xenflow confirm {number}`"
         )
-    for one in found.get("remembering", ()):  # a planner of the release before says none
+    for one in at.get("remembering", ()):  # a planner of the release before says none
         yield _held_up(session.network.datapaths.get(one["switch"]), answered, one)
 
 

@@ -135,6 +135,12 @@ class Rig:
         assert isinstance(self.loop.ask(store, *found, whole), Committed)
         self.drain()
 
+    def prove(self) -> None:
+        """Both switches have in force what was taken."""
+        self.gen.prove()
+        self.recv.prove()
+        self.drain()
+
     def tick(self) -> None:
         self.now += AGAIN_S
         self.follower.tick(self.now)
@@ -251,15 +257,14 @@ def test_rows_that_make_no_network_are_neither_kept_nor_taken(rig: Rig) -> None:
     """Written by hand, say; put right they are followed, under the same number too."""
     rig.write(SMALL, 1)
     planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
-    number = Update("Global", (), {"change": 2})
-    wrong = Update("Laid_Element", (), {"home": "nowhere"})
-    assert isinstance(rig.loop.ask(planner, wrong, number), Committed)
+    wrong = Update("Laid_Element", (), {"home": "nowhere", "change": 2})
+    assert isinstance(rig.loop.ask(planner, wrong), Committed)
     rig.drain()
     (words,) = rig.problems.of()
     assert "change 2 of the store is not taken" in words and "no host nowhere" in words
     kept = LaidFile(rig.folder).load()
     assert kept is not None and kept.change == 1 and rig.network == SMALL
-    assert rig.follower.network(rows=True)["change"] == 1 and rig.follower.known()["change"] == 2
+    assert rig.follower.network(rows=True)["change"] == 1 and rig.follower.status()["change"] == 2
     right = Update("Laid_Element", (), {"home": SMALL.routers["vr1"].home})
     assert isinstance(rig.loop.ask(planner, right), Committed)
     rig.drain()
@@ -406,16 +411,57 @@ def test_one_that_was_away_meanwhile_is_fenced_too(rig: Rig) -> None:
 def test_an_older_copy_of_the_store_is_not_followed(rig: Rig) -> None:
     """What its numbers say is not what the same numbers said before."""
     rig.write(SMALL, 1)
+    rig.prove()
     copy = {table: dict(rows) for table, rows in rig.database.tables.items()}
     rig.write(LARGE, 2)
+    rig.prove()
     rig.database.tables = copy
     rig.follower = rig.start()
-    assert "the store is at change 1, and 2 was followed" in rig.problems.of()[0]
-    assert rig.follower.known() == {"cluster": "memory", "change": 2}
+    words = "the store has change 1 as the last one in force at gen, and had change 2"
+    assert words in rig.problems.of()[0]
+    assert rig.follower.status()["change"] == 2
     assert rig.network == LARGE
+    rig.tick()
+    rig.prove()
+    rig.tick()
+    assert set(rig.said().values()) == {1}, "what gives it away stays"
     (rig.folder / "laid.json").unlink()  # as it says
     rig.follower = rig.start()
     assert rig.problems.of() == [] and rig.network == SMALL
+
+
+def test_nor_is_one_of_before_anything_was_in_force_here(rig: Rig) -> None:
+    rig.write(SMALL, 1)
+    copy = {table: dict(rows) for table, rows in rig.database.tables.items()}
+    rig.prove()
+    rig.database.tables = copy
+    rig.follower = rig.start()
+    (words,) = rig.problems.of()
+    assert words.startswith("the store has change 0 as the last one in force at gen, and had")
+
+
+def test_what_concerns_others_alone_is_not_heard_of(rig: Rig) -> None:
+    """Two links of which one lies at host-a alone; a switch more, whose rows come as well."""
+    apart = 'id = 77\nvlan = 177\naccess = [{ at = "%s:desk" }]\nspan = []\n'
+    far = TEXT + "\n[links.far]\n" + apart % "host-a"
+    near = far + "\n[links.near]\n" + (apart % "gen").replace("77", "78")
+    rig.write(network_file.parse(TEXT, "a.toml")[0], 1)
+    rig.prove()
+    heard = len(rig.taken)
+    rig.write(network_file.parse(far, "a.toml")[0], 2)
+    rig.tick()
+    assert len(rig.taken) == heard and rig.said() == {"gen": 1, "recv": 1}
+    rig.write(network_file.parse(near, "a.toml")[0], 3)
+    rig.prove()
+    assert rig.said() == {"gen": 3, "recv": 3}
+    assert rig.network.links.keys() == {"left", "right", "near"}
+    # The link leads to host-a no more, and to a switch of this controller's that is new.
+    spare = '[datapaths.spare]\nkind = "plain"\ncontroller = "edge"\nother = "drop"\n'
+    cable = '[cables]\nspare-gen = ["gen:to-spare", "spare:to-gen"]'
+    more = near.replace("[cables]", f"{spare}\n{cable}").replace("host-a:desk", "spare:desk")
+    rig.write(network_file.parse(more, "a.toml")[0], 4)
+    assert rig.network.links.keys() == {"left", "right", "near", "far"}
+    assert rig.network.links["far"].tree.up.keys() == {"spare"}
 
 
 @pytest.mark.parametrize("last", [2, 3])

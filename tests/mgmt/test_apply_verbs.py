@@ -32,6 +32,7 @@ class Answering:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.change = 2
+        self.last = 1
         self.in_force = dict.fromkeys(("host-a", "host-b", "gen", "recv"), 2)
         self.refusing: dict[tuple[str, str], AskError] = {}
         self.hears: dict[str, str] = {}
@@ -41,12 +42,11 @@ class Answering:
         self.asked.append((controller, verb, arguments))
         if error := self.refusing.get((controller, verb)):
             raise error
-        if verb == "reload":
-            return {"cluster": "c", "change": 1, "changed": ADDED, "digest": "d"}
         if verb == "status":
             own = {"edge": ("gen", "recv")}.get(controller, (controller,))
             store = {"taken": self.change, "in_force": {name: self.in_force[name] for name in own}}
-            return {"store": store, "problems": []}
+            store |= {"cluster": "c", "older": False}
+            return {"store": store, "problems": [], "migrations": []}
         if verb == "apply":
             dry = arguments["dry_run"]
             answer = {"concerns": dict.fromkeys(self.in_force, 2), "digest": "d"}
@@ -60,8 +60,14 @@ class Answering:
             return {"change": arguments["change"] or 2}
         if verb == "planner":
             waits = {"change": 2, "left_s": 30.0}
+            at = {
+                "cluster": "c",
+                "change": self.change,
+                "concerns": dict.fromkeys(self.in_force, self.last),
+            }
             names = ["l1", "l2", "l3", "l4", "vr9"]
             return {
+                **at,
                 "waiting": [{"by": "eve", "file": "b.toml"}],
                 "unconfirmed": waits,
                 "remembering": [
@@ -131,31 +137,29 @@ def test_first_everybody_is_asked_then_one_then_it_is_waited_for(
     answering: Answering, run: Run
 ) -> None:
     assert run("apply", "FILE") == (0, "links: + more\nchange 2\n", "")
-    assert answering.verbs() == ["reload", "apply", "status"]
-    asked = [(who, words) for who, verb, words in answering.asked if verb == "reload"]
-    assert asked == [(name, {"dry_run": True, "text": MORE}) for name in CONTROLLERS]
+    assert answering.verbs() == ["status", "planner", "apply", "status"]
+    assert [who for who, verb, _ in answering.asked if verb == "status"] == [*CONTROLLERS] * 2
     [(who, words)] = [(who, words) for who, verb, words in answering.asked if verb == "apply"]
     assert who == "host-a"
-    looked_at = {"cluster": "c", "since": 1}
+    looked_at = {"cluster": "c", "since": 2}
     assert words == {"text": MORE, "file": "new.toml", "dry_run": False, **looked_at}
 
 
 def test_a_dry_run_waits_for_nothing(answering: Answering, run: Run) -> None:
     assert run("apply", "FILE", "-n") == (0, "links: + more\n", "")
-    assert answering.verbs() == ["reload", "apply"]
+    assert answering.verbs() == ["status", "planner", "apply"]
 
 
 def test_where_one_cannot_follow_nothing_is_done(answering: Answering, run: Run) -> None:
-    answering.refusing["edge", "reload"] = Refused("refused", "links.left: no\nlinks.right: no")
-    answering.refusing["host-b", "reload"] = Unreachable("host-b", "tcp://b:1", "silent")
-    status, out, err = run("apply", "FILE")
+    answering.refusing["host-b", "status"] = Unreachable("host-b", "tcp://b:1", "silent")
+    wrong = MORE.replace("vlan = 101", "vlan = 111").replace("vlan = 102", "vlan = 112")
+    status, out, err = run("apply", "FILE", text=wrong)
     assert (status, out) == (1, "")
-    assert err.splitlines() == [
-        "xenflow: host-b (tcp://b:1): silent",
-        "xenflow: edge: links.left: no",
-        "xenflow: edge: links.right: no",
-    ]
-    assert answering.verbs() == ["reload"]
+    left, right, silent = err.splitlines()
+    assert left.startswith("xenflow: links.left: vlan 101 cannot become 111")
+    assert right.startswith("xenflow: links.right: vlan 102 cannot become 112")
+    assert silent == "xenflow: host-b (tcp://b:1): silent"
+    assert answering.verbs() == ["status"]
 
 
 def test_who_does_not_have_it_in_force_is_named(answering: Answering, run: Run) -> None:
@@ -224,7 +228,7 @@ def test_history_is_a_table(answering: Answering, run: Run) -> None:
 
 def test_undo_applies_what_the_planner_says(answering: Answering, run: Run) -> None:
     assert run("undo", "2")[0] == 0
-    assert answering.verbs() == ["undone", "reload", "apply", "status"]
+    assert answering.verbs() == ["undone", "status", "planner", "apply", "status"]
     [words] = [words for _, verb, words in answering.asked if verb == "apply"]
     assert (words["text"], words["file"], words["since"]) == (TEXT, "change 2 undone", 7)
 
@@ -449,13 +453,13 @@ def test_events_are_shown_and_followed(
 def test_what_is_refused_before_the_planner_is_asked_is_noted(
     answering: Answering, run: Run, stored: None
 ) -> None:
-    answering.refusing["edge", "reload"] = Refused("refused", "links.more: no", "edge")
+    answering.refusing["edge", "status"] = Refused("refused", "no", "edge")
     answering.refusing["host-a", "event"] = Unreachable("host-a", "tcp://a:1", "silent")
     assert run("link", "create", "more", store=True)[0] == 1
     [words] = [words for _, verb, words in answering.asked if verb == "event"]
     assert words == {
         "what": "change",
-        "words": "link create more: edge: links.more: no",
+        "words": "link create more: edge: no",
         "outcome": "refused",
     }
 
@@ -470,6 +474,7 @@ def test_status_says_what_waits_and_which_file_differs(
         about = {"connected": True, "change": 2, "taken": taken, "planner": "tcp://p:1"}
         return {"store": {**about, "in_force": dict.fromkeys(own, taken)}}
 
+    answering.last = 2
     rows = {"datapaths": [{"name": "host-a", "connected": True}]}
     said = {
         "host-a": store(["host-a"], 2) | rows,
@@ -481,8 +486,8 @@ def test_status_says_what_waits_and_which_file_differs(
     block = out.split("\n\n")[2].splitlines()
     assert [line.strip() for line in block] == [
         "store",
-        "change 2, not in force yet everywhere",
-        "host-b is 1 change behind: controller host-b is at change 1",
+        "change 2, not in force yet where it concerns",
+        "host-b is at change 1, and change 2 concerns it: controller host-b is at change 1",
         "planner tcp://p:1",
         "b.toml (by eve) waits for its turn",
         "change 2 is put back in 30s unless you say `xenflow confirm 2`",

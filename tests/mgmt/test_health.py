@@ -306,7 +306,7 @@ def test_the_verdict_is_one_line(answers: Answers) -> None:
 def test_in_a_store_nobody_is_told_to_give_both_the_same_file(answers: Answers) -> None:
     network = replace(NETWORK, store=("unix:/x",))
     answers["edge"]["digest"] = "0123456789abcdef"
-    words = health.other_file(network, "edge", answers["edge"])
+    words = health.other_file(health.Digests(network), "edge", answers["edge"])
     assert words.startswith("it knows another network than this command (0123456789abcdef, ")
     assert "reload" not in words
 

@@ -112,7 +112,7 @@ def test_a_store_of_yesterday_is_not_followed(tmp_path: Path) -> None:
         server.start()
         edge = network.controllers["edge"]
         network.run(lambda: any("an older copy" in words for words in edge.problems.of()))
-        known = {"since": 2, "cluster": edge.follower.known()["cluster"]}
+        known = {"since": 2, "cluster": edge.follower.status()["cluster"]}
         said = ""
         while "controllers are at change 2, and the store is at 1" not in said:
             with pytest.raises(AskError) as refused:  # the planner may not have read it again yet
@@ -127,7 +127,7 @@ def test_a_store_of_yesterday_is_not_followed(tmp_path: Path) -> None:
 
 def test_two_who_apply_at_once_one_is_told_what_the_other_did(tmp_path: Path) -> None:
     with living(tmp_path) as network:
-        cluster = network.controllers["edge"].follower.known()["cluster"]
+        cluster = network.controllers["edge"].follower.status()["cluster"]
         assert network.ask("apply", text=more(301), since=1, cluster=cluster)["change"] == 2
         words = r"somebody else has changed the network: change 2 by \S+, links \+l301: look at"
         with pytest.raises(AskError, match=words):

@@ -17,7 +17,7 @@ from xenflow.model.network import Network, Router
 from xenflow.model.placement import Placement, at_home
 from xenflow.planner.__main__ import main
 from xenflow.planner.service import ANSWER_S, FILL_S, LEASE_S, PlannerService
-from xenflow.store import network_file, placement_rows
+from xenflow.store import laid_file, network_file, placement_rows
 from xenflow.store.network_rows import LAID, by_name, laid_entries
 from xenflow.store.network_store import WatchedTable
 from xenflow.store.network_text import to_text
@@ -492,7 +492,7 @@ def test_whom_a_row_concerns_no_more_hears_that_first(rig: Rig) -> None:
     """It is told of a link that does not lead to it any more; then the row is none of its."""
     planner, _ = rig.planner(first=str(PAPER))
     cable = '[cables]\nspare-a = ["host-a:to-spare", "spare:to-a"]'
-    spare = '[datapaths.spare]\nkind = "plain"\ndpid = "0000000000000009"\ncontroller = "edge"\n'
+    spare = '[datapaths.spare]\nkind = "plain"\ncontroller = "edge"\nother = "drop"\n'
     more = TEXT.replace("[cables]", f"{spare}\n{cable}")
     assert rig.ask(planner, more)["change"] == 2
     rig.in_force(2)
@@ -782,7 +782,8 @@ def test_who_follows_a_planner_counts_anew(rig: Rig) -> None:
 
 def test_what_the_planner_is_at_is_said(rig: Rig) -> None:
     planner, store = rig.planner(first=str(PAPER))
-    rest = {"v": 1, "id": "1", "ok": True}
+    at = {"cluster": "memory", "change": 1, "concerns": dict.fromkeys(rig.laid().datapaths, 1)}
+    rest = {"v": 1, "id": "1", "ok": True, **at}
     nothing = {"waiting": [], "unconfirmed": None, "remembering": [], **rest}
     assert rig.look(planner, "planner") == nothing
     assert rig.ask(planner, MORE, confirm_s=60)["change"] == 2
@@ -816,6 +817,15 @@ def test_who_holds_ids_up_is_said_and_since_when(rig: Rig) -> None:
     rig.in_force(5)
     rig.settle(planner)
     assert remembering() == {}
+
+
+def test_the_whole_network_is_said(rig: Rig) -> None:
+    """Which no controller knows."""
+    planner, _ = rig.planner(first=str(PAPER))
+    assert rig.ask(planner, MORE)["change"] == 2
+    said = laid_file.from_json(rig.look(planner, "laid"))
+    assert (said.cluster, said.change, said.host) == ("memory", 2, "")
+    assert laid_entries(said.own, NOTHING) == rig.laid()
 
 
 def test_in_a_restored_store_nothing_is_made_before_all_have_reported(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -15,12 +16,12 @@ from xenflow.store.transaction import StoreRow
 
 
 def row(table: str, name: str, change: int, gone: bool = False) -> StoreRow:
-    return {"name": name, "change": change, "gone": gone, "at": frozenset({table, name})}
+    return {"name": name, "change": change, "gone": gone, "host": table}
 
 
 def laid(change: int, names: str = "abc") -> LaidRows:
     rows = {t: {(name,): row(t, name, change) for name in names} for t in LAID}
-    return LaidRows("one", change, rows)
+    return LaidRows("one", change, rows, "h")
 
 
 def lines(folder: Path) -> list[bytes]:
@@ -33,13 +34,14 @@ def test_a_change_is_a_line_of_what_it_changed(tmp_path: Path) -> None:
     other = row("Laid_Link", "b", 2)
     links: dict[Key, StoreRow] = {**first.rows["Laid_Link"], ("b",): other}
     del links["a",]
-    second = LaidRows("one", 2, {**first.rows, "Laid_Link": links})
+    second = LaidRows("one", 2, {**first.rows, "Laid_Link": links}, "h")
     file.keep(second)
     _, line = lines(tmp_path)
     assert json.loads(line) == {
         "cluster": "one",
         "change": 2,
-        "rows": {"Laid_Link": [{**other, "at": ["Laid_Link", "b"]}]},
+        "host": "h",
+        "rows": {"Laid_Link": [other]},
         "left": {"Laid_Link": ["a"]},
     }
     assert LaidFile(tmp_path).load() == second
@@ -67,10 +69,26 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_release_before_is_read(tmp_path: Path) -> None:
-    """One value, and no line's end after it."""
+    """One value, and no line's end after it; with whom each row concerns, and of no host: all."""
     value = {"network": "paper", **to_json(laid(7))}
+    del value["host"]
+    for rows in value["rows"].values():
+        rows[:] = [{**row, "at": ["s1"]} for row in rows]
     (tmp_path / "laid.json").write_text(json.dumps(value, separators=(",", ":")))
-    assert LaidFile(tmp_path, "paper").load() == laid(7)
+    assert LaidFile(tmp_path, "paper").load() == replace(laid(7), host="")
+
+
+def test_what_was_seen_is_kept_beside_the_rows(tmp_path: Path) -> None:
+    file = LaidFile(tmp_path)
+    file.keep(laid(1))
+    file.see({"s1": 1})
+    file.keep(laid(2))
+    again = LaidFile(tmp_path)
+    assert (again.load(), again.seen) == (laid(2), {"s1": 1})
+    again.keep(laid(3))  # all of it anew
+    assert len(lines(tmp_path)) == 1
+    again = LaidFile(tmp_path)
+    assert (again.load(), again.seen) == (laid(3), {"s1": 1})
 
 
 def test_whatever_changes_is_read_back(tmp_path: Path) -> None:
@@ -85,7 +103,7 @@ def test_whatever_changes_is_read_back(tmp_path: Path) -> None:
                 rows[table].pop((name,), None)
             else:
                 rows[table][name,] = row(table, name, change, draw.random() < 0.2)
-        said = LaidRows("one", change, rows)
+        said = LaidRows("one", change, rows, "h")
         file.keep(said)
         appended += len(lines(tmp_path)) > 1
         assert LaidFile(tmp_path).load() == said

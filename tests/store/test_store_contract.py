@@ -345,6 +345,33 @@ def test_nothing_that_is_handed_over_can_be_changed(site: Site) -> None:
         event.rows = {}  # type: ignore[misc]
 
 
+def test_a_watch_may_depend_on_what_it_is_not_told(site: Site) -> None:
+    """As that of a host, which is not told of whom a row concerns beside it."""
+    store, ask = site.store(), site.loop.ask
+    any_of = (Condition("at", Comparison.INCLUDES, frozenset({"b"})), *equal(name="own"))
+    view = Viewer(store, WatchedTable("Laid_Link", ("name", "change"), any_of))
+    site.loop.run(lambda: view.events)
+    one, own = laid("one", 1, "a"), laid("own", 2)
+
+    def at(*names: str) -> Update:
+        return Update("Laid_Link", row_id(one.uuid), {"at": frozenset(names)})
+
+    for operation in (one, own, at("a", "b"), at("b", "c"), at("b"), at("a")):
+        ask(store, operation)
+    site.loop.run(lambda: len(view.events) >= 4)
+    ask(store, Update("Laid_Link", row_id(own.uuid), {"change": 1}))
+    site.loop.run(lambda: len(view.events) >= 5)
+    row = {"name": "one", "change": 0}
+    said = [(c.before, c.after) for event in view.events[1:] for c in changes_of(event)]
+    assert said[1:3] == [(None, row), (row, None)]
+    assert len(said) == 4, "where only others are concerned it is told nothing"
+
+
+def changes_of(event: object) -> tuple[RowChange, ...]:
+    assert isinstance(event, RowChanges)
+    return event.changes
+
+
 def test_a_watch_that_has_ended_is_told_nothing_more(site: Site) -> None:
     store, ask = site.store(), site.loop.ask
     view, other = Viewer(store, CHANGES), Viewer(store, CHANGES)

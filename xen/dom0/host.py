@@ -58,7 +58,7 @@ def as_laid(network: Network, state: str = STATE_FOLDER) -> Network:
     Raises NetworkError where what is kept cannot be read.
     """
     laid = LaidFile(Path(state), network.name).load() if network.store else None
-    return network if laid is None else laid_entries(laid.rows, network, alone=True)
+    return network if laid is None else laid_entries(laid.own, network, alone=True)
 
 
 def named_here(defaults: str = DEFAULTS_FILE) -> str:

@@ -34,7 +34,6 @@ from xenflow.model.management import MAX_IMPORT
 from xenflow.model.network import DatapathKind, Network, NetworkError, Pipeline
 from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow.statistics import StatsReply
-from xenflow.store import network_file
 from xenflow.store.certificates import Certificates
 from xenflow.store.laid_file import LaidFile, LaidRows
 from xenflow.store.ovsdb_store import OvsdbStore
@@ -372,18 +371,12 @@ class Component:
 
     # --- the network file ------------------------------------------------------------------------
 
-    def _reload(self, only_look: bool, text: str = "") -> tuple[Network, NetworkDifference]:
-        """Read the network file anew, or what is in `text` in its place, and let the network be
-        what it says; or only say what that would change.  Raises NetworkError, nothing being
-        changed."""
-        if self._follower is not None and not only_look:
+    def _reload(self, only_look: bool) -> tuple[Network, NetworkDifference]:
+        """Read the network file anew, and let the network be what it says; or only say what that
+        would change.  Raises NetworkError, nothing being changed."""
+        if self._follower is not None:
             raise NetworkError("this controller follows a store: use `xenflow apply`")
-        before = self.table.network
-        if text:
-            in_store = self._follower is not None
-            network, _ = network_file.parse(text, "FILE", before, in_store=in_store)
-        else:
-            network = self._read(before)
+        network = self._read(self.table.network)
         if only_look:
             return network, self.table.change(network.active, only_look=True)
         found = self._become(network)

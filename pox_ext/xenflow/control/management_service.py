@@ -49,7 +49,7 @@ class ManagementService:
         leases: Leases,
         core_name: str,
         mirrors: RouteMirrors,
-        reload: Callable[[bool, str], tuple[Network, NetworkDifference]],
+        reload: Callable[[bool], tuple[Network, NetworkDifference]],
         follower: StoreFollower | None = None,
         relay: PlannerRelay | None = None,
     ) -> None:
@@ -81,6 +81,7 @@ class ManagementService:
             "history": partial(self._planner, "history"),
             "events": partial(self._planner, "events"),
             "planner": partial(self._planner, "planner"),
+            "laid": partial(self._planner, "laid"),
             "event": partial(self._planner, "event"),
             "undone": partial(self._planner, "undone"),
             "hears": Hearing(table).hears,
@@ -135,11 +136,8 @@ class ManagementService:
         self._leases.check(router, arguments["owner"])
 
     def _read_again(self, arguments: dict[str, Any], _: Reply) -> Result:
-        if arguments["text"] and self._follower is None:
-            raise NetworkError(_NO_STORE)  # `xenflow apply` asks whether it could follow
-        network, found = self._reload(arguments["dry_run"], arguments["text"] or "")
-        known = {} if self._follower is None else self._follower.known()
-        return {"digest": network.digest, "changed": found.json(), **known}
+        network, found = self._reload(arguments["dry_run"])
+        return {"digest": network.digest, "changed": found.json()}
 
     def _network(self, arguments: dict[str, Any], _: Reply) -> Result:
         if self._follower is None:

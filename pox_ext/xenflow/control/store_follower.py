@@ -1,9 +1,10 @@
 """A controller follows the store: it does what laid rows say, and writes how far its switches are.
 
-Rows go to the disk first, then to the Rule Table, as a network file that was read anew does; once
-all of it is in force on a switch, the switch's row of `Switch_State` says so.  Without the store
-everything goes on, and the last rows are followed.  What cannot be taken now, as while a router is
-being migrated, is tried again.
+It watches what concerns its own switches (`own_rows`), and follows the highest number of a change
+in it: of what concerns others alone it does not hear.  Rows go to the disk first, then to the Rule
+Table, as a network file that was read anew does; once all of it is in force on a switch, the
+switch's row of `Switch_State` says so.  Without the store everything goes on, and the last rows are
+followed.  What cannot be taken now, as while a router is being migrated, is tried again.
 
 Called by `component`.  No POX and no socket here.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +27,7 @@ from xenflow.model.placement import newest_each
 from xenflow.model.release import RELEASE
 from xenflow.model.succession import changed_with, others_by_name
 from xenflow.plan.search import STORE
-from xenflow.store import placement_rows
+from xenflow.store import own_rows, placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.laid_file import LaidFile, LaidRows, to_json
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
@@ -40,7 +42,7 @@ from xenflow.store.network_store import (
     told,
     touches,
 )
-from xenflow.store.schema import TABLES
+from xenflow.store.own_rows import OwnRows
 from xenflow.store.transaction import StoreRow, equal
 
 log = logging.getLogger("xenflow.store")
@@ -81,14 +83,19 @@ class StoreFollower:
         self._file = file
         self._table = table
         self._become = become
-        self._laid = laid or LaidRows()
+        self._laid = replace(laid or LaidRows(), host=host)
         self._kept = self._laid
         """What is on the disk."""
-        self._taken = self._laid.change
-        """The change that the Rule Table is at."""
+        self._taken = self._laid
+        """What the Rule Table is at."""
         self._read: NamedRows = {}
-        """Its rows."""
+        """Those rows of it that make its network."""
         self._rows: Rows = {}
+        self._watched: frozenset[str] = frozenset()
+        """The switches that the watch is for."""
+        self._end_watch: Callable[[], None] = lambda: None
+        self._heard = self._older = False
+        """Whether the store has said what it has; and whether that is an older copy."""
         self._in_force: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         """Switches that are asked whether a change is in force."""
@@ -104,13 +111,26 @@ class StoreFollower:
 
     def start(self) -> None:
         """Begin to follow."""
-        tables = [WatchedTable(table, tuple(TABLES[table].columns)) for table in LAID]
-        lease = WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner"))
-        whole = WatchedTable("Global", ("change",))
         if self._laid.change:
             self._is_fenced(self._laid)
-        own = observed.watched(self._host)
-        self._store.watch((*tables, *own, lease, whole), WATCH_S, self._told)
+        self._watch(self._own_switches(self._laid.rows) or frozenset(self._table.switches))
+
+    def _watch(self, switches: frozenset[str]) -> None:
+        self._end_watch()
+        self._watched = switches
+        tables = (
+            *own_rows.watched(self._host, switches),
+            *observed.watched(self._host),
+            WatchedTable(LEASE_TABLE, LEASE_COLUMNS, equal(name="planner")),
+            WatchedTable("Global", ("name",)),
+        )
+        self._end_watch = self._store.watch(tables, WATCH_S, self._told)
+
+    def _own_switches(self, rows: NamedRows) -> frozenset[str]:
+        there = rows.get("Laid_Switch", {}).values()
+        return frozenset(
+            str(row["name"]) for row in there if row["host"] == self._host and not row["gone"]
+        )
 
     @property
     def planner(self) -> str:
@@ -126,41 +146,86 @@ class StoreFollower:
             "leader": state.leader,
             "cluster": state.cluster,
             "words": state.words,
+            "older": self._older,
             "planner": self.planner,
             "planner_silent_s": round(self._now - self._beat_at, 1) if self.planner else None,
             "change": self._laid.change,
-            "taken": self._taken,
+            "taken": self._taken.change,
             "in_force": {name: self._in_force.get(name, 0) for name in self._table.switches},
         }
-
-    def known(self) -> dict[str, Any]:
-        """The last change that it was told, and of which cluster: docs/messages.md, `reload`."""
-        return {"cluster": self._laid.cluster, "change": self._laid.change}
 
     def network(self, rows: bool) -> dict[str, Any]:
         """What is on the disk, with the laid rows or without: docs/messages.md, verb `network`."""
         kept = self._kept
-        return to_json(kept if rows else LaidRows(kept.cluster, kept.change))
+        return {**to_json(kept if rows else replace(kept, rows={})), "planner": self.planner}
 
     # --- what the store says ------------------------------------------------------------------
 
     def _told(self, event: WatchEvent) -> None:
         if isinstance(event, ViewOverdue):
             return  # `tick` says that it is away
+        self._heard = True
         self._rows = told(self._rows, event)
-        if not touches(event, ("Global", *LAID)):
+        if not touches(event, ("Global", "Switch_State", *LAID)):
             return
-        numbers = [row["change"] for row in self._rows.get("Global", {}).values()]
-        number = next((each for each in numbers if isinstance(each, int)), 0)
+        view = by_name({table: self._rows.get(table, {}) for table in LAID})
+        if more := self._own_switches(view) - self._watched:  # what concerns these is not told yet
+            self._watch(self._watched | more)
+            return
         cluster = self._store.state().cluster
-        if not number or self._is_older(number, cluster):
+        empty = not self._rows.get("Global")
+        if empty or self._is_older(view, cluster):
             return
+        self._see(cluster)
         self._search()
-        new = (number, cluster) != (self._laid.change, self._laid.cluster)
-        if new or self._kept is not self._laid:  # else what is followed stays as it is on the disk
-            laid = by_name({table: self._rows.get(table, {}) for table in LAID})
-            self._laid = LaidRows(cluster, number, laid)
+        self._laid = self._joined(view, cluster)
+        if not self._is_done():
             self._follow()
+
+    def _is_done(self) -> bool:
+        return self._taken is self._laid is self._kept
+
+    def _joined(self, view: NamedRows, cluster: str) -> LaidRows:
+        """What the store has; and of what it was known to have, and has no more, what this host's
+        network is still made of: only a row that says so takes something away.  What was there
+        while this host was not in the network goes: tombstones went without it."""
+        old = self._laid
+        states = self._own_states(cluster)
+        rows = {
+            table: {key: _known(old.rows.get(table, {}).get(key), row) for key, row in of.items()}
+            for table, of in view.items()
+        }
+        if self._taken.change and states:
+            left = {
+                table: {k: r for k, r in known.items() if k not in rows[table] and not r["gone"]}
+                for table, known in old.rows.items()
+            }
+            if any(left.values()):
+                own = self._own({table: {**left.get(table, {}), **rows[table]} for table in LAID})
+                for table, missing in left.items():
+                    rows[table] |= {k: row for k, row in missing.items() if k in own[table]}
+        numbers = [_number(row["change"]) for of in rows.values() for row in of.values()]
+        numbers += [_number(row["in_force"]) for row in states.values()]
+        if cluster == old.cluster:
+            numbers.append(old.change)
+        made = LaidRows(cluster, max(numbers, default=0), rows, self._host)
+        return (
+            old
+            if (made.cluster, made.change) == (old.cluster, old.change)
+            and all(
+                of.keys() == (known := old.rows.get(table, {})).keys()
+                and all(row is known[key] for key, row in of.items())
+                for table, of in rows.items()
+            )
+            else made
+        )
+
+    def _own(self, rows: NamedRows) -> NamedRows:
+        """Those that make this host's network; all, where one cannot be read."""
+        try:
+            return OwnRows(rows).of(self._host)
+        except NetworkError:  # which is said once it is followed
+            return rows
 
     def _search(self) -> None:
         """Where this host has lost where routers are, the store's word counts as another's."""
@@ -171,47 +236,68 @@ class StoreFollower:
         told = newest_each(placement_rows.read(cells, self._table.network))
         self._table.told_where(STORE, told.values(), knows=True)
 
-    def _is_older(self, number: int, cluster: str) -> bool:
+    def _is_older(self, view: NamedRows, cluster: str) -> bool:
         """Whether the store is behind what was followed, as one is that was put back from a copy:
-        its numbers mean other changes then.  Where it has come as far again since, or further, a
-        row gives it away that is of an earlier change than it was."""
-        words = ""
-        if cluster == self._laid.cluster:
-            if number < self._laid.change:
-                words = f"the store is at change {number}, and {self._laid.change} was followed"
-            elif what := next(self._earlier(), ""):
-                words = f"the store has {what}, and a later change of it was followed"
+        its numbers mean other changes then.  A row gives it away that is of an earlier change than
+        it was, or what it says is in force here."""
+        followed = cluster == self._laid.cluster
+        words = next(self._earlier(view, cluster), "") if followed else ""
         if words:
             words = (
                 f"{words}: it is an older copy, and not followed; move {self._file.path} away and "
                 "restart, and it is"
             )
         self._problem(OLDER, words)
-        return bool(words)
+        self._older = bool(words)
+        return self._older
 
-    def _earlier(self) -> Iterator[str]:
-        """What the store has as of an earlier change than was followed."""
-        for table in LAID:
+    def _earlier(self, view: NamedRows, cluster: str) -> Iterator[str]:
+        """What the store has as of an earlier change than it had."""
+        for table, rows in view.items():
             followed = self._laid.rows.get(table, {})
-            for row in self._rows.get(table, {}).values():
-                known = followed.get((row["name"],))
+            for key, row in rows.items():
+                known = followed.get(key)
                 if known is not None and _number(known["change"]) > _number(row["change"]):
-                    yield f"{table} {row['name']} as of change {row['change']}"
+                    yield (
+                        f"the store has {table} {row['name']} as of change {row['change']}, and a "
+                        "later change of it was followed"
+                    )
+        states = self._own_states(cluster)
+        for name, seen in self._file.seen.items():
+            laid = view["Laid_Switch"].get((name,))
+            state = states.get(name)
+            if state is None and (laid is None or _number(laid["change"]) > seen):
+                continue  # it was not in the network for some time
+            reached = 0 if state is None else _number(state["in_force"])
+            if reached < seen:
+                yield (
+                    f"the store has change {reached} as the last one in force at {name}, and had "
+                    f"change {seen}"
+                )
+
+    def _see(self, cluster: str) -> None:
+        """Keep what the store has as in force here: an older copy has less."""
+        states = self._own_states(cluster)
+        seen = {str(name): _number(row["in_force"]) for name, row in states.items()}
+        if seen != self._file.seen:
+            try:
+                self._file.see(seen)
+            except StateError as error:
+                log.warning("%s", error)
 
     def _follow(self) -> None:
         """Where the rows make a network keep them, then let the network be it."""
         laid = self._laid
         not_taken = f"change {laid.change} of the store is not taken"
-        # What the file says beside the rows counts no more; nor does what was there while this host
-        # was not in the network: then tombstones went without it.
-        alone = not self._taken or not self._own_states(laid.cluster)
+        own: NamedRows = {}
         try:
             fenced = self._is_fenced(laid)
             if fenced:
                 network = self._table.network.only(self._host)
-            else:
+            else:  # what the file says beside the rows counts no more
+                own = OwnRows(laid.rows).of(self._host, before=self._read)
                 before, read = self._table.network, self._read
-                network = laid_entries(laid.rows, before, alone=alone, read=read)
+                network = laid_entries(own, before, alone=True, read=read)
         except NetworkError as error:  # nor are they kept: nobody could start from them
             self._problem(TAKING, f"{not_taken}: {error}")
             return
@@ -245,7 +331,7 @@ class StoreFollower:
             return
         if found:
             log.info("change %d of the store: %s", laid.change, found.words())
-        self._taken, self._read = laid.change, {} if fenced else laid.rows
+        self._taken, self._read = laid, own
         self._problem(TAKING, "")
         self._ask_switches()
 
@@ -281,7 +367,7 @@ class StoreFollower:
 
     def _ask_switches(self) -> None:
         for name, switch in self._table.switches.items():
-            number = self._taken
+            number = self._taken.change
             behind = self._in_force.get(name, 0) < number
             if behind and switch.live and self._asked.get(name) != number:
                 self._asked[name] = number
@@ -307,20 +393,21 @@ class StoreFollower:
             self._beat, self._beat_at = beat, now
         words = f"the store is away, its last rows are followed: {state.words}"
         self._problem(AWAY, "" if state.connected else words)
-        if self._taken < self._laid.change or self._kept is not self._laid:
+        if not self._is_done():
             self._follow()
         self._ask_switches()
         self._write()
 
     def _write(self) -> None:
         """Have the store say what was seen here."""
-        if self._laid.cluster:
+        if self._laid.cluster and self._heard:
             self._observed.write(self._rows)
 
     def _seen(self) -> Iterator[tuple[str, StoreRow]]:
         laid = self._laid.rows.get("Laid_Switch", {}).values()
         switches = self._table.switches.keys() & {row["name"] for row in laid if not row["gone"]}
-        for name in switches & self._in_force.keys():
+        known = switches & self._in_force.keys() if not self._older else set()
+        for name in known:
             left_out = self._table.switches[name].left_out
             yield (
                 "Switch_State",
@@ -333,12 +420,19 @@ class StoreFollower:
                 },
             )
         for row in self._rows.get("Switch_State", {}).values():
-            if row["switch"] in switches and row["switch"] not in self._in_force:
-                yield "Switch_State", row  # of before this start
-        known = [p for s in self._table.switches.values() for p in s.placements.values()]
+            if row["switch"] in switches - known:
+                yield "Switch_State", row  # of before this start, or of others' numbers
+        placed = [p for s in self._table.switches.values() for p in s.placements.values()]
         there = [row["placement"] for row in self._rows.get("Placement", {}).values()]
-        yield from observed.placements(self._table.network, known, there)
+        yield from observed.placements(self._table.network, placed, there)
         yield from observed.migrations(self._leases)
+
+
+def _known(old: StoreRow | None, row: StoreRow) -> StoreRow:
+    """A row; the one that was known where nothing that is to be followed is another."""
+    if old is None or any(old.get(c) != cell for c, cell in row.items() if c != "placement"):
+        return row
+    return old
 
 
 def _number(cell: Cell) -> int:

@@ -53,7 +53,7 @@ MAX_NAME = 63
 MAX_PORT = 0xFEFF
 """The highest number of a switch's port (OFPP_MAX, less one; OpenFlow 1.0, section 5.2.1)."""
 
-_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held)|apply|reload)"')
+_IMPORT_MARK = re.compile(rb'"verb"\s*:\s*"(?:import|write-(?:flows|held)|apply)"')
 _MARK_WITHIN = 512
 """A frame over MAX_REQUEST is only parsed if it says this early that it is one that may be."""
 
@@ -336,7 +336,7 @@ VERBS: dict[str, Verb] = {
         _trace_has_one_start,
     ),
     "rules": Verb({"datapath": _NAME}),
-    "reload": Verb({"dry_run": _FLAG, "text": Argument(FILE)}),
+    "reload": Verb({"dry_run": _FLAG}),
     "network": Verb({"rows": Argument(BOOLEAN, default=True)}),
     "apply": Verb(
         {
@@ -354,6 +354,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb({"since": Argument(whole(0, 1 << 53), default=0)}),
     "planner": Verb({}),
     "hears": Verb({"controller": _NAMED}),
+    "laid": Verb({}),
     "event": Verb({"what": _NAMED, "words": _needed(TEXT), "outcome": _NAMED}),
     "undone": Verb({"change": _needed(whole(1, 1 << 62))}),
     "rule-add": Verb({"datapath": _NAMED, "rule": _needed(RULE)}),

@@ -23,6 +23,7 @@ from xenflow.planner import events
 from xenflow.store import network_file, placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.filling import Gone
+from xenflow.store.laid_file import LaidRows
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
 from xenflow.store.network_rows import (
     DESIRED,
@@ -249,6 +250,10 @@ class Book:
         assert isinstance(written, Update)
         old = self._rows[written.table][str(written.where[0].value)]
         return _at({**old, **written.row}) if "change" in written.row else frozenset()
+
+    def laid(self, cluster: str) -> LaidRows:
+        """All that is laid; `cluster`: the store's id."""
+        return LaidRows(cluster, self.change, by_name(self._of(LAID)))
 
     @property
     def concerns(self) -> Mapping[str, int]:

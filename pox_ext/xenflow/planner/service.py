@@ -24,6 +24,7 @@ from xenflow.planner.book import WATCHED, Book, Proposal
 from xenflow.planner.events import EventLog, told
 from xenflow.planner.recovery import Recovering, Recovery
 from xenflow.store import network_file
+from xenflow.store.laid_file import to_json
 from xenflow.store.lease import LeaseContender
 from xenflow.store.network_store import (
     NetworkStore,
@@ -338,7 +339,7 @@ class PlannerService:
         if request.verb in ("apply", "grow", "confirm"):
             send = self._noted(request, send)
         asked = _AskedChange(request, send, self._now() + ANSWER_S)
-        if request.verb in ("history", "undone", "events", "event", "planner"):
+        if request.verb in ("history", "undone", "events", "event", "planner", "laid"):
             self._try(asked, self._look)
         elif request.verb == "confirm":
             self._try(asked, self._confirm)
@@ -361,6 +362,9 @@ class PlannerService:
             asked.send(mg.reply(asked.request.id, {"events": found}))
         elif asked.request.verb == "planner":
             asked.send(mg.reply(asked.request.id, self._is_at()))
+        elif asked.request.verb == "laid":
+            laid = self._book.laid(self._store.state().cluster)
+            asked.send(mg.reply(asked.request.id, to_json(laid)))
         elif asked.request.verb == "event":
             self._note(asked.request.by or "somebody", **asked.request.arguments)
             asked.send(mg.reply(asked.request.id))
@@ -384,8 +388,15 @@ class PlannerService:
             until = self._deadline[1] if self._deadline[0] == number else self._now() + confirm_s
             left_s = round(max(0.0, until - self._now()), 1)
             unconfirmed = {"change": number, "left_s": left_s}
-        remembering = self._book.remembering(self._store.state().cluster)
-        return {"waiting": waiting, "unconfirmed": unconfirmed, "remembering": remembering}
+        cluster = self._store.state().cluster
+        return {
+            "cluster": cluster,
+            "change": self._book.change,
+            "concerns": dict(self._book.concerns),
+            "waiting": waiting,
+            "unconfirmed": unconfirmed,
+            "remembering": self._book.remembering(cluster),
+        }
 
     def _confirm(self, asked: _AskedChange) -> bool:
         """Let the change that waits for it stay."""

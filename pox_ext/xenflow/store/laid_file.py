@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from xenflow.model.network import Network, NetworkError
 from xenflow.store.line_file import LineFile
 from xenflow.store.network_rows import Key, NamedRows, key_of, laid_entries
+from xenflow.store.own_rows import OwnRows
 from xenflow.store.transaction import StoreRow
 
 NAME = "laid.json"
@@ -25,11 +26,23 @@ MISREAD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 @dataclass(frozen=True, slots=True)
 class LaidRows:
-    """What a store said last: its cluster's id, the number of the change, the rows by table."""
+    """What a store said last.
+
+    cluster  its id
+    change   the number of the last change that concerned the host
+    rows     by table, what it has for the host
+    host     whose they are; "": all rows of the network
+    """
 
     cluster: str = ""
     change: int = 0
     rows: NamedRows = field(default_factory=dict)
+    host: str = ""
+
+    @property
+    def own(self) -> NamedRows:
+        """Those that make the host's network.  Raises NetworkError where one cannot be read."""
+        return OwnRows(self.rows).of(*filter(None, [self.host]))
 
 
 class LaidFile:
@@ -41,6 +54,8 @@ class LaidFile:
         self._network = network
         self._kept = LaidRows()
         """What the file says, as far as it was written here."""
+        self.seen: Mapping[str, int] = {}
+        """By switch the change that the store was last seen to have as in force there."""
 
     @property
     def doubt(self) -> str:
@@ -56,7 +71,9 @@ class LaidFile:
             first, *lines = self.path.read_bytes().split(b"\n")
             value = json.loads(first)
             # What ends in no line's end was not acknowledged.
-            laid = _changed(from_json(value), map(json.loads, lines[:-1]))
+            changes = [json.loads(line) for line in lines[:-1]]
+            laid = _changed(from_json(value), (c for c in changes if "seen" not in c))
+            self.seen = [{}, *(v["seen"] for v in (value, *changes) if "seen" in v)][-1]
             whose = value.get("network", self._network)
         except FileNotFoundError:
             return None
@@ -77,7 +94,7 @@ class LaidFile:
         Raises NetworkError where they make none, or neither has that controller.
         """
         try:
-            network = laid_entries(laid.rows, described, alone=True)
+            network = laid_entries(laid.own, described, alone=True)
         except NetworkError as error:
             raise self._unusable(str(error)) from None
         if controller not in network.controllers and controller in described.controllers:
@@ -99,8 +116,15 @@ class LaidFile:
         """Have the file say these rows.  Raises StateError, its old ones being left, where that
         cannot be done."""
         if not self._file.add(_difference(self._kept, laid)):
-            self._file.replace([{"network": self._network, **to_json(laid)}])
+            whole = {"network": self._network, **to_json(laid), "seen": dict(self.seen)}
+            self._file.replace([whole])
         self._kept = laid
+
+    def see(self, seen: Mapping[str, int]) -> None:
+        """Have the file say what was seen; a crash of the machine may take that back.  Raises
+        StateError where it cannot be written."""
+        self.seen = seen
+        self._file.add({"seen": dict(seen)}, synced=False)
 
 
 def _difference(old: LaidRows, new: LaidRows) -> dict[str, Any]:
@@ -113,7 +137,7 @@ def _difference(old: LaidRows, new: LaidRows) -> dict[str, Any]:
             other[table] = found
         if gone := [str(row["name"]) for key, row in was.items() if key not in shall]:
             left[table] = gone
-    return {**to_json(LaidRows(new.cluster, new.change, other)), "left": left}
+    return {**to_json(replace(new, rows=other)), "left": left}
 
 
 def _changed(laid: LaidRows, lines: Iterable[dict[str, Any]]) -> LaidRows:
@@ -126,7 +150,23 @@ def _changed(laid: LaidRows, lines: Iterable[dict[str, Any]]) -> LaidRows:
                 rows[table].pop((name,), None)
         for table, found in laid.rows.items():
             rows.setdefault(table, {}).update(found)
-    return LaidRows(laid.cluster, laid.change, rows)
+    return replace(laid, rows=rows)
+
+
+def joined(parts: Iterable[LaidRows]) -> LaidRows:
+    """What several hosts know, as far as it makes a network: of each row the newest."""
+    rows: dict[str, dict[Key, StoreRow]] = {}
+    cluster, change, hosts = "", 0, []
+    for part in parts:
+        cluster, change = part.cluster, max(change, part.change)
+        hosts.append(part.host)
+        for table, found in part.rows.items():
+            known = rows.setdefault(table, {})
+            for key, row in found.items():
+                if key not in known or _change(known[key]) < _change(row):
+                    known[key] = row
+    own = OwnRows(rows).of(*hosts) if all(hosts) else rows
+    return LaidRows(cluster, change, own)
 
 
 def to_json(laid: LaidRows) -> dict[str, Any]:
@@ -134,27 +174,26 @@ def to_json(laid: LaidRows) -> dict[str, Any]:
     return {
         "cluster": laid.cluster,
         "change": laid.change,
-        "rows": {
-            table: [{**row, "at": sorted(_names(row))} for row in rows.values()]
-            for table, rows in laid.rows.items()
-        },
+        "host": laid.host,
+        "rows": {t: [_without_at(row) for row in rows.values()] for t, rows in laid.rows.items()},
     }
 
 
 def from_json(value: Any) -> LaidRows:
     """The same, read.  Raises one of `MISREAD`."""
     rows = {
-        table: {key_of(table, row): row for row in map(_row, found)}
+        table: {key_of(table, row): row for row in map(_without_at, found)}
         for table, found in value["rows"].items()
     }
-    return LaidRows(str(value["cluster"]), int(value["change"]), rows)
+    return LaidRows(str(value["cluster"]), int(value["change"]), rows, value.get("host", ""))
 
 
-def _row(value: dict[str, Any]) -> StoreRow:
-    return {**value, "at": frozenset(value["at"])}
+def _change(row: StoreRow) -> int:
+    change = row["change"]
+    assert isinstance(change, int)
+    return change
 
 
-def _names(row: StoreRow) -> frozenset[Any]:
-    at = row["at"]
-    assert isinstance(at, frozenset)
-    return at
+def _without_at(row: StoreRow) -> dict[str, Any]:
+    """Whom it concerns is the planner's affair, and changes where nothing is said anew."""
+    return {column: cell for column, cell in row.items() if column != "at"}

@@ -9,7 +9,7 @@ planner, which writes, and by controllers, which read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from xenflow.model.network import (
@@ -160,7 +160,8 @@ def _interface(router: Router, interface: Interface) -> StoreRow:
 
 
 def concerned(network: Network) -> dict[str, dict[str, frozenset[str]]]:
-    """The switches that a laid row concerns, by table and name: on them, or of their flows."""
+    """The switches that a laid row concerns, by table and name: those whose flows follow from it,
+    or that another row tells of it (`own_rows`)."""
     ways = {name: frozenset(link.tree.up) for name, link in network.links.items()}
     known: dict[str, set[str]] = {name: {name} for name in network.datapaths}
     """Of a switch: those that share a tree with it, and so must know it."""
@@ -174,18 +175,18 @@ def concerned(network: Network) -> dict[str, dict[str, frozenset[str]]]:
             there.update(network.hosts)
             known[r.home] |= there
         routers[r.name] = frozenset(there)
+    cables = {c.name: known[c.a.datapath] | known[c.b.datapath] for c in network.cables.values()}
+    for cable in network.cables.values():
+        known[cable.a.datapath].add(cable.b.datapath)
+        known[cable.b.datapath].add(cable.a.datapath)
     at_host: dict[str, set[str]] = {name: set() for name in network.controllers}
     for datapath in network.datapaths.values():
         at_host[datapath.controller] |= known[datapath.name]
+    everywhere = frozenset(d.name for d in network.datapaths.values() if d.other != "drop")
+    concerns: tuple[Mapping[str, Set[str]], ...] = (at_host, known, cables, ways, routers)
     return {
-        "Laid_Host": {name: frozenset(at) for name, at in at_host.items()},
-        "Laid_Switch": {name: frozenset(at) for name, at in known.items()},
-        "Laid_Cable": {
-            c.name: frozenset(known[c.a.datapath] | known[c.b.datapath])
-            for c in network.cables.values()
-        },
-        "Laid_Link": ways,
-        "Laid_Element": routers,
+        table: {name: everywhere.union(at) for name, at in of.items()}
+        for table, of in zip(LAID, concerns, strict=True)
     }
 
 
