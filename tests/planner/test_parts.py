@@ -40,6 +40,7 @@ class Proving:
         self.live = True
         self.placements: dict[str, Placement] = {}
         self.promises = self
+        self.left_out: frozenset[str] = frozenset()
 
     def in_force(self, then: Any) -> None:
         then(None)
