@@ -45,10 +45,11 @@ def _heard(session: ManagementSession, host: str) -> Iterator[str]:
     else:
         yield f"controller {controller} answers"
         return
-    if words := knock(session.network.controllers[controller].manage):
+    manage = session.network.controllers[controller].manage
+    if words := knock(manage):
         yield f"from here, its machine {words}"
     others = [name for name in session.network.controllers if name != controller]
-    for name, answer in session.ask_all("hears", others, controller=controller).items():
+    for name, answer in session.ask_all("hears", others, manage=manage).items():
         # One that is silent, or of the release before, says nothing.
         if not isinstance(answer, AskError) and answer["hears"]:
             yield f"from {name}, its machine {answer['hears']}"

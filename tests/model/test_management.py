@@ -28,7 +28,7 @@ GOOD = {
     "confirm": {"change": 3},
     "history": {},
     "events": {"since": 7},
-    "hears": {"controller": "edge"},
+    "hears": {"manage": "tcp://10.0.0.9:6640"},
     "planner": {},
     "laid": {},
     "event": {"what": "migration", "words": "vr1 to host-b", "outcome": "refused"},

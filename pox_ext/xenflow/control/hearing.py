@@ -13,8 +13,7 @@ import socket
 from typing import Any
 
 from xenflow.control.requests import Reply, Result
-from xenflow.control.rule_table import RuleTable
-from xenflow.model.management import ManagementError
+from xenflow.switch.clock import Clock
 
 LIMIT_S = 2.0
 """So long a connection may take."""
@@ -25,16 +24,13 @@ ACCEPTS, REFUSES, SILENT = "accepts connections", "refuses connections", ""
 class Hearing:
     """See the module."""
 
-    def __init__(self, table: RuleTable) -> None:
-        self._table = table
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
 
     def hears(self, arguments: dict[str, Any], reply: Reply) -> Result:
-        """docs/messages.md, verb `hears`; nobody waits here."""
-        named = self._table.network.controllers.get(arguments["controller"])
-        if named is None:
-            known = ", ".join(self._table.network.controllers)
-            raise ManagementError("bad-argument", f"controller: the network has {known}")
-        host, _, port = named.manage.removeprefix("tcp://").rpartition(":")
+        """docs/messages.md, verb `hears`; nobody waits here.  Who asks says where that controller
+        is: a host knows only those whom it meets on its links."""
+        host, _, port = arguments["manage"].removeprefix("tcp://").rpartition(":")
         numeric = socket.AI_NUMERICHOST
         try:
             found = socket.getaddrinfo(
@@ -46,13 +42,13 @@ class Hearing:
         sock = socket.socket(family, kind, protocol)
         sock.setblocking(False)
         number = sock.connect_ex(address)
-        until = self._table.clock.now() + LIMIT_S
+        until = self._clock.now() + LIMIT_S
 
         def look(number: int) -> None:
             if number == errno.EINPROGRESS and select.select((), (sock,), (), 0)[1]:
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if number == errno.EINPROGRESS and self._table.clock.now() < until:
-                self._table.clock.later(LOOK_S, look, number)
+            if number == errno.EINPROGRESS and self._clock.now() < until:
+                self._clock.later(LOOK_S, look, number)
                 return
             sock.close()
             said = {0: ACCEPTS, errno.ECONNREFUSED: REFUSES}

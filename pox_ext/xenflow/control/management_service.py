@@ -84,7 +84,7 @@ class ManagementService:
             "laid": partial(self._planner, "laid"),
             "event": partial(self._planner, "event"),
             "undone": partial(self._planner, "undone"),
-            "hears": Hearing(table).hears,
+            "hears": Hearing(table.clock).hears,
             "place": moves.place,
             "import": moves.take_in,
             "mirror": moves.mirror,

@@ -353,7 +353,7 @@ VERBS: dict[str, Verb] = {
     "history": Verb({}),
     "events": Verb({"since": Argument(whole(0, 1 << 53), default=0)}),
     "planner": Verb({}),
-    "hears": Verb({"controller": _NAMED}),
+    "hears": Verb({"manage": _needed(URL)}),
     "laid": Verb({}),
     "event": Verb({"what": _NAMED, "words": _needed(TEXT), "outcome": _NAMED}),
     "undone": Verb({"change": _needed(whole(1, 1 << 62))}),
