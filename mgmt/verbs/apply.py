@@ -11,6 +11,7 @@ Without --prune nothing is removed: what the file leaves out is named, and stays
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
@@ -84,12 +85,14 @@ def _with_left(
 
 def written(wanted: Network, name: str, before: Network) -> tuple[str, Network]:
     """A network as the text of a file of that name, and what everybody will read in it; links lie
-    as in the network `before`.  Raises UsageError with all mistakes, a line each."""
+    as in the network `before`.  Raises UsageError with all mistakes, a line each, without the lines
+    of the text, which nobody has seen."""
     text = to_text(wanted)
     try:
         return text, network_file.parse(text, name, before, in_store=True)[0]
     except NetworkError as error:
-        raise UsageError(str(error)) from None
+        words = re.sub(rf"^{re.escape(name)}:\d+: ", f"{name}: ", str(error), flags=re.MULTILINE)
+        raise UsageError(re.sub(r", used on line \d+ by ", ", used by ", words)) from None
 
 
 def lives_in_file(session: ManagementSession) -> bool:

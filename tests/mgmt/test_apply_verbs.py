@@ -344,7 +344,7 @@ def test_a_link_is_destroyed_where_nobody_is_on_it(
     ("words", "said"),
     [
         (("left",), "there is a link left already"),
-        (("more", "--id", "1"), "links.more.id: found 1, used on line"),
+        (("more", "--id", "1"), "links.more.id: found 1, used by"),
         (("more", "--vlan", "5000"), "links.more.vlan: found 5000, expected"),
         (("more", "--root", "nowhere"), "links.more.root"),
         (("more", "--cable", "none"), "links.more.cables"),
@@ -512,3 +512,9 @@ def test_a_verb_that_changes_nothing_speaks_of_no_file(
     assert capsys.readouterr() == ("nothing is to be done\n", "")
     end(Namespace(**vars(of_verb), file="class.toml"), {}, answer, Exit.OK, [])
     assert capsys.readouterr() == ("the file says nothing new\n", "")
+
+
+def test_mistakes_of_a_verb_name_no_lines(answering: Answering, run: Run, stored: None) -> None:
+    status, _, err = run("link", "create", "a b", "--vlan", "101", store=True)
+    assert status == 2 and "xenflow: link create a b: links.a b: found" in err
+    assert "line" not in err and answering.asked == []
