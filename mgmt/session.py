@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from mgmt.client import Answers, AskError, Client, Refused, Unreachable, ask_all, parted
 from xenflow.model.management import ManagementError
 from xenflow.model.network import Datapath, Link, Network, NetworkError, Router
-from xenflow.model.placement import Placement, first_place, from_json
+from xenflow.model.placement import Placement, first_place, from_json, newest_each
 from xenflow.store import laid_file
 from xenflow.store.network_rows import laid_entries
 
@@ -227,8 +227,7 @@ def refuse_stopped(router: Router) -> None:
 
 def placements(answers: Answers) -> dict[str, Placement]:
     """The newest placement of each router in the answers to `status`."""
-    told = told_of_each(answers)
-    return {name: max(given.values(), key=lambda p: p.version) for name, given in told.items()}
+    return newest_each(p for told in told_of_each(answers).values() for p in told.values())
 
 
 def told_of_each(answers: Answers) -> dict[str, dict[str, Placement]]:

@@ -85,6 +85,17 @@ class Wished:
             lines += [f"[{part}]", *(f"{name} = {_toml(one)}" for name, one in entries.items())]
         return "\n".join((*lines, ""))
 
+    def proposed(self, living: Living) -> Proposal | None:
+        """What the planner makes of some changes; None where it refuses them, and they are none."""
+        former = json.dumps(self.parts)
+        for _ in range(self.dice.choice((1, 1, 3))):
+            self.change()
+        try:
+            return living.propose(self.text())
+        except NetworkError:
+            self.parts = json.loads(former)
+            return None
+
     def switch(self, name: str) -> None:
         n = (*HOSTS, *SWITCHES).index(name) + 1
         at = {"openflow": f"10.0.0.{n}:6633", "manage": f"tcp://10.0.0.{n}:6640"}
@@ -207,13 +218,7 @@ def test_what_holds_after_each_change(seed: int) -> None:
     made = 0
     for _ in range(STEPS):
         before = living.book.network
-        former = json.dumps(wished.parts)
-        for _ in range(dice.choice((1, 1, 3))):
-            wished.change()
-        try:
-            proposal = living.propose(wished.text())
-        except NetworkError:
-            wished.parts = json.loads(former)
+        if (proposal := wished.proposed(living)) is None:
             continue
         living.write(proposal.transaction)
         made += bool(proposal.number)
