@@ -421,13 +421,13 @@ class _Reader:
     def _tables(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         tables = self._table.get(key, {})
         if not isinstance(tables, dict):
-            self._wrong((key,), "no table", "a table of tables")
+            self._unfit((key,), tables, "a table of tables")
             return
         for name, value in tables.items():
             if isinstance(value, dict):
                 yield name, value
             else:
-                self._wrong((key, name), "no table", "a table")
+                self._unfit((key, name), value, "a table")
 
     # values
 
@@ -460,18 +460,15 @@ class _Reader:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
                 self._unfit(key, name, "a name of letters, digits, '.', '_' and '-'")
             self._only(key, values, *_MACHINE_KEYS)
+            self._own_configuration(key, name, values)
+            stub = None
+            if "stub" in values:
+                stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
+            mac = self._value((*key, "mac"), values.get("mac"), _MAC)
             end = End(*str(values.get("access")).partition(":")[::2])
-            if "link" in values and str(values["link"]) not in self._network.links:
-                known = ", ".join(self._network.links)
-                self._unfit((*key, "link"), values["link"], f"the name of a link, one of {known}")
-                continue
-            if end not in places:
-                if end.datapath not in self._network.datapaths:
-                    expected = "the name of a datapath, and a port after a colon"
-                    self._unfit((*key, "access"), values.get("access"), expected)
-                elif not self._document.wrong_in("links"):
-                    expected = 'an access port of a link, as "datapath:port"'
-                    self._unfit((*key, "access"), values.get("access"), expected)
+            if not self._on_a_link(key, values, end, places):
+                if "address" in values:
+                    self._value((*key, "address"), values["address"], _INTERFACE)
                 continue
             if end in taken:
                 self._wrong(
@@ -482,23 +479,35 @@ class _Reader:
             if values.get("link", link.name) != link.name:
                 self._unfit((*key, "link"), values["link"], f"{link.name}, whose port {end} is")
             address = self._address((*key, "address"), values, "address", link.name)
-            stub = None
-            if "stub" in values:
-                stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
-            mac = self._value((*key, "mac"), values.get("mac"), _MAC)
             if None is not mac not in access.macs and not self._document.wrong_in("links"):
                 self._unfit(
                     (*key, "mac"),
                     values["mac"],
                     f"one of the macs that link {link.name} has at {end}",
                 )
-            self._own_configuration(key, name, values)
             gateway = self._gateway(key, values, link.name, address)
             if address and mac is not None:
                 found[name] = Machine(name, end, link.name, mac, address, stub, gateway)
         if not self._machine_names:
             self._wrong(("machines",), "no machine", "at least one")
         return found
+
+    def _on_a_link(
+        self, key: KeyPath, values: dict[str, Any], end: End, places: Mapping[End, Any]
+    ) -> bool:
+        """Whether a machine is at an access port of a link, as far as can be said."""
+        links, expected = self._network.links, ""
+        right = "link" not in values or str(values["link"]) in links
+        if not right:
+            known = f"the name of a link, one of {', '.join(links)}"
+            self._unfit((*key, "link"), values["link"], known)
+        if end.datapath not in self._network.datapaths:
+            expected = "the name of a datapath, and a port after a colon"
+        elif end not in places and right and not self._document.wrong_in("links"):
+            expected = 'an access port of a link, as "datapath:port"'
+        if expected:
+            self._unfit((*key, "access"), values.get("access"), expected)
+        return right and end in places
 
     @property
     def _machine_names(self) -> list[str]:
@@ -508,7 +517,9 @@ class _Reader:
 
     def _router_addresses(self) -> dict[str, dict[str, IPv4Interface]]:
         found: dict[str, dict[str, IPv4Interface]] = {}
+        said = set()
         for name, values in self._tables("routers"):
+            said.add(name)
             router = self._network.routers.get(name)
             if router is None:
                 self._wrong(
@@ -521,15 +532,12 @@ class _Reader:
             self._own_configuration(("routers", name), name, values)
             table = values.get("addresses")
             if not isinstance(table, dict):
-                self._wrong(
-                    ("routers", name, "addresses"),
-                    "no table",
-                    '{ interface = "address/length", ... }',
-                )
+                expected = '{ interface = "address/length", ... }'
+                self._unfit(("routers", name, "addresses"), table, expected)
                 continue
             found[name] = self._interface_addresses(router, table)
         for name in self._network.routers:
-            if name not in found:
+            if name not in said:
                 self._wrong(("routers", name), "nothing", "its addresses")
         return found
 

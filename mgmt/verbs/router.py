@@ -107,8 +107,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    if apply.lives_in_file(session):
-        return Exit.FAILED
+    apply.need_store(session)
     with Drivers(_without_host(session, getattr(args, "lost", None))) as drivers:
         work = _Work(args, session, drivers)
         try:
