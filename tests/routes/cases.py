@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tests.octets import octets
+from xenflow.routes.family import V6
 from xenflow.routes.messages import (
     Header,
     InterfaceFlag,
@@ -303,16 +304,16 @@ DELTAS = [
             "20010db8 12* 20 fffffff0",
             f"{ADDRESS6_OCTETS} 80 00000002",
         ),
-        (0, 0, 1),
-        (0x20010DB8 << 96, 32, 0xFFFFFFF0),
-        (ADDRESS6, 128, 2),
+        (0, V6.span(0), 1),
+        (0x20010DB8 << 96, V6.span(32), 0xFFFFFFF0),
+        (ADDRESS6, V6.span(128), 2),
     ),
     delta(
         "IPv6 route deleted",
         SectionKind.ROUTE6,
         Op.DELETE,
         octets("07 02 0000 00000001 20010db8 12* 20 00000001"),
-        (0x20010DB8 << 96, 32, 1),
+        (0x20010DB8 << 96, V6.span(32), 1),
     ),
     # Before remarks were there, a receiver took a section's last record, and skipped the three
     # octets after the first: so what is slow stands last, and remarks are not.

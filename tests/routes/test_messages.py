@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.routes.cases import CASES, DELTAS, MESSAGES, RouteCase
 from xenflow.routes import messages as m
+from xenflow.routes.family import V6
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "messages.md").read_text()
 each_case = pytest.mark.parametrize("case", CASES, ids=attrgetter("name"))
@@ -149,7 +150,7 @@ RECORDS = {
         )
     ),
     m.SectionKind.ROUTE4: PREFIX4,
-    m.SectionKind.ROUTE6: PREFIX6,
+    m.SectionKind.ROUTE6: PREFIX6.map(lambda r: (r[0], V6.span(r[1]), *r[2:])),
     m.SectionKind.POLICY: st.builds(
         m.Policy,
         st.booleans(),
@@ -248,6 +249,8 @@ def header(**changes):
         ([*header(), struct.pack("!BBHI", 6, 1, 1, 0)], "reserved"),
         ([*header(), struct.pack("!BBHI", 6, 1, 0, 0xFFFFFFFF)], "4294967295 records"),
         ([*header(), route_section((0, 33, 1))], "length 33"),
+        ([*header(), route_section((0, V6.span(64), 1))], "length 191"),
+        ([*header(), struct.pack("!BBHI16sBI", 7, 1, 0, 1, bytes(16), 129, 1)], "length 129"),
         ([*header(), route_section((10 << 24, 24, 1), (1, 24, 1))], "0x1 of length 24"),
         ([*header(), *[route_section()] * 257], "257 sections"),
         ([*header(), bytes(1 << 20)], "at most 1048576"),

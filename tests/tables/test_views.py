@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from tests.whole_network import load
 from xenflow.routes import messages as m
+from xenflow.routes.family import V6
 from xenflow.routes.messages import InterfaceKind, NextHopType, VmReason
 from xenflow.routes.router_state import NO_POLICY, RouterState
 from xenflow.tables.views import (
@@ -30,8 +31,7 @@ def told(
 def state_of(
     interfaces: Iterable[m.VmInterface],
     hops: Iterable[m.NextHop] = (),
-    routes4: dict[int, int] | None = None,
-    routes6: dict[int, int] | None = None,
+    routes: dict[int, int] | None = None,
     policy: m.Policy = NO_POLICY,
 ) -> RouterState:
     return RouterState.of(
@@ -40,8 +40,7 @@ def state_of(
         {hop.id: hop for hop in hops},
         {},
         {},
-        routes4 or {},
-        routes6 or {},
+        routes or {},
         policy,
     )
 
@@ -124,9 +123,9 @@ def test_routes_that_go_through_the_vm_are_counted_by_reason() -> None:
 
 def test_ipv6_is_named_where_the_router_forwards_it_and_leaves_ipv4_alone() -> None:
     hop = m.NextHop(1, NextHopType.CONNECTED, 6, 2, 0, 0)
-    routes6 = {0x20010DB8 << 104 | 64: 1}
-    assert through_vm(ROUTER, state_of(cards(), [hop], {}, routes6)) == []
-    state = state_of(cards(WORKING | IPV6), [hop], {}, routes6)
+    routes6 = {0x20010DB8 << 104 | V6.span(64): 1}
+    assert through_vm(ROUTER, state_of(cards(), [hop], routes6)) == []
+    state = state_of(cards(WORKING | IPV6), [hop], routes6)
     assert through_vm(ROUTER, state) == ["IPv6 (1 route)"]
     assert not router_view(ROUTER, state).slow
 

@@ -24,9 +24,10 @@ from xenflow.model.values import mac_number, mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
-from xenflow.openflow.flow import FlowError, prefix_mask
+from xenflow.openflow.flow import FlowError
 from xenflow.openflow.nxm import parse_actions
 from xenflow.openflow.parse import PacketIn
+from xenflow.routes.family import V4, netmask, prefix_text
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, explain, layout, simulate
@@ -123,7 +124,7 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
     source = packet.get("nw_src")
     state = table.state(router.name)
     if source and state and ":" not in source:
-        hop = state.longest4(int(ipaddress.IPv4Address(source)))
+        hop = state.longest(V4, int(ipaddress.IPv4Address(source)))
         record = state.nexthops.get(hop[1]) if hop else None
         interface = interface_of(router, state, record.ifindex) if record else None
         if interface is not None:
@@ -299,11 +300,11 @@ class _Trace:
             router = self.network.routers[name]
             if state is None:
                 continue
-            for plen in range(33):
-                net = target & prefix_mask(plen)
-                hop = state.routes4.get(net << 8 | plen)
+            for span in range(V4.host + 1):
+                net = target & netmask(span)
+                hop = state.routes.get(net << 8 | span)
                 if hop is not None:
-                    tables.add(route_flow(router.id, net, plen, hop, 0))
+                    tables.add(route_flow(router.id, net, span, hop, 0))
         return tables
 
     def _outputs(
@@ -468,11 +469,11 @@ class _Trace:
             return "for itself", None
         if packet.nw_ttl <= 1:
             return "its TTL runs out, which it answers", None
-        route = state.longest4(packet.nw_dst)
+        route = state.longest(V4, packet.nw_dst)
         if route is None:
             return "no route, which it answers", None
-        plen, to = route
-        said = f"by its route {fl.ip_text(packet.nw_dst & prefix_mask(plen))}/{plen}"
+        span, to = route
+        said = f"by its route {prefix_text(packet.nw_dst & netmask(span), span)}"
         hop = next_hop_view(router, state, state.nexthops[to])
         if hop.action == "group" and hop.legs:
             said += f", one of {len(hop.legs)} by equal cost, here the first"

@@ -19,6 +19,8 @@ from enum import IntEnum, IntFlag
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
+from xenflow.routes.family import V6
+
 MAGIC = b"XFRT"
 VERSION = 1
 
@@ -230,7 +232,7 @@ class Policy:
 
 
 Route = tuple[int, int, int]
-"""(prefix as an integer, prefix length, next hop id), IPv4 or IPv6."""
+"""(net, span, next hop id) of either family; see `family` on net and span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,8 +368,8 @@ def _neighbour_rows(records: Sequence[Neighbour]) -> Rows:
 
 
 def _route6_rows(records: Sequence[Route]) -> Rows:
-    for net, plen, nh in records:
-        yield net.to_bytes(16, "big"), plen, nh
+    for net, span, nh in records:
+        yield net.to_bytes(16, "big"), span - V6.shortest, nh
 
 
 def _policy_rows(records: Sequence[Policy]) -> Rows:
@@ -493,8 +495,8 @@ def _interfaces(rows: Rows, where: str) -> Iterator[VmInterface]:
 def _locals(rows: Rows, where: str) -> Iterator[Local]:
     for family, length, flags, ifindex, raw in rows:
         address = _number(family, raw, where)
-        hosts = _HOSTS4 if family == 4 else _HOSTS6
-        if length >= len(hosts) or address & hosts[length]:
+        hosts, span = (_HOSTS4, length) if family == 4 else (_HOSTS6, V6.span(length))
+        if span >= len(hosts) or address & hosts[span]:
             raise MessageError(f"not a prefix: {address:#x} of length {length}", where)
         yield Local(family, length, ifindex, address, bool(flags & _BROADCAST))
 
@@ -524,7 +526,8 @@ def _neighbours(rows: Rows, where: str) -> Iterator[Neighbour]:
 
 
 _HOSTS4 = tuple((1 << 32 - plen) - 1 for plen in range(33))
-_HOSTS6 = tuple((1 << 128 - plen) - 1 for plen in range(129))
+_HOSTS6 = (-1,) * V6.shortest + tuple((1 << 128 - plen) - 1 for plen in range(129))
+"""By span: the bits of an address that a prefix leaves to hosts."""
 
 
 def _routes4(rows: Rows, where: str) -> list[Route]:
@@ -532,19 +535,21 @@ def _routes4(rows: Rows, where: str) -> list[Route]:
 
 
 def _routes6(rows: Rows, where: str) -> list[Route]:
-    number = int.from_bytes
-    return _prefixes([(number(raw, "big"), plen, nh) for raw, plen, nh in rows], _HOSTS6, where)
+    number, zero = int.from_bytes, V6.shortest
+    found = [(number(raw, "big"), zero + plen, nh) for raw, plen, nh in rows]
+    return _prefixes(found, _HOSTS6, where)
 
 
 def _prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> list[Route]:
     """Host bits are zero and lengths are possible; the happy case in one pass."""
     try:
-        bad = any(net & hosts[plen] for net, plen, _ in found)
+        bad = any(net & hosts[span] for net, span, _ in found)
     except IndexError:
         bad = True
     if bad:
-        net, plen, _ = next(r for r in found if r[1] >= len(hosts) or r[0] & hosts[r[1]])
-        raise MessageError(f"not a prefix: {net:#x} of length {plen}", where)
+        net, span, _ = next(r for r in found if r[1] >= len(hosts) or r[0] & hosts[r[1]])
+        length = span if hosts is _HOSTS4 else span - V6.shortest
+        raise MessageError(f"not a prefix: {net:#x} of length {length}", where)
     return found
 
 

@@ -13,7 +13,9 @@ from xenflow.model.network import DatapathKind, Network
 from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
+from xenflow.routes.family import prefix_text
 from xenflow.tables import cookies, layout
+from xenflow.tables.routes import DESTINATIONS
 from xenflow.tables.simulate import Lookup
 
 
@@ -156,8 +158,9 @@ def _routes(flow: Flow, names: Names) -> str:
     hop = _loads(flow, layout.Reg.NEXT_HOP)
     if hop is None:
         return "no route: to the VM, which answers"
-    net, plen = _matches(flow, "nw_dst") or 0, flow.priority - layout.Routes.PREFIX
-    return f"the longest prefix is {fl.ip_text(net)}/{plen}: next hop {hop}"
+    net = next(filter(None, (_matches(flow, field) for field in DESTINATIONS)), 0)
+    prefix = prefix_text(net, flow.priority - layout.Routes.PREFIX)
+    return f"the longest prefix is {prefix}: next hop {hop}"
 
 
 def _next_hop(flow: Flow, names: Names) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from xenflow.model.management import MAX_PRIORITY
+from xenflow.routes.family import V6
 
 INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
 
@@ -114,12 +115,12 @@ class Classes(IntEnum):
 class Routes(IntEnum):
     """Of table ROUTES."""
 
-    PREFIX = 1000  # of a /0; a /n has n more
+    PREFIX = 1000  # of 0.0.0.0/0; others have as much more as their span says
     PROBE = 1  # matches nothing; written and deleted to see what a full table does
     MISS = 0
 
 
-HIGHEST_PREFIX = Routes.PREFIX + 32
+HIGHEST_PREFIX = Routes.PREFIX + V6.host
 
 
 class NextHops(IntEnum):
@@ -272,7 +273,7 @@ TABLES = (
         "which prefix is the longest, and nothing else?",
         "the next hop is known: next-hops",
         Routes,
-        matches=("dl_type", "nw_dst"),
+        matches=("dl_type", "nw_dst", "ipv6_dst"),
         reads=(Reg.ROUTER,),
         writes=(Reg.NEXT_HOP,),
         leads_to=(NEXT_HOPS, VM),

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from xenflow.model.network import Interface, Router
 from xenflow.model.values import mac_text
+from xenflow.routes.family import V6
 from xenflow.routes.messages import (
     InterfaceFlag,
     InterfaceKind,
@@ -175,8 +176,9 @@ def through_vm(router: Router, state: RouterState) -> list[str]:
             routes[f"by {name}, which stands for no interface of the network"] += used[hop.id]
     said += [f"{_counted(n)} {words}" for words, n in sorted(routes.items())]
     forwards6 = any(i.flags & InterfaceFlag.FORWARDING6 for i in state.interfaces.values())
-    if forwards6 and state.routes6:
-        said.append(f"IPv6 ({_counted(len(state.routes6))})")
+    routes6 = sum(1 for key in state.routes if key & 0xFF >= V6.shortest) if forwards6 else 0
+    if routes6:
+        said.append(f"IPv6 ({_counted(routes6)})")
     return said
 
 
