@@ -329,6 +329,26 @@ DELTAS = [
         ),
         Policy(True, "ip rule 5", (Remark(True, "overflow"), Remark(False, "ä"))),
     ),
+    # Before families were there, it skipped the third octet too: IPv6 was one more remark to it.
+    delta(
+        "policy of both families",
+        SectionKind.POLICY,
+        Op.SET,
+        octets(
+            "08 01 0000 00000003",
+            "00 00 2* c3a4 62*",
+            "01 00 06 00 69702072756c652036 55*",
+            "00 00 2* 64*",
+        ),
+        Policy(False, "", (Remark(False, "ä"),), True, "ip rule 6"),
+    ),
+    delta(
+        "policy of both families, neither of them slow",
+        SectionKind.POLICY,
+        Op.SET,
+        octets("08 01 0000 00000002", "00 00 06 00 64*", "00 00 2* 64*"),
+        Policy(False, "", (), False),
+    ),
     delta(
         "policy deleted",
         SectionKind.POLICY,
