@@ -28,6 +28,7 @@ from urllib.parse import quote
 from zlib import crc32
 
 from mgmt.hypervisor.vm import RouterVm
+from xenflow.model.addresses import OnLink, unfit
 from xenflow.model.network import (
     Controller,
     Datapath,
@@ -691,42 +692,18 @@ class _Reader:
     def _check_subnets(
         self, machines: dict[str, Machine], addresses: dict[str, dict[str, IPv4Interface]]
     ) -> None:
-        members: list[tuple[KeyPath, str, str, IPv4Interface]] = [
-            (("machines", m.name, "address"), m.name, m.link, m.address) for m in machines.values()
-        ]
+        keys: dict[OnLink, KeyPath] = {}
+        for machine in machines.values():
+            key: KeyPath = ("machines", machine.name, "address")
+            keys[OnLink(machine.name, "eth0", machine.link, machine.address)] = key
         for router in self._network.routers.values():
             for interface in router.interfaces:
                 address = addresses.get(router.name, {}).get(interface.name)
                 if address:
-                    place: KeyPath = ("routers", router.name, "addresses", interface.name)
-                    members.append((place, router.name, interface.link, address))
-        subnets: dict[str, IPv4Network] = {}
-        taken: dict[IPv4Address, tuple[str, bool]] = {}
-        for key, node, link, address in members:
-            subnet = subnets.setdefault(link, address.network)
-            unnumbered = address.network.prefixlen == 32
-            if address.network != subnet and not (unnumbered and subnet.prefixlen == 32):
-                self._unfit(key, address, f"an address in {subnet}, as others on link {link}")
-            if unnumbered is False and address.ip in _ends_of(subnet):
-                self._unfit(key, address, f"an address in {subnet} that is not its own")
-            # A router may have one address on all of its unnumbered links.
-            if address.ip in taken and (taken[address.ip] != (node, True) or not unnumbered):
-                self._unfit(key, address, "an address of its own")
-            taken[address.ip] = node, unnumbered
-            others = [m[1] for m in members if m[2] == link and m[0] != key]
-            if unnumbered and (len(others) != 1 or node in others):
-                self._unfit(key, address, f"a subnet: link {link} has not two ends")
-
-        known = {link: net for link, net in subnets.items() if net.prefixlen < 32}
-        known |= {"": self._subnet} if self._subnet.prefixlen < 32 else {}
-        first: dict[str, KeyPath] = {}
-        for key, _, link, _ in members:
-            first.setdefault(link, key)
-        for link, key in first.items():
-            for other, net in known.items():
-                if link in known and other < link and net.overlaps(known[link]):
-                    whose = f"link {other}" if other else "the management network"
-                    self._unfit(key, known[link], f"a subnet that {whose} ({net}) has no part of")
+                    who = OnLink(router.name, interface.name, interface.link, address)
+                    keys[who] = ("routers", router.name, "addresses", interface.name)
+        for wrong in unfit([*keys], {"the management network": self._subnet}):
+            self._unfit(keys[wrong.who], wrong.found, wrong.expected)
 
     def _check_ports(self) -> None:
         for name, cable in self._network.cables.items():
@@ -762,13 +739,6 @@ class _Reader:
                     f"{here}, but [controllers.{name}] openflow has {address}",
                     "an address where its switches can reach it",
                 )
-
-
-def _ends_of(subnet: IPv4Network) -> tuple[IPv4Address, ...]:
-    """The addresses of a subnet that are nobody's: its own, and that of all in it."""
-    if subnet.prefixlen >= 31:
-        return ()
-    return subnet.network_address, subnet.broadcast_address
 
 
 def controller_target(lab: Lab, datapath: Datapath) -> str:
