@@ -16,7 +16,8 @@ from xenflow.openflow.monitor import FlowUpdate, FlowUpdates, UpdateEvent
 from xenflow.openflow.nxm import pack_actions, pack_match
 from xenflow.routes.family import V6, family_of, netmask
 from xenflow.tables import cookies, layout
-from xenflow.tables.routes import DESTINATIONS, ODD, RoutePacker, route_flow, route_of
+from xenflow.tables.families import DESTINATIONS
+from xenflow.tables.routes import ODD, RoutePacker, route_flow, route_of
 
 PACKER = RoutePacker()
 LEFT = Flow(0, 300, match(in_port=1), (fl.output(1),), cookies.of(0))

@@ -266,7 +266,7 @@ class RuleTable:
                 router, "traceback"
             ):
                 log.error("%s: no view of it", router, exc_info=error)
-            return RouterView(slow=words)
+            return RouterView().through_vm(words)
         self.problems.end(VIEW, router)
         return view
 

@@ -24,8 +24,9 @@ from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reading import PACE_S
 from xenflow.switch.wanted import Known
 from xenflow.tables import cookies, layout
+from xenflow.tables.families import DESTINATIONS
 from xenflow.tables.route_reading import READ_WHOLE
-from xenflow.tables.routes import DESTINATIONS, ODD, RoutePacker
+from xenflow.tables.routes import ODD, RoutePacker
 
 BULK = 4 * 1024
 FEW = 8

@@ -15,7 +15,7 @@ from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
 from xenflow.routes.family import prefix_text
 from xenflow.tables import cookies, layout
-from xenflow.tables.routes import DESTINATIONS
+from xenflow.tables.families import DESTINATIONS, SOURCES
 from xenflow.tables.simulate import Lookup
 
 
@@ -145,10 +145,10 @@ def _classes(flow: Flow, names: Names) -> str:
         return f"nothing says that the switch may route it: to the VM{more}"
     if _matches(flow, "nw_ttl") is not None:
         return "its TTL runs out: to the VM, which answers"
-    if _matches(flow, "nw_src") is not None:
+    if any(_matches(flow, field) is not None for field in SOURCES):
         return "its source is the router's own, or none that a switch may judge: to the VM"
-    if _matches(flow, "nw_dst") is not None:
-        return "for an address of the router's own, or multicast or broadcast: to the VM"
+    if any(_matches(flow, field) is not None for field in DESTINATIONS):
+        return "for an address of the router's own, multicast, broadcast or link-local: to the VM"
     if _matches(flow, layout.Reg.LINK_IN) is not None:
         return f"by an interface that {router}'s VM has down or does not forward on: to the VM"
     return "only the VM can decide: to the VM"

@@ -257,10 +257,11 @@ TABLES = (
         CLASSES,
         "classes",
         "data, or something only the VM can decide?",
-        "TTL 0 and 1, own addresses, multicast, protocol 0 go to vm; what no router may forward is "
-        "dropped; data goes to routes, in the reactive pipeline to the controller",
+        "TTL 0 and 1, own and IPv6's link-local addresses, multicast, protocol 0 go to vm; what no "
+        "router may forward is dropped; data goes to routes, in the reactive pipeline to the "
+        "controller",
         Classes,
-        matches=("dl_type", "nw_src", "nw_dst", "nw_proto", "nw_ttl"),
+        matches=("dl_type", "nw_src", "nw_dst", "ipv6_src", "ipv6_dst", "nw_proto", "nw_ttl"),
         reads=(Reg.ROUTER, Reg.LINK_IN),
         writes=(Reg.SENT_UP,),
         leads_to=(ROUTES, VM),
@@ -287,7 +288,7 @@ TABLES = (
         "TTL and MAC addresses are rewritten: links; unresolved: vm; an interface narrower than "
         "others: sizes; a group of equal cost: legs",
         NextHops,
-        matches=("dl_type", "nw_dst"),
+        matches=("dl_type", "nw_dst", "ipv6_dst"),
         reads=(Reg.ROUTER, Reg.NEXT_HOP),
         writes=(Reg.LINK_OUT, Reg.LEG, Reg.LARGER),
         rewrites=ROUTING,
@@ -311,7 +312,7 @@ TABLES = (
         "too large for a narrow interface?",
         "vm, which fragments or refuses; else what next-hops does",
         Sizes,
-        matches=("dl_type", "nw_dst"),
+        matches=("dl_type", "nw_dst", "ipv6_dst"),
         reads=(Reg.ROUTER, Reg.NEXT_HOP, Reg.LARGER),
         writes=(Reg.LINK_OUT,),
         rewrites=ROUTING,

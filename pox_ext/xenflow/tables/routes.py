@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from xenflow.openflow.route_columns import RouteColumns
 from xenflow.openflow.wire import FlowModCommand, WireError
 from xenflow.routes.family import V4, V6, family_of, netmask
 from xenflow.tables import cookies
+from xenflow.tables.families import MATCHED, to_prefix
 from xenflow.tables.layout import NEXT_HOPS, ROUTES, Reg, Routes
 
 ODD = -1
@@ -33,28 +33,15 @@ _BASE = int(Routes.PREFIX)
 _ONWARD = fl.resubmit(NEXT_HOPS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Routed:
-    """What the flows of a family's routes match: its Ethernet type, and the destination's field,
-    which stands at `at` in the match."""
-
-    dl_type: int
-    field: str
-    at: int
-
-
-_ROUTED = {V4: _Routed(fl.IPV4, "nw_dst", 1), V6: _Routed(fl.IPV6, "ipv6_dst", 2)}
-DESTINATIONS = tuple(of.field for of in _ROUTED.values())
-"""The fields of destinations."""
-
-
 def route_flow(router: int, net: int, span: int, nexthop: int, cookie: int) -> Flow:
     """The flow of the route to a prefix (host bits of `net` are of no account)."""
-    mask, of = netmask(span), _ROUTED[family_of(span)]
-    to = {of.field: (net & mask, mask)}
-    what = fl.match(**{Reg.ROUTER: router}, dl_type=of.dl_type, **to)
+    what = fl.match(**{Reg.ROUTER: router}, **to_prefix(net & netmask(span), span))
     actions = (fl.load(Reg.NEXT_HOP, nexthop), _ONWARD)
     return Flow(ROUTES, Routes.PREFIX + span, what, actions, cookie)
+
+
+_AT = {V4: 1, V6: 2}
+"""Where the destination stands in the match of a route."""
 
 
 def _matched(what: Match, span: int) -> tuple[int, int] | None:
@@ -63,14 +50,14 @@ def _matched(what: Match, span: int) -> tuple[int, int] | None:
         family = family_of(span)
     except ValueError:
         return None
-    of, full = _ROUTED[family], netmask(family.host)
+    of, full, at = MATCHED[family], netmask(family.host), _AT[family]
     match what:
         case (("dl_type", dl_type, None), (Reg.ROUTER, router, None)) if span == family.shortest:
             return (router, 0) if dl_type == of.dl_type else None
         case (("dl_type", of.dl_type, None), _, _) if span != family.shortest:
-            field, net, mask = what[of.at]
-            register, router, exactly = what[3 - of.at]
-            if (field, register, exactly) == (of.field, Reg.ROUTER, None):
+            field, net, mask = what[at]
+            register, router, exactly = what[3 - at]
+            if (field, register, exactly) == (of.dst, Reg.ROUTER, None):
                 return (router, net) if netmask(span) == (full if mask is None else mask) else None
     return None
 
