@@ -49,12 +49,12 @@ def apply_to_store(
     Raises LabError with each reason where that is not so.
     """
     try:
-        reasons, since = apply.look(session, network)
+        reasons, since = apply.look(session, network, session.network.routers.keys())
         if not reasons:
             answer = apply.submit(session, text, "network.toml", since, dry_run=dry_run)
             if answer["change"]:
                 new = apply.session_of(session, network, session.network.controllers.keys())
-                reasons = apply.await_in_force(new, answer["concerns"], IN_FORCE_S)
+                reasons = apply.await_in_force(new, answer, IN_FORCE_S)
     except AskError as error:
         reasons = [str(error)]
     if reasons:

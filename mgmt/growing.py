@@ -69,7 +69,7 @@ def reaching(
     name = _name(router, host)
     answer = ask_planner(session, "grow", router=router, to=host)
     # Where somebody else had them grow just before that is waited for as well.
-    if late := await_in_force(session, answer["concerns"], IN_FORCE_S):
+    if late := await_in_force(session, answer, IN_FORCE_S):
         raise NetworkError(f"{name}: {late[0]}: move it when that is in force")
     after, change = learn(before, session.timeout_s)
     if answer["change"]:

@@ -24,6 +24,7 @@ from mgmt.health import Digests, other_file
 from mgmt.hypervisor import Drivers, Hypervisor, HypervisorError
 from mgmt.lease import RouterLease
 from mgmt.session import Ask, given, placements, refuse_stopped
+from xenflow.model.holding import named
 from xenflow.model.network import Network, NetworkError, Router
 from xenflow.model.placement import Mode, Placement
 from xenflow.plan import effects as fx
@@ -271,6 +272,8 @@ class _Facts:
     behind: dict[str, list[str]]
     """Switches concerned that do not hold what they shall, with their problems; there may be none,
     where a switch is only busy."""
+    held: list[str]
+    """What of the router's, or all, waits at a controller for another move, in words."""
 
     def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
         """Every cable that the router's links need from the new place must be up."""
@@ -373,8 +376,10 @@ def _judge(
     busy: list[dict[str, Any]] = []
     behind: dict[str, list[str]] = {}
     noted: list[str] = []
+    held: list[str] = []
     digests = Digests(known)
     for controller, answer in answers.items():
+        held += (f"controller {controller}: {words}" for words in _held(answer, router))
         if words := other_file(digests, controller, answer):
             raise NetworkError(f"controller {controller}: {words}")
         for row in answer["datapaths"]:
@@ -412,7 +417,21 @@ def _judge(
     row = next((row for row in rows if row["name"] == router.name), {})
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, row, behind)
+    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, row, behind, held)
+
+
+def _held(answer: Mapping[str, Any], router: Router) -> Iterator[str]:
+    """What of a router, or of its links, waits at a controller for a move to end; or that all does:
+    there it is not yet as this command knows it."""
+    store = answer.get("store") or {}
+    if not (held := store.get("held")):
+        return
+    mine = {"routers": [router.name], "links": [i.link for i in router.interfaces]}
+    names = {part: {*held["names"].get(part, ())} & {*own} for part, own in mine.items()}
+    if store["reached"] < store["change"]:
+        names = held["names"]
+    if any(names.values()):
+        yield f"{named(names)}: held by the move of {', '.join(held['by'])}"
 
 
 def _facts_in_sync(
@@ -423,7 +442,7 @@ def _facts_in_sync(
     deadline = time.monotonic() + SYNC_S
     while True:
         facts = _facts(network, router, ask, goes, known=known)
-        if not facts.behind:
+        if not facts.behind and not facts.held:
             return facts
         if time.monotonic() > deadline:  # problems end it no sooner: they need not be the reason
             break
@@ -433,6 +452,7 @@ def _facts_in_sync(
         + (f" (its problems: {'; '.join(why)})" if why else "")
         for name, why in facts.behind.items()
     ]
+    words += [f"{held}: move {router.name} when that has ended" for held in facts.held]
     raise NetworkError("\n".join(words))
 
 

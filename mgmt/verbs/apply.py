@@ -3,17 +3,20 @@
 First it is looked whether the network can become that, and every controller that stays is asked how
 far it is; what is in the way is said, and nothing is changed.  Then the planner writes the change,
 and it is waited for until it is in force on every switch that it concerns.  Where that takes too
-long the change stays, and who is missing is named (exit status 5).  For controllers that follow a
-store; others read their file with `xenflow reload`.
+long the change stays, and who is missing is named (exit status 5).  So it ends where the change
+waits for a move: what a router that is being moved needs stays as it is until then.  For
+controllers that follow a store; others read their file with `xenflow reload`.
 
 Without --prune nothing is removed: what the file leaves out is named, and stays.
 """
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
 from mgmt.waiting import await_status
 from xenflow.model.difference import SIGNS, compare, expected_loss, refusals, turned
+from xenflow.model.holding import named
 from xenflow.model.network import PARTS, Network, NetworkError
 from xenflow.store import network_file
 from xenflow.store.network_text import to_text
@@ -88,23 +92,17 @@ def written(wanted: Network, name: str, before: Network) -> tuple[str, Network]:
     of the text, which nobody has seen."""
     text = to_text(wanted)
     try:
-        return text, network_file.parse(text, name, before, in_store=True, unseen=True)[0]
+        return text, network_file.parse(text, name, before, in_store=True)[0]
     except NetworkError as error:
-        raise UsageError(str(error)) from None
+        words = re.sub(rf"^{re.escape(name)}:\d+: ", f"{name}: ", str(error), flags=re.MULTILINE)
+        raise UsageError(re.sub(r", used on line \d+ by ", ", used by ", words)) from None
 
 
-def need_store(session: ManagementSession) -> None:
-    """Raises NetworkError where the network has no store, so that no verb changes it."""
+def lives_in_file(session: ManagementSession) -> bool:
+    """Whether the network has no store, so that no verb changes it; which is said."""
     if not session.network.store:
-        todo = without_store(session.network)
-        raise NetworkError(f"the network lives in its file: change that, then {todo}")
-
-
-def without_store(network: Network) -> str:
-    """What a network becomes another one by where it has no store."""
-    if any(host.hypervisor.startswith("lab:") for host in network.hosts.values()):
-        return "`xenflow lab reload FILE` (or bring the lab up with --store)"
-    return "`xenflow reload`"
+        complain("the network lives in its file: change that, then `xenflow reload`")
+    return not session.network.store
 
 
 def read(file: str, before: Network | None = None) -> tuple[str, Network]:
@@ -147,6 +145,7 @@ def change(
     *,
     dry_run: bool = False,
     lost: Set[str] = frozenset(),
+    unmoved: Set[str] = frozenset(),
 ) -> Outcome:
     """Have the network become `after`, which `text` says.
 
@@ -155,9 +154,10 @@ def change(
     confirm_s  it is put back unless it is confirmed within so many seconds
     dry_run    it is only looked whether that can be
     lost       controllers that are not asked, nor waited for
+    unmoved    as of `look`
     """
     stay = session.network.controllers.keys() & after.controllers.keys() - lost
-    wrong, since = look(session_of(session, session.network, stay), after)
+    wrong, since = look(session_of(session, session.network, stay), after, unmoved)
     wrong += _alive(session, after)
     touched = touches(session.network, after) if session.change else {}
     if wrong:
@@ -178,7 +178,7 @@ def change(
         number = answer["change"] or since.get("since", 0)
         made = f"change {number} is made; whether it is in force everywhere is not known"
         new = session_of(session, after, after.controllers.keys() - lost)
-        late = await_in_force(new, answer["concerns"], IN_FORCE_S)
+        late = await_in_force(new, answer, IN_FORCE_S)
     except KeyboardInterrupt:
         complain(made)
         raise
@@ -220,9 +220,14 @@ def _alive(session: ManagementSession, after: Network) -> Iterator[str]:
                 )
 
 
-def look(session: ManagementSession, after: Network) -> tuple[list[str], dict[str, Any]]:
+def look(
+    session: ManagementSession, after: Network, unmoved: Set[str] = frozenset()
+) -> tuple[list[str], dict[str, Any]]:
     """Why the session's network cannot become another one, as far as it is known; and the last
     change, as arguments of `apply`: what others do meanwhile is found by that.
+
+    unmoved  routers for which more is done than to change the network: while somebody moves one of
+             them, what touches it is refused
 
     Raises AskError where nothing is wrong, and the planner does not say how far it is.
     """
@@ -231,7 +236,7 @@ def look(session: ManagementSession, after: Network) -> tuple[list[str], dict[st
     answers = session.ask_all("status")
     known, silent = parted(answers)
     wrong += map(str, silent.values())
-    dirty = found.dirty_routers & session.network.routers.keys()
+    dirty = found.dirty_routers & session.network.routers.keys() & unmoved
     for router in sorted(
         dirty & {row["router"] for a in known.values() for row in a["migrations"]}
     ):
@@ -241,8 +246,7 @@ def look(session: ManagementSession, after: Network) -> tuple[list[str], dict[st
         )
     for controller, answer in known.items():
         if answer["store"] is None:
-            todo = without_store(session.network)
-            wrong.append(f"{controller}: it follows no store (--store): use {todo}")
+            wrong.append(f"{controller}: it follows no store (--store): use `xenflow reload`")
         elif answer["store"]["older"]:
             wrong.append(f"{controller}: {'; '.join(answer['problems'])}")
     if wrong:
@@ -260,11 +264,16 @@ def _behind(controller: str, store: dict[str, Any], at: dict[str, Any]) -> Itera
     if store["cluster"] and store["cluster"] != at["cluster"]:
         follows = f"it follows cluster {store['cluster']}"
         yield f"{controller}: {follows}, and the planner's store is {at['cluster']}: {look}"
-    elif store["taken"] > at["change"]:
-        was = f"it is at change {store['taken']}, and the planner's store is at {at['change']}"
+    elif (reached := reached_by(store)) > at["change"]:
+        was = f"it is at change {reached}, and the planner's store is at {at['change']}"
         yield f"{controller}: {was}: was it put back from a copy? (docs/store.md)"
-    elif store["taken"] < shall:
-        yield f"{controller}: it is at change {store['taken']}, and {shall} concerns it: {look}"
+    elif reached < shall:
+        yield f"{controller}: it is at change {reached}, and {shall} concerns it: {look}"
+
+
+def reached_by(store: Mapping[str, Any]) -> int:
+    """The change that a controller is at, but for what is held, by its `status`."""
+    return int(store.get("reached", store["taken"]))  # one of the release before holds nothing
 
 
 def submit(
@@ -296,13 +305,16 @@ def ask_planner(session: ManagementSession, verb: str, **arguments: Any) -> dict
 
 
 def await_in_force(
-    session: ManagementSession, concerns: Mapping[str, int], limit_s: float
+    session: ManagementSession, made: Mapping[str, Any], limit_s: float
 ) -> list[str]:
     """Which switches do not have a change in force after some time, in words; [] where all have.
+    What is held of other changes is not waited for.
 
-    concerns  by switch the change; one that the session knows not, or whose controller it has not,
-              is not waited for
+    made  the planner's answer to `apply`.  Of what it concerns a switch that the session knows not,
+          or whose controller it has not, is not waited for
     """
+    concerns: Mapping[str, int] = made["concerns"]
+    changed = {part: {*chain(*ways.values())} for part, ways in made["changed"].items()}
     waits: dict[str, dict[str, int]] = {}
     for name in concerns.keys() & session.network.datapaths.keys():
         waits.setdefault(session.network.datapaths[name].controller, {})[name] = concerns[name]
@@ -311,13 +323,23 @@ def await_in_force(
         store, change = answer["store"], max(waits[controller].values())
         if store is None:
             yield f"{controller}: it follows no store"
-        elif store["taken"] < change:
+            return
+        if reached_by(store) < change:
             words = [w for w in answer["problems"] if "change " in w]
             yield f"{controller}: {words[0] if words else f'change {change} has not come there'}"
-        else:
-            for name, change in waits[controller].items():
-                if store["in_force"].get(name, 0) < change:
-                    yield f"{name}: change {change} is not in force there"
+            return
+        held = store.get("held") or {"names": {}}
+        mine = {part: changed.get(part, set()) & {*names} for part, names in held["names"].items()}
+        if not changed:  # it was made before, and all of it is to be in force
+            mine = held["names"]
+        whole = not held["names"] or any(mine.values())
+        reached = store["in_force"] if whole else store["but_held"]
+        for name, change in waits[controller].items():
+            if reached.get(name, 0) < change and any(mine.values()):
+                by = f"{named(mine)}: held by the move of {', '.join(held['by'])}"
+                yield f"{name}: change {change} is in force there when that has ended: {by}"
+            elif reached.get(name, 0) < change:
+                yield f"{name}: change {change} is not in force there"
 
     asked = [name for name in session.network.controllers if name in waits]
     return await_status(session, missing, limit_s, asked) if asked else []

@@ -38,7 +38,8 @@ class EditVerb:
 
     def run(self, args: Namespace, session: ManagementSession) -> int:
         """Make the change, and wait for it."""
-        apply.need_store(session)
+        if apply.lives_in_file(session):
+            return Exit.FAILED
         edit, network = self._edits[args.change], session.network
         if getattr(args, "lost", False):
             refuse_living(session, session.host(args.host).name)

@@ -18,7 +18,9 @@ from mgmt.health import Cause
 from mgmt.session import ManagementSession, placements
 from mgmt.text import count, duration, table
 from mgmt.verbs import Exit, add_json, complain, complain_of, emit, seconds
+from mgmt.verbs.apply import reached_by
 from xenflow.model.difference import compare
+from xenflow.model.holding import named
 from xenflow.model.network import Datapath, DatapathKind, NetworkError
 from xenflow.model.placement import Mode, Placement, to_json
 from xenflow.plan.migration import purpose
@@ -152,10 +154,12 @@ def _late(known: dict[str, dict[str, Any]], concerns: dict[str, int]) -> Iterato
         for name, reached in store["in_force"].items():
             shall = concerns.get(name, store["change"])
             if reached < shall:
-                taken = store.get("taken", shall)
-                who = f"its switch has to prove change {taken}"
-                if taken < shall:
-                    who = f"controller {controller} is at change {taken}"
+                at = reached_by(store)
+                who = f"its switch has to prove change {at}"
+                if at < shall:
+                    who = f"controller {controller} is at change {at}"
+                elif (held := store.get("held")) and store["but_held"].get(name, 0) >= shall:
+                    who = f"{named(held['names'])}: held by the move of {', '.join(held['by'])}"
                 yield f"{name} is at change {reached}, and change {shall} concerns it: {who}"
 
 
@@ -203,10 +207,7 @@ def _other_file(session: ManagementSession) -> Iterator[str]:
         yield f"{session.file} does not fit what the store has (`xenflow diff {session.file}`)"
         return
     if found := compare(session.network, said):
-        prune = " --prune" if any(part.removed for _, part in found.parts()) else ""
-        todo = f"`xenflow apply {session.file}{prune}` makes it so"
-        words = f"{session.file} says otherwise: {found.words()}"
-        yield f"{words} ({todo}; `xenflow export` prints what there is)"
+        yield f"{session.file} says otherwise: {found.words()} (`xenflow export`, or apply it)"
 
 
 def _controllers(session: ManagementSession, answers: Answers) -> Iterator[tuple[Any, ...]]:

@@ -15,12 +15,12 @@ from tests.store.store_rig import Loop
 from xenflow.control.leases import Leases
 from xenflow.control.store_follower import AGAIN_S, StoreFollower
 from xenflow.model.difference import NetworkDifference, compare
-from xenflow.model.network import Network, NetworkError
+from xenflow.model.network import EMPTY, Network, NetworkError
 from xenflow.model.placement import Placement, at_home
 from xenflow.model.release import RELEASE
 from xenflow.plan.search import STORE
 from xenflow.store import network_file, placement_rows
-from xenflow.store.laid_file import LaidFile, LaidRows
+from xenflow.store.laid_file import LaidFile, LaidRows, from_json
 from xenflow.store.network_rows import LAID, laid, laid_entries, operations
 from xenflow.store.schema import PLANNER, Role, StoreWriter
 from xenflow.store.transaction import (
@@ -613,3 +613,175 @@ def test_a_planner_that_beats_no_more_is_said_to_be_silent(rig: Rig) -> None:
     beat = Update("Lease", equal(name="planner"), {"beat": 2})
     assert isinstance(rig.loop.ask(planner, beat), Committed)
     assert [silent_s(), silent_s()] == [0, AGAIN_S]
+
+
+# --- a router that is being moved ----------------------------------------------------------------
+
+
+def moved_by(rig: Rig, router: str = "vr1") -> None:
+    rig.leases.take(router, "ada:1", 10.0, {"words": "a migration"})
+
+
+def ended(rig: Rig, router: str = "vr1") -> None:
+    rig.leases.give_back(router, "ada:1")
+    rig.tick()
+
+
+def without_left(network: Network) -> Network:
+    """Its link `left` is destroyed, with the interface of vr1 there."""
+    links = {n: k for n, k in network.links.items() if n != "left"}
+    rest = tuple(i for i in network.routers["vr1"].interfaces if i.link != "left")
+    return replace(
+        network, links=links, routers={"vr1": replace(network.routers["vr1"], interfaces=rest)}
+    )
+
+
+def acknowledged(rig: Rig) -> tuple[int, int, dict[str, int]]:
+    """What the table is at, wholly and but for what is held, and what the store knows of."""
+    rig.tick()
+    rig.prove()
+    rig.tick()
+    status = rig.follower.status()
+    assert set(status["but_held"].values()) == {status["reached"]}
+    return status["taken"], status["reached"], rig.said()
+
+
+def test_what_a_moved_router_needs_waits_and_nothing_else(rig: Rig) -> None:
+    rig.write(SMALL, 1)
+    rig.prove()
+    moved_by(rig)
+    rig.write(without_left(LARGE), 2)
+    assert rig.network == LARGE
+    assert acknowledged(rig) == (1, 2, {"gen": 1, "recv": 1})
+    held = {"names": {"links": ["left"], "routers": ["vr1"]}, "by": ["vr1"]}
+    assert rig.follower.status()["held"] == held
+    assert rig.follower.digest == without_left(LARGE).digest
+    assert rig.problems.of() == []
+    taken = len(rig.taken)
+    rig.tick()
+    rig.write(SMALL, 3)  # a change behind it; what it takes back is held no more
+    assert len(rig.taken) == taken + 1 and rig.network == SMALL
+    assert acknowledged(rig) == (3, 3, {"gen": 3, "recv": 3})
+    assert (rig.follower.status()["held"], rig.follower.digest) == ({}, "")
+    rig.write(without_left(LARGE), 4)
+    ended(rig)
+    assert rig.network == without_left(LARGE)
+    assert acknowledged(rig) == (4, 4, {"gen": 4, "recv": 4})
+    assert (rig.follower.status()["held"], rig.follower.digest) == ({}, "")
+
+
+def test_who_asks_for_the_rows_gets_all_of_what_is_reached(rig: Rig) -> None:
+    """As for `xenflow recover`, which goes by the network that the digest is of."""
+    rig.write(SMALL, 1)
+    moved_by(rig)
+    rig.write(without_left(LARGE), 2)
+    told = from_json(rig.follower.network(rows=True))
+    assert (
+        told.change == 2
+        and laid_entries(told.rows, EMPTY).digest == replace(without_left(LARGE), name="").digest
+    )
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_one_that_is_restarted_meanwhile_holds_it_still(rig: Rig, store: bool) -> None:
+    """From its disk alone, too: what is held is not there."""
+    rig.write(SMALL, 1)
+    rig.prove()
+    rig.tick()
+    moved_by(rig)
+    rig.write(without_left(LARGE), 2)
+    rig.prove()
+    kept = LaidFile(rig.folder).load()
+    assert kept is not None and kept.change == 1
+    rig.network = LaidFile(rig.folder).network(kept, SMALL, "edge")
+    assert rig.network == LARGE
+    rig.gen, rig.recv = PromisedSwitch(), PromisedSwitch()
+    if store:
+        rig.follower = rig.start()
+        assert rig.network == LARGE
+        assert acknowledged(rig) == (1, 2, {"gen": 1, "recv": 1})
+    else:
+        rows, rig.database.tables = rig.database.tables, MemoryDatabase().tables
+        rig.follower = rig.start()
+        rig.tick()
+        rig.prove()
+        assert rig.network == LARGE and rig.follower.status()["taken"] == 1
+        rig.database.tables = rows
+        rig.follower = rig.start()
+    ended(rig)
+    assert rig.network == without_left(LARGE)
+    assert acknowledged(rig) == (2, 2, {"gen": 2, "recv": 2})
+    kept = LaidFile(rig.folder).load()
+    assert (
+        kept is not None and kept.change == 2 and "left" not in laid_entries(kept.own, EMPTY).links
+    )
+
+
+def test_a_move_that_was_left_holds_it_until_it_is_recovered(rig: Rig) -> None:
+    rig.write(SMALL, 1)
+    moved_by(rig)
+    rig.write(without_left(LARGE), 2)
+    rig.now += 100.0
+    rig.tick()
+    assert rig.network == LARGE
+    rig.leases.take("vr1", "planner:2", 10.0, {"words": "a recovery"})
+    rig.tick()
+    assert rig.network == LARGE
+    rig.leases.give_back("vr1", "planner:2")
+    rig.tick()
+    assert rig.network == without_left(LARGE)
+
+
+def test_a_router_that_goes_waits_while_its_move_is_under_way_and_no_longer(rig: Rig) -> None:
+    """Who left it unfinished left nothing that anybody could recover."""
+    rig.write(SMALL, 1)
+    moved_by(rig)
+    none = replace(SMALL, routers={})
+    rig.write(none, 2)
+    assert rig.network == SMALL
+    rig.now += 100.0
+    rig.tick()
+    assert rig.network == none and rig.leases.rows() == []
+
+
+def test_another_of_its_name_waits_for_the_move_of_the_one_before(rig: Rig) -> None:
+    rig.write(SMALL, 1)
+    moved_by(rig)
+    vr1 = SMALL.routers["vr1"]
+    again = replace(SMALL, routers={"vr1": replace(vr1, started=2)})
+    rig.write(again, 2)
+    assert rig.network.routers["vr1"].started == 0
+    ended(rig)
+    assert rig.network.routers["vr1"].started == 2
+
+
+def test_where_nothing_fits_without_it_all_of_it_waits(rig: Rig) -> None:
+    """A port goes over from a link of a router that is moved to one that is new."""
+    rig.write(SMALL, 1)
+    rig.prove()
+    rig.tick()
+    moved_by(rig)
+    end = SMALL.links["left"].access[0]
+    links = {
+        **LARGE.links,
+        "left": replace(LARGE.links["left"], access=()),
+        "more": replace(LARGE.links["more"], access=(end,)),
+    }
+    after = replace(LARGE, links=links)
+    rig.write(after, 2)
+    assert rig.network == SMALL
+    (words,) = rig.problems.of()
+    assert words.startswith("change 2 of the store is not taken: links.left: held by the move of")
+    assert f"port {end.end} is used twice" in words
+    kept = LaidFile(rig.folder).load()
+    assert kept is not None and kept.change == 1
+    status = rig.follower.status()
+    assert (status["change"], status["reached"]) == (2, 1)
+    assert (status["held"]["by"], rig.follower.digest) == (["vr1"], after.digest)
+    assert from_json(rig.follower.network(rows=True)).change == 2, "as who recovers the move asks"
+    size = (rig.folder / "laid.json").stat().st_size
+    rig.tick()
+    assert (rig.folder / "laid.json").stat().st_size == size, "nothing is written meanwhile"
+    ended(rig)
+    assert rig.network == after and rig.problems.of() == []
+    assert acknowledged(rig) == (2, 2, {"gen": 2, "recv": 2})

@@ -98,7 +98,7 @@ class RunningCommand:
         command = [sys.executable, "-c", HALTED, *map(str, halt)] if halt else COMMAND
         self.process = subprocess.Popen(
             [*command, *words],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=theirs,
             cwd=ROOT,
@@ -126,6 +126,12 @@ class RunningCommand:
         status = Path(f"/proc/{self.process.pid}/stat")
         settle(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", "it stops itself")
 
+    def answer(self, line: str) -> None:
+        """Type a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+
     def send(self, *numbers: signal.Signals) -> None:
         """Send it signals."""
         for number in numbers:
@@ -149,6 +155,9 @@ class RunningCommand:
         with suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         os.close(self._terminal)
 
 

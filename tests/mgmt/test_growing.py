@@ -34,14 +34,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     def ask_planner(_: ManagementSession, verb: str, **arguments: Any) -> dict[str, Any]:
         found.append((verb, arguments))
-        return {"change": 8, "concerns": {"recv": 8}}
+        return {"change": 8, "concerns": {"recv": 8}, "changed": {}}
 
     def learn(network: Network, _: float) -> tuple[Network, int]:
         wanted = growing.to_text(growing.grown(network, "vr1", "host-b"))
         return network_file.parse(wanted, "a", network, in_store=True)[0], 8
 
-    def in_force(_: ManagementSession, concerns: dict[str, int], limit_s: float) -> list[str]:
-        found.append(("await", concerns))
+    def in_force(_: ManagementSession, made: dict[str, Any], limit_s: float) -> list[str]:
+        found.append(("await", made["concerns"]))
         return []
 
     monkeypatch.setattr(growing, "ask_planner", ask_planner)

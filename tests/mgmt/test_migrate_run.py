@@ -64,6 +64,7 @@ class Controllers:
         self.behind: dict[str, list[str]] = {}
         self.changing: list[str] = []
         """Switches that are not in sync, with their problems."""
+        self.store: dict[str, Any] | None = None
         self.released: list[tuple[str, str]] = []
         self.counters = {
             host: dict.fromkeys(("held", "delivered", "repeated", "dropped"), 100)
@@ -155,6 +156,7 @@ class Controllers:
                 if d.name in self.placements
             ],
             "migrations": self.leases[controller].rows(),
+            "store": self.store,
         }
 
     def on_place(self, _: str, placement: Placement, datapaths: list[str], in_force: bool) -> None:
@@ -1094,6 +1096,36 @@ def test_a_switch_that_another_router_keeps_busy_is_not_waited_for(
     controllers.changing = ["vr1", "vr2"]
     with pytest.raises(NetworkError, match="gen: the switch is not in sync: it is still catching"):
         plan_of(controllers, mode="native")
+
+
+@pytest.mark.parametrize(
+    ("reached", "names", "words"),
+    [
+        (8, {"links": ["left", "other"], "routers": ["vr2"]}, "links.left"),
+        (8, {"links": ["other"], "routers": ["vr2"]}, ""),
+        (7, {"links": ["other"]}, "links.other"),
+    ],
+)
+def test_a_router_of_which_something_waits_for_another_move_waits_too(
+    controllers: Controllers,
+    xen: PretendedXen,
+    monkeypatch: pytest.MonkeyPatch,
+    reached: int,
+    names: dict[str, list[str]],
+    words: str,
+) -> None:
+    """There its links are not as whoever asks knows them; where all waits, nothing is."""
+    monkeypatch.setattr(planning, "SYNC_S", 0.0)
+    held = {"names": names, "by": ["vr2"]}
+    controllers.store = {"change": 8, "reached": reached, "held": held}
+    if not words:
+        plan_of(controllers)
+        return
+    words = f"{words}: held by the move of vr2: move vr1 when that has ended"
+    with pytest.raises(NetworkError, match=words):
+        plan_of(controllers)
+    made = planning.plan_recovery(controllers.network, "vr1", controllers)
+    assert made is None, "a recovery waits for nothing"
 
 
 @pytest.mark.parametrize("verb", ["place", "ready"])

@@ -83,6 +83,10 @@ class Leases:
         finished or undone."""
         return self._of(router) is not None
 
+    def moves(self) -> dict[str, bool]:
+        """The routers whose lease somebody has, or has left; True where that is under way."""
+        return {name: self.under_way(name) for name in self._leases if self._of(name)}
+
     def _of(self, router: str) -> Lease | None:
         """Its lease, where somebody has it, or has left it."""
         lease = self._leases.get(router)

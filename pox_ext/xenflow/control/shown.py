@@ -20,7 +20,6 @@ from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import FlowStats
-from xenflow.routes.family import FAMILIES, V6, prefix_text
 from xenflow.routes.messages import NextHopType
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.channel import Answer, NotAnsweredError
@@ -56,7 +55,7 @@ class Shown:
         only, routers = arguments["router"], self._table.network.routers
         return {
             "controller": self._table.controller,
-            "digest": self._table.network.digest,
+            "digest": (self._follower and self._follower.digest) or self._table.network.digest,
             "core": self._core_name,
             "pid": os.getpid(),
             "uptime_s": round(self._now() - self._started, 3),
@@ -83,7 +82,7 @@ class Shown:
             "pipeline": switch.datapath.pipeline.value,
             "ports": {n: {"number": k, "up": up} for n, (k, up) in sorted(switch.ports.items())},
             "flows": len(switch.installed.flows)
-            + sum(len(s.routes) for r in switch.routes.synced if (s := self._table.state(r))),
+            + sum(len(s.routes4) for r in switch.routes.synced if (s := self._table.state(r))),
             "pending": switch.jobs.busy,
             "in_sync": switch.live and not switch.jobs.busy and not switch.audit.pending,
             "changing": switch.changing,
@@ -114,13 +113,11 @@ class Shown:
                     "age_s": None if feed.heard is None else round(now - feed.heard, 3),
                     "stale": feed.stale(now),
                     "phase": feed.phase.value,
-                    "routes": len(state.routes),
+                    "routes": len(state.routes4) + len(state.routes6),
                     "nexthops": len(state.nexthops),
                     "neighbours": len(state.neighbours),
-                    "slow": view.v4.slow if view else "",
-                    "down": list(view.v4.down) if view else [],
-                    "slow6": view.v6.slow if view else "",
-                    "down6": list(view.v6.down) if view else [],
+                    "slow": view.slow if view else "",
+                    "down": list(view.down) if view else [],
                     "problems": self._table.problems_of(name) + wrong,
                     "through_vm": through,
                     "sessions": self._table.packets.sessions[name].rows(now),
@@ -145,7 +142,7 @@ class Shown:
         state = self._named.state(self._named.router(arguments["router"]))
         keys = _route_keys(state, arguments["match"])
         start = arguments["offset"]
-        rows = [_route_row(state, key) for key in keys[start : start + arguments["limit"]]]
+        rows = [_route_row(state, *key) for key in keys[start : start + arguments["limit"]]]
         return {"routes": rows, "total": len(keys)}
 
     def nexthops(self, arguments: dict[str, Any], _: Reply) -> Result:
@@ -229,22 +226,25 @@ def _address(family: int, value: int) -> str:
     return str(ipaddress.IPv4Address(value) if family == 4 else ipaddress.IPv6Address(value))
 
 
-def _route_keys(state: RouterState, what: str | None) -> list[int]:
-    """The keys of the routes that are asked for, in order."""
+def _route_keys(state: RouterState, what: str | None) -> list[tuple[int, int]]:
+    """(family, key in the state's table) of the routes that are asked for, in order."""
     if what is None:
-        return sorted(state.routes, key=lambda key: (key & 0xFF >= V6.shortest, key))
+        keys = [(4, key) for key in sorted(state.routes4)]
+        return keys + [(6, key) for key in sorted(state.routes6)]
     net = ipaddress.ip_network(what)
-    family = FAMILIES[net.version]
-    base, bits = int(net.network_address), family.bits
+    table = state.routes4 if net.version == 4 else state.routes6
+    bits = net.max_prefixlen
+    base = int(net.network_address)
     if "/" in what:
-        wanted = [base << 8 | family.span(net.prefixlen)]
+        wanted = [base << 8 | net.prefixlen]
     else:  # every route that covers the address, the longest first
-        wanted = [(base >> bits - n << bits - n) << 8 | family.span(n) for n in range(bits, -1, -1)]
-    return [key for key in wanted if key in state.routes]
+        wanted = [(base >> bits - n << bits - n) << 8 | n for n in range(bits, -1, -1)]
+    return [(net.version, key) for key in wanted if key in table]
 
 
-def _route_row(state: RouterState, key: int) -> dict[str, Any]:
-    return {"prefix": prefix_text(key >> 8, key & 0xFF), "nexthop": state.routes[key]}
+def _route_row(state: RouterState, family: int, key: int) -> dict[str, Any]:
+    table = state.routes4 if family == 4 else state.routes6
+    return {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": table[key]}
 
 
 def _flow_row(stats: FlowStats, owner: Owner) -> dict[str, Any]:

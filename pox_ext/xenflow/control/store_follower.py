@@ -4,7 +4,11 @@ It watches what concerns its own switches (`own_rows`), and follows the highest 
 in it: of what concerns others alone it does not hear.  Rows go to the disk first, then to the Rule
 Table, as a network file that was read anew does; once all of it is in force on a switch, the
 switch's row of `Switch_State` says so.  Without the store everything goes on, and the last rows are
-followed.  What cannot be taken now, as while a router is being migrated, is tried again.
+followed.  What cannot be taken now is tried again.
+
+What a router that is being moved needs stays as it was until the move has ended (`model.holding`),
+here and on the disk; the rest is taken.  A switch's row says only what is wholly in force: so
+nothing is forgotten, or given to somebody else, of which a switch may have flows that are held.
 
 Called by `component`.  No POX and no socket here.
 """
@@ -12,8 +16,9 @@ Called by `component`.  No POX and no socket here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,12 +27,13 @@ from xenflow.control.leases import Leases
 from xenflow.control.observed import ObservedRows
 from xenflow.control.rule_table import RuleTable
 from xenflow.model.difference import NetworkDifference
+from xenflow.model.holding import NOTHING, HeldBack, clashes, held_back
 from xenflow.model.network import Network, NetworkError
 from xenflow.model.placement import newest_each
 from xenflow.model.release import RELEASE
 from xenflow.model.succession import changed_with, others_by_name
 from xenflow.plan.search import STORE
-from xenflow.store import own_rows, placement_rows
+from xenflow.store import held_rows, own_rows, placement_rows
 from xenflow.store.columns import Cell
 from xenflow.store.laid_file import LaidFile, LaidRows, to_json
 from xenflow.store.lease import LEASE_COLUMNS, LEASE_TABLE
@@ -60,6 +66,24 @@ FENCED = "store-fenced"
 be somebody else's by now; so its switch forwards nothing of any link or router."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What laid rows have a controller keep and take.
+
+    rows     what is to be kept
+    own      those of them that make its network
+    network  that, with the routers that are stopped
+    held     what of the laid rows is not in it yet
+    digest   of the network with that; "" where nothing is held
+    """
+
+    rows: LaidRows
+    own: NamedRows
+    network: Network
+    held: HeldBack = NOTHING
+    digest: str = ""
+
+
 class StoreFollower:
     """See the module.
 
@@ -86,10 +110,19 @@ class StoreFollower:
         self._laid = replace(laid or LaidRows(), host=host)
         self._kept = self._laid
         """What is on the disk."""
-        self._taken = self._laid
-        """What the Rule Table is at."""
+        self._taken = self._reached = self._laid
+        """What the Rule Table is at; and what it is at but for what is held."""
+        self._is = self._laid
+        """The rows that it is at, those of before among them where they are held."""
         self._read: NamedRows = {}
-        """Those rows of it that make its network."""
+        """Those of them that make its network."""
+        self._whole: Network | None = None
+        """That network, with the routers that are stopped."""
+        self._held = NOTHING
+        self._moves: dict[str, bool] = {}
+        """The moves for which that is held."""
+        self._digest = ""
+        """Of the network that is laid, where something of it is held."""
         self._rows: Rows = {}
         self._watched: frozenset[str] = frozenset()
         """The switches that the watch is for."""
@@ -97,8 +130,10 @@ class StoreFollower:
         self._heard = self._older = False
         """Whether the store has said what it has; and whether that is an older copy."""
         self._in_force: dict[str, int] = {}
-        self._asked: dict[str, int] = {}
-        """Switches that are asked whether a change is in force."""
+        self._but_held: dict[str, int] = {}
+        """The same, but for what is held."""
+        self._asked: dict[str, tuple[int, int]] = {}
+        """Switches that are asked whether what is taken, and reached, is in force."""
         self._half_done = False
         """Whether a change has failed half way: tried again it would seem to be done."""
         self._leases = leases
@@ -152,11 +187,20 @@ class StoreFollower:
             "change": self._laid.change,
             "taken": self._taken.change,
             "in_force": {name: self._in_force.get(name, 0) for name in self._table.switches},
+            "reached": self._reached.change,
+            "but_held": {name: self._but_held.get(name, 0) for name in self._table.switches},
+            "held": self._held.json(),
         }
 
+    @property
+    def digest(self) -> str:
+        """Of the network that the store has for this host, where that waits for a move; ""."""
+        return self._digest
+
     def network(self, rows: bool) -> dict[str, Any]:
-        """What is on the disk, with the laid rows or without: docs/messages.md, verb `network`."""
-        kept = self._kept
+        """What is on the disk, or is to be once nothing is held, with the laid rows or without:
+        docs/messages.md, verb `network`."""
+        kept = self._laid if self._held else self._kept
         return {**to_json(kept if rows else replace(kept, rows={})), "planner": self.planner}
 
     # --- what the store says ------------------------------------------------------------------
@@ -183,7 +227,9 @@ class StoreFollower:
             self._follow()
 
     def _is_done(self) -> bool:
-        return self._taken is self._laid is self._kept
+        """Whether nothing is to be taken, or what is held is held for the same moves still."""
+        same = not self._held or self._leases.moves() == self._moves
+        return self._reached is self._laid and same
 
     def _joined(self, view: NamedRows, cluster: str) -> LaidRows:
         """What the store has; and of what it was known to have, and has no more, what this host's
@@ -209,16 +255,7 @@ class StoreFollower:
         if cluster == old.cluster:
             numbers.append(old.change)
         made = LaidRows(cluster, max(numbers, default=0), rows, self._host)
-        return (
-            old
-            if (made.cluster, made.change) == (old.cluster, old.change)
-            and all(
-                of.keys() == (known := old.rows.get(table, {})).keys()
-                and all(row is known[key] for key, row in of.items())
-                for table, of in rows.items()
-            )
-            else made
-        )
+        return old if _says_the_same(old, made) else made
 
     def _own(self, rows: NamedRows) -> NamedRows:
         """Those that make this host's network; all, where one cannot be read."""
@@ -286,29 +323,27 @@ class StoreFollower:
                 log.warning("%s", error)
 
     def _follow(self) -> None:
-        """Where the rows make a network keep them, then let the network be it."""
-        laid = self._laid
+        """Where the rows make a network keep them, then let the network be it; what is held is
+        neither kept nor taken."""
+        laid, moves = self._laid, self._leases.moves()
         not_taken = f"change {laid.change} of the store is not taken"
-        own: NamedRows = {}
         try:
-            fenced = self._is_fenced(laid)
-            if fenced:
-                network = self._table.network.only(self._host)
-            else:  # what the file says beside the rows counts no more
-                own = OwnRows(laid.rows).of(self._host, before=self._read)
-                before, read = self._table.network, self._read
-                network = laid_entries(own, before, alone=True, read=read)
+            if self._is_fenced(laid):
+                step = _Step(laid, {}, self._table.network.only(self._host))
+            else:
+                step = self._step(laid, moves)
         except NetworkError as error:  # nor are they kept: nobody could start from them
             self._problem(TAKING, f"{not_taken}: {error}")
             return
-        if self._kept is not laid:
+        network, held = step.network, step.held
+        if not _says_the_same(self._kept, step.rows):
             try:
-                self._file.keep(laid)
+                self._file.keep(step.rows)
             except StateError as error:
                 self._problem(KEEPING, f"{error}: change {laid.change} waits")
                 return
-            self._kept = laid
             self._problem(KEEPING, self._file.doubt)
+        self._kept = step.rows
         if self._half_done:
             return
         try:
@@ -331,9 +366,57 @@ class StoreFollower:
             return
         if found:
             log.info("change %d of the store: %s", laid.change, found.words())
-        self._taken, self._read = laid, own
+        if held and held != self._held:
+            log.info("change %d of the store: %s", laid.change, held.words())
+        self._reached, self._held, self._moves, self._digest = laid, held, moves, step.digest
+        self._is, self._read, self._whole = step.rows, step.own, network
+        if not held:
+            self._taken = laid
         self._problem(TAKING, "")
         self._ask_switches()
+
+    def _step(self, laid: LaidRows, moves: Mapping[str, bool]) -> _Step:
+        """What is to be kept and taken of laid rows while these moves last.
+
+        Raises NetworkError where they make no network, or the rest does not fit with what is held.
+        """
+        own, network = self._network_of(laid.rows)
+        stay = network.active.routers.keys() - others_by_name(self._table.network, network.active)
+        # What was left of others is dropped (`Leases.keep_only`).
+        moved = {name for name, under_way in moves.items() if under_way or name in stay}
+        held = held_back(self._before(), network, moved) if moved else NOTHING
+        if not held:
+            return _Step(laid, own, network)
+        digest, rows = network.active.digest, held_rows.mixed(self._is.rows, laid.rows, held.names)
+        wrong = "" if self._is.rows else "it is of the network file, which no row is"
+        try:
+            own, network = self._network_of(rows)
+            wrong = wrong or "; ".join(clashes(network))
+            if held_back(self._before(), network, moved):
+                wrong = wrong or "no switch here would be concerned by it any more"
+        except NetworkError as error:
+            wrong = wrong or str(error)
+        if wrong:  # all of it waits
+            self._held, self._digest = held, digest
+            raise NetworkError(f"{held.words()}, and the rest does not fit with that: {wrong}")
+        less = LaidRows(laid.cluster, self._taken.change, rows, laid.host)
+        return _Step(less, own, network, held, digest)
+
+    def _network_of(self, rows: NamedRows) -> tuple[NamedRows, Network]:
+        """Of rows those of this host, and its network.  Raises NetworkError."""
+        own = OwnRows(rows).of(self._host, before=self._read)
+        # What the file says beside the rows counts no more.
+        before, read = self._table.network, self._read
+        return own, laid_entries(own, before, alone=True, read=read)
+
+    def _before(self) -> Network:
+        """What the Rule Table is, with the routers that are stopped."""
+        if self._whole is None:
+            self._whole = self._table.network
+            with suppress(NetworkError):  # where it started without this host in them
+                if self._is.rows:
+                    _, self._whole = self._network_of(self._is.rows)
+        return self._whole
 
     def _is_fenced(self, laid: LaidRows) -> bool:
         """Whether the network has this host no more, or not yet; which is said."""
@@ -367,17 +450,19 @@ class StoreFollower:
 
     def _ask_switches(self) -> None:
         for name, switch in self._table.switches.items():
-            number = self._taken.change
-            behind = self._in_force.get(name, 0) < number
-            if behind and switch.live and self._asked.get(name) != number:
-                self._asked[name] = number
-                switch.promises.in_force(partial(self._proven, name, number))
+            numbers = self._taken.change, self._reached.change
+            known = self._in_force.get(name, 0), self._but_held.get(name, 0)
+            behind = known[0] < numbers[0] or known[1] < numbers[1]
+            if behind and switch.live and self._asked.get(name) != numbers:
+                self._asked[name] = numbers
+                switch.promises.in_force(partial(self._proven, name, numbers))
 
-    def _proven(self, name: str, number: int, error: str | None) -> None:
-        if self._asked.get(name) == number:
+    def _proven(self, name: str, numbers: tuple[int, int], error: str | None) -> None:
+        if self._asked.get(name) == numbers:
             del self._asked[name]
         if error is None:
-            self._in_force[name] = max(number, self._in_force.get(name, 0))
+            for known, number in zip((self._in_force, self._but_held), numbers, strict=True):
+                known[name] = max(number, known.get(name, 0))
             self._write()
 
     def tick(self, now: float) -> None:
@@ -433,6 +518,15 @@ def _known(old: StoreRow | None, row: StoreRow) -> StoreRow:
     if old is None or any(old.get(c) != cell for c, cell in row.items() if c != "placement"):
         return row
     return old
+
+
+def _says_the_same(old: LaidRows, new: LaidRows) -> bool:
+    """Whether no row is another object."""
+    return (new.cluster, new.change) == (old.cluster, old.change) and all(
+        of.keys() == (known := old.rows.get(table, {})).keys()
+        and all(row is known[key] for key, row in of.items())
+        for table, of in new.rows.items()
+    )
 
 
 def _number(cell: Cell) -> int:
