@@ -122,7 +122,7 @@ def _measure(
 ) -> Found:
     idle: dict[str, list[float]] = {name: [] for name in MEASURED}
     flooded: dict[str, list[float]] = {name: [] for name in MEASURED}
-    keys = list(state.routes4.items())
+    keys = list(state.routes.items())
     packets = asked(frames(routed_targets(2000, 6), 6, CALM), CALM)
     rates = []
     number = 0

@@ -69,7 +69,7 @@ def router_state(routes: Sequence[tuple[int, int]], number: int = 0) -> RouterSt
     ]
     table = {net << 8 | plen: 10 + n * 7 % GATEWAYS for n, (net, plen) in enumerate(routes)}
     state = RouterState.of(
-        interfaces, local, {hop.id: hop for hop in hops}, {}, {}, table, {}, NO_POLICY
+        interfaces, local, {hop.id: hop for hop in hops}, {}, {}, table, NO_POLICY
     )
     state.epoch, state.seq = 0x5846, 1
     return state

@@ -129,7 +129,7 @@ def _run(
     told: Sequence[Sequence[list[bytes]]],
     switches: int,
 ) -> list[float]:
-    routes = sum(len(state.routes4) for state in states)
+    routes = sum(len(state.routes) for state in states)
     description = describe(["proactive"] * switches, len(states))
     address = f"ipc://{directory}/{{router}}"
     with ControllerProcess(directory, core, description=description, routers=address) as controller:
@@ -170,7 +170,7 @@ def _run(
 def _change(
     controller: ControllerProcess, router: RouterConnection, state: RouterState, number: int
 ) -> float:
-    key, hop = next(iter(state.routes4.items()))
+    key, hop = next(iter(state.routes.items()))
     hops = sorted(state.nexthops)
     other = hops[(hops.index(hop) + 1 + number) % len(hops)]
     state.seq += 1

@@ -9,6 +9,7 @@ import sys
 from lab import cli
 from mgmt.session import UsageError
 from mgmt.text import run_program
+from mgmt.verbs import Exit, print_refusal
 from xenflow.model.network import NetworkError
 
 
@@ -21,8 +22,10 @@ def main() -> int:
     try:
         return int(args.run(args))
     except NetworkError as error:
+        status = Exit.USAGE if isinstance(error, UsageError) else Exit.FAILED
         print(f"lab: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        print_refusal(args, error, status)
+        return status
 
 
 if __name__ == "__main__":

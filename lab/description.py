@@ -28,6 +28,7 @@ from urllib.parse import quote
 from zlib import crc32
 
 from mgmt.hypervisor.vm import RouterVm
+from xenflow.model.addresses import OnLink, unfit
 from xenflow.model.network import (
     Controller,
     Datapath,
@@ -421,13 +422,13 @@ class _Reader:
     def _tables(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         tables = self._table.get(key, {})
         if not isinstance(tables, dict):
-            self._wrong((key,), "no table", "a table of tables")
+            self._unfit((key,), tables, "a table of tables")
             return
         for name, value in tables.items():
             if isinstance(value, dict):
                 yield name, value
             else:
-                self._wrong((key, name), "no table", "a table")
+                self._unfit((key, name), value, "a table")
 
     # values
 
@@ -460,18 +461,15 @@ class _Reader:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
                 self._unfit(key, name, "a name of letters, digits, '.', '_' and '-'")
             self._only(key, values, *_MACHINE_KEYS)
+            self._own_configuration(key, name, values)
+            stub = None
+            if "stub" in values:
+                stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
+            mac = self._value((*key, "mac"), values.get("mac"), _MAC)
             end = End(*str(values.get("access")).partition(":")[::2])
-            if "link" in values and str(values["link"]) not in self._network.links:
-                known = ", ".join(self._network.links)
-                self._unfit((*key, "link"), values["link"], f"the name of a link, one of {known}")
-                continue
-            if end not in places:
-                if end.datapath not in self._network.datapaths:
-                    expected = "the name of a datapath, and a port after a colon"
-                    self._unfit((*key, "access"), values.get("access"), expected)
-                elif not self._document.wrong_in("links"):
-                    expected = 'an access port of a link, as "datapath:port"'
-                    self._unfit((*key, "access"), values.get("access"), expected)
+            if not self._on_a_link(key, values, end, places):
+                if "address" in values:
+                    self._value((*key, "address"), values["address"], _INTERFACE)
                 continue
             if end in taken:
                 self._wrong(
@@ -482,23 +480,35 @@ class _Reader:
             if values.get("link", link.name) != link.name:
                 self._unfit((*key, "link"), values["link"], f"{link.name}, whose port {end} is")
             address = self._address((*key, "address"), values, "address", link.name)
-            stub = None
-            if "stub" in values:
-                stub = self._value((*key, "stub"), values["stub"], _INTERFACE)
-            mac = self._value((*key, "mac"), values.get("mac"), _MAC)
             if None is not mac not in access.macs and not self._document.wrong_in("links"):
                 self._unfit(
                     (*key, "mac"),
                     values["mac"],
                     f"one of the macs that link {link.name} has at {end}",
                 )
-            self._own_configuration(key, name, values)
             gateway = self._gateway(key, values, link.name, address)
             if address and mac is not None:
                 found[name] = Machine(name, end, link.name, mac, address, stub, gateway)
         if not self._machine_names:
             self._wrong(("machines",), "no machine", "at least one")
         return found
+
+    def _on_a_link(
+        self, key: KeyPath, values: dict[str, Any], end: End, places: Mapping[End, Any]
+    ) -> bool:
+        """Whether a machine is at an access port of a link, as far as can be said."""
+        links, expected = self._network.links, ""
+        right = "link" not in values or str(values["link"]) in links
+        if not right:
+            known = f"the name of a link, one of {', '.join(links)}"
+            self._unfit((*key, "link"), values["link"], known)
+        if end.datapath not in self._network.datapaths:
+            expected = "the name of a datapath, and a port after a colon"
+        elif end not in places and right and not self._document.wrong_in("links"):
+            expected = 'an access port of a link, as "datapath:port"'
+        if expected:
+            self._unfit((*key, "access"), values.get("access"), expected)
+        return right and end in places
 
     @property
     def _machine_names(self) -> list[str]:
@@ -508,7 +518,9 @@ class _Reader:
 
     def _router_addresses(self) -> dict[str, dict[str, IPv4Interface]]:
         found: dict[str, dict[str, IPv4Interface]] = {}
+        said = set()
         for name, values in self._tables("routers"):
+            said.add(name)
             router = self._network.routers.get(name)
             if router is None:
                 self._wrong(
@@ -521,15 +533,12 @@ class _Reader:
             self._own_configuration(("routers", name), name, values)
             table = values.get("addresses")
             if not isinstance(table, dict):
-                self._wrong(
-                    ("routers", name, "addresses"),
-                    "no table",
-                    '{ interface = "address/length", ... }',
-                )
+                expected = '{ interface = "address/length", ... }'
+                self._unfit(("routers", name, "addresses"), table, expected)
                 continue
             found[name] = self._interface_addresses(router, table)
         for name in self._network.routers:
-            if name not in found:
+            if name not in said:
                 self._wrong(("routers", name), "nothing", "its addresses")
         return found
 
@@ -683,42 +692,18 @@ class _Reader:
     def _check_subnets(
         self, machines: dict[str, Machine], addresses: dict[str, dict[str, IPv4Interface]]
     ) -> None:
-        members: list[tuple[KeyPath, str, str, IPv4Interface]] = [
-            (("machines", m.name, "address"), m.name, m.link, m.address) for m in machines.values()
-        ]
+        keys: dict[OnLink, KeyPath] = {}
+        for machine in machines.values():
+            key: KeyPath = ("machines", machine.name, "address")
+            keys[OnLink(machine.name, "eth0", machine.link, machine.address)] = key
         for router in self._network.routers.values():
             for interface in router.interfaces:
                 address = addresses.get(router.name, {}).get(interface.name)
                 if address:
-                    place: KeyPath = ("routers", router.name, "addresses", interface.name)
-                    members.append((place, router.name, interface.link, address))
-        subnets: dict[str, IPv4Network] = {}
-        taken: dict[IPv4Address, tuple[str, bool]] = {}
-        for key, node, link, address in members:
-            subnet = subnets.setdefault(link, address.network)
-            unnumbered = address.network.prefixlen == 32
-            if address.network != subnet and not (unnumbered and subnet.prefixlen == 32):
-                self._unfit(key, address, f"an address in {subnet}, as others on link {link}")
-            if unnumbered is False and address.ip in _ends_of(subnet):
-                self._unfit(key, address, f"an address in {subnet} that is not its own")
-            # A router may have one address on all of its unnumbered links.
-            if address.ip in taken and (taken[address.ip] != (node, True) or not unnumbered):
-                self._unfit(key, address, "an address of its own")
-            taken[address.ip] = node, unnumbered
-            others = [m[1] for m in members if m[2] == link and m[0] != key]
-            if unnumbered and (len(others) != 1 or node in others):
-                self._unfit(key, address, f"a subnet: link {link} has not two ends")
-
-        known = {link: net for link, net in subnets.items() if net.prefixlen < 32}
-        known |= {"": self._subnet} if self._subnet.prefixlen < 32 else {}
-        first: dict[str, KeyPath] = {}
-        for key, _, link, _ in members:
-            first.setdefault(link, key)
-        for link, key in first.items():
-            for other, net in known.items():
-                if link in known and other < link and net.overlaps(known[link]):
-                    whose = f"link {other}" if other else "the management network"
-                    self._unfit(key, known[link], f"a subnet that {whose} ({net}) has no part of")
+                    who = OnLink(router.name, interface.name, interface.link, address)
+                    keys[who] = ("routers", router.name, "addresses", interface.name)
+        for wrong in unfit([*keys], {"the management network": self._subnet}):
+            self._unfit(keys[wrong.who], wrong.found, wrong.expected)
 
     def _check_ports(self) -> None:
         for name, cable in self._network.cables.items():
@@ -754,13 +739,6 @@ class _Reader:
                     f"{here}, but [controllers.{name}] openflow has {address}",
                     "an address where its switches can reach it",
                 )
-
-
-def _ends_of(subnet: IPv4Network) -> tuple[IPv4Address, ...]:
-    """The addresses of a subnet that are nobody's: its own, and that of all in it."""
-    if subnet.prefixlen >= 31:
-        return ()
-    return subnet.network_address, subnet.broadcast_address
 
 
 def controller_target(lab: Lab, datapath: Datapath) -> str:

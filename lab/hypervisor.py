@@ -420,6 +420,7 @@ class EmulatedHypervisor:
             "reload": self._reload,
             "keep": self._keep,
             "kept": self._kept,
+            "addresses": self._addresses,
             "create": self._create,
             "stop": self._stop,
             "forget": self._forget,
@@ -587,6 +588,15 @@ class EmulatedHypervisor:
     def _kept(self, asked: dict[str, Any]) -> dict[str, Any]:
         vm = self._routers.vm(str(asked.get("router")))
         return {"vm": None if vm is None else vm_json.to_json(vm)}
+
+    def _addresses(self, _: dict[str, Any]) -> dict[str, Any]:
+        lab = self._routers.lab
+        members = [
+            [node, name, link, str(address)]
+            for link in lab.network.links
+            for node, name, address in lab.members(link)
+        ]
+        return {"members": members, "reserved": {"the management network": str(lab.subnet)}}
 
     def _create(self, asked: dict[str, Any]) -> dict[str, Any]:
         name, host = str(asked.get("router")), str(asked.get("host"))

@@ -23,7 +23,7 @@ from argparse import (
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from mgmt import needed  # noqa: F401  # first
 from mgmt.client import TIMEOUT_S, AskError, BadAnswer, NotSent, Refused, Unreachable
@@ -49,7 +49,9 @@ from mgmt.verbs import (
     mode,
     nexthops,
     plan,
+    print_refusal,
     recover,
+    refuse,
     reload,
     router,
     routers,
@@ -122,29 +124,23 @@ def _run(args: Namespace) -> int:
             network = network_file.load(file)
             network, change = learn(network, args.timeout)
     except NetworkError as error:
-        complain(error)
-        return Exit.USAGE
+        return refuse(args, error, Exit.USAGE)
     session = ManagementSession(network, args.timeout, change, file)
     module: Command = args.module
     try:
         return module.run(args, session)
     except Unreachable as error:
-        complain(error)
-        return Exit.UNREACHABLE
+        return refuse(args, error, Exit.UNREACHABLE)
     except BadAnswer as error:
-        complain(f"{error}; is the same release installed there?")
-        return Exit.FAILED
-    except (NotSent, ManagementError) as error:
-        complain(error.message)  # an argument that no controller would take
-        return Exit.USAGE
+        return refuse(args, f"{error}; is the same release installed there?", Exit.FAILED)
+    except (NotSent, ManagementError) as error:  # an argument that no controller would take
+        return refuse(args, error.message, Exit.USAGE)
     except UsageError as error:
-        complain(error)
-        return Exit.USAGE
+        return refuse(args, error, Exit.USAGE)
     except (AskError, HypervisorError, NetworkError) as error:
-        complain(error)
         # an argument that only a controller could judge, as the name of a port
         wrong = isinstance(error, Refused) and error.code == "bad-argument"
-        return Exit.USAGE if wrong else Exit.FAILED
+        return refuse(args, error, Exit.USAGE if wrong else Exit.FAILED)
     finally:
         session.close()
 
@@ -153,8 +149,7 @@ def _run_lab(args: Namespace) -> int:
     try:
         return int(args.run(args))
     except NetworkError as error:
-        complain(error)
-        return Exit.USAGE if isinstance(error, UsageError) else Exit.FAILED
+        return refuse(args, error, Exit.USAGE if isinstance(error, UsageError) else Exit.FAILED)
 
 
 def _enter(lab: str) -> None:
@@ -184,6 +179,16 @@ def find_network_file(given: str | None) -> Path:
 class _Parser(ArgumentParser):
     """Of a word that is none of those there are it says which one may be meant; verbs, and all
     below them, are parsed by the same class."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = args or ()
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        print_refusal(Namespace(json="--json" in self._words), message, Exit.USAGE)
+        super().error(message)
 
     def _check_value(self, action: Action, value: Any) -> None:
         try:

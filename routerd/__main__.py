@@ -12,6 +12,7 @@ from typing import Any
 
 from routerd.daemon import Daemon, DaemonOptions, read_once
 from routerd.rule_table_link import endpoint
+from xenflow.routes.family import prefix_text
 from xenflow.routes.router_state import RouterState
 
 DESCRIPTION = """\
@@ -205,9 +206,8 @@ def as_json(state: RouterState) -> dict[str, Any]:
             for n in state.neighbours.values()
         ],
         "routes": [
-            {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": nexthop}
-            for family, table in ((4, state.routes4), (6, state.routes6))
-            for key, nexthop in table.items()
+            {"prefix": prefix_text(key >> 8, key & 0xFF), "nexthop": nexthop}
+            for key, nexthop in state.routes.items()
         ],
     }
 

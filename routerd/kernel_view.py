@@ -22,6 +22,7 @@ from routerd import rtnetlink as rt
 from routerd.kernel_tables import Candidate, CarrierGrace, KernelTables
 from routerd.next_hops import KernelNextHops
 from routerd.telling import Telling
+from xenflow.routes.family import V6
 from xenflow.routes.messages import Local
 
 
@@ -191,7 +192,7 @@ class KernelView:
     def _add6(self, info: rt.RouteInfo) -> None:
         if info.prefix >> 118 == 0xFE80 >> 6 or info.prefix >> 120 == 0xFF:
             return
-        key = info.prefix << 8 | info.length
+        key = info.prefix << 8 | V6.span(info.length)
         target = self.hops.target(info)
         known = self.tables.routes6.get(key)
         if target and (known is None or info.metric < known[0]):

@@ -43,10 +43,10 @@ class Telling:
 
     def state(self) -> RouterState:
         """The router's state, from everything that is known."""
-        routes4 = {key: cand[1] for key, cand in self._tables.routes4.items() if cand[1]}
-        routes6 = {key: cand[1] for key, cand in self._tables.routes6.items()}
+        routes = {key: cand[1] for key, cand in self._tables.routes4.items() if cand[1]}
+        routes |= {key: cand[1] for key, cand in self._tables.routes6.items()}
         interfaces = {i.ifindex: i for i in self._tables.interfaces()}
-        used = set(routes4.values()) | set(routes6.values())
+        used = set(routes.values())
         legs = {id_: kept for id_ in used if (kept := self._hops.legs(id_))}
         used.update(leg.leg for kept in legs.values() for leg in kept.values())
         nexthops = {id_: self._hops.nexthop(id_) for id_ in used}
@@ -59,7 +59,7 @@ class Telling:
         self._hops.ids.keep(kept_ids)
         near, own = self._neighbours_on(nexthops.values()), dict(self._tables.locals)
         policy = self.policy()
-        state = RouterState.of(interfaces, own, nexthops, legs, near, routes4, routes6, policy)
+        state = RouterState.of(interfaces, own, nexthops, legs, near, routes, policy)
         state.capacity = self._tables.capacity
         # Without all local prefixes, or all routes, a switch would not decide as the kernel does.
         excess = state.excess()
@@ -68,7 +68,7 @@ class Telling:
     def through_vm(self, reason: str) -> RouterState:
         """What is told where nothing else can be: everything passes through the VM."""
         interfaces = {i.ifindex: i for i in self._tables.interfaces()}
-        return RouterState.of(interfaces, {}, {}, {}, {}, {}, {}, Policy(True, reason))
+        return RouterState.of(interfaces, {}, {}, {}, {}, {}, Policy(True, reason))
 
     def sections(self, told: RouterState) -> list[Section]:
         """What to tell to one who knows `told`, after changes of single routes, neighbours and
@@ -103,8 +103,8 @@ class Telling:
         return (
             len(told.nexthops) + len(fresh) > capacity.nexthops
             or (legs > 0 and told.leg_uses.total() + legs > capacity.all_legs)
-            or len(told.routes4) + len(told.routes6) + routes > capacity.routes
-            or bool(self._tables.routes4 and not told.routes4)
+            or len(told.routes) + routes > capacity.routes
+            or bool(self._tables.routes4 and not told.routes)
         )
 
     def _route_changes(self, told: RouterState) -> tuple[list[Route], list[Route], Counter[int]]:
@@ -112,7 +112,7 @@ class Telling:
         balance: Counter[int] = Counter()
         for key in self._tables.dirty4:
             now = self._tables.routes4.get(key, (0, 0))[1]
-            was = told.routes4.get(key, 0)
+            was = told.routes.get(key, 0)
             if now == was:
                 continue
             balance[was] -= 1

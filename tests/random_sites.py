@@ -25,10 +25,15 @@ from xenflow.model.network import (
 )
 from xenflow.model.placement import Mode, Placement
 from xenflow.plan.laying import lay
+from xenflow.routes.family import V4, V6
 from xenflow.tables.next_hops import NextHopView
-from xenflow.tables.site import RouterView, Site
+from xenflow.tables.site import FamilyView, RouterView, Site
 
 ADDRESSES = (0x0A000101, 0x0A000201, 0x0A0001FF, 0xC0A80001, 0x0A020181)
+ADDRESSES6 = (
+    *(0x20010DB8 << 96 | 1 << 64 | n for n in (0, 1, 0x81)),
+    *(0xFE80 << 112 | n for n in (1, 2)),
+)
 RULES: tuple[dict[str, Any], ...] = (
     {
         "match": {
@@ -137,14 +142,17 @@ def _placement(dice: Random, net: Network, router: Router) -> Placement:
 def _view(dice: Random, router: Router) -> RouterView:
     names = [i.name for i in router.interfaces]
     addresses = dice.sample(ADDRESSES, dice.randint(0, len(ADDRESSES)))
-    local = [(address, 32, dice.choice(("", "lo", *names))) for address in addresses]
+    local = [(address, V4.host, dice.choice(("", "lo", *names))) for address in addresses]
+    addresses = dice.sample(ADDRESSES6, dice.randint(0, len(ADDRESSES6)))
+    local += [(address, V6.host, dice.choice(("lo", *names))) for address in addresses]
     if dice.random() < 0.2:
         local.append((0x0A030000, 16, "lo"))
     if dice.random() < 0.02:
         local += [(0x0B000000 + n, 32, dice.choice(("lo", *names))) for n in range(2100)]
     down = tuple(name for name in names if dice.random() < 0.2)
     off = tuple(name for name in down if dice.random() < 0.5)
-    return RouterView(tuple(sorted(local)), down, "why" if dice.random() < 0.1 else "", off)
+    families = (FamilyView(down, "why" if dice.random() < 0.1 else "") for _ in range(2))
+    return RouterView(tuple(sorted(local)), *families, off)
 
 
 def next_hops(dice: Random, router: Router) -> Iterator[NextHopView]:
@@ -152,7 +160,8 @@ def next_hops(dice: Random, router: Router) -> Iterator[NextHopView]:
     for n in range(1, dice.randint(2, 12)):
         action = dice.choice(("vm", "drop", "via", "via", "via", "group"))
         if action == "via":
-            near = dice.sample(ADDRESSES, dice.randint(0, 3))
+            family, known = dice.choice(((V4, ADDRESSES), (V6, ADDRESSES6)))
+            near = dice.sample(known, dice.randint(0, 3))
             yield NextHopView(
                 n,
                 action,
@@ -160,6 +169,7 @@ def next_hops(dice: Random, router: Router) -> Iterator[NextHopView]:
                 dice.choice((0, 0x0A00000000AA)),
                 tuple((address, 0x0A00000000BB) for address in near),
                 mtu=dice.choice((0, 0, 1280, 65535)),
+                family=family,
             )
         elif action == "group":
             weights = [dice.choice((1, 1, 2, 7, 999)) for _ in range(dice.randint(0, 5))]

@@ -494,17 +494,17 @@ def router_flows(network: Network, router: Router, state: RouterState) -> Iterat
     """The flows of a router's routes and next hops."""
     for hop in state.nexthops.values():
         yield from next_hop_flows(network, router, next_hop_view(router, state, hop))
-    for key, hop_id in state.routes4.items():
-        net, plen = key >> 8, key & 255
+    for key, hop_id in state.routes.items():
+        net, span = key >> 8, key & 255
         own = cookies.of(layout.ROUTES, router.id, cookies.route_chunk(net))
-        yield route_flow(router.id, net, plen, hop_id, own)
+        yield route_flow(router.id, net, span, hop_id, own)
 
 
 def _lookup(state: RouterState, address: int) -> m.NextHop | None:
     """Longest-prefix match."""
     for plen in range(32, -1, -1):
         net = address & prefix_mask(plen)
-        found = state.routes4.get(net << 8 | plen)
+        found = state.routes.get(net << 8 | plen)
         if found is not None:
             return state.nexthops[found]
     return None

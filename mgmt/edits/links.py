@@ -32,10 +32,20 @@ def change(network: Network, args: Namespace, _: Places) -> Network:
     """Another root, other cables or wishes of them, access ports more, less, or with other
     stations."""
     link = known("link", args.link, network.links)
+    words = {name: getattr(args, name.removeprefix("--").replace("-", "_")) for name in _OF_SET}
+    given = [name for name, value in words.items() if value not in (None, False, [])]
+    if not given:
+        raise UsageError(f"link {link.name}: what is another? ({', '.join(_OF_SET)})")
+    for pair in (("--root", "--no-root"), ("--cable", "--any-cable")):
+        if {*pair} <= {*given}:
+            raise UsageError(f"link {link.name}: {' and '.join(pair)} contradict each other")
     ports = {str(access.end): access for access in link.access}
     for text in args.no_access:
         del ports[str(known(f"access port of {link.name}", text, ports).end)]
-    ports |= {str(access.end): access for access in map(access_of, args.access)}
+    there = {str(access.end): access for access in map(access_of, args.access)}
+    if both := sorted(there.keys() & {*args.no_access}):
+        raise UsageError(f"link {link.name}: {both[0]} is named by --access and by --no-access")
+    ports |= there
     changed = replace(
         link,
         access=tuple(ports.values()),
@@ -116,13 +126,15 @@ _WISHES: tuple[Option, ...] = (
     ),
 )
 
+_SET = (_ROOT, _NO_ROOT, _CABLE, _ANY, _ACCESS, _NO_ACCESS, *_WISHES)
+_OF_SET = tuple(name for name, _ in _SET)
 EDITS = (
     Edit("create", "a virtual link more", create, (_ID, _VLAN, _ROOT, _CABLE, _ACCESS, *_WISHES)),
     Edit(
         "set",
         "another root or other cables; access ports more, less, or with other stations",
         change,
-        (_ROOT, _NO_ROOT, _CABLE, _ANY, _ACCESS, _NO_ACCESS, *_WISHES),
+        _SET,
     ),
     Edit("destroy", "a virtual link less; refused where a router has an interface on it", destroy),
 )

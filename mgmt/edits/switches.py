@@ -112,7 +112,11 @@ def _free_dpid(network: Network) -> int:
 def change(network: Network, args: Namespace, _: Places, kind: DatapathKind) -> Network:
     """Another hypervisor, say.  What cannot change while it forwards the controllers refuse."""
     datapath = known(_WORDS[kind], _name(args, kind), _of_kind(network, kind))
-    changed = replace(datapath, **_given(args))
+    given = _given(args)
+    if not given:
+        options = "--hypervisor, --other, --maintenance" if kind is _HOST else "--other"
+        raise UsageError(f"{_WORDS[kind]} {datapath.name}: what is another? ({options})")
+    changed = replace(datapath, **given)
     return replaced(network, datapaths={**network.datapaths, datapath.name: changed})
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
 import zmq
 
 from mgmt.hypervisor import Claim, Domain, GivenUp, HypervisorError, Job, JobState, Unclaimed
 from mgmt.hypervisor import vm as vm_json
-from mgmt.hypervisor.vm import RouterVm
+from mgmt.hypervisor.vm import OnLinks, RouterVm
+from xenflow.model.addresses import OnLink
 
 TIMEOUT_S = 10.0
 
@@ -68,6 +70,19 @@ class LabDriver:
     def kept(self, router: str) -> RouterVm | None:
         found = self.ask("kept", router=router).get("vm")
         return None if found is None else vm_json.from_json(found)
+
+    def on_links(self, routers: Collection[str]) -> OnLinks:
+        """Of everybody in the lab."""
+        answer = self.ask("addresses")
+        try:
+            members = tuple(
+                OnLink(str(node), str(name), str(link), IPv4Interface(address))
+                for node, name, link, address in answer["members"]
+            )
+            reserved = {name: IPv4Network(net) for name, net in answer["reserved"].items()}
+            return OnLinks(members, reserved)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise HypervisorError(f"{self.url}: addresses: unexpected answer: {error!r}") from None
 
     def create(self, router: str, host: str) -> None:
         self.claim.check()

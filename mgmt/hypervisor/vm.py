@@ -6,11 +6,13 @@ the routing daemon's configuration, no switch needs to know: it is kept where th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
 from mgmt.hypervisor import HypervisorError
+from xenflow.model.addresses import OnLink
 from xenflow.model.network import Interface, Router
 
 DAEMONS = ("bird", "frr")
@@ -32,6 +34,28 @@ class RouterVm:
     addresses: Mapping[str, str]
     daemon: str = ""
     config: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OnLinks:
+    """Who has which address on virtual links; and the subnets that are no link's, by what they are
+    called."""
+
+    members: tuple[OnLink, ...] = ()
+    reserved: Mapping[str, IPv4Network] = field(default_factory=dict)
+
+
+def addresses_of(vm: RouterVm) -> list[OnLink]:
+    """Its own.  Raises HypervisorError where one is none."""
+    links = {interface.name: interface.link for interface in vm.router.interfaces}
+    try:
+        return [
+            OnLink(vm.router.name, name, links[name], IPv4Interface(text))
+            for name, text in vm.addresses.items()
+            if name in links
+        ]
+    except ValueError as error:
+        raise HypervisorError(f"what is kept of {vm.router.name} cannot be read: {error}") from None
 
 
 def to_json(vm: RouterVm) -> dict[str, Any]:
@@ -95,6 +119,10 @@ class VmMaker(Protocol):
     def kept(self, router: str) -> RouterVm | None:
         """What is kept of a router's VM; None: nothing."""
 
+    def on_links(self, routers: Collection[str]) -> OnLinks:
+        """Who has which address on virtual links, as far as is known: the VMs of these routers, and
+        who is no router."""
+
     def create(self, router: str, host: str) -> None:
         """Make a router's VM of what is kept, and let it run on a host."""
 
@@ -121,6 +149,9 @@ class NoVms:
 
     def kept(self, router: str) -> RouterVm | None:
         return None
+
+    def on_links(self, routers: Collection[str]) -> OnLinks:
+        return OnLinks()
 
     def create(self, router: str, host: str) -> None:
         raise self._refused(router)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from mgmt.at_once import at_once
 from mgmt.hypervisor import Domain, HypervisorError
 from mgmt.hypervisor.dom0 import Dom0
-from mgmt.hypervisor.vm import RouterVm, from_json, to_json
+from mgmt.hypervisor.vm import OnLinks, RouterVm, addresses_of, from_json, to_json
 
 FOLDER = "/var/lib/xenflow/router"
 """Of every host: the image, and what routers have of their own beside it."""
@@ -85,6 +85,11 @@ class XlVms:
             if not done["status"]:
                 return from_json(json.loads(done["out"]))
         return None
+
+    def on_links(self, routers: Collection[str]) -> OnLinks:
+        """Of those that were made by verb; what others have is nowhere kept."""
+        kept = filter(None, map(self.kept, routers))
+        return OnLinks(tuple(one for vm in kept for one in addresses_of(vm)))
 
     def create(self, router: str, host: str) -> None:
         """Its files are written on every host: it may be started anew on any."""

@@ -15,10 +15,8 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from mgmt.client import AskError
-from mgmt.hypervisor import HypervisorError
-from mgmt.session import ManagementSession, UsageError
+from mgmt.session import ManagementSession
 from mgmt.text import to_json
-from xenflow.model.network import NetworkError
 
 
 class Exit(IntEnum):
@@ -78,16 +76,28 @@ def emit(args: Namespace, value: Any, text: str) -> None:
 
 
 @contextmanager
-def refusal_as_json(args: Namespace, **asked: Any) -> Iterator[None]:
-    """With --json, print what was asked and why it is refused; the error goes on to `mgmt.cli`."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except (AskError, HypervisorError, NetworkError) as error:
-        if args.json:
-            print(to_json({**asked, "ok": False, "refused": True, "error": str(error)}))
-        raise
+def asked_for(args: Namespace, **asked: Any) -> Iterator[None]:
+    """What is refused meanwhile says what was asked for, too, where it is printed as JSON."""
+    args.asked_for = {**asked, "refused": True}
+    yield
+    args.asked_for = {}
+
+
+def refuse(args: Namespace, error: object, status: Exit) -> Exit:
+    """Say why nothing was done, with --json as an object, too; every refusal of every verb comes
+    here.  Returns the exit status."""
+    complain(error)
+    print_refusal(args, error, status)
+    return status
+
+
+def print_refusal(args: Namespace, error: object, status: int) -> None:
+    """The object, with --json."""
+    if getattr(args, "json", False):
+        asked = getattr(args, "asked_for", {})
+        value = {**asked, "ok": False, "error": str(error), "status": int(status)}
+        with suppress(OSError):
+            print(to_json(value), flush=True)
 
 
 def complain(message: object) -> None:

@@ -12,7 +12,6 @@ Without --prune nothing is removed: what the file leaves out is named, and stays
 
 from __future__ import annotations
 
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
@@ -92,17 +91,23 @@ def written(wanted: Network, name: str, before: Network) -> tuple[str, Network]:
     of the text, which nobody has seen."""
     text = to_text(wanted)
     try:
-        return text, network_file.parse(text, name, before, in_store=True)[0]
+        return text, network_file.parse(text, name, before, in_store=True, unseen=True)[0]
     except NetworkError as error:
-        words = re.sub(rf"^{re.escape(name)}:\d+: ", f"{name}: ", str(error), flags=re.MULTILINE)
-        raise UsageError(re.sub(r", used on line \d+ by ", ", used by ", words)) from None
+        raise UsageError(str(error)) from None
 
 
-def lives_in_file(session: ManagementSession) -> bool:
-    """Whether the network has no store, so that no verb changes it; which is said."""
+def need_store(session: ManagementSession) -> None:
+    """Raises NetworkError where the network has no store, so that no verb changes it."""
     if not session.network.store:
-        complain("the network lives in its file: change that, then `xenflow reload`")
-    return not session.network.store
+        todo = without_store(session.network)
+        raise NetworkError(f"the network lives in its file: change that, then {todo}")
+
+
+def without_store(network: Network) -> str:
+    """What a network becomes another one by where it has no store."""
+    if any(host.hypervisor.startswith("lab:") for host in network.hosts.values()):
+        return "`xenflow lab reload FILE` (or bring the lab up with --store)"
+    return "`xenflow reload`"
 
 
 def read(file: str, before: Network | None = None) -> tuple[str, Network]:
@@ -246,7 +251,8 @@ def look(
         )
     for controller, answer in known.items():
         if answer["store"] is None:
-            wrong.append(f"{controller}: it follows no store (--store): use `xenflow reload`")
+            todo = without_store(session.network)
+            wrong.append(f"{controller}: it follows no store (--store): use {todo}")
         elif answer["store"]["older"]:
             wrong.append(f"{controller}: {'; '.join(answer['problems'])}")
     if wrong:

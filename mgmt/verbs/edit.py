@@ -38,8 +38,7 @@ class EditVerb:
 
     def run(self, args: Namespace, session: ManagementSession) -> int:
         """Make the change, and wait for it."""
-        if apply.lives_in_file(session):
-            return Exit.FAILED
+        apply.need_store(session)
         edit, network = self._edits[args.change], session.network
         if getattr(args, "lost", False):
             refuse_living(session, session.host(args.host).name)

@@ -22,7 +22,7 @@ from mgmt.client import AskError, parted
 from mgmt.hypervisor import Drivers, HypervisorError
 from mgmt.session import ManagementSession, UsageError, placements
 from mgmt.text import to_json
-from mgmt.verbs import Exit, add_dry_run, add_json, complain, recover, refusal_as_json
+from mgmt.verbs import Exit, add_dry_run, add_json, asked_for, complain, recover
 from mgmt.verbs.migrate import add_moving, carry_out
 from mgmt.verbs.routers import needed_by_each
 from xenflow.model.network import NetworkError
@@ -66,7 +66,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
         session.destination(args.to)
     if args.to == args.host:
         raise UsageError(f"--to {args.to}: that is the host to be emptied; name another")
-    with refusal_as_json(args, host=args.host):
+    with asked_for(args, host=args.host):
         needing = _needing(session, args.host)
     recovered, cleared, worst = recover.finish(args, session, needing)
     done = _Account(interrupted=worst is Exit.INTERRUPTED)

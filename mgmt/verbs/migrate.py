@@ -20,7 +20,7 @@ from mgmt.planning import Plan
 from mgmt.result import ProgressEvent, Result
 from mgmt.session import ManagementSession
 from mgmt.text import to_json
-from mgmt.verbs import Exit, add_dry_run, add_json, answered, complain, emit, refusal_as_json
+from mgmt.verbs import Exit, add_dry_run, add_json, answered, asked_for, complain, emit
 from mgmt.verbs.plan import add_order
 from xenflow.model.network import NetworkError
 from xenflow.plan.migration import Stage
@@ -51,7 +51,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
     session.destination(args.host)
     asked = {"router": args.router, "to": args.host, "mode": args.mode}
     with ExitStack() as stack:
-        with _refusal_noted(args, session), refusal_as_json(args, **asked):
+        with _refusal_noted(args, session), asked_for(args, **asked):
             drivers = stack.enter_context(Drivers(session.network))
             made = growing.plan(session, args.router, args.host, args.mode, drivers, args.pause)
             if not (args.dry_run or args.force):

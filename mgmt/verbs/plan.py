@@ -8,7 +8,7 @@ from mgmt import growing
 from mgmt.hypervisor import Drivers
 from mgmt.planning import PAUSE_S
 from mgmt.session import ManagementSession
-from mgmt.verbs import Exit, add_json, emit, refusal_as_json, seconds
+from mgmt.verbs import Exit, add_json, asked_for, emit, seconds
 from xenflow.plan.migration import Order
 
 NAME = "plan"
@@ -46,7 +46,7 @@ def run(args: Namespace, session: ManagementSession) -> int:
     session.router(args.router)
     session.destination(args.host)
     with (
-        refusal_as_json(args, router=args.router, to=args.host, mode=args.mode),
+        asked_for(args, router=args.router, to=args.host, mode=args.mode),
         Drivers(session.network) as drivers,
     ):
         made = growing.plan(session, args.router, args.host, args.mode, drivers, args.pause)

@@ -17,6 +17,7 @@ from mgmt.health import Digests, other_file
 from mgmt.session import ManagementSession
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
 from mgmt.waiting import await_status
+from xenflow.model.network import NetworkError
 
 NAME = "reload"
 SUMMARY = "the controllers read their network file anew"
@@ -31,8 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, session: ManagementSession) -> int:
     if session.network.store:
-        complain("the network lives in a store: use `xenflow apply FILE`")
-        return Exit.FAILED
+        raise NetworkError("the network lives in a store: use `xenflow apply FILE`")
     looked = session.ask_all("reload", dry_run=True)
     if wrong := list(_wrong(session, looked)):
         return _end(args, looked, Exit.UNREACHABLE if _silent(looked) else Exit.FAILED, wrong)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
@@ -25,11 +25,12 @@ from typing import Any, Protocol, cast
 from mgmt.client import AskError, Unreachable, parted
 from mgmt.edits import routers, without
 from mgmt.hypervisor import UNKNOWN, Domain, Drivers, Hypervisor, HypervisorError, Unclaimed
-from mgmt.hypervisor.vm import RouterVm, VmMaker
+from mgmt.hypervisor.vm import RouterVm, VmMaker, addresses_of
 from mgmt.lease import RouterLease
 from mgmt.lost import refuse_living
 from mgmt.session import ManagementSession, UsageError, learn
 from mgmt.verbs import Exit, add_dry_run, add_json, apply, complain, emit
+from xenflow.model.addresses import unfit
 from xenflow.model.network import Network, Router
 from xenflow.store import laid_file
 
@@ -107,8 +108,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, session: ManagementSession) -> int:
-    if apply.lives_in_file(session):
-        return Exit.FAILED
+    apply.need_store(session)
     with Drivers(_without_host(session, getattr(args, "lost", None))) as drivers:
         work = _Work(args, session, drivers)
         try:
@@ -372,6 +372,7 @@ def _create(work: _Work) -> None:
     vm = routers.vm_of(wanted, wanted.routers[work.name], args)
     driver = work.driver(host)
     driver.vms.may_make(vm, host)
+    _refuse_unfit(work, driver, vm, dict.fromkeys(vm.addresses, "--interface"))
     runs = driver.domain(work.name) is not None
     if there is not None and runs and not _made_of(vm, driver.vms.kept(work.name)):
         raise UsageError(
@@ -394,6 +395,25 @@ def _made_of(vm: RouterVm, kept: RouterVm | None) -> bool:
     say."""
     inside = ("addresses", "daemon", "config")
     return kept is None or all(getattr(kept, key) == getattr(vm, key) for key in inside)
+
+
+def _refuse_unfit(work: _Work, driver: Maker, vm: RouterVm, options: Mapping[str, str]) -> None:
+    """Raises UsageError where an address of a VM does not fit those that there are.
+
+    options  by interface the option that says it; what none says is as it was
+    """
+    links = {interface.link for interface in vm.router.interfaces}
+    near = {router.name for link in links for router, _ in work.network.members(link)} - {work.name}
+    known = driver.vms.on_links(sorted(near))
+    others = [one for one in known.members if one.node != work.name]
+    wrong = [
+        f"{options[one.who.interface]} {one.who.interface} on {one.who.link}: found {one.found}, "
+        f"expected {one.expected}"
+        for one in unfit([*others, *addresses_of(vm)], known.reserved)
+        if one.who.node == work.name and one.who.interface in options
+    ]
+    if wrong:
+        raise UsageError("\n".join(wrong))
 
 
 def _stop(work: _Work) -> None:
@@ -499,6 +519,9 @@ def _set(work: _Work) -> None:
     if kept is None and (addresses or other.keys() - {"home"}):
         raise UsageError(f"nothing is kept of {work.name}'s VM: it was not made by `router create`")
     shall = routers.changed(work.network, work.name, **other)
+    if kept is not None and addresses:
+        vm = replace(kept, addresses={**kept.addresses, **addresses})
+        _refuse_unfit(work, driver, vm, dict.fromkeys(addresses, "--address"))
     if shall != work.network:
         work.become(shall)
     if kept is None or args.dry_run:

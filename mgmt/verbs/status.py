@@ -207,7 +207,10 @@ def _other_file(session: ManagementSession) -> Iterator[str]:
         yield f"{session.file} does not fit what the store has (`xenflow diff {session.file}`)"
         return
     if found := compare(session.network, said):
-        yield f"{session.file} says otherwise: {found.words()} (`xenflow export`, or apply it)"
+        prune = " --prune" if any(part.removed for _, part in found.parts()) else ""
+        todo = f"`xenflow apply {session.file}{prune}` makes it so"
+        words = f"{session.file} says otherwise: {found.words()}"
+        yield f"{words} ({todo}; `xenflow export` prints what there is)"
 
 
 def _controllers(session: ManagementSession, answers: Answers) -> Iterator[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from mgmt.session import ManagementSession
-from mgmt.verbs import Exit, complain
+from mgmt.verbs import Exit, refuse
 from xenflow.store.__main__ import add_verbs, carry_out
 from xenflow.store.server import StoreServerError
 
@@ -26,6 +26,5 @@ def run(args: Namespace, _: ManagementSession) -> int:
     try:
         carry_out(args)
     except StoreServerError as error:
-        complain(f"store: {error}")
-        return Exit.FAILED
+        return refuse(args, f"store: {error}", Exit.FAILED)
     return Exit.OK

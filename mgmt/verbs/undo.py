@@ -27,5 +27,5 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: ManagementSession) -> int:
     undone = ask_planner(session, "undone", change=args.change)
     file = f"change {args.change} undone"
-    after, _ = network_file.parse(undone["text"], file, session.network, in_store=True)
+    after, _ = network_file.parse(undone["text"], file, session.network, in_store=True, unseen=True)
     return carry_out(args, session, undone["text"], file, after, undone["last"])

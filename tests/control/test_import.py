@@ -148,7 +148,7 @@ def test_a_change_that_a_switch_was_not_told_reaches_it_after_all(
             table.heard("vr1", "peer", delta(3, 3, Op.DELETE), local=True)
     wire.run()
     feed = table.feeds["vr1"]
-    known = len(feed.state.routes4)
+    known = len(feed.state.routes)
     assert (feed.phase, known) == (Phase.DOUBTED, 2)
     hello = m.pack(Header(RouteMessageType.HELLO, 7, 3, "vr1"), [])
     ((_, reply),) = table.heard("vr1", "again", hello, local=True).replies

@@ -95,7 +95,7 @@ def test_what_makes_no_view_is_that_router_s_affair(
     assert host.table.problems_of(odd) == [words]
     assert host.table.problems_of(sound) == []
     seen = host.table.view(odd)
-    assert seen is not None and seen.slow == words
+    assert seen is not None and seen.v4.slow == seen.v6.slow == words
     # What asks for all views outside of a job: a vif's port that goes and comes.
     vif = PATH.network.routers[sound].interfaces[0].vif
     number, _ = host.switch.ports[vif]
@@ -109,7 +109,7 @@ def test_what_makes_no_view_is_that_router_s_affair(
     host.tell(odd)
     assert host.table.problems_of(odd) == []
     seen = host.table.view(odd)
-    assert seen is not None and not seen.slow
+    assert seen is not None and not seen.v4.slow
 
 
 def test_whose_words_cannot_be_shown_hides_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -451,7 +451,11 @@ def test_switch_that_says_nonsense(paper: Lab) -> None:
         ("migrate vr1 host-b --mode sideways", 2, "sideways"),
         ("plan vr1 host-a", 1, "on host-a already"),
         ("recover vr9", 2, "unknown router vr9"),
-        ("apply /run/xenflow/network.toml", 1, "follows no store (--store): use `xenflow reload`"),
+        (
+            "apply /run/xenflow/network.toml",
+            1,
+            "follows no store (--store): use `xenflow lab reload FILE` (or bring",
+        ),
         ("--network /nonexistent.toml status", 2, "/nonexistent.toml"),
         ("--network tests/store/network_file_errors/syntax.toml status", 2, "syntax.toml:"),
         ("lab up paper", 1, "up already"),

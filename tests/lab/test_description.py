@@ -222,6 +222,27 @@ def test_mistakes_of_the_network_and_of_the_lab_are_told_together() -> None:
         "address, stub, gateway, config, snippet",
         'f:40: lab.machines.m2.link: found "rihgt", expected the name of a link, one of left, '
         "one-two, two-three, three-four, right",
+        'f:40: lab.machines.m2.access: found "s9:m2", expected the name of a datapath, and a port '
+        "after a colon",
+    ]
+
+
+@pytest.mark.parametrize("place", ['access = "s9"', 'access = "s1", link = "lefd"'])
+def test_all_mistakes_of_one_machine_are_told(place: str) -> None:
+    wrong = 'address = "x", stub = "y", mac = "z", config = "/none"'
+    text = (
+        find_file("class").read_text().replace('access = "s1", link = "left"', f"{place}, {wrong}")
+    )
+    found = [line.split(": ")[1] for line in told(text)]
+    keys = [f"lab.machines.m1.{key}" for key in ("config", "stub", "mac", "address")]
+    assert [key for key in found if key in keys] == keys and len(found) == 5
+
+
+def test_what_is_no_table_is_shown() -> None:
+    text = find_file("class").read_text().replace("[lab.machines]", "[lab.machines]\nm9 = 5")
+    assert told(text + "[lab.routers]\nr1 = { addresses = 6 }\n") == [
+        "f:36: lab.machines.m9: found 5, expected a table",
+        'f:40: lab.routers.r1.addresses: found 6, expected { interface = "address/length", ... }',
     ]
 
 

@@ -199,7 +199,7 @@ def told_routes(state: RouterState) -> dict[str, object]:
         return hop.type.name.lower()
 
     return {
-        str(IPv4Network((key >> 8, key & 255))): target(id_) for key, id_ in state.routes4.items()
+        str(IPv4Network((key >> 8, key & 255))): target(id_) for key, id_ in state.routes.items()
     }
 
 
@@ -226,7 +226,7 @@ def differences(lab: Lab, state: RouterState) -> list[str]:
             mac = macs.get((hop.ifindex, str(IPv4Address(hop.gateway))), "")
             if mac != (hop.mac.to_bytes(6, "big").hex(":") if hop.mac else ""):
                 found.append(f"{hop}: is {mac or 'unresolved'}")
-    used = set(state.routes4.values()) | set(state.routes6.values())
+    used = set(state.routes.values())
     used |= {leg.leg for legs in state.legs.values() for leg in legs.values()}
     if used != set(state.nexthops):
         found.append(f"next hops {used ^ set(state.nexthops)} without use")
@@ -282,7 +282,7 @@ def test_the_first_snapshot_then_single_changes(lab: Lab) -> None:
     lab.plug(0)
     stub = lab.stub()
     lab.routerd()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     settled(lab, stub)
     medians = []
     for attempt in range(3):  # another program may hold one up
@@ -399,7 +399,7 @@ def test_random_commands(lab: Lab, seed: int) -> None:
     lab.plug(0)
     stub = lab.stub()
     lab.routerd()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     for _ in range(25):
         commands = [random_command(rnd) for _ in range(rnd.randint(1, 12))]
         batch = "\n".join(commands)
@@ -421,7 +421,7 @@ def test_reasons_for_the_slow_path(lab: Lab) -> None:
     lab.ip("route add default via 10.0.0.2")
     stub = lab.stub()
     lab.routerd()
-    stub.wait(lambda s: len(s.routes4) == 3 and not s.policy.slow)
+    stub.wait(lambda s: len(s.routes) == 3 and not s.policy.slow)
     run = f"ip netns exec {lab.router} "
     ip = f"ip -n {lab.router} "
     sysctl = f"{run} sysctl -qw net.ipv4.conf."
@@ -644,7 +644,7 @@ def test_a_flapping_interface(lab: Lab) -> None:
     lab.plug(0)
     stub = lab.stub()
     lab.routerd()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     for n in range(60):
         lab.ip(f"link set eth1 {'down' if n % 2 else 'up'}")
     lab.ip("link set eth1 up")
@@ -656,7 +656,7 @@ def test_a_small_buffer_overruns_and_is_made_up_for(lab: Lab) -> None:
     lab.plug(0)
     stub = lab.stub()
     routerd = lab.routerd("--receive-buffer", "2304")
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     children = [int(p) for p in _children(routerd.pid)] or [routerd.pid]
     for pid in children:
         os.kill(pid, signal.SIGSTOP)
@@ -666,7 +666,7 @@ def test_a_small_buffer_overruns_and_is_made_up_for(lab: Lab) -> None:
     subprocess.run(["ip", "-n", lab.router, "-batch", "-"], input=batch, text=True, check=True)
     for pid in children:
         os.kill(pid, signal.SIGCONT)
-    stub.wait(lambda s: len(s.routes4) == 2002)
+    stub.wait(lambda s: len(s.routes) == 2002)
     settled(lab, stub)
 
 
@@ -695,13 +695,13 @@ def test_stopped_for_five_seconds_it_goes_on(lab: Lab) -> None:
     lab.plug(0)
     stub = lab.stub()
     routerd = lab.routerd()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     os.kill(routerd.pid, signal.SIGSTOP)
     time.sleep(4)
     lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
     assert stub.feed.stale(time.monotonic())
     os.kill(routerd.pid, signal.SIGCONT)
-    stub.wait(lambda s: len(s.routes4) == 3)
+    stub.wait(lambda s: len(s.routes) == 3)
     assert not stub.feed.stale(time.monotonic())
 
 
@@ -711,7 +711,7 @@ def test_it_starts_before_its_interface_and_its_rule_table(lab: Lab) -> None:
     lab.plug(0)
     time.sleep(1)
     stub = lab.stub()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     settled(lab, stub)
 
 
@@ -723,11 +723,11 @@ def test_the_control_link_is_switched_off_and_on(lab: Lab) -> None:
     lab.ip("addr add fe80::1:7/64 dev ctl0 nodad")
     stub = lab.stub()
     lab.routerd()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     lab.ip("link set ctl0 down")
     lab.ip("route add 10.5.0.0/16 via 10.0.1.2")
     lab.ip("link set ctl0 up")
-    stub.wait(lambda s: len(s.routes4) == 3)
+    stub.wait(lambda s: len(s.routes) == 3)
     # While it is on nobody's decision is undone.
     lab.ip("addr del fe80::1:7/64 dev ctl0")
     lab.ip("route add 10.6.0.0/16 via 10.0.1.2")
@@ -739,7 +739,7 @@ def test_a_move_to_another_host(lab: Lab) -> None:
     lab.plug(0)
     first = lab.stub(0)
     lab.routerd()
-    first.wait(lambda s: len(s.routes4) == 2)
+    first.wait(lambda s: len(s.routes) == 2)
     waits = []
     source = 0
     time.sleep(0.5)
@@ -754,7 +754,7 @@ def test_a_move_to_another_host(lab: Lab) -> None:
         stub = lab.stub(there)
         lab.sh(f"ip -n {lab.hosts[there]} link set vif up")
         plugged = time.monotonic()
-        stub.wait(lambda s: len(s.routes4) == 2)
+        stub.wait(lambda s: len(s.routes) == 2)
         hello = next(at for at, type_ in stub.heard if type_ is RouteMessageType.HELLO)
         waits.append(hello - plugged)
         time.sleep(0.5)
@@ -770,7 +770,7 @@ def test_bird_feeds_ten_thousand_routes(lab: Lab, tmp_path: Path) -> None:
     lab.plug(0)
     stub = lab.stub()
     lab.routerd()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     routes = "\n".join(
         f"  route 10.{100 + n // 250}.{n % 250}.0/24 via 10.0.{n % 2}.{2 + n % 2};"
         for n in range(10_000)
@@ -785,8 +785,8 @@ def test_bird_feeds_ten_thousand_routes(lab: Lab, tmp_path: Path) -> None:
         ["ip", "netns", "exec", lab.router, "bird", "-f", "-c", config, "-s", tmp_path / "ctl"]
     )
     lab.processes.append(bird)
-    stub.wait(lambda s: len(s.routes4) == 10_002)
+    stub.wait(lambda s: len(s.routes) == 10_002)
     settled(lab, stub)
     bird.terminate()
-    stub.wait(lambda s: len(s.routes4) == 2)
+    stub.wait(lambda s: len(s.routes) == 2)
     settled(lab, stub)

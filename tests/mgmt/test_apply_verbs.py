@@ -495,7 +495,8 @@ def test_status_says_what_waits_and_which_file_differs(
         "VLAN ids nobody gets: connect it; where it is dead: `xenflow switch remove gen --lost`",
         "host-a may have flows of what went since change 9 (l5), whose ids and VLAN ids nobody "
         "gets: it is connected, and has to prove that they are gone",
-        f"{tmp_path}/store.toml says otherwise: links -more (`xenflow export`, or apply it)",
+        f"{tmp_path}/store.toml says otherwise: links -more (`xenflow apply {tmp_path}/store.toml "
+        "--prune` makes it so; `xenflow export` prints what there is)",
     ]
     answering.refusing["host-a", "planner"] = Unreachable("host-a", "tcp://a:1", "silent")
     monkeypatch.setattr(cli, "learn", lambda network, _: (network, 2))

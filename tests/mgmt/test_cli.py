@@ -19,11 +19,13 @@ import pytest
 import zmq
 from fake_controller import FakeController
 
+from lab import cli as lab_cli
 from lab import operate
 from mgmt import cli, client
 from mgmt.verbs import status, trace
 from mgmt.verbs.rule import actions_of, fields
 from xenflow.model.management import ManagementError, Request
+from xenflow.model.network import NetworkError
 from xenflow.model.placement import at_home, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -678,6 +680,41 @@ def test_a_word_that_is_nearly_right(
         cli.main(argv)
     assert raised.value.code == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ("check /none", 2, "/none: expected a network file: No such file"),
+        ("diff /none", 2, "/none: expected a network file: No such file"),
+        ("routes vr2", 2, "unknown router vr2"),
+        ("migrate vr1 gen", 2, "gen is a plain switch"),
+        ("confirm 9", 1, "confirm: not in this test"),
+        ("undo 9", 1, "undone: not in this test"),
+        ("link create more", 1, "the network lives in its file"),
+        ("router stop vr1", 1, "the network lives in its file"),
+        ("lab reload /none", 1, "no such lab"),
+    ],
+)
+def test_whatever_is_refused_is_an_object_with_json(
+    fakes: Fakes, monkeypatch: pytest.MonkeyPatch, words: str, status: int, says: str
+) -> None:
+    def no_lab(*_: Any, **__: Any) -> int:
+        raise NetworkError("no such lab")
+
+    monkeypatch.setattr(lab_cli, "_in_room", no_lab)
+    exit, out, err = fakes.run(*words.split(), "--json")
+    told = json.loads(out)
+    assert (exit, told["ok"], told["status"]) == (status, False, status)
+    assert says in told["error"] and f"xenflow: {told['error']}\n" == err
+
+
+def test_a_wrong_command_line_is_an_object_with_json(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("undo nine --json", "xyzzy --json", "rule ad host-a --json"):
+        with pytest.raises(SystemExit) as raised:
+            cli.main(words.split())
+        told = json.loads(capsys.readouterr().out)
+        assert raised.value.code == told["status"] == 2 and told["error"]
 
 
 @pytest.mark.parametrize("verb", ["plan", "migrate"])

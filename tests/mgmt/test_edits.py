@@ -101,6 +101,12 @@ def test_a_plain_switch_is_looked_after_as_the_others_are() -> None:
         ("host set gen --other drop", "unknown host gen"),
         ("host replace host-a", "what is another?"),
         ("switch set host-a --other drop", "unknown switch host-a"),
+        ("switch set gen", "switch gen: what is another? (--other)"),
+        ("host set host-a", "host host-a: what is another? (--hypervisor, --other, --maint"),
+        ("link set left", "link left: what is another? (--root, --no-root, --cable, "),
+        ("link set left --root gen --no-root", "link left: --root and --no-root contradict"),
+        ("link set left --cable gen-a --any-cable", "--cable and --any-cable contradict"),
+        ("link set left --access gen:access --no-access gen:access", "is named by --access and by"),
         ("cable add gen-a gen host-b", "there is a cable gen-a already"),
         (
             "cable add ab gen host-b --labels 9-5",

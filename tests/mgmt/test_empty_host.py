@@ -342,6 +342,7 @@ def test_nothing_begins_unless_every_controller_answers(world: World, empty: Emp
         "ok": False,
         "refused": True,
         "error": "edge (tcp://x): no controller answers there",
+        "status": 3,
     }
     assert err == "xenflow: edge (tcp://x): no controller answers there\n"
 

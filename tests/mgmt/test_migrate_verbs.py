@@ -235,6 +235,7 @@ def test_a_refusal_is_json_too(made: Orchestration, capsys: pytest.CaptureFixtur
             "ok": False,
             "refused": True,
             "error": made.refuse,
+            "status": 1,
         }
 
 

@@ -14,7 +14,7 @@ import pytest
 from mgmt.client import Refused, Unreachable
 from mgmt.edits import routers
 from mgmt.hypervisor import Domain, Drivers, HypervisorError, Unclaimed
-from mgmt.hypervisor.vm import RouterVm
+from mgmt.hypervisor.vm import OnLinks, RouterVm, addresses_of
 from mgmt.session import UsageError
 from mgmt.verbs import router as verb
 from tests.mgmt.test_apply_verbs import CONTROLLERS, TEXT, Answering, answering, run  # noqa: F401
@@ -29,6 +29,7 @@ CREATE = (
     *("router", "create", "vr9", "--on", "host-b"),
     *("--interface", "eth0:left,10.0.1.9/24", "--interface", "eth1:right,10.0.2.9/24"),
 )
+VR1 = {"eth0": "10.0.1.1/24", "eth1": "10.0.2.1/24"}
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -128,6 +129,13 @@ class World(Answering):
 
     def kept(self, router: str) -> RouterVm | None:
         return self.files.get(router)
+
+    def on_links(self, routers: Any) -> OnLinks:
+        kept = [*addresses_of(RouterVm(self.network.routers["vr1"], {}, VR1))]
+        kept += [
+            one for name in routers if name in self.files for one in addresses_of(self.files[name])
+        ]
+        return OnLinks(tuple(kept))
 
     def create(self, router: str, host: str) -> None:
         self._may(f"create {router} {host}")
@@ -292,7 +300,29 @@ def test_one_that_has_a_long_name_now_leaves_its_vifs_to_the_next(world: World, 
     vifs = [renamed.control_vif, *(i.vif for i in renamed.interfaces)]
     assert not any("vr9" in vif for vif in vifs) and vifs[0].endswith(".ctl")
     assert len({*vifs}) == 3
+    assert done(*(word.replace(".9/24", ".8/24") for word in CREATE))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("10.0.1.1/24", "an address of its own: vr1 has it on link left"),
+        ("10.0.7.9/24", "an address in 10.0.1.0/24, as others on link left"),
+        ("10.0.1.255/24", "an address in 10.0.1.0/24 that is not its own"),
+    ],
+)
+def test_an_address_that_cannot_be_changes_nothing(
+    world: World, done: Run, address: str, expected: str
+) -> None:
+    status, _, err = done(*CREATE[:5], "--interface", f"eth0:left,{address}", *CREATE[7:])
+    found = f"eth0 on left: found {address}, expected {expected}"
+    assert (status, err, world.change) == (2, f"xenflow: --interface {found}\n", 1)
     assert done(*CREATE)[0] == 0
+    files = dict(world.files)
+    status, _, err = done("router", "set", "vr9", "--address", f"eth0={address}", "--memory", "99")
+    assert (status, err, world.change) == (2, f"xenflow: --address {found}\n", 2)
+    assert world.files == files
+    assert done("router", "set", "vr9", "--address", "eth0=10.0.1.8/24")[0] == 0
 
 
 @pytest.mark.parametrize(

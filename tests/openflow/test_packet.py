@@ -183,3 +183,20 @@ def test_other_frames_are_no_isis_hello() -> None:
     good = isis(15, 30, b"\x06\x06sixmac")
     for cut in range(len(good)):
         pk.isis_hello(good[:cut])
+
+
+def test_ipv6_has_checksums_over_its_addresses() -> None:
+    """RFC 8200, section 8.1: over the pseudo-header and the segment the sum is zero."""
+    src, dst = 0x20010DB8 << 96 | 1, 0x20010DB8 << 96 | 2
+    for proto, segment in (
+        (17, pk.udp(src, dst, 1000, 2000, b"odd")),
+        (6, pk.tcp(src, dst, 1000, 2000, b"even")),
+        (58, pk.icmpv6(src, dst, 128, body=b"\0\1\0\2payload")),
+    ):
+        pseudo = src.to_bytes(16, "big") + dst.to_bytes(16, "big")
+        pseudo += len(segment).to_bytes(4, "big") + bytes((0, 0, 0, proto))
+        assert pk.checksum(pseudo + segment) == 0
+        frame = pk.ethernet(1, 2, pk.ETH_IPV6, pk.ipv6(src, dst, proto, segment, hops=7, tclass=8))
+        seen = pk.parse(frame)
+        assert (seen.ipv6_src, seen.ipv6_dst, seen.nw_proto) == (src, dst, proto)
+        assert (seen.nw_ttl, seen.nw_tos, frame[seen.l4 : seen.end]) == (7, 8, segment)

@@ -17,6 +17,7 @@ from routerd.kernel_view import KernelView
 from routerd.neighbour_keeper import NeighbourKeeper
 from routerd.neighbour_tables import SAID_S, NeighbourTables
 from routerd.next_hops import NextHopIds
+from xenflow.routes.family import prefix_text
 from xenflow.routes.messages import InterfaceKind, NextHopType, Remark, VmReason
 from xenflow.routes.router_state import Capacity, RouterState
 
@@ -68,9 +69,7 @@ def told(view: KernelView, state: RouterState) -> dict[str, object]:
             return names[hop.ifindex]
         return hop.type.name
 
-    return {
-        str(IPv4Network((key >> 8, key & 255))): target(id_) for key, id_ in state.routes4.items()
-    }
+    return {prefix_text(key >> 8, key & 255): target(id_) for key, id_ in state.routes.items()}
 
 
 def test_every_kind_of_route(view: KernelView) -> None:
@@ -329,7 +328,7 @@ def test_a_route_over_a_link_that_is_down_is_older_than_the_dump(
 
 def test_what_an_object_says_is_told_without_its_routes(view: KernelView) -> None:
     state = view.telling.state()
-    routes = dict(state.routes4)
+    routes = dict(state.routes)
     group = next(
         id_ for id_ in view.hops.ids.objects() if state.nexthops[id_].type is NextHopType.GROUP
     )
@@ -339,7 +338,7 @@ def test_what_an_object_says_is_told_without_its_routes(view: KernelView) -> Non
     assert not {"ROUTE4", "ROUTE6"} & {section.kind.name for section in sections}
     state.apply(sections)
     assert [state.nexthops[leg.leg].gateway for leg in state.legs[group].values()] == [0x0A000102]
-    assert state.same(view.telling.state()) and state.routes4 == routes
+    assert state.same(view.telling.state()) and state.routes == routes
     view.tables.nexthops[4] = lost
     state.apply(view.telling.object_sections(state)[0])
     assert len(state.legs[group]) == 2 and state.same(view.telling.state())
@@ -353,7 +352,7 @@ def test_an_object_that_is_gone_is_left_as_told_and_asks_for_a_dump(view: Kernel
     assert unclear
     assert {section.kind.name for section in sections} <= {"LEG", "NEXTHOP"}
     state.apply(sections)
-    assert state.routes4 == view.telling.state().routes4
+    assert state.routes == view.telling.state().routes
 
 
 def test_a_repeated_route_is_no_change(view: KernelView) -> None:
@@ -533,7 +532,7 @@ def test_what_kind_of_device_an_interface_is(view: KernelView) -> None:
 def reason_of(view: KernelView, prefix: str) -> object:
     state = view.telling.state()
     net = IPv4Network(prefix)
-    hop = state.nexthops[state.routes4[int(net.network_address) << 8 | net.prefixlen]]
+    hop = state.nexthops[state.routes[int(net.network_address) << 8 | net.prefixlen]]
     return VmReason(hop.gateway) if hop.type is NextHopType.VM else hop.type
 
 
@@ -658,7 +657,7 @@ def test_a_group_that_is_too_large_is_left_to_the_vm(plain: KernelView) -> None:
         plain.route_changed(many_hops(plain, count), 0, False)
         known.apply(plain.telling.sections(known))
         known.apply(plain.telling.sections(known))
-        hop = known.nexthops[known.routes4[0x0A580000 << 8 | 16]]
+        hop = known.nexthops[known.routes[0x0A580000 << 8 | 16]]
         assert hop.type is kind
         assert not known.policy.slow
     assert hop.gateway == VmReason.SIZE
@@ -699,9 +698,9 @@ def test_what_would_be_a_silent_difference_sends_everything_through_the_vm(
     view.tables.capacity = limits
     state = view.telling.state()
     assert (state.policy.slow, state.policy.reason) == (True, words)
-    assert not state.routes4 and state.interfaces
+    assert not state.routes and state.interfaces
     view.tables.capacity = Capacity()
-    assert view.telling.state().routes4
+    assert view.telling.state().routes
 
 
 def test_more_neighbours_than_may_be_told(plain: KernelView) -> None:

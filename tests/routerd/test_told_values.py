@@ -79,7 +79,7 @@ def test_odd_values_are_told_in_some_way(
     )
     view.dumped_neighbours([neighbour(address, mac), neighbour(gateway, mac)], 0.0)
     state = view.telling.state()
-    assert len(state.routes4) == 3
+    assert len(state.routes) == 3
     assert heard(state).same(state)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tests.octets import octets
+from xenflow.routes.family import V6
 from xenflow.routes.messages import (
     Header,
     InterfaceFlag,
@@ -303,16 +304,16 @@ DELTAS = [
             "20010db8 12* 20 fffffff0",
             f"{ADDRESS6_OCTETS} 80 00000002",
         ),
-        (0, 0, 1),
-        (0x20010DB8 << 96, 32, 0xFFFFFFF0),
-        (ADDRESS6, 128, 2),
+        (0, V6.span(0), 1),
+        (0x20010DB8 << 96, V6.span(32), 0xFFFFFFF0),
+        (ADDRESS6, V6.span(128), 2),
     ),
     delta(
         "IPv6 route deleted",
         SectionKind.ROUTE6,
         Op.DELETE,
         octets("07 02 0000 00000001 20010db8 12* 20 00000001"),
-        (0x20010DB8 << 96, 32, 1),
+        (0x20010DB8 << 96, V6.span(32), 1),
     ),
     # Before remarks were there, a receiver took a section's last record, and skipped the three
     # octets after the first: so what is slow stands last, and remarks are not.
@@ -327,6 +328,26 @@ DELTAS = [
             "01 00 2* 69702072756c652035 55*",
         ),
         Policy(True, "ip rule 5", (Remark(True, "overflow"), Remark(False, "ä"))),
+    ),
+    # Before families were there, it skipped the third octet too: IPv6 was one more remark to it.
+    delta(
+        "policy of both families",
+        SectionKind.POLICY,
+        Op.SET,
+        octets(
+            "08 01 0000 00000003",
+            "00 00 2* c3a4 62*",
+            "01 00 06 00 69702072756c652036 55*",
+            "00 00 2* 64*",
+        ),
+        Policy(False, "", (Remark(False, "ä"),), True, "ip rule 6"),
+    ),
+    delta(
+        "policy of both families, neither of them slow",
+        SectionKind.POLICY,
+        Op.SET,
+        octets("08 01 0000 00000002", "00 00 06 00 64*", "00 00 2* 64*"),
+        Policy(False, "", (), False),
     ),
     delta(
         "policy deleted",

@@ -104,7 +104,7 @@ def test_a_new_router_is_streamed_and_then_current():
     assert pair.feed.phase is Phase.CURRENT
     assert pair.feed.state.same(pair.sender.state)
     streamed = [o for o in pair.outcomes if o.changes is not None]
-    assert sum(len(o.changes.routes4) for o in streamed) == 5000
+    assert sum(len(o.changes.routes) for o in streamed) == 5000
     assert [o.ended for o in streamed] == [False] * (len(streamed) - 1) + [True]
     assert pair.sender.link is SenderState.UP
     assert pair.feed.state.seq == 1
@@ -127,7 +127,7 @@ def test_a_lost_delta_is_found_by_the_next_and_only_the_difference_is_a_change()
     pair.settle()
     assert pair.feed.state.same(pair.sender.state)
     ended = pair.outcomes[-1].changes
-    assert sorted(ended.routes4) == [(0, 24, 2), (200 << 8, 24, 2)]
+    assert sorted(ended.routes) == [(0, 24, 2), (200 << 8, 24, 2)]
 
 
 def test_a_lost_last_delta_is_found_by_the_heartbeat():
@@ -143,11 +143,11 @@ def test_nothing_is_deleted_before_the_end_of_a_snapshot():
     messages = list(snapshot_messages(smaller.state, "vr1"))
     for frames in messages[:-1]:
         assert pair.feed.receive(frames, pair.now).changes is None
-        assert len(pair.feed.state.routes4) == 3000
+        assert len(pair.feed.state.routes) == 3000
     out = pair.feed.receive(messages[-1], pair.now)
     assert out.ended
-    assert len(out.changes.gone4) == 500
-    assert not out.changes.routes4
+    assert len(out.changes.gone) == 500
+    assert not out.changes.routes
 
 
 def test_what_comes_twice_is_applied_once():
@@ -220,8 +220,8 @@ def test_a_change_too_large_for_a_message_is_still_one_change():
     pair.effects(sender.change([routes(120_000, nexthop=2)], pair.now))
     pair.settle()
     assert pair.feed.state.same(sender.state)
-    changed = [o.changes for o in pair.outcomes if o.changes and o.changes.routes4]
-    assert len(changed[-1].routes4) == 120_000
+    changed = [o.changes for o in pair.outcomes if o.changes and o.changes.routes]
+    assert len(changed[-1].routes) == 120_000
     assert pair.feed.state.seq == 2
 
 
@@ -329,7 +329,7 @@ class Conversation(RuleBasedStateMachine):
 
     def remember(self):
         state = self.pair.sender.state
-        self.had[state.epoch, state.seq] = (dict(state.routes4), dict(state.nexthops))
+        self.had[state.epoch, state.seq] = (dict(state.routes), dict(state.nexthops))
 
     @rule(
         keys=st.sets(st.integers(0, 6)),
@@ -412,7 +412,7 @@ class Conversation(RuleBasedStateMachine):
         self.pair.outcomes.clear()
         if feed.complete:
             state = feed.state
-            assert (state.routes4, state.nexthops) == self.had[state.epoch, state.seq]
+            assert (state.routes, state.nexthops) == self.had[state.epoch, state.seq]
 
     def teardown(self):
         self.pair.settle()
@@ -435,7 +435,7 @@ def state_with(count, nexthop=1):
 def test_the_first_whole_state_is_taken_and_a_later_one_told_as_its_difference():
     sender = Sender("vr1", 77)
     assert not list(sender.become(state_with(5), 0.0).messages)
-    assert (sender.state.seq, sender.state.epoch, len(sender.state.routes4)) == (1, 77, 5)
+    assert (sender.state.seq, sender.state.epoch, len(sender.state.routes)) == (1, 77, 5)
     pair = Pair(sender)
     pair.connect()
     pair.settle()

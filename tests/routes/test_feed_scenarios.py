@@ -123,7 +123,7 @@ class Conversation:
     def holds(self) -> None:
         state = self._feed.state
         self._lines.append(f"{self._known()}, next hops {sorted(state.nexthops)}")
-        rows = sorted((hop, key) for key, hop in state.routes4.items())
+        rows = sorted((hop, key) for key, hop in state.routes.items())
         for hop, of_hop in groupby(rows, itemgetter(0)):
             nets = [f"{ipaddress.IPv4Address(key >> 8)}/{key & 255}" for _, key in of_hop]
             self._lines.append(f"by {hop}: {', '.join(nets)}")
@@ -140,7 +140,7 @@ class Conversation:
         done = [] if on == "feed" else [self._known()]
         if out.changes is not None:
             changes = out.changes
-            counts = len(changes.nexthops), len(changes.routes4), len(changes.gone4)
+            counts = len(changes.nexthops), len(changes.routes), len(changes.gone)
             words = ("next hops changed", "routes set", "routes gone")
             done += [f"{what} {n}" for what, n in zip(words, counts, strict=True) if n]
         to = {source: f" to {source}" if source else "" for source, _ in out.replies}

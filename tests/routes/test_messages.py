@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.routes.cases import CASES, DELTAS, MESSAGES, RouteCase
 from xenflow.routes import messages as m
+from xenflow.routes.family import V4, V6
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "messages.md").read_text()
 each_case = pytest.mark.parametrize("case", CASES, ids=attrgetter("name"))
@@ -149,12 +150,13 @@ RECORDS = {
         )
     ),
     m.SectionKind.ROUTE4: PREFIX4,
-    m.SectionKind.ROUTE6: PREFIX6,
+    m.SectionKind.ROUTE6: PREFIX6.map(lambda r: (r[0], V6.span(r[1]), *r[2:])),
     m.SectionKind.POLICY: st.builds(
-        m.Policy,
+        lambda slow, reason, remarks, six: m.Policy(slow, reason, tuple(remarks), *six),
         st.booleans(),
         WORDS,
-        st.lists(st.builds(m.Remark, st.booleans(), WORDS), max_size=3).map(tuple),
+        st.lists(st.builds(m.Remark, st.booleans(), WORDS), max_size=3),
+        st.just(()) | st.tuples(st.booleans(), WORDS),
     ),
 }
 SECTIONS = st.sampled_from(m.SectionKind).flatmap(
@@ -248,6 +250,8 @@ def header(**changes):
         ([*header(), struct.pack("!BBHI", 6, 1, 1, 0)], "reserved"),
         ([*header(), struct.pack("!BBHI", 6, 1, 0, 0xFFFFFFFF)], "4294967295 records"),
         ([*header(), route_section((0, 33, 1))], "length 33"),
+        ([*header(), route_section((0, V6.span(64), 1))], "length 191"),
+        ([*header(), struct.pack("!BBHI16sBI", 7, 1, 0, 1, bytes(16), 129, 1)], "length 129"),
         ([*header(), route_section((10 << 24, 24, 1), (1, 24, 1))], "0x1 of length 24"),
         ([*header(), *[route_section()] * 257], "257 sections"),
         ([*header(), bytes(1 << 20)], "at most 1048576"),
@@ -294,3 +298,26 @@ def test_a_policy_with_too_many_remarks_is_refused():
         frames = m.pack(m.Header(m.RouteMessageType.DELTA, 1, 2, "vr1"), [section])
         with pytest.raises(m.MessageError, match="remarks") if refused else nullcontext():
             m.parse(frames)
+
+
+@pytest.mark.parametrize("families", [(6,), (0, 6), (6, 6, 0), (4, 0), (10, 0)])
+def test_a_policy_says_ipv6_once_and_before_the_last_record(families):
+    head = m.SECTION_FORMAT.pack(m.SectionKind.POLICY, m.Op.SET, 0, len(families))
+    body = b"".join(bytes((0, 0, family, 0)) + bytes(64) for family in families)
+    frames = m.pack(m.Header(m.RouteMessageType.DELTA, 1, 2, "vr1"))
+    with pytest.raises(m.MessageError, match="only 6 may be said, once"):
+        m.parse([*frames, head + body])
+
+
+@pytest.mark.parametrize(
+    ("policy", "four", "six"),
+    [
+        (m.Policy(False, ""), "", "its routerd says nothing of IPv6"),
+        (m.Policy(False, "", (), False), "", ""),
+        (m.Policy(True, "ip rule 5", (), False, "old words"), "ip rule 5", ""),
+        (m.Policy(False, "old words", (), True, "ip -6 rule 5"), "", "ip -6 rule 5"),
+        (m.Policy(True, "", (), True), *["its routerd gives no reason"] * 2),
+    ],
+)
+def test_why_a_family_is_slow(policy, four, six):
+    assert (policy.slow_of(V4), policy.slow_of(V6)) == (four, six)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xenflow.routes import messages as m
+from xenflow.routes.family import V6
 from xenflow.routes.messages import Leg, NextHop, NextHopType, Op, Section, SectionKind
 from xenflow.routes.router_state import Capacity, RouterState, together
 
@@ -52,7 +53,9 @@ def states(draw):
         keys = draw(st.lists(st.integers(0, 30), unique=True, max_size=12))
         routes = [(k << 8, 24, draw(st.sampled_from(targets))) for k in keys]
         sections.append(put(SectionKind.ROUTE4, *routes))
-        sections.append(put(SectionKind.ROUTE6, *[(k << 64, 64, nh) for k, _, nh in routes[:4]]))
+        sections.append(
+            put(SectionKind.ROUTE6, *[(k << 64, V6.span(64), nh) for k, _, nh in routes[:4]])
+        )
     for ifindex in draw(st.lists(st.integers(2, 5), unique=True, max_size=3)):
         flags = draw(st.integers(0, 7))
         sections.append(
@@ -73,8 +76,7 @@ def held(state):
         state.nexthops,
         state.legs,
         state.neighbours,
-        state.routes4,
-        state.routes6,
+        state.routes,
         state.policy,
         +state.uses,
         +state.leg_uses,
@@ -91,9 +93,8 @@ def test_sections_lead_from_any_state_to_any_other(old, new):
     assert held(old) == held(new)
     assert old.same(new)
     assert not old.sections_to(new)
-    assert sorted(changes.routes4) == sorted(expected.routes4)
-    assert sorted(changes.gone4) == sorted(expected.gone4)
-    assert sorted(changes.routes6) == sorted(expected.routes6)
+    assert sorted(changes.routes) == sorted(expected.routes)
+    assert sorted(changes.gone) == sorted(expected.gone)
     assert changes.nexthops == expected.nexthops, turned
     assert changes.neighbours == expected.neighbours
     assert changes.interfaces == expected.interfaces
@@ -113,7 +114,7 @@ def test_a_snapshot_rebuilds_the_state(state, size):
 BAD = [
     put(SectionKind.ROUTE4, (0, 0, 99)),
     put(SectionKind.ROUTE4, (0, 0, 99), (0, 0, 1)),
-    put(SectionKind.ROUTE6, (0, 0, 99)),
+    put(SectionKind.ROUTE6, (0, V6.span(0), 99)),
     put(SectionKind.LEG, Leg(99, 1, 1, 0)),
     put(SectionKind.NEXTHOP, group(77)),
 ]
@@ -168,21 +169,21 @@ def test_references_hold(section, words):
 def test_routes_in_bulk_come_out_as_they_came_in():
     state = loaded()
     records = [(n << 8, 24, 1) for n in range(2000)]
-    assert state.apply([put(SectionKind.ROUTE4, *records)]).routes4 == records
+    assert state.apply([put(SectionKind.ROUTE4, *records)]).routes == records
     assert state.uses[1] == 2001
 
 
 def test_only_what_differs_is_a_change():
     state = loaded()
     changes = state.apply([put(SectionKind.ROUTE4, (10 << 24, 8, 1), (12 << 24, 8, 1))])
-    assert list(changes.routes4) == [(12 << 24, 8, 1)]
+    assert list(changes.routes) == [(12 << 24, 8, 1)]
     assert not state.apply([put(SectionKind.NEXTHOP, via(1))])
     changes = state.apply(
         [drop(SectionKind.ROUTE4, (10 << 24, 8, 0)), put(SectionKind.ROUTE4, (10 << 24, 8, 2))]
     )
-    assert (list(changes.routes4), list(changes.gone4)) == ([(10 << 24, 8, 2)], [])
+    assert (list(changes.routes), list(changes.gone)) == ([(10 << 24, 8, 2)], [])
     changes = state.apply([drop(SectionKind.ROUTE4, (10 << 24, 8, 0), (99 << 24, 8, 0))])
-    assert (list(changes.routes4), list(changes.gone4)) == ([], [(10 << 24, 8, 2)])
+    assert (list(changes.routes), list(changes.gone)) == ([], [(10 << 24, 8, 2)])
 
 
 def test_capacity_is_kept():
@@ -278,10 +279,8 @@ def test_changes_that_followed_one_another_are_as_one(old, news):
     for name in ("interfaces", "locals", "nexthops", "neighbours"):
         assert getattr(one, name) >= getattr(whole, name)
     assert one.policy or not whole.policy
-    for family in "46":
-        routes, before = getattr(old, f"routes{family}"), getattr(was, f"routes{family}")
-        added = {net << 8 | plen: hop for net, plen, hop in getattr(one, f"routes{family}")}
-        gone = {net << 8 | plen for net, plen, _ in getattr(one, f"gone{family}")}
-        assert {**before, **added}.keys() - gone == routes.keys()
-        assert {k: hop for k, hop in {**before, **added}.items() if k not in gone} == routes
-        assert not added.keys() & gone
+    added = {net << 8 | span: hop for net, span, hop in one.routes}
+    gone = {net << 8 | span for net, span, _ in one.gone}
+    assert {**was.routes, **added}.keys() - gone == old.routes.keys()
+    assert {k: hop for k, hop in {**was.routes, **added}.items() if k not in gone} == old.routes
+    assert not added.keys() & gone

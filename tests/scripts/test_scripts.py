@@ -20,6 +20,14 @@ case "$1 $2 $3" in
 esac
 """
 
+BEFORE_SETUP = """\
+import sys
+sys.path[:0] = [".", "pox_ext"]
+sys.argv.append("--help")
+from lab.before_setup import main
+main()
+"""
+
 
 class Run:
     def __init__(self, directory: Path) -> None:
@@ -53,6 +61,20 @@ def test_help_and_usage(script: Run) -> None:
         done = script("migrate-router", *wrong)
         assert (done.returncode, done.stdout) == (2, "")
         assert "usage" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["demo", "soak", "random_moves", "upgrade_trial"])
+def test_help_needs_no_package(name: str) -> None:
+    """Before `scripts/setup` there are none."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", BEFORE_SETUP, name],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: scripts/{name.replace('_', '-')}")
 
 
 def test_migrate_router(script: Run) -> None:

@@ -71,7 +71,7 @@ class Sent:
 
 
 def changed(routes: int) -> Changes:
-    return Changes(routes4=[(0x0A000000 + (n << 8), 24, 1) for n in range(routes)])
+    return Changes(routes=[(0x0A000000 + (n << 8), 24, 1) for n in range(routes)])
 
 
 def test_what_was_remembered_is_deleted_once() -> None:

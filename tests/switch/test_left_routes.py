@@ -24,7 +24,7 @@ from xenflow.tables import cookies, layout
 
 ROUTER, ELSEWHERE = "r5", "host-c"
 DESCRIBED = CAMPUS.network.routers[ROUTER]
-KEY, HOP = next(iter(CAMPUS.states[ROUTER].routes4.items()))
+KEY, HOP = next(iter(CAMPUS.states[ROUTER].routes.items()))
 
 
 def state(seq: int = 1) -> RouterState:
@@ -106,7 +106,7 @@ def test_a_router_that_comes_back_before_it_was_forgotten(host: Host, begun: boo
     say(host, delta(Section(SectionKind.ROUTE4, Op.DELETE, [(KEY >> 8, KEY & 255, HOP)])))
     place(host, HOST)
     settle(host)
-    assert held(host) == {key: hop for key, hop in told.routes4.items() if key != KEY}
+    assert held(host) == {key: hop for key, hop in told.routes.items() if key != KEY}
 
 
 def test_a_router_that_leaves_while_its_first_snapshot_streams_in(host: Host) -> None:
@@ -132,7 +132,7 @@ def test_a_snapshot_after_one_that_broke_off_before_its_end(host: Host, another:
     told.apply([Section(SectionKind.ROUTE4, Op.SET, [(KEY >> 8, KEY & 255, hop)])])
     say_all(host, told)
     settle(host)
-    assert held(host) == told.routes4
+    assert held(host) == told.routes
 
 
 def without(network: Network) -> Network:
@@ -153,7 +153,7 @@ def test_a_router_that_is_taken_out_and_put_back(host: Host, number: int) -> Non
     told.apply([Section(SectionKind.ROUTE4, Op.DELETE, [(KEY >> 8, KEY & 255, HOP)])])
     say_all(host, told)
     settle(host)
-    assert held(host, number) == told.routes4
+    assert held(host, number) == told.routes
     assert number == DESCRIBED.id or held(host) == {}
 
 

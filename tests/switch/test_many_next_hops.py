@@ -156,7 +156,7 @@ def test_a_card_that_flaps_and_a_station_are_compiled_piece_by_piece(
     ):
         host.writer.jobs.submit(busy())
         state = host.known.states["vr1"]
-        host.writer.changed("vr1", state.apply([section]), True, len(state.routes4))
+        host.writer.changed("vr1", state.apply([section]), True, len(state.routes))
         with monkeypatch.context() as patch:
             steps = Steps(host, patch)
             assert steps.longest(host.writer.writer.update("vr1")) <= PIECE
@@ -318,7 +318,7 @@ def test_addresses_that_change_while_they_are_compiled_are_written_after(
 
     def now(address: int) -> None:
         changes = state.apply([Section(SectionKind.LOCAL, Op.SET, own_addresses(address))])
-        host.writer.changed("vr1", changes, True, len(state.routes4))
+        host.writer.changed("vr1", changes, True, len(state.routes))
 
     compile_ = host.writer.wanted.local.compile_in_pieces
     pauses = []

@@ -49,7 +49,7 @@ class Host:
         """A router says something."""
         state = self.known.states[name]
         changes = state.apply(sections)
-        self.writer.changed(name, changes, True, len(state.routes4))
+        self.writer.changed(name, changes, True, len(state.routes))
         if changes.locals or changes.interfaces or changes.policy:
             self.writer.refresh()
         self.written.run()
@@ -281,7 +281,7 @@ def test_the_router_is_back_when_there_is_room() -> None:
     host.written.pass_time()
     assert host.routed(host.odd)
     assert host.writer.problems.of(host.odd) == []
-    assert host.routes(host.odd) == {key >> 8 for key in host.known.states[host.odd].routes4}
+    assert host.routes(host.odd) == {key >> 8 for key in host.known.states[host.odd].routes}
     assert len(host.routes(host.odd)) == 501
 
 

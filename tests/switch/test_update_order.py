@@ -290,7 +290,7 @@ def update(host: Host, new: RouterState) -> Any:
 
     def change() -> None:
         changes = state.apply(state.sections_to(new))
-        host.writer.changed("vr1", changes, True, len(state.routes4))
+        host.writer.changed("vr1", changes, True, len(state.routes))
 
     return change
 
@@ -438,7 +438,7 @@ def delivers(state: RouterState, frame: Frame) -> bool:
     if arrival.flags & 3 != 3:
         return False
     for plen in range(32, -1, -1):
-        hop = state.routes4.get((packet.nw_dst & prefix_mask(plen)) << 8 | plen)
+        hop = state.routes.get((packet.nw_dst & prefix_mask(plen)) << 8 | plen)
         if hop is not None:
             return state.nexthops[hop].type is not NextHopType.BLACKHOLE
     return True
@@ -458,8 +458,7 @@ def test_routes_alone_change_from_before_to_after_at_once(
             both.nexthops,
             both.legs,
             both.neighbours,
-            copy.deepcopy(new).routes4,
-            {},
+            copy.deepcopy(new).routes,
             both.policy,
         )
         for new in news

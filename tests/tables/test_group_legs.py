@@ -38,7 +38,7 @@ def two_ways(router: Router, *, second: int = WORKING, mac: int = 0) -> RouterSt
         30: GROUP,
     }
     legs = {30: {0: m.Leg(30, 10, 1, 0), 1: m.Leg(30, 20, 2, 1)}}
-    return RouterState.of(interfaces, {}, hops, legs, {}, {0: 30}, {}, NO_POLICY)
+    return RouterState.of(interfaces, {}, hops, legs, {}, {0: 30}, NO_POLICY)
 
 
 def test_legs_by_working_interfaces_only() -> None:

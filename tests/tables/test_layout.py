@@ -20,6 +20,7 @@ from xenflow.openflow import packet as pk
 from xenflow.openflow import parse, wire
 from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.nxm import parse_actions, parse_match10
+from xenflow.routes.family import V6
 from xenflow.switch.reactive import PlainReactive, Reactive
 from xenflow.switch.rules import Rules
 from xenflow.tables import cookies, layout
@@ -27,6 +28,7 @@ from xenflow.tables.ingress import quiet
 from xenflow.tables.layout import ONE_TABLE, TABLES, Table
 from xenflow.tables.next_hops import next_hop_flows
 from xenflow.tables.pipeline import local_flows
+from xenflow.tables.routes import route_flow
 from xenflow.tables.sent_up import FromVm, Question
 from xenflow.tables.site import Site
 
@@ -68,6 +70,10 @@ def others() -> Iterator[tuple[Flow, Table]]:
     plan = load("paper")
     for flow in router_flows(plan.network, plan.network.routers["vr1"], plan.states["vr1"]):
         yield flow, TABLES[flow.table]
+    yield (
+        route_flow(1, 0x20010DB8 << 96, V6.span(32), 5, cookies.of(layout.ROUTES, 1)),
+        TABLES[layout.ROUTES],
+    )
     for made, nicira in ((Reactive, True), (PlainReactive, False)):
         here = plan.network.datapaths["host-a"]
         here = replace(here, pipeline=Pipeline.REACTIVE, nicira=nicira)

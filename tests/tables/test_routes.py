@@ -11,30 +11,42 @@ from hypothesis import strategies as st
 
 from xenflow.openflow import build, monitor, parse, wire
 from xenflow.openflow import flow as fl
-from xenflow.openflow.flow import Flow, match, prefix_mask
+from xenflow.openflow.flow import Flow, match
 from xenflow.openflow.monitor import FlowUpdate, FlowUpdates, UpdateEvent
 from xenflow.openflow.nxm import pack_actions, pack_match
+from xenflow.routes.family import V6, family_of, netmask
 from xenflow.tables import cookies, layout
+from xenflow.tables.families import DESTINATIONS
 from xenflow.tables.routes import ODD, RoutePacker, route_flow, route_of
 
 PACKER = RoutePacker()
 LEFT = Flow(0, 300, match(in_port=1), (fl.output(1),), cookies.of(0))
 
 
+SPANS = st.integers(0, 32) | st.integers(127, 255)
+NETS = st.integers(0, (1 << 128) - 1)
+
+
+def address(net: int, span: int) -> int:
+    """What of a random number is an address of the span's family."""
+    return net & (1 << family_of(span).bits) - 1
+
+
 @given(
-    plen=st.integers(0, 32),
-    net=st.integers(0, 0xFFFFFFFF),
+    span=SPANS,
+    net=NETS,
     router=st.integers(0, 0xFFFFFFFF),
     nexthop=st.integers(0, 0xFFFFFFFF),
     cookie=st.integers(0, 0xFFFFFFFFFFFFFFFE),
 )
 def test_routes_are_packed_as_flow_mod_packs_them(
-    plen: int, net: int, router: int, nexthop: int, cookie: int
+    span: int, net: int, router: int, nexthop: int, cookie: int
 ) -> None:
-    flow = route_flow(router, net, plen, nexthop, cookie)
-    assert PACKER.add(router, net, plen, nexthop, cookie) == build.flow_mod(flow)
+    net = address(net, span)
+    flow = route_flow(router, net, span, nexthop, cookie)
+    assert PACKER.add(router, net, span, nexthop, cookie) == build.flow_mod(flow)
     deleted = build.flow_mod(flow, wire.FlowModCommand.DELETE_STRICT)
-    assert PACKER.delete(router, net, plen, cookie) == deleted
+    assert PACKER.delete(router, net, span, cookie) == deleted
 
 
 def test_routes_in_bulk() -> None:
@@ -42,7 +54,9 @@ def test_routes_in_bulk() -> None:
     routes = [(random.getrandbits(32), random.randrange(33), i) for i in range(2000)]
     routes += [(random.getrandbits(32), random.choice((24, 24, 24, 32)), i) for i in range(2000)]
     routes += [(random.getrandbits(32), 22, 0xFFFFFFFF - i) for i in range(2000)]
-    cookies = [n >> 24 | p << 8 | random.getrandbits(32) << 32 for n, p, _ in routes]
+    routes += [(random.getrandbits(128), random.randrange(127, 256), i) for i in range(2000)]
+    routes += [(random.getrandbits(128), V6.span(48), i) for i in range(2000)]
+    cookies = [n >> 24 & 0xFF | p << 8 | random.getrandbits(32) << 32 for n, p, _ in routes]
     chunks = PACKER.pack_adds(7, routes, cookies)
     assert all(len(chunk) <= 34000 for chunk in chunks) and len(chunks[0]) > 30000
     one_by_one = [PACKER.add(7, *r, own) for r, own in zip(routes, cookies, strict=True)]
@@ -55,23 +69,23 @@ def test_routes_in_bulk() -> None:
 
 routes = st.tuples(
     st.integers(1, 0xFFFF),
-    st.integers(0, 0xFFFFFFFF),
-    st.integers(0, 32),
+    NETS,
+    SPANS,
     st.integers(0, 0xFFFFFFFF),
 )
 
 
-def route(router: int, net: int, plen: int, hop: int) -> Flow:
-    net &= prefix_mask(plen)
+def route(router: int, net: int, span: int, hop: int) -> Flow:
+    net &= netmask(span)
     own_cookie = cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
-    return route_flow(router, net, plen, hop, own_cookie)
+    return route_flow(router, net, span, hop, own_cookie)
 
 
 @given(routes)
 def test_a_route_is_known_by_its_match(each: tuple[int, int, int, int]) -> None:
-    router, net, plen, hop = each
+    router, net, span, hop = each
     flow = route(*each)
-    key = (net & prefix_mask(plen)) << 8 | plen
+    key = (net & netmask(span)) << 8 | span
     assert route_of(flow) == (router, key, hop)
     assert route_of(Flow(flow.table, flow.priority, flow.match, ())) == (router, key, ODD)
     assert route_of(Flow(flow.table, 999, flow.match, ())) is None
@@ -79,7 +93,7 @@ def test_a_route_is_known_by_its_match(each: tuple[int, int, int, int]) -> None:
     too_wide = (fl.load("dl_src", 1 << 40), *flow.actions[1:])
     assert route_of(replace(flow, actions=too_wide)) == (router, key, ODD)
     for name, value in (("reg1", (router, 1)), ("reg1", 0), ("in_port", 3), ("dl_type", 0x806)):
-        fields = {n: v if m is None else (v, m) for n, v, m in flow.match if n != "nw_dst"}
+        fields = {n: v if m is None else (v, m) for n, v, m in flow.match if n not in DESTINATIONS}
         found = route_of(replace(flow, match=match(**{**fields, name: value})))
         assert found is None
 
@@ -140,8 +154,8 @@ def test_what_a_flow_monitor_tells_is_understood(
         ),
         (17,),
     )
-    assert [(u.event, u.router, u.net, u.plen) for u in found] == [
-        (event, router, net & prefix_mask(plen), plen) for event, (router, net, plen, _) in told
+    assert [(u.event, u.router, u.net, u.span) for u in found] == [
+        (event, router, net & netmask(span), span) for event, (router, net, span, _) in told
     ]
     assert [u.nexthop for u in found if u.event != UpdateEvent.DELETED] == [
         each[3] for event, each in told if event is not UpdateEvent.DELETED

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from tests.whole_network import load
 from xenflow.routes import messages as m
-from xenflow.routes.messages import InterfaceKind, NextHopType, VmReason
+from xenflow.routes.family import V4, V6
+from xenflow.routes.messages import InterfaceFlag, InterfaceKind, NextHopType, VmReason
 from xenflow.routes.router_state import NO_POLICY, RouterState
 from xenflow.tables.views import (
     interface_of,
@@ -30,8 +31,7 @@ def told(
 def state_of(
     interfaces: Iterable[m.VmInterface],
     hops: Iterable[m.NextHop] = (),
-    routes4: dict[int, int] | None = None,
-    routes6: dict[int, int] | None = None,
+    routes: dict[int, int] | None = None,
     policy: m.Policy = NO_POLICY,
 ) -> RouterState:
     return RouterState.of(
@@ -40,8 +40,7 @@ def state_of(
         {hop.id: hop for hop in hops},
         {},
         {},
-        routes4 or {},
-        routes6 or {},
+        routes or {},
         policy,
     )
 
@@ -63,10 +62,10 @@ def test_a_vlan_device_is_not_the_card_whose_mac_address_it_has() -> None:
     # Down or off it says nothing of the card, and the other way round.
     off = told(9, FIRST.mac, "eth0.5", 0, InterfaceKind.VLAN)
     view = router_view(ROUTER, state_of([*cards(), off]))
-    assert (view.down, view.off) == ((), ())
+    assert (view.v4.down, view.off) == ((), ())
     card_off = told(2, FIRST.mac, FIRST.name, 0)
     view = router_view(ROUTER, state_of([card_off, *cards()[1:], vlan]))
-    assert (view.down, view.off) == ((FIRST.name,), (FIRST.name,))
+    assert (view.v4.down, view.off) == ((FIRST.name,), (FIRST.name,))
 
 
 def test_of_two_with_one_mac_address_the_name_decides_then_the_age() -> None:
@@ -119,21 +118,56 @@ def test_routes_that_go_through_the_vm_are_counted_by_reason() -> None:
         "1 route of several legs (fib_multipath_hash_policy is not 0)",
         "1 route that only the kernel can follow",
     ]
-    assert not router_view(ROUTER, state).slow
+    assert not router_view(ROUTER, state).v4.slow
 
 
 def test_ipv6_is_named_where_the_router_forwards_it_and_leaves_ipv4_alone() -> None:
     hop = m.NextHop(1, NextHopType.CONNECTED, 6, 2, 0, 0)
-    routes6 = {0x20010DB8 << 104 | 64: 1}
-    assert through_vm(ROUTER, state_of(cards(), [hop], {}, routes6)) == []
-    state = state_of(cards(WORKING | IPV6), [hop], {}, routes6)
-    assert through_vm(ROUTER, state) == ["IPv6 (1 route)"]
-    assert not router_view(ROUTER, state).slow
+    routes6 = {0x20010DB8 << 104 | V6.span(64): 1}
+    assert through_vm(ROUTER, state_of(cards(), [hop], routes6)) == []
+    state = state_of(cards(WORKING | IPV6), [hop], routes6)
+    assert through_vm(ROUTER, state) == ["IPv6 (its routerd says nothing of IPv6)"]
+    view = router_view(ROUTER, state)
+    assert view.v6.slow and not view.v4.slow
+    policy = m.Policy(True, "ip rule 5", slow6=False)
+    view = router_view(ROUTER, state_of(cards(WORKING | IPV6), [hop], routes6, policy))
+    assert (view.v4.slow, view.v6.slow) == ("ip rule 5", "")
+
+
+def test_an_interface_may_forward_one_family_alone() -> None:
+    four, six = WORKING, (WORKING | IPV6) & ~InterfaceFlag.FORWARDING4
+    state = state_of([told(2, FIRST.mac, FIRST.name, six), *cards(four)[1:]])
+    view = router_view(ROUTER, state)
+    others = tuple(i.name for i in ROUTER.interfaces[1:])
+    assert (view.v4.down, view.v6.down) == ((FIRST.name,), others)
+
+
+def test_own_addresses_of_both_families_are_known_by_their_spans() -> None:
+    state = state_of(cards())
+    for local in (
+        *(m.Local(4, 32, 2, 0x0A000101), m.Local(4, 8, 1, 0x7F000000)),
+        *(m.Local(6, 128, 2, 0xFE80 << 112 | 1), m.Local(6, 128, 1, 1)),
+    ):
+        state.locals[local.family, local.length, local.address] = local
+    assert router_view(ROUTER, state).locals == (
+        (0x0A000101, V4.host, FIRST.name),
+        (0xFE80 << 112 | 1, V6.host, FIRST.name),
+    )
+
+
+def test_a_connected_next_hop_has_the_neighbours_of_its_family() -> None:
+    state = state_of(cards())
+    for near in (m.Neighbour(2, 4, True, 7, 0x02AA), m.Neighbour(2, 6, True, 8, 0x02BB)):
+        state.neighbours[near.ifindex, near.family, near.address] = near
+    for family, station in ((V4, (7, 0x02AA)), (V6, (8, 0x02BB))):
+        hop = m.NextHop(1, NextHopType.CONNECTED, family.number, 2, 0, 0)
+        view = next_hop_view(ROUTER, state, hop)
+        assert (view.family, view.neighbours) == (family, (station,))
 
 
 def test_remarks_are_faults_or_further_reasons() -> None:
     remarks = (m.Remark(True, "neighbours overflow"), m.Remark(False, "tbf on eth1"))
     state = state_of(cards(), policy=m.Policy(True, "ip rule 5", remarks))
-    assert router_view(ROUTER, state).slow == "ip rule 5"
+    assert router_view(ROUTER, state).v4.slow == "ip rule 5"
     assert through_vm(ROUTER, state) == ["tbf on eth1"]
     assert problems(ROUTER, state) == ["neighbours overflow"]

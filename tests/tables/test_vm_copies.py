@@ -12,12 +12,14 @@ from xenflow.openflow import packet as pk
 from xenflow.store.network_file import load
 from xenflow.tables.pipeline import local_flows
 from xenflow.tables.simulate import Tables, run
-from xenflow.tables.site import RouterView, Site
+from xenflow.tables.site import FamilyView, RouterView, Site
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT, LEFT_BROADCAST, FAR, GEN = 0x0A000101, 0x0A0001FF, 0x0A020001, 0x0A000102
 MAC, GEN_MAC = 0x020000010101, 0x020000000102
-VIEW = RouterView(((LEFT, 32, "eth0"), (LEFT_BROADCAST, 32, "")), slow="a packet filter")
+VIEW = RouterView(
+    ((LEFT, 32, "eth0"), (LEFT_BROADCAST, 32, "")), FamilyView(slow="a packet filter")
+)
 PORTS = {"to-gen": 1, "to-recv": 2, "vr1.0": 3, "vr1.1": 4}
 BOTH = ("host-a", "host-b")
 PREPARED = at_home("vr1", "host-a").step(forwarders=BOTH, reaches=BOTH)

@@ -97,7 +97,7 @@ class Moves:
             none = {"seq": None, "epoch": None, "routes": 0}
             return {"ready": False, "in_force": False, "problems": [], **none}
         # What comes after the question is not proven with it.
-        asked_of = {"seq": state.seq, "epoch": state.epoch, "routes": len(state.routes4)}
+        asked_of = {"seq": state.seq, "epoch": state.epoch, "routes": len(state.routes)}
         switch.promises.in_force(
             lambda error: reply.ok(
                 problems=switch.problems.of(router.name),

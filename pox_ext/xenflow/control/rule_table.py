@@ -266,7 +266,7 @@ class RuleTable:
                 router, "traceback"
             ):
                 log.error("%s: no view of it", router, exc_info=error)
-            return RouterView(slow=words)
+            return RouterView().through_vm(words)
         self.problems.end(VIEW, router)
         return view
 
@@ -319,7 +319,7 @@ class RuleTable:
         if ended and self.problems.lines.take(router, "snapshot"):
             log.info("%s: %s", router, feed.state)
         for switch in self.switches.values():
-            written = switch.changed(router, changes, feed.complete, len(feed.state.routes4))
+            written = switch.changed(router, changes, feed.complete, len(feed.state.routes))
             if ended and not written and switch.concerned_by(router):
                 switch.refresh({router}, owners_of(self.network, router))
 

@@ -20,6 +20,7 @@ from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow import wire
 from xenflow.openflow.statistics import FlowStats
+from xenflow.routes.family import FAMILIES, V6, prefix_text
 from xenflow.routes.messages import NextHopType
 from xenflow.routes.router_state import RouterState
 from xenflow.switch.channel import Answer, NotAnsweredError
@@ -82,7 +83,7 @@ class Shown:
             "pipeline": switch.datapath.pipeline.value,
             "ports": {n: {"number": k, "up": up} for n, (k, up) in sorted(switch.ports.items())},
             "flows": len(switch.installed.flows)
-            + sum(len(s.routes4) for r in switch.routes.synced if (s := self._table.state(r))),
+            + sum(len(s.routes) for r in switch.routes.synced if (s := self._table.state(r))),
             "pending": switch.jobs.busy,
             "in_sync": switch.live and not switch.jobs.busy and not switch.audit.pending,
             "changing": switch.changing,
@@ -113,11 +114,13 @@ class Shown:
                     "age_s": None if feed.heard is None else round(now - feed.heard, 3),
                     "stale": feed.stale(now),
                     "phase": feed.phase.value,
-                    "routes": len(state.routes4) + len(state.routes6),
+                    "routes": len(state.routes),
                     "nexthops": len(state.nexthops),
                     "neighbours": len(state.neighbours),
-                    "slow": view.slow if view else "",
-                    "down": list(view.down) if view else [],
+                    "slow": view.v4.slow if view else "",
+                    "down": list(view.v4.down) if view else [],
+                    "slow6": view.v6.slow if view else "",
+                    "down6": list(view.v6.down) if view else [],
                     "problems": self._table.problems_of(name) + wrong,
                     "through_vm": through,
                     "sessions": self._table.packets.sessions[name].rows(now),
@@ -142,7 +145,7 @@ class Shown:
         state = self._named.state(self._named.router(arguments["router"]))
         keys = _route_keys(state, arguments["match"])
         start = arguments["offset"]
-        rows = [_route_row(state, *key) for key in keys[start : start + arguments["limit"]]]
+        rows = [_route_row(state, key) for key in keys[start : start + arguments["limit"]]]
         return {"routes": rows, "total": len(keys)}
 
     def nexthops(self, arguments: dict[str, Any], _: Reply) -> Result:
@@ -226,25 +229,22 @@ def _address(family: int, value: int) -> str:
     return str(ipaddress.IPv4Address(value) if family == 4 else ipaddress.IPv6Address(value))
 
 
-def _route_keys(state: RouterState, what: str | None) -> list[tuple[int, int]]:
-    """(family, key in the state's table) of the routes that are asked for, in order."""
+def _route_keys(state: RouterState, what: str | None) -> list[int]:
+    """The keys of the routes that are asked for, in order."""
     if what is None:
-        keys = [(4, key) for key in sorted(state.routes4)]
-        return keys + [(6, key) for key in sorted(state.routes6)]
+        return sorted(state.routes, key=lambda key: (key & 0xFF >= V6.shortest, key))
     net = ipaddress.ip_network(what)
-    table = state.routes4 if net.version == 4 else state.routes6
-    bits = net.max_prefixlen
-    base = int(net.network_address)
+    family = FAMILIES[net.version]
+    base, bits = int(net.network_address), family.bits
     if "/" in what:
-        wanted = [base << 8 | net.prefixlen]
+        wanted = [base << 8 | family.span(net.prefixlen)]
     else:  # every route that covers the address, the longest first
-        wanted = [(base >> bits - n << bits - n) << 8 | n for n in range(bits, -1, -1)]
-    return [(net.version, key) for key in wanted if key in table]
+        wanted = [(base >> bits - n << bits - n) << 8 | family.span(n) for n in range(bits, -1, -1)]
+    return [key for key in wanted if key in state.routes]
 
 
-def _route_row(state: RouterState, family: int, key: int) -> dict[str, Any]:
-    table = state.routes4 if family == 4 else state.routes6
-    return {"prefix": f"{_address(family, key >> 8)}/{key & 255}", "nexthop": table[key]}
+def _route_row(state: RouterState, key: int) -> dict[str, Any]:
+    return {"prefix": prefix_text(key >> 8, key & 0xFF), "nexthop": state.routes[key]}
 
 
 def _flow_row(stats: FlowStats, owner: Owner) -> dict[str, Any]:

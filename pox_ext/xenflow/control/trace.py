@@ -24,12 +24,14 @@ from xenflow.model.values import mac_number, mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow import packet as pk
 from xenflow.openflow import wire
-from xenflow.openflow.flow import FlowError, prefix_mask
+from xenflow.openflow.flow import FlowError
 from xenflow.openflow.nxm import parse_actions
 from xenflow.openflow.parse import PacketIn
+from xenflow.routes.family import V4, family_of, netmask, prefix_text
 from xenflow.switch.reactive import IDLE_TIMEOUT_S
 from xenflow.switch.switch import Switch
 from xenflow.tables import cookies, explain, layout, simulate
+from xenflow.tables.families import destination, family_in
 from xenflow.tables.routes import route_flow
 from xenflow.tables.sent_up import FromVm, Question
 from xenflow.tables.stations import bridge_ports
@@ -66,7 +68,7 @@ def trace(table: RuleTable, arguments: dict[str, Any]) -> dict[str, Any]:
             frame = arguments["frame"]
         else:
             frame = _at_port(table, switch, in_port, arguments["packet"])
-    return _Trace(table, switch).run(in_port, frame)
+    return _Trace(table, switch, frame).run(in_port, frame)
 
 
 def _where(table: RuleTable, name: str, at: str | None) -> tuple[Switch, Router]:
@@ -123,7 +125,7 @@ def _arrival_link(table: RuleTable, router: Router, packet: dict[str, Any]) -> s
     source = packet.get("nw_src")
     state = table.state(router.name)
     if source and state and ":" not in source:
-        hop = state.longest4(int(ipaddress.IPv4Address(source)))
+        hop = state.longest(V4, int(ipaddress.IPv4Address(source)))
         record = state.nexthops.get(hop[1]) if hop else None
         interface = interface_of(router, state, record.ifindex) if record else None
         if interface is not None:
@@ -192,7 +194,7 @@ def _addressee(table: RuleTable, link: Link, target: int, sender: int) -> int:
         view, state = table.view(router.name), table.state(router.name)
         if view is None or state is None:
             continue
-        if (target, 32, interface.name) in view.locals and interface.mac != sender:
+        if (target, V4.host, interface.name) in view.locals and interface.mac != sender:
             return interface.mac
         for near in state.neighbours.values():
             if near.family == 4 and near.address == target and near.mac:
@@ -253,13 +255,15 @@ def _ipv4(packet: dict[str, Any], src: int, dst: int) -> bytes:
 class _Trace:
     """One packet through one switch."""
 
-    def __init__(self, table: RuleTable, switch: Switch) -> None:
+    def __init__(self, table: RuleTable, switch: Switch, frame: bytes) -> None:
+        family = family_in(pk.parse(frame)) or V4
         self.table = table
         self.network = table.network
         self.switch = switch
         self.site = switch.site()
         self.ports = switch.ports.names
-        slow = {name: view.slow for name, view in self.site.views.items() if switch.forwards(name)}
+        views = {n: view for n, view in self.site.views.items() if switch.forwards(n)}
+        slow = {name: view.of(family).slow for name, view in views.items()}
         self.words = explain.Names(self.network, switch.name, self.ports, slow)
         self.foreign = switch.audit.foreign.flows
         """Flows of somebody else, as far as they are known."""
@@ -293,17 +297,20 @@ class _Trace:
                 tables.add(flow)
         if self.switch.kind.asks:
             return tables
-        target = pk.parse(frame).nw_dst
+        packet = pk.parse(frame)
+        family, target = family_in(packet), destination(packet)
+        if family is None:
+            return tables
         for name in self.switch.routes.synced:
             state = self.table.state(name)
             router = self.network.routers[name]
             if state is None:
                 continue
-            for plen in range(33):
-                net = target & prefix_mask(plen)
-                hop = state.routes4.get(net << 8 | plen)
+            for span in range(family.shortest, family.host + 1):
+                net = target & netmask(span)
+                hop = state.routes.get(net << 8 | span)
                 if hop is not None:
-                    tables.add(route_flow(router.id, net, plen, hop, 0))
+                    tables.add(route_flow(router.id, net, span, hop, 0))
         return tables
 
     def _outputs(
@@ -443,8 +450,10 @@ class _Trace:
             return {**found, "words": f"{words}, which takes nothing now"}
         placement = self.switch.placements.get(router.name)
         view = self.table.view(router.name)
-        if view is not None and view.slow:
-            words += f", which forwards for itself ({view.slow})"
+        family = family_in(pk.parse(frame))
+        slow = view.of(family).slow if view is not None and family is not None else ""
+        if slow:
+            words += f", which forwards for itself ({slow})"
         elif placement is not None and placement.mode is Mode.NATIVE:
             said, onward = self._by_kernel(router, interface, frame)
             words += f", which forwards itself (native mode): {said}"
@@ -461,30 +470,30 @@ class _Trace:
         view = self.table.view(router.name)
         if state is None or view is None:
             return "its routes are not known here", None
-        mine = any(
-            packet.nw_dst >> 32 - plen == net >> 32 - plen for net, plen, _ in view.locals if plen
-        )
-        if packet.dl_dst != interface.mac or packet.dl_type != fl.IPV4 or mine:
+        family, target = family_in(packet), destination(packet)
+        if packet.dl_dst != interface.mac or family is None:
+            return "for itself", None
+        if any(target & netmask(s) == net for net, s, _ in view.locals if family_of(s) is family):
             return "for itself", None
         if packet.nw_ttl <= 1:
             return "its TTL runs out, which it answers", None
-        route = state.longest4(packet.nw_dst)
+        route = state.longest(family, target)
         if route is None:
             return "no route, which it answers", None
-        plen, to = route
-        said = f"by its route {fl.ip_text(packet.nw_dst & prefix_mask(plen))}/{plen}"
+        span, to = route
+        said = f"by its route {prefix_text(target & netmask(span), span)}"
         hop = next_hop_view(router, state, state.nexthops[to])
         if hop.action == "group" and hop.legs:
             said += f", one of {len(hop.legs)} by equal cost, here the first"
             hop = next_hop_view(router, state, state.nexthops[hop.legs[0][0]])
-        mac = dict(hop.neighbours).get(packet.nw_dst, hop.mac)
+        mac = dict(hop.neighbours).get(target, hop.mac)
         out = hop.interface
         if hop.action == "drop":
             return f"{said}, a blackhole: dropped", None
         if hop.action != "via" or out is None:
             return f"{said}, which is unreachable: it answers", None
         if not mac:
-            return f"{said}, whose next hop it asks for by ARP", None
+            return f"{said}, whose next hop it has to ask for", None
         fields = pk.fields(frame, 0)
         fields.update(nw_ttl=packet.nw_ttl - 1, dl_src=out.mac, dl_dst=mac)
         sent = simulate.rewrite(frame, packet, fields)
@@ -494,5 +503,5 @@ class _Trace:
 def _about(frame: bytes) -> str:
     sent = pk.parse(frame)
     tag = f", VLAN {sent.vlan_tci & 0xFFF}" if sent.vlan_tci else ""
-    ttl = f", TTL {sent.nw_ttl}" if sent.dl_type == fl.IPV4 else ""
+    ttl = f", TTL {sent.nw_ttl}" if family_in(sent) is not None else ""
     return f"to {mac_text(sent.dl_dst)}{tag}{ttl}"

@@ -389,12 +389,41 @@ def ipv4(
     return _IPV4.pack(*words, total, *ends) + options + payload
 
 
+def ipv6(
+    src: int,
+    dst: int,
+    proto: int,
+    payload: bytes = b"",
+    *,
+    hops: int = 64,
+    tclass: int = 0,
+    label: int = 0,
+) -> bytes:
+    """An IPv6 packet (RFC 8200, section 3); `proto` is the next header, `hops` the hop limit,
+    `tclass` the traffic class, `label` the flow label."""
+    first = 6 << 28 | _fits("tclass", tclass, 8) << 20 | _fits("label", label, 20)
+    words = (
+        first,
+        _fits("length", len(payload), 16),
+        _fits("proto", proto, 8),
+        _fits("hops", hops, 8),
+        _fits("src", src, 128).to_bytes(16, "big"),
+        _fits("dst", dst, 128).to_bytes(16, "big"),
+    )
+    return _IPV6.pack(*words) + payload
+
+
 def _pseudo(src: int, dst: int, proto: int, segment: bytes) -> int:
+    """The checksum over a segment and its addresses: IPv4's, or IPv6's where one is longer
+    (RFC 8200, section 8.1)."""
+    if (src | dst) >> 32:
+        ends = src.to_bytes(16, "big") + dst.to_bytes(16, "big")
+        return checksum(ends + struct.pack("!IHBB", len(segment), 0, 0, proto) + segment)
     return checksum(struct.pack("!IIBBH", src, dst, 0, proto, len(segment)) + segment)
 
 
 def udp(src: int, dst: int, sport: int, dport: int, payload: bytes = b"") -> bytes:
-    """A UDP datagram (RFC 768) with its checksum for the IPv4 addresses `src` and `dst`."""
+    """A UDP datagram (RFC 768) with its checksum for the addresses `src` and `dst`."""
     ports = (_fits("sport", sport, 16), _fits("dport", dport, 16))
     head = (*ports, _fits("size", 8 + len(payload), 16))
     total = _pseudo(src, dst, 17, struct.pack("!HHHH", *head, 0) + payload)
@@ -423,3 +452,11 @@ def icmp(kind: int, code: int = 0, rest: int = 0, payload: bytes = b"") -> bytes
     words = (_fits("kind", kind, 8), _fits("code", code, 8))
     total = checksum(struct.pack("!BBHI", *words, 0, _fits("rest", rest, 32)) + payload)
     return struct.pack("!BBHI", *words, total, rest) + payload
+
+
+def icmpv6(src: int, dst: int, kind: int, code: int = 0, body: bytes = bytes(4)) -> bytes:
+    """An ICMPv6 message (RFC 4443, section 2.1) with its checksum; `body` follows the header's
+    first word."""
+    head = struct.pack("!BB", _fits("kind", kind, 8), _fits("code", code, 8))
+    total = _pseudo(src, dst, 58, head + b"\0\0" + body)
+    return head + total.to_bytes(2, "big") + body

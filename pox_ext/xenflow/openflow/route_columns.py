@@ -11,25 +11,34 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
-_NETMASKS = tuple(
-    bytes(0xFFFFFFFF << 32 - plen >> shift & 0xFF for plen in range(33)).ljust(256, b"\0")
-    for shift in (24, 16, 8, 0)
-)
-"""For each octet of an IPv4 netmask: prefix length -> its value, for `bytes.translate`."""
+
+@cache
+def _netmasks(octets: int, shortest: int) -> tuple[bytes, ...]:
+    """For each octet of a netmask: span -> its value, for `bytes.translate`.  `shortest`: the span
+    of a prefix of length 0."""
+    bits = 8 * octets
+    masks = [(1 << bits) - (1 << bits - plen) for plen in range(min(bits, 255 - shortest) + 1)]
+    return tuple(
+        (bytes(shortest) + bytes(mask >> shift & 0xFF for mask in masks)).ljust(256, b"\0")
+        for shift in range(bits - 8, -1, -8)
+    )
 
 
 @dataclass(frozen=True)
 class RouteColumns:
     """Writes the messages that differ from `message` in these places only.
 
-    Each place is an offset into the message: of the cookie (8 octets), the priority (2; that of a
-    /0 is `base_priority`), the network's address, its netmask, the router (4 each) and the next
-    hop (4).  `net_at` and `mask_at` are None where the message has no such field.
+    Each place is an offset into the message: of the cookie (8 octets), the priority (2;
+    `base_priority` and the span), the network's address and its netmask (`octets` each), the router
+    and the next hop (4 each).  `net_at` and `mask_at` are None where the message has no such field.
+    `shortest` is the span of a prefix of length 0.
     """
 
     message: bytes
+    octets: int
+    shortest: int
     base_priority: int
     cookie_at: int
     priority_at: int
@@ -46,7 +55,7 @@ class RouteColumns:
     @cached_property
     def _priorities(self) -> tuple[bytes, ...]:
         return tuple(
-            bytes(self.base_priority + plen >> shift & 0xFF for plen in range(33)).ljust(256, b"\0")
+            bytes(self.base_priority + span >> shift & 0xFF for span in range(256))
             for shift in (8, 0)
         )
 
@@ -54,15 +63,15 @@ class RouteColumns:
         self,
         router: int,
         nets: Sequence[int],
-        plens: bytes,
+        spans: bytes,
         nexthops: Sequence[int],
         cookies: Sequence[int],
     ) -> bytearray:
-        """The messages of routes nets[i]/plens[i], one behind the other.
+        """The messages of routes to nets[i] of spans[i], one behind the other.
 
-        Raises struct.error for values out of range.
+        Raises struct.error or OverflowError for values out of range.
         """
-        count, size = len(plens), self.size
+        count, size = len(spans), self.size
         one = bytearray(self.message)
         struct.pack_into("!I", one, self.router_at, router)
         whole = one * count
@@ -74,12 +83,16 @@ class RouteColumns:
         write(self.cookie_at, struct.pack(f"!{count}Q", *cookies), 8)
         write(self.nexthop_at, struct.pack(f"!{count}I", *nexthops), 4)
         for octet, priority in enumerate(self._priorities):
-            whole[self.priority_at + octet :: size] = plens.translate(priority)
+            whole[self.priority_at + octet :: size] = spans.translate(priority)
         if self.net_at is not None:
-            addresses = struct.pack(f"!{count}I", *nets)
-            for octet, netmask in enumerate(_NETMASKS):
-                mask = plens.translate(netmask)
-                whole[self.net_at + octet :: size] = _and(addresses[octet::4], mask)
+            octets = self.octets
+            if octets == 4:
+                addresses = struct.pack(f"!{count}I", *nets)
+            else:
+                addresses = b"".join([net.to_bytes(octets, "big") for net in nets])
+            for octet, netmask in enumerate(_netmasks(octets, self.shortest)):
+                mask = spans.translate(netmask)
+                whole[self.net_at + octet :: size] = _and(addresses[octet::octets], mask)
                 if self.mask_at is not None:
                     whole[self.mask_at + octet :: size] = mask
         return whole

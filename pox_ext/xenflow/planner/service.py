@@ -405,9 +405,11 @@ class PlannerService:
         if not self._lease.holds(self._now()):
             asked.refuse("refused", self._not_ready())
         elif waits is None or wanted not in (None, waits[0]):
-            there = f"change {waits[0]} does" if waits else "none does"
-            named = f"change {wanted}" if wanted is not None else "no change"
-            asked.refuse("refused", f"{named} waits to be confirmed: {there}")
+            words = "no change waits to be confirmed"
+            if wanted is not None:
+                there = f"change {waits[0]} does" if waits else "none does"
+                words = f"change {wanted} does not wait to be confirmed: {there}"
+            asked.refuse("refused", words)
         else:
             confirmed = self._book.settled(self._lease.fence(), "in force")
             self._store.transact(confirmed, WRITE_S, partial(self._confirmed, asked, waits[0]))

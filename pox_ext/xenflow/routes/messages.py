@@ -19,6 +19,8 @@ from enum import IntEnum, IntFlag
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
+from xenflow.routes.family import V6, Family
+
 MAGIC = b"XFRT"
 VERSION = 1
 
@@ -29,7 +31,7 @@ MAX_SECTIONS = 256
 SNAPSHOT_RECORDS = 2000
 """Records in one part of a snapshot, at most."""
 MAX_REMARKS = 32
-"""Remarks beside a policy, at most."""
+"""Records before the last one of a policy, at most: remarks, and what is said of IPv6."""
 
 E = TypeVar("E", bound=IntEnum)
 
@@ -221,16 +223,31 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Whether the kernel decides by more than its main table, and why in words; and what else is
-    to be said of the router."""
+    """Whether the kernel decides by more than its main tables, and why in words; and what else is
+    to be said of the router.
+
+    slow, reason    for IPv4
+    slow6, reason6  for IPv6; slow6 is None where nothing is said of it
+    """
 
     slow: bool
     reason: str
     remarks: tuple[Remark, ...] = ()
+    slow6: bool | None = None
+    reason6: str = ""
+
+    def slow_of(self, family: Family) -> str:
+        """Why all packets of a family go through the VM, in words; "" where a switch may route."""
+        slow, reason = (
+            (self.slow, self.reason) if family.number == 4 else (self.slow6, self.reason6)
+        )
+        if slow is None:
+            return f"its routerd says nothing of {family.name}"
+        return (reason or "its routerd gives no reason") if slow else ""
 
 
 Route = tuple[int, int, int]
-"""(prefix as an integer, prefix length, next hop id), IPv4 or IPv6."""
+"""(net, span, next hop id) of either family; see `family` on net and span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,11 +328,10 @@ def _body(section: Section) -> bytes:
 
 
 def _count(section: Section) -> int:
-    """How many records a section has on its way: a policy's remarks are records before it."""
-    count = len(section.records)
+    """How many records a section has on its way: a policy is several."""
     if section.kind is SectionKind.POLICY:
-        count += sum(len(policy.remarks) for policy in section.records)
-    return count
+        return sum(1 for _ in _policy_rows(section.records))
+    return len(section.records)
 
 
 def _text(value: str, size: int) -> bytes:
@@ -366,16 +382,19 @@ def _neighbour_rows(records: Sequence[Neighbour]) -> Rows:
 
 
 def _route6_rows(records: Sequence[Route]) -> Rows:
-    for net, plen, nh in records:
-        yield net.to_bytes(16, "big"), plen, nh
+    for net, span, nh in records:
+        yield net.to_bytes(16, "big"), span - V6.shortest, nh
 
 
 def _policy_rows(records: Sequence[Policy]) -> Rows:
-    """A receiver that knows no remarks takes the last record it finds: the policy itself."""
+    """A receiver that knows no remarks takes the last record it finds: what is said of IPv4.  One
+    that knows nothing of families takes what is said of IPv6 for a remark."""
     for r in records:
         for remark in r.remarks:
-            yield False, remark.fault, _words(remark.words, 64)
-        yield r.slow, False, _words(r.reason, 64)
+            yield False, remark.fault, 0, _words(remark.words, 64)
+        if r.slow6 is not None:
+            yield r.slow6, False, V6.number, _words(r.reason6, 64)
+        yield r.slow, False, 0, _words(r.reason, 64)
 
 
 # ------------------------------------------------------------------------------ parsing
@@ -493,8 +512,8 @@ def _interfaces(rows: Rows, where: str) -> Iterator[VmInterface]:
 def _locals(rows: Rows, where: str) -> Iterator[Local]:
     for family, length, flags, ifindex, raw in rows:
         address = _number(family, raw, where)
-        hosts = _HOSTS4 if family == 4 else _HOSTS6
-        if length >= len(hosts) or address & hosts[length]:
+        hosts, span = (_HOSTS4, length) if family == 4 else (_HOSTS6, V6.span(length))
+        if span >= len(hosts) or address & hosts[span]:
             raise MessageError(f"not a prefix: {address:#x} of length {length}", where)
         yield Local(family, length, ifindex, address, bool(flags & _BROADCAST))
 
@@ -524,7 +543,8 @@ def _neighbours(rows: Rows, where: str) -> Iterator[Neighbour]:
 
 
 _HOSTS4 = tuple((1 << 32 - plen) - 1 for plen in range(33))
-_HOSTS6 = tuple((1 << 128 - plen) - 1 for plen in range(129))
+_HOSTS6 = (-1,) * V6.shortest + tuple((1 << 128 - plen) - 1 for plen in range(129))
+"""By span: the bits of an address that a prefix leaves to hosts."""
 
 
 def _routes4(rows: Rows, where: str) -> list[Route]:
@@ -532,36 +552,47 @@ def _routes4(rows: Rows, where: str) -> list[Route]:
 
 
 def _routes6(rows: Rows, where: str) -> list[Route]:
-    number = int.from_bytes
-    return _prefixes([(number(raw, "big"), plen, nh) for raw, plen, nh in rows], _HOSTS6, where)
+    number, zero = int.from_bytes, V6.shortest
+    found = [(number(raw, "big"), zero + plen, nh) for raw, plen, nh in rows]
+    return _prefixes(found, _HOSTS6, where)
 
 
 def _prefixes(found: list[Route], hosts: tuple[int, ...], where: str) -> list[Route]:
     """Host bits are zero and lengths are possible; the happy case in one pass."""
     try:
-        bad = any(net & hosts[plen] for net, plen, _ in found)
+        bad = any(net & hosts[span] for net, span, _ in found)
     except IndexError:
         bad = True
     if bad:
-        net, plen, _ = next(r for r in found if r[1] >= len(hosts) or r[0] & hosts[r[1]])
-        raise MessageError(f"not a prefix: {net:#x} of length {plen}", where)
+        net, span, _ = next(r for r in found if r[1] >= len(hosts) or r[0] & hosts[r[1]])
+        length = span if hosts is _HOSTS4 else span - V6.shortest
+        raise MessageError(f"not a prefix: {net:#x} of length {length}", where)
     return found
 
 
 def _policies(rows: Rows, where: str) -> list[Policy]:
-    """One policy: the last record; those before are its remarks."""
+    """One policy: the last record; of those before, one may be of IPv6, and the others are its
+    remarks."""
     found = [
         # as the sender should have written it: packed again it must be the same
-        (_flag(slow, where), bool(fault), _words(raw.rstrip(b"\0").decode(errors="replace"), 64))
-        for slow, fault, raw in rows
+        (
+            _flag(slow, where),
+            bool(fault),
+            family,
+            _words(raw.rstrip(b"\0").decode(errors="replace"), 64).decode(),
+        )
+        for slow, fault, family, raw in rows
     ]
     if not found:
         return []
     if len(found) > MAX_REMARKS + 1:
         raise MessageError(f"{len(found) - 1} remarks, at most {MAX_REMARKS}", where)
-    remarks = tuple(Remark(fault, words.decode()) for _, fault, words in found[:-1])
-    slow, _, reason = found[-1]
-    return [Policy(slow, reason.decode(), remarks)]
+    slow, _, last, reason = found.pop()
+    six = [(slow6, reason6) for slow6, _, family, reason6 in found if family]
+    if last or len(six) > 1 or any(family not in (0, V6.number) for _, _, family, _ in found):
+        raise MessageError("of a family only 6 may be said, once, before the last record", where)
+    remarks = tuple(Remark(fault, words) for _, fault, family, words in found if not family)
+    return [Policy(slow, reason, remarks, *(six[0] if six else ()))]
 
 
 class _Records(NamedTuple):
@@ -580,6 +611,6 @@ RECORDS = {
     SectionKind.NEIGHBOUR: _Records(struct.Struct("!IBB2x16s6s2x"), _neighbour_rows, _neighbours),
     SectionKind.ROUTE4: _Records(struct.Struct("!IBI"), iter, _routes4),
     SectionKind.ROUTE6: _Records(struct.Struct("!16sBI"), _route6_rows, _routes6),
-    SectionKind.POLICY: _Records(struct.Struct("!BB2x64s"), _policy_rows, _policies),
+    SectionKind.POLICY: _Records(struct.Struct("!BBBx64s"), _policy_rows, _policies),
 }
 _FULL_ROUTES4 = struct.Struct("!" + "IBI" * SNAPSHOT_RECORDS)

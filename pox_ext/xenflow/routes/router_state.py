@@ -5,8 +5,8 @@ mirror are one more.  A `RouterState` changes by `apply`, which takes the sectio
 as one change: either all of them are applied, or `MessageError` is raised and nothing is.
 References always hold: a route or a leg has its next hop, an id in use is never deleted.
 
-Routes are plain integers in two dictionaries, `prefix << 8 | length -> next hop id`, because
-there may be a million of them.  Nothing here knows of flows, sockets or time.
+Routes are plain integers in one dictionary, `net << 8 | span -> next hop id` (`family` says what a
+span is), because there may be a million of them.  Nothing here knows of flows, sockets or time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from xenflow.routes.family import V6, Family
 from xenflow.routes.messages import (
     SNAPSHOT_RECORDS,
     Leg,
@@ -65,8 +66,8 @@ class Capacity:
 class Changes:
     """What an update changed; the values themselves are in the `RouterState`.
 
-    `nexthops` holds the groups whose legs changed as well.  `routes4` are the routes that are new
-    or have another next hop now, `gone4` those that are no more, with the next hop they had; a
+    `nexthops` holds the groups whose legs changed as well.  `routes` are the routes that are new
+    or have another next hop now, `gone` those that are no more, with the next hop they had; a
     prefix is never in both.  For routes that come in bulk the list is the one that was parsed.
     """
 
@@ -74,10 +75,8 @@ class Changes:
     locals: set[LocalKey] = field(default_factory=set)
     nexthops: set[int] = field(default_factory=set)
     neighbours: set[NeighbourKey] = field(default_factory=set)
-    routes4: Sequence[Route] = ()
-    gone4: Sequence[Route] = ()
-    routes6: Sequence[Route] = ()
-    gone6: Sequence[Route] = ()
+    routes: Sequence[Route] = ()
+    gone: Sequence[Route] = ()
     policy: bool = False
 
     def __bool__(self) -> bool:
@@ -91,8 +90,7 @@ def together(changes: Sequence[Changes]) -> Changes:
     both = Changes(policy=any(one.policy for one in changes))
     for name in ("interfaces", "locals", "nexthops", "neighbours"):
         getattr(both, name).update(*(getattr(one, name) for one in changes))
-    both.routes4, both.gone4 = _last([(one.routes4, one.gone4) for one in changes])
-    both.routes6, both.gone6 = _last([(one.routes6, one.gone6) for one in changes])
+    both.routes, both.gone = _last([(one.routes, one.gone) for one in changes])
     return both
 
 
@@ -129,8 +127,7 @@ class RouterState:
         """The CONNECTED next hop of each (ifindex, family): there is one, or each would lead to
         all neighbours on it.  Replaced, never changed."""
         self.neighbours: dict[NeighbourKey, Neighbour] = {}
-        self.routes4: dict[int, int] = {}
-        self.routes6: dict[int, int] = {}
+        self.routes: dict[int, int] = {}
         self.policy = NO_POLICY
         self.uses: Counter[int] = Counter()
         """How many routes have each next hop; a next hop without routes may be missing."""
@@ -145,8 +142,7 @@ class RouterState:
         nexthops: dict[int, NextHop],
         legs: dict[int, dict[int, Leg]],
         neighbours: dict[NeighbourKey, Neighbour],
-        routes4: dict[int, int],
-        routes6: dict[int, int],
+        routes: dict[int, int],
         policy: Policy,
     ) -> RouterState:
         """A state made of tables that are known to fit together."""
@@ -154,9 +150,8 @@ class RouterState:
         state.interfaces, state.locals, state.policy = interfaces, local, policy
         state.nexthops, state.legs, state.neighbours = nexthops, legs, neighbours
         state.connected = _connected(nexthops)
-        state.routes4, state.routes6 = routes4, routes6
-        state.uses = Counter(routes4.values())
-        state.uses.update(routes6.values())
+        state.routes = routes
+        state.uses = Counter(routes.values())
         state.leg_uses = Counter(leg.leg for kept in legs.values() for leg in kept.values())
         return state
 
@@ -164,7 +159,7 @@ class RouterState:
         return (
             f"<RouterState epoch {self.epoch:#x} seq {self.seq}: {len(self.interfaces)} interfaces,"
             f" {len(self.nexthops)} next hops, {len(self.neighbours)} neighbours,"
-            f" {len(self.routes4)} + {len(self.routes6)} routes>"
+            f" {len(self.routes)} routes>"
         )
 
     def apply(self, sections: Iterable[Section]) -> Changes:
@@ -215,10 +210,9 @@ class RouterState:
         ):
             for start in range(0, len(records), size):
                 yield Section(kind, Op.SET, records[start : start + size])
-        for kind, table in ((SectionKind.ROUTE4, self.routes4), (SectionKind.ROUTE6, self.routes6)):
-            items = iter(table.items())
-            while part := [(key >> 8, key & 255, nh) for key, nh in islice(items, size)]:
-                yield Section(kind, Op.SET, part)
+        items = iter(self.routes.items())
+        while part := [(key >> 8, key & 255, nh) for key, nh in islice(items, size)]:
+            yield from route_sections(Op.SET, part)
 
     def diff(self, new: RouterState) -> Changes:
         """What changes on the way from this state to `new`."""
@@ -228,10 +222,8 @@ class RouterState:
             locals=_differing(self.locals, new.locals),
             nexthops=_differing(self.nexthops, new.nexthops) | groups,
             neighbours=_differing(self.neighbours, new.neighbours),
-            routes4=_added(self.routes4, new.routes4),
-            gone4=_gone(self.routes4, new.routes4),
-            routes6=_added(self.routes6, new.routes6),
-            gone6=_gone(self.routes6, new.routes6),
+            routes=_added(self.routes, new.routes),
+            gone=_gone(self.routes, new.routes),
             policy=self.policy != new.policy,
         )
 
@@ -249,7 +241,7 @@ class RouterState:
             ("legs of a group", most_legs, limits.legs),
             ("legs of all groups", all_legs, limits.all_legs),
             ("neighbours", len(self.neighbours), limits.neighbours),
-            ("routes", len(self.routes4) + len(self.routes6), limits.routes),
+            ("routes", len(self.routes), limits.routes),
         ):
             if count > limit:
                 return f"more than {limit} {what}"
@@ -284,10 +276,8 @@ class RouterState:
             ),
             Section(SectionKind.LEG, Op.SET, legs),
             _present(SectionKind.NEIGHBOUR, changes.neighbours, new.neighbours),
-            Section(SectionKind.ROUTE4, Op.SET, changes.routes4),
-            Section(SectionKind.ROUTE6, Op.SET, changes.routes6),
-            Section(SectionKind.ROUTE4, Op.DELETE, changes.gone4),
-            Section(SectionKind.ROUTE6, Op.DELETE, changes.gone6),
+            *route_sections(Op.SET, changes.routes),
+            *route_sections(Op.DELETE, changes.gone),
             Section(SectionKind.LEG, Op.DELETE, dead_legs),
             Section(SectionKind.NEXTHOP, Op.DELETE, dead),
             _absent(SectionKind.NEIGHBOUR, changes.neighbours, self.neighbours, new.neighbours),
@@ -307,18 +297,19 @@ class RouterState:
         """The same where nobody asks what changed."""
         vars(self).update({**vars(new), "capacity": self.capacity})
 
-    def longest4(self, address: int) -> tuple[int, int] | None:
-        """Prefix length and next hop of the IPv4 route that decides for an address, if any."""
-        for plen in range(32, -1, -1):
-            hop = self.routes4.get((address >> 32 - plen << 32 - plen) << 8 | plen)
+    def longest(self, family: Family, address: int) -> tuple[int, int] | None:
+        """Span and next hop of the route that decides for an address, if any."""
+        for length in range(family.bits, -1, -1):
+            span, rest = family.span(length), family.bits - length
+            hop = self.routes.get((address >> rest << rest) << 8 | span)
             if hop is not None:
-                return plen, hop
+                return span, hop
         return None
 
     def copy(self) -> RouterState:
         """The same as of now; the records themselves are shared, since they never change."""
         other = self.without_routes()
-        other.routes4, other.routes6 = dict(self.routes4), dict(self.routes6)
+        other.routes = dict(self.routes)
         other.uses = self.uses.copy()
         return other
 
@@ -338,6 +329,15 @@ class RouterState:
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+def route_sections(op: Op, routes: Sequence[Route]) -> list[Section]:
+    """Routes as the sections of a message, one for each family that there is."""
+    kinds = {4: SectionKind.ROUTE4, 6: SectionKind.ROUTE6}
+    apart = {4: routes, 6: [route for route in routes if route[1] >= V6.shortest]}
+    if apart[6]:
+        apart[4] = [route for route in routes if route[1] < V6.shortest]
+    return [Section(kinds[number], op, found) for number, found in apart.items() if found]
 
 
 def _differing(old: dict[K, V], new: dict[K, V]) -> set[K]:
@@ -400,23 +400,23 @@ class _Update:
         """CONNECTED next hops have come, gone or changed."""
         self._grown: set[int] = set()
         """Groups that have got legs."""
-        self._fresh: dict[int, tuple[Sequence[Route], dict[int, int]]] = {}
-        self._old: dict[int, dict[int, int | None]] = {4: {}, 6: {}}
-        self._tables = {4: state.routes4, 6: state.routes6}
+        self._fresh: tuple[Sequence[Route], dict[int, int]] | None = None
+        """Routes that are all new, as they came."""
+        self._old: dict[int, int | None] = {}
+        """What was, by the keys of routes."""
 
     # What was done
 
     def changes(self) -> Changes:
         done = self._done
         done.policy = self.state.policy != self._policy
-        done.routes4, done.gone4 = self._routes(4)
-        done.routes6, done.gone6 = self._routes(6)
+        done.routes, done.gone = self._routes()
         return done
 
-    def _routes(self, family: int) -> tuple[Sequence[Route], Sequence[Route]]:
-        table, old = self._tables[family], self._old[family]
+    def _routes(self) -> tuple[Sequence[Route], Sequence[Route]]:
+        table, old = self.state.routes, self._old
         if not old:
-            return (self._fresh[family][0], ()) if family in self._fresh else ((), ())
+            return ((), ()) if self._fresh is None else (self._fresh[0], ())
         added, gone = [], []
         for key, was in old.items():
             now = table.get(key)
@@ -430,15 +430,14 @@ class _Update:
 
     def undo(self) -> None:
         state = self.state
-        for family, table in self._tables.items():
-            self._join_fresh(family)
-            for key, was in self._old[family].items():
-                now = table.pop(key, None)
-                if now is not None:
-                    state.uses[now] -= 1
-                if was is not None:
-                    table[key] = was
-                    state.uses[was] += 1
+        self._join_fresh()
+        for key, was in self._old.items():
+            now = state.routes.pop(key, None)
+            if now is not None:
+                state.uses[now] -= 1
+            if was is not None:
+                state.routes[key] = was
+                state.uses[was] += 1
         for kept, key, value in reversed(self._undo):
             if value is None:
                 kept.pop(key, None)
@@ -462,8 +461,10 @@ class _Update:
         put, records = section.op is Op.SET, section.records
         match section.kind:
             case SectionKind.ROUTE4 | SectionKind.ROUTE6 as kind:
-                family = 4 if kind is SectionKind.ROUTE4 else 6
-                (self._set_routes if put else self._forget_routes)(family, records)
+                if put:
+                    self._set_routes(kind, records)
+                else:
+                    self._forget_routes(records)
             case SectionKind.NEXTHOP:
                 self._nexthops(put, records)
             case SectionKind.LEG:
@@ -568,24 +569,24 @@ class _Update:
 
     # Routes: the bulk first
 
-    def _set_routes(self, family: int, records: Sequence[Route]) -> None:
-        state, table = self.state, self._tables[family]
-        new = {net << 8 | plen: nh for net, plen, nh in records}
+    def _set_routes(self, kind: SectionKind, records: Sequence[Route]) -> None:
+        state, table = self.state, self.state.routes
+        new = {net << 8 | span: nh for net, span, nh in records}
         unknown = set(new.values()) - state.nexthops.keys()
-        if len(new) == len(records) and not self._old[family] and family not in self._fresh:
+        if len(new) == len(records) and not self._old and self._fresh is None:
             fresh = new.keys().isdisjoint(table.keys())
         else:
             unknown |= {nh for _, _, nh in records} - state.nexthops.keys()
             fresh = False
         if unknown:
-            raise MessageError(f"no next hop {min(unknown)}", f"ROUTE{family}")
+            raise MessageError(f"no next hop {min(unknown)}", kind.name)
         if fresh:
             table.update(new)
             state.uses.update(new.values())
-            self._fresh[family] = (records, new)
+            self._fresh = records, new
             return
-        self._join_fresh(family)
-        old, uses = self._old[family], state.uses
+        self._join_fresh()
+        old, uses = self._old, state.uses
         for key, nh in new.items():
             was = table.get(key)
             old.setdefault(key, was)
@@ -594,21 +595,22 @@ class _Update:
             table[key] = nh
         uses.update(new.values())
 
-    def _forget_routes(self, family: int, records: Sequence[Route]) -> None:
-        self._join_fresh(family)
-        table, old, uses = self._tables[family], self._old[family], self.state.uses
-        for net, plen, _ in records:
-            key = net << 8 | plen
+    def _forget_routes(self, records: Sequence[Route]) -> None:
+        self._join_fresh()
+        table, old, uses = self.state.routes, self._old, self.state.uses
+        for net, span, _ in records:
+            key = net << 8 | span
             was = table.pop(key, None)
             if was is not None:
                 uses[was] -= 1
                 old.setdefault(key, was)
 
-    def _join_fresh(self, family: int) -> None:
+    def _join_fresh(self) -> None:
         """From the quick record of what was done (all of it new) to the general one."""
-        if family in self._fresh:
-            _, new = self._fresh.pop(family)
-            self._old[family].update(dict.fromkeys(new))
+        if self._fresh is not None:
+            _, new = self._fresh
+            self._fresh = None
+            self._old.update(dict.fromkeys(new))
 
 
 _OTHERS: dict[SectionKind, tuple[str, Callable[[Any], Any]]] = {

@@ -14,11 +14,13 @@ from xenflow.store.toml_lines import Path, locate, show, show_value
 
 
 class Document:
-    """One file's mistakes; `text` is what is in it, `file` its name in messages."""
+    """One file's mistakes; `text` is what is in it, `file` its name in messages.  These name no
+    lines of one that nobody has seen (`unseen`)."""
 
-    def __init__(self, file: str, text: str) -> None:
+    def __init__(self, file: str, text: str, *, unseen: bool = False) -> None:
         self._file = file
         self._text = text
+        self._unseen = unseen
         self._mistakes: list[tuple[int, str]] = []
         self._sections: set[str | int] = set()
 
@@ -27,7 +29,12 @@ class Document:
         """Of use only where there is a mistake."""
         return locate(self._text)
 
-    def line(self, path: Path) -> int:
+    def use(self, path: Path) -> str:
+        """Where something is used already, in words."""
+        line = "" if self._unseen else f" on line {self._line(path)}"
+        return f"used{line} by {show(path)} already"
+
+    def _line(self, path: Path) -> int:
         """The line of a key, or of the nearest table around it."""
         while path and path not in self._lines:
             path = path[:-1]
@@ -35,8 +42,9 @@ class Document:
 
     def mistake(self, path: Path, found: str, expected: str) -> None:
         """Note one."""
-        line = self.line(path)
-        text = f"{self._file}:{line}: {show(path)}: found {found}, expected {expected}"
+        line = self._line(path)
+        where = self._file if self._unseen else f"{self._file}:{line}"
+        text = f"{where}: {show(path)}: found {found}, expected {expected}"
         self._mistakes.append((line, text))
         self._sections.update(path[:1])
 

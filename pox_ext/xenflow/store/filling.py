@@ -21,6 +21,7 @@ from typing import Any
 from zlib import crc32
 
 from xenflow.model.network import EMPTY, Interface, Network
+from xenflow.model.values import UnfitError, mac_number, text_of
 from xenflow.plan.laying import Buried
 
 Table = dict[str, Any]
@@ -29,6 +30,7 @@ UNNUMBERED = "unnumbered"
 PLAIN_SWITCHES = "edge"
 """The controller of the plain switches, where the file names no controllers."""
 MAX_INTERFACE_NAME = 15
+"""Linux: IFNAMSIZ is 16 with the closing NUL."""
 MAX_ID = 65535
 _MANAGEMENT = "10.254.1.0/24"
 _SUBNETS = IPv4Network("10.16.0.0/12")
@@ -267,7 +269,9 @@ class _Filling:
         _give({f"machine {n}": m for n, m in machines.items()}, "mac", 0, 2**32 - 1, shown=_mac)
         for machine in machines.values():
             if isinstance(end := machine.get("access"), str) and end in places:
-                places[end].setdefault("macs", [machine["mac"]])
+                with suppress(UnfitError):  # a wrong one is the machine's mistake, not the link's
+                    mac_number(text_of(machine["mac"]))
+                    places[end].setdefault("macs", [machine["mac"]])
 
     def addresses(self) -> None:
         """Every speaker on a link has an address of its subnet: routers count from the lowest,

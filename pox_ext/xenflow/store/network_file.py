@@ -51,9 +51,8 @@ from xenflow.plan.labels import LAST_LABEL
 from xenflow.plan.laying import Placed, lay, lay_on, unlaid
 from xenflow.store.document import Document
 from xenflow.store.filling import MAX_ID, MAX_INTERFACE_NAME, UNNUMBERED, Gone, fill
-from xenflow.store.toml_lines import Path, show, show_value
+from xenflow.store.toml_lines import Path, show_value
 
-"""Linux: IFNAMSIZ is 16 with the closing NUL."""
 MIN_MEMORY, MAX_MEMORY = 64, 1 << 20
 """MiB of a router's VM."""
 MAX_ROUTER_NAME = 16
@@ -108,6 +107,7 @@ def parse(
     placed: Placed | None = None,
     gone: Gone | None = None,
     read_lab: LabReader | None = None,
+    unseen: bool = False,
 ) -> tuple[Network, dict[str, Any]]:
     """As `load_with_lab`, from a text; `file` is its name in messages.
 
@@ -116,12 +116,13 @@ def parse(
     placed    where routers are now
     gone      what is given to nobody
     read_lab  reads the file's lab as well, so that its mistakes are told with the others
+    unseen    nobody has seen the text: mistakes name no lines of it
     """
     try:
         tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a list in 1,000 lists
         raise NetworkError(_syntax_error(text, file, error)) from None
-    document = Document(file, text)
+    document = Document(file, text, unseen=unseen)
     kept = before if in_store else None
     gone = gone or Gone()
     tables = fill(tables, kept, gone)
@@ -587,9 +588,7 @@ class _Taken:
     def take(self, path: Path, value: Any, shown: str) -> None:
         first = self._first.setdefault(value, path)
         if first != path:
-            line = self._document.line(first)
-            found = f"{shown}, used on line {line} by {show(first)} already"
-            self._document.mistake(path, found, self._expected)
+            self._document.mistake(path, f"{shown}, {self._document.use(first)}", self._expected)
 
 
 def _check_uniqueness(document: Document, found: Found) -> None:
@@ -639,8 +638,7 @@ def _check_ports(document: Document, found: Found) -> None:
     for path, vif in _vifs(found):
         vifs.take(path, vif, f'"{vif}"')
         if vif in on_hosts:
-            line = document.line(on_hosts[vif])
-            used = f'"{vif}", used on line {line} by {show(on_hosts[vif])} already'
+            used = f'"{vif}", {document.use(on_hosts[vif])}'
             document.mistake(path, used, "a name that no port of any host has")
 
 

@@ -177,13 +177,13 @@ class Audit:
                 self._small(event, flow)
 
     def _route(self, update: RouteUpdate) -> None:
-        event, router, net, plen, hop, cookie = update
-        key = net << 8 | plen
+        event, router, net, span, hop, cookie = update
+        key = net << 8 | span
         own = cookie == cookies.of(layout.ROUTES, router, cookies.route_chunk(net))
         if event != UpdateEvent.DELETED and not own:
             hop = ODD
             if self._routes.expected(router, key) is None:
-                flow = route_flow(router, net, plen, 0, cookie)
+                flow = route_flow(router, net, span, 0, cookie)
                 self._small(UpdateEvent(event), replace(flow, actions=()))
                 return
         self._heard_at = self._channel.clock.now()

@@ -7,7 +7,8 @@ Which of these a switch has `kind` says.  Called by `decisions` and `writer`.
 from __future__ import annotations
 
 from xenflow.openflow import build, wire
-from xenflow.openflow.flow import IPV4, Flow, match, prefix_mask
+from xenflow.openflow.flow import IPV4, Flow, match
+from xenflow.routes.family import V4, netmask
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.switch.channel import Channel
 from xenflow.tables import cookies, layout
@@ -45,7 +46,7 @@ class CookieExactFlows(ExactFlows):
         self._channel.write(build.delete_by_cookie(layout.INGRESS, kind, mask), 1)
 
     def follow(self, router: int, state: RouterState, changes: Changes) -> None:
-        routes = [*changes.routes4, *changes.gone4]
+        routes = [*changes.routes, *changes.gone]
         hops = affected_hops(state, changes)
         if len(routes) + len(hops) > MANY:
             self.forget(router)
@@ -53,8 +54,10 @@ class CookieExactFlows(ExactFlows):
         for hop in hops:
             own = cookies.exact(router, hop)
             self._channel.write(build.delete_by_cookie(layout.INGRESS, own, 0xFFFFFFFFFFFFFFFF), 1)
-        for net, plen, _ in routes:
-            prefix = match(dl_type=IPV4, nw_dst=(net, prefix_mask(plen)))
+        for net, span, _ in routes:
+            if span > V4.host:  # no exact flow follows from it
+                continue
+            prefix = match(dl_type=IPV4, nw_dst=(net, netmask(span)))
             own, mask = _of_router(router)
             self._channel.write(build.delete_matching(layout.INGRESS, prefix, own, mask), 1)
 

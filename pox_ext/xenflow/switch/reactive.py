@@ -20,8 +20,9 @@ from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import build
 from xenflow.openflow import flow as f
 from xenflow.openflow.exact_flows import ExactFlowPacker, PlainExactFlowPacker
-from xenflow.openflow.flow import Actions, prefix_mask
+from xenflow.openflow.flow import Actions
 from xenflow.openflow.nxm import pack_actions
+from xenflow.routes.family import V4, netmask
 from xenflow.routes.router_state import RouterState
 from xenflow.tables import cookies, layout, plain_host
 from xenflow.tables.layout import Reg
@@ -158,13 +159,14 @@ class Reactive:
 
     def _lookup(self, name: str, target: int) -> int | None:
         """The next hop of the longest prefix that covers the target."""
-        routes = self.states[name].routes4
+        routes = self.states[name].routes
         lengths = self._lengths.get(name)
         if lengths is None:
-            present = sorted({key & 255 for key in routes}, reverse=True)
-            lengths = self._lengths[name] = [(n, prefix_mask(n)) for n in present]
-        for plen, mask in lengths:
-            hop = routes.get((target & mask) << 8 | plen)
+            present = sorted({key & 0xFF for key in routes}, reverse=True)
+            lengths = [(span, netmask(span)) for span in present if span <= V4.host]
+            self._lengths[name] = lengths
+        for span, mask in lengths:
+            hop = routes.get((target & mask) << 8 | span)
             if hop is not None:
                 return hop
         return None

@@ -24,6 +24,7 @@ from xenflow.switch.kind import SwitchKind
 from xenflow.switch.reading import PACE_S
 from xenflow.switch.wanted import Known
 from xenflow.tables import cookies, layout
+from xenflow.tables.families import DESTINATIONS
 from xenflow.tables.route_reading import READ_WHOLE
 from xenflow.tables.routes import ODD, RoutePacker
 
@@ -32,7 +33,7 @@ FEW = 8
 """Fewer routes are packed one by one."""
 _TO_NEXT_HOPS = resubmit(layout.NEXT_HOPS)
 Route = tuple[int, int, int]
-"""Net, prefix length, next hop."""
+"""Net, span, next hop."""
 
 
 @dataclass(eq=False, repr=False)
@@ -51,7 +52,7 @@ class RouteWriter:
         self.synced: set[str] = set()
         """The routers that are."""
         self.found: dict[str, dict[int, int]] = {}
-        """The routes the switch was found with, by router: net << 8 | prefix length to next hop."""
+        """The routes the switch was found with, by router: net << 8 | span to next hop."""
         self.unsure: set[int] = set()
         """Ids of routers that have left, or whose first snapshot has broken off: which of their
         routes the switch holds is not known until it has been read, or they were deleted."""
@@ -76,11 +77,11 @@ class RouteWriter:
             if name is None:
                 self._installed.flows[flow.key] = flow
                 continue
-            net = next((value for field, value, _ in flow.match if field == "nw_dst"), 0)
-            plen = flow.priority - layout.Routes.PREFIX
+            net = next((value for field, value, _ in flow.match if field in DESTINATIONS), 0)
+            span = flow.priority - layout.Routes.PREFIX
             leads_on = len(flow.actions) == 2 and flow.actions[1] == _TO_NEXT_HOPS
             hop = flow.actions[0][4] if leads_on and flow.actions[0][0] == "load" else ODD
-            self.found.setdefault(name, {})[net << 8 | plen] = hop
+            self.found.setdefault(name, {})[net << 8 | span] = hop
 
     def left(self, router: Router) -> bool:
         """A router is not forwarded for here any more.  Whether the switch has routes of it."""
@@ -97,9 +98,9 @@ class RouteWriter:
     def streams(self, router: str, changes: Changes, total: int) -> bool:
         """Whether what a part of a router's first snapshot says, which has `total` routes by now,
         can be written as it comes."""
-        if self.found.get(router) or not self._kind.routes or not changes.routes4:
+        if self.found.get(router) or not self._kind.routes or not changes.routes:
             return False
-        streamed = self._streamed.get(router, 0) + len(changes.routes4)
+        streamed = self._streamed.get(router, 0) + len(changes.routes)
         if streamed != total:  # some came before this switch did
             return False
         self._streamed[router] = streamed
@@ -126,14 +127,14 @@ class RouteWriter:
         if not self._kind.routes:
             return 0
         known = sum(
-            len(state.routes4)
+            len(state.routes)
             for name in self.synced.difference(self._aside)
             if (state := self._known.state(name)) is not None
         )
         return known + sum(map(len, self.found.values()))
 
     def expected(self, router: int, key: int) -> int | None:
-        """The next hop that a router's route (net << 8 | prefix length) leads to, once everything
+        """The next hop that a router's route (net << 8 | span) leads to, once everything
         is written; None where there is no such route."""
         name = self.name_of(router)
         hop = self._expected(name).get(key, ODD) if name is not None else ODD
@@ -146,7 +147,7 @@ class RouteWriter:
         if name not in self.synced:
             return self.found.get(name, {})
         state = self._known.state(name)
-        return state.routes4 if state is not None else {}
+        return state.routes if state is not None else {}
 
     def differing(
         self, router: int, seen: Mapping[int, int | None]
@@ -189,7 +190,7 @@ class RouteWriter:
         """
         router, channel = described.id, self._channel
         if adds:
-            routes = sorted(adds, key=_prefix_length, reverse=True) if ordered else adds
+            routes = sorted(adds, key=_span, reverse=True) if ordered else adds
             if len(routes) < FEW:
                 for route, own in zip(routes, cookies.of_routes(router, routes), strict=True):
                     channel.write(self.packer.add(router, *route, own), 1)
@@ -205,8 +206,8 @@ class RouteWriter:
                         self._aside.check(described.name)
         if gone:
             channel.fence()
-            for i, (net, plen, _) in enumerate(sorted(gone, key=_prefix_length)):
-                channel.write(self.packer.delete(router, net, plen), 1)
+            for i, (net, span, _) in enumerate(sorted(gone, key=_span)):
+                channel.write(self.packer.delete(router, net, span), 1)
                 if i % 256 == 255:
                     yield ROOM
 
@@ -228,5 +229,5 @@ class RouteWriter:
             yield PACE_S
 
 
-def _prefix_length(route: Route) -> int:
+def _span(route: Route) -> int:
     return route[1]

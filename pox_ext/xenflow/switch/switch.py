@@ -365,7 +365,7 @@ class Switch:
             if changes.locals or changes.interfaces or changes.policy:
                 self.refresh({router}, owners_of(self.network, router))
         elif complete:
-            if changes.routes4 or changes.gone4:
+            if changes.routes or changes.gone:
                 self.routes.broke_off(self.network.routers[router])
             self.wanted.router_changed(router)
             self.jobs.submit_of(router, self.writer.sync(router))
@@ -378,7 +378,7 @@ class Switch:
     def put_right(self, router: str, adds: Sequence[Route], gone: Sequence[Route]) -> None:
         """Somebody else has changed a router's routes: write these, and delete those."""
         if router in self.routes.synced:
-            self._submit_update(router, Changes(routes4=adds, gone4=gone))
+            self._submit_update(router, Changes(routes=adds, gone=gone))
         else:
             described = self.network.routers[router]
             self.jobs.submit_of(router, self.routes.write(described, adds, gone))
@@ -400,7 +400,7 @@ class Switch:
         """What a change costs: 1, 1 for each route, HOP_COST for each next hop that it touches."""
         state = self.routers.state(router)
         hops = len(affected_hops(state, changes)) if state is not None else 0
-        return 1 + len(changes.routes4) + len(changes.gone4) + HOP_COST * hops
+        return 1 + len(changes.routes) + len(changes.gone) + HOP_COST * hops
 
     @property
     def changing(self) -> list[str]:

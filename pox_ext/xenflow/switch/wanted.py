@@ -139,7 +139,7 @@ class WantedFlows:
             del self._odd_views[router]
             self._problems.end(VIEW, router)
         words = self._aside.words(router)
-        return replace(view, slow=view.slow or words) if words else view
+        return view.through_vm(words) if words else view
 
     @property
     def odd(self) -> Set[str]:
@@ -162,7 +162,7 @@ class WantedFlows:
                 self._sound_views[name] = view
             except Exception as error:
                 words = f"{THROUGH_VM}: {reason(error)}"
-                self._odd_views[name] = view, RouterView(slow=words, off=view.off)
+                self._odd_views[name] = view, RouterView(off=view.off).through_vm(words)
                 self._problems.begin(VIEW, words, name)
                 found = True
         return found

@@ -219,10 +219,10 @@ class Writer:
         if streamed is not None:
             self._aside.check(name)
         self._aside.begin(name)
-        before, many = self._channel.written, len(state.routes4) > MANY_ROUTES
-        differs = self._kind.routes and (bool(found) or streamed != len(state.routes4))
+        before, many = self._channel.written, len(state.routes) > MANY_ROUTES
+        differs = self._kind.routes and (bool(found) or streamed != len(state.routes))
         # As of now: what changes while next hops are compiled comes after.
-        routes = dict(state.routes4) if differs else {}
+        routes = dict(state.routes) if differs else {}
         hops = state.nexthops if self._kind.routes else ()
         self._hops[name] = yield from self._compile(router, state, hops)
         yield from self._installed.add(_flows(self._hops[name]))
@@ -256,7 +256,7 @@ class Writer:
     def stream(self, name: str, changes: Changes) -> Job:
         """Routes of a first snapshot, written as they come: nothing is there to be preserved."""
         router = self._wanted.network.routers[name]
-        yield from self._routes.write(router, changes.routes4, (), ordered=False)
+        yield from self._routes.write(router, changes.routes, (), ordered=False)
 
     def update(self, name: str) -> Job:
         """All that a router has changed until now, as one change: what it needs first, then routes,
@@ -286,7 +286,7 @@ class Writer:
             if not flows:
                 del kept[hop]
         yield from self._installed.add(_flows(new))
-        yield from self._routes.write(router, changes.routes4, changes.gone4)
+        yield from self._routes.write(router, changes.routes, changes.gone)
         yield from self._delete_left(old, new)
 
     def _delete_left(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
+from xenflow.routes.family import V4
 from xenflow.tables import cookies
 from xenflow.tables.frames import MULTICAST
 from xenflow.tables.layout import ADMISSION, ARP_CLAIM, ARP_REPLY, CLASSES, LINKS, Admission, Reg
@@ -86,7 +87,7 @@ def arp_replies(
 
 
 def _answered_for(router: Router, interface: Interface, view: RouterView) -> list[int]:
-    addresses = [(net, name) for net, plen, name in view.locals if plen == 32 and name]
+    addresses = [(net, name) for net, span, name in view.locals if span == V4.host and name]
     names, links = {i.name for i in router.interfaces}, len(router.interfaces)
     of_no_link = [net for net, name in addresses if name not in names]
     own = [net for net, name in addresses if name == interface.name]

@@ -6,22 +6,39 @@ from collections.abc import Iterator
 
 from xenflow.model.network import Pipeline, Router
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Flow, match, prefix_mask
+from xenflow.openflow.flow import Flow, match
+from xenflow.routes.family import V4, V6, family_of
 from xenflow.tables import cookies
+from xenflow.tables.families import MATCHED, from_prefix, to_prefix
 from xenflow.tables.layout import CLASSES, NEXT_HOPS, ROUTES, VM, Classes, NextHops, Reg, Routes
 from xenflow.tables.sent_up import ASKED
-from xenflow.tables.site import Site
+from xenflow.tables.site import FamilyView, Site
 
-# What an IPv4 router must not forward whatever its table says (RFC 1812, sections 5.3.7 and
-# 4.2.2.11; net/ipv4/route.c, ip_route_input_slow): dropped as the kernel drops it, unheard.
-MARTIAN_SOURCES = ((0x7F000000, 8), (0x00000000, 32))
-MULTICAST_SOURCES = ((0xE0000000, 4), (0xFFFFFFFF, 32))
-MARTIAN_DESTINATIONS = ((0x7F000000, 8),)
+_ALL4 = (0xFFFFFFFF, V4.host)
+"""The limited broadcast address."""
+
+# What a router must not forward whatever its table says, dropped as the kernel drops it, unheard:
+# RFC 1812, sections 5.3.7 and 4.2.2.11, and net/ipv4/route.c (ip_route_input_slow); RFC 4291,
+# sections 2.5.3 and 2.7, and net/ipv6/ip6_input.c (ip6_rcv_core), which takes no IPv4-mapped source
+# either.  Here and below: (net, span).
+MULTICAST_SOURCES = ((0xE0000000, V4.span(4)), _ALL4, (0xFF << 120, V6.span(8)))
+MARTIAN_SOURCES = (
+    (0x7F000000, V4.span(8)),
+    (0x00000000, V4.host),
+    (1, V6.host),
+    (0xFFFF << 32, V6.span(96)),
+)
+MARTIAN_DESTINATIONS = ((0x7F000000, V4.span(8)), (1, V6.host))
 
 # What the VM must decide: multicast, broadcast, also by its old address 0.0.0.0; and 0/8, unicast
-# since Linux 5.3 (include/linux/in.h, ipv4_is_zeronet).
-VM_SOURCES = ((0x00000000, 8),)
-VM_DESTINATIONS = ((0xE0000000, 4), (0xFFFFFFFF, 32), (0x00000000, 8))
+# since Linux 5.3 (include/linux/in.h, ipv4_is_zeronet).  Of IPv6 also what is link-local or
+# unspecified, which depends on the interface (net/ipv6/ip6_output.c, ip6_forward).
+_LINK_LOCAL6, _NONE6 = (0xFE80 << 112, V6.span(10)), (0, V6.host)
+VM_SOURCES = ((0x00000000, V4.span(8)), _LINK_LOCAL6, _NONE6)
+VM_DESTINATIONS = (
+    *((0xE0000000, V4.span(4)), _ALL4, (0x00000000, V4.span(8))),
+    *((0xFF << 120, V6.span(8)), _LINK_LOCAL6, _NONE6),
+)
 
 
 _TO_VM = (f.resubmit(VM),)
@@ -30,19 +47,19 @@ _TO_VM = (f.resubmit(VM),)
 def classes_of_all() -> Iterator[Flow]:
     """What is so for every router, and where nothing is known."""
     own = cookies.of(CLASSES)
-    for priority, field, prefixes, actions in (
-        (Classes.MULTICAST_SOURCE, "nw_src", MULTICAST_SOURCES, ()),
-        (Classes.VM_DESTINATION, "nw_dst", VM_DESTINATIONS, _TO_VM),
-        (Classes.MARTIAN_SOURCE, "nw_src", MARTIAN_SOURCES, ()),
-        (Classes.MARTIAN_DESTINATION, "nw_dst", MARTIAN_DESTINATIONS, ()),
-        (Classes.VM_SOURCE, "nw_src", VM_SOURCES, _TO_VM),
+    for priority, matching, prefixes, actions in (
+        (Classes.MULTICAST_SOURCE, from_prefix, MULTICAST_SOURCES, ()),
+        (Classes.VM_DESTINATION, to_prefix, VM_DESTINATIONS, _TO_VM),
+        (Classes.MARTIAN_SOURCE, from_prefix, MARTIAN_SOURCES, ()),
+        (Classes.MARTIAN_DESTINATION, to_prefix, MARTIAN_DESTINATIONS, ()),
+        (Classes.VM_SOURCE, from_prefix, VM_SOURCES, _TO_VM),
     ):
-        for net, plen in prefixes:
-            what = match(dl_type=f.IPV4, **{field: (net, prefix_mask(plen))})
-            yield Flow(CLASSES, priority, what, actions, own)
-    for ttl in (0, 1):
-        expiring = match(dl_type=f.IPV4, nw_ttl=ttl)
-        yield Flow(CLASSES, Classes.EXPIRING, expiring, _TO_VM, own)
+        for prefix in prefixes:
+            yield Flow(CLASSES, priority, match(**matching(*prefix)), actions, own)
+    for of in MATCHED.values():
+        for ttl in (0, 1):
+            expiring = match(dl_type=of.dl_type, nw_ttl=ttl)
+            yield Flow(CLASSES, Classes.EXPIRING, expiring, _TO_VM, own)
     protocol_0 = match(dl_type=f.IPV4, nw_proto=0)
     yield Flow(CLASSES, Classes.PROTOCOL_0, protocol_0, _TO_VM, own)
     yield Flow(CLASSES, Classes.REST, match(), _TO_VM, own)
@@ -53,25 +70,40 @@ def classes_of_all() -> Iterator[Flow]:
 def classes_of(site: Site, router: Router) -> Iterator[Flow]:
     """What is data for a router here, and what its VM must decide."""
     view = site.views.get(router.name)
-    if view is None or view.slow or not site.forwards(router.name):
+    if view is None or not site.forwards(router.name):
         return
     own, of_router = cookies.of(CLASSES, router.id), {Reg.ROUTER: router.id}
-    for net, plen, _ in view.locals:
-        prefix = (net, prefix_mask(plen))
-        mine = match(**of_router, dl_type=f.IPV4, nw_dst=prefix)
+    for net, span, _ in view.locals:
+        if view.of(family_of(span)).slow:
+            continue
+        mine = match(**of_router, **to_prefix(net, span))
         yield Flow(CLASSES, Classes.OWN_DESTINATION, mine, _TO_VM, own)
-        spoofed = match(**of_router, dl_type=f.IPV4, nw_src=prefix)
-        yield Flow(CLASSES, Classes.OWN_SOURCE, spoofed, _TO_VM, own)
-    for interface in router.interfaces:
-        link = site.network.links[interface.link]
-        if interface.name in view.down:
-            arrived = match(**of_router, **{Reg.LINK_IN: link.id})
-            yield Flow(CLASSES, Classes.DOWN, arrived, _TO_VM, own)
-    data = match(**of_router, dl_type=f.IPV4)
-    if site.datapath.pipeline is Pipeline.PROACTIVE:
-        yield Flow(CLASSES, Classes.DATA, data, (f.resubmit(ROUTES),), own)
+        if span <= V4.host:  # net/ipv6 looks at no source so
+            spoofed = match(**of_router, **from_prefix(net, span))
+            yield Flow(CLASSES, Classes.OWN_SOURCE, spoofed, _TO_VM, own)
+    for family, of in MATCHED.items():
+        decides = view.of(family)
+        if not decides.slow:
+            yield from _data(site, router, decides, of.dl_type, own)
+
+
+def _data(
+    site: Site, router: Router, decides: FamilyView, dl_type: int, own: int
+) -> Iterator[Flow]:
+    """What is data of one family, and what is not by where it arrived."""
+    of_family = {Reg.ROUTER: router.id, "dl_type": dl_type}
+    proactive = site.datapath.pipeline is Pipeline.PROACTIVE
+    if not proactive and dl_type != f.IPV4:
+        return
+    arrivals = {
+        interface.name: {**of_family, Reg.LINK_IN: site.network.links[interface.link].id}
+        for interface in router.interfaces
+    }
+    for name, arrived in arrivals.items():
+        if name in decides.down:
+            yield Flow(CLASSES, Classes.DOWN, match(**arrived), _TO_VM, own)
+    if proactive:
+        yield Flow(CLASSES, Classes.DATA, match(**of_family), (f.resubmit(ROUTES),), own)
     else:
-        for interface in router.interfaces:
-            link = site.network.links[interface.link]
-            arrived = match(**of_router, **{Reg.LINK_IN: link.id}, dl_type=f.IPV4)
-            yield Flow(CLASSES, Classes.DATA, arrived, ASKED, own)
+        for arrived in arrivals.values():
+            yield Flow(CLASSES, Classes.DATA, match(**arrived), ASKED, own)

@@ -13,7 +13,9 @@ from xenflow.model.network import DatapathKind, Network
 from xenflow.model.values import mac_text
 from xenflow.openflow import flow as fl
 from xenflow.openflow.flow import Flow
+from xenflow.routes.family import prefix_text
 from xenflow.tables import cookies, layout
+from xenflow.tables.families import DESTINATIONS, SOURCES
 from xenflow.tables.simulate import Lookup
 
 
@@ -143,10 +145,10 @@ def _classes(flow: Flow, names: Names) -> str:
         return f"nothing says that the switch may route it: to the VM{more}"
     if _matches(flow, "nw_ttl") is not None:
         return "its TTL runs out: to the VM, which answers"
-    if _matches(flow, "nw_src") is not None:
+    if any(_matches(flow, field) is not None for field in SOURCES):
         return "its source is the router's own, or none that a switch may judge: to the VM"
-    if _matches(flow, "nw_dst") is not None:
-        return "for an address of the router's own, or multicast or broadcast: to the VM"
+    if any(_matches(flow, field) is not None for field in DESTINATIONS):
+        return "for an address of the router's own, multicast, broadcast or link-local: to the VM"
     if _matches(flow, layout.Reg.LINK_IN) is not None:
         return f"by an interface that {router}'s VM has down or does not forward on: to the VM"
     return "only the VM can decide: to the VM"
@@ -156,8 +158,9 @@ def _routes(flow: Flow, names: Names) -> str:
     hop = _loads(flow, layout.Reg.NEXT_HOP)
     if hop is None:
         return "no route: to the VM, which answers"
-    net, plen = _matches(flow, "nw_dst") or 0, flow.priority - layout.Routes.PREFIX
-    return f"the longest prefix is {fl.ip_text(net)}/{plen}: next hop {hop}"
+    net = next(filter(None, (_matches(flow, field) for field in DESTINATIONS)), 0)
+    prefix = prefix_text(net, flow.priority - layout.Routes.PREFIX)
+    return f"the longest prefix is {prefix}: next hop {hop}"
 
 
 def _next_hop(flow: Flow, names: Names) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from xenflow.model.management import MAX_PRIORITY
+from xenflow.routes.family import V6
 
 INGRESS, ADMISSION, CLASSES, ROUTES, NEXT_HOPS, LEGS, SIZES, LINKS, VM = range(9)
 
@@ -114,12 +115,12 @@ class Classes(IntEnum):
 class Routes(IntEnum):
     """Of table ROUTES."""
 
-    PREFIX = 1000  # of a /0; a /n has n more
+    PREFIX = 1000  # of 0.0.0.0/0; others have as much more as their span says
     PROBE = 1  # matches nothing; written and deleted to see what a full table does
     MISS = 0
 
 
-HIGHEST_PREFIX = Routes.PREFIX + 32
+HIGHEST_PREFIX = Routes.PREFIX + V6.host
 
 
 class NextHops(IntEnum):
@@ -256,10 +257,11 @@ TABLES = (
         CLASSES,
         "classes",
         "data, or something only the VM can decide?",
-        "TTL 0 and 1, own addresses, multicast, protocol 0 go to vm; what no router may forward is "
-        "dropped; data goes to routes, in the reactive pipeline to the controller",
+        "TTL 0 and 1, own and IPv6's link-local addresses, multicast, protocol 0 go to vm; what no "
+        "router may forward is dropped; data goes to routes, in the reactive pipeline to the "
+        "controller",
         Classes,
-        matches=("dl_type", "nw_src", "nw_dst", "nw_proto", "nw_ttl"),
+        matches=("dl_type", "nw_src", "nw_dst", "ipv6_src", "ipv6_dst", "nw_proto", "nw_ttl"),
         reads=(Reg.ROUTER, Reg.LINK_IN),
         writes=(Reg.SENT_UP,),
         leads_to=(ROUTES, VM),
@@ -272,7 +274,7 @@ TABLES = (
         "which prefix is the longest, and nothing else?",
         "the next hop is known: next-hops",
         Routes,
-        matches=("dl_type", "nw_dst"),
+        matches=("dl_type", "nw_dst", "ipv6_dst"),
         reads=(Reg.ROUTER,),
         writes=(Reg.NEXT_HOP,),
         leads_to=(NEXT_HOPS, VM),
@@ -286,7 +288,7 @@ TABLES = (
         "TTL and MAC addresses are rewritten: links; unresolved: vm; an interface narrower than "
         "others: sizes; a group of equal cost: legs",
         NextHops,
-        matches=("dl_type", "nw_dst"),
+        matches=("dl_type", "nw_dst", "ipv6_dst"),
         reads=(Reg.ROUTER, Reg.NEXT_HOP),
         writes=(Reg.LINK_OUT, Reg.LEG, Reg.LARGER),
         rewrites=ROUTING,
@@ -310,7 +312,7 @@ TABLES = (
         "too large for a narrow interface?",
         "vm, which fragments or refuses; else what next-hops does",
         Sizes,
-        matches=("dl_type", "nw_dst"),
+        matches=("dl_type", "nw_dst", "ipv6_dst"),
         reads=(Reg.ROUTER, Reg.NEXT_HOP, Reg.LARGER),
         writes=(Reg.LINK_OUT,),
         rewrites=ROUTING,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from xenflow.model.network import Interface, Link, Network, Router
 from xenflow.openflow import flow as f
 from xenflow.openflow.flow import Action, Flow, match
+from xenflow.routes.family import V4, Family
 from xenflow.tables import cookies
+from xenflow.tables.families import to_address
 from xenflow.tables.layout import LEGS, LINKS, NEXT_HOPS, SIZES, VM, Legs, NextHops, Reg, Sizes
 from xenflow.tables.shares import Shares
 
@@ -22,6 +24,7 @@ class NextHopView:
     interface  the router's interface it leaves through (None: none that the network knows)
     mac        of the gateway, 0 while unresolved
     neighbours (address, MAC) of a connected next hop's resolved neighbours
+    family     of these addresses
     legs       ids of a group's legs, each with its weight (1 or more)
     mtu        of the outgoing interface where packets may be larger than that, else 0
     """
@@ -33,6 +36,7 @@ class NextHopView:
     neighbours: tuple[tuple[int, int], ...] = ()
     legs: tuple[tuple[int, int], ...] = ()
     mtu: int = 0
+    family: Family = V4
 
 
 def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterator[Flow]:
@@ -62,7 +66,8 @@ def next_hop_flows(network: Network, router: Router, hop: NextHopView) -> Iterat
         table = SIZES if hop.mtu else NEXT_HOPS
         yield from _stations_and_gateway(network, router, hop, hop.interface, table)
         if hop.mtu:
-            # Fragmented or refused by the VM's kernel (net/ipv4/ip_forward.c, ip_exceeds_mtu).
+            # Fragmented or refused by the VM's kernel (net/ipv4/ip_forward.c, ip_exceeds_mtu;
+            # net/ipv6/ip6_output.c, ip6_pkt_too_big).
             larger = match(**chosen, **{Reg.LARGER: (1, 1)})
             yield Flow(SIZES, Sizes.TOO_LARGE, larger, to_vm, cookies.of(SIZES, router.id))
             # No frame that is larger than the action can measure is known to fit: the VM's, too.
@@ -82,7 +87,7 @@ def _stations_and_gateway(
     link = network.links[out.link]
     own, chosen = cookies.of(table, router.id), {Reg.ROUTER: router.id, Reg.NEXT_HOP: hop.id}
     for address, mac in hop.neighbours:
-        station = match(**chosen, dl_type=f.IPV4, nw_dst=address)
+        station = match(**chosen, **to_address(hop.family, address))
         yield Flow(table, NextHops.STATION, station, _rewrite(link, out, mac), own)
     onward = _rewrite(link, out, hop.mac) if hop.mac else (f.resubmit(VM),)
     yield Flow(table, NextHops.HOP, match(**chosen), onward, own)

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 
 from xenflow.model.network import Interface, Link, Router
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Actions, Flow, match, prefix_mask
+from xenflow.openflow.flow import Actions, Flow, match
+from xenflow.routes.family import V4
 from xenflow.tables import classes, cookies
+from xenflow.tables.families import from_prefix, to_prefix
 from xenflow.tables.frames import HELLOS, UNTAGGED, Tag
 from xenflow.tables.ingress import bridged, detours
 from xenflow.tables.layout import ADMISSION, INGRESS, OneTable
@@ -94,16 +96,17 @@ def _for_router(site: Site, link: Link, router: Router, frame: dict[str, Tag]) -
     view: RouterView | None = site.views.get(router.name)
     yield Flow(INGRESS, OneTable.FRAME, match(**frame), vm, own)
     interface = router.on(link.name)
-    if view is None or view.slow or interface is None or interface.name in view.down:
+    if view is None or view.v4.slow or interface is None or interface.name in view.v4.down:
         return
     yield Flow(INGRESS, OneTable.DATA, match(**frame, dl_type=f.IPV4), asked(link), own)
-    local = [(net, plen) for net, plen, _ in view.locals]
+    local = [(net, span) for net, span, _ in view.locals]
     sources = (*classes.MULTICAST_SOURCES, *classes.MARTIAN_SOURCES, *classes.VM_SOURCES, *local)
     targets = (*classes.VM_DESTINATIONS, *classes.MARTIAN_DESTINATIONS, *local)
-    for field, prefixes in (("nw_src", sources), ("nw_dst", targets)):
-        for net, plen in prefixes:
-            what = match(**frame, dl_type=f.IPV4, **{field: (net, prefix_mask(plen))})
-            yield Flow(INGRESS, OneTable.OWN, what, vm, own)
+    for matching, prefixes in ((from_prefix, sources), (to_prefix, targets)):
+        for net, span in prefixes:
+            if span <= V4.host:  # OpenFlow 1.0 matches no other addresses
+                what = match(**frame, **matching(net, span))
+                yield Flow(INGRESS, OneTable.OWN, what, vm, own)
 
 
 def _detours(site: Site, link: Link, router: Router, interface: Interface) -> Iterator[Flow]:

@@ -18,10 +18,12 @@ from xenflow.openflow.monitor import (
     UpdateEvent,
     updates,
 )
-from xenflow.openflow.nxm import pack_action, pack_match, pad8, parse_match
+from xenflow.openflow.nxm import pack_action, pad8, parse_match
 from xenflow.openflow.route_columns import RouteColumns
 from xenflow.openflow.wire import FlowModCommand, WireError
+from xenflow.routes.family import V4, V6, family_of, netmask
 from xenflow.tables import cookies
+from xenflow.tables.families import MATCHED, to_prefix
 from xenflow.tables.layout import NEXT_HOPS, ROUTES, Reg, Routes
 
 ODD = -1
@@ -31,46 +33,55 @@ _BASE = int(Routes.PREFIX)
 _ONWARD = fl.resubmit(NEXT_HOPS)
 
 
-def route_flow(router: int, net: int, plen: int, nexthop: int, cookie: int) -> Flow:
-    """The flow of the route to net/plen (host bits of `net` are of no account)."""
-    mask = fl.prefix_mask(plen)
-    what = fl.match(**{Reg.ROUTER: router}, dl_type=fl.IPV4, nw_dst=(net & mask, mask))
+def route_flow(router: int, net: int, span: int, nexthop: int, cookie: int) -> Flow:
+    """The flow of the route to a prefix (host bits of `net` are of no account)."""
+    what = fl.match(**{Reg.ROUTER: router}, **to_prefix(net & netmask(span), span))
     actions = (fl.load(Reg.NEXT_HOP, nexthop), _ONWARD)
-    return Flow(ROUTES, Routes.PREFIX + plen, what, actions, cookie)
+    return Flow(ROUTES, Routes.PREFIX + span, what, actions, cookie)
 
 
-def _matched(what: Match, plen: int) -> tuple[int, int] | None:
-    """(router id, net) of the match of a route to net/plen; None where it is no such match."""
+_AT = {V4: 1, V6: 2}
+"""Where the destination stands in the match of a route."""
+
+
+def _matched(what: Match, span: int) -> tuple[int, int] | None:
+    """(router id, net) of the match of a route to a prefix of a span; None where it is none."""
+    try:
+        family = family_of(span)
+    except ValueError:
+        return None
+    of, full, at = MATCHED[family], netmask(family.host), _AT[family]
     match what:
-        case (("dl_type", fl.IPV4, None), (Reg.ROUTER, router, None)) if plen == 0:
-            return router, 0
-        case (("dl_type", fl.IPV4, None), ("nw_dst", net, mask), (Reg.ROUTER, router, None)) if (
-            0 < plen <= 32 and (0xFFFFFFFF if mask is None else mask) == fl.prefix_mask(plen)
-        ):
-            return router, net
+        case (("dl_type", dl_type, None), (Reg.ROUTER, router, None)) if span == family.shortest:
+            return (router, 0) if dl_type == of.dl_type else None
+        case (("dl_type", of.dl_type, None), _, _) if span != family.shortest:
+            field, net, mask = what[at]
+            register, router, exactly = what[3 - at]
+            if (field, register, exactly) == (of.dst, Reg.ROUTER, None):
+                return (router, net) if netmask(span) == (full if mask is None else mask) else None
     return None
 
 
-def _matched_in(data: bytes, at: int, length: int, plen: int) -> tuple[int, int] | None:
+def _matched_in(data: bytes, at: int, length: int, span: int) -> tuple[int, int] | None:
     """The same of a packed match, which may be damaged."""
     try:
-        return _matched(parse_match(data, at, length), plen)
+        return _matched(parse_match(data, at, length), span)
     except WireError:
         return None
 
 
 def route_of(flow: Flow) -> tuple[int, int, int] | None:
-    """(router id, net << 8 | prefix length, next hop id) of a flow that stands where a route does,
-    whoever wrote it; the next hop is ODD where it does not read as we write one."""
-    plen = flow.priority - Routes.PREFIX
-    router, net = _matched(flow.match, plen) or (0, 0)
+    """(router id, net << 8 | span, next hop id) of a flow that stands where a route does, whoever
+    wrote it; the next hop is ODD where it does not read as we write one."""
+    span = flow.priority - Routes.PREFIX
+    router, net = _matched(flow.match, span) or (0, 0)
     if flow.table != ROUTES or not router:
         return None
     own = flow.cookie == cookies.of(ROUTES, router, cookies.route_chunk(net))
     match flow.actions:
         case (("load", Reg.NEXT_HOP, 0, 32, hop), last) if own and last == _ONWARD:
-            return router, net << 8 | plen, hop
-    return router, net << 8 | plen, ODD
+            return router, net << 8 | span, hop
+    return router, net << 8 | span, ODD
 
 
 class RouteUpdate(NamedTuple):
@@ -80,60 +91,55 @@ class RouteUpdate(NamedTuple):
     event: int
     router: int
     net: int
-    plen: int
+    span: int
     nexthop: int
     cookie: int
 
 
-class _Deletion(NamedTuple):
-    """How a route of one prefix length is deleted: constants between the fields that differ from
-    route to route."""
+class _Places(NamedTuple):
+    """Where a message about one route has what differs from route to route: offsets; `net` is None
+    where all prefixes are one, `mask` where there is none."""
 
-    mask: int
-    pack: Callable[..., bytes]
-    head: bytes
-    command: bytes
-    before_router: bytes
+    net: int | None
+    mask: int | None
+    router: int
+    nexthop: int | None
+
+
+def _places(span: int, command: FlowModCommand) -> _Places:
+    """Places are found by what stands there when all octets of a field are 0xff."""
+    message, family = flow_mod(route_flow(0, 0, span, 0, 0), command), family_of(span)
+
+    def place(router: int = 0, net: int = 0, nexthop: int = 0) -> int:
+        other = flow_mod(route_flow(router, net, span, nexthop, 0), command)
+        return next(i for i, (a, b) in enumerate(zip(message, other, strict=True)) if a != b)
+
+    net = place(net=netmask(family.host)) if span != family.shortest else None
+    mask = net + family.bits // 8 if net is not None and span != family.host else None
+    deletes = command is FlowModCommand.DELETE_STRICT
+    hop = None if deletes else place(nexthop=0xFFFFFFFF)
+    return _Places(net, mask, place(router=0xFFFFFFFF), hop)
 
 
 class RoutePacker:
-    """IPv4 routes as NXT_FLOW_MODs, byte for byte what flow_mod() makes of route_flow()."""
+    """Routes as NXT_FLOW_MODs, byte for byte what flow_mod() makes of route_flow()."""
 
     def __init__(self) -> None:
         self._tail = pack_action(_ONWARD)
         self._head = pack_action(fl.load(Reg.NEXT_HOP, 0))[:20]
-        self._deletions = [_deletion(plen) for plen in range(33)]
-        self._columns = tuple(self._columns_for(plen) for plen in (0, 24, 32))
+        self._columns = tuple(_columns(spans.start) for spans in _FORMS)
+        self._deletions: dict[int, Callable[..., bytes]] = {}
 
-    def _columns_for(self, plen: int) -> RouteColumns:
-        """For all prefix lengths whose messages have the same fields as this one's."""
-        # Places are found by what stands there when all octets of a field are 0xff.
-        message = flow_mod(route_flow(0, 0, plen, 0, 0))
+    def add(self, router: int, net: int, span: int, nexthop: int, cookie: int) -> bytes:
+        """One route added or overwritten; struct.error or OverflowError for values out of range."""
+        return b"".join(self.pack_adds(router, [(net, span, nexthop)], [cookie]))
 
-        def place(router: int = 0, net: int = 0, nexthop: int = 0) -> int:
-            other = flow_mod(route_flow(router, net, plen, nexthop, 0))
-            return next(i for i, (a, b) in enumerate(zip(message, other, strict=True)) if a != b)
-
-        net_at = place(net=0xFFFFFFFF) if plen else None
-        return RouteColumns(
-            message,
-            Routes.PREFIX,
-            cookie_at=16,
-            priority_at=30,
-            net_at=net_at,
-            mask_at=net_at + 4 if net_at is not None and plen < 32 else None,
-            router_at=place(router=0xFFFFFFFF),
-            nexthop_at=place(nexthop=0xFFFFFFFF),
-        )
-
-    def add(self, router: int, net: int, plen: int, nexthop: int, cookie: int) -> bytes:
-        """One route added or overwritten; struct.error or IndexError for values out of range."""
-        return b"".join(self.pack_adds(router, [(net, plen, nexthop)], [cookie]))
-
-    def delete(self, router: int, net: int, plen: int, cookie: int = 0) -> bytes:
+    def delete(self, router: int, net: int, span: int, cookie: int = 0) -> bytes:
         """One route deleted, strictly: whatever its next hop is."""
-        mask, pack, head, command, before_router = self._deletions[plen]
-        return pack(head, cookie, command, net & mask if plen else b"", before_router, router)
+        pack = self._deletions.get(span)
+        if pack is None:
+            pack = self._deletions[span] = _deletion(span)
+        return pack(router, net, cookie)
 
     def read_updates(self, data: bytes) -> tuple[list[RouteUpdate], FlowUpdates]:
         """What a flow monitor's message (`monitor.is_updates`) says about routes, and the rest.
@@ -150,7 +156,7 @@ class RoutePacker:
             if length < 8 or at + length > end:
                 break
             route = None
-            if event != ABBREVIATED and table == ROUTES:
+            if event != ABBREVIATED and table == ROUTES and priority >= _BASE:
                 route = _matched_in(data, at + 24, match_len, priority - _BASE)
             if route is None:
                 rest.append(data[at : at + length])
@@ -175,21 +181,21 @@ class RoutePacker:
         cookies: Sequence[int],
         chunk_bytes: int = 32768,
     ) -> list[bytes]:
-        """Many routes (net, plen, nexthop), each with its cookie, in this order, as chunks of
-        about `chunk_bytes`, whole messages each; struct.error for values out of range.
+        """Many routes (net, span, nexthop), each with its cookie, in this order, as chunks of about
+        `chunk_bytes`, whole messages each; struct.error or OverflowError for values out of range.
         """
         if not routes:
             return []
-        nets, lengths, nexthops = zip(*routes, strict=True)
-        plens = bytes(lengths)
+        nets, numbers, nexthops = zip(*routes, strict=True)
+        spans = bytes(numbers)
         chunks = []
         chunk = bytearray()
         start = 0
-        for form, length in _runs(plens.translate(_FORM)):
+        for form, length in _runs(spans.translate(_FORM)):
             columns = self._columns[form]
             end = start + length
             messages = columns.pack(
-                router, nets[start:end], plens[start:end], nexthops[start:end], cookies[start:end]
+                router, nets[start:end], spans[start:end], nexthops[start:end], cookies[start:end]
             )
             start = end
             at = 0
@@ -205,17 +211,44 @@ class RoutePacker:
         return chunks
 
 
-def _deletion(plen: int) -> _Deletion:
-    """Cut a message made by flow_mod() where cookie, net and router stand."""
-    flow = route_flow(0, 0, plen, 0, 0)
-    message = flow_mod(flow, FlowModCommand.DELETE_STRICT)
-    router_at = 48 + len(pack_match(flow.match)) - 4
-    # Between: dl_type's entry, nw_dst's header.  Without a prefix there is no nw_dst.
-    net_at, net = (48 + 6 + 4, "I") if plen else (router_at, "0s")
-    before = message[net_at + 4 : router_at]
-    rest = len(message) - router_at - 4
-    form = struct.Struct(f"!16sQ{net_at - 24}s{net}{len(before)}sI{rest}x")
-    return _Deletion(fl.prefix_mask(plen), form.pack, message[:16], message[24:net_at], before)
+def _columns(span: int) -> RouteColumns:
+    """For all spans whose messages have the same fields as this one's."""
+    family, at = family_of(span), _places(span, FlowModCommand.ADD)
+    assert at.nexthop is not None
+    return RouteColumns(
+        flow_mod(route_flow(0, 0, span, 0, 0)),
+        octets=family.bits // 8,
+        shortest=family.shortest,
+        base_priority=Routes.PREFIX,
+        cookie_at=16,
+        priority_at=30,
+        net_at=at.net,
+        mask_at=at.mask,
+        router_at=at.router,
+        nexthop_at=at.nexthop,
+    )
+
+
+def _deletion(span: int) -> Callable[[int, int, int], bytes]:
+    """What makes the message that deletes the route of a router to a net, of this span, with a
+    cookie."""
+    message = flow_mod(route_flow(0, 0, span, 0, 0), FlowModCommand.DELETE_STRICT)
+    at, octets, mask = (
+        _places(span, FlowModCommand.DELETE_STRICT),
+        family_of(span).bits // 8,
+        netmask(span),
+    )
+    cookie_at, router_at, net_at = 16, at.router, at.net
+
+    def pack(router: int, net: int, cookie: int) -> bytes:
+        one = bytearray(message)
+        struct.pack_into("!Q", one, cookie_at, cookie)
+        struct.pack_into("!I", one, router_at, router)
+        if net_at is not None:
+            one[net_at : net_at + octets] = (net & mask).to_bytes(octets, "big")
+        return bytes(one)
+
+    return pack
 
 
 def _runs(values: bytes) -> Iterable[tuple[int, int]]:
@@ -225,5 +258,17 @@ def _runs(values: bytes) -> Iterable[tuple[int, int]]:
     return ((value, sum(1 for _ in run)) for value, run in groupby(values))
 
 
-_FORM = bytes(0 if not plen else 1 if plen < 32 else 2 for plen in range(33)).ljust(256, b"\xff")
-"""Prefix length -> index of RoutePacker._columns: no prefix, a prefix with netmask, one address."""
+_FORMS = tuple(
+    spans
+    for family in (V4, V6)
+    for spans in (
+        range(family.shortest, family.shortest + 1),
+        range(family.shortest + 1, family.host),
+        range(family.host, family.host + 1),
+    )
+)
+"""Spans whose messages have the same fields: no prefix, a prefix with a netmask, one address."""
+_FORM = bytes(
+    next((n for n, spans in enumerate(_FORMS) if span in spans), 0xFF) for span in range(256)
+)
+"""Span -> index in _FORMS, and in RoutePacker._columns."""

@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xenflow.model.network import Datapath, Interface, Link, Network, Router
 from xenflow.model.placement import Mode, Placement
+from xenflow.routes.family import V4, Family
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyView:
+    """What decides of one family.
+
+    down   interfaces that forward nothing of what arrives (down, no carrier, forwarding off)
+    slow   why everything must pass through the VM, or ""
+    """
+
+    down: tuple[str, ...] = ()
+    slow: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RouterView:
     """What the VM's kernel said that decides which packets the switch may route for it.
 
-    locals   (net, prefix length, name) of what the kernel delivers locally; the name is that of the
+    locals   (net, span, name) of what the kernel delivers locally; the name is that of the
              interface whose own address it is ("lo" where it is none of the network's), "" of
              broadcast addresses
-    down     interfaces through which nothing is forwarded (down, no carrier, forwarding off)
-    slow     why everything must pass through the VM, or ""
-    off      those of `down` that the VM has switched off itself
+    v4, v6   what decides of each family
+    off      interfaces that the VM has switched off itself
     """
 
     locals: tuple[tuple[int, int, str], ...] = ()
-    down: tuple[str, ...] = ()
-    slow: str = ""
+    v4: FamilyView = FamilyView()
+    v6: FamilyView = FamilyView()
     off: tuple[str, ...] = ()
+
+    def of(self, family: Family) -> FamilyView:
+        """What decides of a family."""
+        return self.v4 if family is V4 else self.v6
+
+    def through_vm(self, words: str) -> RouterView:
+        """The same where everything passes through the VM, for this reason where there was none."""
+        v4, v6 = (replace(view, slow=view.slow or words) for view in (self.v4, self.v6))
+        return replace(self, v4=v4, v6=v6)
 
 
 class Spans:

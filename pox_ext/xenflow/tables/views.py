@@ -14,6 +14,7 @@ from functools import cached_property
 
 from xenflow.model.network import Interface, Router
 from xenflow.model.values import mac_text
+from xenflow.routes.family import FAMILIES, V4, V6
 from xenflow.routes.messages import (
     InterfaceFlag,
     InterfaceKind,
@@ -25,9 +26,10 @@ from xenflow.routes.messages import (
 from xenflow.routes.router_state import Changes, RouterState
 from xenflow.tables.frames import VIRTUAL_ROUTERS
 from xenflow.tables.next_hops import NextHopView
-from xenflow.tables.site import RouterView
+from xenflow.tables.site import FamilyView, RouterView
 
-_WORKING = InterfaceFlag.UP | InterfaceFlag.RUNNING | InterfaceFlag.FORWARDING4
+_WORKING = InterfaceFlag.UP | InterfaceFlag.RUNNING
+_FORWARDS = {V4: InterfaceFlag.FORWARDING4, V6: InterfaceFlag.FORWARDING6}
 
 
 class Cards:
@@ -53,12 +55,13 @@ class Cards:
         self._state = state
 
     @cached_property
-    def stations(self) -> dict[int, list[tuple[int, int]]]:
-        """(address, MAC) of the resolved IPv4 neighbours, by interface."""
-        found: dict[int, list[tuple[int, int]]] = {}
+    def stations(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """(address, MAC) of the resolved neighbours, by interface and family."""
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for near in self._state.neighbours.values():
-            if near.family == 4 and near.resolved and near.mac:
-                found.setdefault(near.ifindex, []).append((near.address, near.mac))
+            if near.resolved and near.mac:
+                link = near.ifindex, near.family
+                found.setdefault(link, []).append((near.address, near.mac))
         return found
 
 
@@ -70,25 +73,32 @@ def interface_of(router: Router, state: RouterState, ifindex: int) -> Interface 
 def router_view(router: Router, state: RouterState) -> RouterView:
     """What decides which packets the switches may route for this router."""
     names: dict[int, str] = {}
-    down: set[str] = {i.name for i in router.interfaces}
+    down = {family: {i.name for i in router.interfaces} for family in _FORWARDS}
     off: set[str] = set()
     cards = Cards(router, state)
     for ifindex, told in state.interfaces.items():
         interface = cards.interfaces.get(ifindex)
         if interface is not None:
             names[ifindex] = interface.name
-            if told.flags & _WORKING == _WORKING:
-                down.discard(interface.name)
+            for family, forwards in _FORWARDS.items():
+                if told.flags & (_WORKING | forwards) == _WORKING | forwards:
+                    down[family].discard(interface.name)
             if not told.flags & InterfaceFlag.UP:
                 off.add(interface.name)
     mine = sorted(
-        (local.address, local.length, "" if local.broadcast else names.get(local.ifindex, "lo"))
+        (net, span, "" if local.broadcast else names.get(local.ifindex, "lo"))
         for local in state.locals.values()
-        if local.family == 4 and not (local.length >= 8 and local.address >> 24 == 127)
+        if not _is_loopback(net := local.address, span := FAMILIES[local.family].span(local.length))
     )
-    policy = state.policy
-    slow = policy.reason if policy.slow else ""
-    return RouterView(tuple(mine), tuple(sorted(down)), slow, tuple(sorted(off)))
+    v4, v6 = (
+        FamilyView(tuple(sorted(down[family])), state.policy.slow_of(family)) for family in (V4, V6)
+    )
+    return RouterView(tuple(mine), v4, v6, tuple(sorted(off)))
+
+
+def _is_loopback(net: int, span: int) -> bool:
+    """Whether a prefix is of 127/8, or ::1: dropped for every router (`classes`)."""
+    return (V4.span(8) <= span <= V4.host and net >> 24 == 127) or (net, span) == (1, V6.host)
 
 
 def next_hop_view(
@@ -111,12 +121,13 @@ def next_hop_view(
     # Where packets that came in by another interface may be larger.
     mtu = state.interfaces[hop.ifindex].mtu
     mtu = mtu if mtu < cards.widest else 0
-    if hop.type is NextHopType.VIA and hop.family == 4:
+    if hop.type is NextHopType.VIA:
         return NextHopView(hop.id, "via", interface, hop.mac, mtu=mtu)
-    if hop.type is NextHopType.CONNECTED and hop.family == 4:
-        near = tuple(sorted(cards.stations.get(hop.ifindex, ())))
-        return NextHopView(hop.id, "via", interface, 0, near, mtu=mtu)
-    # Unreachable and prohibit are answered by the VM's kernel; IPv6 is its business too.
+    if hop.type is NextHopType.CONNECTED:
+        near = tuple(sorted(cards.stations.get((hop.ifindex, hop.family), ())))
+        family = FAMILIES[hop.family]
+        return NextHopView(hop.id, "via", interface, 0, near, mtu=mtu, family=family)
+    # Unreachable and prohibit are answered by the VM's kernel.
     return NextHopView(hop.id, "vm")
 
 
@@ -165,7 +176,7 @@ def through_vm(router: Router, state: RouterState) -> list[str]:
         for leg in {leg.leg for leg in legs.values()}:
             used[leg] += state.uses[group]
     for hop in state.nexthops.values():
-        if hop.family != 4 or not used[hop.id]:
+        if not used[hop.id]:
             continue
         if hop.type is NextHopType.VM:
             routes[_WHY.get(hop.gateway, "that only the kernel can follow")] += used[hop.id]
@@ -175,8 +186,8 @@ def through_vm(router: Router, state: RouterState) -> list[str]:
             routes[f"by {name}, which stands for no interface of the network"] += used[hop.id]
     said += [f"{_counted(n)} {words}" for words, n in sorted(routes.items())]
     forwards6 = any(i.flags & InterfaceFlag.FORWARDING6 for i in state.interfaces.values())
-    if forwards6 and state.routes6:
-        said.append(f"IPv6 ({_counted(len(state.routes6))})")
+    if forwards6 and (slow6 := state.policy.slow_of(V6)):
+        said.append(f"IPv6 ({slow6})")
     return said
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from xenflow.model.network import Link, Router
 from xenflow.model.placement import Mode
 from xenflow.openflow import flow as f
-from xenflow.openflow.flow import Action, Flow, match, prefix_mask
+from xenflow.openflow.flow import Action, Flow, match
 from xenflow.tables import cookies
+from xenflow.tables.families import to_prefix
 from xenflow.tables.frames import MULTICAST, VIRTUAL_ROUTERS
 from xenflow.tables.layout import VM, Reg, ToVm
 from xenflow.tables.sent_up import COPIED_UP, TO_BE_HELD
@@ -60,5 +61,5 @@ def _its_own(site: Site, router: Router) -> Iterator[dict[str, int | tuple[int, 
     yield {"dl_type": f.IPV6, "ipv6_dst": LINK_LOCAL6}
     view = site.views.get(router.name)
     if view is not None and len(view.locals) * len(router.interfaces) <= MAX_COPIED:
-        for net, plen, _ in view.locals:
-            yield {"dl_type": f.IPV4, "nw_dst": (net, prefix_mask(plen))}
+        for net, span, _ in view.locals:
+            yield to_prefix(net, span)
