@@ -8,7 +8,8 @@ for `xenflow status` to show.
 Every effect goes through the lease (`ask`, and `check` for a hypervisor, which knows no leases) and
 is refused when somebody else has taken over: one that was stopped meanwhile (Ctrl-Z, an ssh that
 hung) does no harm when it goes on.  What is done was planned before the lease was held; so whoever
-gives it says where the router is by now, and a plan made for another place is refused.  A
+gives it says where the router is by now, and what the network is, and a plan made for another place
+or network is refused.  From then on what the router needs of the network stays as it is.  A
 controller that was restarted knows it still.  One that keeps nothing, or is of the release before,
 has forgotten it; it is told again as long as nobody can have taken over.
 
@@ -47,7 +48,7 @@ not get it elsewhere has it there."""
 
 
 class MovedError(AskError):
-    """The router is not where it was when this was planned."""
+    """The router, or the network, is not what it was when this was planned."""
 
     code = "stale-version"
 
@@ -62,10 +63,11 @@ class RouterLease:
     """One router's, at some controllers.  `with` takes it and gives it back.
 
     `entry` is what it is taken for (`xenflow.plan.migration.purpose`); `journal_at`: the
-    controllers that keep the journal, else all.  `given`: the router's placement by datapath, as it
-    was known when this was planned.  `takes_over`: what somebody has left unfinished is this one's
-    to finish; else that is refused.  Raises AskError, holding nothing, where somebody else has it
-    or a controller does not answer; MovedError where a datapath was given another placement since.
+    controllers that keep the journal, else all.  `given`, `digests`: the router's placement by
+    datapath, and the network's digest by controller, as they were when this was planned.
+    `takes_over`: what somebody has left unfinished is this one's to finish; else that is refused.
+    Raises AskError, holding nothing, where somebody else has it or a controller does not answer;
+    MovedError where a datapath was given another placement since, or a controller another network.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class RouterLease:
         entry: dict[str, Any],
         journal_at: Iterable[str] | None = None,
         given: Mapping[str, Placement] | None = None,
+        digests: Mapping[str, str] | None = None,
         *,
         takes_over: bool = True,
     ) -> None:
@@ -83,6 +86,8 @@ class RouterLease:
         self._takes_over = takes_over
         self._given = given or {}
         self._versions: dict[str, int] = {}
+        self._planned = digests or {}
+        self._digests: dict[str, str] = {}
         self._controllers = list(dict.fromkeys(controllers))
         self._journal_at = list(
             dict.fromkeys(self._controllers if journal_at is None else journal_at)
@@ -213,6 +218,8 @@ class RouterLease:
             self._terms[name] = answer["term"]
         self._instances[name] = answer.get("instance", "")
         self._versions |= answer.get("versions", {})  # none where it is of the release before
+        if "digest" in answer:
+            self._digests[name] = answer["digest"]
         self._held_at = max(self._held_at, asked_at)
         if answer.get("left") and not self._takes_over:
             left = purpose(self.router, answer["left"][0])
@@ -225,6 +232,13 @@ class RouterLease:
                 raise MovedError(
                     f"{self.router} was moved or changed meanwhile: planned at version "
                     f"{placement.version} of its placement, {name} is at {now}: ask again"
+                )
+        for name, digest in self._digests.items():
+            planned = self._planned.get(name, digest)
+            if planned != digest:
+                raise MovedError(
+                    f"the network was changed meanwhile: {name} has {digest}, and a move of "
+                    f"{self.router} was planned with {planned}: ask again"
                 )
 
     def _unlock(self, **how: bool) -> list[Problem]:

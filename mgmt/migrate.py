@@ -82,6 +82,7 @@ class _Run:
             {"migration": made.json(), "start": to_json(made.start)},
             journal_at=[made.network.datapaths[h].controller for h in (made.source, made.to)],
             given=made.given,
+            digests=made.digests,
         )
         self._executor = Executor(
             made, ask, self._lease, drivers, self._interrupts, self._report, self.result

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -66,6 +66,8 @@ class Plan:
     """How long the VM is expected to be suspended."""
     sessions: tuple[dict[str, Any], ...] = ()
     """The router's BFD and BGP sessions, as `status` shows them."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the network, as each controller has it."""
 
     @property
     def new_mode(self) -> str:
@@ -191,6 +193,7 @@ def plan(
         notes=tuple(notes),
         pause_s=pause_s,
         sessions=tuple(facts.row.get("sessions", ())),
+        digests=facts.digests,
     )
 
 
@@ -218,7 +221,10 @@ def recovering(
     described = network.routers[router]
     facts = _facts(network, described, ask, everybody=True)
     entry = {"words": f"a recovery of {router}"}
-    with RouterLease(ask, facts.controllers, router, entry, given=facts.given) as lease:
+    lease = RouterLease(
+        ask, facts.controllers, router, entry, given=facts.given, digests=facts.digests
+    )
+    with lease:
         here = _settled_at(network, described, facts.placement, lease, say)
         made = _recovery(network, described, facts, here)
         if made is not None:
@@ -274,6 +280,8 @@ class _Facts:
     where a switch is only busy."""
     held: list[str]
     """What of the router's, or all, waits at a controller for another move, in words."""
+    digests: dict[str, str]
+    """Of the network at each controller."""
 
     def check_cables(self, network: Network, router: Router, hosts: tuple[str, str]) -> None:
         """Every cable that the router's links need from the new place must be up."""
@@ -417,7 +425,8 @@ def _judge(
     row = next((row for row in rows if row["name"] == router.name), {})
     controllers = dict.fromkeys(network.datapaths[name].controller for name in datapaths)
     controllers |= dict.fromkeys(noted)  # where a lease was left, it is to be given back
-    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, row, behind, held)
+    has = {name: answer["digest"] for name, answer in answers.items() if "digest" in answer}
+    return _Facts(newest, had, placed, tuple(controllers), uneven, ports, row, behind, held, has)
 
 
 def _held(answer: Mapping[str, Any], router: Router) -> Iterator[str]:

@@ -33,6 +33,7 @@ class Controllers:
         """Those of the release before."""
         self.versions: dict[str, dict[str, int]] = {}
         """Of the placements that the switches of each have."""
+        self.digests: dict[str, dict[str, str]] = {}
 
     def __call__(
         self, controller: str, verb: str, /, timeout_s: float | None = None, **asked: Any
@@ -49,6 +50,7 @@ class Controllers:
                     if controller in self.old:
                         del done["term"]
                     done["versions"] = self.versions.get(controller, {})
+                    done |= self.digests.get(controller, {})
                 case "unlock":
                     leases.give_back(router, **asked)
                 case "journal":
@@ -176,6 +178,22 @@ def test_what_was_planned_from_another_place_begins_nothing() -> None:
     with pytest.raises(MovedError), lease:  # nobody has moved it there
         lease.extend(["a", "b"])
     assert controllers.rows() == [lease.owner] * 2, "there is something unfinished still"
+
+
+def test_what_was_planned_in_another_network_begins_nothing() -> None:
+    """What comes once all have the lease waits for the move; what came before was not planned."""
+    controllers = Controllers()
+    controllers.digests = {"a": {"digest": "one"}, "b": {"digest": "two"}}
+
+    def lease(**digests: str) -> RouterLease:
+        return RouterLease(controllers, ["a", "b"], "vr1", WHAT, digests=digests)
+
+    words = "the network was changed meanwhile: b has two, .* planned with one: ask again"
+    with pytest.raises(MovedError, match=words), lease(a="one", b="one"):
+        pass
+    assert controllers.rows() == []
+    with lease(a="one", b="two", c="three"):
+        assert len(controllers.rows()) == 2
 
 
 def test_it_is_kept_at_all_that_answer_while_one_is_silent(

@@ -13,10 +13,13 @@ from tests import random_sites
 from xenflow.model.difference import compare
 from xenflow.model.holding import clashes, held_back
 from xenflow.model.network import Access, Controller, End, Interface, Link, Network, Tree
+from xenflow.openflow.flow import Flows
 from xenflow.plan.laying import lay
 from xenflow.store import network_file
 from xenflow.store.held_rows import mixed
 from xenflow.store.network_rows import NamedRows, laid, laid_entries
+from xenflow.tables.pipeline import Owner, flows_of, of_link, of_router
+from xenflow.tables.site import Site
 
 CAMPUS = network_file.load(Path(__file__).parents[2] / "conf" / "campus.toml")
 MOVED = "r1"
@@ -205,6 +208,27 @@ def test_the_mixed_network_fits_and_who_is_moved_does_not_notice(seed: int) -> N
     named = {(part, name) for part, names in held.names.items() for name in names}
     assert {(part, name) for part, each in waits.parts() for name in each.names} == named
     assert but_held(made, after) == after
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_held_compiles_as_before_and_all_else_as_after(seed: int) -> None:
+    dice = Random(seed)
+    before, after, moved = begun(dice)
+    made = but_held(before, after, *moved)
+    links = {i.link for name in moved for i in before.routers[name].interfaces}
+    own = [*map(of_router, moved), *map(of_link, links)]
+    waits = compare(made, after)
+    others = [of_router(n) for n in made.routers.keys() - waits.dirty_routers]
+    others += [of_link(n) for n in made.links.keys() - waits.dirty_links]
+    for name in made.datapaths.keys() & after.datapaths.keys():
+        site = random_sites.site(dice, before, name)
+
+        def flows(network: Network, owner: Owner, site: Site = site) -> Flows:
+            here = {r: p for r, p in site.placements.items() if r in network.routers}
+            return flows_of(replace(site, network=network, placements=here), owner)
+
+        assert all(flows(made, owner) == flows(before, owner) for owner in own)
+        assert all(flows(made, owner) == flows(after, owner) for owner in others)
 
 
 def test_such_networks_have_what_waits_and_what_does_not() -> None:

@@ -59,7 +59,7 @@ class ManagementService:
         self._relay = relay
         self._leases = leases
         self._named = Named(table)
-        shown = Shown(table, self._named, leases, core_name, follower)
+        self._shown = shown = Shown(table, self._named, leases, core_name, follower)
         moves = Moves(table, self._named, mirrors)
         self._verbs: dict[str, Callable[[dict[str, Any], Reply], Result]] = {
             "status": shown.status,
@@ -180,7 +180,8 @@ class ManagementService:
         owner, entry, term = (arguments[key] for key in ("owner", "entry", "term"))
         taken = self._leases.take(name, owner, lease_s, entry, term)
         placed = {s.name: s.placements.get(name) for s in self.table.switches.values()}
-        return {**taken, "versions": {switch: p.version for switch, p in placed.items() if p}}
+        versions = {switch: p.version for switch, p in placed.items() if p}
+        return {**taken, "versions": versions, "digest": self._shown.digest}
 
     def _journal(self, arguments: dict[str, Any], _: Reply) -> Result:
         name, owner = arguments["router"], arguments["owner"]

@@ -52,11 +52,16 @@ class Shown:
         self._now = table.clock.now
         self._started = self._now()
 
+    @property
+    def digest(self) -> str:
+        """Of the network, with what waits for a move to end."""
+        return (self._follower and self._follower.digest) or self._table.network.digest
+
     def status(self, arguments: dict[str, Any], _: Reply) -> Result:
         only, routers = arguments["router"], self._table.network.routers
         return {
             "controller": self._table.controller,
-            "digest": (self._follower and self._follower.digest) or self._table.network.digest,
+            "digest": self.digest,
             "core": self._core_name,
             "pid": os.getpid(),
             "uptime_s": round(self._now() - self._started, 3),
