@@ -572,6 +572,34 @@ def test_who_migrates_is_said_until_it_has_ended(rig: Rig) -> None:
     assert rig.rows("Migration") == []
 
 
+def test_what_is_written_into_a_store_that_was_put_back_is_looked_at_anew(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for before waits until there is a store again, which has other rows then."""
+    rig.write(SMALL, 1)
+    rig.leases.take("vr1", "ada:1", 10.0, {"words": "a migration"})
+    rig.tick()
+    copy = {table: dict(rows) for table, rows in rig.database.tables.items()}
+    rig.leases.give_back("vr1", "ada:1")
+    rig.tick()
+    assert rig.rows("Migration") == []
+    waiting: list[tuple[Any, ...]] = []
+    with monkeypatch.context() as away:
+        away.setattr(rig.store, "transact", lambda *asked: waiting.append(asked))
+        rig.prove()
+        rig.gen.placements["vr1"] = AWAY
+        rig.tick()
+    ((written, within_s, done),) = waiting
+    rig.database.tables = copy
+    for watch in rig.database.watches:
+        watch.begin(copy)
+    rig.store.transact(written, within_s, done)
+    rig.drain()
+    rig.tick()
+    assert rig.said() == {"gen": 1, "recv": 1}
+    assert (len(rig.rows("Placement")), rig.rows("Migration")) == (1, [])
+
+
 def test_where_the_planner_is_the_lease_says(rig: Rig) -> None:
     assert rig.follower.planner == ""
     store = MemoryStore(rig.database, rig.loop.post, PLANNER)

@@ -51,32 +51,40 @@ def watched(host: str) -> tuple[WatchedTable, ...]:
 
 
 class ObservedRows:
-    """See the module; `wanted` says which rows there shall be, and `no_right` is told why the
-    store does not let this host write its rows, or ""."""
+    """See the module.
+
+    wanted    which rows there shall be
+    there     what the watch has told by then: a store that was away may have others afterwards
+    no_right  is told why the store does not let this host write its rows, or ""
+    """
 
     def __init__(
         self,
         store: NetworkStore,
         host: str,
         wanted: Callable[[], Wanted],
+        there: Callable[[], Rows],
         no_right: Callable[[str], Any],
     ) -> None:
         self._no_right = no_right
         self._store = store
         self._host = host
         self._wanted = wanted
-        self._writing = False
+        self._there = there
+        self._writing = self._again = False
 
-    def write(self, there: Rows) -> None:
-        """Write what differs; `there`: what the watch has told."""
+    def write(self) -> None:
+        """Write what differs, once the last is written."""
+        self._again = self._writing
         if self._writing:
             return
-        found = tuple(self._differences(there))
+        found = tuple(self._differences())
         if found:
             self._writing = True
-            self._store.transact(found, WRITE_S, lambda outcome: self._written(outcome, there))
+            self._store.transact(found, WRITE_S, self._written)
 
-    def _differences(self, there: Rows) -> Iterator[Operation]:
+    def _differences(self) -> Iterator[Operation]:
+        there = self._there()
         whole = [(table, {"host": self._host, **row}) for table, row in self._wanted()]
         wanted = {(table, key_of(table, row)): row for table, row in whole}
         own = equal(host=self._host)
@@ -90,11 +98,12 @@ class ObservedRows:
         for (table, _), row in wanted.items():
             yield Insert(table, row)
 
-    def _written(self, outcome: WriteOutcome, there: Rows) -> None:
+    def _written(self, outcome: WriteOutcome) -> None:
         self._writing = False
         if isinstance(outcome, Committed):
             self._no_right("")
-            self.write(there)  # there may be more to say meanwhile
+            if self._again:
+                self.write()
         else:
             log.info("what was seen here is not written: %s", outcome.words)
             if isinstance(outcome, WriteRefused) and outcome.reason is RefusalReason.RIGHTS:

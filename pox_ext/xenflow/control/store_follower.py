@@ -137,7 +137,7 @@ class StoreFollower:
         self._half_done = False
         """Whether a change has failed half way: tried again it would seem to be done."""
         self._leases = leases
-        self._observed = ObservedRows(store, host, self._seen, self._no_right)
+        self._observed = ObservedRows(store, host, self._seen, lambda: self._rows, self._no_right)
         self._again = 0.0
         self._now = 0.0
         self._beat: tuple[Cell, Cell] | None = None
@@ -486,7 +486,7 @@ class StoreFollower:
     def _write(self) -> None:
         """Have the store say what was seen here."""
         if self._laid.cluster and self._heard:
-            self._observed.write(self._rows)
+            self._observed.write()
 
     def _seen(self) -> Iterator[tuple[str, StoreRow]]:
         laid = self._laid.rows.get("Laid_Switch", {}).values()
