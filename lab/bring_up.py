@@ -307,7 +307,7 @@ def _sweep() -> bool:
     state = None
     with suppress(LabError):
         state = read_state()
-    processes = process.recorded()
+    processes = [*process.recorded(), *process.unrecorded()]
     left = {p.name for p in NETNS_DIR.glob(PREFIX + "*")} if NETNS_DIR.exists() else set()
     process.end(processes)
     ip([f"link del {OPERATOR}"] if left else [], force=True)

@@ -2,7 +2,8 @@
 
 A process is known by its id *and* its start time, because ids are used again: nothing is ever
 signalled that this record does not hold.  The record is appended to at once after each start, so
-that `lab down` finds them after a crash.
+that `lab down` finds them after a crash.  A starter that was killed in between has left one that is
+not recorded: it is known by a mark in its environment, which is this lab's alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import time
@@ -24,6 +26,8 @@ from lab.namespace import LabError, inside
 STATE_DIR = Path("/run/xenflow/lab")
 LOG_DIR = STATE_DIR / "log"
 _RECORD = STATE_DIR / "processes.jsonl"
+_MARK_FILE = STATE_DIR / "mark"
+_MARK = "XENFLOW_LAB_MARK"
 _ERROR = re.compile(r"\|(?:ERR|EMER)\||^(?:ERROR|CRITICAL):| <(?:FATAL|BUG|ERR)> ")
 """As Open vSwitch, controllers and BIRD log errors."""
 _REALTIME_PRIORITY = 1
@@ -102,7 +106,7 @@ def start(
         "setsid": True,
         "setsigdef": (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM),
     }
-    everything = {**os.environ, **(environment or {})}
+    everything = {**os.environ, **(environment or {}), _MARK: _mark()}
     if realtime:
         settings["scheduler"] = (os.SCHED_RR, os.sched_param(_REALTIME_PRIORITY))
     with inside(namespace):
@@ -116,6 +120,30 @@ def start(
     with _RECORD.open("a") as record:
         record.write(_line(process))
     return process
+
+
+def _mark() -> str:
+    """What every process of this lab has in its environment; it is on the disk before the first."""
+    if not _MARK_FILE.exists():
+        _MARK_FILE.parent.mkdir(parents=True, exist_ok=True)
+        _MARK_FILE.write_text(secrets.token_hex(16))
+    return _MARK_FILE.read_text()
+
+
+def unrecorded() -> list[Process]:
+    """Processes of this lab, and what these have started, that the record does not hold."""
+    if not _MARK_FILE.exists():
+        return []
+    marked, known = f"{_MARK}={_mark()}".encode(), {(p.pid, p.started) for p in recorded()}
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it may end meanwhile
+            if marked in (folder / "environ").read_bytes().split(b"\0"):
+                name = (folder / "comm").read_text().strip()
+                found.append(
+                    Process("?", name, int(folder.name), start_time(int(folder.name)) or 0)
+                )
+    return [p for p in found if (p.pid, p.started) not in known and p.pid != os.getpid()]
 
 
 def _inherited() -> list[int]:

@@ -40,6 +40,7 @@ def test_none_on_a_host_whose_own_network_it_would_hide(
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(process, "LOG_DIR", tmp_path)
     monkeypatch.setattr(process, "_RECORD", tmp_path / "processes.jsonl")
+    monkeypatch.setattr(process, "_MARK_FILE", tmp_path / "mark")
     return tmp_path
 
 
@@ -74,6 +75,19 @@ def test_what_is_started_has_the_files_it_was_given(folders: Path) -> None:
         assert told.read_text() == "through it\n"
     finally:
         process.end([started])
+
+
+def test_what_a_killed_starter_did_not_record_is_found(folders: Path) -> None:
+    assert process.unrecorded() == []
+    one, other = (process.start(n, "sleep", ["sleep", "600"], None) for n in ("one", "other"))
+    assert process.unrecorded() == []
+    process.forget([one])
+    try:
+        [found] = process.unrecorded()
+        assert (found.pid, found.started) == (one.pid, one.started)
+    finally:
+        process.end([one, other])
+    assert process.unrecorded() == []
 
 
 def test_what_is_ended_is_forgotten(folders: Path) -> None:
