@@ -30,8 +30,8 @@ class Edit:
     makes   (network, words of the command line, where routers are): the network there shall be;
             raises UsageError
     places  whether it must be known where the routers are
-    then    of what takes two steps: (the network as it was, words) -> what there shall be once the
-            first is in force
+    then    of what takes two steps: (the network as it was, words, where routers are) -> what there
+            shall be once the first is in force; where that is what `makes` makes, one is enough
     """
 
     name: str
@@ -39,7 +39,7 @@ class Edit:
     makes: Callable[[Network, Namespace, Places], Network]
     options: tuple[Option, ...] = ()
     places: bool = False
-    then: Callable[[Network, Namespace], Network] | None = None
+    then: Callable[[Network, Namespace, Places], Network] | None = None
 
 
 def new(kind: str, name: str, there: Collection[str]) -> str:

@@ -32,6 +32,7 @@ from xenflow.model.network import (
     Network,
     Pipeline,
 )
+from xenflow.plan.laying import Laying
 
 OPENFLOW = "127.0.0.1:6633"
 """Where a host's switch, which runs beside its controller, connects."""
@@ -127,6 +128,26 @@ def remove(network: Network, args: Namespace, places: Places, kind: DatapathKind
         return lost(network, datapath.name, places)
     uses = [*_routers_at(network, datapath.name, places), *_uses(network, datapath.name, places)]
     refuse_used(f"{_WORDS[kind]} {datapath.name}", uses)
+    return _cut_back(network, _less(network, datapath.name, places))
+
+
+def _cut_back(before: Network, left: Network) -> Network:
+    """What is left of the network without some switches, its links without what they led to by
+    those alone: nothing is joined anew while they forward still, so that nothing goes round."""
+    laying, links = Laying(left), dict(left.links)
+    gone = before.datapaths.keys() - left.datapaths.keys()
+    for link in before.links.values():
+        rest = laying.rest(link.tree).up
+        if rest and not link.tree.up.keys() <= {*rest, *gone}:
+            links[link.name] = replace(left.links[link.name], span=tuple(rest))
+    return replaced(left, links=links)
+
+
+def removed(network: Network, args: Namespace, places: Places, kind: DatapathKind) -> Network:
+    """What comes after `remove`: links lead again to all that they led to."""
+    datapath = known(_WORDS[kind], _name(args, kind), _of_kind(network, kind))
+    if getattr(args, "lost", False):
+        return lost(network, datapath.name, places)
     return _less(network, datapath.name, places)
 
 
@@ -196,7 +217,7 @@ def _less(network: Network, name: str, places: Places) -> Network:
     )
 
 
-def renewed(network: Network, args: Namespace) -> Network:
+def renewed(network: Network, args: Namespace, _: Places) -> Network:
     """The network with another machine in a host's place: its datapath id, or its addresses, are
     others.  Raises UsageError."""
     host = known("host", args.host, network.hosts)
@@ -216,8 +237,8 @@ def renewed(network: Network, args: Namespace) -> Network:
 
 def _replace(network: Network, args: Namespace, places: Places) -> Network:
     """What comes before `renewed`: the network without the host that was there."""
-    renewed(network, args)  # what is wrong is found before anything is changed
-    return lost(network, args.host, places)
+    renewed(network, args, places)  # what is wrong is found before anything is changed
+    return _cut_back(network, lost(network, args.host, places))
 
 
 _ADDRESS: Option = (
@@ -302,6 +323,7 @@ OF_HOSTS = (
         partial(remove, kind=_HOST),
         (_LOST,),
         places=True,
+        then=partial(removed, kind=_HOST),
     ),
 )
 OF_SWITCHES = (
@@ -318,5 +340,6 @@ OF_SWITCHES = (
         partial(remove, kind=_PLAIN),
         (_LOST,),
         places=True,
+        then=partial(removed, kind=_PLAIN),
     ),
 )

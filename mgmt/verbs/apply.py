@@ -12,6 +12,7 @@ Without --prune nothing is removed: what the file leaves out is named, and stays
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
@@ -23,7 +24,7 @@ from mgmt.client import AskError, Unreachable, parted
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import Exit, add_dry_run, add_json, complain, emit, seconds
 from mgmt.waiting import await_status
-from xenflow.model.difference import SIGNS, compare, expected_loss, refusals, turned
+from xenflow.model.difference import SIGNS, compare, expected_loss, refusals, rejoined
 from xenflow.model.holding import named
 from xenflow.model.network import PARTS, Network, NetworkError
 from xenflow.store import network_file
@@ -33,6 +34,8 @@ NAME = "apply"
 SUMMARY = "the network becomes what a file says, by way of the store"
 IN_FORCE_S = 10.0
 """So long the switches are waited for."""
+PLACED_S = 5.0
+"""So long the planner may take to hear where a router is: controllers tell it each second."""
 PLANNED_S = 12.0
 """So long the planner may take to write the change."""
 
@@ -161,9 +164,16 @@ def change(
     lost       controllers that are not asked, nor waited for
     unmoved    as of `look`
     """
+    lost |= (unheard := never_heard(session)).keys()
     stay = session.network.controllers.keys() & after.controllers.keys() - lost
     wrong, since = look(session_of(session, session.network, stay), after, unmoved)
-    wrong += _alive(session, after)
+    gone = _that_go(session, after, lost)
+    if gone and (links := rejoined(session.network, after)):
+        words = (
+            f"without its switches {', '.join(links)} would be joined otherwise, and packets might "
+            "go round: stop it, and it may go"
+        )
+        wrong += [f"controllers.{name}: it runs, and {words}" for name in gone]
     touched = touches(session.network, after) if session.change else {}
     if wrong:
         if not dry_run:
@@ -175,6 +185,8 @@ def change(
         since["confirm_s"] = confirm_s
     if dry_run:
         return touched, submit(session, text, file, since, dry_run=True), Exit.OK, []
+    for name in unheard.keys() & after.controllers.keys():
+        complain(f"{unheard[name]}: it was never heard, and is not waited for")
     for words in touched.get("loss", ()):
         complain(f"loss is to be expected: {words}")
     made = "whether the change is made is not known: to apply it again is right in both cases"
@@ -184,6 +196,7 @@ def change(
         made = f"change {number} is made; whether it is in force everywhere is not known"
         new = session_of(session, after, after.controllers.keys() - lost)
         late = await_in_force(new, answer, IN_FORCE_S)
+        late += await_status(session, _not_empty, IN_FORCE_S, gone) if gone else []
     except KeyboardInterrupt:
         complain(made)
         raise
@@ -212,17 +225,59 @@ def session_of(
     return ManagementSession(replace(network, controllers=controllers), session.timeout_s)
 
 
-def _alive(session: ManagementSession, after: Network) -> Iterator[str]:
-    """Controllers that shall go and answer, where trees that led over their switches would lie
-    otherwise: what is under way there would be lost, or go round."""
-    gone = session.network.controllers.keys() - after.controllers.keys()
-    if gone and (links := sorted(turned(session.network, after))):
-        for controller, answer in session.ask_all("status", gone).items():
-            if not isinstance(answer, AskError):
-                yield (
-                    f"controllers.{controller}: it runs, and without its switches "
-                    f"{', '.join(links)} would lie otherwise: stop it, and it may go"
-                )
+def never_heard(session: ManagementSession) -> dict[str, AskError]:
+    """Controllers that do not answer, and of whose switches the store has never heard: nothing is
+    there that a change could harm, so they hold up nobody else."""
+    if not session.change:
+        return {}
+    silent = parted(session.ask_all("network", rows=False))[1]
+    quiet = {name: error for name, error in silent.items() if isinstance(error, Unreachable)}
+    if not quiet or len(quiet) == len(session.network.controllers):
+        return {}
+    at = ask_planner(session, "planner")
+    return {name: error for name, error in quiet.items() if not _in_force(session, at, name)}
+
+
+def has_all_in_force(session: ManagementSession, controller: str) -> bool:
+    """Whether the store has heard of all switches of a controller that they have in force what
+    concerns them."""
+    at = ask_planner(session, "planner")
+    found = _in_force(session, at, controller)
+    return bool(found) and all(n >= at["concerns"].get(name, 0) for name, n in found.items())
+
+
+def await_emptied(session: ManagementSession, host: str) -> None:
+    """Wait until the planner has heard, too, that no router is at a host, where the controllers say
+    so; it tells the rest itself."""
+    until = time.monotonic() + PLACED_S
+    while time.monotonic() < until:
+        placed = ask_planner(session, "planner").get("placed", {})
+        if not any(host in hosts for hosts in placed.values()):
+            return
+        time.sleep(0.2)
+
+
+def _in_force(session: ManagementSession, at: Mapping[str, Any], controller: str) -> dict[str, int]:
+    """Of a controller's switches that were ever heard how far they are; `at`: what the planner is
+    at.  One of the release before says nothing, and each counts as heard."""
+    names = [datapath.name for datapath in session.network.datapaths_of(controller)]
+    found = at.get("in_force", dict.fromkeys(names, -1))
+    return {name: found[name] for name in names if name in found}
+
+
+def _that_go(session: ManagementSession, after: Network, lost: Set[str]) -> list[str]:
+    """Controllers that shall go, and answer."""
+    gone = session.network.controllers.keys() - after.controllers.keys() - lost
+    return sorted(parted(session.ask_all("status", gone))[0]) if gone else []
+
+
+def _not_empty(controller: str, answer: dict[str, Any]) -> Iterator[str]:
+    """Of a controller that has gone from the network why its switches may hold something still."""
+    if answer["store"] and not answer["store"].get("fenced", True):
+        yield f"{controller}: it has not heard yet that it is not in the network any more"
+    for row in answer["datapaths"]:
+        if row["connected"] and not row["in_sync"]:
+            yield f"{row['name']}: what it held of the network is not out of it yet"
 
 
 def look(

@@ -110,7 +110,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, session: ManagementSession) -> int:
     apply.need_store(session)
     with Drivers(_without_host(session, getattr(args, "lost", None))) as drivers:
-        work = _Work(args, session, drivers)
+        work = _Work(args, session, drivers, lost=frozenset(apply.never_heard(session)))
         try:
             _DO[args.change](work)
         except _EndedError as error:
@@ -150,7 +150,7 @@ class _Work:
     change: int = 0
     changed: dict[str, Any] = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
-    """Controllers that are not asked: their host is dead."""
+    """Controllers that are not asked: their host is dead, or they were never heard."""
 
     @property
     def name(self) -> str:
@@ -436,7 +436,7 @@ def _if_moved() -> Iterator[None]:
 def _start(work: _Work) -> None:
     args, router = work.args, work.session.router(work.name)
     if args.lost:
-        work.lost = _lost_controllers(work)
+        work.lost |= _lost_controllers(work)
     at = work.home() if router.running and not args.lost else ""
     host = work.session.destination(args.on or at or router.home).name
     driver = work.driver(host)

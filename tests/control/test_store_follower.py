@@ -78,6 +78,7 @@ class Rig:
         self.leases = Leases(lambda: self.now)
         self.lost = ""
         self.told: dict[str, list[Placement]] = {}
+        self.believed: list[tuple[str, Placement]] = []
         self.follower = self.start()
 
     def start(self) -> StoreFollower:
@@ -111,6 +112,9 @@ class Rig:
     def told_where(self, source: str, placements: Iterable[Placement], knows: bool) -> None:
         assert knows
         self.told[source] = list(placements)
+
+    def believe(self, source: str, placements: Iterable[Placement]) -> None:
+        self.believed += [(source, placement) for placement in placements]
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         return [dict(row) for row in self.database.tables[table].values()]
@@ -392,6 +396,26 @@ def test_a_host_that_was_lost_is_fenced_until_it_is_taken_in_again(rig: Rig) -> 
     rig.gen.prove()
     rig.drain()
     assert rig.said()["gen"] == 3
+
+
+def test_another_machine_in_its_place_has_another_datapath_id(rig: Rig) -> None:
+    """And knows where a router is that has left its home."""
+    rig.write(LARGE, 1)
+    rig.write(removed(LARGE, "edge"), 2)
+    assert rig.follower.status()["fenced"]
+    other = replace(SMALL.datapaths["gen"], dpid=0xC9)
+    rig.write(replace(SMALL, datapaths={**SMALL.datapaths, "gen": other}), 3)
+    assert not rig.follower.status()["fenced"]
+    assert [network.datapaths.get("gen") for network in rig.taken[-2:]] == [None, other]
+    rig.write(removed(SMALL, "edge"), 4)
+    planner = MemoryStore(rig.database, rig.loop.post, PLANNER)
+    cell = placement_rows.to_cell(AWAY, SMALL.routers["vr1"])
+    rig.believed.clear()
+    rows = operations({t: rig.database.tables[t] for t in LAID}, laid(SMALL), bury=5)
+    placed = Update("Laid_Element", (), {"placement": cell})
+    assert isinstance(rig.loop.ask(planner, *rows, placed), Committed)
+    rig.drain()
+    assert rig.believed == [(STORE, AWAY)]
 
 
 def test_one_that_was_away_meanwhile_is_fenced_too(rig: Rig) -> None:

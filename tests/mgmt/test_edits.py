@@ -12,7 +12,7 @@ import pytest
 from mgmt.edits import Places
 from mgmt.session import ManagementSession, UsageError
 from mgmt.verbs import edit
-from xenflow.model.difference import compare, refusals
+from xenflow.model.difference import compare, refusals, rejoined
 from xenflow.model.network import Network, NetworkError
 from xenflow.store import network_file
 from xenflow.store.network_text import to_text
@@ -35,7 +35,7 @@ def edited(
     one = verb._edits[change]
     if then:
         assert one.then is not None
-        made = one.then(network, args)
+        made = one.then(network, args, places)
     else:
         made = one.makes(network, args, places)
     return network_file.parse(to_text(made), words, network, in_store=True)[0]
@@ -156,6 +156,19 @@ def test_a_host_that_nobody_needs_goes_with_its_cables_and_controller() -> None:
         "cables": {"removed": ["gen-b", "recv-b"]},
         "links": {"changed": ["left", "right"]},
     }
+
+
+def test_a_host_in_a_ring_goes_in_two_steps_so_that_nothing_goes_round() -> None:
+    """Left leads to recv by host-a alone: it does so by host-b once host-a is out of the way."""
+    assert rejoined(NETWORK, edited("host remove host-a", places=AT_B, then=True)) != []
+    first = edited("host remove host-a", places=AT_B)
+    assert rejoined(NETWORK, first) == refusals(NETWORK, first) == []
+    assert not first.links["left"].tree.reaches("recv")
+    text = to_text(edited("host remove host-a", places=AT_B, then=True))
+    second = network_file.parse(text, "second", first, in_store=True)[0]
+    assert refusals(first, second) == [] and second.hosts.keys() == {"host-b"}
+    assert all(link.span is None for link in second.links.values())
+    assert all(link.tree.up.keys() == second.datapaths.keys() for link in second.links.values())
 
 
 def test_a_router_has_its_home_where_it_is_when_its_home_goes() -> None:

@@ -784,8 +784,18 @@ def test_what_the_planner_is_at_is_said(rig: Rig) -> None:
     planner, store = rig.planner(first=str(PAPER))
     at = {"cluster": "memory", "change": 1, "concerns": dict.fromkeys(rig.laid().datapaths, 1)}
     rest = {"v": 1, "id": "1", "ok": True, **at}
-    nothing = {"waiting": [], "unconfirmed": None, "remembering": [], **rest}
+    nothing = {
+        "waiting": [],
+        "unconfirmed": None,
+        "remembering": [],
+        "in_force": {},
+        "placed": {},
+        **rest,
+    }
     assert rig.look(planner, "planner") == nothing
+    rig.in_force(1)
+    heard = dict.fromkeys(rig.laid().datapaths, 1)
+    assert rig.look(planner, "planner") == {**nothing, "in_force": heard}
     assert rig.ask(planner, MORE, confirm_s=60)["change"] == 2
     store.lose, store.written = 10**6, False
     rig.send(planner, TEXT)

@@ -455,6 +455,19 @@ class RuleTable:
         search = self._search
         if search is None:
             return
+        self._take_newer(source, placements)
+        search.answered(source, knows)
+        self._say_search()
+        self._save_told()
+
+    def believe(self, source: str, placements: Iterable[Placement]) -> None:
+        """The same of routers that have come to this network just now, and may be elsewhere than at
+        home."""
+        if self._take_newer(source, placements):
+            self._save_told()
+
+    def _take_newer(self, source: str, placements: Iterable[Placement]) -> bool:
+        taken = False
         for placement in placements:
             names = [
                 name
@@ -464,8 +477,10 @@ class RuleTable:
             if names:
                 log.info("%s: %s says that it is at %s", placement.router, source, placement.vm)
                 self._place(placement, names)
-        search.answered(source, knows)
-        self._say_search()
+                taken = True
+        return taken
+
+    def _save_told(self) -> None:
         try:
             self._save()
         except StateError as error:

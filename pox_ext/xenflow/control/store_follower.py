@@ -29,7 +29,7 @@ from xenflow.control.rule_table import RuleTable
 from xenflow.model.difference import NetworkDifference
 from xenflow.model.holding import NOTHING, HeldBack, clashes, held_back
 from xenflow.model.network import Network, NetworkError
-from xenflow.model.placement import newest_each
+from xenflow.model.placement import Placement, newest_each
 from xenflow.model.release import RELEASE
 from xenflow.model.succession import changed_with, others_by_name
 from xenflow.plan.search import STORE
@@ -134,6 +134,8 @@ class StoreFollower:
         """The same, but for what is held."""
         self._asked: dict[str, tuple[int, int]] = {}
         """Switches that are asked whether what is taken, and reached, is in force."""
+        self._fenced = False
+        """Whether the network has this host no more, or not yet."""
         self._half_done = False
         """Whether a change has failed half way: tried again it would seem to be done."""
         self._leases = leases
@@ -147,7 +149,7 @@ class StoreFollower:
     def start(self) -> None:
         """Begin to follow."""
         if self._laid.change:
-            self._is_fenced(self._laid)
+            self._fenced = self._is_fenced(self._laid)
         self._watch(self._own_switches(self._laid.rows) or frozenset(self._table.switches))
 
     def _watch(self, switches: frozenset[str]) -> None:
@@ -182,6 +184,7 @@ class StoreFollower:
             "cluster": state.cluster,
             "words": state.words,
             "older": self._older,
+            "fenced": self._fenced,
             "planner": self.planner,
             "planner_silent_s": round(self._now - self._beat_at, 1) if self.planner else None,
             "change": self._laid.change,
@@ -268,10 +271,13 @@ class StoreFollower:
         """Where this host has lost where routers are, the store's word counts as another's."""
         if not self._table.searching():
             return
+        self._table.told_where(STORE, self._places().values(), knows=True)
+
+    def _places(self) -> dict[str, Placement]:
+        """Where routers are, by the store."""
         tables = [self._rows.get(name, {}) for name in ("Laid_Element", "Placement")]
         cells = [row["placement"] for rows in tables for row in rows.values()]
-        told = newest_each(placement_rows.read(cells, self._table.network))
-        self._table.told_where(STORE, told.values(), knows=True)
+        return newest_each(placement_rows.read(cells, self._table.network))
 
     def _is_older(self, view: NamedRows, cluster: str) -> bool:
         """Whether the store is behind what was followed, as one is that was put back from a copy:
@@ -328,7 +334,7 @@ class StoreFollower:
         laid, moves = self._laid, self._leases.moves()
         not_taken = f"change {laid.change} of the store is not taken"
         try:
-            if self._is_fenced(laid):
+            if fenced := self._is_fenced(laid):
                 step = _Step(laid, {}, self._table.network.only(self._host))
             else:
                 step = self._step(laid, moves)
@@ -349,10 +355,16 @@ class StoreFollower:
         try:
             anew = others_by_name(self._table.network, network.active)
             self._leases.keep_only(network.active.routers.keys() - anew)
+            if self._fenced and not fenced:
+                self._leave(network)
             if anew:
                 # Those that had their names, which went while this was away, go first.
                 self._become(changed_with(network, routers=dict.fromkeys(anew)))
             found = self._become(network)
+            if found.routers.added:  # which may be elsewhere than at home
+                places = self._places()
+                come = (places[name] for name in found.routers.added if name in places)
+                self._table.believe(STORE, come)
         except NetworkError as error:
             self._problem(TAKING, f"{not_taken}: {error}")
             return
@@ -372,8 +384,19 @@ class StoreFollower:
         self._is, self._read, self._whole = step.rows, step.own, network
         if not held:
             self._taken = laid
+        self._fenced = fenced
         self._problem(TAKING, "")
         self._ask_switches()
+
+    def _leave(self, network: Network) -> None:
+        """What this host had under names that are others' in the network that takes it in again
+        goes first, as another machine has another datapath id."""
+        own = self._table.network
+        same = {
+            name: one for name, one in own.datapaths.items() if network.datapaths.get(name) == one
+        }
+        if same != own.datapaths:
+            self._become(replace(own, datapaths=same))
 
     def _step(self, laid: LaidRows, moves: Mapping[str, bool]) -> _Step:
         """What is to be kept and taken of laid rows while these moves last.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from xenflow.model.network import PARTS, Cable, Datapath, Link, Network
+from xenflow.model.network import PARTS, Cable, Datapath, Link, Network, Tree
 from xenflow.model.succession import others, reordered
 
 SIGNS = {"added": "+", "removed": "-", "changed": "~"}
@@ -232,10 +232,20 @@ def _lost(before: Network, after: Network, datapath: str) -> bool:
     return gone and before.datapaths[datapath].controller not in after.controllers
 
 
-def turned(before: Network, after: Network) -> list[str]:
-    """The links whose trees lie otherwise over some switch."""
+def rejoined(before: Network, after: Network) -> list[str]:
+    """The links whose trees join two switches, that they led to before, by another cable.  While
+    somebody goes by the tree of before, packets may go round."""
     both = before.links.keys() & after.links.keys()
-    return [n for n in both if any(_lies_otherwise(before.links[n], after.links[n]))]
+    return sorted(n for n in both if any(_joins(before.links[n].tree, after.links[n].tree)))
+
+
+def _joins(old: Tree, new: Tree) -> Iterator[Cable]:
+    if old is not new:
+        cables = {cable.name for cable in old.up.values() if cable}
+        for cable in filter(None, new.up.values()):
+            ends = cable.a.datapath, cable.b.datapath
+            if cable.name not in cables and all(map(old.reaches, ends)):
+                yield cable
 
 
 def _way(cable: Cable | None) -> str:

@@ -416,6 +416,13 @@ class Book:
                 found[row["switch"]] = _whole(row["in_force"])
         return found
 
+    def in_force(self, cluster: str) -> Mapping[str, int]:
+        """Of each switch that was ever heard, since it is there, the last change that it has in
+        force."""
+        rows = self._rows.get("Switch_State", {}).values()
+        heard = {row["switch"] for row in rows}
+        return {str(n): change for n, change in self._reached(cluster).items() if n in heard}
+
     @property
     def _there(self) -> list[str]:
         rows = self._rows.get("Laid_Switch", {}).values()

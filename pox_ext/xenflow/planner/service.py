@@ -393,6 +393,8 @@ class PlannerService:
             "cluster": cluster,
             "change": self._book.change,
             "concerns": dict(self._book.concerns),
+            "in_force": dict(self._book.in_force(cluster)),
+            "placed": {name: sorted(at.hosts) for name, at in self._book.placements.items()},
             "waiting": waiting,
             "unconfirmed": unconfirmed,
             "remembering": self._book.remembering(cluster),
